@@ -1,0 +1,1 @@
+//! The demo's business server (to be filled).

@@ -1,0 +1,1 @@
+//! The client of the business server (to be filled).

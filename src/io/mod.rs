@@ -1,0 +1,3 @@
+//! The outside world. The only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
+
+pub mod backend;

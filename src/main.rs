@@ -1,0 +1,2 @@
+//! Command line to config to server.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Backend policy (to be filled).

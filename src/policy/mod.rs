@@ -1,0 +1,3 @@
+//! Decisions as pure functions: what a backend's answer means, what a call asks for, who may come in.
+
+pub mod backend;

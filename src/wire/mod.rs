@@ -1,0 +1,6 @@
+//! Bytes ⇄ values. No socket, clock, log or async; every length is checked against a limit that the caller passes in.
+
+pub mod http1;
+pub mod packet;
+pub mod sign;
+pub mod ws;

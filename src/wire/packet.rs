@@ -1,0 +1,1 @@
+//! Rainbow packets (to be filled).

@@ -1,0 +1,1 @@
+//! Signatures (to be filled).

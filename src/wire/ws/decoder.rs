@@ -1,0 +1,1 @@
+//! WebSocket decoder (to be filled).

@@ -1,0 +1,1 @@
+//! WebSocket frame (to be filled).

@@ -1,0 +1,1 @@
+//! WebSocket handshake (to be filled).

@@ -1,0 +1,1 @@
+//! WebSocket mask (to be filled).

@@ -1,0 +1,1 @@
+//! WebSocket utf8 (to be filled).

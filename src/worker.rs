@@ -1,0 +1,1 @@
+//! One thread: runtime, shard, io (to be filled).
