@@ -1,1 +1,4 @@
 //! Everything one core owns, as plain data.
+pub mod arena;
+pub mod channels;
+pub mod wheel;
