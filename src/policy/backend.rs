@@ -1,1 +1,0 @@
-//! Backend policy (to be filled).

@@ -1,0 +1,93 @@
+//! The backend's answer to "may this client come in?".
+//!
+//! Reads status and body; the headers are `Actions`. Called by the worker when a connect request has been answered.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// PROTOCOL.md section 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectAnswer {
+    /// 101.
+    Accepted,
+    /// JSON that does not say "success": 401.
+    Refused,
+    /// An error status, or no JSON: 503.
+    Failed,
+}
+
+impl ConnectAnswer {
+    pub fn read(status: u16, body: &[u8]) -> ConnectAnswer {
+        if !(200..=299).contains(&status) {
+            return ConnectAnswer::Failed;
+        }
+        // serde would also read the array `["success"]` as this struct; only an object has a status.
+        let is_object = body.trim_ascii_start().first() == Some(&b'{');
+        match serde_json::from_slice::<Answer>(body) {
+            Ok(Answer { status: serde_json::Value::String(value) }) if is_object && value == "success" => {
+                ConnectAnswer::Accepted
+            }
+            Ok(_) => ConnectAnswer::Refused,
+            Err(_) if serde_json::from_slice::<IgnoredAny>(body).is_ok() => ConnectAnswer::Refused,
+            Err(_) => ConnectAnswer::Failed,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    status: serde_json::Value,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(body: &str) -> ConnectAnswer {
+        ConnectAnswer::read(200, body.as_bytes())
+    }
+
+    #[test]
+    fn success_is_accepted() {
+        assert_eq!(read(r#"{"status": "success"}"#), ConnectAnswer::Accepted);
+        assert_eq!(read("\r\n {\"more\":[1,{}],\"status\":\"success\",\"x\":null}\n"), ConnectAnswer::Accepted);
+        assert_eq!(read(r#"{"status": "succes\u0073"}"#), ConnectAnswer::Accepted);
+        assert_eq!(ConnectAnswer::read(201, br#"{"status":"success"}"#), ConnectAnswer::Accepted);
+    }
+
+    #[test]
+    fn any_other_json_is_refused() {
+        for body in
+            [r#"{"status":"fail"}"#, r#"{"status":"Success"}"#, r#"{"status":1}"#, "{}", r#"["success"]"#, "null", "1"]
+        {
+            assert_eq!(read(body), ConnectAnswer::Refused, "{body}");
+        }
+    }
+
+    #[test]
+    fn no_json_and_error_statuses_are_failures() {
+        for body in ["", "success", "{", r#"{"status":"success"} trailing"#, "<html>", "{'status':'success'}"] {
+            assert_eq!(read(body), ConnectAnswer::Failed, "{body}");
+        }
+        for status in [0, 100, 199, 301, 400, 401, 403, 404, 500, 503] {
+            assert_eq!(ConnectAnswer::read(status, br#"{"status":"success"}"#), ConnectAnswer::Failed, "{status}");
+        }
+        assert_eq!(read(&"[".repeat(100_000)), ConnectAnswer::Failed, "depth is bounded");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_but_success_lets_a_client_in(status: String, rest: u8) {
+            let body = serde_json::json!({ "a": rest, "status": status, "z": [rest] }).to_string();
+            prop_assert_eq!(read(&body) == ConnectAnswer::Accepted, status == "success");
+        }
+
+        #[test]
+        fn no_bytes_panic(status: u16, body: Vec<u8>) {
+            ConnectAnswer::read(status, &body);
+        }
+    }
+}

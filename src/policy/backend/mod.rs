@@ -1,0 +1,90 @@
+//! Decisions about the business server: what an answer means, when to try again, whom to ask, whom to leave in peace.
+//!
+//! Owns the breaker, the backoff, the balancing, and the reading of the headers and of the connect answer that act on a
+//! connection. Never waits, never sends and reads no clock: the caller passes the time in and does what is decided.
+//! Called by `io::backend`, which owns the connections, and by the worker, which applies `Actions` to its shard.
+
+pub mod actions;
+pub mod answer;
+pub mod backoff;
+pub mod balancer;
+pub mod breaker;
+
+pub use actions::{Actions, Names};
+pub use answer::ConnectAnswer;
+pub use backoff::Backoff;
+pub use balancer::{Balancer, Candidate};
+pub use breaker::{Breaker, BreakerLimits, Permit};
+
+/// Why there is no answer that could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Failure {
+    #[error("the backend's name does not resolve")]
+    NoAddress,
+    #[error("the backend does not accept connections")]
+    Refused,
+    #[error("the backend cut the connection before its answer was complete")]
+    Reset,
+    #[error("the backend did not answer in time")]
+    Timeout,
+    #[error("the backend's answer is not HTTP")]
+    Rubbish,
+    #[error("the backend's answer is larger than allowed")]
+    TooLarge,
+}
+
+/// What is to be done with the message that was asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// 2xx: the answer's body goes back to the client.
+    Success,
+    /// The backend has decided, and would decide the same again: 3xx (redirects are not followed) and 4xx.
+    Final,
+    /// The same message may fare better later.
+    Retry,
+}
+
+/// Reads a status, or the lack of one.
+pub fn classify(answer: Result<u16, Failure>) -> Verdict {
+    match answer {
+        Ok(200..=299) => Verdict::Success,
+        // RFC 9110 §15.5.9 (request timeout), RFC 8470 §5.2 (too early), RFC 6585 §4 (too many requests): all three say
+        // "not now" rather than "not this".
+        Ok(408 | 425 | 429) => Verdict::Retry,
+        Ok(300..=499) => Verdict::Final,
+        Ok(_) | Err(_) => Verdict::Retry,
+    }
+}
+
+/// Does the answer speak against the backend itself? 429 and its kin come from a living one that only refuses this request.
+pub fn is_backend_failure(answer: Result<u16, Failure>) -> bool {
+    !matches!(answer, Ok(100..=499))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_sorted_into_three_verdicts() {
+        let verdict = |status| classify(Ok(status));
+        assert_eq!([200, 204, 299].map(verdict), [Verdict::Success; 3]);
+        assert_eq!([301, 304, 400, 401, 404, 410, 422, 499].map(verdict), [Verdict::Final; 8]);
+        assert_eq!([408, 425, 429, 500, 502, 503, 599, 600, 999, 101].map(verdict), [Verdict::Retry; 10]);
+    }
+
+    #[test]
+    fn every_failure_is_retried_and_speaks_against_the_backend() {
+        use Failure::*;
+        for failure in [NoAddress, Refused, Reset, Timeout, Rubbish, TooLarge] {
+            assert_eq!(classify(Err(failure)), Verdict::Retry);
+            assert!(is_backend_failure(Err(failure)));
+        }
+    }
+
+    #[test]
+    fn a_living_backend_that_refuses_one_request_is_not_down() {
+        assert!([200, 302, 404, 408, 425, 429].iter().all(|&status| !is_backend_failure(Ok(status))));
+        assert!([500, 502, 503, 504, 600].iter().all(|&status| is_backend_failure(Ok(status))));
+    }
+}
