@@ -14,7 +14,7 @@ impl Backoff {
     /// The longest wait after so many failed attempts (1-based): doubled each time, up to `max_ms`.
     pub fn ceiling_ms(&self, attempts: u32) -> u64 {
         let doublings = attempts.saturating_sub(1).min(63);
-        let doubled = self.min_ms.checked_mul(1 << doublings).unwrap_or(u64::MAX);
+        let doubled = self.min_ms.saturating_mul(1 << doublings);
         doubled.min(self.max_ms.max(self.min_ms))
     }
 
