@@ -255,7 +255,7 @@ mod tests {
                     wheel.arm(0, Tick(start + HORIZON_MS));
                     wheel.arm(1, Tick(start + near));
                     if near > 0 {
-                        assert_eq!(drain(&mut wheel, start + near - 1), [], "start {start} near {near}");
+                        assert_eq!(drain(&mut wheel, start + near - 1), [0u32; 0], "start {start} near {near}");
                     }
                     assert_eq!(drain(&mut wheel, start + near), [1], "start {start} near {near}");
                     assert_eq!(drain(&mut wheel, start + HORIZON_MS), [0]);
