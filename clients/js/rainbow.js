@@ -1,0 +1,554 @@
+/**
+ * Rainbow's client for browsers (and Node.js ≥ 20, given a WebSocket class): one WebSocket, messages of QoS 0, 1 and 2 in
+ * both directions, reconnection. No dependencies, no build step.
+ *
+ *     const rainbow = new Rainbow("ws://localhost:1984/connect/");
+ *     rainbow.on("message", (message) => message.type === 7 ? { answer: 42 } : undefined);
+ *     await rainbow.open();
+ *     const answer = await rainbow.send(1, { text: "hello" });       // QoS 1: the business server's answer
+ *     console.log(answer.text, answer.json());
+ *
+ * Times are milliseconds. A message that was promised (QoS 1 and 2) outlives the connection it was sent on: it is sent
+ * again on the next one until its own timeout ends. "Exactly once" over a reconnection needs a durable session
+ * (`session: true` and a server that keeps one); without it a QoS 2 message is exactly once per connection.
+ */
+
+/** Why a promise was rejected: `code` is "timeout", "closed", "full" or "protocol". */
+export class RainbowError extends Error {
+  constructor(code, message) {
+    super(message);
+    this.name = "RainbowError";
+    this.code = code;
+  }
+}
+
+/** What a packet carries: bytes, seen as text or as JSON. */
+export class Body {
+  constructor(bytes) {
+    this.bytes = bytes;
+  }
+
+  get text() {
+    return decoder.decode(this.bytes);
+  }
+
+  /** The parsed JSON; `undefined` for an empty body. Throws on anything else that is not JSON. */
+  json() {
+    return this.bytes.length === 0 ? undefined : JSON.parse(this.text);
+  }
+
+  toString() {
+    return this.text;
+  }
+}
+
+/** A message from the server, as handed to "message" handlers. */
+export class Message extends Body {
+  constructor({ type, qos, dup, body }) {
+    super(body);
+    this.type = type;
+    this.qos = qos;
+    this.dup = dup;
+  }
+}
+
+export class Rainbow {
+  #url;
+  #options;
+  #handlers = { open: new Set(), message: new Set(), close: new Set(), error: new Set() };
+  /** "closed" (nothing will happen by itself), "waiting" (for the next attempt), "connecting", "open". */
+  #state = "closed";
+  #socket = null;
+  #attempts = 0;
+  #openedAt = 0;
+  #reconnectTimer;
+  #opening = null;
+  #lastId = 0;
+  #reservedId = 0;
+  /** Sends without their last answer, by id, in the order of `send`. */
+  #pending = new Map();
+  /** The server's messages by QoS and id, with our answer once there is one, so that a repeat is answered the same. */
+  #received = { 1: new Map(), 2: new Map() };
+
+  /**
+   * `url`: ws(s):// or http(s)://, or a path on the page's own host; an empty path means /connect/. Options:
+   * - `deviceId`, `os`: who connects (default: a random id that the browser keeps; "web" or "node");
+   * - `params`: further query parameters for the business server, or a function that yields them for each attempt;
+   * - `WebSocket`: the class to use (default: the global one);
+   * - `timeout` (10 s) of a send, `repeat` (3 s) between repeats, `pendingMax` (1024) unanswered sends;
+   * - `backoffMin` (500 ms) and `backoffMax` (30 s): a reconnection waits a random part of `backoffMin` · 2ⁿ, at most
+   *    `backoffMax`; n counts failures in a row, and a connection that lasted `stable` (5 s) ends the row;
+   * - `session`: offer durable sessions (the subprotocol `rainbow.2`); `storage`: where ids survive a reload of the page
+   *    (default: localStorage);
+   * - `random`: the source of jitter, for tests.
+   */
+  constructor(url, options = {}) {
+    this.#options = { ...DEFAULTS, ...options };
+    this.#options.WebSocket ??= globalThis.WebSocket;
+    this.#options.os ??= typeof document === "undefined" ? "node" : "web";
+    this.#options.storage ??= browserStorage();
+    this.#options.deviceId ??= keptDeviceId(this.#options.storage);
+    this.#url = connectUrl(url);
+    if (this.#options.WebSocket === undefined) throw new TypeError("no WebSocket class here: pass one as an option");
+    if (this.#options.session) this.#restoreId();
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get deviceId() {
+    return this.#options.deviceId;
+  }
+
+  /** Sends that still wait for an answer. */
+  get pending() {
+    return this.#pending.size;
+  }
+
+  /**
+   * Events: "open" ({session, resumed, waiting}), "message" (Message; what the handler returns, or what its promise
+   * yields, is the reply of a QoS 1/2 message), "close" ({code, reason, retryIn}: `retryIn` is null when no attempt
+   * follows), "error" (RainbowError, or what a handler threw).
+   */
+  on(event, handler) {
+    this.#handlersOf(event).add(handler);
+    return this;
+  }
+
+  off(event, handler) {
+    this.#handlersOf(event).delete(handler);
+    return this;
+  }
+
+  /** Connects, and stays connected until `close()` or a close code of 4500–4999. Resolves when open for the first time. */
+  open() {
+    if (this.#state === "open") return Promise.resolve();
+    if (this.#opening === null) {
+      this.#opening = settleable();
+      // Whoever ignores the promise hears of failures by events; it must not become an unhandled rejection.
+      this.#opening.promise.catch(() => {});
+    }
+    if (this.#state === "closed" || this.#state === "waiting") this.#connect();
+    return this.#opening.promise;
+  }
+
+  /** Ends the connection and all attempts; what is unanswered is rejected. */
+  close(code = 1000, reason = "") {
+    const socket = this.#socket;
+    const wasClosed = this.#state === "closed";
+    this.#detach();
+    this.#end(new RainbowError("closed", "closed by this side"));
+    socket?.close(code, reason);
+    if (!wasClosed) this.#emit("close", { code, reason, retryIn: null });
+  }
+
+  /**
+   * Sends `data` (text, bytes, or anything that JSON can say) as message `type` (0–65535). Resolves with QoS 0 when
+   * written, with QoS 1 with the body of ACK, with QoS 2 with the body of REC after COM. A QoS 0 message is never kept for
+   * later: without a connection it is rejected. `timeout` 0 or Infinity waits for ever.
+   */
+  async send(type, data, qos = 1, timeout = this.#options.timeout) {
+    if (!Number.isInteger(type) || type < 0 || type > 0xffff) throw new TypeError("type: 0–65535");
+    if (type === SESSION_TYPE && this.#options.session) throw new TypeError("type 65535 is Rainbow's own");
+    if (qos !== 0 && qos !== 1 && qos !== 2) throw new TypeError("qos: 0, 1 or 2");
+    const body = toBytes(data);
+    if (qos === 0) return this.#sendOnce(type, body);
+    if (this.#state === "closed") throw new RainbowError("closed", "not open");
+    if (this.#pending.size >= this.#options.pendingMax) throw new RainbowError("full", "too many unanswered messages");
+    const entry = { id: this.#takeId(), type, body, qos, written: false, reply: null, ...settleable() };
+    this.#pending.set(entry.id, entry);
+    if (timeout > 0 && timeout < TIMER_MAX) entry.deadline = setTimeout(() => this.#timeOut(entry), timeout);
+    if (this.#state === "open") this.#transmit(entry);
+    return entry.promise;
+  }
+
+  // — Out —
+
+  #sendOnce(type, body) {
+    if (this.#state !== "open") throw new RainbowError("closed", "not connected; QoS 0 is not kept for later");
+    if (this.#congested()) throw new RainbowError("full", "the connection does not take more now");
+    this.#write(encodePacket({ command: SEND, type, qos: 0, body }));
+  }
+
+  /** Writes what the entry's state asks for now, and again every `repeat` until it is answered or the line is gone. */
+  #transmit(entry) {
+    clearInterval(entry.repeat);
+    entry.repeat = setInterval(() => this.#writeEntry(entry), this.#options.repeat);
+    this.#writeEntry(entry);
+  }
+
+  #writeEntry(entry) {
+    // A line that is stuck gets no copies on top; TCP will bring the first one.
+    if (entry.written && this.#congested()) return;
+    const { id, type, qos, body } = entry;
+    if (entry.reply !== null) return this.#write(encodePacket({ command: REL, id }));
+    this.#write(encodePacket({ command: SEND, id, type, qos, body, dup: entry.written }));
+    entry.written = true;
+  }
+
+  #timeOut(entry) {
+    // After REC the other side has the message: the promise is kept. REL goes on until COM frees the id on both sides.
+    if (entry.reply !== null) return entry.resolve(new Body(entry.reply));
+    this.#forget(entry);
+    entry.reject(new RainbowError("timeout", `no answer to message ${entry.id} of type ${entry.type}`));
+  }
+
+  #forget(entry) {
+    clearTimeout(entry.deadline);
+    clearInterval(entry.repeat);
+    this.#pending.delete(entry.id);
+  }
+
+  #takeId() {
+    do this.#lastId = this.#lastId >= ID_MAX ? 1 : this.#lastId + 1;
+    while (this.#pending.has(this.#lastId));
+    if (this.#options.session && this.#lastId === this.#reservedId) this.#reserveIds();
+    return this.#lastId;
+  }
+
+  // — In —
+
+  #onPacket(socket, data) {
+    const packet = decodePacket(toBytes(data));
+    if (packet === null) return this.#violate("malformed packet");
+    if (socket.protocol === SESSION_PROTOCOL && (this.#state !== "open" || packet.type === SESSION_TYPE)) {
+      return this.#onSession(packet);
+    }
+    if (packet.command === SEND) return this.#onMessage(packet);
+    if (packet.command === REL) return this.#onRelease(packet.id);
+    this.#onAnswer(packet);
+  }
+
+  #onAnswer({ command, id, body }) {
+    const entry = this.#pending.get(id);
+    if (command === ACK && entry?.qos === 1) {
+      this.#forget(entry);
+      entry.resolve(new Body(body));
+    } else if (command === REC && entry?.qos === 2) {
+      entry.reply ??= body;
+      this.#transmit(entry);
+    } else if (command === REC) {
+      // Given up here, but the server still holds the id: release it.
+      this.#write(encodePacket({ command: REL, id }));
+    } else if (command === COM && entry?.qos === 2 && entry.reply !== null) {
+      this.#forget(entry);
+      entry.resolve(new Body(entry.reply));
+    }
+  }
+
+  async #onMessage(packet) {
+    const { id, qos } = packet;
+    if (qos === 0) return void this.#deliver(packet);
+    const received = this.#received[qos];
+    const known = received.get(id);
+    if (known !== undefined) return void this.#answer(qos, id, known.reply);
+    const entry = { reply: null };
+    received.set(id, entry);
+    if (qos === 1 && received.size > ANSWERS_MAX) received.delete(received.keys().next().value);
+    entry.reply = toBytes(await this.#deliver(packet));
+    // A connection without resumption forgets; the answer then belongs to nobody.
+    if (received.get(id) === entry) this.#answer(qos, id, entry.reply);
+  }
+
+  #answer(qos, id, body) {
+    if (body !== null && this.#state === "open") this.#write(encodePacket({ command: qos === 1 ? ACK : REC, id, body }));
+  }
+
+  #onRelease(id) {
+    this.#received[2].delete(id);
+    this.#write(encodePacket({ command: COM, id }));
+  }
+
+  /** Hands a message to every handler, all at once; the first reply that is not undefined is the reply. */
+  async #deliver(packet) {
+    const message = new Message(packet);
+    const replies = [...this.#handlers.message].map(async (handler) => handler(message));
+    let reply;
+    for (const outcome of await Promise.allSettled(replies)) {
+      if (outcome.status === "rejected") this.#emit("error", outcome.reason);
+      else reply ??= outcome.value;
+    }
+    try {
+      return toBytes(reply);
+    } catch (error) {
+      this.#emit("error", error);
+    }
+  }
+
+  // — The connection —
+
+  #connect() {
+    clearTimeout(this.#reconnectTimer);
+    this.#state = "connecting";
+    const { WebSocket, session } = this.#options;
+    const socket = session ? new WebSocket(this.#attemptUrl(), [SESSION_PROTOCOL]) : new WebSocket(this.#attemptUrl());
+    socket.binaryType = "arraybuffer";
+    // Events of a socket that is no longer ours are nobody's.
+    const ours = (handle) => (event) => this.#socket === socket && handle(event);
+    socket.onopen = ours(() => this.#onOpen(socket));
+    socket.onmessage = ours((event) => this.#onPacket(socket, event.data));
+    socket.onclose = ours((event) => this.#onClose(event.code, event.reason));
+    socket.onerror = ours((event) => this.#emit("error", new RainbowError("closed", event.message || "connection failed")));
+    this.#socket = socket;
+  }
+
+  #attemptUrl() {
+    const { params, deviceId, os } = this.#options;
+    const url = new URL(this.#url);
+    const extra = typeof params === "function" ? params() : params;
+    for (const [name, value] of Object.entries(extra ?? {})) url.searchParams.set(name, value);
+    url.searchParams.set("X-DEVICEID", deviceId);
+    url.searchParams.set("X-CLIENT-OS", os);
+    return url.href;
+  }
+
+  #onOpen(socket) {
+    this.#openedAt = Date.now();
+    // With a session the first packet says what was kept, and only then is it known how to go on.
+    if (socket.protocol !== SESSION_PROTOCOL) this.#goOn({ session: null, resumed: false, waiting: 0 });
+  }
+
+  #onSession(packet) {
+    let greeting = null;
+    if (packet.command === SEND && packet.type === SESSION_TYPE && this.#state !== "open") {
+      try {
+        greeting = new Body(packet.body).json();
+      } catch {
+        // Said below.
+      }
+    }
+    if (typeof greeting?.resumed !== "boolean") return this.#violate("bad session greeting");
+    this.#goOn(greeting);
+  }
+
+  #goOn(greeting) {
+    this.#state = "open";
+    if (!greeting.resumed) this.#startAfresh();
+    for (const entry of [...this.#pending.values()]) this.#transmit(entry);
+    this.#opening?.resolve();
+    this.#opening = null;
+    this.#emit("open", greeting);
+  }
+
+  /** Ids of a connection that nobody resumes mean nothing any more: what is unanswered gets new ones. */
+  #startAfresh() {
+    this.#received[1].clear();
+    this.#received[2].clear();
+    const entries = [...this.#pending.values()];
+    for (const entry of entries) {
+      if (entry.reply === null) continue;
+      this.#forget(entry);
+      entry.resolve(new Body(entry.reply));
+    }
+    const unanswered = entries.filter((entry) => entry.reply === null && entry.written);
+    if (unanswered.length === 0) return;
+    // All of them, written or not, so that the order of the map stays the order of sending.
+    this.#pending.clear();
+    for (const entry of entries.filter((entry) => entry.reply === null)) {
+      entry.id = this.#takeId();
+      entry.written = false;
+      this.#pending.set(entry.id, entry);
+    }
+  }
+
+  #onClose(code, reason) {
+    this.#detach();
+    const final = code === TAKEN_OVER || (code >= 4500 && code <= 4999);
+    if (final) this.#end(new RainbowError("closed", `refused by the server: ${code} ${reason}`));
+    const retryIn = final ? null : this.#reconnectLater();
+    this.#emit("close", { code, reason, retryIn });
+  }
+
+  #detach() {
+    for (const entry of this.#pending.values()) clearInterval(entry.repeat);
+    if (this.#openedAt > 0 && Date.now() - this.#openedAt >= this.#options.stable) this.#attempts = 0;
+    this.#openedAt = 0;
+    this.#socket = null;
+    clearTimeout(this.#reconnectTimer);
+  }
+
+  #end(error) {
+    this.#state = "closed";
+    this.#attempts = 0;
+    for (const entry of [...this.#pending.values()]) {
+      this.#forget(entry);
+      entry.reply === null ? entry.reject(error) : entry.resolve(new Body(entry.reply));
+    }
+    this.#opening?.reject(error);
+    this.#opening = null;
+  }
+
+  /** Exponential backoff with full jitter: a server that comes back is not met by everyone at once. */
+  #reconnectLater() {
+    const { backoffMin, backoffMax, random } = this.#options;
+    const delay = Math.round(random() * Math.min(backoffMax, backoffMin * 2 ** this.#attempts));
+    this.#attempts = Math.min(this.#attempts + 1, 30);
+    this.#state = "waiting";
+    this.#reconnectTimer = setTimeout(() => this.#connect(), delay);
+    return delay;
+  }
+
+  #violate(what) {
+    this.#emit("error", new RainbowError("protocol", what));
+    const socket = this.#socket;
+    this.#onClose(4002, what);
+    socket?.close(4002, what);
+  }
+
+  #write(bytes) {
+    // Between the server's close and our hearing of it a write is lost; whoever promised repeats it.
+    if (this.#socket?.readyState === 1) this.#socket.send(bytes);
+  }
+
+  #congested() {
+    return this.#socket?.bufferedAmount > this.#options.bufferedMax;
+  }
+
+  #handlersOf(event) {
+    const handlers = this.#handlers[event];
+    if (handlers === undefined) throw new TypeError(`no event "${event}": open, message, close, error`);
+    return handlers;
+  }
+
+  #emit(event, value) {
+    for (const handler of [...this.#handlers[event]]) {
+      try {
+        handler(value);
+      } catch (error) {
+        // A handler's fault must not stop the connection; a fault of the error handler is the page's own.
+        if (event !== "error") this.#emit("error", error);
+        else queueMicrotask(() => { throw error; });
+      }
+    }
+  }
+
+  // — Ids that outlive the page —
+
+  /** A session remembers our ids, so a reloaded page must not begin at 1 again: ids are reserved in blocks. */
+  #restoreId() {
+    const kept = Number(this.#options.storage?.getItem(this.#idKey()));
+    this.#lastId = Number.isInteger(kept) && kept > 0 && kept <= ID_MAX ? kept : 0;
+    this.#reserveIds();
+  }
+
+  #reserveIds() {
+    this.#reservedId = ((this.#lastId + ID_BLOCK - 1) % ID_MAX) + 1;
+    try {
+      this.#options.storage?.setItem(this.#idKey(), String(this.#reservedId));
+    } catch {
+      // Full or forbidden: ids then start over on a reload, as without storage.
+    }
+  }
+
+  #idKey() {
+    return `rainbow.id ${this.#url} ${this.#options.deviceId}`;
+  }
+}
+
+// — Packets —
+
+export const SEND = 1;
+export const ACK = 2;
+export const REC = 3;
+export const REL = 4;
+export const COM = 5;
+
+/** {command, dup?, qos?, type?, id?, body?} to bytes. Byte 0: command (4 bits), DUP, QoS (2 bits), reserved. */
+export function encodePacket({ command, dup = false, qos = 0, type = 0, id = 0, body = EMPTY }) {
+  const head = [(command << 4) | (dup ? 8 : 0) | (qos << 1)];
+  if (command === SEND) head.push(type >> 8, type & 0xff);
+  if (command !== SEND || qos > 0) head.push(id >> 8, id & 0xff);
+  const bytes = new Uint8Array(head.length + body.length);
+  bytes.set(head);
+  bytes.set(body, head.length);
+  return bytes;
+}
+
+/** Bytes to a packet; null when they are none. The body is a view of the same bytes. */
+export function decodePacket(bytes) {
+  const command = bytes[0] >> 4;
+  const qos = (bytes[0] >> 1) & 3;
+  const dup = (bytes[0] & 8) !== 0;
+  const isSend = command === SEND;
+  const length = isSend && qos > 0 ? 5 : 3;
+  if (!(command >= SEND && command <= COM) || qos === 3 || bytes.length < length) return null;
+  const packet = { command, dup, qos, body: bytes.subarray(length) };
+  if (isSend) packet.type = (bytes[1] << 8) | bytes[2];
+  if (!isSend || qos > 0) packet.id = (bytes[length - 2] << 8) | bytes[length - 1];
+  if (packet.id !== undefined && (packet.id === 0 || packet.id > ID_MAX)) return null;
+  if ((command === REL || command === COM) && bytes.length > length) return null;
+  return packet;
+}
+
+function toBytes(data) {
+  if (data === undefined || data === null) return EMPTY;
+  if (typeof data === "string") return encoder.encode(data);
+  if (data instanceof Uint8Array) return data;
+  if (data instanceof ArrayBuffer) return new Uint8Array(data);
+  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  const text = JSON.stringify(data);
+  if (text === undefined) throw new TypeError("neither text, bytes nor JSON");
+  return encoder.encode(text);
+}
+
+// — Surroundings —
+
+function connectUrl(url) {
+  const parsed = new URL(url, globalThis.location?.href);
+  parsed.protocol = parsed.protocol.replace(/^http/, "ws");
+  if (parsed.pathname === "/") parsed.pathname = "/connect/";
+  parsed.hash = "";
+  return parsed.href;
+}
+
+function browserStorage() {
+  try {
+    return typeof document === "undefined" ? null : globalThis.localStorage;
+  } catch {
+    return null; // Forbidden by the browser's settings.
+  }
+}
+
+function keptDeviceId(storage) {
+  const made = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  try {
+    const kept = storage?.getItem("rainbow.deviceId");
+    if (kept) return kept;
+    storage?.setItem("rainbow.deviceId", made);
+  } catch {
+    // A device that cannot keep its id gets a new one each time.
+  }
+  return made;
+}
+
+function settleable() {
+  let resolve, reject;
+  const promise = new Promise((yes, no) => ([resolve, reject] = [yes, no]));
+  return { promise, resolve, reject };
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+const EMPTY = new Uint8Array(0);
+const ID_MAX = 65534;
+/** Answers to QoS 1 messages that are kept for repeats: far fewer than ids, so that an id's next use is not taken for a repeat. */
+const ANSWERS_MAX = 1024;
+const ID_BLOCK = 256;
+const SESSION_TYPE = 65535;
+const SESSION_PROTOCOL = "rainbow.2";
+/** Another connection of the same session has taken over; to come back would only throw that one out. */
+const TAKEN_OVER = 4409;
+/** Longer than this, setTimeout would fire at once. */
+const TIMER_MAX = 2 ** 31;
+const DEFAULTS = {
+  timeout: 10_000,
+  repeat: 3_000,
+  pendingMax: 1024,
+  bufferedMax: 4 << 20,
+  backoffMin: 500,
+  backoffMax: 30_000,
+  stable: 5_000,
+  session: false,
+  random: Math.random,
+};

@@ -1,0 +1,111 @@
+/** A server that does nothing by itself: a test takes each connection and each packet from it and decides what follows. */
+
+import { once } from "node:events";
+import WebSocket, { WebSocketServer } from "ws";
+import { Rainbow, decodePacket, encodePacket } from "../rainbow.js";
+
+/** What arrives, in order, for whoever awaits `next()`. */
+class Arrivals {
+  #items = [];
+  #waiting = [];
+
+  push(item) {
+    const taker = this.#waiting.shift();
+    taker ? taker(item) : this.#items.push(item);
+  }
+
+  next() {
+    return this.#items.length > 0 ? this.#items.shift() : new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  get length() {
+    return this.#items.length;
+  }
+}
+
+export class FakeConnection {
+  packets = new Arrivals();
+
+  constructor(socket, request) {
+    this.socket = socket;
+    this.url = new URL(request.url, "ws://fake");
+    this.closed = new Promise((resolve) => socket.on("close", (code) => resolve(code)));
+    socket.on("message", (data) => {
+      const packet = decodePacket(new Uint8Array(data));
+      if (packet) packet.text = Buffer.from(packet.body).toString();
+      this.packets.push(packet);
+    });
+  }
+
+  next() {
+    return this.packets.next();
+  }
+
+  /** The next packet that is no repeat of one already taken. */
+  async nextNew() {
+    for (;;) {
+      const packet = await this.next();
+      if (!packet.dup) return packet;
+    }
+  }
+
+  send(packet) {
+    this.socket.send(encodePacket({ ...packet, body: Buffer.from(packet.body ?? "") }));
+  }
+
+  /** Everything written before has been handled by the client when this resolves. */
+  async settled() {
+    this.socket.ping();
+    await once(this.socket, "pong");
+  }
+}
+
+export class FakeServer {
+  connections = new Arrivals();
+
+  static async start(test, options = {}) {
+    const fake = new FakeServer();
+    fake.wss = new WebSocketServer({ port: 0, host: "127.0.0.1", ...options });
+    fake.wss.on("connection", (socket, request) => fake.connections.push(new FakeConnection(socket, request)));
+    await once(fake.wss, "listening");
+    fake.url = `ws://127.0.0.1:${fake.wss.address().port}/connect/`;
+    test.after(() => {
+      for (const socket of fake.wss.clients) socket.terminate();
+      fake.wss.close();
+    });
+    return fake;
+  }
+
+  next() {
+    return this.connections.next();
+  }
+
+  /** A client with short times, closed when the test ends. */
+  client(test, options = {}) {
+    const rainbow = new Rainbow(this.url, {
+      WebSocket, repeat: 15, timeout: 5_000, backoffMin: 5, backoffMax: 20, deviceId: "d1", os: "test", ...options,
+    });
+    test.after(() => rainbow.close());
+    return rainbow;
+  }
+
+  /** A client and its first connection, open on both sides. */
+  async pair(test, options = {}) {
+    const rainbow = this.client(test, options);
+    const opened = rainbow.open();
+    const connection = await this.next();
+    await opened;
+    return { rainbow, connection };
+  }
+}
+
+/** The next event of that name. */
+export function heard(rainbow, event) {
+  return new Promise((resolve) => {
+    const handler = (value) => {
+      rainbow.off(event, handler);
+      resolve(value);
+    };
+    rainbow.on(event, handler);
+  });
+}
