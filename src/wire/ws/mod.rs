@@ -3,5 +3,6 @@
 pub mod decoder;
 pub mod frame;
 pub mod handshake;
+mod header;
 pub mod mask;
 pub mod utf8;
