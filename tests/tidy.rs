@@ -315,11 +315,12 @@ impl Rust {
     fn has_safety_comment(&self, number: usize) -> bool {
         let says = |line: usize| self.comments[line].contains("SAFETY:") || self.comments[line].contains("# Safety");
         let line = number - 1;
-        let before = (0..line).rev().take(SAFETY_REACH).take_while(|line| {
-            let code = self.code[*line].trim_end();
-            code.ends_with(']')
-                || !code.ends_with([';', '{', '}', ',']) && !(code.is_empty() && self.comments[*line].is_empty())
-        });
+        let same_statement = |line: &usize| {
+            let (code, comment) = (self.code[*line].trim_end(), &self.comments[*line]);
+            let blank = code.is_empty() && comment.is_empty();
+            code.ends_with(']') || !blank && !code.ends_with([';', '{', '}', ','])
+        };
+        let before = (0..line).rev().take(SAFETY_REACH).take_while(same_statement);
         says(line) || before.into_iter().any(says)
     }
 }

@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# Installs what the tests need where it is missing (Debian, root) and runs them all: tests/run.sh [fast|full]
+#
+#   fast   formatting, lints and `cargo test` only
+#   full   also Autobahn's cases 9.* (limits and performance)
+#
+# It stops at the first step that fails. The last line counts the steps. A step is a function below; its order is in `main`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+readonly mode=${1:-all}
+readonly fuzz_seconds=${FUZZ_SECONDS:-20}
+export DEBIAN_FRONTEND=noninteractive
+
+main() {
+    case $mode in all | fast | full) ;; *) echo "usage: tests/run.sh [fast|full]" >&2 && exit 2 ;; esac
+    trap summary EXIT
+    ulimit -n "$(ulimit -Hn)"
+    step tools
+    step format
+    step lints
+    step unit_and_integration_tests
+    if [ "$mode" = fast ]; then return; fi
+    step dependencies
+    step release_build
+    if awaits src/io/doorbell.rs; then step loom; fi
+    if awaits tests/fuzz/Cargo.toml; then step fuzz; fi
+    if awaits src/server/mod.rs src/server/run.rs; then step autobahn; fi
+    if awaits clients/js/package.json; then step javascript_client; fi
+    if awaits tests/browser/chat.mjs; then step browser; fi
+    if awaits bench/load/main.rs; then step micro_benches; step load_scenarios; fi
+}
+
+# ---- steps ----
+
+tools() {
+    command -v cargo >/dev/null || say_and_fail "cargo is missing: install Rust 1.95 or newer (https://rustup.rs)"
+    cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+    cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+    local packages=()
+    missing g++ && packages+=(build-essential)
+    missing python3 && packages+=(python3)
+    if [ "$mode" != fast ]; then
+        missing node && packages+=(nodejs)
+        missing npm && packages+=(npm)
+        missing chromium && packages+=(chromium)
+    fi
+    if [ ${#packages[@]} -gt 0 ]; then
+        echo "installing ${packages[*]}"
+        as_root apt-get update -q
+        as_root apt-get install -q -y --no-install-recommends "${packages[@]}"
+    fi
+    if [ "$mode" != fast ] && ! cargo deny --version >/dev/null 2>&1; then
+        cargo install --locked --debug cargo-deny # unoptimised: a minute instead of five, and it runs for a second
+    fi
+}
+
+format() {
+    cargo fmt --check
+}
+
+lints() {
+    cargo clippy --locked --all-targets -- -D warnings
+}
+
+unit_and_integration_tests() {
+    cargo test --locked
+}
+
+dependencies() {
+    cargo deny check bans licenses sources
+}
+
+release_build() {
+    cargo build --locked --release
+}
+
+# Every interleaving of the doorbell. Its own target folder: the flag would rebuild everything else.
+loom() {
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --locked --release --lib loom | tee target/loom.log
+    grep -q '^test .*ok$' target/loom.log || say_and_fail "no loom test was run"
+}
+
+# What `cargo fuzz` does, without having to install it. The address sanitizer needs the nightly compiler.
+fuzz() {
+    local host flags toolchain=+nightly
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    flags="--cfg fuzzing -Cdebug-assertions -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
+        -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
+        -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address"
+    if ! cargo +nightly --version >/dev/null 2>&1; then
+        echo "no nightly compiler: fuzzing without the address sanitizer"
+        toolchain=+stable flags=${flags/-Zsanitizer=address/}
+    fi
+    RUSTFLAGS=$(echo "$flags" | tr -s ' \n' ' ') CARGO_TARGET_DIR=target/fuzz \
+        cargo $toolchain build --release --manifest-path tests/fuzz/Cargo.toml --target "$host"
+    local source target count=0
+    for source in tests/fuzz/fuzz_targets/*.rs; do
+        target=$(basename "$source" .rs)
+        mkdir -p "target/fuzz/corpus/$target" target/fuzz/artifacts
+        echo "fuzzing $target for $fuzz_seconds s"
+        local folders=("target/fuzz/corpus/$target")
+        if [ -d "tests/fuzz/seeds/$target" ]; then folders+=("tests/fuzz/seeds/$target"); fi
+        "target/fuzz/$host/release/$target" -max_total_time="$fuzz_seconds" -rss_limit_mb=2048 -timeout=10 -verbosity=0 \
+            -print_final_stats=1 -artifact_prefix="target/fuzz/artifacts/$target-" "${folders[@]}" 2>&1 |
+            grep -vE '^INFO|stat::(new_units|slowest)'
+        count=$((count + 1))
+    done
+    [ $count -gt 0 ] || say_and_fail "no fuzz target was run"
+}
+
+autobahn() {
+    tests/autobahn/run.sh "$mode"
+}
+
+javascript_client() {
+    node_modules clients/js
+    npm --prefix clients/js test
+}
+
+browser() {
+    node_modules tests/browser
+    node tests/browser/chat.mjs
+}
+
+micro_benches() {
+    cargo test --locked --benches
+}
+
+load_scenarios() {
+    cargo bench --locked --bench load -- --small
+}
+
+# ---- the machinery ----
+
+passed=0 current="" started=0 timings=()
+
+# Runs one step in a shell of its own, so that `set -e` holds inside it.
+step() {
+    current=$1 started=$SECONDS
+    printf '\n==== %s ====\n' "${1//_/ }"
+    set +e
+    (set -e && "$1")
+    local status=$?
+    set -e
+    if [ $status -ne 0 ]; then exit 1; fi
+    passed=$((passed + 1))
+    timings+=("$(printf '%6d s  %s' $((SECONDS - started)) "${1//_/ }")")
+    current=""
+}
+
+# Until the named file lands, its step says that it waits.
+awaits() {
+    local file
+    for file in "$@"; do
+        if [ -e "$file" ]; then return 0; fi
+    done
+    printf '\n==== waits for %s ====\n' "$*"
+    return 1
+}
+
+summary() {
+    printf '\n'
+    if [ ${#timings[@]} -gt 0 ]; then printf '%s\n' "${timings[@]}"; fi
+    if [ -n "$current" ]; then printf '%6d s  %s  FAILED\n' $((SECONDS - started)) "${current//_/ }"; fi
+    echo "$passed passed, $((${#current} > 0)) failed"
+}
+missing() {
+    ! command -v "$1" >/dev/null
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+say_and_fail() {
+    echo "$*" >&2
+    return 1
+}
+
+# The packages that the lock file names, fetched once.
+node_modules() {
+    if [ "$1/node_modules/.package-lock.json" -nt "$1/package-lock.json" ]; then return; fi
+    npm --prefix "$1" ci --no-audit --no-fund
+}
+
+main
