@@ -1,0 +1,103 @@
+//! Messages on their way to clients: encoded once as a whole WebSocket frame, shared by all receivers of this shard.
+//!
+//! A count of uses per message lies beside it (no atomic operation and no allocation per receiver); across shards the bytes
+//! are shared by `Arc`. What differs per receiver, id and DUP, is patched into the copy that goes to the socket.
+
+use crate::wire::packet::{self, MessageId, Packet, QoS};
+use crate::wire::ws::frame::{self, Opcode};
+use slab::Slab;
+use std::sync::Arc;
+
+/// A SEND as a server frame, id 0 where it has one.
+#[derive(Clone, Debug)]
+pub struct Message {
+    frame: Arc<[u8]>,
+    pub qos: QoS,
+}
+
+impl Message {
+    /// `scratch` is cleared and used; one allocation is left, the shared bytes themselves.
+    pub fn encode(qos: QoS, message_type: u16, body: &[u8], scratch: &mut Vec<u8>) -> Message {
+        let id = (qos != QoS::AtMostOnce).then_some(MessageId::FIRST);
+        let send = Packet::Send { dup: false, qos, message_type, id, body };
+        scratch.clear();
+        frame::write_header(scratch, Opcode::Binary, send.encoded_len());
+        send.encode_into(scratch);
+        Message { frame: Arc::from(&scratch[..]), qos }
+    }
+
+    /// Length of the whole frame.
+    pub fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.frame.is_empty()
+    }
+
+    /// Appends the frame as this receiver gets it.
+    fn write(&self, stamp: Stamp, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&self.frame);
+        if let Some(id) = stamp.id {
+            let packet = start + frame::header_len_at(&self.frame);
+            let at = packet + packet::SEND_ID_OFFSET;
+            out[at..at + 2].copy_from_slice(&id.0.to_be_bytes());
+            if stamp.dup {
+                out[packet] |= packet::DUP_BIT;
+            }
+        }
+    }
+}
+
+/// What one receiver's copy of a message is stamped with.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// `None` at QoS 0.
+    pub id: Option<MessageId>,
+    pub dup: bool,
+}
+
+/// One use of a message. Neither `Copy` nor `Clone`: it is made by `Messages` and given back to it.
+#[derive(Debug)]
+pub struct MessageRef(u32);
+
+#[derive(Default)]
+pub struct Messages(Slab<Counted>);
+
+struct Counted {
+    message: Message,
+    uses: u32,
+}
+
+impl Messages {
+    pub fn insert(&mut self, message: Message) -> MessageRef {
+        MessageRef(self.0.insert(Counted { message, uses: 1 }) as u32)
+    }
+
+    pub fn another(&mut self, message: &MessageRef) -> MessageRef {
+        self.0[message.0 as usize].uses += 1;
+        MessageRef(message.0)
+    }
+
+    pub fn release(&mut self, message: MessageRef) {
+        let counted = &mut self.0[message.0 as usize];
+        counted.uses -= 1;
+        if counted.uses == 0 {
+            self.0.remove(message.0 as usize);
+        }
+    }
+
+    pub fn get(&self, message: &MessageRef) -> &Message {
+        &self.0[message.0 as usize].message
+    }
+
+    pub fn write(&self, message: &MessageRef, stamp: Stamp, out: &mut Vec<u8>) {
+        self.get(message).write(stamp, out);
+    }
+
+    /// Uses of all messages together, for invariants.
+    pub fn uses(&self) -> usize {
+        self.0.iter().map(|(_, counted)| counted.uses as usize).sum()
+    }
+}
