@@ -12,18 +12,21 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Message {
     frame: Arc<[u8]>,
+    /// Where the packet begins, behind the frame's header.
+    packet_at: u8,
     pub qos: QoS,
 }
 
 impl Message {
     /// `scratch` is cleared and used; one allocation is left, the shared bytes themselves.
     pub fn encode(qos: QoS, message_type: u16, body: &[u8], scratch: &mut Vec<u8>) -> Message {
-        let id = (qos != QoS::AtMostOnce).then_some(MessageId::FIRST);
+        let id = (qos != QoS::AtMostOnce).then_some(MessageId::MIN);
         let send = Packet::Send { dup: false, qos, message_type, id, body };
         scratch.clear();
         frame::write_header(scratch, Opcode::Binary, send.encoded_len());
+        let packet_at = scratch.len() as u8;
         send.encode_into(scratch);
-        Message { frame: Arc::from(&scratch[..]), qos }
+        Message { frame: Arc::from(&scratch[..]), packet_at, qos }
     }
 
     /// Length of the whole frame.
@@ -40,12 +43,7 @@ impl Message {
         let start = out.len();
         out.extend_from_slice(&self.frame);
         if let Some(id) = stamp.id {
-            let packet = start + frame::header_len_at(&self.frame);
-            let at = packet + packet::SEND_ID_OFFSET;
-            out[at..at + 2].copy_from_slice(&id.0.to_be_bytes());
-            if stamp.dup {
-                out[packet] |= packet::DUP_BIT;
-            }
+            packet::patch_send(&mut out[start + usize::from(self.packet_at)..], id, stamp.dup);
         }
     }
 }

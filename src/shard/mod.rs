@@ -1,4 +1,669 @@
-//! Everything one core owns, as plain data.
+//! Everything one core owns, as plain data: `handle(input, now)` changes it and leaves outputs.
+//!
+//! The shard knows no socket, clock, randomness or async. Bytes from clients come in as `Input::Bytes`; bytes to clients are
+//! fetched per connection (`next_dirty`, `gather`, `written`); everything else that the world has to do is an `Output`. The
+//! worker, the simulator and the fuzzer are three interpreters of the same outputs.
+//!
+//! ```text
+//! Bytes ─► decoder ─► packet ─► uplink ───► Output::Forward …… Input::Forwarded ─► uplink ─┐
+//! Query ─► channels ─► fanout ─► downlink ────────────────────────────────────────────────► outbox ─► gather
+//! Tick  ─► wheel ─► repeats, pings, deadlines ─────────────────────────────────────────────►┘
+//! ```
+
 pub mod arena;
 pub mod channels;
+mod conn;
+mod downlink;
+mod fanout;
+mod messages;
+mod outbox;
+mod parts;
+mod query;
+mod stats;
+mod uplink;
 pub mod wheel;
+
+pub use fanout::SLICE as FANOUT_SLICE;
+pub use messages::Message;
+pub use parts::Ticket;
+pub use query::{Figures, Query, Reply};
+pub use stats::Stats;
+pub use uplink::{Forwarded, RESERVED_TYPE};
+
+use crate::base::id::{ConnKey, Identity, ShardId};
+use crate::base::time::Tick;
+use crate::wire::packet::{Packet, QoS};
+use crate::wire::ws::decoder::{self, Event};
+use crate::wire::ws::frame::{self, CloseCode, Opcode};
+use arena::Arena;
+use channels::{Change, Channels};
+use conn::{Conn, Phase};
+use downlink::Pending;
+use fanout::Fanout;
+use messages::Messages;
+use outbox::{Item, Items};
+use parts::Parts;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use uplink::{Incoming, Known, Waiting};
+use wheel::Wheel;
+
+/// What the operator decided, as far as it concerns a shard. Times in milliseconds; a `messages_per_second` or
+/// `idle_timeout_ms` of 0 means none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub ping_interval_ms: u64,
+    pub pong_timeout_ms: u64,
+    pub idle_timeout_ms: u64,
+    pub close_timeout_ms: u64,
+    pub ack_timeout_ms: u64,
+    pub ack_backoff: f64,
+    pub forward_deadline_ms: u64,
+    pub forward_queue: usize,
+    pub forward_queue_bytes: usize,
+    /// Is there a backend that wants clients' messages?
+    pub forwards: bool,
+    pub inflight_window: usize,
+    pub received_max: usize,
+    pub answers_bytes_max: usize,
+    pub message_bytes_max: usize,
+    pub outbox_bytes_max: usize,
+    pub messages_per_second: u32,
+    pub channels_per_connection: usize,
+    pub mode: Mode,
+}
+
+/// What messages are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Messages are Rainbow packets.
+    Packets,
+    /// Every message goes back as it came (for conformance tests of framer, session task and outbox).
+    Echo,
+    /// `Packets`, but a message of this type panics: shows that one panic costs one connection.
+    PanicOn(u16),
+}
+
+pub struct Shard {
+    id: ShardId,
+    settings: Settings,
+    conns: Slab<Conn>,
+    generation: u16,
+    /// Connections in phase `Open`.
+    open: usize,
+    channels: Channels,
+    messages: Messages,
+    items: Items,
+    pending: Arena<Pending>,
+    known: Arena<Known>,
+    line: Arena<Waiting>,
+    /// Bytes of clients' messages in all lines and with the backend.
+    line_bytes: usize,
+    parts: Parts,
+    fanout: Fanout,
+    /// One timer per connection: the earliest thing it waits for. It may fire early; `on_timer` looks what is due.
+    timers: Wheel,
+    dirty: Vec<u32>,
+    outputs: VecDeque<Output>,
+    stats: Stats,
+    spare_bodies: Vec<Vec<u8>>,
+    member_scratch: Vec<u32>,
+    scratch: Vec<u8>,
+}
+
+pub enum Input<'a> {
+    /// The backend has let it in; `response` is the 101 that goes out first.
+    Opened {
+        key: ConnKey,
+        response: Rc<[u8]>,
+    },
+    /// It was refused, or went away while the backend was asked.
+    Abandoned {
+        key: ConnKey,
+    },
+    Subscribe {
+        key: ConnKey,
+        channel: &'a str,
+    },
+    Unsubscribe {
+        key: ConnKey,
+        channel: &'a str,
+    },
+    /// Kept, and sent back with every later call for this connection.
+    Cookie {
+        key: ConnKey,
+        value: &'a [u8],
+    },
+    /// What the client's socket yielded; unmasked in place.
+    Bytes {
+        key: ConnKey,
+        data: &'a mut [u8],
+    },
+    SocketEnded {
+        key: ConnKey,
+    },
+    /// The outcome of `Output::Forward`; `spent` is its body, for reuse.
+    Forwarded {
+        key: ConnKey,
+        outcome: Forwarded<'a>,
+        spent: Vec<u8>,
+    },
+    Query {
+        ticket: Ticket,
+        query: Query,
+    },
+    Close {
+        key: ConnKey,
+        code: CloseCode,
+        reason: &'a str,
+    },
+    /// Handling this connection panicked: what it holds is not trusted any more.
+    Panicked {
+        key: ConnKey,
+    },
+    Tick,
+}
+
+#[derive(Debug)]
+pub enum Output {
+    Forward(Forward),
+    /// A connection that the backend had let in is no more.
+    Closed {
+        identity: Identity,
+        cookie: Option<Rc<[u8]>>,
+    },
+    Reply {
+        ticket: Ticket,
+        reply: Reply,
+    },
+    /// End the socket; `Input::SocketEnded` follows.
+    Shutdown {
+        key: ConnKey,
+    },
+    /// Read the client again.
+    Resume {
+        key: ConnKey,
+    },
+    /// The first member of a channel (by `channels::name_hash`) is here, or the last one has left.
+    Presence {
+        channel: u64,
+        here: bool,
+    },
+}
+
+/// A client's message for the backend.
+#[derive(Debug)]
+pub struct Forward {
+    pub key: ConnKey,
+    pub message_type: u16,
+    pub qos: QoS,
+    /// Counts the connection's QoS 1/2 messages from 1; the same for all repeats. 0 at QoS 0.
+    pub sequence: u64,
+    pub deadline: Tick,
+    pub identity: Identity,
+    pub cookie: Option<Rc<[u8]>>,
+    pub body: Vec<u8>,
+}
+
+impl Shard {
+    pub fn new(id: ShardId, settings: Settings, now: Tick) -> Shard {
+        Shard {
+            id,
+            settings,
+            conns: Slab::new(),
+            generation: 0,
+            open: 0,
+            channels: Channels::default(),
+            messages: Messages::default(),
+            items: Items::default(),
+            pending: Arena::default(),
+            known: Arena::default(),
+            line: Arena::default(),
+            line_bytes: 0,
+            parts: Parts::new(now),
+            fanout: Fanout::default(),
+            timers: Wheel::new(now),
+            dirty: Vec::new(),
+            outputs: VecDeque::new(),
+            stats: Stats::default(),
+            spare_bodies: Vec::new(),
+            member_scratch: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// New limits and times, for what happens from now on.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Takes a slot before the backend is asked, so that the connection has a name. `digest` makes it unique.
+    /// `Input::Opened` or `Input::Abandoned` must follow.
+    pub fn reserve(&mut self, digest: [u8; 32], now: Tick) -> (ConnKey, Identity) {
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.conns.vacant_entry();
+        let key = ConnKey { index: entry.key() as u32, generation: self.generation, shard: self.id };
+        let identity = Identity::new(digest, key);
+        entry.insert(Conn::new(self.generation, identity, now));
+        (key, identity)
+    }
+
+    pub fn handle(&mut self, input: Input<'_>, now: Tick) {
+        match input {
+            Input::Opened { key, response } => self.with(key, |shard, index| shard.on_opened(index, response, now)),
+            Input::Abandoned { key } => self.with(key, |shard, index| shard.on_socket_ended(index)),
+            Input::Subscribe { key, channel } => self.with(key, |shard, index| {
+                let _ = shard.subscribe(index, channel);
+            }),
+            Input::Unsubscribe { key, channel } => self.with(key, |shard, index| shard.unsubscribe(index, channel)),
+            Input::Cookie { key, value } => {
+                self.with(key, |shard, index| shard.conns[index as usize].cookie = Some(value.into()));
+            }
+            Input::Bytes { key, data } => self.with(key, |shard, index| shard.on_bytes(index, data, now)),
+            Input::SocketEnded { key } => self.with(key, |shard, index| shard.on_socket_ended(index)),
+            Input::Forwarded { key, outcome, spent } => {
+                self.with(key, |shard, index| shard.on_forwarded(index, outcome, spent, now));
+            }
+            Input::Query { ticket, query } => self.on_query(ticket, query, now),
+            Input::Close { key, code, reason } => {
+                self.with(key, |shard, index| shard.begin_close(index, code, reason, now));
+            }
+            Input::Panicked { key } => self.with(key, |shard, index| {
+                shard.begin_close(index, CloseCode::INTERNAL_ERROR, "internal error", now);
+                shard.conns[index as usize].deaf = true;
+            }),
+            Input::Tick => self.on_tick(now),
+        }
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// A connection that has something to be written, once each until it has more.
+    pub fn next_dirty(&mut self) -> Option<u32> {
+        let index = self.dirty.pop()?;
+        if let Some(conn) = self.conns.get_mut(index as usize) {
+            conn.dirty = false;
+        }
+        Some(index)
+    }
+
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has nothing.
+    pub fn gather(&self, index: u32, enough: usize, out: &mut Vec<u8>) {
+        if let Some(conn) = self.conns.get(index as usize) {
+            self.items.gather(&conn.outbox, &self.messages, enough, out);
+        }
+    }
+
+    /// The socket took `bytes`. True when there is more to write.
+    pub fn written(&mut self, index: u32, bytes: usize) -> bool {
+        let Some(conn) = self.conns.get_mut(index as usize) else { return false };
+        self.items.advance(&mut conn.outbox, &mut self.messages, bytes);
+        if conn.outbox.is_empty() && conn.peer_closed {
+            self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
+        }
+        !conn.outbox.is_empty()
+    }
+
+    pub fn is_paused(&self, key: ConnKey) -> bool {
+        self.lookup(key).is_some_and(|index| self.conns[index as usize].paused)
+    }
+
+    /// When to send `Input::Tick` next.
+    pub fn next_tick(&self) -> Option<Tick> {
+        [self.timers.next_poll(), self.parts.next_poll()].into_iter().flatten().min()
+    }
+
+    /// Open connections.
+    pub fn len(&self) -> usize {
+        self.open
+    }
+
+    /// No connection at all, not even one whose last messages are with the backend.
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// Closes up to `most` connections; returns how many. For a drain at a pace.
+    pub fn close_some(&mut self, most: usize, code: CloseCode, reason: &str, now: Tick) -> usize {
+        let open = self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Open).take(most);
+        let chosen: Vec<u32> = open.map(|(index, _)| index as u32).collect();
+        for &index in &chosen {
+            self.begin_close(index, code, reason, now);
+        }
+        chosen.len()
+    }
+
+    fn lookup(&self, key: ConnKey) -> Option<u32> {
+        let conn = self.conns.get(key.index as usize)?;
+        (conn.generation == key.generation && key.shard == self.id).then_some(key.index)
+    }
+
+    /// Does it for a connection that is still the one meant; a stale key is counted.
+    fn with(&mut self, key: ConnKey, act: impl FnOnce(&mut Shard, u32)) {
+        match self.lookup(key) {
+            Some(index) => act(self, index),
+            None => self.stats.stale += 1,
+        }
+    }
+
+    fn on_opened(&mut self, index: u32, response: Rc<[u8]>, now: Tick) {
+        let conn = &mut self.conns[index as usize];
+        debug_assert_eq!(conn.phase, Phase::Connecting);
+        conn.phase = Phase::Open;
+        (conn.heard, conn.spoke) = (now, now);
+        self.open += 1;
+        self.stats.opened += 1;
+        self.push_item(index, Item::Frame(response), now);
+        self.timers.arm(index, self.next_keepalive(index));
+    }
+
+    fn on_bytes(&mut self, index: u32, data: &mut [u8], now: Tick) {
+        let conn = &mut self.conns[index as usize];
+        conn.heard = now;
+        if conn.deaf || conn.peer_closed || !matches!(conn.phase, Phase::Open | Phase::Closing) {
+            return;
+        }
+        let limits = decoder::Limits { message_bytes_max: self.settings.message_bytes_max };
+        let mut decoder = std::mem::take(&mut conn.decoder);
+        let mut input = decoder::Input::new(data);
+        loop {
+            match decoder.next(&mut input, &limits) {
+                Ok(Some(event)) => self.on_event(index, event, now),
+                Ok(None) => break,
+                Err(violation) => {
+                    self.stats.ws_violations += 1;
+                    self.conns[index as usize].deaf = true;
+                    self.begin_close(index, violation.close_code(), &violation.to_string(), now);
+                    return;
+                }
+            }
+        }
+        self.conns[index as usize].decoder = decoder;
+    }
+
+    fn on_event(&mut self, index: u32, event: Event<'_>, now: Tick) {
+        let phase = self.conns[index as usize].phase;
+        match event {
+            Event::Close { code, .. } => self.on_peer_close(index, code, now),
+            _ if phase != Phase::Open => {}
+            Event::Ping(payload) => {
+                let mut pong = Vec::with_capacity(2 + payload.len());
+                frame::write_header(&mut pong, Opcode::Pong, payload.len());
+                pong.extend_from_slice(payload);
+                self.push_item(index, Item::Frame(pong.into()), now);
+            }
+            Event::Pong(_) => self.conns[index as usize].pinged = Tick::NEVER,
+            Event::Message { text, data } => self.on_message(index, text, data, now),
+        }
+    }
+
+    fn on_message(&mut self, index: u32, text: bool, data: &[u8], now: Tick) {
+        if self.settings.mode == Mode::Echo {
+            let mut echo = Vec::with_capacity(frame::header_len(data.len()) + data.len());
+            frame::write_header(&mut echo, if text { Opcode::Text } else { Opcode::Binary }, data.len());
+            echo.extend_from_slice(data);
+            return self.push_item(index, Item::Frame(echo.into()), now);
+        }
+        if data.is_empty() {
+            return;
+        }
+        match Packet::decode(data) {
+            Ok(Packet::Send { dup, qos, message_type, id, body }) => {
+                assert!(self.settings.mode != Mode::PanicOn(message_type), "asked to panic by a test");
+                self.on_send(index, Incoming { qos, id, dup, message_type, body }, now);
+            }
+            Ok(Packet::Ack { id, body }) => self.on_answer(index, id, QoS::AtLeastOnce, body, now),
+            Ok(Packet::Rec { id, body }) => self.on_answer(index, id, QoS::ExactlyOnce, body, now),
+            Ok(Packet::Rel { id, .. }) => self.on_rel(index, id, now),
+            Ok(Packet::Com { id }) => self.on_com(index, id, now),
+            Err(error) => {
+                self.stats.packet_violations += 1;
+                self.begin_close(index, CloseCode::PROTOCOL_ERROR, &error.to_string(), now);
+            }
+        }
+    }
+
+    /// The client's close frame: it is answered with the same code, and the socket ends once that is written.
+    fn on_peer_close(&mut self, index: u32, code: Option<CloseCode>, now: Tick) {
+        if self.conns[index as usize].phase == Phase::Open {
+            self.leave_open(index, now);
+            let mut answer = Vec::with_capacity(4);
+            match code {
+                Some(code) => frame::write_close(&mut answer, code, ""),
+                None => frame::write_header(&mut answer, Opcode::Close, 0),
+            }
+            self.items.push(&mut self.conns[index as usize].outbox, &self.messages, Item::small(&answer));
+            self.mark_dirty(index);
+        }
+        let conn = &mut self.conns[index as usize];
+        conn.peer_closed = true;
+        if conn.outbox.is_empty() {
+            self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
+        }
+    }
+
+    /// Sends a close frame and waits for the client's, for `close_timeout` at the most.
+    fn begin_close(&mut self, index: u32, code: CloseCode, reason: &str, now: Tick) {
+        if self.conns[index as usize].phase != Phase::Open {
+            return;
+        }
+        match code {
+            CloseCode::POLICY => self.stats.closed_policy += 1,
+            CloseCode::TRY_AGAIN_LATER => self.stats.closed_too_slow += 1,
+            CloseCode::INTERNAL_ERROR => self.stats.closed_panic += 1,
+            CloseCode(4000..) => self.stats.kicked += 1,
+            _ => {}
+        }
+        self.leave_open(index, now);
+        let conn = &mut self.conns[index as usize];
+        if code == CloseCode::TRY_AGAIN_LATER {
+            self.items.clear_unbegun(&mut conn.outbox, &mut self.messages);
+        }
+        let mut close = Vec::with_capacity(frame::CONTROL_PAYLOAD_MAX + 2);
+        frame::write_close(&mut close, code, reason);
+        self.items.push(&mut conn.outbox, &self.messages, Item::Frame(close.into()));
+        self.mark_dirty(index);
+    }
+
+    /// From `Open` to `Closing`: no more deliveries, and nobody waits for this client's answers.
+    fn leave_open(&mut self, index: u32, now: Tick) {
+        let conn = &mut self.conns[index as usize];
+        debug_assert_eq!(conn.phase, Phase::Open);
+        conn.phase = Phase::Closing;
+        conn.close_by = now + self.settings.close_timeout_ms;
+        if std::mem::take(&mut conn.paused) {
+            self.outputs.push_back(Output::Resume { key: conn.key(index, self.id) });
+        }
+        self.open -= 1;
+        self.timers.arm(index, now + self.settings.close_timeout_ms);
+        self.leave_channels(index);
+        self.abandon_pending(index);
+    }
+
+    fn on_socket_ended(&mut self, index: u32) {
+        let conn = &mut self.conns[index as usize];
+        match conn.phase {
+            Phase::Gone => return debug_assert!(false, "a socket ends once"),
+            Phase::Connecting => {
+                self.leave_channels(index);
+                self.conns.remove(index as usize);
+                return;
+            }
+            Phase::Open => self.open -= 1,
+            Phase::Closing => {}
+        }
+        self.stats.ended += 1;
+        conn.phase = Phase::Gone;
+        conn.decoder = Default::default();
+        self.timers.cancel(index);
+        self.items.clear(&mut conn.outbox, &mut self.messages);
+        self.leave_channels(index);
+        self.abandon_pending(index);
+        if self.conns[index as usize].uplink.is_idle() {
+            self.free(index);
+        }
+    }
+
+    /// The end of a connection: the backend hears of it after the last message it was sent.
+    fn free(&mut self, index: u32) {
+        self.forget_uplink(index);
+        let conn = self.conns.remove(index as usize);
+        debug_assert!(conn.outbox.is_empty() && conn.joined.is_empty() && conn.downlink.list().is_empty());
+        self.outputs.push_back(Output::Closed { identity: conn.identity, cookie: conn.cookie });
+    }
+
+    fn leave_channels(&mut self, index: u32) {
+        let mut joined = std::mem::take(&mut self.conns[index as usize].joined);
+        while let Some(change) = self.channels.leave_any(&mut joined) {
+            self.told_presence(change, false);
+        }
+    }
+
+    fn subscribe(&mut self, index: u32, channel: &str) -> Result<(), &'static str> {
+        let conn = &mut self.conns[index as usize];
+        let most = self.settings.channels_per_connection;
+        let refusal = match conn.phase {
+            _ if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX => Some("bad channel name"),
+            Phase::Closing | Phase::Gone => Some("no such connection"),
+            _ if self.channels.count(&conn.joined, most) >= most => Some("too many channels"),
+            _ => None,
+        };
+        if let Some(why) = refusal {
+            self.stats.subscriptions_refused += 1;
+            return Err(why);
+        }
+        let change = self.channels.join(index, &mut conn.joined, channel);
+        self.told_presence(change, true);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, index: u32, channel: &str) {
+        let change = self.channels.leave(&mut self.conns[index as usize].joined, channel);
+        self.told_presence(change, false);
+    }
+
+    fn told_presence(&mut self, change: Change, here: bool) {
+        if let Change::Presence(channel) = change {
+            self.outputs.push_back(Output::Presence { channel, here });
+        }
+    }
+
+    fn on_tick(&mut self, now: Tick) {
+        while let Some(ended) = self.parts.poll_expired(now) {
+            self.reply_ended(ended);
+        }
+        while let Some(index) = self.timers.poll(now) {
+            self.on_timer(index, now);
+        }
+    }
+
+    fn on_timer(&mut self, index: u32, now: Tick) {
+        let conn = &self.conns[index as usize];
+        if conn.phase == Phase::Closing {
+            if now < conn.close_by {
+                return self.timers.arm(index, conn.close_by);
+            }
+            return self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
+        }
+        let wake = self.repeat_due(index, now);
+        self.keep_alive(index, now);
+        if self.conns[index as usize].phase == Phase::Open {
+            self.timers.arm(index, wake.min(self.next_keepalive(index)));
+        }
+    }
+
+    /// Pings a silent client; closes one that does not answer pings, or says nothing for too long.
+    fn keep_alive(&mut self, index: u32, now: Tick) {
+        let conn = &self.conns[index as usize];
+        if conn.phase != Phase::Open || conn.paused {
+            return;
+        }
+        if now >= self.pong_limit(index) {
+            self.stats.pong_timeouts += 1;
+            self.begin_close(index, CloseCode::GOING_AWAY, "no pong", now);
+        } else if self.settings.idle_timeout_ms > 0 && now >= conn.spoke + self.settings.idle_timeout_ms {
+            self.stats.idle_timeouts += 1;
+            self.begin_close(index, CloseCode::GOING_AWAY, "idle", now);
+        } else if now >= self.ping_due(index) {
+            self.ping(index, now);
+            if now.since_ms(self.conns[index as usize].spoke) >= self.settings.ping_interval_ms {
+                self.forget_old_answers(index);
+            }
+        }
+    }
+
+    /// Sends a ping unless one is out.
+    fn ping(&mut self, index: u32, now: Tick) {
+        let conn = &mut self.conns[index as usize];
+        if conn.phase == Phase::Open && (conn.pinged == Tick::NEVER || conn.heard > conn.pinged) {
+            conn.pinged = now;
+            self.stats.pings += 1;
+            let (ping, len) = frame::header(Opcode::Ping, 0);
+            self.push_item(index, Item::small(&ping[..len]), now);
+        }
+    }
+
+    /// Anything heard after the ping went out answers it: the client lives.
+    fn pong_limit(&self, index: u32) -> Tick {
+        let conn = &self.conns[index as usize];
+        let unanswered = conn.pinged != Tick::NEVER && conn.heard <= conn.pinged && !conn.paused;
+        if unanswered { conn.pinged + self.settings.pong_timeout_ms } else { Tick::NEVER }
+    }
+
+    /// Rounded up, so that many clients' pings share a wake-up.
+    fn ping_due(&self, index: u32) -> Tick {
+        let conn = &self.conns[index as usize];
+        if self.pong_limit(index) != Tick::NEVER {
+            return Tick::NEVER;
+        }
+        let due = conn.heard + self.settings.ping_interval_ms;
+        Tick(due.0.next_multiple_of(PING_GRAIN_MS))
+    }
+
+    fn next_keepalive(&self, index: u32) -> Tick {
+        let conn = &self.conns[index as usize];
+        let idle = match self.settings.idle_timeout_ms {
+            0 => Tick::NEVER,
+            idle => conn.spoke + idle,
+        };
+        self.ping_due(index).min(self.pong_limit(index)).min(idle)
+    }
+
+    fn mark_dirty(&mut self, index: u32) {
+        let conn = &mut self.conns[index as usize];
+        if !std::mem::replace(&mut conn.dirty, true) {
+            self.dirty.push(index);
+        }
+    }
+
+    /// What must hold between any two inputs. Goes over everything: cheap for tests, not for service.
+    #[cfg(debug_assertions)]
+    fn check_invariants(&self) {
+        if self.conns.len() > INVARIANTS_CONNS_MAX {
+            return;
+        }
+        self.channels.check_invariants();
+        let conns = || self.conns.iter().map(|(_, conn)| conn);
+        assert_eq!(self.open, conns().filter(|conn| conn.phase == Phase::Open).count());
+        for conn in conns() {
+            assert!(conn.downlink.in_flight() <= self.settings.inflight_window.max(1) || conn.phase != Phase::Open);
+            assert!(conn.phase == Phase::Open || conn.downlink.list().is_empty(), "only the open wait for answers");
+            assert!(conn.dirty || conn.phase != Phase::Gone || conn.outbox.is_empty());
+        }
+    }
+}
+
+/// A channel's name, in bytes.
+pub const CHANNEL_NAME_MAX: usize = 256;
+const PING_GRAIN_MS: u64 = 64;
+#[cfg(debug_assertions)]
+const INVARIANTS_CONNS_MAX: usize = 64;

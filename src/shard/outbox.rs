@@ -21,7 +21,10 @@ pub struct Outbox {
 pub enum Item {
     Message(MessageRef, Stamp),
     /// A whole frame of few bytes.
-    Small { len: u8, bytes: [u8; SMALL_MAX] },
+    Small {
+        len: u8,
+        bytes: [u8; SMALL_MAX],
+    },
     /// A whole frame that may have to be sent again.
     Frame(Rc<[u8]>),
 }
@@ -126,7 +129,13 @@ impl Items {
 
     /// Drops QoS 0 messages, the oldest first, until `bytes` fit under `max` or none is left; a frame that the socket has
     /// begun stays. Returns how many were dropped.
-    pub fn drop_oldest_qos0(&mut self, outbox: &mut Outbox, messages: &mut Messages, bytes: usize, max: usize) -> usize {
+    pub fn drop_oldest_qos0(
+        &mut self,
+        outbox: &mut Outbox,
+        messages: &mut Messages,
+        bytes: usize,
+        max: usize,
+    ) -> usize {
         let mut dropped = 0;
         let begun = (outbox.head_written > 0).then(|| outbox.list.front()).flatten();
         let mut next = begun.map_or(outbox.list.front(), |head| self.0.next(head));

@@ -1,0 +1,387 @@
+//! Messages to one client: the in-flight window, ids, repeats and the client's answers.
+//!
+//! ```text
+//! deliver ──► queued ──(room in the window)──► in flight: id, outbox, repeated every ack_timeout
+//!                                                 │ ACK: done          REC: answered; REL goes out, repeated
+//!                                                 │ deadline: given up, a ping asks whether the client lives
+//! ```
+//! One list per connection holds the messages in flight, in the order of their ids, then the queued ones.
+
+use super::arena::{At, List};
+use super::conn::Phase;
+use super::messages::{MessageRef, Stamp};
+use super::outbox::Item;
+use super::parts::PartRef;
+use super::{Output, Reply, Shard};
+use crate::base::time::Tick;
+use crate::wire::packet::{MessageId, Packet, QoS};
+use crate::wire::ws::frame::{self, CloseCode, Opcode};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Downlink {
+    list: List,
+    first_queued: Option<At>,
+    queued_bytes: u32,
+    in_flight: u16,
+    /// Messages that ever got an id; the next id follows from it.
+    launched: u32,
+}
+
+/// A QoS 1/2 message to a client that is not finished.
+pub struct Pending {
+    /// `None` once the client has it (QoS 2, after REC).
+    message: Option<MessageRef>,
+    part: PartRef,
+    deadline: Tick,
+    repeat_at: Tick,
+    /// The value of `launched` when it got its id.
+    order: u32,
+    attempts: u16,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Queued,
+    /// Sent; waiting for ACK or REC.
+    Sent(QoS),
+    /// REC came, REL went out; waiting for COM.
+    Released,
+}
+
+/// What is to be delivered to one member.
+#[derive(Clone, Copy)]
+pub struct Delivery {
+    pub part: PartRef,
+    pub deadline: Tick,
+}
+
+impl Downlink {
+    /// Bytes of messages that wait for room in the window.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes as usize
+    }
+
+    pub fn in_flight(&self) -> usize {
+        usize::from(self.in_flight)
+    }
+
+    pub fn list(&self) -> &List {
+        &self.list
+    }
+}
+
+impl Pending {
+    fn id(&self) -> MessageId {
+        id_of(self.order)
+    }
+}
+
+/// 1, 2, …, 65534, 1, …
+fn id_of(order: u32) -> MessageId {
+    MessageId((order % u32::from(MessageId::MAX.0)) as u16 + 1)
+}
+
+impl Shard {
+    /// At QoS 0. What does not fit is dropped, the oldest first.
+    pub(super) fn deliver_qos0(&mut self, index: u32, message: &MessageRef) {
+        let conn = &mut self.conns[index as usize];
+        if conn.phase != Phase::Open {
+            return;
+        }
+        let len = self.messages.get(message).len();
+        let max = self.settings.outbox_bytes_max;
+        if conn.outbox.bytes() + len > max {
+            let dropped = self.items.drop_oldest_qos0(&mut conn.outbox, &mut self.messages, len, max);
+            self.stats.outbox_dropped_qos0 += dropped as u64;
+            if conn.outbox.bytes() + len > max {
+                self.stats.outbox_dropped_qos0 += 1;
+                return;
+            }
+        }
+        let item = Item::Message(self.messages.another(message), Stamp { id: None, dup: false });
+        self.items.push(&mut conn.outbox, &self.messages, item);
+        self.stats.sends_out += 1;
+        self.mark_dirty(index);
+    }
+
+    /// At QoS 1 or 2: into the window, or behind it.
+    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef, delivery: Delivery, now: Tick) {
+        if self.conns[index as usize].phase != Phase::Open {
+            self.part_gone(delivery.part);
+            return;
+        }
+        let len = self.messages.get(message).len();
+        if !self.make_room(index, len, now) {
+            self.part_gone(delivery.part);
+            return;
+        }
+        let pending = Pending {
+            message: Some(self.messages.another(message)),
+            part: delivery.part,
+            deadline: delivery.deadline,
+            repeat_at: Tick::NEVER,
+            order: 0,
+            attempts: 0,
+            state: State::Queued,
+        };
+        let downlink = &mut self.conns[index as usize].downlink;
+        let at = self.pending.push_back(&mut downlink.list, pending);
+        downlink.queued_bytes += len as u32;
+        downlink.first_queued.get_or_insert(at);
+        self.fill_window(index, now);
+        // A queued message's deadline has to be met too.
+        self.timers.arm_no_later(index, delivery.deadline);
+    }
+
+    /// Sends queued messages while the window has room.
+    fn fill_window(&mut self, index: u32, now: Tick) {
+        loop {
+            let downlink = &mut self.conns[index as usize].downlink;
+            let Some(at) = downlink.first_queued else { return };
+            if downlink.in_flight() >= self.settings.inflight_window {
+                return;
+            }
+            let order = self.free_order(index);
+            let downlink = &mut self.conns[index as usize].downlink;
+            downlink.launched = order.wrapping_add(1);
+            downlink.first_queued = self.pending.next(at);
+            downlink.in_flight += 1;
+            let pending = self.pending.get_mut(at);
+            let message = pending.message.as_ref().expect("queued means not sent yet");
+            downlink.queued_bytes -= self.messages.get(message).len() as u32;
+            let qos = self.messages.get(message).qos;
+            (pending.order, pending.state, pending.attempts) = (order, State::Sent(qos), 1);
+            pending.repeat_at = now + self.settings.ack_timeout_ms;
+            let wake = pending.repeat_at.min(pending.deadline);
+            let stamp = Stamp { id: Some(id_of(order)), dup: false };
+            let item = Item::Message(self.messages.another(message), stamp);
+            self.items.push(&mut self.conns[index as usize].outbox, &self.messages, item);
+            self.stats.sends_out += 1;
+            self.timers.arm_no_later(index, wake);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// The next order whose id no message in flight has.
+    fn free_order(&self, index: u32) -> u32 {
+        let downlink = &self.conns[index as usize].downlink;
+        let mut order = downlink.launched;
+        // Ids are given in order, so that the oldest message in flight is the first that a new id can meet.
+        let oldest = downlink.list.front().map(|at| self.pending.get(at));
+        let Some(oldest) = oldest.filter(|oldest| oldest.state != State::Queued) else { return order };
+        if order.wrapping_sub(oldest.order) < u32::from(MessageId::MAX.0) {
+            return order;
+        }
+        let taken = |order: u32| {
+            let mut in_flight = self.pending.iter(&downlink.list).take(downlink.in_flight());
+            in_flight.any(|(_, pending)| pending.id() == id_of(order))
+        };
+        while taken(order) {
+            order = order.wrapping_add(1);
+        }
+        order
+    }
+
+    /// ACK or REC, with the client's reply in its body.
+    pub(super) fn on_answer(&mut self, index: u32, id: MessageId, qos: QoS, body: &[u8], now: Tick) {
+        let Some(at) = self.find_in_flight(index, id) else {
+            self.stats.answers_unknown += 1;
+            // A client that holds an id that we gave up wants its REL, or it would hold it for ever.
+            if qos == QoS::ExactlyOnce {
+                self.push_packet(index, Packet::Rel { id, dup: false }, now);
+            }
+            return;
+        };
+        let pending = self.pending.get_mut(at);
+        match (pending.state, qos) {
+            (State::Sent(QoS::AtLeastOnce), QoS::AtLeastOnce) => {
+                let part = self.remove_in_flight(index, at);
+                self.part_answered(part, body);
+                self.fill_window(index, now);
+            }
+            (State::Sent(QoS::ExactlyOnce), QoS::ExactlyOnce) => {
+                pending.state = State::Released;
+                pending.repeat_at = now + self.settings.ack_timeout_ms;
+                let (part, message) = (pending.part, pending.message.take());
+                self.messages.release(message.expect("kept until REC"));
+                self.part_answered(part, body);
+                self.push_packet(index, Packet::Rel { id, dup: false }, now);
+            }
+            (State::Released, QoS::ExactlyOnce) => self.push_packet(index, Packet::Rel { id, dup: true }, now),
+            // An ACK for QoS 2, or a REC for QoS 1, answers nothing.
+            _ => self.stats.answers_unknown += 1,
+        }
+    }
+
+    pub(super) fn on_com(&mut self, index: u32, id: MessageId, now: Tick) {
+        match self.find_in_flight(index, id) {
+            Some(at) if self.pending.get(at).state == State::Released => {
+                self.remove_in_flight(index, at);
+                self.fill_window(index, now);
+            }
+            _ => self.stats.answers_unknown += 1,
+        }
+    }
+
+    /// Repeats what is due and gives up what is past its deadline. Returns when to look again.
+    pub(super) fn repeat_due(&mut self, index: u32, now: Tick) -> Tick {
+        let mut wake = Tick::NEVER;
+        let mut given_up = false;
+        let mut next = self.conns[index as usize].downlink.list.front();
+        while let Some(at) = next {
+            next = self.pending.next(at);
+            let pending = self.pending.get(at);
+            if pending.state != State::Released && now >= pending.deadline {
+                given_up |= pending.state != State::Queued;
+                self.give_up(index, at);
+                continue;
+            }
+            if pending.state != State::Queued && now >= pending.repeat_at {
+                self.repeat(index, at, now);
+                // No room for the repeat has closed the line and emptied the list.
+                if self.conns[index as usize].phase != Phase::Open {
+                    return Tick::NEVER;
+                }
+            }
+            let pending = self.pending.get(at);
+            let deadline = if pending.state == State::Released { Tick::NEVER } else { pending.deadline };
+            wake = wake.min(deadline).min(pending.repeat_at);
+        }
+        if given_up {
+            self.ping(index, now);
+        }
+        self.fill_window(index, now);
+        wake
+    }
+
+    /// One message once more, unless its last copy still waits in the outbox or the deadline leaves no room for an answer.
+    fn repeat(&mut self, index: u32, at: At, now: Tick) {
+        let unwritten = !self.conns[index as usize].outbox.is_empty();
+        let backoff = self.settings.ack_backoff.powi(i32::from(self.pending.get(at).attempts));
+        let pending = self.pending.get_mut(at);
+        pending.repeat_at = now + (self.settings.ack_timeout_ms as f64 * backoff) as u64;
+        let id = pending.id();
+        if unwritten {
+            return;
+        }
+        match (&pending.message, pending.state) {
+            (Some(message), State::Sent(_)) if pending.deadline.since_ms(now) >= self.settings.ack_timeout_ms => {
+                pending.attempts = pending.attempts.saturating_add(1);
+                let item = Item::Message(self.messages.another(message), Stamp { id: Some(id), dup: true });
+                self.items.push(&mut self.conns[index as usize].outbox, &self.messages, item);
+                self.stats.repeats_out += 1;
+                self.mark_dirty(index);
+            }
+            (_, State::Released) => {
+                pending.attempts = pending.attempts.saturating_add(1);
+                self.stats.repeats_out += 1;
+                self.push_packet(index, Packet::Rel { id, dup: true }, now);
+            }
+            _ => pending.repeat_at = Tick::NEVER,
+        }
+    }
+
+    fn give_up(&mut self, index: u32, at: At) {
+        self.stats.sends_timed_out += 1;
+        let part = if self.pending.get(at).state == State::Queued {
+            let downlink = &mut self.conns[index as usize].downlink;
+            if downlink.first_queued == Some(at) {
+                downlink.first_queued = self.pending.next(at);
+            }
+            let pending = self.pending.remove(&mut downlink.list, at);
+            let message = pending.message.expect("queued means not sent yet");
+            downlink.queued_bytes -= self.messages.get(&message).len() as u32;
+            self.messages.release(message);
+            pending.part
+        } else {
+            self.remove_in_flight(index, at)
+        };
+        self.part_gone(part);
+    }
+
+    /// The line is over: nobody here will answer any more.
+    pub(super) fn abandon_pending(&mut self, index: u32) {
+        let mut downlink = std::mem::take(&mut self.conns[index as usize].downlink);
+        while let Some(pending) = self.pending.pop_front(&mut downlink.list) {
+            if let Some(message) = pending.message {
+                self.messages.release(message);
+            }
+            if pending.state != State::Released {
+                self.part_gone(pending.part);
+            }
+        }
+    }
+
+    fn find_in_flight(&self, index: u32, id: MessageId) -> Option<At> {
+        let downlink = &self.conns[index as usize].downlink;
+        let mut in_flight = self.pending.iter(&downlink.list).take(downlink.in_flight());
+        in_flight.find(|(_, pending)| pending.id() == id).map(|(at, _)| at)
+    }
+
+    fn remove_in_flight(&mut self, index: u32, at: At) -> PartRef {
+        let downlink = &mut self.conns[index as usize].downlink;
+        downlink.in_flight -= 1;
+        let pending = self.pending.remove(&mut downlink.list, at);
+        if let Some(message) = pending.message {
+            self.messages.release(message);
+        }
+        pending.part
+    }
+
+    fn part_answered(&mut self, part: PartRef, body: &[u8]) {
+        if let Some(ended) = self.parts.answered(part, body) {
+            self.reply_ended(ended);
+        }
+    }
+
+    pub(super) fn part_gone(&mut self, part: PartRef) {
+        if let Some(ended) = self.parts.gone(part) {
+            self.reply_ended(ended);
+        }
+    }
+
+    pub(super) fn reply_ended(&mut self, ended: super::parts::Ended) {
+        let reply = Reply::Sent { connections: ended.answered, data: ended.data };
+        self.outputs.push_back(Output::Reply { ticket: ended.ticket, reply });
+    }
+
+    /// A packet of ours that is small: REL, COM, an empty ACK or REC.
+    pub(super) fn push_packet(&mut self, index: u32, packet: Packet<'_>, now: Tick) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        frame::write_header(&mut scratch, Opcode::Binary, packet.encoded_len());
+        packet.encode_into(&mut scratch);
+        self.push_item(index, Item::small(&scratch), now);
+        self.scratch = scratch;
+    }
+
+    /// Anything but a QoS 0 message, which may be dropped where this closes.
+    pub(super) fn push_item(&mut self, index: u32, item: Item, now: Tick) {
+        let len = item.len(&self.messages);
+        if self.make_room(index, len, now) {
+            self.items.push(&mut self.conns[index as usize].outbox, &self.messages, item);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// False when there is no room even without the QoS 0 messages: the client is too slow, its connection is closing.
+    fn make_room(&mut self, index: u32, len: usize, now: Tick) -> bool {
+        let max = self.settings.outbox_bytes_max;
+        let conn = &mut self.conns[index as usize];
+        if conn.phase != Phase::Open && conn.phase != Phase::Closing {
+            return false;
+        }
+        let queued = conn.downlink.queued_bytes();
+        if conn.outbox.bytes() + queued + len <= max {
+            return true;
+        }
+        let dropped = self.items.drop_oldest_qos0(&mut conn.outbox, &mut self.messages, queued + len, max);
+        self.stats.outbox_dropped_qos0 += dropped as u64;
+        if conn.outbox.bytes() + queued + len <= max {
+            return true;
+        }
+        self.begin_close(index, CloseCode::TRY_AGAIN_LATER, "too slow", now);
+        false
+    }
+}

@@ -1,0 +1,201 @@
+//! One message to many: small channels at once, large ones in slices, so that a million deliveries do not starve the core.
+//!
+//! A *run* goes once over a channel's members and delivers every message that was waiting for the channel when the run
+//! began. Messages that come meanwhile wait for the next run: the busier a channel, the more frames share one write.
+
+use super::channels::ChannelIndex;
+use super::downlink::Delivery;
+use super::messages::{Message, MessageRef};
+use super::parts::Ticket;
+use super::{Output, Reply, Shard};
+use crate::base::time::Tick;
+use crate::wire::packet::QoS;
+use crate::wire::ws::frame::CloseCode;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// Members served before the rest of the core gets its turn.
+pub const SLICE: usize = 256;
+
+/// Messages that may wait for runs; more are refused.
+pub const JOBS_MAX: usize = 4096;
+
+#[derive(Default)]
+pub struct Fanout {
+    runs: VecDeque<Run>,
+    jobs: usize,
+    spare_members: Vec<(u32, u16)>,
+}
+
+struct Run {
+    channel: Box<str>,
+    jobs: Vec<Job>,
+    /// Slot and generation of those who were members when the run began; `None` before.
+    members: Option<Vec<(u32, u16)>>,
+    next: usize,
+}
+
+enum Job {
+    Deliver { message: MessageRef, ticket: Ticket, deadline: Tick, delivery: Option<Delivery> },
+    Close { code: CloseCode, reason: Rc<str> },
+}
+
+impl Fanout {
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}
+
+impl Shard {
+    /// A message to all members of a channel.
+    pub(super) fn send(&mut self, ticket: Ticket, channel: &str, message: Message, deadline: Tick, now: Tick) {
+        let members = self.channels.find(channel).map_or(0, |channel| self.channels.members(channel).len());
+        if members == 0 || message.qos == QoS::AtMostOnce {
+            let reply = Reply::Sent { connections: members as u32, data: Vec::new() };
+            self.outputs.push_back(Output::Reply { ticket, reply });
+            if members == 0 {
+                return;
+            }
+        }
+        let qos = message.qos;
+        let found = self.channels.find(channel).filter(|_| members <= SLICE && !self.has_run(channel));
+        let Some(channel_index) = found else {
+            self.wait_for_run(ticket, channel, message, deadline);
+            return;
+        };
+        let message = self.messages.insert(message);
+        if members == 1 {
+            let index = self.channels.members(channel_index).next().expect("counted");
+            let delivery =
+                (qos != QoS::AtMostOnce).then(|| Delivery { part: self.parts.open(ticket, 1, deadline), deadline });
+            self.deliver_one(index, &message, delivery, now);
+        } else {
+            self.send_now(ticket, channel_index, &message, deadline, now);
+        }
+        self.messages.release(message);
+    }
+
+    fn send_now(&mut self, ticket: Ticket, channel: ChannelIndex, message: &MessageRef, deadline: Tick, now: Tick) {
+        // A delivery may close its connection, which leaves the channel: so go over a copy.
+        let mut members = std::mem::take(&mut self.member_scratch);
+        members.clear();
+        members.extend(self.channels.members(channel));
+        let delivery = self.open_part(message, ticket, members.len(), deadline);
+        for &index in &members {
+            self.deliver_one(index, message, delivery, now);
+        }
+        self.member_scratch = members;
+    }
+
+    fn open_part(&mut self, message: &MessageRef, ticket: Ticket, members: usize, deadline: Tick) -> Option<Delivery> {
+        let acknowledged = self.messages.get(message).qos != QoS::AtMostOnce;
+        acknowledged.then(|| Delivery { part: self.parts.open(ticket, members as u32, deadline), deadline })
+    }
+
+    fn deliver_one(&mut self, index: u32, message: &MessageRef, delivery: Option<Delivery>, now: Tick) {
+        match delivery {
+            None => self.deliver_qos0(index, message),
+            Some(delivery) => self.deliver(index, message, delivery, now),
+        }
+    }
+
+    /// Closes all members of a channel; returns how many there are.
+    pub(super) fn close_channel(&mut self, channel: &str, code: CloseCode, reason: &str) -> u32 {
+        let members = self.channels.find(channel).map_or(0, |channel| self.channels.members(channel).len());
+        if members > 0 {
+            self.add_job(channel, Job::Close { code, reason: reason.into() });
+        }
+        members as u32
+    }
+
+    fn has_run(&self, channel: &str) -> bool {
+        self.fanout.runs.iter().any(|run| &*run.channel == channel)
+    }
+
+    fn wait_for_run(&mut self, ticket: Ticket, channel: &str, message: Message, deadline: Tick) {
+        if self.fanout.jobs >= JOBS_MAX {
+            self.stats.fanout_refused += 1;
+            if message.qos != QoS::AtMostOnce {
+                self.outputs.push_back(Output::Reply { ticket, reply: Reply::Refused("too many messages at once") });
+            }
+            return;
+        }
+        let message = self.messages.insert(message);
+        self.add_job(channel, Job::Deliver { message, ticket, deadline, delivery: None });
+    }
+
+    fn add_job(&mut self, channel: &str, job: Job) {
+        self.fanout.jobs += 1;
+        let waiting = self.fanout.runs.iter_mut().find(|run| run.members.is_none() && &*run.channel == channel);
+        match waiting {
+            Some(run) => run.jobs.push(job),
+            None => {
+                self.fanout.runs.push_back(Run { channel: channel.into(), jobs: vec![job], members: None, next: 0 })
+            }
+        }
+    }
+
+    /// One slice of the first run. True when there is more to do.
+    pub fn poll_fanout(&mut self, now: Tick) -> bool {
+        let Some(mut run) = self.fanout.runs.pop_front() else { return false };
+        if run.members.is_none() {
+            self.start_run(&mut run);
+        }
+        let members = run.members.take().expect("started");
+        let slice = &members[run.next..members.len().min(run.next + SLICE)];
+        for &(index, generation) in slice {
+            self.serve(&run.jobs, index, generation, now);
+        }
+        run.next += slice.len();
+        if run.next < members.len() {
+            run.members = Some(members);
+            self.fanout.runs.push_front(run);
+            return true;
+        }
+        self.fanout.jobs -= run.jobs.len();
+        for job in run.jobs {
+            if let Job::Deliver { message, .. } = job {
+                self.messages.release(message);
+            }
+        }
+        self.fanout.spare_members = members;
+        !self.fanout.is_empty()
+    }
+
+    fn start_run(&mut self, run: &mut Run) {
+        let mut members = std::mem::take(&mut self.fanout.spare_members);
+        members.clear();
+        if let Some(channel) = self.channels.find(&run.channel) {
+            let conns = &self.conns;
+            members.extend(self.channels.members(channel).map(|index| (index, conns[index as usize].generation)));
+        }
+        for job in &mut run.jobs {
+            let Job::Deliver { message, ticket, deadline, delivery } = job else { continue };
+            if self.messages.get(message).qos == QoS::AtMostOnce {
+                continue;
+            }
+            if members.is_empty() {
+                let reply = Reply::Sent { connections: 0, data: Vec::new() };
+                self.outputs.push_back(Output::Reply { ticket: *ticket, reply });
+            } else {
+                let part = self.parts.open(*ticket, members.len() as u32, *deadline);
+                *delivery = Some(Delivery { part, deadline: *deadline });
+            }
+        }
+        run.members = Some(members);
+    }
+
+    /// All of the run's messages to one member: one write will carry them.
+    fn serve(&mut self, jobs: &[Job], index: u32, generation: u16, now: Tick) {
+        let present = self.conns.get(index as usize).is_some_and(|conn| conn.generation == generation);
+        for job in jobs {
+            match job {
+                Job::Deliver { message, delivery, .. } if present => self.deliver_one(index, message, *delivery, now),
+                Job::Deliver { delivery: Some(delivery), .. } => self.part_gone(delivery.part),
+                Job::Deliver { delivery: None, .. } => {}
+                Job::Close { code, reason } if present => self.begin_close(index, *code, reason, now),
+                Job::Close { .. } => {}
+            }
+        }
+    }
+}

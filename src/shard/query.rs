@@ -1,0 +1,216 @@
+//! What the business server asks of a shard, and what the shard replies. Both travel between cores: owned data only.
+//!
+//! A question that concerns all shards is asked of each; whoever asked adds the replies up (`Reply::add`).
+
+use super::conn::Phase;
+use super::messages::Message;
+use super::parts::Ticket;
+use super::{Output, Shard};
+use crate::base::id::Identity;
+use crate::base::time::Tick;
+use crate::wire::ws::frame::CloseCode;
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// Replied when every member has answered, or at the deadline; at QoS 0 at once.
+    Send {
+        channel: Arc<str>,
+        message: Message,
+        deadline: Tick,
+    },
+    /// Is this connection open here?
+    Exists {
+        identity: Identity,
+    },
+    Subscribe {
+        identity: Identity,
+        channel: Arc<str>,
+    },
+    Unsubscribe {
+        identity: Identity,
+        channel: Arc<str>,
+    },
+    /// Everyone but `keep` leaves the channel.
+    Evict {
+        channel: Arc<str>,
+        keep: Identity,
+    },
+    Kick {
+        identity: Identity,
+        code: CloseCode,
+        reason: Arc<str>,
+    },
+    KickChannel {
+        channel: Arc<str>,
+        code: CloseCode,
+        reason: Arc<str>,
+    },
+    /// Who is in a channel: `limit` names after the first `offset`.
+    Members {
+        channel: Arc<str>,
+        offset: usize,
+        limit: usize,
+    },
+    /// The channels with the most members.
+    Largest {
+        most: usize,
+    },
+    Figures,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    Sent {
+        connections: u32,
+        data: Vec<u8>,
+    },
+    /// How many connections it concerned.
+    Done {
+        connections: u32,
+    },
+    Members {
+        total: usize,
+        identities: Vec<Identity>,
+    },
+    Channels(Vec<(String, usize)>),
+    Figures(Vec<Figures>),
+    /// Nothing was done, and why.
+    Refused(&'static str),
+}
+
+/// One shard as it stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    pub shard: u16,
+    pub connections: usize,
+    pub channels: usize,
+    pub timers: usize,
+    pub calls: usize,
+    pub line_bytes: usize,
+    pub stats: super::stats::Stats,
+}
+
+impl Reply {
+    /// Two shards' replies to one question as one. A refusal of either is a refusal, unless something was sent.
+    pub fn add(&mut self, other: Reply) {
+        match (&mut *self, other) {
+            (Reply::Sent { connections, data }, Reply::Sent { connections: more, data: other }) => {
+                *connections += more;
+                if data.is_empty() {
+                    *data = other;
+                }
+            }
+            (Reply::Done { connections }, Reply::Done { connections: more }) => *connections += more,
+            (Reply::Members { total, identities }, Reply::Members { total: more, identities: others }) => {
+                *total += more;
+                identities.extend(others);
+            }
+            (Reply::Channels(channels), Reply::Channels(others)) => {
+                for (name, members) in others {
+                    match channels.iter_mut().find(|(known, _)| *known == name) {
+                        Some((_, count)) => *count += members,
+                        None => channels.push((name, members)),
+                    }
+                }
+            }
+            (Reply::Figures(figures), Reply::Figures(others)) => figures.extend(others),
+            (Reply::Refused(_), other) => *self = other,
+            (_, Reply::Refused(_)) => {}
+            (mine, other) => debug_assert!(false, "two kinds of reply to one question: {mine:?}, {other:?}"),
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn on_query(&mut self, ticket: Ticket, query: Query, now: Tick) {
+        let reply = match query {
+            Query::Send { channel, message, deadline } => return self.send(ticket, &channel, message, deadline, now),
+            Query::Exists { identity } => done(self.find(&identity).is_some()),
+            Query::Subscribe { identity, channel } => match self.find(&identity) {
+                Some(index) => match self.subscribe(index, &channel) {
+                    Ok(()) => done(true),
+                    Err(why) => Reply::Refused(why),
+                },
+                None => done(false),
+            },
+            Query::Unsubscribe { identity, channel } => {
+                let found = self.find(&identity);
+                if let Some(index) = found {
+                    self.unsubscribe(index, &channel);
+                }
+                done(found.is_some())
+            }
+            Query::Evict { channel, keep } => self.evict(&channel, &keep),
+            Query::Kick { identity, code, reason } => {
+                let found = self.find(&identity);
+                if let Some(index) = found {
+                    self.begin_close(index, code, &reason, now);
+                }
+                done(found.is_some())
+            }
+            Query::KickChannel { channel, code, reason } => {
+                Reply::Done { connections: self.close_channel(&channel, code, &reason) }
+            }
+            Query::Members { channel, offset, limit } => self.members(&channel, offset, limit),
+            Query::Largest { most } => self.largest(most),
+            Query::Figures => Reply::Figures(vec![self.figures()]),
+        };
+        self.outputs.push_back(Output::Reply { ticket, reply });
+    }
+
+    /// The open connection of that name.
+    fn find(&self, identity: &Identity) -> Option<u32> {
+        let key = identity.key();
+        let conn = self.conns.get(key.index as usize).filter(|_| key.shard == self.id)?;
+        (conn.identity == *identity && conn.phase == Phase::Open).then_some(key.index)
+    }
+
+    fn evict(&mut self, channel: &str, keep: &Identity) -> Reply {
+        let Some(found) = self.channels.find(channel) else { return Reply::Done { connections: 0 } };
+        let members: Vec<u32> = self.channels.members(found).collect();
+        let mut evicted = 0;
+        for index in members {
+            if self.conns[index as usize].identity != *keep {
+                self.unsubscribe(index, channel);
+                evicted += 1;
+            }
+        }
+        Reply::Done { connections: evicted }
+    }
+
+    fn members(&self, channel: &str, offset: usize, limit: usize) -> Reply {
+        let Some(found) = self.channels.find(channel) else {
+            return Reply::Members { total: 0, identities: Vec::new() };
+        };
+        let members = self.channels.members(found);
+        let total = members.len();
+        let identities = members.skip(offset).take(limit).map(|index| self.conns[index as usize].identity).collect();
+        Reply::Members { total, identities }
+    }
+
+    fn largest(&self, most: usize) -> Reply {
+        let mut channels: Vec<(&str, usize)> = self.channels.iter().collect();
+        let kept = most.min(channels.len());
+        if kept < channels.len() {
+            channels.select_nth_unstable_by_key(kept, |(_, members)| std::cmp::Reverse(*members));
+        }
+        Reply::Channels(channels[..kept].iter().map(|(name, members)| (String::from(*name), *members)).collect())
+    }
+
+    pub fn figures(&self) -> Figures {
+        Figures {
+            shard: self.id.0,
+            connections: self.open,
+            channels: self.channels.len(),
+            timers: self.timers.len(),
+            calls: self.parts.len(),
+            line_bytes: self.line_bytes,
+            stats: self.stats.clone(),
+        }
+    }
+}
+
+fn done(found: bool) -> Reply {
+    Reply::Done { connections: u32::from(found) }
+}

@@ -1,0 +1,70 @@
+//! What one shard has counted since it started. Plain numbers: one core writes them, a copy goes to whoever asks.
+
+macro_rules! stats {
+    ($($(#[doc = $doc:literal])+ $name:ident)+) => {
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Stats {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Stats {
+            /// (name, what it counts, value) of each.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name)),+].into_iter()
+            }
+
+            pub fn add(&mut self, other: &Stats) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+stats! {
+    /// Connections opened.
+    opened
+    /// Connections whose socket has ended.
+    ended
+    /// Messages from clients.
+    sends_in
+    /// Repeats from clients of a message that was known.
+    repeats_in
+    /// Messages to clients, without repeats.
+    sends_out
+    /// Repeats to clients, of SEND and REL.
+    repeats_out
+    /// Messages to clients given up at their deadline.
+    sends_timed_out
+    /// ACK, REC, REL or COM that answered nothing.
+    answers_unknown
+    /// Messages handed to the backend.
+    forwards
+    /// Times a client was no longer read because its messages wait for the backend.
+    pauses
+    /// QoS 0 messages dropped because a client does not read.
+    outbox_dropped_qos0
+    /// Messages refused because too many wait for large channels.
+    fanout_refused
+    /// Keep-alive pings sent.
+    pings
+    /// Connections closed because no pong came.
+    pong_timeouts
+    /// Connections closed because they said nothing for too long.
+    idle_timeouts
+    /// Streams that broke RFC 6455 or the limits (closed 1002, 1007 or 1009).
+    ws_violations
+    /// Packets that are none (closed 1002).
+    packet_violations
+    /// Connections closed for a limit of theirs (1008).
+    closed_policy
+    /// Connections closed because they were too slow (1013).
+    closed_too_slow
+    /// Connections closed after a panic (1011).
+    closed_panic
+    /// Connections closed by the business server.
+    kicked
+    /// Inputs for a connection that is no more.
+    stale
+    /// Subscriptions refused: too many, or a bad name.
+    subscriptions_refused
+}

@@ -1,0 +1,340 @@
+//! Messages from one client: which ids are known, what they were answered, and the line to the backend.
+//!
+//! ```text
+//! SEND ──(new id)──► waiting line ──► with the backend (one per client, so order is kept) ──► answered: ACK or REC
+//!   └──(known id)──► waiting: absorbed · answered: the same answer again · failed: into the line again, same key
+//! ```
+//! A QoS 2 id is forgotten at REL and at no other time. Of QoS 1 the last `ANSWERS_KEPT` answers are remembered.
+
+use super::arena::{Arena, At, List};
+use super::conn::Phase;
+use super::outbox::Item;
+use super::{Forward, Output, Shard};
+use crate::base::time::Tick;
+use crate::wire::packet::{MessageId, Packet, QoS};
+use crate::wire::ws::frame::{self, CloseCode, Opcode};
+use std::rc::Rc;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uplink {
+    known: List,
+    line: List,
+    /// New ids that ever came; the message's number in its `Idempotency-Key`.
+    sequence: u64,
+    /// How many ids up to the last one came one after the other.
+    run: u64,
+    /// The last new id; 0 before the first.
+    last_id: u16,
+    known_len: u16,
+    answered_qos1: u16,
+    line_len: u16,
+    answer_bytes: u32,
+    /// What the backend has now.
+    current: Option<Current>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    origin: Origin,
+    bytes: u32,
+}
+
+/// Where a waiting message came from; QoS 0 has no id.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    qos: QoS,
+    id: u16,
+    sequence: u64,
+}
+
+/// An id that the client has used.
+pub struct Known {
+    id: MessageId,
+    qos: QoS,
+    sequence: u64,
+    answer: Answer,
+}
+
+enum Answer {
+    /// In the line or with the backend.
+    Waiting,
+    /// The frame that answered it.
+    Given(Rc<[u8]>),
+    /// The backend could not be reached in time; the client's repeat tries again.
+    Failed,
+}
+
+/// A message in the line.
+pub struct Waiting {
+    origin: Origin,
+    message_type: u16,
+    body: Vec<u8>,
+    accepted: Tick,
+}
+
+/// A SEND as it came.
+#[derive(Clone, Copy)]
+pub struct Incoming<'a> {
+    pub qos: QoS,
+    pub id: Option<MessageId>,
+    pub dup: bool,
+    pub message_type: u16,
+    pub body: &'a [u8],
+}
+
+/// What became of a forwarded message.
+#[derive(Clone, Copy, Debug)]
+pub enum Forwarded<'a> {
+    Answered(&'a [u8]),
+    /// Given up: the deadline has passed, or QoS 0 found no backend.
+    Failed,
+}
+
+/// QoS 1 answers remembered per client, for repeats that crossed them.
+pub const ANSWERS_KEPT: u16 = 64;
+
+/// Rainbow's own message type: never forwarded.
+pub const RESERVED_TYPE: u16 = u16::MAX;
+
+impl Uplink {
+    /// Nothing of the client's is on its way to the backend.
+    pub fn is_idle(&self) -> bool {
+        self.line.is_empty() && self.current.is_none()
+    }
+
+    pub fn line_len(&self) -> usize {
+        usize::from(self.line_len)
+    }
+
+    fn find(&self, known: &Arena<Known>, incoming_id: MessageId, dup: bool) -> Option<At> {
+        // Clients count up. When every id held came in one unbroken run, the next number cannot be among them.
+        let oldest = self.known.front().map(|at| known.get(at).sequence)?;
+        let held = self.sequence - oldest;
+        let follows = self.last_id != 0 && MessageId(self.last_id).next() == incoming_id;
+        if !dup && follows && held <= self.run && self.run < u64::from(MessageId::MAX.0) {
+            return None;
+        }
+        known.iter(&self.known).find(|(_, known)| known.id == incoming_id).map(|(at, _)| at)
+    }
+}
+
+impl Shard {
+    /// The client's SEND.
+    pub(super) fn on_send(&mut self, index: u32, incoming: Incoming<'_>, now: Tick) {
+        let conn = &mut self.conns[index as usize];
+        conn.spoke = now;
+        if conn.over_rate(self.settings.messages_per_second, now) {
+            self.begin_close(index, CloseCode::POLICY, "too many messages per second", now);
+            return;
+        }
+        self.stats.sends_in += 1;
+        let Some(id) = incoming.id else {
+            let origin = Origin { qos: QoS::AtMostOnce, id: 0, sequence: 0 };
+            self.join_line(index, origin, incoming, now);
+            return;
+        };
+        match conn.uplink.find(&self.known, id, incoming.dup) {
+            Some(at) => self.on_repeat(index, at, incoming, now),
+            None => self.on_new_id(index, id, incoming, now),
+        }
+    }
+
+    fn on_new_id(&mut self, index: u32, id: MessageId, incoming: Incoming<'_>, now: Tick) {
+        let uplink = &mut self.conns[index as usize].uplink;
+        if usize::from(uplink.known_len) >= self.settings.received_max + usize::from(ANSWERS_KEPT) {
+            self.begin_close(index, CloseCode::POLICY, "too many messages without REL", now);
+            return;
+        }
+        uplink.run = if MessageId(uplink.last_id).next() == id && uplink.last_id != 0 { uplink.run + 1 } else { 1 };
+        uplink.last_id = id.0;
+        uplink.sequence += 1;
+        uplink.known_len += 1;
+        let sequence = uplink.sequence;
+        let known = Known { id, qos: incoming.qos, sequence, answer: Answer::Waiting };
+        self.known.push_back(&mut uplink.known, known);
+        self.join_line(index, Origin { qos: incoming.qos, id: id.0, sequence }, incoming, now);
+    }
+
+    fn on_repeat(&mut self, index: u32, at: At, incoming: Incoming<'_>, now: Tick) {
+        self.stats.repeats_in += 1;
+        let known = self.known.get_mut(at);
+        match &known.answer {
+            Answer::Waiting => {}
+            Answer::Given(frame) => {
+                let frame = frame.clone();
+                self.push_item(index, Item::Frame(frame), now);
+            }
+            Answer::Failed => {
+                known.answer = Answer::Waiting;
+                let origin = Origin { qos: known.qos, id: known.id.0, sequence: known.sequence };
+                self.join_line(index, origin, incoming, now);
+            }
+        }
+    }
+
+    fn join_line(&mut self, index: u32, origin: Origin, incoming: Incoming<'_>, now: Tick) {
+        let mut body = self.spare_bodies.pop().unwrap_or_default();
+        body.clear();
+        body.extend_from_slice(incoming.body);
+        self.line_bytes += body.len();
+        let uplink = &mut self.conns[index as usize].uplink;
+        uplink.line_len += 1;
+        let waiting = Waiting { origin, message_type: incoming.message_type, body, accepted: now };
+        self.line.push_back(&mut uplink.line, waiting);
+        self.forward_next(index, now);
+        let full = self.line_bytes >= self.settings.forward_queue_bytes;
+        let conn = &mut self.conns[index as usize];
+        if !conn.uplink.is_idle() && (conn.uplink.line_len() >= self.settings.forward_queue || full) && !conn.paused {
+            conn.paused = true;
+            self.stats.pauses += 1;
+        }
+    }
+
+    /// Hands the next message to the backend, unless it has one of this client's.
+    fn forward_next(&mut self, index: u32, now: Tick) {
+        while self.conns[index as usize].uplink.current.is_none() {
+            let conn = &mut self.conns[index as usize];
+            let Some(waiting) = self.line.pop_front(&mut conn.uplink.line) else { return };
+            conn.uplink.line_len -= 1;
+            let Waiting { origin, message_type, body, accepted } = waiting;
+            conn.uplink.current = Some(Current { origin, bytes: body.len() as u32 });
+            if message_type == RESERVED_TYPE || !self.settings.forwards {
+                self.finish_current(index, Forwarded::Answered(b""), body, now);
+                continue;
+            }
+            let key = conn.key(index, self.id);
+            let forward = Forward {
+                key,
+                message_type,
+                qos: origin.qos,
+                sequence: origin.sequence,
+                deadline: accepted + self.settings.forward_deadline_ms,
+                identity: conn.identity,
+                cookie: conn.cookie.clone(),
+                body,
+            };
+            self.stats.forwards += 1;
+            self.outputs.push_back(Output::Forward(forward));
+        }
+    }
+
+    /// The backend has answered, or has been given up, for what it had of this client.
+    pub(super) fn on_forwarded(&mut self, index: u32, outcome: Forwarded<'_>, spent: Vec<u8>, now: Tick) {
+        if self.conns[index as usize].uplink.current.is_none() {
+            debug_assert!(false, "one outcome per forward");
+            return;
+        }
+        self.finish_current(index, outcome, spent, now);
+        self.forward_next(index, now);
+        let room = self.line_bytes < self.settings.forward_queue_bytes;
+        let conn = &mut self.conns[index as usize];
+        if conn.paused && (conn.uplink.is_idle() || room && conn.uplink.line_len() <= self.settings.forward_queue / 2) {
+            conn.paused = false;
+            // Silence while nobody listened is not the client's.
+            conn.heard = now;
+            self.outputs.push_back(Output::Resume { key: conn.key(index, self.id) });
+        }
+        if conn.phase == Phase::Gone && conn.uplink.is_idle() {
+            self.free(index);
+        }
+    }
+
+    fn finish_current(&mut self, index: u32, outcome: Forwarded<'_>, spent: Vec<u8>, now: Tick) {
+        let uplink = &mut self.conns[index as usize].uplink;
+        let Current { origin, bytes } = uplink.current.take().expect("checked by the callers");
+        self.line_bytes -= bytes as usize;
+        if self.spare_bodies.len() < SPARE_BODIES_MAX && spent.capacity() <= SPARE_BODY_BYTES_MAX {
+            self.spare_bodies.push(spent);
+        }
+        let Some(id) = MessageId::new(origin.id) else { return };
+        let uplink = &self.conns[index as usize].uplink;
+        let found = self.known.iter(&uplink.known).find(|(_, known)| known.sequence == origin.sequence);
+        let Some(at) = found.map(|(at, _)| at) else { return };
+        match outcome {
+            Forwarded::Answered(body) => self.answer(index, at, id, origin.qos, body, now),
+            Forwarded::Failed => self.known.get_mut(at).answer = Answer::Failed,
+        }
+    }
+
+    fn answer(&mut self, index: u32, at: At, id: MessageId, qos: QoS, body: &[u8], now: Tick) {
+        let packet = match qos {
+            QoS::ExactlyOnce => Packet::Rec { id, body },
+            _ => Packet::Ack { id, body },
+        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        frame::write_header(&mut scratch, Opcode::Binary, packet.encoded_len());
+        packet.encode_into(&mut scratch);
+        let frame: Rc<[u8]> = Rc::from(&scratch[..]);
+        self.scratch = scratch;
+        self.known.get_mut(at).answer = Answer::Given(frame.clone());
+        let uplink = &mut self.conns[index as usize].uplink;
+        uplink.answer_bytes += frame.len() as u32;
+        uplink.answered_qos1 += u16::from(qos == QoS::AtLeastOnce);
+        while uplink.answered_qos1 > ANSWERS_KEPT
+            || uplink.answered_qos1 > 0 && uplink.answer_bytes as usize > self.settings.answers_bytes_max
+        {
+            forget_oldest_answer(uplink, &mut self.known);
+        }
+        let too_much = uplink.answer_bytes as usize > self.settings.answers_bytes_max;
+        if self.conns[index as usize].phase == Phase::Open {
+            self.push_item(index, Item::Frame(frame), now);
+            if too_much {
+                self.begin_close(index, CloseCode::POLICY, "too many answers without REL", now);
+            }
+        }
+    }
+
+    /// REL: the id of a QoS 2 message is free again. Repeats are answered alike.
+    pub(super) fn on_rel(&mut self, index: u32, id: MessageId, now: Tick) {
+        let uplink = &mut self.conns[index as usize].uplink;
+        let found = self.known.iter(&uplink.known).find(|(_, known)| known.id == id && known.qos == QoS::ExactlyOnce);
+        if let Some((at, known)) = found {
+            let Answer::Given(frame) = &known.answer else {
+                // A REL before its REC releases nothing: the message is still on its way.
+                self.stats.answers_unknown += 1;
+                return;
+            };
+            uplink.answer_bytes -= frame.len() as u32;
+            uplink.known_len -= 1;
+            self.known.remove(&mut uplink.known, at);
+        }
+        self.push_packet(index, Packet::Com { id }, now);
+    }
+
+    /// The answers of QoS 1 that no repeat has asked for in a long time.
+    pub(super) fn forget_old_answers(&mut self, index: u32) {
+        let uplink = &mut self.conns[index as usize].uplink;
+        while uplink.answered_qos1 > 0 {
+            forget_oldest_answer(uplink, &mut self.known);
+        }
+    }
+
+    /// The connection is freed.
+    pub(super) fn forget_uplink(&mut self, index: u32) {
+        let uplink = &mut self.conns[index as usize].uplink;
+        debug_assert!(uplink.is_idle(), "freed only when nothing is on its way");
+        while self.known.pop_front(&mut uplink.known).is_some() {}
+        *uplink = Uplink::default();
+    }
+}
+
+fn forget_oldest_answer(uplink: &mut Uplink, known: &mut Arena<Known>) {
+    let oldest = known.iter(&uplink.known).find_map(|(at, known)| match &known.answer {
+        Answer::Given(frame) if known.qos == QoS::AtLeastOnce => Some((at, frame.len() as u32)),
+        _ => None,
+    });
+    let Some((at, len)) = oldest else {
+        debug_assert!(false, "as many answers as were counted");
+        uplink.answered_qos1 = 0;
+        return;
+    };
+    known.remove(&mut uplink.known, at);
+    uplink.answer_bytes -= len;
+    uplink.answered_qos1 -= 1;
+    uplink.known_len -= 1;
+}
+
+/// Body buffers kept for reuse, and the largest that is kept.
+const SPARE_BODIES_MAX: usize = 1024;
+const SPARE_BODY_BYTES_MAX: usize = 4096;
