@@ -1,4 +1,25 @@
 //! Configuration: what the operator decides, checked as a whole before anything starts.
+//!
+//! `keys` is the one table that drives reading, printing, hiding and reloading; `kind` knows how values of each kind are
+//! written; `source` reads files (TOML, and the INI of 2014) into places and inputs; `load` puts file, environment and
+//! command line together; `rules` holds the relations between keys; `fault` says what is wrong. No clock, no socket; the
+//! file is read in `load` and nowhere else. Called by `main`, the reload path, and by whoever shows the configuration.
+
+mod fault;
+mod keys;
+mod kind;
+mod load;
+mod reload;
+mod rules;
+mod show;
+mod source;
+pub mod url;
+
+pub use fault::{ConfigErrors, Fault, Nearest, Place, Problem};
+pub use keys::{Group, Key, groups, keys};
+pub use load::{Loaded, process_env};
+pub use reload::Reload;
+pub use url::{HttpUrl, UrlError};
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -107,6 +128,11 @@ pub enum SignatureRequire {
     Any,
     /// Standard Webhooks only.
     Webhook,
+}
+
+impl Config {
+    /// Tried in this order when `http_port` is `None`; the range of the first implementation.
+    pub const AUTO_PORTS: std::ops::RangeInclusive<u16> = 1984..=2003;
 }
 
 impl Default for Config {

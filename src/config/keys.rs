@@ -1,0 +1,261 @@
+//! The table of keys: for each one its path, its words, how it is read, printed and copied, whether it is a secret and
+//! whether a reload takes it. Everything that lists keys goes through it: parsing, environment variables, the default
+//! file, /serverinfo/, the README, reload. A new key is a field of `Config`, its default, and one line here.
+
+use toml::Value;
+
+use super::Config;
+use super::kind::*;
+
+/// One key. Keys of a table are named `table.key` (`store.kind`), those at the top level have no dot.
+pub struct Key {
+    pub path: &'static str,
+    /// One line, shown in the default file and in the README.
+    pub doc: &'static str,
+    /// Its value is never shown, logged or quoted.
+    pub secret: bool,
+    /// A reload takes it; otherwise it needs a restart.
+    pub reloads: bool,
+    pub(super) set: fn(&mut Config, &Input) -> Result<(), Wrong>,
+    pub(super) value: fn(&Config) -> Value,
+    pub(super) same: fn(&Config, &Config) -> bool,
+    pub(super) copy: fn(&mut Config, &Config),
+    pub(super) allowed: fn() -> Option<String>,
+}
+
+/// Keys that belong together, under a heading.
+pub struct Group {
+    pub title: &'static str,
+    pub keys: &'static [Key],
+}
+
+/// All keys under their headings, in the order in which they are shown.
+pub fn groups() -> &'static [Group] {
+    GROUPS
+}
+
+/// All keys.
+pub fn keys() -> impl Iterator<Item = &'static Key> + Clone {
+    GROUPS.iter().flat_map(|group| group.keys)
+}
+
+impl Key {
+    /// The table it stands in, empty for the top level.
+    pub fn section(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// Its name within its table.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
+    }
+
+    /// The environment variable that overrides it: `RAINBOW_STORE_KIND` for `store.kind`.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.path.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// Its value as it is written in TOML. Of secrets, too.
+    pub fn literal(&self, config: &Config) -> String {
+        (self.value)(config).to_string()
+    }
+
+    /// What it may be, `1–16384`; `None` where a range says nothing.
+    pub fn allowed(&self) -> Option<String> {
+        (self.allowed)()
+    }
+
+    const fn secret(self) -> Key {
+        Key { secret: true, ..self }
+    }
+
+    const fn restart(self) -> Key {
+        Key { reloads: false, ..self }
+    }
+}
+
+/// `key!(field, KIND, doc)`, or `key!("table.key" => field, KIND, doc)` for a key of a table; `field` may be a path of fields.
+macro_rules! key {
+    ($field:ident, $kind:expr, $doc:literal) => {
+        key!(stringify!($field) => $field, $kind, $doc)
+    };
+    ($path:expr => $($field:ident).+, $kind:expr, $doc:literal) => {
+        Key {
+            path: $path,
+            doc: $doc,
+            secret: false,
+            reloads: true,
+            set: |config, input| {
+                config.$($field).+ = $kind.read(input)?;
+                Ok(())
+            },
+            value: |config| ($kind.print)(&config.$($field).+),
+            same: |one, other| one.$($field).+ == other.$($field).+,
+            copy: |to, from| to.$($field).+.clone_from(&from.$($field).+),
+            allowed: || $kind.allowed(),
+        }
+    };
+}
+
+/// Every variable that begins so is ours, and is refused when it is unknown.
+pub(super) const VARIABLE_PREFIX: &str = "RAINBOW_";
+
+static GROUPS: &[Group] = &[
+    Group { title: "The business server", keys: BACKEND },
+    Group { title: "Signatures", keys: SIGNATURES },
+    Group { title: "Listening", keys: LISTENING },
+    Group { title: "Clients", keys: CLIENTS },
+    Group { title: "Calls", keys: CALLS },
+    Group { title: "The process", keys: PROCESS },
+];
+
+static BACKEND: &[Key] = &[
+    key!(
+        connect_url,
+        URLS,
+        "Asked before a client is let in (GET). Several URLs are balanced. Empty: every client is let in."
+    ),
+    key!(
+        forward_url,
+        FORWARD_URLS,
+        "Gets a client's message (POST); `{message_type}` is replaced. Empty: messages are answered with an empty body."
+    ),
+    key!(close_url, URLS, "Hears the end of a connection (GET). Empty: nobody is told."),
+    key!(connect_timeout, DURATION, "How long connect_url may take to answer."),
+    key!(forward_timeout, DURATION, "How long one try of forward_url may take to answer."),
+    key!(
+        forward_deadline,
+        DURATION,
+        "How long a QoS 1/2 message is retried before it is left to the client's own repeats."
+    ),
+    key!(
+        forward_queue,
+        COUNT,
+        "Messages of one client that may wait for the backend before the client is no longer read."
+    ),
+    key!(forward_queue_bytes, SIZE, "Bytes of all clients of one worker that may wait for the backend."),
+    key!(backend_connections, COUNT.within(1, 65_535), "Keep-alive connections to each backend host, per worker."),
+    key!(backend_idle_timeout, DURATION, "A connection to the backend that is unused for so long is closed."),
+    key!(backend_body_max, SIZE, "The largest answer taken from the backend."),
+    key!(
+        retry_backoff_min,
+        DURATION,
+        "The wait before the first repeat to a failing backend; each further one doubles it."
+    ),
+    key!(retry_backoff_max, DURATION, "The longest wait between two repeats to a failing backend."),
+    key!(breaker_failures, COUNT32, "Failures in a row after which a backend is left alone for a while."),
+    key!(breaker_cooldown, DURATION, "How long it is left alone before one request tries it again."),
+];
+
+static SIGNATURES: &[Key] = &[
+    key!(
+        security_token,
+        TEXT,
+        "Token of the 2014 signature, both ways. Empty: that signature is neither accepted nor sent."
+    )
+    .secret(),
+    key!(webhook_secrets, SECRETS, "Standard Webhooks secrets (`whsec_…`), at most two; the first one signs.").secret(),
+    key!(signature_require, REQUIRE, "Which signature a call must carry: \"any\" that is configured, or \"webhook\"."),
+    key!(
+        signature_window,
+        DURATION.within(1, 24 * 3_600_000),
+        "How far a signature's time may be from ours, either way."
+    ),
+];
+
+static LISTENING: &[Key] = &[
+    key!(listen, IP, "The address to listen on; the port is http_port.").restart(),
+    key!(http_port, PORT, "The port; \"auto\" is 1984, or the first free one of 1984–2003; 0: the system chooses.")
+        .restart(),
+    key!(
+        admin_listen,
+        SOCKET,
+        "An address of its own for all paths but /connect/ and /hello/. Empty: the same as clients use."
+    )
+    .restart(),
+    key!(
+        admin_token,
+        TEXT,
+        "Opens /serverinfo/, /info/, /channel/ and /metrics from elsewhere than loopback. Empty: the signature only."
+    )
+    .secret(),
+    key!(allowed_origins, ORIGINS, "The web pages' origins that may connect. Empty: all of them."),
+    key!(cluster_name, NAME, "Nodes with other names are ignored.").restart(),
+];
+
+static CLIENTS: &[Key] = &[
+    key!(handshake_timeout, DURATION, "A request's head must be complete after so long."),
+    key!(first_byte_timeout, DURATION, "A new connection that has sent nothing for so long is closed."),
+    key!(
+        idle_timeout,
+        DURATION.within(0, DURATION_MAX_MS),
+        "A client that has sent nothing but pongs for so long is closed. 0: never."
+    ),
+    key!(ping_interval, DURATION, "A client that is silent for so long gets a ping."),
+    key!(pong_timeout, DURATION, "A client that does not answer a ping for so long is closed."),
+    key!(close_timeout, DURATION, "How long the client may take to answer a close."),
+    key!(ack_timeout, DURATION, "A message the client has not acknowledged is repeated after so long."),
+    key!(ack_backoff, FACTOR, "Each further repeat waits this many times longer. 1: always ack_timeout."),
+    key!(inflight_window, COUNT.within(1, 16_384), "QoS 1/2 messages to one client that may be unanswered at once."),
+    key!(received_max, COUNT.within(1, 65_534), "QoS 2 ids of one client that may be held without REL."),
+    key!(answers_bytes_max, SIZE, "Bytes of answers kept per client for its repeats."),
+    key!(message_bytes_max, SIZE, "The largest message taken from a client."),
+    key!(outbox_bytes_max, SIZE, "Bytes that may wait for one client to read them."),
+    key!(messages_per_second, COUNT32.within(0, COUNT_MAX), "Messages per second taken from one client. 0: no limit."),
+    key!(connections_max, COUNT, "Connections of the whole process.").restart(),
+    key!(connections_per_address, COUNT.within(0, COUNT_MAX), "Connections from one address. 0: no limit."),
+    key!(channels_per_connection, COUNT, "Channels one connection may be in."),
+];
+
+static CALLS: &[Key] = &[
+    key!(send_timeout, DURATION, "How long /send/ waits for clients' answers when it names no `timeout`."),
+    key!(send_timeout_max, DURATION, "The longest `timeout` a call may name."),
+    key!(calls_max, COUNT, "Calls that may wait for clients' answers at once, per worker."),
+    key!(api_body_max, SIZE, "The largest body of a call."),
+];
+
+static PROCESS: &[Key] = &[
+    key!(cores, CORES, "CPUs to pin workers to, one each: \"0-3,6\". \"all\": all allowed ones.").restart(),
+    key!(workers, COUNT.within(0, 1024), "Workers; may exceed the CPUs. 0: one per CPU.").restart(),
+    key!(shutdown_timeout, DURATION, "After SIGTERM the process ends within this time."),
+    key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
+];
+
+/// A key as a later room will have it: in a table of its own.
+#[cfg(test)]
+pub(super) const fn test_key() -> Key {
+    key!("store.kind" => cluster_name, NAME, "What keeps messages for those who are away.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_field_of_the_config_has_one_key() {
+        let printed = format!("{:#?}", Config::default());
+        let fields: BTreeSet<&str> = printed
+            .lines()
+            .filter_map(|line| line.strip_prefix("    ").filter(|line| !line.starts_with(' ')))
+            .filter_map(|line| line.split_once(':').map(|(field, _)| field))
+            .filter(|field| *field != "file")
+            .collect();
+        let paths: Vec<&str> = keys().map(|key| key.path).collect();
+        assert_eq!(paths.iter().copied().collect::<BTreeSet<_>>(), fields);
+        assert_eq!(paths.len(), fields.len(), "a key stands in the table twice");
+    }
+
+    #[test]
+    fn variables_of_different_keys_differ() {
+        let variables: BTreeSet<String> = keys().map(Key::variable).collect();
+        assert_eq!(variables.len(), keys().count());
+        assert!(variables.contains("RAINBOW_CONNECT_URL"));
+    }
+
+    #[test]
+    fn every_secret_of_the_config_is_marked() {
+        let secret: Vec<&str> = keys().filter(|key| key.secret).map(|key| key.path).collect();
+        assert_eq!(secret, ["security_token", "webhook_secrets", "admin_token"]);
+    }
+}

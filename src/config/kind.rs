@@ -1,0 +1,308 @@
+//! The kinds of values: how each is read from a file or an environment variable, which bounds it has, and how it is
+//! printed so that it reads back as the same value. Nothing here knows a key by name.
+
+mod number;
+mod text;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use toml::Value;
+
+use self::number::*;
+use self::text::*;
+
+use super::SignatureRequire;
+use super::fault::{Nearest, Problem, excerpt};
+
+/// A value as its source gave it.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// From an environment variable or a 2014 file: its type is whatever the key wants.
+    Loose(String),
+    /// A TOML string.
+    Text(String),
+    Integer(i128),
+    Float(f64),
+    /// Each element with the byte it begins at.
+    List(Vec<(usize, Input)>),
+    /// What no key takes; says what it is.
+    Other(&'static str),
+}
+
+/// Why an input was refused. `offset` is set when one element of a list is to blame.
+#[derive(Debug)]
+pub struct Wrong {
+    pub problem: Problem,
+    pub offset: Option<usize>,
+}
+
+impl From<Problem> for Wrong {
+    fn from(problem: Problem) -> Wrong {
+        Wrong { problem, offset: None }
+    }
+}
+
+/// One kind of value.
+pub struct Kind<T> {
+    read: fn(&Input, Bounds) -> Result<T, Wrong>,
+    /// Reads back as the same value.
+    pub print: fn(&T) -> Value,
+    bounds: Bounds,
+}
+
+#[derive(Clone, Copy)]
+struct Bounds {
+    min: u64,
+    max: u64,
+    /// How a bound of this kind is written.
+    unit: fn(u64) -> String,
+}
+
+impl<T> Kind<T> {
+    const fn new(
+        read: fn(&Input, Bounds) -> Result<T, Wrong>,
+        print: fn(&T) -> Value,
+        unit: fn(u64) -> String,
+    ) -> Self {
+        Kind { read, print, bounds: Bounds { min: 0, max: u64::MAX, unit } }
+    }
+
+    /// Both ends included; milliseconds, bytes or a plain number, as the kind counts.
+    pub const fn within(self, min: u64, max: u64) -> Self {
+        Kind { bounds: Bounds { min, max, ..self.bounds }, ..self }
+    }
+
+    pub fn read(&self, input: &Input) -> Result<T, Wrong> {
+        (self.read)(input, self.bounds)
+    }
+
+    /// `1–16384`; `None` when anything goes.
+    pub fn allowed(&self) -> Option<String> {
+        let Bounds { min, max, unit } = self.bounds;
+        (max != u64::MAX).then(|| format!("{}–{}", unit(min), unit(max)))
+    }
+}
+
+impl Bounds {
+    fn check(self, value: u64) -> Result<u64, Problem> {
+        let text = self.unit;
+        match value {
+            _ if value < self.min => Err(Problem::TooSmall { value: text(value), min: text(self.min) }),
+            _ if value > self.max => Err(Problem::TooLarge { value: text(value), max: text(self.max) }),
+            _ => Ok(value),
+        }
+    }
+}
+
+// Numbers
+
+/// Bounds in milliseconds. A number is seconds.
+pub const DURATION: Kind<Duration> =
+    Kind::new(read_duration, |d| Value::String(print_ms(d.as_millis() as u64)), print_ms).within(1, DURATION_MAX_MS);
+
+/// Bounds in bytes.
+pub const SIZE: Kind<usize> = Kind::new(
+    |input, bounds| Ok(bounds.check(read_size(input)?)? as usize),
+    |size| match print_size(*size as u64) {
+        text if text.ends_with('B') => Value::String(text),
+        _ => Value::Integer(*size as i64),
+    },
+    print_size,
+)
+.within(1, SIZE_MAX);
+
+pub const COUNT: Kind<usize> = Kind::new(
+    |input, bounds| Ok(bounds.check(read_whole(input)?)? as usize),
+    |count| Value::Integer(*count as i64),
+    |count| count.to_string(),
+)
+.within(1, COUNT_MAX);
+
+pub const COUNT32: Kind<u32> = Kind::new(
+    |input, bounds| Ok(bounds.check(read_whole(input)?)? as u32),
+    |count| Value::Integer(i64::from(*count)),
+    |count| count.to_string(),
+)
+.within(1, COUNT_MAX);
+
+/// A factor, with fractions.
+pub const FACTOR: Kind<f64> =
+    Kind::new(read_factor, |factor| Value::Float(*factor), |factor| factor.to_string()).within(1, 100);
+
+// Texts
+
+/// Any text without control characters; it may be a secret, so that nothing of it is ever quoted.
+pub const TEXT: Kind<String> = Kind::new(read_text, |text| Value::String(text.clone()), no_unit);
+
+/// A name of 1 to 128 characters.
+pub const NAME: Kind<String> = Kind::new(
+    |input, bounds| {
+        let name = read_text(input, bounds)?;
+        match name.chars().count() {
+            1..=128 => Ok(name),
+            _ => {
+                Err(Problem::Text { what: "the name has not 1 to 128 characters", hint: "Choose a short name." }.into())
+            }
+        }
+    },
+    |name| Value::String(name.clone()),
+    no_unit,
+);
+
+/// What tracing-subscriber's `EnvFilter` takes.
+pub const FILTER: Kind<String> = Kind::new(
+    |input, bounds| {
+        let text = read_text(input, bounds)?;
+        match tracing_subscriber::EnvFilter::builder().parse(&text) {
+            Ok(_) => Ok(text),
+            Err(_) => Err(unparsable(
+                &text,
+                "a log filter",
+                "Write a level (error, warn, info, debug, trace) or e.g. info,rainbow=debug.",
+            )),
+        }
+    },
+    |filter| Value::String(filter.clone()),
+    no_unit,
+);
+
+/// URLs without placeholders.
+pub const URLS: Kind<Vec<String>> =
+    Kind::new(|input, _| read_list(input, split_urls, |url| check_url(url, None)), |urls| texts(urls), no_unit);
+
+/// URLs in which `{message_type}` may stand.
+pub const FORWARD_URLS: Kind<Vec<String>> = Kind::new(
+    |input, _| read_list(input, split_urls, |url| check_url(url, Some("{message_type}"))),
+    |urls| texts(urls),
+    no_unit,
+);
+
+/// What a browser puts into its `Origin` header.
+pub const ORIGINS: Kind<Vec<String>> =
+    Kind::new(|input, _| read_list(input, split_commas, check_origin), |origins| texts(origins), no_unit);
+
+/// Standard Webhooks secrets, at most two: the one in use and the one it replaces.
+pub const SECRETS: Kind<Vec<String>> = Kind::new(
+    |input, _| {
+        let mut nth = 0;
+        let secrets = read_list(input, split_commas, |secret| {
+            nth += 1;
+            check_secret(secret, nth)
+        })?;
+        match secrets.len() {
+            0..=SECRETS_MAX => Ok(secrets),
+            count => Err(Problem::TooManySecrets { count, max: SECRETS_MAX }.into()),
+        }
+    },
+    |secrets| texts(secrets),
+    no_unit,
+);
+
+pub const REQUIRE: Kind<SignatureRequire> = Kind::new(
+    |input, _| match text_of(input, "\"any\" or \"webhook\"")?.to_ascii_lowercase().as_str() {
+        "any" => Ok(SignatureRequire::Any),
+        "webhook" => Ok(SignatureRequire::Webhook),
+        other => {
+            let nearest = Nearest::of(other, ["any", "webhook"]);
+            Err(unparsable(other, "\"any\" or \"webhook\"", &nearest.to_string()))
+        }
+    },
+    |require| {
+        Value::String(match require {
+            SignatureRequire::Any => "any".into(),
+            SignatureRequire::Webhook => "webhook".into(),
+        })
+    },
+    no_unit,
+);
+
+// Addresses and CPUs
+
+/// `"auto"` is `None`; 0 lets the system choose.
+pub const PORT: Kind<Option<u16>> = Kind::new(
+    |input, bounds| match input {
+        Input::Loose(text) | Input::Text(text) if matches!(text.trim(), "" | "auto") => Ok(None),
+        _ => Ok(Some(bounds.check(read_whole(input)?)? as u16)),
+    },
+    |port| port.map_or_else(|| Value::String("auto".into()), |port| Value::Integer(i64::from(port))),
+    |port| port.to_string(),
+)
+.within(0, 65_535);
+
+pub const IP: Kind<IpAddr> = Kind::new(
+    |input, _| {
+        let text = text_of(input, "an IP address in quotes")?;
+        let hint =
+            "Write e.g. 0.0.0.0 or :: for every interface, 127.0.0.1 for this machine only; the port is http_port.";
+        text.parse().map_err(|_| unparsable(text, "an IP address", hint))
+    },
+    |ip| Value::String(ip.to_string()),
+    no_unit,
+);
+
+/// An empty text is `None`.
+pub const SOCKET: Kind<Option<SocketAddr>> = Kind::new(
+    |input, _| match text_of(input, "an address with a port, in quotes")? {
+        "" => Ok(None),
+        text => match text.parse() {
+            Ok(address) => Ok(Some(address)),
+            Err(_) => Err(unparsable(text, "an IP address with a port", "Write e.g. 127.0.0.1:1985 or [::1]:1985.")),
+        },
+    },
+    |address| Value::String(address.map_or_else(String::new, |address| address.to_string())),
+    no_unit,
+);
+
+/// `"0-3,6"`, an array of numbers and such texts, or `"all"` for the empty set.
+pub const CORES: Kind<BTreeSet<usize>> = Kind::new(
+    |input, bounds| {
+        let mut cores = BTreeSet::new();
+        match input {
+            Input::List(items) => {
+                for (offset, item) in items {
+                    read_cores(item, bounds, &mut cores).map_err(|wrong| Wrong { offset: Some(*offset), ..wrong })?;
+                }
+            }
+            _ => read_cores(input, bounds, &mut cores)?,
+        }
+        Ok(cores)
+    },
+    |cores| Value::String(print_cores(cores)),
+    |core| core.to_string(),
+)
+.within(0, 1023);
+
+fn wrong_type(expected: &'static str, found: &Input) -> Wrong {
+    let found = match found {
+        Input::Loose(_) | Input::Text(_) => "a text",
+        Input::Integer(_) => "a number",
+        Input::Float(_) => "a number with a fraction",
+        Input::List(_) => "a list",
+        Input::Other(what) => what,
+    };
+    Problem::WrongType { expected, found }.into()
+}
+
+fn unparsable(text: &str, expected: &'static str, hint: &str) -> Wrong {
+    Problem::Unparsable { text: excerpt(text), expected, hint: hint.to_owned() }.into()
+}
+
+fn no_unit(_: u64) -> String {
+    String::new()
+}
+
+/// A year. The timing wheel's horizon is 2³⁶ ms (two years); a longer wait is a typing error.
+pub const DURATION_MAX_MS: u64 = 365 * 24 * 3_600_000;
+
+/// 1 TiB: no machine has so much for one buffer; more is a typing error.
+pub const SIZE_MAX: u64 = 1 << 40;
+
+/// Ids of connections and messages are 32 bits and less.
+pub const COUNT_MAX: u64 = u32::MAX as u64;
+
+/// Standard Webhooks rotates with two keys; each one costs an HMAC per call.
+const SECRETS_MAX: usize = 2;
+
+const _: () = assert!(DURATION_MAX_MS < 1 << 36, "the wheel refuses what lies beyond its horizon");

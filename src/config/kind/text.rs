@@ -1,0 +1,142 @@
+//! Texts and lists of texts: tokens, URLs, origins, secrets. Nothing of a secret is ever quoted.
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use toml::Value;
+
+use super::{Bounds, Input, Wrong, wrong_type};
+use crate::config::fault::{Problem, excerpt};
+use crate::config::url::{HttpUrl, UrlError};
+
+/// Unlike `text_of`, keeps what a TOML string has at its ends: it may be a token.
+pub fn read_text(input: &Input, _: Bounds) -> Result<String, Wrong> {
+    let text = match input {
+        Input::Loose(text) => text.trim(),
+        Input::Text(text) => text,
+        _ => return Err(wrong_type("a text", input)),
+    };
+    match text.chars().any(char::is_control) {
+        true => Err(Problem::Text { what: "the text holds a control character", hint: "Remove it." }.into()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+pub fn text_of<'a>(input: &'a Input, expected: &'static str) -> Result<&'a str, Wrong> {
+    match input {
+        Input::Loose(text) | Input::Text(text) => Ok(text.trim()),
+        _ => Err(wrong_type(expected, input)),
+    }
+}
+
+/// A list: an array of strings, one string, or a loose text that `split` takes apart. Every element is checked.
+pub fn read_list(
+    input: &Input,
+    split: fn(&str) -> Vec<&str>,
+    mut check: impl FnMut(&str) -> Result<String, Problem>,
+) -> Result<Vec<String>, Wrong> {
+    match input {
+        Input::Loose(text) => split(text).into_iter().map(|item| Ok(check(item)?)).collect(),
+        Input::Text(text) if text.trim().is_empty() => Ok(Vec::new()),
+        Input::Text(text) => Ok(vec![check(text.trim())?]),
+        Input::List(items) => items
+            .iter()
+            .map(|(offset, item)| {
+                let checked = match item {
+                    Input::Text(text) => check(text.trim()),
+                    other => Err(wrong_type("a text", other).problem),
+                };
+                checked.map_err(|problem| Wrong { problem, offset: Some(*offset) })
+            })
+            .collect(),
+        _ => Err(wrong_type("a text or a list of texts", input)),
+    }
+}
+
+pub fn split_commas(text: &str) -> Vec<&str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect()
+}
+
+/// Commas may stand in a URL; one that separates URLs has a scheme after it.
+pub fn split_urls(text: &str) -> Vec<&str> {
+    let mut urls = Vec::new();
+    let mut start = 0;
+    for (comma, _) in text.match_indices(',') {
+        let after = text[comma + 1..].trim_start();
+        let letters = after.len() - after.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        if letters > 0 && after[letters..].starts_with("://") {
+            urls.push(&text[start..comma]);
+            start = comma + 1;
+        }
+    }
+    urls.push(&text[start..]);
+    urls.into_iter().map(str::trim).filter(|url| !url.is_empty()).collect()
+}
+
+pub fn check_url(url: &str, placeholder: Option<&'static str>) -> Result<String, Problem> {
+    let parsed = match HttpUrl::parse(url) {
+        Ok(parsed) => parsed,
+        // The URL itself must not be shown: it holds a password.
+        Err(why @ UrlError::UserInfo) => return Err(Problem::Url { url: "http://…@…".into(), why }),
+        Err(why) => return Err(Problem::Url { url: excerpt(url), why }),
+    };
+    let rest = match placeholder {
+        Some(known) => parsed.path_and_query.replace(known, ""),
+        None => parsed.path_and_query,
+    };
+    match rest.find(['{', '}']) {
+        None => Ok(url.to_owned()),
+        Some(start) => {
+            let end = rest[start..].find('}').map_or(rest.len(), |end| start + end + 1);
+            let known = match placeholder {
+                Some(_) => "Did you mean {message_type}? Other braces must be percent-encoded (%7B, %7D).",
+                None => "Only forward_url knows {message_type}; other braces must be percent-encoded (%7B, %7D).",
+            };
+            Err(Problem::Placeholder { url: excerpt(url), placeholder: excerpt(&rest[start..end]), known })
+        }
+    }
+}
+
+/// RFC 6454 section 6.2: `scheme://host[:port]`, lower case, without a scheme's own port; or `null`.
+pub fn check_origin(origin: &str) -> Result<String, Problem> {
+    let no = |why, hint| Err(Problem::Origin { origin: excerpt(origin), why, hint });
+    let lower = origin.to_ascii_lowercase();
+    if lower == "null" {
+        return Ok(lower);
+    }
+    if lower == "*" {
+        return no("it would allow every one", "Leave allowed_origins empty to allow every origin.");
+    }
+    let Some((scheme, rest)) = lower.split_once("://").filter(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty())
+    else {
+        return no("a scheme and a host are needed", "Write it like https://chat.example.com.");
+    };
+    if rest.contains(['/', '?', '#', '@', '*', ' ']) || !rest.is_ascii() {
+        return no(
+            "only scheme, host and port belong here",
+            "Write it like https://chat.example.com, without a / at the end.",
+        );
+    }
+    if (scheme == "https" && rest.ends_with(":443")) || (scheme == "http" && rest.ends_with(":80")) {
+        return no("browsers leave the scheme's own port out", "Remove the port.");
+    }
+    Ok(lower)
+}
+
+/// Standard Webhooks: `whsec_` and the base64 of 24 to 64 bytes. Some senders leave the padding out.
+pub fn check_secret(secret: &str, nth: usize) -> Result<String, Problem> {
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let nth = ["first", "second", "third"].get(nth - 1).copied().unwrap_or("next");
+    let Some(encoded) = secret.strip_prefix("whsec_") else {
+        return Err(Problem::Secret { nth, why: "does not begin with whsec_" });
+    };
+    match GeneralPurpose::new(&STANDARD, config).decode(encoded) {
+        Ok(key) if (24..=64).contains(&key.len()) => Ok(secret.to_owned()),
+        Ok(_) => Err(Problem::Secret { nth, why: "does not hold 24 to 64 bytes" }),
+        Err(_) => Err(Problem::Secret { nth, why: "is not base64 after whsec_" }),
+    }
+}
+
+pub fn texts(texts: &[String]) -> Value {
+    Value::Array(texts.iter().cloned().map(Value::String).collect())
+}

@@ -1,0 +1,73 @@
+//! Takes what a new configuration may change while the server runs, and says what it may not. The new one was loaded and
+//! checked as a whole, so that either all of it that can be taken is taken, or (it did not load) none.
+
+use super::Config;
+use super::keys::keys;
+
+/// What a reload comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reload {
+    /// The old configuration with everything taken over that can be.
+    pub config: Config,
+    /// Keys that have a new value now.
+    pub changed: Vec<&'static str>,
+    /// Keys that would have one, but keep the old until a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+impl Config {
+    /// `self` is in force, `new` has been loaded afresh (with the same command line).
+    pub fn reload(&self, new: Config) -> Reload {
+        let mut reload = Reload { config: self.clone(), changed: Vec::new(), needs_restart: Vec::new() };
+        for key in keys().filter(|key| !(key.same)(self, &new)) {
+            match key.reloads {
+                true => {
+                    (key.copy)(&mut reload.config, &new);
+                    reload.changed.push(key.path);
+                }
+                false => reload.needs_restart.push(key.path),
+            }
+        }
+        reload.config.file = new.file;
+        reload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_can_be_taken_is_taken_and_the_rest_is_named() {
+        let old = Config { security_token: "old".into(), ..Config::default() };
+        let new = Config {
+            connect_url: vec!["http://h/".into()],
+            security_token: "new".into(),
+            ping_interval: Duration::from_secs(30),
+            http_port: Some(80),
+            workers: 3,
+            ..Config::default()
+        };
+        let reload = old.reload(new.clone());
+        assert_eq!(reload.changed, ["connect_url", "security_token", "ping_interval"]);
+        assert_eq!(reload.needs_restart, ["http_port", "workers"]);
+        assert_eq!(reload.config, Config { http_port: None, workers: 0, ..new });
+    }
+
+    #[test]
+    fn the_same_again_changes_nothing() {
+        let old = Config { http_port: Some(80), ..Config::default() };
+        let reload = old.reload(old.clone());
+        assert_eq!(reload, Reload { config: old, changed: vec![], needs_restart: vec![] });
+    }
+
+    #[test]
+    fn what_belongs_to_listeners_and_threads_needs_a_restart() {
+        let fixed: Vec<&str> = keys().filter(|key| !key.reloads).map(|key| key.path).collect();
+        assert_eq!(
+            fixed,
+            ["listen", "http_port", "admin_listen", "cluster_name", "connections_max", "cores", "workers"]
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! Relations between keys: what each value alone cannot show. A broken relation blames a key that was set rather than one
+//! that has its default. Reload relies on this: the keys of one rule are either all reloadable, or none of them is.
+
+use std::net::SocketAddr;
+
+use super::fault::Problem;
+use super::keys::{Key, keys};
+use super::{Config, SignatureRequire};
+
+/// A relation that must hold.
+pub struct Rule {
+    /// The keys it relates, the likely culprit first.
+    pub keys: &'static [&'static str],
+    pub holds: fn(&Config) -> bool,
+    says: Says,
+}
+
+enum Says {
+    /// The first key must not exceed the second.
+    AtMost,
+    Other(fn(&Config) -> Problem),
+}
+
+impl Rule {
+    const fn at_most(keys: &'static [&'static str; 2], holds: fn(&Config) -> bool) -> Rule {
+        Rule { keys, holds, says: Says::AtMost }
+    }
+
+    /// What is wrong, as seen from `blamed`, one of `keys`.
+    pub fn problem(&self, config: &Config, blamed: &str) -> Problem {
+        let value = |path: &str| key(path).shown(config);
+        match self.says {
+            Says::Other(problem) => problem(config),
+            Says::AtMost => {
+                let [small, large] = [self.keys[0], self.keys[1]];
+                match blamed == small {
+                    true => Problem::AboveOther { value: value(small), other: large, other_value: value(large) },
+                    false => Problem::BelowOther { value: value(large), other: small, other_value: value(small) },
+                }
+            }
+        }
+    }
+}
+
+/// Broken, the configuration is refused.
+pub static RULES: &[Rule] = &[
+    // A message that does not fit into the line can never leave it, nor come back as a reply.
+    Rule::at_most(&["message_bytes_max", "outbox_bytes_max"], |c| c.message_bytes_max <= c.outbox_bytes_max),
+    Rule::at_most(&["message_bytes_max", "forward_queue_bytes"], |c| c.message_bytes_max <= c.forward_queue_bytes),
+    Rule::at_most(&["retry_backoff_min", "retry_backoff_max"], |c| c.retry_backoff_min <= c.retry_backoff_max),
+    Rule::at_most(&["send_timeout", "send_timeout_max"], |c| c.send_timeout <= c.send_timeout_max),
+    // The next ping would go out before the last one's deadline, and move it: a dead client would never be noticed.
+    Rule::at_most(&["pong_timeout", "ping_interval"], |c| c.pong_timeout <= c.ping_interval),
+    Rule {
+        keys: &["signature_require", "webhook_secrets"],
+        holds: |c| c.signature_require != SignatureRequire::Webhook || !c.webhook_secrets.is_empty(),
+        says: Says::Other(|_| Problem::RequireWithoutSecrets),
+    },
+    // All listeners share their port (SO_REUSEPORT): two of them on one address would steal each other's clients.
+    Rule {
+        keys: &["admin_listen", "http_port", "listen"],
+        holds: |c| c.admin_listen.is_none_or(|admin| !may_share_port(c, admin)),
+        says: Says::Other(|c| Problem::SamePort { port: c.admin_listen.map_or(0, |admin| admin.port()) }),
+    },
+];
+
+/// Broken, it is told, and the configuration is taken: what is larger is refused later, one by one.
+pub static ADVICE: &[Rule] = &[
+    Rule::at_most(&["api_body_max", "outbox_bytes_max"], |c| c.api_body_max <= c.outbox_bytes_max),
+    Rule::at_most(&["backend_body_max", "outbox_bytes_max"], |c| c.backend_body_max <= c.outbox_bytes_max),
+    Rule::at_most(&["backend_body_max", "answers_bytes_max"], |c| c.backend_body_max <= c.answers_bytes_max),
+];
+
+/// Port 0 never clashes: the system chooses a free one.
+fn may_share_port(config: &Config, admin: SocketAddr) -> bool {
+    let same_address = admin.ip() == config.listen || admin.ip().is_unspecified() || config.listen.is_unspecified();
+    let same_port = match config.http_port {
+        Some(port) => port == admin.port(),
+        None => Config::AUTO_PORTS.contains(&admin.port()),
+    };
+    same_address && same_port && admin.port() != 0
+}
+
+fn key(path: &str) -> &'static Key {
+    keys().find(|key| key.path == path).expect("rules name known keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_hold_all_rules_and_advice() {
+        let config = Config::default();
+        for rule in RULES.iter().chain(ADVICE) {
+            assert!((rule.holds)(&config), "{:?}", rule.keys);
+        }
+    }
+
+    #[test]
+    fn no_rule_relates_a_reloadable_key_to_another() {
+        for rule in RULES {
+            assert!(rule.keys.iter().all(|path| key(path).reloads == key(rule.keys[0]).reloads), "{:?}", rule.keys);
+        }
+    }
+
+    #[test]
+    fn admin_and_clients_cannot_share_a_port() {
+        let shares = |listen: &str, port, admin: &str| {
+            let config = Config { listen: listen.parse().unwrap(), http_port: port, ..Config::default() };
+            may_share_port(&config, admin.parse().unwrap())
+        };
+        assert!(shares("0.0.0.0", Some(80), "127.0.0.1:80"));
+        assert!(shares("127.0.0.1", Some(80), "0.0.0.0:80"));
+        assert!(shares("0.0.0.0", None, "127.0.0.1:2003"));
+        assert!(!shares("0.0.0.0", None, "127.0.0.1:2004"));
+        assert!(!shares("127.0.0.1", Some(80), "127.0.0.2:80"));
+        assert!(!shares("0.0.0.0", Some(0), "127.0.0.1:0"));
+    }
+}

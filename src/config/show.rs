@@ -1,0 +1,151 @@
+//! The configuration for people: the default file, the values in force with secrets hidden, the README's table. All of it
+//! comes from the table of keys.
+
+use std::fmt::Write;
+
+use toml::Value;
+
+use super::Config;
+use super::keys::{Key, groups, keys};
+
+impl Config {
+    /// What `rainbow-server config default` prints: every key, explained and commented out, with its default.
+    pub fn default_toml() -> String {
+        let config = Config::default();
+        let mut file = String::from(DEFAULT_HEAD);
+        let mut section = "";
+        for group in groups() {
+            let _ = write!(file, "\n# {} {}\n", group.title, "-".repeat(RULER.saturating_sub(group.title.len())));
+            for key in group.keys {
+                if key.section() != section {
+                    section = key.section();
+                    let _ = write!(file, "\n[{section}]\n");
+                }
+                let _ = write!(file, "\n# {}\n#{} = {}\n", key.doc, key.name(), key.literal(&config));
+            }
+        }
+        file
+    }
+
+    /// Every key with its value in force, for people; secrets that are set read `(hidden)`.
+    pub fn shown(&self) -> Vec<(&'static str, String)> {
+        keys().map(|key| (key.path, key.shown(self))).collect()
+    }
+
+    /// The README's table of keys.
+    pub fn markdown_table() -> String {
+        let config = Config::default();
+        let mut table = String::from("| key | default | allowed | what it does | reload |\n|---|---|---|---|---|\n");
+        for key in keys() {
+            let reload = if key.reloads { "yes" } else { "restart" };
+            let allowed = key.allowed().unwrap_or_default();
+            // A bar would end the cell.
+            let doc = key.doc.replace('|', "\\|");
+            let _ = writeln!(table, "| `{}` | `{}` | {allowed} | {doc} | {reload} |", key.path, key.literal(&config));
+        }
+        table
+    }
+}
+
+impl Key {
+    /// The value as a person reads it: texts without quotes, lists with commas, secrets hidden.
+    pub fn shown(&self, config: &Config) -> String {
+        let text = plain(&(self.value)(config));
+        match self.secret && !text.is_empty() {
+            true => "(hidden)".into(),
+            false => text,
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
+    }
+}
+
+const DEFAULT_HEAD: &str = "\
+# Rainbow's configuration: every key, with its default. Remove the # before a key to change it.
+#
+# Durations are seconds or texts like \"250ms\", \"3s\", \"5m\", \"2h\"; sizes are bytes or texts like \"64KiB\", \"1MiB\".
+# URLs are one text, or a list of texts: [\"http://a/\", \"http://b/\"].
+# The environment overrides this file: RAINBOW_ and the key in capitals, RAINBOW_CONNECT_URL; lists with commas.
+# `rainbow-server config check -f FILE` checks a file; SIGHUP makes a running server read it again.
+";
+
+/// Headings are drawn out to this width.
+const RULER: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn load(name: &str, text: &str) -> Config {
+        let file = std::env::temp_dir().join(format!("rainbow-show-{}-{name}.toml", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        let loaded = Config::load(Some(&file), std::iter::empty(), None);
+        std::fs::remove_file(&file).unwrap();
+        let loaded = loaded.unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.notices, Vec::<String>::new());
+        Config { file: None, ..loaded.config }
+    }
+
+    #[test]
+    fn the_default_file_is_the_default_with_and_without_its_comment_marks() {
+        let text = Config::default_toml();
+        assert_eq!(load("commented", &text), Config::default());
+        let (mut keys_seen, mut live) = (0, String::new());
+        for line in text.lines() {
+            let key = line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+            keys_seen += usize::from(key.is_some());
+            live += key.unwrap_or(line);
+            live.push('\n');
+        }
+        assert_eq!(keys_seen, keys().count());
+        assert_eq!(load("live", &live), Config::default());
+    }
+
+    #[test]
+    fn every_value_prints_so_that_it_reads_back() {
+        let mut config = load("odd", include_str!("../../tests/data/config/full.toml"));
+        let defaults = Config::default();
+        for key in keys() {
+            assert!(!(key.same)(&config, &defaults), "full.toml leaves {} at its default", key.path);
+        }
+        let printed: String = keys().map(|key| format!("{} = {}\n", key.path, key.literal(&config))).collect();
+        config.file = None;
+        assert_eq!(load("printed", &printed), config);
+    }
+
+    #[test]
+    fn secrets_are_hidden_and_everything_else_is_shown() {
+        let config = load("secrets", include_str!("../../tests/data/config/full.toml"));
+        let shown = config.shown();
+        let value = |path| &shown.iter().find(|(key, _)| *key == path).unwrap().1;
+        assert_eq!(value("security_token"), "(hidden)");
+        assert_eq!(value("webhook_secrets"), "(hidden)");
+        assert_eq!(value("admin_token"), "(hidden)");
+        assert_eq!(value("connect_url"), "http://a.example:8000/connect/, http://[::1]:8001/connect/");
+        assert_eq!(value("cores"), "0-3,6");
+        assert_eq!(shown.len(), keys().count());
+        let unset = Config::default().shown();
+        assert_eq!(unset.iter().find(|(key, _)| *key == "admin_token").unwrap().1, "");
+    }
+
+    #[test]
+    fn the_readme_has_this_table() {
+        let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+        let Some((_, rest)) = readme.split_once("<!-- config -->") else {
+            return;
+        };
+        let (table, _) = rest.split_once("<!-- /config -->").expect("<!-- config --> is closed");
+        assert_eq!(
+            table.trim(),
+            Config::markdown_table().trim(),
+            "what `Config::markdown_table()` gives belongs there"
+        );
+    }
+}
