@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::url::UrlError;
+use crate::wire::sign::SignError;
 
 /// Everything that is wrong, in the order of the sources: file, environment, command line. Never empty.
 #[derive(Debug)]
@@ -77,8 +78,8 @@ pub enum Problem {
     Placeholder { url: String, placeholder: String, known: &'static str },
     #[error("{origin:?} is no origin: {why}")]
     Origin { origin: String, why: &'static str, hint: &'static str },
-    #[error("the {nth} secret {why}")]
-    Secret { nth: &'static str, why: &'static str },
+    #[error("the {nth} one: {why}")]
+    Secret { nth: &'static str, why: SignError },
     #[error("{count} secrets, but at most {max} are in use at a time")]
     TooManySecrets { count: usize, max: usize },
     #[error("{what}")]
@@ -197,11 +198,14 @@ impl fmt::Display for Fault {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
+        for (index, fault) in self.0.iter().take(FAULTS_SHOWN_MAX).enumerate() {
             let newline = if index == 0 { "" } else { "\n" };
             write!(f, "{newline}{fault}")?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(FAULTS_SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, "\n… and {more} more. Is this a configuration file?"),
+        }
     }
 }
 
@@ -219,6 +223,9 @@ pub fn excerpt(text: &str) -> String {
 fn printable(name: &str) -> String {
     excerpt(name).chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
+
+/// Twice as many as there are keys: more faults than that come from a file that was meant for something else.
+const FAULTS_SHOWN_MAX: usize = 100;
 
 /// Longer than any URL a person would type; keeps one message on a few lines.
 const EXCERPT_CHARS: usize = 120;
@@ -239,6 +246,13 @@ mod tests {
         assert_eq!(nearest("CONNECT_URL"), Nearest { name: "connect_url".into(), likely: true });
         assert!(!nearest("zzz").likely);
         assert!(!nearest(&"é".repeat(100_000)).likely);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_does_not_flood_the_screen() {
+        let fault = || Fault { place: Place::Default, key: None, problem: Problem::IniLine };
+        let lines = |count| ConfigErrors((0..count).map(|_| fault()).collect()).to_string().lines().count();
+        assert_eq!((lines(1), lines(100), lines(101), lines(5000)), (1, 100, 101, 101));
     }
 
     #[test]

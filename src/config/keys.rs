@@ -60,7 +60,7 @@ impl Key {
         (self.value)(config).to_string()
     }
 
-    /// What it may be, `1–16384`; `None` where a range says nothing.
+    /// What it may be, `1–16384` or `≥ 1ms`; `None` where a range says nothing.
     pub fn allowed(&self) -> Option<String> {
         (self.allowed)()
     }
@@ -188,7 +188,7 @@ static CLIENTS: &[Key] = &[
     key!(first_byte_timeout, DURATION, "A new connection that has sent nothing for so long is closed."),
     key!(
         idle_timeout,
-        DURATION.within(0, DURATION_MAX_MS),
+        DURATION.at_least(0),
         "A client that has sent nothing but pongs for so long is closed. 0: never."
     ),
     key!(ping_interval, DURATION, "A client that is silent for so long gets a ping."),
@@ -201,9 +201,9 @@ static CLIENTS: &[Key] = &[
     key!(answers_bytes_max, SIZE, "Bytes of answers kept per client for its repeats."),
     key!(message_bytes_max, SIZE, "The largest message taken from a client."),
     key!(outbox_bytes_max, SIZE, "Bytes that may wait for one client to read them."),
-    key!(messages_per_second, COUNT32.within(0, COUNT_MAX), "Messages per second taken from one client. 0: no limit."),
+    key!(messages_per_second, COUNT32.at_least(0), "Messages per second taken from one client. 0: no limit."),
     key!(connections_max, COUNT, "Connections of the whole process.").restart(),
-    key!(connections_per_address, COUNT.within(0, COUNT_MAX), "Connections from one address. 0: no limit."),
+    key!(connections_per_address, COUNT.at_least(0), "Connections from one address. 0: no limit."),
     key!(channels_per_connection, COUNT, "Channels one connection may be in."),
 ];
 

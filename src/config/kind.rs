@@ -56,6 +56,8 @@ pub struct Kind<T> {
 struct Bounds {
     min: u64,
     max: u64,
+    /// `max` is the key's own, not one that only catches typing errors.
+    max_told: bool,
     /// How a bound of this kind is written.
     unit: fn(u64) -> String,
 }
@@ -66,22 +68,35 @@ impl<T> Kind<T> {
         print: fn(&T) -> Value,
         unit: fn(u64) -> String,
     ) -> Self {
-        Kind { read, print, bounds: Bounds { min: 0, max: u64::MAX, unit } }
+        Kind { read, print, bounds: Bounds { min: 0, max: u64::MAX, max_told: false, unit } }
     }
 
     /// Both ends included; milliseconds, bytes or a plain number, as the kind counts.
     pub const fn within(self, min: u64, max: u64) -> Self {
-        Kind { bounds: Bounds { min, max, ..self.bounds }, ..self }
+        Kind { bounds: Bounds { min, max, max_told: true, ..self.bounds }, ..self }
+    }
+
+    /// Another lower end; the upper one stays the kind's.
+    pub const fn at_least(self, min: u64) -> Self {
+        Kind { bounds: Bounds { min, ..self.bounds }, ..self }
+    }
+
+    /// More than this is a typing error.
+    const fn capped(self, max: u64) -> Self {
+        Kind { bounds: Bounds { max, ..self.bounds }, ..self }
     }
 
     pub fn read(&self, input: &Input) -> Result<T, Wrong> {
         (self.read)(input, self.bounds)
     }
 
-    /// `1–16384`; `None` when anything goes.
+    /// `1–16384`, `≥ 1ms`; `None` when anything goes.
     pub fn allowed(&self) -> Option<String> {
-        let Bounds { min, max, unit } = self.bounds;
-        (max != u64::MAX).then(|| format!("{}–{}", unit(min), unit(max)))
+        let Bounds { min, max, max_told, unit } = self.bounds;
+        match max_told {
+            true => Some(format!("{}–{}", unit(min), unit(max))),
+            false => (min > 0).then(|| format!("≥ {}", unit(min))),
+        }
     }
 }
 
@@ -100,7 +115,9 @@ impl Bounds {
 
 /// Bounds in milliseconds. A number is seconds.
 pub const DURATION: Kind<Duration> =
-    Kind::new(read_duration, |d| Value::String(print_ms(d.as_millis() as u64)), print_ms).within(1, DURATION_MAX_MS);
+    Kind::new(read_duration, |d| Value::String(print_ms(d.as_millis() as u64)), print_ms)
+        .at_least(1)
+        .capped(DURATION_MAX_MS);
 
 /// Bounds in bytes.
 pub const SIZE: Kind<usize> = Kind::new(
@@ -111,21 +128,24 @@ pub const SIZE: Kind<usize> = Kind::new(
     },
     print_size,
 )
-.within(1, SIZE_MAX);
+.at_least(1)
+.capped(SIZE_MAX);
 
 pub const COUNT: Kind<usize> = Kind::new(
     |input, bounds| Ok(bounds.check(read_whole(input)?)? as usize),
     |count| Value::Integer(*count as i64),
     |count| count.to_string(),
 )
-.within(1, COUNT_MAX);
+.at_least(1)
+.capped(COUNT_MAX);
 
 pub const COUNT32: Kind<u32> = Kind::new(
     |input, bounds| Ok(bounds.check(read_whole(input)?)? as u32),
     |count| Value::Integer(i64::from(*count)),
     |count| count.to_string(),
 )
-.within(1, COUNT_MAX);
+.at_least(1)
+.capped(COUNT_MAX);
 
 /// A factor, with fractions.
 pub const FACTOR: Kind<f64> =
@@ -294,13 +314,13 @@ fn no_unit(_: u64) -> String {
 }
 
 /// A year. The timing wheel's horizon is 2³⁶ ms (two years); a longer wait is a typing error.
-pub const DURATION_MAX_MS: u64 = 365 * 24 * 3_600_000;
+const DURATION_MAX_MS: u64 = 365 * 24 * 3_600_000;
 
 /// 1 TiB: no machine has so much for one buffer; more is a typing error.
-pub const SIZE_MAX: u64 = 1 << 40;
+const SIZE_MAX: u64 = 1 << 40;
 
 /// Ids of connections and messages are 32 bits and less.
-pub const COUNT_MAX: u64 = u32::MAX as u64;
+const COUNT_MAX: u64 = u32::MAX as u64;
 
 /// Standard Webhooks rotates with two keys; each one costs an HMAC per call.
 const SECRETS_MAX: usize = 2;

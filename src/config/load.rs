@@ -83,11 +83,11 @@ impl Load {
                 self.faults.push(Fault { place: Place::File(path.to_owned()), key: None, problem });
             }
             Ok(bytes) => match std::str::from_utf8(&bytes) {
-                Ok(text) => self.read_text(&Lines { file: path, text }),
+                Ok(text) => self.read_text(&Lines::new(path, text)),
                 Err(error) => {
                     self.torn = true;
                     let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                    let place = Lines { file: path, text: &valid }.place(valid.len());
+                    let place = Lines::new(path, &valid).place(valid.len());
                     self.faults.push(Fault { place, key: None, problem: Problem::NotUtf8 });
                 }
             },
@@ -263,8 +263,8 @@ fn is_foreign(name: &str, value: &str) -> bool {
 /// Keys of old files that mean nothing any more, and why.
 const IGNORED: &[(&str, &str)] = &[("udp_ports", "it stands in 2014's files and was never used")];
 
-/// A thousand times what a full configuration needs.
-const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Twenty times what a full configuration with all its comments needs.
+const FILE_BYTES_MAX: u64 = 256 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -37,23 +37,26 @@ pub enum Format {
 
 /// Turns bytes of a text into places of a file.
 pub struct Lines<'a> {
-    pub file: &'a Path,
-    pub text: &'a str,
+    file: &'a Path,
+    text: &'a str,
+    /// Where each line begins.
+    starts: Vec<usize>,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    pub fn new(file: &'a Path, text: &'a str) -> Lines<'a> {
+        let newlines = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        Lines { file, text, starts: std::iter::once(0).chain(newlines).collect() }
+    }
+
     pub fn place(&self, offset: usize) -> Place {
         let mut offset = offset.min(self.text.len());
         while !self.text.is_char_boundary(offset) {
             offset -= 1;
         }
-        let before = &self.text[..offset];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Place::Line {
-            file: self.file.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-        }
+        let line = self.starts.partition_point(|start| *start <= offset);
+        let column = self.text[self.starts[line - 1]..offset].chars().count() + 1;
+        Place::Line { file: self.file.to_owned(), line, column }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Reads `text` as if it stood in a file of that name.
 fn load(name: &str, text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
     let mut load = Load::new(keys().collect());
-    load.read_text(&Lines { file: Path::new(name), text });
+    load.read_text(&Lines::new(Path::new(name), text));
     load.read_variables(env.iter().map(|(name, value)| (name.to_string(), value.to_string())));
     load.finish().map_err(|errors| errors.to_string().lines().map(str::to_owned).collect())
 }
@@ -233,7 +233,7 @@ fn files_that_cannot_be_read_are_named() {
     let large = fault(&bytes);
     std::fs::remove_file(&bytes).unwrap();
     assert!(not_utf8.contains(":2:4: this byte is not UTF-8"), "{not_utf8}");
-    assert!(large.contains("is larger than 4194304 bytes"), "{large}");
+    assert!(large.contains("is larger than 262144 bytes"), "{large}");
 }
 
 #[test]
@@ -276,7 +276,7 @@ static WITH_TABLE: Key = crate::config::keys::test_key();
 fn a_key_of_a_table_has_its_section_and_its_variable() {
     let with = |text: &str, env: &[(&str, &str)]| {
         let mut load = Load::new(keys().chain([&WITH_TABLE]).collect());
-        load.read_text(&Lines { file: Path::new("t.toml"), text });
+        load.read_text(&Lines::new(Path::new("t.toml"), text));
         load.read_variables(env.iter().map(|(name, value)| (name.to_string(), value.to_string())));
         load.finish().map(|loaded| loaded.config.cluster_name).map_err(|errors| errors.to_string())
     };
