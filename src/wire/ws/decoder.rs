@@ -469,7 +469,12 @@ mod tests {
         for len in [0, 1, 125, 126, 127, 65535, 65536, 100_000] {
             let payload = vec![0x5A; len];
             let stream = frame(true, Opcode::Binary, &payload);
-            assert_eq!(decode_both_ways(&stream), [Seen::Binary(payload)]);
+            let expected = [Seen::Binary(payload)];
+            assert_eq!(decode_both_ways(&stream), expected);
+            // Every place where a chunk can cut the header, with more behind it than the header needs.
+            for cut in 1..HEADER_LEN_MAX + 2 {
+                assert_eq!(decode(&stream, &[cut, usize::MAX]), expected);
+            }
         }
     }
 
