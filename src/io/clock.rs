@@ -1,0 +1,45 @@
+//! The clock, read here and nowhere else. A worker reads it once per turn and tells everybody else what time it is.
+
+use crate::base::time::Tick;
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// One worker's view of the time: read when first asked in a turn, the same until the turn ends.
+#[derive(Default)]
+pub struct Clock {
+    now: Cell<Option<Tick>>,
+}
+
+impl Clock {
+    pub fn now(&self) -> Tick {
+        if let Some(now) = self.now.get() {
+            return now;
+        }
+        let now = monotonic();
+        self.now.set(Some(now));
+        now
+    }
+
+    /// What comes next happens later.
+    pub fn end_turn(&self) {
+        self.now.set(None);
+    }
+}
+
+/// The same epoch for all workers of the process.
+pub fn monotonic() -> Tick {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    // Ticks begin at 1 s, so that "an interval before now" exists from the start.
+    Tick(1000 + EPOCH.get_or_init(Instant::now).elapsed().as_millis() as u64)
+}
+
+/// Seconds since 1970, for signatures.
+pub fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Nanoseconds since 1970, to make identities unique and to seed chance.
+pub fn unix_ns() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}

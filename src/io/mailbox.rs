@@ -1,0 +1,171 @@
+//! Mail between workers: bounded, lock-free, many senders and one receiver. The bell is rung once per sleep of the
+//! receiver, not once per message.
+
+use super::socket::Pollable;
+use super::sys;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// Messages that may wait for one worker.
+pub const MAIL_MAX: usize = 65_536;
+
+/// A worker's letter box, as other workers see it.
+pub struct MailSender<T> {
+    sender: Sender<T>,
+    bell: Arc<Doorbell>,
+}
+
+pub struct MailReceiver<T> {
+    receiver: Receiver<T>,
+    bell: Arc<Doorbell>,
+}
+
+/// Must be called before any worker has a descriptor table of its own: the bell's number has to mean the same in all.
+pub fn mailbox<T>() -> io::Result<(MailSender<T>, MailReceiver<T>)> {
+    let (sender, receiver) = bounded(MAIL_MAX);
+    let bell = Arc::new(Doorbell { asleep: Asleep::default(), eventfd: sys::eventfd()? });
+    Ok((MailSender { sender, bell: bell.clone() }, MailReceiver { receiver, bell }))
+}
+
+impl<T> Clone for MailSender<T> {
+    fn clone(&self) -> MailSender<T> {
+        MailSender { sender: self.sender.clone(), bell: self.bell.clone() }
+    }
+}
+
+impl<T> MailSender<T> {
+    /// Gives the item back when the box is full (or its worker has ended).
+    pub fn try_send(&self, item: T) -> Result<(), T> {
+        match self.sender.try_send(item) {
+            Ok(()) => {
+                if self.bell.asleep.wake() {
+                    sys::eventfd_ring(self.bell.eventfd.as_raw_fd());
+                }
+                Ok(())
+            }
+            Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => Err(item),
+        }
+    }
+}
+
+impl<T> MailReceiver<T> {
+    pub fn try_recv(&self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+
+    pub fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
+    /// The receiving worker's own view of the bell's descriptor; call it in the thread that will wait.
+    pub fn pollable(&self) -> io::Result<Pollable> {
+        Pollable::new(self.bell.eventfd.try_clone()?)
+    }
+
+    /// Returns when there may be mail.
+    pub async fn wait(&self, pollable: &Pollable) {
+        self.bell.asleep.fall_asleep();
+        // Looked at once more after "asleep" was published: what was sent before that rings no bell.
+        if self.receiver.is_empty() {
+            pollable.readable().await;
+        }
+        self.bell.asleep.wake();
+        sys::eventfd_clear(self.bell.eventfd.as_raw_fd());
+    }
+}
+
+struct Doorbell {
+    asleep: Asleep,
+    eventfd: OwnedFd,
+}
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// Does the receiver sleep? Both sides write one thing and then read the other's:
+///
+/// ```text
+/// sender:   put mail ── fence ── read "asleep"
+/// receiver: "asleep" := true ── fence ── look for mail
+/// ```
+/// The fences are sequentially consistent, so at least one of them sees the other's write. The sender sees "asleep": it
+/// rings (the swap lets one of many senders ring). It does not: then the receiver sees the mail and does not sleep. Both
+/// see: one needless ring, which the next sleep finds and returns from at once.
+struct Asleep(AtomicBool);
+
+impl Default for Asleep {
+    fn default() -> Asleep {
+        Asleep(AtomicBool::new(false))
+    }
+}
+
+impl Asleep {
+    fn fall_asleep(&self) {
+        self.0.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// True when it was asleep: the caller has to ring.
+    fn wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::atomic::AtomicUsize;
+    use loom::thread;
+
+    /// Two senders, one receiver that sleeps when it finds nothing: it never sleeps with mail in the box and no ring.
+    #[test]
+    fn no_mail_is_slept_over() {
+        loom::model(|| {
+            let asleep = loom::sync::Arc::new(Asleep::default());
+            let mail = loom::sync::Arc::new(AtomicUsize::new(0));
+            let rings = loom::sync::Arc::new(AtomicUsize::new(0));
+            let senders: Vec<_> = (0..2)
+                .map(|_| {
+                    let (asleep, mail, rings) = (asleep.clone(), mail.clone(), rings.clone());
+                    thread::spawn(move || {
+                        mail.fetch_add(1, Ordering::Relaxed);
+                        if asleep.wake() {
+                            rings.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })
+                })
+                .collect();
+            asleep.fall_asleep();
+            let seen = mail.load(Ordering::Relaxed);
+            senders.into_iter().for_each(|sender| sender.join().expect("senders do not panic"));
+            let rung = rings.load(Ordering::Relaxed);
+            assert!(seen > 0 || rung > 0, "mail came, and neither was it seen nor did the bell ring");
+            assert!(rung <= 1, "one ring per sleep");
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_box_gives_the_item_back() {
+        let (sender, receiver) = mailbox().expect("eventfd");
+        for n in 0..MAIL_MAX {
+            assert_eq!(sender.try_send(n), Ok(()));
+        }
+        assert_eq!(sender.try_send(7), Err(7));
+        assert_eq!(receiver.try_recv(), Some(0));
+        assert_eq!(sender.try_send(7), Ok(()));
+    }
+}

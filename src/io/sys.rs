@@ -1,0 +1,193 @@
+//! The system calls that std and monoio have no word for, each wrapped once. Descriptors are plain numbers here: whoever
+//! calls owns them and knows in which table they lie.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Sends what the kernel takes at once. `WouldBlock` when it takes nothing.
+pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and the length are of one live slice.
+    let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+}
+
+/// Ends both directions; a pending read completes with 0. Errors mean that it has ended already.
+pub fn shutdown(fd: RawFd) {
+    // SAFETY: takes numbers only.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
+/// Ends the reading direction, so that a pending read completes while an answer can still be written.
+pub fn shutdown_read(fd: RawFd) {
+    // SAFETY: takes numbers only.
+    unsafe { libc::shutdown(fd, libc::SHUT_RD) };
+}
+
+/// A descriptor table of this thread's own, a copy of the process's as it stands (see DESIGN.md, "Private descriptor tables").
+pub fn unshare_files() -> io::Result<()> {
+    // SAFETY: takes a number only; from here on this thread's descriptors mean nothing to other threads.
+    check(unsafe { libc::unshare(libc::CLONE_FILES) }).map(drop)
+}
+
+/// Binds this thread to one CPU.
+pub fn pin_to_core(core: usize) -> io::Result<()> {
+    // SAFETY: the set is plain memory, zeroed as CPU_ZERO does, and its size is passed along.
+    check(unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    })
+    .map(drop)
+}
+
+/// The CPUs this process may run on, in order.
+pub fn allowed_cores() -> Vec<usize> {
+    // SAFETY: the set is plain memory of the size that is passed along.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) < 0 {
+            return vec![0];
+        }
+        (0..libc::CPU_SETSIZE as usize).filter(|&core| libc::CPU_ISSET(core, &set)).collect()
+    }
+}
+
+/// Raises the soft limit of descriptors to the hard one; returns it.
+pub fn raise_descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct outlives both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+    limit.rlim_cur
+}
+
+/// A counter to wait on: writing adds, reading takes all.
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only; the new descriptor is owned by nobody else.
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?)) }
+}
+
+pub fn eventfd_ring(fd: RawFd) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight bytes of a live array. It fails only when the counter is full, and then it is readable anyway.
+    unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+}
+
+pub fn eventfd_clear(fd: RawFd) {
+    let mut count = [0u8; 8];
+    // SAFETY: eight bytes of a live array; empty means WouldBlock.
+    unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
+}
+
+/// A listener with SO_REUSEPORT: every worker has its own queue of new connections.
+pub fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: takes numbers only; the new descriptor is owned by nobody else.
+    let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?) };
+    let fd = socket.as_raw_fd();
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if reuse_port {
+        set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    // Inherited by what is accepted: frames go out as they are written.
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    let (storage, len) = sockaddr(address);
+    // SAFETY: the storage holds a whole address of that length.
+    check(unsafe { libc::bind(fd, (&raw const storage).cast(), len) })?;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::listen(fd, BACKLOG) })?;
+    Ok(TcpListener::from(socket))
+}
+
+/// An epoll set that tells when blocked sockets can be written again.
+pub fn epoll_create() -> io::Result<OwnedFd> {
+    // SAFETY: takes a number only; the new descriptor is owned by nobody else.
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?)) }
+}
+
+/// Reports `fd` once when it can be written; `data` comes back with the report.
+pub fn epoll_arm_write(epoll: RawFd, fd: RawFd, data: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: data };
+    // SAFETY: the event outlives the call.
+    let changed = check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_MOD, fd, &mut event) });
+    match changed {
+        // SAFETY: as above.
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+            check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event) }).map(drop)
+        }
+        other => other.map(drop),
+    }
+}
+
+/// What has become writable; never waits.
+pub fn epoll_take(epoll: RawFd, events: &mut [libc::epoll_event]) -> usize {
+    // SAFETY: the slice is live and its length is passed along.
+    let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), events.len() as i32, 0) };
+    count.max(0) as usize
+}
+
+/// Bytes of memory that the process holds.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * 4096
+}
+
+/// Microseconds of CPU that the process has used.
+pub fn cpu_us() -> u64 {
+    // SAFETY: the struct is plain memory and outlives the call.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+        micros(usage.ru_utime) + micros(usage.ru_stime)
+    }
+}
+
+fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the value is a live integer of the size that is passed along.
+    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size_of::<i32>() as u32) };
+    check(result).map(drop)
+}
+
+fn sockaddr(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: all zeros is a valid sockaddr_storage; it is large and aligned enough for both kinds.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    match address {
+        SocketAddr::V4(v4) => {
+            let inet = libc::sockaddr_in {
+                sin_family: libc::AF_INET as u16,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: see above.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(inet) };
+            (storage, size_of::<libc::sockaddr_in>() as u32)
+        }
+        SocketAddr::V6(v6) => {
+            let inet = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as u16,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: see above.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(inet) };
+            (storage, size_of::<libc::sockaddr_in6>() as u32)
+        }
+    }
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// New connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 65_535;
