@@ -1,3 +1,7 @@
 //! The outside world. The only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
 
 pub mod backend;
+pub mod clock;
+pub mod mailbox;
+pub mod socket;
+pub mod sys;

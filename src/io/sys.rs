@@ -88,7 +88,8 @@ pub fn eventfd_clear(fd: RawFd) {
 pub fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: takes numbers only; the new descriptor is owned by nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?) };
+    let socket =
+        unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?) };
     let fd = socket.as_raw_fd();
     set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if reuse_port {

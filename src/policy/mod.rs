@@ -1,3 +1,5 @@
 //! Decisions as pure functions: what a backend's answer means, what a call asks for, who may come in.
 
+pub mod admission;
+pub mod api;
 pub mod backend;

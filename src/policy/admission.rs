@@ -1,0 +1,110 @@
+//! Who may come in: how many connections the process holds, and how many one address has.
+//!
+//! Shared by all workers. The total is one counter; the count per address is kept only when a limit is set, under a lock
+//! that is taken twice in a connection's life and never while a message is handled.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+#[derive(Default)]
+pub struct Admission {
+    connections: AtomicUsize,
+    addresses: Mutex<HashMap<IpAddr, usize>>,
+    pub refused_full: AtomicU64,
+    pub refused_address: AtomicU64,
+}
+
+/// As configured; `per_address` 0 means no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct AdmissionLimits {
+    pub connections_max: usize,
+    pub per_address: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// 503
+    Full,
+    /// 429
+    TooManyFromAddress,
+}
+
+/// A place that is taken; free again on drop.
+pub struct Place {
+    admission: Arc<Admission>,
+    /// `None` when nobody counts addresses; boxed, because then it costs a connection eight bytes.
+    address: Option<Box<IpAddr>>,
+}
+
+impl Admission {
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn admit(self: &Arc<Admission>, address: IpAddr, limits: AdmissionLimits) -> Result<Place, NotAdmitted> {
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= limits.connections_max {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            self.refused_full.fetch_add(1, Ordering::Relaxed);
+            return Err(NotAdmitted::Full);
+        }
+        let mut place = Place { admission: self.clone(), address: None };
+        if limits.per_address > 0 {
+            let address = address.to_canonical();
+            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = addresses.entry(address).or_insert(0);
+            if *count >= limits.per_address {
+                self.refused_address.fetch_add(1, Ordering::Relaxed);
+                return Err(NotAdmitted::TooManyFromAddress);
+            }
+            *count += 1;
+            place.address = Some(Box::new(address));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
+        let Some(address) = self.address.take() else { return };
+        let mut addresses = self.admission.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = addresses.get_mut(&*address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&*address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn a_place_is_free_again_when_it_is_dropped() {
+        let admission = Arc::new(Admission::default());
+        let limits = AdmissionLimits { connections_max: 1, per_address: 0 };
+        let place = admission.admit(HERE, limits).ok();
+        assert!(matches!(admission.admit(HERE, limits), Err(NotAdmitted::Full)));
+        drop(place);
+        assert!(admission.admit(HERE, limits).is_ok());
+        assert_eq!(admission.connections(), 0);
+    }
+
+    #[test]
+    fn addresses_are_counted_apart_and_v4_in_v6_is_v4() {
+        let admission = Arc::new(Admission::default());
+        let limits = AdmissionLimits { connections_max: 10, per_address: 1 };
+        let _place = admission.admit(HERE, limits).ok();
+        let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+        assert!(matches!(admission.admit(mapped, limits), Err(NotAdmitted::TooManyFromAddress)));
+        assert!(admission.admit(Ipv4Addr::new(127, 0, 0, 2).into(), limits).is_ok());
+        assert_eq!(admission.connections(), 1, "a refusal holds no place");
+    }
+}

@@ -1,0 +1,389 @@
+//! The control API as values: path to route, request to call, outcome to answer. Who may call is decided in `access`.
+//!
+//! Answers are JSON with HTTP 200, `{"status":0,…}` or `{"status":1,"msg":…}`; an error status only where the request cannot
+//! be read at all.
+
+use crate::base::id::Identity;
+use crate::shard::CHANNEL_NAME_MAX;
+use crate::wire::http1::query_pairs;
+use crate::wire::packet::QoS;
+use crate::wire::ws::frame::CloseCode;
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Connect,
+    Hello,
+    Send,
+    Broadcast,
+    Subscribe,
+    Unsubscribe,
+    Kick,
+    Channel,
+    Info,
+    ServerInfo,
+    Metrics,
+    Live,
+    Ready,
+    UpdateConfig,
+}
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Anyone,
+    /// The business server: signed.
+    Signed,
+    /// A person or a scraper: from loopback, or signed, or with the admin token.
+    Viewer,
+    /// The operator: from loopback, or signed.
+    Operator,
+}
+
+impl Route {
+    /// The slash at the end may be missing.
+    pub fn find(path: &str) -> Option<Route> {
+        Some(match path.strip_suffix('/').unwrap_or(path) {
+            "/connect" => Route::Connect,
+            "/hello" => Route::Hello,
+            "/send" => Route::Send,
+            "/broadcast" => Route::Broadcast,
+            "/sub" => Route::Subscribe,
+            "/unsub" => Route::Unsubscribe,
+            "/kick" => Route::Kick,
+            "/channel" => Route::Channel,
+            "/info" => Route::Info,
+            "/serverinfo" => Route::ServerInfo,
+            "/metrics" => Route::Metrics,
+            "/livez" => Route::Live,
+            "/readyz" => Route::Ready,
+            "/updateconfig" => Route::UpdateConfig,
+            _ => return None,
+        })
+    }
+
+    pub fn access(self) -> Access {
+        match self {
+            Route::Connect | Route::Hello | Route::Live | Route::Ready => Access::Anyone,
+            Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
+            Route::Channel | Route::Info | Route::ServerInfo | Route::Metrics => Access::Viewer,
+            Route::UpdateConfig => Access::Operator,
+        }
+    }
+
+    /// POST where a body is part of the call.
+    pub fn is_post(self) -> bool {
+        self.access() == Access::Signed
+    }
+
+    /// What stays on the public address when `admin_listen` takes the rest away.
+    pub fn is_public(self) -> bool {
+        matches!(self, Route::Connect | Route::Hello)
+    }
+}
+
+/// A call of the business server, read.
+#[derive(Debug, PartialEq)]
+pub enum Call<'a> {
+    /// One body to one channel, or with /broadcast/ to several.
+    Send {
+        channels: Vec<Cow<'a, str>>,
+        message_type: u16,
+        qos: QoS,
+        timeout: Duration,
+    },
+    Subscribe {
+        identity: Identity,
+        channel: String,
+        occupy: bool,
+    },
+    /// `identity` is `None` when it cannot be one of ours: then there is nothing to do.
+    Unsubscribe {
+        identity: Option<Identity>,
+        channel: String,
+    },
+    Kick {
+        whom: Whom,
+        code: CloseCode,
+        reason: String,
+    },
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Whom {
+    Identity(Identity),
+    Channel(String),
+}
+
+#[derive(Clone, Copy)]
+pub struct Timeouts {
+    pub default: Duration,
+    pub max: Duration,
+}
+
+/// Why a call is not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no channel")]
+    NoChannel,
+    #[error("a channel's name has 1 to {CHANNEL_NAME_MAX} bytes")]
+    BadChannel,
+    #[error("more than {CHANNELS_PER_BROADCAST} channels in one call")]
+    TooManyChannels,
+    #[error("qos must be 0, 1 or 2")]
+    BadQos,
+    #[error("msgtype must be a number from 0 to 65534")]
+    BadMessageType,
+    #[error("timeout must be a number of seconds")]
+    BadTimeout,
+    #[error("no such connection")]
+    NoSuchConnection,
+    #[error("identity or channel must be given")]
+    Nobody,
+    #[error("code must be 1000 or from 3000 to 4999, reason at most 123 bytes")]
+    BadClose,
+    #[error("the body is not the JSON that this call takes: {0}")]
+    BadJson(String),
+}
+
+impl Refusal {
+    /// 400 where the 2014 server failed with 500; 200 otherwise.
+    pub fn status(&self) -> u16 {
+        if matches!(self, Refusal::BadJson(_)) { 400 } else { 200 }
+    }
+}
+
+/// Reads a call. `body` is used by all but /send/ and /broadcast/, whose body is the message.
+pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeouts) -> Result<Call<'a>, Refusal> {
+    match route {
+        Route::Send | Route::Broadcast => read_send(query, route == Route::Broadcast, timeouts),
+        Route::Subscribe => {
+            let body: MembershipBody = read_json(body)?;
+            let channel = channel_name(body.channel)?;
+            let identity = Identity::from_hex(body.identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?;
+            Ok(Call::Subscribe { identity, channel, occupy: body.occupy.0 })
+        }
+        Route::Unsubscribe => {
+            let body: MembershipBody = read_json(body)?;
+            Ok(Call::Unsubscribe { identity: Identity::from_hex(body.identity.as_bytes()), channel: body.channel })
+        }
+        Route::Kick => read_kick(body),
+        _ => unreachable!("only signed calls are read"),
+    }
+}
+
+fn read_send(query: &str, many: bool, timeouts: Timeouts) -> Result<Call<'_>, Refusal> {
+    let (mut channels, mut message_type, mut qos, mut timeout) =
+        (Vec::with_capacity(1), 1, QoS::ExactlyOnce, timeouts.default);
+    for (name, value) in query_pairs(query) {
+        match &*name {
+            "channel" | "channels" if many => match value {
+                Cow::Borrowed(list) => channels.extend(list.split(";;").map(Cow::Borrowed)),
+                Cow::Owned(list) => channels.extend(list.split(";;").map(|name| Cow::Owned(name.into()))),
+            },
+            "channel" => channels.push(value),
+            "msgtype" => {
+                let number = value.parse().ok().filter(|&number| number != crate::shard::RESERVED_TYPE);
+                message_type = number.ok_or(Refusal::BadMessageType)?;
+            }
+            "qos" => qos = value.parse().ok().and_then(QoS::from_u8).ok_or(Refusal::BadQos)?,
+            "timeout" => {
+                let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                timeout = seconds.ok_or(Refusal::BadTimeout)?.min(timeouts.max);
+            }
+            _ => {}
+        }
+    }
+    channels.retain(|channel| !channel.is_empty());
+    if channels.is_empty() {
+        return Err(Refusal::NoChannel);
+    }
+    if channels.iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
+        return Err(Refusal::BadChannel);
+    }
+    channels.truncate(if many { usize::MAX } else { 1 });
+    if channels.len() > CHANNELS_PER_BROADCAST {
+        return Err(Refusal::TooManyChannels);
+    }
+    Ok(Call::Send { channels, message_type, qos, timeout })
+}
+
+fn read_kick(body: &[u8]) -> Result<Call<'static>, Refusal> {
+    let body: KickBody = read_json(body)?;
+    let code = CloseCode(body.code);
+    if !(code == CloseCode::NORMAL || (3000..5000).contains(&code.0)) || body.reason.len() > 123 {
+        return Err(Refusal::BadClose);
+    }
+    let whom = match (body.identity, body.channel) {
+        (Some(identity), _) => {
+            Whom::Identity(Identity::from_hex(identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?)
+        }
+        (None, Some(channel)) => Whom::Channel(channel_name(channel)?),
+        (None, None) => return Err(Refusal::Nobody),
+    };
+    Ok(Call::Kick { whom, code, reason: body.reason })
+}
+
+fn channel_name(name: String) -> Result<String, Refusal> {
+    match name.len() {
+        0 => Err(Refusal::NoChannel),
+        1..=CHANNEL_NAME_MAX => Ok(name),
+        _ => Err(Refusal::BadChannel),
+    }
+}
+
+fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::BadJson(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct MembershipBody {
+    #[serde(default)]
+    identity: String,
+    #[serde(default)]
+    channel: String,
+    #[serde(default)]
+    occupy: Flag,
+}
+
+#[derive(Deserialize)]
+struct KickBody {
+    identity: Option<String>,
+    channel: Option<String>,
+    /// 4500 and above: the client does not come back by itself.
+    #[serde(default = "kicked")]
+    code: u16,
+    #[serde(default)]
+    reason: String,
+}
+
+fn kicked() -> u16 {
+    4500
+}
+
+/// 2014's business servers write 0 and 1, as a number or as text; newer ones write booleans.
+#[derive(Default, Deserialize)]
+#[serde(from = "serde_json::Value")]
+struct Flag(bool);
+
+impl From<serde_json::Value> for Flag {
+    fn from(value: serde_json::Value) -> Flag {
+        use serde_json::Value;
+        Flag(match value {
+            Value::Bool(flag) => flag,
+            Value::Number(number) => number.as_f64() != Some(0.0),
+            Value::String(text) => !matches!(&*text, "" | "0" | "false"),
+            _ => false,
+        })
+    }
+}
+
+/// Appends `{"status":0,"connections":n,"data":"…"}`.
+pub fn write_sent(out: &mut Vec<u8>, connections: u32, data: &[u8]) {
+    use std::io::Write;
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "{{\"status\":0,\"connections\":{connections},\"data\":");
+    if data.is_empty() {
+        out.extend_from_slice(b"\"\"}");
+        return;
+    }
+    let _ = serde_json::to_writer(&mut *out, &String::from_utf8_lossy(data));
+    out.push(b'}');
+}
+
+/// Appends `{"status":1,"msg":"…"}`.
+pub fn write_refusal(out: &mut Vec<u8>, why: &str) {
+    out.extend_from_slice(b"{\"status\":1,\"msg\":");
+    let _ = serde_json::to_writer(&mut *out, why);
+    out.push(b'}');
+}
+
+/// Channels of one /broadcast/.
+pub const CHANNELS_PER_BROADCAST: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts { default: Duration::from_secs(10), max: Duration::from_secs(300) };
+
+    fn send(query: &str) -> Result<Call<'_>, Refusal> {
+        read_call(Route::Send, query, b"", TIMEOUTS)
+    }
+
+    #[test]
+    fn the_slash_at_the_end_may_be_missing() {
+        assert_eq!(Route::find("/send"), Some(Route::Send));
+        assert_eq!(Route::find("/send/"), Some(Route::Send));
+        assert_eq!(Route::find("/send//"), None);
+        assert_eq!(Route::find("/"), None);
+    }
+
+    #[test]
+    fn send_has_the_defaults_of_2014() {
+        let expected = Call::Send {
+            channels: vec!["c 1".into()],
+            message_type: 1,
+            qos: QoS::ExactlyOnce,
+            timeout: Duration::from_secs(10),
+        };
+        assert_eq!(send("channel=c+1"), Ok(expected));
+    }
+
+    #[test]
+    fn bad_parameters_are_named() {
+        assert_eq!(send("qos=1"), Err(Refusal::NoChannel));
+        assert_eq!(send("channel="), Err(Refusal::NoChannel));
+        assert_eq!(send("channel=c&qos=3"), Err(Refusal::BadQos));
+        assert_eq!(send("channel=c&qos=x"), Err(Refusal::BadQos));
+        assert_eq!(send("channel=c&msgtype=65535"), Err(Refusal::BadMessageType));
+        assert_eq!(send("channel=c&timeout=-1"), Err(Refusal::BadTimeout));
+        assert_eq!(send("channel=c&timeout=NaN"), Err(Refusal::BadTimeout));
+    }
+
+    #[test]
+    fn a_long_timeout_is_cut() {
+        let Ok(Call::Send { timeout, .. }) = send("channel=c&timeout=1e9") else { panic!("it is a call") };
+        assert_eq!(timeout, TIMEOUTS.max);
+    }
+
+    #[test]
+    fn a_broadcast_names_many_channels() {
+        let call = read_call(Route::Broadcast, "channel=a;;b&channels=c%3B%3Bd", b"", TIMEOUTS);
+        let Ok(Call::Send { channels, .. }) = call else { panic!("{call:?}") };
+        assert_eq!(channels, ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn occupy_is_read_as_2014_wrote_it() {
+        let identity = "ab".repeat(32);
+        for (occupy, expected) in [("0", false), ("1", true), ("\"1\"", true), ("\"0\"", false), ("true", true)] {
+            let body = format!(r#"{{"identity":"{identity}","channel":"c","occupy":{occupy}}}"#);
+            match read_call(Route::Subscribe, "", body.as_bytes(), TIMEOUTS) {
+                Ok(Call::Subscribe { occupy, .. }) => assert_eq!(occupy, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_foreign_identity_is_no_connection() {
+        let body = br#"{"identity":"me","channel":"c"}"#;
+        assert_eq!(read_call(Route::Subscribe, "", body, TIMEOUTS), Err(Refusal::NoSuchConnection));
+        assert!(matches!(
+            read_call(Route::Unsubscribe, "", body, TIMEOUTS),
+            Ok(Call::Unsubscribe { identity: None, .. })
+        ));
+        assert!(matches!(read_call(Route::Subscribe, "", b"{", TIMEOUTS), Err(error) if error.status() == 400));
+    }
+
+    #[test]
+    fn data_is_json_text_whatever_the_client_sent() {
+        let mut out = Vec::new();
+        write_sent(&mut out, 2, b"say \"hi\"\n\xFF");
+        let value: serde_json::Value = serde_json::from_slice(&out).expect("valid JSON");
+        assert_eq!(value, serde_json::json!({"status": 0, "connections": 2, "data": "say \"hi\"\n\u{FFFD}"}));
+    }
+}
