@@ -74,7 +74,8 @@ impl Key {
     }
 }
 
-/// `key!(field, KIND, doc)`, or `key!("table.key" => field, KIND, doc)` for a key of a table; `field` may be a path of fields.
+/// `key!(field, KIND, doc)`, or `key!("table.key" => field, KIND, doc)` for a key of a table; `field` may be a path of
+/// fields.
 macro_rules! key {
     ($field:ident, $kind:expr, $doc:literal) => {
         key!(stringify!($field) => $field, $kind, $doc)

@@ -1,5 +1,5 @@
-//! Puts file, environment and command line together, in this order, later ones win; then checks the whole. Nothing stops
-//! at the first fault: the person who must mend them hears of all at once.
+//! Puts file, environment and command line together, in this order, later ones win; then checks the whole. Nothing
+//! stops at the first fault: the person who must mend them hears of all at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -41,8 +41,8 @@ impl Config {
     }
 }
 
-/// The process's own environment, as far as it is ours. Unlike `std::env::vars` it does not panic on foreign bytes; they
-/// become U+FFFD, which `Config::load` refuses.
+/// The process's own environment, as far as it is ours. Unlike `std::env::vars` it does not panic on foreign bytes;
+/// they become U+FFFD, which `Config::load` refuses.
 pub fn process_env() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
@@ -250,8 +250,9 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// Variables that begin like ours and are not: our tests' own, and those that Kubernetes puts into every container when a
-/// service is called `rainbow` (`RAINBOW_PORT=tcp://10.0.0.1:1984`, `RAINBOW_SERVICE_HOST`, `RAINBOW_PORT_1984_TCP_ADDR`).
+/// Variables that begin like ours and are not: our tests' own, and those that Kubernetes puts into every container when
+/// a service is called `rainbow` (`RAINBOW_PORT=tcp://10.0.0.1:1984`, `RAINBOW_SERVICE_HOST`,
+/// `RAINBOW_PORT_1984_TCP_ADDR`).
 fn is_foreign(name: &str, value: &str) -> bool {
     let rest = &name[VARIABLE_PREFIX.len()..];
     let in_cluster = rest == "PORT" && (value.starts_with("tcp://") || value.starts_with("udp://"));

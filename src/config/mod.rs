@@ -1,9 +1,10 @@
 //! Configuration: what the operator decides, checked as a whole before anything starts.
 //!
-//! `keys` is the one table that drives reading, printing, hiding and reloading; `kind` knows how values of each kind are
-//! written; `source` reads files (TOML, and the INI of 2014) into places and inputs; `load` puts file, environment and
-//! command line together; `rules` holds the relations between keys; `fault` says what is wrong. No clock, no socket; the
-//! file is read in `load` and nowhere else. Called by `main`, the reload path, and by whoever shows the configuration.
+//! `keys` is the one table that drives reading, printing, hiding and reloading; `kind` knows how values of each kind
+//! are written; `source` reads files (TOML, and the INI of 2014) into places and inputs; `load` puts file, environment
+//! and command line together; `rules` holds the relations between keys; `fault` says what is wrong. No clock, no
+//! socket; the file is read in `load` and nowhere else. Called by `main`, the reload path, and by whoever shows the
+//! configuration.
 
 mod fault;
 mod keys;
@@ -32,7 +33,8 @@ pub struct Config {
     // The business server
     /// Asked before a client is let in (GET). Several URLs are balanced. Empty: every client is let in.
     pub connect_url: Vec<String>,
-    /// Gets a client's message (POST); `{message_type}` is replaced. Empty: clients' messages are answered with an empty body.
+    /// Gets a client's message (POST); `{message_type}` is replaced. Empty: clients' messages are answered with an
+    /// empty body.
     pub forward_url: Vec<String>,
     /// Hears the end of a connection (GET). Empty: nobody is told.
     pub close_url: Vec<String>,

@@ -1,5 +1,5 @@
-//! Relations between keys: what each value alone cannot show. A broken relation blames a key that was set rather than one
-//! that has its default. Reload relies on this: the keys of one rule are either all reloadable, or none of them is.
+//! Relations between keys: what each value alone cannot show. A broken relation blames a key that was set rather than
+//! one that has its default. Reload relies on this: the keys of one rule are either all reloadable, or none of them is.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! The configuration for people: the default file, the values in force with secrets hidden, the README's table. All of it
-//! comes from the table of keys.
+//! The configuration for people: the default file, the values in force with secrets hidden, the README's table. All of
+//! it comes from the table of keys.
 
 use std::fmt::Write;
 
@@ -69,7 +69,8 @@ fn plain(value: &Value) -> String {
 const DEFAULT_HEAD: &str = "\
 # Rainbow's configuration: every key, with its default. Remove the # before a key to change it.
 #
-# Durations are seconds or texts like \"250ms\", \"3s\", \"5m\", \"2h\"; sizes are bytes or texts like \"64KiB\", \"1MiB\".
+# Durations are seconds or texts like \"250ms\", \"3s\", \"5m\", \"2h\".
+# Sizes are bytes or texts like \"64KiB\", \"1MiB\".
 # URLs are one text, or a list of texts: [\"http://a/\", \"http://b/\"].
 # The environment overrides this file: RAINBOW_ and the key in capitals, RAINBOW_CONNECT_URL; lists with commas.
 # `rainbow-server config check -f FILE` checks a file; SIGHUP makes a running server read it again.

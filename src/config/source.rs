@@ -1,5 +1,5 @@
-//! Reads a file's text into entries: which key, at which place, with which input. Two formats: TOML, and the INI that the
-//! first implementation had. No key is known here, and no value is understood; any text yields entries and faults.
+//! Reads a file's text into entries: which key, at which place, with which input. Two formats: TOML, and the INI that
+//! the first implementation had. No key is known here, and no value is understood; any text yields entries and faults.
 
 use std::path::Path;
 
@@ -148,8 +148,8 @@ fn toml_input(value: &DeValue, depth: usize) -> Input {
 
 /// Line by line through rust-ini, which by itself stops at the first error and keeps no line numbers.
 ///
-/// As Python 2's ConfigParser read it: keys compare without case, `;` after white space begins a comment, `#` and `;` do
-/// so at the start of a line, quotes and backslashes mean nothing.
+/// As Python 2's ConfigParser read it: keys compare without case, `;` after white space begins a comment, `#` and `;`
+/// do so at the start of a line, quotes and backslashes mean nothing.
 fn read_ini(lines: &Lines) -> Source {
     let mut source = Source { entries: Vec::new(), faults: Vec::new(), format: Format::Ini };
     let mut section = String::new();

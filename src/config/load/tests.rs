@@ -189,15 +189,13 @@ fn a_syntax_error_does_not_hide_the_faults_around_it() {
 fn relations_blame_the_key_that_was_set() {
     assert_eq!(
         refused("\nmessage_bytes_max = '2MiB'"),
-        [
-            "t.toml:2:21: message_bytes_max: 2MiB is more than outbox_bytes_max (1MiB). Lower it, or raise outbox_bytes_max."
-        ]
+        ["t.toml:2:21: message_bytes_max: 2MiB is more than outbox_bytes_max (1MiB). \
+                Lower it, or raise outbox_bytes_max."]
     );
     assert_eq!(
         refused("outbox_bytes_max = '64KiB'"),
-        [
-            "t.toml:1:20: outbox_bytes_max: 64KiB is less than message_bytes_max (1MiB). Raise it, or lower message_bytes_max."
-        ]
+        ["t.toml:1:20: outbox_bytes_max: 64KiB is less than message_bytes_max (1MiB). \
+                Raise it, or lower message_bytes_max."]
     );
     assert!(refused("pong_timeout = '2m'")[0].contains("more than ping_interval (1m)"));
     assert!(refused("retry_backoff_min = 6")[0].contains("more than retry_backoff_max (5s)"));
@@ -286,7 +284,8 @@ fn a_key_of_a_table_has_its_section_and_its_variable() {
     assert_eq!(with("kind = 'x'", &[]).unwrap_err(), "t.toml:1:1: kind: unknown key. Did you mean store.kind?");
     assert_eq!(
         with("[store]\nknd = 'x'\n[stroe]\nkind = 'x'", &[]).unwrap_err(),
-        "t.toml:2:1: store.knd: unknown key. Did you mean store.kind?\nt.toml:3:2: [stroe]: unknown section. Did you mean store?"
+        "t.toml:2:1: store.knd: unknown key. Did you mean store.kind?\n\
+             t.toml:3:2: [stroe]: unknown section. Did you mean store?"
     );
     assert_eq!(
         with("", &[("RAINBOW_STORE_KNID", "x")]).unwrap_err(),
@@ -315,7 +314,10 @@ proptest! {
     }
 
     #[test]
-    fn nearly_right_text_never_panics(lines in prop::collection::vec(nearly_right_line(), 0..6), ending in "(toml|ini|conf)") {
+    fn nearly_right_text_never_panics(
+            lines in prop::collection::vec(nearly_right_line(), 0..6),
+            ending in "(toml|ini|conf)",
+        ) {
         let text: String = lines.concat();
         if let Err(errors) = load(&format!("t.{ending}"), &format!("[main]\n{text}"), &[]) {
             prop_assert!(!errors.is_empty());
