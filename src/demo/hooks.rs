@@ -1,0 +1,258 @@
+//! What the demo's business server answers: the chat page, and Rainbow's three hooks (connect, message, close).
+//!
+//! Who someone is lies in the cookie that Rainbow keeps for us, so a restarted demo knows everyone again without one
+//! client noticing. A hook answers at once; what is to be told to a room goes into the line of `caller`.
+//!
+//! Messages of clients: 1 a line, 2 "let me in here", 3 a new name, 4 "I am here". Messages to clients: 1 a line,
+//! 2 who is here, 3 "who is here?". Called by `http`, from several threads.
+
+use super::caller::{Call, Line as CallLine, LineFull};
+use super::http::{Request, Response};
+use super::rooms::{Announcement, Line, Person, RoomInfo, Rooms, Seen, person_name};
+use crate::wire::http1::query_get;
+use crate::wire::sign::{Signed2014, verify_2014};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The business of the demo.
+#[derive(Debug)]
+pub struct Hooks {
+    rooms: Mutex<Rooms>,
+    line: CallLine,
+    /// Empty: anyone may call the hooks.
+    token: String,
+    page: String,
+}
+
+/// A client's chat line.
+#[derive(Deserialize)]
+struct Say {
+    key: String,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Join {
+    room: String,
+}
+
+#[derive(Deserialize)]
+struct Rename {
+    name: String,
+}
+
+#[derive(Serialize)]
+struct Joined<'a> {
+    status: &'static str,
+    room: &'a str,
+    history: Vec<&'a Line>,
+    people: Vec<Seen>,
+    rooms: Vec<RoomInfo>,
+}
+
+impl Hooks {
+    pub fn new(rainbow_port: u16, token: String, line: CallLine) -> Hooks {
+        let page = CHAT_PAGE.replace("{{RAINBOW_PORT}}", &rainbow_port.to_string());
+        Hooks { rooms: Mutex::new(Rooms::new()), line, token, page }
+    }
+
+    pub fn answer(&self, request: &Request) -> Response {
+        let path = request.path.trim_end_matches('/');
+        match path {
+            "" => self.page(),
+            "/rainbow.js" => Response::new(200, "text/javascript; charset=utf-8", CLIENT_SCRIPT.as_bytes()),
+            _ if path.starts_with("/rainbow/") && !self.is_signed(request) => {
+                let refusal = json_response(&json!({"status": "error", "msg": "bad signature"}));
+                Response { headers: vec![("RAINBOWREQUESTINVALID", "60001".into())], ..refusal }
+            }
+            "/rainbow/connect" => self.connect(request),
+            "/rainbow/close" => self.close(request),
+            _ => match path.strip_prefix("/rainbow/message/") {
+                Some(message_type) => self.message(message_type, request),
+                None => Response::new(404, "text/plain", &b"nothing here"[..]),
+            },
+        }
+    }
+
+    fn page(&self) -> Response {
+        let page = Response::new(200, "text/html; charset=utf-8", self.page.clone().into_bytes());
+        Response { headers: vec![("Cache-Control", "no-store".into())], ..page }
+    }
+
+    /// Lets everyone in, into the room that the query names.
+    fn connect(&self, request: &Request) -> Response {
+        let Some(identity) = request.header(IDENTITY) else { return identity_required() };
+        let get = |name: &str| query_get(&request.query, name).unwrap_or_default().into_owned();
+        let mut rooms = self.rooms();
+        let device = request.header("X-DEVICEID").unwrap_or_default().chars().take(DEVICE_MAX).collect();
+        let person = Person { name: person_name(&get("name")), device, room: rooms.room_name(&get("room")) };
+        let announcements = rooms.enter(identity, person.clone(), now_ms());
+        drop(rooms);
+        self.announce(announcements);
+        let channel = ("RAINBOWCLIENTCHANNEL", channel_of(&person.room));
+        Response { headers: vec![channel, cookie_of(&person)], ..json_response(&json!({"status": "success"})) }
+    }
+
+    fn close(&self, request: &Request) -> Response {
+        let Some(identity) = request.header(IDENTITY) else { return identity_required() };
+        let mut rooms = self.rooms();
+        self.recognize(&mut rooms, identity, request);
+        let left = rooms.leave(identity, now_ms());
+        drop(rooms);
+        self.announce(left);
+        json_response(&json!({"status": "success"}))
+    }
+
+    fn message(&self, message_type: &str, request: &Request) -> Response {
+        let Some(identity) = request.header(IDENTITY) else { return identity_required() };
+        let mut rooms = self.rooms();
+        if !self.recognize(&mut rooms, identity, request) {
+            return failure("nobody knows you");
+        }
+        match message_type {
+            "1" => self.say(rooms, identity, &request.body),
+            "2" => self.join(rooms, identity, &request.body),
+            "3" => self.rename(rooms, identity, &request.body),
+            "4" => self.present(rooms, identity),
+            _ => failure("no such message type"),
+        }
+    }
+
+    fn say(&self, mut rooms: MutexGuard<Rooms>, identity: &str, body: &[u8]) -> Response {
+        let Ok(Say { key, text }) = serde_json::from_slice(body) else { return failure("not a line") };
+        if text.trim().is_empty() || text.len() > TEXT_BYTES_MAX || key.len() > KEY_BYTES_MAX {
+            return failure("empty or too long");
+        }
+        let Some((room, line)) = rooms.say(identity, &key, &text, now_ms()) else { return failure("nobody knows you") };
+        drop(rooms);
+        let body = serde_json::to_string(&line).expect("a line is JSON");
+        match self.line.push(Call { channel: channel_of(&room), message_type: 1, body }) {
+            Ok(()) => json_response(&json!({"status": "success", "line": line})),
+            // Rainbow repeats it, and the line's key tells that it is the same.
+            Err(LineFull) => Response::new(503, "text/plain", &b"too much to tell"[..]),
+        }
+    }
+
+    /// Moves someone to a room and hands its history over. Asked again after each reconnection.
+    fn join(&self, mut rooms: MutexGuard<Rooms>, identity: &str, body: &[u8]) -> Response {
+        let Ok(Join { room }) = serde_json::from_slice(body) else { return failure("which room?") };
+        let Some(person) = rooms.person(identity).cloned() else { return failure("nobody knows you") };
+        let was_in = person.room;
+        let person = Person { room: rooms.room_name(&room), ..person };
+        let announcements = rooms.enter(identity, person.clone(), now_ms());
+        let joined = json_response(&Joined {
+            status: "success",
+            room: &person.room,
+            history: rooms.history(&person.room),
+            people: rooms.people_in(&person.room),
+            rooms: rooms.list(),
+        });
+        drop(rooms);
+        self.announce(announcements);
+        let mut headers = vec![("RAINBOWCLIENTCHANNEL", channel_of(&person.room)), cookie_of(&person)];
+        if was_in != person.room {
+            headers.push(("RAINBOWCLIENTCHANNELUNSUB", channel_of(&was_in)));
+        }
+        Response { headers, ..joined }
+    }
+
+    fn rename(&self, mut rooms: MutexGuard<Rooms>, identity: &str, body: &[u8]) -> Response {
+        let Ok(Rename { name }) = serde_json::from_slice(body) else { return failure("which name?") };
+        let name = person_name(&name);
+        let renamed = rooms.rename(identity, &name, now_ms());
+        let Some(person) = rooms.person(identity).cloned() else { return failure("nobody knows you") };
+        drop(rooms);
+        self.announce(renamed);
+        Response { headers: vec![cookie_of(&person)], ..json_response(&json!({"status": "success", "name": name})) }
+    }
+
+    /// Someone answers "who is here?"; the cookie has said who, and the others want the longer list.
+    fn present(&self, mut rooms: MutexGuard<Rooms>, identity: &str) -> Response {
+        let present = rooms.present(identity, now_ms());
+        drop(rooms);
+        self.announce(present);
+        json_response(&json!({"status": "success"}))
+    }
+
+    /// Whether `identity` is known, now at the latest: from before, or by the cookie that an earlier life of the demo gave.
+    fn recognize(&self, rooms: &mut Rooms, identity: &str, request: &Request) -> bool {
+        if rooms.person(identity).is_some() {
+            return true;
+        }
+        let cookie = request.header(COOKIE).and_then(|cookie| STANDARD.decode(cookie).ok());
+        let Some(person) = cookie.and_then(|json| serde_json::from_slice::<Person>(&json).ok()) else { return false };
+        let channel = channel_of(&person.room);
+        if rooms.recognize(identity, person) {
+            // The others in that room are still connected too, and nobody else will tell us.
+            self.tell(Call { channel, message_type: 3, body: "{}".into() });
+        }
+        true
+    }
+
+    fn announce(&self, announcements: impl IntoIterator<Item = Announcement>) {
+        for (room, presence) in announcements {
+            let body = serde_json::to_string(&presence).expect("presence is JSON");
+            self.tell(Call { channel: channel_of(&room), message_type: 2, body });
+        }
+    }
+
+    /// Who comes and goes may be missed: the next announcement carries the whole list again.
+    fn tell(&self, call: Call) {
+        if self.line.push(call).is_err() {
+            tracing::debug!("the demo's line is full; an announcement was dropped");
+        }
+    }
+
+    fn is_signed(&self, request: &Request) -> bool {
+        let get = |name: &str| query_get(&request.query, name).unwrap_or_default();
+        let (timestamp, nonce, signature) = (get("timestamp"), get("nonce"), get("signature"));
+        let signed = Signed2014 { timestamp: &timestamp, nonce: &nonce, signature: &signature };
+        self.token.is_empty() || verify_2014(&self.token, signed, now_ms() / 1000, SIGNATURE_WINDOW_S).is_ok()
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+        // What a panicking request left behind is still a chat.
+        self.rooms.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn channel_of(room: &str) -> String {
+    format!("room:{room}")
+}
+
+fn cookie_of(person: &Person) -> (&'static str, String) {
+    (COOKIE, STANDARD.encode(serde_json::to_vec(person).expect("a person is JSON")))
+}
+
+fn json_response(value: &impl Serialize) -> Response {
+    Response::new(200, "application/json", serde_json::to_vec(value).expect("answers are JSON"))
+}
+
+fn failure(why: &str) -> Response {
+    json_response(&json!({"status": "error", "msg": why}))
+}
+
+fn identity_required() -> Response {
+    Response { headers: vec![("RAINBOWREQUESTINVALID", "60002".into())], ..failure("identity required") }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64)
+}
+
+const CHAT_PAGE: &str = include_str!("chat.html");
+const CLIENT_SCRIPT: &str = include_str!("../../clients/js/rainbow.js");
+const IDENTITY: &str = "RAINBOWCLIENTIDENTITY";
+const COOKIE: &str = "RAINBOWCLIENTCOOKIE";
+const TEXT_BYTES_MAX: usize = 4000;
+const KEY_BYTES_MAX: usize = 64;
+/// Characters of a device's name.
+const DEVICE_MAX: usize = 64;
+const SIGNATURE_WINDOW_S: u64 = 10;
+
+#[cfg(test)]
+mod tests;

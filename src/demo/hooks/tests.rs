@@ -1,0 +1,173 @@
+use super::*;
+use crate::wire::sign::sign_2014;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+/// Hooks without a Rainbow: what they would tell it arrives at the receiver.
+fn hooks(token: &str) -> (Hooks, Receiver<Call>) {
+    let (line, calls) = sync_channel(16);
+    (Hooks::new(1984, token.into(), CallLine(line)), calls)
+}
+
+struct Client {
+    identity: &'static str,
+    cookie: Option<String>,
+}
+
+impl Client {
+    fn new(identity: &'static str) -> Client {
+        Client { identity, cookie: None }
+    }
+
+    /// Asks as Rainbow would, and keeps the cookie as it would.
+    fn ask(&mut self, hooks: &Hooks, path: &str, query: &str, body: &str) -> Response {
+        let mut headers =
+            vec![(IDENTITY.into(), self.identity.into()), ("X-DEVICEID".into(), format!("d{}", self.identity))];
+        headers.extend(self.cookie.clone().map(|cookie| (COOKIE.into(), cookie)));
+        let request =
+            Request { method: "POST".into(), path: path.into(), query: query.into(), headers, body: body.into() };
+        let response = hooks.answer(&request);
+        if let Some(cookie) = header(&response, COOKIE) {
+            self.cookie = Some(cookie.into());
+        }
+        response
+    }
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.headers.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str())
+}
+
+fn json_of(response: &Response) -> serde_json::Value {
+    assert_eq!(response.status, 200);
+    serde_json::from_slice(&response.body).unwrap()
+}
+
+fn told(calls: &Receiver<Call>) -> Vec<(String, u16, serde_json::Value)> {
+    calls.try_iter().map(|call| (call.channel, call.message_type, serde_json::from_str(&call.body).unwrap())).collect()
+}
+
+#[test]
+fn connecting_subscribes_to_the_room_and_is_announced() {
+    let (hooks, calls) = hooks("");
+    let answer = Client::new("1").ask(&hooks, "/rainbow/connect/", "name=Ann+%C3%84&room=Garden", "");
+    assert_eq!(json_of(&answer)["status"], "success");
+    assert_eq!(header(&answer, "RAINBOWCLIENTCHANNEL"), Some("room:garden"));
+    let told = told(&calls);
+    assert_eq!((told.len(), told[0].0.as_str(), told[0].1), (1, "room:garden", 2));
+    assert_eq!((&told[0].2["event"], &told[0].2["name"]), (&json!("joined"), &json!("Ann Ä")));
+}
+
+#[test]
+fn a_line_is_answered_kept_and_told_to_the_room() {
+    let (hooks, calls) = hooks("");
+    let mut ann = Client::new("1");
+    ann.ask(&hooks, "/rainbow/connect", "name=Ann&room=lobby", "");
+    told(&calls);
+    let answer = ann.ask(&hooks, "/rainbow/message/1/", "", r#"{"key":"k1","text":"hello"}"#);
+    assert_eq!(json_of(&answer)["line"]["text"], "hello");
+    let told = told(&calls);
+    assert_eq!((told.len(), told[0].0.as_str(), told[0].1, &told[0].2["key"]), (1, "room:lobby", 1, &json!("k1")));
+    let joined = json_of(&ann.ask(&hooks, "/rainbow/message/2/", "", r#"{"room":"lobby"}"#));
+    assert_eq!((&joined["history"][0]["key"], &joined["people"][0]["name"]), (&json!("k1"), &json!("Ann")));
+}
+
+#[test]
+fn changing_rooms_changes_channels_and_cookie() {
+    let (hooks, calls) = hooks("");
+    let mut ann = Client::new("1");
+    ann.ask(&hooks, "/rainbow/connect/", "name=Ann&room=lobby", "");
+    let answer = ann.ask(&hooks, "/rainbow/message/2/", "", r#"{"room":"kitchen"}"#);
+    assert_eq!(header(&answer, "RAINBOWCLIENTCHANNEL"), Some("room:kitchen"));
+    assert_eq!(header(&answer, "RAINBOWCLIENTCHANNELUNSUB"), Some("room:lobby"));
+    told(&calls);
+    ann.ask(&hooks, "/rainbow/message/3/", "", r#"{"name":"Anna"}"#);
+    let told = told(&calls);
+    assert_eq!(
+        (told[0].0.as_str(), &told[0].2["was"], &told[0].2["name"]),
+        ("room:kitchen", &json!("Ann"), &json!("Anna"))
+    );
+    let kept: Person = serde_json::from_slice(&STANDARD.decode(ann.cookie.unwrap()).unwrap()).unwrap();
+    assert_eq!(kept, Person { name: "Anna".into(), device: "d1".into(), room: "kitchen".into() });
+}
+
+#[test]
+fn after_a_restart_the_cookie_tells_who_someone_is() {
+    let (before, _calls) = hooks("");
+    let (mut ann, mut bob) = (Client::new("1"), Client::new("2"));
+    ann.ask(&before, "/rainbow/connect/", "name=Ann&room=lobby", "");
+    bob.ask(&before, "/rainbow/connect/", "name=Bob&room=lobby", "");
+    let (after, calls) = hooks("");
+    let answer = ann.ask(&after, "/rainbow/message/1/", "", r#"{"key":"k1","text":"still here"}"#);
+    assert_eq!(json_of(&answer)["line"]["name"], "Ann");
+    // The first one known in a room makes the demo ask who else is there.
+    assert_eq!(told(&calls).iter().map(|(_, message_type, _)| *message_type).collect::<Vec<_>>(), [3, 1]);
+    bob.ask(&after, "/rainbow/message/4/", "", "{}");
+    let told = told(&calls);
+    assert_eq!((told.len(), told[0].1, told[0].2["people"].as_array().map(Vec::len)), (1, 2, Some(2)));
+}
+
+#[test]
+fn strangers_and_rubbish_are_answered_as_failures() {
+    let (hooks, calls) = hooks("");
+    let mut stranger = Client::new("9");
+    assert_eq!(
+        json_of(&stranger.ask(&hooks, "/rainbow/message/1/", "", r#"{"key":"k","text":"x"}"#))["status"],
+        "error"
+    );
+    stranger.cookie = Some("rubbish".into());
+    assert_eq!(json_of(&stranger.ask(&hooks, "/rainbow/message/4/", "", ""))["status"], "error");
+    let mut ann = Client::new("1");
+    ann.ask(&hooks, "/rainbow/connect/", "", "");
+    told(&calls);
+    for (path, body) in [("1", "{"), ("1", r#"{"key":"k","text":" "}"#), ("2", "[]"), ("3", "{}"), ("77", "")] {
+        assert_eq!(
+            json_of(&ann.ask(&hooks, &format!("/rainbow/message/{path}/"), "", body))["status"],
+            "error",
+            "{path} {body}"
+        );
+    }
+    assert_eq!(told(&calls), []);
+    let nameless = hooks.answer(&Request { path: "/rainbow/connect/".into(), ..Request::default() });
+    assert_eq!(header(&nameless, "RAINBOWREQUESTINVALID"), Some("60002"));
+    assert_eq!(hooks.answer(&Request { path: "/etc/passwd".into(), ..Request::default() }).status, 404);
+}
+
+#[test]
+fn a_full_line_makes_rainbow_ask_again_and_the_line_is_kept_once() {
+    let (hooks, calls) = hooks("");
+    let mut ann = Client::new("1");
+    ann.ask(&hooks, "/rainbow/connect/", "room=lobby", "");
+    let mut say =
+        |key: &str| ann.ask(&hooks, "/rainbow/message/1/", "", &format!(r#"{{"key":"{key}","text":"x"}}"#)).status;
+    let refused = (0..20).map(|number| number.to_string()).find(|key| say(key) == 503).expect("the line is bounded");
+    told(&calls);
+    assert_eq!(say(&refused), 200);
+    assert_eq!(told(&calls).iter().filter(|(_, _, line)| line["key"] == refused.as_str()).count(), 1);
+    let rooms = hooks.rooms();
+    assert_eq!(rooms.history("lobby").iter().filter(|line| line.key == refused).count(), 1);
+}
+
+#[test]
+fn hooks_want_rainbows_signature() {
+    let (hooks, _calls) = hooks("secret");
+    let timestamp = (now_ms() / 1000).to_string();
+    let signed = |token: &str| {
+        let signature = sign_2014(token, &timestamp, "7");
+        format!("name=Ann&timestamp={timestamp}&nonce=7&signature={}", signature.escape_ascii())
+    };
+    let refused = Client::new("1").ask(&hooks, "/rainbow/connect/", &signed("wrong"), "");
+    assert_eq!(
+        (json_of(&refused)["status"].as_str(), header(&refused, "RAINBOWREQUESTINVALID")),
+        (Some("error"), Some("60001"))
+    );
+    assert_eq!(json_of(&Client::new("1").ask(&hooks, "/rainbow/connect/", &signed("secret"), ""))["status"], "success");
+}
+
+#[test]
+fn the_page_knows_rainbows_port_and_brings_the_client_script() {
+    let (hooks, _calls) = hooks("secret");
+    let get = |path: &str| hooks.answer(&Request { path: path.into(), ..Request::default() });
+    let page = String::from_utf8(get("/").body.into_owned()).unwrap();
+    assert!(page.contains("1984") && !page.contains("{{"));
+    assert!(get("/rainbow.js").body.starts_with(b"/**"));
+}
