@@ -1,0 +1,298 @@
+//! The business server fails in every way it can: no client loses its connection, no message of QoS 1 or 2 is lost.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::metrics::{Counted, counted, read, risen};
+use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, Upgrade, eventually};
+
+/// A breaker that stays out of the way, and short pauses.
+fn stubborn(backend: &Backend) -> Setup {
+    Setup::of(backend)
+        .set("breaker_failures", "100000")
+        .set("retry_backoff_min", "0.05")
+        .set("retry_backoff_max", "0.2")
+}
+
+/// Fails so often, then answers `done`.
+fn failing(times: u32, failure: impl Fn() -> Reply + Send + Sync + 'static) -> Backend {
+    let backend = Backend::start();
+    let asked = AtomicU32::new(0);
+    backend
+        .on_message(move |_| if asked.fetch_add(1, Ordering::SeqCst) < times { failure() } else { Reply::ok("done") });
+    backend
+}
+
+fn assert_answered_after(failure: impl Fn() -> Reply + Send + Sync + 'static) -> (Backend, Server) {
+    let backend = failing(2, failure);
+    let mut server = stubborn(&backend).set("forward_timeout", "0.5").set("backend_body_max", "10000").start();
+    let mut client = Client::open(server.addr(), "phone");
+    for (qos, answer) in [(1, Command::Ack), (2, Command::Rec)] {
+        client.send(qos, 1, u16::from(qos), "x");
+        assert_eq!(client.expect(answer, u16::from(qos)).text(), "done");
+    }
+    client.assert_open();
+    server.assert_alive();
+    assert_eq!(backend.messages().len(), 4, "two failures, two answers");
+    (backend, server)
+}
+
+#[test]
+fn errors_5xx_are_retried() {
+    assert_answered_after(|| Reply::status(503, "busy"));
+}
+
+#[test]
+fn a_reset_is_retried() {
+    assert_answered_after(Reply::reset);
+}
+
+#[test]
+fn a_timeout_is_retried() {
+    assert_answered_after(Reply::hang);
+}
+
+#[test]
+fn rubbish_is_a_failure() {
+    assert_answered_after(|| Reply::raw("\u{0}\u{1}rubbish\r\n\r\n"));
+}
+
+#[test]
+fn an_answer_cut_short_is_a_failure() {
+    assert_answered_after(|| Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this"));
+}
+
+#[test]
+fn chunks_cut_short_are_a_failure() {
+    assert_answered_after(|| Reply::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"));
+}
+
+#[test]
+fn a_chunk_size_that_is_none_is_a_failure() {
+    assert_answered_after(|| {
+        Reply::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nx")
+    });
+}
+
+#[test]
+fn a_length_and_chunks_together_are_a_failure() {
+    assert_answered_after(|| {
+        Reply::raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    });
+}
+
+#[test]
+fn a_head_without_end_is_a_failure() {
+    assert_answered_after(|| Reply::raw(format!("HTTP/1.1 200 OK\r\nX-Endless: {}", "x".repeat(1 << 20))));
+}
+
+#[test]
+fn a_body_of_2_gb_is_a_failure_and_is_not_kept() {
+    let backend = failing(2, Reply::endless);
+    let server = stubborn(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    let before = server.rss();
+    counted(server.addr(), Counted::BackendFailure, || {
+        client.send(1, 1, 1, "x");
+        assert_eq!(client.expect(Command::Ack, 1).text(), "done");
+    });
+    let grown = server.rss().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes for a body that is too large");
+}
+
+#[test]
+fn failures_are_counted() {
+    let backend = failing(1, || Reply::status(500, "no"));
+    let server = stubborn(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    counted(server.addr(), Counted::BackendFailure, || {
+        client.send(1, 1, 1, "x");
+        client.expect(Command::Ack, 1);
+    });
+}
+
+#[test]
+fn messages_sent_while_the_backend_is_away_are_answered_in_order_when_it_returns() {
+    let mut backend = Backend::start();
+    let server = stubborn(&backend).start();
+    let mut clients: Vec<_> = (0..10).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
+    backend.stop();
+    for client in &mut clients {
+        for id in 1..=20 {
+            client.send(if id % 2 == 0 { 2 } else { 1 }, 1, id, id.to_string());
+        }
+        client.assert_open();
+    }
+    backend.restart();
+    for client in &mut clients {
+        for id in 1..=20 {
+            let answer = client.next_packet();
+            assert_eq!((answer.id, answer.text()), (id, format!("re:{id}")));
+        }
+    }
+    assert_eq!(backend.messages().len(), 200, "each message reached it once");
+}
+
+#[test]
+fn a_clients_repeats_are_absorbed_while_the_backend_is_away() {
+    let mut backend = Backend::start();
+    let server = stubborn(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    backend.stop();
+    client.send(2, 1, 1, "once");
+    for _ in 0..10 {
+        client.packet(&Packet::send(2, 1, 1, "once").again());
+        client.assert_open();
+    }
+    backend.restart();
+    assert_eq!(client.expect(Command::Rec, 1).text(), "re:once");
+    client.send(1, 1, 2, "next");
+    while client.next_packet().id != 2 {}
+    assert_eq!(backend.messages().len(), 2);
+}
+
+#[test]
+fn qos_0_is_dropped_and_counted_while_the_backend_is_away() {
+    let mut backend = Backend::start();
+    let server = stubborn(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    backend.stop();
+    let before = read(server.addr());
+    for _ in 0..10 {
+        client.send(0, 1, 0, "lost");
+    }
+    client.assert_open();
+    eventually("ten drops are counted", || (risen(&before, &read(server.addr()), Counted::Drop) >= 10.0).then_some(()));
+    backend.restart();
+    client.send(1, 1, 1, "kept");
+    client.expect(Command::Ack, 1);
+    assert_eq!(backend.messages().iter().filter(|r| r.text() == "lost").count(), 0);
+}
+
+#[test]
+fn after_its_deadline_a_message_is_left_to_the_clients_repeats() {
+    let mut backend = Backend::start();
+    let server = stubborn(&backend).set("forward_deadline", "0.6").start();
+    let mut client = Client::open(server.addr(), "phone");
+    backend.stop();
+    let message = Packet::send(1, 1, 1, "patience");
+    client.packet(&message);
+    // Nothing comes for it, and the client is not closed for it.
+    assert_eq!(client.packet_within(Duration::from_millis(1500)), None);
+    backend.restart();
+    assert_eq!(client.packet_within(Duration::from_millis(700)), None, "it was given up");
+    assert_eq!(backend.messages().len(), 0);
+    client.packet(&message.again());
+    assert_eq!(client.expect(Command::Ack, 1).text(), "re:patience");
+}
+
+#[test]
+fn a_message_waits_no_longer_than_the_backend_is_away() {
+    let mut backend = Backend::start();
+    // The breaker is on, its pauses are short.
+    let server = Setup::of(&backend).set("retry_backoff_max", "0.5").set("breaker_cooldown", "0.3").start();
+    let mut client = Client::open(server.addr(), "phone");
+    backend.stop();
+    client.send(1, 1, 1, "x");
+    assert_eq!(client.packet_within(Duration::from_secs(2)), None);
+    backend.restart();
+    let returned = Instant::now();
+    client.expect(Command::Ack, 1);
+    assert!(returned.elapsed() < Duration::from_secs(2), "answered {:?} after the return", returned.elapsed());
+}
+
+#[test]
+fn the_breaker_stops_hammering() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend)
+        .set("breaker_failures", "3")
+        .set("breaker_cooldown", "1")
+        .set("retry_backoff_min", "0.02")
+        .set("retry_backoff_max", "0.05")
+        .set("workers", "1")
+        .start();
+    let mut clients: Vec<_> = (0..20).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
+    backend.on_message(|_| Reply::status(500, "ill"));
+    for client in &mut clients {
+        client.send(1, 1, 1, "x");
+    }
+    assert_eq!(clients[0].packet_within(Duration::from_millis(2500)), None);
+    let attempts = backend.messages().len();
+    // Twenty clients at 20 tries a second would be about a thousand.
+    assert!(attempts <= 20 + 3 + 4 * 3, "{attempts} attempts in 2.5 s against an open breaker");
+    backend.on_message(|_| Reply::ok("well"));
+    for client in &mut clients {
+        assert_eq!(client.expect(Command::Ack, 1).text(), "well");
+    }
+}
+
+#[test]
+fn another_url_takes_over_from_one_that_is_away() {
+    let mut first = Backend::start();
+    let second = Backend::start();
+    let urls = format!("[{:?}, {:?}]", first.url("/message/{message_type}/"), second.url("/message/{message_type}/"));
+    let server = Setup::of(&second).set("forward_url", &urls).start();
+    let mut client = Client::open(server.addr(), "phone");
+    first.stop();
+    for id in 1..=20 {
+        client.send(1, 1, id, "x");
+        assert_eq!(client.expect(Command::Ack, id).text(), "re:x");
+    }
+    assert_eq!(second.messages().len(), 20);
+}
+
+#[test]
+fn connects_while_the_backend_is_away_get_503() {
+    let mut backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    backend.stop();
+    for _ in 0..10 {
+        let refusal = Upgrade::of("phone").refused(server.addr());
+        assert_eq!(refusal.status, 503);
+        assert!(refusal.header("retry-after").is_some());
+    }
+}
+
+#[test]
+fn a_close_is_told_when_the_backend_returns() {
+    let mut backend = Backend::start();
+    let server = stubborn(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    let identity = backend.identity_of("phone");
+    backend.stop();
+    client.close(1000, "");
+    client.expect_end();
+    backend.restart();
+    assert_eq!(backend.wait_under("/close", 1)[0].identity(), Some(identity.as_str()));
+}
+
+#[test]
+fn the_line_of_one_client_is_bounded_and_the_client_only_waits() {
+    let mut backend = Backend::start();
+    let mut server = stubborn(&backend).set("forward_queue", "8").start();
+    let mut client = Client::open(server.addr(), "phone");
+    let mut other = Client::open(server.addr(), "other");
+    backend.stop();
+    let before = server.rss();
+    // Far more than the line and the kernel's buffers take together; the rest waits in the client.
+    let writer = std::thread::spawn({
+        let mut stream = client.stream().try_clone().expect("a descriptor is left");
+        move || {
+            for id in 1..=300u16 {
+                let frame =
+                    crate::harness::client::frame_bytes(true, 2, &Packet::send(1, 1, id, vec![b'x'; 60_000]).bytes());
+                std::io::Write::write_all(&mut stream, &frame).expect("the server reads again in time");
+            }
+        }
+    });
+    for _ in 0..20 {
+        other.assert_open();
+    }
+    assert!(server.rss() < before + (8 << 20), "18 MB of one client were taken in");
+    backend.restart();
+    for id in 1..=300 {
+        assert_eq!(client.expect(Command::Ack, id).body.len(), 60_003);
+    }
+    writer.join().expect("everything was written");
+    server.assert_alive();
+}

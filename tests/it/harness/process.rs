@@ -1,0 +1,96 @@
+//! A child process that cannot outlive its test.
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+use super::log::Log;
+use super::sys;
+
+/// A running child; killed when dropped.
+pub struct Process {
+    child: Child,
+    pub log: Log,
+    ended: bool,
+}
+
+/// How a child ended and what it printed.
+#[derive(Debug)]
+pub struct Outcome {
+    pub status: ExitStatus,
+    pub text: String,
+}
+
+impl Process {
+    /// Starts `command` without any `RAINBOW_*` variable of ours, which would override its configuration.
+    pub fn start(mut command: Command, env: &[(String, String)]) -> Process {
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RAINBOW_") {
+                command.env_remove(&name);
+            }
+        }
+        command.envs(env.iter().map(|(k, v)| (k, v)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let log = Log::default();
+        log.follow(child.stdout.take().expect("piped"));
+        log.follow(child.stderr.take().expect("piped"));
+        Process { child, log, ended: false }
+    }
+
+    /// Runs `command` to its end.
+    pub fn run(command: Command, env: &[(String, String)]) -> Outcome {
+        let mut process = Process::start(command, env);
+        let status = process.wait(PATIENCE);
+        Outcome { status, text: process.log.text() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        sys::kill(self.child.id(), signal);
+    }
+
+    /// The end that comes by itself, within `patience`.
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let begun = Instant::now();
+        let ended = self.log.wait_end(patience);
+        assert!(ended, "still running after {patience:?}, its log:\n{}", self.log.text());
+        let status = self.child.wait().expect("a child of ours");
+        assert!(begun.elapsed() <= patience + Duration::from_secs(1), "it closed its output long before it ended");
+        self.ended = true;
+        status
+    }
+
+    /// None while it runs.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("a child of ours");
+        self.ended |= status.is_some();
+        status
+    }
+
+    /// SIGKILL, and the end of it awaited.
+    pub fn kill(&mut self) {
+        if !self.ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            self.ended = true;
+        }
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("a live process has VmRSS");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("VmRSS: <n> kB");
+        kib * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

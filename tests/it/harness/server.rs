@@ -1,0 +1,264 @@
+//! The server under test: configuration written to a directory of its own, a child process, its log.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::backend::Backend;
+use super::ports::{Port, free_port};
+use super::process::{Outcome, Process};
+use super::{PATIENCE, TOKEN, http};
+
+/// How a server is to be started.
+pub struct Setup {
+    settings: Vec<(String, String)>,
+    file: Option<(String, String)>,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    with_file: bool,
+    with_port: bool,
+}
+
+impl Setup {
+    /// Two workers, loopback only, the 2014 token; no business server.
+    pub fn new() -> Setup {
+        let log = std::env::var("RAINBOW_IT_LOG").unwrap_or_else(|_| "info".into());
+        Setup { settings: Vec::new(), file: None, args: Vec::new(), env: Vec::new(), with_file: true, with_port: true }
+            .text("security_token", TOKEN)
+            .text("listen", "127.0.0.1")
+            .text("log", &log)
+            .set("workers", "2")
+    }
+
+    /// All three hooks to this business server.
+    pub fn of(backend: &Backend) -> Setup {
+        Setup::new().backend(backend)
+    }
+
+    pub fn backend(self, backend: &Backend) -> Setup {
+        self.text("connect_url", &backend.url("/connect/"))
+            .text("forward_url", &backend.url("/message/{message_type}/"))
+            .text("close_url", &backend.url("/close/"))
+    }
+
+    /// A key with its value as TOML writes it; a later one replaces an earlier one.
+    pub fn set(mut self, key: &str, value: &str) -> Setup {
+        self.settings.retain(|(k, _)| k != key);
+        self.settings.push((key.into(), value.into()));
+        self
+    }
+
+    pub fn text(self, key: &str, value: &str) -> Setup {
+        let value = format!("{value:?}");
+        self.set(key, &value)
+    }
+
+    /// This file, as it is, in place of the settings.
+    pub fn file(mut self, name: &str, contents: &str) -> Setup {
+        self.file = Some((name.into(), contents.into()));
+        self
+    }
+
+    /// No `-f` at all.
+    pub fn no_file(mut self) -> Setup {
+        self.with_file = false;
+        self
+    }
+
+    /// No `-p` at all.
+    pub fn no_port(mut self) -> Setup {
+        self.with_port = false;
+        self
+    }
+
+    pub fn arg(mut self, arg: &str) -> Setup {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Setup {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// The configuration file's text.
+    pub fn contents(&self) -> String {
+        match &self.file {
+            Some((_, contents)) => contents.clone(),
+            None => self.settings.iter().map(|(k, v)| format!("{k} = {v}\n")).collect(),
+        }
+    }
+
+    /// Starts it and waits until it answers.
+    pub fn start(self) -> Server {
+        let port = free_port();
+        self.start_on(port)
+    }
+
+    pub fn start_on(self, port: Port) -> Server {
+        let dir = Dir::new();
+        let (command, path) = self.command(&dir, Some(&port));
+        let process = Process::start(command, &self.env);
+        let mut server = Server { process, port, path, _dir: dir };
+        server.await_ready();
+        server
+    }
+
+    /// Starts it and waits for its end: for configurations that are refused.
+    pub fn refused(self) -> Outcome {
+        let port = free_port();
+        let dir = Dir::new();
+        let (command, path) = self.command(&dir, Some(&port));
+        let mut process = Process::start(command, &self.env);
+        let deadline = Instant::now() + PATIENCE;
+        // A server that wrongly starts is told apart from one that is slow to refuse by its open port.
+        while process.exited().is_none() {
+            let accepted = TcpStream::connect((Ipv4Addr::LOCALHOST, port.number)).is_ok();
+            assert!(!accepted, "started with a configuration that it should refuse:\n{}", read(&path));
+            assert!(Instant::now() < deadline, "neither started nor refused:\n{}", process.log.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let status = process.wait(PATIENCE);
+        Outcome { status, text: process.log.text() }
+    }
+
+    /// Runs a sub-command (`config check`) to its end.
+    pub fn run(self, subcommand: &[&str]) -> Outcome {
+        let dir = Dir::new();
+        let path = self.write(&dir);
+        let mut command = binary();
+        if self.with_file {
+            command.arg("-f").arg(&path);
+        }
+        command.args(subcommand).args(&self.args);
+        Process::run(command, &self.env)
+    }
+
+    fn command(&self, dir: &Dir, port: Option<&Port>) -> (Command, PathBuf) {
+        let path = self.write(dir);
+        let mut command = binary();
+        command.current_dir(&dir.path);
+        if self.with_file {
+            command.arg("-f").arg(&path);
+        }
+        if let Some(port) = port
+            && self.with_port
+        {
+            command.arg("-p").arg(port.number.to_string());
+        }
+        command.args(&self.args);
+        (command, path)
+    }
+
+    fn write(&self, dir: &Dir) -> PathBuf {
+        let name = self.file.as_ref().map_or("rainbow.toml", |(name, _)| name);
+        let path = dir.path.join(name);
+        std::fs::write(&path, self.contents()).expect("a temporary directory is writable");
+        path
+    }
+}
+
+/// A running server; killed when dropped, and its log shown when the test fails.
+pub struct Server {
+    pub process: Process,
+    port: Port,
+    path: PathBuf,
+    _dir: Dir,
+}
+
+impl Server {
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.number))
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port.number
+    }
+
+    /// Replaces the configuration file; nothing is told to the server.
+    pub fn rewrite(&self, contents: &str) {
+        std::fs::write(&self.path, contents).expect("a temporary directory is writable");
+    }
+
+    pub fn rss(&self) -> u64 {
+        self.process.rss()
+    }
+
+    pub fn log(&self) -> String {
+        self.process.log.text()
+    }
+
+    /// SIGTERM; nothing is awaited.
+    pub fn terminate(&self) {
+        self.process.signal(libc::SIGTERM);
+    }
+
+    pub fn exited_within(&mut self, patience: Duration) -> ExitStatus {
+        self.process.wait(patience)
+    }
+
+    /// The worker that lives is a worker that answers.
+    pub fn assert_alive(&mut self) {
+        assert!(self.process.exited().is_none(), "the server has ended:\n{}", self.log());
+        let hello = http::get(self.addr(), "/hello/");
+        assert_eq!((hello.status, hello.text().trim()), (200, "ok"), "/hello/ of a live server");
+    }
+
+    fn await_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.exited() {
+                self.process.log.wait_end(Duration::from_secs(1));
+                panic!("ended at start with {status}:\n{}\nlog:\n{}", read(&self.path), self.log());
+            }
+            if TcpStream::connect(self.addr()).is_ok() && http::get(self.addr(), "/hello/").text().trim() == "ok" {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not listening on {} in time:\n{}", self.addr(), self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let died = self.process.exited();
+        self.process.kill();
+        if std::thread::panicking() {
+            let lines = self.process.log.lines();
+            let tail = &lines[lines.len().saturating_sub(60)..];
+            eprintln!("--- server on {} (ended before: {died:?}), its last lines:\n{}", self.addr(), tail.join("\n"));
+        }
+    }
+}
+
+/// A directory that goes away with its owner.
+struct Dir {
+    path: PathBuf,
+}
+
+impl Dir {
+    fn new() -> Dir {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("rainbow-it-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("the temporary directory is writable");
+        Dir { path }
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+fn binary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_rainbow-server"))
+}
+
+fn read(path: &std::path::Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}

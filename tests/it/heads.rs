@@ -1,0 +1,203 @@
+//! Request heads that are too large, too slow, or not HTTP: refused, the connection closed, counted.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::http::{self, Response, Wire};
+use crate::harness::metrics::{Counted, counted};
+use crate::harness::{Backend, Client, PATIENCE, Server, Setup, Upgrade};
+
+fn started() -> (Backend, Server) {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    (backend, server)
+}
+
+/// Sends bytes and returns the answer, after which the server must close.
+fn answer_to(server: &Server, bytes: &[u8]) -> Response {
+    let mut wire = Wire::connect(server.addr());
+    wire.write(bytes);
+    let deadline = Instant::now() + PATIENCE;
+    let response = wire.response(deadline).unwrap_or_else(|e| panic!("no answer to {:?}: {e}", text(bytes)));
+    assert!(wire.ends_before(deadline), "still open after {} to {:?}", response.status, text(bytes));
+    response
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned()
+}
+
+fn upgrade_with(line: &str) -> Vec<u8> {
+    let head = Upgrade::of("phone").head("rainbow");
+    head.replacen("\r\n", &format!("\r\n{line}\r\n"), 1).into_bytes()
+}
+
+#[test]
+fn a_head_over_8_kib_is_431() {
+    let (backend, server) = started();
+    let long = upgrade_with(&format!("X-Long: {}", "x".repeat(8 * 1024)));
+    let refusal = counted(server.addr(), Counted::BadRequest, || answer_to(&server, &long));
+    assert_eq!(refusal.status, 431);
+    // The line of the request counts too, whatever it is called then.
+    let line = format!("GET /connect/?x={} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(9000));
+    assert!(matches!(answer_to(&server, line.as_bytes()).status, 414 | 431));
+    // And one that never ends is refused when it is over the limit, not at its end.
+    let mut wire = Wire::connect(server.addr());
+    wire.write(b"GET /connect/ HTTP/1.1\r\nX-Endless: ");
+    wire.write(&vec![b'x'; 9000]);
+    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").status, 431);
+    assert_eq!(backend.seen().len(), 0);
+}
+
+#[test]
+fn a_head_just_under_8_kib_is_taken() {
+    let (_backend, server) = started();
+    let bare = Upgrade::of("phone").head("rainbow").len();
+    let mut wire = Wire::connect(server.addr());
+    wire.write(&upgrade_with(&format!("X-Long: {}", "x".repeat(8 * 1024 - bare - 32))));
+    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").status, 101);
+}
+
+#[test]
+fn more_than_64_headers_are_431() {
+    let (_backend, server) = started();
+    let lines = |count: usize| (0..count).map(|i| format!("X-{i}: {i}")).collect::<Vec<_>>().join("\r\n");
+    let own = Upgrade::of("phone").headers.len() + 1;
+    let refusal = counted(server.addr(), Counted::BadRequest, || answer_to(&server, &upgrade_with(&lines(65 - own))));
+    assert_eq!(refusal.status, 431);
+    let mut wire = Wire::connect(server.addr());
+    wire.write(&upgrade_with(&lines(64 - own)));
+    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").status, 101);
+}
+
+#[test]
+fn a_head_that_is_not_complete_in_time_is_408() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("handshake_timeout", "0.5").set("first_byte_timeout", "0.5").start();
+    let begun = Instant::now();
+    let refusal =
+        counted(server.addr(), Counted::BadRequest, || answer_to(&server, b"GET /connect/ HTTP/1.1\r\nHost: x\r\n"));
+    assert_eq!(refusal.status, 408);
+    assert!(begun.elapsed() >= Duration::from_millis(400));
+}
+
+#[test]
+fn a_head_that_trickles_in_does_not_move_its_deadline() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("handshake_timeout", "0.6").start();
+    let mut wire = Wire::connect(server.addr());
+    let begun = Instant::now();
+    wire.write(b"GET /connect/ HTTP/1.1\r\n");
+    // A byte every 50 ms: the pace is the point, so this wait is not for anything.
+    let ended = loop {
+        if wire.ends_before(Instant::now() + Duration::from_millis(50)) {
+            break true;
+        }
+        if begun.elapsed() > Duration::from_secs(5) {
+            break false;
+        }
+        let _ = std::io::Write::write_all(&mut wire.stream, b"x");
+    };
+    assert!(ended, "a slow head was borne for {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("first_byte_timeout", "0.3").start();
+    let mut wire = Wire::connect(server.addr());
+    assert!(wire.ends_before(Instant::now() + PATIENCE), "silence was borne");
+    let mut kept = Client::open(server.addr(), "phone");
+    assert!(kept.packet_within(Duration::from_millis(900)).is_none());
+    kept.assert_open();
+}
+
+#[test]
+fn heads_that_are_not_http_are_400() {
+    let (backend, mut server) = started();
+    let good = Upgrade::of("phone").head("rainbow");
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("bare line feeds", good.replace("\r\n", "\n").into_bytes()),
+        ("one bare line feed", good.replacen("\r\nUpgrade", "\nUpgrade", 1).into_bytes()),
+        ("a folded header", upgrade_with("X-Folded: one\r\n two")),
+        ("a second Host", upgrade_with("Host: other")),
+        ("no Host", good.replacen("Host: rainbow\r\n", "", 1).into_bytes()),
+        ("a length and chunks", upgrade_with("Content-Length: 0\r\nTransfer-Encoding: chunked")),
+        ("two lengths", upgrade_with("Content-Length: 0\r\nContent-Length: 5")),
+        ("a body on the upgrade", [upgrade_with("Content-Length: 5"), b"hello".to_vec()].concat()),
+        ("chunks on the upgrade", [upgrade_with("Transfer-Encoding: chunked"), b"0\r\n\r\n".to_vec()].concat()),
+        ("space before the colon", upgrade_with("X-Space : x")),
+        ("a header without a colon", upgrade_with("X-Nothing")),
+        ("a zero byte in a header", upgrade_with("X-Zero: a\0b")),
+        ("no version", b"GET /connect/\r\n\r\n".to_vec()),
+        ("rubbish", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec()),
+    ];
+    for (name, bytes) in cases {
+        let refusal = counted(server.addr(), Counted::BadRequest, || answer_to(&server, &bytes));
+        assert_eq!(refusal.status, 400, "{name}");
+    }
+    assert_eq!(backend.seen().len(), 0, "the backend was asked about a request that is none");
+    server.assert_alive();
+}
+
+#[test]
+fn a_call_with_two_lengths_or_length_and_chunks_is_400() {
+    let (_backend, server) = started();
+    for lines in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: +5",
+        "Content-Length: 5, 5x",
+        "Transfer-Encoding: gzip, chunked, x",
+    ] {
+        let target = crate::harness::call::signed_target("/send/", &[("channel", "a"), ("qos", "0")]);
+        let request = format!("POST {target} HTTP/1.1\r\nHost: x\r\n{lines}\r\n\r\nhello");
+        let status = answer_to(&server, request.as_bytes()).status;
+        assert!(status == 400 || status == 501 && lines.contains("gzip"), "{lines:?}: {status}");
+    }
+}
+
+#[test]
+fn a_head_may_come_byte_by_byte() {
+    let (_backend, server) = started();
+    let mut wire = Wire::connect(server.addr());
+    for byte in Upgrade::of("phone").head("rainbow").bytes() {
+        wire.write(&[byte]);
+    }
+    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").status, 101);
+}
+
+#[test]
+fn an_upgrade_that_is_none_is_refused() {
+    let (backend, server) = started();
+    let of = || Upgrade::of("phone");
+    let cases = [
+        ("no Upgrade", of().without("Upgrade"), &[400, 426][..]),
+        ("another Upgrade", of().without("Upgrade").header("Upgrade", "h2c"), &[400, 426]),
+        ("no Connection", of().without("Connection"), &[400, 426]),
+        ("no key", of().without("Sec-WebSocket-Key"), &[400]),
+        ("a short key", of().without("Sec-WebSocket-Key").header("Sec-WebSocket-Key", "c2hvcnQ="), &[400]),
+        ("no version", of().without("Sec-WebSocket-Version"), &[400, 426]),
+        ("version 8", of().without("Sec-WebSocket-Version").header("Sec-WebSocket-Version", "8"), &[400, 426]),
+    ];
+    for (name, upgrade, allowed) in cases {
+        let status = upgrade.refused(server.addr()).status;
+        assert!(allowed.contains(&status), "{name}: {status}");
+    }
+    // RFC 6455 4.4: the answer to an unknown version names the known one.
+    let refusal = of().without("Sec-WebSocket-Version").header("Sec-WebSocket-Version", "8").refused(server.addr());
+    assert_eq!(refusal.header("sec-websocket-version"), Some("13"));
+    let post = http::request(server.addr(), "POST", "/connect/", &[], b"");
+    assert!((400..500).contains(&post.status), "POST: {}", post.status);
+    assert_eq!(backend.seen().len(), 0);
+}
+
+#[test]
+fn the_words_of_an_upgrade_compare_without_case_and_in_lists() {
+    let (_backend, server) = started();
+    let upgrade = Upgrade::of("phone")
+        .without("Upgrade")
+        .header("UPGRADE", "WebSocket")
+        .without("Connection")
+        .header("connection", "keep-alive, upgrade");
+    upgrade.open(server.addr()).assert_open();
+}

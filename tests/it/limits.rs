@@ -1,0 +1,297 @@
+//! What a client may take: connections, message sizes, rates, and what happens to one that does not read.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use crate::harness::call::send_later;
+use crate::harness::client::{BINARY, CONTINUATION, MASK, Message, TEXT};
+use crate::harness::http::Wire;
+use crate::harness::metrics::{Counted, counted, read, risen};
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, Upgrade, eventually, send, sys};
+
+/// One client, in channel `all`.
+fn subscribing() -> Backend {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "all"));
+    backend
+}
+
+/// A client whose kernel takes little for it, and who reads nothing unless asked to.
+fn lazy_client(server: &Server) -> Client {
+    let wire = Wire::connect(server.addr());
+    sys::small_receive_buffer(&wire.stream);
+    Upgrade::of("lazy").try_open_on(wire).unwrap_or_else(|r| panic!("not let in: {}", r.status))
+}
+
+#[test]
+fn one_connection_too_many_gets_503_and_the_backend_is_not_asked() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("connections_max", "4").start();
+    let mut clients: Vec<_> = (0..4).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
+    let refusal = counted(server.addr(), Counted::Refusal, || Upgrade::of("fifth").refused(server.addr()));
+    assert_eq!(refusal.status, 503);
+    assert!(refusal.header("retry-after").is_some());
+    assert_eq!(backend.connects().len(), 4, "the backend was asked about the fifth");
+    for client in &mut clients {
+        client.assert_open();
+    }
+    clients.pop().expect("there are four").close(1000, "");
+    eventually("the place is free again", || Upgrade::of("next").try_open(server.addr()).ok());
+}
+
+#[test]
+fn too_many_of_one_address_get_429() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("connections_per_address", "3").start();
+    let mut clients: Vec<_> = (0..3).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
+    let refusal = counted(server.addr(), Counted::Refusal, || Upgrade::of("fourth").refused(server.addr()));
+    assert_eq!(refusal.status, 429);
+    assert!(refusal.header("retry-after").is_some());
+    assert_eq!(backend.connects().len(), 3, "the backend was asked about the fourth");
+    // The next address over has a count of its own.
+    let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, server.port());
+    let stream = sys::connect_from(Ipv4Addr::new(127, 0, 0, 9), to).expect("loopback is wide");
+    let mut neighbour =
+        Upgrade::of("neighbour").try_open_on(Wire::new(stream)).unwrap_or_else(|r| panic!("{}", r.status));
+    neighbour.assert_open();
+    clients.pop().expect("there are three").cut();
+    eventually("the place is free again", || Upgrade::of("next").try_open(server.addr()).ok());
+}
+
+#[test]
+fn an_origin_that_is_not_allowed_gets_403() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("allowed_origins", r#"["https://app.test"]"#).start();
+    let with = |origin: &str| Upgrade::of("phone").header("Origin", origin);
+    for origin in ["https://evil.test", "http://app.test", "https://app.test.evil.test", "null"] {
+        let refusal = counted(server.addr(), Counted::Refusal, || with(origin).refused(server.addr()));
+        assert_eq!(refusal.status, 403, "{origin}");
+    }
+    assert_eq!(backend.seen().len(), 0);
+    with("https://app.test").open(server.addr()).assert_open();
+}
+
+#[test]
+fn without_allowed_origins_every_origin_is() {
+    let server = Setup::new().start();
+    Upgrade::of("phone").header("Origin", "https://anything.test").open(server.addr()).assert_open();
+}
+
+#[test]
+fn a_message_over_the_limit_gets_1009() {
+    let backend = Backend::start();
+    let mut server = Setup::of(&backend).set("message_bytes_max", "1000").start();
+    let limit = |client: &mut Client| {
+        client.send(1, 1, 1, vec![b'x'; 1000 - 5]);
+        client.expect(Command::Ack, 1);
+    };
+    let mut whole = Client::open(server.addr(), "whole");
+    limit(&mut whole);
+    let code = counted(server.addr(), Counted::Violation, || {
+        whole.send(1, 1, 2, vec![b'x'; 1001 - 5]);
+        whole.expect_close().0
+    });
+    assert_eq!(code, 1009, "one frame over the limit");
+    // From the header alone: not one byte of the payload has come.
+    let headers: [(&str, &[u8]); 3] = [
+        ("two bytes of length", &[0x82, 0xfe, 0x03, 0xe9]),
+        ("a terabyte", &[0x82, 0xff, 0, 0, 1, 0, 0, 0, 0, 0]),
+        ("nearly all there is", &[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+    ];
+    let before = server.rss();
+    for (name, header) in headers {
+        let mut client = Client::open(server.addr(), "declared");
+        client.raw(&[header, &MASK].concat());
+        assert_eq!(client.expect_close().0, 1009, "{name}");
+    }
+    assert!(server.rss() < before + (8 << 20), "allocated by a declared length");
+    let mut fragments = Client::open(server.addr(), "fragments");
+    limit(&mut fragments);
+    fragments.frame(false, BINARY, &[b'x'; 600]);
+    fragments.frame(false, CONTINUATION, &[b'x'; 400]);
+    fragments.assert_open();
+    fragments.frame(true, CONTINUATION, b"x");
+    assert_eq!(fragments.expect_close().0, 1009, "fragments that are too long together");
+    let mut text = Client::open(server.addr(), "text");
+    text.frame(true, TEXT, &[b'x'; 1001]);
+    assert_eq!(text.expect_close().0, 1009);
+    server.assert_alive();
+}
+
+#[test]
+fn more_messages_per_second_than_allowed_get_1008() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("messages_per_second", "20").start();
+    let mut modest = Client::open(server.addr(), "modest");
+    for id in 1..=10 {
+        modest.send(1, 1, id, "x");
+        modest.expect(Command::Ack, id);
+    }
+    let mut greedy = Client::open(server.addr(), "greedy");
+    let code = counted(server.addr(), Counted::Violation, || {
+        for _ in 0..200 {
+            greedy.send(0, 1, 0, "x");
+        }
+        greedy.expect_close().0
+    });
+    assert_eq!(code, 1008);
+    modest.assert_open();
+}
+
+#[test]
+fn a_slow_reader_loses_qos_0_oldest_first() {
+    let backend = subscribing();
+    let server = Setup::of(&backend).set("outbox_bytes_max", "65536").start();
+    let mut lazy = lazy_client(&server);
+    let before = read(server.addr());
+    let count = 400;
+    for number in 0..count {
+        let body = [format!("{number:06}").as_bytes(), &vec![b'x'; 20_000]].concat();
+        assert_eq!(send(server.addr(), "all", &[("qos", "0")], body)["status"], 0);
+    }
+    let mut received = Vec::new();
+    while received.last() != Some(&(count - 1)) {
+        let packet = lazy.expect_send();
+        received.push(packet.text()[..6].parse::<i32>().expect("a number"));
+    }
+    assert!(received.len() < count as usize, "nothing was dropped: the outbox has no limit, or the kernel took it all");
+    assert!(received.is_sorted(), "out of order: {received:?}");
+    eventually("the drops are counted", || {
+        let drops = risen(&before, &read(server.addr()), Counted::Drop);
+        (drops >= (count as usize - received.len()) as f64).then_some(())
+    });
+    lazy.assert_open();
+}
+
+#[test]
+fn a_client_that_does_not_read_is_closed_when_its_outbox_is_full() {
+    let backend = subscribing();
+    let mut server = Setup::of(&backend).set("outbox_bytes_max", "65536").set("inflight_window", "1000").start();
+    let mut lazy = lazy_client(&server);
+    let mut quick = Client::open(server.addr(), "quick");
+    let quick_reads = std::thread::spawn(move || {
+        while let Ok(message) = quick.next_within(Duration::from_secs(15)) {
+            if let Message::Packet(packet) = message {
+                if packet.text() == "end" {
+                    return true;
+                }
+                quick.answer(Command::Ack, packet.id, "");
+            }
+        }
+        false
+    });
+    counted(server.addr(), Counted::SlowClient, || {
+        // QoS 1 cannot be dropped, so what does not fit closes the client.
+        let senders: Vec<_> = (0..8)
+            .map(|_| {
+                let to = server.addr();
+                std::thread::spawn(move || {
+                    for _ in 0..20 {
+                        send(to, "all", &[("qos", "1"), ("timeout", "1")], vec![b'x'; 40_000]);
+                    }
+                })
+            })
+            .collect();
+        backend.wait_under("/close", 1);
+        for sender in senders {
+            sender.join().expect("every call is answered");
+        }
+    });
+    send(server.addr(), "all", &[("qos", "0")], "end");
+    assert!(quick_reads.join().expect("no panic"), "a client that reads suffered for one that does not");
+    // What the kernel had taken comes first; then the code, if its frame found room, and the end.
+    let closed = loop {
+        match lazy.next_within(Duration::from_secs(5)) {
+            Ok(Message::Close(code, _)) => break Some(code),
+            Ok(_) => {}
+            Err(crate::harness::Gone::Ended) => break None,
+            Err(gone) => panic!("{gone:?}"),
+        }
+    };
+    assert!(closed.is_none_or(|code| code == 1013), "closed with {closed:?}");
+    server.assert_alive();
+}
+
+#[test]
+fn the_close_code_for_a_full_outbox_is_1013() {
+    let backend = subscribing();
+    // The client reads, but it answers nothing: the window fills, then the outbox behind it.
+    let server = Setup::of(&backend).set("outbox_bytes_max", "65536").set("inflight_window", "2").start();
+    let mut client = Client::open(server.addr(), "phone");
+    let senders: Vec<_> = (0..12)
+        .map(|_| send_later(server.addr(), "all", &[("qos", "1"), ("timeout", "3")], vec![b'x'; 20_000]))
+        .collect();
+    assert_eq!(client.expect_close().0, 1013);
+    for sender in senders {
+        assert_eq!(sender.join().expect("answered")["status"], 0);
+    }
+}
+
+#[test]
+fn channels_per_connection_are_limited() {
+    let backend = Backend::start();
+    let mut server = Setup::of(&backend).set("channels_per_connection", "5").start();
+    let names: Vec<_> = (0..100).map(|i| format!("c{i}")).collect();
+    let names = names.join(";;");
+    backend.on_message(move |_| Reply::ok("").header("RAINBOWCLIENTCHANNEL", &names));
+    let mut client = Client::open(server.addr(), "phone");
+    client.send(1, 1, 1, "join all");
+    client.expect(Command::Ack, 1);
+    let mut heard = 0;
+    for i in 0..100 {
+        let to = server.addr();
+        send(to, &format!("c{i}"), &[("qos", "0")], "x");
+    }
+    while client.packet_within(Duration::from_millis(500)).is_some() {
+        heard += 1;
+    }
+    assert_eq!(heard, 5);
+    server.assert_alive();
+}
+
+#[test]
+fn qos_2_ids_that_are_never_released_are_limited() {
+    let backend = Backend::start();
+    let mut server = Setup::of(&backend).set("received_max", "16").start();
+    let mut client = Client::open(server.addr(), "phone");
+    let mut closed = None;
+    for id in 1..=200 {
+        client.send(2, 1, id, "x");
+    }
+    for _ in 0..200 {
+        match client.next_within(Duration::from_secs(3)) {
+            Ok(Message::Close(code, _)) => {
+                closed = Some(code);
+                break;
+            }
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    // Held back or closed with 1008; in no case are 200 ids held.
+    assert!(closed.is_none_or(|code| code == 1008), "{closed:?}");
+    assert!(backend.messages().len() <= 20, "{} were taken", backend.messages().len());
+    server.assert_alive();
+}
+
+#[test]
+fn calls_that_wait_are_limited() {
+    let backend = subscribing();
+    let mut server = Setup::of(&backend).set("calls_max", "3").set("workers", "1").start();
+    let mut client = Client::open(server.addr(), "phone");
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            let to = server.addr();
+            std::thread::spawn(move || {
+                crate::harness::call(to, "/send/", &[("channel", "all"), ("qos", "1"), ("timeout", "3")], "x")
+            })
+        })
+        .collect();
+    // Those that are let wait reach the client, the others are refused at once.
+    let first = client.expect_send();
+    client.answer(Command::Ack, first.id, "");
+    let answers: Vec<_> = calls.into_iter().map(|call| call.join().expect("answered")).collect();
+    let refused = answers.iter().filter(|answer| answer.is_refusal() || answer.status == 503).count();
+    assert!((1..=7).contains(&refused), "{refused} of 10 calls refused with room for 3");
+    server.assert_alive();
+}

@@ -1,0 +1,181 @@
+//! Who may call: the 2014 signature, Standard Webhooks, and what a wrong one gets. Checked before the body is parsed.
+
+use crate::harness::call::{
+    Webhook, call_unsigned, call_webhook, signature_2014, signed_query_at, target, unix_now, webhook_secret,
+};
+use crate::harness::http::{self, Response};
+use crate::harness::metrics::{Counted, counted};
+use crate::harness::{Backend, Client, Reply, Server, Setup, TOKEN, call};
+
+/// The three headers of a webhook signature.
+type Headers = [(&'static str, String); 3];
+
+const SEND: &[(&str, &str)] = &[("channel", "a"), ("qos", "0")];
+
+fn post(server: &Server, path: &str, signature: &str, body: &str) -> Response {
+    http::request(server.addr(), "POST", &target(path, SEND, signature), &[], body.as_bytes())
+}
+
+fn assert_refused(response: &Response, why: &str) {
+    assert!(response.is_refusal(), "{why}: {} {:?}", response.status, response.text());
+    assert!(!response.text().contains(TOKEN), "{why}: the token is in the answer");
+}
+
+#[test]
+fn a_signed_call_is_taken_and_an_unsigned_one_is_not() {
+    let server = Setup::new().start();
+    assert_eq!(call(server.addr(), "/send/", SEND, "x").outcome(), 0);
+    for path in ["/send/", "/sub/", "/unsub/", "/kick/", "/broadcast/"] {
+        assert_refused(&call_unsigned(server.addr(), path, SEND, "{}"), path);
+    }
+}
+
+#[test]
+fn the_signature_covers_token_timestamp_and_nonce() {
+    let server = Setup::new().start();
+    let now = unix_now();
+    let good = signed_query_at(TOKEN, now, 5);
+    assert_eq!(post(&server, "/send/", &good, "x").outcome(), 0);
+    let signature = signature_2014(TOKEN, &now.to_string(), "5");
+    let wrong = [
+        ("another token", signed_query_at("othertoken", now, 5)),
+        ("another nonce", format!("timestamp={now}&nonce=6&signature={signature}")),
+        ("another time", format!("timestamp={}&nonce=5&signature={signature}", now + 1)),
+        ("a cut signature", format!("timestamp={now}&nonce=5&signature={}", &signature[..39])),
+        ("an empty signature", format!("timestamp={now}&nonce=5&signature=")),
+        ("no timestamp", format!("nonce=5&signature={signature}")),
+        ("no nonce", format!("timestamp={now}&signature={signature}")),
+        ("a time that is no number", format!("timestamp=now&nonce=5&signature={}", signature_2014(TOKEN, "now", "5"))),
+        ("no hex", format!("timestamp={now}&nonce=5&signature={}", "z".repeat(40))),
+        ("a flood", format!("timestamp={now}&nonce=5&signature={}", "a".repeat(3000))),
+    ];
+    for (why, query) in wrong {
+        assert_refused(&post(&server, "/send/", &query, "x"), why);
+    }
+}
+
+#[test]
+fn a_stale_or_early_signature_is_refused() {
+    let server = Setup::new().start();
+    let now = unix_now();
+    for (offset, taken) in [(-3600, false), (-30, false), (-5, true), (5, true), (30, false), (3600, false)] {
+        let query = signed_query_at(TOKEN, now.saturating_add_signed(offset), 5);
+        let response = post(&server, "/send/", &query, "x");
+        assert_eq!(!response.is_refusal(), taken, "{offset} s off: {}", response.text());
+    }
+}
+
+#[test]
+fn the_window_is_configurable() {
+    let server = Setup::new().set("signature_window", "100").start();
+    let query = signed_query_at(TOKEN, unix_now() - 60, 5);
+    assert_eq!(post(&server, "/send/", &query, "x").outcome(), 0);
+}
+
+#[test]
+fn refused_calls_are_counted() {
+    let server = Setup::new().start();
+    counted(server.addr(), Counted::BadCall, || {
+        assert_refused(&call_unsigned(server.addr(), "/send/", SEND, "x"), "unsigned");
+    });
+}
+
+#[test]
+fn the_signature_is_checked_before_the_body_is_parsed() {
+    let server = Setup::new().start();
+    let good = call_unsigned(server.addr(), "/sub/", &[], r#"{"identity": "i", "channel": "c"}"#);
+    let bad = call_unsigned(server.addr(), "/sub/", &[], "}{ no json");
+    assert_refused(&good, "unsigned");
+    assert_eq!((bad.status, bad.text()), (good.status, good.text()), "the body made a difference");
+}
+
+#[test]
+fn a_webhook_signature_is_taken() {
+    let secret = webhook_secret(7);
+    let server = Setup::new().set("webhook_secrets", &format!("[{secret:?}]")).start();
+    let good = Webhook::now(&secret, "body");
+    assert_eq!(call_webhook(server.addr(), "/send/", SEND, "body", &good).outcome(), 0);
+    // The 2014 scheme goes on beside it.
+    assert_eq!(call(server.addr(), "/send/", SEND, "x").outcome(), 0);
+}
+
+#[test]
+fn a_webhook_signature_covers_id_time_and_body() {
+    let secret = webhook_secret(7);
+    let server = Setup::new().set("webhook_secrets", &format!("[{secret:?}]")).start();
+    let good = Webhook::now(&secret, "body");
+    let with = |change: &dyn Fn(&mut Headers)| {
+        let mut headers = good.headers();
+        change(&mut headers);
+        let headers: Vec<_> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        http::request(server.addr(), "POST", &target("/send/", SEND, ""), &headers, b"body")
+    };
+    assert_refused(&with(&|h| h[0].1 = "msg_other".into()), "another id");
+    assert_refused(&with(&|h| h[1].1 = (unix_now() - 1).to_string()), "another time");
+    assert_refused(&with(&|h| h[2].1 = h[2].1.replace("v1,", "v2,")), "an unknown version");
+    assert_refused(&with(&|h| h[2].1 = "v1,".into()), "an empty signature");
+    assert_refused(&with(&|h| h[2].1 = "v1,!!!".into()), "no base64");
+    assert_refused(&call_webhook(server.addr(), "/send/", SEND, "other body", &good), "another body");
+    let stale = Webhook { timestamp: unix_now() - 3600, ..good.clone() };
+    assert_refused(&call_webhook(server.addr(), "/send/", SEND, "body", &stale), "stale");
+    let foreign = Webhook { secret: webhook_secret(8), ..good.clone() };
+    assert_refused(&call_webhook(server.addr(), "/send/", SEND, "body", &foreign), "another secret");
+    // Several signatures in one header, one of them good: how a caller rotates its key.
+    let rotated = with(&|h| h[2].1 = format!("v1,AAAA {}", h[2].1));
+    assert_eq!(rotated.outcome(), 0, "{}", rotated.text());
+}
+
+#[test]
+fn two_webhook_secrets_are_valid_at_a_time() {
+    let (old, new) = (webhook_secret(1), webhook_secret(2));
+    let server = Setup::new().set("webhook_secrets", &format!("[{new:?}, {old:?}]")).start();
+    for secret in [&old, &new] {
+        let webhook = Webhook::now(secret, "x");
+        assert_eq!(call_webhook(server.addr(), "/send/", SEND, "x", &webhook).outcome(), 0);
+    }
+}
+
+#[test]
+fn webhook_signatures_can_be_required() {
+    let secret = webhook_secret(1);
+    let setup = Setup::new().set("webhook_secrets", &format!("[{secret:?}]")).text("signature_require", "webhook");
+    let server = setup.start();
+    assert_refused(&call(server.addr(), "/send/", SEND, "x"), "the 2014 scheme");
+    let webhook = Webhook::now(&secret, "x");
+    assert_eq!(call_webhook(server.addr(), "/send/", SEND, "x", &webhook).outcome(), 0);
+}
+
+#[test]
+fn no_secret_is_in_any_log() {
+    let backend = Backend::start();
+    backend.on_message(|_| Reply::status(400, "refused").header("RAINBOWREQUESTINVALID", "60001"));
+    let secret = webhook_secret(9);
+    let server = Setup::of(&backend)
+        .set("webhook_secrets", &format!("[{secret:?}]"))
+        .text("admin_token", "admin-s3cret")
+        .text("log", "trace")
+        .start();
+    let mut client = Client::open(server.addr(), "phone");
+    client.send(1, 1, 1, "x");
+    client.next_packet();
+    let good = Webhook::now(&secret, "x");
+    call_webhook(server.addr(), "/send/", SEND, "x", &good);
+    let bad = Webhook { secret: webhook_secret(3), ..good };
+    call_webhook(server.addr(), "/send/", SEND, "x", &bad);
+    call(server.addr(), "/send/", SEND, "x");
+    post(&server, "/send/", &signed_query_at("wrong", unix_now(), 1), "x");
+    http::get(server.addr(), "/info/?admin_token=wrong");
+    http::get(server.addr(), "/serverinfo/");
+    server.process.signal(libc::SIGHUP);
+    assert_logged_nothing_of(&server, &[TOKEN, secret.trim_start_matches("whsec_"), "admin-s3cret"]);
+}
+
+fn assert_logged_nothing_of(server: &Server, secrets: &[&str]) {
+    // Whatever the calls have logged is out when the next answer is.
+    http::get(server.addr(), "/hello/");
+    let log = server.log();
+    for secret in secrets {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "a secret is in the log");
+    }
+}
