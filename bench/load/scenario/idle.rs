@@ -1,0 +1,78 @@
+//! Idle connections: what one weighs, and what all of them cost while nothing but pings goes to and fro.
+
+use super::Bench;
+use crate::meter::Meter;
+use crate::row::Row;
+use crate::swarm::{Play, Swarm};
+use crate::sys::{self, now_ns};
+use crate::target::Kind;
+
+/// Clients that answer pings.
+struct Quiet;
+
+impl Play for Quiet {
+    fn on_message(&mut self, swarm: &mut Swarm, who: u32, _opcode: u8, _payload: &[u8]) {
+        swarm.faults.add(format!("client {who} got a message"));
+    }
+}
+
+pub fn idle(bench: &Bench, clients: usize, ping_s: u64, watch_s: f64) -> Result<Vec<Row>, String> {
+    let kind =
+        Kind::Rainbow { workers: 1, cores: vec![bench.server_core()], config: format!("ping_interval = {ping_s}\n") };
+    let mut started = bench.start(&kind)?;
+    let watched = std::thread::scope(|scope| {
+        scope.spawn(|| watch(bench, &started.target, clients, watch_s)).join().expect("no panic")
+    })?;
+    let Watched { bytes, ms_per_s, swarm_faults, generator_busy } = watched;
+    let mut outcome = crate::round::Outcome { faults: swarm_faults, ..Default::default() };
+    started.judge(&mut outcome);
+    let row = |case: String, unit: &'static str, value: f64, must: f64| Row {
+        scenario: "idle",
+        case,
+        target: started.target.name.clone(),
+        unit,
+        value,
+        low: value,
+        high: value,
+        must: (!bench.small).then_some(must),
+        ops: clients as u64,
+        generator_busy,
+        ..Row::default()
+    };
+    let mut rss = row(format!("{clients} clients, RSS each"), "B", bytes, 1_400.0);
+    rss.faults = outcome.faults;
+    // More pings than every 60 s cost more: a shorter interval is the stricter case.
+    Ok(vec![rss, row(format!("{clients} clients, ping every {ping_s} s"), "ms/s", ms_per_s, 10.0)])
+}
+
+struct Watched {
+    bytes: f64,
+    ms_per_s: f64,
+    swarm_faults: crate::swarm::Faults,
+    generator_busy: f64,
+}
+
+fn watch(bench: &Bench, target: &crate::target::Target, clients: usize, watch_s: f64) -> Result<Watched, String> {
+    sys::own_table().map_err(|error| format!("unshare: {error}"))?;
+    let mut swarm = Swarm::new(target.port, 0).map_err(|error| format!("epoll: {error}"))?;
+    eprint!("  {}: {clients} clients …", target.name);
+    // The first ones pay for what is made once (pools, code that is paged in).
+    let first = clients / 100 + 1;
+    swarm.connect(&mut Quiet, first, |_| String::new())?;
+    let before = target.rss();
+    swarm.connect(&mut Quiet, clients - first, |_| String::new())?;
+    let bytes = target.rss().saturating_sub(before) as f64 / (clients - first) as f64;
+    eprintln!(" {bytes:.0} B each; watching for {watch_s} s");
+    let meter = Meter::start(target.pid(), &bench.plan.server_cores, bench.plan.generator_core);
+    let end_ns = now_ns() + (watch_s * 1e9) as u64;
+    while now_ns() < end_ns && swarm.faults.count == 0 {
+        swarm.turn(&mut Quiet, 100_000_000).map_err(|error| format!("epoll: {error}"))?;
+    }
+    let used = meter.stop();
+    Ok(Watched {
+        bytes,
+        ms_per_s: used.cpu_ns as f64 / 1e6 / (used.wall_ns as f64 / 1e9),
+        swarm_faults: std::mem::take(&mut swarm.faults),
+        generator_busy: used.generator_busy,
+    })
+}

@@ -1,0 +1,179 @@
+//! What is measured: a server or a floor, started as a process of its own, pinned, and stopped when dropped.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crate::api::TOKEN;
+use crate::sys;
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// The server under test: this many workers on these cores; `config` is added to its file.
+    Rainbow { workers: usize, cores: Vec<usize>, config: String },
+    /// One of `bench/floor/`, by its name there.
+    Floor(&'static str),
+}
+
+/// A running process that listens on `port`.
+pub struct Target {
+    pub name: String,
+    pub port: u16,
+    pub kind: Kind,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Target {
+    /// Starts it and waits until it answers. `backend` is the port of the hooks; 0 for none.
+    pub fn start(kind: &Kind, backend: u16, core: usize) -> Result<Target, String> {
+        let port = free_port();
+        let dir = scratch_dir();
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let tag = format!("{}-{}", kind.name(), STARTED.fetch_add(1, Relaxed));
+        let log = dir.join(format!("{tag}.log"));
+        let cores = kind.cores().unwrap_or(vec![core]);
+        let mut command = match kind {
+            Kind::Rainbow { workers, cores, config } => {
+                let file = dir.join(format!("{tag}.toml"));
+                write(&file, &rainbow_config(backend, config));
+                let mut command = Command::new(rainbow_binary());
+                let cores = cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+                command.arg("-f").arg(file).args(["-p", &port.to_string(), "--cores", &cores]);
+                command.args(["--workers", &workers.to_string()]);
+                command
+            }
+            Kind::Floor(name) => {
+                let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
+                command.args(["floor", name, &port.to_string()]);
+                command
+            }
+        };
+        let output = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(output.try_clone().expect("a file")).stderr(output);
+        sys::prepare(&mut command, cores);
+        let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        let mut target = Target { name: kind.name(), port, kind: kind.clone(), child, log };
+        target.await_ready()?;
+        Ok(target)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn await_ready(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(format!("{} ended at its start ({status}):\n{}", self.name, self.log_tail()));
+            }
+            if self.answers().is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(format!("{} did not answer on port {}:\n{}", self.name, self.port, self.log_tail()))
+    }
+
+    /// Some when it is ready: Rainbow says so itself, the others accept.
+    fn answers(&self) -> Option<()> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
+        if matches!(self.kind, Kind::Rainbow { .. }) {
+            stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).ok()?;
+            return (&answer[9..] == b"200").then_some(());
+        }
+        Some(())
+    }
+
+    /// The last lines that it wrote, for an error message.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// Resident memory in bytes.
+    pub fn rss(&self) -> u64 {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap_or_default();
+        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+    }
+
+    /// Whether it still runs; a server that died explains every fault after it.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Kind {
+    /// The server on one core, its defaults but for the hooks.
+    pub fn rainbow(core: usize) -> Kind {
+        Kind::Rainbow { workers: 1, cores: vec![core], config: String::new() }
+    }
+
+    pub fn name(&self) -> String {
+        match self {
+            Kind::Rainbow { .. } => "rainbow".into(),
+            Kind::Floor(name) => format!("floor:{name}"),
+        }
+    }
+
+    fn cores(&self) -> Option<Vec<usize>> {
+        match self {
+            Kind::Rainbow { cores, .. } => Some(cores.clone()),
+            _ => None,
+        }
+    }
+}
+
+fn rainbow_config(backend: u16, more: &str) -> String {
+    let mut config = format!("security_token = \"{TOKEN}\"\nlog = \"warn\"\n");
+    if backend != 0 && !more.contains("connect_url") {
+        config += &format!(
+            "connect_url = \"http://127.0.0.1:{backend}/connect/\"\n\
+             forward_url = \"http://127.0.0.1:{backend}/message/{{message_type}}/\"\n"
+        );
+    }
+    config + more
+}
+
+/// RAINBOW_BIN, or the server that cargo built with this harness.
+pub fn rainbow_binary() -> PathBuf {
+    std::env::var_os("RAINBOW_BIN").map_or_else(|| env!("CARGO_BIN_EXE_rainbow-server").into(), PathBuf::from)
+}
+
+/// A port that nobody listens on now. Another may take it before we do; then the start fails and says so.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// Where configs and logs of this run lie; removed by `remove_scratch`.
+pub fn scratch_dir() -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("rainbow-bench-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("the temporary directory can be written");
+    dir
+}
+
+pub fn remove_scratch() {
+    let _ = fs::remove_dir_all(scratch_dir());
+}
+
+pub fn write(file: &Path, text: &str) {
+    fs::write(file, text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
