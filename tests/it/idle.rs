@@ -9,7 +9,7 @@ use crate::harness::{Backend, Client, Setup, eventually, heavy, sys};
 #[test]
 fn an_idle_client_is_pinged_and_stays_while_it_answers() {
     let backend = Backend::start();
-    let server = Setup::of(&backend).set("ping_interval", "0.3").set("pong_timeout", "0.4").start();
+    let server = Setup::of(&backend).set("ping_interval", "0.4").set("pong_timeout", "0.3").start();
     let mut client = Client::open(server.addr(), "phone");
     for _ in 0..5 {
         assert!(matches!(client.next(), Message::Ping(_)));
@@ -21,7 +21,7 @@ fn an_idle_client_is_pinged_and_stays_while_it_answers() {
 #[test]
 fn a_client_that_answers_no_ping_is_closed() {
     let backend = Backend::start();
-    let server = Setup::of(&backend).set("ping_interval", "0.3").set("pong_timeout", "0.4").start();
+    let server = Setup::of(&backend).set("ping_interval", "0.4").set("pong_timeout", "0.3").start();
     let mut client = Client::open(server.addr(), "phone");
     client.answers_pings = false;
     let begun = Instant::now();
@@ -34,7 +34,8 @@ fn a_client_that_answers_no_ping_is_closed() {
 #[test]
 fn a_client_that_sends_nothing_but_pongs_is_idle() {
     let backend = Backend::start();
-    let server = Setup::of(&backend).set("idle_timeout", "1").set("ping_interval", "0.3").start();
+    let server =
+        Setup::of(&backend).set("idle_timeout", "1").set("ping_interval", "0.3").set("pong_timeout", "0.3").start();
     let mut idle = Client::open(server.addr(), "idle");
     let begun = Instant::now();
     let busy = std::thread::spawn({

@@ -141,7 +141,7 @@ fn more_messages_per_second_than_allowed_get_1008() {
 #[test]
 fn a_slow_reader_loses_qos_0_oldest_first() {
     let backend = subscribing();
-    let server = Setup::of(&backend).set("outbox_bytes_max", "65536").start();
+    let server = Setup::of(&backend).set("outbox_bytes_max", "65536").set("message_bytes_max", "65536").start();
     let mut lazy = lazy_client(&server);
     let before = read(server.addr());
     let count = 400;
@@ -166,7 +166,11 @@ fn a_slow_reader_loses_qos_0_oldest_first() {
 #[test]
 fn a_client_that_does_not_read_is_closed_when_its_outbox_is_full() {
     let backend = subscribing();
-    let mut server = Setup::of(&backend).set("outbox_bytes_max", "65536").set("inflight_window", "1000").start();
+    let mut server = Setup::of(&backend)
+        .set("outbox_bytes_max", "65536")
+        .set("message_bytes_max", "65536")
+        .set("inflight_window", "1000")
+        .start();
     let mut lazy = lazy_client(&server);
     let mut quick = Client::open(server.addr(), "quick");
     let quick_reads = std::thread::spawn(move || {
@@ -216,7 +220,11 @@ fn a_client_that_does_not_read_is_closed_when_its_outbox_is_full() {
 fn the_close_code_for_a_full_outbox_is_1013() {
     let backend = subscribing();
     // The client reads, but it answers nothing: the window fills, then the outbox behind it.
-    let server = Setup::of(&backend).set("outbox_bytes_max", "65536").set("inflight_window", "2").start();
+    let server = Setup::of(&backend)
+        .set("outbox_bytes_max", "65536")
+        .set("message_bytes_max", "65536")
+        .set("inflight_window", "2")
+        .start();
     let mut client = Client::open(server.addr(), "phone");
     let senders: Vec<_> = (0..12)
         .map(|_| send_later(server.addr(), "all", &[("qos", "1"), ("timeout", "3")], vec![b'x'; 20_000]))

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod call;
+mod checks;
 pub mod client;
 pub mod fleet;
 pub mod http;
