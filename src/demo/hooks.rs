@@ -8,7 +8,7 @@
 
 use super::caller::{Call, Line as CallLine, LineFull};
 use super::http::{Request, Response};
-use super::rooms::{Announcement, Line, Person, RoomInfo, Rooms, Seen, person_name};
+use super::rooms::{Line, Person, Presence, RoomInfo, Rooms, Seen, person_name};
 use crate::wire::http1::query_get;
 use crate::wire::sign::{Signed2014, verify_2014};
 use base64::Engine;
@@ -127,10 +127,10 @@ impl Hooks {
         if text.trim().is_empty() || text.len() > TEXT_BYTES_MAX || key.len() > KEY_BYTES_MAX {
             return failure("empty or too long");
         }
-        let Some((room, line)) = rooms.say(identity, &key, &text, now_ms()) else { return failure("nobody knows you") };
+        let Some(line) = rooms.say(identity, &key, &text, now_ms()) else { return failure("nobody knows you") };
         drop(rooms);
         let body = serde_json::to_string(&line).expect("a line is JSON");
-        match self.line.push(Call { channel: channel_of(&room), message_type: 1, body }) {
+        match self.line.push(Call { channel: channel_of(&line.room), message_type: 1, body }) {
             Ok(()) => json_response(&json!({"status": "success", "line": line})),
             // Rainbow repeats it, and the line's key tells that it is the same.
             Err(LineFull) => Response::new(503, "text/plain", &b"too much to tell"[..]),
@@ -193,10 +193,10 @@ impl Hooks {
         true
     }
 
-    fn announce(&self, announcements: impl IntoIterator<Item = Announcement>) {
-        for (room, presence) in announcements {
+    fn announce(&self, announcements: impl IntoIterator<Item = Presence>) {
+        for presence in announcements {
             let body = serde_json::to_string(&presence).expect("presence is JSON");
-            self.tell(Call { channel: channel_of(&room), message_type: 2, body });
+            self.tell(Call { channel: channel_of(&presence.room), message_type: 2, body });
         }
     }
 

@@ -20,6 +20,7 @@ pub struct Line {
     /// Rises within a room, across restarts of the demo too (it follows the clock), so that pages can sort by it.
     pub seq: u64,
     pub time_ms: u64,
+    pub room: String,
     /// Chosen by the page: a line that comes twice is shown once.
     pub key: String,
     pub name: String,
@@ -42,6 +43,7 @@ pub enum Event {
 pub struct Presence {
     pub seq: u64,
     pub time_ms: u64,
+    pub room: String,
     pub event: Event,
     pub name: String,
     /// The former name of someone who renamed.
@@ -63,9 +65,6 @@ pub struct RoomInfo {
     pub name: String,
     pub people: usize,
 }
-
-/// What to tell which room.
-pub type Announcement = (String, Presence);
 
 #[derive(Debug)]
 pub struct Rooms {
@@ -94,12 +93,12 @@ impl Rooms {
 
     /// Puts someone into the room that `person` names, and out of the one they were in. A device with several connections
     /// (a reconnection that overtook its own close) joins once and leaves once.
-    pub fn enter(&mut self, identity: &str, person: Person, now_ms: u64) -> Vec<Announcement> {
+    pub fn enter(&mut self, identity: &str, person: Person, now_ms: u64) -> Vec<Presence> {
         let was_in = self.people.get(identity).map(|known| known.room.clone());
         if was_in.as_ref() == Some(&person.room) {
             return self.rename(identity, &person.name, now_ms).into_iter().collect();
         }
-        let mut announcements: Vec<Announcement> = self.leave(identity, now_ms).into_iter().collect();
+        let mut announcements: Vec<Presence> = self.leave(identity, now_ms).into_iter().collect();
         if self.people.len() >= PEOPLE_MAX {
             return announcements;
         }
@@ -123,7 +122,7 @@ impl Rooms {
         is_first
     }
 
-    pub fn leave(&mut self, identity: &str, now_ms: u64) -> Option<Announcement> {
+    pub fn leave(&mut self, identity: &str, now_ms: u64) -> Option<Presence> {
         let person = self.people.remove(identity)?;
         if let Some(room) = self.rooms.get_mut(&person.room) {
             room.here.remove(identity);
@@ -132,7 +131,7 @@ impl Rooms {
         is_news.then(|| self.presence(Event::Left, &person, None, now_ms))
     }
 
-    pub fn rename(&mut self, identity: &str, name: &str, now_ms: u64) -> Option<Announcement> {
+    pub fn rename(&mut self, identity: &str, name: &str, now_ms: u64) -> Option<Presence> {
         let person = self.people.get_mut(identity)?;
         if person.name == name {
             return None;
@@ -143,25 +142,25 @@ impl Rooms {
     }
 
     /// The list alone, for a room whose people had to be learnt anew.
-    pub fn present(&mut self, identity: &str, now_ms: u64) -> Option<Announcement> {
+    pub fn present(&mut self, identity: &str, now_ms: u64) -> Option<Presence> {
         let person = self.people.get(identity)?.clone();
         Some(self.presence(Event::Present, &person, None, now_ms))
     }
 
     /// Writes a line into the room of `identity`. A line whose key is known is a repeat and yields the first one.
-    pub fn say(&mut self, identity: &str, key: &str, text: &str, now_ms: u64) -> Option<(String, Line)> {
+    pub fn say(&mut self, identity: &str, key: &str, text: &str, now_ms: u64) -> Option<Line> {
         let Person { name, device, room } = self.people.get(identity)?.clone();
         let seq = self.next_seq(now_ms);
         let history = &mut self.rooms.entry(room.clone()).or_default().history;
         if let Some(line) = history.iter().find(|line| line.key == key && line.device == device) {
-            return Some((room, line.clone()));
+            return Some(line.clone());
         }
-        let line = Line { seq, time_ms: now_ms, key: key.to_owned(), name, device, text: text.to_owned() };
+        let line = Line { seq, time_ms: now_ms, room, key: key.to_owned(), name, device, text: text.to_owned() };
         if history.len() == HISTORY_MAX {
             history.pop_front();
         }
         history.push_back(line.clone());
-        Some((room, line))
+        Some(line)
     }
 
     /// Oldest first.
@@ -210,10 +209,10 @@ impl Rooms {
         here.filter_map(|identity| self.people.get(identity)).any(|person| person.device == device)
     }
 
-    fn presence(&mut self, event: Event, person: &Person, was: Option<String>, now_ms: u64) -> Announcement {
+    fn presence(&mut self, event: Event, person: &Person, was: Option<String>, now_ms: u64) -> Presence {
         let seq = self.next_seq(now_ms);
         let (name, device, people) = (person.name.clone(), person.device.clone(), self.people_in(&person.room));
-        (person.room.clone(), Presence { seq, time_ms: now_ms, event, name, was, device, people })
+        Presence { seq, time_ms: now_ms, room: person.room.clone(), event, name, was, device, people }
     }
 
     fn next_seq(&mut self, now_ms: u64) -> u64 {
@@ -248,8 +247,8 @@ mod tests {
         Person { name: name.into(), device: format!("device of {name}"), room: room.into() }
     }
 
-    fn events(announcements: &[Announcement]) -> Vec<(&str, Event, usize)> {
-        announcements.iter().map(|(room, presence)| (room.as_str(), presence.event, presence.people.len())).collect()
+    fn events(announcements: &[Presence]) -> Vec<(&str, Event, usize)> {
+        announcements.iter().map(|presence| (presence.room.as_str(), presence.event, presence.people.len())).collect()
     }
 
     #[test]
@@ -260,7 +259,7 @@ mod tests {
         let moved = rooms.enter("1", person("Ann", "garden"), 3);
         assert_eq!(events(&moved), [("lobby", Event::Left, 1), ("garden", Event::Joined, 1)]);
         assert_eq!(events(&rooms.enter("1", person("Ann", "garden"), 4)), []);
-        assert_eq!(rooms.leave("1", 5).map(|(room, _)| room), Some("garden".into()));
+        assert_eq!(rooms.leave("1", 5).map(|presence| presence.room), Some("garden".into()));
         assert_eq!(rooms.leave("1", 6), None);
         assert_eq!(rooms.people_in("lobby"), [Seen { name: "Bob".into(), device: "device of Bob".into() }]);
     }
@@ -271,16 +270,16 @@ mod tests {
         rooms.enter("1", person("Ann", "lobby"), 1);
         assert_eq!(events(&rooms.enter("2", person("Ann", "lobby"), 2)), [("lobby", Event::Present, 1)]);
         assert_eq!(rooms.leave("1", 3), None);
-        assert_eq!(rooms.leave("2", 4).map(|(_, presence)| presence.event), Some(Event::Left));
+        assert_eq!(rooms.leave("2", 4).map(|presence| presence.event), Some(Event::Left));
     }
 
     #[test]
     fn a_line_that_comes_twice_is_kept_once() {
         let mut rooms = Rooms::new();
         rooms.enter("1", person("Ann", "lobby"), 1);
-        let (_, first) = rooms.say("1", "k", "hello", 10).unwrap();
-        let (room, again) = rooms.say("1", "k", "hello", 20).unwrap();
-        assert_eq!((room.as_str(), &again), ("lobby", &first));
+        let first = rooms.say("1", "k", "hello", 10).unwrap();
+        let again = rooms.say("1", "k", "hello", 20).unwrap();
+        assert_eq!((again.room.as_str(), &again), ("lobby", &first));
         assert_eq!(rooms.history("lobby"), [&first]);
         assert_eq!(rooms.say("nobody", "k", "hello", 30), None);
     }
@@ -302,8 +301,11 @@ mod tests {
     fn a_rename_is_told_once() {
         let mut rooms = Rooms::new();
         rooms.enter("1", person("Ann", "lobby"), 1);
-        let (room, presence) = rooms.rename("1", "Anna", 2).unwrap();
-        assert_eq!((room.as_str(), presence.name.as_str(), presence.was.as_deref()), ("lobby", "Anna", Some("Ann")));
+        let presence = rooms.rename("1", "Anna", 2).unwrap();
+        assert_eq!(
+            (presence.room.as_str(), presence.name.as_str(), presence.was.as_deref()),
+            ("lobby", "Anna", Some("Ann"))
+        );
         assert_eq!(rooms.rename("1", "Anna", 3), None);
     }
 
@@ -313,7 +315,7 @@ mod tests {
         assert!(rooms.recognize("1", person("Ann", "lobby")));
         assert!(!rooms.recognize("2", person("Bob", "lobby")));
         assert_eq!(rooms.people_in("lobby").len(), 2);
-        assert_eq!(rooms.leave("2", 5).map(|(_, presence)| presence.event), Some(Event::Left));
+        assert_eq!(rooms.leave("2", 5).map(|presence| presence.event), Some(Event::Left));
     }
 
     #[test]
