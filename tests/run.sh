@@ -102,7 +102,7 @@ fuzz() {
         if [ -d "tests/fuzz/seeds/$target" ]; then folders+=("tests/fuzz/seeds/$target"); fi
         "target/fuzz/$host/release/$target" -max_total_time="$fuzz_seconds" -rss_limit_mb=2048 -timeout=10 -verbosity=0 \
             -print_final_stats=1 -artifact_prefix="target/fuzz/artifacts/$target-" "${folders[@]}" 2>&1 |
-            grep -vE '^INFO|stat::(new_units|slowest)'
+            grep -vE "^INFO|NEW_FUNC|^\"|dictionary|stat::(new_units|slowest)"
         count=$((count + 1))
     done
     [ $count -gt 0 ] || say_and_fail "no fuzz target was run"

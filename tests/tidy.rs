@@ -318,7 +318,7 @@ impl Rust {
         let same_statement = |line: &usize| {
             let (code, comment) = (self.code[*line].trim_end(), &self.comments[*line]);
             let blank = code.is_empty() && comment.is_empty();
-            code.ends_with(']') || !blank && !code.ends_with([';', '{', '}', ','])
+            code.ends_with(']') || code.ends_with("=> {") || !blank && !code.ends_with([';', '{', '}', ','])
         };
         let before = (0..line).rev().take(SAFETY_REACH).take_while(same_statement);
         says(line) || before.into_iter().any(says)
@@ -616,6 +616,10 @@ mod tests {
         caught("src/wire/ws/mask.rs", "unsafe impl Send for A {}", "SAFETY");
         clean("src/io/socket.rs", "fn f() {\n    // SAFETY: it holds.\n    let n =\n        unsafe { g() };\n}");
         clean("src/io/socket.rs", "/// # Safety\n/// The caller holds it.\n#[inline]\npub unsafe fn f() {}");
+        clean(
+            "src/io/socket.rs",
+            "fn f() {\n    // SAFETY: it holds.\n    Some(n) => {\n        unsafe { g() }\n    }\n}",
+        );
         let reason_of_another = "//! Planted.\n// SAFETY: of a.\nlet a = unsafe { g() };\nlet b = unsafe { g() };\n";
         assert!(findings("src/io/socket.rs", reason_of_another)[0].starts_with("src/io/socket.rs:4: "));
     }
