@@ -22,12 +22,13 @@ main() {
     if [ "$mode" = fast ]; then return; fi
     step dependencies
     step release_build
-    if awaits src/io/doorbell.rs; then step loom; fi
-    if awaits tests/fuzz/Cargo.toml; then step fuzz; fi
+    step loom
+    step fuzz
     if awaits src/server/mod.rs src/server/run.rs; then step autobahn; fi
-    if awaits clients/js/package.json; then step javascript_client; fi
-    if awaits tests/browser/chat.mjs; then step browser; fi
-    if awaits bench/load/main.rs; then step micro_benches; step load_scenarios; fi
+    step javascript_client
+    if awaits src/server/mod.rs src/server/run.rs; then step readme; fi
+    if awaits src/server/mod.rs src/server/run.rs; then step browser; fi
+    if awaits src/server/mod.rs src/server/run.rs; then step benches; step load_scenarios; fi
 }
 
 # ---- steps ----
@@ -39,6 +40,7 @@ tools() {
     local packages=()
     missing g++ && packages+=(build-essential)
     missing python3 && packages+=(python3)
+    missing curl && packages+=(curl)
     if [ "$mode" != fast ]; then
         missing node && packages+=(nodejs)
         missing npm && packages+=(npm)
@@ -117,13 +119,20 @@ javascript_client() {
     npm --prefix clients/js test
 }
 
-browser() {
-    node_modules tests/browser
-    node tests/browser/chat.mjs
+# What the README tells its reader to type.
+readme() {
+    RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/readme.mjs
 }
 
-micro_benches() {
-    cargo test --locked --benches
+# The demo in a real Chromium.
+browser() {
+    node_modules tests/browser
+    RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/chat.mjs
+}
+
+# Built as tests, each runs tiny.
+benches() {
+    cargo test --locked --bench '*'
 }
 
 load_scenarios() {
