@@ -183,7 +183,7 @@ fn sighup_reloads_the_file() {
     let (server, next) = reloadable(&backend);
     let mut client = Client::open(server.addr(), "phone");
     server.rewrite(&next);
-    server.process.signal(libc::SIGHUP);
+    server.process.signal("HUP");
     eventually("messages take the new way", || {
         client.send(0, 1, 0, "x");
         backend.seen_under("/new").first().map(|_| ())
@@ -211,7 +211,7 @@ fn a_reload_with_an_error_changes_nothing() {
     let (server, next) = reloadable(&backend);
     let mut client = Client::open(server.addr(), "phone");
     server.rewrite(&format!("{next}unknwon_key = 1\n"));
-    server.process.signal(libc::SIGHUP);
+    server.process.signal("HUP");
     server.process.log.wait_for("the unknown key", PATIENCE, |line| line.contains("unknwon_key"));
     let answer = call_get(server.addr(), "/updateconfig/", &[]);
     assert!(answer.is_refusal(), "{} {}", answer.status, answer.text());
@@ -232,7 +232,7 @@ fn a_reload_says_what_could_not_be_reloaded() {
     server.rewrite(&next);
     let answer = call_get(server.addr(), "/updateconfig/", &[]);
     let told = answer.text().contains("workers");
-    server.process.signal(libc::SIGHUP);
+    server.process.signal("HUP");
     server.process.log.wait_for("workers", PATIENCE, |line| line.contains("workers"));
     assert!(told, "the caller is not told: {}", answer.text());
 }
@@ -242,7 +242,7 @@ fn reloaded_secrets_hold_at_once() {
     let backend = Backend::start();
     let server = Setup::of(&backend).start();
     server.rewrite(&Setup::of(&backend).text("security_token", "newtoken").contents());
-    server.process.signal(libc::SIGHUP);
+    server.process.signal("HUP");
     eventually("the old token is refused", || {
         call(server.addr(), "/send/", &[("channel", "a"), ("qos", "0")], "x").is_refusal().then_some(())
     });

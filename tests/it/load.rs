@@ -6,7 +6,7 @@ use std::process::Command as Process;
 use std::time::{Duration, Instant};
 
 use crate::harness::backend::read_request;
-use crate::harness::fleet::Fleet;
+use crate::harness::fleet::Talking;
 use crate::harness::http::Wire;
 use crate::harness::ports::{Port, free_port};
 use crate::harness::{Backend, Command, Packet, Reply, Server, Setup, full, heavy, process, sys};
@@ -19,7 +19,7 @@ fn memory_does_not_grow_under_steady_load() {
     backend.forgetful();
     backend.on_message(|r| Reply::ok(r.body.clone()));
     let server = Setup::of(&backend).text("listen", "0.0.0.0").set("backend_connections", "16").start();
-    let mut fleet = Fleet::open(server.port(), CLIENTS);
+    let mut fleet = Talking::open(server.port(), CLIENTS);
     let (warm, all) = if full() { (10, 60) } else { (7, 15) };
     let begun = Instant::now();
     let mut answered = 0u64;
@@ -49,7 +49,7 @@ fn memory_does_not_grow_under_steady_load() {
         }
     }
     let (before, after) = (baseline.expect("warm by then"), server.rss());
-    assert_eq!(fleet.ended(), Vec::<String>::new());
+    fleet.assert_all_open();
     assert!(answered > CLIENTS as u64 * all / 2, "only {answered} answers in {all} s");
     // A page here and there is noise; a message kept per message would be tens of MiB.
     assert!(after <= before + (1 << 20), "RSS went from {before} to {after} bytes over {answered} messages");
@@ -70,7 +70,7 @@ fn killing_the_backend_costs_no_client_and_no_message() {
         .set("backend_connections", "16")
         .set("retry_backoff_max", "1")
         .start();
-    let mut fleet = Fleet::open(server.port(), CLIENTS);
+    let mut fleet = Talking::open(server.port(), CLIENTS);
     let mut talk = Talk::begin(&mut fleet);
     talk.until(&mut fleet, &server, CLIENTS * MESSAGES / 4);
     backend.kill();
@@ -81,10 +81,10 @@ fn killing_the_backend_costs_no_client_and_no_message() {
         talk.turn(&mut fleet, away.saturating_duration_since(Instant::now()));
     }
     assert!(talk.answered < CLIENTS * MESSAGES, "the backend was killed too late to show anything");
-    assert_eq!(fleet.ended(), Vec::<String>::new(), "disconnected while the backend was away");
+    fleet.assert_all_open();
     backend = start_backend(&port);
     talk.until(&mut fleet, &server, CLIENTS * MESSAGES);
-    assert_eq!(fleet.ended(), Vec::<String>::new());
+    fleet.assert_all_open();
     backend.kill();
     heard.extend(arrivals(&backend.log.text()));
     assert_in_order(&heard);
@@ -98,7 +98,7 @@ struct Talk {
 }
 
 impl Talk {
-    fn begin(fleet: &mut Fleet) -> Talk {
+    fn begin(fleet: &mut Talking) -> Talk {
         for member in &mut fleet.members {
             for id in 1..=2 {
                 let message = message(member.number, id);
@@ -108,7 +108,7 @@ impl Talk {
         Talk { sent: vec![2; CLIENTS], acknowledged: vec![0; CLIENTS], answered: 0 }
     }
 
-    fn turn(&mut self, fleet: &mut Fleet, patience: Duration) {
+    fn turn(&mut self, fleet: &mut Talking, patience: Duration) {
         fleet.turn(patience, |member, packet| {
             let number = member.number;
             assert_eq!(packet.command, Command::Ack);
@@ -124,12 +124,12 @@ impl Talk {
         });
     }
 
-    fn until(&mut self, fleet: &mut Fleet, server: &Server, count: usize) {
+    fn until(&mut self, fleet: &mut Talking, server: &Server, count: usize) {
         let deadline = Instant::now() + Duration::from_secs(40);
         while self.answered < count {
             assert!(Instant::now() < deadline, "{} of {count} answered; log:\n{}", self.answered, server.log());
             self.turn(fleet, Duration::from_millis(200));
-            assert_eq!(fleet.ended(), Vec::<String>::new());
+            fleet.assert_all_open();
         }
     }
 }
@@ -193,6 +193,7 @@ fn serve_as_backend_process() {
                     false => br#"{"status": "success"}"#.to_vec(),
                 };
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                wire.take_spared().expect("it was seen");
                 wire.write(&[head.as_bytes(), &body].concat());
             }
         });

@@ -1,5 +1,6 @@
 //! A business server that does as it is told: a closure per hook, every request recorded, stopped and started again at will.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,9 +8,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::PATIENCE;
 use super::http::{Wire, find, unpercent};
 use super::ports::{Port, free_port};
-use super::{PATIENCE, sys};
 
 /// A running (or stopped) business server.
 pub struct Backend {
@@ -71,7 +72,7 @@ struct State {
 
 struct Running {
     stopping: Arc<AtomicBool>,
-    streams: Arc<Mutex<Vec<TcpStream>>>,
+    streams: Arc<Mutex<HashMap<u64, TcpStream>>>,
     accepting: JoinHandle<()>,
 }
 
@@ -129,13 +130,13 @@ impl Backend {
     pub fn stop(&mut self) {
         let Some(running) = self.running.take() else { return };
         running.stopping.store(true, Ordering::SeqCst);
-        for stream in running.streams.lock().unwrap().drain(..) {
+        for (_, stream) in running.streams.lock().unwrap().drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         // Wakes the accepting thread, which then sees that it is to stop.
         let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port.number));
         let _ = running.accepting.join();
-        for stream in running.streams.lock().unwrap().drain(..) {
+        for (_, stream) in running.streams.lock().unwrap().drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -145,7 +146,7 @@ impl Backend {
         assert!(self.running.is_none(), "it runs");
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port.number)).expect("a reserved port");
         let stopping = Arc::new(AtomicBool::new(false));
-        let streams = Arc::new(Mutex::new(Vec::new()));
+        let streams = Arc::new(Mutex::new(HashMap::new()));
         let accepting = std::thread::spawn({
             let (state, stopping, streams) = (self.state.clone(), stopping.clone(), streams.clone());
             move || accept(&listener, &state, &stopping, &streams)
@@ -318,10 +319,8 @@ impl Reply {
                 stream.write_all(&self.body)?;
                 Ok(false)
             }
-            Shape::Reset => {
-                sys::reset_on_close(stream);
-                Ok(false)
-            }
+            // The last byte of the request is unread, so the kernel resets the connection when it is dropped.
+            Shape::Reset => unreachable!("a reset writes nothing"),
             Shape::Hang => {
                 wire.ends_before(Instant::now() + HANG_MAX);
                 Ok(false)
@@ -360,17 +359,17 @@ fn accept(
     listener: &TcpListener,
     state: &Arc<State>,
     stopping: &Arc<AtomicBool>,
-    streams: &Arc<Mutex<Vec<TcpStream>>>,
+    streams: &Arc<Mutex<HashMap<u64, TcpStream>>>,
 ) {
     for stream in listener.incoming() {
         if stopping.load(Ordering::SeqCst) {
             return;
         }
         let Ok(stream) = stream else { continue };
-        streams.lock().unwrap().push(stream.try_clone().expect("a descriptor is left"));
-        let (state, stopping) = (state.clone(), stopping.clone());
+        let connection = state.connections.fetch_add(1, Ordering::Relaxed);
+        streams.lock().unwrap().insert(connection, stream.try_clone().expect("a descriptor is left"));
+        let (state, stopping, streams) = (state.clone(), stopping.clone(), streams.clone());
         std::thread::spawn(move || {
-            let connection = state.connections.fetch_add(1, Ordering::Relaxed);
             let mut wire = Wire::new(stream);
             // An error here is the other side's end, or our own stop.
             while let Ok(Some(request)) = read_request(&mut wire, connection) {
@@ -378,7 +377,7 @@ fn accept(
                     break;
                 }
             }
-            let _ = wire.stream.shutdown(Shutdown::Both);
+            streams.lock().unwrap().remove(&connection);
         });
     }
 }
@@ -393,22 +392,28 @@ fn serve(state: &State, request: Request, wire: &mut Wire) -> io::Result<bool> {
     }
     let last = request.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
     let reply = hook.map_or_else(|| Reply::status(404, "no such hook"), |hook| hook(&request));
-    Ok(reply.write(wire)? && !last)
+    if matches!(reply.shape, Shape::Reset) {
+        return Ok(false);
+    }
+    wire.take_spared()?;
+    let kept = reply.write(wire)? && !last;
+    if !kept {
+        let _ = wire.stream.shutdown(Shutdown::Both);
+    }
+    Ok(kept)
 }
 
-/// None at the end of the stream.
+/// None at the end of the stream. The request's last byte stays in the kernel, see [`Wire::take_spared`].
 pub fn read_request(wire: &mut Wire, connection: u64) -> io::Result<Option<Request>> {
-    let idle = Instant::now() + Duration::from_secs(120);
-    let head_len = loop {
-        if let Some(at) = find(&wire.buffer, b"\r\n\r\n") {
-            break at + 4;
-        }
-        if wire.fill(idle)? == 0 {
+    while wire.spared.is_none() {
+        if wire.fill_sparing(whole_len)? == 0 {
             return Ok(None);
         }
-    };
-    let head = wire.exactly(head_len, idle)?;
-    let head = String::from_utf8_lossy(&head).into_owned();
+    }
+    let mut bytes = std::mem::take(&mut wire.buffer);
+    bytes.extend(wire.spared);
+    let head_len = find(&bytes, b"\r\n\r\n").expect("a whole request") + 4;
+    let head = String::from_utf8_lossy(&bytes[..head_len]).into_owned();
     let mut lines = head.split("\r\n");
     let mut words = lines.next().unwrap_or_default().split(' ').map(str::to_owned);
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -417,11 +422,16 @@ pub fn read_request(wire: &mut Wire, connection: u64) -> io::Result<Option<Reque
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
         .collect();
-    let mut request = Request { method, path: path.into(), query: query.into(), headers, body: Vec::new(), connection };
-    if let Some(length) = request.header("content-length").and_then(|v| v.parse().ok()) {
-        request.body = wire.exactly(length, Instant::now() + PATIENCE)?;
-    }
-    Ok(Some(request))
+    let body = bytes.split_off(head_len);
+    Ok(Some(Request { method, path: path.into(), query: query.into(), headers, body, connection }))
+}
+
+/// How long the request that begins so is, head and body; None while its head is incomplete.
+fn whole_len(bytes: &[u8]) -> Option<usize> {
+    let head_len = find(bytes, b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&bytes[..head_len]).to_ascii_lowercase();
+    let length = head.split("\r\n").filter_map(|line| line.split_once(':')).find(|(name, _)| *name == "content-length");
+    Some(head_len + length.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0))
 }
 
 /// Nothing waits longer than a test may.

@@ -4,9 +4,9 @@ use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::PATIENCE;
 use super::http::{Response, Wire, percent};
 use super::packet::{Command, Packet};
-use super::{PATIENCE, sys};
 
 /// A client that is let in.
 pub struct Client {
@@ -157,9 +157,11 @@ impl Client {
         self.frame(true, CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat());
     }
 
-    /// The cable is cut: a reset, no close frame.
-    pub fn cut(self) {
-        sys::reset_on_close(&self.wire.stream);
+    /// The cable is cut: a reset, no close frame. The kernel resets a connection that is closed with something unread.
+    pub fn cut(mut self) {
+        self.frame(true, PING, b"unread");
+        let mut unread = [0];
+        assert!(self.wire.stream.peek(&mut unread).is_ok_and(|n| n > 0), "no pong to leave unread");
     }
 
     /// The end of the stream without a close frame.

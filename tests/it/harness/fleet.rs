@@ -1,55 +1,93 @@
-//! Many clients on one thread: a thousand that talk, fifteen thousand that sit.
+//! Many clients at once: a thousand that talk, fifteen thousand that sit.
+//!
+//! Those that talk have a reader thread each, with a small stack, which hands packets to the one thread that thinks.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use super::client::{self, Upgrade};
 use super::packet::Packet;
-use super::sys;
+
+/// Connected clients that nobody reads for.
+pub struct Sitting {
+    streams: Vec<TcpStream>,
+}
 
 /// Connected clients, served by `turn`.
-pub struct Fleet {
+pub struct Talking {
     pub members: Vec<Member>,
+    heard: Receiver<(usize, Heard)>,
+    ended: Vec<String>,
 }
 
-/// One client of a fleet.
+/// One client that talks.
 pub struct Member {
     pub number: usize,
-    /// How the connection ended, if it did.
-    pub ended: Option<String>,
     stream: TcpStream,
-    buffer: Vec<u8>,
 }
 
-impl Fleet {
-    /// Opens `count` clients named `fleet-<number>`, a few at a time.
-    pub fn open(port: u16, count: usize) -> Fleet {
-        let opened = std::thread::scope(|scope| {
-            let openers: Vec<_> =
-                (0..OPENERS).map(|first| scope.spawn(move || open_every(port, first, count))).collect();
-            openers.into_iter().flat_map(|o| o.join().expect("every client is let in")).collect::<Vec<_>>()
-        });
-        let mut members = opened;
-        members.sort_by_key(|member| member.number);
-        Fleet { members }
+enum Heard {
+    Packet(Packet),
+    Ping(Vec<u8>),
+    End(String),
+}
+
+impl Sitting {
+    /// Opens `count` clients, a few at a time.
+    pub fn open(port: u16, count: usize) -> Sitting {
+        Sitting { streams: open(port, count).into_iter().map(|(_, stream)| stream).collect() }
     }
 
-    /// Waits for something to read, for at most `patience`, and hands every packet that came to `handle`.
+    /// How many have ended, or have been sent something.
+    pub fn disturbed(&self) -> usize {
+        let disturbed = |stream: &&TcpStream| {
+            stream.set_nonblocking(true).expect("a socket can be made non-blocking");
+            !stream.peek(&mut [0]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+        };
+        self.streams.iter().filter(disturbed).count()
+    }
+}
+
+impl Talking {
+    /// Opens `count` clients, a few at a time, numbered from 0.
+    pub fn open(port: u16, count: usize) -> Talking {
+        let (tell, heard) = channel();
+        let mut members: Vec<_> = open(port, count)
+            .into_iter()
+            .map(|(number, stream)| {
+                let reading = stream.try_clone().expect("a descriptor is left");
+                let tell = tell.clone();
+                let reader = std::thread::Builder::new().stack_size(READER_STACK);
+                reader.spawn(move || read_all(number, reading, &tell)).expect("a thread is left");
+                Member { number, stream }
+            })
+            .collect();
+        members.sort_by_key(|member| member.number);
+        Talking { members, heard, ended: Vec::new() }
+    }
+
+    /// Waits for packets for at most `patience`; hands the first, and all others that are there, to `handle`.
     pub fn turn(&mut self, patience: Duration, mut handle: impl FnMut(&mut Member, Packet)) {
-        let fds: Vec<_> =
-            self.members.iter().map(|m| if m.ended.is_some() { -1 } else { m.stream.as_raw_fd() }).collect();
-        let ready = sys::readable(&fds, patience);
-        for (member, _) in self.members.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
-            for packet in member.read() {
-                handle(member, packet);
+        let deadline = Instant::now() + patience;
+        let mut next = self.heard.recv_timeout(patience);
+        while let Ok((number, heard)) = next {
+            match heard {
+                Heard::Packet(packet) => handle(&mut self.members[number], packet),
+                Heard::Ping(payload) => self.members[number].write(&client::frame_bytes(true, client::PONG, &payload)),
+                Heard::End(how) => self.ended.push(format!("{number}: {how}")),
             }
+            if Instant::now() >= deadline {
+                return;
+            }
+            next = self.heard.try_recv().map_err(|_| RecvTimeoutError::Timeout);
         }
     }
 
-    pub fn ended(&self) -> Vec<String> {
-        self.members.iter().filter_map(|m| m.ended.as_ref().map(|how| format!("{}: {how}", m.number))).collect()
+    /// Fails the test when somebody was disconnected.
+    pub fn assert_all_open(&self) {
+        assert_eq!(self.ended, Vec::<String>::new(), "disconnected");
     }
 }
 
@@ -59,52 +97,59 @@ impl Member {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // A few small messages always fit into the socket's buffer; if not, the server has stopped reading.
-        if let Err(error) = self.stream.write_all(bytes) {
-            self.ended.get_or_insert(format!("write: {error}"));
-        }
-    }
-
-    fn read(&mut self) -> Vec<Packet> {
-        let mut chunk = [0; 4096];
-        loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => {
-                    self.ended.get_or_insert("end of stream".into());
-                    break;
-                }
-                Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) => {
-                    self.ended.get_or_insert(format!("read: {e}"));
-                    break;
-                }
-            }
-        }
-        let mut packets = Vec::new();
-        while let Some((frame, size)) = client::parse_frame(&self.buffer) {
-            self.buffer.drain(..size);
-            match frame.opcode {
-                client::BINARY => packets.push(Packet::parse(&frame.payload)),
-                client::PING => self.write(&client::frame_bytes(true, client::PONG, &frame.payload)),
-                client::CLOSE => self.ended = Some(format!("close frame {:?}", frame.payload)),
-                _ => {}
-            }
-        }
-        packets
+        // A failure shows at the reader, too.
+        let _ = self.stream.write_all(bytes);
     }
 }
 
-/// Opens every `OPENERS`-th client, beginning with `first`. The loopback addresses take turns, so that ports never run out.
-fn open_every(port: u16, first: usize, count: usize) -> Vec<Member> {
-    let member = |number: usize| {
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Reads one client to its end.
+fn read_all(number: usize, mut stream: TcpStream, tell: &Sender<(usize, Heard)>) {
+    let mut buffer = Vec::new();
+    let mut chunk = [0; 4096];
+    let how = loop {
+        while let Some((frame, size)) = client::parse_frame(&buffer) {
+            buffer.drain(..size);
+            let heard = match frame.opcode {
+                client::BINARY => Heard::Packet(Packet::parse(&frame.payload)),
+                client::PING => Heard::Ping(frame.payload),
+                client::CLOSE => Heard::End(format!("close frame {:?}", frame.payload)),
+                _ => continue,
+            };
+            // The fleet is gone when nobody listens any more.
+            let _ = tell.send((number, heard));
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) => break "end of stream".to_owned(),
+            Ok(n) => buffer.extend_from_slice(&chunk[..n]),
+            Err(e) => break e.to_string(),
+        }
+    };
+    let _ = tell.send((number, Heard::End(how)));
+}
+
+/// Opens clients named `fleet-<number>` on a few threads. The server's loopback addresses take turns, so that ports never
+/// run out.
+fn open(port: u16, count: usize) -> Vec<(usize, TcpStream)> {
+    let one = |number: usize| {
         let address = Ipv4Addr::new(127, 0, 0, 1 + (number / 8192) as u8);
         let client = Upgrade::of(&format!("fleet-{number}")).open(SocketAddr::from((address, port)));
-        let stream = client.wire.stream;
-        stream.set_nonblocking(true).expect("a socket can be made non-blocking");
-        Member { number, ended: None, stream, buffer: client.wire.buffer }
+        assert!(client.wire.buffer.is_empty(), "something was sent to a new client");
+        client.wire.stream.set_read_timeout(None).expect("none is allowed");
+        (number, client.wire.stream)
     };
-    (first..count).step_by(OPENERS).map(member).collect()
+    std::thread::scope(|scope| {
+        let openers: Vec<_> = (0..OPENERS)
+            .map(|first| scope.spawn(move || (first..count).step_by(OPENERS).map(one).collect::<Vec<_>>()))
+            .collect();
+        openers.into_iter().flat_map(|opener| opener.join().expect("every client is let in")).collect()
+    })
 }
 
 const OPENERS: usize = 8;
+const READER_STACK: usize = 64 * 1024;

@@ -48,13 +48,15 @@ impl Response {
 pub struct Wire {
     pub stream: TcpStream,
     pub buffer: Vec<u8>,
+    /// The last byte of a request, seen but left in the kernel.
+    pub spared: Option<u8>,
 }
 
 impl Wire {
     pub fn new(stream: TcpStream) -> Wire {
         let _ = stream.set_nodelay(true);
         stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
-        Wire { stream, buffer: Vec::new() }
+        Wire { stream, buffer: Vec::new(), spared: None }
     }
 
     pub fn connect(to: SocketAddr) -> Wire {
@@ -82,6 +84,31 @@ impl Wire {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
             Err(e) => Err(e),
         }
+    }
+
+    /// Reads once, but leaves the last byte of a whole request in the kernel: a connection that is dropped with
+    /// something unread is reset, which is how a backend that crashes looks. `whole` tells a request's length.
+    pub fn fill_sparing(&mut self, whole: impl Fn(&[u8]) -> Option<usize>) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        let mut chunk = [0; 16 * 1024];
+        let seen = self.stream.peek(&mut chunk)?;
+        self.buffer.extend_from_slice(&chunk[..seen]);
+        if let Some(len) = whole(&self.buffer) {
+            assert!(self.buffer.len() <= len, "pipelined requests, or a body longer than its length");
+            if self.buffer.len() == len {
+                self.spared = self.buffer.pop();
+            }
+        }
+        self.stream.read_exact(&mut chunk[..seen - usize::from(self.spared.is_some())])?;
+        Ok(seen)
+    }
+
+    /// Reads the byte that `fill_sparing` left.
+    pub fn take_spared(&mut self) -> io::Result<()> {
+        if self.spared.take().is_some() {
+            self.stream.read_exact(&mut [0])?;
+        }
+        Ok(())
     }
 
     /// One whole answer: chunked, by length, or until the end of the stream; 101 has no body.

@@ -64,6 +64,12 @@ impl Log {
         lines.readers == 0
     }
 
+    /// Waits for the next line or the end of a pipe, at most so long.
+    pub fn wait_change(&self, patience: Duration) {
+        let lines = self.inner.0.lock().unwrap();
+        let _ = self.inner.1.wait_timeout(lines, patience).unwrap();
+    }
+
     pub fn lines(&self) -> Vec<String> {
         self.inner.0.lock().unwrap().kept.iter().cloned().collect()
     }

@@ -40,7 +40,8 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        // Nothing tells us when another process changes; a look costs it a request, so there is a pause between two.
+        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 

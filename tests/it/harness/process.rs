@@ -49,7 +49,8 @@ impl Process {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: i32) {
+    /// `TERM`, `HUP`, `INT`.
+    pub fn signal(&self, signal: &str) {
         sys::kill(self.child.id(), signal);
     }
 

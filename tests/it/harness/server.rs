@@ -118,7 +118,7 @@ impl Setup {
             let accepted = TcpStream::connect((Ipv4Addr::LOCALHOST, port.number)).is_ok();
             assert!(!accepted, "started with a configuration that it should refuse:\n{}", read(&path));
             assert!(Instant::now() < deadline, "neither started nor refused:\n{}", process.log.text());
-            std::thread::sleep(Duration::from_millis(10));
+            process.log.wait_end(Duration::from_millis(20));
         }
         let status = process.wait(PATIENCE);
         Outcome { status, text: process.log.text() }
@@ -192,7 +192,7 @@ impl Server {
 
     /// SIGTERM; nothing is awaited.
     pub fn terminate(&self) {
-        self.process.signal(libc::SIGTERM);
+        self.process.signal("TERM");
     }
 
     pub fn exited_within(&mut self, patience: Duration) -> ExitStatus {
@@ -217,7 +217,7 @@ impl Server {
                 return;
             }
             assert!(Instant::now() < deadline, "not listening on {} in time:\n{}", self.addr(), self.log());
-            std::thread::sleep(Duration::from_millis(5));
+            self.process.log.wait_change(Duration::from_millis(20));
         }
     }
 }
