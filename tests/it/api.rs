@@ -25,7 +25,7 @@ mod names {
     }
 
     /// Channels of a broadcast, as a parameter of the query.
-    pub const BROADCAST_CHANNELS: &str = "channel";
+    pub const BROADCAST_CHANNELS: &str = "channels";
 
     /// How many a page of `/channel/` may list, and where it begins.
     pub const PAGE_SIZE: &str = "limit";

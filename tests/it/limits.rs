@@ -156,11 +156,7 @@ fn a_slow_reader_loses_qos_0_oldest_first() {
 #[test]
 fn a_client_that_does_not_read_is_closed_when_its_outbox_is_full() {
     let backend = subscribing();
-    let mut server = Setup::of(&backend)
-        .set("outbox_bytes_max", "65536")
-        .set("message_bytes_max", "65536")
-        .set("inflight_window", "1000")
-        .start();
+    let mut server = Setup::of(&backend).set("inflight_window", "1000").start();
     let mut lazy = Client::open(server.addr(), "lazy");
     let mut quick = Client::open(server.addr(), "quick");
     let quick_reads = std::thread::spawn(move || {
