@@ -189,7 +189,7 @@ class Person {
 
   async shoot(name) {
     await this.page.mouse.move(0, 0);
-    await this.page.screenshot({ path: join(OUT, `${name}.png`) });
+    await this.page.screenshot({ path: join(OUT, `${name}.png`), animations: "disabled" });
   }
 }
 
