@@ -3,5 +3,6 @@
 pub mod backend;
 pub mod clock;
 pub mod mailbox;
+pub mod resolve;
 pub mod socket;
 pub mod sys;

@@ -1,1 +1,0 @@
-//! The client of the business server (to be filled).

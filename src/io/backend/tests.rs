@@ -1,0 +1,6 @@
+//! One test per promise of the pool, over real sockets and a real ring; time is virtual, so that minutes pass at once.
+
+mod answers;
+mod connections;
+mod outages;
+mod rig;

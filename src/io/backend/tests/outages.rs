@@ -1,0 +1,284 @@
+//! Outages: timeouts, refusals, the breaker, deadlines, a full line. No job is ever lost.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::rig::*;
+use crate::base::rng::Rng;
+use crate::io::backend::{GiveUp, Hook, Options, Retry};
+use crate::policy::backend::Failure;
+
+fn silent(mut connection: Connection) {
+    connection.request();
+    connection.wait_for_end();
+}
+
+#[test]
+fn silence_is_a_timeout_and_ends_the_connection() {
+    on_ring(async {
+        let backend = Backend::start(silent);
+        let rig = Rig::new(backend.options());
+        rig.submit(forward(1, Retry::Never));
+        rig.submit(connect(2));
+        rig.until_at_once("connected", |rig| rig.stats.connections_opened.get() == 2).await;
+        rig.advance(14_999);
+        assert!(rig.ended.borrow().is_empty());
+        rig.advance(1);
+        assert_eq!(*rig.ended.borrow(), [(1, failed(Failure::Timeout)), (2, failed(Failure::Timeout))]);
+        rig.until_at_once("closed", |rig| rig.stats.connections.get() == 0).await;
+        assert_eq!((rig.stats.failures_timeout.get(), rig.stats.gave_up.get()), (2, 2));
+    });
+}
+
+#[test]
+fn a_timeout_is_retried_until_it_is_answered() {
+    on_ring(async {
+        let backend =
+            Backend::start(|connection| if connection.index < 2 { silent(connection) } else { connection.echo() });
+        let rig = Rig::new(backend.options());
+        rig.submit(forward(1, LATE));
+        for connections in 1..=2 {
+            rig.until("connected", |rig| rig.stats.connections_opened.get() == connections).await;
+            rig.advance(15_000);
+        }
+        rig.until_ended(1).await;
+        assert_eq!(rig.ended.borrow()[0], (1, ok("message 1")));
+        assert_eq!((rig.stats.failures_timeout.get(), rig.stats.retries.get()), (2, 2));
+    });
+}
+
+#[test]
+fn a_connect_that_hangs_is_cut_off() {
+    on_ring(async {
+        // Bound, listening with the shortest queue and never accepting: once that is full, SYNs are dropped.
+        let backend = Backend::closed();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        drop(backend);
+        let address = listener.local_addr().unwrap();
+        // SAFETY: takes numbers only.
+        assert_eq!(unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 0) }, 0);
+        let _fills_the_queue = std::net::TcpStream::connect(address).unwrap();
+        let urls = vec![url_at("127.0.0.1", address.port(), "/")];
+        let rig = Rig::new(Options { forward_urls: urls, ..Options::default() });
+        rig.submit(forward(1, Retry::Never));
+        rig.until_at_once("connecting", |rig| rig.stats.connections.get() == 1).await;
+        monoio::time::sleep(std::time::Duration::from_millis(1)).await;
+        rig.advance(15_000);
+        rig.until_ended(1).await;
+        assert_eq!(rig.ended.borrow()[0], (1, failed(Failure::Timeout)));
+        rig.until_at_once("closed", |rig| rig.stats.connections.get() == 0).await;
+        assert_eq!(rig.stats.connections_opened.get(), 0);
+    });
+}
+
+#[test]
+fn refused_then_retried_then_answered() {
+    on_ring(async {
+        let backend = Backend::closed();
+        let rig = Rig::new(backend.options());
+        rig.submit(forward(1, LATE));
+        rig.until("refused", |rig| rig.stats.failures_refused.get() == 3).await;
+        backend.open(Connection::echo);
+        rig.until_ended(1).await;
+        assert_eq!(rig.ended.borrow()[0], (1, ok("message 1")));
+        assert_eq!((rig.stats.retries.get(), rig.stats.gave_up.get()), (3, 0));
+    });
+}
+
+#[test]
+fn those_who_cannot_wait_are_told_at_once_while_it_is_down() {
+    on_ring(async {
+        let backend = Backend::closed();
+        let rig = Rig::new(backend.options());
+        for ticket in 0..5 {
+            assert_eq!(rig.ask(connect(ticket)).await, failed(Failure::Refused));
+        }
+        assert_eq!((rig.stats.open_breakers.get(), rig.stats.breaker_opened.get()), (1, 1));
+        let down_at = rig.now();
+        assert_eq!(rig.ask(connect(5)).await, End::GaveUp(GiveUp::Down));
+        assert_eq!(rig.ask(forward(6, Retry::Never)).await, End::GaveUp(GiveUp::Down));
+        assert_eq!((rig.now(), rig.stats.requests.get()), (down_at, 5), "nobody was asked");
+        rig.advance(1000);
+        backend.open(Connection::echo);
+        assert_eq!(rig.ask(connect(7)).await, ok(""), "the probe");
+        assert_eq!(rig.stats.open_breakers.get(), 0);
+    });
+}
+
+#[test]
+fn an_outage_of_two_minutes_is_probed_gently_and_ends_at_once() {
+    on_ring(async {
+        const WAITING: usize = 1000;
+        let backend = Backend::closed();
+        let rig = Rig::new(backend.options());
+        (0..WAITING as u64).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        let began = rig.now();
+        rig.until("two minutes", |rig| rig.now().since_ms(began) >= 120_000).await;
+        let (asked, opened) = (rig.stats.requests.get(), rig.stats.breaker_opened.get());
+        // 64 connections were tried before the first one had failed; then probes, from one a second to one in five.
+        assert!(asked <= 64 + 5 + 60, "{asked} requests to a dead backend");
+        assert!(opened >= 120_000 / 5000, "{opened} probes are too few to notice its return");
+        assert!(rig.ended.borrow().is_empty() && rig.stats.waiting.get() >= WAITING as u64 - 1);
+
+        let back = rig.now();
+        backend.open(Connection::echo);
+        rig.until_ended(WAITING).await;
+        assert!(rig.now().since_ms(back) <= 5000, "one probe, and then all at once, not after their own backoffs");
+        assert!(rig.ended.borrow().iter().all(|(ticket, end)| *end == ok(&format!("message {ticket}"))));
+        assert!(backend.connection_count() <= 64 + 1);
+        assert_eq!((rig.stats.open_breakers.get(), rig.stats.jobs.get()), (0, 0));
+    });
+}
+
+#[test]
+fn a_lonely_job_probes_as_soon_as_the_breaker_lets_it() {
+    on_ring(async {
+        let backend = Backend::closed();
+        let rig = Rig::new(backend.options());
+        rig.submit(forward(1, LATE));
+        let began = rig.now();
+        rig.until("a minute", |rig| rig.now().since_ms(began) >= 60_000).await;
+        assert!(rig.stats.requests.get() >= 10, "cooldown or backoff, not both: {}", rig.stats.requests.get());
+    });
+}
+
+#[test]
+fn deadlines_give_jobs_back_in_the_order_in_which_they_came() {
+    on_ring(async {
+        let backend = Backend::closed();
+        let rig = Rig::new(backend.options());
+        let deadline = rig.now() + 120_000;
+        (0..200).for_each(|ticket| rig.submit(forward(ticket, Retry::Until(deadline))));
+        rig.until("the last minute", |rig| rig.now() >= deadline - 60_000).await;
+        assert!(rig.ended.borrow().is_empty());
+        rig.until_ended(200).await;
+        assert!(rig.now().since_ms(deadline) <= 50, "noticed in time");
+        assert!(rig.ended.borrow().iter().all(|(_, end)| *end == End::GaveUp(GiveUp::Deadline)));
+        assert!(rig.ended.borrow().iter().map(|(ticket, _)| *ticket).is_sorted());
+        assert!(rig.pool.is_idle());
+    });
+}
+
+#[test]
+fn a_deadline_cuts_an_attempt_short_without_blaming_the_backend() {
+    on_ring(async {
+        let backend = Backend::start(silent);
+        let rig = Rig::new(backend.options());
+        let deadline = rig.now() + 100;
+        (0..10).for_each(|ticket| rig.submit(forward(ticket, Retry::Until(deadline))));
+        rig.until_at_once("connected", |rig| rig.stats.connections_opened.get() == 10).await;
+        rig.advance(100);
+        rig.until_ended(10).await;
+        assert!(rig.ended.borrow().iter().all(|(_, end)| *end == End::GaveUp(GiveUp::Deadline)));
+        assert_eq!((rig.stats.failures_timeout.get(), rig.stats.open_breakers.get()), (0, 0));
+    });
+}
+
+#[test]
+fn a_full_line_gives_the_job_back() {
+    on_ring(async {
+        let backend = Backend::start(silent);
+        let options = Options { connections_max: 1, jobs_max: 3, job_bytes_max: 1000, ..backend.options() };
+        let rig = Rig::new(options);
+        let mut large = forward(1, LATE);
+        large.body = vec![0; 5000];
+        rig.submit(large);
+        let refused = rig.pool.submit(forward(2, LATE)).expect_err("no room for its bytes");
+        assert_eq!((refused.ticket, refused.body), (2, b"message 2".to_vec()));
+        rig.pool.close();
+        rig.until_ended(1).await;
+
+        let rig = Rig::new(Options { connections_max: 1, jobs_max: 3, ..backend.options() });
+        (0..3).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        assert!(rig.pool.submit(forward(3, LATE)).is_err());
+        assert_eq!((rig.stats.line_full.get(), rig.stats.jobs.get()), (1, 3));
+    });
+}
+
+#[test]
+fn a_hook_without_a_url_says_so() {
+    on_ring(async {
+        let rig = Rig::new(Options::default());
+        assert_eq!(rig.ask(forward(1, LATE)).await, End::GaveUp(GiveUp::NoUrl));
+        assert_eq!(rig.ask(connect(2)).await, End::GaveUp(GiveUp::NoUrl));
+    });
+}
+
+/// A backend that does everything wrong that it can, now and then.
+fn chaotic(mut connection: Connection) {
+    static SEED: AtomicUsize = AtomicUsize::new(1);
+    let mut rng = Rng::new(SEED.fetch_add(1, Ordering::SeqCst) as u64);
+    while let Some(request) = connection.request() {
+        let body = request.body;
+        let is_alive = match rng.below(20) {
+            0 => return,
+            1 => connection.send(b"\x16\x03\x01"),
+            2 => connection.answer(500, b"oops"),
+            3 => connection.answer(429, b"slowly"),
+            4 => connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"),
+            5 => {
+                connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+                return;
+            }
+            // In one piece: HTTP/1.1 cannot tell a second answer that comes later from the next one's.
+            6 => connection.send(&b"HTTP/1.1 204 X\r\n\r\n".repeat(2)),
+            7 => connection.answer(404, &body),
+            8 => {
+                let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                connection.send(&[head.as_bytes(), &body].concat());
+                return;
+            }
+            _ => connection.answer(200, &body),
+        };
+        if !is_alive {
+            return;
+        }
+    }
+}
+
+#[test]
+fn no_job_is_lost_and_none_comes_back_twice() {
+    on_ring(async {
+        let backends = [(); 2].map(|()| Backend::start(chaotic));
+        let urls = |path| backends.iter().map(|backend| backend.url(path)).collect();
+        let options = Options {
+            connect_urls: urls("/connect/"),
+            forward_urls: urls("/m/{message_type}/"),
+            close_urls: urls("/close/"),
+            connections_max: 8,
+            ..Options::default()
+        };
+        let (rig, mut rng) = (Rig::new(options), Rng::new(5));
+        const JOBS: u64 = 2000;
+        for ticket in 0..JOBS {
+            let retry = if rng.chance(50) { LATE } else { Retry::Never };
+            let mut job = forward(ticket, retry);
+            match rng.below(4) {
+                0 => (job.hook, job.retry) = (Hook::Connect, Retry::Never),
+                1 => job.hook = Hook::Close,
+                _ => {}
+            }
+            let is_unanswerable = job.retry == Retry::Never;
+            rig.submit(job);
+            if is_unanswerable || rng.chance(20) {
+                rig.until("some room", |rig| rig.stats.jobs.get() < 100).await;
+            }
+        }
+        rig.until_ended(JOBS as usize).await;
+        let tickets: BTreeSet<u64> = rig.ended.borrow().iter().map(|(ticket, _)| *ticket).collect();
+        assert!(tickets.into_iter().eq(0..JOBS));
+        for (ticket, end) in rig.ended.borrow().iter() {
+            // An answer is that of its own request, however the connections went.
+            if let End::Answered { status: 200, body, .. } = end {
+                assert!(body.is_empty() || *body == format!("message {ticket}").into_bytes(), "{ticket}: {end:?}");
+            }
+        }
+        assert!(rig.pool.is_idle() && rig.stats.waiting.get() == 0);
+        assert!(
+            rig.ended.borrow().iter().filter(|(_, end)| matches!(end, End::Answered { .. })).count()
+                > JOBS as usize / 2
+        );
+        rig.pool.close();
+        rig.until_at_once("hung up", |rig| rig.stats.connections.get() == 0).await;
+    });
+}
