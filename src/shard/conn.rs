@@ -32,7 +32,9 @@ pub struct Conn {
     pub phase: Phase,
     /// On the shard's list of connections to be written.
     pub dirty: bool,
-    /// Both close frames have been exchanged: end the socket when the outbox is empty.
+    /// The socket's last write did not take everything.
+    pub stuck: bool,
+    /// The client's close frame has come: end the socket when the outbox is empty.
     pub peer_closed: bool,
     /// The stream cannot be decoded any more (it broke the protocol).
     pub deaf: bool,
@@ -46,7 +48,7 @@ pub struct Conn {
     pub decoder: Decoder,
     pub uplink: Uplink,
     pub cookie: Option<Rc<[u8]>>,
-    /// When a message last came from the client.
+    /// When anything but a pong last came from the client.
     pub spoke: Tick,
     /// In phase `Closing`: when to stop waiting for the client.
     pub close_by: Tick,
@@ -64,6 +66,7 @@ impl Conn {
             generation,
             phase: Phase::Connecting,
             dirty: false,
+            stuck: false,
             peer_closed: false,
             deaf: false,
             paused: false,

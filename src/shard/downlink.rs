@@ -23,7 +23,7 @@ pub struct Downlink {
     first_queued: Option<At>,
     queued_bytes: u32,
     in_flight: u16,
-    /// Messages that ever got an id; the next id follows from it.
+    /// The order of the next message that gets an id; its id follows from it.
     launched: u32,
 }
 
@@ -34,7 +34,7 @@ pub struct Pending {
     part: PartRef,
     deadline: Tick,
     repeat_at: Tick,
-    /// The value of `launched` when it got its id.
+    /// Its place among all that got an id, below `ORDERS`.
     order: u32,
     attempts: u16,
     state: State,
@@ -79,8 +79,16 @@ impl Pending {
 
 /// 1, 2, …, 65534, 1, …
 fn id_of(order: u32) -> MessageId {
-    MessageId((order % u32::from(MessageId::MAX.0)) as u16 + 1)
+    MessageId((order % IDS) as u16 + 1)
 }
+
+fn order_after(order: u32) -> u32 {
+    (order + 1) % ORDERS
+}
+
+const IDS: u32 = MessageId::MAX.0 as u32;
+/// Orders go round where ids do, so that the ids go on without a jump.
+const ORDERS: u32 = u32::MAX / IDS * IDS;
 
 impl Shard {
     /// At QoS 0. What does not fit is dropped, the oldest first.
@@ -90,15 +98,11 @@ impl Shard {
             return;
         }
         let len = self.messages.get(message).len();
-        let max = self.settings.outbox_bytes_max;
-        if conn.outbox.bytes() + len > max {
-            let dropped = self.items.drop_oldest_qos0(&mut conn.outbox, &mut self.messages, len, max);
-            self.stats.outbox_dropped_qos0 += dropped as u64;
-            if conn.outbox.bytes() + len > max {
-                self.stats.outbox_dropped_qos0 += 1;
-                return;
-            }
+        if !self.drop_for_room(index, len) {
+            self.stats.outbox_dropped_qos0 += 1;
+            return;
         }
+        let conn = &mut self.conns[index as usize];
         let item = Item::Message(self.messages.another(message), Stamp { id: None, dup: false });
         self.items.push(&mut conn.outbox, &self.messages, item);
         self.stats.sends_out += 1;
@@ -144,7 +148,7 @@ impl Shard {
             }
             let order = self.free_order(index);
             let downlink = &mut self.conns[index as usize].downlink;
-            downlink.launched = order.wrapping_add(1);
+            downlink.launched = order_after(order);
             downlink.first_queued = self.pending.next(at);
             downlink.in_flight += 1;
             let pending = self.pending.get_mut(at);
@@ -170,7 +174,7 @@ impl Shard {
         // Ids are given in order, so that the oldest message in flight is the first that a new id can meet.
         let oldest = downlink.list.front().map(|at| self.pending.get(at));
         let Some(oldest) = oldest.filter(|oldest| oldest.state != State::Queued) else { return order };
-        if order.wrapping_sub(oldest.order) < u32::from(MessageId::MAX.0) {
+        if order.checked_sub(oldest.order).is_some_and(|ahead| ahead < IDS) {
             return order;
         }
         let taken = |order: u32| {
@@ -178,7 +182,7 @@ impl Shard {
             in_flight.any(|(_, pending)| pending.id() == id_of(order))
         };
         while taken(order) {
-            order = order.wrapping_add(1);
+            order = order_after(order);
         }
         order
     }
@@ -201,8 +205,9 @@ impl Shard {
                 self.fill_window(index, now);
             }
             (State::Sent(QoS::ExactlyOnce), QoS::ExactlyOnce) => {
-                pending.state = State::Released;
+                (pending.state, pending.attempts) = (State::Released, 1);
                 pending.repeat_at = now + self.settings.ack_timeout_ms;
+                self.timers.arm_no_later(index, pending.repeat_at);
                 let (part, message) = (pending.part, pending.message.take());
                 self.messages.release(message.expect("kept until REC"));
                 self.part_answered(part, body);
@@ -228,7 +233,10 @@ impl Shard {
     pub(super) fn repeat_due(&mut self, index: u32, now: Tick) -> Tick {
         let mut wake = Tick::NEVER;
         let mut given_up = false;
-        let mut next = self.conns[index as usize].downlink.list.front();
+        let conn = &self.conns[index as usize];
+        // What the client does not read now it would not read twice.
+        let stuck = conn.stuck && !conn.outbox.is_empty();
+        let mut next = conn.downlink.list.front();
         while let Some(at) = next {
             next = self.pending.next(at);
             let pending = self.pending.get(at);
@@ -238,7 +246,7 @@ impl Shard {
                 continue;
             }
             if pending.state != State::Queued && now >= pending.repeat_at {
-                self.repeat(index, at, now);
+                self.repeat(index, at, stuck, now);
                 // No room for the repeat has closed the line and emptied the list.
                 if self.conns[index as usize].phase != Phase::Open {
                     return Tick::NEVER;
@@ -255,18 +263,22 @@ impl Shard {
         wake
     }
 
-    /// One message once more, unless its last copy still waits in the outbox or the deadline leaves no room for an answer.
-    fn repeat(&mut self, index: u32, at: At, now: Tick) {
-        let unwritten = !self.conns[index as usize].outbox.is_empty();
+    /// One message once more, unless the deadline leaves no room for an answer, or the outbox none for the repeat.
+    fn repeat(&mut self, index: u32, at: At, stuck: bool, now: Tick) {
         let backoff = self.settings.ack_backoff.powi(i32::from(self.pending.get(at).attempts));
         let pending = self.pending.get_mut(at);
         pending.repeat_at = now + (self.settings.ack_timeout_ms as f64 * backoff) as u64;
         let id = pending.id();
-        if unwritten {
+        let conn = &self.conns[index as usize];
+        let waiting = conn.outbox.bytes() + conn.downlink.queued_bytes();
+        if stuck {
             return;
         }
         match (&pending.message, pending.state) {
             (Some(message), State::Sent(_)) if pending.deadline.since_ms(now) >= self.settings.ack_timeout_ms => {
+                if waiting > 0 && waiting + self.messages.get(message).len() > self.settings.outbox_bytes_max {
+                    return;
+                }
                 pending.attempts = pending.attempts.saturating_add(1);
                 let item = Item::Message(self.messages.another(message), Stamp { id: Some(id), dup: true });
                 self.items.push(&mut self.conns[index as usize].outbox, &self.messages, item);
@@ -367,21 +379,30 @@ impl Shard {
 
     /// False when there is no room even without the QoS 0 messages: the client is too slow, its connection is closing.
     fn make_room(&mut self, index: u32, len: usize, now: Tick) -> bool {
-        let max = self.settings.outbox_bytes_max;
-        let conn = &mut self.conns[index as usize];
-        if conn.phase != Phase::Open && conn.phase != Phase::Closing {
+        let phase = self.conns[index as usize].phase;
+        if phase != Phase::Open && phase != Phase::Closing {
             return false;
         }
+        let room = self.drop_for_room(index, len);
+        if !room {
+            self.begin_close(index, CloseCode::TRY_AGAIN_LATER, "too slow", now);
+        }
+        room
+    }
+
+    /// Drops QoS 0 messages, the oldest first, until `len` more bytes fit; true when they do. Where nothing waits anything
+    /// fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
+    fn drop_for_room(&mut self, index: u32, len: usize) -> bool {
+        let max = self.settings.outbox_bytes_max;
+        let conn = &mut self.conns[index as usize];
         let queued = conn.downlink.queued_bytes();
-        if conn.outbox.bytes() + queued + len <= max {
+        let waiting = conn.outbox.bytes() + queued;
+        if waiting == 0 || waiting + len <= max {
             return true;
         }
         let dropped = self.items.drop_oldest_qos0(&mut conn.outbox, &mut self.messages, queued + len, max);
         self.stats.outbox_dropped_qos0 += dropped as u64;
-        if conn.outbox.bytes() + queued + len <= max {
-            return true;
-        }
-        self.begin_close(index, CloseCode::TRY_AGAIN_LATER, "too slow", now);
-        false
+        let waiting = conn.outbox.bytes() + queued;
+        waiting == 0 || waiting + len <= max
     }
 }

@@ -9,7 +9,7 @@ use super::messages::{Message, MessageRef};
 use super::parts::Ticket;
 use super::{Output, Reply, Shard};
 use crate::base::time::Tick;
-use crate::wire::packet::QoS;
+use crate::wire::packet::{self, QoS};
 use crate::wire::ws::frame::CloseCode;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -19,6 +19,10 @@ pub const SLICE: usize = 256;
 
 /// Messages that may wait for runs; more are refused.
 pub const JOBS_MAX: usize = 4096;
+
+/// The longest frame header and the header of a SEND: what a body of the largest allowed length may have before it.
+const SEND_HEADERS_MAX: usize = 10 + packet::SEND_ID_AT + packet::ID_LEN;
+const TOO_MANY_JOBS: &str = "too many messages at once";
 
 #[derive(Default)]
 pub struct Fanout {
@@ -49,6 +53,10 @@ impl Fanout {
 impl Shard {
     /// A message to all members of a channel.
     pub(super) fn send(&mut self, ticket: Ticket, channel: &str, message: Message, deadline: Tick, now: Tick) {
+        if message.len() > self.settings.outbox_bytes_max + SEND_HEADERS_MAX {
+            let reply = Reply::Refused("the message is larger than outbox_bytes_max");
+            return self.outputs.push_back(Output::Reply { ticket, reply });
+        }
         let members = self.channels.find(channel).map_or(0, |channel| self.channels.members(channel).len());
         if members == 0 || message.qos == QoS::AtMostOnce {
             let reply = Reply::Sent { connections: members as u32, data: Vec::new() };
@@ -99,13 +107,17 @@ impl Shard {
         }
     }
 
-    /// Closes all members of a channel; returns how many there are.
-    pub(super) fn close_channel(&mut self, channel: &str, code: CloseCode, reason: &str) -> u32 {
+    /// Closes all members of a channel; replies how many there are.
+    pub(super) fn close_channel(&mut self, channel: &str, code: CloseCode, reason: &str) -> Reply {
         let members = self.channels.find(channel).map_or(0, |channel| self.channels.members(channel).len());
         if members > 0 {
+            if self.fanout.jobs >= JOBS_MAX {
+                self.stats.fanout_refused += 1;
+                return Reply::Refused(TOO_MANY_JOBS);
+            }
             self.add_job(channel, Job::Close { code, reason: reason.into() });
         }
-        members as u32
+        Reply::Done { connections: members as u32 }
     }
 
     fn has_run(&self, channel: &str) -> bool {
@@ -116,7 +128,7 @@ impl Shard {
         if self.fanout.jobs >= JOBS_MAX {
             self.stats.fanout_refused += 1;
             if message.qos != QoS::AtMostOnce {
-                self.outputs.push_back(Output::Reply { ticket, reply: Reply::Refused("too many messages at once") });
+                self.outputs.push_back(Output::Reply { ticket, reply: Reply::Refused(TOO_MANY_JOBS) });
             }
             return;
         }
@@ -193,7 +205,7 @@ impl Shard {
                 Job::Deliver { message, delivery, .. } if present => self.deliver_one(index, message, *delivery, now),
                 Job::Deliver { delivery: Some(delivery), .. } => self.part_gone(delivery.part),
                 Job::Deliver { delivery: None, .. } => {}
-                Job::Close { code, reason } if present => self.begin_close(index, *code, reason, now),
+                Job::Close { code, reason } if present => self.kick(index, *code, reason, now),
                 Job::Close { .. } => {}
             }
         }

@@ -306,11 +306,13 @@ impl Shard {
     /// The socket took `bytes`. True when there is more to write.
     pub fn written(&mut self, index: u32, bytes: usize) -> bool {
         let Some(conn) = self.conns.get_mut(index as usize) else { return false };
+        let waited = !conn.outbox.is_empty();
         self.items.advance(&mut conn.outbox, &mut self.messages, bytes);
-        if conn.outbox.is_empty() && conn.peer_closed {
+        conn.stuck = !conn.outbox.is_empty();
+        if waited && !conn.stuck && conn.peer_closed {
             self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
         }
-        !conn.outbox.is_empty()
+        conn.stuck
     }
 
     pub fn is_paused(&self, key: ConnKey) -> bool {
@@ -360,10 +362,14 @@ impl Shard {
         debug_assert_eq!(conn.phase, Phase::Connecting);
         conn.phase = Phase::Open;
         (conn.heard, conn.spoke) = (now, now);
+        let broken = conn.deaf;
         self.open += 1;
         self.stats.opened += 1;
-        self.push_item(index, Item::Frame(response), now);
         self.timers.arm(index, self.next_keepalive(index));
+        self.push_item(index, Item::Frame(response), now);
+        if broken {
+            self.begin_close(index, CloseCode::INTERNAL_ERROR, "internal error", now);
+        }
     }
 
     fn on_bytes(&mut self, index: u32, data: &mut [u8], now: Tick) {
@@ -377,7 +383,13 @@ impl Shard {
         let mut input = decoder::Input::new(data);
         loop {
             match decoder.next(&mut input, &limits) {
-                Ok(Some(event)) => self.on_event(index, event, now),
+                Ok(Some(event)) => {
+                    self.on_event(index, event, now);
+                    // RFC 6455 section 5.5.1: nothing that counts follows a close frame.
+                    if self.conns[index as usize].peer_closed {
+                        return;
+                    }
+                }
                 Ok(None) => break,
                 Err(violation) => {
                     self.stats.ws_violations += 1;
@@ -391,7 +403,11 @@ impl Shard {
     }
 
     fn on_event(&mut self, index: u32, event: Event<'_>, now: Tick) {
-        let phase = self.conns[index as usize].phase;
+        let conn = &mut self.conns[index as usize];
+        let phase = conn.phase;
+        if !matches!(event, Event::Pong(_)) {
+            conn.spoke = now;
+        }
         match event {
             Event::Close { code, .. } => self.on_peer_close(index, code, now),
             _ if phase != Phase::Open => {}
@@ -460,7 +476,6 @@ impl Shard {
             CloseCode::POLICY => self.stats.closed_policy += 1,
             CloseCode::TRY_AGAIN_LATER => self.stats.closed_too_slow += 1,
             CloseCode::INTERNAL_ERROR => self.stats.closed_panic += 1,
-            CloseCode(4000..) => self.stats.kicked += 1,
             _ => {}
         }
         self.leave_open(index, now);
@@ -503,6 +518,7 @@ impl Shard {
         }
         self.stats.ended += 1;
         conn.phase = Phase::Gone;
+        conn.paused = false;
         conn.decoder = Default::default();
         self.timers.cancel(index);
         self.items.clear(&mut conn.outbox, &mut self.messages);
@@ -534,8 +550,9 @@ impl Shard {
         let refusal = match conn.phase {
             _ if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX => Some("bad channel name"),
             Phase::Closing | Phase::Gone => Some("no such connection"),
-            _ if self.channels.count(&conn.joined, most) >= most => Some("too many channels"),
-            _ => None,
+            _ if self.channels.count(&conn.joined, most) < most => None,
+            _ if self.channels.joined_names(&conn.joined).any(|joined| joined == channel) => None,
+            _ => Some("too many channels"),
         };
         if let Some(why) = refusal {
             self.stats.subscriptions_refused += 1;
@@ -577,7 +594,8 @@ impl Shard {
         let wake = self.repeat_due(index, now);
         self.keep_alive(index, now);
         if self.conns[index as usize].phase == Phase::Open {
-            self.timers.arm(index, wake.min(self.next_keepalive(index)));
+            // Later than now, or this tick would never end.
+            self.timers.arm_no_later(index, wake.min(self.next_keepalive(index)).max(now + 1));
         }
     }
 
@@ -626,11 +644,15 @@ impl Shard {
             return Tick::NEVER;
         }
         let due = conn.heard + self.settings.ping_interval_ms;
-        Tick(due.0.next_multiple_of(PING_GRAIN_MS))
+        Tick(due.0.checked_next_multiple_of(PING_GRAIN_MS).unwrap_or(due.0))
     }
 
+    /// Of a client that is not being read nothing can be expected.
     fn next_keepalive(&self, index: u32) -> Tick {
         let conn = &self.conns[index as usize];
+        if conn.paused {
+            return Tick::NEVER;
+        }
         let idle = match self.settings.idle_timeout_ms {
             0 => Tick::NEVER,
             idle => conn.spoke + idle,

@@ -92,8 +92,10 @@ pub struct Figures {
 }
 
 impl Reply {
-    /// Two shards' replies to one question as one. A refusal of either is a refusal, unless something was sent.
+    /// Two shards' replies to one question as one. A refusal of either is a refusal, unless the other did something.
     pub fn add(&mut self, other: Reply) {
+        let did_nothing =
+            |reply: &Reply| matches!(reply, Reply::Sent { connections: 0, .. } | Reply::Done { connections: 0 });
         match (&mut *self, other) {
             (Reply::Sent { connections, data }, Reply::Sent { connections: more, data: other }) => {
                 *connections += more;
@@ -115,7 +117,9 @@ impl Reply {
                 }
             }
             (Reply::Figures(figures), Reply::Figures(others)) => figures.extend(others),
+            (Reply::Refused(_), other) if did_nothing(&other) => {}
             (Reply::Refused(_), other) => *self = other,
+            (mine, Reply::Refused(why)) if did_nothing(mine) => *mine = Reply::Refused(why),
             (_, Reply::Refused(_)) => {}
             (mine, other) => debug_assert!(false, "two kinds of reply to one question: {mine:?}, {other:?}"),
         }
@@ -145,13 +149,11 @@ impl Shard {
             Query::Kick { identity, code, reason } => {
                 let found = self.find(&identity);
                 if let Some(index) = found {
-                    self.begin_close(index, code, &reason, now);
+                    self.kick(index, code, &reason, now);
                 }
                 done(found.is_some())
             }
-            Query::KickChannel { channel, code, reason } => {
-                Reply::Done { connections: self.close_channel(&channel, code, &reason) }
-            }
+            Query::KickChannel { channel, code, reason } => self.close_channel(&channel, code, &reason),
             Query::Members { channel, offset, limit } => self.members(&channel, offset, limit),
             Query::Largest { most } => self.largest(most),
             Query::Figures => Reply::Figures(vec![self.figures()]),
@@ -164,6 +166,14 @@ impl Shard {
         let key = identity.key();
         let conn = self.conns.get(key.index as usize).filter(|_| key.shard == self.id)?;
         (conn.identity == *identity && conn.phase == Phase::Open).then_some(key.index)
+    }
+
+    /// The business server wants it closed.
+    pub(super) fn kick(&mut self, index: u32, code: CloseCode, reason: &str, now: Tick) {
+        if self.conns[index as usize].phase == Phase::Open {
+            self.stats.kicked += 1;
+            self.begin_close(index, code, reason, now);
+        }
     }
 
     fn evict(&mut self, channel: &str, keep: &Identity) -> Reply {

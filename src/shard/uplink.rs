@@ -4,7 +4,8 @@
 //! SEND ──(new id)──► waiting line ──► with the backend (one per client, so order is kept) ──► answered: ACK or REC
 //!   └──(known id)──► waiting: absorbed · answered: the same answer again · failed: into the line again, same key
 //! ```
-//! A QoS 2 id is forgotten at REL and at no other time. Of QoS 1 the last `ANSWERS_KEPT` answers are remembered.
+//! A QoS 2 id is forgotten at REL and at no other time. Of QoS 1 the last `ANSWERS_KEPT` answers are remembered, and as many
+//! failures as QoS 2 ids may be held.
 
 use super::arena::{Arena, At, List};
 use super::conn::Phase;
@@ -23,12 +24,14 @@ pub struct Uplink {
     sequence: u64,
     /// How many ids up to the last one came one after the other.
     run: u64,
+    line_len: u32,
+    answer_bytes: u32,
     /// The last new id; 0 before the first.
     last_id: u16,
-    known_len: u16,
+    /// How many of the known ids are of QoS 2; of QoS 1 and answered; of QoS 1 and failed. The rest is of QoS 1 and waits.
+    held_qos2: u16,
     answered_qos1: u16,
-    line_len: u16,
-    answer_bytes: u32,
+    failed_qos1: u16,
     /// What the backend has now.
     current: Option<Current>,
 }
@@ -103,15 +106,16 @@ impl Uplink {
     }
 
     pub fn line_len(&self) -> usize {
-        usize::from(self.line_len)
+        self.line_len as usize
     }
 
     fn find(&self, known: &Arena<Known>, incoming_id: MessageId, dup: bool) -> Option<At> {
-        // Clients count up. When every id held came in one unbroken run, the next number cannot be among them.
+        // Clients count up. When every id held came in one unbroken run that has not gone round, the next number cannot be
+        // among them.
         let oldest = self.known.front().map(|at| known.get(at).sequence)?;
-        let held = self.sequence - oldest;
+        let span = self.sequence - oldest + 1;
         let follows = self.last_id != 0 && MessageId(self.last_id).next() == incoming_id;
-        if !dup && follows && held <= self.run && self.run < u64::from(MessageId::MAX.0) {
+        if !dup && follows && span <= self.run && span < u64::from(MessageId::MAX.0) {
             return None;
         }
         known.iter(&self.known).find(|(_, known)| known.id == incoming_id).map(|(at, _)| at)
@@ -122,7 +126,6 @@ impl Shard {
     /// The client's SEND.
     pub(super) fn on_send(&mut self, index: u32, incoming: Incoming<'_>, now: Tick) {
         let conn = &mut self.conns[index as usize];
-        conn.spoke = now;
         if conn.over_rate(self.settings.messages_per_second, now) {
             self.begin_close(index, CloseCode::POLICY, "too many messages per second", now);
             return;
@@ -141,14 +144,16 @@ impl Shard {
 
     fn on_new_id(&mut self, index: u32, id: MessageId, incoming: Incoming<'_>, now: Tick) {
         let uplink = &mut self.conns[index as usize].uplink;
-        if usize::from(uplink.known_len) >= self.settings.received_max + usize::from(ANSWERS_KEPT) {
-            self.begin_close(index, CloseCode::POLICY, "too many messages without REL", now);
-            return;
+        if incoming.qos == QoS::ExactlyOnce {
+            if usize::from(uplink.held_qos2) >= self.settings.received_max {
+                self.begin_close(index, CloseCode::POLICY, "too many messages without REL", now);
+                return;
+            }
+            uplink.held_qos2 += 1;
         }
         uplink.run = if MessageId(uplink.last_id).next() == id && uplink.last_id != 0 { uplink.run + 1 } else { 1 };
         uplink.last_id = id.0;
         uplink.sequence += 1;
-        uplink.known_len += 1;
         let sequence = uplink.sequence;
         let known = Known { id, qos: incoming.qos, sequence, answer: Answer::Waiting };
         self.known.push_back(&mut uplink.known, known);
@@ -167,6 +172,7 @@ impl Shard {
             Answer::Failed => {
                 known.answer = Answer::Waiting;
                 let origin = Origin { qos: known.qos, id: known.id.0, sequence: known.sequence };
+                self.conns[index as usize].uplink.failed_qos1 -= u16::from(origin.qos == QoS::AtLeastOnce);
                 self.join_line(index, origin, incoming, now);
             }
         }
@@ -231,9 +237,11 @@ impl Shard {
         if conn.paused && (conn.uplink.is_idle() || room && conn.uplink.line_len() <= self.settings.forward_queue / 2) {
             conn.paused = false;
             // Silence while nobody listened is not the client's.
-            conn.heard = now;
+            (conn.heard, conn.spoke) = (now, now);
             self.outputs.push_back(Output::Resume { key: conn.key(index, self.id) });
+            self.timers.arm_no_later(index, self.next_keepalive(index));
         }
+        let conn = &self.conns[index as usize];
         if conn.phase == Phase::Gone && conn.uplink.is_idle() {
             self.free(index);
         }
@@ -252,7 +260,18 @@ impl Shard {
         let Some(at) = found.map(|(at, _)| at) else { return };
         match outcome {
             Forwarded::Answered(body) => self.answer(index, at, id, origin.qos, body, now),
-            Forwarded::Failed => self.known.get_mut(at).answer = Answer::Failed,
+            Forwarded::Failed => self.fail(index, at, origin.qos),
+        }
+    }
+
+    fn fail(&mut self, index: u32, at: At, qos: QoS) {
+        self.known.get_mut(at).answer = Answer::Failed;
+        let uplink = &mut self.conns[index as usize].uplink;
+        uplink.failed_qos1 += u16::from(qos == QoS::AtLeastOnce);
+        // A client that never repeats what failed must not fill the memory. Should it repeat what is forgotten, then the
+        // message goes out under a new number.
+        if usize::from(uplink.failed_qos1) > self.settings.received_max {
+            forget_oldest(uplink, &mut self.known, Finished::Failed);
         }
     }
 
@@ -274,9 +293,11 @@ impl Shard {
         while uplink.answered_qos1 > ANSWERS_KEPT
             || uplink.answered_qos1 > 0 && uplink.answer_bytes as usize > self.settings.answers_bytes_max
         {
-            forget_oldest_answer(uplink, &mut self.known);
+            forget_oldest(uplink, &mut self.known, Finished::Answered);
         }
-        let too_much = uplink.answer_bytes as usize > self.settings.answers_bytes_max;
+        // One answer is kept however long it is: the backend's limit bounds it.
+        let kept = uplink.answer_bytes as usize;
+        let too_much = kept > self.settings.answers_bytes_max && kept > frame.len();
         if self.conns[index as usize].phase == Phase::Open {
             self.push_item(index, Item::Frame(frame), now);
             if too_much {
@@ -296,7 +317,7 @@ impl Shard {
                 return;
             };
             uplink.answer_bytes -= frame.len() as u32;
-            uplink.known_len -= 1;
+            uplink.held_qos2 -= 1;
             self.known.remove(&mut uplink.known, at);
         }
         self.push_packet(index, Packet::Com { id }, now);
@@ -306,7 +327,7 @@ impl Shard {
     pub(super) fn forget_old_answers(&mut self, index: u32) {
         let uplink = &mut self.conns[index as usize].uplink;
         while uplink.answered_qos1 > 0 {
-            forget_oldest_answer(uplink, &mut self.known);
+            forget_oldest(uplink, &mut self.known, Finished::Answered);
         }
     }
 
@@ -319,20 +340,33 @@ impl Shard {
     }
 }
 
-fn forget_oldest_answer(uplink: &mut Uplink, known: &mut Arena<Known>) {
+/// How a message that waits no more has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finished {
+    Answered,
+    Failed,
+}
+
+/// The oldest id of QoS 1 that ended so.
+fn forget_oldest(uplink: &mut Uplink, known: &mut Arena<Known>, finished: Finished) {
     let oldest = known.iter(&uplink.known).find_map(|(at, known)| match &known.answer {
-        Answer::Given(frame) if known.qos == QoS::AtLeastOnce => Some((at, frame.len() as u32)),
+        _ if known.qos != QoS::AtLeastOnce => None,
+        Answer::Given(frame) if finished == Finished::Answered => Some((at, frame.len() as u32)),
+        Answer::Failed if finished == Finished::Failed => Some((at, 0)),
         _ => None,
     });
+    let count = match finished {
+        Finished::Answered => &mut uplink.answered_qos1,
+        Finished::Failed => &mut uplink.failed_qos1,
+    };
     let Some((at, len)) = oldest else {
-        debug_assert!(false, "as many answers as were counted");
-        uplink.answered_qos1 = 0;
+        debug_assert!(false, "as many as were counted");
+        *count = 0;
         return;
     };
-    known.remove(&mut uplink.known, at);
+    *count -= 1;
     uplink.answer_bytes -= len;
-    uplink.answered_qos1 -= 1;
-    uplink.known_len -= 1;
+    known.remove(&mut uplink.known, at);
 }
 
 /// Body buffers kept for reuse, and the largest that is kept.
