@@ -34,7 +34,7 @@ use crate::work::Pace;
 #[command(about = "Measures what the server's work costs, beside the least that the kernel charges for it.")]
 struct Options {
     /// One of fanout, fanout-8, fanout-qos1, send, uplink, storm, idle, mixed, churn, slow, million, uplink-during-fanout,
-    /// two-workers, all; none: the standard set, two minutes
+    /// two-workers, all; none: the standard set, two minutes (all with --small)
     scenario: Option<String>,
     /// Clients that are connected
     #[arg(long)]
@@ -76,7 +76,7 @@ struct Options {
     server_core: usize,
     #[arg(long, default_value_t = 1)]
     generator_core: usize,
-    /// A command to run beside the server's rounds; SERVER_PID is set, it is ended by SIGINT
+    /// A shell command to run beside the server's rounds, with SERVER_PID and SOFTIRQ_PID set; SIGINT ends it
     #[arg(long, value_name = "COMMAND")]
     beside: Option<String>,
     /// Given by cargo
@@ -116,17 +116,17 @@ fn measure(options: &Options) -> i32 {
             seconds: options.seconds.unwrap_or(if options.small { 0.2 } else { 1.0 }),
             server_cores: vec![server_core],
             generator_core,
+            beside: options.beside.clone(),
         },
         small: options.small,
         floors: !options.no_floors,
         server: !options.no_server,
         size: options.size,
-        beside: options.beside.clone(),
     };
     let scenarios = match &options.scenario {
         Some(name) if name == "all" => STANDARD.iter().chain(&OTHERS).copied().collect(),
         Some(name) => vec![name.as_str()],
-        None if options.bench => STANDARD.to_vec(),
+        None if !options.small => STANDARD.to_vec(),
         None => STANDARD.iter().chain(&OTHERS).copied().collect(),
     };
     let mut rows: Vec<Row> = Vec::new();

@@ -72,7 +72,7 @@ fn total(pids: &[u32]) -> u64 {
 }
 
 /// The process id of a core's ksoftirqd.
-fn ksoftirqd(core: usize) -> Option<u32> {
+pub fn ksoftirqd(core: usize) -> Option<u32> {
     let name = format!("ksoftirqd/{core}");
     let entries = fs::read_dir("/proc").ok()?.flatten();
     entries

@@ -5,10 +5,10 @@ use std::sync::{Condvar, Mutex};
 
 use hdrhistogram::Histogram;
 
-use crate::meter::{Meter, Used};
+use crate::meter::{Meter, Used, ksoftirqd};
 use crate::swarm::{Faults, Play, Progress, Swarm};
 use crate::sys::{self, now_ns};
-use crate::target::Target;
+use crate::target::{Kind, Target};
 
 /// Something that can be done for a while, and then be drained.
 pub trait Work: Play {
@@ -60,6 +60,8 @@ pub struct Plan {
     pub seconds: f64,
     pub server_cores: Vec<usize>,
     pub generator_core: usize,
+    /// A shell command to run beside Rainbow's rounds (perf).
+    pub beside: Option<String>,
 }
 
 /// A target and what to do with it. `prepare` runs in the thread that will run the rounds.
@@ -150,6 +152,7 @@ fn compete(
     let mut runs = turns.take(place, || (contender.prepare)())?;
     let warm_up = turns.take(place, || runs.round(target, plan, plan.seconds.min(0.5)));
     let mut result = warm_up.map(drop);
+    let mut beside = Beside::start(plan, target);
     for _ in 0..plan.rounds {
         if result.is_err() {
             break;
@@ -159,6 +162,7 @@ fn compete(
             outcome.rounds.push(round);
         });
     }
+    beside.stop();
     let (losses, faults) = turns.take(place, || runs.finish());
     outcome.losses = losses;
     outcome.faults = faults;
@@ -167,6 +171,32 @@ fn compete(
         outcome.losses.lost = 0;
     }
     result
+}
+
+/// The command beside the rounds: what it sees is the server at work, not at its start.
+struct Beside(Option<std::process::Child>);
+
+impl Beside {
+    fn start(plan: &Plan, target: &Target) -> Beside {
+        let rainbow = matches!(target.kind, Kind::Rainbow { .. });
+        let Some(command) = plan.beside.as_ref().filter(|_| rainbow) else { return Beside(None) };
+        let softirq = ksoftirqd(plan.server_cores[0]).unwrap_or(target.pid());
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", command]).env("SERVER_PID", target.pid().to_string());
+        shell.env("SOFTIRQ_PID", softirq.to_string()).stdout(std::process::Stdio::null());
+        let child = shell.spawn().map_err(|error| eprintln!("{command}: {error}")).ok();
+        // perf needs a moment until it watches.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        Beside(child)
+    }
+
+    /// SIGINT, as a person would end it; then waits.
+    fn stop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            sys::kill(child.id(), libc::SIGINT);
+            let _ = child.wait();
+        }
+    }
 }
 
 /// Whose turn it is. A contender that has left is passed over.

@@ -46,11 +46,12 @@ impl Bed {
         self.shard.handle(Input::Bytes { key, data: &mut data[..frame.len()] }, NOW);
     }
 
-    /// Writes all there is, as the worker does at the end of its turn; how many connections had something, and how many
-    /// outputs there were. A fan-out goes on in slices with every tick.
+    /// Writes all there is, as the worker does at the end of its turns; how many writes and outputs that made. A fan-out
+    /// goes on by a slice each turn.
     fn flush(&mut self) -> (usize, usize) {
         let (mut written, mut outputs) = (0, 0);
         loop {
+            let more = self.shard.poll_fanout(NOW);
             while let Some(index) = self.shard.next_dirty() {
                 self.out.clear();
                 self.shard.gather(index, 64 << 10, &mut self.out);
@@ -60,10 +61,9 @@ impl Bed {
             while self.shard.poll_output().is_some() {
                 outputs += 1;
             }
-            if self.shard.next_tick().is_none_or(|at| at > NOW) && !self.shard.has_dirty() {
+            if !more {
                 return (written, outputs);
             }
-            self.shard.handle(Input::Tick, NOW);
         }
     }
 }

@@ -21,8 +21,6 @@ pub struct Bench {
     pub floors: bool,
     pub server: bool,
     pub size: usize,
-    /// A shell command to run beside Rainbow's rounds, with SERVER_PID set (perf).
-    pub beside: Option<String>,
 }
 
 impl Bench {
@@ -67,14 +65,12 @@ impl Bench {
         for case in &cases {
             started.push(self.start(&case.kind)?);
         }
-        let mut beside = Beside::start(self, &started);
         let contenders = cases.into_iter().zip(&started).map(|(case, started)| {
             let target = &started.target;
             let prepare: Prepare = Box::new(move || (case.prepare)(target));
             Contender { target, prepare }
         });
         let mut outcomes = alternate(contenders.collect(), &self.plan);
-        beside.stop();
         eprintln!();
         for (outcome, started) in outcomes.iter_mut().zip(&mut started) {
             started.judge(outcome);
@@ -141,26 +137,5 @@ impl Case {
 
     pub fn must(self, must: Option<f64>) -> Case {
         Case { must, ..self }
-    }
-}
-
-/// A command that runs beside the rounds: perf on the server under test.
-struct Beside(Option<std::process::Child>);
-
-impl Beside {
-    fn start(bench: &Bench, started: &[Started]) -> Beside {
-        let rainbow = started.iter().find(|one| matches!(one.target.kind, Kind::Rainbow { .. }));
-        let Some((command, rainbow)) = bench.beside.as_ref().zip(rainbow) else { return Beside(None) };
-        let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", &format!("exec {command}")]).env("SERVER_PID", rainbow.target.pid().to_string());
-        Beside(shell.spawn().map_err(|error| eprintln!("{command}: {error}")).ok())
-    }
-
-    /// SIGINT, as a person would end it; then waits.
-    fn stop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            crate::sys::kill(child.id(), libc::SIGINT);
-            let _ = child.wait();
-        }
     }
 }
