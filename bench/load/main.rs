@@ -8,6 +8,7 @@ mod api;
 mod backend;
 #[path = "../floor/mod.rs"]
 mod floor;
+mod history;
 mod meter;
 mod round;
 mod row;
@@ -66,6 +67,9 @@ struct Options {
     /// Measure the floors alone
     #[arg(long)]
     no_server: bool,
+    /// Append the run to bench/history.jsonl
+    #[arg(long)]
+    record: bool,
     /// Exit 2 when a figure is missed
     #[arg(long)]
     strict: bool,
@@ -144,13 +148,22 @@ fn measure(options: &Options) -> i32 {
             }
         }
     }
-    println!("\n{}", row::table(&rows));
+    let machine = history::machine();
+    println!("\n{}\n{}", machine_words(&machine), row::table(&rows));
     if failed || !rows.iter().all(Row::is_sound) {
         eprintln!("logs and configs: {}", target::scratch_dir().display());
         return 1;
     }
     target::remove_scratch();
+    if options.record {
+        history::record(&rows).expect("bench/history.jsonl can be written");
+    }
     if options.strict && rows.iter().any(|row| row.holds() == Some(false)) { 2 } else { 0 }
+}
+
+fn machine_words(machine: &serde_json::Value) -> String {
+    let text = |name: &str| machine[name].to_string().trim_matches('"').to_string();
+    format!("{} × {}, {} GB, Linux {}", text("cores"), text("cpu"), text("memory_gb"), text("kernel"))
 }
 
 /// The standard set's names are scenarios, and cases of them that have a must of their own.
