@@ -1,8 +1,9 @@
-//! Calls Rainbow's control API: what is to be told to a room waits in a bounded line for a few threads that POST /send/.
+//! Calls Rainbow's control API: what is to be told to a room waits in a bounded line for a few threads that POST to
+//! /send/.
 //!
-//! Hooks must not call /send/ themselves: Rainbow keeps the order of one client's messages, so a hook that waited for that
-//! client to acknowledge would wait for itself. A call that fails is tried again a few times, and is then given up: pages
-//! read the history whenever they connect. Called by `hooks`.
+//! Hooks must not call /send/ themselves: Rainbow keeps the order of one client's messages, so a hook that waited for
+//! that client to acknowledge would wait for itself. A call that fails is tried again a few times, then given up:
+//! pages read the history whenever they connect. Called by `hooks`.
 
 use super::http::read_more;
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, RESPONSE_SLOTS, ResponseHead, percent_encode_into};

@@ -178,7 +178,7 @@ impl Hooks {
         json_response(&json!({"status": "success"}))
     }
 
-    /// Whether `identity` is known, now at the latest: from before, or by the cookie that an earlier life of the demo gave.
+    /// Whether `identity` is known, now at the latest: from before, or by the cookie of an earlier life of the demo.
     fn recognize(&self, rooms: &mut Rooms, identity: &str, request: &Request) -> bool {
         if rooms.person(identity).is_some() {
             return true;

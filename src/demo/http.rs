@@ -1,7 +1,7 @@
-//! A small HTTP/1.1 server on plain threads, for the demo's business server: one thread per connection, a bounded number.
+//! A small HTTP/1.1 server on plain threads, for the demo's business server: one thread per connection, bounded.
 //!
-//! It reads with the same parsers as Rainbow itself and never answers out of order. It is no hot path and no model for one.
-//! Every read has a time limit and a size limit. Called by `Demo`, which hands in what answers a request.
+//! It reads with the same parsers as Rainbow itself and never answers out of order. It is no hot path and no model of
+//! one. Every read has a time limit and a size limit. Called by `Demo`, which hands in what answers a request.
 
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
 use std::borrow::Cow;
@@ -260,7 +260,8 @@ mod tests {
         let server = echo_server();
         let answer = talk(
             server.address,
-            b"POST /a?b=c HTTP/1.1\r\nHost: x\r\nX-Sent: 1\r\nContent-Length: 2\r\n\r\nhiGET /d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            b"POST /a?b=c HTTP/1.1\r\nHost: x\r\nX-Sent: 1\r\nContent-Length: 2\r\n\r\nhi\
+              GET /d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         );
         let (first, second) = (answer.find("POST /a b=c hi").unwrap(), answer.find("GET /d").unwrap());
         assert!(first < second && answer.contains("X-Seen: 1\r\n") && answer.contains("X-Seen: -\r\n"), "{answer}");

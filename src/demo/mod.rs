@@ -1,8 +1,8 @@
 //! The demo's business server: a small chat (rooms, names, history in memory) and the page to it.
 //!
-//! It is a business server like any user's: it reaches Rainbow over HTTP only and knows nothing of its insides; it shares
-//! no more than the parsers and the signature with it. It may be killed and started again while people chat. Called by
-//! `main`, in the server's process (`demo`) or in one of its own (`demo-backend`).
+//! It is a business server like any user's: it reaches Rainbow over HTTP only and knows nothing of its insides; it
+//! shares no more than the parsers and the signature with it. It may be killed and started again while people chat.
+//! Called by `main`, in the server's process (`demo`) or in one of its own (`demo-backend`).
 
 mod caller;
 mod hooks;

@@ -1,7 +1,8 @@
 //! Rooms, the people in them and what was said there: plain data, told what time it is.
 //!
-//! Everything is bounded: rooms, people, lines, lengths. People are known by Rainbow's identity of their connection. This
-//! forgets everything when the demo is restarted; `hooks` then learns the people anew from the cookies that Rainbow keeps.
+//! Everything is bounded: rooms, people, lines, lengths. People are known by Rainbow's identity of their connection.
+//! Everything is forgotten when the demo is restarted; `hooks` then learns the people anew from the cookies that
+//! Rainbow keeps.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -91,8 +92,8 @@ impl Rooms {
         self.people.get(identity)
     }
 
-    /// Puts someone into the room that `person` names, and out of the one they were in. A device with several connections
-    /// (a reconnection that overtook its own close) joins once and leaves once.
+    /// Puts someone into the room that `person` names, and out of the one they were in. A device with several
+    /// connections (a reconnection that overtook its own close) joins once and leaves once.
     pub fn enter(&mut self, identity: &str, person: Person, now_ms: u64) -> Vec<Presence> {
         let was_in = self.people.get(identity).map(|known| known.room.clone());
         if was_in.as_ref() == Some(&person.room) {

@@ -1,3 +1,5 @@
+//! The hooks as Rainbow calls them: with a client whose cookie is kept as Rainbow does, and a line that nobody empties.
+
 use super::*;
 use crate::wire::sign::sign_2014;
 use std::sync::mpsc::{Receiver, sync_channel};
