@@ -255,21 +255,21 @@ async function story(browser, ports) {
   await step("the business server is killed, and nobody loses a connection", async () => {
     const { signal } = await kill(backend, "SIGKILL");
     check(signal === "SIGKILL", `it ended by ${signal}`);
-    await ann.say("Is it down now? I have one tick only.", 1);
-    await bob.say("It is. This waits at Rainbow too.", 2);
+    await ann.say("One tick only. It must be down now.", 1);
+    await bob.say("Let us see when this arrives.", 2);
     await ann.page.locator("#banner[data-kind=info]", { hasText: "does not answer" }).waitFor();
-    await ann.isMine("Is it down now? I have one tick only.", "sent");
-    await bob.isMine("It is. This waits at Rainbow too.", "sent");
+    await ann.isMine("One tick only. It must be down now.", "sent");
+    await bob.isMine("Let us see when this arrives.", "sent");
     await ann.shoot("chat-backend-down");
     check((await ann.losses()) + (await bob.losses()) === 0, "a connection was lost");
   });
 
   await step("it comes back, and what was said meanwhile arrives", async () => {
     backend = await startBackend(ports);
-    await bob.hears("Is it down now? I have one tick only.");
-    await ann.hears("It is. This waits at Rainbow too.");
-    await ann.isMine("Is it down now? I have one tick only.", "acknowledged");
-    await bob.isMine("It is. This waits at Rainbow too.", "acknowledged");
+    await bob.hears("One tick only. It must be down now.");
+    await ann.hears("Let us see when this arrives.");
+    await ann.isMine("One tick only. It must be down now.", "acknowledged");
+    await bob.isMine("Let us see when this arrives.", "acknowledged");
     await ann.page.locator("#banner").waitFor({ state: "hidden" });
   });
 
@@ -282,7 +282,7 @@ async function story(browser, ports) {
     await bob.sees("Ann Archer", "Bobby");
     check((await ann.losses()) + (await bob.losses()) === 0, "a connection was lost");
     for (const person of [ann, bob]) {
-      await person.hasOnce("Is it down now? I have one tick only.", "It is. This waits at Rainbow too.", "And there it is again.");
+      await person.hasOnce("One tick only. It must be down now.", "Let us see when this arrives.", "And there it is again.");
     }
   });
 
