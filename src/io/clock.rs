@@ -29,9 +29,14 @@ impl Clock {
 
 /// The same epoch for all workers of the process.
 pub fn monotonic() -> Tick {
+    Tick(monotonic_us() / 1000)
+}
+
+/// The same in microseconds.
+pub fn monotonic_us() -> u64 {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
-    // Ticks begin at 1 s, so that "an interval before now" exists from the start.
-    Tick(1000 + EPOCH.get_or_init(Instant::now).elapsed().as_millis() as u64)
+    // Time begins at 1 s, so that "an interval before now" exists from the start.
+    1_000_000 + EPOCH.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
 
 /// Seconds since 1970, for signatures.

@@ -266,6 +266,7 @@ impl Shard {
                 self.with(key, |shard, index| shard.on_forwarded(index, outcome, spent, now));
             }
             Input::Query { ticket, query } => self.on_query(ticket, query, now),
+            Input::Send { ticket, channel, message, deadline } => self.send(ticket, channel, message, deadline, now),
             Input::Close { key, code, reason } => {
                 self.with(key, |shard, index| shard.begin_close(index, code, reason, now));
             }
@@ -327,6 +328,11 @@ impl Shard {
     /// Open connections.
     pub fn len(&self) -> usize {
         self.open
+    }
+
+    /// Connections in any phase.
+    pub fn slots(&self) -> usize {
+        self.conns.len()
     }
 
     /// No connection at all, not even one whose last messages are with the backend.

@@ -1,0 +1,436 @@
+//! One worker's heart: its shard and everything that carries out what the shard puts out. Every task of the worker holds
+//! it; nothing in it is borrowed across an await.
+//!
+//! ```text
+//! tasks: read, mail, timers, backend lanes ──► handle(input) ──► shard
+//!                                   turn: mail, a slice of fan-out, outputs, one write per connection, the timer
+//! ```
+//! The turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring brought is in the
+//! outboxes before the first of them is written.
+
+use super::asks::{self, Asks};
+use super::backend::{Done, Hook, IdempotencyKey, Job, Outcome, Pool, Retry};
+use super::clock::{self, Clock};
+use super::deadlines::Deadlines;
+use super::lines::Lines;
+use super::mailbox::MailReceiver;
+use super::notify::Notify;
+use super::rules::Rules;
+use super::shared::{Counters, Mail, Shared};
+use super::upgrade::Connects;
+use crate::base::id::{ConnKey, Identity, ShardId};
+use crate::base::time::Tick;
+use crate::config::Config;
+use crate::policy::backend::{Actions, Verdict};
+use crate::shard::channels::name_hash;
+use crate::shard::{Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Ticket};
+use crate::wire::packet::QoS;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use tracing::{debug, error, info};
+
+pub struct Core {
+    pub id: ShardId,
+    pub shared: Arc<Shared>,
+    pub clock: Clock,
+    pub lines: Lines,
+    pub deadlines: Rc<Deadlines>,
+    pub asks: Asks,
+    pub connects: Connects,
+    pub turn: Notify,
+    /// The earliest deadline has become earlier than the one the timer task sleeps for.
+    pub sooner: Notify,
+    pub armed: Cell<Tick>,
+    pub mail: MailReceiver<Mail>,
+    /// Told to close everything; the drain task waits for it.
+    pub drain: Notify,
+    pub(super) shard: RefCell<Shard>,
+    rules: RefCell<Rc<Rules>>,
+    pool: OnceCell<Pool>,
+    /// Mail that a full box did not take; bounded by the questions that are open.
+    unsent: RefCell<VecDeque<(ShardId, Mail)>>,
+    /// Answers to /updateconfig/ that a task waits for.
+    pub reloads: RefCell<Vec<(u64, Result<String, String>)>>,
+    pub reloaded: Notify,
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl Core {
+    pub fn new(
+        id: ShardId,
+        shared: Arc<Shared>,
+        rules: Rules,
+        mail: MailReceiver<Mail>,
+    ) -> std::io::Result<Rc<Core>> {
+        let now = clock::monotonic();
+        let shard = Shard::new(id, rules.settings(), now);
+        Ok(Rc::new(Core {
+            id,
+            clock: Clock::default(),
+            lines: Lines::new()?,
+            deadlines: Rc::new(Deadlines::new(now)),
+            asks: Asks::new(id, rules.config.calls_max),
+            connects: Connects::default(),
+            turn: Notify::default(),
+            sooner: Notify::default(),
+            armed: Cell::new(Tick::NEVER),
+            mail,
+            drain: Notify::default(),
+            shard: RefCell::new(shard),
+            rules: RefCell::new(Rc::new(rules)),
+            pool: OnceCell::new(),
+            unsent: RefCell::default(),
+            reloads: RefCell::default(),
+            reloaded: Notify::default(),
+            scratch: RefCell::default(),
+            shared,
+        }))
+    }
+
+    /// Once, before any task runs.
+    pub fn set_pool(&self, pool: Pool) {
+        assert!(self.pool.set(pool).is_ok(), "a worker has one pool");
+    }
+
+    pub fn pool(&self) -> &Pool {
+        self.pool.get().expect("set at the start")
+    }
+
+    pub fn rules(&self) -> Rc<Rules> {
+        self.rules.borrow().clone()
+    }
+
+    pub fn count(&self, counter: impl Fn(&Counters) -> &std::sync::atomic::AtomicU64) {
+        Counters::add(counter(&self.shared.counters));
+    }
+
+    /// Hands the shard an input; what comes of it is carried out at the end of the turn.
+    pub fn handle(&self, input: Input<'_>) {
+        self.shard.borrow_mut().handle(input, self.clock.now());
+        self.turn.notify();
+    }
+
+    /// What a client's socket yielded. A panic costs this connection and no other. False: read no more until resumed.
+    pub fn received(&self, key: ConnKey, data: &mut [u8]) -> bool {
+        let now = self.clock.now();
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            let mut shard = self.shard.borrow_mut();
+            shard.handle(Input::Bytes { key, data }, now);
+            shard.is_paused(key)
+        }));
+        self.turn.notify();
+        let Ok(paused) = handled else {
+            self.count(|counters| &counters.panics);
+            error!(index = key.index, "a connection's handling panicked; it is closed");
+            self.handle(Input::Panicked { key });
+            return true;
+        };
+        !paused
+    }
+
+    /// Takes a slot and ties it to a socket. `Opened` or `Abandoned` must follow.
+    pub fn reserve(&self, digest: [u8; 32], fd: std::os::fd::RawFd) -> (ConnKey, Identity) {
+        let (key, identity) = self.shard.borrow_mut().reserve(digest, self.clock.now());
+        self.lines.attach(key.index, fd);
+        (key, identity)
+    }
+
+    pub fn abandon(&self, key: ConnKey) {
+        self.lines.detach(key.index);
+        self.handle(Input::Abandoned { key });
+    }
+
+    /// The socket is about to be closed.
+    pub fn socket_ended(&self, key: ConnKey) {
+        self.lines.detach(key.index);
+        self.handle(Input::SocketEnded { key });
+    }
+
+    /// Asks one shard, or all of them, and adds the replies up. `None` when too many calls are waiting.
+    pub async fn ask(&self, whom: impl Iterator<Item = ShardId>, query: Query) -> Option<Reply> {
+        let ask = self.asks.open()?;
+        for shard in whom {
+            ask.expect_one();
+            self.dispatch(shard, ask.ticket(), query.clone());
+        }
+        ask.reply().await
+    }
+
+    /// A message to channels, wherever they have members. Alone on this worker it costs no allocation but the message's.
+    pub async fn send(&self, channels: &[std::borrow::Cow<'_, str>], send: Send<'_>) -> Option<Reply> {
+        let ask = self.asks.open()?;
+        let now = self.clock.now();
+        let message = Message::encode(send.qos, send.message_type, send.body, &mut self.scratch.borrow_mut());
+        let deadline = now + send.timeout;
+        for channel in channels {
+            let hash = name_hash(channel);
+            let mut elsewhere = None;
+            for shard in self.shared.workers().filter(|&shard| self.shared.presence.may_have(shard, hash)) {
+                ask.expect_one();
+                if shard == self.id {
+                    let mut here = self.shard.borrow_mut();
+                    here.handle(
+                        Input::Send { ticket: ask.ticket(), channel, message: message.clone(), deadline },
+                        now,
+                    );
+                } else {
+                    let name: &Arc<str> = elsewhere.get_or_insert_with(|| Arc::from(&**channel));
+                    let query = Query::Send { channel: name.clone(), message: message.clone(), deadline };
+                    self.dispatch(shard, ask.ticket(), query);
+                }
+            }
+        }
+        self.carry_out();
+        self.turn.notify();
+        Some(ask.reply().await.unwrap_or(Reply::Sent { connections: 0, data: Vec::new() }))
+    }
+
+    fn dispatch(&self, shard: ShardId, ticket: Ticket, query: Query) {
+        if shard == self.id {
+            self.handle(Input::Query { ticket, query });
+        } else if self.shared.mail[usize::from(shard.0)].try_send(Mail::Query { ticket, query }).is_err() {
+            self.count(|counters| &counters.mail_full);
+            self.asks.resolve(ticket, Reply::Refused("too busy"));
+        }
+    }
+
+    /// The end of a turn. True when there is more to do at once.
+    pub fn end_turn(&self) -> bool {
+        let mut more = self.take_mail();
+        more |= self.shard.borrow_mut().poll_fanout(self.clock.now());
+        self.carry_out();
+        self.lines.flush(&mut self.shard.borrow_mut());
+        self.carry_out();
+        more |= self.shard.borrow().has_dirty();
+        if self.next_deadline() < self.armed.get() {
+            self.sooner.notify();
+        }
+        self.clock.end_turn();
+        more
+    }
+
+    /// A bounded batch of what other workers sent. True when there may be more.
+    fn take_mail(&self) -> bool {
+        self.send_unsent();
+        for _ in 0..MAIL_BATCH {
+            match self.mail.try_recv() {
+                Some(mail) => self.on_mail(mail),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn on_mail(&self, mail: Mail) {
+        match mail {
+            Mail::Query { ticket, query } => self.handle(Input::Query { ticket, query }),
+            Mail::Reply { ticket, reply } => self.asks.resolve(ticket, reply),
+            Mail::Reload(config) => self.reload(config),
+            Mail::Reloaded { ticket, outcome } => {
+                self.reloads.borrow_mut().push((ticket, outcome));
+                self.reloaded.notify();
+            }
+            Mail::Drain => self.drain.notify(),
+        }
+    }
+
+    fn reload(&self, config: Arc<Config>) {
+        let rules = Rules::new(config, self.rules().mode);
+        self.shard.borrow_mut().set_settings(rules.settings());
+        self.asks.set_max(rules.config.calls_max);
+        self.pool().reconfigure(super::backend::Options::of(&rules.config));
+        *self.rules.borrow_mut() = Rc::new(rules);
+        self.turn.notify();
+    }
+
+    /// Does what the shard has put out, until it puts out nothing more.
+    pub fn carry_out(&self) {
+        loop {
+            let output = self.shard.borrow_mut().poll_output();
+            match output {
+                None => return,
+                Some(Output::Forward(forward)) => self.forward(forward),
+                Some(Output::Closed { identity, cookie }) => self.tell_close(identity, cookie),
+                Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
+                Some(Output::Shutdown { key }) => self.lines.shutdown(key.index),
+                Some(Output::Resume { key }) => self.lines.resume(key),
+                Some(Output::Presence { channel, here }) => self.shared.presence.set(self.id, channel, here),
+            }
+        }
+    }
+
+    fn reply(&self, ticket: Ticket, reply: Reply) {
+        let whose = asks::asker(ticket);
+        if whose == self.id {
+            return self.asks.resolve(ticket, reply);
+        }
+        if let Err(mail) = self.shared.mail[usize::from(whose.0)].try_send(Mail::Reply { ticket, reply }) {
+            self.unsent.borrow_mut().push_back((whose, mail));
+            self.turn.notify();
+        }
+    }
+
+    fn send_unsent(&self) {
+        let mut unsent = self.unsent.borrow_mut();
+        while let Some((whose, mail)) = unsent.pop_front() {
+            if let Err(mail) = self.shared.mail[usize::from(whose.0)].try_send(mail) {
+                unsent.push_front((whose, mail));
+                return;
+            }
+        }
+    }
+
+    fn forward(&self, forward: Forward) {
+        let Forward { key, message_type, qos, sequence, deadline, identity, cookie, body } = forward;
+        let identity = identity.to_hex();
+        let text = std::str::from_utf8(&identity).expect("hex is ASCII");
+        let job = Job {
+            hook: Hook::Forward { message_type },
+            ticket: key.pack(),
+            retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
+            identity,
+            cookie,
+            idempotency_key: (qos != QoS::AtMostOnce)
+                .then(|| IdempotencyKey::format(format_args!("{text}-{sequence}")).expect("it fits")),
+            query: None,
+            headers: None,
+            body,
+        };
+        if let Err(job) = self.pool().submit(job) {
+            // Counted by the pool as `line_full`; the client's repeat tries again.
+            self.handle(Input::Forwarded { key, outcome: Forwarded::Failed, spent: job.body });
+        }
+    }
+
+    fn tell_close(&self, identity: Identity, cookie: Option<Rc<[u8]>>) {
+        let rules = self.rules();
+        if rules.config.close_url.is_empty() {
+            return;
+        }
+        let job = Job {
+            hook: Hook::Close,
+            ticket: CLOSE_TICKET,
+            retry: Retry::Until(self.clock.now() + CLOSE_DEADLINE_MS),
+            identity: identity.to_hex(),
+            cookie,
+            idempotency_key: None,
+            query: None,
+            headers: None,
+            body: Vec::new(),
+        };
+        if self.pool().submit(job).is_err() {
+            debug!(%identity, "the backend's line is full: a close was not told");
+        }
+    }
+
+    /// The pool's sink: a job has come back. A panic here must not end the pool's task.
+    pub fn on_backend(&self, done: Done<'_>) {
+        let ticket = done.ticket;
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            if ticket == CLOSE_TICKET {
+            } else if ticket & CONNECT_TICKET != 0 {
+                self.connects.on_answer(self, ticket & !CONNECT_TICKET, done.outcome);
+            } else {
+                self.on_forwarded(ConnKey::unpack(ticket), done);
+            }
+        }));
+        self.turn.notify();
+        if handled.is_err() {
+            self.count(|counters| &counters.panics);
+            error!("the handling of a backend's answer panicked");
+            if ticket & CONNECT_TICKET == 0 {
+                self.handle(Input::Panicked { key: ConnKey::unpack(ticket) });
+            }
+        }
+    }
+
+    fn on_forwarded(&self, key: ConnKey, done: Done<'_>) {
+        let outcome = match done.outcome {
+            Outcome::Answered { verdict: Verdict::Success | Verdict::Final, head, body } => {
+                self.apply(key, &Actions::read(head.headers));
+                Forwarded::Answered(body)
+            }
+            Outcome::Answered { .. } | Outcome::GaveUp { .. } => Forwarded::Failed,
+        };
+        let spent = done.request_body;
+        self.shard.borrow_mut().handle(Input::Forwarded { key, outcome, spent }, self.clock.now());
+    }
+
+    /// What the backend's answer tells us to do with the connection: unsubscribe first.
+    pub fn apply(&self, key: ConnKey, actions: &Actions<'_>) {
+        if actions.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        let mut shard = self.shard.borrow_mut();
+        for channel in actions.unsubscribe.iter() {
+            shard.handle(Input::Unsubscribe { key, channel }, now);
+        }
+        for channel in actions.subscribe.iter() {
+            shard.handle(Input::Subscribe { key, channel }, now);
+        }
+        if let Some(value) = actions.cookie {
+            shard.handle(Input::Cookie { key, value }, now);
+        }
+        if let Some(invalid) = actions.invalid {
+            self.count(|counters| &counters.backend_invalid);
+            let meaning = match invalid {
+                60001 => "invalid signature",
+                60002 => "identity required",
+                60003 => "POST required",
+                _ => "unknown",
+            };
+            error!(code = invalid, meaning, "the business server calls our request invalid (RAINBOWREQUESTINVALID)");
+        }
+    }
+
+    pub fn next_deadline(&self) -> Tick {
+        let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
+        let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
+        shard.min(sockets).min(self.pool().next_deadline())
+    }
+
+    /// Everything that is due.
+    pub fn on_time(&self) {
+        let now = self.clock.now();
+        self.shard.borrow_mut().handle(Input::Tick, now);
+        self.deadlines.poll(now);
+        self.pool().poll_timers(now);
+        self.turn.notify();
+    }
+
+    /// Closes up to `most` clients with 1001; returns how many connections there still are, including those whose last
+    /// messages are on their way to the backend.
+    pub fn close_some(&self, most: usize) -> usize {
+        let now = self.clock.now();
+        let mut shard = self.shard.borrow_mut();
+        shard.close_some(most, crate::wire::ws::frame::CloseCode::GOING_AWAY, "going away", now);
+        self.turn.notify();
+        shard.slots()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.shard.borrow().is_empty()
+    }
+
+    pub fn log_drained(&self) {
+        info!(worker = self.id.0, "drained");
+    }
+}
+
+/// A message for channels.
+pub struct Send<'a> {
+    pub qos: QoS,
+    pub message_type: u16,
+    pub body: &'a [u8],
+    pub timeout: std::time::Duration,
+}
+
+/// Marks the pool's tickets: a connect, a close. A connection's slot never reaches these bits.
+pub const CONNECT_TICKET: u64 = 1 << 63;
+const CLOSE_TICKET: u64 = 1 << 62;
+const CLOSE_DEADLINE_MS: u64 = 60_000;
+const MAIL_BATCH: usize = 1024;

@@ -1,0 +1,71 @@
+//! The configuration as the rooms want it: converted once per reload, read on every use.
+
+use crate::config::{Config, SignatureRequire};
+use crate::policy::admission::AdmissionLimits;
+use crate::policy::api::Timeouts;
+use crate::shard::{Mode, Settings};
+use crate::wire::sign::WebhookKey;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub struct Rules {
+    pub config: Arc<Config>,
+    pub webhook_keys: Vec<WebhookKey>,
+    pub admission: AdmissionLimits,
+    pub timeouts: Timeouts,
+    pub mode: Mode,
+}
+
+impl Rules {
+    pub fn new(config: Arc<Config>, mode: Mode) -> Rules {
+        let keys = config.webhook_secrets.iter().filter_map(|secret| WebhookKey::parse(secret).ok()).collect();
+        Rules {
+            webhook_keys: keys,
+            admission: AdmissionLimits {
+                connections_max: config.connections_max,
+                per_address: config.connections_per_address,
+            },
+            timeouts: Timeouts { default: config.send_timeout, max: config.send_timeout_max },
+            mode,
+            config,
+        }
+    }
+
+    /// The 2014 signature is accepted.
+    pub fn accepts_2014(&self) -> bool {
+        self.config.signature_require == SignatureRequire::Any && !self.config.security_token.is_empty()
+    }
+
+    /// Nothing is configured to sign with: calls are let in from loopback only.
+    pub fn is_keyless(&self) -> bool {
+        self.config.security_token.is_empty() && self.webhook_keys.is_empty()
+    }
+
+    pub fn settings(&self) -> Settings {
+        let config = &self.config;
+        Settings {
+            ping_interval_ms: ms(config.ping_interval),
+            pong_timeout_ms: ms(config.pong_timeout),
+            idle_timeout_ms: ms(config.idle_timeout),
+            close_timeout_ms: ms(config.close_timeout),
+            ack_timeout_ms: ms(config.ack_timeout),
+            ack_backoff: config.ack_backoff,
+            forward_deadline_ms: ms(config.forward_deadline),
+            forward_queue: config.forward_queue,
+            forward_queue_bytes: config.forward_queue_bytes,
+            forwards: !config.forward_url.is_empty(),
+            inflight_window: config.inflight_window,
+            received_max: config.received_max,
+            answers_bytes_max: config.answers_bytes_max,
+            message_bytes_max: config.message_bytes_max,
+            outbox_bytes_max: config.outbox_bytes_max,
+            messages_per_second: config.messages_per_second,
+            channels_per_connection: config.channels_per_connection,
+            mode: self.mode,
+        }
+    }
+}
+
+pub fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,171 @@
+//! What all workers of the process share: counters, who may come in, which channels are where, and each other's mailboxes.
+
+use super::backend::BackendStats;
+use super::mailbox::MailSender;
+use super::sys;
+use crate::base::id::ShardId;
+use crate::base::time::Tick;
+use crate::config::Config;
+use crate::policy::admission::Admission;
+use crate::shard::{Query, Reply, Ticket};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub struct Shared {
+    pub admission: Arc<Admission>,
+    pub presence: Presence,
+    pub mail: Vec<MailSender<Mail>>,
+    /// One per worker.
+    pub backend: Vec<Arc<BackendStats>>,
+    pub counters: Counters,
+    /// In force now.
+    pub config: Mutex<Arc<Config>>,
+    /// Set by the first SIGTERM: nobody new comes in.
+    pub draining: AtomicBool,
+    /// Asks the main thread to reread the configuration; it answers over the sender.
+    pub reload: crossbeam_channel::Sender<ReloadRequest>,
+    pub listen: SocketAddr,
+    /// Per worker, the CPU it is pinned to.
+    pub cores: Vec<Option<usize>>,
+    pub started: Tick,
+}
+
+/// Whoever asks gets the text that /updateconfig/ answers, as a notice to its own worker.
+pub struct ReloadRequest {
+    pub from: ShardId,
+    pub ticket: u64,
+}
+
+/// What one worker sends to another.
+pub enum Mail {
+    Query { ticket: Ticket, query: Query },
+    Reply { ticket: Ticket, reply: Reply },
+    /// A new configuration is in force.
+    Reload(Arc<Config>),
+    /// The answer to a `ReloadRequest`.
+    Reloaded { ticket: u64, outcome: Result<String, String> },
+    /// Close everything at a pace, then end.
+    Drain,
+}
+
+/// What is counted outside the shards.
+#[derive(Default)]
+pub struct Counters {
+    pub http_requests: AtomicU64,
+    pub http_refused: AtomicU64,
+    pub http_timeouts: AtomicU64,
+    pub connect_refused: AtomicU64,
+    pub connect_failed: AtomicU64,
+    pub origin_refused: AtomicU64,
+    pub calls: AtomicU64,
+    pub calls_refused: AtomicU64,
+    pub signatures_refused: AtomicU64,
+    pub mail_full: AtomicU64,
+    pub panics: AtomicU64,
+    pub accept_errors: AtomicU64,
+    pub backend_invalid: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// (name, what it counts, value) of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        [
+            ("http_requests", "HTTP requests read.", &self.http_requests),
+            ("http_refused", "HTTP requests that could not be read (4xx).", &self.http_refused),
+            ("http_timeouts", "HTTP requests not complete in time (408).", &self.http_timeouts),
+            ("connect_refused", "Connections refused: no device, or by the backend (401).", &self.connect_refused),
+            ("connect_failed", "Connections refused because the backend did not answer (503).", &self.connect_failed),
+            ("origin_refused", "Connections refused for their Origin (403).", &self.origin_refused),
+            ("calls", "Calls by the business server carried out.", &self.calls),
+            ("calls_refused", "Calls refused for what they ask.", &self.calls_refused),
+            ("signatures_refused", "Calls refused for their signature.", &self.signatures_refused),
+            ("mail_full", "Messages between workers refused because a mailbox was full.", &self.mail_full),
+            ("panics", "Panics in the handling of one connection.", &self.panics),
+            ("accept_errors", "New connections that could not be accepted.", &self.accept_errors),
+            ("backend_invalid", "Answers that carried RAINBOWREQUESTINVALID.", &self.backend_invalid),
+        ]
+        .into_iter()
+        .map(|(name, what, counter)| (name, what, counter.load(Ordering::Relaxed)))
+    }
+}
+
+impl Shared {
+    pub fn config(&self) -> Arc<Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub fn workers(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.mail.len() as u16).map(ShardId)
+    }
+
+    pub fn uptime_s(&self, now: Tick) -> u64 {
+        now.since_ms(self.started) / 1000
+    }
+
+    pub fn memory_bytes(&self) -> u64 {
+        sys::resident_bytes()
+    }
+}
+
+/// Which shards may have members of a channel: a count per shard and hash bucket. A send goes only where it can find
+/// somebody; two channels in one bucket cost a message between cores, never a member.
+pub struct Presence {
+    shards: Vec<Box<[AtomicU16]>>,
+}
+
+impl Presence {
+    pub fn new(shards: usize) -> Presence {
+        let buckets = || (0..BUCKETS).map(|_| AtomicU16::new(0)).collect();
+        Presence { shards: (0..shards).map(|_| buckets()).collect() }
+    }
+
+    /// `channel` is `shard::channels::name_hash`. Saturates: a bucket of 65,535 channels stays occupied for ever.
+    pub fn set(&self, shard: ShardId, channel: u64, here: bool) {
+        let bucket = &self.shards[usize::from(shard.0)][bucket(channel)];
+        let count = bucket.load(Ordering::Relaxed);
+        // Only the shard itself writes its counts.
+        match (here, count) {
+            (_, u16::MAX) => {}
+            (true, count) => bucket.store(count + 1, Ordering::Release),
+            (false, count) => bucket.store(count.saturating_sub(1), Ordering::Release),
+        }
+    }
+
+    pub fn may_have(&self, shard: ShardId, channel: u64) -> bool {
+        self.shards[usize::from(shard.0)][bucket(channel)].load(Ordering::Acquire) > 0
+    }
+}
+
+fn bucket(channel: u64) -> usize {
+    // The upper bits of the hash are the mixed ones.
+    (channel >> 48) as usize % BUCKETS
+}
+
+const BUCKETS: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::channels::name_hash;
+
+    #[test]
+    fn presence_counts_channels_per_shard() {
+        let presence = Presence::new(2);
+        let (news, here, there) = (name_hash("news"), ShardId(0), ShardId(1));
+        presence.set(here, news, true);
+        presence.set(here, news, true);
+        presence.set(here, news, false);
+        assert!(presence.may_have(here, news) && !presence.may_have(there, news));
+        presence.set(here, news, false);
+        assert!(!presence.may_have(here, news));
+    }
+}
