@@ -24,6 +24,12 @@ pub fn shutdown_read(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_RD) };
 }
 
+/// Ends the writing direction: the peer sees the end of the stream behind what was written.
+pub fn shutdown_write(fd: RawFd) {
+    // SAFETY: takes numbers only.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
 /// A descriptor table of this thread's own, a copy of the process's as it stands (see DESIGN.md, "Private descriptor tables").
 pub fn unshare_files() -> io::Result<()> {
     // SAFETY: takes a number only; from here on this thread's descriptors mean nothing to other threads.

@@ -1,0 +1,336 @@
+//! One HTTP connection: heads and bodies under deadlines, then a client's upgrade, a call, or a page. It ends when the
+//! peer or we say so, or when the socket becomes a client's session.
+
+use super::calls;
+use super::core::Core;
+use super::deadlines::Watch;
+use super::response::{Response, plain};
+use super::rules::ms;
+use super::socket::Socket;
+use super::sys;
+use super::upgrade;
+use crate::policy::api::Route;
+use crate::shard::Mode;
+use crate::wire::http1::{BodyDecoder, BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
+use monoio::buf::IoBufMut;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Which listener the connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// All paths.
+    Whole,
+    /// `admin_listen` has taken the control API away: clients only.
+    Public,
+    /// `admin_listen`: everything but clients.
+    Admin,
+}
+
+/// Serves the connection to its end. `peer` is its address.
+pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
+    let rules = core.rules();
+    let watch = core.deadlines.watch(socket.fd());
+    watch.set(core.clock.now() + rules.config.first_byte_timeout);
+    let connection = Connection {
+        core,
+        socket,
+        watch,
+        peer,
+        side,
+        buffer: Vec::with_capacity(HEAD_BUFFER),
+        body: Vec::new(),
+        out: Vec::new(),
+    };
+    connection.serve().await;
+}
+
+struct Connection {
+    core: Rc<Core>,
+    socket: Socket,
+    watch: Watch,
+    peer: IpAddr,
+    side: Side,
+    /// Read, not consumed: a head, and what came behind it.
+    buffer: Vec<u8>,
+    /// A body that did not come with its head.
+    body: Vec<u8>,
+    out: Vec<u8>,
+}
+
+/// A request whose head has been read.
+struct Request {
+    /// Bytes of the head in the buffer.
+    head: usize,
+    what: What,
+    keep_alive: bool,
+}
+
+enum What {
+    Upgrade(Box<upgrade::Plan>),
+    Call(CallPlan),
+    Answer(Response),
+}
+
+struct CallPlan {
+    route: Route,
+    /// Of the query, in the buffer.
+    query: Range<usize>,
+    framing: BodyFraming,
+    expects_continue: bool,
+    pass: calls::Pass,
+}
+
+impl Connection {
+    async fn serve(mut self) {
+        loop {
+            let Some(head) = self.read_head().await else { return };
+            self.core.count(|counters| &counters.http_requests);
+            let Request { head, what, keep_alive } = self.plan(head);
+            let keep_alive = keep_alive && !self.core.shared.is_draining();
+            match what {
+                What::Upgrade(plan) => return self.upgrade(head, *plan).await,
+                What::Answer(response) => {
+                    // Only a request without a body is answered from its head alone and followed by another.
+                    self.answer(&response, keep_alive).await;
+                    if !keep_alive {
+                        return self.linger().await;
+                    }
+                    self.buffer.drain(..head);
+                }
+                What::Call(call) => match self.call(head, call, keep_alive).await {
+                    Some(consumed) if keep_alive => drop(self.buffer.drain(..consumed)),
+                    _ => return self.linger().await,
+                },
+            }
+            self.watch.set(self.core.clock.now() + KEEP_ALIVE_MS);
+        }
+    }
+
+    /// Reads until the buffer begins with a whole head; `None` when the connection is to end (it has been answered then).
+    async fn read_head(&mut self) -> Option<usize> {
+        let mut scanner = HeadScanner::default();
+        let mut begun = false;
+        loop {
+            match scanner.advance(&self.buffer, &HeadLimits::REQUEST) {
+                Ok(Some(len)) => return Some(len),
+                Ok(None) => {}
+                Err(error) => {
+                    self.core.count(|counters| &counters.http_refused);
+                    self.answer(&plain(error.status(), &error.to_string()), false).await;
+                    self.linger().await;
+                    return None;
+                }
+            }
+            if !begun && !self.buffer.is_empty() {
+                begun = true;
+                let timeout = ms(self.core.rules().config.handshake_timeout);
+                self.watch.set(self.core.clock.now() + timeout);
+            }
+            if !self.read_more().await {
+                if self.watch.expired() && begun {
+                    self.core.count(|counters| &counters.http_timeouts);
+                    self.answer(&plain(408, "the request was not complete in time"), false).await;
+                }
+                return None;
+            }
+        }
+    }
+
+    /// One read behind what the buffer has; false at the end of the stream.
+    async fn read_more(&mut self) -> bool {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let filled = buffer.len();
+        if buffer.capacity() - filled < READ_ROOM {
+            buffer.reserve(HEAD_BUFFER);
+        }
+        let end = buffer.capacity();
+        let (read, slice) = self.socket.read(buffer.slice_mut(filled..end)).await;
+        self.buffer = slice.into_inner();
+        matches!(read, Ok(1..))
+    }
+
+    /// What the head asks for.
+    fn plan(&self, head: usize) -> Request {
+        let mut slots = REQUEST_SLOTS;
+        let parsed = match RequestHead::parse(&self.buffer[..head], &mut slots) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.core.count(|counters| &counters.http_refused);
+                let what = What::Answer(plain(error.status(), &error.to_string()));
+                return Request { head, what, keep_alive: false };
+            }
+        };
+        let what = self.route(&parsed);
+        let keep_alive = parsed.keep_alive() && (parsed.framing == BodyFraming::None || matches!(what, What::Call(_)));
+        Request { head, what, keep_alive }
+    }
+
+    fn route(&self, head: &RequestHead<'_>) -> What {
+        let echo = self.core.rules().mode == Mode::Echo;
+        let route = if echo { Some(Route::Connect) } else { Route::find(head.path) };
+        let route = route.filter(|route| match self.side {
+            Side::Whole => true,
+            Side::Public => route.is_public(),
+            Side::Admin => *route != Route::Connect,
+        });
+        let Some(route) = route else { return What::Answer(plain(404, "no such path")) };
+        if route == Route::Connect {
+            return match upgrade::plan(&self.core, head, self.peer) {
+                Ok(plan) => What::Upgrade(Box::new(plan)),
+                Err(response) => What::Answer(response),
+            };
+        }
+        let method_fits = if route.is_post() { head.method == "POST" } else { matches!(head.method, "GET" | "POST") };
+        if !method_fits {
+            let mut response = plain(405, "this path takes another method");
+            response.headers.push(("Allow", if route.is_post() { "POST" } else { "GET" }.into()));
+            return What::Answer(response);
+        }
+        let query = head.query.as_ptr() as usize - self.buffer.as_ptr() as usize;
+        What::Call(CallPlan {
+            route,
+            query: if head.query.is_empty() { 0..0 } else { query..query + head.query.len() },
+            framing: head.framing,
+            expects_continue: head.expects_continue(),
+            pass: calls::pass(&self.core, route, head, self.peer),
+        })
+    }
+
+    async fn upgrade(mut self, head: usize, plan: upgrade::Plan) {
+        self.watch.clear();
+        let early = self.buffer.split_off(head);
+        let Connection { core, socket, watch, peer, side, .. } = self;
+        drop(watch);
+        let refused = upgrade::connect(core.clone(), socket, plan, early).await;
+        let Err((socket, response)) = refused else { return };
+        let watch = core.deadlines.watch(socket.fd());
+        let (buffer, body, out) = Default::default();
+        let mut connection = Connection { core, socket, watch, peer, side, buffer, body, out };
+        connection.answer(&response, false).await;
+        connection.linger().await;
+    }
+
+    /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the connection
+    /// has to end.
+    async fn call(&mut self, head: usize, call: CallPlan, keep_alive: bool) -> Option<usize> {
+        let rules = self.core.rules();
+        if let calls::Pass::Refused(why) = &call.pass {
+            self.core.count(|counters| &counters.signatures_refused);
+            let response = calls::refused(call.route, why);
+            let keep_alive = keep_alive && call.framing == BodyFraming::None;
+            self.answer(&response, keep_alive).await;
+            return keep_alive.then_some(head);
+        }
+        let Some(consumed) = self.read_body(head, &call, rules.config.api_body_max).await else { return None };
+        self.watch.clear();
+        let query = std::str::from_utf8(&self.buffer[call.query.clone()]).expect("the head was text");
+        let body = if self.body.is_empty() { &self.buffer[head..consumed] } else { &self.body[..] };
+        let response = calls::run(&self.core, call.route, &call.pass, query, body).await;
+        self.answer(&response, keep_alive).await;
+        Some(consumed)
+    }
+
+    /// Afterwards the body is in `buffer[head..consumed]`, or in `body` when it did not come in one piece with the head.
+    async fn read_body(&mut self, head: usize, call: &CallPlan, max: usize) -> Option<usize> {
+        self.body.clear();
+        match call.framing {
+            BodyFraming::None => return Some(head),
+            BodyFraming::Length(len) if len <= max as u64 && self.buffer.len() - head >= len as usize => {
+                return Some(head + len as usize);
+            }
+            _ => {}
+        }
+        let mut decoder = match BodyDecoder::new(call.framing, max) {
+            Ok(decoder) => decoder,
+            Err(error) => {
+                self.refuse_body(error.status(), &error.to_string()).await;
+                return None;
+            }
+        };
+        if call.expects_continue {
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+        }
+        self.watch.set(self.core.clock.now() + BODY_TIMEOUT_MS);
+        loop {
+            let progress = match decoder.advance(&self.buffer[head..], &mut self.body) {
+                Ok(progress) => progress,
+                Err(error) => {
+                    self.refuse_body(error.status(), &error.to_string()).await;
+                    return None;
+                }
+            };
+            if progress.done {
+                return Some(head + progress.consumed);
+            }
+            self.buffer.drain(head..head + progress.consumed);
+            if !self.read_more().await {
+                if self.watch.expired() {
+                    self.core.count(|counters| &counters.http_timeouts);
+                    self.answer(&plain(408, "the body was not complete in time"), false).await;
+                }
+                return None;
+            }
+        }
+    }
+
+    async fn refuse_body(&mut self, status: u16, why: &str) {
+        self.core.count(|counters| &counters.http_refused);
+        let mut body = Vec::new();
+        crate::policy::api::write_refusal(&mut body, why);
+        self.answer(&Response::new(status, "application/json", body), false).await;
+    }
+
+    async fn answer(&mut self, response: &Response, keep_alive: bool) {
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        response.write(&mut out, keep_alive);
+        self.write(&out).await;
+        out.shrink_to(OUT_KEPT);
+        self.out = out;
+    }
+
+    /// All of it, waiting for the peer to take it; a peer that does not is cut off by the deadline.
+    async fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match sys::send(self.socket.fd(), bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.watch.set(self.core.clock.now() + WRITE_TIMEOUT_MS);
+                    self.socket.writable().await;
+                    if self.watch.expired() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// After the last answer: what the peer still sends is read and thrown away for a moment, since closing over unread
+    /// bytes resets the connection and may take the answer with it.
+    async fn linger(&mut self) {
+        sys::shutdown_write(self.socket.fd());
+        self.watch.set(self.core.clock.now() + LINGER_MS);
+        let mut left = LINGER_BYTES;
+        loop {
+            self.buffer.clear();
+            if !self.read_more().await || left == 0 {
+                return;
+            }
+            left = left.saturating_sub(self.buffer.len());
+        }
+    }
+}
+
+const HEAD_BUFFER: usize = HeadLimits::REQUEST.bytes_max + READ_ROOM;
+const READ_ROOM: usize = 512;
+const OUT_KEPT: usize = 64 << 10;
+const KEEP_ALIVE_MS: u64 = 75_000;
+const BODY_TIMEOUT_MS: u64 = 30_000;
+const WRITE_TIMEOUT_MS: u64 = 30_000;
+const LINGER_MS: u64 = 1_000;
+const LINGER_BYTES: usize = 1 << 20;
