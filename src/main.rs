@@ -1,2 +1,248 @@
-//! Command line to config to server.
-fn main() {}
+//! Command line to configuration to server.
+
+use clap::{Args, Parser, Subcommand};
+use rainbow::config::{Config, Loaded, process_env};
+use rainbow::demo::{self, DemoConfig};
+use rainbow::server::{self, Server};
+use rainbow::shard::Mode;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A universal long-connection server: WebSocket clients in front, plain HTTP business servers behind.
+#[derive(Parser)]
+#[command(version, about)]
+struct Command {
+    #[command(flatten)]
+    serve: Serve,
+    #[command(subcommand)]
+    other: Option<Other>,
+}
+
+#[derive(Args, Clone)]
+struct Serve {
+    /// Configuration: TOML, or the INI of 2014.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Port to listen on; 0 takes any free one.
+    #[arg(short, long)]
+    port: Option<u16>,
+    /// CPUs to pin workers to, such as 0-3,6.
+    #[arg(long)]
+    cores: Option<String>,
+    /// Worker threads; more than CPUs are allowed.
+    #[arg(long)]
+    workers: Option<u16>,
+}
+
+#[derive(Subcommand)]
+enum Other {
+    /// Checks a configuration, or prints the default one.
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
+    },
+    /// The server with a small chat as its business server, and a page to try it.
+    Demo {
+        #[arg(short, long)]
+        port: Option<u16>,
+    },
+    /// Sends every message back as it came: for conformance tests.
+    Echo {
+        #[arg(short, long)]
+        port: Option<u16>,
+    },
+    /// The demo's business server alone.
+    #[command(hide = true)]
+    DemoBackend {
+        #[arg(short, long, default_value_t = 0)]
+        port: u16,
+        /// Rainbow's port.
+        #[arg(long, default_value_t = 1984)]
+        rainbow: u16,
+        #[arg(long, default_value = "")]
+        token: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Says what is wrong with a file, or that nothing is.
+    Check {
+        #[arg(short = 'f', long = "file", value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Prints every key with its default.
+    Default,
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    match command.other {
+        None => serve(command.serve),
+        Some(Other::Config { what: ConfigCommand::Default }) => {
+            print!("{}", Config::default_toml());
+            ExitCode::SUCCESS
+        }
+        Some(Other::Config { what: ConfigCommand::Check { file } }) => check(file.or(command.serve.file).as_deref()),
+        Some(Other::Demo { port }) => run_demo(port.or(command.serve.port)),
+        Some(Other::Echo { port }) => echo(port.or(command.serve.port)),
+        Some(Other::DemoBackend { port, rainbow, token }) => match demo::run_backend(port, rainbow, token) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("demo-backend: {error}")),
+        },
+    }
+}
+
+fn serve(options: Serve) -> ExitCode {
+    let loaded = match load(&options) {
+        Ok(loaded) => loaded,
+        Err(errors) => return fail(&errors),
+    };
+    start_log(&loaded.config.log);
+    loaded.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
+    let without_file = options.file.is_none();
+    let reread = Box::new(move || load(&options).map(|loaded| loaded.config));
+    server::block_signals();
+    match Server::start(loaded.config, mode(), reread) {
+        Ok(server) => {
+            if without_file {
+                print_welcome(&server);
+            }
+            end(server.run())
+        }
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// `RAINBOW_TEST_PANIC_TYPE=n` makes a message of type n panic, so that a test can see what that costs.
+fn mode() -> Mode {
+    let panics = std::env::var("RAINBOW_TEST_PANIC_TYPE").ok().and_then(|n| n.parse().ok());
+    panics.map_or(Mode::Packets, Mode::PanicOn)
+}
+
+fn load(options: &Serve) -> Result<Loaded, String> {
+    let given = [
+        ("RAINBOW_CORES", options.cores.clone()),
+        ("RAINBOW_WORKERS", options.workers.map(|workers| workers.to_string())),
+    ];
+    let replaced = |name: &str| given.iter().any(|(given, value)| *given == name && value.is_some());
+    let options_first = given.iter().filter_map(|(name, value)| Some((String::from(*name), value.clone()?)));
+    let env = process_env().filter(|(name, _)| !replaced(name)).chain(options_first);
+    Config::load(options.file.as_deref(), env, options.port).map_err(|errors| errors.to_string())
+}
+
+fn check(file: Option<&Path>) -> ExitCode {
+    match Config::load(file, process_env(), None) {
+        Ok(loaded) => {
+            loaded.notices.iter().for_each(|notice| eprintln!("{notice}"));
+            println!("{}: no errors", file.map_or("the defaults".into(), |file| file.display().to_string()));
+            ExitCode::SUCCESS
+        }
+        Err(errors) => fail(&errors.to_string()),
+    }
+}
+
+fn echo(port: Option<u16>) -> ExitCode {
+    let config = Config {
+        http_port: port.or(Some(0)),
+        listen: Ipv4Addr::LOCALHOST.into(),
+        message_bytes_max: ECHO_BYTES_MAX,
+        outbox_bytes_max: 4 * ECHO_BYTES_MAX,
+        connect_url: Vec::new(),
+        workers: 1,
+        ..Config::default()
+    };
+    start_log(&config.log);
+    let again = config.clone();
+    server::block_signals();
+    match Server::start(config, Mode::Echo, Box::new(move || Ok(again.clone()))) {
+        Ok(server) => {
+            println!("echo on ws://{}/", server.listen());
+            end(server.run())
+        }
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn run_demo(port: Option<u16>) -> ExitCode {
+    server::block_signals();
+    let token = demo::token();
+    // The business server comes first: its address belongs in the server's configuration.
+    let rainbow_port = match port.map_or_else(free_port, Ok) {
+        Ok(port) => port,
+        Err(error) => return fail(&format!("demo: {error}")),
+    };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let demo = match demo::start(DemoConfig { rainbow_port, token: token.clone(), address }) {
+        Ok(demo) => demo,
+        Err(error) => return fail(&format!("demo: {error}")),
+    };
+    let hooks = format!("http://{}/rainbow", demo.address);
+    let config = Config {
+        connect_url: vec![format!("{hooks}/connect/")],
+        forward_url: vec![format!("{hooks}/message/{{message_type}}/")],
+        close_url: vec![format!("{hooks}/close/")],
+        security_token: token,
+        http_port: Some(rainbow_port),
+        listen: Ipv4Addr::LOCALHOST.into(),
+        shutdown_timeout: Duration::from_secs(5),
+        ..Config::default()
+    };
+    start_log("warn");
+    let again = config.clone();
+    match Server::start(config, Mode::Packets, Box::new(move || Ok(again.clone()))) {
+        Ok(server) => {
+            println!("\n  Open  http://{}/  in two browser windows and chat.", demo.address);
+            println!("  What the server does: http://{}/serverinfo/    Ctrl-C ends it.\n", server.listen());
+            let drained = server.run();
+            demo.stop();
+            end(drained)
+        }
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn free_port() -> std::io::Result<u16> {
+    let free = |port: u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|probe| probe.local_addr());
+    let first = Config::AUTO_PORTS.find_map(|port| free(port).ok());
+    first.map_or_else(|| free(0), Ok).map(|address| address.port())
+}
+
+fn print_welcome(server: &Server) {
+    let address = server.listen();
+    let host = if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
+    let config = server.config();
+    println!("\n  Rainbow {} listens on {address}.", env!("CARGO_PKG_VERSION"));
+    println!("  Clients:     ws://{host}/connect/?X-DEVICEID=me&X-CLIENT-OS=terminal");
+    println!("  Look at it:  http://{host}/serverinfo/");
+    println!("  A message:   curl -d hello 'http://{host}/send/?channel=news&qos=0'");
+    if config.connect_url.is_empty() {
+        println!("  There is no business server yet: every client is let in, and what clients send goes nowhere.");
+        println!("  Name one:    RAINBOW_CONNECT_URL=http://localhost:8000/connect/ (also FORWARD_URL, CLOSE_URL)");
+    }
+    println!("  All settings: rainbow-server config default > rainbow.toml, then rainbow-server -f rainbow.toml");
+    println!("  A chat to try: rainbow-server demo\n");
+}
+
+fn start_log(filter: &str) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn end(drained: bool) -> ExitCode {
+    if drained { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn fail(what: &str) -> ExitCode {
+    eprintln!("rainbow-server: {what}");
+    ExitCode::FAILURE
+}
+
+/// Autobahn sends up to 16 MiB.
+const ECHO_BYTES_MAX: usize = 64 << 20;

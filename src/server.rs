@@ -1,1 +1,264 @@
-//! Starts workers (to be filled).
+//! Starts the workers, keeps their configuration, drains and stops them. The main thread lives here, waiting for signals
+//! and for what workers report.
+
+use crate::base::id::ShardId;
+use crate::config::Config;
+use crate::io::mailbox::{MailReceiver, mailbox};
+use crate::io::resolve::Resolver;
+use crate::io::shared::{Counters, Event, Mail, Presence, Shared};
+use crate::io::{clock, sys};
+use crate::policy::admission::Admission;
+use crate::shard::Mode;
+use crate::worker::{self, Start};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+/// Reads the configuration again, as it was read at the start.
+pub type Reread = Box<dyn FnMut() -> Result<Config, String>>;
+
+/// A running server.
+pub struct Server {
+    shared: Arc<Shared>,
+    events: Receiver<Event>,
+    workers: Vec<JoinHandle<()>>,
+    reread: Reread,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{key} = {address}: {error}. Is another server running there? Choose another with -p or {key}.")]
+    Listen { key: &'static str, address: SocketAddr, error: io::Error },
+    #[error("no free port from {first} to {last}; name one with -p or http_port")]
+    NoPort { first: u16, last: u16 },
+    #[error("CPU {core} is not among those that this process may use: {allowed:?} (see --cores, taskset, cgroups)")]
+    Core { core: usize, allowed: Vec<usize> },
+    #[error("{0}")]
+    Worker(String),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl Server {
+    /// Returns when every worker listens. Signals must have been blocked (`block_signals`) before any thread was started.
+    pub fn start(config: Config, mode: Mode, reread: Reread) -> Result<Server, StartError> {
+        sys::raise_descriptor_limit();
+        let listen = find_address(&config)?;
+        if let Some(address) = config.admin_listen {
+            probe(address).map_err(|error| StartError::Listen { key: "admin_listen", address, error })?;
+        }
+        let cpus = cpus(&config)?;
+        let mut mail = Vec::new();
+        let mut receivers = Vec::new();
+        for _ in &cpus {
+            let (sender, receiver) = mailbox()?;
+            mail.push(sender);
+            receivers.push(receiver);
+        }
+        let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+        let now = clock::monotonic();
+        let shared = Arc::new(Shared {
+            admission: Arc::new(Admission::default()),
+            presence: Presence::new(cpus.len()),
+            mail,
+            backend: cpus.iter().map(|_| Arc::default()).collect(),
+            counters: Counters::default(),
+            config: Mutex::new(Arc::new(config)),
+            draining: AtomicBool::new(false),
+            events: sender,
+            beats: cpus.iter().map(|_| AtomicU64::new(now.0)).collect(),
+            listen,
+            cores: cpus.clone(),
+            started: now,
+        });
+        let resolver = Resolver::start()?;
+        let workers = start_workers(&shared, receivers, &resolver, mode)?;
+        wait_for_signals(&shared)?;
+        let server = Server { shared, events, workers, reread };
+        server.wait_until_ready()?;
+        info!(listen = %listen, workers = cpus.len(), "listening");
+        Ok(server)
+    }
+
+    pub fn listen(&self) -> SocketAddr {
+        self.shared.listen
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config()
+    }
+
+    fn wait_until_ready(&self) -> Result<(), StartError> {
+        for _ in &self.workers {
+            match self.events.recv_timeout(START_TIMEOUT) {
+                Ok(Event::Ready(Ok(()))) => {}
+                Ok(Event::Ready(Err(error))) => return Err(StartError::Worker(error)),
+                _ => return Err(StartError::Worker("a worker did not start".into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves until SIGTERM or SIGINT, then drains. True when every worker has ended by itself within `shutdown_timeout`.
+    pub fn run(mut self) -> bool {
+        loop {
+            match self.events.recv() {
+                Ok(Event::Reload(from)) => self.reload(from),
+                Ok(Event::Terminate) => break,
+                Ok(Event::WorkerEnded(worker)) => {
+                    error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
+                    return false;
+                }
+                Ok(Event::Ready(_)) => {}
+                Err(_) => return false,
+            }
+        }
+        self.drain()
+    }
+
+    fn drain(self) -> bool {
+        info!("draining: no new connections, clients are told to go elsewhere");
+        self.shared.draining.store(true, Ordering::Relaxed);
+        for mail in &self.shared.mail {
+            // A full box is emptied by its worker.
+            let mut drain = Mail::Drain;
+            while let Err(back) = mail.try_send(drain) {
+                drain = back;
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let over = Instant::now() + self.shared.config().shutdown_timeout;
+        let mut left = self.workers.len();
+        while left > 0 {
+            match self.events.recv_deadline(over) {
+                Ok(Event::WorkerEnded(_)) => left -= 1,
+                Ok(Event::Terminate) => {
+                    warn!("told twice: ending at once");
+                    return false;
+                }
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        self.workers.into_iter().for_each(|worker| drop(worker.join()));
+        info!("ended");
+        true
+    }
+
+    /// All or nothing: a configuration with an error changes nothing.
+    fn reload(&mut self, from: Option<(ShardId, u64)>) {
+        let outcome = (self.reread)().map(|new| {
+            let reload = self.shared.config().reload(new);
+            let config = Arc::new(reload.config);
+            *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
+            for mail in &self.shared.mail {
+                if mail.try_send(Mail::Reload(config.clone())).is_err() {
+                    warn!("a worker's mailbox is full: reload again");
+                }
+            }
+            said(&reload.changed, &reload.needs_restart)
+        });
+        match &outcome {
+            Ok(said) => info!("{said}"),
+            Err(errors) => error!("the configuration was not changed:\n{errors}"),
+        }
+        if let Some((worker, ticket)) = from {
+            let _ = self.shared.mail[usize::from(worker.0)].try_send(Mail::Reloaded { ticket, outcome });
+        }
+    }
+}
+
+fn said(changed: &[&str], needs_restart: &[&str]) -> String {
+    let mut said = match changed {
+        [] => String::from("configuration reread: nothing changed"),
+        changed => format!("configuration reread: changed {}", changed.join(", ")),
+    };
+    if !needs_restart.is_empty() {
+        said += &format!("; kept until a restart: {}", needs_restart.join(", "));
+    }
+    said
+}
+
+/// Must run before the first thread is started.
+pub fn block_signals() {
+    sys::block_signals(&SIGNALS);
+}
+
+fn wait_for_signals(shared: &Arc<Shared>) -> io::Result<()> {
+    let events = shared.events.clone();
+    let wait = move || {
+        loop {
+            let event = match sys::wait_signal(&SIGNALS) {
+                libc::SIGHUP => Event::Reload(None),
+                _ => Event::Terminate,
+            };
+            if events.send(event).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("rainbow-signals".into()).spawn(wait).map(drop)
+}
+
+fn start_workers(
+    shared: &Arc<Shared>,
+    receivers: Vec<MailReceiver<Mail>>,
+    resolver: &Resolver,
+    mode: Mode,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let config = shared.config();
+    let mut workers = Vec::new();
+    for (n, mail) in receivers.into_iter().enumerate() {
+        let start = Start {
+            id: ShardId(n as u16),
+            shared: shared.clone(),
+            mail,
+            resolver: resolver.clone(),
+            core: shared.cores[n],
+            listen: shared.listen,
+            admin_listen: config.admin_listen,
+            mode,
+        };
+        let name = format!("rainbow-{n}");
+        workers.push(thread::Builder::new().name(name).spawn(move || worker::run(start))?);
+    }
+    Ok(workers)
+}
+
+/// Per worker, the CPU to pin it to. More workers than CPUs share them in turn; workers are pinned only when CPUs were
+/// named, or when there is one worker per CPU.
+fn cpus(config: &Config) -> Result<Vec<Option<usize>>, StartError> {
+    let allowed = sys::allowed_cores();
+    if let Some(&core) = config.cores.iter().find(|core| !allowed.contains(core)) {
+        return Err(StartError::Core { core, allowed });
+    }
+    let chosen: Vec<usize> = if config.cores.is_empty() { allowed } else { config.cores.iter().copied().collect() };
+    let workers = if config.workers == 0 { chosen.len() } else { config.workers };
+    Ok((0..workers).map(|n| Some(chosen[n % chosen.len()])).collect())
+}
+
+/// The configured port, or without one the first free of 1984–2003.
+fn find_address(config: &Config) -> Result<SocketAddr, StartError> {
+    if let Some(port) = config.http_port {
+        let address = SocketAddr::new(config.listen, port);
+        return probe(address).map_err(|error| StartError::Listen { key: "http_port", address, error });
+    }
+    let ports = Config::AUTO_PORTS;
+    let free = ports.clone().find_map(|port| probe(SocketAddr::new(config.listen, port)).ok());
+    free.ok_or(StartError::NoPort { first: *ports.start(), last: *ports.end() })
+}
+
+/// Fails when somebody listens there already, which SO_REUSEPORT alone would not notice. Port 0 becomes a free one.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let probe: TcpListener = sys::listen(address, false)?;
+    probe.local_addr()
+}
+
+const SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+const EVENTS_MAX: usize = 1024;
+const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -43,6 +43,10 @@ impl Asks {
         self.slots.borrow().len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.slots.borrow().is_empty()
+    }
+
     /// `None` when too many questions are waiting.
     pub fn open(&self) -> Option<Ask<'_>> {
         let mut slots = self.slots.borrow_mut();

@@ -30,7 +30,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
 pub struct Core {
     pub id: ShardId,
@@ -41,6 +41,8 @@ pub struct Core {
     pub asks: Asks,
     pub connects: Connects,
     pub turn: Notify,
+    /// Told at the end of every turn, for the mail task.
+    pub turn_ended: Notify,
     /// The earliest deadline has become earlier than the one the timer task sleeps for.
     pub sooner: Notify,
     pub armed: Cell<Tick>,
@@ -52,9 +54,7 @@ pub struct Core {
     pool: OnceCell<Pool>,
     /// Mail that a full box did not take; bounded by the questions that are open.
     unsent: RefCell<VecDeque<(ShardId, Mail)>>,
-    /// Answers to /updateconfig/ that a task waits for.
-    pub reloads: RefCell<Vec<(u64, Result<String, String>)>>,
-    pub reloaded: Notify,
+    pub reloads: Reloads,
     scratch: RefCell<Vec<u8>>,
 }
 
@@ -75,6 +75,7 @@ impl Core {
             asks: Asks::new(id, rules.config.calls_max),
             connects: Connects::default(),
             turn: Notify::default(),
+            turn_ended: Notify::default(),
             sooner: Notify::default(),
             armed: Cell::new(Tick::NEVER),
             mail,
@@ -83,8 +84,7 @@ impl Core {
             rules: RefCell::new(Rc::new(rules)),
             pool: OnceCell::new(),
             unsent: RefCell::default(),
-            reloads: RefCell::default(),
-            reloaded: Notify::default(),
+            reloads: Reloads::default(),
             scratch: RefCell::default(),
             shared,
         }))
@@ -229,10 +229,7 @@ impl Core {
             Mail::Query { ticket, query } => self.handle(Input::Query { ticket, query }),
             Mail::Reply { ticket, reply } => self.asks.resolve(ticket, reply),
             Mail::Reload(config) => self.reload(config),
-            Mail::Reloaded { ticket, outcome } => {
-                self.reloads.borrow_mut().push((ticket, outcome));
-                self.reloaded.notify();
-            }
+            Mail::Reloaded { ticket, outcome } => self.reloads.tell(ticket, outcome),
             Mail::Drain => self.drain.notify(),
         }
     }
@@ -396,9 +393,16 @@ impl Core {
     /// Everything that is due.
     pub fn on_time(&self) {
         let now = self.clock.now();
+        self.shared.beats[usize::from(self.id.0)].store(now.0, std::sync::atomic::Ordering::Relaxed);
         self.shard.borrow_mut().handle(Input::Tick, now);
         self.deadlines.poll(now);
         self.pool().poll_timers(now);
+        self.turn.notify();
+    }
+
+    /// Some sockets take bytes again.
+    pub fn on_writable(&self) {
+        self.lines.take_writable(&mut self.shard.borrow_mut());
         self.turn.notify();
     }
 
@@ -416,8 +420,31 @@ impl Core {
         self.shard.borrow().is_empty()
     }
 
-    pub fn log_drained(&self) {
-        info!(worker = self.id.0, "drained");
+}
+
+/// Calls of /updateconfig/ that wait for the main thread.
+#[derive(Default)]
+pub struct Reloads {
+    outcomes: RefCell<Vec<(u64, Result<String, String>)>>,
+    told: Notify,
+}
+
+impl Reloads {
+    /// The outcome of the reload asked for under this ticket.
+    pub async fn wait(&self, ticket: u64) -> Result<String, String> {
+        loop {
+            let mut outcomes = self.outcomes.borrow_mut();
+            if let Some(at) = outcomes.iter().position(|(whose, _)| *whose == ticket) {
+                return outcomes.swap_remove(at).1;
+            }
+            drop(outcomes);
+            self.told.notified().await;
+        }
+    }
+
+    fn tell(&self, ticket: u64, outcome: Result<String, String>) {
+        self.outcomes.borrow_mut().push((ticket, outcome));
+        self.told.notify();
     }
 }
 

@@ -19,6 +19,15 @@ pub struct Deadlines {
 struct Watched {
     fd: RawFd,
     expired: Rc<Cell<bool>>,
+    /// What is waited for is a write: only the end of both directions ends that.
+    writing: bool,
+}
+
+impl Watched {
+    fn expire(&self) {
+        self.expired.set(true);
+        if self.writing { sys::shutdown(self.fd) } else { sys::shutdown_read(self.fd) }
+    }
 }
 
 /// One socket's deadline; dropping it disarms it, and must come before the socket is closed.
@@ -35,28 +44,18 @@ impl Deadlines {
 
     pub fn watch(self: &Rc<Deadlines>, fd: RawFd) -> Watch {
         let expired = Rc::new(Cell::new(false));
-        let index = self.watched.borrow_mut().insert(Watched { fd, expired: expired.clone() });
+        let index = self.watched.borrow_mut().insert(Watched { fd, expired: expired.clone(), writing: false });
         Watch { deadlines: self.clone(), index, expired }
     }
 
     pub fn poll(&self, now: Tick) {
         while let Some(index) = self.poll_one(now) {
-            let watched = self.watched.borrow();
-            watched[index].expired.set(true);
-            sys::shutdown_read(watched[index].fd);
+            self.watched.borrow()[index].expire();
         }
     }
 
     pub fn next_poll(&self) -> Option<Tick> {
         self.wheel.borrow().next_poll()
-    }
-
-    /// Ends all that are being read, as if their time were over: the worker stops.
-    pub fn expire_all(&self) {
-        for (_, watched) in self.watched.borrow().iter() {
-            watched.expired.set(true);
-            sys::shutdown_read(watched.fd);
-        }
     }
 
     fn poll_one(&self, now: Tick) -> Option<usize> {
@@ -67,6 +66,15 @@ impl Deadlines {
 impl Watch {
     pub fn set(&self, deadline: Tick) {
         self.deadlines.wheel.borrow_mut().arm(self.index as u32, deadline);
+    }
+
+    /// For the time in which the peer has to take what we write.
+    pub fn set_writing(&self, deadline: Option<Tick>) {
+        self.deadlines.watched.borrow_mut()[self.index].writing = deadline.is_some();
+        match deadline {
+            Some(deadline) => self.set(deadline),
+            None => self.clear(),
+        }
     }
 
     pub fn clear(&self) {

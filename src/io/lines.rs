@@ -163,13 +163,6 @@ impl Lines {
         }
     }
 
-    /// Forgets a resume that came before the session task went to wait.
-    pub fn reads_on(&self, key: ConnKey) {
-        if !self.paused.borrow().is_empty() {
-            self.paused.borrow_mut().remove(&key.index);
-        }
-    }
-
     fn line(&self, index: u32) -> Line {
         self.lines.borrow().get(index as usize).copied().unwrap_or(Line::EMPTY)
     }

@@ -40,13 +40,29 @@ impl<T> MailSender<T> {
     pub fn try_send(&self, item: T) -> Result<(), T> {
         match self.sender.try_send(item) {
             Ok(()) => {
-                if self.bell.asleep.wake() {
-                    sys::eventfd_ring(self.bell.eventfd.as_raw_fd());
-                }
+                self.ring();
                 Ok(())
             }
             Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => Err(item),
         }
+    }
+}
+
+impl<T> MailSender<T> {
+    /// Wakes the receiver without mail: there is news elsewhere.
+    pub fn ring(&self) {
+        if self.bell.asleep.wake() {
+            sys::eventfd_ring(self.bell.eventfd.as_raw_fd());
+        }
+    }
+
+    /// Messages that wait.
+    pub fn len(&self) -> usize {
+        self.sender.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sender.is_empty()
     }
 }
 

@@ -1,8 +1,26 @@
 //! The outside world. The only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
+//!
+//! ```text
+//! accept ─► serve (HTTP) ─► upgrade ─► session ─► core ─► shard
+//!              └─► calls ──────────────────────────┘  └─► backend (pool), lines (writes), mailbox (other workers)
+//! ```
 
+pub mod asks;
 pub mod backend;
+pub mod calls;
 pub mod clock;
+pub mod core;
+pub mod deadlines;
+pub mod figures;
+pub mod lines;
 pub mod mailbox;
+pub mod notify;
 pub mod resolve;
+pub mod response;
+pub mod rules;
+pub mod serve;
+pub mod session;
+pub mod shared;
 pub mod socket;
 pub mod sys;
+pub mod upgrade;

@@ -299,11 +299,9 @@ impl Connection {
                 Ok(sent) => bytes = &bytes[sent..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.watch.set(self.core.clock.now() + WRITE_TIMEOUT_MS);
+                    self.watch.set_writing(Some(self.core.clock.now() + WRITE_TIMEOUT_MS));
                     self.socket.writable().await;
-                    if self.watch.expired() {
-                        return;
-                    }
+                    self.watch.set_writing(None);
                 }
                 Err(_) => return,
             }

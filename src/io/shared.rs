@@ -2,7 +2,6 @@
 
 use super::backend::BackendStats;
 use super::mailbox::MailSender;
-use super::sys;
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
 use crate::config::Config;
@@ -23,18 +22,25 @@ pub struct Shared {
     pub config: Mutex<Arc<Config>>,
     /// Set by the first SIGTERM: nobody new comes in.
     pub draining: AtomicBool,
-    /// Asks the main thread to reread the configuration; it answers over the sender.
-    pub reload: crossbeam_channel::Sender<ReloadRequest>,
+    /// To the main thread.
+    pub events: crossbeam_channel::Sender<Event>,
+    /// Per worker, when its timer task last ran.
+    pub beats: Vec<AtomicU64>,
     pub listen: SocketAddr,
     /// Per worker, the CPU it is pinned to.
     pub cores: Vec<Option<usize>>,
     pub started: Tick,
 }
 
-/// Whoever asks gets the text that /updateconfig/ answers, as a notice to its own worker.
-pub struct ReloadRequest {
-    pub from: ShardId,
-    pub ticket: u64,
+/// What the main thread waits for.
+pub enum Event {
+    /// Reread the configuration; a worker that asks is told the outcome by `Mail::Reloaded`.
+    Reload(Option<(ShardId, u64)>),
+    /// SIGTERM or SIGINT.
+    Terminate,
+    /// A worker listens, or could not.
+    Ready(Result<(), String>),
+    WorkerEnded(ShardId),
 }
 
 /// What one worker sends to another.
@@ -43,7 +49,7 @@ pub enum Mail {
     Reply { ticket: Ticket, reply: Reply },
     /// A new configuration is in force.
     Reload(Arc<Config>),
-    /// The answer to a `ReloadRequest`.
+    /// The outcome of `Event::Reload`.
     Reloaded { ticket: u64, outcome: Result<String, String> },
     /// Close everything at a pace, then end.
     Drain,
@@ -111,8 +117,10 @@ impl Shared {
         now.since_ms(self.started) / 1000
     }
 
-    pub fn memory_bytes(&self) -> u64 {
-        sys::resident_bytes()
+    /// A worker that has stopped turning; `None` when all turn.
+    pub fn stuck_worker(&self, now: Tick) -> Option<ShardId> {
+        let stuck = |beat: &AtomicU64| now.since_ms(Tick(beat.load(Ordering::Relaxed))) > STUCK_MS;
+        self.beats.iter().position(stuck).map(|worker| ShardId(worker as u16))
     }
 }
 
@@ -150,6 +158,8 @@ fn bucket(channel: u64) -> usize {
     (channel >> 48) as usize % BUCKETS
 }
 
+/// A worker's timer task runs once a second at least.
+const STUCK_MS: u64 = 5_000;
 const BUCKETS: usize = 1 << 16;
 
 #[cfg(test)]

@@ -138,6 +138,32 @@ pub fn epoll_take(epoll: RawFd, events: &mut [libc::epoll_event]) -> usize {
     count.max(0) as usize
 }
 
+/// Keeps these signals for `wait_signal`. Before any thread is started: threads inherit it.
+pub fn block_signals(signals: &[i32]) {
+    // SAFETY: the set is plain memory that outlives the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &signal_set(signals), std::ptr::null_mut()) };
+}
+
+/// Waits for one of these signals.
+pub fn wait_signal(signals: &[i32]) -> i32 {
+    let mut signal = 0;
+    // SAFETY: the set and the number are plain memory that outlives the call.
+    unsafe { libc::sigwait(&signal_set(signals), &mut signal) };
+    signal
+}
+
+fn signal_set(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: sigemptyset makes the set; sigaddset is given valid numbers.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        signals.iter().for_each(|&signal| {
+            libc::sigaddset(&mut set, signal);
+        });
+        set
+    }
+}
+
 /// Bytes of memory that the process holds.
 pub fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

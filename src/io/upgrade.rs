@@ -12,7 +12,7 @@ use crate::base::id::{ConnKey, Identity};
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::backend::{Actions, ConnectAnswer};
 use crate::shard::{Input, Mode};
-use crate::wire::http1::{BodyFraming, RequestHead, query_get};
+use crate::wire::http1::{BodyFraming, RequestHead};
 use crate::wire::ws::handshake::{self, Upgrade};
 use sha2::{Digest, Sha256};
 use slab::Slab;
@@ -255,11 +255,6 @@ impl Connects {
             waker.wake();
         }
     }
-}
-
-/// The value of a query parameter, for the pages that people open.
-pub fn parameter<'q>(query: &'q str, name: &str) -> Option<std::borrow::Cow<'q, str>> {
-    query_get(query, name)
 }
 
 /// Headers of the client that are for us, not for the backend: hop-by-hop ones, those of the upgrade, and those that are

@@ -1,0 +1,253 @@
+//! Calls carried out: who may make them, what they ask of the shards, how they are answered.
+
+use super::core::{Core, Send};
+use super::figures;
+use super::response::{Response, plain};
+use super::shared::Event;
+use super::{clock, upgrade};
+use crate::base::id::ShardId;
+use crate::policy::api::{self, Access, Call, Refusal, Route, Whom};
+use crate::shard::{Query, Reply};
+use crate::wire::http1::{RequestHead, query_get, query_pairs};
+use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// Whether the request may be made, as far as its head tells.
+pub enum Pass {
+    Granted,
+    /// Signed by Standard Webhooks: the body decides.
+    Webhook {
+        id: String,
+        timestamp: String,
+        signatures: String,
+    },
+    Refused(String),
+}
+
+/// Decided from the head alone, before a body is read.
+pub fn pass(core: &Core, route: Route, head: &RequestHead<'_>, peer: IpAddr) -> Pass {
+    let rules = core.rules();
+    // What a proxy on this machine hands on does not come from this machine.
+    let proxied = head.headers.get("x-forwarded-for").is_some() || head.headers.get("forwarded").is_some();
+    let here = peer.to_canonical().is_loopback() && !proxied;
+    match route.access() {
+        Access::Anyone => return Pass::Granted,
+        Access::Viewer if here || has_admin_token(&rules.config.admin_token, head) => return Pass::Granted,
+        Access::Operator if here => return Pass::Granted,
+        // Nothing is configured to sign with: for trying it out on one machine.
+        Access::Signed if rules.is_keyless() && here => return Pass::Granted,
+        _ => {}
+    }
+    let text = |name: &str| head.headers.get_text(name).map(String::from);
+    if let (Some(id), Some(timestamp), Some(signatures)) =
+        (text(sign::WEBHOOK_ID), text(sign::WEBHOOK_TIMESTAMP), text(sign::WEBHOOK_SIGNATURE))
+    {
+        return Pass::Webhook { id, timestamp, signatures };
+    }
+    if !rules.accepts_2014() {
+        let why = if rules.is_keyless() { "no token or secret is configured" } else { "webhook signature missing" };
+        return Pass::Refused(why.into());
+    }
+    let window = rules.config.signature_window.as_secs();
+    match verify_query(&rules.config.security_token, head.query, window) {
+        Ok(()) => Pass::Granted,
+        Err(error) => Pass::Refused(error.to_string()),
+    }
+}
+
+fn verify_query(token: &str, query: &str, window_s: u64) -> Result<(), SignError> {
+    let (mut timestamp, mut nonce, mut signature) = (None, None, None);
+    for (name, value) in query_pairs(query) {
+        match &*name {
+            "timestamp" => timestamp = timestamp.or(Some(value)),
+            "nonce" => nonce = nonce.or(Some(value)),
+            "signature" => signature = signature.or(Some(value)),
+            _ => {}
+        }
+    }
+    let missing = |field| SignError::Missing { field };
+    let signed = Signed2014 {
+        timestamp: timestamp.as_deref().ok_or(missing("timestamp"))?,
+        nonce: nonce.as_deref().ok_or(missing("nonce"))?,
+        signature: signature.as_deref().ok_or(missing("signature"))?,
+    };
+    sign::verify_2014(token, signed, clock::unix_s(), window_s)
+}
+
+fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
+    if token.is_empty() {
+        return false;
+    }
+    let bearer = head.headers.get_text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let given = bearer.map(Cow::Borrowed).or_else(|| query_get(head.query, "token"));
+    given.is_some_and(|given| bool::from(given.as_bytes().ct_eq(token.as_bytes())))
+}
+
+/// The answer to a call that may not be made.
+pub fn refused(route: Route, why: &str) -> Response {
+    match route.access() {
+        // 2014's way: HTTP 200, and the status in the body.
+        Access::Signed => refusal(200, why),
+        _ => refusal(401, why),
+    }
+}
+
+fn refusal(status: u16, why: &str) -> Response {
+    let mut body = Vec::with_capacity(64);
+    api::write_refusal(&mut body, why);
+    Response::new(status, "application/json", body)
+}
+
+/// Carries out a call whose body is whole.
+pub async fn run(core: &Rc<Core>, route: Route, pass: &Pass, query: &str, body: &[u8]) -> Response {
+    if let Pass::Webhook { id, timestamp, signatures } = pass {
+        let rules = core.rules();
+        let signed = SignedWebhook { id, timestamp, signatures };
+        let window = rules.config.signature_window.as_secs();
+        if let Err(error) = sign::verify_webhook(&rules.webhook_keys, signed, body, clock::unix_s(), window) {
+            core.count(|counters| &counters.signatures_refused);
+            return refused(route, &error.to_string());
+        }
+    }
+    match route {
+        Route::Connect => unreachable!("an upgrade is no call"),
+        Route::Hello | Route::Live => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
+        Route::Ready if core.shared.is_draining() => plain(503, "going away"),
+        Route::Ready if core.shared.stuck_worker(clock::monotonic()).is_some() => plain(503, "a worker is stuck"),
+        Route::Ready => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
+        Route::ServerInfo => Response::new(200, "text/html; charset=utf-8", &include_bytes!("serverinfo.html")[..]),
+        Route::Info => figures::info(core).await,
+        Route::Metrics => figures::metrics(core).await,
+        Route::Channel => channel(core, query).await,
+        Route::UpdateConfig => update_config(core).await,
+        Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => {
+            match call(core, route, query, body).await {
+                Ok(response) => {
+                    core.count(|counters| &counters.calls);
+                    response
+                }
+                Err(why) => {
+                    core.count(|counters| &counters.calls_refused);
+                    refusal(why.status(), &why.to_string())
+                }
+            }
+        }
+    }
+}
+
+async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8]) -> Result<Response, Refusal> {
+    let reply = match api::read_call(route, query, body, core.rules().timeouts)? {
+        Call::Send { channels, message_type, qos, timeout } => {
+            core.send(&channels, Send { qos, message_type, body, timeout }).await
+        }
+        Call::Subscribe { identity, channel, occupy } => {
+            let owner = owner(core, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
+            let channel: Arc<str> = channel.into();
+            if occupy {
+                let exists = core.ask(owner.into_iter(), Query::Exists { identity }).await;
+                if exists == Some(Reply::Done { connections: 0 }) {
+                    return Err(Refusal::NoSuchConnection);
+                }
+                let evict = Query::Evict { channel: channel.clone(), keep: identity };
+                core.ask(core.shared.workers(), evict).await;
+            }
+            match core.ask(owner.into_iter(), Query::Subscribe { identity, channel }).await {
+                Some(Reply::Done { connections: 0 }) => return Err(Refusal::NoSuchConnection),
+                other => other,
+            }
+        }
+        Call::Unsubscribe { identity, channel } => {
+            if let Some((identity, owner)) = identity.and_then(|id| Some((id, owner(core, id.key().shard)?))) {
+                core.ask(owner.into_iter(), Query::Unsubscribe { identity, channel: channel.into() }).await;
+            }
+            Some(Reply::Done { connections: 0 })
+        }
+        Call::Kick { whom: Whom::Identity(identity), code, reason } => {
+            let owner = owner(core, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
+            match core.ask(owner.into_iter(), Query::Kick { identity, code, reason: reason.into() }).await {
+                Some(Reply::Done { connections: 0 }) => return Err(Refusal::NoSuchConnection),
+                other => other,
+            }
+        }
+        Call::Kick { whom: Whom::Channel(channel), code, reason } => {
+            let query = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
+            core.ask(core.shared.workers(), query).await
+        }
+    };
+    Ok(answer(route, reply))
+}
+
+/// The one shard that a name can belong to, if it is one of ours.
+fn owner(core: &Core, shard: ShardId) -> Option<Option<ShardId>> {
+    (usize::from(shard.0) < core.shared.mail.len()).then_some(Some(shard))
+}
+
+fn answer(route: Route, reply: Option<Reply>) -> Response {
+    let mut body = Vec::with_capacity(64);
+    match reply {
+        Some(Reply::Sent { connections, data }) => api::write_sent(&mut body, connections, &data),
+        Some(Reply::Done { connections }) if route == Route::Kick => {
+            body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());
+        }
+        Some(Reply::Done { .. }) => body.extend_from_slice(b"{\"status\":0}"),
+        Some(Reply::Refused(why)) => return refusal(200, why),
+        None => {
+            let mut response = refusal(503, "too many calls are waiting");
+            response.headers = upgrade::retry_later(503, "").headers;
+            return response;
+        }
+        Some(other) => {
+            debug_assert!(false, "not the reply to a call: {other:?}");
+            return refusal(500, "internal error");
+        }
+    }
+    Response::json(body)
+}
+
+/// `channel=` how many and who, paged by `offset` and `limit`; without it the largest channels.
+async fn channel(core: &Rc<Core>, query: &str) -> Response {
+    let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
+    let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
+    let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
+        let largest = figures::largest(core, limit.max(1)).await;
+        let channels: Vec<_> =
+            largest.iter().map(|(name, members)| serde_json::json!({"channel": name, "connections": members})).collect();
+        return Response::json(serde_json::json!({"status": 0, "channels": channels}).to_string().into_bytes());
+    };
+    let name: Arc<str> = (*channel).into();
+    let (mut total, mut identities) = (0, Vec::new());
+    // Shard after shard, so that an offset means the same on every page.
+    for shard in core.shared.workers() {
+        let skip = offset.saturating_sub(total);
+        let query = Query::Members { channel: name.clone(), offset: skip, limit: limit - identities.len() };
+        if let Some(Reply::Members { total: here, identities: some }) = core.ask(std::iter::once(shard), query).await {
+            total += here;
+            identities.extend(some.iter().map(ToString::to_string));
+        }
+    }
+    let body = serde_json::json!({
+        "status": 0, "channel": &*channel, "connections": total,
+        "offset": offset, "limit": limit, "identities": identities,
+    });
+    Response::json(body.to_string().into_bytes())
+}
+
+/// Asks the main thread to reread the file; the answer says what changed and what wants a restart.
+async fn update_config(core: &Rc<Core>) -> Response {
+    let ticket = clock::monotonic_us();
+    if core.shared.events.try_send(Event::Reload(Some((core.id, ticket)))).is_err() {
+        return refusal(503, "a reload is under way");
+    }
+    let outcome = core.reloads.wait(ticket).await;
+    match outcome {
+        Ok(said) => Response::json(serde_json::json!({"status": 0, "msg": said}).to_string().into_bytes()),
+        Err(why) => refusal(200, &why),
+    }
+}
+
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 10_000;
