@@ -5,6 +5,7 @@ use rainbow::config::{Config, Loaded, process_env};
 use rainbow::demo::{self, DemoConfig};
 use rainbow::server::{self, Server};
 use rainbow::shard::Mode;
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -172,7 +173,10 @@ fn echo(port: Option<u16>) -> ExitCode {
 
 fn run_demo(port: Option<u16>) -> ExitCode {
     server::block_signals();
-    let token = demo::token();
+    let token = match random_token() {
+        Ok(token) => token,
+        Err(error) => return fail(&format!("demo: /dev/urandom: {error}")),
+    };
     // The business server comes first: its address belongs in the server's configuration.
     let rainbow_port = match port.map_or_else(free_port, Ok) {
         Ok(port) => port,
@@ -209,14 +213,23 @@ fn run_demo(port: Option<u16>) -> ExitCode {
 }
 
 fn free_port() -> std::io::Result<u16> {
-    let free = |port: u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|probe| probe.local_addr());
-    let first = Config::AUTO_PORTS.find_map(|port| free(port).ok());
+    let free =
+        |port: u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|probe| probe.local_addr());
+    let first = Config::AUTO_PORTS.into_iter().find_map(|port| free(port).ok());
     first.map_or_else(|| free(0), Ok).map(|address| address.port())
+}
+
+/// Known to this run's two halves only.
+fn random_token() -> std::io::Result<String> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn print_welcome(server: &Server) {
     let address = server.listen();
-    let host = if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
+    let host =
+        if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
     let config = server.config();
     println!("\n  Rainbow {} listens on {address}.", env!("CARGO_PKG_VERSION"));
     println!("  Clients:     ws://{host}/connect/?X-DEVICEID=me&X-CLIENT-OS=terminal");

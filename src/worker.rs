@@ -68,7 +68,8 @@ fn serve_until_drained(start: Start) -> io::Result<()> {
         let rules = Rules::new(shared.config(), mode);
         let core = Core::new(id, shared, rules, mail)?;
         core.set_pool(new_pool(&core, resolver));
-        let listeners: Vec<RawFd> = [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
+        let listeners: Vec<RawFd> =
+            [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
         let side = if admin.is_some() { Side::Public } else { Side::Whole };
         monoio::spawn(accept(core.clone(), TcpListener::from_std(listener)?, side));
         if let Some(admin) = admin {
@@ -82,7 +83,7 @@ fn serve_until_drained(start: Start) -> io::Result<()> {
                 // The bell may have been the resolver's.
                 mail.pool().poll_timers(mail.clock.now());
                 mail.turn.notify();
-                mail.turn_ended.notified().await;
+                mail.mail_taken.notified().await;
             }
         });
         let writable = core.clone();
@@ -109,10 +110,7 @@ fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
         options: Options::of(&core.shared.config()),
         stats: core.shared.backend[id].clone(),
         resolver,
-        clock: backend::Clock {
-            monotonic_us: Box::new(clock::monotonic_us),
-            unix_s: Box::new(clock::unix_s),
-        },
+        clock: backend::Clock { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
         seed: clock::unix_ns() as u64 ^ (id as u64) << 48,
         sink: Rc::new(move |done| {
             if let Some(core) = sink_core.upgrade() {
@@ -157,7 +155,8 @@ async fn turn(core: Rc<Core>) {
         if core.end_turn() {
             core.turn.notify();
         }
-        core.turn_ended.notify();
+        core.mail_taken.notify();
+        core.time_turned.notify();
     }
 }
 
@@ -171,7 +170,7 @@ async fn keep_time(core: Rc<Core>) {
         if nap.is_zero() {
             core.on_time();
             // Let what is ready run in between: a deadline of "at once" must not starve the ring.
-            core.turn_ended.notified().await;
+            core.time_turned.notified().await;
             continue;
         }
         monoio::select! {

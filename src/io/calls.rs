@@ -214,8 +214,10 @@ async fn channel(core: &Rc<Core>, query: &str) -> Response {
     let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
     let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
         let largest = figures::largest(core, limit.max(1)).await;
-        let channels: Vec<_> =
-            largest.iter().map(|(name, members)| serde_json::json!({"channel": name, "connections": members})).collect();
+        let channels: Vec<_> = largest
+            .iter()
+            .map(|(name, members)| serde_json::json!({"channel": name, "connections": members}))
+            .collect();
         return Response::json(serde_json::json!({"status": 0, "channels": channels}).to_string().into_bytes());
     };
     let name: Arc<str> = (*channel).into();

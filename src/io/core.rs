@@ -41,8 +41,9 @@ pub struct Core {
     pub asks: Asks,
     pub connects: Connects,
     pub turn: Notify,
-    /// Told at the end of every turn, for the mail task.
-    pub turn_ended: Notify,
+    /// Told at the end of every turn: once for the task that waits for mail, once for the one that keeps time.
+    pub mail_taken: Notify,
+    pub time_turned: Notify,
     /// The earliest deadline has become earlier than the one the timer task sleeps for.
     pub sooner: Notify,
     pub armed: Cell<Tick>,
@@ -59,12 +60,7 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(
-        id: ShardId,
-        shared: Arc<Shared>,
-        rules: Rules,
-        mail: MailReceiver<Mail>,
-    ) -> std::io::Result<Rc<Core>> {
+    pub fn new(id: ShardId, shared: Arc<Shared>, rules: Rules, mail: MailReceiver<Mail>) -> std::io::Result<Rc<Core>> {
         let now = clock::monotonic();
         let shard = Shard::new(id, rules.settings(), now);
         Ok(Rc::new(Core {
@@ -75,7 +71,8 @@ impl Core {
             asks: Asks::new(id, rules.config.calls_max),
             connects: Connects::default(),
             turn: Notify::default(),
-            turn_ended: Notify::default(),
+            mail_taken: Notify::default(),
+            time_turned: Notify::default(),
             sooner: Notify::default(),
             armed: Cell::new(Tick::NEVER),
             mail,
@@ -172,10 +169,7 @@ impl Core {
                 ask.expect_one();
                 if shard == self.id {
                     let mut here = self.shard.borrow_mut();
-                    here.handle(
-                        Input::Send { ticket: ask.ticket(), channel, message: message.clone(), deadline },
-                        now,
-                    );
+                    here.handle(Input::Send { ticket: ask.ticket(), channel, message: message.clone(), deadline }, now);
                 } else {
                     let name: &Arc<str> = elsewhere.get_or_insert_with(|| Arc::from(&**channel));
                     let query = Query::Send { channel: name.clone(), message: message.clone(), deadline };
@@ -419,7 +413,6 @@ impl Core {
     pub fn is_empty(&self) -> bool {
         self.shard.borrow().is_empty()
     }
-
 }
 
 /// Calls of /updateconfig/ that wait for the main thread.

@@ -188,9 +188,7 @@ pub async fn metrics(core: &Rc<Core>) -> Response {
     registry.register_collector(Box::new(Collected { counters: counters.collect(), gauges }));
     let mut body = String::new();
     match text::encode(&mut body, &registry) {
-        Ok(()) => {
-            Response::new(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", body.into_bytes())
-        }
+        Ok(()) => Response::new(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", body.into_bytes()),
         Err(_) => plain(500, "the metrics cannot be written"),
     }
 }

@@ -45,12 +45,21 @@ pub enum Event {
 
 /// What one worker sends to another.
 pub enum Mail {
-    Query { ticket: Ticket, query: Query },
-    Reply { ticket: Ticket, reply: Reply },
+    Query {
+        ticket: Ticket,
+        query: Query,
+    },
+    Reply {
+        ticket: Ticket,
+        reply: Reply,
+    },
     /// A new configuration is in force.
     Reload(Arc<Config>),
     /// The outcome of `Event::Reload`.
-    Reloaded { ticket: u64, outcome: Result<String, String> },
+    Reloaded {
+        ticket: u64,
+        outcome: Result<String, String>,
+    },
     /// Close everything at a pace, then end.
     Drain,
 }

@@ -118,7 +118,8 @@ fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[
     for (name, value) in head.headers.iter() {
         let loose = name.replace('_', "-").to_ascii_lowercase();
         let named_by_connection = || head.headers.has_token("connection", name);
-        let stays = NOT_FORWARDED.contains(&&*loose) || loose.starts_with("sec-websocket-") || loose.starts_with("rainbow");
+        let stays =
+            NOT_FORWARDED.contains(&&*loose) || loose.starts_with("sec-websocket-") || loose.starts_with("rainbow");
         if !stays && !named_by_connection() {
             line(name, value);
         }
@@ -129,12 +130,7 @@ fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[
 }
 
 /// Asks the backend and, when it agrees, becomes the client's session. Otherwise the socket comes back with what to answer.
-pub async fn connect(
-    core: Rc<Core>,
-    socket: Socket,
-    plan: Plan,
-    early: Vec<u8>,
-) -> Result<(), (Socket, Response)> {
+pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>) -> Result<(), (Socket, Response)> {
     let Plan { response, digest, query, headers, place } = plan;
     let (key, identity) = core.reserve(digest, socket.fd());
     let rules = core.rules();

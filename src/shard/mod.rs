@@ -153,6 +153,13 @@ pub enum Input<'a> {
         ticket: Ticket,
         query: Query,
     },
+    /// `Query::Send` without owning the channel's name.
+    Send {
+        ticket: Ticket,
+        channel: &'a str,
+        message: Message,
+        deadline: Tick,
+    },
     Close {
         key: ConnKey,
         code: CloseCode,
