@@ -78,8 +78,8 @@ pub fn verify_2014(token: &str, signed: Signed2014<'_>, now_s: u64, window_s: u6
         return Err(SignError::NoKey);
     }
     check_window(signed.timestamp, now_s, window_s)?;
-    // Where one string ends and the next begins is not part of what is signed, so the nonce must not be able to hold the
-    // token's letters. "A number" was never said more precisely: fractions and signs are let pass.
+    // Where one string ends and the next begins is not part of what is signed, so the nonce must not be able to hold
+    // the token's letters. "A number" was never said more precisely: fractions and signs are let pass.
     let is_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
     if signed.nonce.is_empty() || signed.nonce.len() > NONCE_BYTES_MAX || !signed.nonce.bytes().all(is_number) {
         return Err(SignError::NonceMalformed);
@@ -120,8 +120,8 @@ impl fmt::Debug for WebhookKey {
     }
 }
 
-/// The value of `webhook-signature`: one `v1,<base64>` per key, separated by blanks. `timestamp_s` is sent along as decimal
-/// digits in `webhook-timestamp`, `id` in `webhook-id`: printable ASCII without full stops.
+/// The value of `webhook-signature`: one `v1,<base64>` per key, separated by blanks. `timestamp_s` is sent along as
+/// decimal digits in `webhook-timestamp`, `id` in `webhook-id`: printable ASCII without full stops.
 pub fn sign_webhook(keys: &[WebhookKey], id: &str, timestamp_s: u64, body: &[u8]) -> String {
     debug_assert!(is_webhook_id(id), "a receiver would refuse this id");
     let timestamp = timestamp_s.to_string();
@@ -141,7 +141,8 @@ pub struct SignedWebhook<'a> {
     pub signatures: &'a str,
 }
 
-/// Whether any of the signatures is by any of the keys. `body` is the request body, byte for byte; `now_s` is Unix time.
+/// Whether any of the signatures is by any of the keys. `body` is the request body, byte for byte; `now_s` is Unix
+/// time.
 pub fn verify_webhook(
     keys: &[WebhookKey],
     signed: SignedWebhook<'_>,

@@ -1,8 +1,9 @@
 //! Takes the framing off a body while it arrives: by length, chunked, or until the connection closes.
 //!
-//! The decoder holds a few numbers and no bytes; what it yields goes to the caller's buffer. It grows that buffer by what has
-//! arrived and never by what was declared, and stops at the limit it was given. Chunks are read strictly (RFC 9112, section
-//! 7.1): what is sloppy here is a smuggled request elsewhere. Called by the control API and the client of the business server.
+//! The decoder holds a few numbers and no bytes; what it yields goes to the caller's buffer. It grows that buffer by
+//! what has arrived and never by what was declared, and stops at the limit it was given. Chunks are read strictly (RFC
+//! 9112, section 7.1): what is sloppy here is a smuggled request elsewhere. Called by the control API and the client of
+//! the business server.
 
 use super::head::BodyFraming;
 
@@ -91,7 +92,8 @@ impl BodyDecoder {
         Ok(BodyDecoder { at, max, received: 0, owed, overhead: 0 })
     }
 
-    /// Takes what it can from `input` and appends the body's bytes to `out`. Call again with what comes after `consumed`.
+    /// Takes what it can from `input` and appends the body's bytes to `out`. Call again with what comes after
+    /// `consumed`.
     pub fn advance(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, BodyError> {
         let mut consumed = 0;
         while self.at != At::Done && consumed < input.len() {

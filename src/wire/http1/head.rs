@@ -1,8 +1,9 @@
 //! Heads of requests and responses, read in place: start line, headers, and how the body is framed.
 //!
 //! `parse` takes exactly the bytes that `HeadScanner` measured, and refuses what two implementations could read in two
-//! ways (RFC 9112, sections 3.2, 6.1 and 6.3; RFC 9110, section 8.6): it never repairs. Nothing is allocated and nothing is
-//! copied. Called by the upgrade and the control API (requests) and by the client of the business server (responses).
+//! ways (RFC 9112, sections 3.2, 6.1 and 6.3; RFC 9110, section 8.6): it never repairs. Nothing is allocated and
+//! nothing is copied. Called by the upgrade and the control API (requests) and by the client of the business server
+//! (responses).
 
 use super::scan::{HeadError, HeadLimits, HeadScanner};
 use httparse::Header;
@@ -236,7 +237,8 @@ pub fn same_name_loosely(a: &str, b: &str) -> bool {
 
 /// Path and query of a target (RFC 9112, section 3.2): origin form, absolute form, or `OPTIONS *`.
 fn split_target<'t>(method: &str, target: &'t str) -> Result<(&'t str, &'t str), HeadError> {
-    // A fragment is never sent, and bytes above ASCII have to be encoded; what follows them is read differently elsewhere.
+    // A fragment is never sent, and bytes above ASCII have to be encoded; what follows them is read differently
+    // elsewhere.
     if target.bytes().any(|byte| byte == b'#' || !byte.is_ascii()) {
         return Err(HeadError::Target);
     }

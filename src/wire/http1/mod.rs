@@ -1,8 +1,8 @@
 //! HTTP/1.1: heads and bodies, shared by the upgrade, the control API and the client of the business server.
 //!
-//! Bytes go through three steps: `HeadScanner` finds where a head ends while it arrives, `RequestHead` or `ResponseHead`
-//! reads it in place, and `BodyDecoder` takes off the framing that the head declares. What two HTTP implementations could
-//! read in two ways is refused here, so that nothing behind Rainbow can be smuggled past it.
+//! Bytes go through three steps: `HeadScanner` finds where a head ends while it arrives, `RequestHead` or
+//! `ResponseHead` reads it in place, and `BodyDecoder` takes off the framing that the head declares. What two HTTP
+//! implementations could read in two ways is refused here, so that nothing behind Rainbow can be smuggled past it.
 
 pub mod body;
 pub mod head;

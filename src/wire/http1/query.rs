@@ -1,7 +1,7 @@
 //! Query strings: `application/x-www-form-urlencoded` pairs read in place, and percent-encoding for what Rainbow sends.
 //!
-//! Nothing is allocated unless a name or value really is encoded. The work is bounded by the query's own length, which the
-//! limit of the head bounds. Called by the upgrade, the control API, and the client of the business server.
+//! Nothing is allocated unless a name or value really is encoded. The work is bounded by the query's own length, which
+//! the limit of the head bounds. Called by the upgrade, the control API, and the client of the business server.
 
 use std::borrow::Cow;
 
@@ -31,8 +31,8 @@ pub fn percent_encode_into(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     }
 }
 
-/// As the URL standard decodes forms: `+` is a space, a `%` without two hex digits stands for itself, and bytes that are no
-/// UTF-8 become U+FFFD.
+/// As the URL standard decodes forms: `+` is a space, a `%` without two hex digits stands for itself, and bytes that
+/// are no UTF-8 become U+FFFD.
 fn decode(text: &str) -> Cow<'_, str> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(text);

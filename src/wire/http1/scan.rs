@@ -1,8 +1,8 @@
 //! Finds the end of an HTTP/1 head while it arrives, and refuses at the first byte that cannot belong to one.
 //!
-//! The scanner remembers where it stopped and looks at no byte twice, so that a head sent byte by byte costs no more than
-//! one sent whole. It owns line structure (line ends, folding, control bytes, size, number of headers); what the lines say
-//! is read afterwards by `RequestHead` and `ResponseHead`. Called by whoever owns a read buffer.
+//! The scanner remembers where it stopped and looks at no byte twice, so that a head sent byte by byte costs no more
+//! than one sent whole. It owns line structure (line ends, folding, control bytes, size, number of headers); what the
+//! lines say is read afterwards by `RequestHead` and `ResponseHead`. Called by whoever owns a read buffer.
 
 /// How large a head may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +171,8 @@ fn text_len(bytes: &[u8]) -> usize {
     let words = bytes.chunks_exact(8).take_while(|word| {
         let word = u64::from_ne_bytes((*word).try_into().expect("eight bytes"));
         let delete = word ^ (LOW * 0x7F);
-        // A byte below n ≤ 0x80 borrows into its high bit when n is taken away; bytes with the high bit set do not count.
+        // A byte below n ≤ 0x80 borrows into its high bit when n is taken away; bytes with the high bit set do not
+        // count.
         let below = |word: u64, n: u64| word.wrapping_sub(LOW * n) & !word & HIGH;
         below(word, 0x20) == 0 && below(delete, 1) == 0
     });

@@ -1,5 +1,5 @@
-//! Bytes from a socket as a request and as a response: scanner, head, query, body. Any split must equal the whole, and what
-//! is let pass must be free of the shapes that smuggling needs.
+//! Bytes from a socket as a request and as a response: scanner, head, query, body. Any split must equal the whole, and
+//! what is let pass must be free of the shapes that smuggling needs.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

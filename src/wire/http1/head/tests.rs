@@ -241,11 +241,15 @@ fn names_compare_loosely_only_in_dashes_and_case() {
 }
 
 proptest! {
-    /// Whatever the scanner lets pass, the parsers answer, and scanner and parser agree on the length (asserted inside).
+    /// Whatever the scanner lets pass, the parsers answer, and scanner and parser agree on the length (asserted
+    /// inside).
     #[test]
     fn measured_garbage_never_panics(
         start in "(GET|POST|HTTP/1.1) [!-~]{1,20} (HTTP/1.1|[ -~]{0,10})",
-        lines in proptest::collection::vec("(Host|Content-Length|Transfer-Encoding|[!-~]{1,9}):? ?[ -~\u{80}-\u{ff}]{0,12}", 0..6),
+        lines in proptest::collection::vec(
+            "(Host|Content-Length|Transfer-Encoding|[!-~]{1,9}):? ?[ -~\u{80}-\u{ff}]{0,12}",
+            0..6,
+        ),
     ) {
         let head = format!("{start}\r\n{}\r\n", lines.iter().map(|line| format!("{line}\r\n")).collect::<String>());
         if let Ok(Some(len)) = HeadScanner::default().advance(head.as_bytes(), &HeadLimits::REQUEST) {
