@@ -41,14 +41,6 @@ export class FakeConnection {
     return this.packets.next();
   }
 
-  /** The next packet that is no repeat of one already taken. */
-  async nextNew() {
-    for (;;) {
-      const packet = await this.next();
-      if (!packet.dup) return packet;
-    }
-  }
-
   send(packet) {
     this.socket.send(encodePacket({ ...packet, body: Buffer.from(packet.body ?? "") }));
   }

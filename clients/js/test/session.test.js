@@ -152,7 +152,7 @@ test("ids_do_not_begin_again_after_a_reload", async (t) => {
   };
   await take(rainbow, connection, 300);
   rainbow.close();
-  const reloaded = fake.client(t, { session: true, storage });
+  const reloaded = fake.client(t, { session: true, repeat: 10_000, storage });
   const opened = reloaded.open();
   const second = await fake.next();
   second.send(greeting(true));
