@@ -1,8 +1,8 @@
 //! Host names to addresses, off the ring threads: one thread for the process, which may block as long as it likes.
 //!
 //! Answers are kept, used for 30 s, and then still used while they are asked for anew, so that only a name's first use
-//! ever waits, and a name server's outage is not ours. No clock is read here: callers say what time it is. Called by the
-//! pools of all workers, each with a `Resolver` of its own; address literals never come near the thread.
+//! ever waits, and a name server's outage is not ours. No clock is read here: callers say what time it is. Called by
+//! the pools of all workers, each with a `Resolver` of its own; address literals never come near the thread.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -68,7 +68,8 @@ impl Resolver {
         Ok(Resolver { shared, questions, seen: Cell::new(0) })
     }
 
-    /// `ring` is called on the resolver's thread after every answer; it should wake the worker, which then calls `poll`.
+    /// `ring` is called on the resolver's thread after every answer; it should wake the worker, which then calls
+    /// `poll`.
     pub fn on_news(&self, ring: impl Fn() + Send + Sync + 'static) {
         lock(&self.shared.bells).push(Box::new(ring));
     }

@@ -1,8 +1,9 @@
 //! One connection to a backend: a task that always has exactly one read outstanding, and the system calls around it.
 //!
-//! Because it reads even when nothing is asked, a connection that the backend closes is noticed at once and never picked
-//! again. A pending read is never dropped, which could lose bytes: whoever wants to end a lane shuts its socket down, and
-//! the read ends. What to do with answers and ends is for `dispatch`; no borrow of it is held across an await.
+//! Because it reads even when nothing is asked, a connection that the backend closes is noticed at once and never
+//! picked again. A pending read is never dropped, which could lose bytes: whoever wants to end a lane shuts its socket
+//! down, and the read ends. What to do with answers and ends is for `dispatch`; no borrow of it is held across an
+//! await.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,7 @@ use monoio::net::TcpStream;
 
 use super::response::{AnswerReader, Progress};
 use super::{Done, Inner, Outcome};
+use crate::io::sys;
 use crate::policy::backend::Failure;
 use crate::wire::http1::ResponseHead;
 
@@ -172,23 +174,17 @@ pub(super) async fn send_rest(
 
 /// One `send` that does not wait: how much of `bytes` the kernel has taken.
 pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    // SAFETY: the pointer and length are those of a live slice; the kernel only reads it, and only during the call.
-    let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-    if sent >= 0 {
-        return Ok(sent as usize);
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        error => Err(error),
+    match sys::send(fd, bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result,
     }
 }
 
-/// Ends both directions, which ends reads, writes and connects that are under way. Without a socket (-1) it does nothing.
+/// Ends both directions, which ends reads, writes and connects that are under way. Without a socket (-1) it does
+/// nothing.
 pub fn shutdown(fd: RawFd) {
     if fd >= 0 {
-        // SAFETY: takes numbers only; the dispatcher's slots hold the numbers of sockets that are still open. An error
-        // means that the connection is over already, which is what is wanted.
-        unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+        sys::shutdown(fd);
     }
 }
 

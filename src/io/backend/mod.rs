@@ -6,9 +6,10 @@
 //!      └──── sink(done) ───────┴─┴──────── answer or failure ┘
 //! ```
 //!
-//! Every job that `submit` accepts comes back through the sink exactly once. Nothing is unbounded: not the line (count and
-//! bytes), not the connections, not an answer. A warm pool forwards without allocating, without spawning, and with one
-//! `send` per request. Retries, breaker and balancing are decided by `policy::backend`; this moves bytes and keeps time.
+//! Every job that `submit` accepts comes back through the sink exactly once. Nothing is unbounded: not the line (count
+//! and bytes), not the connections, not an answer. A warm pool forwards without allocating, without spawning, and with
+//! one `send` per request. Retries, breaker and balancing are decided by `policy::backend`; this moves bytes and keeps
+//! time.
 
 mod dispatch;
 mod lane;
@@ -149,7 +150,8 @@ pub struct Parts {
     pub alarm: Alarm,
 }
 
-/// One worker's client of the business server. Must live on a monoio runtime with the io_uring driver; clones are handles.
+/// One worker's client of the business server. Must live on a monoio runtime with the io_uring driver; clones are
+/// handles.
 #[derive(Clone)]
 pub struct Pool(Rc<Inner>);
 
@@ -179,8 +181,8 @@ impl Pool {
         }))
     }
 
-    /// Accepts a job, or gives it back when the line is full (counted as `line_full`). The sink is not called from here:
-    /// what ends at once ends in the next `poll_timers`, and `next_deadline` says so.
+    /// Accepts a job, or gives it back when the line is full (counted as `line_full`). The sink is not called from
+    /// here: what ends at once ends in the next `poll_timers`, and `next_deadline` says so.
     #[expect(clippy::result_large_err, reason = "the job is moved either way")]
     pub fn submit(&self, job: Job) -> Result<(), Job> {
         self.0.dispatcher.borrow_mut().submit(job, self.0.clock.now())

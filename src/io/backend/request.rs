@@ -35,7 +35,8 @@ impl Target {
             tail.push_str(concat!("User-Agent: rainbow/", env!("CARGO_PKG_VERSION"), "\r\n"));
         }
         if hook == HookKind::Forward {
-            // Bodies are whatever clients send. A form or JSON type would make frameworks eat the body before the user sees it.
+            // Bodies are whatever clients send. A form or JSON type would make frameworks eat the body before the user
+            // sees it.
             tail.push_str("Content-Type: application/octet-stream\r\n");
         }
         Target {
@@ -46,8 +47,8 @@ impl Target {
         }
     }
 
-    /// Replaces what `out` holds by the request for `job`. `number` tells one job from any other of this pool, and is the
-    /// same over all its attempts.
+    /// Replaces what `out` holds by the request for `job`. `number` tells one job from any other of this pool, and is
+    /// the same over all its attempts.
     pub fn write(&self, out: &mut Vec<u8>, job: &Job, number: u64, signer: &mut Signer, now: Now<'_>) {
         out.clear();
         self.write_target(out, job, signer, now);
@@ -112,8 +113,8 @@ pub struct Signer {
     /// Prefix of webhook ids, new in every process: ids of before a restart must not come again.
     instance: u64,
     rng: Rng,
-    /// `timestamp=…&nonce=…&signature=…`, and the second it was made in. It does not cover the body, so one nonce a second
-    /// proves as much as one a request would; it keeps SHA-1 off the path of every message.
+    /// `timestamp=…&nonce=…&signature=…`, and the second it was made in. It does not cover the body, so one nonce a
+    /// second proves as much as one a request would; it keeps SHA-1 off the path of every message.
     query: Vec<u8>,
     query_second: Option<u64>,
 }
@@ -290,8 +291,8 @@ mod tests {
             request,
             format!(
                 "POST /m/65535/x/65535?k=v HTTP/1.1\r\nHost: example.com:8000\r\nUser-Agent: rainbow/{}\r\n\
-                 Content-Type: application/octet-stream\r\nRAINBOWCLIENTIDENTITY: {}\r\nRAINBOWCLIENTCOOKIE: Y29va2ll\r\n\
-                 Idempotency-Key: abc-1\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}",
+                 Content-Type: application/octet-stream\r\nRAINBOWCLIENTIDENTITY: {}\r\n\
+                 RAINBOWCLIENTCOOKIE: Y29va2ll\r\nIdempotency-Key: abc-1\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}",
                 env!("CARGO_PKG_VERSION"),
                 "a".repeat(64)
             )
@@ -307,7 +308,8 @@ mod tests {
         let mut job = job(Hook::Connect);
         job.query = Some("X-DEVICEID=1&b=%20".into());
         job.headers = Some(Rc::from(
-            &b"X-DEVICEID: 1\r\nUser-Agent: phone\r\nAccept-Encoding: gzip\r\ncontent-length: 9\r\nCookie: a=b\r\nRainbowClientIdentity: me\r\n"[..],
+            &b"X-DEVICEID: 1\r\nUser-Agent: phone\r\nAccept-Encoding: gzip\r\ncontent-length: 9\r\nCookie: a=b\r\n\
+               RainbowClientIdentity: me\r\n"[..],
         ));
         let request = text("http://h/c/", &job);
         assert!(request.starts_with("GET /c/?X-DEVICEID=1&b=%20 HTTP/1.1\r\nHost: h\r\n"), "{request}");

@@ -1,11 +1,13 @@
 //! One answer at a time, read incrementally out of a buffer that is used again and again.
 //!
 //! ```text
-//!   buf  │ head (≤ 16 KiB) │ bytes not decoded yet │ room for the next read │        body │ decoded so far (≤ body_max) │
+//!   buf   │ head (≤ 16 KiB) │ bytes not decoded yet │ room for the next read │
+//!   body  │ decoded so far (≤ body_max) │
 //! ```
 //!
-//! No socket here: `io::backend::lane` reads into the buffer and asks. What is not HTTP/1, or is more than allowed, is a
-//! `Failure` as soon as it shows; nothing is allocated by a declared length, and nothing at all once the buffers are warm.
+//! No socket here: `io::backend::lane` reads into the buffer and asks. What is not HTTP/1, or is more than allowed, is
+//! a `Failure` as soon as it shows; nothing is allocated by a declared length, and nothing at all once the buffers are
+//! warm.
 
 use crate::policy::backend::Failure;
 use crate::wire::http1::{BodyDecoder, BodyError, HeadError, HeadLimits, HeadScanner, RESPONSE_SLOTS, ResponseHead};
@@ -57,8 +59,8 @@ impl AnswerReader {
         !self.begun && self.buf.is_empty()
     }
 
-    /// Reads on after bytes were added. When the answer is complete, `hand_over` gets it, and the reader is ready for the
-    /// next one.
+    /// Reads on after bytes were added. When the answer is complete, `hand_over` gets it, and the reader is ready for
+    /// the next one.
     pub fn advance(
         &mut self,
         body_max: usize,

@@ -1,7 +1,7 @@
 //! What a worker's backend client has done, as counters and a latency histogram.
 //!
-//! Each counter has one writer, the worker that owns the pool, so that adding is a plain load and store; anyone may read
-//! at any time, from any thread, for /metrics and /serverinfo/.
+//! Each counter has one writer, the worker that owns the pool, so that adding is a plain load and store; anyone may
+//! read at any time, from any thread, for /metrics and /serverinfo/.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
 //! What the headers of a backend's answer do to the connection that was asked about (PROTOCOL.md sections 2 and 8).
 //!
-//! Borrows everything from the answer's head and allocates nothing, since every forwarded message passes here. Unsubscribe
-//! is to be applied before subscribe. Called by the worker, which applies it to its shard.
+//! Borrows everything from the answer's head and allocates nothing, since every forwarded message passes here.
+//! Unsubscribe is to be applied before subscribe. Called by the worker, which applies it to its shard.
 
 use crate::wire::http1::Headers;
 
@@ -194,7 +194,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_joined_is_read_back(list in prop::collection::vec("[a-z0-9:._-]{1,12}", 0..8), before in "[ -~]{0,40}") {
+        fn what_is_joined_is_read_back(
+            list in prop::collection::vec("[a-z0-9:._-]{1,12}", 0..8), before in "[ -~]{0,40}",
+        ) {
             let joined = list.join(";;");
             let lines: &[(&str, &[u8])] = &[("X", before.as_bytes()), ("RainbowClientChannel", joined.as_bytes())];
             with_headers(lines, |actions| {

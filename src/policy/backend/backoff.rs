@@ -1,5 +1,5 @@
-//! How long to wait before the next try: exponential, with full jitter, so that a thousand messages that failed together
-//! do not come back together. Chance is passed in; called by the breaker and by the line of waiting messages.
+//! How long to wait before the next try: exponential, with full jitter, so that a thousand messages that failed
+//! together do not come back together. Chance is passed in; called by the breaker and by the line of waiting messages.
 
 use crate::base::rng::Rng;
 

@@ -1,7 +1,7 @@
 //! Which of several backends gets the next request: the one with the fewest unanswered requests, ties in turn.
 //!
-//! Least outstanding rather than plain turns: a backend that is slow, cold or half dead gets less without anyone having to
-//! measure it. Knows no breaker and no connection; the caller says who can be asked at all.
+//! Least outstanding rather than plain turns: a backend that is slow, cold or half dead gets less without anyone having
+//! to measure it. Knows no breaker and no connection; the caller says who can be asked at all.
 
 /// One backend as the balancer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

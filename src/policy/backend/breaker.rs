@@ -8,8 +8,8 @@
 //!                                 └─────── longer cooldown ◀── the probe fails ──────┘
 //! ```
 //!
-//! Every request carries the `Permit` it was admitted with, so that a failure from before the last change of state, which
-//! may arrive long after it, is not counted twice. No clock: time and chance are passed in.
+//! Every request carries the `Permit` it was admitted with, so that a failure from before the last change of state,
+//! which may arrive long after it, is not counted twice. No clock: time and chance are passed in.
 
 use super::backoff::Backoff;
 use crate::base::rng::Rng;
@@ -255,7 +255,9 @@ mod tests {
                         };
                         match change {
                             Change::Closed => prop_assert!(!was_closed && breaker.is_closed()),
-                            Change::Opened => prop_assert!(breaker.probe_at().is_some_and(|at| at > now && at <= now + 4000)),
+                            Change::Opened => {
+                                prop_assert!(breaker.probe_at().is_some_and(|at| at > now && at <= now + 4000));
+                            }
                             Change::None => {}
                         }
                     }

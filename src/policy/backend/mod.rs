@@ -56,7 +56,8 @@ pub fn classify(answer: Result<u16, Failure>) -> Verdict {
     }
 }
 
-/// Does the answer speak against the backend itself? 429 and its kin come from a living one that only refuses this request.
+/// Does the answer speak against the backend itself? 429 and its kin come from a living one that only refuses this
+/// request.
 pub fn is_backend_failure(answer: Result<u16, Failure>) -> bool {
     !matches!(answer, Ok(100..=499))
 }

@@ -1,5 +1,5 @@
-//! What the tests stand on: a backend in threads of its own that does what a closure says, and a pool driven as a worker
-//! drives it, by a clock that jumps to the next deadline whenever nobody is waiting for the network.
+//! What the tests stand on: a backend in threads of its own that does what a closure says, and a pool driven as a
+//! worker drives it, by a clock that jumps to the next deadline whenever nobody is waiting for the network.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
