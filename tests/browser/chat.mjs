@@ -27,6 +27,9 @@ const DIALOGUE = [
 /** For one step; a reconnection with its backoff fits in several times. */
 const PATIENCE = 30_000;
 
+/** Variables named RAINBOW_… would configure the server, RAINBOW_BIN first of all. */
+const ENVIRONMENT = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("RAINBOW_")));
+
 const started = new Set();
 const faults = [];
 const work = mkdtempSync(join(tmpdir(), "rainbow-browser-"));
@@ -71,7 +74,7 @@ function serverBinary() {
 
 /** A process whose output is kept for the case that something fails. */
 function start(args) {
-  const child = spawn(serverBinary(), args, { stdio: ["ignore", "pipe", "pipe"] });
+  const child = spawn(serverBinary(), args, { stdio: ["ignore", "pipe", "pipe"], env: ENVIRONMENT });
   child.said = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (data) => (child.said = (child.said + data).slice(-20_000)));
   child.ended = new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })));
