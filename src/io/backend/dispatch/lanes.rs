@@ -175,6 +175,7 @@ impl Dispatcher {
         slot.is_sending = false;
         slot.write_half = Some(half);
         slot.out = out;
+        empty(&mut slot.out);
         if !ok {
             lane::shutdown(slot.fd);
         }
@@ -245,7 +246,7 @@ impl Dispatcher {
         let target = &flight.attempt.as_ref().expect("a flight on a lane is an attempt").target;
         target.write(out, &flight.job, flight.number, &mut self.signer, now);
         match lane::send(*fd, out) {
-            Ok(sent) if sent == out.len() => out.shrink_to(KEPT_BYTES_MAX),
+            Ok(sent) if sent == out.len() => empty(out),
             Ok(sent) => {
                 *is_sending = true;
                 let half = write_half.take().expect("at home while nothing is being sent");
@@ -341,11 +342,16 @@ impl Lane {
     }
 }
 
+/// One large request must not keep its memory for the life of the connection.
+fn empty(out: &mut Vec<u8>) {
+    out.clear();
+    out.shrink_to(KEPT_BYTES_MAX);
+}
+
 /// How long one address of several may take before the next one is tried.
 const CONNECT_TRY_MS: u64 = 3000;
 /// How late an address is noticed by a worker that hung up no bell.
 const RESOLVE_POLL_MS: u64 = 20;
 /// After so many connections in a row that closed under one request it counts as a failure like any other.
 const STALE_TRIES_MAX: u32 = 3;
-/// One large request must not keep its memory for the life of the connection.
 const KEPT_BYTES_MAX: usize = 64 << 10;
