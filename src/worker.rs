@@ -134,7 +134,10 @@ async fn accept(core: Rc<Core>, listener: TcpListener, side: Side) {
                 // SAFETY: the number has just been given up by the stream, and nobody else knows it.
                 let fd = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
                 match Socket::new(fd) {
-                    Ok(socket) => drop(monoio::spawn(serve::run(core.clone(), socket, peer.ip(), side))),
+                    Ok(socket) => {
+                        let task = serve::run(core.clone(), socket, peer.ip(), side);
+                        monoio::spawn(core.clone().caught(task));
+                    }
                     Err(error) => warn!(%error, "a new connection was lost"),
                 }
             }

@@ -27,9 +27,12 @@ use crate::shard::{Forward, Forwarded, Input, Message, Output, Query, Reply, Sha
 use crate::wire::packet::QoS;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use tracing::{debug, error};
 
 pub struct Core {
@@ -126,6 +129,19 @@ impl Core {
             return true;
         };
         !paused
+    }
+
+    /// A connection's task, whose panic costs that connection and no other.
+    pub async fn caught(self: Rc<Core>, task: impl Future<Output = ()>) {
+        let mut task = pin!(task);
+        let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        });
+        if ended.await.is_err() {
+            self.count(|counters| &counters.panics);
+            error!("a connection's task panicked; the connection is dropped");
+        }
     }
 
     /// Takes a slot and ties it to a socket. `Opened` or `Abandoned` must follow.

@@ -189,10 +189,17 @@ impl Connection {
             response.headers.push(("Allow", if route.is_post() { "POST" } else { "GET" }.into()));
             return What::Answer(response);
         }
-        let query = head.query.as_ptr() as usize - self.buffer.as_ptr() as usize;
+        // Where the query lies in the buffer: the head is parsed anew for nobody.
+        let query = match head.query {
+            "" => 0..0,
+            query => {
+                let start = query.as_ptr() as usize - self.buffer.as_ptr() as usize;
+                start..start + query.len()
+            }
+        };
         What::Call(CallPlan {
             route,
-            query: if head.query.is_empty() { 0..0 } else { query..query + head.query.len() },
+            query,
             framing: head.framing,
             expects_continue: head.expects_continue(),
             pass: calls::pass(&self.core, route, head, self.peer),

@@ -8,6 +8,9 @@ use std::rc::Rc;
 
 /// Reads until the socket ends. `early` is what came behind the upgrade; `_place` is given back at the end.
 pub async fn run(core: Rc<Core>, mut socket: Socket, key: ConnKey, mut early: Vec<u8>, _place: Place) {
+    // Dropped before the socket is closed, whatever happens here.
+    let line = Line { core, key };
+    let core = &line.core;
     if !early.is_empty() && !core.received(key, &mut early) {
         core.lines.resumed(key).await;
     }
@@ -23,7 +26,18 @@ pub async fn run(core: Rc<Core>, mut socket: Socket, key: ConnKey, mut early: Ve
             core.lines.resumed(key).await;
         }
     }
-    core.socket_ended(key);
+}
+
+/// The shard hears of the end exactly once.
+struct Line {
+    core: Rc<Core>,
+    key: ConnKey,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.core.socket_ended(self.key);
+    }
 }
 
 /// A client that only ever answers pings keeps 64 bytes; one that has said more keeps enough for most messages; a burst
