@@ -6,6 +6,7 @@
 
 mod api;
 mod backend;
+mod dialect;
 #[path = "../floor/mod.rs"]
 mod floor;
 mod history;
@@ -61,6 +62,9 @@ struct Options {
     /// A second or two per scenario: shows that it works, not how fast
     #[arg(long)]
     small: bool,
+    /// Measure nchan and mosquitto too (installs nothing: bench/peers/README.md)
+    #[arg(long)]
+    peers: bool,
     /// Measure the server alone
     #[arg(long)]
     no_floors: bool,
@@ -102,6 +106,7 @@ fn main() {
         ws::self_test();
         api::self_test();
         backend::self_test();
+        dialect::self_test();
         options.small = true;
     }
     std::process::exit(measure(&options));
@@ -125,6 +130,7 @@ fn measure(options: &Options) -> i32 {
         small: options.small,
         floors: !options.no_floors,
         server: !options.no_server,
+        peers: options.peers,
         size: options.size,
     };
     let scenarios = match &options.scenario {

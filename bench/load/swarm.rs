@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::api;
+use crate::dialect::Dialect;
 use crate::sys::{self, Epoll, now_ns};
 use crate::ws;
 
@@ -71,6 +72,8 @@ impl Progress {
 enum Phase {
     Connecting,
     Upgrading,
+    /// Upgraded; what the dialect says first is not yet answered.
+    Greeting,
     Open,
     /// Still connected, no longer read: a client that sleeps.
     Deaf,
@@ -98,6 +101,10 @@ struct Api {
 pub struct Swarm {
     epoll: Epoll,
     port: u16,
+    dialect: Dialect,
+    /// Who publishes, where that is not done by HTTP calls, and its calls that count as answered.
+    publisher: Option<u32>,
+    published: Vec<u32>,
     clients: Vec<Client>,
     apis: Vec<Api>,
     /// API connections without a call in flight.
@@ -118,10 +125,13 @@ pub struct Swarm {
 
 impl Swarm {
     /// A swarm of clients of the server at `port`; its clients' names start at `first`.
-    pub fn new(port: u16, first: u32) -> io::Result<Swarm> {
+    pub fn new(port: u16, first: u32, dialect: Dialect) -> io::Result<Swarm> {
         Ok(Swarm {
             epoll: Epoll::new()?,
             port,
+            dialect,
+            publisher: None,
+            published: Vec::new(),
             clients: Vec::new(),
             apis: Vec::new(),
             free_apis: VecDeque::new(),
@@ -201,8 +211,14 @@ impl Swarm {
         self.clients[who as usize].phase = Phase::Deaf;
     }
 
-    /// Opens `count` API connections.
-    pub fn open_apis(&mut self, count: usize) -> Result<(), String> {
+    /// Makes ready for `count` calls at a time, by as many API connections or, where messages are not published by HTTP,
+    /// by one more client, whose calls count as answered at once.
+    pub fn open_apis(&mut self, play: &mut impl Play, count: usize) -> Result<(), String> {
+        if !self.dialect.publishes_by_http() && count > 0 {
+            self.publisher = Some(self.clients.len() as u32);
+            self.free_apis.extend(0..count as u32);
+            return self.connect(play, 1, |_| String::new());
+        }
         for index in self.apis.len()..self.apis.len() + count {
             let api = self.connect_api(index as u32).map_err(|error| format!("connect: {error}"))?;
             self.apis.push(api);
@@ -221,6 +237,10 @@ impl Swarm {
         !self.free_apis.is_empty()
     }
 
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// The API connection that the next `call` takes.
     pub fn next_api(&self) -> Option<u32> {
         self.free_apis.front().copied()
@@ -231,6 +251,13 @@ impl Swarm {
         let index = self.free_apis.pop_front()?;
         self.request.clear();
         write(&mut self.request);
+        if let Some(publisher) = self.publisher {
+            let request = std::mem::take(&mut self.request);
+            self.send_to(publisher, &request);
+            self.request = request;
+            self.published.push(index);
+            return Some(index);
+        }
         let api = &mut self.apis[index as usize];
         api.busy = true;
         match sys::send(api.socket.as_raw_fd(), &self.request) {
@@ -264,7 +291,12 @@ impl Swarm {
 
     /// Waits at most `timeout_ns` for events and handles them; how many there were.
     pub fn turn(&mut self, play: &mut impl Play, timeout_ns: u64) -> io::Result<usize> {
-        let wake_at = play.on_turn(self, now_ns());
+        while let Some(index) = self.published.pop() {
+            self.free_apis.push_back(index);
+            play.on_answer(self, index, api::Answer { status: 200, body: b"" });
+        }
+        let wake_at =
+            play.on_turn(self, now_ns()).filter(|_| self.published.is_empty()).or(self.published.first().map(|_| 0));
         let until_wake = wake_at.map_or(u64::MAX, |at| at.saturating_sub(now_ns()));
         let count = self.epoll.wait(timeout_ns.min(until_wake))?;
         for index in 0..count {
@@ -291,7 +323,7 @@ impl Swarm {
             }
             Phase::Connecting if event.writable => {
                 client.phase = Phase::Upgrading;
-                let request = ws::upgrade_request(self.first + who, &client.channels);
+                let request = self.dialect.upgrade_request(self.first + who, &client.channels);
                 self.send_to(who, request.as_bytes());
             }
             // A deaf client hears of the end only when it looks; its socket is closed with the swarm.
@@ -356,15 +388,24 @@ impl Swarm {
         if self.clients[who as usize].phase == Phase::Upgrading {
             let Some(end) = ws::upgrade_answer(bytes)? else { return self.keep(who, bytes) };
             at = end;
-            self.clients[who as usize].phase = Phase::Open;
-            self.open += 1;
-            play.on_open(self, who);
+            self.clients[who as usize].phase = Phase::Greeting;
+            let hello = self.dialect.hello(self.first + who, &self.clients[who as usize].channels);
+            if hello.is_empty() {
+                self.opened(play, who);
+            } else {
+                self.send_to(who, &hello);
+            }
         }
-        while self.clients[who as usize].life == life && self.clients[who as usize].phase == Phase::Open {
+        while self.is_reading(who, life) {
             let Some(frame) = ws::frame_at(bytes, at)? else { break };
             at = frame.payload.end;
             let payload = &bytes[frame.payload];
             match frame.opcode {
+                ws::TEXT | ws::BINARY if self.clients[who as usize].phase == Phase::Greeting => {
+                    if self.dialect.is_welcome(&self.clients[who as usize].channels, payload) {
+                        self.opened(play, who);
+                    }
+                }
                 ws::TEXT | ws::BINARY => play.on_message(self, who, frame.opcode, payload),
                 ws::PING => ws::put_frame(&mut self.out, ws::PONG, &[payload]),
                 ws::CLOSE => {
@@ -388,6 +429,17 @@ impl Swarm {
             return self.keep(who, &bytes[at..]);
         }
         Ok(())
+    }
+
+    fn is_reading(&self, who: u32, life: u8) -> bool {
+        let client = &self.clients[who as usize];
+        client.life == life && matches!(client.phase, Phase::Greeting | Phase::Open)
+    }
+
+    fn opened(&mut self, play: &mut impl Play, who: u32) {
+        self.clients[who as usize].phase = Phase::Open;
+        self.open += 1;
+        play.on_open(self, who);
     }
 
     fn keep(&mut self, who: u32, rest: &[u8]) -> Result<(), String> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::api::TOKEN;
+use crate::dialect::Dialect;
 use crate::sys;
 
 /// What to start.
@@ -18,6 +19,8 @@ pub enum Kind {
     Rainbow { workers: usize, cores: Vec<usize>, config: String },
     /// One of `bench/floor/`, by its name there.
     Floor(&'static str),
+    /// Another server, by its name in `bench/peers/`.
+    Peer(&'static str),
 }
 
 /// A running process that listens on `port`.
@@ -51,6 +54,16 @@ impl Target {
             Kind::Floor(name) => {
                 let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
                 command.args(["floor", name, &port.to_string()]);
+                command
+            }
+            Kind::Peer(name) => {
+                let (file, template) = (dir.join(format!("{tag}.conf")), peer_file(name));
+                let text = fs::read_to_string(&template).map_err(|error| format!("{}: {error}", template.display()))?;
+                let text = text.replace("{port}", &port.to_string()).replace("{dir}", &dir.to_string_lossy());
+                write(&file, &text);
+                let (program, options) = if *name == "nchan" { ("nginx", "-c") } else { (*name, "-c") };
+                let mut command = Command::new(format!("/usr/sbin/{program}"));
+                command.arg(options).arg(file);
                 command
             }
         };
@@ -130,6 +143,15 @@ impl Kind {
         match self {
             Kind::Rainbow { .. } => "rainbow".into(),
             Kind::Floor(name) => format!("floor:{name}"),
+            Kind::Peer(name) => (*name).into(),
+        }
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Kind::Peer("nchan") => Dialect::Nchan,
+            Kind::Peer("mosquitto") => Dialect::Mqtt,
+            _ => Dialect::Rainbow,
         }
     }
 
@@ -139,6 +161,10 @@ impl Kind {
             _ => None,
         }
     }
+}
+
+fn peer_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/peers").join(format!("{name}.conf"))
 }
 
 fn rainbow_config(backend: u16, more: &str) -> String {

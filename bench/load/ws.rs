@@ -6,14 +6,6 @@
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// An upgrade request of device `who`; `channels` is what the harness's backend shall subscribe it to ("" for none).
-pub fn upgrade_request(who: u32, channels: &str) -> String {
-    format!(
-        "GET /connect/?chan={channels} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\nX-DEVICEID: d{who}\r\nX-CLIENT-OS: bench\r\n\r\n"
-    )
-}
-
 /// The length of the answer to an upgrade, when it is whole.
 pub fn upgrade_answer(bytes: &[u8]) -> Result<Option<usize>, String> {
     let Some(end) = head_end(bytes) else { return Ok(None) };

@@ -28,7 +28,9 @@ pub fn fanout(bench: &Bench, case: FanoutCase) -> Result<Vec<Row>, String> {
     };
     let second = if pace == Pace::Closed(1) { "uring" } else { "epoll8" };
     let server = one(Kind::rainbow(bench.server_core()), qos).must(must);
-    bench.compare("fanout", vec![one(Kind::Floor("epoll"), 0), one(Kind::Floor(second), 0), server], 1)
+    let mut cases = vec![one(Kind::Floor("epoll"), 0), one(Kind::Floor(second), 0), server];
+    cases.extend(peers(qos).map(|peer| one(peer, qos)));
+    bench.compare("fanout", cases, 1)
 }
 
 /// Every message to one client, the clients in turn.
@@ -49,6 +51,9 @@ pub fn send(bench: &Bench, case: &SendCase) -> Result<Vec<Row>, String> {
     };
     let mut cases = vec![one(Kind::Floor("send-one"), 0)];
     cases.extend(qos.iter().map(|&(qos, must)| one(Kind::rainbow(bench.server_core()), qos).must(must)));
+    for &(qos, _) in qos {
+        cases.extend(peers(qos).map(|peer| one(peer, qos)));
+    }
     bench.compare("send", cases, 1)
 }
 
@@ -69,5 +74,15 @@ pub fn storm(bench: &Bench, in_flight: usize, must: Option<f64>) -> Result<Vec<R
     let name = format!("{in_flight} in flight");
     let one = |kind: Kind| Case::new(kind, in_flight, |_| String::new(), 0, Storm::new(in_flight)).named(&name);
     let server = one(Kind::rainbow(bench.server_core())).must(must);
-    bench.compare("storm", vec![one(Kind::Floor("upgrade")), server], 1)
+    let mut cases = vec![one(Kind::Floor("upgrade")), server];
+    cases.extend(peers(0).map(one));
+    bench.compare("storm", cases, 1)
+}
+
+/// The peers that have such a quality of service at all; nchan's only is the one of TCP.
+fn peers(qos: u8) -> impl Iterator<Item = Kind> {
+    ["nchan", "mosquitto"]
+        .into_iter()
+        .filter(move |&name| qos == 0 || (qos == 1 && name == "mosquitto"))
+        .map(Kind::Peer)
 }

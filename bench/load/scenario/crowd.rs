@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Bench;
 use crate::backend::Backend;
+use crate::dialect::Dialect;
 use crate::round::{Contender, Outcome, Running, Runs, alternate};
 use crate::row::{Row, median};
 use crate::swarm::{Faults, Swarm};
@@ -27,10 +28,11 @@ pub fn slow(bench: &Bench, clients: usize, pace: Pace) -> Result<Vec<Row>, Strin
     let target = &started.target;
     let prepare = move || {
         let mut work = Fanout::new(readers as u32, 0, pace, 4096);
-        let mut swarm = Swarm::new(target.port, 0).map_err(|error| format!("epoll: {error}"))?;
+        let mut swarm = Swarm::new(target.port, 0, Dialect::Rainbow).map_err(|error| format!("epoll: {error}"))?;
         swarm.connect(&mut work, clients, |_| ROOM.into())?;
         (readers..clients).for_each(|who| swarm.deafen(who as u32));
-        swarm.open_apis(work.calls())?;
+        let calls = work.calls();
+        swarm.open_apis(&mut work, calls)?;
         let running: Box<dyn Runs> = Box::new(Running { swarm, work });
         Ok(running)
     };
@@ -112,7 +114,7 @@ fn uplink_rounds(
     sys::be_first();
     let clients = 100;
     let mut work = Uplink::new(clients, 1, Pace::Open(rate), bench.size, 1 << 20);
-    let mut swarm = Swarm::new(target.port, 1 << 20).map_err(|error| format!("epoll: {error}"))?;
+    let mut swarm = Swarm::new(target.port, 1 << 20, Dialect::Rainbow).map_err(|error| format!("epoll: {error}"))?;
     swarm.connect(&mut work, clients as usize, |_| String::new())?;
     while !busy.ready.load(Relaxed) && !busy.over.load(Relaxed) {
         swarm.turn(&mut work, 10_000_000).map_err(|error| format!("epoll: {error}"))?;
@@ -160,9 +162,9 @@ impl Busy {
     fn fan_out(&self, bench: &Bench, target: &Target, crowd: usize) -> Result<Outcome, String> {
         sys::own_table().map_err(|error| format!("unshare: {error}"))?;
         let mut work = Fanout::new(crowd as u32, 0, Pace::Closed(1), bench.size);
-        let mut swarm = Swarm::new(target.port, 0).map_err(|error| format!("epoll: {error}"))?;
+        let mut swarm = Swarm::new(target.port, 0, Dialect::Rainbow).map_err(|error| format!("epoll: {error}"))?;
         swarm.connect(&mut work, crowd, |_| ROOM.into())?;
-        swarm.open_apis(1)?;
+        swarm.open_apis(&mut work, 1)?;
         self.ready.store(true, Relaxed);
         let mut running = Running { swarm, work };
         while !self.over.load(Relaxed) {

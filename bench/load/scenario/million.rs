@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::Bench;
 use crate::api;
+use crate::dialect::Dialect;
 use crate::meter::Meter;
 use crate::round::Losses;
 use crate::row::Row;
@@ -93,8 +94,8 @@ fn conduct(
     let connected_s = began.elapsed().as_secs_f64();
     let rss_idle = target.rss();
     let mut caller = Caller { answer: None };
-    let mut swarm = Swarm::new(target.port, 0).map_err(|error| format!("epoll: {error}"))?;
-    swarm.open_apis(1)?;
+    let mut swarm = Swarm::new(target.port, 0, Dialect::Rainbow).map_err(|error| format!("epoll: {error}"))?;
+    swarm.open_apis(&mut caller, 1)?;
     let mut body = vec![b'.'; bench.size.max(Payload::LEN)];
     Payload { stream: 0, seq: 0, intended_ns: sys::now_ns() }.write(&mut body);
     let meter = Meter::start(target.pid(), &sys::allowed_cores_of_machine(), bench.plan.generator_core);
@@ -163,7 +164,7 @@ fn await_count(count: &AtomicU64, goal: u64, word: &str, shared: &Shared) -> Res
 /// Connects its share and answers until all is over.
 fn swarm_thread(port: u16, first: usize, share: usize, in_flight: usize, shared: &Shared) -> Result<(), String> {
     sys::own_table().map_err(|error| format!("unshare: {error}"))?;
-    let mut swarm = Swarm::new(port, first as u32).map_err(|error| format!("epoll: {error}"))?;
+    let mut swarm = Swarm::new(port, first as u32, Dialect::Rainbow).map_err(|error| format!("epoll: {error}"))?;
     swarm.connecting_max = in_flight;
     let mut crowd = Crowd { heard: vec![false; share], shared };
     swarm.connect(&mut crowd, share, |_| ROOM.into())?;

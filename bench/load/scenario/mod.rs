@@ -20,6 +20,7 @@ pub struct Bench {
     pub small: bool,
     pub floors: bool,
     pub server: bool,
+    pub peers: bool,
     pub size: usize,
 }
 
@@ -46,7 +47,11 @@ impl Bench {
     /// Measures cases alternately, each on a target of its own, as far as the command line wants it; a row each. The
     /// floors come first: ratios are to the sum of the first `floors`.
     pub fn compare(&self, scenario: &'static str, mut cases: Vec<Case>, floors: usize) -> Result<Vec<Row>, String> {
-        cases.retain(|case| if matches!(case.kind, Kind::Floor(_)) { self.floors } else { self.server });
+        cases.retain(|case| match case.kind {
+            Kind::Floor(_) => self.floors,
+            Kind::Rainbow { .. } => self.server,
+            Kind::Peer(_) => self.peers,
+        });
         let heads: Vec<(String, Option<f64>)> = cases.iter().map(|case| (case.name.clone(), case.must)).collect();
         let outcomes = self.measure(cases)?;
         let mut rows: Vec<Row> =
@@ -119,10 +124,11 @@ impl Case {
         mut work: W,
     ) -> Case {
         let prepare = move |target: &Target| {
-            let mut swarm = Swarm::new(target.port, 0).map_err(|error| format!("epoll: {error}"))?;
+            let mut swarm =
+                Swarm::new(target.port, 0, target.kind.dialect()).map_err(|error| format!("epoll: {error}"))?;
             eprint!("  {}: {clients} clients …", target.name);
             swarm.connect(&mut work, clients, channels)?;
-            swarm.open_apis(calls)?;
+            swarm.open_apis(&mut work, calls)?;
             let running: Box<dyn crate::round::Runs> = Box::new(Running { swarm, work });
             Ok(running)
         };

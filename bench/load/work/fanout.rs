@@ -8,7 +8,7 @@ use super::{Pace, Pacer};
 use crate::api;
 use crate::round::{Losses, Work, latency_histogram};
 use crate::swarm::{Play, Swarm};
-use crate::ws::{self, Packet, Payload, Tally};
+use crate::ws::{Payload, Tally};
 
 /// The channel of all clients.
 pub const ROOM: &str = "room";
@@ -63,7 +63,8 @@ impl Fanout {
             let seq = self.base + self.pending.len() as u64;
             Payload { stream: 0, seq, intended_ns }.write(&mut self.body);
             let call = api::Send { channel: ROOM, qos: self.qos, timeout_s: 10, body: &self.body };
-            let index = swarm.call(|out| call.write(seq, out)).expect("one is free") as usize;
+            let dialect = swarm.dialect();
+            let index = swarm.call(|out| dialect.publish(&call, seq, out)).expect("one is free") as usize;
             self.called.resize(self.called.len().max(index + 1), 0);
             self.called[index] = seq;
             self.pending.push_back(Pending { missing: self.readers, answered: false });
@@ -107,25 +108,16 @@ impl Fanout {
 
 impl Play for Fanout {
     fn on_message(&mut self, swarm: &mut Swarm, who: u32, _opcode: u8, payload: &[u8]) {
-        let packet = match Packet::parse(payload) {
-            Ok(packet) => packet,
-            Err(what) => return swarm.faults.add(what),
-        };
-        match (packet.command, packet.qos) {
-            (ws::SEND, qos) => {
-                if qos > 0 {
-                    ws::put_answer(&mut swarm.out, if qos == 1 { ws::ACK } else { ws::REC }, packet.id);
-                }
-                self.deliver(swarm, who, packet.body);
-            }
-            (ws::REL, _) => ws::put_answer(&mut swarm.out, ws::COM, packet.id),
-            (command, _) => swarm.faults.add(format!("command {command} to a client")),
+        match swarm.dialect().receive(payload, &mut swarm.out) {
+            Ok(Some(body)) => self.deliver(swarm, who, body),
+            Ok(None) => {}
+            Err(what) => swarm.faults.add(what),
         }
     }
 
     fn on_answer(&mut self, swarm: &mut Swarm, api: u32, answer: api::Answer<'_>) {
         let expected = (self.qos > 0).then_some(u64::from(self.readers));
-        if let Err(what) = answer.check(expected) {
+        if let Err(what) = swarm.dialect().check(&answer, expected) {
             swarm.faults.add(what);
         }
         let seq = self.called[api as usize];

@@ -6,7 +6,7 @@ use super::{Pace, Pacer};
 use crate::api;
 use crate::round::{Losses, Work, latency_histogram};
 use crate::swarm::{Play, Swarm};
-use crate::ws::{self, Packet, Payload, Tally};
+use crate::ws::{Payload, Tally};
 
 /// The channel that client `who` alone is in.
 pub fn channel(who: u32) -> String {
@@ -63,7 +63,8 @@ impl Send {
             let seq = self.started / u64::from(self.clients);
             Payload { stream: u64::from(slot), seq, intended_ns }.write(&mut self.body);
             let call = api::Send { channel: &channel(who), qos: self.qos, timeout_s: 10, body: &self.body };
-            swarm.call(|out| call.write(self.started, out));
+            let dialect = swarm.dialect();
+            swarm.call(|out| dialect.publish(&call, self.started, out));
             self.slots.resize(self.slots.len().max(slot as usize + 1), Slot::default());
             self.slots[slot as usize] = Slot::default();
             self.started += 1;
@@ -95,24 +96,15 @@ impl Send {
 
 impl Play for Send {
     fn on_message(&mut self, swarm: &mut Swarm, who: u32, _opcode: u8, payload: &[u8]) {
-        let packet = match Packet::parse(payload) {
-            Ok(packet) => packet,
-            Err(what) => return swarm.faults.add(what),
-        };
-        match (packet.command, packet.qos) {
-            (ws::SEND, qos) => {
-                if qos > 0 {
-                    ws::put_answer(&mut swarm.out, if qos == 1 { ws::ACK } else { ws::REC }, packet.id);
-                }
-                self.deliver(swarm, who, packet.body);
-            }
-            (ws::REL, _) => ws::put_answer(&mut swarm.out, ws::COM, packet.id),
-            (command, _) => swarm.faults.add(format!("command {command} to a client")),
+        match swarm.dialect().receive(payload, &mut swarm.out) {
+            Ok(Some(body)) => self.deliver(swarm, who, body),
+            Ok(None) => {}
+            Err(what) => swarm.faults.add(what),
         }
     }
 
     fn on_answer(&mut self, swarm: &mut Swarm, api: u32, answer: api::Answer<'_>) {
-        if let Err(what) = answer.check((self.qos > 0).then_some(1)) {
+        if let Err(what) = swarm.dialect().check(&answer, (self.qos > 0).then_some(1)) {
             swarm.faults.add(what);
         }
         self.slots[api as usize].answered = true;
