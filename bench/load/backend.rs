@@ -44,7 +44,7 @@ impl Backend {
         let shared = asked.clone();
         let run = move || {
             // Its own table, so that what it accepts is closed when it closes it, and counts against its own limit.
-            sys::own_table()?;
+            sys::own_table(&[listener.as_raw_fd()])?;
             let _ = first && sys::be_first();
             Loop { epoll: Epoll::new()?, listener, conns: Vec::new(), free: Vec::new(), tallies: HashMap::new() }
                 .run(&shared)

@@ -148,7 +148,7 @@ fn compete(
     outcome: &mut Outcome,
 ) -> Result<(), String> {
     let target = contender.target;
-    sys::own_table().map_err(|error| format!("unshare: {error}"))?;
+    sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
     let mut runs = turns.take(place, || (contender.prepare)())?;
     let warm_up = turns.take(place, || runs.round(target, plan, plan.seconds.min(0.5)));
     let mut result = warm_up.map(drop);

@@ -78,10 +78,22 @@ pub fn be_first() -> bool {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &wish) == 0 }
 }
 
-/// Gives the calling thread a descriptor table of its own (a copy): RLIMIT_NOFILE then counts per thread.
-pub fn own_table() -> io::Result<()> {
+/// Gives the calling thread a descriptor table of its own: RLIMIT_NOFILE then counts per thread. Of what was open only
+/// `keep` and the first three stay in it: a copy of another thread's pipe would keep that pipe open for ever.
+pub fn own_table(keep: &[RawFd]) -> io::Result<()> {
     // SAFETY: only this thread's table changes; the harness hands no descriptor to another thread after this.
-    check(unsafe { libc::unshare(libc::CLONE_FILES) }).map(drop)
+    check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
+    let mut kept: Vec<u32> = keep.iter().map(|&fd| fd as u32).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for last in kept.into_iter().chain([u32::MAX]) {
+        if first < last {
+            // SAFETY: nobody uses these numbers through this table.
+            check(unsafe { libc::close_range(first, last - 1, 0) })?;
+        }
+        first = last.saturating_add(1);
+    }
+    Ok(())
 }
 
 /// Raises the soft limit of descriptors to the hard one and returns it.

@@ -110,7 +110,7 @@ fn uplink_rounds(
     rate: f64,
     busy: &Busy,
 ) -> Result<(Vec<f64>, Vec<f64>, Outcome), String> {
-    sys::own_table().map_err(|error| format!("unshare: {error}"))?;
+    sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
     sys::be_first();
     let clients = 100;
     let mut work = Uplink::new(clients, 1, Pace::Open(rate), bench.size, 1 << 20);
@@ -160,7 +160,7 @@ impl Busy {
     }
 
     fn fan_out(&self, bench: &Bench, target: &Target, crowd: usize) -> Result<Outcome, String> {
-        sys::own_table().map_err(|error| format!("unshare: {error}"))?;
+        sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
         let mut work = Fanout::new(crowd as u32, 0, Pace::Closed(1), bench.size);
         let mut swarm = Swarm::new(target.port, 0, Dialect::Rainbow).map_err(|error| format!("epoll: {error}"))?;
         swarm.connect(&mut work, crowd, |_| ROOM.into())?;

@@ -53,7 +53,7 @@ struct Watched {
 }
 
 fn watch(bench: &Bench, target: &crate::target::Target, clients: usize, watch_s: f64) -> Result<Watched, String> {
-    sys::own_table().map_err(|error| format!("unshare: {error}"))?;
+    sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
     let mut swarm = Swarm::new(target.port, 0, target.kind.dialect()).map_err(|error| format!("epoll: {error}"))?;
     eprint!("  {}: {clients} clients …", target.name);
     // The first ones pay for what is made once (pools, code that is paged in).

@@ -89,7 +89,7 @@ fn conduct(
     began: Instant,
     shared: &Shared,
 ) -> Result<Row, String> {
-    sys::own_table().map_err(|error| format!("unshare: {error}"))?;
+    sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
     await_count(&shared.open, clients as u64, "connected", shared)?;
     let connected_s = began.elapsed().as_secs_f64();
     let rss_idle = target.rss();
@@ -163,7 +163,7 @@ fn await_count(count: &AtomicU64, goal: u64, word: &str, shared: &Shared) -> Res
 
 /// Connects its share and answers until all is over.
 fn swarm_thread(port: u16, first: usize, share: usize, in_flight: usize, shared: &Shared) -> Result<(), String> {
-    sys::own_table().map_err(|error| format!("unshare: {error}"))?;
+    sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
     let mut swarm = Swarm::new(port, first as u32, Dialect::Rainbow).map_err(|error| format!("epoll: {error}"))?;
     swarm.connecting_max = in_flight;
     let mut crowd = Crowd { heard: vec![false; share], shared };
