@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::metrics::{Counted, counted, read, risen};
-use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, Upgrade, eventually};
+use crate::harness::metrics::{Counted, await_rise, counted, read};
+use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, Upgrade};
 
 /// A breaker that stays out of the way, and short pauses.
 fn stubborn(backend: &Backend) -> Setup {
@@ -162,7 +162,7 @@ fn qos_0_is_dropped_and_counted_while_the_backend_is_away() {
         client.send(0, 1, 0, "lost");
     }
     client.assert_open();
-    eventually("ten drops are counted", || (risen(&before, &read(server.addr()), Counted::Drop) >= 10.0).then_some(()));
+    await_rise(server.addr(), &before, Counted::DroppedUp, 10.0);
     backend.restart();
     client.send(1, 1, 1, "kept");
     client.expect(Command::Ack, 1);

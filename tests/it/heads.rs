@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::http::{self, Response, Wire};
-use crate::harness::metrics::{Counted, counted};
+use crate::harness::metrics::{Counted, counted, read, risen};
 use crate::harness::{Backend, Client, PATIENCE, Server, Setup, Upgrade};
 
 fn started() -> (Backend, Server) {
@@ -131,10 +131,15 @@ fn heads_that_are_not_http_are_400() {
         ("no version", b"GET /connect/\r\n\r\n".to_vec()),
         ("rubbish", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec()),
     ];
+    let mut uncounted = Vec::new();
     for (name, bytes) in cases {
-        let refusal = counted(server.addr(), Counted::BadRequest, || answer_to(&server, &bytes));
-        assert_eq!(refusal.status, 400, "{name}");
+        let before = read(server.addr());
+        assert_eq!(answer_to(&server, &bytes).status, 400, "{name}");
+        if risen(&before, &read(server.addr()), Counted::BadRequest) != 1.0 {
+            uncounted.push(name);
+        }
     }
+    assert_eq!(uncounted, [""; 0], "refused, but not counted");
     assert_eq!(backend.seen().len(), 0, "the backend was asked about a request that is none");
     server.assert_alive();
 }

@@ -72,6 +72,7 @@ fn fifteen_thousand_idle_clients_cost_2_kib_each() {
     let fleet = Sitting::open(server.port(), IDLE);
     let grown = server.rss().saturating_sub(before);
     let each = grown / IDLE as u64;
+    println!("{each} bytes of RSS per idle connection");
     assert!(each <= 2048, "{each} bytes of RSS per idle connection ({grown} for {IDLE})");
     assert_eq!((warm.disturbed(), fleet.disturbed()), (0, 0), "they were to be left alone");
     drop((warm, fleet));

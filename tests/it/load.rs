@@ -51,6 +51,7 @@ fn memory_does_not_grow_under_steady_load() {
     let (before, after) = (baseline.expect("warm by then"), server.rss());
     fleet.assert_all_open();
     assert!(answered > CLIENTS as u64 * all / 2, "only {answered} answers in {all} s");
+    println!("RSS {before} to {after} bytes over {answered} messages");
     // A page here and there is noise; a message kept per message would be tens of MiB.
     assert!(after <= before + (1 << 20), "RSS went from {before} to {after} bytes over {answered} messages");
 }

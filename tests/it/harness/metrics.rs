@@ -4,22 +4,27 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
-use super::{eventually, http};
+use super::{PATIENCE, http};
 
 /// What the issue wants counted.
 #[derive(Clone, Copy, Debug)]
 pub enum Counted {
-    /// A frame or packet that a client must not send, or a limit it overran.
+    /// A frame or packet that a client must not send.
     Violation,
+    /// A client over a limit: closed with 1008.
+    OverLimit,
     /// A request head that is refused.
     BadRequest,
-    /// An upgrade that is refused.
+    /// An upgrade that is refused without asking the backend.
     Refusal,
     /// A call of the API that is refused.
     BadCall,
-    /// A message that was dropped.
-    Drop,
+    /// A message of QoS 0 to a client that does not read.
+    DroppedDown,
+    /// A message of QoS 0 to a backend that is away.
+    DroppedUp,
     /// The business server failed.
     BackendFailure,
     /// A SEND or REL sent again.
@@ -29,17 +34,27 @@ pub enum Counted {
 }
 
 impl Counted {
-    /// Parts of the names (with labels) that may stand for it.
     fn names(self) -> &'static [&'static str] {
         match self {
-            Counted::Violation => &["violation"],
-            Counted::BadRequest => &["bad_request", "http_refus", "http_violation", "head", "refus", "reject"],
-            Counted::Refusal => &["refus", "reject"],
-            Counted::BadCall => &["refus", "reject", "signature", "unsigned", "calls_failed", "api_error"],
-            Counted::Drop => &["drop"],
-            Counted::BackendFailure => &["backend_fail", "backend_error", "forward_fail", "retries", "failures"],
-            Counted::Repeat => &["repeat", "retransmit", "redeliver", "dup"],
-            Counted::SlowClient => &["slow", "violation", "outbox", "1013"],
+            Counted::Violation => &["rainbow_ws_violations_total", "rainbow_packet_violations_total"],
+            Counted::OverLimit => &["rainbow_closed_policy_total"],
+            Counted::BadRequest => &["rainbow_http_refused_total", "rainbow_http_timeouts_total"],
+            Counted::Refusal => {
+                &["rainbow_refused_full_total", "rainbow_refused_address_total", "rainbow_origin_refused_total"]
+            }
+            Counted::BadCall => &["rainbow_signatures_refused_total", "rainbow_calls_refused_total"],
+            Counted::DroppedDown => &["rainbow_outbox_dropped_qos0_total"],
+            Counted::DroppedUp => &["rainbow_backend_gave_up_total"],
+            Counted::BackendFailure => &[
+                "rainbow_backend_refused_total",
+                "rainbow_backend_reset_total",
+                "rainbow_backend_timeout_total",
+                "rainbow_backend_rubbish_total",
+                "rainbow_backend_too_large_total",
+                "rainbow_backend_5xx_total",
+            ],
+            Counted::Repeat => &["rainbow_repeats_out_total"],
+            Counted::SlowClient => &["rainbow_closed_too_slow_total"],
         }
     }
 }
@@ -61,17 +76,32 @@ pub fn read(from: SocketAddr) -> BTreeMap<String, f64> {
 pub fn counted<T>(at: SocketAddr, what: Counted, act: impl FnOnce() -> T) -> T {
     let before = read(at);
     let answer = act();
-    eventually(&format!("a counter for {what:?} rises"), || (risen(&before, &read(at), what) >= 1.0).then_some(()));
+    await_rise(at, &before, what, 1.0);
     answer
+}
+
+/// Waits until the counters for `what` stand `count` above `before`; fails the test with all that rose instead.
+pub fn await_rise(at: SocketAddr, before: &BTreeMap<String, f64>, what: Counted, count: f64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = read(at);
+        if risen(before, &now, what) >= count {
+            return;
+        }
+        if Instant::now() >= deadline {
+            let others: Vec<_> = now.iter().filter(|(name, value)| before.get(*name) != Some(value)).collect();
+            panic!("{what:?} has not risen by {count}, but: {others:?}");
+        }
+        // As in `eventually`: another process, and a look costs it a request.
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
 }
 
 /// By how much the counters for `what` rose together.
 pub fn risen(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, what: Counted) -> f64 {
-    let stands_for = |name: &str| name.starts_with("rainbow_") && what.names().iter().any(|part| name.contains(part));
-    after
-        .iter()
-        .filter(|(name, _)| stands_for(name))
-        .map(|(name, value)| value - before.get(name).copied().unwrap_or(0.0))
-        .filter(|rise| *rise > 0.0)
-        .sum()
+    let value = |samples: &BTreeMap<String, f64>| -> f64 {
+        let known = |name: &str| samples.get(name).copied().unwrap_or_else(|| panic!("no {name} in /metrics"));
+        what.names().iter().map(|name| known(name)).sum()
+    };
+    value(after) - value(before)
 }
