@@ -101,3 +101,6 @@ impl Conn {
 
 // A million of them must fit beside their sockets.
 const _: () = assert!(std::mem::size_of::<Conn>() <= 256);
+
+#[cfg(test)]
+mod tests;

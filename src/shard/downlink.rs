@@ -9,13 +9,17 @@
 
 use super::arena::{At, List};
 use super::conn::Phase;
+#[cfg(debug_assertions)]
+use super::invariants::Holdings;
 use super::messages::{MessageRef, Stamp};
 use super::outbox::Item;
 use super::parts::PartRef;
-use super::{Output, Reply, Shard};
+use super::{Bug, Output, Reply, Shard};
 use crate::base::time::Tick;
 use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::{self, CloseCode, Opcode};
+#[cfg(debug_assertions)]
+use std::collections::HashSet;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Downlink {
@@ -148,7 +152,8 @@ impl Shard {
             }
             let order = self.free_order(index);
             let downlink = &mut self.conns[index as usize].downlink;
-            downlink.launched = order_after(order);
+            let reuse = self.settings.is_planted(Bug::ReusesIds);
+            downlink.launched = if reuse && order.is_multiple_of(2) { order } else { order_after(order) };
             downlink.first_queued = self.pending.next(at);
             downlink.in_flight += 1;
             let pending = self.pending.get_mut(at);
@@ -202,7 +207,9 @@ impl Shard {
             (State::Sent(QoS::AtLeastOnce), QoS::AtLeastOnce) => {
                 let part = self.remove_in_flight(index, at);
                 self.part_answered(part, body);
-                self.fill_window(index, now);
+                if !self.settings.is_planted(Bug::ForgetsQueue) {
+                    self.fill_window(index, now);
+                }
             }
             (State::Sent(QoS::ExactlyOnce), QoS::ExactlyOnce) => {
                 (pending.state, pending.attempts) = (State::Released, 1);
@@ -259,7 +266,9 @@ impl Shard {
         if given_up {
             self.ping(index, now);
         }
-        self.fill_window(index, now);
+        if !self.settings.is_planted(Bug::ForgetsQueue) {
+            self.fill_window(index, now);
+        }
         wake
     }
 
@@ -271,7 +280,7 @@ impl Shard {
         let id = pending.id();
         let conn = &self.conns[index as usize];
         let waiting = conn.outbox.bytes() + conn.downlink.queued_bytes();
-        if stuck {
+        if stuck || self.settings.is_planted(Bug::NeverRepeats) {
             return;
         }
         match (&pending.message, pending.state) {
@@ -280,11 +289,15 @@ impl Shard {
                     return;
                 }
                 pending.attempts = pending.attempts.saturating_add(1);
-                let item = Item::Message(self.messages.another(message), Stamp { id: Some(id), dup: true });
+                let item = Item::Message(
+                    self.messages.another(message),
+                    Stamp { id: Some(id), dup: !self.settings.is_planted(Bug::RepeatsWithoutDup) },
+                );
                 self.items.push(&mut self.conns[index as usize].outbox, &self.messages, item);
                 self.stats.repeats_out += 1;
                 self.mark_dirty(index);
             }
+            (_, State::Released) if self.settings.is_planted(Bug::ReleasesOnce) => {}
             (_, State::Released) => {
                 pending.attempts = pending.attempts.saturating_add(1);
                 self.stats.repeats_out += 1;
@@ -316,13 +329,49 @@ impl Shard {
     pub(super) fn abandon_pending(&mut self, index: u32) {
         let mut downlink = std::mem::take(&mut self.conns[index as usize].downlink);
         while let Some(pending) = self.pending.pop_front(&mut downlink.list) {
-            if let Some(message) = pending.message {
+            if let Some(message) = pending.message.filter(|_| !self.settings.is_planted(Bug::LeaksMessages)) {
                 self.messages.release(message);
             }
             if pending.state != State::Released {
                 self.part_gone(pending.part);
             }
         }
+    }
+
+    /// When something in flight has to be looked at; `Tick::NEVER` when nothing has.
+    #[cfg(debug_assertions)]
+    pub(super) fn earliest_repeat(&self, index: u32) -> Tick {
+        let pending = self.pending.iter(&self.conns[index as usize].downlink.list).map(|(_, pending)| pending);
+        let wake = pending.map(|pending| match pending.state {
+            State::Released => pending.repeat_at,
+            _ => pending.repeat_at.min(pending.deadline),
+        });
+        wake.min().unwrap_or(Tick::NEVER)
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn check_downlink(&self, index: u32, all: &mut Holdings) {
+        let downlink = &self.conns[index as usize].downlink;
+        let (mut ids, mut queued_bytes, mut first_queued) = (HashSet::new(), 0, None);
+        for (at, pending) in self.pending.iter(&downlink.list) {
+            all.pending += 1;
+            let bytes = pending.message.as_ref().map(|message| self.messages.get(message).len());
+            assert_eq!(bytes.is_none(), pending.state == State::Released, "a message is kept until the client has it");
+            all.message_uses += usize::from(bytes.is_some());
+            if pending.state != State::Released {
+                all.parts.push(pending.part);
+            }
+            if pending.state == State::Queued {
+                first_queued.get_or_insert(at);
+                queued_bytes += bytes.unwrap_or_default();
+            } else {
+                assert!(first_queued.is_none(), "what is in flight comes before what is queued");
+                assert!(ids.insert(pending.id()), "ids do not collide in flight");
+            }
+        }
+        assert_eq!((ids.len(), queued_bytes), (downlink.in_flight(), downlink.queued_bytes()));
+        assert_eq!(first_queued, downlink.first_queued);
+        assert!(first_queued.is_none() || downlink.in_flight() > 0, "something will end and make room for the queued");
     }
 
     fn find_in_flight(&self, index: u32, id: MessageId) -> Option<At> {
@@ -348,6 +397,9 @@ impl Shard {
     }
 
     pub(super) fn part_gone(&mut self, part: PartRef) {
+        if self.settings.is_planted(Bug::CountsTheGone) {
+            return self.part_answered(part, b"");
+        }
         if let Some(ended) = self.parts.gone(part) {
             self.reply_ended(ended);
         }
@@ -406,3 +458,6 @@ impl Shard {
         waiting == 0 || waiting + len <= max
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
 
 use super::channels::ChannelIndex;
 use super::downlink::Delivery;
+#[cfg(debug_assertions)]
+use super::invariants::Holdings;
 use super::messages::{Message, MessageRef};
 use super::parts::Ticket;
 use super::{Output, Reply, Shard};
@@ -147,6 +149,21 @@ impl Shard {
         }
     }
 
+    #[cfg(debug_assertions)]
+    pub(super) fn check_fanout(&self, all: &mut Holdings) {
+        let mut jobs = 0;
+        for run in &self.fanout.runs {
+            let left = run.members.as_ref().map_or(0, |members| members.len() - run.next);
+            for job in &run.jobs {
+                let Job::Deliver { delivery, .. } = job else { continue };
+                all.message_uses += 1;
+                all.parts.extend(delivery.iter().flat_map(|delivery| std::iter::repeat_n(delivery.part, left)));
+            }
+            jobs += run.jobs.len();
+        }
+        assert_eq!(self.fanout.jobs, jobs);
+    }
+
     /// One slice of the first run. True when there is more to do.
     pub fn poll_fanout(&mut self, now: Tick) -> bool {
         let Some(mut run) = self.fanout.runs.pop_front() else { return false };
@@ -211,3 +228,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,9 +15,12 @@ pub mod channels;
 mod conn;
 mod downlink;
 mod fanout;
+#[cfg(debug_assertions)]
+mod invariants;
 mod messages;
 mod outbox;
 mod parts;
+mod planted;
 mod query;
 mod stats;
 mod uplink;
@@ -26,6 +29,7 @@ pub mod wheel;
 pub use fanout::SLICE as FANOUT_SLICE;
 pub use messages::Message;
 pub use parts::Ticket;
+pub use planted::Bug;
 pub use query::{Figures, Query, Reply};
 pub use stats::Stats;
 pub use uplink::{Forwarded, RESERVED_TYPE};
@@ -83,6 +87,9 @@ pub enum Mode {
     Echo,
     /// `Packets`, but a message of this type panics: shows that one panic costs one connection.
     PanicOn(u16),
+    /// `Packets`, with a mistake: shows that the simulation's model would notice it. In debug builds only.
+    #[doc(hidden)]
+    Planted(Bug),
 }
 
 pub struct Shard {
@@ -284,7 +291,9 @@ impl Shard {
             Input::Tick => self.on_tick(now),
         }
         #[cfg(debug_assertions)]
-        self.check_invariants();
+        if !matches!(self.settings.mode, Mode::Planted(_)) {
+            self.check_invariants(now);
+        }
     }
 
     pub fn poll_output(&mut self) -> Option<Output> {
@@ -315,6 +324,8 @@ impl Shard {
     pub fn written(&mut self, index: u32, bytes: usize) -> bool {
         let Some(conn) = self.conns.get_mut(index as usize) else { return false };
         let waited = !conn.outbox.is_empty();
+        let skips = self.settings.is_planted(Bug::SkipsBytes);
+        let bytes = if skips && bytes < conn.outbox.bytes() { bytes + 1 } else { bytes };
         self.items.advance(&mut conn.outbox, &mut self.messages, bytes);
         conn.stuck = !conn.outbox.is_empty();
         if waited && !conn.stuck && conn.peer_closed {
@@ -359,7 +370,8 @@ impl Shard {
 
     fn lookup(&self, key: ConnKey) -> Option<u32> {
         let conn = self.conns.get(key.index as usize)?;
-        (conn.generation == key.generation && key.shard == self.id).then_some(key.index)
+        let same = conn.generation == key.generation || self.settings.is_planted(Bug::TrustsStaleKeys);
+        (same && key.shard == self.id).then_some(key.index)
     }
 
     /// Does it for a connection that is still the one meant; a stale key is counted.
@@ -523,7 +535,10 @@ impl Shard {
             Phase::Gone => return debug_assert!(false, "a socket ends once"),
             Phase::Connecting => {
                 self.leave_channels(index);
-                self.conns.remove(index as usize);
+                let conn = self.conns.remove(index as usize);
+                if self.settings.is_planted(Bug::ClosesUnopened) {
+                    self.outputs.push_back(Output::Closed { identity: conn.identity, cookie: None });
+                }
                 return;
             }
             Phase::Open => self.open -= 1,
@@ -539,6 +554,9 @@ impl Shard {
         self.abandon_pending(index);
         if self.conns[index as usize].uplink.is_idle() {
             self.free(index);
+        } else if self.settings.is_planted(Bug::ClosesEarly) {
+            let conn = &mut self.conns[index as usize];
+            self.outputs.push_back(Output::Closed { identity: conn.identity, cookie: conn.cookie.take() });
         }
     }
 
@@ -589,7 +607,9 @@ impl Shard {
 
     fn on_tick(&mut self, now: Tick) {
         while let Some(ended) = self.parts.poll_expired(now) {
-            self.reply_ended(ended);
+            if !self.settings.is_planted(Bug::LosesReplies) {
+                self.reply_ended(ended);
+            }
         }
         while let Some(index) = self.timers.poll(now) {
             self.on_timer(index, now);
@@ -635,7 +655,8 @@ impl Shard {
     /// Sends a ping unless one is out.
     fn ping(&mut self, index: u32, now: Tick) {
         let conn = &mut self.conns[index as usize];
-        if conn.phase == Phase::Open && (conn.pinged == Tick::NEVER || conn.heard > conn.pinged) {
+        let asks = !self.settings.is_planted(Bug::NeverPings);
+        if asks && conn.phase == Phase::Open && (conn.pinged == Tick::NEVER || conn.heard > conn.pinged) {
             conn.pinged = now;
             self.stats.pings += 1;
             let (ping, len) = frame::header(Opcode::Ping, 0);
@@ -680,25 +701,25 @@ impl Shard {
         }
     }
 
-    /// What must hold between any two inputs. Goes over everything: cheap for tests, not for service.
-    #[cfg(debug_assertions)]
-    fn check_invariants(&self) {
-        if self.conns.len() > INVARIANTS_CONNS_MAX {
-            return;
-        }
-        self.channels.check_invariants();
-        let conns = || self.conns.iter().map(|(_, conn)| conn);
-        assert_eq!(self.open, conns().filter(|conn| conn.phase == Phase::Open).count());
-        for conn in conns() {
-            assert!(conn.downlink.in_flight() <= self.settings.inflight_window.max(1) || conn.phase != Phase::Open);
-            assert!(conn.phase == Phase::Open || conn.downlink.list().is_empty(), "only the open wait for answers");
-            assert!(conn.dirty || conn.phase != Phase::Gone || conn.outbox.is_empty());
-        }
+    /// Nothing is held and nothing is to be done: no connection, no memory, no timer. Outputs have been fetched.
+    pub fn is_quiescent(&self) -> bool {
+        let arenas = [self.items.len(), self.pending.len(), self.known.len(), self.line.len(), self.messages.uses()];
+        let rooms =
+            self.conns.is_empty() && self.channels.is_empty() && self.parts.is_empty() && self.fanout.is_empty();
+        rooms && arenas == [0; 5] && self.line_bytes == 0 && self.timers.is_empty() && self.outputs.is_empty()
+    }
+}
+
+impl Settings {
+    #[inline]
+    fn is_planted(&self, bug: Bug) -> bool {
+        cfg!(debug_assertions) && self.mode == Mode::Planted(bug)
     }
 }
 
 /// A channel's name, in bytes.
 pub const CHANNEL_NAME_MAX: usize = 256;
 const PING_GRAIN_MS: u64 = 64;
-#[cfg(debug_assertions)]
-const INVARIANTS_CONNS_MAX: usize = 64;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -4,6 +4,8 @@
 //! The byte limit is the caller's; it makes room by `drop_oldest_qos0`, or closes.
 
 use super::arena::{Arena, List};
+#[cfg(debug_assertions)]
+use super::invariants::Holdings;
 use super::messages::{MessageRef, Messages, Stamp};
 use crate::wire::packet::QoS;
 use std::rc::Rc;
@@ -87,10 +89,6 @@ impl Items {
         self.0.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub fn push(&mut self, outbox: &mut Outbox, messages: &Messages, item: Item) {
         outbox.bytes += item.len(messages) as u32;
         self.0.push_back(&mut outbox.list, item);
@@ -172,9 +170,17 @@ impl Items {
         self.clear_unbegun(outbox, messages);
     }
 
-    /// Uses of shared messages in this outbox, for invariants.
-    pub fn message_uses(&self, outbox: &Outbox) -> usize {
-        self.0.iter(&outbox.list).filter(|(_, item)| matches!(item, Item::Message(..))).count()
+    #[cfg(debug_assertions)]
+    pub fn check(&self, outbox: &Outbox, messages: &Messages, all: &mut Holdings) {
+        let mut bytes = 0;
+        for (_, item) in self.0.iter(&outbox.list) {
+            all.items += 1;
+            all.message_uses += usize::from(matches!(item, Item::Message(..)));
+            bytes += item.len(messages);
+        }
+        let head = outbox.list.front().map_or(0, |at| self.0.get(at).len(messages));
+        assert_eq!(bytes, outbox.bytes as usize);
+        assert!(outbox.head_written == 0 || (outbox.head_written as usize) < head, "a frame that is written is gone");
     }
 }
 

@@ -88,6 +88,17 @@ impl Parts {
         self.deadlines.next_poll()
     }
 
+    /// Every part waits for exactly those who hold it.
+    #[cfg(debug_assertions)]
+    pub fn check(&self, holds: &[PartRef]) {
+        for (index, part) in &self.parts {
+            let held = holds.iter().filter(|h| h.index as usize == index && h.generation == part.generation).count();
+            assert_eq!(part.waiting as usize, held, "a part waits for those who hold it");
+            assert!(part.waiting > 0 && self.deadlines.deadline(index as u32).is_some());
+        }
+        assert_eq!(self.parts.len(), self.deadlines.len());
+    }
+
     fn one_less(&mut self, part: PartRef) -> Option<Ended> {
         let open = self.get(part)?;
         open.waiting -= 1;

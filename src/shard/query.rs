@@ -224,3 +224,6 @@ impl Shard {
 fn done(found: bool) -> Reply {
     Reply::Done { connections: u32::from(found) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,15 @@
 
 use super::arena::{Arena, At, List};
 use super::conn::Phase;
+#[cfg(debug_assertions)]
+use super::invariants::Holdings;
 use super::outbox::Item;
-use super::{Forward, Output, Shard};
+use super::{Bug, Forward, Output, Shard};
 use crate::base::time::Tick;
 use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::{self, CloseCode, Opcode};
+#[cfg(debug_assertions)]
+use std::collections::HashSet;
 use std::rc::Rc;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -165,12 +169,24 @@ impl Shard {
         let known = self.known.get_mut(at);
         match &known.answer {
             Answer::Waiting => {}
+            Answer::Given(_) if self.settings.is_planted(Bug::StaysSilent) => {}
+            Answer::Given(_) if self.settings.is_planted(Bug::AnswersDifferently) => {
+                let id = known.id;
+                let ack = known.qos == QoS::AtLeastOnce;
+                let packet = if ack { Packet::Ack { id, body: b"" } } else { Packet::Rec { id, body: b"" } };
+                self.push_packet(index, packet, now);
+            }
+            Answer::Failed if self.settings.is_planted(Bug::AbsorbsFailed) => {}
             Answer::Given(frame) => {
                 let frame = frame.clone();
                 self.push_item(index, Item::Frame(frame), now);
             }
             Answer::Failed => {
                 known.answer = Answer::Waiting;
+                if self.settings.is_planted(Bug::NumbersAnew) {
+                    self.conns[index as usize].uplink.sequence += 1;
+                    known.sequence = self.conns[index as usize].uplink.sequence;
+                }
                 let origin = Origin { qos: known.qos, id: known.id.0, sequence: known.sequence };
                 self.conns[index as usize].uplink.failed_qos1 -= u16::from(origin.qos == QoS::AtLeastOnce);
                 self.join_line(index, origin, incoming, now);
@@ -200,7 +216,11 @@ impl Shard {
     fn forward_next(&mut self, index: u32, now: Tick) {
         while self.conns[index as usize].uplink.current.is_none() {
             let conn = &mut self.conns[index as usize];
-            let Some(waiting) = self.line.pop_front(&mut conn.uplink.line) else { return };
+            let Some(mut waiting) = self.line.pop_front(&mut conn.uplink.line) else { return };
+            if self.settings.is_planted(Bug::ForwardsOutOfOrder) {
+                self.line.push_back(&mut conn.uplink.line, waiting);
+                waiting = self.line.pop_front(&mut conn.uplink.line).expect("just pushed");
+            }
             conn.uplink.line_len -= 1;
             let Waiting { origin, message_type, body, accepted } = waiting;
             conn.uplink.current = Some(Current { origin, bytes: body.len() as u32 });
@@ -238,7 +258,10 @@ impl Shard {
             conn.paused = false;
             // Silence while nobody listened is not the client's.
             (conn.heard, conn.spoke) = (now, now);
-            self.outputs.push_back(Output::Resume { key: conn.key(index, self.id) });
+            let key = conn.key(index, self.id);
+            if !self.settings.is_planted(Bug::NeverResumes) {
+                self.outputs.push_back(Output::Resume { key });
+            }
             self.timers.arm_no_later(index, self.next_keepalive(index));
         }
         let conn = &self.conns[index as usize];
@@ -260,6 +283,9 @@ impl Shard {
         let Some(at) = found.map(|(at, _)| at) else { return };
         match outcome {
             Forwarded::Answered(body) => self.answer(index, at, id, origin.qos, body, now),
+            Forwarded::Failed if self.settings.is_planted(Bug::AnswersFailed) => {
+                self.answer(index, at, id, origin.qos, b"", now);
+            }
             Forwarded::Failed => self.fail(index, at, origin.qos),
         }
     }
@@ -295,6 +321,13 @@ impl Shard {
         {
             forget_oldest(uplink, &mut self.known, Finished::Answered);
         }
+        if self.settings.is_planted(Bug::ForgetsReceived) && qos == QoS::ExactlyOnce {
+            let uplink = &mut self.conns[index as usize].uplink;
+            uplink.answer_bytes -= frame.len() as u32;
+            uplink.held_qos2 -= 1;
+            self.known.remove(&mut uplink.known, at);
+        }
+        let uplink = &self.conns[index as usize].uplink;
         // One answer is kept however long it is: the backend's limit bounds it.
         let kept = uplink.answer_bytes as usize;
         let too_much = kept > self.settings.answers_bytes_max && kept > frame.len();
@@ -329,6 +362,42 @@ impl Shard {
         while uplink.answered_qos1 > 0 {
             forget_oldest(uplink, &mut self.known, Finished::Answered);
         }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn check_uplink(&self, index: u32, all: &mut Holdings) {
+        let uplink = &self.conns[index as usize].uplink;
+        let (mut ids, mut sequence, mut waiting) = (HashSet::new(), 0, HashSet::new());
+        let (mut answered, mut failed, mut qos2, mut bytes) = (0, 0, 0, 0);
+        for (_, known) in self.known.iter(&uplink.known) {
+            assert!(known.id.is_valid() && ids.insert(known.id), "an id is known once");
+            assert!(sequence < known.sequence && known.sequence <= uplink.sequence, "ids are known in their order");
+            sequence = known.sequence;
+            let qos1 = known.qos == QoS::AtLeastOnce;
+            qos2 += u16::from(!qos1);
+            match &known.answer {
+                Answer::Waiting => assert!(waiting.insert(known.sequence)),
+                Answer::Given(frame) => {
+                    answered += u16::from(qos1);
+                    bytes += frame.len() as u32;
+                }
+                Answer::Failed => failed += u16::from(qos1),
+            }
+        }
+        assert_eq!((answered, failed, qos2), (uplink.answered_qos1, uplink.failed_qos1, uplink.held_qos2));
+        assert!(answered <= ANSWERS_KEPT && uplink.answer_bytes == bytes);
+        let line = || self.line.iter(&uplink.line).map(|(_, waiting)| waiting);
+        assert_eq!(line().count(), uplink.line_len());
+        let origins = line().map(|waiting| waiting.origin).chain(uplink.current.map(|current| current.origin));
+        for origin in origins.filter(|origin| origin.id != 0) {
+            assert!(waiting.remove(&origin.sequence), "what is in the line waits, and once");
+        }
+        assert!(waiting.is_empty(), "what waits is in the line or with the backend");
+        assert!(uplink.current.is_some() || uplink.line.is_empty(), "the line moves");
+        all.known += ids.len();
+        all.waiting += uplink.line_len();
+        all.line_bytes += line().map(|waiting| waiting.body.len()).sum::<usize>();
+        all.line_bytes += uplink.current.map_or(0, |current| current.bytes as usize);
     }
 
     /// The connection is freed.
@@ -372,3 +441,6 @@ fn forget_oldest(uplink: &mut Uplink, known: &mut Arena<Known>, finished: Finish
 /// Body buffers kept for reuse, and the largest that is kept.
 const SPARE_BODIES_MAX: usize = 1024;
 const SPARE_BODY_BYTES_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests;

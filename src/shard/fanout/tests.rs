@@ -1,0 +1,149 @@
+//! Large channels: slices, order, members that come and go while a run is on its way, many messages in one run.
+
+use super::*;
+use crate::base::id::ConnKey;
+use crate::shard::tests::{Rig, sent};
+use crate::shard::{Input, Query};
+
+fn crowd(rig: &mut Rig, channel: &str, size: usize) -> Vec<ConnKey> {
+    (0..size).map(|_| rig.open_in(channel)).collect()
+}
+
+#[test]
+fn each_member_of_a_large_channel_gets_each_message_once_and_in_order() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "all", 3 * SLICE + 1);
+    let tickets = [rig.call("all", QoS::AtLeastOnce, "a"), rig.call("all", QoS::AtLeastOnce, "b")];
+    rig.call("all", QoS::AtMostOnce, "c");
+    let mut slices = 1;
+    while rig.shard.poll_fanout(rig.now) {
+        slices += 1;
+    }
+    assert_eq!(slices, 4, "one run for all three");
+    for &key in &members {
+        assert_eq!(rig.hear(key), ["send1 #1 \"a\"", "send1 #2 \"b\"", "send0 \"c\""]);
+        rig.ack(key, 1, "");
+        rig.ack(key, 2, "two");
+    }
+    let total = members.len() as u32;
+    let replies = rig.replies();
+    let [qos0, one, two] = &replies[..] else { panic!("{replies:?}") };
+    assert_eq!(qos0.1, sent(total, ""));
+    assert_eq!((one, two), (&(tickets[0], sent(total, "")), &(tickets[1], sent(total, "two"))));
+    rig.finish();
+}
+
+#[test]
+fn a_message_that_comes_during_a_run_comes_after_it() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "all", SLICE + 1);
+    rig.call("all", QoS::AtMostOnce, "a");
+    assert!(rig.shard.poll_fanout(rig.now));
+    rig.call("all", QoS::AtMostOnce, "b");
+    rig.call("all", QoS::AtMostOnce, "c");
+    let last = *members.last().expect("many");
+    rig.end(members[0]);
+    rig.call("all", QoS::AtMostOnce, "d");
+    rig.fan_out();
+    assert_eq!(rig.hear(last), ["send0 \"a\"", "send0 \"b\"", "send0 \"c\"", "send0 \"d\""]);
+    rig.finish();
+}
+
+#[test]
+fn members_that_leave_during_a_run_are_not_waited_for() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "all", SLICE + 10);
+    let ticket = rig.call("all", QoS::AtLeastOnce, "a");
+    assert!(rig.shard.poll_fanout(rig.now));
+    // Of those who are still to be served: one ends, one closes, one ends and its slot is used again.
+    let waiting = &members[SLICE..];
+    rig.end(waiting[1]);
+    let new = rig.open_in("all");
+    assert_eq!(new.index, waiting[1].index);
+    rig.end(waiting[2]);
+    rig.input(Input::Close { key: waiting[3], code: CloseCode::GOING_AWAY, reason: "" });
+    rig.fan_out();
+    assert_eq!(rig.hear(new), [""; 0], "who came later was not meant");
+    for &key in &members {
+        rig.ack(key, 1, "");
+    }
+    assert_eq!(rig.replies(), [(ticket, sent(members.len() as u32 - 3, ""))]);
+    rig.finish();
+}
+
+#[test]
+fn a_member_that_is_closed_by_one_message_is_not_waited_for_by_the_next() {
+    let mut rig = Rig::new();
+    crowd(&mut rig, "all", SLICE + 1);
+    let tickets: Vec<Ticket> = (0..6).map(|_| rig.call("all", QoS::AtLeastOnce, &"x".repeat(300))).collect();
+    rig.fan_out();
+    rig.advance(10_000);
+    let mut replies = rig.replies();
+    replies.sort_by_key(|(ticket, _)| ticket.0);
+    assert_eq!(replies, tickets.into_iter().map(|ticket| (ticket, sent(0, ""))).collect::<Vec<_>>());
+    assert_eq!(rig.stats().closed_too_slow, SLICE as u64 + 1);
+    rig.finish();
+}
+
+#[test]
+fn a_channel_that_empties_before_its_run_answers_nobody() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "all", SLICE + 1);
+    let ticket = rig.call("all", QoS::ExactlyOnce, "a");
+    for key in members {
+        rig.end(key);
+    }
+    rig.fan_out();
+    assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
+    rig.finish();
+}
+
+#[test]
+fn parts_of_a_large_channel_time_out() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "all", SLICE + 1);
+    let ticket = rig.call("all", QoS::AtLeastOnce, "a");
+    rig.fan_out();
+    rig.ack(members[5], 1, "only me");
+    rig.advance(9_999);
+    assert!(rig.replies().is_empty());
+    rig.advance(1);
+    assert_eq!(rig.replies(), [(ticket, sent(1, "only me"))]);
+    rig.ack(members[6], 1, "too late");
+    assert!(rig.replies().is_empty());
+    rig.finish();
+}
+
+#[test]
+fn too_many_waiting_messages_are_refused() {
+    let mut rig = Rig::new();
+    crowd(&mut rig, "all", SLICE + 1);
+    for _ in 0..JOBS_MAX {
+        rig.call("all", QoS::AtMostOnce, "a");
+    }
+    rig.replies();
+    let ticket = rig.call("all", QoS::AtLeastOnce, "a");
+    assert_eq!(rig.replies(), [(ticket, Reply::Refused(TOO_MANY_JOBS))]);
+    let kick = Query::KickChannel { channel: "all".into(), code: CloseCode(4000), reason: "".into() };
+    assert_eq!(rig.reply_to(kick), Reply::Refused(TOO_MANY_JOBS));
+    assert_eq!(rig.stats().fanout_refused, 2);
+    rig.finish();
+}
+
+#[test]
+fn kicking_a_channel_closes_its_members_behind_what_was_sent_before() {
+    let mut rig = Rig::new();
+    let (one, two, other) = (rig.open_in("room"), rig.open_in("room"), rig.open_in("else"));
+    rig.call("room", QoS::AtMostOnce, "last words");
+    rig.replies();
+    let kick = Query::KickChannel { channel: "room".into(), code: CloseCode(4001), reason: "over".into() };
+    assert_eq!(rig.reply_to(kick), Reply::Done { connections: 2 });
+    rig.call("room", QoS::AtMostOnce, "unheard");
+    rig.fan_out();
+    for key in [one, two] {
+        assert_eq!(rig.hear(key), ["send0 \"last words\"", "close 4001 over"]);
+    }
+    assert_eq!(rig.hear(other), [""; 0]);
+    assert_eq!(rig.stats().kicked, 2);
+    rig.finish();
+}
