@@ -138,7 +138,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lists_in_one_arena_behave_like_deques(steps in prop::collection::vec((0..3usize, 0..4u8, 0..8usize), 1..300)) {
+        fn lists_in_one_arena_behave_like_deques(
+            steps in prop::collection::vec((0..3usize, 0..4u8, 0..8usize), 1..300),
+        ) {
             let mut arena = Arena::default();
             let mut lists = [List::default(); 3];
             let mut model: [VecDeque<usize>; 3] = Default::default();

@@ -1,5 +1,6 @@
-//! Who is in which channel, on this shard. Joining, leaving and finding a channel are O(1); a channel exists while it has
-//! members. A member is a connection's slot: a connection that ends leaves all its channels first, so no slot is stale.
+//! Who is in which channel, on this shard. Joining, leaving and finding a channel are O(1); a channel exists while it
+//! has members. A member is a connection's slot: a connection that ends leaves all its channels first, so no slot is
+//! stale.
 //!
 //! ```text
 //! names ──► channel ──► members: (conn, its membership) (conn, …) …

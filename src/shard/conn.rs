@@ -1,4 +1,5 @@
-//! One client's line: its phase, its clocks and what it owns. Plain data; the queues' contents lie in the shard's arenas.
+//! One client's line: its phase, its clocks and what it owns. Plain data; the queues' contents lie in the shard's
+//! arenas.
 
 use super::arena::List;
 use super::downlink::Downlink;
@@ -10,8 +11,9 @@ use crate::wire::ws::decoder::Decoder;
 use std::rc::Rc;
 
 /// ```text
-/// Connecting ──opened──► Open ──close sent or received──► Closing ──socket ended──► Gone ──last forward answered──► (freed)
-///     └─abandoned─► (freed)  └───────────────────────socket ended──────────────────▲
+/// Connecting ──opened──► Open ──close frame sent or received──► Closing ──socket ended──► Gone ──► (freed)
+///     │                   └──────────────────────socket ended──────────────────────────────▲   last forward answered
+///     └──abandoned──► (freed)
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {

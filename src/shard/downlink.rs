@@ -442,8 +442,8 @@ impl Shard {
         room
     }
 
-    /// Drops QoS 0 messages, the oldest first, until `len` more bytes fit; true when they do. Where nothing waits anything
-    /// fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
+    /// Drops QoS 0 messages, the oldest first, until `len` more bytes fit; true when they do. Where nothing waits
+    /// anything fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
     fn drop_for_room(&mut self, index: u32, len: usize) -> bool {
         let max = self.settings.outbox_bytes_max;
         let conn = &mut self.conns[index as usize];

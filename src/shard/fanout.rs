@@ -1,4 +1,5 @@
-//! One message to many: small channels at once, large ones in slices, so that a million deliveries do not starve the core.
+//! One message to many: small channels at once, large ones in slices, so that a million deliveries do not starve the
+//! core.
 //!
 //! A *run* goes once over a channel's members and delivers every message that was waiting for the channel when the run
 //! began. Messages that come meanwhile wait for the next run: the busier a channel, the more frames share one write.

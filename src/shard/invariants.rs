@@ -1,5 +1,5 @@
-//! What must hold in a shard between any two inputs. Every room checks its own list of a connection; here their sums are
-//! compared with what the arenas hold. Goes over everything, so it runs in debug builds and for small shards only.
+//! What must hold in a shard between any two inputs. Every room checks its own list of a connection; here their sums
+//! are compared with what the arenas hold. Goes over everything, so it runs in debug builds and for small shards only.
 
 use super::Shard;
 use super::conn::Phase;

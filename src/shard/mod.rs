@@ -1,8 +1,8 @@
 //! Everything one core owns, as plain data: `handle(input, now)` changes it and leaves outputs.
 //!
-//! The shard knows no socket, clock, randomness or async. Bytes from clients come in as `Input::Bytes`; bytes to clients are
-//! fetched per connection (`next_dirty`, `gather`, `written`); everything else that the world has to do is an `Output`. The
-//! worker, the simulator and the fuzzer are three interpreters of the same outputs.
+//! The shard knows no socket, clock, randomness or async. Bytes from clients come in as `Input::Bytes`; bytes to
+//! clients are fetched per connection (`next_dirty`, `gather`, `written`); everything else that the world has to do is
+//! an `Output`. The worker, the simulator and the fuzzer are three interpreters of the same outputs.
 //!
 //! ```text
 //! Bytes ─► decoder ─► packet ─► uplink ───► Output::Forward …… Input::Forwarded ─► uplink ─┐
@@ -313,7 +313,8 @@ impl Shard {
         !self.dirty.is_empty()
     }
 
-    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has nothing.
+    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
+    /// nothing.
     pub fn gather(&self, index: u32, enough: usize, out: &mut Vec<u8>) {
         if let Some(conn) = self.conns.get(index as usize) {
             self.items.gather(&conn.outbox, &self.messages, enough, out);

@@ -94,8 +94,8 @@ impl Items {
         self.0.push_back(&mut outbox.list, item);
     }
 
-    /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what the
-    /// socket already has of the first.
+    /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what
+    /// the socket already has of the first.
     pub fn gather(&self, outbox: &Outbox, messages: &Messages, enough: usize, out: &mut Vec<u8>) {
         let start = out.len();
         for (_, item) in self.0.iter(&outbox.list) {
@@ -125,8 +125,8 @@ impl Items {
         debug_assert!(outbox.head_written <= outbox.bytes, "the socket took no more than was gathered");
     }
 
-    /// Drops QoS 0 messages, the oldest first, until `bytes` fit under `max` or none is left; a frame that the socket has
-    /// begun stays. Returns how many were dropped.
+    /// Drops QoS 0 messages, the oldest first, until `bytes` fit under `max` or none is left; a frame that the socket
+    /// has begun stays. Returns how many were dropped.
     pub fn drop_oldest_qos0(
         &mut self,
         outbox: &mut Outbox,

@@ -1,5 +1,5 @@
-//! Mistakes that a shard can be told to make (`Mode::Planted`), so that the simulation shows that its model notices each.
-//! Every one stands beside the line it spoils, off the hot path, and release builds leave all of them out.
+//! Mistakes that a shard can be told to make (`Mode::Planted`), so that the simulation shows that its model notices
+//! each. Every one stands beside the line it spoils, off the hot path, and release builds leave all of them out.
 
 /// Which mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! A shard on the bench, with clients as text: what a client hears is told in one line per frame, `send1 dup #3 "x"`, so that
-//! a test reads like the wire. Used by the tests of every room; below are those of the shard as a whole.
+//! A shard on the bench, with clients as text: what a client hears is told in one line per frame, `send1 dup #3 "x"`,
+//! so that a test reads like the wire. Used by the tests of every room; below are those of the shard as a whole.
 
 use super::*;
 use crate::wire::packet::MessageId;

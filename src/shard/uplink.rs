@@ -4,8 +4,8 @@
 //! SEND ──(new id)──► waiting line ──► with the backend (one per client, so order is kept) ──► answered: ACK or REC
 //!   └──(known id)──► waiting: absorbed · answered: the same answer again · failed: into the line again, same key
 //! ```
-//! A QoS 2 id is forgotten at REL and at no other time. Of QoS 1 the last `ANSWERS_KEPT` answers are remembered, and as many
-//! failures as QoS 2 ids may be held.
+//! A QoS 2 id is forgotten at REL and at no other time. Of QoS 1 the last `ANSWERS_KEPT` answers are remembered, and as
+//! many failures as QoS 2 ids may be held.
 
 use super::arena::{Arena, At, List};
 use super::conn::Phase;
@@ -32,7 +32,8 @@ pub struct Uplink {
     answer_bytes: u32,
     /// The last new id; 0 before the first.
     last_id: u16,
-    /// How many of the known ids are of QoS 2; of QoS 1 and answered; of QoS 1 and failed. The rest is of QoS 1 and waits.
+    /// How many of the known ids are of QoS 2; of QoS 1 and answered; of QoS 1 and failed. The rest is of QoS 1 and
+    /// waits.
     held_qos2: u16,
     answered_qos1: u16,
     failed_qos1: u16,
@@ -114,8 +115,8 @@ impl Uplink {
     }
 
     fn find(&self, known: &Arena<Known>, incoming_id: MessageId, dup: bool) -> Option<At> {
-        // Clients count up. When every id held came in one unbroken run that has not gone round, the next number cannot be
-        // among them.
+        // Clients count up. When every id held came in one unbroken run that has not gone round, the next number cannot
+        // be among them.
         let oldest = self.known.front().map(|at| known.get(at).sequence)?;
         let span = self.sequence - oldest + 1;
         let follows = self.last_id != 0 && MessageId(self.last_id).next() == incoming_id;
@@ -294,8 +295,8 @@ impl Shard {
         self.known.get_mut(at).answer = Answer::Failed;
         let uplink = &mut self.conns[index as usize].uplink;
         uplink.failed_qos1 += u16::from(qos == QoS::AtLeastOnce);
-        // A client that never repeats what failed must not fill the memory. Should it repeat what is forgotten, then the
-        // message goes out under a new number.
+        // A client that never repeats what failed must not fill the memory. Should it repeat what is forgotten, then
+        // the message goes out under a new number.
         if usize::from(uplink.failed_qos1) > self.settings.received_max {
             forget_oldest(uplink, &mut self.known, Finished::Failed);
         }

@@ -1,8 +1,8 @@
 //! Hierarchical timing wheel: six levels of 64 slots over milliseconds. Arming, moving and cancelling a timer is O(1).
 //!
 //! The wheel holds list heads; a timer is a small number of the caller's (a slab index), and its links lie in `nodes`
-//! under that number, apart from what the timer is for: moving a timer touches no cold data. It knows no clock and calls
-//! nobody: the owner asks `poll` what has expired.
+//! under that number, apart from what the timer is for: moving a timer touches no cold data. It knows no clock and
+//! calls nobody: the owner asks `poll` what has expired.
 //!
 //! ```text
 //! level 0: slots of 1 ms      level 1: slots of 64 ms     …     level 5: slots of 2^30 ms
@@ -65,8 +65,8 @@ impl Wheel {
         (node.place != IDLE).then_some(Tick(node.when))
     }
 
-    /// Arms the timer, or moves it when it is armed. What is past expires at the next `poll`; what lies beyond the horizon
-    /// (two years) expires at the horizon, where its owner looks again.
+    /// Arms the timer, or moves it when it is armed. What is past expires at the next `poll`; what lies beyond the
+    /// horizon (two years) expires at the horizon, where its owner looks again.
     pub fn arm(&mut self, id: TimerId, when: Tick) {
         let index = id as usize;
         if index >= self.nodes.len() {
@@ -99,7 +99,8 @@ impl Wheel {
         true
     }
 
-    /// One expired timer, now idle again; `None` when there is none up to `now`. The order within a slot is not promised.
+    /// One expired timer, now idle again; `None` when there is none up to `now`. The order within a slot is not
+    /// promised.
     pub fn poll(&mut self, now: Tick) -> Option<TimerId> {
         while self.due == NIL {
             match self.next_slot() {
@@ -115,7 +116,8 @@ impl Wheel {
         Some(id)
     }
 
-    /// When to poll next: never later than the earliest deadline, and earlier only when a slot has to be emptied downwards.
+    /// When to poll next: never later than the earliest deadline, and earlier only when a slot has to be emptied
+    /// downwards.
     pub fn next_poll(&self) -> Option<Tick> {
         if self.due != NIL {
             return Some(Tick(self.elapsed));

@@ -1,4 +1,5 @@
-//! A client's messages as a client and a backend see them: known ids, answers, failures, order, the line and its bounds.
+//! A client's messages as a client and a backend see them: known ids, answers, failures, order, the line and its
+//! bounds.
 
 use super::*;
 use crate::shard::tests::{Rig, send_frame};
