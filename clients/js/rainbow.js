@@ -245,10 +245,19 @@ export class Rainbow {
     if (known !== undefined) return void this.#answer(qos, id, known.reply);
     const entry = { reply: null };
     received.set(id, entry);
-    if (qos === 1 && received.size > ANSWERS_MAX) received.delete(received.keys().next().value);
-    entry.reply = toBytes(await this.#deliver(packet));
+    entry.reply = await this.#deliver(packet);
     // A connection without resumption forgets; the answer then belongs to nobody.
-    if (received.get(id) === entry) this.#answer(qos, id, entry.reply);
+    if (received.get(id) !== entry) return;
+    this.#answer(qos, id, entry.reply);
+    if (qos === 1) this.#forgetOldAnswers(received);
+  }
+
+  /** The oldest first; what is still being handled stays, or its answer would never be given. */
+  #forgetOldAnswers(received) {
+    for (const [id, { reply }] of received) {
+      if (received.size <= ANSWERS_MAX) return;
+      if (reply !== null) received.delete(id);
+    }
   }
 
   #answer(qos, id, body) {
@@ -260,7 +269,7 @@ export class Rainbow {
     this.#write(encodePacket({ command: COM, id }));
   }
 
-  /** Hands a message to every handler, all at once; the first reply that is not undefined is the reply. */
+  /** Hands a message to every handler, all at once; the bytes of the first reply that is not undefined. */
   async #deliver(packet) {
     const message = new Message(packet);
     const replies = [...this.#handlers.message].map(async (handler) => handler(message));
@@ -273,6 +282,7 @@ export class Rainbow {
       return toBytes(reply);
     } catch (error) {
       this.#emit("error", error);
+      return EMPTY;
     }
   }
 

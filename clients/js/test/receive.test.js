@@ -130,3 +130,18 @@ test("answers_kept_for_repeats_are_bounded", async (t) => {
   assert.equal((await connection.next()).id, 1);
   assert.deepEqual(seen.slice(1024), ["1025", "new"]);
 });
+
+test("messages_still_in_work_are_never_forgotten", async (t) => {
+  const fake = await FakeServer.start(t);
+  const { rainbow, connection } = await fake.pair(t);
+  const count = 1_500;
+  let handed = 0;
+  let finish;
+  const finished = new Promise((resolve) => (finish = resolve));
+  // Nobody is answered before everybody has come.
+  rainbow.on("message", () => (++handed === count && finish("done"), finished));
+  for (let id = 1; id <= count; id++) connection.send({ command: SEND, qos: 1, type: 9, id, body: "x" });
+  const answered = new Set();
+  while (answered.size < count) answered.add((await connection.next()).id);
+  assert.equal(handed, count);
+});
