@@ -34,7 +34,7 @@ pub struct Conn {
     pub phase: Phase,
     /// On the shard's list of connections to be written.
     pub dirty: bool,
-    /// The socket's last write did not take everything.
+    /// What was to be written has not all been taken by the socket.
     pub stuck: bool,
     /// The client's close frame has come: end the socket when the outbox is empty.
     pub peer_closed: bool,

@@ -296,8 +296,16 @@ impl Shard {
         }
     }
 
+    /// What the world has to do next. Nothing is asked for a connection that has ended meanwhile: its slot may be
+    /// another's by now.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        loop {
+            let output = self.outputs.pop_front()?;
+            let (Output::Shutdown { key } | Output::Resume { key }) = output else { return Some(output) };
+            if self.lookup(key).is_some_and(|index| self.conns[index as usize].phase != Phase::Gone) {
+                return Some(output);
+            }
+        }
     }
 
     /// A connection that has something to be written, once each until it has more.
@@ -305,6 +313,8 @@ impl Shard {
         let index = self.dirty.pop()?;
         if let Some(conn) = self.conns.get_mut(index as usize) {
             conn.dirty = false;
+            // Until `written` says otherwise: a socket that takes nothing is not written to.
+            conn.stuck = !conn.outbox.is_empty();
         }
         Some(index)
     }

@@ -519,6 +519,31 @@ fn inputs_with_a_stale_key_are_dropped_and_counted() {
 }
 
 #[test]
+fn nothing_is_asked_for_a_connection_that_has_ended_meanwhile() {
+    let mut rig = Rig::with(|settings| settings.forward_queue = 1);
+    let (key, paused) = (rig.open(), rig.open());
+    rig.send(paused, 1, 1, "x");
+    rig.send(paused, 1, 2, "y");
+    let first = rig.forward();
+    // Both outputs wait while both sockets end, and one slot is used again.
+    rig.shard.handle(Input::Close { key, code: CloseCode::GOING_AWAY, reason: "" }, rig.now);
+    rig.shard.handle(Input::Tick, rig.now + 5_000);
+    rig.shard.handle(Input::Close { key: paused, code: CloseCode::GOING_AWAY, reason: "" }, rig.now + 5_000);
+    rig.shard.handle(Input::SocketEnded { key }, rig.now + 5_000);
+    rig.shard.handle(Input::SocketEnded { key: paused }, rig.now + 5_000);
+    let (new, _) = rig.reserve();
+    assert_eq!(new.index, key.index);
+    let outputs: Vec<Output> = std::iter::from_fn(|| rig.shard.poll_output()).collect();
+    assert!(matches!(outputs[..], [Output::Closed { .. }]), "{outputs:?}");
+    rig.now = rig.now + 5_000;
+    rig.input(Input::Abandoned { key: new });
+    rig.answer(first, "");
+    let second = rig.forward();
+    rig.answer(second, "");
+    rig.finish();
+}
+
+#[test]
 fn the_end_is_told_once_and_behind_the_last_forward() {
     let mut rig = Rig::new();
     let key = rig.open();

@@ -373,6 +373,20 @@ fn a_client_that_does_not_read_gets_no_repeats_on_top() {
 }
 
 #[test]
+fn a_socket_that_takes_nothing_gets_no_repeats_either() {
+    let mut rig = Rig::new();
+    let key = rig.open_in("news");
+    rig.call("news", QOS1, "x");
+    rig.hear(key);
+    rig.call("news", QOS1, "y");
+    assert_eq!(rig.shard.next_dirty(), Some(key.index));
+    rig.advance(9_000);
+    assert_eq!(rig.stats().repeats_out, 0);
+    assert_eq!(rig.hear(key), ["send1 #2 \"y\""]);
+    rig.finish();
+}
+
+#[test]
 fn repeats_never_exceed_the_outbox_and_never_close() {
     let mut rig = Rig::new();
     let key = rig.open_in("news");
