@@ -187,7 +187,8 @@ fn short(figure: f64) -> String {
 }
 
 fn round3(figure: f64) -> f64 {
-    (figure * 1e3).round() / 1e3
+    // Plus zero: of a negative zero it makes a zero.
+    (figure * 1e3).round() / 1e3 + 0.0
 }
 
 /// The middle one, or the mean of the two; 0 of nothing.

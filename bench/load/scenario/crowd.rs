@@ -20,7 +20,7 @@ use crate::work::uplink::Uplink;
 /// memory must not grow by more than the outboxes of the deaf.
 pub fn slow(bench: &Bench, clients: usize, pace: Pace) -> Result<Vec<Row>, String> {
     let outbox = 64 << 10;
-    let config = format!("outbox_bytes_max = {outbox}\n");
+    let config = format!("outbox_bytes_max = {outbox}\nmessage_bytes_max = {outbox}\n");
     let kind = Kind::Rainbow { workers: 1, cores: vec![bench.server_core()], config };
     let mut started = bench.start(&kind)?;
     let deaf = (clients / 10).max(1);

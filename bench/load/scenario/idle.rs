@@ -17,8 +17,11 @@ impl Play for Quiet {
 }
 
 pub fn idle(bench: &Bench, clients: usize, ping_s: u64, watch_s: f64) -> Result<Vec<Row>, String> {
-    let kind =
-        Kind::Rainbow { workers: 1, cores: vec![bench.server_core()], config: format!("ping_interval = {ping_s}\n") };
+    let kind = Kind::Rainbow {
+        workers: 1,
+        cores: vec![bench.server_core()],
+        config: format!("ping_interval = {ping_s}\npong_timeout = {}\n", ping_s.min(20)),
+    };
     let mut started = bench.start(&kind)?;
     let watched = std::thread::scope(|scope| {
         scope.spawn(|| watch(bench, &started.target, clients, watch_s)).join().expect("no panic")

@@ -56,7 +56,7 @@ impl Bench {
         let outcomes = self.measure(cases)?;
         let mut rows: Vec<Row> =
             outcomes.into_iter().zip(&heads).map(|(outcome, (name, _))| Row::of(scenario, name, outcome)).collect();
-        if self.floors {
+        if self.floors && floors > 0 {
             let rounds = |number: usize| rows[..floors].iter().filter_map(|row| row.rounds.get(number)).sum();
             let floor: Vec<f64> = (0..self.plan.rounds).map(rounds).collect();
             let others = rows.split_off(floors).into_iter().zip(&heads[floors..]);
