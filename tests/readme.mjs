@@ -18,6 +18,8 @@ import { Rainbow } from "../clients/js/rainbow.js";
 const ROOT = new URL("..", import.meta.url).pathname;
 const WebSocket = createRequire(join(ROOT, "clients/js/"))("ws");
 const PATIENCE = 10_000;
+/** The server refuses variables that look like its own and are not. */
+const ENV = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("RAINBOW_")));
 const readme = readFileSync(join(ROOT, "README.md"), "utf8");
 const work = mkdtempSync(join(tmpdir(), "rainbow-readme-"));
 const started = [];
@@ -40,7 +42,7 @@ function freePort() {
 }
 
 function start(command, args) {
-  const child = spawn(command, args, { cwd: work, stdio: ["ignore", "inherit", "inherit"] });
+  const child = spawn(command, args, { cwd: work, env: ENV, stdio: ["ignore", "inherit", "inherit"] });
   started.push(child);
   return child;
 }
@@ -112,6 +114,10 @@ async function main() {
 try {
   await main();
 } finally {
-  for (const child of started) child.kill();
+  // The server first: its last calls to the business server tell of the clients that have gone.
+  for (const child of started.reverse()) {
+    if (child.exitCode !== null || !child.kill()) continue;
+    await inTime("an end on SIGTERM", new Promise((resolve) => child.on("exit", resolve)));
+  }
   rmSync(work, { recursive: true });
 }
