@@ -14,7 +14,7 @@ use crate::io::serve::{self, Side};
 use crate::io::shared::{Counters, Event, Mail, Shared};
 use crate::io::socket::Socket;
 use crate::io::sys;
-use crate::shard::Mode;
+use crate::shard::{Mode, Which};
 use monoio::net::TcpListener;
 use std::io;
 use std::net::SocketAddr;
@@ -187,15 +187,18 @@ async fn keep_time(core: Rc<Core>) {
 async fn drain(core: &Rc<Core>, listeners: &[RawFd]) {
     core.drain.notified().await;
     let timeout = ms(core.rules().config.shutdown_timeout);
-    let over = clock::monotonic() + timeout.saturating_sub(DRAIN_RESERVE_MS);
+    let begun = clock::monotonic();
+    let (patience, over) = (begun + timeout / 2, begun + timeout.saturating_sub(DRAIN_RESERVE_MS));
     for &listener in listeners {
         sys::shutdown(listener);
     }
-    let clients = core.close_some(0);
-    let per_step = (clients * DRAIN_STEP_MS as usize / (timeout / 2).max(1) as usize).max(DRAIN_LEAST_PER_STEP);
+    let clients = core.close_some(0, Which::All);
+    let per_step = (clients * DRAIN_STEP_MS as usize / (timeout / 4).max(1) as usize).max(DRAIN_LEAST_PER_STEP);
     debug!(worker = core.id.0, clients, per_step, "draining");
     loop {
-        let left = core.close_some(per_step);
+        // Who waits for an answer gets it first, for half of the time.
+        let which = if clock::monotonic() < patience { Which::Settled } else { Which::All };
+        let left = core.close_some(per_step, which);
         if left == 0 && core.pool().is_idle() && core.asks.is_empty() {
             return info!(worker = core.id.0, "drained");
         }

@@ -178,7 +178,7 @@ impl Default for Config {
             received_max: 1024,
             answers_bytes_max: 1 << 20,
             message_bytes_max: 1 << 20,
-            outbox_bytes_max: 1 << 20,
+            outbox_bytes_max: 8 << 20,
             messages_per_second: 0,
             connections_max: 2_000_000,
             connections_per_address: 0,

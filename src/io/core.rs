@@ -23,7 +23,7 @@ use crate::base::time::Tick;
 use crate::config::Config;
 use crate::policy::backend::{Actions, Verdict};
 use crate::shard::channels::name_hash;
-use crate::shard::{Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Ticket};
+use crate::shard::{Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Ticket, Which};
 use crate::wire::packet::QoS;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -418,10 +418,10 @@ impl Core {
 
     /// Closes up to `most` clients with 1001; returns how many connections there still are, including those whose last
     /// messages are on their way to the backend.
-    pub fn close_some(&self, most: usize) -> usize {
+    pub fn close_some(&self, most: usize, which: Which) -> usize {
         let now = self.clock.now();
         let mut shard = self.shard.borrow_mut();
-        shard.close_some(most, crate::wire::ws::frame::CloseCode::GOING_AWAY, "going away", now);
+        shard.close_some(most, which, crate::wire::ws::frame::CloseCode::GOING_AWAY, "going away", now);
         self.turn.notify();
         shard.slots()
     }

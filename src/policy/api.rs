@@ -235,6 +235,10 @@ fn channel_name(name: String) -> Result<String, Refusal> {
 }
 
 fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    // serde would take an array for the fields in order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Refusal::BadJson("not an object".into()));
+    }
     serde_json::from_slice(body).map_err(|error| Refusal::BadJson(error.to_string()))
 }
 
@@ -376,6 +380,7 @@ mod tests {
             read_call(Route::Unsubscribe, "", body, TIMEOUTS),
             Ok(Call::Unsubscribe { identity: None, .. })
         ));
+        assert!(matches!(read_call(Route::Subscribe, "", b"[]", TIMEOUTS), Err(error) if error.status() == 400));
         assert!(matches!(read_call(Route::Subscribe, "", b"{", TIMEOUTS), Err(error) if error.status() == 400));
     }
 

@@ -90,6 +90,11 @@ impl Conn {
         ConnKey { index, generation: self.generation, shard }
     }
 
+    /// Nothing is under way with this client, in either direction.
+    pub fn is_settled(&self) -> bool {
+        self.uplink.is_idle() && self.downlink.list().is_empty() && self.outbox.is_empty()
+    }
+
     /// Counts a message; true when it is one too many for this second.
     pub fn over_rate(&mut self, per_second: u32, now: Tick) -> bool {
         let second = (now.0 / 1000) as u32;

@@ -109,7 +109,7 @@ impl Shard {
         let conn = &mut self.conns[index as usize];
         let item = Item::Message(self.messages.another(message), Stamp { id: None, dup: false });
         self.items.push(&mut conn.outbox, &self.messages, item);
-        self.stats.sends_out += 1;
+        self.stats.messages_out += 1;
         self.mark_dirty(index);
     }
 
@@ -166,7 +166,7 @@ impl Shard {
             let stamp = Stamp { id: Some(id_of(order)), dup: false };
             let item = Item::Message(self.messages.another(message), stamp);
             self.items.push(&mut self.conns[index as usize].outbox, &self.messages, item);
-            self.stats.sends_out += 1;
+            self.stats.messages_out += 1;
             self.timers.arm_no_later(index, wake);
             self.mark_dirty(index);
         }
@@ -308,7 +308,7 @@ impl Shard {
     }
 
     fn give_up(&mut self, index: u32, at: At) {
-        self.stats.sends_timed_out += 1;
+        self.stats.messages_timed_out += 1;
         let part = if self.pending.get(at).state == State::Queued {
             let downlink = &mut self.conns[index as usize].downlink;
             if downlink.first_queued == Some(at) {

@@ -92,6 +92,13 @@ pub enum Mode {
     Planted(Bug),
 }
 
+/// Which connections a drain closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    Settled,
+    All,
+}
+
 pub struct Shard {
     id: ShardId,
     settings: Settings,
@@ -369,14 +376,15 @@ impl Shard {
         self.conns.is_empty()
     }
 
-    /// Closes up to `most` connections; returns how many. For a drain at a pace.
-    pub fn close_some(&mut self, most: usize, code: CloseCode, reason: &str, now: Tick) -> usize {
-        let open = self.conns.iter().filter(|(_, conn)| conn.phase == Phase::Open).take(most);
+    /// Closes up to `most` connections, for a drain at a pace. `Settled`: only those with whom nothing is under way, so
+    /// that answers in flight finish first.
+    pub fn close_some(&mut self, most: usize, which: Which, code: CloseCode, reason: &str, now: Tick) {
+        let chosen = |conn: &Conn| conn.phase == Phase::Open && (which == Which::All || conn.is_settled());
+        let open = self.conns.iter().filter(|(_, conn)| chosen(conn)).take(most);
         let chosen: Vec<u32> = open.map(|(index, _)| index as u32).collect();
         for &index in &chosen {
             self.begin_close(index, code, reason, now);
         }
-        chosen.len()
     }
 
     fn lookup(&self, key: ConnKey) -> Option<u32> {

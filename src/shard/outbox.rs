@@ -94,8 +94,14 @@ impl Items {
         self.0.push_back(&mut outbox.list, item);
     }
 
-    /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what
-    /// the socket already has of the first.
+    /// Bytes that count against a limit: a frame that the socket has begun must be finished, whatever comes.
+    pub fn waiting_bytes(&self, outbox: &Outbox, messages: &Messages) -> usize {
+        let begun = outbox.list.front().filter(|_| outbox.head_written > 0);
+        outbox.bytes as usize - begun.map_or(0, |head| self.0.get(head).len(messages))
+    }
+
+    /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what the
+    /// socket already has of the first.
     pub fn gather(&self, outbox: &Outbox, messages: &Messages, enough: usize, out: &mut Vec<u8>) {
         let start = out.len();
         for (_, item) in self.0.iter(&outbox.list) {
@@ -138,7 +144,7 @@ impl Items {
         let begun = (outbox.head_written > 0).then(|| outbox.list.front()).flatten();
         let mut next = begun.map_or(outbox.list.front(), |head| self.0.next(head));
         while let Some(at) = next {
-            if outbox.bytes() + bytes <= max {
+            if self.waiting_bytes(outbox, messages) + bytes <= max {
                 break;
             }
             next = self.0.next(at);
@@ -206,7 +212,7 @@ mod tests {
         }
         let frame = outbox.bytes() / 3;
         items.advance(&mut outbox, &mut messages, 1);
-        assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 1, 2 * frame), 1);
+        assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 1, frame + 1), 1);
         let mut out = Vec::new();
         items.gather(&outbox, &messages, usize::MAX, &mut out);
         let text = String::from_utf8_lossy(&out);

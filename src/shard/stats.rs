@@ -26,19 +26,23 @@ stats! {
     /// Connections whose socket has ended.
     ended
     /// Messages from clients.
-    sends_in
+    messages_in
     /// Repeats from clients of a message that was known.
     repeats_in
     /// Messages to clients, without repeats.
-    sends_out
+    messages_out
     /// Repeats to clients, of SEND and REL.
     repeats_out
     /// Messages to clients given up at their deadline.
-    sends_timed_out
+    messages_timed_out
     /// ACK, REC, REL or COM that answered nothing.
     answers_unknown
     /// Messages handed to the backend.
     forwards
+    /// QoS 0 messages dropped because the backend did not take them.
+    forwards_dropped_qos0
+    /// QoS 1/2 messages given back to the client's repeats because the backend did not take them in time.
+    forwards_failed
     /// Times a client was no longer read because its messages wait for the backend.
     pauses
     /// QoS 0 messages dropped because a client does not read.

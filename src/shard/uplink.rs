@@ -135,7 +135,7 @@ impl Shard {
             self.begin_close(index, CloseCode::POLICY, "too many messages per second", now);
             return;
         }
-        self.stats.sends_in += 1;
+        self.stats.messages_in += 1;
         let Some(id) = incoming.id else {
             let origin = Origin { qos: QoS::AtMostOnce, id: 0, sequence: 0 };
             self.join_line(index, origin, incoming, now);
@@ -278,6 +278,9 @@ impl Shard {
         if self.spare_bodies.len() < SPARE_BODIES_MAX && spent.capacity() <= SPARE_BODY_BYTES_MAX {
             self.spare_bodies.push(spent);
         }
+        let failed = matches!(outcome, Forwarded::Failed);
+        self.stats.forwards_dropped_qos0 += u64::from(failed && origin.qos == QoS::AtMostOnce);
+        self.stats.forwards_failed += u64::from(failed && origin.qos != QoS::AtMostOnce);
         let Some(id) = MessageId::new(origin.id) else { return };
         let uplink = &self.conns[index as usize].uplink;
         let found = self.known.iter(&uplink.known).find(|(_, known)| known.sequence == origin.sequence);
