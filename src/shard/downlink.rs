@@ -448,13 +448,13 @@ impl Shard {
         let max = self.settings.outbox_bytes_max;
         let conn = &mut self.conns[index as usize];
         let queued = conn.downlink.queued_bytes();
-        let waiting = conn.outbox.bytes() + queued;
+        let waiting = self.items.waiting_bytes(&conn.outbox, &self.messages) + queued;
         if waiting == 0 || waiting + len <= max {
             return true;
         }
         let dropped = self.items.drop_oldest_qos0(&mut conn.outbox, &mut self.messages, queued + len, max);
         self.stats.outbox_dropped_qos0 += dropped as u64;
-        let waiting = conn.outbox.bytes() + queued;
+        let waiting = self.items.waiting_bytes(&conn.outbox, &self.messages) + queued;
         waiting == 0 || waiting + len <= max
     }
 }

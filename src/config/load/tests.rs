@@ -188,8 +188,8 @@ fn a_syntax_error_does_not_hide_the_faults_around_it() {
 #[test]
 fn relations_blame_the_key_that_was_set() {
     assert_eq!(
-        refused("\nmessage_bytes_max = '2MiB'"),
-        ["t.toml:2:21: message_bytes_max: 2MiB is more than outbox_bytes_max (1MiB). \
+        refused("\nmessage_bytes_max = '20MiB'"),
+        ["t.toml:2:21: message_bytes_max: 20MiB is more than outbox_bytes_max (8MiB). \
                 Lower it, or raise outbox_bytes_max."]
     );
     assert_eq!(
@@ -211,10 +211,10 @@ fn relations_blame_the_key_that_was_set() {
 
 #[test]
 fn what_is_unwise_is_taken_and_told() {
-    let loaded = load("t.toml", "api_body_max = '2MiB'", &[]).unwrap();
+    let loaded = load("t.toml", "api_body_max = '20MiB'", &[]).unwrap();
     assert_eq!(
         loaded.notices,
-        ["t.toml:1:16: api_body_max: 2MiB is more than outbox_bytes_max (1MiB): what is larger will be refused."]
+        ["t.toml:1:16: api_body_max: 20MiB is more than outbox_bytes_max (8MiB): what is larger will be refused."]
     );
 }
 
