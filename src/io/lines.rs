@@ -28,6 +28,8 @@ struct Line {
     fd: RawFd,
     /// The socket takes no more; epoll tells when it does.
     blocked: bool,
+    /// Our direction has ended.
+    ending: bool,
 }
 
 enum Paused {
@@ -51,7 +53,7 @@ impl Lines {
             lines.resize(index as usize + 1, Line::EMPTY);
         }
         debug_assert_eq!(lines[index as usize].fd, NONE, "a slot has one socket");
-        lines[index as usize] = Line { fd, blocked: false };
+        lines[index as usize] = Line { fd, blocked: false, ending: false };
     }
 
     /// Before the socket is closed: its number may come back as somebody else's.
@@ -60,11 +62,14 @@ impl Lines {
         self.paused.borrow_mut().remove(&index);
     }
 
-    /// The pending read completes, the session task ends.
+    /// Ends our direction; the session task reads on until the peer ends its own. Asked again it ends both: the pending
+    /// read completes.
     pub fn shutdown(&self, index: u32) {
-        let line = self.line(index);
-        if line.fd != NONE {
-            sys::shutdown(line.fd);
+        let mut lines = self.lines.borrow_mut();
+        let Some(line) = lines.get_mut(index as usize).filter(|line| line.fd != NONE) else { return };
+        match std::mem::replace(&mut line.ending, true) {
+            false => sys::shutdown_write(line.fd),
+            true => sys::shutdown(line.fd),
         }
     }
 
@@ -169,7 +174,7 @@ impl Lines {
 }
 
 impl Line {
-    const EMPTY: Line = Line { fd: NONE, blocked: false };
+    const EMPTY: Line = Line { fd: NONE, blocked: false, ending: false };
 }
 
 const NONE: RawFd = -1;

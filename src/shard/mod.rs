@@ -198,7 +198,8 @@ pub enum Output {
         ticket: Ticket,
         reply: Reply,
     },
-    /// End the socket; `Input::SocketEnded` follows.
+    /// End the socket: first our direction, so that the close frame arrives whatever the client still sends; asked again,
+    /// both. `Input::SocketEnded` follows.
     Shutdown {
         key: ConnKey,
     },
@@ -346,7 +347,8 @@ impl Shard {
         let bytes = if skips && bytes < conn.outbox.bytes() { bytes + 1 } else { bytes };
         self.items.advance(&mut conn.outbox, &mut self.messages, bytes);
         conn.stuck = !conn.outbox.is_empty();
-        if waited && !conn.stuck && conn.peer_closed {
+        // A stream that broke the protocol is not waited for: the client's close cannot be found in it any more.
+        if waited && !conn.stuck && (conn.peer_closed || conn.deaf) {
             self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
         }
         conn.stuck
@@ -641,7 +643,8 @@ impl Shard {
             if now < conn.close_by {
                 return self.timers.arm(index, conn.close_by);
             }
-            return self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
+            self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
+            return self.timers.arm(index, now + self.settings.close_timeout_ms.max(1));
         }
         let wake = self.repeat_due(index, now);
         self.keep_alive(index, now);
