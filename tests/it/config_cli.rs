@@ -1,9 +1,10 @@
 //! The command line and the configuration: what is refused before anything starts, what overrides what, what can be reloaded.
 
 use crate::harness::call::{call_get, signed_query};
+use crate::harness::client::{BINARY, TEXT};
 use crate::harness::http;
 use crate::harness::ports::free_port;
-use crate::harness::{Backend, Client, Command, PATIENCE, Reply, Server, Setup, TOKEN, call, eventually};
+use crate::harness::{Backend, Client, Command, PATIENCE, Reply, Server, Setup, TOKEN, Upgrade, call, eventually};
 
 /// Refused, and the message has all these parts.
 fn assert_refused(setup: Setup, parts: &[&str]) {
@@ -159,6 +160,68 @@ fn cores_and_workers_are_chosen_on_the_command_line() {
     for client in &mut clients {
         client.assert_open();
     }
+}
+
+#[test]
+fn every_worker_has_a_descriptor_table_of_its_own() {
+    let server = Setup::new().set("workers", "3").start();
+    let empty = server.sockets_per_worker();
+    assert_eq!(empty.len(), 3, "{empty:?}");
+    let clients: Vec<_> = (0..60).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
+    eventually("every client is in one table", || {
+        let full = server.sockets_per_worker();
+        let added: Vec<_> = full.iter().zip(&empty).map(|(full, empty)| full.saturating_sub(*empty)).collect();
+        (added.iter().sum::<usize>() == clients.len() && added.iter().all(|&n| n > 0)).then_some(())
+    });
+}
+
+#[test]
+fn the_2014_file_names_its_port() {
+    let port = free_port();
+    let ini = format!("[main]\nsecurity_token = t\nhttp_port = {}            ; optional\n", port.number);
+    let server = Setup::new().file("rainbow.ini", &ini).no_port().start_on(port);
+    assert_answers(&server);
+}
+
+#[test]
+fn what_is_printed_without_a_file_works_as_printed() {
+    let server = Setup::new().no_file().start();
+    let line = server.process.log.wait_for("a call to try", PATIENCE, |line| line.contains("/send/"));
+    let url = line.split(['\'', '"', ' ']).find(|word| word.starts_with("http://")).expect("a URL");
+    let target = &url[url.find("/send/").expect("the path")..];
+    let answer = http::request(server.addr(), "POST", target, &[], b"hello");
+    assert_eq!(answer.outcome(), 0, "{line}: {}", answer.text());
+}
+
+#[test]
+fn echo_sends_back_text_and_binary_on_any_path() {
+    let server = Setup::new().no_file().arg("echo").start_quietly();
+    for path in ["/", "/any/where?case=1"] {
+        let mut client = Upgrade::bare().path(path).open(server.addr());
+        for (opcode, payload) in [(TEXT, "grüße".as_bytes()), (BINARY, &[0, 255, 7]), (BINARY, b""), (TEXT, b"")] {
+            client.frame(true, opcode, payload);
+            let frame = client.next_frame(PATIENCE).expect("an echo");
+            assert_eq!((frame.fin, frame.opcode, &frame.payload[..]), (true, opcode, payload));
+        }
+        client.close(1000, "");
+        client.expect_end();
+    }
+}
+
+#[test]
+fn the_demo_prints_a_url_and_serves_its_page_there() {
+    let server = Setup::new().no_file().arg("demo").start_quietly();
+    let urls = |text: &str| -> Vec<String> {
+        let words = text.split_whitespace().filter(|word| word.starts_with("http://"));
+        words.map(|word| word.trim_end_matches(['.', ',']).to_owned()).collect()
+    };
+    server.process.log.wait_for("a URL", PATIENCE, |line| !urls(line).is_empty());
+    let printed = urls(&server.log());
+    let (host, path) = printed[0]["http://".len()..].split_once('/').unwrap_or((&printed[0]["http://".len()..], ""));
+    let at = host.replace("localhost", "127.0.0.1").parse().expect("an address with its port");
+    let page = http::get(at, &format!("/{path}"));
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")));
 }
 
 #[test]

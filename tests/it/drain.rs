@@ -144,3 +144,15 @@ fn sigint_ends_it_as_well() {
     server.process.signal("INT");
     assert_eq!(server.exited_within(Duration::from_secs(9)).code(), Some(0));
 }
+
+#[test]
+fn a_signal_during_the_start_ends_it_cleanly() {
+    // Whatever has been started by then: it is no error to be told to stop.
+    for _ in 0..10 {
+        let mut server = Setup::new().set("workers", "8").spawn();
+        eventually("the first worker listens", || TcpStream::connect(server.addr()).ok());
+        server.terminate();
+        let status = server.exited_within(Duration::from_secs(5));
+        assert_eq!(status.code(), Some(0), "{}", server.log());
+    }
+}

@@ -20,7 +20,7 @@ fn memory_does_not_grow_under_steady_load() {
     backend.on_message(|r| Reply::ok(r.body.clone()));
     let server = Setup::of(&backend).text("listen", "0.0.0.0").set("backend_connections", "16").start();
     let mut fleet = Talking::open(server.port(), CLIENTS);
-    let (warm, all) = if full() { (10, 60) } else { (7, 15) };
+    let (warm, all) = (10, if full() { 60 } else { 18 });
     let begun = Instant::now();
     let mut answered = 0u64;
     let mut sent = vec![(0u16, begun); CLIENTS];

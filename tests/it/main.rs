@@ -7,6 +7,7 @@ mod harness;
 
 mod api;
 mod backend_down;
+mod chaos;
 mod compat_2014;
 mod config_cli;
 mod connect;

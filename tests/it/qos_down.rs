@@ -105,6 +105,24 @@ fn an_unanswered_send_is_repeated_with_dup_and_its_id() {
 }
 
 #[test]
+fn repeats_may_become_rarer() {
+    let backend = subscribing();
+    let server = Setup::of(&backend).set("ack_timeout", "0.2").set("ack_backoff", "3").start();
+    let mut client = Client::open(server.addr(), "phone");
+    let waiting = send_later(server.addr(), "all", &[("qos", "1"), ("timeout", "9")], "hello");
+    client.expect_send();
+    let sent = Instant::now();
+    client.expect_send();
+    let first = sent.elapsed();
+    let again = Instant::now();
+    let id = client.expect_send().id;
+    let second = again.elapsed();
+    assert!(second >= Duration::from_millis(450) && second > first, "{first:?}, then {second:?}");
+    client.answer(Command::Ack, id, "");
+    assert_eq!(waiting.join().expect("answered")["connections"], 1);
+}
+
+#[test]
 fn repeats_are_counted() {
     let backend = subscribing();
     let server = impatient(&backend).start();

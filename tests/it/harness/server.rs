@@ -98,12 +98,30 @@ impl Setup {
     }
 
     pub fn start_on(self, port: Port) -> Server {
+        let mut server = self.spawn_on(port);
+        server.await_ready();
+        server
+    }
+
+    /// For sub-commands that serve: they take the port behind their name, and know no `/hello/`.
+    pub fn start_quietly(mut self) -> Server {
+        let port = free_port();
+        self.args.extend(["-p".into(), port.number.to_string()]);
+        let server = self.no_port().spawn_on(port);
+        super::eventually("it listens", || TcpStream::connect(server.addr()).ok());
+        server
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(self) -> Server {
+        self.spawn_on(free_port())
+    }
+
+    fn spawn_on(self, port: Port) -> Server {
         let dir = Dir::new();
         let (command, path) = self.command(&dir, Some(&port));
         let process = Process::start(command, &self.env);
-        let mut server = Server { process, port, path, _dir: dir };
-        server.await_ready();
-        server
+        Server { process, port, path, _dir: dir }
     }
 
     /// Starts it and waits for its end: for configurations that are refused.
@@ -190,6 +208,20 @@ impl Server {
         self.process.log.text()
     }
 
+    /// How many sockets each worker's own descriptor table holds.
+    pub fn sockets_per_worker(&self) -> Vec<usize> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.pid())).expect("it runs");
+        let tables = tasks.filter_map(|task| {
+            let task = task.ok()?.path();
+            let name = std::fs::read_to_string(task.join("comm")).ok()?;
+            let numbered = name.trim().strip_prefix("rainbow-").is_some_and(|n| n.parse::<u32>().is_ok());
+            let links = std::fs::read_dir(task.join("fd")).ok()?.flatten().map(|fd| std::fs::read_link(fd.path()));
+            let sockets = links.filter(|to| to.as_ref().is_ok_and(|to| to.to_string_lossy().starts_with("socket:")));
+            numbered.then(|| sockets.count())
+        });
+        tables.collect()
+    }
+
     /// SIGTERM; nothing is awaited.
     pub fn terminate(&self) {
         self.process.signal("TERM");
@@ -214,6 +246,8 @@ impl Server {
                 panic!("ended at start with {status}:\n{}\nlog:\n{}", read(&self.path), self.log());
             }
             if TcpStream::connect(self.addr()).is_ok() && http::get(self.addr(), "/hello/").text().trim() == "ok" {
+                // One worker answers; the line says that all of them do.
+                self.process.log.wait_for("the start", PATIENCE, |line| line.contains("listening"));
                 return;
             }
             assert!(Instant::now() < deadline, "not listening on {} in time:\n{}", self.addr(), self.log());
