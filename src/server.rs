@@ -1,5 +1,5 @@
-//! Starts the workers, keeps their configuration, drains and stops them. The main thread lives here, waiting for signals
-//! and for what workers report.
+//! Starts the workers, keeps their configuration, drains and stops them. The main thread lives here, waiting for
+//! signals and for what workers report.
 
 use crate::base::id::ShardId;
 use crate::config::Config;
@@ -45,7 +45,8 @@ pub enum StartError {
 }
 
 impl Server {
-    /// Returns when every worker listens. Signals must have been blocked (`block_signals`) before any thread was started.
+    /// Returns when every worker listens. Signals must have been blocked (`block_signals`) before any thread was
+    /// started.
     pub fn start(config: Config, mode: Mode, reread: Reread) -> Result<Server, StartError> {
         sys::raise_descriptor_limit();
         let listen = find_address(&config)?;
@@ -104,7 +105,8 @@ impl Server {
         Ok(())
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains. True when every worker has ended by itself within `shutdown_timeout`.
+    /// Serves until SIGTERM or SIGINT, then drains. True when every worker has ended by itself within
+    /// `shutdown_timeout`.
     pub fn run(mut self) -> bool {
         loop {
             match self.events.recv() {

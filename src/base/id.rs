@@ -1,4 +1,5 @@
-//! Who is meant: shards, connections, identities. Keys are guarded against reuse: a slot's generation is part of the key.
+//! Who is meant: shards, connections, identities. Keys are guarded against reuse: a slot's generation is part of the
+//! key.
 
 use std::fmt;
 
@@ -28,8 +29,8 @@ impl ConnKey {
 
 /// The name of one connection: 32 bytes, written as 64 hex digits.
 ///
-/// The first 24 bytes are a SHA-256 over platform, device, address and time; the last eight are the `ConnKey`, masked with
-/// the first eight, so that whoever holds the name finds the connection without a table of a million names.
+/// The first 24 bytes are a SHA-256 over platform, device, address and time; the last eight are the `ConnKey`, masked
+/// with the first eight, so that whoever holds the name finds the connection without a table of a million names.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(pub [u8; 32]);
 

@@ -18,7 +18,8 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Uniform in `0..bound` (Lemire's multiply-shift; its bias is below 2⁻³² for the bounds used here). `bound` 0 gives 0.
+    /// Uniform in `0..bound` (Lemire's multiply-shift; its bias is below 2⁻³² for the bounds used here). `bound` 0
+    /// gives 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
     }

@@ -1,5 +1,5 @@
-//! Questions on their way through the shards, and the tasks that wait for the replies. A slot per question: no allocation
-//! after warm-up, and a reply that comes too late finds its slot's generation changed.
+//! Questions on their way through the shards, and the tasks that wait for the replies. A slot per question: no
+//! allocation after warm-up, and a reply that comes too late finds its slot's generation changed.
 
 use crate::base::id::ShardId;
 use crate::shard::{Reply, Ticket};

@@ -1,12 +1,12 @@
-//! One worker's heart: its shard and everything that carries out what the shard puts out. Every task of the worker holds
-//! it; nothing in it is borrowed across an await.
+//! One worker's heart: its shard and everything that carries out what the shard puts out. Every task of the worker
+//! holds it; nothing in it is borrowed across an await.
 //!
 //! ```text
 //! tasks: read, mail, timers, backend lanes ──► handle(input) ──► shard
 //!                                   turn: mail, a slice of fan-out, outputs, one write per connection, the timer
 //! ```
-//! The turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring brought is in the
-//! outboxes before the first of them is written.
+//! The turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring brought is in
+//! the outboxes before the first of them is written.
 
 use super::asks::{self, Asks};
 use super::backend::{Done, Hook, IdempotencyKey, Job, Outcome, Pool, Retry};
@@ -172,7 +172,8 @@ impl Core {
         ask.reply().await
     }
 
-    /// A message to channels, wherever they have members. Alone on this worker it costs no allocation but the message's.
+    /// A message to channels, wherever they have members. Alone on this worker it costs no allocation but the
+    /// message's.
     pub async fn send(&self, channels: &[std::borrow::Cow<'_, str>], send: Send<'_>) -> Option<Reply> {
         let ask = self.asks.open()?;
         let now = self.clock.now();

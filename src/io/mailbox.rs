@@ -113,8 +113,8 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 /// receiver: "asleep" := true ── fence ── look for mail
 /// ```
 /// The fences are sequentially consistent, so at least one of them sees the other's write. The sender sees "asleep": it
-/// rings (the swap lets one of many senders ring). It does not: then the receiver sees the mail and does not sleep. Both
-/// see: one needless ring, which the next sleep finds and returns from at once.
+/// rings (the swap lets one of many senders ring). It does not: then the receiver sees the mail and does not sleep.
+/// Both see: one needless ring, which the next sleep finds and returns from at once.
 struct Asleep(AtomicBool);
 
 impl Default for Asleep {

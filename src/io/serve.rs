@@ -109,7 +109,8 @@ impl Connection {
         }
     }
 
-    /// Reads until the buffer begins with a whole head; `None` when the connection is to end (it has been answered then).
+    /// Reads until the buffer begins with a whole head; `None` when the connection is to end (it has been answered
+    /// then).
     async fn read_head(&mut self) -> Option<usize> {
         let mut scanner = HeadScanner::default();
         let mut begun = false;
@@ -220,8 +221,8 @@ impl Connection {
         connection.linger().await;
     }
 
-    /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the connection
-    /// has to end.
+    /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the
+    /// connection has to end.
     async fn call(&mut self, head: usize, call: CallPlan, keep_alive: bool) -> Option<usize> {
         let rules = self.core.rules();
         if let calls::Pass::Refused(why) = &call.pass {
@@ -240,7 +241,8 @@ impl Connection {
         Some(consumed)
     }
 
-    /// Afterwards the body is in `buffer[head..consumed]`, or in `body` when it did not come in one piece with the head.
+    /// Afterwards the body is in `buffer[head..consumed]`, or in `body` when it did not come in one piece with the
+    /// head.
     async fn read_body(&mut self, head: usize, call: &CallPlan, max: usize) -> Option<usize> {
         self.body.clear();
         match call.framing {

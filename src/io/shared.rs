@@ -1,4 +1,5 @@
-//! What all workers of the process share: counters, who may come in, which channels are where, and each other's mailboxes.
+//! What all workers of the process share: counters, who may come in, which channels are where, and each other's
+//! mailboxes.
 
 use super::backend::BackendStats;
 use super::mailbox::MailSender;

@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// A connected socket of whatever family, as its session task owns it. Closed on drop.
 ///
-/// Underneath it is monoio's `UnixStream`, which is a bare descriptor; its `TcpStream` carries 80 bytes of cached addresses
-/// that nobody asks for, times a million.
+/// Underneath it is monoio's `UnixStream`, which is a bare descriptor; its `TcpStream` carries 80 bytes of cached
+/// addresses that nobody asks for, times a million.
 pub struct Socket(UnixStream);
 
 impl Socket {
@@ -22,8 +22,8 @@ impl Socket {
         self.0.as_raw_fd()
     }
 
-    /// One read into the buffer's whole capacity; 0 at the end of the stream. Never raced against a timeout: whoever wants
-    /// it to end shuts the socket down.
+    /// One read into the buffer's whole capacity; 0 at the end of the stream. Never raced against a timeout: whoever
+    /// wants it to end shuts the socket down.
     pub async fn read<B: monoio::buf::IoBufMut>(&mut self, buffer: B) -> (io::Result<usize>, B) {
         self.0.read(buffer).await
     }

@@ -1,5 +1,5 @@
-//! The system calls that std and monoio have no word for, each wrapped once. Descriptors are plain numbers here: whoever
-//! calls owns them and knows in which table they lie.
+//! The system calls that std and monoio have no word for, each wrapped once. Descriptors are plain numbers here:
+//! whoever calls owns them and knows in which table they lie.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -30,7 +30,8 @@ pub fn shutdown_write(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
-/// A descriptor table of this thread's own, a copy of the process's as it stands (see DESIGN.md, "Private descriptor tables").
+/// A descriptor table of this thread's own, a copy of the process's as it stands (see DESIGN.md, "Private descriptor
+/// tables").
 pub fn unshare_files() -> io::Result<()> {
     // SAFETY: takes a number only; from here on this thread's descriptors mean nothing to other threads.
     check(unsafe { libc::unshare(libc::CLONE_FILES) }).map(drop)

@@ -105,8 +105,8 @@ fn device_and_platform(core: &Core, head: &RequestHead<'_>) -> Result<(String, S
     }
 }
 
-/// The client's headers for the backend, as lines. Hop-by-hop ones and those of the upgrade stay here; the pool leaves out
-/// what a client must not say (`RAINBOW*`).
+/// The client's headers for the backend, as lines. Hop-by-hop ones and those of the upgrade stay here; the pool leaves
+/// out what a client must not say (`RAINBOW*`).
 fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[u8]> {
     let mut lines = Vec::with_capacity(256);
     let mut line = |name: &str, value: &[u8]| {
@@ -129,7 +129,8 @@ fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[
     lines.into()
 }
 
-/// Asks the backend and, when it agrees, becomes the client's session. Otherwise the socket comes back with what to answer.
+/// Asks the backend and, when it agrees, becomes the client's session. Otherwise the socket comes back with what to
+/// answer.
 pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>) -> Result<(), (Socket, Response)> {
     let Plan { response, digest, query, headers, place } = plan;
     let (key, identity) = core.reserve(digest, socket.fd());
@@ -253,8 +254,8 @@ impl Connects {
     }
 }
 
-/// Headers of the client that are for us, not for the backend: hop-by-hop ones, those of the upgrade, and those that are
-/// written anew.
+/// Headers of the client that are for us, not for the backend: hop-by-hop ones, those of the upgrade, and those that
+/// are written anew.
 const NOT_FORWARDED: [&str; 13] = [
     "host",
     "connection",

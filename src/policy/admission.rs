@@ -1,7 +1,7 @@
 //! Who may come in: how many connections the process holds, and how many one address has.
 //!
-//! Shared by all workers. The total is one counter; the count per address is kept only when a limit is set, under a lock
-//! that is taken twice in a connection's life and never while a message is handled.
+//! Shared by all workers. The total is one counter; the count per address is kept only when a limit is set, under a
+//! lock that is taken twice in a connection's life and never while a message is handled.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! The control API as values: path to route, request to call, outcome to answer. Who may call is decided in `access`.
 //!
-//! Answers are JSON with HTTP 200, `{"status":0,…}` or `{"status":1,"msg":…}`; an error status only where the request cannot
-//! be read at all.
+//! Answers are JSON with HTTP 200, `{"status":0,…}` or `{"status":1,"msg":…}`; an error status only where the request
+//! cannot be read at all.
 
 use crate::base::id::Identity;
 use crate::shard::CHANNEL_NAME_MAX;

@@ -198,8 +198,8 @@ pub enum Output {
         ticket: Ticket,
         reply: Reply,
     },
-    /// End the socket: first our direction, so that the close frame arrives whatever the client still sends; asked again,
-    /// both. `Input::SocketEnded` follows.
+    /// End the socket: first our direction, so that the close frame arrives whatever the client still sends; asked
+    /// again, both. `Input::SocketEnded` follows.
     Shutdown {
         key: ConnKey,
     },

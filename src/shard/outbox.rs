@@ -100,8 +100,8 @@ impl Items {
         outbox.bytes as usize - begun.map_or(0, |head| self.0.get(head).len(messages))
     }
 
-    /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what the
-    /// socket already has of the first.
+    /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what
+    /// the socket already has of the first.
     pub fn gather(&self, outbox: &Outbox, messages: &Messages, enough: usize, out: &mut Vec<u8>) {
         let start = out.len();
         for (_, item) in self.0.iter(&outbox.list) {

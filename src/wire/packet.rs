@@ -7,10 +7,10 @@
 //! REL, COM    byte 0 · id u16
 //! ```
 //!
-//! Borrows from the message and never copies a body. Strict where a sender must have meant something else, tolerant of bits
-//! that carry no meaning (the reserved bit; DUP and QoS outside SEND and REL), because old clients leave them as they fell.
-//! Called by the shard for every message of a client, and by the shard's fan-out, which encodes a SEND once and patches its
-//! id and DUP per receiver.
+//! Borrows from the message and never copies a body. Strict where a sender must have meant something else, tolerant of
+//! bits that carry no meaning (the reserved bit; DUP and QoS outside SEND and REL), because old clients leave them as
+//! they fell. Called by the shard for every message of a client, and by the shard's fan-out, which encodes a SEND once
+//! and patches its id and DUP per receiver.
 
 use thiserror::Error;
 

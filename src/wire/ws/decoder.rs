@@ -6,9 +6,10 @@
 //!                                      else a slice of `Partial`, which gathers what the input cuts
 //! ```
 //!
-//! An idle connection costs the eight bytes of an empty `Option<Box>`. What is incomplete lies in one `Partial`, which grows
-//! with bytes that have arrived, never by a declared length, and is freed when its message has been handed out. Whatever
-//! RFC 6455 forbids a client is refused at the first byte that tells. Called by the session task; knows no socket.
+//! An idle connection costs the eight bytes of an empty `Option<Box>`. What is incomplete lies in one `Partial`, which
+//! grows with bytes that have arrived, never by a declared length, and is freed when its message has been handed out.
+//! Whatever RFC 6455 forbids a client is refused at the first byte that tells. Called by the session task; knows no
+//! socket.
 
 use std::ops::Range;
 
@@ -74,8 +75,8 @@ impl<'c> Input<'c> {
 impl Decoder {
     /// The next event, or `None` when all of `input` is consumed and nothing more is complete.
     ///
-    /// Call until `None` with the same input, then with the next chunk. After a violation or a close the connection says
-    /// nothing more that counts: do not call again.
+    /// Call until `None` with the same input, then with the next chunk. After a violation or a close the connection
+    /// says nothing more that counts: do not call again.
     pub fn next<'a>(&'a mut self, input: &'a mut Input<'_>, limits: &Limits) -> Result<Option<Event<'a>>, Violation> {
         self.release();
         match self.advance(input, limits)? {

@@ -36,7 +36,8 @@ impl Opcode {
         }
     }
 
-    /// Close, ping and pong: never fragmented, at most `CONTROL_PAYLOAD_MAX` bytes, allowed inside a fragmented message.
+    /// Close, ping and pong: never fragmented, at most `CONTROL_PAYLOAD_MAX` bytes, allowed inside a fragmented
+    /// message.
     pub fn is_control(self) -> bool {
         self as u8 & 8 != 0
     }
@@ -64,8 +65,8 @@ impl CloseCode {
     /// A newer connection of the same session took over.
     pub const TAKEN_OVER: CloseCode = CloseCode(4409);
 
-    /// True for codes that a close frame may carry: registered ones (1004-1006 and 1015 are reserved for local use) and those
-    /// left to libraries and applications (3000-4999).
+    /// True for codes that a close frame may carry: registered ones (1004-1006 and 1015 are reserved for local use) and
+    /// those left to libraries and applications (3000-4999).
     pub fn is_valid_on_wire(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
@@ -114,7 +115,8 @@ pub fn write_close(out: &mut Vec<u8>, code: CloseCode, reason: &str) {
     out.extend_from_slice(reason.as_bytes());
 }
 
-/// A frame as a client sends it: masked. For tests, fuzzing and load generators; nothing is checked, so that it can be illegal.
+/// A frame as a client sends it: masked. For tests, fuzzing and load generators; nothing is checked, so that it can be
+/// illegal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClientFrame<'a> {
     pub fin: bool,

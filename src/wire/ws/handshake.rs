@@ -1,7 +1,7 @@
 //! The opening handshake, RFC 6455 section 4.2: is this request an upgrade, and the 101 that answers it.
 //!
-//! Sees a method, a version and header pairs; whether path, origin, device and backend agree is asked elsewhere, and so is
-//! the shape of the head itself (one Host, no body). Extensions are not negotiated: what a client offers is ignored.
+//! Sees a method, a version and header pairs; whether path, origin, device and backend agree is asked elsewhere, and so
+//! is the shape of the head itself (one Host, no body). Extensions are not negotiated: what a client offers is ignored.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
@@ -18,7 +18,8 @@ pub struct Upgrade<'a> {
 }
 
 impl<'a> Upgrade<'a> {
-    /// Reads a request. `headers` are all its headers in order, names in any case, values without white space around them.
+    /// Reads a request. `headers` are all its headers in order, names in any case, values without white space around
+    /// them.
     pub fn read<N: AsRef<[u8]>>(
         method: &str,
         version_minor: u8,
@@ -164,8 +165,8 @@ fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
-/// 24 digits that stand for 16 bytes. Bits left over in the last digit are allowed: clients that draw random digits set them,
-/// and nothing is ever decoded from the key.
+/// 24 digits that stand for 16 bytes. Bits left over in the last digit are allowed: clients that draw random digits set
+/// them, and nothing is ever decoded from the key.
 fn is_key(key: &[u8]) -> bool {
     const ENGINE: GeneralPurpose =
         GeneralPurpose::new(&base64::alphabet::STANDARD, PAD.with_decode_allow_trailing_bits(true));

@@ -1,8 +1,8 @@
 //! Headers of a client's frames, and everything that RFC 6455 forbids a client.
 //!
-//! A header is read from the front of whatever bytes there are, again and again until it is complete; it is refused at the
-//! first byte that tells: two bytes for opcode, mask and reserved bits, the length bytes for the length, before the mask has
-//! come and before anything is allocated. Called by the decoder only.
+//! A header is read from the front of whatever bytes there are, again and again until it is complete; it is refused at
+//! the first byte that tells: two bytes for opcode, mask and reserved bits, the length bytes for the length, before the
+//! mask has come and before anything is allocated. Called by the decoder only.
 
 use thiserror::Error;
 
