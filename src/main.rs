@@ -3,8 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use rainbow::config::{Config, Loaded, process_env};
 use rainbow::demo::{self, DemoConfig};
-use rainbow::server::{self, Server};
-use rainbow::shard::Mode;
+use rainbow::server::{self, Mode, Server};
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

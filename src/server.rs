@@ -3,20 +3,21 @@
 
 use crate::base::id::ShardId;
 use crate::config::Config;
+pub use crate::io::events::block_signals;
+use crate::io::events::{self, Event, EventReceiver, Over};
 use crate::io::mailbox::{MailReceiver, mailbox};
 use crate::io::resolve::Resolver;
-use crate::io::shared::{Counters, Event, Mail, Presence, Shared};
+use crate::io::shared::{Counters, Mail, Presence, Shared};
 use crate::io::{clock, sys};
 use crate::policy::admission::Admission;
-use crate::shard::Mode;
+pub use crate::shard::Mode;
 use crate::worker::{self, Start};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tracing::{error, info, warn};
 
 /// Reads the configuration again, as it was read at the start.
@@ -25,7 +26,7 @@ pub type Reread = Box<dyn FnMut() -> Result<Config, String>>;
 /// A running server.
 pub struct Server {
     shared: Arc<Shared>,
-    events: Receiver<Event>,
+    events: EventReceiver,
     workers: Vec<JoinHandle<()>>,
     reread: Reread,
 }
@@ -61,7 +62,7 @@ impl Server {
             mail.push(sender);
             receivers.push(receiver);
         }
-        let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+        let (sender, events) = events::events();
         let now = clock::monotonic();
         let shared = Arc::new(Shared {
             admission: Arc::new(Admission::default()),
@@ -79,7 +80,7 @@ impl Server {
         });
         let resolver = Resolver::start()?;
         let workers = start_workers(&shared, receivers, &resolver, mode)?;
-        wait_for_signals(&shared)?;
+        events::watch_signals(shared.events.clone())?;
         let server = Server { shared, events, workers, reread };
         server.wait_until_ready()?;
         info!(listen = %listen, workers = cpus.len(), "listening");
@@ -95,10 +96,11 @@ impl Server {
     }
 
     fn wait_until_ready(&self) -> Result<(), StartError> {
+        let over = Over::after(START_TIMEOUT);
         for _ in &self.workers {
-            match self.events.recv_timeout(START_TIMEOUT) {
-                Ok(Event::Ready(Ok(()))) => {}
-                Ok(Event::Ready(Err(error))) => return Err(StartError::Worker(error)),
+            match self.events.wait_until(over) {
+                Some(Event::Ready(Ok(()))) => {}
+                Some(Event::Ready(Err(error))) => return Err(StartError::Worker(error)),
                 _ => return Err(StartError::Worker("a worker did not start".into())),
             }
         }
@@ -109,15 +111,14 @@ impl Server {
     /// `shutdown_timeout`.
     pub fn run(mut self) -> bool {
         loop {
-            match self.events.recv() {
-                Ok(Event::Reload(from)) => self.reload(from),
-                Ok(Event::Terminate) => break,
-                Ok(Event::WorkerEnded(worker)) => {
+            match self.events.wait() {
+                Event::Reload(from) => self.reload(from),
+                Event::Terminate => break,
+                Event::WorkerEnded(worker) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
                     return false;
                 }
-                Ok(Event::Ready(_)) => {}
-                Err(_) => return false,
+                Event::Ready(_) => {}
             }
         }
         self.drain()
@@ -134,17 +135,17 @@ impl Server {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        let over = Instant::now() + self.shared.config().shutdown_timeout;
+        let over = Over::after(self.shared.config().shutdown_timeout);
         let mut left = self.workers.len();
         while left > 0 {
-            match self.events.recv_deadline(over) {
-                Ok(Event::WorkerEnded(_)) => left -= 1,
-                Ok(Event::Terminate) => {
+            match self.events.wait_until(over) {
+                Some(Event::WorkerEnded(_)) => left -= 1,
+                Some(Event::Terminate) => {
                     warn!("told twice: ending at once");
                     return false;
                 }
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
+                Some(_) => {}
+                None => return false,
             }
         }
         self.workers.into_iter().for_each(|worker| drop(worker.join()));
@@ -184,27 +185,6 @@ fn said(changed: &[&str], needs_restart: &[&str]) -> String {
         said += &format!("; kept until a restart: {}", needs_restart.join(", "));
     }
     said
-}
-
-/// Must run before the first thread is started.
-pub fn block_signals() {
-    sys::block_signals(&SIGNALS);
-}
-
-fn wait_for_signals(shared: &Arc<Shared>) -> io::Result<()> {
-    let events = shared.events.clone();
-    let wait = move || {
-        loop {
-            let event = match sys::wait_signal(&SIGNALS) {
-                libc::SIGHUP => Event::Reload(None),
-                _ => Event::Terminate,
-            };
-            if events.send(event).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new().name("rainbow-signals".into()).spawn(wait).map(drop)
 }
 
 fn start_workers(
@@ -261,6 +241,4 @@ fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
     probe.local_addr()
 }
 
-const SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
-const EVENTS_MAX: usize = 1024;
 const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -4,25 +4,17 @@
 //! fan-out → outputs → one write per connection that has something to write → the timer → park.
 
 use crate::base::id::ShardId;
-use crate::io::backend::{self, Options, Pool};
-use crate::io::clock;
-use crate::io::core::Core;
+use crate::io::events::Event;
 use crate::io::mailbox::MailReceiver;
 use crate::io::resolve::Resolver;
-use crate::io::rules::{Rules, ms};
-use crate::io::serve::{self, Side};
-use crate::io::shared::{Counters, Event, Mail, Shared};
-use crate::io::socket::Socket;
+use crate::io::rules::Rules;
+use crate::io::shared::{Mail, Shared};
 use crate::io::sys;
-use crate::shard::{Mode, Which};
-use monoio::net::TcpListener;
+use crate::io::tasks::{self, Parts};
+use crate::shard::Mode;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
-use tracing::{debug, info, warn};
 
 /// What a worker is started with.
 pub struct Start {
@@ -41,9 +33,9 @@ pub struct Start {
 pub fn run(start: Start) {
     let (id, events) = (start.id, start.shared.events.clone());
     if let Err(error) = serve_until_drained(start) {
-        let _ = events.send(Event::Ready(Err(format!("worker {}: {error}", id.0))));
+        events.send(Event::Ready(Err(format!("worker {}: {error}", id.0))));
     }
-    let _ = events.send(Event::WorkerEnded(id));
+    events.send(Event::WorkerEnded(id));
 }
 
 fn serve_until_drained(start: Start) -> io::Result<()> {
@@ -59,163 +51,10 @@ fn serve_until_drained(start: Start) -> io::Result<()> {
         }
         None => None,
     };
-    let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
-        .enable_timer()
-        .with_entries(RING_ENTRIES)
-        .build()
-        .map_err(|error| named(error, "io_uring (see kernel.io_uring_disabled, RLIMIT_MEMLOCK)"))?;
-    runtime.block_on(async move {
-        let rules = Rules::new(shared.config(), mode);
-        let core = Core::new(id, shared, rules, mail)?;
-        core.set_pool(new_pool(&core, resolver));
-        let listeners: Vec<RawFd> =
-            [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
-        let side = if admin.is_some() { Side::Public } else { Side::Whole };
-        monoio::spawn(accept(core.clone(), TcpListener::from_std(listener)?, side));
-        if let Some(admin) = admin {
-            monoio::spawn(accept(core.clone(), TcpListener::from_std(admin)?, Side::Admin));
-        }
-        let bell = core.mail.pollable()?;
-        let mail = core.clone();
-        monoio::spawn(async move {
-            loop {
-                mail.mail.wait(&bell).await;
-                // The bell may have been the resolver's.
-                mail.pool().poll_timers(mail.clock.now());
-                mail.turn.notify();
-                mail.mail_taken.notified().await;
-            }
-        });
-        let writable = core.clone();
-        monoio::spawn(async move {
-            loop {
-                writable.lines.writable().await;
-                writable.on_writable();
-            }
-        });
-        monoio::spawn(keep_time(core.clone()));
-        monoio::spawn(turn(core.clone()));
-        let _ = core.shared.events.send(Event::Ready(Ok(())));
-        drain(&core, &listeners).await;
-        Ok(())
-    })
-}
-
-fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
-    let (sink_core, alarm_core) = (Rc::downgrade(core), Rc::downgrade(core));
-    let id = usize::from(core.id.0);
-    let bell = core.shared.mail[id].clone();
-    resolver.on_news(move || bell.ring());
-    Pool::new(backend::Parts {
-        options: Options::of(&core.shared.config()),
-        stats: core.shared.backend[id].clone(),
-        resolver,
-        clock: backend::Clock { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
-        seed: clock::unix_ns() as u64 ^ (id as u64) << 48,
-        sink: Rc::new(move |done| {
-            if let Some(core) = sink_core.upgrade() {
-                core.on_backend(done);
-            }
-        }),
-        alarm: Box::new(move |deadline| {
-            if let Some(core) = alarm_core.upgrade()
-                && deadline < core.armed.get()
-            {
-                core.sooner.notify();
-            }
-        }),
-    })
-}
-
-async fn accept(core: Rc<Core>, listener: TcpListener, side: Side) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // SAFETY: the number has just been given up by the stream, and nobody else knows it.
-                let fd = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
-                match Socket::new(fd) {
-                    Ok(socket) => {
-                        let task = serve::run(core.clone(), socket, peer.ip(), side);
-                        monoio::spawn(core.clone().caught(task));
-                    }
-                    Err(error) => warn!(%error, "a new connection was lost"),
-                }
-            }
-            Err(_) if core.shared.is_draining() => return,
-            Err(error) => {
-                core.count(|counters: &Counters| &counters.accept_errors);
-                warn!(%error, worker = core.id.0, "accept failed; see RLIMIT_NOFILE when it says too many open files");
-                // Until descriptors are free again there is nothing to accept: trying at once would only burn the core.
-                monoio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn turn(core: Rc<Core>) {
-    loop {
-        core.turn.notified().await;
-        if core.end_turn() {
-            core.turn.notify();
-        }
-        core.mail_taken.notify();
-        core.time_turned.notify();
-    }
-}
-
-/// Sleeps to the earliest deadline. Never longer than a second in monoio, whose own wheel can be late.
-async fn keep_time(core: Rc<Core>) {
-    loop {
-        let now = clock::monotonic();
-        let due = core.next_deadline().min(now + SLEEP_MAX_MS);
-        core.armed.set(due);
-        let nap = Duration::from_millis(due.since_ms(now));
-        if nap.is_zero() {
-            core.on_time();
-            // Let what is ready run in between: a deadline of "at once" must not starve the ring.
-            core.time_turned.notified().await;
-            continue;
-        }
-        monoio::select! {
-            _ = monoio::time::sleep(nap) => core.on_time(),
-            _ = core.sooner.notified() => {}
-        }
-    }
-}
-
-/// Waits for the word, then closes the clients at a pace and returns when all is told and answered, or time is over.
-async fn drain(core: &Rc<Core>, listeners: &[RawFd]) {
-    core.drain.notified().await;
-    let timeout = ms(core.rules().config.shutdown_timeout);
-    let begun = clock::monotonic();
-    let (patience, over) = (begun + timeout / 2, begun + timeout.saturating_sub(DRAIN_RESERVE_MS));
-    for &listener in listeners {
-        sys::shutdown(listener);
-    }
-    let clients = core.close_some(0, Which::All);
-    let per_step = (clients * DRAIN_STEP_MS as usize / (timeout / 4).max(1) as usize).max(DRAIN_LEAST_PER_STEP);
-    debug!(worker = core.id.0, clients, per_step, "draining");
-    loop {
-        // Who waits for an answer gets it first, for half of the time.
-        let which = if clock::monotonic() < patience { Which::Settled } else { Which::All };
-        let left = core.close_some(per_step, which);
-        if left == 0 && core.pool().is_idle() && core.asks.is_empty() {
-            return info!(worker = core.id.0, "drained");
-        }
-        if clock::monotonic() >= over {
-            return warn!(worker = core.id.0, left, "shutdown_timeout is over; what is left is dropped");
-        }
-        monoio::time::sleep(Duration::from_millis(DRAIN_STEP_MS)).await;
-    }
+    let rules = Rules::new(shared.config(), mode);
+    tasks::run(Parts { id, shared, rules, mail, resolver, listener, admin })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
-
-const RING_ENTRIES: u32 = 4096;
-const SLEEP_MAX_MS: u64 = 1_000;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-const DRAIN_STEP_MS: u64 = 20;
-const DRAIN_LEAST_PER_STEP: usize = 50;
-const DRAIN_RESERVE_MS: u64 = 500;

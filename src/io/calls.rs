@@ -1,9 +1,9 @@
 //! Calls carried out: who may make them, what they ask of the shards, how they are answered.
 
 use super::core::{Core, Send};
+use super::events::Event;
 use super::figures;
 use super::response::{Response, plain};
-use super::shared::Event;
 use super::{clock, upgrade};
 use crate::base::id::ShardId;
 use crate::policy::api::{self, Access, Call, Refusal, Route, Whom};
@@ -241,7 +241,7 @@ async fn channel(core: &Rc<Core>, query: &str) -> Response {
 /// Asks the main thread to reread the file; the answer says what changed and what wants a restart.
 async fn update_config(core: &Rc<Core>) -> Response {
     let ticket = clock::monotonic_us();
-    if core.shared.events.try_send(Event::Reload(Some((core.id, ticket)))).is_err() {
+    if !core.shared.events.try_send(Event::Reload(Some((core.id, ticket)))) {
         return refusal(503, "a reload is under way");
     }
     let outcome = core.reloads.wait(ticket).await;

@@ -263,6 +263,7 @@ impl Core {
                 Some(Output::Forward(forward)) => self.forward(forward),
                 Some(Output::Closed { identity, cookie }) => self.tell_close(identity, cookie),
                 Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
+                Some(Output::EndWriting { key }) => self.lines.end_writing(key.index),
                 Some(Output::Shutdown { key }) => self.lines.shutdown(key.index),
                 Some(Output::Resume { key }) => self.lines.resume(key),
                 Some(Output::Presence { channel, here }) => self.shared.presence.set(self.id, channel, here),

@@ -28,8 +28,6 @@ struct Line {
     fd: RawFd,
     /// The socket takes no more; epoll tells when it does.
     blocked: bool,
-    /// Our direction has ended.
-    ending: bool,
 }
 
 enum Paused {
@@ -53,7 +51,7 @@ impl Lines {
             lines.resize(index as usize + 1, Line::EMPTY);
         }
         debug_assert_eq!(lines[index as usize].fd, NONE, "a slot has one socket");
-        lines[index as usize] = Line { fd, blocked: false, ending: false };
+        lines[index as usize] = Line { fd, blocked: false };
     }
 
     /// Before the socket is closed: its number may come back as somebody else's.
@@ -62,14 +60,19 @@ impl Lines {
         self.paused.borrow_mut().remove(&index);
     }
 
-    /// Ends our direction; the session task reads on until the peer ends its own. Asked again it ends both: the pending
-    /// read completes.
+    /// Ends our direction; the session task reads on until the peer ends its own.
+    pub fn end_writing(&self, index: u32) {
+        let line = self.line(index);
+        if line.fd != NONE {
+            sys::shutdown_write(line.fd);
+        }
+    }
+
+    /// The pending read completes, the session task ends.
     pub fn shutdown(&self, index: u32) {
-        let mut lines = self.lines.borrow_mut();
-        let Some(line) = lines.get_mut(index as usize).filter(|line| line.fd != NONE) else { return };
-        match std::mem::replace(&mut line.ending, true) {
-            false => sys::shutdown_write(line.fd),
-            true => sys::shutdown(line.fd),
+        let line = self.line(index);
+        if line.fd != NONE {
+            sys::shutdown(line.fd);
         }
     }
 
@@ -174,7 +177,7 @@ impl Lines {
 }
 
 impl Line {
-    const EMPTY: Line = Line { fd: NONE, blocked: false, ending: false };
+    const EMPTY: Line = Line { fd: NONE, blocked: false };
 }
 
 const NONE: RawFd = -1;

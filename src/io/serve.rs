@@ -181,7 +181,12 @@ impl Connection {
         if route == Route::Connect {
             return match upgrade::plan(&self.core, head, self.peer) {
                 Ok(plan) => What::Upgrade(Box::new(plan)),
-                Err(response) => What::Answer(response),
+                Err(response) => {
+                    if matches!(response.status, 400 | 405 | 426) {
+                        self.core.count(|counters| &counters.http_refused);
+                    }
+                    What::Answer(response)
+                }
             };
         }
         let method_fits = if route.is_post() { head.method == "POST" } else { matches!(head.method, "GET" | "POST") };

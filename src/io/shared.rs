@@ -2,6 +2,7 @@
 //! mailboxes.
 
 use super::backend::BackendStats;
+use super::events::EventSender;
 use super::mailbox::MailSender;
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
@@ -24,24 +25,13 @@ pub struct Shared {
     /// Set by the first SIGTERM: nobody new comes in.
     pub draining: AtomicBool,
     /// To the main thread.
-    pub events: crossbeam_channel::Sender<Event>,
+    pub events: EventSender,
     /// Per worker, when its timer task last ran.
     pub beats: Vec<AtomicU64>,
     pub listen: SocketAddr,
     /// Per worker, the CPU it is pinned to.
     pub cores: Vec<Option<usize>>,
     pub started: Tick,
-}
-
-/// What the main thread waits for.
-pub enum Event {
-    /// Reread the configuration; a worker that asks is told the outcome by `Mail::Reloaded`.
-    Reload(Option<(ShardId, u64)>),
-    /// SIGTERM or SIGINT.
-    Terminate,
-    /// A worker listens, or could not.
-    Ready(Result<(), String>),
-    WorkerEnded(ShardId),
 }
 
 /// What one worker sends to another.

@@ -198,8 +198,11 @@ pub enum Output {
         ticket: Ticket,
         reply: Reply,
     },
-    /// End the socket: first our direction, so that the close frame arrives whatever the client still sends; asked
-    /// again, both. `Input::SocketEnded` follows.
+    /// End our direction of the socket, so that the close frame arrives whatever the client still sends.
+    EndWriting {
+        key: ConnKey,
+    },
+    /// End the socket; `Input::SocketEnded` follows.
     Shutdown {
         key: ConnKey,
     },
@@ -309,7 +312,9 @@ impl Shard {
     pub fn poll_output(&mut self) -> Option<Output> {
         loop {
             let output = self.outputs.pop_front()?;
-            let (Output::Shutdown { key } | Output::Resume { key }) = output else { return Some(output) };
+            let (Output::EndWriting { key } | Output::Shutdown { key } | Output::Resume { key }) = output else {
+                return Some(output);
+            };
             if self.lookup(key).is_some_and(|index| self.conns[index as usize].phase != Phase::Gone) {
                 return Some(output);
             }
@@ -347,9 +352,11 @@ impl Shard {
         let bytes = if skips && bytes < conn.outbox.bytes() { bytes + 1 } else { bytes };
         self.items.advance(&mut conn.outbox, &mut self.messages, bytes);
         conn.stuck = !conn.outbox.is_empty();
-        // A stream that broke the protocol is not waited for: the client's close cannot be found in it any more.
-        if waited && !conn.stuck && (conn.peer_closed || conn.deaf) {
+        if waited && !conn.stuck && conn.peer_closed {
             self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
+        } else if waited && !conn.stuck && conn.deaf {
+            // The client's close cannot be found any more in a stream that broke the protocol: it is not waited for.
+            self.outputs.push_back(Output::EndWriting { key: conn.key(index, self.id) });
         }
         conn.stuck
     }
@@ -643,8 +650,7 @@ impl Shard {
             if now < conn.close_by {
                 return self.timers.arm(index, conn.close_by);
             }
-            self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
-            return self.timers.arm(index, now + self.settings.close_timeout_ms.max(1));
+            return self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
         }
         let wake = self.repeat_due(index, now);
         self.keep_alive(index, now);

@@ -285,7 +285,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_22_digits_are_a_key_and_any_other_byte_spoils_it(key in "[A-Za-z0-9+/]{22}==", place in 0..24usize, byte: u8) {
+        fn any_22_digits_are_a_key_and_any_other_byte_spoils_it(
+            key in "[A-Za-z0-9+/]{22}==", place in 0..24usize, byte: u8,
+        ) {
             prop_assert!(is_key(key.as_bytes()));
             let is_digit = byte.is_ascii_alphanumeric() || b"+/".contains(&byte);
             let mut spoilt = key.into_bytes();

@@ -45,7 +45,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_alignment_equals_the_naive_loop(
-            data in proptest::collection::vec(any::<u8>(), 0..200), key: [u8; 4], offset in 0..1000usize, skip in 0..16usize,
+            data in proptest::collection::vec(any::<u8>(), 0..200),
+            key: [u8; 4],
+            offset in 0..1000usize,
+            skip in 0..16usize,
         ) {
             let skip = skip.min(data.len());
             let (mut fast, mut slow) = (data.clone(), data);

@@ -1,0 +1,86 @@
+//! What the main thread waits for: signals, and what workers report. One queue, bounded, many senders.
+
+use super::sys;
+use crate::base::id::ShardId;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub enum Event {
+    /// Reread the configuration; a worker that asks is told the outcome by `Mail::Reloaded`.
+    Reload(Option<(ShardId, u64)>),
+    /// SIGTERM or SIGINT.
+    Terminate,
+    /// A worker listens, or could not.
+    Ready(Result<(), String>),
+    WorkerEnded(ShardId),
+}
+
+#[derive(Clone)]
+pub struct EventSender(Sender<Event>);
+
+pub struct EventReceiver(Receiver<Event>);
+
+pub fn events() -> (EventSender, EventReceiver) {
+    let (sender, receiver) = crossbeam_channel::bounded(EVENTS_MAX);
+    (EventSender(sender), EventReceiver(receiver))
+}
+
+impl EventSender {
+    /// Waits for room: the main thread is never busy for long.
+    pub fn send(&self, event: Event) {
+        // Without a receiver the process is ending.
+        let _ = self.0.send(event);
+    }
+
+    /// False when the queue is full.
+    pub fn try_send(&self, event: Event) -> bool {
+        self.0.try_send(event).is_ok()
+    }
+}
+
+impl EventReceiver {
+    pub fn wait(&self) -> Event {
+        self.0.recv().unwrap_or(Event::Terminate)
+    }
+
+    /// `None` when that time has passed.
+    pub fn wait_until(&self, over: Over) -> Option<Event> {
+        match self.0.recv_deadline(over.0) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+/// A point in time to wait for.
+#[derive(Clone, Copy)]
+pub struct Over(Instant);
+
+impl Over {
+    pub fn after(duration: Duration) -> Over {
+        Over(Instant::now() + duration)
+    }
+}
+
+/// Must run before the first thread is started: threads inherit that these signals are kept for `watch_signals`.
+pub fn block_signals() {
+    sys::block_signals(&SIGNALS);
+}
+
+/// A thread that turns signals into events.
+pub fn watch_signals(events: EventSender) -> io::Result<()> {
+    let watch = move || {
+        loop {
+            match sys::wait_signal(&SIGNALS) {
+                libc::SIGHUP => events.send(Event::Reload(None)),
+                _ => events.send(Event::Terminate),
+            }
+        }
+    };
+    thread::Builder::new().name("rainbow-signals".into()).spawn(watch).map(drop)
+}
+
+const SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+const EVENTS_MAX: usize = 1024;
