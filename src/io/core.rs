@@ -444,13 +444,17 @@ impl Reloads {
     /// The outcome of the reload asked for under this ticket.
     pub async fn wait(&self, ticket: u64) -> Result<String, String> {
         loop {
-            let mut outcomes = self.outcomes.borrow_mut();
-            if let Some(at) = outcomes.iter().position(|(whose, _)| *whose == ticket) {
-                return outcomes.swap_remove(at).1;
+            if let Some(outcome) = self.take(ticket) {
+                return outcome;
             }
-            drop(outcomes);
             self.told.notified().await;
         }
+    }
+
+    fn take(&self, ticket: u64) -> Option<Result<String, String>> {
+        let mut outcomes = self.outcomes.borrow_mut();
+        let at = outcomes.iter().position(|(whose, _)| *whose == ticket)?;
+        Some(outcomes.swap_remove(at).1)
     }
 
     fn tell(&self, ticket: u64, outcome: Result<String, String>) {

@@ -2,7 +2,7 @@
 
 use super::sys;
 use crate::base::id::ShardId;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,10 +47,7 @@ impl EventReceiver {
 
     /// `None` when that time has passed.
     pub fn wait_until(&self, over: Over) -> Option<Event> {
-        match self.0.recv_deadline(over.0) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.0.recv_deadline(over.0).ok()
     }
 }
 

@@ -237,7 +237,7 @@ impl Connection {
             self.answer(&response, keep_alive).await;
             return keep_alive.then_some(head);
         }
-        let Some(consumed) = self.read_body(head, &call, rules.config.api_body_max).await else { return None };
+        let consumed = self.read_body(head, &call, rules.config.api_body_max).await?;
         self.watch.clear();
         let query = std::str::from_utf8(&self.buffer[call.query.clone()]).expect("the head was text");
         let body = if self.body.is_empty() { &self.buffer[head..consumed] } else { &self.body[..] };

@@ -124,8 +124,8 @@ pub fn epoll_arm_write(epoll: RawFd, fd: RawFd, data: u64) -> io::Result<()> {
     // SAFETY: the event outlives the call.
     let changed = check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_MOD, fd, &mut event) });
     match changed {
-        // SAFETY: as above.
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+            // SAFETY: as above.
             check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event) }).map(drop)
         }
         other => other.map(drop),

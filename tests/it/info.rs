@@ -65,7 +65,7 @@ fn messages_are_counted_each_way() {
     let (_backend, server) = started();
     let mut client = Client::open(server.addr(), "phone");
     let total = |samples: &BTreeMap<String, f64>| -> f64 {
-        let counts = samples.iter().filter(|(name, _)| name.starts_with("rainbow_sends_"));
+        let counts = samples.iter().filter(|(name, _)| name.starts_with("rainbow_messages_"));
         counts.map(|(_, value)| *value).sum()
     };
     let before = total(&read(server.addr()));

@@ -53,7 +53,7 @@ fn an_unanswered_message_is_repeated_with_dup_and_its_id_at_every_ack_timeout() 
             rig.advance(1);
             assert_eq!(rig.hear(key), [format!("{name} dup #1 \"x\"")]);
         }
-        assert_eq!((rig.stats().sends_out, rig.stats().repeats_out), (1, 5));
+        assert_eq!((rig.stats().messages_out, rig.stats().repeats_out), (1, 5));
         rig.finish();
     }
 }
@@ -135,7 +135,7 @@ fn no_repeat_goes_out_that_leaves_no_room_for_an_answer() {
     rig.advance(1);
     assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
     assert_eq!(rig.hear(key), ["ping"], "does the client live?");
-    assert_eq!(rig.stats().sends_timed_out, 1);
+    assert_eq!(rig.stats().messages_timed_out, 1);
     rig.advance(20_000);
     assert_eq!(rig.hear(key), ["close 1001 no pong"]);
     rig.finish();

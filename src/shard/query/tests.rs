@@ -181,7 +181,7 @@ fn figures_show_the_shard_as_it_stands() {
     let told = (figures.shard, figures.connections, figures.channels, figures.calls, figures.line_bytes);
     assert_eq!(told, (3, 1, 1, 1, 5));
     let stats = &figures.stats;
-    assert_eq!((stats.opened, stats.sends_in, stats.forwards, stats.sends_out), (1, 1, 1, 1));
+    assert_eq!((stats.opened, stats.messages_in, stats.forwards, stats.messages_out), (1, 1, 1, 1));
     let forward = rig.forward();
     rig.answer(forward, "");
     rig.finish();
