@@ -83,6 +83,9 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     let command = Command::parse();
+    if !matches!(command.other, Some(Other::DemoBackend { .. } | Other::Config { .. })) {
+        server::block_signals();
+    }
     match command.other {
         None => serve(command.serve),
         Some(Other::Config { what: ConfigCommand::Default }) => {
@@ -108,7 +111,6 @@ fn serve(options: Serve) -> ExitCode {
     loaded.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
     let without_file = options.file.is_none();
     let reread = Box::new(move || load(&options).map(|loaded| loaded.config));
-    server::block_signals();
     match Server::start(loaded.config, mode(), reread) {
         Ok(server) => {
             if without_file {
@@ -160,7 +162,6 @@ fn echo(port: Option<u16>) -> ExitCode {
     };
     start_log(&config.log);
     let again = config.clone();
-    server::block_signals();
     match Server::start(config, Mode::Echo, Box::new(move || Ok(again.clone()))) {
         Ok(server) => {
             println!("echo on ws://{}/", server.listen());
@@ -171,7 +172,6 @@ fn echo(port: Option<u16>) -> ExitCode {
 }
 
 fn run_demo(port: Option<u16>) -> ExitCode {
-    server::block_signals();
     let token = match random_token() {
         Ok(token) => token,
         Err(error) => return fail(&format!("demo: /dev/urandom: {error}")),

@@ -29,6 +29,8 @@ pub struct Server {
     events: EventReceiver,
     workers: Vec<JoinHandle<()>>,
     reread: Reread,
+    /// A signal to end came while the workers were starting.
+    ended_early: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +83,7 @@ impl Server {
         let resolver = Resolver::start()?;
         let workers = start_workers(&shared, receivers, &resolver, mode)?;
         events::watch_signals(shared.events.clone())?;
-        let server = Server { shared, events, workers, reread };
+        let mut server = Server { shared, events, workers, reread, ended_early: false };
         server.wait_until_ready()?;
         info!(listen = %listen, workers = cpus.len(), "listening");
         Ok(server)
@@ -95,13 +97,19 @@ impl Server {
         self.shared.config()
     }
 
-    fn wait_until_ready(&self) -> Result<(), StartError> {
+    fn wait_until_ready(&mut self) -> Result<(), StartError> {
         let over = Over::after(START_TIMEOUT);
-        for _ in &self.workers {
+        let mut starting = self.workers.len();
+        while starting > 0 {
             match self.events.wait_until(over) {
-                Some(Event::Ready(Ok(()))) => {}
+                Some(Event::Ready(Ok(()))) => starting -= 1,
                 Some(Event::Ready(Err(error))) => return Err(StartError::Worker(error)),
-                _ => return Err(StartError::Worker("a worker did not start".into())),
+                Some(Event::Terminate) => self.ended_early = true,
+                // What is read at the end of the start is new enough.
+                Some(Event::Reload(_)) => {}
+                Some(Event::WorkerEnded(_)) | None => {
+                    return Err(StartError::Worker("a worker did not start".into()));
+                }
             }
         }
         Ok(())
@@ -110,7 +118,7 @@ impl Server {
     /// Serves until SIGTERM or SIGINT, then drains. True when every worker has ended by itself within
     /// `shutdown_timeout`.
     pub fn run(mut self) -> bool {
-        loop {
+        while !self.ended_early {
             match self.events.wait() {
                 Event::Reload(from) => self.reload(from),
                 Event::Terminate => break,

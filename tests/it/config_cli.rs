@@ -165,8 +165,11 @@ fn cores_and_workers_are_chosen_on_the_command_line() {
 #[test]
 fn every_worker_has_a_descriptor_table_of_its_own() {
     let server = Setup::new().set("workers", "3").start();
-    let empty = server.sockets_per_worker();
-    assert_eq!(empty.len(), 3, "{empty:?}");
+    // The harness's own first call may still be about to end in one of them.
+    let empty = eventually("three tables alike", || {
+        let tables = server.sockets_per_worker();
+        (tables.len() == 3 && tables.iter().all(|sockets| *sockets == tables[0])).then_some(tables)
+    });
     let clients: Vec<_> = (0..60).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
     eventually("every client is in one table", || {
         let full = server.sockets_per_worker();

@@ -407,7 +407,7 @@ fn a_close_for_slowness_keeps_a_begun_frame_whole() {
     let key = rig.open_in("news");
     rig.call("news", QOS1, &"x".repeat(300));
     let mut bytes = rig.take_bytes(key, 10);
-    for _ in 0..3 {
+    for _ in 0..4 {
         rig.call("news", QOS1, &"y".repeat(300));
     }
     assert_eq!(rig.stats().closed_too_slow, 1);
