@@ -121,7 +121,7 @@ fn an_identity_ends_with_its_connection() {
     let (backend, server) = started();
     let mut client = Client::open(server.addr(), "phone");
     let identity = backend.identity_of("phone");
-    client.close(1000, "");
+    client.leave();
     backend.wait_under("/close", 1);
     let _next = Client::open(server.addr(), "next");
     let answer = post(&server, "/sub/", json!({"identity": identity, "channel": "a", "occupy": 0}));

@@ -260,8 +260,7 @@ fn a_close_is_told_when_the_backend_returns() {
     let mut client = Client::open(server.addr(), "phone");
     let identity = backend.identity_of("phone");
     backend.stop();
-    client.close(1000, "");
-    client.expect_end();
+    client.leave();
     backend.restart();
     assert_eq!(backend.wait_under("/close", 1)[0].identity(), Some(identity.as_str()));
 }

@@ -70,7 +70,7 @@ fn the_2014_file_starts_a_server_that_talks() {
     assert_eq!(client.expect(Command::Ack, 1).text(), r#"{"echo": {"text": "hello"}}"#);
     let heard = backend.wait_under("/rainbow/message", 1).remove(0);
     assert_eq!((heard.cookie(), heard.path.as_str()), (Some("dXNlcj0x"), "/rainbow/message/1/"));
-    client.close(1000, "");
+    client.leave();
     let closed = backend.wait_under("/rainbow/close", 1).remove(0);
     assert_eq!((closed.identity(), closed.cookie()), (heard.identity(), Some("dXNlcj0x")));
     let error = server.log().lines().find(|l| l.contains("6000")).map(str::to_owned);

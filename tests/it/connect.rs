@@ -267,7 +267,7 @@ fn the_cookie_is_kept_and_sent_back_with_every_later_call() {
         client.send(1, 1, id, body);
         client.expect(Command::Ack, id);
     }
-    client.close(1000, "");
+    client.leave();
     let cookies: Vec<_> = backend.messages().iter().map(|r| r.cookie().map(str::to_owned)).collect();
     assert_eq!(cookies, [Some("Zmlyc3Q=".into()), Some("Zmlyc3Q=".into()), Some("c2Vjb25k".into())]);
     assert_eq!(backend.wait_under("/close", 1)[0].cookie(), Some("c2Vjb25k"));
@@ -276,13 +276,14 @@ fn the_cookie_is_kept_and_sent_back_with_every_later_call() {
 #[test]
 fn the_close_hook_hears_every_kind_of_end() {
     let backend = Backend::start();
-    let server = Setup::of(&backend).set("pong_timeout", "0.3").set("ping_interval", "0.3").start();
+    let server =
+        Setup::of(&backend).set("pong_timeout", "0.3").set("ping_interval", "0.3").set("close_timeout", "0.2").start();
     backend.on_connect(|r| {
         let cookie = r.header("X-DEVICEID").unwrap_or_default().to_owned();
         Reply::welcome().header("RAINBOWCLIENTCOOKIE", &cookie)
     });
     let ends: [(&str, End); 6] = [
-        ("handshake", |mut c, _, _| c.close(1000, "bye")),
+        ("handshake", |c, _, _| c.leave()),
         ("fin", |c, _, _| drop(c)),
         ("reset", |c, _, _| c.cut()),
         ("violation", |mut c, _, _| c.raw(&[0xff; 16])),
@@ -366,6 +367,7 @@ fn a_websocket_library_of_others_connects_and_talks() {
     assert_eq!(waiting.join().expect("answered")["connections"], 1);
     socket.close(None).expect("closes");
     while socket.read().is_ok() {}
+    drop(socket);
     backend.wait_under("/close", 1);
 }
 

@@ -23,6 +23,7 @@ fn every_client_goes_with_1001_and_every_close_is_told() {
     for client in &mut clients {
         assert_eq!(client.expect_close().0, 1001);
     }
+    drop(clients);
     let status = server.exited_within(Duration::from_secs(9));
     assert_eq!(status.code(), Some(0), "{status}: {}", server.log());
     let mut told: Vec<_> = backend.closes().iter().map(|r| r.identity().expect("named").to_owned()).collect();
@@ -90,6 +91,7 @@ fn an_answer_under_way_is_still_given() {
     gate.open();
     assert_eq!(client.expect(Command::Ack, 1).text(), "late but true");
     assert_eq!(client.expect_close().0, 1001);
+    drop(client);
     assert_eq!(server.exited_within(Duration::from_secs(9)).code(), Some(0));
     backend.wait_under("/close", 1);
 }
@@ -109,6 +111,7 @@ fn a_call_under_way_is_still_answered() {
     let answer = waiting.join().expect("answered");
     assert_eq!((&answer["connections"], &answer["data"]), (&1.into(), &"in time".into()));
     assert_eq!(client.expect_close().0, 1001);
+    drop(client);
     assert_eq!(server.exited_within(Duration::from_secs(9)).code(), Some(0));
 }
 

@@ -262,7 +262,7 @@ fn forwarded_requests_carry_a_webhook_signature_when_a_secret_is_set() {
     let server = Setup::of(&backend).set("webhook_secrets", &format!("[{first:?}, {second:?}]")).start();
     let mut client = Client::open(server.addr(), "phone");
     ask(&mut client, 1, "pay 5");
-    client.close(1000, "");
+    client.leave();
     backend.wait_under("/close", 1);
     let requests = backend.seen();
     assert_eq!(requests.len(), 3);
@@ -304,7 +304,7 @@ fn a_client_that_left_loses_no_message_that_it_had_sent() {
     let mut client = Client::open(server.addr(), "phone");
     subscribe(server.addr(), &backend.identity_of("phone"), "a");
     client.send(1, 1, 1, "last words");
-    client.close(1000, "");
+    client.leave();
     assert_eq!(backend.wait_under("/message", 1)[0].text(), "last words");
     // The business server hears the words before it hears of the end.
     backend.wait_under("/close", 1);

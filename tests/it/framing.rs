@@ -147,6 +147,7 @@ fn nothing_after_a_close_is_looked_at() {
     client.raw(&[close, message].concat());
     assert!(matches!(client.next(), Message::Close(1000, _)));
     client.expect_end();
+    drop(client);
     backend.wait_under("/close", 1);
     assert_eq!(backend.messages().len(), 0);
 }

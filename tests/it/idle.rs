@@ -21,7 +21,8 @@ fn an_idle_client_is_pinged_and_stays_while_it_answers() {
 #[test]
 fn a_client_that_answers_no_ping_is_closed() {
     let backend = Backend::start();
-    let server = Setup::of(&backend).set("ping_interval", "0.4").set("pong_timeout", "0.3").start();
+    let setup = Setup::of(&backend).set("ping_interval", "0.4").set("pong_timeout", "0.3");
+    let server = setup.set("close_timeout", "0.2").start();
     let mut client = Client::open(server.addr(), "phone");
     client.answers_pings = false;
     let begun = Instant::now();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::call::{call_get, webhook_secret};
 use crate::harness::http;
-use crate::harness::metrics::read;
+use crate::harness::metrics::{Counted, await_rise, read};
 use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TOKEN, eventually, send};
 
 /// The gauge of open connections begins so.
@@ -64,18 +64,15 @@ fn the_gauge_of_connections_follows_the_clients() {
 fn messages_are_counted_each_way() {
     let (_backend, server) = started();
     let mut client = Client::open(server.addr(), "phone");
-    let total = |samples: &BTreeMap<String, f64>| -> f64 {
-        let counts = samples.iter().filter(|(name, _)| name.starts_with("rainbow_messages_"));
-        counts.map(|(_, value)| *value).sum()
-    };
-    let before = total(&read(server.addr()));
+    let before = read(server.addr());
     for id in 1..=10 {
         client.send(1, 1, id, "x");
         client.expect(Command::Ack, id);
         send(server.addr(), "everybody", &[("qos", "0")], "x");
         client.expect_send();
     }
-    eventually("twenty more", || (total(&read(server.addr())) >= before + 20.0).then_some(()));
+    await_rise(server.addr(), &before, Counted::MessageIn, 10.0);
+    await_rise(server.addr(), &before, Counted::MessageOut, 10.0);
 }
 
 #[test]

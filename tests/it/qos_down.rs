@@ -184,7 +184,7 @@ fn a_repeated_rec_is_answered_with_rel_again() {
 #[test]
 fn a_client_that_never_answers_is_pinged_and_then_closed() {
     let backend = subscribing();
-    let server = impatient(&backend).set("pong_timeout", "0.5").start();
+    let server = impatient(&backend).set("pong_timeout", "0.5").set("close_timeout", "0.2").start();
     let mut client = Client::open(server.addr(), "phone");
     client.answers_pings = false;
     let waiting = send_later(server.addr(), "all", &[("qos", "1"), ("timeout", "1")], "hello");
@@ -208,7 +208,7 @@ fn a_client_that_never_answers_is_pinged_and_then_closed() {
 #[test]
 fn a_client_that_never_answers_but_pongs_stays() {
     let backend = subscribing();
-    let server = impatient(&backend).set("pong_timeout", "0.5").start();
+    let server = impatient(&backend).set("pong_timeout", "0.5").set("close_timeout", "0.2").start();
     let mut client = Client::open(server.addr(), "phone");
     let waiting = send_later(server.addr(), "all", &[("qos", "1"), ("timeout", "1")], "hello");
     while !matches!(client.next(), Message::Ping(_)) {}

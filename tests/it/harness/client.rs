@@ -157,6 +157,12 @@ impl Client {
         self.frame(true, CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat());
     }
 
+    /// As a client that is done does it: the close handshake, then the end of the stream.
+    pub fn leave(mut self) {
+        self.close(1000, "");
+        assert!(self.wire.ends_before(Instant::now() + PATIENCE), "still open after the close handshake");
+    }
+
     /// The cable is cut: a reset, no close frame. The kernel resets a connection that is closed with something unread.
     pub fn cut(mut self) {
         self.frame(true, PING, b"unread");

@@ -11,6 +11,10 @@ use super::{PATIENCE, http};
 /// What the issue wants counted.
 #[derive(Clone, Copy, Debug)]
 pub enum Counted {
+    /// A message of a client.
+    MessageIn,
+    /// A message to a client.
+    MessageOut,
     /// A frame or packet that a client must not send.
     Violation,
     /// A client over a limit: closed with 1008.
@@ -36,6 +40,8 @@ pub enum Counted {
 impl Counted {
     fn names(self) -> &'static [&'static str] {
         match self {
+            Counted::MessageIn => &["rainbow_messages_in_total"],
+            Counted::MessageOut => &["rainbow_messages_out_total"],
             Counted::Violation => &["rainbow_ws_violations_total", "rainbow_packet_violations_total"],
             Counted::OverLimit => &["rainbow_closed_policy_total"],
             Counted::BadRequest => &["rainbow_http_refused_total", "rainbow_http_timeouts_total"],
@@ -44,7 +50,7 @@ impl Counted {
             }
             Counted::BadCall => &["rainbow_signatures_refused_total", "rainbow_calls_refused_total"],
             Counted::DroppedDown => &["rainbow_outbox_dropped_qos0_total"],
-            Counted::DroppedUp => &["rainbow_backend_gave_up_total"],
+            Counted::DroppedUp => &["rainbow_forwards_dropped_qos0_total"],
             Counted::BackendFailure => &[
                 "rainbow_backend_refused_total",
                 "rainbow_backend_reset_total",
