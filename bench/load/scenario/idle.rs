@@ -17,18 +17,27 @@ impl Play for Quiet {
 }
 
 pub fn idle(bench: &Bench, clients: usize, ping_s: u64, watch_s: f64) -> Result<Vec<Row>, String> {
-    let kind = Kind::Rainbow {
-        workers: 1,
-        cores: vec![bench.server_core()],
-        config: format!("ping_interval = {ping_s}\npong_timeout = {}\n", ping_s.min(20)),
-    };
-    let mut started = bench.start(&kind)?;
+    let config = format!("ping_interval = {ping_s}\npong_timeout = {}\n", ping_s.min(20));
+    let mut kinds = vec![Kind::Rainbow { workers: 1, cores: vec![bench.server_core()], config }];
+    if bench.peers {
+        kinds.extend([Kind::Peer("nchan"), Kind::Peer("mosquitto")]);
+    }
+    let mut rows = Vec::new();
+    for kind in kinds {
+        rows.extend(idle_on(bench, &kind, clients, ping_s, watch_s)?);
+    }
+    Ok(rows)
+}
+
+fn idle_on(bench: &Bench, kind: &Kind, clients: usize, ping_s: u64, watch_s: f64) -> Result<[Row; 2], String> {
+    let mut started = bench.start(kind)?;
     let watched = std::thread::scope(|scope| {
         scope.spawn(|| watch(bench, &started.target, clients, watch_s)).join().expect("no panic")
     })?;
     let Watched { bytes, ms_per_s, swarm_faults, generator_busy } = watched;
     let mut outcome = crate::round::Outcome { faults: swarm_faults, ..Default::default() };
     started.judge(&mut outcome);
+    let ours = matches!(kind, Kind::Rainbow { .. });
     let row = |case: String, unit: &'static str, value: f64, must: f64| Row {
         scenario: "idle",
         case,
@@ -37,7 +46,7 @@ pub fn idle(bench: &Bench, clients: usize, ping_s: u64, watch_s: f64) -> Result<
         value,
         low: value,
         high: value,
-        must: (!bench.small).then_some(must),
+        must: (ours && !bench.small).then_some(must),
         ops: clients as u64,
         generator_busy,
         ..Row::default()
@@ -45,7 +54,8 @@ pub fn idle(bench: &Bench, clients: usize, ping_s: u64, watch_s: f64) -> Result<
     let mut rss = row(format!("{clients} clients, RSS each"), "B", bytes, 1_400.0);
     rss.faults = outcome.faults;
     // More pings than every 60 s cost more: a shorter interval is the stricter case.
-    Ok(vec![rss, row(format!("{clients} clients, ping every {ping_s} s"), "ms/s", ms_per_s, 10.0)])
+    let pings = if ours { format!(", ping every {ping_s} s") } else { String::new() };
+    Ok([rss, row(format!("{clients} clients{pings}"), "ms/s", ms_per_s, 10.0)])
 }
 
 struct Watched {
