@@ -1,0 +1,271 @@
+//! /send/ and its like: who is meant, who has answered, and what the reply therefore must be.
+
+use crate::line::{Answer, LineId, Stage};
+use crate::peer::body_of;
+use crate::world::{CHANNELS, Event, World, channel_name};
+use rainbow::base::id::Identity;
+use rainbow::base::time::Tick;
+use rainbow::shard::channels::name_hash;
+use rainbow::shard::{Input, Message, Query, Reply, Ticket};
+use rainbow::wire::packet::QoS;
+use rainbow::wire::ws::frame::CloseCode;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+#[derive(Default)]
+pub struct Calls {
+    /// By token, which is the ticket too.
+    calls: BTreeMap<u64, Call>,
+    /// Per shard, the calls that ever came.
+    arrivals: u64,
+}
+
+struct Call {
+    channel: usize,
+    qos: QoS,
+    deadline: u64,
+    /// Long enough for every client that lives, however much it loses.
+    patient: bool,
+    begun: u64,
+    parts: HashMap<usize, Part>,
+    /// Shards that were asked and have not replied; their replies added up.
+    open: usize,
+    sum: Option<Reply>,
+}
+
+struct Part {
+    arrival: u64,
+    targets: Vec<LineId>,
+    answered: HashSet<LineId>,
+    /// Answers that came with the bytes that closed the connection: they may count or not.
+    doubtful: HashSet<LineId>,
+    data: String,
+    replied: bool,
+}
+
+impl Calls {
+    /// A message's channel, and its number among those that came to that shard.
+    pub fn origin(&self, token: u64, node: usize) -> (usize, u64) {
+        let call = self.calls.get(&token).expect("a client hears what was sent");
+        (call.channel, call.parts.get(&node).expect("the shard was asked").arrival)
+    }
+
+    pub fn channel(&self, token: u64) -> usize {
+        self.calls[&token].channel
+    }
+
+    /// The run that carries it begins later than the call came.
+    pub fn retarget(&mut self, token: u64, node: usize, targets: Vec<LineId>) {
+        let part = self.calls.get_mut(&token).and_then(|call| call.parts.get_mut(&node)).expect("it has come");
+        if !part.replied {
+            part.targets = targets;
+        }
+    }
+
+    pub fn all_replied(&self) -> bool {
+        self.calls.values().all(|call| call.open == 0)
+    }
+
+    /// Did the client's answer count?
+    pub fn was_answered(&self, token: u64, node: usize, id: LineId) -> bool {
+        self.calls.get(&token).and_then(|call| call.parts.get(&node)).is_some_and(|part| part.answered.contains(&id))
+    }
+}
+
+impl World {
+    /// The business server sends a message to a channel: every shard that has members there is asked.
+    pub fn call(&mut self) {
+        let channel = self.rng.below(CHANNELS as u64) as usize;
+        let qos = QoS::from_u8(self.rng.below(3) as u8).expect("0, 1 or 2");
+        let patient = self.rng.chance(50);
+        let timeout = if patient { 400_000 } else { 500 + self.rng.below(15_000) };
+        let token = self.next_token;
+        self.next_token += 1;
+        self.tell(format_args!("call {token} to {}, {qos:?}, within {timeout}", channel_name(channel)));
+        let hash = name_hash(channel_name(channel));
+        let asked: Vec<usize> = (0..self.nodes.len()).filter(|&node| self.nodes[node].has_presence(hash)).collect();
+        let (begun, deadline) = (self.now, self.now + timeout);
+        let open = asked.len();
+        let call = Call { channel, qos, deadline, patient, begun, parts: HashMap::new(), open, sum: None };
+        self.calls.calls.insert(token, call);
+        self.seen.calls += 1;
+        for node in asked {
+            let delay = self.rng.below(4);
+            self.at(self.now + delay, Event::Mail { node, token });
+        }
+    }
+
+    /// The call reaches one shard.
+    pub fn on_mail(&mut self, node: usize, token: u64) {
+        let (channel, qos, deadline) = {
+            let call = &self.calls.calls[&token];
+            (call.channel, call.qos, Tick(call.deadline))
+        };
+        let targets = self.members(node, channel);
+        let arrival = self.calls.arrivals;
+        self.calls.arrivals += 1;
+        let call = self.calls.calls.get_mut(&token).expect("just looked at");
+        let part = Part {
+            arrival,
+            targets,
+            answered: HashSet::new(),
+            doubtful: HashSet::new(),
+            data: String::new(),
+            replied: false,
+        };
+        call.parts.insert(node, part);
+        let message = Message::encode(qos, (token % 1000) as u16, &body_of(token, "d"), &mut Vec::new());
+        let (ticket, name) = (Ticket(token), channel_name(channel));
+        let input = match self.rng.chance(50) {
+            true => Input::Send { ticket, channel: name, message, deadline },
+            false => Input::Query { ticket, query: Query::Send { channel: name.into(), message, deadline } },
+        };
+        self.nodes[node].input(input, self.now);
+        self.turn(node);
+    }
+
+    /// Who is in the channel; the model has to agree.
+    pub fn members(&mut self, node: usize, channel: usize) -> Vec<LineId> {
+        let query = Query::Members { channel: channel_name(channel).into(), offset: 0, limit: usize::MAX };
+        let Reply::Members { total, identities } = self.ask(node, query) else { panic!("members were asked for") };
+        assert_eq!(total, identities.len());
+        let told: Vec<LineId> = identities.iter().map(|identity| self.line_named(node, identity)).collect();
+        for &id in &told {
+            let joined = self.joined.contains(&(id, channel));
+            assert!(joined, "line {id} is in {}, nobody put it there", channel_name(channel));
+        }
+        for id in self.here(node) {
+            if self.joined.contains(&(id, channel)) && !told.contains(&id) {
+                assert!(
+                    !self.is_open(id) && self.lines[id].stage != Stage::Connecting,
+                    "line {id} fell out of a channel"
+                );
+            }
+        }
+        told
+    }
+
+    pub fn is_open(&mut self, id: LineId) -> bool {
+        let (node, identity) = (self.lines[id].node, self.lines[id].identity);
+        self.ask(node, Query::Exists { identity }) == Reply::Done { connections: 1 }
+    }
+
+    /// The server has read the whole answer. `sure`: the connection was open all the while.
+    pub fn on_answer_read(&mut self, id: LineId, answer: Answer, sure: bool) {
+        let call = self.calls.calls.get_mut(&answer.token).expect("a client answers what it got");
+        let part = call.parts.get_mut(&self.lines[id].node).expect("the shard was asked");
+        assert!(part.targets.contains(&id), "line {id} was not meant by {}", answer.token);
+        if part.replied || part.answered.contains(&id) {
+            return;
+        }
+        if !sure {
+            part.doubtful.insert(id);
+            return;
+        }
+        part.answered.insert(id);
+        if part.data.is_empty() {
+            part.data = answer.body;
+        }
+    }
+
+    pub fn on_reply(&mut self, node: usize, token: u64, reply: Reply) {
+        self.tell(format_args!("shard {node} replies {reply:?} to {token}"));
+        let call = self.calls.calls.get(&token).expect("a reply to a call");
+        let part = call.parts.get(&node).expect("a reply of who was asked");
+        assert!(!part.replied, "one reply to one call");
+        let Reply::Sent { connections, data } = &reply else { panic!("{token} was refused: {reply:?}") };
+        let (least, most) = match call.qos {
+            QoS::AtMostOnce => (part.targets.len(), part.targets.len()),
+            _ => (part.answered.len(), part.answered.len() + part.doubtful.len()),
+        };
+        assert!(
+            (least..=most).contains(&(*connections as usize)),
+            "{token}: {least}..={most} answered, {connections} told"
+        );
+        if part.doubtful.is_empty() {
+            assert_eq!(String::from_utf8_lossy(data), part.data, "the first reply that says something");
+        }
+        if call.patient && call.qos != QoS::AtMostOnce {
+            let (begun, silent) = (call.begun, part.targets.iter().filter(|id| !part.answered.contains(id)));
+            for id in silent.copied().collect::<Vec<_>>() {
+                assert!(!self.lives_unhindered(id, begun), "line {id} lives, and {token} was not delivered");
+            }
+        }
+        let call = self.calls.calls.get_mut(&token).expect("just looked at");
+        call.parts.get_mut(&node).expect("just looked at").replied = true;
+        call.open -= 1;
+        match &mut call.sum {
+            Some(sum) => sum.add(reply),
+            None => call.sum = Some(reply),
+        }
+        if call.open == 0 {
+            let total: usize = match call.qos {
+                QoS::AtMostOnce => call.parts.values().map(|part| part.targets.len()).sum(),
+                _ => call.parts.values().map(|part| part.answered.len()).sum(),
+            };
+            let doubtful: usize = call.parts.values().map(|part| part.doubtful.len()).sum();
+            let Some(Reply::Sent { connections, .. }) = &call.sum else { panic!("replies of one kind") };
+            assert!((total..=total + doubtful).contains(&(*connections as usize)), "replies add up");
+        }
+    }
+
+    /// Nothing but our own fault can have kept it from answering since then.
+    fn lives_unhindered(&mut self, id: LineId, since: u64) -> bool {
+        let line = &self.lines[id];
+        let well = line.hindered < since && !line.paused && !line.fin && line.frozen <= since;
+        well && line.stage == Stage::Open && self.is_open(id)
+    }
+
+    /// The rest of what a business server can ask for.
+    pub fn control(&mut self) {
+        let channel = self.rng.below(CHANNELS as u64) as usize;
+        let Some(id) = self.some_line() else { return };
+        let (node, identity) = (self.lines[id].node, self.lines[id].identity);
+        let name = channel_name(channel);
+        match self.rng.below(12) {
+            0..=4 => {
+                let open = self.is_open(id);
+                let reply = self.ask(node, Query::Subscribe { identity, channel: name.into() });
+                assert_eq!(reply, Reply::Done { connections: u32::from(open) });
+                if open {
+                    self.joined.insert((id, channel));
+                }
+            }
+            5..=6 => {
+                self.ask(node, Query::Unsubscribe { identity, channel: name.into() });
+                if self.is_open(id) {
+                    self.joined.remove(&(id, channel));
+                }
+            }
+            7..=8 => self.occupy(id, channel),
+            9..=10 => {
+                let open = self.is_open(id);
+                let kick = Query::Kick { identity, code: CloseCode(4001), reason: "kicked".into() };
+                assert_eq!(self.ask(node, kick), Reply::Done { connections: u32::from(open) });
+            }
+            _ => {
+                let members = self.members(node, channel).len() as u32;
+                let kick = Query::KickChannel { channel: name.into(), code: CloseCode(4002), reason: "all".into() };
+                assert_eq!(self.ask(node, kick), Reply::Done { connections: members });
+                if members > 0 && self.rng.chance(50) {
+                    self.nodes[node].kick_begins(channel);
+                    return self.at(self.now + 2, Event::Turn(node));
+                }
+            }
+        }
+        self.turn(node);
+    }
+
+    /// Everyone but one leaves a channel, on all shards.
+    fn occupy(&mut self, keep: LineId, channel: usize) {
+        let identity: Identity = self.lines[keep].identity;
+        for node in 0..self.nodes.len() {
+            let leaving: Vec<LineId> = self.members(node, channel).into_iter().filter(|&id| id != keep).collect();
+            let reply = self.ask(node, Query::Evict { channel: channel_name(channel).into(), keep: identity });
+            assert_eq!(reply, Reply::Done { connections: leaving.len() as u32 });
+            for id in leaving {
+                self.joined.remove(&(id, channel));
+            }
+            self.turn(node);
+        }
+    }
+}

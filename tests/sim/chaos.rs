@@ -1,0 +1,103 @@
+//! What goes wrong: clients freeze, vanish, are cut off at any byte, close, send rubbish; the backend goes down;
+//! something late comes for a connection that is no more; limits change.
+
+use crate::line::LineId;
+use crate::world::{Event, World, channel_name};
+use rainbow::base::time::Tick;
+use rainbow::shard::Input;
+use rainbow::wire::ws::frame::{CloseCode, Opcode};
+
+impl World {
+    pub fn chaos(&mut self) {
+        let Some(id) = self.some_line() else { return };
+        let (node, now) = (self.lines[id].node, self.now);
+        match self.rng.below(17) {
+            0..=1 => {
+                let until = now + 500 + self.rng.below(7_000);
+                self.tell(format_args!("line {id} freezes until {until}"));
+                self.lines[id].frozen = until;
+                self.lines[id].hindered = until;
+                self.seen.frozen += 1;
+            }
+            2 => {
+                self.tell(format_args!("line {id} vanishes"));
+                self.lines[id].frozen = u64::MAX;
+                self.lines[id].hindered = u64::MAX;
+                self.seen.vanished += 1;
+                self.client_gone_silently(id);
+            }
+            3..=4 => {
+                let kept = self.rng.below(self.lines[id].up.len() as u64 + 1) as usize;
+                self.tell(format_args!("line {id} is cut, {kept} bytes still arrive"));
+                self.lines[id].cut(kept);
+                self.seen.cut += 1;
+                self.client_left(id);
+                self.read_soon(id);
+            }
+            5 if self.lines[id].can_speak() => {
+                self.lines[id].peer.closing = true;
+                self.frame(id, Opcode::Close, &1000u16.to_be_bytes());
+            }
+            6 if self.lines[id].can_speak() => {
+                let rubbish: &[u8] = [&b"\x82\x01x"[..], b"\x81\x82\0\0\0\0\xFF\xFF", b"\x82\xFE\x7F\xFF\0\0\0\0"]
+                    [self.rng.below(3) as usize];
+                self.lines[id].peer.closing = true;
+                self.lines[id].write(rubbish);
+                self.read_soon(id);
+            }
+            7 => {
+                self.backend.down = true;
+                self.seen.outages += 1;
+                let back = now + 500 + self.rng.below(15_000);
+                self.at(back, Event::BackendBack);
+            }
+            8 => self.stale_input(),
+            9 => {
+                self.nodes[node].shard.close_some(1, CloseCode::GOING_AWAY, "drain", Tick(now));
+                self.turn(node);
+            }
+            10 => self.change_limits(node),
+            _ => self.control(),
+        }
+    }
+
+    /// The operator reloads the configuration.
+    fn change_limits(&mut self, node: usize) {
+        let settings = &mut self.nodes[node].settings;
+        settings.ack_timeout_ms = 500 + self.rng.below(1_000);
+        settings.forward_queue = 1 + self.rng.below(6) as usize;
+        settings.inflight_window = 1 + self.rng.below(4) as usize;
+        settings.outbox_bytes_max = settings.outbox_bytes_max.max(200 + self.rng.below(1_500) as usize);
+        let settings = settings.clone();
+        self.nodes[node].shard.set_settings(settings);
+        self.seen.limits_changed += 1;
+    }
+
+    /// Nobody tells the server; the client comes back on another connection.
+    fn client_gone_silently(&mut self, id: LineId) {
+        let client = self.lines[id].client;
+        self.clients[client].line = None;
+        self.at(self.now + 1_000, Event::Dial(client));
+    }
+
+    /// Something late for a connection that is no more.
+    fn stale_input(&mut self) {
+        let gone: Vec<LineId> = (0..self.lines.len()).filter(|&id| self.lines[id].told).collect();
+        if gone.is_empty() {
+            return;
+        }
+        let id = gone[self.rng.below(gone.len() as u64) as usize];
+        let (node, key) = (self.lines[id].node, self.lines[id].key);
+        let mut rubbish = *b"\x82\x80\0\0\0\0";
+        let input = match self.rng.below(4) {
+            0 => Input::Subscribe { key, channel: channel_name(0) },
+            1 => Input::Close { key, code: CloseCode::GOING_AWAY, reason: "stale" },
+            2 => Input::Bytes { key, data: &mut rubbish },
+            _ => Input::SocketEnded { key },
+        };
+        self.nodes[node].stale += 1;
+        self.seen.stale += 1;
+        self.nodes[node].input(input, self.now);
+        self.turn(node);
+    }
+}

@@ -1,0 +1,45 @@
+//! What happened in a world, to see that the worlds are worth living in: a simulation in which nothing goes wrong
+//! proves nothing.
+
+use std::collections::BTreeMap;
+
+macro_rules! seen {
+    ($($name:ident)+) => {
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct Seen {
+            $(pub $name: u64,)+
+            closes: BTreeMap<u16, u64>,
+        }
+
+        impl Seen {
+            pub fn add(&mut self, other: &Seen) {
+                $(self.$name += other.$name;)+
+                for (code, count) in &other.closes {
+                    *self.closes.entry(*code).or_default() += count;
+                }
+            }
+
+            fn never(&self) -> Vec<&'static str> {
+                [$((stringify!($name), self.$name)),+].into_iter().filter(|(_, n)| *n == 0).map(|(name, _)| name).collect()
+            }
+        }
+    };
+}
+
+seen! {
+    events opened abandoned survivors calls handed_down repeats_down answered_up failed forwarded_again lost paused blocked
+    frozen vanished cut outages stale limits_changed
+}
+
+impl Seen {
+    pub fn close(&mut self, code: u16) {
+        *self.closes.entry(code).or_default() += 1;
+    }
+
+    pub fn assert_everything_happened(&self) {
+        assert_eq!(self.never(), [""; 0], "never happens");
+        for code in [1000, 1001, 1002, 1007, 1008, 1009, 1013, 4001, 4002] {
+            assert!(self.closes.contains_key(&code), "nobody is ever closed with {code}");
+        }
+    }
+}

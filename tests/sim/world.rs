@@ -1,0 +1,662 @@
+//! The world: virtual time, a queue of events, shards and what their outputs do. One seed decides everything. It
+//! carries out outputs as a worker does: after each input the outputs, fan-out, one write per dirty connection, the
+//! next tick.
+
+use crate::backend::Backend;
+use crate::calls::Calls;
+use crate::line::{Answer, Line, LineId, Stage};
+use crate::peer::RESPONSE;
+use crate::seen::Seen;
+use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::rng::Rng;
+use rainbow::base::time::Tick;
+use rainbow::shard::{Input, Mode, Output, Query, Reply, Settings, Shard, Ticket};
+use rainbow::wire::ws::frame::{CloseCode, Opcode};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    Dial(usize),
+    Decide(LineId),
+    Speak(usize),
+    PeerTimer(LineId),
+    ServerReads(LineId),
+    ClientReads(LineId),
+    Writable(LineId),
+    BackendDone(u64),
+    BackendBack,
+    Call,
+    Mail { node: usize, token: u64 },
+    Turn(usize),
+    Tick(usize),
+    Chaos,
+}
+
+pub struct World {
+    pub now: u64,
+    pub rng: Rng,
+    pub nodes: Vec<Node>,
+    pub lines: Vec<Line>,
+    pub backend: Backend,
+    pub calls: Calls,
+    /// (connection, channel): somebody put it there and nobody took it out.
+    pub joined: HashSet<(LineId, usize)>,
+    pub next_token: u64,
+    pub seen: Seen,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    next_event: u64,
+    pub clients: Vec<Client>,
+    /// From then on nothing goes wrong any more and nobody says anything new.
+    healed: bool,
+    talks: bool,
+}
+
+/// One shard and what its worker would know.
+pub struct Node {
+    pub shard: Shard,
+    pub settings: Settings,
+    slots: HashMap<u32, LineId>,
+    stash: VecDeque<Output>,
+    presence: HashMap<u64, i64>,
+    tick_at: u64,
+    /// Channels that are being kicked, and the calls that came behind that: their targets are those of the run.
+    kicked: HashSet<usize>,
+    behind: Vec<(u64, usize)>,
+    pub stale: u64,
+}
+
+pub struct Client {
+    pub line: Option<LineId>,
+    loses: bool,
+    dials: u32,
+}
+
+pub const CHANNELS: usize = 3;
+
+pub fn channel_name(channel: usize) -> &'static str {
+    ["news", "sport", "weather"][channel]
+}
+
+impl World {
+    pub fn new(seed: u64, mode: Mode, talks: bool) -> World {
+        let mut rng = Rng::new(seed ^ 0x5EED_0000);
+        let now = rng.below(1 << 40);
+        let settings = Settings {
+            ping_interval_ms: 20_000,
+            pong_timeout_ms: 5_000,
+            idle_timeout_ms: if rng.chance(20) { 30_000 } else { 0 },
+            close_timeout_ms: 2_000,
+            ack_timeout_ms: 1_000,
+            ack_backoff: if rng.chance(50) { 1.0 } else { 1.5 },
+            forward_deadline_ms: 2_000 + rng.below(10_000),
+            forward_queue: 1 + rng.below(6) as usize,
+            forward_queue_bytes: 300 + rng.below(1_000) as usize,
+            forwards: true,
+            inflight_window: 1 + rng.below(4) as usize,
+            received_max: 6 + rng.below(6) as usize,
+            answers_bytes_max: 100_000,
+            message_bytes_max: 300,
+            outbox_bytes_max: 200 + rng.below(1_500) as usize,
+            messages_per_second: if rng.chance(20) { 8 } else { 0 },
+            channels_per_connection: CHANNELS,
+            mode,
+        };
+        let nodes = 1 + rng.below(3) as usize;
+        let nodes = (0..nodes).map(|n| Node::new(ShardId(n as u16), settings.clone(), now)).collect();
+        let clients = 2 + rng.below(4);
+        let clients = (0..clients).map(|_| Client { line: None, loses: rng.chance(40), dials: 0 }).collect();
+        let backend = Backend::new(rng.below(3) * 10, 1 + rng.below(400));
+        World {
+            now,
+            rng,
+            nodes,
+            lines: Vec::new(),
+            backend,
+            calls: Calls::default(),
+            joined: HashSet::new(),
+            next_token: 1,
+            seen: Seen::default(),
+            events: BinaryHeap::new(),
+            next_event: 0,
+            clients,
+            healed: false,
+            talks,
+        }
+    }
+
+    /// The whole story; panics where a promise is broken.
+    pub fn run(mut self) -> Seen {
+        let begun = self.now;
+        for client in 0..self.clients.len() {
+            let (dial, speak) = (self.rng.below(500), 500 + self.rng.below(1_000));
+            self.at(begun + dial, Event::Dial(client));
+            self.at(begun + speak, Event::Speak(client));
+        }
+        self.at(begun + 800, Event::Call);
+        self.at(begun + 1_500, Event::Chaos);
+        self.run_until(begun + STORY_MS, |_| false);
+        self.healed = true;
+        self.backend.down = false;
+        self.backend.fails = 0;
+        assert!(self.run_until(self.now + HEALING_MS, World::is_settled), "what is left is never answered");
+        self.check_lives();
+        for id in 0..self.lines.len() {
+            self.lines[id].cut(0);
+            self.read_soon(id);
+        }
+        let empty = |world: &World| world.backend.is_idle() && world.nodes.iter().all(|node| node.shard.is_quiescent());
+        assert!(self.run_until(self.now + HEALING_MS, empty), "something is left when everyone has gone");
+        self.check_ends();
+        self.seen
+    }
+
+    /// True when `done` before the time was over.
+    fn run_until(&mut self, end: u64, done: impl Fn(&World) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            let Some(Reverse((when, _, _))) = self.events.peek() else { return false };
+            if *when > end {
+                self.now = end;
+                return false;
+            }
+            let Reverse((when, _, event)) = self.events.pop().expect("just looked at");
+            self.now = when;
+            self.seen.events += 1;
+            self.on_event(event);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Dial(client) => self.dial(client),
+            Event::Decide(id) => self.decide(id),
+            Event::Speak(client) => self.on_speak(client),
+            Event::PeerTimer(id) => self.on_peer_timer(id),
+            Event::ServerReads(id) => self.server_reads(id),
+            Event::ClientReads(id) => self.client_reads(id),
+            Event::Writable(id) => self.writable(id),
+            Event::BackendDone(job) => self.on_backend_done(job),
+            Event::BackendBack => self.backend.down = false,
+            Event::Call if self.healed => {}
+            Event::Call => {
+                for _ in 0..if self.rng.chance(10) { 8 } else { 1 } {
+                    self.call();
+                }
+                let next = 200 + self.rng.below(1_000);
+                self.at(self.now + next, Event::Call);
+            }
+            Event::Mail { node, token } => self.mail(node, token),
+            Event::Turn(node) => self.turn(node),
+            Event::Tick(node) => self.tick(node),
+            Event::Chaos if self.healed => {}
+            Event::Chaos => {
+                self.chaos();
+                let next = 200 + self.rng.below(1_500);
+                self.at(self.now + next, Event::Chaos);
+            }
+        }
+    }
+
+    pub fn at(&mut self, when: u64, event: Event) {
+        self.events.push(Reverse((when, self.next_event, event)));
+        self.next_event += 1;
+    }
+
+    pub fn tell(&self, what: fmt::Arguments<'_>) {
+        if self.talks {
+            println!("{:>12} {what}", self.now);
+        }
+    }
+
+    // ---- connections ----
+
+    fn dial(&mut self, client: usize) {
+        if self.healed || self.clients[client].dials >= DIALS_MAX {
+            return;
+        }
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        let digest = std::array::from_fn(|_| self.rng.next_u64() as u8);
+        let (key, identity) = self.nodes[node].shard.reserve(digest, Tick(self.now));
+        let down_max = 50 + self.rng.below(800) as usize;
+        let id = self.lines.len();
+        let taken = self.nodes[node].slots.insert(key.index, id);
+        assert_eq!(taken, None, "a slot has one connection");
+        self.lines.push(Line::new(node, client, key, identity, down_max, self.clients[client].loses));
+        self.clients[client].line = Some(id);
+        self.clients[client].dials += 1;
+        self.tell(format_args!("client {client} dials as line {id}, {key:?}"));
+        let delay = self.rng.below(300);
+        self.at(self.now + delay, Event::Decide(id));
+    }
+
+    /// The backend has been asked whether to let it in.
+    fn decide(&mut self, id: LineId) {
+        let (node, key) = (self.lines[id].node, self.lines[id].key);
+        if self.lines[id].fin || self.rng.chance(10) {
+            if self.rng.chance(50) {
+                self.subscribe(id, 0);
+            }
+            self.lines[id].stage = Stage::Abandoned;
+            self.nodes[node].slots.remove(&key.index);
+            self.nodes[node].input(Input::Abandoned { key }, self.now);
+            self.seen.abandoned += 1;
+            self.turn(node);
+            return self.client_left(id);
+        }
+        for channel in 0..CHANNELS {
+            if self.rng.chance(50) {
+                self.subscribe(id, channel);
+            }
+        }
+        if self.rng.chance(50) {
+            self.set_cookie(id, format!("cookie of {id}").into_bytes());
+        }
+        self.lines[id].stage = Stage::Open;
+        self.seen.opened += 1;
+        self.nodes[node].input(Input::Opened { key, response: Rc::from(RESPONSE) }, self.now);
+        self.turn(node);
+    }
+
+    pub fn subscribe(&mut self, id: LineId, channel: usize) {
+        let (node, key) = (self.lines[id].node, self.lines[id].key);
+        self.nodes[node].input(Input::Subscribe { key, channel: channel_name(channel) }, self.now);
+        self.joined.insert((id, channel));
+    }
+
+    pub fn unsubscribe(&mut self, id: LineId, channel: usize) {
+        let (node, key) = (self.lines[id].node, self.lines[id].key);
+        self.nodes[node].input(Input::Unsubscribe { key, channel: channel_name(channel) }, self.now);
+        self.joined.remove(&(id, channel));
+    }
+
+    pub fn set_cookie(&mut self, id: LineId, cookie: Vec<u8>) {
+        let (node, key) = (self.lines[id].node, self.lines[id].key);
+        self.nodes[node].input(Input::Cookie { key, value: &cookie }, self.now);
+        self.lines[id].cookie = Some(cookie);
+    }
+
+    /// The client's side is over; it comes back.
+    pub fn client_left(&mut self, id: LineId) {
+        self.lines[id].left = true;
+        let client = self.lines[id].client;
+        if self.clients[client].line == Some(id) {
+            self.clients[client].line = None;
+            let delay = 100 + self.rng.below(2_000);
+            self.at(self.now + delay, Event::Dial(client));
+        }
+    }
+
+    fn on_speak(&mut self, client: usize) {
+        if self.healed {
+            return;
+        }
+        if let Some(id) = self.clients[client].line.filter(|&id| self.lines[id].can_speak()) {
+            for _ in 0..if self.rng.chance(10) { 6 } else { 1 } {
+                if self.lines[id].frozen <= self.now {
+                    self.speak(id);
+                }
+            }
+        }
+        let next = 100 + self.rng.below(1_500);
+        self.at(self.now + next, Event::Speak(client));
+    }
+
+    pub fn read_soon(&mut self, id: LineId) {
+        if !std::mem::replace(&mut self.lines[id].reading, true) {
+            let delay = self.rng.below(40);
+            self.at(self.now + delay, Event::ServerReads(id));
+        }
+    }
+
+    fn receive_soon(&mut self, id: LineId) {
+        if !std::mem::replace(&mut self.lines[id].receiving, true) {
+            let delay = self.rng.below(40);
+            self.at(self.now + delay, Event::ClientReads(id));
+        }
+    }
+
+    fn server_reads(&mut self, id: LineId) {
+        self.lines[id].reading = false;
+        let line = &mut self.lines[id];
+        if line.stage != Stage::Open || line.paused {
+            return;
+        }
+        if line.up.is_empty() {
+            if line.fin {
+                self.socket_ended(id);
+            }
+            return;
+        }
+        let most = line.up.len().min(if self.rng.chance(20) { 3 } else { 200 });
+        let len = 1 + self.rng.below(most as u64) as usize;
+        let mut data: Vec<u8> = line.up.drain(..len).collect();
+        line.up_read += len;
+        let read = line.up_read;
+        let (node, key) = (line.node, line.key);
+        let whole =
+            line.answers.front().is_some_and(|(end, _)| *end <= read) || line.peer.ends_within(read - len, read);
+        let open = whole && self.is_open(id);
+        self.nodes[node].input(Input::Bytes { key, data: &mut data }, self.now);
+        if open {
+            let still = self.is_open(id);
+            if still {
+                self.lines[id].peer.accepted_to(read);
+            }
+            for answer in self.answers_read(id, read) {
+                self.on_answer_read(id, answer, still);
+            }
+        } else if whole {
+            self.answers_read(id, read);
+        }
+        if self.nodes[node].shard.is_paused(key) {
+            self.lines[id].paused = true;
+            self.lines[id].hindered = self.now;
+            self.seen.paused += 1;
+        }
+        self.turn(node);
+        self.read_soon(id);
+    }
+
+    fn answers_read(&mut self, id: LineId, read: usize) -> Vec<Answer> {
+        let answers = &mut self.lines[id].answers;
+        let whole = answers.iter().take_while(|(end, _)| *end <= read).count();
+        answers.drain(..whole).map(|(_, answer)| answer).collect()
+    }
+
+    fn socket_ended(&mut self, id: LineId) {
+        self.tell(format_args!("line {id} ends"));
+        let (node, key) = (self.lines[id].node, self.lines[id].key);
+        self.lines[id].stage = Stage::Ended;
+        self.nodes[node].slots.remove(&key.index);
+        self.nodes[node].input(Input::SocketEnded { key }, self.now);
+        self.turn(node);
+        if !self.lines[id].left {
+            self.receive_soon(id);
+        }
+    }
+
+    fn client_reads(&mut self, id: LineId) {
+        let now = self.now;
+        let line = &mut self.lines[id];
+        line.receiving = false;
+        if line.left || line.frozen == u64::MAX {
+            return;
+        }
+        if line.frozen > now {
+            line.receiving = true;
+            let until = line.frozen;
+            return self.at(until, Event::ClientReads(id));
+        }
+        if !line.down.is_empty() {
+            let most = line.down.len().min(if self.rng.chance(10) { 3 } else { 300 });
+            let len = 1 + self.rng.below(most as u64) as usize;
+            let bytes: Vec<u8> = line.down.drain(..len).collect();
+            self.peer_hears(id, &bytes);
+        }
+        if !self.lines[id].down.is_empty() {
+            self.receive_soon(id);
+        } else if self.lines[id].stage == Stage::Ended && !self.lines[id].left {
+            self.client_left(id);
+        }
+        self.writable(id);
+    }
+
+    /// The socket may take more.
+    fn writable(&mut self, id: LineId) {
+        if self.lines[id].stage == Stage::Open && std::mem::take(&mut self.lines[id].blocked) {
+            self.write(id);
+            self.turn(self.lines[id].node);
+        }
+    }
+
+    /// What waits for the client goes into its socket, as far as that takes it.
+    fn write(&mut self, id: LineId) {
+        let (node, index) = (self.lines[id].node, self.lines[id].key.index);
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            let enough = if self.rng.chance(30) { usize::MAX } else { 1 + self.rng.below(400) as usize };
+            self.nodes[node].shard.gather(index, enough, &mut bytes);
+            if bytes.is_empty() {
+                return;
+            }
+            let most = self.nodes[node].settings.outbox_bytes_max + OUTBOX_SLACK;
+            assert!(bytes.len() <= most, "{} bytes wait for line {id}", bytes.len());
+            let line = &mut self.lines[id];
+            let mut taken = bytes.len().min(line.down_max - line.down.len());
+            if self.rng.chance(10) {
+                taken = self.rng.below(taken as u64 + 1) as usize;
+                self.at(self.now + 3, Event::Writable(id));
+            }
+            let line = &mut self.lines[id];
+            line.blocked = taken < bytes.len();
+            self.seen.blocked += u64::from(line.blocked);
+            if !line.left {
+                line.down.extend(&bytes[..taken]);
+            }
+            // A worker that gets EAGAIN tells the shard nothing.
+            let more = if taken > 0 { self.nodes[node].shard.written(index, taken) } else { true };
+            self.receive_soon(id);
+            if self.lines[id].blocked || !more {
+                return;
+            }
+        }
+    }
+
+    // ---- a shard's worker ----
+
+    pub fn turn(&mut self, node: usize) {
+        self.carry_out(node);
+        for (token, channel) in std::mem::take(&mut self.nodes[node].behind) {
+            let targets = self.members(node, channel);
+            self.calls.retarget(token, node, targets);
+        }
+        self.nodes[node].kicked.clear();
+        while self.nodes[node].shard.poll_fanout(Tick(self.now)) {}
+        self.carry_out(node);
+        while let Some(index) = self.nodes[node].shard.next_dirty() {
+            let id = self.nodes[node].slots.get(&index).copied();
+            if let Some(id) = id.filter(|&id| self.lines[id].stage == Stage::Open && !self.lines[id].blocked) {
+                self.write(id);
+            }
+        }
+        self.carry_out(node);
+        let state = &mut self.nodes[node];
+        let open = state.slots.len() + 1;
+        let line_bytes = state.shard.figures().line_bytes;
+        let most = state.settings.forward_queue_bytes + open * (200 + state.settings.message_bytes_max);
+        assert!(line_bytes <= most * 2, "{line_bytes} bytes wait for the backend");
+        if let Some(next) = state.shard.next_tick() {
+            let next = next.0.max(self.now);
+            if next < state.tick_at {
+                state.tick_at = next;
+                self.at(next, Event::Tick(node));
+            }
+        }
+    }
+
+    fn tick(&mut self, node: usize) {
+        if self.nodes[node].tick_at > self.now {
+            return;
+        }
+        self.nodes[node].tick_at = u64::MAX;
+        self.nodes[node].input(Input::Tick, self.now);
+        let next = self.nodes[node].shard.next_tick();
+        assert!(next.is_none_or(|next| next.0 > self.now), "a tick leaves nothing for the same time");
+        self.turn(node);
+    }
+
+    fn mail(&mut self, node: usize, token: u64) {
+        let channel = self.calls.channel(token);
+        if self.nodes[node].kicked.contains(&channel) {
+            self.nodes[node].behind.push((token, channel));
+        }
+        self.on_mail(node, token);
+    }
+
+    fn carry_out(&mut self, node: usize) {
+        while let Some(output) = self.nodes[node].next_output() {
+            match output {
+                Output::Forward(forward) => self.on_forward(forward),
+                Output::Closed { identity, cookie } => self.on_closed(node, &identity, cookie.as_deref()),
+                Output::Reply { ticket, reply } => self.on_reply(node, ticket.0, reply),
+                Output::Shutdown { key } => {
+                    let id = self.nodes[node].slots[&key.index];
+                    assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
+                    self.lines[id].fin = true;
+                    self.lines[id].shut = true;
+                    self.read_soon(id);
+                }
+                Output::Resume { key } => {
+                    let id = self.nodes[node].slots[&key.index];
+                    assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
+                    self.lines[id].paused = false;
+                    self.lines[id].hindered = self.now;
+                    self.read_soon(id);
+                }
+                Output::Presence { channel, here } => {
+                    *self.nodes[node].presence.entry(channel).or_default() += if here { 1 } else { -1 };
+                }
+            }
+        }
+    }
+
+    fn on_closed(&mut self, node: usize, identity: &Identity, cookie: Option<&[u8]>) {
+        let id = self.line_named(node, identity);
+        self.tell(format_args!("backend hears the end of line {id}"));
+        let line = &mut self.lines[id];
+        assert_eq!(line.stage, Stage::Ended, "the end of what was open is told, at its end");
+        assert!(!std::mem::replace(&mut line.told, true), "an end is told once");
+        assert!(!line.forwarding, "the end comes behind the last message");
+        assert_eq!(line.cookie.as_deref(), cookie);
+    }
+
+    /// Asks a shard and takes the reply out of its outputs.
+    pub fn ask(&mut self, node: usize, query: Query) -> Reply {
+        self.nodes[node].ask(query, self.now)
+    }
+
+    pub fn line_named(&self, node: usize, identity: &Identity) -> LineId {
+        let named = |line: &Line| line.node == node && line.identity == *identity;
+        self.lines.iter().rposition(named).expect("a name that was given")
+    }
+
+    pub fn line_of(&self, key: ConnKey, identity: &Identity) -> LineId {
+        let id = self.line_named(usize::from(key.shard.0), identity);
+        assert_eq!(self.lines[id].key, key);
+        id
+    }
+
+    pub fn here(&self, node: usize) -> Vec<LineId> {
+        let here = |line: &Line| line.node == node && matches!(line.stage, Stage::Connecting | Stage::Open);
+        (0..self.lines.len()).filter(|&id| here(&self.lines[id])).collect()
+    }
+
+    pub fn some_line(&mut self) -> Option<LineId> {
+        let client = self.rng.below(self.clients.len() as u64) as usize;
+        self.clients[client].line
+    }
+
+    // ---- the end ----
+
+    fn is_settled(&self) -> bool {
+        let quiet = |(id, line): (LineId, &Line)| match line.stage {
+            Stage::Connecting => false,
+            Stage::Open if !line.fin => {
+                let owed = line.peer.received.values().any(|&token| self.calls.was_answered(token, line.node, id));
+                line.frozen <= self.now && line.peer.outstanding.is_empty() && !owed
+            }
+            _ => true,
+        };
+        self.calls.all_replied() && self.backend.is_idle() && self.lines.iter().enumerate().all(quiet)
+    }
+
+    /// Everyone who is still there got everything.
+    fn check_lives(&mut self) {
+        for id in 0..self.lines.len() {
+            let line = &self.lines[id];
+            for &(token, qos) in line.peer.accepted() {
+                assert!(self.backend.has_heard(token), "{token} of line {id} was taken, and never forwarded, {qos:?}");
+            }
+            if line.can_speak() {
+                self.seen.survivors += 1;
+                for &(token, _) in line.peer.spoken.iter().filter(|(_, qos)| *qos as u8 > 0) {
+                    assert!(self.backend.has_done(token), "{token} of line {id} was answered and not done");
+                }
+            }
+        }
+    }
+
+    fn check_ends(&self) {
+        for (id, line) in self.lines.iter().enumerate() {
+            assert_eq!(line.told, line.stage != Stage::Abandoned, "the end of line {id} is told if it was open");
+        }
+        let mut opened = 0;
+        for node in &self.nodes {
+            let stats = node.shard.figures().stats;
+            assert_eq!(stats.stale, node.stale, "what is stale is counted, and nothing else");
+            assert_eq!(stats.opened, stats.ended);
+            opened += stats.opened;
+            assert!(node.presence.values().all(|&count| count == 0), "presence is told in pairs");
+        }
+        assert_eq!(opened, self.seen.opened);
+    }
+}
+
+impl Node {
+    fn new(id: ShardId, settings: Settings, now: u64) -> Node {
+        Node {
+            shard: Shard::new(id, settings.clone(), Tick(now)),
+            settings,
+            slots: HashMap::new(),
+            stash: VecDeque::new(),
+            presence: HashMap::new(),
+            tick_at: u64::MAX,
+            kicked: HashSet::new(),
+            behind: Vec::new(),
+            stale: 0,
+        }
+    }
+
+    pub fn input(&mut self, input: Input<'_>, now: u64) {
+        self.shard.handle(input, Tick(now));
+    }
+
+    pub fn has_presence(&self, channel: u64) -> bool {
+        self.presence.get(&channel).is_some_and(|count| *count > 0)
+    }
+
+    /// The kick is carried out with the next turn; until then calls line up behind it.
+    pub fn kick_begins(&mut self, channel: usize) {
+        self.kicked.insert(channel);
+    }
+
+    fn next_output(&mut self) -> Option<Output> {
+        self.stash.pop_front().or_else(|| self.shard.poll_output())
+    }
+
+    fn ask(&mut self, query: Query, now: u64) -> Reply {
+        let asked = Ticket(u64::MAX);
+        self.input(Input::Query { ticket: asked, query }, now);
+        let mut found = None;
+        while let Some(output) = self.shard.poll_output() {
+            match output {
+                Output::Reply { ticket, reply } if ticket == asked => found = Some(reply),
+                other => self.stash.push_back(other),
+            }
+        }
+        found.expect("a question is replied to at once")
+    }
+}
+
+/// How long things go wrong, and how long it may take until all is well.
+const STORY_MS: u64 = 15_000;
+const HEALING_MS: u64 = 600_000;
+const DIALS_MAX: u32 = 6;
+/// Beyond the outbox's limit: a close frame, and one frame that stood alone.
+const OUTBOX_SLACK: usize = 127 + 10;
