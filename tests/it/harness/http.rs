@@ -111,7 +111,7 @@ impl Wire {
         Ok(())
     }
 
-    /// One whole answer: chunked, by length, or until the end of the stream; 101 has no body.
+    /// One whole answer: chunked, by length, or until the end of the stream; 1xx has no body.
     pub fn response(&mut self, deadline: Instant) -> io::Result<Response> {
         let head_len = loop {
             if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
@@ -130,7 +130,7 @@ impl Wire {
             .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
             .collect();
         let mut response = Response { status, headers, body: Vec::new() };
-        if status == 101 || status == 204 || status == 304 {
+        if status < 200 || status == 204 || status == 304 {
             return Ok(response);
         }
         response.body = if response.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
