@@ -4,7 +4,7 @@
 use crate::line::LineId;
 use crate::world::{Event, World, channel_name};
 use rainbow::base::time::Tick;
-use rainbow::shard::Input;
+use rainbow::shard::{Input, Which};
 use rainbow::wire::ws::frame::{CloseCode, Opcode};
 
 impl World {
@@ -53,7 +53,8 @@ impl World {
             }
             8 => self.stale_input(),
             9 => {
-                self.nodes[node].shard.close_some(1, CloseCode::GOING_AWAY, "drain", Tick(now));
+                let which = if self.rng.chance(50) { Which::All } else { Which::Settled };
+                self.nodes[node].shard.close_some(1, which, CloseCode::GOING_AWAY, "drain", Tick(now));
                 self.turn(node);
             }
             10 => self.change_limits(node),

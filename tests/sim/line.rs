@@ -36,8 +36,8 @@ pub struct Line {
     pub blocked: bool,
     /// No byte comes from the client behind those in `up`.
     pub fin: bool,
-    /// The server was told to end the socket.
-    pub shut: bool,
+    /// No byte comes from the server behind those in `down`.
+    pub write_ended: bool,
     /// The client knows that it is over.
     pub left: bool,
     /// The server reads nothing until it is told to resume.
@@ -80,7 +80,7 @@ impl Line {
             down_max,
             blocked: false,
             fin: false,
-            shut: false,
+            write_ended: false,
             left: false,
             paused: false,
             reading: false,

@@ -11,9 +11,8 @@ use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::shard::{Input, Mode, Output, Query, Reply, Settings, Shard, Ticket};
-use rainbow::wire::ws::frame::{CloseCode, Opcode};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 
@@ -400,8 +399,10 @@ impl World {
         }
         if !self.lines[id].down.is_empty() {
             self.receive_soon(id);
-        } else if self.lines[id].stage == Stage::Ended && !self.lines[id].left {
+        } else if !self.lines[id].left && (self.lines[id].stage == Stage::Ended || self.lines[id].write_ended) {
+            self.lines[id].fin = true;
             self.client_left(id);
+            self.read_soon(id);
         }
         self.writable(id);
     }
@@ -505,11 +506,16 @@ impl World {
                 Output::Forward(forward) => self.on_forward(forward),
                 Output::Closed { identity, cookie } => self.on_closed(node, &identity, cookie.as_deref()),
                 Output::Reply { ticket, reply } => self.on_reply(node, ticket.0, reply),
+                Output::EndWriting { key } => {
+                    let id = self.nodes[node].slots[&key.index];
+                    assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
+                    self.lines[id].write_ended = true;
+                    self.receive_soon(id);
+                }
                 Output::Shutdown { key } => {
                     let id = self.nodes[node].slots[&key.index];
                     assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
                     self.lines[id].fin = true;
-                    self.lines[id].shut = true;
                     self.read_soon(id);
                 }
                 Output::Resume { key } => {
@@ -658,5 +664,5 @@ impl Node {
 const STORY_MS: u64 = 15_000;
 const HEALING_MS: u64 = 600_000;
 const DIALS_MAX: u32 = 6;
-/// Beyond the outbox's limit: a close frame, and one frame that stood alone.
-const OUTBOX_SLACK: usize = 127 + 10;
+/// Beyond the outbox's limit: a close frame, and a frame that the socket has begun or that stood alone.
+const OUTBOX_SLACK: usize = 127 + 300;
