@@ -118,6 +118,8 @@ pub struct Swarm {
     pub read_at_ns: u64,
     /// Handshakes under way at once in `connect`.
     pub connecting_max: usize,
+    /// How long `connect` waits when none is made.
+    pub patience_ns: u64,
     /// Numbers client names and source addresses across swarms.
     first: u32,
     pub faults: Faults,
@@ -141,6 +143,7 @@ impl Swarm {
             open: 0,
             read_at_ns: 0,
             connecting_max: CONNECTING_MAX,
+            patience_ns: CONNECT_PATIENCE_NS,
             first,
             faults: Faults::default(),
         })
@@ -154,7 +157,7 @@ impl Swarm {
         channels: impl Fn(u32) -> String,
     ) -> Result<(), String> {
         let goal = self.clients.len() + count;
-        let mut progress = Progress::new(CONNECT_PATIENCE_NS);
+        let mut progress = Progress::new(self.patience_ns);
         while self.open < goal {
             while self.clients.len() < goal && self.clients.len() - self.open < self.connecting_max {
                 let channels = channels(self.clients.len() as u32);
