@@ -102,8 +102,18 @@ fn refusal(status: u16, why: &str) -> Response {
     Response::new(status, "application/json", body)
 }
 
-/// Carries out a call whose body is whole.
-pub async fn run(core: &Rc<Core>, route: Route, pass: &Pass, query: &str, body: &[u8]) -> Response {
+/// A request whose body is whole; `spare` becomes the answer's body.
+pub struct Request<'a> {
+    pub route: Route,
+    pub pass: &'a Pass,
+    pub query: &'a str,
+    pub body: &'a [u8],
+    pub spare: Vec<u8>,
+}
+
+/// Carries it out.
+pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
+    let Request { route, pass, query, body, spare } = request;
     if let Pass::Webhook { id, timestamp, signatures } = pass {
         let rules = core.rules();
         let signed = SignedWebhook { id, timestamp, signatures };
@@ -125,7 +135,7 @@ pub async fn run(core: &Rc<Core>, route: Route, pass: &Pass, query: &str, body: 
         Route::Channel => channel(core, query).await,
         Route::UpdateConfig => update_config(core).await,
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => {
-            match call(core, route, query, body).await {
+            match call(core, route, query, body, spare).await {
                 Ok(response) => {
                     core.count(|counters| &counters.calls);
                     response
@@ -139,10 +149,10 @@ pub async fn run(core: &Rc<Core>, route: Route, pass: &Pass, query: &str, body: 
     }
 }
 
-async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8]) -> Result<Response, Refusal> {
+async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8], spare: Vec<u8>) -> Result<Response, Refusal> {
     let reply = match api::read_call(route, query, body, core.rules().timeouts)? {
         Call::Send { channels, message_type, qos, timeout } => {
-            core.send(&channels, Send { qos, message_type, body, timeout }).await
+            core.send(channels.as_slice(), Send { qos, message_type, body, timeout }).await
         }
         Call::Subscribe { identity, channel, occupy } => {
             let owner = owner(core, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
@@ -178,7 +188,7 @@ async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8]) -> Result
             core.ask(core.shared.workers(), query).await
         }
     };
-    Ok(answer(route, reply))
+    Ok(answer(route, reply, spare))
 }
 
 /// The one shard that a name can belong to, if it is one of ours.
@@ -186,8 +196,8 @@ fn owner(core: &Core, shard: ShardId) -> Option<Option<ShardId>> {
     (usize::from(shard.0) < core.shared.mail.len()).then_some(Some(shard))
 }
 
-fn answer(route: Route, reply: Option<Reply>) -> Response {
-    let mut body = Vec::with_capacity(64);
+fn answer(route: Route, reply: Option<Reply>, mut body: Vec<u8>) -> Response {
+    body.clear();
     match reply {
         Some(Reply::Sent { connections, data }) => api::write_sent(&mut body, connections, &data),
         Some(Reply::Done { connections }) if route == Route::Kick => {

@@ -56,6 +56,11 @@ impl<T> MailSender<T> {
         }
     }
 
+    /// Wakes the receiver now, or makes its next sleep end at once.
+    pub fn ring_always(&self) {
+        sys::eventfd_ring(self.bell.eventfd.as_raw_fd());
+    }
+
     /// Messages that wait.
     pub fn len(&self) -> usize {
         self.sender.len()

@@ -13,6 +13,7 @@ use crate::policy::api::Route;
 use crate::shard::Mode;
 use crate::wire::http1::{BodyDecoder, BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
 use monoio::buf::IoBufMut;
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -43,6 +44,7 @@ pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
         buffer: Vec::with_capacity(HEAD_BUFFER),
         body: Vec::new(),
         out: Vec::new(),
+        spare: Vec::new(),
     };
     connection.serve().await;
 }
@@ -58,6 +60,8 @@ struct Connection {
     /// A body that did not come with its head.
     body: Vec<u8>,
     out: Vec<u8>,
+    /// The body of the last answer, for the next one.
+    spare: Vec<u8>,
 }
 
 /// A request whose head has been read.
@@ -220,8 +224,8 @@ impl Connection {
         let refused = upgrade::connect(core.clone(), socket, plan, early).await;
         let Err((socket, response)) = refused else { return };
         let watch = core.deadlines.watch(socket.fd());
-        let (buffer, body, out) = Default::default();
-        let mut connection = Connection { core, socket, watch, peer, side, buffer, body, out };
+        let (buffer, body, out, spare) = Default::default();
+        let mut connection = Connection { core, socket, watch, peer, side, buffer, body, out, spare };
         connection.answer(&response, false).await;
         connection.linger().await;
     }
@@ -241,8 +245,14 @@ impl Connection {
         self.watch.clear();
         let query = std::str::from_utf8(&self.buffer[call.query.clone()]).expect("the head was text");
         let body = if self.body.is_empty() { &self.buffer[head..consumed] } else { &self.body[..] };
-        let response = calls::run(&self.core, call.route, &call.pass, query, body).await;
+        let spare = std::mem::take(&mut self.spare);
+        let request = calls::Request { route: call.route, pass: &call.pass, query, body, spare };
+        let response = calls::run(&self.core, request).await;
         self.answer(&response, keep_alive).await;
+        if let Cow::Owned(mut body) = response.body {
+            body.shrink_to(OUT_KEPT);
+            self.spare = body;
+        }
         Some(consumed)
     }
 

@@ -42,6 +42,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
     let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
         .enable_timer()
         .with_entries(RING_ENTRIES)
+        .uring_builder(ring())
         .build()
         .map_err(|error| {
             io::Error::new(error.kind(), format!("io_uring (see kernel.io_uring_disabled, RLIMIT_MEMLOCK): {error}"))
@@ -80,6 +81,14 @@ pub fn run(parts: Parts) -> io::Result<()> {
         drain(&core, &listeners).await;
         Ok(())
     })
+}
+
+/// Completions wait until this thread asks for them, which it does when it parks: without these flags the kernel
+/// interrupts the core for each one, and every operation costs about twice (perf/README.md tells how that was found).
+fn ring() -> io_uring_monoio::Builder {
+    let mut ring = io_uring_monoio::IoUring::builder();
+    ring.setup_single_issuer().setup_defer_taskrun();
+    ring
 }
 
 fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
@@ -137,7 +146,8 @@ async fn turn(core: Rc<Core>) {
     loop {
         core.turn.notified().await;
         if core.end_turn() {
-            core.turn.notify();
+            // Not at once: through the ring, so that what came meanwhile is read before the next slice.
+            core.shared.mail[usize::from(core.id.0)].ring_always();
         }
         core.mail_taken.notify();
         core.time_turned.notify();

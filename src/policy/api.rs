@@ -89,7 +89,7 @@ impl Route {
 pub enum Call<'a> {
     /// One body to one channel, or with /broadcast/ to several.
     Send {
-        channels: Vec<Cow<'a, str>>,
+        channels: Targets<'a>,
         message_type: u16,
         qos: QoS,
         timeout: Duration,
@@ -109,6 +109,22 @@ pub enum Call<'a> {
         code: CloseCode,
         reason: String,
     },
+}
+
+/// The channels of a send: nearly always one, and then nothing is allocated for it.
+#[derive(Debug, PartialEq)]
+pub enum Targets<'a> {
+    One(Cow<'a, str>),
+    Many(Vec<Cow<'a, str>>),
+}
+
+impl<'a> Targets<'a> {
+    pub fn as_slice(&self) -> &[Cow<'a, str>] {
+        match self {
+            Targets::One(channel) => std::slice::from_ref(channel),
+            Targets::Many(channels) => channels,
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -175,15 +191,15 @@ pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeou
 }
 
 fn read_send(query: &str, many: bool, timeouts: Timeouts) -> Result<Call<'_>, Refusal> {
-    let (mut channels, mut message_type, mut qos, mut timeout) =
-        (Vec::with_capacity(1), 1, QoS::ExactlyOnce, timeouts.default);
+    let (mut one, mut channels) = (None, Vec::new());
+    let (mut message_type, mut qos, mut timeout) = (1, QoS::ExactlyOnce, timeouts.default);
     for (name, value) in query_pairs(query) {
         match &*name {
             "channel" | "channels" if many => match value {
                 Cow::Borrowed(list) => channels.extend(list.split(";;").map(Cow::Borrowed)),
                 Cow::Owned(list) => channels.extend(list.split(";;").map(|name| Cow::Owned(name.into()))),
             },
-            "channel" => channels.push(value),
+            "channel" => one = one.or(Some(value)),
             "msgtype" => {
                 let number = value.parse().ok().filter(|&number| number != crate::shard::RESERVED_TYPE);
                 message_type = number.ok_or(Refusal::BadMessageType)?;
@@ -197,14 +213,15 @@ fn read_send(query: &str, many: bool, timeouts: Timeouts) -> Result<Call<'_>, Re
         }
     }
     channels.retain(|channel| !channel.is_empty());
-    if channels.is_empty() {
-        return Err(Refusal::NoChannel);
-    }
-    if channels.iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
+    let channels = match one.filter(|channel| !channel.is_empty()) {
+        Some(channel) => Targets::One(channel),
+        None if channels.is_empty() => return Err(Refusal::NoChannel),
+        None => Targets::Many(channels),
+    };
+    if channels.as_slice().iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
         return Err(Refusal::BadChannel);
     }
-    channels.truncate(if many { usize::MAX } else { 1 });
-    if channels.len() > CHANNELS_PER_BROADCAST {
+    if channels.as_slice().len() > CHANNELS_PER_BROADCAST {
         return Err(Refusal::TooManyChannels);
     }
     Ok(Call::Send { channels, message_type, qos, timeout })
@@ -328,7 +345,7 @@ mod tests {
     #[test]
     fn send_has_the_defaults_of_2014() {
         let expected = Call::Send {
-            channels: vec!["c 1".into()],
+            channels: Targets::One("c 1".into()),
             message_type: 1,
             qos: QoS::ExactlyOnce,
             timeout: Duration::from_secs(10),
@@ -357,7 +374,7 @@ mod tests {
     fn a_broadcast_names_many_channels() {
         let call = read_call(Route::Broadcast, "channel=a;;b&channels=c%3B%3Bd", b"", TIMEOUTS);
         let Ok(Call::Send { channels, .. }) = call else { panic!("{call:?}") };
-        assert_eq!(channels, ["a", "b", "c", "d"]);
+        assert_eq!(channels.as_slice(), ["a", "b", "c", "d"]);
     }
 
     #[test]

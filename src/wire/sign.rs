@@ -85,8 +85,12 @@ pub fn verify_2014(token: &str, signed: Signed2014<'_>, now_s: u64, window_s: u6
         return Err(SignError::NonceMalformed);
     }
     let expected = sign_2014(token, signed.timestamp, signed.nonce);
-    let sent = signed.signature.to_ascii_lowercase();
-    if bool::from(expected.ct_eq(sent.as_bytes())) { Ok(()) } else { Err(SignError::Mismatch) }
+    let sent: &[u8; 40] = signed.signature.as_bytes().try_into().map_err(|_| SignError::Mismatch)?;
+    if bool::from(expected.ct_eq(&sent.map(|byte| byte.to_ascii_lowercase()))) {
+        Ok(())
+    } else {
+        Err(SignError::Mismatch)
+    }
 }
 
 /// A Standard Webhooks key. Two may be valid at a time while the operator changes from one to the other.
