@@ -1,0 +1,335 @@
+//! Bytes as a story: connections open, say anything, are asked for, end; the backend answers or fails; time passes. The
+//! shard checks its invariants after each input; at the end, when everyone has gone, nothing may be left.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::time::Tick;
+use rainbow::shard::{Forward, Forwarded, Input, Message, Mode, Output, Query, Settings, Shard, Ticket, Which};
+use rainbow::wire::packet::{MessageId, Packet, QoS};
+use rainbow::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+// Small, so that the fuzzer reaches every limit.
+const SETTINGS: Settings = Settings {
+    ping_interval_ms: 1_000,
+    pong_timeout_ms: 300,
+    idle_timeout_ms: 5_000,
+    close_timeout_ms: 200,
+    ack_timeout_ms: 100,
+    ack_backoff: 1.5,
+    forward_deadline_ms: 1_000,
+    forward_queue: 2,
+    forward_queue_bytes: 100,
+    forwards: true,
+    inflight_window: 2,
+    received_max: 3,
+    answers_bytes_max: 100,
+    message_bytes_max: 100,
+    outbox_bytes_max: 150,
+    messages_per_second: 50,
+    channels_per_connection: 2,
+    mode: Mode::Packets,
+};
+
+const CONNS_MAX: usize = 6;
+const CHANNELS: [&str; 3] = ["a", "b", ""];
+
+struct Story<'d> {
+    data: &'d [u8],
+    shard: Shard,
+    now: Tick,
+    /// The last is the newest; what ended stays, for late inputs.
+    conns: Vec<Conn>,
+    forwards: VecDeque<Forward>,
+    calls: HashMap<u64, u32>,
+    tickets: u64,
+    opened: u64,
+    closed: u64,
+    presence: HashMap<u64, i32>,
+}
+
+#[derive(Clone)]
+struct Conn {
+    key: ConnKey,
+    identity: Identity,
+    socket: Socket,
+    paused: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Socket {
+    Connecting,
+    Open,
+    Ended,
+}
+
+fuzz_target!(|data: &[u8]| {
+    let now = Tick(1 << 30);
+    let mut story = Story {
+        data,
+        shard: Shard::new(ShardId(1), SETTINGS, now),
+        now,
+        conns: Vec::new(),
+        forwards: VecDeque::new(),
+        calls: HashMap::new(),
+        tickets: 0,
+        opened: 0,
+        closed: 0,
+        presence: HashMap::new(),
+    };
+    while let Some(step) = story.byte() {
+        story.step(step);
+        story.carry_out();
+    }
+    story.end();
+});
+
+impl Story<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        self.data.split_off_first().copied()
+    }
+
+    fn number(&mut self) -> usize {
+        usize::from(self.byte().unwrap_or(0))
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        let len = self.number() % (most + 1);
+        self.data.split_off(..len.min(self.data.len())).expect("within it").to_vec()
+    }
+
+    fn conn(&mut self) -> Option<usize> {
+        let number = self.number();
+        number.checked_rem(self.conns.len())
+    }
+
+    fn channel(&mut self) -> &'static str {
+        CHANNELS[self.number() % CHANNELS.len()]
+    }
+
+    fn qos(&mut self) -> QoS {
+        QoS::from_u8((self.number() % 3) as u8).expect("0, 1 or 2")
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.shard.handle(input, self.now);
+    }
+
+    fn step(&mut self, step: u8) {
+        match step % 20 {
+            0 => self.reserve(),
+            1 => self.decide(),
+            2 => {
+                let data = self.bytes(60);
+                self.say(data);
+            }
+            3..=6 => {
+                let frame = self.packet();
+                self.say(frame);
+            }
+            7 => {
+                let opcode = [Opcode::Close, Opcode::Ping, Opcode::Pong, Opcode::Text][self.number() % 4];
+                let payload = self.bytes(130);
+                let mut data = Vec::new();
+                ClientFrame { fin: true, opcode, key: [9, 8, 7, 6], payload: &payload }.write_into(&mut data);
+                self.say(data);
+            }
+            8 => self.end_socket(),
+            9..=10 => self.backend(),
+            11 => self.headers(),
+            12..=14 => self.send(),
+            15 => self.query(),
+            16 => {
+                self.now = self.now + self.number() as u64 * 10;
+                self.handle(Input::Tick);
+            }
+            17 => {
+                self.shard.poll_fanout(self.now);
+            }
+            18 => {
+                let Some(at) = self.conn() else { return };
+                let key = self.conns[at].key;
+                match self.number() % 4 {
+                    0 => self.handle(Input::Panicked { key }),
+                    1 => self.shard.close_some(1, Which::Settled, CloseCode::GOING_AWAY, "", self.now),
+                    _ => self.handle(Input::Close { key, code: CloseCode::GOING_AWAY, reason: "bye" }),
+                }
+            }
+            _ => self.flush(),
+        }
+    }
+
+    fn reserve(&mut self) {
+        let living = self.conns.iter().filter(|conn| conn.socket != Socket::Ended).count();
+        if living < CONNS_MAX {
+            let (key, identity) = self.shard.reserve([self.conns.len() as u8; 32], self.now);
+            self.conns.push(Conn { key, identity, socket: Socket::Connecting, paused: false });
+        }
+    }
+
+    fn decide(&mut self) {
+        let Some(at) = self.conns.iter().position(|conn| conn.socket == Socket::Connecting) else { return };
+        let key = self.conns[at].key;
+        if self.number() % 8 == 0 {
+            self.conns[at].socket = Socket::Ended;
+            return self.handle(Input::Abandoned { key });
+        }
+        self.conns[at].socket = Socket::Open;
+        self.opened += 1;
+        self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+    }
+
+    /// A client says it; one whose socket has ended says it late.
+    fn say(&mut self, mut data: Vec<u8>) {
+        let Some(at) = self.conn() else { return };
+        let Conn { key, paused, .. } = self.conns[at];
+        if !paused {
+            self.handle(Input::Bytes { key, data: &mut data });
+            self.conns[at].paused = self.shard.is_paused(key);
+        }
+    }
+
+    fn packet(&mut self) -> Vec<u8> {
+        let (kind, id) = (self.number(), MessageId(1 + self.number() as u16 % 6));
+        let (qos, body) = (self.qos(), self.bytes(20));
+        let (body, dup) = (&body[..], kind & 64 > 0);
+        let packet = match kind % 8 {
+            0..=3 => {
+                let id = (qos != QoS::AtMostOnce).then_some(id);
+                Packet::Send { dup, qos, message_type: kind as u16, id, body }
+            }
+            4 => Packet::Ack { id, body },
+            5 => Packet::Rec { id, body },
+            6 => Packet::Rel { id, dup },
+            _ => Packet::Com { id },
+        };
+        let (mut payload, mut data) = (Vec::new(), Vec::new());
+        packet.encode_into(&mut payload);
+        ClientFrame { fin: true, opcode: Opcode::Binary, key: [1, 2, 3, 4], payload: &payload }.write_into(&mut data);
+        data
+    }
+
+    fn end_socket(&mut self) {
+        let Some(at) = self.conn().filter(|&at| self.conns[at].socket == Socket::Open) else { return };
+        self.conns[at].socket = Socket::Ended;
+        let key = self.conns[at].key;
+        self.handle(Input::SocketEnded { key });
+    }
+
+    fn backend(&mut self) {
+        let number = self.number();
+        let Some(at) = number.checked_rem(self.forwards.len()) else { return };
+        let Forward { key, body, .. } = self.forwards.remove(at).expect("within it");
+        let answer = self.bytes(120);
+        let outcome = if number & 64 > 0 { Forwarded::Failed } else { Forwarded::Answered(&answer) };
+        self.handle(Input::Forwarded { key, outcome, spent: body });
+    }
+
+    fn headers(&mut self) {
+        let Some(at) = self.conn() else { return };
+        let key = self.conns[at].key;
+        let channel = self.channel();
+        match self.number() % 4 {
+            0 => self.handle(Input::Unsubscribe { key, channel }),
+            1 => self.handle(Input::Cookie { key, value: b"c" }),
+            _ => self.handle(Input::Subscribe { key, channel }),
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        self.calls.insert(self.tickets, 0);
+        Ticket(self.tickets)
+    }
+
+    fn send(&mut self) {
+        let (channel, qos, body) = (self.channel(), self.qos(), self.bytes(180));
+        let deadline = Tick((self.now + self.number() as u64 * 5).0.saturating_sub(10));
+        let message = Message::encode(qos, 7, &body, &mut Vec::new());
+        let ticket = self.ticket();
+        self.handle(Input::Send { ticket, channel, message, deadline });
+    }
+
+    fn query(&mut self) {
+        let Some(at) = self.conn() else { return };
+        let identity = self.conns[at].identity;
+        let (channel, code, reason) = (self.channel().into(), CloseCode(4000), "go".into());
+        let query = match self.number() % 9 {
+            0 => Query::Exists { identity },
+            1 => Query::Unsubscribe { identity, channel },
+            2 => Query::Evict { channel, keep: identity },
+            3 => Query::Kick { identity, code, reason },
+            4 => Query::KickChannel { channel, code, reason },
+            5 => Query::Members { channel, offset: self.number(), limit: self.number() },
+            6 => Query::Largest { most: self.number() },
+            7 => Query::Figures,
+            _ => Query::Subscribe { identity, channel },
+        };
+        let ticket = self.ticket();
+        self.handle(Input::Query { ticket, query });
+    }
+
+    /// One connection's socket takes some bytes.
+    fn flush(&mut self) {
+        let Some(index) = self.shard.next_dirty() else { return };
+        let most = self.number() * 2;
+        let mut bytes = Vec::new();
+        self.shard.gather(index, 64, &mut bytes);
+        self.shard.written(index, bytes.len().min(most));
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(output) = self.shard.poll_output() {
+            match output {
+                Output::Forward(forward) => {
+                    assert!(self.forwards.iter().all(|other| other.key != forward.key), "one at a time");
+                    self.forwards.push_back(forward);
+                }
+                Output::Closed { .. } => self.closed += 1,
+                Output::Reply { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
+                Output::Shutdown { key } | Output::EndWriting { key } => {
+                    assert_eq!(self.living(key).socket, Socket::Open)
+                }
+                Output::Resume { key } => self.living(key).paused = false,
+                Output::Presence { channel, here } => {
+                    *self.presence.entry(channel).or_default() += if here { 1 } else { -1 };
+                }
+            }
+        }
+    }
+
+    fn living(&mut self, key: ConnKey) -> &mut Conn {
+        let conn = self.conns.iter_mut().find(|conn| conn.key == key && conn.socket != Socket::Ended);
+        conn.expect("nothing is asked for one who has gone")
+    }
+
+    /// Everyone goes; what was begun ends.
+    fn end(mut self) {
+        for at in 0..self.conns.len() {
+            let key = self.conns[at].key;
+            match std::mem::replace(&mut self.conns[at].socket, Socket::Ended) {
+                Socket::Connecting => self.handle(Input::Abandoned { key }),
+                Socket::Open => self.handle(Input::SocketEnded { key }),
+                Socket::Ended => {}
+            }
+            self.carry_out();
+        }
+        while self.shard.poll_fanout(self.now) {}
+        self.carry_out();
+        while let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
+            self.handle(Input::Forwarded { key, outcome: Forwarded::Answered(b""), spent: body });
+            self.carry_out();
+        }
+        while let Some(next) = self.shard.next_tick() {
+            self.now = self.now.max(next);
+            self.handle(Input::Tick);
+            self.carry_out();
+        }
+        assert!(self.shard.is_quiescent(), "something is left");
+        assert_eq!(self.opened, self.closed, "each end is told once");
+        assert!(self.calls.values().all(|&replies| replies == 1), "one reply to each question");
+        assert!(self.presence.values().all(|&count| count == 0), "presence is told in pairs");
+    }
+}
