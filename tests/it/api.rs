@@ -119,7 +119,7 @@ fn an_unknown_identity_is_no_such_connection() {
 #[test]
 fn an_identity_ends_with_its_connection() {
     let (backend, server) = started();
-    let mut client = Client::open(server.addr(), "phone");
+    let client = Client::open(server.addr(), "phone");
     let identity = backend.identity_of("phone");
     client.leave();
     backend.wait_under("/close", 1);

@@ -257,7 +257,7 @@ fn connects_while_the_backend_is_away_get_503() {
 fn a_close_is_told_when_the_backend_returns() {
     let mut backend = Backend::start();
     let server = stubborn(&backend).start();
-    let mut client = Client::open(server.addr(), "phone");
+    let client = Client::open(server.addr(), "phone");
     let identity = backend.identity_of("phone");
     backend.stop();
     client.leave();

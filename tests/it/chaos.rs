@@ -41,7 +41,7 @@ impl Chance {
 #[test]
 fn random_bytes_break_nothing() {
     let backend = Backend::start();
-    let mut server = Setup::of(&backend).set("close_timeout", "0.2").set("first_byte_timeout", "0.5").start();
+    let mut server = Setup::of(&backend).set("close_timeout", "0.2").start();
     let mut chance = Chance::seeded("random bytes");
     let mut witness = Client::open(server.addr(), "witness");
     for round in 0..150 {

@@ -103,12 +103,32 @@ fn a_head_that_trickles_in_does_not_move_its_deadline() {
 #[test]
 fn a_connection_that_says_nothing_is_closed() {
     let backend = Backend::start();
-    let server = Setup::of(&backend).set("first_byte_timeout", "0.3").start();
+    let server = Setup::of(&backend).set("first_byte_timeout", "1").start();
     let mut wire = Wire::connect(server.addr());
     assert!(wire.ends_before(Instant::now() + PATIENCE), "silence was borne");
     let mut kept = Client::open(server.addr(), "phone");
-    assert!(kept.packet_within(Duration::from_millis(900)).is_none());
+    assert!(kept.packet_within(Duration::from_millis(2500)).is_none());
     kept.assert_open();
+}
+
+#[test]
+fn the_end_of_a_silent_connection_hurts_nobody_else() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("first_byte_timeout", "1").set("workers", "1").start();
+    // A descriptor that is closed is soon somebody else's: each newcomer gets the one of a connection just ended.
+    let mut clients = Vec::new();
+    for round in 0..3 {
+        let silent: Vec<_> = (0..10).map(|_| Wire::connect(server.addr())).collect();
+        for mut wire in silent {
+            assert!(wire.ends_before(Instant::now() + PATIENCE), "silence was borne");
+            drop(wire);
+            clients.push(Client::open(server.addr(), &format!("phone{round}")));
+        }
+    }
+    for client in &mut clients {
+        client.assert_open();
+    }
+    assert_eq!(backend.closes().len(), 0);
 }
 
 #[test]

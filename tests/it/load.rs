@@ -24,7 +24,9 @@ fn memory_does_not_grow_under_steady_load() {
     let begun = Instant::now();
     let mut answered = 0u64;
     let mut sent = vec![(0u16, begun); CLIENTS];
-    let mut baseline = None;
+    // The most that it held while it warmed up: the allocator gives pages back, and takes them again, within that.
+    let mut peak = server.rss();
+    let mut sampled = begun;
     let mut due = begun;
     while begun.elapsed() < Duration::from_secs(all) {
         // Two messages per client and second: steady, and little enough for two shared cores.
@@ -44,16 +46,17 @@ fn memory_does_not_grow_under_steady_load() {
             assert_eq!(packet.command, Command::Ack);
             answered += 1;
         });
-        if baseline.is_none() && begun.elapsed() >= Duration::from_secs(warm) {
-            baseline = Some(server.rss());
+        if begun.elapsed() < Duration::from_secs(warm) && sampled.elapsed() >= Duration::from_millis(250) {
+            sampled = Instant::now();
+            peak = peak.max(server.rss());
         }
     }
-    let (before, after) = (baseline.expect("warm by then"), server.rss());
+    let after = server.rss();
     fleet.assert_all_open();
     assert!(answered > CLIENTS as u64 * all / 2, "only {answered} answers in {all} s");
-    println!("RSS {before} to {after} bytes over {answered} messages");
-    // A page here and there is noise; a message kept per message would be tens of MiB.
-    assert!(after <= before + (1 << 20), "RSS went from {before} to {after} bytes over {answered} messages");
+    println!("RSS {peak} to {after} bytes over {answered} messages");
+    // A few pages are noise; a message kept per message would be tens of MiB.
+    assert!(after <= peak + (2 << 20), "RSS went from {peak} to {after} bytes over {answered} messages");
 }
 
 #[test]
