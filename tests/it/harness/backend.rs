@@ -144,7 +144,9 @@ impl Backend {
     /// Listens on the same port again.
     pub fn restart(&mut self) {
         assert!(self.running.is_none(), "it runs");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port.number)).expect("a reserved port");
+        // Programs that know nothing of our reservations try ports, too, and let them go again.
+        let listener =
+            super::eventually("the port is ours", || TcpListener::bind((Ipv4Addr::LOCALHOST, self.port.number)).ok());
         let stopping = Arc::new(AtomicBool::new(false));
         let streams = Arc::new(Mutex::new(HashMap::new()));
         let accepting = std::thread::spawn({
