@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// Messages that may wait for one worker.
-pub const MAIL_MAX: usize = 65_536;
+pub const MAIL_MAX: usize = 4_096;
 
 /// A worker's letter box, as other workers see it.
 pub struct MailSender<T> {

@@ -149,7 +149,7 @@ impl Connection {
         let mut buffer = std::mem::take(&mut self.buffer);
         let filled = buffer.len();
         if buffer.capacity() - filled < READ_ROOM {
-            buffer.reserve(HEAD_BUFFER);
+            buffer.reserve(buffer.capacity().max(HEAD_BUFFER));
         }
         let end = buffer.capacity();
         let (read, slice) = self.socket.read(buffer.slice_mut(filled..end)).await;
@@ -348,8 +348,9 @@ impl Connection {
     }
 }
 
-const HEAD_BUFFER: usize = HeadLimits::REQUEST.bytes_max + READ_ROOM;
-const READ_ROOM: usize = 512;
+/// Most heads are shorter; longer ones make it grow.
+const HEAD_BUFFER: usize = 1024;
+const READ_ROOM: usize = 256;
 const OUT_KEPT: usize = 64 << 10;
 const KEEP_ALIVE_MS: u64 = 75_000;
 const BODY_TIMEOUT_MS: u64 = 30_000;
