@@ -12,7 +12,8 @@ impl World {
         let Some(id) = self.some_line() else { return };
         let (node, now) = (self.lines[id].node, self.now);
         match self.rng.below(17) {
-            0..=1 => {
+            // Never silent for as long as a ping takes: answers at QoS 1 may be forgotten then.
+            0..=1 if self.lines[id].frozen + 3_000 < now => {
                 let until = now + 500 + self.rng.below(7_000);
                 self.tell(format_args!("line {id} freezes until {until}"));
                 self.lines[id].frozen = until;

@@ -84,13 +84,13 @@ impl World {
         let mut rng = Rng::new(seed ^ 0x5EED_0000);
         let now = rng.below(1 << 40);
         let settings = Settings {
-            ping_interval_ms: 20_000,
+            ping_interval_ms: 10_000 + rng.below(10_000),
             pong_timeout_ms: 5_000,
             idle_timeout_ms: if rng.chance(20) { 30_000 } else { 0 },
             close_timeout_ms: 2_000,
             ack_timeout_ms: 1_000,
             ack_backoff: if rng.chance(50) { 1.0 } else { 1.5 },
-            forward_deadline_ms: 2_000 + rng.below(10_000),
+            forward_deadline_ms: 2_000 + rng.below(20_000),
             forward_queue: 1 + rng.below(6) as usize,
             forward_queue_bytes: 300 + rng.below(1_000) as usize,
             forwards: true,
@@ -322,7 +322,15 @@ impl World {
     fn server_reads(&mut self, id: LineId) {
         self.lines[id].reading = false;
         let line = &mut self.lines[id];
-        if line.stage != Stage::Open || line.paused {
+        if line.stage != Stage::Open {
+            return;
+        }
+        if line.paused {
+            // Nobody reads; but a broken line may be noticed all the same.
+            if line.fin && self.rng.chance(30) {
+                self.lines[id].up.clear();
+                self.socket_ended(id);
+            }
             return;
         }
         if line.up.is_empty() {

@@ -253,6 +253,7 @@ fn ids_go_on_without_a_jump_where_the_counter_ends() {
     }
     let ids: Vec<String> = rig.hear(key).iter().map(|line| line.replace("send1 ", "")).collect();
     assert_eq!(ids, ["#65533 \"x\"", "#65534 \"x\"", "#1 \"x\"", "#2 \"x\""]);
+    assert_eq!(rig.shard.conns[key.index as usize].downlink.launched, 2);
     rig.finish();
 }
 
@@ -369,6 +370,19 @@ fn a_client_that_does_not_read_gets_no_repeats_on_top() {
     rig.advance(9_000);
     assert_eq!(rig.shard.conns[key.index as usize].outbox.bytes(), before);
     assert_eq!(rig.stats().repeats_out, 0);
+    rig.finish();
+}
+
+#[test]
+fn what_was_queued_in_the_same_turn_holds_up_no_repeat() {
+    let mut rig = Rig::new();
+    let key = rig.open_in("news");
+    rig.call("news", QOS1, "x");
+    rig.hear(key);
+    rig.now = rig.now + 3_000;
+    rig.call("news", QOS0, "y");
+    rig.advance(0);
+    assert_eq!(rig.hear(key), ["send0 \"y\"", "send1 dup #1 \"x\""]);
     rig.finish();
 }
 

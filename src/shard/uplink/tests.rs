@@ -257,6 +257,22 @@ fn a_client_that_closes_while_paused_is_read_for_its_close_frame() {
 }
 
 #[test]
+fn a_client_that_ends_while_paused_is_not_resumed() {
+    let mut rig = Rig::with(|settings| settings.forward_queue = 1);
+    let key = rig.open();
+    rig.send(key, 1, 1, "x");
+    rig.send(key, 1, 2, "y");
+    assert!(rig.shard.is_paused(key));
+    let first = rig.forward();
+    rig.end(key);
+    rig.answer(first, "");
+    let second = rig.forward();
+    rig.answer(second, "");
+    assert!(matches!(rig.outputs()[..], [Output::Closed { .. }]));
+    rig.finish();
+}
+
+#[test]
 fn too_many_ids_without_rel_close_with_1008() {
     let mut rig = Rig::new();
     let key = rig.open();
