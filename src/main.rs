@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use rainbow::config::{Config, Loaded, process_env};
 use rainbow::demo::{self, DemoConfig};
 use rainbow::server::{self, Mode, Server};
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -244,7 +244,8 @@ fn print_welcome(server: &Server) {
 
 fn start_log(filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }
 
 fn end(drained: bool) -> ExitCode {

@@ -1,6 +1,7 @@
 //! Who is meant: shards, connections, identities. Keys are guarded against reuse: a slot's generation is part of the
 //! key.
 
+use super::rng::Rng;
 use std::fmt;
 
 /// A worker's number, 0-based, as started.
@@ -37,16 +38,24 @@ pub struct Identity(pub [u8; 32]);
 impl Identity {
     /// `digest` is the SHA-256; its first 24 bytes are kept.
     pub fn new(digest: [u8; 32], key: ConnKey) -> Identity {
-        let mut bytes = digest;
-        let mask = u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
-        bytes[24..].copy_from_slice(&(key.pack() ^ mask).to_be_bytes());
-        Identity(bytes)
+        let mut identity = Identity(digest);
+        let masked = key.pack() ^ identity.mask();
+        identity.0[24..].copy_from_slice(&masked.to_be_bytes());
+        identity
     }
 
     /// Where the connection of that name would be; a foreign name yields a key that matches nothing.
     pub fn key(&self) -> ConnKey {
-        let mask = u64::from_be_bytes(self.0[..8].try_into().expect("eight bytes"));
-        ConnKey::unpack(u64::from_be_bytes(self.0[24..].try_into().expect("eight bytes")) ^ mask)
+        ConnKey::unpack(self.word(3) ^ self.mask())
+    }
+
+    /// Made of the 24 bytes before, so that the last eight look like the rest.
+    fn mask(&self) -> u64 {
+        Rng::new(self.word(0) ^ self.word(1).rotate_left(21) ^ self.word(2).rotate_left(42)).next_u64()
+    }
+
+    fn word(&self, n: usize) -> u64 {
+        u64::from_be_bytes(self.0[n * 8..n * 8 + 8].try_into().expect("eight bytes"))
     }
 
     /// 64 lower-case hex digits.

@@ -216,9 +216,7 @@ impl Core {
         self.lines.flush(&mut self.shard.borrow_mut());
         self.carry_out();
         more |= self.shard.borrow().has_dirty();
-        if self.next_deadline() < self.armed.get() {
-            self.sooner.notify();
-        }
+        self.due_by(self.next_deadline());
         self.clock.end_turn();
         more
     }
@@ -400,6 +398,13 @@ impl Core {
         let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
         let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
         shard.min(sockets).min(self.pool().next_deadline())
+    }
+
+    /// A deadline outside of turns: the timer task must not sleep over it.
+    pub fn due_by(&self, deadline: Tick) {
+        if deadline < self.armed.get() {
+            self.sooner.notify();
+        }
     }
 
     /// Everything that is due.

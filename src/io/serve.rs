@@ -34,7 +34,6 @@ pub enum Side {
 pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
     let rules = core.rules();
     let watch = core.deadlines.watch(socket.fd());
-    watch.set(core.clock.now() + rules.config.first_byte_timeout);
     let connection = Connection {
         core,
         socket,
@@ -46,6 +45,7 @@ pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
         out: Vec::new(),
         spare: Vec::new(),
     };
+    connection.due_in(ms(rules.config.first_byte_timeout));
     connection.serve().await;
 }
 
@@ -109,7 +109,7 @@ impl Connection {
                     _ => return self.linger().await,
                 },
             }
-            self.watch.set(self.core.clock.now() + KEEP_ALIVE_MS);
+            self.due_in(KEEP_ALIVE_MS);
         }
     }
 
@@ -120,6 +120,11 @@ impl Connection {
         let mut begun = false;
         loop {
             match scanner.advance(&self.buffer, &HeadLimits::REQUEST) {
+                // What came at the last moment came too late: its socket is not read any more.
+                Ok(Some(_)) if self.watch.expired() => {
+                    self.time_out("the request was not complete in time").await;
+                    return None;
+                }
                 Ok(Some(len)) => return Some(len),
                 Ok(None) => {}
                 Err(error) => {
@@ -131,17 +136,26 @@ impl Connection {
             }
             if !begun && !self.buffer.is_empty() {
                 begun = true;
-                let timeout = ms(self.core.rules().config.handshake_timeout);
-                self.watch.set(self.core.clock.now() + timeout);
+                self.due_in(ms(self.core.rules().config.handshake_timeout));
             }
             if !self.read_more().await {
                 if self.watch.expired() && begun {
-                    self.core.count(|counters| &counters.http_timeouts);
-                    self.answer(&plain(408, "the request was not complete in time"), false).await;
+                    self.time_out("the request was not complete in time").await;
                 }
                 return None;
             }
         }
+    }
+
+    fn due_in(&self, ms: u64) {
+        let deadline = self.core.clock.now() + ms;
+        self.watch.set(deadline);
+        self.core.due_by(deadline);
+    }
+
+    async fn time_out(&mut self, why: &str) {
+        self.core.count(|counters| &counters.http_timeouts);
+        self.answer(&plain(408, why), false).await;
     }
 
     /// One read behind what the buffer has; false at the end of the stream.
@@ -277,7 +291,7 @@ impl Connection {
         if call.expects_continue {
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await;
         }
-        self.watch.set(self.core.clock.now() + BODY_TIMEOUT_MS);
+        self.due_in(BODY_TIMEOUT_MS);
         loop {
             let progress = match decoder.advance(&self.buffer[head..], &mut self.body) {
                 Ok(progress) => progress,
@@ -292,8 +306,7 @@ impl Connection {
             self.buffer.drain(head..head + progress.consumed);
             if !self.read_more().await {
                 if self.watch.expired() {
-                    self.core.count(|counters| &counters.http_timeouts);
-                    self.answer(&plain(408, "the body was not complete in time"), false).await;
+                    self.time_out("the body was not complete in time").await;
                 }
                 return None;
             }
@@ -336,7 +349,7 @@ impl Connection {
     /// bytes resets the connection and may take the answer with it.
     async fn linger(&mut self) {
         sys::shutdown_write(self.socket.fd());
-        self.watch.set(self.core.clock.now() + LINGER_MS);
+        self.due_in(LINGER_MS);
         let mut left = LINGER_BYTES;
         loop {
             self.buffer.clear();

@@ -108,10 +108,8 @@ fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
             }
         }),
         alarm: Box::new(move |deadline| {
-            if let Some(core) = alarm_core.upgrade()
-                && deadline < core.armed.get()
-            {
-                core.sooner.notify();
+            if let Some(core) = alarm_core.upgrade() {
+                core.due_by(deadline);
             }
         }),
     })

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Members served before the rest of the core gets its turn.
-pub const SLICE: usize = 256;
+pub const SLICE: usize = 128;
 
 /// Messages that may wait for runs; more are refused.
 pub const JOBS_MAX: usize = 4096;

@@ -285,3 +285,21 @@ fn calls_that_wait_are_limited() {
     assert!((1..=7).contains(&refused), "{refused} of 10 calls refused with room for 3");
     server.assert_alive();
 }
+
+#[test]
+fn a_panic_costs_one_connection_1011_and_no_other() {
+    let backend = Backend::start();
+    let mut server = Setup::of(&backend).env("RAINBOW_TEST_PANIC_TYPE", "4242").set("workers", "1").start();
+    let mut bystander = Client::open(server.addr(), "bystander");
+    let mut unlucky = Client::open(server.addr(), "unlucky");
+    let before = read(server.addr());
+    unlucky.send(1, 4242, 1, "x");
+    assert_eq!(unlucky.expect_close().0, 1011);
+    let after = read(server.addr());
+    assert_eq!(after["rainbow_panics_total"] - before["rainbow_panics_total"], 1.0);
+    assert_eq!(after["rainbow_closed_panic_total"] - before["rainbow_closed_panic_total"], 1.0);
+    bystander.send(1, 1, 1, "x");
+    bystander.expect(Command::Ack, 1);
+    backend.wait_under("/close", 1);
+    server.assert_alive();
+}
