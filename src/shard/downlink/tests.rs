@@ -142,6 +142,34 @@ fn no_repeat_goes_out_that_leaves_no_room_for_an_answer() {
 }
 
 #[test]
+fn a_repeat_goes_out_when_there_is_just_room_for_an_answer() {
+    for (timeout, repeats) in [(6_000, 1), (5_999, 0)] {
+        let mut rig = Rig::new();
+        let key = rig.open_in("news");
+        rig.call_by("news", QOS1, "x", rig.now + timeout);
+        rig.hear(key);
+        rig.advance(timeout - 1);
+        assert_eq!(rig.hear(key).len(), repeats);
+        rig.finish();
+    }
+}
+
+#[test]
+fn a_queued_message_is_given_up_before_any_other_timer_is_due() {
+    let mut rig = Rig::with(|settings| settings.inflight_window = 1);
+    let key = rig.open_in("news");
+    rig.call_by("news", QOS1, "a", rig.now + 60_000);
+    let ticket = rig.call_by("news", QOS1, "b", rig.now + 1_000);
+    rig.hear(key);
+    rig.advance(1_000);
+    assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
+    assert_eq!(rig.stats().messages_timed_out, 1);
+    rig.ack(key, 1, "");
+    assert_eq!(rig.hear(key), NOTHING);
+    rig.finish();
+}
+
+#[test]
 fn a_client_that_lives_survives_a_message_it_did_not_answer() {
     let mut rig = Rig::new();
     let key = rig.open_in("news");
@@ -357,6 +385,18 @@ fn a_message_as_long_as_the_outbox_reaches_who_reads_and_a_longer_one_is_refused
     let refused = Reply::Refused("the message is larger than outbox_bytes_max");
     assert_eq!(rig.replies(), [(ticket, refused)]);
     assert_eq!(rig.shard.len(), 1);
+    rig.finish();
+}
+
+#[test]
+fn the_longest_message_drives_out_all_of_qos_0_and_closes_nobody() {
+    let mut rig = Rig::new();
+    let key = rig.open_in("news");
+    rig.call("news", QOS0, "a");
+    rig.call("news", QOS0, "b");
+    rig.call("news", QOS1, &"x".repeat(1_000));
+    assert_eq!((rig.stats().outbox_dropped_qos0, rig.shard.len()), (2, 1));
+    assert_eq!(rig.hear(key).len(), 1);
     rig.finish();
 }
 
