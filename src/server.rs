@@ -51,6 +51,7 @@ impl Server {
     /// Returns when every worker listens. Signals must have been blocked (`block_signals`) before any thread was
     /// started.
     pub fn start(config: Config, mode: Mode, reread: Reread) -> Result<Server, StartError> {
+        sys::forgo_huge_pages();
         sys::raise_descriptor_limit();
         let listen = find_address(&config)?;
         if let Some(address) = config.admin_listen {
