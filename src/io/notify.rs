@@ -31,16 +31,3 @@ impl Notify {
         .await
     }
 }
-
-/// Lets everything that is ready run first, the end of the turn included.
-pub async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
-}

@@ -1,5 +1,6 @@
 //! An HTTP answer of ours, as a value and as bytes.
 
+use crate::wire::http1::push_number;
 use std::borrow::Cow;
 use std::io::Write;
 
@@ -21,14 +22,18 @@ impl Response {
 
     pub fn write(&self, out: &mut Vec<u8>, keep_alive: bool) {
         let Response { status, content_type, headers, body } = self;
-        // Writing to a vector cannot fail.
-        let _ = write!(
-            out,
-            "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n",
-            reason(*status),
-            body.len()
-        );
+        // Piece by piece: the formatting machinery costs a call more than its signature.
+        out.extend_from_slice(b"HTTP/1.1 ");
+        push_number(out, usize::from(*status));
+        out.push(b' ');
+        out.extend_from_slice(reason(*status).as_bytes());
+        out.extend_from_slice(b"\r\nContent-Type: ");
+        out.extend_from_slice(content_type.as_bytes());
+        out.extend_from_slice(b"\r\nContent-Length: ");
+        push_number(out, body.len());
+        out.extend_from_slice(b"\r\n");
         for (name, value) in headers {
+            // Writing to a vector cannot fail.
             let _ = write!(out, "{name}: {value}\r\n");
         }
         if !keep_alive {

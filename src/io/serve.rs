@@ -4,7 +4,6 @@
 use super::calls;
 use super::core::Core;
 use super::deadlines::Watch;
-use super::notify::yield_now;
 use super::response::{Response, plain};
 use super::rules::ms;
 use super::socket::Socket;
@@ -263,9 +262,6 @@ impl Connection {
         let spare = std::mem::take(&mut self.spare);
         let request = calls::Request { route: call.route, pass: &call.pass, query, body, spare };
         let response = calls::run(&self.core, request).await;
-        // Behind the turn: then the answers of all calls that came together go out together, after what they sent. Written
-        // one by one, each would wake its caller for itself, which costs more than the answer.
-        yield_now().await;
         self.answer(&response, keep_alive).await;
         if let Cow::Owned(mut body) = response.body {
             body.shrink_to(OUT_KEPT);

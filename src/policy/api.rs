@@ -5,7 +5,7 @@
 
 use crate::base::id::Identity;
 use crate::shard::CHANNEL_NAME_MAX;
-use crate::wire::http1::query_pairs;
+use crate::wire::http1::{push_number, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use serde::Deserialize;
@@ -303,9 +303,9 @@ impl From<serde_json::Value> for Flag {
 
 /// Appends `{"status":0,"connections":n,"data":"…"}`.
 pub fn write_sent(out: &mut Vec<u8>, connections: u32, data: &[u8]) {
-    use std::io::Write;
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "{{\"status\":0,\"connections\":{connections},\"data\":");
+    out.extend_from_slice(b"{\"status\":0,\"connections\":");
+    push_number(out, connections as usize);
+    out.extend_from_slice(b",\"data\":");
     if data.is_empty() {
         out.extend_from_slice(b"\"\"}");
         return;

@@ -336,6 +336,11 @@ impl Shard {
         !self.dirty.is_empty()
     }
 
+    /// Connections that `next_dirty` will name.
+    pub fn dirty_len(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
     /// nothing.
     pub fn gather(&self, index: u32, enough: usize, out: &mut Vec<u8>) {

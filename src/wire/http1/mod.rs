@@ -12,5 +12,5 @@ pub mod scan;
 pub use body::{BodyDecoder, BodyError, Progress};
 pub use head::{BodyFraming, Headers, REQUEST_SLOTS, RESPONSE_SLOTS, RequestHead, ResponseHead};
 pub use httparse::Header;
-pub use query::{percent_encode_into, query_get, query_pairs};
+pub use query::{percent_encode_into, push_number, query_get, query_pairs};
 pub use scan::{HeadError, HeadLimits, HeadScanner};

@@ -51,6 +51,21 @@ pub fn percent_encode_into(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     }
 }
 
+/// Appends a number in decimal digits.
+pub fn push_number(out: &mut Vec<u8>, mut number: usize) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
 /// As the URL standard decodes forms: `+` is a space, a `%` without two hex digits stands for itself, and bytes that
 /// are no UTF-8 become U+FFFD.
 fn decode(text: &str) -> Cow<'_, str> {
@@ -82,6 +97,16 @@ fn hex_digit(byte: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_std_writes_them() {
+        for number in [0, 7, 10, 65_535, usize::MAX] {
+            let mut out = Vec::new();
+            push_number(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+
     use proptest::prelude::*;
 
     #[test]
