@@ -195,15 +195,18 @@ impl Core {
             }
         }
         self.carry_out();
-        let mut shard = self.shard.borrow_mut();
-        if shard.dirty_len() == 1 {
-            // To one client: its frame goes out now and the call's answer right behind it. Gathered for the end of the
-            // turn, a burst of frames followed by a burst of answers wakes each receiver once per message (1.4 µs more).
-            self.lines.flush(&mut shard);
-        }
-        drop(shard);
+        self.flush_if_one();
         self.turn.notify();
         Some(ask.reply().await.unwrap_or(Reply::Sent { connections: 0, data: Vec::new() }))
+    }
+
+    /// To one client: its frame goes out now and the call's answer right behind it. Gathered for the end of the turn, a
+    /// burst of frames followed by a burst of answers wakes each receiver once per message (1.4 µs more).
+    fn flush_if_one(&self) {
+        let mut shard = self.shard.borrow_mut();
+        if shard.dirty_len() == 1 {
+            self.lines.flush(&mut shard);
+        }
     }
 
     fn dispatch(&self, shard: ShardId, ticket: Ticket, query: Query) {

@@ -60,9 +60,9 @@ pub fn allowed_cores() -> Vec<usize> {
     }
 }
 
-/// Memory in pages of 4 KiB for the whole process. The allocator asks for huge pages, of which many small things of many
-/// threads touch a little each: at 18,000 connections per worker that doubled the memory per connection (2.0 kB against
-/// 1.0), and cost no CPU to give up. Fails only on kernels without huge pages.
+/// Memory in pages of 4 KiB for the whole process. The allocator asks for huge pages, of which many small things of
+/// many threads touch a little each: at 18,000 connections per worker that doubled the memory per connection (2.0 kB
+/// against 1.0), and cost no CPU to give up. Fails only on kernels without huge pages.
 pub fn forgo_huge_pages() {
     // SAFETY: takes numbers only.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
