@@ -202,7 +202,7 @@ fn run_demo(port: Option<u16>) -> ExitCode {
     match Server::start(config, Mode::Packets, Box::new(move || Ok(again.clone()))) {
         Ok(server) => {
             println!("\n  Open  http://{}/  in two browser windows and chat.", demo.address);
-            println!("  What the server does: http://{}/serverinfo/    Ctrl-C ends it.\n", server.listen());
+            println!("  Ctrl-C ends it.\n");
             let drained = server.run();
             demo.stop();
             end(drained)

@@ -142,7 +142,11 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
                 }
                 Err(why) => {
                     core.count(|counters| &counters.calls_refused);
-                    refusal(why.status(), &why.to_string())
+                    let mut response = refusal(why.status(), &why.to_string());
+                    if why == Refusal::TooManyCalls {
+                        response.headers.push(upgrade::RETRY_AFTER);
+                    }
+                    response
                 }
             }
         }
@@ -188,7 +192,7 @@ async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8], spare: Ve
             core.ask(core.shared.workers(), query).await
         }
     };
-    Ok(answer(route, reply, spare))
+    Ok(answer(route, reply.ok_or(Refusal::TooManyCalls)?, spare))
 }
 
 /// The one shard that a name can belong to, if it is one of ours.
@@ -196,21 +200,16 @@ fn owner(core: &Core, shard: ShardId) -> Option<Option<ShardId>> {
     (usize::from(shard.0) < core.shared.mail.len()).then_some(Some(shard))
 }
 
-fn answer(route: Route, reply: Option<Reply>, mut body: Vec<u8>) -> Response {
+fn answer(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {
     body.clear();
     match reply {
-        Some(Reply::Sent { connections, data }) => api::write_sent(&mut body, connections, &data),
-        Some(Reply::Done { connections }) if route == Route::Kick => {
+        Reply::Sent { connections, data } => api::write_sent(&mut body, connections, &data),
+        Reply::Done { connections } if route == Route::Kick => {
             body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());
         }
-        Some(Reply::Done { .. }) => body.extend_from_slice(b"{\"status\":0}"),
-        Some(Reply::Refused(why)) => return refusal(200, why),
-        None => {
-            let mut response = refusal(503, "too many calls are waiting");
-            response.headers = upgrade::retry_later(503, "").headers;
-            return response;
-        }
-        Some(other) => {
+        Reply::Done { .. } => body.extend_from_slice(b"{\"status\":0}"),
+        Reply::Refused(why) => return refusal(200, why),
+        other => {
             debug_assert!(false, "not the reply to a call: {other:?}");
             return refusal(500, "internal error");
         }

@@ -44,6 +44,7 @@ pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
         body: Vec::new(),
         out: Vec::new(),
         spare: Vec::new(),
+        served: false,
     };
     connection.due_in(ms(rules.config.first_byte_timeout));
     connection.serve().await;
@@ -62,6 +63,8 @@ struct Connection {
     out: Vec<u8>,
     /// The body of the last answer, for the next one.
     spare: Vec<u8>,
+    /// At least one request has been read: silence is only an idle keep-alive.
+    served: bool,
 }
 
 /// A request whose head has been read.
@@ -92,6 +95,7 @@ impl Connection {
         loop {
             let Some(head) = self.read_head().await else { return };
             self.core.count(|counters| &counters.http_requests);
+            self.served = true;
             let Request { head, what, keep_alive } = self.plan(head);
             let keep_alive = keep_alive && !self.core.shared.is_draining();
             match what {
@@ -141,6 +145,8 @@ impl Connection {
             if !self.read_more().await {
                 if self.watch.expired() && begun {
                     self.time_out("the request was not complete in time").await;
+                } else if self.watch.expired() && !self.served {
+                    self.core.count(|counters| &counters.http_timeouts);
                 }
                 return None;
             }
@@ -239,7 +245,8 @@ impl Connection {
         let Err((socket, response)) = refused else { return };
         let watch = core.deadlines.watch(socket.fd());
         let (buffer, body, out, spare) = Default::default();
-        let mut connection = Connection { core, socket, watch, peer, side, buffer, body, out, spare };
+        let served = true;
+        let mut connection = Connection { core, socket, watch, peer, side, buffer, body, out, spare, served };
         connection.answer(&response, false).await;
         connection.linger().await;
     }

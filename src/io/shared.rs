@@ -83,7 +83,11 @@ impl Counters {
         [
             ("http_requests", "HTTP requests read.", &self.http_requests),
             ("http_refused", "HTTP requests that could not be read (4xx).", &self.http_refused),
-            ("http_timeouts", "HTTP requests not complete in time (408).", &self.http_timeouts),
+            (
+                "http_timeouts",
+                "HTTP requests that did not come, or were not complete, in time (408).",
+                &self.http_timeouts,
+            ),
             ("connect_refused", "Connections refused: no device, or by the backend (401).", &self.connect_refused),
             ("connect_failed", "Connections refused because the backend did not answer (503).", &self.connect_failed),
             ("origin_refused", "Connections refused for their Origin (403).", &self.origin_refused),

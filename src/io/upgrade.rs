@@ -16,6 +16,7 @@ use crate::wire::http1::{BodyFraming, RequestHead};
 use crate::wire::ws::handshake::{self, Upgrade};
 use sha2::{Digest, Sha256};
 use slab::Slab;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -185,7 +186,7 @@ fn refusal(core: &Core, answer: ConnectAnswer, identity: Identity) -> Option<Res
 
 pub fn retry_later(status: u16, why: &str) -> Response {
     let mut response = plain(status, why);
-    response.headers.push(("Retry-After", RETRY_AFTER_S.into()));
+    response.headers.push(RETRY_AFTER);
     response
 }
 
@@ -272,4 +273,5 @@ const NOT_FORWARDED: [&str; 13] = [
     "x-client-os",
 ];
 const DEVICE_MAX: usize = 512;
-const RETRY_AFTER_S: &str = "2";
+/// Seconds.
+pub const RETRY_AFTER: (&str, Cow<'static, str>) = ("Retry-After", Cow::Borrowed("2"));

@@ -160,14 +160,20 @@ pub enum Refusal {
     Nobody,
     #[error("code must be 1000 or from 3000 to 4999, reason at most 123 bytes")]
     BadClose,
+    #[error("too many calls are waiting")]
+    TooManyCalls,
     #[error("the body is not the JSON that this call takes: {0}")]
     BadJson(String),
 }
 
 impl Refusal {
-    /// 400 where the 2014 server failed with 500; 200 otherwise.
+    /// 400 where the 2014 server failed with 500, 503 where the same call may succeed later; 200 otherwise.
     pub fn status(&self) -> u16 {
-        if matches!(self, Refusal::BadJson(_)) { 400 } else { 200 }
+        match self {
+            Refusal::BadJson(_) => 400,
+            Refusal::TooManyCalls => 503,
+            _ => 200,
+        }
     }
 }
 
