@@ -26,7 +26,6 @@ mod stats;
 mod uplink;
 pub mod wheel;
 
-pub use fanout::SLICE as FANOUT_SLICE;
 pub use messages::Message;
 pub use parts::Ticket;
 pub use planted::Bug;
