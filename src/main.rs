@@ -107,10 +107,14 @@ fn serve(options: Serve) -> ExitCode {
         Ok(loaded) => loaded,
         Err(errors) => return fail(&errors),
     };
-    start_log(&loaded.config.log);
+    let set_log = start_log(&loaded.config.log);
     loaded.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
     let without_file = options.file.is_none();
-    let reread = Box::new(move || load(&options).map(|loaded| loaded.config));
+    let reread = Box::new(move || {
+        let config = load(&options)?.config;
+        set_log(&config.log);
+        Ok(config)
+    });
     match Server::start(loaded.config, mode(), reread) {
         Ok(server) => {
             if without_file {
@@ -160,7 +164,7 @@ fn echo(port: Option<u16>) -> ExitCode {
         workers: 1,
         ..Config::default()
     };
-    start_log(&config.log);
+    let _ = start_log(&config.log);
     let again = config.clone();
     match Server::start(config, Mode::Echo, Box::new(move || Ok(again.clone()))) {
         Ok(server) => {
@@ -197,7 +201,7 @@ fn run_demo(port: Option<u16>) -> ExitCode {
         shutdown_timeout: Duration::from_secs(5),
         ..Config::default()
     };
-    start_log("warn");
+    let _ = start_log("warn");
     let again = config.clone();
     match Server::start(config, Mode::Packets, Box::new(move || Ok(again.clone()))) {
         Ok(server) => {
@@ -242,10 +246,18 @@ fn print_welcome(server: &Server) {
     println!("  A chat to try: rainbow-server demo\n");
 }
 
-fn start_log(filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+/// Starts logging to stderr; what comes back changes the filter later.
+fn start_log(filter: &str) -> impl Fn(&str) + use<> {
+    let parse = |filter: &str| EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
+    let log = log.with_env_filter(parse(filter)).with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    move |filter| {
+        // It fails only when the subscriber is gone, and then nobody logs.
+        let _ = handle.reload(parse(filter));
+    }
 }
 
 fn end(drained: bool) -> ExitCode {

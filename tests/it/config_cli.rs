@@ -258,6 +258,17 @@ fn sighup_reloads_the_file() {
 }
 
 #[test]
+fn a_reload_changes_what_is_logged() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    server.rewrite(&Setup::of(&backend).text("log", "debug").contents());
+    server.process.signal("HUP");
+    server.process.log.wait_for("the reload", PATIENCE, |line| line.contains("configuration reread"));
+    let _client = Client::open(server.addr(), "phone");
+    server.process.log.wait_for("a line of one connection's life", PATIENCE, |line| line.contains("DEBUG"));
+}
+
+#[test]
 fn updateconfig_reloads_the_file() {
     let backend = Backend::start();
     let (server, next) = reloadable(&backend);
