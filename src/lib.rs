@@ -19,6 +19,8 @@ pub mod policy;
 pub mod server;
 /// Invariant: everything one core owns, as plain data; the same inputs give the same outputs.
 pub mod shard;
+/// Invariant: what was answered `Done` is on disk; storage only, the decisions are the shard's.
+pub mod store;
 /// Invariant: bytes ⇄ values, bounded by the limits passed in; no input panics.
 pub mod wire;
 /// Invariant: one thread owns one shard, one ring and one descriptor table.

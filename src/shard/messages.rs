@@ -9,7 +9,7 @@ use slab::Slab;
 use std::sync::Arc;
 
 /// A SEND as a server frame, id 0 where it has one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     frame: Arc<[u8]>,
     /// Where the packet begins, behind the frame's header.
@@ -36,6 +36,14 @@ impl Message {
 
     pub fn is_empty(&self) -> bool {
         self.frame.is_empty()
+    }
+
+    /// The message's type and body, to be kept; `encode` makes the same message of them.
+    pub fn parts(&self) -> (u16, &[u8]) {
+        match Packet::decode(&self.frame[usize::from(self.packet_at)..]) {
+            Ok(Packet::Send { message_type, body, .. }) => (message_type, body),
+            _ => unreachable!("it was encoded as a SEND"),
+        }
     }
 
     /// Appends the frame as this receiver gets it.

@@ -23,6 +23,7 @@ mod parts;
 mod planted;
 mod query;
 mod stats;
+pub mod steps;
 mod uplink;
 pub mod wheel;
 

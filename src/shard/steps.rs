@@ -1,0 +1,238 @@
+//! What a shard asks the store to keep, and what it hears back. Plain, owned data: it travels to the store's thread.
+//!
+//! Each shard numbers its work from 1, without gaps, and the store does it strictly in that order: a load sees every
+//! step before it. Every step may be done twice (a crash, a lost answer): the second time changes nothing more.
+
+use super::messages::Message;
+use crate::wire::packet::MessageId;
+use std::sync::Arc;
+
+/// Names a durable session in the store and in `Idempotency-Key`s; random, made when the session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u128);
+
+/// A message's place among all that were ever accepted for a session, from 0. Its message id follows from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Order(pub u64);
+
+/// Wall-clock time in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UnixMs(pub u64);
+
+#[derive(Debug)]
+pub struct Work {
+    /// Counts the shard's work from 1.
+    pub number: u64,
+    pub what: What,
+}
+
+#[derive(Debug)]
+pub enum What {
+    Step(Step),
+    /// Answered by a `Page`. `session` was made by an earlier step.
+    Load {
+        session: SessionId,
+        /// Messages behind this place; `None`: from the first, and the received ids too.
+        after: Option<Order>,
+        /// Messages at most.
+        most: usize,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Writes the session's own row, new or not. Refused where another session has the name.
+    Put(Box<SessionRow>),
+    Join {
+        session: SessionId,
+        channel: Arc<str>,
+    },
+    Leave {
+        session: SessionId,
+        channel: Arc<str>,
+    },
+    /// Keeps a message for the session. One that has its order already stays as it is.
+    Keep(Box<Kept>),
+    /// The client has the QoS 2 message (REC): only its REL is still to be said.
+    Release {
+        session: SessionId,
+        order: Order,
+    },
+    /// The message is done.
+    Remove {
+        session: SessionId,
+        order: Order,
+    },
+    /// A QoS 2 message from the client, forwarded and answered. Replaces what was known of that id.
+    Receive {
+        session: SessionId,
+        received: Received,
+    },
+    /// REL came: the id is free again.
+    Forget {
+        session: SessionId,
+        id: MessageId,
+    },
+    /// The session ends: all of it goes.
+    Drop {
+        session: SessionId,
+    },
+}
+
+/// The session's own row: what is known of it without its messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionRow {
+    pub session: SessionId,
+    pub name: Arc<str>,
+    /// How long it outlives its last connection, in seconds.
+    pub expiry_s: u64,
+    /// When it ends; `None` while it is online.
+    pub ends: Option<UnixMs>,
+    pub cookie: Option<Arc<[u8]>>,
+    pub downlink: DownlinkMark,
+    pub uplink: UplinkMark,
+}
+
+/// Where the numbering of messages to the client stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DownlinkMark {
+    /// Orders below this one may have been used.
+    pub reserved: Order,
+    /// Orders below this one are finished or stored; the client may hold QoS 2 ids of those between.
+    pub floor: Order,
+}
+
+/// Where the numbering of the client's messages stands. A *run* is a row of ids that followed one another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkMark {
+    pub run: u32,
+    /// The first id of the run.
+    pub start: u16,
+    /// The last new id, 0 when it is not known (the process has died since).
+    pub last: u16,
+    /// More than half of all ids have been used in this run.
+    pub past_half: bool,
+}
+
+/// A message that waits for a session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    pub session: SessionId,
+    pub order: Order,
+    /// QoS 1 or 2. Empty body and type 0 when `released`.
+    pub message: Message,
+    /// It may have reached the client: sent again with DUP.
+    pub sent: bool,
+    /// REC came: only its REL is still to be said.
+    pub released: bool,
+    pub stored: UnixMs,
+    pub expires: UnixMs,
+    /// Where the caller gave a `message_id`.
+    pub claim: Option<Claim>,
+}
+
+/// What makes a repeated call harmless: the session takes one message per claim, as long as the claim is kept
+/// (`dedupe_window`), even when that message is gone already.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The caller's own id.
+    pub message_id: Arc<str>,
+    /// Until when it is kept.
+    pub until: UnixMs,
+}
+
+/// A QoS 2 message of the client that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub id: MessageId,
+    /// Run and place in the run, as in its `Idempotency-Key`.
+    pub sequence: u64,
+    pub answer: Arc<[u8]>,
+}
+
+/// What a load found.
+#[derive(Debug, Default, PartialEq)]
+pub struct Page {
+    /// In their order; what has expired is left out.
+    pub messages: Vec<Kept>,
+    /// In the order of `sequence`; of the first page only.
+    pub received: Vec<Received>,
+    /// Messages behind these.
+    pub more: bool,
+}
+
+/// What became of the shard's work up to a number.
+#[derive(Debug, Default, PartialEq)]
+pub struct Told {
+    /// All work up to this number is finished, and what is done is on disk.
+    pub upto: u64,
+    /// Those among it whose outcome is not plainly `Done`, in their order.
+    pub other: Vec<(u64, Outcome)>,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Outcome {
+    Done,
+    /// A `Keep` whose claim the session has had already: nothing is kept under this order.
+    Known,
+    Loaded(Page),
+    Refused(Refused),
+}
+
+/// Why the store makes no promise now. Whether the step was done is not known when the reason is `Unreachable`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("the disk is full")]
+    DiskFull,
+    #[error("the store is full (store.bytes_max)")]
+    StoreFull,
+    #[error("the store cannot be written")]
+    ReadOnly,
+    #[error("the store is broken")]
+    Broken,
+    #[error("the store does not answer")]
+    Unreachable,
+    #[error("another server has taken the session over")]
+    Fenced,
+    #[error("the session's name is taken")]
+    NameTaken,
+    #[error("the store is too busy")]
+    TooBusy,
+}
+
+/// A session as the store has it at the start of the process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    pub row: SessionRow,
+    pub channels: Vec<Arc<str>>,
+    /// Messages that wait, and their bytes.
+    pub waiting: u32,
+    pub waiting_bytes: u64,
+    /// The order behind the last message kept; 0 without any.
+    pub next: Order,
+    /// The first message kept.
+    pub oldest: Option<UnixMs>,
+}
+
+/// Messages that have expired in the store and were removed there; told to the session's shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired {
+    pub session: SessionId,
+    pub messages: u32,
+    pub bytes: u64,
+}
+
+impl Order {
+    /// 1, 2, …, 65534, 1, …
+    pub fn id(self) -> MessageId {
+        MessageId((self.0 % IDS) as u16 + 1)
+    }
+
+    pub fn next(self) -> Order {
+        Order(self.0 + 1)
+    }
+}
+
+/// As many ids as there are.
+pub const IDS: u64 = MessageId::MAX.0 as u64;
+
