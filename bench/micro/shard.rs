@@ -5,7 +5,7 @@ use std::sync::Arc;
 use divan::Bencher;
 use rainbow::base::id::{ConnKey, ShardId};
 use rainbow::base::time::Tick;
-use rainbow::shard::{Forwarded, Input, Message, Mode, Output, Query, Settings, Shard, Ticket};
+use rainbow::shard::{Forwarded, Input, Message, Mode, Output, Query, SessionSettings, Settings, Shard, Ticket};
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
 
@@ -35,7 +35,7 @@ impl Bed {
     }
 
     fn query(&mut self, channel: &Arc<str>, message: &Message) {
-        let query = Query::Send { channel: channel.clone(), message: message.clone(), deadline: NOW + 10_000 };
+        let query = Query::Send { channel: channel.clone(), message: message.clone(), terms: (NOW + 10_000).into() };
         self.shard.handle(Input::Query { ticket: Ticket(1), query }, NOW);
     }
 
@@ -86,6 +86,7 @@ fn settings() -> Settings {
         message_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 20,
         messages_per_second: 0,
+        sessions: SessionSettings::default(),
         channels_per_connection: 1024,
         mode: Mode::Packets,
     }

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn sent(connections: u32) -> Reply {
-        Reply::Sent { connections, data: Vec::new() }
+        Reply::Sent { connections, data: Vec::new(), kept: Default::default() }
     }
 
     #[test]

@@ -203,7 +203,7 @@ fn owner(core: &Core, shard: ShardId) -> Option<Option<ShardId>> {
 fn answer(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {
     body.clear();
     match reply {
-        Reply::Sent { connections, data } => api::write_sent(&mut body, connections, &data),
+        Reply::Sent { connections, data, .. } => api::write_sent(&mut body, connections, &data),
         Reply::Done { connections } if route == Route::Kick => {
             body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());
         }

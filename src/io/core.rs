@@ -23,7 +23,7 @@ use crate::base::time::Tick;
 use crate::config::Config;
 use crate::policy::backend::{Actions, Verdict};
 use crate::shard::channels::name_hash;
-use crate::shard::{Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Ticket, Which};
+use crate::shard::{Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Terms, Ticket, Which};
 use crate::wire::packet::QoS;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -178,7 +178,7 @@ impl Core {
         let ask = self.asks.open()?;
         let now = self.clock.now();
         let message = Message::encode(send.qos, send.message_type, send.body, &mut self.scratch.borrow_mut());
-        let deadline = now + send.timeout;
+        let terms = Terms::from(now + send.timeout);
         for channel in channels {
             let hash = name_hash(channel);
             let mut elsewhere = None;
@@ -186,10 +186,11 @@ impl Core {
                 ask.expect_one();
                 if shard == self.id {
                     let mut here = self.shard.borrow_mut();
-                    here.handle(Input::Send { ticket: ask.ticket(), channel, message: message.clone(), deadline }, now);
+                    let message = message.clone();
+                    here.handle(Input::Send { ticket: ask.ticket(), channel, message, terms: &terms }, now);
                 } else {
                     let name: &Arc<str> = elsewhere.get_or_insert_with(|| Arc::from(&**channel));
-                    let query = Query::Send { channel: name.clone(), message: message.clone(), deadline };
+                    let query = Query::Send { channel: name.clone(), message: message.clone(), terms: terms.clone() };
                     self.dispatch(shard, ask.ticket(), query);
                 }
             }
@@ -197,7 +198,7 @@ impl Core {
         self.carry_out();
         self.flush_if_one();
         self.turn.notify();
-        Some(ask.reply().await.unwrap_or(Reply::Sent { connections: 0, data: Vec::new() }))
+        Some(ask.reply().await.unwrap_or(Reply::Sent { connections: 0, data: Vec::new(), kept: Default::default() }))
     }
 
     /// To one client: its frame goes out now and the call's answer right behind it. Gathered for the end of the turn, a
@@ -271,6 +272,9 @@ impl Core {
                 Some(Output::Forward(forward)) => self.forward(forward),
                 Some(Output::Closed { identity, cookie }) => self.tell_close(identity, cookie),
                 Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
+                Some(Output::Attached { .. } | Output::AttachRefused { .. } | Output::Store(_)) => {}
+                Some(Output::Redirect { .. } | Output::StubEnded { .. }) => {}
+                Some(Output::SessionEnded { .. } | Output::Receipt { .. }) => {}
                 Some(Output::EndWriting { key }) => self.lines.end_writing(key.index),
                 Some(Output::Shutdown { key }) => self.lines.shutdown(key.index),
                 Some(Output::Resume { key }) => self.lines.resume(key),

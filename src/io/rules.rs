@@ -3,7 +3,7 @@
 use crate::config::{Config, SignatureRequire};
 use crate::policy::admission::AdmissionLimits;
 use crate::policy::api::Timeouts;
-use crate::shard::{Mode, Settings};
+use crate::shard::{Mode, SessionSettings, Settings};
 use crate::wire::sign::WebhookKey;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,7 @@ impl Rules {
             outbox_bytes_max: config.outbox_bytes_max,
             messages_per_second: config.messages_per_second,
             channels_per_connection: config.channels_per_connection,
+            sessions: SessionSettings::default(),
             mode: self.mode,
         }
     }

@@ -406,7 +406,7 @@ impl Shard {
     }
 
     pub(super) fn reply_ended(&mut self, ended: super::parts::Ended) {
-        let reply = Reply::Sent { connections: ended.answered, data: ended.data };
+        let reply = Reply::Sent { connections: ended.answered, data: ended.data, kept: Default::default() };
         self.outputs.push_back(Output::Reply { ticket: ended.ticket, reply });
     }
 

@@ -10,6 +10,7 @@ use super::downlink::Delivery;
 use super::invariants::Holdings;
 use super::messages::{Message, MessageRef};
 use super::parts::Ticket;
+use super::query::{Kept, Terms};
 use super::{Output, Reply, Shard};
 use crate::base::time::Tick;
 use crate::wire::packet::{self, QoS};
@@ -55,14 +56,15 @@ impl Fanout {
 
 impl Shard {
     /// A message to all members of a channel.
-    pub(super) fn send(&mut self, ticket: Ticket, channel: &str, message: Message, deadline: Tick, now: Tick) {
+    pub(super) fn send(&mut self, ticket: Ticket, channel: &str, message: Message, terms: &Terms, now: Tick) {
+        let deadline = terms.deadline;
         if message.len() > self.settings.outbox_bytes_max + SEND_HEADERS_MAX {
             let reply = Reply::Refused("the message is larger than outbox_bytes_max");
             return self.outputs.push_back(Output::Reply { ticket, reply });
         }
         let members = self.channels.find(channel).map_or(0, |channel| self.channels.members(channel).len());
         if members == 0 || message.qos == QoS::AtMostOnce {
-            let reply = Reply::Sent { connections: members as u32, data: Vec::new() };
+            let reply = Reply::Sent { connections: members as u32, data: Vec::new(), kept: Kept::default() };
             self.outputs.push_back(Output::Reply { ticket, reply });
             if members == 0 {
                 return;
@@ -205,7 +207,7 @@ impl Shard {
                 continue;
             }
             if members.is_empty() {
-                let reply = Reply::Sent { connections: 0, data: Vec::new() };
+                let reply = Reply::Sent { connections: 0, data: Vec::new(), kept: Kept::default() };
                 self.outputs.push_back(Output::Reply { ticket: *ticket, reply });
             } else {
                 let part = self.parts.open(*ticket, members.len() as u32, *deadline);

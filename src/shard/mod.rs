@@ -22,6 +22,7 @@ mod outbox;
 mod parts;
 mod planted;
 mod query;
+mod session;
 mod stats;
 pub mod steps;
 mod uplink;
@@ -30,7 +31,8 @@ pub mod wheel;
 pub use messages::Message;
 pub use parts::Ticket;
 pub use planted::Bug;
-pub use query::{Figures, Query, Reply};
+pub use query::{Figures, Kept, NotKept, Query, Reply, SessionInfo, Terms};
+pub use session::{Ended, SessionSettings, home};
 pub use stats::Stats;
 pub use uplink::{Forwarded, RESERVED_TYPE};
 
@@ -50,6 +52,8 @@ use parts::Parts;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
+use steps::{Expired, Refused, SessionId, Told, Work};
 use uplink::{Incoming, Known, Waiting};
 use wheel::Wheel;
 
@@ -75,6 +79,7 @@ pub struct Settings {
     pub outbox_bytes_max: usize,
     pub messages_per_second: u32,
     pub channels_per_connection: usize,
+    pub sessions: SessionSettings,
     pub mode: Mode,
 }
 
@@ -172,7 +177,39 @@ pub enum Input<'a> {
         ticket: Ticket,
         channel: &'a str,
         message: Message,
-        deadline: Tick,
+        terms: &'a Terms,
+    },
+    /// Instead of `Opened`: the connection becomes that of a durable session. `Output::Attached` or `AttachRefused`
+    /// follows; the 101 goes out when the store has it.
+    Attach {
+        key: ConnKey,
+        response: Rc<[u8]>,
+        /// Names the session if it is new.
+        new: SessionId,
+        name: Arc<str>,
+        /// As the backend asked; `None`: the configured one.
+        expiry_s: Option<u64>,
+        /// The client speaks `rainbow.2` and gets the packet of type 65535 first.
+        greets: bool,
+    },
+    /// The store has finished work.
+    Told(Told),
+    /// The store has removed messages whose time was over.
+    Expired(Expired),
+    /// The connection goes on elsewhere, in its session's home; the slot stays, since the identity leads here.
+    Moved {
+        key: ConnKey,
+        to: ConnKey,
+    },
+    /// A moved connection has ended.
+    StubEnded {
+        key: ConnKey,
+    },
+    /// A question about an identity, redirected to where its connection has moved.
+    QueryAt {
+        key: ConnKey,
+        ticket: Ticket,
+        query: Query,
     },
     Close {
         key: ConnKey,
@@ -197,6 +234,38 @@ pub enum Output {
     Reply {
         ticket: Ticket,
         reply: Reply,
+    },
+    /// The connection is its session's, its 101 is on the way.
+    Attached {
+        key: ConnKey,
+    },
+    /// The store does not take the session; `Input::Abandoned` must follow.
+    AttachRefused {
+        key: ConnKey,
+        why: Refused,
+    },
+    /// For the store, in this order.
+    Store(Work),
+    /// A question about a connection that has moved: `Input::QueryAt` there.
+    Redirect {
+        to: ConnKey,
+        ticket: Ticket,
+        query: Query,
+    },
+    /// A connection that came from another shard has ended: `Input::StubEnded` there.
+    StubEnded {
+        stub: ConnKey,
+    },
+    /// A durable session is no more.
+    SessionEnded {
+        name: Arc<str>,
+        cookie: Option<Arc<[u8]>>,
+        why: Ended,
+    },
+    /// A stored message has reached its session.
+    Receipt {
+        session: Arc<str>,
+        message_id: Option<Arc<str>>,
     },
     /// End our direction of the socket, so that the close frame arrives whatever the client still sends.
     EndWriting {
@@ -266,10 +335,14 @@ impl Shard {
     /// Takes a slot before the backend is asked, so that the connection has a name. `digest` makes it unique.
     /// `Input::Opened` or `Input::Abandoned` must follow.
     pub fn reserve(&mut self, digest: [u8; 32], now: Tick) -> (ConnKey, Identity) {
+        self.take_slot(|key| Identity::new(digest, key), now)
+    }
+
+    fn take_slot(&mut self, identity: impl FnOnce(ConnKey) -> Identity, now: Tick) -> (ConnKey, Identity) {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.conns.vacant_entry();
         let key = ConnKey { index: entry.key() as u32, generation: self.generation, shard: self.id };
-        let identity = Identity::new(digest, key);
+        let identity = identity(key);
         entry.insert(Conn::new(self.generation, identity, now));
         (key, identity)
     }
@@ -291,7 +364,7 @@ impl Shard {
                 self.with(key, |shard, index| shard.on_forwarded(index, outcome, spent, now));
             }
             Input::Query { ticket, query } => self.on_query(ticket, query, now),
-            Input::Send { ticket, channel, message, deadline } => self.send(ticket, channel, message, deadline, now),
+            Input::Send { ticket, channel, message, terms } => self.send(ticket, channel, message, terms, now),
             Input::Close { key, code, reason } => {
                 self.with(key, |shard, index| shard.begin_close(index, code, reason, now));
             }
@@ -299,6 +372,11 @@ impl Shard {
                 shard.begin_close(index, CloseCode::INTERNAL_ERROR, "internal error", now);
                 shard.conns[index as usize].deaf = true;
             }),
+            Input::Attach { key, .. } => {
+                self.outputs.push_back(Output::AttachRefused { key, why: Refused::TooBusy });
+            }
+            Input::Told(_) | Input::Expired(_) => {}
+            Input::Moved { .. } | Input::StubEnded { .. } | Input::QueryAt { .. } => {}
             Input::Tick => self.on_tick(now),
         }
         #[cfg(debug_assertions)]

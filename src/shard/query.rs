@@ -5,6 +5,7 @@
 use super::conn::Phase;
 use super::messages::Message;
 use super::parts::Ticket;
+use super::steps::{Claim, Refused, UnixMs};
 use super::{Output, Shard};
 use crate::base::id::Identity;
 use crate::base::time::Tick;
@@ -17,7 +18,21 @@ pub enum Query {
     Send {
         channel: Arc<str>,
         message: Message,
-        deadline: Tick,
+        terms: Terms,
+    },
+    /// The same for one durable session, asked of its home.
+    SendTo {
+        session: Arc<str>,
+        message: Message,
+        terms: Terms,
+    },
+    /// What is known of a durable session, asked of its home.
+    Session {
+        session: Arc<str>,
+    },
+    /// Ends a durable session and all that waits for it.
+    DropSession {
+        session: Arc<str>,
     },
     /// Is this connection open here?
     Exists {
@@ -64,7 +79,10 @@ pub enum Reply {
     Sent {
         connections: u32,
         data: Vec<u8>,
+        kept: Kept,
     },
+    /// `None`: no such session.
+    Session(Option<Box<SessionInfo>>),
     /// How many connections it concerned.
     Done {
         connections: u32,
@@ -77,6 +95,67 @@ pub enum Reply {
     Figures(Vec<Figures>),
     /// Nothing was done, and why.
     Refused(&'static str),
+}
+
+/// On what terms a message is sent.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Until when the caller waits.
+    pub deadline: Tick,
+    /// How long the message waits for those who are away; `None`: `message_ttl`.
+    pub ttl_ms: Option<u64>,
+    /// Of a call with a `message_id`: durable sessions have it stored first, and once.
+    pub claim: Option<Claim>,
+}
+
+impl From<Tick> for Terms {
+    fn from(deadline: Tick) -> Terms {
+        Terms { deadline, ttl_ms: None, claim: None }
+    }
+}
+
+/// What became of a message for durable sessions that have not acknowledged it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Sessions for which it is safely stored.
+    pub stored: u32,
+    /// Sessions that will not get it, and why one of them does not.
+    pub refused: u32,
+    pub why: Option<NotKept>,
+}
+
+/// Why a message is not kept for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotKept {
+    #[error("too many messages wait for the session (store.session_messages_max)")]
+    TooMany,
+    #[error("too many bytes wait for the session (store.session_bytes_max)")]
+    TooLarge,
+    #[error("{0}")]
+    Store(Refused),
+}
+
+/// A durable session as `/session/` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionInfo {
+    pub name: Arc<str>,
+    /// Its connection, while it is online.
+    pub identity: Option<Identity>,
+    pub channels: Vec<String>,
+    /// Messages that wait in the store, those on their way included.
+    pub waiting: u32,
+    pub waiting_bytes: u64,
+    pub oldest: Option<UnixMs>,
+    /// When it ends, while it is absent.
+    pub ends: Option<UnixMs>,
+}
+
+impl Kept {
+    fn add(&mut self, other: Kept) {
+        self.stored += other.stored;
+        self.refused += other.refused;
+        self.why = self.why.or(other.why);
+    }
 }
 
 /// One shard as it stands.
@@ -97,8 +176,9 @@ impl Reply {
         let did_nothing =
             |reply: &Reply| matches!(reply, Reply::Sent { connections: 0, .. } | Reply::Done { connections: 0 });
         match (&mut *self, other) {
-            (Reply::Sent { connections, data }, Reply::Sent { connections: more, data: other }) => {
+            (Reply::Sent { connections, data, kept }, Reply::Sent { connections: more, data: other, kept: others }) => {
                 *connections += more;
+                kept.add(others);
                 if data.is_empty() {
                     *data = other;
                 }
@@ -129,7 +209,12 @@ impl Reply {
 impl Shard {
     pub(super) fn on_query(&mut self, ticket: Ticket, query: Query, now: Tick) {
         let reply = match query {
-            Query::Send { channel, message, deadline } => return self.send(ticket, &channel, message, deadline, now),
+            Query::Send { channel, message, terms } => return self.send(ticket, &channel, message, &terms, now),
+            Query::SendTo { session, message, terms } => {
+                return self.send_to_session(ticket, &session, message, &terms, now);
+            }
+            Query::Session { session } => self.session_info(&session),
+            Query::DropSession { session } => return self.drop_session(ticket, &session, now),
             Query::Exists { identity } => done(self.find(&identity).is_some()),
             Query::Subscribe { identity, channel } => match self.find(&identity) {
                 Some(index) => match self.subscribe(index, &channel) {

@@ -235,4 +235,3 @@ impl Order {
 
 /// As many ids as there are.
 pub const IDS: u64 = MessageId::MAX.0 as u64;
-

@@ -32,6 +32,7 @@ pub fn settings() -> Settings {
         message_bytes_max: 1_000,
         outbox_bytes_max: 1_000,
         messages_per_second: 0,
+        sessions: SessionSettings::default(),
         channels_per_connection: 4,
         mode: Mode::Packets,
     }
@@ -194,7 +195,7 @@ impl Rig {
 
     pub fn call_by(&mut self, channel: &str, qos: QoS, body: &str, deadline: Tick) -> Ticket {
         let message = Message::encode(qos, 7, body.as_bytes(), &mut Vec::new());
-        self.ask(Query::Send { channel: channel.into(), message, deadline })
+        self.ask(Query::Send { channel: channel.into(), message, terms: deadline.into() })
     }
 
     /// The replies since the last call; other outputs wait.
@@ -245,7 +246,7 @@ impl Rig {
 }
 
 pub fn sent(connections: u32, data: &str) -> Reply {
-    Reply::Sent { connections, data: data.as_bytes().to_vec() }
+    Reply::Sent { connections, data: data.as_bytes().to_vec(), kept: Kept::default() }
 }
 
 /// A client's SEND of type 7; the id counts at QoS 1 and 2 only.

@@ -43,7 +43,10 @@ pub type Purged = Vec<Expired>;
 pub enum State {
     Ready,
     /// No promise is made; the text says what happened, where, and what to do.
-    Refusing { why: Refused, detail: String },
+    Refusing {
+        why: Refused,
+        detail: String,
+    },
 }
 
 /// Now, as the store's thread read the clock.

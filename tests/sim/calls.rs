@@ -6,7 +6,7 @@ use crate::world::{CHANNELS, Event, World, channel_name};
 use rainbow::base::id::Identity;
 use rainbow::base::time::Tick;
 use rainbow::shard::channels::name_hash;
-use rainbow::shard::{Input, Message, Query, Reply, Ticket};
+use rainbow::shard::{Input, Message, Query, Reply, Terms, Ticket};
 use rainbow::wire::packet::QoS;
 use rainbow::wire::ws::frame::CloseCode;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -114,10 +114,12 @@ impl World {
         };
         call.parts.insert(node, part);
         let message = Message::encode(qos, (token % 1000) as u16, &body_of(token, "d"), &mut Vec::new());
-        let (ticket, name) = (Ticket(token), channel_name(channel));
+        let (ticket, name, terms) = (Ticket(token), channel_name(channel), Terms::from(deadline));
         let input = match self.rng.chance(50) {
-            true => Input::Send { ticket, channel: name, message, deadline },
-            false => Input::Query { ticket, query: Query::Send { channel: name.into(), message, deadline } },
+            true => Input::Send { ticket, channel: name, message, terms: &terms },
+            false => {
+                Input::Query { ticket, query: Query::Send { channel: name.into(), message, terms: terms.clone() } }
+            }
         };
         self.nodes[node].input(input, self.now);
         self.turn(node);
@@ -172,7 +174,7 @@ impl World {
         let call = self.calls.calls.get(&token).expect("a reply to a call");
         let part = call.parts.get(&node).expect("a reply of who was asked");
         assert!(!part.replied, "one reply to one call");
-        let Reply::Sent { connections, data } = &reply else { panic!("{token} was refused: {reply:?}") };
+        let Reply::Sent { connections, data, .. } = &reply else { panic!("{token} was refused: {reply:?}") };
         let (least, most) = match call.qos {
             QoS::AtMostOnce => (part.targets.len(), part.targets.len()),
             _ => (part.answered.len(), part.answered.len() + part.doubtful.len()),

@@ -10,7 +10,7 @@ use crate::seen::Seen;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
-use rainbow::shard::{Input, Mode, Output, Query, Reply, Settings, Shard, Ticket};
+use rainbow::shard::{Input, Mode, Output, Query, Reply, SessionSettings, Settings, Shard, Ticket};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -100,6 +100,7 @@ impl World {
             message_bytes_max: 300,
             outbox_bytes_max: 200 + rng.below(1_500) as usize,
             messages_per_second: if rng.chance(20) { 8 } else { 0 },
+            sessions: SessionSettings::default(),
             channels_per_connection: CHANNELS,
             mode,
         };
@@ -536,6 +537,7 @@ impl World {
                 Output::Presence { channel, here } => {
                     *self.nodes[node].presence.entry(channel).or_default() += if here { 1 } else { -1 };
                 }
+                other => panic!("no session here has asked for {other:?}"),
             }
         }
     }

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::time::Tick;
-use rainbow::shard::{Forward, Forwarded, Input, Message, Mode, Output, Query, Settings, Shard, Ticket, Which};
+use rainbow::shard::{Forward, Forwarded, Input, Message, Mode, Output, Query, SessionSettings, Settings, Shard, Ticket, Which};
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
 use std::collections::{HashMap, VecDeque};
@@ -30,7 +30,18 @@ const SETTINGS: Settings = Settings {
     outbox_bytes_max: 150,
     messages_per_second: 50,
     channels_per_connection: 2,
+    sessions: SESSIONS,
     mode: Mode::Packets,
+};
+
+const SESSIONS: SessionSettings = SessionSettings {
+    unix_ms_at_zero: 1_000_000,
+    patience_ms: 50,
+    messages_max: 4,
+    bytes_max: 200,
+    expiry_s: 2,
+    expiry_max_s: 4,
+    message_ttl_ms: 1_000,
 };
 
 const CONNS_MAX: usize = 6;
@@ -249,7 +260,7 @@ impl Story<'_> {
         let deadline = Tick((self.now + self.number() as u64 * 5).0.saturating_sub(10));
         let message = Message::encode(qos, 7, &body, &mut Vec::new());
         let ticket = self.ticket();
-        self.handle(Input::Send { ticket, channel, message, deadline });
+        self.handle(Input::Send { ticket, channel, message, terms: &deadline.into() });
     }
 
     fn query(&mut self) {
@@ -293,6 +304,9 @@ impl Story<'_> {
                     assert_eq!(self.living(key).socket, Socket::Open)
                 }
                 Output::Resume { key } => self.living(key).paused = false,
+                Output::Store(_) | Output::Attached { .. } | Output::AttachRefused { .. } => {}
+                Output::Redirect { .. } | Output::StubEnded { .. } => {}
+                Output::SessionEnded { .. } | Output::Receipt { .. } => {}
                 Output::Presence { channel, here } => {
                     *self.presence.entry(channel).or_default() += if here { 1 } else { -1 };
                 }
