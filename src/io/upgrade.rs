@@ -11,8 +11,10 @@ use super::socket::Socket;
 use crate::base::id::{ConnKey, Identity};
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::backend::{Actions, ConnectAnswer};
-use crate::shard::{Input, Mode};
+use crate::shard::{Input, Mode, RESERVED_TYPE};
 use crate::wire::http1::{BodyFraming, RequestHead};
+use crate::wire::packet::{Packet, QoS};
+use crate::wire::ws::frame::{self, Opcode};
 use crate::wire::ws::handshake::{self, Upgrade};
 use sha2::{Digest, Sha256};
 use slab::Slab;
@@ -26,7 +28,10 @@ use tracing::debug;
 
 /// An upgrade that may be asked of the backend.
 pub struct Plan {
-    pub response: Rc<[u8]>,
+    /// The 101.
+    response: Vec<u8>,
+    /// The client speaks `rainbow.2`.
+    greets: bool,
     digest: [u8; 32],
     query: Rc<str>,
     headers: Rc<[u8]>,
@@ -56,8 +61,9 @@ pub fn plan(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Result<Plan, R
     if core.shared.is_draining() {
         return Err(retry_later(503, "going away"));
     }
-    let mut response = Vec::with_capacity(160);
-    handshake::write_response(&mut response, &upgrade.accept, None);
+    let greets = rules.mode != Mode::Echo && upgrade.offers(handshake::SUBPROTOCOL);
+    let mut response = Vec::with_capacity(RESPONSE_ROOM);
+    handshake::write_response(&mut response, &upgrade.accept, greets.then_some(handshake::SUBPROTOCOL));
     let digest = Sha256::new()
         .chain_update(&platform)
         .chain_update([0])
@@ -66,7 +72,8 @@ pub fn plan(core: &Core, head: &RequestHead<'_>, peer: IpAddr) -> Result<Plan, R
         .chain_update(peer.to_string())
         .chain_update(clock::unix_ns().to_be_bytes());
     Ok(Plan {
-        response: response.into(),
+        response,
+        greets,
         digest: digest.finalize().into(),
         query: head.query.into(),
         headers: connect_headers(head, &device, &platform),
@@ -133,13 +140,13 @@ fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[
 /// Asks the backend and, when it agrees, becomes the client's session. Otherwise the socket comes back with what to
 /// answer.
 pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>) -> Result<(), (Socket, Response)> {
-    let Plan { response, digest, query, headers, place } = plan;
+    let Plan { response, greets, digest, query, headers, place } = plan;
     let (key, identity) = core.reserve(digest, socket.fd());
     let rules = core.rules();
     if rules.mode == Mode::Echo || rules.config.connect_url.is_empty() {
-        core.handle(Input::Opened { key, response });
+        core.handle(Input::Opened { key, response: opening(response, greets) });
     } else {
-        let wait = core.connects.open(key, response);
+        let wait = core.connects.open(key, response, greets);
         let job = Job {
             hook: Hook::Connect,
             ticket: CONNECT_TICKET | wait as u64,
@@ -184,6 +191,18 @@ fn refusal(core: &Core, answer: ConnectAnswer, identity: Identity) -> Option<Res
     }
 }
 
+/// What a client without a session gets first: the 101, and the greeting if it speaks `rainbow.2`.
+fn opening(mut response: Vec<u8>, greets: bool) -> Rc<[u8]> {
+    if greets {
+        let body = br#"{"session":null,"resumed":false,"waiting":0}"#;
+        let (qos, message_type) = (QoS::AtMostOnce, RESERVED_TYPE);
+        let greeting = Packet::Send { dup: false, qos, message_type, id: None, body };
+        frame::write_header(&mut response, Opcode::Binary, greeting.encoded_len());
+        greeting.encode_into(&mut response);
+    }
+    response.into()
+}
+
 pub fn retry_later(status: u16, why: &str) -> Response {
     let mut response = plain(status, why);
     response.headers.push(RETRY_AFTER);
@@ -196,14 +215,15 @@ pub struct Connects(RefCell<Slab<Connect>>);
 
 struct Connect {
     key: ConnKey,
-    response: Rc<[u8]>,
+    response: Vec<u8>,
+    greets: bool,
     answer: Option<ConnectAnswer>,
     waker: Option<Waker>,
 }
 
 impl Connects {
-    fn open(&self, key: ConnKey, response: Rc<[u8]>) -> usize {
-        self.0.borrow_mut().insert(Connect { key, response, answer: None, waker: None })
+    fn open(&self, key: ConnKey, response: Vec<u8>, greets: bool) -> usize {
+        self.0.borrow_mut().insert(Connect { key, response, greets, answer: None, waker: None })
     }
 
     fn forget(&self, wait: usize) {
@@ -226,10 +246,9 @@ impl Connects {
 
     /// The backend's answer: the client is subscribed and open before anything else can happen to it.
     pub fn on_answer(&self, core: &Core, wait: u64, outcome: Outcome<'_>) {
-        let (key, response) = {
-            let connects = self.0.borrow();
-            let connect = &connects[wait as usize];
-            (connect.key, connect.response.clone())
+        let (key, response, greets) = {
+            let connect = &mut self.0.borrow_mut()[wait as usize];
+            (connect.key, std::mem::take(&mut connect.response), connect.greets)
         };
         let answer = match outcome {
             Outcome::Answered { head, body, .. } => {
@@ -237,7 +256,7 @@ impl Connects {
                 let actions = Actions::read(head.headers);
                 if answer == ConnectAnswer::Accepted {
                     core.apply(key, &actions);
-                    core.handle(Input::Opened { key, response });
+                    core.handle(Input::Opened { key, response: opening(response, greets) });
                 } else if actions.invalid.is_some() {
                     core.count(|counters: &Counters| &counters.backend_invalid);
                     tracing::error!(code = actions.invalid, "the business server calls our request invalid");
@@ -273,5 +292,7 @@ const NOT_FORWARDED: [&str; 13] = [
     "x-client-os",
 ];
 const DEVICE_MAX: usize = 512;
+/// The 101 with a subprotocol, and the greeting.
+const RESPONSE_ROOM: usize = 224;
 /// Seconds.
 pub const RETRY_AFTER: (&str, Cow<'static, str>) = ("Retry-After", Cow::Borrowed("2"));

@@ -21,4 +21,5 @@ mod limits;
 mod load;
 mod qos_down;
 mod qos_up;
+mod sessions_api;
 mod signatures;

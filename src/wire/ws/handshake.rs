@@ -175,6 +175,9 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && ENGINE.decode_slice(key, &mut nonce) == Ok(16)
 }
 
+/// Whoever speaks it hears first whether its session was resumed (PROTOCOL.md section 8).
+pub const SUBPROTOCOL: &str = "rainbow.2";
+
 /// 20 bytes of SHA-1 in base64.
 pub const ACCEPT_LEN: usize = 28;
 
