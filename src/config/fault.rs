@@ -86,6 +86,8 @@ pub enum Problem {
     Text { what: &'static str, hint: &'static str },
     #[error("\"webhook\" without webhook_secrets lets no call in")]
     RequireWithoutSecrets,
+    #[error("\"redis\" without store.url leads nowhere")]
+    RedisWithoutUrl,
     #[error("port {port} may be http_port's, too")]
     SamePort { port: u16 },
 }
@@ -159,6 +161,9 @@ impl Problem {
             }
             Problem::TooManySecrets { .. } => "Keep the new one and the one it replaces.".into(),
             Problem::RequireWithoutSecrets => "Set webhook_secrets, or signature_require = \"any\".".into(),
+            Problem::RedisWithoutUrl => {
+                "Set store.url, e.g. redis://localhost:6379, or store.kind = \"sqlite\".".into()
+            }
             Problem::SamePort { .. } => "Give admin_listen another port, or set http_port.".into(),
         }
     }

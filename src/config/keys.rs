@@ -108,6 +108,8 @@ static GROUPS: &[Group] = &[
     Group { title: "Clients", keys: CLIENTS },
     Group { title: "Calls", keys: CALLS },
     Group { title: "The process", keys: PROCESS },
+    // Keys of a table come last: in the default file, what stands below `[store]` belongs to it.
+    Group { title: "Durable sessions", keys: STORE },
 ];
 
 static BACKEND: &[Key] = &[
@@ -122,6 +124,11 @@ static BACKEND: &[Key] = &[
         "Gets a client's message (POST); `{message_type}` is replaced. Empty: messages are answered with an empty body."
     ),
     key!(close_url, URLS, "Hears the end of a connection (GET). Empty: nobody is told."),
+    key!(
+        receipt_url,
+        URLS,
+        "Hears which stored message reached whom and when (POST, several at once). Empty: nobody is told."
+    ),
     key!(connect_timeout, DURATION, "How long connect_url may take to answer."),
     key!(forward_timeout, DURATION, "How long one try of forward_url may take to answer."),
     key!(
@@ -222,10 +229,51 @@ static PROCESS: &[Key] = &[
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
 ];
 
-/// A key as a later room will have it: in a table of its own.
+static STORE: &[Key] = &[
+    key!("store.kind" => store.kind, STORE_KIND, "What keeps messages for those who are away: \"none\", \"sqlite\" or \"redis\".")
+        .restart(),
+    key!("store.data_dir" => store.data_dir, PATH, "The directory of SQLite's files; made when it is missing.").restart(),
+    key!("store.url" => store.url, TEXT, "Redis: redis://, rediss://, redis+sentinel:// or redis+cluster://.")
+        .secret()
+        .restart(),
+    key!(
+        "store.durability" => store.durability,
+        DURABILITY,
+        "\"fsync\": what was promised is on disk. \"memory\": it outlives a crash of Rainbow, not one of the machine."
+    )
+    .restart(),
+    key!(
+        "store.commit_delay" => store.commit_delay,
+        DURATION.within(0, 1000),
+        "How long a commit may wait for more to come, when it pays."
+    ),
+    key!(
+        "store.patience" => store.patience,
+        DURATION,
+        "A message that an online session has not acknowledged after so long is stored."
+    ),
+    key!("store.session_messages_max" => store.session_messages_max, COUNT.within(1, 30_000),
+        "Messages that may wait for one session; more are refused."),
+    key!("store.session_bytes_max" => store.session_bytes_max, SIZE, "Bytes that may wait for one session."),
+    key!("store.bytes_max" => store.bytes_max, SIZE, "Bytes that may be kept for all sessions together."),
+    key!(
+        "store.session_expiry" => store.session_expiry,
+        DURATION,
+        "How long a session outlives its last connection when connect_url names no time."
+    ),
+    key!("store.session_expiry_max" => store.session_expiry_max, DURATION, "The longest time connect_url may name."),
+    key!("store.message_ttl" => store.message_ttl, DURATION, "How long a message waits when its call names no `ttl`."),
+    key!(
+        "store.dedupe_window" => store.dedupe_window,
+        DURATION,
+        "How long a call's `message_id` is remembered: a repeat is answered again, not sent again."
+    ),
+];
+
+/// A key of a table that the real ones do not have.
 #[cfg(test)]
 pub(super) const fn test_key() -> Key {
-    key!("store.kind" => cluster_name, NAME, "What keeps messages for those who are away.")
+    key!("attic.kind" => cluster_name, NAME, "A key of a table that is none of ours.")
 }
 
 #[cfg(test)]
@@ -235,13 +283,19 @@ mod tests {
 
     #[test]
     fn every_field_of_the_config_has_one_key() {
-        let printed = format!("{:#?}", Config::default());
-        let fields: BTreeSet<&str> = printed
-            .lines()
-            .filter_map(|line| line.strip_prefix("    ").filter(|line| !line.starts_with(' ')))
-            .filter_map(|line| line.split_once(':').map(|(field, _)| field))
-            .filter(|field| *field != "file")
-            .collect();
+        fn fields(config: &impl std::fmt::Debug) -> impl Iterator<Item = String> {
+            let printed = format!("{config:#?}");
+            let lines: Vec<String> =
+                printed.lines().filter_map(|line| line.strip_prefix("    ")).map(str::to_owned).collect();
+            lines
+                .into_iter()
+                .filter(|line| !line.starts_with(' '))
+                .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
+        }
+        let config = Config::default();
+        let top = fields(&config).filter(|field| !matches!(&**field, "file" | "store"));
+        let fields: BTreeSet<String> = top.chain(fields(&config.store).map(|field| format!("store.{field}"))).collect();
+        let fields: BTreeSet<&str> = fields.iter().map(String::as_str).collect();
         let paths: Vec<&str> = keys().map(|key| key.path).collect();
         assert_eq!(paths.iter().copied().collect::<BTreeSet<_>>(), fields);
         assert_eq!(paths.len(), fields.len(), "a key stands in the table twice");
@@ -257,6 +311,6 @@ mod tests {
     #[test]
     fn every_secret_of_the_config_is_marked() {
         let secret: Vec<&str> = keys().filter(|key| key.secret).map(|key| key.path).collect();
-        assert_eq!(secret, ["security_token", "webhook_secrets", "admin_token"]);
+        assert_eq!(secret, ["security_token", "webhook_secrets", "admin_token", "store.url"]);
     }
 }

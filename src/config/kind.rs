@@ -6,6 +6,7 @@ mod text;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Value;
@@ -13,8 +14,8 @@ use toml::Value;
 use self::number::*;
 use self::text::*;
 
-use super::SignatureRequire;
 use super::fault::{Nearest, Problem, excerpt};
+use super::{Durability, SignatureRequire, StoreKind};
 
 /// A value as its source gave it.
 #[derive(Clone, Debug)]
@@ -221,20 +222,33 @@ pub const SECRETS: Kind<Vec<String>> = Kind::new(
 );
 
 pub const REQUIRE: Kind<SignatureRequire> = Kind::new(
-    |input, _| match text_of(input, "\"any\" or \"webhook\"")?.to_ascii_lowercase().as_str() {
-        "any" => Ok(SignatureRequire::Any),
-        "webhook" => Ok(SignatureRequire::Webhook),
-        other => {
-            let nearest = Nearest::of(other, ["any", "webhook"]);
-            Err(unparsable(other, "\"any\" or \"webhook\"", &nearest.to_string()))
+    |input, _| read_choice(input, REQUIRES, "\"any\" or \"webhook\""),
+    |require| print_choice(*require, REQUIRES),
+    no_unit,
+);
+
+pub const STORE_KIND: Kind<StoreKind> = Kind::new(
+    |input, _| read_choice(input, STORE_KINDS, "\"none\", \"sqlite\" or \"redis\""),
+    |kind| print_choice(*kind, STORE_KINDS),
+    no_unit,
+);
+
+pub const DURABILITY: Kind<Durability> = Kind::new(
+    |input, _| read_choice(input, DURABILITIES, "\"fsync\" or \"memory\""),
+    |durability| print_choice(*durability, DURABILITIES),
+    no_unit,
+);
+
+/// A file or directory; a relative one is below the directory the server was started in.
+pub const PATH: Kind<PathBuf> = Kind::new(
+    |input, bounds| match read_text(input, bounds)? {
+        path if path.is_empty() => {
+            Err(Problem::Text { what: "the path is empty", hint: "Name a file or directory." }.into())
         }
+        path => Ok(path.into()),
     },
-    |require| {
-        Value::String(match require {
-            SignatureRequire::Any => "any".into(),
-            SignatureRequire::Webhook => "webhook".into(),
-        })
-    },
+    // It was read from text.
+    |path| Value::String(path.to_string_lossy().into_owned()),
     no_unit,
 );
 
@@ -294,6 +308,22 @@ pub const CORES: Kind<BTreeSet<usize>> = Kind::new(
 )
 .within(0, 1023);
 
+fn read_choice<T: Copy>(input: &Input, choices: &[(&str, T)], expected: &'static str) -> Result<T, Wrong> {
+    let text = text_of(input, expected)?.to_ascii_lowercase();
+    match choices.iter().find(|(name, _)| *name == text) {
+        Some((_, choice)) => Ok(*choice),
+        None => {
+            let nearest = Nearest::of(&text, choices.iter().map(|(name, _)| *name));
+            Err(unparsable(&text, expected, &nearest.to_string()))
+        }
+    }
+}
+
+fn print_choice<T: PartialEq>(choice: T, choices: &[(&str, T)]) -> Value {
+    let (name, _) = choices.iter().find(|(_, other)| *other == choice).expect("every choice has a name");
+    Value::String((*name).into())
+}
+
 fn wrong_type(expected: &'static str, found: &Input) -> Wrong {
     let found = match found {
         Input::Loose(_) | Input::Text(_) => "a text",
@@ -312,6 +342,11 @@ fn unparsable(text: &str, expected: &'static str, hint: &str) -> Wrong {
 fn no_unit(_: u64) -> String {
     String::new()
 }
+
+const REQUIRES: &[(&str, SignatureRequire)] = &[("any", SignatureRequire::Any), ("webhook", SignatureRequire::Webhook)];
+const STORE_KINDS: &[(&str, StoreKind)] =
+    &[("none", StoreKind::None), ("sqlite", StoreKind::Sqlite), ("redis", StoreKind::Redis)];
+const DURABILITIES: &[(&str, Durability)] = &[("fsync", Durability::Fsync), ("memory", Durability::Memory)];
 
 /// A year. The timing wheel's horizon is 2³⁶ ms (two years); a longer wait is a typing error.
 const DURATION_MAX_MS: u64 = 365 * 24 * 3_600_000;

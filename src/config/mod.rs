@@ -38,6 +38,8 @@ pub struct Config {
     pub forward_url: Vec<String>,
     /// Hears the end of a connection (GET). Empty: nobody is told.
     pub close_url: Vec<String>,
+    /// Hears which stored message reached whom and when (POST, batched). Empty: nobody is told.
+    pub receipt_url: Vec<String>,
     pub connect_timeout: Duration,
     pub forward_timeout: Duration,
     /// How long a QoS 1/2 message is retried before it is given back to the client's own repeats.
@@ -110,6 +112,9 @@ pub struct Config {
     pub calls_max: usize,
     pub api_body_max: usize,
 
+    // Durable sessions
+    pub store: StoreConfig,
+
     // The process
     /// CPUs to pin workers to; empty: all allowed ones.
     pub cores: BTreeSet<usize>,
@@ -121,6 +126,52 @@ pub struct Config {
 
     // Where it came from
     pub file: Option<PathBuf>,
+}
+
+/// What is kept for those who are away, where, and for how long.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreConfig {
+    pub kind: StoreKind,
+    /// Where SQLite's files lie; made when it is missing.
+    pub data_dir: PathBuf,
+    /// Redis's URL; may hold a password.
+    pub url: String,
+    pub durability: Durability,
+    /// How long a commit may wait for more to come.
+    pub commit_delay: Duration,
+    /// A message to an online session that is not acknowledged after so long is stored.
+    pub patience: Duration,
+    /// Messages that may wait for one session.
+    pub session_messages_max: usize,
+    /// Bytes that may wait for one session.
+    pub session_bytes_max: usize,
+    /// Bytes that may be kept for all sessions together.
+    pub bytes_max: usize,
+    /// How long a session outlives its last connection where the backend names no time.
+    pub session_expiry: Duration,
+    /// The longest time the backend may name.
+    pub session_expiry_max: Duration,
+    /// How long a message waits where its call names no `ttl`.
+    pub message_ttl: Duration,
+    /// How long a call's `message_id` is remembered.
+    pub dedupe_window: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// No session is durable.
+    None,
+    Sqlite,
+    Redis,
+}
+
+/// What "kept" means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk: it outlives a power failure.
+    Fsync,
+    /// In the hands of the system (SQLite) or of Redis: it outlives a crash of Rainbow, not one of the machine.
+    Memory,
 }
 
 /// Which signatures a call by the business server must carry.
@@ -144,6 +195,7 @@ impl Default for Config {
             connect_url: Vec::new(),
             forward_url: Vec::new(),
             close_url: Vec::new(),
+            receipt_url: Vec::new(),
             connect_timeout: secs(15),
             forward_timeout: secs(15),
             forward_deadline: secs(120),
@@ -187,11 +239,33 @@ impl Default for Config {
             send_timeout_max: secs(300),
             calls_max: 16_384,
             api_body_max: 1 << 20,
+            store: StoreConfig::default(),
             cores: BTreeSet::new(),
             workers: 0,
             shutdown_timeout: secs(30),
             log: "info".into(),
             file: None,
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        let secs = Duration::from_secs;
+        StoreConfig {
+            kind: StoreKind::None,
+            data_dir: "rainbow-data".into(),
+            url: String::new(),
+            durability: Durability::Fsync,
+            commit_delay: Duration::from_millis(2),
+            patience: secs(1),
+            session_messages_max: 1000,
+            session_bytes_max: 1 << 20,
+            bytes_max: 10 << 30,
+            session_expiry: secs(24 * 3600),
+            session_expiry_max: secs(30 * 24 * 3600),
+            message_ttl: secs(7 * 24 * 3600),
+            dedupe_window: secs(3600),
         }
     }
 }

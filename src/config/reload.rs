@@ -67,7 +67,19 @@ mod tests {
         let fixed: Vec<&str> = keys().filter(|key| !key.reloads).map(|key| key.path).collect();
         assert_eq!(
             fixed,
-            ["listen", "http_port", "admin_listen", "cluster_name", "connections_max", "cores", "workers"]
+            [
+                "listen",
+                "http_port",
+                "admin_listen",
+                "cluster_name",
+                "connections_max",
+                "cores",
+                "workers",
+                "store.kind",
+                "store.data_dir",
+                "store.url",
+                "store.durability",
+            ]
         );
     }
 }

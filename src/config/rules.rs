@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::fault::Problem;
 use super::keys::{Key, keys};
-use super::{Config, SignatureRequire};
+use super::{Config, SignatureRequire, StoreKind};
 
 /// A relation that must hold.
 pub struct Rule {
@@ -55,6 +55,15 @@ pub static RULES: &[Rule] = &[
         keys: &["signature_require", "webhook_secrets"],
         holds: |c| c.signature_require != SignatureRequire::Webhook || !c.webhook_secrets.is_empty(),
         says: Says::Other(|_| Problem::RequireWithoutSecrets),
+    },
+    Rule::at_most(&["store.session_expiry", "store.session_expiry_max"], |c| {
+        c.store.session_expiry <= c.store.session_expiry_max
+    }),
+    Rule::at_most(&["store.session_bytes_max", "store.bytes_max"], |c| c.store.session_bytes_max <= c.store.bytes_max),
+    Rule {
+        keys: &["store.kind", "store.url"],
+        holds: |c| c.store.kind != StoreKind::Redis || !c.store.url.is_empty(),
+        says: Says::Other(|_| Problem::RedisWithoutUrl),
     },
     // All listeners share their port (SO_REUSEPORT): two of them on one address would steal each other's clients.
     Rule {

@@ -267,7 +267,7 @@ fn no_fault_quotes_a_secret() {
     }
 }
 
-/// How a later room's key will stand in a table of its own.
+/// A key of a table, beside the real ones.
 static WITH_TABLE: Key = crate::config::keys::test_key();
 
 #[test]
@@ -278,18 +278,18 @@ fn a_key_of_a_table_has_its_section_and_its_variable() {
         load.read_variables(env.iter().map(|(name, value)| (name.to_string(), value.to_string())));
         load.finish().map(|loaded| loaded.config.cluster_name).map_err(|errors| errors.to_string())
     };
-    assert_eq!(with("[store]\nkind = 'sqlite'", &[]).unwrap(), "sqlite");
-    assert_eq!(with("store.kind = 'sqlite'", &[]).unwrap(), "sqlite");
-    assert_eq!(with("", &[("RAINBOW_STORE_KIND", "redis")]).unwrap(), "redis");
+    assert_eq!(with("[attic]\nkind = 'sqlite'", &[]).unwrap(), "sqlite");
+    assert_eq!(with("attic.kind = 'sqlite'", &[]).unwrap(), "sqlite");
+    assert_eq!(with("", &[("RAINBOW_ATTIC_KIND", "redis")]).unwrap(), "redis");
     assert_eq!(with("kind = 'x'", &[]).unwrap_err(), "t.toml:1:1: kind: unknown key. Did you mean store.kind?");
     assert_eq!(
-        with("[store]\nknd = 'x'\n[stroe]\nkind = 'x'", &[]).unwrap_err(),
-        "t.toml:2:1: store.knd: unknown key. Did you mean store.kind?\n\
-             t.toml:3:2: [stroe]: unknown section. Did you mean store?"
+        with("[attic]\nknd = 'x'\n[attci]\nkind = 'x'", &[]).unwrap_err(),
+        "t.toml:2:1: attic.knd: unknown key. Did you mean attic.kind?\n\
+             t.toml:3:2: [attci]: unknown section. Did you mean attic?"
     );
     assert_eq!(
-        with("", &[("RAINBOW_STORE_KNID", "x")]).unwrap_err(),
-        "RAINBOW_STORE_KNID: unknown variable. Did you mean RAINBOW_STORE_KIND?"
+        with("", &[("RAINBOW_ATTIC_KNID", "x")]).unwrap_err(),
+        "RAINBOW_ATTIC_KNID: unknown variable. Did you mean RAINBOW_ATTIC_KIND?"
     );
 }
 
