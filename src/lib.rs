@@ -3,6 +3,8 @@
 //! Modules in dependency order; imports run one way, `tests/tidy.rs` checks it. `wire` and `shard` name no runtime, no
 //! socket, no clock, no randomness and no async: what they do can be simulated, fuzzed, replayed and handed on.
 
+/// Invariant: a client and a business server like any user's; what it finds is proved by the ledger alone.
+pub mod audit;
 /// Invariant: plain numbers and newtypes; nothing here knows of anything above.
 pub mod base;
 /// Invariant: a `Config` that exists is a valid one.

@@ -1,6 +1,7 @@
 //! Command line to configuration to server.
 
 use clap::{Args, Parser, Subcommand};
+use rainbow::audit::AuditCommand;
 use rainbow::config::{Config, Loaded, process_env};
 use rainbow::demo::{self, DemoConfig};
 use rainbow::server::{self, Mode, Server};
@@ -57,6 +58,8 @@ enum Other {
         #[arg(short, long)]
         port: Option<u16>,
     },
+    /// Proves the promises of a running server: what was acknowledged is never lost, QoS 2 is never doubled.
+    Audit(Box<AuditCommand>),
     /// The demo's business server alone.
     #[command(hide = true)]
     DemoBackend {
@@ -83,7 +86,7 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    if !matches!(command.other, Some(Other::DemoBackend { .. } | Other::Config { .. })) {
+    if !matches!(command.other, Some(Other::DemoBackend { .. } | Other::Config { .. } | Other::Audit(_))) {
         server::block_signals();
     }
     match command.other {
@@ -95,6 +98,10 @@ fn main() -> ExitCode {
         Some(Other::Config { what: ConfigCommand::Check { file } }) => check(file.or(command.serve.file).as_deref()),
         Some(Other::Demo { port }) => run_demo(port.or(command.serve.port)),
         Some(Other::Echo { port }) => echo(port.or(command.serve.port)),
+        Some(Other::Audit(command)) => match command.execute() {
+            Ok(clean) => end(clean),
+            Err(error) => fail(&format!("audit: {error}")),
+        },
         Some(Other::DemoBackend { port, rainbow, token }) => match demo::run_backend(port, rainbow, token) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&format!("demo-backend: {error}")),

@@ -1,0 +1,183 @@
+//! The audit's business server: it lets its own clients in, names their sessions, and notes every message forwarded.
+//!
+//! A thread per connection of Rainbow's. It outlives every kill of the server, and it tells a repeat by its
+//! `Idempotency-Key`, as PROTOCOL.md asks of a business server that wants each message once: the judge does, from what
+//! is noted here *before* the answer goes out. Started by `audit::run`.
+
+use super::Shared;
+use super::board::count;
+use super::caller::read_more;
+use super::ledger::{Entry, Fact, Ledger};
+use super::payload::{Direction, Payload, Stream, checksum};
+use super::session::answer_to;
+use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead, query_get};
+use crate::wire::packet::QoS;
+use crate::wire::sign::{Signed2014, verify_2014};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub struct Backend {
+    pub address: SocketAddr,
+    inner: Arc<Inner>,
+    acceptor: JoinHandle<()>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    ledger: Mutex<Ledger>,
+    is_stopping: AtomicBool,
+    streams: Mutex<HashMap<u64, TcpStream>>,
+}
+
+impl Backend {
+    pub fn start(listener: TcpListener, shared: Arc<Shared>) -> io::Result<Backend> {
+        let address = listener.local_addr()?;
+        let ledger = Mutex::new(Ledger::create(&shared.options.ledger, "backend", shared.options.plant)?);
+        let inner = Arc::new(Inner { shared, ledger, is_stopping: AtomicBool::new(false), streams: Mutex::default() });
+        let acceptor = spawn("audit-accept", {
+            let inner = inner.clone();
+            move || accept(&listener, &inner)
+        })?;
+        Ok(Backend { address, inner, acceptor })
+    }
+
+    pub fn stop(self) {
+        self.inner.is_stopping.store(true, Ordering::SeqCst);
+        // The acceptor sleeps in accept(); a connection wakes it.
+        drop(TcpStream::connect(self.address));
+        self.acceptor.join().expect("the acceptor does not panic");
+    }
+}
+
+fn accept(listener: &TcpListener, inner: &Arc<Inner>) {
+    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+    for number in 0u64.. {
+        let accepted = listener.accept();
+        if inner.is_stopping.load(Ordering::SeqCst) {
+            break;
+        }
+        threads.retain(|thread| !thread.is_finished());
+        let Ok((stream, _)) = accepted else { continue };
+        let Ok(kept) = stream.try_clone() else { continue };
+        inner.streams.lock().expect("no thread panics with it").insert(number, kept);
+        let serving = inner.clone();
+        let spawned = spawn("audit-hook", move || {
+            // However it ended, Rainbow learns it by the closed connection.
+            let _ = serving.serve(&stream);
+            let _ = stream.shutdown(Shutdown::Both);
+            serving.streams.lock().expect("no thread panics with it").remove(&number);
+        });
+        threads.extend(spawned);
+    }
+    for stream in inner.streams.lock().expect("no thread panics with it").values() {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+}
+
+impl Inner {
+    fn serve(&self, mut stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let (mut buffer, mut body, mut out) = (Vec::new(), Vec::new(), Vec::new());
+        let rubbish = || io::Error::from(io::ErrorKind::InvalidData);
+        loop {
+            let mut scanner = HeadScanner::default();
+            let head_len = loop {
+                match scanner.advance(&buffer, &HeadLimits::REQUEST).map_err(|_| rubbish())? {
+                    Some(len) => break len,
+                    None => read_more(&mut stream, &mut buffer)?,
+                }
+            };
+            let head_bytes: Vec<u8> = buffer.drain(..head_len).collect();
+            let mut slots = REQUEST_SLOTS;
+            let head = RequestHead::parse(&head_bytes, &mut slots).map_err(|_| rubbish())?;
+            let mut decoder = BodyDecoder::new(head.framing, BODY_BYTES_MAX).map_err(|_| rubbish())?;
+            body.clear();
+            loop {
+                let progress = decoder.advance(&buffer, &mut body).map_err(|_| rubbish())?;
+                buffer.drain(..progress.consumed);
+                if decoder.is_done() {
+                    break;
+                }
+                read_more(&mut stream, &mut buffer)?;
+            }
+            let (headers, answer) = self.answer(&head, &body);
+            out.clear();
+            write!(out, "HTTP/1.1 200 OK\r\n{headers}Content-Length: {}\r\n\r\n{answer}", answer.len())?;
+            stream.write_all(&out)?;
+        }
+    }
+
+    /// Headers, each with its line end, and the body.
+    fn answer(&self, head: &RequestHead<'_>, body: &[u8]) -> (String, String) {
+        if !self.is_signed(head) {
+            return ("RAINBOWREQUESTINVALID: 60001\r\n".into(), r#"{"status":"error"}"#.into());
+        }
+        if head.path.starts_with("/message/") {
+            return (String::new(), self.message(head, body));
+        }
+        let name = text(head, "X-DEVICEID");
+        if head.path.starts_with("/connect") && name.starts_with(&self.shared.prefix()) {
+            let (expiry, cookie) = (SESSION_EXPIRY_S, STANDARD.encode(name));
+            let session = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWCLIENTSESSIONEXPIRY: {expiry}\r\n");
+            let session = if self.shared.options.channels { String::new() } else { session };
+            let rest = format!("RAINBOWCLIENTCHANNEL: {name}\r\nRAINBOWCLIENTCOOKIE: {cookie}\r\n");
+            return (session + &rest, r#"{"status":"success"}"#.into());
+        }
+        // The close hook, and clients of somebody else.
+        (String::new(), r#"{"status":"error"}"#.into())
+    }
+
+    /// A client's message: noted, then answered with what the client can check.
+    fn message(&self, head: &RequestHead<'_>, body: &[u8]) -> String {
+        let key = text(head, "Idempotency-Key");
+        let key = if key.is_empty() { 0 } else { checksum(key.as_bytes()) };
+        let stranger = Stream { direction: Direction::Up, qos: QoS::AtMostOnce, session: 0 };
+        let (entry, answer) = match Payload::read(body) {
+            Ok(Payload { run, stream, sequence }) if run == self.shared.run && stream.direction == Direction::Up => {
+                let cookie = STANDARD.encode(self.shared.session_name(stream.session));
+                let known = text(head, "RAINBOWCLIENTCOOKIE") == cookie;
+                let fact = if known { Fact::Delivered } else { Fact::Corrupted };
+                (Entry { fact, stream, sequence, key }, answer_to(sequence))
+            }
+            Ok(_) => (Entry { fact: Fact::Delivered, stream: stranger, sequence: u64::MAX, key }, String::new()),
+            Err(_) => (Entry { fact: Fact::Corrupted, stream: stranger, sequence: 0, key }, String::new()),
+        };
+        let mut ledger = self.ledger.lock().expect("no thread panics with it");
+        ledger.note(entry);
+        ledger.flush();
+        drop(ledger);
+        count(&self.shared.board.up.delivered);
+        answer
+    }
+
+    fn is_signed(&self, head: &RequestHead<'_>) -> bool {
+        let get = |name: &str| query_get(head.query, name).unwrap_or_default();
+        let (timestamp, nonce, signature) = (get("timestamp"), get("nonce"), get("signature"));
+        let signed = Signed2014 { timestamp: &timestamp, nonce: &nonce, signature: &signature };
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let token = &self.shared.options.token;
+        token.is_empty() || verify_2014(token, signed, now_s, SIGNATURE_WINDOW_S).is_ok()
+    }
+}
+
+fn text<'a>(head: &RequestHead<'a>, name: &str) -> &'a str {
+    head.headers.get_text(name).unwrap_or_default()
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(work)
+}
+
+pub const STACK_BYTES: usize = 256 * 1024;
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Longer than any run.
+const SESSION_EXPIRY_S: u64 = 6 * 3600;
+const SIGNATURE_WINDOW_S: u64 = 30;

@@ -1,0 +1,260 @@
+//! The verdict on a run, made of its ledger alone.
+//!
+//! Per direction and QoS, over all sessions:
+//! - *lost*: acknowledged, and never delivered.
+//! - *doubled*: delivered twice. To a client: QoS 2 handed to the application twice. To the business server, which
+//!   knows a repeat by its `Idempotency-Key`: forwarded twice under different keys, at QoS 1 as well as 2.
+//! - *unexpected*: delivered, and never sent (or not to this session, or not at this QoS).
+//! - *out of order*: of one stream (one session, direction and QoS, whose sender waits for each acknowledgement before
+//!   the next call, or sends with ascending ids), a *first* delivery behind that of a later message. So stored and live
+//!   messages come in the order in which they were accepted.
+//! - *corrupted*: a body whose checksum is wrong, an answer that belongs to another message, a wrong cookie.
+//! - *keys*: two messages under one key (the business server would drop the second, and it does here), or none.
+//!
+//! What was tried and never acknowledged may have been delivered or not. Memory: a few bits per message, and a key per
+//! forwarded one.
+
+use super::ledger::{Entry, Fact, read_all};
+use super::payload::{Direction, Stream};
+use serde_json::json;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    pub tried: u64,
+    pub acknowledged: u64,
+    /// Different messages.
+    pub delivered: u64,
+    /// Deliveries beyond the first that the promise allows.
+    pub repeated: u64,
+    pub lost: u64,
+    pub doubled: u64,
+    pub unexpected: u64,
+    pub out_of_order: u64,
+    pub corrupted: u64,
+    pub keys: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    pub rows: BTreeMap<(Direction, u8), Row>,
+    /// Promised to be kept, and begun anew.
+    pub sessions_lost: u64,
+}
+
+/// A growing set of numbers from 0, a bit each.
+#[derive(Debug, Default)]
+pub struct Bits(Vec<u64>);
+
+impl Bits {
+    /// True when it was not in the set.
+    pub fn insert(&mut self, number: u64) -> bool {
+        let (word, bit) = ((number / 64) as usize, 1 << (number % 64));
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        let new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        new
+    }
+
+    pub fn contains(&self, number: u64) -> bool {
+        self.0.get((number / 64) as usize).is_some_and(|word| word & 1 << (number % 64) != 0)
+    }
+
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// How many are here and not in `other`.
+    fn without(&self, other: &Bits) -> u64 {
+        let pairs = self.0.iter().enumerate().map(|(at, word)| word & !other.0.get(at).unwrap_or(&0));
+        pairs.map(|word| u64::from(word.count_ones())).sum()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    tried: Bits,
+    acknowledged: Bits,
+    delivered: Bits,
+    /// Behind the latest message that was delivered.
+    high: u64,
+    /// Of the first forward of each message; to the business server only.
+    keys: Vec<u64>,
+    row: Row,
+}
+
+/// Judges the files of a run.
+pub fn judge(dir: &Path) -> io::Result<Verdict> {
+    let mut streams: HashMap<Stream, Seen> = HashMap::new();
+    let mut owners: HashMap<u64, (Stream, u64)> = HashMap::new();
+    let mut verdict = Verdict::default();
+    read_all(dir, |entry| {
+        let seen = streams.entry(entry.stream).or_default();
+        match entry.fact {
+            Fact::SessionLost => verdict.sessions_lost += 1,
+            Fact::Corrupted => seen.row.corrupted += 1,
+            // A message that was never sent may carry any number; memory is not to follow it.
+            _ if entry.sequence >= SEQUENCES_MAX => seen.row.unexpected += 1,
+            Fact::Tried => drop(seen.tried.insert(entry.sequence)),
+            Fact::Acknowledged => drop(seen.acknowledged.insert(entry.sequence)),
+            Fact::Delivered if entry.stream.direction == Direction::Down => seen.deliver_down(&entry),
+            Fact::Delivered => {
+                let owner = owners.entry(entry.key).or_insert((entry.stream, entry.sequence));
+                if entry.key == 0 || *owner != (entry.stream, entry.sequence) {
+                    seen.row.keys += 1;
+                } else {
+                    seen.deliver_up(&entry);
+                }
+            }
+        }
+    })?;
+    for (stream, seen) in streams {
+        verdict.rows.entry((stream.direction, stream.qos as u8)).or_default().add(&seen.finished());
+    }
+    Ok(verdict)
+}
+
+impl Seen {
+    fn deliver_down(&mut self, entry: &Entry) {
+        if self.delivered.insert(entry.sequence) {
+            self.first(entry.sequence);
+        } else if entry.stream.qos as u8 == 2 {
+            self.row.doubled += 1;
+        } else {
+            self.row.repeated += 1;
+        }
+    }
+
+    fn deliver_up(&mut self, entry: &Entry) {
+        let at = entry.sequence as usize;
+        if self.delivered.insert(entry.sequence) {
+            self.first(entry.sequence);
+            if self.keys.len() <= at {
+                self.keys.resize(at + 1, 0);
+            }
+            self.keys[at] = entry.key;
+        } else if self.keys[at] == entry.key {
+            self.row.repeated += 1;
+        } else {
+            self.row.doubled += 1;
+        }
+    }
+
+    fn first(&mut self, sequence: u64) {
+        self.row.out_of_order += u64::from(sequence < self.high);
+        self.high = self.high.max(sequence + 1);
+    }
+
+    fn finished(&self) -> Row {
+        Row {
+            tried: self.tried.count(),
+            acknowledged: self.acknowledged.count(),
+            delivered: self.delivered.count(),
+            lost: self.acknowledged.without(&self.delivered),
+            unexpected: self.row.unexpected + self.delivered.without(&self.tried),
+            ..self.row
+        }
+    }
+}
+
+impl Row {
+    fn add(&mut self, other: &Row) {
+        self.tried += other.tried;
+        self.acknowledged += other.acknowledged;
+        self.delivered += other.delivered;
+        self.repeated += other.repeated;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.unexpected += other.unexpected;
+        self.out_of_order += other.out_of_order;
+        self.corrupted += other.corrupted;
+        self.keys += other.keys;
+    }
+
+    pub fn violations(&self) -> u64 {
+        self.lost + self.doubled + self.unexpected + self.out_of_order + self.corrupted + self.keys
+    }
+}
+
+impl Verdict {
+    pub fn violations(&self) -> u64 {
+        self.sessions_lost + self.rows.values().map(Row::violations).sum::<u64>()
+    }
+
+    /// All rows added up.
+    pub fn total(&self) -> Row {
+        let mut total = Row::default();
+        self.rows.values().for_each(|row| total.add(row));
+        total
+    }
+
+    pub fn to_json(&self) -> serde_json::Value {
+        let row = |name: &str, row: &Row| {
+            json!({
+                "stream": name, "tried": row.tried, "acknowledged": row.acknowledged, "delivered": row.delivered,
+                "repeated": row.repeated, "lost": row.lost, "doubled": row.doubled, "unexpected": row.unexpected,
+                "out_of_order": row.out_of_order, "corrupted": row.corrupted, "keys": row.keys,
+            })
+        };
+        let rows: Vec<_> = self.rows.iter().map(|(stream, found)| row(&stream_name(*stream), found)).collect();
+        json!({
+            "rows": rows, "total": row("total", &self.total()), "sessions_lost": self.sessions_lost,
+            "violations": self.violations(),
+        })
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heads = [
+            "tried",
+            "acknowledged",
+            "delivered",
+            "repeated",
+            "lost",
+            "doubled",
+            "unexpected",
+            "out of order",
+            "corrupted",
+            "keys",
+        ];
+        write!(f, "{:12}", "")?;
+        heads.iter().try_for_each(|head| write!(f, "{head:>14}"))?;
+        writeln!(f)?;
+        let rows = self.rows.iter().map(|(stream, row)| (stream_name(*stream), *row));
+        for (name, row) in rows.chain([("total".into(), self.total())]) {
+            write!(f, "{name:12}")?;
+            let figures = [
+                row.tried,
+                row.acknowledged,
+                row.delivered,
+                row.repeated,
+                row.lost,
+                row.doubled,
+                row.unexpected,
+                row.out_of_order,
+                row.corrupted,
+                row.keys,
+            ];
+            figures.iter().try_for_each(|figure| write!(f, "{figure:>14}"))?;
+            writeln!(f)?;
+        }
+        writeln!(f, "sessions lost: {}", self.sessions_lost)
+    }
+}
+
+fn stream_name((direction, qos): (Direction, u8)) -> String {
+    let direction = if direction == Direction::Up { "up" } else { "down" };
+    format!("{direction} QoS {qos}")
+}
+
+/// Messages of one stream.
+const SEQUENCES_MAX: u64 = 1 << 32;
+
+#[cfg(test)]
+mod tests;
