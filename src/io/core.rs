@@ -23,6 +23,7 @@ use crate::base::time::Tick;
 use crate::config::Config;
 use crate::policy::backend::{Actions, Verdict};
 use crate::shard::channels::name_hash;
+use crate::shard::steps::SessionId;
 use crate::shard::{Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Terms, Ticket, Which};
 use crate::wire::packet::QoS;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -305,7 +306,7 @@ impl Core {
     }
 
     fn forward(&self, forward: Forward) {
-        let Forward { key, message_type, qos, sequence, deadline, identity, cookie, body } = forward;
+        let Forward { key, session, message_type, qos, sequence, deadline, identity, cookie, body } = forward;
         let identity = identity.to_hex();
         let text = std::str::from_utf8(&identity).expect("hex is ASCII");
         let job = Job {
@@ -314,8 +315,13 @@ impl Core {
             retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
             identity,
             cookie,
-            idempotency_key: (qos != QoS::AtMostOnce)
-                .then(|| IdempotencyKey::format(format_args!("{text}-{sequence}")).expect("it fits")),
+            idempotency_key: (qos != QoS::AtMostOnce).then(|| match session {
+                Some(SessionId(id)) => {
+                    let (run, place) = (sequence >> 16, sequence & 0xFFFF);
+                    IdempotencyKey::format(format_args!("{id:032x}-{run}-{place}")).expect("it fits")
+                }
+                None => IdempotencyKey::format(format_args!("{text}-{sequence}")).expect("it fits"),
+            }),
             query: None,
             headers: None,
             body,

@@ -4,6 +4,7 @@
 use super::arena::List;
 use super::downlink::Downlink;
 use super::outbox::Outbox;
+use super::storeline::SessionKey;
 use super::uplink::Uplink;
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
@@ -13,7 +14,8 @@ use std::rc::Rc;
 /// ```text
 /// Connecting ──opened──► Open ──close frame sent or received──► Closing ──socket ended──► Gone ──► (freed)
 ///     │                   └──────────────────────socket ended──────────────────────────────▲   last forward answered
-///     └──abandoned──► (freed)
+///     ├──abandoned──► (freed)
+///     └──moved──► Moved ──ended there──► (freed)
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -24,6 +26,8 @@ pub enum Phase {
     Closing,
     /// No socket any more; messages taken from the client are still being forwarded.
     Gone,
+    /// The connection went to its session's home; the slot is kept for its identity.
+    Moved,
 }
 
 /// The first fields are those that a delivery touches.
@@ -42,6 +46,11 @@ pub struct Conn {
     pub deaf: bool,
     /// The session task was told to stop reading.
     pub paused: bool,
+    /// A message of its is with the backend, under this connection's key.
+    pub owes: bool,
+    /// `SessionKey::NONE` without.
+    pub session: SessionKey,
+    /// Channels; those of a session's connection are the session's.
     pub joined: List,
     /// When bytes last came from the client.
     pub heard: Tick,
@@ -72,6 +81,8 @@ impl Conn {
             peer_closed: false,
             deaf: false,
             paused: false,
+            owes: false,
+            session: SessionKey::NONE,
             joined: List::default(),
             heard: now,
             pinged: Tick::NEVER,

@@ -14,12 +14,15 @@ use super::invariants::Holdings;
 use super::messages::{MessageRef, Stamp};
 use super::outbox::Item;
 use super::parts::PartRef;
+use super::steps::{Claim, IDS, Order, UnixMs};
+use super::storeline::SessionKey;
 use super::{Bug, Output, Reply, Shard};
 use crate::base::time::Tick;
 use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::{self, CloseCode, Opcode};
 #[cfg(debug_assertions)]
 use std::collections::HashSet;
+use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Downlink {
@@ -34,30 +37,52 @@ pub struct Downlink {
 /// A QoS 1/2 message to a client that is not finished.
 pub struct Pending {
     /// `None` once the client has it (QoS 2, after REC).
-    message: Option<MessageRef>,
-    part: PartRef,
-    deadline: Tick,
-    repeat_at: Tick,
-    /// Its place among all that got an id, below `ORDERS`.
-    order: u32,
-    attempts: u16,
-    state: State,
+    pub message: Option<MessageRef>,
+    /// `None` when nobody waits any more: it is stored, or was loaded from the store.
+    pub part: Option<PartRef>,
+    /// When it is given up, unless it is stored.
+    pub deadline: Tick,
+    pub repeat_at: Tick,
+    /// When patience ends and a durable session has it stored.
+    pub keep_at: Tick,
+    pub expires: UnixMs,
+    /// Its place among all that got an id, below `ORDERS`; in a durable session its `Order`.
+    pub order: u64,
+    pub attempts: u16,
+    pub state: State,
+    pub keeping: Keeping,
+    /// Sent before, on an earlier connection.
+    pub dup: bool,
+    /// The caller's `message_id`, for receipts.
+    pub tag: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub enum State {
     Queued,
     /// Sent; waiting for ACK or REC.
     Sent(QoS),
+    /// REC came for a stored message; REL waits for the store.
+    Releasing,
     /// REC came, REL went out; waiting for COM.
     Released,
 }
 
-/// What is to be delivered to one member.
-#[derive(Clone, Copy)]
+/// Is it in the store?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    No,
+    /// On its way.
+    Asked,
+    Yes,
+}
+
+/// What is to be delivered to each member.
 pub struct Delivery {
     pub part: PartRef,
     pub deadline: Tick,
+    pub expires: UnixMs,
+    pub claim: Option<Claim>,
 }
 
 impl Downlink {
@@ -73,26 +98,41 @@ impl Downlink {
     pub fn list(&self) -> &List {
         &self.list
     }
+
+    /// Messages wait for room in the window.
+    pub fn has_queued(&self) -> bool {
+        self.first_queued.is_some()
+    }
 }
 
 impl Pending {
     fn id(&self) -> MessageId {
         id_of(self.order)
     }
+
+    /// Nobody was promised that it arrives.
+    fn may_be_given_up(&self) -> bool {
+        self.keeping == Keeping::No && !matches!(self.state, State::Releasing | State::Released)
+    }
+
+    /// When it has to be looked at.
+    fn wake(&self) -> Tick {
+        let deadline = if self.may_be_given_up() { self.deadline.min(self.keep_at) } else { Tick::NEVER };
+        deadline.min(self.repeat_at)
+    }
 }
 
 /// 1, 2, …, 65534, 1, …
-fn id_of(order: u32) -> MessageId {
-    MessageId((order % IDS) as u16 + 1)
+fn id_of(order: u64) -> MessageId {
+    Order(order).id()
 }
 
-fn order_after(order: u32) -> u32 {
+fn order_after(order: u64) -> u64 {
     (order + 1) % ORDERS
 }
 
-const IDS: u32 = MessageId::MAX.0 as u32;
-/// Orders go round where ids do, so that the ids go on without a jump.
-const ORDERS: u32 = u32::MAX / IDS * IDS;
+/// Orders go round where ids do, so that the ids go on without a jump, and fit `launched`.
+const ORDERS: u64 = u32::MAX as u64 / IDS * IDS;
 
 impl Shard {
     /// At QoS 0. What does not fit is dropped, the oldest first.
@@ -114,75 +154,121 @@ impl Shard {
     }
 
     /// At QoS 1 or 2: into the window, or behind it.
-    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef, delivery: Delivery, now: Tick) {
+    pub(super) fn deliver(&mut self, index: u32, message: &MessageRef, delivery: &Delivery, now: Tick) {
         if self.conns[index as usize].phase != Phase::Open {
-            self.part_gone(delivery.part);
+            self.part_gone(Some(delivery.part));
             return;
         }
         let len = self.messages.get(message).len();
         if !self.make_room(index, len, now) {
-            self.part_gone(delivery.part);
+            self.part_gone(Some(delivery.part));
             return;
         }
+        self.enqueue(index, message, delivery, 0, Tick::NEVER, now);
+    }
+
+    /// At QoS 1 or 2, for a durable session: it has its order, and is stored when the client lets it wait.
+    pub(super) fn deliver_in_order(
+        &mut self,
+        index: u32,
+        message: &MessageRef,
+        delivery: &Delivery,
+        order: Order,
+        now: Tick,
+    ) {
+        let patience = self.settings.sessions.patience_ms.min(delivery.deadline.since_ms(now) / 2);
+        self.enqueue(index, message, delivery, order.0, now + patience, now);
+    }
+
+    fn enqueue(&mut self, index: u32, message: &MessageRef, delivery: &Delivery, order: u64, keep_at: Tick, now: Tick) {
         let pending = Pending {
             message: Some(self.messages.another(message)),
-            part: delivery.part,
+            part: Some(delivery.part),
             deadline: delivery.deadline,
             repeat_at: Tick::NEVER,
-            order: 0,
+            keep_at,
+            expires: delivery.expires,
+            order,
             attempts: 0,
             state: State::Queued,
+            keeping: Keeping::No,
+            dup: false,
+            tag: None,
         };
+        self.queue(index, pending);
+        self.fill_window(index, now);
+        // A queued message's deadline has to be met too.
+        self.timers.arm_no_later(index, delivery.deadline.min(keep_at));
+    }
+
+    /// Behind what waits for the window.
+    pub(super) fn queue(&mut self, index: u32, pending: Pending) {
+        let len = pending.message.as_ref().map_or(0, |message| self.messages.get(message).len());
         let downlink = &mut self.conns[index as usize].downlink;
         let at = self.pending.push_back(&mut downlink.list, pending);
         downlink.queued_bytes += len as u32;
         downlink.first_queued.get_or_insert(at);
-        self.fill_window(index, now);
-        // A queued message's deadline has to be met too.
-        self.timers.arm_no_later(index, delivery.deadline);
     }
 
     /// Sends queued messages while the window has room.
-    fn fill_window(&mut self, index: u32, now: Tick) {
+    pub(super) fn fill_window(&mut self, index: u32, now: Tick) {
         loop {
-            let downlink = &mut self.conns[index as usize].downlink;
-            let Some(at) = downlink.first_queued else { return };
+            let conn = &self.conns[index as usize];
+            let downlink = &conn.downlink;
+            let Some(at) = downlink.first_queued.filter(|_| conn.phase == Phase::Open) else { return };
             if downlink.in_flight() >= self.settings.inflight_window {
                 return;
             }
-            let order = self.free_order(index);
+            let durable = conn.session != SessionKey::NONE;
+            // What comes from the store has not asked for room: it waits until the client has read.
+            if durable && downlink.in_flight() > 0 && conn.outbox.bytes() > self.settings.outbox_bytes_max / 2 {
+                return;
+            }
+            let order = if durable { self.pending.get(at).order } else { self.free_order(index) };
             let downlink = &mut self.conns[index as usize].downlink;
-            let reuse = self.settings.is_planted(Bug::ReusesIds);
-            downlink.launched = if reuse && order.is_multiple_of(2) { order } else { order_after(order) };
+            if !durable {
+                let reuse = self.settings.is_planted(Bug::ReusesIds);
+                downlink.launched = if reuse && order.is_multiple_of(2) { order } else { order_after(order) } as u32;
+            }
             downlink.first_queued = self.pending.next(at);
             downlink.in_flight += 1;
-            let pending = self.pending.get_mut(at);
-            let message = pending.message.as_ref().expect("queued means not sent yet");
-            downlink.queued_bytes -= self.messages.get(message).len() as u32;
-            let qos = self.messages.get(message).qos;
-            (pending.order, pending.state, pending.attempts) = (order, State::Sent(qos), 1);
-            pending.repeat_at = now + self.settings.ack_timeout_ms;
-            let wake = pending.repeat_at.min(pending.deadline);
-            let stamp = Stamp { id: Some(id_of(order)), dup: false };
-            let item = Item::Message(self.messages.another(message), stamp);
-            self.items.push(&mut self.conns[index as usize].outbox, &self.messages, item);
-            self.stats.messages_out += 1;
-            self.timers.arm_no_later(index, wake);
-            self.mark_dirty(index);
+            self.launch(index, at, order, now);
         }
     }
 
+    /// Its first sending on this connection.
+    fn launch(&mut self, index: u32, at: At, order: u64, now: Tick) {
+        let pending = self.pending.get_mut(at);
+        (pending.order, pending.attempts) = (order, 1);
+        pending.repeat_at = now + self.settings.ack_timeout_ms;
+        let wake = pending.repeat_at.min(pending.deadline);
+        self.timers.arm_no_later(index, wake);
+        let Some(message) = &pending.message else {
+            pending.state = State::Released;
+            return self.push_packet(index, Packet::Rel { id: id_of(order), dup: true }, now);
+        };
+        let stamp = Stamp { id: Some(id_of(order)), dup: pending.dup };
+        let (len, qos) = (self.messages.get(message).len(), self.messages.get(message).qos);
+        pending.state = State::Sent(qos);
+        let item = Item::Message(self.messages.another(message), stamp);
+        let conn = &mut self.conns[index as usize];
+        conn.downlink.queued_bytes -= len as u32;
+        self.items.push(&mut conn.outbox, &self.messages, item);
+        self.stats.messages_out += 1;
+        self.mark_dirty(index);
+    }
+
     /// The next order whose id no message in flight has.
-    fn free_order(&self, index: u32) -> u32 {
+    fn free_order(&self, index: u32) -> u64 {
         let downlink = &self.conns[index as usize].downlink;
-        let mut order = downlink.launched;
+        let mut order = u64::from(downlink.launched);
         // Ids are given in order, so that the oldest message in flight is the first that a new id can meet.
         let oldest = downlink.list.front().map(|at| self.pending.get(at));
         let Some(oldest) = oldest.filter(|oldest| oldest.state != State::Queued) else { return order };
         if order.checked_sub(oldest.order).is_some_and(|ahead| ahead < IDS) {
             return order;
         }
-        let taken = |order: u32| {
+        let taken = |order: u64| {
             let mut in_flight = self.pending.iter(&downlink.list).take(downlink.in_flight());
             in_flight.any(|(_, pending)| pending.id() == id_of(order))
         };
@@ -205,22 +291,33 @@ impl Shard {
         let pending = self.pending.get_mut(at);
         match (pending.state, qos) {
             (State::Sent(QoS::AtLeastOnce), QoS::AtLeastOnce) => {
-                let part = self.remove_in_flight(index, at);
-                self.part_answered(part, body);
+                self.finish(index, at, Some(body), now);
                 if !self.settings.is_planted(Bug::ForgetsQueue) {
                     self.fill_window(index, now);
                 }
             }
             (State::Sent(QoS::ExactlyOnce), QoS::ExactlyOnce) => {
-                (pending.state, pending.attempts) = (State::Released, 1);
+                pending.attempts = 1;
                 pending.repeat_at = now + self.settings.ack_timeout_ms;
                 self.timers.arm_no_later(index, pending.repeat_at);
-                let (part, message) = (pending.part, pending.message.take());
-                self.messages.release(message.expect("kept until REC"));
+                let (part, message) = (pending.part.take(), pending.message.take());
+                let stored = pending.keeping != Keeping::No && !self.settings.is_planted(Bug::ReleasesUnstored);
+                pending.state = if stored { State::Releasing } else { State::Released };
+                let message = message.expect("kept until REC");
+                if pending.keeping != Keeping::No {
+                    let tag = pending.tag.take();
+                    self.uncount_stored(index, &message, tag);
+                }
+                self.messages.release(message);
                 self.part_answered(part, body);
-                self.push_packet(index, Packet::Rel { id, dup: false }, now);
+                if stored {
+                    self.release_stored(index, at);
+                } else {
+                    self.push_packet(index, Packet::Rel { id, dup: false }, now);
+                }
             }
             (State::Released, QoS::ExactlyOnce) => self.push_packet(index, Packet::Rel { id, dup: true }, now),
+            (State::Releasing, QoS::ExactlyOnce) => {}
             // An ACK for QoS 2, or a REC for QoS 1, answers nothing.
             _ => self.stats.answers_unknown += 1,
         }
@@ -229,10 +326,31 @@ impl Shard {
     pub(super) fn on_com(&mut self, index: u32, id: MessageId, now: Tick) {
         match self.find_in_flight(index, id) {
             Some(at) if self.pending.get(at).state == State::Released => {
-                self.remove_in_flight(index, at);
+                self.finish(index, at, None, now);
                 self.fill_window(index, now);
             }
             _ => self.stats.answers_unknown += 1,
+        }
+    }
+
+    /// It leaves the list: answered (with `reply`), given up, or completed.
+    fn finish(&mut self, index: u32, at: At, reply: Option<&[u8]>, now: Tick) {
+        let conn = &mut self.conns[index as usize];
+        conn.downlink.in_flight -= 1;
+        let durable = conn.session != SessionKey::NONE;
+        let Pending { message, part, keeping, order, tag, .. } = self.pending.remove(&mut conn.downlink.list, at);
+        if let Some(message) = message {
+            if keeping != Keeping::No {
+                self.uncount_stored(index, &message, tag);
+            }
+            self.messages.release(message);
+        }
+        match reply {
+            Some(body) => self.part_answered(part, body),
+            None => self.part_gone(part),
+        }
+        if durable {
+            self.finished(index, keeping, Order(order), now);
         }
     }
 
@@ -246,10 +364,11 @@ impl Shard {
         let mut next = conn.downlink.list.front();
         while let Some(at) = next {
             next = self.pending.next(at);
+            self.keep_if_due(index, at, now);
             let pending = self.pending.get(at);
-            if pending.state != State::Released && now >= pending.deadline {
+            if pending.may_be_given_up() && now >= pending.deadline {
                 given_up |= pending.state != State::Queued;
-                self.give_up(index, at);
+                self.give_up(index, at, now);
                 continue;
             }
             if pending.state != State::Queued && now >= pending.repeat_at {
@@ -259,9 +378,7 @@ impl Shard {
                     return Tick::NEVER;
                 }
             }
-            let pending = self.pending.get(at);
-            let deadline = if pending.state == State::Released { Tick::NEVER } else { pending.deadline };
-            wake = wake.min(deadline).min(pending.repeat_at);
+            wake = wake.min(self.pending.get(at).wake());
         }
         if given_up {
             self.ping(index, now);
@@ -284,7 +401,9 @@ impl Shard {
             return;
         }
         match (&pending.message, pending.state) {
-            (Some(message), State::Sent(_)) if pending.deadline.since_ms(now) >= self.settings.ack_timeout_ms => {
+            (Some(message), State::Sent(_))
+                if pending.keeping != Keeping::No || pending.deadline.since_ms(now) >= self.settings.ack_timeout_ms =>
+            {
                 if waiting > 0 && waiting + self.messages.get(message).len() > self.settings.outbox_bytes_max {
                     return;
                 }
@@ -297,6 +416,7 @@ impl Shard {
                 self.stats.repeats_out += 1;
                 self.mark_dirty(index);
             }
+            (_, State::Releasing) => self.release_stored(index, at),
             (_, State::Released) if self.settings.is_planted(Bug::ReleasesOnce) => {}
             (_, State::Released) => {
                 pending.attempts = pending.attempts.saturating_add(1);
@@ -307,22 +427,20 @@ impl Shard {
         }
     }
 
-    fn give_up(&mut self, index: u32, at: At) {
+    fn give_up(&mut self, index: u32, at: At, now: Tick) {
         self.stats.messages_timed_out += 1;
-        let part = if self.pending.get(at).state == State::Queued {
-            let downlink = &mut self.conns[index as usize].downlink;
-            if downlink.first_queued == Some(at) {
-                downlink.first_queued = self.pending.next(at);
-            }
-            let pending = self.pending.remove(&mut downlink.list, at);
-            let message = pending.message.expect("queued means not sent yet");
-            downlink.queued_bytes -= self.messages.get(&message).len() as u32;
-            self.messages.release(message);
-            pending.part
-        } else {
-            self.remove_in_flight(index, at)
-        };
-        self.part_gone(part);
+        if self.pending.get(at).state != State::Queued {
+            return self.finish(index, at, None, now);
+        }
+        let downlink = &mut self.conns[index as usize].downlink;
+        if downlink.first_queued == Some(at) {
+            downlink.first_queued = self.pending.next(at);
+        }
+        let pending = self.pending.remove(&mut downlink.list, at);
+        let message = pending.message.expect("queued means not sent yet");
+        downlink.queued_bytes -= self.messages.get(&message).len() as u32;
+        self.messages.release(message);
+        self.part_gone(pending.part);
     }
 
     /// The line is over: nobody here will answer any more.
@@ -332,9 +450,7 @@ impl Shard {
             if let Some(message) = pending.message.filter(|_| !self.settings.is_planted(Bug::LeaksMessages)) {
                 self.messages.release(message);
             }
-            if pending.state != State::Released {
-                self.part_gone(pending.part);
-            }
+            self.part_gone(pending.part);
         }
     }
 
@@ -342,10 +458,7 @@ impl Shard {
     #[cfg(debug_assertions)]
     pub(super) fn earliest_repeat(&self, index: u32) -> Tick {
         let pending = self.pending.iter(&self.conns[index as usize].downlink.list).map(|(_, pending)| pending);
-        let wake = pending.map(|pending| match pending.state {
-            State::Released => pending.repeat_at,
-            _ => pending.repeat_at.min(pending.deadline),
-        });
+        let wake = pending.map(Pending::wake);
         wake.min().unwrap_or(Tick::NEVER)
     }
 
@@ -356,11 +469,13 @@ impl Shard {
         for (at, pending) in self.pending.iter(&downlink.list) {
             all.pending += 1;
             let bytes = pending.message.as_ref().map(|message| self.messages.get(message).len());
-            assert_eq!(bytes.is_none(), pending.state == State::Released, "a message is kept until the client has it");
+            let released = matches!(pending.state, State::Releasing | State::Released);
+            assert!(
+                bytes.is_some() || released || pending.state == State::Queued,
+                "it is kept until the client has it"
+            );
             all.message_uses += usize::from(bytes.is_some());
-            if pending.state != State::Released {
-                all.parts.push(pending.part);
-            }
+            all.parts.extend(pending.part);
             if pending.state == State::Queued {
                 first_queued.get_or_insert(at);
                 queued_bytes += bytes.unwrap_or_default();
@@ -372,6 +487,9 @@ impl Shard {
         assert_eq!((ids.len(), queued_bytes), (downlink.in_flight(), downlink.queued_bytes()));
         assert_eq!(first_queued, downlink.first_queued);
         assert!(first_queued.is_none() || downlink.in_flight() > 0, "something will end and make room for the queued");
+        let durable = self.conns[index as usize].session != SessionKey::NONE;
+        let orders: Vec<u64> = self.pending.iter(&downlink.list).map(|(_, pending)| pending.order).collect();
+        assert!(!durable || orders.is_sorted_by(|a, b| a < b), "a session's messages keep their order");
     }
 
     fn find_in_flight(&self, index: u32, id: MessageId) -> Option<At> {
@@ -380,33 +498,23 @@ impl Shard {
         in_flight.find(|(_, pending)| pending.id() == id).map(|(at, _)| at)
     }
 
-    fn remove_in_flight(&mut self, index: u32, at: At) -> PartRef {
-        let downlink = &mut self.conns[index as usize].downlink;
-        downlink.in_flight -= 1;
-        let pending = self.pending.remove(&mut downlink.list, at);
-        if let Some(message) = pending.message {
-            self.messages.release(message);
-        }
-        pending.part
-    }
-
-    fn part_answered(&mut self, part: PartRef, body: &[u8]) {
-        if let Some(ended) = self.parts.answered(part, body) {
+    fn part_answered(&mut self, part: Option<PartRef>, body: &[u8]) {
+        if let Some(ended) = part.and_then(|part| self.parts.answered(part, body)) {
             self.reply_ended(ended);
         }
     }
 
-    pub(super) fn part_gone(&mut self, part: PartRef) {
+    pub(super) fn part_gone(&mut self, part: Option<PartRef>) {
         if self.settings.is_planted(Bug::CountsTheGone) {
             return self.part_answered(part, b"");
         }
-        if let Some(ended) = self.parts.gone(part) {
+        if let Some(ended) = part.and_then(|part| self.parts.gone(part)) {
             self.reply_ended(ended);
         }
     }
 
     pub(super) fn reply_ended(&mut self, ended: super::parts::Ended) {
-        let reply = Reply::Sent { connections: ended.answered, data: ended.data, kept: Default::default() };
+        let reply = Reply::Sent { connections: ended.answered, data: ended.data, kept: ended.kept };
         self.outputs.push_back(Output::Reply { ticket: ended.ticket, reply });
     }
 
@@ -427,6 +535,12 @@ impl Shard {
             self.items.push(&mut self.conns[index as usize].outbox, &self.messages, item);
             self.mark_dirty(index);
         }
+    }
+
+    /// Is there room for it, if only without the QoS 0 messages?
+    pub(super) fn fits(&mut self, index: u32, message: &MessageRef) -> bool {
+        let len = self.messages.get(message).len();
+        self.drop_for_room(index, len)
     }
 
     /// False when there is no room even without the QoS 0 messages: the client is too slow, its connection is closing.

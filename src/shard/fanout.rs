@@ -11,6 +11,7 @@ use super::invariants::Holdings;
 use super::messages::{Message, MessageRef};
 use super::parts::Ticket;
 use super::query::{Kept, Terms};
+use super::storeline::SessionKey;
 use super::{Output, Reply, Shard};
 use crate::base::time::Tick;
 use crate::wire::packet::{self, QoS};
@@ -32,19 +33,19 @@ const TOO_MANY_JOBS: &str = "too many messages at once";
 pub struct Fanout {
     runs: VecDeque<Run>,
     jobs: usize,
-    spare_members: Vec<(u32, u16)>,
+    spare_members: Vec<(u32, u32)>,
 }
 
 struct Run {
     channel: Box<str>,
     jobs: Vec<Job>,
     /// Slot and generation of those who were members when the run began; `None` before.
-    members: Option<Vec<(u32, u16)>>,
+    members: Option<Vec<(u32, u32)>>,
     next: usize,
 }
 
 enum Job {
-    Deliver { message: MessageRef, ticket: Ticket, deadline: Tick, delivery: Option<Delivery> },
+    Deliver { message: MessageRef, ticket: Ticket, terms: Terms, delivery: Option<Delivery> },
     Close { code: CloseCode, reason: Rc<str> },
 }
 
@@ -57,58 +58,89 @@ impl Fanout {
 impl Shard {
     /// A message to all members of a channel.
     pub(super) fn send(&mut self, ticket: Ticket, channel: &str, message: Message, terms: &Terms, now: Tick) {
-        let deadline = terms.deadline;
-        if message.len() > self.settings.outbox_bytes_max + SEND_HEADERS_MAX {
-            let reply = Reply::Refused("the message is larger than outbox_bytes_max");
-            return self.outputs.push_back(Output::Reply { ticket, reply });
+        if let Some(why) = self.too_large(&message) {
+            return self.outputs.push_back(Output::Reply { ticket, reply: Reply::Refused(why) });
         }
         let members = self.channels.find(channel).map_or(0, |channel| self.channels.members(channel).len());
         if members == 0 || message.qos == QoS::AtMostOnce {
-            let reply = Reply::Sent { connections: members as u32, data: Vec::new(), kept: Kept::default() };
+            let online = if self.sessions.is_empty() { members } else { self.online_members(channel) };
+            let reply = Reply::Sent { connections: online as u32, data: Vec::new(), kept: Kept::default() };
             self.outputs.push_back(Output::Reply { ticket, reply });
             if members == 0 {
                 return;
             }
         }
-        let qos = message.qos;
         let found = self.channels.find(channel).filter(|_| members <= SLICE && !self.has_run(channel));
         let Some(channel_index) = found else {
-            self.wait_for_run(ticket, channel, message, deadline);
+            self.wait_for_run(ticket, channel, message, terms);
             return;
         };
         let message = self.messages.insert(message);
         if members == 1 {
             let index = self.channels.members(channel_index).next().expect("counted");
-            let delivery =
-                (qos != QoS::AtMostOnce).then(|| Delivery { part: self.parts.open(ticket, 1, deadline), deadline });
-            self.deliver_one(index, &message, delivery, now);
+            let delivery = self.open_part(&message, ticket, 1, terms, now);
+            self.deliver_one(index, &message, delivery.as_ref(), now);
         } else {
-            self.send_now(ticket, channel_index, &message, deadline, now);
+            self.send_now(ticket, channel_index, &message, terms, now);
         }
         self.messages.release(message);
     }
 
-    fn send_now(&mut self, ticket: Ticket, channel: ChannelIndex, message: &MessageRef, deadline: Tick, now: Tick) {
+    fn send_now(&mut self, ticket: Ticket, channel: ChannelIndex, message: &MessageRef, terms: &Terms, now: Tick) {
         // A delivery may close its connection, which leaves the channel: so go over a copy.
         let mut members = std::mem::take(&mut self.member_scratch);
         members.clear();
         members.extend(self.channels.members(channel));
-        let delivery = self.open_part(message, ticket, members.len(), deadline);
+        let delivery = self.open_part(message, ticket, members.len(), terms, now);
         for &index in &members {
-            self.deliver_one(index, message, delivery, now);
+            self.deliver_one(index, message, delivery.as_ref(), now);
         }
         self.member_scratch = members;
     }
 
-    fn open_part(&mut self, message: &MessageRef, ticket: Ticket, members: usize, deadline: Tick) -> Option<Delivery> {
+    /// `None` at QoS 0: nobody waits.
+    pub(super) fn open_part(
+        &mut self,
+        message: &MessageRef,
+        ticket: Ticket,
+        members: usize,
+        terms: &Terms,
+        now: Tick,
+    ) -> Option<Delivery> {
         let acknowledged = self.messages.get(message).qos != QoS::AtMostOnce;
-        acknowledged.then(|| Delivery { part: self.parts.open(ticket, members as u32, deadline), deadline })
+        acknowledged.then(|| Delivery {
+            part: self.parts.open(ticket, members as u32, terms.deadline),
+            deadline: terms.deadline,
+            expires: self.expires(terms, now),
+            claim: terms.claim.clone(),
+        })
     }
 
-    fn deliver_one(&mut self, index: u32, message: &MessageRef, delivery: Option<Delivery>, now: Tick) {
-        match delivery {
-            None => self.deliver_qos0(index, message),
-            Some(delivery) => self.deliver(index, message, delivery, now),
+    fn deliver_one(&mut self, member: u32, message: &MessageRef, delivery: Option<&Delivery>, now: Tick) {
+        match (Shard::session_member(member), delivery) {
+            (Some(session), delivery) => self.deliver_to_session(session, message, delivery, now),
+            (None, None) => self.deliver_qos0(member, message),
+            (None, Some(delivery)) => self.deliver(member, message, delivery, now),
+        }
+    }
+
+    /// Why no client can get it.
+    pub(super) fn too_large(&self, message: &Message) -> Option<&'static str> {
+        let fits = message.len() <= self.settings.outbox_bytes_max + SEND_HEADERS_MAX;
+        (!fits).then_some("the message is larger than outbox_bytes_max")
+    }
+
+    /// Members that are there: all but the sessions that are absent.
+    pub(super) fn online_members(&self, channel: &str) -> usize {
+        let Some(channel) = self.channels.find(channel) else { return 0 };
+        self.channels.members(channel).filter(|&member| self.member_conn(member).is_some()).count()
+    }
+
+    /// The open connection of a channel's member.
+    pub(super) fn member_conn(&self, member: u32) -> Option<u32> {
+        match Shard::session_member(member) {
+            Some(session) => self.online_conn(session),
+            None => Some(member),
         }
     }
 
@@ -129,7 +161,7 @@ impl Shard {
         self.fanout.runs.iter().any(|run| &*run.channel == channel)
     }
 
-    fn wait_for_run(&mut self, ticket: Ticket, channel: &str, message: Message, deadline: Tick) {
+    fn wait_for_run(&mut self, ticket: Ticket, channel: &str, message: Message, terms: &Terms) {
         if self.fanout.jobs >= JOBS_MAX {
             self.stats.fanout_refused += 1;
             if message.qos != QoS::AtMostOnce {
@@ -138,7 +170,7 @@ impl Shard {
             return;
         }
         let message = self.messages.insert(message);
-        self.add_job(channel, Job::Deliver { message, ticket, deadline, delivery: None });
+        self.add_job(channel, Job::Deliver { message, ticket, terms: terms.clone(), delivery: None });
     }
 
     fn add_job(&mut self, channel: &str, job: Job) {
@@ -169,9 +201,13 @@ impl Shard {
 
     /// One slice of the first run. True when there is more to do.
     pub fn poll_fanout(&mut self, now: Tick) -> bool {
+        // Told work brings the next turn.
+        if self.store_is_behind() {
+            return false;
+        }
         let Some(mut run) = self.fanout.runs.pop_front() else { return false };
         if run.members.is_none() {
-            self.start_run(&mut run);
+            self.start_run(&mut run, now);
         }
         let members = run.members.take().expect("started");
         let slice = &members[run.next..members.len().min(run.next + SLICE)];
@@ -194,15 +230,18 @@ impl Shard {
         !self.fanout.is_empty()
     }
 
-    fn start_run(&mut self, run: &mut Run) {
+    fn start_run(&mut self, run: &mut Run, now: Tick) {
         let mut members = std::mem::take(&mut self.fanout.spare_members);
         members.clear();
         if let Some(channel) = self.channels.find(&run.channel) {
-            let conns = &self.conns;
-            members.extend(self.channels.members(channel).map(|index| (index, conns[index as usize].generation)));
+            let generation = |member: u32| match Shard::session_member(member) {
+                Some(session) => self.sessions.at(session).generation,
+                None => u32::from(self.conns[member as usize].generation),
+            };
+            members.extend(self.channels.members(channel).map(|member| (member, generation(member))));
         }
         for job in &mut run.jobs {
-            let Job::Deliver { message, ticket, deadline, delivery } = job else { continue };
+            let Job::Deliver { message, ticket, terms, delivery } = job else { continue };
             if self.messages.get(message).qos == QoS::AtMostOnce {
                 continue;
             }
@@ -210,22 +249,30 @@ impl Shard {
                 let reply = Reply::Sent { connections: 0, data: Vec::new(), kept: Kept::default() };
                 self.outputs.push_back(Output::Reply { ticket: *ticket, reply });
             } else {
-                let part = self.parts.open(*ticket, members.len() as u32, *deadline);
-                *delivery = Some(Delivery { part, deadline: *deadline });
+                *delivery = self.open_part(message, *ticket, members.len(), terms, now);
             }
         }
         run.members = Some(members);
     }
 
     /// All of the run's messages to one member: one write will carry them.
-    fn serve(&mut self, jobs: &[Job], index: u32, generation: u16, now: Tick) {
-        let present = self.conns.get(index as usize).is_some_and(|conn| conn.generation == generation);
+    fn serve(&mut self, jobs: &[Job], member: u32, generation: u32, now: Tick) {
+        let present = match Shard::session_member(member) {
+            Some(index) => self.sessions.get(SessionKey { index, generation }).is_some(),
+            None => self.conns.get(member as usize).is_some_and(|conn| u32::from(conn.generation) == generation),
+        };
         for job in jobs {
             match job {
-                Job::Deliver { message, delivery, .. } if present => self.deliver_one(index, message, *delivery, now),
-                Job::Deliver { delivery: Some(delivery), .. } => self.part_gone(delivery.part),
+                Job::Deliver { message, delivery, .. } if present => {
+                    self.deliver_one(member, message, delivery.as_ref(), now);
+                }
+                Job::Deliver { delivery: Some(delivery), .. } => self.part_gone(Some(delivery.part)),
                 Job::Deliver { delivery: None, .. } => {}
-                Job::Close { code, reason } if present => self.kick(index, *code, reason, now),
+                Job::Close { code, reason } if present => {
+                    if let Some(index) = self.member_conn(member) {
+                        self.kick(index, *code, reason, now);
+                    }
+                }
                 Job::Close { .. } => {}
             }
         }

@@ -4,6 +4,8 @@
 use super::Shard;
 use super::conn::Phase;
 use super::parts::PartRef;
+use super::session::NO_CONN;
+use super::steps::IDS;
 use crate::base::time::Tick;
 
 /// What one connection holds in the shard's arenas.
@@ -42,7 +44,10 @@ impl Shard {
         assert_eq!(self.known.len(), all.known);
         assert_eq!(self.line.len(), all.waiting);
         assert_eq!(self.line_bytes, all.line_bytes);
+        all.parts.extend(self.storeline.parts());
+        all.parts.extend(self.kept_parts.values());
         self.parts.check(&all.parts);
+        self.check_sessions();
     }
 
     fn check_phase(&self, index: u32, now: Tick) {
@@ -55,10 +60,22 @@ impl Shard {
             Phase::Connecting => assert!(conn.outbox.is_empty() && conn.uplink.is_idle()),
             Phase::Open => self.check_timer(index, now),
             Phase::Closing => {}
+            Phase::Moved => assert!(self.stubs.contains_key(&index) && conn.uplink.is_idle()),
             Phase::Gone => {
                 assert!(conn.outbox.is_empty() && self.timers.deadline(index).is_none());
-                assert!(!conn.uplink.is_idle(), "kept for what is with the backend only");
+                assert!(!conn.uplink.is_idle() || conn.owes, "kept for what is with the backend only");
             }
+        }
+    }
+
+    fn check_sessions(&self) {
+        for (at, session) in self.sessions.iter() {
+            for conn in [session.conn, session.holder].into_iter().filter(|&conn| conn != NO_CONN) {
+                assert_eq!(self.conns[conn as usize].session, session.key(at), "a connection knows its session");
+            }
+            assert!(session.next.0 - session.oldest.0 <= IDS, "no two unfinished messages have one id");
+            assert_eq!(session.ends.is_none(), session.conn != NO_CONN, "an absent session has an end");
+            assert_eq!(session.ends.is_some(), self.ends.deadline(at).is_some());
         }
     }
 

@@ -17,7 +17,10 @@ mod downlink;
 mod fanout;
 #[cfg(debug_assertions)]
 mod invariants;
+mod keepalive;
+mod keeping;
 mod messages;
+mod numbering;
 mod outbox;
 mod parts;
 mod planted;
@@ -25,8 +28,10 @@ mod query;
 mod session;
 mod stats;
 pub mod steps;
+mod storeline;
 mod uplink;
 pub mod wheel;
+mod words;
 
 pub use messages::Message;
 pub use parts::Ticket;
@@ -35,6 +40,7 @@ pub use query::{Figures, Kept, NotKept, Query, Reply, SessionInfo, Terms};
 pub use session::{Ended, SessionSettings, home};
 pub use stats::Stats;
 pub use uplink::{Forwarded, RESERVED_TYPE};
+pub use words::{Forward, Input, Mode, Output, Settings, Which};
 
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
@@ -48,61 +54,16 @@ use downlink::Pending;
 use fanout::Fanout;
 use messages::Messages;
 use outbox::{Item, Items};
-use parts::Parts;
+use parts::{PartRef, Parts};
+use rustc_hash::FxHashMap;
+use session::{Attach, NO_CONN, Sessions};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
-use steps::{Expired, Refused, SessionId, Told, Work};
+use steps::Order;
+use storeline::{After, SessionKey, StoreLine};
 use uplink::{Incoming, Known, Waiting};
 use wheel::Wheel;
-
-/// What the operator decided, as far as it concerns a shard. Times in milliseconds; a `messages_per_second` or
-/// `idle_timeout_ms` of 0 means none.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    pub ping_interval_ms: u64,
-    pub pong_timeout_ms: u64,
-    pub idle_timeout_ms: u64,
-    pub close_timeout_ms: u64,
-    pub ack_timeout_ms: u64,
-    pub ack_backoff: f64,
-    pub forward_deadline_ms: u64,
-    pub forward_queue: usize,
-    pub forward_queue_bytes: usize,
-    /// Is there a backend that wants clients' messages?
-    pub forwards: bool,
-    pub inflight_window: usize,
-    pub received_max: usize,
-    pub answers_bytes_max: usize,
-    pub message_bytes_max: usize,
-    pub outbox_bytes_max: usize,
-    pub messages_per_second: u32,
-    pub channels_per_connection: usize,
-    pub sessions: SessionSettings,
-    pub mode: Mode,
-}
-
-/// What messages are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Messages are Rainbow packets.
-    Packets,
-    /// Every message goes back as it came (for conformance tests of framer, session task and outbox).
-    Echo,
-    /// `Packets`, but a message of this type panics: shows that one panic costs one connection.
-    PanicOn(u16),
-    /// `Packets`, with a mistake: shows that the simulation's model would notice it. In debug builds only.
-    #[doc(hidden)]
-    Planted(Bug),
-}
-
-/// Which connections a drain closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    Settled,
-    All,
-}
 
 pub struct Shard {
     id: ShardId,
@@ -125,179 +86,18 @@ pub struct Shard {
     timers: Wheel,
     dirty: Vec<u32>,
     outputs: VecDeque<Output>,
+    sessions: Sessions,
+    storeline: StoreLine,
+    /// When absent sessions end.
+    ends: Wheel,
+    /// By slot: where a moved connection has gone, or whence it came.
+    stubs: FxHashMap<u32, ConnKey>,
+    /// Calls that wait for messages on their way to the store whose connection has ended.
+    kept_parts: FxHashMap<(SessionKey, Order), PartRef>,
     stats: Stats,
     spare_bodies: Vec<Vec<u8>>,
     member_scratch: Vec<u32>,
     scratch: Vec<u8>,
-}
-
-pub enum Input<'a> {
-    /// The backend has let it in; `response` is the 101 that goes out first.
-    Opened {
-        key: ConnKey,
-        response: Rc<[u8]>,
-    },
-    /// It was refused, or went away while the backend was asked.
-    Abandoned {
-        key: ConnKey,
-    },
-    Subscribe {
-        key: ConnKey,
-        channel: &'a str,
-    },
-    Unsubscribe {
-        key: ConnKey,
-        channel: &'a str,
-    },
-    /// Kept, and sent back with every later call for this connection.
-    Cookie {
-        key: ConnKey,
-        value: &'a [u8],
-    },
-    /// What the client's socket yielded; unmasked in place.
-    Bytes {
-        key: ConnKey,
-        data: &'a mut [u8],
-    },
-    SocketEnded {
-        key: ConnKey,
-    },
-    /// The outcome of `Output::Forward`; `spent` is its body, for reuse.
-    Forwarded {
-        key: ConnKey,
-        outcome: Forwarded<'a>,
-        spent: Vec<u8>,
-    },
-    Query {
-        ticket: Ticket,
-        query: Query,
-    },
-    /// `Query::Send` without owning the channel's name.
-    Send {
-        ticket: Ticket,
-        channel: &'a str,
-        message: Message,
-        terms: &'a Terms,
-    },
-    /// Instead of `Opened`: the connection becomes that of a durable session. `Output::Attached` or `AttachRefused`
-    /// follows; the 101 goes out when the store has it.
-    Attach {
-        key: ConnKey,
-        response: Rc<[u8]>,
-        /// Names the session if it is new.
-        new: SessionId,
-        name: Arc<str>,
-        /// As the backend asked; `None`: the configured one.
-        expiry_s: Option<u64>,
-        /// The client speaks `rainbow.2` and gets the packet of type 65535 first.
-        greets: bool,
-    },
-    /// The store has finished work.
-    Told(Told),
-    /// The store has removed messages whose time was over.
-    Expired(Expired),
-    /// The connection goes on elsewhere, in its session's home; the slot stays, since the identity leads here.
-    Moved {
-        key: ConnKey,
-        to: ConnKey,
-    },
-    /// A moved connection has ended.
-    StubEnded {
-        key: ConnKey,
-    },
-    /// A question about an identity, redirected to where its connection has moved.
-    QueryAt {
-        key: ConnKey,
-        ticket: Ticket,
-        query: Query,
-    },
-    Close {
-        key: ConnKey,
-        code: CloseCode,
-        reason: &'a str,
-    },
-    /// Handling this connection panicked: what it holds is not trusted any more.
-    Panicked {
-        key: ConnKey,
-    },
-    Tick,
-}
-
-#[derive(Debug)]
-pub enum Output {
-    Forward(Forward),
-    /// A connection that the backend had let in is no more.
-    Closed {
-        identity: Identity,
-        cookie: Option<Rc<[u8]>>,
-    },
-    Reply {
-        ticket: Ticket,
-        reply: Reply,
-    },
-    /// The connection is its session's, its 101 is on the way.
-    Attached {
-        key: ConnKey,
-    },
-    /// The store does not take the session; `Input::Abandoned` must follow.
-    AttachRefused {
-        key: ConnKey,
-        why: Refused,
-    },
-    /// For the store, in this order.
-    Store(Work),
-    /// A question about a connection that has moved: `Input::QueryAt` there.
-    Redirect {
-        to: ConnKey,
-        ticket: Ticket,
-        query: Query,
-    },
-    /// A connection that came from another shard has ended: `Input::StubEnded` there.
-    StubEnded {
-        stub: ConnKey,
-    },
-    /// A durable session is no more.
-    SessionEnded {
-        name: Arc<str>,
-        cookie: Option<Arc<[u8]>>,
-        why: Ended,
-    },
-    /// A stored message has reached its session.
-    Receipt {
-        session: Arc<str>,
-        message_id: Option<Arc<str>>,
-    },
-    /// End our direction of the socket, so that the close frame arrives whatever the client still sends.
-    EndWriting {
-        key: ConnKey,
-    },
-    /// End the socket; `Input::SocketEnded` follows.
-    Shutdown {
-        key: ConnKey,
-    },
-    /// Read the client again.
-    Resume {
-        key: ConnKey,
-    },
-    /// The first member of a channel (by `channels::name_hash`) is here, or the last one has left.
-    Presence {
-        channel: u64,
-        here: bool,
-    },
-}
-
-/// A client's message for the backend.
-#[derive(Debug)]
-pub struct Forward {
-    pub key: ConnKey,
-    pub message_type: u16,
-    pub qos: QoS,
-    /// Counts the connection's QoS 1/2 messages from 1; the same for all repeats. 0 at QoS 0.
-    pub sequence: u64,
-    pub deadline: Tick,
-    pub identity: Identity,
-    pub cookie: Option<Rc<[u8]>>,
-    pub body: Vec<u8>,
 }
 
 impl Shard {
@@ -320,6 +120,11 @@ impl Shard {
             timers: Wheel::new(now),
             dirty: Vec::new(),
             outputs: VecDeque::new(),
+            sessions: Sessions::default(),
+            storeline: StoreLine::default(),
+            ends: Wheel::new(now),
+            stubs: FxHashMap::default(),
+            kept_parts: FxHashMap::default(),
             stats: Stats::default(),
             spare_bodies: Vec::new(),
             member_scratch: Vec::new(),
@@ -350,20 +155,22 @@ impl Shard {
     pub fn handle(&mut self, input: Input<'_>, now: Tick) {
         match input {
             Input::Opened { key, response } => self.with(key, |shard, index| shard.on_opened(index, response, now)),
-            Input::Abandoned { key } => self.with(key, |shard, index| shard.on_socket_ended(index)),
+            Input::Abandoned { key } => self.with(key, |shard, index| shard.on_socket_ended(index, now)),
             Input::Subscribe { key, channel } => self.with(key, |shard, index| {
-                let _ = shard.subscribe(index, channel);
+                let _ = shard.subscribe(index, channel, None);
             }),
-            Input::Unsubscribe { key, channel } => self.with(key, |shard, index| shard.unsubscribe(index, channel)),
+            Input::Unsubscribe { key, channel } => {
+                self.with(key, |shard, index| shard.unsubscribe(index, channel, None));
+            }
             Input::Cookie { key, value } => {
-                self.with(key, |shard, index| shard.conns[index as usize].cookie = Some(value.into()));
+                self.with(key, |shard, index| shard.set_cookie(index, value));
             }
             Input::Bytes { key, data } => self.with(key, |shard, index| shard.on_bytes(index, data, now)),
-            Input::SocketEnded { key } => self.with(key, |shard, index| shard.on_socket_ended(index)),
+            Input::SocketEnded { key } => self.with(key, |shard, index| shard.on_socket_ended(index, now)),
             Input::Forwarded { key, outcome, spent } => {
                 self.with(key, |shard, index| shard.on_forwarded(index, outcome, spent, now));
             }
-            Input::Query { ticket, query } => self.on_query(ticket, query, now),
+            Input::Query { ticket, query } => self.on_query(ticket, query, None, now),
             Input::Send { ticket, channel, message, terms } => self.send(ticket, channel, message, terms, now),
             Input::Close { key, code, reason } => {
                 self.with(key, |shard, index| shard.begin_close(index, code, reason, now));
@@ -372,11 +179,23 @@ impl Shard {
                 shard.begin_close(index, CloseCode::INTERNAL_ERROR, "internal error", now);
                 shard.conns[index as usize].deaf = true;
             }),
-            Input::Attach { key, .. } => {
-                self.outputs.push_back(Output::AttachRefused { key, why: Refused::TooBusy });
+            Input::Attach { key, response, new, name, expiry_s, greets } => self.with(key, |shard, index| {
+                shard.on_attach(index, Attach { response, new, name, expiry_s, greets }, now);
+            }),
+            Input::Told(told) => self.on_told(told, now),
+            Input::Expired(expired) => self.on_expired(expired),
+            Input::Moved { key, to } => self.with(key, |shard, index| shard.on_moved(index, to)),
+            Input::StubEnded { key } => self.with(key, |shard, index| {
+                shard.stubs.remove(&index);
+                shard.conns.remove(index as usize);
+            }),
+            Input::QueryAt { key, ticket, query } => {
+                let open = |index: &u32| self.conns[*index as usize].phase == Phase::Open;
+                match self.lookup(key).filter(open) {
+                    Some(index) => self.on_query(ticket, query, Some(index), now),
+                    None => self.outputs.push_back(Output::Reply { ticket, reply: Reply::Done { connections: 0 } }),
+                }
             }
-            Input::Told(_) | Input::Expired(_) => {}
-            Input::Moved { .. } | Input::StubEnded { .. } | Input::QueryAt { .. } => {}
             Input::Tick => self.on_tick(now),
         }
         #[cfg(debug_assertions)]
@@ -450,7 +269,7 @@ impl Shard {
 
     /// When to send `Input::Tick` next.
     pub fn next_tick(&self) -> Option<Tick> {
-        [self.timers.next_poll(), self.parts.next_poll()].into_iter().flatten().min()
+        [self.timers.next_poll(), self.parts.next_poll(), self.ends.next_poll()].into_iter().flatten().min()
     }
 
     /// Open connections.
@@ -637,15 +456,18 @@ impl Shard {
         self.open -= 1;
         self.timers.arm(index, now + self.settings.close_timeout_ms);
         self.leave_channels(index);
+        self.detach(index, now);
         self.abandon_pending(index);
     }
 
-    fn on_socket_ended(&mut self, index: u32) {
+    fn on_socket_ended(&mut self, index: u32, now: Tick) {
         let conn = &mut self.conns[index as usize];
         match conn.phase {
-            Phase::Gone => return debug_assert!(false, "a socket ends once"),
+            Phase::Gone | Phase::Moved => return debug_assert!(false, "a socket ends once"),
             Phase::Connecting => {
                 self.leave_channels(index);
+                self.detach(index, now);
+                self.end_stub(index);
                 let conn = self.conns.remove(index as usize);
                 if self.settings.is_planted(Bug::ClosesUnopened) {
                     self.outputs.push_back(Output::Closed { identity: conn.identity, cookie: None });
@@ -662,8 +484,10 @@ impl Shard {
         self.timers.cancel(index);
         self.items.clear(&mut conn.outbox, &mut self.messages);
         self.leave_channels(index);
+        self.detach(index, now);
         self.abandon_pending(index);
-        if self.conns[index as usize].uplink.is_idle() {
+        let conn = &self.conns[index as usize];
+        if conn.uplink.is_idle() && !conn.owes {
             self.free(index);
         } else if self.settings.is_planted(Bug::ClosesEarly) {
             let conn = &mut self.conns[index as usize];
@@ -674,9 +498,34 @@ impl Shard {
     /// The end of a connection: the backend hears of it after the last message it was sent.
     fn free(&mut self, index: u32) {
         self.forget_uplink(index);
+        self.end_stub(index);
+        if let Some(at) = self.session_of(index).filter(|&at| self.sessions.at(at).holder == index) {
+            self.sessions.at_mut(at).holder = NO_CONN;
+        }
         let conn = self.conns.remove(index as usize);
         debug_assert!(conn.outbox.is_empty() && conn.joined.is_empty() && conn.downlink.list().is_empty());
         self.outputs.push_back(Output::Closed { identity: conn.identity, cookie: conn.cookie });
+    }
+
+    /// The shard that the connection came from may give its slot to another.
+    fn end_stub(&mut self, index: u32) {
+        if let Some(stub) = self.stubs.remove(&index) {
+            self.outputs.push_back(Output::StubEnded { stub });
+        }
+    }
+
+    fn on_moved(&mut self, index: u32, to: ConnKey) {
+        debug_assert_eq!(self.conns[index as usize].phase, Phase::Connecting);
+        self.leave_channels(index);
+        self.conns[index as usize].phase = Phase::Moved;
+        self.stubs.insert(index, to);
+    }
+
+    fn set_cookie(&mut self, index: u32, value: &[u8]) {
+        self.conns[index as usize].cookie = Some(value.into());
+        if let Some(at) = self.session_of(index) {
+            self.set_session_cookie(at, value);
+        }
     }
 
     fn leave_channels(&mut self, index: u32) {
@@ -686,28 +535,42 @@ impl Shard {
         }
     }
 
-    fn subscribe(&mut self, index: u32, channel: &str) -> Result<(), &'static str> {
+    /// `Ok(true)`: the ticket is replied to when the store has it.
+    fn subscribe(&mut self, index: u32, channel: &str, ticket: Option<Ticket>) -> Result<bool, &'static str> {
+        let session = self.session_of(index).filter(|&at| self.sessions.at(at).conn == index);
         let conn = &mut self.conns[index as usize];
+        let joined = session.map_or(&conn.joined, |at| &self.sessions.at(at).joined);
         let most = self.settings.channels_per_connection;
         let refusal = match conn.phase {
             _ if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX => Some("bad channel name"),
             Phase::Closing | Phase::Gone => Some("no such connection"),
-            _ if self.channels.count(&conn.joined, most) < most => None,
-            _ if self.channels.joined_names(&conn.joined).any(|joined| joined == channel) => None,
+            Phase::Moved => Some("no such connection"),
+            _ if self.channels.count(joined, most) < most => None,
+            _ if self.channels.joined_names(joined).any(|joined| joined == channel) => None,
             _ => Some("too many channels"),
         };
         if let Some(why) = refusal {
             self.stats.subscriptions_refused += 1;
             return Err(why);
         }
+        if let Some(at) = session {
+            return Ok(self.join_session(at, channel, ticket) && ticket.is_some());
+        }
         let change = self.channels.join(index, &mut conn.joined, channel);
         self.told_presence(change, true);
-        Ok(())
+        Ok(false)
     }
 
-    fn unsubscribe(&mut self, index: u32, channel: &str) {
+    fn unsubscribe(&mut self, index: u32, channel: &str, told: Option<(Ticket, Reply)>) {
+        let after = told.map_or(After::Nothing, |(ticket, reply)| After::Replied { ticket, reply });
+        if let Some(at) = self.session_of(index).filter(|&at| self.sessions.at(at).conn == index) {
+            return self.leave_session(at, channel, after);
+        }
         let change = self.channels.leave(&mut self.conns[index as usize].joined, channel);
         self.told_presence(change, false);
+        if let After::Replied { ticket, reply } = after {
+            self.outputs.push_back(Output::Reply { ticket, reply });
+        }
     }
 
     fn told_presence(&mut self, change: Change, here: bool) {
@@ -725,6 +588,7 @@ impl Shard {
         while let Some(index) = self.timers.poll(now) {
             self.on_timer(index, now);
         }
+        self.end_expired(now);
     }
 
     fn on_timer(&mut self, index: u32, now: Tick) {
@@ -743,68 +607,6 @@ impl Shard {
         }
     }
 
-    /// Pings a silent client; closes one that does not answer pings, or says nothing for too long.
-    fn keep_alive(&mut self, index: u32, now: Tick) {
-        let conn = &self.conns[index as usize];
-        if conn.phase != Phase::Open || conn.paused {
-            return;
-        }
-        if now >= self.pong_limit(index) {
-            self.stats.pong_timeouts += 1;
-            self.begin_close(index, CloseCode::GOING_AWAY, "no pong", now);
-        } else if self.settings.idle_timeout_ms > 0 && now >= conn.spoke + self.settings.idle_timeout_ms {
-            self.stats.idle_timeouts += 1;
-            self.begin_close(index, CloseCode::GOING_AWAY, "idle", now);
-        } else if now >= self.ping_due(index) {
-            self.ping(index, now);
-            if now.since_ms(self.conns[index as usize].spoke) >= self.settings.ping_interval_ms {
-                self.forget_old_answers(index);
-            }
-        }
-    }
-
-    /// Sends a ping unless one is out.
-    fn ping(&mut self, index: u32, now: Tick) {
-        let conn = &mut self.conns[index as usize];
-        let asks = !self.settings.is_planted(Bug::NeverPings);
-        if asks && conn.phase == Phase::Open && (conn.pinged == Tick::NEVER || conn.heard > conn.pinged) {
-            conn.pinged = now;
-            self.stats.pings += 1;
-            let (ping, len) = frame::header(Opcode::Ping, 0);
-            self.push_item(index, Item::small(&ping[..len]), now);
-        }
-    }
-
-    /// Anything heard after the ping went out answers it: the client lives.
-    fn pong_limit(&self, index: u32) -> Tick {
-        let conn = &self.conns[index as usize];
-        let unanswered = conn.pinged != Tick::NEVER && conn.heard <= conn.pinged && !conn.paused;
-        if unanswered { conn.pinged + self.settings.pong_timeout_ms } else { Tick::NEVER }
-    }
-
-    /// Rounded up, so that many clients' pings share a wake-up.
-    fn ping_due(&self, index: u32) -> Tick {
-        let conn = &self.conns[index as usize];
-        if self.pong_limit(index) != Tick::NEVER {
-            return Tick::NEVER;
-        }
-        let due = conn.heard + self.settings.ping_interval_ms;
-        Tick(due.0.checked_next_multiple_of(PING_GRAIN_MS).unwrap_or(due.0))
-    }
-
-    /// Of a client that is not being read nothing can be expected.
-    fn next_keepalive(&self, index: u32) -> Tick {
-        let conn = &self.conns[index as usize];
-        if conn.paused {
-            return Tick::NEVER;
-        }
-        let idle = match self.settings.idle_timeout_ms {
-            0 => Tick::NEVER,
-            idle => conn.spoke + idle,
-        };
-        self.ping_due(index).min(self.pong_limit(index)).min(idle)
-    }
-
     fn mark_dirty(&mut self, index: u32) {
         let conn = &mut self.conns[index as usize];
         if !std::mem::replace(&mut conn.dirty, true) {
@@ -817,20 +619,17 @@ impl Shard {
         let arenas = [self.items.len(), self.pending.len(), self.known.len(), self.line.len(), self.messages.uses()];
         let rooms =
             self.conns.is_empty() && self.channels.is_empty() && self.parts.is_empty() && self.fanout.is_empty();
-        rooms && arenas == [0; 5] && self.line_bytes == 0 && self.timers.is_empty() && self.outputs.is_empty()
-    }
-}
-
-impl Settings {
-    #[inline]
-    fn is_planted(&self, bug: Bug) -> bool {
-        cfg!(debug_assertions) && self.mode == Mode::Planted(bug)
+        rooms
+            && self.storeline.is_empty()
+            && arenas == [0; 5]
+            && self.line_bytes == 0
+            && self.timers.is_empty()
+            && self.outputs.is_empty()
     }
 }
 
 /// A channel's name, in bytes.
 pub const CHANNEL_NAME_MAX: usize = 256;
-const PING_GRAIN_MS: u64 = 64;
 
 #[cfg(test)]
 pub(crate) mod tests;

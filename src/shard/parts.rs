@@ -1,8 +1,9 @@
 //! Calls waiting for clients' answers: this shard's part of each /send/. A part ends when every member has answered or
 //! can no longer answer, or when its time is over; then one reply goes back to whoever asked.
 
+use super::query::{Kept, NotKept};
+use super::wheel::Wheel;
 use crate::base::time::Tick;
-use crate::shard::wheel::Wheel;
 use slab::Slab;
 
 /// Names a question to the shard; made by who asks, given back with the reply.
@@ -28,6 +29,7 @@ struct Part {
     /// Members that may still answer.
     waiting: u32,
     answered: u32,
+    kept: Kept,
     data: Vec<u8>,
 }
 
@@ -36,6 +38,7 @@ struct Part {
 pub struct Ended {
     pub ticket: Ticket,
     pub answered: u32,
+    pub kept: Kept,
     /// The first answer's body that was not empty.
     pub data: Vec<u8>,
 }
@@ -57,7 +60,14 @@ impl Parts {
     pub fn open(&mut self, ticket: Ticket, members: u32, deadline: Tick) -> PartRef {
         debug_assert!(members > 0, "somebody can answer");
         self.generation = self.generation.wrapping_add(1);
-        let part = Part { ticket, generation: self.generation, waiting: members, answered: 0, data: Vec::new() };
+        let part = Part {
+            ticket,
+            generation: self.generation,
+            waiting: members,
+            answered: 0,
+            kept: Kept::default(),
+            data: Vec::new(),
+        };
         let index = self.parts.insert(part) as u32;
         self.deadlines.arm(index, deadline);
         PartRef { index, generation: self.generation }
@@ -70,6 +80,20 @@ impl Parts {
         if open.data.is_empty() {
             open.data.extend_from_slice(body);
         }
+        self.one_less(part)
+    }
+
+    /// It is safely stored for a member that has not answered.
+    pub fn stored(&mut self, part: PartRef) -> Option<Ended> {
+        self.get(part)?.kept.stored += 1;
+        self.one_less(part)
+    }
+
+    /// It is not stored for a member that cannot answer.
+    pub fn refused(&mut self, part: PartRef, why: NotKept) -> Option<Ended> {
+        let kept = &mut self.get(part)?.kept;
+        kept.refused += 1;
+        kept.why.get_or_insert(why);
         self.one_less(part)
     }
 
@@ -111,8 +135,8 @@ impl Parts {
 
     fn end(&mut self, index: u32) -> Ended {
         self.deadlines.cancel(index);
-        let Part { ticket, answered, data, .. } = self.parts.remove(index as usize);
-        Ended { ticket, answered, data }
+        let Part { ticket, answered, kept, data, .. } = self.parts.remove(index as usize);
+        Ended { ticket, answered, kept, data }
     }
 }
 
@@ -127,7 +151,10 @@ mod tests {
         assert_eq!(parts.answered(part, b""), None);
         assert_eq!(parts.gone(part), None);
         let ended = parts.answered(part, b"late but first").expect("all are accounted for");
-        assert_eq!(ended, Ended { ticket: Ticket(9), answered: 2, data: b"late but first".to_vec() });
+        assert_eq!(
+            ended,
+            Ended { ticket: Ticket(9), answered: 2, kept: Kept::default(), data: b"late but first".to_vec() }
+        );
         assert_eq!(parts.poll_expired(Tick(100)), None);
     }
 

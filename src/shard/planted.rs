@@ -46,6 +46,26 @@ pub enum Bug {
     NeverResumes,
     /// A silent client is not asked whether it lives.
     NeverPings,
+    /// A call counts a message as stored when the store is asked.
+    CountsBeforeStored,
+    /// A session whose line ends keeps nothing of what was in flight.
+    ForgetsAtTheEnd,
+    /// Orders are used without being reserved, so that a crash gives ids away again.
+    ReservesNothing,
+    /// After a crash, ids that the client may hold are not released.
+    SweepsNothing,
+    /// What a session sends again comes without DUP.
+    ResumesWithoutDup,
+    /// A page of stored messages is sent from its end.
+    LoadsBackwards,
+    /// REL goes out before the store knows that the client has the message.
+    ReleasesUnstored,
+    /// REC goes out before the store has the id.
+    AnswersUnstored,
+    /// A new run of the client's ids is used before it is stored.
+    NumbersUnstored,
+    /// A connection that takes a session over does not get what is with the backend.
+    LeavesUplink,
 }
 
 impl Bug {
@@ -71,5 +91,19 @@ impl Bug {
         Bug::SkipsBytes,
         Bug::NeverResumes,
         Bug::NeverPings,
+    ];
+
+    /// Those that only a durable session can show.
+    pub const OF_SESSIONS: &[Bug] = &[
+        Bug::CountsBeforeStored,
+        Bug::ForgetsAtTheEnd,
+        Bug::ReservesNothing,
+        Bug::SweepsNothing,
+        Bug::ResumesWithoutDup,
+        Bug::LoadsBackwards,
+        Bug::ReleasesUnstored,
+        Bug::AnswersUnstored,
+        Bug::NumbersUnstored,
+        Bug::LeavesUplink,
     ];
 }

@@ -6,8 +6,9 @@ use super::conn::Phase;
 use super::messages::Message;
 use super::parts::Ticket;
 use super::steps::{Claim, Refused, UnixMs};
+use super::storeline::After;
 use super::{Output, Shard};
-use crate::base::id::Identity;
+use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
 use crate::wire::ws::frame::CloseCode;
 use std::sync::Arc;
@@ -167,6 +168,10 @@ pub struct Figures {
     pub timers: usize,
     pub calls: usize,
     pub line_bytes: usize,
+    /// Durable sessions, those without a connection included.
+    pub sessions: usize,
+    /// Work that the store has not told of.
+    pub store_under_way: usize,
     pub stats: super::stats::Stats,
 }
 
@@ -207,7 +212,12 @@ impl Reply {
 }
 
 impl Shard {
-    pub(super) fn on_query(&mut self, ticket: Ticket, query: Query, now: Tick) {
+    /// `at`: the connection that an identity has moved to, when the question was redirected here.
+    pub(super) fn on_query(&mut self, ticket: Ticket, query: Query, at: Option<u32>, now: Tick) {
+        if let Some(to) = self.moved_to(&query).filter(|_| at.is_none()) {
+            return self.outputs.push_back(Output::Redirect { to, ticket, query });
+        }
+        let find = |shard: &Shard, identity: &Identity| at.or_else(|| shard.find(identity));
         let reply = match query {
             Query::Send { channel, message, terms } => return self.send(ticket, &channel, message, &terms, now),
             Query::SendTo { session, message, terms } => {
@@ -215,24 +225,26 @@ impl Shard {
             }
             Query::Session { session } => self.session_info(&session),
             Query::DropSession { session } => return self.drop_session(ticket, &session, now),
-            Query::Exists { identity } => done(self.find(&identity).is_some()),
-            Query::Subscribe { identity, channel } => match self.find(&identity) {
-                Some(index) => match self.subscribe(index, &channel) {
-                    Ok(()) => done(true),
+            Query::Exists { identity } => done(find(self, &identity).is_some()),
+            Query::Subscribe { identity, channel } => match find(self, &identity) {
+                Some(index) => match self.subscribe(index, &channel, Some(ticket)) {
+                    Ok(true) => return,
+                    Ok(false) => done(true),
                     Err(why) => Reply::Refused(why),
                 },
                 None => done(false),
             },
             Query::Unsubscribe { identity, channel } => {
-                let found = self.find(&identity);
+                let found = find(self, &identity);
                 if let Some(index) = found {
-                    self.unsubscribe(index, &channel);
+                    let reply = done(true);
+                    return self.unsubscribe(index, &channel, Some((ticket, reply)));
                 }
-                done(found.is_some())
+                done(false)
             }
             Query::Evict { channel, keep } => self.evict(&channel, &keep),
             Query::Kick { identity, code, reason } => {
-                let found = self.find(&identity);
+                let found = find(self, &identity);
                 if let Some(index) = found {
                     self.kick(index, code, &reason, now);
                 }
@@ -244,6 +256,21 @@ impl Shard {
             Query::Figures => Reply::Figures(vec![self.figures()]),
         };
         self.outputs.push_back(Output::Reply { ticket, reply });
+    }
+
+    /// Where the connection that is asked about has gone.
+    fn moved_to(&self, query: &Query) -> Option<ConnKey> {
+        let (Query::Exists { identity }
+        | Query::Subscribe { identity, .. }
+        | Query::Unsubscribe { identity, .. }
+        | Query::Kick { identity, .. }) = query
+        else {
+            return None;
+        };
+        let key = identity.key();
+        let conn = self.conns.get(key.index as usize).filter(|_| key.shard == self.id)?;
+        let moved = conn.identity == *identity && conn.phase == Phase::Moved;
+        moved.then(|| self.stubs.get(&key.index).copied()).flatten()
     }
 
     /// The open connection of that name.
@@ -265,10 +292,15 @@ impl Shard {
         let Some(found) = self.channels.find(channel) else { return Reply::Done { connections: 0 } };
         let members: Vec<u32> = self.channels.members(found).collect();
         let mut evicted = 0;
-        for index in members {
-            if self.conns[index as usize].identity != *keep {
-                self.unsubscribe(index, channel);
-                evicted += 1;
+        for member in members {
+            let conn = self.member_conn(member);
+            if conn.is_some_and(|index| self.conns[index as usize].identity == *keep) {
+                continue;
+            }
+            evicted += 1;
+            match Shard::session_member(member) {
+                Some(session) => self.leave_session(session, channel, After::Nothing),
+                None => self.unsubscribe(member, channel, None),
             }
         }
         Reply::Done { connections: evicted }
@@ -278,8 +310,9 @@ impl Shard {
         let Some(found) = self.channels.find(channel) else {
             return Reply::Members { total: 0, identities: Vec::new() };
         };
-        let members = self.channels.members(found);
-        let total = members.len();
+        let total =
+            if self.sessions.is_empty() { self.channels.members(found).len() } else { self.online_members(channel) };
+        let members = self.channels.members(found).filter_map(|member| self.member_conn(member));
         let identities = members.skip(offset).take(limit).map(|index| self.conns[index as usize].identity).collect();
         Reply::Members { total, identities }
     }
@@ -301,6 +334,8 @@ impl Shard {
             timers: self.timers.len(),
             calls: self.parts.len(),
             line_bytes: self.line_bytes,
+            sessions: self.sessions.len(),
+            store_under_way: self.storeline.len(),
             stats: self.stats.clone(),
         }
     }

@@ -71,4 +71,18 @@ stats! {
     stale
     /// Subscriptions refused: too many, or a bad name.
     subscriptions_refused
+    /// Connections closed because another took over their session (4409).
+    sessions_taken_over
+    /// Durable sessions whose time was over.
+    sessions_expired
+    /// Messages stored for durable sessions.
+    kept
+    /// Messages given to the store because an online session did not acknowledge them in time.
+    kept_late
+    /// Messages not kept for a durable session: too many, too large, or the store is too busy.
+    keeps_refused
+    /// Stored messages whose time was over.
+    messages_expired
+    /// Work that the store refused.
+    store_refused
 }

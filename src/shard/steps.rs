@@ -34,7 +34,7 @@ pub enum What {
         session: SessionId,
         /// Messages behind this place; `None`: from the first, and the received ids too.
         after: Option<Order>,
-        /// Messages at most.
+        /// Messages at most; the store adds a limit in bytes of its own (about 1 MiB, at least one message).
         most: usize,
     },
 }
@@ -108,7 +108,7 @@ pub struct UplinkMark {
     pub run: u32,
     /// The first id of the run.
     pub start: u16,
-    /// The last new id, 0 when it is not known (the process has died since).
+    /// The last new id; 0 before the first, 65535 when it is not known (the process has died since).
     pub last: u16,
     /// More than half of all ids have been used in this run.
     pub past_half: bool,
@@ -119,7 +119,7 @@ pub struct UplinkMark {
 pub struct Kept {
     pub session: SessionId,
     pub order: Order,
-    /// QoS 1 or 2. Empty body and type 0 when `released`.
+    /// QoS 1 or 2. Of no meaning when `released`.
     pub message: Message,
     /// It may have reached the client: sent again with DUP.
     pub sent: bool,
@@ -205,13 +205,14 @@ pub enum Refused {
 pub struct Found {
     pub row: SessionRow,
     pub channels: Vec<Arc<str>>,
-    /// Messages that wait, and their bytes.
+    /// Messages that wait, and their bytes (`Message::len`); those that are only to be released do not count.
     pub waiting: u32,
     pub waiting_bytes: u64,
     /// The order behind the last message kept; 0 without any.
     pub next: Order,
-    /// The first message kept.
+    /// When the first of them was stored, and its order (or that of the first to be released).
     pub oldest: Option<UnixMs>,
+    pub first: Option<Order>,
 }
 
 /// Messages that have expired in the store and were removed there; told to the session's shard.

@@ -12,6 +12,9 @@ use super::conn::Phase;
 #[cfg(debug_assertions)]
 use super::invariants::Holdings;
 use super::outbox::Item;
+use super::session::NO_CONN;
+use super::steps::{Received, Step};
+use super::storeline::{After, SessionKey};
 use super::{Bug, Forward, Output, Shard};
 use crate::base::time::Tick;
 use crate::wire::packet::{MessageId, Packet, QoS};
@@ -37,6 +40,8 @@ pub struct Uplink {
     held_qos2: u16,
     answered_qos1: u16,
     failed_qos1: u16,
+    /// Answers that wait for the store.
+    storing: u16,
     /// What the backend has now.
     current: Option<Current>,
 }
@@ -61,11 +66,15 @@ pub struct Known {
     qos: QoS,
     sequence: u64,
     answer: Answer,
+    /// It came on an earlier connection of the session: the same id without DUP is another message.
+    before: bool,
 }
 
 enum Answer {
     /// In the line or with the backend.
     Waiting,
+    /// The frame that will answer it, once the store has what it says.
+    Storing(Rc<[u8]>),
     /// The frame that answered it.
     Given(Rc<[u8]>),
     /// The backend could not be reached in time; the client's repeat tries again.
@@ -107,7 +116,7 @@ pub const RESERVED_TYPE: u16 = u16::MAX;
 impl Uplink {
     /// Nothing of the client's is on its way to the backend.
     pub fn is_idle(&self) -> bool {
-        self.line.is_empty() && self.current.is_none()
+        self.line.is_empty() && self.current.is_none() && self.storing == 0
     }
 
     pub fn line_len(&self) -> usize {
@@ -142,6 +151,10 @@ impl Shard {
             return;
         };
         match conn.uplink.find(&self.known, id, incoming.dup) {
+            Some(at) if self.known.get(at).before && !incoming.dup => {
+                self.forget_before(index, at);
+                self.on_new_id(index, id, incoming, now);
+            }
             Some(at) => self.on_repeat(index, at, incoming, now),
             None => self.on_new_id(index, id, incoming, now),
         }
@@ -159,8 +172,13 @@ impl Shard {
         uplink.run = if MessageId(uplink.last_id).next() == id && uplink.last_id != 0 { uplink.run + 1 } else { 1 };
         uplink.last_id = id.0;
         uplink.sequence += 1;
-        let sequence = uplink.sequence;
-        let known = Known { id, qos: incoming.qos, sequence, answer: Answer::Waiting };
+        let sequence = match self.session_of(index) {
+            Some(at) => self.number(at, id, incoming.dup),
+            None => self.conns[index as usize].uplink.sequence,
+        };
+        let uplink = &mut self.conns[index as usize].uplink;
+        uplink.sequence = uplink.sequence.max(sequence);
+        let known = Known { id, qos: incoming.qos, sequence, answer: Answer::Waiting, before: false };
         self.known.push_back(&mut uplink.known, known);
         self.join_line(index, Origin { qos: incoming.qos, id: id.0, sequence }, incoming, now);
     }
@@ -169,7 +187,7 @@ impl Shard {
         self.stats.repeats_in += 1;
         let known = self.known.get_mut(at);
         match &known.answer {
-            Answer::Waiting => {}
+            Answer::Waiting | Answer::Storing(_) => {}
             Answer::Given(_) if self.settings.is_planted(Bug::StaysSilent) => {}
             Answer::Given(_) if self.settings.is_planted(Bug::AnswersDifferently) => {
                 let id = known.id;
@@ -214,8 +232,12 @@ impl Shard {
     }
 
     /// Hands the next message to the backend, unless it has one of this client's.
-    fn forward_next(&mut self, index: u32, now: Tick) {
+    pub(super) fn forward_next(&mut self, index: u32, now: Tick) {
         while self.conns[index as usize].uplink.current.is_none() {
+            let session = self.conns[index as usize].session;
+            if session != SessionKey::NONE && self.line_is_held(session) {
+                return;
+            }
             let conn = &mut self.conns[index as usize];
             let Some(mut waiting) = self.line.pop_front(&mut conn.uplink.line) else { return };
             if self.settings.is_planted(Bug::ForwardsOutOfOrder) {
@@ -230,8 +252,10 @@ impl Shard {
                 continue;
             }
             let key = conn.key(index, self.id);
+            conn.owes = true;
             let forward = Forward {
                 key,
+                session: self.sessions.get(session).map(|session| session.id),
                 message_type,
                 qos: origin.qos,
                 sequence: origin.sequence,
@@ -247,12 +271,22 @@ impl Shard {
 
     /// The backend has answered, or has been given up, for what it had of this client.
     pub(super) fn on_forwarded(&mut self, index: u32, outcome: Forwarded<'_>, spent: Vec<u8>, now: Tick) {
-        if self.conns[index as usize].uplink.current.is_none() {
-            debug_assert!(false, "one outcome per forward");
-            return;
+        debug_assert!(self.conns[index as usize].owes, "one outcome per forward");
+        self.conns[index as usize].owes = false;
+        let holder = self.holder_of(index);
+        if self.conns[holder as usize].uplink.current.is_some() {
+            self.finish_current(holder, outcome, spent, now);
+            self.forward_next(holder, now);
+            self.resume_reading(holder, now);
         }
-        self.finish_current(index, outcome, spent, now);
-        self.forward_next(index, now);
+        self.free_if_done(holder);
+        if holder != index {
+            self.free_if_done(index);
+        }
+    }
+
+    /// A client that was not read because its line was full is read again when there is room.
+    fn resume_reading(&mut self, index: u32, now: Tick) {
         let room = self.line_bytes < self.settings.forward_queue_bytes;
         let conn = &mut self.conns[index as usize];
         if conn.paused && (conn.uplink.is_idle() || room && conn.uplink.line_len() <= self.settings.forward_queue / 2) {
@@ -265,8 +299,12 @@ impl Shard {
             }
             self.timers.arm_no_later(index, self.next_keepalive(index));
         }
+    }
+
+    /// A connection that has ended goes when nothing of its client's is under way.
+    pub(super) fn free_if_done(&mut self, index: u32) {
         let conn = &self.conns[index as usize];
-        if conn.phase == Phase::Gone && conn.uplink.is_idle() {
+        if conn.phase == Phase::Gone && conn.uplink.is_idle() && !conn.owes {
             self.free(index);
         }
     }
@@ -286,9 +324,9 @@ impl Shard {
         let found = self.known.iter(&uplink.known).find(|(_, known)| known.sequence == origin.sequence);
         let Some(at) = found.map(|(at, _)| at) else { return };
         match outcome {
-            Forwarded::Answered(body) => self.answer(index, at, id, origin.qos, body, now),
+            Forwarded::Answered(body) => self.answer(index, at, id, body, now),
             Forwarded::Failed if self.settings.is_planted(Bug::AnswersFailed) => {
-                self.answer(index, at, id, origin.qos, b"", now);
+                self.answer(index, at, id, b"", now);
             }
             Forwarded::Failed => self.fail(index, at, origin.qos),
         }
@@ -305,17 +343,32 @@ impl Shard {
         }
     }
 
-    fn answer(&mut self, index: u32, at: At, id: MessageId, qos: QoS, body: &[u8], now: Tick) {
+    fn answer(&mut self, index: u32, at: At, id: MessageId, body: &[u8], now: Tick) {
+        let known = self.known.get(at);
+        let (qos, sequence) = (known.qos, known.sequence);
+        let frame = self.answer_frame(id, qos, body);
+        if self.store_answer(index, id, qos, sequence, body) {
+            self.known.get_mut(at).answer = Answer::Storing(frame);
+            self.conns[index as usize].uplink.storing += 1;
+        } else {
+            self.give(index, at, frame, now);
+        }
+    }
+
+    fn answer_frame(&mut self, id: MessageId, qos: QoS, body: &[u8]) -> Rc<[u8]> {
         let packet = match qos {
             QoS::ExactlyOnce => Packet::Rec { id, body },
             _ => Packet::Ack { id, body },
         };
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        frame::write_header(&mut scratch, Opcode::Binary, packet.encoded_len());
-        packet.encode_into(&mut scratch);
-        let frame: Rc<[u8]> = Rc::from(&scratch[..]);
-        self.scratch = scratch;
+        self.scratch.clear();
+        frame::write_header(&mut self.scratch, Opcode::Binary, packet.encoded_len());
+        packet.encode_into(&mut self.scratch);
+        Rc::from(&self.scratch[..])
+    }
+
+    /// The answer goes out, and is remembered for repeats.
+    fn give(&mut self, index: u32, at: At, frame: Rc<[u8]>, now: Tick) {
+        let qos = self.known.get(at).qos;
         self.known.get_mut(at).answer = Answer::Given(frame.clone());
         let uplink = &mut self.conns[index as usize].uplink;
         uplink.answer_bytes += frame.len() as u32;
@@ -356,6 +409,7 @@ impl Shard {
             uplink.answer_bytes -= frame.len() as u32;
             uplink.held_qos2 -= 1;
             self.known.remove(&mut uplink.known, at);
+            self.forget_stored(index, id);
         }
         self.push_packet(index, Packet::Com { id }, now);
     }
@@ -368,14 +422,189 @@ impl Shard {
         }
     }
 
+    /// The number of a session's new message.
+    fn number(&mut self, at: u32, id: MessageId, dup: bool) -> u64 {
+        let mark = &mut self.sessions.at_mut(at).mark;
+        let numbered = mark.number(id, dup);
+        if numbered.store_first && !self.settings.is_planted(Bug::NumbersUnstored) {
+            self.sessions.at_mut(at).line_hold = HOLD;
+        }
+        numbered.sequence
+    }
+
+    /// The messages must not go on before the store has the mark that their numbers are made of. It is asked to.
+    fn line_is_held(&mut self, key: SessionKey) -> bool {
+        let told = self.storeline.told();
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.line_hold > told) else { return false };
+        if session.line_hold == HOLD {
+            self.put(key.index, After::Numbered(key));
+            let last = self.storeline.last();
+            self.sessions.at_mut(key.index).line_hold = last;
+        }
+        true
+    }
+
+    #[cfg(debug_assertions)]
+    fn line_is_held_quietly(&self, key: SessionKey) -> bool {
+        self.sessions
+            .get(key)
+            .is_some_and(|session| session.line_hold > self.storeline.told() || session.attaching.is_some())
+    }
+
+    pub(super) fn on_numbered(&mut self, key: SessionKey, done: bool, now: Tick) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let holder = session.holder;
+        if !done {
+            session.line_hold = HOLD;
+        }
+        if holder == NO_CONN {
+            return;
+        }
+        if done {
+            self.forward_next(holder, now);
+            return;
+        }
+        // The clients' repeats try again.
+        let mut line = std::mem::take(&mut self.conns[holder as usize].uplink.line);
+        while let Some(waiting) = self.line.pop_front(&mut line) {
+            self.line_bytes -= waiting.body.len();
+            let uplink = &mut self.conns[holder as usize].uplink;
+            uplink.line_len -= 1;
+            let found = self.known.iter(&uplink.known).find(|(_, known)| known.sequence == waiting.origin.sequence);
+            match found.map(|(at, _)| at).filter(|_| waiting.origin.id != 0) {
+                Some(at) => {
+                    self.stats.forwards_failed += 1;
+                    self.fail(holder, at, waiting.origin.qos);
+                }
+                None => self.stats.forwards_dropped_qos0 += 1,
+            }
+        }
+        self.resume_reading(holder, now);
+        self.free_if_done(holder);
+    }
+
+    /// A session's answer that the store must have first: of QoS 2, and one that follows a change of the session.
+    fn store_answer(&mut self, index: u32, id: MessageId, qos: QoS, sequence: u64, body: &[u8]) -> bool {
+        let Some(at) = self.session_of(index) else { return false };
+        let session = self.sessions.at(at);
+        let key = session.key(at);
+        if qos == QoS::ExactlyOnce && !self.settings.is_planted(Bug::AnswersUnstored) {
+            let received = Received { id, sequence, answer: body.into() };
+            let session = session.id;
+            self.store(Step::Receive { session, received }, After::Received(key, sequence));
+            return true;
+        }
+        let overtakes = session.changed > self.storeline.told();
+        if overtakes {
+            self.put(at, After::Received(key, sequence));
+        }
+        overtakes
+    }
+
+    pub(super) fn on_received_told(&mut self, key: SessionKey, sequence: u64, done: bool, now: Tick) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let holder = session.holder;
+        if holder == NO_CONN {
+            return;
+        }
+        let known = &self.conns[holder as usize].uplink.known;
+        let storing = |known: &Known| known.sequence == sequence && matches!(known.answer, Answer::Storing(_));
+        let Some(at) = self.known.iter(known).find(|(_, known)| storing(known)).map(|(at, _)| at) else { return };
+        let qos = self.known.get(at).qos;
+        let answer = std::mem::replace(&mut self.known.get_mut(at).answer, Answer::Failed);
+        self.conns[holder as usize].uplink.storing -= 1;
+        match answer {
+            Answer::Storing(frame) if done => self.give(holder, at, frame, now),
+            _ => self.fail(holder, at, qos),
+        }
+        self.resume_reading(holder, now);
+        self.free_if_done(holder);
+    }
+
+    fn forget_stored(&mut self, index: u32, id: MessageId) {
+        if let Some(at) = self.session_of(index) {
+            let session = self.sessions.at(at).id;
+            self.store(Step::Forget { session, id }, After::Nothing);
+        }
+    }
+
+    /// What is known of an id from an earlier connection, when its client uses the id for another message.
+    fn forget_before(&mut self, index: u32, at: At) {
+        let uplink = &mut self.conns[index as usize].uplink;
+        let known = self.known.remove(&mut uplink.known, at);
+        let qos1 = u16::from(known.qos == QoS::AtLeastOnce);
+        uplink.held_qos2 -= 1 - qos1;
+        match known.answer {
+            Answer::Given(frame) => {
+                uplink.answer_bytes -= frame.len() as u32;
+                uplink.answered_qos1 -= qos1;
+            }
+            Answer::Failed => uplink.failed_qos1 -= qos1,
+            Answer::Storing(_) => uplink.storing -= 1,
+            Answer::Waiting => {}
+        }
+        if known.qos == QoS::ExactlyOnce {
+            self.forget_stored(index, known.id);
+        }
+    }
+
+    /// The connection that has what this one's client sent.
+    fn holder_of(&self, index: u32) -> u32 {
+        let here = self.conns[index as usize].uplink.current.is_some();
+        let holder = self.session_of(index).map(|at| self.sessions.at(at).holder);
+        holder.filter(|&holder| !here && holder != NO_CONN).unwrap_or(index)
+    }
+
+    /// What the client sent on an earlier connection goes on with this one.
+    pub(super) fn move_uplink(&mut self, from: u32, to: u32) {
+        let uplink = std::mem::take(&mut self.conns[from as usize].uplink);
+        let mut next = uplink.known.front();
+        while let Some(at) = next {
+            self.known.get_mut(at).before = true;
+            next = self.known.next(at);
+        }
+        self.conns[to as usize].uplink = Uplink { last_id: 0, run: 0, ..uplink };
+    }
+
+    /// The QoS 2 messages that the session has answered and its client has not released.
+    pub(super) fn restore_uplink(&mut self, index: u32, received: Vec<Received>) {
+        for Received { id, sequence, answer } in received {
+            let frame = self.answer_frame(id, QoS::ExactlyOnce, &answer);
+            let uplink = &mut self.conns[index as usize].uplink;
+            uplink.answer_bytes += frame.len() as u32;
+            uplink.held_qos2 += 1;
+            uplink.sequence = uplink.sequence.max(sequence);
+            let known = Known { id, qos: QoS::ExactlyOnce, sequence, answer: Answer::Given(frame), before: true };
+            self.known.push_back(&mut uplink.known, known);
+        }
+    }
+
+    /// The session is dropped: nothing of it is stored any more, and nobody else brings what is with the backend.
+    pub(super) fn orphan_uplink(&mut self, index: u32, now: Tick) {
+        if self.conns[index as usize].uplink.current.is_some() && !self.conns[index as usize].owes {
+            self.finish_current(index, Forwarded::Failed, Vec::new(), now);
+        }
+        let mut next = self.conns[index as usize].uplink.known.front();
+        while let Some(at) = next {
+            next = self.known.next(at);
+            if matches!(self.known.get(at).answer, Answer::Storing(_)) {
+                self.conns[index as usize].uplink.storing -= 1;
+                let qos = self.known.get(at).qos;
+                self.fail(index, at, qos);
+            }
+        }
+    }
+
     #[cfg(debug_assertions)]
     pub(super) fn check_uplink(&self, index: u32, all: &mut Holdings) {
         let uplink = &self.conns[index as usize].uplink;
         let (mut ids, mut sequence, mut waiting) = (HashSet::new(), 0, HashSet::new());
-        let (mut answered, mut failed, mut qos2, mut bytes) = (0, 0, 0, 0);
+        let (mut answered, mut failed, mut qos2, mut bytes, mut storing) = (0, 0, 0, 0, 0);
         for (_, known) in self.known.iter(&uplink.known) {
             assert!(known.id.is_valid() && ids.insert(known.id), "an id is known once");
-            assert!(sequence < known.sequence && known.sequence <= uplink.sequence, "ids are known in their order");
+            let durable = self.conns[index as usize].session != SessionKey::NONE;
+            assert!(durable || sequence < known.sequence, "ids are known in their order");
+            assert!(known.sequence <= uplink.sequence);
             sequence = known.sequence;
             let qos1 = known.qos == QoS::AtLeastOnce;
             qos2 += u16::from(!qos1);
@@ -385,19 +614,23 @@ impl Shard {
                     answered += u16::from(qos1);
                     bytes += frame.len() as u32;
                 }
+                Answer::Storing(_) => storing += 1,
                 Answer::Failed => failed += u16::from(qos1),
             }
         }
+        assert_eq!(storing, uplink.storing);
         assert_eq!((answered, failed, qos2), (uplink.answered_qos1, uplink.failed_qos1, uplink.held_qos2));
         assert!(answered <= ANSWERS_KEPT && uplink.answer_bytes == bytes);
         let line = || self.line.iter(&uplink.line).map(|(_, waiting)| waiting);
         assert_eq!(line().count(), uplink.line_len());
         let origins = line().map(|waiting| waiting.origin).chain(uplink.current.map(|current| current.origin));
         for origin in origins.filter(|origin| origin.id != 0) {
-            assert!(waiting.remove(&origin.sequence), "what is in the line waits, and once");
+            let durable = self.conns[index as usize].session != SessionKey::NONE;
+            assert!(waiting.remove(&origin.sequence) || durable, "what is in the line waits, and once");
         }
         assert!(waiting.is_empty(), "what waits is in the line or with the backend");
-        assert!(uplink.current.is_some() || uplink.line.is_empty(), "the line moves");
+        let held = self.line_is_held_quietly(self.conns[index as usize].session);
+        assert!(uplink.current.is_some() || uplink.line.is_empty() || held, "the line moves");
         all.known += ids.len();
         all.waiting += uplink.line_len();
         all.line_bytes += line().map(|waiting| waiting.body.len()).sum::<usize>();
@@ -441,6 +674,9 @@ fn forget_oldest(uplink: &mut Uplink, known: &mut Arena<Known>, finished: Finish
     uplink.answer_bytes -= len;
     known.remove(&mut uplink.known, at);
 }
+
+/// The line is held, and the store is still to be asked.
+const HOLD: u64 = u64::MAX;
 
 /// Body buffers kept for reuse, and the largest that is kept.
 const SPARE_BODIES_MAX: usize = 1024;

@@ -275,7 +275,7 @@ fn ids_go_round_and_never_meet_one_in_flight() {
 fn ids_go_on_without_a_jump_where_the_counter_ends() {
     let mut rig = Rig::with(|settings| settings.inflight_window = 8);
     let key = rig.open_in("news");
-    rig.shard.conns[key.index as usize].downlink.launched = ORDERS - 2;
+    rig.shard.conns[key.index as usize].downlink.launched = (ORDERS - 2) as u32;
     for _ in 0..4 {
         rig.call("news", QOS1, "x");
     }

@@ -1,0 +1,417 @@
+//! Messages to durable sessions: at once where the client is there, stored where it is not, and stored too when it does
+//! not answer soon.
+//!
+//! ```text
+//! deliver ──(online, nothing older is stored)──► in flight ──ACK──► done: the disk was never touched
+//!    │                                              │ patience is over, or the line ends
+//!    │                                              ▼
+//!    └──(absent, or behind stored ones)──────────► Keep ──told──► the call counts it as stored
+//!                                                   │
+//!                           Load, a page at a time ◄┘──► in flight, same order, same id ──► Remove
+//! ```
+//! A stored QoS 2 message's REL waits for the store too: once the client has it, it may forget the id, and then nothing
+//! may bring the message back.
+
+use super::arena::At;
+use super::conn::Phase;
+use super::downlink::{Delivery, Keeping, Pending, State};
+use super::messages::{Message, MessageRef};
+use super::parts::{PartRef, Ticket};
+use super::query::{NotKept, Terms};
+use super::session::{NO_CONN, SESSION_MEMBER, SPAN_MAX};
+use super::steps::{Kept, Order, Outcome, Page, Refused, Step, UnixMs};
+use super::storeline::{After, SessionKey};
+use super::{Bug, Output, Reply, Shard};
+use crate::base::time::Tick;
+use crate::wire::packet::{Packet, QoS};
+use std::sync::Arc;
+
+impl Shard {
+    /// `SendTo`: to one session, wherever it is.
+    pub(super) fn send_to_session(&mut self, ticket: Ticket, name: &str, message: Message, terms: &Terms, now: Tick) {
+        let Some(at) = self.sessions.by_name(name) else {
+            let reply = Reply::Refused("no such session");
+            return self.outputs.push_back(Output::Reply { ticket, reply });
+        };
+        if let Some(why) = self.too_large(&message) {
+            return self.outputs.push_back(Output::Reply { ticket, reply: Reply::Refused(why) });
+        }
+        let online = self.online_conn(at);
+        if message.qos == QoS::AtMostOnce {
+            let reply =
+                Reply::Sent { connections: u32::from(online.is_some()), data: Vec::new(), kept: Default::default() };
+            self.outputs.push_back(Output::Reply { ticket, reply });
+        }
+        let message = self.messages.insert(message);
+        let delivery = self.open_part(&message, ticket, 1, terms, now);
+        self.deliver_to_session(at, &message, delivery.as_ref(), now);
+        self.messages.release(message);
+    }
+
+    pub(super) fn online_conn(&self, at: u32) -> Option<u32> {
+        let conn = self.sessions.at(at).conn;
+        (conn != NO_CONN && self.conns[conn as usize].phase == Phase::Open).then_some(conn)
+    }
+
+    /// `None` at QoS 0, which is for those who are there.
+    pub(super) fn deliver_to_session(&mut self, at: u32, message: &MessageRef, delivery: Option<&Delivery>, now: Tick) {
+        let online = self.online_conn(at);
+        let Some(delivery) = delivery else {
+            if let Some(index) = online {
+                self.deliver_qos0(index, message);
+            }
+            return;
+        };
+        let session = self.sessions.at_mut(at);
+        if session.next.0 - session.oldest.0 >= SPAN_MAX {
+            return self.part_refused(delivery.part, NotKept::TooMany);
+        }
+        let order = session.next;
+        let direct = !session.more && !session.loading && delivery.claim.is_none() && order < session.reserved;
+        match online.filter(|&index| direct && self.fits(index, message)) {
+            Some(index) => {
+                let session = self.sessions.at_mut(at);
+                session.next = order.next();
+                session.loaded = session.next;
+                self.deliver_in_order(index, message, delivery, order, now);
+                self.reserve_ahead(at);
+            }
+            None => self.keep_new(at, message, delivery, now),
+        }
+    }
+
+    /// A message whose client is not there, or has older ones to get first.
+    fn keep_new(&mut self, at: u32, message: &MessageRef, delivery: &Delivery, now: Tick) {
+        let len = self.messages.get(message).len();
+        if let Some(why) = self.no_room(at, len) {
+            return self.part_refused(delivery.part, why);
+        }
+        let unix = self.unix(now);
+        let session = self.sessions.at_mut(at);
+        let order = session.next;
+        session.next = order.next();
+        session.more |= session.conn != NO_CONN;
+        session.count_waiting(len as u64, unix);
+        let (key, id) = (session.key(at), session.id);
+        let kept = Kept {
+            session: id,
+            order,
+            message: self.messages.get(message).clone(),
+            sent: false,
+            released: false,
+            stored: unix,
+            expires: delivery.expires,
+            claim: delivery.claim.clone(),
+        };
+        let mut part = Some(delivery.part);
+        if self.settings.is_planted(Bug::CountsBeforeStored) {
+            self.part_stored(part.take().expect("just made"));
+        }
+        self.store(Step::Keep(Box::new(kept)), After::Kept { session: key, order, bytes: len as u64, part });
+    }
+
+    /// Why nothing more is kept for the session.
+    fn no_room(&mut self, at: u32, len: usize) -> Option<NotKept> {
+        let limits = self.settings.sessions;
+        let session = self.sessions.at(at);
+        let why = if session.waiting as usize >= limits.messages_max {
+            NotKept::TooMany
+        } else if session.waiting_bytes + len as u64 > limits.bytes_max as u64 {
+            NotKept::TooLarge
+        } else if self.store_is_busy() {
+            NotKept::Store(Refused::TooBusy)
+        } else {
+            return None;
+        };
+        self.stats.keeps_refused += 1;
+        Some(why)
+    }
+
+    /// A message in memory that its client is slow to acknowledge, or has left. False when there is no room for it.
+    fn keep_pending(&mut self, at: u32, pending: At, now: Tick) -> bool {
+        let message = self.pending.get(pending).message.as_ref().expect("a released one has no message");
+        let len = self.messages.get(message).len();
+        if let Some(why) = self.no_room(at, len) {
+            let pending = self.pending.get_mut(pending);
+            (pending.keeping, pending.keep_at) = (Keeping::No, Tick::NEVER);
+            if let Some(part) = pending.part.take() {
+                self.part_refused(part, why);
+            }
+            return false;
+        }
+        let unix = self.unix(now);
+        let pending = self.pending.get_mut(pending);
+        pending.keeping = Keeping::Asked;
+        pending.keep_at = Tick::NEVER;
+        let (order, sent, expires) = (Order(pending.order), pending.state != State::Queued, pending.expires);
+        let message = self.messages.get(pending.message.as_ref().expect("just seen")).clone();
+        let session = self.sessions.at_mut(at);
+        session.count_waiting(len as u64, unix);
+        let (key, id) = (session.key(at), session.id);
+        let kept = Kept { session: id, order, message, sent, released: false, stored: unix, expires, claim: None };
+        self.store(Step::Keep(Box::new(kept)), After::Kept { session: key, order, bytes: len as u64, part: None });
+        true
+    }
+
+    /// In `repeat_due`: patience with this message is over.
+    pub(super) fn keep_if_due(&mut self, index: u32, pending: At, now: Tick) {
+        let found = self.pending.get(pending);
+        if found.keeping == Keeping::No
+            && now >= found.keep_at
+            && found.message.is_some()
+            && let Some(at) = self.session_of(index)
+        {
+            self.stats.kept_late += 1;
+            self.keep_pending(at, pending, now);
+        }
+    }
+
+    pub(super) fn on_kept(
+        &mut self,
+        key: SessionKey,
+        order: Order,
+        bytes: u64,
+        part: Option<PartRef>,
+        outcome: Outcome,
+        now: Tick,
+    ) {
+        let part = part.or_else(|| self.kept_parts.remove(&(key, order)));
+        let mut pending_part = None;
+        if let Some(at) = self.find_order(key, order) {
+            let pending = self.pending.get_mut(at);
+            debug_assert_eq!(pending.keeping, Keeping::Asked);
+            // Not kept: then it is a message like any other, without a promise.
+            pending.keeping = if outcome == Outcome::Done { Keeping::Yes } else { Keeping::No };
+            pending_part = pending.part.take();
+        }
+        let part = part.or(pending_part);
+        match outcome {
+            Outcome::Done => {
+                self.stats.kept += 1;
+                if let Some(part) = part {
+                    self.part_stored(part);
+                }
+            }
+            other => {
+                // Acknowledged meanwhile: it does not count any more.
+                let counts = part.is_some() || self.find_order(key, order).is_some();
+                if counts && let Some(session) = self.sessions.get_mut(key) {
+                    session.uncount_waiting(bytes);
+                }
+                let why = if let Outcome::Refused(why) = other { Some(NotKept::Store(why)) } else { None };
+                match (part, why) {
+                    (Some(part), Some(why)) => self.part_refused(part, why),
+                    (Some(part), None) => self.part_stored(part),
+                    (None, _) => {}
+                }
+            }
+        }
+        if let Some(session) = self.sessions.get(key)
+            && session.conn != NO_CONN
+        {
+            self.load_more(key.index, now);
+        }
+    }
+
+    /// The message in flight or queued under this order, where its session is online.
+    fn find_order(&self, key: SessionKey, order: Order) -> Option<At> {
+        let session = self.sessions.get(key)?;
+        let conn = self.conns.get(session.conn as usize)?;
+        self.pending.iter(conn.downlink.list()).find(|(_, pending)| pending.order == order.0).map(|(at, _)| at)
+    }
+
+    /// Orders that the connection has in memory, ascending.
+    pub(super) fn orders_in_memory(&self, index: u32) -> Vec<Order> {
+        self.pending.iter(self.conns[index as usize].downlink.list()).map(|(_, pending)| Order(pending.order)).collect()
+    }
+
+    /// Loads the next page when what is in memory is in flight.
+    pub(super) fn load_more(&mut self, at: u32, _now: Tick) {
+        let session = self.sessions.at(at);
+        let Some(index) = self.online_conn(at) else { return };
+        if !session.more || session.loading || self.conns[index as usize].downlink.has_queued() {
+            return;
+        }
+        let (id, key, attempt, after) = (session.id, session.key(at), session.attempt, session.loaded);
+        let session = self.sessions.at_mut(at);
+        // What is stored from now on is not in the page.
+        (session.loading, session.more) = (true, false);
+        let after = after.0.checked_sub(1).map(Order);
+        self.load(id, after, After::Page(key, attempt));
+    }
+
+    pub(super) fn on_page(&mut self, key: SessionKey, attempt: u32, page: Option<Page>, now: Tick) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.attempt == attempt) else { return };
+        match page {
+            Some(page) => self.take_page(key.index, page.messages, page.more, now),
+            // The store cannot be read now; the next thing that is stored or acknowledged tries again.
+            None => (session.loading, session.more) = (false, true),
+        }
+    }
+
+    /// Stored messages take their place behind what is in memory.
+    pub(super) fn take_page(&mut self, at: u32, mut messages: Vec<Kept>, more: bool, now: Tick) {
+        let index = self.sessions.at(at).conn;
+        let session = self.sessions.at_mut(at);
+        session.loading = false;
+        session.more |= more;
+        if self.settings.is_planted(Bug::LoadsBackwards) {
+            messages.reverse();
+        }
+        let session = self.sessions.at_mut(at);
+        if let Some(last) = messages.last() {
+            session.loaded = session.loaded.max(last.order.next());
+        }
+        if !more && !session.more {
+            // What was refused or has expired has left gaps.
+            session.loaded = session.next;
+        }
+        let dup = !self.settings.is_planted(Bug::ResumesWithoutDup);
+        for kept in messages {
+            let message = (!kept.released).then(|| self.messages.insert(kept.message));
+            let tag = kept.claim.map(|claim| claim.message_id);
+            let pending = Pending {
+                message,
+                part: None,
+                deadline: Tick::NEVER,
+                repeat_at: Tick::NEVER,
+                keep_at: Tick::NEVER,
+                expires: kept.expires,
+                order: kept.order.0,
+                attempts: 0,
+                state: State::Queued,
+                keeping: Keeping::Yes,
+                dup: kept.sent && dup,
+                tag,
+            };
+            self.queue(index, pending);
+        }
+        self.note_oldest(at, index);
+        self.fill_window(index, now);
+        if self.conns[index as usize].phase == Phase::Open {
+            self.load_more(at, now);
+            self.sweep(at, now);
+        }
+    }
+
+    /// A lower bound for the orders of what is unfinished, as messages end.
+    pub(super) fn note_oldest(&mut self, at: u32, index: u32) {
+        let first = self.conns[index as usize].downlink.list().front().map(|at| Order(self.pending.get(at).order));
+        let session = self.sessions.at_mut(at);
+        if session.sweep.is_none() {
+            session.oldest =
+                first.unwrap_or(if session.more || session.loading { session.loaded } else { session.next });
+        }
+    }
+
+    /// A message of a durable session has left its list.
+    pub(super) fn finished(&mut self, index: u32, keeping: Keeping, order: Order, now: Tick) {
+        let Some(at) = self.session_of(index) else { return };
+        self.note_oldest(at, index);
+        if keeping != Keeping::No {
+            let session = self.sessions.at(at).id;
+            self.store(Step::Remove { session, order }, After::Nothing);
+        }
+        self.load_more(at, now);
+        if self.sessions.at(at).sweep.is_some() {
+            self.sweep(at, now);
+        }
+    }
+
+    /// The client has a stored message: it does not wait any more, and whoever wants receipts hears of it.
+    pub(super) fn uncount_stored(&mut self, index: u32, message: &MessageRef, tag: Option<Arc<str>>) {
+        let Some(at) = self.session_of(index) else { return };
+        let bytes = self.messages.get(message).len() as u64;
+        let session = self.sessions.at_mut(at);
+        session.uncount_waiting(bytes);
+        let session = session.name.clone();
+        self.outputs.push_back(Output::Receipt { session, message_id: tag });
+    }
+
+    /// REC for a stored message: its REL goes out when the store knows.
+    pub(super) fn release_stored(&mut self, index: u32, pending: At) {
+        let Some(at) = self.session_of(index) else { return };
+        let order = Order(self.pending.get(pending).order);
+        let session = self.sessions.at(at);
+        let (key, id) = (session.key(at), session.id);
+        self.store(Step::Release { session: id, order }, After::Released(key, order));
+    }
+
+    pub(super) fn on_release_told(&mut self, key: SessionKey, order: Order, done: bool, now: Tick) {
+        let Some(at) = self.find_order(key, order) else { return };
+        let index = self.sessions.at(key.index).conn;
+        let pending = self.pending.get_mut(at);
+        if pending.state != State::Releasing || !done {
+            // Tried again when it would be repeated.
+            return;
+        }
+        (pending.state, pending.attempts) = (State::Released, 1);
+        pending.repeat_at = now + self.settings.ack_timeout_ms;
+        let wake = pending.repeat_at;
+        self.timers.arm_no_later(index, wake);
+        self.push_packet(index, Packet::Rel { id: order.id(), dup: false }, now);
+    }
+
+    /// The line is over: what its client has not acknowledged is stored.
+    pub(super) fn keep_unfinished(&mut self, index: u32, at: u32, now: Tick) {
+        let key = self.sessions.at(at).key(at);
+        let mut next = self.conns[index as usize].downlink.list().front();
+        while let Some(found) = next {
+            next = self.pending.next(found);
+            if self.settings.is_planted(Bug::ForgetsAtTheEnd) {
+                continue;
+            }
+            let pending = self.pending.get_mut(found);
+            let order = Order(pending.order);
+            match (pending.keeping, pending.state) {
+                (Keeping::No, State::Released | State::Releasing) => self.keep_release(at, order, now),
+                (Keeping::No, _) if pending.part.is_some() => {
+                    if self.keep_pending(at, found, now) {
+                        let part = self.pending.get_mut(found).part.take();
+                        self.kept_parts.extend(part.map(|part| ((key, order), part)));
+                    }
+                }
+                // Its caller was told that it is not promised.
+                (Keeping::No, _) => {}
+                (Keeping::Asked, _) => {
+                    let part = pending.part.take();
+                    self.kept_parts.extend(part.map(|part| ((key, order), part)));
+                }
+                (Keeping::Yes, _) => {}
+            }
+        }
+    }
+
+    /// A message that was never stored and that the client has: what is left of it is its REL.
+    fn keep_release(&mut self, at: u32, order: Order, now: Tick) {
+        let unix = self.unix(now);
+        let session = self.sessions.at(at).id;
+        let message = Message::encode(QoS::ExactlyOnce, 0, b"", &mut self.scratch);
+        let expires = UnixMs(unix.0.saturating_add(self.settings.sessions.message_ttl_ms));
+        let kept = Kept { session, order, message, sent: true, released: true, stored: unix, expires, claim: None };
+        self.store(Step::Keep(Box::new(kept)), After::Nothing);
+    }
+
+    pub(super) fn part_stored(&mut self, part: PartRef) {
+        if let Some(ended) = self.parts.stored(part) {
+            self.reply_ended(ended);
+        }
+    }
+
+    pub(super) fn part_refused(&mut self, part: PartRef, why: NotKept) {
+        if let Some(ended) = self.parts.refused(part, why) {
+            self.reply_ended(ended);
+        }
+    }
+
+    /// Until when a message waits that is sent on these terms.
+    pub(super) fn expires(&self, terms: &Terms, now: Tick) -> UnixMs {
+        let ttl = terms.ttl_ms.unwrap_or(self.settings.sessions.message_ttl_ms);
+        UnixMs(self.unix(now).0.saturating_add(ttl))
+    }
+
+    /// The session of a channel's member.
+    pub(super) fn session_member(member: u32) -> Option<u32> {
+        (member & SESSION_MEMBER != 0).then_some(member & !SESSION_MEMBER)
+    }
+}

@@ -1,0 +1,195 @@
+//! The shard's line to the store: work goes out numbered, what is told comes back in the same order. For each piece of
+//! work under way it is kept what to do when it is done.
+
+use super::parts::{PartRef, Ticket};
+use super::steps::{Expired, Order, Outcome, Refused, SessionId, Step, Told, What, Work};
+use super::{Output, Reply, Shard};
+use crate::base::time::Tick;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A session's slot and the slot's generation, checked when the store has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionKey {
+    pub index: u32,
+    pub generation: u32,
+}
+
+impl SessionKey {
+    pub const NONE: SessionKey = SessionKey { index: u32::MAX, generation: 0 };
+}
+
+/// What follows a piece of work.
+#[derive(Debug)]
+pub enum After {
+    Nothing,
+    /// The row of a session that is being attached, or a channel it joined then; refused, the connection is.
+    AttachStep(SessionKey, u32),
+    /// The first page of a session that is being attached.
+    Attach(SessionKey, u32),
+    /// A further page.
+    Page(SessionKey, u32),
+    /// A message of a session's is stored; `part` when the message is not in memory.
+    Kept {
+        session: SessionKey,
+        order: Order,
+        bytes: u64,
+        part: Option<PartRef>,
+    },
+    /// REL may go out.
+    Released(SessionKey, Order),
+    /// ACK or REC may go out.
+    Received(SessionKey, u64),
+    /// The mark of a new run is stored: its messages may go on.
+    Numbered(SessionKey),
+    Reserved(SessionKey, Order),
+    /// A channel was joined by a call, or by an answer of the backend's.
+    Joined {
+        session: SessionKey,
+        channel: Arc<str>,
+        ticket: Option<Ticket>,
+    },
+    Replied {
+        ticket: Ticket,
+        reply: Reply,
+    },
+}
+
+#[derive(Default)]
+pub struct StoreLine {
+    told: u64,
+    under_way: VecDeque<After>,
+}
+
+impl StoreLine {
+    /// Work that the store has not told of.
+    pub fn len(&self) -> usize {
+        self.under_way.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// The number of the last work given out.
+    pub fn last(&self) -> u64 {
+        self.told + self.under_way.len() as u64
+    }
+
+    pub fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// The calls whose messages are on their way to the store, for invariants.
+    #[cfg(debug_assertions)]
+    pub fn parts(&self) -> impl Iterator<Item = PartRef> + '_ {
+        self.under_way.iter().filter_map(|after| match after {
+            After::Kept { part, .. } => *part,
+            _ => None,
+        })
+    }
+}
+
+impl Shard {
+    pub(super) fn store(&mut self, step: Step, after: After) {
+        self.give_out(What::Step(step), after);
+    }
+
+    pub(super) fn load(&mut self, session: SessionId, after: Option<Order>, then: After) {
+        let most = (2 * self.settings.inflight_window).clamp(PAGE_MIN, PAGE_MAX);
+        self.give_out(What::Load { session, after, most }, then);
+    }
+
+    fn give_out(&mut self, what: What, after: After) {
+        self.storeline.under_way.push_back(after);
+        let number = self.storeline.last();
+        self.outputs.push_back(Output::Store(Work { number, what }));
+    }
+
+    /// The store makes no new promise: too much is under way.
+    pub(super) fn store_is_busy(&self) -> bool {
+        self.storeline.len() >= STORELINE_MAX
+    }
+
+    /// Large fan-outs wait here until the store has caught up.
+    pub(super) fn store_is_behind(&self) -> bool {
+        self.storeline.len() >= STORELINE_BEHIND
+    }
+
+    /// Work that the store has not told of yet.
+    pub fn store_under_way(&self) -> usize {
+        self.storeline.len()
+    }
+
+    pub(super) fn on_told(&mut self, told: Told, now: Tick) {
+        let mut other = told.other.into_iter().peekable();
+        while self.storeline.told < told.upto {
+            let Some(after) = self.storeline.under_way.pop_front() else {
+                debug_assert!(false, "told of work that was not given out");
+                return;
+            };
+            self.storeline.told += 1;
+            let number = self.storeline.told;
+            let outcome = match other.next_if(|(of, _)| *of == number) {
+                Some((_, outcome)) => outcome,
+                None => Outcome::Done,
+            };
+            if let Outcome::Refused(_) = outcome {
+                self.stats.store_refused += 1;
+            }
+            self.follow(after, outcome, now);
+        }
+    }
+
+    fn follow(&mut self, after: After, outcome: Outcome, now: Tick) {
+        let refused = match &outcome {
+            Outcome::Refused(why) => Some(*why),
+            _ => None,
+        };
+        match after {
+            After::Nothing => {}
+            After::AttachStep(session, attempt) => {
+                if let Some(why) = refused {
+                    self.refuse_attach(session, attempt, why, now);
+                }
+            }
+            After::Attach(session, attempt) => match outcome {
+                Outcome::Loaded(page) => self.on_attached(session, attempt, page, now),
+                _ => self.refuse_attach(session, attempt, refused.unwrap_or(Refused::Broken), now),
+            },
+            After::Page(session, attempt) => {
+                let page = if let Outcome::Loaded(page) = outcome { Some(page) } else { None };
+                self.on_page(session, attempt, page, now);
+            }
+            After::Kept { session, order, bytes, part } => self.on_kept(session, order, bytes, part, outcome, now),
+            After::Released(session, order) => self.on_release_told(session, order, refused.is_none(), now),
+            After::Received(session, sequence) => self.on_received_told(session, sequence, refused.is_none(), now),
+            After::Numbered(session) => self.on_numbered(session, refused.is_none(), now),
+            After::Reserved(session, upto) => {
+                if refused.is_none() {
+                    self.on_reserved(session, upto);
+                }
+            }
+            After::Joined { session, channel, ticket } => self.on_joined(session, &channel, ticket, refused),
+            After::Replied { ticket, reply } => {
+                let reply = if refused.is_some() { Reply::Refused(NOT_STORED) } else { reply };
+                self.outputs.push_back(Output::Reply { ticket, reply });
+            }
+        }
+    }
+
+    pub(super) fn on_expired(&mut self, expired: Expired) {
+        let Some(session) = self.sessions.by_id(expired.session) else { return };
+        session.waiting = session.waiting.saturating_sub(expired.messages);
+        session.waiting_bytes = session.waiting_bytes.saturating_sub(expired.bytes);
+        self.stats.messages_expired += u64::from(expired.messages);
+    }
+}
+
+pub const NOT_STORED: &str = "the store refuses it (see /readyz)";
+/// Messages of one page.
+const PAGE_MIN: usize = 16;
+const PAGE_MAX: usize = 1024;
+/// Work that may be under way; beyond it nothing is promised.
+pub const STORELINE_MAX: usize = 1 << 16;
+const STORELINE_BEHIND: usize = 4096;
