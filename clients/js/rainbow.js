@@ -10,10 +10,16 @@
  *
  * Times are milliseconds. A message that was promised (QoS 1 and 2) outlives the connection it was sent on: it is sent
  * again on the next one until its own timeout ends. "Exactly once" over a reconnection needs a durable session
- * (`session: true` and a server that keeps one); without it a QoS 2 message is exactly once per connection.
+ * (`session: true`, and a business server that names one); without it a QoS 2 message is exactly once per connection.
+ *
+ * With a session, the server's QoS 2 messages are exactly once over reconnections and reloads of the page: handlers have
+ * finished with a message, then its id is put into `storage`, then the server is told (REC). One window is left: a page
+ * that dies between what a handler did and the write of the id (the same task, unless the handler is asynchronous) gets
+ * that message again when it comes back; `message.id` is then the same. It is never the other way round, so that nothing is
+ * lost. A send that was unanswered when the page went is not repeated by the next page: nobody waits for its promise.
  */
 
-/** Why a promise was rejected: `code` is "timeout", "closed", "full" or "protocol". */
+/** Why a promise was rejected or what failed: `code` is "timeout", "closed", "full", "protocol" or "storage". */
 export class RainbowError extends Error {
   constructor(code, message) {
     super(message);
@@ -42,12 +48,13 @@ export class Body {
   }
 }
 
-/** A message from the server, as handed to "message" handlers. */
+/** A message from the server, as handed to "message" handlers. `id` is the packet's, undefined with QoS 0. */
 export class Message extends Body {
-  constructor({ type, qos, dup, body }) {
+  constructor({ type, qos, id, dup, body }) {
     super(body);
     this.type = type;
     this.qos = qos;
+    this.id = id;
     this.dup = dup;
   }
 }
@@ -63,12 +70,11 @@ export class Rainbow {
   #openedAt = 0;
   #reconnectTimer;
   #opening = null;
-  #lastId = 0;
-  #reservedId = 0;
-  /** Sends without their last answer, by id, in the order of `send`. */
+  /** Sends without their last answer, in the order of `send`. */
+  #sends = new Set();
+  /** Those among them that have an id: a send gets one when it is written first, so that ids on the line have no gaps. */
   #pending = new Map();
-  /** The server's messages by QoS and id, with our answer once there is one, so that a repeat is answered the same. */
-  #received = { 1: new Map(), 2: new Map() };
+  #memory = new Memory();
 
   /**
    * `url`: ws(s):// or http(s)://, or a path on the page's own host; an empty path means /connect/. Options:
@@ -78,8 +84,10 @@ export class Rainbow {
    * - `timeout` (10 s) of a send, `repeat` (3 s) between repeats, `pendingMax` (1024) unanswered sends;
    * - `backoffMin` (500 ms) and `backoffMax` (30 s): a reconnection waits a random part of `backoffMin` · 2ⁿ, at most
    *    `backoffMax`; n counts failures in a row, and a connection that lasted `stable` (5 s) ends the row;
-   * - `session`: offer durable sessions (the subprotocol `rainbow.2`); `storage`: where ids survive a reload of the page
-   *    (default: localStorage);
+   * - `session`: offer durable sessions (the subprotocol `rainbow.2`). Only one page holds a session: the page that had it
+   *    before hears "close" with code 4409, which is final;
+   * - `storage`: where the session's ids survive a reload of the page (default: localStorage). An object with `getItem` and
+   *    `setItem`, both synchronous; one item of a few hundred bytes per session, 200 kB at most. null: nothing survives;
    * - `random`: the source of jitter, for tests.
    */
   constructor(url, options = {}) {
@@ -90,7 +98,6 @@ export class Rainbow {
     this.#options.deviceId ??= keptDeviceId(this.#options.storage);
     this.#url = connectUrl(url);
     if (this.#options.WebSocket === undefined) throw new TypeError("no WebSocket class here: pass one as an option");
-    if (this.#options.session) this.#restoreId();
   }
 
   get state() {
@@ -103,11 +110,11 @@ export class Rainbow {
 
   /** Sends that still wait for an answer. */
   get pending() {
-    return this.#pending.size;
+    return this.#sends.size;
   }
 
   /**
-   * Events: "open" ({session, resumed, waiting}), "message" (Message; what the handler returns, or what its promise
+   * Events: "open" ({session: its name or null, resumed, waiting: messages that were kept for us}), "message" (Message; what the handler returns, or what its promise
    * yields, is the reply of a QoS 1/2 message), "close" ({code, reason, retryIn}: `retryIn` is null when no attempt
    * follows), "error" (RainbowError, or what a handler threw).
    */
@@ -155,9 +162,9 @@ export class Rainbow {
     const body = toBytes(data);
     if (qos === 0) return this.#sendOnce(type, body);
     if (this.#state === "closed") throw new RainbowError("closed", "not open");
-    if (this.#pending.size >= this.#options.pendingMax) throw new RainbowError("full", "too many unanswered messages");
-    const entry = { id: this.#takeId(), type, body, qos, written: false, reply: null, ...settleable() };
-    this.#pending.set(entry.id, entry);
+    if (this.#sends.size >= this.#options.pendingMax) throw new RainbowError("full", "too many unanswered messages");
+    const entry = { id: null, type, body, qos, written: false, reply: null, ...settleable() };
+    this.#sends.add(entry);
     if (timeout > 0 && timeout < TIMER_MAX) entry.deadline = setTimeout(() => this.#timeOut(entry), timeout);
     if (this.#state === "open") this.#transmit(entry);
     return entry.promise;
@@ -181,6 +188,7 @@ export class Rainbow {
   #writeEntry(entry) {
     // A line that is stuck gets no copies on top; TCP will bring the first one.
     if (entry.written && this.#congested()) return;
+    if (entry.id === null) this.#number(entry);
     const { id, type, qos, body } = entry;
     if (entry.reply !== null) return this.#write(encodePacket({ command: REL, id }));
     this.#write(encodePacket({ command: SEND, id, type, qos, body, dup: entry.written }));
@@ -191,20 +199,21 @@ export class Rainbow {
     // After REC the other side has the message: the promise is kept. REL goes on until COM frees the id on both sides.
     if (entry.reply !== null) return entry.resolve(new Body(entry.reply));
     this.#forget(entry);
-    entry.reject(new RainbowError("timeout", `no answer to message ${entry.id} of type ${entry.type}`));
+    entry.reject(new RainbowError("timeout", `no answer to a message of type ${entry.type}`));
   }
 
   #forget(entry) {
     clearTimeout(entry.deadline);
     clearInterval(entry.repeat);
+    this.#sends.delete(entry);
     this.#pending.delete(entry.id);
   }
 
-  #takeId() {
-    do this.#lastId = this.#lastId >= ID_MAX ? 1 : this.#lastId + 1;
-    while (this.#pending.has(this.#lastId));
-    if (this.#options.session && this.#lastId === this.#reservedId) this.#reserveIds();
-    return this.#lastId;
+  #number(entry) {
+    entry.id = this.#memory.takeId((id) => this.#pending.has(id));
+    this.#pending.set(entry.id, entry);
+    // A page that is loaded again must know which ids the server still holds for us.
+    if (entry.qos === 2) this.#memory.hold(entry.id, (id) => this.#pending.has(id));
   }
 
   // — In —
@@ -231,41 +240,49 @@ export class Rainbow {
     } else if (command === REC) {
       // Given up here, but the server still holds the id: release it.
       this.#write(encodePacket({ command: REL, id }));
-    } else if (command === COM && entry?.qos === 2 && entry.reply !== null) {
+    } else if (command === COM && entry === undefined) {
+      this.#memory.letGo(id);
+    } else if (command === COM && entry.qos === 2 && entry.reply !== null) {
+      this.#memory.letGo(id);
       this.#forget(entry);
       entry.resolve(new Body(entry.reply));
     }
   }
 
   async #onMessage(packet) {
-    const { id, qos } = packet;
+    const { id, qos, dup } = packet;
     if (qos === 0) return void this.#deliver(packet);
-    const received = this.#received[qos];
+    const memory = this.#memory;
+    // What still comes on a line that has lost its session comes again, to the page that has it now.
+    if (!memory.isOurs()) return;
+    const received = memory.received[qos];
     const known = received.get(id);
-    if (known !== undefined) return void this.#answer(qos, id, known.reply);
-    const entry = { reply: null };
-    received.set(id, entry);
-    entry.reply = await this.#deliver(packet);
-    // A connection without resumption forgets; the answer then belongs to nobody.
-    if (received.get(id) !== entry) return;
-    this.#answer(qos, id, entry.reply);
-    if (qos === 1) this.#forgetOldAnswers(received);
-  }
-
-  /** The oldest first; what is still being handled stays, or its answer would never be given. */
-  #forgetOldAnswers(received) {
-    for (const [id, { reply }] of received) {
-      if (received.size <= ANSWERS_MAX) return;
-      if (reply !== null) received.delete(id);
+    // Without DUP, the id of an answered QoS 1 message names a new one. QoS 2 ids are not free before REL.
+    const isRepeat = known !== undefined && (qos === 2 || dup || known.reply === null);
+    if (isRepeat) return void this.#answer(qos, id, known.reply);
+    if (qos === 2 && received.size >= RECEIVED_MAX) {
+      return this.#emit("error", new RainbowError("full", "too many messages without REL: one was not taken"));
     }
+    const entry = { reply: null };
+    received.delete(id); // So that the new one is the youngest.
+    received.set(id, entry);
+    const reply = await this.#deliver(packet);
+    // What was forgotten or taken over meanwhile is not ours to answer.
+    if (memory !== this.#memory || received.get(id) !== entry || !memory.isOurs()) return;
+    entry.reply = reply;
+    if (qos === 1) memory.forgetOldAnswers();
+    memory.keep();
+    this.#answer(qos, id, reply);
   }
 
   #answer(qos, id, body) {
     if (body !== null && this.#state === "open") this.#write(encodePacket({ command: qos === 1 ? ACK : REC, id, body }));
   }
 
+  /** An id that we do not know is answered too: the server repeats REL until it hears COM. */
   #onRelease(id) {
-    this.#received[2].delete(id);
+    if (!this.#memory.isOurs()) return;
+    if (this.#memory.received[2].delete(id)) this.#memory.keep();
     this.#write(encodePacket({ command: COM, id }));
   }
 
@@ -329,36 +346,48 @@ export class Rainbow {
       }
     }
     if (typeof greeting?.resumed !== "boolean") return this.#violate("bad session greeting");
-    this.#goOn(greeting);
+    const { session = null, resumed, waiting = 0 } = greeting;
+    this.#goOn({ session, resumed: resumed && session !== null, waiting });
   }
 
   #goOn(greeting) {
     this.#state = "open";
-    if (!greeting.resumed) this.#startAfresh();
-    for (const entry of [...this.#pending.values()]) this.#transmit(entry);
+    this.#recall(greeting);
+    if (greeting.resumed) this.#settleIds();
+    else this.#startAfresh();
+    for (const entry of [...this.#sends]) this.#transmit(entry);
     this.#opening?.resolve();
     this.#opening = null;
     this.#emit("open", greeting);
   }
 
+  /** The memory that belongs to the session that the server has named. */
+  #recall({ session, resumed }) {
+    const { storage, deviceId, random } = this.#options;
+    const key = session === null ? null : `rainbow.session ${deviceId} ${session}`;
+    const onFault = (error) => this.#emit("error", new RainbowError("storage", `ids will not survive a reload: ${error}`));
+    if (!resumed) this.#memory = Memory.fresh({ key, storage, onFault, lastId: this.#memory.lastId });
+    else if (!this.#memory.belongsTo(key)) this.#memory = Memory.restored({ key, storage, onFault, random });
+  }
+
+  /** What was half done when the line or the page went: ids that the other side holds for us, or we for it. */
+  #settleIds() {
+    for (const [id, { reply }] of this.#memory.received[2]) this.#answer(2, id, reply);
+    for (const id of this.#memory.held) {
+      if (!this.#pending.has(id)) this.#write(encodePacket({ command: REL, id }));
+    }
+  }
+
   /** Ids of a connection that nobody resumes mean nothing any more: what is unanswered gets new ones. */
   #startAfresh() {
-    this.#received[1].clear();
-    this.#received[2].clear();
-    const entries = [...this.#pending.values()];
-    for (const entry of entries) {
-      if (entry.reply === null) continue;
-      this.#forget(entry);
-      entry.resolve(new Body(entry.reply));
-    }
-    const unanswered = entries.filter((entry) => entry.reply === null && entry.written);
-    if (unanswered.length === 0) return;
-    // All of them, written or not, so that the order of the map stays the order of sending.
     this.#pending.clear();
-    for (const entry of entries.filter((entry) => entry.reply === null)) {
-      entry.id = this.#takeId();
+    for (const entry of [...this.#sends]) {
+      if (entry.reply !== null) {
+        this.#forget(entry);
+        entry.resolve(new Body(entry.reply));
+      }
+      entry.id = null;
       entry.written = false;
-      this.#pending.set(entry.id, entry);
     }
   }
 
@@ -371,7 +400,7 @@ export class Rainbow {
   }
 
   #detach() {
-    for (const entry of this.#pending.values()) clearInterval(entry.repeat);
+    for (const entry of this.#sends) clearInterval(entry.repeat);
     if (this.#openedAt > 0 && Date.now() - this.#openedAt >= this.#options.stable) this.#attempts = 0;
     this.#openedAt = 0;
     this.#socket = null;
@@ -381,7 +410,7 @@ export class Rainbow {
   #end(error) {
     this.#state = "closed";
     this.#attempts = 0;
-    for (const entry of [...this.#pending.values()]) {
+    for (const entry of [...this.#sends]) {
       this.#forget(entry);
       entry.reply === null ? entry.reject(error) : entry.resolve(new Body(entry.reply));
     }
@@ -432,27 +461,154 @@ export class Rainbow {
       }
     }
   }
+}
 
-  // — Ids that outlive the page —
+// — What a session must remember —
 
-  /** A session remembers our ids, so a reloaded page must not begin at 1 again: ids are reserved in blocks. */
-  #restoreId() {
-    const kept = Number(this.#options.storage?.getItem(this.#idKey()));
-    this.#lastId = Number.isInteger(kept) && kept > 0 && kept <= ID_MAX ? kept : 0;
-    this.#reserveIds();
+/**
+ * The ids of a session, kept in one item of the storage: `TAG {"last":…,"held":[…],"answered":[…],"received":[…]}`. TAG says
+ * which page wrote it last. A page that finds another's tag has been taken over, whether it has heard so or not: it must
+ * neither write any more nor hand anything on.
+ */
+class Memory {
+  lastId = 0;
+  /** Our ids up to this one may have been used: they are reserved in blocks, so that not every send is a write. */
+  #reservedId = 0;
+  /** Ids of our QoS 2 messages that the server may hold until it hears REL. */
+  held = new Set();
+  /** The server's messages by QoS and id, with our answer once there is one, so that a repeat is answered the same. */
+  received = { 1: new Map(), 2: new Map() };
+  #key;
+  #storage;
+  #onFault;
+  #tag = "";
+
+  constructor({ key = null, storage = null, onFault = () => {} } = {}) {
+    this.#key = key;
+    this.#storage = key === null ? null : storage;
+    this.#onFault = onFault;
   }
 
-  #reserveIds() {
-    this.#reservedId = ((this.#lastId + ID_BLOCK - 1) % ID_MAX) + 1;
+  /** For a session that begins, or (`key` null) a connection without one. */
+  static fresh({ lastId, ...where }) {
+    const memory = new Memory(where);
+    memory.lastId = lastId;
+    memory.#takeOver();
+    return memory;
+  }
+
+  /** For a session that goes on, with what the last page that held it has kept. */
+  static restored({ random, ...where }) {
+    const memory = new Memory(where);
+    const kept = memory.#read();
+    // Of a session that is not known here, any id may be in use; two lives that begin at 1 would meet at once.
+    memory.lastId = kept?.last ?? Math.floor(random() * ID_MAX);
+    for (const id of kept?.held ?? []) memory.held.add(id);
+    // Replies are not kept: a repeat after a reload is answered with an empty one.
+    for (const id of kept?.answered ?? []) memory.received[1].set(id, { reply: EMPTY });
+    for (const id of kept?.received ?? []) memory.received[2].set(id, { reply: EMPTY });
+    memory.#takeOver();
+    return memory;
+  }
+
+  belongsTo(key) {
+    return this.#key === key && this.isOurs();
+  }
+
+  /** False when another page has taken the session over. */
+  isOurs() {
+    if (this.#storage === null) return true;
     try {
-      this.#options.storage?.setItem(this.#idKey(), String(this.#reservedId));
+      const kept = this.#storage.getItem(this.#key);
+      return kept === null || kept.startsWith(this.#tag);
     } catch {
-      // Full or forbidden: ids then start over on a reload, as without storage.
+      return true;
     }
   }
 
-  #idKey() {
-    return `rainbow.id ${this.#url} ${this.#options.deviceId}`;
+  /** The next id that neither `isPending` nor the server holds. */
+  takeId(isPending) {
+    do this.lastId = (this.lastId % ID_MAX) + 1;
+    while (isPending(this.lastId) || this.held.has(this.lastId));
+    if (this.lastId === this.#reservedId) {
+      this.#reserve();
+      this.keep();
+    }
+    return this.lastId;
+  }
+
+  hold(id, isPending) {
+    this.held.add(id);
+    // Given up, and the server has never said a word of them: the oldest are forgotten.
+    for (const old of this.held) {
+      if (this.held.size <= HELD_MAX) break;
+      if (!isPending(old)) this.held.delete(old);
+    }
+    this.keep();
+  }
+
+  letGo(id) {
+    if (this.held.delete(id)) this.keep();
+  }
+
+  /** The oldest first; what is still being handled stays, or its answer would never be given. */
+  forgetOldAnswers() {
+    const answers = this.received[1];
+    for (const [id, { reply }] of answers) {
+      if (answers.size <= ANSWERS_MAX) return;
+      if (reply !== null) answers.delete(id);
+    }
+  }
+
+  /** Writes everything at once, so that what is said to the server afterwards is true after a reload. */
+  keep() {
+    if (this.isOurs()) this.#write();
+  }
+
+  #takeOver() {
+    this.#tag = `${hex(8)} `;
+    this.#reserve();
+    this.#write();
+  }
+
+  #reserve() {
+    this.#reservedId = ((this.lastId + ID_BLOCK - 1) % ID_MAX) + 1;
+  }
+
+  #write() {
+    if (this.#storage === null) return;
+    const handled = (qos) => [...this.received[qos]].filter(([, { reply }]) => reply !== null).map(([id]) => id);
+    const [answered, received] = [handled(1).slice(-ANSWERS_KEPT), handled(2)];
+    const all = { last: this.#reservedId, held: [...this.held], answered, received };
+    try {
+      this.#storage.setItem(this.#key, this.#tag + JSON.stringify(all));
+    } catch (error) {
+      this.#giveUp(error);
+    }
+  }
+
+  /** The storage is full or forbidden. What it holds is old, and would be wrong after a reload: better nothing. */
+  #giveUp(error) {
+    try {
+      this.#storage.removeItem?.(this.#key);
+    } catch {
+      // Nothing more can be done; the page hears of it.
+    }
+    this.#storage = null;
+    this.#onFault(error);
+  }
+
+  /** What the item says; null for none, or for what is not one of ours. */
+  #read() {
+    try {
+      const text = this.#storage.getItem(this.#key);
+      const kept = JSON.parse(text.slice(text.indexOf(" ") + 1));
+      const isId = (id) => Number.isInteger(id) && id > 0 && id <= ID_MAX;
+      const isList = (list) => Array.isArray(list) && list.every(isId);
+      return isId(kept.last) && isList(kept.held) && isList(kept.answered) && isList(kept.received) ? kept : null;
+    } catch {
+      return null;
+    }
   }
 }
 
@@ -521,7 +677,7 @@ function browserStorage() {
 }
 
 function keptDeviceId(storage) {
-  const made = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const made = hex(16);
   try {
     const kept = storage?.getItem("rainbow.deviceId");
     if (kept) return kept;
@@ -530,6 +686,10 @@ function keptDeviceId(storage) {
     // A device that cannot keep its id gets a new one each time.
   }
   return made;
+}
+
+function hex(bytes) {
+  return [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function settleable() {
@@ -544,6 +704,15 @@ const EMPTY = new Uint8Array(0);
 const ID_MAX = 65534;
 /** Answers to QoS 1 messages that are kept for repeats: far fewer than ids, so that an id's next use is not taken for a repeat. */
 const ANSWERS_MAX = 1024;
+/** As many of them outlive the page. QoS 1 allows doubles; these spare a reloaded page most of them. */
+const ANSWERS_KEPT = 256;
+/**
+ * QoS 2 messages without REL; all of them outlive the page. No server has more in flight (`inflight_window` allows no more).
+ * The next one is neither handed on nor answered, since to forget one would be to hand it on twice.
+ */
+const RECEIVED_MAX = 16384;
+/** Our QoS 2 ids that may await REL on the server. */
+const HELD_MAX = 1024;
 const ID_BLOCK = 256;
 const SESSION_TYPE = 65535;
 const SESSION_PROTOCOL = "rainbow.2";

@@ -2,7 +2,7 @@
 
 import { once } from "node:events";
 import WebSocket, { WebSocketServer } from "ws";
-import { Rainbow, decodePacket, encodePacket } from "../rainbow.js";
+import { Rainbow, SEND, decodePacket, encodePacket } from "../rainbow.js";
 
 /** What arrives, in order, for whoever awaits `next()`. */
 class Arrivals {
@@ -88,6 +88,64 @@ export class FakeServer {
     const connection = await this.next();
     await opened;
     return { rainbow, connection };
+  }
+}
+
+/** What a server says first to a client of `rainbow.2`. */
+export function greeting(resumed, { session = "s", waiting = 0 } = {}) {
+  return { command: SEND, type: 65535, body: JSON.stringify({ session, resumed, waiting }) };
+}
+
+/** Pages of one durable session. */
+export const FakeSession = {
+  server(test) {
+    return FakeServer.start(test, { handleProtocols: (offered) => (offered.has("rainbow.2") ? "rainbow.2" : false) });
+  },
+
+  /** A page that connects to `fake` and is greeted. */
+  async page(test, fake, { resumed = true, session, ...options } = {}) {
+    const rainbow = fake.client(test, { session: true, repeat: 10_000, ...options });
+    const opened = rainbow.open();
+    const connection = await fake.next();
+    connection.send(greeting(resumed, { session }));
+    await opened;
+    return { rainbow, connection };
+  },
+
+  /** A server, and a page whose session is new. */
+  async pair(test, options) {
+    const fake = await FakeSession.server(test);
+    return { fake, ...(await FakeSession.page(test, fake, { resumed: false, ...options })) };
+  },
+};
+
+/** What a page keeps; `copy()` is what is left of it when the page dies now. */
+export class FakeStorage {
+  items = new Map();
+
+  getItem(key) {
+    return this.items.get(key) ?? null;
+  }
+
+  setItem(key, value) {
+    this.items.set(key, value);
+  }
+
+  removeItem(key) {
+    this.items.delete(key);
+  }
+
+  copy() {
+    const copy = new FakeStorage();
+    copy.items = new Map(this.items);
+    return copy;
+  }
+
+  /** The ids that the only session here has kept. */
+  get ids() {
+    const [item, ...others] = [...this.items].filter(([key]) => key.startsWith("rainbow.session "));
+    if (item === undefined || others.length > 0) throw new Error(`${others.length + (item !== undefined)} sessions`);
+    return JSON.parse(item[1].slice(item[1].indexOf(" ")));
   }
 }
 

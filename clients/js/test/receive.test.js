@@ -124,11 +124,23 @@ test("answers_kept_for_repeats_are_bounded", async (t) => {
   for (let id = 1; id <= 1025; id++) connection.send({ command: SEND, qos: 1, type: 9, id, body: `${id}` });
   for (let id = 1; id <= 1025; id++) assert.equal((await connection.next()).id, id);
   // The oldest was forgotten: its id may be in use again. The next one is still known.
-  connection.send({ command: SEND, qos: 1, type: 9, id: 2, body: "repeat" });
+  connection.send({ command: SEND, qos: 1, dup: true, type: 9, id: 2, body: "repeat" });
   assert.equal((await connection.next()).id, 2);
-  connection.send({ command: SEND, qos: 1, type: 9, id: 1, body: "new" });
+  connection.send({ command: SEND, qos: 1, dup: true, type: 9, id: 1, body: "new" });
   assert.equal((await connection.next()).id, 1);
   assert.deepEqual(seen.slice(1024), ["1025", "new"]);
+});
+
+test("a_qos_1_id_without_dup_is_a_new_message_once_the_old_one_is_answered", async (t) => {
+  const fake = await FakeServer.start(t);
+  const { rainbow, connection } = await fake.pair(t);
+  const seen = [];
+  rainbow.on("message", (message) => (seen.push(message.text), message.text));
+  for (const body of ["old", "new"]) {
+    connection.send({ command: SEND, qos: 1, type: 9, id: 7, body });
+    assert.equal((await connection.next()).text, body);
+  }
+  assert.deepEqual(seen, ["old", "new"]);
 });
 
 test("messages_still_in_work_are_never_forgotten", async (t) => {
