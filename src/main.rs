@@ -2,10 +2,10 @@
 
 use clap::{Args, Parser, Subcommand};
 use rainbow::audit::AuditCommand;
-use rainbow::config::{Config, Loaded, process_env};
+use rainbow::config::{Config, Loaded, StoreConfig, StoreKind, process_env};
 use rainbow::demo::{self, DemoConfig};
 use rainbow::server::{self, Mode, Server};
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -49,10 +49,7 @@ enum Other {
         what: ConfigCommand,
     },
     /// The server with a small chat as its business server, and a page to try it.
-    Demo {
-        #[arg(short, long)]
-        port: Option<u16>,
-    },
+    Demo(DemoOptions),
     /// Sends every message back as it came: for conformance tests.
     Echo {
         #[arg(short, long)]
@@ -70,7 +67,23 @@ enum Other {
         rainbow: u16,
         #[arg(long, default_value = "")]
         token: String,
+        /// Rainbow has a store: give everyone a durable session.
+        #[arg(long)]
+        sessions: bool,
     },
+}
+
+#[derive(Args)]
+struct DemoOptions {
+    /// The server's port.
+    #[arg(short, long)]
+    port: Option<u16>,
+    /// The page's port: the same after a restart, or the browser takes it for another page.
+    #[arg(long, value_name = "PORT")]
+    page: Option<u16>,
+    /// Where messages for those who are away are kept.
+    #[arg(long, value_name = "DIR", default_value = "rainbow-data")]
+    data_dir: PathBuf,
 }
 
 #[derive(Subcommand)]
@@ -96,16 +109,19 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Other::Config { what: ConfigCommand::Check { file } }) => check(file.or(command.serve.file).as_deref()),
-        Some(Other::Demo { port }) => run_demo(port.or(command.serve.port)),
+        Some(Other::Demo(options)) => run_demo(DemoOptions { port: options.port.or(command.serve.port), ..options }),
         Some(Other::Echo { port }) => echo(port.or(command.serve.port)),
         Some(Other::Audit(command)) => match command.execute() {
             Ok(clean) => end(clean),
             Err(error) => fail(&format!("audit: {error}")),
         },
-        Some(Other::DemoBackend { port, rainbow, token }) => match demo::run_backend(port, rainbow, token) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&format!("demo-backend: {error}")),
-        },
+        Some(Other::DemoBackend { port, rainbow: rainbow_port, token, sessions }) => {
+            let address = (Ipv4Addr::LOCALHOST, port).into();
+            match demo::run_backend(DemoConfig { rainbow_port, token, address, sessions }) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&format!("demo-backend: {error}")),
+            }
+        }
     }
 }
 
@@ -182,30 +198,31 @@ fn echo(port: Option<u16>) -> ExitCode {
     }
 }
 
-fn run_demo(port: Option<u16>) -> ExitCode {
-    let token = match random_token() {
-        Ok(token) => token,
-        Err(error) => return fail(&format!("demo: /dev/urandom: {error}")),
+/// Both halves on loopback and without a token, so that a plain curl may call; messages wait in SQLite.
+fn run_demo(options: DemoOptions) -> ExitCode {
+    let chosen = |port: Option<u16>, other| port.filter(|port| *port != 0).map_or_else(|| free_port(other), Ok);
+    let ports = chosen(options.port, None).and_then(|port| Ok((port, chosen(options.page, Some(port))?)));
+    let (rainbow_port, page_port) = match ports {
+        Ok(ports) => ports,
+        Err(error) => return fail(&format!("demo: {error}")),
     };
     // The business server comes first: its address belongs in the server's configuration.
-    let rainbow_port = match port.map_or_else(free_port, Ok) {
-        Ok(port) => port,
-        Err(error) => return fail(&format!("demo: {error}")),
-    };
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let demo = match demo::start(DemoConfig { rainbow_port, token: token.clone(), address }) {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, page_port));
+    let demo = match demo::start(DemoConfig { rainbow_port, token: String::new(), address, sessions: true }) {
         Ok(demo) => demo,
-        Err(error) => return fail(&format!("demo: {error}")),
+        Err(error) => return fail(&format!("demo: {address}: {error}")),
     };
     let hooks = format!("http://{}/rainbow", demo.address);
+    let kept = options.data_dir.clone();
+    let store = StoreConfig { kind: StoreKind::Sqlite, data_dir: options.data_dir, ..StoreConfig::default() };
     let config = Config {
         connect_url: vec![format!("{hooks}/connect/")],
         forward_url: vec![format!("{hooks}/message/{{message_type}}/")],
         close_url: vec![format!("{hooks}/close/")],
-        security_token: token,
         http_port: Some(rainbow_port),
         listen: Ipv4Addr::LOCALHOST.into(),
         shutdown_timeout: Duration::from_secs(5),
+        store,
         ..Config::default()
     };
     let _ = start_log("warn");
@@ -213,7 +230,8 @@ fn run_demo(port: Option<u16>) -> ExitCode {
     match Server::start(config, Mode::Packets, Box::new(move || Ok(again.clone()))) {
         Ok(server) => {
             println!("\n  Open  http://{}/  in two browser windows and chat.", demo.address);
-            println!("  Ctrl-C ends it.\n");
+            println!("  Say something from here:  curl -d hello 'http://{}/send/?channel=room:lobby'", server.listen());
+            println!("  Ctrl-C ends it; what was said to those who are away is kept in {}.\n", kept.display());
             let drained = server.run();
             demo.stop();
             end(drained)
@@ -222,18 +240,13 @@ fn run_demo(port: Option<u16>) -> ExitCode {
     }
 }
 
-fn free_port() -> std::io::Result<u16> {
+/// The first free one of Rainbow's own ports, so that a restart finds the same; `other` is taken already.
+fn free_port(other: Option<u16>) -> std::io::Result<u16> {
     let free =
         |port: u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|probe| probe.local_addr());
-    let first = Config::AUTO_PORTS.into_iter().find_map(|port| free(port).ok());
+    let mut ports = Config::AUTO_PORTS.into_iter().filter(|port| Some(*port) != other);
+    let first = ports.find_map(|port| free(port).ok());
     first.map_or_else(|| free(0), Ok).map(|address| address.port())
-}
-
-/// Known to this run's two halves only.
-fn random_token() -> std::io::Result<String> {
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn print_welcome(server: &Server) {

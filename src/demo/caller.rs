@@ -21,6 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Call {
     pub channel: String,
     pub message_type: u16,
+    /// 0: whoever is away does not hear of it later either.
+    pub qos: u8,
     pub body: String,
 }
 
@@ -135,9 +137,10 @@ fn request(target: &Target, call: &Call) -> Vec<u8> {
     percent_encode_into(&mut bytes, &call.channel);
     bytes.extend_from_slice(
         format!(
-            "&msgtype={}&qos=1&timeout={SEND_TIMEOUT_S}&timestamp={timestamp}&nonce={nonce}&signature={} HTTP/1.1\r\n\
+            "&msgtype={}&qos={}&timeout={SEND_TIMEOUT_S}&timestamp={timestamp}&nonce={nonce}&signature={} HTTP/1.1\r\n\
              Host: 127.0.0.1:{}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
             call.message_type,
+            call.qos,
             signature.escape_ascii(),
             target.port,
             call.body.len(),
@@ -208,23 +211,21 @@ mod tests {
         let line = caller.line();
         for number in 0..3 {
             let body = format!("{{\"n\":\"ä{number}\"}}");
-            line.push(Call { channel: "room:a b&c".into(), message_type: 7, body }).unwrap();
+            line.push(Call { channel: "room:a b&c".into(), message_type: 7, qos: number % 3, body }).unwrap();
         }
-        let mut bodies: Vec<String> = (0..3)
+        let mut bodies: Vec<(String, String)> = (0..3)
             .map(|_| {
                 let (path, channel, message_type, qos, body, valid) = arrivals.recv().unwrap();
-                assert_eq!(
-                    (path.as_str(), channel.as_str(), message_type.as_str(), qos.as_str()),
-                    ("/send/", "room:a b&c", "7", "1")
-                );
+                assert_eq!((path.as_str(), channel.as_str(), message_type.as_str()), ("/send/", "room:a b&c", "7"));
                 assert!(valid);
-                body
+                (qos, body)
             })
             .collect();
         drop(line);
         caller.stop();
         bodies.sort();
-        assert_eq!(bodies, ["{\"n\":\"ä0\"}", "{\"n\":\"ä1\"}", "{\"n\":\"ä2\"}"]);
+        let expected = [0, 1, 2].map(|number| (number.to_string(), format!("{{\"n\":\"ä{number}\"}}")));
+        assert_eq!(bodies, expected);
         rainbow.stop();
     }
 }

@@ -3,9 +3,14 @@
 //! Who someone is lies in the cookie that Rainbow keeps for us, so a restarted demo knows everyone again without one
 //! client noticing. A hook answers at once; what is to be told to a room goes into the line of `caller`.
 //!
-//! Messages of clients: 1 a line, 2 "let me in here", 3 a new name, 4 "I am here". Messages to clients: 1 a line,
-//! 2 who is here, 3 "who is here?". Called by `http`, from several threads.
+//! Where Rainbow has a store, every device gets a durable session of its name. (Who knows a session's name gets its
+//! messages: a real business server names sessions after users who have logged in.) Lines then wait for whoever is away,
+//! being sent at QoS 2; who comes and goes is sent at QoS 0 and does not.
+//!
+//! Messages of clients: 1 a line, 2 "let me in here", 3 a new name, 4 "I am here". Messages to clients: 1 a line (or any
+//! text, from whoever calls Rainbow), 2 who is here, 3 "who is here?". Called by `http`, from several threads.
 
+use super::DemoConfig;
 use super::caller::{Call, Line as CallLine, LineFull};
 use super::http::{Request, Response};
 use super::rooms::{Line, Person, Presence, RoomInfo, Rooms, Seen, person_name};
@@ -25,6 +30,7 @@ pub struct Hooks {
     line: CallLine,
     /// Empty: anyone may call the hooks.
     token: String,
+    sessions: bool,
     page: String,
 }
 
@@ -55,9 +61,10 @@ struct Joined<'a> {
 }
 
 impl Hooks {
-    pub fn new(rainbow_port: u16, token: String, line: CallLine) -> Hooks {
-        let page = CHAT_PAGE.replace("{{RAINBOW_PORT}}", &rainbow_port.to_string());
-        Hooks { rooms: Mutex::new(Rooms::new()), line, token, page }
+    pub fn new(config: &DemoConfig, line: CallLine) -> Hooks {
+        let page = CHAT_PAGE.replace("{{RAINBOW_PORT}}", &config.rainbow_port.to_string());
+        let DemoConfig { token, sessions, .. } = config.clone();
+        Hooks { rooms: Mutex::new(Rooms::new()), line, token, sessions, page }
     }
 
     pub fn answer(&self, request: &Request) -> Response {
@@ -83,21 +90,33 @@ impl Hooks {
         Response { headers: vec![("Cache-Control", "no-store".into())], ..page }
     }
 
-    /// Lets everyone in, into the room that the query names.
+    /// Lets everyone in, into the room that the query names. A session may still be in the room that it was `in` before:
+    /// Rainbow remembers that when a restarted demo does not.
     fn connect(&self, request: &Request) -> Response {
         let Some(identity) = request.header(IDENTITY) else { return identity_required() };
         let get = |name: &str| query_get(&request.query, name).unwrap_or_default().into_owned();
         let mut rooms = self.rooms();
         let device = request.header("X-DEVICEID").unwrap_or_default().chars().take(DEVICE_MAX).collect();
         let person = Person { name: person_name(&get("name")), device, room: rooms.room_name(&get("room")) };
+        let was_in = get("in");
+        let was_in = (!was_in.is_empty()).then(|| rooms.room_name(&was_in)).filter(|room| *room != person.room);
         let announcements = rooms.enter(identity, person.clone(), now_ms());
         drop(rooms);
         self.announce(announcements);
-        let channel = ("RAINBOWCLIENTCHANNEL", channel_of(&person.room));
-        Response { headers: vec![channel, cookie_of(&person)], ..json_response(&json!({"status": "success"})) }
+        let mut headers = vec![("RAINBOWCLIENTCHANNEL", channel_of(&person.room)), cookie_of(&person)];
+        headers.extend(was_in.map(|room| ("RAINBOWCLIENTCHANNELUNSUB", channel_of(&room))));
+        if self.sessions && is_session_name(&person.device) {
+            headers.push(("RAINBOWCLIENTSESSION", person.device));
+            headers.push(("RAINBOWCLIENTSESSIONEXPIRY", SESSION_EXPIRY_S.to_string()));
+        }
+        Response { headers, ..json_response(&json!({"status": "success"})) }
     }
 
     fn close(&self, request: &Request) -> Response {
+        // The session that ends has had no connection for long; nobody is to be told.
+        if request.header(SESSION_ENDED).is_some() {
+            return json_response(&json!({"status": "success"}));
+        }
         let Some(identity) = request.header(IDENTITY) else { return identity_required() };
         let mut rooms = self.rooms();
         self.recognize(&mut rooms, identity, request);
@@ -130,7 +149,7 @@ impl Hooks {
         let Some(line) = rooms.say(identity, &key, &text, now_ms()) else { return failure("nobody knows you") };
         drop(rooms);
         let body = serde_json::to_string(&line).expect("a line is JSON");
-        match self.line.push(Call { channel: channel_of(&line.room), message_type: 1, body }) {
+        match self.line.push(Call { channel: channel_of(&line.room), message_type: 1, qos: 2, body }) {
             Ok(()) => json_response(&json!({"status": "success", "line": line})),
             // Rainbow repeats it, and the line's key tells that it is the same.
             Err(LineFull) => Response::new(503, "text/plain", &b"too much to tell"[..]),
@@ -188,7 +207,7 @@ impl Hooks {
         let channel = channel_of(&person.room);
         if rooms.recognize(identity, person) {
             // The others in that room are still connected too, and nobody else will tell us.
-            self.tell(Call { channel, message_type: 3, body: "{}".into() });
+            self.tell(Call { channel, message_type: 3, qos: 0, body: "{}".into() });
         }
         true
     }
@@ -196,7 +215,7 @@ impl Hooks {
     fn announce(&self, announcements: impl IntoIterator<Item = Presence>) {
         for presence in announcements {
             let body = serde_json::to_string(&presence).expect("presence is JSON");
-            self.tell(Call { channel: channel_of(&presence.room), message_type: 2, body });
+            self.tell(Call { channel: channel_of(&presence.room), message_type: 2, qos: 0, body });
         }
     }
 
@@ -224,6 +243,10 @@ fn channel_of(room: &str) -> String {
     format!("room:{room}")
 }
 
+fn is_session_name(device: &str) -> bool {
+    !device.is_empty() && device.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn cookie_of(person: &Person) -> (&'static str, String) {
     (COOKIE, STANDARD.encode(serde_json::to_vec(person).expect("a person is JSON")))
 }
@@ -248,6 +271,9 @@ const CHAT_PAGE: &str = include_str!("chat.html");
 const CLIENT_SCRIPT: &str = include_str!("../../clients/js/rainbow.js");
 const IDENTITY: &str = "RAINBOWCLIENTIDENTITY";
 const COOKIE: &str = "RAINBOWCLIENTCOOKIE";
+const SESSION_ENDED: &str = "RAINBOWSESSIONENDED";
+/// A day.
+const SESSION_EXPIRY_S: u32 = 24 * 3600;
 const TEXT_BYTES_MAX: usize = 4000;
 const KEY_BYTES_MAX: usize = 64;
 /// Characters of a device's name.

@@ -13,7 +13,7 @@ use caller::{Caller, Target};
 use hooks::Hooks;
 use http::HttpServer;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 #[derive(Clone, Debug)]
 pub struct DemoConfig {
@@ -23,6 +23,8 @@ pub struct DemoConfig {
     pub token: String,
     /// Where to listen; port 0 takes any free one.
     pub address: SocketAddr,
+    /// Rainbow has a store: everyone gets a durable session.
+    pub sessions: bool,
 }
 
 /// A running demo.
@@ -37,7 +39,7 @@ pub struct Demo {
 pub fn start(config: DemoConfig) -> io::Result<Demo> {
     let target = Target { port: config.rainbow_port, token: config.token.clone() };
     let caller = Caller::start(&target)?;
-    let hooks = Hooks::new(config.rainbow_port, config.token, caller.line());
+    let hooks = Hooks::new(&config, caller.line());
     let server = HttpServer::start(config.address, move |request| hooks.answer(request))?;
     Ok(Demo { address: server.address, server, caller })
 }
@@ -52,8 +54,8 @@ impl Demo {
 }
 
 /// The demo as a process of its own, until it is killed. Says where it listens when it does.
-pub fn run_backend(port: u16, rainbow_port: u16, token: String) -> io::Result<()> {
-    let demo = start(DemoConfig { rainbow_port, token, address: (Ipv4Addr::LOCALHOST, port).into() })?;
+pub fn run_backend(config: DemoConfig) -> io::Result<()> {
+    let demo = start(config)?;
     println!("demo backend on http://{}/", demo.address);
     loop {
         std::thread::park();

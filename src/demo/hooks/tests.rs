@@ -6,8 +6,14 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Hooks without a Rainbow: what they would tell it arrives at the receiver.
 fn hooks(token: &str) -> (Hooks, Receiver<Call>) {
+    hooks_of(token, false)
+}
+
+fn hooks_of(token: &str, sessions: bool) -> (Hooks, Receiver<Call>) {
     let (line, calls) = sync_channel(16);
-    (Hooks::new(1984, token.into(), CallLine(line)), calls)
+    let address = ([127, 0, 0, 1], 0).into();
+    let config = DemoConfig { rainbow_port: 1984, token: token.into(), address, sessions };
+    (Hooks::new(&config, CallLine(line)), calls)
 }
 
 struct Client {
@@ -54,6 +60,7 @@ fn connecting_subscribes_to_the_room_and_is_announced() {
     let answer = Client::new("1").ask(&hooks, "/rainbow/connect/", "name=Ann+%C3%84&room=Garden", "");
     assert_eq!(json_of(&answer)["status"], "success");
     assert_eq!(header(&answer, "RAINBOWCLIENTCHANNEL"), Some("room:garden"));
+    assert_eq!(header(&answer, "RAINBOWCLIENTSESSION"), None);
     let told = told(&calls);
     assert_eq!((told.len(), told[0].0.as_str(), told[0].1), (1, "room:garden", 2));
     assert_eq!((&told[0].2["event"], &told[0].2["name"]), (&json!("joined"), &json!("Ann Ä")));
@@ -90,6 +97,34 @@ fn changing_rooms_changes_channels_and_cookie() {
     );
     let kept: Person = serde_json::from_slice(&STANDARD.decode(ann.cookie.unwrap()).unwrap()).unwrap();
     assert_eq!(kept, Person { name: "Anna".into(), device: "d1".into(), room: "kitchen".into() });
+}
+
+#[test]
+fn with_a_store_every_device_gets_a_session_and_leaves_the_room_it_was_in() {
+    let (hooks, calls) = hooks_of("", true);
+    let mut ann = Client::new("1");
+    let answer = ann.ask(&hooks, "/rainbow/connect/", "name=Ann&room=lobby&in=garden", "");
+    assert_eq!(header(&answer, "RAINBOWCLIENTSESSION"), Some("d1"));
+    assert_eq!(header(&answer, "RAINBOWCLIENTSESSIONEXPIRY"), Some("86400"));
+    assert_eq!(header(&answer, "RAINBOWCLIENTCHANNELUNSUB"), Some("room:garden"));
+    let answer = ann.ask(&hooks, "/rainbow/connect/", "name=Ann&room=lobby&in=lobby", "");
+    assert_eq!(header(&answer, "RAINBOWCLIENTCHANNELUNSUB"), None);
+    // A device whose name is no session's is let in without one.
+    let answer = Client::new("ä 1").ask(&hooks, "/rainbow/connect/", "name=Bob&room=lobby", "");
+    assert_eq!((answer.status, header(&answer, "RAINBOWCLIENTSESSION")), (200, None));
+    // Lines wait for whoever is away; who comes and goes does not.
+    ann.ask(&hooks, "/rainbow/message/1/", "", r#"{"key":"k1","text":"hello"}"#);
+    let qualities = |call: Call| (call.message_type, call.qos);
+    assert_eq!(calls.try_iter().map(qualities).collect::<Vec<_>>(), [(2, 0), (2, 0), (1, 2)]);
+}
+
+#[test]
+fn the_end_of_a_session_is_no_news() {
+    let (hooks, calls) = hooks_of("", true);
+    let headers = vec![(SESSION_ENDED.into(), "expired".into()), ("RAINBOWCLIENTSESSION".into(), "d1".into())];
+    let request = Request { path: "/rainbow/close/".into(), headers, ..Request::default() };
+    assert_eq!(json_of(&hooks.answer(&request))["status"], "success");
+    assert_eq!(told(&calls), []);
 }
 
 #[test]
