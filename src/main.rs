@@ -244,7 +244,7 @@ fn run_demo(options: DemoOptions) -> ExitCode {
 fn free_port(other: Option<u16>) -> std::io::Result<u16> {
     let free =
         |port: u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|probe| probe.local_addr());
-    let mut ports = Config::AUTO_PORTS.into_iter().filter(|port| Some(*port) != other);
+    let mut ports = Config::AUTO_PORTS.filter(|port| Some(*port) != other);
     let first = ports.find_map(|port| free(port).ok());
     first.map_or_else(|| free(0), Ok).map(|address| address.port())
 }

@@ -4,11 +4,11 @@
 //! client noticing. A hook answers at once; what is to be told to a room goes into the line of `caller`.
 //!
 //! Where Rainbow has a store, every device gets a durable session of its name. (Who knows a session's name gets its
-//! messages: a real business server names sessions after users who have logged in.) Lines then wait for whoever is away,
-//! being sent at QoS 2; who comes and goes is sent at QoS 0 and does not.
+//! messages: a real business server names sessions after users who have logged in.) Lines then wait for whoever is
+//! away, being sent at QoS 2; who comes and goes is sent at QoS 0 and does not.
 //!
-//! Messages of clients: 1 a line, 2 "let me in here", 3 a new name, 4 "I am here". Messages to clients: 1 a line (or any
-//! text, from whoever calls Rainbow), 2 who is here, 3 "who is here?". Called by `http`, from several threads.
+//! Messages of clients: 1 a line, 2 "let me in here", 3 a new name, 4 "I am here". Messages to clients: 1 a line (or
+//! any text, from whoever calls Rainbow), 2 who is here, 3 "who is here?". Called by `http`, from several threads.
 
 use super::DemoConfig;
 use super::caller::{Call, Line as CallLine, LineFull};
@@ -90,8 +90,8 @@ impl Hooks {
         Response { headers: vec![("Cache-Control", "no-store".into())], ..page }
     }
 
-    /// Lets everyone in, into the room that the query names. A session may still be in the room that it was `in` before:
-    /// Rainbow remembers that when a restarted demo does not.
+    /// Lets everyone in, into the room that the query names. A session may still be in the room that it was `in`
+    /// before: Rainbow remembers that when a restarted demo does not.
     fn connect(&self, request: &Request) -> Response {
         let Some(identity) = request.header(IDENTITY) else { return identity_required() };
         let get = |name: &str| query_get(&request.query, name).unwrap_or_default().into_owned();
