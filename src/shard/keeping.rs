@@ -290,7 +290,7 @@ impl Shard {
         self.fill_window(index, now);
         if self.conns[index as usize].phase == Phase::Open {
             self.load_more(at, now);
-            self.sweep(at, now);
+            self.sweep(at);
         }
     }
 
@@ -314,7 +314,7 @@ impl Shard {
         }
         self.load_more(at, now);
         if self.sessions.at(at).sweep.is_some() {
-            self.sweep(at, now);
+            self.sweep(at);
         }
     }
 

@@ -13,6 +13,7 @@
 
 use super::arena::List;
 use super::conn::Phase;
+use super::outbox::Item;
 use super::parts::Ticket;
 use super::steps::{
     DownlinkMark, Found, IDS, Order, Page, Received, Refused, SessionId, SessionRow, Step, UnixMs, UplinkMark,
@@ -23,7 +24,7 @@ use super::{Bug, Message, Output, Reply, SessionInfo, Shard};
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::wire::packet::{Packet, QoS};
-use crate::wire::ws::frame::CloseCode;
+use crate::wire::ws::frame::{self, CloseCode, Opcode};
 use rustc_hash::{FxHashMap, FxHasher};
 use slab::Slab;
 use std::hash::Hasher;
@@ -113,6 +114,8 @@ pub struct Session {
     pub changed: u64,
     /// After a crash: the client may hold QoS 2 ids of orders from the first up to the second.
     pub sweep: Option<(Order, Order)>,
+    /// Its client speaks `rainbow.2`.
+    pub greets: bool,
     pub attaching: Option<Box<Attaching>>,
 }
 
@@ -200,6 +203,7 @@ impl Sessions {
             line_hold: 0,
             changed: 0,
             sweep: None,
+            greets: false,
             attaching: None,
         };
         let index = self.slots.insert(session) as u32;
@@ -315,7 +319,9 @@ impl Shard {
         session.attaching = Some(Box::new(Attaching { response, greets, resumed: known.is_some() }));
         session.expiry_s = expiry_s.unwrap_or(settings.expiry_s).min(settings.expiry_max_s);
         session.ends = None;
-        (session.loading, session.more) = (true, true);
+        session.greets = greets;
+        // What is stored from now on is not in the first page.
+        (session.loading, session.more) = (true, false);
         if !self.settings.is_planted(Bug::ReservesNothing) {
             session.reserving = session.reserving.max(Order(session.next.0 + RESERVE));
         }
@@ -618,24 +624,31 @@ impl Shard {
     }
 
     /// After a crash, once all that is stored is in memory: the client may hold ids of QoS 2 messages that were
-    /// acknowledged and are finished for us. A REL frees each; for an id that it does not hold it only answers COM.
-    pub(super) fn sweep(&mut self, at: u32, now: Tick) {
+    /// acknowledged and are finished for us. A REL frees each; for an id that it does not hold it only answers COM. A
+    /// client of `rainbow.2` needs no such thing: it repeats REC for what it holds, and is answered.
+    pub(super) fn sweep(&mut self, at: u32) {
         let session = self.sessions.at_mut(at);
         if session.more || session.loading {
             return;
         }
         let Some((from, upto)) = session.sweep.take() else { return };
         let index = session.conn;
-        if self.settings.is_planted(Bug::SweepsNothing) {
+        if session.greets || self.settings.is_planted(Bug::SweepsNothing) {
             return;
         }
         let kept = self.orders_in_memory(index);
         let from = from.max(Order(upto.0.saturating_sub(SWEEP_MAX)));
+        let mut frames = Vec::new();
         for order in (from.0..upto.0).map(Order).filter(|order| kept.binary_search(order).is_err()) {
-            if self.conns[index as usize].phase != Phase::Open {
-                return;
-            }
-            self.push_packet(index, Packet::Rel { id: order.id(), dup: true }, now);
+            let rel = Packet::Rel { id: order.id(), dup: true };
+            frame::write_header(&mut frames, Opcode::Binary, rel.encoded_len());
+            rel.encode_into(&mut frames);
+        }
+        // One piece, whatever the limit of the outbox: it is short, and comes once.
+        let conn = &mut self.conns[index as usize];
+        if conn.phase == Phase::Open && !frames.is_empty() {
+            self.items.push(&mut conn.outbox, &self.messages, Item::Frame(frames.into()));
+            self.mark_dirty(index);
         }
     }
 }
@@ -665,3 +678,6 @@ const ENDS_AGAIN_MS: u64 = 1_000;
 pub const SESSION_DROPPED: CloseCode = CloseCode(4510);
 /// Orders that one session's unfinished messages may span, so that no two have one id.
 pub const SPAN_MAX: u64 = IDS - RESERVE;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,655 @@
+//! Durable sessions as their clients and callers see them, with a store on the bench that does what it is asked when a
+//! test lets it.
+
+use super::super::steps::{Kept, Outcome, Told, What, Work};
+use super::super::tests::{Rig, settings};
+use super::*;
+use crate::shard::{Forward, Input, Kept as Promise, NotKept, Query, Settings, Terms};
+use crate::wire::packet::MessageId;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+const QOS1: QoS = QoS::AtLeastOnce;
+const QOS2: QoS = QoS::ExactlyOnce;
+
+/// What is on its disk.
+#[derive(Default)]
+struct Disk {
+    rows: BTreeMap<SessionId, SessionRow>,
+    channels: BTreeSet<(SessionId, Arc<str>)>,
+    messages: BTreeMap<(SessionId, Order), Kept>,
+    received: BTreeMap<(SessionId, MessageId), Received>,
+    claims: BTreeSet<(SessionId, Arc<str>)>,
+}
+
+impl Disk {
+    fn step(&mut self, step: Step) -> Outcome {
+        match step {
+            Step::Put(row) => drop(self.rows.insert(row.session, *row)),
+            Step::Join { session, channel } => drop(self.channels.insert((session, channel))),
+            Step::Leave { session, channel } => drop(self.channels.remove(&(session, channel))),
+            Step::Keep(kept) => {
+                if kept
+                    .claim
+                    .as_ref()
+                    .is_some_and(|claim| !self.claims.insert((kept.session, claim.message_id.clone())))
+                {
+                    return Outcome::Known;
+                }
+                self.messages.entry((kept.session, kept.order)).or_insert(*kept);
+            }
+            Step::Release { session, order } => {
+                if let Some(kept) = self.messages.get_mut(&(session, order)) {
+                    kept.released = true;
+                }
+            }
+            Step::Remove { session, order } => drop(self.messages.remove(&(session, order))),
+            Step::Receive { session, received } => drop(self.received.insert((session, received.id), received)),
+            Step::Forget { session, id } => drop(self.received.remove(&(session, id))),
+            Step::Drop { session } => {
+                self.rows.remove(&session);
+                self.channels.retain(|(of, _)| *of != session);
+                self.messages.retain(|(of, _), _| *of != session);
+                self.received.retain(|(of, _), _| *of != session);
+            }
+        }
+        Outcome::Done
+    }
+
+    fn load(&self, session: SessionId, after: Option<Order>, most: usize) -> Page {
+        let mut messages = self.messages.values().filter(|kept| kept.session == session).cloned();
+        let mut rest = messages.by_ref().filter(|kept| after.is_none_or(|after| kept.order > after));
+        let page: Vec<Kept> = rest.by_ref().take(most).collect();
+        let more = rest.next().is_some();
+        let received = self.received.values().filter(|_| after.is_none());
+        Page { messages: page, more, received: received.cloned().collect() }
+    }
+
+    fn found(&self) -> Vec<Found> {
+        let found = |row: &SessionRow| {
+            let of = || self.messages.values().filter(|kept| kept.session == row.session);
+            let waiting = || of().filter(|kept| !kept.released);
+            Found {
+                row: row.clone(),
+                channels: self.channels.iter().filter(|(of, _)| *of == row.session).map(|(_, c)| c.clone()).collect(),
+                waiting: waiting().count() as u32,
+                waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
+                next: of().last().map_or(Order(0), |kept| kept.order.next()),
+                oldest: waiting().next().map(|kept| kept.stored),
+                first: of().next().map(|kept| kept.order),
+            }
+        };
+        self.rows.values().map(found).collect()
+    }
+}
+
+struct Bench {
+    rig: Rig,
+    disk: Disk,
+    work: VecDeque<Work>,
+    refuses: Option<Refused>,
+    opened: u128,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Bench {
+        Bench { rig: Rig::with(change), disk: Disk::default(), work: VecDeque::new(), refuses: None, opened: 0 }
+    }
+
+    fn take_work(&mut self) {
+        for output in self.rig.outputs() {
+            match output {
+                Output::Store(work) => self.work.push_back(work),
+                other => self.rig.outputs.push(other),
+            }
+        }
+    }
+
+    /// The store does the next piece of work, and tells.
+    fn store_one(&mut self) -> bool {
+        self.take_work();
+        let Some(Work { number, what }) = self.work.pop_front() else { return false };
+        let outcome = match what {
+            What::Step(_) if self.refuses.is_some() => Outcome::Refused(self.refuses.expect("just seen")),
+            What::Step(step) => self.disk.step(step),
+            What::Load { session, after, most } => Outcome::Loaded(self.disk.load(session, after, most)),
+        };
+        let other = if outcome == Outcome::Done { Vec::new() } else { vec![(number, outcome)] };
+        self.rig.input(Input::Told(Told { upto: number, other }));
+        true
+    }
+
+    fn store(&mut self) {
+        while self.store_one() {}
+    }
+
+    /// Asks for a connection of the session; it is open when the store has done its work.
+    fn attach(&mut self, name: &str, channels: &[&str]) -> ConnKey {
+        let (key, _) = self.rig.reserve();
+        self.opened += 1;
+        for &channel in channels {
+            self.rig.input(Input::Subscribe { key, channel });
+        }
+        self.rig.input(Input::Attach {
+            key,
+            response: Rc::from(&b""[..]),
+            new: SessionId(self.opened),
+            name: name.into(),
+            expiry_s: None,
+            greets: false,
+        });
+        key
+    }
+
+    fn open(&mut self, name: &str) -> ConnKey {
+        let key = self.attach(name, &[]);
+        self.store();
+        assert!(self.attached(key), "the store has taken it");
+        key
+    }
+
+    fn attached(&mut self, key: ConnKey) -> bool {
+        self.rig.outputs().iter().any(|output| matches!(output, Output::Attached { key: of } if *of == key))
+    }
+
+    fn send_to(&mut self, name: &str, qos: QoS, body: &str) -> Ticket {
+        self.send_on(name, qos, body, (self.rig.now + 10_000).into())
+    }
+
+    fn send_on(&mut self, name: &str, qos: QoS, body: &str, terms: Terms) -> Ticket {
+        let message = Message::encode(qos, 7, body.as_bytes(), &mut Vec::new());
+        self.rig.ask(Query::SendTo { session: name.into(), message, terms })
+    }
+
+    fn reply(&mut self) -> Reply {
+        let mut replies = self.rig.replies();
+        assert_eq!(replies.len(), 1, "{replies:?}");
+        replies.remove(0).1
+    }
+
+    /// The process is gone, and what the store had not done with it.
+    fn crash(&mut self) {
+        let now = self.rig.now + 1;
+        self.rig = Rig::with(|_| {});
+        self.rig.now = now;
+        self.work.clear();
+        self.rig.shard.restore(self.disk.found(), now);
+    }
+
+    fn forward(&mut self) -> Forward {
+        self.take_work();
+        self.rig.forward()
+    }
+
+    fn waiting(&mut self, name: &str) -> u32 {
+        match self.rig.reply_to(Query::Session { session: name.into() }) {
+            Reply::Session(Some(info)) => info.waiting,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn finish(mut self) {
+        let names: Vec<Arc<str>> = self.rig.shard.sessions.iter().map(|(_, session)| session.name.clone()).collect();
+        for session in names {
+            self.rig.ask(Query::DropSession { session });
+        }
+        self.store();
+        for output in self.rig.outputs() {
+            if let Output::Forward(forward) = output {
+                self.rig.fail(forward);
+            }
+        }
+        self.store();
+        self.rig.finish();
+    }
+}
+
+fn stored(stored: u32) -> Reply {
+    Reply::Sent { connections: 0, data: Vec::new(), kept: Promise { stored, refused: 0, why: None } }
+}
+
+fn answered(connections: u32) -> Reply {
+    Reply::Sent { connections, data: Vec::new(), kept: Promise::default() }
+}
+
+#[test]
+fn what_is_sent_while_away_waits_and_comes_in_order() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.end(key);
+    for body in ["a", "b", "c"] {
+        bench.send_to("me", QOS2, body);
+        assert!(bench.rig.replies().is_empty(), "not before it is on disk");
+        bench.store();
+        assert_eq!(bench.reply(), stored(1));
+    }
+    let key = bench.open("me");
+    assert_eq!(bench.rig.hear(key), [r#"send2 #1 "a""#, r#"send2 #2 "b""#, r#"send2 #3 "c""#]);
+    bench.finish();
+}
+
+#[test]
+fn a_client_that_answers_at_once_costs_no_write() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    for n in 1..=100 {
+        bench.send_to("me", QOS1, "x");
+        bench.rig.ack(key, n, "");
+        assert_eq!(bench.reply(), answered(1));
+    }
+    bench.take_work();
+    assert!(bench.work.is_empty(), "{:?}", bench.work);
+    bench.finish();
+}
+
+#[test]
+fn a_client_that_is_slow_has_it_stored_and_the_caller_hears_so() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.send_to("me", QOS1, "x");
+    bench.rig.advance(999);
+    bench.store();
+    assert!(bench.rig.replies().is_empty() && bench.disk.messages.is_empty());
+    bench.rig.advance(1);
+    bench.store();
+    assert_eq!(bench.reply(), stored(1));
+    bench.rig.hear(key);
+    bench.rig.ack(key, 1, "");
+    bench.store();
+    assert!(bench.disk.messages.is_empty());
+    assert_eq!(bench.waiting("me"), 0);
+    bench.finish();
+}
+
+#[test]
+fn what_was_in_flight_comes_again_with_dup_and_its_old_id() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.send_to("me", QOS2, "a");
+    bench.send_to("me", QOS1, "b");
+    assert_eq!(bench.rig.hear(key), [r#"send2 #1 "a""#, r#"send1 #2 "b""#]);
+    bench.rig.end(key);
+    bench.store();
+    assert_eq!(bench.rig.replies().len(), 2);
+    bench.send_to("me", QOS1, "c");
+    bench.store();
+    let key = bench.open("me");
+    let heard = bench.rig.hear(key);
+    assert_eq!(heard, [r#"send2 dup #1 "a""#, r#"send1 dup #2 "b""#, r#"send1 #3 "c""#]);
+    bench.finish();
+}
+
+#[test]
+fn past_rec_it_is_the_rel_that_comes_again() {
+    for crash in [false, true] {
+        let mut bench = Bench::new();
+        let key = bench.open("me");
+        bench.send_to("me", QOS2, "a");
+        bench.rig.rec(key, 1, "");
+        bench.rig.end(key);
+        bench.store();
+        if crash {
+            bench.crash();
+        }
+        let key = bench.open("me");
+        assert_eq!(bench.rig.hear(key), ["rel dup #1"]);
+        bench.rig.com(key, 1);
+        bench.store();
+        assert!(bench.disk.messages.is_empty());
+        bench.finish();
+    }
+}
+
+#[test]
+fn rel_of_a_stored_message_waits_for_the_store() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.end(key);
+    bench.send_to("me", QOS2, "a");
+    bench.store();
+    let key = bench.open("me");
+    bench.rig.hear(key);
+    bench.rig.rec(key, 1, "");
+    assert!(bench.rig.hear(key).is_empty(), "a crash now must not bring the message to one who has let go of its id");
+    bench.store();
+    assert_eq!(bench.rig.hear(key), ["rel #1"]);
+    bench.finish();
+}
+
+#[test]
+fn after_a_crash_ids_go_on_behind_all_that_may_have_been_used() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.send_to("me", QOS2, "a");
+    bench.rig.rec(key, 1, "");
+    assert_eq!(bench.reply(), answered(1), "acknowledged, and nothing of it is on disk");
+    bench.crash();
+    let key = bench.open("me");
+    let heard = bench.rig.hear(key);
+    assert!(heard.contains(&"rel dup #1".into()), "the client may hold its id: it is freed");
+    assert!(heard.iter().all(|line| line.starts_with("rel")), "{heard:?}");
+    bench.send_to("me", QOS2, "b");
+    assert_eq!(bench.rig.hear(key), [r#"send2 #1025 "b""#]);
+    bench.finish();
+}
+
+#[test]
+fn a_newer_connection_takes_over_with_all_that_is_unfinished() {
+    let mut bench = Bench::new();
+    let old = bench.open("me");
+    bench.send_to("me", QOS2, "a");
+    bench.rig.send(old, 2, 5, "up");
+    bench.store();
+    let forward = bench.forward();
+    let new = bench.attach("me", &[]);
+    assert_eq!(bench.rig.hear(old), [r#"send2 #1 "a""#, "close 4409 taken over"]);
+    bench.store();
+    assert_eq!(bench.reply(), stored(1));
+    assert_eq!(bench.rig.hear(new), [r#"send2 dup #1 "a""#]);
+    bench.rig.send_dup(new, 2, 5, "up");
+    assert!(bench.rig.forwards().is_empty(), "the backend has it");
+    bench.rig.answer(forward, "done");
+    bench.store();
+    assert_eq!(bench.rig.hear(new), [r#"rec #5 "done""#]);
+    bench.rig.end(old);
+    bench.finish();
+}
+
+#[test]
+fn a_received_id_survives_a_crash_with_its_answer() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.send(key, 2, 1, "up");
+    let forward = bench.forward();
+    let number = forward.sequence;
+    bench.rig.answer(forward, "done");
+    assert!(bench.rig.hear(key).is_empty(), "REC is sent when the id is on disk");
+    bench.store();
+    assert_eq!(bench.rig.hear(key), [r#"rec #1 "done""#]);
+    bench.crash();
+    let key = bench.open("me");
+    bench.rig.hear(key);
+    bench.rig.send_dup(key, 2, 1, "up");
+    assert!(bench.rig.forwards().is_empty());
+    assert_eq!(bench.rig.hear(key), [r#"rec #1 "done""#]);
+    bench.rig.send_dup(key, 2, 2, "next");
+    bench.store();
+    let next = bench.forward();
+    assert_eq!(next.sequence, number + 1);
+    bench.rig.fail(next);
+    bench.finish();
+}
+
+#[test]
+fn a_crash_between_the_backends_answer_and_the_commit_forwards_under_the_same_number() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.send(key, 2, 1, "up");
+    let first = bench.forward();
+    let (session, sequence) = (first.session, first.sequence);
+    assert!(session.is_some());
+    bench.rig.answer(first, "done");
+    bench.crash();
+    let key = bench.open("me");
+    bench.rig.send_dup(key, 2, 1, "up");
+    let again = bench.forward();
+    assert_eq!((again.session, again.sequence), (session, sequence));
+    bench.rig.fail(again);
+    bench.finish();
+}
+
+#[test]
+fn a_client_that_begins_anew_is_not_taken_for_its_old_self() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.send(key, 2, 1, "old");
+    let forward = bench.forward();
+    let old = forward.sequence;
+    bench.rig.answer(forward, "done");
+    bench.store();
+    bench.rig.end(key);
+    bench.store();
+    let key = bench.open("me");
+    bench.rig.send(key, 2, 1, "new");
+    assert!(bench.rig.forwards().is_empty(), "its number is not on disk yet");
+    bench.store();
+    let forward = bench.forward();
+    assert_ne!(forward.sequence, old);
+    assert_eq!(forward.body, b"new");
+    bench.rig.fail(forward);
+    bench.finish();
+}
+
+#[test]
+fn a_full_session_refuses_before_it_acknowledges() {
+    let mut bench = Bench::with(|settings| settings.sessions.messages_max = 2);
+    let key = bench.open("me");
+    bench.rig.end(key);
+    for _ in 0..2 {
+        bench.send_to("me", QOS1, "x");
+        bench.store();
+        assert_eq!(bench.reply(), stored(1));
+    }
+    bench.send_to("me", QOS1, "x");
+    let kept = Promise { stored: 0, refused: 1, why: Some(NotKept::TooMany) };
+    assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), kept });
+    assert_eq!(bench.waiting("me"), 2);
+    bench.finish();
+}
+
+#[test]
+fn a_store_that_refuses_makes_no_promise_of_ours() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.end(key);
+    bench.store();
+    bench.refuses = Some(Refused::DiskFull);
+    bench.send_to("me", QOS1, "x");
+    bench.store();
+    let kept = Promise { stored: 0, refused: 1, why: Some(NotKept::Store(Refused::DiskFull)) };
+    assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), kept });
+    assert_eq!(bench.waiting("me"), 0);
+    let key = bench.attach("me", &[]);
+    bench.store();
+    let refused = |output: &Output| matches!(output, Output::AttachRefused { key: of, .. } if *of == key);
+    assert!(bench.rig.outputs().iter().any(refused));
+    bench.rig.input(Input::Abandoned { key });
+    bench.refuses = None;
+    let key = bench.open("me");
+    bench.send_to("me", QOS1, "y");
+    assert_eq!(bench.rig.hear(key).len(), 1);
+    bench.finish();
+}
+
+#[test]
+fn the_burst_on_resume_keeps_a_smaller_window_and_loads_page_after_page() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.end(key);
+    for n in 0..100 {
+        bench.send_to("me", QOS1, &n.to_string());
+        bench.store();
+    }
+    bench.rig.replies();
+    bench.rig.shard.set_settings(Settings { inflight_window: 2, ..settings() });
+    let key = bench.open("me");
+    let mut got = Vec::new();
+    while got.len() < 100 {
+        let heard = bench.rig.hear(key);
+        assert!((1..=2).contains(&heard.len()), "{heard:?}");
+        for line in heard {
+            got.push(line.rsplit(' ').next().expect("a body").trim_matches('"').parse::<u32>().expect("a number"));
+            bench.rig.ack(key, got.len() as u16, "");
+        }
+        bench.store();
+    }
+    assert!(got.iter().copied().eq(0..100), "{got:?}");
+    assert!(bench.disk.messages.is_empty());
+    bench.finish();
+}
+
+#[test]
+fn new_messages_come_behind_stored_ones() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.end(key);
+    for body in ["1", "2", "3", "4", "5", "6"] {
+        bench.send_to("me", QOS1, body);
+    }
+    bench.store();
+    let key = bench.open("me");
+    assert_eq!(bench.rig.hear(key).len(), 4, "the window");
+    bench.send_to("me", QOS1, "7");
+    for id in 1..=6 {
+        bench.rig.ack(key, id, "");
+    }
+    bench.store();
+    assert_eq!(bench.rig.hear(key), [r#"send1 #5 "5""#, r#"send1 #6 "6""#, r#"send1 #7 "7""#]);
+    bench.finish();
+}
+
+#[test]
+fn a_claimed_message_is_taken_once_even_when_it_is_done() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    let claim = super::super::steps::Claim { message_id: "order-7".into(), until: UnixMs(u64::MAX) };
+    let terms = Terms { claim: Some(claim), ..(bench.rig.now + 10_000).into() };
+    bench.send_on("me", QOS2, "x", terms.clone());
+    assert!(bench.rig.hear(key).is_empty(), "it is stored first");
+    bench.store();
+    assert_eq!(bench.reply(), stored(1));
+    assert_eq!(bench.rig.hear(key), [r#"send2 #1 "x""#]);
+    bench.rig.rec(key, 1, "");
+    bench.store();
+    bench.rig.com(key, 1);
+    bench.store();
+    bench.rig.hear(key);
+    bench.send_on("me", QOS2, "x", terms);
+    bench.store();
+    assert_eq!(bench.reply(), stored(1), "answered alike");
+    assert!(bench.rig.hear(key).is_empty(), "and not sent again");
+    bench.finish();
+}
+
+#[test]
+fn channels_and_cookie_survive_a_crash() {
+    let mut bench = Bench::new();
+    let key = bench.attach("me", &["news", "sport"]);
+    bench.store();
+    bench.rig.input(Input::Unsubscribe { key, channel: "sport" });
+    bench.rig.input(Input::Cookie { key, value: b"c1" });
+    bench.store();
+    bench.crash();
+    bench.rig.call("news", QOS1, "x");
+    bench.store();
+    assert_eq!(bench.reply(), stored(1));
+    bench.rig.call("sport", QOS1, "x");
+    assert_eq!(bench.reply(), answered(0));
+    let key = bench.open("me");
+    bench.rig.send(key, 1, 1, "up");
+    bench.store();
+    let forward = bench.forward();
+    assert_eq!(forward.cookie.as_deref(), Some(&b"c1"[..]));
+    bench.rig.fail(forward);
+    bench.finish();
+}
+
+#[test]
+fn an_answer_waits_for_the_channel_that_it_promised() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.send(key, 1, 1, "up");
+    let forward = bench.forward();
+    bench.rig.input(Input::Subscribe { key, channel: "news" });
+    bench.rig.answer(forward, "joined");
+    assert!(bench.rig.hear(key).is_empty());
+    bench.store();
+    assert_eq!(bench.rig.hear(key), [r#"ack #1 "joined""#]);
+    assert_eq!(bench.disk.channels.len(), 1);
+    bench.finish();
+}
+
+#[test]
+fn a_session_ends_when_its_time_is_over() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.end(key);
+    bench.send_to("me", QOS1, "x");
+    bench.store();
+    bench.rig.outputs();
+    bench.rig.advance(24 * 3_600_000);
+    bench.store();
+    let ended = |output: &Output| matches!(output, Output::SessionEnded { why: Ended::Expired, .. });
+    assert!(bench.rig.outputs().iter().any(ended));
+    assert!(bench.disk.rows.is_empty() && bench.disk.messages.is_empty());
+    bench.finish();
+}
+
+#[test]
+fn a_dropped_session_is_gone_with_all_that_waits() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.send(key, 2, 1, "up");
+    let forward = bench.forward();
+    bench.rig.end(key);
+    let key = bench.open("me");
+    bench.rig.ask(Query::DropSession { session: "me".into() });
+    assert_eq!(bench.rig.hear(key), ["close 4510 the session was dropped"]);
+    bench.store();
+    assert!(bench.rig.replies().contains(&(Ticket(1), Reply::Done { connections: 1 })));
+    bench.rig.answer(forward, "late");
+    bench.rig.end(key);
+    bench.store();
+    assert!(bench.disk.rows.is_empty() && bench.disk.received.is_empty());
+    assert_eq!(bench.rig.reply_to(Query::Session { session: "me".into() }), Reply::Session(None));
+    bench.finish();
+}
+
+#[test]
+fn the_greeting_says_what_was_resumed() {
+    let mut bench = Bench::new();
+    let greeted = |bench: &mut Bench| {
+        let (key, _) = bench.rig.reserve();
+        let name = "a \"b\"".into();
+        let response = Rc::from(&b""[..]);
+        bench.rig.input(Input::Attach { key, response, new: SessionId(9), name, expiry_s: None, greets: true });
+        bench.store();
+        let heard = bench.rig.hear(key);
+        bench.rig.end(key);
+        heard[0].clone()
+    };
+    let new = greeted(&mut bench);
+    assert!(new.starts_with("send0") && new.contains("false") && new.contains(r#"\"waiting\":0"#), "{new}");
+    bench.send_to("a \"b\"", QOS1, "x");
+    bench.store();
+    let old = greeted(&mut bench);
+    assert!(old.contains(r#"\"resumed\":true"#) && old.contains(r#"\"waiting\":1"#), "{old}");
+    bench.finish();
+}
+
+#[test]
+fn a_moved_connection_is_found_by_its_identity() {
+    let mut bench = Bench::new();
+    let (stub, identity) = bench.rig.reserve();
+    let to = ConnKey { index: 5, generation: 6, shard: ShardId(7) };
+    bench.rig.input(Input::Moved { key: stub, to });
+    bench.rig.ask(Query::Exists { identity });
+    let redirect = |output: &Output| matches!(output, Output::Redirect { to: at, .. } if *at == to);
+    assert!(bench.rig.outputs().iter().any(redirect));
+    bench.rig.input(Input::StubEnded { key: stub });
+    let foreign = Identity::new([7; 32], ConnKey { index: 1, generation: 1, shard: ShardId(0) });
+    let key = bench.rig.shard.adopt(foreign, to, bench.rig.now);
+    let response = Rc::from(&b""[..]);
+    let (new, name) = (SessionId(1), "me".into());
+    bench.rig.input(Input::Attach { key, response, new, name, expiry_s: None, greets: false });
+    bench.store();
+    bench.rig.input(Input::QueryAt { key, ticket: Ticket(77), query: Query::Exists { identity: foreign } });
+    assert_eq!(bench.reply(), Reply::Done { connections: 1 });
+    bench.rig.end(key);
+    let ended = |output: &Output| matches!(output, Output::StubEnded { stub } if *stub == to);
+    assert!(bench.rig.outputs().iter().any(ended));
+    bench.finish();
+}
