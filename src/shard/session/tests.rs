@@ -73,7 +73,7 @@ impl Disk {
                 channels: self.channels.iter().filter(|(of, _)| *of == row.session).map(|(_, c)| c.clone()).collect(),
                 waiting: waiting().count() as u32,
                 waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
-                next: of().last().map_or(Order(0), |kept| kept.order.next()),
+                next: of().next_back().map_or(Order(0), |kept| kept.order.next()),
                 oldest: waiting().next().map(|kept| kept.stored),
                 first: of().next().map(|kept| kept.order),
             }
