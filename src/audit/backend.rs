@@ -5,11 +5,12 @@
 //! is noted here *before* the answer goes out. Started by `audit::run`.
 
 use super::Shared;
-use super::board::count;
+use super::board::{Phase, count};
 use super::caller::read_more;
 use super::ledger::{Entry, Fact, Ledger};
 use super::payload::{Direction, Payload, Stream, checksum};
 use super::session::answer_to;
+use crate::base::rng::Rng;
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead, query_get};
 use crate::wire::packet::QoS;
 use crate::wire::sign::{Signed2014, verify_2014};
@@ -32,15 +33,25 @@ pub struct Backend {
 struct Inner {
     shared: Arc<Shared>,
     ledger: Mutex<Ledger>,
+    rng: Mutex<Rng>,
     is_stopping: AtomicBool,
     streams: Mutex<HashMap<u64, TcpStream>>,
+}
+
+/// What a business server does wrong at times; Rainbow is to ask again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stumble {
+    Refuses,
+    TakesSilently,
 }
 
 impl Backend {
     pub fn start(listener: TcpListener, shared: Arc<Shared>) -> io::Result<Backend> {
         let address = listener.local_addr()?;
         let ledger = Mutex::new(Ledger::create(&shared.options.ledger, "backend", shared.options.plant)?);
-        let inner = Arc::new(Inner { shared, ledger, is_stopping: AtomicBool::new(false), streams: Mutex::default() });
+        let rng = Mutex::new(Rng::new(shared.options.seed ^ 0xB0));
+        let (is_stopping, streams) = (AtomicBool::new(false), Mutex::default());
+        let inner = Arc::new(Inner { shared, ledger, rng, is_stopping, streams });
         let acceptor = spawn("audit-accept", {
             let inner = inner.clone();
             move || accept(&listener, &inner)
@@ -108,11 +119,29 @@ impl Inner {
                 }
                 read_more(&mut stream, &mut buffer)?;
             }
+            let stumble = self.stumble(&head);
+            if stumble == Some(Stumble::Refuses) {
+                stream.write_all(b"HTTP/1.1 500 Stumbled\r\nContent-Length: 0\r\n\r\n")?;
+                continue;
+            }
             let (headers, answer) = self.answer(&head, &body);
+            if stumble == Some(Stumble::TakesSilently) {
+                return Ok(());
+            }
             out.clear();
             write!(out, "HTTP/1.1 200 OK\r\n{headers}Content-Length: {}\r\n\r\n{answer}", answer.len())?;
             stream.write_all(&out)?;
         }
+    }
+
+    fn stumble(&self, head: &RequestHead<'_>) -> Option<Stumble> {
+        let Shared { options, board, .. } = &*self.shared;
+        if options.stumbles_percent == 0 || board.phase() != Phase::Running || !head.path.starts_with("/message/") {
+            return None;
+        }
+        let mut rng = self.rng.lock().expect("no thread panics with it");
+        let kind = if rng.chance(50) { Stumble::Refuses } else { Stumble::TakesSilently };
+        rng.chance(options.stumbles_percent).then_some(kind)
     }
 
     /// Headers, each with its line end, and the body.

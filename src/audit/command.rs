@@ -48,6 +48,9 @@ pub struct AuditCommand {
     /// Calls in a hundred without `message_id`.
     #[arg(long, value_name = "PERCENT", default_value_t = 30)]
     plain: u64,
+    /// Messages in a hundred that the business server answers with 500, or takes and does not answer.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    stumbles: u64,
     /// The server's command line: the audit starts it, with the hooks in its environment, and kills it.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["kill", "restart"])]
     server: Option<String>,
@@ -119,6 +122,7 @@ impl AuditCommand {
             seed: self.seed,
             channels: self.channels,
             plain_percent: self.plain,
+            stumbles_percent: self.stumbles,
             plant: self.plant,
             plan,
             shows_progress: true,

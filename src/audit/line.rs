@@ -6,7 +6,7 @@
 use crate::wire::packet::{Packet, QoS};
 use serde::Deserialize;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -150,6 +150,11 @@ impl Line {
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// The server reads what was written and then the end of the stream; what it says can still be read.
+    pub fn end_writing(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// How many bytes lie there unused.

@@ -17,7 +17,7 @@ mod session;
 mod victim;
 
 pub use board::Phase;
-pub use command::AuditCommand;
+pub use command::{AuditCommand, hooks};
 pub use judge::{Row, Verdict, judge};
 pub use ledger::Plant;
 pub use line::{Frame, Greeting, Line};
@@ -61,6 +61,9 @@ pub struct Options {
     pub channels: bool,
     /// Calls in a hundred that carry no `message_id`, and so may take the way without the disk.
     pub plain_percent: u64,
+    /// Forwarded messages in a hundred for which the business server stumbles: a 500, or no answer at all, though it
+    /// has taken the message.
+    pub stumbles_percent: u64,
     pub plant: Option<Plant>,
     /// Who starts and kills the server.
     pub plan: Option<Plan>,
@@ -83,6 +86,7 @@ impl Options {
             seed: 1,
             channels: false,
             plain_percent: 30,
+            stumbles_percent: 0,
             plant: None,
             plan: None,
             shows_progress: false,
