@@ -311,12 +311,12 @@ impl Shard {
         let Attach { response, new, name, expiry_s, greets } = attach;
         let known = self.sessions.by_name(&name);
         let at = known.unwrap_or_else(|| self.sessions.insert(new, name));
-        self.take_over(at, now);
+        let resumed = self.take_over(at, now).unwrap_or(known.is_some());
         let settings = self.settings.sessions;
         let session = self.sessions.at_mut(at);
         session.conn = index;
         session.attempt = session.attempt.wrapping_add(1);
-        session.attaching = Some(Box::new(Attaching { response, greets, resumed: known.is_some() }));
+        session.attaching = Some(Box::new(Attaching { response, greets, resumed }));
         session.expiry_s = expiry_s.unwrap_or(settings.expiry_s).min(settings.expiry_max_s);
         session.ends = None;
         session.greets = greets;
@@ -325,7 +325,7 @@ impl Shard {
         if !self.settings.is_planted(Bug::ReservesNothing) {
             session.reserving = session.reserving.max(Order(session.next.0 + RESERVE));
         }
-        let (key, attempt, upto) = (session.key(at), session.attempt, session.reserving);
+        let (key, attempt) = (session.key(at), session.attempt);
         self.ends.cancel(at);
         let conn = &mut self.conns[index as usize];
         conn.session = key;
@@ -339,7 +339,6 @@ impl Shard {
         let id = session.id;
         self.put(at, After::AttachStep(key, attempt));
         self.bring_channels(index, at);
-        self.put(at, After::Reserved(key, upto));
         self.load(id, None, After::Attach(key, attempt));
     }
 
@@ -365,21 +364,29 @@ impl Shard {
         }
     }
 
-    /// Whoever holds the session loses it.
-    fn take_over(&mut self, at: u32, now: Tick) {
+    /// Whoever holds the session loses it. Was it resumed, where that one has not even been let in?
+    fn take_over(&mut self, at: u32, now: Tick) -> Option<bool> {
         let old = self.sessions.at(at).conn;
         if old == NO_CONN {
-            return;
+            return None;
         }
         self.stats.sessions_taken_over += 1;
+        let mut resumed = None;
         match self.conns[old as usize].phase {
-            Phase::Connecting => {
-                let key = self.sessions.at(at).key(at);
-                self.refuse_attach(key, self.sessions.at(at).attempt, Refused::Fenced, now);
-            }
+            Phase::Connecting => resumed = self.refuse_attaching(at, now),
             _ => self.begin_close(old, CloseCode::TAKEN_OVER, "taken over", now),
         }
         debug_assert_eq!(self.sessions.at(at).conn, NO_CONN);
+        resumed
+    }
+
+    /// Another connection, or nobody, gets the session: it stays, even if it is new.
+    fn refuse_attaching(&mut self, at: u32, now: Tick) -> Option<bool> {
+        let session = self.sessions.at_mut(at);
+        let (key, attempt) = (session.key(at), session.attempt);
+        let resumed = std::mem::replace(&mut session.attaching.as_mut()?.resumed, true);
+        self.refuse_attach(key, attempt, Refused::Fenced, now);
+        Some(resumed)
     }
 
     /// The store does not take it: the client is told to come back later.
@@ -406,6 +413,8 @@ impl Shard {
         let Some(attaching) = session.attaching.take() else { return };
         let index = session.conn;
         let Attaching { response, greets, resumed } = *attaching;
+        // Its row was stored before this page was read.
+        session.reserved = session.reserving;
         let (name, waiting) = (session.name.clone(), session.waiting);
         self.bring_uplink(key, index, page.received);
         self.on_opened(index, response, now);
@@ -541,11 +550,7 @@ impl Shard {
         let (conn, holder) = (session.conn, session.holder);
         if conn != NO_CONN {
             match self.conns[conn as usize].phase {
-                Phase::Connecting => {
-                    let (key, attempt) = (session.key(at), session.attempt);
-                    self.sessions.at_mut(at).attaching.as_mut().expect("it is connecting").resumed = true;
-                    self.refuse_attach(key, attempt, Refused::Fenced, now);
-                }
+                Phase::Connecting => drop(self.refuse_attaching(at, now)),
                 _ => self.begin_close(conn, SESSION_DROPPED, "the session was dropped", now),
             }
         }

@@ -653,3 +653,33 @@ fn a_moved_connection_is_found_by_its_identity() {
     assert!(bench.rig.outputs().iter().any(ended));
     bench.finish();
 }
+
+#[test]
+fn two_first_connections_at_once_are_one_new_session() {
+    let mut bench = Bench::new();
+    let first = bench.attach("me", &["news"]);
+    let second = bench.attach("me", &[]);
+    bench.store();
+    let outputs = bench.rig.outputs();
+    let refused = |output: &Output| matches!(output, Output::AttachRefused { key, .. } if *key == first);
+    let attached = |output: &Output| matches!(output, Output::Attached { key } if *key == second);
+    assert!(outputs.iter().any(refused) && outputs.iter().any(attached), "{outputs:?}");
+    bench.rig.input(Input::Abandoned { key: first });
+    bench.send_to("me", QOS1, "x");
+    assert_eq!(bench.rig.hear(second), [r#"send1 #1 "x""#]);
+    bench.finish();
+}
+
+#[test]
+fn an_attach_that_is_given_up_leaves_the_session_absent() {
+    let mut bench = Bench::new();
+    let key = bench.attach("me", &[]);
+    bench.rig.input(Input::Abandoned { key });
+    bench.store();
+    bench.send_to("me", QOS1, "x");
+    bench.store();
+    assert_eq!(bench.reply(), stored(1));
+    let key = bench.open("me");
+    assert_eq!(bench.rig.hear(key), [r#"send1 #1 "x""#]);
+    bench.finish();
+}
