@@ -1,7 +1,7 @@
 //! The client's half of a durable session, as plain data: it outlives every connection.
 //!
 //! Ids count up over all connections. What is unanswered is sent again with DUP after each return (for QoS 2 past REC:
-//! REL), in the old order and before anything new. A QoS 2 id that came in is remembered until REL. Packets go into a
+//! REL), in the old order and before anything new. A QoS 2 id that came in is remembered until REL, and its REC repeated. Packets go into a
 //! buffer, notes into the ledger; who calls flushes the ledger before the first byte leaves. Called by `client`.
 
 use super::board::{Board, count};
@@ -9,7 +9,7 @@ use super::ledger::{Entry, Fact, Ledger};
 use super::payload::{Direction, Payload, Stream};
 use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::{ClientFrame, Opcode};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub struct Session {
     next_id: MessageId,
     in_flight: VecDeque<Outgoing>,
     /// QoS 2 ids that were delivered and not released.
-    received: HashSet<MessageId>,
+    received: BTreeSet<MessageId>,
     /// Messages sent so far, per QoS.
     sent: [u64; 3],
 }
@@ -45,7 +45,7 @@ pub struct Desk<'a> {
 impl Session {
     /// `first_id` lets a run begin where ids are about to go round.
     pub fn new(run: u64, number: u32, first_id: MessageId) -> Session {
-        Session { run, number, next_id: first_id, in_flight: VecDeque::new(), received: HashSet::new(), sent: [0; 3] }
+        Session { run, number, next_id: first_id, in_flight: VecDeque::new(), received: BTreeSet::new(), sent: [0; 3] }
     }
 
     pub fn in_flight(&self) -> usize {
@@ -75,8 +75,10 @@ impl Session {
         self.in_flight.push_back(outgoing);
     }
 
-    /// The server knows the session: everything unanswered once more, as it would be after any cut.
+    /// The server knows the session: everything unanswered once more, as it would be after any cut, and REC for every id
+    /// that is held, since a server that has forgotten it would never say REL.
     pub fn resume(&mut self, now: Instant, desk: &mut Desk<'_>) {
+        self.received.iter().for_each(|id| push(Packet::Rec { id: *id, body: b"" }, desk.out));
         self.in_flight.iter_mut().for_each(|outgoing| outgoing.repeat_at = now + REPEAT);
         self.in_flight.iter().for_each(|outgoing| self.write(outgoing, true, desk));
     }

@@ -93,7 +93,10 @@ fn a_received_id_is_kept_until_rel() {
     for dup in [false, true, true] {
         assert_eq!(bench.hears(send(dup, &body)), [bytes(Packet::Rec { id, body: b"" })]);
     }
+    let again = bench.said(|session, desk| session.resume(Instant::now(), desk));
+    assert_eq!(again, [bytes(Packet::Rec { id, body: b"" })]);
     assert_eq!(bench.hears(Packet::Rel { id, dup: false }), [bytes(Packet::Com { id })]);
+    assert!(bench.said(|session, desk| session.resume(Instant::now(), desk)).is_empty());
     let next = down(QoS::ExactlyOnce, 1);
     bench.hears(send(false, &next));
     let row = bench.row(Direction::Down, 2);
