@@ -6,6 +6,7 @@ use crate::config::Config;
 pub use crate::io::events::block_signals;
 use crate::io::events::{self, Event, EventReceiver, Over};
 use crate::io::mailbox::{MailReceiver, mailbox};
+use crate::io::repeats::Repeats;
 use crate::io::resolve::Resolver;
 use crate::io::shared::{Counters, Mail, Presence, Shared};
 use crate::io::{clock, sys};
@@ -71,6 +72,8 @@ impl Server {
             admission: Arc::new(Admission::default()),
             presence: Presence::new(cpus.len()),
             mail,
+            moves: None,
+            repeats: Repeats::default(),
             backend: cpus.iter().map(|_| Arc::default()).collect(),
             counters: Counters::default(),
             config: Mutex::new(Arc::new(config)),
@@ -210,6 +213,8 @@ fn start_workers(
             shared: shared.clone(),
             mail,
             resolver: resolver.clone(),
+            store: None,
+            found: Vec::new(),
             core: shared.cores[n],
             listen: shared.listen,
             admin_listen: config.admin_listen,

@@ -9,9 +9,11 @@ use crate::io::mailbox::MailReceiver;
 use crate::io::resolve::Resolver;
 use crate::io::rules::Rules;
 use crate::io::shared::{Mail, Shared};
+use crate::io::storebox::{StoreBox, StoreSender};
 use crate::io::sys;
 use crate::io::tasks::{self, Parts};
 use crate::shard::Mode;
+use crate::shard::steps::Found;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +24,9 @@ pub struct Start {
     pub shared: Arc<Shared>,
     pub mail: MailReceiver<Mail>,
     pub resolver: Resolver,
+    pub store: Option<StoreSender>,
+    /// The sessions that are at home here.
+    pub found: Vec<Found>,
     /// The CPU to pin to.
     pub core: Option<usize>,
     pub listen: SocketAddr,
@@ -39,7 +44,7 @@ pub fn run(start: Start) {
 }
 
 fn serve_until_drained(start: Start) -> io::Result<()> {
-    let Start { id, shared, mail, resolver, core: cpu, listen, admin_listen, mode } = start;
+    let Start { id, shared, mail, resolver, store, found, core: cpu, listen, admin_listen, mode } = start;
     if let Some(cpu) = cpu {
         sys::pin_to_core(cpu).map_err(|error| named(error, &format!("pinning to CPU {cpu}")))?;
     }
@@ -52,7 +57,8 @@ fn serve_until_drained(start: Start) -> io::Result<()> {
         None => None,
     };
     let rules = Rules::new(shared.config(), mode);
-    tasks::run(Parts { id, shared, rules, mail, resolver, listener, admin })
+    let store = StoreBox::new(store);
+    tasks::run(Parts { id, shared, rules, mail, resolver, store, found, listener, admin })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {

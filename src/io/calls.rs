@@ -3,11 +3,12 @@
 use super::core::{Core, Send};
 use super::events::Event;
 use super::figures;
+use super::repeats;
 use super::response::{Response, plain};
 use super::{clock, upgrade};
 use crate::base::id::ShardId;
-use crate::policy::api::{self, Access, Call, Refusal, Route, Whom};
-use crate::shard::{Query, Reply};
+use crate::policy::api::{self, Access, Call, Refusal, Route, Sent, Targets, Whom};
+use crate::shard::{Query, Reply, SessionInfo, home};
 use crate::wire::http1::{RequestHead, query_get, query_pairs};
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::borrow::Cow;
@@ -133,8 +134,12 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
         Route::Info => figures::info(core).await,
         Route::Metrics => figures::metrics(core).await,
         Route::Channel => channel(core, query).await,
+        Route::Session => match session(core, query).await {
+            Ok(response) => response,
+            Err(why) => refusal(why.status(), &why.to_string()),
+        },
         Route::UpdateConfig => update_config(core).await,
-        Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => {
+        Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
             match call(core, route, query, body, spare).await {
                 Ok(response) => {
                     core.count(|counters| &counters.calls);
@@ -143,7 +148,7 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
                 Err(why) => {
                     core.count(|counters| &counters.calls_refused);
                     let mut response = refusal(why.status(), &why.to_string());
-                    if why == Refusal::TooManyCalls {
+                    if response.status == 503 {
                         response.headers.push(upgrade::RETRY_AFTER);
                     }
                     response
@@ -155,8 +160,14 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
 
 async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8], spare: Vec<u8>) -> Result<Response, Refusal> {
     let reply = match api::read_call(route, query, body, core.rules().timeouts)? {
-        Call::Send { channels, message_type, qos, timeout } => {
-            core.send(channels.as_slice(), Send { qos, message_type, body, timeout }).await
+        Call::Send { to, message_type, qos, timeout, ttl_ms, message_id } => {
+            let send = Send { qos, message_type, body, timeout, ttl_ms, claim: None };
+            if let (Targets::One(_) | Targets::Many(_), None) = (&to, &message_id) {
+                core.send(to.channels(), send).await
+            } else {
+                // Boxed: an ordinary call's task must not carry the room that these need.
+                return Box::pin(send_kept(core, &to, message_id.as_deref(), send)).await;
+            }
         }
         Call::Subscribe { identity, channel, occupy } => {
             let owner = owner(core, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
@@ -176,7 +187,10 @@ async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8], spare: Ve
         }
         Call::Unsubscribe { identity, channel } => {
             if let Some((identity, owner)) = identity.and_then(|id| Some((id, owner(core, id.key().shard)?))) {
-                core.ask(owner.into_iter(), Query::Unsubscribe { identity, channel: channel.into() }).await;
+                let query = Query::Unsubscribe { identity, channel: channel.into() };
+                if let Some(Reply::Refused(why)) = core.ask(owner.into_iter(), query).await {
+                    return Err(Refusal::Said(why));
+                }
             }
             Some(Reply::Done { connections: 0 })
         }
@@ -191,8 +205,47 @@ async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8], spare: Ve
             let query = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
             core.ask(core.shared.workers(), query).await
         }
+        Call::DropSession { session } => {
+            match ask_home(core, &session, |session| Query::DropSession { session }).await? {
+                Reply::Done { connections: 0 } => return Err(Refusal::NoSuchSession),
+                other => Some(other),
+            }
+        }
     };
     Ok(answer(route, reply.ok_or(Refusal::TooManyCalls)?, spare))
+}
+
+/// A message to a session, or one with a `message_id`.
+async fn send_kept(
+    core: &Rc<Core>,
+    to: &Targets<'_>,
+    message_id: Option<&str>,
+    send: Send<'_>,
+) -> Result<Response, Refusal> {
+    let to_session = matches!(to, Targets::Session(_));
+    if to_session && !core.store.is_open() {
+        return Err(Refusal::NoStoreForSessions);
+    }
+    if let Some(id) = message_id {
+        return repeats::send_once(core, id, to, send).await.map(Response::json);
+    }
+    match core.send_to(to, send).await.ok_or(Refusal::TooManyCalls)? {
+        Reply::Sent { connections, data, kept } => {
+            let mut body = Vec::with_capacity(64 + data.len());
+            api::write_sent(&mut body, Sent { connections, data: &data, kept, to_session });
+            Ok(Response::json(body))
+        }
+        other => Ok(answer(Route::Send, other, Vec::new())),
+    }
+}
+
+/// A question about a durable session.
+async fn ask_home(core: &Rc<Core>, session: &str, query: impl FnOnce(Arc<str>) -> Query) -> Result<Reply, Refusal> {
+    if !core.store.is_open() {
+        return Err(Refusal::NoStoreForSessions);
+    }
+    let home = home(session, core.shared.mail.len());
+    core.ask(std::iter::once(home), query(session.into())).await.ok_or(Refusal::TooManyCalls)
 }
 
 /// The one shard that a name can belong to, if it is one of ours.
@@ -203,7 +256,9 @@ fn owner(core: &Core, shard: ShardId) -> Option<Option<ShardId>> {
 fn answer(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {
     body.clear();
     match reply {
-        Reply::Sent { connections, data, .. } => api::write_sent(&mut body, connections, &data),
+        Reply::Sent { connections, data, kept } => {
+            api::write_sent(&mut body, Sent { connections, data: &data, kept, to_session: false });
+        }
         Reply::Done { connections } if route == Route::Kick => {
             body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());
         }
@@ -245,6 +300,30 @@ async fn channel(core: &Rc<Core>, query: &str) -> Response {
         "offset": offset, "limit": limit, "identities": identities,
     });
     Response::json(body.to_string().into_bytes())
+}
+
+/// What is known of one durable session.
+async fn session(core: &Rc<Core>, query: &str) -> Result<Response, Refusal> {
+    let name = api::session_name(query)?;
+    let info = match ask_home(core, &name, |session| Query::Session { session }).await? {
+        Reply::Session(Some(info)) => *info,
+        Reply::Refused(why) => return Err(Refusal::Said(why)),
+        _ => return Err(Refusal::NoSuchSession),
+    };
+    let SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends } = info;
+    let now = clock::unix_ms().0;
+    let body = serde_json::json!({
+        "status": 0,
+        "session": &*name,
+        "online": identity.is_some(),
+        "identity": identity.map(|identity| identity.to_string()),
+        "channels": channels,
+        "waiting": waiting,
+        "waiting_bytes": waiting_bytes,
+        "oldest_s": oldest.map(|oldest| now.saturating_sub(oldest.0) / 1000),
+        "expires_s": ends.map(|ends| ends.0.saturating_sub(now) / 1000),
+    });
+    Ok(Response::json(body.to_string().into_bytes()))
 }
 
 /// Asks the main thread to reread the file; the answer says what changed and what wants a restart.

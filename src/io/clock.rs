@@ -1,6 +1,7 @@
 //! The clock, read here and nowhere else. A worker reads it once per turn and tells everybody else what time it is.
 
 use crate::base::time::Tick;
+use crate::shard::steps::UnixMs;
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -42,6 +43,11 @@ pub fn monotonic_us() -> u64 {
 /// Seconds since 1970, for signatures.
 pub fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Milliseconds since 1970, for what is stored.
+pub fn unix_ms() -> UnixMs {
+    UnixMs((unix_ns() / 1_000_000) as u64)
 }
 
 /// Nanoseconds since 1970, to make identities unique and to seed chance.

@@ -15,16 +15,23 @@ use super::deadlines::Deadlines;
 use super::lines::Lines;
 use super::mailbox::MailReceiver;
 use super::notify::Notify;
+use super::receipts::Receipts;
 use super::rules::Rules;
 use super::shared::{Counters, Mail, Shared};
+use super::storebox::StoreBox;
 use super::upgrade::Connects;
+use super::waits::Waits;
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
+use crate::policy::api::Targets;
 use crate::policy::backend::{Actions, Verdict};
 use crate::shard::channels::name_hash;
-use crate::shard::steps::SessionId;
-use crate::shard::{Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Terms, Ticket, Which};
+use crate::shard::steps::{Claim, Found, Refused, SessionId};
+use crate::shard::{
+    Ended, Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Terms, Ticket, Which, home,
+};
+use crate::store::{Claimed, Request};
 use crate::wire::packet::QoS;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -44,6 +51,14 @@ pub struct Core {
     pub deadlines: Rc<Deadlines>,
     pub asks: Asks,
     pub connects: Connects,
+    pub store: StoreBox,
+    /// Connections that wait to be their sessions'.
+    pub attaches: Waits<ConnKey, Result<(), Refused>>,
+    /// Calls with a `message_id`: what the store knows of it, and what the same call answers that came before.
+    pub claims: Waits<u64, Claimed>,
+    pub answers: Waits<u64, Option<Arc<[u8]>>>,
+    pub receipts: Receipts,
+    tickets: Cell<u64>,
     pub turn: Notify,
     /// Told at the end of every turn: once for the task that waits for mail, once for the one that keeps time.
     pub mail_taken: Notify,
@@ -57,14 +72,20 @@ pub struct Core {
     pub(super) shard: RefCell<Shard>,
     rules: RefCell<Rc<Rules>>,
     pool: OnceCell<Pool>,
-    /// Mail that a full box did not take; bounded by the questions that are open.
+    /// Mail that a full box did not take; bounded by the questions that are open and by the connections that moved.
     unsent: RefCell<VecDeque<(ShardId, Mail)>>,
     pub reloads: Reloads,
     scratch: RefCell<Vec<u8>>,
 }
 
 impl Core {
-    pub fn new(id: ShardId, shared: Arc<Shared>, rules: Rules, mail: MailReceiver<Mail>) -> std::io::Result<Rc<Core>> {
+    pub fn new(
+        id: ShardId,
+        shared: Arc<Shared>,
+        rules: Rules,
+        mail: MailReceiver<Mail>,
+        store: StoreBox,
+    ) -> std::io::Result<Rc<Core>> {
         let now = clock::monotonic();
         let shard = Shard::new(id, rules.settings(), now);
         Ok(Rc::new(Core {
@@ -74,6 +95,12 @@ impl Core {
             deadlines: Rc::new(Deadlines::new(now)),
             asks: Asks::new(id, rules.config.calls_max),
             connects: Connects::default(),
+            store,
+            attaches: Waits::default(),
+            claims: Waits::default(),
+            answers: Waits::default(),
+            receipts: Receipts::default(),
+            tickets: Cell::new(0),
             turn: Notify::default(),
             mail_taken: Notify::default(),
             time_turned: Notify::default(),
@@ -152,6 +179,20 @@ impl Core {
         (key, identity)
     }
 
+    /// A connection that came to another worker, where `stub` is its slot. `attach` or `abandon` must follow.
+    pub fn adopt(&self, identity: Identity, stub: ConnKey, fd: std::os::fd::RawFd) -> ConnKey {
+        let key = self.shard.borrow_mut().adopt(identity, stub, self.clock.now());
+        self.lines.attach(key.index, fd);
+        key
+    }
+
+    /// The sessions that were kept, before anybody comes in.
+    pub fn restore(&self, found: Vec<Found>) {
+        self.shard.borrow_mut().restore(found, self.clock.now());
+        self.carry_out();
+        self.clock.end_turn();
+    }
+
     pub fn abandon(&self, key: ConnKey) {
         self.lines.detach(key.index);
         self.handle(Input::Abandoned { key });
@@ -173,13 +214,29 @@ impl Core {
         ask.reply().await
     }
 
+    /// A message to whomever it is for.
+    pub async fn send_to(&self, to: &Targets<'_>, send: Send<'_>) -> Option<Reply> {
+        match to {
+            Targets::Session(name) => self.send_to_session(name, send).await,
+            Targets::One(_) | Targets::Many(_) => self.send(to.channels(), send).await,
+        }
+    }
+
+    async fn send_to_session(&self, name: &str, send: Send<'_>) -> Option<Reply> {
+        let message = Message::encode(send.qos, send.message_type, send.body, &mut self.scratch.borrow_mut());
+        let terms = send.terms(self.clock.now());
+        let home = home(name, self.shared.mail.len());
+        let query = Query::SendTo { session: name.into(), message, terms };
+        self.ask(std::iter::once(home), query).await
+    }
+
     /// A message to channels, wherever they have members. Alone on this worker it costs no allocation but the
     /// message's.
     pub async fn send(&self, channels: &[std::borrow::Cow<'_, str>], send: Send<'_>) -> Option<Reply> {
         let ask = self.asks.open()?;
         let now = self.clock.now();
         let message = Message::encode(send.qos, send.message_type, send.body, &mut self.scratch.borrow_mut());
-        let terms = Terms::from(now + send.timeout);
+        let terms = send.terms(now);
         for channel in channels {
             let hash = name_hash(channel);
             let mut elsewhere = None;
@@ -227,10 +284,31 @@ impl Core {
         self.carry_out();
         self.lines.flush(&mut self.shard.borrow_mut());
         self.carry_out();
+        self.store.send_unsent();
         more |= self.shard.borrow().has_dirty();
         self.due_by(self.next_deadline());
         self.clock.end_turn();
         more
+    }
+
+    /// Mail that must arrive, in the order in which it is posted.
+    pub fn post(&self, to: ShardId, mail: Mail) {
+        if to == self.id {
+            return self.on_mail(mail);
+        }
+        let mut unsent = self.unsent.borrow_mut();
+        if !unsent.is_empty() {
+            unsent.push_back((to, mail));
+        } else if let Err(mail) = self.shared.mail[usize::from(to.0)].try_send(mail) {
+            unsent.push_back((to, mail));
+            self.turn.notify();
+        }
+    }
+
+    /// Names a wait of this worker, all over the process.
+    pub fn next_ticket(&self) -> u64 {
+        self.tickets.set(self.tickets.get() + 1);
+        u64::from(self.id.0) << 48 | self.tickets.get()
     }
 
     /// A bounded batch of what other workers sent. True when there may be more.
@@ -252,6 +330,14 @@ impl Core {
             Mail::Reload(config) => self.reload(config),
             Mail::Reloaded { ticket, outcome } => self.reloads.tell(ticket, outcome),
             Mail::Drain => self.drain.notify(),
+            Mail::QueryAt { key, ticket, query } => self.handle(Input::QueryAt { key, ticket, query }),
+            Mail::Moved { key, to } => self.handle(Input::Moved { key, to }),
+            Mail::StubEnded { key } => self.handle(Input::StubEnded { key }),
+            Mail::MoveLost { key } => self.handle(Input::Abandoned { key }),
+            Mail::Told(told) => self.handle(Input::Told(told)),
+            Mail::Expired(expired) => self.handle(Input::Expired(expired)),
+            Mail::Claimed { ticket, claimed } => self.claims.tell(ticket, claimed),
+            Mail::Answered { ticket, answer } => self.answers.tell(ticket, answer),
         }
     }
 
@@ -273,9 +359,13 @@ impl Core {
                 Some(Output::Forward(forward)) => self.forward(forward),
                 Some(Output::Closed { identity, cookie }) => self.tell_close(identity, cookie),
                 Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
-                Some(Output::Attached { .. } | Output::AttachRefused { .. } | Output::Store(_)) => {}
-                Some(Output::Redirect { .. } | Output::StubEnded { .. }) => {}
-                Some(Output::SessionEnded { .. } | Output::Receipt { .. }) => {}
+                Some(Output::Attached { key }) => self.attaches.tell(key, Ok(())),
+                Some(Output::AttachRefused { key, why }) => self.attaches.tell(key, Err(why)),
+                Some(Output::Store(work)) => self.store.push(Request::Shard { shard: self.id, work }),
+                Some(Output::Redirect { to, ticket, query }) => self.redirect(to, ticket, query),
+                Some(Output::StubEnded { stub }) => self.post(stub.shard, Mail::StubEnded { key: stub }),
+                Some(Output::SessionEnded { name, cookie, why }) => self.tell_session_end(&name, cookie, why),
+                Some(Output::Receipt { session, message_id }) => self.add_receipt(&session, message_id.as_deref()),
                 Some(Output::EndWriting { key }) => self.lines.end_writing(key.index),
                 Some(Output::Shutdown { key }) => self.lines.shutdown(key.index),
                 Some(Output::Resume { key }) => self.lines.resume(key),
@@ -289,9 +379,15 @@ impl Core {
         if whose == self.id {
             return self.asks.resolve(ticket, reply);
         }
-        if let Err(mail) = self.shared.mail[usize::from(whose.0)].try_send(Mail::Reply { ticket, reply }) {
-            self.unsent.borrow_mut().push_back((whose, mail));
-            self.turn.notify();
+        self.post(whose, Mail::Reply { ticket, reply });
+    }
+
+    /// To where the connection that is asked about has moved; the reply goes to whoever asked.
+    fn redirect(&self, to: ConnKey, ticket: Ticket, query: Query) {
+        let mail = Mail::QueryAt { key: to, ticket, query };
+        if self.shared.mail[usize::from(to.shard.0)].try_send(mail).is_err() {
+            self.count(|counters| &counters.mail_full);
+            self.reply(ticket, Reply::Refused("too busy"));
         }
     }
 
@@ -332,7 +428,7 @@ impl Core {
         }
     }
 
-    fn tell_close(&self, identity: Identity, cookie: Option<Rc<[u8]>>) {
+    pub fn tell_close(&self, identity: Identity, cookie: Option<Rc<[u8]>>) {
         let rules = self.rules();
         if rules.config.close_url.is_empty() {
             return;
@@ -353,11 +449,38 @@ impl Core {
         }
     }
 
+    fn tell_session_end(&self, name: &str, cookie: Option<Arc<[u8]>>, why: Ended) {
+        if self.rules().config.close_url.is_empty() {
+            return;
+        }
+        let why = match why {
+            Ended::Expired => "expired",
+            Ended::Dropped => "dropped",
+        };
+        let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
+        let job = Job {
+            hook: Hook::SessionEnded,
+            ticket: CLOSE_TICKET,
+            retry: Retry::Until(self.clock.now() + CLOSE_DEADLINE_MS),
+            identity: [b'0'; 64],
+            cookie: cookie.map(|cookie| Rc::from(&cookie[..])),
+            idempotency_key: None,
+            query: None,
+            headers: Some(headers.into_bytes().into()),
+            body: Vec::new(),
+        };
+        if self.pool().submit(job).is_err() {
+            debug!(name, "the backend's line is full: a session's end was not told");
+        }
+    }
+
     /// The pool's sink: a job has come back. A panic here must not end the pool's task.
     pub fn on_backend(&self, done: Done<'_>) {
         let ticket = done.ticket;
         let handled = catch_unwind(AssertUnwindSafe(|| {
             if ticket == CLOSE_TICKET {
+            } else if ticket & RECEIPT_TICKET != 0 && ticket & CONNECT_TICKET == 0 {
+                self.on_receipts_told(&done);
             } else if ticket & CONNECT_TICKET != 0 {
                 self.connects.on_answer(self, ticket & !CONNECT_TICKET, done.outcome);
             } else {
@@ -402,6 +525,12 @@ impl Core {
         if let Some(value) = actions.cookie {
             shard.handle(Input::Cookie { key, value }, now);
         }
+        drop(shard);
+        self.note_invalid(actions);
+    }
+
+    /// The business server does not accept what we ask: an operator must hear of it.
+    pub fn note_invalid(&self, actions: &Actions<'_>) {
         if let Some(invalid) = actions.invalid {
             self.count(|counters| &counters.backend_invalid);
             let meaning = match invalid {
@@ -417,7 +546,12 @@ impl Core {
     pub fn next_deadline(&self) -> Tick {
         let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
         let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
-        shard.min(sockets).min(self.pool().next_deadline())
+        let due = shard.min(sockets).min(self.pool().next_deadline()).min(self.receipts.due());
+        if self.store.has_unsent() || !self.unsent.borrow().is_empty() {
+            due.min(self.clock.now() + UNSENT_MS)
+        } else {
+            due
+        }
     }
 
     /// A deadline outside of turns: the timer task must not sleep over it.
@@ -434,6 +568,7 @@ impl Core {
         self.shard.borrow_mut().handle(Input::Tick, now);
         self.deadlines.poll(now);
         self.pool().poll_timers(now);
+        self.tell_receipts_if_due(now);
         self.turn.notify();
     }
 
@@ -453,8 +588,12 @@ impl Core {
         shard.slots()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.shard.borrow().is_empty()
+    /// Nobody waits for anything that this worker does: it may end.
+    pub fn is_settled(&self) -> bool {
+        let tasks =
+            self.asks.is_empty() && self.attaches.is_empty() && self.claims.is_empty() && self.answers.is_empty();
+        let stored = !self.store.has_unsent() && self.shard.borrow().store_under_way() == 0;
+        tasks && stored && self.unsent.borrow().is_empty() && self.pool().is_idle()
     }
 }
 
@@ -494,10 +633,23 @@ pub struct Send<'a> {
     pub message_type: u16,
     pub body: &'a [u8],
     pub timeout: std::time::Duration,
+    /// `None`: as configured.
+    pub ttl_ms: Option<u64>,
+    /// Of a call with a `message_id`.
+    pub claim: Option<Claim>,
 }
 
-/// Marks the pool's tickets: a connect, a close. A connection's slot never reaches these bits.
+impl Send<'_> {
+    fn terms(self, now: Tick) -> Terms {
+        Terms { deadline: now + self.timeout, ttl_ms: self.ttl_ms, claim: self.claim }
+    }
+}
+
+/// Marks the pool's tickets: a connect, a close, a number of receipts. A connection's slot never reaches these bits.
 pub const CONNECT_TICKET: u64 = 1 << 63;
 const CLOSE_TICKET: u64 = 1 << 62;
+pub const RECEIPT_TICKET: u64 = 1 << 61;
 const CLOSE_DEADLINE_MS: u64 = 60_000;
 const MAIL_BATCH: usize = 1024;
+/// What another worker or the store had no room for is tried again after so long.
+const UNSENT_MS: u64 = 2;

@@ -15,7 +15,7 @@ use crate::wire::http1::{BodyDecoder, BodyFraming, HeadLimits, HeadScanner, REQU
 use monoio::buf::IoBufMut;
 use std::borrow::Cow;
 use std::io::ErrorKind;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -48,6 +48,16 @@ pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
     };
     connection.due_in(ms(rules.config.first_byte_timeout));
     connection.serve().await;
+}
+
+/// The last answer to a connection that was to become a client.
+pub async fn refuse(core: Rc<Core>, socket: Socket, response: &Response) {
+    let watch = core.deadlines.watch(socket.fd());
+    let (peer, side) = (Ipv4Addr::UNSPECIFIED.into(), Side::Public);
+    let (buffer, body, out, spare) = Default::default();
+    let mut connection = Connection { core, socket, watch, peer, side, buffer, body, out, spare, served: true };
+    connection.answer(response, false).await;
+    connection.linger().await;
 }
 
 struct Connection {
@@ -239,16 +249,11 @@ impl Connection {
     async fn upgrade(mut self, head: usize, plan: upgrade::Plan) {
         self.watch.clear();
         let early = self.buffer.split_off(head);
-        let Connection { core, socket, watch, peer, side, .. } = self;
+        let Connection { core, socket, watch, .. } = self;
         drop(watch);
         let refused = upgrade::connect(core.clone(), socket, plan, early).await;
         let Err((socket, response)) = refused else { return };
-        let watch = core.deadlines.watch(socket.fd());
-        let (buffer, body, out, spare) = Default::default();
-        let served = true;
-        let mut connection = Connection { core, socket, watch, peer, side, buffer, body, out, spare, served };
-        connection.answer(&response, false).await;
-        connection.linger().await;
+        refuse(core, socket, &response).await;
     }
 
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the

@@ -4,11 +4,15 @@
 use super::backend::BackendStats;
 use super::events::EventSender;
 use super::mailbox::MailSender;
-use crate::base::id::ShardId;
+use super::moves::Moves;
+use super::repeats::Repeats;
+use crate::base::id::{ConnKey, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
 use crate::policy::admission::Admission;
+use crate::shard::steps::{Expired, Told};
 use crate::shard::{Query, Reply, Ticket};
+use crate::store::Claimed;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +21,9 @@ pub struct Shared {
     pub admission: Arc<Admission>,
     pub presence: Presence,
     pub mail: Vec<MailSender<Mail>>,
+    /// Where connections move to their session's home; only with a store and more than one worker.
+    pub moves: Option<Moves>,
+    pub repeats: Repeats,
     /// One per worker.
     pub backend: Vec<Arc<BackendStats>>,
     pub counters: Counters,
@@ -53,6 +60,37 @@ pub enum Mail {
     },
     /// Close everything at a pace, then end.
     Drain,
+    /// A question about a connection that has moved here.
+    QueryAt {
+        key: ConnKey,
+        ticket: Ticket,
+        query: Query,
+    },
+    /// A connection has been taken over by its session's home.
+    Moved {
+        key: ConnKey,
+        to: ConnKey,
+    },
+    /// A connection that had moved is no more.
+    StubEnded {
+        key: ConnKey,
+    },
+    /// It did not arrive.
+    MoveLost {
+        key: ConnKey,
+    },
+    /// From the store, as all that follow up to `Claimed`.
+    Told(Told),
+    Expired(Expired),
+    Claimed {
+        ticket: u64,
+        claimed: Claimed,
+    },
+    /// Another worker has made the same call; `None`: it came to no answer.
+    Answered {
+        ticket: u64,
+        answer: Option<Arc<[u8]>>,
+    },
 }
 
 /// What is counted outside the shards.
@@ -71,11 +109,19 @@ pub struct Counters {
     pub panics: AtomicU64,
     pub accept_errors: AtomicU64,
     pub backend_invalid: AtomicU64,
+    pub sessions_ignored: AtomicU64,
+    pub moves: AtomicU64,
+    pub moves_failed: AtomicU64,
+    pub receipts_dropped: AtomicU64,
 }
 
 impl Counters {
     pub fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
+        Counters::add_many(counter, 1);
+    }
+
+    pub fn add_many(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
     }
 
     /// (name, what it counts, value) of each.
@@ -98,6 +144,10 @@ impl Counters {
             ("panics", "Panics in the handling of one connection.", &self.panics),
             ("accept_errors", "New connections that could not be accepted.", &self.accept_errors),
             ("backend_invalid", "Answers that carried RAINBOWREQUESTINVALID.", &self.backend_invalid),
+            ("sessions_ignored", "Sessions that the backend named although there is no store.", &self.sessions_ignored),
+            ("moves", "Connections that went on in their session's worker.", &self.moves),
+            ("moves_failed", "Connections that could not move to their session's worker.", &self.moves_failed),
+            ("receipts_dropped", "Delivery receipts that the backend did not take in time.", &self.receipts_dropped),
         ]
         .into_iter()
         .map(|(name, what, counter)| (name, what, counter.load(Ordering::Relaxed)))

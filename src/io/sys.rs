@@ -1,7 +1,7 @@
 //! The system calls that std and monoio have no word for, each wrapped once. Descriptors are plain numbers here:
 //! whoever calls owns them and knows in which table they lie.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -97,6 +97,63 @@ pub fn eventfd_clear(fd: RawFd) {
     let mut count = [0u8; 8];
     // SAFETY: eight bytes of a live array; empty means WouldBlock.
     unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
+}
+
+/// Two connected sockets that keep messages apart and carry descriptors.
+pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut pair = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the array has room for both numbers; the new descriptors are owned by nobody else.
+    unsafe {
+        check(libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()))?;
+        Ok((OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])))
+    }
+}
+
+/// Sends a copy of a descriptor with a number; never waits.
+pub fn send_descriptor(door: RawFd, fd: RawFd, mut number: u64) -> io::Result<()> {
+    let mut part = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: size_of::<u64>() };
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: the message points at live memory of the lengths it names; the control buffer is aligned as a header of
+    // it must be and has room for one header and one descriptor, which are written where the kernel's macros say.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        ((*header).cmsg_level, (*header).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
+        libc::sendmsg(door, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What `send_descriptor` sent; never waits. The descriptor is missing when this thread's table has no room for it.
+pub fn receive_descriptor(door: RawFd) -> io::Result<(u64, Option<OwnedFd>)> {
+    let mut number = 0u64;
+    let mut part = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: size_of::<u64>() };
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: as in `send_descriptor`; a descriptor that has come is owned by nobody else.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control) as _;
+        let received = libc::recvmsg(door, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC);
+        match received {
+            ..0 => return Err(io::Error::last_os_error()),
+            received if received as usize != size_of::<u64>() => return Err(ErrorKind::UnexpectedEof.into()),
+            _ => {}
+        }
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        let came = !header.is_null()
+            && ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS)
+            && (*header).cmsg_len as usize >= libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize;
+        let fd = came.then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()));
+        Ok((number, fd))
+    }
 }
 
 /// A listener with SO_REUSEPORT: every worker has its own queue of new connections.
@@ -231,5 +288,8 @@ fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Room for a header and one descriptor, in words, as a header's alignment wants them.
+const CONTROL_WORDS: usize = 4;
+const _: () = assert!(size_of::<libc::cmsghdr>() + size_of::<u64>() <= CONTROL_WORDS * size_of::<u64>());
 /// New connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;

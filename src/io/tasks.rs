@@ -9,14 +9,17 @@ use super::clock;
 use super::core::Core;
 use super::events::Event;
 use super::mailbox::MailReceiver;
+use super::moves;
 use super::resolve::Resolver;
 use super::rules::{Rules, ms};
 use super::serve::{self, Side};
 use super::shared::{Counters, Mail, Shared};
 use super::socket::Socket;
+use super::storebox::StoreBox;
 use super::sys;
 use crate::base::id::ShardId;
 use crate::shard::Which;
+use crate::shard::steps::Found;
 use monoio::net::TcpListener;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -32,13 +35,16 @@ pub struct Parts {
     pub rules: Rules,
     pub mail: MailReceiver<Mail>,
     pub resolver: Resolver,
+    pub store: StoreBox,
+    /// The sessions that are at home here.
+    pub found: Vec<Found>,
     pub listener: std::net::TcpListener,
     pub admin: Option<std::net::TcpListener>,
 }
 
 /// Serves until drained.
 pub fn run(parts: Parts) -> io::Result<()> {
-    let Parts { id, shared, rules, mail, resolver, listener, admin } = parts;
+    let Parts { id, shared, rules, mail, resolver, store, found, listener, admin } = parts;
     let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
         .enable_timer()
         .with_entries(RING_ENTRIES)
@@ -48,8 +54,9 @@ pub fn run(parts: Parts) -> io::Result<()> {
             io::Error::new(error.kind(), format!("io_uring (see kernel.io_uring_disabled, RLIMIT_MEMLOCK): {error}"))
         })?;
     runtime.block_on(async move {
-        let core = Core::new(id, shared, rules, mail)?;
+        let core = Core::new(id, shared, rules, mail, store)?;
         core.set_pool(new_pool(&core, resolver));
+        core.restore(found);
         let listeners: Vec<RawFd> =
             [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
         let side = if admin.is_some() { Side::Public } else { Side::Whole };
@@ -68,6 +75,16 @@ pub fn run(parts: Parts) -> io::Result<()> {
                 mail.mail_taken.notified().await;
             }
         });
+        if let Some(moves) = &core.shared.moves {
+            let door = moves.pollable(core.id)?;
+            let core = core.clone();
+            monoio::spawn(async move {
+                loop {
+                    door.readable().await;
+                    moves::let_in(&core);
+                }
+            });
+        }
         let writable = core.clone();
         monoio::spawn(async move {
             loop {
@@ -175,7 +192,7 @@ async fn keep_time(core: Rc<Core>) {
 /// Waits for the word, then closes the clients at a pace and returns when all is told and answered, or time is over.
 async fn drain(core: &Rc<Core>, listeners: &[RawFd]) {
     core.drain.notified().await;
-    let timeout = ms(core.rules().config.shutdown_timeout);
+    let (id, timeout) = (core.id, ms(core.rules().config.shutdown_timeout));
     let begun = clock::monotonic();
     let (patience, over) = (begun + timeout / 2, begun + timeout.saturating_sub(DRAIN_RESERVE_MS));
     for &listener in listeners {
@@ -188,7 +205,9 @@ async fn drain(core: &Rc<Core>, listeners: &[RawFd]) {
         // Who waits for an answer gets it first, for half of the time.
         let which = if clock::monotonic() < patience { Which::Settled } else { Which::All };
         let left = core.close_some(per_step, which);
-        if left == 0 && core.pool().is_idle() && core.asks.is_empty() {
+        core.tell_receipts();
+        // Last of all: once the door is closed, nobody can come any more.
+        if left == 0 && core.is_settled() && core.shared.moves.as_ref().is_none_or(|moves| moves.close(id)) {
             return info!(worker = core.id.0, "drained");
         }
         if clock::monotonic() >= over {

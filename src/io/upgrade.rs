@@ -3,15 +3,16 @@
 use super::backend::{Hook, Job, Outcome, Retry};
 use super::clock;
 use super::core::{CONNECT_TICKET, Core};
+use super::moves::{self, Arrival};
 use super::response::{Response, plain};
 use super::rules::Rules;
 use super::session;
-use super::shared::Counters;
 use super::socket::Socket;
-use crate::base::id::{ConnKey, Identity};
+use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::backend::{Actions, ConnectAnswer};
-use crate::shard::{Input, Mode, RESERVED_TYPE};
+use crate::shard::steps::{Refused, SessionId};
+use crate::shard::{Input, Mode, RESERVED_TYPE, home};
 use crate::wire::http1::{BodyFraming, RequestHead};
 use crate::wire::packet::{Packet, QoS};
 use crate::wire::ws::frame::{self, Opcode};
@@ -23,8 +24,10 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// An upgrade that may be asked of the backend.
 pub struct Plan {
@@ -146,7 +149,7 @@ pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>)
     if rules.mode == Mode::Echo || rules.config.connect_url.is_empty() {
         core.handle(Input::Opened { key, response: opening(response, greets) });
     } else {
-        let wait = core.connects.open(key, response, greets);
+        let wait = core.connects.open(Connect { key, identity, response, greets, answer: None, waker: None });
         let job = Job {
             hook: Hook::Connect,
             ticket: CONNECT_TICKET | wait as u64,
@@ -162,10 +165,31 @@ pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>)
             Ok(()) => core.connects.answer(wait).await,
             Err(_) => {
                 core.connects.forget(wait);
-                ConnectAnswer::Failed
+                Answer::Failed
             }
         };
-        if let Some(response) = refusal(&core, answer, identity) {
+        let refused = match answer {
+            Answer::Open => None,
+            Answer::Attaching { cookie } => core.attaches.told(key).await.err().map(|why| {
+                core.tell_close(identity, cookie);
+                not_kept(why)
+            }),
+            Answer::Moves(joining) => {
+                let arrival = Arrival { identity, stub: key, joining: *joining, early, place };
+                return moves::hand_over(&core, key, socket, arrival).await;
+            }
+            Answer::Refused => {
+                core.count(|counters| &counters.connect_refused);
+                debug!(%identity, "refused by the backend");
+                Some(plain(401, "refused"))
+            }
+            Answer::Failed => {
+                core.count(|counters| &counters.connect_failed);
+                debug!(%identity, "the backend did not answer");
+                Some(retry_later(503, "the business server does not answer"))
+            }
+        };
+        if let Some(response) = refused {
             core.abandon(key);
             return Err((socket, response));
         }
@@ -173,22 +197,6 @@ pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>)
     debug!(%identity, "open");
     monoio::spawn(session::run(core, socket, key, early, place));
     Ok(())
-}
-
-fn refusal(core: &Core, answer: ConnectAnswer, identity: Identity) -> Option<Response> {
-    match answer {
-        ConnectAnswer::Accepted => None,
-        ConnectAnswer::Refused => {
-            core.count(|counters| &counters.connect_refused);
-            debug!(%identity, "refused by the backend");
-            Some(plain(401, "refused"))
-        }
-        ConnectAnswer::Failed => {
-            core.count(|counters| &counters.connect_failed);
-            debug!(%identity, "the backend did not answer");
-            Some(retry_later(503, "the business server does not answer"))
-        }
-    }
 }
 
 /// What a client without a session gets first: the 101, and the greeting if it speaks `rainbow.2`.
@@ -203,6 +211,11 @@ fn opening(mut response: Vec<u8>, greets: bool) -> Rc<[u8]> {
     response.into()
 }
 
+/// The store does not take the session.
+pub fn not_kept(why: Refused) -> Response {
+    retry_later(503, &format!("the session cannot be kept: {why}"))
+}
+
 pub fn retry_later(status: u16, why: &str) -> Response {
     let mut response = plain(status, why);
     response.headers.push(RETRY_AFTER);
@@ -215,22 +228,49 @@ pub struct Connects(RefCell<Slab<Connect>>);
 
 struct Connect {
     key: ConnKey,
+    identity: Identity,
     response: Vec<u8>,
     greets: bool,
-    answer: Option<ConnectAnswer>,
+    answer: Option<Answer>,
     waker: Option<Waker>,
 }
 
+/// What the backend's answer has come to.
+enum Answer {
+    Open,
+    /// Its session was asked for here: `Core::attaches` tells.
+    Attaching {
+        cookie: Option<Rc<[u8]>>,
+    },
+    /// Its session is at home elsewhere.
+    Moves(Box<Joining>),
+    Refused,
+    Failed,
+}
+
+/// What the backend has decided about a connection of a durable session; it may go to another worker.
+#[derive(Default)]
+pub struct Joining {
+    pub name: Arc<str>,
+    pub expiry_s: Option<u64>,
+    pub cookie: Option<Box<[u8]>>,
+    pub unsubscribe: Vec<String>,
+    pub subscribe: Vec<String>,
+    /// The 101.
+    pub response: Vec<u8>,
+    pub greets: bool,
+}
+
 impl Connects {
-    fn open(&self, key: ConnKey, response: Vec<u8>, greets: bool) -> usize {
-        self.0.borrow_mut().insert(Connect { key, response, greets, answer: None, waker: None })
+    fn open(&self, connect: Connect) -> usize {
+        self.0.borrow_mut().insert(connect)
     }
 
     fn forget(&self, wait: usize) {
         self.0.borrow_mut().remove(wait);
     }
 
-    async fn answer(&self, wait: usize) -> ConnectAnswer {
+    async fn answer(&self, wait: usize) -> Answer {
         poll_fn(|context| {
             let mut connects = self.0.borrow_mut();
             match connects[wait].answer {
@@ -246,30 +286,102 @@ impl Connects {
 
     /// The backend's answer: the client is subscribed and open before anything else can happen to it.
     pub fn on_answer(&self, core: &Core, wait: u64, outcome: Outcome<'_>) {
-        let (key, response, greets) = {
+        let (key, identity, response, greets) = {
             let connect = &mut self.0.borrow_mut()[wait as usize];
-            (connect.key, std::mem::take(&mut connect.response), connect.greets)
+            (connect.key, connect.identity, std::mem::take(&mut connect.response), connect.greets)
         };
         let answer = match outcome {
             Outcome::Answered { head, body, .. } => {
-                let answer = ConnectAnswer::read(head.status, body);
                 let actions = Actions::read(head.headers);
-                if answer == ConnectAnswer::Accepted {
-                    core.apply(key, &actions);
-                    core.handle(Input::Opened { key, response: opening(response, greets) });
-                } else if actions.invalid.is_some() {
-                    core.count(|counters: &Counters| &counters.backend_invalid);
-                    tracing::error!(code = actions.invalid, "the business server calls our request invalid");
+                match ConnectAnswer::read(head.status, body) {
+                    ConnectAnswer::Accepted => core.accepted(key, identity, &actions, response, greets),
+                    refused => {
+                        core.note_invalid(&actions);
+                        if refused == ConnectAnswer::Refused { Answer::Refused } else { Answer::Failed }
+                    }
                 }
-                answer
             }
-            Outcome::GaveUp { .. } => ConnectAnswer::Failed,
+            Outcome::GaveUp { .. } => Answer::Failed,
         };
         let mut connects = self.0.borrow_mut();
         let connect = &mut connects[wait as usize];
         connect.answer = Some(answer);
         if let Some(waker) = connect.waker.take() {
             waker.wake();
+        }
+    }
+}
+
+impl Core {
+    /// The backend lets it in.
+    fn accepted(
+        &self,
+        key: ConnKey,
+        identity: Identity,
+        actions: &Actions<'_>,
+        response: Vec<u8>,
+        greets: bool,
+    ) -> Answer {
+        let Some(home) = self.session_home(actions) else {
+            self.apply(key, actions);
+            self.handle(Input::Opened { key, response: opening(response, greets) });
+            return Answer::Open;
+        };
+        self.note_invalid(actions);
+        let joining = Joining::new(actions, response, greets);
+        if home != self.id {
+            return Answer::Moves(Box::new(joining));
+        }
+        self.attach(key, identity, joining);
+        Answer::Attaching { cookie: actions.cookie.map(Rc::from) }
+    }
+
+    /// Where the session is at home that the backend wants; `None` without one, or without a store.
+    fn session_home(&self, actions: &Actions<'_>) -> Option<ShardId> {
+        let name = actions.session?;
+        if !self.store.is_open() {
+            if self.shared.counters.sessions_ignored.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!("the business server names a session, but no store is configured (store.kind): it is ignored");
+            }
+            return None;
+        }
+        Some(home(name, self.shared.mail.len()))
+    }
+
+    /// Makes the connection its session's; `Core::attaches` tells what the store says.
+    pub fn attach(&self, key: ConnKey, identity: Identity, joining: Joining) {
+        let Joining { name, expiry_s, cookie, unsubscribe, subscribe, response, greets } = joining;
+        let new = SessionId(u128::from_be_bytes(identity.0[..16].try_into().expect("sixteen bytes")));
+        self.attaches.open(key);
+        let now = self.clock.now();
+        let mut shard = self.shard.borrow_mut();
+        for channel in &subscribe {
+            shard.handle(Input::Subscribe { key, channel }, now);
+        }
+        if let Some(value) = &cookie {
+            shard.handle(Input::Cookie { key, value }, now);
+        }
+        shard.handle(Input::Attach { key, response: response.into(), new, name, expiry_s, greets }, now);
+        // A session that exists brings channels of its own; what is named in both lists stays, as unsubscribing comes
+        // first.
+        for channel in unsubscribe.iter().filter(|name| !subscribe.contains(name)) {
+            shard.handle(Input::Unsubscribe { key, channel }, now);
+        }
+        drop(shard);
+        self.turn.notify();
+    }
+}
+
+impl Joining {
+    fn new(actions: &Actions<'_>, response: Vec<u8>, greets: bool) -> Joining {
+        Joining {
+            name: actions.session.unwrap_or_default().into(),
+            expiry_s: actions.session_expiry_s,
+            cookie: actions.cookie.map(Box::from),
+            unsubscribe: actions.unsubscribe.iter().map(String::from).collect(),
+            subscribe: actions.subscribe.iter().map(String::from).collect(),
+            response,
+            greets,
         }
     }
 }

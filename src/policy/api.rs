@@ -4,8 +4,9 @@
 //! cannot be read at all.
 
 use crate::base::id::Identity;
-use crate::shard::CHANNEL_NAME_MAX;
-use crate::wire::http1::{push_number, query_pairs};
+use crate::shard::steps::Refused;
+use crate::shard::{CHANNEL_NAME_MAX, Kept};
+use crate::wire::http1::{push_number, query_get, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use serde::Deserialize;
@@ -21,7 +22,9 @@ pub enum Route {
     Subscribe,
     Unsubscribe,
     Kick,
+    DropSession,
     Channel,
+    Session,
     Info,
     ServerInfo,
     Metrics,
@@ -53,7 +56,9 @@ impl Route {
             "/sub" => Route::Subscribe,
             "/unsub" => Route::Unsubscribe,
             "/kick" => Route::Kick,
+            "/session/drop" => Route::DropSession,
             "/channel" => Route::Channel,
+            "/session" => Route::Session,
             "/info" => Route::Info,
             "/serverinfo" => Route::ServerInfo,
             "/metrics" => Route::Metrics,
@@ -68,7 +73,8 @@ impl Route {
         match self {
             Route::Connect | Route::Hello | Route::Live | Route::Ready => Access::Anyone,
             Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
-            Route::Channel | Route::Info | Route::ServerInfo | Route::Metrics => Access::Viewer,
+            Route::DropSession => Access::Signed,
+            Route::Channel | Route::Session | Route::Info | Route::ServerInfo | Route::Metrics => Access::Viewer,
             Route::UpdateConfig => Access::Operator,
         }
     }
@@ -87,12 +93,16 @@ impl Route {
 /// A call of the business server, read.
 #[derive(Debug, PartialEq)]
 pub enum Call<'a> {
-    /// One body to one channel, or with /broadcast/ to several.
+    /// One body to one channel, to one durable session, or with /broadcast/ to several channels.
     Send {
-        channels: Targets<'a>,
+        to: Targets<'a>,
         message_type: u16,
         qos: QoS,
         timeout: Duration,
+        /// How long it waits for those who are away; `None`: as configured.
+        ttl_ms: Option<u64>,
+        /// The caller's own id: a repeat of the call is answered, not carried out.
+        message_id: Option<Cow<'a, str>>,
     },
     Subscribe {
         identity: Identity,
@@ -109,20 +119,26 @@ pub enum Call<'a> {
         code: CloseCode,
         reason: String,
     },
+    DropSession {
+        session: String,
+    },
 }
 
-/// The channels of a send: nearly always one, and then nothing is allocated for it.
+/// Whom a send is for: nearly always one channel, and then nothing is allocated for it.
 #[derive(Debug, PartialEq)]
 pub enum Targets<'a> {
     One(Cow<'a, str>),
     Many(Vec<Cow<'a, str>>),
+    Session(Cow<'a, str>),
 }
 
 impl<'a> Targets<'a> {
-    pub fn as_slice(&self) -> &[Cow<'a, str>] {
+    /// None when it is for a session.
+    pub fn channels(&self) -> &[Cow<'a, str>] {
         match self {
             Targets::One(channel) => std::slice::from_ref(channel),
             Targets::Many(channels) => channels,
+            Targets::Session(_) => &[],
         }
     }
 }
@@ -148,14 +164,35 @@ pub enum Refusal {
     BadChannel,
     #[error("more than {CHANNELS_PER_BROADCAST} channels in one call")]
     TooManyChannels,
+    #[error("no session")]
+    NoSession,
+    #[error("a session's name has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
+    BadSession,
+    #[error("either channel or session, not both")]
+    ChannelAndSession,
     #[error("qos must be 0, 1 or 2")]
     BadQos,
     #[error("msgtype must be a number from 0 to 65534")]
     BadMessageType,
     #[error("timeout must be a number of seconds")]
     BadTimeout,
+    #[error("ttl must be a number of seconds above 0")]
+    BadTtl,
+    #[error("a message_id has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
+    BadMessageId,
+    #[error("message_id needs a store; none is configured (store.kind)")]
+    NoStoreForId,
+    #[error("there are no durable sessions; no store is configured (store.kind)")]
+    NoStoreForSessions,
+    #[error("{0}")]
+    Store(Refused),
+    /// As a shard says it.
+    #[error("{0}")]
+    Said(&'static str),
     #[error("no such connection")]
     NoSuchConnection,
+    #[error("no such session")]
+    NoSuchSession,
     #[error("identity or channel must be given")]
     Nobody,
     #[error("code must be 1000 or from 3000 to 4999, reason at most 123 bytes")]
@@ -171,7 +208,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::BadJson(_) => 400,
-            Refusal::TooManyCalls => 503,
+            Refusal::TooManyCalls | Refusal::Store(Refused::TooBusy) => 503,
             _ => 200,
         }
     }
@@ -192,12 +229,14 @@ pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeou
             Ok(Call::Unsubscribe { identity: Identity::from_hex(body.identity.as_bytes()), channel: body.channel })
         }
         Route::Kick => read_kick(body),
+        Route::DropSession => Ok(Call::DropSession { session: session_name(query)?.into_owned() }),
         _ => unreachable!("only signed calls are read"),
     }
 }
 
 fn read_send(query: &str, many: bool, timeouts: Timeouts) -> Result<Call<'_>, Refusal> {
-    let (mut one, mut channels) = (None, Vec::new());
+    let (mut one, mut channels, mut session) = (None, Vec::new(), None);
+    let (mut ttl_ms, mut message_id) = (None, None);
     let (mut message_type, mut qos, mut timeout) = (1, QoS::ExactlyOnce, timeouts.default);
     for (name, value) in query_pairs(query) {
         match &*name {
@@ -215,22 +254,50 @@ fn read_send(query: &str, many: bool, timeouts: Timeouts) -> Result<Call<'_>, Re
                 let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
                 timeout = seconds.ok_or(Refusal::BadTimeout)?.min(timeouts.max);
             }
+            "session" => session = session.or(Some(value)),
+            "ttl" => ttl_ms = Some(read_ttl(&value).ok_or(Refusal::BadTtl)?),
+            "message_id" if is_name(&value) => message_id = Some(value),
+            "message_id" => return Err(Refusal::BadMessageId),
             _ => {}
         }
     }
     channels.retain(|channel| !channel.is_empty());
-    let channels = match one.filter(|channel| !channel.is_empty()) {
-        Some(channel) => Targets::One(channel),
-        None if channels.is_empty() => return Err(Refusal::NoChannel),
-        None => Targets::Many(channels),
+    let to = match (one.filter(|channel| !channel.is_empty()), session) {
+        (None, Some(session)) if channels.is_empty() => {
+            if !is_name(&session) {
+                return Err(Refusal::BadSession);
+            }
+            Targets::Session(session)
+        }
+        (_, Some(_)) => return Err(Refusal::ChannelAndSession),
+        (Some(channel), None) => Targets::One(channel),
+        (None, None) if channels.is_empty() => return Err(Refusal::NoChannel),
+        (None, None) => Targets::Many(channels),
     };
-    if channels.as_slice().iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
+    if to.channels().iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
         return Err(Refusal::BadChannel);
     }
-    if channels.as_slice().len() > CHANNELS_PER_BROADCAST {
+    if to.channels().len() > CHANNELS_PER_BROADCAST {
         return Err(Refusal::TooManyChannels);
     }
-    Ok(Call::Send { channels, message_type, qos, timeout })
+    Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id })
+}
+
+fn read_ttl(value: &str) -> Option<u64> {
+    let seconds: f64 = value.parse().ok()?;
+    let ttl = Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero())?;
+    Some(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
+}
+
+/// Names of sessions and of calls: what a header and a query can both carry.
+fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|c| (b' '..=b'~').contains(&c))
+}
+
+/// The session that a call is about.
+pub fn session_name(query: &str) -> Result<Cow<'_, str>, Refusal> {
+    let name = query_get(query, "session").filter(|name| !name.is_empty()).ok_or(Refusal::NoSession)?;
+    if is_name(&name) { Ok(name) } else { Err(Refusal::BadSession) }
 }
 
 fn read_kick(body: &[u8]) -> Result<Call<'static>, Refusal> {
@@ -307,10 +374,34 @@ impl From<serde_json::Value> for Flag {
     }
 }
 
-/// Appends `{"status":0,"connections":n,"data":"…"}`.
-pub fn write_sent(out: &mut Vec<u8>, connections: u32, data: &[u8]) {
-    out.extend_from_slice(b"{\"status\":0,\"connections\":");
-    push_number(out, connections as usize);
+/// What became of a send.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    pub connections: u32,
+    pub data: &'a [u8],
+    pub kept: Kept,
+    /// It was for a session: how many have it stored is said even when none has.
+    pub to_session: bool,
+}
+
+/// Appends `{"status":0,"connections":n,"data":"…"}`, with `"stored":n` where durable sessions come in; a refusal with
+/// the same figures when some of them will not get the message.
+pub fn write_sent(out: &mut Vec<u8>, sent: Sent<'_>) {
+    let Sent { connections, data, kept, to_session } = sent;
+    if kept.refused > 0 {
+        out.extend_from_slice(b"{\"status\":1,\"msg\":");
+        let why = kept.why.map_or_else(|| "not stored".into(), |why| why.to_string());
+        let _ = serde_json::to_writer(&mut *out, &why);
+        for (name, count) in [("connections", connections), ("stored", kept.stored), ("refused", kept.refused)] {
+            push_field(out, name, count);
+        }
+        return out.push(b'}');
+    }
+    out.extend_from_slice(b"{\"status\":0");
+    push_field(out, "connections", connections);
+    if kept.stored > 0 || to_session {
+        push_field(out, "stored", kept.stored);
+    }
     out.extend_from_slice(b",\"data\":");
     if data.is_empty() {
         out.extend_from_slice(b"\"\"}");
@@ -318,6 +409,13 @@ pub fn write_sent(out: &mut Vec<u8>, connections: u32, data: &[u8]) {
     }
     let _ = serde_json::to_writer(&mut *out, &String::from_utf8_lossy(data));
     out.push(b'}');
+}
+
+fn push_field(out: &mut Vec<u8>, name: &str, number: u32) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    push_number(out, number as usize);
 }
 
 /// Appends `{"status":1,"msg":"…"}`.
@@ -329,12 +427,28 @@ pub fn write_refusal(out: &mut Vec<u8>, why: &str) {
 
 /// Channels of one /broadcast/.
 pub const CHANNELS_PER_BROADCAST: usize = 1000;
+/// Of a session's name and of a `message_id`.
+const NAME_BYTES_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::NotKept;
 
     const TIMEOUTS: Timeouts = Timeouts { default: Duration::from_secs(10), max: Duration::from_secs(300) };
+
+    fn to(query: &str) -> Result<Targets<'_>, Refusal> {
+        match send(query)? {
+            Call::Send { to, .. } => Ok(to),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn written(sent: Sent<'_>) -> serde_json::Value {
+        let mut out = Vec::new();
+        write_sent(&mut out, sent);
+        serde_json::from_slice(&out).expect("valid JSON")
+    }
 
     fn send(query: &str) -> Result<Call<'_>, Refusal> {
         read_call(Route::Send, query, b"", TIMEOUTS)
@@ -351,10 +465,12 @@ mod tests {
     #[test]
     fn send_has_the_defaults_of_2014() {
         let expected = Call::Send {
-            channels: Targets::One("c 1".into()),
+            to: Targets::One("c 1".into()),
             message_type: 1,
             qos: QoS::ExactlyOnce,
             timeout: Duration::from_secs(10),
+            ttl_ms: None,
+            message_id: None,
         };
         assert_eq!(send("channel=c+1"), Ok(expected));
     }
@@ -368,6 +484,12 @@ mod tests {
         assert_eq!(send("channel=c&msgtype=65535"), Err(Refusal::BadMessageType));
         assert_eq!(send("channel=c&timeout=-1"), Err(Refusal::BadTimeout));
         assert_eq!(send("channel=c&timeout=NaN"), Err(Refusal::BadTimeout));
+        for ttl in ["0", "-1", "NaN", "inf", "soon", ""] {
+            assert_eq!(send(&format!("channel=c&ttl={ttl}")), Err(Refusal::BadTtl), "{ttl}");
+        }
+        assert_eq!(send("channel=c&message_id="), Err(Refusal::BadMessageId));
+        assert_eq!(send("channel=c&message_id=a%0Ab"), Err(Refusal::BadMessageId));
+        assert_eq!(send(&format!("channel=c&message_id={}", "m".repeat(129))), Err(Refusal::BadMessageId));
     }
 
     #[test]
@@ -379,8 +501,28 @@ mod tests {
     #[test]
     fn a_broadcast_names_many_channels() {
         let call = read_call(Route::Broadcast, "channel=a;;b&channels=c%3B%3Bd", b"", TIMEOUTS);
-        let Ok(Call::Send { channels, .. }) = call else { panic!("{call:?}") };
-        assert_eq!(channels.as_slice(), ["a", "b", "c", "d"]);
+        let Ok(Call::Send { to, .. }) = call else { panic!("{call:?}") };
+        assert_eq!(to.channels(), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn a_session_stands_in_place_of_a_channel() {
+        assert_eq!(to("session=user+7%2Fphone"), Ok(Targets::Session("user 7/phone".into())));
+        assert_eq!(to("session="), Err(Refusal::BadSession));
+        assert_eq!(to(&format!("session={}", "n".repeat(129))), Err(Refusal::BadSession));
+        assert_eq!(to("session=s&channel=c"), Err(Refusal::ChannelAndSession));
+        let broadcast = read_call(Route::Broadcast, "channels=a;;b&session=s", b"", TIMEOUTS);
+        assert_eq!(broadcast, Err(Refusal::ChannelAndSession));
+        let dropped = read_call(Route::DropSession, "session=s", b"", TIMEOUTS);
+        assert_eq!(dropped, Ok(Call::DropSession { session: "s".into() }));
+        assert_eq!(read_call(Route::DropSession, "", b"", TIMEOUTS), Err(Refusal::NoSession));
+    }
+
+    #[test]
+    fn a_send_may_name_its_ttl_and_its_own_id() {
+        let call = send("channel=c&ttl=1.5&message_id=order%207");
+        let Ok(Call::Send { ttl_ms, message_id, .. }) = call else { panic!("{call:?}") };
+        assert_eq!((ttl_ms, message_id.as_deref()), (Some(1_500), Some("order 7")));
     }
 
     #[test]
@@ -409,9 +551,32 @@ mod tests {
 
     #[test]
     fn data_is_json_text_whatever_the_client_sent() {
-        let mut out = Vec::new();
-        write_sent(&mut out, 2, b"say \"hi\"\n\xFF");
-        let value: serde_json::Value = serde_json::from_slice(&out).expect("valid JSON");
-        assert_eq!(value, serde_json::json!({"status": 0, "connections": 2, "data": "say \"hi\"\n\u{FFFD}"}));
+        let sent = Sent { connections: 2, data: b"say \"hi\"\n\xFF", kept: Kept::default(), to_session: false };
+        let expected = serde_json::json!({"status": 0, "connections": 2, "data": "say \"hi\"\n\u{FFFD}"});
+        assert_eq!(written(sent), expected);
+    }
+
+    #[test]
+    fn what_is_stored_is_counted_where_sessions_come_in() {
+        let sent = |stored, to_session| Sent {
+            connections: 0,
+            data: b"",
+            kept: Kept { stored, ..Kept::default() },
+            to_session,
+        };
+        let plain = serde_json::json!({"status": 0, "connections": 0, "data": ""});
+        assert_eq!(written(sent(0, false)), plain);
+        assert_eq!(written(sent(2, false))["stored"], 2);
+        assert_eq!(written(sent(0, true))["stored"], 0);
+    }
+
+    #[test]
+    fn a_message_that_some_will_not_get_is_refused_with_the_figures() {
+        let kept = Kept { stored: 3, refused: 2, why: Some(NotKept::Store(Refused::DiskFull)) };
+        let sent = Sent { connections: 1, data: b"of one", kept, to_session: false };
+        let expected = serde_json::json!(
+            {"status": 1, "msg": "the disk is full", "connections": 1, "stored": 3, "refused": 2}
+        );
+        assert_eq!(written(sent), expected);
     }
 }

@@ -46,6 +46,22 @@ pub enum Hook {
     Forward { message_type: u16 },
     /// GET: a connection has ended.
     Close,
+    /// GET: a durable session has ended; told as `Close` is. `headers` are ours, and go out as they are.
+    SessionEnded,
+    /// POST: stored messages have reached their sessions; `body` is JSON.
+    Receipts,
+}
+
+impl Hook {
+    /// The body goes out.
+    fn has_body(self) -> bool {
+        matches!(self, Hook::Forward { .. } | Hook::Receipts)
+    }
+
+    /// It is about one connection, which is named.
+    fn has_identity(self) -> bool {
+        !matches!(self, Hook::SessionEnded | Hook::Receipts)
+    }
 }
 
 /// Whether a failed attempt is followed by another.
@@ -70,7 +86,7 @@ pub struct Job {
     pub idempotency_key: Option<IdempotencyKey>,
     /// Of a connect: the client's own, without `?`.
     pub query: Option<Rc<str>>,
-    /// Of a connect: the client's own as ready-made lines, each with its CRLF. Those that are not for clients to say
+    /// Ready-made lines, each with its CRLF. Of a connect the client's own: those that are not for clients to say
     /// (framing, compression, `RAINBOW*`) are left out on the way.
     pub headers: Option<Rc<[u8]>>,
     /// Of a forward; given back for reuse.

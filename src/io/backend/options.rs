@@ -16,6 +16,7 @@ pub struct Options {
     pub connect_urls: Vec<HttpUrl>,
     pub forward_urls: Vec<HttpUrl>,
     pub close_urls: Vec<HttpUrl>,
+    pub receipt_urls: Vec<HttpUrl>,
     /// For one connect request, waiting in line included.
     pub connect_timeout_ms: u64,
     /// For one attempt of any other.
@@ -47,6 +48,7 @@ impl Options {
             connect_urls: urls(&config.connect_url),
             forward_urls: urls(&config.forward_url),
             close_urls: urls(&config.close_url),
+            receipt_urls: urls(&config.receipt_url),
             connect_timeout_ms: ms(config.connect_timeout),
             forward_timeout_ms: ms(config.forward_timeout),
             connections_max: config.backend_connections.max(1),
@@ -70,6 +72,7 @@ impl Options {
             HookKind::Connect => &self.connect_urls,
             HookKind::Forward => &self.forward_urls,
             HookKind::Close => &self.close_urls,
+            HookKind::Receipts => &self.receipt_urls,
         }
     }
 
@@ -77,7 +80,7 @@ impl Options {
     pub fn attempt_deadline(&self, hook: HookKind, now: Tick) -> Tick {
         match hook {
             HookKind::Connect => now + self.connect_timeout_ms,
-            HookKind::Forward | HookKind::Close => now + self.forward_timeout_ms,
+            HookKind::Forward | HookKind::Close | HookKind::Receipts => now + self.forward_timeout_ms,
         }
     }
 }
@@ -94,10 +97,11 @@ pub enum HookKind {
     Connect,
     Forward,
     Close,
+    Receipts,
 }
 
 impl HookKind {
-    pub const ALL: [HookKind; 3] = [HookKind::Connect, HookKind::Forward, HookKind::Close];
+    pub const ALL: [HookKind; 4] = [HookKind::Connect, HookKind::Forward, HookKind::Close, HookKind::Receipts];
 }
 
 impl From<Hook> for HookKind {
@@ -105,7 +109,8 @@ impl From<Hook> for HookKind {
         match hook {
             Hook::Connect => HookKind::Connect,
             Hook::Forward { .. } => HookKind::Forward,
-            Hook::Close => HookKind::Close,
+            Hook::Close | Hook::SessionEnded => HookKind::Close,
+            Hook::Receipts => HookKind::Receipts,
         }
     }
 }

@@ -27,7 +27,10 @@ pub struct Target {
 
 impl Target {
     pub fn new(hook: HookKind, url: &HttpUrl, upstream: usize) -> Target {
-        let method = if hook == HookKind::Forward { "POST" } else { "GET" };
+        let method = match hook {
+            HookKind::Forward | HookKind::Receipts => "POST",
+            HookKind::Connect | HookKind::Close => "GET",
+        };
         let path = format!("{method} {}", url.path_and_query);
         let mut tail = format!(" HTTP/1.1\r\nHost: {}\r\n", url.host_header());
         if hook != HookKind::Connect {
@@ -38,6 +41,9 @@ impl Target {
             // Bodies are whatever clients send. A form or JSON type would make frameworks eat the body before the user
             // sees it.
             tail.push_str("Content-Type: application/octet-stream\r\n");
+        }
+        if hook == HookKind::Receipts {
+            tail.push_str("Content-Type: application/json\r\n");
         }
         Target {
             upstream,
@@ -53,22 +59,26 @@ impl Target {
         out.clear();
         self.write_target(out, job, signer, now);
         out.extend_from_slice(&self.tail);
-        put_header(out, "RAINBOWCLIENTIDENTITY", &job.identity);
+        if job.hook.has_identity() {
+            put_header(out, "RAINBOWCLIENTIDENTITY", &job.identity);
+        }
         if let Some(cookie) = &job.cookie {
             put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
         }
         if let Some(key) = &job.idempotency_key {
             put_header(out, "Idempotency-Key", key.as_bytes());
         }
-        if let Some(lines) = &job.headers {
-            put_client_headers(out, lines);
+        match &job.headers {
+            Some(lines) if job.hook == Hook::SessionEnded => out.extend_from_slice(lines),
+            Some(lines) => put_client_headers(out, lines),
+            None => {}
         }
         signer.put_webhook_headers(out, job, number, now);
-        if let Hook::Forward { .. } = job.hook {
+        if job.hook.has_body() {
             put_number_header(out, "Content-Length", job.body.len() as u64);
         }
         out.extend_from_slice(b"\r\n");
-        if let Hook::Forward { .. } = job.hook {
+        if job.hook.has_body() {
             out.extend_from_slice(&job.body);
         }
     }
@@ -79,7 +89,9 @@ impl Target {
         for part in rest {
             match job.hook {
                 Hook::Forward { message_type } => put_number(out, u64::from(message_type)),
-                Hook::Connect | Hook::Close => out.extend_from_slice(b"%7Bmessage_type%7D"),
+                Hook::Connect | Hook::Close | Hook::SessionEnded | Hook::Receipts => {
+                    out.extend_from_slice(b"%7Bmessage_type%7D")
+                }
             }
             out.extend_from_slice(part);
         }
@@ -158,7 +170,7 @@ impl Signer {
             }
         };
         let timestamp_s = (now.unix_s)();
-        let body: &[u8] = if let Hook::Forward { .. } = job.hook { &job.body } else { b"" };
+        let body: &[u8] = if job.hook.has_body() { &job.body } else { b"" };
         let signature = sign::sign_webhook(std::slice::from_ref(key), id, timestamp_s, body);
         put_header(out, sign::WEBHOOK_ID, id.as_bytes());
         put_number_header(out, sign::WEBHOOK_TIMESTAMP, timestamp_s);
@@ -326,6 +338,34 @@ mod tests {
         job.query = Some("a= HTTP/1.1\r\nX: y#z\u{e9}".into());
         let request = text("http://h/c/?k", &job);
         assert!(request.starts_with("GET /c/?k&a=%20HTTP/1.1%0D%0AX:%20y%23z%C3%A9 HTTP/1.1\r\n"), "{request}");
+    }
+
+    #[test]
+    fn the_end_of_a_session_names_the_session_and_no_connection() {
+        let mut job = job(Hook::SessionEnded);
+        job.headers = Some(Rc::from(&b"RAINBOWCLIENTSESSION: a b\r\nRAINBOWSESSIONENDED: dropped\r\n"[..]));
+        job.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
+        let request = text("http://h/bye", &job);
+        assert!(request.starts_with("GET /bye HTTP/1.1\r\n"), "{request}");
+        check(request.as_bytes(), |head, body| {
+            let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
+            let expected = ["Host", "User-Agent", "RAINBOWCLIENTCOOKIE", "RAINBOWCLIENTSESSION", "RAINBOWSESSIONENDED"];
+            assert_eq!(names, expected);
+            assert_eq!(head.headers.get("rainbowclientsession"), Some(&b"a b"[..]));
+            assert_eq!((head.framing, body), (BodyFraming::None, &b""[..]));
+        });
+    }
+
+    #[test]
+    fn receipts_are_a_post_of_json() {
+        let mut job = job(Hook::Receipts);
+        job.body = b"[{}]".to_vec();
+        let request = text("http://h/receipts", &job);
+        check(request.as_bytes(), |head, body| {
+            assert_eq!((head.method, head.headers.get_text("content-type")), ("POST", Some("application/json")));
+            assert_eq!(head.headers.get("rainbowclientidentity"), None);
+            assert_eq!((head.framing, body), (BodyFraming::Length(4), &b"[{}]"[..]));
+        });
     }
 
     #[test]
