@@ -1,8 +1,8 @@
 //! Calls with a `message_id`: carried out once within `dedupe_window`, and answered alike as often as they are
 //! repeated.
 //!
-//! The store knows the ids that were used (`Claim`, `Settle`); a table that all workers share knows those that are being
-//! used now: who comes second waits for the first one's answer.
+//! The store knows the ids that were used (`Claim`, `Settle`); a table that all workers share knows those that are in
+//! use now: who comes second waits for the first one's answer.
 //!
 //! ```text
 //! begin ─► claim in the store ─► New, Again: send ─► settle (not waited for) ─► answer, to those who wait too
