@@ -91,7 +91,7 @@ struct Seen {
 /// Judges the files of a run.
 pub fn judge(dir: &Path) -> io::Result<Verdict> {
     let mut streams: HashMap<Stream, Seen> = HashMap::new();
-    let mut owners: HashMap<u64, (Stream, u64)> = HashMap::new();
+    let mut owners: HashMap<u64, u64> = HashMap::new();
     let mut verdict = Verdict::default();
     read_all(dir, |entry| {
         let seen = streams.entry(entry.stream).or_default();
@@ -104,8 +104,8 @@ pub fn judge(dir: &Path) -> io::Result<Verdict> {
             Fact::Acknowledged => drop(seen.acknowledged.insert(entry.sequence)),
             Fact::Delivered if entry.stream.direction == Direction::Down => seen.deliver_down(&entry),
             Fact::Delivered => {
-                let owner = owners.entry(entry.key).or_insert((entry.stream, entry.sequence));
-                if entry.key == 0 || *owner != (entry.stream, entry.sequence) {
+                let message = numbered(&entry);
+                if entry.key == 0 || *owners.entry(entry.key).or_insert(message) != message {
                     seen.row.keys += 1;
                 } else {
                     seen.deliver_up(&entry);
@@ -246,6 +246,12 @@ impl fmt::Display for Verdict {
         }
         writeln!(f, "sessions lost: {}", self.sessions_lost)
     }
+}
+
+/// Another number for every message to the business server, in the place of its name.
+fn numbered(entry: &Entry) -> u64 {
+    debug_assert!(entry.sequence < SEQUENCES_MAX, "checked before");
+    (u64::from(entry.stream.session) << 2 | entry.stream.qos as u64) << 32 | entry.sequence
 }
 
 fn stream_name((direction, qos): (Direction, u8)) -> String {
