@@ -1,6 +1,6 @@
 //! The business server of the harness: a thread that answers Rainbow's hooks as fast as HTTP allows.
 //!
-//! connect: success, with the channels that the client's query named (`chan=`). message: the request's body back, each
+//! connect: success, with the channels and the durable session that the client's query named (`chan=`, `session=`). message: the request's body back, each
 //! (client, number) tallied so that a message handed on twice is seen. close: counted. Requests on one connection may be
 //! pipelined; bodies must have a Content-Length.
 
@@ -158,25 +158,29 @@ fn answer(bytes: &[u8], asked: &Asked, tallies: &mut HashMap<u64, Tally>, out: &
             Some(_) => drop(asked.repeats.fetch_add(1, Relaxed)),
             None => drop(asked.faults.fetch_add(1, Relaxed)),
         }
-        put_answer(out, b"", body);
+        put_answer(out, &[], body);
     } else if target.starts_with(b"/connect/") {
         asked.connects.fetch_add(1, Relaxed);
-        put_answer(out, &query(target, b"chan="), br#"{"status":"success"}"#);
+        let headers =
+            [("RAINBOWCLIENTCHANNEL", query(target, b"chan=")), ("RAINBOWCLIENTSESSION", query(target, b"session="))];
+        put_answer(out, &headers, br#"{"status":"success"}"#);
     } else if target.starts_with(b"/close/") {
         asked.closes.fetch_add(1, Relaxed);
-        put_answer(out, b"", b"{}");
+        put_answer(out, &[], b"{}");
     } else {
         asked.faults.fetch_add(1, Relaxed);
-        put_answer(out, b"", b"{}");
+        put_answer(out, &[], b"{}");
     }
     Some(length)
 }
 
-fn put_answer(out: &mut Vec<u8>, channels: &[u8], body: &[u8]) {
+/// Headers without a value are left out.
+fn put_answer(out: &mut Vec<u8>, headers: &[(&str, Vec<u8>)], body: &[u8]) {
     out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
-    if !channels.is_empty() {
-        out.extend_from_slice(b"RAINBOWCLIENTCHANNEL: ");
-        out.extend_from_slice(channels);
+    for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());

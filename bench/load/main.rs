@@ -28,6 +28,7 @@ use crate::scenario::Bench;
 use crate::scenario::chat::{chat, two_workers};
 use crate::scenario::cost::{FanoutCase, SendCase, fanout, send, storm, uplink};
 use crate::scenario::crowd::{slow, uplink_during_fanout};
+use crate::scenario::durable::{send_durable, stored, waiting};
 use crate::scenario::idle::idle;
 use crate::scenario::million::million;
 use crate::work::Pace;
@@ -36,7 +37,7 @@ use crate::work::Pace;
 #[command(about = "Measures what the server's work costs, beside the least that the kernel charges for it.")]
 struct Options {
     /// One of fanout, fanout-8, fanout-qos1, send, uplink, storm, idle, mixed, churn, slow, million, uplink-during-fanout,
-    /// two-workers, all; none: the standard set, two minutes (all with --small)
+    /// two-workers, send-durable, stored, waiting, all; none: the standard set, two minutes (all with --small)
     scenario: Option<String>,
     /// Clients that are connected
     #[arg(long)]
@@ -176,7 +177,8 @@ fn machine_words(machine: &serde_json::Value) -> String {
 const STANDARD: [&str; 7] = ["fanout", "fanout-8", "fanout-qos1", "send", "uplink", "storm", "idle"];
 
 /// What the standard set has no time for.
-const OTHERS: [&str; 6] = ["mixed", "churn", "slow", "uplink-during-fanout", "two-workers", "million"];
+const OTHERS: [&str; 9] =
+    ["mixed", "churn", "slow", "uplink-during-fanout", "two-workers", "million", "send-durable", "stored", "waiting"];
 
 fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String> {
     let clients = |full: usize, small: usize| options.clients.unwrap_or(bench.scaled(full, small));
@@ -228,6 +230,9 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
             let rate = options.rate.unwrap_or(if bench.small { 50.0 } else { 200.0 });
             two_workers(bench, clients(1_000, 200), rate, must(1.15))
         }
+        "send-durable" => send_durable(bench, clients(1_000, 50), pace(32), must(1.05)),
+        "stored" => stored(bench, clients(1_000, 50), pace(256), options.size.max(200)),
+        "waiting" => waiting(bench, clients(100_000, 200), 10),
         "million" => million(bench, clients(1_000_000, 2_000), options.workers),
         other => Err(format!("no scenario is called {other}")),
     }

@@ -23,6 +23,11 @@ pub fn now_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC).expect("the monotonic clock exists")
 }
 
+/// The wall clock.
+pub fn unix_ms() -> u64 {
+    clock_ns(libc::CLOCK_REALTIME).expect("the wall clock exists") / 1_000_000
+}
+
 fn clock_ns(clock: libc::clockid_t) -> io::Result<u64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the call to fill.

@@ -107,6 +107,30 @@ impl Target {
         Some(())
     }
 
+    /// Waits until a figure of `/info/` has come to a value.
+    pub fn wait_for(&self, name: &str, value: u64) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let mut last = None;
+        while Instant::now() < deadline {
+            last = self.info(name);
+            if last == Some(value) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(format!("{name} of /info/ did not come to {value}: {last:?}"))
+    }
+
+    fn info(&self, name: &str) -> Option<u64> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        stream.write_all(b"GET /info/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let body = &answer[crate::ws::head_end(&answer)?..];
+        serde_json::from_slice::<serde_json::Value>(body).ok()?.get(name)?.as_u64()
+    }
+
     /// The last lines that it wrote, for an error message.
     pub fn log_tail(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();

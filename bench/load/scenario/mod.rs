@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod cost;
 pub mod crowd;
+pub mod durable;
 pub mod idle;
 pub mod million;
 

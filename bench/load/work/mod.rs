@@ -4,6 +4,7 @@ pub mod chat;
 pub mod fanout;
 pub mod http_echo;
 pub mod send;
+pub mod stored;
 pub mod storm;
 pub mod uplink;
 
