@@ -45,8 +45,9 @@ pub struct Board {
     pub takeovers_told: AtomicU64,
     pub pauses: AtomicU64,
     pub absences: AtomicU64,
-    /// Calls without an answer, and calls that were refused.
+    /// Calls whose connection ended first; calls without an answer though it stood; calls that were refused.
     pub calls_broken: AtomicU64,
+    pub calls_silent: AtomicU64,
     pub calls_refused: AtomicU64,
     /// Messages given up after refusals.
     pub calls_given_up: AtomicU64,

@@ -104,7 +104,8 @@ impl Caller {
                 }
                 Err(error) => {
                     self.connection = None;
-                    count(&board.calls_broken);
+                    let silent = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                    count(if silent { &board.calls_silent } else { &board.calls_broken });
                     // A connection that could not even be made has sent nothing.
                     let sent_nothing = error.kind() == io::ErrorKind::ConnectionRefused;
                     if !call.named && !sent_nothing || board.phase() == Phase::Over {

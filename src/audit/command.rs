@@ -97,6 +97,9 @@ impl AuditCommand {
         let temporary = || std::env::temp_dir().join(format!("rainbow-audit-{}", std::process::id()));
         let dir = self.ledger.clone().unwrap_or_else(temporary);
         std::fs::create_dir_all(&dir)?;
+        if std::fs::read_dir(&dir)?.next().is_some() {
+            return Err(io::Error::other(format!("{} is not empty", dir.display())));
+        }
         Ok((dir, self.ledger.is_none()))
     }
 
@@ -172,8 +175,9 @@ fn print(report: &Report) {
         report.connects, report.cuts, report.takeovers, report.takeovers_told, report.pauses, report.absences
     );
     println!(
-        "calls: {} broken, {} refused, {} given up; their answers counted {} connections and {} stored; unanswered {}",
+        "calls: {} broken, {} silent, {} refused, {} given up; their answers counted {} connections and {} stored; unanswered {}",
         report.calls_broken,
+        report.calls_silent,
         report.calls_refused,
         report.calls_given_up,
         report.connections,

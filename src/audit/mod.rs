@@ -34,8 +34,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use victim::Keeper;
@@ -135,6 +134,8 @@ pub struct Report {
     pub pauses: u64,
     pub absences: u64,
     pub calls_broken: u64,
+    /// Not answered long after their timeout, over a connection that stood.
+    pub calls_silent: u64,
     pub calls_refused: u64,
     pub calls_given_up: u64,
     /// As the answers counted them.
@@ -148,7 +149,7 @@ pub struct Report {
 
 impl Report {
     pub fn violations(&self) -> u64 {
-        self.verdict.violations() + self.unanswered
+        self.verdict.violations() + self.unanswered + self.calls_silent
     }
 
     pub fn to_json(&self) -> serde_json::Value {
@@ -157,7 +158,7 @@ impl Report {
             "kills_at_points": self.kills_at_points, "kills_in_recovery": self.kills_in_recovery,
             "connects": self.connects, "cuts": self.cuts, "takeovers": self.takeovers,
             "takeovers_told": self.takeovers_told, "pauses": self.pauses, "absences": self.absences,
-            "calls_broken": self.calls_broken, "calls_refused": self.calls_refused,
+            "calls_broken": self.calls_broken, "calls_silent": self.calls_silent, "calls_refused": self.calls_refused,
             "calls_given_up": self.calls_given_up, "connections": self.connections, "stored": self.stored,
             "unanswered": self.unanswered, "violations": self.violations(), "complaint": self.complaint,
         })
@@ -334,6 +335,7 @@ fn report(shared: &Shared, begun: Instant) -> io::Result<Report> {
         pauses: read(&board.pauses),
         absences: read(&board.absences),
         calls_broken: read(&board.calls_broken),
+        calls_silent: read(&board.calls_silent),
         calls_refused: read(&board.calls_refused),
         calls_given_up: read(&board.calls_given_up),
         connections: read(&board.connections),
