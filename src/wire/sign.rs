@@ -86,11 +86,16 @@ pub fn verify_2014(token: &str, signed: Signed2014<'_>, now_s: u64, window_s: u6
     }
     let expected = sign_2014(token, signed.timestamp, signed.nonce);
     let sent: &[u8; 40] = signed.signature.as_bytes().try_into().map_err(|_| SignError::Mismatch)?;
-    if bool::from(expected.ct_eq(&sent.map(|byte| byte.to_ascii_lowercase()))) {
+    if bool::from(words(&expected).ct_eq(&words(&sent.map(|byte| byte.to_ascii_lowercase())))) {
         Ok(())
     } else {
         Err(SignError::Mismatch)
     }
+}
+
+/// Compared in constant time like bytes, with an eighth of the barriers.
+fn words(digits: &[u8; 40]) -> [u64; 5] {
+    std::array::from_fn(|at| u64::from_ne_bytes(digits[at * 8..][..8].try_into().expect("eight bytes")))
 }
 
 /// A Standard Webhooks key. Two may be valid at a time while the operator changes from one to the other.

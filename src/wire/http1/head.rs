@@ -7,13 +7,17 @@
 
 use super::scan::{HeadError, HeadLimits, HeadScanner};
 use httparse::Header;
+use std::mem::MaybeUninit;
+
+/// Room for one header. Not initialised: filling 2 kB for each request costs more than parsing it.
+pub type Slot<'a> = MaybeUninit<Header<'a>>;
 
 /// Room for the headers of one request: `let mut slots = REQUEST_SLOTS;`.
-pub const REQUEST_SLOTS: [Header<'static>; HeadLimits::REQUEST.headers_max] =
-    [httparse::EMPTY_HEADER; HeadLimits::REQUEST.headers_max];
+pub const REQUEST_SLOTS: [Slot<'static>; HeadLimits::REQUEST.headers_max] =
+    [MaybeUninit::uninit(); HeadLimits::REQUEST.headers_max];
 /// Room for the headers of one response.
-pub const RESPONSE_SLOTS: [Header<'static>; HeadLimits::RESPONSE.headers_max] =
-    [httparse::EMPTY_HEADER; HeadLimits::RESPONSE.headers_max];
+pub const RESPONSE_SLOTS: [Slot<'static>; HeadLimits::RESPONSE.headers_max] =
+    [MaybeUninit::uninit(); HeadLimits::RESPONSE.headers_max];
 
 /// How the bytes after a head are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +48,11 @@ pub struct RequestHead<'a> {
 
 impl<'a> RequestHead<'a> {
     /// `head` is what a `HeadScanner` measured, no more and no less.
-    pub fn parse<'b: 'a>(head: &'b [u8], slots: &'a mut [Header<'b>]) -> Result<RequestHead<'a>, HeadError> {
+    pub fn parse<'b: 'a>(head: &'b [u8], slots: &'a mut [Slot<'b>]) -> Result<RequestHead<'a>, HeadError> {
         debug_assert!(is_measured(head), "only a measured head has strict line ends");
         let slots_max = slots.len();
-        let mut request = httparse::Request::new(slots);
-        let complete = request.parse(head).map_err(|error| match error {
+        let mut request = httparse::Request::new(&mut []);
+        let complete = request.parse_with_uninit_headers(head, slots).map_err(|error| match error {
             httparse::Error::Version if !names_a_version(head) => HeadError::RequestLine,
             error => refusal(error, slots_max, HeadError::RequestLine),
         })?;
@@ -95,18 +99,20 @@ pub struct ResponseHead<'a> {
 
 impl<'a> ResponseHead<'a> {
     /// `head` is what a `HeadScanner` measured, no more and no less.
-    pub fn parse<'b: 'a>(head: &'b [u8], slots: &'a mut [Header<'b>]) -> Result<ResponseHead<'a>, HeadError> {
+    pub fn parse<'b: 'a>(head: &'b [u8], slots: &'a mut [Slot<'b>]) -> Result<ResponseHead<'a>, HeadError> {
         debug_assert!(is_measured(head), "only a measured head has strict line ends");
         // The scanner lets one empty line pass, which is for requests only.
         if head.first() == Some(&b'\r') {
             return Err(HeadError::StatusLine);
         }
         let slots_max = slots.len();
-        let mut response = httparse::Response::new(slots);
-        let complete = response.parse(head).map_err(|error| match error {
-            httparse::Error::Version if !head.starts_with(b"HTTP/") => HeadError::StatusLine,
-            error => refusal(error, slots_max, HeadError::StatusLine),
-        })?;
+        let mut response = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let complete =
+            parser.parse_response_with_uninit_headers(&mut response, head, slots).map_err(|error| match error {
+                httparse::Error::Version if !head.starts_with(b"HTTP/") => HeadError::StatusLine,
+                error => refusal(error, slots_max, HeadError::StatusLine),
+            })?;
         let (httparse::Status::Complete(len), Some(status @ 100..600), Some(version_minor)) =
             (complete, response.code, response.version)
         else {

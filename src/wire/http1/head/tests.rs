@@ -227,7 +227,7 @@ fn malformed_responses_are_refused_with_the_reason() {
 
 #[test]
 fn a_parser_with_fewer_slots_than_headers_says_so() {
-    let mut slots = [httparse::EMPTY_HEADER; 1];
+    let mut slots = [Slot::uninit(); 1];
     let refused = RequestHead::parse(b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", &mut slots).err();
     assert_eq!(refused, Some(HeadError::TooManyHeaders { max: 1 }));
 }
