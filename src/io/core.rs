@@ -13,7 +13,7 @@ use super::backend::{Done, Hook, IdempotencyKey, Job, Outcome, Pool, Retry};
 use super::clock::{self, Clock};
 use super::deadlines::Deadlines;
 use super::lines::Lines;
-use super::mailbox::MailReceiver;
+use super::mailbox::{Bells, MailReceiver};
 use super::notify::Notify;
 use super::receipts::Receipts;
 use super::rules::Rules;
@@ -67,6 +67,8 @@ pub struct Core {
     pub sooner: Notify,
     pub armed: Cell<Tick>,
     pub mail: MailReceiver<Mail>,
+    /// Rung at the end of every turn.
+    bells: Bells,
     /// Told to close everything; the drain task waits for it.
     pub drain: Notify,
     pub(super) shard: RefCell<Shard>,
@@ -107,6 +109,7 @@ impl Core {
             sooner: Notify::default(),
             armed: Cell::new(Tick::NEVER),
             mail,
+            bells: Bells::default(),
             drain: Notify::default(),
             shard: RefCell::new(shard),
             rules: RefCell::new(Rc::new(rules)),
@@ -271,7 +274,7 @@ impl Core {
     fn dispatch(&self, shard: ShardId, ticket: Ticket, query: Query) {
         if shard == self.id {
             self.handle(Input::Query { ticket, query });
-        } else if self.shared.mail[usize::from(shard.0)].try_send(Mail::Query { ticket, query }).is_err() {
+        } else if self.put(shard, Mail::Query { ticket, query }).is_err() {
             self.count(|counters| &counters.mail_full);
             self.asks.resolve(ticket, Reply::Refused("too busy"));
         }
@@ -285,6 +288,7 @@ impl Core {
         self.lines.flush(&mut self.shard.borrow_mut());
         self.carry_out();
         self.store.send_unsent();
+        self.bells.ring(&self.shared.mail);
         more |= self.shard.borrow().has_dirty();
         self.due_by(self.next_deadline());
         self.clock.end_turn();
@@ -299,9 +303,8 @@ impl Core {
         let mut unsent = self.unsent.borrow_mut();
         if !unsent.is_empty() {
             unsent.push_back((to, mail));
-        } else if let Err(mail) = self.shared.mail[usize::from(to.0)].try_send(mail) {
+        } else if let Err(mail) = self.put(to, mail) {
             unsent.push_back((to, mail));
-            self.turn.notify();
         }
     }
 
@@ -385,16 +388,22 @@ impl Core {
     /// To where the connection that is asked about has moved; the reply goes to whoever asked.
     fn redirect(&self, to: ConnKey, ticket: Ticket, query: Query) {
         let mail = Mail::QueryAt { key: to, ticket, query };
-        if self.shared.mail[usize::from(to.shard.0)].try_send(mail).is_err() {
+        if self.put(to.shard, mail).is_err() {
             self.count(|counters| &counters.mail_full);
             self.reply(ticket, Reply::Refused("too busy"));
         }
     }
 
+    /// Into another worker's box; it hears of it at the end of the turn. Gives it back when the box is full.
+    fn put(&self, to: ShardId, mail: Mail) -> Result<(), Mail> {
+        self.turn.notify();
+        self.bells.put(&self.shared.mail, usize::from(to.0), mail)
+    }
+
     fn send_unsent(&self) {
         let mut unsent = self.unsent.borrow_mut();
         while let Some((whose, mail)) = unsent.pop_front() {
-            if let Err(mail) = self.shared.mail[usize::from(whose.0)].try_send(mail) {
+            if let Err(mail) = self.put(whose, mail) {
                 unsent.push_front((whose, mail));
                 return;
             }

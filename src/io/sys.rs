@@ -7,8 +7,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Sends what the kernel takes at once. `WouldBlock` when it takes nothing.
 pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    // SAFETY: the pointer and the length are of one live slice.
-    let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let nobody = std::ptr::null::<libc::sockaddr>();
+    // Not libc's `send`: that one is a point of cancellation and makes ready for it, which costs 50 ns per message.
+    // SAFETY: the pointer and the length are of one live slice; no address is named.
+    let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, nobody, 0) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
@@ -93,10 +96,12 @@ pub fn eventfd_ring(fd: RawFd) {
     unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
 }
 
-pub fn eventfd_clear(fd: RawFd) {
+/// How often it has been rung since it was last cleared.
+pub fn eventfd_clear(fd: RawFd) -> u64 {
     let mut count = [0u8; 8];
-    // SAFETY: eight bytes of a live array; empty means WouldBlock.
+    // SAFETY: eight bytes of a live array; empty means WouldBlock, and zero stays.
     unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
+    u64::from_ne_bytes(count)
 }
 
 /// Two connected sockets that keep messages apart and carry descriptors.

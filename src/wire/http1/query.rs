@@ -9,7 +9,10 @@ use std::borrow::Cow;
 pub fn query_pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     // Most queries hold nothing encoded: one look at the whole spares a look at each part.
     let encoded = memchr::memchr2(b'%', b'+', query.as_bytes()).is_some();
-    let text = move |part| if encoded { decode(part) } else { Cow::Borrowed(part) };
+    let pair = move |name, value| match encoded {
+        true => (decode(name), decode(value)),
+        false => (Cow::Borrowed(name), Cow::Borrowed(value)),
+    };
     let mut rest = query;
     std::iter::from_fn(move || {
         while !rest.is_empty() {
@@ -21,11 +24,11 @@ pub fn query_pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, s
                 if name.is_empty() {
                     continue;
                 }
-                return Some((text(name), text("")));
+                return Some(pair(name, ""));
             };
             let (value, after) = value.split_at(find(value.as_bytes(), [b'&', b'&']));
             rest = after.get(1..).unwrap_or("");
-            return Some((text(name), text(value)));
+            return Some(pair(name, value));
         }
         None
     })
