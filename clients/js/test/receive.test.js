@@ -143,6 +143,22 @@ test("a_qos_1_id_without_dup_is_a_new_message_once_the_old_one_is_answered", asy
   assert.deepEqual(seen, ["old", "new"]);
 });
 
+test("an_id_that_is_used_again_is_the_youngest", async (t) => {
+  const fake = await FakeServer.start(t);
+  const { rainbow, connection } = await fake.pair(t);
+  const seen = [];
+  rainbow.on("message", (message) => void seen.push(message.text));
+  const ids = [...Array.from({ length: 1024 }, (_, index) => index + 1), 1, 1025];
+  for (const id of ids) {
+    connection.send({ command: SEND, qos: 1, type: 9, id, body: "x" });
+    assert.equal((await connection.next()).id, id);
+  }
+  // It was 2 that had to go for 1025.
+  for (const id of [1, 2]) connection.send({ command: SEND, qos: 1, dup: true, type: 9, id, body: `repeat of ${id}` });
+  for (const id of [1, 2]) assert.equal((await connection.next()).id, id);
+  assert.deepEqual(seen.slice(ids.length), ["repeat of 2"]);
+});
+
 test("messages_still_in_work_are_never_forgotten", async (t) => {
   const fake = await FakeServer.start(t);
   const { rainbow, connection } = await fake.pair(t);

@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ACK, COM, REC, REL, SEND } from "../rainbow.js";
+import WebSocket from "ws";
+import { ACK, COM, REC, REL, SEND, decodePacket } from "../rainbow.js";
 import { FakeSession, FakeStorage, greeting, heard } from "./fake-server.js";
 
 /** Collects what is handed on. */
@@ -57,21 +58,30 @@ test("an_answered_qos_1_message_is_known_after_a_reload", async (t) => {
 
 test("rec_follows_the_write_and_the_write_follows_the_handler", async (t) => {
   const storage = new FakeStorage();
-  const { fake, rainbow, connection } = await FakeSession.pair(t, { storage });
+  const order = [];
+  class Recorded extends WebSocket {
+    send(bytes) {
+      order.push(decodePacket(bytes).command);
+      super.send(bytes);
+    }
+  }
+  const { fake, rainbow, connection } = await FakeSession.pair(t, { storage, WebSocket: Recorded });
   let finish;
-  rainbow.on("message", () => new Promise((resolve) => (finish = resolve)));
+  rainbow.on("message", ({ qos }) => qos === 2 && new Promise((resolve) => (finish = resolve)));
   connection.send({ command: SEND, qos: 2, type: 1, id: 5, body: "x" });
-  await connection.settled();
-  assert.deepEqual([storage.ids.received, connection.packets.length], [[], 0]);
+  // A message that is through meanwhile writes the storage, and the one in work is not in it.
+  connection.send({ command: SEND, qos: 1, type: 1, id: 6, body: "y" });
+  assert.deepEqual(shape(await connection.next()), [ACK, 6, "false"]);
   const died = storage.copy();
+  assert.deepEqual([died.ids.received, died.ids.answered], [[], [6]]);
   storage.setItem = (key, value) => {
-    // Whoever looks at the moment of the write sees no REC yet.
-    assert.equal(connection.packets.length, 0);
+    order.push("write");
     FakeStorage.prototype.setItem.call(storage, key, value);
   };
+  order.length = 0;
   finish("done");
   assert.deepEqual(shape(await connection.next()), [REC, 5, "done"]);
-  assert.deepEqual(storage.ids.received, [5]);
+  assert.deepEqual([order, storage.ids.received], [["write", REC], [5]]);
   rainbow.close();
   // A page that died while its handler worked gets the message again, under its id: nothing is lost.
   const reloaded = await FakeSession.page(t, fake, { storage: died });
@@ -138,6 +148,15 @@ test("a_qos_2_send_that_the_last_page_left_open_is_released_and_its_id_not_used"
   reloaded.connection.send({ command: COM, id: ids[0] });
   await reloaded.connection.settled();
   assert.deepEqual(storage.ids.held, [ids[1]]);
+  // One that is answered to its end is held by nobody.
+  const sent = reloaded.rainbow.send(1, "d", 2);
+  const { id } = await reloaded.connection.next();
+  assert.deepEqual(storage.ids.held, [ids[1], id]);
+  reloaded.connection.send({ command: REC, id, body: "D" });
+  assert.equal((await reloaded.connection.next()).command, REL);
+  reloaded.connection.send({ command: COM, id });
+  assert.equal((await sent).text, "D");
+  assert.deepEqual(storage.ids.held, [ids[1]]);
 });
 
 test("what_comes_to_a_page_that_has_lost_its_session_is_left_to_the_other", async (t) => {
@@ -180,9 +199,13 @@ test("a_handler_that_finishes_after_a_takeover_answers_nobody", async (t) => {
   connection.send({ command: SEND, qos: 2, type: 1, id: 5, body: "x" });
   await connection.settled();
   await FakeSession.page(t, fake, { storage });
+  const theirs = new Map(storage.items);
   finish("late");
   await connection.settled();
-  assert.deepEqual([connection.packets.length, storage.ids.received], [0, []]);
+  assert.equal(connection.packets.length, 0);
+  // What it still sends is lost with its line, and not written over what the other page keeps.
+  rainbow.send(1, "lost", 2).catch(() => {});
+  assert.deepEqual(storage.items, theirs);
 });
 
 test("sessions_of_one_device_have_memories_of_their_own", async (t) => {
