@@ -230,9 +230,18 @@ static PROCESS: &[Key] = &[
 ];
 
 static STORE: &[Key] = &[
-    key!("store.kind" => store.kind, STORE_KIND, "What keeps messages for those who are away: \"none\", \"sqlite\" or \"redis\".")
-        .restart(),
-    key!("store.data_dir" => store.data_dir, PATH, "The directory of SQLite's files; made when it is missing.").restart(),
+    key!(
+        "store.kind" => store.kind,
+        STORE_KIND,
+        "What keeps messages for those who are away: \"none\", \"sqlite\" or \"redis\"."
+    )
+    .restart(),
+    key!(
+        "store.data_dir" => store.data_dir,
+        PATH,
+        "The directory of SQLite's files; made when it is missing."
+    )
+    .restart(),
     key!("store.url" => store.url, TEXT, "Redis: redis://, rediss://, redis+sentinel:// or redis+cluster://.")
         .secret()
         .restart(),

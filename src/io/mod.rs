@@ -26,6 +26,7 @@ pub mod serve;
 pub mod session;
 pub mod shared;
 pub mod socket;
+pub mod store;
 pub mod storebox;
 pub mod sys;
 pub mod tasks;

@@ -1,6 +1,6 @@
 //! What is kept for those who are away: one interface, SQLite and Redis behind it. Storage only: the decisions are the
-//! shard's (`shard::steps`). Everything here blocks; it lives on the store's own thread (`io::store`), which alone calls
-//! it: a batch of requests, a commit, the answers; between batches `purge`, `tend` and `check`.
+//! shard's (`shard::steps`). Everything here blocks; it lives on the store's own thread (`io::store`), which alone
+//! calls it: a batch of requests, a commit, the answers; between batches `purge`, `tend` and `check`.
 
 pub mod crash;
 mod sqlite;
@@ -144,11 +144,11 @@ pub enum Store {
 }
 
 impl Store {
-    /// Opens it and finds what it holds. `now`: what has expired already is not counted.
-    pub fn open(options: &Options, now: Now) -> Result<(Store, Opened), OpenError> {
+    /// Opens it and finds what it holds. What has expired and is not purged yet counts.
+    pub fn open(options: &Options, _now: Now) -> Result<(Store, Opened), OpenError> {
         match options.kind {
             StoreKind::Sqlite => {
-                let (store, opened) = Sqlite::open(options, now)?;
+                let (store, opened) = Sqlite::open(options)?;
                 Ok((Store::Sqlite(Box::new(store)), opened))
             }
             StoreKind::None | StoreKind::Redis => Err(OpenError::NoKind),

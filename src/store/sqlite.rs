@@ -1,45 +1,198 @@
-//! The embedded store: one SQLite file, one connection.
+//! The embedded store: one SQLite file in WAL mode, one connection, one transaction per batch.
+//!
+//! ```text
+//! data_dir/lock          held (flock) as long as the process lives, with its pid
+//! data_dir/rainbow.db    tables: see `schema`; `rainbow.db-wal`: what was committed since the last checkpoint
+//! ```
+//!
+//! What a failure means is decided here, once: a full disk is rolled back, refused and tried again with the next batch;
+//! a failed write or fsync ends all promises until a restart, since what the disk holds is no longer known. Reading
+//! goes on as long as it works. It never calls ok what did not reach the disk, and it never panics over a file.
 
-use super::{Answer, Held, Now, OpenError, Opened, Options, Purged, Request, State};
-use crate::shard::steps::{Outcome, Refused};
+mod book;
+mod fault;
+mod find;
+mod purge;
+mod schema;
+#[cfg(test)]
+mod tests;
 
-pub struct Sqlite;
+use super::crash;
+use super::{Answer, Claimed, Held, Now, OpenError, Opened, Options, Purged, Request, State};
+use crate::shard::steps::{Outcome, Refused, What};
+use book::{Allowed, Book};
+use fault::Fault;
+use schema::Directory;
+
+pub struct Sqlite {
+    book: Book,
+    directory: Directory,
+    bytes_max: u64,
+    /// Why no promise is made, since when it is so.
+    fault: Option<Fault>,
+}
 
 impl Sqlite {
-    pub fn open(options: &Options, _: Now) -> Result<(Sqlite, Opened), OpenError> {
-        Err(OpenError::Failed { path: options.data_dir.clone(), detail: "not built yet".into() })
+    pub fn open(options: &Options) -> Result<(Sqlite, Opened), OpenError> {
+        crash::point("open.before");
+        let mut directory = Directory::take(&options.data_dir)?;
+        let conn = schema::open(&mut directory, options.durability)?;
+        crash::point("open.inside");
+        let (book, sessions) = find::all(conn).map_err(|error| directory.open_error(error))?;
+        crash::point("open.after");
+        let store = Sqlite { book, directory, bytes_max: options.bytes_max, fault: None };
+        Ok((store, Opened { sessions }))
     }
 
-    pub fn commit(&mut self, requests: Vec<Request>, _: Now) -> Vec<Answer> {
-        let refuse = |request| match request {
+    pub fn commit(&mut self, requests: Vec<Request>, now: Now) -> Vec<Answer> {
+        crash::point("commit.before");
+        if let Some(fault) = self.fault.as_ref().filter(|fault| fault.lasts) {
+            let why = fault.why;
+            return self.refuse_all(&requests, why, now);
+        }
+        let bytes_max = self.bytes_max;
+        let written = self.book.write(|book| {
+            let answers = book.apply(&requests, now, Allowed::All { bytes_max })?;
+            crash::point("commit.inside");
+            Ok(answers)
+        });
+        match written {
+            Ok(answers) => {
+                crash::point("commit.after");
+                if requests.iter().any(needs_room) {
+                    self.fault = None;
+                }
+                answers
+            }
+            Err(error) => {
+                let why = self.suffer(error);
+                self.commit_freeing(&requests, why, now)
+            }
+        }
+    }
+
+    /// A full disk refuses what needs room. What makes room must not be refused with it, or it would stay full.
+    fn commit_freeing(&mut self, requests: &[Request], why: Refused, now: Now) -> Vec<Answer> {
+        if why == Refused::DiskFull
+            && let Ok(answers) = self.book.write(|book| book.apply(requests, now, Allowed::Freeing { otherwise: why }))
+        {
+            return answers;
+        }
+        self.refuse_all(requests, why, now)
+    }
+
+    /// Nothing is written; loads are answered as long as reading works.
+    fn refuse_all(&mut self, requests: &[Request], why: Refused, now: Now) -> Vec<Answer> {
+        requests.iter().map(|request| self.refuse(request, why, now)).collect()
+    }
+
+    fn refuse(&mut self, request: &Request, why: Refused, now: Now) -> Answer {
+        match request {
             Request::Shard { shard, work } => {
-                Answer::Shard { shard, number: work.number, outcome: Outcome::Refused(Refused::Broken) }
+                let outcome = match work.what {
+                    What::Load { session, after, most } => match self.book.load(session, after, most, now) {
+                        Ok(page) => Outcome::Loaded(page),
+                        Err(error) => Outcome::Refused(self.suffer(error)),
+                    },
+                    What::Step(_) => Outcome::Refused(why),
+                };
+                Answer::Shard { shard: *shard, number: work.number, outcome }
             }
-            Request::Claim { ticket, .. } => {
-                Answer::Claim { ticket, claimed: super::Claimed::Refused(Refused::Broken) }
-            }
+            Request::Claim { ticket, .. } => Answer::Claim { ticket: *ticket, claimed: Claimed::Refused(why) },
             Request::Settle { .. } => Answer::Settled,
+        }
+    }
+
+    /// Notes what went wrong; what lasts is not replaced by what passes.
+    fn suffer(&mut self, error: rusqlite::Error) -> Refused {
+        let fault = self.directory.fault(&error);
+        let why = fault.why;
+        if !self.fault.as_ref().is_some_and(|old| old.lasts) {
+            self.fault = Some(fault);
+        }
+        why
+    }
+
+    pub fn purge(&mut self, now: Now, most: usize) -> Purged {
+        if self.fault.as_ref().is_some_and(|fault| fault.lasts) {
+            return Purged::default();
+        }
+        match self.book.write(|book| purge::slice(book, now, most)) {
+            Ok(purged) => purged,
+            Err(error) => {
+                self.suffer(error);
+                Purged::default()
+            }
+        }
+    }
+
+    /// Writes the log back into the file when it has grown, and gives unused room back when there is nothing else to
+    /// do. In the way of nobody's answer but those who come meanwhile, so a little at a time.
+    pub fn tend(&mut self, idle: bool) {
+        if self.fault.as_ref().is_some_and(|fault| fault.lasts) {
+            return;
+        }
+        let due = if idle { WAL_PAGES_IDLE } else { WAL_PAGES };
+        let tended = match self.book.wal_pages() {
+            pages if pages >= due => self.book.checkpoint(),
+            _ if idle => self.book.shrink(SHRINK_PAGES),
+            _ => Ok(()),
         };
-        requests.into_iter().map(refuse).collect()
+        if let Err(error) = tended {
+            self.suffer(error);
+        }
     }
 
-    pub fn purge(&mut self, _: Now, _: usize) -> Purged {
-        Purged::default()
+    pub fn check(&mut self, _: Now) {
+        match &self.fault {
+            Some(fault) if fault.lasts => {}
+            Some(_) => match self.directory.has_room().and_then(|()| self.book.touch()) {
+                Ok(()) => self.fault = None,
+                Err(error) => {
+                    self.suffer(error);
+                }
+            },
+            None => self.fault = self.directory.lost(),
+        }
     }
-
-    pub fn tend(&mut self, _: bool) {}
-
-    pub fn check(&mut self, _: Now) {}
 
     pub fn state(&self) -> State {
-        State::Refusing { why: Refused::Broken, detail: "not built yet".into() }
+        match &self.fault {
+            None => State::Ready,
+            Some(fault) => State::Refusing { why: fault.why, detail: fault.detail.clone() },
+        }
     }
 
     pub fn held(&self) -> Held {
-        Held::default()
+        self.book.held()
     }
 
-    pub fn set_bytes_max(&mut self, _: u64) {}
+    pub fn set_bytes_max(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
+    }
 
-    pub fn close(self) {}
+    pub fn close(mut self) {
+        crash::point("close.before");
+        if !self.fault.as_ref().is_some_and(|fault| fault.lasts)
+            && let Err(error) = self.book.checkpoint()
+        {
+            self.suffer(error);
+        }
+    }
 }
+
+/// A promise that a full disk cannot make: done, there is room.
+fn needs_room(request: &Request) -> bool {
+    match request {
+        Request::Shard { work, .. } => matches!(&work.what, What::Step(step) if !book::frees(step)),
+        Request::Claim { .. } | Request::Settle { .. } => true,
+    }
+}
+
+/// 8 MiB. A checkpoint stops the answers while it writes as many pages as changed since the last one; a longer log
+/// would save writes of pages that change often, and stop the answers for longer.
+const WAL_PAGES: u32 = 2048;
+/// With nothing to do, a small log is written back too: the next start has less to read.
+const WAL_PAGES_IDLE: u32 = 64;
+/// 4 MiB given back to the disk at a time.
+const SHRINK_PAGES: u32 = 1024;

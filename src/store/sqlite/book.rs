@@ -1,0 +1,486 @@
+//! The connection, and what is kept in memory beside it: short keys of sessions, and how much is held. Steps, loads and
+//! claims in SQL. What is in memory follows the transaction: rolled back, it is as it was.
+
+use super::super::{Answer, Claimed, Held, Now, Request, crash};
+use super::schema;
+use crate::shard::Message;
+use crate::shard::steps::{
+    Claim, Kept, Order, Outcome, Page, Received, Refused, SessionId, SessionRow, Step, UnixMs, What,
+};
+use crate::wire::packet::{MessageId, QoS};
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Result, Row, params};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub struct Book {
+    pub conn: Connection,
+    keys: FxHashMap<SessionId, i64>,
+    /// Keys are not used again as long as the process lives.
+    next_key: i64,
+    held: Held,
+    /// What the open transaction did to `keys`, to be taken back in reverse.
+    undo: Vec<Undo>,
+    /// Pages in the log since its last restart.
+    wal_pages: Arc<AtomicU32>,
+    scratch: Vec<u8>,
+}
+
+enum Undo {
+    Added(SessionId),
+    Removed(SessionId, i64),
+}
+
+/// What a batch may do.
+#[derive(Clone, Copy)]
+pub enum Allowed {
+    All {
+        bytes_max: u64,
+    },
+    /// Only what makes room; the rest is refused.
+    Freeing {
+        otherwise: Refused,
+    },
+}
+
+/// It leaves less than there was.
+pub fn frees(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Leave { .. } | Step::Release { .. } | Step::Remove { .. } | Step::Forget { .. } | Step::Drop { .. }
+    )
+}
+
+impl Book {
+    /// `keys` and `held` are what the file holds.
+    pub fn new(mut conn: Connection, keys: FxHashMap<SessionId, i64>, held: Held) -> Result<Book> {
+        let wal_pages = Arc::new(AtomicU32::new(0));
+        let counter = wal_pages.clone();
+        // In place of SQLite's own checkpoints, which would keep the answers of that commit waiting.
+        conn.wal_hook(Some(move |_: &mut _, pages| {
+            counter.store(pages as u32, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let next_key = keys.values().max().map_or(1, |last| last + 1);
+        Ok(Book { conn, keys, next_key, held, undo: Vec::new(), wal_pages, scratch: Vec::new() })
+    }
+
+    /// One transaction: all of `work`, on disk when this returns, or nothing of it.
+    pub fn write<T>(&mut self, work: impl FnOnce(&mut Book) -> Result<T>) -> Result<T> {
+        let (held, next_key) = (self.held, self.next_key);
+        self.run("BEGIN")?;
+        let done = work(self).and_then(|done| self.run("COMMIT").map(|()| done));
+        if done.is_err() {
+            (self.held, self.next_key) = (held, next_key);
+            while let Some(undo) = self.undo.pop() {
+                match undo {
+                    Undo::Added(session) => drop(self.keys.remove(&session)),
+                    Undo::Removed(session, key) => drop(self.keys.insert(session, key)),
+                }
+            }
+            // Some errors have rolled back already.
+            if !self.conn.is_autocommit() {
+                self.run("ROLLBACK")?;
+            }
+        }
+        self.undo.clear();
+        done
+    }
+
+    fn run(&self, sql: &str) -> Result<()> {
+        self.conn.prepare_cached(sql)?.execute([]).map(drop)
+    }
+
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
+    /// `messages` of `bytes` together are gone.
+    pub fn release(&mut self, messages: u64, bytes: u64) {
+        self.held.messages = self.held.messages.saturating_sub(messages);
+        self.held.bytes = self.held.bytes.saturating_sub(bytes);
+    }
+
+    // Requests
+
+    /// One answer per request.
+    pub fn apply(&mut self, requests: &[Request], now: Now, allowed: Allowed) -> Result<Vec<Answer>> {
+        requests.iter().map(|request| self.request(request, now, allowed)).collect()
+    }
+
+    fn request(&mut self, request: &Request, now: Now, allowed: Allowed) -> Result<Answer> {
+        Ok(match (request, allowed) {
+            (Request::Shard { shard, work }, _) => {
+                let outcome = match (&work.what, allowed) {
+                    (What::Load { session, after, most }, _) => {
+                        Outcome::Loaded(self.load(*session, *after, *most, now)?)
+                    }
+                    (What::Step(step), Allowed::Freeing { otherwise }) if !frees(step) => Outcome::Refused(otherwise),
+                    (What::Step(step), Allowed::Freeing { .. }) => self.step(step, now, u64::MAX)?,
+                    (What::Step(step), Allowed::All { bytes_max }) => self.step(step, now, bytes_max)?,
+                };
+                Answer::Shard { shard: *shard, number: work.number, outcome }
+            }
+            (Request::Claim { ticket, .. }, Allowed::Freeing { otherwise }) => {
+                Answer::Claim { ticket: *ticket, claimed: Claimed::Refused(otherwise) }
+            }
+            (Request::Claim { ticket, claim }, Allowed::All { .. }) => {
+                Answer::Claim { ticket: *ticket, claimed: self.claim(claim, now)? }
+            }
+            (Request::Settle { .. }, Allowed::Freeing { .. }) => Answer::Settled,
+            (Request::Settle { message_id, answer }, Allowed::All { .. }) => {
+                self.settle(message_id, answer)?;
+                Answer::Settled
+            }
+        })
+    }
+
+    fn step(&mut self, step: &Step, now: Now, bytes_max: u64) -> Result<Outcome> {
+        let session = session_of(step);
+        if let Step::Put(row) = step {
+            return self.put(row);
+        }
+        let Some(&key) = self.keys.get(&session) else {
+            // Dropped, or its `Put` was refused: nothing can be promised of it, and nothing has to be taken away.
+            return Ok(if frees(step) { Outcome::Done } else { Outcome::Refused(Refused::Fenced) });
+        };
+        match step {
+            Step::Put(_) => {}
+            Step::Join { channel, .. } => self.join(key, channel)?,
+            Step::Leave { channel, .. } => self.leave(key, channel)?,
+            Step::Keep(kept) => return self.keep(key, kept, now, bytes_max),
+            Step::Release { order, .. } => self.release_message(key, *order)?,
+            Step::Remove { order, .. } => self.remove(key, *order)?,
+            Step::Receive { received, .. } => self.receive(key, received)?,
+            Step::Forget { id, .. } => self.forget(key, *id)?,
+            Step::Drop { .. } => self.drop_session(session, key)?,
+        }
+        Ok(Outcome::Done)
+    }
+
+    // Sessions
+
+    fn put(&mut self, row: &SessionRow) -> Result<Outcome> {
+        let known = self.keys.get(&row.session).copied();
+        let key = known.unwrap_or(self.next_key);
+        let sql = match known {
+            Some(_) => {
+                "UPDATE sessions SET session = ?2, name = ?3, expiry_s = ?4, ends = ?5, cookie = ?6, reserved = ?7,
+                     floor = ?8, run = ?9, start = ?10, last = ?11, past_half = ?12 WHERE key = ?1"
+            }
+            None => {
+                "INSERT INTO sessions (key, session, name, expiry_s, ends, cookie, reserved, floor, run, start, last,
+                     past_half) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+            }
+        };
+        let put = self.conn.prepare_cached(sql)?.execute(params![
+            key,
+            &row.session.0.to_be_bytes()[..],
+            &*row.name,
+            whole(row.expiry_s),
+            row.ends.map(|ends| whole(ends.0)),
+            row.cookie.as_deref(),
+            whole(row.downlink.reserved.0),
+            whole(row.downlink.floor.0),
+            row.uplink.run,
+            row.uplink.start,
+            row.uplink.last,
+            row.uplink.past_half,
+        ]);
+        match put {
+            // The statement alone is undone, the transaction goes on.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                return Ok(Outcome::Refused(Refused::NameTaken));
+            }
+            put => put?,
+        };
+        if known.is_none() {
+            self.keys.insert(row.session, key);
+            self.next_key += 1;
+            self.undo.push(Undo::Added(row.session));
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn join(&self, key: i64, channel: &str) -> Result<()> {
+        let sql = "INSERT INTO channels (key, channel) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        self.conn.prepare_cached(sql)?.execute(params![key, channel]).map(drop)
+    }
+
+    fn leave(&self, key: i64, channel: &str) -> Result<()> {
+        let sql = "DELETE FROM channels WHERE key = ?1 AND channel = ?2";
+        self.conn.prepare_cached(sql)?.execute(params![key, channel]).map(drop)
+    }
+
+    fn drop_session(&mut self, session: SessionId, key: i64) -> Result<()> {
+        let sql = "SELECT count(*), ifnull(sum(bytes), 0) FROM messages WHERE key = ?1 AND bytes > 0";
+        let (messages, bytes): (i64, i64) =
+            self.conn.prepare_cached(sql)?.query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for sql in [
+            "DELETE FROM messages WHERE key = ?1",
+            "DELETE FROM channels WHERE key = ?1",
+            "DELETE FROM received WHERE key = ?1",
+            "DELETE FROM guards WHERE key = ?1",
+            "DELETE FROM sessions WHERE key = ?1",
+        ] {
+            self.conn.prepare_cached(sql)?.execute([key])?;
+        }
+        self.release(messages as u64, bytes as u64);
+        self.keys.remove(&session);
+        self.undo.push(Undo::Removed(session, key));
+        Ok(())
+    }
+
+    // Messages
+
+    fn keep(&mut self, key: i64, kept: &Kept, now: Now, bytes_max: u64) -> Result<Outcome> {
+        let place = whole(kept.order.0);
+        if let Some(claim) = &kept.claim
+            && let Some((guarded, until)) = self.guard(key, &claim.message_id)?
+            && until > whole(now.0)
+        {
+            // Its own guard: the same step again, and the message may be gone already.
+            return Ok(if guarded == place { Outcome::Done } else { Outcome::Known });
+        }
+        // What is only to be released holds nothing, and does not wait.
+        let bytes = if kept.released { 0 } else { kept.message.len() as u64 };
+        if !kept.released && !self.fits(bytes, bytes_max) {
+            let known = self.bytes_of(key, place)?.is_some();
+            return Ok(if known { Outcome::Done } else { Outcome::Refused(Refused::StoreFull) });
+        }
+        if self.insert(key, kept, bytes)? {
+            self.held.messages += u64::from(!kept.released);
+            self.held.bytes += bytes;
+        }
+        if let Some(claim) = &kept.claim {
+            let sql = "INSERT OR REPLACE INTO guards (key, message_id, until, place) VALUES (?1, ?2, ?3, ?4)";
+            let until = whole(claim.until.0);
+            self.conn.prepare_cached(sql)?.execute(params![key, &*claim.message_id, until, place])?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Whether it is new.
+    fn insert(&self, key: i64, kept: &Kept, bytes: u64) -> Result<bool> {
+        let sql =
+            "INSERT INTO messages (key, place, flags, type, stored, expires, due, bytes, claim, claim_until, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
+        let (message_type, body) = if kept.released { (0, &[][..]) } else { kept.message.parts() };
+        // The client may hold the id of a QoS 2 message that was sent, and waits for its REL: that does not expire.
+        let held_by_client = kept.released || kept.sent && kept.message.qos == QoS::ExactlyOnce;
+        let new = self.conn.prepare_cached(sql)?.execute(params![
+            key,
+            whole(kept.order.0),
+            flags(kept),
+            message_type,
+            whole(kept.stored.0),
+            whole(kept.expires.0),
+            if held_by_client { NEVER } else { whole(kept.expires.0) },
+            whole(bytes),
+            kept.claim.as_ref().map(|claim| &*claim.message_id),
+            kept.claim.as_ref().map(|claim| whole(claim.until.0)),
+            body,
+        ])?;
+        Ok(new == 1)
+    }
+
+    fn fits(&self, bytes: u64, bytes_max: u64) -> bool {
+        let taken = self.held.bytes + self.held.messages * ROW_BYTES;
+        taken.saturating_add(bytes + ROW_BYTES) <= bytes_max
+    }
+
+    /// The place of the message that was kept under that id, and until when it is remembered.
+    fn guard(&self, key: i64, message_id: &str) -> Result<Option<(i64, i64)>> {
+        let sql = "SELECT place, until FROM guards WHERE key = ?1 AND message_id = ?2";
+        let found = |row: &Row| Ok((row.get(0)?, row.get(1)?));
+        self.conn.prepare_cached(sql)?.query_row(params![key, message_id], found).optional()
+    }
+
+    fn bytes_of(&self, key: i64, place: i64) -> Result<Option<u64>> {
+        let sql = "SELECT bytes FROM messages WHERE key = ?1 AND place = ?2";
+        let bytes = self.conn.prepare_cached(sql)?.query_row([key, place], |row| row.get::<_, i64>(0)).optional()?;
+        Ok(bytes.map(|bytes| bytes as u64))
+    }
+
+    fn release_message(&mut self, key: i64, order: Order) -> Result<()> {
+        let place = whole(order.0);
+        let Some(bytes) = self.bytes_of(key, place)? else { return Ok(()) };
+        let sql = "UPDATE messages SET flags = flags | ?3, type = 0, body = x'', bytes = 0, due = ?4
+             WHERE key = ?1 AND place = ?2";
+        self.conn.prepare_cached(sql)?.execute(params![key, place, RELEASED, NEVER])?;
+        self.release(u64::from(bytes > 0), bytes);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: i64, order: Order) -> Result<()> {
+        let place = whole(order.0);
+        let Some(bytes) = self.bytes_of(key, place)? else { return Ok(()) };
+        let sql = "DELETE FROM messages WHERE key = ?1 AND place = ?2";
+        self.conn.prepare_cached(sql)?.execute([key, place])?;
+        self.release(u64::from(bytes > 0), bytes);
+        Ok(())
+    }
+
+    // What came from the client
+
+    fn receive(&self, key: i64, received: &Received) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO received (key, id, sequence, answer) VALUES (?1, ?2, ?3, ?4)";
+        let Received { id, sequence, answer } = received;
+        self.conn.prepare_cached(sql)?.execute(params![key, id.0, *sequence as i64, &**answer]).map(drop)
+    }
+
+    fn forget(&self, key: i64, id: MessageId) -> Result<()> {
+        let sql = "DELETE FROM received WHERE key = ?1 AND id = ?2";
+        self.conn.prepare_cached(sql)?.execute(params![key, id.0]).map(drop)
+    }
+
+    // Calls
+
+    fn claim(&self, claim: &Claim, now: Now) -> Result<Claimed> {
+        let sql = "SELECT answer FROM claims WHERE message_id = ?1 AND until > ?2";
+        let found = |row: &Row| row.get::<_, Option<Vec<u8>>>(0);
+        let known = self.conn.prepare_cached(sql)?.query_row(params![&*claim.message_id, whole(now.0)], found);
+        Ok(match known.optional()? {
+            Some(Some(answer)) => Claimed::Settled(answer),
+            // Until when it is remembered stays: the sessions' guards of the first try end then.
+            Some(None) => Claimed::Again,
+            None => {
+                let sql = "INSERT OR REPLACE INTO claims (message_id, until, answer) VALUES (?1, ?2, NULL)";
+                self.conn.prepare_cached(sql)?.execute(params![&*claim.message_id, whole(claim.until.0)])?;
+                Claimed::New
+            }
+        })
+    }
+
+    fn settle(&self, message_id: &str, answer: &[u8]) -> Result<()> {
+        let sql = "UPDATE claims SET answer = ?2 WHERE message_id = ?1";
+        self.conn.prepare_cached(sql)?.execute(params![message_id, answer]).map(drop)
+    }
+
+    // Reading
+
+    pub fn load(&mut self, session: SessionId, after: Option<Order>, most: usize, now: Now) -> Result<Page> {
+        let Some(&key) = self.keys.get(&session) else { return Ok(Page::default()) };
+        let mut page = Page::default();
+        if after.is_none() {
+            page.received = self.received(key)?;
+        }
+        let sql = "SELECT place, flags, type, stored, expires, claim, claim_until, body FROM messages
+             WHERE key = ?1 AND place > ?2 AND due > ?3 ORDER BY place LIMIT ?4";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let after = after.map_or(-1, |after| whole(after.0));
+        // One more than is asked for, to know whether there are more.
+        let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
+        let mut bytes = 0;
+        let mut rows = statement.query(params![key, after, whole(now.0), limit])?;
+        while let Some(row) = rows.next()? {
+            if page.messages.len() == most || bytes >= PAGE_BYTES_MAX {
+                page.more = true;
+                break;
+            }
+            let kept = kept(row, session, &mut self.scratch)?;
+            bytes += kept.message.len();
+            page.messages.push(kept);
+        }
+        Ok(page)
+    }
+
+    fn received(&self, key: i64) -> Result<Vec<Received>> {
+        let mut statement = self.conn.prepare_cached("SELECT id, sequence, answer FROM received WHERE key = ?1")?;
+        let read = |row: &Row| {
+            let answer: Arc<[u8]> = row.get_ref(2)?.as_blob()?.into();
+            Ok(Received { id: MessageId(row.get(0)?), sequence: row.get::<_, i64>(1)? as u64, answer })
+        };
+        let mut received: Vec<Received> = statement.query_map([key], read)?.collect::<Result<_>>()?;
+        received.sort_unstable_by_key(|received| received.sequence);
+        Ok(received)
+    }
+
+    // Housekeeping
+
+    pub fn wal_pages(&self) -> u32 {
+        self.wal_pages.load(Ordering::Relaxed)
+    }
+
+    /// Nobody else reads the file, so that all of the log goes into it and the next commit begins a new one.
+    pub fn checkpoint(&self) -> Result<()> {
+        crash::point("checkpoint.before");
+        self.conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE)?;
+        self.wal_pages.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives pages back to the disk when a good part of the file is unused.
+    pub fn shrink(&self, pages: u32) -> Result<()> {
+        let count = |name| self.conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let (free, all) = (count("freelist_count")?, count("page_count")?);
+        if free < FREE_PAGES_MIN || free < all / 4 {
+            return Ok(());
+        }
+        // A row per page that is given back.
+        let mut statement = self.conn.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        drop(rows);
+        // The file gets shorter then.
+        self.checkpoint()
+    }
+
+    /// Writes what is there already, as a try.
+    pub fn touch(&self) -> Result<()> {
+        self.conn.pragma_update(None, "user_version", schema::FORMAT)
+    }
+}
+
+fn session_of(step: &Step) -> SessionId {
+    match step {
+        Step::Put(row) => row.session,
+        Step::Keep(kept) => kept.session,
+        Step::Join { session, .. }
+        | Step::Leave { session, .. }
+        | Step::Release { session, .. }
+        | Step::Remove { session, .. }
+        | Step::Receive { session, .. }
+        | Step::Forget { session, .. }
+        | Step::Drop { session } => *session,
+    }
+}
+
+fn kept(row: &Row, session: SessionId, scratch: &mut Vec<u8>) -> Result<Kept> {
+    let flags: i64 = row.get(1)?;
+    let damaged = || rusqlite::Error::IntegralValueOutOfRange(1, flags);
+    let qos = QoS::from_u8((flags & QOS) as u8).ok_or_else(damaged)?;
+    let claim: Option<Arc<str>> = row.get(5)?;
+    let until: Option<i64> = row.get(6)?;
+    Ok(Kept {
+        session,
+        order: Order(row.get::<_, i64>(0)? as u64),
+        message: Message::encode(qos, row.get(2)?, row.get_ref(7)?.as_blob()?, scratch),
+        sent: flags & SENT != 0,
+        released: flags & RELEASED != 0,
+        stored: UnixMs(row.get::<_, i64>(3)? as u64),
+        expires: UnixMs(row.get::<_, i64>(4)? as u64),
+        claim: claim.zip(until).map(|(message_id, until)| Claim { message_id, until: UnixMs(until as u64) }),
+    })
+}
+
+fn flags(kept: &Kept) -> i64 {
+    i64::from(kept.message.qos as u8) | if kept.sent { SENT } else { 0 } | if kept.released { RELEASED } else { 0 }
+}
+
+/// SQLite's numbers have a sign. Orders and times never come near it; what does is held there.
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+const QOS: i64 = 3;
+const SENT: i64 = 4;
+const RELEASED: i64 = 8;
+const NEVER: i64 = i64::MAX;
+/// What a message costs on disk beside its bytes: its row, its place in the index.
+const ROW_BYTES: u64 = 64;
+/// Of one page, passed by its last message at most.
+const PAGE_BYTES_MAX: usize = 1 << 20;
+/// 16 MiB.
+const FREE_PAGES_MIN: i64 = 4096;

@@ -1,0 +1,99 @@
+//! What the file holds at the start: all sessions with their channels, and how much waits for each. Of the messages
+//! only an index is read: a million of them is some 40 MB.
+
+use super::super::Held;
+use super::book::Book;
+use crate::shard::steps::{DownlinkMark, Found, Order, SessionId, SessionRow, UnixMs, UplinkMark};
+use rusqlite::{Connection, Result, Row};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::Arc;
+
+pub fn all(conn: Connection) -> Result<(Book, Vec<Found>)> {
+    let (keys, mut found) = sessions(&conn)?;
+    channels(&conn, &keys, &mut found)?;
+    let held = messages(&conn, &keys, &mut found)?;
+    let keys = keys.into_iter().map(|(key, at)| (found[at].row.session, key)).collect();
+    Ok((Book::new(conn, keys, held)?, found))
+}
+
+/// Sessions, and where each key's is.
+fn sessions(conn: &Connection) -> Result<(FxHashMap<i64, usize>, Vec<Found>)> {
+    let mut statement = conn.prepare(
+        "SELECT key, session, name, expiry_s, ends, cookie, reserved, floor, run, start, last, past_half
+         FROM sessions ORDER BY key",
+    )?;
+    let (mut keys, mut found) = (FxHashMap::default(), Vec::new());
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        keys.insert(row.get(0)?, found.len());
+        let row = session(row)?;
+        found.push(Found {
+            row,
+            channels: Vec::new(),
+            waiting: 0,
+            waiting_bytes: 0,
+            next: Order(0),
+            oldest: None,
+            first: None,
+        });
+    }
+    Ok((keys, found))
+}
+
+fn session(row: &Row) -> Result<SessionRow> {
+    let number = |at| row.get::<_, i64>(at).map(|number| number as u64);
+    Ok(SessionRow {
+        session: SessionId(u128::from_be_bytes(row.get(1)?)),
+        name: row.get(2)?,
+        expiry_s: number(3)?,
+        ends: row.get::<_, Option<i64>>(4)?.map(|ends| UnixMs(ends as u64)),
+        cookie: row.get_ref(5)?.as_blob_or_null()?.map(Arc::from),
+        downlink: DownlinkMark { reserved: Order(number(6)?), floor: Order(number(7)?) },
+        uplink: UplinkMark { run: row.get(8)?, start: row.get(9)?, last: row.get(10)?, past_half: row.get(11)? },
+    })
+}
+
+/// Many sessions are in few channels: each name is kept once.
+fn channels(conn: &Connection, keys: &FxHashMap<i64, usize>, found: &mut [Found]) -> Result<()> {
+    let mut names: FxHashSet<Arc<str>> = FxHashSet::default();
+    let mut statement = conn.prepare("SELECT key, channel FROM channels ORDER BY key")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let Some(&at) = keys.get(&row.get(0)?) else { continue };
+        let name = row.get_ref(1)?.as_str()?;
+        let name = match names.get(name) {
+            Some(name) => name.clone(),
+            None => {
+                let name: Arc<str> = name.into();
+                names.insert(name.clone());
+                name
+            }
+        };
+        found[at].channels.push(name);
+    }
+    Ok(())
+}
+
+/// Through the index alone; it comes in the order of expiry.
+fn messages(conn: &Connection, keys: &FxHashMap<i64, usize>, found: &mut [Found]) -> Result<Held> {
+    let mut held = Held::default();
+    let mut statement = conn.prepare("SELECT key, place, stored, bytes FROM messages INDEXED BY messages_due")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let number = |at| row.get::<_, i64>(at).map(|number| number as u64);
+        let (place, stored, bytes) = (number(1)?, UnixMs(number(2)?), number(3)?);
+        let waits = bytes > 0;
+        held.messages += u64::from(waits);
+        held.bytes += bytes;
+        let Some(&at) = keys.get(&row.get(0)?) else { continue };
+        let found = &mut found[at];
+        found.waiting += u32::from(waits);
+        found.waiting_bytes += bytes;
+        found.next = found.next.max(Order(place + 1));
+        found.first = Some(found.first.map_or(Order(place), |first| first.min(Order(place))));
+        if waits {
+            found.oldest = Some(found.oldest.map_or(stored, |oldest| oldest.min(stored)));
+        }
+    }
+    Ok(held)
+}

@@ -1,0 +1,525 @@
+//! The store against real directories: what each step leaves, what a restart finds. `tests/model.rs` has random steps,
+//! `tests/faults.rs` what goes wrong.
+
+mod faults;
+mod model;
+
+use super::*;
+use crate::base::id::ShardId;
+use crate::config::{Durability, StoreKind};
+use crate::shard::Message;
+use crate::shard::steps::*;
+use crate::wire::packet::{MessageId, QoS};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A directory of its own, gone with it.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> TempDir {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let nth = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("rainbow-sqlite-{}-{nth}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        TempDir(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn options(&self) -> Options {
+        Options {
+            kind: StoreKind::Sqlite,
+            data_dir: self.0.join("data"),
+            url: String::new(),
+            durability: Durability::Fsync,
+            bytes_max: 1 << 30,
+            cluster_name: "rainbow".into(),
+        }
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.0.join("data/rainbow.db")
+    }
+
+    pub fn open(&self) -> (Sqlite, Vec<Found>) {
+        let (store, opened) = Sqlite::open(&self.options()).unwrap_or_else(|error| panic!("{error}"));
+        (store, opened.sessions)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const NOW: UnixMs = UnixMs(1_700_000_000_000);
+const LATER: UnixMs = UnixMs(NOW.0 + 60_000);
+const S: SessionId = SessionId(0xA);
+const T: SessionId = SessionId(u128::MAX);
+
+fn row(session: SessionId, name: &str) -> SessionRow {
+    SessionRow {
+        session,
+        name: name.into(),
+        expiry_s: 3600,
+        ends: None,
+        cookie: None,
+        downlink: DownlinkMark::default(),
+        uplink: UplinkMark::default(),
+    }
+}
+
+fn message(qos: QoS, body: &[u8]) -> Message {
+    Message::encode(qos, 7, body, &mut Vec::new())
+}
+
+fn kept(session: SessionId, order: u64, body: &str) -> Kept {
+    Kept {
+        session,
+        order: Order(order),
+        message: message(QoS::AtLeastOnce, body.as_bytes()),
+        sent: false,
+        released: false,
+        stored: NOW,
+        expires: LATER,
+        claim: None,
+    }
+}
+
+fn put(session: SessionId, name: &str) -> Step {
+    Step::Put(Box::new(row(session, name)))
+}
+
+fn keep(kept: Kept) -> Step {
+    Step::Keep(Box::new(kept))
+}
+
+fn join(session: SessionId, channel: &str) -> Step {
+    Step::Join { session, channel: channel.into() }
+}
+
+fn received(id: u16, sequence: u64, answer: &str) -> Received {
+    Received { id: MessageId(id), sequence, answer: answer.as_bytes().into() }
+}
+
+fn requests(whats: impl IntoIterator<Item = What>) -> Vec<Request> {
+    let whats = whats.into_iter().zip(1..);
+    whats.map(|(what, number)| Request::Shard { shard: ShardId(3), work: Work { number, what } }).collect()
+}
+
+/// The outcomes of one commit.
+fn run(store: &mut Sqlite, whats: impl IntoIterator<Item = What>, now: UnixMs) -> Vec<Outcome> {
+    let answers = store.commit(requests(whats), now).into_iter().zip(1..);
+    let outcome = |(answer, nth)| match answer {
+        Answer::Shard { shard: ShardId(3), number, outcome } if number == nth => outcome,
+        other => panic!("{other:?} is no answer to the {nth}th"),
+    };
+    answers.map(outcome).collect()
+}
+
+fn steps(store: &mut Sqlite, steps: impl IntoIterator<Item = Step>) -> Vec<Outcome> {
+    run(store, steps.into_iter().map(What::Step), NOW)
+}
+
+#[track_caller]
+fn done(store: &mut Sqlite, all: impl IntoIterator<Item = Step>) {
+    for (nth, outcome) in steps(store, all).into_iter().enumerate() {
+        assert_eq!(outcome, Outcome::Done, "of step {nth}");
+    }
+}
+
+fn page(store: &mut Sqlite, session: SessionId, after: Option<u64>, most: usize, now: UnixMs) -> Page {
+    let load = What::Load { session, after: after.map(Order), most };
+    match run(store, [load], now).pop() {
+        Some(Outcome::Loaded(page)) => page,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn all(store: &mut Sqlite, session: SessionId) -> Page {
+    page(store, session, None, 1000, NOW)
+}
+
+fn orders(page: &Page) -> Vec<u64> {
+    page.messages.iter().map(|kept| kept.order.0).collect()
+}
+
+fn claim(message_id: &str) -> Option<Claim> {
+    Some(Claim { message_id: message_id.into(), until: LATER })
+}
+
+fn claimed(store: &mut Sqlite, message_id: &str, now: UnixMs) -> Claimed {
+    let claim = Claim { message_id: message_id.into(), until: UnixMs(now.0 + 1000) };
+    match store.commit(vec![Request::Claim { ticket: 9, claim }], now).pop() {
+        Some(Answer::Claim { ticket: 9, claimed }) => claimed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_stored_is_found_after_a_restart() {
+    let dir = TempDir::new();
+    let (mut store, found) = dir.open();
+    assert_eq!(found, []);
+    let full = SessionRow {
+        ends: Some(LATER),
+        cookie: Some(Arc::from(&b"cookie\0"[..])),
+        downlink: DownlinkMark { reserved: Order(2048), floor: Order(7) },
+        uplink: UplinkMark { run: u32::MAX, start: 65_534, last: 65_535, past_half: true },
+        ..row(S, "s")
+    };
+    let first = Kept { sent: true, claim: claim("m-1"), ..kept(S, 3, "first") };
+    let second = Kept { message: message(QoS::ExactlyOnce, &[0xFF, 0]), stored: LATER, ..kept(S, 9, "") };
+    let bytes = (first.message.len() + second.message.len()) as u64;
+    done(&mut store, [put(S, "s"), Step::Put(Box::new(full.clone())), put(T, "t"), join(S, "b"), join(S, "a")]);
+    done(&mut store, [keep(first.clone()), keep(second.clone()), join(T, "a")]);
+    let answers = [received(65_534, 1 << 40, "later"), received(1, 2, ""), received(2, 1, "sooner")];
+    done(&mut store, answers.clone().map(|received| Step::Receive { session: S, received }));
+    let page = all(&mut store, S);
+    drop(store);
+
+    let (mut store, found) = dir.open();
+    let expected = [
+        Found {
+            row: full,
+            channels: vec!["a".into(), "b".into()],
+            waiting: 2,
+            waiting_bytes: bytes,
+            next: Order(10),
+            oldest: Some(NOW),
+            first: Some(Order(3)),
+        },
+        Found {
+            row: row(T, "t"),
+            channels: vec!["a".into()],
+            waiting: 0,
+            waiting_bytes: 0,
+            next: Order(0),
+            oldest: None,
+            first: None,
+        },
+    ];
+    assert_eq!(found, expected);
+    assert!(Arc::ptr_eq(&found[0].channels[0], &found[1].channels[0]), "a channel's name is kept once");
+    let [later, second_answer, sooner] = answers;
+    assert_eq!(page.received, [sooner, second_answer, later]);
+    assert_eq!(page.messages, [first, second]);
+    assert_eq!(all(&mut store, S), page);
+    assert_eq!(store.held(), Held { messages: 2, bytes });
+}
+
+#[test]
+fn every_step_may_be_done_twice() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    let message = Kept { claim: claim("m"), ..kept(S, 1, "one") };
+    let qos2 = Kept { message: message_of_qos_2(), ..kept(S, 2, "") };
+    let twice = |step: Step| [step.clone(), step];
+    let all_steps = [
+        put(S, "s"),
+        join(S, "a"),
+        keep(message.clone()),
+        keep(qos2.clone()),
+        Step::Release { session: S, order: Order(2) },
+        Step::Receive { session: S, received: received(5, 1, "x") },
+    ];
+    done(&mut store, all_steps.into_iter().flat_map(twice));
+    let page = all(&mut store, S);
+    assert_eq!(page.messages[0], message);
+    assert!(page.messages[1].released);
+    assert_eq!(orders(&page), [1, 2]);
+    assert_eq!(page.received, [received(5, 1, "x")]);
+    assert_eq!(store.held(), Held { messages: 1, bytes: message.message.len() as u64 });
+    let ends = [
+        Step::Forget { session: S, id: MessageId(5) },
+        Step::Remove { session: S, order: Order(1) },
+        Step::Remove { session: S, order: Order(2) },
+        Step::Leave { session: S, channel: "a".into() },
+    ];
+    done(&mut store, ends.into_iter().flat_map(twice));
+    assert_eq!(all(&mut store, S), Page::default());
+    assert_eq!(store.held(), Held::default());
+    done(&mut store, twice(Step::Drop { session: S }));
+    drop(store);
+    assert_eq!(dir.open().1, []);
+}
+
+fn message_of_qos_2() -> Message {
+    message(QoS::ExactlyOnce, b"exactly")
+}
+
+#[test]
+fn a_message_that_has_its_order_stays_as_it_is() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    done(&mut store, [put(S, "s"), keep(kept(S, 1, "old")), keep(kept(S, 1, "a new one"))]);
+    assert_eq!(all(&mut store, S).messages, [kept(S, 1, "old")]);
+    assert_eq!(store.held().bytes, kept(S, 1, "old").message.len() as u64);
+}
+
+#[test]
+fn a_load_sees_the_steps_before_it_and_none_behind() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    let load = || What::Load { session: S, after: None, most: 10 };
+    let outcomes = run(
+        &mut store,
+        [
+            load(),
+            What::Step(put(S, "s")),
+            What::Step(keep(kept(S, 1, "x"))),
+            load(),
+            What::Step(Step::Remove { session: S, order: Order(1) }),
+            load(),
+        ],
+        NOW,
+    );
+    let seen: Vec<usize> = outcomes
+        .iter()
+        .filter_map(|outcome| if let Outcome::Loaded(page) = outcome { Some(page.messages.len()) } else { None })
+        .collect();
+    assert_eq!(seen, [0, 1, 0]);
+}
+
+#[test]
+fn pages_follow_one_another() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    done(&mut store, [put(S, "s"), put(T, "t"), keep(kept(T, 4, "another's"))]);
+    done(&mut store, [9, 1, 5, 3, 7].map(|order| keep(kept(S, order, "x"))));
+    done(&mut store, [Step::Receive { session: S, received: received(5, 1, "x") }]);
+    let first = page(&mut store, S, None, 2, NOW);
+    assert_eq!((orders(&first), first.more, first.received.len()), (vec![1, 3], true, 1));
+    let second = page(&mut store, S, Some(3), 2, NOW);
+    assert_eq!((orders(&second), second.more, second.received.len()), (vec![5, 7], true, 0));
+    let third = page(&mut store, S, Some(7), 2, NOW);
+    assert_eq!((orders(&third), third.more), (vec![9], false));
+    assert!(!page(&mut store, S, Some(7), 1, NOW).more);
+    assert_eq!(page(&mut store, S, Some(9), 2, NOW), Page::default());
+}
+
+#[test]
+fn a_page_of_large_messages_ends_early() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    let large = "x".repeat(600_000);
+    done(&mut store, [put(S, "s"), keep(kept(S, 0, &large)), keep(kept(S, 1, &large)), keep(kept(S, 2, &large))]);
+    let first = page(&mut store, S, None, 10, NOW);
+    assert_eq!((orders(&first), first.more), (vec![0, 1], true));
+    assert_eq!(first.messages[1], kept(S, 1, &large));
+    let second = page(&mut store, S, Some(1), 10, NOW);
+    assert_eq!((orders(&second), second.more), (vec![2], false));
+}
+
+#[test]
+fn a_claim_keeps_a_session_from_a_second_message() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    let with_claim = |session, order, body| keep(Kept { claim: claim("m"), ..kept(session, order, body) });
+    done(&mut store, [put(S, "s"), put(T, "t"), with_claim(S, 1, "x"), with_claim(T, 1, "x")]);
+    drop(store);
+    let (mut store, _) = dir.open();
+    // The same step again is done already; the same call again, under a new order, is known.
+    assert_eq!(steps(&mut store, [with_claim(S, 1, "x"), with_claim(S, 2, "x")]), [Outcome::Done, Outcome::Known]);
+    assert_eq!(orders(&all(&mut store, S)), [1]);
+    // So it stays when the message is gone, and in the same commit.
+    let after = [Step::Remove { session: S, order: Order(1) }, with_claim(S, 1, "x"), with_claim(S, 3, "x")];
+    assert_eq!(steps(&mut store, after), [Outcome::Done, Outcome::Done, Outcome::Known]);
+    assert_eq!(orders(&all(&mut store, S)), Vec::<u64>::new());
+    // After its time it is a new one.
+    let late = Kept { expires: UnixMs(u64::MAX), claim: claim("m"), ..kept(S, 4, "x") };
+    assert_eq!(run(&mut store, [What::Step(keep(late))], LATER), [Outcome::Done]);
+    assert_eq!(orders(&all(&mut store, S)), [4]);
+}
+
+#[test]
+fn a_call_is_claimed_once_and_answered_again() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    assert_eq!(claimed(&mut store, "m", NOW), Claimed::New);
+    assert_eq!(claimed(&mut store, "m", NOW), Claimed::Again);
+    assert_eq!(claimed(&mut store, "n", NOW), Claimed::New);
+    let settle = Request::Settle { message_id: "m".into(), answer: b"{}".to_vec() };
+    assert_eq!(store.commit(vec![settle], NOW), [Answer::Settled]);
+    drop(store);
+    let (mut store, _) = dir.open();
+    assert_eq!(claimed(&mut store, "m", NOW), Claimed::Settled(b"{}".to_vec()));
+    assert_eq!(claimed(&mut store, "n", NOW), Claimed::Again);
+    assert_eq!(claimed(&mut store, "m", UnixMs(NOW.0 + 1000)), Claimed::New);
+}
+
+#[test]
+fn a_name_belongs_to_one_session() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    let outcomes = steps(&mut store, [put(S, "s"), put(T, "s"), join(T, "a"), keep(kept(T, 1, "x")), join(S, "a")]);
+    let fenced = || Outcome::Refused(Refused::Fenced);
+    assert_eq!(outcomes, [Outcome::Done, Outcome::Refused(Refused::NameTaken), fenced(), fenced(), Outcome::Done]);
+    done(&mut store, [Step::Drop { session: S }, put(T, "s")]);
+    assert_eq!(dir_reopened(&dir, store), ["s"]);
+}
+
+fn dir_reopened(dir: &TempDir, store: Sqlite) -> Vec<String> {
+    drop(store);
+    dir.open().1.iter().map(|found| found.row.name.to_string()).collect()
+}
+
+#[test]
+fn what_takes_away_needs_no_session() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    done(
+        &mut store,
+        [
+            Step::Leave { session: S, channel: "a".into() },
+            Step::Release { session: S, order: Order(1) },
+            Step::Remove { session: S, order: Order(1) },
+            Step::Forget { session: S, id: MessageId(1) },
+            Step::Drop { session: S },
+        ],
+    );
+    assert_eq!(all(&mut store, S), Page::default());
+}
+
+#[test]
+fn a_dropped_session_leaves_nothing() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    let claimed = Kept { claim: claim("m"), ..kept(S, 2, "x") };
+    done(&mut store, [put(S, "s"), put(T, "t"), join(S, "a"), keep(kept(S, 1, "x")), keep(claimed.clone())]);
+    done(&mut store, [Step::Receive { session: S, received: received(1, 1, "x") }, keep(kept(T, 1, "y"))]);
+    done(&mut store, [Step::Drop { session: S }]);
+    assert_eq!(store.held(), Held { messages: 1, bytes: kept(T, 1, "y").message.len() as u64 });
+    for table in ["channels", "received", "guards"] {
+        let rows: i64 =
+            store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 0, "in {table}");
+    }
+    // A new one of that name begins anew, with the same claim.
+    done(&mut store, [put(S, "s"), keep(claimed)]);
+    assert_eq!(orders(&all(&mut store, S)), [2]);
+}
+
+#[test]
+fn a_full_store_refuses_before_it_keeps() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
+    let each = kept(S, 1, "x").message.len() as u64 + 64;
+    store.set_bytes_max(2 * each);
+    let full = || Outcome::Refused(Refused::StoreFull);
+    let tried = [keep(kept(S, 2, "x")), keep(kept(S, 3, "x")), keep(kept(S, 2, "x")), keep(kept(S, 1, "x"))];
+    assert_eq!(steps(&mut store, tried), [Outcome::Done, full(), Outcome::Done, Outcome::Done]);
+    let after = [Step::Remove { session: S, order: Order(1) }, keep(kept(S, 4, "x"))];
+    assert_eq!(steps(&mut store, after), [Outcome::Done, Outcome::Done]);
+    assert_eq!(store.state(), State::Ready);
+    drop(store);
+    let (mut store, _) = dir.open();
+    store.set_bytes_max(2 * each);
+    assert_eq!(steps(&mut store, [keep(kept(S, 5, "x"))]), [full()]);
+}
+
+#[test]
+fn what_has_expired_is_not_loaded_and_then_removed() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    let soon = UnixMs(NOW.0 + 1);
+    let expiring = |session, order| Kept { expires: soon, ..kept(session, order, "x") };
+    // The client may hold these two ids: they outlive their time.
+    let sent = Kept { message: message_of_qos_2(), sent: true, ..expiring(S, 3) };
+    let released = Kept { message: message_of_qos_2(), ..expiring(S, 4) };
+    done(&mut store, [put(S, "s"), put(T, "t"), keep(expiring(S, 1)), keep(kept(S, 2, "x")), keep(sent)]);
+    done(&mut store, [keep(released), Step::Release { session: S, order: Order(4) }]);
+    done(&mut store, [keep(expiring(T, 1)), keep(expiring(T, 2)), keep(Kept { claim: claim("m"), ..expiring(T, 3) })]);
+    assert_eq!(orders(&page(&mut store, S, None, 10, NOW)), [1, 2, 3, 4]);
+    assert_eq!(orders(&page(&mut store, S, None, 10, soon)), [2, 3, 4]);
+    assert_eq!(store.purge(NOW, 10), Purged::default());
+    let each = expiring(S, 1).message.len() as u64;
+    let mut expired = Vec::new();
+    loop {
+        let purged = store.purge(soon, 2);
+        expired.extend(purged.expired);
+        if !purged.more {
+            break;
+        }
+    }
+    let sum = |session| {
+        let of = expired.iter().filter(|expired| expired.session == session);
+        of.fold((0, 0), |sum, expired| (sum.0 + expired.messages, sum.1 + expired.bytes))
+    };
+    assert_eq!((sum(S), sum(T)), ((1, each), (3, 3 * each)));
+    assert_eq!(orders(&page(&mut store, S, None, 10, NOW)), [2, 3, 4]);
+    assert_eq!(store.held().messages, 2);
+}
+
+#[test]
+fn claims_and_guards_are_removed_in_slices_after_their_time() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    done(&mut store, [put(S, "s")]);
+    for nth in 0..5 {
+        assert_eq!(claimed(&mut store, &format!("m-{nth}"), NOW), Claimed::New);
+        let claim = Some(Claim { message_id: format!("m-{nth}").into(), until: UnixMs(NOW.0 + 1000) });
+        done(&mut store, [keep(Kept { claim, ..kept(S, nth, "x") })]);
+    }
+    let count = |store: &Sqlite, table: &str| -> i64 {
+        store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    };
+    let end = UnixMs(NOW.0 + 1000);
+    assert_eq!(store.purge(UnixMs(end.0 - 1), 2), Purged::default());
+    let mut slices = 0;
+    while store.purge(end, 2).more {
+        slices += 1;
+        assert_eq!(count(&store, "claims"), 5 - 2 * slices);
+        assert_eq!(count(&store, "guards"), 5 - 2 * slices);
+    }
+    assert_eq!((slices, count(&store, "claims"), count(&store, "guards")), (2, 0, 0));
+    assert_eq!(store.held().messages, 5);
+}
+
+#[test]
+fn the_log_stays_bounded_and_a_closed_store_has_none() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    done(&mut store, [put(S, "s")]);
+    let log = dir.path().join("data/rainbow.db-wal");
+    let body = "x".repeat(20_000);
+    let mut largest = 0;
+    for batch in 0..100 {
+        done(&mut store, (0..20).map(|nth| keep(kept(S, batch * 20 + nth, &body))));
+        store.tend(false);
+        largest = largest.max(std::fs::metadata(&log).unwrap().len());
+    }
+    // 40 MB went through it.
+    assert!(largest < 12 << 20, "the log has grown to {largest}");
+    assert!(largest > 4 << 20, "the log was written back needlessly often ({largest})");
+    store.close();
+    assert!(!log.exists());
+    let (mut store, found) = dir.open();
+    assert_eq!(found[0].waiting, 2000);
+    assert_eq!(orders(&page(&mut store, S, Some(1997), 10, NOW)), [1998, 1999]);
+}
+
+#[test]
+fn room_is_given_back_when_there_is_nothing_else_to_do() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    let body = "x".repeat(50_000);
+    done(&mut store, [put(S, "s")]);
+    done(&mut store, (0..1000).map(|nth| keep(kept(S, nth, &body))));
+    store.tend(true);
+    let full = std::fs::metadata(dir.database()).unwrap().len();
+    assert!(full > 50_000_000, "{full}");
+    done(&mut store, [Step::Drop { session: S }, put(T, "t"), keep(kept(T, 1, "x"))]);
+    for _ in 0..100 {
+        store.tend(true);
+    }
+    let after = std::fs::metadata(dir.database()).unwrap().len();
+    assert!(after < full / 2, "{after} of {full} bytes are left");
+    assert_eq!(all(&mut store, T).messages, [kept(T, 1, "x")]);
+}
