@@ -8,9 +8,9 @@ use super::Shared;
 use super::board::{Phase, count, read};
 use crate::base::rng::Rng;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,6 +38,7 @@ pub struct Keeper {
     plan: Plan,
     rng: Rng,
     child: Option<Child>,
+    launched: Instant,
 }
 
 /// How a server's life is to end.
@@ -57,11 +58,11 @@ impl Keeper {
     /// Starts the server; it is ready when this returns.
     pub fn start(shared: Arc<Shared>, plan: Plan) -> io::Result<Keeper> {
         let rng = Rng::new(shared.options.seed ^ 0x4B11);
-        let mut keeper = Keeper { shared, plan, rng, child: None };
+        let mut keeper = Keeper { shared, plan, rng, child: None, launched: Instant::now() };
         if let Way::Child { .. } = keeper.plan.way {
             keeper.launch(&End::Never)?;
         }
-        keeper.await_ready()?;
+        keeper.await_ready(&End::Never)?;
         Ok(keeper)
     }
 
@@ -77,13 +78,13 @@ impl Keeper {
             }
             self.launch(&end)?;
             if !matches!(end, End::Starting(_)) {
-                self.await_ready()?;
+                self.await_ready(&end)?;
             }
         }
         if end != End::Never {
             self.kill()?;
             self.launch(&End::Never)?;
-            self.await_ready()?;
+            self.await_ready(&End::Never)?;
         }
         Ok(())
     }
@@ -106,10 +107,20 @@ impl Keeper {
         let at_opening = draw(&opening, 1);
         let at_work = draw(&working, POINT_PASSES_MAX);
         let starting = End::Starting(Duration::from_micros(self.rng.below(STARTING_MAX.as_micros() as u64)));
-        match self.rng.below(100) {
-            0..15 => at_opening.unwrap_or(starting),
-            15..30 => starting,
-            30..65 => at_work.unwrap_or_else(|| End::Moment(self.a_life())),
+        let (kills, in_recovery) = (read(&self.shared.board.kills), read(&self.shared.board.kills_in_recovery));
+        let lot = self.rng.below(100);
+        match lot {
+            // A quarter at least, which is more than comes by lot when some starts are too quick.
+            _ if 4 * in_recovery < kills => {
+                if lot < 50 {
+                    at_opening.unwrap_or(starting)
+                } else {
+                    starting
+                }
+            }
+            0..10 => at_opening.unwrap_or(starting),
+            10..20 => starting,
+            20..60 => at_work.unwrap_or_else(|| End::Moment(self.a_life())),
             _ => End::Moment(self.a_life()),
         }
     }
@@ -118,38 +129,41 @@ impl Keeper {
     fn finish(&mut self, end: &End) -> io::Result<()> {
         let shared = self.shared.clone();
         let board = &shared.board;
-        match end {
-            End::Moment(life) | End::Starting(life) => {
-                if self.ended_within(*life)? {
-                    return Err(io::Error::other("the server ended by itself; see server.log beside the ledger"));
-                }
-                if matches!(end, End::Starting(_)) {
-                    count(&board.kills_in_recovery);
-                }
+        let (patience, in_recovery) = match end {
+            End::Moment(life) => (*life, false),
+            End::Starting(life) => (*life, true),
+            End::Point(point) => (POINT_PATIENCE, point.starts_with("open")),
+            End::Never => (Duration::ZERO, false),
+        };
+        let ended = self.ended_within(patience)?;
+        match (end, ended) {
+            // It could not even start, because its predecessor's port is not free yet: that was no kill.
+            (_, Some(status)) if status.code().is_some() && self.launched.elapsed() < COULD_NOT_START => {
+                return self.kill();
             }
-            End::Point(point) => {
-                if self.ended_within(POINT_PATIENCE)? {
-                    count(if point.starts_with("open") { &board.kills_in_recovery } else { &board.kills_at_points });
-                }
+            (End::Point(_), Some(status)) if status.code().is_none() => {
+                count(if in_recovery { &board.kills_in_recovery } else { &board.kills_at_points });
             }
-            End::Never => {}
+            (_, Some(status)) => return Err(io::Error::other(format!("the server ended by itself: {status}; {LOG}"))),
+            (End::Starting(_), None) => count(&board.kills_in_recovery),
+            (_, None) => {}
         }
         self.kill()?;
         count(&board.kills);
         Ok(())
     }
 
-    fn ended_within(&mut self, patience: Duration) -> io::Result<bool> {
+    fn ended_within(&mut self, patience: Duration) -> io::Result<Option<ExitStatus>> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(child) = &mut self.child
-                && child.try_wait()?.is_some()
+                && let Some(status) = child.try_wait()?
             {
-                return Ok(true);
+                return Ok(Some(status));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(false);
+                return Ok(None);
             }
             thread::sleep(left.min(POLL));
         }
@@ -160,6 +174,12 @@ impl Keeper {
             // It may have killed itself already; then there is only its end to be taken note of.
             let _ = child.kill();
             child.wait()?;
+            // What it had in its rings the kernel clears away a moment later; the port is in use until then.
+            let gone = |target| TcpStream::connect_timeout(target, HELLO_TIMEOUT).is_err();
+            let deadline = Instant::now() + PORT_PATIENCE;
+            while !gone(&self.shared.options.target) && Instant::now() < deadline {
+                thread::sleep(POLL);
+            }
         } else if let Way::Shell { kill, .. } = &self.plan.way {
             Command::new("sh").args(["-c", kill]).status()?;
         }
@@ -167,6 +187,7 @@ impl Keeper {
     }
 
     fn launch(&mut self, end: &End) -> io::Result<()> {
+        self.launched = Instant::now();
         match &self.plan.way {
             Way::Child { command, env, .. } => {
                 let log = self.log()?;
@@ -187,20 +208,35 @@ impl Keeper {
         OpenOptions::new().create(true).append(true).open(self.shared.options.ledger.join("server.log"))
     }
 
-    /// Until it accepts connections, or has ended (a point inside its start), which `finish` finds out.
-    fn await_ready(&mut self) -> io::Result<()> {
+    /// Until it accepts connections, or has killed itself (a point inside its start), which `finish` finds out.
+    fn await_ready(&mut self, end: &End) -> io::Result<()> {
         let target: SocketAddr = self.shared.options.target;
         let deadline = Instant::now() + READY_PATIENCE;
-        while TcpStream::connect_timeout(&target, Duration::from_secs(1)).is_err() {
-            if self.ended_within(POLL)? {
-                return Ok(());
+        while says_hello(target).is_err() {
+            match self.ended_within(POLL)? {
+                Some(status) if status.code().is_none() => return Ok(()),
+                // The kernel takes a moment to close what a killed process has left in its rings, its port too.
+                Some(_) => {
+                    self.kill()?;
+                    thread::sleep(AGAIN);
+                    self.launch(end)?;
+                }
+                None => {}
             }
             if Instant::now() > deadline {
-                return Err(io::Error::other("the server does not start; see server.log beside the ledger"));
+                return Err(io::Error::other(format!("the server does not start; {LOG}")));
             }
         }
         Ok(())
     }
+}
+
+/// A connection alone proves nothing: the port of a killed process takes some until the kernel has cleared it away.
+fn says_hello(target: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
+    stream.write_all(b"GET /hello/ HTTP/1.1\r\nHost: audit\r\nConnection: close\r\n\r\n")?;
+    stream.read_exact(&mut [0; 1])
 }
 
 impl Drop for Keeper {
@@ -217,4 +253,10 @@ const POINT_PASSES_MAX: u64 = 60;
 /// A point that is not passed in this time will not be: it becomes a kill at some moment.
 const POINT_PATIENCE: Duration = Duration::from_millis(1500);
 const READY_PATIENCE: Duration = Duration::from_secs(20);
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const HELLO_TIMEOUT: Duration = Duration::from_millis(300);
+/// A process that ends of itself within this time has not served.
+const COULD_NOT_START: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(20);
+const LOG: &str = "see server.log beside the ledger";
 const POLL: Duration = Duration::from_millis(2);
