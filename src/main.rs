@@ -39,6 +39,10 @@ struct Serve {
     /// Worker threads; more than CPUs are allowed.
     #[arg(long)]
     workers: Option<u16>,
+    /// POINT:N: for tests of a debug build, which dies at that point of the store's work when it passes there the Nth
+    /// time.
+    #[arg(long, hide = true, value_name = "POINT:N")]
+    crash_at: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -126,6 +130,11 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: Serve) -> ExitCode {
+    if let Some(point) = &options.crash_at
+        && let Err(error) = server::crash_at(point)
+    {
+        return fail(&format!("--crash-at: {error}"));
+    }
     let loaded = match load(&options) {
         Ok(loaded) => loaded,
         Err(errors) => return fail(&errors),

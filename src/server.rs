@@ -6,17 +6,25 @@ use crate::config::Config;
 pub use crate::io::events::block_signals;
 use crate::io::events::{self, Event, EventReceiver, Over};
 use crate::io::mailbox::{MailReceiver, mailbox};
+use crate::io::moves::Moves;
 use crate::io::repeats::Repeats;
 use crate::io::resolve::Resolver;
 use crate::io::shared::{Counters, Mail, Presence, Shared};
+use crate::io::shelf::Shelf;
+use crate::io::store::{self as io_store, StoreThread};
 use crate::io::{clock, sys};
 use crate::policy::admission::Admission;
 pub use crate::shard::Mode;
+use crate::shard::home;
+use crate::shard::steps::Found;
+/// For tests: see `store::crash`.
+pub use crate::store::crash::arm as crash_at;
+use crate::store::{self, OpenError, Opened, Store};
 use crate::worker::{self, Start};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -29,6 +37,7 @@ pub struct Server {
     shared: Arc<Shared>,
     events: EventReceiver,
     workers: Vec<JoinHandle<()>>,
+    store: Option<StoreThread>,
     reread: Reread,
     /// A signal to end came while the workers were starting.
     ended_early: bool,
@@ -42,6 +51,8 @@ pub enum StartError {
     NoPort { first: u16, last: u16 },
     #[error("CPU {core} is not among those that this process may use: {allowed:?} (see --cores, taskset, cgroups)")]
     Core { core: usize, allowed: Vec<usize> },
+    #[error("the store: {0}")]
+    Store(#[from] OpenError),
     #[error("{0}")]
     Worker(String),
     #[error("{0}")]
@@ -59,6 +70,10 @@ impl Server {
             probe(address).map_err(|error| StartError::Listen { key: "admin_listen", address, error })?;
         }
         let cpus = cpus(&config)?;
+        let opened = match store::Options::new(&config) {
+            Some(options) => Some(Store::open(&options, clock::unix_ms())?),
+            None => None,
+        };
         let mut mail = Vec::new();
         let mut receivers = Vec::new();
         for _ in &cpus {
@@ -72,8 +87,11 @@ impl Server {
             admission: Arc::new(Admission::default()),
             presence: Presence::new(cpus.len()),
             mail,
-            moves: None,
+            moves: if opened.is_some() && cpus.len() > 1 { Some(Moves::new(cpus.len())?) } else { None },
             repeats: Repeats::default(),
+            store: OnceLock::new(),
+            shelves: cpus.iter().map(|_| Shelf::default()).collect(),
+            restored: Barrier::new(cpus.len()),
             backend: cpus.iter().map(|_| Arc::default()).collect(),
             counters: Counters::default(),
             config: Mutex::new(Arc::new(config)),
@@ -85,9 +103,13 @@ impl Server {
             started: now,
         });
         let resolver = Resolver::start()?;
-        let workers = start_workers(&shared, receivers, &resolver, mode)?;
+        let (store, sessions) = match opened {
+            Some((store, Opened { sessions })) => (Some(start_store(&shared, store)?), sessions),
+            None => (None, Vec::new()),
+        };
+        let workers = start_workers(&shared, Beginning { receivers, resolver, sessions, mode })?;
         events::watch_signals(shared.events.clone())?;
-        let mut server = Server { shared, events, workers, reread, ended_early: false };
+        let mut server = Server { shared, events, workers, store, reread, ended_early: false };
         server.wait_until_ready()?;
         info!(listen = %listen, workers = cpus.len(), "listening");
         Ok(server)
@@ -161,6 +183,10 @@ impl Server {
             }
         }
         self.workers.into_iter().for_each(|worker| drop(worker.join()));
+        // Last of all: what the workers have said at their end is still for it.
+        if let Some(store) = self.store {
+            store.stop();
+        }
         info!("ended");
         true
     }
@@ -171,6 +197,9 @@ impl Server {
             let reload = self.shared.config().reload(new);
             let config = Arc::new(reload.config);
             *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
+            if let Some(store) = self.shared.store.get() {
+                store.reload(&config.store);
+            }
             for mail in &self.shared.mail {
                 if mail.try_send(Mail::Reload(config.clone())).is_err() {
                     warn!("a worker's mailbox is full: reload again");
@@ -199,22 +228,35 @@ fn said(changed: &[&str], needs_restart: &[&str]) -> String {
     said
 }
 
-fn start_workers(
-    shared: &Arc<Shared>,
+fn start_store(shared: &Arc<Shared>, store: Store) -> io::Result<StoreThread> {
+    let (thread, sender) = io_store::start(store, &shared.config().store, shared.outlets())?;
+    assert!(shared.store.set(sender).is_ok(), "a process has one store");
+    Ok(thread)
+}
+
+/// What the workers begin with.
+struct Beginning {
     receivers: Vec<MailReceiver<Mail>>,
-    resolver: &Resolver,
+    resolver: Resolver,
+    sessions: Vec<Found>,
     mode: Mode,
-) -> io::Result<Vec<JoinHandle<()>>> {
+}
+
+fn start_workers(shared: &Arc<Shared>, beginning: Beginning) -> io::Result<Vec<JoinHandle<()>>> {
+    let Beginning { receivers, resolver, sessions, mode } = beginning;
     let config = shared.config();
+    let mut found: Vec<Vec<Found>> = receivers.iter().map(|_| Vec::new()).collect();
+    for session in sessions {
+        found[usize::from(home(&session.row.name, receivers.len()).0)].push(session);
+    }
     let mut workers = Vec::new();
-    for (n, mail) in receivers.into_iter().enumerate() {
+    for ((n, mail), found) in receivers.into_iter().enumerate().zip(found) {
         let start = Start {
             id: ShardId(n as u16),
             shared: shared.clone(),
             mail,
             resolver: resolver.clone(),
-            store: None,
-            found: Vec::new(),
+            found,
             core: shared.cores[n],
             listen: shared.listen,
             admin_listen: config.admin_listen,

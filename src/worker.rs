@@ -9,7 +9,6 @@ use crate::io::mailbox::MailReceiver;
 use crate::io::resolve::Resolver;
 use crate::io::rules::Rules;
 use crate::io::shared::{Mail, Shared};
-use crate::io::storebox::{StoreBox, StoreSender};
 use crate::io::sys;
 use crate::io::tasks::{self, Parts};
 use crate::shard::Mode;
@@ -24,7 +23,6 @@ pub struct Start {
     pub shared: Arc<Shared>,
     pub mail: MailReceiver<Mail>,
     pub resolver: Resolver,
-    pub store: Option<StoreSender>,
     /// The sessions that are at home here.
     pub found: Vec<Found>,
     /// The CPU to pin to.
@@ -44,7 +42,7 @@ pub fn run(start: Start) {
 }
 
 fn serve_until_drained(start: Start) -> io::Result<()> {
-    let Start { id, shared, mail, resolver, store, found, core: cpu, listen, admin_listen, mode } = start;
+    let Start { id, shared, mail, resolver, found, core: cpu, listen, admin_listen, mode } = start;
     if let Some(cpu) = cpu {
         sys::pin_to_core(cpu).map_err(|error| named(error, &format!("pinning to CPU {cpu}")))?;
     }
@@ -57,8 +55,7 @@ fn serve_until_drained(start: Start) -> io::Result<()> {
         None => None,
     };
     let rules = Rules::new(shared.config(), mode);
-    let store = StoreBox::new(store);
-    tasks::run(Parts { id, shared, rules, mail, resolver, store, found, listener, admin })
+    tasks::run(Parts { id, shared, rules, mail, resolver, found, listener, admin })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {

@@ -5,10 +5,12 @@ use super::events::Event;
 use super::figures;
 use super::repeats;
 use super::response::{Response, plain};
+use super::store::StoreSender;
 use super::{clock, upgrade};
 use crate::base::id::ShardId;
 use crate::policy::api::{self, Access, Call, Refusal, Route, Sent, Targets, Whom};
 use crate::shard::{Query, Reply, SessionInfo, home};
+use crate::store::State;
 use crate::wire::http1::{RequestHead, query_get, query_pairs};
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::borrow::Cow;
@@ -129,6 +131,12 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
         Route::Hello | Route::Live => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
         Route::Ready if core.shared.is_draining() => plain(503, "going away"),
         Route::Ready if core.shared.stuck_worker(clock::monotonic()).is_some() => plain(503, "a worker is stuck"),
+        Route::Ready if core.shared.store.get().is_some_and(|store| !store.is_ready()) => {
+            match core.shared.store.get().map(StoreSender::state) {
+                Some(State::Refusing { detail, .. }) => plain(503, &detail),
+                _ => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
+            }
+        }
         Route::Ready => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
         Route::ServerInfo => Response::new(200, "text/html; charset=utf-8", &include_bytes!("serverinfo.html")[..]),
         Route::Info => figures::info(core).await,

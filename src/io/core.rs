@@ -17,7 +17,8 @@ use super::mailbox::{Bells, MailReceiver};
 use super::notify::Notify;
 use super::receipts::Receipts;
 use super::rules::Rules;
-use super::shared::{Counters, Mail, Shared};
+use super::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
+use super::shelf::News;
 use super::storebox::StoreBox;
 use super::upgrade::Connects;
 use super::waits::Waits;
@@ -81,13 +82,7 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(
-        id: ShardId,
-        shared: Arc<Shared>,
-        rules: Rules,
-        mail: MailReceiver<Mail>,
-        store: StoreBox,
-    ) -> std::io::Result<Rc<Core>> {
+    pub fn new(id: ShardId, shared: Arc<Shared>, rules: Rules, mail: MailReceiver<Mail>) -> std::io::Result<Rc<Core>> {
         let now = clock::monotonic();
         let shard = Shard::new(id, rules.settings(), now);
         Ok(Rc::new(Core {
@@ -97,7 +92,7 @@ impl Core {
             deadlines: Rc::new(Deadlines::new(now)),
             asks: Asks::new(id, rules.config.calls_max),
             connects: Connects::default(),
-            store,
+            store: StoreBox::new(shared.store.get().cloned()),
             attaches: Waits::default(),
             claims: Waits::default(),
             answers: Waits::default(),
@@ -311,12 +306,13 @@ impl Core {
     /// Names a wait of this worker, all over the process.
     pub fn next_ticket(&self) -> u64 {
         self.tickets.set(self.tickets.get() + 1);
-        u64::from(self.id.0) << 48 | self.tickets.get()
+        u64::from(self.id.0) << TICKET_SHARD_AT | self.tickets.get()
     }
 
     /// A bounded batch of what other workers sent. True when there may be more.
     fn take_mail(&self) -> bool {
         self.send_unsent();
+        self.take_news();
         for _ in 0..MAIL_BATCH {
             match self.mail.try_recv() {
                 Some(mail) => self.on_mail(mail),
@@ -324,6 +320,15 @@ impl Core {
             }
         }
         true
+    }
+
+    fn take_news(&self) {
+        let Some(News { told, expired, claimed }) = self.shared.shelves[usize::from(self.id.0)].take() else { return };
+        if let Some(told) = told {
+            self.handle(Input::Told(told));
+        }
+        expired.into_iter().for_each(|expired| self.handle(Input::Expired(expired)));
+        claimed.into_iter().for_each(|(ticket, claimed)| self.claims.tell(ticket, claimed));
     }
 
     fn on_mail(&self, mail: Mail) {
@@ -337,9 +342,6 @@ impl Core {
             Mail::Moved { key, to } => self.handle(Input::Moved { key, to }),
             Mail::StubEnded { key } => self.handle(Input::StubEnded { key }),
             Mail::MoveLost { key } => self.handle(Input::Abandoned { key }),
-            Mail::Told(told) => self.handle(Input::Told(told)),
-            Mail::Expired(expired) => self.handle(Input::Expired(expired)),
-            Mail::Claimed { ticket, claimed } => self.claims.tell(ticket, claimed),
             Mail::Answered { ticket, answer } => self.answers.tell(ticket, answer),
         }
     }

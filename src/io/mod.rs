@@ -25,6 +25,7 @@ pub mod rules;
 pub mod serve;
 pub mod session;
 pub mod shared;
+pub mod shelf;
 pub mod socket;
 pub mod store;
 pub mod storebox;

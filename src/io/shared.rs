@@ -6,16 +6,16 @@ use super::events::EventSender;
 use super::mailbox::MailSender;
 use super::moves::Moves;
 use super::repeats::Repeats;
+use super::shelf::{News, Shelf};
+use super::store::{Outlets, StoreSender};
 use crate::base::id::{ConnKey, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
 use crate::policy::admission::Admission;
-use crate::shard::steps::{Expired, Told};
 use crate::shard::{Query, Reply, Ticket};
-use crate::store::Claimed;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError};
 
 pub struct Shared {
     pub admission: Arc<Admission>,
@@ -24,6 +24,12 @@ pub struct Shared {
     /// Where connections move to their session's home; only with a store and more than one worker.
     pub moves: Option<Moves>,
     pub repeats: Repeats,
+    /// Empty without a store.
+    pub store: OnceLock<StoreSender>,
+    /// Per worker, what the store has said.
+    pub shelves: Vec<Shelf>,
+    /// No worker lets anybody in before all have their sessions: a message for a channel must find all its members.
+    pub restored: Barrier,
     /// One per worker.
     pub backend: Vec<Arc<BackendStats>>,
     pub counters: Counters,
@@ -78,13 +84,6 @@ pub enum Mail {
     /// It did not arrive.
     MoveLost {
         key: ConnKey,
-    },
-    /// From the store, as all that follow up to `Claimed`.
-    Told(Told),
-    Expired(Expired),
-    Claimed {
-        ticket: u64,
-        claimed: Claimed,
     },
     /// Another worker has made the same call; `None`: it came to no answer.
     Answered {
@@ -167,6 +166,28 @@ impl Shared {
         (0..self.mail.len() as u16).map(ShardId)
     }
 
+    /// For the store's thread: what it says is laid on shelves, and the bell is rung.
+    pub fn outlets(self: &Arc<Shared>) -> Outlets {
+        let [told, claimed, expired] = [self.clone(), self.clone(), self.clone()];
+        Outlets {
+            told: Box::new(move |shard, news| told.lay(shard, |shelf| shelf.add_told(news))),
+            claimed: Box::new(move |ticket, news| {
+                claimed.lay(ShardId((ticket >> TICKET_SHARD_AT) as u16), |shelf| shelf.claimed.push((ticket, news)));
+            }),
+            // Whose they are is not said: each shard takes what it knows.
+            expired: Box::new(move |news| {
+                expired.workers().for_each(|shard| expired.lay(shard, |shelf| shelf.expired.extend(news.clone())));
+            }),
+        }
+    }
+
+    fn lay(&self, shard: ShardId, put: impl FnOnce(&mut News)) {
+        let shard = usize::from(shard.0);
+        self.shelves[shard].lay(put);
+        // Always: who is about to sleep looks for mail, not at its shelf.
+        self.mail[shard].ring_always();
+    }
+
     pub fn uptime_s(&self, now: Tick) -> u64 {
         now.since_ms(self.started) / 1000
     }
@@ -212,6 +233,8 @@ fn bucket(channel: u64) -> usize {
     (channel >> 48) as usize % BUCKETS
 }
 
+/// The high bits of a wait's ticket name its worker.
+pub const TICKET_SHARD_AT: u32 = 48;
 /// A worker's timer task runs once a second at least.
 const STUCK_MS: u64 = 5_000;
 const BUCKETS: usize = 1 << 16;

@@ -1,12 +1,10 @@
 //! What this worker asks the store: handed over as it comes, kept in its order while the store's queue is full.
 //! The shard makes no new promises when too much is under way, which bounds what is kept here.
 
+use super::store::StoreSender;
 use crate::store::Request;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-
-/// Hands a request to the store's thread, or gives it back when its queue is full.
-pub type StoreSender = Box<dyn Fn(Request) -> Result<(), Request> + Send>;
 
 pub struct StoreBox {
     /// `None`: no session is durable.
@@ -31,7 +29,7 @@ impl StoreBox {
         if !unsent.is_empty() {
             return unsent.push_back(request);
         }
-        if let Err(back) = sender(request) {
+        if let Err(back) = sender.try_send(request) {
             unsent.push_back(back);
         }
     }
@@ -39,14 +37,14 @@ impl StoreBox {
     /// What need not be asked: false when there is no room for it now.
     pub fn offer(&self, request: Request) -> bool {
         let behind_nobody = self.unsent.borrow().is_empty();
-        behind_nobody && self.sender.as_ref().is_some_and(|sender| sender(request).is_ok())
+        behind_nobody && self.sender.as_ref().is_some_and(|sender| sender.try_send(request).is_ok())
     }
 
     /// At the end of a turn: what there was no room for.
     pub fn send_unsent(&self) {
         let mut unsent = self.unsent.borrow_mut();
         while let (Some(sender), Some(request)) = (&self.sender, unsent.pop_front()) {
-            if let Err(back) = sender(request) {
+            if let Err(back) = sender.try_send(request) {
                 return unsent.push_front(back);
             }
         }

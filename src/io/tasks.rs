@@ -15,7 +15,6 @@ use super::rules::{Rules, ms};
 use super::serve::{self, Side};
 use super::shared::{Counters, Mail, Shared};
 use super::socket::Socket;
-use super::storebox::StoreBox;
 use super::sys;
 use crate::base::id::ShardId;
 use crate::shard::Which;
@@ -35,7 +34,6 @@ pub struct Parts {
     pub rules: Rules,
     pub mail: MailReceiver<Mail>,
     pub resolver: Resolver,
-    pub store: StoreBox,
     /// The sessions that are at home here.
     pub found: Vec<Found>,
     pub listener: std::net::TcpListener,
@@ -44,7 +42,7 @@ pub struct Parts {
 
 /// Serves until drained.
 pub fn run(parts: Parts) -> io::Result<()> {
-    let Parts { id, shared, rules, mail, resolver, store, found, listener, admin } = parts;
+    let Parts { id, shared, rules, mail, resolver, found, listener, admin } = parts;
     let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
         .enable_timer()
         .with_entries(RING_ENTRIES)
@@ -54,9 +52,10 @@ pub fn run(parts: Parts) -> io::Result<()> {
             io::Error::new(error.kind(), format!("io_uring (see kernel.io_uring_disabled, RLIMIT_MEMLOCK): {error}"))
         })?;
     runtime.block_on(async move {
-        let core = Core::new(id, shared, rules, mail, store)?;
+        let core = Core::new(id, shared, rules, mail)?;
         core.set_pool(new_pool(&core, resolver));
         core.restore(found);
+        core.shared.restored.wait();
         let listeners: Vec<RawFd> =
             [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
         let side = if admin.is_some() { Side::Public } else { Side::Whole };
