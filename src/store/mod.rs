@@ -3,8 +3,10 @@
 //! calls it: a batch of requests, a commit, the answers; between batches `purge`, `tend` and `check`.
 
 pub mod crash;
+mod redis;
 mod sqlite;
 
+use self::redis::Redis;
 use crate::base::id::ShardId;
 use crate::config::{Config, Durability, StoreKind};
 use crate::shard::steps::{Claim, Expired, Found, Outcome, Refused, UnixMs, Work};
@@ -136,11 +138,14 @@ pub enum OpenError {
     ReadOnly { path: PathBuf },
     #[error("{}: {detail}", path.display())]
     Failed { path: PathBuf, detail: String },
+    #[error("the store in Redis: {detail}")]
+    Redis { detail: String },
 }
 
 /// One store, of either kind.
 pub enum Store {
     Sqlite(Box<Sqlite>),
+    Redis(Box<Redis>),
 }
 
 impl Store {
@@ -151,7 +156,11 @@ impl Store {
                 let (store, opened) = Sqlite::open(options)?;
                 Ok((Store::Sqlite(Box::new(store)), opened))
             }
-            StoreKind::None | StoreKind::Redis => Err(OpenError::NoKind),
+            StoreKind::Redis => {
+                let (store, opened) = Redis::open(options)?;
+                Ok((Store::Redis(Box::new(store)), opened))
+            }
+            StoreKind::None => Err(OpenError::NoKind),
         }
     }
 
@@ -160,6 +169,7 @@ impl Store {
     pub fn commit(&mut self, requests: Vec<Request>, now: Now) -> Vec<Answer> {
         match self {
             Store::Sqlite(store) => store.commit(requests, now),
+            Store::Redis(store) => store.commit(requests, now),
         }
     }
 
@@ -167,6 +177,7 @@ impl Store {
     pub fn purge(&mut self, now: Now, most: usize) -> Purged {
         match self {
             Store::Sqlite(store) => store.purge(now, most),
+            Store::Redis(store) => store.purge(now, most),
         }
     }
 
@@ -175,6 +186,7 @@ impl Store {
     pub fn tend(&mut self, idle: bool) {
         match self {
             Store::Sqlite(store) => store.tend(idle),
+            Store::Redis(store) => store.tend(idle),
         }
     }
 
@@ -182,18 +194,21 @@ impl Store {
     pub fn check(&mut self, now: Now) {
         match self {
             Store::Sqlite(store) => store.check(now),
+            Store::Redis(store) => store.check(now),
         }
     }
 
     pub fn state(&self) -> State {
         match self {
             Store::Sqlite(store) => store.state(),
+            Store::Redis(store) => store.state(),
         }
     }
 
     pub fn held(&self) -> Held {
         match self {
             Store::Sqlite(store) => store.held(),
+            Store::Redis(store) => store.held(),
         }
     }
 
@@ -201,6 +216,7 @@ impl Store {
     pub fn set_bytes_max(&mut self, bytes_max: u64) {
         match self {
             Store::Sqlite(store) => store.set_bytes_max(bytes_max),
+            Store::Redis(store) => store.set_bytes_max(bytes_max),
         }
     }
 
@@ -208,6 +224,7 @@ impl Store {
     pub fn close(self) {
         match self {
             Store::Sqlite(store) => store.close(),
+            Store::Redis(store) => store.close(),
         }
     }
 }

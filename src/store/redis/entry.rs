@@ -1,0 +1,149 @@
+//! Rows, messages and received ids as bytes: what Redis keeps of them, and back. The scripts know where the numbers
+//! stand (`session.lua`); a row's inside is known here only. What does not decode was not written by us: `None`.
+
+use crate::shard::Message;
+use crate::shard::steps::{Claim, DownlinkMark, Kept, Order, Received, SessionId, SessionRow, UnixMs, UplinkMark};
+use crate::wire::packet::{MessageId, QoS};
+use std::sync::Arc;
+
+/// What a message counts for where bytes are counted. One that is only to be released does not wait.
+pub fn size(kept: &Kept) -> u32 {
+    if kept.released { 0 } else { kept.message.len() as u32 }
+}
+
+/// order(8) size(4) flags(1) stored(8) expires(8) claim length(1) [until(8) claim] type(2) body
+pub fn encode_kept(kept: &Kept) -> Vec<u8> {
+    let (message_type, body) = kept.message.parts();
+    let mut out = Vec::with_capacity(KEPT_MIN + body.len() + kept.claim.as_ref().map_or(0, |_| 8 + CLAIM_MAX));
+    out.extend(kept.order.0.to_be_bytes());
+    out.extend(size(kept).to_be_bytes());
+    let twice = kept.message.qos == QoS::ExactlyOnce;
+    out.push(u8::from(twice) * TWICE + u8::from(kept.sent) * SENT + u8::from(kept.released) * RELEASED);
+    out.extend(kept.stored.0.to_be_bytes());
+    out.extend(kept.expires.0.to_be_bytes());
+    match &kept.claim {
+        Some(claim) => {
+            assert!((1..=CLAIM_MAX).contains(&claim.message_id.len()), "a message_id is 1 to {CLAIM_MAX} bytes long");
+            out.push(claim.message_id.len() as u8);
+            out.extend(claim.until.0.to_be_bytes());
+            out.extend(claim.message_id.as_bytes());
+        }
+        None => out.push(0),
+    }
+    out.extend(message_type.to_be_bytes());
+    out.extend(body);
+    out
+}
+
+pub fn decode_kept(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> Option<Kept> {
+    let mut from = Reader(bytes);
+    let order = Order(from.u64()?);
+    from.take(4)?;
+    let flags = from.take(1)?[0];
+    let (stored, expires) = (UnixMs(from.u64()?), UnixMs(from.u64()?));
+    let claim = match from.take(1)?[0] {
+        0 => None,
+        length => {
+            let until = UnixMs(from.u64()?);
+            Some(Claim { message_id: from.text(length.into())?, until })
+        }
+    };
+    let message_type = from.u16()?;
+    let qos = if flags & TWICE != 0 { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+    let message = Message::encode(qos, message_type, from.0, scratch);
+    let (sent, released) = (flags & SENT != 0, flags & RELEASED != 0);
+    Some(Kept { session, order, message, sent, released, stored, expires, claim })
+}
+
+/// expiry(8) ends(8) reserved(8) floor(8) run(4) start(2) last(2) flags(1) name length(1) name cookie
+pub fn encode_row(row: &SessionRow) -> Vec<u8> {
+    let cookie = row.cookie.as_deref();
+    let mut out = Vec::with_capacity(ROW_MIN + row.name.len() + cookie.map_or(0, <[u8]>::len));
+    out.extend(row.expiry_s.to_be_bytes());
+    out.extend(row.ends.map_or(0, |ends| ends.0).to_be_bytes());
+    out.extend(row.downlink.reserved.0.to_be_bytes());
+    out.extend(row.downlink.floor.0.to_be_bytes());
+    out.extend(row.uplink.run.to_be_bytes());
+    out.extend(row.uplink.start.to_be_bytes());
+    out.extend(row.uplink.last.to_be_bytes());
+    let flags = u8::from(row.uplink.past_half) * PAST_HALF
+        + u8::from(cookie.is_some()) * COOKIE
+        + u8::from(row.ends.is_some()) * ENDS;
+    out.push(flags);
+    assert!(row.name.len() <= u8::MAX.into(), "a session's name is at most 128 bytes long");
+    out.push(row.name.len() as u8);
+    out.extend(row.name.as_bytes());
+    out.extend(cookie.unwrap_or_default());
+    out
+}
+
+pub fn decode_row(session: SessionId, bytes: &[u8]) -> Option<SessionRow> {
+    let mut from = Reader(bytes);
+    let (expiry_s, ends) = (from.u64()?, UnixMs(from.u64()?));
+    let downlink = DownlinkMark { reserved: Order(from.u64()?), floor: Order(from.u64()?) };
+    let (run, start, last) = (from.u32()?, from.u16()?, from.u16()?);
+    let flags = from.take(1)?[0];
+    let length = from.take(1)?[0];
+    let name = from.text(length.into())?;
+    let cookie = (flags & COOKIE != 0).then(|| Arc::from(from.0));
+    let uplink = UplinkMark { run, start, last, past_half: flags & PAST_HALF != 0 };
+    let ends = (flags & ENDS != 0).then_some(ends);
+    Some(SessionRow { session, name, expiry_s, ends, cookie, downlink, uplink })
+}
+
+/// sequence(8) answer; the id is the field's name.
+pub fn encode_received(received: &Received) -> Vec<u8> {
+    [&received.sequence.to_be_bytes()[..], &received.answer].concat()
+}
+
+pub fn decode_received(id: &[u8], bytes: &[u8]) -> Option<Received> {
+    let id = MessageId::new(Reader(id).u16()?)?;
+    let mut from = Reader(bytes);
+    Some(Received { id, sequence: from.u64()?, answer: Arc::from(from.0) })
+}
+
+/// What a number of a script's answer is.
+pub fn decode_u64(bytes: &[u8]) -> Option<u64> {
+    Reader(bytes).u64()
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take(2)?.try_into().ok().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take(4)?.try_into().ok().map(u32::from_be_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_be_bytes)
+    }
+
+    fn text(&mut self, length: usize) -> Option<Arc<str>> {
+        std::str::from_utf8(self.take(length)?).ok().map(Arc::from)
+    }
+}
+
+const KEPT_MIN: usize = 32;
+const ROW_MIN: usize = 42;
+/// The API takes no longer `message_id`.
+const CLAIM_MAX: usize = 128;
+
+/// QoS 2; QoS 1 without it.
+const TWICE: u8 = 1;
+const SENT: u8 = 2;
+/// `release.lua` sets it.
+const RELEASED: u8 = 4;
+
+const PAST_HALF: u8 = 1;
+const COOKIE: u8 = 2;
+const ENDS: u8 = 4;

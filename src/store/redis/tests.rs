@@ -1,0 +1,161 @@
+//! The Redis store against a real redis-server: each step, a model, and everything that can go wrong in between.
+
+mod faults;
+mod model;
+mod opening;
+mod server;
+mod steps;
+
+use super::*;
+use crate::base::id::ShardId;
+use crate::config::StoreKind;
+use crate::shard::Message;
+use crate::shard::steps::{Claim, DownlinkMark, Kept, Order, Outcome, Page, SessionRow, Step, UplinkMark, What, Work};
+use crate::store::Claimed;
+use crate::wire::packet::QoS;
+use server::Server;
+
+fn options(url: &str, cluster_name: &str) -> Options {
+    Options {
+        kind: StoreKind::Redis,
+        data_dir: "unused".into(),
+        url: url.into(),
+        durability: Durability::Fsync,
+        bytes_max: u64::MAX,
+        cluster_name: cluster_name.into(),
+    }
+}
+
+/// A store of its own, at a time of its own.
+struct Rig {
+    store: Redis,
+    options: Options,
+    number: u64,
+    now: UnixMs,
+}
+
+impl Rig {
+    fn new(url: &str) -> Rig {
+        Rig::with(options(url, "test"))
+    }
+
+    #[track_caller]
+    fn with(options: Options) -> Rig {
+        let (store, opened) = Redis::open(&options).expect("it opens");
+        assert!(opened.sessions.is_empty(), "a new store is empty");
+        Rig { store, options, number: 0, now: NOW }
+    }
+
+    /// As after a restart of the process; what it found, by name.
+    fn reopen(&mut self) -> Vec<Found> {
+        let (store, opened) = Redis::open(&self.options).expect("it opens again");
+        self.store = store;
+        sorted(opened)
+    }
+
+    fn requests(&mut self, whats: Vec<What>) -> Vec<Request> {
+        let numbered = whats.into_iter().map(|what| {
+            self.number += 1;
+            Request::Shard { shard: ShardId(0), work: Work { number: self.number, what } }
+        });
+        numbered.collect()
+    }
+
+    fn steps(&mut self, steps: Vec<Step>) -> Vec<Outcome> {
+        let requests = self.requests(steps.into_iter().map(What::Step).collect());
+        let answers = self.store.commit(requests, self.now);
+        answers.into_iter().map(outcome).collect()
+    }
+
+    #[track_caller]
+    fn done(&mut self, steps: Vec<Step>) {
+        let outcomes = self.steps(steps);
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done), "{outcomes:?}");
+    }
+
+    fn step(&mut self, step: Step) -> Outcome {
+        self.steps(vec![step]).remove(0)
+    }
+
+    fn load(&mut self, session: SessionId, after: Option<Order>, most: usize) -> Outcome {
+        let requests = self.requests(vec![What::Load { session, after, most }]);
+        outcome(self.store.commit(requests, self.now).remove(0))
+    }
+
+    #[track_caller]
+    fn page(&mut self, session: SessionId) -> Page {
+        match self.load(session, None, 1000) {
+            Outcome::Loaded(page) => page,
+            other => panic!("no page but {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn orders(&mut self, session: SessionId) -> Vec<u64> {
+        self.page(session).messages.iter().map(|kept| kept.order.0).collect()
+    }
+
+    fn claim(&mut self, message_id: &str, life_ms: u64) -> Claimed {
+        let claim = Claim { message_id: message_id.into(), until: UnixMs(self.now.0 + life_ms) };
+        match self.store.commit(vec![Request::Claim { ticket: 7, claim }], self.now).remove(0) {
+            Answer::Claim { ticket: 7, claimed } => claimed,
+            other => panic!("no answer to a claim: {other:?}"),
+        }
+    }
+}
+
+fn outcome(answer: Answer) -> Outcome {
+    match answer {
+        Answer::Shard { outcome, .. } => outcome,
+        other => panic!("not a shard's answer: {other:?}"),
+    }
+}
+
+fn sorted(opened: Opened) -> Vec<Found> {
+    let mut found = opened.sessions;
+    found.sort_by(|a, b| a.row.name.cmp(&b.row.name));
+    for one in &mut found {
+        one.channels.sort();
+    }
+    found
+}
+
+/// An online session.
+fn row(session: u128) -> SessionRow {
+    SessionRow {
+        session: SessionId(session),
+        name: format!("name-{session}").into(),
+        expiry_s: 3600,
+        ends: None,
+        cookie: None,
+        downlink: DownlinkMark::default(),
+        uplink: UplinkMark::default(),
+    }
+}
+
+fn put(session: u128) -> Step {
+    Step::Put(Box::new(row(session)))
+}
+
+fn message(qos: QoS, body: &str) -> Message {
+    Message::encode(qos, 9, body.as_bytes(), &mut Vec::new())
+}
+
+fn kept(session: u128, order: u64) -> Kept {
+    Kept {
+        session: SessionId(session),
+        order: Order(order),
+        message: message(QoS::AtLeastOnce, &format!("message {order}")),
+        sent: false,
+        released: false,
+        stored: NOW,
+        expires: UnixMs(NOW.0 + 1_000_000),
+        claim: None,
+    }
+}
+
+fn keep(session: u128, order: u64) -> Step {
+    Step::Keep(Box::new(kept(session, order)))
+}
+
+const NOW: UnixMs = UnixMs(1_700_000_000_000);

@@ -1,0 +1,342 @@
+//! Lost answers, restarts, lost data, other servers, full memory: detected, said, never acknowledged wrongly.
+
+use super::server::Proxy;
+use super::*;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+#[track_caller]
+fn refusing(rig: &Rig) -> (Refused, String) {
+    match rig.store.state() {
+        State::Refusing { why, detail } => (why, detail),
+        State::Ready => panic!("it is ready"),
+    }
+}
+
+/// The batch's answers are cut off at each place in turn; it is done once nevertheless, and answered rightly.
+#[test]
+fn a_connection_cut_before_the_answer_is_no_no() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port);
+    let mut rig = Rig::new(&proxy.url());
+    rig.done(vec![put(1)]);
+    for (at, through) in [0, 1, 3, 4, 7, 11, 12, 16].into_iter().enumerate() {
+        proxy.cut_answers_after(through);
+        let (order, claim) = (at as u64 * 10, format!("claim-{at}"));
+        let claim = Claim { message_id: claim.into(), until: UnixMs(NOW.0 + 60_000) };
+        let one = Step::Keep(Box::new(Kept { claim: Some(claim.clone()), ..kept(1, order) }));
+        let again = Step::Keep(Box::new(Kept { claim: Some(claim), ..kept(1, order + 1) }));
+        let steps =
+            vec![one, again, keep(1, order + 2), Step::Remove { session: SessionId(1), order: Order(order + 2) }];
+        let done = Outcome::Done;
+        assert_eq!(rig.steps(steps), [done, Outcome::Known, Outcome::Done, Outcome::Done], "after {through} bytes");
+        assert_eq!(proxy.cuts(), at as u32 + 1, "it was cut");
+    }
+    assert_eq!(rig.orders(SessionId(1)), [0, 10, 20, 30, 40, 50, 60, 70]);
+    assert_eq!(rig.reopen()[0].waiting, 8);
+}
+
+/// A batch that is still under way on the old connection must not be done after the next ones.
+#[test]
+fn a_given_up_connection_can_do_nothing_any_more() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1)]);
+    let clients = |server: &Server| match server.ask("CLIENT LIST TYPE normal") {
+        Value::BulkString(list) => String::from_utf8(list).expect("text").lines().count(),
+        Value::VerbatimString { text, .. } => text.lines().count(),
+        other => panic!("no list: {other:?}"),
+    };
+    assert_eq!(clients(&server), 2, "the store and the one who asks");
+    let proxy = Proxy::to(server.port);
+    rig.options.url = proxy.url();
+    rig.reopen();
+    proxy.cut_answers_after(0);
+    rig.done(vec![keep(1, 0)]);
+    assert_eq!(proxy.cuts(), 1);
+    // The proxy keeps the server's side of the cut line open: only the store can have ended it.
+    assert_eq!(clients(&server), 2);
+}
+
+#[test]
+fn a_restart_with_all_data_goes_unnoticed() {
+    let mut server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1), keep(1, 0)]);
+    server.restart();
+    rig.done(vec![keep(1, 1)]);
+    assert_eq!(rig.orders(SessionId(1)), [0, 1]);
+    assert_eq!(rig.store.state(), State::Ready);
+}
+
+#[test]
+fn scripts_that_were_flushed_are_loaded_again() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1)]);
+    server.ask("SCRIPT FLUSH");
+    rig.done(vec![keep(1, 0), keep(1, 1)]);
+    assert_eq!(rig.orders(SessionId(1)), [0, 1]);
+}
+
+#[test]
+fn a_server_that_is_away_is_unreachable_until_it_is_back() {
+    let mut server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1), keep(1, 0)]);
+    server.kill();
+    rig.store.pauses = &[1, 5, 10];
+    let claim = Claim { message_id: "c".into(), until: UnixMs(NOW.0 + 60_000) };
+    let mut requests = rig.requests(vec![What::Step(keep(1, 1)), What::Step(put(2))]);
+    requests.push(Request::Claim { ticket: 1, claim });
+    let answers = rig.store.commit(requests, NOW);
+    let unreachable =
+        |number| Answer::Shard { shard: ShardId(0), number, outcome: Outcome::Refused(Refused::Unreachable) };
+    let claimed = Answer::Claim { ticket: 1, claimed: Claimed::Refused(Refused::Unreachable) };
+    assert_eq!(answers, [unreachable(3), unreachable(4), claimed]);
+    assert_eq!(refusing(&rig).0, Refused::Unreachable);
+    rig.store.check(NOW);
+    assert_eq!(refusing(&rig).0, Refused::Unreachable);
+    server.restart();
+    rig.store.check(NOW);
+    assert_eq!(rig.store.state(), State::Ready);
+    rig.done(vec![keep(1, 2)]);
+    assert_eq!(rig.orders(SessionId(1)), [0, 2]);
+}
+
+/// The shard does not know a session whose Put was unreachable, and makes another one of that name.
+#[test]
+fn a_session_of_which_nobody_knows_is_dropped() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port);
+    let mut rig = Rig::new(&proxy.url());
+    rig.done(vec![put(1)]);
+    // Away already: one try, which is done and whose answer is lost.
+    rig.store.state = State::Refusing { why: Refused::Unreachable, detail: String::new() };
+    proxy.cut_answers_after(0);
+    assert_eq!(rig.step(put(2)), Outcome::Refused(Refused::Unreachable));
+    rig.done(vec![Step::Put(Box::new(SessionRow { name: "name-2".into(), ..row(3) })), keep(3, 0)]);
+    let found = rig.reopen();
+    assert_eq!(found.iter().map(|found| found.row.session.0).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn a_restart_without_data_is_noticed() {
+    let mut server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1), keep(1, 0)]);
+    server.kill();
+    fs::remove_dir_all(server.dir.join("appendonlydir")).expect("its data");
+    server.restart();
+    let outcomes = rig.steps(vec![put(2), keep(2, 0)]);
+    assert_eq!(outcomes, [Outcome::Refused(Refused::Broken), Outcome::Refused(Refused::Broken)]);
+    let (why, detail) = refusing(&rig);
+    assert!(why == Refused::Broken && detail.contains("lost its data"), "{detail}");
+    rig.store.check(NOW);
+    assert_eq!(rig.step(put(3)), Outcome::Refused(Refused::Broken), "it stays so until a restart");
+    assert_eq!(rig.reopen(), [], "and nothing was written to it");
+}
+
+#[test]
+fn data_that_is_flushed_under_a_living_connection_is_noticed() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1)]);
+    server.ask("FLUSHALL");
+    assert_eq!(rig.step(put(2)), Outcome::Refused(Refused::Broken));
+    assert!(refusing(&rig).1.contains("lost its data"));
+}
+
+#[test]
+fn an_idle_server_notices_lost_data_as_well() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1)]);
+    server.ask("FLUSHALL");
+    rig.store.check(NOW);
+    assert!(refusing(&rig).1.contains("lost its data"));
+}
+
+#[test]
+fn an_older_copy_of_the_data_is_noticed() {
+    let mut server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1), keep(1, 0)]);
+    let (data, copy) = (server.dir.join("appendonlydir"), server.dir.join("copy"));
+    copy_dir(&data, &copy);
+    rig.done(vec![keep(1, 1)]);
+    server.kill();
+    fs::remove_dir_all(&data).expect("its data");
+    fs::rename(&copy, &data).expect("the copy takes its place");
+    server.restart();
+    assert_eq!(rig.step(keep(1, 2)), Outcome::Refused(Refused::Broken));
+    let (_, detail) = refusing(&rig);
+    assert!(detail.contains("older copy") && detail.contains("2 was promised"), "{detail}");
+    assert_eq!(rig.reopen()[0].waiting, 1, "a new start goes on with what is there");
+}
+
+/// A batch of which no answer came is no promise: a copy without it is no loss.
+#[test]
+fn a_copy_that_lacks_only_what_was_not_promised_is_good() {
+    let mut server = Server::start();
+    let proxy = Proxy::to(server.port);
+    let mut rig = Rig::new(&proxy.url());
+    rig.done(vec![put(1), keep(1, 0)]);
+    let (data, copy) = (server.dir.join("appendonlydir"), server.dir.join("copy"));
+    copy_dir(&data, &copy);
+    rig.store.state = State::Refusing { why: Refused::Unreachable, detail: String::new() };
+    proxy.cut_answers_after(0);
+    assert_eq!(rig.step(keep(1, 1)), Outcome::Refused(Refused::Unreachable));
+    server.kill();
+    fs::remove_dir_all(&data).expect("its data");
+    fs::rename(&copy, &data).expect("the copy takes its place");
+    server.restart();
+    rig.done(vec![keep(1, 2)]);
+    assert_eq!(rig.orders(SessionId(1)), [0, 2]);
+}
+
+#[test]
+fn a_second_server_takes_over_and_the_first_is_fenced() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1), keep(1, 0)]);
+    let (mut second, opened) = Redis::open(&rig.options).expect("it opens");
+    assert_eq!(opened.sessions.len(), 1);
+    assert_eq!(rig.steps(vec![keep(1, 1), put(2)]), [const { Outcome::Refused(Refused::Fenced) }; 2]);
+    assert!(refusing(&rig).1.contains("another server"));
+    std::mem::swap(&mut rig.store, &mut second);
+    assert_eq!(rig.orders(SessionId(1)), [0], "the fenced one has changed nothing");
+    rig.done(vec![keep(1, 3)]);
+}
+
+/// What a later cluster needs: two servers at one Redis, each with its own sessions.
+#[test]
+fn a_session_of_another_owner_is_fenced_until_it_is_put_online() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1), keep(1, 0)]);
+    server.ask("SETRANGE rainbow:test:{0}:s:\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\u{1} 0 stranger");
+    let session = SessionId(1);
+    let offline = SessionRow { ends: Some(UnixMs(1)), ..row(1) };
+    for step in [
+        keep(1, 1),
+        Step::Remove { session, order: Order(0) },
+        Step::Release { session, order: Order(0) },
+        Step::Join { session, channel: "a".into() },
+        Step::Drop { session },
+        Step::Put(Box::new(offline)),
+    ] {
+        assert_eq!(rig.step(step.clone()), Outcome::Refused(Refused::Fenced), "{step:?}");
+    }
+    assert_eq!(rig.load(session, None, 9), Outcome::Refused(Refused::Fenced));
+    rig.done(vec![put(1), keep(1, 1)]);
+    assert_eq!(rig.orders(session), [0, 1]);
+}
+
+#[test]
+fn full_memory_refuses_new_messages_and_lets_the_old_ones_go() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    let session = SessionId(1);
+    rig.done(vec![put(1), keep(1, 0), keep(1, 1), keep(1, 2), Step::Join { session, channel: "a".into() }]);
+    server.ask("CONFIG SET maxmemory 1");
+    assert_eq!(rig.step(keep(1, 3)), Outcome::Refused(Refused::StoreFull));
+    assert_eq!(refusing(&rig).0, Refused::StoreFull);
+    rig.store.check(NOW);
+    assert_eq!(refusing(&rig).0, Refused::StoreFull);
+    assert_eq!(rig.step(put(2)), Outcome::Refused(Refused::StoreFull), "no new session");
+    // Who comes back to a full store must be let in, get what waits, and make room.
+    rig.done(vec![put(1)]);
+    assert_eq!(rig.orders(session), [0, 1, 2]);
+    rig.done(vec![
+        Step::Release { session, order: Order(0) },
+        Step::Remove { session, order: Order(0) },
+        Step::Remove { session, order: Order(1) },
+        Step::Leave { session, channel: "a".into() },
+    ]);
+    rig.now.0 = u64::MAX >> 12;
+    assert_eq!(rig.store.purge(rig.now, 9).expired.len(), 1);
+    rig.done(vec![Step::Drop { session }]);
+    server.ask("CONFIG SET maxmemory 0");
+    rig.store.check(NOW);
+    assert_eq!(rig.store.state(), State::Ready);
+}
+
+#[test]
+fn a_policy_that_changed_is_seen_at_the_next_connection() {
+    let mut server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1)]);
+    server.restart_with(&["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "volatile-lru"]);
+    assert_ne!(rig.step(keep(1, 0)), Outcome::Done);
+    let (why, detail) = refusing(&rig);
+    assert!(why == Refused::Broken && detail.contains("volatile-lru"), "{detail}");
+    server.ask("CONFIG SET maxmemory-policy noeviction");
+    rig.done(vec![keep(1, 1)]);
+    assert_eq!(rig.store.state(), State::Ready);
+}
+
+#[test]
+fn a_replica_is_not_written_to() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1)]);
+    rig.store.state = State::Refusing { why: Refused::Unreachable, detail: String::new() };
+    server.ask("REPLICAOF 127.0.0.1 1");
+    assert_eq!(rig.step(keep(1, 0)), Outcome::Refused(Refused::Unreachable));
+    server.ask("REPLICAOF NO ONE");
+    rig.done(vec![keep(1, 1)]);
+    assert_eq!(rig.orders(SessionId(1)), [1]);
+}
+
+/// Killed again and again while batches run: what was answered is there, once, in its order.
+#[test]
+fn a_server_killed_under_load_loses_nothing_that_was_answered() {
+    let mut server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.done(vec![put(1)]);
+    rig.store.pauses = &[1, 5, 10];
+    let mut promised = Vec::new();
+    let mut order = 0;
+    for round in 0..4 {
+        let pid = server.pid();
+        // Dies at some point of the next batches; a batch takes a millisecond or two.
+        let killer = std::thread::spawn(move || {
+            std::thread::park_timeout(Duration::from_millis(15 + round * 7));
+            Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill is there")
+        });
+        // More than it takes until the server is dead; the pauses of the store end the loop.
+        while rig.store.state() == State::Ready {
+            let steps: Vec<Step> = (order..order + 20).map(|order| keep(1, order)).collect();
+            let outcomes = rig.steps(steps);
+            promised.extend((order..).zip(&outcomes).filter(|(_, o)| **o == Outcome::Done).map(|(order, _)| order));
+            order += 20;
+        }
+        killer.join().expect("it has killed");
+        server.restart();
+        rig.store.check(NOW);
+        assert_eq!(rig.store.state(), State::Ready);
+    }
+    assert!(promised.len() >= 80, "something was promised");
+    let mut found = Vec::new();
+    loop {
+        let Outcome::Loaded(page) = rig.load(SessionId(1), found.last().map(|order| Order(*order)), 500) else {
+            panic!("a page");
+        };
+        found.extend(page.messages.iter().map(|kept| kept.order.0));
+        if !page.more {
+            break;
+        }
+    }
+    assert!(found.is_sorted() && found.windows(2).all(|pair| pair[0] != pair[1]), "each once, in their order");
+    assert!(promised.iter().all(|order| found.binary_search(order).is_ok()), "all that was promised is there");
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("its files") {
+        let entry = entry.expect("a file");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    }
+}

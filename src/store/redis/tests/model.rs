@@ -1,0 +1,352 @@
+//! The store against a plain model: the same requests, the same answers, the same found at the next start.
+
+use super::steps::commit_twice;
+use super::*;
+use crate::shard::steps::Received;
+use crate::wire::packet::MessageId;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+#[derive(Default)]
+struct Model {
+    sessions: BTreeMap<SessionId, Session>,
+    /// They outlive their session, which never comes again.
+    guards: BTreeMap<(SessionId, Arc<str>), (UnixMs, Order)>,
+    claims: BTreeMap<Arc<str>, (UnixMs, Option<Vec<u8>>)>,
+    /// Orders that `can_be_asked` has let pass.
+    used: BTreeSet<(SessionId, Order)>,
+}
+
+struct Session {
+    row: SessionRow,
+    channels: BTreeSet<Arc<str>>,
+    messages: BTreeMap<Order, Kept>,
+    received: BTreeMap<MessageId, Received>,
+}
+
+fn lives(kept: &Kept, now: UnixMs) -> bool {
+    kept.released || kept.sent && kept.message.qos == QoS::ExactlyOnce || kept.expires > now
+}
+
+impl Model {
+    fn answer(&mut self, request: &Request, now: UnixMs) -> Answer {
+        match request {
+            Request::Shard { shard, work } => {
+                let outcome = match &work.what {
+                    What::Step(step) => self.step(step, now),
+                    What::Load { session, after, most } => self.load(*session, *after, *most, now),
+                };
+                Answer::Shard { shard: *shard, number: work.number, outcome }
+            }
+            Request::Claim { ticket, claim } => Answer::Claim { ticket: *ticket, claimed: self.claim(claim, now) },
+            Request::Settle { message_id, answer } => {
+                if let Some((_, settled)) = self.claims.get_mut(message_id).filter(|(until, _)| *until > now) {
+                    *settled = Some(answer.clone());
+                }
+                Answer::Settled
+            }
+        }
+    }
+
+    fn claim(&mut self, claim: &Claim, now: UnixMs) -> Claimed {
+        match self.claims.get(&claim.message_id).filter(|(until, _)| *until > now) {
+            Some((_, Some(answer))) => Claimed::Settled(answer.clone()),
+            Some((_, None)) => Claimed::Again,
+            None => {
+                self.claims.insert(claim.message_id.clone(), (claim.until, None));
+                Claimed::New
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step, now: UnixMs) -> Outcome {
+        const GONE: Outcome = Outcome::Refused(Refused::Broken);
+        match step {
+            Step::Put(row) => {
+                let taken = |other: &Session| other.row.name == row.name && other.row.session != row.session;
+                if self.sessions.values().any(taken) {
+                    return Outcome::Refused(Refused::NameTaken);
+                }
+                let known = self.sessions.entry(row.session).or_insert_with(|| Session {
+                    row: (**row).clone(),
+                    channels: BTreeSet::new(),
+                    messages: BTreeMap::new(),
+                    received: BTreeMap::new(),
+                });
+                known.row = (**row).clone();
+            }
+            Step::Join { session, channel } => {
+                let Some(known) = self.sessions.get_mut(session) else { return GONE };
+                known.channels.insert(channel.clone());
+            }
+            Step::Leave { session, channel } => {
+                self.sessions.get_mut(session).map(|known| known.channels.remove(channel));
+            }
+            Step::Keep(kept) => {
+                let Some(known) = self.sessions.get_mut(&kept.session) else { return GONE };
+                if known.messages.contains_key(&kept.order) {
+                    return Outcome::Done;
+                }
+                if let Some(claim) = &kept.claim {
+                    let key = (kept.session, claim.message_id.clone());
+                    let guard = self.guards.get(&key).filter(|(until, _)| *until > now);
+                    if let Some((_, order)) = guard {
+                        return if *order == kept.order { Outcome::Done } else { Outcome::Known };
+                    }
+                    self.guards.insert(key, (claim.until, kept.order));
+                }
+                known.messages.insert(kept.order, (**kept).clone());
+            }
+            Step::Release { session, order } => {
+                let known = self.sessions.get_mut(session).and_then(|known| known.messages.get_mut(order));
+                if let Some(kept) = known.filter(|kept| !kept.released) {
+                    kept.message = Message::encode(kept.message.qos, 0, b"", &mut Vec::new());
+                    kept.released = true;
+                }
+            }
+            Step::Remove { session, order } => {
+                self.sessions.get_mut(session).map(|known| known.messages.remove(order));
+            }
+            Step::Receive { session, received } => {
+                let Some(known) = self.sessions.get_mut(session) else { return GONE };
+                known.received.insert(received.id, received.clone());
+            }
+            Step::Forget { session, id } => {
+                self.sessions.get_mut(session).map(|known| known.received.remove(id));
+            }
+            Step::Drop { session } => {
+                self.sessions.remove(session);
+            }
+        }
+        Outcome::Done
+    }
+
+    fn load(&self, session: SessionId, after: Option<Order>, most: usize, now: UnixMs) -> Outcome {
+        let Some(known) = self.sessions.get(&session) else { return Outcome::Refused(Refused::Broken) };
+        let behind = known.messages.values().filter(|kept| after.is_none_or(|after| kept.order > after));
+        let mut messages: Vec<Kept> = behind.filter(|kept| lives(kept, now)).cloned().collect();
+        let more = messages.len() > most;
+        messages.truncate(most);
+        let mut received: Vec<Received> = known.received.values().cloned().collect();
+        received.sort_by_key(|received| (received.sequence, received.id));
+        received.truncate(if after.is_none() { usize::MAX } else { 0 });
+        Outcome::Loaded(Page { messages, received, more })
+    }
+
+    /// What the shard may ask, which never uses an order twice: nothing of a session or message that is not there, as
+    /// it would be asked again when a later step of the same batch has made it. A call is settled after its claim.
+    fn can_be_asked(&mut self, request: &Request, now: UnixMs) -> bool {
+        let step = match request {
+            Request::Settle { message_id, .. } => {
+                return self.claims.get(message_id).is_some_and(|(until, _)| *until > now);
+            }
+            Request::Shard { work: Work { what: What::Step(Step::Put(_)), .. }, .. } => return true,
+            Request::Shard { work: Work { what: What::Step(step), .. }, .. } => Some(step),
+            _ => None,
+        };
+        let Some(session) = batch::session_of(request) else { return true };
+        let Some(known) = self.sessions.get(&session) else { return false };
+        match step {
+            Some(Step::Release { order, .. } | Step::Remove { order, .. }) => known.messages.contains_key(order),
+            Some(Step::Keep(kept)) => self.used.insert((session, kept.order)),
+            _ => true,
+        }
+    }
+
+    fn purge(&mut self, now: UnixMs) -> Vec<Expired> {
+        let mut expired = Vec::new();
+        for (session, known) in &mut self.sessions {
+            let gone: Vec<Kept> =
+                known.messages.extract_if(.., |_, kept| !lives(kept, now)).map(|(_, kept)| kept).collect();
+            if !gone.is_empty() {
+                let bytes = gone.iter().map(|kept| kept.message.len() as u64).sum();
+                expired.push(Expired { session: *session, messages: gone.len() as u32, bytes });
+            }
+        }
+        expired
+    }
+
+    fn found(&self) -> Vec<Found> {
+        let found = |known: &Session| {
+            let waiting: Vec<&Kept> = known.messages.values().filter(|kept| !kept.released).collect();
+            Found {
+                row: known.row.clone(),
+                channels: known.channels.iter().cloned().collect(),
+                waiting: waiting.len() as u32,
+                waiting_bytes: waiting.iter().map(|kept| kept.message.len() as u64).sum(),
+                next: known.messages.keys().next_back().map_or(Order(0), |last| last.next()),
+                oldest: waiting.first().map(|kept| kept.stored),
+                first: known.messages.keys().next().copied(),
+            }
+        };
+        sorted(Opened { sessions: self.sessions.values().map(found).collect() })
+    }
+}
+
+/// What happens next, as far as chance decides it.
+#[derive(Clone, Debug)]
+enum Event {
+    Step(Step),
+    Load { session: SessionId, after: Option<Order>, most: usize },
+    Claim { message_id: Arc<str>, life_ms: u64 },
+    Settle { message_id: Arc<str> },
+}
+
+fn session() -> impl Strategy<Value = SessionId> {
+    (1..5_u128).prop_map(SessionId)
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    prop_oneof![0..16_u64, Just(65_600)].prop_map(Order)
+}
+
+fn message_id() -> impl Strategy<Value = Arc<str>> {
+    prop::sample::select(vec!["a", "b"]).prop_map(Arc::from)
+}
+
+fn some_row() -> impl Strategy<Value = SessionRow> {
+    let cookie = prop::option::of(prop::collection::vec(any::<u8>(), 0..90));
+    (session(), any::<Option<u32>>(), cookie, any::<u16>()).prop_map(|(session, ends, cookie, mark)| SessionRow {
+        // Two of them want the same.
+        name: if session.0 > 2 { "common".into() } else { row(session.0).name },
+        ends: ends.map(|ends| UnixMs(ends.into())),
+        cookie: cookie.map(Arc::from),
+        downlink: DownlinkMark { reserved: Order(mark.into()), floor: Order(3) },
+        uplink: UplinkMark { run: mark.into(), start: mark, last: 5, past_half: mark % 2 == 0 },
+        ..row(session.0)
+    })
+}
+
+fn some_kept() -> impl Strategy<Value = Kept> {
+    let claim = prop::option::of((message_id(), 60_000..200_000_u64));
+    (session(), order(), any::<bool>(), any::<bool>(), 0..200_u64, claim, "[a-z]{0,80}").prop_map(
+        |(session, order, twice, sent, life, claim, body)| Kept {
+            message: message(if twice { QoS::ExactlyOnce } else { QoS::AtLeastOnce }, &body),
+            sent,
+            expires: UnixMs(NOW.0 + life * 1000),
+            claim: claim.map(|(message_id, life)| Claim { message_id, until: UnixMs(NOW.0 + life) }),
+            ..kept(session.0, order.0)
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let channel = || prop::sample::select(vec!["x", "y", "z"]).prop_map(Arc::<str>::from);
+    let id = || (1..4_u16).prop_map(MessageId);
+    let received = (id(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..90))
+        .prop_map(|(id, sequence, answer)| Received { id, sequence: sequence.into(), answer: answer.into() });
+    let step = prop_oneof![
+        4 => some_row().prop_map(|row| Step::Put(Box::new(row))),
+        1 => (session(), channel()).prop_map(|(session, channel)| Step::Join { session, channel }),
+        1 => (session(), channel()).prop_map(|(session, channel)| Step::Leave { session, channel }),
+        9 => some_kept().prop_map(|kept| Step::Keep(Box::new(kept))),
+        2 => (session(), order()).prop_map(|(session, order)| Step::Release { session, order }),
+        3 => (session(), order()).prop_map(|(session, order)| Step::Remove { session, order }),
+        2 => (session(), received).prop_map(|(session, received)| Step::Receive { session, received }),
+        1 => (session(), id()).prop_map(|(session, id)| Step::Forget { session, id }),
+        1 => session().prop_map(|session| Step::Drop { session }),
+    ];
+    prop_oneof![
+        10 => step.prop_map(Event::Step),
+        2 => (session(), prop::option::of(order()), 1..6_usize)
+            .prop_map(|(session, after, most)| Event::Load { session, after, most }),
+        1 => (message_id(), 60_000..200_000_u64)
+            .prop_map(|(message_id, life_ms)| Event::Claim { message_id, life_ms }),
+        1 => message_id().prop_map(|message_id| Event::Settle { message_id }),
+    ]
+}
+
+fn requests(rig: &mut Rig, events: Vec<Event>) -> Vec<Request> {
+    let request = |event| match event {
+        Event::Step(step) => rig.requests(vec![What::Step(step)]).remove(0),
+        Event::Load { session, after, most } => rig.requests(vec![What::Load { session, after, most }]).remove(0),
+        Event::Claim { message_id, life_ms } => {
+            Request::Claim { ticket: 1, claim: Claim { message_id, until: UnixMs(rig.now.0 + life_ms) } }
+        }
+        Event::Settle { message_id } => Request::Settle { message_id, answer: b"settled".to_vec() },
+    };
+    events.into_iter().map(request).collect()
+}
+
+/// A server for all cases; each has a cluster's name of its own.
+fn rig(server: &Server) -> Rig {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let case = COUNT.fetch_add(1, Ordering::Relaxed);
+    Rig::with(options(&server.url(), &format!("case-{case}")))
+}
+
+/// All that can be seen from outside.
+fn assert_same(rig: &mut Rig, model: &Model) {
+    for session in (1..5).map(SessionId) {
+        assert_eq!(rig.load(session, None, 100), model.load(session, None, 100, rig.now));
+    }
+    let found = rig.reopen();
+    assert_eq!(found, model.found());
+    let held = found.iter().fold(Held::default(), |held, found| Held {
+        messages: held.messages + u64::from(found.waiting),
+        bytes: held.bytes + found.waiting_bytes,
+    });
+    assert_eq!(rig.store.held(), held);
+}
+
+#[test]
+fn it_answers_as_the_model_does() {
+    let server = Server::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let batches = prop::collection::vec((prop::collection::vec(event(), 1..12), 0..40_000_u64, any::<bool>()), 1..16);
+    proptest!(ProptestConfig::with_cases(CASES), |(batches in batches)| {
+        let (mut rig, mut model) = (rig(&server), Model::default());
+        for (events, passed, purges) in batches {
+            let requests = requests(&mut rig, events);
+            let expected: Vec<Answer> = requests.iter().map(|request| model.answer(request, rig.now)).collect();
+            let said = format!("{requests:?}");
+            prop_assert_eq!(rig.store.commit(requests, rig.now), expected, "{}", said);
+            rig.now.0 += passed;
+            if purges {
+                let mut expired = rig.store.purge(rig.now, 1000).expired;
+                expired.sort_by_key(|expired| expired.session);
+                prop_assert_eq!(expired, model.purge(rig.now));
+            }
+        }
+        assert_same(&mut rig, &model);
+    });
+}
+
+/// A batch whose answer was lost is done again, all of it; in the end everything is as if it had been done once.
+#[test]
+fn a_batch_done_twice_is_a_batch_done_once() {
+    let server = Server::start();
+    let batches = prop::collection::vec((prop::collection::vec(event(), 1..12), 0..40_000_u64), 1..12);
+    proptest!(ProptestConfig::with_cases(CASES), |(batches in batches)| {
+        let (mut rig, mut model) = (rig(&server), Model::default());
+        for (events, passed) in batches {
+            let (mut asked, mut expected) = (Vec::new(), Vec::new());
+            for request in requests(&mut rig, events) {
+                if model.can_be_asked(&request, rig.now) {
+                    expected.push(model.answer(&request, rig.now));
+                    asked.push(request);
+                }
+            }
+            let requests = asked;
+            let excused: Vec<bool> = requests.iter().map(|request| is_excused(request, &requests)).collect();
+            let answers = commit_twice(&mut rig.store, requests, rig.now);
+            for ((answer, expected), _) in answers.iter().zip(&expected).zip(excused).filter(|(_, excused)| !excused) {
+                prop_assert_eq!(answer, expected);
+            }
+            rig.now.0 += passed;
+        }
+        assert_same(&mut rig, &model);
+    });
+}
+
+/// What may be answered otherwise the second time, as the shard never asks so in one batch: a load sees what the batch
+/// did behind it, a claim sees that the same batch settled it.
+fn is_excused(request: &Request, batch: &[Request]) -> bool {
+    match request {
+        Request::Claim { .. } => batch.iter().any(|request| matches!(request, Request::Settle { .. })),
+        Request::Settle { .. } => false,
+        Request::Shard { work, .. } => matches!(work.what, What::Load { .. }),
+    }
+}
+
+const CASES: u32 = 64;

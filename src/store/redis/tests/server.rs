@@ -1,0 +1,193 @@
+//! A redis-server of the test's own, and a line to it that can be cut.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// Killed, and its directory removed, when it goes.
+pub struct Server {
+    child: Option<Child>,
+    pub port: u16,
+    pub dir: PathBuf,
+    more: Vec<String>,
+}
+
+impl Server {
+    /// Each answer of it comes after its fsync.
+    pub fn start() -> Server {
+        Server::with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    pub fn with(more: &[&str]) -> Server {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("rainbow-redis-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir_all(&dir).expect("a directory for Redis");
+        let more = more.iter().map(|arg| arg.to_string()).collect();
+        let mut server = Server { child: None, port: 0, dir, more };
+        // The port is free when it is looked for; another process may be quicker.
+        let started = (0..5).any(|_| {
+            server.port = free_port();
+            server.run()
+        });
+        assert!(started, "redis-server does not start");
+        server
+    }
+
+    /// Starts it where it was, with what lies in its directory.
+    pub fn restart(&mut self) {
+        self.kill();
+        assert!(self.run(), "redis-server does not start again");
+    }
+
+    /// The same with other settings.
+    pub fn restart_with(&mut self, more: &[&str]) {
+        self.more = more.iter().map(|arg| arg.to_string()).collect();
+        self.restart();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// As a power failure would, but for the disk.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it ends");
+        }
+    }
+
+    fn run(&mut self) -> bool {
+        let mut child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--logfile", ""])
+            .arg("--dir")
+            .arg(&self.dir)
+            .args(&self.more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-server is needed for these tests: apt-get install redis-server");
+        let mut log = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        let ready = loop {
+            line.clear();
+            if log.read_line(&mut line).expect("a log in UTF-8") == 0 {
+                break false;
+            }
+            if line.contains("Ready to accept connections") {
+                break true;
+            }
+        };
+        // It goes on to log; somebody must read.
+        thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        if ready {
+            self.child = Some(child);
+        } else {
+            child.wait().expect("it ends");
+        }
+        ready
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn ask(&self, question: &str) -> redis::Value {
+        let mut command = redis::Cmd::new();
+        question.split(' ').for_each(|word| {
+            command.arg(word);
+        });
+        let client = redis::Client::open(self.url()).expect("a URL");
+        command.query(&mut client.get_connection().expect("a connection")).expect("an answer")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
+}
+
+/// Hands bytes on, both ways, until it is told not to.
+pub struct Proxy {
+    pub port: u16,
+    cut: Arc<Cut>,
+}
+
+#[derive(Default)]
+struct Cut {
+    /// Bytes of answers that still come through, once `armed`.
+    left: AtomicUsize,
+    armed: AtomicBool,
+    /// How many connections were cut.
+    count: AtomicU32,
+    /// The bell of whoever waits for a cut.
+    lines: Mutex<Vec<TcpStream>>,
+}
+
+impl Proxy {
+    pub fn to(port: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let own = listener.local_addr().expect("its address").port();
+        let cut = Arc::new(Cut::default());
+        let shared = cut.clone();
+        // It ends with the process: a test's few lines are not worth a way to stop it.
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                shared.lines.lock().expect("no panic").push(client.try_clone().expect("a second handle"));
+                let (from, to) = (client.try_clone().expect("a handle"), server.try_clone().expect("a handle"));
+                thread::spawn(move || hand_on(from, to, None));
+                let cut = shared.clone();
+                thread::spawn(move || hand_on(server, client, Some(&cut)));
+            }
+        });
+        Proxy { port: own, cut }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The next answers come through up to that many bytes; then their line is cut, once.
+    pub fn cut_answers_after(&self, bytes: usize) {
+        self.cut.left.store(bytes, Ordering::SeqCst);
+        self.cut.armed.store(true, Ordering::SeqCst);
+    }
+
+    pub fn cuts(&self) -> u32 {
+        self.cut.count.load(Ordering::SeqCst)
+    }
+}
+
+fn hand_on(mut from: TcpStream, mut to: TcpStream, cut: Option<&Cut>) {
+    let mut buffer = [0; 16384];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        let armed = cut.filter(|cut| cut.armed.load(Ordering::SeqCst));
+        let through = armed.map_or(length, |cut| length.min(cut.left.load(Ordering::SeqCst)));
+        if to.write_all(&buffer[..through]).is_err() {
+            break;
+        }
+        if let Some(cut) = armed {
+            cut.left.fetch_sub(through, Ordering::SeqCst);
+            if through < length {
+                cut.armed.store(false, Ordering::SeqCst);
+                cut.count.fetch_add(1, Ordering::SeqCst);
+                // The server's side stays open: a stale connection is what the store must be able to end.
+                let _ = to.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
