@@ -245,7 +245,7 @@ pub fn same_name_loosely(a: &str, b: &str) -> bool {
 fn split_target<'t>(method: &str, target: &'t str) -> Result<(&'t str, &'t str), HeadError> {
     // A fragment is never sent, and bytes above ASCII have to be encoded; what follows them is read differently
     // elsewhere.
-    if target.bytes().any(|byte| byte == b'#' || !byte.is_ascii()) {
+    if !target.is_ascii() || memchr::memchr(b'#', target.as_bytes()).is_some() {
         return Err(HeadError::Target);
     }
     if target == "*" && method == "OPTIONS" {
