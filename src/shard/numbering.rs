@@ -1,10 +1,12 @@
 //! Numbers of a durable session's messages to the backend, made of the ids that its client gives them, so that a repeat
 //! gets the same number after any crash.
 //!
-//! A *run* is a row of ids that followed one another; a message's number is its run and its place in it. A SEND without
-//! DUP that does not follow the last id begins a new run (the client has lost its count, or we have): the mark must be
-//! stored before the message goes on, or a crash would give its number away again. A SEND with DUP whose id is not
-//! known belongs to the run at hand, or to the end of the one before when that has just gone round.
+//! A *run* is a row of rising ids; a message's number is its run and its place in it. A SEND without DUP that goes back
+//! behind the last id begins a new run (the client has lost its count), and so does the first one when we have lost
+//! ours: the mark must be stored before the message goes on, or a crash would give its number away again. Ids that are
+//! left out are none of our business: after a crash the client repeats what was not answered and goes on behind what
+//! was. A SEND with DUP whose id is not known belongs to the run at hand, or to the end of the one before when that has
+//! just gone round.
 
 use super::steps::{IDS, UplinkMark};
 use crate::wire::packet::MessageId;
@@ -32,13 +34,13 @@ impl UplinkMark {
             }
             return Numbered { sequence: sequence(self.run - u32::from(before), place), store_first: false };
         }
-        let follows = match self.last {
-            0 => id.0 == self.start,
+        let rises = match self.last {
+            0 => true,
             UNKNOWN => false,
-            last => MessageId(last).next() == id && place != 0,
+            last => place > self.place(MessageId(last)),
         };
         self.last = id.0;
-        if follows {
+        if rises {
             let passes = place >= HALF && !self.past_half;
             self.past_half |= passes;
             return Numbered { sequence: sequence(self.run, place), store_first: passes };
@@ -84,6 +86,19 @@ mod tests {
         assert_eq!(numbers(&mut mark, 6..=10, true), before[5..]);
         let next = mark.number(MessageId(11), false);
         assert_eq!(next, Numbered { sequence: before[9] + 1, store_first: false });
+    }
+
+    #[test]
+    fn ids_answered_before_a_crash_may_be_left_out_after_it() {
+        let mut mark = UplinkMark::FIRST;
+        let stored = mark;
+        let before = numbers(&mut mark, 1..=11, false);
+        let mut mark = stored.after_crash();
+        assert_eq!(numbers(&mut mark, [6, 8], true), [before[5], before[7]]);
+        assert_eq!(mark.number(MessageId(11), false), Numbered { sequence: before[10], store_first: false });
+        // Again, and 8 is still not answered.
+        let mut mark = stored.after_crash();
+        assert_eq!(numbers(&mut mark, [8, 11], true), [before[7], before[10]]);
     }
 
     #[test]

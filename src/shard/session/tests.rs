@@ -342,7 +342,6 @@ fn a_newer_connection_takes_over_with_all_that_is_unfinished() {
     let old = bench.open("me");
     bench.send_to("me", QOS2, "a");
     bench.rig.send(old, 2, 5, "up");
-    bench.store();
     let forward = bench.forward();
     let new = bench.attach("me", &[]);
     assert_eq!(bench.rig.hear(old), [r#"send2 #1 "a""#, "close 4409 taken over"]);
