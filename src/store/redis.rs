@@ -29,6 +29,7 @@ mod script;
 #[cfg(test)]
 mod tests;
 
+use super::crash;
 use super::{Answer, Held, Now, OpenError, Opened, Options, Purged, Request, State};
 use crate::config::Durability;
 use crate::shard::steps::{Expired, Found, Order, Refused, SessionId, UnixMs};
@@ -78,6 +79,7 @@ pub enum Fault {
 
 impl Redis {
     pub fn open(options: &Options) -> Result<(Redis, Opened), OpenError> {
+        crash::point("open.before");
         let mut store = Redis::new(options).map_err(refused_open)?;
         let opened = store.with_pauses(|store| store.begin()).map_err(refused_open)?;
         if options.durability == Durability::Memory {
@@ -85,6 +87,7 @@ impl Redis {
                 "store.durability is \"memory\": a message that is kept outlives what Redis's memory outlives, no more"
             );
         }
+        crash::point("open.after");
         info!(sessions = opened.sessions.len(), messages = store.held.messages, "the store in Redis is open");
         Ok((store, opened))
     }
@@ -127,6 +130,7 @@ impl Redis {
                 _ => {}
             }
         }
+        crash::point("open.inside");
         self.find()
     }
 
@@ -213,6 +217,7 @@ impl Redis {
     /// Does all of it and answers each, in their order. When Redis cannot be reached for long, nobody knows what was
     /// done, and the answers say so (`Unreachable`).
     pub fn commit(&mut self, requests: Vec<Request>, now: Now) -> Vec<Answer> {
+        crash::point("commit.before");
         self.batch += 1;
         let known = Known { by_name: &self.by_name, room: self.bytes_max.saturating_sub(self.held.bytes) };
         let batch = Batch::new(requests, &self.orphans, known, &self.packing(now));
@@ -227,6 +232,7 @@ impl Redis {
         });
         match values {
             Ok(values) => {
+                crash::point("commit.after");
                 let done = batch.finish(values, tries > 1, &mut self.by_name);
                 self.orphans.clear();
                 self.hold(done.change);
@@ -277,6 +283,7 @@ impl Redis {
             store.connect()?;
             store.exchange(&calls)
         })?;
+        crash::point("purge.inside");
         for ((_, session), value) in due.into_iter().zip(values) {
             let counts: Option<(u32, u64, u8)> = redis::from_redis_value(value).ok();
             let Some((messages @ 1.., bytes, more)) = counts else { continue };
@@ -337,7 +344,9 @@ impl Redis {
     }
 
     /// Nothing is left to do: what was answered is in Redis.
-    pub fn close(self) {}
+    pub fn close(self) {
+        crash::point("close.before");
+    }
 
     fn connect(&mut self) -> Result<(), Fault> {
         if self.nodes.is_connected() {
@@ -359,6 +368,7 @@ impl Redis {
             looks.look(*bucket, Script::Writer, &[&self.names.writer(*bucket)], args);
         }
         let mut values = self.nodes.exchange(&looks, calls)?;
+        crash::point("commit.inside");
         let answers = values.split_off(touched.len());
         for (bucket, look) in touched.iter().zip(values) {
             self.judge(*bucket, look)?;

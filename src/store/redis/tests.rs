@@ -1,6 +1,7 @@
 //! The Redis store against a real redis-server: each step, a model, and everything that can go wrong in between.
 
 mod faults;
+mod many;
 mod model;
 mod opening;
 mod server;

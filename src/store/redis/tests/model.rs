@@ -340,13 +340,21 @@ fn a_batch_done_twice_is_a_batch_done_once() {
 }
 
 /// What may be answered otherwise the second time, as the shard never asks so in one batch: a load sees what the batch
-/// did behind it, a claim sees that the same batch settled it.
-fn is_excused(request: &Request, batch: &[Request]) -> bool {
+/// did behind it, a claim sees that the same batch settled it, and a session that the batch drops is not there.
+fn is_excused(request: &Request, others: &[Request]) -> bool {
     match request {
-        Request::Claim { .. } => batch.iter().any(|request| matches!(request, Request::Settle { .. })),
+        Request::Claim { .. } => others.iter().any(|request| matches!(request, Request::Settle { .. })),
         Request::Settle { .. } => false,
-        Request::Shard { work, .. } => matches!(work.what, What::Load { .. }),
+        Request::Shard { work: Work { what: What::Load { .. }, .. }, .. } => true,
+        Request::Shard { .. } => {
+            let session = batch::session_of(request);
+            others.iter().any(|other| drops(other) && batch::session_of(other) == session)
+        }
     }
+}
+
+fn drops(request: &Request) -> bool {
+    matches!(request, Request::Shard { work: Work { what: What::Step(Step::Drop { .. }), .. }, .. })
 }
 
 const CASES: u32 = 64;

@@ -13,6 +13,8 @@ use std::thread;
 pub struct Server {
     child: Option<Child>,
     pub port: u16,
+    /// Of a cluster's node, where it speaks to the others.
+    pub bus: u16,
     pub dir: PathBuf,
     more: Vec<String>,
 }
@@ -24,19 +26,37 @@ impl Server {
     }
 
     pub fn with(more: &[&str]) -> Server {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("rainbow-redis-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir_all(&dir).expect("a directory for Redis");
         let more = more.iter().map(|arg| arg.to_string()).collect();
-        let mut server = Server { child: None, port: 0, dir, more };
+        let mut server = Server { child: None, port: 0, bus: 0, dir: new_dir(), more };
+        server.find_a_port();
+        server
+    }
+
+    pub fn sentinel(config: &str) -> Server {
+        let mut server = Server { child: None, port: 0, bus: 0, dir: new_dir(), more: Vec::new() };
+        let file = server.dir.join("sentinel.conf");
+        fs::write(&file, config).expect("its settings");
+        server.more = vec![file.to_string_lossy().into_owned(), "--sentinel".into()];
+        server.find_a_port();
+        server
+    }
+
+    pub fn cluster_node() -> Server {
+        let bus = free_port();
+        let more = ["--appendonly", "yes", "--appendfsync", "always", "--cluster-enabled", "yes", "--cluster-port"];
+        let more = more.iter().map(|arg| arg.to_string()).chain([bus.to_string()]).collect();
+        let mut server = Server { child: None, port: 0, bus, dir: new_dir(), more };
+        server.find_a_port();
+        server
+    }
+
+    fn find_a_port(&mut self) {
         // The port is free when it is looked for; another process may be quicker.
         let started = (0..5).any(|_| {
-            server.port = free_port();
-            server.run()
+            self.port = free_port();
+            self.run()
         });
         assert!(started, "redis-server does not start");
-        server
     }
 
     /// Starts it where it was, with what lies in its directory.
@@ -64,11 +84,16 @@ impl Server {
     }
 
     fn run(&mut self) -> bool {
-        let mut child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--logfile", ""])
+        // Another one than the machine's, Valkey for instance.
+        let program = std::env::var("RAINBOW_TEST_REDIS").unwrap_or_else(|_| "redis-server".into());
+        let sentinel = self.more.iter().any(|arg| arg == "--sentinel");
+        let mut child = Command::new(program)
+            // A sentinel's file of settings comes first.
+            .args(&self.more)
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--logfile", ""])
+            .args(if sentinel { &[][..] } else { &["--save", ""] })
             .arg("--dir")
             .arg(&self.dir)
-            .args(&self.more)
             .stdout(Stdio::piped())
             .spawn()
             .expect("redis-server is needed for these tests: apt-get install redis-server");
@@ -79,7 +104,7 @@ impl Server {
             if log.read_line(&mut line).expect("a log in UTF-8") == 0 {
                 break false;
             }
-            if line.contains("Ready to accept connections") {
+            if line.contains("Ready to accept connections") || line.contains("Sentinel ID is") {
                 break true;
             }
         };
@@ -102,6 +127,10 @@ impl Server {
         question.split(' ').for_each(|word| {
             command.arg(word);
         });
+        self.tell(&command)
+    }
+
+    pub fn tell(&self, command: &redis::Cmd) -> redis::Value {
         let client = redis::Client::open(self.url()).expect("a URL");
         command.query(&mut client.get_connection().expect("a connection")).expect("an answer")
     }
@@ -112,6 +141,14 @@ impl Drop for Server {
         self.kill();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn new_dir() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("rainbow-redis-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let dir = std::env::temp_dir().join(name);
+    fs::create_dir_all(&dir).expect("a directory for Redis");
+    dir
 }
 
 pub fn free_port() -> u16 {
