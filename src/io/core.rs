@@ -19,7 +19,7 @@ use super::receipts::Receipts;
 use super::rules::Rules;
 use super::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
 use super::shelf::News;
-use super::storebox::StoreBox;
+use super::storebox::{self, StoreBox};
 use super::upgrade::Connects;
 use super::waits::Waits;
 use crate::base::id::{ConnKey, Identity, ShardId};
@@ -41,8 +41,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 pub struct Core {
     pub id: ShardId,
@@ -92,7 +93,13 @@ impl Core {
             deadlines: Rc::new(Deadlines::new(now)),
             asks: Asks::new(id, rules.config.calls_max),
             connects: Connects::default(),
-            store: StoreBox::new(shared.store.get().cloned()),
+            store: StoreBox::new(
+                shared
+                    .store
+                    .get()
+                    .cloned()
+                    .map(|sender| -> storebox::Slot { Box::new(move |request| sender.try_send(request)) }),
+            ),
             attaches: Waits::default(),
             claims: Waits::default(),
             answers: Waits::default(),
@@ -542,6 +549,9 @@ impl Core {
 
     /// The business server does not accept what we ask: an operator must hear of it.
     pub fn note_invalid(&self, actions: &Actions<'_>) {
+        if actions.unreadable > 0 && self.shared.counters.backend_unreadable.fetch_add(1, Relaxed) == 0 {
+            warn!("the business server says RAINBOW* headers that cannot be read; they do nothing (said once)");
+        }
         if let Some(invalid) = actions.invalid {
             self.count(|counters| &counters.backend_invalid);
             let meaning = match invalid {

@@ -3,8 +3,11 @@
 use super::backend::{BackendStats, HistogramTotal, UpstreamState};
 use super::core::Core;
 use super::response::{Response, plain};
+use super::store::StoreSender;
 use super::{clock, sys};
+use crate::config::StoreKind;
 use crate::shard::{Figures, Query, Reply, Stats};
+use crate::store::State;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -13,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use serde_json::{Value, json};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// `GET /info/`; the shape is documented at the head of serverinfo.html.
 pub async fn info(core: &Rc<Core>) -> Response {
@@ -23,7 +27,8 @@ pub async fn info(core: &Rc<Core>) -> Response {
     let now = clock::monotonic();
     let channels: usize = figures.iter().map(|worker| worker.channels).sum();
     let mut counters = serde_json::Map::new();
-    for (name, _, value) in stats.iter().chain(shared.counters.iter()).chain(admission(core)).chain(backend(core)) {
+    let counted = stats.iter().chain(shared.counters.iter()).chain(admission(core)).chain(backend(core));
+    for (name, _, value) in counted.chain(store_counters(core)) {
         counters.insert(name.into(), value.into());
     }
     let info = json!({
@@ -40,6 +45,8 @@ pub async fn info(core: &Rc<Core>) -> Response {
         "cpu_us": sys::cpu_us(),
         "messages_in": stats.messages_in,
         "messages_out": stats.messages_out,
+        "sessions": figures.iter().map(|worker| worker.sessions).sum::<usize>(),
+        "store": store(core, &figures),
         "backend": upstreams(core),
         "workers": figures.iter().map(|worker| worker_json(core, worker)).collect::<Vec<_>>(),
         "largest_channels":
@@ -62,6 +69,63 @@ fn worker_json(core: &Core, worker: &Figures) -> Value {
         "calls": worker.calls,
         "mailbox": core.shared.mail.get(usize::from(worker.shard)).map_or(0, |mail| mail.len()),
     })
+}
+
+/// `null` without a store.
+fn store(core: &Core, figures: &[Figures]) -> Value {
+    let Some(store) = core.shared.store.get() else { return Value::Null };
+    let stats = store.stats();
+    let commits = stats.commits.load(Relaxed);
+    let why = match store.state() {
+        State::Ready => None,
+        State::Refusing { detail, .. } => Some(detail),
+    };
+    json!({
+        "kind": match core.shared.config().store.kind {
+            StoreKind::None => "none",
+            StoreKind::Sqlite => "sqlite",
+            StoreKind::Redis => "redis",
+        },
+        "state": if why.is_none() { "ready" } else { "refusing" },
+        "why": why,
+        "messages": stats.messages.load(Relaxed),
+        "bytes": stats.bytes.load(Relaxed),
+        "queued": store.len(),
+        "under_way": figures.iter().map(|worker| worker.store_under_way).sum::<usize>(),
+        "commits": commits,
+        "commit_us_mean": stats.commit_us.load(Relaxed) / commits.max(1),
+        "commit_us_max": stats.commit_us_max.load(Relaxed),
+    })
+}
+
+fn store_counters(core: &Core) -> impl Iterator<Item = Counted> {
+    let stats = core.shared.store.get().map(StoreSender::stats);
+    let counters = stats.map(|stats| {
+        [
+            ("store_steps", "Steps that the store was asked for.", &stats.steps),
+            ("store_loads", "Pages of messages that it was asked for.", &stats.loads),
+            ("store_claims", "Calls with a message_id that it was asked about.", &stats.claims),
+            ("store_refused", "What it was asked for and refused.", &stats.refused),
+            ("store_commits", "Its commits.", &stats.commits),
+            ("store_commit_us", "Time in its commits, in microseconds.", &stats.commit_us),
+            ("store_expired", "Messages whose time was over before they reached their session.", &stats.expired),
+        ]
+    });
+    counters.into_iter().flatten().map(|(name, what, counter)| (name, what, counter.load(Relaxed)))
+}
+
+fn store_gauges(core: &Core) -> impl Iterator<Item = Counted> {
+    let gauges = core.shared.store.get().map(|store| {
+        let stats = store.stats();
+        [
+            ("store_messages", "Messages that wait in the store.", stats.messages.load(Relaxed)),
+            ("store_bytes", "Bytes that wait in the store.", stats.bytes.load(Relaxed)),
+            ("store_queued", "Requests that wait for the store's thread.", store.len() as u64),
+            ("store_refusing", "1 while the store makes no promises.", u64::from(!store.is_ready())),
+            ("store_commit_us_max", "The longest commit, in microseconds.", stats.commit_us_max.load(Relaxed)),
+        ]
+    });
+    gauges.into_iter().flatten()
 }
 
 /// Of the whole life of the process; the page computes what is going on now from `cpu_us`.
@@ -126,7 +190,6 @@ async fn figures(core: &Rc<Core>) -> (Vec<Figures>, Stats) {
 type Counted = (&'static str, &'static str, u64);
 
 fn admission(core: &Core) -> impl Iterator<Item = Counted> {
-    use std::sync::atomic::Ordering::Relaxed;
     let admission = &core.shared.admission;
     [
         ("refused_full", "Connections refused at connections_max (503).", admission.refused_full.load(Relaxed)),
@@ -168,9 +231,10 @@ pub async fn metrics(core: &Rc<Core>) -> Response {
     let sum = |part: fn(&Figures) -> usize| figures.iter().map(part).sum::<usize>() as u64;
     let backend_sum = |part: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| part(stats)).sum();
     let latency = HistogramTotal::of(core.shared.backend.iter().map(|stats| &stats.latency_us));
-    let gauges = vec![
+    let mut gauges = vec![
         ("connections", "Open connections.", sum(|worker| worker.connections)),
         ("channels", "Channels with members, added up over the workers.", sum(|worker| worker.channels)),
+        ("sessions", "Durable sessions, those without a connection included.", sum(|worker| worker.sessions)),
         ("timers", "Armed timers.", sum(|worker| worker.timers)),
         ("calls_waiting", "Calls waiting for clients' answers.", sum(|worker| worker.calls)),
         ("line_bytes", "Bytes of clients' messages that wait for the backend.", sum(|worker| worker.line_bytes)),
@@ -183,7 +247,9 @@ pub async fn metrics(core: &Rc<Core>) -> Response {
         ("backend_latency_p50_us", "Median of the backend's latency since the start.", latency.per_mille(500)),
         ("backend_latency_p99_us", "99th percentile of the backend's latency.", latency.per_mille(990)),
     ];
+    gauges.extend(store_gauges(core));
     let counters = stats.iter().chain(core.shared.counters.iter()).chain(admission(core)).chain(backend(core));
+    let counters = counters.chain(store_counters(core));
     let mut registry = Registry::with_prefix("rainbow");
     registry.register_collector(Box::new(Collected { counters: counters.collect(), gauges }));
     let mut body = String::new();

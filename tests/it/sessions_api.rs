@@ -394,6 +394,8 @@ fn a_full_session_refuses_before_it_promises() {
     assert_eq!(world.send("all", &[], "2")["stored"], 2);
     let refused = world.send("all", &[("message_id", "m")], "3");
     assert_eq!((&refused["status"], &refused["stored"], &refused["refused"]), (&json!(1), &json!(1), &json!(1)));
+    let samples = read(world.server.addr());
+    assert_eq!((samples["rainbow_sessions"], samples["rainbow_store_messages"]), (2.0, 4.0));
     let why = refused["msg"].as_str().expect("a reason");
     assert!(why.contains("store.session_messages_max"), "{why}");
     assert_eq!(world.session("ann")["waiting"], 2);
@@ -447,6 +449,9 @@ fn a_store_that_refuses_is_said_and_promises_nothing() {
     std::fs::rename(database.path(), world.dir.path().join("taken away")).expect("ours to move");
     let why = eventually("it is not ready", || Some(http::get(to, "/readyz")).filter(|answer| answer.status == 503));
     assert!(why.text().contains("rainbow.db"), "{}", why.text());
+    let info = call_get(to, "/info/", &[]).json();
+    assert_eq!((&info["sessions"], &info["store"]["state"]), (&json!(1), &json!("refusing")));
+    assert_eq!(read(to)["rainbow_store_refusing"], 1.0);
     let refused = world.send_to("ann", &[], "nobody keeps it");
     assert_eq!((&refused["status"], &refused["stored"], &refused["refused"]), (&json!(1), &json!(0), &json!(1)));
     assert_eq!(world.send("all", &[("message_id", "m")], "")["status"], 1);
