@@ -3,6 +3,7 @@
 
 mod core;
 mod shard;
+mod store;
 mod wire;
 
 // As in the server: what is allocated costs what it costs there.

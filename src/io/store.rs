@@ -438,3 +438,6 @@ const PURGE_MAX: usize = 512;
 /// Between two looks at the clock, at the store's health, and for what has expired.
 const TICK: Duration = Duration::from_secs(1);
 const PANICKED: &str = "the store's thread has failed by a fault of its own (see the log). Start the server again";
+
+#[cfg(test)]
+mod tests;

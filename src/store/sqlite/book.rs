@@ -9,8 +9,9 @@ use crate::shard::steps::{
 };
 use crate::wire::packet::{MessageId, QoS};
 use rusqlite::wal::CheckpointMode;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Result, Row, params};
+use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Result, Row, ffi, params};
 use rustc_hash::FxHashMap;
+use sha1::{Digest, Sha1};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -263,21 +264,22 @@ impl Book {
 
     /// Whether it is new.
     fn insert(&self, key: i64, kept: &Kept, bytes: u64) -> Result<bool> {
-        let sql =
-            "INSERT INTO messages (key, place, flags, type, stored, expires, due, bytes, claim, claim_until, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING";
+        let sql = "INSERT INTO messages (key, place, flags, type, stored, expires, due, bytes, sum, claim,
+             claim_until, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING";
         let (message_type, body) = if kept.released { (0, &[][..]) } else { kept.message.parts() };
         // The client may hold the id of a QoS 2 message that was sent, and waits for its REL: that does not expire.
         let held_by_client = kept.released || kept.sent && kept.message.qos == QoS::ExactlyOnce;
+        let place = whole(kept.order.0);
         let new = self.conn.prepare_cached(sql)?.execute(params![
             key,
-            whole(kept.order.0),
+            place,
             flags(kept),
             message_type,
             whole(kept.stored.0),
             whole(kept.expires.0),
             if held_by_client { NEVER } else { whole(kept.expires.0) },
             whole(bytes),
+            sum(key, place, message_type, body),
             kept.claim.as_ref().map(|claim| &*claim.message_id),
             kept.claim.as_ref().map(|claim| whole(claim.until.0)),
             body,
@@ -366,7 +368,7 @@ impl Book {
         if after.is_none() {
             page.received = self.received(key)?;
         }
-        let sql = "SELECT place, flags, type, stored, expires, claim, claim_until, body FROM messages
+        let sql = "SELECT place, flags, type, stored, expires, claim, claim_until, body, sum FROM messages
              WHERE key = ?1 AND place > ?2 AND due > ?3 ORDER BY place LIMIT ?4";
         let mut statement = self.conn.prepare_cached(sql)?;
         let after = after.map_or(-1, |after| whole(after.0));
@@ -379,7 +381,7 @@ impl Book {
                 page.more = true;
                 break;
             }
-            let kept = kept(row, session, &mut self.scratch)?;
+            let kept = kept(row, session, key, &mut self.scratch)?;
             bytes += kept.message.len();
             page.messages.push(kept);
         }
@@ -433,7 +435,7 @@ impl Book {
     }
 }
 
-fn session_of(step: &Step) -> SessionId {
+pub fn session_of(step: &Step) -> SessionId {
     match step {
         Step::Put(row) => row.session,
         Step::Keep(kept) => kept.session,
@@ -447,22 +449,39 @@ fn session_of(step: &Step) -> SessionId {
     }
 }
 
-fn kept(row: &Row, session: SessionId, scratch: &mut Vec<u8>) -> Result<Kept> {
-    let flags: i64 = row.get(1)?;
-    let damaged = || rusqlite::Error::IntegralValueOutOfRange(1, flags);
+fn kept(row: &Row, session: SessionId, key: i64, scratch: &mut Vec<u8>) -> Result<Kept> {
+    let (place, flags, message_type): (i64, i64, u16) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let body = row.get_ref(7)?.as_blob()?;
+    let damaged = || {
+        let error = ffi::Error::new(ffi::SQLITE_CORRUPT);
+        Error::SqliteFailure(error, Some(format!("message {place} of session {:x} is not what was stored", session.0)))
+    };
+    if flags & RELEASED == 0 && row.get::<_, i64>(8)? != sum(key, place, message_type, body) {
+        return Err(damaged());
+    }
     let qos = QoS::from_u8((flags & QOS) as u8).ok_or_else(damaged)?;
     let claim: Option<Arc<str>> = row.get(5)?;
     let until: Option<i64> = row.get(6)?;
     Ok(Kept {
         session,
-        order: Order(row.get::<_, i64>(0)? as u64),
-        message: Message::encode(qos, row.get(2)?, row.get_ref(7)?.as_blob()?, scratch),
+        order: Order(place as u64),
+        message: Message::encode(qos, message_type, body, scratch),
         sent: flags & SENT != 0,
         released: flags & RELEASED != 0,
         stored: UnixMs(row.get::<_, i64>(3)? as u64),
         expires: UnixMs(row.get::<_, i64>(4)? as u64),
         claim: claim.zip(until).map(|(message_id, until)| Claim { message_id, until: UnixMs(until as u64) }),
     })
+}
+
+/// Half of a SHA-1, fast and good enough against chance.
+fn sum(key: i64, place: i64, message_type: u16, body: &[u8]) -> i64 {
+    let mut sum = Sha1::new();
+    sum.update(key.to_le_bytes());
+    sum.update(place.to_le_bytes());
+    sum.update(message_type.to_le_bytes());
+    sum.update(body);
+    i64::from_le_bytes(sum.finalize()[..8].try_into().expect("eight of twenty bytes"))
 }
 
 fn flags(kept: &Kept) -> i64 {

@@ -114,7 +114,6 @@ fn connect(directory: &Directory, durability: Durability) -> rusqlite::Result<Co
     // never mapped from the file, a failing disk would kill the process.
     conn.execute_batch(
         "PRAGMA locking_mode = EXCLUSIVE;
-         PRAGMA auto_vacuum = INCREMENTAL;
          PRAGMA cache_size = -32768;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = 0;
@@ -143,7 +142,10 @@ fn prepare(conn: &Connection, directory: &Directory) -> Result<(), OpenError> {
         (0, 0) if tables == 0 => {}
         _ => return Err(OpenError::Foreign { path: directory.database() }),
     }
-    // Not before it is known to be ours: it writes into the file.
+    // Not before it is known to be ours: this writes into the file.
+    if tables == 0 {
+        conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL").map_err(failed)?;
+    }
     let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
         let detail = format!("it cannot be used with a write-ahead log (journal mode {mode})");
@@ -158,7 +160,8 @@ fn prepare(conn: &Connection, directory: &Directory) -> Result<(), OpenError> {
 
 /// A session's `key` is short and stands for it in all other tables; `place` is a message's order. A message's `due`
 /// is when it may be removed: `expires`, or never where the client may hold its id; its `bytes` are 0 when it is only
-/// to be released. The index is the way of the purge, and all that a start reads of the messages.
+/// to be released. `sum` tells a damaged message from a sound one, which SQLite does not. The index is the way of the
+/// purge, and all that a start reads of the messages.
 const TABLES: &str = "
     CREATE TABLE sessions (
         key INTEGER PRIMARY KEY, session BLOB NOT NULL, name TEXT NOT NULL UNIQUE,
@@ -172,7 +175,7 @@ const TABLES: &str = "
     CREATE TABLE messages (
         key INTEGER NOT NULL, place INTEGER NOT NULL, flags INTEGER NOT NULL, type INTEGER NOT NULL,
         stored INTEGER NOT NULL, expires INTEGER NOT NULL, due INTEGER NOT NULL, bytes INTEGER NOT NULL,
-        claim TEXT, claim_until INTEGER, body BLOB NOT NULL, PRIMARY KEY (key, place)
+        sum INTEGER NOT NULL, claim TEXT, claim_until INTEGER, body BLOB NOT NULL, PRIMARY KEY (key, place)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX messages_due ON messages (due, stored, bytes);
     CREATE TABLE received (

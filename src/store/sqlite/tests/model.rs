@@ -1,1 +1,334 @@
-//! Random steps.
+//! Random steps, loads and claims against a model in plain maps, over restarts: every outcome and every page must be
+//! the model's, and every restart must find what the model holds.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, Debug)]
+enum Turn {
+    Batch(Vec<Act>),
+    Pass(u64),
+    Purge(usize),
+    Tend(bool),
+    /// As after a crash, or in order.
+    Reopen {
+        closed: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Step(Step),
+    Load(SessionId, Option<u64>, usize),
+    Claim(u8),
+    Settle(u8),
+}
+
+fn session() -> impl Strategy<Value = SessionId> {
+    (1..4u128).prop_map(SessionId)
+}
+
+fn put_any() -> impl Strategy<Value = Step> {
+    (session(), 0..4u8, any::<u16>(), any::<bool>()).prop_map(|(session, name, any, flag)| {
+        Step::Put(Box::new(SessionRow {
+            // Mostly its own name, sometimes another's.
+            name: format!("n{}", if name == 0 { 1 } else { session.0 }).into(),
+            expiry_s: u64::from(any),
+            ends: flag.then_some(UnixMs(u64::from(any))),
+            cookie: (!flag).then(|| Arc::from(&any.to_le_bytes()[..])),
+            downlink: DownlinkMark { reserved: Order(u64::from(any) + 1), floor: Order(u64::from(any)) },
+            uplink: UplinkMark { run: u32::from(any), start: any, last: any, past_half: flag },
+            ..row(session, "")
+        }))
+    })
+}
+
+fn keep_any() -> impl Strategy<Value = Step> {
+    let claim = proptest::option::of((0..3u8, 0..3u64));
+    let flags = (any::<bool>(), any::<bool>(), 0..5u8);
+    (session(), 0..8u64, any::<[u8; 3]>(), 0..3u64, claim, flags).prop_map(
+        |(session, order, body, ttl, claim, (two, sent, released))| {
+            let released = two && released == 0;
+            let qos = if two { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+            keep(Kept {
+                message: if released { Message::encode(qos, 0, &[], &mut Vec::new()) } else { message(qos, &body) },
+                sent,
+                released,
+                stored: UnixMs(NOW.0 + u64::from(body[0])),
+                expires: UnixMs(NOW.0 + 1000 * ttl),
+                claim: claim.map(|(id, until)| Claim {
+                    message_id: format!("c{id}").into(),
+                    until: UnixMs(NOW.0 + 1000 * until),
+                }),
+                ..kept(session, order, "")
+            })
+        },
+    )
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let place = || (session(), 0..8u64);
+    let channel = || (session(), 0..3u8);
+    prop_oneof![
+        3 => put_any().prop_map(Act::Step),
+        8 => keep_any().prop_map(Act::Step),
+        2 => place().prop_map(|(session, order)| Act::Step(Step::Release { session, order: Order(order) })),
+        4 => place().prop_map(|(session, order)| Act::Step(Step::Remove { session, order: Order(order) })),
+        2 => channel().prop_map(|(session, channel)| Act::Step(join(session, &format!("c{channel}")))),
+        1 => channel().prop_map(|(session, channel)| {
+            Act::Step(Step::Leave { session, channel: format!("c{channel}").into() })
+        }),
+        2 => (session(), 1..5u16, any::<u8>(), any::<u8>()).prop_map(|(session, id, sequence, answer)| {
+            Act::Step(Step::Receive { session, received: received(id, u64::from(sequence), &answer.to_string()) })
+        }),
+        1 => (session(), 1..5u16).prop_map(|(session, id)| Act::Step(Step::Forget { session, id: MessageId(id) })),
+        1 => session().prop_map(|session| Act::Step(Step::Drop { session })),
+        4 => (session(), proptest::option::of(0..8u64), 0..4usize)
+            .prop_map(|(session, after, most)| Act::Load(session, after, most)),
+        2 => (0..3u8).prop_map(Act::Claim),
+        1 => (0..3u8).prop_map(Act::Settle),
+    ]
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        8 => proptest::collection::vec(act(), 1..12).prop_map(Turn::Batch),
+        2 => (1..1500u64).prop_map(Turn::Pass),
+        2 => (1..4usize).prop_map(Turn::Purge),
+        1 => any::<bool>().prop_map(Turn::Tend),
+        2 => any::<bool>().prop_map(|closed| Turn::Reopen { closed }),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    sessions: BTreeMap<SessionId, Session>,
+    claims: BTreeMap<u8, (UnixMs, Option<Vec<u8>>)>,
+}
+
+struct Session {
+    row: SessionRow,
+    channels: BTreeSet<Arc<str>>,
+    messages: BTreeMap<Order, Kept>,
+    received: BTreeMap<MessageId, Received>,
+    guards: BTreeMap<Arc<str>, (Order, UnixMs)>,
+}
+
+impl Model {
+    fn act(&mut self, act: &Act, now: UnixMs) -> Answer {
+        let outcome = match act {
+            Act::Step(step) => self.step(step, now),
+            Act::Load(session, after, most) => Outcome::Loaded(self.load(*session, after.map(Order), *most, now)),
+            Act::Claim(id) => return Answer::Claim { ticket: 1, claimed: self.claim(*id, now) },
+            Act::Settle(id) => {
+                if let Some((_, answer)) = self.claims.get_mut(id) {
+                    *answer = Some(vec![*id]);
+                }
+                return Answer::Settled;
+            }
+        };
+        Answer::Shard { shard: ShardId(0), number: 1, outcome }
+    }
+
+    fn claim(&mut self, id: u8, now: UnixMs) -> Claimed {
+        match self.claims.get(&id) {
+            Some((until, answer)) if *until > now => answer.clone().map_or(Claimed::Again, Claimed::Settled),
+            _ => {
+                self.claims.insert(id, (UnixMs(now.0 + CLAIMED_MS), None));
+                Claimed::New
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step, now: UnixMs) -> Outcome {
+        let session = book::session_of(step);
+        if let Step::Put(row) = step {
+            return self.put(row);
+        }
+        let Some(known) = self.sessions.get_mut(&session) else {
+            let adds = matches!(step, Step::Join { .. } | Step::Keep(_) | Step::Receive { .. });
+            return if adds { Outcome::Refused(Refused::Fenced) } else { Outcome::Done };
+        };
+        match step.clone() {
+            Step::Put(_) => {}
+            Step::Join { channel, .. } => drop(known.channels.insert(channel)),
+            Step::Leave { channel, .. } => drop(known.channels.remove(&channel)),
+            Step::Keep(kept) => return known.keep(*kept, now),
+            Step::Release { order, .. } => {
+                if let Some(kept) = known.messages.get_mut(&order) {
+                    kept.message = Message::encode(kept.message.qos, 0, &[], &mut Vec::new());
+                    kept.released = true;
+                }
+            }
+            Step::Remove { order, .. } => drop(known.messages.remove(&order)),
+            Step::Receive { received, .. } => drop(known.received.insert(received.id, received)),
+            Step::Forget { id, .. } => drop(known.received.remove(&id)),
+            Step::Drop { .. } => drop(self.sessions.remove(&session)),
+        }
+        Outcome::Done
+    }
+
+    fn put(&mut self, row: &SessionRow) -> Outcome {
+        let others = self.sessions.values().filter(|other| other.row.session != row.session);
+        if others.into_iter().any(|other| other.row.name == row.name) {
+            return Outcome::Refused(Refused::NameTaken);
+        }
+        let new = || Session {
+            row: row.clone(),
+            channels: BTreeSet::new(),
+            messages: BTreeMap::new(),
+            received: BTreeMap::new(),
+            guards: BTreeMap::new(),
+        };
+        self.sessions.entry(row.session).or_insert_with(new).row = row.clone();
+        Outcome::Done
+    }
+
+    fn load(&self, session: SessionId, after: Option<Order>, most: usize, now: UnixMs) -> Page {
+        let Some(session) = self.sessions.get(&session) else { return Page::default() };
+        let mut page = Page::default();
+        let behind = session.messages.values().filter(|kept| after.is_none_or(|after| kept.order > after));
+        page.messages = behind.filter(|kept| kept.waits(now)).cloned().collect();
+        page.more = page.messages.len() > most;
+        page.messages.truncate(most);
+        if after.is_none() {
+            page.received = session.received.values().cloned().collect();
+            page.received.sort_by_key(|received| (received.sequence, received.id));
+        }
+        page
+    }
+
+    /// What a purge removes; slices are put together by the caller.
+    fn purge(&mut self, now: UnixMs) -> BTreeMap<SessionId, (u32, u64)> {
+        let mut expired = BTreeMap::new();
+        for (id, session) in &mut self.sessions {
+            let gone = session.messages.extract_if(.., |_, kept| !kept.waits(now));
+            let sum = gone.fold((0, 0), |sum, (_, kept)| (sum.0 + 1, sum.1 + kept.message.len() as u64));
+            if sum.0 > 0 {
+                expired.insert(*id, sum);
+            }
+        }
+        expired
+    }
+
+    fn found(&self) -> Vec<Found> {
+        let found = self.sessions.values().map(|session| {
+            let waiting = || session.messages.values().filter(|kept| !kept.released);
+            Found {
+                row: session.row.clone(),
+                channels: session.channels.iter().cloned().collect(),
+                waiting: waiting().count() as u32,
+                waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
+                next: session.messages.keys().last().map_or(Order(0), |last| last.next()),
+                oldest: waiting().map(|kept| kept.stored).min(),
+                first: session.messages.keys().next().copied(),
+            }
+        });
+        found.collect()
+    }
+
+    fn held(&self) -> Held {
+        let found = self.found();
+        Held {
+            messages: found.iter().map(|found| u64::from(found.waiting)).sum(),
+            bytes: found.iter().map(|found| found.waiting_bytes).sum(),
+        }
+    }
+}
+
+impl Session {
+    fn keep(&mut self, kept: Kept, now: UnixMs) -> Outcome {
+        if let Some(claim) = &kept.claim {
+            match self.guards.get(&claim.message_id) {
+                Some((order, until)) if *until > now => {
+                    return if *order == kept.order { Outcome::Done } else { Outcome::Known };
+                }
+                _ => drop(self.guards.insert(claim.message_id.clone(), (kept.order, claim.until))),
+            }
+        }
+        self.messages.entry(kept.order).or_insert(kept);
+        Outcome::Done
+    }
+}
+
+impl Kept {
+    fn waits(&self, now: UnixMs) -> bool {
+        self.released || self.sent && self.message.qos == QoS::ExactlyOnce || self.expires > now
+    }
+}
+
+fn request(act: &Act, now: UnixMs) -> Request {
+    let shard = |what| Request::Shard { shard: ShardId(0), work: Work { number: 1, what } };
+    match act.clone() {
+        Act::Step(step) => shard(What::Step(step)),
+        Act::Load(session, after, most) => shard(What::Load { session, after: after.map(Order), most }),
+        Act::Claim(id) => {
+            let claim = Claim { message_id: format!("call-{id}").into(), until: UnixMs(now.0 + CLAIMED_MS) };
+            Request::Claim { ticket: 1, claim }
+        }
+        Act::Settle(id) => Request::Settle { message_id: format!("call-{id}").into(), answer: vec![id] },
+    }
+}
+
+/// Answers with equal sequences have no order among themselves.
+fn sorted(mut answer: Answer) -> Answer {
+    if let Answer::Shard { outcome: Outcome::Loaded(page), .. } = &mut answer {
+        page.received.sort_by_key(|received| (received.sequence, received.id));
+    }
+    answer
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_is_as_its_model(turns in proptest::collection::vec(turn(), 1..40)) {
+        let dir = TempDir::new();
+        let options = Options { durability: Durability::Memory, ..dir.options() };
+        let open = || Sqlite::open(&options).unwrap_or_else(|error| panic!("{error}"));
+        let (mut store, _) = open();
+        let (mut model, mut now) = (Model::default(), NOW);
+        for turn in turns {
+            match turn {
+                Turn::Batch(acts) => {
+                    let requests = acts.iter().map(|act| request(act, now)).collect();
+                    let answers: Vec<Answer> = store.commit(requests, now).into_iter().map(sorted).collect();
+                    let expected: Vec<Answer> = acts.iter().map(|act| model.act(act, now)).collect();
+                    prop_assert_eq!(answers, expected);
+                }
+                Turn::Pass(ms) => now.0 += ms,
+                Turn::Purge(most) => {
+                    let mut expired: BTreeMap<SessionId, (u32, u64)> = BTreeMap::new();
+                    loop {
+                        let purged = store.purge(now, most);
+                        for Expired { session, messages, bytes } in purged.expired {
+                            let sum = expired.entry(session).or_default();
+                            *sum = (sum.0 + messages, sum.1 + bytes);
+                        }
+                        if !purged.more {
+                            break;
+                        }
+                    }
+                    prop_assert_eq!(expired, model.purge(now));
+                }
+                Turn::Tend(idle) => store.tend(idle),
+                Turn::Reopen { closed } => {
+                    if closed {
+                        store.close();
+                    } else {
+                        drop(store);
+                    }
+                    let (reopened, mut opened) = open();
+                    store = reopened;
+                    opened.sessions.sort_by_key(|found| found.row.session);
+                    prop_assert_eq!(opened.sessions, model.found());
+                }
+            }
+            prop_assert_eq!(store.held(), model.held());
+            prop_assert_eq!(store.state(), State::Ready);
+        }
+    }
+}
+
+const CLAIMED_MS: u64 = 2000;

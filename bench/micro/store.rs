@@ -1,0 +1,148 @@
+//! The embedded store on the disk below the temporary directory: messages of 200 bytes kept and removed in batches of
+//! one commit each, and a start with many of them waiting.
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use rainbow::base::id::ShardId;
+use rainbow::config::{Durability, StoreKind};
+use rainbow::shard::Message;
+use rainbow::shard::steps::{DownlinkMark, Kept, Order, SessionId, SessionRow, Step, UnixMs, UplinkMark, What, Work};
+use rainbow::store::{Options, Request, Store};
+use rainbow::wire::packet::QoS;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const BATCHES: [u64; 4] = [1, 16, 256, 1024];
+/// Sessions, and messages for each.
+const WAITING: [(u64, u64); 2] = [(10_000, 10), (100_000, 10)];
+/// Sessions that a batch's messages go to in turn.
+const SESSIONS: u64 = 10_000;
+const NOW: UnixMs = UnixMs(1_700_000_000_000);
+
+/// A store of its own, gone with it.
+struct Disk {
+    store: Option<Store>,
+    options: Options,
+    number: u64,
+    order: u64,
+    message: Message,
+}
+
+impl Disk {
+    fn new(durability: Durability, sessions: u64) -> Disk {
+        let data_dir: PathBuf = std::env::temp_dir().join(format!("rainbow-bench-store-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&data_dir);
+        let options = Options {
+            kind: StoreKind::Sqlite,
+            data_dir,
+            url: String::new(),
+            durability,
+            bytes_max: 1 << 40,
+            cluster_name: String::new(),
+        };
+        let store = Store::open(&options, NOW).unwrap_or_else(|error| panic!("{error}")).0;
+        let message = Message::encode(QoS::AtLeastOnce, 1, &[b'.'; 200], &mut Vec::new());
+        let mut disk = Disk { store: Some(store), options, number: 0, order: 0, message };
+        for first in (0..sessions).step_by(1024) {
+            let puts = (first..sessions.min(first + 1024)).map(|who| Step::Put(Box::new(row(who))));
+            disk.commit(puts.collect());
+        }
+        disk
+    }
+
+    fn commit(&mut self, steps: Vec<Step>) {
+        let numbers = self.number + 1..;
+        self.number += steps.len() as u64;
+        let requests = steps
+            .into_iter()
+            .zip(numbers)
+            .map(|(step, number)| Request::Shard { shard: ShardId(0), work: Work { number, what: What::Step(step) } });
+        let store = self.store.as_mut().expect("it is open");
+        divan::black_box(store.commit(requests.collect(), NOW));
+        store.tend(false);
+    }
+
+    fn keep(&mut self, session: u64) -> Step {
+        self.order += 1;
+        let order = self.order;
+        Step::Keep(Box::new(Kept {
+            session: SessionId(u128::from(session)),
+            order: Order(order),
+            message: self.message.clone(),
+            sent: false,
+            released: false,
+            stored: UnixMs(NOW.0 + order),
+            expires: UnixMs(NOW.0 + order + 3_600_000),
+            claim: None,
+        }))
+    }
+
+    /// Messages for sessions all over the file.
+    fn keeps(&mut self, batch: u64) -> Vec<Step> {
+        (0..batch).map(|nth| self.keep((self.order + nth) * 7919 % SESSIONS)).collect()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.store = None;
+        let _ = std::fs::remove_dir_all(&self.options.data_dir);
+    }
+}
+
+fn row(who: u64) -> SessionRow {
+    SessionRow {
+        session: SessionId(u128::from(who)),
+        name: Arc::from(format!("session-{who}")),
+        expiry_s: 3600,
+        ends: None,
+        cookie: None,
+        downlink: DownlinkMark::default(),
+        uplink: UplinkMark::default(),
+    }
+}
+
+/// Each is on disk when its commit returns. In the table of figures.
+#[divan::bench(args = BATCHES)]
+fn keep(bencher: Bencher, batch: u64) {
+    let mut disk = Disk::new(Durability::Fsync, SESSIONS);
+    bencher.counter(ItemsCount::new(batch)).bench_local(|| {
+        let steps = disk.keeps(batch);
+        disk.commit(steps);
+    });
+}
+
+/// As it goes all day: kept, and removed when the client has it.
+#[divan::bench(args = BATCHES)]
+fn keep_and_remove(bencher: Bencher, batch: u64) {
+    let mut disk = Disk::new(Durability::Fsync, SESSIONS);
+    bencher.counter(ItemsCount::new(2 * batch)).bench_local(|| {
+        let steps = disk.keeps(batch);
+        let removed = steps.iter().map(|step| match step {
+            Step::Keep(kept) => Step::Remove { session: kept.session, order: kept.order },
+            _ => unreachable!("only messages are kept"),
+        });
+        let removed = removed.collect();
+        disk.commit(steps);
+        disk.commit(removed);
+    });
+}
+
+/// A start: how long until all sessions and their counts are known.
+#[divan::bench(args = WAITING, sample_count = 3, sample_size = 1)]
+fn open(bencher: Bencher, (sessions, each): (u64, u64)) {
+    let mut disk = Disk::new(Durability::Memory, sessions);
+    for _ in 0..each {
+        for first in (0..sessions).step_by(1024) {
+            let steps = (first..sessions.min(first + 1024)).map(|who| disk.keep(who)).collect();
+            disk.commit(steps);
+        }
+    }
+    disk.store.take().expect("it is open").close();
+    bencher.counter(ItemsCount::new(sessions * each)).bench_local(|| {
+        let (store, opened) = Store::open(&disk.options, NOW).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(opened.sessions.len() as u64, sessions);
+        drop(store);
+        opened
+    });
+}
