@@ -172,5 +172,5 @@ fn one_node_of_a_cluster_is_no_single_server() {
 }
 
 /// 20 s and the looks themselves.
-const LOOKS_MAX: u32 = 1000;
+const LOOKS_MAX: usize = 1000;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
