@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use rainbow::audit::AuditCommand;
 use rainbow::config::{Config, Loaded, StoreConfig, StoreKind, process_env};
-use rainbow::demo::{self, DemoConfig};
+use rainbow::demo::{self, DemoConfig, Ports};
 use rainbow::server::{self, Mode, Server};
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -209,14 +209,12 @@ fn echo(port: Option<u16>) -> ExitCode {
 
 /// Both halves on loopback and without a token, so that a plain curl may call; messages wait in SQLite.
 fn run_demo(options: DemoOptions) -> ExitCode {
-    let chosen = |port: Option<u16>, other| port.filter(|port| *port != 0).map_or_else(|| free_port(other), Ok);
-    let ports = chosen(options.port, None).and_then(|port| Ok((port, chosen(options.page, Some(port))?)));
-    let (rainbow_port, page_port) = match ports {
+    let Ports { rainbow: rainbow_port, page } = match Ports::choose(options.port, options.page, Config::AUTO_PORTS) {
         Ok(ports) => ports,
         Err(error) => return fail(&format!("demo: {error}")),
     };
     // The business server comes first: its address belongs in the server's configuration.
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, page_port));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, page));
     let demo = match demo::start(DemoConfig { rainbow_port, token: String::new(), address, sessions: true }) {
         Ok(demo) => demo,
         Err(error) => return fail(&format!("demo: {address}: {error}")),
@@ -247,15 +245,6 @@ fn run_demo(options: DemoOptions) -> ExitCode {
         }
         Err(error) => fail(&error.to_string()),
     }
-}
-
-/// The first free one of Rainbow's own ports, so that a restart finds the same; `other` is taken already.
-fn free_port(other: Option<u16>) -> std::io::Result<u16> {
-    let free =
-        |port: u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|probe| probe.local_addr());
-    let mut ports = Config::AUTO_PORTS.filter(|port| Some(*port) != other);
-    let first = ports.find_map(|port| free(port).ok());
-    first.map_or_else(|| free(0), Ok).map(|address| address.port())
 }
 
 fn print_welcome(server: &Server) {

@@ -7,11 +7,13 @@
 mod caller;
 mod hooks;
 mod http;
+mod ports;
 mod rooms;
 
 use caller::{Caller, Target};
 use hooks::Hooks;
 use http::HttpServer;
+pub use ports::Ports;
 use std::io;
 use std::net::SocketAddr;
 

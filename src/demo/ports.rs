@@ -1,0 +1,100 @@
+//! Which ports the demo takes: the same after a restart, since to a browser a page at another port is another page.
+//!
+//! A server that was killed has its port for some milliseconds more, until the kernel has taken its ring apart: the
+//! wanted port is waited for. Nothing is held: whoever listens may still find it taken. Called by `main`.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::RangeInclusive;
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    pub rainbow: u16,
+    pub page: u16,
+}
+
+impl Ports {
+    /// The named ones (0 is none); else the first two of `usual`, or the first ones that are free.
+    pub fn choose(rainbow: Option<u16>, page: Option<u16>, usual: RangeInclusive<u16>) -> io::Result<Ports> {
+        let rainbow = choose(rainbow, usual.clone().filter(|port| Some(*port) != page), USUAL_PATIENCE)?;
+        let page = choose(page, usual.filter(|port| *port != rainbow), USUAL_PATIENCE)?;
+        Ok(Ports { rainbow, page })
+    }
+}
+
+fn choose(
+    named: Option<u16>,
+    mut usual: impl Iterator<Item = u16> + Clone,
+    usual_patience: Duration,
+) -> io::Result<u16> {
+    if let Some(port) = named.filter(|port| *port != 0) {
+        return wait_for(port, NAMED_PATIENCE);
+    }
+    let wanted = usual.clone().next().and_then(|first| wait_for(first, usual_patience).ok());
+    wanted.or_else(|| usual.find_map(|port| probe(port).ok())).map_or_else(|| probe(0), Ok)
+}
+
+fn wait_for(port: u16, patience: Duration) -> io::Result<u16> {
+    let began = Instant::now();
+    loop {
+        match probe(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < patience => {
+                thread::sleep(PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Port 0 becomes a free one.
+fn probe(port: u16) -> io::Result<u16> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+}
+
+const PAUSE: Duration = Duration::from_millis(10);
+const NAMED_PATIENCE: Duration = Duration::from_secs(5);
+/// Somebody else may have it for good, and there are others.
+const USUAL_PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder() -> (TcpListener, u16) {
+        let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = holder.local_addr().unwrap().port();
+        (holder, port)
+    }
+
+    #[test]
+    fn named_ports_are_taken_and_waited_for() {
+        let ((rainbow_holder, rainbow), (page_holder, page)) = (holder(), holder());
+        drop(page_holder);
+        // It ends while somebody waits, as a killed server does.
+        let chosen = thread::scope(|scope| {
+            let chosen = scope.spawn(|| Ports::choose(Some(rainbow), Some(page), 1..=1));
+            drop(rainbow_holder);
+            chosen.join().unwrap()
+        });
+        assert_eq!(chosen.unwrap(), Ports { rainbow, page });
+    }
+
+    #[test]
+    fn a_usual_port_that_is_taken_is_passed_over() {
+        let (_taken, port) = holder();
+        let chosen = choose(Some(0), port..=port, Duration::ZERO).unwrap();
+        assert!(chosen != port && chosen != 0);
+    }
+
+    #[test]
+    fn the_two_are_never_the_same() {
+        let (holder, port) = holder();
+        drop(holder);
+        let chosen = Ports::choose(None, Some(port), port..=port).unwrap();
+        assert!(chosen.page == port && chosen.rainbow != port);
+    }
+}
