@@ -278,6 +278,43 @@ fn connections_move_to_their_sessions_home_and_answer_to_their_identity() {
 }
 
 #[test]
+fn sessions_that_are_fought_over_leave_nothing_behind() {
+    let mut world = world();
+    let to = world.server.addr();
+    let fight = |thread: usize| {
+        let mut last = None;
+        for round in 0..40 {
+            // Every name is wanted by all; some connections are held over the next one, others end at once.
+            let client = speaking(&format!("user {}", (thread * 7 + round * 3) % 5)).try_open(to);
+            match client {
+                Ok(client) if round % 3 == 0 => last = Some(client),
+                Ok(mut client) if round % 3 == 1 => client.hang_up(),
+                Ok(client) => drop(client),
+                // Another was faster, before the store had answered.
+                Err(refusal) => assert_eq!(refusal.status, 503, "{}", refusal.text()),
+            }
+        }
+        drop(last);
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            scope.spawn(move || fight(thread));
+        }
+    });
+    eventually("all connections have ended", || (read(to)["rainbow_connections"] == 0.0).then_some(()));
+    assert_eq!(world.backend.wait_under("/close", 8 * 40).len(), 8 * 40, "who was let in has ended, once each");
+    for n in 0..5 {
+        let (mut client, _) = world.open(&format!("user {n}"));
+        client.assert_open();
+    }
+    // A slot or a stub that is left would hold the drain up.
+    world.server.terminate();
+    assert!(world.server.exited_within(PATIENCE).success(), "{}", world.server.log());
+    let samples = world.server.log();
+    assert!(!samples.contains("shutdown_timeout"), "{samples}");
+}
+
+#[test]
 fn a_session_is_shown_and_dropped() {
     let world = world();
     let to = world.server.addr();
