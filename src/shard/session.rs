@@ -91,8 +91,9 @@ pub struct Session {
     pub next: Order,
     /// Orders below it may be used without being stored.
     pub reserved: Order,
-    /// As far as was asked for.
+    /// As far as was asked for, in blocks of this many.
     pub reserving: Order,
+    pub block: u64,
     /// No message that is not finished has a lower order.
     pub oldest: Order,
     /// All stored messages below it are in memory or finished, while online.
@@ -191,6 +192,7 @@ impl Sessions {
             next: Order(0),
             reserved: Order(0),
             reserving: Order(0),
+            block: 0,
             oldest: Order(0),
             loaded: Order(0),
             waiting: 0,
@@ -323,7 +325,8 @@ impl Shard {
         // What is stored from now on is not in the first page.
         (session.loading, session.more) = (true, false);
         if !self.settings.is_planted(Bug::ReservesNothing) {
-            session.reserving = session.reserving.max(Order(session.next.0 + RESERVE));
+            session.block = RESERVE_MIN;
+            session.reserving = session.reserving.max(Order(session.next.0 + RESERVE_MIN));
         }
         let (key, attempt) = (session.key(at), session.attempt);
         self.ends.cancel(at);
@@ -492,8 +495,9 @@ impl Shard {
     /// Asks for more orders before they run out.
     pub(super) fn reserve_ahead(&mut self, at: u32) {
         let session = self.sessions.at_mut(at);
-        if session.conn != NO_CONN && session.next.0 + RESERVE / 2 >= session.reserving.0 {
-            session.reserving = Order(session.next.0 + RESERVE);
+        if session.conn != NO_CONN && session.next.0 + session.block / 2 >= session.reserving.0 {
+            session.block = (session.block * 2).min(RESERVE_MAX);
+            session.reserving = Order(session.next.0 + session.block);
             let (key, upto) = (session.key(at), session.reserving);
             self.put(at, After::Reserved(key, upto));
         }
@@ -673,8 +677,10 @@ fn greeting(name: &str, resumed: bool, waiting: u32) -> Vec<u8> {
     format!("{{\"session\":{name},\"resumed\":{resumed},\"waiting\":{waiting}}}").into_bytes()
 }
 
-/// Orders reserved ahead: a write of the session's row per as many messages, and as many RELs after a crash.
-const RESERVE: u64 = 1024;
+/// Orders reserved ahead, more each time: a write of the session's row per half as many messages. A crash leaves the
+/// rest of a block unused, and many crashes in a row must not use up the ids behind an unfinished message.
+const RESERVE_MIN: u64 = 64;
+const RESERVE_MAX: u64 = 1024;
 /// A window of at most 16,384 and what was reserved.
 const SWEEP_MAX: u64 = 20_000;
 const ENDS_PER_TICK: usize = 64;
@@ -682,7 +688,7 @@ const ENDS_AGAIN_MS: u64 = 1_000;
 /// The business server has dropped the session: the client does not come back by itself.
 pub const SESSION_DROPPED: CloseCode = CloseCode(4510);
 /// Orders that one session's unfinished messages may span, so that no two have one id.
-pub const SPAN_MAX: u64 = IDS - RESERVE;
+pub const SPAN_MAX: u64 = IDS - RESERVE_MAX;
 
 #[cfg(test)]
 mod tests;
