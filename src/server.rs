@@ -70,10 +70,6 @@ impl Server {
             probe(address).map_err(|error| StartError::Listen { key: "admin_listen", address, error })?;
         }
         let cpus = cpus(&config)?;
-        let opened = match store::Options::new(&config) {
-            Some(options) => Some(Store::open(&options, clock::unix_ms())?),
-            None => None,
-        };
         let mut mail = Vec::new();
         let mut receivers = Vec::new();
         for _ in &cpus {
@@ -81,13 +77,17 @@ impl Server {
             mail.push(sender);
             receivers.push(receiver);
         }
+        let options = store::Options::new(&config);
+        let moves = if options.is_some() && cpus.len() > 1 { Some(Moves::new(cpus.len())?) } else { None };
+        let inherited = sys::open_descriptors()?;
+        let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events();
         let now = clock::monotonic();
         let shared = Arc::new(Shared {
             admission: Arc::new(Admission::default()),
             presence: Presence::new(cpus.len()),
             mail,
-            moves: if opened.is_some() && cpus.len() > 1 { Some(Moves::new(cpus.len())?) } else { None },
+            moves,
             repeats: Repeats::default(),
             store: OnceLock::new(),
             shelves: cpus.iter().map(|_| Shelf::default()).collect(),
@@ -99,6 +99,7 @@ impl Server {
             events: sender,
             beats: cpus.iter().map(|_| AtomicU64::new(now.0)).collect(),
             listen,
+            inherited,
             cores: cpus.clone(),
             started: now,
         });

@@ -47,6 +47,7 @@ fn serve_until_drained(start: Start) -> io::Result<()> {
         sys::pin_to_core(cpu).map_err(|error| named(error, &format!("pinning to CPU {cpu}")))?;
     }
     sys::unshare_files().map_err(|error| named(error, "a descriptor table of its own"))?;
+    sys::close_all_but(&shared.inherited).map_err(|error| named(error, "/proc/thread-self/fd"))?;
     let listener = sys::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
     let admin = match admin_listen {
         Some(address) => {

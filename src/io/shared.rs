@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::policy::admission::Admission;
 use crate::shard::{Query, Reply, Ticket};
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError};
 
@@ -42,6 +43,9 @@ pub struct Shared {
     /// Per worker, when its timer task last ran.
     pub beats: Vec<AtomicU64>,
     pub listen: SocketAddr,
+    /// The descriptors that workers begin with; what others open later (the store's files and sockets) is not theirs,
+    /// and a copy would keep it open.
+    pub inherited: Vec<RawFd>,
     /// Per worker, the CPU it is pinned to.
     pub cores: Vec<Option<usize>>,
     pub started: Tick,

@@ -40,6 +40,24 @@ pub fn unshare_files() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_FILES) }).map(drop)
 }
 
+/// The descriptors in this thread's table.
+pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let entries = std::fs::read_dir("/proc/thread-self/fd")?;
+    let numbers: Vec<RawFd> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    // The folder's own was among them, and is closed by now.
+    // SAFETY: takes numbers only.
+    Ok(numbers.into_iter().filter(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0).collect())
+}
+
+/// Closes this thread's copies of what belongs to others. Its table must be its own, and nothing in it opened here.
+pub fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    for fd in open_descriptors()?.into_iter().filter(|fd| !kept.contains(fd)) {
+        // SAFETY: it is a copy that came with the table; whoever owns the descriptor has it in another.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
 /// Binds this thread to one CPU.
 pub fn pin_to_core(core: usize) -> io::Result<()> {
     // SAFETY: the set is plain memory, zeroed as CPU_ZERO does, and its size is passed along.

@@ -540,6 +540,37 @@ fn without_a_store_sessions_are_ignored_and_refused_by_name() {
 }
 
 #[test]
+fn the_stores_files_are_open_in_its_own_thread_only() {
+    let world = world();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", world.server.process.pid())).expect("it runs");
+    let mut seen = std::collections::BTreeMap::new();
+    for task in tasks.flatten().map(|task| task.path()) {
+        let name = std::fs::read_to_string(task.join("comm")).expect("a name").trim().to_owned();
+        let links = std::fs::read_dir(task.join("fd")).expect("a table").flatten();
+        let files = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+        seen.insert(name, files.filter(|file| file.starts_with(world.dir.path())).count());
+    }
+    assert!(seen["rainbow-store"] > 0, "{seen:?}");
+    assert!((0..4).all(|n| seen[&format!("rainbow-{n}")] == 0), "a worker holds a copy: {seen:?}");
+}
+
+#[test]
+fn a_debug_build_dies_where_it_is_told_and_what_was_committed_stays() {
+    let mut world = world();
+    world.server.process.kill();
+    let outcome = world.dir.setup(&world.backend).arg("--crash-at").arg("commit.beside:1").refused();
+    assert!(outcome.text.contains("commit.after"), "{}", outcome.text);
+    let mut server = world.dir.setup(&world.backend).arg("--crash-at").arg("commit.after:1").start();
+    let mut wire = http::Wire::connect(server.addr());
+    wire.write(speaking("ann").head("rainbow").as_bytes());
+    assert!(!server.exited_within(PATIENCE).success());
+    world.server = world.dir.setup(&world.backend).start();
+    // Nobody was told, but it was on disk.
+    assert_eq!(world.session("ann")["online"], false);
+    assert_eq!(world.open("ann").1["resumed"], true);
+}
+
+#[test]
 fn two_servers_do_not_share_a_directory() {
     let world = world();
     let outcome = world.dir.setup(&world.backend).refused();
