@@ -12,6 +12,7 @@
 mod book;
 mod fault;
 mod find;
+mod ledger;
 mod purge;
 mod schema;
 #[cfg(test)]
@@ -164,7 +165,7 @@ impl Sqlite {
     }
 
     pub fn held(&self) -> Held {
-        self.book.held()
+        self.book.ledger.held()
     }
 
     pub fn set_bytes_max(&mut self, bytes_max: u64) {

@@ -1,7 +1,7 @@
-//! The connection, and what is kept in memory beside it: short keys of sessions, and how much is held. Steps, loads and
-//! claims in SQL. What is in memory follows the transaction: rolled back, it is as it was.
+//! The connection, and the ledger beside it: steps, loads and claims in SQL.
 
-use super::super::{Answer, Claimed, Held, Now, Request, crash};
+use super::super::{Answer, Claimed, Now, Request, crash};
+use super::ledger::{Ledger, Slot};
 use super::schema;
 use crate::shard::Message;
 use crate::shard::steps::{
@@ -10,27 +10,16 @@ use crate::shard::steps::{
 use crate::wire::packet::{MessageId, QoS};
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Result, Row, ffi, params};
-use rustc_hash::FxHashMap;
 use sha1::{Digest, Sha1};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub struct Book {
     pub conn: Connection,
-    keys: FxHashMap<SessionId, i64>,
-    /// Keys are not used again as long as the process lives.
-    next_key: i64,
-    held: Held,
-    /// What the open transaction did to `keys`, to be taken back in reverse.
-    undo: Vec<Undo>,
+    pub ledger: Ledger,
     /// Pages in the log since its last restart.
     wal_pages: Arc<AtomicU32>,
     scratch: Vec<u8>,
-}
-
-enum Undo {
-    Added(SessionId),
-    Removed(SessionId, i64),
 }
 
 /// What a batch may do.
@@ -54,8 +43,8 @@ pub fn frees(step: &Step) -> bool {
 }
 
 impl Book {
-    /// `keys` and `held` are what the file holds.
-    pub fn new(mut conn: Connection, keys: FxHashMap<SessionId, i64>, held: Held) -> Result<Book> {
+    /// The ledger is what the file holds.
+    pub fn new(mut conn: Connection, ledger: Ledger) -> Result<Book> {
         let wal_pages = Arc::new(AtomicU32::new(0));
         let counter = wal_pages.clone();
         // In place of SQLite's own checkpoints, which would keep the answers of that commit waiting.
@@ -63,44 +52,29 @@ impl Book {
             counter.store(pages as u32, Ordering::Relaxed);
             Ok(())
         }))?;
-        let next_key = keys.values().max().map_or(1, |last| last + 1);
-        Ok(Book { conn, keys, next_key, held, undo: Vec::new(), wal_pages, scratch: Vec::new() })
+        Ok(Book { conn, ledger, wal_pages, scratch: Vec::new() })
     }
 
     /// One transaction: all of `work`, on disk when this returns, or nothing of it.
     pub fn write<T>(&mut self, work: impl FnOnce(&mut Book) -> Result<T>) -> Result<T> {
-        let (held, next_key) = (self.held, self.next_key);
         self.run("BEGIN")?;
+        self.ledger.begin();
         let done = work(self).and_then(|done| self.run("COMMIT").map(|()| done));
-        if done.is_err() {
-            (self.held, self.next_key) = (held, next_key);
-            while let Some(undo) = self.undo.pop() {
-                match undo {
-                    Undo::Added(session) => drop(self.keys.remove(&session)),
-                    Undo::Removed(session, key) => drop(self.keys.insert(session, key)),
+        match done {
+            Ok(_) => self.ledger.commit(),
+            Err(_) => {
+                self.ledger.roll_back();
+                // Some errors have rolled back already.
+                if !self.conn.is_autocommit() {
+                    self.run("ROLLBACK")?;
                 }
             }
-            // Some errors have rolled back already.
-            if !self.conn.is_autocommit() {
-                self.run("ROLLBACK")?;
-            }
         }
-        self.undo.clear();
         done
     }
 
     fn run(&self, sql: &str) -> Result<()> {
         self.conn.prepare_cached(sql)?.execute([]).map(drop)
-    }
-
-    pub fn held(&self) -> Held {
-        self.held
-    }
-
-    /// `messages` of `bytes` together are gone.
-    pub fn release(&mut self, messages: u64, bytes: u64) {
-        self.held.messages = self.held.messages.saturating_sub(messages);
-        self.held.bytes = self.held.bytes.saturating_sub(bytes);
     }
 
     // Requests
@@ -142,7 +116,7 @@ impl Book {
         if let Step::Put(row) = step {
             return self.put(row);
         }
-        let Some(&key) = self.keys.get(&session) else {
+        let Some(key) = self.ledger.key(session) else {
             // Dropped, or its `Put` was refused: nothing can be promised of it, and nothing has to be taken away.
             return Ok(if frees(step) { Outcome::Done } else { Outcome::Refused(Refused::Fenced) });
         };
@@ -151,8 +125,8 @@ impl Book {
             Step::Join { channel, .. } => self.join(key, channel)?,
             Step::Leave { channel, .. } => self.leave(key, channel)?,
             Step::Keep(kept) => return self.keep(key, kept, now, bytes_max),
-            Step::Release { order, .. } => self.release_message(key, *order)?,
-            Step::Remove { order, .. } => self.remove(key, *order)?,
+            Step::Release { order, .. } => self.release(session, *order)?,
+            Step::Remove { order, .. } => self.remove(session, *order)?,
             Step::Receive { received, .. } => self.receive(key, received)?,
             Step::Forget { id, .. } => self.forget(key, *id)?,
             Step::Drop { .. } => self.drop_session(session, key)?,
@@ -163,8 +137,8 @@ impl Book {
     // Sessions
 
     fn put(&mut self, row: &SessionRow) -> Result<Outcome> {
-        let known = self.keys.get(&row.session).copied();
-        let key = known.unwrap_or(self.next_key);
+        let known = self.ledger.key(row.session);
+        let key = known.unwrap_or(self.ledger.next_key());
         let sql = match known {
             Some(_) => {
                 "UPDATE sessions SET session = ?2, name = ?3, expiry_s = ?4, ends = ?5, cookie = ?6, reserved = ?7,
@@ -197,9 +171,7 @@ impl Book {
             put => put?,
         };
         if known.is_none() {
-            self.keys.insert(row.session, key);
-            self.next_key += 1;
-            self.undo.push(Undo::Added(row.session));
+            self.ledger.add_session(row.session);
         }
         Ok(Outcome::Done)
     }
@@ -214,63 +186,58 @@ impl Book {
         self.conn.prepare_cached(sql)?.execute(params![key, channel]).map(drop)
     }
 
+    /// The guards of its claims stay until their time; its key is not used again.
     fn drop_session(&mut self, session: SessionId, key: i64) -> Result<()> {
-        let sql = "SELECT count(*), ifnull(sum(bytes), 0) FROM messages WHERE key = ?1 AND bytes > 0";
-        let (messages, bytes): (i64, i64) =
-            self.conn.prepare_cached(sql)?.query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for row in self.ledger.drop_session(session) {
+            self.delete(row)?;
+        }
         for sql in [
-            "DELETE FROM messages WHERE key = ?1",
             "DELETE FROM channels WHERE key = ?1",
             "DELETE FROM received WHERE key = ?1",
-            "DELETE FROM guards WHERE key = ?1",
             "DELETE FROM sessions WHERE key = ?1",
         ] {
             self.conn.prepare_cached(sql)?.execute([key])?;
         }
-        self.release(messages as u64, bytes as u64);
-        self.keys.remove(&session);
-        self.undo.push(Undo::Removed(session, key));
         Ok(())
     }
 
     // Messages
 
     fn keep(&mut self, key: i64, kept: &Kept, now: Now, bytes_max: u64) -> Result<Outcome> {
-        let place = whole(kept.order.0);
+        let (session, place) = (kept.session, kept.order.0);
         if let Some(claim) = &kept.claim
             && let Some((guarded, until)) = self.guard(key, &claim.message_id)?
             && until > whole(now.0)
         {
             // Its own guard: the same step again, and the message may be gone already.
-            return Ok(if guarded == place { Outcome::Done } else { Outcome::Known });
+            return Ok(if guarded == whole(place) { Outcome::Done } else { Outcome::Known });
         }
-        // What is only to be released holds nothing, and does not wait.
-        let bytes = if kept.released { 0 } else { kept.message.len() as u64 };
-        if !kept.released && !self.fits(bytes, bytes_max) {
-            let known = self.bytes_of(key, place)?.is_some();
-            return Ok(if known { Outcome::Done } else { Outcome::Refused(Refused::StoreFull) });
-        }
-        if self.insert(key, kept, bytes)? {
-            self.held.messages += u64::from(!kept.released);
-            self.held.bytes += bytes;
+        if self.ledger.slot(session, place).is_none() {
+            // What is only to be released holds nothing, and does not wait.
+            let bytes = if kept.released { 0 } else { kept.message.len() as u32 };
+            if !kept.released && !self.fits(bytes, bytes_max) {
+                return Ok(Outcome::Refused(Refused::StoreFull));
+            }
+            self.insert(key, kept, bytes)?;
+            self.ledger.keep(session, place, bytes);
         }
         if let Some(claim) = &kept.claim {
-            let sql = "INSERT OR REPLACE INTO guards (key, message_id, until, place) VALUES (?1, ?2, ?3, ?4)";
+            let sql = "INSERT OR REPLACE INTO guards (message_id, key, until, place) VALUES (?1, ?2, ?3, ?4)";
             let until = whole(claim.until.0);
-            self.conn.prepare_cached(sql)?.execute(params![key, &*claim.message_id, until, place])?;
+            self.conn.prepare_cached(sql)?.execute(params![&*claim.message_id, key, until, whole(place)])?;
         }
         Ok(Outcome::Done)
     }
 
-    /// Whether it is new.
-    fn insert(&self, key: i64, kept: &Kept, bytes: u64) -> Result<bool> {
-        let sql = "INSERT INTO messages (key, place, flags, type, stored, expires, due, bytes, sum, claim,
-             claim_until, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING";
+    fn insert(&self, key: i64, kept: &Kept, bytes: u32) -> Result<()> {
+        let sql = "INSERT INTO messages (row, key, place, flags, type, stored, expires, due, bytes, sum, claim,
+             claim_until, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
         let (message_type, body) = if kept.released { (0, &[][..]) } else { kept.message.parts() };
         // The client may hold the id of a QoS 2 message that was sent, and waits for its REL: that does not expire.
         let held_by_client = kept.released || kept.sent && kept.message.qos == QoS::ExactlyOnce;
         let place = whole(kept.order.0);
-        let new = self.conn.prepare_cached(sql)?.execute(params![
+        self.conn.prepare_cached(sql)?.execute(params![
+            self.ledger.next_row(),
             key,
             place,
             flags(kept),
@@ -278,50 +245,44 @@ impl Book {
             whole(kept.stored.0),
             whole(kept.expires.0),
             if held_by_client { NEVER } else { whole(kept.expires.0) },
-            whole(bytes),
+            bytes,
             sum(key, place, message_type, body),
             kept.claim.as_ref().map(|claim| &*claim.message_id),
             kept.claim.as_ref().map(|claim| whole(claim.until.0)),
             body,
         ])?;
-        Ok(new == 1)
+        Ok(())
     }
 
-    fn fits(&self, bytes: u64, bytes_max: u64) -> bool {
-        let taken = self.held.bytes + self.held.messages * ROW_BYTES;
-        taken.saturating_add(bytes + ROW_BYTES) <= bytes_max
+    fn fits(&self, bytes: u32, bytes_max: u64) -> bool {
+        let held = self.ledger.held();
+        held.bytes + (held.messages + 1) * ROW_BYTES + u64::from(bytes) <= bytes_max
     }
 
     /// The place of the message that was kept under that id, and until when it is remembered.
     fn guard(&self, key: i64, message_id: &str) -> Result<Option<(i64, i64)>> {
-        let sql = "SELECT place, until FROM guards WHERE key = ?1 AND message_id = ?2";
+        let sql = "SELECT place, until FROM guards WHERE message_id = ?1 AND key = ?2";
         let found = |row: &Row| Ok((row.get(0)?, row.get(1)?));
-        self.conn.prepare_cached(sql)?.query_row(params![key, message_id], found).optional()
+        self.conn.prepare_cached(sql)?.query_row(params![message_id, key], found).optional()
     }
 
-    fn bytes_of(&self, key: i64, place: i64) -> Result<Option<u64>> {
-        let sql = "SELECT bytes FROM messages WHERE key = ?1 AND place = ?2";
-        let bytes = self.conn.prepare_cached(sql)?.query_row([key, place], |row| row.get::<_, i64>(0)).optional()?;
-        Ok(bytes.map(|bytes| bytes as u64))
-    }
-
-    fn release_message(&mut self, key: i64, order: Order) -> Result<()> {
-        let place = whole(order.0);
-        let Some(bytes) = self.bytes_of(key, place)? else { return Ok(()) };
-        let sql = "UPDATE messages SET flags = flags | ?3, type = 0, body = x'', bytes = 0, due = ?4
-             WHERE key = ?1 AND place = ?2";
-        self.conn.prepare_cached(sql)?.execute(params![key, place, RELEASED, NEVER])?;
-        self.release(u64::from(bytes > 0), bytes);
+    fn release(&mut self, session: SessionId, order: Order) -> Result<()> {
+        let Some(Slot { row, .. }) = self.ledger.slot(session, order.0) else { return Ok(()) };
+        let sql = "UPDATE messages SET flags = flags | ?2, type = 0, body = x'', bytes = 0, due = ?3 WHERE row = ?1";
+        self.conn.prepare_cached(sql)?.execute(params![row, RELEASED, NEVER])?;
+        self.ledger.release(session, order.0);
         Ok(())
     }
 
-    fn remove(&mut self, key: i64, order: Order) -> Result<()> {
-        let place = whole(order.0);
-        let Some(bytes) = self.bytes_of(key, place)? else { return Ok(()) };
-        let sql = "DELETE FROM messages WHERE key = ?1 AND place = ?2";
-        self.conn.prepare_cached(sql)?.execute([key, place])?;
-        self.release(u64::from(bytes > 0), bytes);
+    fn remove(&mut self, session: SessionId, order: Order) -> Result<()> {
+        let Some(Slot { row, .. }) = self.ledger.slot(session, order.0) else { return Ok(()) };
+        self.delete(row)?;
+        self.ledger.remove(session, order.0);
         Ok(())
+    }
+
+    pub fn delete(&self, row: i64) -> Result<()> {
+        self.conn.prepare_cached("DELETE FROM messages WHERE row = ?1")?.execute([row]).map(drop)
     }
 
     // What came from the client
@@ -363,20 +324,24 @@ impl Book {
     // Reading
 
     pub fn load(&mut self, session: SessionId, after: Option<Order>, most: usize, now: Now) -> Result<Page> {
-        let Some(&key) = self.keys.get(&session) else { return Ok(Page::default()) };
         let mut page = Page::default();
+        let Some(key) = self.ledger.key(session) else { return Ok(page) };
         if after.is_none() {
             page.received = self.received(key)?;
         }
-        let sql = "SELECT place, flags, type, stored, expires, claim, claim_until, body, sum FROM messages
-             WHERE key = ?1 AND place > ?2 AND due > ?3 ORDER BY place LIMIT ?4";
+        let sql = "SELECT place, flags, type, stored, expires, claim, claim_until, body, sum, due, key
+             FROM messages WHERE row = ?1";
         let mut statement = self.conn.prepare_cached(sql)?;
-        let after = after.map_or(-1, |after| whole(after.0));
-        // One more than is asked for, to know whether there are more.
-        let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
         let mut bytes = 0;
-        let mut rows = statement.query(params![key, after, whole(now.0), limit])?;
-        while let Some(row) = rows.next()? {
+        for slot in self.ledger.slots_from(session, after.map_or(0, |after| after.0.saturating_add(1))) {
+            let mut rows = statement.query([slot.row])?;
+            let row = rows.next()?.ok_or_else(|| damaged(session, slot.place))?;
+            if row.get::<_, i64>(0)? as u64 != slot.place || row.get::<_, i64>(10)? != key {
+                return Err(damaged(session, slot.place));
+            }
+            if row.get::<_, i64>(9)? <= whole(now.0) {
+                continue;
+            }
             if page.messages.len() == most || bytes >= PAGE_BYTES_MAX {
                 page.more = true;
                 break;
@@ -452,14 +417,10 @@ pub fn session_of(step: &Step) -> SessionId {
 fn kept(row: &Row, session: SessionId, key: i64, scratch: &mut Vec<u8>) -> Result<Kept> {
     let (place, flags, message_type): (i64, i64, u16) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let body = row.get_ref(7)?.as_blob()?;
-    let damaged = || {
-        let error = ffi::Error::new(ffi::SQLITE_CORRUPT);
-        Error::SqliteFailure(error, Some(format!("message {place} of session {:x} is not what was stored", session.0)))
-    };
     if flags & RELEASED == 0 && row.get::<_, i64>(8)? != sum(key, place, message_type, body) {
-        return Err(damaged());
+        return Err(damaged(session, place as u64));
     }
-    let qos = QoS::from_u8((flags & QOS) as u8).ok_or_else(damaged)?;
+    let qos = QoS::from_u8((flags & QOS) as u8).ok_or_else(|| damaged(session, place as u64))?;
     let claim: Option<Arc<str>> = row.get(5)?;
     let until: Option<i64> = row.get(6)?;
     Ok(Kept {
@@ -472,6 +433,12 @@ fn kept(row: &Row, session: SessionId, key: i64, scratch: &mut Vec<u8>) -> Resul
         expires: UnixMs(row.get::<_, i64>(4)? as u64),
         claim: claim.zip(until).map(|(message_id, until)| Claim { message_id, until: UnixMs(until as u64) }),
     })
+}
+
+/// SQLite would not notice.
+fn damaged(session: SessionId, place: u64) -> Error {
+    let what = format!("message {place} of session {:032x} is not what was stored", session.0);
+    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(what))
 }
 
 /// Half of a SHA-1, fast and good enough against chance.

@@ -1,19 +1,28 @@
 //! What the file holds at the start: all sessions with their channels, and how much waits for each. Of the messages
 //! only an index is read: a million of them is some 40 MB.
 
-use super::super::Held;
 use super::book::Book;
+use super::ledger::{Ledger, Slot};
 use crate::shard::steps::{DownlinkMark, Found, Order, SessionId, SessionRow, UnixMs, UplinkMark};
-use rusqlite::{Connection, Result, Row};
+use rusqlite::{Connection, OptionalExtension, Result, Row};
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::mem;
 use std::sync::Arc;
 
 pub fn all(conn: Connection) -> Result<(Book, Vec<Found>)> {
     let (keys, mut found) = sessions(&conn)?;
     channels(&conn, &keys, &mut found)?;
-    let held = messages(&conn, &keys, &mut found)?;
-    let keys = keys.into_iter().map(|(key, at)| (found[at].row.session, key)).collect();
-    Ok((Book::new(conn, keys, held)?, found))
+    let mut slots = vec![Vec::new(); found.len()];
+    let last_row = messages(&conn, &keys, &mut found, &mut slots)?;
+    // Made at the first session.
+    let last_key = "SELECT seq FROM sqlite_sequence WHERE name = 'sessions'";
+    let last_key = conn.query_row(last_key, [], |row| row.get(0)).optional()?.unwrap_or(0);
+    let mut ledger = Ledger::default();
+    for (key, at) in keys {
+        ledger.add(found[at].row.session, key, mem::take(&mut slots[at]));
+    }
+    ledger.set_last(last_key, last_row);
+    Ok((Book::new(conn, ledger)?, found))
 }
 
 /// Sessions, and where each key's is.
@@ -74,26 +83,31 @@ fn channels(conn: &Connection, keys: &FxHashMap<i64, usize>, found: &mut [Found]
     Ok(())
 }
 
-/// Through the index alone; it comes in the order of expiry.
-fn messages(conn: &Connection, keys: &FxHashMap<i64, usize>, found: &mut [Found]) -> Result<Held> {
-    let mut held = Held::default();
-    let mut statement = conn.prepare("SELECT key, place, stored, bytes FROM messages INDEXED BY messages_due")?;
+/// Through the index alone; it comes in the order of expiry. Returns the last row.
+fn messages(
+    conn: &Connection,
+    keys: &FxHashMap<i64, usize>,
+    found: &mut [Found],
+    slots: &mut [Vec<Slot>],
+) -> Result<i64> {
+    let mut last = 0;
+    let mut statement = conn.prepare("SELECT row, key, place, stored, bytes FROM messages INDEXED BY messages_due")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let number = |at| row.get::<_, i64>(at).map(|number| number as u64);
-        let (place, stored, bytes) = (number(1)?, UnixMs(number(2)?), number(3)?);
-        let waits = bytes > 0;
-        held.messages += u64::from(waits);
-        held.bytes += bytes;
-        let Some(&at) = keys.get(&row.get(0)?) else { continue };
+        let slot = Slot { place: number(2)?, row: row.get(0)?, bytes: row.get(4)? };
+        last = last.max(slot.row);
+        let Some(&at) = keys.get(&row.get(1)?) else { continue };
+        let (place, stored, bytes) = (Order(slot.place), UnixMs(number(3)?), slot.bytes);
         let found = &mut found[at];
-        found.waiting += u32::from(waits);
-        found.waiting_bytes += bytes;
-        found.next = found.next.max(Order(place + 1));
-        found.first = Some(found.first.map_or(Order(place), |first| first.min(Order(place))));
-        if waits {
+        found.next = found.next.max(place.next());
+        found.first = Some(found.first.map_or(place, |first| first.min(place)));
+        if bytes > 0 {
+            found.waiting += 1;
+            found.waiting_bytes += u64::from(bytes);
             found.oldest = Some(found.oldest.map_or(stored, |oldest| oldest.min(stored)));
         }
+        slots[at].push(slot);
     }
-    Ok(held)
+    Ok(last)
 }

@@ -8,6 +8,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// The store's directory, ours as long as this lives.
 pub struct Directory {
@@ -80,7 +82,16 @@ fn lock(path: &Path, failed: impl Fn(io::Error) -> OpenError) -> Result<File, Op
         .mode(0o600)
         .open(file)
         .map_err(&failed)?;
-    match lock.try_lock() {
+    // Who was killed a moment ago may still be on its way out, with a million connections to close.
+    let mut tried = lock.try_lock();
+    for _ in 0..LOCK_TRIES {
+        if !matches!(tried, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        thread::sleep(LOCK_PAUSE);
+        tried = lock.try_lock();
+    }
+    match tried {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut holder = String::new();
@@ -158,13 +169,14 @@ fn prepare(conn: &Connection, directory: &Directory) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// A session's `key` is short and stands for it in all other tables; `place` is a message's order. A message's `due`
-/// is when it may be removed: `expires`, or never where the client may hold its id; its `bytes` are 0 when it is only
-/// to be released. `sum` tells a damaged message from a sound one, which SQLite does not. The index is the way of the
-/// purge, and all that a start reads of the messages.
+/// A session's `key` is short and stands for it in all other tables; it is never used again, since guards outlive
+/// sessions. Messages lie as they came (see `ledger`); `place` is the order. A message's `due` is when it may be
+/// removed: `expires`, or never where the client may hold its id; its `bytes` are 0 when it is only to be released.
+/// `sum` tells a damaged message from a sound one, which SQLite does not. `messages_due` is the way of the purge, and
+/// all that a start reads of the messages.
 const TABLES: &str = "
     CREATE TABLE sessions (
-        key INTEGER PRIMARY KEY, session BLOB NOT NULL, name TEXT NOT NULL UNIQUE,
+        key INTEGER PRIMARY KEY AUTOINCREMENT, session BLOB NOT NULL, name TEXT NOT NULL UNIQUE,
         expiry_s INTEGER NOT NULL, ends INTEGER, cookie BLOB,
         reserved INTEGER NOT NULL, floor INTEGER NOT NULL,
         run INTEGER NOT NULL, start INTEGER NOT NULL, last INTEGER NOT NULL, past_half INTEGER NOT NULL
@@ -173,18 +185,18 @@ const TABLES: &str = "
         key INTEGER NOT NULL, channel TEXT NOT NULL, PRIMARY KEY (key, channel)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE messages (
-        key INTEGER NOT NULL, place INTEGER NOT NULL, flags INTEGER NOT NULL, type INTEGER NOT NULL,
-        stored INTEGER NOT NULL, expires INTEGER NOT NULL, due INTEGER NOT NULL, bytes INTEGER NOT NULL,
-        sum INTEGER NOT NULL, claim TEXT, claim_until INTEGER, body BLOB NOT NULL, PRIMARY KEY (key, place)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX messages_due ON messages (due, stored, bytes);
+        row INTEGER PRIMARY KEY, key INTEGER NOT NULL, place INTEGER NOT NULL, flags INTEGER NOT NULL,
+        type INTEGER NOT NULL, stored INTEGER NOT NULL, expires INTEGER NOT NULL, due INTEGER NOT NULL,
+        bytes INTEGER NOT NULL, sum INTEGER NOT NULL, claim TEXT, claim_until INTEGER, body BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX messages_due ON messages (due, key, place, stored, bytes);
     CREATE TABLE received (
         key INTEGER NOT NULL, id INTEGER NOT NULL, sequence INTEGER NOT NULL, answer BLOB NOT NULL,
         PRIMARY KEY (key, id)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE guards (
-        key INTEGER NOT NULL, message_id TEXT NOT NULL, until INTEGER NOT NULL, place INTEGER NOT NULL,
-        PRIMARY KEY (key, message_id)
+        message_id TEXT NOT NULL, key INTEGER NOT NULL, until INTEGER NOT NULL, place INTEGER NOT NULL,
+        PRIMARY KEY (message_id, key)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX guards_until ON guards (until);
     CREATE TABLE claims (
@@ -197,5 +209,8 @@ const TABLES: &str = "
 const APPLICATION: i64 = 0x5261_696E;
 /// Counted up whenever an older version could not read the tables.
 pub const FORMAT: i64 = 1;
+/// Together 2 s.
+const LOCK_TRIES: usize = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// More than there are statements.
 const STATEMENTS_MAX: usize = 64;

@@ -170,12 +170,14 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     assert!(outcomes.iter().all(|outcome| *outcome == refused(Refused::DiskFull)), "{outcomes:?}");
     refusing(&store, Refused::DiskFull, "the disk is full");
     assert_eq!(store.held(), held);
+    store.book.ledger.check_invariants(&store.book.conn).unwrap();
     // What makes room is done in the same batch, and then there is some.
     let mut batch: Vec<Step> = (0..20).map(|order| Step::Remove { session: S, order: Order(order) }).collect();
     batch.extend((50..80).map(|order| keep(kept(S, order, &body))));
     let outcomes = steps(&mut store, batch);
     assert!(outcomes[..20].iter().all(|outcome| *outcome == Outcome::Done));
     assert!(outcomes[20..].iter().all(|outcome| *outcome == refused(Refused::DiskFull)));
+    store.book.ledger.check_invariants(&store.book.conn).unwrap();
     done(&mut store, (50..60).map(|order| keep(kept(S, order, &body))));
     assert_eq!(store.state(), State::Ready);
     drop(store);

@@ -325,6 +325,7 @@ proptest! {
                     prop_assert_eq!(opened.sessions, model.found());
                 }
             }
+            store.book.ledger.check_invariants(&store.book.conn).unwrap();
             prop_assert_eq!(store.held(), model.held());
             prop_assert_eq!(store.state(), State::Ready);
         }
