@@ -178,6 +178,31 @@ impl Line {
         self.connection.recv_response().map_err(|error| lost(&self.address, &error))
     }
 
+    /// A batch of `count` calls in one transaction. `None`: Redis took it for none, and nothing was done; each call by
+    /// itself may be.
+    pub fn transact(&mut self, packed: &[u8], count: usize) -> Result<Option<Vec<Value>>, Fault> {
+        let mut whole = cmd("MULTI").get_packed_command();
+        whole.extend_from_slice(packed);
+        cmd("EXEC").write_packed_command(&mut whole);
+        self.send(&whole)?;
+        self.send_wait()?;
+        let mut passing = None;
+        for _ in 0..=count {
+            match self.receive()? {
+                Value::ServerError(error) if is_passing(error.code()) => passing = Some(error),
+                _ => {}
+            }
+        }
+        let answers = self.receive()?;
+        self.receive_wait()?;
+        match (answers, passing) {
+            (Value::Array(answers), _) if answers.len() == count => Ok(Some(answers)),
+            (Value::ServerError(_), Some(error)) => Err(Fault::Lost(format!("{}: {error}", self.address))),
+            (Value::ServerError(_), None) => Ok(None),
+            _ => Err(self.nonsense("EXEC")),
+        }
+    }
+
     /// Ends a batch that has written; its answer is read by `receive_wait`.
     pub fn send_wait(&mut self) -> Result<(), Fault> {
         if !self.waits {

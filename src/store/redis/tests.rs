@@ -15,6 +15,7 @@ use crate::shard::steps::{Claim, DownlinkMark, Kept, Order, Outcome, Page, Sessi
 use crate::store::Claimed;
 use crate::wire::packet::QoS;
 use server::Server;
+use std::time::Instant;
 
 fn options(url: &str, cluster_name: &str) -> Options {
     Options {
@@ -159,4 +160,53 @@ fn keep(session: u128, order: u64) -> Step {
     Step::Keep(Box::new(kept(session, order)))
 }
 
+// How fast it is: figures for people, not judged.
+
+/// One session per message and many of them; every answer after its fsync, where the server was started so.
+fn batches(rig: &mut Rig, what: &str, mut step: impl FnMut(u64) -> Step) {
+    let began = Instant::now();
+    let count = 200;
+    for batch in 0..count {
+        rig.done((batch * BATCH..(batch + 1) * BATCH).map(&mut step).collect());
+    }
+    let took = began.elapsed().as_micros();
+    let each = took as f64 / (count * BATCH) as f64;
+    println!("{what}: {:.0} steps/s, {:.2} ms per batch of {BATCH}", 1e6 / each, each * BATCH as f64 / 1e3);
+}
+
+fn measure(server: &Server, options: Options) {
+    let mut rig = Rig::with(options);
+    let sessions = 1000;
+    let session = |n: u64| u128::from(n % sessions);
+    rig.done((0..sessions).map(|session| put(session.into())).collect());
+    let body = message(QoS::AtLeastOnce, &"x".repeat(200));
+    let large = |n: u64| Kept { message: body.clone(), ..kept(session(n), n / sessions) };
+    batches(&mut rig, "keep", |n| Step::Keep(Box::new(large(n))));
+    if let Value::BulkString(info) = server.ask("INFO memory") {
+        let info = String::from_utf8_lossy(&info);
+        let used = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).expect("a count");
+        println!("{} bytes of Redis for {} messages in {sessions} sessions", used, rig.store.held().messages);
+    }
+    let began = Instant::now();
+    let found = rig.reopen();
+    println!("opened with {} sessions in {} µs", found.len(), began.elapsed().as_micros());
+    batches(&mut rig, "remove", |n| Step::Remove { session: SessionId(session(n)), order: Order(n / sessions) });
+    batches(&mut rig, "put", |n| put(n.into()));
+    let began = Instant::now();
+    let found = rig.reopen();
+    println!("opened with {} sessions in {} ms", found.len(), (began.elapsed().as_micros()) / 1000);
+}
+
+#[test]
+#[ignore = "it measures; run it alone, in a release build"]
+fn steps_per_second() {
+    let server = Server::start();
+    println!("-- appendfsync always");
+    measure(&server, options(&server.url(), "test"));
+    let server = Server::with(&["--appendonly", "no"]);
+    println!("-- memory");
+    measure(&server, Options { durability: Durability::Memory, ..options(&server.url(), "test") });
+}
+
+const BATCH: u64 = 256;
 const NOW: UnixMs = UnixMs(1_700_000_000_000);
