@@ -1,17 +1,20 @@
 //! Numbers of a durable session's messages to the backend, made of the ids that its client gives them, so that a repeat
 //! gets the same number after any crash.
 //!
-//! A *run* is a row of rising ids; a message's number is its run and its place in it. A SEND without DUP that goes back
-//! behind the last id begins a new run (the client has lost its count), and so does the first one when we have lost
-//! ours: the mark must be stored before the message goes on, or a crash would give its number away again. Ids that are
-//! left out are none of our business: after a crash the client repeats what was not answered and goes on behind what
-//! was. A SEND with DUP whose id is not known belongs to the run at hand, or to the end of the one before when that has
-//! just gone round.
+//! A *run* is a row of rising ids; a message's number is its run and its id. A SEND without DUP that goes back behind
+//! the highest id begins a new run: the ids have gone round, or the client has lost its count. So does the first one
+//! when we have lost ours, unless a repeat before it has shown that the client has not. The mark must be stored before
+//! a message of a new run goes on, or a crash would give its number away again. Ids that are left out are none of our
+//! business: after a crash the client repeats what was not answered and goes on behind what was.
+//!
+//! A SEND with DUP whose id is not known belongs to the run at hand, but where the ids go round: the unanswered ids of
+//! a client span less than a quarter of all ids. So a high id in a young run is of the run before, and a low id in an
+//! old run is the beginning of the next.
 
 use super::steps::{IDS, UplinkMark};
 use crate::wire::packet::MessageId;
 
-/// Run in the high bits, place in the run in the low 16.
+/// Run in the high bits, id in the low 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbered {
     pub sequence: u64,
@@ -20,58 +23,50 @@ pub struct Numbered {
 }
 
 impl UplinkMark {
-    /// Before any message: ids are expected from 1, so that a client that begins so costs no write.
-    pub const FIRST: UplinkMark = UplinkMark { run: 1, start: 1, last: 0, past_half: false };
+    /// Before any message.
+    pub const FIRST: UplinkMark = UplinkMark { run: 1, last: 0, past_half: false };
 
     /// The number of a message whose id is not known.
     pub fn number(&mut self, id: MessageId, dup: bool) -> Numbered {
-        let place = self.place(id);
-        if dup {
-            let before = place >= BEFORE && !self.past_half && self.run > 1;
-            let ahead = MessageId::new(self.last).is_none_or(|last| self.place(last) < place);
-            if ahead && !before {
-                self.last = id.0;
-            }
-            return Numbered { sequence: sequence(self.run - u32::from(before), place), store_first: false };
+        let known_last = if self.last == UNKNOWN { 0 } else { self.last };
+        if dup && id.0 >= HIGH && !self.past_half && self.run > 1 {
+            // The client has not lost its count: what it sends next lies above all that this run has had.
+            self.last = known_last;
+            return Numbered { sequence: sequence(self.run - 1, id), store_first: false };
         }
-        let rises = match self.last {
-            0 => true,
-            UNKNOWN => false,
-            last => place > self.place(MessageId(last)),
-        };
-        self.last = id.0;
-        if rises {
-            let passes = place >= HALF && !self.past_half;
-            self.past_half |= passes;
-            return Numbered { sequence: sequence(self.run, place), store_first: passes };
+        let goes_round = dup && id.0 < LOW && self.past_half;
+        let goes_back = !dup && (self.last == UNKNOWN || self.last != 0 && id.0 <= self.last);
+        if goes_round || goes_back {
+            *self = UplinkMark { run: self.run + 1, last: id.0, past_half: id.0 >= HALF };
+            return Numbered { sequence: sequence(self.run, id), store_first: true };
         }
-        (self.run, self.start, self.past_half) = (self.run + 1, id.0, false);
-        Numbered { sequence: sequence(self.run, 0), store_first: true }
+        let passes = id.0 >= HALF && !self.past_half;
+        self.past_half |= passes;
+        self.last = known_last.max(id.0);
+        Numbered { sequence: sequence(self.run, id), store_first: passes }
     }
 
     /// What is true after a crash.
     pub fn after_crash(self) -> UplinkMark {
         UplinkMark { last: UNKNOWN, ..self }
     }
-
-    fn place(&self, id: MessageId) -> u16 {
-        ((u64::from(id.0) + IDS - u64::from(self.start)) % IDS) as u16
-    }
 }
 
-fn sequence(run: u32, place: u16) -> u64 {
-    u64::from(run) << 16 | u64::from(place)
+fn sequence(run: u32, id: MessageId) -> u64 {
+    u64::from(run) << 16 | u64::from(id.0)
 }
 
 const HALF: u16 = (IDS / 2) as u16;
-/// Places that a young run cannot have reached: ids there are of the run before.
-const BEFORE: u16 = (IDS / 4 * 3) as u16;
+const LOW: u16 = (IDS / 4) as u16;
+const HIGH: u16 = (IDS / 4 * 3) as u16;
 /// No message's id.
 const UNKNOWN: u16 = u16::MAX;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, HashMap};
 
     fn numbers(mark: &mut UplinkMark, ids: impl IntoIterator<Item = u16>, dup: bool) -> Vec<u64> {
         ids.into_iter().map(|id| mark.number(MessageId(id), dup).sequence).collect()
@@ -89,19 +84,6 @@ mod tests {
     }
 
     #[test]
-    fn ids_answered_before_a_crash_may_be_left_out_after_it() {
-        let mut mark = UplinkMark::FIRST;
-        let stored = mark;
-        let before = numbers(&mut mark, 1..=11, false);
-        let mut mark = stored.after_crash();
-        assert_eq!(numbers(&mut mark, [6, 8], true), [before[5], before[7]]);
-        assert_eq!(mark.number(MessageId(11), false), Numbered { sequence: before[10], store_first: false });
-        // Again, and 8 is still not answered.
-        let mut mark = stored.after_crash();
-        assert_eq!(numbers(&mut mark, [8, 11], true), [before[7], before[10]]);
-    }
-
-    #[test]
     fn a_client_that_has_lost_its_count_begins_a_new_run() {
         let mut mark = UplinkMark::FIRST;
         let stored = mark;
@@ -112,27 +94,66 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_run_that_has_gone_round_is_followed_by_another() {
-        let mut mark = UplinkMark::FIRST;
-        let mut seen = std::collections::HashSet::new();
-        let (mut id, mut stored) = (MessageId::MIN, 0);
-        for n in 0..150_000 {
-            let numbered = mark.number(id, false);
-            assert!(seen.insert(numbered.sequence), "message {n} gets a number of its own");
-            stored += u32::from(numbered.store_first);
-            id = id.next();
-        }
-        assert_eq!(stored, 4, "two rounds, and the half of two and of a third would be five");
+    /// A client that keeps its count, beginning anywhere, whose ids go round again and again.
+    struct Client {
+        next: MessageId,
+        sent: u64,
+        /// Message and id, oldest first.
+        unanswered: BTreeMap<u64, MessageId>,
     }
 
-    #[test]
-    fn a_repeat_from_before_the_round_keeps_its_number() {
-        let mut mark = UplinkMark::FIRST;
-        let all = numbers(&mut mark, 1..=MessageId::MAX.0, false);
-        assert!(mark.number(MessageId(1), false).store_first);
-        let mut mark = mark.after_crash();
-        assert_eq!(numbers(&mut mark, [MessageId::MAX.0 - 1], true), all[all.len() - 2..all.len() - 1]);
-        assert_eq!(mark.number(MessageId(1), true).sequence, 2 << 16);
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        /// Messages are sent and answered in any order; the process dies, having stored what it had to and whatever it
+        /// happened to store besides; the client repeats what is unanswered and goes on.
+        #[test]
+        fn each_message_keeps_one_number_through_crashes_and_rounds(
+            first in prop_oneof![1..20u16, 60_000..65_535u16, 1..65_535u16],
+            steps in prop::collection::vec((0..8u8, any::<u16>()), 1..60),
+            stride in prop_oneof![Just(1u32), 3_000..6_000u32],
+        ) {
+            let mut client = Client { next: MessageId(first), sent: 0, unanswered: BTreeMap::new() };
+            let (mut mark, mut stored) = (UplinkMark::FIRST, UplinkMark::FIRST);
+            let (mut of_message, mut of_number) = (HashMap::new(), HashMap::new());
+            let mut take = |message: u64, numbered: Numbered, mark: UplinkMark, stored: &mut UplinkMark| {
+                if numbered.store_first {
+                    *stored = mark;
+                }
+                assert_eq!(*of_message.entry(message).or_insert(numbered.sequence), numbered.sequence);
+                assert_eq!(*of_number.entry(numbered.sequence).or_insert(message), message);
+            };
+            for (step, pick) in steps {
+                match step {
+                    0..=3 => {
+                        // Most are answered at once, so that a test goes round in few steps.
+                        for n in 1..=stride {
+                            let (message, id) = (client.sent, client.next);
+                            (client.sent, client.next) = (message + 1, id.next());
+                            let numbered = mark.number(id, false);
+                            take(message, numbered, mark, &mut stored);
+                            if n == stride {
+                                client.unanswered.insert(message, id);
+                            }
+                        }
+                        let oldest = client.sent.saturating_sub(15_000);
+                        client.unanswered.retain(|&message, _| message >= oldest);
+                    }
+                    4 | 5 => {
+                        let at = usize::from(pick) % client.unanswered.len().max(1);
+                        if let Some(&message) = client.unanswered.keys().nth(at) {
+                            client.unanswered.remove(&message);
+                        }
+                    }
+                    6 => stored = mark,
+                    _ => {
+                        mark = stored.after_crash();
+                        for (&message, &id) in &client.unanswered {
+                            let numbered = mark.number(id, true);
+                            take(message, numbered, mark, &mut stored);
+                        }
+                    }
+                }
+            }
+        }
     }
 }

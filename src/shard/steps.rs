@@ -102,13 +102,11 @@ pub struct DownlinkMark {
     pub floor: Order,
 }
 
-/// Where the numbering of the client's messages stands. A *run* is a row of ids that followed one another.
+/// Where the numbering of the client's messages stands. A *run* is a row of rising ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UplinkMark {
     pub run: u32,
-    /// The first id of the run.
-    pub start: u16,
-    /// The last new id; 0 before the first, 65535 when it is not known (the process has died since).
+    /// The highest id of the run; 0 before the first, 65535 when it is not known (the process has died since).
     pub last: u16,
     /// More than half of all ids have been used in this run.
     pub past_half: bool,
@@ -145,7 +143,7 @@ pub struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     pub id: MessageId,
-    /// Run and place in the run, as in its `Idempotency-Key`.
+    /// Run and id, as in its `Idempotency-Key`.
     pub sequence: u64,
     pub answer: Arc<[u8]>,
 }

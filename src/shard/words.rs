@@ -220,7 +220,7 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Forward {
     pub key: ConnKey,
-    /// Of a durable session: then `sequence` is its run (high bits) and the place in it (low 16).
+    /// Of a durable session: then `sequence` is its run (high bits) and its id (low 16).
     pub session: Option<SessionId>,
     pub message_type: u16,
     pub qos: QoS,

@@ -55,7 +55,7 @@ pub fn decode_kept(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> O
     Some(Kept { session, order, message, sent, released, stored, expires, claim })
 }
 
-/// expiry(8) ends(8) reserved(8) floor(8) run(4) start(2) last(2) flags(1) name length(1) name cookie
+/// expiry(8) ends(8) reserved(8) floor(8) run(4) last(2) flags(1) name length(1) name cookie
 pub fn encode_row(row: &SessionRow) -> Vec<u8> {
     let cookie = row.cookie.as_deref();
     let mut out = Vec::with_capacity(ROW_MIN + row.name.len() + cookie.map_or(0, <[u8]>::len));
@@ -64,7 +64,6 @@ pub fn encode_row(row: &SessionRow) -> Vec<u8> {
     out.extend(row.downlink.reserved.0.to_be_bytes());
     out.extend(row.downlink.floor.0.to_be_bytes());
     out.extend(row.uplink.run.to_be_bytes());
-    out.extend(row.uplink.start.to_be_bytes());
     out.extend(row.uplink.last.to_be_bytes());
     let flags = u8::from(row.uplink.past_half) * PAST_HALF
         + u8::from(cookie.is_some()) * COOKIE
@@ -81,12 +80,12 @@ pub fn decode_row(session: SessionId, bytes: &[u8]) -> Option<SessionRow> {
     let mut from = Reader(bytes);
     let (expiry_s, ends) = (from.u64()?, UnixMs(from.u64()?));
     let downlink = DownlinkMark { reserved: Order(from.u64()?), floor: Order(from.u64()?) };
-    let (run, start, last) = (from.u32()?, from.u16()?, from.u16()?);
+    let (run, last) = (from.u32()?, from.u16()?);
     let flags = from.take(1)?[0];
     let length = from.take(1)?[0];
     let name = from.text(length.into())?;
     let cookie = (flags & COOKIE != 0).then(|| Arc::from(from.0));
-    let uplink = UplinkMark { run, start, last, past_half: flags & PAST_HALF != 0 };
+    let uplink = UplinkMark { run, last, past_half: flags & PAST_HALF != 0 };
     let ends = (flags & ENDS != 0).then_some(ends);
     Some(SessionRow { session, name, expiry_s, ends, cookie, downlink, uplink })
 }

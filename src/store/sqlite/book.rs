@@ -142,11 +142,11 @@ impl Book {
         let sql = match known {
             Some(_) => {
                 "UPDATE sessions SET session = ?2, name = ?3, expiry_s = ?4, ends = ?5, cookie = ?6, reserved = ?7,
-                     floor = ?8, run = ?9, start = ?10, last = ?11, past_half = ?12 WHERE key = ?1"
+                     floor = ?8, run = ?9, last = ?10, past_half = ?11 WHERE key = ?1"
             }
             None => {
-                "INSERT INTO sessions (key, session, name, expiry_s, ends, cookie, reserved, floor, run, start, last,
-                     past_half) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+                "INSERT INTO sessions (key, session, name, expiry_s, ends, cookie, reserved, floor, run, last,
+                     past_half) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
             }
         };
         let put = self.conn.prepare_cached(sql)?.execute(params![
@@ -159,7 +159,6 @@ impl Book {
             whole(row.downlink.reserved.0),
             whole(row.downlink.floor.0),
             row.uplink.run,
-            row.uplink.start,
             row.uplink.last,
             row.uplink.past_half,
         ]);

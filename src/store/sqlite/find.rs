@@ -28,7 +28,7 @@ pub fn all(conn: Connection) -> Result<(Book, Vec<Found>)> {
 /// Sessions, and where each key's is.
 fn sessions(conn: &Connection) -> Result<(FxHashMap<i64, usize>, Vec<Found>)> {
     let mut statement = conn.prepare(
-        "SELECT key, session, name, expiry_s, ends, cookie, reserved, floor, run, start, last, past_half
+        "SELECT key, session, name, expiry_s, ends, cookie, reserved, floor, run, last, past_half
          FROM sessions ORDER BY key",
     )?;
     let (mut keys, mut found) = (FxHashMap::default(), Vec::new());
@@ -58,7 +58,7 @@ fn session(row: &Row) -> Result<SessionRow> {
         ends: row.get::<_, Option<i64>>(4)?.map(|ends| UnixMs(ends as u64)),
         cookie: row.get_ref(5)?.as_blob_or_null()?.map(Arc::from),
         downlink: DownlinkMark { reserved: Order(number(6)?), floor: Order(number(7)?) },
-        uplink: UplinkMark { run: row.get(8)?, start: row.get(9)?, last: row.get(10)?, past_half: row.get(11)? },
+        uplink: UplinkMark { run: row.get(8)?, last: row.get(9)?, past_half: row.get(10)? },
     })
 }
 

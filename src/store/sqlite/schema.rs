@@ -179,7 +179,7 @@ const TABLES: &str = "
         key INTEGER PRIMARY KEY AUTOINCREMENT, session BLOB NOT NULL, name TEXT NOT NULL UNIQUE,
         expiry_s INTEGER NOT NULL, ends INTEGER, cookie BLOB,
         reserved INTEGER NOT NULL, floor INTEGER NOT NULL,
-        run INTEGER NOT NULL, start INTEGER NOT NULL, last INTEGER NOT NULL, past_half INTEGER NOT NULL
+        run INTEGER NOT NULL, last INTEGER NOT NULL, past_half INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE channels (
         key INTEGER NOT NULL, channel TEXT NOT NULL, PRIMARY KEY (key, channel)

@@ -170,7 +170,7 @@ fn what_was_stored_is_found_after_a_restart() {
         ends: Some(LATER),
         cookie: Some(Arc::from(&b"cookie\0"[..])),
         downlink: DownlinkMark { reserved: Order(2048), floor: Order(7) },
-        uplink: UplinkMark { run: u32::MAX, start: 65_534, last: 65_535, past_half: true },
+        uplink: UplinkMark { run: u32::MAX, last: 65_535, past_half: true },
         ..row(S, "s")
     };
     let first = Kept { sent: true, claim: claim("m-1"), ..kept(S, 3, "first") };

@@ -213,7 +213,7 @@ fn some_row() -> impl Strategy<Value = SessionRow> {
         ends: ends.map(|ends| UnixMs(ends.into())),
         cookie: cookie.map(Arc::from),
         downlink: DownlinkMark { reserved: Order(mark.into()), floor: Order(3) },
-        uplink: UplinkMark { run: mark.into(), start: mark, last: 5, past_half: mark % 2 == 0 },
+        uplink: UplinkMark { run: mark.into(), last: 5, past_half: mark % 2 == 0 },
         ..row(session.0)
     })
 }

@@ -27,7 +27,7 @@ fn a_session_is_found_again_as_it_was_put() {
         ends: Some(UnixMs(77)),
         cookie: Some(Arc::from(&b"\0cookie\xFF"[..])),
         downlink: DownlinkMark { reserved: Order(1024), floor: Order(17) },
-        uplink: UplinkMark { run: 3, start: 60000, last: 65535, past_half: true },
+        uplink: UplinkMark { run: 3, last: 65535, past_half: true },
         ..row(1)
     };
     rig.done(vec![Step::Put(Box::new(full.clone())), put(2)]);

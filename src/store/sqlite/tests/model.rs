@@ -38,7 +38,7 @@ fn put_any() -> impl Strategy<Value = Step> {
             ends: flag.then_some(UnixMs(u64::from(any))),
             cookie: (!flag).then(|| Arc::from(&any.to_le_bytes()[..])),
             downlink: DownlinkMark { reserved: Order(u64::from(any) + 1), floor: Order(u64::from(any)) },
-            uplink: UplinkMark { run: u32::from(any), start: any, last: any, past_half: flag },
+            uplink: UplinkMark { run: u32::from(any), last: any, past_half: flag },
             ..row(session, "")
         }))
     })
