@@ -42,6 +42,7 @@ tools() {
     missing g++ && packages+=(build-essential)
     missing python3 && packages+=(python3)
     missing curl && packages+=(curl)
+    missing redis-server && packages+=(redis-server)
     if [ "$mode" != fast ]; then
         missing node && packages+=(nodejs)
         missing npm && packages+=(npm)
