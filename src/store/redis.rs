@@ -427,7 +427,7 @@ impl Redis {
     fn give_up(&mut self, fault: Fault) {
         self.nodes.give_up();
         let (why, detail) = match fault {
-            Fault::Lost(detail) => (Refused::Unreachable, detail),
+            Fault::Lost(detail) => (Refused::Unreachable, format!("Redis does not answer ({detail})")),
             Fault::Refuse { why, detail } => (why, detail),
             Fault::Over { why, detail } => {
                 self.over = true;

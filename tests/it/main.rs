@@ -21,5 +21,6 @@ mod limits;
 mod load;
 mod qos_down;
 mod qos_up;
+mod redis;
 mod sessions_api;
 mod signatures;

@@ -1,0 +1,198 @@
+//! The same promises with the store in Redis: a real redis-server that is killed, emptied, and set to evict.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::harness::call::call_get;
+use crate::harness::ports::{Port, free_port};
+use crate::harness::process::Process;
+use crate::harness::{
+    Backend, Client, Command as Packets, PATIENCE, Reply, Server, Setup, Upgrade, call, eventually, http, send,
+};
+
+/// A redis-server that syncs before it answers.
+struct Redis {
+    process: Process,
+    port: Port,
+    dir: PathBuf,
+}
+
+impl Redis {
+    fn start() -> Redis {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("rainbow-it-redis-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).expect("a directory for Redis");
+        let port = free_port();
+        Redis { process: run(&port, &dir, &[]), port, dir }
+    }
+
+    fn restart(&mut self, more: &[&str]) {
+        self.process.kill();
+        self.process = run(&self.port, &self.dir, more);
+    }
+
+    fn forget_everything(&mut self) {
+        self.process.kill();
+        std::fs::remove_dir_all(self.dir.join("appendonlydir")).expect("its data");
+        self.restart(&[]);
+    }
+
+    fn setup(&self, backend: &Backend) -> Setup {
+        let url = format!("redis://127.0.0.1:{}", self.port.number);
+        Setup::of(backend).text("store.kind", "redis").text("store.url", &url).set("workers", "2")
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.process.kill();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn run(port: &Port, dir: &PathBuf, more: &[&str]) -> Process {
+    let there = Command::new("redis-server").arg("--version").output().is_ok();
+    assert!(there, "redis-server is needed for these tests: apt-get install redis-server");
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.number.to_string(), "--bind", "127.0.0.1", "--save", "", "--logfile", ""]);
+    command.args(["--appendonly", "yes", "--appendfsync", "always"]).arg("--dir").arg(dir).args(more);
+    let process = Process::start(command, &[]);
+    process.log.wait_for("Redis is ready", PATIENCE, |line| line.contains("Ready to accept connections"));
+    process
+}
+
+struct World {
+    backend: Backend,
+    server: Server,
+    redis: Redis,
+}
+
+/// Every device is a session of that name, in the channel `all`.
+fn world() -> World {
+    let (backend, redis) = (Backend::start(), Redis::start());
+    backend.on_connect(|request| {
+        let device = request.header("X-DEVICEID").expect("a device");
+        Reply::welcome().header("RAINBOWCLIENTSESSION", device).header("RAINBOWCLIENTCHANNEL", "all")
+    });
+    let server = redis.setup(&backend).start();
+    World { backend, server, redis }
+}
+
+impl World {
+    fn open(&self, name: &str) -> (Client, Value) {
+        let speaking = Upgrade::of(name).header("Sec-WebSocket-Protocol", "rainbow.2");
+        let mut client = speaking.open(self.server.addr());
+        let greeting = client.expect_send();
+        (client, serde_json::from_slice(&greeting.body).expect("JSON"))
+    }
+
+    /// A session that is absent from here on.
+    fn absent(&self, name: &str) {
+        let (client, _) = self.open(name);
+        client.leave();
+        let shown = || call_get(self.server.addr(), "/session/", &[("session", name)]).json();
+        eventually("the session is absent", || (shown()["online"] == false).then_some(()));
+    }
+
+    fn send(&self, body: &str) -> Value {
+        send(self.server.addr(), "all", &[("qos", "2")], body)
+    }
+
+    fn readiness(&self, status: u16) -> String {
+        let look = || Some(http::get(self.server.addr(), "/readyz")).filter(|answer| answer.status == status);
+        eventually("/readyz has changed", look).text()
+    }
+}
+
+/// What waits for the client, taken to its end, each once.
+fn take(client: &mut Client, count: usize) -> Vec<String> {
+    let (mut bodies, mut ended) = (Vec::new(), 0);
+    while ended < count {
+        let packet = client.next_packet();
+        match packet.command {
+            Packets::Send => {
+                client.answer(Packets::Rec, packet.id, "");
+                bodies.push(packet.text());
+            }
+            Packets::Rel => {
+                client.answer(Packets::Com, packet.id, "");
+                ended += 1;
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    bodies
+}
+
+#[test]
+fn what_is_stored_in_redis_outlives_both_servers_killed() {
+    let mut world = world();
+    world.absent("ann");
+    let expected: Vec<String> = (0..20).map(|n| format!("message {n}")).collect();
+    for body in &expected {
+        assert_eq!(world.send(body)["stored"], 1);
+    }
+    world.server.process.kill();
+    world.redis.restart(&[]);
+    world.server = world.redis.setup(&world.backend).start();
+    let (mut client, greeting) = world.open("ann");
+    assert_eq!(greeting, json!({"session": "ann", "resumed": true, "waiting": 20}));
+    assert_eq!(take(&mut client, 20), expected);
+    client.assert_open();
+}
+
+#[test]
+fn a_restart_of_redis_costs_no_promise() {
+    let mut world = world();
+    world.absent("ann");
+    assert_eq!(world.send("before")["stored"], 1);
+    world.redis.restart(&[]);
+    assert_eq!(world.send("after")["stored"], 1);
+    let (mut client, greeting) = world.open("ann");
+    assert_eq!(greeting["waiting"], 2);
+    assert_eq!(take(&mut client, 2), ["before", "after"]);
+}
+
+#[test]
+fn without_redis_nothing_is_promised_and_it_is_said() {
+    let mut world = world();
+    world.absent("ann");
+    world.redis.process.kill();
+    let refused = world.send("nobody keeps it");
+    assert_eq!((&refused["status"], &refused["stored"]), (&json!(1), &json!(0)), "{refused}");
+    assert!(world.readiness(503).contains("does not answer"));
+    assert_eq!(call(world.server.addr(), "/send/", &[("channel", "all"), ("qos", "0")], "").json()["status"], 0);
+    world.redis.restart(&[]);
+    world.readiness(200);
+    assert_eq!(world.send("kept")["stored"], 1);
+    let (mut client, _) = world.open("ann");
+    assert_eq!(take(&mut client, 1), ["kept"]);
+}
+
+#[test]
+fn a_redis_that_comes_back_empty_is_noticed() {
+    let mut world = world();
+    world.absent("ann");
+    assert_eq!(world.send("promised")["stored"], 1);
+    world.redis.forget_everything();
+    let refused = world.send("not promised");
+    assert_eq!((&refused["status"], &refused["stored"]), (&json!(1), &json!(0)), "{refused}");
+    let why = world.readiness(503);
+    assert!(why.contains("has lost its data"), "{why}");
+    world.server.process.kill();
+    world.server = world.redis.setup(&world.backend).start();
+    assert_eq!(world.open("ann").1["resumed"], false, "a new start goes on with what is there");
+}
+
+#[test]
+fn a_redis_that_evicts_is_refused_at_the_start() {
+    let mut redis = Redis::start();
+    redis.restart(&["--maxmemory-policy", "allkeys-lru"]);
+    let refused = redis.setup(&Backend::start()).refused();
+    assert!(!refused.status.success());
+    assert!(refused.text.contains("maxmemory-policy is allkeys-lru"), "{}", refused.text);
+}
