@@ -67,7 +67,9 @@ impl Caller {
         while !self.streams.is_empty() && self.shared.board.phase() == Phase::Running {
             for at in 0..self.streams.len() {
                 let (stream, sequence) = self.streams[at];
-                let named = self.rng.below(100) >= self.shared.options.plain_percent;
+                // Without a store an id is refused.
+                let keeps = !self.shared.options.channels;
+                let named = keeps && self.rng.below(100) >= self.shared.options.plain_percent;
                 let by_channel = self.shared.options.channels || self.rng.chance(BY_CHANNEL_PERCENT);
                 self.send(Call { stream, sequence, named, by_channel });
                 self.streams[at].1 += 1;
