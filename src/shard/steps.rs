@@ -190,7 +190,7 @@ pub enum Refused {
     Broken,
     #[error("the store does not answer")]
     Unreachable,
-    #[error("another server has taken the session over")]
+    #[error("another connection has taken the session over")]
     Fenced,
     #[error("the session's name is taken")]
     NameTaken,
