@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! data_dir/lock          held (flock) as long as the process lives, with its pid
+//! data_dir/reserve       room that is given up when the disk is full, so that what makes room can be written
 //! data_dir/rainbow.db    tables: see `schema`; `rainbow.db-wal`: what was committed since the last checkpoint
 //! ```
 //!
-//! What a failure means is decided here, once: a full disk is rolled back, refused and tried again with the next batch;
-//! a failed write or fsync ends all promises until a restart, since what the disk holds is no longer known. Reading
-//! goes on as long as it works. It never calls ok what did not reach the disk, and it never panics over a file.
+//! What a failure means is decided here, once: a full disk is rolled back, only what makes room is done from then on,
+//! and every second it is looked whether there is some; a failed write or fsync ends all promises until a restart,
+//! since what the disk holds is no longer known. Reading goes on as long as it works. It never calls ok what did not
+//! reach the disk, and it never panics over a file.
 
 mod book;
 mod fault;
@@ -41,15 +43,18 @@ impl Sqlite {
         crash::point("open.inside");
         let (book, sessions) = find::all(conn).map_err(|error| directory.open_error(error))?;
         crash::point("open.after");
+        // On a disk that is nearly full it goes without, and says so when it is full.
+        let _ = directory.has_reserve();
         let store = Sqlite { book, directory, bytes_max: options.bytes_max, fault: None };
         Ok((store, Opened { sessions }))
     }
 
     pub fn commit(&mut self, requests: Vec<Request>, now: Now) -> Vec<Answer> {
         crash::point("commit.before");
-        if let Some(fault) = self.fault.as_ref().filter(|fault| fault.lasts) {
-            let why = fault.why;
-            return self.refuse_all(&requests, why, now);
+        match self.fault {
+            Some(Fault { why, lasts: true, .. }) => return self.refuse_all(&requests, why, now),
+            Some(Fault { why: Refused::DiskFull, .. }) => return self.commit_freeing(&requests, now),
+            _ => {}
         }
         let bytes_max = self.bytes_max;
         let written = self.book.write(|book| {
@@ -60,26 +65,26 @@ impl Sqlite {
         match written {
             Ok(answers) => {
                 crash::point("commit.after");
-                if requests.iter().any(needs_room) {
-                    self.fault = None;
-                }
+                self.fault = None;
                 answers
             }
-            Err(error) => {
-                let why = self.suffer(error);
-                self.commit_freeing(&requests, why, now)
-            }
+            Err(error) => match self.suffer(error) {
+                Refused::DiskFull => self.commit_freeing(&requests, now),
+                why => self.refuse_all(&requests, why, now),
+            },
         }
     }
 
     /// A full disk refuses what needs room. What makes room must not be refused with it, or it would stay full.
-    fn commit_freeing(&mut self, requests: &[Request], why: Refused, now: Now) -> Vec<Answer> {
-        if why == Refused::DiskFull
-            && let Ok(answers) = self.book.write(|book| book.apply(requests, now, Allowed::Freeing { otherwise: why }))
-        {
-            return answers;
+    fn commit_freeing(&mut self, requests: &[Request], now: Now) -> Vec<Answer> {
+        let otherwise = Refused::DiskFull;
+        match self.book.write(|book| book.apply(requests, now, Allowed::Freeing { otherwise })) {
+            Ok(answers) => answers,
+            Err(error) => {
+                let why = self.suffer(error);
+                self.refuse_all(requests, why, now)
+            }
         }
-        self.refuse_all(requests, why, now)
     }
 
     /// Nothing is written; loads are answered as long as reading works.
@@ -108,6 +113,10 @@ impl Sqlite {
     fn suffer(&mut self, error: rusqlite::Error) -> Refused {
         let fault = self.directory.fault(&error);
         let why = fault.why;
+        if why == Refused::DiskFull && self.directory.give_reserve_up() {
+            // The log is written back into that room, and has room itself then, for what frees some.
+            let _ = self.book.checkpoint();
+        }
         if !self.fault.as_ref().is_some_and(|old| old.lasts) {
             self.fault = Some(fault);
         }
@@ -136,7 +145,7 @@ impl Sqlite {
         let due = if idle { WAL_PAGES_IDLE } else { WAL_PAGES };
         let tended = match self.book.wal_pages() {
             pages if pages >= due => self.book.checkpoint(),
-            _ if idle => self.book.shrink(SHRINK_PAGES),
+            _ if idle => self.book.shrink_when_it_pays(SHRINK_PAGES),
             _ => Ok(()),
         };
         if let Err(error) = tended {
@@ -147,12 +156,16 @@ impl Sqlite {
     pub fn check(&mut self, _: Now) {
         match &self.fault {
             Some(fault) if fault.lasts => {}
-            Some(_) => match self.directory.has_room().and_then(|()| self.book.touch()) {
-                Ok(()) => self.fault = None,
-                Err(error) => {
-                    self.suffer(error);
+            Some(_) => {
+                // What was freed within the file is room for the reserve, too.
+                let shrunk = self.book.shrink(SHRINK_PAGES);
+                match shrunk.and_then(|()| self.directory.has_reserve()).and_then(|()| self.book.touch()) {
+                    Ok(()) => self.fault = None,
+                    Err(error) => {
+                        self.suffer(error);
+                    }
                 }
-            },
+            }
             None => self.fault = self.directory.lost(),
         }
     }
@@ -179,14 +192,6 @@ impl Sqlite {
         {
             self.suffer(error);
         }
-    }
-}
-
-/// A promise that a full disk cannot make: done, there is room.
-fn needs_room(request: &Request) -> bool {
-    match request {
-        Request::Shard { work, .. } => matches!(&work.what, What::Step(step) if !book::frees(step)),
-        Request::Claim { .. } | Request::Settle { .. } => true,
     }
 }
 

@@ -378,12 +378,17 @@ impl Book {
     }
 
     /// Gives pages back to the disk when a good part of the file is unused.
-    pub fn shrink(&self, pages: u32) -> Result<()> {
+    pub fn shrink_when_it_pays(&self, pages: u32) -> Result<()> {
         let count = |name| self.conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let (free, all) = (count("freelist_count")?, count("page_count")?);
         if free < FREE_PAGES_MIN || free < all / 4 {
             return Ok(());
         }
+        self.shrink(pages)
+    }
+
+    /// Gives so many pages back, as far as they are unused.
+    pub fn shrink(&self, pages: u32) -> Result<()> {
         // A row per page that is given back.
         let mut statement = self.conn.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
         let mut rows = statement.query([])?;

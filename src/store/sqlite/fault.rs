@@ -7,6 +7,7 @@ use crate::shard::steps::Refused;
 use rusqlite::{Error, ErrorCode, ffi};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::path::Path;
 
 /// Why no promise is made.
 #[derive(Clone, Debug)]
@@ -69,7 +70,7 @@ impl Directory {
             // SQLite knows of ENOSPC only; a write that failed for lack of a quota, or since the system has mounted a
             // failing disk read-only, is told apart by trying. A failed fsync never is: it is broken.
             Some(ErrorCode::SystemIoFailure) if extended(error) == Some(ffi::SQLITE_IOERR_WRITE) => {
-                match self.probe(PROBE_LEN).map_err(|error| error.kind()) {
+                match self.probe().map_err(|error| error.kind()) {
                     Err(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Cause::Full,
                     Err(io::ErrorKind::ReadOnlyFilesystem) => Cause::ReadOnly,
                     _ => Cause::Failed,
@@ -81,16 +82,26 @@ impl Directory {
         }
     }
 
-    /// Whether promises may be tried again: `Err` is what SQLite would say.
-    pub fn has_room(&self) -> Result<(), Error> {
-        self.probe(ROOM_LEN).map_err(|error| {
+    /// Makes the reserve where it is missing; when that is possible, promises may be tried again. `Err` is what SQLite
+    /// would say.
+    pub fn has_reserve(&self) -> Result<(), Error> {
+        let path = self.path().join("reserve");
+        if fs::metadata(&path).is_ok_and(|reserve| reserve.len() == RESERVE_LEN as u64) {
+            return Ok(());
+        }
+        fill(&path, RESERVE_LEN).map_err(|error| {
+            let _ = fs::remove_file(&path);
             let code = match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ffi::SQLITE_FULL,
                 io::ErrorKind::ReadOnlyFilesystem => ffi::SQLITE_READONLY,
                 _ => ffi::SQLITE_FULL,
             };
             Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))
         })
+    }
+
+    /// False when it has been given up already.
+    pub fn give_reserve_up(&self) -> bool {
+        fs::remove_file(self.path().join("reserve")).is_ok()
     }
 
     /// The file is gone or another one: what is promised now would be gone with it.
@@ -105,16 +116,22 @@ impl Directory {
         })
     }
 
-    /// Writes a file of that length beside the database, and removes it.
-    fn probe(&self, len: usize) -> io::Result<()> {
-        let path = self.path().join("room");
-        let written = File::create(&path).and_then(|mut file| {
-            file.write_all(&vec![0x5A; len])?;
-            file.sync_all()
-        });
+    /// Writes a page beside the database, and removes it.
+    fn probe(&self) -> io::Result<()> {
+        let path = self.path().join("probe");
+        let written = fill(&path, PAGE_LEN);
         let removed = fs::remove_file(&path);
         written.and(removed)
     }
+}
+
+/// Not a length alone: blocks of the disk.
+fn fill(path: &Path, len: usize) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    for _ in 0..len / PAGE_LEN {
+        file.write_all(&[0x5A; PAGE_LEN])?;
+    }
+    file.sync_all()
 }
 
 enum Cause {
@@ -133,7 +150,6 @@ fn extended(error: &Error) -> Option<i32> {
     error.sqlite_error().map(|error| error.extended_code)
 }
 
-/// A page.
-const PROBE_LEN: usize = 4096;
-/// Enough for a batch, so that "there is room" is not said for every page that comes free.
-const ROOM_LEN: usize = 1 << 20;
+const PAGE_LEN: usize = 4096;
+/// More than the log ever holds, so that it can be written back in full.
+const RESERVE_LEN: usize = 16 << 20;

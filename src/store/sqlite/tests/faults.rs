@@ -178,11 +178,86 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     assert!(outcomes[..20].iter().all(|outcome| *outcome == Outcome::Done));
     assert!(outcomes[20..].iter().all(|outcome| *outcome == refused(Refused::DiskFull)));
     store.book.ledger.check_invariants(&store.book.conn).unwrap();
-    done(&mut store, (50..60).map(|order| keep(kept(S, order, &body))));
+    store.check(NOW);
     assert_eq!(store.state(), State::Ready);
+    done(&mut store, (50..60).map(|order| keep(kept(S, order, &body))));
     drop(store);
     let (mut store, _) = dir.open();
     assert_eq!(orders(&all(&mut store, S)), (20..60).collect::<Vec<u64>>());
+}
+
+/// A real disk, of 48 MiB, filled to the last byte by others. Only root can make one; for everybody else there is the
+/// test above.
+#[test]
+fn a_disk_without_a_free_byte_still_lets_messages_go() {
+    let dir = TempDir::new();
+    let disk = dir.path().join("data");
+    std::fs::create_dir(&disk).unwrap();
+    let disk = disk.to_str().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=48m", "tmpfs", disk]).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        return eprintln!("no disk of its own could be mounted");
+    }
+    let mounted = Mounted(disk);
+    fill_the_disk(&dir);
+    drop(mounted);
+}
+
+struct Mounted<'a>(&'a str);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l", self.0]).status();
+    }
+}
+
+fn fill_the_disk(dir: &TempDir) {
+    let (mut store, _) = dir.open();
+    let body = "x".repeat(20_000);
+    done(&mut store, [put(S, "s")]);
+    let mut kept_upto = 0;
+    let mut fill = |store: &mut Sqlite| {
+        while steps(store, [keep(kept(S, kept_upto, &body))]) == [Outcome::Done] {
+            kept_upto += 1;
+            store.tend(false);
+        }
+        kept_upto
+    };
+    let upto = fill(&mut store);
+    assert!(upto > 500, "full after {upto}");
+    refusing(&store, Refused::DiskFull, "the disk is full");
+    let mut others = std::fs::File::create(dir.path().join("data/others")).unwrap();
+    while others.write_all(&[1; 4096]).is_ok() {}
+    store.check(NOW);
+    refusing(&store, Refused::DiskFull, "the disk is full");
+    assert_eq!(orders(&page(&mut store, S, Some(upto - 2), 10, NOW)), [upto - 1]);
+    done(&mut store, (0..400).map(|order| Step::Remove { session: S, order: Order(order) }));
+    assert_eq!(steps(&mut store, [keep(kept(S, upto, &body))]), [refused(Refused::DiskFull)]);
+    drop(others);
+    std::fs::remove_file(dir.path().join("data/others")).unwrap();
+    let checks = (0..50).take_while(|_| {
+        store.check(NOW);
+        store.state() != State::Ready
+    });
+    assert!(checks.count() < 50, "it does not recover");
+    done(&mut store, [keep(kept(S, upto, &body))]);
+    drop(store);
+    let (mut store, found) = dir.open();
+    assert_eq!((found[0].first, found[0].next), (Some(Order(400)), Order(upto + 1)));
+    assert_eq!(orders(&page(&mut store, S, Some(upto - 1), 10, NOW)), [upto]);
+}
+
+#[test]
+fn a_commit_is_synced_unless_memory_is_enough() {
+    let dir = TempDir::new();
+    for (durability, expected) in [(Durability::Fsync, 2), (Durability::Memory, 1)] {
+        let (store, _) =
+            Sqlite::open(&Options { durability, ..dir.options() }).unwrap_or_else(|error| panic!("{error}"));
+        let pragma =
+            |name| store.book.conn.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+        assert_eq!(pragma("synchronous").unwrap(), rusqlite::types::Value::Integer(expected));
+        assert_eq!(pragma("journal_mode").unwrap(), rusqlite::types::Value::Text("wal".into()));
+    }
 }
 
 #[test]
