@@ -103,6 +103,11 @@ impl Downlink {
     pub fn has_queued(&self) -> bool {
         self.first_queued.is_some()
     }
+
+    /// All that come before it in the list have been sent.
+    pub fn first_queued(&self) -> Option<At> {
+        self.first_queued
+    }
 }
 
 impl Pending {
@@ -116,7 +121,7 @@ impl Pending {
     }
 
     /// When it has to be looked at.
-    fn wake(&self) -> Tick {
+    pub fn wake(&self) -> Tick {
         let deadline = if self.may_be_given_up() { self.deadline.min(self.keep_at) } else { Tick::NEVER };
         deadline.min(self.repeat_at)
     }
@@ -282,39 +287,31 @@ impl Shard {
     pub(super) fn on_answer(&mut self, index: u32, id: MessageId, qos: QoS, body: &[u8], now: Tick) {
         let Some(at) = self.find_in_flight(index, id) else {
             self.stats.answers_unknown += 1;
-            // A client that holds an id that we gave up wants its REL, or it would hold it for ever.
             if qos == QoS::ExactlyOnce {
-                self.push_packet(index, Packet::Rel { id, dup: false }, now);
+                self.on_held(index, id, now);
             }
             return;
         };
         let pending = self.pending.get_mut(at);
         match (pending.state, qos) {
             (State::Sent(QoS::AtLeastOnce), QoS::AtLeastOnce) => {
-                self.finish(index, at, Some(body), now);
+                self.finish(index, at, Some(body));
                 if !self.settings.is_planted(Bug::ForgetsQueue) {
                     self.fill_window(index, now);
                 }
             }
             (State::Sent(QoS::ExactlyOnce), QoS::ExactlyOnce) => {
-                pending.attempts = 1;
-                pending.repeat_at = now + self.settings.ack_timeout_ms;
-                self.timers.arm_no_later(index, pending.repeat_at);
-                let (part, message) = (pending.part.take(), pending.message.take());
-                let stored = pending.keeping != Keeping::No && !self.settings.is_planted(Bug::ReleasesUnstored);
-                pending.state = if stored { State::Releasing } else { State::Released };
-                let message = message.expect("kept until REC");
-                if pending.keeping != Keeping::No {
-                    let tag = pending.tag.take();
-                    self.uncount_stored(index, &message, tag);
-                }
-                self.messages.release(message);
-                self.part_answered(part, body);
+                let (part, stored) = (pending.part.take(), pending.keeping != Keeping::No);
                 if stored {
+                    let tag = pending.tag.take();
+                    self.tell_receipt(index, tag);
+                }
+                if stored && !self.settings.is_planted(Bug::ReleasesUnstored) {
                     self.release_stored(index, at);
                 } else {
-                    self.push_packet(index, Packet::Rel { id, dup: false }, now);
+                    self.release(index, at, now);
                 }
+                self.part_answered(part, body);
             }
             (State::Released, QoS::ExactlyOnce) => self.push_packet(index, Packet::Rel { id, dup: true }, now),
             (State::Releasing, QoS::ExactlyOnce) => {}
@@ -323,10 +320,21 @@ impl Shard {
         }
     }
 
+    /// The client has a QoS 2 message, and whoever must know knows: REL goes out.
+    pub(super) fn release(&mut self, index: u32, at: At, now: Tick) {
+        let pending = self.pending.get_mut(at);
+        (pending.state, pending.attempts) = (State::Released, 1);
+        pending.repeat_at = now + self.settings.ack_timeout_ms;
+        let (id, wake) = (pending.id(), pending.repeat_at);
+        self.messages.release(pending.message.take().expect("kept until now"));
+        self.timers.arm_no_later(index, wake);
+        self.push_packet(index, Packet::Rel { id, dup: false }, now);
+    }
+
     pub(super) fn on_com(&mut self, index: u32, id: MessageId, now: Tick) {
         match self.find_in_flight(index, id) {
             Some(at) if self.pending.get(at).state == State::Released => {
-                self.finish(index, at, None, now);
+                self.finish(index, at, None);
                 self.fill_window(index, now);
             }
             _ => self.stats.answers_unknown += 1,
@@ -334,14 +342,16 @@ impl Shard {
     }
 
     /// It leaves the list: answered (with `reply`), given up, or completed.
-    fn finish(&mut self, index: u32, at: At, reply: Option<&[u8]>, now: Tick) {
+    fn finish(&mut self, index: u32, at: At, reply: Option<&[u8]>) {
         let conn = &mut self.conns[index as usize];
         conn.downlink.in_flight -= 1;
         let durable = conn.session != SessionKey::NONE;
         let Pending { message, part, keeping, order, tag, .. } = self.pending.remove(&mut conn.downlink.list, at);
+        let mut bytes = 0;
         if let Some(message) = message {
             if keeping != Keeping::No {
-                self.uncount_stored(index, &message, tag);
+                bytes = self.messages.get(&message).len() as u64;
+                self.tell_receipt(index, tag);
             }
             self.messages.release(message);
         }
@@ -350,7 +360,7 @@ impl Shard {
             None => self.part_gone(part),
         }
         if durable {
-            self.finished(index, keeping, Order(order), now);
+            self.finished(index, keeping, Order(order), bytes);
         }
     }
 
@@ -368,7 +378,7 @@ impl Shard {
             let pending = self.pending.get(at);
             if pending.may_be_given_up() && now >= pending.deadline {
                 given_up |= pending.state != State::Queued;
-                self.give_up(index, at, now);
+                self.give_up(index, at);
                 continue;
             }
             if pending.state != State::Queued && now >= pending.repeat_at {
@@ -427,10 +437,10 @@ impl Shard {
         }
     }
 
-    fn give_up(&mut self, index: u32, at: At, now: Tick) {
+    fn give_up(&mut self, index: u32, at: At) {
         self.stats.messages_timed_out += 1;
         if self.pending.get(at).state != State::Queued {
-            return self.finish(index, at, None, now);
+            return self.finish(index, at, None);
         }
         let downlink = &mut self.conns[index as usize].downlink;
         if downlink.first_queued == Some(at) {

@@ -23,7 +23,7 @@ use super::steps::{Kept, Order, Outcome, Page, Refused, Step, UnixMs};
 use super::storeline::{After, SessionKey};
 use super::{Bug, Output, Reply, Shard};
 use crate::base::time::Tick;
-use crate::wire::packet::{Packet, QoS};
+use crate::wire::packet::QoS;
 use std::sync::Arc;
 
 impl Shard {
@@ -183,6 +183,8 @@ impl Shard {
             // Not kept: then it is a message like any other, without a promise.
             pending.keeping = if outcome == Outcome::Done { Keeping::Yes } else { Keeping::No };
             pending_part = pending.part.take();
+            let (wake, conn) = (pending.wake(), self.sessions.at(key.index).conn);
+            self.timers.arm_no_later(conn, wake.max(now + 1));
         }
         let part = part.or(pending_part);
         match outcome {
@@ -193,9 +195,9 @@ impl Shard {
                 }
             }
             other => {
-                // Acknowledged meanwhile: it does not count any more.
-                let counts = part.is_some() || self.find_order(key, order).is_some();
-                if counts && let Some(session) = self.sessions.get_mut(key) {
+                // It may have been acknowledged meanwhile: then it does not count twice.
+                self.storeline.uncounts_no_more(key, order);
+                if let Some(session) = self.sessions.get_mut(key) {
                     session.uncount_waiting(bytes);
                 }
                 let why = if let Outcome::Refused(why) = other { Some(NotKept::Store(why)) } else { None };
@@ -209,7 +211,7 @@ impl Shard {
         if let Some(session) = self.sessions.get(key)
             && session.conn != NO_CONN
         {
-            self.load_more(key.index, now);
+            self.load_more(key.index);
         }
     }
 
@@ -226,7 +228,7 @@ impl Shard {
     }
 
     /// Loads the next page when what is in memory is in flight.
-    pub(super) fn load_more(&mut self, at: u32, _now: Tick) {
+    pub(super) fn load_more(&mut self, at: u32) {
         let session = self.sessions.at(at);
         let Some(index) = self.online_conn(at) else { return };
         if !session.more || session.loading || self.conns[index as usize].downlink.has_queued() {
@@ -244,8 +246,12 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key).filter(|session| session.attempt == attempt) else { return };
         match page {
             Some(page) => self.take_page(key.index, page.messages, page.more, now),
-            // The store cannot be read now; the next thing that is stored or acknowledged tries again.
-            None => (session.loading, session.more) = (false, true),
+            // The store cannot be read now; the connection's timer tries again.
+            None => {
+                (session.loading, session.more) = (false, true);
+                let conn = session.conn;
+                self.timers.arm_no_later(conn, now + LOAD_AGAIN_MS);
+            }
         }
     }
 
@@ -266,7 +272,8 @@ impl Shard {
             // What was refused or has expired has left gaps.
             session.loaded = session.next;
         }
-        let dup = !self.settings.is_planted(Bug::ResumesWithoutDup);
+        let launched = self.sessions.at(at).launched;
+        let marks = !self.settings.is_planted(Bug::ResumesWithoutDup);
         for kept in messages {
             let message = (!kept.released).then(|| self.messages.insert(kept.message));
             let tag = kept.claim.map(|claim| claim.message_id);
@@ -281,7 +288,7 @@ impl Shard {
                 attempts: 0,
                 state: State::Queued,
                 keeping: Keeping::Yes,
-                dup: kept.sent && dup,
+                dup: (kept.sent || kept.order < launched) && marks,
                 tag,
             };
             self.queue(index, pending);
@@ -289,7 +296,7 @@ impl Shard {
         self.note_oldest(at, index);
         self.fill_window(index, now);
         if self.conns[index as usize].phase == Phase::Open {
-            self.load_more(at, now);
+            self.load_more(at);
             self.sweep(at);
         }
     }
@@ -299,62 +306,71 @@ impl Shard {
         let first = self.conns[index as usize].downlink.list().front().map(|at| Order(self.pending.get(at).order));
         let session = self.sessions.at_mut(at);
         if session.sweep.is_none() {
-            session.oldest =
-                first.unwrap_or(if session.more || session.loading { session.loaded } else { session.next });
+            let rest = if session.more || session.loading { session.loaded } else { session.next };
+            session.oldest = session.oldest.max(first.unwrap_or(rest));
         }
     }
 
     /// A message of a durable session has left its list.
-    pub(super) fn finished(&mut self, index: u32, keeping: Keeping, order: Order, now: Tick) {
+    /// `bytes` of it counted as waiting.
+    pub(super) fn finished(&mut self, index: u32, keeping: Keeping, order: Order, bytes: u64) {
         let Some(at) = self.session_of(index) else { return };
         self.note_oldest(at, index);
         if keeping != Keeping::No {
-            let session = self.sessions.at(at).id;
-            self.store(Step::Remove { session, order }, After::Nothing);
+            let session = self.sessions.at(at);
+            let (key, session) = (session.key(at), session.id);
+            self.store(Step::Remove { session, order }, After::Removed { session: key, order, bytes });
         }
-        self.load_more(at, now);
-        if self.sessions.at(at).sweep.is_some() {
-            self.sweep(at);
-        }
+        self.load_more(at);
+        self.sweep(at);
     }
 
-    /// The client has a stored message: it does not wait any more, and whoever wants receipts hears of it.
-    pub(super) fn uncount_stored(&mut self, index: u32, message: &MessageRef, tag: Option<Arc<str>>) {
+    /// The client has a stored message: whoever wants receipts hears of it.
+    pub(super) fn tell_receipt(&mut self, index: u32, message_id: Option<Arc<str>>) {
         let Some(at) = self.session_of(index) else { return };
-        let bytes = self.messages.get(message).len() as u64;
-        let session = self.sessions.at_mut(at);
-        session.uncount_waiting(bytes);
-        let session = session.name.clone();
-        self.outputs.push_back(Output::Receipt { session, message_id: tag });
+        let session = self.sessions.at(at).name.clone();
+        self.outputs.push_back(Output::Receipt { session, message_id });
     }
 
     /// REC for a stored message: its REL goes out when the store knows.
-    pub(super) fn release_stored(&mut self, index: u32, pending: At) {
-        let Some(at) = self.session_of(index) else { return };
-        let order = Order(self.pending.get(pending).order);
-        let session = self.sessions.at(at);
-        let (key, id) = (session.key(at), session.id);
-        self.store(Step::Release { session: id, order }, After::Released(key, order));
+    pub(super) fn release_stored(&mut self, index: u32, at: At) {
+        let Some(session) = self.session_of(index) else { return };
+        let pending = self.pending.get_mut(at);
+        (pending.state, pending.repeat_at) = (State::Releasing, Tick::NEVER);
+        let order = Order(pending.order);
+        let message = pending.message.as_ref().expect("kept until the store knows");
+        let bytes = if pending.keeping == Keeping::No { 0 } else { self.messages.get(message).len() as u64 };
+        let session = self.sessions.at(session);
+        let (key, id) = (self.conns[index as usize].session, session.id);
+        self.store(Step::Release { session: id, order }, After::Released { session: key, order, bytes });
     }
 
-    pub(super) fn on_release_told(&mut self, key: SessionKey, order: Order, done: bool, now: Tick) {
+    pub(super) fn on_release_told(&mut self, key: SessionKey, order: Order, bytes: u64, done: bool, now: Tick) {
+        if let Some(session) = self.sessions.get_mut(key).filter(|_| done && bytes > 0) {
+            session.uncount_waiting(bytes);
+        }
         let Some(at) = self.find_order(key, order) else { return };
         let index = self.sessions.at(key.index).conn;
         let pending = self.pending.get_mut(at);
-        if pending.state != State::Releasing || !done {
-            // Tried again when it would be repeated.
+        if pending.state != State::Releasing {
             return;
         }
-        (pending.state, pending.attempts) = (State::Released, 1);
+        if done {
+            return self.release(index, at, now);
+        }
+        // Tried again when it would be repeated.
         pending.repeat_at = now + self.settings.ack_timeout_ms;
         let wake = pending.repeat_at;
         self.timers.arm_no_later(index, wake);
-        self.push_packet(index, Packet::Rel { id: order.id(), dup: false }, now);
     }
 
     /// The line is over: what its client has not acknowledged is stored.
     pub(super) fn keep_unfinished(&mut self, index: u32, at: u32, now: Tick) {
         let key = self.sessions.at(at).key(at);
+        let queued = self.conns[index as usize].downlink.first_queued().map(|at| Order(self.pending.get(at).order));
+        let session = self.sessions.at_mut(at);
+        let rest = if session.more || session.loading { session.loaded } else { session.next };
+        session.launched = session.launched.max(queued.unwrap_or(rest));
         let mut next = self.conns[index as usize].downlink.list().front();
         while let Some(found) = next {
             next = self.pending.next(found);
@@ -385,11 +401,12 @@ impl Shard {
     /// A message that was never stored and that the client has: what is left of it is its REL.
     fn keep_release(&mut self, at: u32, order: Order, now: Tick) {
         let unix = self.unix(now);
-        let session = self.sessions.at(at).id;
+        let session = self.sessions.at(at);
+        let (key, session) = (session.key(at), session.id);
         let message = Message::encode(QoS::ExactlyOnce, 0, b"", &mut self.scratch);
         let expires = UnixMs(unix.0.saturating_add(self.settings.sessions.message_ttl_ms));
         let kept = Kept { session, order, message, sent: true, released: true, stored: unix, expires, claim: None };
-        self.store(Step::Keep(Box::new(kept)), After::Nothing);
+        self.store(Step::Keep(Box::new(kept)), After::ReleaseKept(key, order));
     }
 
     pub(super) fn part_stored(&mut self, part: PartRef) {
@@ -415,3 +432,6 @@ impl Shard {
         (member & SESSION_MEMBER != 0).then_some(member & !SESSION_MEMBER)
     }
 }
+
+/// After a page that the store refused.
+const LOAD_AGAIN_MS: u64 = 1_000;

@@ -60,8 +60,8 @@ use session::{Attach, NO_CONN, Sessions};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use steps::Order;
-use storeline::{After, SessionKey, StoreLine};
+use steps::{Order, SessionId};
+use storeline::{SessionKey, StoreLine};
 use uplink::{Incoming, Known, Waiting};
 use wheel::Wheel;
 
@@ -90,6 +90,9 @@ pub struct Shard {
     storeline: StoreLine,
     /// When absent sessions end.
     ends: Wheel,
+    /// Sessions that are no more, and when the store is asked again to drop them.
+    undropped: Vec<SessionId>,
+    drop_at: Tick,
     /// By slot: where a moved connection has gone, or whence it came.
     stubs: FxHashMap<u32, ConnKey>,
     /// Calls that wait for messages on their way to the store whose connection has ended.
@@ -123,6 +126,8 @@ impl Shard {
             sessions: Sessions::default(),
             storeline: StoreLine::default(),
             ends: Wheel::new(now),
+            undropped: Vec::new(),
+            drop_at: Tick::NEVER,
             stubs: FxHashMap::default(),
             kept_parts: FxHashMap::default(),
             stats: Stats::default(),
@@ -269,7 +274,8 @@ impl Shard {
 
     /// When to send `Input::Tick` next.
     pub fn next_tick(&self) -> Option<Tick> {
-        [self.timers.next_poll(), self.parts.next_poll(), self.ends.next_poll()].into_iter().flatten().min()
+        let drop_at = (self.drop_at != Tick::NEVER).then_some(self.drop_at);
+        [self.timers.next_poll(), self.parts.next_poll(), self.ends.next_poll(), drop_at].into_iter().flatten().min()
     }
 
     /// Open connections.
@@ -537,13 +543,14 @@ impl Shard {
 
     /// `Ok(true)`: the ticket is replied to when the store has it.
     fn subscribe(&mut self, index: u32, channel: &str, ticket: Option<Ticket>) -> Result<bool, &'static str> {
-        let session = self.session_of(index).filter(|&at| self.sessions.at(at).conn == index);
+        // What an answer of the backend's says is meant for the session, although this connection of its has ended.
+        let session = self.session_of(index);
         let conn = &mut self.conns[index as usize];
         let joined = session.map_or(&conn.joined, |at| &self.sessions.at(at).joined);
         let most = self.settings.channels_per_connection;
         let refusal = match conn.phase {
             _ if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX => Some("bad channel name"),
-            Phase::Closing | Phase::Gone => Some("no such connection"),
+            Phase::Closing | Phase::Gone if session.is_none() => Some("no such connection"),
             Phase::Moved => Some("no such connection"),
             _ if self.channels.count(joined, most) < most => None,
             _ if self.channels.joined_names(joined).any(|joined| joined == channel) => None,
@@ -562,13 +569,12 @@ impl Shard {
     }
 
     fn unsubscribe(&mut self, index: u32, channel: &str, told: Option<(Ticket, Reply)>) {
-        let after = told.map_or(After::Nothing, |(ticket, reply)| After::Replied { ticket, reply });
-        if let Some(at) = self.session_of(index).filter(|&at| self.sessions.at(at).conn == index) {
-            return self.leave_session(at, channel, after);
+        if let Some(at) = self.session_of(index) {
+            return self.leave_session(at, channel, told);
         }
         let change = self.channels.leave(&mut self.conns[index as usize].joined, channel);
         self.told_presence(change, false);
-        if let After::Replied { ticket, reply } = after {
+        if let Some((ticket, reply)) = told {
             self.outputs.push_back(Output::Reply { ticket, reply });
         }
     }
@@ -589,6 +595,7 @@ impl Shard {
             self.on_timer(index, now);
         }
         self.end_expired(now);
+        self.drop_undropped(now);
     }
 
     fn on_timer(&mut self, index: u32, now: Tick) {
@@ -600,6 +607,10 @@ impl Shard {
             return self.outputs.push_back(Output::Shutdown { key: conn.key(index, self.id) });
         }
         let wake = self.repeat_due(index, now);
+        if let Some(at) = self.session_of(index).filter(|&at| self.sessions.at(at).conn == index) {
+            // A page that the store refused is asked for again.
+            self.load_more(at);
+        }
         self.keep_alive(index, now);
         if self.conns[index as usize].phase == Phase::Open {
             // Later than now, or this tick would never end.
@@ -621,6 +632,7 @@ impl Shard {
             self.conns.is_empty() && self.channels.is_empty() && self.parts.is_empty() && self.fanout.is_empty();
         rooms
             && self.storeline.is_empty()
+            && self.undropped.is_empty()
             && arenas == [0; 5]
             && self.line_bytes == 0
             && self.timers.is_empty()

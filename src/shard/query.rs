@@ -6,7 +6,6 @@ use super::conn::Phase;
 use super::messages::Message;
 use super::parts::Ticket;
 use super::steps::{Claim, Refused, UnixMs};
-use super::storeline::After;
 use super::{Output, Shard};
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
@@ -299,7 +298,7 @@ impl Shard {
             }
             evicted += 1;
             match Shard::session_member(member) {
-                Some(session) => self.leave_session(session, channel, After::Nothing),
+                Some(session) => self.leave_session(session, channel, None),
                 None => self.unsubscribe(member, channel, None),
             }
         }

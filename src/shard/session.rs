@@ -23,10 +23,11 @@ use super::uplink::RESERVED_TYPE;
 use super::{Bug, Message, Output, Reply, SessionInfo, Shard};
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
-use crate::wire::packet::{Packet, QoS};
+use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::{self, CloseCode, Opcode};
 use rustc_hash::{FxHashMap, FxHasher};
 use slab::Slab;
+use std::collections::HashSet;
 use std::hash::Hasher;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -98,6 +99,8 @@ pub struct Session {
     pub oldest: Order,
     /// All stored messages below it are in memory or finished, while online.
     pub loaded: Order,
+    /// Messages below it may have been sent on an earlier connection: they are repeats.
+    pub launched: Order,
     /// Messages in the store, those on their way there included.
     pub waiting: u32,
     pub waiting_bytes: u64,
@@ -113,10 +116,14 @@ pub struct Session {
     pub line_hold: u64,
     /// The number of the last change that an answer to the client must not overtake.
     pub changed: u64,
+    /// The number of the last change that was refused.
+    pub spoiled: u64,
     /// After a crash: the client may hold QoS 2 ids of orders from the first up to the second.
     pub sweep: Option<(Order, Order)>,
     /// Its client speaks `rainbow.2`.
     pub greets: bool,
+    /// Ids that the client holds although they are not in memory: what is stored under them may still be loaded.
+    pub held: Vec<MessageId>,
     pub attaching: Option<Box<Attaching>>,
 }
 
@@ -195,6 +202,7 @@ impl Sessions {
             block: 0,
             oldest: Order(0),
             loaded: Order(0),
+            launched: Order(0),
             waiting: 0,
             waiting_bytes: 0,
             oldest_stored: None,
@@ -204,8 +212,10 @@ impl Sessions {
             mark: UplinkMark::FIRST,
             line_hold: 0,
             changed: 0,
+            spoiled: 0,
             sweep: None,
             greets: false,
+            held: Vec::new(),
             attaching: None,
         };
         let index = self.slots.insert(session) as u32;
@@ -288,6 +298,8 @@ impl Shard {
             session.next = next.max(reserved);
             (session.reserved, session.reserving) = (session.next, session.next);
             session.oldest = first.unwrap_or(session.next);
+            // What was stored while it was away has not been sent; of the rest nobody knows.
+            session.launched = if crashed { session.next } else { reserved };
             session.mark = if crashed { row.uplink.after_crash() } else { row.uplink };
             session.sweep = (row.downlink.floor < reserved).then_some((row.downlink.floor, reserved));
             session.ends = Some(row.ends.unwrap_or(UnixMs(unix.0.saturating_add(row.expiry_s.saturating_mul(1000)))));
@@ -324,6 +336,8 @@ impl Shard {
         session.greets = greets;
         // What is stored from now on is not in the first page.
         (session.loading, session.more) = (true, false);
+        session.loaded = Order(0);
+        session.held.clear();
         if !self.settings.is_planted(Bug::ReservesNothing) {
             session.block = RESERVE_MIN;
             session.reserving = session.reserving.max(Order(session.next.0 + RESERVE_MIN));
@@ -335,7 +349,11 @@ impl Shard {
         match conn.cookie.take() {
             Some(cookie) => {
                 session.cookie = Some(Arc::from(&cookie[..]));
-                conn.cookie = Some(cookie);
+                conn.cookie = Some(cookie.clone());
+                // What an earlier connection still forwards is the session's too.
+                if session.holder != NO_CONN {
+                    self.conns[session.holder as usize].cookie = Some(cookie);
+                }
             }
             None => conn.cookie = session.cookie.as_ref().map(|cookie| Rc::from(&cookie[..])),
         }
@@ -406,7 +424,7 @@ impl Shard {
         } else {
             // Whether it was stored is not known.
             let session = self.forget_session(session.index).id;
-            self.store(Step::Drop { session }, After::Nothing);
+            self.store(Step::Drop { session }, After::Dropped(session));
         }
     }
 
@@ -454,6 +472,7 @@ impl Shard {
         if self.sessions.at_mut(at).attaching.take().is_some() {
             self.conns[index as usize].session = SessionKey::NONE;
         } else {
+            self.note_oldest(at, index);
             self.keep_unfinished(index, at, now);
         }
         let session = self.sessions.at_mut(at);
@@ -473,9 +492,6 @@ impl Shard {
         // Nothing above is in use any more.
         (session.reserved, session.reserving) = (session.next, session.next);
         (session.more, session.loading) = (false, false);
-        if session.sweep.is_none() && session.waiting == 0 {
-            session.oldest = session.next;
-        }
         self.put(at, After::Nothing);
         self.arm_end(at, now);
     }
@@ -522,7 +538,7 @@ impl Shard {
                 Some(_) => {
                     self.stats.sessions_expired += 1;
                     let session = self.end_session(at, Ended::Expired);
-                    self.store(Step::Drop { session }, After::Nothing);
+                    self.store(Step::Drop { session }, After::Dropped(session));
                 }
                 None => {}
             }
@@ -563,7 +579,27 @@ impl Shard {
         }
         let session = self.end_session(at, Ended::Dropped);
         let reply = Reply::Done { connections: 1 };
-        self.store(Step::Drop { session }, After::Replied { ticket, reply });
+        self.store(Step::Drop { session }, After::DropReplied { session, ticket, reply });
+        if holder != NO_CONN {
+            // What was held until the store had its numbers is nobody's now.
+            self.forward_next(holder, now);
+            self.free_if_done(holder);
+        }
+    }
+
+    /// The store still has a session that is no more, and nobody else gets its name before it is gone there.
+    pub(super) fn drop_again(&mut self, session: SessionId, now: Tick) {
+        self.undropped.push(session);
+        self.drop_at = self.drop_at.min(now + DROP_AGAIN_MS);
+    }
+
+    pub(super) fn drop_undropped(&mut self, now: Tick) {
+        if now >= self.drop_at {
+            self.drop_at = Tick::NEVER;
+            for session in std::mem::take(&mut self.undropped) {
+                self.store(Step::Drop { session }, After::Dropped(session));
+            }
+        }
     }
 
     pub(super) fn session_info(&self, name: &str) -> Reply {
@@ -597,19 +633,51 @@ impl Shard {
         true
     }
 
-    pub(super) fn leave_session(&mut self, at: u32, channel: &str, after: After) {
+    /// `told` is replied to when the store knows.
+    pub(super) fn leave_session(&mut self, at: u32, channel: &str, told: Option<(Ticket, Reply)>) {
         let session = self.sessions.at_mut(at);
         let change = self.channels.leave(&mut session.joined, channel);
         if change == super::Change::Nothing {
-            if let After::Replied { ticket, reply } = after {
+            if let Some((ticket, reply)) = told {
                 self.outputs.push_back(Output::Reply { ticket, reply });
             }
             return;
         }
-        let id = session.id;
+        let (key, id) = (session.key(at), session.id);
         self.told_presence(change, false);
-        self.store(Step::Leave { session: id, channel: channel.into() }, after);
+        let channel: Arc<str> = channel.into();
+        let after = After::Left { session: key, channel: channel.clone(), told };
+        self.store(Step::Leave { session: id, channel }, after);
         self.sessions.at_mut(at).changed = self.storeline.last();
+    }
+
+    /// A channel that the store did not leave is joined again: so it would be after a crash.
+    pub(super) fn on_left(
+        &mut self,
+        key: SessionKey,
+        channel: &str,
+        told: Option<(Ticket, Reply)>,
+        why: Option<Refused>,
+    ) {
+        if why.is_some()
+            && let Some(session) = self.sessions.get_mut(key)
+        {
+            let change = self.channels.join(SESSION_MEMBER | key.index, &mut session.joined, channel);
+            self.told_presence(change, true);
+            self.spoil(key);
+        }
+        if let Some((ticket, reply)) = told {
+            let reply = if why.is_some() { Reply::Refused(NOT_STORED) } else { reply };
+            self.outputs.push_back(Output::Reply { ticket, reply });
+        }
+    }
+
+    /// In `follow`: the change that was just told of has been refused, and so is the answer that it came with.
+    pub(super) fn spoil(&mut self, key: SessionKey) {
+        let number = self.storeline.told();
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.spoiled = number;
+        }
     }
 
     /// A channel that could not be stored is left again: nobody was promised it.
@@ -619,6 +687,7 @@ impl Shard {
         {
             let change = self.channels.leave(&mut session.joined, channel);
             self.told_presence(change, false);
+            self.spoil(key);
         }
         if let Some(ticket) = ticket {
             let reply = if why.is_some() { Reply::Refused(NOT_STORED) } else { Reply::Done { connections: 1 } };
@@ -627,8 +696,14 @@ impl Shard {
     }
 
     pub(super) fn set_session_cookie(&mut self, at: u32, value: &[u8]) {
-        self.sessions.at_mut(at).cookie = Some(value.into());
-        self.put(at, After::Nothing);
+        let session = self.sessions.at_mut(at);
+        session.cookie = Some(value.into());
+        // The answer may be to a message that came on an earlier connection.
+        for conn in [session.conn, session.holder].into_iter().filter(|&conn| conn != NO_CONN) {
+            self.conns[conn as usize].cookie = Some(value.into());
+        }
+        let key = self.sessions.at(at).key(at);
+        self.put(at, After::Changed(key));
         self.sessions.at_mut(at).changed = self.storeline.last();
     }
 
@@ -640,6 +715,9 @@ impl Shard {
         if session.more || session.loading {
             return;
         }
+        let held = std::mem::take(&mut session.held);
+        self.release_held(at, &held);
+        let session = self.sessions.at_mut(at);
         let Some((from, upto)) = session.sweep.take() else { return };
         let index = session.conn;
         if session.greets || self.settings.is_planted(Bug::SweepsNothing) {
@@ -647,13 +725,39 @@ impl Shard {
         }
         let kept = self.orders_in_memory(index);
         let from = from.max(Order(upto.0.saturating_sub(SWEEP_MAX)));
+        let orders = (from.0..upto.0).map(Order).filter(|order| kept.binary_search(order).is_err());
+        self.push_releases(index, orders.map(Order::id));
+    }
+
+    /// REC came for an id that is not in flight. What is stored under it and not sent yet will be sent, with DUP, and its
+    /// REC releases it; anything else is finished for us, and the client wants its REL, or it would hold the id for ever.
+    pub(super) fn on_held(&mut self, index: u32, id: MessageId, now: Tick) {
+        let Some(at) = self.session_of(index).filter(|&at| self.sessions.at(at).conn == index) else {
+            return self.push_packet(index, Packet::Rel { id, dup: false }, now);
+        };
+        let session = self.sessions.at_mut(at);
+        if session.held.len() < HELD_MAX {
+            session.held.push(id);
+        }
+        self.sweep(at);
+    }
+
+    fn release_held(&mut self, at: u32, held: &[MessageId]) {
+        if !held.is_empty() {
+            let index = self.sessions.at(at).conn;
+            let kept: HashSet<MessageId> = self.orders_in_memory(index).into_iter().map(Order::id).collect();
+            self.push_releases(index, held.iter().copied().filter(|id| !kept.contains(id)));
+        }
+    }
+
+    /// One piece, whatever the limit of the outbox: it is short, and comes once.
+    fn push_releases(&mut self, index: u32, ids: impl Iterator<Item = MessageId>) {
         let mut frames = Vec::new();
-        for order in (from.0..upto.0).map(Order).filter(|order| kept.binary_search(order).is_err()) {
-            let rel = Packet::Rel { id: order.id(), dup: true };
+        for id in ids {
+            let rel = Packet::Rel { id, dup: true };
             frame::write_header(&mut frames, Opcode::Binary, rel.encoded_len());
             rel.encode_into(&mut frames);
         }
-        // One piece, whatever the limit of the outbox: it is short, and comes once.
         let conn = &mut self.conns[index as usize];
         if conn.phase == Phase::Open && !frames.is_empty() {
             self.items.push(&mut conn.outbox, &self.messages, Item::Frame(frames.into()));
@@ -681,10 +785,13 @@ fn greeting(name: &str, resumed: bool, waiting: u32) -> Vec<u8> {
 /// rest of a block unused, and many crashes in a row must not use up the ids behind an unfinished message.
 const RESERVE_MIN: u64 = 64;
 const RESERVE_MAX: u64 = 1024;
+/// Ids that a client may claim to hold before all that is stored has been loaded.
+const HELD_MAX: usize = 20_000;
 /// A window of at most 16,384 and what was reserved.
 const SWEEP_MAX: u64 = 20_000;
 const ENDS_PER_TICK: usize = 64;
 const ENDS_AGAIN_MS: u64 = 1_000;
+const DROP_AGAIN_MS: u64 = 1_000;
 /// The business server has dropped the session: the client does not come back by itself.
 pub const SESSION_DROPPED: CloseCode = CloseCode(4510);
 /// Orders that one session's unfinished messages may span, so that no two have one id.

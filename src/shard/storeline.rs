@@ -36,10 +36,30 @@ pub enum After {
         bytes: u64,
         part: Option<PartRef>,
     },
-    /// REL may go out.
-    Released(SessionKey, Order),
-    /// ACK or REC may go out.
-    Received(SessionKey, u64),
+    /// REL may go out; `bytes` as above.
+    Released {
+        session: SessionKey,
+        order: Order,
+        bytes: u64,
+    },
+    /// ACK or REC may go out, unless a change that came with it has been refused.
+    Received {
+        session: SessionKey,
+        sequence: u64,
+        /// Changes after this number count.
+        since: u64,
+    },
+    /// A change that came with an answer.
+    Changed(SessionKey),
+    /// The client has it, and the store may forget it; `bytes` of a message that counts as waiting.
+    Removed {
+        session: SessionKey,
+        order: Order,
+        bytes: u64,
+    },
+    /// What is left of a QoS 2 message, its REL, is stored.
+    ReleaseKept(SessionKey, Order),
+    Dropped(SessionId),
     /// The mark of a new run is stored: its messages may go on.
     Numbered(SessionKey),
     Reserved(SessionKey, Order),
@@ -49,7 +69,15 @@ pub enum After {
         channel: Arc<str>,
         ticket: Option<Ticket>,
     },
-    Replied {
+    /// A channel was left; whoever has asked is told.
+    Left {
+        session: SessionKey,
+        channel: Arc<str>,
+        told: Option<(Ticket, Reply)>,
+    },
+    /// `/session/drop/`.
+    DropReplied {
+        session: SessionId,
         ticket: Ticket,
         reply: Reply,
     },
@@ -78,6 +106,17 @@ impl StoreLine {
 
     pub fn told(&self) -> u64 {
         self.told
+    }
+
+    /// A message that was not kept after all, and that its client has meanwhile, is not counted down again.
+    pub fn uncounts_no_more(&mut self, of: SessionKey, which: Order) {
+        for after in &mut self.under_way {
+            if let After::Removed { session, order, bytes } | After::Released { session, order, bytes } = after
+                && (*session, *order) == (of, which)
+            {
+                *bytes = 0;
+            }
+        }
     }
 
     /// The calls whose messages are on their way to the store, for invariants.
@@ -162,8 +201,37 @@ impl Shard {
                 self.on_page(session, attempt, page, now);
             }
             After::Kept { session, order, bytes, part } => self.on_kept(session, order, bytes, part, outcome, now),
-            After::Released(session, order) => self.on_release_told(session, order, refused.is_none(), now),
-            After::Received(session, sequence) => self.on_received_told(session, sequence, refused.is_none(), now),
+            After::Released { session, order, bytes } => {
+                self.on_release_told(session, order, bytes, refused.is_none(), now);
+            }
+            After::Received { session, sequence, since } => {
+                let spoiled = self.sessions.get(session).is_some_and(|session| session.spoiled > since);
+                self.on_received_told(session, sequence, refused.is_none() && !spoiled, now);
+            }
+            After::Changed(session) => {
+                if refused.is_some() {
+                    self.spoil(session);
+                }
+            }
+            // Where it was refused it is there still, and comes again with the next connection.
+            After::Removed { session, bytes, .. } => {
+                if let Some(session) = self.sessions.get_mut(session).filter(|_| refused.is_none() && bytes > 0) {
+                    session.uncount_waiting(bytes);
+                }
+            }
+            After::ReleaseKept(session, order) => {
+                if refused.is_some()
+                    && let Some(session) = self.sessions.get_mut(session)
+                {
+                    let (from, upto) = session.sweep.unwrap_or((order, order));
+                    session.sweep = Some((from.min(order), upto.max(order.next())));
+                }
+            }
+            After::Dropped(session) => {
+                if refused.is_some() {
+                    self.drop_again(session, now);
+                }
+            }
             After::Numbered(session) => self.on_numbered(session, refused.is_none(), now),
             After::Reserved(session, upto) => {
                 if refused.is_none() {
@@ -171,7 +239,11 @@ impl Shard {
                 }
             }
             After::Joined { session, channel, ticket } => self.on_joined(session, &channel, ticket, refused),
-            After::Replied { ticket, reply } => {
+            After::Left { session, channel, told } => self.on_left(session, &channel, told, refused),
+            After::DropReplied { session, ticket, reply } => {
+                if refused.is_some() {
+                    self.drop_again(session, now);
+                }
                 let reply = if refused.is_some() { Reply::Refused(NOT_STORED) } else { reply };
                 self.outputs.push_back(Output::Reply { ticket, reply });
             }

@@ -151,13 +151,21 @@ impl Shard {
             return;
         };
         match conn.uplink.find(&self.known, id, incoming.dup) {
-            Some(at) if self.known.get(at).before && !incoming.dup => {
+            Some(at) if self.known.get(at).before && self.is_another(index, at, incoming.dup) => {
                 self.forget_before(index, at);
                 self.on_new_id(index, id, incoming, now);
             }
             Some(at) => self.on_repeat(index, at, incoming, now),
             None => self.on_new_id(index, id, incoming, now),
         }
+    }
+
+    /// An id of an earlier connection's: does it stand for another message now? Without DUP it does. With DUP it does
+    /// where the client has begun to count anew since, so that its number is another.
+    fn is_another(&self, index: u32, at: At, dup: bool) -> bool {
+        let known = self.known.get(at);
+        let mark = self.session_of(index).map(|at| self.sessions.at(at).mark);
+        !dup || mark.is_some_and(|mut mark| mark.number(known.id, true).sequence != known.sequence)
     }
 
     fn on_new_id(&mut self, index: u32, id: MessageId, incoming: Incoming<'_>, now: Tick) {
@@ -491,12 +499,14 @@ impl Shard {
         if qos == QoS::ExactlyOnce && !self.settings.is_planted(Bug::AnswersUnstored) {
             let received = Received { id, sequence, answer: body.into() };
             let session = session.id;
-            self.store(Step::Receive { session, received }, After::Received(key, sequence));
+            let after = After::Received { session: key, sequence, since: self.storeline.told() };
+            self.store(Step::Receive { session, received }, after);
             return true;
         }
-        let overtakes = session.changed > self.storeline.told();
+        let since = self.storeline.told();
+        let overtakes = session.changed > since;
         if overtakes {
-            self.put(at, After::Received(key, sequence));
+            self.put(at, After::Received { session: key, sequence, since });
         }
         overtakes
     }
@@ -510,12 +520,17 @@ impl Shard {
         let known = &self.conns[holder as usize].uplink.known;
         let storing = |known: &Known| known.sequence == sequence && matches!(known.answer, Answer::Storing(_));
         let Some(at) = self.known.iter(known).find(|(_, known)| storing(known)).map(|(at, _)| at) else { return };
-        let qos = self.known.get(at).qos;
+        let Known { id, qos, .. } = *self.known.get(at);
         let answer = std::mem::replace(&mut self.known.get_mut(at).answer, Answer::Failed);
         self.conns[holder as usize].uplink.storing -= 1;
         match answer {
             Answer::Storing(frame) if done => self.give(holder, at, frame, now),
-            _ => self.fail(holder, at, qos),
+            _ => {
+                if qos == QoS::ExactlyOnce {
+                    self.forget_stored(holder, id);
+                }
+                self.fail(holder, at, qos);
+            }
         }
         self.resume_reading(holder, now);
         self.free_if_done(holder);
