@@ -175,7 +175,8 @@ fn print(report: &Report) {
         report.connects, report.cuts, report.takeovers, report.takeovers_told, report.pauses, report.absences
     );
     println!(
-        "calls: {} broken, {} silent, {} refused, {} given up; their answers counted {} connections and {} stored; unanswered {}",
+        "calls: {} broken, {} silent, {} refused, {} given up; their answers counted {} connections and {} stored; \
+         clients' messages unanswered: {}",
         report.calls_broken,
         report.calls_silent,
         report.calls_refused,

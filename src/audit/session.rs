@@ -1,8 +1,9 @@
 //! The client's half of a durable session, as plain data: it outlives every connection.
 //!
 //! Ids count up over all connections. What is unanswered is sent again with DUP after each return (for QoS 2 past REC:
-//! REL), in the old order and before anything new. A QoS 2 id that came in is remembered until REL, and its REC repeated. Packets go into a
-//! buffer, notes into the ledger; who calls flushes the ledger before the first byte leaves. Called by `client`.
+//! REL), in the old order and before anything new. A QoS 2 id that came in is remembered until REL, and its REC repeated.
+//! Packets go into a buffer, notes into the ledger; who calls flushes the ledger before the first byte leaves. Called
+//! by `client`.
 
 use super::board::{Board, count};
 use super::ledger::{Entry, Fact, Ledger};
@@ -75,8 +76,8 @@ impl Session {
         self.in_flight.push_back(outgoing);
     }
 
-    /// The server knows the session: everything unanswered once more, as it would be after any cut, and REC for every id
-    /// that is held, since a server that has forgotten it would never say REL.
+    /// The server knows the session: everything unanswered once more, as it would be after any cut, and REC for every
+    /// id that is held, since a server that has forgotten it would never say REL.
     pub fn resume(&mut self, now: Instant, desk: &mut Desk<'_>) {
         self.received.iter().for_each(|id| push(Packet::Rec { id: *id, body: b"" }, desk.out));
         self.in_flight.iter_mut().for_each(|outgoing| outgoing.repeat_at = now + REPEAT);
