@@ -168,8 +168,9 @@ struct Cut {
     armed: AtomicBool,
     /// How many connections were cut.
     count: AtomicU32,
-    /// The bell of whoever waits for a cut.
-    lines: Mutex<Vec<TcpStream>>,
+    /// The server's ends of cut lines: they stay open, as where a network fails. A stale connection is what the store
+    /// must be able to end.
+    held: Mutex<Vec<TcpStream>>,
 }
 
 impl Proxy {
@@ -182,11 +183,11 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-                shared.lines.lock().expect("no panic").push(client.try_clone().expect("a second handle"));
                 let (from, to) = (client.try_clone().expect("a handle"), server.try_clone().expect("a handle"));
-                thread::spawn(move || hand_on(from, to, None));
                 let cut = shared.clone();
-                thread::spawn(move || hand_on(server, client, Some(&cut)));
+                thread::spawn(move || cut.hand_down(server, client));
+                let cut = shared.clone();
+                thread::spawn(move || cut.hand_up(from, to));
             }
         });
         Proxy { port: own, cut }
@@ -207,24 +208,37 @@ impl Proxy {
     }
 }
 
-fn hand_on(mut from: TcpStream, mut to: TcpStream, cut: Option<&Cut>) {
-    let mut buffer = [0; 16384];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        let armed = cut.filter(|cut| cut.armed.load(Ordering::SeqCst));
-        let through = armed.map_or(length, |cut| length.min(cut.left.load(Ordering::SeqCst)));
-        if to.write_all(&buffer[..through]).is_err() {
-            break;
-        }
-        if let Some(cut) = armed {
-            cut.left.fetch_sub(through, Ordering::SeqCst);
-            if through < length {
-                cut.armed.store(false, Ordering::SeqCst);
-                cut.count.fetch_add(1, Ordering::SeqCst);
-                // The server's side stays open: a stale connection is what the store must be able to end.
-                let _ = to.shutdown(Shutdown::Both);
-                return;
-            }
+impl Cut {
+    /// What the client says.
+    fn hand_up(&self, mut client: TcpStream, mut server: TcpStream) {
+        let _ = std::io::copy(&mut client, &mut server);
+        let end = server.local_addr().ok();
+        let is_held = |held: &TcpStream| held.local_addr().ok() == end;
+        if !self.held.lock().expect("no panic").iter().any(is_held) {
+            let _ = server.shutdown(Shutdown::Both);
         }
     }
-    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+
+    /// What the server answers, as far as it comes through.
+    fn hand_down(&self, mut server: TcpStream, mut client: TcpStream) {
+        let mut buffer = [0; 16384];
+        while let Ok(length @ 1..) = server.read(&mut buffer) {
+            let armed = self.armed.load(Ordering::SeqCst);
+            let through = if armed { length.min(self.left.load(Ordering::SeqCst)) } else { length };
+            if client.write_all(&buffer[..through]).is_err() {
+                break;
+            }
+            if armed {
+                self.left.fetch_sub(through, Ordering::SeqCst);
+            }
+            if through < length {
+                self.armed.store(false, Ordering::SeqCst);
+                self.count.fetch_add(1, Ordering::SeqCst);
+                // Before the client's end: `hand_up` looks for it then.
+                self.held.lock().expect("no panic").push(server);
+                break;
+            }
+        }
+        let _ = client.shutdown(Shutdown::Both);
+    }
 }
