@@ -77,6 +77,9 @@ export function startShell(folder) {
 
 function watch(child) {
   child.said = "";
+  // Without what a program says on the side.
+  child.printed = "";
+  child.stdout.on("data", (data) => (child.printed += data));
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (data) => (child.said = (child.said + data).slice(-20_000)));
   child.ended = new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })));
   child.once("error", (error) => (child.said += error.stack));

@@ -41,7 +41,7 @@ class Reader {
     return text.replaceAll("1984", this.#ports.rainbow).replaceAll("1985", this.#ports.page);
   }
 
-  /** Types a block, and returns what it has said when all of it is done. */
+  /** Types a block, and returns what it has printed when all of it is done. */
   async types(block) {
     const { rainbow, page } = this.#ports;
     const demo = `'${serverBinary()}' demo -p ${rainbow} --page ${page} &`;
@@ -49,10 +49,10 @@ class Reader {
       .replace("cargo build --release\n", "")
       .replace("target/release/rainbow-server demo &", demo);
     const done = `— block ${++this.#blocks} is done`;
-    const before = this.shell.said.length;
+    const before = this.shell.printed.length;
     this.shell.stdin.write(`${commands}\necho '${done}'\n`);
-    await until(`the shell has done\n${commands}`, () => this.shell.said.includes(done));
-    return this.shell.said.slice(before).split(done)[0];
+    await until(`the shell has done\n${commands}`, () => this.shell.printed.includes(done));
+    return this.shell.printed.slice(before).split(done)[0];
   }
 
   async demoAnswers() {
@@ -61,9 +61,9 @@ class Reader {
   }
 }
 
-/** Each line of `said` that is an answer of Rainbow's. */
-function answersIn(said) {
-  return said.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
+/** Each line that is an answer of Rainbow's. */
+function answersIn(printed) {
+  return printed.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
 }
 
 function line(person, text) {
