@@ -1,9 +1,9 @@
 //! The client's half of a durable session, as plain data: it outlives every connection.
 //!
 //! Ids count up over all connections. What is unanswered is sent again with DUP after each return (for QoS 2 past REC:
-//! REL), in the old order and before anything new. A QoS 2 id that came in is remembered until REL, and its REC repeated.
-//! Packets go into a buffer, notes into the ledger; who calls flushes the ledger before the first byte leaves. Called
-//! by `client`.
+//! REL), in the old order and before anything new. A QoS 2 id that came in is remembered until REL, and its REC is
+//! repeated. Packets go into a buffer, notes into the ledger; who calls flushes the ledger before the first byte
+//! leaves. Called by `client`.
 
 use super::board::{Board, count};
 use super::ledger::{Entry, Fact, Ledger};
