@@ -132,6 +132,7 @@ readme() {
 browser() {
     node_modules tests/browser
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/chat.mjs
+    RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/tour.mjs
 }
 
 # Built as tests, each runs tiny.

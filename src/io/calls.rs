@@ -8,10 +8,10 @@ use super::response::{Response, plain};
 use super::store::StoreSender;
 use super::{clock, upgrade};
 use crate::base::id::ShardId;
-use crate::policy::api::{self, Access, Call, Refusal, Route, Sent, Targets, Whom};
+use crate::policy::api::{self, Access, Call, Refusal, Route, Sent, Signature, Targets, Whom};
 use crate::shard::{Query, Reply, SessionInfo, home};
 use crate::store::State;
-use crate::wire::http1::{RequestHead, query_get, query_pairs};
+use crate::wire::http1::{RequestHead, query_get};
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -28,11 +28,13 @@ pub enum Pass {
         timestamp: String,
         signatures: String,
     },
+    /// Signed in its query as 2014: looked at with the rest of the query, since the body is here already.
+    Query,
     Refused(String),
 }
 
-/// Decided from the head alone, before a body is read.
-pub fn pass(core: &Core, route: Route, head: &RequestHead<'_>, peer: IpAddr) -> Pass {
+/// Decided from the head alone, before a body is read; `whole`: there is none to be read.
+pub fn pass(core: &Core, route: Route, head: &RequestHead<'_>, peer: IpAddr, whole: bool) -> Pass {
     let rules = core.rules();
     // What a proxy on this machine hands on does not come from this machine.
     let proxied = head.headers.get("x-forwarded-for").is_some() || head.headers.get("forwarded").is_some();
@@ -55,30 +57,25 @@ pub fn pass(core: &Core, route: Route, head: &RequestHead<'_>, peer: IpAddr) -> 
         let why = if rules.is_keyless() { "no token or secret is configured" } else { "webhook signature missing" };
         return Pass::Refused(why.into());
     }
-    let window = rules.config.signature_window.as_secs();
-    match verify_query(&rules.config.security_token, head.query, window) {
+    if whole && matches!(route, Route::Send | Route::Broadcast) {
+        return Pass::Query;
+    }
+    match verify(core, &Signature::read(head.query)) {
         Ok(()) => Pass::Granted,
         Err(error) => Pass::Refused(error.to_string()),
     }
 }
 
-fn verify_query(token: &str, query: &str, window_s: u64) -> Result<(), SignError> {
-    let (mut timestamp, mut nonce, mut signature) = (None, None, None);
-    for (name, value) in query_pairs(query) {
-        match &*name {
-            "timestamp" => timestamp = timestamp.or(Some(value)),
-            "nonce" => nonce = nonce.or(Some(value)),
-            "signature" => signature = signature.or(Some(value)),
-            _ => {}
-        }
-    }
+fn verify(core: &Core, signature: &Signature<'_>) -> Result<(), SignError> {
     let missing = |field| SignError::Missing { field };
     let signed = Signed2014 {
-        timestamp: timestamp.as_deref().ok_or(missing("timestamp"))?,
-        nonce: nonce.as_deref().ok_or(missing("nonce"))?,
-        signature: signature.as_deref().ok_or(missing("signature"))?,
+        timestamp: signature.timestamp.as_deref().ok_or(missing("timestamp"))?,
+        nonce: signature.nonce.as_deref().ok_or(missing("nonce"))?,
+        signature: signature.signature.as_deref().ok_or(missing("signature"))?,
     };
-    sign::verify_2014(token, signed, clock::unix_s(), window_s)
+    let rules = core.rules();
+    let window_s = rules.config.signature_window.as_secs();
+    sign::verify_2014(&rules.config.security_token, signed, clock::unix_s(), window_s)
 }
 
 fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
@@ -148,7 +145,18 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
         },
         Route::UpdateConfig => update_config(core).await,
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
-            match call(core, route, query, body, spare).await {
+            let timeouts = core.rules().timeouts;
+            let read = if matches!(pass, Pass::Query) {
+                let (signature, read) = api::read_send(route, query, timeouts);
+                if let Err(error) = verify(core, &signature) {
+                    core.count(|counters| &counters.signatures_refused);
+                    return refused(route, &error.to_string());
+                }
+                read
+            } else {
+                api::read_call(route, query, body, timeouts)
+            };
+            match call(core, route, read, body, spare).await {
                 Ok(response) => {
                     core.count(|counters| &counters.calls);
                     response
@@ -166,8 +174,14 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
     }
 }
 
-async fn call(core: &Rc<Core>, route: Route, query: &str, body: &[u8], spare: Vec<u8>) -> Result<Response, Refusal> {
-    let reply = match api::read_call(route, query, body, core.rules().timeouts)? {
+async fn call(
+    core: &Rc<Core>,
+    route: Route,
+    read: Result<Call<'_>, Refusal>,
+    body: &[u8],
+    spare: Vec<u8>,
+) -> Result<Response, Refusal> {
+    let reply = match read? {
         Call::Send { to, message_type, qos, timeout, ttl_ms, message_id } => {
             let send = Send { qos, message_type, body, timeout, ttl_ms, claim: None };
             if let (Targets::One(_) | Targets::Many(_), None) = (&to, &message_id) {

@@ -198,12 +198,18 @@ impl Connection {
                 return Request { head, what, keep_alive: false };
             }
         };
-        let what = self.route(&parsed);
+        let whole = match parsed.framing {
+            BodyFraming::None => true,
+            BodyFraming::Length(len) => len <= (self.buffer.len() - head) as u64,
+            BodyFraming::Chunked | BodyFraming::UntilClose => false,
+        };
+        let what = self.route(&parsed, whole);
         let keep_alive = parsed.keep_alive() && (parsed.framing == BodyFraming::None || matches!(what, What::Call(_)));
         Request { head, what, keep_alive }
     }
 
-    fn route(&self, head: &RequestHead<'_>) -> What {
+    /// `whole`: its body is in the buffer too.
+    fn route(&self, head: &RequestHead<'_>, whole: bool) -> What {
         let echo = self.core.rules().mode == Mode::Echo;
         let route = if echo { Some(Route::Connect) } else { Route::find(head.path) };
         let route = route.filter(|route| match self.side {
@@ -242,7 +248,7 @@ impl Connection {
             query,
             framing: head.framing,
             expects_continue: head.expects_continue(),
-            pass: calls::pass(&self.core, route, head, self.peer),
+            pass: calls::pass(&self.core, route, head, self.peer, whole),
         })
     }
 

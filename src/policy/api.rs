@@ -217,7 +217,7 @@ impl Refusal {
 /// Reads a call. `body` is used by all but /send/ and /broadcast/, whose body is the message.
 pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeouts) -> Result<Call<'a>, Refusal> {
     match route {
-        Route::Send | Route::Broadcast => read_send(query, route == Route::Broadcast, timeouts),
+        Route::Send | Route::Broadcast => read_send(route, query, timeouts).1,
         Route::Subscribe => {
             let body: MembershipBody = read_json(body)?;
             let channel = channel_name(body.channel)?;
@@ -234,53 +234,130 @@ pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeou
     }
 }
 
-fn read_send(query: &str, many: bool, timeouts: Timeouts) -> Result<Call<'_>, Refusal> {
-    let (mut one, mut channels, mut session) = (None, Vec::new(), None);
-    let (mut ttl_ms, mut message_id) = (None, None);
-    let (mut message_type, mut qos, mut timeout) = (1, QoS::ExactlyOnce, timeouts.default);
+/// What a query is signed with, as PROTOCOL.md section 5 has it.
+#[derive(Debug, Default, PartialEq)]
+pub struct Signature<'a> {
+    pub timestamp: Option<Cow<'a, str>>,
+    pub nonce: Option<Cow<'a, str>>,
+    pub signature: Option<Cow<'a, str>>,
+}
+
+impl<'a> Signature<'a> {
+    pub fn read(query: &'a str) -> Signature<'a> {
+        let mut signature = Signature::default();
+        query_pairs(query).for_each(|(name, value)| signature.take(&name, value));
+        signature
+    }
+
+    /// The first of each name counts.
+    fn take(&mut self, name: &str, value: Cow<'a, str>) {
+        let part = match name {
+            "timestamp" => &mut self.timestamp,
+            "nonce" => &mut self.nonce,
+            "signature" => &mut self.signature,
+            _ => return,
+        };
+        part.get_or_insert(value);
+    }
+}
+
+/// Reads /send/ and /broadcast/, and in the same look at the query what it is signed with. The call must not be heeded
+/// before the signature is, not even for what is wrong with it.
+pub fn read_send(route: Route, query: &str, timeouts: Timeouts) -> (Signature<'_>, Result<Call<'_>, Refusal>) {
+    let mut signature = Signature::default();
+    let mut refusal = None;
+    let mut parameters = SendParameters::new(route == Route::Broadcast, timeouts);
     for (name, value) in query_pairs(query) {
-        match &*name {
-            "channel" | "channels" if many => match value {
-                Cow::Borrowed(list) => channels.extend(list.split(";;").map(Cow::Borrowed)),
-                Cow::Owned(list) => channels.extend(list.split(";;").map(|name| Cow::Owned(name.into()))),
+        if let Err(why) = parameters.take(&name, value, &mut signature) {
+            refusal.get_or_insert(why);
+        }
+    }
+    (signature, refusal.map_or_else(|| parameters.call(), Err))
+}
+
+/// The parameters of a send, as they come.
+struct SendParameters<'a> {
+    many: bool,
+    timeout_max: Duration,
+    one: Option<Cow<'a, str>>,
+    channels: Vec<Cow<'a, str>>,
+    session: Option<Cow<'a, str>>,
+    message_type: u16,
+    qos: QoS,
+    timeout: Duration,
+    ttl_ms: Option<u64>,
+    message_id: Option<Cow<'a, str>>,
+}
+
+impl<'a> SendParameters<'a> {
+    fn new(many: bool, timeouts: Timeouts) -> SendParameters<'a> {
+        SendParameters {
+            many,
+            timeout_max: timeouts.max,
+            one: None,
+            channels: Vec::new(),
+            session: None,
+            message_type: 1,
+            qos: QoS::ExactlyOnce,
+            timeout: timeouts.default,
+            ttl_ms: None,
+            message_id: None,
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, name: &str, value: Cow<'a, str>, signature: &mut Signature<'a>) -> Result<(), Refusal> {
+        match name {
+            "channel" | "channels" if self.many => match value {
+                Cow::Borrowed(list) => self.channels.extend(list.split(";;").map(Cow::Borrowed)),
+                Cow::Owned(list) => self.channels.extend(list.split(";;").map(|name| Cow::Owned(name.into()))),
             },
-            "channel" => one = one.or(Some(value)),
+            "channel" => {
+                self.one.get_or_insert(value);
+            }
             "msgtype" => {
                 let number = value.parse().ok().filter(|&number| number != crate::shard::RESERVED_TYPE);
-                message_type = number.ok_or(Refusal::BadMessageType)?;
+                self.message_type = number.ok_or(Refusal::BadMessageType)?;
             }
-            "qos" => qos = value.parse().ok().and_then(QoS::from_u8).ok_or(Refusal::BadQos)?,
+            "qos" => self.qos = value.parse().ok().and_then(QoS::from_u8).ok_or(Refusal::BadQos)?,
             "timeout" => {
                 let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                timeout = seconds.ok_or(Refusal::BadTimeout)?.min(timeouts.max);
+                self.timeout = seconds.ok_or(Refusal::BadTimeout)?.min(self.timeout_max);
             }
-            "session" => session = session.or(Some(value)),
-            "ttl" => ttl_ms = Some(read_ttl(&value).ok_or(Refusal::BadTtl)?),
-            "message_id" if is_name(&value) => message_id = Some(value),
+            "session" => {
+                self.session.get_or_insert(value);
+            }
+            "ttl" => self.ttl_ms = Some(read_ttl(&value).ok_or(Refusal::BadTtl)?),
+            "message_id" if is_name(&value) => self.message_id = Some(value),
             "message_id" => return Err(Refusal::BadMessageId),
-            _ => {}
+            _ => signature.take(name, value),
         }
+        Ok(())
     }
-    channels.retain(|channel| !channel.is_empty());
-    let to = match (one.filter(|channel| !channel.is_empty()), session) {
-        (None, Some(session)) if channels.is_empty() => {
-            if !is_name(&session) {
-                return Err(Refusal::BadSession);
+
+    fn call(self) -> Result<Call<'a>, Refusal> {
+        let SendParameters { one, mut channels, session, message_type, qos, timeout, ttl_ms, message_id, .. } = self;
+        channels.retain(|channel| !channel.is_empty());
+        let to = match (one.filter(|channel| !channel.is_empty()), session) {
+            (None, Some(session)) if channels.is_empty() => {
+                if !is_name(&session) {
+                    return Err(Refusal::BadSession);
+                }
+                Targets::Session(session)
             }
-            Targets::Session(session)
+            (_, Some(_)) => return Err(Refusal::ChannelAndSession),
+            (Some(channel), None) => Targets::One(channel),
+            (None, None) if channels.is_empty() => return Err(Refusal::NoChannel),
+            (None, None) => Targets::Many(channels),
+        };
+        if to.channels().iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
+            return Err(Refusal::BadChannel);
         }
-        (_, Some(_)) => return Err(Refusal::ChannelAndSession),
-        (Some(channel), None) => Targets::One(channel),
-        (None, None) if channels.is_empty() => return Err(Refusal::NoChannel),
-        (None, None) => Targets::Many(channels),
-    };
-    if to.channels().iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
-        return Err(Refusal::BadChannel);
+        if to.channels().len() > CHANNELS_PER_BROADCAST {
+            return Err(Refusal::TooManyChannels);
+        }
+        Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id })
     }
-    if to.channels().len() > CHANNELS_PER_BROADCAST {
-        return Err(Refusal::TooManyChannels);
-    }
-    Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id })
 }
 
 fn read_ttl(value: &str) -> Option<u64> {
