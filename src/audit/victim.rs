@@ -174,16 +174,22 @@ impl Keeper {
             // It may have killed itself already; then there is only its end to be taken note of.
             let _ = child.kill();
             child.wait()?;
-            // What it had in its rings the kernel clears away a moment later; the port is in use until then.
-            let gone = |target| TcpStream::connect_timeout(target, HELLO_TIMEOUT).is_err();
-            let deadline = Instant::now() + PORT_PATIENCE;
-            while !gone(&self.shared.options.target) && Instant::now() < deadline {
-                thread::sleep(POLL);
-            }
         } else if let Way::Shell { kill, .. } = &self.plan.way {
             Command::new("sh").args(["-c", kill]).status()?;
         }
+        self.await_free_port();
         Ok(())
+    }
+
+    /// What a killed process had in its rings the kernel clears away a moment later; the port is in use until then.
+    fn await_free_port(&self) {
+        let deadline = Instant::now() + PORT_PATIENCE;
+        while TcpStream::connect_timeout(&self.shared.options.target, HELLO_TIMEOUT).is_ok() {
+            if Instant::now() >= deadline {
+                return;
+            }
+            thread::sleep(POLL);
+        }
     }
 
     fn launch(&mut self, end: &End) -> io::Result<()> {
@@ -215,12 +221,13 @@ impl Keeper {
         while says_hello(target).is_err() {
             match self.ended_within(POLL)? {
                 Some(status) if status.code().is_none() => return Ok(()),
-                // The kernel takes a moment to close what a killed process has left in its rings, its port too.
+                // Its predecessor's port was not free yet; a shell's child does not tell, but by its silence.
                 Some(_) => {
                     self.kill()?;
                     thread::sleep(AGAIN);
                     self.launch(end)?;
                 }
+                None if self.child.is_none() && self.launched.elapsed() > SHELL_PATIENCE => self.launch(end)?,
                 None => {}
             }
             if Instant::now() > deadline {
@@ -257,6 +264,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(2);
 const HELLO_TIMEOUT: Duration = Duration::from_millis(300);
 /// A process that ends of itself within this time has not served.
 const COULD_NOT_START: Duration = Duration::from_millis(500);
+const SHELL_PATIENCE: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(20);
 const LOG: &str = "see server.log beside the ledger";
 const POLL: Duration = Duration::from_millis(2);
