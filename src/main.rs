@@ -115,10 +115,14 @@ fn main() -> ExitCode {
         Some(Other::Config { what: ConfigCommand::Check { file } }) => check(file.or(command.serve.file).as_deref()),
         Some(Other::Demo(options)) => run_demo(DemoOptions { port: options.port.or(command.serve.port), ..options }),
         Some(Other::Echo { port }) => echo(port.or(command.serve.port)),
-        Some(Other::Audit(command)) => match command.execute() {
-            Ok(clean) => end(clean),
-            Err(error) => fail(&format!("audit: {error}")),
-        },
+        Some(Other::Audit(command)) => {
+            // A thread per client and per caller: a huge page for the few bytes of each would make a gigabyte of 400.
+            rainbow::io::sys::forgo_huge_pages();
+            match command.execute() {
+                Ok(clean) => end(clean),
+                Err(error) => fail(&format!("audit: {error}")),
+            }
+        }
         Some(Other::DemoBackend { port, rainbow: rainbow_port, token, sessions }) => {
             let address = (Ipv4Addr::LOCALHOST, port).into();
             match demo::run_backend(DemoConfig { rainbow_port, token, address, sessions }) {
