@@ -245,7 +245,8 @@ impl Core {
         for channel in channels {
             let hash = name_hash(channel);
             let mut elsewhere = None;
-            for shard in self.shared.workers().filter(|&shard| self.shared.presence.may_have(shard, hash)) {
+            let may_have = |shard| shard == self.id || self.shared.presence.may_have(shard, hash);
+            for shard in self.shared.workers().filter(|&shard| may_have(shard)) {
                 ask.expect_one();
                 if shard == self.id {
                     let mut here = self.shard.borrow_mut();

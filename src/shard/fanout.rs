@@ -58,23 +58,23 @@ impl Fanout {
 impl Shard {
     /// A message to all members of a channel.
     pub(super) fn send(&mut self, ticket: Ticket, channel: &str, message: Message, terms: &Terms, now: Tick) {
+        let sent = |connections: usize| {
+            let reply = Reply::Sent { connections: connections as u32, data: Vec::new(), kept: Kept::default() };
+            Output::Reply { ticket, reply }
+        };
+        let Some(channel_index) = self.channels.find(channel) else { return self.outputs.push_back(sent(0)) };
         if let Some(why) = self.too_large(&message) {
             return self.outputs.push_back(Output::Reply { ticket, reply: Reply::Refused(why) });
         }
-        let members = self.channels.find(channel).map_or(0, |channel| self.channels.members(channel).len());
-        if members == 0 || message.qos == QoS::AtMostOnce {
+        let members = self.channels.members(channel_index).len();
+        if message.qos == QoS::AtMostOnce {
             let online = if self.sessions.is_empty() { members } else { self.online_members(channel) };
-            let reply = Reply::Sent { connections: online as u32, data: Vec::new(), kept: Kept::default() };
-            self.outputs.push_back(Output::Reply { ticket, reply });
-            if members == 0 {
-                return;
-            }
+            self.outputs.push_back(sent(online));
         }
-        let found = self.channels.find(channel).filter(|_| members <= SLICE && !self.has_run(channel));
-        let Some(channel_index) = found else {
+        if members > SLICE || self.has_run(channel) {
             self.wait_for_run(ticket, channel, message, terms);
             return;
-        };
+        }
         let message = self.messages.insert(message);
         if members == 1 {
             let index = self.channels.members(channel_index).next().expect("counted");
