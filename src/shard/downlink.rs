@@ -75,6 +75,15 @@ pub enum Keeping {
     /// On its way.
     Asked,
     Yes,
+    /// Refused by a store that may have done it all the same: nothing is promised, and the store is told as if it had.
+    Unsure,
+}
+
+impl Keeping {
+    /// Does it count as waiting?
+    pub fn counts(self) -> bool {
+        matches!(self, Keeping::Asked | Keeping::Yes)
+    }
 }
 
 /// What is to be delivered to each member.
@@ -117,7 +126,8 @@ impl Pending {
 
     /// Nobody was promised that it arrives.
     fn may_be_given_up(&self) -> bool {
-        self.keeping == Keeping::No && !matches!(self.state, State::Releasing | State::Released)
+        matches!(self.keeping, Keeping::No | Keeping::Unsure)
+            && !matches!(self.state, State::Releasing | State::Released)
     }
 
     /// When it has to be looked at.
@@ -302,7 +312,7 @@ impl Shard {
             }
             (State::Sent(QoS::ExactlyOnce), QoS::ExactlyOnce) => {
                 let (part, stored) = (pending.part.take(), pending.keeping != Keeping::No);
-                if stored {
+                if pending.keeping.counts() {
                     let tag = pending.tag.take();
                     self.tell_receipt(index, tag);
                 }
@@ -349,7 +359,7 @@ impl Shard {
         let Pending { message, part, keeping, order, tag, .. } = self.pending.remove(&mut conn.downlink.list, at);
         let mut bytes = 0;
         if let Some(message) = message {
-            if keeping != Keeping::No {
+            if keeping.counts() {
                 bytes = self.messages.get(&message).len() as u64;
                 self.tell_receipt(index, tag);
             }

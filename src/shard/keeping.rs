@@ -67,7 +67,8 @@ impl Shard {
             return self.part_refused(delivery.part, NotKept::TooMany);
         }
         let order = session.next;
-        let direct = !session.more && !session.loading && delivery.claim.is_none() && order < session.reserved;
+        let direct = !session.more && !session.loading && delivery.claim.is_none();
+        let direct = direct && (order < session.reserved || self.settings.is_planted(Bug::ReservesNothing));
         match online.filter(|&index| direct && self.fits(index, message)) {
             Some(index) => {
                 let session = self.sessions.at_mut(at);
@@ -181,7 +182,11 @@ impl Shard {
             let pending = self.pending.get_mut(at);
             debug_assert_eq!(pending.keeping, Keeping::Asked);
             // Not kept: then it is a message like any other, without a promise.
-            pending.keeping = if outcome == Outcome::Done { Keeping::Yes } else { Keeping::No };
+            pending.keeping = match outcome {
+                Outcome::Done => Keeping::Yes,
+                Outcome::Refused(Refused::Unreachable) => Keeping::Unsure,
+                _ => Keeping::No,
+            };
             pending_part = pending.part.take();
             let (wake, conn) = (pending.wake(), self.sessions.at(key.index).conn);
             self.timers.arm_no_later(conn, wake.max(now + 1));
@@ -339,7 +344,7 @@ impl Shard {
         (pending.state, pending.repeat_at) = (State::Releasing, Tick::NEVER);
         let order = Order(pending.order);
         let message = pending.message.as_ref().expect("kept until the store knows");
-        let bytes = if pending.keeping == Keeping::No { 0 } else { self.messages.get(message).len() as u64 };
+        let bytes = if pending.keeping.counts() { self.messages.get(message).len() as u64 } else { 0 };
         let session = self.sessions.at(session);
         let (key, id) = (self.conns[index as usize].session, session.id);
         self.store(Step::Release { session: id, order }, After::Released { session: key, order, bytes });
@@ -380,7 +385,9 @@ impl Shard {
             let pending = self.pending.get_mut(found);
             let order = Order(pending.order);
             match (pending.keeping, pending.state) {
-                (Keeping::No, State::Released | State::Releasing) => self.keep_release(at, order, now),
+                (Keeping::No | Keeping::Unsure, State::Released | State::Releasing) => {
+                    self.keep_release(at, order, now)
+                }
                 (Keeping::No, _) if pending.part.is_some() => {
                     if self.keep_pending(at, found, now) {
                         let part = self.pending.get_mut(found).part.take();
@@ -388,7 +395,7 @@ impl Shard {
                     }
                 }
                 // Its caller was told that it is not promised.
-                (Keeping::No, _) => {}
+                (Keeping::No | Keeping::Unsure, _) => {}
                 (Keeping::Asked, _) => {
                     let part = pending.part.take();
                     self.kept_parts.extend(part.map(|part| ((key, order), part)));

@@ -118,6 +118,8 @@ pub struct Session {
     pub changed: u64,
     /// The number of the last change that was refused.
     pub spoiled: u64,
+    /// The store may have made a change that it refused: what seems to be so already is stored again.
+    pub unsure: bool,
     /// After a crash: the client may hold QoS 2 ids of orders from the first up to the second.
     pub sweep: Option<(Order, Order)>,
     /// Its client speaks `rainbow.2`.
@@ -213,6 +215,7 @@ impl Sessions {
             line_hold: 0,
             changed: 0,
             spoiled: 0,
+            unsure: false,
             sweep: None,
             greets: false,
             held: Vec::new(),
@@ -380,7 +383,8 @@ impl Shard {
             let change = self.channels.join(SESSION_MEMBER | at, &mut session.joined, &channel);
             if change != super::Change::Nothing {
                 self.told_presence(change, true);
-                self.store(Step::Join { session: id, channel }, After::AttachStep(key, attempt));
+                let after = After::AttachJoin(key, attempt, channel.clone());
+                self.store(Step::Join { session: id, channel }, after);
             }
         }
     }
@@ -621,8 +625,8 @@ impl Shard {
     pub(super) fn join_session(&mut self, at: u32, channel: &str, ticket: Option<Ticket>) -> bool {
         let session = self.sessions.at_mut(at);
         let change = self.channels.join(SESSION_MEMBER | at, &mut session.joined, channel);
-        if change == super::Change::Nothing {
-            return false;
+        if change == super::Change::Nothing && !session.unsure {
+            return self.settle_channel(at, ticket.map(|ticket| (ticket, Reply::Done { connections: 1 })));
         }
         let (key, id) = (session.key(at), session.id);
         self.told_presence(change, true);
@@ -633,12 +637,24 @@ impl Shard {
         true
     }
 
+    /// Nothing changes, but what has changed before may still be on its way to the store: then the reply waits for it.
+    fn settle_channel(&mut self, at: u32, told: Option<(Ticket, Reply)>) -> bool {
+        let (session, since) = (self.sessions.at(at), self.storeline.told());
+        let waits = told.filter(|_| session.changed > since);
+        let Some((ticket, reply)) = waits else { return false };
+        let session = session.key(at);
+        self.put(at, After::Settled { session, since, ticket, reply });
+        true
+    }
+
     /// `told` is replied to when the store knows.
     pub(super) fn leave_session(&mut self, at: u32, channel: &str, told: Option<(Ticket, Reply)>) {
         let session = self.sessions.at_mut(at);
         let change = self.channels.leave(&mut session.joined, channel);
-        if change == super::Change::Nothing {
-            if let Some((ticket, reply)) = told {
+        if change == super::Change::Nothing && !session.unsure {
+            if !self.settle_channel(at, told.clone())
+                && let Some((ticket, reply)) = told
+            {
                 self.outputs.push_back(Output::Reply { ticket, reply });
             }
             return;
@@ -659,12 +675,12 @@ impl Shard {
         told: Option<(Ticket, Reply)>,
         why: Option<Refused>,
     ) {
-        if why.is_some()
+        if let Some(why) = why
             && let Some(session) = self.sessions.get_mut(key)
         {
             let change = self.channels.join(SESSION_MEMBER | key.index, &mut session.joined, channel);
             self.told_presence(change, true);
-            self.spoil(key);
+            self.spoil(key, why);
         }
         if let Some((ticket, reply)) = told {
             let reply = if why.is_some() { Reply::Refused(NOT_STORED) } else { reply };
@@ -673,21 +689,22 @@ impl Shard {
     }
 
     /// In `follow`: the change that was just told of has been refused, and so is the answer that it came with.
-    pub(super) fn spoil(&mut self, key: SessionKey) {
+    pub(super) fn spoil(&mut self, key: SessionKey, why: Refused) {
         let number = self.storeline.told();
         if let Some(session) = self.sessions.get_mut(key) {
             session.spoiled = number;
+            session.unsure |= why == Refused::Unreachable;
         }
     }
 
     /// A channel that could not be stored is left again: nobody was promised it.
     pub(super) fn on_joined(&mut self, key: SessionKey, channel: &str, ticket: Option<Ticket>, why: Option<Refused>) {
-        if why.is_some()
+        if let Some(why) = why
             && let Some(session) = self.sessions.get_mut(key)
         {
             let change = self.channels.leave(&mut session.joined, channel);
             self.told_presence(change, false);
-            self.spoil(key);
+            self.spoil(key, why);
         }
         if let Some(ticket) = ticket {
             let reply = if why.is_some() { Reply::Refused(NOT_STORED) } else { Reply::Done { connections: 1 } };

@@ -2,7 +2,7 @@
 //! work under way it is kept what to do when it is done.
 
 use super::parts::{PartRef, Ticket};
-use super::steps::{Expired, Order, Outcome, Refused, SessionId, Step, Told, What, Work};
+use super::steps::{Expired, Order, Outcome, Received, Refused, SessionId, Step, Told, What, Work};
 use super::{Output, Reply, Shard};
 use crate::base::time::Tick;
 use std::collections::VecDeque;
@@ -23,8 +23,10 @@ impl SessionKey {
 #[derive(Debug)]
 pub enum After {
     Nothing,
-    /// The row of a session that is being attached, or a channel it joined then; refused, the connection is.
+    /// The row of a session that is being attached; refused, the connection is.
     AttachStep(SessionKey, u32),
+    /// A channel that it joins with that.
+    AttachJoin(SessionKey, u32, Arc<str>),
     /// The first page of a session that is being attached.
     Attach(SessionKey, u32),
     /// A further page.
@@ -48,6 +50,8 @@ pub enum After {
         sequence: u64,
         /// Changes after this number count.
         since: u64,
+        /// What is to be stored before it goes out: not before those changes are known to be.
+        then: Option<Received>,
     },
     /// A change that came with an answer.
     Changed(SessionKey),
@@ -74,6 +78,13 @@ pub enum After {
         session: SessionKey,
         channel: Arc<str>,
         told: Option<(Ticket, Reply)>,
+    },
+    /// Replied to unless a change after number `since` has been refused.
+    Settled {
+        session: SessionKey,
+        since: u64,
+        ticket: Ticket,
+        reply: Reply,
     },
     /// `/session/drop/`.
     DropReplied {
@@ -192,6 +203,12 @@ impl Shard {
                     self.refuse_attach(session, attempt, why, now);
                 }
             }
+            After::AttachJoin(session, attempt, channel) => {
+                self.on_joined(session, &channel, None, refused);
+                if let Some(why) = refused {
+                    self.refuse_attach(session, attempt, why, now);
+                }
+            }
             After::Attach(session, attempt) => match outcome {
                 Outcome::Loaded(page) => self.on_attached(session, attempt, page, now),
                 _ => self.refuse_attach(session, attempt, refused.unwrap_or(Refused::Broken), now),
@@ -204,13 +221,21 @@ impl Shard {
             After::Released { session, order, bytes } => {
                 self.on_release_told(session, order, bytes, refused.is_none(), now);
             }
-            After::Received { session, sequence, since } => {
-                let spoiled = self.sessions.get(session).is_some_and(|session| session.spoiled > since);
-                self.on_received_told(session, sequence, refused.is_none() && !spoiled, now);
+            After::Received { session, sequence, since, then } => {
+                let done = refused.is_none() && !self.is_spoiled(session, since);
+                match then.filter(|_| done) {
+                    Some(received) => self.receive(session, received),
+                    None => self.on_received_told(session, sequence, done, now),
+                }
+            }
+            After::Settled { session, since, ticket, reply } => {
+                let done = refused.is_none() && !self.is_spoiled(session, since);
+                let reply = if done { reply } else { Reply::Refused(NOT_STORED) };
+                self.outputs.push_back(Output::Reply { ticket, reply });
             }
             After::Changed(session) => {
-                if refused.is_some() {
-                    self.spoil(session);
+                if let Some(why) = refused {
+                    self.spoil(session, why);
                 }
             }
             // Where it was refused it is there still, and comes again with the next connection.
@@ -248,6 +273,11 @@ impl Shard {
                 self.outputs.push_back(Output::Reply { ticket, reply });
             }
         }
+    }
+
+    /// Has a change of the session been refused after that number?
+    fn is_spoiled(&self, session: SessionKey, since: u64) -> bool {
+        self.sessions.get(session).is_some_and(|session| session.spoiled > since)
     }
 
     pub(super) fn on_expired(&mut self, expired: Expired) {

@@ -162,10 +162,10 @@ impl Shard {
 
     /// An id of an earlier connection's: does it stand for another message now? Without DUP it does. With DUP it does
     /// where the client has begun to count anew since, so that its number is another.
-    fn is_another(&self, index: u32, at: At, dup: bool) -> bool {
-        let known = self.known.get(at);
-        let mark = self.session_of(index).map(|at| self.sessions.at(at).mark);
-        !dup || mark.is_some_and(|mut mark| mark.number(known.id, true).sequence != known.sequence)
+    fn is_another(&mut self, index: u32, at: At, dup: bool) -> bool {
+        let Known { id, sequence, .. } = *self.known.get(at);
+        // The repeat also says where the client's count stands, should we have lost it.
+        !dup || self.session_of(index).is_some_and(|at| self.number(at, id, true) != sequence)
     }
 
     fn on_new_id(&mut self, index: u32, id: MessageId, incoming: Incoming<'_>, now: Tick) {
@@ -495,20 +495,23 @@ impl Shard {
     fn store_answer(&mut self, index: u32, id: MessageId, qos: QoS, sequence: u64, body: &[u8]) -> bool {
         let Some(at) = self.session_of(index) else { return false };
         let session = self.sessions.at(at);
-        let key = session.key(at);
-        if qos == QoS::ExactlyOnce && !self.settings.is_planted(Bug::AnswersUnstored) {
-            let received = Received { id, sequence, answer: body.into() };
-            let session = session.id;
-            let after = After::Received { session: key, sequence, since: self.storeline.told() };
-            self.store(Step::Receive { session, received }, after);
-            return true;
-        }
-        let since = self.storeline.told();
+        let (key, since) = (session.key(at), self.storeline.told());
         let overtakes = session.changed > since;
-        if overtakes {
-            self.put(at, After::Received { session: key, sequence, since });
+        let exactly_once = qos == QoS::ExactlyOnce && !self.settings.is_planted(Bug::AnswersUnstored);
+        let received = exactly_once.then(|| Received { id, sequence, answer: body.into() });
+        match received {
+            Some(received) if !overtakes => self.receive(key, received),
+            then if overtakes => self.put(at, After::Received { session: key, sequence, since, then }),
+            _ => return false,
         }
-        overtakes
+        true
+    }
+
+    /// The answer goes out when it is stored.
+    pub(super) fn receive(&mut self, key: SessionKey, received: Received) {
+        let Some(session) = self.sessions.get(key).map(|session| session.id) else { return };
+        let (sequence, since) = (received.sequence, self.storeline.told());
+        self.store(Step::Receive { session, received }, After::Received { session: key, sequence, since, then: None });
     }
 
     pub(super) fn on_received_told(&mut self, key: SessionKey, sequence: u64, done: bool, now: Tick) {

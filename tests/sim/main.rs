@@ -10,6 +10,7 @@ mod chaos;
 mod line;
 mod peer;
 mod seen;
+mod sessions;
 mod world;
 
 use rainbow::shard::{Bug, Mode};

@@ -363,7 +363,7 @@ pub fn token_of(body: &[u8]) -> u64 {
 }
 
 /// A server's whole frame, off the front.
-fn take_frame(input: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+pub fn take_frame(input: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
     let (&first, &len) = (input.first()?, input.get(1)?);
     assert_eq!(first & 0xF0, 0x80, "whole frames without reserved bits");
     assert_eq!(len & 0x80, 0, "a server does not mask");

@@ -1,0 +1,255 @@
+//! /send/ to channels and sessions: who is meant, what the caller was told, and whether it came true in the end.
+
+use super::world::{CHANNELS, Event, World, channel_name};
+use crate::peer::body_of;
+use rainbow::base::time::Tick;
+use rainbow::shard::steps::{Claim, SessionId, UnixMs};
+use rainbow::shard::{Input, Kept, Message, Query, Reply, Terms, Ticket};
+use rainbow::wire::packet::QoS;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Default)]
+pub struct Calls {
+    /// By token.
+    calls: BTreeMap<u64, Call>,
+    /// Tickets of the process that lives, and the tokens they stand for.
+    tickets: BTreeMap<u64, u64>,
+    next_place: u64,
+}
+
+pub type Target = (usize, SessionId);
+
+struct Call {
+    to: To,
+    qos: QoS,
+    timeout: u64,
+    ttl_ms: Option<u64>,
+    claim: Option<Claim>,
+    /// Of the last try.
+    deadline: u64,
+    expires: u64,
+    tries: u32,
+    place: u64,
+    /// Of all tries.
+    targets: BTreeSet<Target>,
+    delivered: BTreeSet<Target>,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum To {
+    Channel(usize),
+    Session(usize),
+}
+
+enum Outcome {
+    Open,
+    /// The server died; the caller knows nothing.
+    Unknown,
+    Refused,
+    Sent {
+        connections: u32,
+        kept: Kept,
+        meant: BTreeSet<Target>,
+    },
+}
+
+impl Calls {
+    /// A message's place among all, where it is sure; and it is meant for this session.
+    pub fn place(&self, token: u64, client: usize, session: SessionId) -> Option<u64> {
+        let call = self.calls.get(&token).expect("a client hears what was sent");
+        assert!(call.targets.contains(&(client, session)), "{token} is not for {session:?} of client {client}");
+        (call.tries == 1).then_some(call.place)
+    }
+
+    pub fn delivered(&mut self, token: u64, client: usize, session: SessionId) {
+        let call = self.calls.get_mut(&token).expect("just looked at");
+        call.delivered.insert((client, session));
+    }
+
+    /// It is not given up by the server.
+    pub fn is_promised_or_open(&self, token: u64, now: u64) -> bool {
+        let call = &self.calls[&token];
+        match &call.outcome {
+            Outcome::Open => now < call.deadline,
+            Outcome::Sent { kept, .. } => kept.refused == 0 && now < call.deadline,
+            Outcome::Unknown | Outcome::Refused => false,
+        }
+    }
+
+    /// Everyone whom it was meant for has it, or will.
+    pub fn is_promised(&self, token: u64, now: u64) -> bool {
+        let call = &self.calls[&token];
+        match &call.outcome {
+            Outcome::Sent { connections, kept, meant } => {
+                *connections + kept.stored >= meant.len() as u32 && now < call.expires
+            }
+            _ => false,
+        }
+    }
+
+    pub fn all_replied(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// The process has died.
+    pub fn crash(&mut self) -> Vec<u64> {
+        let open: Vec<u64> = std::mem::take(&mut self.tickets).into_values().collect();
+        for token in &open {
+            self.calls.get_mut(token).expect("it was sent").outcome = Outcome::Unknown;
+        }
+        // Whoever gave an id asks again.
+        open.into_iter().filter(|token| self.calls[token].claim.is_some()).collect()
+    }
+}
+
+impl World {
+    pub fn call(&mut self) {
+        let to = match self.rng.chance(70) {
+            true => To::Channel(self.rng.below(CHANNELS as u64) as usize),
+            false => To::Session(self.rng.below(self.clients.len() as u64) as usize),
+        };
+        let qos = if self.rng.chance(40) { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+        let token = self.next_token();
+        let until = UnixMs(self.now + CLAIMS_MS);
+        let claim = self.rng.chance(35).then(|| Claim { message_id: format!("call {token}").into(), until });
+        let call = Call {
+            to,
+            qos,
+            timeout: if self.rng.chance(60) { 10_000 } else { 300 + self.rng.below(3_000) },
+            ttl_ms: self.rng.chance(15).then(|| 1_000 + self.rng.below(9_000)),
+            claim,
+            deadline: 0,
+            expires: 0,
+            tries: 0,
+            place: 0,
+            targets: BTreeSet::new(),
+            delivered: BTreeSet::new(),
+            outcome: Outcome::Unknown,
+        };
+        self.calls.calls.insert(token, call);
+        self.seen.calls += 1;
+        self.try_call(token);
+    }
+
+    /// Asks the server, for the first time or again.
+    pub fn try_call(&mut self, token: u64) {
+        if !self.is_serving() {
+            if self.calls.calls[&token].claim.is_some() {
+                let again = 300 + self.rng.below(1_000);
+                self.at(self.now + again, Event::CallAgain(token));
+            }
+            return;
+        }
+        let meant = self.targets_of(self.calls.calls[&token].to);
+        self.calls.next_place += 1;
+        let (place, now) = (self.calls.next_place, self.now);
+        let call = self.calls.calls.get_mut(&token).expect("it is known");
+        if let Some(claim) = &call.claim
+            && now >= claim.until.0
+        {
+            return;
+        }
+        (call.deadline, call.place) = (now + call.timeout, place);
+        call.tries += 1;
+        // What a later try finds known expires as it did before.
+        let expires = now + call.ttl_ms.unwrap_or(u64::MAX / 2);
+        call.expires = if call.tries == 1 { expires } else { call.expires.min(expires) };
+        call.targets.extend(meant.iter().copied());
+        // The first try counts too: what it has stored is Known to this one.
+        call.outcome = Outcome::Open;
+        let terms = Terms { deadline: Tick(call.deadline), ttl_ms: call.ttl_ms, claim: call.claim.clone() };
+        let (to, qos, tries) = (call.to, call.qos, call.tries);
+        self.tell(format_args!("call {token} to {to:?}, {qos:?}, {terms:?}, try {tries}, meant for {meant:?}"));
+        self.seen.called_again += u64::from(tries > 1);
+        let message = Message::encode(qos, token as u16 % 1000, &body_of(token, "d"), &mut Vec::new());
+        let ticket = self.next_token();
+        self.calls.tickets.insert(ticket, token);
+        self.meant.insert(ticket, meant);
+        let ticket = Ticket(ticket);
+        match to {
+            To::Channel(channel) if self.rng.chance(50) => {
+                self.input(Input::Send { ticket, channel: channel_name(channel), message, terms: &terms });
+            }
+            To::Channel(channel) => {
+                let query = Query::Send { channel: channel_name(channel).into(), message, terms };
+                self.input(Input::Query { ticket, query });
+            }
+            To::Session(client) => {
+                let query = Query::SendTo { session: self.clients[client].name.clone(), message, terms };
+                self.input(Input::Query { ticket, query });
+            }
+        }
+        self.turn();
+    }
+
+    fn targets_of(&mut self, to: To) -> BTreeSet<Target> {
+        match to {
+            To::Session(client) => self.known.get(&client).map(|&session| (client, session)).into_iter().collect(),
+            To::Channel(channel) => {
+                let all: Vec<Target> = self.known.iter().map(|(&client, &session)| (client, session)).collect();
+                all.into_iter().filter(|&(client, _)| self.is_member(client, channel)).collect()
+            }
+        }
+    }
+
+    fn is_member(&mut self, client: usize, channel: usize) -> bool {
+        let info = self.session_info(client).expect("a session that is known to the model is known to the shard");
+        info.channels.iter().any(|name| name == channel_name(channel))
+    }
+
+    pub fn on_call_reply(&mut self, ticket: u64, reply: Reply) {
+        let Some(token) = self.calls.tickets.remove(&ticket) else { panic!("a reply to a call, once: {reply:?}") };
+        let meant = self.meant.remove(&ticket).expect("as many as tickets");
+        self.tell(format_args!("call {token} is told {reply:?}"));
+        let call = self.calls.calls.get_mut(&token).expect("it was sent");
+        let (connections, kept) = match reply {
+            Reply::Sent { connections, kept, .. } => (connections, kept),
+            Reply::Refused(_) => {
+                self.seen.calls_refused += 1;
+                return call.outcome = Outcome::Refused;
+            }
+            other => panic!("{other:?} is no reply to a call"),
+        };
+        let sum = connections + kept.stored + kept.refused;
+        let ended = meant.iter().any(|(_, session)| self.ended.contains(session));
+        assert!(sum <= meant.len() as u32, "{token}: {connections} and {kept:?} of {meant:?}");
+        assert!(
+            sum == meant.len() as u32 || self.now >= call.deadline || ended,
+            "{token}: {connections} and {kept:?} are not all of {meant:?}"
+        );
+        let delivered = meant.iter().filter(|target| call.delivered.contains(target)).count() as u32;
+        assert!(connections <= delivered, "{token}: {connections} have answered, {delivered} have it");
+        let stored = meant.iter().filter(|(_, session)| self.store.promised.contains(&(*session, token))).count();
+        assert!(kept.stored <= stored as u32, "{token}: {} told as stored, {stored} are", kept.stored);
+        self.seen.stored += u64::from(kept.stored);
+        self.seen.answered_calls += u64::from(connections);
+        self.seen.refused += u64::from(kept.refused);
+        call.outcome = Outcome::Sent { connections, kept, meant };
+        // Some callers ask again although they were told: it changes nothing.
+        if call.claim.is_some() && self.rng.chance(20) {
+            let again = 100 + self.rng.below(5_000);
+            self.at(self.now + again, Event::CallAgain(token));
+        }
+    }
+
+    /// What was called stored or answered has been delivered.
+    pub fn check_promises(&self) {
+        for (token, call) in &self.calls.calls {
+            let Outcome::Sent { connections, kept, meant } = &call.outcome else { continue };
+            if call.expires <= self.now {
+                continue;
+            }
+            let done = |target: &&Target| call.delivered.contains(target) || self.ended.contains(&target.1);
+            let done = meant.iter().filter(done).count() as u32;
+            assert!(
+                done >= connections + kept.stored,
+                "{token} was answered by {connections} and {kept:?}, and {done} of {meant:?} have it: {:?}",
+                call.delivered
+            );
+        }
+    }
+}
+
+/// How long claims are kept.
+const CLAIMS_MS: u64 = 300_000;

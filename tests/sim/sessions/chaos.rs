@@ -1,0 +1,152 @@
+//! What goes wrong: the process dies or stops, lines break, clients vanish and lose their memory, sessions are dropped,
+//! the backend is down, the store refuses, tears, falls back.
+
+use super::line::Stage;
+use super::world::{Asked, CHANNELS, Event, World, channel_name};
+use rainbow::base::time::Tick;
+use rainbow::shard::steps::Refused;
+use rainbow::shard::{Input, Query, Reply, Ticket, Which};
+use rainbow::wire::ws::frame::CloseCode;
+
+impl World {
+    pub fn chaos(&mut self) {
+        if self.server.is_none() {
+            return;
+        }
+        // Half of all deaths come while the store is at work.
+        if self.store.is_busy() && self.rng.chance(6) {
+            return self.crash();
+        }
+        let client = self.rng.below(self.clients.len() as u64) as usize;
+        let line = self.clients[client].line;
+        match self.rng.below(40) {
+            0..=1 => self.crash(),
+            2 => self.stop(),
+            3..=9 => {
+                if let Some(id) = line {
+                    self.tell(format_args!("line {id} is cut"));
+                    self.cut(id);
+                }
+            }
+            10..=13 => {
+                self.tell(format_args!("client {client} comes on another line"));
+                self.seen.vanished += 1;
+                self.at(self.now, Event::Dial(client));
+                if self.rng.chance(30) {
+                    self.at(self.now + 100, Event::Dial(client));
+                }
+            }
+            14..=16 => {
+                if let Some(id) = line {
+                    let until = self.now + 500 + self.rng.below(4_000);
+                    self.tell(format_args!("line {id} does not read until {until}"));
+                    self.lines[id].frozen = until;
+                    self.seen.frozen += 1;
+                }
+            }
+            17 => {
+                self.tell(format_args!("client {client} loses its memory"));
+                if let Some(id) = line {
+                    self.cut(id);
+                }
+                self.clients[client].lose_memory();
+                self.seen.forgot += 1;
+            }
+            18..=21 => self.store_trouble(),
+            22 if self.rng.chance(50) => self.drop_session(client),
+            23 => {
+                self.backend.down = true;
+                self.seen.outages += 1;
+                let back = self.now + 500 + self.rng.below(6_000);
+                self.at(back, Event::BackendBack);
+            }
+            24 => {
+                let now = Tick(self.now);
+                let which = if self.rng.chance(50) { Which::All } else { Which::Settled };
+                self.shard().close_some(1, which, CloseCode::GOING_AWAY, "drain", now);
+                self.turn();
+            }
+            25 => {
+                let channel = channel_name(self.rng.below(CHANNELS as u64) as usize).into();
+                let code = CloseCode(4000);
+                let ticket = self.ticket(Asked::Nothing);
+                self.input(Input::Query { ticket, query: Query::KickChannel { channel, code, reason: "kick".into() } });
+                self.turn();
+            }
+            26..=33 => self.join_or_leave(client),
+            34 => {
+                self.window = 1 + self.rng.below(4) as usize;
+                self.settings.inflight_window = self.window;
+                let settings = self.settings.clone();
+                self.shard().set_settings(settings);
+                for line in &mut self.lines {
+                    // What was sent before counts as it was then.
+                    line.window = line.window.max(self.window);
+                }
+            }
+            35 => self.store.remember(),
+            36..=37 if self.falls_back && !self.store.fell_back => {
+                let to_nothing = self.rng.chance(50);
+                self.tell(format_args!("the store falls back to {}", if to_nothing { "nothing" } else { "a copy" }));
+                self.store.fall_back(to_nothing);
+                self.seen.fell_back += 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn store_trouble(&mut self) {
+        let why = match self.rng.below(6) {
+            0 => Refused::DiskFull,
+            1 => Refused::StoreFull,
+            2 => Refused::Unreachable,
+            _ => Refused::Broken,
+        };
+        let until = self.now + 100 + self.rng.below(4_000);
+        self.tell(format_args!("the store refuses until {until}: {why:?}"));
+        self.store.refuse_until(why, until);
+        self.seen.troubles += 1;
+    }
+
+    fn ticket(&mut self, asked: Asked) -> Ticket {
+        let ticket = self.next_token();
+        self.asked.insert(ticket, asked);
+        Ticket(ticket)
+    }
+
+    pub fn drop_session(&mut self, client: usize) {
+        if let Some(&session) = self.known.get(&client) {
+            self.tell(format_args!("{session:?} of client {client} is dropped"));
+            let ticket = self.ticket(Asked::Nothing);
+            let session = self.clients[client].name.clone();
+            self.input(Input::Query { ticket, query: Query::DropSession { session } });
+            self.turn();
+        }
+    }
+
+    /// The business server moves a client by its identity.
+    fn join_or_leave(&mut self, client: usize) {
+        let Some(id) = self.clients[client].line.filter(|&id| self.lines[id].stage == Stage::Open) else { return };
+        let (identity, session) = (self.lines[id].identity, self.lines[id].session.expect("attached"));
+        let (channel, joins) = (self.rng.below(CHANNELS as u64) as usize, self.rng.chance(70));
+        let by = self.next_token();
+        let ticket = self.ticket(Asked::Join { session, channel, by, joins });
+        self.channel_op((session, channel), by);
+        let name = channel_name(channel).into();
+        let query = match joins {
+            true => Query::Subscribe { identity, channel: name },
+            false => Query::Unsubscribe { identity, channel: name },
+        };
+        self.tell(format_args!("{query:?}"));
+        self.input(Input::Query { ticket, query });
+        self.turn();
+    }
+
+    pub fn on_asked(&mut self, asked: Asked, reply: Reply) {
+        match asked {
+            Asked::Join { .. } if reply != (Reply::Done { connections: 1 }) => {}
+            Asked::Join { session, channel, by, joins } => self.channel_is_sure(session, channel, by, joins),
+            Asked::Nothing => {}
+        }
+    }
+}

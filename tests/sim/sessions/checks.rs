@@ -1,0 +1,114 @@
+//! What must be true when nothing goes wrong any more, and of what is on disk when a process starts.
+
+use super::line::Stage;
+use super::world::{CHANNELS, World, channel_name};
+use rainbow::shard::steps::SessionId;
+
+impl World {
+    /// Everyone is back and has what is its, and nothing is under way.
+    pub fn is_settled(&mut self) -> bool {
+        if !self.is_serving() || !self.calls.all_replied() || !self.backend.is_idle() || !self.store.is_idle() {
+            return false;
+        }
+        let back = self.clients.iter().all(|client| {
+            client.outstanding.is_empty()
+                && client.line.is_some_and(|id| {
+                    let line = &self.lines[id];
+                    line.stage == Stage::Open && line.epoch == self.epoch && line.greeted && line.later.is_empty()
+                })
+        });
+        back && self.shard().store_under_way() == 0 && !self.anything_waits() && !self.anything_is_held()
+    }
+
+    fn anything_waits(&mut self) -> bool {
+        let sessions: Vec<SessionId> = self.known.values().copied().collect();
+        sessions.into_iter().any(|session| self.store.waiting(session).0 > 0)
+    }
+
+    /// Ids that a client holds between SEND and REL, but for those that the server has given up.
+    fn anything_is_held(&self) -> bool {
+        let (calls, now) = (&self.calls, self.now);
+        let held = |client: &super::client::Client| {
+            let mut tokens = client.received.values();
+            tokens.any(|token| client.repeats_rec() || calls.is_promised(*token, now))
+        };
+        self.clients.iter().any(held)
+    }
+
+    /// Why it is not settled, for the message.
+    pub fn rest(&mut self) -> String {
+        let mut rest = format!(
+            "serving {}, calls {}, backend {}, store {}",
+            self.is_serving(),
+            self.calls.all_replied(),
+            self.backend.is_idle(),
+            self.store.is_idle()
+        );
+        for n in 0..self.clients.len() {
+            let client = &self.clients[n];
+            let line = client.line.map(|id| self.lines[id].stage);
+            let tokens: Vec<u64> = client.outstanding.iter().map(|out| out.token).collect();
+            let held = client.received.clone();
+            let waits = self.known.get(&n).map(|&session| self.store.waiting(session));
+            rest += &format!("\nclient {n}: {line:?}, unanswered {tokens:?}, holds {held:?}, waiting {waits:?}");
+        }
+        rest
+    }
+
+    pub fn check_settled(&mut self) {
+        self.check_promises();
+        self.check_waiting();
+        self.check_channels();
+        for client in &self.clients {
+            for token in client.answered.keys() {
+                assert!(self.backend.answer_to(*token).is_some(), "{token} was answered and not done");
+            }
+        }
+    }
+
+    /// The counts in memory are those on disk.
+    pub fn check_waiting(&mut self) {
+        if self.store.inexact {
+            return;
+        }
+        let known: Vec<(usize, SessionId)> = self.known.iter().map(|(&client, &session)| (client, session)).collect();
+        for (client, session) in known {
+            let info = self.session_info(client).expect("it is known");
+            if self.store.expired_of.contains_key(&session) {
+                continue;
+            }
+            assert_eq!((info.waiting, info.waiting_bytes), self.store.waiting(session), "of {session:?}");
+        }
+    }
+
+    /// Channels that somebody was told of are as they were told.
+    pub fn check_channels(&mut self) {
+        if self.store.fell_back {
+            return;
+        }
+        let known: Vec<(usize, SessionId)> = self.known.iter().map(|(&client, &session)| (client, session)).collect();
+        for (client, session) in known {
+            let info = self.session_info(client).expect("it is known");
+            for channel in 0..CHANNELS {
+                if let Some((_, Some(joined))) = self.channel_ops.get(&(session, channel)) {
+                    let is = info.channels.iter().any(|name| name == channel_name(channel));
+                    assert_eq!(is, *joined, "is {session:?} in {}?", channel_name(channel));
+                }
+            }
+        }
+    }
+
+    pub fn channel_is_sure(&mut self, session: SessionId, channel: usize, by: u64, joins: bool) {
+        if self.channel_ops.get(&(session, channel)).is_some_and(|(last, _)| *last == by) {
+            self.channel_ops.insert((session, channel), (by, Some(joins)));
+            self.seen.channels_sure += 1;
+        }
+    }
+
+    pub fn tally(&mut self) {
+        self.seen.torn = self.store.torn;
+        self.seen.refusals = self.store.refusals;
+        self.seen.known_claims = self.store.known;
+        self.seen.expired_messages = self.store.expired;
+    }
+}

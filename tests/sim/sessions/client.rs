@@ -1,0 +1,405 @@
+//! A client that outlives its connections: it repeats what is unanswered, knows the QoS 2 ids that it holds, and hands
+//! a message on as its QoS promises. Now and then it dies between two steps, or loses all that it knew.
+
+use super::line::LineId;
+use super::world::{Event, World};
+use crate::peer::{RESPONSE, body_of, take_frame, token_of};
+use rainbow::shard::RESERVED_TYPE;
+use rainbow::shard::steps::SessionId;
+use rainbow::wire::packet::{MessageId, Packet, QoS};
+use rainbow::wire::ws::frame::{ClientFrame, Opcode};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+pub struct Client {
+    pub name: Arc<str>,
+    pub line: Option<LineId>,
+    pub expiry_s: Option<u64>,
+    greets: bool,
+    /// Says REC again for what it holds when it comes back.
+    repeats_rec: bool,
+    /// The session that its memory belongs to.
+    pub session: Option<SessionId>,
+    next_id: MessageId,
+    pub outstanding: Vec<Outstanding>,
+    /// QoS 2 ids between SEND and REL, and their tokens.
+    pub received: BTreeMap<u16, u64>,
+    /// The id of every message that came.
+    came: HashMap<u64, u16>,
+    /// QoS 2 messages handed to the application.
+    handed_once: HashSet<(SessionId, u64)>,
+    /// All messages that ever reached the application, and the place of the last first one.
+    pub handed: BTreeSet<(SessionId, u64)>,
+    last_place: HashMap<SessionId, u64>,
+    /// It has never lost its memory, or was answered since.
+    established: bool,
+    /// Bodies of REC that it has seen.
+    pub answered: HashMap<u64, String>,
+    /// It has taken its last breath in a story without end: nobody waits for these.
+    pub abandoned: HashSet<u64>,
+}
+
+pub struct Outstanding {
+    pub token: u64,
+    id: MessageId,
+    qos: QoS,
+    written: bool,
+    released: bool,
+}
+
+pub struct Habits {
+    pub greets: bool,
+    pub repeats_rec: bool,
+    pub first_id: u16,
+    pub expiry_s: Option<u64>,
+}
+
+impl Client {
+    pub fn new(name: Arc<str>, habits: Habits) -> Client {
+        let Habits { greets, repeats_rec, first_id, expiry_s } = habits;
+        Client {
+            name,
+            line: None,
+            expiry_s,
+            greets,
+            repeats_rec: repeats_rec || greets,
+            session: None,
+            next_id: MessageId(first_id),
+            outstanding: Vec::new(),
+            received: BTreeMap::new(),
+            came: HashMap::new(),
+            handed_once: HashSet::new(),
+            handed: BTreeSet::new(),
+            last_place: HashMap::new(),
+            established: true,
+            answered: HashMap::new(),
+            abandoned: HashSet::new(),
+        }
+    }
+
+    pub fn greets(&self) -> bool {
+        self.greets
+    }
+
+    pub fn repeats_rec(&self) -> bool {
+        self.repeats_rec
+    }
+
+    /// Nothing is left of what it knew.
+    pub fn lose_memory(&mut self) {
+        self.abandoned.extend(self.outstanding.drain(..).map(|out| out.token));
+        let session = self.session;
+        for token in self.received.values() {
+            self.handed_once.retain(|(of, handed)| Some(*of) != session || handed != token);
+        }
+        self.received.clear();
+        self.came.clear();
+        self.next_id = MessageId::MIN;
+        self.established = false;
+    }
+
+    /// Its session is another one: ids mean nothing any more.
+    fn begin_anew(&mut self, session: Option<SessionId>) {
+        self.abandoned.extend(self.outstanding.drain(..).map(|out| out.token));
+        self.received.clear();
+        self.came.clear();
+        self.session = session;
+        self.established = true;
+    }
+}
+
+impl World {
+    pub fn client_hears(&mut self, id: LineId, bytes: &[u8]) {
+        self.lines[id].input.extend_from_slice(bytes);
+        loop {
+            let line = &mut self.lines[id];
+            if line.left {
+                return;
+            }
+            if !line.ready {
+                if line.input.len() < RESPONSE.len() {
+                    return;
+                }
+                assert_eq!(&line.input[..RESPONSE.len()], RESPONSE, "the response comes first");
+                line.input.drain(..RESPONSE.len());
+                line.ready = true;
+                if !line.ignored && !self.clients[line.client].greets {
+                    self.go_on(id);
+                }
+                continue;
+            }
+            let Some((opcode, payload)) = take_frame(&mut line.input) else { return };
+            if !line.ignored || opcode == 8 {
+                self.on_frame(id, opcode, &payload);
+            }
+        }
+    }
+
+    fn on_frame(&mut self, id: LineId, opcode: u8, payload: &[u8]) {
+        match opcode {
+            8 => {
+                let code = u16::from_be_bytes([payload[0], payload[1]]);
+                self.tell(format_args!("line {id} hears close {code} {}", String::from_utf8_lossy(&payload[2..])));
+                self.seen.close(code);
+                if !self.lines[id].closing {
+                    self.frame(id, Opcode::Close, &payload[..2]);
+                    self.lines[id].closing = true;
+                }
+            }
+            9 => self.frame(id, Opcode::Pong, payload),
+            2 => {
+                let packet = Packet::decode(payload).expect("the server speaks the protocol");
+                self.tell(format_args!("line {id} hears {packet:?}"));
+                match packet {
+                    Packet::Send { message_type: RESERVED_TYPE, body, .. } => self.on_greeting(id, body),
+                    packet => self.on_packet(id, packet),
+                }
+            }
+            other => panic!("line {id} hears opcode {other}"),
+        }
+    }
+
+    fn on_greeting(&mut self, id: LineId, body: &[u8]) {
+        let line = &self.lines[id];
+        assert!(!line.greeted && self.clients[line.client].greets, "greeted once, if at all");
+        let greeting: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+        assert_eq!(greeting["session"], *self.clients[line.client].name);
+        assert_eq!(greeting["resumed"], line.resumed, "resumed or not");
+        let waiting = greeting["waiting"].as_u64().expect("a number") as u32;
+        assert!((line.waiting.0..=line.waiting.1).contains(&waiting), "{waiting} wait, not {:?}", line.waiting);
+        self.go_on(id);
+    }
+
+    /// The connection is open and it is known whose: what is unfinished goes on.
+    fn go_on(&mut self, id: LineId) {
+        self.lines[id].greeted = true;
+        let (client, session) = (self.lines[id].client, self.lines[id].session);
+        let known = &mut self.clients[client];
+        if known.session != session {
+            self.seen.anew += u64::from(known.session.is_some());
+            known.begin_anew(session);
+        }
+        if !known.established {
+            // Whether they are new or repeats, nobody could tell: it does not say them again.
+            let lost = known.outstanding.extract_if(.., |out| out.written).map(|out| out.token);
+            known.abandoned.extend(lost);
+        }
+        let repeats_rec = known.repeats_rec || !self.lines[id].resumed;
+        let held: Vec<u16> = known.received.keys().copied().filter(|_| repeats_rec).collect();
+        let all: Vec<usize> = (0..known.outstanding.len()).collect();
+        for n in all {
+            self.say_again(id, n);
+        }
+        for held in held {
+            self.say(id, Packet::Rec { id: MessageId(held), body: b"" });
+        }
+    }
+
+    fn say_again(&mut self, id: LineId, n: usize) {
+        let client = self.lines[id].client;
+        let out = &mut self.clients[client].outstanding[n];
+        let (token, dup) = (out.token, std::mem::replace(&mut out.written, true));
+        if out.released {
+            let rel = Packet::Rel { id: out.id, dup: true };
+            return self.say(id, rel);
+        }
+        let body = body_of(token, "u");
+        let packet =
+            Packet::Send { dup, qos: out.qos, message_type: token as u16 % 1000, id: Some(out.id), body: &body };
+        self.seen.repeats_up += u64::from(dup);
+        self.say(id, packet);
+        if !dup && self.rng.chance(5) {
+            // The network doubles it.
+            self.say(id, packet);
+        }
+    }
+
+    pub fn speak(&mut self, client: usize) {
+        let id = self.clients[client].line.filter(|&id| self.lines[id].can_speak());
+        if self.clients[client].outstanding.len() >= OUTSTANDING_MAX {
+            return;
+        }
+        let qos = if self.rng.chance(50) { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+        let token = self.next_token();
+        let known = &mut self.clients[client];
+        let number = known.next_id;
+        known.next_id = number.next();
+        known.outstanding.push(Outstanding { token, id: number, qos, written: false, released: false });
+        self.seen.spoken += 1;
+        if let Some(id) = id {
+            self.say_again(id, self.clients[client].outstanding.len() - 1);
+        } else {
+            // Said when it is back; ids are given when they are said first.
+        }
+    }
+
+    /// Repeats what is unanswered.
+    pub fn on_client_timer(&mut self, client: usize) {
+        if let Some(id) = self.clients[client].line.filter(|&id| self.lines[id].can_speak())
+            && self.lines[id].frozen <= self.now
+        {
+            for n in 0..self.clients[client].outstanding.len() {
+                self.say_again(id, n);
+            }
+        }
+        let next = 1_000 + self.rng.below(2_000);
+        self.at(self.now + next, Event::ClientTimer(client));
+    }
+
+    fn on_packet(&mut self, id: LineId, packet: Packet<'_>) {
+        match packet {
+            Packet::Send { dup, qos, id: Some(number), body, .. } => {
+                self.on_down(id, Down { dup, qos, number: number.0, token: token_of(body) });
+            }
+            Packet::Send { .. } => {}
+            Packet::Ack { id: number, body } => self.on_answer(id, number, QoS::AtLeastOnce, body),
+            Packet::Rec { id: number, body } => self.on_answer(id, number, QoS::ExactlyOnce, body),
+            Packet::Rel { id: number, .. } => {
+                let client = self.lines[id].client;
+                self.lines[id].unfinished.remove(&number.0);
+                self.seen.released += u64::from(self.clients[client].received.remove(&number.0).is_some());
+                self.say(id, Packet::Com { id: number });
+            }
+            Packet::Com { id: number } => {
+                let client = self.lines[id].client;
+                self.clients[client].outstanding.retain(|out| out.id != number || !out.released);
+            }
+        }
+    }
+
+    /// The application's side of a SEND.
+    fn on_down(&mut self, id: LineId, down: Down) {
+        let Down { dup, qos, number, token } = down;
+        let line = &mut self.lines[id];
+        let (client, session) = (line.client, line.session.expect("attached"));
+        let place = self.calls.place(token, client, session);
+        // What was answered on this line may come again, crossing its answer.
+        if line.came.insert(token) {
+            line.unfinished.insert(number, token);
+        }
+        // What the server has given up meanwhile does not count.
+        let counts = |token: &&u64| self.calls.is_promised_or_open(**token, self.now);
+        let unfinished = line.unfinished.values().filter(counts).count();
+        assert!(unfinished <= line.window, "the window is kept, {:?}", line.unfinished);
+        let known = &mut self.clients[client];
+        match known.came.insert(token, number) {
+            None => self.seen.marked_first += u64::from(dup),
+            Some(before) => {
+                assert_eq!(before, number, "{token} keeps its id");
+                assert!(dup, "the repeat of {token} is marked");
+                self.seen.repeats_down += 1;
+            }
+        }
+        if qos == QoS::ExactlyOnce {
+            match known.received.get(&number) {
+                Some(held) => assert_eq!(*held, token, "id {number} is held for another message"),
+                None => {
+                    assert!(known.handed_once.insert((session, token)), "{token} was handed on twice at QoS 2");
+                    known.received.insert(number, token);
+                }
+            }
+        }
+        if known.handed.insert((session, token)) {
+            self.seen.handed += 1;
+            if let Some(place) = place {
+                let last = known.last_place.insert(session, place);
+                assert!(last.is_none_or(|last| last < place), "{token} overtook another message of its session");
+            }
+        }
+        self.calls.delivered(token, client, session);
+        let body = if token.is_multiple_of(3) { String::new() } else { format!("r{token}") };
+        let number = MessageId(number);
+        let packet = match qos {
+            QoS::ExactlyOnce => Packet::Rec { id: number, body: body.as_bytes() },
+            _ => Packet::Ack { id: number, body: body.as_bytes() },
+        };
+        if self.rng.chance(15) {
+            let mut later = Vec::new();
+            packet.encode_into(&mut later);
+            self.lines[id].later.push_back(later);
+            let delay = 100 + self.rng.below(2_500);
+            return self.at(self.now + delay, Event::Answers(id));
+        }
+        self.say(id, packet);
+    }
+
+    /// The application has an answer after all.
+    pub fn answer_later(&mut self, id: LineId) {
+        if let Some(packet) = self.lines[id].later.pop_front()
+            && !self.lines[id].left
+        {
+            let packet = Packet::decode(&packet).expect("encoded above");
+            self.say(id, packet);
+        }
+    }
+
+    fn on_answer(&mut self, id: LineId, number: MessageId, qos: QoS, body: &[u8]) {
+        let client = self.lines[id].client;
+        let body = String::from_utf8(body.to_vec()).expect("as the backend answered");
+        let known = &mut self.clients[client];
+        let Some(n) = known.outstanding.iter().position(|out| out.id == number && out.written) else {
+            if qos == QoS::ExactlyOnce {
+                self.say(id, Packet::Rel { id: number, dup: false });
+            }
+            return;
+        };
+        let out = &mut known.outstanding[n];
+        if out.qos != qos {
+            // Of a message from before it lost its memory.
+            assert!(!known.abandoned.is_empty(), "ACK answers QoS 1, REC answers QoS 2");
+            return;
+        }
+        let token = out.token;
+        assert_eq!(self.backend.answer_to(token), Some(body.as_str()), "{token} was answered, and the backend had it");
+        let first = known.answered.entry(token).or_insert_with(|| body.clone());
+        assert_eq!(*first, body, "a repeat is answered as the first time");
+        known.established = true;
+        self.seen.answered_up += 1;
+        self.commit_answer(token);
+        let out = &mut self.clients[client].outstanding[n];
+        if qos == QoS::AtLeastOnce {
+            self.clients[client].outstanding.remove(n);
+        } else if !out.released && self.rng.chance(4) {
+            // It dies before it has noted the REC.
+            self.seen.died += 1;
+            self.tell(format_args!("client {client} dies before REL"));
+            self.cut(id);
+        } else {
+            out.released = true;
+            self.say(id, Packet::Rel { id: number, dup: false });
+        }
+    }
+
+    fn say(&mut self, id: LineId, packet: Packet<'_>) {
+        if !self.lines[id].can_speak() {
+            return;
+        }
+        if let Packet::Ack { id: number, .. } = packet {
+            self.lines[id].unfinished.remove(&number.0);
+        }
+        self.tell(format_args!("line {id} says {packet:?}"));
+        let mut payload = Vec::new();
+        packet.encode_into(&mut payload);
+        self.frame(id, Opcode::Binary, &payload);
+    }
+
+    fn frame(&mut self, id: LineId, opcode: Opcode, payload: &[u8]) {
+        if self.lines[id].fin {
+            return;
+        }
+        let key = (self.rng.next_u64() as u32).to_le_bytes();
+        let mut bytes = Vec::new();
+        ClientFrame { fin: true, opcode, key, payload }.write_into(&mut bytes);
+        self.lines[id].up.extend(bytes);
+        self.read_soon(id);
+    }
+}
+
+struct Down {
+    dup: bool,
+    qos: QoS,
+    number: u16,
+    token: u64,
+}
+
+const OUTSTANDING_MAX: usize = 5;

@@ -1,0 +1,916 @@
+//! The world of durable sessions: virtual time, one shard that dies and is restored from what the store has, and a queue
+//! of events. One seed decides everything. Outputs are carried out as a worker does.
+
+use super::backend::{Backend, Change, Cookies};
+use super::calls::{Calls, Target};
+use super::client::{Client, Habits};
+use super::line::{Line, LineId, Stage};
+use super::seen::Seen;
+use super::store::{Fault, Says, Store};
+use crate::peer::RESPONSE;
+use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::rng::Rng;
+use rainbow::base::time::Tick;
+use rainbow::shard::steps::{Refused, SessionId};
+use rainbow::shard::{Ended, Input, Mode, Output, Query, Reply, SessionInfo, SessionSettings, Settings, Shard, Ticket};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Event {
+    Dial(usize),
+    Decide(LineId),
+    Speak(usize),
+    ClientTimer(usize),
+    Answers(LineId),
+    ServerReads(LineId),
+    ClientReads(LineId),
+    Writable(LineId),
+    BackendDone(u64),
+    BackendBack,
+    Call,
+    CallAgain(u64),
+    Tick(u32),
+    StoreTakes(u32),
+    StoreCommits(u32),
+    StoreSays(u32),
+    Purge,
+    Chaos,
+    Start,
+    Stopped(u32),
+}
+
+/// What a seed is told to do wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub mode: Mode,
+    pub fault: Option<Fault>,
+    pub talks: bool,
+}
+
+pub struct World {
+    pub now: u64,
+    pub rng: Rng,
+    pub settings: Settings,
+    pub window: usize,
+    /// `None` while the process is down.
+    pub server: Option<Server>,
+    /// Counts processes.
+    pub epoch: u32,
+    pub store: Store,
+    /// The store's commits take up to so long.
+    pub store_ms: u64,
+    pub lines: Vec<Line>,
+    pub clients: Vec<Client>,
+    pub backend: Backend,
+    pub calls: Calls,
+    /// By ticket: whom a call is for.
+    pub meant: HashMap<u64, BTreeSet<Target>>,
+    /// Sessions that the shard knows, by client.
+    pub known: BTreeMap<usize, SessionId>,
+    /// Those among them that nobody has been let into yet.
+    pub fresh: HashSet<SessionId>,
+    /// Sessions that were dropped or have expired.
+    pub ended: HashSet<SessionId>,
+    pub changes: HashMap<u64, Vec<Change>>,
+    /// Who last changed it, and how it is when that is sure.
+    pub channel_ops: HashMap<(SessionId, usize), (u64, Option<bool>)>,
+    pub cookies: HashMap<SessionId, Cookies>,
+    pub seen: Seen,
+    /// Tickets that are none of a call's, and what they ask for.
+    pub asked: HashMap<u64, Asked>,
+    next_token: u64,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    next_event: u64,
+    pub healed: bool,
+    /// Nobody comes back any more.
+    over: bool,
+    /// In this world the store falls back to an older copy.
+    pub falls_back: bool,
+    talks: bool,
+}
+
+/// A question whose reply comes later.
+pub enum Asked {
+    Join { session: SessionId, channel: usize, by: u64, joins: bool },
+    Nothing,
+}
+
+/// The process.
+pub struct Server {
+    pub shard: Shard,
+    pub slots: HashMap<u32, LineId>,
+    stash: VecDeque<Output>,
+    tick_at: u64,
+    pub stopping: bool,
+    store_scheduled: bool,
+}
+
+pub const CHANNELS: usize = 3;
+
+pub fn channel_name(channel: usize) -> &'static str {
+    ["news", "sport", "weather"][channel]
+}
+
+impl World {
+    pub fn new(seed: u64, plan: Plan) -> World {
+        let mut rng = Rng::new(seed ^ 0x5E55_1045);
+        let now = 1 + rng.below(1 << 36);
+        let window = 1 + rng.below(4) as usize;
+        let settings = settings(&mut rng, window, plan.mode);
+        let clients = 1 + rng.below(3) as usize;
+        let clients = (0..clients).map(|n| Client::new(format!("session {n}").into(), habits(&mut rng))).collect();
+        let (fails, slow_ms) = (rng.below(3) * 15, 1 + rng.below(600));
+        let falls_back = rng.chance(8);
+        let store_ms = if rng.chance(30) { 1_000 } else { 1 + rng.below(60) };
+        World {
+            now,
+            rng,
+            settings,
+            window,
+            server: None,
+            epoch: 0,
+            store: Store::new(plan.fault),
+            store_ms,
+            lines: Vec::new(),
+            clients,
+            backend: Backend::new(fails, slow_ms),
+            calls: Calls::default(),
+            meant: HashMap::new(),
+            known: BTreeMap::new(),
+            fresh: HashSet::new(),
+            ended: HashSet::new(),
+            changes: HashMap::new(),
+            channel_ops: HashMap::new(),
+            cookies: HashMap::new(),
+            seen: Seen::default(),
+            asked: HashMap::new(),
+            next_token: 1,
+            events: BinaryHeap::new(),
+            next_event: 0,
+            healed: false,
+            over: false,
+            falls_back,
+            talks: plan.talks,
+        }
+    }
+
+    /// The whole story; panics where a promise is broken.
+    pub fn run(mut self) -> Seen {
+        let begun = self.now;
+        self.start();
+        for client in 0..self.clients.len() {
+            let (dial, speak) = (self.rng.below(500), 500 + self.rng.below(1_000));
+            self.at(begun + dial, Event::Dial(client));
+            self.at(begun + speak, Event::Speak(client));
+            self.at(begun + 2_000, Event::ClientTimer(client));
+        }
+        self.at(begun + 600, Event::Call);
+        self.at(begun + 1_000, Event::Chaos);
+        self.at(begun + 500, Event::Purge);
+        self.run_until(begun + STORY_MS, |_| false);
+        if !self.store.fell_back {
+            self.heal();
+        }
+        self.tally();
+        self.seen
+    }
+
+    fn heal(&mut self) {
+        self.tell(format_args!("nothing goes wrong any more"));
+        self.healed = true;
+        self.backend.down = false;
+        self.backend.fails = 0;
+        self.store.heal();
+        self.store_ms = 20;
+        if self.store.left_behind {
+            // What the store still has comes with the next connection.
+            for client in 0..self.clients.len() {
+                if let Some(id) = self.clients[client].line {
+                    self.cut(id);
+                }
+            }
+        }
+        assert!(self.run_until(self.now + HEALING_MS, World::is_settled), "what is left never ends: {}", self.rest());
+        self.check_settled();
+        self.over = true;
+        for id in 0..self.lines.len() {
+            if matches!(self.lines[id].stage, Stage::Open) {
+                self.lines[id].cut(0);
+                self.read_soon(id);
+            }
+        }
+        let gone = |world: &mut World| {
+            world.backend.is_idle() && world.store.is_idle() && world.shard().is_empty() && world.clients_have_left()
+        };
+        let done = self.run_until(self.now + HEALING_MS, gone);
+        assert!(done, "something is left when everyone has gone: {:#?}", self.shard().figures());
+        self.check_waiting();
+        for client in 0..self.clients.len() {
+            self.drop_session(client);
+        }
+        let empty = |world: &mut World| world.store.is_idle() && world.shard().is_quiescent();
+        let done = self.run_until(self.now + HEALING_MS, empty);
+        assert!(done, "something is left without sessions: {:#?}", self.shard().figures());
+        assert!(self.store.disk.is_empty(), "nothing is kept of what was dropped: {:#?}", self.store.disk);
+    }
+
+    fn clients_have_left(&self) -> bool {
+        self.lines.iter().all(|line| matches!(line.stage, Stage::Ended | Stage::Abandoned))
+    }
+
+    fn run_until(&mut self, end: u64, done: impl Fn(&mut World) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            let Some(Reverse((when, _, _))) = self.events.peek() else { return false };
+            if *when > end {
+                self.now = end;
+                return false;
+            }
+            let Reverse((when, _, event)) = self.events.pop().expect("just looked at");
+            self.now = when;
+            self.seen.events += 1;
+            self.on_event(event);
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Dial(client) => self.dial(client),
+            Event::Decide(id) => self.decide(id),
+            Event::Speak(client) => self.on_speak(client),
+            Event::ClientTimer(client) => self.on_client_timer(client),
+            Event::Answers(id) => self.answer_later(id),
+            Event::ServerReads(id) => self.server_reads(id),
+            Event::ClientReads(id) => self.client_reads(id),
+            Event::Writable(id) => self.writable(id),
+            Event::BackendDone(job) => self.on_backend_done(job),
+            Event::BackendBack => self.backend.down = false,
+            Event::Call if self.healed => {}
+            Event::Call => {
+                for _ in 0..if self.rng.chance(15) { 7 } else { 1 } {
+                    self.call();
+                }
+                let next = 100 + self.rng.below(900);
+                self.at(self.now + next, Event::Call);
+            }
+            Event::CallAgain(token) => self.try_call(token),
+            Event::Tick(epoch) if epoch == self.epoch => self.tick(),
+            Event::StoreTakes(epoch) if epoch == self.epoch => self.store_takes(),
+            Event::StoreCommits(epoch) if epoch == self.epoch => self.store_commits(),
+            Event::StoreSays(epoch) if epoch == self.epoch => self.store_says(),
+            Event::Tick(_) | Event::StoreTakes(_) | Event::StoreCommits(_) | Event::StoreSays(_) => {}
+            Event::Purge => {
+                self.store.purge(self.now);
+                self.at(self.now + 700, Event::Purge);
+                self.says_soon();
+            }
+            Event::Chaos if self.healed => {}
+            Event::Chaos => {
+                self.chaos();
+                let next = 100 + self.rng.below(1_200);
+                self.at(self.now + next, Event::Chaos);
+            }
+            Event::Start => self.start(),
+            Event::Stopped(epoch) => self.stopped(epoch),
+        }
+    }
+
+    pub fn at(&mut self, when: u64, event: Event) {
+        self.events.push(Reverse((when, self.next_event, event)));
+        self.next_event += 1;
+    }
+
+    pub fn tell(&self, what: fmt::Arguments<'_>) {
+        if self.talks {
+            println!("{:>12} {what}", self.now);
+        }
+    }
+
+    pub fn next_token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token
+    }
+
+    pub fn is_serving(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| !server.stopping)
+    }
+
+    // ---- the process ----
+
+    fn start(&mut self) {
+        if self.server.is_some() {
+            return;
+        }
+        self.epoch += 1;
+        let mut shard = Shard::new(ShardId(0), self.settings.clone(), Tick(self.now));
+        let found = self.store.found();
+        self.tell(format_args!("process {} starts with {found:#?}", self.epoch));
+        self.known.clear();
+        self.fresh.clear();
+        for found in &found {
+            let client = self.clients.iter().position(|client| client.name == found.row.name).expect("a client's");
+            let twice = self.known.insert(client, found.row.session);
+            assert_eq!(twice, None, "one session per name");
+        }
+        shard.restore(found, Tick(self.now));
+        self.server = Some(Server {
+            shard,
+            slots: HashMap::new(),
+            stash: VecDeque::new(),
+            tick_at: u64::MAX,
+            stopping: false,
+            store_scheduled: false,
+        });
+        self.check_channels();
+        self.turn();
+    }
+
+    /// The process is no more, at whatever it was.
+    pub fn crash(&mut self) {
+        if self.server.take().is_none() {
+            return;
+        }
+        self.tell(format_args!("the process dies"));
+        self.store.crash(&mut self.rng, self.now);
+        self.seen.crashes += 1;
+        self.process_ended();
+    }
+
+    fn process_ended(&mut self) {
+        self.epoch += 1;
+        self.store.restart();
+        self.backend.crash();
+        self.asked.clear();
+        self.meant.clear();
+        for token in self.calls.crash() {
+            let again = 200 + self.rng.below(3_000);
+            self.at(self.now + again, Event::CallAgain(token));
+        }
+        for cookies in self.cookies.values_mut() {
+            cookies.is_exact = false;
+        }
+        for id in 0..self.lines.len() {
+            match self.lines[id].stage {
+                Stage::Ended | Stage::Abandoned => continue,
+                Stage::Open => self.lines[id].stage = Stage::Ended,
+                _ => self.lines[id].stage = Stage::Abandoned,
+            }
+            // Some of what was written arrives.
+            let line = &mut self.lines[id];
+            let kept = self.rng.below(line.down.len() as u64 + 1) as usize;
+            line.down.truncate(kept);
+            line.up.clear();
+            self.receive_soon(id);
+        }
+        let delay = 1 + self.rng.below(1_500);
+        self.at(self.now + delay, Event::Start);
+    }
+
+    /// Everyone is sent away, the store finishes, and the process ends.
+    pub fn stop(&mut self) {
+        let Some(server) = self.server.as_mut().filter(|server| !server.stopping) else { return };
+        server.stopping = true;
+        self.send_away();
+        self.tell(format_args!("the process stops"));
+        self.seen.stops += 1;
+        self.turn();
+        self.at(self.now + 100, Event::Stopped(self.epoch));
+    }
+
+    fn stopped(&mut self, epoch: u32) {
+        if epoch != self.epoch || self.server.is_none() {
+            return;
+        }
+        let server = self.server.as_ref().expect("just seen");
+        if server.shard.is_empty() && self.store.is_idle() {
+            self.server = None;
+            return self.process_ended();
+        }
+        // Some were still on their way in.
+        self.send_away();
+        self.turn();
+        self.at(self.now + 100, Event::Stopped(epoch));
+    }
+
+    fn send_away(&mut self) {
+        let (now, all) = (Tick(self.now), rainbow::shard::Which::All);
+        self.shard().close_some(usize::MAX, all, rainbow::wire::ws::frame::CloseCode::GOING_AWAY, "stopping", now);
+    }
+
+    pub fn input(&mut self, input: Input<'_>) {
+        let now = Tick(self.now);
+        self.server.as_mut().expect("the process lives").shard.handle(input, now);
+    }
+
+    pub fn shard(&mut self) -> &mut Shard {
+        &mut self.server.as_mut().expect("the process lives").shard
+    }
+
+    pub fn turn(&mut self) {
+        let now = Tick(self.now);
+        self.carry_out();
+        while self.shard().poll_fanout(now) {}
+        self.carry_out();
+        while let Some(index) = self.shard().next_dirty() {
+            let id = self.server.as_ref().and_then(|server| server.slots.get(&index).copied());
+            if let Some(id) = id.filter(|&id| self.lines[id].stage == Stage::Open && !self.lines[id].blocked) {
+                self.write(id);
+            }
+        }
+        self.carry_out();
+        if let Some(next) = self.shard().next_tick() {
+            let next = next.0.max(self.now);
+            let (epoch, server) = (self.epoch, self.server.as_mut().expect("the process lives"));
+            if next < server.tick_at {
+                server.tick_at = next;
+                self.at(next, Event::Tick(epoch));
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        let server = self.server.as_mut().expect("of this process");
+        if server.tick_at > self.now {
+            return;
+        }
+        server.tick_at = u64::MAX;
+        self.input(Input::Tick);
+        let next = self.shard().next_tick();
+        assert!(next.is_none_or(|next| next.0 > self.now), "a tick leaves nothing for the same time");
+        self.turn();
+    }
+
+    fn carry_out(&mut self) {
+        loop {
+            let server = self.server.as_mut().expect("the process lives");
+            let Some(output) = server.stash.pop_front().or_else(|| server.shard.poll_output()) else { return };
+            match output {
+                Output::Forward(forward) => self.on_forward(forward),
+                Output::Closed { identity, .. } => self.on_closed(&identity),
+                Output::Reply { ticket, reply } => match self.asked.remove(&ticket.0) {
+                    Some(asked) => self.on_asked(asked, reply),
+                    None => self.on_call_reply(ticket.0, reply),
+                },
+                Output::Attached { key } => self.on_attached(key),
+                Output::AttachRefused { key, why } => self.on_attach_refused(key, why),
+                Output::Store(work) => {
+                    self.tell(format_args!("work {}: {:?}", work.number, work.what));
+                    self.store.give(work);
+                    self.store_soon();
+                }
+                Output::SessionEnded { name, why, .. } => self.on_session_ended(&name, why),
+                Output::Receipt { .. } => self.seen.receipts += 1,
+                Output::EndWriting { key } => {
+                    let id = self.line_at(key);
+                    self.lines[id].write_ended = true;
+                    self.receive_soon(id);
+                }
+                Output::Shutdown { key } => {
+                    let id = self.line_at(key);
+                    self.lines[id].fin = true;
+                    self.read_soon(id);
+                }
+                Output::Resume { key } => {
+                    let id = self.line_at(key);
+                    self.lines[id].paused = false;
+                    self.read_soon(id);
+                }
+                Output::Presence { .. } => {}
+                other => panic!("nobody here has moved: {other:?}"),
+            }
+        }
+    }
+
+    fn on_closed(&mut self, identity: &Identity) {
+        let id = self.line_named(identity);
+        let line = &mut self.lines[id];
+        assert_eq!(line.stage, Stage::Ended, "the end of what was open is told, at its end");
+        assert!(!std::mem::replace(&mut line.told, true), "an end is told once");
+    }
+
+    fn on_session_ended(&mut self, name: &str, why: Ended) {
+        let client = self.clients.iter().position(|client| *client.name == *name).expect("a client's");
+        let session = self.known.remove(&client).expect("it was known");
+        self.tell(format_args!("{session:?} of client {client} has ended: {why:?}"));
+        self.ended.insert(session);
+        self.backend.forget(session);
+        match why {
+            Ended::Expired => self.seen.expired_sessions += 1,
+            Ended::Dropped => self.seen.dropped_sessions += 1,
+        }
+    }
+
+    fn line_at(&self, key: ConnKey) -> LineId {
+        let id = self.server.as_ref().expect("the process lives").slots[&key.index];
+        assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
+        id
+    }
+
+    fn line_named(&self, identity: &Identity) -> LineId {
+        let named = |line: &Line| line.epoch == self.epoch && line.identity == *identity;
+        self.lines.iter().rposition(named).expect("a name that was given")
+    }
+
+    pub fn line_of(&self, key: ConnKey, identity: &Identity) -> LineId {
+        let id = self.line_named(identity);
+        assert_eq!(self.lines[id].key, key);
+        id
+    }
+
+    // ---- the store ----
+
+    fn store_soon(&mut self) {
+        let server = self.server.as_mut().expect("the process lives");
+        if self.store.wants_to_take() && !std::mem::replace(&mut server.store_scheduled, true) {
+            let delay = self.rng.below(6);
+            self.at(self.now + delay, Event::StoreTakes(self.epoch));
+        }
+    }
+
+    fn store_takes(&mut self) {
+        self.server.as_mut().expect("of this process").store_scheduled = false;
+        if self.store.wants_to_take() {
+            self.store.take(&mut self.rng, self.now);
+            let late = if self.rng.chance(3) { 4_000 } else { self.store_ms };
+            let delay = 1 + self.rng.below(late);
+            self.at(self.now + delay, Event::StoreCommits(self.epoch));
+            self.says_soon();
+        }
+    }
+
+    fn store_commits(&mut self) {
+        self.store.commit(&mut self.rng, self.now);
+        self.says_soon();
+        self.store_soon();
+    }
+
+    fn says_soon(&mut self) {
+        if self.server.is_some() {
+            let delay = if self.rng.chance(3) { self.rng.below(3_000) } else { self.rng.below(20) };
+            self.at(self.now + delay, Event::StoreSays(self.epoch));
+        }
+    }
+
+    fn store_says(&mut self) {
+        let mut said = false;
+        self.store.begin_to_say();
+        while let Some(says) = self.store.say() {
+            said = true;
+            match says {
+                Says::Told(told) => {
+                    self.tell(format_args!("the store tells {told:?}"));
+                    self.input(Input::Told(told));
+                }
+                Says::Expired(expired) => {
+                    self.tell(format_args!("the store tells {expired:?}"));
+                    self.input(Input::Expired(expired));
+                }
+            }
+        }
+        if said {
+            self.turn();
+        }
+    }
+
+    // ---- connections ----
+
+    fn dial(&mut self, client: usize) {
+        if self.over {
+            return;
+        }
+        if !self.is_serving() {
+            let again = 200 + self.rng.below(1_000);
+            return self.at(self.now + again, Event::Dial(client));
+        }
+        if let Some(old) = self.clients[client].line {
+            // It has given up on that one; the server does not know.
+            match self.rng.chance(50) {
+                true => self.lines[old].left = true,
+                false => self.lines[old].ignored = true,
+            }
+        }
+        let digest = std::array::from_fn(|_| self.rng.next_u64() as u8);
+        let now = Tick(self.now);
+        let (key, identity) = self.shard().reserve(digest, now);
+        let id = self.lines.len();
+        let server = self.server.as_mut().expect("it serves");
+        assert_eq!(server.slots.insert(key.index, id), None, "a slot has one connection");
+        let down_max = 60 + self.rng.below(800) as usize;
+        self.lines.push(Line::new(client, self.epoch, key, identity, down_max));
+        self.clients[client].line = Some(id);
+        self.tell(format_args!("client {client} dials as line {id}, {key:?}"));
+        let delay = self.rng.below(200);
+        self.at(self.now + delay, Event::Decide(id));
+    }
+
+    /// The backend has said whether to let it in.
+    fn decide(&mut self, id: LineId) {
+        if self.lines[id].stage != Stage::Connecting {
+            return;
+        }
+        if self.lines[id].fin || self.lines[id].left || !self.healed && self.rng.chance(5) {
+            return self.abandon(id);
+        }
+        let (client, key) = (self.lines[id].client, self.lines[id].key);
+        let new = SessionId(u128::from(self.rng.next_u64()));
+        if !self.known.contains_key(&client) {
+            self.fresh.insert(new);
+        }
+        let session = *self.known.entry(client).or_insert(new);
+        let resumed = !self.fresh.contains(&session);
+        for channel in 0..CHANNELS {
+            if self.rng.chance(if resumed { 10 } else { 60 }) {
+                let ticket = self.next_token();
+                self.channel_op((session, channel), ticket);
+                self.input(Input::Subscribe { key, channel: channel_name(channel) });
+            }
+        }
+        if self.rng.chance(30) {
+            let value = format!("cookie of line {id}").into_bytes();
+            self.input(Input::Cookie { key, value: &value });
+            self.cookies.entry(session).or_default().values.push(Some(value));
+        }
+        let (name, expiry_s) = (self.clients[client].name.clone(), self.clients[client].expiry_s);
+        let greets = self.clients[client].greets();
+        let line = &mut self.lines[id];
+        (line.stage, line.session, line.resumed) = (Stage::Attaching, Some(session), resumed);
+        self.input(Input::Attach { key, response: Rc::from(RESPONSE), new, name, expiry_s, greets });
+        self.turn();
+    }
+
+    fn on_attached(&mut self, key: ConnKey) {
+        let id = self.line_at(key);
+        self.tell(format_args!("line {id} is attached"));
+        let line = &mut self.lines[id];
+        assert_eq!(line.stage, Stage::Attaching);
+        line.stage = Stage::Open;
+        line.window = self.window;
+        let (client, session) = (line.client, line.session.expect("attaching"));
+        assert_eq!(self.known.get(&client), Some(&session), "it is this session that it is attached to");
+        self.fresh.remove(&session);
+        let (waiting, _) = self.store.waiting(session);
+        let expired = self.store.expired_of.get(&session).copied().unwrap_or_default();
+        let most = waiting + self.store.keeps_under_way(session) + expired;
+        self.lines[id].waiting =
+            if self.store.inexact { (0, u32::MAX) } else { (waiting.saturating_sub(expired), most) };
+        self.seen.attached += 1;
+        self.seen.resumed += u64::from(self.lines[id].resumed);
+        self.read_soon(id);
+    }
+
+    fn on_attach_refused(&mut self, key: ConnKey, why: Refused) {
+        let id = self.line_at(key);
+        self.tell(format_args!("line {id} is refused: {why:?}"));
+        self.seen.attach_refused += 1;
+        let (client, session) = (self.lines[id].client, self.lines[id].session.expect("attaching"));
+        // Fenced: another connection has it now, or it is dropped.
+        if why != Refused::Fenced && self.fresh.contains(&session) && self.known.get(&client) == Some(&session) {
+            self.known.remove(&client);
+            self.ended.insert(session);
+        }
+        self.lines[id].stage = Stage::Connecting;
+        self.abandon(id);
+    }
+
+    fn abandon(&mut self, id: LineId) {
+        let key = self.lines[id].key;
+        if let Some(session) = self.lines[id].session.filter(|_| self.lines[id].stage == Stage::Attaching) {
+            // Nobody was let in, and it is there all the same.
+            self.fresh.remove(&session);
+        }
+        self.lines[id].stage = Stage::Abandoned;
+        self.server.as_mut().expect("the process lives").slots.remove(&key.index);
+        self.input(Input::Abandoned { key });
+        self.carry_out();
+        self.client_left(id);
+    }
+
+    /// The client's side is over; it comes back.
+    pub fn client_left(&mut self, id: LineId) {
+        self.lines[id].left = true;
+        let client = self.lines[id].client;
+        if self.clients[client].line == Some(id) {
+            self.clients[client].line = None;
+            let away = if !self.healed && self.rng.chance(20) { 8_000 } else { 1_200 };
+            let delay = 50 + self.rng.below(away);
+            self.at(self.now + delay, Event::Dial(client));
+        }
+    }
+
+    /// The network breaks at any byte, in both directions.
+    pub fn cut(&mut self, id: LineId) {
+        let kept = self.rng.below(self.lines[id].up.len() as u64 + 1) as usize;
+        self.lines[id].cut(kept);
+        self.seen.cut += 1;
+        self.client_left(id);
+        match self.lines[id].stage {
+            Stage::Attaching if self.rng.chance(50) => {
+                self.abandon(id);
+                self.turn();
+            }
+            _ => self.read_soon(id),
+        }
+    }
+
+    fn on_speak(&mut self, client: usize) {
+        if self.healed {
+            return;
+        }
+        for _ in 0..if self.rng.chance(15) { 5 } else { 1 } {
+            self.speak(client);
+        }
+        let next = 100 + self.rng.below(1_200);
+        self.at(self.now + next, Event::Speak(client));
+    }
+
+    pub fn read_soon(&mut self, id: LineId) {
+        if !std::mem::replace(&mut self.lines[id].reading, true) {
+            let delay = self.rng.below(40);
+            self.at(self.now + delay, Event::ServerReads(id));
+        }
+    }
+
+    fn receive_soon(&mut self, id: LineId) {
+        if !std::mem::replace(&mut self.lines[id].receiving, true) {
+            let delay = self.rng.below(40);
+            self.at(self.now + delay, Event::ClientReads(id));
+        }
+    }
+
+    fn server_reads(&mut self, id: LineId) {
+        self.lines[id].reading = false;
+        let line = &mut self.lines[id];
+        if line.stage != Stage::Open || line.epoch != self.epoch {
+            return;
+        }
+        if line.paused || line.up.is_empty() {
+            if line.fin {
+                line.up.clear();
+                self.socket_ended(id);
+            }
+            return;
+        }
+        let most = line.up.len().min(if self.rng.chance(20) { 3 } else { 300 });
+        let len = 1 + self.rng.below(most as u64) as usize;
+        let mut data: Vec<u8> = line.up.drain(..len).collect();
+        let key = line.key;
+        self.input(Input::Bytes { key, data: &mut data });
+        if self.shard().is_paused(key) {
+            self.lines[id].paused = true;
+            self.seen.paused += 1;
+        }
+        self.turn();
+        self.read_soon(id);
+    }
+
+    fn socket_ended(&mut self, id: LineId) {
+        self.tell(format_args!("line {id} ends"));
+        let key = self.lines[id].key;
+        self.lines[id].stage = Stage::Ended;
+        self.server.as_mut().expect("the process lives").slots.remove(&key.index);
+        self.input(Input::SocketEnded { key });
+        self.turn();
+        self.receive_soon(id);
+    }
+
+    fn client_reads(&mut self, id: LineId) {
+        let now = self.now;
+        let line = &mut self.lines[id];
+        line.receiving = false;
+        if line.left {
+            // Nobody reads; what is written is thrown away when the socket is full.
+            return;
+        }
+        if line.frozen > now {
+            line.receiving = true;
+            let until = line.frozen;
+            return self.at(until, Event::ClientReads(id));
+        }
+        if !line.down.is_empty() {
+            let most = line.down.len().min(if self.rng.chance(10) { 3 } else { 400 });
+            let len = 1 + self.rng.below(most as u64) as usize;
+            let bytes: Vec<u8> = line.down.drain(..len).collect();
+            self.client_hears(id, &bytes);
+        }
+        let line = &self.lines[id];
+        if line.left {
+            return;
+        }
+        if !line.down.is_empty() {
+            self.receive_soon(id);
+        } else if matches!(line.stage, Stage::Ended | Stage::Abandoned) || line.write_ended {
+            self.lines[id].fin = true;
+            self.client_left(id);
+            self.read_soon(id);
+        }
+        self.writable(id);
+    }
+
+    fn writable(&mut self, id: LineId) {
+        let line = &mut self.lines[id];
+        if line.stage == Stage::Open && line.epoch == self.epoch && std::mem::take(&mut line.blocked) {
+            self.write(id);
+            self.turn();
+        }
+    }
+
+    fn write(&mut self, id: LineId) {
+        let index = self.lines[id].key.index;
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            let enough = if self.rng.chance(30) { usize::MAX } else { 1 + self.rng.below(400) as usize };
+            self.shard().gather(index, enough, &mut bytes);
+            if bytes.is_empty() {
+                return;
+            }
+            let line = &mut self.lines[id];
+            let mut taken = bytes.len().min(line.down_max.saturating_sub(line.down.len()));
+            if self.rng.chance(10) {
+                taken = self.rng.below(taken as u64 + 1) as usize;
+                self.at(self.now + 3, Event::Writable(id));
+            }
+            let line = &mut self.lines[id];
+            line.blocked = taken < bytes.len();
+            line.down.extend(&bytes[..taken]);
+            let more = if taken > 0 { self.shard().written(index, taken) } else { true };
+            self.receive_soon(id);
+            if self.lines[id].blocked || !more {
+                return;
+            }
+        }
+    }
+
+    /// Asks the shard and takes the reply out of its outputs.
+    pub fn ask(&mut self, query: Query) -> Reply {
+        let now = Tick(self.now);
+        let asked = Ticket(u64::MAX);
+        let server = self.server.as_mut().expect("the process lives");
+        server.shard.handle(Input::Query { ticket: asked, query }, now);
+        let mut found = None;
+        while let Some(output) = server.shard.poll_output() {
+            match output {
+                Output::Reply { ticket, reply } if ticket == asked => found = Some(reply),
+                other => server.stash.push_back(other),
+            }
+        }
+        found.expect("a question is replied to at once")
+    }
+
+    pub fn session_info(&mut self, client: usize) -> Option<SessionInfo> {
+        let session = self.clients[client].name.clone();
+        let Reply::Session(info) = self.ask(Query::Session { session }) else { panic!("a session was asked for") };
+        info.map(|info| *info)
+    }
+}
+
+fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
+    let sessions = SessionSettings {
+        patience_ms: 200 + rng.below(2_000),
+        messages_max: if rng.chance(25) { 3 + rng.below(10) as usize } else { 1_000 },
+        bytes_max: if rng.chance(15) { 300 + rng.below(600) as usize } else { 1 << 20 },
+        expiry_s: 3_600,
+        expiry_max_s: 7_200,
+        message_ttl_ms: 24 * 3_600_000,
+        ..SessionSettings::default()
+    };
+    Settings {
+        ping_interval_ms: 5_000 + rng.below(5_000),
+        pong_timeout_ms: 4_000,
+        idle_timeout_ms: 0,
+        close_timeout_ms: 1_000,
+        ack_timeout_ms: 500 + rng.below(1_000),
+        ack_backoff: if rng.chance(50) { 1.0 } else { 1.5 },
+        forward_deadline_ms: 2_000 + rng.below(10_000),
+        forward_queue: 1 + rng.below(6) as usize,
+        forward_queue_bytes: 300 + rng.below(1_000) as usize,
+        forwards: true,
+        inflight_window: window,
+        received_max: 100,
+        answers_bytes_max: 100_000,
+        message_bytes_max: 300,
+        outbox_bytes_max: if rng.chance(30) { 400 + rng.below(1_500) as usize } else { 1 << 16 },
+        messages_per_second: 0,
+        channels_per_connection: CHANNELS,
+        sessions,
+        mode,
+    }
+}
+
+fn habits(rng: &mut Rng) -> Habits {
+    Habits {
+        greets: rng.chance(60),
+        repeats_rec: rng.chance(60),
+        first_id: if rng.chance(30) { 65_500 + rng.below(35) as u16 } else { 1 },
+        expiry_s: rng.chance(25).then(|| 1 + rng.below(6)),
+    }
+}
+
+/// How long things go wrong, and how long it may take until all is well.
+const STORY_MS: u64 = 20_000;
+const HEALING_MS: u64 = 300_000;
