@@ -19,6 +19,7 @@ mod fanout;
 mod invariants;
 mod keepalive;
 mod keeping;
+mod membership;
 mod messages;
 mod numbering;
 mod outbox;

@@ -18,7 +18,7 @@ use super::parts::Ticket;
 use super::steps::{
     DownlinkMark, Found, IDS, Order, Page, Received, Refused, SessionId, SessionRow, Step, UnixMs, UplinkMark,
 };
-use super::storeline::{After, NOT_STORED, SessionKey};
+use super::storeline::{After, SessionKey};
 use super::uplink::RESERVED_TYPE;
 use super::{Bug, Message, Output, Reply, SessionInfo, Shard};
 use crate::base::id::{ConnKey, Identity, ShardId};
@@ -366,29 +366,6 @@ impl Shard {
         self.load(id, None, After::Attach(key, attempt));
     }
 
-    /// What the connection has joined while it was connecting becomes the session's.
-    fn bring_channels(&mut self, index: u32, at: u32) {
-        let names: Vec<Arc<str>> =
-            self.channels.joined_names(&self.conns[index as usize].joined).map(Arc::from).collect();
-        let (key, attempt) = (self.sessions.at(at).key(at), self.sessions.at(at).attempt);
-        for channel in names {
-            let change = self.channels.leave(&mut self.conns[index as usize].joined, &channel);
-            self.told_presence(change, false);
-            let session = self.sessions.at_mut(at);
-            let (id, count) = (session.id, self.channels.count(&session.joined, self.settings.channels_per_connection));
-            if count >= self.settings.channels_per_connection {
-                self.stats.subscriptions_refused += 1;
-                continue;
-            }
-            let change = self.channels.join(SESSION_MEMBER | at, &mut session.joined, &channel);
-            if change != super::Change::Nothing {
-                self.told_presence(change, true);
-                let after = After::AttachJoin(key, attempt, channel.clone());
-                self.store(Step::Join { session: id, channel }, after);
-            }
-        }
-    }
-
     /// Whoever holds the session loses it. Was it resumed, where that one has not even been let in?
     fn take_over(&mut self, at: u32, now: Tick) -> Option<bool> {
         let old = self.sessions.at(at).conn;
@@ -621,97 +598,6 @@ impl Shard {
         })))
     }
 
-    /// Joins a channel as the session that it is; `Ok(false)`: it had joined already, and nothing is to be stored.
-    pub(super) fn join_session(&mut self, at: u32, channel: &str, ticket: Option<Ticket>) -> bool {
-        let session = self.sessions.at_mut(at);
-        let change = self.channels.join(SESSION_MEMBER | at, &mut session.joined, channel);
-        if change == super::Change::Nothing && !session.unsure {
-            return self.settle_channel(at, ticket.map(|ticket| (ticket, Reply::Done { connections: 1 })));
-        }
-        let (key, id) = (session.key(at), session.id);
-        self.told_presence(change, true);
-        let channel: Arc<str> = channel.into();
-        let after = After::Joined { session: key, channel: channel.clone(), ticket };
-        self.store(Step::Join { session: id, channel }, after);
-        self.sessions.at_mut(at).changed = self.storeline.last();
-        true
-    }
-
-    /// Nothing changes, but what has changed before may still be on its way to the store: then the reply waits for it.
-    fn settle_channel(&mut self, at: u32, told: Option<(Ticket, Reply)>) -> bool {
-        let (session, since) = (self.sessions.at(at), self.storeline.told());
-        let waits = told.filter(|_| session.changed > since);
-        let Some((ticket, reply)) = waits else { return false };
-        let session = session.key(at);
-        self.put(at, After::Settled { session, since, ticket, reply });
-        true
-    }
-
-    /// `told` is replied to when the store knows.
-    pub(super) fn leave_session(&mut self, at: u32, channel: &str, told: Option<(Ticket, Reply)>) {
-        let session = self.sessions.at_mut(at);
-        let change = self.channels.leave(&mut session.joined, channel);
-        if change == super::Change::Nothing && !session.unsure {
-            if !self.settle_channel(at, told.clone())
-                && let Some((ticket, reply)) = told
-            {
-                self.outputs.push_back(Output::Reply { ticket, reply });
-            }
-            return;
-        }
-        let (key, id) = (session.key(at), session.id);
-        self.told_presence(change, false);
-        let channel: Arc<str> = channel.into();
-        let after = After::Left { session: key, channel: channel.clone(), told };
-        self.store(Step::Leave { session: id, channel }, after);
-        self.sessions.at_mut(at).changed = self.storeline.last();
-    }
-
-    /// A channel that the store did not leave is joined again: so it would be after a crash.
-    pub(super) fn on_left(
-        &mut self,
-        key: SessionKey,
-        channel: &str,
-        told: Option<(Ticket, Reply)>,
-        why: Option<Refused>,
-    ) {
-        if let Some(why) = why
-            && let Some(session) = self.sessions.get_mut(key)
-        {
-            let change = self.channels.join(SESSION_MEMBER | key.index, &mut session.joined, channel);
-            self.told_presence(change, true);
-            self.spoil(key, why);
-        }
-        if let Some((ticket, reply)) = told {
-            let reply = if why.is_some() { Reply::Refused(NOT_STORED) } else { reply };
-            self.outputs.push_back(Output::Reply { ticket, reply });
-        }
-    }
-
-    /// In `follow`: the change that was just told of has been refused, and so is the answer that it came with.
-    pub(super) fn spoil(&mut self, key: SessionKey, why: Refused) {
-        let number = self.storeline.told();
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.spoiled = number;
-            session.unsure |= why == Refused::Unreachable;
-        }
-    }
-
-    /// A channel that could not be stored is left again: nobody was promised it.
-    pub(super) fn on_joined(&mut self, key: SessionKey, channel: &str, ticket: Option<Ticket>, why: Option<Refused>) {
-        if let Some(why) = why
-            && let Some(session) = self.sessions.get_mut(key)
-        {
-            let change = self.channels.leave(&mut session.joined, channel);
-            self.told_presence(change, false);
-            self.spoil(key, why);
-        }
-        if let Some(ticket) = ticket {
-            let reply = if why.is_some() { Reply::Refused(NOT_STORED) } else { Reply::Done { connections: 1 } };
-            self.outputs.push_back(Output::Reply { ticket, reply });
-        }
-    }
-
     pub(super) fn set_session_cookie(&mut self, at: u32, value: &[u8]) {
         let session = self.sessions.at_mut(at);
         session.cookie = Some(value.into());
@@ -746,8 +632,9 @@ impl Shard {
         self.push_releases(index, orders.map(Order::id));
     }
 
-    /// REC came for an id that is not in flight. What is stored under it and not sent yet will be sent, with DUP, and its
-    /// REC releases it; anything else is finished for us, and the client wants its REL, or it would hold the id for ever.
+    /// REC came for an id that is not in flight. What is stored under it and not sent yet will be sent, with DUP, and
+    /// its REC releases it; anything else is finished for us, and the client wants its REL, or it would hold the id
+    /// for ever.
     pub(super) fn on_held(&mut self, index: u32, id: MessageId, now: Tick) {
         let Some(at) = self.session_of(index).filter(|&at| self.sessions.at(at).conn == index) else {
             return self.push_packet(index, Packet::Rel { id, dup: false }, now);

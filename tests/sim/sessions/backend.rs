@@ -1,5 +1,5 @@
-//! The business server of durable sessions: it does its work once per `Idempotency-Key`, is slow, fails before and after
-//! the work, changes channels and the cookie with its answers.
+//! The business server of durable sessions: it does its work once per `Idempotency-Key`, is slow, fails before and
+//! after the work, changes channels and the cookie with its answers.
 
 use super::line::LineId;
 use super::world::{CHANNELS, Event, World, channel_name};

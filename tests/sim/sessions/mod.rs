@@ -11,6 +11,7 @@ mod chaos;
 mod checks;
 mod client;
 mod line;
+mod network;
 mod seen;
 mod store;
 mod world;

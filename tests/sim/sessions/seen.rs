@@ -19,7 +19,8 @@ macro_rules! seen {
             }
 
             fn never(&self) -> Vec<&'static str> {
-                [$((stringify!($name), self.$name)),+].into_iter().filter(|(_, n)| *n == 0).map(|(name, _)| name).collect()
+                let all = [$((stringify!($name), self.$name)),+];
+                all.into_iter().filter(|(_, n)| *n == 0).map(|(name, _)| name).collect()
             }
         }
     };

@@ -1,5 +1,5 @@
-//! The world of durable sessions: virtual time, one shard that dies and is restored from what the store has, and a queue
-//! of events. One seed decides everything. Outputs are carried out as a worker does.
+//! The world of durable sessions: virtual time, one shard that dies and is restored from what the store has, and a
+//! queue of events. One seed decides everything. Outputs are carried out as a worker does.
 
 use super::backend::{Backend, Change, Cookies};
 use super::calls::{Calls, Target};
@@ -7,16 +7,14 @@ use super::client::{Client, Habits};
 use super::line::{Line, LineId, Stage};
 use super::seen::Seen;
 use super::store::{Fault, Says, Store};
-use crate::peer::RESPONSE;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
-use rainbow::shard::steps::{Refused, SessionId};
+use rainbow::shard::steps::SessionId;
 use rainbow::shard::{Ended, Input, Mode, Output, Query, Reply, SessionInfo, SessionSettings, Settings, Shard, Ticket};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::rc::Rc;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
@@ -86,7 +84,7 @@ pub struct World {
     next_event: u64,
     pub healed: bool,
     /// Nobody comes back any more.
-    over: bool,
+    pub over: bool,
     /// In this world the store falls back to an older copy.
     pub falls_back: bool,
     talks: bool,
@@ -445,7 +443,7 @@ impl World {
         self.turn();
     }
 
-    fn carry_out(&mut self) {
+    pub fn carry_out(&mut self) {
         loop {
             let server = self.server.as_mut().expect("the process lives");
             let Some(output) = server.stash.pop_front().or_else(|| server.shard.poll_output()) else { return };
@@ -505,7 +503,7 @@ impl World {
         }
     }
 
-    fn line_at(&self, key: ConnKey) -> LineId {
+    pub fn line_at(&self, key: ConnKey) -> LineId {
         let id = self.server.as_ref().expect("the process lives").slots[&key.index];
         assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
         id
@@ -574,275 +572,6 @@ impl World {
         }
         if said {
             self.turn();
-        }
-    }
-
-    // ---- connections ----
-
-    fn dial(&mut self, client: usize) {
-        if self.over {
-            return;
-        }
-        if !self.is_serving() {
-            let again = 200 + self.rng.below(1_000);
-            return self.at(self.now + again, Event::Dial(client));
-        }
-        if let Some(old) = self.clients[client].line {
-            // It has given up on that one; the server does not know.
-            match self.rng.chance(50) {
-                true => self.lines[old].left = true,
-                false => self.lines[old].ignored = true,
-            }
-        }
-        let digest = std::array::from_fn(|_| self.rng.next_u64() as u8);
-        let now = Tick(self.now);
-        let (key, identity) = self.shard().reserve(digest, now);
-        let id = self.lines.len();
-        let server = self.server.as_mut().expect("it serves");
-        assert_eq!(server.slots.insert(key.index, id), None, "a slot has one connection");
-        let down_max = 60 + self.rng.below(800) as usize;
-        self.lines.push(Line::new(client, self.epoch, key, identity, down_max));
-        self.clients[client].line = Some(id);
-        self.tell(format_args!("client {client} dials as line {id}, {key:?}"));
-        let delay = self.rng.below(200);
-        self.at(self.now + delay, Event::Decide(id));
-    }
-
-    /// The backend has said whether to let it in.
-    fn decide(&mut self, id: LineId) {
-        if self.lines[id].stage != Stage::Connecting {
-            return;
-        }
-        if self.lines[id].fin || self.lines[id].left || !self.healed && self.rng.chance(5) {
-            return self.abandon(id);
-        }
-        let (client, key) = (self.lines[id].client, self.lines[id].key);
-        let new = SessionId(u128::from(self.rng.next_u64()));
-        if !self.known.contains_key(&client) {
-            self.fresh.insert(new);
-        }
-        let session = *self.known.entry(client).or_insert(new);
-        let resumed = !self.fresh.contains(&session);
-        for channel in 0..CHANNELS {
-            if self.rng.chance(if resumed { 10 } else { 60 }) {
-                let ticket = self.next_token();
-                self.channel_op((session, channel), ticket);
-                self.input(Input::Subscribe { key, channel: channel_name(channel) });
-            }
-        }
-        if self.rng.chance(30) {
-            let value = format!("cookie of line {id}").into_bytes();
-            self.input(Input::Cookie { key, value: &value });
-            self.cookies.entry(session).or_default().values.push(Some(value));
-        }
-        let (name, expiry_s) = (self.clients[client].name.clone(), self.clients[client].expiry_s);
-        let greets = self.clients[client].greets();
-        let line = &mut self.lines[id];
-        (line.stage, line.session, line.resumed) = (Stage::Attaching, Some(session), resumed);
-        self.input(Input::Attach { key, response: Rc::from(RESPONSE), new, name, expiry_s, greets });
-        self.turn();
-    }
-
-    fn on_attached(&mut self, key: ConnKey) {
-        let id = self.line_at(key);
-        self.tell(format_args!("line {id} is attached"));
-        let line = &mut self.lines[id];
-        assert_eq!(line.stage, Stage::Attaching);
-        line.stage = Stage::Open;
-        line.window = self.window;
-        let (client, session) = (line.client, line.session.expect("attaching"));
-        assert_eq!(self.known.get(&client), Some(&session), "it is this session that it is attached to");
-        self.fresh.remove(&session);
-        let (waiting, _) = self.store.waiting(session);
-        let expired = self.store.expired_of.get(&session).copied().unwrap_or_default();
-        let most = waiting + self.store.keeps_under_way(session) + expired;
-        self.lines[id].waiting =
-            if self.store.inexact { (0, u32::MAX) } else { (waiting.saturating_sub(expired), most) };
-        self.seen.attached += 1;
-        self.seen.resumed += u64::from(self.lines[id].resumed);
-        self.read_soon(id);
-    }
-
-    fn on_attach_refused(&mut self, key: ConnKey, why: Refused) {
-        let id = self.line_at(key);
-        self.tell(format_args!("line {id} is refused: {why:?}"));
-        self.seen.attach_refused += 1;
-        let (client, session) = (self.lines[id].client, self.lines[id].session.expect("attaching"));
-        // Fenced: another connection has it now, or it is dropped.
-        if why != Refused::Fenced && self.fresh.contains(&session) && self.known.get(&client) == Some(&session) {
-            self.known.remove(&client);
-            self.ended.insert(session);
-        }
-        self.lines[id].stage = Stage::Connecting;
-        self.abandon(id);
-    }
-
-    fn abandon(&mut self, id: LineId) {
-        let key = self.lines[id].key;
-        if let Some(session) = self.lines[id].session.filter(|_| self.lines[id].stage == Stage::Attaching) {
-            // Nobody was let in, and it is there all the same.
-            self.fresh.remove(&session);
-        }
-        self.lines[id].stage = Stage::Abandoned;
-        self.server.as_mut().expect("the process lives").slots.remove(&key.index);
-        self.input(Input::Abandoned { key });
-        self.carry_out();
-        self.client_left(id);
-    }
-
-    /// The client's side is over; it comes back.
-    pub fn client_left(&mut self, id: LineId) {
-        self.lines[id].left = true;
-        let client = self.lines[id].client;
-        if self.clients[client].line == Some(id) {
-            self.clients[client].line = None;
-            let away = if !self.healed && self.rng.chance(20) { 8_000 } else { 1_200 };
-            let delay = 50 + self.rng.below(away);
-            self.at(self.now + delay, Event::Dial(client));
-        }
-    }
-
-    /// The network breaks at any byte, in both directions.
-    pub fn cut(&mut self, id: LineId) {
-        let kept = self.rng.below(self.lines[id].up.len() as u64 + 1) as usize;
-        self.lines[id].cut(kept);
-        self.seen.cut += 1;
-        self.client_left(id);
-        match self.lines[id].stage {
-            Stage::Attaching if self.rng.chance(50) => {
-                self.abandon(id);
-                self.turn();
-            }
-            _ => self.read_soon(id),
-        }
-    }
-
-    fn on_speak(&mut self, client: usize) {
-        if self.healed {
-            return;
-        }
-        for _ in 0..if self.rng.chance(15) { 5 } else { 1 } {
-            self.speak(client);
-        }
-        let next = 100 + self.rng.below(1_200);
-        self.at(self.now + next, Event::Speak(client));
-    }
-
-    pub fn read_soon(&mut self, id: LineId) {
-        if !std::mem::replace(&mut self.lines[id].reading, true) {
-            let delay = self.rng.below(40);
-            self.at(self.now + delay, Event::ServerReads(id));
-        }
-    }
-
-    fn receive_soon(&mut self, id: LineId) {
-        if !std::mem::replace(&mut self.lines[id].receiving, true) {
-            let delay = self.rng.below(40);
-            self.at(self.now + delay, Event::ClientReads(id));
-        }
-    }
-
-    fn server_reads(&mut self, id: LineId) {
-        self.lines[id].reading = false;
-        let line = &mut self.lines[id];
-        if line.stage != Stage::Open || line.epoch != self.epoch {
-            return;
-        }
-        if line.paused || line.up.is_empty() {
-            if line.fin {
-                line.up.clear();
-                self.socket_ended(id);
-            }
-            return;
-        }
-        let most = line.up.len().min(if self.rng.chance(20) { 3 } else { 300 });
-        let len = 1 + self.rng.below(most as u64) as usize;
-        let mut data: Vec<u8> = line.up.drain(..len).collect();
-        let key = line.key;
-        self.input(Input::Bytes { key, data: &mut data });
-        if self.shard().is_paused(key) {
-            self.lines[id].paused = true;
-            self.seen.paused += 1;
-        }
-        self.turn();
-        self.read_soon(id);
-    }
-
-    fn socket_ended(&mut self, id: LineId) {
-        self.tell(format_args!("line {id} ends"));
-        let key = self.lines[id].key;
-        self.lines[id].stage = Stage::Ended;
-        self.server.as_mut().expect("the process lives").slots.remove(&key.index);
-        self.input(Input::SocketEnded { key });
-        self.turn();
-        self.receive_soon(id);
-    }
-
-    fn client_reads(&mut self, id: LineId) {
-        let now = self.now;
-        let line = &mut self.lines[id];
-        line.receiving = false;
-        if line.left {
-            // Nobody reads; what is written is thrown away when the socket is full.
-            return;
-        }
-        if line.frozen > now {
-            line.receiving = true;
-            let until = line.frozen;
-            return self.at(until, Event::ClientReads(id));
-        }
-        if !line.down.is_empty() {
-            let most = line.down.len().min(if self.rng.chance(10) { 3 } else { 400 });
-            let len = 1 + self.rng.below(most as u64) as usize;
-            let bytes: Vec<u8> = line.down.drain(..len).collect();
-            self.client_hears(id, &bytes);
-        }
-        let line = &self.lines[id];
-        if line.left {
-            return;
-        }
-        if !line.down.is_empty() {
-            self.receive_soon(id);
-        } else if matches!(line.stage, Stage::Ended | Stage::Abandoned) || line.write_ended {
-            self.lines[id].fin = true;
-            self.client_left(id);
-            self.read_soon(id);
-        }
-        self.writable(id);
-    }
-
-    fn writable(&mut self, id: LineId) {
-        let line = &mut self.lines[id];
-        if line.stage == Stage::Open && line.epoch == self.epoch && std::mem::take(&mut line.blocked) {
-            self.write(id);
-            self.turn();
-        }
-    }
-
-    fn write(&mut self, id: LineId) {
-        let index = self.lines[id].key.index;
-        let mut bytes = Vec::new();
-        loop {
-            bytes.clear();
-            let enough = if self.rng.chance(30) { usize::MAX } else { 1 + self.rng.below(400) as usize };
-            self.shard().gather(index, enough, &mut bytes);
-            if bytes.is_empty() {
-                return;
-            }
-            let line = &mut self.lines[id];
-            let mut taken = bytes.len().min(line.down_max.saturating_sub(line.down.len()));
-            if self.rng.chance(10) {
-                taken = self.rng.below(taken as u64 + 1) as usize;
-                self.at(self.now + 3, Event::Writable(id));
-            }
-            let line = &mut self.lines[id];
-            line.blocked = taken < bytes.len();
-            line.down.extend(&bytes[..taken]);
-            let more = if taken > 0 { self.shard().written(index, taken) } else { true };
-            self.receive_soon(id);
-            if self.lines[id].blocked || !more {
-                return;
-            }
         }
     }
 
