@@ -586,7 +586,12 @@ impl Shard {
 
     /// The QoS 2 messages that the session has answered and its client has not released.
     pub(super) fn restore_uplink(&mut self, index: u32, received: Vec<Received>) {
+        let session = self.session_of(index);
         for Received { id, sequence, answer } in received {
+            // Else a new message would begin a new run, and a repeat of this one would get a number of that.
+            if let Some(at) = session {
+                self.sessions.at_mut(at).mark.was_answered(id, sequence);
+            }
             let frame = self.answer_frame(id, QoS::ExactlyOnce, &answer);
             let uplink = &mut self.conns[index as usize].uplink;
             uplink.answer_bytes += frame.len() as u32;

@@ -221,3 +221,27 @@ fn acknowledgements_themselves_are_stored() {
     client.expect(Command::Com, 1);
     assert_eq!(home.backend.messages().len(), 1, "forwarded once, whatever died in between");
 }
+
+#[test]
+fn a_repeat_keeps_its_number_when_new_messages_follow_a_crash() {
+    let home = Home::new("number");
+    counting(&home);
+    let mut server = home.start();
+    let message = Packet::send(2, 1, 1, "pay");
+    let (mut client, _) = open(&server, "payer");
+    client.packet(&message);
+    client.expect(Command::Rec, 1);
+    server.process.kill();
+    let server = home.start();
+    // The client has not seen that REC, nor does it see this one.
+    let (mut client, _) = open(&server, "payer");
+    client.packet(&message.clone().again());
+    client.expect(Command::Rec, 1);
+    client.send(2, 1, 2, "more");
+    client.expect(Command::Rec, 2);
+    client.cut();
+    let (mut client, _) = open(&server, "payer");
+    client.packet(&message.again());
+    assert_eq!(client.expect(Command::Rec, 1).text(), "answer 0");
+    assert_eq!(home.backend.messages().len(), 2);
+}
