@@ -67,7 +67,7 @@ impl Server {
         sys::raise_descriptor_limit();
         let listen = find_address(&config)?;
         if let Some(address) = config.admin_listen {
-            probe(address).map_err(|error| StartError::Listen { key: "admin_listen", address, error })?;
+            claim(address).map_err(|error| StartError::Listen { key: "admin_listen", address, error })?;
         }
         let cpus = cpus(&config)?;
         let mut mail = Vec::new();
@@ -285,11 +285,25 @@ fn cpus(config: &Config) -> Result<Vec<Option<usize>>, StartError> {
 fn find_address(config: &Config) -> Result<SocketAddr, StartError> {
     if let Some(port) = config.http_port {
         let address = SocketAddr::new(config.listen, port);
-        return probe(address).map_err(|error| StartError::Listen { key: "http_port", address, error });
+        return claim(address).map_err(|error| StartError::Listen { key: "http_port", address, error });
     }
     let ports = Config::AUTO_PORTS;
     let free = ports.clone().find_map(|port| probe(SocketAddr::new(config.listen, port)).ok());
     free.ok_or(StartError::NoPort { first: *ports.start(), last: *ports.end() })
+}
+
+/// A server that was killed keeps its port for some milliseconds, until the kernel has taken its rings apart: whoever
+/// restarts it at once must not be told that the port is taken.
+fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
+    let over = clock::monotonic() + PORT_PATIENCE_MS;
+    loop {
+        match probe(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::monotonic() < over => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Fails when somebody listens there already, which SO_REUSEPORT alone would not notice. Port 0 becomes a free one.
@@ -298,4 +312,5 @@ fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
     probe.local_addr()
 }
 
+const PORT_PATIENCE_MS: u64 = 1_000;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
