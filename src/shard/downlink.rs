@@ -75,7 +75,7 @@ pub enum Keeping {
     /// On its way.
     Asked,
     Yes,
-    /// Refused by a store that may have done it all the same: nothing is promised, and the store is told as if it had.
+    /// Refused by a store that may have done it all the same: nothing is promised, and all goes on as if it had.
     Unsure,
 }
 
@@ -126,8 +126,7 @@ impl Pending {
 
     /// Nobody was promised that it arrives.
     fn may_be_given_up(&self) -> bool {
-        matches!(self.keeping, Keeping::No | Keeping::Unsure)
-            && !matches!(self.state, State::Releasing | State::Released)
+        self.keeping == Keeping::No && !matches!(self.state, State::Releasing | State::Released)
     }
 
     /// When it has to be looked at.

@@ -24,7 +24,7 @@ impl Shard {
                 continue;
             }
             let change = self.channels.join(SESSION_MEMBER | at, &mut session.joined, &channel);
-            if change != Change::Nothing {
+            if change != Change::Nothing || self.sessions.at(at).unsure {
                 self.told_presence(change, true);
                 let after = After::AttachJoin(key, attempt, channel.clone());
                 self.store(Step::Join { session: id, channel }, after);
@@ -86,12 +86,12 @@ impl Shard {
         told: Option<(Ticket, Reply)>,
         why: Option<Refused>,
     ) {
-        if let Some(why) = why
+        if why.is_some()
             && let Some(session) = self.sessions.get_mut(key)
         {
             let change = self.channels.join(SESSION_MEMBER | key.index, &mut session.joined, channel);
             self.told_presence(change, true);
-            self.spoil(key, why);
+            self.spoil(key);
         }
         if let Some((ticket, reply)) = told {
             let reply = if why.is_some() { Reply::Refused(NOT_STORED) } else { reply };
@@ -100,22 +100,22 @@ impl Shard {
     }
 
     /// In `follow`: the change that was just told of has been refused, and so is the answer that it came with.
-    pub(super) fn spoil(&mut self, key: SessionKey, why: Refused) {
+    pub(super) fn spoil(&mut self, key: SessionKey) {
         let number = self.storeline.told();
         if let Some(session) = self.sessions.get_mut(key) {
             session.spoiled = number;
-            session.unsure |= why == Refused::Unreachable;
+            session.unsure = true;
         }
     }
 
     /// A channel that could not be stored is left again: nobody was promised it.
     pub(super) fn on_joined(&mut self, key: SessionKey, channel: &str, ticket: Option<Ticket>, why: Option<Refused>) {
-        if let Some(why) = why
+        if why.is_some()
             && let Some(session) = self.sessions.get_mut(key)
         {
             let change = self.channels.leave(&mut session.joined, channel);
             self.told_presence(change, false);
-            self.spoil(key, why);
+            self.spoil(key);
         }
         if let Some(ticket) = ticket {
             let reply = if why.is_some() { Reply::Refused(NOT_STORED) } else { Reply::Done { connections: 1 } };

@@ -118,7 +118,7 @@ pub struct Session {
     pub changed: u64,
     /// The number of the last change that was refused.
     pub spoiled: u64,
-    /// The store may have made a change that it refused: what seems to be so already is stored again.
+    /// Changes were refused, or were they made all the same: what seems to be so already is stored again.
     pub unsure: bool,
     /// After a crash: the client may hold QoS 2 ids of orders from the first up to the second.
     pub sweep: Option<(Order, Order)>,

@@ -234,8 +234,8 @@ impl Shard {
                 self.outputs.push_back(Output::Reply { ticket, reply });
             }
             After::Changed(session) => {
-                if let Some(why) = refused {
-                    self.spoil(session, why);
+                if refused.is_some() {
+                    self.spoil(session);
                 }
             }
             // Where it was refused it is there still, and comes again with the next connection.

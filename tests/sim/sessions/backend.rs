@@ -118,7 +118,9 @@ impl World {
             self.input(Input::Forwarded { key, outcome: Forwarded::Failed, spent: forward.body });
         } else {
             let answer = self.backend.answer_to(token).unwrap_or_default().to_owned();
-            if let Some(session) = forward.session.filter(|session| !self.ended.contains(session)) {
+            // What came with an earlier answer that never got through is not promised by this one.
+            self.changes.insert(token, Vec::new());
+            if let Some(session) = forward.session.filter(|session| self.known.values().any(|known| known == session)) {
                 self.act_on_headers(line, session, token);
             }
             self.input(Input::Forwarded { key, outcome: Forwarded::Answered(answer.as_bytes()), spent: forward.body });
@@ -141,8 +143,6 @@ impl World {
 
     fn act_on_headers(&mut self, line: LineId, session: SessionId, token: u64) {
         let key = self.lines[line].key;
-        // What came with an earlier answer that never got through is not promised by this one.
-        self.changes.insert(token, Vec::new());
         if self.rng.chance(30) {
             let (channel, joins) = (self.rng.below(CHANNELS as u64) as usize, self.rng.chance(65));
             let name = channel_name(channel);

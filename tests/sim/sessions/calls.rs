@@ -59,7 +59,9 @@ impl Calls {
     pub fn place(&self, token: u64, client: usize, session: SessionId) -> Option<u64> {
         let call = self.calls.get(&token).expect("a client hears what was sent");
         assert!(call.targets.contains(&(client, session)), "{token} is not for {session:?} of client {client}");
-        (call.tries == 1).then_some(call.place)
+        // What the store refused and kept all the same may come late.
+        let refused = matches!(&call.outcome, Outcome::Sent { kept, .. } if kept.refused > 0);
+        (call.tries == 1 && !refused).then_some(call.place)
     }
 
     pub fn delivered(&mut self, token: u64, client: usize, session: SessionId) {

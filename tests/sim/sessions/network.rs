@@ -87,8 +87,11 @@ impl World {
         let (waiting, _) = self.store.waiting(session);
         let expired = self.store.expired_of.get(&session).copied().unwrap_or_default();
         let most = waiting + self.store.keeps_under_way(session) + expired;
-        self.lines[id].waiting =
-            if self.store.inexact { (0, u32::MAX) } else { (waiting.saturating_sub(expired), most) };
+        self.lines[id].waiting = if self.store.inexact || self.store.fell_back {
+            (0, u32::MAX)
+        } else {
+            (waiting.saturating_sub(expired), most)
+        };
         self.seen.attached += 1;
         self.seen.resumed += u64::from(self.lines[id].resumed);
         self.read_soon(id);
