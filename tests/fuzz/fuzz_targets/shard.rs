@@ -1,14 +1,20 @@
-//! Bytes as a story: connections open, say anything, are asked for, end; the backend answers or fails; time passes. The
-//! shard checks its invariants after each input; at the end, when everyone has gone, nothing may be left.
+//! Bytes as a story: connections open, say anything, become those of durable sessions, move, are asked for, end; the
+//! backend and the store answer or refuse; time passes. The shard checks its invariants after each input; at the end,
+//! when everyone has gone and all sessions have ended, nothing may be left.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::time::Tick;
-use rainbow::shard::{Forward, Forwarded, Input, Message, Mode, Output, Query, SessionSettings, Settings, Shard, Ticket, Which};
+use rainbow::shard::steps::{
+    Claim, Expired, Kept, Outcome, Page, Received, Refused, SessionId, Step, Told, UnixMs, What, Work,
+};
+use rainbow::shard::{
+    Forward, Forwarded, Input, Message, Mode, Output, Query, SessionSettings, Settings, Shard, Terms, Ticket, Which,
+};
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 // Small, so that the fuzzer reaches every limit.
@@ -46,6 +52,7 @@ const SESSIONS: SessionSettings = SessionSettings {
 
 const CONNS_MAX: usize = 6;
 const CHANNELS: [&str; 3] = ["a", "b", ""];
+const SESSION_NAMES: [&str; 3] = ["s", "t", "u"];
 
 struct Story<'d> {
     data: &'d [u8],
@@ -59,6 +66,12 @@ struct Story<'d> {
     opened: u64,
     closed: u64,
     presence: HashMap<u64, i32>,
+    /// Given out by the shard and not told of.
+    work: VecDeque<Work>,
+    /// What the store keeps, as far as a shard notices.
+    messages: BTreeMap<(SessionId, u64), Kept>,
+    received: BTreeMap<(SessionId, u16), Received>,
+    sessions: u128,
 }
 
 #[derive(Clone)]
@@ -72,7 +85,11 @@ struct Conn {
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Socket {
     Connecting,
+    /// The store is asked.
+    Attaching,
     Open,
+    /// It goes on elsewhere.
+    Moved,
     Ended,
 }
 
@@ -89,6 +106,10 @@ fuzz_target!(|data: &[u8]| {
         opened: 0,
         closed: 0,
         presence: HashMap::new(),
+        work: VecDeque::new(),
+        messages: BTreeMap::new(),
+        received: BTreeMap::new(),
+        sessions: 0,
     };
     while let Some(step) = story.byte() {
         story.step(step);
@@ -129,7 +150,7 @@ impl Story<'_> {
     }
 
     fn step(&mut self, step: u8) {
-        match step % 20 {
+        match step % 26 {
             0 => self.reserve(),
             1 => self.decide(),
             2 => {
@@ -168,7 +189,11 @@ impl Story<'_> {
                     _ => self.handle(Input::Close { key, code: CloseCode::GOING_AWAY, reason: "bye" }),
                 }
             }
-            _ => self.flush(),
+            19 => self.flush(),
+            20 => self.attach(),
+            21..=23 => self.tell(),
+            24 => self.expire(),
+            _ => self.stub(),
         }
     }
 
@@ -190,6 +215,133 @@ impl Story<'_> {
         self.conns[at].socket = Socket::Open;
         self.opened += 1;
         self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+    }
+
+    /// The connection becomes a session's; or the client goes while the store is asked.
+    fn attach(&mut self) {
+        let number = self.number();
+        let attaching = self.conns.iter().position(|conn| conn.socket == Socket::Attaching);
+        if let Some(at) = attaching.filter(|_| number & 8 > 0) {
+            let key = self.conns[at].key;
+            self.conns[at].socket = Socket::Ended;
+            return self.handle(Input::Abandoned { key });
+        }
+        let Some(at) = self.conns.iter().position(|conn| conn.socket == Socket::Connecting) else { return };
+        let key = self.conns[at].key;
+        self.conns[at].socket = Socket::Attaching;
+        self.sessions += 1;
+        let (new, name) = (SessionId(self.sessions), SESSION_NAMES[number % SESSION_NAMES.len()].into());
+        let expiry_s = (number & 64 > 0).then_some(1);
+        let greets = number & 32 > 0;
+        self.handle(Input::Attach { key, response: Rc::from(&b"101"[..]), new, name, expiry_s, greets });
+    }
+
+    /// The store has done some of its work, or refuses it.
+    fn tell(&mut self) {
+        let number = self.number();
+        let some = number.checked_rem(self.work.len()).map_or(0, |most| most + 1);
+        self.tell_some(some, number & 128 > 0);
+    }
+
+    fn tell_some(&mut self, some: usize, refuses: bool) {
+        let mut told = Told::default();
+        for Work { number, what } in self.work.drain(..some).collect::<Vec<_>>() {
+            told.upto = number;
+            let refused = refuses && self.number() % 2 > 0;
+            let outcome = match what {
+                _ if refused => Outcome::Refused([Refused::Broken, Refused::Unreachable][self.number() % 2]),
+                What::Step(step) => self.keep(step),
+                What::Load { session, after, most } => {
+                    let from = after.map_or(0, |after| after.0 + 1);
+                    let found = self.messages.range((session, from)..=(session, u64::MAX)).map(|(_, kept)| kept);
+                    let most = most.min(1 + self.data.len() % 3);
+                    let messages: Vec<Kept> = found.clone().take(most).cloned().collect();
+                    let received = self.received.range((session, 0)..=(session, u16::MAX));
+                    let received = received.map(|(_, received)| received.clone()).filter(|_| after.is_none()).collect();
+                    let more = found.count() > messages.len();
+                    Outcome::Loaded(Page { messages, received, more })
+                }
+            };
+            if outcome != Outcome::Done {
+                told.other.push((number, outcome));
+            }
+        }
+        if some > 0 {
+            self.handle(Input::Told(told));
+        }
+    }
+
+    fn keep(&mut self, step: Step) -> Outcome {
+        match step {
+            Step::Keep(kept) => {
+                if kept.claim.is_some() && self.number() % 4 == 0 {
+                    return Outcome::Known;
+                }
+                self.messages.entry((kept.session, kept.order.0)).or_insert(*kept);
+            }
+            Step::Release { session, order } => {
+                if let Some(kept) = self.messages.get_mut(&(session, order.0)) {
+                    kept.released = true;
+                }
+            }
+            Step::Remove { session, order } => drop(self.messages.remove(&(session, order.0))),
+            Step::Receive { session, received } => drop(self.received.insert((session, received.id.0), received)),
+            Step::Forget { session, id } => drop(self.received.remove(&(session, id.0))),
+            Step::Drop { session } => {
+                self.messages.retain(|(of, _), _| *of != session);
+                self.received.retain(|(of, _), _| *of != session);
+            }
+            Step::Put(_) | Step::Join { .. } | Step::Leave { .. } => {}
+        }
+        Outcome::Done
+    }
+
+    /// The store removes a message whose time is over.
+    fn expire(&mut self) {
+        let number = self.number();
+        let waiting: Vec<_> = self.messages.iter().filter(|(_, kept)| !kept.released).map(|(key, _)| *key).collect();
+        let Some(at) = number.checked_rem(waiting.len()) else { return };
+        let kept = self.messages.remove(&waiting[at]).expect("just seen");
+        let bytes = kept.message.len() as u64;
+        self.handle(Input::Expired(Expired { session: kept.session, messages: 1, bytes }));
+    }
+
+    /// A connection moves to another shard, or its end there is told; or one comes from there.
+    fn stub(&mut self) {
+        let number = self.number();
+        let elsewhere = ConnKey { index: number as u32, generation: 1, shard: ShardId(2) };
+        let socket = [Socket::Connecting, Socket::Moved][number % 2];
+        let found = self.conns.iter().position(|conn| conn.socket == socket);
+        match found {
+            // What came from elsewhere is at home here.
+            Some(at) if socket == Socket::Connecting && number & 4 > 0 && !self.is_adopted(at) => {
+                let (identity, stub) = (self.conns[at].identity, self.conns[at].key);
+                self.conns[at].socket = Socket::Moved;
+                self.handle(Input::Moved { key: stub, to: elsewhere });
+                if number & 8 > 0 {
+                    // It comes back, as if two shards were one.
+                    let key = self.shard.adopt(identity, stub, self.now);
+                    self.conns.push(Conn { key, identity, socket: Socket::Connecting, paused: false });
+                }
+            }
+            Some(at) if socket == Socket::Moved && !self.is_adopted(at) => {
+                let key = self.conns[at].key;
+                self.conns[at].socket = Socket::Ended;
+                self.handle(Input::StubEnded { key });
+            }
+            _ => {
+                let Some(at) = self.conn() else { return };
+                let (key, identity) = (self.conns[at].key, self.conns[at].identity);
+                let ticket = self.ticket();
+                self.handle(Input::QueryAt { key, ticket, query: Query::Exists { identity } });
+            }
+        }
+    }
+
+    /// The shard itself will say when it ends.
+    fn is_adopted(&self, at: usize) -> bool {
+        let identity = self.conns[at].identity;
+        self.conns.iter().enumerate().any(|(other, conn)| other != at && conn.identity == identity)
     }
 
     /// A client says it; one whose socket has ended says it late.
@@ -259,15 +411,27 @@ impl Story<'_> {
         let (channel, qos, body) = (self.channel(), self.qos(), self.bytes(180));
         let deadline = Tick((self.now + self.number() as u64 * 5).0.saturating_sub(10));
         let message = Message::encode(qos, 7, &body, &mut Vec::new());
+        let number = self.number();
+        let until = UnixMs(u64::MAX);
+        let terms = Terms {
+            deadline,
+            ttl_ms: (number & 1 > 0).then_some(500),
+            claim: (number & 2 > 0).then(|| Claim { message_id: "m".into(), until }),
+        };
         let ticket = self.ticket();
-        self.handle(Input::Send { ticket, channel, message, terms: &deadline.into() });
+        if number & 4 > 0 {
+            let session = SESSION_NAMES[number % SESSION_NAMES.len()].into();
+            return self.handle(Input::Query { ticket, query: Query::SendTo { session, message, terms } });
+        }
+        self.handle(Input::Send { ticket, channel, message, terms: &terms });
     }
 
     fn query(&mut self) {
         let Some(at) = self.conn() else { return };
         let identity = self.conns[at].identity;
         let (channel, code, reason) = (self.channel().into(), CloseCode(4000), "go".into());
-        let query = match self.number() % 9 {
+        let session = || SESSION_NAMES[identity.0[0] as usize % SESSION_NAMES.len()].into();
+        let query = match self.number() % 11 {
             0 => Query::Exists { identity },
             1 => Query::Unsubscribe { identity, channel },
             2 => Query::Evict { channel, keep: identity },
@@ -276,6 +440,8 @@ impl Story<'_> {
             5 => Query::Members { channel, offset: self.number(), limit: self.number() },
             6 => Query::Largest { most: self.number() },
             7 => Query::Figures,
+            8 => Query::Session { session: session() },
+            9 => Query::DropSession { session: session() },
             _ => Query::Subscribe { identity, channel },
         };
         let ticket = self.ticket();
@@ -304,8 +470,20 @@ impl Story<'_> {
                     assert_eq!(self.living(key).socket, Socket::Open)
                 }
                 Output::Resume { key } => self.living(key).paused = false,
-                Output::Store(_) | Output::Attached { .. } | Output::AttachRefused { .. } => {}
-                Output::Redirect { .. } | Output::StubEnded { .. } => {}
+                Output::Store(work) => self.work.push_back(work),
+                Output::Attached { key } => {
+                    self.opened += 1;
+                    self.living(key).socket = Socket::Open;
+                }
+                Output::AttachRefused { key, .. } => {
+                    self.living(key).socket = Socket::Ended;
+                    self.handle(Input::Abandoned { key });
+                }
+                Output::Redirect { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
+                Output::StubEnded { stub } => {
+                    self.living(stub).socket = Socket::Ended;
+                    self.handle(Input::StubEnded { key: stub });
+                }
                 Output::SessionEnded { .. } | Output::Receipt { .. } => {}
                 Output::Presence { channel, here } => {
                     *self.presence.entry(channel).or_default() += if here { 1 } else { -1 };
@@ -322,21 +500,29 @@ impl Story<'_> {
     /// Everyone goes; what was begun ends.
     fn end(mut self) {
         for at in 0..self.conns.len() {
-            let key = self.conns[at].key;
+            let (key, adopted) = (self.conns[at].key, self.is_adopted(at));
             match std::mem::replace(&mut self.conns[at].socket, Socket::Ended) {
-                Socket::Connecting => self.handle(Input::Abandoned { key }),
+                Socket::Connecting | Socket::Attaching => self.handle(Input::Abandoned { key }),
                 Socket::Open => self.handle(Input::SocketEnded { key }),
+                Socket::Moved if !adopted => self.handle(Input::StubEnded { key }),
+                Socket::Moved => self.conns[at].socket = Socket::Moved,
                 Socket::Ended => {}
             }
             self.carry_out();
         }
         while self.shard.poll_fanout(self.now) {}
         self.carry_out();
-        while let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
-            self.handle(Input::Forwarded { key, outcome: Forwarded::Answered(b""), spent: body });
-            self.carry_out();
-        }
-        while let Some(next) = self.shard.next_tick() {
+        for turn in 0.. {
+            assert!(turn < 10_000, "it never ends: {:#?}", self.shard.figures());
+            while !self.work.is_empty() || !self.forwards.is_empty() {
+                if let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
+                    self.handle(Input::Forwarded { key, outcome: Forwarded::Answered(b""), spent: body });
+                }
+                self.tell_some(self.work.len(), false);
+                self.carry_out();
+            }
+            // Sessions end too.
+            let Some(next) = self.shard.next_tick() else { break };
             self.now = self.now.max(next);
             self.handle(Input::Tick);
             self.carry_out();
