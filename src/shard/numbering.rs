@@ -46,13 +46,6 @@ impl UplinkMark {
         Numbered { sequence: sequence(self.run, id), store_first: passes }
     }
 
-    /// After a crash: this message was answered before. The client has not lost its count when it goes on behind it.
-    pub fn was_answered(&mut self, id: MessageId, number: u64) {
-        if number >> 16 == u64::from(self.run) {
-            self.last = if self.last == UNKNOWN { id.0 } else { self.last.max(id.0) };
-        }
-    }
-
     /// What is true after a crash.
     pub fn after_crash(self) -> UplinkMark {
         UplinkMark { last: UNKNOWN, ..self }

@@ -164,7 +164,9 @@ impl Shard {
     /// where the client has begun to count anew since, so that its number is another.
     fn is_another(&mut self, index: u32, at: At, dup: bool) -> bool {
         let Known { id, sequence, .. } = *self.known.get(at);
-        // The repeat also says where the client's count stands, should we have lost it.
+        // The repeat also says where the client's count stands, should we have lost it: else the next new message would
+        // begin a new run, and a later repeat of this one would get a number of that. That it was answered before says
+        // nothing: the client may have lost its count since.
         !dup || self.session_of(index).is_some_and(|at| self.number(at, id, true) != sequence)
     }
 
@@ -586,12 +588,7 @@ impl Shard {
 
     /// The QoS 2 messages that the session has answered and its client has not released.
     pub(super) fn restore_uplink(&mut self, index: u32, received: Vec<Received>) {
-        let session = self.session_of(index);
         for Received { id, sequence, answer } in received {
-            // Else a new message would begin a new run, and a repeat of this one would get a number of that.
-            if let Some(at) = session {
-                self.sessions.at_mut(at).mark.was_answered(id, sequence);
-            }
             let frame = self.answer_frame(id, QoS::ExactlyOnce, &answer);
             let uplink = &mut self.conns[index as usize].uplink;
             uplink.answer_bytes += frame.len() as u32;
