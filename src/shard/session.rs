@@ -182,6 +182,7 @@ impl Sessions {
         self.ids.get(&id).map(|&index| &mut self.slots[index as usize])
     }
 
+    #[cfg(any(test, debug_assertions))]
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Session)> {
         self.slots.iter().map(|(index, session)| (index as u32, session))
     }
