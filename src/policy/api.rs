@@ -5,7 +5,7 @@
 
 use crate::base::id::Identity;
 use crate::shard::steps::Refused;
-use crate::shard::{CHANNEL_NAME_MAX, Kept};
+use crate::shard::{CHANNEL_NAME_MAX, Promise};
 use crate::wire::http1::{push_number, query_get, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
@@ -456,7 +456,7 @@ impl From<serde_json::Value> for Flag {
 pub struct Sent<'a> {
     pub connections: u32,
     pub data: &'a [u8],
-    pub kept: Kept,
+    pub kept: Promise,
     /// It was for a session: how many have it stored is said even when none has.
     pub to_session: bool,
 }
@@ -628,7 +628,7 @@ mod tests {
 
     #[test]
     fn data_is_json_text_whatever_the_client_sent() {
-        let sent = Sent { connections: 2, data: b"say \"hi\"\n\xFF", kept: Kept::default(), to_session: false };
+        let sent = Sent { connections: 2, data: b"say \"hi\"\n\xFF", kept: Promise::default(), to_session: false };
         let expected = serde_json::json!({"status": 0, "connections": 2, "data": "say \"hi\"\n\u{FFFD}"});
         assert_eq!(written(sent), expected);
     }
@@ -638,7 +638,7 @@ mod tests {
         let sent = |stored, to_session| Sent {
             connections: 0,
             data: b"",
-            kept: Kept { stored, ..Kept::default() },
+            kept: Promise { stored, ..Promise::default() },
             to_session,
         };
         let plain = serde_json::json!({"status": 0, "connections": 0, "data": ""});
@@ -649,7 +649,7 @@ mod tests {
 
     #[test]
     fn a_message_that_some_will_not_get_is_refused_with_the_figures() {
-        let kept = Kept { stored: 3, refused: 2, why: Some(NotKept::Store(Refused::DiskFull)) };
+        let kept = Promise { stored: 3, refused: 2, why: Some(NotKept::Store(Refused::DiskFull)) };
         let sent = Sent { connections: 1, data: b"of one", kept, to_session: false };
         let expected = serde_json::json!(
             {"status": 1, "msg": "the disk is full", "connections": 1, "stored": 3, "refused": 2}

@@ -10,7 +10,7 @@ use super::downlink::Delivery;
 use super::invariants::Holdings;
 use super::messages::{Message, MessageRef};
 use super::parts::Ticket;
-use super::query::{Kept, Terms};
+use super::query::{Promise, Terms};
 use super::storeline::SessionKey;
 use super::{Output, Reply, Shard};
 use crate::base::time::Tick;
@@ -59,7 +59,7 @@ impl Shard {
     /// A message to all members of a channel.
     pub(super) fn send(&mut self, ticket: Ticket, channel: &str, message: Message, terms: &Terms, now: Tick) {
         let sent = |connections: usize| {
-            let reply = Reply::Sent { connections: connections as u32, data: Vec::new(), kept: Kept::default() };
+            let reply = Reply::Sent { connections: connections as u32, data: Vec::new(), kept: Promise::default() };
             Output::Reply { ticket, reply }
         };
         let Some(channel_index) = self.channels.find(channel) else { return self.outputs.push_back(sent(0)) };
@@ -246,7 +246,7 @@ impl Shard {
                 continue;
             }
             if members.is_empty() {
-                let reply = Reply::Sent { connections: 0, data: Vec::new(), kept: Kept::default() };
+                let reply = Reply::Sent { connections: 0, data: Vec::new(), kept: Promise::default() };
                 self.outputs.push_back(Output::Reply { ticket: *ticket, reply });
             } else {
                 *delivery = self.open_part(message, *ticket, members.len(), terms, now);

@@ -200,8 +200,10 @@ impl Shard {
                 }
             }
             other => {
-                // It may have been acknowledged meanwhile: then it does not count twice.
-                self.storeline.uncounts_no_more(key, order);
+                // Nobody waits for it: it may have been acknowledged meanwhile, and then it does not count twice.
+                if part.is_none() {
+                    self.storeline.uncounts_no_more(key, order);
+                }
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.uncount_waiting(bytes);
                 }
@@ -266,18 +268,17 @@ impl Shard {
         let session = self.sessions.at_mut(at);
         session.loading = false;
         session.more |= more;
-        if self.settings.is_planted(Bug::LoadsBackwards) {
-            messages.reverse();
-        }
-        let session = self.sessions.at_mut(at);
         if let Some(last) = messages.last() {
             session.loaded = session.loaded.max(last.order.next());
         }
-        if !more && !session.more {
+        if !session.more {
             // What was refused or has expired has left gaps.
             session.loaded = session.next;
         }
-        let launched = self.sessions.at(at).launched;
+        let launched = session.launched;
+        if self.settings.is_planted(Bug::LoadsBackwards) {
+            messages.reverse();
+        }
         let marks = !self.settings.is_planted(Bug::ResumesWithoutDup);
         for kept in messages {
             let message = (!kept.released).then(|| self.messages.insert(kept.message));
@@ -316,8 +317,7 @@ impl Shard {
         }
     }
 
-    /// A message of a durable session has left its list.
-    /// `bytes` of it counted as waiting.
+    /// A message of a durable session has left its list; `bytes` of it counted as waiting.
     pub(super) fn finished(&mut self, index: u32, keeping: Keeping, order: Order, bytes: u64) {
         let Some(at) = self.session_of(index) else { return };
         self.note_oldest(at, index);

@@ -32,7 +32,8 @@ impl Shard {
         }
     }
 
-    /// Joins a channel as the session that it is; `Ok(false)`: it had joined already, and nothing is to be stored.
+    /// Joins a channel as the session that it is. False: it has been joined before, and the caller replies; true: the
+    /// ticket is replied to when the store knows.
     pub(super) fn join_session(&mut self, at: u32, channel: &str, ticket: Option<Ticket>) -> bool {
         let session = self.sessions.at_mut(at);
         let change = self.channels.join(SESSION_MEMBER | at, &mut session.joined, channel);

@@ -37,7 +37,7 @@ mod words;
 pub use messages::Message;
 pub use parts::Ticket;
 pub use planted::Bug;
-pub use query::{Figures, Kept, NotKept, Query, Reply, SessionInfo, Terms};
+pub use query::{Figures, NotKept, Promise, Query, Reply, SessionInfo, Terms};
 pub use session::{Ended, SessionSettings, home};
 pub use stats::Stats;
 pub use uplink::{Forwarded, RESERVED_TYPE};

@@ -1,7 +1,7 @@
 //! Calls waiting for clients' answers: this shard's part of each /send/. A part ends when every member has answered or
 //! can no longer answer, or when its time is over; then one reply goes back to whoever asked.
 
-use super::query::{Kept, NotKept};
+use super::query::{NotKept, Promise};
 use super::wheel::Wheel;
 use crate::base::time::Tick;
 use slab::Slab;
@@ -29,7 +29,7 @@ struct Part {
     /// Members that may still answer.
     waiting: u32,
     answered: u32,
-    kept: Kept,
+    kept: Promise,
     data: Vec<u8>,
 }
 
@@ -38,7 +38,7 @@ struct Part {
 pub struct Ended {
     pub ticket: Ticket,
     pub answered: u32,
-    pub kept: Kept,
+    pub kept: Promise,
     /// The first answer's body that was not empty.
     pub data: Vec<u8>,
 }
@@ -65,7 +65,7 @@ impl Parts {
             generation: self.generation,
             waiting: members,
             answered: 0,
-            kept: Kept::default(),
+            kept: Promise::default(),
             data: Vec::new(),
         };
         let index = self.parts.insert(part) as u32;
@@ -153,7 +153,7 @@ mod tests {
         let ended = parts.answered(part, b"late but first").expect("all are accounted for");
         assert_eq!(
             ended,
-            Ended { ticket: Ticket(9), answered: 2, kept: Kept::default(), data: b"late but first".to_vec() }
+            Ended { ticket: Ticket(9), answered: 2, kept: Promise::default(), data: b"late but first".to_vec() }
         );
         assert_eq!(parts.poll_expired(Tick(100)), None);
     }

@@ -79,7 +79,7 @@ pub enum Reply {
     Sent {
         connections: u32,
         data: Vec<u8>,
-        kept: Kept,
+        kept: Promise,
     },
     /// `None`: no such session.
     Session(Option<Box<SessionInfo>>),
@@ -116,7 +116,7 @@ impl From<Tick> for Terms {
 
 /// What became of a message for durable sessions that have not acknowledged it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct Promise {
     /// Sessions for which it is safely stored.
     pub stored: u32,
     /// Sessions that will not get it, and why one of them does not.
@@ -150,8 +150,8 @@ pub struct SessionInfo {
     pub ends: Option<UnixMs>,
 }
 
-impl Kept {
-    fn add(&mut self, other: Kept) {
+impl Promise {
+    fn add(&mut self, other: Promise) {
         self.stored += other.stored;
         self.refused += other.refused;
         self.why = self.why.or(other.why);

@@ -132,7 +132,6 @@ pub struct Session {
 /// A connection on its way to become a session's.
 pub struct Attaching {
     response: Rc<[u8]>,
-    greets: bool,
     resumed: bool,
 }
 
@@ -334,7 +333,7 @@ impl Shard {
         let session = self.sessions.at_mut(at);
         session.conn = index;
         session.attempt = session.attempt.wrapping_add(1);
-        session.attaching = Some(Box::new(Attaching { response, greets, resumed }));
+        session.attaching = Some(Box::new(Attaching { response, resumed }));
         session.expiry_s = expiry_s.unwrap_or(settings.expiry_s).min(settings.expiry_max_s);
         session.ends = None;
         session.greets = greets;
@@ -415,10 +414,10 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key).filter(|session| session.attempt == attempt) else { return };
         let Some(attaching) = session.attaching.take() else { return };
         let index = session.conn;
-        let Attaching { response, greets, resumed } = *attaching;
+        let Attaching { response, resumed } = *attaching;
         // Its row was stored before this page was read.
         session.reserved = session.reserving;
-        let (name, waiting) = (session.name.clone(), session.waiting);
+        let (name, waiting, greets) = (session.name.clone(), session.waiting, session.greets);
         self.bring_uplink(key, index, page.received);
         self.on_opened(index, response, now);
         if greets && self.conns[index as usize].phase == Phase::Open {

@@ -246,7 +246,7 @@ impl Rig {
 }
 
 pub fn sent(connections: u32, data: &str) -> Reply {
-    Reply::Sent { connections, data: data.as_bytes().to_vec(), kept: Kept::default() }
+    Reply::Sent { connections, data: data.as_bytes().to_vec(), kept: Promise::default() }
 }
 
 /// A client's SEND of type 7; the id counts at QoS 1 and 2 only.

@@ -9,15 +9,15 @@ mod calls;
 mod chaos;
 mod line;
 mod peer;
+mod seeds;
 mod seen;
 mod sessions;
 mod world;
 
 use rainbow::shard::{Bug, Mode};
+use seeds::{number, run_all};
 use seen::Seen;
 use std::panic::catch_unwind;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use world::World;
 
 /// In the normal run.
@@ -27,31 +27,12 @@ const SEEDS_PER_BUG: u64 = 60;
 
 #[test]
 fn every_seed_keeps_every_promise() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     if let Some(seed) = number("RAINBOW_SIM_SEED") {
         println!("{:#?}", World::new(seed, Mode::Packets, true).run());
         return;
     }
-    let (next, seeds) = (AtomicU64::new(0), number("RAINBOW_SIM_SEEDS").unwrap_or(SEEDS));
-    let mut seen = Seen::default();
-    thread::scope(|scope| {
-        let work = || {
-            let mut seen = Seen::default();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds {
-                    return seen;
-                }
-                match catch_unwind(|| World::new(seed, Mode::Packets, false).run()) {
-                    Ok(run) => seen.add(&run),
-                    Err(_) => panic!("replay with RAINBOW_SIM_SEED={seed} cargo test --test sim -- --nocapture"),
-                }
-            }
-        };
-        for worker in [scope.spawn(work), scope.spawn(work)] {
-            seen.add(&worker.join().expect("a seed broke a promise: it is named above"));
-        }
-    });
+    let seeds = number("RAINBOW_SIM_SEEDS").unwrap_or(SEEDS);
+    let seen = run_all("RAINBOW_SIM_SEED", seeds, |seed| World::new(seed, Mode::Packets, false).run(), Seen::add);
     println!("{seen:#?}");
     if seeds >= SEEDS {
         seen.assert_everything_happened();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+/// Counters of what happened; `closes` by their code.
 macro_rules! seen {
     ($($name:ident)+) => {
         #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,12 +20,19 @@ macro_rules! seen {
                 }
             }
 
+            pub fn close(&mut self, code: u16) {
+                *self.closes.entry(code).or_default() += 1;
+            }
+
             fn never(&self) -> Vec<&'static str> {
-                [$((stringify!($name), self.$name)),+].into_iter().filter(|(_, n)| *n == 0).map(|(name, _)| name).collect()
+                let all = [$((stringify!($name), self.$name)),+];
+                all.into_iter().filter(|(_, n)| *n == 0).map(|(name, _)| name).collect()
             }
         }
     };
 }
+
+pub(crate) use seen;
 
 seen! {
     events opened abandoned survivors calls handed_down repeats_down answered_up failed forwarded_again lost paused blocked
@@ -32,10 +40,6 @@ seen! {
 }
 
 impl Seen {
-    pub fn close(&mut self, code: u16) {
-        *self.closes.entry(code).or_default() += 1;
-    }
-
     pub fn assert_everything_happened(&self) {
         assert_eq!(self.never(), [""; 0], "never happens");
         for code in [1000, 1001, 1002, 1007, 1008, 1009, 1013, 4001, 4002] {

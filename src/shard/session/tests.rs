@@ -4,7 +4,7 @@
 use super::super::steps::{Kept, Outcome, Told, What, Work};
 use super::super::tests::{Rig, settings};
 use super::*;
-use crate::shard::{Forward, Input, Kept as Promise, NotKept, Query, Settings, Terms};
+use crate::shard::{Forward, Input, NotKept, Promise, Query, Settings, Terms};
 use crate::wire::packet::MessageId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -4,7 +4,7 @@ use super::world::{CHANNELS, Event, World, channel_name};
 use crate::peer::body_of;
 use rainbow::base::time::Tick;
 use rainbow::shard::steps::{Claim, SessionId, UnixMs};
-use rainbow::shard::{Input, Kept, Message, Query, Reply, Terms, Ticket};
+use rainbow::shard::{Input, Message, Promise, Query, Reply, Terms, Ticket};
 use rainbow::wire::packet::QoS;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +49,7 @@ enum Outcome {
     Refused,
     Sent {
         connections: u32,
-        kept: Kept,
+        kept: Promise,
         meant: BTreeSet<Target>,
     },
 }

@@ -16,11 +16,10 @@ mod seen;
 mod store;
 mod world;
 
+use crate::seeds::{number, run_all};
 use rainbow::shard::{Bug, Mode};
 use seen::Seen;
 use std::panic::catch_unwind;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use store::Fault;
 use world::{Plan, World};
 
@@ -38,31 +37,12 @@ fn plan(talks: bool) -> Plan {
 
 #[test]
 fn every_session_keeps_every_promise() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     if let Some(seed) = number("RAINBOW_SESSIONS_SEED") {
         println!("{:#?}", World::new(seed, plan(true)).run());
         return;
     }
-    let (next, seeds) = (AtomicU64::new(0), number("RAINBOW_SESSIONS_SEEDS").unwrap_or(SEEDS));
-    let mut seen = Seen::default();
-    thread::scope(|scope| {
-        let work = || {
-            let mut seen = Seen::default();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds {
-                    return seen;
-                }
-                match catch_unwind(|| World::new(seed, plan(false)).run()) {
-                    Ok(run) => seen.add(&run),
-                    Err(_) => panic!("replay with RAINBOW_SESSIONS_SEED={seed} cargo test --test sim -- --nocapture"),
-                }
-            }
-        };
-        for worker in [scope.spawn(work), scope.spawn(work)] {
-            seen.add(&worker.join().expect("a seed broke a promise: it is named above"));
-        }
-    });
+    let seeds = number("RAINBOW_SESSIONS_SEEDS").unwrap_or(SEEDS);
+    let seen = run_all("RAINBOW_SESSIONS_SEED", seeds, |seed| World::new(seed, plan(false)).run(), Seen::add);
     println!("{seen:#?}");
     if seeds >= SEEDS {
         seen.assert_everything_happened();
