@@ -93,7 +93,7 @@ impl Server {
             shelves: cpus.iter().map(|_| Shelf::default()).collect(),
             restored: Barrier::new(cpus.len()),
             backend: cpus.iter().map(|_| Arc::default()).collect(),
-            counters: Counters::default(),
+            counters: cpus.iter().map(|_| Counters::default()).collect(),
             config: Mutex::new(Arc::new(config)),
             draining: AtomicBool::new(false),
             events: sender,

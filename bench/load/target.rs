@@ -68,6 +68,8 @@ impl Target {
             }
         };
         let output = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        // The server would take it for one of its own settings.
+        command.env_remove(BINARY_VARIABLE);
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a file")).stderr(output);
         sys::prepare(&mut command, cores);
         let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
@@ -202,9 +204,11 @@ fn rainbow_config(backend: u16, more: &str) -> String {
     config + more
 }
 
-/// RAINBOW_BIN, or the server that cargo built with this harness.
+const BINARY_VARIABLE: &str = "RAINBOW_BIN";
+
+/// The one that is named, or the server that cargo built with this harness.
 pub fn rainbow_binary() -> PathBuf {
-    std::env::var_os("RAINBOW_BIN").map_or_else(|| env!("CARGO_BIN_EXE_rainbow-server").into(), PathBuf::from)
+    std::env::var_os(BINARY_VARIABLE).map_or_else(|| env!("CARGO_BIN_EXE_rainbow-server").into(), PathBuf::from)
 }
 
 /// A port that nobody listens on now. Another may take it before we do; then the start fails and says so.

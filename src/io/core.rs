@@ -8,6 +8,7 @@
 //! The turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring brought is in
 //! the outboxes before the first of them is written.
 
+use super::answers::{Answers, Outlet};
 use super::asks::{self, Asks};
 use super::backend::{Done, Hook, IdempotencyKey, Job, Outcome, Pool, Retry};
 use super::clock::{self, Clock};
@@ -41,6 +42,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use tracing::{debug, error, warn};
@@ -52,6 +54,7 @@ pub struct Core {
     pub lines: Lines,
     pub deadlines: Rc<Deadlines>,
     pub asks: Asks,
+    given: Answers,
     pub connects: Connects,
     pub store: StoreBox,
     /// Connections that wait to be their sessions'.
@@ -92,6 +95,7 @@ impl Core {
             lines: Lines::new()?,
             deadlines: Rc::new(Deadlines::new(now)),
             asks: Asks::new(id, rules.config.calls_max),
+            given: Answers::default(),
             connects: Connects::default(),
             store: StoreBox::new(
                 shared
@@ -136,8 +140,19 @@ impl Core {
         self.rules.borrow().clone()
     }
 
-    pub fn count(&self, counter: impl Fn(&Counters) -> &std::sync::atomic::AtomicU64) {
-        Counters::add(counter(&self.shared.counters));
+    pub fn count(&self, counter: impl Fn(&Counters) -> &AtomicU64) {
+        self.count_many(counter, 1);
+    }
+
+    pub fn count_many(&self, counter: impl Fn(&Counters) -> &AtomicU64, count: u64) {
+        Counters::add(counter(&self.shared.counters[usize::from(self.id.0)]), count);
+    }
+
+    /// The same; true when no worker has counted it before.
+    pub fn count_first(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> bool {
+        let is_first = self.shared.counters.iter().all(|counters| counter(counters).load(Relaxed) == 0);
+        self.count(counter);
+        is_first
     }
 
     /// Hands the shard an input; what comes of it is carried out at the end of the turn.
@@ -260,18 +275,8 @@ impl Core {
             }
         }
         self.carry_out();
-        self.flush_if_one();
         self.turn.notify();
         Some(ask.reply().await.unwrap_or(Reply::Sent { connections: 0, data: Vec::new(), kept: Default::default() }))
-    }
-
-    /// To one client: its frame goes out now and the call's answer right behind it. Gathered for the end of the turn, a
-    /// burst of frames followed by a burst of answers wakes each receiver once per message (1.4 µs more).
-    fn flush_if_one(&self) {
-        let mut shard = self.shard.borrow_mut();
-        if shard.dirty_len() == 1 {
-            self.lines.flush(&mut shard);
-        }
     }
 
     fn dispatch(&self, shard: ShardId, ticket: Ticket, query: Query) {
@@ -288,7 +293,7 @@ impl Core {
         let mut more = self.take_mail();
         more |= self.shard.borrow_mut().poll_fanout(self.clock.now());
         self.carry_out();
-        self.lines.flush(&mut self.shard.borrow_mut());
+        self.write();
         self.carry_out();
         self.store.send_unsent();
         self.bells.ring(&self.shared.mail);
@@ -296,6 +301,24 @@ impl Core {
         self.due_by(self.next_deadline());
         self.clock.end_turn();
         more
+    }
+
+    /// An answer to a caller, at the end of the turn: behind the frames that wait now.
+    pub fn answer(&self, outlet: &Outlet) {
+        self.given.give(outlet, self.shard.borrow().dirty_len());
+        self.turn.notify();
+    }
+
+    /// One write per connection that has something to write, each call's answer right behind its frames.
+    fn write(&self) {
+        let mut shard = self.shard.borrow_mut();
+        let mut flushed = 0;
+        self.given.drain(|answer| {
+            self.lines.flush(&mut shard, answer.behind.saturating_sub(flushed));
+            flushed = flushed.max(answer.behind);
+            answer.write(&self.deadlines, self.clock.now() + ANSWER_TIMEOUT_MS);
+        });
+        self.lines.flush(&mut shard, usize::MAX);
     }
 
     /// Mail that must arrive, in the order in which it is posted.
@@ -550,7 +573,7 @@ impl Core {
 
     /// The business server does not accept what we ask: an operator must hear of it.
     pub fn note_invalid(&self, actions: &Actions<'_>) {
-        if actions.unreadable > 0 && self.shared.counters.backend_unreadable.fetch_add(1, Relaxed) == 0 {
+        if actions.unreadable > 0 && self.count_first(|counters| &counters.backend_unreadable) {
             warn!("the business server says RAINBOW* headers that cannot be read; they do nothing (said once)");
         }
         if let Some(invalid) = actions.invalid {
@@ -612,8 +635,11 @@ impl Core {
 
     /// Nobody waits for anything that this worker does: it may end.
     pub fn is_settled(&self) -> bool {
-        let tasks =
-            self.asks.is_empty() && self.attaches.is_empty() && self.claims.is_empty() && self.answers.is_empty();
+        let tasks = self.asks.is_empty()
+            && self.attaches.is_empty()
+            && self.claims.is_empty()
+            && self.answers.is_empty()
+            && self.given.is_empty();
         let stored = !self.store.has_unsent() && self.shard.borrow().store_under_way() == 0;
         tasks && stored && self.unsent.borrow().is_empty() && self.pool().is_idle()
     }
@@ -671,6 +697,8 @@ impl Send<'_> {
 pub const CONNECT_TICKET: u64 = 1 << 63;
 const CLOSE_TICKET: u64 = 1 << 62;
 pub const RECEIPT_TICKET: u64 = 1 << 61;
+/// A caller has so long to take an answer.
+const ANSWER_TIMEOUT_MS: u64 = 30_000;
 const CLOSE_DEADLINE_MS: u64 = 60_000;
 const MAIL_BATCH: usize = 1024;
 /// What another worker or the store had no room for is tried again after so long.

@@ -68,13 +68,10 @@ impl Watch {
         self.deadlines.wheel.borrow_mut().arm(self.index as u32, deadline);
     }
 
-    /// For the time in which the peer has to take what we write.
-    pub fn set_writing(&self, deadline: Option<Tick>) {
-        self.deadlines.watched.borrow_mut()[self.index].writing = deadline.is_some();
-        match deadline {
-            Some(deadline) => self.set(deadline),
-            None => self.clear(),
-        }
+    /// By then the peer has to have taken what we write.
+    pub fn set_writing(&self, deadline: Tick) {
+        self.deadlines.watched.borrow_mut()[self.index].writing = true;
+        self.set(deadline);
     }
 
     pub fn clear(&self) {

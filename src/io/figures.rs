@@ -3,6 +3,7 @@
 use super::backend::{BackendStats, HistogramTotal, UpstreamState};
 use super::core::Core;
 use super::response::{Response, plain};
+use super::shared::Counters;
 use super::store::StoreSender;
 use super::{clock, sys};
 use crate::config::StoreKind;
@@ -27,7 +28,7 @@ pub async fn info(core: &Rc<Core>) -> Response {
     let now = clock::monotonic();
     let channels: usize = figures.iter().map(|worker| worker.channels).sum();
     let mut counters = serde_json::Map::new();
-    let counted = stats.iter().chain(shared.counters.iter()).chain(admission(core)).chain(backend(core));
+    let counted = stats.iter().chain(Counters::sum(&shared.counters)).chain(admission(core)).chain(backend(core));
     for (name, _, value) in counted.chain(store_counters(core)) {
         counters.insert(name.into(), value.into());
     }
@@ -248,7 +249,7 @@ pub async fn metrics(core: &Rc<Core>) -> Response {
         ("backend_latency_p99_us", "99th percentile of the backend's latency.", latency.per_mille(990)),
     ];
     gauges.extend(store_gauges(core));
-    let counters = stats.iter().chain(core.shared.counters.iter()).chain(admission(core)).chain(backend(core));
+    let counters = stats.iter().chain(Counters::sum(&core.shared.counters)).chain(admission(core)).chain(backend(core));
     let counters = counters.chain(store_counters(core));
     let mut registry = Registry::with_prefix("rainbow");
     registry.register_collector(Box::new(Collected { counters: counters.collect(), gauges }));

@@ -76,9 +76,10 @@ impl Lines {
         }
     }
 
-    /// Writes to every connection that has something to write.
-    pub fn flush(&self, shard: &mut Shard) {
-        while let Some(index) = shard.next_dirty() {
+    /// Writes to the next connections that have something to write, so many of them.
+    pub fn flush(&self, shard: &mut Shard, most: usize) {
+        for _ in 0..most {
+            let Some(index) = shard.next_dirty() else { return };
             let line = self.line(index);
             if line.fd != NONE && !line.blocked {
                 self.flush_one(shard, index, line.fd);

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! accept ─► serve (HTTP) ─► upgrade ─► session ─► core ─► shard
-//!              └─► calls ──────────────────────────┘  └─► backend (pool), lines (writes), mailbox (other workers)
+//!              └─► calls ──────────────────────────┘  └─► backend (pool), lines and answers (writes), mailbox
 //! ```
 
+pub mod answers;
 pub mod asks;
 pub mod backend;
 pub mod calls;

@@ -4,7 +4,6 @@
 use super::backend::{Done, Hook, Job, Outcome, Retry};
 use super::clock;
 use super::core::{Core, RECEIPT_TICKET};
-use super::shared::Counters;
 use crate::base::time::Tick;
 use crate::policy::backend::Verdict;
 use std::cell::{Cell, RefCell};
@@ -115,7 +114,7 @@ impl Core {
     }
 
     fn drop_receipts(&self, count: usize) {
-        Counters::add_many(&self.shared.counters.receipts_dropped, count as u64);
+        self.count_many(|counters| &counters.receipts_dropped, count as u64);
     }
 }
 

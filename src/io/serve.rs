@@ -1,6 +1,7 @@
 //! One HTTP connection: heads and bodies under deadlines, then a client's upgrade, a call, or a page. It ends when the
 //! peer or we say so, or when the socket becomes a client's session.
 
+use super::answers::Outlet;
 use super::calls;
 use super::core::Core;
 use super::deadlines::Watch;
@@ -14,7 +15,6 @@ use crate::shard::Mode;
 use crate::wire::http1::{BodyDecoder, BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
 use monoio::buf::IoBufMut;
 use std::borrow::Cow;
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::rc::Rc;
@@ -36,13 +36,13 @@ pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
     let watch = core.deadlines.watch(socket.fd());
     let connection = Connection {
         core,
+        outlet: None,
         socket,
         watch,
         peer,
         side,
         buffer: Vec::with_capacity(HEAD_BUFFER),
         body: Vec::new(),
-        out: Vec::new(),
         spare: Vec::new(),
         served: false,
     };
@@ -54,14 +54,16 @@ pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
 pub async fn refuse(core: Rc<Core>, socket: Socket, response: &Response) {
     let watch = core.deadlines.watch(socket.fd());
     let (peer, side) = (Ipv4Addr::UNSPECIFIED.into(), Side::Public);
-    let (buffer, body, out, spare) = Default::default();
-    let mut connection = Connection { core, socket, watch, peer, side, buffer, body, out, spare, served: true };
+    let (outlet, buffer, body, spare) = Default::default();
+    let mut connection = Connection { core, outlet, socket, watch, peer, side, buffer, body, spare, served: true };
     connection.answer(response, false).await;
     connection.linger().await;
 }
 
 struct Connection {
     core: Rc<Core>,
+    /// Of one that is answered at all: most clients' never are. Dropped before the socket.
+    outlet: Option<Outlet>,
     socket: Socket,
     watch: Watch,
     peer: IpAddr,
@@ -70,7 +72,6 @@ struct Connection {
     buffer: Vec<u8>,
     /// A body that did not come with its head.
     body: Vec<u8>,
-    out: Vec<u8>,
     /// The body of the last answer, for the next one.
     spare: Vec<u8>,
     /// At least one request has been read: silence is only an idle keep-alive.
@@ -254,6 +255,7 @@ impl Connection {
 
     async fn upgrade(mut self, head: usize, plan: upgrade::Plan) {
         self.watch.clear();
+        self.written().await;
         let early = self.buffer.split_off(head);
         let Connection { core, socket, watch, .. } = self;
         drop(watch);
@@ -282,7 +284,7 @@ impl Connection {
         let response = calls::run(&self.core, request).await;
         self.answer(&response, keep_alive).await;
         if let Cow::Owned(mut body) = response.body {
-            body.shrink_to(OUT_KEPT);
+            body.shrink_to(SPARE_KEPT);
             self.spare = body;
         }
         Some(consumed)
@@ -307,7 +309,7 @@ impl Connection {
             }
         };
         if call.expects_continue {
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+            self.write(|out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n")).await;
         }
         self.due_in(BODY_TIMEOUT_MS);
         loop {
@@ -339,27 +341,23 @@ impl Connection {
     }
 
     async fn answer(&mut self, response: &Response, keep_alive: bool) {
-        let mut out = std::mem::take(&mut self.out);
-        out.clear();
-        response.write(&mut out, keep_alive);
-        self.write(&out).await;
-        out.shrink_to(OUT_KEPT);
-        self.out = out;
+        self.write(|out| response.write(out, keep_alive)).await;
+        if !keep_alive {
+            self.written().await;
+        }
     }
 
-    /// All of it, waiting for the peer to take it; a peer that does not is cut off by the deadline.
-    async fn write(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            match sys::send(self.socket.fd(), bytes) {
-                Ok(sent) => bytes = &bytes[sent..],
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.watch.set_writing(Some(self.core.clock.now() + WRITE_TIMEOUT_MS));
-                    self.socket.writable().await;
-                    self.watch.set_writing(None);
-                }
-                Err(_) => return,
-            }
+    /// At the end of the turn, waiting only for what was written before.
+    async fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let outlet = self.outlet.get_or_insert_with(|| Outlet::new(self.socket.fd()));
+        outlet.room().await;
+        outlet.append(write);
+        self.core.answer(outlet);
+    }
+
+    async fn written(&self) {
+        if let Some(outlet) = &self.outlet {
+            outlet.written().await;
         }
     }
 
@@ -382,9 +380,8 @@ impl Connection {
 /// Most heads are shorter; longer ones make it grow.
 const HEAD_BUFFER: usize = 1024;
 const READ_ROOM: usize = 256;
-const OUT_KEPT: usize = 64 << 10;
+const SPARE_KEPT: usize = 64 << 10;
 const KEEP_ALIVE_MS: u64 = 75_000;
 const BODY_TIMEOUT_MS: u64 = 30_000;
-const WRITE_TIMEOUT_MS: u64 = 30_000;
 const LINGER_MS: u64 = 1_000;
 const LINGER_BYTES: usize = 1 << 20;

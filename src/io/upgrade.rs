@@ -25,7 +25,6 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use tracing::{debug, warn};
 
@@ -340,7 +339,7 @@ impl Core {
     fn session_home(&self, actions: &Actions<'_>) -> Option<ShardId> {
         let name = actions.session?;
         if !self.store.is_open() {
-            if self.shared.counters.sessions_ignored.fetch_add(1, Ordering::Relaxed) == 0 {
+            if self.count_first(|counters| &counters.sessions_ignored) {
                 warn!("the business server names a session, but no store is configured (store.kind): it is ignored");
             }
             return None;

@@ -116,6 +116,16 @@ impl<T> Arena<T> {
         })
     }
 
+    /// The same from the back.
+    pub fn iter_back<'a>(&'a self, list: &List) -> impl Iterator<Item = (At, &'a T)> + use<'a, T> {
+        let mut next = list.tail;
+        std::iter::from_fn(move || {
+            let at = (next != NIL).then_some(At(next))?;
+            next = self.nodes[next as usize].prev;
+            Some((at, self.get(at)))
+        })
+    }
+
     fn take_node(&mut self, value: T) -> u32 {
         self.len += 1;
         if self.free == NIL {
@@ -159,6 +169,7 @@ mod tests {
                 }
                 for (list, model) in lists.iter().zip(&model) {
                     prop_assert!(arena.iter(list).map(|(_, n)| n).eq(model));
+                    prop_assert!(arena.iter_back(list).map(|(_, n)| n).eq(model.iter().rev()));
                 }
                 prop_assert_eq!(arena.len(), model.iter().map(VecDeque::len).sum::<usize>());
             }

@@ -85,7 +85,7 @@ pub struct Shard {
     fanout: Fanout,
     /// One timer per connection: the earliest thing it waits for. It may fire early; `on_timer` looks what is due.
     timers: Wheel,
-    dirty: Vec<u32>,
+    dirty: VecDeque<u32>,
     outputs: VecDeque<Output>,
     sessions: Sessions,
     storeline: StoreLine,
@@ -122,7 +122,7 @@ impl Shard {
             parts: Parts::new(now),
             fanout: Fanout::default(),
             timers: Wheel::new(now),
-            dirty: Vec::new(),
+            dirty: VecDeque::new(),
             outputs: VecDeque::new(),
             sessions: Sessions::default(),
             storeline: StoreLine::default(),
@@ -224,9 +224,9 @@ impl Shard {
         }
     }
 
-    /// A connection that has something to be written, once each until it has more.
+    /// A connection that has something to be written, once each until it has more; who had it first comes first.
     pub fn next_dirty(&mut self) -> Option<u32> {
-        let index = self.dirty.pop()?;
+        let index = self.dirty.pop_front()?;
         if let Some(conn) = self.conns.get_mut(index as usize) {
             conn.dirty = false;
             // Until `written` says otherwise: a socket that takes nothing is not written to.
@@ -622,7 +622,7 @@ impl Shard {
     fn mark_dirty(&mut self, index: u32) {
         let conn = &mut self.conns[index as usize];
         if !std::mem::replace(&mut conn.dirty, true) {
-            self.dirty.push(index);
+            self.dirty.push_back(index);
         }
     }
 

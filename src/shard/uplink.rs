@@ -134,6 +134,11 @@ impl Uplink {
         }
         known.iter(&self.known).find(|(_, known)| known.id == incoming_id).map(|(at, _)| at)
     }
+
+    /// What is under way is among the newest: behind it lie up to `ANSWERS_KEPT` answers.
+    fn find_number(&self, known: &Arena<Known>, sequence: u64) -> Option<At> {
+        known.iter_back(&self.known).find(|(_, known)| known.sequence == sequence).map(|(at, _)| at)
+    }
 }
 
 impl Shard {
@@ -331,8 +336,7 @@ impl Shard {
         self.stats.forwards_failed += u64::from(failed && origin.qos != QoS::AtMostOnce);
         let Some(id) = MessageId::new(origin.id) else { return };
         let uplink = &self.conns[index as usize].uplink;
-        let found = self.known.iter(&uplink.known).find(|(_, known)| known.sequence == origin.sequence);
-        let Some(at) = found.map(|(at, _)| at) else { return };
+        let Some(at) = uplink.find_number(&self.known, origin.sequence) else { return };
         match outcome {
             Forwarded::Answered(body) => self.answer(index, at, id, body, now),
             Forwarded::Failed if self.settings.is_planted(Bug::AnswersFailed) => {
@@ -480,8 +484,7 @@ impl Shard {
             self.line_bytes -= waiting.body.len();
             let uplink = &mut self.conns[holder as usize].uplink;
             uplink.line_len -= 1;
-            let found = self.known.iter(&uplink.known).find(|(_, known)| known.sequence == waiting.origin.sequence);
-            match found.map(|(at, _)| at).filter(|_| waiting.origin.id != 0) {
+            match uplink.find_number(&self.known, waiting.origin.sequence).filter(|_| waiting.origin.id != 0) {
                 Some(at) => {
                     self.stats.forwards_failed += 1;
                     self.fail(holder, at, waiting.origin.qos);
@@ -524,8 +527,8 @@ impl Shard {
         }
         let known = &self.conns[holder as usize].uplink.known;
         let storing = |known: &Known| known.sequence == sequence && matches!(known.answer, Answer::Storing(_));
-        let Some(at) = self.known.iter(known).find(|(_, known)| storing(known)).map(|(at, _)| at) else { return };
-        let Known { id, qos, .. } = *self.known.get(at);
+        let Some((at, known)) = self.known.iter_back(known).find(|(_, known)| storing(known)) else { return };
+        let Known { id, qos, .. } = *known;
         let answer = std::mem::replace(&mut self.known.get_mut(at).answer, Answer::Failed);
         self.conns[holder as usize].uplink.storing -= 1;
         match answer {

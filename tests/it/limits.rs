@@ -1,10 +1,12 @@
 //! What a client may take: connections, message sizes, rates, and what happens to one that does not read.
 
+use std::io::Write;
 use std::net::Ipv6Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::call::send_later;
 use crate::harness::client::{BINARY, CONTINUATION, MASK, Message, TEXT};
+use crate::harness::http::{self, Wire};
 use crate::harness::metrics::{Counted, counted, read, risen};
 use crate::harness::{Backend, Client, Command, PATIENCE, Reply, Setup, Upgrade, eventually, send};
 
@@ -302,4 +304,36 @@ fn a_panic_costs_one_connection_1011_and_no_other() {
     bystander.expect(Command::Ack, 1);
     backend.wait_under("/close", 1);
     server.assert_alive();
+}
+
+#[test]
+fn a_caller_that_does_not_read_is_not_written_for() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    let page = http::get(server.addr(), "/serverinfo/").body;
+    let before = server.rss();
+    // Enough answers to fill what the kernel holds, and 20 MB more.
+    let pairs = (24 << 20) / page.len();
+    let wire = Wire::connect(server.addr());
+    let mut writing = wire.stream.try_clone().expect("a second handle");
+    let writer = std::thread::spawn(move || {
+        let pair = b"GET /hello/ HTTP/1.1\r\nHost: x\r\n\r\nGET /serverinfo/ HTTP/1.1\r\nHost: x\r\n\r\n";
+        (0..pairs).for_each(|_| writing.write_all(pair).expect("the server reads on when its answers are read"));
+    });
+    let mut requests = 0.0;
+    eventually("no request is read but this question", || {
+        let now = read(server.addr())["rainbow_http_requests_total"];
+        (std::mem::replace(&mut requests, now) + 1.0 == now).then_some(())
+    });
+    let grown = server.rss().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more for a caller that does not read");
+    let mut wire = wire;
+    let deadline = Instant::now() + PATIENCE;
+    for pair in 0..pairs {
+        let hello = wire.response(deadline).unwrap_or_else(|e| panic!("of {pairs} pairs came {pair}: {e}"));
+        assert_eq!((hello.status, hello.text().as_str()), (200, "ok"));
+        assert_eq!(wire.response(deadline).expect("the page").body, page);
+    }
+    writer.join().expect("all was written");
+    assert!(wire.buffer.is_empty(), "more answers than requests");
 }

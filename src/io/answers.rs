@@ -1,0 +1,246 @@
+//! The answers to calls. A turn's answers are written at its end, each behind the frames that its call has caused: so
+//! the turn first reads and thinks, and then writes, everything back to back. (A receiver that works in the meantime is
+//! woken once per turn instead of once per write, and neither code throws the other out of the processor's cache.)
+//!
+//! ```text
+//! serve: give ─► Answers ─► end of the turn: send ─► all taken: written
+//!                                                └─► the peer takes no more: a task of its own sends on
+//! ```
+
+use super::deadlines::{Deadlines, Watch};
+use super::socket::Socket;
+use super::sys;
+use crate::base::time::Tick;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// What this turn has to say to callers, in order.
+#[derive(Default)]
+pub struct Answers(RefCell<Vec<Answer>>);
+
+/// One caller's bytes, and where they stand among the turn's writes.
+pub struct Answer {
+    /// Connections with frames that were in the shard's line before it.
+    pub behind: usize,
+    to: Rc<Outgoing>,
+}
+
+/// Where one HTTP connection's bytes go. Must be dropped before its socket.
+pub struct Outlet(Rc<Outgoing>);
+
+struct Outgoing {
+    fd: RawFd,
+    bytes: RefCell<Vec<u8>>,
+    state: Cell<State>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing waits.
+    Written,
+    /// In the turn's line.
+    Given,
+    /// The peer takes no more for now; a task waits until it does.
+    Blocked,
+}
+
+impl Answers {
+    pub fn give(&self, Outlet(to): &Outlet, behind: usize) {
+        if to.state.get() == State::Written {
+            to.state.set(State::Given);
+            self.0.borrow_mut().push(Answer { behind, to: to.clone() });
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// Hands each to `write`, in order.
+    pub fn drain(&self, write: impl FnMut(Answer)) {
+        let mut given = self.0.take();
+        given.drain(..).for_each(write);
+        debug_assert!(self.is_empty(), "writing gives no answers");
+        // For its room.
+        self.0.replace(given);
+    }
+}
+
+impl Answer {
+    /// Writes what the socket takes; a task writes the rest, until `deadline`.
+    pub fn write(self, deadlines: &Rc<Deadlines>, deadline: Tick) {
+        let Answer { to, .. } = self;
+        if to.state.get() != State::Given {
+            // Its connection has ended.
+            return;
+        }
+        match to.send(to.fd) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => match to.second_descriptor() {
+                Ok(socket) => {
+                    to.state.set(State::Blocked);
+                    let watch = deadlines.watch(socket.fd());
+                    watch.set_writing(deadline);
+                    monoio::spawn(to.send_on(socket, watch));
+                }
+                Err(_) => {
+                    sys::shutdown(to.fd);
+                    to.end();
+                }
+            },
+            // Gone, or all is written.
+            _ => to.end(),
+        }
+    }
+}
+
+impl Outlet {
+    pub fn new(fd: RawFd) -> Outlet {
+        let (bytes, waker) = Default::default();
+        Outlet(Rc::new(Outgoing { fd, bytes, state: Cell::new(State::Written), waker }))
+    }
+
+    /// Appends what the closure writes; to be given then.
+    pub fn append(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.0.bytes.borrow_mut());
+    }
+
+    /// Returns when one more answer may be appended: nothing is heaped up for a peer that does not take it.
+    pub async fn room(&self) {
+        self.until(|to| to.state.get() != State::Blocked && to.bytes.borrow().len() < HEAP).await;
+    }
+
+    /// Returns when all has been written, or the peer is gone.
+    pub async fn written(&self) {
+        self.until(|to| to.state.get() == State::Written).await;
+    }
+
+    async fn until(&self, holds: impl Fn(&Outgoing) -> bool) {
+        poll_fn(|context| {
+            if holds(&self.0) {
+                return Poll::Ready(());
+            }
+            *self.0.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Outlet {
+    /// What is in the turn's line goes now, while the descriptor is ours. A task that sends on does so.
+    fn drop(&mut self) {
+        if self.0.state.get() == State::Given {
+            let _ = self.0.send(self.0.fd);
+            self.0.end();
+        }
+    }
+}
+
+impl Outgoing {
+    /// All of it, or as much as the socket takes (`WouldBlock`).
+    fn send(&self, fd: RawFd) -> io::Result<()> {
+        let mut bytes = self.bytes.borrow_mut();
+        let mut sent = 0;
+        let outcome = loop {
+            if sent == bytes.len() {
+                break Ok(());
+            }
+            match sys::send(fd, &bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        bytes.drain(..sent);
+        outcome
+    }
+
+    async fn send_on(self: Rc<Outgoing>, socket: Socket, watch: Watch) {
+        loop {
+            socket.writable().await;
+            match self.send(socket.fd()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => break,
+            }
+        }
+        drop(watch);
+        self.end();
+    }
+
+    /// One of our own, since the connection may end and its number be another's before all is written.
+    fn second_descriptor(&self) -> io::Result<Socket> {
+        // SAFETY: it is open: the outlet, which is dropped first, would have taken this out of the turn's line.
+        let fd: OwnedFd = unsafe { BorrowedFd::borrow_raw(self.fd) }.try_clone_to_owned()?;
+        debug_assert_ne!(fd.as_raw_fd(), self.fd);
+        Socket::new(fd)
+    }
+
+    fn end(&self) {
+        let mut bytes = self.bytes.borrow_mut();
+        bytes.clear();
+        bytes.shrink_to(KEPT);
+        drop(bytes);
+        self.state.set(State::Written);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Answers to requests that came in one piece go out in one piece, up to so many bytes.
+const HEAP: usize = 64 << 10;
+const KEPT: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn outlet(socket: &UnixStream, bytes: &[u8]) -> Outlet {
+        let outlet = Outlet::new(socket.as_raw_fd());
+        outlet.append(|out| out.extend_from_slice(bytes));
+        outlet
+    }
+
+    #[test]
+    fn answers_go_out_in_order_and_once() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(Tick(0))));
+        let outlet = outlet(&ours, b"one ");
+        answers.give(&outlet, 3);
+        outlet.append(|out| out.extend_from_slice(b"two"));
+        answers.give(&outlet, 4);
+        let mut places = Vec::new();
+        answers.drain(|answer| {
+            places.push(answer.behind);
+            answer.write(&deadlines, Tick(1));
+        });
+        assert_eq!(places, [3], "both go with the first");
+        assert!(outlet.0.state.get() == State::Written);
+        drop((outlet, ours));
+        assert_eq!(read_all(theirs), b"one two");
+    }
+
+    #[test]
+    fn what_was_given_is_written_before_the_socket_is_closed() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(Tick(0))));
+        let outlet = outlet(&ours, b"last words");
+        answers.give(&outlet, 0);
+        drop((outlet, ours));
+        // The number may be somebody else's now.
+        answers.drain(|answer| answer.write(&deadlines, Tick(1)));
+        assert_eq!(read_all(theirs), b"last words");
+    }
+
+    fn read_all(mut theirs: UnixStream) -> Vec<u8> {
+        let mut read = Vec::new();
+        std::io::Read::read_to_end(&mut theirs, &mut read).expect("the peer reads");
+        read
+    }
+}
