@@ -227,8 +227,13 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
             uplink_during_fanout(bench, clients(10_000, 200), rate, must(3.0))
         }
         "two-workers" => {
-            let rate = options.rate.unwrap_or(if bench.small { 50.0 } else { 200.0 });
-            two_workers(bench, clients(1_000, 200), rate, must(1.15))
+            let (seldom, often) = if bench.small { (20.0, 50.0) } else { (200.0, 1_500.0) };
+            let often = options.rate.unwrap_or(often);
+            let mut rows = two_workers(bench, clients(1_000, 200), often, must(1.15))?;
+            if options.rate.is_none() {
+                rows.extend(two_workers(bench, clients(1_000, 200), seldom, None)?);
+            }
+            Ok(rows)
         }
         "send-durable" => send_durable(bench, clients(1_000, 50), pace(32), must(1.05)),
         "stored" => stored(bench, clients(1_000, 50), pace(256), options.size.max(200)),

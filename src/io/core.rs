@@ -39,7 +39,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -179,9 +179,9 @@ impl Core {
         !paused
     }
 
-    /// A connection's task, whose panic costs that connection and no other.
-    pub async fn caught(self: Rc<Core>, task: impl Future<Output = ()>) {
-        let mut task = pin!(task);
+    /// A connection's task, whose panic costs that connection and no other. In a box: what an `async fn` is given lies
+    /// twice in it.
+    pub async fn caught(self: Rc<Core>, mut task: Pin<Box<impl Future<Output = ()>>>) {
         let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),

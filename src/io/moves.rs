@@ -181,7 +181,7 @@ fn arrive(core: &Rc<Core>, fd: Option<OwnedFd>, arrival: Arrival) {
     core.post(stub.shard, Mail::Moved { key: stub, to: key });
     core.attach(key, identity, joining);
     let task = attached(core.clone(), Attaching { key, identity, cookie, socket, early, place });
-    monoio::spawn(core.clone().caught(task));
+    monoio::spawn(core.clone().caught(Box::pin(task)));
 }
 
 struct Attaching {

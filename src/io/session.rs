@@ -6,35 +6,36 @@ use crate::base::id::ConnKey;
 use crate::policy::admission::Place;
 use std::rc::Rc;
 
-/// Reads until the socket ends. `early` is what came behind the upgrade; `_place` is given back at the end.
-pub async fn run(core: Rc<Core>, mut socket: Socket, key: ConnKey, mut early: Vec<u8>, _place: Place) {
-    // Dropped before the socket is closed, whatever happens here.
-    let line = Line { core, key };
-    let core = &line.core;
-    if !early.is_empty() && !core.received(key, &mut early) {
-        core.lines.resumed(key).await;
-    }
-    drop(early);
-    let mut buffer = Vec::with_capacity(SILENT);
-    loop {
-        let (read, filled) = socket.read(buffer).await;
-        buffer = filled;
-        let Ok(count @ 1..) = read else { break };
-        let read_on = core.received(key, &mut buffer[..count]);
-        buffer = fitting(buffer, count);
-        if !read_on {
-            core.lines.resumed(key).await;
+/// Reads until the socket ends. `early` is what came behind the upgrade; `place` is given back at the end.
+///
+/// Not an `async fn`: that would keep all that it is given twice, times a million.
+pub fn run(core: Rc<Core>, socket: Socket, key: ConnKey, mut early: Vec<u8>, place: Place) -> impl Future<Output = ()> {
+    let mut session = Session { core, key, socket, _place: place };
+    let mut read_on = early.is_empty() || session.core.received(key, &mut early);
+    async move {
+        let mut buffer = Vec::with_capacity(SILENT);
+        loop {
+            if !read_on {
+                session.core.lines.resumed(session.key).await;
+            }
+            let (read, filled) = session.socket.read(buffer).await;
+            buffer = filled;
+            let Ok(count @ 1..) = read else { break };
+            read_on = session.core.received(session.key, &mut buffer[..count]);
+            buffer = fitting(buffer, count);
         }
     }
 }
 
-/// The shard hears of the end exactly once.
-struct Line {
+struct Session {
     core: Rc<Core>,
     key: ConnKey,
+    socket: Socket,
+    _place: Place,
 }
 
-impl Drop for Line {
+impl Drop for Session {
+    /// The shard hears of the end exactly once, whatever happens, and before the socket is closed.
     fn drop(&mut self) {
         self.core.socket_ended(self.key);
     }

@@ -1,5 +1,6 @@
 //! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn (`flush`).
 
+use monoio::buf::IoBufMut;
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
 use std::io;
@@ -24,8 +25,8 @@ impl Socket {
 
     /// One read into the buffer's whole capacity; 0 at the end of the stream. Never raced against a timeout: whoever
     /// wants it to end shuts the socket down.
-    pub async fn read<B: monoio::buf::IoBufMut>(&mut self, buffer: B) -> (io::Result<usize>, B) {
-        self.0.read(buffer).await
+    pub fn read<B: IoBufMut>(&mut self, buffer: B) -> impl Future<Output = (io::Result<usize>, B)> {
+        self.0.read(buffer)
     }
 
     /// Until the socket takes bytes again (or has failed).

@@ -140,7 +140,7 @@ async fn accept(core: Rc<Core>, listener: TcpListener, side: Side) {
                 match Socket::new(fd) {
                     Ok(socket) => {
                         let task = serve::run(core.clone(), socket, peer.ip(), side);
-                        monoio::spawn(core.clone().caught(task));
+                        monoio::spawn(core.clone().caught(Box::pin(task)));
                     }
                     Err(error) => warn!(%error, "a new connection was lost"),
                 }

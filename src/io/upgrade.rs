@@ -175,7 +175,8 @@ pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>)
             }),
             Answer::Moves(joining) => {
                 let arrival = Arrival { identity, stub: key, joining: *joining, early, place };
-                return moves::hand_over(&core, key, socket, arrival).await;
+                // Boxed: seldom, and larger than all the rest.
+                return Box::pin(moves::hand_over(&core, key, socket, arrival)).await;
             }
             Answer::Refused => {
                 core.count(|counters| &counters.connect_refused);

@@ -16,6 +16,9 @@ pub fn chat(bench: &Bench, clients: usize, pace: Pace, churn: f64) -> Result<Vec
 
 /// The chat at a fixed rate on one worker and on two: what crossing between workers costs. ksoftirqd is counted on the
 /// first core only: on the second it works for the generator too.
+///
+/// The rate that counts keeps one worker busy for half of its time. At a tenth of that there is no must: each message is a
+/// wake-up of each worker then, and the second one, which shares its core with the generator, sleeps and wakes the most.
 pub fn two_workers(bench: &Bench, clients: usize, rate: f64, must: Option<f64>) -> Result<Vec<Row>, String> {
     let (first, second) = (bench.server_core(), bench.plan.generator_core);
     let one = |cores: Vec<usize>| {
