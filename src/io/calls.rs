@@ -350,12 +350,13 @@ async fn session(core: &Rc<Core>, query: &str) -> Result<Response, Refusal> {
 
 /// Asks the main thread to reread the file; the answer says what changed and what wants a restart.
 async fn update_config(core: &Rc<Core>) -> Response {
-    let ticket = clock::monotonic_us();
+    let ticket = core.next_ticket();
+    core.reloads.open(ticket);
     if !core.shared.events.try_send(Event::Reload(Some((core.id, ticket)))) {
+        core.reloads.forget(ticket);
         return refusal(503, "a reload is under way");
     }
-    let outcome = core.reloads.wait(ticket).await;
-    match outcome {
+    match core.reloads.told(ticket).await {
         Ok(said) => Response::json(serde_json::json!({"status": 0, "msg": said}).to_string().into_bytes()),
         Err(why) => refusal(200, &why),
     }

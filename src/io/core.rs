@@ -81,7 +81,8 @@ pub struct Core {
     pool: OnceCell<Pool>,
     /// Mail that a full box did not take; bounded by the questions that are open and by the connections that moved.
     unsent: RefCell<VecDeque<(ShardId, Mail)>>,
-    pub reloads: Reloads,
+    /// Calls of /updateconfig/ that wait for the main thread.
+    pub reloads: Waits<u64, Result<String, String>>,
     scratch: RefCell<Vec<u8>>,
 }
 
@@ -121,7 +122,7 @@ impl Core {
             rules: RefCell::new(Rc::new(rules)),
             pool: OnceCell::new(),
             unsent: RefCell::default(),
-            reloads: Reloads::default(),
+            reloads: Waits::default(),
             scratch: RefCell::default(),
             shared,
         }))
@@ -642,36 +643,6 @@ impl Core {
             && self.given.is_empty();
         let stored = !self.store.has_unsent() && self.shard.borrow().store_under_way() == 0;
         tasks && stored && self.unsent.borrow().is_empty() && self.pool().is_idle()
-    }
-}
-
-/// Calls of /updateconfig/ that wait for the main thread.
-#[derive(Default)]
-pub struct Reloads {
-    outcomes: RefCell<Vec<(u64, Result<String, String>)>>,
-    told: Notify,
-}
-
-impl Reloads {
-    /// The outcome of the reload asked for under this ticket.
-    pub async fn wait(&self, ticket: u64) -> Result<String, String> {
-        loop {
-            if let Some(outcome) = self.take(ticket) {
-                return outcome;
-            }
-            self.told.notified().await;
-        }
-    }
-
-    fn take(&self, ticket: u64) -> Option<Result<String, String>> {
-        let mut outcomes = self.outcomes.borrow_mut();
-        let at = outcomes.iter().position(|(whose, _)| *whose == ticket)?;
-        Some(outcomes.swap_remove(at).1)
-    }
-
-    fn tell(&self, ticket: u64, outcome: Result<String, String>) {
-        self.outcomes.borrow_mut().push((ticket, outcome));
-        self.told.notify();
     }
 }
 

@@ -1,5 +1,5 @@
 //! Tasks of this worker that wait for one word each: a session's attachment, a claim, the answer of a call that another
-//! one is making. The word may come before the task gets to wait for it.
+//! one is making, a reload's outcome. The word may come before the task gets to wait for it.
 
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
