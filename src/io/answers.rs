@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! serve: give ─► Answers ─► end of the turn: send ─► all taken: written
-//!                                                └─► the peer takes no more: a task of its own sends on
+//!                                                └─► the caller takes no more: a task sends on, until a deadline
 //! ```
 
 use super::deadlines::{Deadlines, Watch};
@@ -72,29 +72,29 @@ impl Answers {
 }
 
 impl Answer {
-    /// Writes what the socket takes; a task writes the rest, until `deadline`.
-    pub fn write(self, deadlines: &Rc<Deadlines>, deadline: Tick) {
+    /// Writes what the socket takes. `Some` when that is not all: the future writes the rest, and yields false when the
+    /// caller has not taken it by the deadline.
+    #[must_use]
+    pub fn write(self, deadlines: &Rc<Deadlines>, deadline: Tick) -> Option<impl Future<Output = bool> + use<>> {
         let Answer { to, .. } = self;
         if to.state.get() != State::Given {
             // Its connection has ended.
-            return;
+            return None;
         }
-        match to.send(to.fd) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => match to.second_descriptor() {
-                Ok(socket) => {
-                    to.state.set(State::Blocked);
-                    let watch = deadlines.watch(socket.fd());
-                    watch.set_writing(deadline);
-                    monoio::spawn(to.send_on(socket, watch));
-                }
-                Err(_) => {
-                    sys::shutdown(to.fd);
-                    to.end();
-                }
-            },
-            // Gone, or all is written.
-            _ => to.end(),
+        if !to.send(to.fd).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            // All is written, or the caller is gone.
+            to.end();
+            return None;
         }
+        let Ok(socket) = to.second_descriptor() else {
+            sys::shutdown(to.fd);
+            to.end();
+            return None;
+        };
+        to.state.set(State::Blocked);
+        let watch = deadlines.watch(socket.fd());
+        watch.set_writing(deadline);
+        Some(to.send_on(socket, watch))
     }
 }
 
@@ -160,7 +160,7 @@ impl Outgoing {
         outcome
     }
 
-    async fn send_on(self: Rc<Outgoing>, socket: Socket, watch: Watch) {
+    async fn send_on(self: Rc<Outgoing>, socket: Socket, watch: Watch) -> bool {
         loop {
             socket.writable().await;
             match self.send(socket.fd()) {
@@ -168,8 +168,8 @@ impl Outgoing {
                 _ => break,
             }
         }
-        drop(watch);
         self.end();
+        !watch.expired()
     }
 
     /// One of our own, since the connection may end and its number be another's before all is written.
@@ -218,7 +218,7 @@ mod tests {
         let mut places = Vec::new();
         answers.drain(|answer| {
             places.push(answer.behind);
-            answer.write(&deadlines, Tick(1));
+            assert!(answer.write(&deadlines, Tick(1)).is_none());
         });
         assert_eq!(places, [3], "both go with the first");
         assert!(outlet.0.state.get() == State::Written);
@@ -234,9 +234,47 @@ mod tests {
         answers.give(&outlet, 0);
         drop((outlet, ours));
         // The number may be somebody else's now.
-        answers.drain(|answer| answer.write(&deadlines, Tick(1)));
+        answers.drain(|answer| assert!(answer.write(&deadlines, Tick(1)).is_none()));
         assert_eq!(read_all(theirs), b"last words");
     }
+
+    /// More than a socket holds, given at once; `then` is what the caller does while the rest is being written.
+    fn blocked(then: impl FnOnce(UnixStream, &Deadlines)) -> bool {
+        let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().build();
+        runtime.expect("io_uring is allowed here").block_on(async {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(Tick(0))));
+            let outlet = outlet(&ours, &vec![7; LONG]);
+            answers.give(&outlet, 0);
+            let mut rest = None;
+            answers.drain(|answer| rest = answer.write(&deadlines, Tick(30)));
+            assert!(outlet.0.state.get() == State::Blocked);
+            // Its number may be another's from here on.
+            drop((outlet, ours));
+            then(theirs, &deadlines);
+            rest.expect("not all of it was taken").await
+        })
+    }
+
+    #[test]
+    fn a_slow_caller_gets_the_rest() {
+        let mut reader = None;
+        assert!(blocked(|theirs, _| reader = Some(std::thread::spawn(|| read_all(theirs)))));
+        assert_eq!(reader.expect("started").join().expect("no panic"), vec![7; LONG]);
+    }
+
+    #[test]
+    fn a_caller_that_takes_nothing_is_given_up_at_the_deadline() {
+        let mut kept = None;
+        let in_time = blocked(|theirs, deadlines| {
+            kept = Some(theirs);
+            deadlines.poll(Tick(30));
+        });
+        assert!(!in_time);
+        assert!(read_all(kept.expect("given")).len() < LONG);
+    }
+
+    const LONG: usize = 4 << 20;
 
     fn read_all(mut theirs: UnixStream) -> Vec<u8> {
         let mut read = Vec::new();

@@ -317,7 +317,14 @@ impl Core {
         self.given.drain(|answer| {
             self.lines.flush(&mut shard, answer.behind.saturating_sub(flushed));
             flushed = flushed.max(answer.behind);
-            answer.write(&self.deadlines, self.clock.now() + ANSWER_TIMEOUT_MS);
+            if let Some(rest) = answer.write(&self.deadlines, self.clock.now() + ANSWER_TIMEOUT_MS) {
+                let (shared, id) = (self.shared.clone(), usize::from(self.id.0));
+                monoio::spawn(async move {
+                    if !rest.await {
+                        Counters::add(&shared.counters[id].answers_not_taken, 1);
+                    }
+                });
+            }
         });
         self.lines.flush(&mut shard, usize::MAX);
     }

@@ -141,6 +141,8 @@ counters! {
     mail_full
     /// Panics in the handling of one connection.
     panics
+    /// Callers that did not take an answer in time.
+    answers_not_taken
     /// New connections that could not be accepted.
     accept_errors
     /// Answers that carried RAINBOWREQUESTINVALID.
