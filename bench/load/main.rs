@@ -34,6 +34,7 @@ use crate::scenario::million::million;
 use crate::work::Pace;
 
 #[derive(Parser, Debug, Clone)]
+#[command(args_override_self = true)]
 #[command(about = "Measures what the server's work costs, beside the least that the kernel charges for it.")]
 struct Options {
     /// One of fanout, fanout-8, fanout-qos1, send, uplink, storm, idle, mixed, churn, slow, million, uplink-during-fanout,
@@ -214,9 +215,13 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
         }
         "storm" => storm(bench, options.inflight.unwrap_or(32), must(2.2)),
         "idle" => {
-            let whole = options.scenario.is_some() && !bench.small;
-            let (ping_s, watch_s) = if whole { (60, 65.0) } else { (bench.scaled(15, 1) as u64, 16.0) };
-            let watch_s = options.seconds.unwrap_or(if bench.small { 1.5 } else { watch_s });
+            let (ping_s, watch_s) = match options.seconds {
+                // Each is pinged once.
+                Some(seconds) => ((seconds as u64).clamp(1, 60), seconds),
+                None if bench.small => (1, 1.5),
+                None if options.scenario.is_some() => (60, 65.0),
+                None => (15, 16.0),
+            };
             idle(bench, clients(15_000, 200), ping_s, watch_s)
         }
         "mixed" => chat(bench, clients(1_000, 200), pace(8), 0.0),

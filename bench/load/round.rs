@@ -174,10 +174,10 @@ fn compete(
 }
 
 /// The command beside the rounds: what it sees is the server at work, not at its start.
-struct Beside(Option<std::process::Child>);
+pub struct Beside(Option<std::process::Child>);
 
 impl Beside {
-    fn start(plan: &Plan, target: &Target) -> Beside {
+    pub fn start(plan: &Plan, target: &Target) -> Beside {
         let rainbow = matches!(target.kind, Kind::Rainbow { .. });
         let Some(command) = plan.beside.as_ref().filter(|_| rainbow) else { return Beside(None) };
         let softirq = ksoftirqd(plan.server_cores[0]).unwrap_or(target.pid());
@@ -190,11 +190,17 @@ impl Beside {
         Beside(child)
     }
 
-    /// SIGINT, as a person would end it; then waits.
-    fn stop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            sys::kill(child.id(), libc::SIGINT);
-            let _ = child.wait();
+    /// SIGINT, as a person would end it; then waits, and ends it for good if that takes long.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.0.take() else { return };
+        sys::kill(child.id(), libc::SIGINT);
+        let deadline_ns = now_ns() + BESIDE_NS;
+        while matches!(child.try_wait(), Ok(None)) {
+            if now_ns() > deadline_ns {
+                eprintln!("the command of --beside does not end on SIGINT (does its shell `exec` it?); it is killed");
+                let _ = child.kill();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
 }
@@ -248,3 +254,5 @@ pub fn latency_histogram() -> Histogram<u64> {
 }
 
 const STALL_NS: u64 = 10_000_000_000;
+/// perf writes its file when it is told to end.
+const BESIDE_NS: u64 = 30_000_000_000;

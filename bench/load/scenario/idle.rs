@@ -2,6 +2,7 @@
 
 use super::Bench;
 use crate::meter::Meter;
+use crate::round::Beside;
 use crate::row::Row;
 use crate::swarm::{Play, Swarm};
 use crate::sys::{self, now_ns};
@@ -78,12 +79,14 @@ fn watch(bench: &Bench, target: &crate::target::Target, clients: usize, watch_s:
     swarm.connect(&mut Quiet, clients - first, |_| String::new())?;
     let bytes = target.rss().saturating_sub(before) as f64 / (clients - first) as f64;
     eprintln!(" {bytes:.0} B each; watching for {watch_s} s");
+    let mut beside = Beside::start(&bench.plan, target);
     let meter = Meter::start(target.pid(), &bench.plan.server_cores, bench.plan.generator_core);
     let end_ns = now_ns() + (watch_s * 1e9) as u64;
     while now_ns() < end_ns && swarm.faults.count == 0 {
         swarm.turn(&mut Quiet, 100_000_000).map_err(|error| format!("epoll: {error}"))?;
     }
     let used = meter.stop();
+    beside.stop();
     Ok(Watched {
         bytes,
         ms_per_s: used.cpu_ns as f64 / 1e6 / (used.wall_ns as f64 / 1e9),
