@@ -205,6 +205,12 @@ impl Beside {
     }
 }
 
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// Whose turn it is. A contender that has left is passed over.
 struct Turns {
     state: Mutex<(usize, Vec<bool>)>,

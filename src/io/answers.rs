@@ -1,16 +1,16 @@
-//! The answers to calls. A turn's answers are written at its end, each behind the frames that its call has caused: so
-//! the turn first reads and thinks, and then writes, everything back to back. (A receiver that works in the meantime is
-//! woken once per turn instead of once per write, and neither code throws the other out of the processor's cache.)
+//! The answers to calls. A turn's answers are written at its end, each behind the frames that waited when it was given:
+//! so the turn first reads and thinks, and then writes, everything back to back. (A receiver that works in the meantime
+//! is woken once per turn instead of once per write, and neither code throws the other out of the processor's cache.)
 //!
 //! ```text
 //! serve: give ─► Answers ─► end of the turn: send ─► all taken: written
 //!                                                └─► the caller takes no more: a task sends on, until a deadline
 //! ```
 
+use super::clock;
 use super::deadlines::{Deadlines, Watch};
 use super::socket::Socket;
 use super::sys;
-use crate::base::time::Tick;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -36,6 +36,8 @@ struct Outgoing {
     fd: RawFd,
     bytes: RefCell<Vec<u8>>,
     state: Cell<State>,
+    /// The caller is gone, or was given up: nothing more is written.
+    cut_off: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -73,35 +75,38 @@ impl Answers {
 
 impl Answer {
     /// Writes what the socket takes. `Some` when that is not all: the future writes the rest, and yields false when the
-    /// caller has not taken it by the deadline.
+    /// caller has taken nothing for `PATIENCE_MS`.
     #[must_use]
-    pub fn write(self, deadlines: &Rc<Deadlines>, deadline: Tick) -> Option<impl Future<Output = bool> + use<>> {
+    pub fn write(self, deadlines: &Rc<Deadlines>) -> Option<impl Future<Output = bool> + use<>> {
         let Answer { to, .. } = self;
         if to.state.get() != State::Given {
             // Its connection has ended.
             return None;
         }
-        if !to.send(to.fd).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
-            // All is written, or the caller is gone.
-            to.end();
-            return None;
+        match to.send(to.fd) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            outcome => {
+                to.end(outcome.is_ok());
+                return None;
+            }
         }
-        let Ok(socket) = to.second_descriptor() else {
-            sys::shutdown(to.fd);
-            to.end();
-            return None;
-        };
         to.state.set(State::Blocked);
-        let watch = deadlines.watch(socket.fd());
-        watch.set_writing(deadline);
-        Some(to.send_on(socket, watch))
+        // The table may be full.
+        let socket = to.second_descriptor().inspect_err(|_| sys::shutdown(to.fd)).ok();
+        let rest = socket.map(|socket| {
+            let watch = deadlines.watch(socket.fd());
+            watch.set_writing(clock::monotonic() + PATIENCE_MS);
+            (watch, socket)
+        });
+        Some(to.send_on(rest))
     }
 }
 
 impl Outlet {
     pub fn new(fd: RawFd) -> Outlet {
         let (bytes, waker) = Default::default();
-        Outlet(Rc::new(Outgoing { fd, bytes, state: Cell::new(State::Written), waker }))
+        let (state, cut_off) = (Cell::new(State::Written), Cell::new(false));
+        Outlet(Rc::new(Outgoing { fd, bytes, state, cut_off, waker }))
     }
 
     /// Appends what the closure writes; to be given then.
@@ -109,20 +114,21 @@ impl Outlet {
         write(&mut self.0.bytes.borrow_mut());
     }
 
-    /// Returns when one more answer may be appended: nothing is heaped up for a peer that does not take it.
-    pub async fn room(&self) {
-        self.until(|to| to.state.get() != State::Blocked && to.bytes.borrow().len() < HEAP).await;
+    /// One more answer may be appended: nothing is heaped up for a caller that does not take it.
+    pub fn has_room(&self) -> bool {
+        let Outgoing { state, cut_off, bytes, .. } = &*self.0;
+        state.get() != State::Blocked && !cut_off.get() && bytes.borrow().len() < HEAP_MAX
     }
 
-    /// Returns when all has been written, or the peer is gone.
-    pub async fn written(&self) {
-        self.until(|to| to.state.get() == State::Written).await;
+    pub fn is_written(&self) -> bool {
+        self.0.state.get() == State::Written
     }
 
-    async fn until(&self, holds: impl Fn(&Outgoing) -> bool) {
+    /// Returns when all has been written; false when the caller is gone or was given up.
+    pub async fn written(&self) -> bool {
         poll_fn(|context| {
-            if holds(&self.0) {
-                return Poll::Ready(());
+            if self.is_written() {
+                return Poll::Ready(!self.0.cut_off.get());
             }
             *self.0.waker.borrow_mut() = Some(context.waker().clone());
             Poll::Pending
@@ -135,8 +141,8 @@ impl Drop for Outlet {
     /// What is in the turn's line goes now, while the descriptor is ours. A task that sends on does so.
     fn drop(&mut self) {
         if self.0.state.get() == State::Given {
-            let _ = self.0.send(self.0.fd);
-            self.0.end();
+            let sent = self.0.send(self.0.fd);
+            self.0.end(sent.is_ok());
         }
     }
 }
@@ -160,16 +166,23 @@ impl Outgoing {
         outcome
     }
 
-    async fn send_on(self: Rc<Outgoing>, socket: Socket, watch: Watch) -> bool {
+    async fn send_on(self: Rc<Outgoing>, rest: Option<(Watch, Socket)>) -> bool {
+        let Some((watch, socket)) = rest else {
+            self.end(false);
+            return false;
+        };
         loop {
             socket.writable().await;
             match self.send(socket.fd()) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                _ => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    watch.set_writing(clock::monotonic() + PATIENCE_MS);
+                }
+                outcome => {
+                    self.end(outcome.is_ok());
+                    return !watch.expired();
+                }
             }
         }
-        self.end();
-        !watch.expired()
     }
 
     /// One of our own, since the connection may end and its number be another's before all is written.
@@ -180,7 +193,8 @@ impl Outgoing {
         Socket::new(fd)
     }
 
-    fn end(&self) {
+    fn end(&self, written: bool) {
+        self.cut_off.set(!written);
         let mut bytes = self.bytes.borrow_mut();
         bytes.clear();
         bytes.shrink_to(KEPT);
@@ -193,8 +207,10 @@ impl Outgoing {
 }
 
 /// Answers to requests that came in one piece go out in one piece, up to so many bytes.
-const HEAP: usize = 64 << 10;
+const HEAP_MAX: usize = 64 << 10;
 const KEPT: usize = 64 << 10;
+/// A caller that takes nothing for so long is given up.
+const PATIENCE_MS: u64 = 30_000;
 
 #[cfg(test)]
 mod tests {
@@ -210,7 +226,7 @@ mod tests {
     #[test]
     fn answers_go_out_in_order_and_once() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(Tick(0))));
+        let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(clock::monotonic())));
         let outlet = outlet(&ours, b"one ");
         answers.give(&outlet, 3);
         outlet.append(|out| out.extend_from_slice(b"two"));
@@ -218,7 +234,7 @@ mod tests {
         let mut places = Vec::new();
         answers.drain(|answer| {
             places.push(answer.behind);
-            assert!(answer.write(&deadlines, Tick(1)).is_none());
+            assert!(answer.write(&deadlines).is_none());
         });
         assert_eq!(places, [3], "both go with the first");
         assert!(outlet.0.state.get() == State::Written);
@@ -229,12 +245,12 @@ mod tests {
     #[test]
     fn what_was_given_is_written_before_the_socket_is_closed() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(Tick(0))));
+        let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(clock::monotonic())));
         let outlet = outlet(&ours, b"last words");
         answers.give(&outlet, 0);
         drop((outlet, ours));
         // The number may be somebody else's now.
-        answers.drain(|answer| assert!(answer.write(&deadlines, Tick(1)).is_none()));
+        answers.drain(|answer| assert!(answer.write(&deadlines).is_none()));
         assert_eq!(read_all(theirs), b"last words");
     }
 
@@ -243,11 +259,11 @@ mod tests {
         let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().build();
         runtime.expect("io_uring is allowed here").block_on(async {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
-            let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(Tick(0))));
+            let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(clock::monotonic())));
             let outlet = outlet(&ours, &vec![7; LONG]);
             answers.give(&outlet, 0);
             let mut rest = None;
-            answers.drain(|answer| rest = answer.write(&deadlines, Tick(30)));
+            answers.drain(|answer| rest = answer.write(&deadlines));
             assert!(outlet.0.state.get() == State::Blocked);
             // Its number may be another's from here on.
             drop((outlet, ours));
@@ -268,7 +284,7 @@ mod tests {
         let mut kept = None;
         let in_time = blocked(|theirs, deadlines| {
             kept = Some(theirs);
-            deadlines.poll(Tick(30));
+            deadlines.poll(clock::monotonic() + 2 * PATIENCE_MS);
         });
         assert!(!in_time);
         assert!(read_all(kept.expect("given")).len() < LONG);

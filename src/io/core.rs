@@ -21,6 +21,7 @@ use super::rules::Rules;
 use super::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
 use super::shelf::News;
 use super::storebox::{self, StoreBox};
+use super::sys;
 use super::upgrade::Connects;
 use super::waits::Waits;
 use crate::base::id::{ConnKey, Identity, ShardId};
@@ -71,6 +72,8 @@ pub struct Core {
     /// The earliest deadline has become earlier than the one the timer task sleeps for.
     pub sooner: Notify,
     pub armed: Cell<Tick>,
+    /// When freed memory was last given back, and how many connections had been opened and ended by then.
+    tidied: Cell<(Tick, u64)>,
     pub mail: MailReceiver<Mail>,
     /// Rung at the end of every turn.
     bells: Bells,
@@ -115,6 +118,7 @@ impl Core {
             time_turned: Notify::default(),
             sooner: Notify::default(),
             armed: Cell::new(Tick::NEVER),
+            tidied: Cell::new((now, 0)),
             mail,
             bells: Bells::default(),
             drain: Notify::default(),
@@ -149,7 +153,7 @@ impl Core {
         Counters::add(counter(&self.shared.counters[usize::from(self.id.0)]), count);
     }
 
-    /// The same; true when no worker has counted it before.
+    /// The same; true when no worker has counted it before (two at the same moment may both be the first).
     pub fn count_first(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> bool {
         let is_first = self.shared.counters.iter().all(|counters| counter(counters).load(Relaxed) == 0);
         self.count(counter);
@@ -310,14 +314,14 @@ impl Core {
         self.turn.notify();
     }
 
-    /// One write per connection that has something to write, each call's answer right behind its frames.
+    /// One write per connection that has something to write; each answer goes behind the frames that waited before it.
     fn write(&self) {
         let mut shard = self.shard.borrow_mut();
         let mut flushed = 0;
         self.given.drain(|answer| {
             self.lines.flush(&mut shard, answer.behind.saturating_sub(flushed));
             flushed = flushed.max(answer.behind);
-            if let Some(rest) = answer.write(&self.deadlines, self.clock.now() + ANSWER_TIMEOUT_MS) {
+            if let Some(rest) = answer.write(&self.deadlines) {
                 let (shared, id) = (self.shared.clone(), usize::from(self.id.0));
                 monoio::spawn(async move {
                     if !rest.await {
@@ -619,10 +623,21 @@ impl Core {
         let now = self.clock.now();
         self.shared.beats[usize::from(self.id.0)].store(now.0, std::sync::atomic::Ordering::Relaxed);
         self.shard.borrow_mut().handle(Input::Tick, now);
+        self.tidy(now);
         self.deadlines.poll(now);
         self.pool().poll_timers(now);
         self.tell_receipts_if_due(now);
         self.turn.notify();
+    }
+
+    /// Tables that have grown, and clients that have gone, leave memory behind. Looked at while clients come and go only.
+    fn tidy(&self, now: Tick) {
+        let (tidied, known) = self.tidied.get();
+        let came_and_went = self.shard.borrow().came_and_went();
+        if now.since_ms(tidied) >= TIDY_MS && came_and_went != known {
+            self.tidied.set((now, came_and_went));
+            sys::give_back_freed_memory();
+        }
     }
 
     /// Some sockets take bytes again.
@@ -675,8 +690,7 @@ impl Send<'_> {
 pub const CONNECT_TICKET: u64 = 1 << 63;
 const CLOSE_TICKET: u64 = 1 << 62;
 pub const RECEIPT_TICKET: u64 = 1 << 61;
-/// A caller has so long to take an answer.
-const ANSWER_TIMEOUT_MS: u64 = 30_000;
+const TIDY_MS: u64 = 1_000;
 const CLOSE_DEADLINE_MS: u64 = 60_000;
 const MAIL_BATCH: usize = 1024;
 /// What another worker or the store had no room for is tried again after so long.

@@ -1,7 +1,8 @@
-//! Deadlines of sockets that are not clients yet: the first byte, the whole head, a call's body, an idle keep-alive.
+//! Deadlines of sockets that are not clients yet: the first byte, the whole head, a call's body, an idle keep-alive,
+//! and taking an answer.
 //!
 //! A deadline never drops a pending read (see DESIGN.md, "Traps"): it ends the socket's reading direction, the read
-//! completes with 0, and the task finds that its time was over.
+//! completes with 0, and the task finds that its time was over. One for writing ends both directions.
 
 use super::sys;
 use crate::base::time::Tick;

@@ -105,6 +105,9 @@ impl Connection {
     async fn serve(mut self) {
         loop {
             let Some(head) = self.read_head().await else { return };
+            if !self.has_room().await {
+                return;
+            }
             self.core.count(|counters| &counters.http_requests);
             self.served = true;
             let Request { head, what, keep_alive } = self.plan(head);
@@ -255,10 +258,12 @@ impl Connection {
 
     async fn upgrade(mut self, head: usize, plan: upgrade::Plan) {
         self.watch.clear();
-        self.written().await;
+        if !self.written().await {
+            return;
+        }
         let early = self.buffer.split_off(head);
-        let Connection { core, socket, watch, .. } = self;
-        drop(watch);
+        let Connection { core, outlet, socket, watch, .. } = self;
+        drop((outlet, watch));
         let refused = upgrade::connect(core.clone(), socket, plan, early).await;
         let Err((socket, response)) = refused else { return };
         refuse(core, socket, &response).await;
@@ -309,7 +314,7 @@ impl Connection {
             }
         };
         if call.expects_continue {
-            self.write(|out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n")).await;
+            self.write(|out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"));
         }
         self.due_in(BODY_TIMEOUT_MS);
         loop {
@@ -341,29 +346,43 @@ impl Connection {
     }
 
     async fn answer(&mut self, response: &Response, keep_alive: bool) {
-        self.write(|out| response.write(out, keep_alive)).await;
+        self.write(|out| response.write(out, keep_alive));
         if !keep_alive {
             self.written().await;
         }
     }
 
-    /// At the end of the turn, waiting only for what was written before.
-    async fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    /// At the end of the turn.
+    fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let outlet = self.outlet.get_or_insert_with(|| Outlet::new(self.socket.fd()));
-        outlet.room().await;
         outlet.append(write);
         self.core.answer(outlet);
     }
 
-    async fn written(&self) {
-        if let Some(outlet) = &self.outlet {
-            outlet.written().await;
+    /// Before a request is carried out: the caller has taken what it was answered before, or that is little. False when
+    /// it is gone or was given up.
+    async fn has_room(&self) -> bool {
+        self.outlet.as_ref().is_none_or(Outlet::has_room) || self.written().await
+    }
+
+    /// All that was said has been taken; false when the caller is gone or was given up.
+    async fn written(&self) -> bool {
+        match &self.outlet {
+            None => true,
+            Some(outlet) => {
+                if !outlet.is_written() {
+                    // The caller's time to read; its time to write begins anew afterwards.
+                    self.watch.clear();
+                }
+                outlet.written().await
+            }
         }
     }
 
     /// After the last answer: what the peer still sends is read and thrown away for a moment, since closing over unread
     /// bytes resets the connection and may take the answer with it.
     async fn linger(&mut self) {
+        self.written().await;
         sys::shutdown_write(self.socket.fd());
         self.due_in(LINGER_MS);
         let mut left = LINGER_BYTES;

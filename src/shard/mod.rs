@@ -244,6 +244,11 @@ impl Shard {
         self.dirty.len()
     }
 
+    /// Connections opened and connections ended, since the start.
+    pub fn came_and_went(&self) -> u64 {
+        self.stats.opened + self.stats.ended
+    }
+
     /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
     /// nothing.
     pub fn gather(&self, index: u32, enough: usize, out: &mut Vec<u8>) {

@@ -1,10 +1,11 @@
 //! What a client may take: connections, message sizes, rates, and what happens to one that does not read.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use crate::harness::call::send_later;
+use crate::harness::call::{send_later, signed_target};
 use crate::harness::client::{BINARY, CONTINUATION, MASK, Message, TEXT};
 use crate::harness::http::{self, Wire};
 use crate::harness::metrics::{Counted, counted, read, risen};
@@ -336,4 +337,28 @@ fn a_caller_that_does_not_read_is_not_written_for() {
     }
     writer.join().expect("all was written");
     assert!(wire.buffer.is_empty(), "more answers than requests");
+}
+
+#[test]
+fn a_caller_that_half_closes_gets_the_whole_of_a_long_answer() {
+    let backend = subscribing();
+    let server = Setup::of(&backend).start();
+    let mut client = Client::open(server.addr(), "c");
+    let mut wire = Wire::connect(server.addr());
+    let target = signed_target("/send/", &[("channel", "all"), ("qos", "1"), ("timeout", "10")]);
+    wire.write(format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi").as_bytes());
+    // A second call that never comes whole: the connection is ended for it.
+    wire.write(format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nh").as_bytes());
+    wire.stream.shutdown(std::net::Shutdown::Write).expect("the server is there");
+    let before = read(server.addr());
+    // In JSON each byte takes six: more than the kernel holds for a caller that does not read.
+    let reply = "\x01".repeat(900_000);
+    let message = client.next_packet();
+    client.answer(Command::Ack, message.id, &reply);
+    eventually("the call is done", || {
+        let calls = |samples: &BTreeMap<String, f64>| samples["rainbow_calls_total"];
+        (calls(&read(server.addr())) > calls(&before)).then_some(())
+    });
+    let answer = wire.response(Instant::now() + PATIENCE).expect("the whole answer");
+    assert!(answer.json()["data"] == *reply, "not the client's reply");
 }

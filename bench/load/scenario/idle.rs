@@ -77,8 +77,7 @@ fn watch(bench: &Bench, target: &crate::target::Target, clients: usize, watch_s:
     swarm.connect(&mut Quiet, first, |_| String::new())?;
     let before = target.rss();
     swarm.connect(&mut Quiet, clients - first, |_| String::new())?;
-    let bytes = target.rss().saturating_sub(before) as f64 / (clients - first) as f64;
-    eprintln!(" {bytes:.0} B each; watching for {watch_s} s");
+    eprintln!(" watching for {watch_s} s");
     let mut beside = Beside::start(&bench.plan, target);
     let meter = Meter::start(target.pid(), &bench.plan.server_cores, bench.plan.generator_core);
     let end_ns = now_ns() + (watch_s * 1e9) as u64;
@@ -87,6 +86,8 @@ fn watch(bench: &Bench, target: &crate::target::Target, clients: usize, watch_s:
     }
     let used = meter.stop();
     beside.stop();
+    // Now, not while they come: what a server needs for that, it may give back.
+    let bytes = target.rss().saturating_sub(before) as f64 / (clients - first) as f64;
     Ok(Watched {
         bytes,
         ms_per_s: used.cpu_ns as f64 / 1e6 / (used.wall_ns as f64 / 1e9),
