@@ -630,7 +630,7 @@ impl Core {
         self.turn.notify();
     }
 
-    /// Tables that have grown, and clients that have gone, leave memory behind. Looked at while clients come and go only.
+    /// Tables that have grown, and clients that have gone, leave memory behind: looked at while clients come and go.
     fn tidy(&self, now: Tick) {
         let (tidied, known) = self.tidied.get();
         let came_and_went = self.shard.borrow().came_and_went();

@@ -126,6 +126,9 @@ fn uplink_rounds(
     for _ in 0..bench.plan.rounds {
         for with_crowd in [false, true] {
             busy.wanted.store(with_crowd, Relaxed);
+            while busy.resting.load(Relaxed) == with_crowd && !busy.over.load(Relaxed) {
+                running.swarm.turn(&mut running.work, 1_000_000).map_err(|error| format!("epoll: {error}"))?;
+            }
             let round = running.round(target, &bench.plan, bench.plan.seconds)?;
             let p99 = round.latency.value_at_quantile(0.99) as f64 / 1e3;
             eprint!("  p99 {p99:.0} µs {} ", if with_crowd { "during" } else { "alone" });
@@ -147,6 +150,8 @@ fn uplink_rounds(
 struct Busy {
     ready: AtomicBool,
     wanted: AtomicBool,
+    /// Nothing of it is on its way.
+    resting: AtomicBool,
     over: AtomicBool,
     fanouts: AtomicU64,
 }
@@ -169,10 +174,12 @@ impl Busy {
         let mut running = Running { swarm, work };
         while !self.over.load(Relaxed) {
             if self.wanted.load(Relaxed) {
+                self.resting.store(false, Relaxed);
                 // One or two messages at a time: so it stops soon after it shall.
                 let round = running.round(target, &bench.plan, 0.02)?;
                 self.fanouts.fetch_add(round.ops, Relaxed);
             } else {
+                self.resting.store(true, Relaxed);
                 thread::sleep(Duration::from_millis(5));
             }
         }
