@@ -15,8 +15,8 @@ use crate::io::store::{self as io_store, StoreThread};
 use crate::io::{clock, sys};
 use crate::policy::admission::Admission;
 pub use crate::shard::Mode;
+use crate::shard::command::StoredSession;
 use crate::shard::home;
-use crate::shard::steps::Found;
 /// For tests: see `store::crash`.
 pub use crate::store::crash::arm as crash_at;
 use crate::store::{self, OpenError, Opened, Store};
@@ -239,14 +239,14 @@ fn start_store(shared: &Arc<Shared>, store: Store) -> io::Result<StoreThread> {
 struct Beginning {
     receivers: Vec<MailReceiver<Mail>>,
     resolver: Resolver,
-    sessions: Vec<Found>,
+    sessions: Vec<StoredSession>,
     mode: Mode,
 }
 
 fn start_workers(shared: &Arc<Shared>, beginning: Beginning) -> io::Result<Vec<JoinHandle<()>>> {
     let Beginning { receivers, resolver, sessions, mode } = beginning;
     let config = shared.config();
-    let mut found: Vec<Vec<Found>> = receivers.iter().map(|_| Vec::new()).collect();
+    let mut found: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
     for session in sessions {
         found[usize::from(home(&session.row.name, receivers.len()).0)].push(session);
     }

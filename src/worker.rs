@@ -12,7 +12,7 @@ use crate::io::shared::{Mail, Shared};
 use crate::io::sys;
 use crate::io::tasks::{self, Parts};
 use crate::shard::Mode;
-use crate::shard::steps::Found;
+use crate::shard::command::StoredSession;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Start {
     pub mail: MailReceiver<Mail>,
     pub resolver: Resolver,
     /// The sessions that are at home here.
-    pub found: Vec<Found>,
+    pub found: Vec<StoredSession>,
     /// The CPU to pin to.
     pub core: Option<usize>,
     pub listen: SocketAddr,

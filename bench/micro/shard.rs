@@ -5,7 +5,7 @@ use std::sync::Arc;
 use divan::Bencher;
 use rainbow::base::id::{ConnKey, ShardId};
 use rainbow::base::time::Tick;
-use rainbow::shard::{Forwarded, Input, Message, Mode, Output, Query, SessionSettings, Settings, Shard, Ticket};
+use rainbow::shard::{ForwardOutcome, Input, Message, Mode, Output, Query, QueryId, SessionSettings, Settings, Shard};
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
 
@@ -36,7 +36,7 @@ impl Bed {
 
     fn query(&mut self, channel: &Arc<str>, message: &Message) {
         let query = Query::Send { channel: channel.clone(), message: message.clone(), terms: (NOW + 10_000).into() };
-        self.shard.handle(Input::Query { ticket: Ticket(1), query }, NOW);
+        self.shard.handle(Input::Query { ticket: QueryId(1), query }, NOW);
     }
 
     /// Bytes from a client; `frame` is a template, as they are unmasked in place.
@@ -159,7 +159,7 @@ fn shard_uplink_qos1(bencher: Bencher) {
             Packet::Send { dup: false, qos: QoS::AtLeastOnce, message_type: 7, id: Some(id), body: &[0x5A; 128] };
         bed.bytes(key, &frame(&send));
         let Some(Output::Forward(forward)) = bed.shard.poll_output() else { panic!("it is forwarded") };
-        let outcome = Forwarded::Answered(&[0x5A; 128]);
+        let outcome = ForwardOutcome::Answered(&[0x5A; 128]);
         bed.shard.handle(Input::Forwarded { key, outcome, spent: forward.body }, NOW);
         assert_eq!(bed.flush(), (1, 0), "the ACK");
         (next, sent) = ((next + 1) % CLIENTS, sent + 1);

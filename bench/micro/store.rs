@@ -6,7 +6,10 @@ use divan::counter::ItemsCount;
 use rainbow::base::id::ShardId;
 use rainbow::config::{Durability, StoreKind};
 use rainbow::shard::Message;
-use rainbow::shard::steps::{DownlinkMark, Kept, Order, SessionId, SessionRow, Step, UnixMs, UplinkMark, What, Work};
+use rainbow::shard::command::{
+    Command, CommandNumber, DownlinkMark, Mutation, Offset, Operation, SessionId, SessionRow, StoredMessage, UnixMs,
+    UplinkMark,
+};
 use rainbow::store::{Options, Request, Store};
 use rainbow::wire::packet::QoS;
 use std::path::PathBuf;
@@ -24,7 +27,7 @@ struct Disk {
     store: Option<Store>,
     options: Options,
     number: u64,
-    order: u64,
+    offset: u64,
     message: Message,
 }
 
@@ -42,44 +45,44 @@ impl Disk {
         };
         let store = Store::open(&options, NOW).unwrap_or_else(|error| panic!("{error}")).0;
         let message = Message::encode(QoS::AtLeastOnce, 1, &[b'.'; 200], &mut Vec::new());
-        let mut disk = Disk { store: Some(store), options, number: 0, order: 0, message };
+        let mut disk = Disk { store: Some(store), options, number: 0, offset: 0, message };
         for first in (0..sessions).step_by(1024) {
-            let puts = (first..sessions.min(first + 1024)).map(|who| Step::Put(Box::new(row(who))));
+            let puts = (first..sessions.min(first + 1024)).map(|who| Mutation::PutSession(Box::new(row(who))));
             disk.commit(puts.collect());
         }
         disk
     }
 
-    fn commit(&mut self, steps: Vec<Step>) {
+    fn commit(&mut self, steps: Vec<Mutation>) {
         let numbers = self.number + 1..;
         self.number += steps.len() as u64;
-        let requests = steps
-            .into_iter()
-            .zip(numbers)
-            .map(|(step, number)| Request::Shard { shard: ShardId(0), work: Work { number, what: What::Step(step) } });
+        let requests = steps.into_iter().zip(numbers).map(|(step, number)| Request::Shard {
+            shard: ShardId(0),
+            command: Command { number: CommandNumber(number), operation: Operation::Mutate(step) },
+        });
         let store = self.store.as_mut().expect("it is open");
         divan::black_box(store.commit(requests.collect(), NOW));
         store.tend(false);
     }
 
-    fn keep(&mut self, session: u64) -> Step {
-        self.order += 1;
-        let order = self.order;
-        Step::Keep(Box::new(Kept {
+    fn keep(&mut self, session: u64) -> Mutation {
+        self.offset += 1;
+        let offset = self.offset;
+        Mutation::PutMessage(Box::new(StoredMessage {
             session: SessionId(u128::from(session)),
-            order: Order(order),
+            offset: Offset(offset),
             message: self.message.clone(),
             sent: false,
             released: false,
-            stored: UnixMs(NOW.0 + order),
-            expires: UnixMs(NOW.0 + order + 3_600_000),
+            stored: UnixMs(NOW.0 + offset),
+            expires: UnixMs(NOW.0 + offset + 3_600_000),
             claim: None,
         }))
     }
 
     /// Messages for sessions all over the file.
-    fn keeps(&mut self, batch: u64) -> Vec<Step> {
-        (0..batch).map(|nth| self.keep((self.order + nth) * 7919 % SESSIONS)).collect()
+    fn keeps(&mut self, batch: u64) -> Vec<Mutation> {
+        (0..batch).map(|nth| self.keep((self.offset + nth) * 7919 % SESSIONS)).collect()
     }
 }
 
@@ -119,7 +122,7 @@ fn keep_and_remove(bencher: Bencher, batch: u64) {
     bencher.counter(ItemsCount::new(2 * batch)).bench_local(|| {
         let steps = disk.keeps(batch);
         let removed = steps.iter().map(|step| match step {
-            Step::Keep(kept) => Step::Remove { session: kept.session, order: kept.order },
+            Mutation::PutMessage(kept) => Mutation::RemoveMessage { session: kept.session, offset: kept.offset },
             _ => unreachable!("only messages are kept"),
         });
         let removed = removed.collect();

@@ -2,7 +2,7 @@
 //! allocation after warm-up, and a reply that comes too late finds its slot's generation changed.
 
 use crate::base::id::ShardId;
-use crate::shard::{Reply, Ticket};
+use crate::shard::{QueryId, Reply};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -27,7 +27,7 @@ struct Slot {
 /// A question that is being asked; dropping it forgets the replies.
 pub struct Ask<'a> {
     asks: &'a Asks,
-    ticket: Ticket,
+    ticket: QueryId,
 }
 
 impl Asks {
@@ -56,11 +56,11 @@ impl Asks {
         let generation = self.generation.get().wrapping_add(1);
         self.generation.set(generation);
         let index = slots.insert(Slot { generation, missing: 0, reply: None, waker: None }) as u64;
-        Some(Ask { asks: self, ticket: Ticket(index << 32 | u64::from(generation) << 16 | u64::from(self.shard.0)) })
+        Some(Ask { asks: self, ticket: QueryId(index << 32 | u64::from(generation) << 16 | u64::from(self.shard.0)) })
     }
 
     /// A shard's reply. One that nobody waits for is forgotten.
-    pub fn resolve(&self, ticket: Ticket, reply: Reply) {
+    pub fn resolve(&self, ticket: QueryId, reply: Reply) {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut((ticket.0 >> 32) as usize);
         let Some(slot) = slot.filter(|slot| slot.generation == (ticket.0 >> 16) as u16) else { return };
@@ -78,12 +78,12 @@ impl Asks {
 }
 
 /// Whose question it is.
-pub fn asker(ticket: Ticket) -> ShardId {
+pub fn asker(ticket: QueryId) -> ShardId {
     ShardId(ticket.0 as u16)
 }
 
 impl Ask<'_> {
-    pub fn ticket(&self) -> Ticket {
+    pub fn ticket(&self) -> QueryId {
         self.ticket
     }
 

@@ -1,7 +1,7 @@
 //! The clock, read here and nowhere else. A worker reads it once per turn and tells everybody else what time it is.
 
 use crate::base::time::Tick;
-use crate::shard::steps::UnixMs;
+use crate::shard::command::UnixMs;
 use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

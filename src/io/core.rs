@@ -30,9 +30,9 @@ use crate::config::Config;
 use crate::policy::api::Targets;
 use crate::policy::backend::{Actions, Verdict};
 use crate::shard::channels::name_hash;
-use crate::shard::steps::{Claim, Found, Refused, SessionId};
+use crate::shard::command::{Claim, SessionId, StoreError, StoredSession};
 use crate::shard::{
-    Ended, Forward, Forwarded, Input, Message, Output, Query, Reply, Shard, Terms, Ticket, Which, home,
+    DrainScope, Forward, ForwardOutcome, Input, Message, Output, Query, QueryId, Reply, SessionEnd, Shard, Terms, home,
 };
 use crate::store::{Claimed, Request};
 use crate::wire::packet::QoS;
@@ -59,7 +59,7 @@ pub struct Core {
     pub connects: Connects,
     pub store: StoreBox,
     /// Connections that wait to be their sessions'.
-    pub attaches: Waits<ConnKey, Result<(), Refused>>,
+    pub attaches: Waits<ConnKey, Result<(), StoreError>>,
     /// Calls with a `message_id`: what the store knows of it, and what the same call answers that came before.
     pub claims: Waits<u64, Claimed>,
     pub answers: Waits<u64, Option<Arc<[u8]>>>,
@@ -212,7 +212,7 @@ impl Core {
     }
 
     /// The sessions that were kept, before anybody comes in.
-    pub fn restore(&self, found: Vec<Found>) {
+    pub fn restore(&self, found: Vec<StoredSession>) {
         self.shard.borrow_mut().restore(found, self.clock.now());
         self.carry_out();
         self.clock.end_turn();
@@ -284,7 +284,7 @@ impl Core {
         Some(ask.reply().await.unwrap_or(Reply::Sent { connections: 0, data: Vec::new(), kept: Default::default() }))
     }
 
-    fn dispatch(&self, shard: ShardId, ticket: Ticket, query: Query) {
+    fn dispatch(&self, shard: ShardId, ticket: QueryId, query: Query) {
         if shard == self.id {
             self.handle(Input::Query { ticket, query });
         } else if self.put(shard, Mail::Query { ticket, query }).is_err() {
@@ -368,9 +368,9 @@ impl Core {
     fn take_news(&self) {
         let Some(News { told, expired, claimed }) = self.shared.shelves[usize::from(self.id.0)].take() else { return };
         if let Some(told) = told {
-            self.handle(Input::Told(told));
+            self.handle(Input::Completions(told));
         }
-        expired.into_iter().for_each(|expired| self.handle(Input::Expired(expired)));
+        expired.into_iter().for_each(|expired| self.handle(Input::MessagesExpired(expired)));
         claimed.into_iter().for_each(|(ticket, claimed)| self.claims.tell(ticket, claimed));
     }
 
@@ -381,9 +381,9 @@ impl Core {
             Mail::Reload(config) => self.reload(config),
             Mail::Reloaded { ticket, outcome } => self.reloads.tell(ticket, outcome),
             Mail::Drain => self.drain.notify(),
-            Mail::QueryAt { key, ticket, query } => self.handle(Input::QueryAt { key, ticket, query }),
-            Mail::Moved { key, to } => self.handle(Input::Moved { key, to }),
-            Mail::StubEnded { key } => self.handle(Input::StubEnded { key }),
+            Mail::QueryAt { key, ticket, query } => self.handle(Input::RedirectedQuery { key, ticket, query }),
+            Mail::Moved { key, to } => self.handle(Input::HandedOver { key, to }),
+            Mail::StubEnded { key } => self.handle(Input::HandoverEnded { key }),
             Mail::MoveLost { key } => self.handle(Input::Abandoned { key }),
             Mail::Answered { ticket, answer } => self.answers.tell(ticket, answer),
         }
@@ -409,9 +409,9 @@ impl Core {
                 Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
                 Some(Output::Attached { key }) => self.attaches.tell(key, Ok(())),
                 Some(Output::AttachRefused { key, why }) => self.attaches.tell(key, Err(why)),
-                Some(Output::Store(work)) => self.store.push(Request::Shard { shard: self.id, work }),
-                Some(Output::Redirect { to, ticket, query }) => self.redirect(to, ticket, query),
-                Some(Output::StubEnded { stub }) => self.post(stub.shard, Mail::StubEnded { key: stub }),
+                Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
+                Some(Output::RedirectQuery { to, ticket, query }) => self.redirect(to, ticket, query),
+                Some(Output::HandoverEnded { stub }) => self.post(stub.shard, Mail::StubEnded { key: stub }),
                 Some(Output::SessionEnded { name, cookie, why }) => self.tell_session_end(&name, cookie, why),
                 Some(Output::Receipt { session, message_id }) => self.add_receipt(&session, message_id.as_deref()),
                 Some(Output::EndWriting { key }) => self.lines.end_writing(key.index),
@@ -422,7 +422,7 @@ impl Core {
         }
     }
 
-    fn reply(&self, ticket: Ticket, reply: Reply) {
+    fn reply(&self, ticket: QueryId, reply: Reply) {
         let whose = asks::asker(ticket);
         if whose == self.id {
             return self.asks.resolve(ticket, reply);
@@ -431,7 +431,7 @@ impl Core {
     }
 
     /// To where the connection that is asked about has moved; the reply goes to whoever asked.
-    fn redirect(&self, to: ConnKey, ticket: Ticket, query: Query) {
+    fn redirect(&self, to: ConnKey, ticket: QueryId, query: Query) {
         let mail = Mail::QueryAt { key: to, ticket, query };
         if self.put(to.shard, mail).is_err() {
             self.count(|counters| &counters.mail_full);
@@ -478,7 +478,7 @@ impl Core {
         };
         if let Err(job) = self.pool().submit(job) {
             // Counted by the pool as `line_full`; the client's repeat tries again.
-            self.handle(Input::Forwarded { key, outcome: Forwarded::Failed, spent: job.body });
+            self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: job.body });
         }
     }
 
@@ -503,13 +503,13 @@ impl Core {
         }
     }
 
-    fn tell_session_end(&self, name: &str, cookie: Option<Arc<[u8]>>, why: Ended) {
+    fn tell_session_end(&self, name: &str, cookie: Option<Arc<[u8]>>, why: SessionEnd) {
         if self.rules().config.close_url.is_empty() {
             return;
         }
         let why = match why {
-            Ended::Expired => "expired",
-            Ended::Dropped => "dropped",
+            SessionEnd::Expired => "expired",
+            SessionEnd::Dropped => "dropped",
         };
         let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
         let job = Job {
@@ -555,9 +555,9 @@ impl Core {
         let outcome = match done.outcome {
             Outcome::Answered { verdict: Verdict::Success | Verdict::Final, head, body } => {
                 self.apply(key, &Actions::read(head.headers));
-                Forwarded::Answered(body)
+                ForwardOutcome::Answered(body)
             }
-            Outcome::Answered { .. } | Outcome::GaveUp { .. } => Forwarded::Failed,
+            Outcome::Answered { .. } | Outcome::GaveUp { .. } => ForwardOutcome::Failed,
         };
         let spent = done.request_body;
         self.shard.borrow_mut().handle(Input::Forwarded { key, outcome, spent }, self.clock.now());
@@ -648,7 +648,7 @@ impl Core {
 
     /// Closes up to `most` clients with 1001; returns how many connections there still are, including those whose last
     /// messages are on their way to the backend.
-    pub fn close_some(&self, most: usize, which: Which) -> usize {
+    pub fn close_some(&self, most: usize, which: DrainScope) -> usize {
         let now = self.clock.now();
         let mut shard = self.shard.borrow_mut();
         shard.close_some(most, which, crate::wire::ws::frame::CloseCode::GOING_AWAY, "going away", now);

@@ -15,7 +15,7 @@ use super::shared::Mail;
 use crate::base::id::ShardId;
 use crate::policy::api::{Refusal, Sent, Targets, write_sent};
 use crate::shard::Reply;
-use crate::shard::steps::{Claim, Refused, UnixMs};
+use crate::shard::command::{Claim, StoreError, UnixMs};
 use crate::store::{Claimed, Request};
 use rustc_hash::FxHashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,7 +113,7 @@ async fn make(core: &Core, id: &Arc<str>, to: &Targets<'_>, send: Send<'_>) -> R
     core.claims.open(ticket);
     if !core.store.offer(Request::Claim { ticket, claim: claim.clone() }) {
         core.claims.forget(ticket);
-        return Err(Refusal::Store(Refused::TooBusy));
+        return Err(Refusal::Store(StoreError::TooBusy));
     }
     match core.claims.told(ticket).await {
         Claimed::New | Claimed::Again => {}

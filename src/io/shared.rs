@@ -12,7 +12,7 @@ use crate::base::id::{ConnKey, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
 use crate::policy::admission::Admission;
-use crate::shard::{Query, Reply, Ticket};
+use crate::shard::{Query, QueryId, Reply};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -55,11 +55,11 @@ pub struct Shared {
 /// What one worker sends to another.
 pub enum Mail {
     Query {
-        ticket: Ticket,
+        ticket: QueryId,
         query: Query,
     },
     Reply {
-        ticket: Ticket,
+        ticket: QueryId,
         reply: Reply,
     },
     /// A new configuration is in force.
@@ -74,7 +74,7 @@ pub enum Mail {
     /// A question about a connection that has moved here.
     QueryAt {
         key: ConnKey,
-        ticket: Ticket,
+        ticket: QueryId,
         query: Query,
     },
     /// A connection has been taken over by its session's home.

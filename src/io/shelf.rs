@@ -1,7 +1,7 @@
 //! Where the store's thread lays what a worker is to hear, and rings. A shelf takes everything, since it joins what
 //! lies there already: a mailbox can be full, and a shard that is not told waits for ever.
 
-use crate::shard::steps::{Expired, Told};
+use crate::shard::command::{Completions, ExpiredMessages};
 use crate::store::Claimed;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,8 +16,8 @@ pub struct Shelf {
 /// What the store has said since the worker last looked.
 #[derive(Debug, Default, PartialEq)]
 pub struct News {
-    pub told: Option<Told>,
-    pub expired: Vec<Expired>,
+    pub told: Option<Completions>,
+    pub expired: Vec<ExpiredMessages>,
     pub claimed: Vec<(u64, Claimed)>,
 }
 
@@ -40,13 +40,13 @@ impl Shelf {
 
 impl News {
     /// Later work, told after earlier.
-    pub fn add_told(&mut self, told: Told) {
+    pub fn add_told(&mut self, told: Completions) {
         match &mut self.told {
             None => self.told = Some(told),
             Some(before) => {
                 debug_assert!(before.upto < told.upto, "a shard's numbers come in order");
                 before.upto = told.upto;
-                before.other.extend(told.other);
+                before.exceptions.extend(told.exceptions);
             }
         }
     }
@@ -55,18 +55,21 @@ impl News {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::steps::Outcome;
+    use crate::shard::command::{CommandNumber, Completion};
 
     #[test]
     fn what_was_not_taken_is_joined_with_what_follows() {
         let shelf = Shelf::default();
         assert_eq!(shelf.take(), None);
-        let known = |number| (number, Outcome::Known);
-        shelf.lay(|news| news.add_told(Told { upto: 3, other: vec![known(2)] }));
+        let known = |number| (CommandNumber(number), Completion::Duplicate);
+        shelf.lay(|news| news.add_told(Completions { upto: CommandNumber(3), exceptions: vec![known(2)] }));
         shelf.lay(|news| news.claimed.push((7, Claimed::New)));
-        shelf.lay(|news| news.add_told(Told { upto: 9, other: vec![known(4), known(9)] }));
+        shelf.lay(|news| news.add_told(Completions { upto: CommandNumber(9), exceptions: vec![known(4), known(9)] }));
         let news = shelf.take().expect("something was laid there");
-        assert_eq!(news.told, Some(Told { upto: 9, other: vec![known(2), known(4), known(9)] }));
+        assert_eq!(
+            news.told,
+            Some(Completions { upto: CommandNumber(9), exceptions: vec![known(2), known(4), known(9)] })
+        );
         assert_eq!(news.claimed, [(7, Claimed::New)]);
         assert_eq!(shelf.take(), None);
     }

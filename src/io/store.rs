@@ -22,7 +22,7 @@
 use super::clock;
 use crate::base::id::ShardId;
 use crate::config::StoreConfig;
-use crate::shard::steps::{Expired, Outcome, Refused, Told, UnixMs, What};
+use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
 use crate::store::{Answer, Claimed, Held, Request, State, Store, crash};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,11 +35,11 @@ use std::{io, mem};
 /// Where the thread says what became of the requests. Called on the thread; they must not block.
 pub struct Outlets {
     /// One shard's work, once per batch.
-    pub told: Box<dyn Fn(ShardId, Told) + Send>,
+    pub told: Box<dyn Fn(ShardId, Completions) + Send>,
     /// A `Claim`'s ticket and what came of it.
     pub claimed: Box<dyn Fn(u64, Claimed) + Send>,
     /// Of sessions of any shard.
-    pub expired: Box<dyn Fn(Vec<Expired>) + Send>,
+    pub expired: Box<dyn Fn(Vec<ExpiredMessages>) + Send>,
 }
 
 /// Starts the thread with an opened store.
@@ -142,7 +142,7 @@ struct Shared {
     stats: StoreStats,
     refusing: AtomicBool,
     /// Locked for as long as a copy takes.
-    why: Mutex<Option<(Refused, String)>>,
+    why: Mutex<Option<(StoreError, String)>>,
     commit_delay_us: AtomicU64,
     bytes_max: AtomicUsize,
 }
@@ -254,7 +254,7 @@ impl Turns {
     fn commit(&mut self, requests: Vec<Request>) {
         self.last_len = requests.len();
         let began = clock::monotonic_us();
-        let tickets: Vec<Ticket> = requests.iter().map(Ticket::of).collect();
+        let tickets: Vec<PendingRequest> = requests.iter().map(PendingRequest::of).collect();
         let bytes_max = self.shared.bytes_max.load(Ordering::Relaxed) as u64;
         let answers = self.guarded(|store| {
             store.set_bytes_max(bytes_max);
@@ -262,7 +262,7 @@ impl Turns {
         });
         let answers = match answers {
             Some(answers) => answers,
-            None => tickets.iter().map(Ticket::refused).collect(),
+            None => tickets.iter().map(PendingRequest::refused).collect(),
         };
         debug_assert_eq!(answers.len(), tickets.len(), "one answer per request");
         let stats = &self.shared.stats;
@@ -279,22 +279,22 @@ impl Turns {
     }
 
     fn tell(&self, answers: Vec<Answer>) {
-        let mut shards: Vec<(ShardId, Told)> = Vec::new();
+        let mut shards: Vec<(ShardId, Completions)> = Vec::new();
         let mut claims = Vec::new();
         let mut refused = 0;
         for answer in answers {
             match answer {
                 Answer::Shard { shard, number, outcome } => {
                     let at = shards.iter().position(|(known, _)| *known == shard).unwrap_or_else(|| {
-                        shards.push((shard, Told::default()));
+                        shards.push((shard, Completions::default()));
                         shards.len() - 1
                     });
                     let told = &mut shards[at].1;
                     debug_assert!(told.upto < number, "a shard's numbers come in order");
                     told.upto = number;
-                    refused += u64::from(matches!(outcome, Outcome::Refused(_)));
-                    if outcome != Outcome::Done {
-                        told.other.push((number, outcome));
+                    refused += u64::from(matches!(outcome, Completion::Refused(_)));
+                    if outcome != Completion::Done {
+                        told.exceptions.push((number, outcome));
                     }
                 }
                 Answer::Claim { ticket, claimed } => {
@@ -350,7 +350,7 @@ impl Turns {
         self.shared.stats.bytes.store(bytes, Ordering::Relaxed);
         let state = match self.failed {
             false => self.store.state(),
-            true => State::Refusing { why: Refused::Broken, detail: PANICKED.into() },
+            true => State::Refusing { why: StoreError::Broken, detail: PANICKED.into() },
         };
         let new = match state {
             State::Ready => None,
@@ -370,40 +370,40 @@ impl Turns {
 }
 
 /// What is left of a request when the store has it: enough to answer it.
-enum Ticket {
-    Step { shard: ShardId, number: u64 },
-    Load { shard: ShardId, number: u64 },
+enum PendingRequest {
+    Mutation { shard: ShardId, number: CommandNumber },
+    Load { shard: ShardId, number: CommandNumber },
     Claim(u64),
     Settle,
 }
 
-impl Ticket {
-    fn of(request: &Request) -> Ticket {
+impl PendingRequest {
+    fn of(request: &Request) -> PendingRequest {
         match request {
-            Request::Shard { shard, work } => match work.what {
-                What::Step(_) => Ticket::Step { shard: *shard, number: work.number },
-                What::Load { .. } => Ticket::Load { shard: *shard, number: work.number },
+            Request::Shard { shard, command } => match command.operation {
+                Operation::Mutate(_) => PendingRequest::Mutation { shard: *shard, number: command.number },
+                Operation::Load { .. } => PendingRequest::Load { shard: *shard, number: command.number },
             },
-            Request::Claim { ticket, .. } => Ticket::Claim(*ticket),
-            Request::Settle { .. } => Ticket::Settle,
+            Request::Claim { ticket, .. } => PendingRequest::Claim(*ticket),
+            Request::Settle { .. } => PendingRequest::Settle,
         }
     }
 
     fn refused(&self) -> Answer {
         match *self {
-            Ticket::Step { shard, number } | Ticket::Load { shard, number } => {
-                Answer::Shard { shard, number, outcome: Outcome::Refused(Refused::Broken) }
+            PendingRequest::Mutation { shard, number } | PendingRequest::Load { shard, number } => {
+                Answer::Shard { shard, number, outcome: Completion::Refused(StoreError::Broken) }
             }
-            Ticket::Claim(ticket) => Answer::Claim { ticket, claimed: Claimed::Refused(Refused::Broken) },
-            Ticket::Settle => Answer::Settled,
+            PendingRequest::Claim(ticket) => Answer::Claim { ticket, claimed: Claimed::Refused(StoreError::Broken) },
+            PendingRequest::Settle => Answer::Settled,
         }
     }
 
     fn count(&self, stats: &StoreStats) {
         let counter = match self {
-            Ticket::Step { .. } => &stats.steps,
-            Ticket::Load { .. } => &stats.loads,
-            Ticket::Claim(_) | Ticket::Settle => &stats.claims,
+            PendingRequest::Mutation { .. } => &stats.steps,
+            PendingRequest::Load { .. } => &stats.loads,
+            PendingRequest::Claim(_) | PendingRequest::Settle => &stats.claims,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -415,11 +415,11 @@ fn now() -> UnixMs {
 
 /// Bytes that a request brings along, roughly.
 fn weight(request: &Request) -> usize {
-    use crate::shard::steps::Step;
+    use crate::shard::command::Mutation;
     let carried = match request {
-        Request::Shard { work, .. } => match &work.what {
-            What::Step(Step::Keep(kept)) => kept.message.len(),
-            What::Step(Step::Receive { received, .. }) => received.answer.len(),
+        Request::Shard { command, .. } => match &command.operation {
+            Operation::Mutate(Mutation::PutMessage(kept)) => kept.message.len(),
+            Operation::Mutate(Mutation::PutReceived { received, .. }) => received.answer.len(),
             _ => 0,
         },
         Request::Claim { .. } => 0,

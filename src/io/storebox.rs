@@ -61,13 +61,13 @@ impl StoreBox {
 mod tests {
     use super::*;
     use crate::base::id::ShardId;
-    use crate::shard::steps::{SessionId, Step, What, Work};
+    use crate::shard::command::{Command, CommandNumber, Mutation, Operation, SessionId};
     use std::cell::Cell;
     use std::rc::Rc;
 
     fn work(number: u64) -> Request {
-        let what = What::Step(Step::Drop { session: SessionId(1) });
-        Request::Shard { shard: ShardId(0), work: Work { number, what } }
+        let operation = Operation::Mutate(Mutation::DropSession { session: SessionId(1) });
+        Request::Shard { shard: ShardId(0), command: Command { number: CommandNumber(number), operation } }
     }
 
     #[test]
@@ -80,7 +80,7 @@ mod tests {
             }
             left.set(left.get() - 1);
             match request {
-                Request::Shard { work, .. } => queue.borrow_mut().push(work.number),
+                Request::Shard { command, .. } => queue.borrow_mut().push(command.number.0),
                 other => panic!("not work: {other:?}"),
             }
             Ok(())

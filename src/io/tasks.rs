@@ -17,8 +17,8 @@ use super::shared::{Counters, Mail, Shared};
 use super::socket::Socket;
 use super::sys;
 use crate::base::id::ShardId;
-use crate::shard::Which;
-use crate::shard::steps::Found;
+use crate::shard::DrainScope;
+use crate::shard::command::StoredSession;
 use monoio::net::TcpListener;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -35,7 +35,7 @@ pub struct Parts {
     pub mail: MailReceiver<Mail>,
     pub resolver: Resolver,
     /// The sessions that are at home here.
-    pub found: Vec<Found>,
+    pub found: Vec<StoredSession>,
     pub listener: std::net::TcpListener,
     pub admin: Option<std::net::TcpListener>,
 }
@@ -197,12 +197,12 @@ async fn drain(core: &Rc<Core>, listeners: &[RawFd]) {
     for &listener in listeners {
         sys::shutdown(listener);
     }
-    let clients = core.close_some(0, Which::All);
+    let clients = core.close_some(0, DrainScope::All);
     let per_step = (clients * DRAIN_STEP_MS as usize / (timeout / 4).max(1) as usize).max(DRAIN_LEAST_PER_STEP);
     debug!(worker = core.id.0, clients, per_step, "draining");
     loop {
         // Who waits for an answer gets it first, for half of the time.
-        let which = if clock::monotonic() < patience { Which::Settled } else { Which::All };
+        let which = if clock::monotonic() < patience { DrainScope::Settled } else { DrainScope::All };
         let left = core.close_some(per_step, which);
         core.tell_receipts();
         // Last of all: once the door is closed, nobody can come any more.

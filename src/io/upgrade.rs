@@ -11,7 +11,7 @@ use super::socket::Socket;
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::backend::{Actions, ConnectAnswer};
-use crate::shard::steps::{Refused, SessionId};
+use crate::shard::command::{SessionId, StoreError};
 use crate::shard::{Input, Mode, RESERVED_TYPE, home};
 use crate::wire::http1::{BodyFraming, RequestHead};
 use crate::wire::packet::{Packet, QoS};
@@ -212,7 +212,7 @@ fn opening(mut response: Vec<u8>, greets: bool) -> Rc<[u8]> {
 }
 
 /// The store does not take the session.
-pub fn not_kept(why: Refused) -> Response {
+pub fn not_kept(why: StoreError) -> Response {
     retry_later(503, &format!("the session cannot be kept: {why}"))
 }
 

@@ -4,8 +4,8 @@
 //! cannot be read at all.
 
 use crate::base::id::Identity;
-use crate::shard::steps::Refused;
-use crate::shard::{CHANNEL_NAME_MAX, Promise};
+use crate::shard::command::StoreError;
+use crate::shard::{CHANNEL_NAME_MAX, DurableTally};
 use crate::wire::http1::{push_number, query_get, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
@@ -185,7 +185,7 @@ pub enum Refusal {
     #[error("there are no durable sessions; no store is configured (store.kind)")]
     NoStoreForSessions,
     #[error("{0}")]
-    Store(Refused),
+    Store(StoreError),
     /// As a shard says it.
     #[error("{0}")]
     Said(&'static str),
@@ -208,7 +208,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::BadJson(_) => 400,
-            Refusal::TooManyCalls | Refusal::Store(Refused::TooBusy) => 503,
+            Refusal::TooManyCalls | Refusal::Store(StoreError::TooBusy) => 503,
             _ => 200,
         }
     }
@@ -456,7 +456,7 @@ impl From<serde_json::Value> for Flag {
 pub struct Sent<'a> {
     pub connections: u32,
     pub data: &'a [u8],
-    pub kept: Promise,
+    pub kept: DurableTally,
     /// It was for a session: how many have it stored is said even when none has.
     pub to_session: bool,
 }
@@ -510,7 +510,7 @@ const NAME_BYTES_MAX: usize = 128;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::NotKept;
+    use crate::shard::NotStored;
 
     const TIMEOUTS: Timeouts = Timeouts { default: Duration::from_secs(10), max: Duration::from_secs(300) };
 
@@ -628,7 +628,7 @@ mod tests {
 
     #[test]
     fn data_is_json_text_whatever_the_client_sent() {
-        let sent = Sent { connections: 2, data: b"say \"hi\"\n\xFF", kept: Promise::default(), to_session: false };
+        let sent = Sent { connections: 2, data: b"say \"hi\"\n\xFF", kept: DurableTally::default(), to_session: false };
         let expected = serde_json::json!({"status": 0, "connections": 2, "data": "say \"hi\"\n\u{FFFD}"});
         assert_eq!(written(sent), expected);
     }
@@ -638,7 +638,7 @@ mod tests {
         let sent = |stored, to_session| Sent {
             connections: 0,
             data: b"",
-            kept: Promise { stored, ..Promise::default() },
+            kept: DurableTally { stored, ..DurableTally::default() },
             to_session,
         };
         let plain = serde_json::json!({"status": 0, "connections": 0, "data": ""});
@@ -649,7 +649,7 @@ mod tests {
 
     #[test]
     fn a_message_that_some_will_not_get_is_refused_with_the_figures() {
-        let kept = Promise { stored: 3, refused: 2, why: Some(NotKept::Store(Refused::DiskFull)) };
+        let kept = DurableTally { stored: 3, refused: 2, why: Some(NotStored::Store(StoreError::DiskFull)) };
         let sent = Sent { connections: 1, data: b"of one", kept, to_session: false };
         let expected = serde_json::json!(
             {"status": 1, "msg": "the disk is full", "connections": 1, "stored": 3, "refused": 2}

@@ -8,13 +8,13 @@
 //! One list per connection holds the messages in flight, in the order of their ids, then the queued ones.
 
 use super::arena::{At, List};
+use super::command::{Claim, IDS, Offset, UnixMs};
 use super::conn::Phase;
 #[cfg(debug_assertions)]
 use super::invariants::Holdings;
 use super::messages::{MessageRef, Stamp};
 use super::outbox::Item;
 use super::parts::PartRef;
-use super::steps::{Claim, IDS, Order, UnixMs};
 use super::storeline::SessionKey;
 use super::{Bug, Output, Reply, Shard};
 use crate::base::time::Tick;
@@ -47,7 +47,7 @@ pub struct Pending {
     pub keep_at: Tick,
     pub expires: UnixMs,
     /// Its place among all that got an id, below `ORDERS`; in a durable session its `Order`.
-    pub order: u64,
+    pub offset: u64,
     pub attempts: u16,
     pub state: State,
     pub keeping: Keeping,
@@ -121,7 +121,7 @@ impl Downlink {
 
 impl Pending {
     fn id(&self) -> MessageId {
-        id_of(self.order)
+        id_of(self.offset)
     }
 
     /// Nobody was promised that it arrives.
@@ -137,12 +137,12 @@ impl Pending {
 }
 
 /// 1, 2, …, 65534, 1, …
-fn id_of(order: u64) -> MessageId {
-    Order(order).id()
+fn id_of(offset: u64) -> MessageId {
+    Offset(offset).id()
 }
 
-fn order_after(order: u64) -> u64 {
-    (order + 1) % ORDERS
+fn order_after(offset: u64) -> u64 {
+    (offset + 1) % ORDERS
 }
 
 /// Orders go round where ids do, so that the ids go on without a jump, and fit `launched`.
@@ -187,14 +187,22 @@ impl Shard {
         index: u32,
         message: &MessageRef,
         delivery: &Delivery,
-        order: Order,
+        offset: Offset,
         now: Tick,
     ) {
         let patience = self.settings.sessions.patience_ms.min(delivery.deadline.since_ms(now) / 2);
-        self.enqueue(index, message, delivery, order.0, now + patience, now);
+        self.enqueue(index, message, delivery, offset.0, now + patience, now);
     }
 
-    fn enqueue(&mut self, index: u32, message: &MessageRef, delivery: &Delivery, order: u64, keep_at: Tick, now: Tick) {
+    fn enqueue(
+        &mut self,
+        index: u32,
+        message: &MessageRef,
+        delivery: &Delivery,
+        offset: u64,
+        keep_at: Tick,
+        now: Tick,
+    ) {
         let pending = Pending {
             message: Some(self.messages.another(message)),
             part: Some(delivery.part),
@@ -202,7 +210,7 @@ impl Shard {
             repeat_at: Tick::NEVER,
             keep_at,
             expires: delivery.expires,
-            order,
+            offset,
             attempts: 0,
             state: State::Queued,
             keeping: Keeping::No,
@@ -238,30 +246,30 @@ impl Shard {
             if durable && downlink.in_flight() > 0 && conn.outbox.bytes() > self.settings.outbox_bytes_max / 2 {
                 return;
             }
-            let order = if durable { self.pending.get(at).order } else { self.free_order(index) };
+            let offset = if durable { self.pending.get(at).offset } else { self.free_order(index) };
             let downlink = &mut self.conns[index as usize].downlink;
             if !durable {
                 let reuse = self.settings.is_planted(Bug::ReusesIds);
-                downlink.launched = if reuse && order.is_multiple_of(2) { order } else { order_after(order) } as u32;
+                downlink.launched = if reuse && offset.is_multiple_of(2) { offset } else { order_after(offset) } as u32;
             }
             downlink.first_queued = self.pending.next(at);
             downlink.in_flight += 1;
-            self.launch(index, at, order, now);
+            self.launch(index, at, offset, now);
         }
     }
 
     /// Its first sending on this connection.
-    fn launch(&mut self, index: u32, at: At, order: u64, now: Tick) {
+    fn launch(&mut self, index: u32, at: At, offset: u64, now: Tick) {
         let pending = self.pending.get_mut(at);
-        (pending.order, pending.attempts) = (order, 1);
+        (pending.offset, pending.attempts) = (offset, 1);
         pending.repeat_at = now + self.settings.ack_timeout_ms;
         let wake = pending.repeat_at.min(pending.deadline);
         self.timers.arm_no_later(index, wake);
         let Some(message) = &pending.message else {
             pending.state = State::Released;
-            return self.push_packet(index, Packet::Rel { id: id_of(order), dup: true }, now);
+            return self.push_packet(index, Packet::Rel { id: id_of(offset), dup: true }, now);
         };
-        let stamp = Stamp { id: Some(id_of(order)), dup: pending.dup };
+        let stamp = Stamp { id: Some(id_of(offset)), dup: pending.dup };
         let (len, qos) = (self.messages.get(message).len(), self.messages.get(message).qos);
         pending.state = State::Sent(qos);
         let item = Item::Message(self.messages.another(message), stamp);
@@ -275,21 +283,21 @@ impl Shard {
     /// The next order whose id no message in flight has.
     fn free_order(&self, index: u32) -> u64 {
         let downlink = &self.conns[index as usize].downlink;
-        let mut order = u64::from(downlink.launched);
+        let mut offset = u64::from(downlink.launched);
         // Ids are given in order, so that the oldest message in flight is the first that a new id can meet.
         let oldest = downlink.list.front().map(|at| self.pending.get(at));
-        let Some(oldest) = oldest.filter(|oldest| oldest.state != State::Queued) else { return order };
-        if order.checked_sub(oldest.order).is_some_and(|ahead| ahead < IDS) {
-            return order;
+        let Some(oldest) = oldest.filter(|oldest| oldest.state != State::Queued) else { return offset };
+        if offset.checked_sub(oldest.offset).is_some_and(|ahead| ahead < IDS) {
+            return offset;
         }
-        let taken = |order: u64| {
+        let taken = |offset: u64| {
             let mut in_flight = self.pending.iter(&downlink.list).take(downlink.in_flight());
-            in_flight.any(|(_, pending)| pending.id() == id_of(order))
+            in_flight.any(|(_, pending)| pending.id() == id_of(offset))
         };
-        while taken(order) {
-            order = order_after(order);
+        while taken(offset) {
+            offset = order_after(offset);
         }
-        order
+        offset
     }
 
     /// ACK or REC, with the client's reply in its body.
@@ -355,7 +363,7 @@ impl Shard {
         let conn = &mut self.conns[index as usize];
         conn.downlink.in_flight -= 1;
         let durable = conn.session != SessionKey::NONE;
-        let Pending { message, part, keeping, order, tag, .. } = self.pending.remove(&mut conn.downlink.list, at);
+        let Pending { message, part, keeping, offset, tag, .. } = self.pending.remove(&mut conn.downlink.list, at);
         let mut bytes = 0;
         if let Some(message) = message {
             if keeping.counts() {
@@ -369,7 +377,7 @@ impl Shard {
             None => self.part_gone(part),
         }
         if durable {
-            self.finished(index, keeping, Order(order), bytes);
+            self.finished(index, keeping, Offset(offset), bytes);
         }
     }
 
@@ -507,7 +515,7 @@ impl Shard {
         assert_eq!(first_queued, downlink.first_queued);
         assert!(first_queued.is_none() || downlink.in_flight() > 0, "something will end and make room for the queued");
         let durable = self.conns[index as usize].session != SessionKey::NONE;
-        let orders: Vec<u64> = self.pending.iter(&downlink.list).map(|(_, pending)| pending.order).collect();
+        let orders: Vec<u64> = self.pending.iter(&downlink.list).map(|(_, pending)| pending.offset).collect();
         assert!(!durable || orders.is_sorted_by(|a, b| a < b), "a session's messages keep their order");
     }
 

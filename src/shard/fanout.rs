@@ -9,8 +9,8 @@ use super::downlink::Delivery;
 #[cfg(debug_assertions)]
 use super::invariants::Holdings;
 use super::messages::{Message, MessageRef};
-use super::parts::Ticket;
-use super::query::{Promise, Terms};
+use super::parts::QueryId;
+use super::query::{DurableTally, Terms};
 use super::storeline::SessionKey;
 use super::{Output, Reply, Shard};
 use crate::base::time::Tick;
@@ -52,7 +52,7 @@ struct Run {
 }
 
 enum Job {
-    Deliver { message: MessageRef, ticket: Ticket, terms: Terms, delivery: Option<Delivery> },
+    Deliver { message: MessageRef, ticket: QueryId, terms: Terms, delivery: Option<Delivery> },
     Close { code: CloseCode, reason: Rc<str> },
 }
 
@@ -64,9 +64,10 @@ impl Fanout {
 
 impl Shard {
     /// A message to all members of a channel.
-    pub(super) fn send(&mut self, ticket: Ticket, channel: &str, message: Message, terms: &Terms, now: Tick) {
+    pub(super) fn send(&mut self, ticket: QueryId, channel: &str, message: Message, terms: &Terms, now: Tick) {
         let sent = |connections: usize| {
-            let reply = Reply::Sent { connections: connections as u32, data: Vec::new(), kept: Promise::default() };
+            let reply =
+                Reply::Sent { connections: connections as u32, data: Vec::new(), kept: DurableTally::default() };
             Output::Reply { ticket, reply }
         };
         let Some(channel_index) = self.channels.find(channel) else { return self.outputs.push_back(sent(0)) };
@@ -93,7 +94,7 @@ impl Shard {
         self.messages.release(message);
     }
 
-    fn send_now(&mut self, ticket: Ticket, channel: ChannelIndex, message: &MessageRef, terms: &Terms, now: Tick) {
+    fn send_now(&mut self, ticket: QueryId, channel: ChannelIndex, message: &MessageRef, terms: &Terms, now: Tick) {
         // A delivery may close its connection, which leaves the channel: so go over a copy.
         let mut members = std::mem::take(&mut self.member_scratch);
         members.clear();
@@ -109,7 +110,7 @@ impl Shard {
     pub(super) fn open_part(
         &mut self,
         message: &MessageRef,
-        ticket: Ticket,
+        ticket: QueryId,
         members: usize,
         terms: &Terms,
         now: Tick,
@@ -168,7 +169,7 @@ impl Shard {
         self.fanout.runs.iter().any(|run| &*run.channel == channel)
     }
 
-    fn wait_for_run(&mut self, ticket: Ticket, channel: &str, message: Message, terms: &Terms) {
+    fn wait_for_run(&mut self, ticket: QueryId, channel: &str, message: Message, terms: &Terms) {
         if self.fanout.jobs >= JOBS_MAX {
             self.stats.fanout_refused += 1;
             if message.qos != QoS::AtMostOnce {
@@ -254,7 +255,7 @@ impl Shard {
                 continue;
             }
             if members.is_empty() {
-                let reply = Reply::Sent { connections: 0, data: Vec::new(), kept: Promise::default() };
+                let reply = Reply::Sent { connections: 0, data: Vec::new(), kept: DurableTally::default() };
                 self.outputs.push_back(Output::Reply { ticket: *ticket, reply });
             } else {
                 *delivery = self.open_part(message, *ticket, members.len(), terms, now);

@@ -13,13 +13,13 @@
 //! may bring the message back.
 
 use super::arena::At;
+use super::command::{Completion, Mutation, Offset, Page, StoreError, StoredMessage, UnixMs};
 use super::conn::Phase;
 use super::downlink::{Delivery, Keeping, Pending, State};
 use super::messages::{Message, MessageRef};
-use super::parts::{PartRef, Ticket};
-use super::query::{NotKept, Terms};
+use super::parts::{PartRef, QueryId};
+use super::query::{NotStored, Terms};
 use super::session::{NO_CONN, SESSION_MEMBER, SPAN_MAX};
-use super::steps::{Kept, Order, Outcome, Page, Refused, Step, UnixMs};
 use super::storeline::{After, SessionKey};
 use super::{Bug, Output, Reply, Shard};
 use crate::base::time::Tick;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 impl Shard {
     /// `SendTo`: to one session, wherever it is.
-    pub(super) fn send_to_session(&mut self, ticket: Ticket, name: &str, message: Message, terms: &Terms, now: Tick) {
+    pub(super) fn send_to_session(&mut self, ticket: QueryId, name: &str, message: Message, terms: &Terms, now: Tick) {
         let Some(at) = self.sessions.by_name(name) else {
             let reply = Reply::Refused("no such session");
             return self.outputs.push_back(Output::Reply { ticket, reply });
@@ -64,17 +64,17 @@ impl Shard {
         };
         let session = self.sessions.at_mut(at);
         if session.next.0 - session.oldest.0 >= SPAN_MAX {
-            return self.part_refused(delivery.part, NotKept::TooMany);
+            return self.part_refused(delivery.part, NotStored::TooMany);
         }
-        let order = session.next;
+        let offset = session.next;
         let direct = !session.more && !session.loading && delivery.claim.is_none();
-        let direct = direct && (order < session.reserved || self.settings.is_planted(Bug::ReservesNothing));
+        let direct = direct && (offset < session.reserved || self.settings.is_planted(Bug::ReservesNothing));
         match online.filter(|&index| direct && self.fits(index, message)) {
             Some(index) => {
                 let session = self.sessions.at_mut(at);
-                session.next = order.next();
+                session.next = offset.next();
                 session.loaded = session.next;
-                self.deliver_in_order(index, message, delivery, order, now);
+                self.deliver_in_order(index, message, delivery, offset, now);
                 self.reserve_ahead(at);
             }
             None => self.keep_new(at, message, delivery, now),
@@ -89,14 +89,14 @@ impl Shard {
         }
         let unix = self.unix(now);
         let session = self.sessions.at_mut(at);
-        let order = session.next;
-        session.next = order.next();
+        let offset = session.next;
+        session.next = offset.next();
         session.more |= session.conn != NO_CONN;
         session.count_waiting(len as u64, unix);
         let (key, id) = (session.key(at), session.id);
-        let kept = Kept {
+        let kept = StoredMessage {
             session: id,
-            order,
+            offset,
             message: self.messages.get(message).clone(),
             sent: false,
             released: false,
@@ -108,19 +108,22 @@ impl Shard {
         if self.settings.is_planted(Bug::CountsBeforeStored) {
             self.part_stored(part.take().expect("just made"));
         }
-        self.store(Step::Keep(Box::new(kept)), After::Kept { session: key, order, bytes: len as u64, part });
+        self.store(
+            Mutation::PutMessage(Box::new(kept)),
+            After::StoredMessage { session: key, offset, bytes: len as u64, part },
+        );
     }
 
     /// Why nothing more is kept for the session.
-    fn no_room(&mut self, at: u32, len: usize) -> Option<NotKept> {
+    fn no_room(&mut self, at: u32, len: usize) -> Option<NotStored> {
         let limits = self.settings.sessions;
         let session = self.sessions.at(at);
         let why = if session.waiting as usize >= limits.messages_max {
-            NotKept::TooMany
+            NotStored::TooMany
         } else if session.waiting_bytes + len as u64 > limits.bytes_max as u64 {
-            NotKept::TooLarge
+            NotStored::TooLarge
         } else if self.store_is_busy() {
-            NotKept::Store(Refused::TooBusy)
+            NotStored::Store(StoreError::TooBusy)
         } else {
             return None;
         };
@@ -144,13 +147,17 @@ impl Shard {
         let pending = self.pending.get_mut(pending);
         pending.keeping = Keeping::Asked;
         pending.keep_at = Tick::NEVER;
-        let (order, sent, expires) = (Order(pending.order), pending.state != State::Queued, pending.expires);
+        let (offset, sent, expires) = (Offset(pending.offset), pending.state != State::Queued, pending.expires);
         let message = self.messages.get(pending.message.as_ref().expect("just seen")).clone();
         let session = self.sessions.at_mut(at);
         session.count_waiting(len as u64, unix);
         let (key, id) = (session.key(at), session.id);
-        let kept = Kept { session: id, order, message, sent, released: false, stored: unix, expires, claim: None };
-        self.store(Step::Keep(Box::new(kept)), After::Kept { session: key, order, bytes: len as u64, part: None });
+        let kept =
+            StoredMessage { session: id, offset, message, sent, released: false, stored: unix, expires, claim: None };
+        self.store(
+            Mutation::PutMessage(Box::new(kept)),
+            After::StoredMessage { session: key, offset, bytes: len as u64, part: None },
+        );
         true
     }
 
@@ -170,21 +177,21 @@ impl Shard {
     pub(super) fn on_kept(
         &mut self,
         key: SessionKey,
-        order: Order,
+        offset: Offset,
         bytes: u64,
         part: Option<PartRef>,
-        outcome: Outcome,
+        outcome: Completion,
         now: Tick,
     ) {
-        let part = part.or_else(|| self.kept_parts.remove(&(key, order)));
+        let part = part.or_else(|| self.kept_parts.remove(&(key, offset)));
         let mut pending_part = None;
-        if let Some(at) = self.find_order(key, order) {
+        if let Some(at) = self.find_order(key, offset) {
             let pending = self.pending.get_mut(at);
             debug_assert_eq!(pending.keeping, Keeping::Asked);
             // Not kept: then it is a message like any other, without a promise.
             pending.keeping = match outcome {
-                Outcome::Done => Keeping::Yes,
-                Outcome::Refused(Refused::Unreachable) => Keeping::Unsure,
+                Completion::Done => Keeping::Yes,
+                Completion::Refused(StoreError::Unreachable) => Keeping::Unsure,
                 _ => Keeping::No,
             };
             pending_part = pending.part.take();
@@ -193,7 +200,7 @@ impl Shard {
         }
         let part = part.or(pending_part);
         match outcome {
-            Outcome::Done => {
+            Completion::Done => {
                 self.stats.kept += 1;
                 if let Some(part) = part {
                     self.part_stored(part);
@@ -202,12 +209,12 @@ impl Shard {
             other => {
                 // Nobody waits for it: it may have been acknowledged meanwhile, and then it does not count twice.
                 if part.is_none() {
-                    self.storeline.uncounts_no_more(key, order);
+                    self.storeline.uncounts_no_more(key, offset);
                 }
                 if let Some(session) = self.sessions.get_mut(key) {
                     session.uncount_waiting(bytes);
                 }
-                let why = if let Outcome::Refused(why) = other { Some(NotKept::Store(why)) } else { None };
+                let why = if let Completion::Refused(why) = other { Some(NotStored::Store(why)) } else { None };
                 match (part, why) {
                     (Some(part), Some(why)) => self.part_refused(part, why),
                     (Some(part), None) => self.part_stored(part),
@@ -223,15 +230,18 @@ impl Shard {
     }
 
     /// The message in flight or queued under this order, where its session is online.
-    fn find_order(&self, key: SessionKey, order: Order) -> Option<At> {
+    fn find_order(&self, key: SessionKey, offset: Offset) -> Option<At> {
         let session = self.sessions.get(key)?;
         let conn = self.conns.get(session.conn as usize)?;
-        self.pending.iter(conn.downlink.list()).find(|(_, pending)| pending.order == order.0).map(|(at, _)| at)
+        self.pending.iter(conn.downlink.list()).find(|(_, pending)| pending.offset == offset.0).map(|(at, _)| at)
     }
 
     /// Orders that the connection has in memory, ascending.
-    pub(super) fn orders_in_memory(&self, index: u32) -> Vec<Order> {
-        self.pending.iter(self.conns[index as usize].downlink.list()).map(|(_, pending)| Order(pending.order)).collect()
+    pub(super) fn orders_in_memory(&self, index: u32) -> Vec<Offset> {
+        self.pending
+            .iter(self.conns[index as usize].downlink.list())
+            .map(|(_, pending)| Offset(pending.offset))
+            .collect()
     }
 
     /// Loads the next page when what is in memory is in flight.
@@ -245,7 +255,7 @@ impl Shard {
         let session = self.sessions.at_mut(at);
         // What is stored from now on is not in the page.
         (session.loading, session.more) = (true, false);
-        let after = after.0.checked_sub(1).map(Order);
+        let after = after.0.checked_sub(1).map(Offset);
         self.load(id, after, After::Page(key, attempt));
     }
 
@@ -263,13 +273,13 @@ impl Shard {
     }
 
     /// Stored messages take their place behind what is in memory.
-    pub(super) fn take_page(&mut self, at: u32, mut messages: Vec<Kept>, more: bool, now: Tick) {
+    pub(super) fn take_page(&mut self, at: u32, mut messages: Vec<StoredMessage>, more: bool, now: Tick) {
         let index = self.sessions.at(at).conn;
         let session = self.sessions.at_mut(at);
         session.loading = false;
         session.more |= more;
         if let Some(last) = messages.last() {
-            session.loaded = session.loaded.max(last.order.next());
+            session.loaded = session.loaded.max(last.offset.next());
         }
         if !session.more {
             // What was refused or has expired has left gaps.
@@ -290,11 +300,11 @@ impl Shard {
                 repeat_at: Tick::NEVER,
                 keep_at: Tick::NEVER,
                 expires: kept.expires,
-                order: kept.order.0,
+                offset: kept.offset.0,
                 attempts: 0,
                 state: State::Queued,
                 keeping: Keeping::Yes,
-                dup: (kept.sent || kept.order < launched) && marks,
+                dup: (kept.sent || kept.offset < launched) && marks,
                 tag,
             };
             self.queue(index, pending);
@@ -309,7 +319,7 @@ impl Shard {
 
     /// A lower bound for the orders of what is unfinished, as messages end.
     pub(super) fn note_oldest(&mut self, at: u32, index: u32) {
-        let first = self.conns[index as usize].downlink.list().front().map(|at| Order(self.pending.get(at).order));
+        let first = self.conns[index as usize].downlink.list().front().map(|at| Offset(self.pending.get(at).offset));
         let session = self.sessions.at_mut(at);
         if session.sweep.is_none() {
             let rest = if session.more || session.loading { session.loaded } else { session.next };
@@ -318,13 +328,13 @@ impl Shard {
     }
 
     /// A message of a durable session has left its list; `bytes` of it counted as waiting.
-    pub(super) fn finished(&mut self, index: u32, keeping: Keeping, order: Order, bytes: u64) {
+    pub(super) fn finished(&mut self, index: u32, keeping: Keeping, offset: Offset, bytes: u64) {
         let Some(at) = self.session_of(index) else { return };
         self.note_oldest(at, index);
         if keeping != Keeping::No {
             let session = self.sessions.at(at);
             let (key, session) = (session.key(at), session.id);
-            self.store(Step::Remove { session, order }, After::Removed { session: key, order, bytes });
+            self.store(Mutation::RemoveMessage { session, offset }, After::Removed { session: key, offset, bytes });
         }
         self.load_more(at);
         self.sweep(at);
@@ -342,19 +352,19 @@ impl Shard {
         let Some(session) = self.session_of(index) else { return };
         let pending = self.pending.get_mut(at);
         (pending.state, pending.repeat_at) = (State::Releasing, Tick::NEVER);
-        let order = Order(pending.order);
+        let offset = Offset(pending.offset);
         let message = pending.message.as_ref().expect("kept until the store knows");
         let bytes = if pending.keeping.counts() { self.messages.get(message).len() as u64 } else { 0 };
         let session = self.sessions.at(session);
         let (key, id) = (self.conns[index as usize].session, session.id);
-        self.store(Step::Release { session: id, order }, After::Released { session: key, order, bytes });
+        self.store(Mutation::ReleaseMessage { session: id, offset }, After::Released { session: key, offset, bytes });
     }
 
-    pub(super) fn on_release_told(&mut self, key: SessionKey, order: Order, bytes: u64, done: bool, now: Tick) {
+    pub(super) fn on_release_told(&mut self, key: SessionKey, offset: Offset, bytes: u64, done: bool, now: Tick) {
         if let Some(session) = self.sessions.get_mut(key).filter(|_| done && bytes > 0) {
             session.uncount_waiting(bytes);
         }
-        let Some(at) = self.find_order(key, order) else { return };
+        let Some(at) = self.find_order(key, offset) else { return };
         let index = self.sessions.at(key.index).conn;
         let pending = self.pending.get_mut(at);
         if pending.state != State::Releasing {
@@ -372,7 +382,7 @@ impl Shard {
     /// The line is over: what its client has not acknowledged is stored.
     pub(super) fn keep_unfinished(&mut self, index: u32, at: u32, now: Tick) {
         let key = self.sessions.at(at).key(at);
-        let queued = self.conns[index as usize].downlink.first_queued().map(|at| Order(self.pending.get(at).order));
+        let queued = self.conns[index as usize].downlink.first_queued().map(|at| Offset(self.pending.get(at).offset));
         let session = self.sessions.at_mut(at);
         let rest = if session.more || session.loading { session.loaded } else { session.next };
         session.launched = session.launched.max(queued.unwrap_or(rest));
@@ -383,22 +393,22 @@ impl Shard {
                 continue;
             }
             let pending = self.pending.get_mut(found);
-            let order = Order(pending.order);
+            let offset = Offset(pending.offset);
             match (pending.keeping, pending.state) {
                 (Keeping::No | Keeping::Unsure, State::Released | State::Releasing) => {
-                    self.keep_release(at, order, now)
+                    self.keep_release(at, offset, now)
                 }
                 (Keeping::No, _) if pending.part.is_some() => {
                     if self.keep_pending(at, found, now) {
                         let part = self.pending.get_mut(found).part.take();
-                        self.kept_parts.extend(part.map(|part| ((key, order), part)));
+                        self.kept_parts.extend(part.map(|part| ((key, offset), part)));
                     }
                 }
                 // Its caller was told that it is not promised.
                 (Keeping::No | Keeping::Unsure, _) => {}
                 (Keeping::Asked, _) => {
                     let part = pending.part.take();
-                    self.kept_parts.extend(part.map(|part| ((key, order), part)));
+                    self.kept_parts.extend(part.map(|part| ((key, offset), part)));
                 }
                 (Keeping::Yes, _) => {}
             }
@@ -406,14 +416,15 @@ impl Shard {
     }
 
     /// A message that was never stored and that the client has: what is left of it is its REL.
-    fn keep_release(&mut self, at: u32, order: Order, now: Tick) {
+    fn keep_release(&mut self, at: u32, offset: Offset, now: Tick) {
         let unix = self.unix(now);
         let session = self.sessions.at(at);
         let (key, session) = (session.key(at), session.id);
         let message = Message::encode(QoS::ExactlyOnce, 0, b"", &mut self.scratch);
         let expires = UnixMs(unix.0.saturating_add(self.settings.sessions.message_ttl_ms));
-        let kept = Kept { session, order, message, sent: true, released: true, stored: unix, expires, claim: None };
-        self.store(Step::Keep(Box::new(kept)), After::ReleaseKept(key, order));
+        let kept =
+            StoredMessage { session, offset, message, sent: true, released: true, stored: unix, expires, claim: None };
+        self.store(Mutation::PutMessage(Box::new(kept)), After::ReleaseKept(key, offset));
     }
 
     pub(super) fn part_stored(&mut self, part: PartRef) {
@@ -422,7 +433,7 @@ impl Shard {
         }
     }
 
-    pub(super) fn part_refused(&mut self, part: PartRef, why: NotKept) {
+    pub(super) fn part_refused(&mut self, part: PartRef, why: NotStored) {
         if let Some(ended) = self.parts.refused(part, why) {
             self.reply_ended(ended);
         }

@@ -1,9 +1,9 @@
 //! The channels of durable sessions: a change is known to whoever asked for it, and to the client whose message it came
 //! with, when the store has it. What the store refuses has not happened.
 
-use super::parts::Ticket;
+use super::command::{Mutation, StoreError};
+use super::parts::QueryId;
 use super::session::SESSION_MEMBER;
-use super::steps::{Refused, Step};
 use super::storeline::{After, NOT_STORED, SessionKey};
 use super::{Change, Output, Reply, Shard};
 use std::sync::Arc;
@@ -27,14 +27,14 @@ impl Shard {
             if change != Change::Nothing || self.sessions.at(at).unsure {
                 self.told_presence(change, true);
                 let after = After::AttachJoin(key, attempt, channel.clone());
-                self.store(Step::Join { session: id, channel }, after);
+                self.store(Mutation::JoinChannel { session: id, channel }, after);
             }
         }
     }
 
     /// Joins a channel as the session that it is. False: it has been joined before, and the caller replies; true: the
     /// ticket is replied to when the store knows.
-    pub(super) fn join_session(&mut self, at: u32, channel: &str, ticket: Option<Ticket>) -> bool {
+    pub(super) fn join_session(&mut self, at: u32, channel: &str, ticket: Option<QueryId>) -> bool {
         let session = self.sessions.at_mut(at);
         let change = self.channels.join(SESSION_MEMBER | at, &mut session.joined, channel);
         if change == Change::Nothing && !session.unsure {
@@ -44,13 +44,13 @@ impl Shard {
         self.told_presence(change, true);
         let channel: Arc<str> = channel.into();
         let after = After::Joined { session: key, channel: channel.clone(), ticket };
-        self.store(Step::Join { session: id, channel }, after);
+        self.store(Mutation::JoinChannel { session: id, channel }, after);
         self.sessions.at_mut(at).changed = self.storeline.last();
         true
     }
 
     /// Nothing changes, but what has changed before may still be on its way to the store: then the reply waits for it.
-    fn settle_channel(&mut self, at: u32, told: Option<(Ticket, Reply)>) -> bool {
+    fn settle_channel(&mut self, at: u32, told: Option<(QueryId, Reply)>) -> bool {
         let (session, since) = (self.sessions.at(at), self.storeline.told());
         let waits = told.filter(|_| session.changed > since);
         let Some((ticket, reply)) = waits else { return false };
@@ -60,7 +60,7 @@ impl Shard {
     }
 
     /// `told` is replied to when the store knows.
-    pub(super) fn leave_session(&mut self, at: u32, channel: &str, told: Option<(Ticket, Reply)>) {
+    pub(super) fn leave_session(&mut self, at: u32, channel: &str, told: Option<(QueryId, Reply)>) {
         let session = self.sessions.at_mut(at);
         let change = self.channels.leave(&mut session.joined, channel);
         if change == Change::Nothing && !session.unsure {
@@ -75,7 +75,7 @@ impl Shard {
         self.told_presence(change, false);
         let channel: Arc<str> = channel.into();
         let after = After::Left { session: key, channel: channel.clone(), told };
-        self.store(Step::Leave { session: id, channel }, after);
+        self.store(Mutation::LeaveChannel { session: id, channel }, after);
         self.sessions.at_mut(at).changed = self.storeline.last();
     }
 
@@ -84,8 +84,8 @@ impl Shard {
         &mut self,
         key: SessionKey,
         channel: &str,
-        told: Option<(Ticket, Reply)>,
-        why: Option<Refused>,
+        told: Option<(QueryId, Reply)>,
+        why: Option<StoreError>,
     ) {
         if why.is_some()
             && let Some(session) = self.sessions.get_mut(key)
@@ -110,7 +110,13 @@ impl Shard {
     }
 
     /// A channel that could not be stored is left again: nobody was promised it.
-    pub(super) fn on_joined(&mut self, key: SessionKey, channel: &str, ticket: Option<Ticket>, why: Option<Refused>) {
+    pub(super) fn on_joined(
+        &mut self,
+        key: SessionKey,
+        channel: &str,
+        ticket: Option<QueryId>,
+        why: Option<StoreError>,
+    ) {
         if why.is_some()
             && let Some(session) = self.sessions.get_mut(key)
         {

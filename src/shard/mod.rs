@@ -12,6 +12,7 @@
 
 pub mod arena;
 pub mod channels;
+pub mod command;
 mod conn;
 mod downlink;
 mod fanout;
@@ -28,20 +29,19 @@ mod planted;
 mod query;
 mod session;
 mod stats;
-pub mod steps;
 mod storeline;
 mod uplink;
 pub mod wheel;
 mod words;
 
 pub use messages::Message;
-pub use parts::Ticket;
+pub use parts::QueryId;
 pub use planted::Bug;
-pub use query::{Figures, NotKept, Promise, Query, Reply, SessionInfo, Terms};
-pub use session::{Ended, SessionSettings, home};
+pub use query::{DurableTally, Figures, NotStored, Query, Reply, SessionInfo, Terms};
+pub use session::{SessionEnd, SessionSettings, home};
 pub use stats::Stats;
-pub use uplink::{Forwarded, RESERVED_TYPE};
-pub use words::{Forward, Input, Mode, Output, Settings, Which};
+pub use uplink::{ForwardOutcome, RESERVED_TYPE};
+pub use words::{DrainScope, Forward, Input, Mode, Output, Settings};
 
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
@@ -50,6 +50,7 @@ use crate::wire::ws::decoder::{self, Event};
 use crate::wire::ws::frame::{self, CloseCode, Opcode};
 use arena::Arena;
 use channels::{Change, Channels};
+use command::{Offset, SessionId};
 use conn::{Conn, Phase};
 use downlink::Pending;
 use fanout::Fanout;
@@ -61,7 +62,6 @@ use session::{Attach, NO_CONN, Sessions};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use steps::{Order, SessionId};
 use storeline::{SessionKey, StoreLine};
 use uplink::{Incoming, Known, Waiting};
 use wheel::Wheel;
@@ -97,7 +97,7 @@ pub struct Shard {
     /// By slot: where a moved connection has gone, or whence it came.
     stubs: FxHashMap<u32, ConnKey>,
     /// Calls that wait for messages on their way to the store whose connection has ended.
-    kept_parts: FxHashMap<(SessionKey, Order), PartRef>,
+    kept_parts: FxHashMap<(SessionKey, Offset), PartRef>,
     stats: Stats,
     spare_bodies: Vec<Vec<u8>>,
     member_scratch: Vec<u32>,
@@ -188,14 +188,14 @@ impl Shard {
             Input::Attach { key, response, new, name, expiry_s, greets } => self.with(key, |shard, index| {
                 shard.on_attach(index, Attach { response, new, name, expiry_s, greets }, now);
             }),
-            Input::Told(told) => self.on_told(told, now),
-            Input::Expired(expired) => self.on_expired(expired),
-            Input::Moved { key, to } => self.with(key, |shard, index| shard.on_moved(index, to)),
-            Input::StubEnded { key } => self.with(key, |shard, index| {
+            Input::Completions(told) => self.on_told(told, now),
+            Input::MessagesExpired(expired) => self.on_expired(expired),
+            Input::HandedOver { key, to } => self.with(key, |shard, index| shard.on_moved(index, to)),
+            Input::HandoverEnded { key } => self.with(key, |shard, index| {
                 shard.stubs.remove(&index);
                 shard.conns.remove(index as usize);
             }),
-            Input::QueryAt { key, ticket, query } => {
+            Input::RedirectedQuery { key, ticket, query } => {
                 let open = |index: &u32| self.conns[*index as usize].phase == Phase::Open;
                 match self.lookup(key).filter(open) {
                     Some(index) => self.on_query(ticket, query, Some(index), now),
@@ -301,8 +301,8 @@ impl Shard {
 
     /// Closes up to `most` connections, for a drain at a pace. `Settled`: only those with whom nothing is under way, so
     /// that answers in flight finish first.
-    pub fn close_some(&mut self, most: usize, which: Which, code: CloseCode, reason: &str, now: Tick) {
-        let chosen = |conn: &Conn| conn.phase == Phase::Open && (which == Which::All || conn.is_settled());
+    pub fn close_some(&mut self, most: usize, which: DrainScope, code: CloseCode, reason: &str, now: Tick) {
+        let chosen = |conn: &Conn| conn.phase == Phase::Open && (which == DrainScope::All || conn.is_settled());
         let open = self.conns.iter().filter(|(_, conn)| chosen(conn)).take(most);
         let chosen: Vec<u32> = open.map(|(index, _)| index as u32).collect();
         for &index in &chosen {
@@ -522,7 +522,7 @@ impl Shard {
     /// The shard that the connection came from may give its slot to another.
     fn end_stub(&mut self, index: u32) {
         if let Some(stub) = self.stubs.remove(&index) {
-            self.outputs.push_back(Output::StubEnded { stub });
+            self.outputs.push_back(Output::HandoverEnded { stub });
         }
     }
 
@@ -548,7 +548,7 @@ impl Shard {
     }
 
     /// `Ok(true)`: the ticket is replied to when the store has it.
-    fn subscribe(&mut self, index: u32, channel: &str, ticket: Option<Ticket>) -> Result<bool, &'static str> {
+    fn subscribe(&mut self, index: u32, channel: &str, ticket: Option<QueryId>) -> Result<bool, &'static str> {
         // What an answer of the backend's says is meant for the session, although this connection of its has ended.
         let session = self.session_of(index);
         let conn = &mut self.conns[index as usize];
@@ -574,7 +574,7 @@ impl Shard {
         Ok(false)
     }
 
-    fn unsubscribe(&mut self, index: u32, channel: &str, told: Option<(Ticket, Reply)>) {
+    fn unsubscribe(&mut self, index: u32, channel: &str, told: Option<(QueryId, Reply)>) {
         if let Some(at) = self.session_of(index) {
             return self.leave_session(at, channel, told);
         }

@@ -11,7 +11,7 @@
 //! a client span less than a quarter of all ids. So a high id in a young run is of the run before, and a low id in an
 //! old run is the beginning of the next.
 
-use super::steps::{IDS, UplinkMark};
+use super::command::{IDS, UplinkMark};
 use crate::wire::packet::MessageId;
 
 /// Run in the high bits, id in the low 16.

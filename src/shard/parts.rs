@@ -1,14 +1,14 @@
 //! Calls waiting for clients' answers: this shard's part of each /send/. A part ends when every member has answered or
 //! can no longer answer, or when its time is over; then one reply goes back to whoever asked.
 
-use super::query::{NotKept, Promise};
+use super::query::{DurableTally, NotStored};
 use super::wheel::Wheel;
 use crate::base::time::Tick;
 use slab::Slab;
 
 /// Names a question to the shard; made by who asks, given back with the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket(pub u64);
+pub struct QueryId(pub u64);
 
 /// A member's hold on a part. Stale once the part has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,21 +24,21 @@ pub struct Parts {
 }
 
 struct Part {
-    ticket: Ticket,
+    ticket: QueryId,
     generation: u32,
     /// Members that may still answer.
     waiting: u32,
     answered: u32,
-    kept: Promise,
+    kept: DurableTally,
     data: Vec<u8>,
 }
 
 /// A part that has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended {
-    pub ticket: Ticket,
+    pub ticket: QueryId,
     pub answered: u32,
-    pub kept: Promise,
+    pub kept: DurableTally,
     /// The first answer's body that was not empty.
     pub data: Vec<u8>,
 }
@@ -57,7 +57,7 @@ impl Parts {
     }
 
     /// `members` must not be 0: a part that nobody can answer is not opened.
-    pub fn open(&mut self, ticket: Ticket, members: u32, deadline: Tick) -> PartRef {
+    pub fn open(&mut self, ticket: QueryId, members: u32, deadline: Tick) -> PartRef {
         debug_assert!(members > 0, "somebody can answer");
         self.generation = self.generation.wrapping_add(1);
         let part = Part {
@@ -65,7 +65,7 @@ impl Parts {
             generation: self.generation,
             waiting: members,
             answered: 0,
-            kept: Promise::default(),
+            kept: DurableTally::default(),
             data: Vec::new(),
         };
         let index = self.parts.insert(part) as u32;
@@ -90,7 +90,7 @@ impl Parts {
     }
 
     /// It is not stored for a member that cannot answer.
-    pub fn refused(&mut self, part: PartRef, why: NotKept) -> Option<Ended> {
+    pub fn refused(&mut self, part: PartRef, why: NotStored) -> Option<Ended> {
         let kept = &mut self.get(part)?.kept;
         kept.refused += 1;
         kept.why.get_or_insert(why);
@@ -147,13 +147,13 @@ mod tests {
     #[test]
     fn a_part_ends_with_its_last_member() {
         let mut parts = Parts::new(Tick(0));
-        let part = parts.open(Ticket(9), 3, Tick(100));
+        let part = parts.open(QueryId(9), 3, Tick(100));
         assert_eq!(parts.answered(part, b""), None);
         assert_eq!(parts.gone(part), None);
         let ended = parts.answered(part, b"late but first").expect("all are accounted for");
         assert_eq!(
             ended,
-            Ended { ticket: Ticket(9), answered: 2, kept: Promise::default(), data: b"late but first".to_vec() }
+            Ended { ticket: QueryId(9), answered: 2, kept: DurableTally::default(), data: b"late but first".to_vec() }
         );
         assert_eq!(parts.poll_expired(Tick(100)), None);
     }
@@ -161,9 +161,9 @@ mod tests {
     #[test]
     fn an_answer_after_the_end_is_stale_even_when_the_slot_is_used_again() {
         let mut parts = Parts::new(Tick(0));
-        let old = parts.open(Ticket(1), 2, Tick(10));
-        assert_eq!(parts.poll_expired(Tick(10)).map(|ended| (ended.ticket, ended.answered)), Some((Ticket(1), 0)));
-        let new = parts.open(Ticket(2), 1, Tick(20));
+        let old = parts.open(QueryId(1), 2, Tick(10));
+        assert_eq!(parts.poll_expired(Tick(10)).map(|ended| (ended.ticket, ended.answered)), Some((QueryId(1), 0)));
+        let new = parts.open(QueryId(2), 1, Tick(20));
         assert_eq!(parts.answered(old, b"x"), None);
         assert_eq!(parts.answered(new, b"y").map(|ended| ended.answered), Some(1));
     }

@@ -2,10 +2,10 @@
 //!
 //! A question that concerns all shards is asked of each; whoever asked adds the replies up (`Reply::add`).
 
+use super::command::{Claim, StoreError, UnixMs};
 use super::conn::Phase;
 use super::messages::Message;
-use super::parts::Ticket;
-use super::steps::{Claim, Refused, UnixMs};
+use super::parts::QueryId;
 use super::{Output, Shard};
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
@@ -79,7 +79,7 @@ pub enum Reply {
     Sent {
         connections: u32,
         data: Vec<u8>,
-        kept: Promise,
+        kept: DurableTally,
     },
     /// `None`: no such session.
     Session(Option<Box<SessionInfo>>),
@@ -116,23 +116,23 @@ impl From<Tick> for Terms {
 
 /// What became of a message for durable sessions that have not acknowledged it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Promise {
+pub struct DurableTally {
     /// Sessions for which it is safely stored.
     pub stored: u32,
     /// Sessions that will not get it, and why one of them does not.
     pub refused: u32,
-    pub why: Option<NotKept>,
+    pub why: Option<NotStored>,
 }
 
 /// Why a message is not kept for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotKept {
+pub enum NotStored {
     #[error("too many messages wait for the session (store.session_messages_max)")]
     TooMany,
     #[error("too many bytes wait for the session (store.session_bytes_max)")]
     TooLarge,
     #[error("{0}")]
-    Store(Refused),
+    Store(StoreError),
 }
 
 /// A durable session as `/session/` shows it.
@@ -150,8 +150,8 @@ pub struct SessionInfo {
     pub ends: Option<UnixMs>,
 }
 
-impl Promise {
-    fn add(&mut self, other: Promise) {
+impl DurableTally {
+    fn add(&mut self, other: DurableTally) {
         self.stored += other.stored;
         self.refused += other.refused;
         self.why = self.why.or(other.why);
@@ -212,9 +212,9 @@ impl Reply {
 
 impl Shard {
     /// `at`: the connection that an identity has moved to, when the question was redirected here.
-    pub(super) fn on_query(&mut self, ticket: Ticket, query: Query, at: Option<u32>, now: Tick) {
+    pub(super) fn on_query(&mut self, ticket: QueryId, query: Query, at: Option<u32>, now: Tick) {
         if let Some(to) = self.moved_to(&query).filter(|_| at.is_none()) {
-            return self.outputs.push_back(Output::Redirect { to, ticket, query });
+            return self.outputs.push_back(Output::RedirectQuery { to, ticket, query });
         }
         let find = |shard: &Shard, identity: &Identity| at.or_else(|| shard.find(identity));
         let reply = match query {

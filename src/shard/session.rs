@@ -12,12 +12,13 @@
 //! (`uplink`); when it ends, what is not finished is stored.
 
 use super::arena::List;
+use super::command::{
+    DownlinkMark, IDS, Mutation, Offset, Page, Received, SessionId, SessionRow, StoreError, StoredSession, UnixMs,
+    UplinkMark,
+};
 use super::conn::Phase;
 use super::outbox::Item;
-use super::parts::Ticket;
-use super::steps::{
-    DownlinkMark, Found, IDS, Order, Page, Received, Refused, SessionId, SessionRow, Step, UnixMs, UplinkMark,
-};
+use super::parts::QueryId;
 use super::storeline::{After, SessionKey};
 use super::uplink::RESERVED_TYPE;
 use super::{Bug, Message, Output, Reply, SessionInfo, Shard};
@@ -70,7 +71,7 @@ impl Default for SessionSettings {
 
 /// Why a session is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum SessionEnd {
     Expired,
     Dropped,
 }
@@ -89,18 +90,18 @@ pub struct Session {
     pub expiry_s: u64,
     pub ends: Option<UnixMs>,
     /// The next message's order.
-    pub next: Order,
+    pub next: Offset,
     /// Orders below it may be used without being stored.
-    pub reserved: Order,
+    pub reserved: Offset,
     /// As far as was asked for, in blocks of this many.
-    pub reserving: Order,
+    pub reserving: Offset,
     pub block: u64,
     /// No message that is not finished has a lower order.
-    pub oldest: Order,
+    pub oldest: Offset,
     /// All stored messages below it are in memory or finished, while online.
-    pub loaded: Order,
+    pub loaded: Offset,
     /// Messages below it may have been sent on an earlier connection: they are repeats.
-    pub launched: Order,
+    pub launched: Offset,
     /// Messages in the store, those on their way there included.
     pub waiting: u32,
     pub waiting_bytes: u64,
@@ -121,7 +122,7 @@ pub struct Session {
     /// Changes were refused, or were they made all the same: what seems to be so already is stored again.
     pub unsure: bool,
     /// After a crash: the client may hold QoS 2 ids of orders from the first up to the second.
-    pub sweep: Option<(Order, Order)>,
+    pub sweep: Option<(Offset, Offset)>,
     /// Its client speaks `rainbow.2`.
     pub greets: bool,
     /// Ids that the client holds although they are not in memory: what is stored under them may still be loaded.
@@ -198,13 +199,13 @@ impl Sessions {
             cookie: None,
             expiry_s: 0,
             ends: None,
-            next: Order(0),
-            reserved: Order(0),
-            reserving: Order(0),
+            next: Offset(0),
+            reserved: Offset(0),
+            reserving: Offset(0),
             block: 0,
-            oldest: Order(0),
-            loaded: Order(0),
-            launched: Order(0),
+            oldest: Offset(0),
+            loaded: Offset(0),
+            launched: Offset(0),
             waiting: 0,
             waiting_bytes: 0,
             oldest_stored: None,
@@ -253,7 +254,7 @@ impl Session {
     }
 
     /// The client may hold QoS 2 ids of orders from here on that nothing is stored of.
-    fn floor(&self) -> Order {
+    fn floor(&self) -> Offset {
         match self.sweep {
             Some((from, _)) => from,
             None if self.conn == NO_CONN => self.reserving,
@@ -289,9 +290,9 @@ impl Shard {
     }
 
     /// The sessions that were kept, at the start of the process and before any other input.
-    pub fn restore(&mut self, found: Vec<Found>, now: Tick) {
+    pub fn restore(&mut self, found: Vec<StoredSession>, now: Tick) {
         let unix = self.unix(now);
-        for Found { row, channels, waiting, waiting_bytes, next, oldest, first } in found {
+        for StoredSession { row, channels, waiting, waiting_bytes, next, oldest, first } in found {
             let index = self.sessions.insert(row.session, row.name);
             let crashed = row.ends.is_none();
             let session = self.sessions.at_mut(index);
@@ -339,11 +340,11 @@ impl Shard {
         session.greets = greets;
         // What is stored from now on is not in the first page.
         (session.loading, session.more) = (true, false);
-        session.loaded = Order(0);
+        session.loaded = Offset(0);
         session.held.clear();
         if !self.settings.is_planted(Bug::ReservesNothing) {
             session.block = RESERVE_MIN;
-            session.reserving = session.reserving.max(Order(session.next.0 + RESERVE_MIN));
+            session.reserving = session.reserving.max(Offset(session.next.0 + RESERVE_MIN));
         }
         let (key, attempt) = (session.key(at), session.attempt);
         self.ends.cancel(at);
@@ -387,12 +388,12 @@ impl Shard {
         let session = self.sessions.at_mut(at);
         let (key, attempt) = (session.key(at), session.attempt);
         let resumed = std::mem::replace(&mut session.attaching.as_mut()?.resumed, true);
-        self.refuse_attach(key, attempt, Refused::Fenced, now);
+        self.refuse_attach(key, attempt, StoreError::Fenced, now);
         Some(resumed)
     }
 
     /// The store does not take it: the client is told to come back later.
-    pub(super) fn refuse_attach(&mut self, session: SessionKey, attempt: u32, why: Refused, now: Tick) {
+    pub(super) fn refuse_attach(&mut self, session: SessionKey, attempt: u32, why: StoreError, now: Tick) {
         let Some(found) = self.sessions.get_mut(session).filter(|found| found.attempt == attempt) else { return };
         let Some(attaching) = found.attaching.take() else { return };
         let index = found.conn;
@@ -405,7 +406,7 @@ impl Shard {
         } else {
             // Whether it was stored is not known.
             let session = self.forget_session(session.index).id;
-            self.store(Step::Drop { session }, After::Dropped(session));
+            self.store(Mutation::DropSession { session }, After::Dropped(session));
         }
     }
 
@@ -480,10 +481,10 @@ impl Shard {
     /// Writes the session's row as it is now.
     pub(super) fn put(&mut self, at: u32, after: After) {
         let row = self.sessions.at(at).row();
-        self.store(Step::Put(Box::new(row)), after);
+        self.store(Mutation::PutSession(Box::new(row)), after);
     }
 
-    pub(super) fn on_reserved(&mut self, key: SessionKey, upto: Order) {
+    pub(super) fn on_reserved(&mut self, key: SessionKey, upto: Offset) {
         if let Some(session) = self.sessions.get_mut(key).filter(|session| session.conn != NO_CONN) {
             session.reserved = session.reserved.max(upto.min(session.reserving));
         }
@@ -494,7 +495,7 @@ impl Shard {
         let session = self.sessions.at_mut(at);
         if session.conn != NO_CONN && session.next.0 + session.block / 2 >= session.reserving.0 {
             session.block = (session.block * 2).min(RESERVE_MAX);
-            session.reserving = Order(session.next.0 + session.block);
+            session.reserving = Offset(session.next.0 + session.block);
             let (key, upto) = (session.key(at), session.reserving);
             self.put(at, After::Reserved(key, upto));
         }
@@ -518,8 +519,8 @@ impl Shard {
                 Some(_) if session.holder != NO_CONN => self.ends.arm(at, now + ENDS_AGAIN_MS),
                 Some(_) => {
                     self.stats.sessions_expired += 1;
-                    let session = self.end_session(at, Ended::Expired);
-                    self.store(Step::Drop { session }, After::Dropped(session));
+                    let session = self.end_session(at, SessionEnd::Expired);
+                    self.store(Mutation::DropSession { session }, After::Dropped(session));
                 }
                 None => {}
             }
@@ -527,7 +528,7 @@ impl Shard {
     }
 
     /// Takes the session out of memory; its `Step::Drop` must follow.
-    fn end_session(&mut self, at: u32, why: Ended) -> SessionId {
+    fn end_session(&mut self, at: u32, why: SessionEnd) -> SessionId {
         let session = self.forget_session(at);
         self.outputs.push_back(Output::SessionEnded { name: session.name, cookie: session.cookie, why });
         session.id
@@ -543,7 +544,7 @@ impl Shard {
     }
 
     /// `/session/drop/`: told when the store has forgotten it.
-    pub(super) fn drop_session(&mut self, ticket: Ticket, name: &str, now: Tick) {
+    pub(super) fn drop_session(&mut self, ticket: QueryId, name: &str, now: Tick) {
         let Some(at) = self.sessions.by_name(name) else {
             return self.outputs.push_back(Output::Reply { ticket, reply: Reply::Done { connections: 0 } });
         };
@@ -558,9 +559,9 @@ impl Shard {
         if holder != NO_CONN {
             self.orphan_uplink(holder, now);
         }
-        let session = self.end_session(at, Ended::Dropped);
+        let session = self.end_session(at, SessionEnd::Dropped);
         let reply = Reply::Done { connections: 1 };
-        self.store(Step::Drop { session }, After::DropReplied { session, ticket, reply });
+        self.store(Mutation::DropSession { session }, After::DropReplied { session, ticket, reply });
         if holder != NO_CONN {
             // What was held until the store had its numbers is nobody's now.
             self.forward_next(holder, now);
@@ -578,7 +579,7 @@ impl Shard {
         if now >= self.drop_at {
             self.drop_at = Tick::NEVER;
             for session in std::mem::take(&mut self.undropped) {
-                self.store(Step::Drop { session }, After::Dropped(session));
+                self.store(Mutation::DropSession { session }, After::Dropped(session));
             }
         }
     }
@@ -627,9 +628,9 @@ impl Shard {
             return;
         }
         let kept = self.orders_in_memory(index);
-        let from = from.max(Order(upto.0.saturating_sub(SWEEP_MAX)));
-        let orders = (from.0..upto.0).map(Order).filter(|order| kept.binary_search(order).is_err());
-        self.push_releases(index, orders.map(Order::id));
+        let from = from.max(Offset(upto.0.saturating_sub(SWEEP_MAX)));
+        let orders = (from.0..upto.0).map(Offset).filter(|offset| kept.binary_search(offset).is_err());
+        self.push_releases(index, orders.map(Offset::id));
     }
 
     /// REC came for an id that is not in flight. What is stored under it and not sent yet will be sent, with DUP, and
@@ -649,7 +650,7 @@ impl Shard {
     fn release_held(&mut self, at: u32, held: &[MessageId]) {
         if !held.is_empty() {
             let index = self.sessions.at(at).conn;
-            let kept: HashSet<MessageId> = self.orders_in_memory(index).into_iter().map(Order::id).collect();
+            let kept: HashSet<MessageId> = self.orders_in_memory(index).into_iter().map(Offset::id).collect();
             self.push_releases(index, held.iter().copied().filter(|id| !kept.contains(id)));
         }
     }

@@ -1,8 +1,11 @@
 //! The shard's line to the store: work goes out numbered, what is told comes back in the same order. For each piece of
 //! work under way it is kept what to do when it is done.
 
-use super::parts::{PartRef, Ticket};
-use super::steps::{Expired, Order, Outcome, Received, Refused, SessionId, Step, Told, What, Work};
+use super::command::{
+    Command, CommandNumber, Completion, Completions, ExpiredMessages, Mutation, Offset, Operation, Received, SessionId,
+    StoreError,
+};
+use super::parts::{PartRef, QueryId};
 use super::{Output, Reply, Shard};
 use crate::base::time::Tick;
 use std::collections::VecDeque;
@@ -32,16 +35,16 @@ pub enum After {
     /// A further page.
     Page(SessionKey, u32),
     /// A message of a session's is stored; `part` when the message is not in memory.
-    Kept {
+    StoredMessage {
         session: SessionKey,
-        order: Order,
+        offset: Offset,
         bytes: u64,
         part: Option<PartRef>,
     },
     /// REL may go out; `bytes` as above.
     Released {
         session: SessionKey,
-        order: Order,
+        offset: Offset,
         bytes: u64,
     },
     /// ACK or REC may go out, unless a change that came with it has been refused.
@@ -58,38 +61,38 @@ pub enum After {
     /// The client has it, and the store may forget it; `bytes` of a message that counts as waiting.
     Removed {
         session: SessionKey,
-        order: Order,
+        offset: Offset,
         bytes: u64,
     },
     /// What is left of a QoS 2 message, its REL, is stored.
-    ReleaseKept(SessionKey, Order),
+    ReleaseKept(SessionKey, Offset),
     Dropped(SessionId),
     /// The mark of a new run is stored: its messages may go on.
     Numbered(SessionKey),
-    Reserved(SessionKey, Order),
+    Reserved(SessionKey, Offset),
     /// A channel was joined by a call, or by an answer of the backend's.
     Joined {
         session: SessionKey,
         channel: Arc<str>,
-        ticket: Option<Ticket>,
+        ticket: Option<QueryId>,
     },
     /// A channel was left; whoever has asked is told.
     Left {
         session: SessionKey,
         channel: Arc<str>,
-        told: Option<(Ticket, Reply)>,
+        told: Option<(QueryId, Reply)>,
     },
     /// Replied to unless a change after number `since` has been refused.
     Settled {
         session: SessionKey,
         since: u64,
-        ticket: Ticket,
+        ticket: QueryId,
         reply: Reply,
     },
     /// `/session/drop/`.
     DropReplied {
         session: SessionId,
-        ticket: Ticket,
+        ticket: QueryId,
         reply: Reply,
     },
 }
@@ -120,10 +123,10 @@ impl StoreLine {
     }
 
     /// A message that was not kept after all, and that its client has meanwhile, is not counted down again.
-    pub fn uncounts_no_more(&mut self, of: SessionKey, which: Order) {
+    pub fn uncounts_no_more(&mut self, of: SessionKey, which: Offset) {
         for after in &mut self.under_way {
-            if let After::Removed { session, order, bytes } | After::Released { session, order, bytes } = after
-                && (*session, *order) == (of, which)
+            if let After::Removed { session, offset, bytes } | After::Released { session, offset, bytes } = after
+                && (*session, *offset) == (of, which)
             {
                 *bytes = 0;
             }
@@ -134,26 +137,26 @@ impl StoreLine {
     #[cfg(debug_assertions)]
     pub fn parts(&self) -> impl Iterator<Item = PartRef> + '_ {
         self.under_way.iter().filter_map(|after| match after {
-            After::Kept { part, .. } => *part,
+            After::StoredMessage { part, .. } => *part,
             _ => None,
         })
     }
 }
 
 impl Shard {
-    pub(super) fn store(&mut self, step: Step, after: After) {
-        self.give_out(What::Step(step), after);
+    pub(super) fn store(&mut self, step: Mutation, after: After) {
+        self.give_out(Operation::Mutate(step), after);
     }
 
-    pub(super) fn load(&mut self, session: SessionId, after: Option<Order>, then: After) {
+    pub(super) fn load(&mut self, session: SessionId, after: Option<Offset>, then: After) {
         let most = (2 * self.settings.inflight_window).clamp(PAGE_MIN, PAGE_MAX);
-        self.give_out(What::Load { session, after, most }, then);
+        self.give_out(Operation::Load { session, after, most }, then);
     }
 
-    fn give_out(&mut self, what: What, after: After) {
+    fn give_out(&mut self, operation: Operation, after: After) {
         self.storeline.under_way.push_back(after);
         let number = self.storeline.last();
-        self.outputs.push_back(Output::Store(Work { number, what }));
+        self.outputs.push_back(Output::Store(Command { number: CommandNumber(number), operation }));
     }
 
     /// The store makes no new promise: too much is under way.
@@ -171,29 +174,29 @@ impl Shard {
         self.storeline.len()
     }
 
-    pub(super) fn on_told(&mut self, told: Told, now: Tick) {
-        let mut other = told.other.into_iter().peekable();
-        while self.storeline.told < told.upto {
+    pub(super) fn on_told(&mut self, told: Completions, now: Tick) {
+        let mut other = told.exceptions.into_iter().peekable();
+        while self.storeline.told < told.upto.0 {
             let Some(after) = self.storeline.under_way.pop_front() else {
                 debug_assert!(false, "told of work that was not given out");
                 return;
             };
             self.storeline.told += 1;
             let number = self.storeline.told;
-            let outcome = match other.next_if(|(of, _)| *of == number) {
+            let outcome = match other.next_if(|(of, _)| of.0 == number) {
                 Some((_, outcome)) => outcome,
-                None => Outcome::Done,
+                None => Completion::Done,
             };
-            if let Outcome::Refused(_) = outcome {
+            if let Completion::Refused(_) = outcome {
                 self.stats.store_refused += 1;
             }
             self.follow(after, outcome, now);
         }
     }
 
-    fn follow(&mut self, after: After, outcome: Outcome, now: Tick) {
+    fn follow(&mut self, after: After, outcome: Completion, now: Tick) {
         let refused = match &outcome {
-            Outcome::Refused(why) => Some(*why),
+            Completion::Refused(why) => Some(*why),
             _ => None,
         };
         match after {
@@ -210,16 +213,18 @@ impl Shard {
                 }
             }
             After::Attach(session, attempt) => match outcome {
-                Outcome::Loaded(page) => self.on_attached(session, attempt, page, now),
-                _ => self.refuse_attach(session, attempt, refused.unwrap_or(Refused::Broken), now),
+                Completion::Loaded(page) => self.on_attached(session, attempt, page, now),
+                _ => self.refuse_attach(session, attempt, refused.unwrap_or(StoreError::Broken), now),
             },
             After::Page(session, attempt) => {
-                let page = if let Outcome::Loaded(page) = outcome { Some(page) } else { None };
+                let page = if let Completion::Loaded(page) = outcome { Some(page) } else { None };
                 self.on_page(session, attempt, page, now);
             }
-            After::Kept { session, order, bytes, part } => self.on_kept(session, order, bytes, part, outcome, now),
-            After::Released { session, order, bytes } => {
-                self.on_release_told(session, order, bytes, refused.is_none(), now);
+            After::StoredMessage { session, offset, bytes, part } => {
+                self.on_kept(session, offset, bytes, part, outcome, now)
+            }
+            After::Released { session, offset, bytes } => {
+                self.on_release_told(session, offset, bytes, refused.is_none(), now);
             }
             After::Received { session, sequence, since, then } => {
                 let done = refused.is_none() && !self.is_spoiled(session, since);
@@ -244,12 +249,12 @@ impl Shard {
                     session.uncount_waiting(bytes);
                 }
             }
-            After::ReleaseKept(session, order) => {
+            After::ReleaseKept(session, offset) => {
                 if refused.is_some()
                     && let Some(session) = self.sessions.get_mut(session)
                 {
-                    let (from, upto) = session.sweep.unwrap_or((order, order));
-                    session.sweep = Some((from.min(order), upto.max(order.next())));
+                    let (from, upto) = session.sweep.unwrap_or((offset, offset));
+                    session.sweep = Some((from.min(offset), upto.max(offset.next())));
                 }
             }
             After::Dropped(session) => {
@@ -280,7 +285,7 @@ impl Shard {
         self.sessions.get(session).is_some_and(|session| session.spoiled > since)
     }
 
-    pub(super) fn on_expired(&mut self, expired: Expired) {
+    pub(super) fn on_expired(&mut self, expired: ExpiredMessages) {
         let Some(session) = self.sessions.by_id(expired.session) else { return };
         session.waiting = session.waiting.saturating_sub(expired.messages);
         session.waiting_bytes = session.waiting_bytes.saturating_sub(expired.bytes);

@@ -173,33 +173,33 @@ impl Rig {
     }
 
     pub fn answer(&mut self, forward: Forward, body: &str) {
-        let outcome = Forwarded::Answered(body.as_bytes());
+        let outcome = ForwardOutcome::Answered(body.as_bytes());
         self.input(Input::Forwarded { key: forward.key, outcome, spent: forward.body });
     }
 
     pub fn fail(&mut self, forward: Forward) {
-        self.input(Input::Forwarded { key: forward.key, outcome: Forwarded::Failed, spent: forward.body });
+        self.input(Input::Forwarded { key: forward.key, outcome: ForwardOutcome::Failed, spent: forward.body });
     }
 
-    pub fn ask(&mut self, query: Query) -> Ticket {
+    pub fn ask(&mut self, query: Query) -> QueryId {
         self.tickets += 1;
-        let ticket = Ticket(self.tickets);
+        let ticket = QueryId(self.tickets);
         self.input(Input::Query { ticket, query });
         ticket
     }
 
     /// `/send/` with a deadline in 10 s.
-    pub fn call(&mut self, channel: &str, qos: QoS, body: &str) -> Ticket {
+    pub fn call(&mut self, channel: &str, qos: QoS, body: &str) -> QueryId {
         self.call_by(channel, qos, body, self.now + 10_000)
     }
 
-    pub fn call_by(&mut self, channel: &str, qos: QoS, body: &str, deadline: Tick) -> Ticket {
+    pub fn call_by(&mut self, channel: &str, qos: QoS, body: &str, deadline: Tick) -> QueryId {
         let message = Message::encode(qos, 7, body.as_bytes(), &mut Vec::new());
         self.ask(Query::Send { channel: channel.into(), message, terms: deadline.into() })
     }
 
     /// The replies since the last call; other outputs wait.
-    pub fn replies(&mut self) -> Vec<(Ticket, Reply)> {
+    pub fn replies(&mut self) -> Vec<(QueryId, Reply)> {
         let mut replies = Vec::new();
         for output in self.outputs() {
             match output {
@@ -246,7 +246,7 @@ impl Rig {
 }
 
 pub fn sent(connections: u32, data: &str) -> Reply {
-    Reply::Sent { connections, data: data.as_bytes().to_vec(), kept: Promise::default() }
+    Reply::Sent { connections, data: data.as_bytes().to_vec(), kept: DurableTally::default() }
 }
 
 /// A client's SEND of type 7; the id counts at QoS 1 and 2 only.
@@ -591,12 +591,12 @@ fn presence_is_told_in_pairs() {
 fn a_drain_closes_as_many_as_it_is_told() {
     let mut rig = Rig::new();
     let keys = [rig.open(), rig.open(), rig.open()];
-    rig.shard.close_some(2, Which::All, CloseCode::GOING_AWAY, "restart", rig.now);
+    rig.shard.close_some(2, DrainScope::All, CloseCode::GOING_AWAY, "restart", rig.now);
     assert_eq!(rig.shard.len(), 1);
     assert_eq!(rig.shard.len(), 1);
-    rig.shard.close_some(2, Which::All, CloseCode::GOING_AWAY, "restart", rig.now);
+    rig.shard.close_some(2, DrainScope::All, CloseCode::GOING_AWAY, "restart", rig.now);
     assert_eq!(rig.shard.len(), 0);
-    rig.shard.close_some(2, Which::All, CloseCode::GOING_AWAY, "restart", rig.now);
+    rig.shard.close_some(2, DrainScope::All, CloseCode::GOING_AWAY, "restart", rig.now);
     assert_eq!(rig.shard.len(), 0);
     for key in keys {
         assert_eq!(rig.hear(key), ["close 1001 restart"]);

@@ -8,12 +8,12 @@
 //! many failures as QoS 2 ids may be held.
 
 use super::arena::{Arena, At, List};
+use super::command::{Mutation, Received};
 use super::conn::Phase;
 #[cfg(debug_assertions)]
 use super::invariants::Holdings;
 use super::outbox::Item;
 use super::session::NO_CONN;
-use super::steps::{Received, Step};
 use super::storeline::{After, SessionKey};
 use super::{Bug, Forward, Output, Shard};
 use crate::base::time::Tick;
@@ -101,7 +101,7 @@ pub struct Incoming<'a> {
 
 /// What became of a forwarded message.
 #[derive(Clone, Copy, Debug)]
-pub enum Forwarded<'a> {
+pub enum ForwardOutcome<'a> {
     Answered(&'a [u8]),
     /// Given up: the deadline has passed, or QoS 0 found no backend.
     Failed,
@@ -263,7 +263,7 @@ impl Shard {
             let Waiting { origin, message_type, body, accepted } = waiting;
             conn.uplink.current = Some(Current { origin, bytes: body.len() as u32 });
             if message_type == RESERVED_TYPE || !self.settings.forwards {
-                self.finish_current(index, Forwarded::Answered(b""), body, now);
+                self.finish_current(index, ForwardOutcome::Answered(b""), body, now);
                 continue;
             }
             let key = conn.key(index, self.id);
@@ -285,7 +285,7 @@ impl Shard {
     }
 
     /// The backend has answered, or has been given up, for what it had of this client.
-    pub(super) fn on_forwarded(&mut self, index: u32, outcome: Forwarded<'_>, spent: Vec<u8>, now: Tick) {
+    pub(super) fn on_forwarded(&mut self, index: u32, outcome: ForwardOutcome<'_>, spent: Vec<u8>, now: Tick) {
         debug_assert!(self.conns[index as usize].owes, "one outcome per forward");
         self.conns[index as usize].owes = false;
         let holder = self.holder_of(index);
@@ -324,25 +324,25 @@ impl Shard {
         }
     }
 
-    fn finish_current(&mut self, index: u32, outcome: Forwarded<'_>, spent: Vec<u8>, now: Tick) {
+    fn finish_current(&mut self, index: u32, outcome: ForwardOutcome<'_>, spent: Vec<u8>, now: Tick) {
         let uplink = &mut self.conns[index as usize].uplink;
         let Current { origin, bytes } = uplink.current.take().expect("checked by the callers");
         self.line_bytes -= bytes as usize;
         if self.spare_bodies.len() < SPARE_BODIES_MAX && spent.capacity() <= SPARE_BODY_BYTES_MAX {
             self.spare_bodies.push(spent);
         }
-        let failed = matches!(outcome, Forwarded::Failed);
+        let failed = matches!(outcome, ForwardOutcome::Failed);
         self.stats.forwards_dropped_qos0 += u64::from(failed && origin.qos == QoS::AtMostOnce);
         self.stats.forwards_failed += u64::from(failed && origin.qos != QoS::AtMostOnce);
         let Some(id) = MessageId::new(origin.id) else { return };
         let uplink = &self.conns[index as usize].uplink;
         let Some(at) = uplink.find_number(&self.known, origin.sequence) else { return };
         match outcome {
-            Forwarded::Answered(body) => self.answer(index, at, id, body, now),
-            Forwarded::Failed if self.settings.is_planted(Bug::AnswersFailed) => {
+            ForwardOutcome::Answered(body) => self.answer(index, at, id, body, now),
+            ForwardOutcome::Failed if self.settings.is_planted(Bug::AnswersFailed) => {
                 self.answer(index, at, id, b"", now);
             }
-            Forwarded::Failed => self.fail(index, at, origin.qos),
+            ForwardOutcome::Failed => self.fail(index, at, origin.qos),
         }
     }
 
@@ -516,7 +516,10 @@ impl Shard {
     pub(super) fn receive(&mut self, key: SessionKey, received: Received) {
         let Some(session) = self.sessions.get(key).map(|session| session.id) else { return };
         let (sequence, since) = (received.sequence, self.storeline.told());
-        self.store(Step::Receive { session, received }, After::Received { session: key, sequence, since, then: None });
+        self.store(
+            Mutation::PutReceived { session, received },
+            After::Received { session: key, sequence, since, then: None },
+        );
     }
 
     pub(super) fn on_received_told(&mut self, key: SessionKey, sequence: u64, done: bool, now: Tick) {
@@ -547,7 +550,7 @@ impl Shard {
     fn forget_stored(&mut self, index: u32, id: MessageId) {
         if let Some(at) = self.session_of(index) {
             let session = self.sessions.at(at).id;
-            self.store(Step::Forget { session, id }, After::Nothing);
+            self.store(Mutation::RemoveReceived { session, id }, After::Nothing);
         }
     }
 
@@ -605,7 +608,7 @@ impl Shard {
     /// The session is dropped: nothing of it is stored any more, and nobody else brings what is with the backend.
     pub(super) fn orphan_uplink(&mut self, index: u32, now: Tick) {
         if self.conns[index as usize].uplink.current.is_some() && !self.conns[index as usize].owes {
-            self.finish_current(index, Forwarded::Failed, Vec::new(), now);
+            self.finish_current(index, ForwardOutcome::Failed, Vec::new(), now);
         }
         let mut next = self.conns[index as usize].uplink.known.front();
         while let Some(at) = next {

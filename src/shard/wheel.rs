@@ -291,18 +291,18 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Step {
+    enum Mutation {
         Arm(u32, u64),
         Cancel(u32),
         Advance(u64),
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<Mutation>> {
         let delay = prop_oneof![0..100u64, 0..10_000u64, 0..1u64 << 37];
         let step = prop_oneof![
-            4 => (0..20u32, delay.clone()).prop_map(|(id, delay)| Step::Arm(id, delay)),
-            2 => (0..20u32).prop_map(Step::Cancel),
-            3 => delay.prop_map(Step::Advance),
+            4 => (0..20u32, delay.clone()).prop_map(|(id, delay)| Mutation::Arm(id, delay)),
+            2 => (0..20u32).prop_map(Mutation::Cancel),
+            3 => delay.prop_map(Mutation::Advance),
         ];
         prop::collection::vec(step, 1..200)
     }
@@ -315,12 +315,12 @@ mod tests {
             let mut now = start;
             for step in steps {
                 match step {
-                    Step::Arm(id, delay) => {
+                    Mutation::Arm(id, delay) => {
                         wheel.arm(id, Tick(now + delay));
                         model.insert(id, (now + delay).min(now + HORIZON_MS));
                     }
-                    Step::Cancel(id) => prop_assert_eq!(wheel.cancel(id), model.remove(&id).is_some()),
-                    Step::Advance(by) => {
+                    Mutation::Cancel(id) => prop_assert_eq!(wheel.cancel(id), model.remove(&id).is_some()),
+                    Mutation::Advance(by) => {
                         now += by;
                         let due: Vec<u32> =
                             model.iter().filter(|(_, when)| **when <= now).map(|(id, _)| *id).collect();

@@ -1,12 +1,12 @@
 //! What a shard is told, what it says, and what its operator has decided.
 
+use super::command::{Command, Completions, ExpiredMessages, SessionId, StoreError};
 use super::messages::Message;
-use super::parts::Ticket;
+use super::parts::QueryId;
 use super::planted::Bug;
 use super::query::{Query, Reply, Terms};
-use super::session::{Ended, SessionSettings};
-use super::steps::{Expired, Refused, SessionId, Told, Work};
-use super::uplink::Forwarded;
+use super::session::{SessionEnd, SessionSettings};
+use super::uplink::ForwardOutcome;
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
 use crate::wire::packet::QoS;
@@ -56,7 +56,7 @@ pub enum Mode {
 
 /// Which connections a drain closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum DrainScope {
     Settled,
     All,
 }
@@ -95,16 +95,16 @@ pub enum Input<'a> {
     /// The outcome of `Output::Forward`; `spent` is its body, for reuse.
     Forwarded {
         key: ConnKey,
-        outcome: Forwarded<'a>,
+        outcome: ForwardOutcome<'a>,
         spent: Vec<u8>,
     },
     Query {
-        ticket: Ticket,
+        ticket: QueryId,
         query: Query,
     },
     /// `Query::Send` without owning the channel's name.
     Send {
-        ticket: Ticket,
+        ticket: QueryId,
         channel: &'a str,
         message: Message,
         terms: &'a Terms,
@@ -123,22 +123,22 @@ pub enum Input<'a> {
         greets: bool,
     },
     /// The store has finished work.
-    Told(Told),
+    Completions(Completions),
     /// The store has removed messages whose time was over.
-    Expired(Expired),
+    MessagesExpired(ExpiredMessages),
     /// The connection goes on elsewhere, in its session's home; the slot stays, since the identity leads here.
-    Moved {
+    HandedOver {
         key: ConnKey,
         to: ConnKey,
     },
     /// A moved connection has ended.
-    StubEnded {
+    HandoverEnded {
         key: ConnKey,
     },
     /// A question about an identity, redirected to where its connection has moved.
-    QueryAt {
+    RedirectedQuery {
         key: ConnKey,
-        ticket: Ticket,
+        ticket: QueryId,
         query: Query,
     },
     Close {
@@ -162,7 +162,7 @@ pub enum Output {
         cookie: Option<Rc<[u8]>>,
     },
     Reply {
-        ticket: Ticket,
+        ticket: QueryId,
         reply: Reply,
     },
     /// The connection is its session's, its 101 is on the way.
@@ -172,25 +172,25 @@ pub enum Output {
     /// The store does not take the session; `Input::Abandoned` must follow.
     AttachRefused {
         key: ConnKey,
-        why: Refused,
+        why: StoreError,
     },
     /// For the store, in this order.
-    Store(Work),
-    /// A question about a connection that has moved: `Input::QueryAt` there.
-    Redirect {
+    Store(Command),
+    /// A question about a connection that has moved: `Input::RedirectedQuery` there.
+    RedirectQuery {
         to: ConnKey,
-        ticket: Ticket,
+        ticket: QueryId,
         query: Query,
     },
-    /// A connection that came from another shard has ended: `Input::StubEnded` there.
-    StubEnded {
+    /// A connection that came from another shard has ended: `Input::HandoverEnded` there.
+    HandoverEnded {
         stub: ConnKey,
     },
     /// A durable session is no more.
     SessionEnded {
         name: Arc<str>,
         cookie: Option<Arc<[u8]>>,
-        why: Ended,
+        why: SessionEnd,
     },
     /// A stored message has reached its session.
     Receipt {

@@ -9,7 +9,9 @@ mod sqlite;
 use self::redis::Redis;
 use crate::base::id::ShardId;
 use crate::config::{Config, Durability, StoreKind};
-use crate::shard::steps::{Claim, Expired, Found, Outcome, Refused, UnixMs, Work};
+use crate::shard::command::{
+    Claim, Command, CommandNumber, Completion, ExpiredMessages, StoreError, StoredSession, UnixMs,
+};
 use sqlite::Sqlite;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub enum Request {
     /// In the order of its number within its shard.
-    Shard { shard: ShardId, work: Work },
+    Shard { shard: ShardId, command: Command },
     /// A call with a `message_id`, before anything is sent.
     Claim { ticket: u64, claim: Claim },
     /// The call has its answer, which a repeat gets.
@@ -28,7 +30,7 @@ pub enum Request {
 /// What became of one request.
 #[derive(Debug, PartialEq)]
 pub enum Answer {
-    Shard { shard: ShardId, number: u64, outcome: Outcome },
+    Shard { shard: ShardId, number: CommandNumber, outcome: Completion },
     Claim { ticket: u64, claimed: Claimed },
     Settled,
 }
@@ -41,14 +43,14 @@ pub enum Claimed {
     Again,
     /// It was answered so.
     Settled(Vec<u8>),
-    Refused(Refused),
+    Refused(StoreError),
 }
 
 /// What one slice of a purge came to.
 #[derive(Debug, Default, PartialEq)]
 pub struct Purged {
     /// Expired messages that were removed.
-    pub expired: Vec<Expired>,
+    pub expired: Vec<ExpiredMessages>,
     /// There may be more to purge now.
     pub more: bool,
 }
@@ -59,7 +61,7 @@ pub enum State {
     Ready,
     /// No promise is made; the text says what happened, where, and what to do.
     Refusing {
-        why: Refused,
+        why: StoreError,
         detail: String,
     },
 }
@@ -106,7 +108,7 @@ impl Options {
 #[derive(Debug, Default)]
 pub struct Opened {
     /// All sessions, with what waits for them.
-    pub sessions: Vec<Found>,
+    pub sessions: Vec<StoredSession>,
 }
 
 /// Why there is no store; each says what to do.

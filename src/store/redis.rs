@@ -32,7 +32,7 @@ mod tests;
 use super::crash;
 use super::{Answer, Held, Now, OpenError, Opened, Options, Purged, Request, State};
 use crate::config::Durability;
-use crate::shard::steps::{Expired, Found, Order, Refused, SessionId, UnixMs};
+use crate::shard::command::{ExpiredMessages, Offset, SessionId, StoreError, StoredSession, UnixMs};
 use batch::{Asker, Batch, ByName, Change, Known, Packing, why_refused};
 use nodes::{Calls, Nodes};
 use place::{Names, Place};
@@ -72,9 +72,9 @@ pub enum Fault {
     /// Nobody knows what was done: it is tried again.
     Lost(String),
     /// Trying again at once is of no use.
-    Refuse { why: Refused, detail: String },
+    Refuse { why: StoreError, detail: String },
     /// Nor is it later: the operator must look.
-    Over { why: Refused, detail: String },
+    Over { why: StoreError, detail: String },
 }
 
 impl Redis {
@@ -135,7 +135,7 @@ impl Redis {
     }
 
     fn find(&mut self) -> Result<Opened, Fault> {
-        let mut found: Vec<Found> = Vec::new();
+        let mut found: Vec<StoredSession> = Vec::new();
         (self.by_name, self.held) = (ByName::new(), Held::default());
         for bucket in self.buckets() {
             let sessions = self.scan(bucket)?;
@@ -164,7 +164,7 @@ impl Redis {
         }
     }
 
-    fn look_at(&mut self, bucket: u16, sessions: &[SessionId]) -> Result<Vec<Found>, Fault> {
+    fn look_at(&mut self, bucket: u16, sessions: &[SessionId]) -> Result<Vec<StoredSession>, Fault> {
         let (mut calls, names) = (Calls::default(), &self.names);
         for session in sessions {
             let keys =
@@ -188,10 +188,10 @@ impl Redis {
 
     /// Two sessions of one name are left where the answer to the first one's making was lost and its server died. One
     /// of them was never used.
-    fn settle_names(&mut self, mut found: Vec<Found>) -> Result<Opened, Fault> {
+    fn settle_names(&mut self, mut found: Vec<StoredSession>) -> Result<Opened, Fault> {
         found.sort_by_key(|found| (found.next, found.waiting, found.channels.len(), found.row.session));
         let mut unused = Calls::default();
-        let mut sessions: Vec<Found> = Vec::with_capacity(found.len());
+        let mut sessions: Vec<StoredSession> = Vec::with_capacity(found.len());
         while let Some(one) = found.pop() {
             if !self.by_name.contains_key(&one.row.name) {
                 self.by_name.insert(one.row.name.clone(), one.row.session);
@@ -245,7 +245,7 @@ impl Redis {
                 self.orphans.truncate(ORPHANS_MAX);
                 let unknown = tries > 0 && !matches!(fault, Fault::Over { .. });
                 self.give_up(fault);
-                batch.refuse(if unknown { Refused::Unreachable } else { self.why() })
+                batch.refuse(if unknown { StoreError::Unreachable } else { self.why() })
             }
         }
     }
@@ -288,7 +288,7 @@ impl Redis {
             let counts: Option<(u32, u64, u8)> = redis::from_redis_value(value).ok();
             let Some((messages @ 1.., bytes, more)) = counts else { continue };
             purged.more |= more == 1;
-            purged.expired.push(Expired { session, messages, bytes });
+            purged.expired.push(ExpiredMessages { session, messages, bytes });
             self.hold(Change { messages: -i64::from(messages), bytes: -(bytes as i64) });
         }
         Ok(purged)
@@ -325,7 +325,7 @@ impl Redis {
         let looked = self.connect().and_then(|()| self.exchange(&Calls::default())).and_then(|_| self.nodes.is_full());
         match looked {
             Ok(false) => self.turn(State::Ready),
-            Ok(true) => self.turn(State::Refusing { why: Refused::StoreFull, detail: FULL.into() }),
+            Ok(true) => self.turn(State::Refusing { why: StoreError::StoreFull, detail: FULL.into() }),
             Err(fault) => self.give_up(fault),
         }
     }
@@ -388,10 +388,10 @@ impl Redis {
             Value::Int(1) => return Ok(()),
             Value::ServerError(error) => return Err(refusal(&error)),
             Value::BulkString(word) if word == b"taken" => {
-                (Refused::Fenced, format!("{address}: another server writes to this store now. {RESTART}"))
+                (StoreError::Fenced, format!("{address}: another server writes to this store now. {RESTART}"))
             }
             Value::BulkString(word) if word == b"lost" => (
-                Refused::Broken,
+                StoreError::Broken,
                 format!("{address}: Redis has lost its data: it holds nothing of what it had promised. {RESTART}"),
             ),
             Value::BulkString(number) => {
@@ -399,7 +399,7 @@ impl Redis {
                 let number = number.unwrap_or_default();
                 let gone = format!("the last batch it has is {number}, but {promised} was promised");
                 (
-                    Refused::Broken,
+                    StoreError::Broken,
                     format!("{address}: Redis came back with an older copy of its data: {gone}. {RESTART}"),
                 )
             }
@@ -411,7 +411,7 @@ impl Redis {
     /// Tries until there is an answer, with pauses that grow, or the pauses are used up. Where Redis was away already,
     /// the others in the line do not wait: one try.
     fn with_pauses<T>(&mut self, mut attempt: impl FnMut(&mut Redis) -> Result<T, Fault>) -> Result<T, Fault> {
-        let away = matches!(self.state, State::Refusing { why: Refused::Unreachable, .. });
+        let away = matches!(self.state, State::Refusing { why: StoreError::Unreachable, .. });
         let mut pauses = if away { [].iter() } else { self.pauses.iter() };
         loop {
             match (attempt(self), pauses.next()) {
@@ -427,7 +427,7 @@ impl Redis {
     fn give_up(&mut self, fault: Fault) {
         self.nodes.give_up();
         let (why, detail) = match fault {
-            Fault::Lost(detail) => (Refused::Unreachable, format!("Redis does not answer ({detail})")),
+            Fault::Lost(detail) => (StoreError::Unreachable, format!("Redis does not answer ({detail})")),
             Fault::Refuse { why, detail } => (why, detail),
             Fault::Over { why, detail } => {
                 self.over = true;
@@ -448,10 +448,10 @@ impl Redis {
         self.state = state;
     }
 
-    fn why(&self) -> Refused {
+    fn why(&self) -> StoreError {
         match &self.state {
             State::Refusing { why, .. } => *why,
-            State::Ready => Refused::Unreachable,
+            State::Ready => StoreError::Unreachable,
         }
     }
 
@@ -469,22 +469,22 @@ impl Redis {
     }
 
     fn broken(&self, what: &str) -> Fault {
-        Fault::Refuse { why: Refused::Broken, detail: format!("{}: {what}", self.nodes.addresses()) }
+        Fault::Refuse { why: StoreError::Broken, detail: format!("{}: {what}", self.nodes.addresses()) }
     }
 }
 
 /// Row, messages, bytes, channels, when the first was stored(8), orders of the first and the last(8)
-fn decode_found(session: SessionId, value: Value) -> Option<Found> {
+fn decode_found(session: SessionId, value: Value) -> Option<StoredSession> {
     type Parts = (Vec<u8>, u32, u64, Vec<String>, Vec<u8>, Vec<u8>, Vec<u8>);
     let (row, waiting, waiting_bytes, channels, oldest, first, last): Parts = redis::from_redis_value(value).ok()?;
-    Some(Found {
+    Some(StoredSession {
         row: entry::decode_row(session, &row)?,
         channels: channels.iter().map(|channel| Arc::from(&**channel)).collect(),
         waiting,
         waiting_bytes,
-        next: entry::decode_u64(&last).map_or(Order(0), |last| Order(last).next()),
+        next: entry::decode_u64(&last).map_or(Offset(0), |last| Offset(last).next()),
         oldest: entry::decode_u64(&oldest).map(UnixMs),
-        first: entry::decode_u64(&first).map(Order),
+        first: entry::decode_u64(&first).map(Offset),
     })
 }
 
@@ -502,7 +502,7 @@ fn refused_open(fault: Fault) -> OpenError {
 fn random_token() -> Result<[u8; 8], Fault> {
     let mut token = [0; 8];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut token));
-    let failed = |error| Fault::Refuse { why: Refused::Broken, detail: format!("/dev/urandom: {error}") };
+    let failed = |error| Fault::Refuse { why: StoreError::Broken, detail: format!("/dev/urandom: {error}") };
     read.map(|()| token).map_err(failed)
 }
 

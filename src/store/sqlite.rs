@@ -22,7 +22,7 @@ mod tests;
 
 use super::crash;
 use super::{Answer, Claimed, Held, Now, OpenError, Opened, Options, Purged, Request, State};
-use crate::shard::steps::{Outcome, Refused, What};
+use crate::shard::command::{Completion, Operation, StoreError};
 use book::{Allowed, Book};
 use fault::Fault;
 use schema::Directory;
@@ -53,7 +53,7 @@ impl Sqlite {
         crash::point("commit.before");
         match self.fault {
             Some(Fault { why, lasts: true, .. }) => return self.refuse_all(&requests, why, now),
-            Some(Fault { why: Refused::DiskFull, .. }) => return self.commit_freeing(&requests, now),
+            Some(Fault { why: StoreError::DiskFull, .. }) => return self.commit_freeing(&requests, now),
             _ => {}
         }
         let bytes_max = self.bytes_max;
@@ -69,7 +69,7 @@ impl Sqlite {
                 answers
             }
             Err(error) => match self.suffer(error) {
-                Refused::DiskFull => self.commit_freeing(&requests, now),
+                StoreError::DiskFull => self.commit_freeing(&requests, now),
                 why => self.refuse_all(&requests, why, now),
             },
         }
@@ -77,7 +77,7 @@ impl Sqlite {
 
     /// A full disk refuses what needs room. What makes room must not be refused with it, or it would stay full.
     fn commit_freeing(&mut self, requests: &[Request], now: Now) -> Vec<Answer> {
-        let otherwise = Refused::DiskFull;
+        let otherwise = StoreError::DiskFull;
         match self.book.write(|book| book.apply(requests, now, Allowed::Freeing { otherwise })) {
             Ok(answers) => answers,
             Err(error) => {
@@ -88,21 +88,21 @@ impl Sqlite {
     }
 
     /// Nothing is written; loads are answered as long as reading works.
-    fn refuse_all(&mut self, requests: &[Request], why: Refused, now: Now) -> Vec<Answer> {
+    fn refuse_all(&mut self, requests: &[Request], why: StoreError, now: Now) -> Vec<Answer> {
         requests.iter().map(|request| self.refuse(request, why, now)).collect()
     }
 
-    fn refuse(&mut self, request: &Request, why: Refused, now: Now) -> Answer {
+    fn refuse(&mut self, request: &Request, why: StoreError, now: Now) -> Answer {
         match request {
-            Request::Shard { shard, work } => {
-                let outcome = match work.what {
-                    What::Load { session, after, most } => match self.book.load(session, after, most, now) {
-                        Ok(page) => Outcome::Loaded(page),
-                        Err(error) => Outcome::Refused(self.suffer(error)),
+            Request::Shard { shard, command } => {
+                let outcome = match command.operation {
+                    Operation::Load { session, after, most } => match self.book.load(session, after, most, now) {
+                        Ok(page) => Completion::Loaded(page),
+                        Err(error) => Completion::Refused(self.suffer(error)),
                     },
-                    What::Step(_) => Outcome::Refused(why),
+                    Operation::Mutate(_) => Completion::Refused(why),
                 };
-                Answer::Shard { shard: *shard, number: work.number, outcome }
+                Answer::Shard { shard: *shard, number: command.number, outcome }
             }
             Request::Claim { ticket, .. } => Answer::Claim { ticket: *ticket, claimed: Claimed::Refused(why) },
             Request::Settle { .. } => Answer::Settled,
@@ -110,10 +110,10 @@ impl Sqlite {
     }
 
     /// Notes what went wrong; what lasts is not replaced by what passes.
-    fn suffer(&mut self, error: rusqlite::Error) -> Refused {
+    fn suffer(&mut self, error: rusqlite::Error) -> StoreError {
         let fault = self.directory.fault(&error);
         let why = fault.why;
-        if why == Refused::DiskFull && self.directory.give_reserve_up() {
+        if why == StoreError::DiskFull && self.directory.give_reserve_up() {
             // The log is written back into that room, and has room itself then, for what frees some.
             let _ = self.book.checkpoint();
         }

@@ -4,7 +4,7 @@
 use crate::line::{LineId, Stage};
 use crate::peer::token_of;
 use crate::world::{CHANNELS, Event, World};
-use rainbow::shard::{Forward, Forwarded, Input};
+use rainbow::shard::{Forward, ForwardOutcome, Input};
 use rainbow::wire::packet::QoS;
 use std::collections::{HashMap, HashSet};
 
@@ -107,12 +107,13 @@ impl World {
         if fails {
             self.tell(format_args!("backend fails {token}"));
             self.seen.failed += 1;
-            self.nodes[node].input(Input::Forwarded { key, outcome: Forwarded::Failed, spent: forward.body }, self.now);
+            self.nodes[node]
+                .input(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: forward.body }, self.now);
         } else {
             self.tell(format_args!("backend answers {token}"));
             self.backend.answers.insert(token, answer.clone());
             self.act_on_headers(id);
-            let outcome = Forwarded::Answered(answer.as_bytes());
+            let outcome = ForwardOutcome::Answered(answer.as_bytes());
             self.nodes[node].input(Input::Forwarded { key, outcome, spent: forward.body }, self.now);
         }
         self.turn(node);

@@ -6,7 +6,7 @@ use crate::world::{CHANNELS, Event, World, channel_name};
 use rainbow::base::id::Identity;
 use rainbow::base::time::Tick;
 use rainbow::shard::channels::name_hash;
-use rainbow::shard::{Input, Message, Query, Reply, Terms, Ticket};
+use rainbow::shard::{Input, Message, Query, QueryId, Reply, Terms};
 use rainbow::wire::packet::QoS;
 use rainbow::wire::ws::frame::CloseCode;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -114,7 +114,7 @@ impl World {
         };
         call.parts.insert(node, part);
         let message = Message::encode(qos, (token % 1000) as u16, &body_of(token, "d"), &mut Vec::new());
-        let (ticket, name, terms) = (Ticket(token), channel_name(channel), Terms::from(deadline));
+        let (ticket, name, terms) = (QueryId(token), channel_name(channel), Terms::from(deadline));
         let input = match self.rng.chance(50) {
             true => Input::Send { ticket, channel: name, message, terms: &terms },
             false => {

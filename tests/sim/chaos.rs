@@ -4,7 +4,7 @@
 use crate::line::LineId;
 use crate::world::{Event, World, channel_name};
 use rainbow::base::time::Tick;
-use rainbow::shard::{Input, Which};
+use rainbow::shard::{DrainScope, Input};
 use rainbow::wire::ws::frame::{CloseCode, Opcode};
 
 impl World {
@@ -54,7 +54,7 @@ impl World {
             }
             8 => self.stale_input(),
             9 => {
-                let which = if self.rng.chance(50) { Which::All } else { Which::Settled };
+                let which = if self.rng.chance(50) { DrainScope::All } else { DrainScope::Settled };
                 self.nodes[node].shard.close_some(1, which, CloseCode::GOING_AWAY, "drain", Tick(now));
                 self.turn(node);
             }

@@ -10,7 +10,7 @@ use crate::seen::Seen;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
-use rainbow::shard::{Input, Mode, Output, Query, Reply, SessionSettings, Settings, Shard, Ticket};
+use rainbow::shard::{Input, Mode, Output, Query, QueryId, Reply, SessionSettings, Settings, Shard};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -657,7 +657,7 @@ impl Node {
     }
 
     fn ask(&mut self, query: Query, now: u64) -> Reply {
-        let asked = Ticket(u64::MAX);
+        let asked = QueryId(u64::MAX);
         self.input(Input::Query { ticket: asked, query }, now);
         let mut found = None;
         while let Some(output) = self.shard.poll_output() {

@@ -8,8 +8,9 @@ use std::time::Instant;
 use rainbow::base::id::ShardId;
 use rainbow::config::{Durability, StoreKind};
 use rainbow::shard::Message;
-use rainbow::shard::steps::{
-    DownlinkMark, Kept, Order, SessionId, SessionRow, Step, UnixMs, UplinkMark, What, Work as StoreWork,
+use rainbow::shard::command::{
+    Command as StoreCommand, CommandNumber, DownlinkMark, Mutation, Offset, Operation, SessionId, SessionRow,
+    StoredMessage, UnixMs, UplinkMark,
 };
 use rainbow::store::{Answer, Options, Request, Store};
 use rainbow::wire::packet::QoS;
@@ -146,27 +147,30 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
     let message = Message::encode(QoS::AtLeastOnce, 1, &[b'.'; 200], &mut Vec::new());
     for first in (0..sessions).step_by(FILLED_AT_ONCE) {
         let mut requests = Vec::new();
-        let mut step = |step: Step| {
+        let mut step = |step: Mutation| {
             number += 1;
-            requests.push(Request::Shard { shard: ShardId(0), work: StoreWork { number, what: What::Step(step) } });
+            requests.push(Request::Shard {
+                shard: ShardId(0),
+                command: StoreCommand { number: CommandNumber(number), operation: Operation::Mutate(step) },
+            });
         };
         for who in first..sessions.min(first + FILLED_AT_ONCE) {
             let session = SessionId(who as u128 + 1);
-            step(Step::Put(Box::new(SessionRow {
+            step(Mutation::PutSession(Box::new(SessionRow {
                 session,
                 name: format!("s{who}").into(),
                 expiry_s: 86_400,
                 ends: Some(later),
                 cookie: None,
-                downlink: DownlinkMark { reserved: Order(each as u64), floor: Order(each as u64) },
+                downlink: DownlinkMark { reserved: Offset(each as u64), floor: Offset(each as u64) },
                 uplink: UplinkMark::FIRST,
             })));
-            step(Step::Join { session, channel: channel(who as u32).into() });
-            for order in 0..each as u64 {
-                let (message, order) = (message.clone(), Order(order));
-                let kept = Kept {
+            step(Mutation::JoinChannel { session, channel: channel(who as u32).into() });
+            for offset in 0..each as u64 {
+                let (message, offset) = (message.clone(), Offset(offset));
+                let kept = StoredMessage {
                     session,
-                    order,
+                    offset,
                     message,
                     sent: false,
                     released: false,
@@ -174,12 +178,13 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
                     expires: later,
                     claim: None,
                 };
-                step(Step::Keep(Box::new(kept)));
+                step(Mutation::PutMessage(Box::new(kept)));
             }
         }
         let answers = store.commit(requests, now);
-        let refused =
-            |answer: &&Answer| !matches!(answer, Answer::Shard { outcome: rainbow::shard::steps::Outcome::Done, .. });
+        let refused = |answer: &&Answer| {
+            !matches!(answer, Answer::Shard { outcome: rainbow::shard::command::Completion::Done, .. })
+        };
         if let Some(refused) = answers.iter().find(refused) {
             return Err(format!("filling the store: {refused:?}"));
         }

@@ -3,7 +3,10 @@
 use super::*;
 use crate::config::{Durability, StoreKind};
 use crate::shard::Message;
-use crate::shard::steps::{Claim, DownlinkMark, Kept, Order, Page, SessionId, SessionRow, Step, UplinkMark, Work};
+use crate::shard::command::{
+    Claim, Command, CommandNumber, DownlinkMark, Mutation, Offset, Page, SessionId, SessionRow, StoredMessage,
+    UplinkMark,
+};
 use crate::store::{Opened, Options};
 use crate::wire::packet::QoS;
 use std::path::PathBuf;
@@ -40,9 +43,9 @@ impl Drop for Dir {
 
 #[derive(Debug)]
 enum Heard {
-    Told(ShardId, Told),
+    Completions(ShardId, Completions),
     Claimed(u64, Claimed),
-    Expired(Vec<Expired>),
+    Expired(Vec<ExpiredMessages>),
 }
 
 struct Running {
@@ -66,7 +69,7 @@ fn run(dir: &Dir) -> Running {
     };
     let (told, claimed, expired) = (outlet(|heard| heard), outlet(|heard| heard), outlet(|heard| heard));
     let outlets = Outlets {
-        told: Box::new(move |shard, what| told(Heard::Told(shard, what))),
+        told: Box::new(move |shard, what| told(Heard::Completions(shard, what))),
         claimed: Box::new(move |ticket, what| claimed(Heard::Claimed(ticket, what))),
         expired: Box::new(move |what| expired(Heard::Expired(what))),
     };
@@ -85,8 +88,11 @@ impl Running {
     }
 }
 
-fn step(shard: u16, number: u64, step: Step) -> Request {
-    Request::Shard { shard: ShardId(shard), work: Work { number, what: What::Step(step) } }
+fn step(shard: u16, number: u64, step: Mutation) -> Request {
+    Request::Shard {
+        shard: ShardId(shard),
+        command: Command { number: CommandNumber(number), operation: Operation::Mutate(step) },
+    }
 }
 
 fn put(shard: u16) -> Request {
@@ -99,7 +105,7 @@ fn put(shard: u16) -> Request {
         downlink: DownlinkMark::default(),
         uplink: UplinkMark::default(),
     };
-    step(shard, 1, Step::Put(Box::new(row)))
+    step(shard, 1, Mutation::PutSession(Box::new(row)))
 }
 
 fn keep(shard: u16, number: u64) -> Request {
@@ -107,9 +113,9 @@ fn keep(shard: u16, number: u64) -> Request {
 }
 
 fn keep_until(shard: u16, number: u64, expires: UnixMs) -> Request {
-    let kept = Kept {
+    let kept = StoredMessage {
         session: SessionId(u128::from(shard)),
-        order: Order(number),
+        offset: Offset(number),
         message: Message::encode(QoS::AtLeastOnce, 1, b"hello", &mut Vec::new()),
         sent: false,
         released: false,
@@ -117,12 +123,12 @@ fn keep_until(shard: u16, number: u64, expires: UnixMs) -> Request {
         expires,
         claim: None,
     };
-    step(shard, number, Step::Keep(Box::new(kept)))
+    step(shard, number, Mutation::PutMessage(Box::new(kept)))
 }
 
 fn load(shard: u16, number: u64) -> Request {
-    let what = What::Load { session: SessionId(u128::from(shard)), after: None, most: 10 };
-    Request::Shard { shard: ShardId(shard), work: Work { number, what } }
+    let operation = Operation::Load { session: SessionId(u128::from(shard)), after: None, most: 10 };
+    Request::Shard { shard: ShardId(shard), command: Command { number: CommandNumber(number), operation } }
 }
 
 #[test]
@@ -145,10 +151,10 @@ fn many_senders_are_all_told_in_order_and_many_share_a_commit() {
     let mut upto = [0; SHARDS as usize];
     while upto.iter().any(|upto| *upto < EACH) {
         match running.hear() {
-            Heard::Told(ShardId(shard), told) => {
-                assert!(told.upto > upto[usize::from(shard)], "told once, and in order");
-                assert_eq!(told.other, []);
-                upto[usize::from(shard)] = told.upto;
+            Heard::Completions(ShardId(shard), told) => {
+                assert!(told.upto.0 > upto[usize::from(shard)], "told once, and in order");
+                assert_eq!(told.exceptions, []);
+                upto[usize::from(shard)] = told.upto.0;
             }
             other => panic!("{other:?}"),
         }
@@ -169,7 +175,7 @@ fn a_shard_is_told_once_per_batch_what_is_not_plainly_done() {
     let running = run(&dir);
     let held = running.gate.lock().unwrap();
     running.send(put(7));
-    assert!(matches!(running.hear(), Heard::Told(ShardId(7), Told { upto: 1, .. })));
+    assert!(matches!(running.hear(), Heard::Completions(ShardId(7), Completions { upto: CommandNumber(1), .. })));
     // It stands still: what comes now is one batch.
     running.send(load(7, 2));
     running.send(put(8));
@@ -182,18 +188,24 @@ fn a_shard_is_told_once_per_batch_what_is_not_plainly_done() {
     drop(held);
     let mut heard = [(); 4].map(|()| running.hear()).into_iter();
     match heard.next() {
-        Some(Heard::Told(ShardId(7), Told { upto: 4, other })) => match &other[..] {
-            [(2, Outcome::Loaded(first)), (4, Outcome::Loaded(second))] => {
-                assert_eq!(*first, Page::default());
-                assert_eq!(second.messages[0].order, Order(3));
+        Some(Heard::Completions(ShardId(7), Completions { upto: CommandNumber(4), exceptions })) => {
+            match &exceptions[..] {
+                [(CommandNumber(2), Completion::Loaded(first)), (CommandNumber(4), Completion::Loaded(second))] => {
+                    assert_eq!(*first, Page::default());
+                    assert_eq!(second.messages[0].offset, Offset(3));
+                }
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
-        },
+        }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(heard.next(), Some(Heard::Told(ShardId(8), Told { upto: 1, other })) if other.is_empty()));
-    let fenced = [(1, Outcome::Refused(Refused::Fenced))];
-    assert!(matches!(heard.next(), Some(Heard::Told(ShardId(9), Told { upto: 1, other })) if other == fenced));
+    assert!(
+        matches!(heard.next(), Some(Heard::Completions(ShardId(8), Completions { upto: CommandNumber(1), exceptions })) if exceptions.is_empty())
+    );
+    let fenced = [(CommandNumber(1), Completion::Refused(StoreError::Fenced))];
+    assert!(
+        matches!(heard.next(), Some(Heard::Completions(ShardId(9), Completions { upto: CommandNumber(1), exceptions })) if exceptions == fenced)
+    );
     assert!(matches!(heard.next(), Some(Heard::Claimed(5, Claimed::New))));
     let stats = running.sender.stats();
     let counted = [&stats.steps, &stats.loads, &stats.claims, &stats.refused, &stats.commits];
@@ -216,14 +228,16 @@ fn a_full_queue_gives_the_request_back_and_a_stop_finishes_what_is_queued() {
         }
     };
     assert_eq!((running.sender.len(), number as usize), (QUEUE_MAX, QUEUE_MAX + 2));
-    assert!(matches!(back, Request::Shard { work: Work { number: given_back, .. }, .. } if given_back == number));
+    assert!(
+        matches!(back, Request::Shard { command: Command { number: given_back, .. }, .. } if given_back.0 == number)
+    );
     drop(held);
     running.thread.stop();
     let told = running.heard.try_iter().filter_map(|heard| match heard {
-        Heard::Told(_, told) => Some(told.upto),
+        Heard::Completions(_, told) => Some(told.upto),
         _ => None,
     });
-    assert_eq!(told.last(), Some(number - 1));
+    assert_eq!(told.last(), Some(CommandNumber(number - 1)));
     assert!(running.sender.try_send(keep(0, number)).is_err(), "nobody is there any more");
     assert_eq!(dir.open().1.sessions[0].waiting as usize, QUEUE_MAX);
 }
@@ -260,8 +274,14 @@ fn a_panic_refuses_and_does_not_stay_silent() {
     let mut turns = Turns { store, requests, outlets, shared: shared.clone(), last_len: 1, failed: false };
     assert_eq!(turns.guarded(|_| -> u8 { panic!("planted") }), None);
     turns.commit(vec![put(0), load(0, 2)]);
-    let broken = || Outcome::Refused(Refused::Broken);
-    assert_eq!(heard.recv().unwrap(), Told { upto: 2, other: vec![(1, broken()), (2, broken())] });
+    let broken = || Completion::Refused(StoreError::Broken);
+    assert_eq!(
+        heard.recv().unwrap(),
+        Completions {
+            upto: CommandNumber(2),
+            exceptions: vec![(CommandNumber(1), broken()), (CommandNumber(2), broken())]
+        }
+    );
     assert!(shared.refusing.load(Ordering::Relaxed));
-    assert!(matches!(shared.state(), State::Refusing { why: Refused::Broken, .. }));
+    assert!(matches!(shared.state(), State::Refusing { why: StoreError::Broken, .. }));
 }

@@ -76,7 +76,7 @@ fn members_that_leave_during_a_run_are_not_waited_for() {
 fn a_member_that_is_closed_by_one_message_is_not_waited_for_by_the_next() {
     let mut rig = Rig::new();
     crowd(&mut rig, "all", AT_ONCE + 1);
-    let tickets: Vec<Ticket> = (0..6).map(|_| rig.call("all", QoS::AtLeastOnce, &"x".repeat(300))).collect();
+    let tickets: Vec<QueryId> = (0..6).map(|_| rig.call("all", QoS::AtLeastOnce, &"x".repeat(300))).collect();
     rig.fan_out();
     rig.advance(10_000);
     let mut replies = rig.replies();

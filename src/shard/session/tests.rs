@@ -1,10 +1,10 @@
 //! Durable sessions as their clients and callers see them, with a store on the bench that does what it is asked when a
 //! test lets it.
 
-use super::super::steps::{Kept, Outcome, Told, What, Work};
+use super::super::command::{Command, Completion, Completions, Operation, StoredMessage};
 use super::super::tests::{Rig, settings};
 use super::*;
-use crate::shard::{Forward, Input, NotKept, Promise, Query, Settings, Terms};
+use crate::shard::{DurableTally, Forward, Input, NotStored, Query, Settings, Terms};
 use crate::wire::packet::MessageId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,66 +16,66 @@ const QOS2: QoS = QoS::ExactlyOnce;
 struct Disk {
     rows: BTreeMap<SessionId, SessionRow>,
     channels: BTreeSet<(SessionId, Arc<str>)>,
-    messages: BTreeMap<(SessionId, Order), Kept>,
+    messages: BTreeMap<(SessionId, Offset), StoredMessage>,
     received: BTreeMap<(SessionId, MessageId), Received>,
     claims: BTreeSet<(SessionId, Arc<str>)>,
 }
 
 impl Disk {
-    fn step(&mut self, step: Step) -> Outcome {
+    fn step(&mut self, step: Mutation) -> Completion {
         match step {
-            Step::Put(row) => drop(self.rows.insert(row.session, *row)),
-            Step::Join { session, channel } => drop(self.channels.insert((session, channel))),
-            Step::Leave { session, channel } => drop(self.channels.remove(&(session, channel))),
-            Step::Keep(kept) => {
+            Mutation::PutSession(row) => drop(self.rows.insert(row.session, *row)),
+            Mutation::JoinChannel { session, channel } => drop(self.channels.insert((session, channel))),
+            Mutation::LeaveChannel { session, channel } => drop(self.channels.remove(&(session, channel))),
+            Mutation::PutMessage(kept) => {
                 if kept
                     .claim
                     .as_ref()
                     .is_some_and(|claim| !self.claims.insert((kept.session, claim.message_id.clone())))
                 {
-                    return Outcome::Known;
+                    return Completion::Duplicate;
                 }
-                self.messages.entry((kept.session, kept.order)).or_insert(*kept);
+                self.messages.entry((kept.session, kept.offset)).or_insert(*kept);
             }
-            Step::Release { session, order } => {
-                if let Some(kept) = self.messages.get_mut(&(session, order)) {
+            Mutation::ReleaseMessage { session, offset } => {
+                if let Some(kept) = self.messages.get_mut(&(session, offset)) {
                     kept.released = true;
                 }
             }
-            Step::Remove { session, order } => drop(self.messages.remove(&(session, order))),
-            Step::Receive { session, received } => drop(self.received.insert((session, received.id), received)),
-            Step::Forget { session, id } => drop(self.received.remove(&(session, id))),
-            Step::Drop { session } => {
+            Mutation::RemoveMessage { session, offset } => drop(self.messages.remove(&(session, offset))),
+            Mutation::PutReceived { session, received } => drop(self.received.insert((session, received.id), received)),
+            Mutation::RemoveReceived { session, id } => drop(self.received.remove(&(session, id))),
+            Mutation::DropSession { session } => {
                 self.rows.remove(&session);
                 self.channels.retain(|(of, _)| *of != session);
                 self.messages.retain(|(of, _), _| *of != session);
                 self.received.retain(|(of, _), _| *of != session);
             }
         }
-        Outcome::Done
+        Completion::Done
     }
 
-    fn load(&self, session: SessionId, after: Option<Order>, most: usize) -> Page {
+    fn load(&self, session: SessionId, after: Option<Offset>, most: usize) -> Page {
         let mut messages = self.messages.values().filter(|kept| kept.session == session).cloned();
-        let mut rest = messages.by_ref().filter(|kept| after.is_none_or(|after| kept.order > after));
-        let page: Vec<Kept> = rest.by_ref().take(most).collect();
+        let mut rest = messages.by_ref().filter(|kept| after.is_none_or(|after| kept.offset > after));
+        let page: Vec<StoredMessage> = rest.by_ref().take(most).collect();
         let more = rest.next().is_some();
         let received = self.received.values().filter(|_| after.is_none());
         Page { messages: page, more, received: received.cloned().collect() }
     }
 
-    fn found(&self) -> Vec<Found> {
+    fn found(&self) -> Vec<StoredSession> {
         let found = |row: &SessionRow| {
             let of = || self.messages.values().filter(|kept| kept.session == row.session);
             let waiting = || of().filter(|kept| !kept.released);
-            Found {
+            StoredSession {
                 row: row.clone(),
                 channels: self.channels.iter().filter(|(of, _)| *of == row.session).map(|(_, c)| c.clone()).collect(),
                 waiting: waiting().count() as u32,
                 waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
-                next: of().next_back().map_or(Order(0), |kept| kept.order.next()),
+                next: of().next_back().map_or(Offset(0), |kept| kept.offset.next()),
                 oldest: waiting().next().map(|kept| kept.stored),
-                first: of().next().map(|kept| kept.order),
+                first: of().next().map(|kept| kept.offset),
             }
         };
         self.rows.values().map(found).collect()
@@ -85,8 +85,8 @@ impl Disk {
 struct Bench {
     rig: Rig,
     disk: Disk,
-    work: VecDeque<Work>,
-    refuses: Option<Refused>,
+    work: VecDeque<Command>,
+    refuses: Option<StoreError>,
     opened: u128,
     written: usize,
 }
@@ -119,14 +119,14 @@ impl Bench {
     /// The store does the next piece of work, and tells.
     fn store_one(&mut self) -> bool {
         self.take_work();
-        let Some(Work { number, what }) = self.work.pop_front() else { return false };
-        let outcome = match what {
-            What::Step(_) if self.refuses.is_some() => Outcome::Refused(self.refuses.expect("just seen")),
-            What::Step(step) => self.disk.step(step),
-            What::Load { session, after, most } => Outcome::Loaded(self.disk.load(session, after, most)),
+        let Some(Command { number, operation }) = self.work.pop_front() else { return false };
+        let outcome = match operation {
+            Operation::Mutate(_) if self.refuses.is_some() => Completion::Refused(self.refuses.expect("just seen")),
+            Operation::Mutate(step) => self.disk.step(step),
+            Operation::Load { session, after, most } => Completion::Loaded(self.disk.load(session, after, most)),
         };
-        let other = if outcome == Outcome::Done { Vec::new() } else { vec![(number, outcome)] };
-        self.rig.input(Input::Told(Told { upto: number, other }));
+        let other = if outcome == Completion::Done { Vec::new() } else { vec![(number, outcome)] };
+        self.rig.input(Input::Completions(Completions { upto: number, exceptions: other }));
         true
     }
 
@@ -163,11 +163,11 @@ impl Bench {
         self.rig.outputs().iter().any(|output| matches!(output, Output::Attached { key: of } if *of == key))
     }
 
-    fn send_to(&mut self, name: &str, qos: QoS, body: &str) -> Ticket {
+    fn send_to(&mut self, name: &str, qos: QoS, body: &str) -> QueryId {
         self.send_on(name, qos, body, (self.rig.now + 10_000).into())
     }
 
-    fn send_on(&mut self, name: &str, qos: QoS, body: &str, terms: Terms) -> Ticket {
+    fn send_on(&mut self, name: &str, qos: QoS, body: &str, terms: Terms) -> QueryId {
         let message = Message::encode(qos, 7, body.as_bytes(), &mut Vec::new());
         self.rig.ask(Query::SendTo { session: name.into(), message, terms })
     }
@@ -216,11 +216,11 @@ impl Bench {
 }
 
 fn stored(stored: u32) -> Reply {
-    Reply::Sent { connections: 0, data: Vec::new(), kept: Promise { stored, refused: 0, why: None } }
+    Reply::Sent { connections: 0, data: Vec::new(), kept: DurableTally { stored, refused: 0, why: None } }
 }
 
 fn answered(connections: u32) -> Reply {
-    Reply::Sent { connections, data: Vec::new(), kept: Promise::default() }
+    Reply::Sent { connections, data: Vec::new(), kept: DurableTally::default() }
 }
 
 #[test]
@@ -446,7 +446,7 @@ fn a_full_session_refuses_before_it_acknowledges() {
         assert_eq!(bench.reply(), stored(1));
     }
     bench.send_to("me", QOS1, "x");
-    let kept = Promise { stored: 0, refused: 1, why: Some(NotKept::TooMany) };
+    let kept = DurableTally { stored: 0, refused: 1, why: Some(NotStored::TooMany) };
     assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), kept });
     assert_eq!(bench.waiting("me"), 2);
     bench.finish();
@@ -458,10 +458,10 @@ fn a_store_that_refuses_makes_no_promise_of_ours() {
     let key = bench.open("me");
     bench.rig.end(key);
     bench.store();
-    bench.refuses = Some(Refused::DiskFull);
+    bench.refuses = Some(StoreError::DiskFull);
     bench.send_to("me", QOS1, "x");
     bench.store();
-    let kept = Promise { stored: 0, refused: 1, why: Some(NotKept::Store(Refused::DiskFull)) };
+    let kept = DurableTally { stored: 0, refused: 1, why: Some(NotStored::Store(StoreError::DiskFull)) };
     assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), kept });
     assert_eq!(bench.waiting("me"), 0);
     let key = bench.attach("me", &[]);
@@ -527,7 +527,7 @@ fn new_messages_come_behind_stored_ones() {
 fn a_claimed_message_is_taken_once_even_when_it_is_done() {
     let mut bench = Bench::new();
     let key = bench.open("me");
-    let claim = super::super::steps::Claim { message_id: "order-7".into(), until: UnixMs(u64::MAX) };
+    let claim = super::super::command::Claim { message_id: "order-7".into(), until: UnixMs(u64::MAX) };
     let terms = Terms { claim: Some(claim), ..(bench.rig.now + 10_000).into() };
     bench.send_on("me", QOS2, "x", terms.clone());
     assert!(bench.rig.hear(key).is_empty(), "it is stored first");
@@ -594,7 +594,7 @@ fn a_session_ends_when_its_time_is_over() {
     bench.rig.outputs();
     bench.rig.advance(24 * 3_600_000);
     bench.store();
-    let ended = |output: &Output| matches!(output, Output::SessionEnded { why: Ended::Expired, .. });
+    let ended = |output: &Output| matches!(output, Output::SessionEnded { why: SessionEnd::Expired, .. });
     assert!(bench.rig.outputs().iter().any(ended));
     assert!(bench.disk.rows.is_empty() && bench.disk.messages.is_empty());
     bench.finish();
@@ -611,7 +611,7 @@ fn a_dropped_session_is_gone_with_all_that_waits() {
     bench.rig.ask(Query::DropSession { session: "me".into() });
     assert_eq!(bench.rig.hear(key), ["close 4510 the session was dropped"]);
     bench.store();
-    assert!(bench.rig.replies().contains(&(Ticket(1), Reply::Done { connections: 1 })));
+    assert!(bench.rig.replies().contains(&(QueryId(1), Reply::Done { connections: 1 })));
     bench.rig.answer(forward, "late");
     bench.rig.end(key);
     bench.store();
@@ -647,21 +647,21 @@ fn a_moved_connection_is_found_by_its_identity() {
     let mut bench = Bench::new();
     let (stub, identity) = bench.rig.reserve();
     let to = ConnKey { index: 5, generation: 6, shard: ShardId(7) };
-    bench.rig.input(Input::Moved { key: stub, to });
+    bench.rig.input(Input::HandedOver { key: stub, to });
     bench.rig.ask(Query::Exists { identity });
-    let redirect = |output: &Output| matches!(output, Output::Redirect { to: at, .. } if *at == to);
+    let redirect = |output: &Output| matches!(output, Output::RedirectQuery { to: at, .. } if *at == to);
     assert!(bench.rig.outputs().iter().any(redirect));
-    bench.rig.input(Input::StubEnded { key: stub });
+    bench.rig.input(Input::HandoverEnded { key: stub });
     let foreign = Identity::new([7; 32], ConnKey { index: 1, generation: 1, shard: ShardId(0) });
     let key = bench.rig.shard.adopt(foreign, to, bench.rig.now);
     let response = Rc::from(&b""[..]);
     let (new, name) = (SessionId(1), "me".into());
     bench.rig.input(Input::Attach { key, response, new, name, expiry_s: None, greets: false });
     bench.store();
-    bench.rig.input(Input::QueryAt { key, ticket: Ticket(77), query: Query::Exists { identity: foreign } });
+    bench.rig.input(Input::RedirectedQuery { key, ticket: QueryId(77), query: Query::Exists { identity: foreign } });
     assert_eq!(bench.reply(), Reply::Done { connections: 1 });
     bench.rig.end(key);
-    let ended = |output: &Output| matches!(output, Output::StubEnded { stub } if *stub == to);
+    let ended = |output: &Output| matches!(output, Output::HandoverEnded { stub } if *stub == to);
     assert!(bench.rig.outputs().iter().any(ended));
     bench.finish();
 }
@@ -715,6 +715,6 @@ fn no_two_unfinished_messages_have_one_id_however_often_the_process_dies() {
         refused += kept.refused;
     }
     assert!(refused > 0, "the ids are used up");
-    let orders: Vec<u64> = bench.disk.messages.keys().map(|(_, order)| order.0).collect();
+    let orders: Vec<u64> = bench.disk.messages.keys().map(|(_, offset)| offset.0).collect();
     assert!(orders.last().expect("some") - orders[0] < IDS, "{orders:?}");
 }

@@ -5,7 +5,9 @@ use super::entry;
 use super::nodes::Calls;
 use super::place::Names;
 use super::script::Script;
-use crate::shard::steps::{Claim, Kept, Order, Outcome, Page, Refused, SessionId, Step, UnixMs, What, Work};
+use crate::shard::command::{
+    Claim, Command, Completion, Mutation, Offset, Operation, Page, SessionId, StoreError, StoredMessage, UnixMs,
+};
 use crate::store::{Answer, Claimed, Request};
 use redis::{ServerError, Value};
 use std::collections::{HashMap, HashSet};
@@ -35,7 +37,7 @@ pub struct Batch {
 
 enum Asked {
     Call(usize),
-    Refused(Refused),
+    Refused(StoreError),
 }
 
 /// Who asks, so that a repeat of the same question is known as such.
@@ -57,7 +59,7 @@ pub struct Done {
     pub answers: Vec<Answer>,
     pub change: Change,
     /// A step was refused for that.
-    pub refused: Option<(Refused, String)>,
+    pub refused: Option<(StoreError, String)>,
 }
 
 impl Batch {
@@ -74,7 +76,7 @@ impl Batch {
         for (at, request) in requests.iter().enumerate() {
             let taken = names.is_taken(request);
             if taken || !takes_room(request, &mut room) {
-                asked.push(Asked::Refused(if taken { Refused::NameTaken } else { Refused::StoreFull }));
+                asked.push(Asked::Refused(if taken { StoreError::NameTaken } else { StoreError::StoreFull }));
                 continue;
             }
             asked.push(Asked::Call(calls.len()));
@@ -86,16 +88,16 @@ impl Batch {
     /// Sessions that the batch writes a row of, with their names.
     pub fn puts(&self) -> impl Iterator<Item = (&Arc<str>, SessionId)> {
         self.requests.iter().filter_map(|request| match step(request) {
-            Some(Step::Put(row)) => Some((&row.name, row.session)),
+            Some(Mutation::PutSession(row)) => Some((&row.name, row.session)),
             _ => None,
         })
     }
 
     /// Every request is refused.
-    pub fn refuse(self, why: Refused) -> Vec<Answer> {
+    pub fn refuse(self, why: StoreError) -> Vec<Answer> {
         let refuse = |request| match request {
-            Request::Shard { shard, work } => {
-                Answer::Shard { shard, number: work.number, outcome: Outcome::Refused(why) }
+            Request::Shard { shard, command } => {
+                Answer::Shard { shard, number: command.number, outcome: Completion::Refused(why) }
             }
             Request::Claim { ticket, .. } => Answer::Claim { ticket, claimed: Claimed::Refused(why) },
             Request::Settle { .. } => Answer::Settled,
@@ -134,15 +136,15 @@ impl Done {
     fn answer(
         &mut self,
         request: Request,
-        value: Result<Value, Refused>,
+        value: Result<Value, StoreError>,
         excused: bool,
         by_name: &mut ByName,
         scratch: &mut Vec<u8>,
     ) -> Answer {
         match request {
-            Request::Shard { shard, work: Work { number, what } } => {
-                let outcome = value.and_then(|value| self.outcome(&what, value, excused, by_name, scratch));
-                Answer::Shard { shard, number, outcome: outcome.unwrap_or_else(Outcome::Refused) }
+            Request::Shard { shard, command: Command { number, operation } } => {
+                let outcome = value.and_then(|value| self.outcome(&operation, value, excused, by_name, scratch));
+                Answer::Shard { shard, number, outcome: outcome.unwrap_or_else(Completion::Refused) }
             }
             Request::Claim { ticket, .. } => {
                 let claimed = match value {
@@ -160,49 +162,51 @@ impl Done {
 
     fn outcome(
         &mut self,
-        what: &What,
+        operation: &Operation,
         value: Value,
         excused: bool,
         by_name: &mut ByName,
         scratch: &mut Vec<u8>,
-    ) -> Result<Outcome, Refused> {
+    ) -> Result<Completion, StoreError> {
         if let Value::BulkString(word) = &value {
             return match &word[..] {
-                b"F" => Err(Refused::Fenced),
-                b"K" => Ok(Outcome::Known),
-                b"G" => gone(what, excused),
+                b"F" => Err(StoreError::Fenced),
+                b"K" => Ok(Completion::Duplicate),
+                b"G" => gone(operation, excused),
                 _ => Err(self.wrong("a step")),
             };
         }
-        match (what, &value) {
-            (What::Load { session, .. }, _) => {
+        match (operation, &value) {
+            (Operation::Load { session, .. }, _) => {
                 let page = decode_page(*session, value, scratch);
-                return page.map(Outcome::Loaded).ok_or_else(|| self.wrong("a load"));
+                return page.map(Completion::Loaded).ok_or_else(|| self.wrong("a load"));
             }
-            (What::Step(Step::Put(row)), _) => {
+            (Operation::Mutate(Mutation::PutSession(row)), _) => {
                 by_name.insert(row.name.clone(), row.session);
             }
-            (What::Step(Step::Keep(_)), Value::Int(bytes @ 1..)) => self.change.add(1, *bytes),
-            (What::Step(Step::Remove { .. }), Value::Int(bytes @ 1..)) => self.change.add(-1, -bytes),
-            (What::Step(Step::Release { .. }), Value::Int(bytes @ 1..)) => self.change.add(-1, -bytes),
-            (What::Step(Step::Drop { session }), _) => {
+            (Operation::Mutate(Mutation::PutMessage(_)), Value::Int(bytes @ 1..)) => self.change.add(1, *bytes),
+            (Operation::Mutate(Mutation::RemoveMessage { .. }), Value::Int(bytes @ 1..)) => self.change.add(-1, -bytes),
+            (Operation::Mutate(Mutation::ReleaseMessage { .. }), Value::Int(bytes @ 1..)) => {
+                self.change.add(-1, -bytes)
+            }
+            (Operation::Mutate(Mutation::DropSession { session }), _) => {
                 self.change.count_drop(&value);
                 forget_name(*session, &value, by_name);
             }
             _ => {}
         }
-        Ok(Outcome::Done)
+        Ok(Completion::Done)
     }
 
-    fn refuse(&mut self, error: &ServerError) -> Refused {
+    fn refuse(&mut self, error: &ServerError) -> StoreError {
         let (why, detail) = why_refused(error);
         self.refused = Some((why, detail));
         why
     }
 
-    fn wrong(&mut self, to: &str) -> Refused {
-        self.refused = Some((Refused::Broken, format!("{to} was answered with what this version never wrote")));
-        Refused::Broken
+    fn wrong(&mut self, to: &str) -> StoreError {
+        self.refused = Some((StoreError::Broken, format!("{to} was answered with what this version never wrote")));
+        StoreError::Broken
     }
 }
 
@@ -241,28 +245,31 @@ fn forget_name(session: SessionId, value: &Value, by_name: &mut ByName) {
 }
 
 /// What an error of a script or of Redis itself means for the step.
-pub fn why_refused(error: &ServerError) -> (Refused, String) {
+pub fn why_refused(error: &ServerError) -> (StoreError, String) {
     let text = error.to_string();
     let why = match error.code() {
-        "OOM" => Refused::StoreFull,
-        "MISCONF" if text.contains("No space left") => Refused::DiskFull,
-        "MISCONF" => Refused::ReadOnly,
-        _ => Refused::Broken,
+        "OOM" => StoreError::StoreFull,
+        "MISCONF" if text.contains("No space left") => StoreError::DiskFull,
+        "MISCONF" => StoreError::ReadOnly,
+        _ => StoreError::Broken,
     };
     // A script's error names the script; what Redis said stands in it.
-    let why = if text.contains("OOM command not allowed") { Refused::StoreFull } else { why };
+    let why = if text.contains("OOM command not allowed") { StoreError::StoreFull } else { why };
     (why, text)
 }
 
 /// The session is not there. What takes something from it has nothing to do; what adds to it would promise nothing.
-fn gone(what: &What, excused: bool) -> Result<Outcome, Refused> {
-    match what {
-        What::Load { .. } if excused => Ok(Outcome::Loaded(Page::default())),
-        What::Step(Step::Keep(_) | Step::Join { .. } | Step::Receive { .. }) | What::Load { .. } if !excused => {
+fn gone(operation: &Operation, excused: bool) -> Result<Completion, StoreError> {
+    match operation {
+        Operation::Load { .. } if excused => Ok(Completion::Loaded(Page::default())),
+        Operation::Mutate(Mutation::PutMessage(_) | Mutation::JoinChannel { .. } | Mutation::PutReceived { .. })
+        | Operation::Load { .. }
+            if !excused =>
+        {
             error!("a session is not in Redis where it should be");
-            Err(Refused::Broken)
+            Err(StoreError::Broken)
         }
-        _ => Ok(Outcome::Done),
+        _ => Ok(Completion::Done),
     }
 }
 
@@ -286,7 +293,7 @@ fn decode_page(session: SessionId, value: Value, scratch: &mut Vec<u8>) -> Optio
 
 /// Whether a message that is to be kept still fits.
 fn takes_room(request: &Request, room: &mut u64) -> bool {
-    let Some(Step::Keep(kept)) = step(request) else { return true };
+    let Some(Mutation::PutMessage(kept)) = step(request) else { return true };
     let left = room.checked_sub(entry::size(kept).into());
     *room = left.unwrap_or(*room);
     left.is_some()
@@ -303,7 +310,7 @@ impl Overlay<'_> {
     /// Whether the request is for a name that another session has; otherwise it is as if it were done.
     fn is_taken(&mut self, request: &Request) -> bool {
         match step(request) {
-            Some(Step::Put(row)) => {
+            Some(Mutation::PutSession(row)) => {
                 let holder = self.put.get(&row.name).or_else(|| self.by_name.get(&row.name));
                 if holder.is_some_and(|holder| *holder != row.session && !self.dropped.contains(holder)) {
                     return true;
@@ -311,7 +318,7 @@ impl Overlay<'_> {
                 self.dropped.remove(&row.session);
                 self.put.insert(row.name.clone(), row.session);
             }
-            Some(Step::Drop { session }) => {
+            Some(Mutation::DropSession { session }) => {
                 self.dropped.insert(*session);
             }
             _ => {}
@@ -320,34 +327,34 @@ impl Overlay<'_> {
     }
 }
 
-fn step(request: &Request) -> Option<&Step> {
+fn step(request: &Request) -> Option<&Mutation> {
     match request {
-        Request::Shard { work: Work { what: What::Step(step), .. }, .. } => Some(step),
+        Request::Shard { command: Command { operation: Operation::Mutate(step), .. }, .. } => Some(step),
         _ => None,
     }
 }
 
 fn dropped_by(request: &Request) -> Option<SessionId> {
     match step(request) {
-        Some(Step::Drop { session }) => Some(*session),
+        Some(Mutation::DropSession { session }) => Some(*session),
         _ => None,
     }
 }
 
 pub fn session_of(request: &Request) -> Option<SessionId> {
-    let Request::Shard { work, .. } = request else { return None };
-    Some(match &work.what {
-        What::Load { session, .. } => *session,
-        What::Step(Step::Put(row)) => row.session,
-        What::Step(Step::Keep(kept)) => kept.session,
-        What::Step(
-            Step::Join { session, .. }
-            | Step::Leave { session, .. }
-            | Step::Release { session, .. }
-            | Step::Remove { session, .. }
-            | Step::Receive { session, .. }
-            | Step::Forget { session, .. }
-            | Step::Drop { session },
+    let Request::Shard { command, .. } = request else { return None };
+    Some(match &command.operation {
+        Operation::Load { session, .. } => *session,
+        Operation::Mutate(Mutation::PutSession(row)) => row.session,
+        Operation::Mutate(Mutation::PutMessage(kept)) => kept.session,
+        Operation::Mutate(
+            Mutation::JoinChannel { session, .. }
+            | Mutation::LeaveChannel { session, .. }
+            | Mutation::ReleaseMessage { session, .. }
+            | Mutation::RemoveMessage { session, .. }
+            | Mutation::PutReceived { session, .. }
+            | Mutation::RemoveReceived { session, .. }
+            | Mutation::DropSession { session },
         ) => *session,
     })
 }
@@ -362,9 +369,9 @@ pub struct Packing<'a> {
 impl Packing<'_> {
     fn add(&self, calls: &mut Calls, request: &Request, at: usize) {
         match request {
-            Request::Shard { work, .. } => match &work.what {
-                What::Step(step) => self.add_step(calls, step),
-                What::Load { session, after, most } => self.add_load(calls, *session, *after, *most),
+            Request::Shard { command, .. } => match &command.operation {
+                Operation::Mutate(step) => self.add_step(calls, step),
+                Operation::Load { session, after, most } => self.add_load(calls, *session, *after, *most),
             },
             Request::Claim { claim, .. } => self.add_claim(calls, claim, at),
             Request::Settle { message_id, answer } => {
@@ -375,47 +382,47 @@ impl Packing<'_> {
         }
     }
 
-    fn add_step(&self, calls: &mut Calls, step: &Step) {
+    fn add_step(&self, calls: &mut Calls, step: &Mutation) {
         let (names, token) = (self.names, &self.asker.token[..]);
         match step {
-            Step::Put(row) => {
+            Mutation::PutSession(row) => {
                 let bucket = names.bucket_of(row.session);
                 let (id, online) = (row.session.0.to_be_bytes(), if row.ends.is_none() { "1" } else { "0" });
                 let keys = [&names.row(row.session)[..], &names.sessions(bucket)];
                 calls.write(bucket, Script::Put, &keys, (token, online, &id[..], entry::encode_row(row)));
             }
-            Step::Join { session, channel } => {
+            Mutation::JoinChannel { session, channel } => {
                 let keys = [&names.row(*session)[..], &names.channels(*session)];
                 calls.write(names.bucket_of(*session), Script::Join, &keys, (token, channel.as_bytes()));
             }
-            Step::Leave { session, channel } => {
+            Mutation::LeaveChannel { session, channel } => {
                 let keys = [&names.row(*session)[..], &names.channels(*session)];
                 calls.write(names.bucket_of(*session), Script::Leave, &keys, (token, channel.as_bytes()));
             }
-            Step::Keep(kept) => self.add_keep(calls, kept),
-            Step::Release { session, order } => {
+            Mutation::PutMessage(kept) => self.add_keep(calls, kept),
+            Mutation::ReleaseMessage { session, offset } => {
                 let keys = [&names.row(*session)[..], &names.queue(*session)];
-                let args = (token, &order.0.to_be_bytes()[..]);
+                let args = (token, &offset.0.to_be_bytes()[..]);
                 calls.write(names.bucket_of(*session), Script::Release, &keys, args);
             }
-            Step::Remove { session, order } => {
+            Mutation::RemoveMessage { session, offset } => {
                 let keys = [&names.row(*session)[..], &names.queue(*session)];
-                calls.write(names.bucket_of(*session), Script::Remove, &keys, (token, &order.0.to_be_bytes()[..]));
+                calls.write(names.bucket_of(*session), Script::Remove, &keys, (token, &offset.0.to_be_bytes()[..]));
             }
-            Step::Receive { session, received } => {
+            Mutation::PutReceived { session, received } => {
                 let keys = [&names.row(*session)[..], &names.received(*session)];
                 let args = (token, &received.id.0.to_be_bytes()[..], entry::encode_received(received));
                 calls.write(names.bucket_of(*session), Script::Receive, &keys, args);
             }
-            Step::Forget { session, id } => {
+            Mutation::RemoveReceived { session, id } => {
                 let keys = [&names.row(*session)[..], &names.received(*session)];
                 calls.write(names.bucket_of(*session), Script::Forget, &keys, (token, &id.0.to_be_bytes()[..]));
             }
-            Step::Drop { session } => self.drop_session(calls, *session),
+            Mutation::DropSession { session } => self.drop_session(calls, *session),
         }
     }
 
-    fn add_keep(&self, calls: &mut Calls, kept: &Kept) {
+    fn add_keep(&self, calls: &mut Calls, kept: &StoredMessage) {
         let (names, token, session) = (self.names, &self.asker.token[..], kept.session);
         let bucket = names.bucket_of(session);
         let (row, queue, due) = (names.row(session), names.queue(session), names.due(bucket));
@@ -425,17 +432,17 @@ impl Packing<'_> {
             None => calls.write(bucket, Script::Keep, &[&row, &queue, &due], (token, &id[..], bytes, now)),
             Some(claim) => {
                 let guard = names.guard(session, &claim.message_id);
-                let value = [claim.until.0.to_be_bytes(), kept.order.0.to_be_bytes()].concat();
+                let value = [claim.until.0.to_be_bytes(), kept.offset.0.to_be_bytes()].concat();
                 let args = (token, &id[..], bytes, now, value, life_ms(claim.until, self.now));
                 calls.write(bucket, Script::Keep, &[&row, &queue, &due, &guard], args);
             }
         }
     }
 
-    fn add_load(&self, calls: &mut Calls, session: SessionId, after: Option<Order>, most: usize) {
+    fn add_load(&self, calls: &mut Calls, session: SessionId, after: Option<Offset>, most: usize) {
         let names = self.names;
         let keys = [&names.row(session)[..], &names.queue(session), &names.received(session)];
-        let after = after.map_or(Vec::new(), |order| order.0.to_be_bytes().to_vec());
+        let after = after.map_or(Vec::new(), |offset| offset.0.to_be_bytes().to_vec());
         let args = (&self.asker.token[..], after, most.max(1), self.now.0, PAGE_BYTES_MAX);
         calls.read(names.bucket_of(session), Script::Load, &keys, args);
     }

@@ -2,20 +2,22 @@
 //! stand (`session.lua`); a row's inside is known here only. What does not decode was not written by us: `None`.
 
 use crate::shard::Message;
-use crate::shard::steps::{Claim, DownlinkMark, Kept, Order, Received, SessionId, SessionRow, UnixMs, UplinkMark};
+use crate::shard::command::{
+    Claim, DownlinkMark, Offset, Received, SessionId, SessionRow, StoredMessage, UnixMs, UplinkMark,
+};
 use crate::wire::packet::{MessageId, QoS};
 use std::sync::Arc;
 
 /// What a message counts for where bytes are counted. One that is only to be released does not wait.
-pub fn size(kept: &Kept) -> u32 {
+pub fn size(kept: &StoredMessage) -> u32 {
     if kept.released { 0 } else { kept.message.len() as u32 }
 }
 
 /// order(8) size(4) flags(1) stored(8) expires(8) claim length(1) [until(8) claim] type(2) body
-pub fn encode_kept(kept: &Kept) -> Vec<u8> {
+pub fn encode_kept(kept: &StoredMessage) -> Vec<u8> {
     let (message_type, body) = kept.message.parts();
     let mut out = Vec::with_capacity(KEPT_MIN + body.len() + kept.claim.as_ref().map_or(0, |_| 8 + CLAIM_MAX));
-    out.extend(kept.order.0.to_be_bytes());
+    out.extend(kept.offset.0.to_be_bytes());
     out.extend(size(kept).to_be_bytes());
     let twice = kept.message.qos == QoS::ExactlyOnce;
     out.push(u8::from(twice) * TWICE + u8::from(kept.sent) * SENT + u8::from(kept.released) * RELEASED);
@@ -35,9 +37,9 @@ pub fn encode_kept(kept: &Kept) -> Vec<u8> {
     out
 }
 
-pub fn decode_kept(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> Option<Kept> {
+pub fn decode_kept(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> Option<StoredMessage> {
     let mut from = Reader(bytes);
-    let order = Order(from.u64()?);
+    let offset = Offset(from.u64()?);
     from.take(4)?;
     let flags = from.take(1)?[0];
     let (stored, expires) = (UnixMs(from.u64()?), UnixMs(from.u64()?));
@@ -52,7 +54,7 @@ pub fn decode_kept(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> O
     let qos = if flags & TWICE != 0 { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
     let message = Message::encode(qos, message_type, from.0, scratch);
     let (sent, released) = (flags & SENT != 0, flags & RELEASED != 0);
-    Some(Kept { session, order, message, sent, released, stored, expires, claim })
+    Some(StoredMessage { session, offset, message, sent, released, stored, expires, claim })
 }
 
 /// expiry(8) ends(8) reserved(8) floor(8) run(4) last(2) flags(1) name length(1) name cookie
@@ -79,7 +81,7 @@ pub fn encode_row(row: &SessionRow) -> Vec<u8> {
 pub fn decode_row(session: SessionId, bytes: &[u8]) -> Option<SessionRow> {
     let mut from = Reader(bytes);
     let (expiry_s, ends) = (from.u64()?, UnixMs(from.u64()?));
-    let downlink = DownlinkMark { reserved: Order(from.u64()?), floor: Order(from.u64()?) };
+    let downlink = DownlinkMark { reserved: Offset(from.u64()?), floor: Offset(from.u64()?) };
     let (run, last) = (from.u32()?, from.u16()?);
     let flags = from.take(1)?[0];
     let length = from.take(1)?[0];

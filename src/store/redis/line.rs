@@ -4,7 +4,7 @@
 use super::Fault;
 use super::script::Script;
 use crate::config::Durability;
-use crate::shard::steps::Refused;
+use crate::shard::command::StoreError;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, Cmd, Connection, ConnectionInfo, ErrorKind, RedisError, Value, cmd};
 use std::collections::HashMap;
@@ -248,7 +248,7 @@ pub fn is_passing(code: &str) -> bool {
 }
 
 fn broken(detail: String) -> Fault {
-    Fault::Refuse { why: Refused::Broken, detail }
+    Fault::Refuse { why: StoreError::Broken, detail }
 }
 
 fn lost(address: &str, error: &RedisError) -> Fault {

@@ -12,7 +12,7 @@ use super::line::{Demands, Here, Line, is_passing};
 use super::place::{Place, at, slot_of};
 use super::script::Script;
 use crate::config::Durability;
-use crate::shard::steps::Refused;
+use crate::shard::command::StoreError;
 use redis::{Client, Cmd, ConnectionInfo, ToRedisArgs, Value, cmd};
 use std::time::Duration;
 use tracing::info;
@@ -224,7 +224,7 @@ fn ask_cluster(seeds: &[ConnectionInfo], buckets: u16) -> Result<(Vec<Connection
     for seed in seeds {
         match ask_once(seed, cmd("CLUSTER").arg("SLOTS")) {
             Ok(Value::ServerError(error)) => {
-                return Err(Fault::Refuse { why: Refused::Broken, detail: format!("{}: {error}", seed.addr()) });
+                return Err(Fault::Refuse { why: StoreError::Broken, detail: format!("{}: {error}", seed.addr()) });
             }
             Ok(value) => match lay_out(&value, seed, buckets) {
                 Some(found) => return Ok(found),

@@ -1,7 +1,7 @@
 //! Where the store is (`store.url`), and which buckets its keys are in.
 
 use super::Fault;
-use crate::shard::steps::{Refused, SessionId};
+use crate::shard::command::{SessionId, StoreError};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 /// `store.url`, understood.
@@ -79,7 +79,7 @@ fn unreadable(error: redis::RedisError) -> Fault {
 
 /// The URL itself is not repeated: it may hold a password.
 fn misnamed(why: &str) -> Fault {
-    Fault::Refuse { why: Refused::Broken, detail: format!("store.url: {why}") }
+    Fault::Refuse { why: StoreError::Broken, detail: format!("store.url: {why}") }
 }
 
 /// The names of all keys. In front of each stands `rainbow:CLUSTER:{BUCKET}:`; what is in braces decides, in a Redis

@@ -11,7 +11,10 @@ use super::*;
 use crate::base::id::ShardId;
 use crate::config::StoreKind;
 use crate::shard::Message;
-use crate::shard::steps::{Claim, DownlinkMark, Kept, Order, Outcome, Page, SessionRow, Step, UplinkMark, What, Work};
+use crate::shard::command::{
+    Claim, Command, CommandNumber, Completion, DownlinkMark, Mutation, Offset, Operation, Page, SessionRow,
+    StoredMessage, UplinkMark,
+};
 use crate::store::Claimed;
 use crate::wire::packet::QoS;
 use server::Server;
@@ -49,52 +52,52 @@ impl Rig {
     }
 
     /// As after a restart of the process; what it found, by name.
-    fn reopen(&mut self) -> Vec<Found> {
+    fn reopen(&mut self) -> Vec<StoredSession> {
         let (store, opened) = Redis::open(&self.options).expect("it opens again");
         self.store = store;
         sorted(opened)
     }
 
-    fn requests(&mut self, whats: Vec<What>) -> Vec<Request> {
-        let numbered = whats.into_iter().map(|what| {
+    fn requests(&mut self, whats: Vec<Operation>) -> Vec<Request> {
+        let numbered = whats.into_iter().map(|operation| {
             self.number += 1;
-            Request::Shard { shard: ShardId(0), work: Work { number: self.number, what } }
+            Request::Shard { shard: ShardId(0), command: Command { number: CommandNumber(self.number), operation } }
         });
         numbered.collect()
     }
 
-    fn steps(&mut self, steps: Vec<Step>) -> Vec<Outcome> {
-        let requests = self.requests(steps.into_iter().map(What::Step).collect());
+    fn steps(&mut self, steps: Vec<Mutation>) -> Vec<Completion> {
+        let requests = self.requests(steps.into_iter().map(Operation::Mutate).collect());
         let answers = self.store.commit(requests, self.now);
         answers.into_iter().map(outcome).collect()
     }
 
     #[track_caller]
-    fn done(&mut self, steps: Vec<Step>) {
+    fn done(&mut self, steps: Vec<Mutation>) {
         let outcomes = self.steps(steps);
-        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done), "{outcomes:?}");
+        assert!(outcomes.iter().all(|outcome| *outcome == Completion::Done), "{outcomes:?}");
     }
 
-    fn step(&mut self, step: Step) -> Outcome {
+    fn step(&mut self, step: Mutation) -> Completion {
         self.steps(vec![step]).remove(0)
     }
 
-    fn load(&mut self, session: SessionId, after: Option<Order>, most: usize) -> Outcome {
-        let requests = self.requests(vec![What::Load { session, after, most }]);
+    fn load(&mut self, session: SessionId, after: Option<Offset>, most: usize) -> Completion {
+        let requests = self.requests(vec![Operation::Load { session, after, most }]);
         outcome(self.store.commit(requests, self.now).remove(0))
     }
 
     #[track_caller]
     fn page(&mut self, session: SessionId) -> Page {
         match self.load(session, None, 1000) {
-            Outcome::Loaded(page) => page,
+            Completion::Loaded(page) => page,
             other => panic!("no page but {other:?}"),
         }
     }
 
     #[track_caller]
     fn orders(&mut self, session: SessionId) -> Vec<u64> {
-        self.page(session).messages.iter().map(|kept| kept.order.0).collect()
+        self.page(session).messages.iter().map(|kept| kept.offset.0).collect()
     }
 
     fn claim(&mut self, message_id: &str, life_ms: u64) -> Claimed {
@@ -106,14 +109,14 @@ impl Rig {
     }
 }
 
-fn outcome(answer: Answer) -> Outcome {
+fn outcome(answer: Answer) -> Completion {
     match answer {
         Answer::Shard { outcome, .. } => outcome,
         other => panic!("not a shard's answer: {other:?}"),
     }
 }
 
-fn sorted(opened: Opened) -> Vec<Found> {
+fn sorted(opened: Opened) -> Vec<StoredSession> {
     let mut found = opened.sessions;
     found.sort_by(|a, b| a.row.name.cmp(&b.row.name));
     for one in &mut found {
@@ -135,19 +138,19 @@ fn row(session: u128) -> SessionRow {
     }
 }
 
-fn put(session: u128) -> Step {
-    Step::Put(Box::new(row(session)))
+fn put(session: u128) -> Mutation {
+    Mutation::PutSession(Box::new(row(session)))
 }
 
 fn message(qos: QoS, body: &str) -> Message {
     Message::encode(qos, 9, body.as_bytes(), &mut Vec::new())
 }
 
-fn kept(session: u128, order: u64) -> Kept {
-    Kept {
+fn kept(session: u128, offset: u64) -> StoredMessage {
+    StoredMessage {
         session: SessionId(session),
-        order: Order(order),
-        message: message(QoS::AtLeastOnce, &format!("message {order}")),
+        offset: Offset(offset),
+        message: message(QoS::AtLeastOnce, &format!("message {offset}")),
         sent: false,
         released: false,
         stored: NOW,
@@ -156,14 +159,14 @@ fn kept(session: u128, order: u64) -> Kept {
     }
 }
 
-fn keep(session: u128, order: u64) -> Step {
-    Step::Keep(Box::new(kept(session, order)))
+fn keep(session: u128, offset: u64) -> Mutation {
+    Mutation::PutMessage(Box::new(kept(session, offset)))
 }
 
 // How fast it is: figures for people, not judged.
 
 /// One session per message and many of them; every answer after its fsync, where the server was started so.
-fn batches(rig: &mut Rig, what: &str, mut step: impl FnMut(u64) -> Step) {
+fn batches(rig: &mut Rig, what: &str, mut step: impl FnMut(u64) -> Mutation) {
     let began = Instant::now();
     let count = 200;
     for batch in 0..count {
@@ -180,8 +183,8 @@ fn measure(server: &Server, options: Options) {
     let session = |n: u64| u128::from(n % sessions);
     rig.done((0..sessions).map(|session| put(session.into())).collect());
     let body = message(QoS::AtLeastOnce, &"x".repeat(200));
-    let large = |n: u64| Kept { message: body.clone(), ..kept(session(n), n / sessions) };
-    batches(&mut rig, "keep", |n| Step::Keep(Box::new(large(n))));
+    let large = |n: u64| StoredMessage { message: body.clone(), ..kept(session(n), n / sessions) };
+    batches(&mut rig, "keep", |n| Mutation::PutMessage(Box::new(large(n))));
     if let Value::BulkString(info) = server.ask("INFO memory") {
         let info = String::from_utf8_lossy(&info);
         let used = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).expect("a count");
@@ -190,7 +193,10 @@ fn measure(server: &Server, options: Options) {
     let began = Instant::now();
     let found = rig.reopen();
     println!("opened with {} sessions in {} µs", found.len(), began.elapsed().as_micros());
-    batches(&mut rig, "remove", |n| Step::Remove { session: SessionId(session(n)), order: Order(n / sessions) });
+    batches(&mut rig, "remove", |n| Mutation::RemoveMessage {
+        session: SessionId(session(n)),
+        offset: Offset(n / sessions),
+    });
     batches(&mut rig, "put", |n| put(n.into()));
     let began = Instant::now();
     let found = rig.reopen();

@@ -4,8 +4,9 @@ use super::super::{Answer, Claimed, Now, Request, crash};
 use super::ledger::{Ledger, Slot};
 use super::schema;
 use crate::shard::Message;
-use crate::shard::steps::{
-    Claim, Kept, Order, Outcome, Page, Received, Refused, SessionId, SessionRow, Step, UnixMs, What,
+use crate::shard::command::{
+    Claim, Completion, Mutation, Offset, Operation, Page, Received, SessionId, SessionRow, StoreError, StoredMessage,
+    UnixMs,
 };
 use crate::wire::packet::{MessageId, QoS};
 use rusqlite::wal::CheckpointMode;
@@ -30,15 +31,19 @@ pub enum Allowed {
     },
     /// Only what makes room; the rest is refused.
     Freeing {
-        otherwise: Refused,
+        otherwise: StoreError,
     },
 }
 
 /// It leaves less than there was.
-pub fn frees(step: &Step) -> bool {
+pub fn frees(step: &Mutation) -> bool {
     matches!(
         step,
-        Step::Leave { .. } | Step::Release { .. } | Step::Remove { .. } | Step::Forget { .. } | Step::Drop { .. }
+        Mutation::LeaveChannel { .. }
+            | Mutation::ReleaseMessage { .. }
+            | Mutation::RemoveMessage { .. }
+            | Mutation::RemoveReceived { .. }
+            | Mutation::DropSession { .. }
     )
 }
 
@@ -86,16 +91,18 @@ impl Book {
 
     fn request(&mut self, request: &Request, now: Now, allowed: Allowed) -> Result<Answer> {
         Ok(match (request, allowed) {
-            (Request::Shard { shard, work }, _) => {
-                let outcome = match (&work.what, allowed) {
-                    (What::Load { session, after, most }, _) => {
-                        Outcome::Loaded(self.load(*session, *after, *most, now)?)
+            (Request::Shard { shard, command }, _) => {
+                let outcome = match (&command.operation, allowed) {
+                    (Operation::Load { session, after, most }, _) => {
+                        Completion::Loaded(self.load(*session, *after, *most, now)?)
                     }
-                    (What::Step(step), Allowed::Freeing { otherwise }) if !frees(step) => Outcome::Refused(otherwise),
-                    (What::Step(step), Allowed::Freeing { .. }) => self.step(step, now, u64::MAX)?,
-                    (What::Step(step), Allowed::All { bytes_max }) => self.step(step, now, bytes_max)?,
+                    (Operation::Mutate(step), Allowed::Freeing { otherwise }) if !frees(step) => {
+                        Completion::Refused(otherwise)
+                    }
+                    (Operation::Mutate(step), Allowed::Freeing { .. }) => self.step(step, now, u64::MAX)?,
+                    (Operation::Mutate(step), Allowed::All { bytes_max }) => self.step(step, now, bytes_max)?,
                 };
-                Answer::Shard { shard: *shard, number: work.number, outcome }
+                Answer::Shard { shard: *shard, number: command.number, outcome }
             }
             (Request::Claim { ticket, .. }, Allowed::Freeing { otherwise }) => {
                 Answer::Claim { ticket: *ticket, claimed: Claimed::Refused(otherwise) }
@@ -111,32 +118,32 @@ impl Book {
         })
     }
 
-    fn step(&mut self, step: &Step, now: Now, bytes_max: u64) -> Result<Outcome> {
+    fn step(&mut self, step: &Mutation, now: Now, bytes_max: u64) -> Result<Completion> {
         let session = session_of(step);
-        if let Step::Put(row) = step {
+        if let Mutation::PutSession(row) = step {
             return self.put(row);
         }
         let Some(key) = self.ledger.key(session) else {
             // Dropped, or its `Put` was refused: nothing can be promised of it, and nothing has to be taken away.
-            return Ok(if frees(step) { Outcome::Done } else { Outcome::Refused(Refused::Fenced) });
+            return Ok(if frees(step) { Completion::Done } else { Completion::Refused(StoreError::Fenced) });
         };
         match step {
-            Step::Put(_) => {}
-            Step::Join { channel, .. } => self.join(key, channel)?,
-            Step::Leave { channel, .. } => self.leave(key, channel)?,
-            Step::Keep(kept) => return self.keep(key, kept, now, bytes_max),
-            Step::Release { order, .. } => self.release(session, *order)?,
-            Step::Remove { order, .. } => self.remove(session, *order)?,
-            Step::Receive { received, .. } => self.receive(key, received)?,
-            Step::Forget { id, .. } => self.forget(key, *id)?,
-            Step::Drop { .. } => self.drop_session(session, key)?,
+            Mutation::PutSession(_) => {}
+            Mutation::JoinChannel { channel, .. } => self.join(key, channel)?,
+            Mutation::LeaveChannel { channel, .. } => self.leave(key, channel)?,
+            Mutation::PutMessage(kept) => return self.keep(key, kept, now, bytes_max),
+            Mutation::ReleaseMessage { offset, .. } => self.release(session, *offset)?,
+            Mutation::RemoveMessage { offset, .. } => self.remove(session, *offset)?,
+            Mutation::PutReceived { received, .. } => self.receive(key, received)?,
+            Mutation::RemoveReceived { id, .. } => self.forget(key, *id)?,
+            Mutation::DropSession { .. } => self.drop_session(session, key)?,
         }
-        Ok(Outcome::Done)
+        Ok(Completion::Done)
     }
 
     // Sessions
 
-    fn put(&mut self, row: &SessionRow) -> Result<Outcome> {
+    fn put(&mut self, row: &SessionRow) -> Result<Completion> {
         let known = self.ledger.key(row.session);
         let key = known.unwrap_or(self.ledger.next_key());
         let sql = match known {
@@ -165,14 +172,14 @@ impl Book {
         match put {
             // The statement alone is undone, the transaction goes on.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                return Ok(Outcome::Refused(Refused::NameTaken));
+                return Ok(Completion::Refused(StoreError::NameTaken));
             }
             put => put?,
         };
         if known.is_none() {
             self.ledger.add_session(row.session);
         }
-        Ok(Outcome::Done)
+        Ok(Completion::Done)
     }
 
     fn join(&self, key: i64, channel: &str) -> Result<()> {
@@ -202,20 +209,20 @@ impl Book {
 
     // Messages
 
-    fn keep(&mut self, key: i64, kept: &Kept, now: Now, bytes_max: u64) -> Result<Outcome> {
-        let (session, place) = (kept.session, kept.order.0);
+    fn keep(&mut self, key: i64, kept: &StoredMessage, now: Now, bytes_max: u64) -> Result<Completion> {
+        let (session, place) = (kept.session, kept.offset.0);
         if let Some(claim) = &kept.claim
             && let Some((guarded, until)) = self.guard(key, &claim.message_id)?
             && until > whole(now.0)
         {
             // Its own guard: the same step again, and the message may be gone already.
-            return Ok(if guarded == whole(place) { Outcome::Done } else { Outcome::Known });
+            return Ok(if guarded == whole(place) { Completion::Done } else { Completion::Duplicate });
         }
         if self.ledger.slot(session, place).is_none() {
             // What is only to be released holds nothing, and does not wait.
             let bytes = if kept.released { 0 } else { kept.message.len() as u32 };
             if !kept.released && !self.fits(bytes, bytes_max) {
-                return Ok(Outcome::Refused(Refused::StoreFull));
+                return Ok(Completion::Refused(StoreError::StoreFull));
             }
             self.insert(key, kept, bytes)?;
             self.ledger.keep(session, place, bytes);
@@ -225,16 +232,16 @@ impl Book {
             let until = whole(claim.until.0);
             self.conn.prepare_cached(sql)?.execute(params![&*claim.message_id, key, until, whole(place)])?;
         }
-        Ok(Outcome::Done)
+        Ok(Completion::Done)
     }
 
-    fn insert(&self, key: i64, kept: &Kept, bytes: u32) -> Result<()> {
+    fn insert(&self, key: i64, kept: &StoredMessage, bytes: u32) -> Result<()> {
         let sql = "INSERT INTO messages (row, key, place, flags, type, stored, expires, due, bytes, sum, claim,
              claim_until, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
         let (message_type, body) = if kept.released { (0, &[][..]) } else { kept.message.parts() };
         // The client may hold the id of a QoS 2 message that was sent, and waits for its REL: that does not expire.
         let held_by_client = kept.released || kept.sent && kept.message.qos == QoS::ExactlyOnce;
-        let place = whole(kept.order.0);
+        let place = whole(kept.offset.0);
         self.conn.prepare_cached(sql)?.execute(params![
             self.ledger.next_row(),
             key,
@@ -265,18 +272,18 @@ impl Book {
         self.conn.prepare_cached(sql)?.query_row(params![message_id, key], found).optional()
     }
 
-    fn release(&mut self, session: SessionId, order: Order) -> Result<()> {
-        let Some(Slot { row, .. }) = self.ledger.slot(session, order.0) else { return Ok(()) };
+    fn release(&mut self, session: SessionId, offset: Offset) -> Result<()> {
+        let Some(Slot { row, .. }) = self.ledger.slot(session, offset.0) else { return Ok(()) };
         let sql = "UPDATE messages SET flags = flags | ?2, type = 0, body = x'', bytes = 0, due = ?3 WHERE row = ?1";
         self.conn.prepare_cached(sql)?.execute(params![row, RELEASED, NEVER])?;
-        self.ledger.release(session, order.0);
+        self.ledger.release(session, offset.0);
         Ok(())
     }
 
-    fn remove(&mut self, session: SessionId, order: Order) -> Result<()> {
-        let Some(Slot { row, .. }) = self.ledger.slot(session, order.0) else { return Ok(()) };
+    fn remove(&mut self, session: SessionId, offset: Offset) -> Result<()> {
+        let Some(Slot { row, .. }) = self.ledger.slot(session, offset.0) else { return Ok(()) };
         self.delete(row)?;
-        self.ledger.remove(session, order.0);
+        self.ledger.remove(session, offset.0);
         Ok(())
     }
 
@@ -322,7 +329,7 @@ impl Book {
 
     // Reading
 
-    pub fn load(&mut self, session: SessionId, after: Option<Order>, most: usize, now: Now) -> Result<Page> {
+    pub fn load(&mut self, session: SessionId, after: Option<Offset>, most: usize, now: Now) -> Result<Page> {
         let mut page = Page::default();
         let Some(key) = self.ledger.key(session) else { return Ok(page) };
         if after.is_none() {
@@ -404,21 +411,21 @@ impl Book {
     }
 }
 
-pub fn session_of(step: &Step) -> SessionId {
+pub fn session_of(step: &Mutation) -> SessionId {
     match step {
-        Step::Put(row) => row.session,
-        Step::Keep(kept) => kept.session,
-        Step::Join { session, .. }
-        | Step::Leave { session, .. }
-        | Step::Release { session, .. }
-        | Step::Remove { session, .. }
-        | Step::Receive { session, .. }
-        | Step::Forget { session, .. }
-        | Step::Drop { session } => *session,
+        Mutation::PutSession(row) => row.session,
+        Mutation::PutMessage(kept) => kept.session,
+        Mutation::JoinChannel { session, .. }
+        | Mutation::LeaveChannel { session, .. }
+        | Mutation::ReleaseMessage { session, .. }
+        | Mutation::RemoveMessage { session, .. }
+        | Mutation::PutReceived { session, .. }
+        | Mutation::RemoveReceived { session, .. }
+        | Mutation::DropSession { session } => *session,
     }
 }
 
-fn kept(row: &Row, session: SessionId, key: i64, scratch: &mut Vec<u8>) -> Result<Kept> {
+fn kept(row: &Row, session: SessionId, key: i64, scratch: &mut Vec<u8>) -> Result<StoredMessage> {
     let (place, flags, message_type): (i64, i64, u16) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let body = row.get_ref(7)?.as_blob()?;
     if flags & RELEASED == 0 && row.get::<_, i64>(8)? != sum(key, place, message_type, body) {
@@ -427,9 +434,9 @@ fn kept(row: &Row, session: SessionId, key: i64, scratch: &mut Vec<u8>) -> Resul
     let qos = QoS::from_u8((flags & QOS) as u8).ok_or_else(|| damaged(session, place as u64))?;
     let claim: Option<Arc<str>> = row.get(5)?;
     let until: Option<i64> = row.get(6)?;
-    Ok(Kept {
+    Ok(StoredMessage {
         session,
-        order: Order(place as u64),
+        offset: Offset(place as u64),
         message: Message::encode(qos, message_type, body, scratch),
         sent: flags & SENT != 0,
         released: flags & RELEASED != 0,
@@ -455,7 +462,7 @@ fn sum(key: i64, place: i64, message_type: u16, body: &[u8]) -> i64 {
     i64::from_le_bytes(sum.finalize()[..8].try_into().expect("eight of twenty bytes"))
 }
 
-fn flags(kept: &Kept) -> i64 {
+fn flags(kept: &StoredMessage) -> i64 {
     i64::from(kept.message.qos as u8) | if kept.sent { SENT } else { 0 } | if kept.released { RELEASED } else { 0 }
 }
 

@@ -3,7 +3,7 @@
 
 use super::super::OpenError;
 use super::schema::Directory;
-use crate::shard::steps::Refused;
+use crate::shard::command::StoreError;
 use rusqlite::{Error, ErrorCode, ffi};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use std::path::Path;
 /// Why no promise is made.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    pub why: Refused,
+    pub why: StoreError,
     pub detail: String,
     /// Until a restart: what the disk holds is not known, and nothing is tried again.
     pub lasts: bool,
@@ -24,23 +24,23 @@ impl Directory {
         let file = file.display();
         let (why, lasts, rest) = match self.cause(error) {
             Cause::Full => (
-                Refused::DiskFull,
+                StoreError::DiskFull,
                 false,
                 "the disk is full. Make room; promises are made again as soon as there is some".to_owned(),
             ),
             Cause::ReadOnly => (
-                Refused::ReadOnly,
+                StoreError::ReadOnly,
                 true,
                 "it cannot be written any more. Make the disk writable and start again".to_owned(),
             ),
             Cause::Damaged => (
-                Refused::Broken,
+                StoreError::Broken,
                 true,
                 format!("the file is damaged ({error}). Stop, put a backup in its place, and look at the disk"),
             ),
-            Cause::Busy => (Refused::TooBusy, false, format!("it is locked ({error}); it is tried again")),
+            Cause::Busy => (StoreError::TooBusy, false, format!("it is locked ({error}); it is tried again")),
             Cause::Failed => (
-                Refused::Broken,
+                StoreError::Broken,
                 true,
                 format!(
                     "writing failed ({error}), and nothing more is promised. Look at the disk (dmesg), then start again"
@@ -107,7 +107,7 @@ impl Directory {
     /// The file is gone or another one: what is promised now would be gone with it.
     pub fn lost(&self) -> Option<Fault> {
         (!self.holds_its_file()).then(|| Fault {
-            why: Refused::Broken,
+            why: StoreError::Broken,
             detail: format!(
                 "{}: the file was moved or removed while it was in use. Put it back, then start again",
                 self.database().display()

@@ -3,13 +3,13 @@
 
 use super::book::Book;
 use super::ledger::{Ledger, Slot};
-use crate::shard::steps::{DownlinkMark, Found, Order, SessionId, SessionRow, UnixMs, UplinkMark};
+use crate::shard::command::{DownlinkMark, Offset, SessionId, SessionRow, StoredSession, UnixMs, UplinkMark};
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::mem;
 use std::sync::Arc;
 
-pub fn all(conn: Connection) -> Result<(Book, Vec<Found>)> {
+pub fn all(conn: Connection) -> Result<(Book, Vec<StoredSession>)> {
     let (keys, mut found) = sessions(&conn)?;
     channels(&conn, &keys, &mut found)?;
     let mut slots = vec![Vec::new(); found.len()];
@@ -26,7 +26,7 @@ pub fn all(conn: Connection) -> Result<(Book, Vec<Found>)> {
 }
 
 /// Sessions, and where each key's is.
-fn sessions(conn: &Connection) -> Result<(FxHashMap<i64, usize>, Vec<Found>)> {
+fn sessions(conn: &Connection) -> Result<(FxHashMap<i64, usize>, Vec<StoredSession>)> {
     let mut statement = conn.prepare(
         "SELECT key, session, name, expiry_s, ends, cookie, reserved, floor, run, last, past_half
          FROM sessions ORDER BY key",
@@ -36,12 +36,12 @@ fn sessions(conn: &Connection) -> Result<(FxHashMap<i64, usize>, Vec<Found>)> {
     while let Some(row) = rows.next()? {
         keys.insert(row.get(0)?, found.len());
         let row = session(row)?;
-        found.push(Found {
+        found.push(StoredSession {
             row,
             channels: Vec::new(),
             waiting: 0,
             waiting_bytes: 0,
-            next: Order(0),
+            next: Offset(0),
             oldest: None,
             first: None,
         });
@@ -57,13 +57,13 @@ fn session(row: &Row) -> Result<SessionRow> {
         expiry_s: number(3)?,
         ends: row.get::<_, Option<i64>>(4)?.map(|ends| UnixMs(ends as u64)),
         cookie: row.get_ref(5)?.as_blob_or_null()?.map(Arc::from),
-        downlink: DownlinkMark { reserved: Order(number(6)?), floor: Order(number(7)?) },
+        downlink: DownlinkMark { reserved: Offset(number(6)?), floor: Offset(number(7)?) },
         uplink: UplinkMark { run: row.get(8)?, last: row.get(9)?, past_half: row.get(10)? },
     })
 }
 
 /// Many sessions are in few channels: each name is kept once.
-fn channels(conn: &Connection, keys: &FxHashMap<i64, usize>, found: &mut [Found]) -> Result<()> {
+fn channels(conn: &Connection, keys: &FxHashMap<i64, usize>, found: &mut [StoredSession]) -> Result<()> {
     let mut names: FxHashSet<Arc<str>> = FxHashSet::default();
     let mut statement = conn.prepare("SELECT key, channel FROM channels ORDER BY key")?;
     let mut rows = statement.query([])?;
@@ -87,7 +87,7 @@ fn channels(conn: &Connection, keys: &FxHashMap<i64, usize>, found: &mut [Found]
 fn messages(
     conn: &Connection,
     keys: &FxHashMap<i64, usize>,
-    found: &mut [Found],
+    found: &mut [StoredSession],
     slots: &mut [Vec<Slot>],
 ) -> Result<i64> {
     let mut last = 0;
@@ -98,7 +98,7 @@ fn messages(
         let slot = Slot { place: number(2)?, row: row.get(0)?, bytes: row.get(4)? };
         last = last.max(slot.row);
         let Some(&at) = keys.get(&row.get(1)?) else { continue };
-        let (place, stored, bytes) = (Order(slot.place), UnixMs(number(3)?), slot.bytes);
+        let (place, stored, bytes) = (Offset(slot.place), UnixMs(number(3)?), slot.bytes);
         let found = &mut found[at];
         found.next = found.next.max(place.next());
         found.first = Some(found.first.map_or(place, |first| first.min(place)));

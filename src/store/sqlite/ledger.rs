@@ -6,7 +6,7 @@
 //! page of its own. It is here instead: 20 bytes per message, made anew at each start.
 
 use super::super::Held;
-use crate::shard::steps::SessionId;
+use crate::shard::command::SessionId;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 
@@ -47,7 +47,7 @@ pub struct Line {
 enum Undo {
     Added(SessionId),
     Dropped(SessionId, Line),
-    Kept(SessionId, u64),
+    StoredMessage(SessionId, u64),
     Removed(SessionId, Slot),
     Released(SessionId, Slot),
 }
@@ -88,7 +88,7 @@ impl Ledger {
             match undo {
                 Undo::Added(session) => drop(self.lines.remove(&session)),
                 Undo::Dropped(session, line) => drop(self.lines.insert(session, line)),
-                Undo::Kept(session, place) => drop(self.line(session).and_then(|line| line.remove(place))),
+                Undo::StoredMessage(session, place) => drop(self.line(session).and_then(|line| line.remove(place))),
                 Undo::Removed(session, slot) | Undo::Released(session, slot) => {
                     if let Some(line) = self.line(session) {
                         line.put(slot);
@@ -156,7 +156,7 @@ impl Ledger {
         line.put(slot);
         self.marks.held.messages += u64::from(bytes > 0);
         self.marks.held.bytes += u64::from(bytes);
-        self.undo.push(Undo::Kept(session, place));
+        self.undo.push(Undo::StoredMessage(session, place));
     }
 
     pub fn remove(&mut self, session: SessionId, place: u64) {

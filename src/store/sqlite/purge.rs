@@ -2,7 +2,7 @@
 
 use super::super::{Now, Purged, crash};
 use super::book::Book;
-use crate::shard::steps::{Expired, SessionId};
+use crate::shard::command::{ExpiredMessages, SessionId};
 use rusqlite::{OptionalExtension, Result, Row, params};
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ fn messages_due(book: &Book, now: i64, most: i64) -> Result<(usize, BTreeMap<i64
 }
 
 /// `None` for messages of no session.
-fn remove(book: &mut Book, key: i64, messages: Vec<Due>) -> Result<Option<Expired>> {
+fn remove(book: &mut Book, key: i64, messages: Vec<Due>) -> Result<Option<ExpiredMessages>> {
     let session = session(book, key)?;
     for due in &messages {
         book.delete(due.row)?;
@@ -61,7 +61,7 @@ fn remove(book: &mut Book, key: i64, messages: Vec<Due>) -> Result<Option<Expire
         }
     }
     let bytes = messages.iter().map(|due| due.bytes).sum();
-    Ok(session.map(|session| Expired { session, messages: messages.len() as u32, bytes }))
+    Ok(session.map(|session| ExpiredMessages { session, messages: messages.len() as u32, bytes }))
 }
 
 fn session(book: &Book, key: i64) -> Result<Option<SessionId>> {

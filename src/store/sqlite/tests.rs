@@ -8,7 +8,7 @@ use super::*;
 use crate::base::id::ShardId;
 use crate::config::{Durability, StoreKind};
 use crate::shard::Message;
-use crate::shard::steps::*;
+use crate::shard::command::*;
 use crate::wire::packet::{MessageId, QoS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl TempDir {
         self.0.join("data/rainbow.db")
     }
 
-    pub fn open(&self) -> (Sqlite, Vec<Found>) {
+    pub fn open(&self) -> (Sqlite, Vec<StoredSession>) {
         let (store, opened) = Sqlite::open(&self.options()).unwrap_or_else(|error| panic!("{error}"));
         (store, opened.sessions)
     }
@@ -78,10 +78,10 @@ fn message(qos: QoS, body: &[u8]) -> Message {
     Message::encode(qos, 7, body, &mut Vec::new())
 }
 
-fn kept(session: SessionId, order: u64, body: &str) -> Kept {
-    Kept {
+fn kept(session: SessionId, offset: u64, body: &str) -> StoredMessage {
+    StoredMessage {
         session,
-        order: Order(order),
+        offset: Offset(offset),
         message: message(QoS::AtLeastOnce, body.as_bytes()),
         sent: false,
         released: false,
@@ -91,52 +91,57 @@ fn kept(session: SessionId, order: u64, body: &str) -> Kept {
     }
 }
 
-fn put(session: SessionId, name: &str) -> Step {
-    Step::Put(Box::new(row(session, name)))
+fn put(session: SessionId, name: &str) -> Mutation {
+    Mutation::PutSession(Box::new(row(session, name)))
 }
 
-fn keep(kept: Kept) -> Step {
-    Step::Keep(Box::new(kept))
+fn keep(kept: StoredMessage) -> Mutation {
+    Mutation::PutMessage(Box::new(kept))
 }
 
-fn join(session: SessionId, channel: &str) -> Step {
-    Step::Join { session, channel: channel.into() }
+fn join(session: SessionId, channel: &str) -> Mutation {
+    Mutation::JoinChannel { session, channel: channel.into() }
 }
 
 fn received(id: u16, sequence: u64, answer: &str) -> Received {
     Received { id: MessageId(id), sequence, answer: answer.as_bytes().into() }
 }
 
-fn requests(whats: impl IntoIterator<Item = What>) -> Vec<Request> {
+fn requests(whats: impl IntoIterator<Item = Operation>) -> Vec<Request> {
     let whats = whats.into_iter().zip(1..);
-    whats.map(|(what, number)| Request::Shard { shard: ShardId(3), work: Work { number, what } }).collect()
+    whats
+        .map(|(operation, number)| Request::Shard {
+            shard: ShardId(3),
+            command: Command { number: CommandNumber(number), operation },
+        })
+        .collect()
 }
 
 /// The outcomes of one commit.
-fn run(store: &mut Sqlite, whats: impl IntoIterator<Item = What>, now: UnixMs) -> Vec<Outcome> {
+fn run(store: &mut Sqlite, whats: impl IntoIterator<Item = Operation>, now: UnixMs) -> Vec<Completion> {
     let answers = store.commit(requests(whats), now).into_iter().zip(1..);
     let outcome = |(answer, nth)| match answer {
-        Answer::Shard { shard: ShardId(3), number, outcome } if number == nth => outcome,
+        Answer::Shard { shard: ShardId(3), number, outcome } if number == CommandNumber(nth) => outcome,
         other => panic!("{other:?} is no answer to the {nth}th"),
     };
     answers.map(outcome).collect()
 }
 
-fn steps(store: &mut Sqlite, steps: impl IntoIterator<Item = Step>) -> Vec<Outcome> {
-    run(store, steps.into_iter().map(What::Step), NOW)
+fn steps(store: &mut Sqlite, steps: impl IntoIterator<Item = Mutation>) -> Vec<Completion> {
+    run(store, steps.into_iter().map(Operation::Mutate), NOW)
 }
 
 #[track_caller]
-fn done(store: &mut Sqlite, all: impl IntoIterator<Item = Step>) {
+fn done(store: &mut Sqlite, all: impl IntoIterator<Item = Mutation>) {
     for (nth, outcome) in steps(store, all).into_iter().enumerate() {
-        assert_eq!(outcome, Outcome::Done, "of step {nth}");
+        assert_eq!(outcome, Completion::Done, "of step {nth}");
     }
 }
 
 fn page(store: &mut Sqlite, session: SessionId, after: Option<u64>, most: usize, now: UnixMs) -> Page {
-    let load = What::Load { session, after: after.map(Order), most };
+    let load = Operation::Load { session, after: after.map(Offset), most };
     match run(store, [load], now).pop() {
-        Some(Outcome::Loaded(page)) => page,
+        Some(Completion::Loaded(page)) => page,
         other => panic!("{other:?}"),
     }
 }
@@ -146,7 +151,7 @@ fn all(store: &mut Sqlite, session: SessionId) -> Page {
 }
 
 fn orders(page: &Page) -> Vec<u64> {
-    page.messages.iter().map(|kept| kept.order.0).collect()
+    page.messages.iter().map(|kept| kept.offset.0).collect()
 }
 
 fn claim(message_id: &str) -> Option<Claim> {
@@ -169,37 +174,40 @@ fn what_was_stored_is_found_after_a_restart() {
     let full = SessionRow {
         ends: Some(LATER),
         cookie: Some(Arc::from(&b"cookie\0"[..])),
-        downlink: DownlinkMark { reserved: Order(2048), floor: Order(7) },
+        downlink: DownlinkMark { reserved: Offset(2048), floor: Offset(7) },
         uplink: UplinkMark { run: u32::MAX, last: 65_535, past_half: true },
         ..row(S, "s")
     };
-    let first = Kept { sent: true, claim: claim("m-1"), ..kept(S, 3, "first") };
-    let second = Kept { message: message(QoS::ExactlyOnce, &[0xFF, 0]), stored: LATER, ..kept(S, 9, "") };
+    let first = StoredMessage { sent: true, claim: claim("m-1"), ..kept(S, 3, "first") };
+    let second = StoredMessage { message: message(QoS::ExactlyOnce, &[0xFF, 0]), stored: LATER, ..kept(S, 9, "") };
     let bytes = (first.message.len() + second.message.len()) as u64;
-    done(&mut store, [put(S, "s"), Step::Put(Box::new(full.clone())), put(T, "t"), join(S, "b"), join(S, "a")]);
+    done(
+        &mut store,
+        [put(S, "s"), Mutation::PutSession(Box::new(full.clone())), put(T, "t"), join(S, "b"), join(S, "a")],
+    );
     done(&mut store, [keep(first.clone()), keep(second.clone()), join(T, "a")]);
     let answers = [received(65_534, 1 << 40, "later"), received(1, 2, ""), received(2, 1, "sooner")];
-    done(&mut store, answers.clone().map(|received| Step::Receive { session: S, received }));
+    done(&mut store, answers.clone().map(|received| Mutation::PutReceived { session: S, received }));
     let page = all(&mut store, S);
     drop(store);
 
     let (mut store, found) = dir.open();
     let expected = [
-        Found {
+        StoredSession {
             row: full,
             channels: vec!["a".into(), "b".into()],
             waiting: 2,
             waiting_bytes: bytes,
-            next: Order(10),
+            next: Offset(10),
             oldest: Some(NOW),
-            first: Some(Order(3)),
+            first: Some(Offset(3)),
         },
-        Found {
+        StoredSession {
             row: row(T, "t"),
             channels: vec!["a".into()],
             waiting: 0,
             waiting_bytes: 0,
-            next: Order(0),
+            next: Offset(0),
             oldest: None,
             first: None,
         },
@@ -217,16 +225,16 @@ fn what_was_stored_is_found_after_a_restart() {
 fn every_step_may_be_done_twice() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let message = Kept { claim: claim("m"), ..kept(S, 1, "one") };
-    let qos2 = Kept { message: message_of_qos_2(), ..kept(S, 2, "") };
-    let twice = |step: Step| [step.clone(), step];
+    let message = StoredMessage { claim: claim("m"), ..kept(S, 1, "one") };
+    let qos2 = StoredMessage { message: message_of_qos_2(), ..kept(S, 2, "") };
+    let twice = |step: Mutation| [step.clone(), step];
     let all_steps = [
         put(S, "s"),
         join(S, "a"),
         keep(message.clone()),
         keep(qos2.clone()),
-        Step::Release { session: S, order: Order(2) },
-        Step::Receive { session: S, received: received(5, 1, "x") },
+        Mutation::ReleaseMessage { session: S, offset: Offset(2) },
+        Mutation::PutReceived { session: S, received: received(5, 1, "x") },
     ];
     done(&mut store, all_steps.into_iter().flat_map(twice));
     let page = all(&mut store, S);
@@ -236,15 +244,15 @@ fn every_step_may_be_done_twice() {
     assert_eq!(page.received, [received(5, 1, "x")]);
     assert_eq!(store.held(), Held { messages: 1, bytes: message.message.len() as u64 });
     let ends = [
-        Step::Forget { session: S, id: MessageId(5) },
-        Step::Remove { session: S, order: Order(1) },
-        Step::Remove { session: S, order: Order(2) },
-        Step::Leave { session: S, channel: "a".into() },
+        Mutation::RemoveReceived { session: S, id: MessageId(5) },
+        Mutation::RemoveMessage { session: S, offset: Offset(1) },
+        Mutation::RemoveMessage { session: S, offset: Offset(2) },
+        Mutation::LeaveChannel { session: S, channel: "a".into() },
     ];
     done(&mut store, ends.into_iter().flat_map(twice));
     assert_eq!(all(&mut store, S), Page::default());
     assert_eq!(store.held(), Held::default());
-    done(&mut store, twice(Step::Drop { session: S }));
+    done(&mut store, twice(Mutation::DropSession { session: S }));
     drop(store);
     assert_eq!(dir.open().1, []);
 }
@@ -266,22 +274,22 @@ fn a_message_that_has_its_order_stays_as_it_is() {
 fn a_load_sees_the_steps_before_it_and_none_behind() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let load = || What::Load { session: S, after: None, most: 10 };
+    let load = || Operation::Load { session: S, after: None, most: 10 };
     let outcomes = run(
         &mut store,
         [
             load(),
-            What::Step(put(S, "s")),
-            What::Step(keep(kept(S, 1, "x"))),
+            Operation::Mutate(put(S, "s")),
+            Operation::Mutate(keep(kept(S, 1, "x"))),
             load(),
-            What::Step(Step::Remove { session: S, order: Order(1) }),
+            Operation::Mutate(Mutation::RemoveMessage { session: S, offset: Offset(1) }),
             load(),
         ],
         NOW,
     );
     let seen: Vec<usize> = outcomes
         .iter()
-        .filter_map(|outcome| if let Outcome::Loaded(page) = outcome { Some(page.messages.len()) } else { None })
+        .filter_map(|outcome| if let Completion::Loaded(page) = outcome { Some(page.messages.len()) } else { None })
         .collect();
     assert_eq!(seen, [0, 1, 0]);
 }
@@ -291,8 +299,8 @@ fn pages_follow_one_another() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     done(&mut store, [put(S, "s"), put(T, "t"), keep(kept(T, 4, "another's"))]);
-    done(&mut store, [9, 1, 5, 3, 7].map(|order| keep(kept(S, order, "x"))));
-    done(&mut store, [Step::Receive { session: S, received: received(5, 1, "x") }]);
+    done(&mut store, [9, 1, 5, 3, 7].map(|offset| keep(kept(S, offset, "x"))));
+    done(&mut store, [Mutation::PutReceived { session: S, received: received(5, 1, "x") }]);
     let first = page(&mut store, S, None, 2, NOW);
     assert_eq!((orders(&first), first.more, first.received.len()), (vec![1, 3], true, 1));
     let second = page(&mut store, S, Some(3), 2, NOW);
@@ -320,20 +328,24 @@ fn a_page_of_large_messages_ends_early() {
 fn a_claim_keeps_a_session_from_a_second_message() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let with_claim = |session, order, body| keep(Kept { claim: claim("m"), ..kept(session, order, body) });
+    let with_claim = |session, offset, body| keep(StoredMessage { claim: claim("m"), ..kept(session, offset, body) });
     done(&mut store, [put(S, "s"), put(T, "t"), with_claim(S, 1, "x"), with_claim(T, 1, "x")]);
     drop(store);
     let (mut store, _) = dir.open();
     // The same step again is done already; the same call again, under a new order, is known.
-    assert_eq!(steps(&mut store, [with_claim(S, 1, "x"), with_claim(S, 2, "x")]), [Outcome::Done, Outcome::Known]);
+    assert_eq!(
+        steps(&mut store, [with_claim(S, 1, "x"), with_claim(S, 2, "x")]),
+        [Completion::Done, Completion::Duplicate]
+    );
     assert_eq!(orders(&all(&mut store, S)), [1]);
     // So it stays when the message is gone, and in the same commit.
-    let after = [Step::Remove { session: S, order: Order(1) }, with_claim(S, 1, "x"), with_claim(S, 3, "x")];
-    assert_eq!(steps(&mut store, after), [Outcome::Done, Outcome::Done, Outcome::Known]);
+    let after =
+        [Mutation::RemoveMessage { session: S, offset: Offset(1) }, with_claim(S, 1, "x"), with_claim(S, 3, "x")];
+    assert_eq!(steps(&mut store, after), [Completion::Done, Completion::Done, Completion::Duplicate]);
     assert_eq!(orders(&all(&mut store, S)), Vec::<u64>::new());
     // After its time it is a new one.
-    let late = Kept { expires: UnixMs(u64::MAX), claim: claim("m"), ..kept(S, 4, "x") };
-    assert_eq!(run(&mut store, [What::Step(keep(late))], LATER), [Outcome::Done]);
+    let late = StoredMessage { expires: UnixMs(u64::MAX), claim: claim("m"), ..kept(S, 4, "x") };
+    assert_eq!(run(&mut store, [Operation::Mutate(keep(late))], LATER), [Completion::Done]);
     assert_eq!(orders(&all(&mut store, S)), [4]);
 }
 
@@ -358,9 +370,12 @@ fn a_name_belongs_to_one_session() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     let outcomes = steps(&mut store, [put(S, "s"), put(T, "s"), join(T, "a"), keep(kept(T, 1, "x")), join(S, "a")]);
-    let fenced = || Outcome::Refused(Refused::Fenced);
-    assert_eq!(outcomes, [Outcome::Done, Outcome::Refused(Refused::NameTaken), fenced(), fenced(), Outcome::Done]);
-    done(&mut store, [Step::Drop { session: S }, put(T, "s")]);
+    let fenced = || Completion::Refused(StoreError::Fenced);
+    assert_eq!(
+        outcomes,
+        [Completion::Done, Completion::Refused(StoreError::NameTaken), fenced(), fenced(), Completion::Done]
+    );
+    done(&mut store, [Mutation::DropSession { session: S }, put(T, "s")]);
     assert_eq!(dir_reopened(&dir, store), ["s"]);
 }
 
@@ -376,11 +391,11 @@ fn what_takes_away_needs_no_session() {
     done(
         &mut store,
         [
-            Step::Leave { session: S, channel: "a".into() },
-            Step::Release { session: S, order: Order(1) },
-            Step::Remove { session: S, order: Order(1) },
-            Step::Forget { session: S, id: MessageId(1) },
-            Step::Drop { session: S },
+            Mutation::LeaveChannel { session: S, channel: "a".into() },
+            Mutation::ReleaseMessage { session: S, offset: Offset(1) },
+            Mutation::RemoveMessage { session: S, offset: Offset(1) },
+            Mutation::RemoveReceived { session: S, id: MessageId(1) },
+            Mutation::DropSession { session: S },
         ],
     );
     assert_eq!(all(&mut store, S), Page::default());
@@ -390,10 +405,10 @@ fn what_takes_away_needs_no_session() {
 fn a_dropped_session_leaves_nothing() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let claimed = Kept { claim: claim("m"), ..kept(S, 2, "x") };
+    let claimed = StoredMessage { claim: claim("m"), ..kept(S, 2, "x") };
     done(&mut store, [put(S, "s"), put(T, "t"), join(S, "a"), keep(kept(S, 1, "x")), keep(claimed.clone())]);
-    done(&mut store, [Step::Receive { session: S, received: received(1, 1, "x") }, keep(kept(T, 1, "y"))]);
-    done(&mut store, [Step::Drop { session: S }]);
+    done(&mut store, [Mutation::PutReceived { session: S, received: received(1, 1, "x") }, keep(kept(T, 1, "y"))]);
+    done(&mut store, [Mutation::DropSession { session: S }]);
     assert_eq!(store.held(), Held { messages: 1, bytes: kept(T, 1, "y").message.len() as u64 });
     for table in ["sessions", "channels", "messages", "received"] {
         let rows: i64 =
@@ -413,11 +428,11 @@ fn a_full_store_refuses_before_it_keeps() {
     done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
     let each = kept(S, 1, "x").message.len() as u64 + 64;
     store.set_bytes_max(2 * each);
-    let full = || Outcome::Refused(Refused::StoreFull);
+    let full = || Completion::Refused(StoreError::StoreFull);
     let tried = [keep(kept(S, 2, "x")), keep(kept(S, 3, "x")), keep(kept(S, 2, "x")), keep(kept(S, 1, "x"))];
-    assert_eq!(steps(&mut store, tried), [Outcome::Done, full(), Outcome::Done, Outcome::Done]);
-    let after = [Step::Remove { session: S, order: Order(1) }, keep(kept(S, 4, "x"))];
-    assert_eq!(steps(&mut store, after), [Outcome::Done, Outcome::Done]);
+    assert_eq!(steps(&mut store, tried), [Completion::Done, full(), Completion::Done, Completion::Done]);
+    let after = [Mutation::RemoveMessage { session: S, offset: Offset(1) }, keep(kept(S, 4, "x"))];
+    assert_eq!(steps(&mut store, after), [Completion::Done, Completion::Done]);
     assert_eq!(store.state(), State::Ready);
     drop(store);
     let (mut store, _) = dir.open();
@@ -430,13 +445,16 @@ fn what_has_expired_is_not_loaded_and_then_removed() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     let soon = UnixMs(NOW.0 + 1);
-    let expiring = |session, order| Kept { expires: soon, ..kept(session, order, "x") };
+    let expiring = |session, offset| StoredMessage { expires: soon, ..kept(session, offset, "x") };
     // The client may hold these two ids: they outlive their time.
-    let sent = Kept { message: message_of_qos_2(), sent: true, ..expiring(S, 3) };
-    let released = Kept { message: message_of_qos_2(), ..expiring(S, 4) };
+    let sent = StoredMessage { message: message_of_qos_2(), sent: true, ..expiring(S, 3) };
+    let released = StoredMessage { message: message_of_qos_2(), ..expiring(S, 4) };
     done(&mut store, [put(S, "s"), put(T, "t"), keep(expiring(S, 1)), keep(kept(S, 2, "x")), keep(sent)]);
-    done(&mut store, [keep(released), Step::Release { session: S, order: Order(4) }]);
-    done(&mut store, [keep(expiring(T, 1)), keep(expiring(T, 2)), keep(Kept { claim: claim("m"), ..expiring(T, 3) })]);
+    done(&mut store, [keep(released), Mutation::ReleaseMessage { session: S, offset: Offset(4) }]);
+    done(
+        &mut store,
+        [keep(expiring(T, 1)), keep(expiring(T, 2)), keep(StoredMessage { claim: claim("m"), ..expiring(T, 3) })],
+    );
     assert_eq!(orders(&page(&mut store, S, None, 10, NOW)), [1, 2, 3, 4]);
     assert_eq!(orders(&page(&mut store, S, None, 10, soon)), [2, 3, 4]);
     assert_eq!(store.purge(NOW, 10), Purged::default());
@@ -466,7 +484,7 @@ fn claims_and_guards_are_removed_in_slices_after_their_time() {
     for nth in 0..5 {
         assert_eq!(claimed(&mut store, &format!("m-{nth}"), NOW), Claimed::New);
         let claim = Some(Claim { message_id: format!("m-{nth}").into(), until: UnixMs(NOW.0 + 1000) });
-        done(&mut store, [keep(Kept { claim, ..kept(S, nth, "x") })]);
+        done(&mut store, [keep(StoredMessage { claim, ..kept(S, nth, "x") })]);
     }
     let count = |store: &Sqlite, table: &str| -> i64 {
         store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
@@ -516,7 +534,7 @@ fn room_is_given_back_when_there_is_nothing_else_to_do() {
     store.tend(true);
     let full = std::fs::metadata(dir.database()).unwrap().len();
     assert!(full > 50_000_000, "{full}");
-    done(&mut store, [Step::Drop { session: S }, put(T, "t"), keep(kept(T, 1, "x"))]);
+    done(&mut store, [Mutation::DropSession { session: S }, put(T, "t"), keep(kept(T, 1, "x"))]);
     for _ in 0..100 {
         store.tend(true);
     }

@@ -6,11 +6,13 @@
 use libfuzzer_sys::fuzz_target;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::time::Tick;
-use rainbow::shard::steps::{
-    Claim, Expired, Kept, Outcome, Page, Received, Refused, SessionId, Step, Told, UnixMs, What, Work,
+use rainbow::shard::command::{
+    Claim, Command, Completion, Completions, ExpiredMessages, Mutation, Operation, Page, Received, SessionId,
+    StoreError, StoredMessage, UnixMs,
 };
 use rainbow::shard::{
-    Forward, Forwarded, Input, Message, Mode, Output, Query, SessionSettings, Settings, Shard, Terms, Ticket, Which,
+    DrainScope, Forward, ForwardOutcome, Input, Message, Mode, Output, Query, QueryId, SessionSettings, Settings,
+    Shard, Terms,
 };
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
@@ -67,9 +69,9 @@ struct Story<'d> {
     closed: u64,
     presence: HashMap<u64, i32>,
     /// Given out by the shard and not told of.
-    work: VecDeque<Work>,
+    commands: VecDeque<Command>,
     /// What the store keeps, as far as a shard notices.
-    messages: BTreeMap<(SessionId, u64), Kept>,
+    messages: BTreeMap<(SessionId, u64), StoredMessage>,
     received: BTreeMap<(SessionId, u16), Received>,
     sessions: u128,
 }
@@ -106,7 +108,7 @@ fuzz_target!(|data: &[u8]| {
         opened: 0,
         closed: 0,
         presence: HashMap::new(),
-        work: VecDeque::new(),
+        commands: VecDeque::new(),
         messages: BTreeMap::new(),
         received: BTreeMap::new(),
         sessions: 0,
@@ -185,7 +187,7 @@ impl Story<'_> {
                 let key = self.conns[at].key;
                 match self.number() % 4 {
                     0 => self.handle(Input::Panicked { key }),
-                    1 => self.shard.close_some(1, Which::Settled, CloseCode::GOING_AWAY, "", self.now),
+                    1 => self.shard.close_some(1, DrainScope::Settled, CloseCode::GOING_AWAY, "", self.now),
                     _ => self.handle(Input::Close { key, code: CloseCode::GOING_AWAY, reason: "bye" }),
                 }
             }
@@ -239,61 +241,63 @@ impl Story<'_> {
     /// The store has done some of its work, or refuses it.
     fn tell(&mut self) {
         let number = self.number();
-        let some = number.checked_rem(self.work.len()).map_or(0, |most| most + 1);
+        let some = number.checked_rem(self.commands.len()).map_or(0, |most| most + 1);
         self.tell_some(some, number & 128 > 0);
     }
 
     fn tell_some(&mut self, some: usize, refuses: bool) {
-        let mut told = Told::default();
-        for Work { number, what } in self.work.drain(..some).collect::<Vec<_>>() {
+        let mut told = Completions::default();
+        for Command { number, operation } in self.commands.drain(..some).collect::<Vec<_>>() {
             told.upto = number;
             let refused = refuses && self.number() % 2 > 0;
-            let outcome = match what {
-                _ if refused => Outcome::Refused([Refused::Broken, Refused::Unreachable][self.number() % 2]),
-                What::Step(step) => self.keep(step),
-                What::Load { session, after, most } => {
+            let outcome = match operation {
+                _ if refused => Completion::Refused([StoreError::Broken, StoreError::Unreachable][self.number() % 2]),
+                Operation::Mutate(step) => self.keep(step),
+                Operation::Load { session, after, most } => {
                     let from = after.map_or(0, |after| after.0 + 1);
                     let found = self.messages.range((session, from)..=(session, u64::MAX)).map(|(_, kept)| kept);
                     let most = most.min(1 + self.data.len() % 3);
-                    let messages: Vec<Kept> = found.clone().take(most).cloned().collect();
+                    let messages: Vec<StoredMessage> = found.clone().take(most).cloned().collect();
                     let received = self.received.range((session, 0)..=(session, u16::MAX));
                     let received = received.map(|(_, received)| received.clone()).filter(|_| after.is_none()).collect();
                     let more = found.count() > messages.len();
-                    Outcome::Loaded(Page { messages, received, more })
+                    Completion::Loaded(Page { messages, received, more })
                 }
             };
-            if outcome != Outcome::Done {
-                told.other.push((number, outcome));
+            if outcome != Completion::Done {
+                told.exceptions.push((number, outcome));
             }
         }
         if some > 0 {
-            self.handle(Input::Told(told));
+            self.handle(Input::Completions(told));
         }
     }
 
-    fn keep(&mut self, step: Step) -> Outcome {
+    fn keep(&mut self, step: Mutation) -> Completion {
         match step {
-            Step::Keep(kept) => {
+            Mutation::PutMessage(kept) => {
                 if kept.claim.is_some() && self.number() % 4 == 0 {
-                    return Outcome::Known;
+                    return Completion::Duplicate;
                 }
-                self.messages.entry((kept.session, kept.order.0)).or_insert(*kept);
+                self.messages.entry((kept.session, kept.offset.0)).or_insert(*kept);
             }
-            Step::Release { session, order } => {
-                if let Some(kept) = self.messages.get_mut(&(session, order.0)) {
+            Mutation::ReleaseMessage { session, offset } => {
+                if let Some(kept) = self.messages.get_mut(&(session, offset.0)) {
                     kept.released = true;
                 }
             }
-            Step::Remove { session, order } => drop(self.messages.remove(&(session, order.0))),
-            Step::Receive { session, received } => drop(self.received.insert((session, received.id.0), received)),
-            Step::Forget { session, id } => drop(self.received.remove(&(session, id.0))),
-            Step::Drop { session } => {
+            Mutation::RemoveMessage { session, offset } => drop(self.messages.remove(&(session, offset.0))),
+            Mutation::PutReceived { session, received } => {
+                drop(self.received.insert((session, received.id.0), received))
+            }
+            Mutation::RemoveReceived { session, id } => drop(self.received.remove(&(session, id.0))),
+            Mutation::DropSession { session } => {
                 self.messages.retain(|(of, _), _| *of != session);
                 self.received.retain(|(of, _), _| *of != session);
             }
-            Step::Put(_) | Step::Join { .. } | Step::Leave { .. } => {}
+            Mutation::PutSession(_) | Mutation::JoinChannel { .. } | Mutation::LeaveChannel { .. } => {}
         }
-        Outcome::Done
+        Completion::Done
     }
 
     /// The store removes a message whose time is over.
@@ -303,7 +307,7 @@ impl Story<'_> {
         let Some(at) = number.checked_rem(waiting.len()) else { return };
         let kept = self.messages.remove(&waiting[at]).expect("just seen");
         let bytes = kept.message.len() as u64;
-        self.handle(Input::Expired(Expired { session: kept.session, messages: 1, bytes }));
+        self.handle(Input::MessagesExpired(ExpiredMessages { session: kept.session, messages: 1, bytes }));
     }
 
     /// A connection moves to another shard, or its end there is told; or one comes from there.
@@ -317,7 +321,7 @@ impl Story<'_> {
             Some(at) if socket == Socket::Connecting && number & 4 > 0 && !self.is_adopted(at) => {
                 let (identity, stub) = (self.conns[at].identity, self.conns[at].key);
                 self.conns[at].socket = Socket::Moved;
-                self.handle(Input::Moved { key: stub, to: elsewhere });
+                self.handle(Input::HandedOver { key: stub, to: elsewhere });
                 if number & 8 > 0 {
                     // It comes back, as if two shards were one.
                     let key = self.shard.adopt(identity, stub, self.now);
@@ -327,13 +331,13 @@ impl Story<'_> {
             Some(at) if socket == Socket::Moved && !self.is_adopted(at) => {
                 let key = self.conns[at].key;
                 self.conns[at].socket = Socket::Ended;
-                self.handle(Input::StubEnded { key });
+                self.handle(Input::HandoverEnded { key });
             }
             _ => {
                 let Some(at) = self.conn() else { return };
                 let (key, identity) = (self.conns[at].key, self.conns[at].identity);
                 let ticket = self.ticket();
-                self.handle(Input::QueryAt { key, ticket, query: Query::Exists { identity } });
+                self.handle(Input::RedirectedQuery { key, ticket, query: Query::Exists { identity } });
             }
         }
     }
@@ -386,7 +390,7 @@ impl Story<'_> {
         let Some(at) = number.checked_rem(self.forwards.len()) else { return };
         let Forward { key, body, .. } = self.forwards.remove(at).expect("within it");
         let answer = self.bytes(120);
-        let outcome = if number & 64 > 0 { Forwarded::Failed } else { Forwarded::Answered(&answer) };
+        let outcome = if number & 64 > 0 { ForwardOutcome::Failed } else { ForwardOutcome::Answered(&answer) };
         self.handle(Input::Forwarded { key, outcome, spent: body });
     }
 
@@ -401,10 +405,10 @@ impl Story<'_> {
         }
     }
 
-    fn ticket(&mut self) -> Ticket {
+    fn ticket(&mut self) -> QueryId {
         self.tickets += 1;
         self.calls.insert(self.tickets, 0);
-        Ticket(self.tickets)
+        QueryId(self.tickets)
     }
 
     fn send(&mut self) {
@@ -470,7 +474,7 @@ impl Story<'_> {
                     assert_eq!(self.living(key).socket, Socket::Open)
                 }
                 Output::Resume { key } => self.living(key).paused = false,
-                Output::Store(work) => self.work.push_back(work),
+                Output::Store(command) => self.commands.push_back(command),
                 Output::Attached { key } => {
                     self.opened += 1;
                     self.living(key).socket = Socket::Open;
@@ -479,10 +483,10 @@ impl Story<'_> {
                     self.living(key).socket = Socket::Ended;
                     self.handle(Input::Abandoned { key });
                 }
-                Output::Redirect { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
-                Output::StubEnded { stub } => {
+                Output::RedirectQuery { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
+                Output::HandoverEnded { stub } => {
                     self.living(stub).socket = Socket::Ended;
-                    self.handle(Input::StubEnded { key: stub });
+                    self.handle(Input::HandoverEnded { key: stub });
                 }
                 Output::SessionEnded { .. } | Output::Receipt { .. } => {}
                 Output::Presence { channel, here } => {
@@ -504,7 +508,7 @@ impl Story<'_> {
             match std::mem::replace(&mut self.conns[at].socket, Socket::Ended) {
                 Socket::Connecting | Socket::Attaching => self.handle(Input::Abandoned { key }),
                 Socket::Open => self.handle(Input::SocketEnded { key }),
-                Socket::Moved if !adopted => self.handle(Input::StubEnded { key }),
+                Socket::Moved if !adopted => self.handle(Input::HandoverEnded { key }),
                 Socket::Moved => self.conns[at].socket = Socket::Moved,
                 Socket::Ended => {}
             }
@@ -514,11 +518,11 @@ impl Story<'_> {
         self.carry_out();
         for turn in 0.. {
             assert!(turn < 10_000, "it never ends: {:#?}", self.shard.figures());
-            while !self.work.is_empty() || !self.forwards.is_empty() {
+            while !self.commands.is_empty() || !self.forwards.is_empty() {
                 if let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
-                    self.handle(Input::Forwarded { key, outcome: Forwarded::Answered(b""), spent: body });
+                    self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Answered(b""), spent: body });
                 }
-                self.tell_some(self.work.len(), false);
+                self.tell_some(self.commands.len(), false);
                 self.carry_out();
             }
             // Sessions end too.

@@ -4,8 +4,8 @@
 use super::line::LineId;
 use super::world::{CHANNELS, Event, World, channel_name};
 use crate::peer::token_of;
-use rainbow::shard::steps::SessionId;
-use rainbow::shard::{Forward, Forwarded, Input};
+use rainbow::shard::command::SessionId;
+use rainbow::shard::{Forward, ForwardOutcome, Input};
 use std::collections::{HashMap, HashSet};
 
 #[derive(Default)]
@@ -115,7 +115,7 @@ impl World {
         self.tell(format_args!("backend {} {token}", if fails { "fails" } else { "answers" }));
         self.seen.forwards_failed += u64::from(fails);
         if fails {
-            self.input(Input::Forwarded { key, outcome: Forwarded::Failed, spent: forward.body });
+            self.input(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: forward.body });
         } else {
             let answer = self.backend.answer_to(token).unwrap_or_default().to_owned();
             // What came with an earlier answer that never got through is not promised by this one.
@@ -123,7 +123,11 @@ impl World {
             if let Some(session) = forward.session.filter(|session| self.known.values().any(|known| known == session)) {
                 self.act_on_headers(line, session, token);
             }
-            self.input(Input::Forwarded { key, outcome: Forwarded::Answered(answer.as_bytes()), spent: forward.body });
+            self.input(Input::Forwarded {
+                key,
+                outcome: ForwardOutcome::Answered(answer.as_bytes()),
+                spent: forward.body,
+            });
         }
         self.turn();
     }

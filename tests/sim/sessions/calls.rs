@@ -3,8 +3,8 @@
 use super::world::{CHANNELS, Event, World, channel_name};
 use crate::peer::body_of;
 use rainbow::base::time::Tick;
-use rainbow::shard::steps::{Claim, SessionId, UnixMs};
-use rainbow::shard::{Input, Message, Promise, Query, Reply, Terms, Ticket};
+use rainbow::shard::command::{Claim, SessionId, UnixMs};
+use rainbow::shard::{DurableTally, Input, Message, Query, QueryId, Reply, Terms};
 use rainbow::wire::packet::QoS;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +49,7 @@ enum Outcome {
     Refused,
     Sent {
         connections: u32,
-        kept: Promise,
+        kept: DurableTally,
         meant: BTreeSet<Target>,
     },
 }
@@ -168,7 +168,7 @@ impl World {
         let ticket = self.next_token();
         self.calls.tickets.insert(ticket, token);
         self.meant.insert(ticket, meant);
-        let ticket = Ticket(ticket);
+        let ticket = QueryId(ticket);
         match to {
             To::Channel(channel) if self.rng.chance(50) => {
                 self.input(Input::Send { ticket, channel: channel_name(channel), message, terms: &terms });

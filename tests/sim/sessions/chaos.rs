@@ -4,8 +4,8 @@
 use super::line::Stage;
 use super::world::{Asked, CHANNELS, Event, World, channel_name};
 use rainbow::base::time::Tick;
-use rainbow::shard::steps::Refused;
-use rainbow::shard::{Input, Query, Reply, Ticket, Which};
+use rainbow::shard::command::StoreError;
+use rainbow::shard::{DrainScope, Input, Query, QueryId, Reply};
 use rainbow::wire::ws::frame::CloseCode;
 
 impl World {
@@ -62,7 +62,7 @@ impl World {
             }
             24 => {
                 let now = Tick(self.now);
-                let which = if self.rng.chance(50) { Which::All } else { Which::Settled };
+                let which = if self.rng.chance(50) { DrainScope::All } else { DrainScope::Settled };
                 self.shard().close_some(1, which, CloseCode::GOING_AWAY, "drain", now);
                 self.turn();
             }
@@ -97,10 +97,10 @@ impl World {
 
     fn store_trouble(&mut self) {
         let why = match self.rng.below(6) {
-            0 => Refused::DiskFull,
-            1 => Refused::StoreFull,
-            2 => Refused::Unreachable,
-            _ => Refused::Broken,
+            0 => StoreError::DiskFull,
+            1 => StoreError::StoreFull,
+            2 => StoreError::Unreachable,
+            _ => StoreError::Broken,
         };
         let until = self.now + 100 + self.rng.below(4_000);
         self.tell(format_args!("the store refuses until {until}: {why:?}"));
@@ -108,10 +108,10 @@ impl World {
         self.seen.troubles += 1;
     }
 
-    fn ticket(&mut self, asked: Asked) -> Ticket {
+    fn ticket(&mut self, asked: Asked) -> QueryId {
         let ticket = self.next_token();
         self.asked.insert(ticket, asked);
-        Ticket(ticket)
+        QueryId(ticket)
     }
 
     pub fn drop_session(&mut self, client: usize) {

@@ -2,7 +2,7 @@
 
 use super::line::Stage;
 use super::world::{CHANNELS, World, channel_name};
-use rainbow::shard::steps::SessionId;
+use rainbow::shard::command::SessionId;
 
 impl World {
     /// Everyone is back and has what is its, and nothing is under way.

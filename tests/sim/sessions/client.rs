@@ -5,7 +5,7 @@ use super::line::LineId;
 use super::world::{Event, World};
 use crate::peer::{RESPONSE, body_of, take_frame, token_of};
 use rainbow::shard::RESERVED_TYPE;
-use rainbow::shard::steps::SessionId;
+use rainbow::shard::command::SessionId;
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

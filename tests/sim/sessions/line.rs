@@ -1,7 +1,7 @@
 //! One connection of a durable client: bytes on their way in both directions, and what each end knows.
 
 use rainbow::base::id::{ConnKey, Identity};
-use rainbow::shard::steps::SessionId;
+use rainbow::shard::command::SessionId;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 pub type LineId = usize;

@@ -6,7 +6,7 @@ use crate::peer::RESPONSE;
 use rainbow::base::id::ConnKey;
 use rainbow::base::time::Tick;
 use rainbow::shard::Input;
-use rainbow::shard::steps::{Refused, SessionId};
+use rainbow::shard::command::{SessionId, StoreError};
 use std::rc::Rc;
 
 impl World {
@@ -97,13 +97,13 @@ impl World {
         self.read_soon(id);
     }
 
-    pub fn on_attach_refused(&mut self, key: ConnKey, why: Refused) {
+    pub fn on_attach_refused(&mut self, key: ConnKey, why: StoreError) {
         let id = self.line_at(key);
         self.tell(format_args!("line {id} is refused: {why:?}"));
         self.seen.attach_refused += 1;
         let (client, session) = (self.lines[id].client, self.lines[id].session.expect("attaching"));
         // Fenced: another connection has it now, or it is dropped.
-        if why != Refused::Fenced && self.fresh.contains(&session) && self.known.get(&client) == Some(&session) {
+        if why != StoreError::Fenced && self.fresh.contains(&session) && self.known.get(&client) == Some(&session) {
             self.known.remove(&client);
             self.ended.insert(session);
         }

@@ -1,12 +1,12 @@
-//! The store as a shard may expect one: it does the work in its order, a group per commit, tells after it, and what was
+//! The store as a shard may expect one: it does the command in its order, a group per commit, tells after it, and what was
 //! not committed is gone with a crash. It refuses for a while, is late, tears a group, falls back to an older copy. It
 //! can be told to make a mistake (`Fault`), which has to be noticed.
 
 use crate::peer::token_of;
 use rainbow::base::rng::Rng;
-use rainbow::shard::steps::{
-    Expired, Found, Kept, Order, Outcome, Page, Received, Refused, SessionId, SessionRow, Step, Told, UnixMs, What,
-    Work,
+use rainbow::shard::command::{
+    Command, CommandNumber, Completion, Completions, ExpiredMessages, Mutation, Offset, Operation, Page, Received,
+    SessionId, SessionRow, StoreError, StoredMessage, StoredSession, UnixMs,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
@@ -53,14 +53,14 @@ impl Fault {
 pub struct Entry {
     pub row: SessionRow,
     pub channels: BTreeSet<Arc<str>>,
-    pub messages: BTreeMap<Order, Kept>,
+    pub messages: BTreeMap<Offset, StoredMessage>,
     pub received: BTreeMap<u16, Received>,
     claims: BTreeMap<Arc<str>, UnixMs>,
 }
 
 pub enum Says {
-    Told(Told),
-    Expired(Expired),
+    Completions(Completions),
+    Expired(ExpiredMessages),
 }
 
 #[derive(Default)]
@@ -68,9 +68,9 @@ pub struct Store {
     pub disk: BTreeMap<SessionId, Entry>,
     older: BTreeMap<SessionId, Entry>,
     /// Given out by the shard, in its order.
-    queue: VecDeque<Work>,
+    queue: VecDeque<Command>,
     /// Being written.
-    group: Vec<Work>,
+    group: Vec<Command>,
     /// On its way to the shard.
     says: VecDeque<Says>,
     last_number: u64,
@@ -81,7 +81,7 @@ pub struct Store {
     /// Something stays that the shard believes gone, or gone that it believes there, until it is loaded again.
     pub left_behind: bool,
     /// Why it refuses, and until when.
-    refusing: Option<(Refused, u64)>,
+    refusing: Option<(StoreError, u64)>,
     /// It fell back to an older copy and has noticed.
     pub fell_back: bool,
     fault: Option<Fault>,
@@ -102,15 +102,17 @@ impl Store {
         Store { fault, ..Store::default() }
     }
 
-    pub fn give(&mut self, work: Work) {
+    pub fn give(&mut self, command: Command) {
         self.last_number += 1;
-        assert_eq!(work.number, self.last_number, "work is numbered without gaps");
-        let kept = match &work.what {
-            What::Step(Step::Keep(kept)) if !kept.released => Some((kept.session, token_of(kept.message.parts().1))),
+        assert_eq!(command.number, CommandNumber(self.last_number), "command is numbered without gaps");
+        let kept = match &command.operation {
+            Operation::Mutate(Mutation::PutMessage(kept)) if !kept.released => {
+                Some((kept.session, token_of(kept.message.parts().1)))
+            }
             _ => None,
         };
         self.untold.push_back(kept);
-        self.queue.push_back(work);
+        self.queue.push_back(command);
     }
 
     pub fn wants_to_take(&self) -> bool {
@@ -126,7 +128,7 @@ impl Store {
         !self.is_idle()
     }
 
-    pub fn refuse_until(&mut self, why: Refused, until: u64) {
+    pub fn refuse_until(&mut self, why: StoreError, until: u64) {
         self.refusing = Some((why, until));
     }
 
@@ -158,7 +160,7 @@ impl Store {
     pub fn commit(&mut self, rng: &mut Rng, now: u64) {
         if self.fault == Some(Fault::SkipsSync) {
             let group = std::mem::take(&mut self.group);
-            group.iter().for_each(|work| drop(self.carry_out(work, rng, now)));
+            group.iter().for_each(|command| drop(self.carry_out(command, rng, now)));
             return;
         }
         let mut disk = std::mem::take(&mut self.disk);
@@ -169,126 +171,138 @@ impl Store {
 
     fn tell(&mut self, disk: &mut BTreeMap<SessionId, Entry>, rng: &mut Rng, now: u64) {
         std::mem::swap(&mut self.disk, disk);
-        let mut told = Told { upto: 0, other: Vec::new() };
+        let mut told = Completions::default();
         let before = (self.fault == Some(Fault::LoadsTooEarly)).then(|| self.disk.clone());
         let group = std::mem::take(&mut self.group);
-        for work in &group {
-            told.upto = work.number;
-            let outcome = match (&work.what, &before) {
-                (What::Load { session, after, most }, Some(before)) => page(before, *session, *after, *most, rng, now),
-                _ => self.carry_out(work, rng, now),
+        for command in &group {
+            told.upto = command.number;
+            let outcome = match (&command.operation, &before) {
+                (Operation::Load { session, after, most }, Some(before)) => {
+                    page(before, *session, *after, *most, rng, now)
+                }
+                _ => self.carry_out(command, rng, now),
             };
-            if outcome != Outcome::Done {
-                told.other.push((work.number, outcome));
+            if outcome != Completion::Done {
+                told.exceptions.push((command.number, outcome));
             }
         }
         self.group = group;
-        self.says.push_back(Says::Told(told));
+        self.says.push_back(Says::Completions(told));
         std::mem::swap(&mut self.disk, disk);
     }
 
-    fn carry_out(&mut self, work: &Work, rng: &mut Rng, now: u64) -> Outcome {
-        let refused = self.refusal(work, rng, now);
-        match &work.what {
-            _ if refused == Some(Refused::Unreachable) && rng.chance(50) => {
-                if let What::Step(step) = &work.what {
+    fn carry_out(&mut self, command: &Command, rng: &mut Rng, now: u64) -> Completion {
+        let refused = self.refusal(command, rng, now);
+        match &command.operation {
+            _ if refused == Some(StoreError::Unreachable) && rng.chance(50) => {
+                if let Operation::Mutate(step) = &command.operation {
                     self.step(step, now);
                     (self.inexact, self.left_behind) = (true, true);
                 }
             }
             _ if refused.is_some() => {}
-            What::Step(step) => return self.step(step, now),
-            What::Load { session, after, most } => {
+            Operation::Mutate(step) => return self.step(step, now),
+            Operation::Load { session, after, most } => {
                 let after = match self.fault {
-                    Some(Fault::SkipsOnPages) => after.map(Order::next),
+                    Some(Fault::SkipsOnPages) => after.map(Offset::next),
                     _ => *after,
                 };
                 return page(&self.disk, *session, after, *most, rng, now);
             }
         }
         self.refusals += 1;
-        self.left_behind |= matches!(work.what, What::Step(Step::Remove { .. }));
+        self.left_behind |= matches!(command.operation, Operation::Mutate(Mutation::RemoveMessage { .. }));
         match refused {
-            Some(_) if self.fault == Some(Fault::CallsRefusedDone) && matches!(work.what, What::Step(_)) => {
-                Outcome::Done
+            Some(_)
+                if self.fault == Some(Fault::CallsRefusedDone) && matches!(command.operation, Operation::Mutate(_)) =>
+            {
+                Completion::Done
             }
-            Some(why) => Outcome::Refused(why),
+            Some(why) => Completion::Refused(why),
             None => unreachable!("done above"),
         }
     }
 
-    fn refusal(&self, work: &Work, rng: &mut Rng, now: u64) -> Option<Refused> {
+    fn refusal(&self, command: &Command, rng: &mut Rng, now: u64) -> Option<StoreError> {
         if self.fell_back {
-            return Some(Refused::Broken);
+            return Some(StoreError::Broken);
         }
         let (why, _) = self.refusing.filter(|(_, until)| now < *until)?;
-        match (why, &work.what) {
+        match (why, &command.operation) {
             // Reading and making room need no room.
-            (Refused::DiskFull, What::Load { .. } | What::Step(Step::Remove { .. } | Step::Drop { .. })) => None,
-            (Refused::StoreFull, What::Step(Step::Keep(kept))) if !kept.released => Some(why),
-            (Refused::StoreFull, _) => None,
-            (Refused::Unreachable, _) => rng.chance(70).then_some(why),
+            (
+                StoreError::DiskFull,
+                Operation::Load { .. }
+                | Operation::Mutate(Mutation::RemoveMessage { .. } | Mutation::DropSession { .. }),
+            ) => None,
+            (StoreError::StoreFull, Operation::Mutate(Mutation::PutMessage(kept))) if !kept.released => Some(why),
+            (StoreError::StoreFull, _) => None,
+            (StoreError::Unreachable, _) => rng.chance(70).then_some(why),
             _ => Some(why),
         }
     }
 
-    fn step(&mut self, step: &Step, now: u64) -> Outcome {
+    fn step(&mut self, step: &Mutation, now: u64) -> Completion {
         let fault = self.fault;
-        if let Step::Put(row) = step {
+        if let Mutation::PutSession(row) = step {
             return self.put(row);
         }
-        if let Step::Drop { session } = step {
+        if let Mutation::DropSession { session } = step {
             self.disk.remove(session);
-            return Outcome::Done;
+            return Completion::Done;
         }
         let Some(entry) = self.disk.get_mut(&session_of(step)) else {
             // Its row was refused, or it was dropped.
-            return if let Step::Keep(_) = step { Outcome::Refused(Refused::Fenced) } else { Outcome::Done };
+            return if let Mutation::PutMessage(_) = step {
+                Completion::Refused(StoreError::Fenced)
+            } else {
+                Completion::Done
+            };
         };
         match step {
-            Step::Put(_) | Step::Drop { .. } => unreachable!("done above"),
-            Step::Join { .. } if fault == Some(Fault::ForgetsChannels) => {}
-            Step::Join { channel, .. } => drop(entry.channels.insert(channel.clone())),
-            Step::Leave { channel, .. } => drop(entry.channels.remove(channel)),
-            Step::Keep(kept) => {
+            Mutation::PutSession(_) | Mutation::DropSession { .. } => unreachable!("done above"),
+            Mutation::JoinChannel { .. } if fault == Some(Fault::ForgetsChannels) => {}
+            Mutation::JoinChannel { channel, .. } => drop(entry.channels.insert(channel.clone())),
+            Mutation::LeaveChannel { channel, .. } => drop(entry.channels.remove(channel)),
+            Mutation::PutMessage(kept) => {
                 entry.claims.retain(|_, until| until.0 > now);
-                if entry.messages.contains_key(&kept.order) {
-                    return Outcome::Done;
+                if entry.messages.contains_key(&kept.offset) {
+                    return Completion::Done;
                 }
                 if let Some(claim) = &kept.claim {
                     if entry.claims.contains_key(&claim.message_id) {
                         self.known += 1;
-                        return Outcome::Known;
+                        return Completion::Duplicate;
                     }
                     entry.claims.insert(claim.message_id.clone(), claim.until);
                 }
-                entry.messages.insert(kept.order, (**kept).clone());
+                entry.messages.insert(kept.offset, (**kept).clone());
             }
-            Step::Release { .. } if fault == Some(Fault::ForgetsReleased) => {}
-            Step::Release { order, .. } => {
-                if let Some(kept) = entry.messages.get_mut(order) {
+            Mutation::ReleaseMessage { .. } if fault == Some(Fault::ForgetsReleased) => {}
+            Mutation::ReleaseMessage { offset, .. } => {
+                if let Some(kept) = entry.messages.get_mut(offset) {
                     kept.released = true;
                 }
             }
-            Step::Remove { order, .. } => {
-                let removed = entry.messages.remove(order);
+            Mutation::RemoveMessage { offset, .. } => {
+                let removed = entry.messages.remove(offset);
                 if fault == Some(Fault::RemovesTooMuch) {
-                    entry.messages.retain(|other, _| other > order);
+                    entry.messages.retain(|other, _| other > offset);
                 }
                 if let (Some(Fault::ForgetsClaims), Some(claim)) = (fault, removed.and_then(|kept| kept.claim)) {
                     entry.claims.remove(&claim.message_id);
                 }
             }
-            Step::Receive { .. } if fault == Some(Fault::ForgetsReceived) => {}
-            Step::Receive { received, .. } => drop(entry.received.insert(received.id.0, received.clone())),
-            Step::Forget { id, .. } => drop(entry.received.remove(&id.0)),
+            Mutation::PutReceived { .. } if fault == Some(Fault::ForgetsReceived) => {}
+            Mutation::PutReceived { received, .. } => drop(entry.received.insert(received.id.0, received.clone())),
+            Mutation::RemoveReceived { id, .. } => drop(entry.received.remove(&id.0)),
         }
-        Outcome::Done
+        Completion::Done
     }
 
-    fn put(&mut self, row: &SessionRow) -> Outcome {
+    fn put(&mut self, row: &SessionRow) -> Completion {
         if self.disk.values().any(|entry| entry.row.name == row.name && entry.row.session != row.session) {
-            return Outcome::Refused(Refused::NameTaken);
+            return Completion::Refused(StoreError::NameTaken);
         }
         match self.disk.get_mut(&row.session) {
             Some(_) if self.fault == Some(Fault::KeepsOldRows) => {}
@@ -304,7 +318,7 @@ impl Store {
                 self.disk.insert(row.session, entry);
             }
         }
-        Outcome::Done
+        Completion::Done
     }
 
     /// What was told last has been acted on.
@@ -315,13 +329,13 @@ impl Store {
     /// The next of what it has to say.
     pub fn say(&mut self) -> Option<Says> {
         let says = self.says.pop_front()?;
-        if let Says::Told(told) = &says {
+        if let Says::Completions(told) = &says {
             let first = self.last_number + 1 - self.untold.len() as u64;
-            for number in first..=told.upto {
+            for number in first..=told.upto.0 {
                 let kept = self.untold.pop_front().expect("told once");
                 self.just_told.extend(kept.map(|(session, _)| session));
-                let other = told.other.iter().find(|(of, _)| *of == number).map(|(_, outcome)| outcome);
-                if other.is_none_or(|other| *other == Outcome::Known) {
+                let other = told.exceptions.iter().find(|(of, _)| of.0 == number).map(|(_, outcome)| outcome);
+                if other.is_none_or(|other| *other == Completion::Duplicate) {
                     self.promised.extend(kept);
                 }
             }
@@ -335,16 +349,17 @@ impl Store {
             return;
         }
         for (&session, entry) in &mut self.disk {
-            let gone: Vec<Order> =
-                entry.messages.iter().filter(|(_, kept)| has_expired(kept, now)).map(|(order, _)| *order).collect();
+            let gone: Vec<Offset> =
+                entry.messages.iter().filter(|(_, kept)| has_expired(kept, now)).map(|(offset, _)| *offset).collect();
             if gone.is_empty() {
                 continue;
             }
-            let gone: Vec<Kept> = gone.iter().map(|order| entry.messages.remove(order).expect("just seen")).collect();
+            let gone: Vec<StoredMessage> =
+                gone.iter().map(|offset| entry.messages.remove(offset).expect("just seen")).collect();
             let bytes = gone.iter().map(|kept| kept.message.len() as u64).sum();
             self.expired += gone.len() as u64;
             *self.expired_of.entry(session).or_default() += gone.len() as u32;
-            self.says.push_back(Says::Expired(Expired { session, messages: gone.len() as u32, bytes }));
+            self.says.push_back(Says::Expired(ExpiredMessages { session, messages: gone.len() as u32, bytes }));
         }
     }
 
@@ -353,12 +368,12 @@ impl Store {
         let len = rng.below(self.group.len() as u64 + 1) as usize;
         self.torn += u64::from(len > 0 && len < self.group.len());
         let group = std::mem::take(&mut self.group);
-        for work in &group[..len] {
-            drop(self.carry_out(work, rng, now));
+        for command in &group[..len] {
+            drop(self.carry_out(command, rng, now));
         }
     }
 
-    /// Another process begins to give out work.
+    /// Another process begins to give out command.
     pub fn restart(&mut self) {
         self.queue.clear();
         self.says.clear();
@@ -369,15 +384,15 @@ impl Store {
     }
 
     /// As a process finds it when it starts.
-    pub fn found(&self) -> Vec<Found> {
+    pub fn found(&self) -> Vec<StoredSession> {
         let found = |entry: &Entry| {
             let waiting = || entry.messages.values().filter(|kept| !kept.released);
-            Found {
+            StoredSession {
                 row: entry.row.clone(),
                 channels: entry.channels.iter().cloned().collect(),
                 waiting: waiting().count() as u32,
                 waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
-                next: entry.messages.keys().next_back().map_or(Order(0), |order| order.next()),
+                next: entry.messages.keys().next_back().map_or(Offset(0), |offset| offset.next()),
                 oldest: waiting().map(|kept| kept.stored).min(),
                 first: entry.messages.keys().next().copied(),
             }
@@ -394,7 +409,7 @@ impl Store {
 
     /// Messages on their way to the disk, or told of and not yet heard.
     pub fn keeps_under_way(&self, session: SessionId) -> u32 {
-        let keeps = |work: &&Work| matches!(&work.what, What::Step(Step::Keep(kept)) if kept.session == session);
+        let keeps = |command: &&Command| matches!(&command.operation, Operation::Mutate(Mutation::PutMessage(kept)) if kept.session == session);
         let just_told = self.just_told.iter().filter(|told| **told == session).count();
         (self.queue.iter().filter(keeps).count() + self.group.iter().filter(keeps).count() + just_told) as u32
     }
@@ -403,38 +418,38 @@ impl Store {
 fn page(
     disk: &BTreeMap<SessionId, Entry>,
     session: SessionId,
-    after: Option<Order>,
+    after: Option<Offset>,
     most: usize,
     rng: &mut Rng,
     now: u64,
-) -> Outcome {
-    let Some(entry) = disk.get(&session) else { return Outcome::Loaded(Page::default()) };
-    let behind = entry.messages.values().filter(|kept| after.is_none_or(|after| kept.order > after));
-    let behind: Vec<&Kept> = behind.filter(|kept| !has_expired(kept, now)).collect();
+) -> Completion {
+    let Some(entry) = disk.get(&session) else { return Completion::Loaded(Page::default()) };
+    let behind = entry.messages.values().filter(|kept| after.is_none_or(|after| kept.offset > after));
+    let behind: Vec<&StoredMessage> = behind.filter(|kept| !has_expired(kept, now)).collect();
     let len = behind.len().min(most).min(1 + rng.below(5) as usize);
     let mut received: Vec<Received> = entry.received.values().cloned().collect();
     received.sort_by_key(|received| received.sequence);
-    Outcome::Loaded(Page {
+    Completion::Loaded(Page {
         messages: behind[..len].iter().map(|kept| (*kept).clone()).collect(),
         received: if after.is_none() { received } else { Vec::new() },
         more: len < behind.len(),
     })
 }
 
-fn has_expired(kept: &Kept, now: u64) -> bool {
+fn has_expired(kept: &StoredMessage, now: u64) -> bool {
     !kept.released && kept.expires.0 <= now
 }
 
-pub fn session_of(step: &Step) -> SessionId {
+pub fn session_of(step: &Mutation) -> SessionId {
     match step {
-        Step::Put(row) => row.session,
-        Step::Keep(kept) => kept.session,
-        Step::Join { session, .. }
-        | Step::Leave { session, .. }
-        | Step::Release { session, .. }
-        | Step::Remove { session, .. }
-        | Step::Receive { session, .. }
-        | Step::Forget { session, .. }
-        | Step::Drop { session } => *session,
+        Mutation::PutSession(row) => row.session,
+        Mutation::PutMessage(kept) => kept.session,
+        Mutation::JoinChannel { session, .. }
+        | Mutation::LeaveChannel { session, .. }
+        | Mutation::ReleaseMessage { session, .. }
+        | Mutation::RemoveMessage { session, .. }
+        | Mutation::PutReceived { session, .. }
+        | Mutation::RemoveReceived { session, .. }
+        | Mutation::DropSession { session } => *session,
     }
 }

@@ -10,8 +10,10 @@ use super::store::{Fault, Says, Store};
 use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
-use rainbow::shard::steps::SessionId;
-use rainbow::shard::{Ended, Input, Mode, Output, Query, Reply, SessionInfo, SessionSettings, Settings, Shard, Ticket};
+use rainbow::shard::command::SessionId;
+use rainbow::shard::{
+    Input, Mode, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, SessionSettings, Settings, Shard,
+};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -396,7 +398,7 @@ impl World {
     }
 
     fn send_away(&mut self) {
-        let (now, all) = (Tick(self.now), rainbow::shard::Which::All);
+        let (now, all) = (Tick(self.now), rainbow::shard::DrainScope::All);
         self.shard().close_some(usize::MAX, all, rainbow::wire::ws::frame::CloseCode::GOING_AWAY, "stopping", now);
     }
 
@@ -456,9 +458,9 @@ impl World {
                 },
                 Output::Attached { key } => self.on_attached(key),
                 Output::AttachRefused { key, why } => self.on_attach_refused(key, why),
-                Output::Store(work) => {
-                    self.tell(format_args!("work {}: {:?}", work.number, work.what));
-                    self.store.give(work);
+                Output::Store(command) => {
+                    self.tell(format_args!("command {}: {:?}", command.number.0, command.operation));
+                    self.store.give(command);
                     self.store_soon();
                 }
                 Output::SessionEnded { name, why, .. } => self.on_session_ended(&name, why),
@@ -491,15 +493,15 @@ impl World {
         assert!(!std::mem::replace(&mut line.told, true), "an end is told once");
     }
 
-    fn on_session_ended(&mut self, name: &str, why: Ended) {
+    fn on_session_ended(&mut self, name: &str, why: SessionEnd) {
         let client = self.clients.iter().position(|client| *client.name == *name).expect("a client's");
         let session = self.known.remove(&client).expect("it was known");
         self.tell(format_args!("{session:?} of client {client} has ended: {why:?}"));
         self.ended.insert(session);
         self.backend.forget(session);
         match why {
-            Ended::Expired => self.seen.expired_sessions += 1,
-            Ended::Dropped => self.seen.dropped_sessions += 1,
+            SessionEnd::Expired => self.seen.expired_sessions += 1,
+            SessionEnd::Dropped => self.seen.dropped_sessions += 1,
         }
     }
 
@@ -560,13 +562,13 @@ impl World {
         while let Some(says) = self.store.say() {
             said = true;
             match says {
-                Says::Told(told) => {
+                Says::Completions(told) => {
                     self.tell(format_args!("the store tells {told:?}"));
-                    self.input(Input::Told(told));
+                    self.input(Input::Completions(told));
                 }
                 Says::Expired(expired) => {
                     self.tell(format_args!("the store tells {expired:?}"));
-                    self.input(Input::Expired(expired));
+                    self.input(Input::MessagesExpired(expired));
                 }
             }
         }
@@ -578,7 +580,7 @@ impl World {
     /// Asks the shard and takes the reply out of its outputs.
     pub fn ask(&mut self, query: Query) -> Reply {
         let now = Tick(self.now);
-        let asked = Ticket(u64::MAX);
+        let asked = QueryId(u64::MAX);
         let server = self.server.as_mut().expect("the process lives");
         server.shard.handle(Input::Query { ticket: asked, query }, now);
         let mut found = None;

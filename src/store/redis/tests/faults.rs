@@ -4,10 +4,10 @@ use super::server::Proxy;
 use super::*;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::Command as Process;
 
 #[track_caller]
-fn refusing(rig: &Rig) -> (Refused, String) {
+fn refusing(rig: &Rig) -> (StoreError, String) {
     match rig.store.state() {
         State::Refusing { why, detail } => (why, detail),
         State::Ready => panic!("it is ready"),
@@ -23,14 +23,22 @@ fn a_connection_cut_before_the_answer_is_no_no() {
     rig.done(vec![put(1)]);
     for (at, through) in [0, 1, 3, 4, 7, 11, 12, 16].into_iter().enumerate() {
         proxy.cut_answers_after(through);
-        let (order, claim) = (at as u64 * 10, format!("claim-{at}"));
+        let (offset, claim) = (at as u64 * 10, format!("claim-{at}"));
         let claim = Claim { message_id: claim.into(), until: UnixMs(NOW.0 + 60_000) };
-        let one = Step::Keep(Box::new(Kept { claim: Some(claim.clone()), ..kept(1, order) }));
-        let again = Step::Keep(Box::new(Kept { claim: Some(claim), ..kept(1, order + 1) }));
-        let steps =
-            vec![one, again, keep(1, order + 2), Step::Remove { session: SessionId(1), order: Order(order + 2) }];
-        let done = Outcome::Done;
-        assert_eq!(rig.steps(steps), [done, Outcome::Known, Outcome::Done, Outcome::Done], "after {through} bytes");
+        let one = Mutation::PutMessage(Box::new(StoredMessage { claim: Some(claim.clone()), ..kept(1, offset) }));
+        let again = Mutation::PutMessage(Box::new(StoredMessage { claim: Some(claim), ..kept(1, offset + 1) }));
+        let steps = vec![
+            one,
+            again,
+            keep(1, offset + 2),
+            Mutation::RemoveMessage { session: SessionId(1), offset: Offset(offset + 2) },
+        ];
+        let done = Completion::Done;
+        assert_eq!(
+            rig.steps(steps),
+            [done, Completion::Duplicate, Completion::Done, Completion::Done],
+            "after {through} bytes"
+        );
         assert_eq!(proxy.cuts(), at as u32 + 1, "it was cut");
     }
     assert_eq!(rig.orders(SessionId(1)), [0, 10, 20, 30, 40, 50, 60, 70]);
@@ -88,16 +96,19 @@ fn a_server_that_is_away_is_unreachable_until_it_is_back() {
     server.kill();
     rig.store.pauses = &[1, 5, 10];
     let claim = Claim { message_id: "c".into(), until: UnixMs(NOW.0 + 60_000) };
-    let mut requests = rig.requests(vec![What::Step(keep(1, 1)), What::Step(put(2))]);
+    let mut requests = rig.requests(vec![Operation::Mutate(keep(1, 1)), Operation::Mutate(put(2))]);
     requests.push(Request::Claim { ticket: 1, claim });
     let answers = rig.store.commit(requests, NOW);
-    let unreachable =
-        |number| Answer::Shard { shard: ShardId(0), number, outcome: Outcome::Refused(Refused::Unreachable) };
-    let claimed = Answer::Claim { ticket: 1, claimed: Claimed::Refused(Refused::Unreachable) };
+    let unreachable = |number| Answer::Shard {
+        shard: ShardId(0),
+        number: CommandNumber(number),
+        outcome: Completion::Refused(StoreError::Unreachable),
+    };
+    let claimed = Answer::Claim { ticket: 1, claimed: Claimed::Refused(StoreError::Unreachable) };
     assert_eq!(answers, [unreachable(3), unreachable(4), claimed]);
-    assert_eq!(refusing(&rig).0, Refused::Unreachable);
+    assert_eq!(refusing(&rig).0, StoreError::Unreachable);
     rig.store.check(NOW);
-    assert_eq!(refusing(&rig).0, Refused::Unreachable);
+    assert_eq!(refusing(&rig).0, StoreError::Unreachable);
     server.restart();
     rig.store.check(NOW);
     assert_eq!(rig.store.state(), State::Ready);
@@ -113,10 +124,10 @@ fn a_session_of_which_nobody_knows_is_dropped() {
     let mut rig = Rig::new(&proxy.url());
     rig.done(vec![put(1)]);
     // Away already: one try, which is done and whose answer is lost.
-    rig.store.state = State::Refusing { why: Refused::Unreachable, detail: String::new() };
+    rig.store.state = State::Refusing { why: StoreError::Unreachable, detail: String::new() };
     proxy.cut_answers_after(0);
-    assert_eq!(rig.step(put(2)), Outcome::Refused(Refused::Unreachable));
-    rig.done(vec![Step::Put(Box::new(SessionRow { name: "name-2".into(), ..row(3) })), keep(3, 0)]);
+    assert_eq!(rig.step(put(2)), Completion::Refused(StoreError::Unreachable));
+    rig.done(vec![Mutation::PutSession(Box::new(SessionRow { name: "name-2".into(), ..row(3) })), keep(3, 0)]);
     let found = rig.reopen();
     assert_eq!(found.iter().map(|found| found.row.session.0).collect::<Vec<_>>(), [1, 3]);
 }
@@ -130,11 +141,11 @@ fn a_restart_without_data_is_noticed() {
     fs::remove_dir_all(server.dir.join("appendonlydir")).expect("its data");
     server.restart();
     let outcomes = rig.steps(vec![put(2), keep(2, 0)]);
-    assert_eq!(outcomes, [Outcome::Refused(Refused::Broken), Outcome::Refused(Refused::Broken)]);
+    assert_eq!(outcomes, [Completion::Refused(StoreError::Broken), Completion::Refused(StoreError::Broken)]);
     let (why, detail) = refusing(&rig);
-    assert!(why == Refused::Broken && detail.contains("lost its data"), "{detail}");
+    assert!(why == StoreError::Broken && detail.contains("lost its data"), "{detail}");
     rig.store.check(NOW);
-    assert_eq!(rig.step(put(3)), Outcome::Refused(Refused::Broken), "it stays so until a restart");
+    assert_eq!(rig.step(put(3)), Completion::Refused(StoreError::Broken), "it stays so until a restart");
     assert_eq!(rig.reopen(), [], "and nothing was written to it");
 }
 
@@ -144,7 +155,7 @@ fn data_that_is_flushed_under_a_living_connection_is_noticed() {
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
     server.ask("FLUSHALL");
-    assert_eq!(rig.step(put(2)), Outcome::Refused(Refused::Broken));
+    assert_eq!(rig.step(put(2)), Completion::Refused(StoreError::Broken));
     assert!(refusing(&rig).1.contains("lost its data"));
 }
 
@@ -170,7 +181,7 @@ fn an_older_copy_of_the_data_is_noticed() {
     fs::remove_dir_all(&data).expect("its data");
     fs::rename(&copy, &data).expect("the copy takes its place");
     server.restart();
-    assert_eq!(rig.step(keep(1, 2)), Outcome::Refused(Refused::Broken));
+    assert_eq!(rig.step(keep(1, 2)), Completion::Refused(StoreError::Broken));
     let (_, detail) = refusing(&rig);
     assert!(detail.contains("older copy") && detail.contains("2 was promised"), "{detail}");
     assert_eq!(rig.reopen()[0].waiting, 1, "a new start goes on with what is there");
@@ -185,9 +196,9 @@ fn a_copy_that_lacks_only_what_was_not_promised_is_good() {
     rig.done(vec![put(1), keep(1, 0)]);
     let (data, copy) = (server.dir.join("appendonlydir"), server.dir.join("copy"));
     copy_dir(&data, &copy);
-    rig.store.state = State::Refusing { why: Refused::Unreachable, detail: String::new() };
+    rig.store.state = State::Refusing { why: StoreError::Unreachable, detail: String::new() };
     proxy.cut_answers_after(0);
-    assert_eq!(rig.step(keep(1, 1)), Outcome::Refused(Refused::Unreachable));
+    assert_eq!(rig.step(keep(1, 1)), Completion::Refused(StoreError::Unreachable));
     server.kill();
     fs::remove_dir_all(&data).expect("its data");
     fs::rename(&copy, &data).expect("the copy takes its place");
@@ -203,7 +214,7 @@ fn a_second_server_takes_over_and_the_first_is_fenced() {
     rig.done(vec![put(1), keep(1, 0)]);
     let (mut second, opened) = Redis::open(&rig.options).expect("it opens");
     assert_eq!(opened.sessions.len(), 1);
-    assert_eq!(rig.steps(vec![keep(1, 1), put(2)]), [const { Outcome::Refused(Refused::Fenced) }; 2]);
+    assert_eq!(rig.steps(vec![keep(1, 1), put(2)]), [const { Completion::Refused(StoreError::Fenced) }; 2]);
     assert!(refusing(&rig).1.contains("another server"));
     std::mem::swap(&mut rig.store, &mut second);
     assert_eq!(rig.orders(SessionId(1)), [0], "the fenced one has changed nothing");
@@ -221,15 +232,15 @@ fn a_session_of_another_owner_is_fenced_until_it_is_put_online() {
     let offline = SessionRow { ends: Some(UnixMs(1)), ..row(1) };
     for step in [
         keep(1, 1),
-        Step::Remove { session, order: Order(0) },
-        Step::Release { session, order: Order(0) },
-        Step::Join { session, channel: "a".into() },
-        Step::Drop { session },
-        Step::Put(Box::new(offline)),
+        Mutation::RemoveMessage { session, offset: Offset(0) },
+        Mutation::ReleaseMessage { session, offset: Offset(0) },
+        Mutation::JoinChannel { session, channel: "a".into() },
+        Mutation::DropSession { session },
+        Mutation::PutSession(Box::new(offline)),
     ] {
-        assert_eq!(rig.step(step.clone()), Outcome::Refused(Refused::Fenced), "{step:?}");
+        assert_eq!(rig.step(step.clone()), Completion::Refused(StoreError::Fenced), "{step:?}");
     }
-    assert_eq!(rig.load(session, None, 9), Outcome::Refused(Refused::Fenced));
+    assert_eq!(rig.load(session, None, 9), Completion::Refused(StoreError::Fenced));
     rig.done(vec![put(1), keep(1, 1)]);
     assert_eq!(rig.orders(session), [0, 1]);
 }
@@ -239,25 +250,25 @@ fn full_memory_refuses_new_messages_and_lets_the_old_ones_go() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     let session = SessionId(1);
-    rig.done(vec![put(1), keep(1, 0), keep(1, 1), keep(1, 2), Step::Join { session, channel: "a".into() }]);
+    rig.done(vec![put(1), keep(1, 0), keep(1, 1), keep(1, 2), Mutation::JoinChannel { session, channel: "a".into() }]);
     server.ask("CONFIG SET maxmemory 1");
-    assert_eq!(rig.step(keep(1, 3)), Outcome::Refused(Refused::StoreFull));
-    assert_eq!(refusing(&rig).0, Refused::StoreFull);
+    assert_eq!(rig.step(keep(1, 3)), Completion::Refused(StoreError::StoreFull));
+    assert_eq!(refusing(&rig).0, StoreError::StoreFull);
     rig.store.check(NOW);
-    assert_eq!(refusing(&rig).0, Refused::StoreFull);
-    assert_eq!(rig.step(put(2)), Outcome::Refused(Refused::StoreFull), "no new session");
+    assert_eq!(refusing(&rig).0, StoreError::StoreFull);
+    assert_eq!(rig.step(put(2)), Completion::Refused(StoreError::StoreFull), "no new session");
     // Who comes back to a full store must be let in, get what waits, and make room.
     rig.done(vec![put(1)]);
     assert_eq!(rig.orders(session), [0, 1, 2]);
     rig.done(vec![
-        Step::Release { session, order: Order(0) },
-        Step::Remove { session, order: Order(0) },
-        Step::Remove { session, order: Order(1) },
-        Step::Leave { session, channel: "a".into() },
+        Mutation::ReleaseMessage { session, offset: Offset(0) },
+        Mutation::RemoveMessage { session, offset: Offset(0) },
+        Mutation::RemoveMessage { session, offset: Offset(1) },
+        Mutation::LeaveChannel { session, channel: "a".into() },
     ]);
     rig.now.0 = u64::MAX >> 12;
     assert_eq!(rig.store.purge(rig.now, 9).expired.len(), 1);
-    rig.done(vec![Step::Drop { session }]);
+    rig.done(vec![Mutation::DropSession { session }]);
     server.ask("CONFIG SET maxmemory 0");
     rig.store.check(NOW);
     assert_eq!(rig.store.state(), State::Ready);
@@ -269,9 +280,9 @@ fn a_policy_that_changed_is_seen_at_the_next_connection() {
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
     server.restart_with(&["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "volatile-lru"]);
-    assert_ne!(rig.step(keep(1, 0)), Outcome::Done);
+    assert_ne!(rig.step(keep(1, 0)), Completion::Done);
     let (why, detail) = refusing(&rig);
-    assert!(why == Refused::Broken && detail.contains("volatile-lru"), "{detail}");
+    assert!(why == StoreError::Broken && detail.contains("volatile-lru"), "{detail}");
     server.ask("CONFIG SET maxmemory-policy noeviction");
     rig.done(vec![keep(1, 1)]);
     assert_eq!(rig.store.state(), State::Ready);
@@ -282,9 +293,9 @@ fn a_replica_is_not_written_to() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
-    rig.store.state = State::Refusing { why: Refused::Unreachable, detail: String::new() };
+    rig.store.state = State::Refusing { why: StoreError::Unreachable, detail: String::new() };
     server.ask("REPLICAOF 127.0.0.1 1");
-    assert_eq!(rig.step(keep(1, 0)), Outcome::Refused(Refused::Unreachable));
+    assert_eq!(rig.step(keep(1, 0)), Completion::Refused(StoreError::Unreachable));
     server.ask("REPLICAOF NO ONE");
     rig.done(vec![keep(1, 1)]);
     assert_eq!(rig.orders(SessionId(1)), [1]);
@@ -298,20 +309,21 @@ fn a_server_killed_under_load_loses_nothing_that_was_answered() {
     rig.done(vec![put(1)]);
     rig.store.pauses = &[1, 5, 10];
     let mut promised = Vec::new();
-    let mut order = 0;
+    let mut offset = 0;
     for round in 0..4 {
         let pid = server.pid();
         // Dies at some point of the next batches; a batch takes a millisecond or two.
         let killer = std::thread::spawn(move || {
             std::thread::park_timeout(Duration::from_millis(15 + round * 7));
-            Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill is there")
+            Process::new("kill").args(["-9", &pid.to_string()]).status().expect("kill is there")
         });
         // More than it takes until the server is dead; the pauses of the store end the loop.
         while rig.store.state() == State::Ready {
-            let steps: Vec<Step> = (order..order + 20).map(|order| keep(1, order)).collect();
+            let steps: Vec<Mutation> = (offset..offset + 20).map(|offset| keep(1, offset)).collect();
             let outcomes = rig.steps(steps);
-            promised.extend((order..).zip(&outcomes).filter(|(_, o)| **o == Outcome::Done).map(|(order, _)| order));
-            order += 20;
+            promised
+                .extend((offset..).zip(&outcomes).filter(|(_, o)| **o == Completion::Done).map(|(offset, _)| offset));
+            offset += 20;
         }
         killer.join().expect("it has killed");
         server.restart();
@@ -321,16 +333,16 @@ fn a_server_killed_under_load_loses_nothing_that_was_answered() {
     assert!(promised.len() >= 80, "something was promised");
     let mut found = Vec::new();
     loop {
-        let Outcome::Loaded(page) = rig.load(SessionId(1), found.last().map(|order| Order(*order)), 500) else {
+        let Completion::Loaded(page) = rig.load(SessionId(1), found.last().map(|offset| Offset(*offset)), 500) else {
             panic!("a page");
         };
-        found.extend(page.messages.iter().map(|kept| kept.order.0));
+        found.extend(page.messages.iter().map(|kept| kept.offset.0));
         if !page.more {
             break;
         }
     }
     assert!(found.is_sorted() && found.windows(2).all(|pair| pair[0] != pair[1]), "each once, in their order");
-    assert!(promised.iter().all(|order| found.binary_search(order).is_ok()), "all that was promised is there");
+    assert!(promised.iter().all(|offset| found.binary_search(offset).is_ok()), "all that was promised is there");
 }
 
 fn copy_dir(from: &Path, to: &Path) {

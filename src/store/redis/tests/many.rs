@@ -41,16 +41,16 @@ fn a_failover_by_sentinels_is_followed() {
     // What the master answers is what the replica has: otherwise the loss would be noticed, rightly.
     assert_eq!(master.ask("WAIT 1 5000"), Value::Int(1));
     master.kill();
-    let mut order = 2;
+    let mut offset = 2;
     eventually("the replica is master", || {
-        let outcome = rig.step(keep(1, order));
-        promised.extend((outcome == Outcome::Done).then_some(order));
-        order += 1;
-        outcome == Outcome::Done
+        let outcome = rig.step(keep(1, offset));
+        promised.extend((outcome == Completion::Done).then_some(offset));
+        offset += 1;
+        outcome == Completion::Done
     });
     assert!(text(replica.ask("INFO replication")).contains("role:master"));
     let orders = rig.orders(SessionId(1));
-    assert!(promised.iter().all(|order| orders.contains(order)), "{promised:?} in {orders:?}");
+    assert!(promised.iter().all(|offset| orders.contains(offset)), "{promised:?} in {orders:?}");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_node_that_lost_its_data_is_noticed() {
     rig.done((1..65).map(put).collect());
     cluster.0[1].ask("FLUSHALL");
     rig.store.check(NOW);
-    let State::Refusing { why: Refused::Broken, detail } = rig.store.state() else { panic!("it is noticed") };
+    let State::Refusing { why: StoreError::Broken, detail } = rig.store.state() else { panic!("it is noticed") };
     assert!(detail.contains("lost its data"), "{detail}");
 }
 

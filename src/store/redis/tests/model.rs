@@ -2,7 +2,7 @@
 
 use super::steps::commit_twice;
 use super::*;
-use crate::shard::steps::Received;
+use crate::shard::command::Received;
 use crate::wire::packet::MessageId;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,32 +12,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 struct Model {
     sessions: BTreeMap<SessionId, Session>,
     /// They outlive their session, which never comes again.
-    guards: BTreeMap<(SessionId, Arc<str>), (UnixMs, Order)>,
+    guards: BTreeMap<(SessionId, Arc<str>), (UnixMs, Offset)>,
     claims: BTreeMap<Arc<str>, (UnixMs, Option<Vec<u8>>)>,
     /// Orders that `can_be_asked` has let pass.
-    used: BTreeSet<(SessionId, Order)>,
+    used: BTreeSet<(SessionId, Offset)>,
 }
 
 struct Session {
     row: SessionRow,
     channels: BTreeSet<Arc<str>>,
-    messages: BTreeMap<Order, Kept>,
+    messages: BTreeMap<Offset, StoredMessage>,
     received: BTreeMap<MessageId, Received>,
 }
 
-fn lives(kept: &Kept, now: UnixMs) -> bool {
+fn lives(kept: &StoredMessage, now: UnixMs) -> bool {
     kept.released || kept.sent && kept.message.qos == QoS::ExactlyOnce || kept.expires > now
 }
 
 impl Model {
     fn answer(&mut self, request: &Request, now: UnixMs) -> Answer {
         match request {
-            Request::Shard { shard, work } => {
-                let outcome = match &work.what {
-                    What::Step(step) => self.step(step, now),
-                    What::Load { session, after, most } => self.load(*session, *after, *most, now),
+            Request::Shard { shard, command } => {
+                let outcome = match &command.operation {
+                    Operation::Mutate(step) => self.step(step, now),
+                    Operation::Load { session, after, most } => self.load(*session, *after, *most, now),
                 };
-                Answer::Shard { shard: *shard, number: work.number, outcome }
+                Answer::Shard { shard: *shard, number: command.number, outcome }
             }
             Request::Claim { ticket, claim } => Answer::Claim { ticket: *ticket, claimed: self.claim(claim, now) },
             Request::Settle { message_id, answer } => {
@@ -60,13 +60,13 @@ impl Model {
         }
     }
 
-    fn step(&mut self, step: &Step, now: UnixMs) -> Outcome {
-        const GONE: Outcome = Outcome::Refused(Refused::Broken);
+    fn step(&mut self, step: &Mutation, now: UnixMs) -> Completion {
+        const GONE: Completion = Completion::Refused(StoreError::Broken);
         match step {
-            Step::Put(row) => {
+            Mutation::PutSession(row) => {
                 let taken = |other: &Session| other.row.name == row.name && other.row.session != row.session;
                 if self.sessions.values().any(taken) {
-                    return Outcome::Refused(Refused::NameTaken);
+                    return Completion::Refused(StoreError::NameTaken);
                 }
                 let known = self.sessions.entry(row.session).or_insert_with(|| Session {
                     row: (**row).clone(),
@@ -76,62 +76,62 @@ impl Model {
                 });
                 known.row = (**row).clone();
             }
-            Step::Join { session, channel } => {
+            Mutation::JoinChannel { session, channel } => {
                 let Some(known) = self.sessions.get_mut(session) else { return GONE };
                 known.channels.insert(channel.clone());
             }
-            Step::Leave { session, channel } => {
+            Mutation::LeaveChannel { session, channel } => {
                 self.sessions.get_mut(session).map(|known| known.channels.remove(channel));
             }
-            Step::Keep(kept) => {
+            Mutation::PutMessage(kept) => {
                 let Some(known) = self.sessions.get_mut(&kept.session) else { return GONE };
-                if known.messages.contains_key(&kept.order) {
-                    return Outcome::Done;
+                if known.messages.contains_key(&kept.offset) {
+                    return Completion::Done;
                 }
                 if let Some(claim) = &kept.claim {
                     let key = (kept.session, claim.message_id.clone());
                     let guard = self.guards.get(&key).filter(|(until, _)| *until > now);
-                    if let Some((_, order)) = guard {
-                        return if *order == kept.order { Outcome::Done } else { Outcome::Known };
+                    if let Some((_, offset)) = guard {
+                        return if *offset == kept.offset { Completion::Done } else { Completion::Duplicate };
                     }
-                    self.guards.insert(key, (claim.until, kept.order));
+                    self.guards.insert(key, (claim.until, kept.offset));
                 }
-                known.messages.insert(kept.order, (**kept).clone());
+                known.messages.insert(kept.offset, (**kept).clone());
             }
-            Step::Release { session, order } => {
-                let known = self.sessions.get_mut(session).and_then(|known| known.messages.get_mut(order));
+            Mutation::ReleaseMessage { session, offset } => {
+                let known = self.sessions.get_mut(session).and_then(|known| known.messages.get_mut(offset));
                 if let Some(kept) = known.filter(|kept| !kept.released) {
                     kept.message = Message::encode(kept.message.qos, 0, b"", &mut Vec::new());
                     kept.released = true;
                 }
             }
-            Step::Remove { session, order } => {
-                self.sessions.get_mut(session).map(|known| known.messages.remove(order));
+            Mutation::RemoveMessage { session, offset } => {
+                self.sessions.get_mut(session).map(|known| known.messages.remove(offset));
             }
-            Step::Receive { session, received } => {
+            Mutation::PutReceived { session, received } => {
                 let Some(known) = self.sessions.get_mut(session) else { return GONE };
                 known.received.insert(received.id, received.clone());
             }
-            Step::Forget { session, id } => {
+            Mutation::RemoveReceived { session, id } => {
                 self.sessions.get_mut(session).map(|known| known.received.remove(id));
             }
-            Step::Drop { session } => {
+            Mutation::DropSession { session } => {
                 self.sessions.remove(session);
             }
         }
-        Outcome::Done
+        Completion::Done
     }
 
-    fn load(&self, session: SessionId, after: Option<Order>, most: usize, now: UnixMs) -> Outcome {
-        let Some(known) = self.sessions.get(&session) else { return Outcome::Refused(Refused::Broken) };
-        let behind = known.messages.values().filter(|kept| after.is_none_or(|after| kept.order > after));
-        let mut messages: Vec<Kept> = behind.filter(|kept| lives(kept, now)).cloned().collect();
+    fn load(&self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Completion {
+        let Some(known) = self.sessions.get(&session) else { return Completion::Refused(StoreError::Broken) };
+        let behind = known.messages.values().filter(|kept| after.is_none_or(|after| kept.offset > after));
+        let mut messages: Vec<StoredMessage> = behind.filter(|kept| lives(kept, now)).cloned().collect();
         let more = messages.len() > most;
         messages.truncate(most);
         let mut received: Vec<Received> = known.received.values().cloned().collect();
         received.sort_by_key(|received| (received.sequence, received.id));
         received.truncate(if after.is_none() { usize::MAX } else { 0 });
-        Outcome::Loaded(Page { messages, received, more })
+        Completion::Loaded(Page { messages, received, more })
     }
 
     /// What the shard may ask, which never uses an order twice: nothing of a session or message that is not there, as
@@ -141,41 +141,45 @@ impl Model {
             Request::Settle { message_id, .. } => {
                 return self.claims.get(message_id).is_some_and(|(until, _)| *until > now);
             }
-            Request::Shard { work: Work { what: What::Step(Step::Put(_)), .. }, .. } => return true,
-            Request::Shard { work: Work { what: What::Step(step), .. }, .. } => Some(step),
+            Request::Shard {
+                command: Command { operation: Operation::Mutate(Mutation::PutSession(_)), .. }, ..
+            } => return true,
+            Request::Shard { command: Command { operation: Operation::Mutate(step), .. }, .. } => Some(step),
             _ => None,
         };
         let Some(session) = batch::session_of(request) else { return true };
         let Some(known) = self.sessions.get(&session) else { return false };
         match step {
-            Some(Step::Release { order, .. } | Step::Remove { order, .. }) => known.messages.contains_key(order),
-            Some(Step::Keep(kept)) => self.used.insert((session, kept.order)),
+            Some(Mutation::ReleaseMessage { offset, .. } | Mutation::RemoveMessage { offset, .. }) => {
+                known.messages.contains_key(offset)
+            }
+            Some(Mutation::PutMessage(kept)) => self.used.insert((session, kept.offset)),
             _ => true,
         }
     }
 
-    fn purge(&mut self, now: UnixMs) -> Vec<Expired> {
+    fn purge(&mut self, now: UnixMs) -> Vec<ExpiredMessages> {
         let mut expired = Vec::new();
         for (session, known) in &mut self.sessions {
-            let gone: Vec<Kept> =
+            let gone: Vec<StoredMessage> =
                 known.messages.extract_if(.., |_, kept| !lives(kept, now)).map(|(_, kept)| kept).collect();
             if !gone.is_empty() {
                 let bytes = gone.iter().map(|kept| kept.message.len() as u64).sum();
-                expired.push(Expired { session: *session, messages: gone.len() as u32, bytes });
+                expired.push(ExpiredMessages { session: *session, messages: gone.len() as u32, bytes });
             }
         }
         expired
     }
 
-    fn found(&self) -> Vec<Found> {
+    fn found(&self) -> Vec<StoredSession> {
         let found = |known: &Session| {
-            let waiting: Vec<&Kept> = known.messages.values().filter(|kept| !kept.released).collect();
-            Found {
+            let waiting: Vec<&StoredMessage> = known.messages.values().filter(|kept| !kept.released).collect();
+            StoredSession {
                 row: known.row.clone(),
                 channels: known.channels.iter().cloned().collect(),
                 waiting: waiting.len() as u32,
                 waiting_bytes: waiting.iter().map(|kept| kept.message.len() as u64).sum(),
-                next: known.messages.keys().next_back().map_or(Order(0), |last| last.next()),
+                next: known.messages.keys().next_back().map_or(Offset(0), |last| last.next()),
                 oldest: waiting.first().map(|kept| kept.stored),
                 first: known.messages.keys().next().copied(),
             }
@@ -187,8 +191,8 @@ impl Model {
 /// What happens next, as far as chance decides it.
 #[derive(Clone, Debug)]
 enum Event {
-    Step(Step),
-    Load { session: SessionId, after: Option<Order>, most: usize },
+    Mutation(Mutation),
+    Load { session: SessionId, after: Option<Offset>, most: usize },
     Claim { message_id: Arc<str>, life_ms: u64 },
     Settle { message_id: Arc<str> },
 }
@@ -197,8 +201,8 @@ fn session() -> impl Strategy<Value = SessionId> {
     (1..5_u128).prop_map(SessionId)
 }
 
-fn order() -> impl Strategy<Value = Order> {
-    prop_oneof![0..16_u64, Just(65_600)].prop_map(Order)
+fn offset() -> impl Strategy<Value = Offset> {
+    prop_oneof![0..16_u64, Just(65_600)].prop_map(Offset)
 }
 
 fn message_id() -> impl Strategy<Value = Arc<str>> {
@@ -212,21 +216,21 @@ fn some_row() -> impl Strategy<Value = SessionRow> {
         name: if session.0 > 2 { "common".into() } else { row(session.0).name },
         ends: ends.map(|ends| UnixMs(ends.into())),
         cookie: cookie.map(Arc::from),
-        downlink: DownlinkMark { reserved: Order(mark.into()), floor: Order(3) },
+        downlink: DownlinkMark { reserved: Offset(mark.into()), floor: Offset(3) },
         uplink: UplinkMark { run: mark.into(), last: 5, past_half: mark % 2 == 0 },
         ..row(session.0)
     })
 }
 
-fn some_kept() -> impl Strategy<Value = Kept> {
+fn some_kept() -> impl Strategy<Value = StoredMessage> {
     let claim = prop::option::of((message_id(), 60_000..200_000_u64));
-    (session(), order(), any::<bool>(), any::<bool>(), 0..200_u64, claim, "[a-z]{0,80}").prop_map(
-        |(session, order, twice, sent, life, claim, body)| Kept {
+    (session(), offset(), any::<bool>(), any::<bool>(), 0..200_u64, claim, "[a-z]{0,80}").prop_map(
+        |(session, offset, twice, sent, life, claim, body)| StoredMessage {
             message: message(if twice { QoS::ExactlyOnce } else { QoS::AtLeastOnce }, &body),
             sent,
             expires: UnixMs(NOW.0 + life * 1000),
             claim: claim.map(|(message_id, life)| Claim { message_id, until: UnixMs(NOW.0 + life) }),
-            ..kept(session.0, order.0)
+            ..kept(session.0, offset.0)
         },
     )
 }
@@ -237,19 +241,19 @@ fn event() -> impl Strategy<Value = Event> {
     let received = (id(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..90))
         .prop_map(|(id, sequence, answer)| Received { id, sequence: sequence.into(), answer: answer.into() });
     let step = prop_oneof![
-        4 => some_row().prop_map(|row| Step::Put(Box::new(row))),
-        1 => (session(), channel()).prop_map(|(session, channel)| Step::Join { session, channel }),
-        1 => (session(), channel()).prop_map(|(session, channel)| Step::Leave { session, channel }),
-        9 => some_kept().prop_map(|kept| Step::Keep(Box::new(kept))),
-        2 => (session(), order()).prop_map(|(session, order)| Step::Release { session, order }),
-        3 => (session(), order()).prop_map(|(session, order)| Step::Remove { session, order }),
-        2 => (session(), received).prop_map(|(session, received)| Step::Receive { session, received }),
-        1 => (session(), id()).prop_map(|(session, id)| Step::Forget { session, id }),
-        1 => session().prop_map(|session| Step::Drop { session }),
+        4 => some_row().prop_map(|row| Mutation::PutSession(Box::new(row))),
+        1 => (session(), channel()).prop_map(|(session, channel)| Mutation::JoinChannel { session, channel }),
+        1 => (session(), channel()).prop_map(|(session, channel)| Mutation::LeaveChannel { session, channel }),
+        9 => some_kept().prop_map(|kept| Mutation::PutMessage(Box::new(kept))),
+        2 => (session(), offset()).prop_map(|(session, offset)| Mutation::ReleaseMessage { session, offset }),
+        3 => (session(), offset()).prop_map(|(session, offset)| Mutation::RemoveMessage { session, offset }),
+        2 => (session(), received).prop_map(|(session, received)| Mutation::PutReceived { session, received }),
+        1 => (session(), id()).prop_map(|(session, id)| Mutation::RemoveReceived { session, id }),
+        1 => session().prop_map(|session| Mutation::DropSession { session }),
     ];
     prop_oneof![
-        10 => step.prop_map(Event::Step),
-        2 => (session(), prop::option::of(order()), 1..6_usize)
+        10 => step.prop_map(Event::Mutation),
+        2 => (session(), prop::option::of(offset()), 1..6_usize)
             .prop_map(|(session, after, most)| Event::Load { session, after, most }),
         1 => (message_id(), 60_000..200_000_u64)
             .prop_map(|(message_id, life_ms)| Event::Claim { message_id, life_ms }),
@@ -259,8 +263,8 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn requests(rig: &mut Rig, events: Vec<Event>) -> Vec<Request> {
     let request = |event| match event {
-        Event::Step(step) => rig.requests(vec![What::Step(step)]).remove(0),
-        Event::Load { session, after, most } => rig.requests(vec![What::Load { session, after, most }]).remove(0),
+        Event::Mutation(step) => rig.requests(vec![Operation::Mutate(step)]).remove(0),
+        Event::Load { session, after, most } => rig.requests(vec![Operation::Load { session, after, most }]).remove(0),
         Event::Claim { message_id, life_ms } => {
             Request::Claim { ticket: 1, claim: Claim { message_id, until: UnixMs(rig.now.0 + life_ms) } }
         }
@@ -345,7 +349,7 @@ fn is_excused(request: &Request, others: &[Request]) -> bool {
     match request {
         Request::Claim { .. } => others.iter().any(|request| matches!(request, Request::Settle { .. })),
         Request::Settle { .. } => false,
-        Request::Shard { work: Work { what: What::Load { .. }, .. }, .. } => true,
+        Request::Shard { command: Command { operation: Operation::Load { .. }, .. }, .. } => true,
         Request::Shard { .. } => {
             let session = batch::session_of(request);
             others.iter().any(|other| drops(other) && batch::session_of(other) == session)
@@ -354,7 +358,10 @@ fn is_excused(request: &Request, others: &[Request]) -> bool {
 }
 
 fn drops(request: &Request) -> bool {
-    matches!(request, Request::Shard { work: Work { what: What::Step(Step::Drop { .. }), .. }, .. })
+    matches!(
+        request,
+        Request::Shard { command: Command { operation: Operation::Mutate(Mutation::DropSession { .. }), .. }, .. }
+    )
 }
 
 const CASES: u32 = 64;

@@ -1,12 +1,12 @@
 //! What each step does, and that doing it twice changes nothing more.
 
 use super::*;
-use crate::shard::steps::Received;
+use crate::shard::command::Received;
 use crate::wire::packet::MessageId;
 
 /// One batch, sent twice as after a lost answer.
-fn twice(rig: &mut Rig, steps: Vec<Step>) -> Vec<Outcome> {
-    let requests = rig.requests(steps.into_iter().map(What::Step).collect());
+fn twice(rig: &mut Rig, steps: Vec<Mutation>) -> Vec<Completion> {
+    let requests = rig.requests(steps.into_iter().map(Operation::Mutate).collect());
     commit_twice(&mut rig.store, requests, rig.now).into_iter().map(outcome).collect()
 }
 
@@ -26,24 +26,24 @@ fn a_session_is_found_again_as_it_was_put() {
     let full = SessionRow {
         ends: Some(UnixMs(77)),
         cookie: Some(Arc::from(&b"\0cookie\xFF"[..])),
-        downlink: DownlinkMark { reserved: Order(1024), floor: Order(17) },
+        downlink: DownlinkMark { reserved: Offset(1024), floor: Offset(17) },
         uplink: UplinkMark { run: 3, last: 65535, past_half: true },
         ..row(1)
     };
-    rig.done(vec![Step::Put(Box::new(full.clone())), put(2)]);
+    rig.done(vec![Mutation::PutSession(Box::new(full.clone())), put(2)]);
     for channel in ["news", "weather", "täglich"] {
-        rig.done(vec![Step::Join { session: SessionId(1), channel: channel.into() }]);
+        rig.done(vec![Mutation::JoinChannel { session: SessionId(1), channel: channel.into() }]);
     }
-    rig.done(vec![Step::Leave { session: SessionId(1), channel: "news".into() }, keep(1, 5), keep(1, 9)]);
+    rig.done(vec![Mutation::LeaveChannel { session: SessionId(1), channel: "news".into() }, keep(1, 5), keep(1, 9)]);
     let found = rig.reopen();
     let bytes = 2 * kept(1, 5).message.len() as u64;
     assert_eq!(found.len(), 2);
     assert_eq!(found[0].row, full);
     assert_eq!(found[0].channels, ["täglich".into(), "weather".into()] as [Arc<str>; 2]);
-    assert_eq!((found[0].waiting, found[0].waiting_bytes, found[0].next), (2, bytes, Order(10)));
-    assert_eq!((found[0].oldest, found[0].first), (Some(NOW), Some(Order(5))));
+    assert_eq!((found[0].waiting, found[0].waiting_bytes, found[0].next), (2, bytes, Offset(10)));
+    assert_eq!((found[0].oldest, found[0].first), (Some(NOW), Some(Offset(5))));
     assert_eq!(found[1].row, row(2));
-    assert_eq!((found[1].waiting, found[1].next, found[1].first), (0, Order(0), None));
+    assert_eq!((found[1].waiting, found[1].next, found[1].first), (0, Offset(0), None));
     assert_eq!(rig.store.held(), Held { messages: 2, bytes });
 }
 
@@ -53,12 +53,12 @@ fn messages_come_back_in_their_order_in_pages() {
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
     let orders = [4, 1, 9, 7, 2, 8, 0, 300, 65536, 5];
-    rig.done(orders.iter().map(|order| keep(1, *order)).collect());
+    rig.done(orders.iter().map(|offset| keep(1, *offset)).collect());
     assert_eq!(rig.orders(SessionId(1)), [0, 1, 2, 4, 5, 7, 8, 9, 300, 65536]);
-    let Outcome::Loaded(page) = rig.load(SessionId(1), Some(Order(3)), 3) else { panic!("a page") };
+    let Completion::Loaded(page) = rig.load(SessionId(1), Some(Offset(3)), 3) else { panic!("a page") };
     assert_eq!(page.messages, [kept(1, 4), kept(1, 5), kept(1, 7)]);
     assert!(page.more);
-    let Outcome::Loaded(page) = rig.load(SessionId(1), Some(Order(8)), 3) else { panic!("a page") };
+    let Completion::Loaded(page) = rig.load(SessionId(1), Some(Offset(8)), 3) else { panic!("a page") };
     assert_eq!(page.messages, [kept(1, 9), kept(1, 300), kept(1, 65536)]);
     assert!(!page.more, "there is nothing behind the last one");
 }
@@ -68,13 +68,13 @@ fn a_page_has_a_limit_in_bytes_and_one_message_at_least() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
-    let large = |order, bytes| {
+    let large = |offset, bytes| {
         let message = message(QoS::AtLeastOnce, &"x".repeat(bytes));
-        Step::Keep(Box::new(Kept { message, ..kept(1, order) }))
+        Mutation::PutMessage(Box::new(StoredMessage { message, ..kept(1, offset) }))
     };
     rig.done(vec![large(0, 2 << 20), large(1, 600_000), large(2, 600_000), large(3, 10)]);
     assert_eq!(rig.orders(SessionId(1)), [0]);
-    let Outcome::Loaded(page) = rig.load(SessionId(1), Some(Order(0)), 9) else { panic!("a page") };
+    let Completion::Loaded(page) = rig.load(SessionId(1), Some(Offset(0)), 9) else { panic!("a page") };
     assert_eq!((page.messages.len(), page.more), (1, true));
 }
 
@@ -86,26 +86,26 @@ fn every_step_may_be_done_twice() {
     let received = Received { id: MessageId(7), sequence: 99, answer: Arc::from(&b"yes"[..]) };
     let steps = vec![
         put(1),
-        Step::Join { session, channel: "a".into() },
-        Step::Join { session, channel: "b".into() },
-        Step::Leave { session, channel: "a".into() },
+        Mutation::JoinChannel { session, channel: "a".into() },
+        Mutation::JoinChannel { session, channel: "b".into() },
+        Mutation::LeaveChannel { session, channel: "a".into() },
         keep(1, 0),
         keep(1, 1),
         keep(1, 2),
-        Step::Remove { session, order: Order(1) },
-        Step::Release { session, order: Order(2) },
-        Step::Receive { session, received: received.clone() },
-        Step::Receive { session, received: Received { id: MessageId(8), ..received.clone() } },
-        Step::Forget { session, id: MessageId(8) },
+        Mutation::RemoveMessage { session, offset: Offset(1) },
+        Mutation::ReleaseMessage { session, offset: Offset(2) },
+        Mutation::PutReceived { session, received: received.clone() },
+        Mutation::PutReceived { session, received: Received { id: MessageId(8), ..received.clone() } },
+        Mutation::RemoveReceived { session, id: MessageId(8) },
         put(2),
         keep(2, 0),
-        Step::Drop { session: SessionId(2) },
+        Mutation::DropSession { session: SessionId(2) },
     ];
-    assert!(twice(&mut rig, steps).iter().all(|outcome| *outcome == Outcome::Done));
+    assert!(twice(&mut rig, steps).iter().all(|outcome| *outcome == Completion::Done));
     let page = rig.page(session);
     assert_eq!(page.received, [received]);
     assert_eq!(page.messages[0], kept(1, 0));
-    assert!(page.messages[1].released && page.messages[1].order == Order(2) && page.messages.len() == 2);
+    assert!(page.messages[1].released && page.messages[1].offset == Offset(2) && page.messages.len() == 2);
     let found = rig.reopen();
     assert_eq!((found.len(), found[0].channels.len(), found[0].waiting), (1, 1, 1));
     assert_eq!(found[0].waiting_bytes, kept(1, 0).message.len() as u64);
@@ -116,8 +116,8 @@ fn a_kept_message_stays_as_it_was_first_kept() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1), keep(1, 3)]);
-    let other = Kept { message: message(QoS::ExactlyOnce, "other"), sent: true, ..kept(1, 3) };
-    rig.done(vec![Step::Keep(Box::new(other))]);
+    let other = StoredMessage { message: message(QoS::ExactlyOnce, "other"), sent: true, ..kept(1, 3) };
+    rig.done(vec![Mutation::PutMessage(Box::new(other))]);
     assert_eq!(rig.page(SessionId(1)).messages, [kept(1, 3)]);
 }
 
@@ -127,17 +127,17 @@ fn a_claim_is_taken_once_per_session_even_when_its_message_is_gone() {
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1), put(2)]);
     let claim = Claim { message_id: "order-17".into(), until: UnixMs(NOW.0 + 60_000) };
-    let claimed = |session, order| Kept { claim: Some(claim.clone()), ..kept(session, order) };
-    let step = |session, order| Step::Keep(Box::new(claimed(session, order)));
+    let claimed = |session, offset| StoredMessage { claim: Some(claim.clone()), ..kept(session, offset) };
+    let step = |session, offset| Mutation::PutMessage(Box::new(claimed(session, offset)));
     rig.done(vec![step(1, 0)]);
     assert_eq!(rig.page(SessionId(1)).messages, [claimed(1, 0)]);
-    assert_eq!(rig.step(step(1, 1)), Outcome::Known);
-    rig.done(vec![Step::Remove { session: SessionId(1), order: Order(0) }]);
-    assert_eq!(rig.step(step(1, 2)), Outcome::Known);
+    assert_eq!(rig.step(step(1, 1)), Completion::Duplicate);
+    rig.done(vec![Mutation::RemoveMessage { session: SessionId(1), offset: Offset(0) }]);
+    assert_eq!(rig.step(step(1, 2)), Completion::Duplicate);
     rig.done(vec![step(2, 0)]);
-    assert_eq!(twice(&mut rig, vec![step(1, 3), keep(1, 4)]), [Outcome::Known, Outcome::Done]);
+    assert_eq!(twice(&mut rig, vec![step(1, 3), keep(1, 4)]), [Completion::Duplicate, Completion::Done]);
     rig.now.0 += 60_000;
-    assert_eq!(rig.step(step(1, 5)), Outcome::Done, "the claim's time is over");
+    assert_eq!(rig.step(step(1, 5)), Completion::Done, "the claim's time is over");
 }
 
 #[test]
@@ -172,12 +172,12 @@ fn a_name_belongs_to_one_session() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
-    let thief = || Step::Put(Box::new(SessionRow { name: "name-1".into(), ..row(2) }));
-    assert_eq!(rig.step(thief()), Outcome::Refused(Refused::NameTaken));
-    rig.done(vec![Step::Drop { session: SessionId(1) }, thief()]);
-    assert_eq!(rig.step(put(1)), Outcome::Refused(Refused::NameTaken));
+    let thief = || Mutation::PutSession(Box::new(SessionRow { name: "name-1".into(), ..row(2) }));
+    assert_eq!(rig.step(thief()), Completion::Refused(StoreError::NameTaken));
+    rig.done(vec![Mutation::DropSession { session: SessionId(1) }, thief()]);
+    assert_eq!(rig.step(put(1)), Completion::Refused(StoreError::NameTaken));
     assert_eq!(rig.reopen()[0].row.session, SessionId(2));
-    assert_eq!(rig.step(put(1)), Outcome::Refused(Refused::NameTaken), "after a restart as well");
+    assert_eq!(rig.step(put(1)), Completion::Refused(StoreError::NameTaken), "after a restart as well");
 }
 
 #[test]
@@ -185,9 +185,9 @@ fn nothing_is_promised_to_a_session_that_is_not_there() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     let session = SessionId(1);
-    assert_eq!(rig.step(keep(1, 0)), Outcome::Refused(Refused::Broken));
-    assert_eq!(rig.load(session, None, 9), Outcome::Refused(Refused::Broken));
-    rig.done(vec![Step::Remove { session, order: Order(0) }, Step::Drop { session }]);
+    assert_eq!(rig.step(keep(1, 0)), Completion::Refused(StoreError::Broken));
+    assert_eq!(rig.load(session, None, 9), Completion::Refused(StoreError::Broken));
+    rig.done(vec![Mutation::RemoveMessage { session, offset: Offset(0) }, Mutation::DropSession { session }]);
 }
 
 #[test]
@@ -195,12 +195,12 @@ fn what_has_expired_is_not_loaded_and_is_purged_in_slices() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1), put(2)]);
-    let until = |session, order, life| Kept { expires: UnixMs(NOW.0 + life), ..kept(session, order) };
+    let until = |session, offset, life| StoredMessage { expires: UnixMs(NOW.0 + life), ..kept(session, offset) };
     let lives = [50, 10, 90, 20, 10, 99, 10];
-    rig.done((0..7).map(|at| Step::Keep(Box::new(until(1, at, lives[at as usize])))).collect());
+    rig.done((0..7).map(|at| Mutation::PutMessage(Box::new(until(1, at, lives[at as usize])))).collect());
     // The client may hold these ids: they are released first, however old they are.
-    let held = Kept { sent: true, message: message(QoS::ExactlyOnce, "held"), ..until(2, 0, 5) };
-    rig.done(vec![Step::Keep(Box::new(held.clone())), Step::Keep(Box::new(until(2, 1, 5)))]);
+    let held = StoredMessage { sent: true, message: message(QoS::ExactlyOnce, "held"), ..until(2, 0, 5) };
+    rig.done(vec![Mutation::PutMessage(Box::new(held.clone())), Mutation::PutMessage(Box::new(until(2, 1, 5)))]);
     assert_eq!(rig.store.purge(rig.now, 100), Purged::default());
     rig.now.0 += 20;
     assert_eq!(rig.orders(SessionId(1)), [0, 2, 5]);
@@ -210,7 +210,7 @@ fn what_has_expired_is_not_loaded_and_is_purged_in_slices() {
         let purged = rig.store.purge(rig.now, 2);
         slices += 1;
         assert!(purged.expired.iter().map(|expired| expired.messages).sum::<u32>() <= 2, "{purged:?}");
-        for Expired { session, messages, bytes } in purged.expired {
+        for ExpiredMessages { session, messages, bytes } in purged.expired {
             let told = &mut told[session.0 as usize - 1];
             *told = (told.0 + messages, told.1 + bytes);
         }
@@ -234,9 +234,9 @@ fn a_full_store_refuses_before_it_promises() {
     let mut rig = Rig::with(Options { bytes_max: 2 * each, ..options(&server.url(), "test") });
     rig.done(vec![put(1)]);
     let outcomes = rig.steps(vec![keep(1, 0), keep(1, 1), keep(1, 2)]);
-    assert_eq!(outcomes, [Outcome::Done, Outcome::Done, Outcome::Refused(Refused::StoreFull)]);
-    assert_eq!(rig.step(keep(1, 3)), Outcome::Refused(Refused::StoreFull));
-    rig.done(vec![Step::Remove { session: SessionId(1), order: Order(0) }]);
+    assert_eq!(outcomes, [Completion::Done, Completion::Done, Completion::Refused(StoreError::StoreFull)]);
+    assert_eq!(rig.step(keep(1, 3)), Completion::Refused(StoreError::StoreFull));
+    rig.done(vec![Mutation::RemoveMessage { session: SessionId(1), offset: Offset(0) }]);
     rig.done(vec![keep(1, 4)]);
     assert_eq!(rig.orders(SessionId(1)), [1, 4]);
 }

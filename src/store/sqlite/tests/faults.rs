@@ -10,12 +10,12 @@ fn open_error(dir: &TempDir) -> OpenError {
     Sqlite::open(&dir.options()).map(drop).expect_err("it cannot be opened")
 }
 
-fn refused(why: Refused) -> Outcome {
-    Outcome::Refused(why)
+fn refused(why: StoreError) -> Completion {
+    Completion::Refused(why)
 }
 
 #[track_caller]
-fn refusing(store: &Sqlite, expected: Refused, told: &str) {
+fn refusing(store: &Sqlite, expected: StoreError, told: &str) {
     match store.state() {
         State::Refusing { why, detail } => {
             assert_eq!(why, expected);
@@ -105,11 +105,11 @@ fn what_is_no_database_is_told_as_damaged() {
 fn a_damaged_file_never_hands_out_what_was_not_stored() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let body = |session: u128, order: u64| format!("{session}/{order} ").repeat(1 + order as usize * 13);
+    let body = |session: u128, offset: u64| format!("{session}/{offset} ").repeat(1 + offset as usize * 13);
     for session in 1..6 {
         let id = SessionId(session);
         done(&mut store, [put(id, &format!("s{session}")), join(id, "c")]);
-        done(&mut store, (0..20).map(|order| keep(kept(id, order, &body(session, order)))));
+        done(&mut store, (0..20).map(|offset| keep(kept(id, offset, &body(session, offset)))));
     }
     store.close();
     let sound = std::fs::read(dir.database()).unwrap();
@@ -132,19 +132,19 @@ fn a_damaged_file_never_hands_out_what_was_not_stored() {
             Err(error) => panic!("{error}"),
         };
         for session in 1..6 {
-            let load = What::Load { session: SessionId(session), after: None, most: 1000 };
-            let Some(Outcome::Loaded(page)) = run(&mut store, [load], NOW).pop() else { continue };
+            let load = Operation::Load { session: SessionId(session), after: None, most: 1000 };
+            let Some(Completion::Loaded(page)) = run(&mut store, [load], NOW).pop() else { continue };
             for found in page.messages.iter().filter(|kept| !kept.released) {
-                let expected = message(QoS::AtLeastOnce, body(session, found.order.0).as_bytes());
+                let expected = message(QoS::AtLeastOnce, body(session, found.offset.0).as_bytes());
                 assert_eq!(found.message, expected, "damaged at {at} for {len}");
             }
         }
         if store.state() == State::Ready {
             unharmed += 1;
         } else {
-            refusing(&store, Refused::Broken, "damaged");
+            refusing(&store, StoreError::Broken, "damaged");
             told_later += 1;
-            assert_eq!(steps(&mut store, [put(T, "new")]), [refused(Refused::Broken)]);
+            assert_eq!(steps(&mut store, [put(T, "new")]), [refused(StoreError::Broken)]);
         }
     }
     assert!(told_at_open > 10 && told_later > 10 && unharmed > 10, "{told_at_open} {told_later} {unharmed}");
@@ -156,31 +156,32 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     let (mut store, _) = dir.open();
     let body = "x".repeat(3000);
     done(&mut store, [put(S, "s"), keep(kept(S, 0, &body))]);
-    done(&mut store, (1..50).map(|order| keep(kept(S, order, &body))));
+    done(&mut store, (1..50).map(|offset| keep(kept(S, offset, &body))));
     let held = store.held();
     let pages: i64 = store.book.conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     store.book.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
 
-    let mut batch: Vec<Step> = (50..60).map(|order| keep(kept(S, order, &body))).collect();
+    let mut batch: Vec<Mutation> = (50..60).map(|offset| keep(kept(S, offset, &body))).collect();
     batch.push(put(T, "t"));
-    let load = What::Load { session: S, after: None, most: 1000 };
-    let whats = batch.into_iter().map(What::Step).chain([load]);
+    let load = Operation::Load { session: S, after: None, most: 1000 };
+    let whats = batch.into_iter().map(Operation::Mutate).chain([load]);
     let mut outcomes = run(&mut store, whats, NOW);
-    assert!(matches!(outcomes.pop(), Some(Outcome::Loaded(page)) if page.messages.len() == 50));
-    assert!(outcomes.iter().all(|outcome| *outcome == refused(Refused::DiskFull)), "{outcomes:?}");
-    refusing(&store, Refused::DiskFull, "the disk is full");
+    assert!(matches!(outcomes.pop(), Some(Completion::Loaded(page)) if page.messages.len() == 50));
+    assert!(outcomes.iter().all(|outcome| *outcome == refused(StoreError::DiskFull)), "{outcomes:?}");
+    refusing(&store, StoreError::DiskFull, "the disk is full");
     assert_eq!(store.held(), held);
     store.book.ledger.check_invariants(&store.book.conn).unwrap();
     // What makes room is done in the same batch, and then there is some.
-    let mut batch: Vec<Step> = (0..20).map(|order| Step::Remove { session: S, order: Order(order) }).collect();
-    batch.extend((50..80).map(|order| keep(kept(S, order, &body))));
+    let mut batch: Vec<Mutation> =
+        (0..20).map(|offset| Mutation::RemoveMessage { session: S, offset: Offset(offset) }).collect();
+    batch.extend((50..80).map(|offset| keep(kept(S, offset, &body))));
     let outcomes = steps(&mut store, batch);
-    assert!(outcomes[..20].iter().all(|outcome| *outcome == Outcome::Done));
-    assert!(outcomes[20..].iter().all(|outcome| *outcome == refused(Refused::DiskFull)));
+    assert!(outcomes[..20].iter().all(|outcome| *outcome == Completion::Done));
+    assert!(outcomes[20..].iter().all(|outcome| *outcome == refused(StoreError::DiskFull)));
     store.book.ledger.check_invariants(&store.book.conn).unwrap();
     store.check(NOW);
     assert_eq!(store.state(), State::Ready);
-    done(&mut store, (50..60).map(|order| keep(kept(S, order, &body))));
+    done(&mut store, (50..60).map(|offset| keep(kept(S, offset, &body))));
     drop(store);
     let (mut store, _) = dir.open();
     assert_eq!(orders(&all(&mut store, S)), (20..60).collect::<Vec<u64>>());
@@ -217,7 +218,7 @@ fn fill_the_disk(dir: &TempDir) {
     done(&mut store, [put(S, "s")]);
     let mut kept_upto = 0;
     let mut fill = |store: &mut Sqlite| {
-        while steps(store, [keep(kept(S, kept_upto, &body))]) == [Outcome::Done] {
+        while steps(store, [keep(kept(S, kept_upto, &body))]) == [Completion::Done] {
             kept_upto += 1;
             store.tend(false);
         }
@@ -225,14 +226,14 @@ fn fill_the_disk(dir: &TempDir) {
     };
     let upto = fill(&mut store);
     assert!(upto > 500, "full after {upto}");
-    refusing(&store, Refused::DiskFull, "the disk is full");
+    refusing(&store, StoreError::DiskFull, "the disk is full");
     let mut others = std::fs::File::create(dir.path().join("data/others")).unwrap();
     while others.write_all(&[1; 4096]).is_ok() {}
     store.check(NOW);
-    refusing(&store, Refused::DiskFull, "the disk is full");
+    refusing(&store, StoreError::DiskFull, "the disk is full");
     assert_eq!(orders(&page(&mut store, S, Some(upto - 2), 10, NOW)), [upto - 1]);
-    done(&mut store, (0..400).map(|order| Step::Remove { session: S, order: Order(order) }));
-    assert_eq!(steps(&mut store, [keep(kept(S, upto, &body))]), [refused(Refused::DiskFull)]);
+    done(&mut store, (0..400).map(|offset| Mutation::RemoveMessage { session: S, offset: Offset(offset) }));
+    assert_eq!(steps(&mut store, [keep(kept(S, upto, &body))]), [refused(StoreError::DiskFull)]);
     drop(others);
     std::fs::remove_file(dir.path().join("data/others")).unwrap();
     let checks = (0..50).take_while(|_| {
@@ -243,7 +244,7 @@ fn fill_the_disk(dir: &TempDir) {
     done(&mut store, [keep(kept(S, upto, &body))]);
     drop(store);
     let (mut store, found) = dir.open();
-    assert_eq!((found[0].first, found[0].next), (Some(Order(400)), Order(upto + 1)));
+    assert_eq!((found[0].first, found[0].next), (Some(Offset(400)), Offset(upto + 1)));
     assert_eq!(orders(&page(&mut store, S, Some(upto - 1), 10, NOW)), [upto]);
 }
 
@@ -266,10 +267,10 @@ fn a_disk_that_cannot_be_written_refuses_and_still_reads() {
     let (mut store, _) = dir.open();
     done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
     store.book.conn.pragma_update(None, "query_only", true).unwrap();
-    assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(Refused::ReadOnly)]);
-    refusing(&store, Refused::ReadOnly, "cannot be written");
+    assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(StoreError::ReadOnly)]);
+    refusing(&store, StoreError::ReadOnly, "cannot be written");
     assert_eq!(orders(&all(&mut store, S)), [1]);
-    assert!(matches!(claimed(&mut store, "m", NOW), Claimed::Refused(Refused::ReadOnly)));
+    assert!(matches!(claimed(&mut store, "m", NOW), Claimed::Refused(StoreError::ReadOnly)));
     assert_eq!(store.purge(LATER, 10), Purged::default());
 }
 
@@ -282,8 +283,8 @@ fn a_file_that_is_taken_away_ends_all_promises() {
     assert_eq!(store.state(), State::Ready);
     std::fs::rename(dir.database(), dir.path().join("elsewhere.db")).unwrap();
     store.check(NOW);
-    refusing(&store, Refused::Broken, "moved or removed");
-    assert_eq!(steps(&mut store, [keep(kept(S, 1, "x"))]), [refused(Refused::Broken)]);
+    refusing(&store, StoreError::Broken, "moved or removed");
+    assert_eq!(steps(&mut store, [keep(kept(S, 1, "x"))]), [refused(StoreError::Broken)]);
 }
 
 #[test]
@@ -292,12 +293,12 @@ fn a_failed_fsync_is_never_tried_again() {
     let (mut store, _) = dir.open();
     done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
     let failed = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None);
-    assert_eq!(store.suffer(failed), Refused::Broken);
+    assert_eq!(store.suffer(failed), StoreError::Broken);
     for _ in 0..3 {
-        assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(Refused::Broken)]);
+        assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(StoreError::Broken)]);
         store.tend(true);
         store.check(NOW);
-        refusing(&store, Refused::Broken, "writing failed");
+        refusing(&store, StoreError::Broken, "writing failed");
     }
     assert_eq!(orders(&all(&mut store, S)), [1]);
 }
@@ -339,12 +340,12 @@ fn fail_to_write(dir: TempDir) {
     let (mut store, _) = dir.open();
     let body = "x".repeat(100_000);
     let mut promised = 0;
-    while steps(&mut store, [keep(kept(S, promised, &body))]) == [Outcome::Done] {
+    while steps(&mut store, [keep(kept(S, promised, &body))]) == [Completion::Done] {
         promised += 1;
         assert!(promised < 100, "the files grow without bounds");
     }
     println!("\npromised {promised}");
-    refusing(&store, Refused::Broken, "writing failed");
-    assert_eq!(steps(&mut store, [join(S, "a")]), [refused(Refused::Broken)]);
+    refusing(&store, StoreError::Broken, "writing failed");
+    assert_eq!(steps(&mut store, [join(S, "a")]), [refused(StoreError::Broken)]);
     assert_eq!(orders(&all(&mut store, S)).len() as u64, promised);
 }

@@ -19,7 +19,7 @@ enum Turn {
 
 #[derive(Clone, Debug)]
 enum Act {
-    Step(Step),
+    Mutation(Mutation),
     Load(SessionId, Option<u64>, usize),
     Claim(u8),
     Settle(u8),
@@ -29,29 +29,29 @@ fn session() -> impl Strategy<Value = SessionId> {
     (1..4u128).prop_map(SessionId)
 }
 
-fn put_any() -> impl Strategy<Value = Step> {
+fn put_any() -> impl Strategy<Value = Mutation> {
     (session(), 0..4u8, any::<u16>(), any::<bool>()).prop_map(|(session, name, any, flag)| {
-        Step::Put(Box::new(SessionRow {
+        Mutation::PutSession(Box::new(SessionRow {
             // Mostly its own name, sometimes another's.
             name: format!("n{}", if name == 0 { 1 } else { session.0 }).into(),
             expiry_s: u64::from(any),
             ends: flag.then_some(UnixMs(u64::from(any))),
             cookie: (!flag).then(|| Arc::from(&any.to_le_bytes()[..])),
-            downlink: DownlinkMark { reserved: Order(u64::from(any) + 1), floor: Order(u64::from(any)) },
+            downlink: DownlinkMark { reserved: Offset(u64::from(any) + 1), floor: Offset(u64::from(any)) },
             uplink: UplinkMark { run: u32::from(any), last: any, past_half: flag },
             ..row(session, "")
         }))
     })
 }
 
-fn keep_any() -> impl Strategy<Value = Step> {
+fn keep_any() -> impl Strategy<Value = Mutation> {
     let claim = proptest::option::of((0..3u8, 0..3u64));
     let flags = (any::<bool>(), any::<bool>(), 0..5u8);
     (session(), 0..8u64, any::<[u8; 3]>(), 0..3u64, claim, flags).prop_map(
-        |(session, order, body, ttl, claim, (two, sent, released))| {
+        |(session, offset, body, ttl, claim, (two, sent, released))| {
             let released = two && released == 0;
             let qos = if two { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
-            keep(Kept {
+            keep(StoredMessage {
                 message: if released { Message::encode(qos, 0, &[], &mut Vec::new()) } else { message(qos, &body) },
                 sent,
                 released,
@@ -61,7 +61,7 @@ fn keep_any() -> impl Strategy<Value = Step> {
                     message_id: format!("c{id}").into(),
                     until: UnixMs(NOW.0 + 1000 * until),
                 }),
-                ..kept(session, order, "")
+                ..kept(session, offset, "")
             })
         },
     )
@@ -71,19 +71,19 @@ fn act() -> impl Strategy<Value = Act> {
     let place = || (session(), 0..8u64);
     let channel = || (session(), 0..3u8);
     prop_oneof![
-        3 => put_any().prop_map(Act::Step),
-        8 => keep_any().prop_map(Act::Step),
-        2 => place().prop_map(|(session, order)| Act::Step(Step::Release { session, order: Order(order) })),
-        4 => place().prop_map(|(session, order)| Act::Step(Step::Remove { session, order: Order(order) })),
-        2 => channel().prop_map(|(session, channel)| Act::Step(join(session, &format!("c{channel}")))),
+        3 => put_any().prop_map(Act::Mutation),
+        8 => keep_any().prop_map(Act::Mutation),
+        2 => place().prop_map(|(session, offset)| Act::Mutation(Mutation::ReleaseMessage { session, offset: Offset(offset) })),
+        4 => place().prop_map(|(session, offset)| Act::Mutation(Mutation::RemoveMessage { session, offset: Offset(offset) })),
+        2 => channel().prop_map(|(session, channel)| Act::Mutation(join(session, &format!("c{channel}")))),
         1 => channel().prop_map(|(session, channel)| {
-            Act::Step(Step::Leave { session, channel: format!("c{channel}").into() })
+            Act::Mutation(Mutation::LeaveChannel { session, channel: format!("c{channel}").into() })
         }),
         2 => (session(), 1..5u16, any::<u8>(), any::<u8>()).prop_map(|(session, id, sequence, answer)| {
-            Act::Step(Step::Receive { session, received: received(id, u64::from(sequence), &answer.to_string()) })
+            Act::Mutation(Mutation::PutReceived { session, received: received(id, u64::from(sequence), &answer.to_string()) })
         }),
-        1 => (session(), 1..5u16).prop_map(|(session, id)| Act::Step(Step::Forget { session, id: MessageId(id) })),
-        1 => session().prop_map(|session| Act::Step(Step::Drop { session })),
+        1 => (session(), 1..5u16).prop_map(|(session, id)| Act::Mutation(Mutation::RemoveReceived { session, id: MessageId(id) })),
+        1 => session().prop_map(|session| Act::Mutation(Mutation::DropSession { session })),
         4 => (session(), proptest::option::of(0..8u64), 0..4usize)
             .prop_map(|(session, after, most)| Act::Load(session, after, most)),
         2 => (0..3u8).prop_map(Act::Claim),
@@ -110,16 +110,16 @@ struct Model {
 struct Session {
     row: SessionRow,
     channels: BTreeSet<Arc<str>>,
-    messages: BTreeMap<Order, Kept>,
+    messages: BTreeMap<Offset, StoredMessage>,
     received: BTreeMap<MessageId, Received>,
-    guards: BTreeMap<Arc<str>, (Order, UnixMs)>,
+    guards: BTreeMap<Arc<str>, (Offset, UnixMs)>,
 }
 
 impl Model {
     fn act(&mut self, act: &Act, now: UnixMs) -> Answer {
         let outcome = match act {
-            Act::Step(step) => self.step(step, now),
-            Act::Load(session, after, most) => Outcome::Loaded(self.load(*session, after.map(Order), *most, now)),
+            Act::Mutation(step) => self.step(step, now),
+            Act::Load(session, after, most) => Completion::Loaded(self.load(*session, after.map(Offset), *most, now)),
             Act::Claim(id) => return Answer::Claim { ticket: 1, claimed: self.claim(*id, now) },
             Act::Settle(id) => {
                 if let Some((_, answer)) = self.claims.get_mut(id) {
@@ -128,7 +128,7 @@ impl Model {
                 return Answer::Settled;
             }
         };
-        Answer::Shard { shard: ShardId(0), number: 1, outcome }
+        Answer::Shard { shard: ShardId(0), number: CommandNumber(1), outcome }
     }
 
     fn claim(&mut self, id: u8, now: UnixMs) -> Claimed {
@@ -141,38 +141,39 @@ impl Model {
         }
     }
 
-    fn step(&mut self, step: &Step, now: UnixMs) -> Outcome {
+    fn step(&mut self, step: &Mutation, now: UnixMs) -> Completion {
         let session = book::session_of(step);
-        if let Step::Put(row) = step {
+        if let Mutation::PutSession(row) = step {
             return self.put(row);
         }
         let Some(known) = self.sessions.get_mut(&session) else {
-            let adds = matches!(step, Step::Join { .. } | Step::Keep(_) | Step::Receive { .. });
-            return if adds { Outcome::Refused(Refused::Fenced) } else { Outcome::Done };
+            let adds =
+                matches!(step, Mutation::JoinChannel { .. } | Mutation::PutMessage(_) | Mutation::PutReceived { .. });
+            return if adds { Completion::Refused(StoreError::Fenced) } else { Completion::Done };
         };
         match step.clone() {
-            Step::Put(_) => {}
-            Step::Join { channel, .. } => drop(known.channels.insert(channel)),
-            Step::Leave { channel, .. } => drop(known.channels.remove(&channel)),
-            Step::Keep(kept) => return known.keep(*kept, now),
-            Step::Release { order, .. } => {
-                if let Some(kept) = known.messages.get_mut(&order) {
+            Mutation::PutSession(_) => {}
+            Mutation::JoinChannel { channel, .. } => drop(known.channels.insert(channel)),
+            Mutation::LeaveChannel { channel, .. } => drop(known.channels.remove(&channel)),
+            Mutation::PutMessage(kept) => return known.keep(*kept, now),
+            Mutation::ReleaseMessage { offset, .. } => {
+                if let Some(kept) = known.messages.get_mut(&offset) {
                     kept.message = Message::encode(kept.message.qos, 0, &[], &mut Vec::new());
                     kept.released = true;
                 }
             }
-            Step::Remove { order, .. } => drop(known.messages.remove(&order)),
-            Step::Receive { received, .. } => drop(known.received.insert(received.id, received)),
-            Step::Forget { id, .. } => drop(known.received.remove(&id)),
-            Step::Drop { .. } => drop(self.sessions.remove(&session)),
+            Mutation::RemoveMessage { offset, .. } => drop(known.messages.remove(&offset)),
+            Mutation::PutReceived { received, .. } => drop(known.received.insert(received.id, received)),
+            Mutation::RemoveReceived { id, .. } => drop(known.received.remove(&id)),
+            Mutation::DropSession { .. } => drop(self.sessions.remove(&session)),
         }
-        Outcome::Done
+        Completion::Done
     }
 
-    fn put(&mut self, row: &SessionRow) -> Outcome {
+    fn put(&mut self, row: &SessionRow) -> Completion {
         let others = self.sessions.values().filter(|other| other.row.session != row.session);
         if others.into_iter().any(|other| other.row.name == row.name) {
-            return Outcome::Refused(Refused::NameTaken);
+            return Completion::Refused(StoreError::NameTaken);
         }
         let new = || Session {
             row: row.clone(),
@@ -182,13 +183,13 @@ impl Model {
             guards: BTreeMap::new(),
         };
         self.sessions.entry(row.session).or_insert_with(new).row = row.clone();
-        Outcome::Done
+        Completion::Done
     }
 
-    fn load(&self, session: SessionId, after: Option<Order>, most: usize, now: UnixMs) -> Page {
+    fn load(&self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Page {
         let Some(session) = self.sessions.get(&session) else { return Page::default() };
         let mut page = Page::default();
-        let behind = session.messages.values().filter(|kept| after.is_none_or(|after| kept.order > after));
+        let behind = session.messages.values().filter(|kept| after.is_none_or(|after| kept.offset > after));
         page.messages = behind.filter(|kept| kept.waits(now)).cloned().collect();
         page.more = page.messages.len() > most;
         page.messages.truncate(most);
@@ -212,15 +213,15 @@ impl Model {
         expired
     }
 
-    fn found(&self) -> Vec<Found> {
+    fn found(&self) -> Vec<StoredSession> {
         let found = self.sessions.values().map(|session| {
             let waiting = || session.messages.values().filter(|kept| !kept.released);
-            Found {
+            StoredSession {
                 row: session.row.clone(),
                 channels: session.channels.iter().cloned().collect(),
                 waiting: waiting().count() as u32,
                 waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
-                next: session.messages.keys().last().map_or(Order(0), |last| last.next()),
+                next: session.messages.keys().last().map_or(Offset(0), |last| last.next()),
                 oldest: waiting().map(|kept| kept.stored).min(),
                 first: session.messages.keys().next().copied(),
             }
@@ -238,31 +239,32 @@ impl Model {
 }
 
 impl Session {
-    fn keep(&mut self, kept: Kept, now: UnixMs) -> Outcome {
+    fn keep(&mut self, kept: StoredMessage, now: UnixMs) -> Completion {
         if let Some(claim) = &kept.claim {
             match self.guards.get(&claim.message_id) {
-                Some((order, until)) if *until > now => {
-                    return if *order == kept.order { Outcome::Done } else { Outcome::Known };
+                Some((offset, until)) if *until > now => {
+                    return if *offset == kept.offset { Completion::Done } else { Completion::Duplicate };
                 }
-                _ => drop(self.guards.insert(claim.message_id.clone(), (kept.order, claim.until))),
+                _ => drop(self.guards.insert(claim.message_id.clone(), (kept.offset, claim.until))),
             }
         }
-        self.messages.entry(kept.order).or_insert(kept);
-        Outcome::Done
+        self.messages.entry(kept.offset).or_insert(kept);
+        Completion::Done
     }
 }
 
-impl Kept {
+impl StoredMessage {
     fn waits(&self, now: UnixMs) -> bool {
         self.released || self.sent && self.message.qos == QoS::ExactlyOnce || self.expires > now
     }
 }
 
 fn request(act: &Act, now: UnixMs) -> Request {
-    let shard = |what| Request::Shard { shard: ShardId(0), work: Work { number: 1, what } };
+    let shard =
+        |operation| Request::Shard { shard: ShardId(0), command: Command { number: CommandNumber(1), operation } };
     match act.clone() {
-        Act::Step(step) => shard(What::Step(step)),
-        Act::Load(session, after, most) => shard(What::Load { session, after: after.map(Order), most }),
+        Act::Mutation(step) => shard(Operation::Mutate(step)),
+        Act::Load(session, after, most) => shard(Operation::Load { session, after: after.map(Offset), most }),
         Act::Claim(id) => {
             let claim = Claim { message_id: format!("call-{id}").into(), until: UnixMs(now.0 + CLAIMED_MS) };
             Request::Claim { ticket: 1, claim }
@@ -273,7 +275,7 @@ fn request(act: &Act, now: UnixMs) -> Request {
 
 /// Answers with equal sequences have no order among themselves.
 fn sorted(mut answer: Answer) -> Answer {
-    if let Answer::Shard { outcome: Outcome::Loaded(page), .. } = &mut answer {
+    if let Answer::Shard { outcome: Completion::Loaded(page), .. } = &mut answer {
         page.received.sort_by_key(|received| (received.sequence, received.id));
     }
     answer
@@ -302,7 +304,7 @@ proptest! {
                     let mut expired: BTreeMap<SessionId, (u32, u64)> = BTreeMap::new();
                     loop {
                         let purged = store.purge(now, most);
-                        for Expired { session, messages, bytes } in purged.expired {
+                        for ExpiredMessages { session, messages, bytes } in purged.expired {
                             let sum = expired.entry(session).or_default();
                             *sum = (sum.0 + messages, sum.1 + bytes);
                         }

@@ -13,68 +13,71 @@ pub struct SessionId(pub u128);
 
 /// A message's place among all that were ever accepted for a session, from 0. Its message id follows from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Order(pub u64);
+pub struct Offset(pub u64);
 
 /// Wall-clock time in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnixMs(pub u64);
 
+/// Counts a shard's commands from 1, without gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandNumber(pub u64);
+
 #[derive(Debug)]
-pub struct Work {
-    /// Counts the shard's work from 1.
-    pub number: u64,
-    pub what: What,
+pub struct Command {
+    pub number: CommandNumber,
+    pub operation: Operation,
 }
 
 #[derive(Debug)]
-pub enum What {
-    Step(Step),
+pub enum Operation {
+    Mutate(Mutation),
     /// Answered by a `Page`. `session` was made by an earlier step.
     Load {
         session: SessionId,
         /// Messages behind this place; `None`: from the first, and the received ids too.
-        after: Option<Order>,
+        after: Option<Offset>,
         /// Messages at most; the store adds a limit in bytes of its own (about 1 MiB, at least one message).
         most: usize,
     },
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum Mutation {
     /// Writes the session's own row, new or not. Refused where another session has the name.
-    Put(Box<SessionRow>),
-    Join {
+    PutSession(Box<SessionRow>),
+    JoinChannel {
         session: SessionId,
         channel: Arc<str>,
     },
-    Leave {
+    LeaveChannel {
         session: SessionId,
         channel: Arc<str>,
     },
     /// Keeps a message for the session. One that has its order already stays as it is.
-    Keep(Box<Kept>),
+    PutMessage(Box<StoredMessage>),
     /// The client has the QoS 2 message (REC): only its REL is still to be said.
-    Release {
+    ReleaseMessage {
         session: SessionId,
-        order: Order,
+        offset: Offset,
     },
     /// The message is done.
-    Remove {
+    RemoveMessage {
         session: SessionId,
-        order: Order,
+        offset: Offset,
     },
     /// A QoS 2 message from the client, forwarded and answered. Replaces what was known of that id.
-    Receive {
+    PutReceived {
         session: SessionId,
         received: Received,
     },
     /// REL came: the id is free again.
-    Forget {
+    RemoveReceived {
         session: SessionId,
         id: MessageId,
     },
     /// The session ends: all of it goes.
-    Drop {
+    DropSession {
         session: SessionId,
     },
 }
@@ -97,9 +100,9 @@ pub struct SessionRow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DownlinkMark {
     /// Orders below this one may have been used.
-    pub reserved: Order,
+    pub reserved: Offset,
     /// Orders below this one are finished or stored; the client may hold QoS 2 ids of those between.
-    pub floor: Order,
+    pub floor: Offset,
 }
 
 /// Where the numbering of the client's messages stands. A *run* is a row of rising ids.
@@ -114,9 +117,9 @@ pub struct UplinkMark {
 
 /// A message that waits for a session.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
+pub struct StoredMessage {
     pub session: SessionId,
-    pub order: Order,
+    pub offset: Offset,
     /// QoS 1 or 2. Of no meaning when `released`.
     pub message: Message,
     /// It may have reached the client: sent again with DUP.
@@ -152,7 +155,7 @@ pub struct Received {
 #[derive(Debug, Default, PartialEq)]
 pub struct Page {
     /// In their order; what has expired is left out.
-    pub messages: Vec<Kept>,
+    pub messages: Vec<StoredMessage>,
     /// In the order of `sequence`; of the first page only.
     pub received: Vec<Received>,
     /// Messages behind these.
@@ -161,25 +164,25 @@ pub struct Page {
 
 /// What became of the shard's work up to a number.
 #[derive(Debug, Default, PartialEq)]
-pub struct Told {
+pub struct Completions {
     /// All work up to this number is finished, and what is done is on disk.
-    pub upto: u64,
+    pub upto: CommandNumber,
     /// Those among it whose outcome is not plainly `Done`, in their order.
-    pub other: Vec<(u64, Outcome)>,
+    pub exceptions: Vec<(CommandNumber, Completion)>,
 }
 
 #[derive(Debug, PartialEq)]
-pub enum Outcome {
+pub enum Completion {
     Done,
     /// A `Keep` whose claim the session has had already: nothing is kept under this order.
-    Known,
+    Duplicate,
     Loaded(Page),
-    Refused(Refused),
+    Refused(StoreError),
 }
 
 /// Why the store makes no promise now. Whether the step was done is not known when the reason is `Unreachable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum StoreError {
     #[error("the disk is full")]
     DiskFull,
     #[error("the store is full (store.bytes_max)")]
@@ -200,35 +203,35 @@ pub enum Refused {
 
 /// A session as the store has it at the start of the process.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct StoredSession {
     pub row: SessionRow,
     pub channels: Vec<Arc<str>>,
     /// Messages that wait, and their bytes (`Message::len`); those that are only to be released do not count.
     pub waiting: u32,
     pub waiting_bytes: u64,
     /// The order behind the last message kept; 0 without any.
-    pub next: Order,
+    pub next: Offset,
     /// When the first of them was stored, and its order (or that of the first to be released).
     pub oldest: Option<UnixMs>,
-    pub first: Option<Order>,
+    pub first: Option<Offset>,
 }
 
 /// Messages that have expired in the store and were removed there; told to the session's shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expired {
+pub struct ExpiredMessages {
     pub session: SessionId,
     pub messages: u32,
     pub bytes: u64,
 }
 
-impl Order {
+impl Offset {
     /// 1, 2, …, 65534, 1, …
     pub fn id(self) -> MessageId {
         MessageId((self.0 % IDS) as u16 + 1)
     }
 
-    pub fn next(self) -> Order {
-        Order(self.0 + 1)
+    pub fn next(self) -> Offset {
+        Offset(self.0 + 1)
     }
 }
 
