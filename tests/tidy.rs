@@ -507,9 +507,9 @@ const SAFETY_REACH: usize = 16;
 const HOUSE: &[(&str, &[&str])] = &[
     ("base", &[]),
     ("wire", &["base"]),
-    ("shard", &["base", "wire"]),
+    ("shard", &["base", "wire", "metrics"]),
     ("config", &["base", "wire", "shard"]),
-    ("metrics", &["base", "wire", "shard", "config"]),
+    ("metrics", &["base"]),
     ("policy", &["base", "wire", "shard", "config", "metrics"]),
     ("store", &["base", "wire", "shard", "config", "metrics"]),
     ("cluster", &["base", "wire", "shard", "config", "metrics"]),

@@ -1,1 +1,0 @@
-//! Counters (to be filled).
