@@ -4,4 +4,5 @@
 //! nobody. What a figure counts is said once, at its definition, and shown by /metrics and /info/.
 
 pub mod counter;
+pub mod figure;
 pub mod shard;
