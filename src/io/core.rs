@@ -477,7 +477,7 @@ impl Core {
             body,
         };
         if let Err(job) = self.pool().submit(job) {
-            // Counted by the pool as `line_full`; the client's repeat tries again.
+            // Counted by the pool as `queue_full`; the client's repeat tries again.
             self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: job.body });
         }
     }

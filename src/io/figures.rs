@@ -1,12 +1,15 @@
 //! The server in figures: /info/ (JSON, what the page at /serverinfo/ shows) and /metrics (Prometheus text).
 
-use super::backend::{BackendStats, HistogramTotal, UpstreamState};
+use super::backend::UpstreamState;
 use super::core::Core;
 use super::response::{Response, plain};
 use super::shared::Counters;
 use super::store::StoreSender;
 use super::{clock, sys};
 use crate::config::StoreKind;
+use crate::metrics::backend::{BackendMetrics, latency_samples, latency_us};
+use crate::metrics::counter::Kind;
+use crate::metrics::figure::{Sample, totals};
 use crate::shard::{Figures, Query, Reply, Stats};
 use crate::store::State;
 use prometheus_client::collector::Collector;
@@ -136,9 +139,9 @@ fn cpu_percent(uptime_s: u64) -> f64 {
 }
 
 fn upstreams(core: &Core) -> Vec<Value> {
-    let latency = HistogramTotal::of(core.shared.backend.iter().map(|stats| &stats.latency_us));
-    let sum = |counter: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| counter(stats)).sum::<u64>();
-    let (waiting, failures) = (sum(|stats| stats.waiting.get()), sum(failures));
+    let latency = latency_us(&core.shared.backend);
+    let sum = |figure: fn(&BackendMetrics) -> u64| core.shared.backend.iter().map(|part| figure(part)).sum::<u64>();
+    let (waiting, failures) = (sum(|backend| backend.waiting.get()), sum(BackendMetrics::failures));
     let one = |upstream: UpstreamState| {
         json!({
             "url": format!("http://{}:{}", upstream.host, upstream.port),
@@ -152,19 +155,6 @@ fn upstreams(core: &Core) -> Vec<Value> {
         })
     };
     core.pool().upstreams().into_iter().map(one).collect()
-}
-
-fn failures(stats: &BackendStats) -> u64 {
-    let failures = [
-        &stats.failures_no_address,
-        &stats.failures_refused,
-        &stats.failures_reset,
-        &stats.failures_timeout,
-        &stats.failures_rubbish,
-        &stats.failures_too_large,
-        &stats.status_5xx,
-    ];
-    failures.iter().map(|counter| counter.get()).sum()
 }
 
 /// The channels with the most members, all workers together.
@@ -204,34 +194,22 @@ fn admission(core: &Core) -> impl Iterator<Item = Counted> {
 }
 
 fn backend(core: &Core) -> impl Iterator<Item = Counted> {
-    let sum = |counter: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| counter(stats)).sum();
-    [
-        ("backend_requests", "Attempts to ask the backend.", sum(|stats| stats.requests.get())),
-        ("backend_answers", "Answers of the backend, whatever their status.", sum(|stats| stats.answers.get())),
-        ("backend_no_address", "Attempts that found no address.", sum(|stats| stats.failures_no_address.get())),
-        ("backend_refused", "Attempts that found nobody listening.", sum(|stats| stats.failures_refused.get())),
-        ("backend_reset", "Attempts whose connection broke.", sum(|stats| stats.failures_reset.get())),
-        ("backend_timeout", "Attempts not answered in time.", sum(|stats| stats.failures_timeout.get())),
-        ("backend_rubbish", "Answers that were not HTTP.", sum(|stats| stats.failures_rubbish.get())),
-        ("backend_too_large", "Answers over backend_body_max.", sum(|stats| stats.failures_too_large.get())),
-        ("backend_4xx", "Answers of status 4xx.", sum(|stats| stats.status_4xx.get())),
-        ("backend_5xx", "Answers of status 5xx.", sum(|stats| stats.status_5xx.get())),
-        ("backend_retries", "Attempts that followed a failed one.", sum(|stats| stats.retries.get())),
-        ("backend_stale", "Requests that met a closing connection.", sum(|stats| stats.stale.get())),
-        ("backend_gave_up", "Requests that ended without an answer.", sum(|stats| stats.gave_up.get())),
-        ("backend_line_full", "Requests refused because too many wait.", sum(|stats| stats.line_full.get())),
-        ("backend_unasked", "Connections that said what nobody asked.", sum(|stats| stats.unasked.get())),
-        ("backend_breaker_opened", "Times a breaker opened.", sum(|stats| stats.breaker_opened.get())),
-    ]
-    .into_iter()
+    totals(&core.shared.backend).filter(|sample| sample.kind == Kind::Counter).map(counted)
+}
+
+fn backend_gauges(core: &Core) -> impl Iterator<Item = Counted> {
+    let gauges = totals(&core.shared.backend).filter(|sample| sample.kind == Kind::Gauge);
+    gauges.chain(latency_samples(&core.shared.backend)).map(counted)
+}
+
+fn counted(sample: Sample) -> Counted {
+    (sample.name, sample.help, sample.value)
 }
 
 /// `GET /metrics`.
 pub async fn metrics(core: &Rc<Core>) -> Response {
     let (figures, stats) = figures(core).await;
     let sum = |part: fn(&Figures) -> usize| figures.iter().map(part).sum::<usize>() as u64;
-    let backend_sum = |part: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| part(stats)).sum();
-    let latency = HistogramTotal::of(core.shared.backend.iter().map(|stats| &stats.latency_us));
     let mut gauges = vec![
         ("connections", "Open connections.", sum(|worker| worker.connections)),
         ("channels", "Channels with members, added up over the workers.", sum(|worker| worker.channels)),
@@ -242,12 +220,8 @@ pub async fn metrics(core: &Rc<Core>) -> Response {
         ("memory_bytes", "Resident memory.", sys::resident_bytes()),
         ("uptime_seconds", "Since the start.", core.shared.uptime_s(clock::monotonic())),
         ("workers", "Worker threads.", figures.len() as u64),
-        ("backend_connections", "Connections to backends.", backend_sum(|stats| stats.connections.get())),
-        ("backend_waiting", "Requests that wait for a backend.", backend_sum(|stats| stats.waiting.get())),
-        ("backend_open_breakers", "Backends that are taken for down.", backend_sum(|stats| stats.open_breakers.get())),
-        ("backend_latency_p50_us", "Median of the backend's latency since the start.", latency.per_mille(500)),
-        ("backend_latency_p99_us", "99th percentile of the backend's latency.", latency.per_mille(990)),
     ];
+    gauges.extend(backend_gauges(core));
     gauges.extend(store_gauges(core));
     let counters = stats.iter().chain(Counters::sum(&core.shared.counters)).chain(admission(core)).chain(backend(core));
     let counters = counters.chain(store_counters(core));

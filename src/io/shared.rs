@@ -1,7 +1,6 @@
 //! What all workers of the process share: counters, who may come in, which channels are where, and each other's
 //! mailboxes.
 
-use super::backend::BackendStats;
 use super::events::EventSender;
 use super::mailbox::MailSender;
 use super::moves::Moves;
@@ -11,6 +10,7 @@ use super::store::{Outlets, StoreSender};
 use crate::base::id::{ConnKey, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
+use crate::metrics::backend::BackendMetrics;
 use crate::policy::admission::Admission;
 use crate::shard::{Query, QueryId, Reply};
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ pub struct Shared {
     /// No worker lets anybody in before all have their sessions: a message for a channel must find all its members.
     pub restored: Barrier,
     /// One per worker.
-    pub backend: Vec<Arc<BackendStats>>,
+    pub backend: Vec<Arc<BackendMetrics>>,
     /// One per worker.
     pub counters: Vec<Counters>,
     /// In force now.

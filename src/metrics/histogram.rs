@@ -1,82 +1,8 @@
-//! What a worker's backend client has done, as counters and a latency histogram.
+//! A histogram of values up to 2²⁷ with one writer, and the sum of several, from which percentiles are read.
 //!
-//! Each counter has one writer, the worker that owns the pool, so that adding is a plain load and store; anyone may
-//! read at any time, from any thread, for /metrics and /serverinfo/.
+//! Recording costs the writer two loads and two stores. Whoever reads adds the writers' histograms up first.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::policy::backend::Failure;
-
-/// A number with one writer and any number of readers.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Only the owner may add: a second writer's additions would be lost.
-    pub fn add(&self, n: u64) {
-        self.set(self.get().wrapping_add(n));
-    }
-
-    pub fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// One worker's figures. Totals count from the start of the process; gauges say so.
-#[derive(Debug, Default)]
-pub struct BackendStats {
-    /// Attempts: requests written to a connection, or given to one that did not come about.
-    pub requests: Counter,
-    /// Answers that were read whole, whatever their status.
-    pub answers: Counter,
-    pub failures_no_address: Counter,
-    pub failures_refused: Counter,
-    pub failures_reset: Counter,
-    pub failures_timeout: Counter,
-    pub failures_rubbish: Counter,
-    pub failures_too_large: Counter,
-    pub status_4xx: Counter,
-    pub status_5xx: Counter,
-    /// Attempts that followed a failed one.
-    pub retries: Counter,
-    /// Requests that met a connection which the backend was just closing, and went out again on another one.
-    pub stale: Counter,
-    /// Jobs that ended without an answer.
-    pub gave_up: Counter,
-    /// Jobs refused because too many were waiting.
-    pub line_full: Counter,
-    /// Connections closed because the backend sent something that nobody had asked for.
-    pub unasked: Counter,
-    pub connections_opened: Counter,
-    pub breaker_opened: Counter,
-    /// Gauge: backends whose breaker is not closed.
-    pub open_breakers: Counter,
-    /// Gauge: connections to backends.
-    pub connections: Counter,
-    /// Gauge: jobs accepted and not yet given back.
-    pub jobs: Counter,
-    /// Gauge: of these, the ones that wait for a connection, a retry or a breaker.
-    pub waiting: Counter,
-    /// Microseconds from the start of an attempt to its whole answer.
-    pub latency_us: Histogram,
-}
-
-impl BackendStats {
-    pub fn failure(&self, failure: Failure) -> &Counter {
-        match failure {
-            Failure::NoAddress => &self.failures_no_address,
-            Failure::Refused => &self.failures_refused,
-            Failure::Reset => &self.failures_reset,
-            Failure::Timeout => &self.failures_timeout,
-            Failure::Rubbish => &self.failures_rubbish,
-            Failure::TooLarge => &self.failures_too_large,
-        }
-    }
-}
+use super::counter::Counter;
 
 /// Log-linear buckets: each power of two is cut into sixteen, so that a percentile read back is at most 1/16 too high.
 #[derive(Debug)]
