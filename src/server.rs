@@ -9,7 +9,7 @@ use crate::io::mailbox::{MailReceiver, mailbox};
 use crate::io::moves::Moves;
 use crate::io::repeats::Repeats;
 use crate::io::resolve::Resolver;
-use crate::io::shared::{Counters, Mail, Presence, Shared};
+use crate::io::shared::{Mail, Presence, Shared};
 use crate::io::shelf::Shelf;
 use crate::io::store::{self as io_store, StoreThread};
 use crate::io::{clock, sys};
@@ -93,7 +93,7 @@ impl Server {
             shelves: cpus.iter().map(|_| Shelf::default()).collect(),
             restored: Barrier::new(cpus.len()),
             backend: cpus.iter().map(|_| Arc::default()).collect(),
-            counters: cpus.iter().map(|_| Counters::default()).collect(),
+            counters: cpus.iter().map(|_| Arc::default()).collect(),
             config: Mutex::new(Arc::new(config)),
             draining: AtomicBool::new(false),
             events: sender,

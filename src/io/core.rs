@@ -18,7 +18,7 @@ use super::mailbox::{Bells, MailReceiver};
 use super::notify::Notify;
 use super::receipts::Receipts;
 use super::rules::Rules;
-use super::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
+use super::shared::{Mail, Shared, TICKET_SHARD_AT};
 use super::shelf::News;
 use super::storebox::{self, StoreBox};
 use super::sys;
@@ -27,6 +27,8 @@ use super::waits::Waits;
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
+use crate::metrics::counter::Counter;
+use crate::metrics::worker::WorkerMetrics;
 use crate::policy::api::Targets;
 use crate::policy::backend::{Actions, Verdict};
 use crate::shard::channels::name_hash;
@@ -43,14 +45,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use tracing::{debug, error, warn};
 
 pub struct Core {
     pub id: ShardId,
     pub shared: Arc<Shared>,
+    /// Of `shared.counters`, this worker's.
+    metrics: Arc<WorkerMetrics>,
     pub clock: Clock,
     pub lines: Lines,
     pub deadlines: Rc<Deadlines>,
@@ -95,6 +97,7 @@ impl Core {
         let shard = Shard::new(id, rules.settings(), now);
         Ok(Rc::new(Core {
             id,
+            metrics: shared.counters[usize::from(id.0)].clone(),
             clock: Clock::default(),
             lines: Lines::new()?,
             deadlines: Rc::new(Deadlines::new(now)),
@@ -145,17 +148,17 @@ impl Core {
         self.rules.borrow().clone()
     }
 
-    pub fn count(&self, counter: impl Fn(&Counters) -> &AtomicU64) {
+    pub fn count(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) {
         self.count_many(counter, 1);
     }
 
-    pub fn count_many(&self, counter: impl Fn(&Counters) -> &AtomicU64, count: u64) {
-        Counters::add(counter(&self.shared.counters[usize::from(self.id.0)]), count);
+    pub fn count_many(&self, counter: impl Fn(&WorkerMetrics) -> &Counter, count: u64) {
+        counter(&self.metrics).add(count);
     }
 
     /// The same; true when no worker has counted it before (two at the same moment may both be the first).
-    pub fn count_first(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> bool {
-        let is_first = self.shared.counters.iter().all(|counters| counter(counters).load(Relaxed) == 0);
+    pub fn count_first(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) -> bool {
+        let is_first = self.shared.counters.iter().all(|metrics| counter(metrics).get() == 0);
         self.count(counter);
         is_first
     }
@@ -322,10 +325,10 @@ impl Core {
             self.lines.flush(&mut shard, answer.behind.saturating_sub(flushed));
             flushed = flushed.max(answer.behind);
             if let Some(rest) = answer.write(&self.deadlines) {
-                let (shared, id) = (self.shared.clone(), usize::from(self.id.0));
+                let metrics = self.metrics.clone();
                 monoio::spawn(async move {
                     if !rest.await {
-                        Counters::add(&shared.counters[id].answers_not_taken, 1);
+                        metrics.answers_not_taken.increment();
                     }
                 });
             }

@@ -3,7 +3,6 @@
 use super::backend::UpstreamState;
 use super::core::Core;
 use super::response::{Response, plain};
-use super::shared::Counters;
 use super::store::StoreSender;
 use super::{clock, sys};
 use crate::config::StoreKind;
@@ -31,7 +30,7 @@ pub async fn info(core: &Rc<Core>) -> Response {
     let now = clock::monotonic();
     let channels: usize = figures.iter().map(|worker| worker.channels).sum();
     let mut counters = serde_json::Map::new();
-    let counted = stats.iter().chain(Counters::sum(&shared.counters)).chain(admission(core)).chain(backend(core));
+    let counted = stats.iter().chain(totals(&shared.counters).map(counted)).chain(admission(core)).chain(backend(core));
     for (name, _, value) in counted.chain(store_counters(core)) {
         counters.insert(name.into(), value.into());
     }
@@ -223,7 +222,8 @@ pub async fn metrics(core: &Rc<Core>) -> Response {
     ];
     gauges.extend(backend_gauges(core));
     gauges.extend(store_gauges(core));
-    let counters = stats.iter().chain(Counters::sum(&core.shared.counters)).chain(admission(core)).chain(backend(core));
+    let counters =
+        stats.iter().chain(totals(&core.shared.counters).map(counted)).chain(admission(core)).chain(backend(core));
     let counters = counters.chain(store_counters(core));
     let mut registry = Registry::with_prefix("rainbow");
     registry.register_collector(Box::new(Collected { counters: counters.collect(), gauges }));

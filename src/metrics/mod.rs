@@ -8,3 +8,4 @@ pub mod counter;
 pub mod figure;
 pub mod histogram;
 pub mod shard;
+pub mod worker;
