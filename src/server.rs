@@ -13,6 +13,7 @@ use crate::io::shared::{Mail, Presence, Shared};
 use crate::io::shelf::Shelf;
 use crate::io::store::{self as io_store, StoreThread};
 use crate::io::{clock, sys};
+use crate::metrics::process::Metrics;
 use crate::policy::admission::Admission;
 pub use crate::shard::Mode;
 use crate::shard::command::StoredSession;
@@ -83,8 +84,9 @@ impl Server {
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events();
         let now = clock::monotonic();
+        let metrics = Metrics::new(cpus.len(), opened.is_some());
         let shared = Arc::new(Shared {
-            admission: Arc::new(Admission::default()),
+            admission: Arc::new(Admission::new(metrics.admission().clone())),
             presence: Presence::new(cpus.len()),
             mail,
             moves,
@@ -92,8 +94,7 @@ impl Server {
             store: OnceLock::new(),
             shelves: cpus.iter().map(|_| Shelf::default()).collect(),
             restored: Barrier::new(cpus.len()),
-            backend: cpus.iter().map(|_| Arc::default()).collect(),
-            counters: cpus.iter().map(|_| Arc::default()).collect(),
+            metrics,
             config: Mutex::new(Arc::new(config)),
             draining: AtomicBool::new(false),
             events: sender,
@@ -230,7 +231,8 @@ fn said(changed: &[&str], needs_restart: &[&str]) -> String {
 }
 
 fn start_store(shared: &Arc<Shared>, store: Store) -> io::Result<StoreThread> {
-    let (thread, sender) = io_store::start(store, &shared.config().store, shared.outlets())?;
+    let metrics = shared.metrics.store().expect("a process with a store has its metrics").clone();
+    let (thread, sender) = io_store::start(store, &shared.config().store, shared.outlets(), metrics)?;
     assert!(shared.store.set(sender).is_ok(), "a process has one store");
     Ok(thread)
 }

@@ -137,7 +137,7 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
         Route::Ready => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
         Route::ServerInfo => Response::new(200, "text/html; charset=utf-8", &include_bytes!("serverinfo.html")[..]),
         Route::Info => figures::info(core).await,
-        Route::Metrics => figures::metrics(core).await,
+        Route::Metrics => figures::metrics(&core.shared),
         Route::Channel => channel(core, query).await,
         Route::Session => match session(core, query).await {
             Ok(response) => response,

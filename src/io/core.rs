@@ -51,7 +51,7 @@ use tracing::{debug, error, warn};
 pub struct Core {
     pub id: ShardId,
     pub shared: Arc<Shared>,
-    /// Of `shared.counters`, this worker's.
+    /// Of `shared.metrics`, this worker's.
     metrics: Arc<WorkerMetrics>,
     pub clock: Clock,
     pub lines: Lines,
@@ -97,7 +97,7 @@ impl Core {
         let shard = Shard::new(id, rules.settings(), now);
         Ok(Rc::new(Core {
             id,
-            metrics: shared.counters[usize::from(id.0)].clone(),
+            metrics: shared.metrics.worker(id).clone(),
             clock: Clock::default(),
             lines: Lines::new()?,
             deadlines: Rc::new(Deadlines::new(now)),
@@ -158,7 +158,7 @@ impl Core {
 
     /// The same; true when no worker has counted it before (two at the same moment may both be the first).
     pub fn count_first(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) -> bool {
-        let is_first = self.shared.counters.iter().all(|metrics| counter(metrics).get() == 0);
+        let is_first = self.shared.metrics.workers().iter().all(|metrics| counter(metrics).get() == 0);
         self.count(counter);
         is_first
     }

@@ -1,4 +1,4 @@
-//! What all workers of the process share: counters, who may come in, which channels are where, and each other's
+//! What all workers of the process share: metrics, who may come in, which channels are where, and each other's
 //! mailboxes.
 
 use super::events::EventSender;
@@ -10,8 +10,7 @@ use super::store::{Outlets, StoreSender};
 use crate::base::id::{ConnKey, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
-use crate::metrics::backend::BackendMetrics;
-use crate::metrics::worker::WorkerMetrics;
+use crate::metrics::process::Metrics;
 use crate::policy::admission::Admission;
 use crate::shard::{Query, QueryId, Reply};
 use std::net::SocketAddr;
@@ -32,10 +31,7 @@ pub struct Shared {
     pub shelves: Vec<Shelf>,
     /// No worker lets anybody in before all have their sessions: a message for a channel must find all its members.
     pub restored: Barrier,
-    /// One per worker.
-    pub backend: Vec<Arc<BackendMetrics>>,
-    /// One per worker.
-    pub counters: Vec<Arc<WorkerMetrics>>,
+    pub metrics: Metrics,
     /// In force now.
     pub config: Mutex<Arc<Config>>,
     /// Set by the first SIGTERM: nobody new comes in.

@@ -114,7 +114,7 @@ fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
     resolver.on_news(move || bell.ring());
     Pool::new(backend::Parts {
         options: Options::of(&core.shared.config()),
-        stats: core.shared.backend[id].clone(),
+        stats: core.shared.metrics.backend(core.id).clone(),
         resolver,
         clock: backend::Clock { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
         seed: clock::unix_ns() as u64 ^ (id as u64) << 48,
