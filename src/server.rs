@@ -17,7 +17,7 @@ use crate::metrics::process::Metrics;
 use crate::policy::admission::Admission;
 pub use crate::shard::Mode;
 use crate::shard::command::StoredSession;
-use crate::shard::home;
+use crate::shard::session_owner;
 /// For tests: see `store::crash`.
 pub use crate::store::crash::arm as crash_at;
 use crate::store::{self, OpenError, Opened, Store};
@@ -250,7 +250,7 @@ fn start_workers(shared: &Arc<Shared>, beginning: Beginning) -> io::Result<Vec<J
     let config = shared.config();
     let mut found: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
     for session in sessions {
-        found[usize::from(home(&session.row.name, receivers.len()).0)].push(session);
+        found[usize::from(session_owner(&session.row.name, receivers.len()).0)].push(session);
     }
     let mut workers = Vec::new();
     for ((n, mail), found) in receivers.into_iter().enumerate().zip(found) {

@@ -31,10 +31,11 @@ use crate::metrics::counter::Counter;
 use crate::metrics::worker::WorkerMetrics;
 use crate::policy::api::Targets;
 use crate::policy::backend::{Actions, Verdict};
-use crate::shard::channels::name_hash;
+
 use crate::shard::command::{Claim, SessionId, StoreError, StoredSession};
 use crate::shard::{
-    DrainScope, Forward, ForwardOutcome, Input, Message, Output, Query, QueryId, Reply, SessionEnd, Shard, Terms, home,
+    DrainScope, Forward, ForwardOutcome, Input, Message, Output, Query, QueryId, QueryRefusal, Reply, SessionEnd,
+    Shard, Terms, name_hash, session_owner,
 };
 use crate::store::{Claimed, Request};
 use crate::wire::packet::QoS;
@@ -94,7 +95,7 @@ pub struct Core {
 impl Core {
     pub fn new(id: ShardId, shared: Arc<Shared>, rules: Rules, mail: MailReceiver<Mail>) -> std::io::Result<Rc<Core>> {
         let now = clock::monotonic();
-        let shard = Shard::new(id, rules.settings(), now);
+        let shard = Shard::new(id, rules.settings(), shared.metrics.shard(id).clone(), now);
         Ok(Rc::new(Core {
             id,
             metrics: shared.metrics.worker(id).clone(),
@@ -180,7 +181,7 @@ impl Core {
         self.turn.notify();
         let Ok(paused) = handled else {
             self.count(|counters| &counters.panics);
-            error!(index = key.index, "a connection's handling panicked; it is closed");
+            error!(index = key.index.0, "a connection's handling panicked; it is closed");
             self.handle(Input::Panicked { key });
             return true;
         };
@@ -253,7 +254,7 @@ impl Core {
     async fn send_to_session(&self, name: &str, send: Send<'_>) -> Option<Reply> {
         let message = Message::encode(send.qos, send.message_type, send.body, &mut self.scratch.borrow_mut());
         let terms = send.terms(self.clock.now());
-        let home = home(name, self.shared.mail.len());
+        let home = session_owner(name, self.shared.mail.len());
         let query = Query::SendTo { session: name.into(), message, terms };
         self.ask(std::iter::once(home), query).await
     }
@@ -292,7 +293,7 @@ impl Core {
             self.handle(Input::Query { ticket, query });
         } else if self.put(shard, Mail::Query { ticket, query }).is_err() {
             self.count(|counters| &counters.mail_full);
-            self.asks.resolve(ticket, Reply::Refused("too busy"));
+            self.asks.resolve(ticket, Reply::Refused(QueryRefusal::TooBusy));
         }
     }
 
@@ -414,7 +415,7 @@ impl Core {
                 Some(Output::AttachRefused { key, why }) => self.attaches.tell(key, Err(why)),
                 Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
                 Some(Output::RedirectQuery { to, ticket, query }) => self.redirect(to, ticket, query),
-                Some(Output::HandoverEnded { stub }) => self.post(stub.shard, Mail::StubEnded { key: stub }),
+                Some(Output::HandoverEnded { origin }) => self.post(origin.shard, Mail::StubEnded { key: origin }),
                 Some(Output::SessionEnded { name, cookie, why }) => self.tell_session_end(&name, cookie, why),
                 Some(Output::Receipt { session, message_id }) => self.add_receipt(&session, message_id.as_deref()),
                 Some(Output::EndWriting { key }) => self.lines.end_writing(key.index),
@@ -438,7 +439,7 @@ impl Core {
         let mail = Mail::QueryAt { key: to, ticket, query };
         if self.put(to.shard, mail).is_err() {
             self.count(|counters| &counters.mail_full);
-            self.reply(ticket, Reply::Refused("too busy"));
+            self.reply(ticket, Reply::Refused(QueryRefusal::TooBusy));
         }
     }
 

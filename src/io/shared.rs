@@ -152,7 +152,7 @@ impl Presence {
         Presence { shards: (0..shards).map(|_| buckets()).collect() }
     }
 
-    /// `channel` is `shard::channels::name_hash`. Saturates: a bucket of 65,535 channels stays occupied for ever.
+    /// `channel` is `shard::name_hash`. Saturates: a bucket of 65,535 channels stays occupied for ever.
     pub fn set(&self, shard: ShardId, channel: u64, here: bool) {
         let bucket = &self.shards[usize::from(shard.0)][bucket(channel)];
         let count = bucket.load(Ordering::Relaxed);
@@ -183,7 +183,7 @@ const BUCKETS: usize = 1 << 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::channels::name_hash;
+    use crate::shard::name_hash;
 
     #[test]
     fn presence_counts_channels_per_shard() {
