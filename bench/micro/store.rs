@@ -62,7 +62,7 @@ impl Disk {
         });
         let store = self.store.as_mut().expect("it is open");
         divan::black_box(store.commit(requests.collect(), NOW));
-        store.tend(false);
+        store.maintain(false);
     }
 
     fn keep(&mut self, session: u64) -> Mutation {

@@ -10,7 +10,7 @@ use super::{clock, upgrade};
 use crate::base::id::ShardId;
 use crate::policy::api::{self, Access, Call, Refusal, Route, Sent, Signature, Targets, Whom};
 use crate::shard::{Query, Reply, SessionInfo, home};
-use crate::store::State;
+use crate::store::Health;
 use crate::wire::http1::{RequestHead, query_get};
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::borrow::Cow;
@@ -130,7 +130,7 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
         Route::Ready if core.shared.stuck_worker(clock::monotonic()).is_some() => plain(503, "a worker is stuck"),
         Route::Ready if core.shared.store.get().is_some_and(|store| !store.is_ready()) => {
             match core.shared.store.get().map(StoreSender::state) {
-                Some(State::Refusing { detail, .. }) => plain(503, &detail),
+                Some(Health::Refusing { detail, .. }) => plain(503, &detail),
                 _ => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
             }
         }

@@ -8,7 +8,7 @@ use super::store::StoreSender;
 use super::{clock, sys};
 use crate::config::StoreKind;
 use crate::shard::{Figures, Query, Reply, Stats};
-use crate::store::State;
+use crate::store::Health;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -78,8 +78,8 @@ fn store(core: &Core, figures: &[Figures]) -> Value {
     let stats = store.stats();
     let commits = stats.commits.load(Relaxed);
     let why = match store.state() {
-        State::Ready => None,
-        State::Refusing { detail, .. } => Some(detail),
+        Health::Ready => None,
+        Health::Refusing { detail, .. } => Some(detail),
     };
     json!({
         "kind": match core.shared.config().store.kind {

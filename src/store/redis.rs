@@ -30,10 +30,10 @@ mod script;
 mod tests;
 
 use super::crash;
-use super::{Answer, Held, Now, OpenError, Opened, Options, Purged, Request, State};
+use super::{Health, OpenError, Opened, Options, PurgeOutcome, Request, Response, Usage};
 use crate::config::Durability;
 use crate::shard::command::{ExpiredMessages, Offset, SessionId, StoreError, StoredSession, UnixMs};
-use batch::{Asker, Batch, ByName, Change, Known, Packing, why_refused};
+use batch::{Asker, Batch, ByName, Change, Known, Packing, reason_of};
 use nodes::{Calls, Nodes};
 use place::{Names, Place};
 use redis::{ServerError, Value, cmd};
@@ -57,11 +57,11 @@ pub struct Redis {
     by_name: ByName,
     /// New sessions of which nobody knows whether they were made. Nobody else knows them: they are dropped.
     orphans: Vec<SessionId>,
-    held: Held,
+    held: Usage,
     bytes_max: u64,
     /// Between one try of a batch and the next, in milliseconds.
     pauses: &'static [u64],
-    state: State,
+    state: Health,
     /// What was promised is not there any more, or another server writes here: no promise until the next start.
     over: bool,
 }
@@ -72,9 +72,9 @@ pub enum Fault {
     /// Nobody knows what was done: it is tried again.
     Lost(String),
     /// Trying again at once is of no use.
-    Refuse { why: StoreError, detail: String },
+    Refuse { reason: StoreError, detail: String },
     /// Nor is it later: the operator must look.
-    Over { why: StoreError, detail: String },
+    Over { reason: StoreError, detail: String },
 }
 
 impl Redis {
@@ -103,10 +103,10 @@ impl Redis {
             promised: vec![0; buckets.into()],
             by_name: ByName::new(),
             orphans: Vec::new(),
-            held: Held::default(),
+            held: Usage::default(),
             bytes_max: options.bytes_max,
             pauses: &PAUSES_MS,
-            state: State::Ready,
+            state: Health::Ready,
             over: false,
         })
     }
@@ -136,7 +136,7 @@ impl Redis {
 
     fn find(&mut self) -> Result<Opened, Fault> {
         let mut found: Vec<StoredSession> = Vec::new();
-        (self.by_name, self.held) = (ByName::new(), Held::default());
+        (self.by_name, self.held) = (ByName::new(), Usage::default());
         for bucket in self.buckets() {
             let sessions = self.scan(bucket)?;
             for some in sessions.chunks(FOUND_AT_ONCE) {
@@ -216,13 +216,13 @@ impl Redis {
 
     /// Does all of it and answers each, in their order. When Redis cannot be reached for long, nobody knows what was
     /// done, and the answers say so (`Unreachable`).
-    pub fn commit(&mut self, requests: Vec<Request>, now: Now) -> Vec<Answer> {
+    pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
         crash::point("commit.before");
         self.batch += 1;
         let known = Known { by_name: &self.by_name, room: self.bytes_max.saturating_sub(self.held.bytes) };
         let batch = Batch::new(requests, &self.orphans, known, &self.packing(now));
         if self.over {
-            return batch.refuse(self.why());
+            return batch.refuse(self.reason());
         }
         let mut tries = 0;
         let values = self.with_pauses(|store| {
@@ -236,7 +236,7 @@ impl Redis {
                 let done = batch.finish(values, tries > 1, &mut self.by_name);
                 self.orphans.clear();
                 self.hold(done.change);
-                self.turn(done.refused.map_or(State::Ready, |(why, detail)| State::Refusing { why, detail }));
+                self.turn(done.refused.map_or(Health::Ready, |(reason, detail)| Health::Refusing { reason, detail }));
                 done.answers
             }
             Err(fault) => {
@@ -245,24 +245,24 @@ impl Redis {
                 self.orphans.truncate(ORPHANS_MAX);
                 let unknown = tries > 0 && !matches!(fault, Fault::Over { .. });
                 self.give_up(fault);
-                batch.refuse(if unknown { StoreError::Unreachable } else { self.why() })
+                batch.refuse(if unknown { StoreError::Unreachable } else { self.reason() })
             }
         }
     }
 
     /// Removes what has expired, `most` of it at most.
-    pub fn purge(&mut self, now: Now, most: usize) -> Purged {
+    pub fn purge(&mut self, now: UnixMs, most: usize) -> PurgeOutcome {
         if !self.nodes.is_connected() || self.over {
-            return Purged::default();
+            return PurgeOutcome::default();
         }
         self.purge_slice(now, most).unwrap_or_else(|fault| {
             self.give_up(fault);
-            Purged::default()
+            PurgeOutcome::default()
         })
     }
 
     /// A purge has a number, which the rows note: what it has removed is told however often it had to be tried.
-    fn purge_slice(&mut self, now: Now, most: usize) -> Result<Purged, Fault> {
+    fn purge_slice(&mut self, now: UnixMs, most: usize) -> Result<PurgeOutcome, Fault> {
         self.batch += 1;
         let at_once = most.clamp(1, PURGED_AT_ONCE);
         let due = self.with_pauses(|store| store.due(now, at_once))?;
@@ -275,7 +275,7 @@ impl Redis {
             let id = session.0.to_be_bytes();
             calls.write(*bucket, Script::Purge, &keys, (&self.token[..], &id[..], now.0, each, &number[..]));
         }
-        let mut purged = Purged { more: due.len() == at_once, ..Purged::default() };
+        let mut purged = PurgeOutcome { more: due.len() == at_once, ..PurgeOutcome::default() };
         if due.is_empty() {
             return Ok(purged);
         }
@@ -295,7 +295,7 @@ impl Redis {
     }
 
     /// Sessions in which a message may have expired.
-    fn due(&mut self, now: Now, most: usize) -> Result<Vec<(u16, SessionId)>, Fault> {
+    fn due(&mut self, now: UnixMs, most: usize) -> Result<Vec<(u16, SessionId)>, Fault> {
         self.connect()?;
         let mut calls = Calls::default();
         for bucket in self.buckets() {
@@ -315,27 +315,27 @@ impl Redis {
     }
 
     /// Redis keeps its own house.
-    pub fn tend(&mut self, _idle: bool) {}
+    pub fn maintain(&mut self, _idle: bool) {}
 
     /// Looks whether Redis is there, has what it promised, and has room.
-    pub fn check(&mut self, _now: Now) {
+    pub fn check(&mut self, _now: UnixMs) {
         if self.over {
             return;
         }
         let looked = self.connect().and_then(|()| self.exchange(&Calls::default())).and_then(|_| self.nodes.is_full());
         match looked {
-            Ok(false) => self.turn(State::Ready),
-            Ok(true) => self.turn(State::Refusing { why: StoreError::StoreFull, detail: FULL.into() }),
+            Ok(false) => self.turn(Health::Ready),
+            Ok(true) => self.turn(Health::Refusing { reason: StoreError::StoreFull, detail: FULL.into() }),
             Err(fault) => self.give_up(fault),
         }
     }
 
-    pub fn state(&self) -> State {
+    pub fn health(&self) -> Health {
         self.state.clone()
     }
 
     /// As this server has counted since it opened the store; steps whose answers were lost are not in it.
-    pub fn held(&self) -> Held {
+    pub fn usage(&self) -> Usage {
         self.held
     }
 
@@ -384,7 +384,7 @@ impl Redis {
     /// What `writer.lua` found.
     fn judge(&self, bucket: u16, look: Value) -> Result<(), Fault> {
         let address = self.nodes.addresses();
-        let (why, detail) = match look {
+        let (reason, detail) = match look {
             Value::Int(1) => return Ok(()),
             Value::ServerError(error) => return Err(refusal(&error)),
             Value::BulkString(word) if word == b"taken" => {
@@ -405,13 +405,13 @@ impl Redis {
             }
             _ => return Err(self.broken("the look at the last batch was not answered")),
         };
-        Err(Fault::Over { why, detail })
+        Err(Fault::Over { reason, detail })
     }
 
     /// Tries until there is an answer, with pauses that grow, or the pauses are used up. Where Redis was away already,
     /// the others in the line do not wait: one try.
     fn with_pauses<T>(&mut self, mut attempt: impl FnMut(&mut Redis) -> Result<T, Fault>) -> Result<T, Fault> {
-        let away = matches!(self.state, State::Refusing { why: StoreError::Unreachable, .. });
+        let away = matches!(self.state, Health::Refusing { reason: StoreError::Unreachable, .. });
         let mut pauses = if away { [].iter() } else { self.pauses.iter() };
         loop {
             match (attempt(self), pauses.next()) {
@@ -426,32 +426,32 @@ impl Redis {
 
     fn give_up(&mut self, fault: Fault) {
         self.nodes.give_up();
-        let (why, detail) = match fault {
+        let (reason, detail) = match fault {
             Fault::Lost(detail) => (StoreError::Unreachable, format!("Redis does not answer ({detail})")),
-            Fault::Refuse { why, detail } => (why, detail),
-            Fault::Over { why, detail } => {
+            Fault::Refuse { reason, detail } => (reason, detail),
+            Fault::Over { reason, detail } => {
                 self.over = true;
-                (why, detail)
+                (reason, detail)
             }
         };
-        self.turn(State::Refusing { why, detail });
+        self.turn(Health::Refusing { reason, detail });
     }
 
     /// Says so where it is something new.
-    fn turn(&mut self, state: State) {
+    fn turn(&mut self, state: Health) {
         match (&self.state, &state) {
-            (State::Refusing { why: before, .. }, State::Refusing { why: now, .. }) if before == now => {}
-            (_, State::Refusing { why, detail }) => error!(%why, detail, "the store refuses"),
-            (State::Refusing { .. }, State::Ready) => info!("the store is ready again"),
-            (State::Ready, State::Ready) => {}
+            (Health::Refusing { reason: before, .. }, Health::Refusing { reason: now, .. }) if before == now => {}
+            (_, Health::Refusing { reason, detail }) => error!(why = %reason, detail, "the store refuses"),
+            (Health::Refusing { .. }, Health::Ready) => info!("the store is ready again"),
+            (Health::Ready, Health::Ready) => {}
         }
         self.state = state;
     }
 
-    fn why(&self) -> StoreError {
+    fn reason(&self) -> StoreError {
         match &self.state {
-            State::Refusing { why, .. } => *why,
-            State::Ready => StoreError::Unreachable,
+            Health::Refusing { reason, .. } => *reason,
+            Health::Ready => StoreError::Unreachable,
         }
     }
 
@@ -464,12 +464,12 @@ impl Redis {
         0..self.promised.len() as u16
     }
 
-    fn packing(&self, now: Now) -> Packing<'_> {
+    fn packing(&self, now: UnixMs) -> Packing<'_> {
         Packing { names: &self.names, asker: Asker { token: self.token, batch: self.batch }, now }
     }
 
     fn broken(&self, what: &str) -> Fault {
-        Fault::Refuse { why: StoreError::Broken, detail: format!("{}: {what}", self.nodes.addresses()) }
+        Fault::Refuse { reason: StoreError::Broken, detail: format!("{}: {what}", self.nodes.addresses()) }
     }
 }
 
@@ -489,8 +489,8 @@ fn decode_found(session: SessionId, value: Value) -> Option<StoredSession> {
 }
 
 fn refusal(error: &ServerError) -> Fault {
-    let (why, detail) = why_refused(error);
-    Fault::Refuse { why, detail }
+    let (reason, detail) = reason_of(error);
+    Fault::Refuse { reason, detail }
 }
 
 fn refused_open(fault: Fault) -> OpenError {
@@ -502,7 +502,7 @@ fn refused_open(fault: Fault) -> OpenError {
 fn random_token() -> Result<[u8; 8], Fault> {
     let mut token = [0; 8];
     let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut token));
-    let failed = |error| Fault::Refuse { why: StoreError::Broken, detail: format!("/dev/urandom: {error}") };
+    let failed = |error| Fault::Refuse { reason: StoreError::Broken, detail: format!("/dev/urandom: {error}") };
     read.map(|()| token).map_err(failed)
 }
 

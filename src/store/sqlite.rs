@@ -21,8 +21,8 @@ mod schema;
 mod tests;
 
 use super::crash;
-use super::{Answer, Claimed, Held, Now, OpenError, Opened, Options, Purged, Request, State};
-use crate::shard::command::{Completion, Operation, StoreError};
+use super::{ClaimOutcome, Health, OpenError, Opened, Options, PurgeOutcome, Request, Response, Usage};
+use crate::shard::command::{Completion, Operation, StoreError, UnixMs};
 use book::{Allowed, Book};
 use fault::Fault;
 use schema::Directory;
@@ -49,11 +49,11 @@ impl Sqlite {
         Ok((store, Opened { sessions }))
     }
 
-    pub fn commit(&mut self, requests: Vec<Request>, now: Now) -> Vec<Answer> {
+    pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
         crash::point("commit.before");
         match self.fault {
-            Some(Fault { why, lasts: true, .. }) => return self.refuse_all(&requests, why, now),
-            Some(Fault { why: StoreError::DiskFull, .. }) => return self.commit_freeing(&requests, now),
+            Some(Fault { reason, lasts: true, .. }) => return self.refuse_all(&requests, reason, now),
+            Some(Fault { reason: StoreError::DiskFull, .. }) => return self.commit_freeing(&requests, now),
             _ => {}
         }
         let bytes_max = self.bytes_max;
@@ -70,75 +70,75 @@ impl Sqlite {
             }
             Err(error) => match self.suffer(error) {
                 StoreError::DiskFull => self.commit_freeing(&requests, now),
-                why => self.refuse_all(&requests, why, now),
+                reason => self.refuse_all(&requests, reason, now),
             },
         }
     }
 
     /// A full disk refuses what needs room. What makes room must not be refused with it, or it would stay full.
-    fn commit_freeing(&mut self, requests: &[Request], now: Now) -> Vec<Answer> {
+    fn commit_freeing(&mut self, requests: &[Request], now: UnixMs) -> Vec<Response> {
         let otherwise = StoreError::DiskFull;
         match self.book.write(|book| book.apply(requests, now, Allowed::Freeing { otherwise })) {
             Ok(answers) => answers,
             Err(error) => {
-                let why = self.suffer(error);
-                self.refuse_all(requests, why, now)
+                let reason = self.suffer(error);
+                self.refuse_all(requests, reason, now)
             }
         }
     }
 
     /// Nothing is written; loads are answered as long as reading works.
-    fn refuse_all(&mut self, requests: &[Request], why: StoreError, now: Now) -> Vec<Answer> {
-        requests.iter().map(|request| self.refuse(request, why, now)).collect()
+    fn refuse_all(&mut self, requests: &[Request], reason: StoreError, now: UnixMs) -> Vec<Response> {
+        requests.iter().map(|request| self.refuse(request, reason, now)).collect()
     }
 
-    fn refuse(&mut self, request: &Request, why: StoreError, now: Now) -> Answer {
+    fn refuse(&mut self, request: &Request, reason: StoreError, now: UnixMs) -> Response {
         match request {
             Request::Shard { shard, command } => {
-                let outcome = match command.operation {
+                let completion = match command.operation {
                     Operation::Load { session, after, most } => match self.book.load(session, after, most, now) {
                         Ok(page) => Completion::Loaded(page),
                         Err(error) => Completion::Refused(self.suffer(error)),
                     },
-                    Operation::Mutate(_) => Completion::Refused(why),
+                    Operation::Mutate(_) => Completion::Refused(reason),
                 };
-                Answer::Shard { shard: *shard, number: command.number, outcome }
+                Response::Shard { shard: *shard, number: command.number, completion }
             }
-            Request::Claim { ticket, .. } => Answer::Claim { ticket: *ticket, claimed: Claimed::Refused(why) },
-            Request::Settle { .. } => Answer::Settled,
+            Request::Claim { id, .. } => Response::Claim { id: *id, outcome: ClaimOutcome::Refused(reason) },
+            Request::Settle { .. } => Response::Settled,
         }
     }
 
     /// Notes what went wrong; what lasts is not replaced by what passes.
     fn suffer(&mut self, error: rusqlite::Error) -> StoreError {
         let fault = self.directory.fault(&error);
-        let why = fault.why;
-        if why == StoreError::DiskFull && self.directory.give_reserve_up() {
+        let reason = fault.reason;
+        if reason == StoreError::DiskFull && self.directory.give_reserve_up() {
             // The log is written back into that room, and has room itself then, for what frees some.
             let _ = self.book.checkpoint();
         }
         if !self.fault.as_ref().is_some_and(|old| old.lasts) {
             self.fault = Some(fault);
         }
-        why
+        reason
     }
 
-    pub fn purge(&mut self, now: Now, most: usize) -> Purged {
+    pub fn purge(&mut self, now: UnixMs, most: usize) -> PurgeOutcome {
         if self.fault.as_ref().is_some_and(|fault| fault.lasts) {
-            return Purged::default();
+            return PurgeOutcome::default();
         }
         match self.book.write(|book| purge::slice(book, now, most)) {
             Ok(purged) => purged,
             Err(error) => {
                 self.suffer(error);
-                Purged::default()
+                PurgeOutcome::default()
             }
         }
     }
 
     /// Writes the log back into the file when it has grown, and gives unused room back when there is nothing else to
     /// do. In the way of nobody's answer but those who come meanwhile, so a little at a time.
-    pub fn tend(&mut self, idle: bool) {
+    pub fn maintain(&mut self, idle: bool) {
         if self.fault.as_ref().is_some_and(|fault| fault.lasts) {
             return;
         }
@@ -153,7 +153,7 @@ impl Sqlite {
         }
     }
 
-    pub fn check(&mut self, _: Now) {
+    pub fn check(&mut self, _: UnixMs) {
         match &self.fault {
             Some(fault) if fault.lasts => {}
             Some(_) => {
@@ -170,15 +170,15 @@ impl Sqlite {
         }
     }
 
-    pub fn state(&self) -> State {
+    pub fn health(&self) -> Health {
         match &self.fault {
-            None => State::Ready,
-            Some(fault) => State::Refusing { why: fault.why, detail: fault.detail.clone() },
+            None => Health::Ready,
+            Some(fault) => Health::Refusing { reason: fault.reason, detail: fault.detail.clone() },
         }
     }
 
-    pub fn held(&self) -> Held {
-        self.book.ledger.held()
+    pub fn usage(&self) -> Usage {
+        self.book.ledger.usage()
     }
 
     pub fn set_bytes_max(&mut self, bytes_max: u64) {

@@ -12,7 +12,7 @@ use rainbow::shard::command::{
     Command as StoreCommand, CommandNumber, DownlinkMark, Mutation, Offset, Operation, SessionId, SessionRow,
     StoredMessage, UnixMs, UplinkMark,
 };
-use rainbow::store::{Answer, Options, Request, Store};
+use rainbow::store::{Options, Request, Response, Store};
 use rainbow::wire::packet::QoS;
 
 use super::{Bench, Case};
@@ -182,8 +182,8 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
             }
         }
         let answers = store.commit(requests, now);
-        let refused = |answer: &&Answer| {
-            !matches!(answer, Answer::Shard { outcome: rainbow::shard::command::Completion::Done, .. })
+        let refused = |answer: &&Response| {
+            !matches!(answer, Response::Shard { completion: rainbow::shard::command::Completion::Done, .. })
         };
         if let Some(refused) = answers.iter().find(refused) {
             return Err(format!("filling the store: {refused:?}"));

@@ -8,7 +8,7 @@ use super::script::Script;
 use crate::shard::command::{
     Claim, Command, Completion, Mutation, Offset, Operation, Page, SessionId, StoreError, StoredMessage, UnixMs,
 };
-use crate::store::{Answer, Claimed, Request};
+use crate::store::{ClaimOutcome, Request, Response};
 use redis::{ServerError, Value};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub struct Change {
 
 /// All answers, and what is known beside them.
 pub struct Done {
-    pub answers: Vec<Answer>,
+    pub answers: Vec<Response>,
     pub change: Change,
     /// A step was refused for that.
     pub refused: Option<(StoreError, String)>,
@@ -94,13 +94,13 @@ impl Batch {
     }
 
     /// Every request is refused.
-    pub fn refuse(self, why: StoreError) -> Vec<Answer> {
+    pub fn refuse(self, reason: StoreError) -> Vec<Response> {
         let refuse = |request| match request {
             Request::Shard { shard, command } => {
-                Answer::Shard { shard, number: command.number, outcome: Completion::Refused(why) }
+                Response::Shard { shard, number: command.number, completion: Completion::Refused(reason) }
             }
-            Request::Claim { ticket, .. } => Answer::Claim { ticket, claimed: Claimed::Refused(why) },
-            Request::Settle { .. } => Answer::Settled,
+            Request::Claim { id, .. } => Response::Claim { id, outcome: ClaimOutcome::Refused(reason) },
+            Request::Settle { .. } => Response::Settled,
         };
         self.requests.into_iter().map(refuse).collect()
     }
@@ -122,7 +122,7 @@ impl Batch {
                     Value::ServerError(error) => Err(done.refuse(&error)),
                     value => Ok(value),
                 },
-                Asked::Refused(why) => Err(why),
+                Asked::Refused(reason) => Err(reason),
             };
             let excused = repeated && session_of(&request).is_some_and(|session| dropped.contains(&session));
             let answer = done.answer(request, value, excused, by_name, &mut scratch);
@@ -140,27 +140,27 @@ impl Done {
         excused: bool,
         by_name: &mut ByName,
         scratch: &mut Vec<u8>,
-    ) -> Answer {
+    ) -> Response {
         match request {
             Request::Shard { shard, command: Command { number, operation } } => {
-                let outcome = value.and_then(|value| self.outcome(&operation, value, excused, by_name, scratch));
-                Answer::Shard { shard, number, outcome: outcome.unwrap_or_else(Completion::Refused) }
+                let completion = value.and_then(|value| self.completion(&operation, value, excused, by_name, scratch));
+                Response::Shard { shard, number, completion: completion.unwrap_or_else(Completion::Refused) }
             }
-            Request::Claim { ticket, .. } => {
-                let claimed = match value {
-                    Ok(Value::Int(0)) => Claimed::New,
-                    Ok(Value::Int(_)) => Claimed::Again,
-                    Ok(Value::BulkString(answer)) => Claimed::Settled(answer),
-                    Ok(_) => Claimed::Refused(self.wrong("a claim")),
-                    Err(why) => Claimed::Refused(why),
+            Request::Claim { id, .. } => {
+                let outcome = match value {
+                    Ok(Value::Int(0)) => ClaimOutcome::New,
+                    Ok(Value::Int(_)) => ClaimOutcome::Unsettled,
+                    Ok(Value::BulkString(answer)) => ClaimOutcome::Settled(answer),
+                    Ok(_) => ClaimOutcome::Refused(self.wrong("a claim")),
+                    Err(reason) => ClaimOutcome::Refused(reason),
                 };
-                Answer::Claim { ticket, claimed }
+                Response::Claim { id, outcome }
             }
-            Request::Settle { .. } => Answer::Settled,
+            Request::Settle { .. } => Response::Settled,
         }
     }
 
-    fn outcome(
+    fn completion(
         &mut self,
         operation: &Operation,
         value: Value,
@@ -199,9 +199,9 @@ impl Done {
     }
 
     fn refuse(&mut self, error: &ServerError) -> StoreError {
-        let (why, detail) = why_refused(error);
-        self.refused = Some((why, detail));
-        why
+        let (reason, detail) = reason_of(error);
+        self.refused = Some((reason, detail));
+        reason
     }
 
     fn wrong(&mut self, to: &str) -> StoreError {
@@ -245,17 +245,17 @@ fn forget_name(session: SessionId, value: &Value, by_name: &mut ByName) {
 }
 
 /// What an error of a script or of Redis itself means for the step.
-pub fn why_refused(error: &ServerError) -> (StoreError, String) {
+pub fn reason_of(error: &ServerError) -> (StoreError, String) {
     let text = error.to_string();
-    let why = match error.code() {
+    let reason = match error.code() {
         "OOM" => StoreError::StoreFull,
         "MISCONF" if text.contains("No space left") => StoreError::DiskFull,
         "MISCONF" => StoreError::ReadOnly,
         _ => StoreError::Broken,
     };
     // A script's error names the script; what Redis said stands in it.
-    let why = if text.contains("OOM command not allowed") { StoreError::StoreFull } else { why };
-    (why, text)
+    let reason = if text.contains("OOM command not allowed") { StoreError::StoreFull } else { reason };
+    (reason, text)
 }
 
 /// The session is not there. What takes something from it has nothing to do; what adds to it would promise nothing.

@@ -248,7 +248,7 @@ pub fn is_passing(code: &str) -> bool {
 }
 
 fn broken(detail: String) -> Fault {
-    Fault::Refuse { why: StoreError::Broken, detail }
+    Fault::Refuse { reason: StoreError::Broken, detail }
 }
 
 fn lost(address: &str, error: &RedisError) -> Fault {

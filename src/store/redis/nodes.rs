@@ -224,7 +224,7 @@ fn ask_cluster(seeds: &[ConnectionInfo], buckets: u16) -> Result<(Vec<Connection
     for seed in seeds {
         match ask_once(seed, cmd("CLUSTER").arg("SLOTS")) {
             Ok(Value::ServerError(error)) => {
-                return Err(Fault::Refuse { why: StoreError::Broken, detail: format!("{}: {error}", seed.addr()) });
+                return Err(Fault::Refuse { reason: StoreError::Broken, detail: format!("{}: {error}", seed.addr()) });
             }
             Ok(value) => match lay_out(&value, seed, buckets) {
                 Some(found) => return Ok(found),

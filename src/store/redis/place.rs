@@ -78,8 +78,8 @@ fn unreadable(error: redis::RedisError) -> Fault {
 }
 
 /// The URL itself is not repeated: it may hold a password.
-fn misnamed(why: &str) -> Fault {
-    Fault::Refuse { why: StoreError::Broken, detail: format!("store.url: {why}") }
+fn misnamed(problem: &str) -> Fault {
+    Fault::Refuse { reason: StoreError::Broken, detail: format!("store.url: {problem}") }
 }
 
 /// The names of all keys. In front of each stands `rainbow:CLUSTER:{BUCKET}:`; what is in braces decides, in a Redis

@@ -15,7 +15,7 @@ use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, DownlinkMark, Mutation, Offset, Operation, Page, SessionRow,
     StoredMessage, UplinkMark,
 };
-use crate::store::Claimed;
+use crate::store::{ClaimId, ClaimOutcome};
 use crate::wire::packet::QoS;
 use server::Server;
 use std::time::Instant;
@@ -69,13 +69,13 @@ impl Rig {
     fn steps(&mut self, steps: Vec<Mutation>) -> Vec<Completion> {
         let requests = self.requests(steps.into_iter().map(Operation::Mutate).collect());
         let answers = self.store.commit(requests, self.now);
-        answers.into_iter().map(outcome).collect()
+        answers.into_iter().map(completion).collect()
     }
 
     #[track_caller]
     fn done(&mut self, steps: Vec<Mutation>) {
-        let outcomes = self.steps(steps);
-        assert!(outcomes.iter().all(|outcome| *outcome == Completion::Done), "{outcomes:?}");
+        let completions = self.steps(steps);
+        assert!(completions.iter().all(|completion| *completion == Completion::Done), "{completions:?}");
     }
 
     fn step(&mut self, step: Mutation) -> Completion {
@@ -84,7 +84,7 @@ impl Rig {
 
     fn load(&mut self, session: SessionId, after: Option<Offset>, most: usize) -> Completion {
         let requests = self.requests(vec![Operation::Load { session, after, most }]);
-        outcome(self.store.commit(requests, self.now).remove(0))
+        completion(self.store.commit(requests, self.now).remove(0))
     }
 
     #[track_caller]
@@ -100,18 +100,18 @@ impl Rig {
         self.page(session).messages.iter().map(|kept| kept.offset.0).collect()
     }
 
-    fn claim(&mut self, message_id: &str, life_ms: u64) -> Claimed {
+    fn claim(&mut self, message_id: &str, life_ms: u64) -> ClaimOutcome {
         let claim = Claim { message_id: message_id.into(), until: UnixMs(self.now.0 + life_ms) };
-        match self.store.commit(vec![Request::Claim { ticket: 7, claim }], self.now).remove(0) {
-            Answer::Claim { ticket: 7, claimed } => claimed,
+        match self.store.commit(vec![Request::Claim { id: ClaimId(7), claim }], self.now).remove(0) {
+            Response::Claim { id: ClaimId(7), outcome } => outcome,
             other => panic!("no answer to a claim: {other:?}"),
         }
     }
 }
 
-fn outcome(answer: Answer) -> Completion {
+fn completion(answer: Response) -> Completion {
     match answer {
-        Answer::Shard { outcome, .. } => outcome,
+        Response::Shard { completion, .. } => completion,
         other => panic!("not a shard's answer: {other:?}"),
     }
 }
@@ -188,7 +188,7 @@ fn measure(server: &Server, options: Options) {
     if let Value::BulkString(info) = server.ask("INFO memory") {
         let info = String::from_utf8_lossy(&info);
         let used = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).expect("a count");
-        println!("{} bytes of Redis for {} messages in {sessions} sessions", used, rig.store.held().messages);
+        println!("{} bytes of Redis for {} messages in {sessions} sessions", used, rig.store.usage().messages);
     }
     let began = Instant::now();
     let found = rig.reopen();

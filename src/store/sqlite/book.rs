@@ -1,6 +1,6 @@
 //! The connection, and the ledger beside it: steps, loads and claims in SQL.
 
-use super::super::{Answer, Claimed, Now, Request, crash};
+use super::super::{ClaimOutcome, Request, Response, crash};
 use super::ledger::{Ledger, Slot};
 use super::schema;
 use crate::shard::Message;
@@ -85,14 +85,14 @@ impl Book {
     // Requests
 
     /// One answer per request.
-    pub fn apply(&mut self, requests: &[Request], now: Now, allowed: Allowed) -> Result<Vec<Answer>> {
+    pub fn apply(&mut self, requests: &[Request], now: UnixMs, allowed: Allowed) -> Result<Vec<Response>> {
         requests.iter().map(|request| self.request(request, now, allowed)).collect()
     }
 
-    fn request(&mut self, request: &Request, now: Now, allowed: Allowed) -> Result<Answer> {
+    fn request(&mut self, request: &Request, now: UnixMs, allowed: Allowed) -> Result<Response> {
         Ok(match (request, allowed) {
             (Request::Shard { shard, command }, _) => {
-                let outcome = match (&command.operation, allowed) {
+                let completion = match (&command.operation, allowed) {
                     (Operation::Load { session, after, most }, _) => {
                         Completion::Loaded(self.load(*session, *after, *most, now)?)
                     }
@@ -102,23 +102,23 @@ impl Book {
                     (Operation::Mutate(step), Allowed::Freeing { .. }) => self.step(step, now, u64::MAX)?,
                     (Operation::Mutate(step), Allowed::All { bytes_max }) => self.step(step, now, bytes_max)?,
                 };
-                Answer::Shard { shard: *shard, number: command.number, outcome }
+                Response::Shard { shard: *shard, number: command.number, completion }
             }
-            (Request::Claim { ticket, .. }, Allowed::Freeing { otherwise }) => {
-                Answer::Claim { ticket: *ticket, claimed: Claimed::Refused(otherwise) }
+            (Request::Claim { id, .. }, Allowed::Freeing { otherwise }) => {
+                Response::Claim { id: *id, outcome: ClaimOutcome::Refused(otherwise) }
             }
-            (Request::Claim { ticket, claim }, Allowed::All { .. }) => {
-                Answer::Claim { ticket: *ticket, claimed: self.claim(claim, now)? }
+            (Request::Claim { id, claim }, Allowed::All { .. }) => {
+                Response::Claim { id: *id, outcome: self.claim(claim, now)? }
             }
-            (Request::Settle { .. }, Allowed::Freeing { .. }) => Answer::Settled,
+            (Request::Settle { .. }, Allowed::Freeing { .. }) => Response::Settled,
             (Request::Settle { message_id, answer }, Allowed::All { .. }) => {
                 self.settle(message_id, answer)?;
-                Answer::Settled
+                Response::Settled
             }
         })
     }
 
-    fn step(&mut self, step: &Mutation, now: Now, bytes_max: u64) -> Result<Completion> {
+    fn step(&mut self, step: &Mutation, now: UnixMs, bytes_max: u64) -> Result<Completion> {
         let session = session_of(step);
         if let Mutation::PutSession(row) = step {
             return self.put(row);
@@ -209,7 +209,7 @@ impl Book {
 
     // Messages
 
-    fn keep(&mut self, key: i64, kept: &StoredMessage, now: Now, bytes_max: u64) -> Result<Completion> {
+    fn keep(&mut self, key: i64, kept: &StoredMessage, now: UnixMs, bytes_max: u64) -> Result<Completion> {
         let (session, place) = (kept.session, kept.offset.0);
         if let Some(claim) = &kept.claim
             && let Some((guarded, until)) = self.guard(key, &claim.message_id)?
@@ -261,7 +261,7 @@ impl Book {
     }
 
     fn fits(&self, bytes: u32, bytes_max: u64) -> bool {
-        let held = self.ledger.held();
+        let held = self.ledger.usage();
         held.bytes + (held.messages + 1) * ROW_BYTES + u64::from(bytes) <= bytes_max
     }
 
@@ -306,18 +306,18 @@ impl Book {
 
     // Calls
 
-    fn claim(&self, claim: &Claim, now: Now) -> Result<Claimed> {
+    fn claim(&self, claim: &Claim, now: UnixMs) -> Result<ClaimOutcome> {
         let sql = "SELECT answer FROM claims WHERE message_id = ?1 AND until > ?2";
         let found = |row: &Row| row.get::<_, Option<Vec<u8>>>(0);
         let known = self.conn.prepare_cached(sql)?.query_row(params![&*claim.message_id, whole(now.0)], found);
         Ok(match known.optional()? {
-            Some(Some(answer)) => Claimed::Settled(answer),
+            Some(Some(answer)) => ClaimOutcome::Settled(answer),
             // Until when it is remembered stays: the sessions' guards of the first try end then.
-            Some(None) => Claimed::Again,
+            Some(None) => ClaimOutcome::Unsettled,
             None => {
                 let sql = "INSERT OR REPLACE INTO claims (message_id, until, answer) VALUES (?1, ?2, NULL)";
                 self.conn.prepare_cached(sql)?.execute(params![&*claim.message_id, whole(claim.until.0)])?;
-                Claimed::New
+                ClaimOutcome::New
             }
         })
     }
@@ -329,7 +329,7 @@ impl Book {
 
     // Reading
 
-    pub fn load(&mut self, session: SessionId, after: Option<Offset>, most: usize, now: Now) -> Result<Page> {
+    pub fn load(&mut self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Result<Page> {
         let mut page = Page::default();
         let Some(key) = self.ledger.key(session) else { return Ok(page) };
         if after.is_none() {

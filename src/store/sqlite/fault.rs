@@ -12,7 +12,7 @@ use std::path::Path;
 /// Why no promise is made.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    pub why: StoreError,
+    pub reason: StoreError,
     pub detail: String,
     /// Until a restart: what the disk holds is not known, and nothing is tried again.
     pub lasts: bool,
@@ -22,7 +22,7 @@ impl Directory {
     pub fn fault(&self, error: &Error) -> Fault {
         let file = self.database();
         let file = file.display();
-        let (why, lasts, rest) = match self.cause(error) {
+        let (reason, lasts, rest) = match self.cause(error) {
             Cause::Full => (
                 StoreError::DiskFull,
                 false,
@@ -47,7 +47,7 @@ impl Directory {
                 ),
             ),
         };
-        Fault { why, detail: format!("{file}: {rest}"), lasts }
+        Fault { reason, detail: format!("{file}: {rest}"), lasts }
     }
 
     pub fn open_error(&self, error: Error) -> OpenError {
@@ -107,7 +107,7 @@ impl Directory {
     /// The file is gone or another one: what is promised now would be gone with it.
     pub fn lost(&self) -> Option<Fault> {
         (!self.holds_its_file()).then(|| Fault {
-            why: StoreError::Broken,
+            reason: StoreError::Broken,
             detail: format!(
                 "{}: the file was moved or removed while it was in use. Put it back, then start again",
                 self.database().display()

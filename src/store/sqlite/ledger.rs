@@ -5,7 +5,7 @@
 //! writes a few pages at its end. An index of (session, order) in the file would undo that: each message would touch a
 //! page of its own. It is here instead: 20 bytes per message, made anew at each start.
 
-use super::super::Held;
+use super::super::Usage;
 use crate::shard::command::SessionId;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -35,7 +35,7 @@ struct Marks {
     /// Neither is used a second time as long as the process lives.
     last_key: i64,
     last_row: i64,
-    held: Held,
+    held: Usage,
 }
 
 /// A session's key, and its messages in their order.
@@ -100,7 +100,7 @@ impl Ledger {
 
     // Reading
 
-    pub fn held(&self) -> Held {
+    pub fn usage(&self) -> Usage {
         self.marks.held
     }
 
@@ -187,7 +187,7 @@ impl Ledger {
     /// Everything in the ledger is in the file, and the other way round. Reads all of it.
     #[cfg(test)]
     pub fn check_invariants(&self, conn: &rusqlite::Connection) -> rusqlite::Result<()> {
-        let mut held = Held::default();
+        let mut held = Usage::default();
         let mut slots = 0;
         for (session, line) in &self.lines {
             let key: i64 =
@@ -209,7 +209,7 @@ impl Ledger {
         }
         let count =
             |table: &str| conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0));
-        assert_eq!(held, self.held());
+        assert_eq!(held, self.usage());
         assert_eq!((slots, self.lines.len() as i64), (count("messages")?, count("sessions")?));
         Ok(())
     }

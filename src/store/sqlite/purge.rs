@@ -1,8 +1,8 @@
 //! Removes what has expired, a slice per transaction: messages, the guards of claims, claims.
 
-use super::super::{Now, Purged, crash};
+use super::super::{PurgeOutcome, crash};
 use super::book::Book;
-use crate::shard::command::{ExpiredMessages, SessionId};
+use crate::shard::command::{ExpiredMessages, SessionId, UnixMs};
 use rusqlite::{OptionalExtension, Result, Row, params};
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ struct Due {
 }
 
 /// At most `most` of each kind.
-pub fn slice(book: &mut Book, now: Now, most: usize) -> Result<Purged> {
+pub fn slice(book: &mut Book, now: UnixMs, most: usize) -> Result<PurgeOutcome> {
     let now = i64::try_from(now.0).unwrap_or(i64::MAX - 1);
     let most_rows = i64::try_from(most).unwrap_or(i64::MAX);
     let (messages, sessions) = messages_due(book, now, most_rows)?;
-    let mut purged = Purged { expired: Vec::with_capacity(sessions.len()), more: messages == most };
+    let mut purged = PurgeOutcome { expired: Vec::with_capacity(sessions.len()), more: messages == most };
     for (key, messages) in sessions {
         if let Some(expired) = remove(book, key, messages)? {
             purged.expired.push(expired);

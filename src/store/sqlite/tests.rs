@@ -9,6 +9,7 @@ use crate::base::id::ShardId;
 use crate::config::{Durability, StoreKind};
 use crate::shard::Message;
 use crate::shard::command::*;
+use crate::store::ClaimId;
 use crate::wire::packet::{MessageId, QoS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,11 +121,11 @@ fn requests(whats: impl IntoIterator<Item = Operation>) -> Vec<Request> {
 /// The outcomes of one commit.
 fn run(store: &mut Sqlite, whats: impl IntoIterator<Item = Operation>, now: UnixMs) -> Vec<Completion> {
     let answers = store.commit(requests(whats), now).into_iter().zip(1..);
-    let outcome = |(answer, nth)| match answer {
-        Answer::Shard { shard: ShardId(3), number, outcome } if number == CommandNumber(nth) => outcome,
+    let completion = |(answer, nth)| match answer {
+        Response::Shard { shard: ShardId(3), number, completion } if number == CommandNumber(nth) => completion,
         other => panic!("{other:?} is no answer to the {nth}th"),
     };
-    answers.map(outcome).collect()
+    answers.map(completion).collect()
 }
 
 fn steps(store: &mut Sqlite, steps: impl IntoIterator<Item = Mutation>) -> Vec<Completion> {
@@ -133,8 +134,8 @@ fn steps(store: &mut Sqlite, steps: impl IntoIterator<Item = Mutation>) -> Vec<C
 
 #[track_caller]
 fn done(store: &mut Sqlite, all: impl IntoIterator<Item = Mutation>) {
-    for (nth, outcome) in steps(store, all).into_iter().enumerate() {
-        assert_eq!(outcome, Completion::Done, "of step {nth}");
+    for (nth, completion) in steps(store, all).into_iter().enumerate() {
+        assert_eq!(completion, Completion::Done, "of step {nth}");
     }
 }
 
@@ -158,10 +159,10 @@ fn claim(message_id: &str) -> Option<Claim> {
     Some(Claim { message_id: message_id.into(), until: LATER })
 }
 
-fn claimed(store: &mut Sqlite, message_id: &str, now: UnixMs) -> Claimed {
+fn claimed(store: &mut Sqlite, message_id: &str, now: UnixMs) -> ClaimOutcome {
     let claim = Claim { message_id: message_id.into(), until: UnixMs(now.0 + 1000) };
-    match store.commit(vec![Request::Claim { ticket: 9, claim }], now).pop() {
-        Some(Answer::Claim { ticket: 9, claimed }) => claimed,
+    match store.commit(vec![Request::Claim { id: ClaimId(9), claim }], now).pop() {
+        Some(Response::Claim { id: ClaimId(9), outcome }) => outcome,
         other => panic!("{other:?}"),
     }
 }
@@ -218,7 +219,7 @@ fn what_was_stored_is_found_after_a_restart() {
     assert_eq!(page.received, [sooner, second_answer, later]);
     assert_eq!(page.messages, [first, second]);
     assert_eq!(all(&mut store, S), page);
-    assert_eq!(store.held(), Held { messages: 2, bytes });
+    assert_eq!(store.usage(), Usage { messages: 2, bytes });
 }
 
 #[test]
@@ -242,7 +243,7 @@ fn every_step_may_be_done_twice() {
     assert!(page.messages[1].released);
     assert_eq!(orders(&page), [1, 2]);
     assert_eq!(page.received, [received(5, 1, "x")]);
-    assert_eq!(store.held(), Held { messages: 1, bytes: message.message.len() as u64 });
+    assert_eq!(store.usage(), Usage { messages: 1, bytes: message.message.len() as u64 });
     let ends = [
         Mutation::RemoveReceived { session: S, id: MessageId(5) },
         Mutation::RemoveMessage { session: S, offset: Offset(1) },
@@ -251,7 +252,7 @@ fn every_step_may_be_done_twice() {
     ];
     done(&mut store, ends.into_iter().flat_map(twice));
     assert_eq!(all(&mut store, S), Page::default());
-    assert_eq!(store.held(), Held::default());
+    assert_eq!(store.usage(), Usage::default());
     done(&mut store, twice(Mutation::DropSession { session: S }));
     drop(store);
     assert_eq!(dir.open().1, []);
@@ -267,7 +268,7 @@ fn a_message_that_has_its_order_stays_as_it_is() {
     let (mut store, _) = dir.open();
     done(&mut store, [put(S, "s"), keep(kept(S, 1, "old")), keep(kept(S, 1, "a new one"))]);
     assert_eq!(all(&mut store, S).messages, [kept(S, 1, "old")]);
-    assert_eq!(store.held().bytes, kept(S, 1, "old").message.len() as u64);
+    assert_eq!(store.usage().bytes, kept(S, 1, "old").message.len() as u64);
 }
 
 #[test]
@@ -275,7 +276,7 @@ fn a_load_sees_the_steps_before_it_and_none_behind() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     let load = || Operation::Load { session: S, after: None, most: 10 };
-    let outcomes = run(
+    let completions = run(
         &mut store,
         [
             load(),
@@ -287,9 +288,11 @@ fn a_load_sees_the_steps_before_it_and_none_behind() {
         ],
         NOW,
     );
-    let seen: Vec<usize> = outcomes
+    let seen: Vec<usize> = completions
         .iter()
-        .filter_map(|outcome| if let Completion::Loaded(page) = outcome { Some(page.messages.len()) } else { None })
+        .filter_map(
+            |completion| if let Completion::Loaded(page) = completion { Some(page.messages.len()) } else { None },
+        )
         .collect();
     assert_eq!(seen, [0, 1, 0]);
 }
@@ -353,26 +356,26 @@ fn a_claim_keeps_a_session_from_a_second_message() {
 fn a_call_is_claimed_once_and_answered_again() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    assert_eq!(claimed(&mut store, "m", NOW), Claimed::New);
-    assert_eq!(claimed(&mut store, "m", NOW), Claimed::Again);
-    assert_eq!(claimed(&mut store, "n", NOW), Claimed::New);
+    assert_eq!(claimed(&mut store, "m", NOW), ClaimOutcome::New);
+    assert_eq!(claimed(&mut store, "m", NOW), ClaimOutcome::Unsettled);
+    assert_eq!(claimed(&mut store, "n", NOW), ClaimOutcome::New);
     let settle = Request::Settle { message_id: "m".into(), answer: b"{}".to_vec() };
-    assert_eq!(store.commit(vec![settle], NOW), [Answer::Settled]);
+    assert_eq!(store.commit(vec![settle], NOW), [Response::Settled]);
     drop(store);
     let (mut store, _) = dir.open();
-    assert_eq!(claimed(&mut store, "m", NOW), Claimed::Settled(b"{}".to_vec()));
-    assert_eq!(claimed(&mut store, "n", NOW), Claimed::Again);
-    assert_eq!(claimed(&mut store, "m", UnixMs(NOW.0 + 1000)), Claimed::New);
+    assert_eq!(claimed(&mut store, "m", NOW), ClaimOutcome::Settled(b"{}".to_vec()));
+    assert_eq!(claimed(&mut store, "n", NOW), ClaimOutcome::Unsettled);
+    assert_eq!(claimed(&mut store, "m", UnixMs(NOW.0 + 1000)), ClaimOutcome::New);
 }
 
 #[test]
 fn a_name_belongs_to_one_session() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let outcomes = steps(&mut store, [put(S, "s"), put(T, "s"), join(T, "a"), keep(kept(T, 1, "x")), join(S, "a")]);
+    let completions = steps(&mut store, [put(S, "s"), put(T, "s"), join(T, "a"), keep(kept(T, 1, "x")), join(S, "a")]);
     let fenced = || Completion::Refused(StoreError::Fenced);
     assert_eq!(
-        outcomes,
+        completions,
         [Completion::Done, Completion::Refused(StoreError::NameTaken), fenced(), fenced(), Completion::Done]
     );
     done(&mut store, [Mutation::DropSession { session: S }, put(T, "s")]);
@@ -409,7 +412,7 @@ fn a_dropped_session_leaves_nothing() {
     done(&mut store, [put(S, "s"), put(T, "t"), join(S, "a"), keep(kept(S, 1, "x")), keep(claimed.clone())]);
     done(&mut store, [Mutation::PutReceived { session: S, received: received(1, 1, "x") }, keep(kept(T, 1, "y"))]);
     done(&mut store, [Mutation::DropSession { session: S }]);
-    assert_eq!(store.held(), Held { messages: 1, bytes: kept(T, 1, "y").message.len() as u64 });
+    assert_eq!(store.usage(), Usage { messages: 1, bytes: kept(T, 1, "y").message.len() as u64 });
     for table in ["sessions", "channels", "messages", "received"] {
         let rows: i64 =
             store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
@@ -433,7 +436,7 @@ fn a_full_store_refuses_before_it_keeps() {
     assert_eq!(steps(&mut store, tried), [Completion::Done, full(), Completion::Done, Completion::Done]);
     let after = [Mutation::RemoveMessage { session: S, offset: Offset(1) }, keep(kept(S, 4, "x"))];
     assert_eq!(steps(&mut store, after), [Completion::Done, Completion::Done]);
-    assert_eq!(store.state(), State::Ready);
+    assert_eq!(store.health(), Health::Ready);
     drop(store);
     let (mut store, _) = dir.open();
     store.set_bytes_max(2 * each);
@@ -457,7 +460,7 @@ fn what_has_expired_is_not_loaded_and_then_removed() {
     );
     assert_eq!(orders(&page(&mut store, S, None, 10, NOW)), [1, 2, 3, 4]);
     assert_eq!(orders(&page(&mut store, S, None, 10, soon)), [2, 3, 4]);
-    assert_eq!(store.purge(NOW, 10), Purged::default());
+    assert_eq!(store.purge(NOW, 10), PurgeOutcome::default());
     let each = expiring(S, 1).message.len() as u64;
     let mut expired = Vec::new();
     loop {
@@ -473,7 +476,7 @@ fn what_has_expired_is_not_loaded_and_then_removed() {
     };
     assert_eq!((sum(S), sum(T)), ((1, each), (3, 3 * each)));
     assert_eq!(orders(&page(&mut store, S, None, 10, NOW)), [2, 3, 4]);
-    assert_eq!(store.held().messages, 2);
+    assert_eq!(store.usage().messages, 2);
 }
 
 #[test]
@@ -482,7 +485,7 @@ fn claims_and_guards_are_removed_in_slices_after_their_time() {
     let (mut store, _) = dir.open();
     done(&mut store, [put(S, "s")]);
     for nth in 0..5 {
-        assert_eq!(claimed(&mut store, &format!("m-{nth}"), NOW), Claimed::New);
+        assert_eq!(claimed(&mut store, &format!("m-{nth}"), NOW), ClaimOutcome::New);
         let claim = Some(Claim { message_id: format!("m-{nth}").into(), until: UnixMs(NOW.0 + 1000) });
         done(&mut store, [keep(StoredMessage { claim, ..kept(S, nth, "x") })]);
     }
@@ -490,7 +493,7 @@ fn claims_and_guards_are_removed_in_slices_after_their_time() {
         store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
     };
     let end = UnixMs(NOW.0 + 1000);
-    assert_eq!(store.purge(UnixMs(end.0 - 1), 2), Purged::default());
+    assert_eq!(store.purge(UnixMs(end.0 - 1), 2), PurgeOutcome::default());
     let mut slices = 0;
     while store.purge(end, 2).more {
         slices += 1;
@@ -498,7 +501,7 @@ fn claims_and_guards_are_removed_in_slices_after_their_time() {
         assert_eq!(count(&store, "guards"), 5 - 2 * slices);
     }
     assert_eq!((slices, count(&store, "claims"), count(&store, "guards")), (2, 0, 0));
-    assert_eq!(store.held().messages, 5);
+    assert_eq!(store.usage().messages, 5);
 }
 
 #[test]
@@ -511,7 +514,7 @@ fn the_log_stays_bounded_and_a_closed_store_has_none() {
     let mut largest = 0;
     for batch in 0..100 {
         done(&mut store, (0..20).map(|nth| keep(kept(S, batch * 20 + nth, &body))));
-        store.tend(false);
+        store.maintain(false);
         largest = largest.max(std::fs::metadata(&log).unwrap().len());
     }
     // 40 MB went through it.
@@ -531,12 +534,12 @@ fn room_is_given_back_when_there_is_nothing_else_to_do() {
     let body = "x".repeat(50_000);
     done(&mut store, [put(S, "s")]);
     done(&mut store, (0..1000).map(|nth| keep(kept(S, nth, &body))));
-    store.tend(true);
+    store.maintain(true);
     let full = std::fs::metadata(dir.database()).unwrap().len();
     assert!(full > 50_000_000, "{full}");
     done(&mut store, [Mutation::DropSession { session: S }, put(T, "t"), keep(kept(T, 1, "x"))]);
     for _ in 0..100 {
-        store.tend(true);
+        store.maintain(true);
     }
     let after = std::fs::metadata(dir.database()).unwrap().len();
     assert!(after < full / 2, "{after} of {full} bytes are left");

@@ -8,9 +8,9 @@ use std::process::Command as Process;
 
 #[track_caller]
 fn refusing(rig: &Rig) -> (StoreError, String) {
-    match rig.store.state() {
-        State::Refusing { why, detail } => (why, detail),
-        State::Ready => panic!("it is ready"),
+    match rig.store.health() {
+        Health::Refusing { reason, detail } => (reason, detail),
+        Health::Ready => panic!("it is ready"),
     }
 }
 
@@ -75,7 +75,7 @@ fn a_restart_with_all_data_goes_unnoticed() {
     server.restart();
     rig.done(vec![keep(1, 1)]);
     assert_eq!(rig.orders(SessionId(1)), [0, 1]);
-    assert_eq!(rig.store.state(), State::Ready);
+    assert_eq!(rig.store.health(), Health::Ready);
 }
 
 #[test]
@@ -97,21 +97,21 @@ fn a_server_that_is_away_is_unreachable_until_it_is_back() {
     rig.store.pauses = &[1, 5, 10];
     let claim = Claim { message_id: "c".into(), until: UnixMs(NOW.0 + 60_000) };
     let mut requests = rig.requests(vec![Operation::Mutate(keep(1, 1)), Operation::Mutate(put(2))]);
-    requests.push(Request::Claim { ticket: 1, claim });
+    requests.push(Request::Claim { id: ClaimId(1), claim });
     let answers = rig.store.commit(requests, NOW);
-    let unreachable = |number| Answer::Shard {
+    let unreachable = |number| Response::Shard {
         shard: ShardId(0),
         number: CommandNumber(number),
-        outcome: Completion::Refused(StoreError::Unreachable),
+        completion: Completion::Refused(StoreError::Unreachable),
     };
-    let claimed = Answer::Claim { ticket: 1, claimed: Claimed::Refused(StoreError::Unreachable) };
+    let claimed = Response::Claim { id: ClaimId(1), outcome: ClaimOutcome::Refused(StoreError::Unreachable) };
     assert_eq!(answers, [unreachable(3), unreachable(4), claimed]);
     assert_eq!(refusing(&rig).0, StoreError::Unreachable);
     rig.store.check(NOW);
     assert_eq!(refusing(&rig).0, StoreError::Unreachable);
     server.restart();
     rig.store.check(NOW);
-    assert_eq!(rig.store.state(), State::Ready);
+    assert_eq!(rig.store.health(), Health::Ready);
     rig.done(vec![keep(1, 2)]);
     assert_eq!(rig.orders(SessionId(1)), [0, 2]);
 }
@@ -124,7 +124,7 @@ fn a_session_of_which_nobody_knows_is_dropped() {
     let mut rig = Rig::new(&proxy.url());
     rig.done(vec![put(1)]);
     // Away already: one try, which is done and whose answer is lost.
-    rig.store.state = State::Refusing { why: StoreError::Unreachable, detail: String::new() };
+    rig.store.state = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
     proxy.cut_answers_after(0);
     assert_eq!(rig.step(put(2)), Completion::Refused(StoreError::Unreachable));
     rig.done(vec![Mutation::PutSession(Box::new(SessionRow { name: "name-2".into(), ..row(3) })), keep(3, 0)]);
@@ -140,10 +140,10 @@ fn a_restart_without_data_is_noticed() {
     server.kill();
     fs::remove_dir_all(server.dir.join("appendonlydir")).expect("its data");
     server.restart();
-    let outcomes = rig.steps(vec![put(2), keep(2, 0)]);
-    assert_eq!(outcomes, [Completion::Refused(StoreError::Broken), Completion::Refused(StoreError::Broken)]);
-    let (why, detail) = refusing(&rig);
-    assert!(why == StoreError::Broken && detail.contains("lost its data"), "{detail}");
+    let completions = rig.steps(vec![put(2), keep(2, 0)]);
+    assert_eq!(completions, [Completion::Refused(StoreError::Broken), Completion::Refused(StoreError::Broken)]);
+    let (reason, detail) = refusing(&rig);
+    assert!(reason == StoreError::Broken && detail.contains("lost its data"), "{detail}");
     rig.store.check(NOW);
     assert_eq!(rig.step(put(3)), Completion::Refused(StoreError::Broken), "it stays so until a restart");
     assert_eq!(rig.reopen(), [], "and nothing was written to it");
@@ -196,7 +196,7 @@ fn a_copy_that_lacks_only_what_was_not_promised_is_good() {
     rig.done(vec![put(1), keep(1, 0)]);
     let (data, copy) = (server.dir.join("appendonlydir"), server.dir.join("copy"));
     copy_dir(&data, &copy);
-    rig.store.state = State::Refusing { why: StoreError::Unreachable, detail: String::new() };
+    rig.store.state = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
     proxy.cut_answers_after(0);
     assert_eq!(rig.step(keep(1, 1)), Completion::Refused(StoreError::Unreachable));
     server.kill();
@@ -271,7 +271,7 @@ fn full_memory_refuses_new_messages_and_lets_the_old_ones_go() {
     rig.done(vec![Mutation::DropSession { session }]);
     server.ask("CONFIG SET maxmemory 0");
     rig.store.check(NOW);
-    assert_eq!(rig.store.state(), State::Ready);
+    assert_eq!(rig.store.health(), Health::Ready);
 }
 
 #[test]
@@ -281,11 +281,11 @@ fn a_policy_that_changed_is_seen_at_the_next_connection() {
     rig.done(vec![put(1)]);
     server.restart_with(&["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "volatile-lru"]);
     assert_ne!(rig.step(keep(1, 0)), Completion::Done);
-    let (why, detail) = refusing(&rig);
-    assert!(why == StoreError::Broken && detail.contains("volatile-lru"), "{detail}");
+    let (reason, detail) = refusing(&rig);
+    assert!(reason == StoreError::Broken && detail.contains("volatile-lru"), "{detail}");
     server.ask("CONFIG SET maxmemory-policy noeviction");
     rig.done(vec![keep(1, 1)]);
-    assert_eq!(rig.store.state(), State::Ready);
+    assert_eq!(rig.store.health(), Health::Ready);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_replica_is_not_written_to() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
-    rig.store.state = State::Refusing { why: StoreError::Unreachable, detail: String::new() };
+    rig.store.state = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
     server.ask("REPLICAOF 127.0.0.1 1");
     assert_eq!(rig.step(keep(1, 0)), Completion::Refused(StoreError::Unreachable));
     server.ask("REPLICAOF NO ONE");
@@ -318,17 +318,18 @@ fn a_server_killed_under_load_loses_nothing_that_was_answered() {
             Process::new("kill").args(["-9", &pid.to_string()]).status().expect("kill is there")
         });
         // More than it takes until the server is dead; the pauses of the store end the loop.
-        while rig.store.state() == State::Ready {
+        while rig.store.health() == Health::Ready {
             let steps: Vec<Mutation> = (offset..offset + 20).map(|offset| keep(1, offset)).collect();
-            let outcomes = rig.steps(steps);
-            promised
-                .extend((offset..).zip(&outcomes).filter(|(_, o)| **o == Completion::Done).map(|(offset, _)| offset));
+            let completions = rig.steps(steps);
+            promised.extend(
+                (offset..).zip(&completions).filter(|(_, o)| **o == Completion::Done).map(|(offset, _)| offset),
+            );
             offset += 20;
         }
         killer.join().expect("it has killed");
         server.restart();
         rig.store.check(NOW);
-        assert_eq!(rig.store.state(), State::Ready);
+        assert_eq!(rig.store.health(), Health::Ready);
     }
     assert!(promised.len() >= 80, "something was promised");
     let mut found = Vec::new();

@@ -43,10 +43,10 @@ fn a_failover_by_sentinels_is_followed() {
     master.kill();
     let mut offset = 2;
     eventually("the replica is master", || {
-        let outcome = rig.step(keep(1, offset));
-        promised.extend((outcome == Completion::Done).then_some(offset));
+        let completion = rig.step(keep(1, offset));
+        promised.extend((completion == Completion::Done).then_some(offset));
         offset += 1;
-        outcome == Completion::Done
+        completion == Completion::Done
     });
     assert!(text(replica.ask("INFO replication")).contains("role:master"));
     let orders = rig.orders(SessionId(1));
@@ -113,8 +113,8 @@ fn a_cluster_keeps_sessions_on_all_its_nodes() {
     let steps = (1..100).flat_map(|session| [put(session), keep(session, 0), keep(session, 1)]);
     rig.done(steps.collect());
     assert!(cluster.keys(0) > 50 && cluster.keys(1) > 50, "both have their part");
-    assert_eq!(rig.claim("a", 60_000), Claimed::New);
-    assert_eq!(rig.claim("a", 60_000), Claimed::Again);
+    assert_eq!(rig.claim("a", 60_000), ClaimOutcome::New);
+    assert_eq!(rig.claim("a", 60_000), ClaimOutcome::Unsettled);
     cluster.0[0].restart();
     let whole = |node: &Server| text(node.ask("CLUSTER INFO")).contains("cluster_state:ok");
     eventually("the nodes have found together again", || cluster.0.iter().all(whole));
@@ -156,7 +156,7 @@ fn a_node_that_lost_its_data_is_noticed() {
     rig.done((1..65).map(put).collect());
     cluster.0[1].ask("FLUSHALL");
     rig.store.check(NOW);
-    let State::Refusing { why: StoreError::Broken, detail } = rig.store.state() else { panic!("it is noticed") };
+    let Health::Refusing { reason: StoreError::Broken, detail } = rig.store.health() else { panic!("it is noticed") };
     assert!(detail.contains("lost its data"), "{detail}");
 }
 

@@ -30,32 +30,32 @@ fn lives(kept: &StoredMessage, now: UnixMs) -> bool {
 }
 
 impl Model {
-    fn answer(&mut self, request: &Request, now: UnixMs) -> Answer {
+    fn answer(&mut self, request: &Request, now: UnixMs) -> Response {
         match request {
             Request::Shard { shard, command } => {
-                let outcome = match &command.operation {
+                let completion = match &command.operation {
                     Operation::Mutate(step) => self.step(step, now),
                     Operation::Load { session, after, most } => self.load(*session, *after, *most, now),
                 };
-                Answer::Shard { shard: *shard, number: command.number, outcome }
+                Response::Shard { shard: *shard, number: command.number, completion }
             }
-            Request::Claim { ticket, claim } => Answer::Claim { ticket: *ticket, claimed: self.claim(claim, now) },
+            Request::Claim { id, claim } => Response::Claim { id: *id, outcome: self.claim(claim, now) },
             Request::Settle { message_id, answer } => {
                 if let Some((_, settled)) = self.claims.get_mut(message_id).filter(|(until, _)| *until > now) {
                     *settled = Some(answer.clone());
                 }
-                Answer::Settled
+                Response::Settled
             }
         }
     }
 
-    fn claim(&mut self, claim: &Claim, now: UnixMs) -> Claimed {
+    fn claim(&mut self, claim: &Claim, now: UnixMs) -> ClaimOutcome {
         match self.claims.get(&claim.message_id).filter(|(until, _)| *until > now) {
-            Some((_, Some(answer))) => Claimed::Settled(answer.clone()),
-            Some((_, None)) => Claimed::Again,
+            Some((_, Some(answer))) => ClaimOutcome::Settled(answer.clone()),
+            Some((_, None)) => ClaimOutcome::Unsettled,
             None => {
                 self.claims.insert(claim.message_id.clone(), (claim.until, None));
-                Claimed::New
+                ClaimOutcome::New
             }
         }
     }
@@ -266,7 +266,7 @@ fn requests(rig: &mut Rig, events: Vec<Event>) -> Vec<Request> {
         Event::Mutation(step) => rig.requests(vec![Operation::Mutate(step)]).remove(0),
         Event::Load { session, after, most } => rig.requests(vec![Operation::Load { session, after, most }]).remove(0),
         Event::Claim { message_id, life_ms } => {
-            Request::Claim { ticket: 1, claim: Claim { message_id, until: UnixMs(rig.now.0 + life_ms) } }
+            Request::Claim { id: ClaimId(1), claim: Claim { message_id, until: UnixMs(rig.now.0 + life_ms) } }
         }
         Event::Settle { message_id } => Request::Settle { message_id, answer: b"settled".to_vec() },
     };
@@ -287,11 +287,11 @@ fn assert_same(rig: &mut Rig, model: &Model) {
     }
     let found = rig.reopen();
     assert_eq!(found, model.found());
-    let held = found.iter().fold(Held::default(), |held, found| Held {
+    let held = found.iter().fold(Usage::default(), |held, found| Usage {
         messages: held.messages + u64::from(found.waiting),
         bytes: held.bytes + found.waiting_bytes,
     });
-    assert_eq!(rig.store.held(), held);
+    assert_eq!(rig.store.usage(), held);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn it_answers_as_the_model_does() {
         let (mut rig, mut model) = (rig(&server), Model::default());
         for (events, passed, purges) in batches {
             let requests = requests(&mut rig, events);
-            let expected: Vec<Answer> = requests.iter().map(|request| model.answer(request, rig.now)).collect();
+            let expected: Vec<Response> = requests.iter().map(|request| model.answer(request, rig.now)).collect();
             let said = format!("{requests:?}");
             prop_assert_eq!(rig.store.commit(requests, rig.now), expected, "{}", said);
             rig.now.0 += passed;

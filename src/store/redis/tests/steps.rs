@@ -7,10 +7,10 @@ use crate::wire::packet::MessageId;
 /// One batch, sent twice as after a lost answer.
 fn twice(rig: &mut Rig, steps: Vec<Mutation>) -> Vec<Completion> {
     let requests = rig.requests(steps.into_iter().map(Operation::Mutate).collect());
-    commit_twice(&mut rig.store, requests, rig.now).into_iter().map(outcome).collect()
+    commit_twice(&mut rig.store, requests, rig.now).into_iter().map(completion).collect()
 }
 
-pub fn commit_twice(store: &mut Redis, requests: Vec<Request>, now: UnixMs) -> Vec<Answer> {
+pub fn commit_twice(store: &mut Redis, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
     store.batch += 1;
     let known = Known { by_name: &store.by_name, room: u64::MAX };
     let batch = Batch::new(requests, &[], known, &store.packing(now));
@@ -44,7 +44,7 @@ fn a_session_is_found_again_as_it_was_put() {
     assert_eq!((found[0].oldest, found[0].first), (Some(NOW), Some(Offset(5))));
     assert_eq!(found[1].row, row(2));
     assert_eq!((found[1].waiting, found[1].next, found[1].first), (0, Offset(0), None));
-    assert_eq!(rig.store.held(), Held { messages: 2, bytes });
+    assert_eq!(rig.store.usage(), Usage { messages: 2, bytes });
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn every_step_may_be_done_twice() {
         keep(2, 0),
         Mutation::DropSession { session: SessionId(2) },
     ];
-    assert!(twice(&mut rig, steps).iter().all(|outcome| *outcome == Completion::Done));
+    assert!(twice(&mut rig, steps).iter().all(|completion| *completion == Completion::Done));
     let page = rig.page(session);
     assert_eq!(page.received, [received]);
     assert_eq!(page.messages[0], kept(1, 0));
@@ -144,27 +144,26 @@ fn a_claim_is_taken_once_per_session_even_when_its_message_is_gone() {
 fn a_call_is_claimed_once_until_it_is_settled_or_over() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
-    assert_eq!(rig.claim("a", 60_000), Claimed::New);
-    assert_eq!(rig.claim("a", 60_000), Claimed::Again);
+    assert_eq!(rig.claim("a", 60_000), ClaimOutcome::New);
+    assert_eq!(rig.claim("a", 60_000), ClaimOutcome::Unsettled);
     let settle = |id: &str| Request::Settle { message_id: id.into(), answer: b"{\"status\":0}".to_vec() };
-    assert_eq!(rig.store.commit(vec![settle("a"), settle("unknown")], rig.now), [Answer::Settled, Answer::Settled]);
-    assert_eq!(rig.claim("a", 60_000), Claimed::Settled(b"{\"status\":0}".to_vec()));
+    assert_eq!(rig.store.commit(vec![settle("a"), settle("unknown")], rig.now), [Response::Settled, Response::Settled]);
+    assert_eq!(rig.claim("a", 60_000), ClaimOutcome::Settled(b"{\"status\":0}".to_vec()));
     rig.reopen();
-    assert_eq!(rig.claim("a", 60_000), Claimed::Settled(b"{\"status\":0}".to_vec()));
+    assert_eq!(rig.claim("a", 60_000), ClaimOutcome::Settled(b"{\"status\":0}".to_vec()));
     rig.now.0 += 60_000;
-    assert_eq!(rig.claim("a", 60_000), Claimed::New);
-    assert_eq!(rig.claim("unknown", 60_000), Claimed::New);
+    assert_eq!(rig.claim("a", 60_000), ClaimOutcome::New);
+    assert_eq!(rig.claim("unknown", 60_000), ClaimOutcome::New);
 }
 
 #[test]
 fn a_repeated_batch_gets_the_same_answer_to_its_claim() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
-    let claim =
-        |ticket| Request::Claim { ticket, claim: Claim { message_id: "b".into(), until: UnixMs(NOW.0 + 60_000) } };
-    let answers = commit_twice(&mut rig.store, vec![claim(1), claim(2)], NOW);
-    let expected = [(1, Claimed::New), (2, Claimed::Again)];
-    assert_eq!(answers, expected.map(|(ticket, claimed)| Answer::Claim { ticket, claimed }));
+    let claim = |id| Request::Claim { id, claim: Claim { message_id: "b".into(), until: UnixMs(NOW.0 + 60_000) } };
+    let answers = commit_twice(&mut rig.store, vec![claim(ClaimId(1)), claim(ClaimId(2))], NOW);
+    let expected = [(ClaimId(1), ClaimOutcome::New), (ClaimId(2), ClaimOutcome::Unsettled)];
+    assert_eq!(answers, expected.map(|(id, outcome)| Response::Claim { id, outcome }));
 }
 
 #[test]
@@ -201,7 +200,7 @@ fn what_has_expired_is_not_loaded_and_is_purged_in_slices() {
     // The client may hold these ids: they are released first, however old they are.
     let held = StoredMessage { sent: true, message: message(QoS::ExactlyOnce, "held"), ..until(2, 0, 5) };
     rig.done(vec![Mutation::PutMessage(Box::new(held.clone())), Mutation::PutMessage(Box::new(until(2, 1, 5)))]);
-    assert_eq!(rig.store.purge(rig.now, 100), Purged::default());
+    assert_eq!(rig.store.purge(rig.now, 100), PurgeOutcome::default());
     rig.now.0 += 20;
     assert_eq!(rig.orders(SessionId(1)), [0, 2, 5]);
     let mut told = [(0, 0); 2];
@@ -224,7 +223,7 @@ fn what_has_expired_is_not_loaded_and_is_purged_in_slices() {
     assert_eq!(rig.page(SessionId(2)).messages, [held]);
     let found = rig.reopen();
     assert_eq!((found[0].waiting, found[0].waiting_bytes), (3, 3 * each));
-    assert_eq!(rig.store.purge(rig.now, 100), Purged::default(), "nothing is told twice");
+    assert_eq!(rig.store.purge(rig.now, 100), PurgeOutcome::default(), "nothing is told twice");
 }
 
 #[test]
@@ -233,8 +232,8 @@ fn a_full_store_refuses_before_it_promises() {
     let each = kept(1, 0).message.len() as u64;
     let mut rig = Rig::with(Options { bytes_max: 2 * each, ..options(&server.url(), "test") });
     rig.done(vec![put(1)]);
-    let outcomes = rig.steps(vec![keep(1, 0), keep(1, 1), keep(1, 2)]);
-    assert_eq!(outcomes, [Completion::Done, Completion::Done, Completion::Refused(StoreError::StoreFull)]);
+    let completions = rig.steps(vec![keep(1, 0), keep(1, 1), keep(1, 2)]);
+    assert_eq!(completions, [Completion::Done, Completion::Done, Completion::Refused(StoreError::StoreFull)]);
     assert_eq!(rig.step(keep(1, 3)), Completion::Refused(StoreError::StoreFull));
     rig.done(vec![Mutation::RemoveMessage { session: SessionId(1), offset: Offset(0) }]);
     rig.done(vec![keep(1, 4)]);

@@ -10,18 +10,18 @@ fn open_error(dir: &TempDir) -> OpenError {
     Sqlite::open(&dir.options()).map(drop).expect_err("it cannot be opened")
 }
 
-fn refused(why: StoreError) -> Completion {
-    Completion::Refused(why)
+fn refused(reason: StoreError) -> Completion {
+    Completion::Refused(reason)
 }
 
 #[track_caller]
 fn refusing(store: &Sqlite, expected: StoreError, told: &str) {
-    match store.state() {
-        State::Refusing { why, detail } => {
-            assert_eq!(why, expected);
+    match store.health() {
+        Health::Refusing { reason, detail } => {
+            assert_eq!(reason, expected);
             assert!(detail.contains(told) && detail.contains("rainbow.db"), "{detail}");
         }
-        State::Ready => panic!("it makes promises"),
+        Health::Ready => panic!("it makes promises"),
     }
 }
 
@@ -139,7 +139,7 @@ fn a_damaged_file_never_hands_out_what_was_not_stored() {
                 assert_eq!(found.message, expected, "damaged at {at} for {len}");
             }
         }
-        if store.state() == State::Ready {
+        if store.health() == Health::Ready {
             unharmed += 1;
         } else {
             refusing(&store, StoreError::Broken, "damaged");
@@ -157,7 +157,7 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     let body = "x".repeat(3000);
     done(&mut store, [put(S, "s"), keep(kept(S, 0, &body))]);
     done(&mut store, (1..50).map(|offset| keep(kept(S, offset, &body))));
-    let held = store.held();
+    let held = store.usage();
     let pages: i64 = store.book.conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     store.book.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
 
@@ -165,22 +165,22 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     batch.push(put(T, "t"));
     let load = Operation::Load { session: S, after: None, most: 1000 };
     let whats = batch.into_iter().map(Operation::Mutate).chain([load]);
-    let mut outcomes = run(&mut store, whats, NOW);
-    assert!(matches!(outcomes.pop(), Some(Completion::Loaded(page)) if page.messages.len() == 50));
-    assert!(outcomes.iter().all(|outcome| *outcome == refused(StoreError::DiskFull)), "{outcomes:?}");
+    let mut completions = run(&mut store, whats, NOW);
+    assert!(matches!(completions.pop(), Some(Completion::Loaded(page)) if page.messages.len() == 50));
+    assert!(completions.iter().all(|completion| *completion == refused(StoreError::DiskFull)), "{completions:?}");
     refusing(&store, StoreError::DiskFull, "the disk is full");
-    assert_eq!(store.held(), held);
+    assert_eq!(store.usage(), held);
     store.book.ledger.check_invariants(&store.book.conn).unwrap();
     // What makes room is done in the same batch, and then there is some.
     let mut batch: Vec<Mutation> =
         (0..20).map(|offset| Mutation::RemoveMessage { session: S, offset: Offset(offset) }).collect();
     batch.extend((50..80).map(|offset| keep(kept(S, offset, &body))));
-    let outcomes = steps(&mut store, batch);
-    assert!(outcomes[..20].iter().all(|outcome| *outcome == Completion::Done));
-    assert!(outcomes[20..].iter().all(|outcome| *outcome == refused(StoreError::DiskFull)));
+    let completions = steps(&mut store, batch);
+    assert!(completions[..20].iter().all(|completion| *completion == Completion::Done));
+    assert!(completions[20..].iter().all(|completion| *completion == refused(StoreError::DiskFull)));
     store.book.ledger.check_invariants(&store.book.conn).unwrap();
     store.check(NOW);
-    assert_eq!(store.state(), State::Ready);
+    assert_eq!(store.health(), Health::Ready);
     done(&mut store, (50..60).map(|offset| keep(kept(S, offset, &body))));
     drop(store);
     let (mut store, _) = dir.open();
@@ -220,7 +220,7 @@ fn fill_the_disk(dir: &TempDir) {
     let mut fill = |store: &mut Sqlite| {
         while steps(store, [keep(kept(S, kept_upto, &body))]) == [Completion::Done] {
             kept_upto += 1;
-            store.tend(false);
+            store.maintain(false);
         }
         kept_upto
     };
@@ -238,7 +238,7 @@ fn fill_the_disk(dir: &TempDir) {
     std::fs::remove_file(dir.path().join("data/others")).unwrap();
     let checks = (0..50).take_while(|_| {
         store.check(NOW);
-        store.state() != State::Ready
+        store.health() != Health::Ready
     });
     assert!(checks.count() < 50, "it does not recover");
     done(&mut store, [keep(kept(S, upto, &body))]);
@@ -270,8 +270,8 @@ fn a_disk_that_cannot_be_written_refuses_and_still_reads() {
     assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(StoreError::ReadOnly)]);
     refusing(&store, StoreError::ReadOnly, "cannot be written");
     assert_eq!(orders(&all(&mut store, S)), [1]);
-    assert!(matches!(claimed(&mut store, "m", NOW), Claimed::Refused(StoreError::ReadOnly)));
-    assert_eq!(store.purge(LATER, 10), Purged::default());
+    assert!(matches!(claimed(&mut store, "m", NOW), ClaimOutcome::Refused(StoreError::ReadOnly)));
+    assert_eq!(store.purge(LATER, 10), PurgeOutcome::default());
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn a_file_that_is_taken_away_ends_all_promises() {
     let (mut store, _) = dir.open();
     done(&mut store, [put(S, "s")]);
     store.check(NOW);
-    assert_eq!(store.state(), State::Ready);
+    assert_eq!(store.health(), Health::Ready);
     std::fs::rename(dir.database(), dir.path().join("elsewhere.db")).unwrap();
     store.check(NOW);
     refusing(&store, StoreError::Broken, "moved or removed");
@@ -296,7 +296,7 @@ fn a_failed_fsync_is_never_tried_again() {
     assert_eq!(store.suffer(failed), StoreError::Broken);
     for _ in 0..3 {
         assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(StoreError::Broken)]);
-        store.tend(true);
+        store.maintain(true);
         store.check(NOW);
         refusing(&store, StoreError::Broken, "writing failed");
     }

@@ -116,27 +116,29 @@ struct Session {
 }
 
 impl Model {
-    fn act(&mut self, act: &Act, now: UnixMs) -> Answer {
-        let outcome = match act {
+    fn act(&mut self, act: &Act, now: UnixMs) -> Response {
+        let completion = match act {
             Act::Mutation(step) => self.step(step, now),
             Act::Load(session, after, most) => Completion::Loaded(self.load(*session, after.map(Offset), *most, now)),
-            Act::Claim(id) => return Answer::Claim { ticket: 1, claimed: self.claim(*id, now) },
+            Act::Claim(id) => return Response::Claim { id: ClaimId(1), outcome: self.claim(*id, now) },
             Act::Settle(id) => {
                 if let Some((_, answer)) = self.claims.get_mut(id) {
                     *answer = Some(vec![*id]);
                 }
-                return Answer::Settled;
+                return Response::Settled;
             }
         };
-        Answer::Shard { shard: ShardId(0), number: CommandNumber(1), outcome }
+        Response::Shard { shard: ShardId(0), number: CommandNumber(1), completion }
     }
 
-    fn claim(&mut self, id: u8, now: UnixMs) -> Claimed {
+    fn claim(&mut self, id: u8, now: UnixMs) -> ClaimOutcome {
         match self.claims.get(&id) {
-            Some((until, answer)) if *until > now => answer.clone().map_or(Claimed::Again, Claimed::Settled),
+            Some((until, answer)) if *until > now => {
+                answer.clone().map_or(ClaimOutcome::Unsettled, ClaimOutcome::Settled)
+            }
             _ => {
                 self.claims.insert(id, (UnixMs(now.0 + CLAIMED_MS), None));
-                Claimed::New
+                ClaimOutcome::New
             }
         }
     }
@@ -229,9 +231,9 @@ impl Model {
         found.collect()
     }
 
-    fn held(&self) -> Held {
+    fn usage(&self) -> Usage {
         let found = self.found();
-        Held {
+        Usage {
             messages: found.iter().map(|found| u64::from(found.waiting)).sum(),
             bytes: found.iter().map(|found| found.waiting_bytes).sum(),
         }
@@ -267,15 +269,15 @@ fn request(act: &Act, now: UnixMs) -> Request {
         Act::Load(session, after, most) => shard(Operation::Load { session, after: after.map(Offset), most }),
         Act::Claim(id) => {
             let claim = Claim { message_id: format!("call-{id}").into(), until: UnixMs(now.0 + CLAIMED_MS) };
-            Request::Claim { ticket: 1, claim }
+            Request::Claim { id: ClaimId(1), claim }
         }
         Act::Settle(id) => Request::Settle { message_id: format!("call-{id}").into(), answer: vec![id] },
     }
 }
 
 /// Answers with equal sequences have no order among themselves.
-fn sorted(mut answer: Answer) -> Answer {
-    if let Answer::Shard { outcome: Completion::Loaded(page), .. } = &mut answer {
+fn sorted(mut answer: Response) -> Response {
+    if let Response::Shard { completion: Completion::Loaded(page), .. } = &mut answer {
         page.received.sort_by_key(|received| (received.sequence, received.id));
     }
     answer
@@ -295,8 +297,8 @@ proptest! {
             match turn {
                 Turn::Batch(acts) => {
                     let requests = acts.iter().map(|act| request(act, now)).collect();
-                    let answers: Vec<Answer> = store.commit(requests, now).into_iter().map(sorted).collect();
-                    let expected: Vec<Answer> = acts.iter().map(|act| model.act(act, now)).collect();
+                    let answers: Vec<Response> = store.commit(requests, now).into_iter().map(sorted).collect();
+                    let expected: Vec<Response> = acts.iter().map(|act| model.act(act, now)).collect();
                     prop_assert_eq!(answers, expected);
                 }
                 Turn::Pass(ms) => now.0 += ms,
@@ -314,7 +316,7 @@ proptest! {
                     }
                     prop_assert_eq!(expired, model.purge(now));
                 }
-                Turn::Tend(idle) => store.tend(idle),
+                Turn::Tend(idle) => store.maintain(idle),
                 Turn::Reopen { closed } => {
                     if closed {
                         store.close();
@@ -328,8 +330,8 @@ proptest! {
                 }
             }
             store.book.ledger.check_invariants(&store.book.conn).unwrap();
-            prop_assert_eq!(store.held(), model.held());
-            prop_assert_eq!(store.state(), State::Ready);
+            prop_assert_eq!(store.usage(), model.usage());
+            prop_assert_eq!(store.health(), Health::Ready);
         }
     }
 }
