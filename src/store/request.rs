@@ -2,7 +2,9 @@
 //! a purge removed. Plain data; it goes through queues between threads.
 
 use crate::base::id::ShardId;
-use crate::shard::command::{Claim, Command, CommandNumber, Completion, ExpiredMessages, StoreError};
+use crate::shard::command::{
+    Claim, Command, CommandNumber, Completion, ExpiredMessages, Mutation, Operation, SessionId, StoreError,
+};
 use std::sync::Arc;
 
 /// A batch of these is one commit.
@@ -46,4 +48,39 @@ pub struct PurgeOutcome {
     pub expired: Vec<ExpiredMessages>,
     /// There may be more to purge now.
     pub more: bool,
+}
+
+impl Request {
+    /// The mutation that a shard asks for; `None` for a load and for calls.
+    pub fn mutation(&self) -> Option<&Mutation> {
+        match self {
+            Request::Shard { command: Command { operation: Operation::Mutate(mutation), .. }, .. } => Some(mutation),
+            _ => None,
+        }
+    }
+
+    /// The session of a shard's command.
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Request::Shard { command, .. } => Some(match &command.operation {
+                Operation::Load { session, .. } => *session,
+                Operation::Mutate(mutation) => session_of(mutation),
+            }),
+            Request::Claim { .. } | Request::Settle { .. } => None,
+        }
+    }
+}
+
+pub fn session_of(mutation: &Mutation) -> SessionId {
+    match mutation {
+        Mutation::PutSession(row) => row.session,
+        Mutation::PutMessage(message) => message.session,
+        Mutation::JoinChannel { session, .. }
+        | Mutation::LeaveChannel { session, .. }
+        | Mutation::ReleaseMessage { session, .. }
+        | Mutation::RemoveMessage { session, .. }
+        | Mutation::PutReceived { session, .. }
+        | Mutation::RemoveReceived { session, .. }
+        | Mutation::DropSession { session } => *session,
+    }
 }

@@ -9,7 +9,7 @@ use crate::base::id::ShardId;
 use crate::config::{Durability, StoreKind};
 use crate::shard::Message;
 use crate::shard::command::*;
-use crate::store::ClaimId;
+use crate::store::request::ClaimId;
 use crate::wire::packet::{MessageId, QoS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -414,8 +414,11 @@ fn a_dropped_session_leaves_nothing() {
     done(&mut store, [Mutation::DropSession { session: S }]);
     assert_eq!(store.usage(), Usage { messages: 1, bytes: kept(T, 1, "y").message.len() as u64 });
     for table in ["sessions", "channels", "messages", "received"] {
-        let rows: i64 =
-            store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        let rows: i64 = store
+            .database
+            .connection()
+            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+            .unwrap();
         let of_t = i64::from(matches!(table, "sessions" | "messages"));
         assert_eq!(rows, of_t, "in {table}");
     }
@@ -490,7 +493,7 @@ fn claims_and_guards_are_removed_in_slices_after_their_time() {
         done(&mut store, [keep(StoredMessage { claim, ..kept(S, nth, "x") })]);
     }
     let count = |store: &Sqlite, table: &str| -> i64 {
-        store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+        store.database.connection().query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
     };
     let end = UnixMs(NOW.0 + 1000);
     assert_eq!(store.purge(UnixMs(end.0 - 1), 2), PurgeOutcome::default());

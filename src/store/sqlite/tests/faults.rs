@@ -74,7 +74,7 @@ fn the_directory_is_made_and_nobody_elses_business() {
 fn another_format_and_another_programs_file_are_refused_and_left_alone() {
     let dir = TempDir::new();
     let (store, _) = dir.open();
-    store.book.conn.pragma_update(None, "user_version", 99).unwrap();
+    store.database.connection().pragma_update(None, "user_version", 99).unwrap();
     drop(store);
     let before = std::fs::read(dir.database()).unwrap();
     let told = open_error(&dir).to_string();
@@ -158,8 +158,8 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     done(&mut store, [put(S, "s"), keep(kept(S, 0, &body))]);
     done(&mut store, (1..50).map(|offset| keep(kept(S, offset, &body))));
     let held = store.usage();
-    let pages: i64 = store.book.conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-    store.book.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+    let pages: i64 = store.database.connection().pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    store.database.connection().pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
 
     let mut batch: Vec<Mutation> = (50..60).map(|offset| keep(kept(S, offset, &body))).collect();
     batch.push(put(T, "t"));
@@ -170,7 +170,7 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     assert!(completions.iter().all(|completion| *completion == refused(StoreError::DiskFull)), "{completions:?}");
     refusing(&store, StoreError::DiskFull, "the disk is full");
     assert_eq!(store.usage(), held);
-    store.book.ledger.check_invariants(&store.book.conn).unwrap();
+    store.database.index().check_invariants(store.database.connection()).unwrap();
     // What makes room is done in the same batch, and then there is some.
     let mut batch: Vec<Mutation> =
         (0..20).map(|offset| Mutation::RemoveMessage { session: S, offset: Offset(offset) }).collect();
@@ -178,7 +178,7 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     let completions = steps(&mut store, batch);
     assert!(completions[..20].iter().all(|completion| *completion == Completion::Done));
     assert!(completions[20..].iter().all(|completion| *completion == refused(StoreError::DiskFull)));
-    store.book.ledger.check_invariants(&store.book.conn).unwrap();
+    store.database.index().check_invariants(store.database.connection()).unwrap();
     store.check(NOW);
     assert_eq!(store.health(), Health::Ready);
     done(&mut store, (50..60).map(|offset| keep(kept(S, offset, &body))));
@@ -254,8 +254,9 @@ fn a_commit_is_synced_unless_memory_is_enough() {
     for (durability, expected) in [(Durability::Fsync, 2), (Durability::Memory, 1)] {
         let (store, _) =
             Sqlite::open(&Options { durability, ..dir.options() }).unwrap_or_else(|error| panic!("{error}"));
-        let pragma =
-            |name| store.book.conn.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+        let pragma = |name| {
+            store.database.connection().pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+        };
         assert_eq!(pragma("synchronous").unwrap(), rusqlite::types::Value::Integer(expected));
         assert_eq!(pragma("journal_mode").unwrap(), rusqlite::types::Value::Text("wal".into()));
     }
@@ -266,7 +267,7 @@ fn a_disk_that_cannot_be_written_refuses_and_still_reads() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
-    store.book.conn.pragma_update(None, "query_only", true).unwrap();
+    store.database.connection().pragma_update(None, "query_only", true).unwrap();
     assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(StoreError::ReadOnly)]);
     refusing(&store, StoreError::ReadOnly, "cannot be written");
     assert_eq!(orders(&all(&mut store, S)), [1]);
@@ -293,7 +294,7 @@ fn a_failed_fsync_is_never_tried_again() {
     let (mut store, _) = dir.open();
     done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
     let failed = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None);
-    assert_eq!(store.suffer(failed), StoreError::Broken);
+    assert_eq!(store.note_fault(failed), StoreError::Broken);
     for _ in 0..3 {
         assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(StoreError::Broken)]);
         store.maintain(true);

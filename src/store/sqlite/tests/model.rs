@@ -2,6 +2,7 @@
 //! the model's, and every restart must find what the model holds.
 
 use super::*;
+use crate::store::request::session_of;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -144,7 +145,7 @@ impl Model {
     }
 
     fn step(&mut self, step: &Mutation, now: UnixMs) -> Completion {
-        let session = book::session_of(step);
+        let session = session_of(step);
         if let Mutation::PutSession(row) = step {
             return self.put(row);
         }
@@ -329,7 +330,7 @@ proptest! {
                     prop_assert_eq!(opened.sessions, model.found());
                 }
             }
-            store.book.ledger.check_invariants(&store.book.conn).unwrap();
+            store.database.index().check_invariants(store.database.connection()).unwrap();
             prop_assert_eq!(store.usage(), model.usage());
             prop_assert_eq!(store.health(), Health::Ready);
         }
