@@ -13,11 +13,12 @@ use crate::config::StoreKind;
 use crate::shard::Message;
 use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, DownlinkMark, Mutation, Offset, Operation, Page, SessionRow,
-    StoredMessage, UplinkMark,
+    StoredMessage, StoredSession, UplinkMark,
 };
-use crate::store::{ClaimId, ClaimOutcome};
+use crate::store::request::{ClaimId, ClaimOutcome};
 use crate::wire::packet::QoS;
 use server::Server;
+use std::sync::Arc;
 use std::time::Instant;
 
 fn options(url: &str, cluster_name: &str) -> Options {

@@ -94,7 +94,7 @@ fn a_server_that_is_away_is_unreachable_until_it_is_back() {
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1), keep(1, 0)]);
     server.kill();
-    rig.store.pauses = &[1, 5, 10];
+    rig.store.backoff_ms = &[1, 5, 10];
     let claim = Claim { message_id: "c".into(), until: UnixMs(NOW.0 + 60_000) };
     let mut requests = rig.requests(vec![Operation::Mutate(keep(1, 1)), Operation::Mutate(put(2))]);
     requests.push(Request::Claim { id: ClaimId(1), claim });
@@ -124,7 +124,7 @@ fn a_session_of_which_nobody_knows_is_dropped() {
     let mut rig = Rig::new(&proxy.url());
     rig.done(vec![put(1)]);
     // Away already: one try, which is done and whose answer is lost.
-    rig.store.state = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
+    rig.store.health = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
     proxy.cut_answers_after(0);
     assert_eq!(rig.step(put(2)), Completion::Refused(StoreError::Unreachable));
     rig.done(vec![Mutation::PutSession(Box::new(SessionRow { name: "name-2".into(), ..row(3) })), keep(3, 0)]);
@@ -196,7 +196,7 @@ fn a_copy_that_lacks_only_what_was_not_promised_is_good() {
     rig.done(vec![put(1), keep(1, 0)]);
     let (data, copy) = (server.dir.join("appendonlydir"), server.dir.join("copy"));
     copy_dir(&data, &copy);
-    rig.store.state = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
+    rig.store.health = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
     proxy.cut_answers_after(0);
     assert_eq!(rig.step(keep(1, 1)), Completion::Refused(StoreError::Unreachable));
     server.kill();
@@ -293,7 +293,7 @@ fn a_replica_is_not_written_to() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
-    rig.store.state = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
+    rig.store.health = Health::Refusing { reason: StoreError::Unreachable, detail: String::new() };
     server.ask("REPLICAOF 127.0.0.1 1");
     assert_eq!(rig.step(keep(1, 0)), Completion::Refused(StoreError::Unreachable));
     server.ask("REPLICAOF NO ONE");
@@ -307,7 +307,7 @@ fn a_server_killed_under_load_loses_nothing_that_was_answered() {
     let mut server = Server::start();
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1)]);
-    rig.store.pauses = &[1, 5, 10];
+    rig.store.backoff_ms = &[1, 5, 10];
     let mut promised = Vec::new();
     let mut offset = 0;
     for round in 0..4 {

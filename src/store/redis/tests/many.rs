@@ -60,7 +60,7 @@ fn a_sentinel_that_knows_no_such_master_is_said() {
     let mut store =
         Redis::new(&options(&format!("redis-sentinel://127.0.0.1:{}/other", sentinel.port), "test")).expect("a URL");
     let fault = store.begin().expect_err("there is none");
-    assert!(matches!(&fault, Fault::Lost(detail) if detail.contains("no master is named other")), "{fault:?}");
+    assert!(matches!(&fault, Fault::Unanswered(detail) if detail.contains("no master is named other")), "{fault:?}");
 }
 
 /// Two masters with half of the slots each.
@@ -140,7 +140,7 @@ fn a_slot_that_moves_is_followed() {
     let mut rig = Rig::new(&cluster.url());
     // Session 1 lies in bucket 1.
     rig.done(vec![put(1), keep(1, 0), put(2)]);
-    let slot = place::slot_of(1);
+    let slot = keys::Bucket(1).slot();
     assert_eq!(cluster.0[0].ask("CLUSTER KEYSLOT a{1}"), Value::Int(slot.into()));
     let from = usize::from(slot >= 8192);
     cluster.migrate(slot, from, 1 - from);

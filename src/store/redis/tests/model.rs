@@ -147,7 +147,7 @@ impl Model {
             Request::Shard { command: Command { operation: Operation::Mutate(step), .. }, .. } => Some(step),
             _ => None,
         };
-        let Some(session) = batch::session_of(request) else { return true };
+        let Some(session) = request.session() else { return true };
         let Some(known) = self.sessions.get(&session) else { return false };
         match step {
             Some(Mutation::ReleaseMessage { offset, .. } | Mutation::RemoveMessage { offset, .. }) => {
@@ -351,8 +351,8 @@ fn is_excused(request: &Request, others: &[Request]) -> bool {
         Request::Settle { .. } => false,
         Request::Shard { command: Command { operation: Operation::Load { .. }, .. }, .. } => true,
         Request::Shard { .. } => {
-            let session = batch::session_of(request);
-            others.iter().any(|other| drops(other) && batch::session_of(other) == session)
+            let session = request.session();
+            others.iter().any(|other| drops(other) && other.session() == session)
         }
     }
 }

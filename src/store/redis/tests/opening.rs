@@ -95,7 +95,7 @@ fn an_unused_second_session_of_a_name_is_dropped_at_the_start() {
     let mut rig = Rig::new(&server.url());
     rig.done(vec![put(1), keep(1, 3)]);
     // As where the answer to a Put was lost and the server died: another session of that name is there as well.
-    rig.store.by_name.clear();
+    rig.store.names = SessionNames::default();
     rig.done(vec![Mutation::PutSession(Box::new(SessionRow { name: "name-1".into(), ..row(2) }))]);
     let found = rig.reopen();
     assert_eq!((found.len(), found[0].row.session), (1, SessionId(1)));

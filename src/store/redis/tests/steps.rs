@@ -11,12 +11,12 @@ fn twice(rig: &mut Rig, steps: Vec<Mutation>) -> Vec<Completion> {
 }
 
 pub fn commit_twice(store: &mut Redis, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
-    store.batch += 1;
-    let known = Known { by_name: &store.by_name, room: u64::MAX };
-    let batch = Batch::new(requests, &[], known, &store.packing(now));
-    store.exchange(&batch.calls).expect("the first time");
-    let values = store.exchange(&batch.calls).expect("the second time");
-    batch.finish(values, true, &mut store.by_name).answers
+    store.batch = store.batch.next();
+    let known = Known { names: &store.names, room: u64::MAX };
+    let batch = Batch::new(requests, &[], known, &store.encoder(now));
+    store.exchange(batch.pipeline()).expect("the first time");
+    let values = store.exchange(batch.pipeline()).expect("the second time");
+    batch.finish(values, true, &mut store.names).responses
 }
 
 #[test]

@@ -1,5 +1,6 @@
--- A call's id: 0 new, 1 claimed before, its answer where it has one. What names the asker makes a repeat of the same
--- question get the same answer. KEYS claim · ARGV asker, until(8), its life in ms, now
+-- Claims a call's message_id. Answers 0 when it is new, 1 when it was claimed before, or the call's answer where it has
+-- one. The request's id makes a repeat of the same request get the same response.
+-- KEYS claim · ARGV id of the request, until(8), its life in ms, now
 local claim = redis.call('GET', KEYS[1])
 if claim and number(claim, 1) > tonumber(ARGV[4]) then
   if claim:sub(9, 9) == 's' then return claim:sub(10) end

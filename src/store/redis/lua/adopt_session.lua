@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- A session as it is found at the start; from now on it is this server's.
+-- Makes this server the session's owner, and answers a summary of the session; 'G' when the session is gone.
 -- KEYS row, queue, channels, sessions · ARGV token, session
 local row = redis.call('GET', KEYS[1])
 if not row then
@@ -9,11 +9,11 @@ end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[1])
 local first, last = redis.call('LINDEX', KEYS[2], 0), redis.call('LINDEX', KEYS[2], -1)
 local bytes, messages = struct.unpack('>I8I4', row, 9)
--- The first that waits; those in front of it are few, and only to be released.
-local oldest, at = first, 0
+-- The first message that is not released; the released ones in front of it are few.
+local oldest, index = first, 0
 while oldest and size(oldest) == 0 do
-  at = at + 1
-  oldest = redis.call('LINDEX', KEYS[2], at)
+  index = index + 1
+  oldest = redis.call('LINDEX', KEYS[2], index)
 end
 return {
   row:sub(HEAD + 1), messages, bytes, redis.call('HKEYS', KEYS[3]), oldest and oldest:sub(14, 21) or '',

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Ends the session; answers messages and bytes that went with it, and its row.
+-- Removes the session. Answers the messages and bytes that were removed with it, and its row.
 -- KEYS row, queue, channels, received, sessions, due · ARGV token, session
-local no = stranger(KEYS[1], ARGV[1])
-if no == 'F' then return no end
+local refused = refusal(KEYS[1], ARGV[1])
+if refused == 'F' then return refused end
 local row = redis.call('GET', KEYS[1]) or ''
 local bytes, messages = 0, 0
 if row ~= '' then bytes, messages = struct.unpack('>I8I4', row, 9) end

@@ -1,5 +1,5 @@
-//! Rows, messages and received ids as bytes: what Redis keeps of them, and back. The scripts know where the numbers
-//! stand (`session.lua`); a row's inside is known here only. What does not decode was not written by us: `None`.
+//! Rows, messages and received ids as the bytes that Redis stores, and back. The scripts know where the numbers stand
+//! (`prelude.lua`); the rest of a row is known here only. Bytes that do not decode were not written by us: `None`.
 
 use crate::shard::Message;
 use crate::shard::command::{
@@ -8,22 +8,25 @@ use crate::shard::command::{
 use crate::wire::packet::{MessageId, QoS};
 use std::sync::Arc;
 
-/// What a message counts for where bytes are counted. One that is only to be released does not wait.
-pub fn size(kept: &StoredMessage) -> u32 {
-    if kept.released { 0 } else { kept.message.len() as u32 }
+/// The bytes that count for a message. A released one does not wait any more and counts for nothing.
+pub fn counted_bytes(message: &StoredMessage) -> u32 {
+    if message.released { 0 } else { message.message.len() as u32 }
 }
 
-/// order(8) size(4) flags(1) stored(8) expires(8) claim length(1) [until(8) claim] type(2) body
-pub fn encode_kept(kept: &StoredMessage) -> Vec<u8> {
-    let (message_type, body) = kept.message.parts();
-    let mut out = Vec::with_capacity(KEPT_MIN + body.len() + kept.claim.as_ref().map_or(0, |_| 8 + CLAIM_MAX));
-    out.extend(kept.offset.0.to_be_bytes());
-    out.extend(size(kept).to_be_bytes());
-    let twice = kept.message.qos == QoS::ExactlyOnce;
-    out.push(u8::from(twice) * TWICE + u8::from(kept.sent) * SENT + u8::from(kept.released) * RELEASED);
-    out.extend(kept.stored.0.to_be_bytes());
-    out.extend(kept.expires.0.to_be_bytes());
-    match &kept.claim {
+/// offset(8) size(4) flags(1) stored(8) expires(8) claim length(1) [until(8) claim] type(2) body
+pub fn encode_message(message: &StoredMessage) -> Vec<u8> {
+    let (message_type, body) = message.message.parts();
+    let claim_len = message.claim.as_ref().map_or(0, |_| 8 + CLAIM_MAX);
+    let mut out = Vec::with_capacity(MESSAGE_HEADER_LEN + body.len() + claim_len);
+    out.extend(message.offset.0.to_be_bytes());
+    out.extend(counted_bytes(message).to_be_bytes());
+    let exactly_once = message.message.qos == QoS::ExactlyOnce;
+    let flags =
+        u8::from(exactly_once) * EXACTLY_ONCE + u8::from(message.sent) * SENT + u8::from(message.released) * RELEASED;
+    out.push(flags);
+    out.extend(message.stored.0.to_be_bytes());
+    out.extend(message.expires.0.to_be_bytes());
+    match &message.claim {
         Some(claim) => {
             assert!((1..=CLAIM_MAX).contains(&claim.message_id.len()), "a message_id is 1 to {CLAIM_MAX} bytes long");
             out.push(claim.message_id.len() as u8);
@@ -37,22 +40,23 @@ pub fn encode_kept(kept: &StoredMessage) -> Vec<u8> {
     out
 }
 
-pub fn decode_kept(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> Option<StoredMessage> {
-    let mut from = Reader(bytes);
-    let offset = Offset(from.u64()?);
-    from.take(4)?;
-    let flags = from.take(1)?[0];
-    let (stored, expires) = (UnixMs(from.u64()?), UnixMs(from.u64()?));
-    let claim = match from.take(1)?[0] {
+/// `scratch` is cleared and used.
+pub fn decode_message(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> Option<StoredMessage> {
+    let mut reader = Reader(bytes);
+    let offset = Offset(reader.u64()?);
+    reader.take(4)?;
+    let flags = reader.take(1)?[0];
+    let (stored, expires) = (UnixMs(reader.u64()?), UnixMs(reader.u64()?));
+    let claim = match reader.take(1)?[0] {
         0 => None,
         length => {
-            let until = UnixMs(from.u64()?);
-            Some(Claim { message_id: from.text(length.into())?, until })
+            let until = UnixMs(reader.u64()?);
+            Some(Claim { message_id: reader.text(length.into())?, until })
         }
     };
-    let message_type = from.u16()?;
-    let qos = if flags & TWICE != 0 { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
-    let message = Message::encode(qos, message_type, from.0, scratch);
+    let message_type = reader.u16()?;
+    let qos = if flags & EXACTLY_ONCE != 0 { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+    let message = Message::encode(qos, message_type, reader.0, scratch);
     let (sent, released) = (flags & SENT != 0, flags & RELEASED != 0);
     Some(StoredMessage { session, offset, message, sent, released, stored, expires, claim })
 }
@@ -60,7 +64,7 @@ pub fn decode_kept(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> O
 /// expiry(8) ends(8) reserved(8) floor(8) run(4) last(2) flags(1) name length(1) name cookie
 pub fn encode_row(row: &SessionRow) -> Vec<u8> {
     let cookie = row.cookie.as_deref();
-    let mut out = Vec::with_capacity(ROW_MIN + row.name.len() + cookie.map_or(0, <[u8]>::len));
+    let mut out = Vec::with_capacity(ROW_HEADER_LEN + row.name.len() + cookie.map_or(0, <[u8]>::len));
     out.extend(row.expiry_s.to_be_bytes());
     out.extend(row.ends.map_or(0, |ends| ends.0).to_be_bytes());
     out.extend(row.downlink.reserved.0.to_be_bytes());
@@ -79,14 +83,14 @@ pub fn encode_row(row: &SessionRow) -> Vec<u8> {
 }
 
 pub fn decode_row(session: SessionId, bytes: &[u8]) -> Option<SessionRow> {
-    let mut from = Reader(bytes);
-    let (expiry_s, ends) = (from.u64()?, UnixMs(from.u64()?));
-    let downlink = DownlinkMark { reserved: Offset(from.u64()?), floor: Offset(from.u64()?) };
-    let (run, last) = (from.u32()?, from.u16()?);
-    let flags = from.take(1)?[0];
-    let length = from.take(1)?[0];
-    let name = from.text(length.into())?;
-    let cookie = (flags & COOKIE != 0).then(|| Arc::from(from.0));
+    let mut reader = Reader(bytes);
+    let (expiry_s, ends) = (reader.u64()?, UnixMs(reader.u64()?));
+    let downlink = DownlinkMark { reserved: Offset(reader.u64()?), floor: Offset(reader.u64()?) };
+    let (run, last) = (reader.u32()?, reader.u16()?);
+    let flags = reader.take(1)?[0];
+    let length = reader.take(1)?[0];
+    let name = reader.text(length.into())?;
+    let cookie = (flags & COOKIE != 0).then(|| Arc::from(reader.0));
     let uplink = UplinkMark { run, last, past_half: flags & PAST_HALF != 0 };
     let ends = (flags & ENDS != 0).then_some(ends);
     Some(SessionRow { session, name, expiry_s, ends, cookie, downlink, uplink })
@@ -99,11 +103,11 @@ pub fn encode_received(received: &Received) -> Vec<u8> {
 
 pub fn decode_received(id: &[u8], bytes: &[u8]) -> Option<Received> {
     let id = MessageId::new(Reader(id).u16()?)?;
-    let mut from = Reader(bytes);
-    Some(Received { id, sequence: from.u64()?, answer: Arc::from(from.0) })
+    let mut reader = Reader(bytes);
+    Some(Received { id, sequence: reader.u64()?, answer: Arc::from(reader.0) })
 }
 
-/// What a number of a script's answer is.
+/// A number in a script's answer.
 pub fn decode_u64(bytes: &[u8]) -> Option<u64> {
     Reader(bytes).u64()
 }
@@ -134,15 +138,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-const KEPT_MIN: usize = 32;
-const ROW_MIN: usize = 42;
+const MESSAGE_HEADER_LEN: usize = 32;
+const ROW_HEADER_LEN: usize = 42;
 /// The API takes no longer `message_id`.
 const CLAIM_MAX: usize = 128;
 
-/// QoS 2; QoS 1 without it.
-const TWICE: u8 = 1;
+/// QoS 2; a message without it is QoS 1.
+const EXACTLY_ONCE: u8 = 1;
 const SENT: u8 = 2;
-/// `release.lua` sets it.
+/// `release_message.lua` sets it.
 const RELEASED: u8 = 4;
 
 const PAST_HALF: u8 = 1;
