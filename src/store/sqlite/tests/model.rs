@@ -1,4 +1,4 @@
-//! Random steps, loads and claims against a model in plain maps, over restarts: every outcome and every page must be
+//! Random mutations, loads and claims against a model in plain maps, over restarts: every outcome and every page must be
 //! the model's, and every restart must find what the model holds.
 
 use super::*;
@@ -30,7 +30,7 @@ fn session() -> impl Strategy<Value = SessionId> {
     (1..4u128).prop_map(SessionId)
 }
 
-fn put_any() -> impl Strategy<Value = Mutation> {
+fn any_session() -> impl Strategy<Value = Mutation> {
     (session(), 0..4u8, any::<u16>(), any::<bool>()).prop_map(|(session, name, any, flag)| {
         Mutation::PutSession(Box::new(SessionRow {
             // Mostly its own name, sometimes another's.
@@ -45,14 +45,14 @@ fn put_any() -> impl Strategy<Value = Mutation> {
     })
 }
 
-fn keep_any() -> impl Strategy<Value = Mutation> {
+fn any_message() -> impl Strategy<Value = Mutation> {
     let claim = proptest::option::of((0..3u8, 0..3u64));
     let flags = (any::<bool>(), any::<bool>(), 0..5u8);
     (session(), 0..8u64, any::<[u8; 3]>(), 0..3u64, claim, flags).prop_map(
         |(session, offset, body, ttl, claim, (two, sent, released))| {
             let released = two && released == 0;
             let qos = if two { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
-            keep(StoredMessage {
+            put_message(StoredMessage {
                 message: if released { Message::encode(qos, 0, &[], &mut Vec::new()) } else { message(qos, &body) },
                 sent,
                 released,
@@ -62,7 +62,7 @@ fn keep_any() -> impl Strategy<Value = Mutation> {
                     message_id: format!("c{id}").into(),
                     until: UnixMs(NOW.0 + 1000 * until),
                 }),
-                ..kept(session, offset, "")
+                ..stored(session, offset, "")
             })
         },
     )
@@ -72,8 +72,8 @@ fn act() -> impl Strategy<Value = Act> {
     let place = || (session(), 0..8u64);
     let channel = || (session(), 0..3u8);
     prop_oneof![
-        3 => put_any().prop_map(Act::Mutation),
-        8 => keep_any().prop_map(Act::Mutation),
+        3 => any_session().prop_map(Act::Mutation),
+        8 => any_message().prop_map(Act::Mutation),
         2 => place().prop_map(|(session, offset)| Act::Mutation(Mutation::ReleaseMessage { session, offset: Offset(offset) })),
         4 => place().prop_map(|(session, offset)| Act::Mutation(Mutation::RemoveMessage { session, offset: Offset(offset) })),
         2 => channel().prop_map(|(session, channel)| Act::Mutation(join(session, &format!("c{channel}")))),
@@ -119,7 +119,7 @@ struct Session {
 impl Model {
     fn act(&mut self, act: &Act, now: UnixMs) -> Response {
         let completion = match act {
-            Act::Mutation(step) => self.step(step, now),
+            Act::Mutation(mutation) => self.mutation(mutation, now),
             Act::Load(session, after, most) => Completion::Loaded(self.load(*session, after.map(Offset), *most, now)),
             Act::Claim(id) => return Response::Claim { id: ClaimId(1), outcome: self.claim(*id, now) },
             Act::Settle(id) => {
@@ -144,25 +144,27 @@ impl Model {
         }
     }
 
-    fn step(&mut self, step: &Mutation, now: UnixMs) -> Completion {
-        let session = session_of(step);
-        if let Mutation::PutSession(row) = step {
-            return self.put(row);
+    fn mutation(&mut self, mutation: &Mutation, now: UnixMs) -> Completion {
+        let session = session_of(mutation);
+        if let Mutation::PutSession(row) = mutation {
+            return self.put_session(row);
         }
         let Some(known) = self.sessions.get_mut(&session) else {
-            let adds =
-                matches!(step, Mutation::JoinChannel { .. } | Mutation::PutMessage(_) | Mutation::PutReceived { .. });
+            let adds = matches!(
+                mutation,
+                Mutation::JoinChannel { .. } | Mutation::PutMessage(_) | Mutation::PutReceived { .. }
+            );
             return if adds { Completion::Refused(StoreError::Fenced) } else { Completion::Done };
         };
-        match step.clone() {
+        match mutation.clone() {
             Mutation::PutSession(_) => {}
             Mutation::JoinChannel { channel, .. } => drop(known.channels.insert(channel)),
             Mutation::LeaveChannel { channel, .. } => drop(known.channels.remove(&channel)),
-            Mutation::PutMessage(kept) => return known.keep(*kept, now),
+            Mutation::PutMessage(message) => return known.put_message(*message, now),
             Mutation::ReleaseMessage { offset, .. } => {
-                if let Some(kept) = known.messages.get_mut(&offset) {
-                    kept.message = Message::encode(kept.message.qos, 0, &[], &mut Vec::new());
-                    kept.released = true;
+                if let Some(message) = known.messages.get_mut(&offset) {
+                    message.message = Message::encode(message.message.qos, 0, &[], &mut Vec::new());
+                    message.released = true;
                 }
             }
             Mutation::RemoveMessage { offset, .. } => drop(known.messages.remove(&offset)),
@@ -173,7 +175,7 @@ impl Model {
         Completion::Done
     }
 
-    fn put(&mut self, row: &SessionRow) -> Completion {
+    fn put_session(&mut self, row: &SessionRow) -> Completion {
         let others = self.sessions.values().filter(|other| other.row.session != row.session);
         if others.into_iter().any(|other| other.row.name == row.name) {
             return Completion::Refused(StoreError::NameTaken);
@@ -192,8 +194,8 @@ impl Model {
     fn load(&self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Page {
         let Some(session) = self.sessions.get(&session) else { return Page::default() };
         let mut page = Page::default();
-        let behind = session.messages.values().filter(|kept| after.is_none_or(|after| kept.offset > after));
-        page.messages = behind.filter(|kept| kept.waits(now)).cloned().collect();
+        let behind = session.messages.values().filter(|message| after.is_none_or(|after| message.offset > after));
+        page.messages = behind.filter(|message| message.waits(now)).cloned().collect();
         page.more = page.messages.len() > most;
         page.messages.truncate(most);
         if after.is_none() {
@@ -207,8 +209,8 @@ impl Model {
     fn purge(&mut self, now: UnixMs) -> BTreeMap<SessionId, (u32, u64)> {
         let mut expired = BTreeMap::new();
         for (id, session) in &mut self.sessions {
-            let gone = session.messages.extract_if(.., |_, kept| !kept.waits(now));
-            let sum = gone.fold((0, 0), |sum, (_, kept)| (sum.0 + 1, sum.1 + kept.message.len() as u64));
+            let gone = session.messages.extract_if(.., |_, message| !message.waits(now));
+            let sum = gone.fold((0, 0), |sum, (_, message)| (sum.0 + 1, sum.1 + message.message.len() as u64));
             if sum.0 > 0 {
                 expired.insert(*id, sum);
             }
@@ -218,14 +220,14 @@ impl Model {
 
     fn found(&self) -> Vec<StoredSession> {
         let found = self.sessions.values().map(|session| {
-            let waiting = || session.messages.values().filter(|kept| !kept.released);
+            let waiting = || session.messages.values().filter(|message| !message.released);
             StoredSession {
                 row: session.row.clone(),
                 channels: session.channels.iter().cloned().collect(),
                 waiting: waiting().count() as u32,
-                waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
+                waiting_bytes: waiting().map(|message| message.message.len() as u64).sum(),
                 next: session.messages.keys().last().map_or(Offset(0), |last| last.next()),
-                oldest: waiting().map(|kept| kept.stored).min(),
+                oldest: waiting().map(|message| message.stored).min(),
                 first: session.messages.keys().next().copied(),
             }
         });
@@ -242,16 +244,16 @@ impl Model {
 }
 
 impl Session {
-    fn keep(&mut self, kept: StoredMessage, now: UnixMs) -> Completion {
-        if let Some(claim) = &kept.claim {
+    fn put_message(&mut self, message: StoredMessage, now: UnixMs) -> Completion {
+        if let Some(claim) = &message.claim {
             match self.guards.get(&claim.message_id) {
                 Some((offset, until)) if *until > now => {
-                    return if *offset == kept.offset { Completion::Done } else { Completion::Duplicate };
+                    return if *offset == message.offset { Completion::Done } else { Completion::Duplicate };
                 }
-                _ => drop(self.guards.insert(claim.message_id.clone(), (kept.offset, claim.until))),
+                _ => drop(self.guards.insert(claim.message_id.clone(), (message.offset, claim.until))),
             }
         }
-        self.messages.entry(kept.offset).or_insert(kept);
+        self.messages.entry(message.offset).or_insert(message);
         Completion::Done
     }
 }
@@ -266,7 +268,7 @@ fn request(act: &Act, now: UnixMs) -> Request {
     let shard =
         |operation| Request::Shard { shard: ShardId(0), command: Command { number: CommandNumber(1), operation } };
     match act.clone() {
-        Act::Mutation(step) => shard(Operation::Mutate(step)),
+        Act::Mutation(mutation) => shard(Operation::Mutate(mutation)),
         Act::Load(session, after, most) => shard(Operation::Load { session, after: after.map(Offset), most }),
         Act::Claim(id) => {
             let claim = Claim { message_id: format!("call-{id}").into(), until: UnixMs(now.0 + CLAIMED_MS) };
@@ -298,9 +300,9 @@ proptest! {
             match turn {
                 Turn::Batch(acts) => {
                     let requests = acts.iter().map(|act| request(act, now)).collect();
-                    let answers: Vec<Response> = store.commit(requests, now).into_iter().map(sorted).collect();
+                    let responses: Vec<Response> = store.commit(requests, now).into_iter().map(sorted).collect();
                     let expected: Vec<Response> = acts.iter().map(|act| model.act(act, now)).collect();
-                    prop_assert_eq!(answers, expected);
+                    prop_assert_eq!(responses, expected);
                 }
                 Turn::Pass(ms) => now.0 += ms,
                 Turn::Purge(most) => {
