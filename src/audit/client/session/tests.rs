@@ -6,7 +6,7 @@ use crate::audit::judge::{Row, judge};
 struct Bench {
     session: Session,
     ledger: Option<Ledger>,
-    board: Board,
+    progress: Progress,
     dir: std::path::PathBuf,
 }
 
@@ -16,14 +16,14 @@ impl Bench {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let ledger = Some(Ledger::create(&dir, "client", None).unwrap());
-        Bench { session: Session::new(9, 0, MessageId(65534)), ledger, board: Board::new(1), dir }
+        Bench { session: Session::new(9, 0, MessageId(65534)), ledger, progress: Progress::new(1), dir }
     }
 
-    /// Runs `act`, and yields the packets that it wrote.
-    fn said(&mut self, act: impl FnOnce(&mut Session, &mut Desk<'_>)) -> Vec<Vec<u8>> {
+    /// Runs `act`; returns the packets that it wrote.
+    fn written(&mut self, act: impl FnOnce(&mut Session, &mut Outputs<'_>)) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         let ledger = self.ledger.as_mut().unwrap();
-        act(&mut self.session, &mut Desk { out: &mut out, ledger, board: &self.board });
+        act(&mut self.session, &mut Outputs { out: &mut out, ledger, progress: &self.progress });
         let mut packets = Vec::new();
         while !out.is_empty() {
             let (head, len) = match out[1] & 0x7F {
@@ -37,8 +37,8 @@ impl Bench {
         packets
     }
 
-    fn hears(&mut self, packet: Packet<'_>) -> Vec<Vec<u8>> {
-        self.said(|session, desk| session.on_packet(packet, Instant::now(), desk))
+    fn receive(&mut self, packet: Packet<'_>) -> Vec<Vec<u8>> {
+        self.written(|session, outputs| session.on_packet(packet, Instant::now(), outputs))
     }
 
     fn row(&mut self, direction: Direction, qos: u8) -> Row {
@@ -71,34 +71,34 @@ fn down(qos: QoS, sequence: u64) -> Vec<u8> {
 fn what_is_unanswered_is_repeated_in_order_with_its_ids() {
     let mut bench = Bench::new("resume");
     let now = Instant::now();
-    let first = bench.said(|session, desk| session.send(QoS::ExactlyOnce, now, desk));
+    let first = bench.written(|session, outputs| session.send(QoS::ExactlyOnce, now, outputs));
     assert!(matches!(Packet::decode(&first[0]), Ok(Packet::Send { dup: false, id: Some(MessageId(65534)), .. })));
-    bench.said(|session, desk| session.send(QoS::AtLeastOnce, now, desk));
+    bench.written(|session, outputs| session.send(QoS::AtLeastOnce, now, outputs));
     let id = MessageId(65534);
-    let rel = bench.hears(Packet::Rec { id, body: b"seen 0" });
+    let rel = bench.receive(Packet::Rec { id, body: b"seen 0" });
     assert_eq!(rel, [bytes(Packet::Rel { id, dup: false })]);
-    let again = bench.said(|session, desk| session.resume(now, desk));
-    assert_eq!(again[0], bytes(Packet::Rel { id, dup: true }));
-    assert!(matches!(Packet::decode(&again[1]), Ok(Packet::Send { dup: true, id: Some(MessageId(1)), .. })));
-    assert_eq!(bench.hears(Packet::Com { id }), [[0u8; 0]; 0]);
+    let repeats = bench.written(|session, outputs| session.resume(now, outputs));
+    assert_eq!(repeats[0], bytes(Packet::Rel { id, dup: true }));
+    assert!(matches!(Packet::decode(&repeats[1]), Ok(Packet::Send { dup: true, id: Some(MessageId(1)), .. })));
+    assert_eq!(bench.receive(Packet::Com { id }), [[0u8; 0]; 0]);
     assert_eq!(bench.session.in_flight(), 1);
     assert_eq!(bench.row(Direction::Up, 2).acknowledged, 1);
 }
 
 #[test]
-fn a_received_id_is_kept_until_rel() {
+fn a_received_id_is_remembered_until_rel() {
     let mut bench = Bench::new("received");
     let (id, body) = (MessageId(5), down(QoS::ExactlyOnce, 0));
     let send = |dup, body| Packet::Send { dup, qos: QoS::ExactlyOnce, message_type: 1, id: Some(id), body };
     for dup in [false, true, true] {
-        assert_eq!(bench.hears(send(dup, &body)), [bytes(Packet::Rec { id, body: b"" })]);
+        assert_eq!(bench.receive(send(dup, &body)), [bytes(Packet::Rec { id, body: b"" })]);
     }
-    let again = bench.said(|session, desk| session.resume(Instant::now(), desk));
-    assert_eq!(again, [bytes(Packet::Rec { id, body: b"" })]);
-    assert_eq!(bench.hears(Packet::Rel { id, dup: false }), [bytes(Packet::Com { id })]);
-    assert!(bench.said(|session, desk| session.resume(Instant::now(), desk)).is_empty());
+    let repeats = bench.written(|session, outputs| session.resume(Instant::now(), outputs));
+    assert_eq!(repeats, [bytes(Packet::Rec { id, body: b"" })]);
+    assert_eq!(bench.receive(Packet::Rel { id, dup: false }), [bytes(Packet::Com { id })]);
+    assert!(bench.written(|session, outputs| session.resume(Instant::now(), outputs)).is_empty());
     let next = down(QoS::ExactlyOnce, 1);
-    bench.hears(send(false, &next));
+    bench.receive(send(false, &next));
     let row = bench.row(Direction::Down, 2);
     assert_eq!((row.delivered, row.doubled), (2, 0));
 }
@@ -106,13 +106,13 @@ fn a_received_id_is_kept_until_rel() {
 #[test]
 fn a_wrong_answer_and_a_foreign_message_are_noted() {
     let mut bench = Bench::new("wrong");
-    bench.said(|session, desk| session.send(QoS::AtLeastOnce, Instant::now(), desk));
-    bench.hears(Packet::Ack { id: MessageId(65534), body: b"seen 1" });
+    bench.written(|session, outputs| session.send(QoS::AtLeastOnce, Instant::now(), outputs));
+    bench.receive(Packet::Ack { id: MessageId(65534), body: b"seen 1" });
     let mut foreign = Vec::new();
     let stream = Stream { direction: Direction::Down, qos: QoS::AtLeastOnce, session: 1 };
     Payload { run: 9, stream, sequence: 0 }.write_into(&mut foreign);
     let id = Some(MessageId(1));
-    bench.hears(Packet::Send { dup: false, qos: QoS::AtLeastOnce, message_type: 1, id, body: &foreign });
+    bench.receive(Packet::Send { dup: false, qos: QoS::AtLeastOnce, message_type: 1, id, body: &foreign });
     drop(bench.ledger.take());
     let verdict = judge(&bench.dir).unwrap();
     assert_eq!(verdict.rows[&(Direction::Up, 1)].corrupted, 1);
@@ -123,10 +123,10 @@ fn a_wrong_answer_and_a_foreign_message_are_noted() {
 fn a_new_session_gets_what_is_unanswered_under_new_ids() {
     let mut bench = Bench::new("afresh");
     let now = Instant::now();
-    bench.said(|session, desk| session.send(QoS::ExactlyOnce, now, desk));
-    bench.said(|session, desk| session.send(QoS::ExactlyOnce, now, desk));
-    bench.hears(Packet::Rec { id: MessageId(65534), body: b"seen 0" });
-    let again = bench.said(|session, desk| session.start_afresh(now, desk));
-    assert_eq!(again.len(), 1);
-    assert!(matches!(Packet::decode(&again[0]), Ok(Packet::Send { dup: false, id: Some(MessageId(2)), .. })));
+    bench.written(|session, outputs| session.send(QoS::ExactlyOnce, now, outputs));
+    bench.written(|session, outputs| session.send(QoS::ExactlyOnce, now, outputs));
+    bench.receive(Packet::Rec { id: MessageId(65534), body: b"seen 0" });
+    let repeats = bench.written(|session, outputs| session.start_afresh(now, outputs));
+    assert_eq!(repeats.len(), 1);
+    assert!(matches!(Packet::decode(&repeats[0]), Ok(Packet::Send { dup: false, id: Some(MessageId(2)), .. })));
 }

@@ -1,6 +1,6 @@
 //! One WebSocket connection of the audit, on a blocking socket with time limits.
 //!
-//! It reads frames with code of its own, so that a fault of the server's framing is not met by the same fault here, and
+//! It reads frames with code of its own, so that a fault of the server's framing does not meet the same fault here, and
 //! it can end at any byte, in the middle of a frame as well. Called by `client`.
 
 use crate::wire::packet::{Packet, QoS};
@@ -11,14 +11,14 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
-pub struct Line {
+pub struct Connection {
     stream: TcpStream,
     /// Read and not used yet, from `used` on.
     buffer: Vec<u8>,
     used: usize,
 }
 
-/// What the server says first to a client of sessions.
+/// The first message of the server to a client with a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Greeting {
     pub session: Option<String>,
@@ -26,7 +26,7 @@ pub struct Greeting {
     pub waiting: u64,
 }
 
-/// A frame as it came; the payload lies in the line's buffer.
+/// A frame as it came; the payload lies in the connection's buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     Binary(Range<usize>),
@@ -35,39 +35,39 @@ pub enum Frame {
     Other,
 }
 
-impl Line {
-    /// Connects and upgrades. With `greets` the first packet must be the session's greeting, which is handed back.
-    pub fn open(to: SocketAddr, device: &str, greets: bool) -> io::Result<(Line, Greeting)> {
+impl Connection {
+    /// Connects and upgrades. With `greets` the first packet must be the session's greeting, which is returned.
+    pub fn open(to: SocketAddr, device: &str, greets: bool) -> io::Result<(Connection, Greeting)> {
         let stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-        let mut line = Line { stream, buffer: Vec::new(), used: 0 };
+        let mut connection = Connection { stream, buffer: Vec::new(), used: 0 };
         let protocol = if greets { "Sec-WebSocket-Protocol: rainbow.2\r\n" } else { "" };
         let head = format!(
             "GET /connect/?X-DEVICEID={device}&X-CLIENT-OS=audit HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\n\
              Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{protocol}\r\n"
         );
-        line.write(head.as_bytes())?;
+        connection.write(head.as_bytes())?;
         let deadline = Instant::now() + UPGRADE_TIMEOUT;
         let end = loop {
-            match memchr::memmem::find(&line.buffer, b"\r\n\r\n") {
+            match memchr::memmem::find(&connection.buffer, b"\r\n\r\n") {
                 Some(end) => break end + 4,
-                None => line.read_before(deadline)?,
+                None => connection.read_before(deadline)?,
             }
         };
-        let answer = String::from_utf8_lossy(&line.buffer[..end]).to_ascii_lowercase();
-        line.used = end;
+        let answer = String::from_utf8_lossy(&connection.buffer[..end]).to_ascii_lowercase();
+        connection.used = end;
         if !answer.starts_with("http/1.1 101") || !answer.contains(&ACCEPT.to_ascii_lowercase()) {
             return Err(wrong(format!("upgrade: {}", answer.lines().next().unwrap_or(""))));
         }
         if !greets {
-            return Ok((line, Greeting::default()));
+            return Ok((connection, Greeting::default()));
         }
         if !answer.contains("sec-websocket-protocol: rainbow.2\r\n") {
             return Err(wrong("the server does not speak rainbow.2".into()));
         }
-        let greeting = line.greeting(deadline)?;
-        Ok((line, greeting))
+        let greeting = connection.greeting(deadline)?;
+        Ok((connection, greeting))
     }
 
     fn greeting(&mut self, deadline: Instant) -> io::Result<Greeting> {
@@ -123,7 +123,7 @@ impl Line {
         }))
     }
 
-    /// Reads what comes within `timeout`; false when nothing did. The end of the stream is an error.
+    /// Reads what comes within `timeout`; false when nothing came. The end of the stream is an error.
     pub fn read(&mut self, timeout: Duration) -> io::Result<bool> {
         self.buffer.drain(..std::mem::take(&mut self.used));
         self.stream.set_read_timeout(Some(timeout.max(Duration::from_millis(1))))?;
@@ -152,24 +152,24 @@ impl Line {
         self.stream.write_all(bytes)
     }
 
-    /// The server reads what was written and then the end of the stream; what it says can still be read.
+    /// The server reads what was written and then the end of the stream; what it sends can still be read.
     pub fn end_writing(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// How many bytes lie there unused.
+    /// How many bytes were read and not used.
     pub fn unused(&self) -> usize {
         self.buffer.len() - self.used
     }
 
-    /// The last `len` bytes have not arrived yet: for a line that is cut in the middle of a read.
+    /// The last `len` bytes have not arrived yet: for a connection that is cut in the middle of a read.
     pub fn forget_last(&mut self, len: usize) {
         self.buffer.truncate(self.buffer.len() - len);
     }
 
     /// Reads until the end; true when the server closed with that code.
-    pub fn ends_with(mut self, code: u16, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+    pub fn ends_with(mut self, code: u16, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
         loop {
             match self.next_frame() {
                 Ok(Some(Frame::Close(found))) => return found == code,

@@ -1,9 +1,9 @@
-//! What all threads of a run share: the phase, the counters of the progress line, and which messages are still owed.
+//! What all threads of a run share: the phase, the counters of the progress line, and which messages are owed.
 //!
-//! The verdict does not come from here but from the ledger; this only says when a run may end. Written by clients,
-//! callers, the backend and the victim's keeper; read by the one who runs them.
+//! A message is *owed* from its acknowledgement to its delivery. The verdict comes from the ledger; this only says when a
+//! run may end. Written by clients, callers, the backend and the supervisor; read by `execute`.
 
-use super::judge::Bits;
+use super::bits::Bits;
 use crate::wire::packet::QoS;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -16,15 +16,15 @@ pub enum Phase {
     Opening,
     /// Messages and faults.
     Running,
-    /// No faults and no new messages: what is owed is delivered.
+    /// No faults and no new messages, until what is owed is delivered.
     Draining,
-    /// Every session connects once more: a message that would come twice does now.
+    /// Every session connects once more: a message that would be delivered twice is delivered now.
     Finale,
     Over,
 }
 
 #[derive(Debug, Default)]
-pub struct Board {
+pub struct Progress {
     phase: AtomicU8,
     /// Per session and QoS (1, 2), messages to the client.
     downlink: Vec<[Mutex<Owed>; 2]>,
@@ -41,17 +41,17 @@ pub struct Board {
     pub connects_failed: AtomicU64,
     pub cuts: AtomicU64,
     pub takeovers: AtomicU64,
-    /// Takeovers of which the older connection was told by 4409.
-    pub takeovers_told: AtomicU64,
+    /// Takeovers in which the older connection was closed with 4409.
+    pub takeovers_notified: AtomicU64,
     pub pauses: AtomicU64,
     pub absences: AtomicU64,
-    /// Calls whose connection ended first; calls without an answer though it stood; calls that were refused.
+    /// Calls whose connection ended first; calls without an answer on an open connection; calls that were refused.
     pub calls_broken: AtomicU64,
     pub calls_silent: AtomicU64,
     pub calls_refused: AtomicU64,
     /// Messages given up after refusals.
     pub calls_given_up: AtomicU64,
-    /// Of the answers: what they counted.
+    /// As the answers to the calls counted them.
     pub connections: AtomicU64,
     pub stored: AtomicU64,
     pub kills: AtomicU64,
@@ -68,7 +68,7 @@ pub struct Counts {
     pub delivered: AtomicU64,
 }
 
-/// Which messages of a stream are acknowledged, which are delivered, and of how many only the first is true.
+/// Which messages of a stream are acknowledged, which are delivered, and how many are owed.
 #[derive(Debug, Default)]
 struct Owed {
     acknowledged: Bits,
@@ -76,9 +76,9 @@ struct Owed {
     owed: u64,
 }
 
-impl Board {
-    pub fn new(sessions: u32) -> Board {
-        Board { downlink: (0..sessions).map(|_| Default::default()).collect(), ..Board::default() }
+impl Progress {
+    pub fn new(sessions: u32) -> Progress {
+        Progress { downlink: (0..sessions).map(|_| Default::default()).collect(), ..Progress::default() }
     }
 
     pub fn phase(&self) -> Phase {
@@ -111,7 +111,7 @@ impl Board {
         }
     }
 
-    /// Messages that were promised to clients and have not come.
+    /// Messages to clients that are owed.
     pub fn owed_down(&self) -> u64 {
         self.downlink.iter().flatten().map(|owed| lock(owed).owed).sum()
     }
@@ -120,9 +120,9 @@ impl Board {
         lock(&self.downlink[session as usize][usize::from(qos == QoS::ExactlyOnce)])
     }
 
-    /// The last thing that went wrong, for whoever watches.
-    pub fn complain(&self, what: String) {
-        *lock(&self.complaint) = what;
+    /// Notes the last problem, for the progress line and the report.
+    pub fn complain(&self, problem: String) {
+        *lock(&self.complaint) = problem;
     }
 
     pub fn complaint(&self) -> String {
@@ -148,16 +148,16 @@ mod tests {
 
     #[test]
     fn a_message_is_owed_from_its_acknowledgement_to_its_delivery() {
-        let board = Board::new(2);
-        board.acknowledged_down(1, QoS::AtLeastOnce, 5);
-        board.acknowledged_down(1, QoS::AtLeastOnce, 5);
-        board.acknowledged_down(1, QoS::ExactlyOnce, 5);
-        assert_eq!(board.owed_down(), 2);
-        board.delivered_down(1, QoS::ExactlyOnce, 5);
-        board.delivered_down(0, QoS::AtLeastOnce, 9);
-        board.acknowledged_down(0, QoS::AtLeastOnce, 9);
-        assert_eq!(board.owed_down(), 1);
-        board.delivered_down(1, QoS::AtLeastOnce, 5);
-        assert_eq!((board.owed_down(), read(&board.down.delivered)), (0, 3));
+        let progress = Progress::new(2);
+        progress.acknowledged_down(1, QoS::AtLeastOnce, 5);
+        progress.acknowledged_down(1, QoS::AtLeastOnce, 5);
+        progress.acknowledged_down(1, QoS::ExactlyOnce, 5);
+        assert_eq!(progress.owed_down(), 2);
+        progress.delivered_down(1, QoS::ExactlyOnce, 5);
+        progress.delivered_down(0, QoS::AtLeastOnce, 9);
+        progress.acknowledged_down(0, QoS::AtLeastOnce, 9);
+        assert_eq!(progress.owed_down(), 1);
+        progress.delivered_down(1, QoS::AtLeastOnce, 5);
+        assert_eq!((progress.owed_down(), read(&progress.down.delivered)), (0, 3));
     }
 }
