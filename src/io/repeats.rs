@@ -123,12 +123,12 @@ async fn make(core: &Core, id: &Arc<str>, to: &Targets<'_>, send: Send<'_>) -> R
     let reply = core.send_to(to, Send { claim: Some(claim), ..send }).await.ok_or(Refusal::TooManyCalls)?;
     let (connections, data, kept) = match reply {
         Reply::Sent { connections, data, kept } => (connections, data, kept),
-        Reply::Refused(why) => return Err(Refusal::Said(why)),
+        Reply::Refused(why) => return Err(Refusal::Shard(why)),
         other => unreachable!("not the reply to a send: {other:?}"),
     };
     let to_session = matches!(to, Targets::Session(_));
     let mut body = Vec::with_capacity(64 + data.len());
-    write_sent(&mut body, Sent { connections, data: &data, kept, to_session });
+    write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session });
     // Who was not reached by this call may be by its repeat.
     if kept.refused == 0 {
         // Lost, a repeat is sent again, and the sessions' own claims keep it from doubling.

@@ -1,220 +1,19 @@
-//! The control API as values: path to route, request to call, outcome to answer. Who may call is decided in `access`.
-//!
-//! Answers are JSON with HTTP 200, `{"status":0,…}` or `{"status":1,"msg":…}`; an error status only where the request
-//! cannot be read at all.
+//! Reads calls: query and body of a request become a `Call`, or a refusal that says what is wrong with them.
 
+use super::call::{Call, KickTarget, Targets, Timeouts};
+use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX};
+use super::refusal::Refusal;
+use super::route::Route;
 use crate::base::id::Identity;
-use crate::shard::command::StoreError;
-use crate::shard::{CHANNEL_NAME_MAX, DurableTally};
-use crate::wire::http1::{push_number, query_get, query_pairs};
+use crate::shard::CHANNEL_NAME_MAX;
+use crate::wire::http1::{query_get, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::time::Duration;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    Connect,
-    Hello,
-    Send,
-    Broadcast,
-    Subscribe,
-    Unsubscribe,
-    Kick,
-    DropSession,
-    Channel,
-    Session,
-    Info,
-    ServerInfo,
-    Metrics,
-    Live,
-    Ready,
-    UpdateConfig,
-}
-
-/// Who may call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    Anyone,
-    /// The business server: signed.
-    Signed,
-    /// A person or a scraper: from loopback, or signed, or with the admin token.
-    Viewer,
-    /// The operator: from loopback, or signed.
-    Operator,
-}
-
-impl Route {
-    /// The slash at the end may be missing.
-    pub fn find(path: &str) -> Option<Route> {
-        Some(match path.strip_suffix('/').unwrap_or(path) {
-            "/connect" => Route::Connect,
-            "/hello" => Route::Hello,
-            "/send" => Route::Send,
-            "/broadcast" => Route::Broadcast,
-            "/sub" => Route::Subscribe,
-            "/unsub" => Route::Unsubscribe,
-            "/kick" => Route::Kick,
-            "/session/drop" => Route::DropSession,
-            "/channel" => Route::Channel,
-            "/session" => Route::Session,
-            "/info" => Route::Info,
-            "/serverinfo" => Route::ServerInfo,
-            "/metrics" => Route::Metrics,
-            "/livez" => Route::Live,
-            "/readyz" => Route::Ready,
-            "/updateconfig" => Route::UpdateConfig,
-            _ => return None,
-        })
-    }
-
-    pub fn access(self) -> Access {
-        match self {
-            Route::Connect | Route::Hello | Route::Live | Route::Ready => Access::Anyone,
-            Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
-            Route::DropSession => Access::Signed,
-            Route::Channel | Route::Session | Route::Info | Route::ServerInfo | Route::Metrics => Access::Viewer,
-            Route::UpdateConfig => Access::Operator,
-        }
-    }
-
-    /// POST where a body is part of the call.
-    pub fn is_post(self) -> bool {
-        self.access() == Access::Signed
-    }
-
-    /// What stays on the public address when `admin_listen` takes the rest away.
-    pub fn is_public(self) -> bool {
-        matches!(self, Route::Connect | Route::Hello)
-    }
-}
-
-/// A call of the business server, read.
-#[derive(Debug, PartialEq)]
-pub enum Call<'a> {
-    /// One body to one channel, to one durable session, or with /broadcast/ to several channels.
-    Send {
-        to: Targets<'a>,
-        message_type: u16,
-        qos: QoS,
-        timeout: Duration,
-        /// How long it waits for those who are away; `None`: as configured.
-        ttl_ms: Option<u64>,
-        /// The caller's own id: a repeat of the call is answered, not carried out.
-        message_id: Option<Cow<'a, str>>,
-    },
-    Subscribe {
-        identity: Identity,
-        channel: String,
-        occupy: bool,
-    },
-    /// `identity` is `None` when it cannot be one of ours: then there is nothing to do.
-    Unsubscribe {
-        identity: Option<Identity>,
-        channel: String,
-    },
-    Kick {
-        whom: Whom,
-        code: CloseCode,
-        reason: String,
-    },
-    DropSession {
-        session: String,
-    },
-}
-
-/// Whom a send is for: nearly always one channel, and then nothing is allocated for it.
-#[derive(Debug, PartialEq)]
-pub enum Targets<'a> {
-    One(Cow<'a, str>),
-    Many(Vec<Cow<'a, str>>),
-    Session(Cow<'a, str>),
-}
-
-impl<'a> Targets<'a> {
-    /// None when it is for a session.
-    pub fn channels(&self) -> &[Cow<'a, str>] {
-        match self {
-            Targets::One(channel) => std::slice::from_ref(channel),
-            Targets::Many(channels) => channels,
-            Targets::Session(_) => &[],
-        }
-    }
-}
-
-#[derive(Debug, PartialEq)]
-pub enum Whom {
-    Identity(Identity),
-    Channel(String),
-}
-
-#[derive(Clone, Copy)]
-pub struct Timeouts {
-    pub default: Duration,
-    pub max: Duration,
-}
-
-/// Why a call is not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("no channel")]
-    NoChannel,
-    #[error("a channel's name has 1 to {CHANNEL_NAME_MAX} bytes")]
-    BadChannel,
-    #[error("more than {CHANNELS_PER_BROADCAST} channels in one call")]
-    TooManyChannels,
-    #[error("no session")]
-    NoSession,
-    #[error("a session's name has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
-    BadSession,
-    #[error("either channel or session, not both")]
-    ChannelAndSession,
-    #[error("qos must be 0, 1 or 2")]
-    BadQos,
-    #[error("msgtype must be a number from 0 to 65534")]
-    BadMessageType,
-    #[error("timeout must be a number of seconds")]
-    BadTimeout,
-    #[error("ttl must be a number of seconds above 0")]
-    BadTtl,
-    #[error("a message_id has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
-    BadMessageId,
-    #[error("message_id needs a store; none is configured (store.kind)")]
-    NoStoreForId,
-    #[error("there are no durable sessions; no store is configured (store.kind)")]
-    NoStoreForSessions,
-    #[error("{0}")]
-    Store(StoreError),
-    /// As a shard says it.
-    #[error("{0}")]
-    Said(&'static str),
-    #[error("no such connection")]
-    NoSuchConnection,
-    #[error("no such session")]
-    NoSuchSession,
-    #[error("identity or channel must be given")]
-    Nobody,
-    #[error("code must be 1000 or from 3000 to 4999, reason at most 123 bytes")]
-    BadClose,
-    #[error("too many calls are waiting")]
-    TooManyCalls,
-    #[error("the body is not the JSON that this call takes: {0}")]
-    BadJson(String),
-}
-
-impl Refusal {
-    /// 400 where the 2014 server failed with 500, 503 where the same call may succeed later; 200 otherwise.
-    pub fn status(&self) -> u16 {
-        match self {
-            Refusal::BadJson(_) => 400,
-            Refusal::TooManyCalls | Refusal::Store(StoreError::TooBusy) => 503,
-            _ => 200,
-        }
-    }
-}
-
-/// Reads a call. `body` is used by all but /send/ and /broadcast/, whose body is the message.
+/// Reads a call. `body` is used by all calls but /send/ and /broadcast/, whose body is the message.
 pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeouts) -> Result<Call<'a>, Refusal> {
     match route {
         Route::Send | Route::Broadcast => read_send(route, query, timeouts).1,
@@ -234,7 +33,7 @@ pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeou
     }
 }
 
-/// What a query is signed with, as PROTOCOL.md section 5 has it.
+/// The signature in a query (PROTOCOL.md section 5).
 #[derive(Debug, Default, PartialEq)]
 pub struct Signature<'a> {
     pub timestamp: Option<Cow<'a, str>>,
@@ -251,31 +50,31 @@ impl<'a> Signature<'a> {
 
     /// The first of each name counts.
     fn take(&mut self, name: &str, value: Cow<'a, str>) {
-        let part = match name {
+        let field = match name {
             "timestamp" => &mut self.timestamp,
             "nonce" => &mut self.nonce,
             "signature" => &mut self.signature,
             _ => return,
         };
-        part.get_or_insert(value);
+        field.get_or_insert(value);
     }
 }
 
-/// Reads /send/ and /broadcast/, and in the same look at the query what it is signed with. The call must not be heeded
-/// before the signature is, not even for what is wrong with it.
+/// Reads /send/ and /broadcast/, and in the same pass over the query its signature. The caller must check the signature
+/// before it uses the call, or answers that the call is wrong.
 pub fn read_send(route: Route, query: &str, timeouts: Timeouts) -> (Signature<'_>, Result<Call<'_>, Refusal>) {
     let mut signature = Signature::default();
     let mut refusal = None;
     let mut parameters = SendParameters::new(route == Route::Broadcast, timeouts);
     for (name, value) in query_pairs(query) {
-        if let Err(why) = parameters.take(&name, value, &mut signature) {
-            refusal.get_or_insert(why);
+        if let Err(found) = parameters.take(&name, value, &mut signature) {
+            refusal.get_or_insert(found);
         }
     }
     (signature, refusal.map_or_else(|| parameters.call(), Err))
 }
 
-/// The parameters of a send, as they come.
+/// The parameters of a send, collected in the order of the query.
 struct SendParameters<'a> {
     many: bool,
     timeout_max: Duration,
@@ -366,12 +165,12 @@ fn read_ttl(value: &str) -> Option<u64> {
     Some(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
 }
 
-/// Names of sessions and of calls: what a header and a query can both carry.
+/// Whether the text may name a session or a call: a header and a query can both carry it.
 fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|c| (b' '..=b'~').contains(&c))
 }
 
-/// The session that a call is about.
+/// The session that a query names.
 pub fn session_name(query: &str) -> Result<Cow<'_, str>, Refusal> {
     let name = query_get(query, "session").filter(|name| !name.is_empty()).ok_or(Refusal::NoSession)?;
     if is_name(&name) { Ok(name) } else { Err(Refusal::BadSession) }
@@ -383,14 +182,14 @@ fn read_kick(body: &[u8]) -> Result<Call<'static>, Refusal> {
     if !(code == CloseCode::NORMAL || (3000..5000).contains(&code.0)) || body.reason.len() > 123 {
         return Err(Refusal::BadClose);
     }
-    let whom = match (body.identity, body.channel) {
+    let target = match (body.identity, body.channel) {
         (Some(identity), _) => {
-            Whom::Identity(Identity::from_hex(identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?)
+            KickTarget::Identity(Identity::from_hex(identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?)
         }
-        (None, Some(channel)) => Whom::Channel(channel_name(channel)?),
-        (None, None) => return Err(Refusal::Nobody),
+        (None, Some(channel)) => KickTarget::Channel(channel_name(channel)?),
+        (None, None) => return Err(Refusal::NoTarget),
     };
-    Ok(Call::Kick { whom, code, reason: body.reason })
+    Ok(Call::Kick { target, code, reason: body.reason })
 }
 
 fn channel_name(name: String) -> Result<String, Refusal> {
@@ -423,14 +222,14 @@ struct MembershipBody {
 struct KickBody {
     identity: Option<String>,
     channel: Option<String>,
-    /// 4500 and above: the client does not come back by itself.
-    #[serde(default = "kicked")]
+    /// With 4500 and above the client does not connect again by itself.
+    #[serde(default = "default_kick_code")]
     code: u16,
     #[serde(default)]
     reason: String,
 }
 
-fn kicked() -> u16 {
+fn default_kick_code() -> u16 {
     4500
 }
 
@@ -451,66 +250,9 @@ impl From<serde_json::Value> for Flag {
     }
 }
 
-/// What became of a send.
-#[derive(Clone, Copy, Debug)]
-pub struct Sent<'a> {
-    pub connections: u32,
-    pub data: &'a [u8],
-    pub kept: DurableTally,
-    /// It was for a session: how many have it stored is said even when none has.
-    pub to_session: bool,
-}
-
-/// Appends `{"status":0,"connections":n,"data":"…"}`, with `"stored":n` where durable sessions come in; a refusal with
-/// the same figures when some of them will not get the message.
-pub fn write_sent(out: &mut Vec<u8>, sent: Sent<'_>) {
-    let Sent { connections, data, kept, to_session } = sent;
-    if kept.refused > 0 {
-        out.extend_from_slice(b"{\"status\":1,\"msg\":");
-        let why = kept.why.map_or_else(|| "not stored".into(), |why| why.to_string());
-        let _ = serde_json::to_writer(&mut *out, &why);
-        for (name, count) in [("connections", connections), ("stored", kept.stored), ("refused", kept.refused)] {
-            push_field(out, name, count);
-        }
-        return out.push(b'}');
-    }
-    out.extend_from_slice(b"{\"status\":0");
-    push_field(out, "connections", connections);
-    if kept.stored > 0 || to_session {
-        push_field(out, "stored", kept.stored);
-    }
-    out.extend_from_slice(b",\"data\":");
-    if data.is_empty() {
-        out.extend_from_slice(b"\"\"}");
-        return;
-    }
-    let _ = serde_json::to_writer(&mut *out, &String::from_utf8_lossy(data));
-    out.push(b'}');
-}
-
-fn push_field(out: &mut Vec<u8>, name: &str, number: u32) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
-    push_number(out, number as usize);
-}
-
-/// Appends `{"status":1,"msg":"…"}`.
-pub fn write_refusal(out: &mut Vec<u8>, why: &str) {
-    out.extend_from_slice(b"{\"status\":1,\"msg\":");
-    let _ = serde_json::to_writer(&mut *out, why);
-    out.push(b'}');
-}
-
-/// Channels of one /broadcast/.
-pub const CHANNELS_PER_BROADCAST: usize = 1000;
-/// Of a session's name and of a `message_id`.
-const NAME_BYTES_MAX: usize = 128;
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::NotStored;
 
     const TIMEOUTS: Timeouts = Timeouts { default: Duration::from_secs(10), max: Duration::from_secs(300) };
 
@@ -521,22 +263,8 @@ mod tests {
         }
     }
 
-    fn written(sent: Sent<'_>) -> serde_json::Value {
-        let mut out = Vec::new();
-        write_sent(&mut out, sent);
-        serde_json::from_slice(&out).expect("valid JSON")
-    }
-
     fn send(query: &str) -> Result<Call<'_>, Refusal> {
         read_call(Route::Send, query, b"", TIMEOUTS)
-    }
-
-    #[test]
-    fn the_slash_at_the_end_may_be_missing() {
-        assert_eq!(Route::find("/send"), Some(Route::Send));
-        assert_eq!(Route::find("/send/"), Some(Route::Send));
-        assert_eq!(Route::find("/send//"), None);
-        assert_eq!(Route::find("/"), None);
     }
 
     #[test]
@@ -624,36 +352,5 @@ mod tests {
         ));
         assert!(matches!(read_call(Route::Subscribe, "", b"[]", TIMEOUTS), Err(error) if error.status() == 400));
         assert!(matches!(read_call(Route::Subscribe, "", b"{", TIMEOUTS), Err(error) if error.status() == 400));
-    }
-
-    #[test]
-    fn data_is_json_text_whatever_the_client_sent() {
-        let sent = Sent { connections: 2, data: b"say \"hi\"\n\xFF", kept: DurableTally::default(), to_session: false };
-        let expected = serde_json::json!({"status": 0, "connections": 2, "data": "say \"hi\"\n\u{FFFD}"});
-        assert_eq!(written(sent), expected);
-    }
-
-    #[test]
-    fn what_is_stored_is_counted_where_sessions_come_in() {
-        let sent = |stored, to_session| Sent {
-            connections: 0,
-            data: b"",
-            kept: DurableTally { stored, ..DurableTally::default() },
-            to_session,
-        };
-        let plain = serde_json::json!({"status": 0, "connections": 0, "data": ""});
-        assert_eq!(written(sent(0, false)), plain);
-        assert_eq!(written(sent(2, false))["stored"], 2);
-        assert_eq!(written(sent(0, true))["stored"], 0);
-    }
-
-    #[test]
-    fn a_message_that_some_will_not_get_is_refused_with_the_figures() {
-        let kept = DurableTally { stored: 3, refused: 2, why: Some(NotStored::Store(StoreError::DiskFull)) };
-        let sent = Sent { connections: 1, data: b"of one", kept, to_session: false };
-        let expected = serde_json::json!(
-            {"status": 1, "msg": "the disk is full", "connections": 1, "stored": 3, "refused": 2}
-        );
-        assert_eq!(written(sent), expected);
     }
 }
