@@ -3,8 +3,8 @@
 //! ```text
 //! run u64 · session u32 · direction u8 · QoS u8 · sequence u64 · filler · checksum u64      integers are big-endian
 //! ```
-//! The same message always has the same bytes, so no copy is stored for a repeat. Called by the caller and the client when
-//! they send, by the client and the backend when they receive.
+//! The same message always has the same bytes, so no copy is stored for a repeat. Called by the caller and the client
+//! when they send, by the client and the backend when they receive.
 
 use crate::base::rng::Rng;
 use crate::wire::packet::QoS;
@@ -81,7 +81,8 @@ impl Payload {
     }
 }
 
-/// FNV-1a, mixed once more at the end: finds any change of a byte and any cut; made against accidents, not against enemies.
+/// FNV-1a, mixed once more at the end: finds any change of a byte and any cut; made against accidents, not against
+/// enemies.
 pub fn checksum(bytes: &[u8]) -> u64 {
     let sum = bytes
         .iter()

@@ -1,7 +1,7 @@
 //! What all threads of a run share: the phase, the counters of the progress line, and which messages are owed.
 //!
-//! A message is *owed* from its acknowledgement to its delivery. The verdict comes from the ledger; this only says when a
-//! run may end. Written by clients, callers, the backend and the supervisor; read by `execute`.
+//! A message is *owed* from its acknowledgement to its delivery. The verdict comes from the ledger; this only says when
+//! a run may end. Written by clients, callers, the backend and the supervisor; read by `execute`.
 
 use super::bits::Bits;
 use crate::wire::packet::QoS;

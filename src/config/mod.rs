@@ -1,10 +1,10 @@
 //! Configuration: what the operator decides, checked as a whole before anything starts.
 //!
-//! `values` has the configuration itself and its defaults; `keys` is the one table that drives reading, printing, hiding
-//! and reloading; `kind` knows how values of each kind are written; `source` reads files (TOML, and the INI of 2014) into
-//! places and inputs; `load` puts file, environment and command line together; `rules` has the relations between keys;
-//! `fault` says what is wrong. No clock, no socket; the file is read in `load` and nowhere else. Called by `main`, by the
-//! reload, and by what shows the configuration.
+//! `values` has the configuration itself and its defaults; `keys` is the one table that drives reading, printing,
+//! hiding and reloading; `kind` knows how values of each kind are written; `source` reads files (TOML, and the INI of
+//! 2014) into places and inputs; `load` puts file, environment and command line together; `rules` has the relations
+//! between keys; `fault` says what is wrong. No clock, no socket; the file is read in `load` and nowhere else. Called
+//! by `main`, by the reload, and by what shows the configuration.
 
 mod fault;
 mod keys;

@@ -58,7 +58,8 @@ impl Caller {
         CallSender(self.queue.clone())
     }
 
-    /// Ends the threads after the calls that they are in; calls that still wait are dropped. Every `CallSender` must be dropped before.
+    /// Ends the threads after the calls that they are in; calls that still wait are dropped. Every `CallSender` must be
+    /// dropped before.
     pub fn stop(self) {
         self.is_stopping.store(true, Ordering::Relaxed);
         drop(self.queue);

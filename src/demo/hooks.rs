@@ -1,7 +1,7 @@
 //! What the demo's business server answers: the chat page, and Rainbow's three hooks (connect, message, close).
 //!
-//! The cookie that Rainbow stores for each client says who the client is, so a restarted demo recognises all clients and
-//! none notices. A hook answers at once; messages to a room go into the queue of `caller`.
+//! The cookie that Rainbow stores for each client says who the client is, so a restarted demo recognises all clients
+//! and none notices. A hook answers at once; messages to a room go into the queue of `caller`.
 //!
 //! Where Rainbow has a store, every device gets a durable session of its name. (A client that knows a session's name
 //! gets its messages: a real business server names sessions after users who have logged in.) Chat lines are sent at

@@ -147,7 +147,8 @@ fn serve(stream: &TcpStream, handler: &impl Fn(&Request) -> Response) -> io::Res
     }
 }
 
-/// The next request and whether another may follow, or the status that refuses it. What was read ahead stays in `buffer`.
+/// The next request and whether another may follow, or the status that refuses it. What was read ahead stays in
+/// `buffer`.
 fn read_request(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<Result<(Request, bool), u16>> {
     let mut scanner = HeadScanner::default();
     let head_len = loop {

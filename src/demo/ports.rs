@@ -1,7 +1,8 @@
 //! Which ports the demo takes: the same after a restart, since to a browser a page at another port is another page.
 //!
 //! A server that was killed has its port for some milliseconds more, until the kernel has cleaned up its ring, so the
-//! wanted port is waited for. The port is not reserved: another process may take it before the demo listens. Called by `main`.
+//! wanted port is waited for. The port is not reserved: another process may take it before the demo listens. Called by
+//! `main`.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};

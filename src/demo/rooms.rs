@@ -110,8 +110,8 @@ impl Rooms {
         announcements
     }
 
-    /// Adds a person whom an earlier process of the demo let in, without an announcement. True when nobody else is known
-    /// in that room: then the others have to be asked for.
+    /// Adds a person whom an earlier process of the demo let in, without an announcement. True when nobody else is
+    /// known in that room: then the others have to be asked for.
     pub fn recognize(&mut self, identity: &str, person: Person) -> bool {
         if self.people.len() >= PEOPLE_MAX {
             return false;

@@ -27,7 +27,8 @@ pub fn start(config: DemoConfig) -> io::Result<Demo> {
 impl Demo {
     /// Ends its threads. Waits for the calls in flight, a few seconds at most.
     pub fn stop(self) {
-        // The caller's threads end when every sender is dropped, and the server's hooks have one: stop the server first.
+        // The caller's threads end when every sender is dropped, and the server's hooks have one: stop the server
+        // first.
         self.server.stop();
         self.caller.stop();
     }

@@ -1,7 +1,8 @@
 //! The shared store: Redis 7 or newer, or Valkey. A batch becomes one pipeline of script calls (`Batch`), which goes to
-//! the servers (`Servers`) and is tried again until it is answered, or was tried for long enough. The store notices when
-//! Redis no longer has what it had acknowledged. A lost answer is never taken for a "no": the whole batch is repeated on
-//! a new connection, after the old one was killed; a script does nothing the second time and answers the same.
+//! the servers (`Servers`) and is tried again until it is answered, or was tried for long enough. The store notices
+//! when Redis no longer has what it had acknowledged. A lost answer is never taken for a "no": the whole batch is
+//! repeated on a new connection, after the old one was killed; a script does nothing the second time and answers the
+//! same.
 //!
 //! Keys, each behind `rainbow:CLUSTER:{BUCKET}:` (one bucket; 64 in a Redis cluster, a session is in `id mod 64`):
 //!
@@ -153,8 +154,8 @@ impl Redis {
         self.servers.exchange(&Pipeline::default(), &pipeline).map(drop)
     }
 
-    /// Carries out all requests: one response each, in their order. When Redis cannot be reached for long it is not known
-    /// what was done, and the responses say so (`Unreachable`).
+    /// Carries out all requests: one response each, in their order. When Redis cannot be reached for long it is not
+    /// known what was done, and the responses say so (`Unreachable`).
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
         crash::point("commit.before");
         self.batch = self.batch.next();
@@ -348,8 +349,8 @@ impl Redis {
         Err(Fault::Permanent { reason, detail })
     }
 
-    /// Tries until there is an answer or the backoff is used up. When Redis was unreachable already there is one try, so
-    /// that the batches behind this one do not wait.
+    /// Tries until there is an answer or the backoff is used up. When Redis was unreachable already there is one try,
+    /// so that the batches behind this one do not wait.
     fn with_retries<T>(&mut self, mut attempt: impl FnMut(&mut Redis) -> Result<T, Fault>) -> Result<T, Fault> {
         let unreachable = matches!(self.health, Health::Refusing { reason: StoreError::Unreachable, .. });
         let mut pauses = if unreachable { [].iter() } else { self.backoff_ms.iter() };

@@ -76,8 +76,8 @@ impl Session {
         self.in_flight.push_back(outgoing);
     }
 
-    /// The server knows the session: sends everything unanswered again, as after any cut, and REC for every received id,
-    /// since a server that has forgotten the id would never send REL.
+    /// The server knows the session: sends everything unanswered again, as after any cut, and REC for every received
+    /// id, since a server that has forgotten the id would never send REL.
     pub fn resume(&mut self, now: Instant, outputs: &mut Outputs<'_>) {
         self.received.iter().for_each(|id| push(Packet::Rec { id: *id, body: b"" }, outputs.out));
         self.in_flight.iter_mut().for_each(|outgoing| outgoing.repeat_at = now + REPEAT);

@@ -1,4 +1,5 @@
-//! The hooks as Rainbow calls them: with a client that stores its cookie as Rainbow does, and a queue that no thread empties.
+//! The hooks as Rainbow calls them: with a client that stores its cookie as Rainbow does, and a queue that no thread
+//! empties.
 
 use super::*;
 use crate::wire::sign::sign_2014;

@@ -1,5 +1,6 @@
-//! The Lua scripts in `lua/`, one per kind of request, and how a call of one looks on the wire. They are loaded once per
-//! connection and called by their digests. A server that has lost them answers NOSCRIPT, and the batch is tried again.
+//! The Lua scripts in `lua/`, one per kind of request, and how a call of one looks on the wire. They are loaded once
+//! per connection and called by their digests. A server that has lost them answers NOSCRIPT, and the batch is tried
+//! again.
 
 use redis::{Cmd, ToRedisArgs};
 use sha1::{Digest, Sha1};

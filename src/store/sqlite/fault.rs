@@ -96,8 +96,9 @@ fn cause(directory: &Directory, error: &Error) -> Cause {
         Some(ErrorCode::ReadOnly) => Cause::ReadOnly,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Cause::Damaged,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Cause::Busy,
-        // SQLite recognises ENOSPC only. Whether a write failed for a quota, or because the system has mounted a failing
-        // disk read-only, is found out by writing a page. A failed fsync is never tried again: the store is broken.
+        // SQLite recognises ENOSPC only. Whether a write failed for a quota, or because the system has mounted a
+        // failing disk read-only, is found out by writing a page. A failed fsync is never tried again: the store is
+        // broken.
         Some(ErrorCode::SystemIoFailure) if extended_code == Some(ffi::SQLITE_IOERR_WRITE) => {
             match directory.probe().map_err(|error| error.kind()) {
                 Err(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Cause::Full,

@@ -1,5 +1,5 @@
-//! The store against real directories: what each mutation leaves, what a restart finds. `tests/model.rs` has random mutations,
-//! `tests/faults.rs` what goes wrong.
+//! The store against real directories: what each mutation leaves, what a restart finds. `tests/model.rs` has random
+//! mutations, `tests/faults.rs` what goes wrong.
 
 mod faults;
 mod model;

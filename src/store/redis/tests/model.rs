@@ -134,8 +134,9 @@ impl Model {
         Completion::Loaded(Page { messages, received, more })
     }
 
-    /// What the shard may request, which never uses an offset twice: nothing of a session or message that is not there, as
-    /// it would be requested again when a later mutation of the same batch has made it. A call is settled after its claim.
+    /// What the shard may request, which never uses an offset twice: nothing of a session or message that is not there,
+    /// as it would be requested again when a later mutation of the same batch has made it. A call is settled after its
+    /// claim.
     fn can_be_requested(&mut self, request: &Request, now: UnixMs) -> bool {
         let mutation = match request {
             Request::Settle { message_id, .. } => {
@@ -332,10 +333,11 @@ fn a_batch_done_twice_is_a_batch_done_once() {
                 }
             }
             let requests = requested;
-            let may_differ: Vec<bool> = requests.iter().map(|request| response_may_differ(request, &requests)).collect();
+            let may_differ: Vec<bool> = requests.iter().map(|request| may_differ(request, &requests)).collect();
             let responses = commit_twice(&mut rig.store, requests, rig.now);
-            for ((answer, expected), _) in responses.iter().zip(&expected).zip(may_differ).filter(|(_, may_differ)| !may_differ) {
-                prop_assert_eq!(answer, expected);
+            let pairs = responses.iter().zip(&expected).zip(may_differ).filter(|(_, may_differ)| !may_differ);
+            for ((response, expected), _) in pairs {
+                prop_assert_eq!(response, expected);
             }
             rig.now.0 += passed;
         }
@@ -345,7 +347,7 @@ fn a_batch_done_twice_is_a_batch_done_once() {
 
 /// What may be answered otherwise the second time, as the shard never asks so in one batch: a load sees what the batch
 /// did behind it, a claim sees that the same batch settled it, and a session that the batch drops is not there.
-fn response_may_differ(request: &Request, others: &[Request]) -> bool {
+fn may_differ(request: &Request, others: &[Request]) -> bool {
     match request {
         Request::Claim { .. } => others.iter().any(|request| matches!(request, Request::Settle { .. })),
         Request::Settle { .. } => false,

@@ -168,8 +168,8 @@ struct Cut {
     armed: AtomicBool,
     /// How many connections were cut.
     count: AtomicU32,
-    /// The server's ends of cut connections: they stay open, as where a network fails. A stale connection is what the store
-    /// must be able to end.
+    /// The server's ends of cut connections: they stay open, as where a network fails. A stale connection is what the
+    /// store must be able to end.
     server_ends: Mutex<Vec<TcpStream>>,
 }
 

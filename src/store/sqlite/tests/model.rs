@@ -1,5 +1,5 @@
-//! Random mutations, loads and claims against a model in plain maps, over restarts: every outcome and every page must be
-//! the model's, and every restart must find what the model holds.
+//! Random mutations, loads and claims against a model in plain maps, over restarts: every outcome and every page must
+//! be the model's, and every restart must find what the model holds.
 
 use super::*;
 use crate::store::request::session_of;
@@ -69,21 +69,23 @@ fn any_message() -> impl Strategy<Value = Mutation> {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let place = || (session(), 0..8u64);
+    let message = || (session(), (0..8u64).prop_map(Offset));
     let channel = || (session(), 0..3u8);
     prop_oneof![
         3 => any_session().prop_map(Act::Mutation),
         8 => any_message().prop_map(Act::Mutation),
-        2 => place().prop_map(|(session, offset)| Act::Mutation(Mutation::ReleaseMessage { session, offset: Offset(offset) })),
-        4 => place().prop_map(|(session, offset)| Act::Mutation(Mutation::RemoveMessage { session, offset: Offset(offset) })),
+        2 => message().prop_map(|(session, offset)| Act::Mutation(Mutation::ReleaseMessage { session, offset })),
+        4 => message().prop_map(|(session, offset)| Act::Mutation(Mutation::RemoveMessage { session, offset })),
         2 => channel().prop_map(|(session, channel)| Act::Mutation(join(session, &format!("c{channel}")))),
         1 => channel().prop_map(|(session, channel)| {
             Act::Mutation(Mutation::LeaveChannel { session, channel: format!("c{channel}").into() })
         }),
         2 => (session(), 1..5u16, any::<u8>(), any::<u8>()).prop_map(|(session, id, sequence, answer)| {
-            Act::Mutation(Mutation::PutReceived { session, received: received(id, u64::from(sequence), &answer.to_string()) })
+            let received = received(id, u64::from(sequence), &answer.to_string());
+            Act::Mutation(Mutation::PutReceived { session, received })
         }),
-        1 => (session(), 1..5u16).prop_map(|(session, id)| Act::Mutation(Mutation::RemoveReceived { session, id: MessageId(id) })),
+        1 => (session(), (1..5u16).prop_map(MessageId))
+            .prop_map(|(session, id)| Act::Mutation(Mutation::RemoveReceived { session, id })),
         1 => session().prop_map(|session| Act::Mutation(Mutation::DropSession { session })),
         4 => (session(), proptest::option::of(0..8u64), 0..4usize)
             .prop_map(|(session, after, most)| Act::Load(session, after, most)),
