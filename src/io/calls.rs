@@ -8,9 +8,9 @@ use super::response::{Response, plain};
 use super::store::StoreSender;
 use super::{clock, upgrade};
 use crate::base::id::ShardId;
-use crate::policy::api::{self, Access, Call, Refusal, Route, Sent, Signature, Targets, Whom};
+use crate::policy::api::{self, Access, Call, KickTarget, Refusal, Route, Sent, Signature, Targets};
 use crate::shard::{Query, Reply, SessionInfo, session_owner};
-use crate::store::State;
+use crate::store::Health;
 use crate::wire::http1::{RequestHead, query_get};
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::borrow::Cow;
@@ -130,7 +130,7 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
         Route::Ready if core.shared.stuck_worker(clock::monotonic()).is_some() => plain(503, "a worker is stuck"),
         Route::Ready if core.shared.store.get().is_some_and(|store| !store.is_ready()) => {
             match core.shared.store.get().map(StoreSender::state) {
-                Some(State::Refusing { detail, .. }) => plain(503, &detail),
+                Some(Health::Refusing { detail, .. }) => plain(503, &detail),
                 _ => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
             }
         }
@@ -211,19 +211,19 @@ async fn call(
             if let Some((identity, owner)) = identity.and_then(|id| Some((id, owner(core, id.key().shard)?))) {
                 let query = Query::Unsubscribe { identity, channel: channel.into() };
                 if let Some(Reply::Refused(why)) = core.ask(owner.into_iter(), query).await {
-                    return Err(Refusal::Said(why));
+                    return Err(Refusal::Shard(why));
                 }
             }
             Some(Reply::Done { connections: 0 })
         }
-        Call::Kick { whom: Whom::Identity(identity), code, reason } => {
+        Call::Kick { target: KickTarget::Identity(identity), code, reason } => {
             let owner = owner(core, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
             match core.ask(owner.into_iter(), Query::Kick { identity, code, reason: reason.into() }).await {
                 Some(Reply::Done { connections: 0 }) => return Err(Refusal::NoSuchConnection),
                 other => other,
             }
         }
-        Call::Kick { whom: Whom::Channel(channel), code, reason } => {
+        Call::Kick { target: KickTarget::Channel(channel), code, reason } => {
             let query = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
             core.ask(core.shared.workers(), query).await
         }
@@ -254,7 +254,7 @@ async fn send_kept(
     match core.send_to(to, send).await.ok_or(Refusal::TooManyCalls)? {
         Reply::Sent { connections, data, kept } => {
             let mut body = Vec::with_capacity(64 + data.len());
-            api::write_sent(&mut body, Sent { connections, data: &data, kept, to_session });
+            api::write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session });
             Ok(Response::json(body))
         }
         other => Ok(answer(Route::Send, other, Vec::new())),
@@ -279,7 +279,7 @@ fn answer(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {
     body.clear();
     match reply {
         Reply::Sent { connections, data, kept } => {
-            api::write_sent(&mut body, Sent { connections, data: &data, kept, to_session: false });
+            api::write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session: false });
         }
         Reply::Done { connections } if route == Route::Kick => {
             body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());
@@ -329,7 +329,7 @@ async fn session(core: &Rc<Core>, query: &str) -> Result<Response, Refusal> {
     let name = api::session_name(query)?;
     let info = match ask_home(core, &name, |session| Query::Session { session }).await? {
         Reply::Session(Some(info)) => *info,
-        Reply::Refused(why) => return Err(Refusal::Said(why)),
+        Reply::Refused(why) => return Err(Refusal::Shard(why)),
         _ => return Err(Refusal::NoSuchSession),
     };
     let SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends } = info;

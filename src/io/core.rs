@@ -37,7 +37,7 @@ use crate::shard::{
     DrainScope, Forward, ForwardOutcome, Input, Message, Output, Query, QueryId, QueryRefusal, Reply, SessionEnd,
     Shard, Terms, name_hash, session_owner,
 };
-use crate::store::{Claimed, Request};
+use crate::store::{ClaimOutcome, Request};
 use crate::wire::packet::QoS;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -64,7 +64,7 @@ pub struct Core {
     /// Connections that wait to be their sessions'.
     pub attaches: Waits<ConnKey, Result<(), StoreError>>,
     /// Calls with a `message_id`: what the store knows of it, and what the same call answers that came before.
-    pub claims: Waits<u64, Claimed>,
+    pub claims: Waits<u64, ClaimOutcome>,
     pub answers: Waits<u64, Option<Arc<[u8]>>>,
     pub receipts: Receipts,
     tickets: Cell<u64>,

@@ -14,7 +14,7 @@ use crate::metrics::process::Readings;
 use crate::metrics::shard::ShardMetrics;
 use crate::metrics::text;
 use crate::shard::{Query, Reply};
-use crate::store::State;
+use crate::store::Health;
 use serde_json::{Value, json};
 use std::rc::Rc;
 
@@ -71,8 +71,8 @@ fn store(shared: &Shared) -> Value {
     let (Some(store), Some(metrics)) = (shared.store.get(), shared.metrics.store()) else { return Value::Null };
     let commits = metrics.commits.get();
     let why = match store.state() {
-        State::Ready => None,
-        State::Refusing { detail, .. } => Some(detail),
+        Health::Ready => None,
+        Health::Refusing { detail, .. } => Some(detail),
     };
     json!({
         "kind": match shared.config().store.kind {

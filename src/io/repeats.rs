@@ -16,7 +16,7 @@ use crate::base::id::ShardId;
 use crate::policy::api::{Refusal, Sent, Targets, write_sent};
 use crate::shard::Reply;
 use crate::shard::command::{Claim, StoreError, UnixMs};
-use crate::store::{Claimed, Request};
+use crate::store::{ClaimId, ClaimOutcome, Request};
 use rustc_hash::FxHashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -111,24 +111,24 @@ async fn make(core: &Core, id: &Arc<str>, to: &Targets<'_>, send: Send<'_>) -> R
     let claim = Claim { message_id: id.clone(), until };
     let ticket = core.next_ticket();
     core.claims.open(ticket);
-    if !core.store.offer(Request::Claim { ticket, claim: claim.clone() }) {
+    if !core.store.offer(Request::Claim { id: ClaimId(ticket), claim: claim.clone() }) {
         core.claims.forget(ticket);
         return Err(Refusal::Store(StoreError::TooBusy));
     }
     match core.claims.told(ticket).await {
-        Claimed::New | Claimed::Again => {}
-        Claimed::Settled(answer) => return Ok(answer),
-        Claimed::Refused(why) => return Err(Refusal::Store(why)),
+        ClaimOutcome::New | ClaimOutcome::Unsettled => {}
+        ClaimOutcome::Settled(answer) => return Ok(answer),
+        ClaimOutcome::Refused(why) => return Err(Refusal::Store(why)),
     }
     let reply = core.send_to(to, Send { claim: Some(claim), ..send }).await.ok_or(Refusal::TooManyCalls)?;
     let (connections, data, kept) = match reply {
         Reply::Sent { connections, data, kept } => (connections, data, kept),
-        Reply::Refused(why) => return Err(Refusal::Said(why)),
+        Reply::Refused(why) => return Err(Refusal::Shard(why)),
         other => unreachable!("not the reply to a send: {other:?}"),
     };
     let to_session = matches!(to, Targets::Session(_));
     let mut body = Vec::with_capacity(64 + data.len());
-    write_sent(&mut body, Sent { connections, data: &data, kept, to_session });
+    write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session });
     // Who was not reached by this call may be by its repeat.
     if kept.refused == 0 {
         // Lost, a repeat is sent again, and the sessions' own claims keep it from doubling.

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::metrics::process::Metrics;
 use crate::policy::admission::Admission;
 use crate::shard::{Query, QueryId, Reply};
+use crate::store::ClaimId;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -112,7 +113,7 @@ impl Shared {
         let [told, claimed, expired] = [self.clone(), self.clone(), self.clone()];
         Outlets {
             told: Box::new(move |shard, news| told.lay(shard, |shelf| shelf.add_told(news))),
-            claimed: Box::new(move |ticket, news| {
+            claimed: Box::new(move |ClaimId(ticket), news| {
                 claimed.lay(ShardId((ticket >> TICKET_SHARD_AT) as u16), |shelf| shelf.claimed.push((ticket, news)));
             }),
             // Whose they are is not said: each shard takes what it knows.

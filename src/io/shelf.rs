@@ -2,7 +2,7 @@
 //! lies there already: a mailbox can be full, and a shard that is not told waits for ever.
 
 use crate::shard::command::{Completions, ExpiredMessages};
-use crate::store::Claimed;
+use crate::store::ClaimOutcome;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -18,7 +18,7 @@ pub struct Shelf {
 pub struct News {
     pub told: Option<Completions>,
     pub expired: Vec<ExpiredMessages>,
-    pub claimed: Vec<(u64, Claimed)>,
+    pub claimed: Vec<(u64, ClaimOutcome)>,
 }
 
 impl Shelf {
@@ -63,14 +63,14 @@ mod tests {
         assert_eq!(shelf.take(), None);
         let known = |number| (CommandNumber(number), Completion::Duplicate);
         shelf.lay(|news| news.add_told(Completions { upto: CommandNumber(3), exceptions: vec![known(2)] }));
-        shelf.lay(|news| news.claimed.push((7, Claimed::New)));
+        shelf.lay(|news| news.claimed.push((7, ClaimOutcome::New)));
         shelf.lay(|news| news.add_told(Completions { upto: CommandNumber(9), exceptions: vec![known(4), known(9)] }));
         let news = shelf.take().expect("something was laid there");
         assert_eq!(
             news.told,
             Some(Completions { upto: CommandNumber(9), exceptions: vec![known(2), known(4), known(9)] })
         );
-        assert_eq!(news.claimed, [(7, Claimed::New)]);
+        assert_eq!(news.claimed, [(7, ClaimOutcome::New)]);
         assert_eq!(shelf.take(), None);
     }
 }

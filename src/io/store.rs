@@ -24,7 +24,7 @@ use crate::base::id::ShardId;
 use crate::config::StoreConfig;
 use crate::metrics::store::StoreMetrics;
 use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
-use crate::store::{Answer, Claimed, Held, Request, State, Store, crash};
+use crate::store::{ClaimId, ClaimOutcome, Health, Request, Response, Store, Usage, crash};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -37,8 +37,8 @@ use std::{io, mem};
 pub struct Outlets {
     /// One shard's work, once per batch.
     pub told: Box<dyn Fn(ShardId, Completions) + Send>,
-    /// A `Claim`'s ticket and what came of it.
-    pub claimed: Box<dyn Fn(u64, Claimed) + Send>,
+    /// A `Claim` and its outcome.
+    pub claimed: Box<dyn Fn(ClaimId, ClaimOutcome) + Send>,
     /// Of sessions of any shard.
     pub expired: Box<dyn Fn(Vec<ExpiredMessages>) + Send>,
 }
@@ -109,7 +109,7 @@ impl StoreSender {
     }
 
     /// Does not wait for the thread, nor make it wait.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> Health {
         self.shared.state()
     }
 
@@ -134,10 +134,10 @@ impl Shared {
         self.bytes_max.store(config.bytes_max, Ordering::Relaxed);
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> Health {
         match &*self.why.lock().unwrap_or_else(PoisonError::into_inner) {
-            None => State::Ready,
-            Some((why, detail)) => State::Refusing { why: *why, detail: detail.clone() },
+            None => Health::Ready,
+            Some((why, detail)) => Health::Refusing { reason: *why, detail: detail.clone() },
         }
     }
 }
@@ -259,13 +259,13 @@ impl Turns {
         self.tell(answers);
     }
 
-    fn tell(&self, answers: Vec<Answer>) {
+    fn tell(&self, answers: Vec<Response>) {
         let mut shards: Vec<(ShardId, Completions)> = Vec::new();
         let mut claims = Vec::new();
         let mut refused = 0;
         for answer in answers {
             match answer {
-                Answer::Shard { shard, number, outcome } => {
+                Response::Shard { shard, number, completion } => {
                     let at = shards.iter().position(|(known, _)| *known == shard).unwrap_or_else(|| {
                         shards.push((shard, Completions::default()));
                         shards.len() - 1
@@ -273,16 +273,16 @@ impl Turns {
                     let told = &mut shards[at].1;
                     debug_assert!(told.upto < number, "a shard's numbers come in order");
                     told.upto = number;
-                    refused += u64::from(matches!(outcome, Completion::Refused(_)));
-                    if outcome != Completion::Done {
-                        told.exceptions.push((number, outcome));
+                    refused += u64::from(matches!(completion, Completion::Refused(_)));
+                    if completion != Completion::Done {
+                        told.exceptions.push((number, completion));
                     }
                 }
-                Answer::Claim { ticket, claimed } => {
-                    refused += u64::from(matches!(claimed, Claimed::Refused(_)));
-                    claims.push((ticket, claimed));
+                Response::Claim { id, outcome } => {
+                    refused += u64::from(matches!(outcome, ClaimOutcome::Refused(_)));
+                    claims.push((id, outcome));
                 }
-                Answer::Settled => {}
+                Response::Settled => {}
             }
         }
         self.shared.metrics.refused.add(refused);
@@ -293,14 +293,14 @@ impl Turns {
             }
             (self.outlets.told)(shard, told);
         }
-        for (ticket, claimed) in claims {
-            (self.outlets.claimed)(ticket, claimed);
+        for (id, outcome) in claims {
+            (self.outlets.claimed)(id, outcome);
         }
         crash::point("told.after");
     }
 
     fn tend(&mut self, idle: bool) {
-        self.guarded(|store| store.tend(idle));
+        self.guarded(|store| store.maintain(idle));
     }
 
     /// One slice; true when there is more to purge.
@@ -326,16 +326,16 @@ impl Turns {
 
     /// Shows the others what is so now.
     fn note(&self) {
-        let Held { messages, bytes } = self.store.held();
+        let Usage { messages, bytes } = self.store.usage();
         self.shared.metrics.messages.set(messages);
         self.shared.metrics.bytes.set(bytes);
         let state = match self.failed {
-            false => self.store.state(),
-            true => State::Refusing { why: StoreError::Broken, detail: PANICKED.into() },
+            false => self.store.health(),
+            true => Health::Refusing { reason: StoreError::Broken, detail: PANICKED.into() },
         };
         let new = match state {
-            State::Ready => None,
-            State::Refusing { why, detail } => Some((why, detail)),
+            Health::Ready => None,
+            Health::Refusing { reason, detail } => Some((reason, detail)),
         };
         let mut why = self.shared.why.lock().unwrap_or_else(PoisonError::into_inner);
         if *why == new {
@@ -354,7 +354,7 @@ impl Turns {
 enum PendingRequest {
     Mutation { shard: ShardId, number: CommandNumber },
     Load { shard: ShardId, number: CommandNumber },
-    Claim(u64),
+    Claim(ClaimId),
     Settle,
 }
 
@@ -365,18 +365,18 @@ impl PendingRequest {
                 Operation::Mutate(_) => PendingRequest::Mutation { shard: *shard, number: command.number },
                 Operation::Load { .. } => PendingRequest::Load { shard: *shard, number: command.number },
             },
-            Request::Claim { ticket, .. } => PendingRequest::Claim(*ticket),
+            Request::Claim { id, .. } => PendingRequest::Claim(*id),
             Request::Settle { .. } => PendingRequest::Settle,
         }
     }
 
-    fn refused(&self) -> Answer {
+    fn refused(&self) -> Response {
         match *self {
             PendingRequest::Mutation { shard, number } | PendingRequest::Load { shard, number } => {
-                Answer::Shard { shard, number, outcome: Completion::Refused(StoreError::Broken) }
+                Response::Shard { shard, number, completion: Completion::Refused(StoreError::Broken) }
             }
-            PendingRequest::Claim(ticket) => Answer::Claim { ticket, claimed: Claimed::Refused(StoreError::Broken) },
-            PendingRequest::Settle => Answer::Settled,
+            PendingRequest::Claim(id) => Response::Claim { id, outcome: ClaimOutcome::Refused(StoreError::Broken) },
+            PendingRequest::Settle => Response::Settled,
         }
     }
 

@@ -6,7 +6,7 @@
 use crate::harness::client::{BINARY, frame_bytes};
 use crate::harness::{Command, PATIENCE, Packet, Reply, Server, eventually};
 use crate::home::{Home, look, send};
-use rainbow::audit::{Frame, Line};
+use rainbow::audit::{Connection, Frame};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Mutex;
@@ -33,7 +33,7 @@ struct Memory {
 
 /// A line that ends after so many bytes of one side.
 struct CutLine {
-    line: Line,
+    line: Connection,
     side: Side,
     left: usize,
 }
@@ -125,7 +125,7 @@ fn home_of_bytes(what: &str) -> Home {
 }
 
 fn open(server: &Server, session: &str, side: Side, left: usize) -> CutLine {
-    let (line, greeting) = Line::open(server.addr(), session, true).expect("let in");
+    let (line, greeting) = Connection::open(server.addr(), session, true).expect("let in");
     assert_eq!(greeting.session.as_deref(), Some(session));
     CutLine { line, side, left }
 }

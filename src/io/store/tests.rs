@@ -44,7 +44,7 @@ impl Drop for Dir {
 #[derive(Debug)]
 enum Heard {
     Completions(ShardId, Completions),
-    Claimed(u64, Claimed),
+    Claimed(ClaimId, ClaimOutcome),
     Expired(Vec<ExpiredMessages>),
 }
 
@@ -71,7 +71,7 @@ fn run(dir: &Dir) -> Running {
     let (told, claimed, expired) = (outlet(|heard| heard), outlet(|heard| heard), outlet(|heard| heard));
     let outlets = Outlets {
         told: Box::new(move |shard, what| told(Heard::Completions(shard, what))),
-        claimed: Box::new(move |ticket, what| claimed(Heard::Claimed(ticket, what))),
+        claimed: Box::new(move |id, what| claimed(Heard::Claimed(id, what))),
         expired: Box::new(move |what| expired(Heard::Expired(what))),
     };
     let metrics = Arc::<StoreMetrics>::default();
@@ -183,7 +183,7 @@ fn a_shard_is_told_once_per_batch_what_is_not_plainly_done() {
     running.send(put(8));
     running.send(keep(7, 3));
     let claim = Claim { message_id: "m".into(), until: UnixMs(u64::MAX) };
-    running.send(Request::Claim { ticket: 5, claim });
+    running.send(Request::Claim { id: ClaimId(5), claim });
     running.send(Request::Settle { message_id: "m".into(), answer: b"{}".to_vec() });
     running.send(load(7, 4));
     running.send(keep(9, 1));
@@ -208,7 +208,7 @@ fn a_shard_is_told_once_per_batch_what_is_not_plainly_done() {
     assert!(
         matches!(heard.next(), Some(Heard::Completions(ShardId(9), Completions { upto: CommandNumber(1), exceptions })) if exceptions == fenced)
     );
-    assert!(matches!(heard.next(), Some(Heard::Claimed(5, Claimed::New))));
+    assert!(matches!(heard.next(), Some(Heard::Claimed(ClaimId(5), ClaimOutcome::New))));
     let metrics = &running.metrics;
     let counted = [&metrics.mutations, &metrics.loads, &metrics.claims, &metrics.refused, &metrics.commits];
     assert_eq!(counted.map(|counter| counter.get()), [4, 2, 2, 1, 2]);
@@ -285,5 +285,5 @@ fn a_panic_refuses_and_does_not_stay_silent() {
         }
     );
     assert_eq!(shared.metrics.refusing.get(), 1);
-    assert!(matches!(shared.state(), State::Refusing { why: StoreError::Broken, .. }));
+    assert!(matches!(shared.state(), Health::Refusing { reason: StoreError::Broken, .. }));
 }
