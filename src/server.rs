@@ -3,12 +3,12 @@
 
 use crate::base::id::ShardId;
 use crate::config::Config;
+use crate::io::backend::resolver::Resolver;
 pub use crate::io::events::block_signals;
 use crate::io::events::{self, Event, EventReceiver, Over};
 use crate::io::mailbox::{MailReceiver, mailbox};
 use crate::io::moves::Moves;
 use crate::io::repeats::Repeats;
-use crate::io::resolve::Resolver;
 use crate::io::shared::{Counters, Mail, Presence, Shared};
 use crate::io::shelf::Shelf;
 use crate::io::store::{self as io_store, StoreThread};

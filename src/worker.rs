@@ -4,9 +4,9 @@
 //! fan-out → outputs → one write per connection that has something to write → the timer → park.
 
 use crate::base::id::ShardId;
+use crate::io::backend::resolver::Resolver;
 use crate::io::events::Event;
 use crate::io::mailbox::MailReceiver;
-use crate::io::resolve::Resolver;
 use crate::io::rules::Rules;
 use crate::io::shared::{Mail, Shared};
 use crate::io::sys;

@@ -20,7 +20,6 @@ pub mod moves;
 pub mod notify;
 pub mod receipts;
 pub mod repeats;
-pub mod resolve;
 pub mod response;
 pub mod rules;
 pub mod serve;

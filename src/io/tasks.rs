@@ -4,13 +4,13 @@
 //! accept ─► serve/session (one per connection)        mail, writable, keep_time ─► turn: the end of a turn
 //! ```
 
+use super::backend::resolver::Resolver;
 use super::backend::{self, Options, Pool};
 use super::clock;
 use super::core::Core;
 use super::events::Event;
 use super::mailbox::MailReceiver;
 use super::moves;
-use super::resolve::Resolver;
 use super::rules::{Rules, ms};
 use super::serve::{self, Side};
 use super::shared::{Counters, Mail, Shared};

@@ -11,12 +11,13 @@
 //! one `send` per request. Retries, breaker and balancing are decided by `policy::backend`; this moves bytes and keeps
 //! time.
 
-mod dispatch;
-mod lane;
-mod line;
+mod connection;
+mod dispatcher;
 mod options;
-mod request;
-mod response;
+mod queue;
+mod request_writer;
+pub mod resolver;
+mod response_reader;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -30,12 +31,12 @@ pub use options::Options;
 pub use stats::{BackendStats, Counter, Histogram, HistogramTotal};
 
 use crate::base::time::Tick;
-use crate::io::resolve::Resolver;
+use crate::io::backend::resolver::Resolver;
 use crate::policy::backend::{Failure, Verdict};
 use crate::wire::http1::ResponseHead;
 
-use self::dispatch::Dispatcher;
-use self::request::Now;
+use self::dispatcher::Dispatcher;
+use self::request_writer::Now;
 
 /// What the business server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::rig::{Backend, Connection, LATE, on_ring};
+use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{BackendStats, Clock, Hook, IdempotencyKey, Job, Options, Parts, Pool};
-use crate::io::resolve::Resolver;
 
 /// The system's allocator, and how often each thread has asked it. Serves every test of this crate.
 struct Counting;

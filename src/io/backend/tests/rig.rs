@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
+use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{BackendStats, Clock, GiveUp, Hook, Job, Options, Outcome, Parts, Pool, Retry};
-use crate::io::resolve::Resolver;
 use crate::policy::backend::{Failure, Verdict};
 
 /// Runs a test's body as a worker thread runs its own.

@@ -9,11 +9,11 @@ use monoio::net::TcpStream;
 
 use super::{Attempt, Dispatcher};
 use crate::base::time::Tick;
-use crate::io::backend::lane::{self, LaneEnd};
+use crate::io::backend::connection::{self as lane, LaneEnd};
 use crate::io::backend::options::HookKind;
-use crate::io::backend::request::Now;
+use crate::io::backend::request_writer::Now;
+use crate::io::backend::resolver::Lookup;
 use crate::io::backend::{Hook, Job, Retry};
-use crate::io::resolve::Lookup;
 use crate::policy::backend::{self as policy, Failure, Verdict};
 
 /// One connection.

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use super::Dispatcher;
 use crate::io::backend::UpstreamState;
-use crate::io::backend::line::Line;
 use crate::io::backend::options::HookKind;
-use crate::io::backend::request::Target;
+use crate::io::backend::queue::Line;
+use crate::io::backend::request_writer::Target;
 use crate::policy::backend::{Balancer, Breaker};
 
 #[derive(Default)]

@@ -5,8 +5,8 @@
 //! only calls to the outside are a non-blocking send, a shutdown, and the spawning of a lane's task. Jobs that end
 //! without an answer are laid into `given_up`, to be handed to the sink when no borrow is held.
 
-mod flights;
-mod lanes;
+mod connections;
+mod requests;
 mod upstreams;
 
 use std::collections::VecDeque;
@@ -15,17 +15,17 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use self::flights::{Attempt, Flight};
-use self::lanes::{Lane, LaneState};
+use self::connections::{Lane, LaneState};
+use self::requests::{Attempt, Flight};
 use self::upstreams::{HookState, Upstream};
-use super::line::Line;
 use super::options::{HookKind, Options};
-use super::request::{Now, Signer, Target};
+use super::queue::Line;
+use super::request_writer::{Now, Signer, Target};
 use super::stats::BackendStats;
 use super::{Alarm, GiveUp, Inner, Job, Retry};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
-use crate::io::resolve::Resolver;
+use crate::io::backend::resolver::Resolver;
 use crate::policy::backend::{Breaker, Candidate};
 
 /// Everything a pool knows.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Dispatcher, GivenUp, HookState};
 use crate::base::time::Tick;
 use crate::io::backend::options::HookKind;
-use crate::io::backend::request::Target;
+use crate::io::backend::request_writer::Target;
 use crate::io::backend::{GiveUp, Job, Retry};
 use crate::policy::backend::breaker::Change;
 use crate::policy::backend::{Failure, Permit};

@@ -15,7 +15,7 @@ use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 
-use super::response::{AnswerReader, Progress};
+use super::response_reader::{AnswerReader, Progress};
 use super::{Done, Inner, Outcome};
 use crate::io::sys;
 use crate::policy::backend::Failure;
