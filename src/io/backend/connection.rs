@@ -1,7 +1,7 @@
 //! One connection to a backend: a task that always has exactly one read outstanding, and the system calls around it.
 //!
 //! Because it reads even when nothing is asked, a connection that the backend closes is noticed at once and never
-//! picked again. A pending read is never dropped, which could lose bytes: whoever wants to end a lane shuts its socket
+//! picked again. A pending read is never dropped, which could lose bytes: whoever wants to end a connection shuts its socket
 //! down, and the read ends. What to do with answers and ends is for `dispatch`; no borrow of it is held across an
 //! await.
 
@@ -15,15 +15,15 @@ use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 
-use super::response_reader::{AnswerReader, Progress};
+use super::response_reader::{Progress, ResponseReader};
 use super::{Done, Inner, Outcome};
 use crate::io::sys;
 use crate::policy::backend::Failure;
 use crate::wire::http1::ResponseHead;
 
-/// How a lane came to its end.
+/// How a connection came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LaneEnd {
+pub enum ConnectionEnd {
     /// No connection came about, or its answer failed.
     Failed(Failure),
     /// Closed or reset with no byte of an answer on it: idle, or crossing our request.
@@ -34,41 +34,46 @@ pub enum LaneEnd {
     Unasked,
 }
 
-impl LaneEnd {
-    /// What that means to a request that was on the lane.
+impl ConnectionEnd {
+    /// What that means to a request that was on the connection.
     pub fn failure(self) -> Failure {
         match self {
-            LaneEnd::Failed(failure) => failure,
-            LaneEnd::ClosedUntouched | LaneEnd::Spent => Failure::Reset,
-            LaneEnd::Unasked => Failure::Rubbish,
+            ConnectionEnd::Failed(failure) => failure,
+            ConnectionEnd::ClosedUntouched | ConnectionEnd::Spent => Failure::Reset,
+            ConnectionEnd::Unasked => Failure::Rubbish,
         }
     }
 }
 
-/// The task. `lane` is its slot in the dispatcher, freed here and nowhere else.
-pub(super) async fn run(inner: Rc<Inner>, lane: usize, addresses: Arc<[IpAddr]>, port: u16) {
+/// The task. `connection` is its slot in the dispatcher, freed here and nowhere else.
+pub(super) async fn run(inner: Rc<Inner>, connection: usize, addresses: Arc<[IpAddr]>, port: u16) {
     // The socket outlives its slot, so that the number in the slot never means somebody else's socket.
-    let (end, _stream) = match connect(&inner, lane, &addresses, port).await {
+    let (end, _stream) = match connect(&inner, connection, &addresses, port).await {
         Ok((stream, address)) => {
-            let (read_half, write_half) = stream.into_split();
-            inner.dispatcher.borrow_mut().lane_connected(lane, address, write_half, inner.clock.now());
-            let (end, read_half) = serve(&inner, lane, read_half).await;
+            let (read_half, writer) = stream.into_split();
+            inner.dispatcher.borrow_mut().connection_connected(connection, address, writer, inner.clock.now());
+            let (end, read_half) = serve(&inner, connection, read_half).await;
             (end, Some(read_half))
         }
-        Err(failure) => (LaneEnd::Failed(failure), None),
+        Err(failure) => (ConnectionEnd::Failed(failure), None),
     };
-    inner.dispatcher.borrow_mut().lane_ended(lane, end, inner.clock.now());
+    inner.dispatcher.borrow_mut().connection_ended(connection, end, inner.clock.now());
     inner.deliver();
 }
 
 /// Tries the addresses in turn, beginning with the one that worked last.
-async fn connect(inner: &Inner, lane: usize, addresses: &[IpAddr], port: u16) -> Result<(TcpStream, usize), Failure> {
-    let first = inner.dispatcher.borrow().address_hint(lane);
+async fn connect(
+    inner: &Inner,
+    connection: usize,
+    addresses: &[IpAddr],
+    port: u16,
+) -> Result<(TcpStream, usize), Failure> {
+    let first = inner.dispatcher.borrow().address_hint(connection);
     for tried in 0..addresses.len() {
         let index = (first + tried) % addresses.len();
         let address = SocketAddr::new(addresses[index], port);
         let is_last = tried + 1 == addresses.len();
-        match connect_one(inner, lane, address, is_last).await {
+        match connect_one(inner, connection, address, is_last).await {
             Ok(stream) => return Ok((stream, index)),
             Err(error) => tracing::debug!(%address, %error, "backend not reached"),
         }
@@ -76,15 +81,15 @@ async fn connect(inner: &Inner, lane: usize, addresses: &[IpAddr], port: u16) ->
     Err(Failure::Refused)
 }
 
-async fn connect_one(inner: &Inner, lane: usize, address: SocketAddr, is_last: bool) -> io::Result<TcpStream> {
+async fn connect_one(inner: &Inner, connection: usize, address: SocketAddr, is_last: bool) -> io::Result<TcpStream> {
     let socket = begin_connect(address)?;
     let fd = socket.as_raw_fd();
-    if !inner.dispatcher.borrow_mut().lane_tries(lane, fd, is_last, inner.clock.now()) {
+    if !inner.dispatcher.borrow_mut().connection_connecting(connection, fd, is_last, inner.clock.now()) {
         return Err(io::ErrorKind::Interrupted.into());
     }
     let end = finish_connect(socket, fd).await;
     if end.is_err() {
-        inner.dispatcher.borrow_mut().lane_gave_up_address(lane);
+        inner.dispatcher.borrow_mut().connection_lost_address(connection);
     }
     end
 }
@@ -101,16 +106,20 @@ async fn finish_connect(socket: OwnedFd, fd: RawFd) -> io::Result<TcpStream> {
 }
 
 /// Reads answers until the connection ends. Gives the socket back, so that it is closed after its slot is freed.
-async fn serve(inner: &Inner, lane: usize, mut half: OwnedReadHalf<TcpStream>) -> (LaneEnd, OwnedReadHalf<TcpStream>) {
-    let mut reader = AnswerReader::default();
+async fn serve(
+    inner: &Inner,
+    connection: usize,
+    mut half: OwnedReadHalf<TcpStream>,
+) -> (ConnectionEnd, OwnedReadHalf<TcpStream>) {
+    let mut reader = ResponseReader::default();
     loop {
         let buf = reader.take_buffer();
         let filled = buf.len();
         let (result, slice) = half.read(buf.slice_mut(filled..)).await;
         reader.put_buffer(slice.into_inner());
         let end = match result {
-            Ok(0) | Err(_) => Some(at_end(inner, lane, &mut reader)),
-            Ok(_) => at_bytes(inner, lane, &mut reader),
+            Ok(0) | Err(_) => Some(at_end(inner, connection, &mut reader)),
+            Ok(_) => at_bytes(inner, connection, &mut reader),
         };
         if let Some(end) = end {
             return (end, half);
@@ -118,40 +127,41 @@ async fn serve(inner: &Inner, lane: usize, mut half: OwnedReadHalf<TcpStream>) -
     }
 }
 
-/// Bytes have arrived. `Some` when the lane is over.
-fn at_bytes(inner: &Inner, lane: usize, reader: &mut AnswerReader) -> Option<LaneEnd> {
+/// Bytes have arrived. `Some` when the connection is over.
+fn at_bytes(inner: &Inner, connection: usize, reader: &mut ResponseReader) -> Option<ConnectionEnd> {
     let (is_expected, body_max) = {
         let dispatcher = inner.dispatcher.borrow();
-        (dispatcher.is_expected(lane), dispatcher.body_bytes_max())
+        (dispatcher.is_expected(connection), dispatcher.body_bytes_max())
     };
     if !is_expected {
-        return Some(LaneEnd::Unasked);
+        return Some(ConnectionEnd::Unasked);
     }
-    match reader.advance(body_max, |head, body, reusable| hand_over(inner, lane, head, body, reusable)) {
+    match reader.advance(body_max, |head, body, reusable| hand_over(inner, connection, head, body, reusable)) {
         Ok(Progress::More | Progress::Done { reusable: true }) => None,
-        Ok(Progress::Done { reusable: false }) => Some(LaneEnd::Spent),
-        Err(failure) => Some(LaneEnd::Failed(failure)),
+        Ok(Progress::Done { reusable: false }) => Some(ConnectionEnd::Spent),
+        Err(failure) => Some(ConnectionEnd::Failed(failure)),
     }
 }
 
 /// The connection has ended.
-fn at_end(inner: &Inner, lane: usize, reader: &mut AnswerReader) -> LaneEnd {
+fn at_end(inner: &Inner, connection: usize, reader: &mut ResponseReader) -> ConnectionEnd {
     if reader.is_untouched() {
-        return LaneEnd::ClosedUntouched;
+        return ConnectionEnd::ClosedUntouched;
     }
     // Cut off by ourselves: there is nobody left to answer.
-    if !inner.dispatcher.borrow().is_expected(lane) {
-        return LaneEnd::Spent;
+    if !inner.dispatcher.borrow().is_expected(connection) {
+        return ConnectionEnd::Spent;
     }
-    match reader.finish(|head, body, reusable| hand_over(inner, lane, head, body, reusable)) {
-        Ok(()) => LaneEnd::Spent,
-        Err(failure) => LaneEnd::Failed(failure),
+    match reader.finish(|head, body, reusable| hand_over(inner, connection, head, body, reusable)) {
+        Ok(()) => ConnectionEnd::Spent,
+        Err(failure) => ConnectionEnd::Failed(failure),
     }
 }
 
 /// A whole answer: the dispatcher goes on first, so that the backend has work while the sink has it too.
-fn hand_over(inner: &Inner, lane: usize, head: &ResponseHead<'_>, body: &[u8], reusable: bool) {
-    let answered = inner.dispatcher.borrow_mut().lane_answered(lane, head.status, reusable, inner.clock.now());
+fn hand_over(inner: &Inner, connection: usize, head: &ResponseHead<'_>, body: &[u8], reusable: bool) {
+    let answered =
+        inner.dispatcher.borrow_mut().connection_answered(connection, head.status, reusable, inner.clock.now());
     if let Some((job, verdict)) = answered {
         let outcome = Outcome::Answered { verdict, head, body };
         (inner.sink)(Done { ticket: job.ticket, outcome, request_body: job.body });
@@ -162,14 +172,14 @@ fn hand_over(inner: &Inner, lane: usize, head: &ResponseHead<'_>, body: &[u8], r
 /// Sends what the kernel did not take at once. Ends early, by an error, when the socket is shut down.
 pub(super) async fn send_rest(
     inner: Rc<Inner>,
-    lane: usize,
+    connection: usize,
     serial: u64,
     mut half: OwnedWriteHalf<TcpStream>,
     out: Vec<u8>,
     sent: usize,
 ) {
     let (result, slice) = half.write_all(out.slice(sent..)).await;
-    inner.dispatcher.borrow_mut().lane_sent_rest(lane, serial, half, slice.into_inner(), result.is_ok());
+    inner.dispatcher.borrow_mut().connection_sent_rest(connection, serial, half, slice.into_inner(), result.is_ok());
 }
 
 /// One `send` that does not wait: how much of `bytes` the kernel has taken.

@@ -1,8 +1,8 @@
 //! Which job goes out on which connection, and when: the pool's state, as plain data behind one borrow.
 //!
-//! Three tables: *flights* (jobs accepted and not yet given back), *lanes* (connections), *upstreams* (host and port,
-//! with breaker). A flight is in its hook's line, or on exactly one lane, and nowhere else. Nothing here waits; the
-//! only calls to the outside are a non-blocking send, a shutdown, and the spawning of a lane's task. Jobs that end
+//! Three tables: *requests* (jobs accepted and not yet given back), *connections* (connections), *upstreams* (host and port,
+//! with breaker). A request is in its hook's line, or on exactly one connection, and nowhere else. Nothing here waits; the
+//! only calls to the outside are a non-blocking send, a shutdown, and the spawning of a connection's task. Jobs that end
 //! without an answer are laid into `given_up`, to be handed to the sink when no borrow is held.
 
 mod connections;
@@ -15,11 +15,11 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use self::connections::{Lane, LaneState};
-use self::requests::{Attempt, Flight};
+use self::connections::{ConnectionState, UpstreamConnection};
+use self::requests::{Attempt, PendingRequest};
 use self::upstreams::{HookState, Upstream};
 use super::options::{HookKind, Options};
-use super::queue::Line;
+use super::queue::RequestQueue;
 use super::request_writer::{Now, Signer, Target};
 use super::stats::BackendStats;
 use super::{Alarm, GiveUp, Inner, Job, Retry};
@@ -36,17 +36,17 @@ pub struct Dispatcher {
     pub given_up: VecDeque<GivenUp>,
     hooks: [HookState; HookKind::ALL.len()],
     upstreams: Vec<Upstream>,
-    lanes: Slab<Lane>,
-    flights: Slab<Flight>,
+    connections: Slab<UpstreamConnection>,
+    requests: Slab<PendingRequest>,
     signer: Signer,
     rng: Rng,
     resolver: Resolver,
     alarm: Alarm,
-    /// Bytes of the jobs in `flights`.
+    /// Bytes of the jobs in `requests`.
     job_bytes: usize,
     /// Counts jobs; the order in which they were submitted.
     next_number: u64,
-    /// Counts lanes, to tell a slot's users apart.
+    /// Counts connections, to tell a slot's users apart.
     next_serial: u64,
     /// Nothing is due before this. May be too early, never too late.
     earliest: Tick,
@@ -54,7 +54,7 @@ pub struct Dispatcher {
     told: Tick,
     /// The hook whose line is served first next time.
     turn: usize,
-    /// Lanes that wait for their backend's address.
+    /// Connections that wait for their backend's address.
     resolving: usize,
     is_shut: bool,
 }
@@ -85,8 +85,8 @@ impl Dispatcher {
             given_up: VecDeque::new(),
             hooks: Default::default(),
             upstreams: Vec::new(),
-            lanes: Slab::new(),
-            flights: Slab::new(),
+            connections: Slab::new(),
+            requests: Slab::new(),
             signer,
             rng,
             resolver,
@@ -110,9 +110,9 @@ impl Dispatcher {
     pub fn submit(&mut self, job: Job, now: Now<'_>) -> Result<(), Job> {
         let bytes = job_bytes(&job);
         let is_full =
-            self.flights.len() >= self.options.jobs_max || self.job_bytes + bytes > self.options.job_bytes_max;
+            self.requests.len() >= self.options.jobs_max || self.job_bytes + bytes > self.options.job_bytes_max;
         // A single job larger than the whole line would otherwise never pass.
-        if is_full && !self.flights.is_empty() {
+        if is_full && !self.requests.is_empty() {
             self.stats.line_full.add(1);
             return Err(job);
         }
@@ -128,10 +128,10 @@ impl Dispatcher {
             Retry::Until(deadline) => deadline,
         };
         self.job_bytes += bytes;
-        let flight = Flight { job, number, bytes, deadline, attempts: 0, stale_tries: 0, attempt: None };
-        let key = self.flights.insert(flight);
-        self.line(hook).push(key, deadline);
-        self.serve_line(hook, now);
+        let request = PendingRequest { job, number, bytes, deadline, attempts: 0, stale_tries: 0, attempt: None };
+        let key = self.requests.insert(request);
+        self.queue(hook).push(key, deadline);
+        self.serve_queue(hook, now);
         self.settle();
         Ok(())
     }
@@ -144,11 +144,11 @@ impl Dispatcher {
         if now.tick >= self.earliest {
             let before = self.given_up.len();
             self.earliest = Tick::NEVER;
-            self.expire_lanes(now.tick);
+            self.expire_connections(now.tick);
             for hook in HookKind::ALL {
-                self.expire_line(hook, now.tick);
+                self.expire_queue(hook, now.tick);
             }
-            self.serve_lines(now);
+            self.serve_queues(now);
             self.given_up.make_contiguous()[before..].sort_unstable_by_key(|given| given.number);
         }
         self.settle();
@@ -165,53 +165,53 @@ impl Dispatcher {
         self.set_targets();
         for hook in HookKind::ALL {
             if self.hooks[hook as usize].targets.is_empty() {
-                let waiting: Vec<usize> = self.line(hook).drain().collect();
+                let waiting: Vec<usize> = self.queue(hook).drain().collect();
                 waiting.into_iter().for_each(|key| self.give_up(key, GiveUp::NoUrl));
             }
         }
-        self.serve_lines(now);
+        self.serve_queues(now);
         self.settle();
     }
 
     pub fn close(&mut self) {
         self.is_shut = true;
         for hook in HookKind::ALL {
-            let waiting: Vec<usize> = self.line(hook).drain().collect();
+            let waiting: Vec<usize> = self.queue(hook).drain().collect();
             waiting.into_iter().for_each(|key| self.give_up(key, GiveUp::Closed));
         }
-        let lanes: Vec<usize> = self.lanes.iter().map(|(key, _)| key).collect();
-        for lane in lanes {
-            if let Some(key) = self.lanes[lane].flight.take() {
+        let connections: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        for connection in connections {
+            if let Some(key) = self.connections[connection].request.take() {
                 self.end_attempt(key);
                 self.give_up(key, GiveUp::Closed);
             }
-            self.close_lane(lane);
+            self.close_connection(connection);
         }
         self.settle();
     }
 
     pub fn is_idle(&self) -> bool {
-        self.flights.is_empty() && self.given_up.is_empty()
+        self.requests.is_empty() && self.given_up.is_empty()
     }
 
-    // Lines: from waiting to a lane.
+    // Lines: from waiting to a connection.
 
     /// Serves all lines, a different one first each time, so that none starves another.
-    fn serve_lines(&mut self, now: Now<'_>) {
+    fn serve_queues(&mut self, now: Now<'_>) {
         self.turn = (self.turn + 1) % HookKind::ALL.len();
         for offset in 0..HookKind::ALL.len() {
-            self.serve_line(HookKind::ALL[(self.turn + offset) % HookKind::ALL.len()], now);
+            self.serve_queue(HookKind::ALL[(self.turn + offset) % HookKind::ALL.len()], now);
         }
     }
 
     /// Sends out as many of a line's jobs as backends and connections allow.
-    fn serve_line(&mut self, hook: HookKind, now: Now<'_>) {
-        while let Some(key) = self.line(hook).front() {
+    fn serve_queue(&mut self, hook: HookKind, now: Now<'_>) {
+        while let Some(key) = self.queue(hook).front() {
             let Some(target) = self.pick(hook, now.tick) else { break };
-            self.line(hook).pop_front();
+            self.queue(hook).pop_front();
             self.start_attempt(key, target, now);
         }
-        if self.line(hook).has_ready() {
+        if self.queue(hook).has_ready() {
             // Whoever waits for a breaker goes on when it admits a probe.
             let Dispatcher { hooks, upstreams, .. } = self;
             let of_targets = hooks[hook as usize].targets.iter().map(|target| &upstreams[target.upstream].breaker);
@@ -225,7 +225,7 @@ impl Dispatcher {
         let HookState { targets, balancer, .. } = &mut hooks[hook as usize];
         let candidates = targets.iter().map(|target| {
             let upstream = &upstreams[target.upstream];
-            let has_room = !upstream.idle.is_empty() || upstream.lanes < options.connections_max;
+            let has_room = !upstream.idle.is_empty() || upstream.connections < options.connections_max;
             Candidate { outstanding: upstream.outstanding, usable: has_room && upstream.breaker.admits(now) }
         });
         balancer.pick(candidates).map(|index| Rc::clone(&targets[index]))
@@ -236,27 +236,27 @@ impl Dispatcher {
         let upstream = &mut self.upstreams[upstream_key];
         let permit = upstream.breaker.admit(now.tick).expect("picked because it admits");
         upstream.outstanding += 1;
-        let flight = &mut self.flights[key];
-        let full_deadline = self.options.attempt_deadline(flight.job.hook.into(), now.tick);
-        let deadline = full_deadline.min(flight.deadline);
+        let request = &mut self.requests[key];
+        let full_deadline = self.options.attempt_deadline(request.job.hook.into(), now.tick);
+        let deadline = full_deadline.min(request.deadline);
         self.stats.requests.add(1);
-        self.stats.retries.add(u64::from(flight.attempts > 0));
-        flight.attempt = Some(Attempt { upstream: upstream_key, target, permit, started_us: now.us, full_deadline });
-        if let Some(lane) = upstream.idle.pop() {
-            let slot = &mut self.lanes[lane];
-            debug_assert!(slot.state == LaneState::Idle && slot.flight.is_none());
-            (slot.state, slot.flight, slot.deadline) = (LaneState::Busy, Some(key), deadline);
+        self.stats.retries.add(u64::from(request.attempts > 0));
+        request.attempt = Some(Attempt { upstream: upstream_key, target, permit, started_us: now.us, full_deadline });
+        if let Some(connection) = upstream.idle.pop() {
+            let slot = &mut self.connections[connection];
+            debug_assert!(slot.state == ConnectionState::Idle && slot.request.is_none());
+            (slot.state, slot.request, slot.deadline) = (ConnectionState::Busy, Some(key), deadline);
             self.arm(deadline);
-            self.send_request(lane, now);
+            self.send_request(connection, now);
         } else {
-            self.open_lane(upstream_key, key, deadline, now.tick);
+            self.open_connection(upstream_key, key, deadline, now.tick);
         }
     }
 
     // Targets and time.
 
-    fn line(&mut self, hook: HookKind) -> &mut Line {
-        &mut self.hooks[hook as usize].line
+    fn queue(&mut self, hook: HookKind) -> &mut RequestQueue {
+        &mut self.hooks[hook as usize].queue
     }
 
     /// Something will be due at `at`.
@@ -277,34 +277,41 @@ impl Dispatcher {
 
     /// After every change from outside: lines' times are armed and the gauges shown.
     fn settle(&mut self) {
-        let of_lines = self.hooks.iter().map(|hook| hook.line.next_deadline()).min().unwrap_or(Tick::NEVER);
-        self.arm(of_lines);
-        self.stats.jobs.set(self.flights.len() as u64);
-        self.stats.waiting.set(self.hooks.iter().map(|hook| hook.line.len() as u64).sum());
-        self.stats.connections.set(self.lanes.len() as u64);
+        let of_queues = self.hooks.iter().map(|hook| hook.queue.next_deadline()).min().unwrap_or(Tick::NEVER);
+        self.arm(of_queues);
+        self.stats.jobs.set(self.requests.len() as u64);
+        self.stats.waiting.set(self.hooks.iter().map(|hook| hook.queue.len() as u64).sum());
+        self.stats.connections.set(self.connections.len() as u64);
         #[cfg(debug_assertions)]
-        if self.flights.len() <= INVARIANTS_MAX {
+        if self.requests.len() <= INVARIANTS_MAX {
             self.check_invariants();
         }
     }
 
     #[cfg(debug_assertions)]
     fn check_invariants(&self) {
-        let in_lines: usize = self.hooks.iter().map(|hook| hook.line.len()).sum();
-        let on_lanes = self.lanes.iter().filter(|(_, lane)| lane.flight.is_some()).count();
-        assert_eq!(in_lines + on_lanes, self.flights.len(), "every flight is in a line or on a lane");
-        assert_eq!(self.job_bytes, self.flights.iter().map(|(_, flight)| flight.bytes).sum::<usize>());
-        let resolving = self.lanes.iter().filter(|(_, lane)| lane.state == LaneState::Resolving).count();
+        let in_queues: usize = self.hooks.iter().map(|hook| hook.queue.len()).sum();
+        let on_connections = self.connections.iter().filter(|(_, connection)| connection.request.is_some()).count();
+        assert_eq!(in_queues + on_connections, self.requests.len(), "every request is in a queue or on a connection");
+        assert_eq!(self.job_bytes, self.requests.iter().map(|(_, request)| request.bytes).sum::<usize>());
+        let resolving =
+            self.connections.iter().filter(|(_, connection)| connection.state == ConnectionState::Resolving).count();
         assert_eq!(resolving, self.resolving);
         for (index, upstream) in self.upstreams.iter().enumerate() {
-            let lanes = || self.lanes.iter().filter(|(_, lane)| lane.upstream == index);
-            assert_eq!(lanes().count(), upstream.lanes);
-            assert_eq!(lanes().filter(|(_, lane)| lane.flight.is_some()).count(), upstream.outstanding);
-            let idle = lanes().filter(|(_, lane)| lane.state == LaneState::Idle).count();
+            let connections = || self.connections.iter().filter(|(_, connection)| connection.upstream == index);
+            assert_eq!(connections().count(), upstream.connections);
+            assert_eq!(
+                connections().filter(|(_, connection)| connection.request.is_some()).count(),
+                upstream.outstanding
+            );
+            let idle = connections().filter(|(_, connection)| connection.state == ConnectionState::Idle).count();
             assert_eq!(idle, upstream.idle.len());
         }
-        for (_, lane) in &self.lanes {
-            assert!(!(lane.flight.is_some() && matches!(lane.state, LaneState::Idle | LaneState::Closing)));
+        for (_, connection) in &self.connections {
+            assert!(
+                !(connection.request.is_some()
+                    && matches!(connection.state, ConnectionState::Idle | ConnectionState::Closing))
+            );
         }
     }
 }
@@ -314,6 +321,6 @@ fn job_bytes(job: &Job) -> usize {
     job.body.len() + of(&job.headers) + job.query.as_ref().map_or(0, |query| query.len())
 }
 
-/// Debug builds look at every flight after every change while there are no more than these.
+/// Debug builds look at every request after every change while there are no more than these.
 #[cfg(debug_assertions)]
 const INVARIANTS_MAX: usize = 256;

@@ -1,7 +1,7 @@
 //! The client of the business server: keep-alive HTTP/1.1 connections, owned by the worker that owns the clients.
 //!
 //! ```text
-//!   worker ── submit(job) ──▶ line ──▶ lane (one connection, one task, one read always outstanding) ──▶ backend
+//!   worker ── submit(job) ──▶ line ──▶ connection (one connection, one task, one read always outstanding) ──▶ backend
 //!      ▲                       ▲ │ backoff, breaker          │
 //!      └──── sink(done) ───────┴─┴──────── answer or failure ┘
 //! ```

@@ -9,7 +9,7 @@ use crate::base::time::Tick;
 
 /// One hook's line.
 #[derive(Debug)]
-pub struct Line {
+pub struct RequestQueue {
     ready: VecDeque<usize>,
     /// No job in `ready` has a deadline before this.
     ready_earliest: Tick,
@@ -24,20 +24,20 @@ struct Delayed {
     key: usize,
 }
 
-impl Default for Line {
-    fn default() -> Line {
-        Line { ready: VecDeque::new(), ready_earliest: Tick::NEVER, delayed: BinaryHeap::new() }
+impl Default for RequestQueue {
+    fn default() -> RequestQueue {
+        RequestQueue { ready: VecDeque::new(), ready_earliest: Tick::NEVER, delayed: BinaryHeap::new() }
     }
 }
 
-impl Line {
-    /// At the end of the line. `deadline` is the job's last.
+impl RequestQueue {
+    /// At the end of the queue. `deadline` is the job's last.
     pub fn push(&mut self, key: usize, deadline: Tick) {
         self.note(deadline);
         self.ready.push_back(key);
     }
 
-    /// Back to the head of the line, for one that was called up in vain.
+    /// Back to the head of the queue, for one that was called up in vain.
     pub fn push_front(&mut self, key: usize, deadline: Tick) {
         self.note(deadline);
         self.ready.push_front(key);
@@ -78,7 +78,7 @@ impl Line {
         self.delayed.pop().map(|Reverse(delayed)| delayed.key)
     }
 
-    /// Everybody set apart goes to the end of the line, the oldest first: their backend is back.
+    /// Everybody set apart goes to the end of the queue, the oldest first: their backend is back.
     pub fn release(&mut self, deadline_of: impl Fn(usize) -> Tick) {
         let mut released: Vec<Delayed> = self.delayed.drain().map(|Reverse(delayed)| delayed).collect();
         released.sort_unstable_by_key(|delayed| delayed.number);
@@ -87,8 +87,8 @@ impl Line {
         }
     }
 
-    /// Takes those out of the line whose deadline has passed. Looks at the whole line, and therefore at most once per
-    /// `SCAN_INTERVAL_MS`: that is how late a deadline in line may be noticed.
+    /// Takes those out of the queue whose deadline has passed. Looks at the whole queue, and therefore at most once per
+    /// `SCAN_INTERVAL_MS`: that is how late a deadline in the queue may be noticed.
     pub fn expire(&mut self, now: Tick, deadline_of: impl Fn(usize) -> Tick, mut expired: impl FnMut(usize)) {
         if now < self.ready_earliest {
             return;
@@ -106,7 +106,7 @@ impl Line {
         self.ready_earliest = if earliest == Tick::NEVER { earliest } else { earliest.max(now + SCAN_INTERVAL_MS) };
     }
 
-    /// Takes those out of the line that `is_out` names.
+    /// Takes those out of the queue that `is_out` names.
     pub fn remove(&mut self, mut is_out: impl FnMut(usize) -> bool) {
         self.ready.retain(|&key| !is_out(key));
     }
@@ -134,62 +134,65 @@ mod tests {
 
     use super::*;
 
-    fn ready(line: &mut Line) -> Vec<usize> {
-        std::iter::from_fn(|| line.pop_front()).collect()
+    fn ready(queue: &mut RequestQueue) -> Vec<usize> {
+        std::iter::from_fn(|| queue.pop_front()).collect()
     }
 
     #[test]
     fn the_released_go_to_the_end_the_oldest_first() {
-        let mut line = Line::default();
-        line.push(9, Tick(100));
-        line.delay(1, 30, Tick(5));
-        line.delay(2, 10, Tick(50));
-        line.delay(3, 20, Tick(1));
-        line.release(|_| Tick(100));
-        assert_eq!(ready(&mut line), [9, 2, 3, 1]);
+        let mut queue = RequestQueue::default();
+        queue.push(9, Tick(100));
+        queue.delay(1, 30, Tick(5));
+        queue.delay(2, 10, Tick(50));
+        queue.delay(3, 20, Tick(1));
+        queue.release(|_| Tick(100));
+        assert_eq!(ready(&mut queue), [9, 2, 3, 1]);
     }
 
     #[test]
     fn those_due_come_soonest_first() {
-        let mut line = Line::default();
-        line.delay(1, 1, Tick(50));
-        line.delay(2, 2, Tick(10));
-        assert_eq!((line.next_deadline(), line.pop_due(Tick(9))), (Tick(10), None));
-        assert_eq!([line.pop_due(Tick(10)), line.pop_due(Tick(10)), line.pop_due(Tick(50))], [Some(2), None, Some(1)]);
-        assert_eq!(line.next_deadline(), Tick::NEVER);
+        let mut queue = RequestQueue::default();
+        queue.delay(1, 1, Tick(50));
+        queue.delay(2, 2, Tick(10));
+        assert_eq!((queue.next_deadline(), queue.pop_due(Tick(9))), (Tick(10), None));
+        assert_eq!(
+            [queue.pop_due(Tick(10)), queue.pop_due(Tick(10)), queue.pop_due(Tick(50))],
+            [Some(2), None, Some(1)]
+        );
+        assert_eq!(queue.next_deadline(), Tick::NEVER);
     }
 
     proptest! {
         /// Nobody is lost or doubled, nobody leaves before the deadline, and all leave soon after it.
         #[test]
         fn every_key_leaves_once(steps in prop::collection::vec((0u8..6, 0u64..300), 1..200)) {
-            let (mut line, mut now, mut model) = (Line::default(), Tick(0), BTreeMap::new());
+            let (mut queue, mut now, mut model) = (RequestQueue::default(), Tick(0), BTreeMap::new());
             for (key, (step, ms)) in steps.into_iter().enumerate() {
                 let deadline = now + ms + 1;
                 match step {
-                    0 | 1 => { line.push(key, deadline); model.insert(key, deadline); }
-                    2 => { line.delay(key, key as u64, deadline); model.insert(key, deadline); }
-                    3 => if let Some(key) = line.pop_front() {
+                    0 | 1 => { queue.push(key, deadline); model.insert(key, deadline); }
+                    2 => { queue.delay(key, key as u64, deadline); model.insert(key, deadline); }
+                    3 => if let Some(key) = queue.pop_front() {
                         prop_assert!(model.remove(&key).is_some());
                     },
-                    4 => line.release(|key| model[&key]),
+                    4 => queue.release(|key| model[&key]),
                     _ => {
                         now = now + ms;
-                        while let Some(key) = line.pop_due(now) {
-                            line.push(key, model[&key]);
+                        while let Some(key) = queue.pop_due(now) {
+                            queue.push(key, model[&key]);
                         }
                         let mut expired = Vec::new();
-                        line.expire(now, |key| model[&key], |key| expired.push(key));
+                        queue.expire(now, |key| model[&key], |key| expired.push(key));
                         for key in expired {
                             prop_assert!(model.remove(&key).is_some_and(|deadline| deadline <= now));
                         }
                         let soon = now + SCAN_INTERVAL_MS;
-                        prop_assert!(model.values().all(|deadline| line.next_deadline() <= soon.max(*deadline)));
+                        prop_assert!(model.values().all(|deadline| queue.next_deadline() <= soon.max(*deadline)));
                     }
                 }
-                prop_assert_eq!(line.len(), model.len());
+                prop_assert_eq!(queue.len(), model.len());
             }
-            let mut left: Vec<_> = line.drain().collect();
+            let mut left: Vec<_> = queue.drain().collect();
             left.sort_unstable();
             prop_assert_eq!(left, model.into_keys().collect::<Vec<_>>());
         }

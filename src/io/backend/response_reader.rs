@@ -5,7 +5,7 @@
 //!   body  │ decoded so far (≤ body_max) │
 //! ```
 //!
-//! No socket here: `io::backend::lane` reads into the buffer and asks. What is not HTTP/1, or is more than allowed, is
+//! No socket here: `io::backend::connection` reads into the buffer and asks. What is not HTTP/1, or is more than allowed, is
 //! a `Failure` as soon as it shows; nothing is allocated by a declared length, and nothing at all once the buffers are
 //! warm.
 
@@ -14,7 +14,7 @@ use crate::wire::http1::{BodyDecoder, BodyError, HeadError, HeadLimits, HeadScan
 
 /// Reads the answers of one connection, one after another.
 #[derive(Default)]
-pub struct AnswerReader {
+pub struct ResponseReader {
     /// Begins where the current answer's head begins.
     buf: Vec<u8>,
     scanner: HeadScanner,
@@ -41,7 +41,7 @@ pub enum Progress {
     },
 }
 
-impl AnswerReader {
+impl ResponseReader {
     /// Takes the buffer out for a read into its spare room, of which there is at least `ROOM_MIN`.
     pub fn take_buffer(&mut self) -> Vec<u8> {
         let mut buf = std::mem::take(&mut self.buf);
@@ -181,7 +181,7 @@ mod tests {
 
     /// Status, body and reusability of all answers in `bytes`, fed in pieces of `piece` bytes, and how it ended.
     fn read(bytes: &[u8], piece: usize, closes: bool) -> (Vec<Answer>, Option<Failure>) {
-        let (mut reader, mut answers) = (AnswerReader::default(), Vec::new());
+        let (mut reader, mut answers) = (ResponseReader::default(), Vec::new());
         for piece in bytes.chunks(piece.max(1)) {
             let mut buf = reader.take_buffer();
             assert!(buf.capacity() - buf.len() >= ROOM_MIN);

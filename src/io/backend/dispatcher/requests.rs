@@ -1,4 +1,4 @@
-//! Flights: jobs that were accepted and not yet given back, and what answers, failures and time mean to them.
+//! Requests: jobs that were accepted and not yet given back, and what answers, failures and time mean to them.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use crate::policy::backend::breaker::Change;
 use crate::policy::backend::{Failure, Permit};
 
 /// A job that was accepted.
-pub(super) struct Flight {
+pub(super) struct PendingRequest {
     pub(super) job: Job,
     pub(super) number: u64,
     pub(super) bytes: usize,
@@ -34,10 +34,10 @@ pub(super) struct Attempt {
 }
 
 impl Dispatcher {
-    // Flights: what a failure means to them.
+    // Requests: what a failure means to them.
 
     pub(super) fn attempt_timed_out(&mut self, key: usize, now: Tick) {
-        let attempt = self.flights[key].attempt.as_ref().expect("it was on a lane");
+        let attempt = self.requests[key].attempt.as_ref().expect("it was on a connection");
         if now >= attempt.full_deadline {
             return self.attempt_failed(key, Failure::Timeout, now);
         }
@@ -52,7 +52,7 @@ impl Dispatcher {
         let attempt = self.end_attempt_with_permit(key);
         let breaker = &mut self.upstreams[attempt.upstream].breaker;
         let change = breaker.failed(attempt.permit, now, &self.options.breaker, &mut self.rng);
-        match self.flights[key].job.retry {
+        match self.requests[key].job.retry {
             Retry::Never => self.give_up(key, GiveUp::Failed(failure)),
             Retry::Until(deadline) if now >= deadline || self.is_shut => self.give_up(key, GiveUp::Deadline),
             Retry::Until(_) => self.delay(key, now),
@@ -62,28 +62,28 @@ impl Dispatcher {
 
     /// Apart with it until its next attempt, or until its deadline if that is sooner.
     pub(super) fn delay(&mut self, key: usize, now: Tick) {
-        let flight = &mut self.flights[key];
-        flight.attempts += 1;
-        let due = (now + self.options.retry.delay_ms(flight.attempts, &mut self.rng)).min(flight.deadline);
-        let (hook, number) = (HookKind::from(flight.job.hook), flight.number);
-        self.line(hook).delay(key, number, due);
+        let request = &mut self.requests[key];
+        request.attempts += 1;
+        let due = (now + self.options.retry.delay_ms(request.attempts, &mut self.rng)).min(request.deadline);
+        let (hook, number) = (HookKind::from(request.job.hook), request.number);
+        self.queue(hook).delay(key, number, due);
         self.arm(due);
     }
 
-    pub(super) fn expire_line(&mut self, hook: HookKind, now: Tick) {
-        while let Some(key) = self.line(hook).pop_due(now) {
-            let deadline = self.flights[key].deadline;
+    pub(super) fn expire_queue(&mut self, hook: HookKind, now: Tick) {
+        while let Some(key) = self.queue(hook).pop_due(now) {
+            let deadline = self.requests[key].deadline;
             if deadline <= now {
                 self.give_up(key, GiveUp::Deadline);
             } else {
-                self.line(hook).push(key, deadline);
+                self.queue(hook).push(key, deadline);
             }
         }
         let mut expired = Vec::new();
-        let Dispatcher { hooks, flights, .. } = self;
-        hooks[hook as usize].line.expire(now, |key| flights[key].deadline, |key| expired.push(key));
+        let Dispatcher { hooks, requests, .. } = self;
+        hooks[hook as usize].queue.expire(now, |key| requests[key].deadline, |key| expired.push(key));
         expired.into_iter().for_each(|key| self.give_up(key, GiveUp::Deadline));
-        let next = self.line(hook).next_deadline();
+        let next = self.queue(hook).next_deadline();
         self.arm(next);
     }
 
@@ -98,9 +98,9 @@ impl Dispatcher {
                 }
             }
             Change::Closed => {
-                for HookState { line, targets, .. } in &mut self.hooks {
+                for HookState { queue, targets, .. } in &mut self.hooks {
                     if targets.iter().any(|target| self.upstreams[target.upstream].breaker.is_closed()) {
-                        line.release(|key| self.flights[key].deadline);
+                        queue.release(|key| self.requests[key].deadline);
                     }
                 }
             }
@@ -112,13 +112,13 @@ impl Dispatcher {
 
     /// All of a hook's backends are down: those who cannot wait are told now rather than at their deadline.
     pub(super) fn give_up_impatient(&mut self, hook: HookKind) {
-        let HookState { targets, line, .. } = &mut self.hooks[hook as usize];
+        let HookState { targets, queue, .. } = &mut self.hooks[hook as usize];
         if targets.iter().any(|target| self.upstreams[target.upstream].breaker.is_closed()) {
             return;
         }
         let mut impatient = Vec::new();
-        line.remove(|key| {
-            let is_impatient = self.flights[key].job.retry == Retry::Never;
+        queue.remove(|key| {
+            let is_impatient = self.requests[key].job.retry == Retry::Never;
             if is_impatient {
                 impatient.push(key);
             }
@@ -145,7 +145,7 @@ impl Dispatcher {
     }
 
     pub(super) fn end_attempt_with_permit(&mut self, key: usize) -> Attempt {
-        let attempt = self.flights[key].attempt.take().expect("it was on a lane");
+        let attempt = self.requests[key].attempt.take().expect("it was on a connection");
         self.upstreams[attempt.upstream].outstanding -= 1;
         attempt
     }
@@ -155,16 +155,16 @@ impl Dispatcher {
         self.upstreams[attempt.upstream].breaker.unused(attempt.permit, Tick(0));
     }
 
-    pub(super) fn take_flight(&mut self, key: usize) -> Flight {
-        let flight = self.flights.remove(key);
-        debug_assert!(flight.attempt.is_none(), "its lane would answer somebody else");
-        self.job_bytes -= flight.bytes;
-        flight
+    pub(super) fn take_request(&mut self, key: usize) -> PendingRequest {
+        let request = self.requests.remove(key);
+        debug_assert!(request.attempt.is_none(), "its connection would answer somebody else");
+        self.job_bytes -= request.bytes;
+        request
     }
 
     pub(super) fn give_up(&mut self, key: usize, reason: GiveUp) {
-        let flight = self.take_flight(key);
-        self.lay_aside(flight.job, flight.number, reason);
+        let request = self.take_request(key);
+        self.lay_aside(request.job, request.number, reason);
     }
 
     pub(super) fn lay_aside(&mut self, job: Job, number: u64, reason: GiveUp) {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Dispatcher;
 use crate::io::backend::UpstreamState;
 use crate::io::backend::options::HookKind;
-use crate::io::backend::queue::Line;
+use crate::io::backend::queue::RequestQueue;
 use crate::io::backend::request_writer::Target;
 use crate::policy::backend::{Balancer, Breaker};
 
@@ -13,7 +13,7 @@ use crate::policy::backend::{Balancer, Breaker};
 pub(super) struct HookState {
     pub(super) targets: Vec<Rc<Target>>,
     pub(super) balancer: Balancer,
-    pub(super) line: Line,
+    pub(super) queue: RequestQueue,
 }
 
 /// One host and port, whichever hooks lead there.
@@ -22,10 +22,10 @@ pub(super) struct Upstream {
     pub(super) port: u16,
     pub(super) breaker: Breaker,
     /// Connections, those that are still being opened included.
-    pub(super) lanes: usize,
+    pub(super) connections: usize,
     /// Last in, first out: few connections stay warm, the others grow old and are closed.
     pub(super) idle: Vec<usize>,
-    /// Flights on its lanes.
+    /// Requests on its connections.
     pub(super) outstanding: usize,
     /// Which of its addresses worked last.
     pub(super) address_hint: usize,
@@ -42,7 +42,7 @@ impl Dispatcher {
                 port: upstream.port,
                 is_closed: upstream.breaker.is_closed(),
                 outstanding: upstream.outstanding,
-                connections: upstream.lanes,
+                connections: upstream.connections,
             })
             .collect()
     }
@@ -59,7 +59,7 @@ impl Dispatcher {
         }
         let retired = self.upstreams.iter().filter(|upstream| upstream.is_retired);
         let idle: Vec<usize> = retired.flat_map(|upstream| upstream.idle.iter().copied()).collect();
-        idle.into_iter().for_each(|lane| self.close_lane(lane));
+        idle.into_iter().for_each(|connection| self.close_connection(connection));
     }
 
     /// The upstream of that host and port, taking the slot of one that is over if there is none.
@@ -72,13 +72,13 @@ impl Dispatcher {
             host: host.into(),
             port,
             breaker: Breaker::default(),
-            lanes: 0,
+            connections: 0,
             idle: Vec::new(),
             outstanding: 0,
             address_hint: 0,
             is_retired: false,
         };
-        match self.upstreams.iter().position(|known| known.is_retired && known.lanes == 0) {
+        match self.upstreams.iter().position(|known| known.is_retired && known.connections == 0) {
             Some(index) => {
                 self.upstreams[index] = upstream;
                 index
