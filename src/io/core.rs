@@ -10,7 +10,7 @@
 
 use super::answers::{Answers, Outlet};
 use super::asks::{self, Asks};
-use super::backend::{Done, Hook, IdempotencyKey, Job, Outcome, Pool, Retry};
+use super::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, IdempotencyKey, Pool, Retry};
 use super::clock::{self, Clock};
 use super::deadlines::Deadlines;
 use super::lines::Lines;
@@ -459,7 +459,7 @@ impl Core {
         let Forward { key, session, message_type, qos, sequence, deadline, identity, cookie, body } = forward;
         let identity = identity.to_hex();
         let text = std::str::from_utf8(&identity).expect("hex is ASCII");
-        let job = Job {
+        let job = HookRequest {
             hook: Hook::Forward { message_type },
             ticket: key.pack(),
             retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
@@ -487,7 +487,7 @@ impl Core {
         if rules.config.close_url.is_empty() {
             return;
         }
-        let job = Job {
+        let job = HookRequest {
             hook: Hook::Close,
             ticket: CLOSE_TICKET,
             retry: Retry::Until(self.clock.now() + CLOSE_DEADLINE_MS),
@@ -512,7 +512,7 @@ impl Core {
             SessionEnd::Dropped => "dropped",
         };
         let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
-        let job = Job {
+        let job = HookRequest {
             hook: Hook::SessionEnded,
             ticket: CLOSE_TICKET,
             retry: Retry::Until(self.clock.now() + CLOSE_DEADLINE_MS),
@@ -529,7 +529,7 @@ impl Core {
     }
 
     /// The pool's sink: a job has come back. A panic here must not end the pool's task.
-    pub fn on_backend(&self, done: Done<'_>) {
+    pub fn on_backend(&self, done: FinishedRequest<'_>) {
         let ticket = done.ticket;
         let handled = catch_unwind(AssertUnwindSafe(|| {
             if ticket == CLOSE_TICKET {
@@ -551,13 +551,13 @@ impl Core {
         }
     }
 
-    fn on_forwarded(&self, key: ConnKey, done: Done<'_>) {
+    fn on_forwarded(&self, key: ConnKey, done: FinishedRequest<'_>) {
         let outcome = match done.outcome {
-            Outcome::Answered { verdict: Verdict::Success | Verdict::Final, head, body } => {
+            HookOutcome::Answered { verdict: Verdict::Success | Verdict::Final, head, body } => {
                 self.apply(key, &Actions::read(head.headers));
                 ForwardOutcome::Answered(body)
             }
-            Outcome::Answered { .. } | Outcome::GaveUp { .. } => ForwardOutcome::Failed,
+            HookOutcome::Answered { .. } | HookOutcome::GaveUp { .. } => ForwardOutcome::Failed,
         };
         let spent = done.request_body;
         self.shard.borrow_mut().handle(Input::Forwarded { key, outcome, spent }, self.clock.now());

@@ -1,7 +1,7 @@
 //! Delivery receipts on their way to the business server: gathered for a moment, then told many at once. What the
 //! backend does not take in time is dropped and counted; nothing waits for it.
 
-use super::backend::{Done, Hook, Job, Outcome, Retry};
+use super::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, Retry};
 use super::clock;
 use super::core::{Core, RECEIPT_TICKET};
 use crate::base::time::Tick;
@@ -89,7 +89,7 @@ impl Core {
         if self.receipts.under_way.get() >= BATCHES_MAX {
             return self.drop_receipts(count);
         }
-        let job = Job {
+        let job = HookRequest {
             hook: Hook::Receipts,
             ticket: RECEIPT_TICKET | count as u64,
             retry: Retry::Until(self.clock.now() + DEADLINE_MS),
@@ -106,9 +106,9 @@ impl Core {
         }
     }
 
-    pub fn on_receipts_told(&self, done: &Done<'_>) {
+    pub fn on_receipts_told(&self, done: &FinishedRequest<'_>) {
         self.receipts.under_way.set(self.receipts.under_way.get() - 1);
-        if !matches!(done.outcome, Outcome::Answered { verdict: Verdict::Success, .. }) {
+        if !matches!(done.outcome, HookOutcome::Answered { verdict: Verdict::Success, .. }) {
             self.drop_receipts((done.ticket & !RECEIPT_TICKET) as usize);
         }
     }

@@ -112,11 +112,11 @@ fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
     let id = usize::from(core.id.0);
     let bell = core.shared.mail[id].clone();
     resolver.on_news(move || bell.ring());
-    Pool::new(backend::Parts {
+    Pool::new(backend::PoolParts {
         options: Options::of(&core.shared.config()),
         stats: core.shared.backend[id].clone(),
         resolver,
-        clock: backend::Clock { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
+        clock: backend::TimeSource { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
         seed: clock::unix_ns() as u64 ^ (id as u64) << 48,
         sink: Rc::new(move |done| {
             if let Some(core) = sink_core.upgrade() {

@@ -1,6 +1,6 @@
 //! From a request to a client: checks the upgrade, asks the business server, answers 101 or says why not.
 
-use super::backend::{Hook, Job, Outcome, Retry};
+use super::backend::{Hook, HookOutcome, HookRequest, Retry};
 use super::clock;
 use super::core::{CONNECT_TICKET, Core};
 use super::moves::{self, Arrival};
@@ -149,7 +149,7 @@ pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>)
         core.handle(Input::Opened { key, response: opening(response, greets) });
     } else {
         let wait = core.connects.open(Connect { key, identity, response, greets, answer: None, waker: None });
-        let job = Job {
+        let job = HookRequest {
             hook: Hook::Connect,
             ticket: CONNECT_TICKET | wait as u64,
             retry: Retry::Never,
@@ -285,13 +285,13 @@ impl Connects {
     }
 
     /// The backend's answer: the client is subscribed and open before anything else can happen to it.
-    pub fn on_answer(&self, core: &Core, wait: u64, outcome: Outcome<'_>) {
+    pub fn on_answer(&self, core: &Core, wait: u64, outcome: HookOutcome<'_>) {
         let (key, identity, response, greets) = {
             let connect = &mut self.0.borrow_mut()[wait as usize];
             (connect.key, connect.identity, std::mem::take(&mut connect.response), connect.greets)
         };
         let answer = match outcome {
-            Outcome::Answered { head, body, .. } => {
+            HookOutcome::Answered { head, body, .. } => {
                 let actions = Actions::read(head.headers);
                 match ConnectAnswer::read(head.status, body) {
                     ConnectAnswer::Accepted => core.accepted(key, identity, &actions, response, greets),
@@ -301,7 +301,7 @@ impl Connects {
                     }
                 }
             }
-            Outcome::GaveUp { .. } => Answer::Failed,
+            HookOutcome::GaveUp { .. } => Answer::Failed,
         };
         let mut connects = self.0.borrow_mut();
         let connect = &mut connects[wait as usize];

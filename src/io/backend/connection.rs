@@ -16,7 +16,7 @@ use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf
 use monoio::net::TcpStream;
 
 use super::response_reader::{Progress, ResponseReader};
-use super::{Done, Inner, Outcome};
+use super::{FinishedRequest, HookOutcome, Inner};
 use crate::io::sys;
 use crate::policy::backend::Failure;
 use crate::wire::http1::ResponseHead;
@@ -163,8 +163,8 @@ fn hand_over(inner: &Inner, connection: usize, head: &ResponseHead<'_>, body: &[
     let answered =
         inner.dispatcher.borrow_mut().connection_answered(connection, head.status, reusable, inner.clock.now());
     if let Some((job, verdict)) = answered {
-        let outcome = Outcome::Answered { verdict, head, body };
-        (inner.sink)(Done { ticket: job.ticket, outcome, request_body: job.body });
+        let outcome = HookOutcome::Answered { verdict, head, body };
+        (inner.sink)(FinishedRequest { ticket: job.ticket, outcome, request_body: job.body });
     }
     inner.deliver();
 }

@@ -22,7 +22,7 @@ use super::options::{HookKind, Options};
 use super::queue::RequestQueue;
 use super::request_writer::{Now, Signer, Target};
 use super::stats::BackendStats;
-use super::{Alarm, GiveUp, Inner, Job, Retry};
+use super::{Alarm, GiveUp, HookRequest, Inner, Retry};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
 use crate::io::backend::resolver::Resolver;
@@ -107,7 +107,7 @@ impl Dispatcher {
     // What the worker asks for.
 
     #[expect(clippy::result_large_err, reason = "the job is moved either way")]
-    pub fn submit(&mut self, job: Job, now: Now<'_>) -> Result<(), Job> {
+    pub fn submit(&mut self, job: HookRequest, now: Now<'_>) -> Result<(), HookRequest> {
         let bytes = job_bytes(&job);
         let is_full =
             self.requests.len() >= self.options.jobs_max || self.job_bytes + bytes > self.options.job_bytes_max;
@@ -316,7 +316,7 @@ impl Dispatcher {
     }
 }
 
-fn job_bytes(job: &Job) -> usize {
+fn job_bytes(job: &HookRequest) -> usize {
     let of = |part: &Option<Rc<[u8]>>| part.as_ref().map_or(0, |part| part.len());
     job.body.len() + of(&job.headers) + job.query.as_ref().map_or(0, |query| query.len())
 }

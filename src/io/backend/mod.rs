@@ -76,7 +76,7 @@ pub enum Retry {
 
 /// One request to be made.
 #[derive(Debug)]
-pub struct Job {
+pub struct HookRequest {
     pub hook: Hook,
     /// Given back with the outcome; the pool does not look at it.
     pub ticket: u64,
@@ -103,16 +103,16 @@ pub struct IdempotencyKey {
 
 /// A job that came back.
 #[derive(Debug)]
-pub struct Done<'a> {
+pub struct FinishedRequest<'a> {
     pub ticket: u64,
-    pub outcome: Outcome<'a>,
+    pub outcome: HookOutcome<'a>,
     /// The job's own body, for reuse.
     pub request_body: Vec<u8>,
 }
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug)]
-pub enum Outcome<'a> {
+pub enum HookOutcome<'a> {
     /// `Verdict::Retry` comes only to jobs that are not, or no longer, retried.
     Answered {
         verdict: Verdict,
@@ -141,14 +141,14 @@ pub enum GiveUp {
 
 /// Gets every job back. Called with no borrow held, so it may submit again; never called from within `submit`,
 /// `reconfigure` or `close`. A panic in it goes through to whoever polls the connection's task: catch it inside.
-pub type Sink = Rc<dyn Fn(Done<'_>)>;
+pub type Sink = Rc<dyn Fn(FinishedRequest<'_>)>;
 
 /// Called when `next_deadline` has become earlier than it last said, so that the worker can set its timer anew. It is
 /// called in the middle of things and must not call the pool.
 pub type Alarm = Box<dyn Fn(Tick)>;
 
 /// Where the time comes from.
-pub struct Clock {
+pub struct TimeSource {
     /// Microseconds since the process's epoch: a thousandth of it is the worker's `Tick`.
     pub monotonic_us: Box<dyn Fn() -> u64>,
     /// Seconds since 1970, for signatures.
@@ -156,11 +156,11 @@ pub struct Clock {
 }
 
 /// What a pool is made of.
-pub struct Parts {
+pub struct PoolParts {
     pub options: Options,
     pub stats: Arc<BackendStats>,
     pub resolver: Resolver,
-    pub clock: Clock,
+    pub clock: TimeSource,
     /// Of jitter, nonces and webhook ids; different in every worker and at every start.
     pub seed: u64,
     pub sink: Sink,
@@ -175,7 +175,7 @@ pub struct Pool(Rc<Inner>);
 struct Inner {
     dispatcher: RefCell<Dispatcher>,
     sink: Sink,
-    clock: Clock,
+    clock: TimeSource,
 }
 
 /// A backend as /serverinfo/ shows it.
@@ -190,8 +190,8 @@ pub struct UpstreamState {
 }
 
 impl Pool {
-    pub fn new(parts: Parts) -> Pool {
-        let Parts { options, stats, resolver, clock, seed, sink, alarm } = parts;
+    pub fn new(parts: PoolParts) -> Pool {
+        let PoolParts { options, stats, resolver, clock, seed, sink, alarm } = parts;
         Pool(Rc::new_cyclic(|me| {
             let dispatcher = RefCell::new(Dispatcher::new(me.clone(), options, stats, resolver, seed, alarm));
             Inner { dispatcher, sink, clock }
@@ -201,7 +201,7 @@ impl Pool {
     /// Accepts a job, or gives it back when the line is full (counted as `line_full`). The sink is not called from
     /// here: what ends at once ends in the next `poll_timers`, and `next_deadline` says so.
     #[expect(clippy::result_large_err, reason = "the job is moved either way")]
-    pub fn submit(&self, job: Job) -> Result<(), Job> {
+    pub fn submit(&self, job: HookRequest) -> Result<(), HookRequest> {
         self.0.dispatcher.borrow_mut().submit(job, self.0.clock.now())
     }
 
@@ -243,13 +243,13 @@ impl Inner {
         let count = self.dispatcher.borrow().given_up.len();
         for _ in 0..count {
             let Some(given) = self.dispatcher.borrow_mut().given_up.pop_front() else { return };
-            let outcome = Outcome::GaveUp { reason: given.reason };
-            (self.sink)(Done { ticket: given.ticket, outcome, request_body: given.body });
+            let outcome = HookOutcome::GaveUp { reason: given.reason };
+            (self.sink)(FinishedRequest { ticket: given.ticket, outcome, request_body: given.body });
         }
     }
 }
 
-impl Clock {
+impl TimeSource {
     fn now(&self) -> Now<'_> {
         let us = (self.monotonic_us)();
         Now { tick: Tick(us / 1000), us, unix_s: &*self.unix_s }

@@ -11,7 +11,7 @@ use crate::config::url::HttpUrl;
 use crate::wire::sign::{self, WebhookKey};
 
 use super::options::HookKind;
-use super::{Hook, Job};
+use super::{Hook, HookRequest};
 
 /// One URL of one hook, taken apart so far as it can be.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Target {
 
     /// Replaces what `out` holds by the request for `job`. `number` tells one job from any other of this pool, and is
     /// the same over all its attempts.
-    pub fn write(&self, out: &mut Vec<u8>, job: &Job, number: u64, signer: &mut Signer, now: Now<'_>) {
+    pub fn write(&self, out: &mut Vec<u8>, job: &HookRequest, number: u64, signer: &mut Signer, now: Now<'_>) {
         out.clear();
         self.write_target(out, job, signer, now);
         out.extend_from_slice(&self.tail);
@@ -83,7 +83,7 @@ impl Target {
         }
     }
 
-    fn write_target(&self, out: &mut Vec<u8>, job: &Job, signer: &mut Signer, now: Now<'_>) {
+    fn write_target(&self, out: &mut Vec<u8>, job: &HookRequest, signer: &mut Signer, now: Now<'_>) {
         let (first, rest) = self.path.split_first().expect("split yields at least one part");
         out.extend_from_slice(first);
         for part in rest {
@@ -159,7 +159,7 @@ impl Signer {
     }
 
     /// The three headers of Standard Webhooks. Its signature covers the body, so it is made anew for every attempt.
-    fn put_webhook_headers(&self, out: &mut Vec<u8>, job: &Job, number: u64, now: Now<'_>) {
+    fn put_webhook_headers(&self, out: &mut Vec<u8>, job: &HookRequest, number: u64, now: Now<'_>) {
         let Some(key) = &self.webhook_key else { return };
         let mut own_id = [0; OWN_ID_LEN];
         let id = match &job.idempotency_key {
@@ -260,8 +260,8 @@ mod tests {
 
     const UNIX_S: u64 = 1_700_000_000;
 
-    fn job(hook: Hook) -> Job {
-        Job {
+    fn job(hook: Hook) -> HookRequest {
+        HookRequest {
             hook,
             ticket: 7,
             retry: Retry::Never,
@@ -274,14 +274,14 @@ mod tests {
         }
     }
 
-    fn written(url: &str, job: &Job, signer: &mut Signer) -> Vec<u8> {
+    fn written(url: &str, job: &HookRequest, signer: &mut Signer) -> Vec<u8> {
         let target = Target::new(job.hook.into(), &HttpUrl::parse(url).unwrap(), 0);
         let mut out = b"rest of before".to_vec();
         target.write(&mut out, job, 42, signer, Now { tick: Tick(5000), us: 5_000_000, unix_s: &|| UNIX_S });
         out
     }
 
-    fn text(url: &str, job: &Job) -> String {
+    fn text(url: &str, job: &HookRequest) -> String {
         String::from_utf8(written(url, job, &mut Signer::new(String::new(), None, Rng::new(1)))).unwrap()
     }
 

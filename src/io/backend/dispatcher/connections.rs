@@ -13,7 +13,7 @@ use crate::io::backend::connection::{self, ConnectionEnd};
 use crate::io::backend::options::HookKind;
 use crate::io::backend::request_writer::Now;
 use crate::io::backend::resolver::Lookup;
-use crate::io::backend::{Hook, Job, Retry};
+use crate::io::backend::{Hook, HookRequest, Retry};
 use crate::policy::backend::{self as policy, Failure, Verdict};
 
 /// One connection.
@@ -110,7 +110,7 @@ impl Dispatcher {
         status: u16,
         is_reusable: bool,
         now: Now<'_>,
-    ) -> Option<(Job, Verdict)> {
+    ) -> Option<(HookRequest, Verdict)> {
         let key = self.connections[connection].request.take()?;
         let Attempt { upstream, permit, started_us, .. } = self.end_attempt_with_permit(key);
         self.stats.answers.add(1);

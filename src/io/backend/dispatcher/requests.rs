@@ -6,13 +6,13 @@ use super::{Dispatcher, GivenUp, HookState};
 use crate::base::time::Tick;
 use crate::io::backend::options::HookKind;
 use crate::io::backend::request_writer::Target;
-use crate::io::backend::{GiveUp, Job, Retry};
+use crate::io::backend::{GiveUp, HookRequest, Retry};
 use crate::policy::backend::breaker::Change;
 use crate::policy::backend::{Failure, Permit};
 
 /// A job that was accepted.
 pub(super) struct PendingRequest {
-    pub(super) job: Job,
+    pub(super) job: HookRequest,
     pub(super) number: u64,
     pub(super) bytes: usize,
     /// When it is given up, whatever happens.
@@ -167,7 +167,7 @@ impl Dispatcher {
         self.lay_aside(request.job, request.number, reason);
     }
 
-    pub(super) fn lay_aside(&mut self, job: Job, number: u64, reason: GiveUp) {
+    pub(super) fn lay_aside(&mut self, job: HookRequest, number: u64, reason: GiveUp) {
         self.stats.gave_up.add(1);
         self.given_up.push_back(GivenUp { ticket: job.ticket, reason, body: job.body, number });
         self.ring(Tick(0));

@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 
 use super::rig::{Backend, Connection, LATE, on_ring};
 use crate::io::backend::resolver::Resolver;
-use crate::io::backend::{BackendStats, Clock, Hook, IdempotencyKey, Job, Options, Parts, Pool};
+use crate::io::backend::{BackendStats, Hook, HookRequest, IdempotencyKey, Options, Pool, PoolParts, TimeSource};
 
 /// The system's allocator, and how often each thread has asked it. Serves every test of this crate.
 struct Counting;
@@ -68,7 +68,7 @@ impl Load {
         let ticket = self.submitted.replace(self.submitted.get() + 1);
         body.clear();
         body.extend_from_slice(b"{\"text\": \"as long as messages are\"}");
-        let job = Job {
+        let job = HookRequest {
             hook: Hook::Forward { message_type: (ticket % 3) as u16 },
             ticket,
             retry: LATE,
@@ -112,12 +112,12 @@ fn a_warm_pool_does_not_allocate() {
             waker: Cell::default(),
         });
         let of_sink = Rc::clone(&load);
-        let pool = Pool::new(Parts {
+        let pool = Pool::new(PoolParts {
             options: Options { security_token: "testtoken".into(), ..backend.options() },
             stats: Arc::new(BackendStats::default()),
             resolver: Resolver::start().expect("a thread"),
             // Within one second: the signature's renewal may allocate, once in each.
-            clock: Clock { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },
+            clock: TimeSource { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },
             seed: 1,
             sink: Rc::new(move |done| of_sink.came_back(done.request_body)),
             alarm: Box::new(|_| {}),

@@ -16,7 +16,9 @@ use std::time::Duration;
 use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
 use crate::io::backend::resolver::Resolver;
-use crate::io::backend::{BackendStats, Clock, GiveUp, Hook, Job, Options, Outcome, Parts, Pool, Retry};
+use crate::io::backend::{
+    BackendStats, GiveUp, Hook, HookOutcome, HookRequest, Options, Pool, PoolParts, Retry, TimeSource,
+};
 use crate::policy::backend::{Failure, Verdict};
 
 /// Runs a test's body as a worker thread runs its own.
@@ -90,18 +92,18 @@ impl Rig {
         let (ended, clock_us) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(1_000_000)));
         let (of_sink, of_alarm, of_clock) = (Rc::clone(&bell), Rc::clone(&bell), Rc::clone(&clock_us));
         let kept = Rc::clone(&ended);
-        let pool = Pool::new(Parts {
+        let pool = Pool::new(PoolParts {
             options,
             stats: Arc::clone(&stats),
             resolver: Resolver::start_with(answer).expect("a thread"),
-            clock: Clock { monotonic_us: Box::new(move || of_clock.get()), unix_s: Box::new(|| 1_700_000_000) },
+            clock: TimeSource { monotonic_us: Box::new(move || of_clock.get()), unix_s: Box::new(|| 1_700_000_000) },
             seed: 11,
             sink: Rc::new(move |done| {
                 let end = match done.outcome {
-                    Outcome::Answered { verdict, head, body } => {
+                    HookOutcome::Answered { verdict, head, body } => {
                         End::Answered { verdict, status: head.status, body: body.to_vec() }
                     }
-                    Outcome::GaveUp { reason } => End::GaveUp(reason),
+                    HookOutcome::GaveUp { reason } => End::GaveUp(reason),
                 };
                 kept.borrow_mut().push((done.ticket, end.clone()));
                 on_done(done.ticket, &end);
@@ -116,7 +118,7 @@ impl Rig {
         Tick(self.clock_us.get() / 1000)
     }
 
-    pub fn submit(&self, job: Job) {
+    pub fn submit(&self, job: HookRequest) {
         assert!(self.pool.submit(job).is_ok(), "there is room");
     }
 
@@ -164,7 +166,7 @@ impl Rig {
     }
 
     /// One job's way out and back.
-    pub async fn ask(&self, job: Job) -> End {
+    pub async fn ask(&self, job: HookRequest) -> End {
         let (before, ticket) = (self.ended.borrow().len(), job.ticket);
         self.submit(job);
         self.until_ended(before + 1).await;
@@ -177,8 +179,8 @@ impl Rig {
 const QUIET: Duration = Duration::from_millis(2);
 const QUIET_TURNS_MAX: u32 = 5000;
 
-pub fn forward(ticket: u64, retry: Retry) -> Job {
-    Job {
+pub fn forward(ticket: u64, retry: Retry) -> HookRequest {
+    HookRequest {
         hook: Hook::Forward { message_type: 7 },
         ticket,
         retry,
@@ -191,8 +193,8 @@ pub fn forward(ticket: u64, retry: Retry) -> Job {
     }
 }
 
-pub fn connect(ticket: u64) -> Job {
-    Job { hook: Hook::Connect, body: Vec::new(), ..forward(ticket, Retry::Never) }
+pub fn connect(ticket: u64) -> HookRequest {
+    HookRequest { hook: Hook::Connect, body: Vec::new(), ..forward(ticket, Retry::Never) }
 }
 
 /// Long enough for any retry of a test that is not about deadlines.
