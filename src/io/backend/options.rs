@@ -8,7 +8,7 @@ use crate::config::url::HttpUrl;
 use crate::policy::backend::{Backoff, BreakerLimits};
 use crate::wire::sign::WebhookKey;
 
-use super::Hook;
+use super::hook::HookKind;
 
 /// All of it can be changed while the pool runs, see `Pool::reconfigure`. Times are milliseconds.
 #[derive(Clone, Debug)]
@@ -88,30 +88,6 @@ impl Options {
 impl Default for Options {
     fn default() -> Options {
         Options::of(&Config::default())
-    }
-}
-
-/// A hook without its parameters: each has its URLs and its line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookKind {
-    Connect,
-    Forward,
-    Close,
-    Receipts,
-}
-
-impl HookKind {
-    pub const ALL: [HookKind; 4] = [HookKind::Connect, HookKind::Forward, HookKind::Close, HookKind::Receipts];
-}
-
-impl From<Hook> for HookKind {
-    fn from(hook: Hook) -> HookKind {
-        match hook {
-            Hook::Connect => HookKind::Connect,
-            Hook::Forward { .. } => HookKind::Forward,
-            Hook::Close | Hook::SessionEnded => HookKind::Close,
-            Hook::Receipts => HookKind::Receipts,
-        }
     }
 }
 

@@ -6,18 +6,16 @@
 use std::io::Write;
 
 use crate::base::rng::Rng;
-use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
 use crate::wire::sign::{self, WebhookKey};
 
-use super::options::HookKind;
-use super::{Hook, HookRequest};
+use super::dispatch::ids::RequestNumber;
+use super::hook::{Hook, HookKind, HookRequest};
+use super::time_source::Now;
 
 /// One URL of one hook, taken apart so far as it can be.
 #[derive(Debug)]
 pub struct Target {
-    /// Index into the pool's upstreams.
-    pub upstream: usize,
     /// The path around each `{message_type}`, method first: `POST /m/` and `/`.
     path: Vec<Box<[u8]>>,
     has_query: bool,
@@ -26,7 +24,7 @@ pub struct Target {
 }
 
 impl Target {
-    pub fn new(hook: HookKind, url: &HttpUrl, upstream: usize) -> Target {
+    pub fn new(hook: HookKind, url: &HttpUrl) -> Target {
         let method = match hook {
             HookKind::Forward | HookKind::Receipts => "POST",
             HookKind::Connect | HookKind::Close => "GET",
@@ -46,7 +44,6 @@ impl Target {
             tail.push_str("Content-Type: application/json\r\n");
         }
         Target {
-            upstream,
             path: path.split("{message_type}").map(|part| part.as_bytes().into()).collect(),
             has_query: url.path_and_query.contains('?'),
             tail: tail.into_bytes().into(),
@@ -55,7 +52,14 @@ impl Target {
 
     /// Replaces what `out` holds by the request for `job`. `number` tells one job from any other of this pool, and is
     /// the same over all its attempts.
-    pub fn write(&self, out: &mut Vec<u8>, job: &HookRequest, number: u64, signer: &mut Signer, now: Now<'_>) {
+    pub fn write(
+        &self,
+        out: &mut Vec<u8>,
+        job: &HookRequest,
+        number: RequestNumber,
+        signer: &mut Signer,
+        now: Now<'_>,
+    ) {
         out.clear();
         self.write_target(out, job, signer, now);
         out.extend_from_slice(&self.tail);
@@ -109,15 +113,6 @@ impl Target {
     }
 }
 
-/// The time, read once for everything that one input sets off, and where Unix time is to be had when it is needed.
-#[derive(Clone, Copy)]
-pub struct Now<'a> {
-    pub tick: Tick,
-    /// The same in microseconds.
-    pub us: u64,
-    pub unix_s: &'a dyn Fn() -> u64,
-}
-
 /// Signs requests by both schemes.
 pub struct Signer {
     token: String,
@@ -159,13 +154,13 @@ impl Signer {
     }
 
     /// The three headers of Standard Webhooks. Its signature covers the body, so it is made anew for every attempt.
-    fn put_webhook_headers(&self, out: &mut Vec<u8>, job: &HookRequest, number: u64, now: Now<'_>) {
+    fn put_webhook_headers(&self, out: &mut Vec<u8>, job: &HookRequest, number: RequestNumber, now: Now<'_>) {
         let Some(key) = &self.webhook_key else { return };
         let mut own_id = [0; OWN_ID_LEN];
         let id = match &job.idempotency_key {
             Some(key) => key.as_str(),
             None => {
-                write!(&mut own_id[..], "{:016x}-{number:016x}", self.instance).expect("fits");
+                write!(&mut own_id[..], "{:016x}-{:016x}", self.instance, number.0).expect("fits");
                 str::from_utf8(&own_id).expect("hex is ASCII")
             }
         };
@@ -255,7 +250,8 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::io::backend::{IdempotencyKey, Retry};
+    use crate::base::time::Tick;
+    use crate::io::backend::hook::{IdempotencyKey, Retry};
     use crate::wire::http1::{BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
 
     const UNIX_S: u64 = 1_700_000_000;
@@ -275,9 +271,15 @@ mod tests {
     }
 
     fn written(url: &str, job: &HookRequest, signer: &mut Signer) -> Vec<u8> {
-        let target = Target::new(job.hook.into(), &HttpUrl::parse(url).unwrap(), 0);
+        let target = Target::new(job.hook.into(), &HttpUrl::parse(url).unwrap());
         let mut out = b"rest of before".to_vec();
-        target.write(&mut out, job, 42, signer, Now { tick: Tick(5000), us: 5_000_000, unix_s: &|| UNIX_S });
+        target.write(
+            &mut out,
+            job,
+            RequestNumber(42),
+            signer,
+            Now { tick: Tick(5000), us: 5_000_000, unix_s: &|| UNIX_S },
+        );
         out
     }
 
