@@ -3,16 +3,17 @@
 
 use crate::base::id::ShardId;
 use crate::config::Config;
-pub use crate::io::events::block_signals;
-use crate::io::events::{self, Event, EventReceiver, Over};
-use crate::io::mailbox::{MailReceiver, mailbox};
-use crate::io::moves::Moves;
-use crate::io::repeats::Repeats;
+use crate::io::api::idempotent::Repeats;
+use crate::io::handover::worker::Moves;
 use crate::io::resolve::Resolver;
-use crate::io::shared::{Counters, Mail, Presence, Shared};
-use crate::io::shelf::Shelf;
-use crate::io::store::{self as io_store, StoreThread};
-use crate::io::{clock, sys};
+use crate::io::runtime::clock;
+pub use crate::io::runtime::events::block_signals;
+use crate::io::runtime::events::{self, Event, EventReceiver, Over};
+use crate::io::runtime::mailbox::{MailReceiver, mailbox};
+use crate::io::runtime::sys;
+use crate::io::store::inbox::Shelf;
+use crate::io::store::thread::{self as io_store, StoreThread};
+use crate::io::worker::shared::{Counters, Mail, Presence, Shared};
 use crate::policy::admission::Admission;
 pub use crate::shard::Mode;
 use crate::shard::command::StoredSession;

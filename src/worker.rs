@@ -4,13 +4,13 @@
 //! fan-out → outputs → one write per connection that has something to write → the timer → park.
 
 use crate::base::id::ShardId;
-use crate::io::events::Event;
-use crate::io::mailbox::MailReceiver;
 use crate::io::resolve::Resolver;
-use crate::io::rules::Rules;
-use crate::io::shared::{Mail, Shared};
-use crate::io::sys;
-use crate::io::tasks::{self, Parts};
+use crate::io::runtime::events::Event;
+use crate::io::runtime::mailbox::MailReceiver;
+use crate::io::runtime::sys;
+use crate::io::worker::rules::Rules;
+use crate::io::worker::shared::{Mail, Shared};
+use crate::io::worker::tasks::{self, Parts};
 use crate::shard::Mode;
 use crate::shard::command::StoredSession;
 use std::io;

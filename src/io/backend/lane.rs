@@ -17,7 +17,7 @@ use monoio::net::TcpStream;
 
 use super::response::{AnswerReader, Progress};
 use super::{Done, Inner, Outcome};
-use crate::io::sys;
+use crate::io::runtime::sys;
 use crate::policy::backend::Failure;
 use crate::wire::http1::ResponseHead;
 

@@ -7,10 +7,10 @@
 //!                                                └─► the caller takes no more: a task sends on, until a deadline
 //! ```
 
-use super::clock;
-use super::deadlines::{Deadlines, Watch};
-use super::socket::Socket;
-use super::sys;
+use crate::io::runtime::clock;
+use crate::io::runtime::deadlines::{Deadlines, Watch};
+use crate::io::runtime::socket::Socket;
+use crate::io::runtime::sys;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};

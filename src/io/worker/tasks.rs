@@ -4,19 +4,19 @@
 //! accept ─► serve/session (one per connection)        mail, writable, keep_time ─► turn: the end of a turn
 //! ```
 
-use super::backend::{self, Options, Pool};
-use super::clock;
-use super::core::Core;
-use super::events::Event;
-use super::mailbox::MailReceiver;
-use super::moves;
-use super::resolve::Resolver;
-use super::rules::{Rules, ms};
-use super::serve::{self, Side};
-use super::shared::{Counters, Mail, Shared};
-use super::socket::Socket;
-use super::sys;
 use crate::base::id::ShardId;
+use crate::io::backend::{self, Options, Pool};
+use crate::io::handover::worker;
+use crate::io::http::serve::{self, Side};
+use crate::io::resolve::Resolver;
+use crate::io::runtime::clock;
+use crate::io::runtime::events::Event;
+use crate::io::runtime::mailbox::MailReceiver;
+use crate::io::runtime::socket::Socket;
+use crate::io::runtime::sys;
+use crate::io::worker::rules::{Rules, ms};
+use crate::io::worker::shared::{Counters, Mail, Shared};
+use crate::io::worker::turn::Core;
 use crate::shard::DrainScope;
 use crate::shard::command::StoredSession;
 use monoio::net::TcpListener;
@@ -80,7 +80,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
             monoio::spawn(async move {
                 loop {
                     door.readable().await;
-                    moves::let_in(&core);
+                    worker::let_in(&core);
                 }
             });
         }

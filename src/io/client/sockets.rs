@@ -4,9 +4,9 @@
 //! Writes are direct: one `send` per connection and turn, of all frames that wait. A socket that takes no more is put
 //! into an epoll set, which one task of the worker waits for: a blocked client costs no task and no buffer.
 
-use super::socket::Pollable;
-use super::sys;
 use crate::base::id::ConnKey;
+use crate::io::runtime::socket::Pollable;
+use crate::io::runtime::sys;
 use crate::shard::Shard;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
