@@ -10,6 +10,7 @@ use crate::io::runtime::clock;
 pub use crate::io::runtime::events::block_signals;
 use crate::io::runtime::events::{self, Event, EventReceiver, Over};
 use crate::io::runtime::mailbox::{MailReceiver, mailbox};
+use crate::io::runtime::net;
 use crate::io::runtime::sys;
 use crate::io::store::inbox::Shelf;
 use crate::io::store::thread::{self as io_store, StoreThread};
@@ -309,7 +310,7 @@ fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
 
 /// Fails when somebody listens there already, which SO_REUSEPORT alone would not notice. Port 0 becomes a free one.
 fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
-    let probe: TcpListener = sys::listen(address, false)?;
+    let probe: TcpListener = net::listen(address, false)?;
     probe.local_addr()
 }
 

@@ -7,6 +7,7 @@ use crate::base::id::ShardId;
 use crate::io::resolve::Resolver;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailReceiver;
+use crate::io::runtime::net;
 use crate::io::runtime::sys;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::{Mail, Shared};
@@ -48,10 +49,10 @@ fn serve_until_drained(start: Start) -> io::Result<()> {
     }
     sys::unshare_files().map_err(|error| named(error, "a descriptor table of its own"))?;
     sys::close_all_but(&shared.inherited).map_err(|error| named(error, "/proc/thread-self/fd"))?;
-    let listener = sys::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
+    let listener = net::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
     let admin = match admin_listen {
         Some(address) => {
-            Some(sys::listen(address, true).map_err(|error| named(error, &format!("admin_listen {address}")))?)
+            Some(net::listen(address, true).map_err(|error| named(error, &format!("admin_listen {address}")))?)
         }
         None => None,
     };

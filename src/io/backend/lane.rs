@@ -17,7 +17,7 @@ use monoio::net::TcpStream;
 
 use super::response::{AnswerReader, Progress};
 use super::{Done, Inner, Outcome};
-use crate::io::runtime::sys;
+use crate::io::runtime::net;
 use crate::policy::backend::Failure;
 use crate::wire::http1::ResponseHead;
 
@@ -174,7 +174,7 @@ pub(super) async fn send_rest(
 
 /// One `send` that does not wait: how much of `bytes` the kernel has taken.
 pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    match sys::send(fd, bytes) {
+    match net::send(fd, bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
         result => result,
     }
@@ -184,7 +184,7 @@ pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
 /// nothing.
 pub fn shutdown(fd: RawFd) {
     if fd >= 0 {
-        sys::shutdown(fd);
+        net::shutdown(fd);
     }
 }
 

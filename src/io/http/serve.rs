@@ -6,8 +6,8 @@ use crate::io::client::upgrade;
 use crate::io::http::response::{Response, plain};
 use crate::io::http::responses::Outlet;
 use crate::io::runtime::deadlines::Watch;
+use crate::io::runtime::net;
 use crate::io::runtime::socket::Socket;
-use crate::io::runtime::sys;
 use crate::io::worker::rules::ms;
 use crate::io::worker::turn::Core;
 use crate::policy::api::Route;
@@ -383,7 +383,7 @@ impl Connection {
     /// bytes resets the connection and may take the answer with it.
     async fn linger(&mut self) {
         self.written().await;
-        sys::shutdown_write(self.socket.fd());
+        net::shutdown_write(self.socket.fd());
         self.due_in(LINGER_MS);
         let mut left = LINGER_BYTES;
         loop {

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod deadlines;
 pub mod events;
 pub mod mailbox;
+pub mod net;
 pub mod notify;
 pub mod oneshot;
 pub mod socket;
