@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         Some(Other::Echo { port }) => echo(port.or(command.serve.port)),
         Some(Other::Audit(command)) => {
             // A thread per client and per caller: a huge page for the few bytes of each would make a gigabyte of 400.
-            rainbow::io::sys::forgo_huge_pages();
+            rainbow::io::runtime::sys::forgo_huge_pages();
             match command.execute() {
                 Ok(clean) => end(clean),
                 Err(error) => fail(&format!("audit: {error}")),

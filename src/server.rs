@@ -3,16 +3,18 @@
 
 use crate::base::id::ShardId;
 use crate::config::Config;
+use crate::io::api::idempotent::Repeats;
 use crate::io::backend::resolver::Resolver;
-pub use crate::io::events::block_signals;
-use crate::io::events::{self, Event, EventReceiver, Over};
-use crate::io::mailbox::{MailReceiver, mailbox};
-use crate::io::moves::Moves;
-use crate::io::repeats::Repeats;
-use crate::io::shared::{Counters, Mail, Presence, Shared};
-use crate::io::shelf::Shelf;
-use crate::io::store::{self as io_store, StoreThread};
-use crate::io::{clock, sys};
+use crate::io::handover::worker::Moves;
+use crate::io::runtime::clock;
+pub use crate::io::runtime::events::block_signals;
+use crate::io::runtime::events::{self, Event, EventReceiver, Over};
+use crate::io::runtime::mailbox::{MailReceiver, mailbox};
+use crate::io::runtime::net;
+use crate::io::runtime::sys;
+use crate::io::store::inbox::Shelf;
+use crate::io::store::thread::{self as io_store, StoreThread};
+use crate::io::worker::shared::{Counters, Mail, Presence, Shared};
 use crate::policy::admission::Admission;
 pub use crate::shard::Mode;
 use crate::shard::command::StoredSession;
@@ -308,7 +310,7 @@ fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
 
 /// Fails when somebody listens there already, which SO_REUSEPORT alone would not notice. Port 0 becomes a free one.
 fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
-    let probe: TcpListener = sys::listen(address, false)?;
+    let probe: TcpListener = net::listen(address, false)?;
     probe.local_addr()
 }
 

@@ -5,12 +5,13 @@
 
 use crate::base::id::ShardId;
 use crate::io::backend::resolver::Resolver;
-use crate::io::events::Event;
-use crate::io::mailbox::MailReceiver;
-use crate::io::rules::Rules;
-use crate::io::shared::{Mail, Shared};
-use crate::io::sys;
-use crate::io::tasks::{self, Parts};
+use crate::io::runtime::events::Event;
+use crate::io::runtime::mailbox::MailReceiver;
+use crate::io::runtime::net;
+use crate::io::runtime::sys;
+use crate::io::worker::rules::Rules;
+use crate::io::worker::shared::{Mail, Shared};
+use crate::io::worker::tasks::{self, Parts};
 use crate::shard::Mode;
 use crate::shard::command::StoredSession;
 use std::io;
@@ -48,10 +49,10 @@ fn serve_until_drained(start: Start) -> io::Result<()> {
     }
     sys::unshare_files().map_err(|error| named(error, "a descriptor table of its own"))?;
     sys::close_all_but(&shared.inherited).map_err(|error| named(error, "/proc/thread-self/fd"))?;
-    let listener = sys::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
+    let listener = net::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
     let admin = match admin_listen {
         Some(address) => {
-            Some(sys::listen(address, true).map_err(|error| named(error, &format!("admin_listen {address}")))?)
+            Some(net::listen(address, true).map_err(|error| named(error, &format!("admin_listen {address}")))?)
         }
         None => None,
     };

@@ -3,7 +3,7 @@
 use divan::Bencher;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
-use rainbow::io::mailbox::{MailReceiver, MailSender, mailbox};
+use rainbow::io::runtime::mailbox::{MailReceiver, MailSender, mailbox};
 use rainbow::shard::arena::List;
 use rainbow::shard::channels::Channels;
 use rainbow::shard::wheel::Wheel;
@@ -139,7 +139,7 @@ fn send(to: &MailSender<u64>, letter: u64) {
     to.try_send(letter).expect("there is room");
 }
 
-async fn receive(from: &MailReceiver<u64>, pollable: &rainbow::io::socket::Pollable) -> u64 {
+async fn receive(from: &MailReceiver<u64>, pollable: &rainbow::io::runtime::socket::Pollable) -> u64 {
     loop {
         if let Some(letter) = from.try_recv() {
             return letter;

@@ -1,12 +1,13 @@
 //! The server in figures: /info/ (JSON, what the page at /serverinfo/ shows) and /metrics (Prometheus text).
 
-use super::backend::{BackendStats, HistogramTotal, UpstreamState};
-use super::core::Core;
-use super::response::{Response, plain};
-use super::shared::Counters;
-use super::store::StoreSender;
-use super::{clock, sys};
 use crate::config::StoreKind;
+use crate::io::backend::{BackendStats, HistogramTotal, UpstreamState};
+use crate::io::http::response::{Response, plain};
+use crate::io::runtime::clock;
+use crate::io::runtime::sys;
+use crate::io::store::thread::StoreSender;
+use crate::io::worker::shared::Counters;
+use crate::io::worker::turn::Core;
 use crate::shard::{Figures, Query, Reply, Stats};
 use crate::store::State;
 use prometheus_client::collector::Collector;

@@ -7,7 +7,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use super::dispatch::tasks::ConnectionEnd;
 use super::hook::HookOutcome;
 use super::response_reader::{Progress, ResponseReader};
 use super::shared_dispatcher::SharedDispatcher;
+use crate::io::runtime::net::Connecting;
 use crate::policy::backend::Failure;
 use crate::wire::http1::ResponseHead;
 
@@ -71,12 +71,12 @@ impl ConnectionTask {
     }
 
     async fn connect_to_one(&self, address: SocketAddr, is_last: bool) -> io::Result<TcpStream> {
-        let (connection, socket) = (self.connection, begin_connect(address)?);
-        let fd = socket.as_raw_fd();
+        let (connection, connecting) = (self.connection, Connecting::begin(address)?);
+        let fd = connecting.fd();
         if !self.dispatcher.with_now(|dispatcher, now| dispatcher.connecting(connection, fd, is_last, now)) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let result = finish_connect(socket, fd).await;
+        let result = connecting.finish().await;
         if result.is_err() {
             self.dispatcher.with(|dispatcher| dispatcher.address_failed(connection));
         }
@@ -140,76 +140,4 @@ impl ConnectionTask {
         }
         self.dispatcher.deliver_given_up();
     }
-}
-
-async fn finish_connect(socket: OwnedFd, fd: RawFd) -> io::Result<TcpStream> {
-    let socket = std::net::TcpStream::from(socket);
-    // Only the connect had to return at once; a read through the ring has to wait.
-    socket.set_nonblocking(false)?;
-    let stream = TcpStream::from_std(socket)?;
-    stream.writable(false).await?;
-    socket_error(fd)?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// A socket whose connection to `address` is under way. monoio's own `connect` would hide it until it stands, and then
-/// nobody could end it in time.
-fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: takes numbers only.
-    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let result = match address {
-        SocketAddr::V4(address) => {
-            let name = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-                sin_zero: [0; 8],
-            };
-            connect_to(fd, &name)
-        }
-        SocketAddr::V6(address) => {
-            let name = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: address.port().to_be(),
-                sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                sin6_scope_id: address.scope_id(),
-            };
-            connect_to(fd, &name)
-        }
-    };
-    result?;
-    Ok(socket)
-}
-
-/// `name` is a `sockaddr_in` or `sockaddr_in6`.
-fn connect_to<T>(fd: RawFd, name: &T) -> io::Result<()> {
-    // SAFETY: the pointer and length are those of a live value, which the kernel only reads, and only during the call.
-    let result = unsafe { libc::connect(fd, (&raw const *name).cast(), size_of::<T>() as libc::socklen_t) };
-    if result == 0 {
-        return Ok(());
-    }
-    match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
-        error => Err(error),
-    }
-}
-
-/// How the connect ended.
-fn socket_error(fd: RawFd) -> io::Result<()> {
-    let (mut code, mut len): (libc::c_int, _) = (0, size_of::<libc::c_int>() as libc::socklen_t);
-    // SAFETY: both pointers are those of live variables of the right sizes, which the kernel writes during the call.
-    let result =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut code).cast(), &raw mut len) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
 }

@@ -19,7 +19,7 @@ use slab::Slab;
 
 use super::ids::{ConnectionIndex, ConnectionSerial, RequestIndex, UpstreamIndex};
 use crate::base::time::Tick;
-use crate::io::sys;
+use crate::io::runtime::net;
 
 #[derive(Default)]
 pub struct Connections {
@@ -295,7 +295,7 @@ impl UpstreamConnection {
     /// Ends both directions, which ends reads, writes and connects that are under way.
     fn shutdown(&self) {
         if let Some(fd) = self.fd {
-            sys::shutdown(fd);
+            net::shutdown(fd);
         }
     }
 
@@ -308,7 +308,7 @@ impl UpstreamConnection {
 
 /// One `send` that does not wait: how much of `bytes` the kernel has taken.
 fn send_some(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    match sys::send(fd, bytes) {
+    match net::send(fd, bytes) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
         result => result,
     }

@@ -4,24 +4,23 @@
 //! accept ─► serve/session (one per connection)        mail, writable, keep_time ─► turn: the end of a turn
 //! ```
 
-use super::backend::resolver::Resolver;
-use super::backend::{self, Options, Pool};
-use super::clock;
-use super::core::Core;
-use super::events::Event;
-use super::mailbox::MailReceiver;
-use super::moves;
-use super::rules::{Rules, ms};
-use super::serve::{self, Side};
-use super::shared::{Counters, Mail, Shared};
-use super::socket::Socket;
-use super::sys;
 use crate::base::id::ShardId;
+use crate::io::backend::resolver::Resolver;
+use crate::io::backend::{self, Options, Pool};
+use crate::io::handover::worker;
+use crate::io::http::serve::{self, Side};
+use crate::io::runtime::clock;
+use crate::io::runtime::events::Event;
+use crate::io::runtime::mailbox::MailReceiver;
+use crate::io::runtime::net::{self, Listener};
+use crate::io::runtime::socket::Socket;
+use crate::io::worker::rules::{Rules, ms};
+use crate::io::worker::shared::{Counters, Mail, Shared};
+use crate::io::worker::turn::Core;
 use crate::shard::DrainScope;
 use crate::shard::command::StoredSession;
-use monoio::net::TcpListener;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,9 +58,9 @@ pub fn run(parts: Parts) -> io::Result<()> {
         let listeners: Vec<RawFd> =
             [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
         let side = if admin.is_some() { Side::Public } else { Side::Whole };
-        monoio::spawn(accept(core.clone(), TcpListener::from_std(listener)?, side));
+        monoio::spawn(accept(core.clone(), Listener::new(listener)?, side));
         if let Some(admin) = admin {
-            monoio::spawn(accept(core.clone(), TcpListener::from_std(admin)?, Side::Admin));
+            monoio::spawn(accept(core.clone(), Listener::new(admin)?, Side::Admin));
         }
         let bell = core.mail.pollable()?;
         let mail = core.clone();
@@ -80,7 +79,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
             monoio::spawn(async move {
                 loop {
                     door.readable().await;
-                    moves::let_in(&core);
+                    worker::let_in(&core);
                 }
             });
         }
@@ -131,20 +130,16 @@ fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
     })
 }
 
-async fn accept(core: Rc<Core>, listener: TcpListener, side: Side) {
+async fn accept(core: Rc<Core>, listener: Listener, side: Side) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                // SAFETY: the number has just been given up by the stream, and nobody else knows it.
-                let fd = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
-                match Socket::new(fd) {
-                    Ok(socket) => {
-                        let task = serve::run(core.clone(), socket, peer.ip(), side);
-                        monoio::spawn(core.clone().caught(Box::pin(task)));
-                    }
-                    Err(error) => warn!(%error, "a new connection was lost"),
+            Ok((fd, peer)) => match Socket::new(fd) {
+                Ok(socket) => {
+                    let task = serve::run(core.clone(), socket, peer.ip(), side);
+                    monoio::spawn(core.clone().caught(Box::pin(task)));
                 }
-            }
+                Err(error) => warn!(%error, "a new connection was lost"),
+            },
             Err(_) if core.shared.is_draining() => return,
             Err(error) => {
                 core.count(|counters: &Counters| &counters.accept_errors);
@@ -195,7 +190,7 @@ async fn drain(core: &Rc<Core>, listeners: &[RawFd]) {
     let begun = clock::monotonic();
     let (patience, over) = (begun + timeout / 2, begun + timeout.saturating_sub(DRAIN_RESERVE_MS));
     for &listener in listeners {
-        sys::shutdown(listener);
+        net::shutdown(listener);
     }
     let clients = core.close_some(0, DrainScope::All);
     let per_step = (clients * DRAIN_STEP_MS as usize / (timeout / 4).max(1) as usize).max(DRAIN_LEAST_PER_STEP);

@@ -8,25 +8,25 @@
 //! The turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring brought is in
 //! the outboxes before the first of them is written.
 
-use super::answers::{Answers, Outlet};
-use super::asks::{self, Asks};
-use super::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, IdempotencyKey, Pool, Retry};
-use super::clock::{self, Clock};
-use super::deadlines::Deadlines;
-use super::lines::Lines;
-use super::mailbox::{Bells, MailReceiver};
-use super::notify::Notify;
-use super::receipts::Receipts;
-use super::rules::Rules;
-use super::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
-use super::shelf::News;
-use super::storebox::{self, StoreBox};
-use super::sys;
-use super::upgrade::Connects;
-use super::waits::Waits;
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
+use crate::io::api::gather::{self, Asks};
+use crate::io::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, IdempotencyKey, Pool, Retry};
+use crate::io::client::sockets::Lines;
+use crate::io::client::upgrade::Connects;
+use crate::io::hooks::receipts::Receipts;
+use crate::io::http::responses::{Answers, Outlet};
+use crate::io::runtime::clock::{self, Clock};
+use crate::io::runtime::deadlines::Deadlines;
+use crate::io::runtime::mailbox::{Bells, MailReceiver};
+use crate::io::runtime::notify::Notify;
+use crate::io::runtime::oneshot::Waits;
+use crate::io::runtime::sys;
+use crate::io::store::inbox::News;
+use crate::io::store::queue::{self, StoreBox};
+use crate::io::worker::rules::Rules;
+use crate::io::worker::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
 use crate::policy::api::Targets;
 use crate::policy::backend::{Actions, Verdict};
 use crate::shard::channels::name_hash;
@@ -79,7 +79,7 @@ pub struct Core {
     bells: Bells,
     /// Told to close everything; the drain task waits for it.
     pub drain: Notify,
-    pub(super) shard: RefCell<Shard>,
+    pub(crate) shard: RefCell<Shard>,
     rules: RefCell<Rc<Rules>>,
     pool: OnceCell<Pool>,
     /// Mail that a full box did not take; bounded by the questions that are open and by the connections that moved.
@@ -106,7 +106,7 @@ impl Core {
                     .store
                     .get()
                     .cloned()
-                    .map(|sender| -> storebox::Slot { Box::new(move |request| sender.try_send(request)) }),
+                    .map(|sender| -> queue::Slot { Box::new(move |request| sender.try_send(request)) }),
             ),
             attaches: Waits::default(),
             claims: Waits::default(),
@@ -393,7 +393,7 @@ impl Core {
         let rules = Rules::new(config, self.rules().mode);
         self.shard.borrow_mut().set_settings(rules.settings());
         self.asks.set_max(rules.config.calls_max);
-        self.pool().reconfigure(super::backend::Options::of(&rules.config));
+        self.pool().reconfigure(crate::io::backend::Options::of(&rules.config));
         *self.rules.borrow_mut() = Rc::new(rules);
         self.turn.notify();
     }
@@ -423,7 +423,7 @@ impl Core {
     }
 
     fn reply(&self, ticket: QueryId, reply: Reply) {
-        let whose = asks::asker(ticket);
+        let whose = gather::asker(ticket);
         if whose == self.id {
             return self.asks.resolve(ticket, reply);
         }

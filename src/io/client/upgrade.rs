@@ -1,14 +1,14 @@
 //! From a request to a client: checks the upgrade, asks the business server, answers 101 or says why not.
 
-use super::backend::{Hook, HookOutcome, HookRequest, Retry};
-use super::clock;
-use super::core::{CONNECT_TICKET, Core};
-use super::moves::{self, Arrival};
-use super::response::{Response, plain};
-use super::rules::Rules;
-use super::session;
-use super::socket::Socket;
 use crate::base::id::{ConnKey, Identity, ShardId};
+use crate::io::backend::{Hook, HookOutcome, HookRequest, Retry};
+use crate::io::client::task;
+use crate::io::handover::worker::{self, Arrival};
+use crate::io::http::response::{Response, plain};
+use crate::io::runtime::clock;
+use crate::io::runtime::socket::Socket;
+use crate::io::worker::rules::Rules;
+use crate::io::worker::turn::{CONNECT_TICKET, Core};
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::backend::{Actions, ConnectAnswer};
 use crate::shard::command::{SessionId, StoreError};
@@ -176,7 +176,7 @@ pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>)
             Answer::Moves(joining) => {
                 let arrival = Arrival { identity, stub: key, joining: *joining, early, place };
                 // Boxed: seldom, and larger than all the rest.
-                return Box::pin(moves::hand_over(&core, key, socket, arrival)).await;
+                return Box::pin(worker::hand_over(&core, key, socket, arrival)).await;
             }
             Answer::Refused => {
                 core.count(|counters| &counters.connect_refused);
@@ -195,7 +195,7 @@ pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>)
         }
     }
     debug!(%identity, "open");
-    monoio::spawn(session::run(core, socket, key, early, place));
+    monoio::spawn(task::run(core, socket, key, early, place));
     Ok(())
 }
 

@@ -1,15 +1,15 @@
 //! One HTTP connection: heads and bodies under deadlines, then a client's upgrade, a call, or a page. It ends when the
 //! peer or we say so, or when the socket becomes a client's session.
 
-use super::answers::Outlet;
-use super::calls;
-use super::core::Core;
-use super::deadlines::Watch;
-use super::response::{Response, plain};
-use super::rules::ms;
-use super::socket::Socket;
-use super::sys;
-use super::upgrade;
+use crate::io::api::calls;
+use crate::io::client::upgrade;
+use crate::io::http::response::{Response, plain};
+use crate::io::http::responses::Outlet;
+use crate::io::runtime::deadlines::Watch;
+use crate::io::runtime::net;
+use crate::io::runtime::socket::Socket;
+use crate::io::worker::rules::ms;
+use crate::io::worker::turn::Core;
 use crate::policy::api::Route;
 use crate::shard::Mode;
 use crate::wire::http1::{BodyDecoder, BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
@@ -383,7 +383,7 @@ impl Connection {
     /// bytes resets the connection and may take the answer with it.
     async fn linger(&mut self) {
         self.written().await;
-        sys::shutdown_write(self.socket.fd());
+        net::shutdown_write(self.socket.fd());
         self.due_in(LINGER_MS);
         let mut left = LINGER_BYTES;
         loop {

@@ -1,7 +1,7 @@
 //! The configuration as the rooms want it: converted once per reload, read on every use.
 
-use super::clock;
 use crate::config::{Config, SignatureRequire};
+use crate::io::runtime::clock;
 use crate::policy::admission::AdmissionLimits;
 use crate::policy::api::Timeouts;
 use crate::shard::{Mode, SessionSettings, Settings};

@@ -1,8 +1,8 @@
 //! One client's task: it owns the socket and a read buffer, and nothing else. What the bytes mean is the shard's.
 
-use super::core::Core;
-use super::socket::Socket;
 use crate::base::id::ConnKey;
+use crate::io::runtime::socket::Socket;
+use crate::io::worker::turn::Core;
 use crate::policy::admission::Place;
 use std::rc::Rc;
 

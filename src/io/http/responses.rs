@@ -7,10 +7,10 @@
 //!                                                └─► the caller takes no more: a task sends on, until a deadline
 //! ```
 
-use super::clock;
-use super::deadlines::{Deadlines, Watch};
-use super::socket::Socket;
-use super::sys;
+use crate::io::runtime::clock;
+use crate::io::runtime::deadlines::{Deadlines, Watch};
+use crate::io::runtime::net;
+use crate::io::runtime::socket::Socket;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -92,7 +92,7 @@ impl Answer {
         }
         to.state.set(State::Blocked);
         // The table may be full.
-        let socket = to.second_descriptor().inspect_err(|_| sys::shutdown(to.fd)).ok();
+        let socket = to.second_descriptor().inspect_err(|_| net::shutdown(to.fd)).ok();
         let rest = socket.map(|socket| {
             let watch = deadlines.watch(socket.fd());
             watch.set_writing(clock::monotonic() + PATIENCE_MS);
@@ -156,7 +156,7 @@ impl Outgoing {
             if sent == bytes.len() {
                 break Ok(());
             }
-            match sys::send(fd, &bytes[sent..]) {
+            match net::send(fd, &bytes[sent..]) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),

@@ -1,10 +1,10 @@
 //! Delivery receipts on their way to the business server: gathered for a moment, then told many at once. What the
 //! backend does not take in time is dropped and counted; nothing waits for it.
 
-use super::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, Retry};
-use super::clock;
-use super::core::{Core, RECEIPT_TICKET};
 use crate::base::time::Tick;
+use crate::io::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, Retry};
+use crate::io::runtime::clock;
+use crate::io::worker::turn::{Core, RECEIPT_TICKET};
 use crate::policy::backend::Verdict;
 use std::cell::{Cell, RefCell};
 

@@ -1,8 +1,8 @@
 //! Mail between workers: bounded, lock-free, many senders and one receiver. The bell is rung once per sleep of the
 //! receiver, not once per message.
 
-use super::socket::Pollable;
-use super::sys;
+use crate::io::runtime::socket::Pollable;
+use crate::io::runtime::sys;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -4,9 +4,10 @@
 //! Writes are direct: one `send` per connection and turn, of all frames that wait. A socket that takes no more is put
 //! into an epoll set, which one task of the worker waits for: a blocked client costs no task and no buffer.
 
-use super::socket::Pollable;
-use super::sys;
 use crate::base::id::ConnKey;
+use crate::io::runtime::net;
+use crate::io::runtime::socket::Pollable;
+use crate::io::runtime::sys;
 use crate::shard::Shard;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
@@ -64,7 +65,7 @@ impl Lines {
     pub fn end_writing(&self, index: u32) {
         let line = self.line(index);
         if line.fd != NONE {
-            sys::shutdown_write(line.fd);
+            net::shutdown_write(line.fd);
         }
     }
 
@@ -72,7 +73,7 @@ impl Lines {
     pub fn shutdown(&self, index: u32) {
         let line = self.line(index);
         if line.fd != NONE {
-            sys::shutdown(line.fd);
+            net::shutdown(line.fd);
         }
     }
 
@@ -95,7 +96,7 @@ impl Lines {
             if scratch.is_empty() {
                 break;
             }
-            match sys::send(fd, &scratch) {
+            match net::send(fd, &scratch) {
                 Ok(sent) => {
                     let more = shard.written(index, sent);
                     if sent < scratch.len() {
@@ -113,7 +114,7 @@ impl Lines {
                 }
                 // The peer is gone; the pending read ends, and with it the session task.
                 Err(_) => {
-                    sys::shutdown(fd);
+                    net::shutdown(fd);
                     break;
                 }
             }
@@ -124,7 +125,7 @@ impl Lines {
     fn block(&self, index: u32, fd: RawFd) {
         self.lines.borrow_mut()[index as usize].blocked = true;
         if sys::epoll_arm_write(self.epoll.fd(), fd, u64::from(index) << 32 | fd as u32 as u64).is_err() {
-            sys::shutdown(fd);
+            net::shutdown(fd);
         }
     }
 

@@ -19,9 +19,9 @@
 //! after a commit: the first of them should not be committed alone. So a batch waits until it is as large as the last
 //! one was, and never longer than the delay. One caller alone never waits.
 
-use super::clock;
 use crate::base::id::ShardId;
 use crate::config::StoreConfig;
+use crate::io::runtime::clock;
 use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
 use crate::store::{Answer, Claimed, Held, Request, State, Store, crash};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};

@@ -2,36 +2,7 @@
 //! whoever calls owns them and knows in which table they lie.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-
-/// Sends what the kernel takes at once. `WouldBlock` when it takes nothing.
-pub fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    let nobody = std::ptr::null::<libc::sockaddr>();
-    // Not libc's `send`: that one is a point of cancellation and makes ready for it, which costs 50 ns per message.
-    // SAFETY: the pointer and the length are of one live slice; no address is named.
-    let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, nobody, 0) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
-}
-
-/// Ends both directions; a pending read completes with 0. Errors mean that it has ended already.
-pub fn shutdown(fd: RawFd) {
-    // SAFETY: takes numbers only.
-    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
-}
-
-/// Ends the reading direction, so that a pending read completes while an answer can still be written.
-pub fn shutdown_read(fd: RawFd) {
-    // SAFETY: takes numbers only.
-    unsafe { libc::shutdown(fd, libc::SHUT_RD) };
-}
-
-/// Ends the writing direction: the peer sees the end of the stream behind what was written.
-pub fn shutdown_write(fd: RawFd) {
-    // SAFETY: takes numbers only.
-    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
-}
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// A descriptor table of this thread's own, a copy of the process's as it stands (see DESIGN.md, "Private descriptor
 /// tables").
@@ -187,27 +158,6 @@ pub fn receive_descriptor(door: RawFd) -> io::Result<(u64, Option<OwnedFd>)> {
     }
 }
 
-/// A listener with SO_REUSEPORT: every worker has its own queue of new connections.
-pub fn listen(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: takes numbers only; the new descriptor is owned by nobody else.
-    let socket =
-        unsafe { OwnedFd::from_raw_fd(check(libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?) };
-    let fd = socket.as_raw_fd();
-    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    if reuse_port {
-        set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-    }
-    // Inherited by what is accepted: frames go out as they are written.
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    let (storage, len) = sockaddr(address);
-    // SAFETY: the storage holds a whole address of that length.
-    check(unsafe { libc::bind(fd, (&raw const storage).cast(), len) })?;
-    // SAFETY: takes numbers only.
-    check(unsafe { libc::listen(fd, BACKLOG) })?;
-    Ok(TcpListener::from(socket))
-}
-
 /// An epoll set that tells when blocked sockets can be written again.
 pub fn epoll_create() -> io::Result<OwnedFd> {
     // SAFETY: takes a number only; the new descriptor is owned by nobody else.
@@ -279,48 +229,11 @@ pub fn cpu_us() -> u64 {
     }
 }
 
-fn set_option(fd: RawFd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the value is a live integer of the size that is passed along.
-    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), size_of::<i32>() as u32) };
-    check(result).map(drop)
-}
-
-fn sockaddr(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
-    // SAFETY: all zeros is a valid sockaddr_storage; it is large and aligned enough for both kinds.
-    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    match address {
-        SocketAddr::V4(v4) => {
-            let inet = libc::sockaddr_in {
-                sin_family: libc::AF_INET as u16,
-                sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: see above.
-            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(inet) };
-            (storage, size_of::<libc::sockaddr_in>() as u32)
-        }
-        SocketAddr::V6(v6) => {
-            let inet = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as u16,
-                sin6_port: v6.port().to_be(),
-                sin6_flowinfo: v6.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
-                sin6_scope_id: v6.scope_id(),
-            };
-            // SAFETY: see above.
-            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(inet) };
-            (storage, size_of::<libc::sockaddr_in6>() as u32)
-        }
-    }
-}
-
-fn check(result: i32) -> io::Result<i32> {
+/// The result of a system call that says -1 and sets `errno`.
+pub(super) fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Room for a header and one descriptor, in words, as a header's alignment wants them.
 const CONTROL_WORDS: usize = 4;
 const _: () = assert!(size_of::<libc::cmsghdr>() + size_of::<u64>() <= CONTROL_WORDS * size_of::<u64>());
-/// New connections that may wait to be accepted; the kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 65_535;

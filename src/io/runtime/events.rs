@@ -1,7 +1,7 @@
 //! What the main thread waits for: signals, and what workers report. One queue, bounded, many senders.
 
-use super::sys;
 use crate::base::id::ShardId;
+use crate::io::runtime::sys;
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
 use std::thread;

@@ -1,13 +1,14 @@
 //! Calls carried out: who may make them, what they ask of the shards, how they are answered.
 
-use super::core::{Core, Send};
-use super::events::Event;
-use super::figures;
-use super::repeats;
-use super::response::{Response, plain};
-use super::store::StoreSender;
-use super::{clock, upgrade};
 use crate::base::id::ShardId;
+use crate::io::api::idempotent;
+use crate::io::client::upgrade;
+use crate::io::figures;
+use crate::io::http::response::{Response, plain};
+use crate::io::runtime::clock;
+use crate::io::runtime::events::Event;
+use crate::io::store::thread::StoreSender;
+use crate::io::worker::turn::{Core, Send};
 use crate::policy::api::{self, Access, Call, Refusal, Route, Sent, Signature, Targets, Whom};
 use crate::shard::{Query, Reply, SessionInfo, home};
 use crate::store::State;
@@ -249,7 +250,7 @@ async fn send_kept(
         return Err(Refusal::NoStoreForSessions);
     }
     if let Some(id) = message_id {
-        return repeats::send_once(core, id, to, send).await.map(Response::json);
+        return idempotent::send_once(core, id, to, send).await.map(Response::json);
     }
     match core.send_to(to, send).await.ok_or(Refusal::TooManyCalls)? {
         Reply::Sent { connections, data, kept } => {

@@ -4,7 +4,7 @@
 //! A deadline never drops a pending read (see DESIGN.md, "Traps"): it ends the socket's reading direction, the read
 //! completes with 0, and the task finds that its time was over. One for writing ends both directions.
 
-use super::sys;
+use super::net;
 use crate::base::time::Tick;
 use crate::shard::wheel::Wheel;
 use slab::Slab;
@@ -27,7 +27,7 @@ struct Watched {
 impl Watched {
     fn expire(&self) {
         self.expired.set(true);
-        if self.writing { sys::shutdown(self.fd) } else { sys::shutdown_read(self.fd) }
+        if self.writing { net::shutdown(self.fd) } else { net::shutdown_read(self.fd) }
     }
 }
 

@@ -1,16 +1,16 @@
 //! What all workers of the process share: counters, who may come in, which channels are where, and each other's
 //! mailboxes.
 
-use super::backend::BackendStats;
-use super::events::EventSender;
-use super::mailbox::MailSender;
-use super::moves::Moves;
-use super::repeats::Repeats;
-use super::shelf::{News, Shelf};
-use super::store::{Outlets, StoreSender};
 use crate::base::id::{ConnKey, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
+use crate::io::api::idempotent::Repeats;
+use crate::io::backend::BackendStats;
+use crate::io::handover::worker::Moves;
+use crate::io::runtime::events::EventSender;
+use crate::io::runtime::mailbox::MailSender;
+use crate::io::store::inbox::{News, Shelf};
+use crate::io::store::thread::{Outlets, StoreSender};
 use crate::policy::admission::Admission;
 use crate::shard::{Query, QueryId, Reply};
 use std::net::SocketAddr;

@@ -9,15 +9,15 @@
 //! The slot here stays as a stub, because the identity that the backend knows leads to it. A letter is taken out by
 //! whoever put it in (the door took nothing) or by the home, never by both.
 
-use super::core::Core;
-use super::response::Response;
-use super::serve;
-use super::session;
-use super::shared::Mail;
-use super::socket::{Pollable, Socket};
-use super::sys;
-use super::upgrade::{self, Joining};
 use crate::base::id::{ConnKey, Identity, ShardId};
+use crate::io::client::task;
+use crate::io::client::upgrade::{self, Joining};
+use crate::io::http::response::Response;
+use crate::io::http::serve;
+use crate::io::runtime::socket::{Pollable, Socket};
+use crate::io::runtime::sys;
+use crate::io::worker::shared::Mail;
+use crate::io::worker::turn::Core;
 use crate::policy::admission::Place;
 use crate::shard::home;
 use rustc_hash::FxHashMap;
@@ -199,7 +199,7 @@ async fn attached(core: Rc<Core>, attaching: Attaching) {
     match core.attaches.told(key).await {
         Ok(()) => {
             debug!(%identity, "open, moved here");
-            monoio::spawn(session::run(core, socket, key, early, place));
+            monoio::spawn(task::run(core, socket, key, early, place));
         }
         Err(why) => {
             core.abandon(key);

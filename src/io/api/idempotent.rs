@@ -9,10 +9,10 @@
 //!   └► somebody is at it: wait    └► Settled: that answer
 //! ```
 
-use super::clock;
-use super::core::{Core, Send};
-use super::shared::Mail;
 use crate::base::id::ShardId;
+use crate::io::runtime::clock;
+use crate::io::worker::shared::Mail;
+use crate::io::worker::turn::{Core, Send};
 use crate::policy::api::{Refusal, Sent, Targets, write_sent};
 use crate::shard::Reply;
 use crate::shard::command::{Claim, StoreError, UnixMs};
@@ -107,7 +107,7 @@ pub async fn send_once(core: &Core, id: &str, to: &Targets<'_>, send: Send<'_>) 
 
 async fn make(core: &Core, id: &Arc<str>, to: &Targets<'_>, send: Send<'_>) -> Result<Vec<u8>, Refusal> {
     let window = core.rules().config.store.dedupe_window;
-    let until = UnixMs(clock::unix_ms().0.saturating_add(super::rules::ms(window)));
+    let until = UnixMs(clock::unix_ms().0.saturating_add(crate::io::worker::rules::ms(window)));
     let claim = Claim { message_id: id.clone(), until };
     let ticket = core.next_ticket();
     core.claims.open(ticket);

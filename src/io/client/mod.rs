@@ -1,0 +1,5 @@
+//! Clients: from the upgrade to the task that reads the socket, and the writes.
+
+pub mod sockets;
+pub mod task;
+pub mod upgrade;

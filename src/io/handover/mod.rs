@@ -1,0 +1,3 @@
+//! Connections that go on somewhere else.
+
+pub mod worker;

@@ -1,0 +1,3 @@
+//! Our requests to the business server, and what their responses mean for a worker.
+
+pub mod receipts;

@@ -1,0 +1,5 @@
+//! HTTP towards callers: one connection, from its head to its response.
+
+pub mod response;
+pub mod responses;
+pub mod serve;

@@ -1,0 +1,12 @@
+//! What everything in `io` stands on: the clock, system calls, sockets, deadlines, and how tasks and threads wake each
+//! other. Nothing here knows of clients, calls or hooks.
+
+pub mod clock;
+pub mod deadlines;
+pub mod events;
+pub mod mailbox;
+pub mod net;
+pub mod notify;
+pub mod oneshot;
+pub mod socket;
+pub mod sys;

@@ -1,0 +1,6 @@
+//! One worker: its shard and everything that carries out what the shard puts out.
+
+pub mod rules;
+pub mod shared;
+pub mod tasks;
+pub mod turn;
