@@ -2,6 +2,7 @@
 //! signals and for what workers report.
 
 use crate::base::id::ShardId;
+use crate::base::limits::Limits;
 use crate::config::Config;
 use crate::io::api::idempotent::Repeats;
 use crate::io::backend::resolver::Resolver;
@@ -105,7 +106,7 @@ impl Server {
             cores: cpus.clone(),
             started: now,
         });
-        let resolver = Resolver::start()?;
+        let resolver = Resolver::start(&Limits::DEFAULT)?;
         let (store, sessions) = match opened {
             Some((store, Opened { sessions })) => (Some(start_store(&shared, store)?), sessions),
             None => (None, Vec::new()),

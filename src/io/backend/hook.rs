@@ -43,7 +43,7 @@ pub enum Retry {
     Until(Tick),
 }
 
-/// One request to be made.
+/// One request to be made. Some 400 bytes beside body, query and headers.
 #[derive(Debug)]
 pub struct HookRequest {
     pub hook: Hook,

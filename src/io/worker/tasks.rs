@@ -110,7 +110,7 @@ fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
     let (sink_core, alarm_core) = (Rc::downgrade(core), Rc::downgrade(core));
     let id = usize::from(core.id.0);
     let bell = core.shared.mail[id].clone();
-    resolver.on_news(move || bell.ring());
+    resolver.on_result(move || bell.ring());
     Pool::new(backend::PoolParts {
         options: Options::of(&core.shared.config()),
         stats: core.shared.backend[id].clone(),

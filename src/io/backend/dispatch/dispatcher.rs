@@ -82,8 +82,8 @@ impl Dispatcher {
 
     #[expect(clippy::result_large_err, reason = "the request is moved either way")]
     pub fn submit(&mut self, request: HookRequest, now: Now<'_>) -> Result<(), HookRequest> {
-        let is_full = self.requests.len() >= self.options.jobs_max
-            || self.requests.bytes() + request.queued_bytes() > self.options.job_bytes_max;
+        let is_full = self.requests.len() >= self.options.limits.backend_queue_max
+            || self.requests.bytes() + request.queued_bytes() > self.options.queue_bytes_max;
         // A single request larger than the whole limit would otherwise never pass.
         if is_full && !self.requests.is_empty() {
             self.stats.line_full.add(1);
@@ -212,7 +212,7 @@ impl Dispatcher {
 
     /// A socket is on its way to an address of the backend, the last one or not. False: it is not wanted any more.
     pub fn connecting(&mut self, connection: ConnectionIndex, fd: RawFd, is_last: bool, now: Now<'_>) -> bool {
-        let connect_by = if is_last { Tick::NEVER } else { now.tick + CONNECT_TRY_MS };
+        let connect_by = if is_last { Tick::NEVER } else { now.tick + self.options.limits.backend_connect_ms };
         let is_wanted = self.connections[connection].connecting(fd, connect_by);
         if is_wanted {
             self.timer.arm(self.connections[connection].next_deadline());
@@ -298,7 +298,9 @@ impl Dispatcher {
         if let Some(request) = ended.request() {
             // The backend closed an idle connection while our request was on its way: it has not seen the request.
             let is_stale = end == ConnectionEnd::ClosedUntouched && ended.has_responded();
-            if is_stale && self.requests[request].is_repeatable() && self.requests.count_stale(request, STALE_TRIES_MAX)
+            if is_stale
+                && self.requests[request].is_repeatable()
+                && self.requests.count_stale(request, self.options.limits.backend_stale_max)
             {
                 self.requeue_stale(request, now.tick);
             } else {
@@ -624,12 +626,8 @@ impl Dispatcher {
     }
 }
 
-/// How long one address of several may take before the next one is tried.
-const CONNECT_TRY_MS: u64 = 3000;
 /// How late an address is noticed by a worker that the resolver does not wake.
 const RESOLVE_POLL_MS: u64 = 20;
-/// After so many connections in a row that closed under one request it counts as a failure like any other.
-const STALE_TRIES_MAX: u32 = 3;
 /// Debug builds look at every request after every change while there are no more than these.
 #[cfg(debug_assertions)]
 const INVARIANTS_MAX: usize = 256;

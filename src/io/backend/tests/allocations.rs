@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::rig::{Backend, Connection, LATE, on_ring};
+use crate::base::limits::Limits;
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{BackendStats, Hook, HookRequest, IdempotencyKey, Options, Pool, PoolParts, TimeSource};
 
@@ -115,7 +116,7 @@ fn a_warm_pool_does_not_allocate() {
         let pool = Pool::new(PoolParts {
             options: Options { security_token: "testtoken".into(), ..backend.options() },
             stats: Arc::new(BackendStats::default()),
-            resolver: Resolver::start().expect("a thread"),
+            resolver: Resolver::start(&Limits::DEFAULT).expect("a thread"),
             // Within one second: the signature's renewal may allocate, once in each.
             clock: TimeSource { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },
             seed: 1,

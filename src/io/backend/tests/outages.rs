@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::rig::*;
+use crate::base::limits::Limits;
 use crate::base::rng::Rng;
 use crate::io::backend::{GiveUp, Hook, Options, Retry};
 use crate::policy::backend::Failure;
@@ -178,8 +179,9 @@ fn a_deadline_cuts_an_attempt_short_without_blaming_the_backend() {
 fn a_full_line_gives_the_job_back() {
     on_ring(async {
         let backend = Backend::start(silent);
-        let options = Options { connections_max: 1, jobs_max: 3, job_bytes_max: 1000, ..backend.options() };
-        let rig = Rig::new(options);
+        let limits = Limits { backend_queue_max: 3, ..Limits::DEFAULT };
+        let options = Options { connections_max: 1, limits, queue_bytes_max: 1000, ..backend.options() };
+        let rig = Rig::new(options.clone());
         let mut large = forward(1, LATE);
         large.body = vec![0; 5000];
         rig.submit(large);
@@ -188,7 +190,7 @@ fn a_full_line_gives_the_job_back() {
         rig.pool.close();
         rig.until_ended(1).await;
 
-        let rig = Rig::new(Options { connections_max: 1, jobs_max: 3, ..backend.options() });
+        let rig = Rig::new(Options { queue_bytes_max: backend.options().queue_bytes_max, ..options });
         (0..3).for_each(|ticket| rig.submit(forward(ticket, LATE)));
         assert!(rig.pool.submit(forward(3, LATE)).is_err());
         assert_eq!((rig.stats.line_full.get(), rig.stats.jobs.get()), (1, 3));

@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
 use crate::io::backend::resolver::Resolver;
@@ -95,7 +96,7 @@ impl Rig {
         let pool = Pool::new(PoolParts {
             options,
             stats: Arc::clone(&stats),
-            resolver: Resolver::start_with(answer).expect("a thread"),
+            resolver: Resolver::start_with(&Limits::DEFAULT, answer).expect("a thread"),
             clock: TimeSource { monotonic_us: Box::new(move || of_clock.get()), unix_s: Box::new(|| 1_700_000_000) },
             seed: 11,
             sink: Rc::new(move |done| {
