@@ -267,8 +267,9 @@ impl Dispatcher {
             _ => {}
         }
         let verdict = policy::classify(Ok(status));
-        let pending = &self.requests[request];
-        let is_retried = verdict == Verdict::Retry && pending.retry() != Retry::Never && now.tick < pending.deadline();
+        let accepted = &self.requests[request];
+        let is_retried =
+            verdict == Verdict::Retry && accepted.retry() != Retry::Never && now.tick < accepted.deadline();
         let finished = if is_retried {
             self.delay(request, now.tick);
             None
@@ -352,11 +353,11 @@ impl Dispatcher {
     fn start_attempt(&mut self, request: RequestIndex, target: RouteTarget, now: Now<'_>) {
         let RouteTarget { upstream, target } = target;
         let permit = self.upstreams[upstream].begin_attempt(now.tick);
-        let pending = &self.requests[request];
-        let full_deadline = self.options.attempt_deadline(pending.hook(), now.tick);
-        let deadline = full_deadline.min(pending.deadline());
+        let accepted = &self.requests[request];
+        let full_deadline = self.options.attempt_deadline(accepted.hook(), now.tick);
+        let deadline = full_deadline.min(accepted.deadline());
         self.stats.requests.add(1);
-        self.stats.retries.add(u64::from(pending.is_retried()));
+        self.stats.retries.add(u64::from(accepted.is_retried()));
         let attempt = Attempt { upstream, target, permit, started_us: now.us, full_deadline };
         self.requests.begin_attempt(request, attempt);
         if let Some(connection) = self.upstreams[upstream].pop_idle() {
@@ -371,9 +372,9 @@ impl Dispatcher {
     fn send_request(&mut self, connection: ConnectionIndex, now: Now<'_>) {
         let Dispatcher { connections, requests, signer, tasks, .. } = self;
         let sender = &mut connections[connection];
-        let pending = &requests[sender.request().expect("a busy connection has a request")];
-        let target = &pending.attempt().expect("a request on a connection is an attempt").target;
-        let unsent = sender.send(|out| target.write(out, pending.request(), pending.number(), signer, now));
+        let accepted = &requests[sender.request().expect("a busy connection has a request")];
+        let target = &accepted.attempt().expect("a request on a connection is an attempt").target;
+        let unsent = sender.send(|out| target.write(out, accepted.request(), accepted.number(), signer, now));
         if let Some(unsent) = unsent {
             // Only for what exceeds the socket's buffer, so no ordinary message pays for a task.
             tasks.start_sending(connection, unsent);
@@ -523,9 +524,9 @@ impl Dispatcher {
     /// The request waits for its next attempt, or for its deadline if that is sooner.
     fn delay(&mut self, request: RequestIndex, now: Tick) {
         let failed = self.requests.count_failed(request);
-        let pending = &self.requests[request];
-        let due = (now + self.options.retry.delay_ms(failed, &mut self.rng)).min(pending.deadline());
-        self.routes[pending.hook()].queue_mut().delay(request, pending.number(), due);
+        let accepted = &self.requests[request];
+        let due = (now + self.options.retry.delay_ms(failed, &mut self.rng)).min(accepted.deadline());
+        self.routes[accepted.hook()].queue_mut().delay(request, accepted.number(), due);
         self.timer.arm(due);
     }
 

@@ -18,7 +18,7 @@ use crate::policy::backend::Permit;
 
 #[derive(Default)]
 pub struct Requests {
-    entries: Slab<PendingRequest>,
+    entries: Slab<AcceptedRequest>,
     /// Of the entries.
     bytes: usize,
     next_number: u64,
@@ -27,7 +27,7 @@ pub struct Requests {
 }
 
 /// A request that was accepted.
-pub struct PendingRequest {
+pub struct AcceptedRequest {
     request: HookRequest,
     number: RequestNumber,
     bytes: usize,
@@ -82,7 +82,7 @@ impl Requests {
     pub fn insert(&mut self, request: HookRequest, number: RequestNumber, deadline: Tick) -> RequestIndex {
         let bytes = request.queued_bytes();
         self.bytes += bytes;
-        let entry = PendingRequest { request, number, bytes, deadline, attempts: 0, stale_tries: 0, attempt: None };
+        let entry = AcceptedRequest { request, number, bytes, deadline, attempts: 0, stale_tries: 0, attempt: None };
         RequestIndex(self.entries.insert(entry))
     }
 
@@ -91,7 +91,7 @@ impl Requests {
         self.remove_entry(index).request
     }
 
-    fn remove_entry(&mut self, index: RequestIndex) -> PendingRequest {
+    fn remove_entry(&mut self, index: RequestIndex) -> AcceptedRequest {
         let entry = self.entries.remove(index.0);
         debug_assert!(entry.attempt.is_none(), "its connection would take another request's response");
         self.bytes -= entry.bytes;
@@ -156,14 +156,14 @@ impl Requests {
 }
 
 impl Index<RequestIndex> for Requests {
-    type Output = PendingRequest;
+    type Output = AcceptedRequest;
 
-    fn index(&self, index: RequestIndex) -> &PendingRequest {
+    fn index(&self, index: RequestIndex) -> &AcceptedRequest {
         &self.entries[index.0]
     }
 }
 
-impl PendingRequest {
+impl AcceptedRequest {
     pub fn request(&self) -> &HookRequest {
         &self.request
     }
