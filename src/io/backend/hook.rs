@@ -47,8 +47,7 @@ pub enum Retry {
 #[derive(Debug)]
 pub struct HookRequest {
     pub hook: Hook,
-    /// The submitter's own number for this request. The pool gives it back with the outcome and does not look at it.
-    pub ticket: u64,
+    pub tag: RequestTag,
     pub retry: Retry,
     /// Of the connection that the request is about, in hex, see `base::id::Identity`.
     pub identity: [u8; 64],
@@ -63,10 +62,14 @@ pub struct HookRequest {
     pub body: Vec<u8>,
 }
 
+/// The submitter's own name for a request. The pool gives it back with the outcome and does not look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestTag(pub u64);
+
 /// A request that has ended.
 #[derive(Debug)]
 pub struct FinishedRequest<'a> {
-    pub ticket: u64,
+    pub tag: RequestTag,
     pub outcome: HookOutcome<'a>,
     /// The request's own body, for reuse.
     pub request_body: Vec<u8>,

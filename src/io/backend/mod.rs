@@ -28,7 +28,7 @@ mod tests;
 mod time_source;
 
 pub use dispatch::upstreams::UpstreamState;
-pub use hook::{FinishedRequest, GiveUp, Hook, HookKind, HookOutcome, HookRequest, IdempotencyKey, Retry};
+pub use hook::{FinishedRequest, GiveUp, Hook, HookKind, HookOutcome, HookRequest, IdempotencyKey, RequestTag, Retry};
 pub use options::Options;
 pub use pool::{Pool, PoolParts};
 pub use stats::{BackendStats, Counter, Histogram, HistogramTotal};

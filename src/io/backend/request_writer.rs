@@ -251,7 +251,7 @@ mod tests {
 
     use super::*;
     use crate::base::time::Tick;
-    use crate::io::backend::hook::{IdempotencyKey, Retry};
+    use crate::io::backend::hook::{IdempotencyKey, RequestTag, Retry};
     use crate::wire::http1::{BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
 
     const UNIX_S: u64 = 1_700_000_000;
@@ -259,7 +259,7 @@ mod tests {
     fn job(hook: Hook) -> HookRequest {
         HookRequest {
             hook,
-            ticket: 7,
+            tag: RequestTag(7),
             retry: Retry::Never,
             identity: [b'a'; 64],
             cookie: None,

@@ -41,7 +41,7 @@ impl SharedDispatcher {
 
     /// Hands a request that has ended to the sink.
     pub fn finish(&self, request: HookRequest, outcome: HookOutcome<'_>) {
-        (self.sink)(FinishedRequest { ticket: request.ticket, outcome, request_body: request.body });
+        (self.sink)(FinishedRequest { tag: request.tag, outcome, request_body: request.body });
     }
 
     /// Hands given-up requests to the sink: those that are there now, not those that it submits meanwhile.
@@ -50,7 +50,7 @@ impl SharedDispatcher {
         for _ in 0..count {
             let Some(given_up) = self.with(Dispatcher::pop_given_up) else { return };
             let outcome = HookOutcome::GaveUp { reason: given_up.reason };
-            (self.sink)(FinishedRequest { ticket: given_up.ticket, outcome, request_body: given_up.body });
+            (self.sink)(FinishedRequest { tag: given_up.tag, outcome, request_body: given_up.body });
         }
     }
 }

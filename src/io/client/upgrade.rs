@@ -1,7 +1,7 @@
 //! From a request to a client: checks the upgrade, asks the business server, answers 101 or says why not.
 
 use crate::base::id::{ConnKey, Identity, ShardId};
-use crate::io::backend::{Hook, HookOutcome, HookRequest, Retry};
+use crate::io::backend::{Hook, HookOutcome, HookRequest, RequestTag, Retry};
 use crate::io::client::task;
 use crate::io::handover::worker::{self, Arrival};
 use crate::io::http::response::{Response, plain};
@@ -151,7 +151,7 @@ pub async fn connect(core: Rc<Core>, socket: Socket, plan: Plan, early: Vec<u8>)
         let wait = core.connects.open(Connect { key, identity, response, greets, answer: None, waker: None });
         let job = HookRequest {
             hook: Hook::Connect,
-            ticket: CONNECT_TICKET | wait as u64,
+            tag: RequestTag(CONNECT_TICKET | wait as u64),
             retry: Retry::Never,
             identity: identity.to_hex(),
             cookie: None,

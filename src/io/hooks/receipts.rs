@@ -2,7 +2,7 @@
 //! backend does not take in time is dropped and counted; nothing waits for it.
 
 use crate::base::time::Tick;
-use crate::io::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, Retry};
+use crate::io::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, RequestTag, Retry};
 use crate::io::runtime::clock;
 use crate::io::worker::turn::{Core, RECEIPT_TICKET};
 use crate::policy::backend::Verdict;
@@ -91,7 +91,7 @@ impl Core {
         }
         let job = HookRequest {
             hook: Hook::Receipts,
-            ticket: RECEIPT_TICKET | count as u64,
+            tag: RequestTag(RECEIPT_TICKET | count as u64),
             retry: Retry::Until(self.clock.now() + DEADLINE_MS),
             identity: [b'0'; 64],
             cookie: None,
@@ -109,7 +109,7 @@ impl Core {
     pub fn on_receipts_told(&self, done: &FinishedRequest<'_>) {
         self.receipts.under_way.set(self.receipts.under_way.get() - 1);
         if !matches!(done.outcome, HookOutcome::Answered { verdict: Verdict::Success, .. }) {
-            self.drop_receipts((done.ticket & !RECEIPT_TICKET) as usize);
+            self.drop_receipts((done.tag.0 & !RECEIPT_TICKET) as usize);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
 use crate::io::api::gather::{self, Asks};
-use crate::io::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, IdempotencyKey, Pool, Retry};
+use crate::io::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, IdempotencyKey, Pool, RequestTag, Retry};
 use crate::io::client::sockets::Lines;
 use crate::io::client::upgrade::Connects;
 use crate::io::hooks::receipts::Receipts;
@@ -461,7 +461,7 @@ impl Core {
         let text = std::str::from_utf8(&identity).expect("hex is ASCII");
         let job = HookRequest {
             hook: Hook::Forward { message_type },
-            ticket: key.pack(),
+            tag: RequestTag(key.pack()),
             retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
             identity,
             cookie,
@@ -489,7 +489,7 @@ impl Core {
         }
         let job = HookRequest {
             hook: Hook::Close,
-            ticket: CLOSE_TICKET,
+            tag: RequestTag(CLOSE_TICKET),
             retry: Retry::Until(self.clock.now() + CLOSE_DEADLINE_MS),
             identity: identity.to_hex(),
             cookie,
@@ -514,7 +514,7 @@ impl Core {
         let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
         let job = HookRequest {
             hook: Hook::SessionEnded,
-            ticket: CLOSE_TICKET,
+            tag: RequestTag(CLOSE_TICKET),
             retry: Retry::Until(self.clock.now() + CLOSE_DEADLINE_MS),
             identity: [b'0'; 64],
             cookie: cookie.map(|cookie| Rc::from(&cookie[..])),
@@ -530,7 +530,7 @@ impl Core {
 
     /// The pool's sink: a job has come back. A panic here must not end the pool's task.
     pub fn on_backend(&self, done: FinishedRequest<'_>) {
-        let ticket = done.ticket;
+        let RequestTag(ticket) = done.tag;
         let handled = catch_unwind(AssertUnwindSafe(|| {
             if ticket == CLOSE_TICKET {
             } else if ticket & RECEIPT_TICKET != 0 && ticket & CONNECT_TICKET == 0 {

@@ -12,7 +12,7 @@ use slab::Slab;
 
 use super::ids::{RequestIndex, RequestNumber, UpstreamIndex};
 use crate::base::time::Tick;
-use crate::io::backend::hook::{GiveUp, Hook, HookKind, HookRequest, Retry};
+use crate::io::backend::hook::{GiveUp, Hook, HookKind, HookRequest, RequestTag, Retry};
 use crate::io::backend::request_writer::Target;
 use crate::policy::backend::Permit;
 
@@ -53,7 +53,7 @@ pub struct Attempt {
 
 /// A request on its way back without a response.
 pub struct GivenUp {
-    pub ticket: u64,
+    pub tag: RequestTag,
     pub reason: GiveUp,
     pub body: Vec<u8>,
     number: RequestNumber,
@@ -132,8 +132,8 @@ impl Requests {
 
     /// Gives up a request that was never entered.
     pub fn refuse(&mut self, request: HookRequest, number: RequestNumber, reason: GiveUp) {
-        let HookRequest { ticket, body, .. } = request;
-        self.given_up.push_back(GivenUp { ticket, reason, body, number });
+        let HookRequest { tag, body, .. } = request;
+        self.given_up.push_back(GivenUp { tag, reason, body, number });
     }
 
     pub fn given_up(&self) -> usize {

@@ -10,7 +10,9 @@ use std::task::{Poll, Waker};
 use super::rig::{Backend, Connection, LATE, on_ring};
 use crate::base::limits::Limits;
 use crate::io::backend::resolver::Resolver;
-use crate::io::backend::{BackendStats, Hook, HookRequest, IdempotencyKey, Options, Pool, PoolParts, TimeSource};
+use crate::io::backend::{
+    BackendStats, Hook, HookRequest, IdempotencyKey, Options, Pool, PoolParts, RequestTag, TimeSource,
+};
 
 /// The system's allocator, and how often each thread has asked it. Serves every test of this crate.
 struct Counting;
@@ -66,16 +68,16 @@ struct Load {
 
 impl Load {
     fn submit(&self, mut body: Vec<u8>) {
-        let ticket = self.submitted.replace(self.submitted.get() + 1);
+        let tag = self.submitted.replace(self.submitted.get() + 1);
         body.clear();
         body.extend_from_slice(b"{\"text\": \"as long as messages are\"}");
         let job = HookRequest {
-            hook: Hook::Forward { message_type: (ticket % 3) as u16 },
-            ticket,
+            hook: Hook::Forward { message_type: (tag % 3) as u16 },
+            tag: RequestTag(tag),
             retry: LATE,
             identity: [b'a'; 64],
             cookie: None,
-            idempotency_key: IdempotencyKey::format(format_args!("session-{ticket}")),
+            idempotency_key: IdempotencyKey::format(format_args!("session-{tag}")),
             query: None,
             headers: None,
             body,

@@ -17,8 +17,8 @@ fn a_keep_alive_connection_is_used_again() {
     on_ring(async {
         let backend = Backend::start(Connection::echo);
         let rig = Rig::new(backend.options());
-        for ticket in 0..50 {
-            assert_eq!(rig.ask(forward(ticket, LATE)).await, ok(&format!("message {ticket}")));
+        for tag in 0..50 {
+            assert_eq!(rig.ask(forward(tag, LATE)).await, ok(&format!("message {tag}")));
         }
         assert_eq!((backend.connection_count(), rig.stats.connections_opened.get()), (1, 1));
         assert_eq!((rig.stats.requests.get(), rig.stats.answers.get(), rig.stats.retries.get()), (50, 50, 0));
@@ -31,7 +31,7 @@ fn connections_are_opened_on_demand_up_to_the_limit() {
     on_ring(async {
         let backend = Backend::start(Connection::echo);
         let rig = Rig::new(Options { connections_max: 3, ..backend.options() });
-        (0..30).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        (0..30).for_each(|tag| rig.submit(forward(tag, LATE)));
         assert_eq!((rig.stats.connections.get(), rig.stats.waiting.get()), (3, 27));
         rig.until_ended(30).await;
         assert_eq!(backend.connection_count(), 3);
@@ -43,9 +43,9 @@ fn one_connection_keeps_the_order() {
     on_ring(async {
         let backend = Backend::start(Connection::echo);
         let rig = Rig::new(Options { connections_max: 1, ..backend.options() });
-        (0..100).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        (0..100).for_each(|tag| rig.submit(forward(tag, LATE)));
         rig.until_ended(100).await;
-        assert!(rig.ended.borrow().iter().map(|(ticket, _)| *ticket).eq(0..100));
+        assert!(rig.ended.borrow().iter().map(|(tag, _)| *tag).eq(0..100));
     });
 }
 
@@ -163,7 +163,7 @@ fn several_backends_share_the_load() {
         let backends = [(); 2].map(|()| Backend::start(Connection::echo));
         let urls = backends.iter().map(|backend| backend.url("/")).collect();
         let rig = Rig::new(Options { forward_urls: urls, connections_max: 2, ..Options::default() });
-        (0..4).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        (0..4).for_each(|tag| rig.submit(forward(tag, LATE)));
         assert!(rig.pool.upstreams().iter().all(|upstream| upstream.outstanding == 2));
         rig.until_ended(4).await;
     });
@@ -174,8 +174,8 @@ fn a_dead_backend_among_several_costs_no_message() {
     on_ring(async {
         let (dead, alive) = (Backend::closed(), Backend::start(Connection::echo));
         let rig = Rig::new(Options { forward_urls: vec![dead.url("/"), alive.url("/")], ..Options::default() });
-        for ticket in 0..40 {
-            assert_eq!(rig.ask(forward(ticket, LATE)).await, ok(&format!("message {ticket}")));
+        for tag in 0..40 {
+            assert_eq!(rig.ask(forward(tag, LATE)).await, ok(&format!("message {tag}")));
         }
         assert_eq!(rig.stats.open_breakers.get(), 1);
         assert!(rig.stats.failures_refused.get() < 20, "passed over once its breaker is open");
@@ -196,9 +196,9 @@ fn a_name_is_resolved_elsewhere_and_all_its_addresses_are_tried() {
         };
         let rig =
             Rig::with(Options { forward_urls: urls, connections_max: 2, ..Options::default() }, answer, |_, _| {});
-        (0..4).for_each(|ticket| rig.submit(forward(ticket, Retry::Never)));
+        (0..4).for_each(|tag| rig.submit(forward(tag, Retry::Never)));
         rig.until_ended(4).await;
-        assert!(rig.ended.borrow().iter().all(|(ticket, end)| *end == ok(&format!("message {ticket}"))));
+        assert!(rig.ended.borrow().iter().all(|(tag, end)| *end == ok(&format!("message {tag}"))));
         assert_eq!(rig.stats.failures_refused.get(), 0, "an address is not the backend");
     });
 }
@@ -234,7 +234,7 @@ fn a_reload_takes_those_who_wait_along() {
     on_ring(async {
         let (old, new) = (Backend::closed(), Backend::start(Connection::echo));
         let rig = Rig::new(old.options());
-        (0..20).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        (0..20).for_each(|tag| rig.submit(forward(tag, LATE)));
         rig.until("an open breaker", |rig| rig.stats.open_breakers.get() == 1).await;
         rig.pool.reconfigure(new.options());
         rig.until_ended(20).await;
@@ -250,7 +250,7 @@ fn closing_gives_everything_back_and_hangs_up() {
             connection.wait_for_end();
         });
         let rig = Rig::new(Options { connections_max: 2, ..backend.options() });
-        (0..5).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        (0..5).for_each(|tag| rig.submit(forward(tag, LATE)));
         rig.until_at_once("connected", |_| backend.connection_count() == 2).await;
         rig.pool.close();
         rig.until_ended(5).await;

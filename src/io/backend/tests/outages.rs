@@ -91,8 +91,8 @@ fn those_who_cannot_wait_are_told_at_once_while_it_is_down() {
     on_ring(async {
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
-        for ticket in 0..5 {
-            assert_eq!(rig.ask(connect(ticket)).await, failed(Failure::Refused));
+        for tag in 0..5 {
+            assert_eq!(rig.ask(connect(tag)).await, failed(Failure::Refused));
         }
         assert_eq!((rig.stats.open_breakers.get(), rig.stats.breaker_opened.get()), (1, 1));
         let down_at = rig.now();
@@ -112,7 +112,7 @@ fn an_outage_of_two_minutes_is_probed_gently_and_ends_at_once() {
         const WAITING: usize = 1000;
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
-        (0..WAITING as u64).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        (0..WAITING as u64).for_each(|tag| rig.submit(forward(tag, LATE)));
         let began = rig.now();
         rig.until("two minutes", |rig| rig.now().since_ms(began) >= 120_000).await;
         let (asked, opened) = (rig.stats.requests.get(), rig.stats.breaker_opened.get());
@@ -125,7 +125,7 @@ fn an_outage_of_two_minutes_is_probed_gently_and_ends_at_once() {
         backend.open(Connection::echo);
         rig.until_ended(WAITING).await;
         assert!(rig.now().since_ms(back) <= 5000, "one probe, and then all at once, not after their own backoffs");
-        assert!(rig.ended.borrow().iter().all(|(ticket, end)| *end == ok(&format!("message {ticket}"))));
+        assert!(rig.ended.borrow().iter().all(|(tag, end)| *end == ok(&format!("message {tag}"))));
         assert!(backend.connection_count() <= 64 + 1);
         assert_eq!((rig.stats.open_breakers.get(), rig.stats.jobs.get()), (0, 0));
     });
@@ -149,13 +149,13 @@ fn deadlines_give_jobs_back_in_the_order_in_which_they_came() {
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
         let deadline = rig.now() + 120_000;
-        (0..200).for_each(|ticket| rig.submit(forward(ticket, Retry::Until(deadline))));
+        (0..200).for_each(|tag| rig.submit(forward(tag, Retry::Until(deadline))));
         rig.until("the last minute", |rig| rig.now() >= deadline - 60_000).await;
         assert!(rig.ended.borrow().is_empty());
         rig.until_ended(200).await;
         assert!(rig.now().since_ms(deadline) <= 50, "noticed in time");
         assert!(rig.ended.borrow().iter().all(|(_, end)| *end == End::GaveUp(GiveUp::Deadline)));
-        assert!(rig.ended.borrow().iter().map(|(ticket, _)| *ticket).is_sorted());
+        assert!(rig.ended.borrow().iter().map(|(tag, _)| *tag).is_sorted());
         assert!(rig.pool.is_idle());
     });
 }
@@ -166,7 +166,7 @@ fn a_deadline_cuts_an_attempt_short_without_blaming_the_backend() {
         let backend = Backend::start(silent);
         let rig = Rig::new(backend.options());
         let deadline = rig.now() + 100;
-        (0..10).for_each(|ticket| rig.submit(forward(ticket, Retry::Until(deadline))));
+        (0..10).for_each(|tag| rig.submit(forward(tag, Retry::Until(deadline))));
         rig.until_at_once("connected", |rig| rig.stats.connections_opened.get() == 10).await;
         rig.advance(100);
         rig.until_ended(10).await;
@@ -186,12 +186,12 @@ fn a_full_line_gives_the_job_back() {
         large.body = vec![0; 5000];
         rig.submit(large);
         let refused = rig.pool.submit(forward(2, LATE)).expect_err("no room for its bytes");
-        assert_eq!((refused.ticket, refused.body), (2, b"message 2".to_vec()));
+        assert_eq!((refused.tag.0, refused.body), (2, b"message 2".to_vec()));
         rig.pool.close();
         rig.until_ended(1).await;
 
         let rig = Rig::new(Options { queue_bytes_max: backend.options().queue_bytes_max, ..options });
-        (0..3).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        (0..3).for_each(|tag| rig.submit(forward(tag, LATE)));
         assert!(rig.pool.submit(forward(3, LATE)).is_err());
         assert_eq!((rig.stats.line_full.get(), rig.stats.jobs.get()), (1, 3));
     });
@@ -252,9 +252,9 @@ fn no_job_is_lost_and_none_comes_back_twice() {
         };
         let (rig, mut rng) = (Rig::new(options), Rng::new(5));
         const JOBS: u64 = 2000;
-        for ticket in 0..JOBS {
+        for tag in 0..JOBS {
             let retry = if rng.chance(50) { LATE } else { Retry::Never };
-            let mut job = forward(ticket, retry);
+            let mut job = forward(tag, retry);
             match rng.below(4) {
                 0 => (job.hook, job.retry) = (Hook::Connect, Retry::Never),
                 1 => job.hook = Hook::Close,
@@ -267,12 +267,12 @@ fn no_job_is_lost_and_none_comes_back_twice() {
             }
         }
         rig.until_ended(JOBS as usize).await;
-        let tickets: BTreeSet<u64> = rig.ended.borrow().iter().map(|(ticket, _)| *ticket).collect();
-        assert!(tickets.into_iter().eq(0..JOBS));
-        for (ticket, end) in rig.ended.borrow().iter() {
+        let tags: BTreeSet<u64> = rig.ended.borrow().iter().map(|(tag, _)| *tag).collect();
+        assert!(tags.into_iter().eq(0..JOBS));
+        for (tag, end) in rig.ended.borrow().iter() {
             // An answer is that of its own request, however the connections went.
             if let End::Answered { status: 200, body, .. } = end {
-                assert!(body.is_empty() || *body == format!("message {ticket}").into_bytes(), "{ticket}: {end:?}");
+                assert!(body.is_empty() || *body == format!("message {tag}").into_bytes(), "{tag}: {end:?}");
             }
         }
         assert!(rig.pool.is_idle() && rig.stats.waiting.get() == 0);

@@ -19,8 +19,8 @@ fn a_chunked_answer_is_read_whole() {
             }
         });
         let rig = Rig::new(backend.options());
-        for ticket in 0..3 {
-            assert_eq!(rig.ask(forward(ticket, Retry::Never)).await, ok("hello!"));
+        for tag in 0..3 {
+            assert_eq!(rig.ask(forward(tag, Retry::Never)).await, ok("hello!"));
         }
         assert_eq!(backend.connection_count(), 1);
     });
@@ -180,9 +180,9 @@ fn the_sink_may_submit_again() {
         let rig = Rig::with(
             backend.options(),
             |_| Ok(Vec::new()),
-            move |ticket, _| {
-                if ticket < 100 {
-                    assert!(of_sink.get().unwrap().submit(forward(ticket + 1, LATE)).is_ok());
+            move |tag, _| {
+                if tag < 100 {
+                    assert!(of_sink.get().unwrap().submit(forward(tag + 1, LATE)).is_ok());
                 }
             },
         );

@@ -18,7 +18,7 @@ use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{
-    BackendStats, GiveUp, Hook, HookOutcome, HookRequest, Options, Pool, PoolParts, Retry, TimeSource,
+    BackendStats, GiveUp, Hook, HookOutcome, HookRequest, Options, Pool, PoolParts, RequestTag, Retry, TimeSource,
 };
 use crate::policy::backend::{Failure, Verdict};
 
@@ -106,8 +106,8 @@ impl Rig {
                     }
                     HookOutcome::GaveUp { reason } => End::GaveUp(reason),
                 };
-                kept.borrow_mut().push((done.ticket, end.clone()));
-                on_done(done.ticket, &end);
+                kept.borrow_mut().push((done.tag.0, end.clone()));
+                on_done(done.tag.0, &end);
                 of_sink.ring();
             }),
             alarm: Box::new(move |_| of_alarm.ring()),
@@ -168,11 +168,11 @@ impl Rig {
 
     /// One job's way out and back.
     pub async fn ask(&self, job: HookRequest) -> End {
-        let (before, ticket) = (self.ended.borrow().len(), job.ticket);
+        let (before, tag) = (self.ended.borrow().len(), job.tag.0);
         self.submit(job);
         self.until_ended(before + 1).await;
         let (ended, end) = self.ended.borrow()[before].clone();
-        assert_eq!(ended, ticket);
+        assert_eq!(ended, tag);
         end
     }
 }
@@ -180,22 +180,22 @@ impl Rig {
 const QUIET: Duration = Duration::from_millis(2);
 const QUIET_TURNS_MAX: u32 = 5000;
 
-pub fn forward(ticket: u64, retry: Retry) -> HookRequest {
+pub fn forward(tag: u64, retry: Retry) -> HookRequest {
     HookRequest {
         hook: Hook::Forward { message_type: 7 },
-        ticket,
+        tag: RequestTag(tag),
         retry,
         identity: [b'a'; 64],
         cookie: None,
         idempotency_key: None,
         query: None,
         headers: None,
-        body: format!("message {ticket}").into_bytes(),
+        body: format!("message {tag}").into_bytes(),
     }
 }
 
-pub fn connect(ticket: u64) -> HookRequest {
-    HookRequest { hook: Hook::Connect, body: Vec::new(), ..forward(ticket, Retry::Never) }
+pub fn connect(tag: u64) -> HookRequest {
+    HookRequest { hook: Hook::Connect, body: Vec::new(), ..forward(tag, Retry::Never) }
 }
 
 /// Long enough for any retry of a test that is not about deadlines.
