@@ -18,7 +18,7 @@ use super::dispatch::connections::Unsent;
 use super::dispatch::ids::ConnectionIndex;
 use super::dispatch::tasks::ConnectionEnd;
 use super::hook::HookOutcome;
-use super::response_reader::{Progress, ResponseReader};
+use super::response_reader::{ResponseProgress, ResponseReader};
 use super::shared_dispatcher::SharedDispatcher;
 use crate::io::runtime::net::Connecting;
 use crate::policy::backend::Failure;
@@ -106,11 +106,11 @@ impl ConnectionTask {
         let (is_expected, body_max) =
             self.dispatcher.with(|dispatcher| (dispatcher.is_expected(self.connection), dispatcher.body_bytes_max()));
         if !is_expected {
-            return Some(ConnectionEnd::Unasked);
+            return Some(ConnectionEnd::Unsolicited);
         }
         match reader.advance(body_max, |head, body, reusable| self.on_response(head, body, reusable)) {
-            Ok(Progress::More | Progress::Done { reusable: true }) => None,
-            Ok(Progress::Done { reusable: false }) => Some(ConnectionEnd::Spent),
+            Ok(ResponseProgress::More | ResponseProgress::Complete { reusable: true }) => None,
+            Ok(ResponseProgress::Complete { reusable: false }) => Some(ConnectionEnd::Spent),
             Err(failure) => Some(ConnectionEnd::Failed(failure)),
         }
     }

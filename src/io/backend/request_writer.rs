@@ -1,6 +1,6 @@
 //! Requests to the business server, written into a connection's buffer: PROTOCOL.md sections 2 and 4.
 //!
-//! What does not change between two requests is put together once per URL (`Target`), and the 2014 signature once per
+//! What does not change between two requests is put together once per URL (`RequestTemplate`), and the 2014 signature once per
 //! second (`Signer`), so that the hot path copies bytes and hashes nothing. No socket and no clock here.
 
 use std::io::Write;
@@ -15,7 +15,7 @@ use super::time_source::Now;
 
 /// One URL of one hook, taken apart so far as it can be.
 #[derive(Debug)]
-pub struct Target {
+pub struct RequestTemplate {
     /// The path around each `{message_type}`, method first: `POST /m/` and `/`.
     path: Vec<Box<[u8]>>,
     has_query: bool,
@@ -23,8 +23,8 @@ pub struct Target {
     tail: Box<[u8]>,
 }
 
-impl Target {
-    pub fn new(hook: HookKind, url: &HttpUrl) -> Target {
+impl RequestTemplate {
+    pub fn new(hook: HookKind, url: &HttpUrl) -> RequestTemplate {
         let method = match hook {
             HookKind::Forward | HookKind::Receipts => "POST",
             HookKind::Connect | HookKind::Close => "GET",
@@ -43,55 +43,55 @@ impl Target {
         if hook == HookKind::Receipts {
             tail.push_str("Content-Type: application/json\r\n");
         }
-        Target {
+        RequestTemplate {
             path: path.split("{message_type}").map(|part| part.as_bytes().into()).collect(),
             has_query: url.path_and_query.contains('?'),
             tail: tail.into_bytes().into(),
         }
     }
 
-    /// Replaces what `out` holds by the request for `job`. `number` tells one job from any other of this pool, and is
+    /// Replaces what `out` holds by the request for `request`. `number` tells one request from any other of this pool, and is
     /// the same over all its attempts.
     pub fn write(
         &self,
         out: &mut Vec<u8>,
-        job: &HookRequest,
+        request: &HookRequest,
         number: RequestNumber,
         signer: &mut Signer,
         now: Now<'_>,
     ) {
         out.clear();
-        self.write_target(out, job, signer, now);
+        self.write_target(out, request, signer, now);
         out.extend_from_slice(&self.tail);
-        if job.hook.has_identity() {
-            put_header(out, "RAINBOWCLIENTIDENTITY", &job.identity);
+        if request.hook.has_identity() {
+            put_header(out, "RAINBOWCLIENTIDENTITY", &request.identity);
         }
-        if let Some(cookie) = &job.cookie {
+        if let Some(cookie) = &request.cookie {
             put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
         }
-        if let Some(key) = &job.idempotency_key {
+        if let Some(key) = &request.idempotency_key {
             put_header(out, "Idempotency-Key", key.as_bytes());
         }
-        match &job.headers {
-            Some(lines) if job.hook == Hook::SessionEnded => out.extend_from_slice(lines),
+        match &request.headers {
+            Some(lines) if request.hook == Hook::SessionEnded => out.extend_from_slice(lines),
             Some(lines) => put_client_headers(out, lines),
             None => {}
         }
-        signer.put_webhook_headers(out, job, number, now);
-        if job.hook.has_body() {
-            put_number_header(out, "Content-Length", job.body.len() as u64);
+        signer.put_webhook_headers(out, request, number, now);
+        if request.hook.has_body() {
+            put_number_header(out, "Content-Length", request.body.len() as u64);
         }
         out.extend_from_slice(b"\r\n");
-        if job.hook.has_body() {
-            out.extend_from_slice(&job.body);
+        if request.hook.has_body() {
+            out.extend_from_slice(&request.body);
         }
     }
 
-    fn write_target(&self, out: &mut Vec<u8>, job: &HookRequest, signer: &mut Signer, now: Now<'_>) {
+    fn write_target(&self, out: &mut Vec<u8>, request: &HookRequest, signer: &mut Signer, now: Now<'_>) {
         let (first, rest) = self.path.split_first().expect("split yields at least one part");
         out.extend_from_slice(first);
         for part in rest {
-            match job.hook {
+            match request.hook {
                 Hook::Forward { message_type } => put_number(out, u64::from(message_type)),
                 Hook::Connect | Hook::Close | Hook::SessionEnded | Hook::Receipts => {
                     out.extend_from_slice(b"%7Bmessage_type%7D")
@@ -100,7 +100,7 @@ impl Target {
             out.extend_from_slice(part);
         }
         let mut join = if self.has_query { b'&' } else { b'?' };
-        if let Some(query) = job.query.as_deref().filter(|query| !query.is_empty()) {
+        if let Some(query) = request.query.as_deref().filter(|query| !query.is_empty()) {
             out.push(join);
             put_query(out, query);
             join = b'&';
@@ -154,10 +154,10 @@ impl Signer {
     }
 
     /// The three headers of Standard Webhooks. Its signature covers the body, so it is made anew for every attempt.
-    fn put_webhook_headers(&self, out: &mut Vec<u8>, job: &HookRequest, number: RequestNumber, now: Now<'_>) {
+    fn put_webhook_headers(&self, out: &mut Vec<u8>, request: &HookRequest, number: RequestNumber, now: Now<'_>) {
         let Some(key) = &self.webhook_key else { return };
         let mut own_id = [0; OWN_ID_LEN];
-        let id = match &job.idempotency_key {
+        let id = match &request.idempotency_key {
             Some(key) => key.as_str(),
             None => {
                 write!(&mut own_id[..], "{:016x}-{:016x}", self.instance, number.0).expect("fits");
@@ -165,7 +165,7 @@ impl Signer {
             }
         };
         let timestamp_s = (now.unix_s)();
-        let body: &[u8] = if job.hook.has_body() { &job.body } else { b"" };
+        let body: &[u8] = if request.hook.has_body() { &request.body } else { b"" };
         let signature = sign::sign_webhook(std::slice::from_ref(key), id, timestamp_s, body);
         put_header(out, sign::WEBHOOK_ID, id.as_bytes());
         put_number_header(out, sign::WEBHOOK_TIMESTAMP, timestamp_s);
@@ -256,7 +256,7 @@ mod tests {
 
     const UNIX_S: u64 = 1_700_000_000;
 
-    fn job(hook: Hook) -> HookRequest {
+    fn request_for(hook: Hook) -> HookRequest {
         HookRequest {
             hook,
             tag: RequestTag(7),
@@ -270,12 +270,12 @@ mod tests {
         }
     }
 
-    fn written(url: &str, job: &HookRequest, signer: &mut Signer) -> Vec<u8> {
-        let target = Target::new(job.hook.into(), &HttpUrl::parse(url).unwrap());
+    fn written(url: &str, hook_request: &HookRequest, signer: &mut Signer) -> Vec<u8> {
+        let template = RequestTemplate::new(hook_request.hook.into(), &HttpUrl::parse(url).unwrap());
         let mut out = b"rest of before".to_vec();
-        target.write(
+        template.write(
             &mut out,
-            job,
+            hook_request,
             RequestNumber(42),
             signer,
             Now { tick: Tick(5000), us: 5_000_000, unix_s: &|| UNIX_S },
@@ -283,8 +283,8 @@ mod tests {
         out
     }
 
-    fn text(url: &str, job: &HookRequest) -> String {
-        String::from_utf8(written(url, job, &mut Signer::new(String::new(), None, Rng::new(1)))).unwrap()
+    fn text(url: &str, hook_request: &HookRequest) -> String {
+        String::from_utf8(written(url, hook_request, &mut Signer::new(String::new(), None, Rng::new(1)))).unwrap()
     }
 
     /// Reads what was written as a server would.
@@ -296,11 +296,11 @@ mod tests {
 
     #[test]
     fn a_forward_is_a_post_with_the_message_type_in_its_path() {
-        let mut job = job(Hook::Forward { message_type: 65535 });
-        job.body = b"{\"a\":1}".to_vec();
-        job.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
-        job.idempotency_key = IdempotencyKey::new("abc-1");
-        let request = text("http://Example.com:8000/m/{message_type}/x/{message_type}?k=v", &job);
+        let mut hook_request = request_for(Hook::Forward { message_type: 65535 });
+        hook_request.body = b"{\"a\":1}".to_vec();
+        hook_request.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
+        hook_request.idempotency_key = IdempotencyKey::new("abc-1");
+        let request = text("http://Example.com:8000/m/{message_type}/x/{message_type}?k=v", &hook_request);
         assert_eq!(
             request,
             format!(
@@ -319,13 +319,13 @@ mod tests {
 
     #[test]
     fn a_connect_carries_the_clients_query_and_headers() {
-        let mut job = job(Hook::Connect);
-        job.query = Some("X-DEVICEID=1&b=%20".into());
-        job.headers = Some(Rc::from(
+        let mut hook_request = request_for(Hook::Connect);
+        hook_request.query = Some("X-DEVICEID=1&b=%20".into());
+        hook_request.headers = Some(Rc::from(
             &b"X-DEVICEID: 1\r\nUser-Agent: phone\r\nAccept-Encoding: gzip\r\ncontent-length: 9\r\nCookie: a=b\r\n\
                RainbowClientIdentity: me\r\n"[..],
         ));
-        let request = text("http://h/c/", &job);
+        let request = text("http://h/c/", &hook_request);
         assert!(request.starts_with("GET /c/?X-DEVICEID=1&b=%20 HTTP/1.1\r\nHost: h\r\n"), "{request}");
         check(request.as_bytes(), |head, body| {
             let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
@@ -336,18 +336,18 @@ mod tests {
 
     #[test]
     fn no_client_query_can_end_the_request_line() {
-        let mut job = job(Hook::Connect);
-        job.query = Some("a= HTTP/1.1\r\nX: y#z\u{e9}".into());
-        let request = text("http://h/c/?k", &job);
+        let mut hook_request = request_for(Hook::Connect);
+        hook_request.query = Some("a= HTTP/1.1\r\nX: y#z\u{e9}".into());
+        let request = text("http://h/c/?k", &hook_request);
         assert!(request.starts_with("GET /c/?k&a=%20HTTP/1.1%0D%0AX:%20y%23z%C3%A9 HTTP/1.1\r\n"), "{request}");
     }
 
     #[test]
     fn the_end_of_a_session_names_the_session_and_no_connection() {
-        let mut job = job(Hook::SessionEnded);
-        job.headers = Some(Rc::from(&b"RAINBOWCLIENTSESSION: a b\r\nRAINBOWSESSIONENDED: dropped\r\n"[..]));
-        job.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
-        let request = text("http://h/bye", &job);
+        let mut hook_request = request_for(Hook::SessionEnded);
+        hook_request.headers = Some(Rc::from(&b"RAINBOWCLIENTSESSION: a b\r\nRAINBOWSESSIONENDED: dropped\r\n"[..]));
+        hook_request.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
+        let request = text("http://h/bye", &hook_request);
         assert!(request.starts_with("GET /bye HTTP/1.1\r\n"), "{request}");
         check(request.as_bytes(), |head, body| {
             let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
@@ -360,9 +360,9 @@ mod tests {
 
     #[test]
     fn receipts_are_a_post_of_json() {
-        let mut job = job(Hook::Receipts);
-        job.body = b"[{}]".to_vec();
-        let request = text("http://h/receipts", &job);
+        let mut hook_request = request_for(Hook::Receipts);
+        hook_request.body = b"[{}]".to_vec();
+        let request = text("http://h/receipts", &hook_request);
         check(request.as_bytes(), |head, body| {
             assert_eq!((head.method, head.headers.get_text("content-type")), ("POST", Some("application/json")));
             assert_eq!(head.headers.get("rainbowclientidentity"), None);
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_close_is_a_get_without_a_body() {
-        let request = text("http://h/bye", &job(Hook::Close));
+        let request = text("http://h/bye", &request_for(Hook::Close));
         assert!(request.starts_with("GET /bye HTTP/1.1\r\n"));
         assert!(request.ends_with("\r\n\r\n") && !request.contains("Content-"));
     }
@@ -394,9 +394,9 @@ mod tests {
             let signed = sign::Signed2014 { timestamp, nonce, signature };
             assert_eq!(sign::verify_2014("testtoken", signed, now_s, 0), Ok(()));
         }
-        let request = String::from_utf8(written("http://h/c/", &job(Hook::Close), &mut signer)).unwrap();
+        let request = String::from_utf8(written("http://h/c/", &request_for(Hook::Close), &mut signer)).unwrap();
         assert!(request.starts_with("GET /c/?timestamp=1700000000&nonce="), "{request}");
-        let request = String::from_utf8(written("http://h/c/?a=b", &job(Hook::Close), &mut signer)).unwrap();
+        let request = String::from_utf8(written("http://h/c/?a=b", &request_for(Hook::Close), &mut signer)).unwrap();
         assert!(request.starts_with("GET /c/?a=b&timestamp=1700000000&nonce="), "{request}");
     }
 
@@ -404,8 +404,8 @@ mod tests {
     fn webhook_headers_verify_over_the_body() {
         let key = WebhookKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let mut signer = Signer::new(String::new(), Some(key.clone()), Rng::new(9));
-        let mut job = job(Hook::Forward { message_type: 1 });
-        job.body = b"hello".to_vec();
+        let mut hook_request = request_for(Hook::Forward { message_type: 1 });
+        hook_request.body = b"hello".to_vec();
         let verify = |request: &[u8]| {
             check(request, |head, body| {
                 let of = |name| head.headers.get_text(name).expect("a webhook header");
@@ -415,10 +415,10 @@ mod tests {
                 id.to_string()
             })
         };
-        let first = verify(&written("http://h/m", &job, &mut signer));
-        assert_eq!(verify(&written("http://h/m", &job, &mut signer)), first, "the same over all attempts");
-        job.idempotency_key = IdempotencyKey::new("abc-2");
-        assert_eq!(verify(&written("http://h/m", &job, &mut signer)), "abc-2");
+        let first = verify(&written("http://h/m", &hook_request, &mut signer));
+        assert_eq!(verify(&written("http://h/m", &hook_request, &mut signer)), first, "the same over all attempts");
+        hook_request.idempotency_key = IdempotencyKey::new("abc-2");
+        assert_eq!(verify(&written("http://h/m", &hook_request, &mut signer)), "abc-2");
     }
 
     #[test]

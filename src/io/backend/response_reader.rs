@@ -33,10 +33,10 @@ struct BodyState {
 
 /// What the bytes so far amount to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum ResponseProgress {
     More,
     /// The answer was handed over. With `reusable`, another request may go out on the connection.
-    Done {
+    Complete {
         reusable: bool,
     },
 }
@@ -59,20 +59,20 @@ impl ResponseReader {
         !self.begun && self.buf.is_empty()
     }
 
-    /// Reads on after bytes were added. When the answer is complete, `hand_over` gets it, and the reader is ready for
+    /// Reads on after bytes were added. When the answer is complete, `on_response` gets it, and the reader is ready for
     /// the next one.
     pub fn advance(
         &mut self,
         body_max: usize,
-        hand_over: impl FnOnce(&ResponseHead<'_>, &[u8], bool),
-    ) -> Result<Progress, Failure> {
+        on_response: impl FnOnce(&ResponseHead<'_>, &[u8], bool),
+    ) -> Result<ResponseProgress, Failure> {
         self.begun |= !self.buf.is_empty();
         if self.body_state.is_some() {
-            return self.advance_body(hand_over);
+            return self.advance_body(on_response);
         }
         loop {
             let Some(head_len) = self.scanner.advance(&self.buf, &HeadLimits::RESPONSE).map_err(head_failure)? else {
-                return Ok(Progress::More);
+                return Ok(ResponseProgress::More);
             };
             let mut slots = RESPONSE_SLOTS;
             let head = ResponseHead::parse(&self.buf[..head_len], &mut slots).map_err(head_failure)?;
@@ -85,47 +85,50 @@ impl ResponseReader {
             let progress = decoder.advance(&self.buf[head_len..], &mut self.body).map_err(body_failure)?;
             if progress.done {
                 let reusable = head.keep_alive() && head_len + progress.consumed == self.buf.len();
-                hand_over(&head, &self.body, reusable);
+                on_response(&head, &self.body, reusable);
                 self.reset();
-                return Ok(Progress::Done { reusable });
+                return Ok(ResponseProgress::Complete { reusable });
             }
             self.buf.truncate(head_len);
             self.body_state = Some(BodyState { head_len, decoder });
-            return Ok(Progress::More);
+            return Ok(ResponseProgress::More);
         }
     }
 
     /// The peer has closed: an answer that ends by that is complete now, any other is cut off.
-    pub fn finish(&mut self, hand_over: impl FnOnce(&ResponseHead<'_>, &[u8], bool)) -> Result<(), Failure> {
+    pub fn finish(&mut self, on_response: impl FnOnce(&ResponseHead<'_>, &[u8], bool)) -> Result<(), Failure> {
         let state = self.body_state.as_mut().ok_or(Failure::Reset)?;
         state.decoder.finish().map_err(body_failure)?;
         let mut slots = RESPONSE_SLOTS;
         let head = ResponseHead::parse(&self.buf[..state.head_len], &mut slots).map_err(head_failure)?;
-        hand_over(&head, &self.body, false);
+        on_response(&head, &self.body, false);
         self.reset();
         Ok(())
     }
 
-    fn advance_body(&mut self, hand_over: impl FnOnce(&ResponseHead<'_>, &[u8], bool)) -> Result<Progress, Failure> {
+    fn advance_body(
+        &mut self,
+        on_response: impl FnOnce(&ResponseHead<'_>, &[u8], bool),
+    ) -> Result<ResponseProgress, Failure> {
         let state = self.body_state.as_mut().expect("called with a head");
         let progress = state.decoder.advance(&self.buf[state.head_len..], &mut self.body).map_err(body_failure)?;
         if !progress.done {
             debug_assert_eq!(state.head_len + progress.consumed, self.buf.len(), "a decoder takes all it is given");
             self.buf.truncate(state.head_len);
-            return Ok(Progress::More);
+            return Ok(ResponseProgress::More);
         }
         let mut slots = RESPONSE_SLOTS;
         let head = ResponseHead::parse(&self.buf[..state.head_len], &mut slots).map_err(head_failure)?;
         let reusable = head.keep_alive() && state.head_len + progress.consumed == self.buf.len();
-        hand_over(&head, &self.body, reusable);
+        on_response(&head, &self.body, reusable);
         self.reset();
-        Ok(Progress::Done { reusable })
+        Ok(ResponseProgress::Complete { reusable })
     }
 
     fn skip_interim(&mut self, head_len: usize) -> Result<(), Failure> {
         self.interim_heads += 1;
         if self.interim_heads > INTERIM_HEADS_MAX {
-            return Err(Failure::Rubbish);
+            return Err(Failure::Malformed);
         }
         self.buf.drain(..head_len);
         self.scanner = HeadScanner::default();
@@ -136,8 +139,8 @@ impl ResponseReader {
         self.buf.clear();
         self.body.clear();
         // One large answer must not keep its memory for the life of the connection.
-        self.buf.shrink_to(KEPT_BYTES_MAX);
-        self.body.shrink_to(KEPT_BYTES_MAX);
+        self.buf.shrink_to(BUFFER_BYTES_MAX);
+        self.body.shrink_to(BUFFER_BYTES_MAX);
         self.scanner = HeadScanner::default();
         self.body_state = None;
         self.interim_heads = 0;
@@ -148,7 +151,7 @@ impl ResponseReader {
 fn head_failure(error: HeadError) -> Failure {
     match error {
         HeadError::TooLong { .. } | HeadError::TooManyHeaders { .. } => Failure::TooLarge,
-        _ => Failure::Rubbish,
+        _ => Failure::Malformed,
     }
 }
 
@@ -156,7 +159,7 @@ fn body_failure(error: BodyError) -> Failure {
     match error {
         BodyError::TooLarge { .. } | BodyError::TooMuchOverhead { .. } => Failure::TooLarge,
         BodyError::Truncated => Failure::Reset,
-        _ => Failure::Rubbish,
+        _ => Failure::Malformed,
     }
 }
 
@@ -164,8 +167,8 @@ fn body_failure(error: BodyError) -> Failure {
 const ROOM_MIN: usize = 4096;
 /// Once an answer has shown not to be an ordinary one: the rest of it in few pieces.
 const ROOM_IN_BODY: usize = 32 << 10;
-const KEPT_BYTES_MAX: usize = 64 << 10;
-const _: () = assert!(HeadLimits::RESPONSE.bytes_max + ROOM_IN_BODY <= KEPT_BYTES_MAX);
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+const _: () = assert!(HeadLimits::RESPONSE.bytes_max + ROOM_IN_BODY <= BUFFER_BYTES_MAX);
 /// RFC 9110 §15.2 allows any number of 1xx heads; more than a few are an attempt to keep us busy.
 const INTERIM_HEADS_MAX: u32 = 16;
 
@@ -177,41 +180,41 @@ mod tests {
 
     const BODY_MAX: usize = 100_000;
 
-    type Answer = (u16, Vec<u8>, bool);
+    type Response = (u16, Vec<u8>, bool);
 
-    /// Status, body and reusability of all answers in `bytes`, fed in pieces of `piece` bytes, and how it ended.
-    fn read(bytes: &[u8], piece: usize, closes: bool) -> (Vec<Answer>, Option<Failure>) {
-        let (mut reader, mut answers) = (ResponseReader::default(), Vec::new());
+    /// Status, body and reusability of all responses in `bytes`, fed in pieces of `piece` bytes, and how it ended.
+    fn read(bytes: &[u8], piece: usize, closes: bool) -> (Vec<Response>, Option<Failure>) {
+        let (mut reader, mut responses) = (ResponseReader::default(), Vec::new());
         for piece in bytes.chunks(piece.max(1)) {
             let mut buf = reader.take_buffer();
             assert!(buf.capacity() - buf.len() >= ROOM_MIN);
             buf.extend_from_slice(piece);
             reader.put_buffer(buf);
-            let answer = |head: &ResponseHead<'_>, body: &[u8], reusable| {
-                answers.push((head.status, body.to_vec(), reusable));
+            let response = |head: &ResponseHead<'_>, body: &[u8], reusable| {
+                responses.push((head.status, body.to_vec(), reusable));
             };
-            match reader.advance(BODY_MAX, answer) {
-                Ok(Progress::More) => {}
-                Ok(Progress::Done { reusable }) => {
+            match reader.advance(BODY_MAX, response) {
+                Ok(ResponseProgress::More) => {}
+                Ok(ResponseProgress::Complete { reusable }) => {
                     assert!(reader.is_untouched());
                     if !reusable {
-                        return (answers, None);
+                        return (responses, None);
                     }
                 }
-                Err(failure) => return (answers, Some(failure)),
+                Err(failure) => return (responses, Some(failure)),
             }
         }
         if closes && !reader.is_untouched() {
-            let end = reader.finish(|head, body, reusable| answers.push((head.status, body.to_vec(), reusable)));
-            return (answers, end.err());
+            let end = reader.finish(|head, body, reusable| responses.push((head.status, body.to_vec(), reusable)));
+            return (responses, end.err());
         }
-        (answers, None)
+        (responses, None)
     }
 
-    fn body_of(bytes: &[u8]) -> Vec<Answer> {
-        let (answers, failure) = read(bytes, bytes.len(), true);
+    fn body_of(bytes: &[u8]) -> Vec<Response> {
+        let (responses, failure) = read(bytes, bytes.len(), true);
         assert_eq!(failure, None);
-        answers
+        responses
     }
 
     #[test]
@@ -236,23 +239,23 @@ mod tests {
         let end = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
         assert_eq!(body_of(&[&interim[..], interim, end].concat()), [(200, b"ok".to_vec(), true)]);
         let many = interim.repeat(INTERIM_HEADS_MAX as usize + 1);
-        assert_eq!(read(&many, many.len(), true).1, Some(Failure::Rubbish));
+        assert_eq!(read(&many, many.len(), true).1, Some(Failure::Malformed));
     }
 
     #[test]
-    fn bytes_after_an_answer_end_the_connection() {
+    fn bytes_after_a_response_end_the_connection() {
         let two = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1";
         assert_eq!(body_of(two), [(200, b"ok".to_vec(), false)]);
     }
 
     #[test]
-    fn what_is_no_answer_fails() {
+    fn what_is_no_response_fails() {
         let fails = |bytes: &[u8]| read(bytes, bytes.len(), true).1;
-        assert_eq!(fails(b"SSH-2.0-OpenSSH\r\n\r\n"), Some(Failure::Rubbish));
-        assert_eq!(fails(b"\x00\x01"), Some(Failure::Rubbish));
+        assert_eq!(fails(b"SSH-2.0-OpenSSH\r\n\r\n"), Some(Failure::Malformed));
+        assert_eq!(fails(b"\x00\x01"), Some(Failure::Malformed));
         assert_eq!(fails(b"HTTP/1.1 200 OK\r\nContent-Le"), Some(Failure::Reset));
         assert_eq!(fails(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell"), Some(Failure::Reset));
-        assert_eq!(fails(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz"), Some(Failure::Rubbish));
+        assert_eq!(fails(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz"), Some(Failure::Malformed));
         assert_eq!(fails(b"HTTP/1.1 200 OK\r\nContent-Length: 2147483648\r\n\r\n"), Some(Failure::TooLarge));
         let endless = [b"HTTP/1.0 200 OK\r\n\r\n".to_vec(), vec![b'x'; BODY_MAX + 1]].concat();
         assert_eq!(fails(&endless), Some(Failure::TooLarge));
@@ -260,7 +263,7 @@ mod tests {
         assert_eq!(fails(&long_head), Some(Failure::TooLarge));
     }
 
-    fn answer() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    fn response() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         let chunked = prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..5).prop_map(|chunks| {
             let mut bytes = b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n".to_vec();
             for chunk in &chunks {
@@ -279,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn byte_by_byte_equals_whole((bytes, body) in answer(), piece in 1usize..600) {
+        fn byte_by_byte_equals_whole((bytes, body) in response(), piece in 1usize..600) {
             let whole = read(&bytes, bytes.len(), true);
             prop_assert_eq!(&whole, &(vec![(200, body, true)], None));
             prop_assert_eq!(&read(&bytes, 1, true), &whole);
@@ -287,10 +290,10 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_answer_is_a_reset(((bytes, _), cut) in (answer(), any::<prop::sample::Index>())) {
+        fn a_cut_response_is_a_reset(((bytes, _), cut) in (response(), any::<prop::sample::Index>())) {
             let cut = cut.index(bytes.len());
-            let (answers, failure) = read(&bytes[..cut], 1000, true);
-            prop_assert!(answers.is_empty());
+            let (responses, failure) = read(&bytes[..cut], 1000, true);
+            prop_assert!(responses.is_empty());
             prop_assert_eq!(failure, (cut > 0).then_some(Failure::Reset));
         }
 

@@ -72,7 +72,7 @@ impl BackendStats {
             Failure::Refused => &self.failures_refused,
             Failure::Reset => &self.failures_reset,
             Failure::Timeout => &self.failures_timeout,
-            Failure::Rubbish => &self.failures_rubbish,
+            Failure::Malformed => &self.failures_rubbish,
             Failure::TooLarge => &self.failures_too_large,
         }
     }

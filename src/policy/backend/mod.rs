@@ -28,7 +28,7 @@ pub enum Failure {
     #[error("the backend did not answer in time")]
     Timeout,
     #[error("the backend's answer is not HTTP")]
-    Rubbish,
+    Malformed,
     #[error("the backend's answer is larger than allowed")]
     TooLarge,
 }
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn every_failure_is_retried_and_speaks_against_the_backend() {
         use Failure::*;
-        for failure in [NoAddress, Refused, Reset, Timeout, Rubbish, TooLarge] {
+        for failure in [NoAddress, Refused, Reset, Timeout, Malformed, TooLarge] {
             assert_eq!(classify(Err(failure)), Verdict::Retry);
             assert!(is_backend_failure(Err(failure)));
         }

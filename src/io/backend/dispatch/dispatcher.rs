@@ -23,7 +23,7 @@ use crate::base::rng::Rng;
 use crate::base::time::Tick;
 use crate::io::backend::hook::{GiveUp, HookKind, HookRequest, Retry};
 use crate::io::backend::options::Options;
-use crate::io::backend::request_writer::{Signer, Target};
+use crate::io::backend::request_writer::{RequestTemplate, Signer};
 use crate::io::backend::resolver::{Lookup, Resolver};
 use crate::io::backend::stats::BackendStats;
 use crate::io::backend::time_source::Now;
@@ -179,7 +179,7 @@ impl Dispatcher {
         for hook in HookKind::ALL {
             let targets = self.options.urls(hook).iter().map(|url| RouteTarget {
                 upstream: self.upstreams.find_or_add(&url.host, url.port),
-                target: Target::new(hook, url).into(),
+                template: RequestTemplate::new(hook, url).into(),
             });
             self.routes[hook].set_targets(targets.collect());
         }
@@ -293,7 +293,7 @@ impl Dispatcher {
     pub fn connection_ended(&mut self, connection: ConnectionIndex, end: ConnectionEnd, now: Now<'_>) {
         let ended = self.remove_connection(connection);
         // A connection that we shut down may still receive the response to a request that was given up.
-        if end == ConnectionEnd::Unasked && ended.state() == ConnectionState::Idle {
+        if end == ConnectionEnd::Unsolicited && ended.state() == ConnectionState::Idle {
             self.stats.unasked.add(1);
         }
         if let Some(request) = ended.request() {
@@ -351,14 +351,14 @@ impl Dispatcher {
     }
 
     fn start_attempt(&mut self, request: RequestIndex, target: RouteTarget, now: Now<'_>) {
-        let RouteTarget { upstream, target } = target;
+        let RouteTarget { upstream, template } = target;
         let permit = self.upstreams[upstream].begin_attempt(now.tick);
         let accepted = &self.requests[request];
         let full_deadline = self.options.attempt_deadline(accepted.hook(), now.tick);
         let deadline = full_deadline.min(accepted.deadline());
         self.stats.requests.add(1);
         self.stats.retries.add(u64::from(accepted.is_retried()));
-        let attempt = Attempt { upstream, target, permit, started_us: now.us, full_deadline };
+        let attempt = Attempt { upstream, template, permit, started_us: now.us, full_deadline };
         self.requests.begin_attempt(request, attempt);
         if let Some(connection) = self.upstreams[upstream].pop_idle() {
             self.connections[connection].assign(request, deadline);
@@ -373,8 +373,8 @@ impl Dispatcher {
         let Dispatcher { connections, requests, signer, tasks, .. } = self;
         let sender = &mut connections[connection];
         let accepted = &requests[sender.request().expect("a busy connection has a request")];
-        let target = &accepted.attempt().expect("a request on a connection is an attempt").target;
-        let unsent = sender.send(|out| target.write(out, accepted.request(), accepted.number(), signer, now));
+        let template = &accepted.attempt().expect("a request on a connection is an attempt").template;
+        let unsent = sender.send(|out| template.write(out, accepted.request(), accepted.number(), signer, now));
         if let Some(unsent) = unsent {
             // Only for what exceeds the socket's buffer, so no ordinary message pays for a task.
             tasks.start_sending(connection, unsent);

@@ -13,7 +13,7 @@ use slab::Slab;
 use super::ids::{RequestIndex, RequestNumber, UpstreamIndex};
 use crate::base::time::Tick;
 use crate::io::backend::hook::{GiveUp, Hook, HookKind, HookRequest, RequestTag, Retry};
-use crate::io::backend::request_writer::Target;
+use crate::io::backend::request_writer::RequestTemplate;
 use crate::policy::backend::Permit;
 
 #[derive(Default)]
@@ -44,7 +44,7 @@ pub struct AcceptedRequest {
 /// One try of a request on one upstream.
 pub struct Attempt {
     pub upstream: UpstreamIndex,
-    pub target: Rc<Target>,
+    pub template: Rc<RequestTemplate>,
     pub permit: Permit,
     pub started_us: u64,
     /// When the attempt would time out if the request's deadline did not come first.

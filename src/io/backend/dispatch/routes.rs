@@ -11,7 +11,7 @@ use super::queue::RequestQueue;
 use super::upstreams::Upstreams;
 use crate::base::time::Tick;
 use crate::io::backend::hook::HookKind;
-use crate::io::backend::request_writer::Target;
+use crate::io::backend::request_writer::RequestTemplate;
 use crate::policy::backend::Balancer;
 
 /// All hooks' routes, by kind.
@@ -34,7 +34,7 @@ pub struct Route {
 #[derive(Clone)]
 pub struct RouteTarget {
     pub upstream: UpstreamIndex,
-    pub target: Rc<Target>,
+    pub template: Rc<RequestTemplate>,
 }
 
 impl Routes {

@@ -29,7 +29,7 @@ pub enum ConnectionEnd {
     /// Closed after a response that did not leave it usable.
     Spent,
     /// The backend sent something without a request.
-    Unasked,
+    Unsolicited,
 }
 
 impl ConnectionEnd {
@@ -38,7 +38,7 @@ impl ConnectionEnd {
         match self {
             ConnectionEnd::Failed(failure) => failure,
             ConnectionEnd::ClosedUntouched | ConnectionEnd::Spent => Failure::Reset,
-            ConnectionEnd::Unasked => Failure::Rubbish,
+            ConnectionEnd::Unsolicited => Failure::Malformed,
         }
     }
 }

@@ -122,7 +122,7 @@ fn rubbish_is_a_failure_of_the_backend() {
                 connection.wait_for_end();
             });
             let rig = Rig::new(backend.options());
-            assert_eq!(rig.ask(forward(1, Retry::Never)).await, failed(Failure::Rubbish), "{rubbish:?}");
+            assert_eq!(rig.ask(forward(1, Retry::Never)).await, failed(Failure::Malformed), "{rubbish:?}");
             assert_eq!(rig.stats.failures_rubbish.get(), 1);
         });
     }
