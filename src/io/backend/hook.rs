@@ -10,7 +10,7 @@ use crate::base::time::Tick;
 use crate::policy::backend::{Failure, Verdict};
 use crate::wire::http1::ResponseHead;
 
-/// What the business server is asked.
+/// Which of the business server's URLs is called, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// GET: may this client come in?

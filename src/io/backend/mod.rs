@@ -1,11 +1,12 @@
 //! The client of the business server: keep-alive HTTP/1.1 connections, owned by the worker that owns the clients.
 //!
+//! The life of a request:
+//!
 //! ```text
-//!   worker ── Pool::submit ──▶ RequestQueue ── pick ──▶ UpstreamConnection ── send ──▶ backend
-//!      ▲                          ▲  ▲  (balancer,        │   ▲                           │
-//!      │                 backoff  │  │   breaker)         │   └─── ResponseReader ◀───────┘
-//!      │                          │  └── stale ───────────┤           │ (its task, one read always outstanding)
-//!      └──── sink(finished) ──────┴── final, given up ◀───┴───────────┘ verdict or failure
+//!   submit ──▶ waits in a RequestQueue ── pick ──▶ is on a connection ──┬─▶ answered for good ──▶ sink
+//!                ▲   │                                                  ├─▶ failed, not retried ──▶ given up ──▶ sink
+//!                │   └─▶ deadline, no URL, closed ──▶ given up ──▶ sink  └─▶ failed or 5xx, retried ──┐
+//!                └──── after a backoff; at once if the connection was stale ◀─────────────────────────┘
 //! ```
 //!
 //! Every request that `submit` accepts comes back through the sink exactly once. Nothing is unbounded: not the queues

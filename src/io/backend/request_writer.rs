@@ -1,7 +1,8 @@
 //! Requests to the business server, written into a connection's buffer: PROTOCOL.md sections 2 and 4.
 //!
-//! What does not change between two requests is put together once per URL (`RequestTemplate`), and the 2014 signature once per
-//! second (`Signer`), so that the hot path copies bytes and hashes nothing. No socket and no clock here.
+//! Owns what is the same in many requests: a `RequestTemplate` is made once per URL, the 2014 signature once per second
+//! (`Signer`), so that the hot path copies bytes and hashes nothing. Decides which of a client's headers go out. Has no
+//! socket and no clock. Called by the dispatcher when a request goes out.
 
 use std::io::Write;
 
@@ -13,13 +14,13 @@ use super::dispatch::ids::RequestNumber;
 use super::hook::{Hook, HookKind, HookRequest};
 use super::time_source::Now;
 
-/// One URL of one hook, taken apart so far as it can be.
+/// All requests to one URL of one hook, but for what differs from request to request.
 #[derive(Debug)]
 pub struct RequestTemplate {
     /// The path around each `{message_type}`, method first: `POST /m/` and `/`.
     path: Vec<Box<[u8]>>,
     has_query: bool,
-    /// From the version to the last header that is always the same.
+    /// From the HTTP version to the last header that is always the same.
     tail: Box<[u8]>,
 }
 
@@ -32,7 +33,7 @@ impl RequestTemplate {
         let path = format!("{method} {}", url.path_and_query);
         let mut tail = format!(" HTTP/1.1\r\nHost: {}\r\n", url.host_header());
         if hook != HookKind::Connect {
-            // A connect request carries the client's own.
+            // A connect request carries the client's own header.
             tail.push_str(concat!("User-Agent: rainbow/", env!("CARGO_PKG_VERSION"), "\r\n"));
         }
         if hook == HookKind::Forward {
@@ -50,8 +51,8 @@ impl RequestTemplate {
         }
     }
 
-    /// Replaces what `out` holds by the request for `request`. `number` tells one request from any other of this pool, and is
-    /// the same over all its attempts.
+    /// Replaces the contents of `out` by the request. `number` is the same in all attempts of one request, and differs
+    /// from that of any other request of this pool.
     pub fn write(
         &self,
         out: &mut Vec<u8>,
@@ -117,12 +118,13 @@ impl RequestTemplate {
 pub struct Signer {
     token: String,
     webhook_key: Option<WebhookKey>,
-    /// Prefix of webhook ids, new in every process: ids of before a restart must not come again.
+    /// Prefix of webhook ids, new in every process: an id from before a restart must not come again.
     instance: u64,
     rng: Rng,
-    /// `timestamp=…&nonce=…&signature=…`, and the second it was made in. It does not cover the body, so one nonce a
-    /// second proves as much as one a request would; it keeps SHA-1 off the path of every message.
+    /// `timestamp=…&nonce=…&signature=…`. The signature does not cover the body, so one nonce per second proves as much
+    /// as one per request would, and keeps SHA-1 off the path of every message.
     query: Vec<u8>,
+    /// The second that `query` was made in.
     query_second: Option<u64>,
 }
 
@@ -153,7 +155,8 @@ impl Signer {
         &self.query
     }
 
-    /// The three headers of Standard Webhooks. Its signature covers the body, so it is made anew for every attempt.
+    /// The three headers of Standard Webhooks. Their signature covers the timestamp and the body, so it is made for every
+    /// attempt.
     fn put_webhook_headers(&self, out: &mut Vec<u8>, request: &HookRequest, number: RequestNumber, now: Now<'_>) {
         let Some(key) = &self.webhook_key else { return };
         let mut own_id = [0; OWN_ID_LEN];
@@ -203,8 +206,8 @@ fn put_number(out: &mut Vec<u8>, mut number: u64) {
     }
 }
 
-/// The client's query as it is, but for bytes that would end the request line: those are percent-encoded, whoever let
-/// them through.
+/// The client's query as it is. Bytes that would end the request line are percent-encoded here, even if an earlier check
+/// should have refused them.
 fn put_query(out: &mut Vec<u8>, query: &str) {
     for byte in query.bytes() {
         if matches!(byte, b'!'..=b'~') && byte != b'#' {
@@ -215,8 +218,8 @@ fn put_query(out: &mut Vec<u8>, query: &str) {
     }
 }
 
-/// The client's header lines, without those that would change how the request or its answer is framed (a smuggled
-/// Content-Length, a compressed answer that nobody here unpacks), and without a second identity.
+/// The client's header lines, without those that would change how the request or its response is framed (a smuggled
+/// Content-Length, a compressed response that is not unpacked here), and without a second identity.
 fn put_client_headers(out: &mut Vec<u8>, lines: &[u8]) {
     debug_assert!(lines.is_empty() || lines.ends_with(b"\r\n"), "whole lines");
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
@@ -242,7 +245,7 @@ const NOT_FROM_CLIENTS: [&[u8]; 8] = [
     b"te",
     b"transfer-encoding",
 ];
-/// Identity, cookie and signature are ours to state.
+/// Identity, cookie and signature are set by us, never by a client.
 const OUR_PREFIXES: [&[u8]; 2] = [b"rainbow", b"webhook-"];
 
 #[cfg(test)]

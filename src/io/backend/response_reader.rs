@@ -1,28 +1,28 @@
-//! One answer at a time, read incrementally out of a buffer that is used again and again.
+//! Responses of one connection, read one after another, in pieces as they arrive, out of one reused buffer.
 //!
 //! ```text
 //!   buf   │ head (≤ 16 KiB) │ bytes not decoded yet │ room for the next read │
 //!   body  │ decoded so far (≤ body_max) │
 //! ```
 //!
-//! No socket here: `io::backend::connection` reads into the buffer and asks. What is not HTTP/1, or is more than allowed, is
-//! a `Failure` as soon as it shows; nothing is allocated by a declared length, and nothing at all once the buffers are
-//! warm.
+//! Owns the buffers and the state of the response that is being read. Reads no socket: `connection_task` reads into the
+//! buffer and calls. What is not HTTP/1, or is larger than allowed, is a `Failure` as soon as it shows. Never allocates
+//! by a declared length, and allocates nothing once the buffers are warm.
 
 use crate::policy::backend::Failure;
 use crate::wire::http1::{BodyDecoder, BodyError, HeadError, HeadLimits, HeadScanner, RESPONSE_SLOTS, ResponseHead};
 
-/// Reads the answers of one connection, one after another.
+/// One connection's.
 #[derive(Default)]
 pub struct ResponseReader {
-    /// Begins where the current answer's head begins.
+    /// Begins with the head of the current response.
     buf: Vec<u8>,
     scanner: HeadScanner,
     /// Known once the head is whole.
     body_state: Option<BodyState>,
     body: Vec<u8>,
     interim_heads: u32,
-    /// Whether the peer has sent a byte of the current answer.
+    /// The backend has sent a byte of the current response.
     begun: bool,
 }
 
@@ -31,36 +31,36 @@ struct BodyState {
     decoder: BodyDecoder,
 }
 
-/// What the bytes so far amount to.
+/// How far the current response has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseProgress {
     More,
-    /// The answer was handed over. With `reusable`, another request may go out on the connection.
+    /// `on_response` has been called. With `reusable`, another request may go out on the connection.
     Complete {
         reusable: bool,
     },
 }
 
 impl ResponseReader {
-    /// Takes the buffer out for a read into its spare room, of which there is at least `ROOM_MIN`.
+    /// Lends the buffer for a read into its spare room, of which there is at least `ROOM_MIN`.
     pub fn take_buffer(&mut self) -> Vec<u8> {
         let mut buf = std::mem::take(&mut self.buf);
         buf.reserve(if self.body_state.is_some() { ROOM_IN_BODY } else { ROOM_MIN });
         buf
     }
 
-    /// Gives it back after the read.
+    /// Takes the buffer back after the read.
     pub fn put_buffer(&mut self, buf: Vec<u8>) {
         self.buf = buf;
     }
 
-    /// True when nothing of an answer has come yet.
+    /// True when no byte of a response has come yet.
     pub fn is_untouched(&self) -> bool {
         !self.begun && self.buf.is_empty()
     }
 
-    /// Reads on after bytes were added. When the answer is complete, `on_response` gets it, and the reader is ready for
-    /// the next one.
+    /// Reads on after bytes were added. When the response is complete, `on_response` is called with head, body and
+    /// reusability, and the reader is ready for the next response.
     pub fn advance(
         &mut self,
         body_max: usize,
@@ -81,7 +81,7 @@ impl ResponseReader {
                 continue;
             }
             let mut decoder = BodyDecoder::new(head.framing, body_max).map_err(body_failure)?;
-            // Nearly every answer is whole in one read: its head is then read only once.
+            // Nearly every response is whole in one read: its head is then parsed only once.
             let progress = decoder.advance(&self.buf[head_len..], &mut self.body).map_err(body_failure)?;
             if progress.done {
                 let reusable = head.keep_alive() && head_len + progress.consumed == self.buf.len();
@@ -95,7 +95,7 @@ impl ResponseReader {
         }
     }
 
-    /// The peer has closed: an answer that ends by that is complete now, any other is cut off.
+    /// The backend has closed the connection. A response that ends with its connection is now complete, any other is cut.
     pub fn finish(&mut self, on_response: impl FnOnce(&ResponseHead<'_>, &[u8], bool)) -> Result<(), Failure> {
         let state = self.body_state.as_mut().ok_or(Failure::Reset)?;
         state.decoder.finish().map_err(body_failure)?;
@@ -138,7 +138,7 @@ impl ResponseReader {
     fn reset(&mut self) {
         self.buf.clear();
         self.body.clear();
-        // One large answer must not keep its memory for the life of the connection.
+        // One large response must not keep its memory for the life of the connection.
         self.buf.shrink_to(BUFFER_BYTES_MAX);
         self.body.shrink_to(BUFFER_BYTES_MAX);
         self.scanner = HeadScanner::default();
@@ -163,10 +163,11 @@ fn body_failure(error: BodyError) -> Failure {
     }
 }
 
-/// Room for one read: an ordinary answer whole.
+/// Room for one read: an ordinary response whole.
 const ROOM_MIN: usize = 4096;
-/// Once an answer has shown not to be an ordinary one: the rest of it in few pieces.
+/// Room for each further read of a long response: the rest of it in few pieces.
 const ROOM_IN_BODY: usize = 32 << 10;
+/// What each buffer keeps of its memory between two responses.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 const _: () = assert!(HeadLimits::RESPONSE.bytes_max + ROOM_IN_BODY <= BUFFER_BYTES_MAX);
 /// RFC 9110 §15.2 allows any number of 1xx heads; more than a few are an attempt to keep us busy.

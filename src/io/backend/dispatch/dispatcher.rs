@@ -30,7 +30,7 @@ use crate::io::backend::time_source::Now;
 use crate::policy::backend::breaker::Change;
 use crate::policy::backend::{self as policy, Failure, Verdict};
 
-/// All that a pool knows.
+/// All state of one pool.
 pub struct Dispatcher {
     options: Options,
     stats: Arc<BackendStats>,
@@ -56,7 +56,7 @@ pub struct DispatcherParts {
     pub tasks: Box<dyn ConnectionTasks>,
 }
 
-/// What the worker asks for.
+/// Calls of the worker.
 impl Dispatcher {
     pub fn new(parts: DispatcherParts) -> Dispatcher {
         let DispatcherParts { options, stats, resolver, seed, alarm, tasks } = parts;
@@ -203,7 +203,8 @@ impl Dispatcher {
     }
 }
 
-/// What the tasks of connections ask for and report. `connection` is the task's own, which nobody else removes.
+/// Calls of the tasks of connections. `connection` is the task's own; its entry is removed by its task
+/// only, once there is one.
 impl Dispatcher {
     /// The address to begin with.
     pub fn address_hint(&self, connection: ConnectionIndex) -> usize {

@@ -56,7 +56,7 @@ const WARM_UP: u64 = 200;
 const MESSAGES: u64 = 5000;
 const CLIENTS: u64 = 4;
 
-/// What the sink leads on with.
+/// The messages that the sink keeps going: each that comes back is followed by another.
 struct Load {
     pool: OnceCell<Pool>,
     submitted: Cell<u64>,
@@ -71,7 +71,7 @@ impl Load {
         let tag = self.submitted.replace(self.submitted.get() + 1);
         body.clear();
         body.extend_from_slice(b"{\"text\": \"as long as messages are\"}");
-        let job = HookRequest {
+        let request = HookRequest {
             hook: Hook::Forward { message_type: (tag % 3) as u16 },
             tag: RequestTag(tag),
             retry: LATE,
@@ -82,10 +82,10 @@ impl Load {
             headers: None,
             body,
         };
-        assert!(self.pool.get().expect("set").submit(job).is_ok());
+        assert!(self.pool.get().expect("set").submit(request).is_ok());
     }
 
-    fn came_back(&self, body: Vec<u8>) {
+    fn on_finished(&self, body: Vec<u8>) {
         let ended = self.ended.get() + 1;
         self.ended.set(ended);
         let [warm, _] = self.counted.get();
@@ -122,7 +122,7 @@ fn a_warm_pool_does_not_allocate() {
             // Within one second: the signature's renewal may allocate, once in each.
             clock: TimeSource { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },
             seed: 1,
-            sink: Rc::new(move |done| of_sink.came_back(done.request_body)),
+            sink: Rc::new(move |finished| of_sink.on_finished(finished.request_body)),
             alarm: Box::new(|_| {}),
         });
         assert!(load.pool.set(pool).is_ok());

@@ -1,4 +1,4 @@
-//! Outages: timeouts, refusals, the breaker, deadlines, a full line. No job is ever lost.
+//! Outages: timeouts, refusals, the breaker, deadlines, a full queue. No request is ever lost.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +32,7 @@ fn silence_is_a_timeout_and_ends_the_connection() {
 }
 
 #[test]
-fn a_timeout_is_retried_until_it_is_answered() {
+fn a_timeout_is_retried_until_a_response_comes() {
     on_ring(async {
         let backend =
             Backend::start(|connection| if connection.index < 2 { silent(connection) } else { connection.echo() });
@@ -87,21 +87,21 @@ fn refused_then_retried_then_answered() {
 }
 
 #[test]
-fn those_who_cannot_wait_are_told_at_once_while_it_is_down() {
+fn requests_without_retry_fail_at_once_while_it_is_down() {
     on_ring(async {
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
         for tag in 0..5 {
-            assert_eq!(rig.ask(connect(tag)).await, failed(Failure::Refused));
+            assert_eq!(rig.run(connect(tag)).await, failed(Failure::Refused));
         }
         assert_eq!((rig.stats.open_breakers.get(), rig.stats.breaker_opened.get()), (1, 1));
         let down_at = rig.now();
-        assert_eq!(rig.ask(connect(5)).await, End::GaveUp(GiveUp::Down));
-        assert_eq!(rig.ask(forward(6, Retry::Never)).await, End::GaveUp(GiveUp::Down));
-        assert_eq!((rig.now(), rig.stats.requests.get()), (down_at, 5), "nobody was asked");
+        assert_eq!(rig.run(connect(5)).await, End::GaveUp(GiveUp::Down));
+        assert_eq!(rig.run(forward(6, Retry::Never)).await, End::GaveUp(GiveUp::Down));
+        assert_eq!((rig.now(), rig.stats.requests.get()), (down_at, 5), "no request went out");
         rig.advance(1000);
         backend.open(Connection::echo);
-        assert_eq!(rig.ask(connect(7)).await, ok(""), "the probe");
+        assert_eq!(rig.run(connect(7)).await, ok(""), "the probe");
         assert_eq!(rig.stats.open_breakers.get(), 0);
     });
 }
@@ -115,9 +115,9 @@ fn an_outage_of_two_minutes_is_probed_gently_and_ends_at_once() {
         (0..WAITING as u64).for_each(|tag| rig.submit(forward(tag, LATE)));
         let began = rig.now();
         rig.until("two minutes", |rig| rig.now().since_ms(began) >= 120_000).await;
-        let (asked, opened) = (rig.stats.requests.get(), rig.stats.breaker_opened.get());
+        let (requests, opened) = (rig.stats.requests.get(), rig.stats.breaker_opened.get());
         // 64 connections were tried before the first one had failed; then probes, from one a second to one in five.
-        assert!(asked <= 64 + 5 + 60, "{asked} requests to a dead backend");
+        assert!(requests <= 64 + 5 + 60, "{requests} requests to a dead backend");
         assert!(opened >= 120_000 / 5000, "{opened} probes are too few to notice its return");
         assert!(rig.ended.borrow().is_empty() && rig.stats.waiting.get() >= WAITING as u64 - 1);
 
@@ -132,7 +132,7 @@ fn an_outage_of_two_minutes_is_probed_gently_and_ends_at_once() {
 }
 
 #[test]
-fn a_lonely_job_probes_as_soon_as_the_breaker_lets_it() {
+fn a_lone_request_probes_as_soon_as_the_breaker_lets_it() {
     on_ring(async {
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
@@ -144,7 +144,7 @@ fn a_lonely_job_probes_as_soon_as_the_breaker_lets_it() {
 }
 
 #[test]
-fn deadlines_give_jobs_back_in_the_order_in_which_they_came() {
+fn deadlines_give_requests_back_in_the_order_of_submission() {
     on_ring(async {
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
@@ -176,7 +176,7 @@ fn a_deadline_cuts_an_attempt_short_without_blaming_the_backend() {
 }
 
 #[test]
-fn a_full_line_gives_the_job_back() {
+fn a_full_queue_gives_the_request_back() {
     on_ring(async {
         let backend = Backend::start(silent);
         let limits = Limits { backend_queue_max: 3, ..Limits::DEFAULT };
@@ -201,8 +201,8 @@ fn a_full_line_gives_the_job_back() {
 fn a_hook_without_a_url_says_so() {
     on_ring(async {
         let rig = Rig::new(Options::default());
-        assert_eq!(rig.ask(forward(1, LATE)).await, End::GaveUp(GiveUp::NoUrl));
-        assert_eq!(rig.ask(connect(2)).await, End::GaveUp(GiveUp::NoUrl));
+        assert_eq!(rig.run(forward(1, LATE)).await, End::GaveUp(GiveUp::NoUrl));
+        assert_eq!(rig.run(connect(2)).await, End::GaveUp(GiveUp::NoUrl));
     });
 }
 
@@ -215,22 +215,22 @@ fn chaotic(mut connection: Connection) {
         let is_alive = match rng.below(20) {
             0 => return,
             1 => connection.send(b"\x16\x03\x01"),
-            2 => connection.answer(500, b"oops"),
-            3 => connection.answer(429, b"slowly"),
+            2 => connection.respond(500, b"oops"),
+            3 => connection.respond(429, b"slowly"),
             4 => connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"),
             5 => {
                 connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
                 return;
             }
-            // In one piece: HTTP/1.1 cannot tell a second answer that comes later from the next one's.
+            // In one piece: HTTP/1.1 cannot tell a second response that comes later from that of the next request.
             6 => connection.send(&b"HTTP/1.1 204 X\r\n\r\n".repeat(2)),
-            7 => connection.answer(404, &body),
+            7 => connection.respond(404, &body),
             8 => {
                 let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 connection.send(&[head.as_bytes(), &body].concat());
                 return;
             }
-            _ => connection.answer(200, &body),
+            _ => connection.respond(200, &body),
         };
         if !is_alive {
             return;
@@ -239,7 +239,7 @@ fn chaotic(mut connection: Connection) {
 }
 
 #[test]
-fn no_job_is_lost_and_none_comes_back_twice() {
+fn no_request_is_lost_and_none_comes_back_twice() {
     on_ring(async {
         let backends = [(); 2].map(|()| Backend::start(chaotic));
         let urls = |path| backends.iter().map(|backend| backend.url(path)).collect();
@@ -251,26 +251,26 @@ fn no_job_is_lost_and_none_comes_back_twice() {
             ..Options::default()
         };
         let (rig, mut rng) = (Rig::new(options), Rng::new(5));
-        const JOBS: u64 = 2000;
-        for tag in 0..JOBS {
+        const REQUESTS: u64 = 2000;
+        for tag in 0..REQUESTS {
             let retry = if rng.chance(50) { LATE } else { Retry::Never };
-            let mut job = forward(tag, retry);
+            let mut request = forward(tag, retry);
             match rng.below(4) {
-                0 => (job.hook, job.retry) = (Hook::Connect, Retry::Never),
-                1 => job.hook = Hook::Close,
+                0 => (request.hook, request.retry) = (Hook::Connect, Retry::Never),
+                1 => request.hook = Hook::Close,
                 _ => {}
             }
-            let is_unanswerable = job.retry == Retry::Never;
-            rig.submit(job);
-            if is_unanswerable || rng.chance(20) {
+            let is_never_retried = request.retry == Retry::Never;
+            rig.submit(request);
+            if is_never_retried || rng.chance(20) {
                 rig.until("some room", |rig| rig.stats.jobs.get() < 100).await;
             }
         }
-        rig.until_ended(JOBS as usize).await;
+        rig.until_ended(REQUESTS as usize).await;
         let tags: BTreeSet<u64> = rig.ended.borrow().iter().map(|(tag, _)| *tag).collect();
-        assert!(tags.into_iter().eq(0..JOBS));
+        assert!(tags.into_iter().eq(0..REQUESTS));
         for (tag, end) in rig.ended.borrow().iter() {
-            // An answer is that of its own request, however the connections went.
+            // A response is that of its own request, however the connections went.
             if let End::Answered { status: 200, body, .. } = end {
                 assert!(body.is_empty() || *body == format!("message {tag}").into_bytes(), "{tag}: {end:?}");
             }
@@ -278,9 +278,9 @@ fn no_job_is_lost_and_none_comes_back_twice() {
         assert!(rig.pool.is_idle() && rig.stats.waiting.get() == 0);
         assert!(
             rig.ended.borrow().iter().filter(|(_, end)| matches!(end, End::Answered { .. })).count()
-                > JOBS as usize / 2
+                > REQUESTS as usize / 2
         );
         rig.pool.close();
-        rig.until_at_once("hung up", |rig| rig.stats.connections.get() == 0).await;
+        rig.until_at_once("closed", |rig| rig.stats.connections.get() == 0).await;
     });
 }

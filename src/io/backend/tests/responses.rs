@@ -1,4 +1,4 @@
-//! Answers: whole, in pieces, too large, no answers at all.
+//! Responses: whole, in pieces, too large, not HTTP at all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use crate::io::backend::{Options, Retry};
 use crate::policy::backend::{Failure, Verdict};
 
 #[test]
-fn a_chunked_answer_is_read_whole() {
+fn a_chunked_response_is_read_whole() {
     on_ring(async {
         let backend = Backend::start(|mut connection| {
             while connection.request().is_some() {
@@ -20,22 +20,22 @@ fn a_chunked_answer_is_read_whole() {
         });
         let rig = Rig::new(backend.options());
         for tag in 0..3 {
-            assert_eq!(rig.ask(forward(tag, Retry::Never)).await, ok("hello!"));
+            assert_eq!(rig.run(forward(tag, Retry::Never)).await, ok("hello!"));
         }
         assert_eq!(backend.connection_count(), 1);
     });
 }
 
 #[test]
-fn an_answer_that_ends_with_its_connection_is_read_whole() {
+fn a_response_that_ends_with_its_connection_is_read_whole() {
     on_ring(async {
         let backend = Backend::start(|mut connection| {
             connection.request();
             connection.send(b"HTTP/1.0 200 OK\r\n\r\nhello");
         });
         let rig = Rig::new(backend.options());
-        assert_eq!(rig.ask(forward(1, Retry::Never)).await, ok("hello"));
-        assert_eq!(rig.ask(forward(2, Retry::Never)).await, ok("hello"));
+        assert_eq!(rig.run(forward(1, Retry::Never)).await, ok("hello"));
+        assert_eq!(rig.run(forward(2, Retry::Never)).await, ok("hello"));
     });
 }
 
@@ -45,31 +45,31 @@ fn large_bodies_pass_in_both_directions() {
         let backend = Backend::start(Connection::echo);
         let rig = Rig::new(Options { body_bytes_max: 8 << 20, ..backend.options() });
         // More than the socket's buffers take at once, so that the rest has to be sent later.
-        let mut job = forward(1, Retry::Never);
-        job.body = (0..8 << 20).map(|i: u32| (i % 251) as u8).collect();
-        let body = job.body.clone();
-        assert_eq!(rig.ask(job).await, End::Answered { verdict: Verdict::Success, status: 200, body });
-        assert_eq!(rig.ask(forward(2, Retry::Never)).await, ok("message 2"));
+        let mut request = forward(1, Retry::Never);
+        request.body = (0..8 << 20).map(|i: u32| (i % 251) as u8).collect();
+        let body = request.body.clone();
+        assert_eq!(rig.run(request).await, End::Answered { verdict: Verdict::Success, status: 200, body });
+        assert_eq!(rig.run(forward(2, Retry::Never)).await, ok("message 2"));
         assert_eq!(backend.connection_count(), 1, "still in step after it");
     });
 }
 
 #[test]
-fn an_answer_before_the_end_of_its_request_ends_the_connection() {
+fn a_response_before_the_end_of_its_request_ends_the_connection() {
     on_ring(async {
         let backend = Backend::start(|mut connection| {
             if connection.index == 0 {
-                connection.answer(413, b"no");
+                connection.respond(413, b"no");
                 return connection.wait_for_end();
             }
             connection.echo();
         });
         let rig = Rig::new(backend.options());
-        let mut job = forward(1, Retry::Never);
-        job.body = vec![0; 16 << 20];
-        let end = rig.ask(job).await;
+        let mut request = forward(1, Retry::Never);
+        request.body = vec![0; 16 << 20];
+        let end = rig.run(request).await;
         assert_eq!(end, End::Answered { verdict: Verdict::Final, status: 413, body: b"no".to_vec() });
-        assert_eq!(rig.ask(forward(2, Retry::Never)).await, ok("message 2"));
+        assert_eq!(rig.run(forward(2, Retry::Never)).await, ok("message 2"));
     });
 }
 
@@ -87,7 +87,7 @@ fn a_body_of_2_gb_is_refused_unread() {
             backend_sent.fetch_add(1, Ordering::SeqCst);
         });
         let rig = Rig::new(backend.options());
-        assert_eq!(rig.ask(forward(1, Retry::Never)).await, failed(Failure::TooLarge));
+        assert_eq!(rig.run(forward(1, Retry::Never)).await, failed(Failure::TooLarge));
         rig.until_at_once("closed", |rig| rig.stats.connections.get() == 0).await;
         assert!(sent.load(Ordering::SeqCst) < 64 << 20, "bounded by the sockets' buffers");
         assert_eq!(rig.stats.failures_too_large.get(), 1);
@@ -105,31 +105,31 @@ fn a_body_that_never_ends_is_cut_off() {
                 while connection.send(&chunk) {}
             });
             let rig = Rig::new(Options { body_bytes_max: 1 << 20, ..backend.options() });
-            assert_eq!(rig.ask(forward(1, Retry::Never)).await, failed(Failure::TooLarge));
+            assert_eq!(rig.run(forward(1, Retry::Never)).await, failed(Failure::TooLarge));
         });
     }
 }
 
 #[test]
-fn rubbish_is_a_failure_of_the_backend() {
-    for rubbish in
+fn what_is_not_http_is_a_failure_of_the_backend() {
+    for bytes in
         ["SSH-2.0-OpenSSH_9.9\r\n\r\n", "\0\0\0", "HTTP/1.1 200 OK\nContent-Length: 0\n\n", "HTTP/1.1 20 OK\r\n\r\n"]
     {
         on_ring(async {
             let backend = Backend::start(move |mut connection| {
                 connection.request();
-                connection.send(rubbish.as_bytes());
+                connection.send(bytes.as_bytes());
                 connection.wait_for_end();
             });
             let rig = Rig::new(backend.options());
-            assert_eq!(rig.ask(forward(1, Retry::Never)).await, failed(Failure::Malformed), "{rubbish:?}");
+            assert_eq!(rig.run(forward(1, Retry::Never)).await, failed(Failure::Malformed), "{bytes:?}");
             assert_eq!(rig.stats.failures_rubbish.get(), 1);
         });
     }
 }
 
 #[test]
-fn a_cut_answer_is_a_failure_and_is_retried() {
+fn a_cut_response_is_a_failure_and_is_retried() {
     on_ring(async {
         let backend = Backend::start(|mut connection| {
             if connection.index == 0 {
@@ -140,34 +140,34 @@ fn a_cut_answer_is_a_failure_and_is_retried() {
             connection.echo();
         });
         let rig = Rig::new(backend.options());
-        assert_eq!(rig.ask(forward(1, LATE)).await, ok("message 1"));
+        assert_eq!(rig.run(forward(1, LATE)).await, ok("message 1"));
         assert_eq!((rig.stats.failures_reset.get(), rig.stats.retries.get()), (1, 1));
     });
 }
 
 #[test]
-fn statuses_decide_who_is_asked_again() {
+fn statuses_decide_what_is_retried() {
     on_ring(async {
-        let asked = AtomicUsize::new(0);
+        let requests = AtomicUsize::new(0);
         let backend = Backend::start(move |mut connection| {
             while let Some(request) = connection.request() {
-                match asked.fetch_add(1, Ordering::SeqCst) {
-                    0 => connection.answer(404, b"final"),
-                    1 => connection.answer(503, b"for a connect"),
-                    2 => connection.answer(500, b"once more"),
-                    3 => connection.answer(429, b"slowly"),
-                    _ => connection.answer(200, &request.body),
+                match requests.fetch_add(1, Ordering::SeqCst) {
+                    0 => connection.respond(404, b"final"),
+                    1 => connection.respond(503, b"for a connect"),
+                    2 => connection.respond(500, b"once more"),
+                    3 => connection.respond(429, b"slowly"),
+                    _ => connection.respond(200, &request.body),
                 };
             }
         });
         let rig = Rig::new(backend.options());
         let answered = |verdict, status, body: &str| End::Answered { verdict, status, body: body.into() };
-        assert_eq!(rig.ask(forward(1, LATE)).await, answered(Verdict::Final, 404, "final"));
-        assert_eq!(rig.ask(connect(2)).await, answered(Verdict::Retry, 503, "for a connect"));
-        assert_eq!(rig.ask(forward(3, LATE)).await, ok("message 3"));
+        assert_eq!(rig.run(forward(1, LATE)).await, answered(Verdict::Final, 404, "final"));
+        assert_eq!(rig.run(connect(2)).await, answered(Verdict::Retry, 503, "for a connect"));
+        assert_eq!(rig.run(forward(3, LATE)).await, ok("message 3"));
         assert_eq!((rig.stats.requests.get(), rig.stats.retries.get()), (5, 2));
         assert_eq!((rig.stats.status_4xx.get(), rig.stats.status_5xx.get()), (2, 2));
-        assert_eq!(backend.connection_count(), 1, "an error is an answer like any other");
+        assert_eq!(backend.connection_count(), 1, "an error is a response like any other");
     });
 }
 

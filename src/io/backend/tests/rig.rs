@@ -1,5 +1,5 @@
-//! What the tests stand on: a backend in threads of its own that does what a closure says, and a pool driven as a
-//! worker drives it, by a clock that jumps to the next deadline whenever nobody is waiting for the network.
+//! The rig of the tests: a backend in threads of its own that does what a closure says, and a pool driven as a
+//! worker drives it, by a clock that jumps to the next deadline whenever no request waits for the network.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -28,7 +28,7 @@ pub fn on_ring<T>(body: impl Future<Output = T>) -> T {
     runtime.expect("a ring").block_on(body)
 }
 
-/// What came back of one job.
+/// How one request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Answered { verdict: Verdict, status: u16, body: Vec<u8> },
@@ -49,18 +49,18 @@ pub struct Rig {
     pub stats: Arc<BackendStats>,
     pub ended: Rc<RefCell<Vec<(u64, End)>>>,
     clock_us: Rc<Cell<u64>>,
-    bell: Rc<Bell>,
+    wakeup: Rc<Wakeup>,
 }
 
 #[derive(Default)]
-struct Bell {
-    is_rung: Cell<bool>,
+struct Wakeup {
+    is_woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Bell {
-    fn ring(&self) {
-        self.is_rung.set(true);
+impl Wakeup {
+    fn wake(&self) {
+        self.is_woken.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -68,7 +68,7 @@ impl Bell {
 
     async fn wait(&self) {
         poll_fn(|context| {
-            if self.is_rung.take() {
+            if self.is_woken.take() {
                 return Poll::Ready(());
             }
             *self.waker.borrow_mut() = Some(context.waker().clone());
@@ -83,47 +83,47 @@ impl Rig {
         Rig::with(options, |_| Err(io::ErrorKind::NotFound.into()), |_, _| {})
     }
 
-    /// `answer` resolves names; `on_done` is called with every job that came back, and may submit.
+    /// `resolve` resolves names; `on_finished` is called with every request that has come back, and may submit.
     pub fn with(
         options: Options,
-        answer: impl FnMut(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
-        on_done: impl Fn(u64, &End) + 'static,
+        resolve: impl FnMut(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
+        on_finished: impl Fn(u64, &End) + 'static,
     ) -> Rig {
-        let (stats, bell) = (Arc::new(BackendStats::default()), Rc::new(Bell::default()));
+        let (stats, wakeup) = (Arc::new(BackendStats::default()), Rc::new(Wakeup::default()));
         let (ended, clock_us) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(1_000_000)));
-        let (of_sink, of_alarm, of_clock) = (Rc::clone(&bell), Rc::clone(&bell), Rc::clone(&clock_us));
-        let kept = Rc::clone(&ended);
+        let (of_sink, of_alarm, of_clock) = (Rc::clone(&wakeup), Rc::clone(&wakeup), Rc::clone(&clock_us));
+        let results = Rc::clone(&ended);
         let pool = Pool::new(PoolParts {
             options,
             stats: Arc::clone(&stats),
-            resolver: Resolver::start_with(&Limits::DEFAULT, answer).expect("a thread"),
+            resolver: Resolver::start_with(&Limits::DEFAULT, resolve).expect("a thread"),
             clock: TimeSource { monotonic_us: Box::new(move || of_clock.get()), unix_s: Box::new(|| 1_700_000_000) },
             seed: 11,
-            sink: Rc::new(move |done| {
-                let end = match done.outcome {
+            sink: Rc::new(move |finished| {
+                let end = match finished.outcome {
                     HookOutcome::Answered { verdict, head, body } => {
                         End::Answered { verdict, status: head.status, body: body.to_vec() }
                     }
                     HookOutcome::GaveUp { reason } => End::GaveUp(reason),
                 };
-                kept.borrow_mut().push((done.tag.0, end.clone()));
-                on_done(done.tag.0, &end);
-                of_sink.ring();
+                results.borrow_mut().push((finished.tag.0, end.clone()));
+                on_finished(finished.tag.0, &end);
+                of_sink.wake();
             }),
-            alarm: Box::new(move |_| of_alarm.ring()),
+            alarm: Box::new(move |_| of_alarm.wake()),
         });
-        Rig { pool, stats, ended, clock_us, bell }
+        Rig { pool, stats, ended, clock_us, wakeup }
     }
 
     pub fn now(&self) -> Tick {
         Tick(self.clock_us.get() / 1000)
     }
 
-    pub fn submit(&self, job: HookRequest) {
-        assert!(self.pool.submit(job).is_ok(), "there is room");
+    pub fn submit(&self, request: HookRequest) {
+        assert!(self.pool.submit(request).is_ok(), "there is room");
     }
 
-    /// Lets time pass, and whatever is due happen.
+    /// Lets time pass, and what is due then happen.
     pub fn advance(&self, ms: u64) {
         self.clock_us.set(self.clock_us.get() + ms * 1000);
         self.pool.poll_timers(self.now());
@@ -152,8 +152,8 @@ impl Rig {
                 self.clock_us.set(self.clock_us.get().max(next.0 * 1000));
                 continue;
             }
-            // A lane that ends quietly rings no bell, so the wait is cut into short ones, and bounded as a whole.
-            quiet_turns = match monoio::time::timeout(QUIET, self.bell.wait()).await {
+            // A connection that ends quietly wakes nobody, so the wait is cut into short ones, and bounded as a whole.
+            quiet_turns = match monoio::time::timeout(QUIET, self.wakeup.wait()).await {
                 Ok(()) => 0,
                 Err(_) => quiet_turns + 1,
             };
@@ -162,14 +162,14 @@ impl Rig {
     }
 
     pub async fn until_ended(&self, count: usize) {
-        self.until("all jobs back", |rig| rig.ended.borrow().len() >= count).await;
-        assert_eq!(self.ended.borrow().len(), count, "a job came back twice");
+        self.until("all requests back", |rig| rig.ended.borrow().len() >= count).await;
+        assert_eq!(self.ended.borrow().len(), count, "a request came back twice");
     }
 
-    /// One job's way out and back.
-    pub async fn ask(&self, job: HookRequest) -> End {
-        let (before, tag) = (self.ended.borrow().len(), job.tag.0);
-        self.submit(job);
+    /// Submits one request and waits for its end.
+    pub async fn run(&self, request: HookRequest) -> End {
+        let (before, tag) = (self.ended.borrow().len(), request.tag.0);
+        self.submit(request);
         self.until_ended(before + 1).await;
         let (ended, end) = self.ended.borrow()[before].clone();
         assert_eq!(ended, tag);
@@ -334,7 +334,7 @@ impl Connection {
         self.stream.write_all(bytes).is_ok()
     }
 
-    pub fn answer(&mut self, status: u16, body: &[u8]) -> bool {
+    pub fn respond(&mut self, status: u16, body: &[u8]) -> bool {
         let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
         self.send(&[head.as_bytes(), body].concat())
     }
@@ -342,7 +342,7 @@ impl Connection {
     /// Answers every request with its own body.
     pub fn echo(mut self) {
         while let Some(request) = self.request() {
-            if !self.answer(200, &request.body) {
+            if !self.respond(200, &request.body) {
                 return;
             }
         }
@@ -354,7 +354,7 @@ impl Connection {
     }
 }
 
-/// A sign from a backend's thread to the test, and one back.
+/// A channel from the test to a backend's thread, for "go on".
 pub fn signal() -> (mpsc::Sender<()>, Arc<std::sync::Mutex<mpsc::Receiver<()>>>) {
     let (sender, receiver) = mpsc::channel();
     (sender, Arc::new(std::sync::Mutex::new(receiver)))
