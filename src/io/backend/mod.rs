@@ -1,18 +1,15 @@
 //! The client of the business server: keep-alive HTTP/1.1 connections, owned by the worker that owns the clients.
 //!
-//! The life of a request:
-//!
 //! ```text
 //!   submit ──▶ waits in a RequestQueue ── pick ──▶ is on a connection ──┬─▶ answered for good ──▶ sink
 //!                ▲   │                                                  ├─▶ failed, not retried ──▶ given up ──▶ sink
-//!                │   └─▶ deadline, no URL, closed ──▶ given up ──▶ sink  └─▶ failed or 5xx, retried ──┐
-//!                └──── after a backoff; at once if the connection was stale ◀─────────────────────────┘
+//!                │   └─▶ deadline, no URL, closed ──▶ given up ──▶ sink └─▶ failed or 5xx, retried ──┐
+//!                └──── after a backoff; at once if the connection was stale ◀────────────────────────┘
 //! ```
 //!
-//! Every request that `submit` accepts comes back through the sink exactly once. Nothing is unbounded: not the queues
-//! (count and bytes), not the connections, not a response. A warm pool forwards without allocating, without spawning, and
-//! with one `send` per request. Retries, breaker and balancing are decided by `policy::backend`; this moves bytes and
-//! keeps time.
+//! Every accepted request comes back through the sink exactly once. Queues (requests and bytes), connections and responses
+//! are bounded. A warm pool forwards without allocating or spawning, with one `send` per request. `policy::backend`
+//! decides on retries, breaker and balancing; this moves bytes and keeps time.
 
 mod connection_task;
 mod dispatch;

@@ -1,4 +1,6 @@
-//! One test per promise of the pool, over real sockets and a real ring; time is virtual, so that minutes pass at once.
+//! One test per promise of the pool, over real sockets and a real ring.
+//!
+//! Time is virtual, so that minutes pass at once. `rig` has the backend and the driver; the other files have the tests.
 
 mod allocations;
 mod connections;

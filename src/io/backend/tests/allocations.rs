@@ -1,4 +1,6 @@
-//! A warm pool forwards without allocating: counted, on the pool's own thread, by an allocator that counts.
+//! A warm pool forwards without allocating.
+//!
+//! Counted on the pool's own thread by an allocator that counts, which serves every test of this crate.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, OnceCell};

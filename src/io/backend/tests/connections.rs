@@ -1,4 +1,6 @@
 //! Connections: reused, counted, balanced, closed, found by name.
+//!
+//! Also what a reload and a shutdown do to them, and what the backend sees of a request.
 
 use std::net::IpAddr;
 use std::rc::Rc;

@@ -1,4 +1,6 @@
-//! Outages: timeouts, refusals, the breaker, deadlines, a full queue. No request is ever lost.
+//! Outages: timeouts, refusals, the breaker, deadlines, a full queue.
+//!
+//! No request is ever lost, and none is sent to a backend that is known to be down.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,6 @@
 //! Responses: whole, in pieces, too large, not HTTP at all.
+//!
+//! Each goes to the request that it belongs to, and a connection that is out of step is not used again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

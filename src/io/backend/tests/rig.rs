@@ -1,5 +1,7 @@
-//! The rig of the tests: a backend in threads of its own that does what a closure says, and a pool driven as a
-//! worker drives it, by a clock that jumps to the next deadline whenever no request waits for the network.
+//! The rig of the tests: a backend and a pool with its driver.
+//!
+//! The backend runs in threads of its own and does what a closure says. The pool is driven as a worker drives it, by a
+//! clock that jumps to the next deadline whenever no request waits for the network.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
