@@ -10,7 +10,6 @@ use crate::base::rng::Rng;
 use crate::config::url::HttpUrl;
 use crate::wire::sign::{self, WebhookKey};
 
-use super::dispatch::ids::RequestNumber;
 use super::hook::{Hook, HookKind, HookRequest};
 use super::time_source::Now;
 
@@ -113,6 +112,10 @@ impl RequestTemplate {
         }
     }
 }
+
+/// A request's place in the order in which the pool's requests were submitted, and its part of a webhook id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestNumber(pub u64);
 
 /// Signs requests by both schemes.
 pub struct Signer {

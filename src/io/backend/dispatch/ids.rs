@@ -18,7 +18,3 @@ pub struct UpstreamIndex(pub(super) usize);
 /// Which of the connections that have had one index: a number that no other connection of this pool has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionSerial(pub(super) u64);
-
-/// A request's place in the order in which requests were submitted, and its number on the wire (webhook ids).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestNumber(pub u64);

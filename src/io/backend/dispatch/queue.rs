@@ -6,8 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use super::ids::{RequestIndex, RequestNumber};
+use super::ids::RequestIndex;
 use crate::base::time::Tick;
+use crate::io::backend::request_writer::RequestNumber;
 
 /// One hook's queue.
 #[derive(Debug)]

@@ -10,10 +10,10 @@ use std::rc::Rc;
 
 use slab::Slab;
 
-use super::ids::{RequestIndex, RequestNumber, UpstreamIndex};
+use super::ids::{RequestIndex, UpstreamIndex};
 use crate::base::time::Tick;
 use crate::io::backend::hook::{GiveUp, Hook, HookKind, HookRequest, RequestTag, Retry};
-use crate::io::backend::request_writer::RequestTemplate;
+use crate::io::backend::request_writer::{RequestNumber, RequestTemplate};
 use crate::policy::backend::Permit;
 
 #[derive(Default)]
