@@ -622,8 +622,7 @@ impl Dispatcher {
             let connections = || self.connections.iter().filter(|connection| connection.upstream() == index);
             let busy = connections().filter(|connection| connection.request().is_some()).count();
             let idle = connections().filter(|connection| connection.state() == ConnectionState::Idle).count();
-            assert_eq!(connections().count(), upstream.connections());
-            assert_eq!((busy, idle), (upstream.outstanding(), upstream.idle_connections()));
+            upstream.check_counts(connections().count(), busy, idle);
         }
     }
 }

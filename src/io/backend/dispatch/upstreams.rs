@@ -141,18 +141,6 @@ impl Upstream {
         self.address_hint = address;
     }
 
-    pub fn outstanding(&self) -> usize {
-        self.outstanding
-    }
-
-    pub fn connections(&self) -> usize {
-        self.connections
-    }
-
-    pub fn idle_connections(&self) -> usize {
-        self.idle.len()
-    }
-
     /// As the balancer sees it.
     pub fn candidate(&self, now: Tick, connections_max: usize) -> Candidate {
         let has_room = !self.idle.is_empty() || self.connections < connections_max;
@@ -226,5 +214,11 @@ impl Upstream {
 
     pub fn remove_idle(&mut self, connection: ConnectionIndex) {
         self.idle.retain(|idle| *idle != connection);
+    }
+
+    /// Compares its counts with those of the table of connections.
+    #[cfg(debug_assertions)]
+    pub fn check_counts(&self, connections: usize, busy: usize, idle: usize) {
+        assert_eq!((self.connections, self.outstanding, self.idle.len()), (connections, busy, idle));
     }
 }
