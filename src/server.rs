@@ -12,7 +12,7 @@ use crate::io::runtime::events::{self, Event, EventReceiver, Over};
 use crate::io::runtime::mailbox::{MailReceiver, mailbox};
 use crate::io::runtime::net;
 use crate::io::runtime::sys;
-use crate::io::store::inbox::Shelf;
+use crate::io::store::inbox::StoreInbox;
 use crate::io::store::thread::{self as io_store, StoreThread};
 use crate::io::worker::shared::{Counters, Mail, Presence, Shared};
 use crate::policy::admission::Admission;
@@ -92,7 +92,7 @@ impl Server {
             moves,
             repeats: Repeats::default(),
             store: OnceLock::new(),
-            shelves: cpus.iter().map(|_| Shelf::default()).collect(),
+            store_inboxes: cpus.iter().map(|_| StoreInbox::default()).collect(),
             restored: Barrier::new(cpus.len()),
             backend: cpus.iter().map(|_| Arc::default()).collect(),
             counters: cpus.iter().map(|_| Counters::default()).collect(),

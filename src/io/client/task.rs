@@ -16,7 +16,7 @@ pub fn run(core: Rc<Core>, socket: Socket, key: ConnKey, mut early: Vec<u8>, pla
         let mut buffer = Vec::with_capacity(SILENT);
         loop {
             if !read_on {
-                session.core.lines.resumed(session.key).await;
+                session.core.sockets.resumed(session.key).await;
             }
             let (read, filled) = session.socket.read(buffer).await;
             buffer = filled;

@@ -141,7 +141,7 @@ pub async fn hand_over(
         match moves.send(to, socket.fd(), arrival) {
             Ok(()) => {
                 core.count(|counters| &counters.moves);
-                core.lines.detach(key.index);
+                core.sockets.detach(key.index);
                 return Ok(());
             }
             Err((back, NotMoved::Full)) => arrival = back,

@@ -4,7 +4,7 @@
 use crate::io::api::calls;
 use crate::io::client::upgrade;
 use crate::io::http::response::{Response, plain};
-use crate::io::http::responses::Outlet;
+use crate::io::http::responses::ResponseWriter;
 use crate::io::runtime::deadlines::Watch;
 use crate::io::runtime::net;
 use crate::io::runtime::socket::Socket;
@@ -36,7 +36,7 @@ pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
     let watch = core.deadlines.watch(socket.fd());
     let connection = Connection {
         core,
-        outlet: None,
+        writer: None,
         socket,
         watch,
         peer,
@@ -54,8 +54,8 @@ pub async fn run(core: Rc<Core>, socket: Socket, peer: IpAddr, side: Side) {
 pub async fn refuse(core: Rc<Core>, socket: Socket, response: &Response) {
     let watch = core.deadlines.watch(socket.fd());
     let (peer, side) = (Ipv4Addr::UNSPECIFIED.into(), Side::Public);
-    let (outlet, buffer, body, spare) = Default::default();
-    let mut connection = Connection { core, outlet, socket, watch, peer, side, buffer, body, spare, served: true };
+    let (writer, buffer, body, spare) = Default::default();
+    let mut connection = Connection { core, writer, socket, watch, peer, side, buffer, body, spare, served: true };
     connection.answer(response, false).await;
     connection.linger().await;
 }
@@ -63,7 +63,7 @@ pub async fn refuse(core: Rc<Core>, socket: Socket, response: &Response) {
 struct Connection {
     core: Rc<Core>,
     /// Of one that is answered at all: most clients' never are. Dropped before the socket.
-    outlet: Option<Outlet>,
+    writer: Option<ResponseWriter>,
     socket: Socket,
     watch: Watch,
     peer: IpAddr,
@@ -262,8 +262,8 @@ impl Connection {
             return;
         }
         let early = self.buffer.split_off(head);
-        let Connection { core, outlet, socket, watch, .. } = self;
-        drop((outlet, watch));
+        let Connection { core, writer, socket, watch, .. } = self;
+        drop((writer, watch));
         let refused = upgrade::connect(core.clone(), socket, plan, early).await;
         let Err((socket, response)) = refused else { return };
         refuse(core, socket, &response).await;
@@ -354,27 +354,27 @@ impl Connection {
 
     /// At the end of the turn.
     fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let outlet = self.outlet.get_or_insert_with(|| Outlet::new(self.socket.fd()));
-        outlet.append(write);
-        self.core.answer(outlet);
+        let writer = self.writer.get_or_insert_with(|| ResponseWriter::new(self.socket.fd()));
+        writer.append(write);
+        self.core.respond(writer);
     }
 
     /// Before a request is carried out: the caller has taken what it was answered before, or that is little. False when
     /// it is gone or was given up.
     async fn has_room(&self) -> bool {
-        self.outlet.as_ref().is_none_or(Outlet::has_room) || self.written().await
+        self.writer.as_ref().is_none_or(|writer| writer.has_room(RESPONSES_BYTES_MAX)) || self.written().await
     }
 
     /// All that was said has been taken; false when the caller is gone or was given up.
     async fn written(&self) -> bool {
-        match &self.outlet {
+        match &self.writer {
             None => true,
-            Some(outlet) => {
-                if !outlet.is_written() {
+            Some(writer) => {
+                if !writer.is_written() {
                     // The caller's time to read; its time to write begins anew afterwards.
                     self.watch.clear();
                 }
-                outlet.written().await
+                writer.written().await
             }
         }
     }
@@ -399,6 +399,8 @@ impl Connection {
 /// Most heads are shorter; longer ones make it grow.
 const HEAD_BUFFER: usize = 1024;
 const READ_ROOM: usize = 256;
+/// Responses to requests that came in one piece go out in one piece, up to so many bytes.
+const RESPONSES_BYTES_MAX: usize = 64 << 10;
 const SPARE_KEPT: usize = 64 << 10;
 const KEEP_ALIVE_MS: u64 = 75_000;
 const BODY_TIMEOUT_MS: u64 = 30_000;

@@ -9,7 +9,7 @@ use crate::io::backend::BackendStats;
 use crate::io::handover::worker::Moves;
 use crate::io::runtime::events::EventSender;
 use crate::io::runtime::mailbox::MailSender;
-use crate::io::store::inbox::{News, Shelf};
+use crate::io::store::inbox::StoreInbox;
 use crate::io::store::thread::{Outlets, StoreSender};
 use crate::policy::admission::Admission;
 use crate::shard::{Query, QueryId, Reply};
@@ -27,8 +27,8 @@ pub struct Shared {
     pub repeats: Repeats,
     /// Empty without a store.
     pub store: OnceLock<StoreSender>,
-    /// Per worker, what the store has said.
-    pub shelves: Vec<Shelf>,
+    /// Per worker, what the store's thread reports to it.
+    pub store_inboxes: Vec<StoreInbox>,
     /// No worker lets anybody in before all have their sessions: a message for a channel must find all its members.
     pub restored: Barrier,
     /// One per worker.
@@ -179,25 +179,28 @@ impl Shared {
         (0..self.mail.len() as u16).map(ShardId)
     }
 
-    /// For the store's thread: what it says is laid on shelves, and the bell is rung.
+    /// For the store's thread: each report goes into a worker's inbox, and the worker is woken.
     pub fn outlets(self: &Arc<Shared>) -> Outlets {
-        let [told, claimed, expired] = [self.clone(), self.clone(), self.clone()];
+        let [completions, claimed, expired] = [self.clone(), self.clone(), self.clone()];
         Outlets {
-            told: Box::new(move |shard, news| told.lay(shard, |shelf| shelf.add_told(news))),
-            claimed: Box::new(move |ticket, news| {
-                claimed.lay(ShardId((ticket >> TICKET_SHARD_AT) as u16), |shelf| shelf.claimed.push((ticket, news)));
+            told: Box::new(move |shard, report| {
+                completions.report(shard, |inbox| inbox.push_completions(report));
             }),
-            // Whose they are is not said: each shard takes what it knows.
-            expired: Box::new(move |news| {
-                expired.workers().for_each(|shard| expired.lay(shard, |shelf| shelf.expired.extend(news.clone())));
+            claimed: Box::new(move |ticket, report| {
+                let worker = ShardId((ticket >> TICKET_SHARD_AT) as u16);
+                claimed.report(worker, |inbox| inbox.push_claimed(ticket, report));
+            }),
+            // The store does not know which shard a session belongs to: each shard takes what it knows.
+            expired: Box::new(move |report| {
+                expired.workers().for_each(|shard| expired.report(shard, |inbox| inbox.push_expired(report.clone())));
             }),
         }
     }
 
-    fn lay(&self, shard: ShardId, put: impl FnOnce(&mut News)) {
+    fn report(&self, shard: ShardId, push: impl FnOnce(&StoreInbox)) {
         let shard = usize::from(shard.0);
-        self.shelves[shard].lay(put);
-        // Always: who is about to sleep looks for mail, not at its shelf.
+        push(&self.store_inboxes[shard]);
+        // Always: a worker that is about to sleep looks into its mailbox, not into its inbox.
         self.mail[shard].ring_always();
     }
 

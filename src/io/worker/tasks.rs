@@ -86,7 +86,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
         let writable = core.clone();
         monoio::spawn(async move {
             loop {
-                writable.lines.writable().await;
+                writable.sockets.writable().await;
                 writable.on_writable();
             }
         });

@@ -13,17 +13,17 @@ use crate::base::time::Tick;
 use crate::config::Config;
 use crate::io::api::gather::{self, Asks};
 use crate::io::backend::{Done, Hook, IdempotencyKey, Job, Outcome, Pool, Retry};
-use crate::io::client::sockets::Lines;
+use crate::io::client::sockets::ClientSockets;
 use crate::io::client::upgrade::Connects;
 use crate::io::hooks::receipts::Receipts;
-use crate::io::http::responses::{Answers, Outlet};
+use crate::io::http::responses::{DueResponses, ResponseWriter};
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
 use crate::io::runtime::mailbox::{Bells, MailReceiver};
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::Waits;
 use crate::io::runtime::sys;
-use crate::io::store::inbox::News;
+use crate::io::store::inbox::StoreReports;
 use crate::io::store::queue::{self, StoreBox};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
@@ -52,10 +52,10 @@ pub struct Core {
     pub id: ShardId,
     pub shared: Arc<Shared>,
     pub clock: Clock,
-    pub lines: Lines,
+    pub sockets: ClientSockets,
     pub deadlines: Rc<Deadlines>,
     pub asks: Asks,
-    given: Answers,
+    due_responses: DueResponses,
     pub connects: Connects,
     pub store: StoreBox,
     /// Connections that wait to be their sessions'.
@@ -96,10 +96,10 @@ impl Core {
         Ok(Rc::new(Core {
             id,
             clock: Clock::default(),
-            lines: Lines::new()?,
+            sockets: ClientSockets::new()?,
             deadlines: Rc::new(Deadlines::new(now)),
             asks: Asks::new(id, rules.config.calls_max),
-            given: Answers::default(),
+            due_responses: DueResponses::default(),
             connects: Connects::default(),
             store: StoreBox::new(
                 shared
@@ -200,14 +200,14 @@ impl Core {
     /// Takes a slot and ties it to a socket. `Opened` or `Abandoned` must follow.
     pub fn reserve(&self, digest: [u8; 32], fd: std::os::fd::RawFd) -> (ConnKey, Identity) {
         let (key, identity) = self.shard.borrow_mut().reserve(digest, self.clock.now());
-        self.lines.attach(key.index, fd);
+        self.sockets.attach(key.index, fd);
         (key, identity)
     }
 
     /// A connection that came to another worker, where `stub` is its slot. `attach` or `abandon` must follow.
     pub fn adopt(&self, identity: Identity, stub: ConnKey, fd: std::os::fd::RawFd) -> ConnKey {
         let key = self.shard.borrow_mut().adopt(identity, stub, self.clock.now());
-        self.lines.attach(key.index, fd);
+        self.sockets.attach(key.index, fd);
         key
     }
 
@@ -219,13 +219,13 @@ impl Core {
     }
 
     pub fn abandon(&self, key: ConnKey) {
-        self.lines.detach(key.index);
+        self.sockets.detach(key.index);
         self.handle(Input::Abandoned { key });
     }
 
     /// The socket is about to be closed.
     pub fn socket_ended(&self, key: ConnKey) {
-        self.lines.detach(key.index);
+        self.sockets.detach(key.index);
         self.handle(Input::SocketEnded { key });
     }
 
@@ -308,9 +308,9 @@ impl Core {
         more
     }
 
-    /// An answer to a caller, at the end of the turn: behind the frames that wait now.
-    pub fn answer(&self, outlet: &Outlet) {
-        self.given.give(outlet, self.shard.borrow().dirty_len());
+    /// What was appended is written at the end of the turn, behind the frames that wait now.
+    pub fn respond(&self, writer: &ResponseWriter) {
+        self.due_responses.push(writer, self.shard.borrow().dirty_len());
         self.turn.notify();
     }
 
@@ -318,10 +318,10 @@ impl Core {
     fn write(&self) {
         let mut shard = self.shard.borrow_mut();
         let mut flushed = 0;
-        self.given.drain(|answer| {
-            self.lines.flush(&mut shard, answer.behind.saturating_sub(flushed));
-            flushed = flushed.max(answer.behind);
-            if let Some(rest) = answer.write(&self.deadlines) {
+        self.due_responses.drain(|response| {
+            self.sockets.flush(&mut shard, response.behind().saturating_sub(flushed));
+            flushed = flushed.max(response.behind());
+            if let Some(rest) = response.write(&self.deadlines, RESPONSE_TIMEOUT_MS) {
                 let (shared, id) = (self.shared.clone(), usize::from(self.id.0));
                 monoio::spawn(async move {
                     if !rest.await {
@@ -330,7 +330,7 @@ impl Core {
                 });
             }
         });
-        self.lines.flush(&mut shard, usize::MAX);
+        self.sockets.flush(&mut shard, usize::MAX);
     }
 
     /// Mail that must arrive, in the order in which it is posted.
@@ -355,7 +355,7 @@ impl Core {
     /// A bounded batch of what other workers sent. True when there may be more.
     fn take_mail(&self) -> bool {
         self.send_unsent();
-        self.take_news();
+        self.take_store_reports();
         for _ in 0..MAIL_BATCH {
             match self.mail.try_recv() {
                 Some(mail) => self.on_mail(mail),
@@ -365,10 +365,11 @@ impl Core {
         true
     }
 
-    fn take_news(&self) {
-        let Some(News { told, expired, claimed }) = self.shared.shelves[usize::from(self.id.0)].take() else { return };
-        if let Some(told) = told {
-            self.handle(Input::Completions(told));
+    fn take_store_reports(&self) {
+        let inbox = &self.shared.store_inboxes[usize::from(self.id.0)];
+        let Some(StoreReports { completions, expired, claimed }) = inbox.take() else { return };
+        if let Some(completions) = completions {
+            self.handle(Input::Completions(completions));
         }
         expired.into_iter().for_each(|expired| self.handle(Input::MessagesExpired(expired)));
         claimed.into_iter().for_each(|(ticket, claimed)| self.claims.tell(ticket, claimed));
@@ -414,9 +415,9 @@ impl Core {
                 Some(Output::HandoverEnded { stub }) => self.post(stub.shard, Mail::StubEnded { key: stub }),
                 Some(Output::SessionEnded { name, cookie, why }) => self.tell_session_end(&name, cookie, why),
                 Some(Output::Receipt { session, message_id }) => self.add_receipt(&session, message_id.as_deref()),
-                Some(Output::EndWriting { key }) => self.lines.end_writing(key.index),
-                Some(Output::Shutdown { key }) => self.lines.shutdown(key.index),
-                Some(Output::Resume { key }) => self.lines.resume(key),
+                Some(Output::EndWriting { key }) => self.sockets.end_writing(key.index),
+                Some(Output::Shutdown { key }) => self.sockets.shutdown(key.index),
+                Some(Output::Resume { key }) => self.sockets.resume(key),
                 Some(Output::Presence { channel, here }) => self.shared.presence.set(self.id, channel, here),
             }
         }
@@ -642,7 +643,7 @@ impl Core {
 
     /// Some sockets take bytes again.
     pub fn on_writable(&self) {
-        self.lines.take_writable(&mut self.shard.borrow_mut());
+        self.sockets.take_writable(&mut self.shard.borrow_mut());
         self.turn.notify();
     }
 
@@ -662,7 +663,7 @@ impl Core {
             && self.attaches.is_empty()
             && self.claims.is_empty()
             && self.answers.is_empty()
-            && self.given.is_empty();
+            && self.due_responses.is_empty();
         let stored = !self.store.has_unsent() && self.shard.borrow().store_under_way() == 0;
         tasks && stored && self.unsent.borrow().is_empty() && self.pool().is_idle()
     }
@@ -690,6 +691,7 @@ impl Send<'_> {
 pub const CONNECT_TICKET: u64 = 1 << 63;
 const CLOSE_TICKET: u64 = 1 << 62;
 pub const RECEIPT_TICKET: u64 = 1 << 61;
+const RESPONSE_TIMEOUT_MS: u64 = 30_000;
 const TIDY_MS: u64 = 1_000;
 const CLOSE_DEADLINE_MS: u64 = 60_000;
 const MAIL_BATCH: usize = 1024;
