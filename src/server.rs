@@ -2,6 +2,7 @@
 //! signals and for what workers report.
 
 use crate::base::id::ShardId;
+use crate::base::limits::Limits;
 use crate::config::Config;
 use crate::io::api::idempotent::Repeats;
 use crate::io::handover::worker::Moves;
@@ -232,7 +233,7 @@ fn said(changed: &[&str], needs_restart: &[&str]) -> String {
 }
 
 fn start_store(shared: &Arc<Shared>, store: Store) -> io::Result<StoreThread> {
-    let (thread, sender) = io_store::start(store, &shared.config().store, shared.outlets())?;
+    let (thread, sender) = io_store::start(store, &shared.config().store, &Limits::DEFAULT, shared.report_sinks())?;
     assert!(shared.store.set(sender).is_ok(), "a process has one store");
     Ok(thread)
 }

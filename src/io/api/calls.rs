@@ -246,7 +246,7 @@ async fn send_kept(
     send: Send<'_>,
 ) -> Result<Response, Refusal> {
     let to_session = matches!(to, Targets::Session(_));
-    if to_session && !core.store.is_open() {
+    if to_session && !core.store.has_store() {
         return Err(Refusal::NoStoreForSessions);
     }
     if let Some(id) = message_id {
@@ -264,7 +264,7 @@ async fn send_kept(
 
 /// A question about a durable session.
 async fn ask_home(core: &Rc<Core>, session: &str, query: impl FnOnce(Arc<str>) -> Query) -> Result<Reply, Refusal> {
-    if !core.store.is_open() {
+    if !core.store.has_store() {
         return Err(Refusal::NoStoreForSessions);
     }
     let home = home(session, core.shared.mail.len());

@@ -81,7 +81,7 @@ impl Drop for Making<'_> {
 
 /// Sends under the caller's own id; what comes back is the answer's body.
 pub async fn send_once(core: &Core, id: &str, to: &Targets<'_>, send: Send<'_>) -> Result<Vec<u8>, Refusal> {
-    if !core.store.is_open() {
+    if !core.store.has_store() {
         return Err(Refusal::NoStoreForId);
     }
     let id: Arc<str> = id.into();

@@ -339,7 +339,7 @@ impl Core {
     /// Where the session is at home that the backend wants; `None` without one, or without a store.
     fn session_home(&self, actions: &Actions<'_>) -> Option<ShardId> {
         let name = actions.session?;
-        if !self.store.is_open() {
+        if !self.store.has_store() {
             if self.count_first(|counters| &counters.sessions_ignored) {
                 warn!("the business server names a session, but no store is configured (store.kind): it is ignored");
             }

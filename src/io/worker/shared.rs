@@ -10,7 +10,7 @@ use crate::io::handover::worker::Moves;
 use crate::io::runtime::events::EventSender;
 use crate::io::runtime::mailbox::MailSender;
 use crate::io::store::inbox::StoreInbox;
-use crate::io::store::thread::{Outlets, StoreSender};
+use crate::io::store::thread::{ReportSinks, StoreSender};
 use crate::policy::admission::Admission;
 use crate::shard::{Query, QueryId, Reply};
 use std::net::SocketAddr;
@@ -180,10 +180,10 @@ impl Shared {
     }
 
     /// For the store's thread: each report goes into a worker's inbox, and the worker is woken.
-    pub fn outlets(self: &Arc<Shared>) -> Outlets {
+    pub fn report_sinks(self: &Arc<Shared>) -> ReportSinks {
         let [completions, claimed, expired] = [self.clone(), self.clone(), self.clone()];
-        Outlets {
-            told: Box::new(move |shard, report| {
+        ReportSinks {
+            completions: Box::new(move |shard, report| {
                 completions.report(shard, |inbox| inbox.push_completions(report));
             }),
             claimed: Box::new(move |ticket, report| {

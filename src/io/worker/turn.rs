@@ -24,7 +24,7 @@ use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::Waits;
 use crate::io::runtime::sys;
 use crate::io::store::inbox::StoreReports;
-use crate::io::store::queue::{self, StoreBox};
+use crate::io::store::queue::{StoreQueue, TrySend};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
 use crate::policy::api::Targets;
@@ -57,7 +57,7 @@ pub struct Core {
     pub asks: Asks,
     due_responses: DueResponses,
     pub connects: Connects,
-    pub store: StoreBox,
+    pub store: StoreQueue,
     /// Connections that wait to be their sessions'.
     pub attaches: Waits<ConnKey, Result<(), StoreError>>,
     /// Calls with a `message_id`: what the store knows of it, and what the same call answers that came before.
@@ -101,12 +101,12 @@ impl Core {
             asks: Asks::new(id, rules.config.calls_max),
             due_responses: DueResponses::default(),
             connects: Connects::default(),
-            store: StoreBox::new(
+            store: StoreQueue::new(
                 shared
                     .store
                     .get()
                     .cloned()
-                    .map(|sender| -> queue::Slot { Box::new(move |request| sender.try_send(request)) }),
+                    .map(|sender| -> TrySend { Box::new(move |request| sender.try_send(request)) }),
             ),
             attaches: Waits::default(),
             claims: Waits::default(),
@@ -300,7 +300,7 @@ impl Core {
         self.carry_out();
         self.write();
         self.carry_out();
-        self.store.send_unsent();
+        self.store.send_waiting();
         self.bells.ring(&self.shared.mail);
         more |= self.shard.borrow().has_dirty();
         self.due_by(self.next_deadline());
@@ -605,7 +605,7 @@ impl Core {
         let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
         let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
         let due = shard.min(sockets).min(self.pool().next_deadline()).min(self.receipts.due());
-        if self.store.has_unsent() || !self.unsent.borrow().is_empty() {
+        if !self.store.is_empty() || !self.unsent.borrow().is_empty() {
             due.min(self.clock.now() + UNSENT_MS)
         } else {
             due
@@ -664,7 +664,7 @@ impl Core {
             && self.claims.is_empty()
             && self.answers.is_empty()
             && self.due_responses.is_empty();
-        let stored = !self.store.has_unsent() && self.shard.borrow().store_under_way() == 0;
+        let stored = self.store.is_empty() && self.shard.borrow().store_under_way() == 0;
         tasks && stored && self.unsent.borrow().is_empty() && self.pool().is_idle()
     }
 }
