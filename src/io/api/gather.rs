@@ -1,5 +1,5 @@
-//! Gathers: one query to many shards, and their replies added up. A gather is a oneshot whose context is the sum so far:
-//! opening one does not allocate after warm-up, and a reply that comes too late is dropped.
+//! Gathers: one query to many shards, and their replies added up. A gather is a oneshot whose context is the sum so
+//! far: opening one does not allocate after warm-up, and a reply that comes too late is dropped.
 
 use crate::base::id::ShardId;
 use crate::base::time::Tick;

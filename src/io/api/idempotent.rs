@@ -1,9 +1,10 @@
-//! Calls with a `message_id`: carried out once within `dedupe_window`, and answered alike as often as they are repeated.
+//! Calls with a `message_id`: carried out once within `dedupe_window`, and answered alike as often as they are
+//! repeated.
 //!
 //! The store knows the ids that were used (`Claim`, `Settle`); `InFlightCalls` knows those that are in use now.
 //!
 //! ```text
-//! begin ─► claim in the store ─► New, Again: send ─► settle (not waited for) ─► response, also to the repeats that wait
+//! begin ─► claim in the store ─► New, Again: send ─► settle (not waited for) ─► response, also to repeats
 //!   └► a repeat: wait            └► Settled: that response
 //! ```
 

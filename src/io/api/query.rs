@@ -119,6 +119,6 @@ fn terms(message: Outgoing<'_>, now: Tick) -> Terms {
     Terms { deadline: now + message.timeout, ttl_ms: message.ttl_ms, claim: message.claim }
 }
 
-/// A backstop: replies come much earlier, but for a store that is slow. For a send it begins at the call's own deadline,
-/// by which the shards stop waiting for clients.
+/// A backstop: replies come much earlier, but for a store that is slow. For a send it begins at the call's own
+/// deadline, by which the shards stop waiting for clients.
 const REPLY_TIMEOUT_MS: u64 = 60_000;

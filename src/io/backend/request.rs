@@ -8,6 +8,7 @@ use std::io::Write;
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
+use crate::policy::headers::is_forwarded;
 use crate::wire::sign::{self, WebhookKey};
 
 use super::options::HookKind;
@@ -220,35 +221,17 @@ fn put_query(out: &mut Vec<u8>, query: &str) {
     }
 }
 
-/// The client's header lines, without those that would change how the request or its answer is framed (a smuggled
-/// Content-Length, a compressed answer that nobody here unpacks), and without a second identity.
+/// The client's header lines, as far as `policy::headers` lets them through: whoever put them together, a second
+/// identity or a smuggled Content-Length must not go out.
 fn put_client_headers(out: &mut Vec<u8>, lines: &[u8]) {
     debug_assert!(lines.is_empty() || lines.ends_with(b"\r\n"), "whole lines");
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii();
-        let is_ours = OUR_PREFIXES.iter().any(|ours| starts_with_ignore_case(name, ours));
-        if !is_ours && !NOT_FROM_CLIENTS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
+        if is_forwarded(name) {
             out.extend_from_slice(line);
         }
     }
 }
-
-fn starts_with_ignore_case(name: &[u8], prefix: &[u8]) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-const NOT_FROM_CLIENTS: [&[u8]; 8] = [
-    b"accept-encoding",
-    b"connection",
-    b"content-length",
-    b"expect",
-    b"host",
-    b"idempotency-key",
-    b"te",
-    b"transfer-encoding",
-];
-/// Identity, cookie and signature are ours to state.
-const OUR_PREFIXES: [&[u8]; 2] = [b"rainbow", b"webhook-"];
 
 #[cfg(test)]
 mod tests {

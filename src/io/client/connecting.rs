@@ -1,5 +1,5 @@
-//! Connections that are not open yet: those whose connect hook is under way, and those that wait to be attached to their
-//! durable session. One task waits for each.
+//! Connections that are not open yet: those whose connect hook is under way, and those that wait to be attached to
+//! their durable session. One task waits for each.
 
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;

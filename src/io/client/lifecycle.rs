@@ -63,7 +63,8 @@ pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: Sessio
         shard.handle(Input::Cookie { key, value }, now);
     }
     shard.handle(Input::Attach { key, response: response.into(), new, name, expiry_s, greets }, now);
-    // A session that exists brings channels of its own; what is named in both lists stays, as unsubscribing comes first.
+    // A session that exists brings channels of its own; what is named in both lists stays, as unsubscribing comes
+    // first.
     for channel in unsubscribe.iter().filter(|name| !subscribe.contains(name)) {
         shard.handle(Input::Unsubscribe { key, channel }, now);
     }

@@ -1,5 +1,5 @@
-//! The sockets of this worker's clients, by their slot in the shard: writing to them, ending them, and waking the client
-//! tasks that were told to stop reading.
+//! The sockets of this worker's clients, by their slot in the shard: writing to them, ending them, and waking the
+//! client tasks that were told to stop reading.
 //!
 //! Writes are direct: one `send` per connection and turn, of all frames that wait. A socket that takes no more is put
 //! into an epoll set, which one task of the worker waits for: a blocked client costs no task and no buffer.

@@ -10,9 +10,11 @@ use crate::io::runtime::socket::Socket;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::{NotAdmitted, Place};
+use crate::policy::headers::forwarded;
 use crate::shard::command::StoreError;
 use crate::shard::{Input, Mode};
-use crate::wire::http1::{BodyFraming, RequestHead};
+use crate::wire::http1::head::same_name_loosely;
+use crate::wire::http1::{BodyFraming, RequestHead, query_pairs};
 use crate::wire::ws::handshake::{self, Upgrade};
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
@@ -90,13 +92,13 @@ fn check_origin(worker: &Worker, rules: &Rules, head: &RequestHead<'_>) -> Resul
 fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(String, String), Response> {
     let named = |name: &str| {
         let header = head.headers.get_loose(name).and_then(|value| std::str::from_utf8(value).ok());
-        let given = header.map(String::from).or_else(|| {
-            let mut pairs = crate::wire::http1::query_pairs(head.query);
-            pairs.find(|(key, _)| crate::wire::http1::head::same_name_loosely(key, name)).map(|(_, value)| value.into())
+        let value = header.map(String::from).or_else(|| {
+            let mut pairs = query_pairs(head.query);
+            pairs.find(|(key, _)| same_name_loosely(key, name)).map(|(_, value)| value.into())
         });
-        given.filter(|value| !value.is_empty() && value.len() <= DEVICE_MAX && !value.contains(['\r', '\n', '\0']))
+        value.filter(|value| !value.is_empty() && value.len() <= DEVICE_MAX && !value.contains(['\r', '\n', '\0']))
     };
-    match (named("x-deviceid"), named("x-client-os")) {
+    match (named(DEVICE), named(PLATFORM)) {
         (Some(device), Some(platform)) => Ok((device, platform)),
         _ => {
             worker.count(|counters| &counters.connect_refused);
@@ -105,28 +107,19 @@ fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(Strin
     }
 }
 
-/// The client's headers for the backend, as lines. Hop-by-hop ones and those of the upgrade stay here; the pool leaves
-/// out what a client must not say (`RAINBOW*`).
+/// The client's headers for the connect hook, each with its CRLF. Device and platform are written anew.
 fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[u8]> {
-    let mut lines = Vec::with_capacity(256);
-    let mut line = |name: &str, value: &[u8]| {
-        lines.extend_from_slice(name.as_bytes());
-        lines.extend_from_slice(b": ");
-        lines.extend_from_slice(value);
-        lines.extend_from_slice(b"\r\n");
-    };
-    for (name, value) in head.headers.iter() {
-        let loose = name.replace('_', "-").to_ascii_lowercase();
-        let named_by_connection = || head.headers.has_token("connection", name);
-        let stays =
-            NOT_FORWARDED.contains(&&*loose) || loose.starts_with("sec-websocket-") || loose.starts_with("rainbow");
-        if !stays && !named_by_connection() {
-            line(name, value);
+    let mut headers = Vec::with_capacity(256);
+    let mut write = |name: &str, value: &[u8]| {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            headers.extend_from_slice(part);
         }
-    }
-    line("X-DEVICEID", device.as_bytes());
-    line("X-CLIENT-OS", platform.as_bytes());
-    lines.into()
+    };
+    let is_written_anew = |name: &str| same_name_loosely(name, DEVICE) || same_name_loosely(name, PLATFORM);
+    forwarded(head).filter(|(name, _)| !is_written_anew(name)).for_each(|(name, value)| write(name, value));
+    write(DEVICE, device.as_bytes());
+    write(PLATFORM, platform.as_bytes());
+    headers.into()
 }
 
 /// Calls the connect hook. When the business server agrees, the socket becomes a client's; otherwise it comes back with
@@ -183,23 +176,8 @@ pub async fn connect(
     Ok(())
 }
 
-/// Headers of the client that are for us, not for the backend: hop-by-hop ones, those of the upgrade, and those that
-/// are written anew.
-const NOT_FORWARDED: [&str; 13] = [
-    "host",
-    "connection",
-    "upgrade",
-    "origin",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "x-deviceid",
-    "x-client-os",
-];
+const DEVICE: &str = "X-DEVICEID";
+const PLATFORM: &str = "X-CLIENT-OS";
 /// The pool ends a connect at its timeout; this is a backstop.
 const CONNECT_GRACE_MS: u64 = 60_000;
 const DEVICE_MAX: usize = 512;

@@ -1,5 +1,5 @@
-//! Hooks: our requests to the business server, as jobs of the backend pool. What a job's outcome means for the worker is
-//! in `completions`.
+//! Hooks: our requests to the business server, as jobs of the backend pool. What a job's outcome means for the worker
+//! is in `completions`.
 
 use super::receipts::Receipts;
 use super::ticket::HookTicket;

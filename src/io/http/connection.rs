@@ -1,5 +1,5 @@
-//! One HTTP connection of a caller or of a client to be: heads and bodies are read under deadlines, responses written at
-//! the end of the turn. What a request means is in `serve`.
+//! One HTTP connection of a caller or of a client to be: heads and bodies are read under deadlines, responses written
+//! at the end of the turn. What a request means is in `serve`.
 
 use super::response::Response;
 use super::responses::ResponseWriter;
@@ -126,8 +126,8 @@ impl HttpConnection {
         true
     }
 
-    /// Reads a body behind a head of so many bytes, and returns how many bytes of the buffer the request is. `None` when
-    /// the connection has to end.
+    /// Reads a body behind a head of so many bytes, and returns how many bytes of the buffer the request is. `None`
+    /// when the connection has to end.
     pub async fn read_body(&mut self, head: usize, framing: BodyFraming, expects_continue: bool) -> Option<usize> {
         self.body.clear();
         let max = self.worker.rules().config().api_body_max;

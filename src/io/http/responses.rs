@@ -1,6 +1,6 @@
-//! Responses to callers, written at the end of the turn, each behind the frames that waited when it was appended. So the
-//! turn first reads and thinks, and then writes, everything back to back. (A receiver that works in the meantime is woken
-//! once per turn instead of once per write, and neither code evicts the other from the processor's cache.)
+//! Responses to callers, written at the end of the turn, each behind the frames that waited when it was appended. So
+//! the turn first reads and thinks, and then writes, everything back to back. (A receiver that works in the meantime is
+//! woken once per turn instead of once per write, and neither code evicts the other from the processor's cache.)
 //!
 //! ```text
 //! serve: append, push ─► DueResponses ─► end of the turn: send ─► all taken: written

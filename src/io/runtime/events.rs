@@ -63,7 +63,8 @@ impl Until {
     }
 }
 
-/// Must run before the first thread is started: threads inherit the mask, which keeps these signals for `watch_signals`.
+/// Must run before the first thread is started: threads inherit the mask, which keeps these signals for
+/// `watch_signals`.
 pub fn block_signals() {
     sys::block_signals(&SIGNALS);
 }

@@ -3,9 +3,9 @@
 //! ```text
 //! open(context, deadline) ─► Oneshot: the task awaits it        id ─► whoever will have the value: complete(id, value)
 //! ```
-//! The value may come before the task begins to wait. A slot per oneshot is kept for reuse, so that opening one does not
-//! allocate after warm-up. An id carries its slot's generation: a value that comes after the receiver was dropped finds
-//! another generation, and is dropped.
+//! The value may come before the task begins to wait. A slot per oneshot is kept for reuse, so that opening one does
+//! not allocate after warm-up. An id carries its slot's generation: a value that comes after the receiver was dropped
+//! finds another generation, and is dropped.
 //!
 //! A deadline is a backstop against a part that never answers. The worker calls `expire` at least once a second (its
 //! timer task never sleeps longer), so a deadline is noticed at most a second late and costs a turn nothing.
@@ -88,7 +88,8 @@ impl<T, C> Oneshots<T, C> {
         self.fold(id, |_| Some(value));
     }
 
-    /// Lets `step` work on the context of an open oneshot; what `step` returns is the oneshot's value and ends the wait.
+    /// Lets `step` work on the context of an open oneshot; what `step` returns is the oneshot's value and ends the
+    /// wait.
     pub fn fold(&self, id: OneshotId, step: impl FnOnce(&mut C) -> Option<T>) {
         let mut table = self.0.borrow_mut();
         let Table { slots, deadlines, .. } = &mut *table;

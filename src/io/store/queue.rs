@@ -1,6 +1,6 @@
 //! Queue of one worker's requests to the store. A request goes to the store's thread at once, or waits here, in order,
-//! while the thread's own queue is full. The shard stops giving commands when too many are unfinished, which bounds what
-//! waits here.
+//! while the thread's own queue is full. The shard stops giving commands when too many are unfinished, which bounds
+//! what waits here.
 
 use crate::store::Request;
 use std::cell::RefCell;

@@ -218,8 +218,8 @@ impl StoreLoop {
         }
     }
 
-    /// Fills the batch, by the rule at the head of this file; it stays empty when nothing came in time. True: stop after
-    /// this batch.
+    /// Fills the batch, by the rule at the head of this file; it stays empty when nothing came in time. True: stop
+    /// after this batch.
     fn gather(&self, batch: &mut Vec<Request>, until: Instant) -> bool {
         let mut bytes = 0;
         let mut deadline = until;

@@ -1,5 +1,5 @@
-//! The other workers, as one worker sees them: messages to them, those that a full mailbox did not take, and the bells to
-//! be rung at the end of the turn.
+//! The other workers, as one worker sees them: messages to them, those that a full mailbox did not take, and the bells
+//! to be rung at the end of the turn.
 
 use super::message::PeerMessage;
 use crate::base::id::ShardId;

@@ -1,5 +1,5 @@
-//! The configuration in the types of its users: converted once per reload, read on every use. The limits that no operator
-//! sets come with it, and stay over reloads.
+//! The configuration in the types of its users: converted once per reload, read on every use. The limits that no
+//! operator sets come with it, and stay over reloads.
 
 use crate::base::limits::Limits;
 use crate::config::{Config, SignatureRequire};

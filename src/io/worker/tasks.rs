@@ -1,7 +1,8 @@
 //! The tasks of one worker, and the ring that runs them. A task waits for one kind of event and tells the worker.
 //!
 //! ```text
-//! accept ─► serve, client task (one per connection)     messages, handovers, writable, keep_time ─► turn: the end of a turn
+//! accept ─► serve, client task (one per connection)
+//! messages, handovers, writable, keep_time ─► turn: the end of a turn
 //! ```
 
 use super::message::PeerMessage;
@@ -170,8 +171,8 @@ async fn turn(worker: Rc<Worker>) {
     }
 }
 
-/// Sleeps to the earliest deadline. Never longer than a second: monoio's own wheel can be late, and deadlines of oneshots
-/// are looked at no more often.
+/// Sleeps to the earliest deadline. Never longer than a second: monoio's own wheel can be late, and deadlines of
+/// oneshots are looked at no more often.
 async fn keep_time(worker: Rc<Worker>) {
     loop {
         let now = clock::monotonic();
@@ -191,8 +192,8 @@ async fn keep_time(worker: Rc<Worker>) {
     }
 }
 
-/// Waits until the worker has to end, then closes the clients at a pace. Returns when all is sent and answered, or time is
-/// over.
+/// Waits until the worker has to end, then closes the clients at a pace. Returns when all is sent and answered, or time
+/// is over.
 async fn drain(worker: &Rc<Worker>, listeners: &[RawFd]) {
     worker.wakeups().drained().await;
     let (id, timeout) = (worker.id(), ms(worker.rules().config().shutdown_timeout));

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! tasks: read, messages, timers, backend ──► handle(input) ──► shard
-//!                                   end_turn: messages, a slice of fan-out, outputs, one write per connection, the timer
+//!                         end_turn: messages, a slice of fan-out, outputs, one write per connection, the timer
 //! ```
-//! The end of a turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring brought
-//! is in the outboxes before the first of them is written.
+//! The end of a turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring
+//! brought is in the outboxes before the first of them is written.
 //!
 //! What a call, a hook's outcome or an upgrade means is above this file (`api`, `hooks::completions`, `client`).
 
@@ -221,8 +221,8 @@ impl Worker {
         self.clock.end_turn();
     }
 
-    /// Closes up to `most` clients with 1001. Returns how many connections are left, including those whose last messages
-    /// are on their way to the backend.
+    /// Closes up to `most` clients with 1001. Returns how many connections are left, including those whose last
+    /// messages are on their way to the backend.
     pub fn close_some(&self, most: usize, scope: DrainScope) -> usize {
         let now = self.clock.now();
         let mut shard = self.shard.borrow_mut();
@@ -362,7 +362,8 @@ impl Worker {
         self.count_many(|counters| &counters.receipts_dropped, u64::from(count));
     }
 
-    /// One write per connection that has something to write; each response goes behind the frames that waited before it.
+    /// One write per connection that has something to write; each response goes behind the frames that waited before
+    /// it.
     fn write(&self) {
         let mut shard = self.shard.borrow_mut();
         let mut flushed = 0;
@@ -469,8 +470,8 @@ impl Worker {
 
     // Tasks.
 
-    /// Starts a connection's task. A panic in it costs that connection and no other. In a box: what an `async fn` is given
-    /// lies twice in it.
+    /// Starts a connection's task. A panic in it costs that connection and no other. In a box: what an `async fn` is
+    /// given lies twice in it.
     pub fn spawn(self: &Rc<Worker>, task: Pin<Box<impl Future<Output = ()> + 'static>>) {
         monoio::spawn(self.clone().caught(task));
     }
