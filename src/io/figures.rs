@@ -1,13 +1,15 @@
 //! The server in figures: /info/ (JSON, what the page at /serverinfo/ shows) and /metrics (Prometheus text).
 
+use crate::base::id::ShardId;
 use crate::config::StoreKind;
+use crate::io::api::query;
 use crate::io::backend::{BackendStats, HistogramTotal, UpstreamState};
-use crate::io::http::response::{Response, plain};
+use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::runtime::sys;
 use crate::io::store::thread::StoreSender;
 use crate::io::worker::shared::Counters;
-use crate::io::worker::turn::Core;
+use crate::io::worker::turn::Worker;
 use crate::shard::{Figures, Query, Reply, Stats};
 use crate::store::State;
 use prometheus_client::collector::Collector;
@@ -21,15 +23,15 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// `GET /info/`; the shape is documented at the head of serverinfo.html.
-pub async fn info(core: &Rc<Core>) -> Response {
+pub async fn info(core: &Rc<Worker>) -> Response {
     let (figures, stats) = figures(core).await;
     let largest = largest(core, LARGEST).await;
-    let shared = &core.shared;
+    let shared = core.shared();
     let config = shared.config();
     let now = clock::monotonic();
     let channels: usize = figures.iter().map(|worker| worker.channels).sum();
     let mut counters = serde_json::Map::new();
-    let counted = stats.iter().chain(Counters::sum(&shared.counters)).chain(admission(core)).chain(backend(core));
+    let counted = stats.iter().chain(Counters::sum(shared.counters())).chain(admission(core)).chain(backend(core));
     for (name, _, value) in counted.chain(store_counters(core)) {
         counters.insert(name.into(), value.into());
     }
@@ -39,7 +41,7 @@ pub async fn info(core: &Rc<Core>) -> Response {
         "uptime_s": shared.uptime_s(now),
         "pid": std::process::id(),
         "cluster_name": config.cluster_name,
-        "listen": shared.listen.to_string(),
+        "listen": shared.listen().to_string(),
         "connections": figures.iter().map(|worker| worker.connections).sum::<usize>(),
         "channels": channels,
         "memory_bytes": sys::resident_bytes(),
@@ -59,23 +61,23 @@ pub async fn info(core: &Rc<Core>) -> Response {
     Response::json(info.to_string().into_bytes())
 }
 
-fn worker_json(core: &Core, worker: &Figures) -> Value {
+fn worker_json(core: &Worker, worker: &Figures) -> Value {
     json!({
         "id": worker.shard,
-        "core": core.shared.cores.get(usize::from(worker.shard)).copied().flatten(),
+        "core": core.shared().cpu(ShardId(worker.shard)),
         "connections": worker.connections,
         "channels": worker.channels,
         "messages_in": worker.stats.messages_in,
         "messages_out": worker.stats.messages_out,
         "timers": worker.timers,
         "calls": worker.calls,
-        "mailbox": core.shared.mail.get(usize::from(worker.shard)).map_or(0, |mail| mail.len()),
+        "mailbox": core.shared().mailbox(ShardId(worker.shard)).len(),
     })
 }
 
 /// `null` without a store.
-fn store(core: &Core, figures: &[Figures]) -> Value {
-    let Some(store) = core.shared.store.get() else { return Value::Null };
+fn store(core: &Worker, figures: &[Figures]) -> Value {
+    let Some(store) = core.shared().store() else { return Value::Null };
     let stats = store.stats();
     let commits = stats.commits.load(Relaxed);
     let why = match store.state() {
@@ -83,7 +85,7 @@ fn store(core: &Core, figures: &[Figures]) -> Value {
         State::Refusing { detail, .. } => Some(detail),
     };
     json!({
-        "kind": match core.shared.config().store.kind {
+        "kind": match core.shared().config().store.kind {
             StoreKind::None => "none",
             StoreKind::Sqlite => "sqlite",
             StoreKind::Redis => "redis",
@@ -100,8 +102,8 @@ fn store(core: &Core, figures: &[Figures]) -> Value {
     })
 }
 
-fn store_counters(core: &Core) -> impl Iterator<Item = Counted> {
-    let stats = core.shared.store.get().map(StoreSender::stats);
+fn store_counters(core: &Worker) -> impl Iterator<Item = Counted> {
+    let stats = core.shared().store().map(StoreSender::stats);
     let counters = stats.map(|stats| {
         [
             ("store_steps", "Steps that the store was asked for.", &stats.steps),
@@ -116,8 +118,8 @@ fn store_counters(core: &Core) -> impl Iterator<Item = Counted> {
     counters.into_iter().flatten().map(|(name, what, counter)| (name, what, counter.load(Relaxed)))
 }
 
-fn store_gauges(core: &Core) -> impl Iterator<Item = Counted> {
-    let gauges = core.shared.store.get().map(|store| {
+fn store_gauges(core: &Worker) -> impl Iterator<Item = Counted> {
+    let gauges = core.shared().store().map(|store| {
         let stats = store.stats();
         [
             ("store_messages", "Messages that wait in the store.", stats.messages.load(Relaxed)),
@@ -136,9 +138,10 @@ fn cpu_percent(uptime_s: u64) -> f64 {
     (percent * 10.0).round() / 10.0
 }
 
-fn upstreams(core: &Core) -> Vec<Value> {
-    let latency = HistogramTotal::of(core.shared.backend.iter().map(|stats| &stats.latency_us));
-    let sum = |counter: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| counter(stats)).sum::<u64>();
+fn upstreams(core: &Worker) -> Vec<Value> {
+    let latency = HistogramTotal::of(core.shared().backend().iter().map(|stats| &stats.latency_us));
+    let sum =
+        |counter: fn(&BackendStats) -> u64| core.shared().backend().iter().map(|stats| counter(stats)).sum::<u64>();
     let (waiting, failures) = (sum(|stats| stats.waiting.get()), sum(failures));
     let one = |upstream: UpstreamState| {
         json!({
@@ -152,7 +155,7 @@ fn upstreams(core: &Core) -> Vec<Value> {
             "outstanding": upstream.outstanding,
         })
     };
-    core.pool().upstreams().into_iter().map(one).collect()
+    core.hooks().upstreams().into_iter().map(one).collect()
 }
 
 fn failures(stats: &BackendStats) -> u64 {
@@ -169,8 +172,9 @@ fn failures(stats: &BackendStats) -> u64 {
 }
 
 /// The channels with the most members, all workers together.
-pub async fn largest(core: &Rc<Core>, most: usize) -> Vec<(String, usize)> {
-    let Some(Reply::Channels(mut channels)) = core.ask(core.shared.workers(), Query::Largest { most }).await else {
+pub async fn largest(core: &Rc<Worker>, most: usize) -> Vec<(String, usize)> {
+    let Ok(Reply::Channels(mut channels)) = query::query(core, core.shared().workers(), Query::Largest { most }).await
+    else {
         return Vec::new();
     };
     channels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -178,9 +182,9 @@ pub async fn largest(core: &Rc<Core>, most: usize) -> Vec<(String, usize)> {
     channels
 }
 
-async fn figures(core: &Rc<Core>) -> (Vec<Figures>, Stats) {
-    let mut figures = match core.ask(core.shared.workers(), Query::Figures).await {
-        Some(Reply::Figures(figures)) => figures,
+async fn figures(core: &Rc<Worker>) -> (Vec<Figures>, Stats) {
+    let mut figures = match query::query(core, core.shared().workers(), Query::Figures).await {
+        Ok(Reply::Figures(figures)) => figures,
         _ => Vec::new(),
     };
     figures.sort_by_key(|worker| worker.shard);
@@ -191,8 +195,8 @@ async fn figures(core: &Rc<Core>) -> (Vec<Figures>, Stats) {
 
 type Counted = (&'static str, &'static str, u64);
 
-fn admission(core: &Core) -> impl Iterator<Item = Counted> {
-    let admission = &core.shared.admission;
+fn admission(core: &Worker) -> impl Iterator<Item = Counted> {
+    let admission = core.shared().admission();
     [
         ("refused_full", "Connections refused at connections_max (503).", admission.refused_full.load(Relaxed)),
         (
@@ -204,8 +208,8 @@ fn admission(core: &Core) -> impl Iterator<Item = Counted> {
     .into_iter()
 }
 
-fn backend(core: &Core) -> impl Iterator<Item = Counted> {
-    let sum = |counter: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| counter(stats)).sum();
+fn backend(core: &Worker) -> impl Iterator<Item = Counted> {
+    let sum = |counter: fn(&BackendStats) -> u64| core.shared().backend().iter().map(|stats| counter(stats)).sum();
     [
         ("backend_requests", "Attempts to ask the backend.", sum(|stats| stats.requests.get())),
         ("backend_answers", "Answers of the backend, whatever their status.", sum(|stats| stats.answers.get())),
@@ -228,11 +232,11 @@ fn backend(core: &Core) -> impl Iterator<Item = Counted> {
 }
 
 /// `GET /metrics`.
-pub async fn metrics(core: &Rc<Core>) -> Response {
+pub async fn metrics(core: &Rc<Worker>) -> Response {
     let (figures, stats) = figures(core).await;
     let sum = |part: fn(&Figures) -> usize| figures.iter().map(part).sum::<usize>() as u64;
-    let backend_sum = |part: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| part(stats)).sum();
-    let latency = HistogramTotal::of(core.shared.backend.iter().map(|stats| &stats.latency_us));
+    let backend_sum = |part: fn(&BackendStats) -> u64| core.shared().backend().iter().map(|stats| part(stats)).sum();
+    let latency = HistogramTotal::of(core.shared().backend().iter().map(|stats| &stats.latency_us));
     let mut gauges = vec![
         ("connections", "Open connections.", sum(|worker| worker.connections)),
         ("channels", "Channels with members, added up over the workers.", sum(|worker| worker.channels)),
@@ -241,7 +245,7 @@ pub async fn metrics(core: &Rc<Core>) -> Response {
         ("calls_waiting", "Calls waiting for clients' answers.", sum(|worker| worker.calls)),
         ("line_bytes", "Bytes of clients' messages that wait for the backend.", sum(|worker| worker.line_bytes)),
         ("memory_bytes", "Resident memory.", sys::resident_bytes()),
-        ("uptime_seconds", "Since the start.", core.shared.uptime_s(clock::monotonic())),
+        ("uptime_seconds", "Since the start.", core.shared().uptime_s(clock::monotonic())),
         ("workers", "Worker threads.", figures.len() as u64),
         ("backend_connections", "Connections to backends.", backend_sum(|stats| stats.connections.get())),
         ("backend_waiting", "Requests that wait for a backend.", backend_sum(|stats| stats.waiting.get())),
@@ -250,14 +254,15 @@ pub async fn metrics(core: &Rc<Core>) -> Response {
         ("backend_latency_p99_us", "99th percentile of the backend's latency.", latency.per_mille(990)),
     ];
     gauges.extend(store_gauges(core));
-    let counters = stats.iter().chain(Counters::sum(&core.shared.counters)).chain(admission(core)).chain(backend(core));
+    let counters =
+        stats.iter().chain(Counters::sum(core.shared().counters())).chain(admission(core)).chain(backend(core));
     let counters = counters.chain(store_counters(core));
     let mut registry = Registry::with_prefix("rainbow");
     registry.register_collector(Box::new(Collected { counters: counters.collect(), gauges }));
     let mut body = String::new();
     match text::encode(&mut body, &registry) {
         Ok(()) => Response::new(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", body.into_bytes()),
-        Err(_) => plain(500, "the metrics cannot be written"),
+        Err(_) => Response::plain(500, "the metrics cannot be written"),
     }
 }
 

@@ -1,159 +1,162 @@
-//! Questions on their way through the shards, and the tasks that wait for the replies. A slot per question: no
-//! allocation after warm-up, and a reply that comes too late finds its slot's generation changed.
+//! Gathers: one query to many shards, and their replies added up. A gather is a oneshot whose context is the sum so
+//! far: opening one does not allocate after warm-up, and a reply that comes too late is dropped.
 
 use crate::base::id::ShardId;
+use crate::base::time::Tick;
+use crate::io::runtime::oneshot::{Expired, Oneshot, Oneshots, ReturnAddress};
 use crate::shard::{QueryId, Reply};
-use slab::Slab;
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::task::{Poll, Waker};
+use std::cell::Cell;
 
-pub struct Asks {
-    shard: ShardId,
-    slots: RefCell<Slab<Slot>>,
-    generation: Cell<u16>,
+/// Those of one worker.
+pub struct Gathers {
+    worker: ShardId,
+    open: Oneshots<Option<Reply>, Sum>,
     /// More are refused.
     max: Cell<usize>,
 }
 
-struct Slot {
-    generation: u16,
-    /// Shards that have not replied.
+/// A query on its way through the shards; dropping it forgets the replies.
+pub struct Gather {
+    oneshot: Oneshot<Option<Reply>, Sum>,
+    query: QueryId,
+}
+
+struct Sum {
+    /// Shards that have not replied; and the task that queries them, until it waits.
     missing: u32,
     reply: Option<Reply>,
-    waker: Option<Waker>,
 }
 
-/// A question that is being asked; dropping it forgets the replies.
-pub struct Ask<'a> {
-    asks: &'a Asks,
-    ticket: QueryId,
-}
-
-impl Asks {
-    pub fn new(shard: ShardId, max: usize) -> Asks {
-        Asks { shard, slots: RefCell::default(), generation: Cell::new(0), max: Cell::new(max) }
+impl Gathers {
+    pub fn new(worker: ShardId, max: usize, now: Tick) -> Gathers {
+        Gathers { worker, open: Oneshots::new(now), max: Cell::new(max) }
     }
 
     pub fn set_max(&self, max: usize) {
         self.max.set(max);
     }
 
-    pub fn len(&self) -> usize {
-        self.slots.borrow().len()
-    }
-
     pub fn is_empty(&self) -> bool {
-        self.slots.borrow().is_empty()
+        self.open.is_empty()
     }
 
-    /// `None` when too many questions are waiting.
-    pub fn open(&self) -> Option<Ask<'_>> {
-        let mut slots = self.slots.borrow_mut();
-        if slots.len() >= self.max.get() {
+    /// `None` when too many calls are waiting.
+    pub fn open(&self, deadline: Tick) -> Option<Gather> {
+        if self.open.len() >= self.max.get() {
             return None;
         }
-        let generation = self.generation.get().wrapping_add(1);
-        self.generation.set(generation);
-        let index = slots.insert(Slot { generation, missing: 0, reply: None, waker: None }) as u64;
-        Some(Ask { asks: self, ticket: QueryId(index << 32 | u64::from(generation) << 16 | u64::from(self.shard.0)) })
+        let oneshot = self.open.open(Sum { missing: 1, reply: None }, deadline);
+        let address = ReturnAddress { worker: self.worker, oneshot: oneshot.id() };
+        Some(Gather { oneshot, query: QueryId(address.pack()) })
     }
 
-    /// A shard's reply. One that nobody waits for is forgotten.
-    pub fn resolve(&self, ticket: QueryId, reply: Reply) {
-        let mut slots = self.slots.borrow_mut();
-        let slot = slots.get_mut((ticket.0 >> 32) as usize);
-        let Some(slot) = slot.filter(|slot| slot.generation == (ticket.0 >> 16) as u16) else { return };
-        slot.missing -= 1;
-        match &mut slot.reply {
-            Some(sum) => sum.add(reply),
-            none => *none = Some(reply),
-        }
-        if slot.missing == 0
-            && let Some(waker) = slot.waker.take()
-        {
-            waker.wake();
-        }
+    /// One shard's reply. A reply that nobody waits for is dropped.
+    pub fn resolve(&self, query: QueryId, reply: Reply) {
+        self.open.fold(ReturnAddress::unpack(query.0).oneshot, |sum| {
+            match &mut sum.reply {
+                Some(total) => total.add(reply),
+                none => *none = Some(reply),
+            }
+            sum.one_less()
+        });
+    }
+
+    pub fn expire(&self, now: Tick) {
+        self.open.expire(now);
     }
 }
 
-/// Whose question it is.
-pub fn asker(ticket: QueryId) -> ShardId {
-    ShardId(ticket.0 as u16)
+/// The worker that gathers the replies to this query.
+pub fn origin(query: QueryId) -> ShardId {
+    ReturnAddress::unpack(query.0).worker
 }
 
-impl Ask<'_> {
-    pub fn ticket(&self) -> QueryId {
-        self.ticket
+impl Gather {
+    pub fn query(&self) -> QueryId {
+        self.query
     }
 
-    /// Must be called before the question goes to one more shard.
+    /// Must be called before the query goes to one more shard.
     pub fn expect_one(&self) {
-        self.asks.slots.borrow_mut()[self.index()].missing += 1;
+        self.oneshot.fold(|sum| {
+            sum.missing += 1;
+            None
+        });
     }
 
-    /// All replies, added up; `None` when nobody was asked.
-    pub async fn reply(self) -> Option<Reply> {
-        poll_fn(|context| {
-            let mut slots = self.asks.slots.borrow_mut();
-            let slot = &mut slots[self.index()];
-            if slot.missing == 0 {
-                return Poll::Ready(slot.reply.take());
-            }
-            if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-                slot.waker = Some(context.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    fn index(&self) -> usize {
-        (self.ticket.0 >> 32) as usize
+    /// All replies, added up; `None` when no shard was asked.
+    pub async fn reply(self) -> Result<Option<Reply>, Expired> {
+        self.oneshot.fold(Sum::one_less);
+        self.oneshot.await
     }
 }
 
-impl Drop for Ask<'_> {
-    fn drop(&mut self) {
-        self.asks.slots.borrow_mut().remove(self.index());
+impl Sum {
+    /// The sum of all replies, when this was the last one.
+    fn one_less(&mut self) -> Option<Option<Reply>> {
+        self.missing -= 1;
+        (self.missing == 0).then(|| self.reply.take())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::{Context, Poll, Waker};
+
+    const NOW: Tick = Tick(1_000);
+    const LATER: Tick = Tick(61_000);
 
     fn sent(connections: u32) -> Reply {
         Reply::Sent { connections, data: Vec::new(), kept: Default::default() }
     }
 
+    fn poll(future: impl Future<Output = Result<Option<Reply>, Expired>>) -> Poll<Result<Option<Reply>, Expired>> {
+        std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
     #[test]
     fn replies_of_all_shards_are_added() {
-        let asks = Asks::new(ShardId(3), 10);
-        let ask = asks.open().expect("there is room");
-        ask.expect_one();
-        ask.expect_one();
-        assert_eq!(asker(ask.ticket()), ShardId(3));
-        asks.resolve(ask.ticket(), sent(1));
-        asks.resolve(ask.ticket(), sent(4));
-        let mut reply = std::pin::pin!(ask.reply());
-        let mut context = std::task::Context::from_waker(Waker::noop());
-        assert_eq!(reply.as_mut().poll(&mut context), Poll::Ready(Some(sent(5))));
+        let gathers = Gathers::new(ShardId(3), 10, NOW);
+        let gather = gathers.open(LATER).expect("there is room");
+        gather.expect_one();
+        assert_eq!(origin(gather.query()), ShardId(3));
+        gathers.resolve(gather.query(), sent(1));
+        // The first has replied before the second is asked.
+        gather.expect_one();
+        gathers.resolve(gather.query(), sent(4));
+        assert_eq!(poll(gather.reply()), Poll::Ready(Ok(Some(sent(5)))));
+        assert!(gathers.is_empty());
+    }
+
+    #[test]
+    fn nobody_asked_is_no_reply() {
+        let gathers = Gathers::new(ShardId(3), 10, NOW);
+        assert_eq!(poll(gathers.open(LATER).expect("there is room").reply()), Poll::Ready(Ok(None)));
     }
 
     #[test]
     fn a_late_reply_does_not_reach_the_slots_next_user() {
-        let asks = Asks::new(ShardId(0), 1);
-        let old = asks.open().expect("there is room");
+        let gathers = Gathers::new(ShardId(0), 1, NOW);
+        let old = gathers.open(LATER).expect("there is room");
         old.expect_one();
-        let ticket = old.ticket();
-        assert!(asks.open().is_none(), "one at most");
+        let query = old.query();
+        assert!(gathers.open(LATER).is_none(), "one at most");
         drop(old);
-        let new = asks.open().expect("there is room again");
+        let new = gathers.open(LATER).expect("there is room again");
         new.expect_one();
-        asks.resolve(ticket, sent(9));
-        let mut reply = std::pin::pin!(new.reply());
-        let mut context = std::task::Context::from_waker(Waker::noop());
-        assert!(reply.as_mut().poll(&mut context).is_pending());
+        gathers.resolve(query, sent(9));
+        assert!(poll(new.reply()).is_pending());
+    }
+
+    #[test]
+    fn a_shard_that_does_not_reply_costs_the_deadline_and_no_more() {
+        let gathers = Gathers::new(ShardId(0), 1, NOW);
+        let gather = gathers.open(LATER).expect("there is room");
+        gather.expect_one();
+        gather.expect_one();
+        gathers.resolve(gather.query(), sent(1));
+        gathers.expire(LATER);
+        assert_eq!(poll(gather.reply()), Poll::Ready(Err(Expired)), "a part of the replies is not the reply");
     }
 }

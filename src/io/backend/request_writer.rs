@@ -1,13 +1,14 @@
 //! Requests to the business server, written into a connection's buffer: PROTOCOL.md sections 2 and 4.
 //!
 //! Owns what is the same in many requests: a `RequestTemplate` is made once per URL, the 2014 signature once per second
-//! (`Signer`), so that the hot path copies bytes and hashes nothing. Decides which of a client's headers go out. Has no
-//! socket and no clock. Called by the dispatcher when a request goes out.
+//! (`Signer`), so that the hot path copies bytes and hashes nothing. Has no socket and no clock. Called by the dispatcher
+//! when a request goes out.
 
 use std::io::Write;
 
 use crate::base::rng::Rng;
 use crate::config::url::HttpUrl;
+use crate::policy::headers::is_forwarded;
 use crate::wire::sign::{self, WebhookKey};
 
 use super::hook::{Hook, HookKind, HookRequest};
@@ -221,35 +222,17 @@ fn put_query(out: &mut Vec<u8>, query: &str) {
     }
 }
 
-/// The client's header lines, without those that would change how the request or its response is framed (a smuggled
-/// Content-Length, a compressed response that is not unpacked here), and without a second identity.
+/// The client's header lines that `policy::headers` lets through. The upgrade has filtered them already; here it is made
+/// sure that no second identity and no smuggled Content-Length goes out, whatever put the lines together.
 fn put_client_headers(out: &mut Vec<u8>, lines: &[u8]) {
     debug_assert!(lines.is_empty() || lines.ends_with(b"\r\n"), "whole lines");
     for line in lines.split_inclusive(|byte| *byte == b'\n') {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii();
-        let is_ours = OUR_PREFIXES.iter().any(|ours| starts_with_ignore_case(name, ours));
-        if !is_ours && !NOT_FROM_CLIENTS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
+        if is_forwarded(name) {
             out.extend_from_slice(line);
         }
     }
 }
-
-fn starts_with_ignore_case(name: &[u8], prefix: &[u8]) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-const NOT_FROM_CLIENTS: [&[u8]; 8] = [
-    b"accept-encoding",
-    b"connection",
-    b"content-length",
-    b"expect",
-    b"host",
-    b"idempotency-key",
-    b"te",
-    b"transfer-encoding",
-];
-/// Identity, cookie and signature are set by us, never by a client.
-const OUR_PREFIXES: [&[u8]; 2] = [b"rainbow", b"webhook-"];
 
 #[cfg(test)]
 mod tests {

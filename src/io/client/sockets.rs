@@ -1,11 +1,12 @@
 //! The sockets of this worker's clients, by their slot in the shard: writing to them, ending them, and waking the
-//! session tasks that were told to stop reading.
+//! client tasks that were told to stop reading.
 //!
 //! Writes are direct: one `send` per connection and turn, of all frames that wait. A socket that takes no more is put
 //! into an epoll set, which one task of the worker waits for: a blocked client costs no task and no buffer.
 
 use crate::base::id::ConnKey;
 use crate::io::runtime::net;
+use crate::io::runtime::notify::Notify;
 use crate::io::runtime::socket::Pollable;
 use crate::io::runtime::sys;
 use crate::shard::Shard;
@@ -14,32 +15,28 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::os::fd::RawFd;
-use std::task::{Poll, Waker};
 
-pub struct Lines {
-    lines: RefCell<Vec<Line>>,
-    paused: RefCell<FxHashMap<u32, Paused>>,
+pub struct ClientSockets {
+    /// By the connection's slot.
+    sockets: RefCell<Vec<ClientSocket>>,
+    /// Connections that are not read for now, and those that may be read again but whose tasks have not run yet.
+    paused: RefCell<FxHashMap<u32, Notify>>,
     epoll: Pollable,
     scratch: RefCell<Vec<u8>>,
 }
 
 #[derive(Clone, Copy)]
-struct Line {
+struct ClientSocket {
     /// `NONE` when the slot has no socket.
     fd: RawFd,
     /// The socket takes no more; epoll tells when it does.
     blocked: bool,
 }
 
-enum Paused {
-    Waiting(Waker),
-    Resumed,
-}
-
-impl Lines {
-    pub fn new() -> io::Result<Lines> {
-        Ok(Lines {
-            lines: RefCell::default(),
+impl ClientSockets {
+    pub fn new() -> io::Result<ClientSockets> {
+        Ok(ClientSockets {
+            sockets: RefCell::default(),
             paused: RefCell::default(),
             epoll: Pollable::new(sys::epoll_create()?)?,
             scratch: RefCell::default(),
@@ -47,33 +44,33 @@ impl Lines {
     }
 
     pub fn attach(&self, index: u32, fd: RawFd) {
-        let mut lines = self.lines.borrow_mut();
-        if lines.len() <= index as usize {
-            lines.resize(index as usize + 1, Line::EMPTY);
+        let mut sockets = self.sockets.borrow_mut();
+        if sockets.len() <= index as usize {
+            sockets.resize(index as usize + 1, ClientSocket::EMPTY);
         }
-        debug_assert_eq!(lines[index as usize].fd, NONE, "a slot has one socket");
-        lines[index as usize] = Line { fd, blocked: false };
+        debug_assert_eq!(sockets[index as usize].fd, NONE, "a slot has one socket");
+        sockets[index as usize] = ClientSocket { fd, blocked: false };
     }
 
     /// Before the socket is closed: its number may come back as somebody else's.
     pub fn detach(&self, index: u32) {
-        self.lines.borrow_mut()[index as usize] = Line::EMPTY;
+        self.sockets.borrow_mut()[index as usize] = ClientSocket::EMPTY;
         self.paused.borrow_mut().remove(&index);
     }
 
-    /// Ends our direction; the session task reads on until the peer ends its own.
+    /// Ends our direction; the client's task reads on until the peer ends its own.
     pub fn end_writing(&self, index: u32) {
-        let line = self.line(index);
-        if line.fd != NONE {
-            net::shutdown_write(line.fd);
+        let socket = self.socket(index);
+        if socket.fd != NONE {
+            net::shutdown_write(socket.fd);
         }
     }
 
-    /// The pending read completes, the session task ends.
+    /// The pending read completes, the client's task ends.
     pub fn shutdown(&self, index: u32) {
-        let line = self.line(index);
-        if line.fd != NONE {
-            net::shutdown(line.fd);
+        let socket = self.socket(index);
+        if socket.fd != NONE {
+            net::shutdown(socket.fd);
         }
     }
 
@@ -81,9 +78,9 @@ impl Lines {
     pub fn flush(&self, shard: &mut Shard, most: usize) {
         for _ in 0..most {
             let Some(index) = shard.next_dirty() else { return };
-            let line = self.line(index);
-            if line.fd != NONE && !line.blocked {
-                self.flush_one(shard, index, line.fd);
+            let socket = self.socket(index);
+            if socket.fd != NONE && !socket.blocked {
+                self.flush_one(shard, index, socket.fd);
             }
         }
     }
@@ -112,7 +109,7 @@ impl Lines {
                     self.block(index, fd);
                     break;
                 }
-                // The peer is gone; the pending read ends, and with it the session task.
+                // The peer is gone; the pending read ends, and with it the client's task.
                 Err(_) => {
                     net::shutdown(fd);
                     break;
@@ -123,7 +120,7 @@ impl Lines {
     }
 
     fn block(&self, index: u32, fd: RawFd) {
-        self.lines.borrow_mut()[index as usize].blocked = true;
+        self.sockets.borrow_mut()[index as usize].blocked = true;
         if sys::epoll_arm_write(self.epoll.fd(), fd, u64::from(index) << 32 | fd as u32 as u64).is_err() {
             net::shutdown(fd);
         }
@@ -142,44 +139,41 @@ impl Lines {
             let data = event.u64;
             let (index, fd) = ((data >> 32) as u32, data as u32 as RawFd);
             // A socket that was closed meanwhile, or its number used again, is not the one that was blocked.
-            let line = self.line(index);
-            if line.fd == fd && line.blocked {
-                self.lines.borrow_mut()[index as usize].blocked = false;
+            let socket = self.socket(index);
+            if socket.fd == fd && socket.blocked {
+                self.sockets.borrow_mut()[index as usize].blocked = false;
                 self.flush_one(shard, index, fd);
             }
         }
     }
 
-    /// The session task waits here while its client is not to be read.
+    /// The client's task waits here while its client is not to be read.
     pub async fn resumed(&self, key: ConnKey) {
         poll_fn(|context| {
             let mut paused = self.paused.borrow_mut();
-            if matches!(paused.get(&key.index), Some(Paused::Resumed)) {
+            let resumed = paused.entry(key.index).or_default().poll_notified(context);
+            if resumed.is_ready() {
                 paused.remove(&key.index);
-                return Poll::Ready(());
             }
-            paused.insert(key.index, Paused::Waiting(context.waker().clone()));
-            Poll::Pending
+            resumed
         })
         .await
     }
 
+    /// The client's task may read again, also when it has not come to wait yet.
     pub fn resume(&self, key: ConnKey) {
-        if self.line(key.index).fd == NONE {
-            return;
-        }
-        if let Some(Paused::Waiting(waker)) = self.paused.borrow_mut().insert(key.index, Paused::Resumed) {
-            waker.wake();
+        if self.socket(key.index).fd != NONE {
+            self.paused.borrow_mut().entry(key.index).or_default().notify();
         }
     }
 
-    fn line(&self, index: u32) -> Line {
-        self.lines.borrow().get(index as usize).copied().unwrap_or(Line::EMPTY)
+    fn socket(&self, index: u32) -> ClientSocket {
+        self.sockets.borrow().get(index as usize).copied().unwrap_or(ClientSocket::EMPTY)
     }
 }
 
-impl Line {
-    const EMPTY: Line = Line { fd: NONE, blocked: false };
+impl ClientSocket {
+    const EMPTY: ClientSocket = ClientSocket { fd: NONE, blocked: false };
 }
 
 const NONE: RawFd = -1;

@@ -2,46 +2,52 @@
 
 use crate::base::id::ConnKey;
 use crate::io::runtime::socket::Socket;
-use crate::io::worker::turn::Core;
+use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
 use std::rc::Rc;
 
-/// Reads until the socket ends. `early` is what came behind the upgrade; `place` is given back at the end.
+/// Reads until the socket ends. `early` came behind the upgrade; `place` is given back at the end.
 ///
 /// Not an `async fn`: that would keep all that it is given twice, times a million.
-pub fn run(core: Rc<Core>, socket: Socket, key: ConnKey, mut early: Vec<u8>, place: Place) -> impl Future<Output = ()> {
-    let mut session = Session { core, key, socket, _place: place };
-    let mut read_on = early.is_empty() || session.core.received(key, &mut early);
+pub fn run(
+    worker: Rc<Worker>,
+    socket: Socket,
+    key: ConnKey,
+    mut early: Vec<u8>,
+    place: Place,
+) -> impl Future<Output = ()> {
+    let mut client = Client { worker, key, socket, _place: place };
+    let mut read_on = early.is_empty() || client.worker.received(key, &mut early);
     async move {
         let mut buffer = Vec::with_capacity(SILENT);
         loop {
             if !read_on {
-                session.core.lines.resumed(session.key).await;
+                client.worker.sockets().resumed(client.key).await;
             }
-            let (read, filled) = session.socket.read(buffer).await;
+            let (read, filled) = client.socket.read(buffer).await;
             buffer = filled;
             let Ok(count @ 1..) = read else { break };
-            read_on = session.core.received(session.key, &mut buffer[..count]);
+            read_on = client.worker.received(client.key, &mut buffer[..count]);
             buffer = fitting(buffer, count);
         }
     }
 }
 
-struct Session {
-    core: Rc<Core>,
+struct Client {
+    worker: Rc<Worker>,
     key: ConnKey,
     socket: Socket,
     _place: Place,
 }
 
-impl Drop for Session {
-    /// The shard hears of the end exactly once, whatever happens, and before the socket is closed.
+impl Drop for Client {
+    /// The shard is told of the end exactly once, whatever happens, and before the socket is closed.
     fn drop(&mut self) {
-        self.core.socket_ended(self.key);
+        self.worker.socket_ended(self.key);
     }
 }
 
-/// A client that only ever answers pings keeps 64 bytes; one that has said more keeps enough for most messages; a burst
+/// A client that only ever answers pings keeps 64 bytes; one that has sent more keeps enough for most messages; a burst
 /// is read in large pieces until one of them is not full.
 fn fitting(buffer: Vec<u8>, count: usize) -> Vec<u8> {
     match buffer.capacity() {
@@ -54,3 +60,18 @@ fn fitting(buffer: Vec<u8>, count: usize) -> Vec<u8> {
 const SILENT: usize = 64;
 const TALKING: usize = 512;
 const BURST: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_task<F>(_: impl Fn(Rc<Worker>, Socket, ConnKey, Vec<u8>, Place) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// There may be a million of them.
+    #[test]
+    fn a_clients_task_is_small() {
+        assert!(size_of_task(run) <= 200, "{} bytes", size_of_task(run));
+    }
+}

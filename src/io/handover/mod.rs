@@ -1,3 +1,4 @@
 //! Connections that go on somewhere else.
 
+pub mod channel;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! HTTP towards callers: one connection, from its head to its response.
 
+pub mod connection;
 pub mod response;
 pub mod responses;
 pub mod serve;

@@ -1,14 +1,15 @@
-//! An HTTP answer of ours, as a value and as bytes.
+//! An HTTP response of ours, as a value and as bytes.
 
+use crate::shard::command::StoreError;
 use crate::wire::http1::push_number;
 use std::borrow::Cow;
 use std::io::Write;
 
 pub struct Response {
-    pub status: u16,
-    pub content_type: &'static str,
-    pub headers: Vec<(&'static str, Cow<'static, str>)>,
-    pub body: Cow<'static, [u8]>,
+    status: u16,
+    content_type: &'static str,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
+    body: Cow<'static, [u8]>,
 }
 
 impl Response {
@@ -18,6 +19,42 @@ impl Response {
 
     pub fn json(body: Vec<u8>) -> Response {
         Response::new(200, "application/json", body)
+    }
+
+    /// One line of text, for whoever reads it in a log or a terminal.
+    pub fn plain(status: u16, text: &str) -> Response {
+        Response::new(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
+    }
+
+    /// A refusal that is about now: later the same request may succeed.
+    pub fn retry_later(status: u16, why: &str) -> Response {
+        Response::plain(status, why).with_retry_after()
+    }
+
+    /// The store does not take the session of a connection.
+    pub fn session_not_stored(why: StoreError) -> Response {
+        Response::retry_later(503, &format!("the session cannot be kept: {why}"))
+    }
+
+    pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Response {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn with_retry_after(self) -> Response {
+        self.with_header("Retry-After", RETRY_AFTER_S)
+    }
+
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The body's buffer, to be used again; `None` when it is not ours.
+    pub fn into_buffer(self) -> Option<Vec<u8>> {
+        match self.body {
+            Cow::Owned(body) => Some(body),
+            Cow::Borrowed(_) => None,
+        }
     }
 
     pub fn write(&self, out: &mut Vec<u8>, keep_alive: bool) {
@@ -49,14 +86,6 @@ impl Response {
     }
 }
 
-/// Most heads are shorter.
-const HEAD_ROOM: usize = 128;
-
-/// One line of text, for whoever reads it in a log or a terminal.
-pub fn plain(status: u16, text: &str) -> Response {
-    Response::new(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
-}
-
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -78,3 +107,7 @@ fn reason(status: u16) -> &'static str {
         _ => "Unknown",
     }
 }
+
+/// Most heads are shorter.
+const HEAD_ROOM: usize = 128;
+const RETRY_AFTER_S: &str = "2";

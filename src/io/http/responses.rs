@@ -1,61 +1,61 @@
-//! The answers to calls. A turn's answers are written at its end, each behind the frames that waited when it was given:
-//! so the turn first reads and thinks, and then writes, everything back to back. (A receiver that works in the meantime
-//! is woken once per turn instead of once per write, and neither code throws the other out of the processor's cache.)
+//! Responses to callers, written at the end of the turn, each behind the frames that waited when it was appended. So
+//! the turn first reads and thinks, and then writes, everything back to back. (A receiver that works in the meantime is
+//! woken once per turn instead of once per write, and neither code evicts the other from the processor's cache.)
 //!
 //! ```text
-//! serve: give ─► Answers ─► end of the turn: send ─► all taken: written
-//!                                                └─► the caller takes no more: a task sends on, until a deadline
+//! serve: append, push ─► DueResponses ─► end of the turn: send ─► all taken: written
+//!                                                              └─► the caller takes no more: a task sends on, until
+//!                                                                  a deadline
 //! ```
 
 use crate::io::runtime::clock;
 use crate::io::runtime::deadlines::{Deadlines, Watch};
 use crate::io::runtime::net;
+use crate::io::runtime::notify::Notify;
 use crate::io::runtime::socket::Socket;
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
-/// What this turn has to say to callers, in order.
+/// The responses of this turn, in order.
 #[derive(Default)]
-pub struct Answers(RefCell<Vec<Answer>>);
+pub struct DueResponses(RefCell<Vec<DueResponse>>);
 
-/// One caller's bytes, and where they stand among the turn's writes.
-pub struct Answer {
-    /// Connections with frames that were in the shard's line before it.
-    pub behind: usize,
-    to: Rc<Outgoing>,
+/// One caller's bytes, and their place among the turn's writes.
+pub struct DueResponse {
+    behind: usize,
+    to: Rc<Stream>,
 }
 
-/// Where one HTTP connection's bytes go. Must be dropped before its socket.
-pub struct Outlet(Rc<Outgoing>);
+/// The writing side of one HTTP connection. Must be dropped before its socket.
+pub struct ResponseWriter(Rc<Stream>);
 
-struct Outgoing {
+struct Stream {
     fd: RawFd,
     bytes: RefCell<Vec<u8>>,
     state: Cell<State>,
     /// The caller is gone, or was given up: nothing more is written.
     cut_off: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    written: Notify,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Nothing waits.
     Written,
-    /// In the turn's line.
-    Given,
+    /// Among the turn's responses.
+    Due,
     /// The peer takes no more for now; a task waits until it does.
     Blocked,
 }
 
-impl Answers {
-    pub fn give(&self, Outlet(to): &Outlet, behind: usize) {
+impl DueResponses {
+    /// What was appended is written in this turn, behind the frames of so many connections.
+    pub fn push(&self, ResponseWriter(to): &ResponseWriter, behind: usize) {
         if to.state.get() == State::Written {
-            to.state.set(State::Given);
-            self.0.borrow_mut().push(Answer { behind, to: to.clone() });
+            to.state.set(State::Due);
+            self.0.borrow_mut().push(DueResponse { behind, to: to.clone() });
         }
     }
 
@@ -64,22 +64,27 @@ impl Answers {
     }
 
     /// Hands each to `write`, in order.
-    pub fn drain(&self, write: impl FnMut(Answer)) {
-        let mut given = self.0.take();
-        given.drain(..).for_each(write);
-        debug_assert!(self.is_empty(), "writing gives no answers");
-        // For its room.
-        self.0.replace(given);
+    pub fn drain(&self, write: impl FnMut(DueResponse)) {
+        let mut due = self.0.take();
+        due.drain(..).for_each(write);
+        debug_assert!(self.is_empty(), "writing a response makes no other due");
+        // The vector's capacity is kept for the next turn.
+        self.0.replace(due);
     }
 }
 
-impl Answer {
+impl DueResponse {
+    /// How many connections had frames to write when this response became due.
+    pub fn behind(&self) -> usize {
+        self.behind
+    }
+
     /// Writes what the socket takes. `Some` when that is not all: the future writes the rest, and yields false when the
-    /// caller has taken nothing for `PATIENCE_MS`.
+    /// caller has taken nothing for `timeout_ms`.
     #[must_use]
-    pub fn write(self, deadlines: &Rc<Deadlines>) -> Option<impl Future<Output = bool> + use<>> {
-        let Answer { to, .. } = self;
-        if to.state.get() != State::Given {
+    pub fn write(self, deadlines: &Rc<Deadlines>, timeout_ms: u64) -> Option<impl Future<Output = bool> + use<>> {
+        let DueResponse { to, .. } = self;
+        if to.state.get() != State::Due {
             // Its connection has ended.
             return None;
         }
@@ -95,29 +100,29 @@ impl Answer {
         let socket = to.second_descriptor().inspect_err(|_| net::shutdown(to.fd)).ok();
         let rest = socket.map(|socket| {
             let watch = deadlines.watch(socket.fd());
-            watch.set_writing(clock::monotonic() + PATIENCE_MS);
+            watch.set_writing(clock::monotonic() + timeout_ms);
             (watch, socket)
         });
-        Some(to.send_on(rest))
+        Some(to.send_on(rest, timeout_ms))
     }
 }
 
-impl Outlet {
-    pub fn new(fd: RawFd) -> Outlet {
-        let (bytes, waker) = Default::default();
+impl ResponseWriter {
+    pub fn new(fd: RawFd) -> ResponseWriter {
+        let (bytes, written) = Default::default();
         let (state, cut_off) = (Cell::new(State::Written), Cell::new(false));
-        Outlet(Rc::new(Outgoing { fd, bytes, state, cut_off, waker }))
+        ResponseWriter(Rc::new(Stream { fd, bytes, state, cut_off, written }))
     }
 
-    /// Appends what the closure writes; to be given then.
+    /// Appends what the closure writes; `DueResponses::push` must follow.
     pub fn append(&self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.0.bytes.borrow_mut());
     }
 
-    /// One more answer may be appended: nothing is heaped up for a caller that does not take it.
-    pub fn has_room(&self) -> bool {
-        let Outgoing { state, cut_off, bytes, .. } = &*self.0;
-        state.get() != State::Blocked && !cut_off.get() && bytes.borrow().len() < HEAP_MAX
+    /// One more response may be appended: `bytes_max` bounds what waits for a caller that does not read.
+    pub fn has_room(&self, bytes_max: usize) -> bool {
+        let Stream { state, cut_off, bytes, .. } = &*self.0;
+        state.get() != State::Blocked && !cut_off.get() && bytes.borrow().len() < bytes_max
     }
 
     pub fn is_written(&self) -> bool {
@@ -126,28 +131,24 @@ impl Outlet {
 
     /// Returns when all has been written; false when the caller is gone or was given up.
     pub async fn written(&self) -> bool {
-        poll_fn(|context| {
-            if self.is_written() {
-                return Poll::Ready(!self.0.cut_off.get());
-            }
-            *self.0.waker.borrow_mut() = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await
+        while !self.is_written() {
+            self.0.written.notified().await;
+        }
+        !self.0.cut_off.get()
     }
 }
 
-impl Drop for Outlet {
-    /// What is in the turn's line goes now, while the descriptor is ours. A task that sends on does so.
+impl Drop for ResponseWriter {
+    /// What is due is written now, while the descriptor is ours. A task that sends the rest goes on.
     fn drop(&mut self) {
-        if self.0.state.get() == State::Given {
+        if self.0.state.get() == State::Due {
             let sent = self.0.send(self.0.fd);
             self.0.end(sent.is_ok());
         }
     }
 }
 
-impl Outgoing {
+impl Stream {
     /// All of it, or as much as the socket takes (`WouldBlock`).
     fn send(&self, fd: RawFd) -> io::Result<()> {
         let mut bytes = self.bytes.borrow_mut();
@@ -166,7 +167,7 @@ impl Outgoing {
         outcome
     }
 
-    async fn send_on(self: Rc<Outgoing>, rest: Option<(Watch, Socket)>) -> bool {
+    async fn send_on(self: Rc<Stream>, rest: Option<(Watch, Socket)>, timeout_ms: u64) -> bool {
         let Some((watch, socket)) = rest else {
             self.end(false);
             return false;
@@ -175,7 +176,7 @@ impl Outgoing {
             socket.writable().await;
             match self.send(socket.fd()) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    watch.set_writing(clock::monotonic() + PATIENCE_MS);
+                    watch.set_writing(clock::monotonic() + timeout_ms);
                 }
                 outcome => {
                     self.end(outcome.is_ok());
@@ -187,7 +188,7 @@ impl Outgoing {
 
     /// One of our own, since the connection may end and its number be another's before all is written.
     fn second_descriptor(&self) -> io::Result<Socket> {
-        // SAFETY: it is open: the outlet, which is dropped first, would have taken this out of the turn's line.
+        // SAFETY: it is open: the writer, which is dropped first, would have written this before.
         let fd: OwnedFd = unsafe { BorrowedFd::borrow_raw(self.fd) }.try_clone_to_owned()?;
         debug_assert_ne!(fd.as_raw_fd(), self.fd);
         Socket::new(fd)
@@ -197,76 +198,71 @@ impl Outgoing {
         self.cut_off.set(!written);
         let mut bytes = self.bytes.borrow_mut();
         bytes.clear();
-        bytes.shrink_to(KEPT);
+        bytes.shrink_to(CAPACITY_KEPT);
         drop(bytes);
         self.state.set(State::Written);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.written.notify();
     }
 }
 
-/// Answers to requests that came in one piece go out in one piece, up to so many bytes.
-const HEAP_MAX: usize = 64 << 10;
-const KEPT: usize = 64 << 10;
-/// A caller that takes nothing for so long is given up.
-const PATIENCE_MS: u64 = 30_000;
+/// The buffer's capacity between two responses, at most.
+const CAPACITY_KEPT: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
 
-    fn outlet(socket: &UnixStream, bytes: &[u8]) -> Outlet {
-        let outlet = Outlet::new(socket.as_raw_fd());
-        outlet.append(|out| out.extend_from_slice(bytes));
-        outlet
+    fn writer(socket: &UnixStream, bytes: &[u8]) -> ResponseWriter {
+        let writer = ResponseWriter::new(socket.as_raw_fd());
+        writer.append(|out| out.extend_from_slice(bytes));
+        writer
     }
 
     #[test]
-    fn answers_go_out_in_order_and_once() {
+    fn responses_go_out_in_order_and_once() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(clock::monotonic())));
-        let outlet = outlet(&ours, b"one ");
-        answers.give(&outlet, 3);
-        outlet.append(|out| out.extend_from_slice(b"two"));
-        answers.give(&outlet, 4);
+        let (due, deadlines) = (DueResponses::default(), Rc::new(Deadlines::new(clock::monotonic())));
+        let writer = writer(&ours, b"one ");
+        due.push(&writer, 3);
+        writer.append(|out| out.extend_from_slice(b"two"));
+        due.push(&writer, 4);
         let mut places = Vec::new();
-        answers.drain(|answer| {
-            places.push(answer.behind);
-            assert!(answer.write(&deadlines).is_none());
+        due.drain(|response| {
+            places.push(response.behind());
+            assert!(response.write(&deadlines, TIMEOUT_MS).is_none());
         });
         assert_eq!(places, [3], "both go with the first");
-        assert!(outlet.0.state.get() == State::Written);
-        drop((outlet, ours));
+        assert!(writer.0.state.get() == State::Written);
+        drop((writer, ours));
         assert_eq!(read_all(theirs), b"one two");
     }
 
     #[test]
-    fn what_was_given_is_written_before_the_socket_is_closed() {
+    fn what_is_due_is_written_before_the_socket_is_closed() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(clock::monotonic())));
-        let outlet = outlet(&ours, b"last words");
-        answers.give(&outlet, 0);
-        drop((outlet, ours));
+        let (due, deadlines) = (DueResponses::default(), Rc::new(Deadlines::new(clock::monotonic())));
+        let writer = writer(&ours, b"last words");
+        due.push(&writer, 0);
+        drop((writer, ours));
         // The number may be somebody else's now.
-        answers.drain(|answer| assert!(answer.write(&deadlines).is_none()));
+        due.drain(|response| assert!(response.write(&deadlines, TIMEOUT_MS).is_none()));
         assert_eq!(read_all(theirs), b"last words");
     }
 
-    /// More than a socket holds, given at once; `then` is what the caller does while the rest is being written.
+    /// More than a socket holds, written at once; `then` is what the caller does while the rest is being written.
     fn blocked(then: impl FnOnce(UnixStream, &Deadlines)) -> bool {
         let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().build();
         runtime.expect("io_uring is allowed here").block_on(async {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
-            let (answers, deadlines) = (Answers::default(), Rc::new(Deadlines::new(clock::monotonic())));
-            let outlet = outlet(&ours, &vec![7; LONG]);
-            answers.give(&outlet, 0);
+            let (due, deadlines) = (DueResponses::default(), Rc::new(Deadlines::new(clock::monotonic())));
+            let writer = writer(&ours, &vec![7; LONG]);
+            due.push(&writer, 0);
             let mut rest = None;
-            answers.drain(|answer| rest = answer.write(&deadlines));
-            assert!(outlet.0.state.get() == State::Blocked);
+            due.drain(|response| rest = response.write(&deadlines, TIMEOUT_MS));
+            assert!(writer.0.state.get() == State::Blocked);
             // Its number may be another's from here on.
-            drop((outlet, ours));
+            drop((writer, ours));
             then(theirs, &deadlines);
             rest.expect("not all of it was taken").await
         })
@@ -281,16 +277,17 @@ mod tests {
 
     #[test]
     fn a_caller_that_takes_nothing_is_given_up_at_the_deadline() {
-        let mut kept = None;
+        let mut unread = None;
         let in_time = blocked(|theirs, deadlines| {
-            kept = Some(theirs);
-            deadlines.poll(clock::monotonic() + 2 * PATIENCE_MS);
+            unread = Some(theirs);
+            deadlines.poll(clock::monotonic() + 2 * TIMEOUT_MS);
         });
         assert!(!in_time);
-        assert!(read_all(kept.expect("given")).len() < LONG);
+        assert!(read_all(unread.expect("the caller is there")).len() < LONG);
     }
 
     const LONG: usize = 4 << 20;
+    const TIMEOUT_MS: u64 = 30_000;
 
     fn read_all(mut theirs: UnixStream) -> Vec<u8> {
         let mut read = Vec::new();

@@ -1,5 +1,6 @@
-//! What the main thread waits for: signals, and what workers report. One queue, bounded, many senders.
+//! Events for the main thread: signals, and what workers report. One queue, bounded, many senders.
 
+use super::oneshot::ReturnAddress;
 use crate::base::id::ShardId;
 use crate::io::runtime::sys;
 use crossbeam_channel::{Receiver, Sender};
@@ -8,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub enum Event {
-    /// Reread the configuration; a worker that asks is told the outcome by `Mail::Reloaded`.
-    Reload(Option<(ShardId, u64)>),
+    /// Reread the configuration; the outcome goes to the worker whose call it is, if it is one.
+    Reload(Option<ReturnAddress>),
     /// SIGTERM or SIGINT.
     Terminate,
-    /// A worker listens, or could not.
+    /// A worker listens, or cannot.
     Ready(Result<(), String>),
     WorkerEnded(ShardId),
 }
@@ -22,8 +23,9 @@ pub struct EventSender(Sender<Event>);
 
 pub struct EventReceiver(Receiver<Event>);
 
-pub fn events() -> (EventSender, EventReceiver) {
-    let (sender, receiver) = crossbeam_channel::bounded(EVENTS_MAX);
+/// `events_max` may wait.
+pub fn events(events_max: usize) -> (EventSender, EventReceiver) {
+    let (sender, receiver) = crossbeam_channel::bounded(events_max);
     (EventSender(sender), EventReceiver(receiver))
 }
 
@@ -46,22 +48,23 @@ impl EventReceiver {
     }
 
     /// `None` when that time has passed.
-    pub fn wait_until(&self, over: Over) -> Option<Event> {
-        self.0.recv_deadline(over.0).ok()
+    pub fn wait_until(&self, end: Until) -> Option<Event> {
+        self.0.recv_deadline(end.0).ok()
     }
 }
 
 /// A point in time to wait for.
 #[derive(Clone, Copy)]
-pub struct Over(Instant);
+pub struct Until(Instant);
 
-impl Over {
-    pub fn after(duration: Duration) -> Over {
-        Over(Instant::now() + duration)
+impl Until {
+    pub fn after(duration: Duration) -> Until {
+        Until(Instant::now() + duration)
     }
 }
 
-/// Must run before the first thread is started: threads inherit that these signals are kept for `watch_signals`.
+/// Must run before the first thread is started: threads inherit the mask, which keeps these signals for
+/// `watch_signals`.
 pub fn block_signals() {
     sys::block_signals(&SIGNALS);
 }
@@ -80,4 +83,3 @@ pub fn watch_signals(events: EventSender) -> io::Result<()> {
 }
 
 const SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
-const EVENTS_MAX: usize = 1024;

@@ -1,4 +1,4 @@
-//! Mail between workers: bounded, lock-free, many senders and one receiver. The bell is rung once per sleep of the
+//! Mailboxes between workers: bounded, lock-free, many senders and one receiver. The bell is rung once per sleep of the
 //! receiver, not once per message.
 
 use crate::io::runtime::socket::Pollable;
@@ -9,37 +9,33 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// Messages that may wait for one worker.
-pub const MAIL_MAX: usize = 4_096;
-/// Messages that may be put before their receivers are woken: far from filling a box.
-const UNRUNG_MAX: usize = 64;
-
-/// A worker's letter box, as other workers see it.
-pub struct MailSender<T> {
+/// A worker's mailbox, as other workers see it.
+pub struct MailboxSender<T> {
     sender: Sender<T>,
     bell: Arc<Doorbell>,
 }
 
-pub struct MailReceiver<T> {
+pub struct MailboxReceiver<T> {
     receiver: Receiver<T>,
     bell: Arc<Doorbell>,
 }
 
 /// Must be called before any worker has a descriptor table of its own: the bell's number has to mean the same in all.
-pub fn mailbox<T>() -> io::Result<(MailSender<T>, MailReceiver<T>)> {
-    let (sender, receiver) = bounded(MAIL_MAX);
+/// `messages_max` may wait.
+pub fn mailbox<T>(messages_max: usize) -> io::Result<(MailboxSender<T>, MailboxReceiver<T>)> {
+    let (sender, receiver) = bounded(messages_max);
     let bell = Arc::new(Doorbell { asleep: Asleep::default(), eventfd: sys::eventfd()? });
-    Ok((MailSender { sender, bell: bell.clone() }, MailReceiver { receiver, bell }))
+    Ok((MailboxSender { sender, bell: bell.clone() }, MailboxReceiver { receiver, bell }))
 }
 
-impl<T> Clone for MailSender<T> {
-    fn clone(&self) -> MailSender<T> {
-        MailSender { sender: self.sender.clone(), bell: self.bell.clone() }
+impl<T> Clone for MailboxSender<T> {
+    fn clone(&self) -> MailboxSender<T> {
+        MailboxSender { sender: self.sender.clone(), bell: self.bell.clone() }
     }
 }
 
-impl<T> MailSender<T> {
-    /// Gives the item back when the box is full (or its worker has ended).
+impl<T> MailboxSender<T> {
+    /// Gives the item back when the mailbox is full (or its worker has ended).
     pub fn try_send(&self, item: T) -> Result<(), T> {
         self.put(item)?;
         self.ring();
@@ -52,43 +48,48 @@ impl<T> MailSender<T> {
     }
 }
 
-/// Receivers that have mail from this worker and have not been woken for it.
+/// Receivers that were sent something by this worker and have not been woken for it.
 ///
 /// Waking a core that sleeps costs its waker 10 µs, so it is done once per turn, behind the turn's own writes: what
 /// this worker has to write is on its way before another begins to write to the same readers.
-#[derive(Default)]
 pub struct Bells {
     unrung: RefCell<Vec<usize>>,
     put: Cell<usize>,
+    /// Messages that are put before their receivers are woken all the same: far from filling a mailbox.
+    unrung_max: usize,
 }
 
 impl Bells {
-    /// Puts the item into one of the boxes; gives it back when that is full. `ring` must follow.
-    pub fn put<T>(&self, boxes: &[MailSender<T>], to: usize, item: T) -> Result<(), T> {
-        boxes[to].put(item)?;
+    pub fn new(unrung_max: usize) -> Bells {
+        Bells { unrung: RefCell::default(), put: Cell::new(0), unrung_max }
+    }
+
+    /// Puts the item into one of the mailboxes; gives it back when that is full. `ring` must follow.
+    pub fn put<T>(&self, mailboxes: &[MailboxSender<T>], to: usize, item: T) -> Result<(), T> {
+        mailboxes[to].put(item)?;
         let mut unrung = self.unrung.borrow_mut();
         if !unrung.contains(&to) {
             unrung.push(to);
         }
         drop(unrung);
         self.put.set(self.put.get() + 1);
-        if self.put.get() == UNRUNG_MAX {
-            self.ring(boxes);
+        if self.put.get() == self.unrung_max {
+            self.ring(mailboxes);
         }
         Ok(())
     }
 
-    /// Wakes everybody who has been given something.
-    pub fn ring<T>(&self, boxes: &[MailSender<T>]) {
+    /// Wakes all receivers that were sent something.
+    pub fn ring<T>(&self, mailboxes: &[MailboxSender<T>]) {
         self.put.set(0);
         for to in self.unrung.borrow_mut().drain(..) {
-            boxes[to].ring();
+            mailboxes[to].ring();
         }
     }
 }
 
-impl<T> MailSender<T> {
-    /// Wakes the receiver without mail: there is news elsewhere.
+impl<T> MailboxSender<T> {
+    /// Wakes the receiver without a message: something else waits for it.
     pub fn ring(&self) {
         if self.bell.asleep.wake() {
             sys::eventfd_ring(self.bell.eventfd.as_raw_fd());
@@ -110,7 +111,7 @@ impl<T> MailSender<T> {
     }
 }
 
-impl<T> MailReceiver<T> {
+impl<T> MailboxReceiver<T> {
     pub fn try_recv(&self) -> Option<T> {
         self.receiver.try_recv().ok()
     }
@@ -128,7 +129,7 @@ impl<T> MailReceiver<T> {
         Pollable::new(self.bell.eventfd.try_clone()?)
     }
 
-    /// Returns when there may be mail.
+    /// Returns when there may be a message.
     pub async fn wait(&self, pollable: &Pollable) {
         self.bell.asleep.fall_asleep();
         // Looked at once more after "asleep" was published: what was sent before that rings no bell.
@@ -150,14 +151,14 @@ use loom::sync::atomic::{AtomicBool, Ordering, fence};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// Does the receiver sleep? Both sides write one thing and then read the other's:
+/// Does the receiver sleep? Each side writes one thing and then reads the other's:
 ///
 /// ```text
-/// sender:   put mail ── fence ── read "asleep"
-/// receiver: "asleep" := true ── fence ── look for mail
+/// sender:   put message ── fence ── read "asleep"
+/// receiver: "asleep" := true ── fence ── look for messages
 /// ```
 /// The fences are sequentially consistent, so at least one of them sees the other's write. The sender sees "asleep": it
-/// rings (the swap lets one of many senders ring). It does not: then the receiver sees the mail and does not sleep.
+/// rings (the swap lets one of many senders ring). It does not: then the receiver sees the message and does not sleep.
 /// Both see: one needless ring, which the next sleep finds and returns from at once.
 struct Asleep(AtomicBool);
 
@@ -186,18 +187,19 @@ mod loom_tests {
     use loom::sync::atomic::AtomicUsize;
     use loom::thread;
 
-    /// Two senders, one receiver that sleeps when it finds nothing: it never sleeps with mail in the box and no ring.
+    /// Two senders, one receiver that sleeps when it finds nothing: it never sleeps with a message in the mailbox and
+    /// no ring.
     #[test]
-    fn no_mail_is_slept_over() {
+    fn no_message_is_slept_over() {
         loom::model(|| {
             let asleep = loom::sync::Arc::new(Asleep::default());
-            let mail = loom::sync::Arc::new(AtomicUsize::new(0));
+            let messages = loom::sync::Arc::new(AtomicUsize::new(0));
             let rings = loom::sync::Arc::new(AtomicUsize::new(0));
             let senders: Vec<_> = (0..2)
                 .map(|_| {
-                    let (asleep, mail, rings) = (asleep.clone(), mail.clone(), rings.clone());
+                    let (asleep, messages, rings) = (asleep.clone(), messages.clone(), rings.clone());
                     thread::spawn(move || {
-                        mail.fetch_add(1, Ordering::Relaxed);
+                        messages.fetch_add(1, Ordering::Relaxed);
                         if asleep.wake() {
                             rings.fetch_add(1, Ordering::Relaxed);
                         }
@@ -205,10 +207,10 @@ mod loom_tests {
                 })
                 .collect();
             asleep.fall_asleep();
-            let seen = mail.load(Ordering::Relaxed);
+            let seen = messages.load(Ordering::Relaxed);
             senders.into_iter().for_each(|sender| sender.join().expect("senders do not panic"));
             let rung = rings.load(Ordering::Relaxed);
-            assert!(seen > 0 || rung > 0, "mail came, and neither was it seen nor did the bell ring");
+            assert!(seen > 0 || rung > 0, "a message came, and neither was it seen nor did the bell ring");
             assert!(rung <= 1, "one ring per sleep");
         });
     }
@@ -218,32 +220,35 @@ mod loom_tests {
 mod tests {
     use super::*;
 
+    const MESSAGES_MAX: usize = 128;
+    const UNRUNG_MAX: usize = 64;
+
     #[test]
-    fn who_is_given_mail_is_rung_once() {
-        let (sender, receiver) = mailbox().expect("eventfd");
-        let (boxes, bells) = ([sender], Bells::default());
+    fn a_receiver_is_woken_once_per_turn() {
+        let (sender, receiver) = mailbox(MESSAGES_MAX).expect("eventfd");
+        let (mailboxes, bells) = ([sender], Bells::new(UNRUNG_MAX));
         receiver.bell.asleep.fall_asleep();
-        assert_eq!((bells.put(&boxes, 0, 1), bells.put(&boxes, 0, 2)), (Ok(()), Ok(())));
+        assert_eq!((bells.put(&mailboxes, 0, 1), bells.put(&mailboxes, 0, 2)), (Ok(()), Ok(())));
         assert_eq!(sys::eventfd_clear(receiver.bell.eventfd.as_raw_fd()), 0, "not before it is time");
-        bells.ring(&boxes);
-        bells.ring(&boxes);
+        bells.ring(&mailboxes);
+        bells.ring(&mailboxes);
         assert_eq!(sys::eventfd_clear(receiver.bell.eventfd.as_raw_fd()), 1);
         assert_eq!((receiver.try_recv(), receiver.try_recv()), (Some(1), Some(2)));
     }
 
     #[test]
-    fn many_letters_ring_without_being_told() {
-        let (sender, receiver) = mailbox().expect("eventfd");
-        let (boxes, bells) = ([sender], Bells::default());
+    fn many_messages_wake_the_receiver_within_the_turn() {
+        let (sender, receiver) = mailbox(MESSAGES_MAX).expect("eventfd");
+        let (mailboxes, bells) = ([sender], Bells::new(UNRUNG_MAX));
         receiver.bell.asleep.fall_asleep();
-        (0..UNRUNG_MAX).for_each(|n| assert_eq!(bells.put(&boxes, 0, n), Ok(())));
+        (0..UNRUNG_MAX).for_each(|n| assert_eq!(bells.put(&mailboxes, 0, n), Ok(())));
         assert_eq!(sys::eventfd_clear(receiver.bell.eventfd.as_raw_fd()), 1);
     }
 
     #[test]
-    fn a_full_box_gives_the_item_back() {
-        let (sender, receiver) = mailbox().expect("eventfd");
-        for n in 0..MAIL_MAX {
+    fn a_full_mailbox_gives_the_item_back() {
+        let (sender, receiver) = mailbox(MESSAGES_MAX).expect("eventfd");
+        for n in 0..MESSAGES_MAX {
             assert_eq!(sender.try_send(n), Ok(()));
         }
         assert_eq!(sender.try_send(7), Err(7));

@@ -1,8 +1,8 @@
 //! TCP: listening, accepting, connecting, sending, shutting down. Addresses become the kernel's here and nowhere else.
 //!
-//! Nothing here waits but `Listener::accept` and `Connecting::finish`. Descriptors are plain numbers: whoever calls owns
-//! them. A socket that must end in time is shut down by its descriptor (see `deadlines`); its pending operation then
-//! completes, and is never dropped.
+//! Nothing here waits but `Listener::accept` and `Connecting::finish`. Descriptors are plain numbers: whoever calls
+//! owns them. A socket that must end in time is shut down by its descriptor (see `deadlines`); its pending operation
+//! then completes, and is never dropped.
 
 use super::sys::check;
 use monoio::net::{TcpListener, TcpStream};

@@ -1,54 +1,65 @@
-//! Where the store's thread lays what a worker is to hear, and rings. A shelf takes everything, since it joins what
-//! lies there already: a mailbox can be full, and a shard that is not told waits for ever.
+//! Inbox of a worker for what the store's thread reports. It takes everything, since a report joins what is there
+//! already: a mailbox can be full, and a shard that misses a completion would wait for ever.
 
 use crate::shard::command::{Completions, ExpiredMessages};
 use crate::store::Claimed;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[derive(Default)]
-pub struct Shelf {
-    /// Looked at in every turn, without the lock.
-    full: AtomicBool,
-    news: Mutex<News>,
+pub struct StoreInbox {
+    /// Read in every turn, without the lock.
+    is_full: AtomicBool,
+    reports: Mutex<StoreReports>,
 }
 
-/// What the store has said since the worker last looked.
+/// What the store has reported since the worker last looked.
 #[derive(Debug, Default, PartialEq)]
-pub struct News {
-    pub told: Option<Completions>,
+pub struct StoreReports {
+    pub completions: Option<Completions>,
     pub expired: Vec<ExpiredMessages>,
+    /// By the claim's packed return address.
     pub claimed: Vec<(u64, Claimed)>,
 }
 
-impl Shelf {
-    pub fn lay(&self, put: impl FnOnce(&mut News)) {
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        put(&mut news);
-        self.full.store(true, Ordering::Release);
+impl StoreInbox {
+    /// Later completions come after earlier ones.
+    pub fn push_completions(&self, new: Completions) {
+        self.push(|reports| match &mut reports.completions {
+            None => reports.completions = Some(new),
+            Some(before) => {
+                debug_assert!(before.upto < new.upto, "a shard's numbers come in order");
+                before.upto = new.upto;
+                before.exceptions.extend(new.exceptions);
+            }
+        });
     }
 
-    pub fn take(&self) -> Option<News> {
-        if !self.full.load(Ordering::Acquire) {
+    pub fn push_expired(&self, expired: Vec<ExpiredMessages>) {
+        self.push(|reports| reports.expired.extend(expired));
+    }
+
+    pub fn push_claimed(&self, ticket: u64, claimed: Claimed) {
+        self.push(|reports| reports.claimed.push((ticket, claimed)));
+    }
+
+    pub fn take(&self) -> Option<StoreReports> {
+        if !self.is_full.load(Ordering::Acquire) {
             return None;
         }
-        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
-        self.full.store(false, Ordering::Relaxed);
-        Some(std::mem::take(&mut news))
+        let mut reports = self.lock();
+        self.is_full.store(false, Ordering::Relaxed);
+        Some(std::mem::take(&mut reports))
     }
-}
 
-impl News {
-    /// Later work, told after earlier.
-    pub fn add_told(&mut self, told: Completions) {
-        match &mut self.told {
-            None => self.told = Some(told),
-            Some(before) => {
-                debug_assert!(before.upto < told.upto, "a shard's numbers come in order");
-                before.upto = told.upto;
-                before.exceptions.extend(told.exceptions);
-            }
-        }
+    fn push(&self, add: impl FnOnce(&mut StoreReports)) {
+        let mut reports = self.lock();
+        add(&mut reports);
+        self.is_full.store(true, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, StoreReports> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,18 +70,18 @@ mod tests {
 
     #[test]
     fn what_was_not_taken_is_joined_with_what_follows() {
-        let shelf = Shelf::default();
-        assert_eq!(shelf.take(), None);
-        let known = |number| (CommandNumber(number), Completion::Duplicate);
-        shelf.lay(|news| news.add_told(Completions { upto: CommandNumber(3), exceptions: vec![known(2)] }));
-        shelf.lay(|news| news.claimed.push((7, Claimed::New)));
-        shelf.lay(|news| news.add_told(Completions { upto: CommandNumber(9), exceptions: vec![known(4), known(9)] }));
-        let news = shelf.take().expect("something was laid there");
+        let inbox = StoreInbox::default();
+        assert_eq!(inbox.take(), None);
+        let duplicate = |number| (CommandNumber(number), Completion::Duplicate);
+        inbox.push_completions(Completions { upto: CommandNumber(3), exceptions: vec![duplicate(2)] });
+        inbox.push_claimed(7, Claimed::New);
+        inbox.push_completions(Completions { upto: CommandNumber(9), exceptions: vec![duplicate(4), duplicate(9)] });
+        let reports = inbox.take().expect("something was pushed");
         assert_eq!(
-            news.told,
-            Some(Completions { upto: CommandNumber(9), exceptions: vec![known(2), known(4), known(9)] })
+            reports.completions,
+            Some(Completions { upto: CommandNumber(9), exceptions: vec![duplicate(2), duplicate(4), duplicate(9)] })
         );
-        assert_eq!(news.claimed, [(7, Claimed::New)]);
-        assert_eq!(shelf.take(), None);
+        assert_eq!(reports.claimed, [(7, Claimed::New)]);
+        assert_eq!(inbox.take(), None);
     }
 }

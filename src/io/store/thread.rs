@@ -1,18 +1,16 @@
 //! The store's thread, `rainbow-store`: the only one that waits for a disk or for Redis. Workers put requests into its
-//! bounded queue and hear later; it commits many at once.
+//! bounded queue and receive reports later; it commits many requests at once.
 //!
-//! How it is wired, in the order of a start:
+//! The order of a start:
 //!
-//! 1. `server`, before the workers: `Options::new(&config)`, `Store::open` (its error ends the start); each shard gets
-//!    those of `Opened::sessions` whose home it is.
-//! 2. `start(store, &config.store, outlets)`. The outlets are called on this thread and must not block: `told` and
-//!    `claimed` post to a worker's mailbox. A mailbox that is full must not lose a `Told` (its shard would wait for
-//!    ever): keep it aside and join it with the next. `expired` is for all shards, each takes what is its own.
-//! 3. Each worker gets a clone of the `StoreSender`. `try_send` gives a request back when the queue is full: keep it,
-//!    *and all later ones of that shard*, and offer them again in the next turn; numbers must come in order.
+//! 1. `server`, before the workers: `Options::new(&config)`, `Store::open` (its error ends the start). Each shard gets
+//!    those of `Opened::sessions` that it owns.
+//! 2. `start(store, &config.store, limits, sinks)`. The sinks are called on this thread and must not block.
+//! 3. Each worker gets a clone of the `StoreSender`. `try_send` gives a request back when the queue is full: the worker
+//!    keeps it, *and all later ones of its shard*, and offers them again in the next turn; numbers must come in order.
 //! 4. A reload calls `StoreSender::reload`. /readyz and /metrics read `StoreSender::state` and `stats`.
-//! 5. At the end, when the workers have said their last word: `StoreThread::stop` finishes what is queued, writes the
-//!    log back, closes the file and lets the lock go.
+//! 5. At the end, when the workers have sent their last requests: `StoreThread::stop` finishes what is queued, writes
+//!    the log back, closes the file and releases the lock.
 //!
 //! **When a commit waits for more** (`store.commit_delay`): while a commit runs, requests gather, and the next one
 //! takes them all; so a busy store needs no waiting. But callers that wait for their answers come back one by one
@@ -20,6 +18,7 @@
 //! one was, and never longer than the delay. One caller alone never waits.
 
 use crate::base::id::ShardId;
+use crate::base::limits::Limits;
 use crate::config::StoreConfig;
 use crate::io::runtime::clock;
 use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
@@ -32,39 +31,44 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-/// Where the thread says what became of the requests. Called on the thread; they must not block.
-pub struct Outlets {
-    /// One shard's work, once per batch.
-    pub told: Box<dyn Fn(ShardId, Completions) + Send>,
-    /// A `Claim`'s ticket and what came of it.
+/// Take the thread's reports. Called on the thread; they must not block.
+pub struct ReportSinks {
+    /// Completions of one shard's commands, once per batch.
+    pub completions: Box<dyn Fn(ShardId, Completions) + Send>,
+    /// A `Claim`'s ticket and its outcome.
     pub claimed: Box<dyn Fn(u64, Claimed) + Send>,
-    /// Of sessions of any shard.
+    /// Messages that expired, of sessions of any shard.
     pub expired: Box<dyn Fn(Vec<ExpiredMessages>) + Send>,
 }
 
 /// Starts the thread with an opened store.
-pub fn start(store: Store, config: &StoreConfig, outlets: Outlets) -> io::Result<(StoreThread, StoreSender)> {
-    let (queue, requests) = bounded(QUEUE_MAX);
-    let shared = Arc::new(Shared::default());
-    shared.set(config);
-    let sender = StoreSender { queue: queue.clone(), shared: shared.clone() };
-    let turns = Turns { store, requests, outlets, shared, last_len: 1, failed: false };
-    turns.note();
-    let thread = thread::Builder::new().name("rainbow-store".into()).spawn(move || turns.run())?;
+pub fn start(
+    store: Store,
+    config: &StoreConfig,
+    limits: &Limits,
+    sinks: ReportSinks,
+) -> io::Result<(StoreThread, StoreSender)> {
+    let (queue, requests) = bounded(limits.store_queue_max);
+    let status = Arc::new(StoreStatus::default());
+    status.set(config);
+    let sender = StoreSender { queue: queue.clone(), status: status.clone() };
+    let store_loop = StoreLoop { store, limits: limits.clone(), requests, sinks, status, last_len: 1, failed: false };
+    store_loop.publish();
+    let thread = thread::Builder::new().name("rainbow-store".into()).spawn(move || store_loop.run())?;
     Ok((StoreThread { thread, queue }, sender))
 }
 
 /// The running thread, as the server holds it.
 pub struct StoreThread {
     thread: JoinHandle<()>,
-    queue: Sender<Mail>,
+    queue: Sender<ThreadMessage>,
 }
 
 impl StoreThread {
-    /// Finishes everything that was sent before, closes the store, and returns when that is done.
+    /// Finishes everything that was sent before this call, closes the store, and returns when that is done.
     pub fn stop(self) {
         // An error says that it has ended already.
-        let _ = self.queue.send(Mail::Stop);
+        let _ = self.queue.send(ThreadMessage::Stop);
         let _ = self.thread.join();
     }
 }
@@ -72,18 +76,18 @@ impl StoreThread {
 /// The queue, as workers see it.
 #[derive(Clone)]
 pub struct StoreSender {
-    queue: Sender<Mail>,
-    shared: Arc<Shared>,
+    queue: Sender<ThreadMessage>,
+    status: Arc<StoreStatus>,
 }
 
 impl StoreSender {
     /// Gives the request back when the queue is full, or the thread has ended.
     pub fn try_send(&self, request: Request) -> Result<(), Request> {
-        match self.queue.try_send(Mail::Request(request)) {
+        match self.queue.try_send(ThreadMessage::Request(request)) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(mail) | TrySendError::Disconnected(mail)) => match mail {
-                Mail::Request(request) => Err(request),
-                Mail::Stop => unreachable!("a request was sent"),
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => match message {
+                ThreadMessage::Request(request) => Err(request),
+                ThreadMessage::Stop => unreachable!("a request was sent"),
             },
         }
     }
@@ -99,21 +103,21 @@ impl StoreSender {
 
     /// What of the store's configuration can change while it runs, from the next batch on.
     pub fn reload(&self, config: &StoreConfig) {
-        self.shared.set(config);
+        self.status.set(config);
     }
 
     /// Does not wait for the thread, nor make it wait.
     pub fn state(&self) -> State {
-        self.shared.state()
+        self.status.state()
     }
 
-    /// `state` is `Ready`; cheaper.
+    /// Whether `state` is `Ready`; cheaper.
     pub fn is_ready(&self) -> bool {
-        !self.shared.refusing.load(Ordering::Acquire)
+        !self.status.refusing.load(Ordering::Acquire)
     }
 
     pub fn stats(&self) -> &StoreStats {
-        &self.shared.stats
+        &self.status.stats
     }
 }
 
@@ -138,16 +142,16 @@ pub struct StoreStats {
 }
 
 #[derive(Default)]
-struct Shared {
+struct StoreStatus {
     stats: StoreStats,
     refusing: AtomicBool,
-    /// Locked for as long as a copy takes.
+    /// Why it refuses. Locked for as long as a copy takes.
     why: Mutex<Option<(StoreError, String)>>,
     commit_delay_us: AtomicU64,
     bytes_max: AtomicUsize,
 }
 
-impl Shared {
+impl StoreStatus {
     fn set(&self, config: &StoreConfig) {
         self.commit_delay_us.store(config.commit_delay.as_micros() as u64, Ordering::Relaxed);
         self.bytes_max.store(config.bytes_max, Ordering::Relaxed);
@@ -161,24 +165,25 @@ impl Shared {
     }
 }
 
-enum Mail {
+enum ThreadMessage {
     Request(Request),
     Stop,
 }
 
-/// The thread's own.
-struct Turns {
+/// What the thread owns.
+struct StoreLoop {
     store: Store,
-    requests: Receiver<Mail>,
-    outlets: Outlets,
-    shared: Arc<Shared>,
+    limits: Limits,
+    requests: Receiver<ThreadMessage>,
+    sinks: ReportSinks,
+    status: Arc<StoreStatus>,
     /// Requests in the last batch.
     last_len: usize,
     /// It has panicked: it is not asked again.
     failed: bool,
 }
 
-impl Turns {
+impl StoreLoop {
     fn run(mut self) {
         let mut batch = Vec::new();
         let mut tick = Instant::now();
@@ -206,40 +211,41 @@ impl Turns {
             if purging {
                 purging = self.purge();
             }
-            self.note();
+            self.publish();
         }
         if !self.failed {
             self.store.close();
         }
     }
 
-    /// Fills the batch, by the rule at the head of this file; empty when nothing came until then. True: stop after it.
+    /// Fills the batch, by the rule at the head of this file; it stays empty when nothing came in time. True: stop
+    /// after this batch.
     fn gather(&self, batch: &mut Vec<Request>, until: Instant) -> bool {
         let mut bytes = 0;
         let mut deadline = until;
         loop {
             // What is there already, then what comes in time.
-            let mail = self.requests.try_recv().map_err(|_| ()).or_else(|()| {
-                let enough = batch.len() >= self.last_len.min(BATCH_MAX) && !batch.is_empty();
-                if enough { Err(RecvTimeoutError::Timeout) } else { self.requests.recv_deadline(deadline) }
+            let message = self.requests.try_recv().map_err(|_| ()).or_else(|()| {
+                let is_enough = batch.len() >= self.last_len.min(self.limits.store_batch_max) && !batch.is_empty();
+                if is_enough { Err(RecvTimeoutError::Timeout) } else { self.requests.recv_deadline(deadline) }
             });
-            match mail {
-                Ok(Mail::Request(request)) => {
+            match message {
+                Ok(ThreadMessage::Request(request)) => {
                     if batch.is_empty() {
                         deadline = Instant::now() + self.commit_delay();
                     }
                     bytes += weight(&request);
                     batch.push(request);
-                    if batch.len() >= BATCH_MAX || bytes >= BATCH_BYTES_MAX {
+                    if batch.len() >= self.limits.store_batch_max || bytes >= self.limits.store_batch_bytes_max {
                         return false;
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => return false,
-                Ok(Mail::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    // Nobody sends any more but those who do not know yet: theirs belong to it.
-                    batch.extend(self.requests.try_iter().filter_map(|mail| match mail {
-                        Mail::Request(request) => Some(request),
-                        Mail::Stop => None,
+                Ok(ThreadMessage::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    // Requests that were sent at the same moment still belong to the last batch.
+                    batch.extend(self.requests.try_iter().filter_map(|message| match message {
+                        ThreadMessage::Request(request) => Some(request),
+                        ThreadMessage::Stop => None,
                     }));
                     return true;
                 }
@@ -248,53 +254,53 @@ impl Turns {
     }
 
     fn commit_delay(&self) -> Duration {
-        Duration::from_micros(self.shared.commit_delay_us.load(Ordering::Relaxed))
+        Duration::from_micros(self.status.commit_delay_us.load(Ordering::Relaxed))
     }
 
     fn commit(&mut self, requests: Vec<Request>) {
         self.last_len = requests.len();
         let began = clock::monotonic_us();
-        let tickets: Vec<PendingRequest> = requests.iter().map(PendingRequest::of).collect();
-        let bytes_max = self.shared.bytes_max.load(Ordering::Relaxed) as u64;
+        let pending: Vec<PendingRequest> = requests.iter().map(PendingRequest::of).collect();
+        let bytes_max = self.status.bytes_max.load(Ordering::Relaxed) as u64;
         let answers = self.guarded(|store| {
             store.set_bytes_max(bytes_max);
             store.commit(requests, now())
         });
         let answers = match answers {
             Some(answers) => answers,
-            None => tickets.iter().map(PendingRequest::refused).collect(),
+            None => pending.iter().map(PendingRequest::refused).collect(),
         };
-        debug_assert_eq!(answers.len(), tickets.len(), "one answer per request");
-        let stats = &self.shared.stats;
+        debug_assert_eq!(answers.len(), pending.len(), "one answer per request");
+        let stats = &self.status.stats;
         let took = clock::monotonic_us() - began;
         stats.commits.fetch_add(1, Ordering::Relaxed);
         stats.commit_us.fetch_add(took, Ordering::Relaxed);
         stats.commit_us_max.fetch_max(took, Ordering::Relaxed);
-        for ticket in &tickets {
-            ticket.count(stats);
+        for request in &pending {
+            request.count(stats);
         }
-        // Before the answers: who hears of a refusal finds the reason.
-        self.note();
-        self.tell(answers);
+        // Before the reports: whoever receives a refusal finds the reason.
+        self.publish();
+        self.report(answers);
     }
 
-    fn tell(&self, answers: Vec<Answer>) {
+    fn report(&self, answers: Vec<Answer>) {
         let mut shards: Vec<(ShardId, Completions)> = Vec::new();
         let mut claims = Vec::new();
         let mut refused = 0;
         for answer in answers {
             match answer {
                 Answer::Shard { shard, number, outcome } => {
-                    let at = shards.iter().position(|(known, _)| *known == shard).unwrap_or_else(|| {
+                    let index = shards.iter().position(|(known, _)| *known == shard).unwrap_or_else(|| {
                         shards.push((shard, Completions::default()));
                         shards.len() - 1
                     });
-                    let told = &mut shards[at].1;
-                    debug_assert!(told.upto < number, "a shard's numbers come in order");
-                    told.upto = number;
+                    let completions = &mut shards[index].1;
+                    debug_assert!(completions.upto < number, "a shard's numbers come in order");
+                    completions.upto = number;
                     refused += u64::from(matches!(outcome, Completion::Refused(_)));
                     if outcome != Completion::Done {
-                        told.exceptions.push((number, outcome));
+                        completions.exceptions.push((number, outcome));
                     }
                 }
                 Answer::Claim { ticket, claimed } => {
@@ -304,16 +310,16 @@ impl Turns {
                 Answer::Settled => {}
             }
         }
-        self.shared.stats.refused.fetch_add(refused, Ordering::Relaxed);
+        self.status.stats.refused.fetch_add(refused, Ordering::Relaxed);
         crash::point("told.before");
-        for (nth, (shard, told)) in shards.into_iter().enumerate() {
+        for (nth, (shard, completions)) in shards.into_iter().enumerate() {
             if nth == 1 {
                 crash::point("told.inside");
             }
-            (self.outlets.told)(shard, told);
+            (self.sinks.completions)(shard, completions);
         }
         for (ticket, claimed) in claims {
-            (self.outlets.claimed)(ticket, claimed);
+            (self.sinks.claimed)(ticket, claimed);
         }
         crash::point("told.after");
     }
@@ -324,11 +330,12 @@ impl Turns {
 
     /// One slice; true when there is more to purge.
     fn purge(&mut self) -> bool {
-        let Some(purged) = self.guarded(|store| store.purge(now(), PURGE_MAX)) else { return false };
+        let purge_max = self.limits.store_purge_max;
+        let Some(purged) = self.guarded(|store| store.purge(now(), purge_max)) else { return false };
         if !purged.expired.is_empty() {
             let messages = purged.expired.iter().map(|expired| u64::from(expired.messages)).sum();
-            self.shared.stats.expired.fetch_add(messages, Ordering::Relaxed);
-            (self.outlets.expired)(purged.expired);
+            self.status.stats.expired.fetch_add(messages, Ordering::Relaxed);
+            (self.sinks.expired)(purged.expired);
         }
         purged.more
     }
@@ -343,11 +350,11 @@ impl Turns {
         done
     }
 
-    /// Shows the others what is so now.
-    fn note(&self) {
+    /// Publishes figures and state for the other threads.
+    fn publish(&self) {
         let Held { messages, bytes } = self.store.held();
-        self.shared.stats.messages.store(messages, Ordering::Relaxed);
-        self.shared.stats.bytes.store(bytes, Ordering::Relaxed);
+        self.status.stats.messages.store(messages, Ordering::Relaxed);
+        self.status.stats.bytes.store(bytes, Ordering::Relaxed);
         let state = match self.failed {
             false => self.store.state(),
             true => State::Refusing { why: StoreError::Broken, detail: PANICKED.into() },
@@ -356,7 +363,7 @@ impl Turns {
             State::Ready => None,
             State::Refusing { why, detail } => Some((why, detail)),
         };
-        let mut why = self.shared.why.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut why = self.status.why.lock().unwrap_or_else(PoisonError::into_inner);
         if *why == new {
             return;
         }
@@ -364,12 +371,12 @@ impl Turns {
             None => tracing::info!("the store makes promises again"),
             Some((_, detail)) => tracing::error!(detail, "the store makes no promises"),
         }
-        self.shared.refusing.store(new.is_some(), Ordering::Release);
+        self.status.refusing.store(new.is_some(), Ordering::Release);
         *why = new;
     }
 }
 
-/// What is left of a request when the store has it: enough to answer it.
+/// What is kept of a request while the store has it: enough to refuse it.
 enum PendingRequest {
     Mutation { shard: ShardId, number: CommandNumber },
     Load { shard: ShardId, number: CommandNumber },
@@ -418,7 +425,7 @@ fn weight(request: &Request) -> usize {
     use crate::shard::command::Mutation;
     let carried = match request {
         Request::Shard { command, .. } => match &command.operation {
-            Operation::Mutate(Mutation::PutMessage(kept)) => kept.message.len(),
+            Operation::Mutate(Mutation::PutMessage(stored)) => stored.message.len(),
             Operation::Mutate(Mutation::PutReceived { received, .. }) => received.answer.len(),
             _ => 0,
         },
@@ -428,13 +435,6 @@ fn weight(request: &Request) -> usize {
     carried + mem::size_of::<Request>()
 }
 
-/// Requests that may wait: some 0.1 s of work.
-const QUEUE_MAX: usize = 16_384;
-/// Of one commit: its answers wait for the last of them.
-const BATCH_MAX: usize = 1024;
-const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Expired messages removed between two batches.
-const PURGE_MAX: usize = 512;
 /// Between two looks at the clock, at the store's health, and for what has expired.
 const TICK: Duration = Duration::from_secs(1);
 const PANICKED: &str = "the store's thread has failed by a fault of its own (see the log). Start the server again";

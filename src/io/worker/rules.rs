@@ -1,5 +1,7 @@
-//! The configuration as the rooms want it: converted once per reload, read on every use.
+//! The configuration in the types of its users: converted once per reload, read on every use. The limits that no
+//! operator sets come with it, and stay over reloads.
 
+use crate::base::limits::Limits;
 use crate::config::{Config, SignatureRequire};
 use crate::io::runtime::clock;
 use crate::policy::admission::AdmissionLimits;
@@ -10,15 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub struct Rules {
-    pub config: Arc<Config>,
-    pub webhook_keys: Vec<WebhookKey>,
-    pub admission: AdmissionLimits,
-    pub timeouts: Timeouts,
-    pub mode: Mode,
+    config: Arc<Config>,
+    webhook_keys: Vec<WebhookKey>,
+    admission: AdmissionLimits,
+    timeouts: Timeouts,
+    mode: Mode,
+    limits: Limits,
 }
 
 impl Rules {
-    pub fn new(config: Arc<Config>, mode: Mode) -> Rules {
+    pub fn new(config: Arc<Config>, mode: Mode, limits: Limits) -> Rules {
         let keys = config.webhook_secrets.iter().filter_map(|secret| WebhookKey::parse(secret).ok()).collect();
         Rules {
             webhook_keys: keys,
@@ -28,8 +31,38 @@ impl Rules {
             },
             timeouts: Timeouts { default: config.send_timeout, max: config.send_timeout_max },
             mode,
+            limits,
             config,
         }
+    }
+
+    /// The rules of a new configuration; what cannot change while the worker runs stays.
+    pub fn reloaded(&self, config: Arc<Config>) -> Rules {
+        Rules::new(config, self.mode, self.limits.clone())
+    }
+
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub fn webhook_keys(&self) -> &[WebhookKey] {
+        &self.webhook_keys
+    }
+
+    pub fn admission(&self) -> AdmissionLimits {
+        self.admission
+    }
+
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The 2014 signature is accepted.

@@ -1,100 +1,66 @@
-//! What all workers of the process share: counters, who may come in, which channels are where, and each other's
-//! mailboxes.
+//! What all workers of the process share: counters, who may come in, which channels are where, and the ways to each
+//! other, to the store and to the main thread.
 
-use crate::base::id::{ConnKey, ShardId};
+use super::message::PeerMessage;
+use super::presence::Presence;
+use crate::base::id::ShardId;
+use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::Config;
-use crate::io::api::idempotent::Repeats;
+use crate::io::api::in_flight::InFlightCalls;
 use crate::io::backend::BackendStats;
-use crate::io::handover::worker::Moves;
+use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::events::EventSender;
-use crate::io::runtime::mailbox::MailSender;
-use crate::io::store::inbox::{News, Shelf};
-use crate::io::store::thread::{Outlets, StoreSender};
+use crate::io::runtime::mailbox::MailboxSender;
+use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::store::inbox::StoreInbox;
+use crate::io::store::thread::{ReportSinks, StoreSender};
 use crate::policy::admission::Admission;
-use crate::shard::{Query, QueryId, Reply};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError};
 
 pub struct Shared {
-    pub admission: Arc<Admission>,
-    pub presence: Presence,
-    pub mail: Vec<MailSender<Mail>>,
-    /// Where connections move to their session's home; only with a store and more than one worker.
-    pub moves: Option<Moves>,
-    pub repeats: Repeats,
+    admission: Arc<Admission>,
+    presence: Presence,
+    /// One per worker.
+    mailboxes: Arc<[MailboxSender<PeerMessage>]>,
+    /// Only with a store and more than one worker.
+    handovers: Option<HandoverChannels>,
+    in_flight: InFlightCalls,
     /// Empty without a store.
-    pub store: OnceLock<StoreSender>,
-    /// Per worker, what the store has said.
-    pub shelves: Vec<Shelf>,
-    /// No worker lets anybody in before all have their sessions: a message for a channel must find all its members.
-    pub restored: Barrier,
+    store: OnceLock<StoreSender>,
     /// One per worker.
-    pub backend: Vec<Arc<BackendStats>>,
+    store_inboxes: Vec<StoreInbox>,
+    restored: Barrier,
     /// One per worker.
-    pub counters: Vec<Counters>,
+    backend: Vec<Arc<BackendStats>>,
+    /// One per worker.
+    counters: Vec<Counters>,
     /// In force now.
-    pub config: Mutex<Arc<Config>>,
-    /// Set by the first SIGTERM: nobody new comes in.
-    pub draining: AtomicBool,
-    /// To the main thread.
-    pub events: EventSender,
+    config: Mutex<Arc<Config>>,
+    draining: AtomicBool,
+    events: EventSender,
     /// Per worker, when its timer task last ran.
-    pub beats: Vec<AtomicU64>,
-    pub listen: SocketAddr,
-    /// The descriptors that workers begin with; what others open later (the store's files and sockets) is not theirs,
-    /// and a copy would keep it open.
-    pub inherited: Vec<RawFd>,
-    /// Per worker, the CPU it is pinned to.
-    pub cores: Vec<Option<usize>>,
-    pub started: Tick,
+    beats: Vec<AtomicU64>,
+    listen: SocketAddr,
+    inherited: Vec<RawFd>,
+    cpus: Vec<Option<usize>>,
+    started: Tick,
 }
 
-/// What one worker sends to another.
-pub enum Mail {
-    Query {
-        ticket: QueryId,
-        query: Query,
-    },
-    Reply {
-        ticket: QueryId,
-        reply: Reply,
-    },
-    /// A new configuration is in force.
-    Reload(Arc<Config>),
-    /// The outcome of `Event::Reload`.
-    Reloaded {
-        ticket: u64,
-        outcome: Result<String, String>,
-    },
-    /// Close everything at a pace, then end.
-    Drain,
-    /// A question about a connection that has moved here.
-    QueryAt {
-        key: ConnKey,
-        ticket: QueryId,
-        query: Query,
-    },
-    /// A connection has been taken over by its session's home.
-    Moved {
-        key: ConnKey,
-        to: ConnKey,
-    },
-    /// A connection that had moved is no more.
-    StubEnded {
-        key: ConnKey,
-    },
-    /// It did not arrive.
-    MoveLost {
-        key: ConnKey,
-    },
-    /// Another worker has made the same call; `None`: it came to no answer.
-    Answered {
-        ticket: u64,
-        answer: Option<Arc<[u8]>>,
-    },
+/// What the main thread decides before the workers start.
+pub struct SharedSetup {
+    pub config: Config,
+    pub mailboxes: Vec<MailboxSender<PeerMessage>>,
+    pub handovers: Option<HandoverChannels>,
+    pub events: EventSender,
+    pub listen: SocketAddr,
+    pub inherited: Vec<RawFd>,
+    /// Per worker, the CPU that it is pinned to.
+    pub cpus: Vec<Option<usize>>,
+    pub now: Tick,
 }
 
 macro_rules! counters {
@@ -167,105 +133,169 @@ impl Counters {
 }
 
 impl Shared {
+    pub fn new(setup: SharedSetup, limits: &Limits) -> Shared {
+        let SharedSetup { config, mailboxes, handovers, events, listen, inherited, cpus, now } = setup;
+        let workers = mailboxes.len();
+        Shared {
+            admission: Arc::default(),
+            presence: Presence::new(workers),
+            mailboxes: mailboxes.into(),
+            handovers,
+            in_flight: InFlightCalls::new(limits.repeats_waiting_max),
+            store: OnceLock::new(),
+            store_inboxes: (0..workers).map(|_| StoreInbox::default()).collect(),
+            restored: Barrier::new(workers),
+            backend: (0..workers).map(|_| Arc::default()).collect(),
+            counters: (0..workers).map(|_| Counters::default()).collect(),
+            config: Mutex::new(Arc::new(config)),
+            draining: AtomicBool::new(false),
+            events,
+            beats: (0..workers).map(|_| AtomicU64::new(now.0)).collect(),
+            listen,
+            inherited,
+            cpus,
+            started: now,
+        }
+    }
+
+    pub fn workers(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.mailboxes.len() as u16).map(ShardId)
+    }
+
+    pub fn workers_len(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    pub fn mailboxes(&self) -> &Arc<[MailboxSender<PeerMessage>]> {
+        &self.mailboxes
+    }
+
+    pub fn mailbox(&self, worker: ShardId) -> &MailboxSender<PeerMessage> {
+        &self.mailboxes[usize::from(worker.0)]
+    }
+
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// `None` without a store, and with one worker.
+    pub fn handovers(&self) -> Option<&HandoverChannels> {
+        self.handovers.as_ref()
+    }
+
+    pub fn in_flight(&self) -> &InFlightCalls {
+        &self.in_flight
+    }
+
+    pub fn events(&self) -> &EventSender {
+        &self.events
+    }
+
+    /// Per worker.
+    pub fn backend(&self) -> &[Arc<BackendStats>] {
+        &self.backend
+    }
+
+    /// Per worker.
+    pub fn counters(&self) -> &[Counters] {
+        &self.counters
+    }
+
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// The descriptors that workers begin with. What others open later (the store's files and sockets) is not theirs,
+    /// and a copy would keep it open.
+    pub fn inherited(&self) -> &[RawFd] {
+        &self.inherited
+    }
+
+    /// The CPU that a worker is pinned to.
+    pub fn cpu(&self, worker: ShardId) -> Option<usize> {
+        self.cpus.get(usize::from(worker.0)).copied().flatten()
+    }
+
     pub fn config(&self) -> Arc<Config> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_config(&self, config: Arc<Config>) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    pub fn workers(&self) -> impl Iterator<Item = ShardId> + use<> {
-        (0..self.mail.len() as u16).map(ShardId)
+    /// The first SIGTERM: no new connections.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// For the store's thread: what it says is laid on shelves, and the bell is rung.
-    pub fn outlets(self: &Arc<Shared>) -> Outlets {
-        let [told, claimed, expired] = [self.clone(), self.clone(), self.clone()];
-        Outlets {
-            told: Box::new(move |shard, news| told.lay(shard, |shelf| shelf.add_told(news))),
-            claimed: Box::new(move |ticket, news| {
-                claimed.lay(ShardId((ticket >> TICKET_SHARD_AT) as u16), |shelf| shelf.claimed.push((ticket, news)));
+    /// No worker accepts connections before all workers have their sessions: a message for a channel must find all its
+    /// members.
+    pub fn wait_until_all_restored(&self) {
+        self.restored.wait();
+    }
+
+    /// `None` without a store.
+    pub fn store(&self) -> Option<&StoreSender> {
+        self.store.get()
+    }
+
+    /// Once, before the workers start.
+    pub fn set_store(&self, store: StoreSender) {
+        assert!(self.store.set(store).is_ok(), "a process has one store");
+    }
+
+    pub fn store_inbox(&self, worker: ShardId) -> &StoreInbox {
+        &self.store_inboxes[usize::from(worker.0)]
+    }
+
+    /// For the store's thread: each report goes into a worker's inbox, and the worker is woken.
+    pub fn report_sinks(self: &Arc<Shared>) -> ReportSinks {
+        let [completions, claimed, expired] = [self.clone(), self.clone(), self.clone()];
+        ReportSinks {
+            completions: Box::new(move |shard, report| {
+                completions.report(shard, |inbox| inbox.push_completions(report));
             }),
-            // Whose they are is not said: each shard takes what it knows.
-            expired: Box::new(move |news| {
-                expired.workers().for_each(|shard| expired.lay(shard, |shelf| shelf.expired.extend(news.clone())));
+            claimed: Box::new(move |ticket, report| {
+                let worker = ReturnAddress::unpack(ticket).worker;
+                claimed.report(worker, |inbox| inbox.push_claimed(ticket, report));
+            }),
+            // The store does not know which shard a session belongs to: each shard takes what it knows.
+            expired: Box::new(move |report| {
+                expired.workers().for_each(|shard| expired.report(shard, |inbox| inbox.push_expired(report.clone())));
             }),
         }
     }
 
-    fn lay(&self, shard: ShardId, put: impl FnOnce(&mut News)) {
-        let shard = usize::from(shard.0);
-        self.shelves[shard].lay(put);
-        // Always: who is about to sleep looks for mail, not at its shelf.
-        self.mail[shard].ring_always();
+    fn report(&self, worker: ShardId, push: impl FnOnce(&StoreInbox)) {
+        push(self.store_inbox(worker));
+        // Always: a worker that is about to sleep looks into its mailbox, not into its inbox.
+        self.mailbox(worker).ring_always();
+    }
+
+    /// The worker's timer task has run.
+    pub fn beat(&self, worker: ShardId, now: Tick) {
+        self.beats[usize::from(worker.0)].store(now.0, Ordering::Relaxed);
+    }
+
+    /// A worker that has stopped turning; `None` when all turn.
+    pub fn stuck_worker(&self, now: Tick) -> Option<ShardId> {
+        let is_stuck = |beat: &AtomicU64| now.since_ms(Tick(beat.load(Ordering::Relaxed))) > STUCK_MS;
+        self.beats.iter().position(is_stuck).map(|worker| ShardId(worker as u16))
     }
 
     pub fn uptime_s(&self, now: Tick) -> u64 {
         now.since_ms(self.started) / 1000
     }
-
-    /// A worker that has stopped turning; `None` when all turn.
-    pub fn stuck_worker(&self, now: Tick) -> Option<ShardId> {
-        let stuck = |beat: &AtomicU64| now.since_ms(Tick(beat.load(Ordering::Relaxed))) > STUCK_MS;
-        self.beats.iter().position(stuck).map(|worker| ShardId(worker as u16))
-    }
 }
 
-/// Which shards may have members of a channel: a count per shard and hash bucket. A send goes only where it can find
-/// somebody; two channels in one bucket cost a message between cores, never a member.
-pub struct Presence {
-    shards: Vec<Box<[AtomicU16]>>,
-}
-
-impl Presence {
-    pub fn new(shards: usize) -> Presence {
-        let buckets = || (0..BUCKETS).map(|_| AtomicU16::new(0)).collect();
-        Presence { shards: (0..shards).map(|_| buckets()).collect() }
-    }
-
-    /// `channel` is `shard::channels::name_hash`. Saturates: a bucket of 65,535 channels stays occupied for ever.
-    pub fn set(&self, shard: ShardId, channel: u64, here: bool) {
-        let bucket = &self.shards[usize::from(shard.0)][bucket(channel)];
-        let count = bucket.load(Ordering::Relaxed);
-        // Only the shard itself writes its counts.
-        match (here, count) {
-            (_, u16::MAX) => {}
-            (true, count) => bucket.store(count + 1, Ordering::Release),
-            (false, count) => bucket.store(count.saturating_sub(1), Ordering::Release),
-        }
-    }
-
-    pub fn may_have(&self, shard: ShardId, channel: u64) -> bool {
-        self.shards[usize::from(shard.0)][bucket(channel)].load(Ordering::Acquire) > 0
-    }
-}
-
-fn bucket(channel: u64) -> usize {
-    // The upper bits of the hash are the mixed ones.
-    (channel >> 48) as usize % BUCKETS
-}
-
-/// The high bits of a wait's ticket name its worker.
-pub const TICKET_SHARD_AT: u32 = 48;
 /// A worker's timer task runs once a second at least.
 const STUCK_MS: u64 = 5_000;
-const BUCKETS: usize = 1 << 16;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::shard::channels::name_hash;
-
-    #[test]
-    fn presence_counts_channels_per_shard() {
-        let presence = Presence::new(2);
-        let (news, here, there) = (name_hash("news"), ShardId(0), ShardId(1));
-        presence.set(here, news, true);
-        presence.set(here, news, true);
-        presence.set(here, news, false);
-        assert!(presence.may_have(here, news) && !presence.may_have(there, news));
-        presence.set(here, news, false);
-        assert!(!presence.may_have(here, news));
-    }
-}

@@ -1,148 +1,170 @@
-//! One worker's heart: its shard and everything that carries out what the shard puts out. Every task of the worker
-//! holds it; nothing in it is borrowed across an await.
+//! One worker: its shard, and the turn that carries out what the shard puts out. Every task of the worker holds it;
+//! nothing in it is borrowed across an await.
 //!
 //! ```text
-//! tasks: read, mail, timers, backend lanes ──► handle(input) ──► shard
-//!                                   turn: mail, a slice of fan-out, outputs, one write per connection, the timer
+//! tasks: read, messages, timers, backend ──► handle(input) ──► shard
+//!                         end_turn: messages, a slice of fan-out, outputs, one write per connection, the timer
 //! ```
-//! The turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring brought is in
-//! the outboxes before the first of them is written.
+//! The end of a turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring
+//! brought is in the outboxes before the first of them is written.
+//!
+//! What a call, a hook's outcome or an upgrade means is above this file (`api`, `hooks::completions`, `client`).
 
-use crate::base::id::{ConnKey, Identity, ShardId};
+use super::message::PeerMessage;
+use super::peers::Peers;
+use super::rules::Rules;
+use super::shared::{Counters, Shared};
+use super::wakeups::Wakeups;
+use crate::base::id::{ConnKey, ShardId};
+use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::Config;
-use crate::io::api::gather::{self, Asks};
-use crate::io::backend::{FinishedRequest, Hook, HookOutcome, HookRequest, IdempotencyKey, Pool, RequestTag, Retry};
-use crate::io::client::sockets::Lines;
-use crate::io::client::upgrade::Connects;
-use crate::io::hooks::receipts::Receipts;
-use crate::io::http::responses::{Answers, Outlet};
+use crate::io::api::gather;
+use crate::io::api::pending::PendingCalls;
+use crate::io::backend::Pool;
+use crate::io::client::connecting::PendingConnects;
+use crate::io::client::sockets::ClientSockets;
+use crate::io::hooks::jobs::Hooks;
+use crate::io::http::responses::{DueResponses, ResponseWriter};
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
-use crate::io::runtime::mailbox::{Bells, MailReceiver};
-use crate::io::runtime::notify::Notify;
-use crate::io::runtime::oneshot::Waits;
+use crate::io::runtime::mailbox::MailboxReceiver;
+use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::runtime::sys;
-use crate::io::store::inbox::News;
-use crate::io::store::queue::{self, StoreBox};
-use crate::io::worker::rules::Rules;
-use crate::io::worker::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
-use crate::policy::api::Targets;
-use crate::policy::backend::{Actions, Verdict};
-use crate::shard::channels::name_hash;
-use crate::shard::command::{Claim, SessionId, StoreError, StoredSession};
-use crate::shard::{
-    DrainScope, Forward, ForwardOutcome, Input, Message, Output, Query, QueryId, Reply, SessionEnd, Shard, Terms, home,
-};
-use crate::store::{Claimed, Request};
-use crate::wire::packet::QoS;
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use crate::io::store::inbox::StoreReports;
+use crate::io::store::queue::{StoreQueue, TrySend};
+use crate::shard::command::StoredSession;
+use crate::shard::{DrainScope, Forward, ForwardOutcome, Input, Output, QueryId, Reply, Shard};
+use crate::store::Request;
+use crate::wire::ws::frame::CloseCode;
+use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
-use tracing::{debug, error, warn};
+use tracing::error;
 
-pub struct Core {
-    pub id: ShardId,
-    pub shared: Arc<Shared>,
-    pub clock: Clock,
-    pub lines: Lines,
-    pub deadlines: Rc<Deadlines>,
-    pub asks: Asks,
-    given: Answers,
-    pub connects: Connects,
-    pub store: StoreBox,
-    /// Connections that wait to be their sessions'.
-    pub attaches: Waits<ConnKey, Result<(), StoreError>>,
-    /// Calls with a `message_id`: what the store knows of it, and what the same call answers that came before.
-    pub claims: Waits<u64, Claimed>,
-    pub answers: Waits<u64, Option<Arc<[u8]>>>,
-    pub receipts: Receipts,
-    tickets: Cell<u64>,
-    pub turn: Notify,
-    /// Told at the end of every turn: once for the task that waits for mail, once for the one that keeps time.
-    pub mail_taken: Notify,
-    pub time_turned: Notify,
-    /// The earliest deadline has become earlier than the one the timer task sleeps for.
-    pub sooner: Notify,
-    pub armed: Cell<Tick>,
-    /// When freed memory was last given back, and how many connections had been opened and ended by then.
-    tidied: Cell<(Tick, u64)>,
-    pub mail: MailReceiver<Mail>,
-    /// Rung at the end of every turn.
-    bells: Bells,
-    /// Told to close everything; the drain task waits for it.
-    pub drain: Notify,
-    pub(crate) shard: RefCell<Shard>,
+pub struct Worker {
+    id: ShardId,
+    shared: Arc<Shared>,
+    limits: Limits,
     rules: RefCell<Rc<Rules>>,
-    pool: OnceCell<Pool>,
-    /// Mail that a full box did not take; bounded by the questions that are open and by the connections that moved.
-    unsent: RefCell<VecDeque<(ShardId, Mail)>>,
-    /// Calls of /updateconfig/ that wait for the main thread.
-    pub reloads: Waits<u64, Result<String, String>>,
-    scratch: RefCell<Vec<u8>>,
+    clock: Clock,
+    wakeups: Wakeups,
+    shard: RefCell<Shard>,
+    sockets: ClientSockets,
+    due_responses: DueResponses,
+    deadlines: Rc<Deadlines>,
+    connects: PendingConnects,
+    calls: PendingCalls,
+    hooks: Hooks,
+    store: StoreQueue,
+    peers: Peers,
+    /// When freed memory was last given back, and how many connections had been opened and ended by then.
+    memory_given_back: Cell<(Tick, u64)>,
 }
 
-impl Core {
-    pub fn new(id: ShardId, shared: Arc<Shared>, rules: Rules, mail: MailReceiver<Mail>) -> std::io::Result<Rc<Core>> {
+/// What a worker is made of. `pool` makes its client of the backend, which gives outcomes back to the worker.
+pub struct WorkerSetup<P: FnOnce(&Weak<Worker>) -> Pool> {
+    pub id: ShardId,
+    pub shared: Arc<Shared>,
+    pub rules: Rules,
+    pub mailbox: MailboxReceiver<PeerMessage>,
+    pub pool: P,
+}
+
+impl Worker {
+    pub fn new<P: FnOnce(&Weak<Worker>) -> Pool>(setup: WorkerSetup<P>) -> io::Result<Rc<Worker>> {
+        let WorkerSetup { id, shared, rules, mailbox, pool } = setup;
         let now = clock::monotonic();
-        let shard = Shard::new(id, rules.settings(), now);
-        Ok(Rc::new(Core {
+        let limits = rules.limits().clone();
+        let sockets = ClientSockets::new()?;
+        let to_store = shared.store().cloned();
+        Ok(Rc::new_cyclic(|worker| Worker {
             id,
             clock: Clock::default(),
-            lines: Lines::new()?,
+            wakeups: Wakeups::default(),
+            shard: RefCell::new(Shard::new(id, rules.settings(), now)),
+            sockets,
+            due_responses: DueResponses::default(),
             deadlines: Rc::new(Deadlines::new(now)),
-            asks: Asks::new(id, rules.config.calls_max),
-            given: Answers::default(),
-            connects: Connects::default(),
-            store: StoreBox::new(
-                shared
-                    .store
-                    .get()
-                    .cloned()
-                    .map(|sender| -> queue::Slot { Box::new(move |request| sender.try_send(request)) }),
+            connects: PendingConnects::new(now),
+            calls: PendingCalls::new(id, rules.config().calls_max, now),
+            hooks: Hooks::new(pool(worker), rules.config(), limits.clone()),
+            store: StoreQueue::new(
+                to_store.map(|store| -> TrySend { Box::new(move |request| store.try_send(request)) }),
             ),
-            attaches: Waits::default(),
-            claims: Waits::default(),
-            answers: Waits::default(),
-            receipts: Receipts::default(),
-            tickets: Cell::new(0),
-            turn: Notify::default(),
-            mail_taken: Notify::default(),
-            time_turned: Notify::default(),
-            sooner: Notify::default(),
-            armed: Cell::new(Tick::NEVER),
-            tidied: Cell::new((now, 0)),
-            mail,
-            bells: Bells::default(),
-            drain: Notify::default(),
-            shard: RefCell::new(shard),
+            peers: Peers::new(shared.mailboxes().clone(), mailbox, &limits),
+            memory_given_back: Cell::new((now, 0)),
+            limits,
             rules: RefCell::new(Rc::new(rules)),
-            pool: OnceCell::new(),
-            unsent: RefCell::default(),
-            reloads: Waits::default(),
-            scratch: RefCell::default(),
             shared,
         }))
     }
 
-    /// Once, before any task runs.
-    pub fn set_pool(&self, pool: Pool) {
-        assert!(self.pool.set(pool).is_ok(), "a worker has one pool");
+    // The parts, for the tasks and for what is built on the turn.
+
+    pub fn id(&self) -> ShardId {
+        self.id
     }
 
-    pub fn pool(&self) -> &Pool {
-        self.pool.get().expect("set at the start")
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub fn rules(&self) -> Rc<Rules> {
         self.rules.borrow().clone()
+    }
+
+    /// The time of this turn.
+    pub fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    pub fn wakeups(&self) -> &Wakeups {
+        &self.wakeups
+    }
+
+    /// For one statement: whoever holds it keeps everybody else from the shard. Outputs that come of it are carried out
+    /// at the end of the turn, which `Wakeups::need_turn` asks for.
+    pub fn shard(&self) -> RefMut<'_, Shard> {
+        self.shard.borrow_mut()
+    }
+
+    pub fn sockets(&self) -> &ClientSockets {
+        &self.sockets
+    }
+
+    pub fn deadlines(&self) -> &Rc<Deadlines> {
+        &self.deadlines
+    }
+
+    pub fn connects(&self) -> &PendingConnects {
+        &self.connects
+    }
+
+    pub fn calls(&self) -> &PendingCalls {
+        &self.calls
+    }
+
+    pub fn hooks(&self) -> &Hooks {
+        &self.hooks
+    }
+
+    pub fn store(&self) -> &StoreQueue {
+        &self.store
+    }
+
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     pub fn count(&self, counter: impl Fn(&Counters) -> &AtomicU64) {
@@ -150,23 +172,25 @@ impl Core {
     }
 
     pub fn count_many(&self, counter: impl Fn(&Counters) -> &AtomicU64, count: u64) {
-        Counters::add(counter(&self.shared.counters[usize::from(self.id.0)]), count);
+        Counters::add(counter(&self.shared.counters()[usize::from(self.id.0)]), count);
     }
 
-    /// The same; true when no worker has counted it before (two at the same moment may both be the first).
+    /// Counts it; true when no worker has counted it before (two at the same moment may both be the first).
     pub fn count_first(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> bool {
-        let is_first = self.shared.counters.iter().all(|counters| counter(counters).load(Relaxed) == 0);
+        let is_first = self.shared.counters().iter().all(|counters| counter(counters).load(Relaxed) == 0);
         self.count(counter);
         is_first
     }
 
-    /// Hands the shard an input; what comes of it is carried out at the end of the turn.
+    // Inputs.
+
+    /// Gives the shard an input; the outputs are carried out at the end of the turn.
     pub fn handle(&self, input: Input<'_>) {
         self.shard.borrow_mut().handle(input, self.clock.now());
-        self.turn.notify();
+        self.wakeups.need_turn();
     }
 
-    /// What a client's socket yielded. A panic costs this connection and no other. False: read no more until resumed.
+    /// Bytes from a client's socket. A panic costs this connection and no other. False: read no more until resumed.
     pub fn received(&self, key: ConnKey, data: &mut [u8]) -> bool {
         let now = self.clock.now();
         let handled = catch_unwind(AssertUnwindSafe(|| {
@@ -174,7 +198,7 @@ impl Core {
             shard.handle(Input::Bytes { key, data }, now);
             shard.is_paused(key)
         }));
-        self.turn.notify();
+        self.wakeups.need_turn();
         let Ok(paused) = handled else {
             self.count(|counters| &counters.panics);
             error!(index = key.index, "a connection's handling panicked; it is closed");
@@ -184,9 +208,275 @@ impl Core {
         !paused
     }
 
-    /// A connection's task, whose panic costs that connection and no other. In a box: what an `async fn` is given lies
-    /// twice in it.
-    pub async fn caught(self: Rc<Core>, mut task: Pin<Box<impl Future<Output = ()>>>) {
+    /// The client's socket is about to be closed.
+    pub fn socket_ended(&self, key: ConnKey) {
+        self.sockets.detach(key.index);
+        self.handle(Input::SocketEnded { key });
+    }
+
+    /// The sessions that were stored, before the first connection is accepted.
+    pub fn restore(&self, sessions: Vec<StoredSession>) {
+        self.shard.borrow_mut().restore(sessions, self.clock.now());
+        self.carry_out();
+        self.clock.end_turn();
+    }
+
+    /// Closes up to `most` clients with 1001. Returns how many connections are left, including those whose last
+    /// messages are on their way to the backend.
+    pub fn close_some(&self, most: usize, scope: DrainScope) -> usize {
+        let now = self.clock.now();
+        let mut shard = self.shard.borrow_mut();
+        shard.close_some(most, scope, CloseCode::GOING_AWAY, "going away", now);
+        self.wakeups.need_turn();
+        shard.slots()
+    }
+
+    /// What was appended is written at the end of the turn, behind the frames that wait now.
+    pub fn respond(&self, writer: &ResponseWriter) {
+        self.due_responses.push(writer, self.shard.borrow().dirty_len());
+        self.wakeups.need_turn();
+    }
+
+    // The turn.
+
+    /// The end of a turn. True when there is more to do at once.
+    pub fn end_turn(&self) -> bool {
+        let mut more = self.take_messages();
+        more |= self.shard.borrow_mut().poll_fanout(self.clock.now());
+        self.carry_out();
+        self.write();
+        self.carry_out();
+        self.store.send_waiting();
+        self.peers.ring();
+        more |= self.shard.borrow().has_dirty();
+        self.wakeups.due_by(self.next_deadline());
+        self.clock.end_turn();
+        more
+    }
+
+    /// A bounded batch of what other workers sent. True when there may be more.
+    fn take_messages(&self) -> bool {
+        if self.peers.send_backlog() {
+            self.wakeups.need_turn();
+        }
+        self.take_store_reports();
+        for _ in 0..self.limits.mailbox_batch {
+            match self.peers.try_receive() {
+                Some(message) => self.on_message(message),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn take_store_reports(&self) {
+        let reports = self.shared.store_inbox(self.id).take();
+        let Some(StoreReports { completions, expired, claimed }) = reports else { return };
+        if let Some(completions) = completions {
+            self.handle(Input::Completions(completions));
+        }
+        expired.into_iter().for_each(|expired| self.handle(Input::MessagesExpired(expired)));
+        for (ticket, claimed) in claimed {
+            self.calls.claims().complete(ReturnAddress::unpack(ticket).oneshot, claimed);
+        }
+    }
+
+    fn on_message(&self, message: PeerMessage) {
+        match message {
+            PeerMessage::Query { query_id, query } => self.handle(Input::Query { ticket: query_id, query }),
+            PeerMessage::Reply { query_id, reply } => self.calls.gathers().resolve(query_id, reply),
+            PeerMessage::RedirectedQuery { key, query_id, query } => {
+                self.handle(Input::RedirectedQuery { key, ticket: query_id, query });
+            }
+            PeerMessage::HandedOver { origin, to } => self.handle(Input::HandedOver { key: origin, to }),
+            PeerMessage::HandoverEnded { origin } => self.handle(Input::HandoverEnded { key: origin }),
+            PeerMessage::HandoverFailed { origin } => self.handle(Input::Abandoned { key: origin }),
+            PeerMessage::CallEnded { waits, response } => self.calls.repeats().complete(waits, response),
+            PeerMessage::Reload(config) => self.reload(config),
+            PeerMessage::Reloaded { waits, outcome } => self.calls.reloads().complete(waits, outcome),
+            PeerMessage::Drain => self.wakeups.drain(),
+        }
+    }
+
+    fn reload(&self, config: Arc<Config>) {
+        let rules = self.rules().reloaded(config);
+        self.shard.borrow_mut().set_settings(rules.settings());
+        self.calls.gathers().set_max(rules.config().calls_max);
+        self.hooks.reconfigure(rules.config());
+        *self.rules.borrow_mut() = Rc::new(rules);
+        self.wakeups.need_turn();
+    }
+
+    /// Carries out what the shard has put out, until it puts out nothing more.
+    pub fn carry_out(&self) {
+        loop {
+            let output = self.shard.borrow_mut().poll_output();
+            match output {
+                None => return,
+                Some(Output::Forward(forward)) => self.forward(forward),
+                Some(Output::Closed { identity, cookie }) => self.hooks.close(identity, cookie, self.now()),
+                Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
+                Some(Output::Attached { key }) => self.connects.attached(key, Ok(())),
+                Some(Output::AttachRefused { key, why }) => self.connects.attached(key, Err(why)),
+                Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
+                Some(Output::RedirectQuery { to, ticket, query }) => {
+                    let redirected = PeerMessage::RedirectedQuery { key: to, query_id: ticket, query };
+                    self.query_peer(to.shard, ticket, redirected);
+                }
+                Some(Output::HandoverEnded { stub }) => {
+                    self.send_message(stub.shard, PeerMessage::HandoverEnded { origin: stub });
+                }
+                Some(Output::SessionEnded { name, cookie, why }) => {
+                    let cookie = cookie.map(|cookie| Rc::from(&cookie[..]));
+                    self.hooks.session_ended(&name, cookie, why, self.now());
+                }
+                Some(Output::Receipt { session, message_id }) => self.receipt(&session, message_id.as_deref()),
+                Some(Output::EndWriting { key }) => self.sockets.end_writing(key.index),
+                Some(Output::Shutdown { key }) => self.sockets.shutdown(key.index),
+                Some(Output::Resume { key }) => self.sockets.resume(key),
+                Some(Output::Presence { channel, here }) => self.shared.presence().set(self.id, channel, here),
+            }
+        }
+    }
+
+    fn forward(&self, forward: Forward) {
+        let key = forward.key;
+        if let Err(spent) = self.hooks.forward(forward) {
+            self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent });
+        }
+    }
+
+    fn receipt(&self, session: &str, message_id: Option<&str>) {
+        let dropped = self.hooks.receipt(session, message_id, clock::unix_ms().0, self.now());
+        self.count_dropped_receipts(dropped);
+        self.due_by(self.hooks.receipts_due());
+    }
+
+    /// The receipts that were gathered go out.
+    pub fn send_receipts(&self) {
+        let dropped = self.hooks.send_receipts(self.now());
+        self.count_dropped_receipts(dropped);
+    }
+
+    pub fn count_dropped_receipts(&self, count: u32) {
+        self.count_many(|counters| &counters.receipts_dropped, u64::from(count));
+    }
+
+    /// One write per connection that has something to write; each response goes behind the frames that waited before
+    /// it.
+    fn write(&self) {
+        let mut shard = self.shard.borrow_mut();
+        let mut flushed = 0;
+        self.due_responses.drain(|response| {
+            self.sockets.flush(&mut shard, response.behind().saturating_sub(flushed));
+            flushed = flushed.max(response.behind());
+            if let Some(rest) = response.write(&self.deadlines, self.limits.response_timeout_ms) {
+                let (shared, id) = (self.shared.clone(), usize::from(self.id.0));
+                monoio::spawn(async move {
+                    if !rest.await {
+                        Counters::add(&shared.counters()[id].answers_not_taken, 1);
+                    }
+                });
+            }
+        });
+        self.sockets.flush(&mut shard, usize::MAX);
+    }
+
+    /// Some sockets take bytes again.
+    pub fn on_writable(&self) {
+        self.sockets.take_writable(&mut self.shard.borrow_mut());
+        self.wakeups.need_turn();
+    }
+
+    // Messages to other workers, and replies.
+
+    /// A message that must arrive, in the order in which it is sent. This worker's own arrives at once.
+    pub fn send_message(&self, to: ShardId, message: PeerMessage) {
+        if to == self.id {
+            return self.on_message(message);
+        }
+        self.wakeups.need_turn();
+        self.peers.send(to, message);
+    }
+
+    /// A query that a full mailbox refuses: then the refusal is the reply.
+    pub fn query_peer(&self, to: ShardId, query_id: QueryId, message: PeerMessage) {
+        self.wakeups.need_turn();
+        if self.peers.try_send(to, message).is_err() {
+            self.count(|counters| &counters.mail_full);
+            self.reply(query_id, Reply::Refused("too busy"));
+        }
+    }
+
+    /// To the worker that gathers the replies.
+    fn reply(&self, query_id: QueryId, reply: Reply) {
+        let origin = gather::origin(query_id);
+        if origin == self.id {
+            return self.calls.gathers().resolve(query_id, reply);
+        }
+        self.send_message(origin, PeerMessage::Reply { query_id, reply });
+    }
+
+    // Time.
+
+    pub fn next_deadline(&self) -> Tick {
+        let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
+        let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
+        let due = shard.min(sockets).min(self.hooks.next_deadline());
+        if !self.store.is_empty() || self.peers.has_backlog() {
+            due.min(self.clock.now() + self.limits.backlog_retry_ms)
+        } else {
+            due
+        }
+    }
+
+    /// A deadline that was set outside of turns: the timer task must not sleep over it.
+    pub fn due_by(&self, deadline: Tick) {
+        self.wakeups.due_by(deadline);
+    }
+
+    /// Everything that is due. The timer task calls it at least once a second.
+    pub fn on_time(&self) {
+        let now = self.clock.now();
+        self.shared.beat(self.id, now);
+        self.shard.borrow_mut().handle(Input::Tick, now);
+        self.give_back_memory(now);
+        self.deadlines.poll(now);
+        self.hooks.poll_timers(now);
+        self.connects.expire(now);
+        self.calls.expire(now);
+        if now >= self.hooks.receipts_due() {
+            self.send_receipts();
+        }
+        self.wakeups.need_turn();
+    }
+
+    /// Tables that have grown, and clients that have gone, leave memory behind: given back while clients come and go.
+    fn give_back_memory(&self, now: Tick) {
+        let (given_back, known) = self.memory_given_back.get();
+        let came_and_went = self.shard.borrow().came_and_went();
+        if now.since_ms(given_back) >= GIVE_BACK_MS && came_and_went != known {
+            self.memory_given_back.set((now, came_and_went));
+            sys::give_back_freed_memory();
+        }
+    }
+
+    /// Nobody waits for anything that this worker does: it may end.
+    pub fn is_settled(&self) -> bool {
+        let tasks = self.calls.is_empty() && self.connects.is_empty() && self.due_responses.is_empty();
+        let stored = self.store.is_empty() && self.shard.borrow().store_under_way() == 0;
+        tasks && stored && !self.peers.has_backlog() && self.hooks.is_idle()
+    }
+
+    // Tasks.
+
+    /// Starts a connection's task. A panic in it costs that connection and no other. In a box: what an `async fn` is
+    /// given lies twice in it.
+    pub fn spawn(self: &Rc<Worker>, task: Pin<Box<impl Future<Output = ()> + 'static>>) {
+        monoio::spawn(self.clone().caught(task));
+    }
+
+    async fn caught(self: Rc<Worker>, mut task: Pin<Box<impl Future<Output = ()>>>) {
         let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),
@@ -196,502 +486,6 @@ impl Core {
             error!("a connection's task panicked; the connection is dropped");
         }
     }
-
-    /// Takes a slot and ties it to a socket. `Opened` or `Abandoned` must follow.
-    pub fn reserve(&self, digest: [u8; 32], fd: std::os::fd::RawFd) -> (ConnKey, Identity) {
-        let (key, identity) = self.shard.borrow_mut().reserve(digest, self.clock.now());
-        self.lines.attach(key.index, fd);
-        (key, identity)
-    }
-
-    /// A connection that came to another worker, where `stub` is its slot. `attach` or `abandon` must follow.
-    pub fn adopt(&self, identity: Identity, stub: ConnKey, fd: std::os::fd::RawFd) -> ConnKey {
-        let key = self.shard.borrow_mut().adopt(identity, stub, self.clock.now());
-        self.lines.attach(key.index, fd);
-        key
-    }
-
-    /// The sessions that were kept, before anybody comes in.
-    pub fn restore(&self, found: Vec<StoredSession>) {
-        self.shard.borrow_mut().restore(found, self.clock.now());
-        self.carry_out();
-        self.clock.end_turn();
-    }
-
-    pub fn abandon(&self, key: ConnKey) {
-        self.lines.detach(key.index);
-        self.handle(Input::Abandoned { key });
-    }
-
-    /// The socket is about to be closed.
-    pub fn socket_ended(&self, key: ConnKey) {
-        self.lines.detach(key.index);
-        self.handle(Input::SocketEnded { key });
-    }
-
-    /// Asks one shard, or all of them, and adds the replies up. `None` when too many calls are waiting.
-    pub async fn ask(&self, whom: impl Iterator<Item = ShardId>, query: Query) -> Option<Reply> {
-        let ask = self.asks.open()?;
-        for shard in whom {
-            ask.expect_one();
-            self.dispatch(shard, ask.ticket(), query.clone());
-        }
-        ask.reply().await
-    }
-
-    /// A message to whomever it is for.
-    pub async fn send_to(&self, to: &Targets<'_>, send: Send<'_>) -> Option<Reply> {
-        match to {
-            Targets::Session(name) => self.send_to_session(name, send).await,
-            Targets::One(_) | Targets::Many(_) => self.send(to.channels(), send).await,
-        }
-    }
-
-    async fn send_to_session(&self, name: &str, send: Send<'_>) -> Option<Reply> {
-        let message = Message::encode(send.qos, send.message_type, send.body, &mut self.scratch.borrow_mut());
-        let terms = send.terms(self.clock.now());
-        let home = home(name, self.shared.mail.len());
-        let query = Query::SendTo { session: name.into(), message, terms };
-        self.ask(std::iter::once(home), query).await
-    }
-
-    /// A message to channels, wherever they have members. Alone on this worker it costs no allocation but the
-    /// message's.
-    pub async fn send(&self, channels: &[std::borrow::Cow<'_, str>], send: Send<'_>) -> Option<Reply> {
-        let ask = self.asks.open()?;
-        let now = self.clock.now();
-        let message = Message::encode(send.qos, send.message_type, send.body, &mut self.scratch.borrow_mut());
-        let terms = send.terms(now);
-        for channel in channels {
-            let hash = name_hash(channel);
-            let mut elsewhere = None;
-            let may_have = |shard| shard == self.id || self.shared.presence.may_have(shard, hash);
-            for shard in self.shared.workers().filter(|&shard| may_have(shard)) {
-                ask.expect_one();
-                if shard == self.id {
-                    let mut here = self.shard.borrow_mut();
-                    let message = message.clone();
-                    here.handle(Input::Send { ticket: ask.ticket(), channel, message, terms: &terms }, now);
-                } else {
-                    let name: &Arc<str> = elsewhere.get_or_insert_with(|| Arc::from(&**channel));
-                    let query = Query::Send { channel: name.clone(), message: message.clone(), terms: terms.clone() };
-                    self.dispatch(shard, ask.ticket(), query);
-                }
-            }
-        }
-        self.carry_out();
-        self.turn.notify();
-        Some(ask.reply().await.unwrap_or(Reply::Sent { connections: 0, data: Vec::new(), kept: Default::default() }))
-    }
-
-    fn dispatch(&self, shard: ShardId, ticket: QueryId, query: Query) {
-        if shard == self.id {
-            self.handle(Input::Query { ticket, query });
-        } else if self.put(shard, Mail::Query { ticket, query }).is_err() {
-            self.count(|counters| &counters.mail_full);
-            self.asks.resolve(ticket, Reply::Refused("too busy"));
-        }
-    }
-
-    /// The end of a turn. True when there is more to do at once.
-    pub fn end_turn(&self) -> bool {
-        let mut more = self.take_mail();
-        more |= self.shard.borrow_mut().poll_fanout(self.clock.now());
-        self.carry_out();
-        self.write();
-        self.carry_out();
-        self.store.send_unsent();
-        self.bells.ring(&self.shared.mail);
-        more |= self.shard.borrow().has_dirty();
-        self.due_by(self.next_deadline());
-        self.clock.end_turn();
-        more
-    }
-
-    /// An answer to a caller, at the end of the turn: behind the frames that wait now.
-    pub fn answer(&self, outlet: &Outlet) {
-        self.given.give(outlet, self.shard.borrow().dirty_len());
-        self.turn.notify();
-    }
-
-    /// One write per connection that has something to write; each answer goes behind the frames that waited before it.
-    fn write(&self) {
-        let mut shard = self.shard.borrow_mut();
-        let mut flushed = 0;
-        self.given.drain(|answer| {
-            self.lines.flush(&mut shard, answer.behind.saturating_sub(flushed));
-            flushed = flushed.max(answer.behind);
-            if let Some(rest) = answer.write(&self.deadlines) {
-                let (shared, id) = (self.shared.clone(), usize::from(self.id.0));
-                monoio::spawn(async move {
-                    if !rest.await {
-                        Counters::add(&shared.counters[id].answers_not_taken, 1);
-                    }
-                });
-            }
-        });
-        self.lines.flush(&mut shard, usize::MAX);
-    }
-
-    /// Mail that must arrive, in the order in which it is posted.
-    pub fn post(&self, to: ShardId, mail: Mail) {
-        if to == self.id {
-            return self.on_mail(mail);
-        }
-        let mut unsent = self.unsent.borrow_mut();
-        if !unsent.is_empty() {
-            unsent.push_back((to, mail));
-        } else if let Err(mail) = self.put(to, mail) {
-            unsent.push_back((to, mail));
-        }
-    }
-
-    /// Names a wait of this worker, all over the process.
-    pub fn next_ticket(&self) -> u64 {
-        self.tickets.set(self.tickets.get() + 1);
-        u64::from(self.id.0) << TICKET_SHARD_AT | self.tickets.get()
-    }
-
-    /// A bounded batch of what other workers sent. True when there may be more.
-    fn take_mail(&self) -> bool {
-        self.send_unsent();
-        self.take_news();
-        for _ in 0..MAIL_BATCH {
-            match self.mail.try_recv() {
-                Some(mail) => self.on_mail(mail),
-                None => return false,
-            }
-        }
-        true
-    }
-
-    fn take_news(&self) {
-        let Some(News { told, expired, claimed }) = self.shared.shelves[usize::from(self.id.0)].take() else { return };
-        if let Some(told) = told {
-            self.handle(Input::Completions(told));
-        }
-        expired.into_iter().for_each(|expired| self.handle(Input::MessagesExpired(expired)));
-        claimed.into_iter().for_each(|(ticket, claimed)| self.claims.tell(ticket, claimed));
-    }
-
-    fn on_mail(&self, mail: Mail) {
-        match mail {
-            Mail::Query { ticket, query } => self.handle(Input::Query { ticket, query }),
-            Mail::Reply { ticket, reply } => self.asks.resolve(ticket, reply),
-            Mail::Reload(config) => self.reload(config),
-            Mail::Reloaded { ticket, outcome } => self.reloads.tell(ticket, outcome),
-            Mail::Drain => self.drain.notify(),
-            Mail::QueryAt { key, ticket, query } => self.handle(Input::RedirectedQuery { key, ticket, query }),
-            Mail::Moved { key, to } => self.handle(Input::HandedOver { key, to }),
-            Mail::StubEnded { key } => self.handle(Input::HandoverEnded { key }),
-            Mail::MoveLost { key } => self.handle(Input::Abandoned { key }),
-            Mail::Answered { ticket, answer } => self.answers.tell(ticket, answer),
-        }
-    }
-
-    fn reload(&self, config: Arc<Config>) {
-        let rules = Rules::new(config, self.rules().mode);
-        self.shard.borrow_mut().set_settings(rules.settings());
-        self.asks.set_max(rules.config.calls_max);
-        self.pool().reconfigure(crate::io::backend::Options::of(&rules.config));
-        *self.rules.borrow_mut() = Rc::new(rules);
-        self.turn.notify();
-    }
-
-    /// Does what the shard has put out, until it puts out nothing more.
-    pub fn carry_out(&self) {
-        loop {
-            let output = self.shard.borrow_mut().poll_output();
-            match output {
-                None => return,
-                Some(Output::Forward(forward)) => self.forward(forward),
-                Some(Output::Closed { identity, cookie }) => self.tell_close(identity, cookie),
-                Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
-                Some(Output::Attached { key }) => self.attaches.tell(key, Ok(())),
-                Some(Output::AttachRefused { key, why }) => self.attaches.tell(key, Err(why)),
-                Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
-                Some(Output::RedirectQuery { to, ticket, query }) => self.redirect(to, ticket, query),
-                Some(Output::HandoverEnded { stub }) => self.post(stub.shard, Mail::StubEnded { key: stub }),
-                Some(Output::SessionEnded { name, cookie, why }) => self.tell_session_end(&name, cookie, why),
-                Some(Output::Receipt { session, message_id }) => self.add_receipt(&session, message_id.as_deref()),
-                Some(Output::EndWriting { key }) => self.lines.end_writing(key.index),
-                Some(Output::Shutdown { key }) => self.lines.shutdown(key.index),
-                Some(Output::Resume { key }) => self.lines.resume(key),
-                Some(Output::Presence { channel, here }) => self.shared.presence.set(self.id, channel, here),
-            }
-        }
-    }
-
-    fn reply(&self, ticket: QueryId, reply: Reply) {
-        let whose = gather::asker(ticket);
-        if whose == self.id {
-            return self.asks.resolve(ticket, reply);
-        }
-        self.post(whose, Mail::Reply { ticket, reply });
-    }
-
-    /// To where the connection that is asked about has moved; the reply goes to whoever asked.
-    fn redirect(&self, to: ConnKey, ticket: QueryId, query: Query) {
-        let mail = Mail::QueryAt { key: to, ticket, query };
-        if self.put(to.shard, mail).is_err() {
-            self.count(|counters| &counters.mail_full);
-            self.reply(ticket, Reply::Refused("too busy"));
-        }
-    }
-
-    /// Into another worker's box; it hears of it at the end of the turn. Gives it back when the box is full.
-    fn put(&self, to: ShardId, mail: Mail) -> Result<(), Mail> {
-        self.turn.notify();
-        self.bells.put(&self.shared.mail, usize::from(to.0), mail)
-    }
-
-    fn send_unsent(&self) {
-        let mut unsent = self.unsent.borrow_mut();
-        while let Some((whose, mail)) = unsent.pop_front() {
-            if let Err(mail) = self.put(whose, mail) {
-                unsent.push_front((whose, mail));
-                return;
-            }
-        }
-    }
-
-    fn forward(&self, forward: Forward) {
-        let Forward { key, session, message_type, qos, sequence, deadline, identity, cookie, body } = forward;
-        let identity = identity.to_hex();
-        let text = std::str::from_utf8(&identity).expect("hex is ASCII");
-        let job = HookRequest {
-            hook: Hook::Forward { message_type },
-            tag: RequestTag(key.pack()),
-            retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
-            identity,
-            cookie,
-            idempotency_key: (qos != QoS::AtMostOnce).then(|| match session {
-                Some(SessionId(id)) => {
-                    let (run, place) = (sequence >> 16, sequence & 0xFFFF);
-                    IdempotencyKey::format(format_args!("{id:032x}-{run}-{place}")).expect("it fits")
-                }
-                None => IdempotencyKey::format(format_args!("{text}-{sequence}")).expect("it fits"),
-            }),
-            query: None,
-            headers: None,
-            body,
-        };
-        if let Err(job) = self.pool().submit(job) {
-            // Counted by the pool as `line_full`; the client's repeat tries again.
-            self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: job.body });
-        }
-    }
-
-    pub fn tell_close(&self, identity: Identity, cookie: Option<Rc<[u8]>>) {
-        let rules = self.rules();
-        if rules.config.close_url.is_empty() {
-            return;
-        }
-        let job = HookRequest {
-            hook: Hook::Close,
-            tag: RequestTag(CLOSE_TICKET),
-            retry: Retry::Until(self.clock.now() + CLOSE_DEADLINE_MS),
-            identity: identity.to_hex(),
-            cookie,
-            idempotency_key: None,
-            query: None,
-            headers: None,
-            body: Vec::new(),
-        };
-        if self.pool().submit(job).is_err() {
-            debug!(%identity, "the backend's line is full: a close was not told");
-        }
-    }
-
-    fn tell_session_end(&self, name: &str, cookie: Option<Arc<[u8]>>, why: SessionEnd) {
-        if self.rules().config.close_url.is_empty() {
-            return;
-        }
-        let why = match why {
-            SessionEnd::Expired => "expired",
-            SessionEnd::Dropped => "dropped",
-        };
-        let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
-        let job = HookRequest {
-            hook: Hook::SessionEnded,
-            tag: RequestTag(CLOSE_TICKET),
-            retry: Retry::Until(self.clock.now() + CLOSE_DEADLINE_MS),
-            identity: [b'0'; 64],
-            cookie: cookie.map(|cookie| Rc::from(&cookie[..])),
-            idempotency_key: None,
-            query: None,
-            headers: Some(headers.into_bytes().into()),
-            body: Vec::new(),
-        };
-        if self.pool().submit(job).is_err() {
-            debug!(name, "the backend's line is full: a session's end was not told");
-        }
-    }
-
-    /// The pool's sink: a job has come back. A panic here must not end the pool's task.
-    pub fn on_backend(&self, done: FinishedRequest<'_>) {
-        let RequestTag(ticket) = done.tag;
-        let handled = catch_unwind(AssertUnwindSafe(|| {
-            if ticket == CLOSE_TICKET {
-            } else if ticket & RECEIPT_TICKET != 0 && ticket & CONNECT_TICKET == 0 {
-                self.on_receipts_told(&done);
-            } else if ticket & CONNECT_TICKET != 0 {
-                self.connects.on_answer(self, ticket & !CONNECT_TICKET, done.outcome);
-            } else {
-                self.on_forwarded(ConnKey::unpack(ticket), done);
-            }
-        }));
-        self.turn.notify();
-        if handled.is_err() {
-            self.count(|counters| &counters.panics);
-            error!("the handling of a backend's answer panicked");
-            if ticket & CONNECT_TICKET == 0 {
-                self.handle(Input::Panicked { key: ConnKey::unpack(ticket) });
-            }
-        }
-    }
-
-    fn on_forwarded(&self, key: ConnKey, done: FinishedRequest<'_>) {
-        let outcome = match done.outcome {
-            HookOutcome::Answered { verdict: Verdict::Success | Verdict::Final, head, body } => {
-                self.apply(key, &Actions::read(head.headers));
-                ForwardOutcome::Answered(body)
-            }
-            HookOutcome::Answered { .. } | HookOutcome::GaveUp { .. } => ForwardOutcome::Failed,
-        };
-        let spent = done.request_body;
-        self.shard.borrow_mut().handle(Input::Forwarded { key, outcome, spent }, self.clock.now());
-    }
-
-    /// What the backend's answer tells us to do with the connection: unsubscribe first.
-    pub fn apply(&self, key: ConnKey, actions: &Actions<'_>) {
-        if actions.is_empty() {
-            return;
-        }
-        let now = self.clock.now();
-        let mut shard = self.shard.borrow_mut();
-        for channel in actions.unsubscribe.iter() {
-            shard.handle(Input::Unsubscribe { key, channel }, now);
-        }
-        for channel in actions.subscribe.iter() {
-            shard.handle(Input::Subscribe { key, channel }, now);
-        }
-        if let Some(value) = actions.cookie {
-            shard.handle(Input::Cookie { key, value }, now);
-        }
-        drop(shard);
-        self.note_invalid(actions);
-    }
-
-    /// The business server does not accept what we ask: an operator must hear of it.
-    pub fn note_invalid(&self, actions: &Actions<'_>) {
-        if actions.unreadable > 0 && self.count_first(|counters| &counters.backend_unreadable) {
-            warn!("the business server says RAINBOW* headers that cannot be read; they do nothing (said once)");
-        }
-        if let Some(invalid) = actions.invalid {
-            self.count(|counters| &counters.backend_invalid);
-            let meaning = match invalid {
-                60001 => "invalid signature",
-                60002 => "identity required",
-                60003 => "POST required",
-                _ => "unknown",
-            };
-            error!(code = invalid, meaning, "the business server calls our request invalid (RAINBOWREQUESTINVALID)");
-        }
-    }
-
-    pub fn next_deadline(&self) -> Tick {
-        let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
-        let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
-        let due = shard.min(sockets).min(self.pool().next_deadline()).min(self.receipts.due());
-        if self.store.has_unsent() || !self.unsent.borrow().is_empty() {
-            due.min(self.clock.now() + UNSENT_MS)
-        } else {
-            due
-        }
-    }
-
-    /// A deadline outside of turns: the timer task must not sleep over it.
-    pub fn due_by(&self, deadline: Tick) {
-        if deadline < self.armed.get() {
-            self.sooner.notify();
-        }
-    }
-
-    /// Everything that is due.
-    pub fn on_time(&self) {
-        let now = self.clock.now();
-        self.shared.beats[usize::from(self.id.0)].store(now.0, std::sync::atomic::Ordering::Relaxed);
-        self.shard.borrow_mut().handle(Input::Tick, now);
-        self.tidy(now);
-        self.deadlines.poll(now);
-        self.pool().poll_timers(now);
-        self.tell_receipts_if_due(now);
-        self.turn.notify();
-    }
-
-    /// Tables that have grown, and clients that have gone, leave memory behind: looked at while clients come and go.
-    fn tidy(&self, now: Tick) {
-        let (tidied, known) = self.tidied.get();
-        let came_and_went = self.shard.borrow().came_and_went();
-        if now.since_ms(tidied) >= TIDY_MS && came_and_went != known {
-            self.tidied.set((now, came_and_went));
-            sys::give_back_freed_memory();
-        }
-    }
-
-    /// Some sockets take bytes again.
-    pub fn on_writable(&self) {
-        self.lines.take_writable(&mut self.shard.borrow_mut());
-        self.turn.notify();
-    }
-
-    /// Closes up to `most` clients with 1001; returns how many connections there still are, including those whose last
-    /// messages are on their way to the backend.
-    pub fn close_some(&self, most: usize, which: DrainScope) -> usize {
-        let now = self.clock.now();
-        let mut shard = self.shard.borrow_mut();
-        shard.close_some(most, which, crate::wire::ws::frame::CloseCode::GOING_AWAY, "going away", now);
-        self.turn.notify();
-        shard.slots()
-    }
-
-    /// Nobody waits for anything that this worker does: it may end.
-    pub fn is_settled(&self) -> bool {
-        let tasks = self.asks.is_empty()
-            && self.attaches.is_empty()
-            && self.claims.is_empty()
-            && self.answers.is_empty()
-            && self.given.is_empty();
-        let stored = !self.store.has_unsent() && self.shard.borrow().store_under_way() == 0;
-        tasks && stored && self.unsent.borrow().is_empty() && self.pool().is_idle()
-    }
 }
 
-/// A message for channels.
-pub struct Send<'a> {
-    pub qos: QoS,
-    pub message_type: u16,
-    pub body: &'a [u8],
-    pub timeout: std::time::Duration,
-    /// `None`: as configured.
-    pub ttl_ms: Option<u64>,
-    /// Of a call with a `message_id`.
-    pub claim: Option<Claim>,
-}
-
-impl Send<'_> {
-    fn terms(self, now: Tick) -> Terms {
-        Terms { deadline: now + self.timeout, ttl_ms: self.ttl_ms, claim: self.claim }
-    }
-}
-
-/// Marks the pool's tickets: a connect, a close, a number of receipts. A connection's slot never reaches these bits.
-pub const CONNECT_TICKET: u64 = 1 << 63;
-const CLOSE_TICKET: u64 = 1 << 62;
-pub const RECEIPT_TICKET: u64 = 1 << 61;
-const TIDY_MS: u64 = 1_000;
-const CLOSE_DEADLINE_MS: u64 = 60_000;
-const MAIL_BATCH: usize = 1024;
-/// What another worker or the store had no room for is tried again after so long.
-const UNSENT_MS: u64 = 2;
+const GIVE_BACK_MS: u64 = 1_000;

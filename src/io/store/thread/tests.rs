@@ -1,4 +1,4 @@
-//! The thread with a real store: everything is told once and in order, nothing sent is lost, nobody waits for ever.
+//! The thread with a real store: everything is reported once and in order, nothing sent is lost, nobody waits for ever.
 
 use super::*;
 use crate::config::{Durability, StoreKind};
@@ -12,7 +12,7 @@ use crate::wire::packet::QoS;
 use std::path::PathBuf;
 use std::sync::mpsc;
 
-/// A store of its own, gone with it.
+/// A folder for one store, removed with the value.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -42,7 +42,7 @@ impl Drop for Dir {
 }
 
 #[derive(Debug)]
-enum Heard {
+enum Report {
     Completions(ShardId, Completions),
     Claimed(u64, Claimed),
     Expired(Vec<ExpiredMessages>),
@@ -51,35 +51,35 @@ enum Heard {
 struct Running {
     thread: StoreThread,
     sender: StoreSender,
-    heard: mpsc::Receiver<Heard>,
-    /// While it is held, the thread stands still in the next thing it says.
+    reports: mpsc::Receiver<Report>,
+    /// While a test holds it, the thread blocks in its next report.
     gate: Arc<Mutex<()>>,
 }
 
 fn run(dir: &Dir) -> Running {
-    let (say, heard) = mpsc::channel();
+    let (sender, reports) = mpsc::channel();
     let gate = Arc::new(Mutex::new(()));
-    let outlet = |wrap: fn(Heard) -> Heard| {
-        let (say, gate) = (say.clone(), gate.clone());
-        move |heard| {
-            // The test may have heard enough.
-            let _ = say.send(wrap(heard));
+    let sink = |wrap: fn(Report) -> Report| {
+        let (sender, gate) = (sender.clone(), gate.clone());
+        move |report| {
+            // The test may have ended.
+            let _ = sender.send(wrap(report));
             drop(gate.lock());
         }
     };
-    let (told, claimed, expired) = (outlet(|heard| heard), outlet(|heard| heard), outlet(|heard| heard));
-    let outlets = Outlets {
-        told: Box::new(move |shard, what| told(Heard::Completions(shard, what))),
-        claimed: Box::new(move |ticket, what| claimed(Heard::Claimed(ticket, what))),
-        expired: Box::new(move |what| expired(Heard::Expired(what))),
+    let (completions, claimed, expired) = (sink(|report| report), sink(|report| report), sink(|report| report));
+    let sinks = ReportSinks {
+        completions: Box::new(move |shard, what| completions(Report::Completions(shard, what))),
+        claimed: Box::new(move |ticket, what| claimed(Report::Claimed(ticket, what))),
+        expired: Box::new(move |what| expired(Report::Expired(what))),
     };
-    let (thread, sender) = start(dir.open().0, &StoreConfig::default(), outlets).unwrap();
-    Running { thread, sender, heard, gate }
+    let (thread, sender) = start(dir.open().0, &StoreConfig::default(), &Limits::DEFAULT, sinks).unwrap();
+    Running { thread, sender, reports, gate }
 }
 
 impl Running {
-    fn hear(&self) -> Heard {
-        self.heard.recv_timeout(Duration::from_secs(20)).expect("the thread says something")
+    fn report(&self) -> Report {
+        self.reports.recv_timeout(Duration::from_secs(20)).expect("the thread reports")
     }
 
     #[track_caller]
@@ -88,10 +88,10 @@ impl Running {
     }
 }
 
-fn step(shard: u16, number: u64, step: Mutation) -> Request {
+fn mutation(shard: u16, number: u64, mutation: Mutation) -> Request {
     Request::Shard {
         shard: ShardId(shard),
-        command: Command { number: CommandNumber(number), operation: Operation::Mutate(step) },
+        command: Command { number: CommandNumber(number), operation: Operation::Mutate(mutation) },
     }
 }
 
@@ -105,15 +105,15 @@ fn put(shard: u16) -> Request {
         downlink: DownlinkMark::default(),
         uplink: UplinkMark::default(),
     };
-    step(shard, 1, Mutation::PutSession(Box::new(row)))
+    mutation(shard, 1, Mutation::PutSession(Box::new(row)))
 }
 
-fn keep(shard: u16, number: u64) -> Request {
-    keep_until(shard, number, UnixMs(u64::MAX))
+fn store(shard: u16, number: u64) -> Request {
+    store_until(shard, number, UnixMs(u64::MAX))
 }
 
-fn keep_until(shard: u16, number: u64, expires: UnixMs) -> Request {
-    let kept = StoredMessage {
+fn store_until(shard: u16, number: u64, expires: UnixMs) -> Request {
+    let message = StoredMessage {
         session: SessionId(u128::from(shard)),
         offset: Offset(number),
         message: Message::encode(QoS::AtLeastOnce, 1, b"hello", &mut Vec::new()),
@@ -123,7 +123,7 @@ fn keep_until(shard: u16, number: u64, expires: UnixMs) -> Request {
         expires,
         claim: None,
     };
-    step(shard, number, Mutation::PutMessage(Box::new(kept)))
+    mutation(shard, number, Mutation::PutMessage(Box::new(message)))
 }
 
 fn load(shard: u16, number: u64) -> Request {
@@ -132,7 +132,7 @@ fn load(shard: u16, number: u64) -> Request {
 }
 
 #[test]
-fn many_senders_are_all_told_in_order_and_many_share_a_commit() {
+fn many_senders_get_completions_in_order_and_many_share_a_commit() {
     const EACH: u64 = 500;
     const SHARDS: u16 = 4;
     let dir = Dir::new();
@@ -142,7 +142,7 @@ fn many_senders_are_all_told_in_order_and_many_share_a_commit() {
             let sender = running.sender.clone();
             scope.spawn(move || {
                 for number in 1..=EACH {
-                    let request = if number == 1 { put(shard) } else { keep(shard, number) };
+                    let request = if number == 1 { put(shard) } else { store(shard, number) };
                     assert!(sender.try_send(request).is_ok(), "there is room");
                 }
             });
@@ -150,11 +150,11 @@ fn many_senders_are_all_told_in_order_and_many_share_a_commit() {
     });
     let mut upto = [0; SHARDS as usize];
     while upto.iter().any(|upto| *upto < EACH) {
-        match running.hear() {
-            Heard::Completions(ShardId(shard), told) => {
-                assert!(told.upto.0 > upto[usize::from(shard)], "told once, and in order");
-                assert_eq!(told.exceptions, []);
-                upto[usize::from(shard)] = told.upto.0;
+        match running.report() {
+            Report::Completions(ShardId(shard), new) => {
+                assert!(new.upto.0 > upto[usize::from(shard)], "reported once, and in order");
+                assert_eq!(new.exceptions, []);
+                upto[usize::from(shard)] = new.upto.0;
             }
             other => panic!("{other:?}"),
         }
@@ -170,25 +170,25 @@ fn many_senders_are_all_told_in_order_and_many_share_a_commit() {
 }
 
 #[test]
-fn a_shard_is_told_once_per_batch_what_is_not_plainly_done() {
+fn a_shard_gets_one_report_per_batch_with_what_is_not_plainly_done() {
     let dir = Dir::new();
     let running = run(&dir);
-    let held = running.gate.lock().unwrap();
+    let closed_gate = running.gate.lock().unwrap();
     running.send(put(7));
-    assert!(matches!(running.hear(), Heard::Completions(ShardId(7), Completions { upto: CommandNumber(1), .. })));
-    // It stands still: what comes now is one batch.
+    assert!(matches!(running.report(), Report::Completions(ShardId(7), Completions { upto: CommandNumber(1), .. })));
+    // The thread is blocked: what is sent now becomes one batch.
     running.send(load(7, 2));
     running.send(put(8));
-    running.send(keep(7, 3));
+    running.send(store(7, 3));
     let claim = Claim { message_id: "m".into(), until: UnixMs(u64::MAX) };
     running.send(Request::Claim { ticket: 5, claim });
     running.send(Request::Settle { message_id: "m".into(), answer: b"{}".to_vec() });
     running.send(load(7, 4));
-    running.send(keep(9, 1));
-    drop(held);
-    let mut heard = [(); 4].map(|()| running.hear()).into_iter();
-    match heard.next() {
-        Some(Heard::Completions(ShardId(7), Completions { upto: CommandNumber(4), exceptions })) => {
+    running.send(store(9, 1));
+    drop(closed_gate);
+    let mut reports = [(); 4].map(|()| running.report()).into_iter();
+    match reports.next() {
+        Some(Report::Completions(ShardId(7), Completions { upto: CommandNumber(4), exceptions })) => {
             match &exceptions[..] {
                 [(CommandNumber(2), Completion::Loaded(first)), (CommandNumber(4), Completion::Loaded(second))] => {
                     assert_eq!(*first, Page::default());
@@ -199,14 +199,14 @@ fn a_shard_is_told_once_per_batch_what_is_not_plainly_done() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(
-        matches!(heard.next(), Some(Heard::Completions(ShardId(8), Completions { upto: CommandNumber(1), exceptions })) if exceptions.is_empty())
-    );
-    let fenced = [(CommandNumber(1), Completion::Refused(StoreError::Fenced))];
-    assert!(
-        matches!(heard.next(), Some(Heard::Completions(ShardId(9), Completions { upto: CommandNumber(1), exceptions })) if exceptions == fenced)
-    );
-    assert!(matches!(heard.next(), Some(Heard::Claimed(5, Claimed::New))));
+    let mut next_completions = || match reports.next() {
+        Some(Report::Completions(shard, Completions { upto, exceptions })) => (shard, upto, exceptions),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(next_completions(), (ShardId(8), CommandNumber(1), vec![]));
+    let fenced = (CommandNumber(1), Completion::Refused(StoreError::Fenced));
+    assert_eq!(next_completions(), (ShardId(9), CommandNumber(1), vec![fenced]));
+    assert!(matches!(reports.next(), Some(Report::Claimed(5, Claimed::New))));
     let stats = running.sender.stats();
     let counted = [&stats.steps, &stats.loads, &stats.claims, &stats.refused, &stats.commits];
     assert_eq!(counted.map(|counter| counter.load(Ordering::Relaxed)), [4, 2, 2, 1, 2]);
@@ -217,40 +217,43 @@ fn a_shard_is_told_once_per_batch_what_is_not_plainly_done() {
 fn a_full_queue_gives_the_request_back_and_a_stop_finishes_what_is_queued() {
     let dir = Dir::new();
     let running = run(&dir);
-    let held = running.gate.lock().unwrap();
+    let closed_gate = running.gate.lock().unwrap();
     running.send(put(0));
-    running.hear();
+    running.report();
     let mut number = 1;
     let back = loop {
         number += 1;
-        if let Err(request) = running.sender.try_send(keep(0, number)) {
+        if let Err(request) = running.sender.try_send(store(0, number)) {
             break request;
         }
     };
-    assert_eq!((running.sender.len(), number as usize), (QUEUE_MAX, QUEUE_MAX + 2));
+    assert_eq!(
+        (running.sender.len(), number as usize),
+        (Limits::DEFAULT.store_queue_max, Limits::DEFAULT.store_queue_max + 2)
+    );
     assert!(
         matches!(back, Request::Shard { command: Command { number: given_back, .. }, .. } if given_back.0 == number)
     );
-    drop(held);
+    drop(closed_gate);
     running.thread.stop();
-    let told = running.heard.try_iter().filter_map(|heard| match heard {
-        Heard::Completions(_, told) => Some(told.upto),
+    let upto = running.reports.try_iter().filter_map(|report| match report {
+        Report::Completions(_, completions) => Some(completions.upto),
         _ => None,
     });
-    assert_eq!(told.last(), Some(CommandNumber(number - 1)));
-    assert!(running.sender.try_send(keep(0, number)).is_err(), "nobody is there any more");
-    assert_eq!(dir.open().1.sessions[0].waiting as usize, QUEUE_MAX);
+    assert_eq!(upto.last(), Some(CommandNumber(number - 1)));
+    assert!(running.sender.try_send(store(0, number)).is_err(), "nobody is there any more");
+    assert_eq!(dir.open().1.sessions[0].waiting as usize, Limits::DEFAULT.store_queue_max);
 }
 
 #[test]
-fn what_expires_is_removed_and_told() {
+fn what_expires_is_removed_and_reported() {
     let dir = Dir::new();
     let running = run(&dir);
     running.send(put(1));
-    running.send(keep_until(1, 2, UnixMs(2)));
-    running.send(keep(1, 3));
+    running.send(store_until(1, 2, UnixMs(2)));
+    running.send(store(1, 3));
     let expired = loop {
-        if let Heard::Expired(expired) = running.hear() {
+        if let Report::Expired(expired) = running.report() {
             break expired;
         }
     };
@@ -262,26 +265,28 @@ fn what_expires_is_removed_and_told() {
 #[test]
 fn a_panic_refuses_and_does_not_stay_silent() {
     let dir = Dir::new();
-    let (told, heard) = mpsc::channel();
-    let outlets = Outlets {
-        told: Box::new(move |_, what| told.send(what).unwrap()),
+    let (sender, reports) = mpsc::channel();
+    let sinks = ReportSinks {
+        completions: Box::new(move |_, what| sender.send(what).unwrap()),
         claimed: Box::new(|_, _| {}),
         expired: Box::new(|_| {}),
     };
-    let shared = Arc::new(Shared::default());
-    shared.set(&StoreConfig::default());
+    let status = Arc::new(StoreStatus::default());
+    status.set(&StoreConfig::default());
     let (store, requests) = (dir.open().0, bounded(1).1);
-    let mut turns = Turns { store, requests, outlets, shared: shared.clone(), last_len: 1, failed: false };
-    assert_eq!(turns.guarded(|_| -> u8 { panic!("planted") }), None);
-    turns.commit(vec![put(0), load(0, 2)]);
+    let limits = Limits::DEFAULT;
+    let mut store_loop =
+        StoreLoop { store, limits, requests, sinks, status: status.clone(), last_len: 1, failed: false };
+    assert_eq!(store_loop.guarded(|_| -> u8 { panic!("planted") }), None);
+    store_loop.commit(vec![put(0), load(0, 2)]);
     let broken = || Completion::Refused(StoreError::Broken);
     assert_eq!(
-        heard.recv().unwrap(),
+        reports.recv().unwrap(),
         Completions {
             upto: CommandNumber(2),
             exceptions: vec![(CommandNumber(1), broken()), (CommandNumber(2), broken())]
         }
     );
-    assert!(shared.refusing.load(Ordering::Relaxed));
-    assert!(matches!(shared.state(), State::Refusing { why: StoreError::Broken, .. }));
+    assert!(status.refusing.load(Ordering::Relaxed));
+    assert!(matches!(status.state(), State::Refusing { why: StoreError::Broken, .. }));
 }
