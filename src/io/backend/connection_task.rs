@@ -1,9 +1,9 @@
 //! The task of one connection to a backend: connects, then always has exactly one read outstanding.
 //!
 //! Owns the connection's socket and its `ResponseReader`. Because it reads even when no response is expected, a
-//! connection that the backend closes is noticed at once and never picked again. Never drops a pending read, which could
-//! lose bytes: whoever wants to end a connection shuts its socket down, and the read ends. Decides nothing: it reports
-//! to the dispatcher, and hands responses to the sink. Started by `pool`.
+//! connection that the backend closes is noticed at once and never picked again. Never drops a pending read, which
+//! could lose bytes: whoever wants to end a connection shuts its socket down, and the read ends. Decides nothing: it
+//! reports to the dispatcher, and hands responses to the sink. Started by `pool`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -83,7 +83,8 @@ impl ConnectionTask {
         result
     }
 
-    /// Reads responses until the connection ends. Gives the socket back, so that it is closed after its entry is removed.
+    /// Reads responses until the connection ends. Gives the socket back, so that it is closed after its entry is
+    /// removed.
     async fn read_responses(&self, mut socket: OwnedReadHalf<TcpStream>) -> (ConnectionEnd, OwnedReadHalf<TcpStream>) {
         let mut reader = ResponseReader::default();
         loop {

@@ -7,9 +7,9 @@
 //!                └──── after a backoff; at once if the connection was stale ◀────────────────────────┘
 //! ```
 //!
-//! Every accepted request comes back through the sink exactly once. Queues (requests and bytes), connections and responses
-//! are bounded. A warm pool forwards without allocating or spawning, with one `send` per request. `policy::backend`
-//! decides on retries, breaker and balancing; this moves bytes and keeps time.
+//! Every accepted request comes back through the sink exactly once. Queues (requests and bytes), connections and
+//! responses are bounded. A warm pool forwards without allocating or spawning, with one `send` per request.
+//! `policy::backend` decides on retries, breaker and balancing; this moves bytes and keeps time.
 
 mod connection_task;
 mod dispatch;

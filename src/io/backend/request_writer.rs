@@ -1,8 +1,8 @@
 //! Requests to the business server, written into a connection's buffer: PROTOCOL.md sections 2 and 4.
 //!
 //! Owns what is the same in many requests: a `RequestTemplate` is made once per URL, the 2014 signature once per second
-//! (`Signer`), so that the hot path copies bytes and hashes nothing. Has no socket and no clock. Called by the dispatcher
-//! when a request goes out.
+//! (`Signer`), so that the hot path copies bytes and hashes nothing. Has no socket and no clock. Called by the
+//! dispatcher when a request goes out.
 
 use std::io::Write;
 
@@ -159,8 +159,8 @@ impl Signer {
         &self.query
     }
 
-    /// The three headers of Standard Webhooks. Their signature covers the timestamp and the body, so it is made for every
-    /// attempt.
+    /// The three headers of Standard Webhooks. Their signature covers the timestamp and the body, so it is made for
+    /// every attempt.
     fn put_webhook_headers(&self, out: &mut Vec<u8>, request: &HookRequest, number: RequestNumber, now: Now<'_>) {
         let Some(key) = &self.webhook_key else { return };
         let mut own_id = [0; OWN_ID_LEN];
@@ -210,8 +210,8 @@ fn put_number(out: &mut Vec<u8>, mut number: u64) {
     }
 }
 
-/// The client's query as it is. Bytes that would end the request line are percent-encoded here, even if an earlier check
-/// should have refused them.
+/// The client's query as it is. Bytes that would end the request line are percent-encoded here, even if an earlier
+/// check should have refused them.
 fn put_query(out: &mut Vec<u8>, query: &str) {
     for byte in query.bytes() {
         if matches!(byte, b'!'..=b'~') && byte != b'#' {
@@ -222,8 +222,8 @@ fn put_query(out: &mut Vec<u8>, query: &str) {
     }
 }
 
-/// The client's header lines that `policy::headers` lets through. The upgrade has filtered them already; here it is made
-/// sure that no second identity and no smuggled Content-Length goes out, whatever put the lines together.
+/// The client's header lines that `policy::headers` lets through. The upgrade has filtered them already; here it is
+/// made sure that no second identity and no smuggled Content-Length goes out, whatever put the lines together.
 fn put_client_headers(out: &mut Vec<u8>, lines: &[u8]) {
     debug_assert!(lines.is_empty() || lines.ends_with(b"\r\n"), "whole lines");
     for line in lines.split_inclusive(|byte| *byte == b'\n') {

@@ -1,9 +1,9 @@
 //! Host names to addresses, off the ring threads: one thread for the process, which may block as long as it likes.
 //!
-//! Owns the thread and the table of names. An address is used for a while, and then still used while the name is resolved
-//! again, so that only a name's first use ever waits, and a name server's outage is not ours. Reads no clock: callers
-//! say what time it is. Called by the pools of all workers, each with a `Resolver` of its own; address literals never
-//! reach the thread.
+//! Owns the thread and the table of names. An address is used for a while, and then still used while the name is
+//! resolved again, so that only a name's first use ever waits, and a name server's outage is not ours. Reads no clock:
+//! callers say what time it is. Called by the pools of all workers, each with a `Resolver` of its own; address literals
+//! never reach the thread.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -83,7 +83,8 @@ impl Resolver {
         Ok(Resolver { table, queries, seen: Cell::new(0), ttl_ms, failed_ttl_ms })
     }
 
-    /// `wake` is called on the resolver's thread after every result. It should wake the worker, which then calls `poll`.
+    /// `wake` is called on the resolver's thread after every result. It should wake the worker, which then calls
+    /// `poll`.
     pub fn on_result(&self, wake: impl Fn() + Send + Sync + 'static) {
         lock(&self.table.wakers).push(Box::new(wake));
     }

@@ -95,7 +95,8 @@ impl ResponseReader {
         }
     }
 
-    /// The backend has closed the connection. A response that ends with its connection is now complete, any other is cut.
+    /// The backend has closed the connection. A response that ends with its connection is now complete, any other is
+    /// cut.
     pub fn finish(&mut self, on_response: impl FnOnce(&ResponseHead<'_>, &[u8], bool)) -> Result<(), Failure> {
         let state = self.body_state.as_mut().ok_or(Failure::Reset)?;
         state.decoder.finish().map_err(body_failure)?;

@@ -1,7 +1,7 @@
 //! The dispatcher as the pool's handle and the tasks of connections share it.
 //!
-//! Owns the rule for the borrow: the dispatcher is borrowed for one call, never across an await, and never while the sink
-//! is called. So the sink may submit again. Called by `pool` and by `connection_task`.
+//! Owns the rule for the borrow: the dispatcher is borrowed for one call, never across an await, and never while the
+//! sink is called. So the sink may submit again. Called by `pool` and by `connection_task`.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -122,7 +122,8 @@ impl Breaker {
         Change::Opened
     }
 
-    /// The request was never made, or ended without a fact about the backend. If it was the probe, the next one may be it.
+    /// The request was never made, or ended without a fact about the backend. If it was the probe, the next one may be
+    /// it.
     pub fn unused(&mut self, permit: Permit, now: Tick) {
         if permit.epoch == self.epoch && self.state == State::Probing {
             self.enter(State::Open { until: now });

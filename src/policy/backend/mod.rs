@@ -1,7 +1,8 @@
-//! Decisions about the business server: what a response means, when to retry, which upstream to choose, and when to stop
-//! sending to one.
+//! Decisions about the business server: what a response means, when to retry, which upstream to choose, and when to
+//! stop sending to one.
 //!
-//! Owns the breaker, the backoff and the balancer, and reads the headers and the connect answer that act on a connection. Never waits, never sends and reads no clock: the caller passes the time in and does what is decided.
+//! Owns the breaker, the backoff and the balancer, and reads the headers and the connect answer that act on a
+//! connection. Never waits, never sends and reads no clock: the caller passes the time in and does what is decided.
 //! Called by `io::backend`, which owns the connections, and by the worker, which applies `Actions` to its shard.
 
 pub mod actions;

@@ -6,8 +6,8 @@
 //!             removed           └────────▶ Closing ◀──┘    (Closing: shut down, and its task is about to end)
 //! ```
 //!
-//! Owns the sockets' numbers, the write buffers and the table's entries; the task of a connection owns its socket. Sends
-//! without waiting and shuts down; never reads and never waits. Called by the dispatcher only.
+//! Owns the sockets' numbers, the write buffers and the table's entries; the task of a connection owns its socket.
+//! Sends without waiting and shuts down; never reads and never waits. Called by the dispatcher only.
 
 use std::io::{self, ErrorKind};
 use std::ops::{Index, IndexMut};
@@ -247,8 +247,8 @@ impl UpstreamConnection {
         (self.state, self.request, self.deadline) = (ConnectionState::Busy, Some(request), deadline);
     }
 
-    /// Has `write` fill the buffer with a request, and gives it to the kernel, which nearly always takes all of it. What
-    /// it does not take is to be sent by a task and to come back to `rest_sent`.
+    /// Has `write` fill the buffer with a request, and gives it to the kernel, which nearly always takes all of it.
+    /// What it does not take is to be sent by a task and to come back to `rest_sent`.
     pub fn send(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Option<Unsent> {
         write(&mut self.out);
         let fd = self.fd.expect("a connection that stands has a socket");

@@ -1,10 +1,11 @@
-//! Joins the tables: takes requests in, sends them out on connections, and decides what responses, failures and time mean
-//! to them.
+//! Joins the tables: takes requests in, sends them out on connections, and decides what responses, failures and time
+//! mean to them.
 //!
-//! A request is in its hook's queue, or on exactly one connection, and nowhere else, until it is given back. Never waits,
-//! never reads and reads no clock; the only calls to the outside are a `send` that does not wait, a shutdown, the start
-//! of a task and the alarm. Requests that end without a response wait in `Requests` until the sink can be called, which
-//! is when no borrow is held. Called by `SharedDispatcher`, for the pool's handle and for the tasks of connections.
+//! A request is in its hook's queue, or on exactly one connection, and nowhere else, until it is given back. Never
+//! waits, never reads and reads no clock; the only calls to the outside are a `send` that does not wait, a shutdown,
+//! the start of a task and the alarm. Requests that end without a response wait in `Requests` until the sink can be
+//! called, which is when no borrow is held. Called by `SharedDispatcher`, for the pool's handle and for the tasks of
+//! connections.
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -249,8 +250,8 @@ impl Dispatcher {
         self.options.body_bytes_max
     }
 
-    /// A whole response has come. Returns the request, when this ends it. The connection, and perhaps others, already go
-    /// on with what waits.
+    /// A whole response has come. Returns the request, when this ends it. The connection, and perhaps others, already
+    /// go on with what waits.
     pub fn responded(
         &mut self,
         connection: ConnectionIndex,

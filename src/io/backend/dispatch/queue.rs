@@ -1,7 +1,7 @@
 //! The requests of one hook that wait: for a connection, or until their next attempt is due.
 //!
-//! Owns their order and their times, not the requests: those lie in `Requests`. A request is in a queue at most once. No
-//! clock and no socket. Called by the dispatcher, through the hook's `Route`.
+//! Owns their order and their times, not the requests: those lie in `Requests`. A request is in a queue at most once.
+//! No clock and no socket. Called by the dispatcher, through the hook's `Route`.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};

@@ -1,7 +1,7 @@
 //! Per hook: where its requests can go, and the requests that wait to go there.
 //!
-//! Owns the queues, the targets and the balancers. Reads upstreams to choose among targets, and never changes one. Called
-//! by the dispatcher only.
+//! Owns the queues, the targets and the balancers. Reads upstreams to choose among targets, and never changes one.
+//! Called by the dispatcher only.
 
 use std::ops::{Index, IndexMut};
 use std::rc::Rc;

@@ -1,7 +1,7 @@
 //! What the dispatcher and the tasks of connections are to each other.
 //!
-//! The dispatcher starts tasks through `ConnectionTasks` and knows no more of them; a task reports to the dispatcher, at
-//! last how its connection ended. So neither file imports the other. Implemented by `pool`.
+//! The dispatcher starts tasks through `ConnectionTasks` and knows no more of them; a task reports to the dispatcher,
+//! at last how its connection ended. So neither file imports the other. Implemented by `pool`.
 
 use std::net::IpAddr;
 use std::sync::Arc;

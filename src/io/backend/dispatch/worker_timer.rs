@@ -1,12 +1,12 @@
 //! The earliest deadline of a pool, and what the worker's timer is set to.
 //!
-//! Keeps the two apart: the earliest deadline may be too early (its cause has gone since), never too late; the worker is
-//! called only when its timer is set too late. Called by the dispatcher only.
+//! Keeps the two apart: the earliest deadline may be too early (its cause has gone since), never too late; the worker
+//! is called only when its timer is set too late. Called by the dispatcher only.
 
 use crate::base::time::Tick;
 
-/// Called when the pool's next deadline has become earlier than `Pool::next_deadline` last said, so that the worker sets
-/// its timer again. It is called while the pool is borrowed and must not call the pool.
+/// Called when the pool's next deadline has become earlier than `Pool::next_deadline` last said, so that the worker
+/// sets its timer again. It is called while the pool is borrowed and must not call the pool.
 pub type Alarm = Box<dyn Fn(Tick)>;
 
 pub struct WorkerTimer {
