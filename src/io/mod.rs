@@ -1,9 +1,19 @@
 //! The outside world. The only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
 //!
 //! ```text
-//! accept ─► serve (HTTP) ─► upgrade ─► session ─► core ─► shard
-//!              └─► calls ──────────────────────────┘  └─► backend (pool), lines and answers (writes), mailbox
+//! worker::tasks   accept, timers, messages, the end of a turn, drain
+//!       │
+//! http::serve ─► client::upgrade ─► handover::worker      api::calls, idempotent, pages      hooks::completions
+//!       │              │ client::task                            │ query                            │ lifecycle
+//!       └──────────────┴──────────────────┬──────────────────────┴──────────────────────────────────┘
+//!                                worker::turn   the shard, and what carries out its outputs
+//!                                         │
+//! client::sockets   http::responses   api::gather   hooks::jobs   worker::peers   store::queue   handover::channel
+//!       └───────────────┴─────────────────┴───────────────┴──────────────┴──────────────┴────────────┘
+//!                                      runtime
 //! ```
+//! A file uses files below it, never above: what a completion or a message has to set off above `worker::turn` arrives
+//! there as the value of a oneshot.
 
 pub mod api;
 pub mod backend;

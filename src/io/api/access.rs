@@ -21,7 +21,18 @@ pub enum Pass {
     },
     /// Signed in its query as in 2014: verified with the rest of the query, since the body is here already.
     Query,
-    Refused(String),
+    Refused(AccessRefusal),
+}
+
+/// Why a call may not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessRefusal {
+    #[error("no token or secret is configured")]
+    Keyless,
+    #[error("webhook signature missing")]
+    NoWebhookSignature,
+    #[error("{0}")]
+    Signature(#[from] SignError),
 }
 
 /// Decided from the head alone, before the body is read; `is_whole`: the body is here already.
@@ -45,15 +56,15 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, peer: IpAddr,
         return Pass::Webhook { id, timestamp, signatures };
     }
     if !rules.accepts_2014() {
-        let why = if rules.is_keyless() { "no token or secret is configured" } else { "webhook signature missing" };
-        return Pass::Refused(why.into());
+        let is_keyless = rules.is_keyless();
+        return Pass::Refused(if is_keyless { AccessRefusal::Keyless } else { AccessRefusal::NoWebhookSignature });
     }
     if is_whole && matches!(route, Route::Send | Route::Broadcast) {
         return Pass::Query;
     }
     match verify(worker, &Signature::read(head.query)) {
         Ok(()) => Pass::Granted,
-        Err(error) => Pass::Refused(error.to_string()),
+        Err(error) => Pass::Refused(error.into()),
     }
 }
 
@@ -79,13 +90,11 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
     given.is_some_and(|given| bool::from(given.as_bytes().ct_eq(token.as_bytes())))
 }
 
-/// The answer to a call that may not be made.
-pub fn refused(route: Route, why: &str) -> Response {
-    match route.access() {
-        // 2014's way: HTTP 200, and the status in the body.
-        Access::Signed => refusal(200, why),
-        _ => refusal(401, why),
-    }
+/// The response to a call that may not be made.
+pub fn refused(route: Route, why: AccessRefusal) -> Response {
+    // 2014's way for signed calls: HTTP 200, and the status in the body.
+    let status = if route.access() == Access::Signed { 200 } else { 401 };
+    refusal(status, &why.to_string())
 }
 
 /// The signature of Standard Webhooks, which covers the body.

@@ -29,7 +29,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
     if let Pass::Webhook { id, timestamp, signatures } = pass {
         if let Err(error) = access::verify_webhook(worker, SignedWebhook { id, timestamp, signatures }, body) {
             worker.count(|counters| &counters.signatures_refused);
-            return access::refused(route, &error.to_string());
+            return access::refused(route, error.into());
         }
     }
     match route {
@@ -51,7 +51,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
                 let (signature, read) = api::read_send(route, query, timeouts);
                 if let Err(error) = access::verify(worker, &signature) {
                     worker.count(|counters| &counters.signatures_refused);
-                    return access::refused(route, &error.to_string());
+                    return access::refused(route, error.into());
                 }
                 read
             } else {

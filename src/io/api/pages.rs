@@ -21,17 +21,34 @@ pub fn ok() -> Response {
 
 /// New clients may come.
 pub fn ready(worker: &Worker) -> Response {
+    match check_ready(worker) {
+        Ok(()) => ok(),
+        Err(why) => Response::plain(503, &why.to_string()),
+    }
+}
+
+fn check_ready(worker: &Worker) -> Result<(), NotReady> {
     let shared = worker.shared();
     if shared.is_draining() {
-        return Response::plain(503, "going away");
+        return Err(NotReady::GoingAway);
     }
     if shared.stuck_worker(clock::monotonic()).is_some() {
-        return Response::plain(503, "a worker is stuck");
+        return Err(NotReady::WorkerStuck);
     }
     match shared.store().filter(|store| !store.is_ready()).map(StoreSender::state) {
-        Some(State::Refusing { detail, .. }) => Response::plain(503, &detail),
-        _ => ok(),
+        Some(State::Refusing { detail, .. }) => Err(NotReady::StoreRefuses { detail }),
+        _ => Ok(()),
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotReady {
+    #[error("going away")]
+    GoingAway,
+    #[error("a worker is stuck")]
+    WorkerStuck,
+    #[error("{detail}")]
+    StoreRefuses { detail: String },
 }
 
 /// The page that shows /info/.

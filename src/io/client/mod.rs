@@ -2,6 +2,7 @@
 
 pub mod connecting;
 pub mod lifecycle;
+pub mod refusal;
 pub mod sockets;
 pub mod task;
 pub mod upgrade;

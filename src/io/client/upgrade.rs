@@ -1,15 +1,15 @@
 //! From a request to a client: checks the upgrade, calls the connect hook, answers 101 or says why not.
 
 use super::connecting::{Connect, ConnectOutcome};
+use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
 use crate::io::handover::channel::Arrival;
 use crate::io::handover::worker as handover;
-use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
-use crate::policy::admission::{NotAdmitted, Place};
+use crate::policy::admission::Place;
 use crate::policy::headers::forwarded;
 use crate::shard::command::StoreError;
 use crate::shard::{Input, Mode};
@@ -34,26 +34,21 @@ pub struct UpgradePlan {
 }
 
 /// Reads the upgrade. The connect hook is not called for one that cannot succeed.
-pub fn plan(worker: &Worker, head: &RequestHead<'_>, peer: IpAddr) -> Result<UpgradePlan, Response> {
+pub fn plan(worker: &Worker, head: &RequestHead<'_>, peer: IpAddr) -> Result<UpgradePlan, ConnectRefusal> {
     let rules = worker.rules();
-    let upgrade = Upgrade::read(head.method, head.version_minor, head.headers.iter()).map_err(|refusal| {
-        let response = Response::plain(refusal.status(), &refusal.to_string());
-        refusal.headers().iter().fold(response, |response, &(name, value)| response.with_header(name, value))
-    })?;
+    let upgrade = Upgrade::read(head.method, head.version_minor, head.headers.iter());
+    let upgrade = upgrade.map_err(ConnectRefusal::Handshake)?;
     if head.framing != BodyFraming::None {
-        return Err(Response::plain(400, "an upgrade has no body"));
+        return Err(ConnectRefusal::HasBody);
     }
     check_origin(worker, &rules, head)?;
     let (device, platform) = match rules.mode() {
         Mode::Echo => Default::default(),
         _ => device_and_platform(worker, head)?,
     };
-    let place = worker.shared().admission().admit(peer, rules.admission()).map_err(|why| match why {
-        NotAdmitted::Full => Response::retry_later(503, "too many connections"),
-        NotAdmitted::TooManyFromAddress => Response::retry_later(429, "too many connections from this address"),
-    })?;
+    let place = worker.shared().admission().admit(peer, rules.admission())?;
     if worker.shared().is_draining() {
-        return Err(Response::retry_later(503, "going away"));
+        return Err(ConnectRefusal::GoingAway);
     }
     let greets = rules.mode() != Mode::Echo && upgrade.offers(handshake::SUBPROTOCOL);
     let mut response = Vec::with_capacity(RESPONSE_ROOM);
@@ -75,7 +70,7 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, peer: IpAddr) -> Result<Upg
     })
 }
 
-fn check_origin(worker: &Worker, rules: &Rules, head: &RequestHead<'_>) -> Result<(), Response> {
+fn check_origin(worker: &Worker, rules: &Rules, head: &RequestHead<'_>) -> Result<(), ConnectRefusal> {
     let allowed = &rules.config().allowed_origins;
     if allowed.is_empty() {
         return Ok(());
@@ -85,11 +80,11 @@ fn check_origin(worker: &Worker, rules: &Rules, head: &RequestHead<'_>) -> Resul
         return Ok(());
     }
     worker.count(|counters| &counters.origin_refused);
-    Err(Response::plain(403, "this origin is not allowed"))
+    Err(ConnectRefusal::Origin)
 }
 
 /// By header (with minus or underscore) or by query parameter.
-fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(String, String), Response> {
+fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(String, String), ConnectRefusal> {
     let named = |name: &str| {
         let header = head.headers.get_loose(name).and_then(|value| std::str::from_utf8(value).ok());
         let value = header.map(String::from).or_else(|| {
@@ -102,7 +97,7 @@ fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(Strin
         (Some(device), Some(platform)) => Ok((device, platform)),
         _ => {
             worker.count(|counters| &counters.connect_refused);
-            Err(Response::plain(401, "X-DEVICEID and X-CLIENT-OS must be given, as headers or as query parameters"))
+            Err(ConnectRefusal::NoDevice)
         }
     }
 }
@@ -123,13 +118,13 @@ fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[
 }
 
 /// Calls the connect hook. When the business server agrees, the socket becomes a client's; otherwise it comes back with
-/// what to answer.
+/// the reason.
 pub async fn connect(
     worker: Rc<Worker>,
     socket: Socket,
     plan: UpgradePlan,
     early: Vec<u8>,
-) -> Result<(), (Socket, Response)> {
+) -> Result<(), (Socket, ConnectRefusal)> {
     let UpgradePlan { response, greets, digest, query, headers, place } = plan;
     let (key, identity) = lifecycle::reserve(&worker, digest, socket.fd());
     let rules = worker.rules();
@@ -147,7 +142,7 @@ pub async fn connect(
             ConnectOutcome::Attaching { cookie, attached } => {
                 attached.await.unwrap_or(Err(StoreError::Unreachable)).err().map(|why| {
                     worker.hooks().close(identity, cookie, worker.now());
-                    Response::session_not_stored(why)
+                    ConnectRefusal::SessionNotStored(why)
                 })
             }
             ConnectOutcome::OwnedElsewhere(session) => {
@@ -158,17 +153,17 @@ pub async fn connect(
             ConnectOutcome::Refused => {
                 worker.count(|counters| &counters.connect_refused);
                 debug!(%identity, "refused by the backend");
-                Some(Response::plain(401, "refused"))
+                Some(ConnectRefusal::Refused)
             }
             ConnectOutcome::Failed => {
                 worker.count(|counters| &counters.connect_failed);
                 debug!(%identity, "the backend did not answer");
-                Some(Response::retry_later(503, "the business server does not answer"))
+                Some(ConnectRefusal::NoAnswer)
             }
         };
-        if let Some(response) = refused {
+        if let Some(why) = refused {
             lifecycle::abandon(&worker, key);
-            return Err((socket, response));
+            return Err((socket, why));
         }
     }
     debug!(%identity, "open");

@@ -9,9 +9,9 @@
 use super::channel::{Arrival, NotHandedOver};
 use crate::base::id::{ConnKey, Identity};
 use crate::io::client::connecting::{Attached, SessionRequest};
+use crate::io::client::refusal::ConnectRefusal;
 use crate::io::client::{lifecycle, task};
 use crate::io::http::connection;
-use crate::io::http::response::Response;
 use crate::io::runtime::oneshot::Oneshot;
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::message::PeerMessage;
@@ -25,13 +25,13 @@ use std::time::Duration;
 use tracing::{debug, warn};
 
 /// Hands a connection that the backend has let in to the owner of its session. When that is not possible, the socket
-/// comes back with what to answer.
+/// comes back with the reason.
 pub async fn hand_over(
     worker: &Rc<Worker>,
     key: ConnKey,
     socket: Socket,
     arrival: Arrival,
-) -> Result<(), (Socket, Response)> {
+) -> Result<(), (Socket, ConnectRefusal)> {
     let owner = home(&arrival.session.name, worker.shared().workers_len());
     let limits = worker.limits();
     let mut arrival = Box::new(arrival);
@@ -55,7 +55,7 @@ pub async fn hand_over(
     lifecycle::abandon(worker, key);
     let Arrival { identity, session, .. } = *arrival;
     worker.hooks().close(identity, cookie_of(&session), worker.now());
-    Err((socket, Response::retry_later(503, "the session's worker is too busy")))
+    Err((socket, ConnectRefusal::OwnerBusy))
 }
 
 /// Takes over the connections that wait in this worker's channel, a bounded number.
@@ -104,7 +104,7 @@ async fn attach(worker: Rc<Worker>, attaching: Attaching) {
         Err(why) => {
             lifecycle::abandon(&worker, key);
             worker.hooks().close(identity, cookie, worker.now());
-            connection::refuse(worker, socket, &Response::session_not_stored(why)).await;
+            connection::refuse(worker, socket, ConnectRefusal::SessionNotStored(why)).await;
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::response::Response;
 use super::responses::ResponseWriter;
+use crate::io::client::refusal::ConnectRefusal;
 use crate::io::runtime::deadlines::Watch;
 use crate::io::runtime::net;
 use crate::io::runtime::socket::Socket;
@@ -28,12 +29,21 @@ pub struct HttpConnection {
     has_served: bool,
 }
 
+/// What did not come in time.
+#[derive(Debug, thiserror::Error)]
+enum Late {
+    #[error("the request was not complete in time")]
+    Request,
+    #[error("the body was not complete in time")]
+    Body,
+}
+
 /// The last response to a connection that was to become a client.
-pub async fn refuse(worker: Rc<Worker>, socket: Socket, response: &Response) {
+pub async fn refuse(worker: Rc<Worker>, socket: Socket, why: ConnectRefusal) {
     let watch = worker.deadlines().watch(socket.fd());
     let (writer, buffer, body) = Default::default();
     let mut connection = HttpConnection { worker, writer, socket, watch, buffer, body, has_served: true };
-    connection.respond(response, false).await;
+    connection.respond(&why.response(), false).await;
     connection.linger().await;
 }
 
@@ -89,7 +99,7 @@ impl HttpConnection {
             match scanner.advance(&self.buffer, &HeadLimits::REQUEST) {
                 // What came at the last moment came too late: its socket is not read any more.
                 Ok(Some(_)) if self.watch.expired() => {
-                    self.time_out("the request was not complete in time").await;
+                    self.time_out(Late::Request).await;
                     return None;
                 }
                 Ok(Some(len)) => return Some(len),
@@ -107,7 +117,7 @@ impl HttpConnection {
             }
             if !self.read_more().await {
                 if self.watch.expired() && has_begun {
-                    self.time_out("the request was not complete in time").await;
+                    self.time_out(Late::Request).await;
                 } else if self.watch.expired() && !self.has_served {
                     self.worker.count(|counters| &counters.http_timeouts);
                 }
@@ -163,7 +173,7 @@ impl HttpConnection {
             self.buffer.drain(head..head + progress.consumed);
             if !self.read_more().await {
                 if self.watch.expired() {
-                    self.time_out("the body was not complete in time").await;
+                    self.time_out(Late::Body).await;
                 }
                 return None;
             }
@@ -218,9 +228,9 @@ impl HttpConnection {
         self.worker.due_by(deadline);
     }
 
-    async fn time_out(&mut self, why: &str) {
+    async fn time_out(&mut self, late: Late) {
         self.worker.count(|counters| &counters.http_timeouts);
-        self.respond(&Response::plain(408, why), false).await;
+        self.respond(&Response::plain(408, &late.to_string()), false).await;
     }
 
     async fn refuse_body(&mut self, status: u16, why: &str) {

@@ -1,6 +1,5 @@
 //! An HTTP response of ours, as a value and as bytes.
 
-use crate::shard::command::StoreError;
 use crate::wire::http1::push_number;
 use std::borrow::Cow;
 use std::io::Write;
@@ -26,21 +25,12 @@ impl Response {
         Response::new(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
     }
 
-    /// A refusal that is about now: later the same request may succeed.
-    pub fn retry_later(status: u16, why: &str) -> Response {
-        Response::plain(status, why).with_retry_after()
-    }
-
-    /// The store does not take the session of a connection.
-    pub fn session_not_stored(why: StoreError) -> Response {
-        Response::retry_later(503, &format!("the session cannot be kept: {why}"))
-    }
-
     pub fn with_header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Response {
         self.headers.push((name, value.into()));
         self
     }
 
+    /// Later the same request may succeed.
     pub fn with_retry_after(self) -> Response {
         self.with_header("Retry-After", RETRY_AFTER_S)
     }

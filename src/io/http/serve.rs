@@ -154,11 +154,11 @@ impl Server {
     fn plan_upgrade(&self, head: &RequestHead<'_>) -> Action {
         match upgrade::plan(self.worker(), head, self.peer) {
             Ok(plan) => Action::Upgrade(Box::new(plan)),
-            Err(response) => {
-                if matches!(response.status(), 400 | 405 | 426) {
+            Err(why) => {
+                if matches!(why.status(), 400 | 405 | 426) {
                     self.worker().count(|counters| &counters.http_refused);
                 }
-                Action::Respond(response)
+                Action::Respond(why.response())
             }
         }
     }
@@ -170,8 +170,8 @@ impl Server {
         }
         let (worker, socket, early) = self.connection.into_socket(head);
         let refused = upgrade::connect(worker.clone(), socket, plan, early).await;
-        let Err((socket, response)) = refused else { return };
-        connection::refuse(worker, socket, &response).await;
+        let Err((socket, why)) = refused else { return };
+        connection::refuse(worker, socket, why).await;
     }
 
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the
@@ -179,7 +179,7 @@ impl Server {
     async fn call(&mut self, head: usize, call: CallPlan, keep_alive: bool) -> Option<usize> {
         if let Pass::Refused(why) = &call.pass {
             self.worker().count(|counters| &counters.signatures_refused);
-            let response = access::refused(call.route, why);
+            let response = access::refused(call.route, *why);
             let keep_alive = keep_alive && call.framing == BodyFraming::None;
             self.connection.respond(&response, keep_alive).await;
             return keep_alive.then_some(head);

@@ -1,4 +1,5 @@
-//! The clock, read here and nowhere else. A worker reads it once per turn and tells everybody else what time it is.
+//! The clock, read here and nowhere else. A worker reads it once per turn; everything else in the worker is given that
+//! time.
 
 use crate::base::time::Tick;
 use crate::shard::command::UnixMs;
@@ -6,7 +7,7 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// One worker's view of the time: read when first asked in a turn, the same until the turn ends.
+/// One worker's view of the time: read when it is first needed in a turn, and the same until the turn ends.
 #[derive(Default)]
 pub struct Clock {
     now: Cell<Option<Tick>>,
@@ -22,7 +23,7 @@ impl Clock {
         now
     }
 
-    /// What comes next happens later.
+    /// The next reading is another.
     pub fn end_turn(&self) {
         self.now.set(None);
     }

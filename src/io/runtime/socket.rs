@@ -1,4 +1,5 @@
-//! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn (`flush`).
+//! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn
+//! (`ClientSockets::flush`, `DueResponses`).
 
 use monoio::buf::IoBufMut;
 use monoio::io::AsyncReadRent;
@@ -6,10 +7,10 @@ use monoio::net::UnixStream;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-/// A connected socket of whatever family, as its session task owns it. Closed on drop.
+/// A connected socket of whatever family, as its task owns it. Closed on drop.
 ///
 /// Underneath it is monoio's `UnixStream`, which is a bare descriptor; its `TcpStream` carries 80 bytes of cached
-/// addresses that nobody asks for, times a million.
+/// addresses that nobody needs, times a million.
 pub struct Socket(UnixStream);
 
 impl Socket {

@@ -1,5 +1,5 @@
-//! The system calls that std and monoio have no word for, each wrapped once. Descriptors are plain numbers here:
-//! whoever calls owns them and knows in which table they lie.
+//! The system calls that std and monoio do not offer, each wrapped once. Those of TCP are in `net`. Descriptors are
+//! plain numbers here: the caller owns them and knows in which table they lie.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -113,7 +113,7 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Sends a copy of a descriptor with a number; never waits.
-pub fn send_descriptor(door: RawFd, fd: RawFd, mut number: u64) -> io::Result<()> {
+pub fn send_descriptor(socket: RawFd, fd: RawFd, mut number: u64) -> io::Result<()> {
     let mut part = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: size_of::<u64>() };
     let mut control = [0u64; CONTROL_WORDS];
     // SAFETY: the message points at live memory of the lengths it names; the control buffer is aligned as a header of
@@ -127,13 +127,13 @@ pub fn send_descriptor(door: RawFd, fd: RawFd, mut number: u64) -> io::Result<()
         ((*header).cmsg_level, (*header).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
         (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
         libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
-        libc::sendmsg(door, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        libc::sendmsg(socket, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// What `send_descriptor` sent; never waits. The descriptor is missing when this thread's table has no room for it.
-pub fn receive_descriptor(door: RawFd) -> io::Result<(u64, Option<OwnedFd>)> {
+pub fn receive_descriptor(socket: RawFd) -> io::Result<(u64, Option<OwnedFd>)> {
     let mut number = 0u64;
     let mut part = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: size_of::<u64>() };
     let mut control = [0u64; CONTROL_WORDS];
@@ -143,22 +143,22 @@ pub fn receive_descriptor(door: RawFd) -> io::Result<(u64, Option<OwnedFd>)> {
         (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
         message.msg_control = control.as_mut_ptr().cast();
         message.msg_controllen = size_of_val(&control) as _;
-        let received = libc::recvmsg(door, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC);
+        let received = libc::recvmsg(socket, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC);
         match received {
             ..0 => return Err(io::Error::last_os_error()),
             received if received as usize != size_of::<u64>() => return Err(ErrorKind::UnexpectedEof.into()),
             _ => {}
         }
         let header = libc::CMSG_FIRSTHDR(&raw const message);
-        let came = !header.is_null()
+        let has_descriptor = !header.is_null()
             && ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS)
             && (*header).cmsg_len as usize >= libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize;
-        let fd = came.then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()));
+        let fd = has_descriptor.then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()));
         Ok((number, fd))
     }
 }
 
-/// An epoll set that tells when blocked sockets can be written again.
+/// An epoll set that reports when blocked sockets can be written again.
 pub fn epoll_create() -> io::Result<OwnedFd> {
     // SAFETY: takes a number only; the new descriptor is owned by nobody else.
     unsafe { Ok(OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?)) }
@@ -185,7 +185,7 @@ pub fn epoll_take(epoll: RawFd, events: &mut [libc::epoll_event]) -> usize {
     count.max(0) as usize
 }
 
-/// Keeps these signals for `wait_signal`. Before any thread is started: threads inherit it.
+/// Blocks these signals, so that `wait_signal` gets them. Call it before any thread is started: threads inherit it.
 pub fn block_signals(signals: &[i32]) {
     // SAFETY: the set is plain memory that outlives the call.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &signal_set(signals), std::ptr::null_mut()) };
