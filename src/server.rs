@@ -197,9 +197,10 @@ impl Server {
             Ok(report) => info!("{report}"),
             Err(errors) => error!("the configuration was not changed:\n{errors}"),
         }
-        if let Some(ReturnAddress { worker, oneshot }) = caller {
+        if let Some(caller) = caller {
             // When the mailbox is full, the call ends at its deadline.
-            let _ = self.shared.mailbox(worker).try_send(PeerMessage::Reloaded { waits: oneshot, outcome });
+            let reloaded = PeerMessage::Reloaded { waits: caller.oneshot(), outcome };
+            let _ = self.shared.mailbox(caller.worker()).try_send(reloaded);
         }
     }
 }

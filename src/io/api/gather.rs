@@ -46,13 +46,13 @@ impl Gathers {
             return None;
         }
         let oneshot = self.open.open(Sum { missing: 1, reply: None }, deadline);
-        let address = ReturnAddress { worker: self.worker, oneshot: oneshot.id() };
+        let address = ReturnAddress::new(self.worker, oneshot.id());
         Some(Gather { oneshot, query: QueryId(address.pack()) })
     }
 
     /// One shard's reply. A reply that nobody waits for is dropped.
     pub fn resolve(&self, query: QueryId, reply: Reply) {
-        self.open.fold(ReturnAddress::unpack(query.0).oneshot, |sum| {
+        self.open.fold(ReturnAddress::unpack(query.0).oneshot(), |sum| {
             match &mut sum.reply {
                 Some(total) => total.add(reply),
                 none => *none = Some(reply),
@@ -68,7 +68,7 @@ impl Gathers {
 
 /// The worker that gathers the replies to this query.
 pub fn origin(query: QueryId) -> ShardId {
-    ReturnAddress::unpack(query.0).worker
+    ReturnAddress::unpack(query.0).worker()
 }
 
 impl Gather {

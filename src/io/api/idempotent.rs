@@ -30,9 +30,10 @@ struct FirstCall<'a> {
 
 impl Drop for FirstCall<'_> {
     fn drop(&mut self) {
-        for ReturnAddress { worker, oneshot } in self.worker.shared().in_flight().end(&self.id) {
+        for caller in self.worker.shared().in_flight().end(&self.id) {
             let response = self.response.clone();
-            self.worker.send_message(worker, PeerMessage::CallEnded { waits: oneshot, response });
+            let message = PeerMessage::CallEnded { waits: caller.oneshot(), response };
+            self.worker.send_message(caller.worker(), message);
         }
     }
 }
@@ -46,7 +47,7 @@ pub async fn send_once(worker: &Worker, id: &str, to: &Targets<'_>, message: Out
     loop {
         let first_ends = worker.now() + worker.rules().timeouts().max + FIRST_CALL_GRACE_MS;
         let repeat = worker.calls().repeats().open((), first_ends);
-        let caller = ReturnAddress { worker: worker.id(), oneshot: repeat.id() };
+        let caller = ReturnAddress::new(worker.id(), repeat.id());
         match worker.shared().in_flight().begin(&id, caller) {
             Begin::First => break,
             Begin::Refused => return Err(Refusal::TooManyCalls),
@@ -98,7 +99,7 @@ async fn carry_out(
 /// What the store knows of the id.
 async fn claimed(worker: &Worker, claim: &Claim) -> Result<Claimed, Refusal> {
     let claimed = worker.calls().claims().open((), worker.now() + CLAIM_TIMEOUT_MS);
-    let caller = ReturnAddress { worker: worker.id(), oneshot: claimed.id() };
+    let caller = ReturnAddress::new(worker.id(), claimed.id());
     if !worker.store().offer(Request::Claim { ticket: caller.pack(), claim: claim.clone() }) {
         return Err(Refusal::Store(StoreError::TooBusy));
     }

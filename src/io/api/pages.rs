@@ -114,7 +114,7 @@ pub async fn session(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
 /// Makes the main thread reread the file; the response says what changed and what needs a restart.
 pub async fn update_config(worker: &Rc<Worker>) -> Response {
     let reloaded = worker.calls().reloads().open((), worker.now() + RELOAD_TIMEOUT_MS);
-    let caller = ReturnAddress { worker: worker.id(), oneshot: reloaded.id() };
+    let caller = ReturnAddress::new(worker.id(), reloaded.id());
     if !worker.shared().events().try_send(Event::Reload(Some(caller))) {
         return access::refusal(503, "a reload is under way");
     }

@@ -79,11 +79,11 @@ fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
     let key = lifecycle::adopt(worker, identity, origin, socket.fd());
     worker.send_message(origin.shard, PeerMessage::HandedOver { origin, to: key });
     let attached = lifecycle::attach(worker, key, identity, session);
-    let attaching = Attaching { key, identity, cookie, socket, early, place, attached };
-    worker.spawn(Box::pin(attach(worker.clone(), attaching)));
+    let client = ArrivedClient { key, identity, cookie, socket, early, place, attached };
+    worker.spawn(Box::pin(attach(worker.clone(), client)));
 }
 
-struct Attaching {
+struct ArrivedClient {
     key: ConnKey,
     identity: Identity,
     cookie: Option<Rc<[u8]>>,
@@ -94,8 +94,8 @@ struct Attaching {
 }
 
 /// Waits for the store. The client's task is one of its own, so that nothing of this one stays with it.
-async fn attach(worker: Rc<Worker>, attaching: Attaching) {
-    let Attaching { key, identity, cookie, socket, early, place, attached } = attaching;
+async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
+    let ArrivedClient { key, identity, cookie, socket, early, place, attached } = client;
     match attached.await.unwrap_or(Err(StoreError::Unreachable)) {
         Ok(()) => {
             debug!(%identity, "open, handed over to here");

@@ -25,23 +25,23 @@ pub struct DueResponses(RefCell<Vec<DueResponse>>);
 /// One caller's bytes, and their place among the turn's writes.
 pub struct DueResponse {
     behind: usize,
-    to: Rc<Stream>,
+    to: Rc<ResponseStream>,
 }
 
 /// The writing side of one HTTP connection. Must be dropped before its socket.
-pub struct ResponseWriter(Rc<Stream>);
+pub struct ResponseWriter(Rc<ResponseStream>);
 
-struct Stream {
+struct ResponseStream {
     fd: RawFd,
     bytes: RefCell<Vec<u8>>,
-    state: Cell<State>,
+    state: Cell<WriterState>,
     /// The caller is gone, or was given up: nothing more is written.
     cut_off: Cell<bool>,
     written: Notify,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum WriterState {
     /// Nothing waits.
     Written,
     /// Among the turn's responses.
@@ -53,8 +53,8 @@ enum State {
 impl DueResponses {
     /// What was appended is written in this turn, behind the frames of so many connections.
     pub fn push(&self, ResponseWriter(to): &ResponseWriter, behind: usize) {
-        if to.state.get() == State::Written {
-            to.state.set(State::Due);
+        if to.state.get() == WriterState::Written {
+            to.state.set(WriterState::Due);
             self.0.borrow_mut().push(DueResponse { behind, to: to.clone() });
         }
     }
@@ -84,7 +84,7 @@ impl DueResponse {
     #[must_use]
     pub fn write(self, deadlines: &Rc<Deadlines>, timeout_ms: u64) -> Option<impl Future<Output = bool> + use<>> {
         let DueResponse { to, .. } = self;
-        if to.state.get() != State::Due {
+        if to.state.get() != WriterState::Due {
             // Its connection has ended.
             return None;
         }
@@ -95,7 +95,7 @@ impl DueResponse {
                 return None;
             }
         }
-        to.state.set(State::Blocked);
+        to.state.set(WriterState::Blocked);
         // The table may be full.
         let socket = to.second_descriptor().inspect_err(|_| net::shutdown(to.fd)).ok();
         let rest = socket.map(|socket| {
@@ -110,8 +110,8 @@ impl DueResponse {
 impl ResponseWriter {
     pub fn new(fd: RawFd) -> ResponseWriter {
         let (bytes, written) = Default::default();
-        let (state, cut_off) = (Cell::new(State::Written), Cell::new(false));
-        ResponseWriter(Rc::new(Stream { fd, bytes, state, cut_off, written }))
+        let (state, cut_off) = (Cell::new(WriterState::Written), Cell::new(false));
+        ResponseWriter(Rc::new(ResponseStream { fd, bytes, state, cut_off, written }))
     }
 
     /// Appends what the closure writes; `DueResponses::push` must follow.
@@ -121,12 +121,12 @@ impl ResponseWriter {
 
     /// One more response may be appended: `bytes_max` bounds what waits for a caller that does not read.
     pub fn has_room(&self, bytes_max: usize) -> bool {
-        let Stream { state, cut_off, bytes, .. } = &*self.0;
-        state.get() != State::Blocked && !cut_off.get() && bytes.borrow().len() < bytes_max
+        let ResponseStream { state, cut_off, bytes, .. } = &*self.0;
+        state.get() != WriterState::Blocked && !cut_off.get() && bytes.borrow().len() < bytes_max
     }
 
     pub fn is_written(&self) -> bool {
-        self.0.state.get() == State::Written
+        self.0.state.get() == WriterState::Written
     }
 
     /// Returns when all has been written; false when the caller is gone or was given up.
@@ -141,14 +141,14 @@ impl ResponseWriter {
 impl Drop for ResponseWriter {
     /// What is due is written now, while the descriptor is ours. A task that sends the rest goes on.
     fn drop(&mut self) {
-        if self.0.state.get() == State::Due {
+        if self.0.state.get() == WriterState::Due {
             let sent = self.0.send(self.0.fd);
             self.0.end(sent.is_ok());
         }
     }
 }
 
-impl Stream {
+impl ResponseStream {
     /// All of it, or as much as the socket takes (`WouldBlock`).
     fn send(&self, fd: RawFd) -> io::Result<()> {
         let mut bytes = self.bytes.borrow_mut();
@@ -167,7 +167,7 @@ impl Stream {
         outcome
     }
 
-    async fn send_on(self: Rc<Stream>, rest: Option<(Watch, Socket)>, timeout_ms: u64) -> bool {
+    async fn send_on(self: Rc<ResponseStream>, rest: Option<(Watch, Socket)>, timeout_ms: u64) -> bool {
         let Some((watch, socket)) = rest else {
             self.end(false);
             return false;
@@ -200,7 +200,7 @@ impl Stream {
         bytes.clear();
         bytes.shrink_to(CAPACITY_KEPT);
         drop(bytes);
-        self.state.set(State::Written);
+        self.state.set(WriterState::Written);
         self.written.notify();
     }
 }
@@ -233,7 +233,7 @@ mod tests {
             assert!(response.write(&deadlines, TIMEOUT_MS).is_none());
         });
         assert_eq!(places, [3], "both go with the first");
-        assert!(writer.0.state.get() == State::Written);
+        assert!(writer.0.state.get() == WriterState::Written);
         drop((writer, ours));
         assert_eq!(read_all(theirs), b"one two");
     }
@@ -260,7 +260,7 @@ mod tests {
             due.push(&writer, 0);
             let mut rest = None;
             due.drain(|response| rest = response.write(&deadlines, TIMEOUT_MS));
-            assert!(writer.0.state.get() == State::Blocked);
+            assert!(writer.0.state.get() == WriterState::Blocked);
             // Its number may be another's from here on.
             drop((writer, ours));
             then(theirs, &deadlines);

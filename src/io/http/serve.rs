@@ -29,10 +29,10 @@ pub enum Side {
 /// Serves the connection to its end. `peer` is its address.
 pub async fn run(worker: Rc<Worker>, socket: Socket, peer: IpAddr, side: Side) {
     let connection = HttpConnection::new(worker, socket);
-    Server { connection, peer, side, spare: Vec::new() }.run().await;
+    ServedConnection { connection, peer, side, spare: Vec::new() }.run().await;
 }
 
-struct Server {
+struct ServedConnection {
     connection: HttpConnection,
     peer: IpAddr,
     side: Side,
@@ -61,7 +61,7 @@ struct CallPlan {
     pass: Pass,
 }
 
-impl Server {
+impl ServedConnection {
     async fn run(mut self) {
         loop {
             let Some(head) = self.connection.read_head().await else { return };

@@ -38,8 +38,8 @@ pub struct OneshotId {
 /// Names a oneshot of any worker of this process: where a reply goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReturnAddress {
-    pub worker: ShardId,
-    pub oneshot: OneshotId,
+    worker: ShardId,
+    oneshot: OneshotId,
 }
 
 /// No value came before the deadline.
@@ -58,10 +58,10 @@ struct Table<T, C> {
 struct Slot<T, C> {
     generation: u32,
     context: C,
-    state: State<T>,
+    state: SlotState<T>,
 }
 
-enum State<T> {
+enum SlotState<T> {
     Open(Option<Waker>),
     Ended(Result<T, Expired>),
     Taken,
@@ -76,7 +76,7 @@ impl<T, C> Oneshots<T, C> {
         let mut table = self.0.borrow_mut();
         let generation = (table.generation + 1) & OneshotId::MASK;
         table.generation = generation;
-        let index = table.slots.insert(Slot { generation, context, state: State::Open(None) });
+        let index = table.slots.insert(Slot { generation, context, state: SlotState::Open(None) });
         assert!(index <= OneshotId::MASK as usize, "the number of oneshots is bounded by those of calls and connects");
         let index = index as u32;
         table.deadlines.arm(index, deadline);
@@ -94,10 +94,10 @@ impl<T, C> Oneshots<T, C> {
         let mut table = self.0.borrow_mut();
         let Table { slots, deadlines, .. } = &mut *table;
         let slot = slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
-        let Some(Slot { context, state: state @ State::Open(_), .. }) = slot else { return };
+        let Some(Slot { context, state: state @ SlotState::Open(_), .. }) = slot else { return };
         let Some(value) = step(context) else { return };
         deadlines.cancel(id.index);
-        let before = std::mem::replace(state, State::Ended(Ok(value)));
+        let before = std::mem::replace(state, SlotState::Ended(Ok(value)));
         drop(table);
         wake(before);
     }
@@ -109,11 +109,11 @@ impl<T, C> Oneshots<T, C> {
         }
     }
 
-    fn expire_one(&self, now: Tick) -> Option<State<T>> {
+    fn expire_one(&self, now: Tick) -> Option<SlotState<T>> {
         let mut table = self.0.borrow_mut();
         let index = table.deadlines.poll(now)?;
         let slot = table.slots.get_mut(index as usize).expect("a slot that is freed has no deadline");
-        Some(std::mem::replace(&mut slot.state, State::Ended(Err(Expired))))
+        Some(std::mem::replace(&mut slot.state, SlotState::Ended(Err(Expired))))
     }
 
     /// Receivers that have not been dropped.
@@ -132,8 +132,8 @@ impl<T, C> Clone for Oneshots<T, C> {
     }
 }
 
-fn wake<T>(state: State<T>) {
-    if let State::Open(Some(waker)) = state {
+fn wake<T>(state: SlotState<T>) {
+    if let SlotState::Open(Some(waker)) = state {
         waker.wake();
     }
 }
@@ -155,15 +155,15 @@ impl<T, C> Future for Oneshot<T, C> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut table = self.table.0.borrow_mut();
         let state = &mut table.slots[self.id.index as usize].state;
-        if let State::Open(waker) = state {
+        if let SlotState::Open(waker) = state {
             if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
                 *waker = Some(context.waker().clone());
             }
             return Poll::Pending;
         }
-        match std::mem::replace(state, State::Taken) {
-            State::Ended(outcome) => Poll::Ready(outcome),
-            State::Open(_) | State::Taken => panic!("a oneshot is polled again after it was ready"),
+        match std::mem::replace(state, SlotState::Taken) {
+            SlotState::Ended(outcome) => Poll::Ready(outcome),
+            SlotState::Open(_) | SlotState::Taken => panic!("a oneshot is polled again after it was ready"),
         }
     }
 }
@@ -197,6 +197,18 @@ impl OneshotId {
 }
 
 impl ReturnAddress {
+    pub fn new(worker: ShardId, oneshot: OneshotId) -> ReturnAddress {
+        ReturnAddress { worker, oneshot }
+    }
+
+    pub fn worker(self) -> ShardId {
+        self.worker
+    }
+
+    pub fn oneshot(self) -> OneshotId {
+        self.oneshot
+    }
+
     /// The worker above, the oneshot below.
     pub fn pack(self) -> u64 {
         u64::from(self.worker.0) << OneshotId::PACKED_BITS | self.oneshot.pack()

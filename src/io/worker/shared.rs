@@ -265,7 +265,7 @@ impl Shared {
                 completions.report(shard, |inbox| inbox.push_completions(report));
             }),
             claimed: Box::new(move |ticket, report| {
-                let worker = ReturnAddress::unpack(ticket).worker;
+                let worker = ReturnAddress::unpack(ticket).worker();
                 claimed.report(worker, |inbox| inbox.push_claimed(ticket, report));
             }),
             // The store does not know which shard a session belongs to: each shard takes what it knows.

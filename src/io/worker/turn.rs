@@ -277,7 +277,7 @@ impl Worker {
         }
         expired.into_iter().for_each(|expired| self.handle(Input::MessagesExpired(expired)));
         for (ticket, claimed) in claimed {
-            self.calls.claims().complete(ReturnAddress::unpack(ticket).oneshot, claimed);
+            self.calls.claims().complete(ReturnAddress::unpack(ticket).oneshot(), claimed);
         }
     }
 
