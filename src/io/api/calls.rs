@@ -26,11 +26,11 @@ pub struct ApiRequest<'a> {
 /// Carries it out.
 pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
     let ApiRequest { route, pass, query, body, spare } = request;
-    if let Pass::Webhook { id, timestamp, signatures } = pass {
-        if let Err(error) = access::verify_webhook(worker, SignedWebhook { id, timestamp, signatures }, body) {
-            worker.count(|counters| &counters.signatures_refused);
-            return access::refused(route, error.into());
-        }
+    if let Pass::Webhook { id, timestamp, signatures } = pass
+        && let Err(error) = access::verify_webhook(worker, SignedWebhook { id, timestamp, signatures }, body)
+    {
+        worker.count(|counters| &counters.signatures_refused);
+        return access::refused(route, error.into());
     }
     match route {
         Route::Connect => unreachable!("an upgrade is no call"),
