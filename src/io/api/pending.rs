@@ -1,5 +1,6 @@
 //! What this worker's calls wait for: replies of shards, the store's word on a claim, the same call at another worker,
-//! the main thread's reload. A wait that ends at its deadline is answered as a refusal.
+//! the main thread's reload. A wait that ends at its deadline is answered as a refusal. Also the buffer in which
+//! messages of calls are encoded.
 
 use super::gather::Gathers;
 use crate::base::id::ShardId;

@@ -287,6 +287,23 @@ mod tests {
     }
 
     #[test]
+    fn slots_are_used_again() {
+        let oneshots = Oneshots::<u32>::new(NOW);
+        let rounds = |count: u32| {
+            for n in 0..count {
+                let [one, other] = [n, n + 1].map(|value| (oneshots.open((), LATER), value));
+                for (oneshot, value) in [other, one] {
+                    oneshots.complete(oneshot.id(), value);
+                    assert_eq!(poll(pin!(oneshot)), Poll::Ready(Ok(value)));
+                }
+            }
+            oneshots.0.borrow().slots.capacity()
+        };
+        let warm = rounds(1);
+        assert_eq!(rounds(1_000), warm, "a warm table does not grow");
+    }
+
+    #[test]
     fn a_context_is_folded_until_it_yields_the_value() {
         let oneshots = Oneshots::<u32, u32>::new(NOW);
         let mut sum = pin!(oneshots.open(0, LATER));

@@ -470,8 +470,8 @@ impl Worker {
 
     // Tasks.
 
-    /// Starts a connection's task. A panic in it costs that connection and no other. In a box: what an `async fn` is
-    /// given lies twice in it.
+    /// Starts a connection's task. A panic in it costs that connection and no other. The task is boxed, because an
+    /// `async fn` keeps what it is given twice.
     pub fn spawn(self: &Rc<Worker>, task: Pin<Box<impl Future<Output = ()> + 'static>>) {
         monoio::spawn(self.clone().caught(task));
     }
