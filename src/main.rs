@@ -1,4 +1,6 @@
-//! Command line to configuration to server.
+//! Command line to configuration to server: `rainbow-server` and its subcommands.
+//!
+//! Nothing is decided here that the library does not offer; what goes wrong is printed, and is the exit code.
 
 use clap::{Args, Parser, Subcommand};
 use rainbow::audit::AuditCommand;

@@ -1,5 +1,6 @@
-//! Starts the workers, keeps their configuration, drains and stops them. The main thread lives here, waiting for
-//! signals and for what workers report.
+//! Starts the workers, keeps their configuration, drains and stops them.
+//!
+//! The main thread lives here. It waits for signals and for what workers report, and is never busy for long.
 
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;

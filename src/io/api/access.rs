@@ -1,4 +1,6 @@
-//! Who may make a call: from this machine, with the admin token, or signed.
+//! Who may make a call: from this machine, with the admin token, or signed as in 2014 or by Standard Webhooks.
+//!
+//! Decided from the head alone where that is possible, so that no body is read for a call that may not be made.
 
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;

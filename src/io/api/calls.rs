@@ -1,4 +1,6 @@
-//! Calls carried out: what they ask of the shards, and how they are answered.
+//! Calls carried out: what each asks of the shards, and how it is answered. Access has been decided before (`access`).
+//!
+//! A call that is refused says why in its body; its status is 200 as in 2014, or 503 when it may be tried again.
 
 use super::access::{self, Pass};
 use super::query::{self, Outgoing};

@@ -1,4 +1,6 @@
-//! What a call may look at: health, channels, sessions, the configuration's reload. The figures are in `figures`.
+//! What may be looked at: health, channels, sessions; and the configuration's reload. The figures are in `figures`.
+//!
+//! Pages change nothing but the configuration, and list at most `PAGE_MAX` at a time.
 
 use super::{access, query};
 use crate::io::figures;

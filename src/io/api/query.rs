@@ -1,4 +1,7 @@
-//! Queries to shards and messages to channels and sessions: sent to the shards concerned, their replies added up.
+//! Queries to shards, and messages to channels and sessions: sent to the shards concerned, their replies added up.
+//!
+//! A shard of this worker is given its query at once; another's goes through its mailbox. A shard that does not reply
+//! in time costs the call its answer (`NoAnswerInTime`), never a part of it unsaid.
 
 use crate::base::id::ShardId;
 use crate::base::time::Tick;

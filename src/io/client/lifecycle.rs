@@ -1,5 +1,7 @@
 //! A connection's slot in the shard: taken, opened or given up, attached to a session; and what the business server's
 //! answers tell us to do with it.
+//!
+//! Plain calls into the shard, none of which waits. `upgrade`, `handover::worker` and `hooks::completions` use them.
 
 use super::connecting::{Attached, SessionRequest};
 use crate::base::id::{ConnKey, Identity};

@@ -1,4 +1,6 @@
-//! Clients: from the upgrade to the task that reads the socket, and the writes.
+//! Clients: `upgrade` makes one of a request, `task` reads its socket, `sockets` writes to it.
+//!
+//! `lifecycle` is a connection's slot in the shard, `connecting` what waits before it is open.
 
 pub mod connecting;
 pub mod lifecycle;

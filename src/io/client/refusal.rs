@@ -1,4 +1,6 @@
-//! Why a connection does not become a client, and how it is told.
+//! Why a connection does not become a client, and the HTTP response that says so.
+//!
+//! One enum for the checks of the upgrade, the business server's decision, and the session's attachment.
 
 use crate::io::http::response::Response;
 use crate::policy::admission::NotAdmitted;

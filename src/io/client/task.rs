@@ -1,4 +1,6 @@
 //! One client's task: it owns the socket and a read buffer, and nothing else. What the bytes mean is the shard's.
+//!
+//! There may be a million of these: what it keeps over its waits is measured by a test below.
 
 use crate::base::id::ConnKey;
 use crate::io::runtime::socket::Socket;

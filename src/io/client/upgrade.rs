@@ -1,4 +1,6 @@
 //! From a request to a client: checks the upgrade, calls the connect hook, answers 101 or says why not.
+//!
+//! A socket is never lost on the way: it becomes a client's, or goes to another worker, or comes back with the refusal.
 
 use super::connecting::{Connect, ConnectOutcome};
 use super::refusal::ConnectRefusal;

@@ -1,4 +1,7 @@
-//! What the outcome of a hook means for the worker. The backend pool gives every job back here.
+//! What the outcome of a hook means for the worker: an answered forward, a client that may come in or not, receipts
+//! that arrived. The backend pool gives every job back here, exactly once.
+//!
+//! Nothing here waits: whoever waits for the outcome (`client::upgrade`) has a oneshot.
 
 use super::ticket::HookTicket;
 use crate::base::id::{ConnKey, ShardId};

@@ -1,5 +1,8 @@
 //! Hooks: our requests to the business server, as jobs of the backend pool. What a job's outcome means for the worker
 //! is in `completions`.
+//!
+//! A hook that finds too many requests waiting is refused here at once: a forward gives its body back, a connect says
+//! so, a close is logged, receipts are counted as dropped.
 
 use super::receipts::Receipts;
 use super::ticket::HookTicket;

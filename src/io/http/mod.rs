@@ -1,4 +1,7 @@
-//! HTTP towards callers: one connection, from its head to its response.
+//! HTTP towards callers, and towards clients until they are upgraded: `connection` reads requests and writes responses,
+//! `serve` decides what a request is.
+//!
+//! Responses are written at the end of the worker's turn (`responses`), never by the task that made them.
 
 pub mod connection;
 pub mod response;

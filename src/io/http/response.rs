@@ -1,4 +1,7 @@
 //! An HTTP response of ours, as a value and as bytes.
+//!
+//! It knows nothing of what it answers: refusals make their own (`client::refusal`, `api::access`). `connection` writes
+//! it.
 
 use crate::wire::http1::push_number;
 use std::borrow::Cow;

@@ -1,5 +1,5 @@
 //! The clock, read here and nowhere else. A worker reads it once per turn; everything else in the worker is given that
-//! time.
+//! time. Monotonic time is for deadlines, Unix time for signatures, for what is stored, and to seed chance.
 
 use crate::base::time::Tick;
 use crate::shard::command::UnixMs;

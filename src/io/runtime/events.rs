@@ -1,4 +1,6 @@
-//! Events for the main thread: signals, and what workers report. One queue, bounded, many senders.
+//! Events for the main thread: signals, and what workers report. One queue, bounded, many senders; `server` receives.
+//!
+//! A worker may wait for room only at its start and its end; a call uses `try_send`.
 
 use super::oneshot::ReturnAddress;
 use crate::base::id::ShardId;

@@ -1,5 +1,8 @@
-//! Mailboxes between workers: bounded, lock-free, many senders and one receiver. The bell is rung once per sleep of the
-//! receiver, not once per message.
+//! Mailboxes between workers: bounded, lock-free, many senders and one receiver. A full mailbox gives the message back;
+//! what is done with it is the sender's decision (`worker::peers`).
+//!
+//! The bell is rung once per sleep of the receiver, not once per message. `Asleep` has the proof that no message is
+//! slept over.
 
 use crate::io::runtime::socket::Pollable;
 use crate::io::runtime::sys;

@@ -1,5 +1,7 @@
 //! What everything in `io` stands on: the clock, system calls, sockets, deadlines, and how tasks and threads wake each
-//! other. Nothing here knows of clients, calls or hooks.
+//! other.
+//!
+//! Nothing here knows of clients, calls or hooks. Wakers are handled in `notify` and `oneshot` only.
 
 pub mod clock;
 pub mod deadlines;

@@ -1,5 +1,7 @@
-//! The system calls that std and monoio do not offer, each wrapped once. Those of TCP are in `net`. Descriptors are
-//! plain numbers here: the caller owns them and knows in which table they lie.
+//! The system calls that std and monoio do not offer, each wrapped once. Those of TCP are in `net`.
+//!
+//! Descriptors are plain numbers here: the caller owns them and knows in which table they lie. Nothing here waits but
+//! `wait_signal`.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

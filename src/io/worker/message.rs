@@ -1,4 +1,6 @@
-//! What one worker sends to another.
+//! What one worker sends to another, through `peers`; the main thread sends reloads and the drain.
+//!
+//! `turn` handles each message. A message that answers something names the oneshot that waits for it.
 
 use crate::base::id::ConnKey;
 use crate::config::Config;
