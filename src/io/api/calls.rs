@@ -1,6 +1,7 @@
 //! Calls carried out: what each asks of the shards, and how it is answered. Access has been decided before (`access`).
 //!
-//! A call that is refused says why in its body; its status is 200 as in 2014, or 503 when it may be tried again.
+//! The body of a refused call says why. Its HTTP status is 200, as in 2014; 400 when the body cannot be read; 503 when
+//! the call may be tried again.
 
 use super::access::{self, Pass};
 use super::query::{self, Outgoing};

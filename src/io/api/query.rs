@@ -1,7 +1,7 @@
 //! Queries to shards, and messages to channels and sessions: sent to the shards concerned, their replies added up.
 //!
-//! A shard of this worker is given its query at once; another's goes through its mailbox. A shard that does not reply
-//! in time costs the call its answer (`NoAnswerInTime`), never a part of it unsaid.
+//! This worker's shard is given its query at once; another's gets it through its mailbox. When a shard does not reply
+//! in time, the call fails with `NoAnswerInTime`; a partial sum is never returned.
 
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
