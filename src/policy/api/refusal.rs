@@ -49,6 +49,9 @@ pub enum Refusal {
     BadClose,
     #[error("too many calls are waiting")]
     TooManyCalls,
+    /// A worker, the store or another call did not answer.
+    #[error("no answer in time")]
+    NoAnswerInTime,
     #[error("the body is not the JSON that this call takes: {0}")]
     BadJson(String),
 }
@@ -58,7 +61,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::BadJson(_) => 400,
-            Refusal::TooManyCalls | Refusal::Store(StoreError::TooBusy) => 503,
+            Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(StoreError::TooBusy) => 503,
             _ => 200,
         }
     }
