@@ -89,7 +89,7 @@ fn go_through_phases(run: &Arc<Run>, supervisor: Option<&mut Supervisor>) -> io:
     })?;
     watch.drain();
     progress.enter(Phase::Finale);
-    // The messages of a session that cannot come back are missing, and the verdict says which they are.
+    // The messages of a session that cannot come back are missing, and the verdict counts them.
     let _ = watch.until(OPENING_TIMEOUT, |progress| read(&progress.returned) >= sessions);
     watch.drain();
     watch.for_at_most(SETTLING, |_| false);

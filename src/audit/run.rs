@@ -6,7 +6,7 @@ use super::progress::Progress;
 #[derive(Debug)]
 pub struct Run {
     pub options: Options,
-    /// Drawn anew for every run: a second run against the same server tells its messages from those of the first.
+    /// Drawn for every run: a second run against the same server recognises the messages of the first as foreign.
     pub number: u64,
     pub progress: Progress,
 }

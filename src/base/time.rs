@@ -1,5 +1,5 @@
 //! Time as a number. A `Tick` counts milliseconds since the process's own epoch; the clock that makes it is read in one
-//! file of `io`, and everything below is told what time it is.
+//! file of `io`, and everything below takes the time as a parameter.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What can be wrong with a configuration, said so that a person can act on it: where, which key, what, what to do.
-//! All faults of all sources are collected and told at once. The value of a secret never gets into a fault.
+//! What can be wrong with a configuration, in words that the operator can act on: where, which key, what, what to do.
+//! All faults of all sources are collected and reported at once. The value of a secret never gets into a fault.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub struct ConfigErrors(pub Vec<Fault>);
 #[derive(Debug)]
 pub struct Fault {
     pub place: Place,
-    /// As it was written; `None` where the trouble is no key's.
+    /// As it was written; `None` where the fault concerns no key.
     pub key: Option<String>,
     pub problem: Problem,
 }

@@ -60,7 +60,7 @@ impl Key {
         (self.value)(config).to_string()
     }
 
-    /// What it may be, `1–16384` or `≥ 1ms`; `None` where a range says nothing.
+    /// The range of its values, `1–16384` or `≥ 1ms`; `None` where there is no range.
     pub fn allowed(&self) -> Option<String> {
         (self.allowed)()
     }

@@ -1,5 +1,5 @@
-//! Takes what a new configuration may change while the server runs, and says what it may not. The new one was loaded
-//! and checked as a whole, so that either all of it that can be taken is taken, or (it did not load) none.
+//! Takes over what a new configuration may change while the server runs, and reports what needs a restart. The new one
+//! was loaded and checked as a whole, so that either all of it that can be taken is taken, or (it did not load) none.
 
 use super::keys::keys;
 use super::values::Config;

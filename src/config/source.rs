@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Fault, Place, Problem};
 use super::kind::Input;
 
-/// What a file says.
+/// The content of a file.
 pub struct Source {
     pub entries: Vec<Entry>,
     pub faults: Vec<Fault>,
@@ -61,7 +61,7 @@ impl<'a> Lines<'a> {
 }
 
 impl Source {
-    /// The ending decides; where it does not, the text does.
+    /// The file's ending decides the format; where it does not, the text does.
     pub fn read(lines: &Lines) -> Source {
         match Format::of(lines.file, lines.text) {
             Format::Toml => read_toml(lines),

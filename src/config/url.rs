@@ -1,5 +1,6 @@
 //! Backends' URLs, taken apart once at start. Only `http://host[:port][/path][?query]` is understood; what a request
-//! line or a `Host` header could not carry is refused here, so that nobody has to look again. No name is resolved here.
+//! line or a `Host` header could not carry is refused here, so that no other code has to check it. No name is resolved
+//! here.
 
 use std::fmt;
 use std::net::Ipv6Addr;

@@ -20,7 +20,7 @@ pub struct Config {
     pub receipt_url: Vec<String>,
     pub connect_timeout: Duration,
     pub forward_timeout: Duration,
-    /// How long a QoS 1/2 message is retried before it is given back to the client's own repeats.
+    /// How long Rainbow retries a QoS 1/2 message. Then only the client's own repeats try it again.
     pub forward_deadline: Duration,
     /// Messages of one client that may wait for the backend before the client is no longer read.
     pub forward_queue: usize,
@@ -68,7 +68,7 @@ pub struct Config {
     pub ack_backoff: f64,
     /// QoS 1/2 messages to one client that may be unanswered at once.
     pub inflight_window: usize,
-    /// QoS 2 ids of one client that may be held without REL.
+    /// QoS 2 ids of one client that may wait for their REL.
     pub received_max: usize,
     /// Bytes of answers that are remembered per client for its repeats.
     pub answers_bytes_max: usize,

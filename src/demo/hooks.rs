@@ -37,7 +37,7 @@ pub struct Hooks {
 
 /// A client's chat line.
 #[derive(Deserialize)]
-struct Say {
+struct PostLine {
     key: String,
     text: String,
 }
@@ -134,7 +134,7 @@ impl Hooks {
             return failure("nobody knows you");
         }
         match message_type {
-            "1" => self.say(rooms, identity, &request.body),
+            "1" => self.post_line(rooms, identity, &request.body),
             "2" => self.join(rooms, identity, &request.body),
             "3" => self.rename(rooms, identity, &request.body),
             "4" => self.present(rooms, identity),
@@ -142,12 +142,12 @@ impl Hooks {
         }
     }
 
-    fn say(&self, mut rooms: MutexGuard<Rooms>, identity: &str, body: &[u8]) -> Response {
-        let Ok(Say { key, text }) = serde_json::from_slice(body) else { return failure("not a line") };
+    fn post_line(&self, mut rooms: MutexGuard<Rooms>, identity: &str, body: &[u8]) -> Response {
+        let Ok(PostLine { key, text }) = serde_json::from_slice(body) else { return failure("not a line") };
         if text.trim().is_empty() || text.len() > TEXT_BYTES_MAX || key.len() > KEY_BYTES_MAX {
             return failure("empty or too long");
         }
-        let Some(line) = rooms.say(identity, &key, &text, now_ms()) else { return failure("nobody knows you") };
+        let Some(line) = rooms.add_line(identity, &key, &text, now_ms()) else { return failure("nobody knows you") };
         drop(rooms);
         let body = serde_json::to_string(&line).expect("a line is JSON");
         match self.calls.push(Call { channel: channel_of(&line.room), message_type: 1, qos: 2, body }) {
@@ -207,7 +207,7 @@ impl Hooks {
         let Some(person) = cookie.and_then(|json| serde_json::from_slice::<Person>(&json).ok()) else { return false };
         let channel = channel_of(&person.room);
         if rooms.recognize(identity, person) {
-            // Others in that room are connected too, and only they can say who they are.
+            // Others in that room are connected too, and only their own answers show who they are.
             self.send_if_room(Call { channel, message_type: 3, qos: 0, body: "{}".into() });
         }
         true

@@ -149,7 +149,7 @@ impl Rooms {
     }
 
     /// Adds a line to the room of `identity`. A line whose key is known is a repeat: the first one is returned.
-    pub fn say(&mut self, identity: &str, key: &str, text: &str, now_ms: u64) -> Option<ChatLine> {
+    pub fn add_line(&mut self, identity: &str, key: &str, text: &str, now_ms: u64) -> Option<ChatLine> {
         let Person { name, device, room } = self.people.get(identity)?.clone();
         let seq = self.next_seq(now_ms);
         let history = &mut self.rooms.entry(room.clone()).or_default().history;
@@ -278,11 +278,11 @@ mod tests {
     fn a_line_that_comes_twice_is_stored_once() {
         let mut rooms = Rooms::new();
         rooms.enter("1", person("Ann", "lobby"), 1);
-        let first = rooms.say("1", "k", "hello", 10).unwrap();
-        let repeat = rooms.say("1", "k", "hello", 20).unwrap();
+        let first = rooms.add_line("1", "k", "hello", 10).unwrap();
+        let repeat = rooms.add_line("1", "k", "hello", 20).unwrap();
         assert_eq!((repeat.room.as_str(), &repeat), ("lobby", &first));
         assert_eq!(rooms.history("lobby"), [&first]);
-        assert_eq!(rooms.say("nobody", "k", "hello", 30), None);
+        assert_eq!(rooms.add_line("nobody", "k", "hello", 30), None);
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         let mut rooms = Rooms::new();
         rooms.enter("1", person("Ann", "lobby"), 1000);
         for number in 0..HISTORY_MAX + 5 {
-            rooms.say("1", &number.to_string(), "x", 500);
+            rooms.add_line("1", &number.to_string(), "x", 500);
         }
         let history = rooms.history("lobby");
         assert_eq!((history.len(), history[0].key.as_str()), (HISTORY_MAX, "5"));

@@ -1,6 +1,6 @@
 //! Who may come in: how many connections the process holds, and how many one address has.
 //!
-//! Shared by all workers. The total is one counter; the count per address is kept only when a limit is set, under a
+//! Shared by all workers. The total is one counter; addresses are counted only when a limit is set, under a
 //! lock that is taken twice in a connection's life and never while a message is handled.
 
 use crate::metrics::admission::AdmissionMetrics;
@@ -31,10 +31,10 @@ pub enum NotAdmitted {
     TooManyFromAddress,
 }
 
-/// A place that is taken; free again on drop.
+/// The place of one connection; it is free when this is dropped.
 pub struct Place {
     admission: Arc<Admission>,
-    /// `None` when nobody counts addresses; boxed, because then it costs a connection eight bytes.
+    /// `None` when addresses are not counted; boxed, because then it costs a connection eight bytes.
     address: Option<Box<IpAddr>>,
 }
 
@@ -111,6 +111,6 @@ mod tests {
         let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
         assert!(matches!(admission.admit(mapped, limits), Err(NotAdmitted::TooManyFromAddress)));
         assert!(admission.admit(Ipv4Addr::new(127, 0, 0, 2).into(), limits).is_ok());
-        assert_eq!(admission.connections(), 1, "a refusal holds no place");
+        assert_eq!(admission.connections(), 1, "a refusal takes no place");
     }
 }

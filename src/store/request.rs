@@ -1,5 +1,5 @@
-//! What the store's thread asks of a store and what it gets back: requests, one response to each, and what a slice of
-//! a purge removed. Plain data; it goes through queues between threads.
+//! What the store's thread requests of a store and what it gets back: requests, one response to each, and what a slice
+//! of a purge removed. Plain data; it goes through queues between threads.
 
 use crate::base::id::ShardId;
 use crate::shard::command::{

@@ -1,4 +1,4 @@
-//! Rainbow packets: what one WebSocket message says (PROTOCOL.md, "Packets").
+//! Rainbow packets: the content of one WebSocket message (PROTOCOL.md, "Packets").
 //!
 //! ```text
 //! byte 0      command (4 bits) | DUP | QoS (2 bits) | reserved          integers are big-endian

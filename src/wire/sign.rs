@@ -92,7 +92,7 @@ pub fn verify_2014(token: &str, signed: Signed2014<'_>, now_s: u64, window_s: u6
     }
     check_window(signed.timestamp, now_s, window_s)?;
     // Where one string ends and the next begins is not part of what is signed, so the nonce must not be able to hold
-    // the token's letters. "A number" was never said more precisely: fractions and signs are let pass.
+    // the token's letters. The 2014 protocol says only "a number": fractions and signs are allowed.
     let is_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
     if signed.nonce.is_empty() || signed.nonce.len() > NONCE_BYTES_MAX || !signed.nonce.bytes().all(is_number) {
         return Err(SignError::NonceMalformed);

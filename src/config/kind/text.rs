@@ -121,7 +121,7 @@ pub fn check_origin(origin: &str) -> Result<String, Problem> {
     Ok(lower)
 }
 
-/// Secrets are read here only to be refused early; whoever signs reads them again.
+/// Secrets are parsed here only to be refused early; the signing code parses them itself.
 pub fn check_secret(secret: &str, nth: usize) -> Result<String, Problem> {
     let nth = ["first", "second", "third"].get(nth - 1).copied().unwrap_or("next");
     match WebhookKey::parse(secret) {

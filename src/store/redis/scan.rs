@@ -98,7 +98,7 @@ pub struct Named {
 }
 
 /// When the answer to a `PutSession` was lost and the server died, two sessions of one name are left, and one of them
-/// was never used. It is an error when messages wait for both: the text says which name it is.
+/// was never used. It is an error when messages wait for both: the text contains the name.
 pub fn one_per_name(mut found: Vec<StoredSession>) -> Result<Named, String> {
     found.sort_by_key(|found| (found.next, found.waiting, found.channels.len(), found.row.session));
     let mut named = Named { sessions: Vec::with_capacity(found.len()), unused: Vec::new() };

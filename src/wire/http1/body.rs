@@ -7,15 +7,15 @@
 
 use super::head::BodyFraming;
 
-/// Reads one body. Start the next one with `new`; after an error it must not be asked again.
+/// Reads one body. Start the next one with `new`; after an error it must not be used any more.
 #[derive(Clone, Debug)]
 pub struct BodyDecoder {
     state: State,
     max: u64,
     /// Bytes yielded so far.
     received: u64,
-    /// Bytes that the current chunk, or the whole body, still owes.
-    owed: u64,
+    /// Bytes of the current chunk, or of the whole body, that have not arrived.
+    missing: u64,
     /// Bytes of chunk extensions and trailers so far: they are thrown away, so they must not be endless.
     overhead: usize,
 }
@@ -82,14 +82,14 @@ impl BodyDecoder {
     /// `max` is the largest body accepted, in bytes; a declared length above it is refused before a byte is read.
     pub fn new(framing: BodyFraming, max: usize) -> Result<BodyDecoder, BodyError> {
         let max = max as u64;
-        let (state, owed) = match framing {
+        let (state, missing) = match framing {
             BodyFraming::None | BodyFraming::Length(0) => (State::Done, 0),
             BodyFraming::Length(len) if len > max => return Err(BodyError::TooLarge { max }),
             BodyFraming::Length(len) => (State::Length, len),
             BodyFraming::Chunked => (State::Size(0), 0),
             BodyFraming::UntilClose => (State::UntilClose, 0),
         };
-        Ok(BodyDecoder { state, max, received: 0, owed, overhead: 0 })
+        Ok(BodyDecoder { state, max, received: 0, missing, overhead: 0 })
     }
 
     /// Takes what it can from `input` and appends the body's bytes to `out`. Call again with what comes after
@@ -125,15 +125,15 @@ impl BodyDecoder {
             self.check_room(input.len() as u64)?;
             input.len()
         } else {
-            input.len().min(usize::try_from(self.owed).unwrap_or(usize::MAX))
+            input.len().min(usize::try_from(self.missing).unwrap_or(usize::MAX))
         };
         out.extend_from_slice(&input[..len]);
         self.received += len as u64;
-        self.owed = self.owed.saturating_sub(len as u64);
+        self.missing = self.missing.saturating_sub(len as u64);
         debug_assert!(self.received <= self.max, "no body outgrows its limit");
         self.state = match self.state {
-            State::Length if self.owed == 0 => State::Done,
-            State::Data if self.owed == 0 => State::DataEnd,
+            State::Length if self.missing == 0 => State::Done,
+            State::Data if self.missing == 0 => State::DataEnd,
             state => state,
         };
         Ok(len)
@@ -144,7 +144,7 @@ impl BodyDecoder {
         self.state = match (self.state, byte) {
             (State::Size(digits), _) if byte.is_ascii_hexdigit() => self.size_digit(digits, byte)?,
             (State::Size(1..), b'\r') => State::SizeCr,
-            // RFC 9112, section 7.1.1, lets blanks stand before the semicolon for old senders' sake; nobody needs them.
+            // RFC 9112, section 7.1.1, allows blanks before the semicolon for old senders; no sender in use needs them.
             (State::Size(1..), b';') => State::Extension,
             (State::Size(_), _) => return Err(BodyError::ChunkSize),
             (State::Extension, b'\r') => State::SizeCr,
@@ -178,13 +178,13 @@ impl BodyDecoder {
         if digits == CHUNK_SIZE_DIGITS_MAX {
             return Err(BodyError::ChunkSize);
         }
-        self.owed = self.owed << 4 | u64::from(digit);
+        self.missing = self.missing << 4 | u64::from(digit);
         Ok(State::Size(digits + 1))
     }
 
     fn chunk_begins(&mut self) -> Result<State, BodyError> {
-        self.check_room(self.owed)?;
-        Ok(if self.owed == 0 { State::TrailerStart } else { State::Data })
+        self.check_room(self.missing)?;
+        Ok(if self.missing == 0 { State::TrailerStart } else { State::Data })
     }
 
     fn check_room(&self, len: u64) -> Result<(), BodyError> {

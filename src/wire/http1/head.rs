@@ -134,7 +134,7 @@ impl<'a> ResponseHead<'a> {
         self.headers.get(name)
     }
 
-    /// 1xx: another head follows on the same connection. 101 would end HTTP, and is nothing that Rainbow asks for.
+    /// 1xx: another head follows on the same connection. 101 would end HTTP; Rainbow never requests it.
     pub fn is_interim(&self) -> bool {
         self.status < 200
     }
@@ -201,7 +201,7 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// What Content-Length and Transfer-Encoding say together; `None` when neither is there.
+    /// The framing by Content-Length and Transfer-Encoding together; `None` when there is neither.
     fn declared_framing(&self, version_minor: u8) -> Result<Option<BodyFraming>, HeadError> {
         let length = self.content_length()?;
         let mut codings = self.all("transfer-encoding");

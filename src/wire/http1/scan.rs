@@ -86,7 +86,7 @@ impl HeadError {
 /// Where in a head the scanner stands. One per head: start the next one with `HeadScanner::default()`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeadScanner {
-    /// Bytes looked at. An offending byte is not counted, so that asking again gives the same refusal.
+    /// Bytes scanned. An offending byte is not counted, so that the next call gives the same refusal.
     seen: usize,
     /// Lines ended: the first is the request or status line.
     lines: usize,
@@ -109,7 +109,7 @@ enum State {
 
 impl HeadScanner {
     /// Looks at the bytes of `buf` not seen before; `buf` begins where the head begins and only grows between calls.
-    /// `Some(len)` when `buf[..len]` is a whole head, `None` when more must be read. Asking again changes nothing.
+    /// `Some(len)` when `buf[..len]` is a whole head, `None` when more must be read. A repeated call changes nothing.
     pub fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         debug_assert!(buf.len() >= self.seen, "the buffer grows while a head is scanned");
         let end = buf.len().min(limits.bytes_max);
@@ -131,7 +131,7 @@ impl HeadScanner {
         }
     }
 
-    /// True before the first byte: nobody has asked for anything, so closing loses nothing.
+    /// True before the first byte: no request has begun, so closing the connection loses nothing.
     pub fn is_untouched(&self) -> bool {
         self.seen == 0
     }

@@ -8,7 +8,7 @@
 //!
 //! An idle connection costs the eight bytes of an empty `Option<Box>`. What is incomplete lies in one `Partial`, which
 //! grows with bytes that have arrived, never by a declared length, and is freed when its message has been handed out.
-//! Whatever RFC 6455 forbids a client is refused at the first byte that tells. Called by the session task; knows no
+//! What RFC 6455 forbids a client is refused at the first byte that shows it. Called by the session task; knows no
 //! socket.
 
 use std::ops::Range;
@@ -34,7 +34,7 @@ pub struct Input<'c> {
     consumed: usize,
 }
 
-/// One thing that a client said.
+/// A message or a control frame of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event<'a> {
     /// `data` is valid UTF-8 when `text`.
@@ -44,7 +44,7 @@ pub enum Event<'a> {
     },
     Ping(&'a [u8]),
     Pong(&'a [u8]),
-    /// The last thing a client may say: stop decoding after it.
+    /// The last frame of a connection: stop decoding after it.
     Close {
         code: Option<CloseCode>,
         reason: &'a str,
@@ -85,12 +85,12 @@ impl Decoder {
         }
     }
 
-    /// True while the beginning of a frame or message is kept and its end has not come.
+    /// True while the beginning of a frame or message is buffered and its end has not arrived.
     pub fn is_mid_message(&self) -> bool {
         self.partial.as_ref().is_some_and(|partial| !partial.is_idle())
     }
 
-    /// Frees what the last event lay in.
+    /// Frees the buffer of the last event.
     fn release(&mut self) {
         if !self.is_mid_message() {
             self.partial = None;
@@ -162,7 +162,7 @@ impl Decoder {
     }
 }
 
-/// What is kept when a chunk ends inside a frame or a fragmented message.
+/// What is buffered when a chunk ends inside a frame or a fragmented message.
 #[derive(Debug)]
 struct Partial {
     /// The message that `data` begins.
@@ -365,7 +365,7 @@ mod tests {
         }
     }
 
-    /// What a stream says when it arrives in pieces of these lengths, over and over.
+    /// The events of a stream that arrives in pieces of these lengths, repeated.
     fn decode(stream: &[u8], lens: &[usize]) -> Vec<Seen> {
         let (mut decoder, mut seen, mut rest) = (Decoder::default(), Vec::new(), stream);
         for &len in lens.iter().cycle() {
@@ -379,7 +379,7 @@ mod tests {
         seen
     }
 
-    /// What it says whole, having made sure that it says the same byte by byte.
+    /// The events of a stream fed whole, after a check that they are the same byte by byte.
     fn decode_both_ways(stream: &[u8]) -> Vec<Seen> {
         let whole = decode(stream, &[usize::MAX]);
         assert_eq!(decode(stream, &[1]), whole);
@@ -497,7 +497,7 @@ mod tests {
                     feed(&mut decoder, &frame(false, Opcode::Binary, b""), &mut Vec::new());
                 }
                 let violation = decoder.next(&mut Input::new(&mut [first, second]), &LIMITS).err();
-                assert_eq!(violation.is_none(), rules.iter().all(|kept| *kept), "{first:#x} {second:#x}");
+                assert_eq!(violation.is_none(), rules.iter().all(|holds| *holds), "{first:#x} {second:#x}");
                 assert!(violation.is_none_or(|v| v.close_code() == CloseCode::PROTOCOL_ERROR));
             }
         }

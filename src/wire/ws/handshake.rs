@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
 use sha1::{Digest, Sha1};
 use thiserror::Error;
 
-/// What an upgrade asks for.
+/// What an upgrade requests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Upgrade<'a> {
     /// The value of `Sec-WebSocket-Accept`.
@@ -57,7 +57,7 @@ impl<'a> Upgrade<'a> {
     }
 }
 
-/// Appends the whole 101, when only the accept value was kept while the backend was asked.
+/// Appends the whole 101, for a caller that kept only the accept value while it called the backend.
 pub fn write_response(out: &mut Vec<u8>, accept: &[u8; ACCEPT_LEN], subprotocol: Option<&str>) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
@@ -175,7 +175,7 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && ENGINE.decode_slice(key, &mut nonce) == Ok(16)
 }
 
-/// Whoever speaks it hears first whether its session was resumed (PROTOCOL.md section 8).
+/// With it the server's first message tells the client whether its session was resumed (PROTOCOL.md section 8).
 pub const SUBPROTOCOL: &str = "rainbow.2";
 
 /// 20 bytes of SHA-1 in base64.

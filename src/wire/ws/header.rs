@@ -1,8 +1,8 @@
 //! Headers of a client's frames, and everything that RFC 6455 forbids a client.
 //!
 //! A header is read from the front of whatever bytes there are, again and again until it is complete; it is refused at
-//! the first byte that tells: two bytes for opcode, mask and reserved bits, the length bytes for the length, before the
-//! mask has come and before anything is allocated. Called by the decoder only.
+//! the first byte that shows it: two bytes for opcode, mask and reserved bits, the length bytes for the length, before
+//! the mask has come and before anything is allocated. Called by the decoder only.
 
 use thiserror::Error;
 
@@ -74,7 +74,7 @@ pub(super) struct Frame {
     pub(super) key: [u8; 4],
     /// Of the payload; within the limits.
     pub(super) len: usize,
-    /// How much of the payload has been unmasked and kept.
+    /// How much of the payload has been unmasked and buffered.
     pub(super) read: usize,
 }
 
@@ -85,7 +85,7 @@ impl Frame {
     }
 }
 
-/// Reads a client's frame header from the front of `bytes` and says how long it is; `None` while it is incomplete.
+/// Reads a client's frame header from the front of `bytes` and returns its length, too; `None` while it is incomplete.
 /// `assembled` is the length so far of the message that is being put together.
 pub(super) fn parse_header(
     bytes: &[u8],

@@ -11,7 +11,7 @@ use thiserror::Error;
 /// The state between two pieces.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Utf8 {
-    /// The beginning of a code point; one byte larger than what is kept, so that the last byte can be tried in place.
+    /// The beginning of a code point; one byte larger than what is stored, so that the last byte can be tried in place.
     cut: [u8; 4],
     cut_len: u8,
 }
