@@ -7,7 +7,7 @@
 mod backend;
 mod calls;
 mod chaos;
-mod line;
+mod connection;
 mod peer;
 mod seeds;
 mod seen;

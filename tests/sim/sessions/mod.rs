@@ -10,7 +10,7 @@ mod calls;
 mod chaos;
 mod checks;
 mod client;
-mod line;
+mod connection;
 mod network;
 mod seen;
 mod store;
