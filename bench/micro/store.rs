@@ -1,4 +1,4 @@
-//! The embedded store on the disk below the temporary directory: messages of 200 bytes kept and removed in batches of
+//! The embedded store on the disk below the temporary directory: messages of 200 bytes stored and removed in batches of
 //! one commit each, and a start with many of them waiting.
 
 use divan::Bencher;
@@ -115,15 +115,15 @@ fn keep(bencher: Bencher, batch: u64) {
     });
 }
 
-/// As it goes all day: kept, and removed when the client has it.
+/// As it goes all day: stored, and removed when the client has it.
 #[divan::bench(args = BATCHES)]
 fn keep_and_remove(bencher: Bencher, batch: u64) {
     let mut disk = Disk::new(Durability::Fsync, SESSIONS);
     bencher.counter(ItemsCount::new(2 * batch)).bench_local(|| {
         let steps = disk.keeps(batch);
         let removed = steps.iter().map(|step| match step {
-            Mutation::PutMessage(kept) => Mutation::RemoveMessage { session: kept.session, offset: kept.offset },
-            _ => unreachable!("only messages are kept"),
+            Mutation::PutMessage(stored) => Mutation::RemoveMessage { session: stored.session, offset: stored.offset },
+            _ => unreachable!("only messages are stored"),
         });
         let removed = removed.collect();
         disk.commit(steps);

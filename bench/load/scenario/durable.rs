@@ -168,7 +168,7 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
             step(Mutation::JoinChannel { session, channel: channel(who as u32).into() });
             for offset in 0..each as u64 {
                 let (message, offset) = (message.clone(), Offset(offset));
-                let kept = StoredMessage {
+                let stored = StoredMessage {
                     session,
                     offset,
                     message,
@@ -178,7 +178,7 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
                     expires: later,
                     claim: None,
                 };
-                step(Mutation::PutMessage(Box::new(kept)));
+                step(Mutation::PutMessage(Box::new(stored)));
             }
         }
         let answers = store.commit(requests, now);

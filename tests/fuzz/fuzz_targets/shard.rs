@@ -1,4 +1,4 @@
-//! Bytes as a story: connections open, say anything, become those of durable sessions, move, are asked for, end; the
+//! Bytes as a story: connections open, say anything, become those of durable sessions, are handed over, are asked for, end; the
 //! backend and the store answer or refuse; time passes. The shard checks its invariants after each input; at the end,
 //! when everyone has gone and all sessions have ended, nothing may be left.
 #![no_main]
@@ -68,7 +68,7 @@ struct Story<'d> {
     opened: u64,
     closed: u64,
     presence: HashMap<u64, i32>,
-    /// Given out by the shard and not told of.
+    /// Given out by the shard and not completed.
     commands: VecDeque<Command>,
     /// What the store keeps, as far as a shard notices.
     messages: BTreeMap<(SessionId, u64), StoredMessage>,
@@ -91,7 +91,7 @@ enum Socket {
     Attaching,
     Open,
     /// It goes on elsewhere.
-    Moved,
+    HandedOver,
     Ended,
 }
 
@@ -193,9 +193,9 @@ impl Story<'_> {
             }
             19 => self.flush(),
             20 => self.attach(),
-            21..=23 => self.tell(),
+            21..=23 => self.complete(),
             24 => self.expire(),
-            _ => self.stub(),
+            _ => self.hand_over(),
         }
     }
 
@@ -239,23 +239,23 @@ impl Story<'_> {
     }
 
     /// The store has done some of its work, or refuses it.
-    fn tell(&mut self) {
+    fn complete(&mut self) {
         let number = self.number();
         let some = number.checked_rem(self.commands.len()).map_or(0, |most| most + 1);
-        self.tell_some(some, number & 128 > 0);
+        self.complete_some(some, number & 128 > 0);
     }
 
-    fn tell_some(&mut self, some: usize, refuses: bool) {
-        let mut told = Completions::default();
+    fn complete_some(&mut self, some: usize, refuses: bool) {
+        let mut completions = Completions::default();
         for Command { number, operation } in self.commands.drain(..some).collect::<Vec<_>>() {
-            told.upto = number;
+            completions.upto = number;
             let refused = refuses && self.number() % 2 > 0;
             let outcome = match operation {
                 _ if refused => Completion::Refused([StoreError::Broken, StoreError::Unreachable][self.number() % 2]),
-                Operation::Mutate(step) => self.keep(step),
+                Operation::Mutate(mutation) => self.mutate(mutation),
                 Operation::Load { session, after, most } => {
                     let from = after.map_or(0, |after| after.0 + 1);
-                    let found = self.messages.range((session, from)..=(session, u64::MAX)).map(|(_, kept)| kept);
+                    let found = self.messages.range((session, from)..=(session, u64::MAX)).map(|(_, stored)| stored);
                     let most = most.min(1 + self.data.len() % 3);
                     let messages: Vec<StoredMessage> = found.clone().take(most).cloned().collect();
                     let received = self.received.range((session, 0)..=(session, u16::MAX));
@@ -265,25 +265,25 @@ impl Story<'_> {
                 }
             };
             if outcome != Completion::Done {
-                told.exceptions.push((number, outcome));
+                completions.exceptions.push((number, outcome));
             }
         }
         if some > 0 {
-            self.handle(Input::Completions(told));
+            self.handle(Input::Completions(completions));
         }
     }
 
-    fn keep(&mut self, step: Mutation) -> Completion {
-        match step {
-            Mutation::PutMessage(kept) => {
-                if kept.claim.is_some() && self.number() % 4 == 0 {
+    fn mutate(&mut self, mutation: Mutation) -> Completion {
+        match mutation {
+            Mutation::PutMessage(stored) => {
+                if stored.claim.is_some() && self.number() % 4 == 0 {
                     return Completion::Duplicate;
                 }
-                self.messages.entry((kept.session, kept.offset.0)).or_insert(*kept);
+                self.messages.entry((stored.session, stored.offset.0)).or_insert(*stored);
             }
             Mutation::ReleaseMessage { session, offset } => {
-                if let Some(kept) = self.messages.get_mut(&(session, offset.0)) {
-                    kept.released = true;
+                if let Some(stored) = self.messages.get_mut(&(session, offset.0)) {
+                    stored.released = true;
                 }
             }
             Mutation::RemoveMessage { session, offset } => drop(self.messages.remove(&(session, offset.0))),
@@ -303,32 +303,32 @@ impl Story<'_> {
     /// The store removes a message whose time is over.
     fn expire(&mut self) {
         let number = self.number();
-        let waiting: Vec<_> = self.messages.iter().filter(|(_, kept)| !kept.released).map(|(key, _)| *key).collect();
+        let waiting: Vec<_> = self.messages.iter().filter(|(_, stored)| !stored.released).map(|(key, _)| *key).collect();
         let Some(at) = number.checked_rem(waiting.len()) else { return };
-        let kept = self.messages.remove(&waiting[at]).expect("just seen");
-        let bytes = kept.message.len() as u64;
-        self.handle(Input::MessagesExpired(ExpiredMessages { session: kept.session, messages: 1, bytes }));
+        let stored = self.messages.remove(&waiting[at]).expect("just seen");
+        let bytes = stored.message.len() as u64;
+        self.handle(Input::MessagesExpired(ExpiredMessages { session: stored.session, messages: 1, bytes }));
     }
 
-    /// A connection moves to another shard, or its end there is told; or one comes from there.
-    fn stub(&mut self) {
+    /// A connection moves to another shard, or its end there is completions; or one comes from there.
+    fn hand_over(&mut self) {
         let number = self.number();
         let elsewhere = ConnKey { index: number as u32, generation: 1, shard: ShardId(2) };
-        let socket = [Socket::Connecting, Socket::Moved][number % 2];
+        let socket = [Socket::Connecting, Socket::HandedOver][number % 2];
         let found = self.conns.iter().position(|conn| conn.socket == socket);
         match found {
-            // What came from elsewhere is at home here.
+            // What came from elsewhere is owned here.
             Some(at) if socket == Socket::Connecting && number & 4 > 0 && !self.is_adopted(at) => {
-                let (identity, stub) = (self.conns[at].identity, self.conns[at].key);
-                self.conns[at].socket = Socket::Moved;
-                self.handle(Input::HandedOver { key: stub, to: elsewhere });
+                let (identity, origin) = (self.conns[at].identity, self.conns[at].key);
+                self.conns[at].socket = Socket::HandedOver;
+                self.handle(Input::HandedOver { key: origin, to: elsewhere });
                 if number & 8 > 0 {
                     // It comes back, as if two shards were one.
-                    let key = self.shard.adopt(identity, stub, self.now);
+                    let key = self.shard.adopt(identity, origin, self.now);
                     self.conns.push(Conn { key, identity, socket: Socket::Connecting, paused: false });
                 }
             }
-            Some(at) if socket == Socket::Moved && !self.is_adopted(at) => {
+            Some(at) if socket == Socket::HandedOver && !self.is_adopted(at) => {
                 let key = self.conns[at].key;
                 self.conns[at].socket = Socket::Ended;
                 self.handle(Input::HandoverEnded { key });
@@ -484,9 +484,9 @@ impl Story<'_> {
                     self.handle(Input::Abandoned { key });
                 }
                 Output::RedirectQuery { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
-                Output::HandoverEnded { stub } => {
-                    self.living(stub).socket = Socket::Ended;
-                    self.handle(Input::HandoverEnded { key: stub });
+                Output::HandoverEnded { stub: origin } => {
+                    self.living(origin).socket = Socket::Ended;
+                    self.handle(Input::HandoverEnded { key: origin });
                 }
                 Output::SessionEnded { .. } | Output::Receipt { .. } => {}
                 Output::Presence { channel, here } => {
@@ -508,8 +508,8 @@ impl Story<'_> {
             match std::mem::replace(&mut self.conns[at].socket, Socket::Ended) {
                 Socket::Connecting | Socket::Attaching => self.handle(Input::Abandoned { key }),
                 Socket::Open => self.handle(Input::SocketEnded { key }),
-                Socket::Moved if !adopted => self.handle(Input::HandoverEnded { key }),
-                Socket::Moved => self.conns[at].socket = Socket::Moved,
+                Socket::HandedOver if !adopted => self.handle(Input::HandoverEnded { key }),
+                Socket::HandedOver => self.conns[at].socket = Socket::HandedOver,
                 Socket::Ended => {}
             }
             self.carry_out();
@@ -522,7 +522,7 @@ impl Story<'_> {
                 if let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
                     self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Answered(b""), spent: body });
                 }
-                self.tell_some(self.commands.len(), false);
+                self.complete_some(self.commands.len(), false);
                 self.carry_out();
             }
             // Sessions end too.
@@ -533,7 +533,7 @@ impl Story<'_> {
         }
         assert!(self.shard.is_quiescent(), "something is left");
         assert_eq!(self.opened, self.closed, "each end is told once");
-        assert!(self.calls.values().all(|&replies| replies == 1), "one reply to each question");
+        assert!(self.calls.values().all(|&replies| replies == 1), "one reply to each query");
         assert!(self.presence.values().all(|&count| count == 0), "presence is told in pairs");
     }
 }
