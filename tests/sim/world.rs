@@ -661,7 +661,7 @@ impl Node {
         self.presence.get(&channel).is_some_and(|count| *count > 0)
     }
 
-    /// The kick is carried out with the next turn; until then calls connection up behind it.
+    /// The kick is carried out with the next turn; until then calls queue up behind it.
     pub fn kick_begins(&mut self, channel: usize) {
         self.kicked.insert(channel);
     }

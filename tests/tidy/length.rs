@@ -8,7 +8,7 @@ pub fn check(file: &File) -> Vec<String> {
     let mut findings = Vec::new();
     let lines = file.text.lines().count();
     let measured = extension(path).is_some_and(|extension| OUR_CODE.contains(&extension));
-    if measured && lines > FILE_LINES_MAX {
+    if measured && !WHOLE.iter().any(|(whole, _)| whole == path) && lines > FILE_LINES_MAX {
         findings
             .push(format!("{path}:{lines}: over {FILE_LINES_MAX} lines; a second noun is hiding in it, split it off"));
     }
@@ -89,6 +89,8 @@ fn script_function(line: &str) -> Option<&str> {
 }
 
 const FILE_LINES_MAX: usize = 700;
+/// Files that cannot be split, and why.
+const WHOLE: &[(&str, &str)] = &[("clients/js/rainbow.js", "a page loads the client as one file")];
 const FUNCTION_LINES_MAX: usize = 70;
 const OUR_CODE: &[&str] = &["rs", "js", "mjs", "py", "sh", "html", "css"];
 const SCRIPT_BRANCHES: &[&str] = &["if", "for", "while", "switch", "catch", "with"];
