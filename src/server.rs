@@ -9,14 +9,15 @@ use crate::io::mailbox::{MailReceiver, mailbox};
 use crate::io::moves::Moves;
 use crate::io::repeats::Repeats;
 use crate::io::resolve::Resolver;
-use crate::io::shared::{Counters, Mail, Presence, Shared};
+use crate::io::shared::{Mail, Presence, Shared};
 use crate::io::shelf::Shelf;
 use crate::io::store::{self as io_store, StoreThread};
 use crate::io::{clock, sys};
+use crate::metrics::process::Metrics;
 use crate::policy::admission::Admission;
 pub use crate::shard::Mode;
 use crate::shard::command::StoredSession;
-use crate::shard::home;
+use crate::shard::session_owner;
 /// For tests: see `store::crash`.
 pub use crate::store::crash::arm as crash_at;
 use crate::store::{self, OpenError, Opened, Store};
@@ -83,8 +84,9 @@ impl Server {
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events();
         let now = clock::monotonic();
+        let metrics = Metrics::new(cpus.len(), opened.is_some());
         let shared = Arc::new(Shared {
-            admission: Arc::new(Admission::default()),
+            admission: Arc::new(Admission::new(metrics.admission().clone())),
             presence: Presence::new(cpus.len()),
             mail,
             moves,
@@ -92,8 +94,7 @@ impl Server {
             store: OnceLock::new(),
             shelves: cpus.iter().map(|_| Shelf::default()).collect(),
             restored: Barrier::new(cpus.len()),
-            backend: cpus.iter().map(|_| Arc::default()).collect(),
-            counters: cpus.iter().map(|_| Counters::default()).collect(),
+            metrics,
             config: Mutex::new(Arc::new(config)),
             draining: AtomicBool::new(false),
             events: sender,
@@ -230,7 +231,8 @@ fn said(changed: &[&str], needs_restart: &[&str]) -> String {
 }
 
 fn start_store(shared: &Arc<Shared>, store: Store) -> io::Result<StoreThread> {
-    let (thread, sender) = io_store::start(store, &shared.config().store, shared.outlets())?;
+    let metrics = shared.metrics.store().expect("a process with a store has its metrics").clone();
+    let (thread, sender) = io_store::start(store, &shared.config().store, shared.outlets(), metrics)?;
     assert!(shared.store.set(sender).is_ok(), "a process has one store");
     Ok(thread)
 }
@@ -248,7 +250,7 @@ fn start_workers(shared: &Arc<Shared>, beginning: Beginning) -> io::Result<Vec<J
     let config = shared.config();
     let mut found: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
     for session in sessions {
-        found[usize::from(home(&session.row.name, receivers.len()).0)].push(session);
+        found[usize::from(session_owner(&session.row.name, receivers.len()).0)].push(session);
     }
     let mut workers = Vec::new();
     for ((n, mail), found) in receivers.into_iter().enumerate().zip(found) {

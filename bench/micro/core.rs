@@ -1,11 +1,13 @@
 //! The structures of a core: timing wheel, channel index, mailbox.
 
 use divan::Bencher;
+use rainbow::base::id::ConnIndex;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::io::mailbox::{MailReceiver, MailSender, mailbox};
 use rainbow::shard::arena::List;
-use rainbow::shard::channels::Channels;
+use rainbow::shard::channel::members::Channels;
+use rainbow::shard::ids::MemberKind;
 use rainbow::shard::wheel::Wheel;
 
 const TIMERS: [u32; 2] = [1_000, 1_000_000];
@@ -60,7 +62,7 @@ fn channel(members: u32) -> (Channels, Vec<List>) {
     let mut channels = Channels::default();
     let mut lists: Vec<List> = (0..members).map(|_| List::default()).collect();
     for (conn, list) in lists.iter_mut().enumerate() {
-        channels.join(conn as u32, list, "room");
+        channels.join(ConnIndex(conn as u32).into(), list, "room");
     }
     (channels, lists)
 }
@@ -70,7 +72,7 @@ fn channel_join_and_leave(bencher: Bencher, members: u32) {
     let (mut channels, _lists) = channel(members);
     let mut list = List::default();
     bencher.bench_local(|| {
-        channels.join(members, &mut list, "room");
+        channels.join(ConnIndex(members).into(), &mut list, "room");
         channels.leave(&mut list, "room")
     });
 }
@@ -81,7 +83,7 @@ fn channel_find(bencher: Bencher) {
     let mut channels = Channels::default();
     let mut lists: Vec<List> = (0..100_000).map(|_| List::default()).collect();
     for (conn, list) in lists.iter_mut().enumerate() {
-        channels.join(conn as u32, list, &format!("u{conn}"));
+        channels.join(ConnIndex(conn as u32).into(), list, &format!("u{conn}"));
     }
     bencher.bench_local(|| channels.find(divan::black_box("u77777")).is_some());
 }
@@ -90,7 +92,9 @@ fn channel_find(bencher: Bencher) {
 fn channel_walk_members(bencher: Bencher, members: u32) {
     let (channels, _lists) = channel(members);
     let room = channels.find("room").expect("it has members");
-    bencher.counter(members).bench_local(|| channels.members(room).map(u64::from).sum::<u64>());
+    bencher.counter(members).bench_local(|| {
+        channels.members(room).filter(|member| matches!(member.kind(), MemberKind::Connection(_))).count()
+    });
 }
 
 /// A value to a worker that is busy: no bell.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use rainbow::base::id::{ConnKey, ShardId};
+use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
 use rainbow::shard::{ForwardOutcome, Input, Message, Mode, Output, Query, QueryId, SessionSettings, Settings, Shard};
 use rainbow::wire::packet::{MessageId, Packet, QoS};
@@ -20,7 +21,7 @@ struct Bed {
 
 impl Bed {
     fn new(connections: usize) -> Bed {
-        let shard = Shard::new(ShardId(0), settings(), NOW);
+        let shard = Shard::new(ShardId(0), settings(), Arc::default(), NOW);
         let mut bed = Bed { shard, keys: Vec::new(), out: Vec::new() };
         for number in 0..connections {
             let (key, _) = bed.shard.reserve([number as u8; 32], NOW);
@@ -88,6 +89,7 @@ fn settings() -> Settings {
         messages_per_second: 0,
         sessions: SessionSettings::default(),
         channels_per_connection: 1024,
+        limits: Limits::DEFAULT,
         mode: Mode::Packets,
     }
 }

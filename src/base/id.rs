@@ -8,10 +8,21 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
+/// A connection's slot in its shard's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnIndex(pub u32);
+
+impl ConnIndex {
+    /// For indexing a table.
+    pub fn slot(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Where a connection lives: shard, slot in its table, and the generation of that slot. Checked on every use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnKey {
-    pub index: u32,
+    pub index: ConnIndex,
     /// Counts the slot's users; wraps.
     pub generation: u16,
     pub shard: ShardId,
@@ -20,11 +31,15 @@ pub struct ConnKey {
 impl ConnKey {
     /// The key as one number, for an identity's last eight bytes and for logs.
     pub fn pack(self) -> u64 {
-        u64::from(self.index) << 32 | u64::from(self.generation) << 16 | u64::from(self.shard.0)
+        u64::from(self.index.0) << 32 | u64::from(self.generation) << 16 | u64::from(self.shard.0)
     }
 
     pub fn unpack(packed: u64) -> ConnKey {
-        ConnKey { index: (packed >> 32) as u32, generation: (packed >> 16) as u16, shard: ShardId(packed as u16) }
+        ConnKey {
+            index: ConnIndex((packed >> 32) as u32),
+            generation: (packed >> 16) as u16,
+            shard: ShardId(packed as u16),
+        }
     }
 }
 
@@ -99,7 +114,7 @@ mod tests {
 
     #[test]
     fn an_identity_leads_back_to_its_key() {
-        let key = ConnKey { index: 0xDEAD_BEEF, generation: 0xA55A, shard: ShardId(29) };
+        let key = ConnKey { index: ConnIndex(0xDEAD_BEEF), generation: 0xA55A, shard: ShardId(29) };
         let identity = Identity::new([0x5C; 32], key);
         assert_eq!(identity.key(), key);
         assert_eq!(Identity::from_hex(identity.to_string().as_bytes()), Some(identity));

@@ -9,7 +9,7 @@ use super::store::StoreSender;
 use super::{clock, upgrade};
 use crate::base::id::ShardId;
 use crate::policy::api::{self, Access, Call, Refusal, Route, Sent, Signature, Targets, Whom};
-use crate::shard::{Query, Reply, SessionInfo, home};
+use crate::shard::{Query, Reply, SessionInfo, session_owner};
 use crate::store::State;
 use crate::wire::http1::{RequestHead, query_get};
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
@@ -137,7 +137,7 @@ pub async fn run(core: &Rc<Core>, request: Request<'_>) -> Response {
         Route::Ready => Response::new(200, "text/plain; charset=utf-8", &b"ok"[..]),
         Route::ServerInfo => Response::new(200, "text/html; charset=utf-8", &include_bytes!("serverinfo.html")[..]),
         Route::Info => figures::info(core).await,
-        Route::Metrics => figures::metrics(core).await,
+        Route::Metrics => figures::metrics(&core.shared),
         Route::Channel => channel(core, query).await,
         Route::Session => match session(core, query).await {
             Ok(response) => response,
@@ -266,7 +266,7 @@ async fn ask_home(core: &Rc<Core>, session: &str, query: impl FnOnce(Arc<str>) -
     if !core.store.is_open() {
         return Err(Refusal::NoStoreForSessions);
     }
-    let home = home(session, core.shared.mail.len());
+    let home = session_owner(session, core.shared.mail.len());
     core.ask(std::iter::once(home), query(session.into())).await.ok_or(Refusal::TooManyCalls)
 }
 
@@ -285,7 +285,7 @@ fn answer(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {
             body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());
         }
         Reply::Done { .. } => body.extend_from_slice(b"{\"status\":0}"),
-        Reply::Refused(why) => return refusal(200, why),
+        Reply::Refused(why) => return refusal(200, &why.to_string()),
         other => {
             debug_assert!(false, "not the reply to a call: {other:?}");
             return refusal(500, "internal error");

@@ -18,7 +18,7 @@ use super::mailbox::{Bells, MailReceiver};
 use super::notify::Notify;
 use super::receipts::Receipts;
 use super::rules::Rules;
-use super::shared::{Counters, Mail, Shared, TICKET_SHARD_AT};
+use super::shared::{Mail, Shared, TICKET_SHARD_AT};
 use super::shelf::News;
 use super::storebox::{self, StoreBox};
 use super::sys;
@@ -27,12 +27,15 @@ use super::waits::Waits;
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
+use crate::metrics::counter::Counter;
+use crate::metrics::worker::WorkerMetrics;
 use crate::policy::api::Targets;
 use crate::policy::backend::{Actions, Verdict};
-use crate::shard::channels::name_hash;
+
 use crate::shard::command::{Claim, SessionId, StoreError, StoredSession};
 use crate::shard::{
-    DrainScope, Forward, ForwardOutcome, Input, Message, Output, Query, QueryId, Reply, SessionEnd, Shard, Terms, home,
+    DrainScope, Forward, ForwardOutcome, Input, Message, Output, Query, QueryId, QueryRefusal, Reply, SessionEnd,
+    Shard, Terms, name_hash, session_owner,
 };
 use crate::store::{Claimed, Request};
 use crate::wire::packet::QoS;
@@ -43,14 +46,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use tracing::{debug, error, warn};
 
 pub struct Core {
     pub id: ShardId,
     pub shared: Arc<Shared>,
+    /// Of `shared.metrics`, this worker's.
+    metrics: Arc<WorkerMetrics>,
     pub clock: Clock,
     pub lines: Lines,
     pub deadlines: Rc<Deadlines>,
@@ -92,9 +95,10 @@ pub struct Core {
 impl Core {
     pub fn new(id: ShardId, shared: Arc<Shared>, rules: Rules, mail: MailReceiver<Mail>) -> std::io::Result<Rc<Core>> {
         let now = clock::monotonic();
-        let shard = Shard::new(id, rules.settings(), now);
+        let shard = Shard::new(id, rules.settings(), shared.metrics.shard(id).clone(), now);
         Ok(Rc::new(Core {
             id,
+            metrics: shared.metrics.worker(id).clone(),
             clock: Clock::default(),
             lines: Lines::new()?,
             deadlines: Rc::new(Deadlines::new(now)),
@@ -145,17 +149,17 @@ impl Core {
         self.rules.borrow().clone()
     }
 
-    pub fn count(&self, counter: impl Fn(&Counters) -> &AtomicU64) {
+    pub fn count(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) {
         self.count_many(counter, 1);
     }
 
-    pub fn count_many(&self, counter: impl Fn(&Counters) -> &AtomicU64, count: u64) {
-        Counters::add(counter(&self.shared.counters[usize::from(self.id.0)]), count);
+    pub fn count_many(&self, counter: impl Fn(&WorkerMetrics) -> &Counter, count: u64) {
+        counter(&self.metrics).add(count);
     }
 
     /// The same; true when no worker has counted it before (two at the same moment may both be the first).
-    pub fn count_first(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> bool {
-        let is_first = self.shared.counters.iter().all(|counters| counter(counters).load(Relaxed) == 0);
+    pub fn count_first(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) -> bool {
+        let is_first = self.shared.metrics.workers().iter().all(|metrics| counter(metrics).get() == 0);
         self.count(counter);
         is_first
     }
@@ -177,7 +181,7 @@ impl Core {
         self.turn.notify();
         let Ok(paused) = handled else {
             self.count(|counters| &counters.panics);
-            error!(index = key.index, "a connection's handling panicked; it is closed");
+            error!(index = key.index.0, "a connection's handling panicked; it is closed");
             self.handle(Input::Panicked { key });
             return true;
         };
@@ -250,7 +254,7 @@ impl Core {
     async fn send_to_session(&self, name: &str, send: Send<'_>) -> Option<Reply> {
         let message = Message::encode(send.qos, send.message_type, send.body, &mut self.scratch.borrow_mut());
         let terms = send.terms(self.clock.now());
-        let home = home(name, self.shared.mail.len());
+        let home = session_owner(name, self.shared.mail.len());
         let query = Query::SendTo { session: name.into(), message, terms };
         self.ask(std::iter::once(home), query).await
     }
@@ -289,7 +293,7 @@ impl Core {
             self.handle(Input::Query { ticket, query });
         } else if self.put(shard, Mail::Query { ticket, query }).is_err() {
             self.count(|counters| &counters.mail_full);
-            self.asks.resolve(ticket, Reply::Refused("too busy"));
+            self.asks.resolve(ticket, Reply::Refused(QueryRefusal::TooBusy));
         }
     }
 
@@ -322,10 +326,10 @@ impl Core {
             self.lines.flush(&mut shard, answer.behind.saturating_sub(flushed));
             flushed = flushed.max(answer.behind);
             if let Some(rest) = answer.write(&self.deadlines) {
-                let (shared, id) = (self.shared.clone(), usize::from(self.id.0));
+                let metrics = self.metrics.clone();
                 monoio::spawn(async move {
                     if !rest.await {
-                        Counters::add(&shared.counters[id].answers_not_taken, 1);
+                        metrics.answers_not_taken.increment();
                     }
                 });
             }
@@ -411,7 +415,7 @@ impl Core {
                 Some(Output::AttachRefused { key, why }) => self.attaches.tell(key, Err(why)),
                 Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
                 Some(Output::RedirectQuery { to, ticket, query }) => self.redirect(to, ticket, query),
-                Some(Output::HandoverEnded { stub }) => self.post(stub.shard, Mail::StubEnded { key: stub }),
+                Some(Output::HandoverEnded { origin }) => self.post(origin.shard, Mail::StubEnded { key: origin }),
                 Some(Output::SessionEnded { name, cookie, why }) => self.tell_session_end(&name, cookie, why),
                 Some(Output::Receipt { session, message_id }) => self.add_receipt(&session, message_id.as_deref()),
                 Some(Output::EndWriting { key }) => self.lines.end_writing(key.index),
@@ -435,7 +439,7 @@ impl Core {
         let mail = Mail::QueryAt { key: to, ticket, query };
         if self.put(to.shard, mail).is_err() {
             self.count(|counters| &counters.mail_full);
-            self.reply(ticket, Reply::Refused("too busy"));
+            self.reply(ticket, Reply::Refused(QueryRefusal::TooBusy));
         }
     }
 
@@ -477,7 +481,7 @@ impl Core {
             body,
         };
         if let Err(job) = self.pool().submit(job) {
-            // Counted by the pool as `line_full`; the client's repeat tries again.
+            // Counted by the pool as `queue_full`; the client's repeat tries again.
             self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: job.body });
         }
     }

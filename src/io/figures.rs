@@ -1,37 +1,31 @@
 //! The server in figures: /info/ (JSON, what the page at /serverinfo/ shows) and /metrics (Prometheus text).
+//!
+//! Both read `Metrics` and ask no worker for a figure. Only the largest channels are queried from the shards.
 
-use super::backend::{BackendStats, HistogramTotal, UpstreamState};
+use super::backend::UpstreamState;
 use super::core::Core;
 use super::response::{Response, plain};
-use super::shared::Counters;
-use super::store::StoreSender;
+use super::shared::Shared;
 use super::{clock, sys};
+use crate::base::id::ShardId;
 use crate::config::StoreKind;
-use crate::shard::{Figures, Query, Reply, Stats};
+use crate::metrics::backend::{BackendMetrics, latency_us};
+use crate::metrics::process::Readings;
+use crate::metrics::shard::ShardMetrics;
+use crate::metrics::text;
+use crate::shard::{Query, Reply};
 use crate::store::State;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
 use serde_json::{Value, json};
-use std::fmt;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// `GET /info/`; the shape is documented at the head of serverinfo.html.
 pub async fn info(core: &Rc<Core>) -> Response {
-    let (figures, stats) = figures(core).await;
     let largest = largest(core, LARGEST).await;
     let shared = &core.shared;
-    let config = shared.config();
+    let (config, metrics) = (shared.config(), &shared.metrics);
     let now = clock::monotonic();
-    let channels: usize = figures.iter().map(|worker| worker.channels).sum();
-    let mut counters = serde_json::Map::new();
-    let counted = stats.iter().chain(Counters::sum(&shared.counters)).chain(admission(core)).chain(backend(core));
-    for (name, _, value) in counted.chain(store_counters(core)) {
-        counters.insert(name.into(), value.into());
-    }
+    let counters: serde_json::Map<_, _> =
+        metrics.counters().map(|sample| (sample.name.into(), sample.value.into())).collect();
     let info = json!({
         "status": 0,
         "version": env!("CARGO_PKG_VERSION"),
@@ -39,17 +33,17 @@ pub async fn info(core: &Rc<Core>) -> Response {
         "pid": std::process::id(),
         "cluster_name": config.cluster_name,
         "listen": shared.listen.to_string(),
-        "connections": figures.iter().map(|worker| worker.connections).sum::<usize>(),
-        "channels": channels,
+        "connections": metrics.shards_total(|shard| shard.connections.get()),
+        "channels": metrics.shards_total(|shard| shard.channels.get()),
         "memory_bytes": sys::resident_bytes(),
         "cpu_percent": cpu_percent(shared.uptime_s(now)),
         "cpu_us": sys::cpu_us(),
-        "messages_in": stats.messages_in,
-        "messages_out": stats.messages_out,
-        "sessions": figures.iter().map(|worker| worker.sessions).sum::<usize>(),
-        "store": store(core, &figures),
+        "messages_in": metrics.shards_total(|shard| shard.messages_in.get()),
+        "messages_out": metrics.shards_total(|shard| shard.messages_out.get()),
+        "sessions": metrics.shards_total(|shard| shard.sessions.get()),
+        "store": store(shared),
         "backend": upstreams(core),
-        "workers": figures.iter().map(|worker| worker_json(core, worker)).collect::<Vec<_>>(),
+        "workers": shared.workers().map(|id| worker(shared, id, metrics.shard(id))).collect::<Vec<_>>(),
         "largest_channels":
             largest.iter().map(|(name, members)| json!({"name": name, "members": members})).collect::<Vec<_>>(),
         "counters": counters,
@@ -58,75 +52,44 @@ pub async fn info(core: &Rc<Core>) -> Response {
     Response::json(info.to_string().into_bytes())
 }
 
-fn worker_json(core: &Core, worker: &Figures) -> Value {
+fn worker(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value {
     json!({
-        "id": worker.shard,
-        "core": core.shared.cores.get(usize::from(worker.shard)).copied().flatten(),
-        "connections": worker.connections,
-        "channels": worker.channels,
-        "messages_in": worker.stats.messages_in,
-        "messages_out": worker.stats.messages_out,
-        "timers": worker.timers,
-        "calls": worker.calls,
-        "mailbox": core.shared.mail.get(usize::from(worker.shard)).map_or(0, |mail| mail.len()),
+        "id": id.0,
+        "core": shared.cores.get(usize::from(id.0)).copied().flatten(),
+        "connections": metrics.connections.get(),
+        "channels": metrics.channels.get(),
+        "messages_in": metrics.messages_in.get(),
+        "messages_out": metrics.messages_out.get(),
+        "timers": metrics.timers.get(),
+        "calls": metrics.calls_waiting.get(),
+        "mailbox": shared.mail.get(usize::from(id.0)).map_or(0, |mail| mail.len()),
     })
 }
 
 /// `null` without a store.
-fn store(core: &Core, figures: &[Figures]) -> Value {
-    let Some(store) = core.shared.store.get() else { return Value::Null };
-    let stats = store.stats();
-    let commits = stats.commits.load(Relaxed);
+fn store(shared: &Shared) -> Value {
+    let (Some(store), Some(metrics)) = (shared.store.get(), shared.metrics.store()) else { return Value::Null };
+    let commits = metrics.commits.get();
     let why = match store.state() {
         State::Ready => None,
         State::Refusing { detail, .. } => Some(detail),
     };
     json!({
-        "kind": match core.shared.config().store.kind {
+        "kind": match shared.config().store.kind {
             StoreKind::None => "none",
             StoreKind::Sqlite => "sqlite",
             StoreKind::Redis => "redis",
         },
         "state": if why.is_none() { "ready" } else { "refusing" },
         "why": why,
-        "messages": stats.messages.load(Relaxed),
-        "bytes": stats.bytes.load(Relaxed),
+        "messages": metrics.messages.get(),
+        "bytes": metrics.bytes.get(),
         "queued": store.len(),
-        "under_way": figures.iter().map(|worker| worker.store_under_way).sum::<usize>(),
+        "under_way": shared.metrics.shards_total(|shard| shard.store_under_way.get()),
         "commits": commits,
-        "commit_us_mean": stats.commit_us.load(Relaxed) / commits.max(1),
-        "commit_us_max": stats.commit_us_max.load(Relaxed),
+        "commit_us_mean": metrics.commit_us.get() / commits.max(1),
+        "commit_us_max": metrics.commit_us_max.get(),
     })
-}
-
-fn store_counters(core: &Core) -> impl Iterator<Item = Counted> {
-    let stats = core.shared.store.get().map(StoreSender::stats);
-    let counters = stats.map(|stats| {
-        [
-            ("store_steps", "Steps that the store was asked for.", &stats.steps),
-            ("store_loads", "Pages of messages that it was asked for.", &stats.loads),
-            ("store_claims", "Calls with a message_id that it was asked about.", &stats.claims),
-            ("store_refused", "What it was asked for and refused.", &stats.refused),
-            ("store_commits", "Its commits.", &stats.commits),
-            ("store_commit_us", "Time in its commits, in microseconds.", &stats.commit_us),
-            ("store_expired", "Messages whose time was over before they reached their session.", &stats.expired),
-        ]
-    });
-    counters.into_iter().flatten().map(|(name, what, counter)| (name, what, counter.load(Relaxed)))
-}
-
-fn store_gauges(core: &Core) -> impl Iterator<Item = Counted> {
-    let gauges = core.shared.store.get().map(|store| {
-        let stats = store.stats();
-        [
-            ("store_messages", "Messages that wait in the store.", stats.messages.load(Relaxed)),
-            ("store_bytes", "Bytes that wait in the store.", stats.bytes.load(Relaxed)),
-            ("store_queued", "Requests that wait for the store's thread.", store.len() as u64),
-            ("store_refusing", "1 while the store makes no promises.", u64::from(!store.is_ready())),
-            ("store_commit_us_max", "The longest commit, in microseconds.", stats.commit_us_max.load(Relaxed)),
-        ]
-    });
-    gauges.into_iter().flatten()
 }
 
 /// Of the whole life of the process; the page computes what is going on now from `cpu_us`.
@@ -136,9 +99,10 @@ fn cpu_percent(uptime_s: u64) -> f64 {
 }
 
 fn upstreams(core: &Core) -> Vec<Value> {
-    let latency = HistogramTotal::of(core.shared.backend.iter().map(|stats| &stats.latency_us));
-    let sum = |counter: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| counter(stats)).sum::<u64>();
-    let (waiting, failures) = (sum(|stats| stats.waiting.get()), sum(failures));
+    let metrics = &core.shared.metrics;
+    let latency = latency_us(metrics.backends());
+    let waiting = metrics.backends_total(|backend| backend.waiting.get());
+    let failures = metrics.backends_total(BackendMetrics::failures);
     let one = |upstream: UpstreamState| {
         json!({
             "url": format!("http://{}:{}", upstream.host, upstream.port),
@@ -154,19 +118,6 @@ fn upstreams(core: &Core) -> Vec<Value> {
     core.pool().upstreams().into_iter().map(one).collect()
 }
 
-fn failures(stats: &BackendStats) -> u64 {
-    let failures = [
-        &stats.failures_no_address,
-        &stats.failures_refused,
-        &stats.failures_reset,
-        &stats.failures_timeout,
-        &stats.failures_rubbish,
-        &stats.failures_too_large,
-        &stats.status_5xx,
-    ];
-    failures.iter().map(|counter| counter.get()).sum()
-}
-
 /// The channels with the most members, all workers together.
 pub async fn largest(core: &Rc<Core>, most: usize) -> Vec<(String, usize)> {
     let Some(Reply::Channels(mut channels)) = core.ask(core.shared.workers(), Query::Largest { most }).await else {
@@ -177,108 +128,16 @@ pub async fn largest(core: &Rc<Core>, most: usize) -> Vec<(String, usize)> {
     channels
 }
 
-async fn figures(core: &Rc<Core>) -> (Vec<Figures>, Stats) {
-    let mut figures = match core.ask(core.shared.workers(), Query::Figures).await {
-        Some(Reply::Figures(figures)) => figures,
-        _ => Vec::new(),
-    };
-    figures.sort_by_key(|worker| worker.shard);
-    let mut stats = Stats::default();
-    figures.iter().for_each(|worker| stats.add(&worker.stats));
-    (figures, stats)
-}
-
-type Counted = (&'static str, &'static str, u64);
-
-fn admission(core: &Core) -> impl Iterator<Item = Counted> {
-    let admission = &core.shared.admission;
-    [
-        ("refused_full", "Connections refused at connections_max (503).", admission.refused_full.load(Relaxed)),
-        (
-            "refused_address",
-            "Connections refused at connections_per_address (429).",
-            admission.refused_address.load(Relaxed),
-        ),
-    ]
-    .into_iter()
-}
-
-fn backend(core: &Core) -> impl Iterator<Item = Counted> {
-    let sum = |counter: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| counter(stats)).sum();
-    [
-        ("backend_requests", "Attempts to ask the backend.", sum(|stats| stats.requests.get())),
-        ("backend_answers", "Answers of the backend, whatever their status.", sum(|stats| stats.answers.get())),
-        ("backend_no_address", "Attempts that found no address.", sum(|stats| stats.failures_no_address.get())),
-        ("backend_refused", "Attempts that found nobody listening.", sum(|stats| stats.failures_refused.get())),
-        ("backend_reset", "Attempts whose connection broke.", sum(|stats| stats.failures_reset.get())),
-        ("backend_timeout", "Attempts not answered in time.", sum(|stats| stats.failures_timeout.get())),
-        ("backend_rubbish", "Answers that were not HTTP.", sum(|stats| stats.failures_rubbish.get())),
-        ("backend_too_large", "Answers over backend_body_max.", sum(|stats| stats.failures_too_large.get())),
-        ("backend_4xx", "Answers of status 4xx.", sum(|stats| stats.status_4xx.get())),
-        ("backend_5xx", "Answers of status 5xx.", sum(|stats| stats.status_5xx.get())),
-        ("backend_retries", "Attempts that followed a failed one.", sum(|stats| stats.retries.get())),
-        ("backend_stale", "Requests that met a closing connection.", sum(|stats| stats.stale.get())),
-        ("backend_gave_up", "Requests that ended without an answer.", sum(|stats| stats.gave_up.get())),
-        ("backend_line_full", "Requests refused because too many wait.", sum(|stats| stats.line_full.get())),
-        ("backend_unasked", "Connections that said what nobody asked.", sum(|stats| stats.unasked.get())),
-        ("backend_breaker_opened", "Times a breaker opened.", sum(|stats| stats.breaker_opened.get())),
-    ]
-    .into_iter()
-}
-
 /// `GET /metrics`.
-pub async fn metrics(core: &Rc<Core>) -> Response {
-    let (figures, stats) = figures(core).await;
-    let sum = |part: fn(&Figures) -> usize| figures.iter().map(part).sum::<usize>() as u64;
-    let backend_sum = |part: fn(&BackendStats) -> u64| core.shared.backend.iter().map(|stats| part(stats)).sum();
-    let latency = HistogramTotal::of(core.shared.backend.iter().map(|stats| &stats.latency_us));
-    let mut gauges = vec![
-        ("connections", "Open connections.", sum(|worker| worker.connections)),
-        ("channels", "Channels with members, added up over the workers.", sum(|worker| worker.channels)),
-        ("sessions", "Durable sessions, those without a connection included.", sum(|worker| worker.sessions)),
-        ("timers", "Armed timers.", sum(|worker| worker.timers)),
-        ("calls_waiting", "Calls waiting for clients' answers.", sum(|worker| worker.calls)),
-        ("line_bytes", "Bytes of clients' messages that wait for the backend.", sum(|worker| worker.line_bytes)),
-        ("memory_bytes", "Resident memory.", sys::resident_bytes()),
-        ("uptime_seconds", "Since the start.", core.shared.uptime_s(clock::monotonic())),
-        ("workers", "Worker threads.", figures.len() as u64),
-        ("backend_connections", "Connections to backends.", backend_sum(|stats| stats.connections.get())),
-        ("backend_waiting", "Requests that wait for a backend.", backend_sum(|stats| stats.waiting.get())),
-        ("backend_open_breakers", "Backends that are taken for down.", backend_sum(|stats| stats.open_breakers.get())),
-        ("backend_latency_p50_us", "Median of the backend's latency since the start.", latency.per_mille(500)),
-        ("backend_latency_p99_us", "99th percentile of the backend's latency.", latency.per_mille(990)),
-    ];
-    gauges.extend(store_gauges(core));
-    let counters = stats.iter().chain(Counters::sum(&core.shared.counters)).chain(admission(core)).chain(backend(core));
-    let counters = counters.chain(store_counters(core));
-    let mut registry = Registry::with_prefix("rainbow");
-    registry.register_collector(Box::new(Collected { counters: counters.collect(), gauges }));
-    let mut body = String::new();
-    match text::encode(&mut body, &registry) {
-        Ok(()) => Response::new(200, "application/openmetrics-text; version=1.0.0; charset=utf-8", body.into_bytes()),
+pub fn metrics(shared: &Shared) -> Response {
+    let readings = Readings {
+        memory_bytes: sys::resident_bytes(),
+        uptime_seconds: shared.uptime_s(clock::monotonic()),
+        store_queued: shared.store.get().map(|store| store.len() as u64),
+    };
+    match text::encode(shared.metrics.samples(&readings)) {
+        Ok(text) => Response::new(200, text::CONTENT_TYPE, text.into_bytes()),
         Err(_) => plain(500, "the metrics cannot be written"),
-    }
-}
-
-#[derive(Debug)]
-struct Collected {
-    counters: Vec<Counted>,
-    gauges: Vec<Counted>,
-}
-
-impl Collector for Collected {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for &(name, what, value) in &self.counters {
-            let counter = ConstCounter::new(value);
-            let what = what.trim_end_matches('.');
-            counter.encode(encoder.encode_descriptor(name, what, None::<&Unit>, counter.metric_type())?)?;
-        }
-        for &(name, what, value) in &self.gauges {
-            let gauge = ConstGauge::new(value as i64);
-            let what = what.trim_end_matches('.');
-            gauge.encode(encoder.encode_descriptor(name, what, None::<&Unit>, gauge.metric_type())?)?;
-        }
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::socket::Pollable;
 use super::sys;
-use crate::base::id::ConnKey;
+use crate::base::id::{ConnIndex, ConnKey};
 use crate::shard::Shard;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
@@ -17,7 +17,7 @@ use std::task::{Poll, Waker};
 
 pub struct Lines {
     lines: RefCell<Vec<Line>>,
-    paused: RefCell<FxHashMap<u32, Paused>>,
+    paused: RefCell<FxHashMap<ConnIndex, Paused>>,
     epoll: Pollable,
     scratch: RefCell<Vec<u8>>,
 }
@@ -45,23 +45,23 @@ impl Lines {
         })
     }
 
-    pub fn attach(&self, index: u32, fd: RawFd) {
+    pub fn attach(&self, index: ConnIndex, fd: RawFd) {
         let mut lines = self.lines.borrow_mut();
-        if lines.len() <= index as usize {
-            lines.resize(index as usize + 1, Line::EMPTY);
+        if lines.len() <= index.slot() {
+            lines.resize(index.slot() + 1, Line::EMPTY);
         }
-        debug_assert_eq!(lines[index as usize].fd, NONE, "a slot has one socket");
-        lines[index as usize] = Line { fd, blocked: false };
+        debug_assert_eq!(lines[index.slot()].fd, NONE, "a slot has one socket");
+        lines[index.slot()] = Line { fd, blocked: false };
     }
 
     /// Before the socket is closed: its number may come back as somebody else's.
-    pub fn detach(&self, index: u32) {
-        self.lines.borrow_mut()[index as usize] = Line::EMPTY;
+    pub fn detach(&self, index: ConnIndex) {
+        self.lines.borrow_mut()[index.slot()] = Line::EMPTY;
         self.paused.borrow_mut().remove(&index);
     }
 
     /// Ends our direction; the session task reads on until the peer ends its own.
-    pub fn end_writing(&self, index: u32) {
+    pub fn end_writing(&self, index: ConnIndex) {
         let line = self.line(index);
         if line.fd != NONE {
             sys::shutdown_write(line.fd);
@@ -69,7 +69,7 @@ impl Lines {
     }
 
     /// The pending read completes, the session task ends.
-    pub fn shutdown(&self, index: u32) {
+    pub fn shutdown(&self, index: ConnIndex) {
         let line = self.line(index);
         if line.fd != NONE {
             sys::shutdown(line.fd);
@@ -87,7 +87,7 @@ impl Lines {
         }
     }
 
-    fn flush_one(&self, shard: &mut Shard, index: u32, fd: RawFd) {
+    fn flush_one(&self, shard: &mut Shard, index: ConnIndex, fd: RawFd) {
         let mut scratch = self.scratch.borrow_mut();
         loop {
             scratch.clear();
@@ -121,9 +121,9 @@ impl Lines {
         scratch.shrink_to(SCRATCH_KEPT);
     }
 
-    fn block(&self, index: u32, fd: RawFd) {
-        self.lines.borrow_mut()[index as usize].blocked = true;
-        if sys::epoll_arm_write(self.epoll.fd(), fd, u64::from(index) << 32 | fd as u32 as u64).is_err() {
+    fn block(&self, index: ConnIndex, fd: RawFd) {
+        self.lines.borrow_mut()[index.slot()].blocked = true;
+        if sys::epoll_arm_write(self.epoll.fd(), fd, u64::from(index.0) << 32 | fd as u32 as u64).is_err() {
             sys::shutdown(fd);
         }
     }
@@ -139,11 +139,11 @@ impl Lines {
         let count = sys::epoll_take(self.epoll.fd(), &mut events);
         for event in &events[..count] {
             let data = event.u64;
-            let (index, fd) = ((data >> 32) as u32, data as u32 as RawFd);
+            let (index, fd) = (ConnIndex((data >> 32) as u32), data as u32 as RawFd);
             // A socket that was closed meanwhile, or its number used again, is not the one that was blocked.
             let line = self.line(index);
             if line.fd == fd && line.blocked {
-                self.lines.borrow_mut()[index as usize].blocked = false;
+                self.lines.borrow_mut()[index.slot()].blocked = false;
                 self.flush_one(shard, index, fd);
             }
         }
@@ -172,8 +172,8 @@ impl Lines {
         }
     }
 
-    fn line(&self, index: u32) -> Line {
-        self.lines.borrow().get(index as usize).copied().unwrap_or(Line::EMPTY)
+    fn line(&self, index: ConnIndex) -> Line {
+        self.lines.borrow().get(index.slot()).copied().unwrap_or(Line::EMPTY)
     }
 }
 

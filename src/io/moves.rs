@@ -19,7 +19,7 @@ use super::sys;
 use super::upgrade::{self, Joining};
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::policy::admission::Place;
-use crate::shard::home;
+use crate::shard::session_owner;
 use rustc_hash::FxHashMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -134,7 +134,7 @@ pub async fn hand_over(
     socket: Socket,
     arrival: Arrival,
 ) -> Result<(), (Socket, Response)> {
-    let to = home(&arrival.joining.name, core.shared.mail.len());
+    let to = session_owner(&arrival.joining.name, core.shared.mail.len());
     let mut arrival = Box::new(arrival);
     for _ in 0..TRIES {
         let moves = core.shared.moves.as_ref().expect("there are doors where there are workers and a store");
@@ -228,7 +228,7 @@ mod tests {
         let limits = AdmissionLimits { connections_max: 10_000, per_address: 0 };
         Box::new(Arrival {
             identity: Identity([7; 32]),
-            stub: ConnKey { index: 3, generation: 4, shard: ShardId(0) },
+            stub: ConnKey { index: crate::base::id::ConnIndex(3), generation: 4, shard: ShardId(0) },
             joining: Joining { name: "alice".into(), ..Joining::default() },
             early: b"early".to_vec(),
             place: admission.admit(IpAddr::from([127, 0, 0, 1]), limits).expect("there is room"),

@@ -1,6 +1,7 @@
 //! The configuration as the rooms want it: converted once per reload, read on every use.
 
 use super::clock;
+use crate::base::limits::Limits;
 use crate::config::{Config, SignatureRequire};
 use crate::policy::admission::AdmissionLimits;
 use crate::policy::api::Timeouts;
@@ -64,13 +65,14 @@ impl Rules {
             channels_per_connection: config.channels_per_connection,
             sessions: SessionSettings {
                 unix_ms_at_zero: clock::unix_ms().0.saturating_sub(clock::monotonic().0),
-                patience_ms: ms(config.store.patience),
+                store_after_ms: ms(config.store.patience),
                 messages_max: config.store.session_messages_max,
                 bytes_max: config.store.session_bytes_max,
                 expiry_s: config.store.session_expiry.as_secs(),
                 expiry_max_s: config.store.session_expiry_max.as_secs(),
                 message_ttl_ms: ms(config.store.message_ttl),
             },
+            limits: Limits::DEFAULT,
             mode: self.mode,
         }
     }

@@ -1,7 +1,6 @@
-//! What all workers of the process share: counters, who may come in, which channels are where, and each other's
+//! What all workers of the process share: metrics, who may come in, which channels are where, and each other's
 //! mailboxes.
 
-use super::backend::BackendStats;
 use super::events::EventSender;
 use super::mailbox::MailSender;
 use super::moves::Moves;
@@ -11,6 +10,7 @@ use super::store::{Outlets, StoreSender};
 use crate::base::id::{ConnKey, ShardId};
 use crate::base::time::Tick;
 use crate::config::Config;
+use crate::metrics::process::Metrics;
 use crate::policy::admission::Admission;
 use crate::shard::{Query, QueryId, Reply};
 use std::net::SocketAddr;
@@ -31,10 +31,7 @@ pub struct Shared {
     pub shelves: Vec<Shelf>,
     /// No worker lets anybody in before all have their sessions: a message for a channel must find all its members.
     pub restored: Barrier,
-    /// One per worker.
-    pub backend: Vec<Arc<BackendStats>>,
-    /// One per worker.
-    pub counters: Vec<Counters>,
+    pub metrics: Metrics,
     /// In force now.
     pub config: Mutex<Arc<Config>>,
     /// Set by the first SIGTERM: nobody new comes in.
@@ -97,75 +94,6 @@ pub enum Mail {
     },
 }
 
-macro_rules! counters {
-    ($(#[doc = $doc:literal] $name:ident)+) => {
-        /// What one worker counts outside its shard. On cache lines of its own: nobody waits for another core to count.
-        #[derive(Default)]
-        #[repr(align(128))]
-        pub struct Counters {
-            $(#[doc = $doc] pub $name: AtomicU64,)+
-        }
-
-        impl Counters {
-            /// (name, what it counts, value of all workers) of each.
-            pub fn sum(workers: &[Counters]) -> impl Iterator<Item = (&'static str, &'static str, u64)> + use<> {
-                let sum = |counter: fn(&Counters) -> &AtomicU64| {
-                    workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
-                };
-                [$((stringify!($name), $doc.trim_ascii(), sum(|counters| &counters.$name))),+].into_iter()
-            }
-        }
-    };
-}
-
-counters! {
-    /// HTTP requests read.
-    http_requests
-    /// HTTP requests that could not be read (4xx).
-    http_refused
-    /// HTTP requests that did not come, or were not complete, in time (408).
-    http_timeouts
-    /// Connections refused: no device, or by the backend (401).
-    connect_refused
-    /// Connections refused because the backend did not answer (503).
-    connect_failed
-    /// Connections refused for their Origin (403).
-    origin_refused
-    /// Calls by the business server carried out.
-    calls
-    /// Calls refused for what they ask.
-    calls_refused
-    /// Calls refused for their signature.
-    signatures_refused
-    /// Messages between workers refused because a mailbox was full.
-    mail_full
-    /// Panics in the handling of one connection.
-    panics
-    /// Callers that did not take an answer in time.
-    answers_not_taken
-    /// New connections that could not be accepted.
-    accept_errors
-    /// Answers that carried RAINBOWREQUESTINVALID.
-    backend_invalid
-    /// Answers with a RAINBOW* header whose value is not what it should be.
-    backend_unreadable
-    /// Sessions that the backend named although there is no store.
-    sessions_ignored
-    /// Connections that went on in their session's worker.
-    moves
-    /// Connections that could not move to their session's worker.
-    moves_failed
-    /// Delivery receipts that the backend did not take in time.
-    receipts_dropped
-}
-
-impl Counters {
-    /// By the worker whose they are: nobody else writes.
-    pub fn add(counter: &AtomicU64, count: u64) {
-        counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
-    }
-}
-
 impl Shared {
     pub fn config(&self) -> Arc<Config> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -224,7 +152,7 @@ impl Presence {
         Presence { shards: (0..shards).map(|_| buckets()).collect() }
     }
 
-    /// `channel` is `shard::channels::name_hash`. Saturates: a bucket of 65,535 channels stays occupied for ever.
+    /// `channel` is `shard::name_hash`. Saturates: a bucket of 65,535 channels stays occupied for ever.
     pub fn set(&self, shard: ShardId, channel: u64, here: bool) {
         let bucket = &self.shards[usize::from(shard.0)][bucket(channel)];
         let count = bucket.load(Ordering::Relaxed);
@@ -255,7 +183,7 @@ const BUCKETS: usize = 1 << 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::channels::name_hash;
+    use crate::shard::name_hash;
 
     #[test]
     fn presence_counts_channels_per_shard() {

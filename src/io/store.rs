@@ -5,12 +5,12 @@
 //!
 //! 1. `server`, before the workers: `Options::new(&config)`, `Store::open` (its error ends the start); each shard gets
 //!    those of `Opened::sessions` whose home it is.
-//! 2. `start(store, &config.store, outlets)`. The outlets are called on this thread and must not block: `told` and
-//!    `claimed` post to a worker's mailbox. A mailbox that is full must not lose a `Told` (its shard would wait for
+//! 2. `start(store, &config.store, outlets, metrics)`. The outlets are called on this thread and must not block: `told`
+//!    and `claimed` post to a worker's mailbox. A mailbox that is full must not lose a `Told` (its shard would wait for
 //!    ever): keep it aside and join it with the next. `expired` is for all shards, each takes what is its own.
 //! 3. Each worker gets a clone of the `StoreSender`. `try_send` gives a request back when the queue is full: keep it,
 //!    *and all later ones of that shard*, and offer them again in the next turn; numbers must come in order.
-//! 4. A reload calls `StoreSender::reload`. /readyz and /metrics read `StoreSender::state` and `stats`.
+//! 4. A reload calls `StoreSender::reload`. /readyz and /info/ read `StoreSender::state`.
 //! 5. At the end, when the workers have said their last word: `StoreThread::stop` finishes what is queued, writes the
 //!    log back, closes the file and lets the lock go.
 //!
@@ -22,11 +22,12 @@
 use super::clock;
 use crate::base::id::ShardId;
 use crate::config::StoreConfig;
+use crate::metrics::store::StoreMetrics;
 use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
 use crate::store::{Answer, Claimed, Held, Request, State, Store, crash};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -42,10 +43,15 @@ pub struct Outlets {
     pub expired: Box<dyn Fn(Vec<ExpiredMessages>) + Send>,
 }
 
-/// Starts the thread with an opened store.
-pub fn start(store: Store, config: &StoreConfig, outlets: Outlets) -> io::Result<(StoreThread, StoreSender)> {
+/// Starts the thread with an opened store. It alone writes the metrics.
+pub fn start(
+    store: Store,
+    config: &StoreConfig,
+    outlets: Outlets,
+    metrics: Arc<StoreMetrics>,
+) -> io::Result<(StoreThread, StoreSender)> {
     let (queue, requests) = bounded(QUEUE_MAX);
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared { metrics, ..Shared::default() });
     shared.set(config);
     let sender = StoreSender { queue: queue.clone(), shared: shared.clone() };
     let turns = Turns { store, requests, outlets, shared, last_len: 1, failed: false };
@@ -109,38 +115,13 @@ impl StoreSender {
 
     /// `state` is `Ready`; cheaper.
     pub fn is_ready(&self) -> bool {
-        !self.shared.refusing.load(Ordering::Acquire)
+        self.shared.metrics.refusing.get() == 0
     }
-
-    pub fn stats(&self) -> &StoreStats {
-        &self.shared.stats
-    }
-}
-
-/// For /metrics: counted from the start, or as it is now. One writer, the thread.
-#[derive(Debug, Default)]
-pub struct StoreStats {
-    pub steps: AtomicU64,
-    pub loads: AtomicU64,
-    pub claims: AtomicU64,
-    /// Steps, loads and claims that were refused.
-    pub refused: AtomicU64,
-    pub commits: AtomicU64,
-    /// All commits together, from the first request taken to the answers.
-    pub commit_us: AtomicU64,
-    /// The longest of them.
-    pub commit_us_max: AtomicU64,
-    /// Messages that expired here.
-    pub expired: AtomicU64,
-    /// Held now, all sessions together.
-    pub messages: AtomicU64,
-    pub bytes: AtomicU64,
 }
 
 #[derive(Default)]
 struct Shared {
-    stats: StoreStats,
-    refusing: AtomicBool,
+    metrics: Arc<StoreMetrics>,
     /// Locked for as long as a copy takes.
     why: Mutex<Option<(StoreError, String)>>,
     commit_delay_us: AtomicU64,
@@ -265,13 +246,13 @@ impl Turns {
             None => tickets.iter().map(PendingRequest::refused).collect(),
         };
         debug_assert_eq!(answers.len(), tickets.len(), "one answer per request");
-        let stats = &self.shared.stats;
+        let metrics = &self.shared.metrics;
         let took = clock::monotonic_us() - began;
-        stats.commits.fetch_add(1, Ordering::Relaxed);
-        stats.commit_us.fetch_add(took, Ordering::Relaxed);
-        stats.commit_us_max.fetch_max(took, Ordering::Relaxed);
+        metrics.commits.increment();
+        metrics.commit_us.add(took);
+        metrics.commit_us_max.raise_to(took);
         for ticket in &tickets {
-            ticket.count(stats);
+            ticket.count(metrics);
         }
         // Before the answers: who hears of a refusal finds the reason.
         self.note();
@@ -304,7 +285,7 @@ impl Turns {
                 Answer::Settled => {}
             }
         }
-        self.shared.stats.refused.fetch_add(refused, Ordering::Relaxed);
+        self.shared.metrics.refused.add(refused);
         crash::point("told.before");
         for (nth, (shard, told)) in shards.into_iter().enumerate() {
             if nth == 1 {
@@ -327,7 +308,7 @@ impl Turns {
         let Some(purged) = self.guarded(|store| store.purge(now(), PURGE_MAX)) else { return false };
         if !purged.expired.is_empty() {
             let messages = purged.expired.iter().map(|expired| u64::from(expired.messages)).sum();
-            self.shared.stats.expired.fetch_add(messages, Ordering::Relaxed);
+            self.shared.metrics.expired.add(messages);
             (self.outlets.expired)(purged.expired);
         }
         purged.more
@@ -346,8 +327,8 @@ impl Turns {
     /// Shows the others what is so now.
     fn note(&self) {
         let Held { messages, bytes } = self.store.held();
-        self.shared.stats.messages.store(messages, Ordering::Relaxed);
-        self.shared.stats.bytes.store(bytes, Ordering::Relaxed);
+        self.shared.metrics.messages.set(messages);
+        self.shared.metrics.bytes.set(bytes);
         let state = match self.failed {
             false => self.store.state(),
             true => State::Refusing { why: StoreError::Broken, detail: PANICKED.into() },
@@ -364,7 +345,7 @@ impl Turns {
             None => tracing::info!("the store makes promises again"),
             Some((_, detail)) => tracing::error!(detail, "the store makes no promises"),
         }
-        self.shared.refusing.store(new.is_some(), Ordering::Release);
+        self.shared.metrics.refusing.set(u64::from(new.is_some()));
         *why = new;
     }
 }
@@ -399,13 +380,13 @@ impl PendingRequest {
         }
     }
 
-    fn count(&self, stats: &StoreStats) {
+    fn count(&self, metrics: &StoreMetrics) {
         let counter = match self {
-            PendingRequest::Mutation { .. } => &stats.steps,
-            PendingRequest::Load { .. } => &stats.loads,
-            PendingRequest::Claim(_) | PendingRequest::Settle => &stats.claims,
+            PendingRequest::Mutation { .. } => &metrics.mutations,
+            PendingRequest::Load { .. } => &metrics.loads,
+            PendingRequest::Claim(_) | PendingRequest::Settle => &metrics.claims,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.increment();
     }
 }
 

@@ -13,7 +13,7 @@ use super::moves;
 use super::resolve::Resolver;
 use super::rules::{Rules, ms};
 use super::serve::{self, Side};
-use super::shared::{Counters, Mail, Shared};
+use super::shared::{Mail, Shared};
 use super::socket::Socket;
 use super::sys;
 use crate::base::id::ShardId;
@@ -114,7 +114,7 @@ fn new_pool(core: &Rc<Core>, resolver: Resolver) -> Pool {
     resolver.on_news(move || bell.ring());
     Pool::new(backend::Parts {
         options: Options::of(&core.shared.config()),
-        stats: core.shared.backend[id].clone(),
+        stats: core.shared.metrics.backend(core.id).clone(),
         resolver,
         clock: backend::Clock { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
         seed: clock::unix_ns() as u64 ^ (id as u64) << 48,
@@ -147,7 +147,7 @@ async fn accept(core: Rc<Core>, listener: TcpListener, side: Side) {
             }
             Err(_) if core.shared.is_draining() => return,
             Err(error) => {
-                core.count(|counters: &Counters| &counters.accept_errors);
+                core.count(|metrics| &metrics.accept_errors);
                 warn!(%error, worker = core.id.0, "accept failed; see RLIMIT_NOFILE when it says too many open files");
                 // Until descriptors are free again there is nothing to accept: trying at once would only burn the core.
                 monoio::time::sleep(ACCEPT_PAUSE).await;

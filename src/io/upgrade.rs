@@ -12,7 +12,7 @@ use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::backend::{Actions, ConnectAnswer};
 use crate::shard::command::{SessionId, StoreError};
-use crate::shard::{Input, Mode, RESERVED_TYPE, home};
+use crate::shard::{Input, Mode, RESERVED_TYPE, session_owner};
 use crate::wire::http1::{BodyFraming, RequestHead};
 use crate::wire::packet::{Packet, QoS};
 use crate::wire::ws::frame::{self, Opcode};
@@ -345,7 +345,7 @@ impl Core {
             }
             return None;
         }
-        Some(home(name, self.shared.mail.len()))
+        Some(session_owner(name, self.shared.mail.len()))
     }
 
     /// Makes the connection its session's; `Core::attaches` tells what the store says.

@@ -1,7 +1,16 @@
 //! Every counter, gauge and histogram of the process, and the Prometheus text.
 //!
-//! A figure has one writer (a worker, the store's thread) and any number of readers: a scrape reads the atomics and asks
-//! nobody. What a figure counts is said once, at its definition, and shown by /metrics and /info/.
+//! A figure has one writer (a worker, the store's thread) and any number of readers: a scrape reads the atomics and
+//! asks nobody. Only the admission's two counters have several writers. The name, the HELP text and the kind of a
+//! figure are written once, at its definition. /metrics and /info/ show all of them.
 
+pub mod admission;
+pub mod backend;
 pub mod counter;
+pub mod figure;
+pub mod histogram;
+pub mod process;
 pub mod shard;
+pub mod store;
+pub mod text;
+pub mod worker;

@@ -1,115 +1,92 @@
 //! What one shard counts, and how it stands. The shard writes; /metrics and /info/ read.
 
 use super::counter::{Counter, Gauge};
+use super::figure::figures;
 
-macro_rules! shard_metrics {
-    (
-        counters { $($(#[doc = $doc:literal])+ $name:ident)+ }
-        gauges { $($(#[doc = $gauge_doc:literal])+ $gauge:ident)+ }
-    ) => {
-        /// On cache lines of its own: nobody waits for another worker to count.
-        #[derive(Debug, Default)]
-        #[repr(align(128))]
-        pub struct ShardMetrics {
-            $($(#[doc = $doc])+ pub $name: Counter,)+
-            $($(#[doc = $gauge_doc])+ pub $gauge: Gauge,)+
-        }
-
-        impl ShardMetrics {
-            /// (name, what it counts, value) of each counter.
-            pub fn counters(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-                [$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name.get())),+].into_iter()
-            }
-
-            /// (name, what it is, value) of each gauge.
-            pub fn gauges(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
-                [$((stringify!($gauge), concat!($($gauge_doc),+).trim_ascii(), self.$gauge.get())),+].into_iter()
-            }
-        }
-    };
-}
-
-shard_metrics! {
-    counters {
+figures! {
+    /// On cache lines of its own: no worker waits for another one to count.
+    #[repr(align(128))]
+    pub struct ShardMetrics {
         /// Connections opened.
-        opened
+        opened: Counter,
         /// Connections whose socket has ended.
-        ended
+        ended: Counter,
         /// Messages from clients.
-        messages_in
+        messages_in: Counter,
         /// Repeats from clients of a message that was known.
-        repeats_in
+        repeats_in: Counter,
         /// Messages to clients, without repeats.
-        messages_out
+        messages_out: Counter,
         /// Repeats to clients, of SEND and REL.
-        repeats_out
+        repeats_out: Counter,
         /// Messages to clients given up at their deadline.
-        messages_timed_out
+        messages_timed_out: Counter,
         /// ACK, REC, REL or COM that answered nothing.
-        answers_unknown
+        answers_unknown: Counter,
         /// Messages handed to the backend.
-        forwards
+        forwards: Counter,
         /// QoS 0 messages dropped because the backend did not take them.
-        forwards_dropped_qos0
+        forwards_dropped_qos0: Counter,
         /// QoS 1/2 messages given back to the client's repeats because the backend did not take them in time.
-        forwards_failed
+        forwards_failed: Counter,
         /// Times a client was no longer read because its messages wait for the backend.
-        pauses
+        pauses: Counter,
         /// QoS 0 messages dropped because a client does not read.
-        outbox_dropped_qos0
+        outbox_dropped_qos0: Counter,
         /// Messages refused because too many wait for large channels.
-        fanout_refused
+        fanout_refused: Counter,
         /// Keep-alive pings sent.
-        pings
+        pings: Counter,
         /// Connections closed because no pong came.
-        pong_timeouts
+        pong_timeouts: Counter,
         /// Connections closed because they said nothing for too long.
-        idle_timeouts
+        idle_timeouts: Counter,
         /// Streams that broke RFC 6455 or the limits (closed 1002, 1007 or 1009).
-        ws_violations
+        ws_violations: Counter,
         /// Packets that are none (closed 1002).
-        packet_violations
+        packet_violations: Counter,
         /// Connections closed for a limit of theirs (1008).
-        closed_policy
+        closed_policy: Counter,
         /// Connections closed because they were too slow (1013).
-        closed_too_slow
+        closed_too_slow: Counter,
         /// Connections closed after a panic (1011).
-        closed_panic
+        closed_panic: Counter,
         /// Connections closed by the business server.
-        kicked
+        kicked: Counter,
         /// Inputs for a connection that is no more.
-        stale
+        stale: Counter,
         /// Subscriptions refused: too many, or a bad name.
-        subscriptions_refused
+        subscriptions_refused: Counter,
         /// Connections closed because another took over their session (4409).
-        sessions_taken_over
+        sessions_taken_over: Counter,
         /// Durable sessions whose time was over.
-        sessions_expired
+        sessions_expired: Counter,
         /// Messages stored for durable sessions.
-        kept
+        kept: Counter,
         /// Messages given to the store because an online session did not acknowledge them in time.
-        kept_late
+        kept_late: Counter,
         /// Messages not kept for a durable session: too many, too large, or the store is too busy.
-        keeps_refused
+        keeps_refused: Counter,
         /// Stored messages whose time was over.
-        messages_expired
-        /// Work that the store refused.
-        store_refused
-    }
-    gauges {
+        messages_expired: Counter,
         /// Open connections.
-        connections
-        /// Channels with members here.
-        channels
+        connections: Gauge,
+        /// Channels with members, added up over the workers.
+        channels: Gauge,
         /// Armed timers.
-        timers
+        timers: Gauge,
         /// Calls waiting for clients' answers.
-        calls_waiting
+        calls_waiting: Gauge,
         /// Bytes of clients' messages that wait for the backend.
-        line_bytes
+        line_bytes: Gauge,
         /// Durable sessions, those without a connection included.
-        sessions
+        sessions: Gauge,
+    }
+    unexported {
+        /// Commands that the store refused.
+        // The store exports its own `store_refused`, which counts these too.
+        store_refused: Counter,
         /// Commands that the store has not finished.
-        store_under_way
+        store_under_way: Gauge,
     }
 }

@@ -3,17 +3,17 @@
 //! Shared by all workers. The total is one counter; the count per address is kept only when a limit is set, under a
 //! lock that is taken twice in a connection's life and never while a message is handled.
 
+use crate::metrics::admission::AdmissionMetrics;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Default)]
 pub struct Admission {
     connections: AtomicUsize,
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    pub refused_full: AtomicU64,
-    pub refused_address: AtomicU64,
+    metrics: Arc<AdmissionMetrics>,
 }
 
 /// As configured; `per_address` 0 means no limit.
@@ -39,6 +39,10 @@ pub struct Place {
 }
 
 impl Admission {
+    pub fn new(metrics: Arc<AdmissionMetrics>) -> Admission {
+        Admission { metrics, ..Admission::default() }
+    }
+
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
@@ -46,7 +50,7 @@ impl Admission {
     pub fn admit(self: &Arc<Admission>, address: IpAddr, limits: AdmissionLimits) -> Result<Place, NotAdmitted> {
         if self.connections.fetch_add(1, Ordering::Relaxed) >= limits.connections_max {
             self.connections.fetch_sub(1, Ordering::Relaxed);
-            self.refused_full.fetch_add(1, Ordering::Relaxed);
+            self.metrics.refused_full.increment();
             return Err(NotAdmitted::Full);
         }
         let mut place = Place { admission: self.clone(), address: None };
@@ -55,7 +59,7 @@ impl Admission {
             let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             let count = addresses.entry(address).or_insert(0);
             if *count >= limits.per_address {
-                self.refused_address.fetch_add(1, Ordering::Relaxed);
+                self.metrics.refused_address.increment();
                 return Err(NotAdmitted::TooManyFromAddress);
             }
             *count += 1;
@@ -88,10 +92,12 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_it_is_dropped() {
-        let admission = Arc::new(Admission::default());
+        let metrics = Arc::<AdmissionMetrics>::default();
+        let admission = Arc::new(Admission::new(metrics.clone()));
         let limits = AdmissionLimits { connections_max: 1, per_address: 0 };
         let place = admission.admit(HERE, limits).ok();
         assert!(matches!(admission.admit(HERE, limits), Err(NotAdmitted::Full)));
+        assert_eq!((metrics.refused_full.get(), metrics.refused_address.get()), (1, 0));
         drop(place);
         assert!(admission.admit(HERE, limits).is_ok());
         assert_eq!(admission.connections(), 0);

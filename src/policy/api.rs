@@ -5,7 +5,7 @@
 
 use crate::base::id::Identity;
 use crate::shard::command::StoreError;
-use crate::shard::{CHANNEL_NAME_MAX, DurableTally};
+use crate::shard::{CHANNEL_NAME_MAX, DurableTally, QueryRefusal};
 use crate::wire::http1::{push_number, query_get, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
@@ -188,7 +188,7 @@ pub enum Refusal {
     Store(StoreError),
     /// As a shard says it.
     #[error("{0}")]
-    Said(&'static str),
+    Said(QueryRefusal),
     #[error("no such connection")]
     NoSuchConnection,
     #[error("no such session")]

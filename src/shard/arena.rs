@@ -1,52 +1,62 @@
 //! Many short lists in one vector: the queues of a million connections cost nothing while they are empty, and no
 //! allocation after warm-up. A freed node is the next one used, so that what is busy stays in cache.
 
+use std::num::NonZeroU32;
+
 /// The nodes of all lists of one kind.
 pub struct Arena<T> {
     nodes: Vec<Node<T>>,
     /// Head of the free nodes, linked by `next`.
-    free: u32,
+    free: Option<NodeIndex>,
     len: usize,
 }
 
-/// One list: two indices. It owns its nodes: they go back through `pop_front`, `remove` or `clear`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One list: its first and its last node. It owns its nodes: they go back through `pop_front` or `remove`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct List {
-    head: u32,
-    tail: u32,
+    head: Option<NodeIndex>,
+    tail: Option<NodeIndex>,
 }
 
-/// A node's place, valid until it is removed.
+/// Names a node until it is removed. Holds the complement of its place in `nodes`, so that `Option<NodeIndex>` takes four
+/// bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At(u32);
+pub struct NodeIndex(NonZeroU32);
 
 struct Node<T> {
     value: Option<T>,
-    next: u32,
-    prev: u32,
+    next: Option<NodeIndex>,
+    prev: Option<NodeIndex>,
 }
 
-const NIL: u32 = u32::MAX;
+impl NodeIndex {
+    fn new(slot: usize) -> NodeIndex {
+        let complement = u32::try_from(slot).ok().and_then(|slot| NonZeroU32::new(!slot));
+        NodeIndex(complement.expect("an arena holds fewer than u32::MAX nodes"))
+    }
 
-impl Default for List {
-    fn default() -> List {
-        List { head: NIL, tail: NIL }
+    fn slot(self) -> usize {
+        !self.0.get() as usize
     }
 }
 
 impl List {
     pub fn is_empty(&self) -> bool {
-        self.head == NIL
+        self.head.is_none()
     }
 
-    pub fn front(&self) -> Option<At> {
-        (self.head != NIL).then_some(At(self.head))
+    pub fn front(&self) -> Option<NodeIndex> {
+        self.head
+    }
+
+    pub fn back(&self) -> Option<NodeIndex> {
+        self.tail
     }
 }
 
 impl<T> Default for Arena<T> {
     fn default() -> Arena<T> {
-        Arena { nodes: Vec::new(), free: NIL, len: 0 }
+        Arena { nodes: Vec::new(), free: None, len: 0 }
     }
 }
 
@@ -60,83 +70,79 @@ impl<T> Arena<T> {
         self.len == 0
     }
 
-    pub fn push_back(&mut self, list: &mut List, value: T) -> At {
-        let at = self.take_node(value);
-        let node = &mut self.nodes[at as usize];
-        (node.next, node.prev) = (NIL, list.tail);
+    pub fn push_back(&mut self, list: &mut List, value: T) -> NodeIndex {
+        let index = self.take_node(value, list.tail);
         match list.tail {
-            NIL => list.head = at,
-            tail => self.nodes[tail as usize].next = at,
+            None => list.head = Some(index),
+            Some(tail) => self.nodes[tail.slot()].next = Some(index),
         }
-        list.tail = at;
-        At(at)
+        list.tail = Some(index);
+        index
     }
 
     pub fn pop_front(&mut self, list: &mut List) -> Option<T> {
-        list.front().map(|at| self.remove(list, at))
+        list.front().map(|index| self.remove(list, index))
     }
 
-    pub fn remove(&mut self, list: &mut List, at: At) -> T {
-        let node = &mut self.nodes[at.0 as usize];
+    pub fn remove(&mut self, list: &mut List, index: NodeIndex) -> T {
+        let node = &mut self.nodes[index.slot()];
         let (next, prev) = (node.next, node.prev);
         let value = node.value.take().expect("the node is in use");
         node.next = self.free;
-        self.free = at.0;
+        self.free = Some(index);
         self.len -= 1;
         match prev {
-            NIL => list.head = next,
-            prev => self.nodes[prev as usize].next = next,
+            None => list.head = next,
+            Some(prev) => self.nodes[prev.slot()].next = next,
         }
         match next {
-            NIL => list.tail = prev,
-            next => self.nodes[next as usize].prev = prev,
+            None => list.tail = prev,
+            Some(next) => self.nodes[next.slot()].prev = prev,
         }
         value
     }
 
-    pub fn next(&self, at: At) -> Option<At> {
-        let next = self.nodes[at.0 as usize].next;
-        (next != NIL).then_some(At(next))
+    pub fn next(&self, index: NodeIndex) -> Option<NodeIndex> {
+        self.nodes[index.slot()].next
     }
 
-    pub fn get(&self, at: At) -> &T {
-        self.nodes[at.0 as usize].value.as_ref().expect("the node is in use")
+    pub fn get(&self, index: NodeIndex) -> &T {
+        self.nodes[index.slot()].value.as_ref().expect("the node is in use")
     }
 
-    pub fn get_mut(&mut self, at: At) -> &mut T {
-        self.nodes[at.0 as usize].value.as_mut().expect("the node is in use")
+    pub fn get_mut(&mut self, index: NodeIndex) -> &mut T {
+        self.nodes[index.slot()].value.as_mut().expect("the node is in use")
     }
 
-    pub fn iter<'a>(&'a self, list: &List) -> impl Iterator<Item = (At, &'a T)> + use<'a, T> {
-        let mut next = list.front();
+    pub fn iter<'a>(&'a self, list: &List) -> impl Iterator<Item = (NodeIndex, &'a T)> + use<'a, T> {
+        let mut next = list.head;
         std::iter::from_fn(move || {
-            let at = next?;
-            next = self.next(at);
-            Some((at, self.get(at)))
+            let index = next?;
+            next = self.next(index);
+            Some((index, self.get(index)))
         })
     }
 
     /// The same from the back.
-    pub fn iter_back<'a>(&'a self, list: &List) -> impl Iterator<Item = (At, &'a T)> + use<'a, T> {
+    pub fn iter_back<'a>(&'a self, list: &List) -> impl Iterator<Item = (NodeIndex, &'a T)> + use<'a, T> {
         let mut next = list.tail;
         std::iter::from_fn(move || {
-            let at = (next != NIL).then_some(At(next))?;
-            next = self.nodes[next as usize].prev;
-            Some((at, self.get(at)))
+            let index = next?;
+            next = self.nodes[index.slot()].prev;
+            Some((index, self.get(index)))
         })
     }
 
-    fn take_node(&mut self, value: T) -> u32 {
+    fn take_node(&mut self, value: T, prev: Option<NodeIndex>) -> NodeIndex {
         self.len += 1;
-        if self.free == NIL {
-            self.nodes.push(Node { value: Some(value), next: NIL, prev: NIL });
-            return (self.nodes.len() - 1) as u32;
-        }
-        let at = self.free;
-        let node = &mut self.nodes[at as usize];
+        let Some(index) = self.free else {
+            self.nodes.push(Node { value: Some(value), next: None, prev });
+            return NodeIndex::new(self.nodes.len() - 1);
+        };
+        let node = &mut self.nodes[index.slot()];
         self.free = node.next;
-        node.value = Some(value);
-        at
+        *node = Node { value: Some(value), next: None, prev };
+        index
     }
 }
 

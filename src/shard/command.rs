@@ -1,9 +1,11 @@
-//! What a shard asks the store to keep, and what it hears back. Plain, owned data: it travels to the store's thread.
+//! What a shard asks of the store, and what comes back. Plain, owned data: it travels to the store's thread.
 //!
-//! Each shard numbers its work from 1, without gaps, and the store does it strictly in that order: a load sees every
-//! step before it. Every step may be done twice (a crash, a lost answer): the second time changes nothing more.
+//! Each shard numbers its commands from 1, without gaps, and the store carries them out strictly in that order: a load
+//! sees every mutation before it. A mutation may be done twice (after a crash, or when a completion is lost): the second
+//! time changes nothing.
 
-use super::messages::Message;
+use super::message::Message;
+pub use super::uplink_sequence::UplinkMark;
 use crate::wire::packet::MessageId;
 use std::sync::Arc;
 
@@ -32,12 +34,12 @@ pub struct Command {
 #[derive(Debug)]
 pub enum Operation {
     Mutate(Mutation),
-    /// Answered by a `Page`. `session` was made by an earlier step.
+    /// Completed by a `Page`. An earlier mutation has made `session`.
     Load {
         session: SessionId,
-        /// Messages behind this place; `None`: from the first, and the received ids too.
+        /// Messages behind this offset; `None`: from the first, and the received ids too.
         after: Option<Offset>,
-        /// Messages at most; the store adds a limit in bytes of its own (about 1 MiB, at least one message).
+        /// Messages at most. The store adds a limit in bytes of its own (about 1 MiB, at least one message).
         most: usize,
     },
 }
@@ -54,19 +56,19 @@ pub enum Mutation {
         session: SessionId,
         channel: Arc<str>,
     },
-    /// Keeps a message for the session. One that has its order already stays as it is.
+    /// Stores a message for the session. A message that is stored under its offset already stays as it is.
     PutMessage(Box<StoredMessage>),
-    /// The client has the QoS 2 message (REC): only its REL is still to be said.
+    /// The client has the QoS 2 message (REC): only its REL is left to send.
     ReleaseMessage {
         session: SessionId,
         offset: Offset,
     },
-    /// The message is done.
+    /// The message is finished.
     RemoveMessage {
         session: SessionId,
         offset: Offset,
     },
-    /// A QoS 2 message from the client, forwarded and answered. Replaces what was known of that id.
+    /// A QoS 2 message of the client's, forwarded and answered. Replaces what was stored under its id.
     PutReceived {
         session: SessionId,
         received: Received,
@@ -76,13 +78,13 @@ pub enum Mutation {
         session: SessionId,
         id: MessageId,
     },
-    /// The session ends: all of it goes.
+    /// The session ends: everything of it is removed.
     DropSession {
         session: SessionId,
     },
 }
 
-/// The session's own row: what is known of it without its messages.
+/// The session's own row: everything but its messages, received ids and channels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionRow {
     pub session: SessionId,
@@ -99,20 +101,10 @@ pub struct SessionRow {
 /// Where the numbering of messages to the client stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DownlinkMark {
-    /// Orders below this one may have been used.
+    /// Offsets below this one may have been used.
     pub reserved: Offset,
-    /// Orders below this one are finished or stored; the client may hold QoS 2 ids of those between.
+    /// Messages below this offset are finished or stored; the client may hold QoS 2 ids of offsets between the two.
     pub floor: Offset,
-}
-
-/// Where the numbering of the client's messages stands. A *run* is a row of rising ids.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UplinkMark {
-    pub run: u32,
-    /// The highest id of the run; 0 before the first, 65535 when it is not known (the process has died since).
-    pub last: u16,
-    /// More than half of all ids have been used in this run.
-    pub past_half: bool,
 }
 
 /// A message that waits for a session.
@@ -124,7 +116,7 @@ pub struct StoredMessage {
     pub message: Message,
     /// It may have reached the client: sent again with DUP.
     pub sent: bool,
-    /// REC came: only its REL is still to be said.
+    /// REC came: only its REL is left to send.
     pub released: bool,
     pub stored: UnixMs,
     pub expires: UnixMs,
@@ -132,13 +124,13 @@ pub struct StoredMessage {
     pub claim: Option<Claim>,
 }
 
-/// What makes a repeated call harmless: the session takes one message per claim, as long as the claim is kept
+/// What makes a repeated call harmless: the session takes one message per claim, as long as the claim is stored
 /// (`dedupe_window`), even when that message is gone already.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The caller's own id.
     pub message_id: Arc<str>,
-    /// Until when it is kept.
+    /// Until when it is stored.
     pub until: UnixMs,
 }
 
@@ -154,33 +146,33 @@ pub struct Received {
 /// What a load found.
 #[derive(Debug, Default, PartialEq)]
 pub struct Page {
-    /// In their order; what has expired is left out.
+    /// By offset; expired messages are left out.
     pub messages: Vec<StoredMessage>,
-    /// In the order of `sequence`; of the first page only.
+    /// By `sequence`; on the first page only.
     pub received: Vec<Received>,
-    /// Messages behind these.
+    /// There are messages behind these.
     pub more: bool,
 }
 
-/// What became of the shard's work up to a number.
+/// The completions of a shard's commands up to a number.
 #[derive(Debug, Default, PartialEq)]
 pub struct Completions {
-    /// All work up to this number is finished, and what is done is on disk.
+    /// All commands up to this number are completed, and what is done is on disk.
     pub upto: CommandNumber,
-    /// Those among it whose outcome is not plainly `Done`, in their order.
+    /// Those among them that are not plainly `Done`, by number.
     pub exceptions: Vec<(CommandNumber, Completion)>,
 }
 
 #[derive(Debug, PartialEq)]
 pub enum Completion {
     Done,
-    /// A `Keep` whose claim the session has had already: nothing is kept under this order.
+    /// A `PutMessage` whose claim the session has had already: nothing is stored under this offset.
     Duplicate,
     Loaded(Page),
     Refused(StoreError),
 }
 
-/// Why the store makes no promise now. Whether the step was done is not known when the reason is `Unreachable`.
+/// Why the store promises nothing now. `Unreachable`: whether the command was carried out is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("the disk is full")]
@@ -206,17 +198,17 @@ pub enum StoreError {
 pub struct StoredSession {
     pub row: SessionRow,
     pub channels: Vec<Arc<str>>,
-    /// Messages that wait, and their bytes (`Message::len`); those that are only to be released do not count.
+    /// Messages that wait, and their bytes (`Message::len`); released ones do not count.
     pub waiting: u32,
     pub waiting_bytes: u64,
-    /// The order behind the last message kept; 0 without any.
+    /// The offset behind the last stored message; 0 without any.
     pub next: Offset,
-    /// When the first of them was stored, and its order (or that of the first to be released).
+    /// When the first of them was stored, and its offset (or that of the first released one).
     pub oldest: Option<UnixMs>,
     pub first: Option<Offset>,
 }
 
-/// Messages that have expired in the store and were removed there; told to the session's shard.
+/// Messages of one session that have expired in the store and were removed there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiredMessages {
     pub session: SessionId,

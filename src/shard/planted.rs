@@ -1,5 +1,5 @@
-//! Mistakes that a shard can be told to make (`Mode::Planted`), so that the simulation shows that its model notices
-//! each. Every one stands beside the line it spoils, off the hot path, and release builds leave all of them out.
+//! Mistakes that a shard can be told to make (`Mode::Planted`), so that the simulation shows that its model notices each.
+//! Each costs one line at the place it spoils; release builds leave all of them out.
 
 /// Which mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,15 +8,9 @@ pub enum Bug {
     AnswersFailed,
     /// A message that failed is not taken again when the client repeats it.
     AbsorbsFailed,
-    /// A message that failed and is repeated goes out under a new number.
-    NumbersAnew,
-    /// A QoS 2 id is forgotten when it is answered, not at REL.
-    ForgetsReceived,
-    /// A repeat is answered with an empty body.
-    AnswersDifferently,
     /// A repeat of an answered message stays without answer.
     StaysSilent,
-    /// The oldest message in the line goes behind the others.
+    /// The newest message in the forward queue goes first.
     ForwardsOutOfOrder,
     /// Repeats come without DUP.
     RepeatsWithoutDup,
@@ -26,32 +20,24 @@ pub enum Bug {
     ReleasesOnce,
     /// Every second message gets the id of the one before.
     ReusesIds,
-    /// Room in the window is not used.
-    ForgetsQueue,
     /// A member that has gone counts as one that has answered.
     CountsTheGone,
     /// A call whose time is over is not replied to.
     LosesReplies,
-    /// A connection's end is told before its last message is through.
-    ClosesEarly,
-    /// The end of a connection that the backend never heard of is told too.
-    ClosesUnopened,
     /// A stale key reaches whoever has the slot now.
     TrustsStaleKeys,
-    /// A connection that ends keeps its messages.
+    /// A connection that ends does not release its messages.
     LeaksMessages,
     /// A write that does not take everything counts as one byte more.
     SkipsBytes,
     /// A paused client is never read again.
     NeverResumes,
-    /// A silent client is not asked whether it lives.
+    /// A silent client is not pinged.
     NeverPings,
-    /// A call counts a message as stored when the store is asked.
-    CountsBeforeStored,
-    /// A session whose line ends keeps nothing of what was in flight.
+    /// A session whose connection ends stores nothing of what was in flight.
     ForgetsAtTheEnd,
-    /// Orders are used without being reserved, so that a crash gives ids away again.
-    ReservesNothing,
+    /// After a crash offsets that were reserved are used again, and with them their ids.
+    ForgetsReserved,
     /// After a crash, ids that the client may hold are not released.
     SweepsNothing,
     /// What a session sends again comes without DUP.
@@ -72,20 +58,14 @@ impl Bug {
     pub const ALL: &[Bug] = &[
         Bug::AnswersFailed,
         Bug::AbsorbsFailed,
-        Bug::NumbersAnew,
-        Bug::ForgetsReceived,
-        Bug::AnswersDifferently,
         Bug::StaysSilent,
         Bug::ForwardsOutOfOrder,
         Bug::RepeatsWithoutDup,
         Bug::NeverRepeats,
         Bug::ReleasesOnce,
         Bug::ReusesIds,
-        Bug::ForgetsQueue,
         Bug::CountsTheGone,
         Bug::LosesReplies,
-        Bug::ClosesEarly,
-        Bug::ClosesUnopened,
         Bug::TrustsStaleKeys,
         Bug::LeaksMessages,
         Bug::SkipsBytes,
@@ -95,9 +75,8 @@ impl Bug {
 
     /// Those that only a durable session can show.
     pub const OF_SESSIONS: &[Bug] = &[
-        Bug::CountsBeforeStored,
         Bug::ForgetsAtTheEnd,
-        Bug::ReservesNothing,
+        Bug::ForgetsReserved,
         Bug::SweepsNothing,
         Bug::ResumesWithoutDup,
         Bug::LoadsBackwards,

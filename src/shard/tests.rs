@@ -2,8 +2,9 @@
 //! so that a test reads like the wire. Used by the tests of every room; below are those of the shard as a whole.
 
 use super::*;
+use crate::base::limits::Limits;
 use crate::wire::packet::MessageId;
-use crate::wire::ws::frame::ClientFrame;
+use crate::wire::ws::frame::{ClientFrame, Opcode};
 
 pub struct Rig {
     pub shard: Shard,
@@ -34,6 +35,7 @@ pub fn settings() -> Settings {
         messages_per_second: 0,
         sessions: SessionSettings::default(),
         channels_per_connection: 4,
+        limits: Limits::DEFAULT,
         mode: Mode::Packets,
     }
 }
@@ -47,7 +49,13 @@ impl Rig {
         let mut settings = settings();
         change(&mut settings);
         let now = Tick(1_000_000);
-        Rig { shard: Shard::new(ShardId(3), settings, now), now, outputs: Vec::new(), tickets: 0, opened: 0 }
+        Rig {
+            shard: Shard::new(ShardId(3), settings, Arc::default(), now),
+            now,
+            outputs: Vec::new(),
+            tickets: 0,
+            opened: 0,
+        }
     }
 
     pub fn reserve(&mut self) -> (ConnKey, Identity) {
@@ -73,7 +81,7 @@ impl Rig {
     }
 
     pub fn identity(&self, key: ConnKey) -> Identity {
-        self.shard.conns[key.index as usize].identity
+        self.shard.conns.details(key.index).identity()
     }
 
     pub fn input(&mut self, input: Input<'_>) {
@@ -225,16 +233,15 @@ impl Rig {
         self.input(Input::Tick);
     }
 
-    pub fn stats(&self) -> Stats {
-        self.shard.figures().stats
+    pub fn stats(&self) -> &ShardMetrics {
+        self.shard.metrics()
     }
 
     /// Ends everything that is left; nothing may remain.
     pub fn finish(mut self) {
-        let keys: Vec<ConnKey> =
-            self.shard.conns.iter().map(|(index, conn)| conn.key(index as u32, self.shard.id)).collect();
+        let keys: Vec<ConnKey> = self.shard.conns.iter().map(|(index, _)| self.shard.conns.key(index)).collect();
         for key in keys {
-            if self.shard.conns[key.index as usize].phase != Phase::Gone {
+            if self.shard.conns.conn(key.index).phase() != Phase::Gone {
                 self.end(key);
             }
         }
@@ -349,9 +356,9 @@ fn a_refused_connection_leaves_no_trace() {
     assert_eq!(rig.reply_to(Query::Exists { identity }), Reply::Done { connections: 0 });
     rig.outputs();
     rig.input(Input::Abandoned { key });
-    let left = channels::name_hash("news");
+    let left = name_hash("news");
     assert!(matches!(rig.outputs()[..], [Output::Presence { channel, here: false }] if channel == left));
-    assert_eq!((rig.stats().opened, rig.stats().ended), (0, 0));
+    assert_eq!((rig.stats().opened.get(), rig.stats().ended.get()), (0, 0));
     rig.finish();
 }
 
@@ -378,7 +385,7 @@ fn nothing_counts_behind_a_close_frame() {
     rig.bytes(key, &frames);
     rig.bytes(key, &send_frame(false, 1, 2, "later"));
     assert_eq!(rig.hear(key), ["close 1000"]);
-    assert_eq!(rig.stats().ws_violations, 0);
+    assert_eq!(rig.stats().ws_violations.get(), 0);
     assert!(rig.forwards().is_empty());
     rig.finish();
 }
@@ -437,7 +444,7 @@ fn what_breaks_the_rules_is_closed_with_its_code() {
         rig.bytes(key, &send_frame(false, 1, 1, "unheard"));
         let heard = rig.hear(key);
         assert!(heard.len() == 1 && heard[0].starts_with(close), "{bytes:?}: {heard:?}");
-        assert_eq!(rig.stats().ws_violations + rig.stats().packet_violations, 1);
+        assert_eq!(rig.stats().ws_violations.get() + rig.stats().packet_violations.get(), 1);
         assert!(rig.forwards().is_empty());
         rig.advance(5_000);
         assert_eq!(shutdowns(&mut rig), 1);
@@ -471,7 +478,7 @@ fn a_packet_may_come_byte_by_byte() {
     rig.bytes(key, &repeat[..5]);
     rig.bytes(key, &repeat[5..]);
     assert!(rig.forwards().is_empty());
-    assert_eq!(rig.stats().repeats_in, 1);
+    assert_eq!(rig.stats().repeats_in.get(), 1);
 }
 
 #[test]
@@ -483,7 +490,7 @@ fn a_panic_costs_the_connection_that_caused_it() {
     rig.input(Input::Panicked { key });
     rig.bytes(key, &send_frame(false, 1, 2, "unheard"));
     assert_eq!(rig.hear(key), ["close 1011 internal error"]);
-    assert_eq!(rig.stats().closed_panic, 1);
+    assert_eq!(rig.stats().closed_panic.get(), 1);
     rig.bytes(other, &client_frame(Opcode::Ping, b"?"));
     assert_eq!(rig.hear(other), ["pong \"?\""]);
     rig.advance(5_000);
@@ -513,7 +520,7 @@ fn inputs_with_a_stale_key_are_dropped_and_counted() {
     rig.bytes(old, b"rubbish");
     rig.end(old);
     rig.input(Input::Close { key: ConnKey { shard: ShardId(4), ..new }, code: CloseCode::GOING_AWAY, reason: "" });
-    assert_eq!(rig.stats().stale, 5);
+    assert_eq!(rig.stats().stale.get(), 5);
     assert_eq!(rig.hear(new), [""; 0]);
     assert_eq!(rig.shard.len(), 1);
     rig.finish();
@@ -575,7 +582,7 @@ fn presence_is_told_in_pairs() {
     rig.end(two);
     rig.end(one);
     let told = |channel: &str, wanted: bool, outputs: &[Output]| {
-        let hash = channels::name_hash(channel);
+        let hash = name_hash(channel);
         let matching =
             |o: &&Output| matches!(o, Output::Presence { channel, here } if (*channel, *here) == (hash, wanted));
         outputs.iter().filter(matching).count()

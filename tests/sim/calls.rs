@@ -5,7 +5,7 @@ use crate::peer::body_of;
 use crate::world::{CHANNELS, Event, World, channel_name};
 use rainbow::base::id::Identity;
 use rainbow::base::time::Tick;
-use rainbow::shard::channels::name_hash;
+use rainbow::shard::name_hash;
 use rainbow::shard::{Input, Message, Query, QueryId, Reply, Terms};
 use rainbow::wire::packet::QoS;
 use rainbow::wire::ws::frame::CloseCode;

@@ -7,7 +7,8 @@ use crate::calls::Calls;
 use crate::connection::{Answer, Connection, ConnectionId, Stage};
 use crate::peer::RESPONSE;
 use crate::seen::Seen;
-use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use rainbow::base::limits::Limits;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::shard::{Input, Mode, Output, Query, QueryId, Reply, SessionSettings, Settings, Shard};
@@ -15,6 +16,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
@@ -57,7 +59,7 @@ pub struct World {
 pub struct Node {
     pub shard: Shard,
     pub settings: Settings,
-    slots: HashMap<u32, ConnectionId>,
+    slots: HashMap<ConnIndex, ConnectionId>,
     stash: VecDeque<Output>,
     presence: HashMap<u64, i64>,
     tick_at: u64,
@@ -102,6 +104,7 @@ impl World {
             messages_per_second: if rng.chance(20) { 8 } else { 0 },
             sessions: SessionSettings::default(),
             channels_per_connection: CHANNELS,
+            limits: Limits::DEFAULT,
             mode,
         };
         let nodes = 1 + rng.below(3) as usize;
@@ -482,7 +485,7 @@ impl World {
         self.carry_out(node);
         let state = &mut self.nodes[node];
         let open = state.slots.len() + 1;
-        let line_bytes = state.shard.figures().line_bytes;
+        let line_bytes = state.shard.metrics().line_bytes.get() as usize;
         let most = state.settings.forward_queue_bytes + open * (200 + state.settings.message_bytes_max);
         assert!(line_bytes <= most * 2, "{line_bytes} bytes wait for the backend");
         if let Some(next) = state.shard.next_tick() {
@@ -628,10 +631,10 @@ impl World {
         }
         let mut opened = 0;
         for node in &self.nodes {
-            let stats = node.shard.figures().stats;
-            assert_eq!(stats.stale, node.stale, "what is stale is counted, and nothing else");
-            assert_eq!(stats.opened, stats.ended);
-            opened += stats.opened;
+            let stats = node.shard.metrics();
+            assert_eq!(stats.stale.get(), node.stale, "what is stale is counted, and nothing else");
+            assert_eq!(stats.opened.get(), stats.ended.get());
+            opened += stats.opened.get();
             assert!(node.presence.values().all(|&count| count == 0), "presence is told in pairs");
         }
         assert_eq!(opened, self.seen.opened);
@@ -641,7 +644,7 @@ impl World {
 impl Node {
     fn new(id: ShardId, settings: Settings, now: u64) -> Node {
         Node {
-            shard: Shard::new(id, settings.clone(), Tick(now)),
+            shard: Shard::new(id, settings.clone(), Arc::default(), Tick(now)),
             settings,
             slots: HashMap::new(),
             stash: VecDeque::new(),

@@ -21,18 +21,18 @@ use self::upstreams::{HookState, Upstream};
 use super::line::Line;
 use super::options::{HookKind, Options};
 use super::request::{Now, Signer, Target};
-use super::stats::BackendStats;
 use super::{Alarm, GiveUp, Inner, Job, Retry};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
 use crate::io::resolve::Resolver;
+use crate::metrics::backend::BackendMetrics;
 use crate::policy::backend::{Breaker, Candidate};
 
 /// Everything a pool knows.
 pub struct Dispatcher {
     me: Weak<Inner>,
     pub options: Options,
-    pub stats: Arc<BackendStats>,
+    pub stats: Arc<BackendMetrics>,
     pub given_up: VecDeque<GivenUp>,
     hooks: [HookState; HookKind::ALL.len()],
     upstreams: Vec<Upstream>,
@@ -71,7 +71,7 @@ impl Dispatcher {
     pub(super) fn new(
         me: Weak<Inner>,
         options: Options,
-        stats: Arc<BackendStats>,
+        stats: Arc<BackendMetrics>,
         resolver: Resolver,
         seed: u64,
         alarm: Alarm,
@@ -113,7 +113,7 @@ impl Dispatcher {
             self.flights.len() >= self.options.jobs_max || self.job_bytes + bytes > self.options.job_bytes_max;
         // A single job larger than the whole line would otherwise never pass.
         if is_full && !self.flights.is_empty() {
-            self.stats.line_full.add(1);
+            self.stats.queue_full.increment();
             return Err(job);
         }
         let hook = HookKind::from(job.hook);

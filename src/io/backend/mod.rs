@@ -17,7 +17,6 @@ mod line;
 mod options;
 mod request;
 mod response;
-mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -27,10 +26,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 pub use options::Options;
-pub use stats::{BackendStats, Counter, Histogram, HistogramTotal};
 
 use crate::base::time::Tick;
 use crate::io::resolve::Resolver;
+use crate::metrics::backend::BackendMetrics;
 use crate::policy::backend::{Failure, Verdict};
 use crate::wire::http1::ResponseHead;
 
@@ -157,7 +156,7 @@ pub struct Clock {
 /// What a pool is made of.
 pub struct Parts {
     pub options: Options,
-    pub stats: Arc<BackendStats>,
+    pub stats: Arc<BackendMetrics>,
     pub resolver: Resolver,
     pub clock: Clock,
     /// Of jitter, nonces and webhook ids; different in every worker and at every start.
@@ -197,7 +196,7 @@ impl Pool {
         }))
     }
 
-    /// Accepts a job, or gives it back when the line is full (counted as `line_full`). The sink is not called from
+    /// Accepts a job, or gives it back when the line is full (counted as `queue_full`). The sink is not called from
     /// here: what ends at once ends in the next `poll_timers`, and `next_deadline` says so.
     #[expect(clippy::result_large_err, reason = "the job is moved either way")]
     pub fn submit(&self, job: Job) -> Result<(), Job> {

@@ -51,6 +51,7 @@ enum Heard {
 struct Running {
     thread: StoreThread,
     sender: StoreSender,
+    metrics: Arc<StoreMetrics>,
     heard: mpsc::Receiver<Heard>,
     /// While it is held, the thread stands still in the next thing it says.
     gate: Arc<Mutex<()>>,
@@ -73,8 +74,9 @@ fn run(dir: &Dir) -> Running {
         claimed: Box::new(move |ticket, what| claimed(Heard::Claimed(ticket, what))),
         expired: Box::new(move |what| expired(Heard::Expired(what))),
     };
-    let (thread, sender) = start(dir.open().0, &StoreConfig::default(), outlets).unwrap();
-    Running { thread, sender, heard, gate }
+    let metrics = Arc::<StoreMetrics>::default();
+    let (thread, sender) = start(dir.open().0, &StoreConfig::default(), outlets, metrics.clone()).unwrap();
+    Running { thread, sender, metrics, heard, gate }
 }
 
 impl Running {
@@ -159,11 +161,11 @@ fn many_senders_are_all_told_in_order_and_many_share_a_commit() {
             other => panic!("{other:?}"),
         }
     }
-    let stats = running.sender.stats();
-    let commits = stats.commits.load(Ordering::Relaxed);
-    assert_eq!(stats.steps.load(Ordering::Relaxed), EACH * u64::from(SHARDS));
+    let metrics = &running.metrics;
+    let commits = metrics.commits.get();
+    assert_eq!(metrics.mutations.get(), EACH * u64::from(SHARDS));
     assert!(commits < EACH, "{commits} commits: they were not shared");
-    assert_eq!(stats.messages.load(Ordering::Relaxed), (EACH - 1) * u64::from(SHARDS));
+    assert_eq!(metrics.messages.get(), (EACH - 1) * u64::from(SHARDS));
     running.thread.stop();
     let waiting: Vec<u32> = dir.open().1.sessions.iter().map(|found| found.waiting).collect();
     assert_eq!(waiting, [EACH as u32 - 1; SHARDS as usize]);
@@ -207,9 +209,9 @@ fn a_shard_is_told_once_per_batch_what_is_not_plainly_done() {
         matches!(heard.next(), Some(Heard::Completions(ShardId(9), Completions { upto: CommandNumber(1), exceptions })) if exceptions == fenced)
     );
     assert!(matches!(heard.next(), Some(Heard::Claimed(5, Claimed::New))));
-    let stats = running.sender.stats();
-    let counted = [&stats.steps, &stats.loads, &stats.claims, &stats.refused, &stats.commits];
-    assert_eq!(counted.map(|counter| counter.load(Ordering::Relaxed)), [4, 2, 2, 1, 2]);
+    let metrics = &running.metrics;
+    let counted = [&metrics.mutations, &metrics.loads, &metrics.claims, &metrics.refused, &metrics.commits];
+    assert_eq!(counted.map(|counter| counter.get()), [4, 2, 2, 1, 2]);
     running.thread.stop();
 }
 
@@ -282,6 +284,6 @@ fn a_panic_refuses_and_does_not_stay_silent() {
             exceptions: vec![(CommandNumber(1), broken()), (CommandNumber(2), broken())]
         }
     );
-    assert!(shared.refusing.load(Ordering::Relaxed));
+    assert_eq!(shared.metrics.refusing.get(), 1);
     assert!(matches!(shared.state(), State::Refusing { why: StoreError::Broken, .. }));
 }

@@ -1,12 +1,19 @@
 //! Durable sessions as their clients and callers see them, with a store on the bench that does what it is asked when a
 //! test lets it.
 
-use super::super::command::{Command, Completion, Completions, Operation, StoredMessage};
-use super::super::tests::{Rig, settings};
-use super::*;
-use crate::shard::{DurableTally, Forward, Input, NotStored, Query, Settings, Terms};
-use crate::wire::packet::MessageId;
+use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use crate::shard::command::{
+    Command, Completion, Completions, IDS, Mutation, Offset, Operation, Page, Received, SessionId, SessionRow,
+    StoreError, StoredMessage, StoredSession, UnixMs,
+};
+use crate::shard::tests::{Rig, settings};
+use crate::shard::{
+    DurableTally, Forward, Input, Message, NotStored, Output, Query, QueryId, Reply, SessionEnd, Settings, Terms,
+};
+use crate::wire::packet::{MessageId, QoS};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
 
 const QOS1: QoS = QoS::AtLeastOnce;
 const QOS2: QoS = QoS::ExactlyOnce;
@@ -200,7 +207,8 @@ impl Bench {
     }
 
     fn finish(mut self) {
-        let names: Vec<Arc<str>> = self.rig.shard.sessions.iter().map(|(_, session)| session.name.clone()).collect();
+        let names: Vec<Arc<str>> =
+            self.rig.shard.sessions.table.iter().map(|(_, session)| session.name.clone()).collect();
         for session in names {
             self.rig.ask(Query::DropSession { session });
         }
@@ -527,7 +535,7 @@ fn new_messages_come_behind_stored_ones() {
 fn a_claimed_message_is_taken_once_even_when_it_is_done() {
     let mut bench = Bench::new();
     let key = bench.open("me");
-    let claim = super::super::command::Claim { message_id: "order-7".into(), until: UnixMs(u64::MAX) };
+    let claim = crate::shard::command::Claim { message_id: "order-7".into(), until: UnixMs(u64::MAX) };
     let terms = Terms { claim: Some(claim), ..(bench.rig.now + 10_000).into() };
     bench.send_on("me", QOS2, "x", terms.clone());
     assert!(bench.rig.hear(key).is_empty(), "it is stored first");
@@ -646,13 +654,13 @@ fn the_greeting_says_what_was_resumed() {
 fn a_moved_connection_is_found_by_its_identity() {
     let mut bench = Bench::new();
     let (stub, identity) = bench.rig.reserve();
-    let to = ConnKey { index: 5, generation: 6, shard: ShardId(7) };
+    let to = ConnKey { index: ConnIndex(5), generation: 6, shard: ShardId(7) };
     bench.rig.input(Input::HandedOver { key: stub, to });
     bench.rig.ask(Query::Exists { identity });
     let redirect = |output: &Output| matches!(output, Output::RedirectQuery { to: at, .. } if *at == to);
     assert!(bench.rig.outputs().iter().any(redirect));
     bench.rig.input(Input::HandoverEnded { key: stub });
-    let foreign = Identity::new([7; 32], ConnKey { index: 1, generation: 1, shard: ShardId(0) });
+    let foreign = Identity::new([7; 32], ConnKey { index: ConnIndex(1), generation: 1, shard: ShardId(0) });
     let key = bench.rig.shard.adopt(foreign, to, bench.rig.now);
     let response = Rc::from(&b""[..]);
     let (new, name) = (SessionId(1), "me".into());
@@ -661,7 +669,7 @@ fn a_moved_connection_is_found_by_its_identity() {
     bench.rig.input(Input::RedirectedQuery { key, ticket: QueryId(77), query: Query::Exists { identity: foreign } });
     assert_eq!(bench.reply(), Reply::Done { connections: 1 });
     bench.rig.end(key);
-    let ended = |output: &Output| matches!(output, Output::HandoverEnded { stub } if *stub == to);
+    let ended = |output: &Output| matches!(output, Output::HandoverEnded { origin } if *origin == to);
     assert!(bench.rig.outputs().iter().any(ended));
     bench.finish();
 }

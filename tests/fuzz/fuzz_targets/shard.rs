@@ -39,12 +39,13 @@ const SETTINGS: Settings = Settings {
     messages_per_second: 50,
     channels_per_connection: 2,
     sessions: SESSIONS,
+    limits: Limits::DEFAULT,
     mode: Mode::Packets,
 };
 
 const SESSIONS: SessionSettings = SessionSettings {
     unix_ms_at_zero: 1_000_000,
-    patience_ms: 50,
+    store_after_ms: 50,
     messages_max: 4,
     bytes_max: 200,
     expiry_s: 2,
@@ -99,7 +100,7 @@ fuzz_target!(|data: &[u8]| {
     let now = Tick(1 << 30);
     let mut story = Story {
         data,
-        shard: Shard::new(ShardId(1), SETTINGS, now),
+        shard: Shard::new(ShardId(1), SETTINGS, Default::default(), now),
         now,
         conns: Vec::new(),
         forwards: VecDeque::new(),
@@ -484,7 +485,7 @@ impl Story<'_> {
                     self.handle(Input::Abandoned { key });
                 }
                 Output::RedirectQuery { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
-                Output::HandoverEnded { stub: origin } => {
+                Output::HandoverEnded { origin } => {
                     self.living(origin).socket = Socket::Ended;
                     self.handle(Input::HandoverEnded { key: origin });
                 }
@@ -517,7 +518,7 @@ impl Story<'_> {
         while self.shard.poll_fanout(self.now) {}
         self.carry_out();
         for turn in 0.. {
-            assert!(turn < 10_000, "it never ends: {:#?}", self.shard.figures());
+            assert!(turn < 10_000, "it never ends: {:#?}", self.shard.metrics());
             while !self.commands.is_empty() || !self.forwards.is_empty() {
                 if let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
                     self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Answered(b""), spent: body });

@@ -7,7 +7,8 @@ use super::client::{Client, Habits};
 use super::connection::{Connection, ConnectionId, Stage};
 use super::seen::Seen;
 use super::store::{Fault, Report, Store};
-use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use rainbow::base::limits::Limits;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::shard::command::SessionId;
@@ -17,6 +18,7 @@ use rainbow::shard::{
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
@@ -101,7 +103,7 @@ pub enum Pending {
 /// The process.
 pub struct Server {
     pub shard: Shard,
-    pub slots: HashMap<u32, ConnectionId>,
+    pub slots: HashMap<ConnIndex, ConnectionId>,
     stash: VecDeque<Output>,
     tick_at: u64,
     pub stopping: bool,
@@ -206,14 +208,14 @@ impl World {
             world.backend.is_idle() && world.store.is_idle() && world.shard().is_empty() && world.clients_have_left()
         };
         let done = self.run_until(self.now + HEALING_MS, gone);
-        assert!(done, "something is left when everyone has gone: {:#?}", self.shard().figures());
+        assert!(done, "something is left when everyone has gone: {:#?}", self.shard().metrics());
         self.check_waiting();
         for client in 0..self.clients.len() {
             self.drop_session(client);
         }
         let empty = |world: &mut World| world.store.is_idle() && world.shard().is_quiescent();
         let done = self.run_until(self.now + HEALING_MS, empty);
-        assert!(done, "something is left without sessions: {:#?}", self.shard().figures());
+        assert!(done, "something is left without sessions: {:#?}", self.shard().metrics());
         assert!(self.store.disk.is_empty(), "nothing is kept of what was dropped: {:#?}", self.store.disk);
     }
 
@@ -307,7 +309,7 @@ impl World {
             return;
         }
         self.epoch += 1;
-        let mut shard = Shard::new(ShardId(0), self.settings.clone(), Tick(self.now));
+        let mut shard = Shard::new(ShardId(0), self.settings.clone(), Arc::default(), Tick(self.now));
         let found = self.store.found();
         self.trace(format_args!("process {} starts with {found:#?}", self.epoch));
         self.known.clear();
@@ -604,7 +606,7 @@ impl World {
 
 fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
     let sessions = SessionSettings {
-        patience_ms: 200 + rng.below(2_000),
+        store_after_ms: 200 + rng.below(2_000),
         messages_max: if rng.chance(25) { 3 + rng.below(10) as usize } else { 1_000 },
         bytes_max: if rng.chance(15) { 300 + rng.below(600) as usize } else { 1 << 20 },
         expiry_s: 3_600,
@@ -631,6 +633,7 @@ fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
         messages_per_second: 0,
         channels_per_connection: CHANNELS,
         sessions,
+        limits: Limits::DEFAULT,
         mode,
     }
 }

@@ -7,6 +7,8 @@ use crate::base::time::Tick;
 use crate::io::backend::options::HookKind;
 use crate::io::backend::request::Target;
 use crate::io::backend::{GiveUp, Job, Retry};
+use crate::metrics::backend::BackendMetrics;
+use crate::metrics::counter::Counter;
 use crate::policy::backend::breaker::Change;
 use crate::policy::backend::{Failure, Permit};
 
@@ -48,7 +50,7 @@ impl Dispatcher {
     }
 
     pub(super) fn attempt_failed(&mut self, key: usize, failure: Failure, now: Tick) {
-        self.stats.failure(failure).add(1);
+        failures_counter(&self.stats, failure).increment();
         let attempt = self.end_attempt_with_permit(key);
         let breaker = &mut self.upstreams[attempt.upstream].breaker;
         let change = breaker.failed(attempt.permit, now, &self.options.breaker, &mut self.rng);
@@ -171,5 +173,17 @@ impl Dispatcher {
         self.stats.gave_up.add(1);
         self.given_up.push_back(GivenUp { ticket: job.ticket, reason, body: job.body, number });
         self.ring(Tick(0));
+    }
+}
+
+/// Where a failed attempt is counted.
+fn failures_counter(metrics: &BackendMetrics, failure: Failure) -> &Counter {
+    match failure {
+        Failure::NoAddress => &metrics.failures_no_address,
+        Failure::Refused => &metrics.failures_refused,
+        Failure::Reset => &metrics.failures_reset,
+        Failure::Timeout => &metrics.failures_timeout,
+        Failure::Rubbish => &metrics.failures_rubbish,
+        Failure::TooLarge => &metrics.failures_too_large,
     }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::rig::{Backend, Connection, LATE, on_ring};
-use crate::io::backend::{BackendStats, Clock, Hook, IdempotencyKey, Job, Options, Parts, Pool};
+use crate::io::backend::{Clock, Hook, IdempotencyKey, Job, Options, Parts, Pool};
 use crate::io::resolve::Resolver;
+use crate::metrics::backend::BackendMetrics;
 
 /// The system's allocator, and how often each thread has asked it. Serves every test of this crate.
 struct Counting;
@@ -114,7 +115,7 @@ fn a_warm_pool_does_not_allocate() {
         let of_sink = Rc::clone(&load);
         let pool = Pool::new(Parts {
             options: Options { security_token: "testtoken".into(), ..backend.options() },
-            stats: Arc::new(BackendStats::default()),
+            stats: Arc::new(BackendMetrics::default()),
             resolver: Resolver::start().expect("a thread"),
             // Within one second: the signature's renewal may allocate, once in each.
             clock: Clock { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },

@@ -191,7 +191,7 @@ fn a_full_line_gives_the_job_back() {
         let rig = Rig::new(Options { connections_max: 1, jobs_max: 3, ..backend.options() });
         (0..3).for_each(|ticket| rig.submit(forward(ticket, LATE)));
         assert!(rig.pool.submit(forward(3, LATE)).is_err());
-        assert_eq!((rig.stats.line_full.get(), rig.stats.jobs.get()), (1, 3));
+        assert_eq!((rig.stats.queue_full.get(), rig.stats.jobs.get()), (1, 3));
     });
 }
 

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
-use crate::io::backend::{BackendStats, Clock, GiveUp, Hook, Job, Options, Outcome, Parts, Pool, Retry};
+use crate::io::backend::{Clock, GiveUp, Hook, Job, Options, Outcome, Parts, Pool, Retry};
 use crate::io::resolve::Resolver;
+use crate::metrics::backend::BackendMetrics;
 use crate::policy::backend::{Failure, Verdict};
 
 /// Runs a test's body as a worker thread runs its own.
@@ -43,7 +44,7 @@ pub fn failed(failure: Failure) -> End {
 /// A pool and its surroundings.
 pub struct Rig {
     pub pool: Pool,
-    pub stats: Arc<BackendStats>,
+    pub stats: Arc<BackendMetrics>,
     pub ended: Rc<RefCell<Vec<(u64, End)>>>,
     clock_us: Rc<Cell<u64>>,
     bell: Rc<Bell>,
@@ -86,7 +87,7 @@ impl Rig {
         answer: impl FnMut(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
         on_done: impl Fn(u64, &End) + 'static,
     ) -> Rig {
-        let (stats, bell) = (Arc::new(BackendStats::default()), Rc::new(Bell::default()));
+        let (stats, bell) = (Arc::new(BackendMetrics::default()), Rc::new(Bell::default()));
         let (ended, clock_us) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(1_000_000)));
         let (of_sink, of_alarm, of_clock) = (Rc::clone(&bell), Rc::clone(&bell), Rc::clone(&clock_us));
         let kept = Rc::clone(&ended);

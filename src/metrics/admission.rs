@@ -1,0 +1,14 @@
+//! Connections refused by the limits of the process. Every worker counts here, seldom: an addition is a locked
+//! instruction.
+
+use super::counter::SharedCounter;
+use super::figure::figures;
+
+figures! {
+    pub struct AdmissionMetrics {
+        /// Connections refused at connections_max (503).
+        refused_full: SharedCounter,
+        /// Connections refused at connections_per_address (429).
+        refused_address: SharedCounter,
+    }
+}

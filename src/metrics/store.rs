@@ -1,0 +1,32 @@
+//! What the store's thread has done, and what the store holds. The thread writes; /metrics and /info/ read.
+
+use super::counter::{Counter, Gauge};
+use super::figure::figures;
+
+figures! {
+    pub struct StoreMetrics {
+        /// Steps that the store was asked for.
+        mutations: Counter as "store_steps",
+        /// Pages of messages that it was asked for.
+        loads: Counter as "store_loads",
+        /// Calls with a message_id that it was asked about.
+        claims: Counter as "store_claims",
+        /// What it was asked for and refused.
+        refused: Counter as "store_refused",
+        /// Its commits.
+        commits: Counter as "store_commits",
+        /// Time in its commits, in microseconds.
+        // From the first request taken to the answers.
+        commit_us: Counter as "store_commit_us",
+        /// Messages whose time was over before they reached their session.
+        expired: Counter as "store_expired",
+        /// Messages that wait in the store.
+        messages: Gauge as "store_messages",
+        /// Bytes that wait in the store.
+        bytes: Gauge as "store_bytes",
+        /// 1 while the store makes no promises.
+        refusing: Gauge as "store_refusing",
+        /// The longest commit, in microseconds.
+        commit_us_max: Gauge as "store_commit_us_max",
+    }
+}

@@ -1,0 +1,49 @@
+//! What one worker counts outside its shard. The worker writes; /metrics and /info/ read.
+
+use super::counter::Counter;
+use super::figure::figures;
+
+figures! {
+    /// On cache lines of its own: no worker waits for another one to count.
+    #[repr(align(128))]
+    pub struct WorkerMetrics {
+        /// HTTP requests read.
+        http_requests: Counter,
+        /// HTTP requests that could not be read (4xx).
+        http_refused: Counter,
+        /// HTTP requests that did not come, or were not complete, in time (408).
+        http_timeouts: Counter,
+        /// Connections refused: no device, or by the backend (401).
+        connect_refused: Counter,
+        /// Connections refused because the backend did not answer (503).
+        connect_failed: Counter,
+        /// Connections refused for their Origin (403).
+        origin_refused: Counter,
+        /// Calls by the business server carried out.
+        calls: Counter,
+        /// Calls refused for what they ask.
+        calls_refused: Counter,
+        /// Calls refused for their signature.
+        signatures_refused: Counter,
+        /// Messages between workers refused because a mailbox was full.
+        mail_full: Counter,
+        /// Panics in the handling of one connection.
+        panics: Counter,
+        /// Callers that did not take an answer in time.
+        answers_not_taken: Counter,
+        /// New connections that could not be accepted.
+        accept_errors: Counter,
+        /// Answers that carried RAINBOWREQUESTINVALID.
+        backend_invalid: Counter,
+        /// Answers with a RAINBOW* header whose value is not what it should be.
+        backend_unreadable: Counter,
+        /// Sessions that the backend named although there is no store.
+        sessions_ignored: Counter,
+        /// Connections that went on in their session's worker.
+        moves: Counter,
+        /// Connections that could not move to their session's worker.
+        moves_failed: Counter,
+        /// Delivery receipts that the backend did not take in time.
+        receipts_dropped: Counter,
+    }
+}

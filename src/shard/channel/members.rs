@@ -1,0 +1,292 @@
+//! Who is in which channel, on this shard. Joining, leaving and finding a channel are O(1); a channel exists while it has
+//! members. A connection or session that ends leaves all its channels first, so no member is stale.
+//!
+//! ```text
+//! names ──► channel ──► members: (member, its membership) (member, …) …
+//!                           ▲                 │
+//! member ──► List ──► membership: channel, position in its members
+//! ```
+
+use crate::shard::arena::{Arena, List, NodeIndex};
+use crate::shard::ids::Member;
+use hashbrown::HashTable;
+use rustc_hash::FxHasher;
+use slab::Slab;
+use std::hash::Hasher;
+
+/// A channel's slot; reused after the channel has lost its last member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChannelIndex(u32);
+
+#[derive(Default)]
+pub struct Channels {
+    names: HashTable<ChannelIndex>,
+    channels: Slab<Channel>,
+    memberships: Arena<Membership>,
+}
+
+struct Channel {
+    name: Box<str>,
+    hash: u64,
+    members: Members,
+}
+
+/// Most channels have one member: it lies in the channel itself.
+enum Members {
+    One(Entry),
+    Many(Vec<Entry>),
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    member: Member,
+    membership: NodeIndex,
+}
+
+struct Membership {
+    channel: ChannelIndex,
+    position: u32,
+}
+
+/// What a change meant for the channel as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Nothing,
+    /// A member more or less.
+    Member,
+    /// The first member joined, or the last one left; the hash is `name_hash` of the channel.
+    Presence(u64),
+}
+
+impl ChannelIndex {
+    fn slot(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Members {
+    fn as_slice(&self) -> &[Entry] {
+        match self {
+            Members::One(entry) => std::slice::from_ref(entry),
+            Members::Many(entries) => entries,
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        match self {
+            Members::One(first) => *self = Members::Many(vec![*first, entry]),
+            Members::Many(entries) => entries.push(entry),
+        }
+    }
+
+    /// The last one takes the place of the removed one. `None`: it was the only one.
+    fn swap_remove(&mut self, position: usize) -> Option<&[Entry]> {
+        let Members::Many(entries) = self else { return None };
+        entries.swap_remove(position);
+        if let [last] = entries[..] {
+            *self = Members::One(last);
+        }
+        Some(self.as_slice())
+    }
+}
+
+impl Channels {
+    /// Channels with at least one member here.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    pub fn find(&self, name: &str) -> Option<ChannelIndex> {
+        self.find_hashed(name, name_hash(name))
+    }
+
+    fn find_hashed(&self, name: &str, hash: u64) -> Option<ChannelIndex> {
+        self.names.find(hash, |&index| &*self.channels[index.slot()].name == name).copied()
+    }
+
+    pub fn members(&self, channel: ChannelIndex) -> impl ExactSizeIterator<Item = Member> + '_ {
+        self.channels[channel.slot()].members.as_slice().iter().map(|entry| entry.member)
+    }
+
+    pub fn members_len(&self, channel: ChannelIndex) -> usize {
+        self.channels[channel.slot()].members.as_slice().len()
+    }
+
+    /// `position` is below `members_len`.
+    pub fn member(&self, channel: ChannelIndex, position: usize) -> Member {
+        self.channels[channel.slot()].members.as_slice()[position].member
+    }
+
+    /// (name, members) of every channel, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.channels.iter().map(|(_, channel)| (&*channel.name, channel.members.as_slice().len()))
+    }
+
+    /// `joined` is the member's own list.
+    pub fn join(&mut self, member: Member, joined: &mut List, name: &str) -> Change {
+        let hash = name_hash(name);
+        let Some(channel) = self.find_hashed(name, hash) else {
+            self.create(name, hash, member, joined);
+            return Change::Presence(hash);
+        };
+        if self.membership(joined, channel).is_some() {
+            return Change::Nothing;
+        }
+        let members = &mut self.channels[channel.slot()].members;
+        let position = members.as_slice().len() as u32;
+        let membership = self.memberships.push_back(joined, Membership { channel, position });
+        members.push(Entry { member, membership });
+        Change::Member
+    }
+
+    fn create(&mut self, name: &str, hash: u64, member: Member, joined: &mut List) {
+        let slot = self.channels.vacant_entry();
+        let channel = ChannelIndex(slot.key() as u32);
+        let membership = self.memberships.push_back(joined, Membership { channel, position: 0 });
+        slot.insert(Channel { name: name.into(), hash, members: Members::One(Entry { member, membership }) });
+        let channels = &self.channels;
+        self.names.insert_unique(hash, channel, |&index| channels[index.slot()].hash);
+    }
+
+    pub fn leave(&mut self, joined: &mut List, name: &str) -> Change {
+        let Some(channel) = self.find(name) else { return Change::Nothing };
+        match self.membership(joined, channel) {
+            Some(membership) => self.remove(joined, membership),
+            None => Change::Nothing,
+        }
+    }
+
+    /// Leaves one of the channels in the list; `None` when none is left.
+    pub fn leave_any(&mut self, joined: &mut List) -> Option<Change> {
+        joined.front().map(|membership| self.remove(joined, membership))
+    }
+
+    /// How many channels the member is in, counted up to `most`.
+    pub fn count(&self, joined: &List, most: usize) -> usize {
+        self.memberships.iter(joined).take(most).count()
+    }
+
+    pub fn joined_names<'a>(&'a self, joined: &List) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.memberships.iter(joined).map(|(_, joined)| &*self.channels[joined.channel.slot()].name)
+    }
+
+    fn membership(&self, joined: &List, channel: ChannelIndex) -> Option<NodeIndex> {
+        self.memberships.iter(joined).find(|(_, joined)| joined.channel == channel).map(|(node, _)| node)
+    }
+
+    fn remove(&mut self, joined: &mut List, membership: NodeIndex) -> Change {
+        let Membership { channel, position } = self.memberships.remove(joined, membership);
+        if let Some(rest) = self.channels[channel.slot()].members.swap_remove(position as usize) {
+            if let Some(moved) = rest.get(position as usize) {
+                self.memberships.get_mut(moved.membership).position = position;
+            }
+            return Change::Member;
+        }
+        let Channel { hash, .. } = self.channels.remove(channel.slot());
+        self.names.find_entry(hash, |&index| index == channel).expect("a channel has its name").remove();
+        Change::Presence(hash)
+    }
+
+    #[cfg(any(test, debug_assertions))]
+    pub fn check_invariants(&self) {
+        assert_eq!(self.names.len(), self.channels.len());
+        let members: usize = self.channels.iter().map(|(_, channel)| channel.members.as_slice().len()).sum();
+        assert_eq!(members, self.memberships.len(), "every membership is one member");
+        for (index, channel) in &self.channels {
+            let members = channel.members.as_slice();
+            assert!(!members.is_empty(), "a channel without members is gone");
+            assert_eq!(
+                members.len() == 1,
+                matches!(channel.members, Members::One(_)),
+                "one member lies in the channel"
+            );
+            for (position, entry) in members.iter().enumerate() {
+                let membership = self.memberships.get(entry.membership);
+                assert_eq!((membership.channel.slot(), membership.position as usize), (index, position));
+            }
+        }
+    }
+}
+
+/// The same on every shard of the process; not for the wire.
+pub fn name_hash(name: &str) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(name.as_bytes());
+    hasher.finish()
+}
+
+/// A channel's name, in bytes.
+pub const CHANNEL_NAME_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::ConnIndex;
+    use crate::shard::ids::MemberKind;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn member(number: u32) -> Member {
+        ConnIndex(number).into()
+    }
+
+    fn number(member: Member) -> u32 {
+        match member.kind() {
+            MemberKind::Connection(index) => index.0,
+            MemberKind::Session(_) => panic!("none has joined"),
+        }
+    }
+
+    #[test]
+    fn presence_is_reported_at_the_first_and_the_last_member() {
+        let mut channels = Channels::default();
+        let (mut a, mut b) = (List::default(), List::default());
+        let hash = name_hash("news");
+        assert_eq!(channels.join(member(0), &mut a, "news"), Change::Presence(hash));
+        assert_eq!(channels.join(member(1), &mut b, "news"), Change::Member);
+        assert_eq!(channels.join(member(1), &mut b, "news"), Change::Nothing);
+        assert_eq!(channels.leave(&mut a, "news"), Change::Member);
+        assert_eq!(channels.leave(&mut a, "news"), Change::Nothing);
+        assert_eq!(channels.leave_any(&mut b), Some(Change::Presence(hash)));
+        assert_eq!(channels.leave_any(&mut b), None);
+        assert!(channels.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_sets(steps in prop::collection::vec((0..3u8, 0..6u32, 0..5u8), 1..200)) {
+            let mut channels = Channels::default();
+            let mut joined = [List::default(); 6];
+            let mut model: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+            for (step, conn, name) in steps {
+                let name = format!("c{name}");
+                let list = &mut joined[conn as usize];
+                match step {
+                    0 => {
+                        channels.join(member(conn), list, &name);
+                        model.entry(name).or_default().insert(conn);
+                    }
+                    1 => {
+                        channels.leave(list, &name);
+                        model.entry(name).or_default().remove(&conn);
+                    }
+                    _ => {
+                        while channels.leave_any(list).is_some() {}
+                        model.values_mut().for_each(|members| { members.remove(&conn); });
+                    }
+                }
+                channels.check_invariants();
+                model.retain(|_, members| !members.is_empty());
+                prop_assert_eq!(channels.len(), model.len());
+                for (name, members) in &model {
+                    let index = channels.find(name).expect("the model has it");
+                    prop_assert_eq!(&channels.members(index).map(number).collect::<BTreeSet<_>>(), members);
+                }
+            }
+        }
+    }
+}

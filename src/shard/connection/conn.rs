@@ -1,0 +1,181 @@
+//! One connection as plain data: its phase, its clocks and its lists. What the lists hold lies in the arenas of the parts
+//! that own it.
+//!
+//! A delivery touches `Conn` only: one cache line. Everything that is used when the client sends, or seldom, is in
+//! `ConnDetails`.
+
+use super::downlink::Downlink;
+use super::outbox::Outbox;
+use super::transport::Receiver;
+use super::uplink::Uplink;
+use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use crate::base::time::Tick;
+use crate::shard::arena::List;
+use crate::shard::ids::SessionKey;
+use std::rc::Rc;
+
+/// ```text
+/// Connecting ──opened──► Open ──close frame sent or received──► Closing ──socket ended──► Gone ──► (freed)
+///     │                   └──────────────────────socket ended──────────────────────────────▲   last forward answered
+///     ├──abandoned──► (freed)
+///     └──handed over──► HandedOver ──ended there──► (freed)
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The slot is taken, the backend is being asked.
+    Connecting,
+    Open,
+    /// A close frame is queued or sent; what the client still sends is thrown away.
+    Closing,
+    /// No socket any more; messages taken from the client are still being forwarded.
+    Gone,
+    /// The connection went to the shard that owns its session; the slot stays for its identity.
+    HandedOver,
+}
+
+/// What a delivery touches.
+#[repr(C, align(64))]
+pub struct Conn {
+    pub(super) outbox: Outbox,
+    pub(super) downlink: Downlink,
+    /// `SessionKey::NONE` without.
+    pub(super) session: SessionKey,
+    /// Memberships in channels; those of a session's connection are the session's.
+    pub(super) joined: List,
+    pub(super) generation: u16,
+    pub(super) phase: Phase,
+    /// On the list of connections to be written.
+    pub(super) dirty: bool,
+    /// The socket has not taken all that was to be written.
+    pub(super) blocked: bool,
+    /// The client's close frame has come: end the socket when the outbox is empty.
+    pub(super) peer_closed: bool,
+    /// The client's bytes cannot be decoded any more (it broke the protocol).
+    pub(super) undecodable: bool,
+}
+
+/// The rest of a connection.
+pub struct ConnDetails {
+    /// When bytes last came from the client.
+    pub(super) received: Tick,
+    /// When the unanswered ping went out; `Tick::NEVER` when none is out.
+    pub(super) pinged: Tick,
+    /// When anything but a pong last came from the client.
+    pub(super) active: Tick,
+    /// In phase `Closing`: when to stop waiting for the client.
+    pub(super) close_by: Tick,
+    /// The second in which `rate_count` messages came.
+    pub(super) rate_second: u32,
+    pub(super) rate_count: u32,
+    pub(super) receiver: Receiver,
+    pub(super) uplink: Uplink,
+    pub(super) cookie: Option<Rc<[u8]>>,
+    pub(super) identity: Identity,
+    /// The connection's task was told to stop reading.
+    pub(super) paused: bool,
+    /// A message of its is with the backend, under this connection's key.
+    pub(super) forwarding: bool,
+}
+
+impl Conn {
+    pub fn new(generation: u16) -> Conn {
+        Conn {
+            outbox: Outbox::default(),
+            downlink: Downlink::default(),
+            session: SessionKey::NONE,
+            joined: List::default(),
+            generation,
+            phase: Phase::Connecting,
+            dirty: false,
+            blocked: false,
+            peer_closed: false,
+            undecodable: false,
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub fn generation(&self) -> u16 {
+        self.generation
+    }
+
+    pub fn session(&self) -> SessionKey {
+        self.session
+    }
+
+    pub fn downlink(&self) -> &Downlink {
+        &self.downlink
+    }
+
+    #[cfg(debug_assertions)]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    pub fn key(&self, index: ConnIndex, shard: ShardId) -> ConnKey {
+        ConnKey { index, generation: self.generation, shard }
+    }
+}
+
+impl ConnDetails {
+    pub fn new(identity: Identity, now: Tick) -> ConnDetails {
+        ConnDetails {
+            received: now,
+            pinged: Tick::NEVER,
+            active: now,
+            close_by: Tick::NEVER,
+            rate_second: 0,
+            rate_count: 0,
+            receiver: Receiver::default(),
+            uplink: Uplink::default(),
+            cookie: None,
+            identity,
+            paused: false,
+            forwarding: false,
+        }
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The backend has a message of the client's, whichever connection it came on.
+    pub fn has_current(&self) -> bool {
+        self.uplink.has_current()
+    }
+
+    /// Nothing of the client's is under way to the backend.
+    pub fn is_uplink_idle(&self) -> bool {
+        self.uplink.is_idle()
+    }
+
+    /// Nothing of the client's is under way to the backend, nor anything under this connection's key.
+    pub fn is_finished(&self) -> bool {
+        self.uplink.is_idle() && !self.forwarding
+    }
+
+    /// Counts a message; true when it is one too many for this second.
+    pub fn over_rate(&mut self, per_second: u32, now: Tick) -> bool {
+        let second = (now.0 / 1000) as u32;
+        if self.rate_second != second {
+            (self.rate_second, self.rate_count) = (second, 0);
+        }
+        self.rate_count = self.rate_count.saturating_add(1);
+        per_second > 0 && self.rate_count > per_second
+    }
+}
+
+// One cache line.
+const _: () = assert!(size_of::<Conn>() == 64);
+// A million of them must fit beside their sockets.
+const _: () = assert!(size_of::<Conn>() + size_of::<ConnDetails>() <= 256);

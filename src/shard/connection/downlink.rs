@@ -1,0 +1,693 @@
+//! Messages to one client: the in-flight window, ids, repeats and the client's answers.
+//!
+//! ```text
+//! deliver ──► queued ──(room in the window)──► in flight: id, outbox, repeated every ack_timeout
+//!                                                 │ ACK: done          REC: answered; REL goes out, repeated
+//!                                                 │ deadline: given up, a ping shows whether the client lives
+//! ```
+//! One list per connection holds the messages in flight, in the order of their ids, then the queued ones.
+//!
+//! For a session's connection the session decides what is stored. This part keeps each message's `StoreState` and reports
+//! what the session must know (`Event`).
+
+use super::event::Event;
+use super::keepalive;
+use super::table::Table;
+use crate::base::id::ConnIndex;
+use crate::base::time::Tick;
+use crate::shard::arena::{Arena, List, NodeIndex};
+use crate::shard::call::waiting::CallRef;
+use crate::shard::command::{Claim, IDS, Offset, StoredMessage, UnixMs};
+use crate::shard::context::Context;
+use crate::shard::message::{Message, MessageRef, Stamp};
+use crate::shard::planted::Bug;
+use crate::wire::packet::{MessageId, Packet, QoS};
+use std::sync::Arc;
+
+/// One connection's list, and where it stands in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Downlink {
+    list: List,
+    /// All that come before it in the list have been sent.
+    first_queued: Option<NodeIndex>,
+    queued_bytes: u32,
+    /// The offset of the next message that gets an id; its id follows from it. Below `OFFSETS`.
+    launched: u32,
+    in_flight: u16,
+}
+
+/// A QoS 1/2 message to a client that is not finished.
+pub struct Pending {
+    /// `None` once the client has it (QoS 2, after REC).
+    message: Option<MessageRef>,
+    /// `None` when no call waits any more: the message is stored, or was loaded from the store.
+    call: Option<CallRef>,
+    /// When it is given up, unless it is stored.
+    deadline: Tick,
+    repeat_at: Tick,
+    /// When a durable session has it stored.
+    store_at: Tick,
+    expires: UnixMs,
+    /// Its place among all that got an id, below `OFFSETS`; in a durable session its `Offset`.
+    offset: u64,
+    attempts: u16,
+    state: State,
+    store_state: StoreState,
+    /// Sent before, on an earlier connection.
+    dup: bool,
+    /// The caller's `message_id`, for receipts.
+    message_id: Option<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Queued,
+    /// Sent; waiting for ACK or REC.
+    Sent(QoS),
+    /// REC came for a stored message; REL waits for the store.
+    Releasing,
+    /// REC came, REL went out; waiting for COM.
+    Released,
+}
+
+/// Does the store have the message?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    NotStored,
+    Storing,
+    Stored,
+    /// Refused by a store that may have stored it all the same: nothing is promised, and it is treated as stored.
+    Unknown,
+}
+
+impl StoreState {
+    /// Does the message count as waiting?
+    pub fn counts(self) -> bool {
+        matches!(self, StoreState::Storing | StoreState::Stored)
+    }
+}
+
+/// On what terms a message is delivered to each member of a channel.
+pub struct Delivery {
+    pub call: CallRef,
+    pub deadline: Tick,
+    pub expires: UnixMs,
+    pub claim: Option<Claim>,
+}
+
+/// What the store needs of a message in memory.
+pub struct ToStore {
+    pub offset: Offset,
+    pub message: Message,
+    /// It may have reached the client.
+    pub sent: bool,
+    pub expires: UnixMs,
+}
+
+impl Downlink {
+    /// Bytes of messages that wait for room in the window.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes as usize
+    }
+
+    pub fn in_flight(&self) -> usize {
+        usize::from(self.in_flight)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Messages wait for room in the window.
+    pub fn has_queued(&self) -> bool {
+        self.first_queued.is_some()
+    }
+}
+
+impl Pending {
+    fn id(&self) -> MessageId {
+        id_of(self.offset)
+    }
+
+    /// Nobody was promised that it arrives.
+    fn may_be_given_up(&self) -> bool {
+        self.store_state == StoreState::NotStored && !self.is_released()
+    }
+
+    /// When it has to be looked at.
+    fn wake(&self) -> Tick {
+        let deadline = if self.may_be_given_up() { self.deadline.min(self.store_at) } else { Tick::NEVER };
+        deadline.min(self.repeat_at)
+    }
+
+    pub fn offset(&self) -> Offset {
+        Offset(self.offset)
+    }
+
+    pub fn store_state(&self) -> StoreState {
+        self.store_state
+    }
+
+    pub fn has_call(&self) -> bool {
+        self.call.is_some()
+    }
+
+    /// The client has it; its REL, or the answer to that, is missing.
+    pub fn is_released(&self) -> bool {
+        matches!(self.state, State::Releasing | State::Released)
+    }
+}
+
+/// The messages of all connections of a shard.
+#[derive(Default)]
+pub struct Downlinks {
+    pending: Arena<Pending>,
+}
+
+impl Downlinks {
+    // ---- deliveries ----
+
+    /// At QoS 0. What does not fit is dropped, the oldest first.
+    pub fn deliver_qos0(&mut self, table: &mut Table, index: ConnIndex, message: &MessageRef, cx: &mut Context<'_>) {
+        if !table.conn(index).is_open() {
+            return;
+        }
+        if !table.drop_for_room(index, cx.len_of(message), cx) {
+            return cx.metrics.outbox_dropped_qos0.increment();
+        }
+        table.push_message(index, message, Stamp { id: None, dup: false }, cx);
+        cx.metrics.messages_out.increment();
+    }
+
+    /// At QoS 1 or 2: into the window, or behind it.
+    pub fn deliver(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        message: &MessageRef,
+        delivery: &Delivery,
+        cx: &mut Context<'_>,
+    ) {
+        if !table.conn(index).is_open() || !table.make_room(index, cx.len_of(message), cx) {
+            return cx.call_gone(Some(delivery.call));
+        }
+        let pending = Pending::new(message, delivery, cx);
+        self.enqueue(table, index, pending, cx);
+    }
+
+    /// At QoS 1 or 2, for a durable session: the message has its offset, and is to be stored when the client does not
+    /// acknowledge it soon.
+    pub fn deliver_at(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        (message, offset): (&MessageRef, Offset),
+        delivery: &Delivery,
+        cx: &mut Context<'_>,
+    ) {
+        let store_after_ms = cx.settings.sessions.store_after_ms.min(delivery.deadline.since_ms(cx.now) / 2);
+        let store_at = cx.now + store_after_ms;
+        let pending = Pending { offset: offset.0, store_at, ..Pending::new(message, delivery, cx) };
+        self.enqueue(table, index, pending, cx);
+    }
+
+    fn enqueue(&mut self, table: &mut Table, index: ConnIndex, pending: Pending, cx: &mut Context<'_>) {
+        // A queued message's deadline has to be met too.
+        let wake = pending.deadline.min(pending.store_at);
+        self.queue(table, index, pending, cx);
+        self.fill_window(table, index, cx);
+        table.arm_no_later(index, wake);
+    }
+
+    /// A message that was loaded from the store. `dup`: it may have been sent on an earlier connection.
+    pub fn queue_stored(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        stored: StoredMessage,
+        dup: bool,
+        cx: &mut Context<'_>,
+    ) {
+        let pending = Pending {
+            message: (!stored.released).then(|| cx.messages.insert(stored.message)),
+            call: None,
+            deadline: Tick::NEVER,
+            repeat_at: Tick::NEVER,
+            store_at: Tick::NEVER,
+            expires: stored.expires,
+            offset: stored.offset.0,
+            attempts: 0,
+            state: State::Queued,
+            store_state: StoreState::Stored,
+            dup,
+            message_id: stored.claim.map(|claim| claim.message_id),
+        };
+        self.queue(table, index, pending, cx);
+    }
+
+    /// Behind what waits for the window.
+    fn queue(&mut self, table: &mut Table, index: ConnIndex, pending: Pending, cx: &Context<'_>) {
+        let len = pending.message.as_ref().map_or(0, |message| cx.len_of(message));
+        let downlink = &mut table.conn_mut(index).downlink;
+        let node = self.pending.push_back(&mut downlink.list, pending);
+        downlink.queued_bytes += len as u32;
+        downlink.first_queued.get_or_insert(node);
+    }
+
+    /// Sends queued messages while the window has room.
+    pub fn fill_window(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
+        loop {
+            let conn = table.conn(index);
+            let downlink = &conn.downlink;
+            let Some(node) = downlink.first_queued.filter(|_| conn.is_open()) else { return };
+            if downlink.in_flight() >= cx.settings.inflight_window {
+                return;
+            }
+            let durable = conn.session.is_some();
+            // What comes from the store has not asked for room: it waits until the client has read.
+            if durable && downlink.in_flight() > 0 && conn.outbox.bytes() > cx.settings.outbox_bytes_max / 2 {
+                return;
+            }
+            let offset = if durable { self.pending.get(node).offset } else { self.free_offset(downlink) };
+            let downlink = &mut table.conn_mut(index).downlink;
+            if !durable {
+                let reuses = cx.is_planted(Bug::ReusesIds) && offset.is_multiple_of(2);
+                downlink.launched = if reuses { offset } else { offset_after(offset) } as u32;
+            }
+            downlink.first_queued = self.pending.next(node);
+            downlink.in_flight += 1;
+            self.launch(table, index, node, offset, cx);
+        }
+    }
+
+    /// Its first sending on this connection.
+    fn launch(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, offset: u64, cx: &mut Context<'_>) {
+        let pending = self.pending.get_mut(node);
+        (pending.offset, pending.attempts) = (offset, 1);
+        pending.repeat_at = cx.now + cx.settings.ack_timeout_ms;
+        table.arm_no_later(index, pending.repeat_at.min(pending.deadline));
+        let Some(message) = &pending.message else {
+            pending.state = State::Released;
+            return table.push_packet(index, Packet::Rel { id: id_of(offset), dup: true }, cx);
+        };
+        let message_of = cx.messages.get(message);
+        pending.state = State::Sent(message_of.qos);
+        table.conn_mut(index).downlink.queued_bytes -= message_of.len() as u32;
+        table.push_message(index, message, Stamp { id: Some(id_of(offset)), dup: pending.dup }, cx);
+        cx.metrics.messages_out.increment();
+    }
+
+    /// The next offset whose id no message in flight has.
+    fn free_offset(&self, downlink: &Downlink) -> u64 {
+        let mut offset = u64::from(downlink.launched);
+        // Ids are given in order, so that the oldest message in flight is the first that a new id can meet.
+        let oldest = downlink.list.front().map(|node| self.pending.get(node));
+        let Some(oldest) = oldest.filter(|oldest| oldest.state != State::Queued) else { return offset };
+        if offset.checked_sub(oldest.offset).is_some_and(|ahead| ahead < IDS) {
+            return offset;
+        }
+        let taken = |offset: u64| {
+            let mut in_flight = self.pending.iter(&downlink.list).take(downlink.in_flight());
+            in_flight.any(|(_, pending)| pending.id() == id_of(offset))
+        };
+        while taken(offset) {
+            offset = offset_after(offset);
+        }
+        offset
+    }
+
+    // ---- answers ----
+
+    /// ACK (QoS 1) or REC (QoS 2), with the client's reply in its body.
+    pub fn on_answer(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        (qos, id): (QoS, MessageId),
+        body: &[u8],
+        cx: &mut Context<'_>,
+    ) {
+        let Some(node) = self.find_in_flight(table, index, id) else {
+            cx.metrics.answers_unknown.increment();
+            if qos == QoS::ExactlyOnce {
+                self.on_unknown_rec(table, index, id, cx);
+            }
+            return;
+        };
+        match (self.pending.get(node).state, qos) {
+            (State::Sent(QoS::AtLeastOnce), QoS::AtLeastOnce) => {
+                self.finish(table, index, node, Some(body), cx);
+                self.fill_window(table, index, cx);
+            }
+            (State::Sent(QoS::ExactlyOnce), QoS::ExactlyOnce) => self.on_rec(table, index, node, body, cx),
+            (State::Released, QoS::ExactlyOnce) => table.push_packet(index, Packet::Rel { id, dup: true }, cx),
+            (State::Releasing, QoS::ExactlyOnce) => {}
+            // An ACK for QoS 2, or a REC for QoS 1, answers nothing.
+            _ => cx.metrics.answers_unknown.increment(),
+        }
+    }
+
+    fn on_rec(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, body: &[u8], cx: &mut Context<'_>) {
+        let pending = self.pending.get_mut(node);
+        let call = pending.call.take();
+        if pending.store_state.counts() {
+            table.report(Event::Received { index, message_id: pending.message_id.take() });
+        }
+        if pending.store_state != StoreState::NotStored && !cx.is_planted(Bug::ReleasesUnstored) {
+            self.release_stored(table, index, node, cx);
+        } else {
+            self.release(table, index, node, cx);
+        }
+        cx.call_answered(call, body);
+    }
+
+    /// The client does not remember that its id is free. Only a session may still know the message.
+    fn on_unknown_rec(&mut self, table: &mut Table, index: ConnIndex, id: MessageId, cx: &mut Context<'_>) {
+        if table.conn(index).session.is_some() {
+            table.report(Event::UnknownRec { index, id });
+        } else {
+            table.push_packet(index, Packet::Rel { id, dup: false }, cx);
+        }
+    }
+
+    /// The client has a QoS 2 message, and whoever must know knows: REL goes out.
+    fn release(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &mut Context<'_>) {
+        let pending = self.pending.get_mut(node);
+        (pending.state, pending.attempts) = (State::Released, 1);
+        pending.repeat_at = cx.now + cx.settings.ack_timeout_ms;
+        table.arm_no_later(index, pending.repeat_at);
+        let id = pending.id();
+        cx.messages.release(pending.message.take().expect("held until now"));
+        table.push_packet(index, Packet::Rel { id, dup: false }, cx);
+    }
+
+    /// REC for a message that the store has: its REL goes out when the store knows.
+    fn release_stored(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &Context<'_>) {
+        let pending = self.pending.get_mut(node);
+        (pending.state, pending.repeat_at) = (State::Releasing, Tick::NEVER);
+        let message = pending.message.as_ref().expect("held until the store knows");
+        let bytes = if pending.store_state.counts() { cx.len_of(message) as u64 } else { 0 };
+        table.report(Event::Releasing { index, offset: pending.offset(), bytes });
+    }
+
+    /// The store knows that the client has the message, or (`done` is false) refuses to.
+    pub fn on_release_stored(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        offset: Offset,
+        done: bool,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(node) = self.find_offset(table, index, offset) else { return };
+        let pending = self.pending.get_mut(node);
+        if pending.state != State::Releasing {
+            return;
+        }
+        if done {
+            return self.release(table, index, node, cx);
+        }
+        // Tried again when it would be repeated.
+        pending.repeat_at = cx.now + cx.settings.ack_timeout_ms;
+        table.arm_no_later(index, pending.repeat_at);
+    }
+
+    pub fn on_com(&mut self, table: &mut Table, index: ConnIndex, id: MessageId, cx: &mut Context<'_>) {
+        match self.find_in_flight(table, index, id) {
+            Some(node) if self.pending.get(node).state == State::Released => {
+                self.finish(table, index, node, None, cx);
+                self.fill_window(table, index, cx);
+            }
+            _ => cx.metrics.answers_unknown.increment(),
+        }
+    }
+
+    /// The message leaves the list: answered (with `reply`), given up, or completed.
+    fn finish(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        node: NodeIndex,
+        reply: Option<&[u8]>,
+        cx: &mut Context<'_>,
+    ) {
+        let conn = table.conn_mut(index);
+        conn.downlink.in_flight -= 1;
+        let durable = conn.session.is_some();
+        let pending = self.pending.remove(&mut conn.downlink.list, node);
+        let mut bytes = 0;
+        if let Some(message) = pending.message {
+            if pending.store_state.counts() {
+                bytes = cx.len_of(&message) as u64;
+                table.report(Event::Received { index, message_id: pending.message_id });
+            }
+            cx.messages.release(message);
+        }
+        match reply {
+            Some(body) => cx.call_answered(pending.call, body),
+            None => cx.call_gone(pending.call),
+        }
+        if durable {
+            let stored = pending.store_state != StoreState::NotStored;
+            table.report(Event::Finished { index, offset: Offset(pending.offset), stored, bytes });
+        }
+    }
+
+    // ---- time ----
+
+    /// Repeats what is due and gives up what is past its deadline. Returns when to look again.
+    pub fn repeat_due(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) -> Tick {
+        let mut wake = Tick::NEVER;
+        let mut given_up = false;
+        let conn = table.conn(index);
+        // What the client does not read now it would not read twice.
+        let blocked = conn.blocked && !conn.outbox.is_empty();
+        let durable = conn.session.is_some();
+        let mut next = conn.downlink.list.front();
+        while let Some(node) = next {
+            next = self.pending.next(node);
+            if durable && self.store_if_due(table, index, node, cx.now) {
+                // The session decides what becomes of it.
+                continue;
+            }
+            let pending = self.pending.get(node);
+            if pending.may_be_given_up() && cx.now >= pending.deadline {
+                given_up |= pending.state != State::Queued;
+                self.give_up(table, index, node, cx);
+                continue;
+            }
+            if pending.state != State::Queued && cx.now >= pending.repeat_at {
+                self.repeat(table, index, node, blocked, cx);
+                // No room for the repeat has closed the connection.
+                if !table.conn(index).is_open() {
+                    return Tick::NEVER;
+                }
+            }
+            wake = wake.min(self.pending.get(node).wake());
+        }
+        if given_up {
+            keepalive::ping(table, index, cx);
+        }
+        self.fill_window(table, index, cx);
+        wake
+    }
+
+    /// The client has not acknowledged the message in time: its session is to have it stored.
+    fn store_if_due(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, now: Tick) -> bool {
+        let pending = self.pending.get(node);
+        let due = pending.store_state == StoreState::NotStored && now >= pending.store_at && pending.message.is_some();
+        if due {
+            table.report(Event::StoreDue { index, node });
+        }
+        due
+    }
+
+    /// One message once more, unless the deadline leaves no room for an answer, or the outbox none for the repeat.
+    fn repeat(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, blocked: bool, cx: &mut Context<'_>) {
+        let ack_timeout_ms = cx.settings.ack_timeout_ms;
+        let pending = self.pending.get_mut(node);
+        let backoff = cx.settings.ack_backoff.powi(i32::from(pending.attempts));
+        pending.repeat_at = cx.now + (ack_timeout_ms as f64 * backoff) as u64;
+        if blocked || cx.is_planted(Bug::NeverRepeats) {
+            return;
+        }
+        let id = pending.id();
+        let has_time =
+            pending.store_state != StoreState::NotStored || pending.deadline.since_ms(cx.now) >= ack_timeout_ms;
+        match (&pending.message, pending.state) {
+            (Some(message), State::Sent(_)) if has_time => {
+                let conn = table.conn(index);
+                let waiting = conn.outbox.bytes() + conn.downlink.queued_bytes();
+                if waiting > 0 && waiting + cx.len_of(message) > cx.settings.outbox_bytes_max {
+                    return;
+                }
+                pending.attempts = pending.attempts.saturating_add(1);
+                let stamp = Stamp { id: Some(id), dup: !cx.is_planted(Bug::RepeatsWithoutDup) };
+                table.push_message(index, message, stamp, cx);
+                cx.metrics.repeats_out.increment();
+            }
+            (_, State::Releasing) => self.release_stored(table, index, node, cx),
+            (_, State::Released) if cx.is_planted(Bug::ReleasesOnce) => {}
+            (_, State::Released) => {
+                pending.attempts = pending.attempts.saturating_add(1);
+                cx.metrics.repeats_out.increment();
+                table.push_packet(index, Packet::Rel { id, dup: true }, cx);
+            }
+            _ => pending.repeat_at = Tick::NEVER,
+        }
+    }
+
+    fn give_up(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &mut Context<'_>) {
+        cx.metrics.messages_timed_out.increment();
+        if self.pending.get(node).state != State::Queued {
+            return self.finish(table, index, node, None, cx);
+        }
+        let downlink = &mut table.conn_mut(index).downlink;
+        if downlink.first_queued == Some(node) {
+            downlink.first_queued = self.pending.next(node);
+        }
+        let pending = self.pending.remove(&mut downlink.list, node);
+        let message = pending.message.expect("queued means not sent yet");
+        downlink.queued_bytes -= cx.len_of(&message) as u32;
+        cx.messages.release(message);
+        cx.call_gone(pending.call);
+    }
+
+    /// The connection is over: nobody will answer any more.
+    pub fn abandon(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
+        let mut downlink = std::mem::take(&mut table.conn_mut(index).downlink);
+        while let Some(pending) = self.pending.pop_front(&mut downlink.list) {
+            if let Some(message) = pending.message.filter(|_| !cx.is_planted(Bug::LeaksMessages)) {
+                cx.messages.release(message);
+            }
+            cx.call_gone(pending.call);
+        }
+    }
+
+    // ---- for the session of the connection ----
+
+    pub fn get(&self, node: NodeIndex) -> &Pending {
+        self.pending.get(node)
+    }
+
+    pub fn first(&self, table: &Table, index: ConnIndex) -> Option<NodeIndex> {
+        table.conn(index).downlink.list.front()
+    }
+
+    pub fn next(&self, node: NodeIndex) -> Option<NodeIndex> {
+        self.pending.next(node)
+    }
+
+    pub fn first_offset(&self, table: &Table, index: ConnIndex) -> Option<Offset> {
+        self.first(table, index).map(|node| self.get(node).offset())
+    }
+
+    pub fn first_queued_offset(&self, table: &Table, index: ConnIndex) -> Option<Offset> {
+        table.conn(index).downlink.first_queued.map(|node| self.get(node).offset())
+    }
+
+    /// Offsets that the connection has in memory, ascending.
+    pub fn offsets(&self, table: &Table, index: ConnIndex) -> Vec<Offset> {
+        self.pending.iter(&table.conn(index).downlink.list).map(|(_, pending)| pending.offset()).collect()
+    }
+
+    /// The message in flight or queued under this offset.
+    pub fn find_offset(&self, table: &Table, index: ConnIndex, offset: Offset) -> Option<NodeIndex> {
+        let conn = table.get(index)?;
+        self.pending.iter(&conn.downlink.list).find(|(_, pending)| pending.offset == offset.0).map(|(node, _)| node)
+    }
+
+    pub fn message_len(&self, node: NodeIndex, cx: &Context<'_>) -> usize {
+        cx.len_of(self.get(node).message.as_ref().expect("a released one has no message"))
+    }
+
+    /// The message goes to the store.
+    pub fn begin_storing(&mut self, node: NodeIndex, cx: &Context<'_>) -> ToStore {
+        let pending = self.pending.get_mut(node);
+        (pending.store_state, pending.store_at) = (StoreState::Storing, Tick::NEVER);
+        ToStore {
+            offset: pending.offset(),
+            message: cx.messages.get(pending.message.as_ref().expect("a released one has no message")).clone(),
+            sent: pending.state != State::Queued,
+            expires: pending.expires,
+        }
+    }
+
+    /// The message is not stored: it goes on without a promise.
+    pub fn refuse_storing(&mut self, node: NodeIndex) {
+        let pending = self.pending.get_mut(node);
+        (pending.store_state, pending.store_at) = (StoreState::NotStored, Tick::NEVER);
+    }
+
+    pub fn set_store_state(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        node: NodeIndex,
+        state: StoreState,
+        now: Tick,
+    ) {
+        let pending = self.pending.get_mut(node);
+        debug_assert_eq!(pending.store_state, StoreState::Storing);
+        pending.store_state = state;
+        table.arm_no_later(index, pending.wake().max(now + 1));
+    }
+
+    /// Looks at the message again soon: at its deadline or its repeat.
+    pub fn arm_for(&self, table: &mut Table, index: ConnIndex, node: NodeIndex, now: Tick) {
+        table.arm_no_later(index, self.get(node).wake().max(now + 1));
+    }
+
+    pub fn take_call(&mut self, node: NodeIndex) -> Option<CallRef> {
+        self.pending.get_mut(node).call.take()
+    }
+
+    // ---- the rest ----
+
+    fn find_in_flight(&self, table: &Table, index: ConnIndex, id: MessageId) -> Option<NodeIndex> {
+        let downlink = &table.conn(index).downlink;
+        let mut in_flight = self.pending.iter(&downlink.list).take(downlink.in_flight());
+        in_flight.find(|(_, pending)| pending.id() == id).map(|(node, _)| node)
+    }
+
+    pub fn len(&self) -> usize {
+        self.pending.len()
+    }
+}
+
+impl Pending {
+    fn new(message: &MessageRef, delivery: &Delivery, cx: &mut Context<'_>) -> Pending {
+        Pending {
+            message: Some(cx.messages.another(message)),
+            call: Some(delivery.call),
+            deadline: delivery.deadline,
+            repeat_at: Tick::NEVER,
+            store_at: Tick::NEVER,
+            expires: delivery.expires,
+            offset: 0,
+            attempts: 0,
+            state: State::Queued,
+            store_state: StoreState::NotStored,
+            dup: false,
+            message_id: None,
+        }
+    }
+}
+
+/// 1, 2, …, 65534, 1, …
+fn id_of(offset: u64) -> MessageId {
+    Offset(offset).id()
+}
+
+fn offset_after(offset: u64) -> u64 {
+    (offset + 1) % OFFSETS
+}
+
+/// A connection's offsets go round where ids do, so that the ids go on without a jump, and fit `launched`.
+const OFFSETS: u64 = u32::MAX as u64 / IDS * IDS;
+
+#[cfg(debug_assertions)]
+pub mod invariants;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! What must hold of a connection's messages between any two inputs.
+
+use super::{Downlinks, Pending, State};
+use crate::base::id::ConnIndex;
+use crate::base::time::Tick;
+use crate::shard::call::waiting::CallRef;
+use crate::shard::connection::table::Table;
+use crate::shard::message::Messages;
+use std::collections::HashSet;
+
+/// What one connection's list holds elsewhere.
+#[derive(Default)]
+pub struct Holdings {
+    pub pending: usize,
+    pub message_uses: usize,
+    pub calls: Vec<CallRef>,
+}
+
+impl Holdings {
+    pub fn of(downlinks: &Downlinks, table: &Table, index: ConnIndex, messages: &Messages) -> Holdings {
+        let mut holds = Holdings::default();
+        let conn = table.conn(index);
+        let downlink = &conn.downlink;
+        let (mut ids, mut queued_bytes, mut first_queued) = (HashSet::new(), 0, None);
+        for (node, pending) in downlinks.pending.iter(&downlink.list) {
+            holds.pending += 1;
+            let bytes = pending.message.as_ref().map(|message| messages.get(message).len());
+            assert!(bytes.is_some() || pending.is_released() || pending.state == State::Queued, "held until received");
+            holds.message_uses += usize::from(bytes.is_some());
+            holds.calls.extend(pending.call);
+            if pending.state == State::Queued {
+                first_queued.get_or_insert(node);
+                queued_bytes += bytes.unwrap_or_default();
+            } else {
+                assert!(first_queued.is_none(), "what is in flight comes before what is queued");
+                assert!(ids.insert(pending.id()), "ids do not collide in flight");
+            }
+        }
+        assert_eq!((ids.len(), queued_bytes), (downlink.in_flight(), downlink.queued_bytes()));
+        assert_eq!(first_queued, downlink.first_queued);
+        assert!(first_queued.is_none() || downlink.in_flight() > 0, "something will end and make room for the queued");
+        let offsets = downlinks.offsets(table, index);
+        assert!(
+            !conn.session().is_some() || offsets.is_sorted_by(|a, b| a < b),
+            "a session's messages keep their order"
+        );
+        holds
+    }
+}
+
+/// When something in flight has to be looked at; `Tick::NEVER` when nothing has.
+pub fn earliest_wake(downlinks: &Downlinks, table: &Table, index: ConnIndex) -> Tick {
+    let pending = downlinks.pending.iter(&table.conn(index).downlink.list).map(|(_, pending)| pending);
+    pending.map(Pending::wake).min().unwrap_or(Tick::NEVER)
+}

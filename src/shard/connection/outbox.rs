@@ -1,0 +1,310 @@
+//! What waits to be written to one connection: packets, pings and closes. A shared message stays one until the write;
+//! then what waits is framed and copied, one behind the other, into the worker's buffer: many frames, one send.
+//!
+//! Bytes are counted as they will be written. The limit is the caller's, which makes room by `drop_oldest_qos0` or closes
+//! the connection.
+
+use super::transport::Transport;
+use crate::shard::arena::{Arena, List};
+use crate::shard::message::{MessageRef, Messages, Stamp};
+use crate::wire::packet::{MessageId, Packet, QoS};
+use crate::wire::ws::frame::CloseCode;
+use std::rc::Rc;
+
+/// One connection's queue; its items lie in `Outboxes`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outbox {
+    list: List,
+    bytes: u32,
+    /// Bytes of the first item that the socket has taken already.
+    head_written: u32,
+    transport: Transport,
+}
+
+#[derive(Debug)]
+pub enum Item {
+    /// Bytes that come before the transport begins: the answer to the upgrade.
+    Response(Rc<[u8]>),
+    Message(MessageRef, Stamp),
+    /// A packet of few bytes.
+    Packet {
+        len: u8,
+        bytes: [u8; SMALL_MAX],
+    },
+    /// A packet that may have to be sent again.
+    SharedPacket(Rc<[u8]>),
+    /// A REL for each id.
+    Releases(Rc<[MessageId]>),
+    /// Text, for `Mode::Echo`.
+    Text(Rc<[u8]>),
+    Ping,
+    Pong(Rc<[u8]>),
+    Close(Option<(CloseCode, Rc<str>)>),
+}
+
+pub const SMALL_MAX: usize = 14;
+
+/// The items of all outboxes of a shard.
+#[derive(Default)]
+pub struct Outboxes(Arena<Item>);
+
+impl Outbox {
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Bytes not yet taken by the socket.
+    pub fn bytes(&self) -> usize {
+        (self.bytes - self.head_written) as usize
+    }
+}
+
+impl Item {
+    /// Panics when the packet is longer than `SMALL_MAX`.
+    pub fn small(packet: Packet<'_>, scratch: &mut Vec<u8>) -> Item {
+        scratch.clear();
+        packet.encode_into(scratch);
+        let mut bytes = [0; SMALL_MAX];
+        bytes[..scratch.len()].copy_from_slice(scratch);
+        Item::Packet { len: scratch.len() as u8, bytes }
+    }
+
+    /// `reason` is cut where a close cannot carry it.
+    pub fn close(code: CloseCode, reason: &str, transport: Transport) -> Item {
+        Item::Close(Some((code, transport.close_reason(reason).into())))
+    }
+
+    /// Bytes on the transport.
+    pub fn len(&self, transport: Transport, messages: &Messages) -> usize {
+        match self {
+            Item::Response(bytes) => bytes.len(),
+            Item::Message(message, _) => transport.packet_len(messages.get(message).packet_len()),
+            Item::Packet { len, .. } => transport.packet_len(usize::from(*len)),
+            Item::SharedPacket(packet) | Item::Text(packet) => transport.packet_len(packet.len()),
+            Item::Releases(ids) => ids.len() * transport.release_len(),
+            Item::Ping => transport.control_len(0),
+            Item::Pong(payload) => transport.control_len(payload.len()),
+            Item::Close(close) => transport.close_len(close.as_ref().map(|(_, reason)| &**reason)),
+        }
+    }
+
+    fn is_qos0(&self, messages: &Messages) -> bool {
+        matches!(self, Item::Message(message, _) if messages.get(message).qos == QoS::AtMostOnce)
+    }
+
+    fn write(&self, transport: Transport, messages: &Messages, out: &mut Vec<u8>) {
+        match self {
+            Item::Message(message, stamp) => {
+                let message = messages.get(message);
+                transport.write_packet_header(message.packet_len(), out);
+                message.write(*stamp, out);
+            }
+            Item::Response(bytes) => out.extend_from_slice(bytes),
+            Item::Packet { len, bytes } => transport.write_packet(&bytes[..usize::from(*len)], out),
+            Item::SharedPacket(packet) => transport.write_packet(packet, out),
+            Item::Releases(ids) => ids.iter().for_each(|id| transport.write_release(*id, out)),
+            Item::Text(text) => transport.write_text(text, out),
+            Item::Ping => transport.write_ping(out),
+            Item::Pong(payload) => transport.write_pong(payload, out),
+            Item::Close(close) => {
+                transport.write_close(close.as_ref().map(|(code, reason)| (*code, &**reason)), out);
+            }
+        }
+    }
+
+    fn release(self, messages: &mut Messages) {
+        if let Item::Message(message, _) = self {
+            messages.release(message);
+        }
+    }
+}
+
+impl Outboxes {
+    /// Items of all outboxes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn push(&mut self, outbox: &mut Outbox, messages: &Messages, item: Item) {
+        outbox.bytes += item.len(outbox.transport, messages) as u32;
+        self.0.push_back(&mut outbox.list, item);
+    }
+
+    /// Bytes that count against a limit: a frame that the socket has begun must be finished, whatever comes.
+    pub fn waiting_bytes(&self, outbox: &Outbox, messages: &Messages) -> usize {
+        let begun = outbox.list.front().filter(|_| outbox.head_written > 0);
+        outbox.bytes as usize - begun.map_or(0, |head| self.0.get(head).len(outbox.transport, messages))
+    }
+
+    /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what
+    /// the socket already has of the first.
+    pub fn gather(&self, outbox: &Outbox, messages: &Messages, enough: usize, out: &mut Vec<u8>) {
+        let start = out.len();
+        for (_, item) in self.0.iter(&outbox.list) {
+            item.write(outbox.transport, messages, out);
+            if out.len() - start == outbox.bytes as usize || out.len() - start >= enough {
+                break;
+            }
+        }
+        if outbox.head_written > 0 {
+            out.drain(start..start + outbox.head_written as usize);
+        }
+    }
+
+    /// The socket has taken `written` bytes.
+    pub fn advance(&mut self, outbox: &mut Outbox, messages: &mut Messages, written: usize) {
+        let mut left = outbox.head_written as usize + written;
+        while let Some(head) = outbox.list.front() {
+            let len = self.0.get(head).len(outbox.transport, messages);
+            if len > left {
+                break;
+            }
+            left -= len;
+            outbox.bytes -= len as u32;
+            self.0.remove(&mut outbox.list, head).release(messages);
+        }
+        outbox.head_written = left as u32;
+        debug_assert!(outbox.head_written <= outbox.bytes, "the socket took no more than was gathered");
+    }
+
+    /// Drops QoS 0 messages, the oldest first, until `bytes` fit under `max` or none is left; a frame that the socket
+    /// has begun stays. Returns how many were dropped.
+    pub fn drop_oldest_qos0(
+        &mut self,
+        outbox: &mut Outbox,
+        messages: &mut Messages,
+        bytes: usize,
+        max: usize,
+    ) -> usize {
+        let mut dropped = 0;
+        let begun = (outbox.head_written > 0).then(|| outbox.list.front()).flatten();
+        let mut next = begun.map_or(outbox.list.front(), |head| self.0.next(head));
+        while let Some(node) = next {
+            if self.waiting_bytes(outbox, messages) + bytes <= max {
+                break;
+            }
+            next = self.0.next(node);
+            if self.0.get(node).is_qos0(messages) {
+                let item = self.0.remove(&mut outbox.list, node);
+                outbox.bytes -= item.len(outbox.transport, messages) as u32;
+                item.release(messages);
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
+    /// Throws away all that the socket has not begun.
+    pub fn clear_unbegun(&mut self, outbox: &mut Outbox, messages: &mut Messages) {
+        let begun = if outbox.head_written > 0 { self.0.pop_front(&mut outbox.list) } else { None };
+        while let Some(item) = self.0.pop_front(&mut outbox.list) {
+            item.release(messages);
+        }
+        outbox.bytes = 0;
+        if let Some(item) = begun {
+            self.push(outbox, messages, item);
+        }
+    }
+
+    /// Throws away everything.
+    pub fn clear(&mut self, outbox: &mut Outbox, messages: &mut Messages) {
+        outbox.head_written = 0;
+        self.clear_unbegun(outbox, messages);
+    }
+
+    /// The items of one outbox, for invariants.
+    #[cfg(debug_assertions)]
+    pub fn iter<'a>(&'a self, outbox: &Outbox) -> impl Iterator<Item = &'a Item> {
+        self.0.iter(&outbox.list).map(|(_, item)| item)
+    }
+
+    #[cfg(debug_assertions)]
+    pub fn check(&self, outbox: &Outbox, messages: &Messages) {
+        let bytes: usize = self.iter(outbox).map(|item| item.len(outbox.transport, messages)).sum();
+        let head = outbox.list.front().map_or(0, |head| self.0.get(head).len(outbox.transport, messages));
+        assert_eq!(bytes, outbox.bytes as usize);
+        assert!(outbox.head_written == 0 || (outbox.head_written as usize) < head, "a frame that is written is gone");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::message::Message;
+    use crate::wire::packet::MessageId;
+    use proptest::prelude::*;
+
+    const UNSTAMPED: Stamp = Stamp { id: None, dup: false };
+
+    fn message(messages: &mut Messages, qos: QoS, body: &[u8]) -> MessageRef {
+        messages.insert(Message::encode(qos, 7, body, &mut Vec::new()))
+    }
+
+    #[test]
+    fn the_oldest_qos0_goes_first_but_never_a_begun_frame() {
+        let (mut items, mut messages, mut outbox) = (Outboxes::default(), Messages::default(), Outbox::default());
+        for body in [b"aaaa", b"bbbb", b"cccc"] {
+            let item = Item::Message(message(&mut messages, QoS::AtMostOnce, body), UNSTAMPED);
+            items.push(&mut outbox, &messages, item);
+        }
+        let frame = outbox.bytes() / 3;
+        items.advance(&mut outbox, &mut messages, 1);
+        assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 1, frame + 1), 1);
+        let mut out = Vec::new();
+        items.gather(&outbox, &messages, usize::MAX, &mut out);
+        let text = String::from_utf8_lossy(&out);
+        assert!(text.contains("aaaa") && !text.contains("bbbb") && text.contains("cccc"), "{text:?}");
+    }
+
+    #[test]
+    fn qos1_is_never_dropped_for_room() {
+        let (mut items, mut messages, mut outbox) = (Outboxes::default(), Messages::default(), Outbox::default());
+        let stamp = Stamp { id: MessageId::new(5), dup: true };
+        let item = Item::Message(message(&mut messages, QoS::AtLeastOnce, b"x"), stamp);
+        items.push(&mut outbox, &messages, item);
+        assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 100, 10), 0);
+        let mut out = Vec::new();
+        items.gather(&outbox, &messages, usize::MAX, &mut out);
+        assert_eq!(out, [0x82, 6, 0x1A, 0, 7, 0, 5, b'x'], "id and DUP are stamped into the copy");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_in_pieces_equals_the_whole(
+            sizes in prop::collection::vec(0..300usize, 1..20),
+            writes in prop::collection::vec((1..200usize, 1..400usize), 1..200),
+        ) {
+            let (mut items, mut messages, mut outbox) = (Outboxes::default(), Messages::default(), Outbox::default());
+            let mut whole = Vec::new();
+            for (n, size) in sizes.into_iter().enumerate() {
+                let item = match n % 7 {
+                    0 => Item::Message(message(&mut messages, QoS::AtMostOnce, &vec![n as u8; size]), UNSTAMPED),
+                    1 => Item::small(Packet::Rel { id: MessageId(7), dup: true }, &mut Vec::new()),
+                    2 => Item::SharedPacket(vec![n as u8; size + 1].into()),
+                    3 => Item::Pong(vec![n as u8; size % 126].into()),
+                    4 => Item::Releases(vec![MessageId(n as u16 + 1); size % 7].into()),
+                    5 => Item::close(CloseCode(4000), &"é".repeat(size), Transport::WebSocket),
+                    _ => Item::Response(vec![n as u8; size + 1].into()),
+                };
+                item.write(Transport::WebSocket, &messages, &mut whole);
+                items.push(&mut outbox, &messages, item);
+            }
+            let mut written = Vec::new();
+            for (taken, enough) in writes {
+                let mut out = Vec::new();
+                items.gather(&outbox, &messages, enough, &mut out);
+                let taken = taken.min(out.len());
+                written.extend_from_slice(&out[..taken]);
+                items.advance(&mut outbox, &mut messages, taken);
+                prop_assert_eq!(outbox.bytes(), whole.len() - written.len());
+            }
+            prop_assert_eq!(&written[..], &whole[..written.len()]);
+            items.clear(&mut outbox, &mut messages);
+            prop_assert_eq!((items.len(), messages.uses()), (0, 0));
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! The connections of a shard: their slots, phases, outboxes and timers. Every way in which a connection opens, is
+//! written to, closes and ends goes through here; nobody else changes its phase.
+//!
+//! Closing is done in two steps. `close` and `end` change the connection itself at once, so that nothing more is delivered
+//! to it, and report `Event::Left`; the shard then takes it out of its channels and its session.
+
+use super::conn::{Conn, ConnDetails, Phase};
+use super::event::Event;
+use super::outbox::{Item, Outboxes};
+use super::transport::Receiver;
+use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use crate::base::time::Tick;
+use crate::shard::arena::List;
+use crate::shard::context::Context;
+use crate::shard::ids::SessionKey;
+use crate::shard::message::{MessageRef, Messages, Stamp};
+use crate::shard::output::Output;
+use crate::shard::planted::Bug;
+use crate::shard::wheel::Wheel;
+use crate::wire::packet::Packet;
+use crate::wire::ws::frame::CloseCode;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+pub struct Table {
+    shard: ShardId,
+    conns: Slab<Conn>,
+    /// By the same slots; of a free slot there is what a new connection begins with.
+    details: Vec<ConnDetails>,
+    outboxes: Outboxes,
+    /// One timer per connection: the earliest thing it waits for. It may fire early; whoever is called looks what is due.
+    timers: Wheel,
+    /// Connections to be written, each once.
+    dirty: VecDeque<ConnIndex>,
+    events: VecDeque<Event>,
+    /// By slot: where a connection that was handed over has gone, or where it came from.
+    counterparts: FxHashMap<ConnIndex, ConnKey>,
+    generation: u16,
+    /// Connections in phase `Open`.
+    open: usize,
+}
+
+impl Table {
+    pub fn new(shard: ShardId, now: Tick) -> Table {
+        Table {
+            shard,
+            conns: Slab::new(),
+            details: Vec::new(),
+            outboxes: Outboxes::default(),
+            timers: Wheel::new(now),
+            dirty: VecDeque::new(),
+            events: VecDeque::new(),
+            counterparts: FxHashMap::default(),
+            generation: 0,
+            open: 0,
+        }
+    }
+
+    // ---- slots ----
+
+    /// Takes a slot. `identity` makes the connection's name of its key.
+    pub fn insert(&mut self, identity: impl FnOnce(ConnKey) -> Identity, now: Tick) -> (ConnKey, Identity) {
+        self.generation = self.generation.wrapping_add(1);
+        let index = ConnIndex(self.conns.insert(Conn::new(self.generation)) as u32);
+        let key = ConnKey { index, generation: self.generation, shard: self.shard };
+        let identity = identity(key);
+        let details = ConnDetails::new(identity, now);
+        match self.details.get_mut(index.slot()) {
+            Some(free) => *free = details,
+            None => self.details.push(details),
+        }
+        (key, identity)
+    }
+
+    /// The connection must hold nothing any more.
+    pub fn remove(&mut self, index: ConnIndex) -> (Identity, Option<Rc<[u8]>>) {
+        let conn = self.conns.remove(index.slot());
+        debug_assert!(conn.outbox.is_empty() && conn.joined.is_empty() && conn.downlink.is_empty());
+        let details = &mut self.details[index.slot()];
+        debug_assert!(details.uplink.is_idle());
+        let (identity, cookie) = (details.identity, details.cookie.take());
+        details.receiver = Receiver::default();
+        (identity, cookie)
+    }
+
+    /// The connection of that key, if its slot is still the same connection's.
+    pub fn lookup(&self, key: ConnKey, trusts_stale: bool) -> Option<ConnIndex> {
+        let conn = self.conns.get(key.index.slot())?;
+        let same = conn.generation == key.generation || trusts_stale;
+        (same && key.shard == self.shard).then_some(key.index)
+    }
+
+    /// The connection of that name in that phase.
+    pub fn find(&self, identity: &Identity, phase: Phase) -> Option<ConnIndex> {
+        let key = identity.key();
+        let conn = self.conns.get(key.index.slot()).filter(|_| key.shard == self.shard)?;
+        (self.details(key.index).identity == *identity && conn.phase == phase).then_some(key.index)
+    }
+
+    pub fn key(&self, index: ConnIndex) -> ConnKey {
+        self.conn(index).key(index, self.shard)
+    }
+
+    pub fn conn(&self, index: ConnIndex) -> &Conn {
+        &self.conns[index.slot()]
+    }
+
+    pub(super) fn conn_mut(&mut self, index: ConnIndex) -> &mut Conn {
+        &mut self.conns[index.slot()]
+    }
+
+    pub fn details(&self, index: ConnIndex) -> &ConnDetails {
+        &self.details[index.slot()]
+    }
+
+    pub(super) fn details_mut(&mut self, index: ConnIndex) -> &mut ConnDetails {
+        &mut self.details[index.slot()]
+    }
+
+    /// `None` when the slot is free.
+    pub fn get(&self, index: ConnIndex) -> Option<&Conn> {
+        self.conns.get(index.slot())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ConnIndex, &Conn)> {
+        self.conns.iter().map(|(slot, conn)| (ConnIndex(slot as u32), conn))
+    }
+
+    /// Connections in any phase.
+    pub fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// Connections in phase `Open`.
+    pub fn open_len(&self) -> usize {
+        self.open
+    }
+
+    // ---- what belongs to a connection ----
+
+    pub fn joined_mut(&mut self, index: ConnIndex) -> &mut List {
+        &mut self.conn_mut(index).joined
+    }
+
+    pub fn joined(&self, index: ConnIndex) -> &List {
+        &self.conn(index).joined
+    }
+
+    pub fn set_session(&mut self, index: ConnIndex, session: SessionKey) {
+        self.conn_mut(index).session = session;
+    }
+
+    pub fn cookie(&self, index: ConnIndex) -> Option<&Rc<[u8]>> {
+        self.details(index).cookie.as_ref()
+    }
+
+    pub fn set_cookie(&mut self, index: ConnIndex, cookie: Option<Rc<[u8]>>) {
+        self.details_mut(index).cookie = cookie;
+    }
+
+    // ---- phases ----
+
+    /// From `Connecting` to `Open`: the response goes out first.
+    pub fn open(&mut self, index: ConnIndex, response: Rc<[u8]>, cx: &mut Context<'_>) {
+        let conn = self.conn_mut(index);
+        debug_assert_eq!(conn.phase, Phase::Connecting);
+        conn.phase = Phase::Open;
+        let broken = conn.undecodable;
+        let details = self.details_mut(index);
+        (details.received, details.active) = (cx.now, cx.now);
+        self.open += 1;
+        cx.metrics.opened.increment();
+        self.push(index, Item::Response(response), cx);
+        if broken {
+            self.close(index, CloseCode::INTERNAL_ERROR, "internal error", cx);
+        }
+    }
+
+    /// Sends a close and waits for the client's, for `close_timeout` at the most.
+    pub fn close(&mut self, index: ConnIndex, code: CloseCode, reason: &str, cx: &mut Context<'_>) {
+        if !self.conn(index).is_open() {
+            return;
+        }
+        match code {
+            CloseCode::POLICY => cx.metrics.closed_policy.increment(),
+            CloseCode::TRY_AGAIN_LATER => cx.metrics.closed_too_slow.increment(),
+            CloseCode::INTERNAL_ERROR => cx.metrics.closed_panic.increment(),
+            _ => {}
+        }
+        self.begin_closing(index, cx);
+        let conn = &mut self.conns[index.slot()];
+        if code == CloseCode::TRY_AGAIN_LATER {
+            self.outboxes.clear_unbegun(&mut conn.outbox, cx.messages);
+        }
+        let close = Item::close(code, reason, conn.outbox.transport());
+        self.push_unbounded(index, close, cx);
+    }
+
+    /// The client's close: it is answered with the same code, and the socket ends once that is written.
+    pub fn on_peer_close(&mut self, index: ConnIndex, code: Option<CloseCode>, cx: &mut Context<'_>) {
+        if self.conn(index).is_open() {
+            self.begin_closing(index, cx);
+            self.push_unbounded(index, Item::Close(code.map(|code| (code, "".into()))), cx);
+        }
+        let conn = self.conn_mut(index);
+        conn.peer_closed = true;
+        if conn.outbox.is_empty() {
+            cx.output(Output::Shutdown { key: self.key(index) });
+        }
+    }
+
+    fn begin_closing(&mut self, index: ConnIndex, cx: &mut Context<'_>) {
+        let close_by = cx.now + cx.settings.close_timeout_ms;
+        let conn = self.conn_mut(index);
+        debug_assert_eq!(conn.phase, Phase::Open);
+        conn.phase = Phase::Closing;
+        let details = self.details_mut(index);
+        details.close_by = close_by;
+        if std::mem::take(&mut details.paused) {
+            cx.output(Output::Resume { key: self.key(index) });
+        }
+        self.open -= 1;
+        self.timers.arm(index.0, close_by);
+        self.report(Event::Left(index));
+    }
+
+    /// The socket has ended. A connection that was never open only reports it.
+    pub fn end(&mut self, index: ConnIndex, cx: &mut Context<'_>) {
+        let conn = &mut self.conns[index.slot()];
+        match conn.phase {
+            Phase::Gone | Phase::HandedOver => return debug_assert!(false, "a socket ends once"),
+            Phase::Connecting => return self.report(Event::Left(index)),
+            Phase::Open => self.open -= 1,
+            Phase::Closing => {}
+        }
+        cx.metrics.ended.increment();
+        conn.phase = Phase::Gone;
+        self.outboxes.clear(&mut conn.outbox, cx.messages);
+        let details = self.details_mut(index);
+        details.paused = false;
+        details.receiver = Receiver::default();
+        self.timers.cancel(index.0);
+        self.report(Event::Left(index));
+    }
+
+    /// The connection goes on in another shard, as `to`; the slot stays for its identity.
+    pub fn hand_over(&mut self, index: ConnIndex, to: ConnKey) {
+        let conn = self.conn_mut(index);
+        debug_assert_eq!(conn.phase, Phase::Connecting);
+        conn.phase = Phase::HandedOver;
+        self.counterparts.insert(index, to);
+    }
+
+    /// The connection came from another shard, where its slot is `origin`.
+    pub fn set_origin(&mut self, index: ConnIndex, origin: ConnKey) {
+        self.counterparts.insert(index, origin);
+    }
+
+    /// Where a connection that was handed over has gone, or where it came from.
+    pub fn counterpart(&self, index: ConnIndex) -> Option<ConnKey> {
+        self.counterparts.get(&index).copied()
+    }
+
+    /// A connection has ended: the shard that it came from may give its slot to another.
+    pub fn end_handover(&mut self, index: ConnIndex, cx: &mut Context<'_>) {
+        if let Some(origin) = self.counterparts.remove(&index) {
+            cx.output(Output::HandoverEnded { origin });
+        }
+    }
+
+    /// The connection that was handed over has ended there: its slot is free.
+    pub fn free_handed_over(&mut self, index: ConnIndex) {
+        self.counterparts.remove(&index);
+        self.remove(index);
+    }
+
+    /// In phase `Closing`: when to stop waiting for the client's close.
+    pub fn close_by(&self, index: ConnIndex) -> Tick {
+        self.details(index).close_by
+    }
+
+    /// A connection that has ended and has nothing of its client's under way is to be freed.
+    pub fn report_if_done(&mut self, index: ConnIndex) {
+        if self.is_done(index) {
+            self.report(Event::Done(index));
+        }
+    }
+
+    pub fn is_done(&self, index: ConnIndex) -> bool {
+        self.get(index).is_some_and(|conn| conn.phase == Phase::Gone && self.details(index).is_finished())
+    }
+
+    /// Nothing is under way with this client, in either direction.
+    pub fn is_settled(&self, index: ConnIndex) -> bool {
+        let conn = self.conn(index);
+        self.details(index).is_uplink_idle() && conn.downlink.is_empty() && conn.outbox.is_empty()
+    }
+
+    // ---- reading ----
+
+    /// Takes the receiver for a batch of bytes; `end_reading` gives it back. `None` when nothing that the client sends
+    /// counts any more.
+    pub fn begin_reading(&mut self, index: ConnIndex, now: Tick) -> Option<Receiver> {
+        let details = &mut self.details[index.slot()];
+        details.received = now;
+        let conn = &self.conns[index.slot()];
+        let reads = !conn.undecodable && !conn.peer_closed && matches!(conn.phase, Phase::Open | Phase::Closing);
+        reads.then(|| std::mem::take(&mut details.receiver))
+    }
+
+    pub fn end_reading(&mut self, index: ConnIndex, receiver: Receiver) {
+        self.details_mut(index).receiver = receiver;
+    }
+
+    /// The client sent something other than a pong.
+    pub fn note_activity(&mut self, index: ConnIndex, now: Tick) {
+        self.details_mut(index).active = now;
+    }
+
+    /// The client's close has come: nothing that counts follows it (RFC 6455 section 5.5.1).
+    pub fn is_peer_closed(&self, index: ConnIndex) -> bool {
+        self.conn(index).peer_closed
+    }
+
+    /// What the client sends cannot be understood any more.
+    pub fn set_undecodable(&mut self, index: ConnIndex) {
+        self.conn_mut(index).undecodable = true;
+    }
+
+    pub fn is_paused(&self, index: ConnIndex) -> bool {
+        self.details(index).paused
+    }
+
+    // ---- writing ----
+
+    /// Anything but a QoS 0 message. A client without room for it is too slow: its connection closes. True when it is in
+    /// the outbox.
+    pub fn push(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) -> bool {
+        let len = item.len(self.conn(index).outbox.transport(), cx.messages);
+        let room = self.make_room(index, len, cx);
+        if room {
+            self.push_unbounded(index, item, cx);
+        }
+        room
+    }
+
+    /// A packet that is small: REL, COM, an empty ACK or REC.
+    pub fn push_packet(&mut self, index: ConnIndex, packet: Packet<'_>, cx: &mut Context<'_>) {
+        let item = Item::small(packet, cx.scratch);
+        self.push(index, item, cx);
+    }
+
+    /// Whatever the limit: what is short, comes once, or has been given room.
+    pub fn push_unbounded(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) {
+        self.outboxes.push(&mut self.conns[index.slot()].outbox, cx.messages, item);
+        self.mark_dirty(index);
+    }
+
+    /// One more use of the message, into the outbox.
+    pub fn push_message(&mut self, index: ConnIndex, message: &MessageRef, stamp: Stamp, cx: &mut Context<'_>) {
+        let item = Item::Message(cx.messages.another(message), stamp);
+        self.push_unbounded(index, item, cx);
+    }
+
+    /// False when there is no room even without the QoS 0 messages: the client is too slow, its connection is closing.
+    pub fn make_room(&mut self, index: ConnIndex, len: usize, cx: &mut Context<'_>) -> bool {
+        if !matches!(self.conn(index).phase, Phase::Open | Phase::Closing) {
+            return false;
+        }
+        let room = self.drop_for_room(index, len, cx);
+        if !room {
+            self.close(index, CloseCode::TRY_AGAIN_LATER, "too slow", cx);
+        }
+        room
+    }
+
+    /// Drops QoS 0 messages, the oldest first, until `len` more bytes fit; true when they do. Where nothing waits anything
+    /// fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
+    pub fn drop_for_room(&mut self, index: ConnIndex, len: usize, cx: &mut Context<'_>) -> bool {
+        let max = cx.settings.outbox_bytes_max;
+        let conn = &mut self.conns[index.slot()];
+        let queued = conn.downlink.queued_bytes();
+        let waiting = self.outboxes.waiting_bytes(&conn.outbox, cx.messages) + queued;
+        if waiting == 0 || waiting + len <= max {
+            return true;
+        }
+        let dropped = self.outboxes.drop_oldest_qos0(&mut conn.outbox, cx.messages, queued + len, max);
+        cx.metrics.outbox_dropped_qos0.add(dropped as u64);
+        let waiting = self.outboxes.waiting_bytes(&conn.outbox, cx.messages) + queued;
+        waiting == 0 || waiting + len <= max
+    }
+
+    fn mark_dirty(&mut self, index: ConnIndex) {
+        if !std::mem::replace(&mut self.conn_mut(index).dirty, true) {
+            self.dirty.push_back(index);
+        }
+    }
+
+    /// A connection that has something to be written, once each until it has more; who had it first comes first.
+    pub fn next_dirty(&mut self) -> Option<ConnIndex> {
+        let index = self.dirty.pop_front()?;
+        if let Some(conn) = self.conns.get_mut(index.slot()) {
+            conn.dirty = false;
+            // Until `written` says otherwise: a socket that takes nothing is not written to.
+            conn.blocked = !conn.outbox.is_empty();
+        }
+        Some(index)
+    }
+
+    /// Connections that `next_dirty` will name.
+    pub fn dirty_len(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has nothing.
+    pub fn gather(&self, index: ConnIndex, enough: usize, messages: &Messages, out: &mut Vec<u8>) {
+        if let Some(conn) = self.get(index) {
+            self.outboxes.gather(&conn.outbox, messages, enough, out);
+        }
+    }
+
+    /// The socket took `bytes`. True when there is more to write.
+    pub fn written(&mut self, index: ConnIndex, bytes: usize, cx: &mut Context<'_>) -> bool {
+        let Some(conn) = self.conns.get_mut(index.slot()) else { return false };
+        let waited = !conn.outbox.is_empty();
+        let skipped = usize::from(bytes < conn.outbox.bytes() && cx.is_planted(Bug::SkipsBytes));
+        self.outboxes.advance(&mut conn.outbox, cx.messages, bytes + skipped);
+        conn.blocked = !conn.outbox.is_empty();
+        if !waited || conn.blocked {
+            return conn.blocked;
+        }
+        if conn.peer_closed {
+            cx.output(Output::Shutdown { key: self.key(index) });
+        } else if conn.undecodable {
+            // The client's close cannot be found any more in bytes that broke the protocol: it is not waited for.
+            cx.output(Output::EndWriting { key: self.key(index) });
+        }
+        false
+    }
+
+    /// Nothing waits to be written.
+    pub fn has_empty_outbox(&self, index: ConnIndex) -> bool {
+        self.conn(index).outbox.is_empty()
+    }
+
+    // ---- timers and events ----
+
+    /// Arms the connection's timer unless it is armed for an earlier time.
+    pub fn arm_no_later(&mut self, index: ConnIndex, when: Tick) {
+        self.timers.arm_no_later(index.0, when);
+    }
+
+    pub fn arm(&mut self, index: ConnIndex, when: Tick) {
+        self.timers.arm(index.0, when);
+    }
+
+    pub fn poll_timer(&mut self, now: Tick) -> Option<ConnIndex> {
+        self.timers.poll(now).map(ConnIndex)
+    }
+
+    pub fn next_timer(&self) -> Option<Tick> {
+        self.timers.next_poll()
+    }
+
+    pub fn timers_len(&self) -> usize {
+        self.timers.len()
+    }
+
+    pub fn report(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    #[inline]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    // ---- invariants ----
+
+    pub fn items_len(&self) -> usize {
+        self.outboxes.len()
+    }
+
+    #[cfg(debug_assertions)]
+    pub fn outboxes(&self) -> &Outboxes {
+        &self.outboxes
+    }
+
+    #[cfg(debug_assertions)]
+    pub fn timer(&self, index: ConnIndex) -> Option<Tick> {
+        self.timers.deadline(index.0)
+    }
+}

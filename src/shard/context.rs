@@ -1,0 +1,96 @@
+//! What every part of a shard is handed while one input is handled: the time, the settings, and what all parts write to
+//! (messages, calls, outputs, metrics). A part owns everything else that it changes.
+
+use super::call::query::{NotStored, Reply};
+use super::call::waiting::{CallEnd, CallRef, Calls};
+use super::channel::members::Change;
+use super::command::UnixMs;
+use super::ids::QueryId;
+use super::message::{MessageRef, Messages};
+use super::output::Output;
+use super::planted::Bug;
+use super::settings::Settings;
+use crate::base::time::Tick;
+use crate::metrics::shard::ShardMetrics;
+use std::collections::VecDeque;
+
+pub struct Context<'a> {
+    pub now: Tick,
+    pub settings: &'a Settings,
+    pub metrics: &'a ShardMetrics,
+    pub messages: &'a mut Messages,
+    pub calls: &'a mut Calls,
+    pub outputs: &'a mut VecDeque<Output>,
+    /// Empty between uses.
+    pub scratch: &'a mut Vec<u8>,
+}
+
+impl Context<'_> {
+    #[inline]
+    pub fn is_planted(&self, bug: Bug) -> bool {
+        self.settings.is_planted(bug)
+    }
+
+    /// `now` by the wall clock.
+    pub fn unix(&self) -> UnixMs {
+        UnixMs(self.settings.sessions.unix_ms_at_zero.saturating_add(self.now.0))
+    }
+
+    /// Length of a message for every limit.
+    pub fn len_of(&self, message: &MessageRef) -> usize {
+        self.messages.get(message).len()
+    }
+
+    pub fn output(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub fn reply(&mut self, ticket: QueryId, reply: Reply) {
+        self.output(Output::Reply { ticket, reply });
+    }
+
+    /// Replies to the query, if there is one.
+    pub fn reply_some(&mut self, query: Option<(QueryId, Reply)>) {
+        if let Some((ticket, reply)) = query {
+            self.reply(ticket, reply);
+        }
+    }
+
+    /// The first member of a channel has joined, or the last one has left.
+    pub fn presence(&mut self, change: Change, here: bool) {
+        if let Change::Presence(channel) = change {
+            self.output(Output::Presence { channel, here });
+        }
+    }
+
+    pub fn call_answered(&mut self, call: Option<CallRef>, body: &[u8]) {
+        let end = call.and_then(|call| self.calls.answered(call, body));
+        self.end_call(end);
+    }
+
+    /// A member that the call waits for can no longer answer.
+    pub fn call_gone(&mut self, call: Option<CallRef>) {
+        let end = match call {
+            Some(call) if self.is_planted(Bug::CountsTheGone) => self.calls.answered(call, b""),
+            Some(call) => self.calls.gone(call),
+            None => return,
+        };
+        self.end_call(end);
+    }
+
+    pub fn call_stored(&mut self, call: Option<CallRef>) {
+        let end = call.and_then(|call| self.calls.stored(call));
+        self.end_call(end);
+    }
+
+    pub fn call_refused(&mut self, call: Option<CallRef>, why: NotStored) {
+        let end = call.and_then(|call| self.calls.refused(call, why));
+        self.end_call(end);
+    }
+
+    pub fn end_call(&mut self, end: Option<CallEnd>) {
+        if let Some(CallEnd { ticket, answered, durable, data }) = end {
+            self.reply(ticket, Reply::Sent { connections: answered, data, kept: durable });
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! One message, or one close, to one member of a channel: a connection or a session.
+
+use super::call::query::{QueryRefusal, Terms};
+use super::channel::members::ChannelIndex;
+use super::command::UnixMs;
+use super::connection::downlink::Delivery;
+use super::context::Context;
+use super::ids::{Member, MemberKind, QueryId, SessionKey};
+use super::message::{Message, MessageRef};
+use super::session;
+use super::session::scope::Scope;
+use crate::base::id::ConnIndex;
+use crate::wire::packet::{self, QoS};
+use crate::wire::ws::frame::CloseCode;
+
+/// `delivery` is `None` at QoS 0.
+pub fn deliver(scope: &mut Scope<'_>, member: Member, message: &MessageRef, delivery: Option<&Delivery>) {
+    match (member.kind(), delivery) {
+        (MemberKind::Connection(conn), None) => {
+            scope.downlinks.deliver_qos0(scope.conns, conn, message, &mut scope.cx);
+        }
+        (MemberKind::Connection(conn), Some(delivery)) => {
+            scope.downlinks.deliver(scope.conns, conn, message, delivery, &mut scope.cx);
+        }
+        (MemberKind::Session(index), delivery) => session::downlink::deliver(scope, index, message, delivery),
+    }
+}
+
+/// Opens the call that waits for the members. `None` at QoS 0: no answer is waited for.
+pub fn open_call(
+    scope: &mut Scope<'_>,
+    query: QueryId,
+    message: &MessageRef,
+    members: usize,
+    terms: &Terms,
+) -> Option<Delivery> {
+    let acknowledged = scope.cx.messages.get(message).qos != QoS::AtMostOnce;
+    acknowledged.then(|| Delivery {
+        call: scope.cx.calls.open(query, members as u32, terms.deadline),
+        deadline: terms.deadline,
+        expires: expires(terms, &scope.cx),
+        claim: terms.claim.clone(),
+    })
+}
+
+/// Until when a message waits that is sent on these terms.
+fn expires(terms: &Terms, cx: &Context<'_>) -> UnixMs {
+    let ttl_ms = terms.ttl_ms.unwrap_or(cx.settings.sessions.message_ttl_ms);
+    UnixMs(cx.unix().0.saturating_add(ttl_ms))
+}
+
+/// Why no client can get the message.
+pub fn too_large(message: &Message, cx: &Context<'_>) -> Option<QueryRefusal> {
+    let fits = message.len() <= cx.settings.outbox_bytes_max + SEND_HEADERS_MAX;
+    (!fits).then_some(QueryRefusal::MessageTooLarge)
+}
+
+/// The open connection of a member; `None` for a session that is absent.
+pub fn conn_of(scope: &Scope<'_>, member: Member) -> Option<ConnIndex> {
+    match member.kind() {
+        MemberKind::Connection(conn) => Some(conn),
+        MemberKind::Session(index) => scope.online_conn(index),
+    }
+}
+
+/// Members that are online: all but the sessions that are absent.
+pub fn online_members(scope: &Scope<'_>, channel: ChannelIndex) -> usize {
+    if scope.sessions.table.is_empty() {
+        return scope.channels.members_len(channel);
+    }
+    scope.channels.members(channel).filter(|&member| conn_of(scope, member).is_some()).count()
+}
+
+/// The generation of a member's slot, to see later whether it is still the same one.
+pub fn generation(scope: &Scope<'_>, member: Member) -> u32 {
+    match member.kind() {
+        MemberKind::Connection(conn) => u32::from(scope.conns.conn(conn).generation()),
+        MemberKind::Session(index) => scope.sessions.table.at(index).generation,
+    }
+}
+
+/// The member that was there with this generation is there still.
+pub fn is_present(scope: &Scope<'_>, member: Member, generation: u32) -> bool {
+    match member.kind() {
+        MemberKind::Connection(conn) => {
+            scope.conns.get(conn).is_some_and(|conn| u32::from(conn.generation()) == generation)
+        }
+        MemberKind::Session(index) => scope.sessions.table.get(SessionKey { index, generation }).is_some(),
+    }
+}
+
+/// The business server wants the connection closed.
+pub fn kick(scope: &mut Scope<'_>, conn: ConnIndex, code: CloseCode, reason: &str) {
+    if scope.conns.conn(conn).is_open() {
+        scope.cx.metrics.kicked.increment();
+        scope.conns.close(conn, code, reason, &mut scope.cx);
+    }
+}
+
+/// The longest frame header and the header of a SEND: what a body of the largest allowed length may have before it.
+const SEND_HEADERS_MAX: usize = 10 + packet::SEND_ID_AT + packet::ID_LEN;

@@ -1,0 +1,123 @@
+//! What goes into a shard.
+
+use super::call::query::{Query, Terms};
+use super::command::{Completions, ExpiredMessages, SessionId};
+use super::ids::QueryId;
+use super::message::Message;
+use crate::base::id::ConnKey;
+use crate::wire::ws::frame::CloseCode;
+use std::rc::Rc;
+use std::sync::Arc;
+
+pub enum Input<'a> {
+    /// The backend has let the connection in; `response` is the 101 that goes out first.
+    Opened {
+        key: ConnKey,
+        response: Rc<[u8]>,
+    },
+    /// The backend has refused the connection, or the client went away while the backend was asked.
+    Abandoned {
+        key: ConnKey,
+    },
+    Subscribe {
+        key: ConnKey,
+        channel: &'a str,
+    },
+    Unsubscribe {
+        key: ConnKey,
+        channel: &'a str,
+    },
+    /// Stays with the connection, and goes back with every later hook for it.
+    Cookie {
+        key: ConnKey,
+        value: &'a [u8],
+    },
+    /// What the client's socket yielded; unmasked in place.
+    Bytes {
+        key: ConnKey,
+        data: &'a mut [u8],
+    },
+    /// One packet, from a transport that has frames of its own.
+    Packet {
+        key: ConnKey,
+        packet: &'a [u8],
+    },
+    SocketEnded {
+        key: ConnKey,
+    },
+    /// The outcome of `Output::Forward`; `spent` is its body, for reuse.
+    Forwarded {
+        key: ConnKey,
+        outcome: ForwardOutcome<'a>,
+        spent: Vec<u8>,
+    },
+    Query {
+        ticket: QueryId,
+        query: Query,
+    },
+    /// `Query::Send` without owning the channel's name.
+    Send {
+        ticket: QueryId,
+        channel: &'a str,
+        message: Message,
+        terms: &'a Terms,
+    },
+    /// Attaches the connection to a durable session. Replaces `Opened` for such connections: `Output::Attached` or
+    /// `AttachRefused` follows, and the 101 goes out when the store has the session.
+    Attach {
+        key: ConnKey,
+        response: Rc<[u8]>,
+        /// Names the session if it is new.
+        new: SessionId,
+        name: Arc<str>,
+        /// As the backend asked; `None`: the configured one.
+        expiry_s: Option<u64>,
+        /// The client speaks `rainbow.2` and gets the packet of type 65535 first.
+        greets: bool,
+    },
+    /// The store has completed commands.
+    Completions(Completions),
+    /// The store has removed messages whose time was over.
+    MessagesExpired(ExpiredMessages),
+    /// The connection goes on in the shard that owns its session. Its slot here stays, since its identity leads here.
+    HandedOver {
+        key: ConnKey,
+        to: ConnKey,
+    },
+    /// A connection that was handed over has ended.
+    HandoverEnded {
+        key: ConnKey,
+    },
+    /// A query about an identity, redirected to where its connection was handed over.
+    RedirectedQuery {
+        key: ConnKey,
+        ticket: QueryId,
+        query: Query,
+    },
+    Close {
+        key: ConnKey,
+        code: CloseCode,
+        reason: &'a str,
+    },
+    /// Handling this connection panicked: its state is not trusted any more.
+    Panicked {
+        key: ConnKey,
+    },
+    Tick,
+}
+
+/// What became of a forwarded message.
+#[derive(Clone, Copy, Debug)]
+pub enum ForwardOutcome<'a> {
+    Answered(&'a [u8]),
+    /// Given up: the deadline has passed, or QoS 0 found no backend.
+    Failed,
+}
+
+/// Which connections a drain closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainScope {
+    /// Those without anything in flight.
+    Settled,
+    All,
+}

@@ -1,0 +1,105 @@
+//! Messages on their way to clients: encoded once as a packet, shared by all receivers of this shard.
+//!
+//! A count of uses lies beside each message (no atomic operation and no allocation per receiver); across shards the bytes
+//! are shared by `Arc`. What differs per receiver, id and DUP, is patched into the copy that goes to the socket.
+
+use crate::wire::packet::{self, MessageId, Packet, QoS};
+use crate::wire::ws::frame;
+use slab::Slab;
+use std::sync::Arc;
+
+/// A SEND packet, id 1 where it has one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    packet: Arc<[u8]>,
+    pub qos: QoS,
+}
+
+impl Message {
+    /// `scratch` is cleared and used; one allocation is left, the shared bytes themselves.
+    pub fn encode(qos: QoS, message_type: u16, body: &[u8], scratch: &mut Vec<u8>) -> Message {
+        let id = (qos != QoS::AtMostOnce).then_some(MessageId::MIN);
+        scratch.clear();
+        Packet::Send { dup: false, qos, message_type, id, body }.encode_into(scratch);
+        Message { packet: Arc::from(&scratch[..]), qos }
+    }
+
+    /// Bytes that the message counts for in every limit, in memory and in the store: those of its WebSocket frame.
+    pub fn len(&self) -> usize {
+        frame::header_len(self.packet.len()) + self.packet.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.packet.is_empty()
+    }
+
+    /// The message's type and body, to be stored; `encode` makes the same message of them.
+    pub fn parts(&self) -> (u16, &[u8]) {
+        match Packet::decode(&self.packet) {
+            Ok(Packet::Send { message_type, body, .. }) => (message_type, body),
+            _ => unreachable!("it was encoded as a SEND"),
+        }
+    }
+
+    /// Length of the packet.
+    pub fn packet_len(&self) -> usize {
+        self.packet.len()
+    }
+
+    /// Appends the packet as this receiver gets it.
+    pub fn write(&self, stamp: Stamp, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&self.packet);
+        if let Some(id) = stamp.id {
+            packet::patch_send(&mut out[start..], id, stamp.dup);
+        }
+    }
+}
+
+/// What one receiver's copy of a message is stamped with.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// `None` at QoS 0.
+    pub id: Option<MessageId>,
+    pub dup: bool,
+}
+
+/// One use of a message. Neither `Copy` nor `Clone`: it is made by `Messages` and given back to it.
+#[derive(Debug)]
+pub struct MessageRef(u32);
+
+#[derive(Default)]
+pub struct Messages(Slab<Counted>);
+
+struct Counted {
+    message: Message,
+    uses: u32,
+}
+
+impl Messages {
+    pub fn insert(&mut self, message: Message) -> MessageRef {
+        MessageRef(self.0.insert(Counted { message, uses: 1 }) as u32)
+    }
+
+    pub fn another(&mut self, message: &MessageRef) -> MessageRef {
+        self.0[message.0 as usize].uses += 1;
+        MessageRef(message.0)
+    }
+
+    pub fn release(&mut self, message: MessageRef) {
+        let counted = &mut self.0[message.0 as usize];
+        counted.uses -= 1;
+        if counted.uses == 0 {
+            self.0.remove(message.0 as usize);
+        }
+    }
+
+    pub fn get(&self, message: &MessageRef) -> &Message {
+        &self.0[message.0 as usize].message
+    }
+
+    /// Uses of all messages together, for invariants.
+    pub fn uses(&self) -> usize {
+        self.0.iter().map(|(_, counted)| counted.uses as usize).sum()
+    }
+}

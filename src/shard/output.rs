@@ -1,0 +1,96 @@
+//! What a shard wants done. The worker, the simulator and the fuzzer are three interpreters of it.
+
+use super::call::query::{Query, Reply};
+use super::command::{Command, SessionId, StoreError};
+use super::ids::QueryId;
+use crate::base::id::{ConnKey, Identity};
+use crate::base::time::Tick;
+use crate::wire::packet::QoS;
+use std::rc::Rc;
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub enum Output {
+    Forward(Forward),
+    /// A connection that the backend had let in has ended.
+    Closed {
+        identity: Identity,
+        cookie: Option<Rc<[u8]>>,
+    },
+    Reply {
+        ticket: QueryId,
+        reply: Reply,
+    },
+    /// The connection is attached to its session, and its 101 is on the way.
+    Attached {
+        key: ConnKey,
+    },
+    /// The store does not take the session; `Input::Abandoned` must follow.
+    AttachRefused {
+        key: ConnKey,
+        why: StoreError,
+    },
+    /// For the store, in this order.
+    Store(Command),
+    /// A query about a connection that was handed over: `Input::RedirectedQuery` there.
+    RedirectQuery {
+        to: ConnKey,
+        ticket: QueryId,
+        query: Query,
+    },
+    /// A connection that came from another shard has ended: `Input::HandoverEnded` there, for the slot it came from.
+    HandoverEnded {
+        origin: ConnKey,
+    },
+    /// A durable session has ended.
+    SessionEnded {
+        name: Arc<str>,
+        cookie: Option<Arc<[u8]>>,
+        why: SessionEnd,
+    },
+    /// A stored message has reached its session.
+    Receipt {
+        session: Arc<str>,
+        message_id: Option<Arc<str>>,
+    },
+    /// End our direction of the socket, so that the close frame arrives whatever the client still sends.
+    EndWriting {
+        key: ConnKey,
+    },
+    /// End the socket; `Input::SocketEnded` follows.
+    Shutdown {
+        key: ConnKey,
+    },
+    /// Read the client again.
+    Resume {
+        key: ConnKey,
+    },
+    /// The first member of a channel (named by its `name_hash`) has joined here, or the last one has left.
+    Presence {
+        channel: u64,
+        here: bool,
+    },
+}
+
+/// A client's message for the backend.
+#[derive(Debug)]
+pub struct Forward {
+    pub key: ConnKey,
+    /// Of a durable session: then `sequence` is its run (high bits) and its id (low 16).
+    pub session: Option<SessionId>,
+    pub message_type: u16,
+    pub qos: QoS,
+    /// Counts the connection's QoS 1/2 messages from 1; the same for all repeats. 0 at QoS 0.
+    pub sequence: u64,
+    pub deadline: Tick,
+    pub identity: Identity,
+    pub cookie: Option<Rc<[u8]>>,
+    pub body: Vec<u8>,
+}
+
+/// Why a durable session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    Expired,
+    Dropped,
+}

@@ -1,0 +1,181 @@
+//! Joining and leaving channels. A connection without a session joins by itself. The channels of a session are its own: a
+//! change is known to whoever asked for it, and to the client whose message it came with, when the store has it. What the
+//! store refuses has not happened.
+
+use super::commands::Then;
+use super::row::{note_change, put};
+use super::scope::Scope;
+use crate::base::id::ConnIndex;
+use crate::shard::call::query::{QueryRefusal, Reply};
+use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
+use crate::shard::command::{Mutation, StoreError};
+use crate::shard::connection::conn::Phase;
+use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
+use std::sync::Arc;
+
+/// `Ok(true)`: the query is replied to when the store has it.
+pub fn subscribe(
+    scope: &mut Scope<'_>,
+    conn: ConnIndex,
+    channel: &str,
+    query: Option<QueryId>,
+) -> Result<bool, QueryRefusal> {
+    // What the backend answers is meant for the session, although this connection of its may have ended.
+    let session = scope.session_of(conn);
+    if let Some(why) = refusal(scope, conn, session, channel) {
+        scope.cx.metrics.subscriptions_refused.increment();
+        return Err(why);
+    }
+    if let Some(index) = session {
+        return Ok(join_session(scope, index, channel, query) && query.is_some());
+    }
+    let change = scope.channels.join(conn.into(), scope.conns.joined_mut(conn), channel);
+    scope.cx.presence(change, true);
+    Ok(false)
+}
+
+fn refusal(scope: &Scope<'_>, conn: ConnIndex, session: Option<SessionIndex>, channel: &str) -> Option<QueryRefusal> {
+    let joined = session.map_or(scope.conns.joined(conn), |index| &scope.sessions.table.at(index).joined);
+    let most = scope.cx.settings.channels_per_connection;
+    match scope.conns.conn(conn).phase() {
+        _ if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX => Some(QueryRefusal::BadChannelName),
+        Phase::Closing | Phase::Gone if session.is_none() => Some(QueryRefusal::NoSuchConnection),
+        Phase::HandedOver => Some(QueryRefusal::NoSuchConnection),
+        _ if scope.channels.count(joined, most) < most => None,
+        _ if scope.channels.joined_names(joined).any(|joined| joined == channel) => None,
+        _ => Some(QueryRefusal::TooManyChannels),
+    }
+}
+
+/// `query` gets its reply, for a session when the store has it.
+pub fn unsubscribe(scope: &mut Scope<'_>, conn: ConnIndex, channel: &str, query: Option<(QueryId, Reply)>) {
+    if let Some(index) = scope.session_of(conn) {
+        return leave_session(scope, index, channel, query);
+    }
+    let change = scope.channels.leave(scope.conns.joined_mut(conn), channel);
+    scope.cx.presence(change, false);
+    scope.cx.reply_some(query);
+}
+
+/// What the connection has joined while it was connecting becomes the session's.
+pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex) {
+    let names: Vec<Arc<str>> = scope.channels.joined_names(scope.conns.joined(conn)).map(Arc::from).collect();
+    let session = scope.sessions.table.at(index);
+    let (key, attempt) = (session.key(index), session.attempt);
+    let most = scope.cx.settings.channels_per_connection;
+    for channel in names {
+        let change = scope.channels.leave(scope.conns.joined_mut(conn), &channel);
+        scope.cx.presence(change, false);
+        let session = scope.sessions.table.at_mut(index);
+        if scope.channels.count(&session.joined, most) >= most {
+            scope.cx.metrics.subscriptions_refused.increment();
+            continue;
+        }
+        let change = scope.channels.join(index.into(), &mut session.joined, &channel);
+        if change != Change::Nothing || session.unsure {
+            let id = session.id;
+            scope.cx.presence(change, true);
+            let then = Then::AttachJoin { session: key, attempt, channel: channel.clone() };
+            scope.mutate(Mutation::JoinChannel { session: id, channel }, then);
+        }
+    }
+}
+
+/// False: the session had joined before, and the caller replies. True: the query is replied to when the store knows.
+fn join_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, query: Option<QueryId>) -> bool {
+    let session = scope.sessions.table.at_mut(index);
+    let change = scope.channels.join(index.into(), &mut session.joined, channel);
+    if change == Change::Nothing && !session.unsure {
+        return settle(scope, index, query.map(|query| (query, Reply::found(true)))).is_none() && query.is_some();
+    }
+    let (key, id) = (session.key(index), session.id);
+    scope.cx.presence(change, true);
+    let channel: Arc<str> = channel.into();
+    let then = Then::Joined { session: key, channel: channel.clone(), query };
+    scope.mutate(Mutation::JoinChannel { session: id, channel }, then);
+    note_change(scope, index);
+    true
+}
+
+/// Nothing changes, but what has changed before may still be on its way to the store: then the reply waits for it. Gives
+/// the query back where it does not.
+fn settle(scope: &mut Scope<'_>, index: SessionIndex, query: Option<(QueryId, Reply)>) -> Option<(QueryId, Reply)> {
+    let since = scope.sessions.commands.completed();
+    if scope.sessions.table.at(index).changed <= since {
+        return query;
+    }
+    let session = scope.sessions.table.key(index);
+    put(scope, index, Then::Settled { session, since, query: query? });
+    None
+}
+
+/// `query` is replied to when the store knows.
+pub fn leave_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, query: Option<(QueryId, Reply)>) {
+    let session = scope.sessions.table.at_mut(index);
+    let change = scope.channels.leave(&mut session.joined, channel);
+    if change == Change::Nothing && !session.unsure {
+        let query = settle(scope, index, query);
+        return scope.cx.reply_some(query);
+    }
+    let (key, id) = (session.key(index), session.id);
+    scope.cx.presence(change, false);
+    let channel: Arc<str> = channel.into();
+    let then = Then::Left { session: key, channel: channel.clone(), query };
+    scope.mutate(Mutation::LeaveChannel { session: id, channel }, then);
+    note_change(scope, index);
+}
+
+/// A channel that could not be stored is left again: nobody was promised it.
+pub fn on_joined(
+    scope: &mut Scope<'_>,
+    key: SessionKey,
+    channel: &str,
+    query: Option<QueryId>,
+    refused: Option<StoreError>,
+) {
+    if refused.is_some()
+        && let Some(session) = scope.sessions.table.get_mut(key)
+    {
+        let change = scope.channels.leave(&mut session.joined, channel);
+        scope.cx.presence(change, false);
+        note_refusal(scope, key);
+    }
+    if let Some(query) = query {
+        reply(scope, (query, Reply::found(true)), refused);
+    }
+}
+
+/// A channel that the store did not leave is joined again: so it would be after a crash.
+pub fn on_left(
+    scope: &mut Scope<'_>,
+    key: SessionKey,
+    channel: &str,
+    query: Option<(QueryId, Reply)>,
+    refused: Option<StoreError>,
+) {
+    if refused.is_some()
+        && let Some(session) = scope.sessions.table.get_mut(key)
+    {
+        let change = scope.channels.join(key.index.into(), &mut session.joined, channel);
+        scope.cx.presence(change, true);
+        note_refusal(scope, key);
+    }
+    if let Some(query) = query {
+        reply(scope, query, refused);
+    }
+}
+
+/// The reply to a query whose command is completed.
+pub fn reply(scope: &mut Scope<'_>, (query, reply): (QueryId, Reply), refused: Option<StoreError>) {
+    let refusal = refused.map(|_| Reply::Refused(QueryRefusal::NotStored));
+    scope.cx.reply(query, refusal.unwrap_or(reply));
+}
+
+/// The change that was just completed has been refused, and so is the answer that it came with.
+pub fn note_refusal(scope: &mut Scope<'_>, key: SessionKey) {
+    let number = scope.sessions.commands.completed();
+    if let Some(session) = scope.sessions.table.get_mut(key) {
+        session.refused = number;
+        session.unsure = true;
+    }
+}

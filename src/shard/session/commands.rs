@@ -1,0 +1,182 @@
+//! Commands on their way through the store. They go out numbered and are completed in the same order; for each one that
+//! is not completed this keeps what follows it (`Then`).
+
+use crate::shard::call::query::Reply;
+use crate::shard::call::waiting::CallRef;
+use crate::shard::command::{Command, CommandNumber, Mutation, Offset, Operation, Received, SessionId};
+use crate::shard::context::Context;
+use crate::shard::ids::{QueryId, SessionKey};
+use crate::shard::output::Output;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What follows a command.
+#[derive(Debug)]
+pub enum Then {
+    Nothing,
+    /// The row of a session that is being attached; refused, the connection is.
+    AttachRow {
+        session: SessionKey,
+        attempt: u32,
+    },
+    /// A channel that the session joins with that.
+    AttachJoin {
+        session: SessionKey,
+        attempt: u32,
+        channel: Arc<str>,
+    },
+    /// The first page of a session that is being attached.
+    AttachPage {
+        session: SessionKey,
+        attempt: u32,
+    },
+    /// A further page.
+    NextPage {
+        session: SessionKey,
+        attempt: u32,
+    },
+    /// A session's message is stored; `call` when the message is not in memory.
+    MessageStored {
+        session: SessionKey,
+        offset: Offset,
+        bytes: u64,
+        call: Option<CallRef>,
+    },
+    /// The store knows that the client has the message: REL may go out. `bytes` of it counted as waiting.
+    Released {
+        session: SessionKey,
+        offset: Offset,
+        bytes: u64,
+    },
+    /// The client has the message, and the store has forgotten it. `bytes` as above.
+    MessageRemoved {
+        session: SessionKey,
+        offset: Offset,
+        bytes: u64,
+    },
+    /// What is left of a QoS 2 message, its REL, is stored.
+    ReleaseStored {
+        session: SessionKey,
+        offset: Offset,
+    },
+    /// ACK or REC may go out, unless a change after number `since` has been refused. `then`: what is to be stored before
+    /// it goes out, and not before those changes are known to be.
+    AnswerStored {
+        session: SessionKey,
+        sequence: u64,
+        since: CommandNumber,
+        then: Option<Received>,
+    },
+    /// A change that came with an answer of the backend's.
+    Changed(SessionKey),
+    /// The mark of the client's numbering is stored: the forward queue may go on.
+    MarkStored(SessionKey),
+    /// Offsets below `upto` may be used.
+    Reserved {
+        session: SessionKey,
+        upto: Offset,
+    },
+    /// A channel was joined by a call, or by an answer of the backend's.
+    Joined {
+        session: SessionKey,
+        channel: Arc<str>,
+        query: Option<QueryId>,
+    },
+    /// A channel was left.
+    Left {
+        session: SessionKey,
+        channel: Arc<str>,
+        query: Option<(QueryId, Reply)>,
+    },
+    /// Replied to unless a change after number `since` has been refused.
+    Settled {
+        session: SessionKey,
+        since: CommandNumber,
+        query: (QueryId, Reply),
+    },
+    /// A session is gone; `query` asked for that.
+    Dropped {
+        session: SessionId,
+        query: Option<(QueryId, Reply)>,
+    },
+}
+
+#[derive(Default)]
+pub struct Commands {
+    completed: CommandNumber,
+    unfinished: VecDeque<Then>,
+}
+
+impl Commands {
+    /// Commands that the store has not completed.
+    pub fn len(&self) -> usize {
+        self.unfinished.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.unfinished.is_empty()
+    }
+
+    /// The number of the last command given out.
+    pub fn last(&self) -> CommandNumber {
+        CommandNumber(self.completed.0 + self.unfinished.len() as u64)
+    }
+
+    /// All commands up to this number are completed. While `Then` is carried out: the number of its command.
+    pub fn completed(&self) -> CommandNumber {
+        self.completed
+    }
+
+    /// The store promises nothing more: too much is unfinished.
+    pub fn is_busy(&self, cx: &Context<'_>) -> bool {
+        self.len() >= cx.settings.limits.commands_max
+    }
+
+    pub fn mutate(&mut self, mutation: Mutation, then: Then, cx: &mut Context<'_>) {
+        self.give_out(Operation::Mutate(mutation), then, cx);
+    }
+
+    pub fn load(&mut self, session: SessionId, after: Option<Offset>, then: Then, cx: &mut Context<'_>) {
+        let limits = &cx.settings.limits;
+        let most = (2 * cx.settings.inflight_window).clamp(limits.page_messages_min, limits.page_messages_max);
+        self.give_out(Operation::Load { session, after, most }, then, cx);
+    }
+
+    fn give_out(&mut self, operation: Operation, then: Then, cx: &mut Context<'_>) {
+        self.unfinished.push_back(then);
+        cx.output(Output::Store(Command { number: self.last(), operation }));
+    }
+
+    /// The next command that is completed up to `upto`, with its number and what follows it.
+    pub fn complete_next(&mut self, upto: CommandNumber) -> Option<(CommandNumber, Then)> {
+        if self.completed >= upto {
+            return None;
+        }
+        let Some(then) = self.unfinished.pop_front() else {
+            debug_assert!(false, "a command is completed that was not given out");
+            return None;
+        };
+        self.completed.0 += 1;
+        Some((self.completed, then))
+    }
+
+    /// The store did not take a message that its client has meanwhile: it is not counted down again.
+    pub fn uncount(&mut self, key: SessionKey, which: Offset) {
+        for then in &mut self.unfinished {
+            if let Then::MessageRemoved { session, offset, bytes } | Then::Released { session, offset, bytes } = then
+                && (*session, *offset) == (key, which)
+            {
+                *bytes = 0;
+            }
+        }
+    }
+
+    /// The calls whose messages are on their way to the store, for invariants.
+    #[cfg(debug_assertions)]
+    pub fn calls(&self) -> impl Iterator<Item = CallRef> + '_ {
+        self.unfinished.iter().filter_map(|then| match then {
+            Then::MessageStored { call, .. } => *call,
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! What the store and the connections report, handed to whom it concerns.
+
+use super::commands::Then;
+use super::scope::Scope;
+use super::{attach, channels, downlink, end, pages, uplink};
+use crate::base::id::ConnIndex;
+use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, StoreError};
+use crate::shard::connection::event::Event;
+use crate::shard::ids::SessionKey;
+use crate::shard::output::Output;
+
+/// The store has completed commands.
+pub fn on_completions(scope: &mut Scope<'_>, completions: Completions) {
+    let mut exceptions = completions.exceptions.into_iter().peekable();
+    while let Some((number, then)) = scope.sessions.commands.complete_next(completions.upto) {
+        let exception = exceptions.next_if(|(of, _)| *of == number);
+        let completion = exception.map_or(Completion::Done, |(_, completion)| completion);
+        if let Completion::Refused(_) = completion {
+            scope.cx.metrics.store_refused.increment();
+        }
+        complete(scope, number, then, completion);
+        on_events(scope);
+    }
+}
+
+fn complete(scope: &mut Scope<'_>, number: CommandNumber, then: Then, completion: Completion) {
+    let refused = match &completion {
+        Completion::Refused(why) => Some(*why),
+        _ => None,
+    };
+    let done = refused.is_none();
+    match then {
+        Then::AttachRow { .. } | Then::AttachJoin { .. } | Then::AttachPage { .. } | Then::NextPage { .. } => {
+            complete_attach(scope, then, completion, refused);
+        }
+        Then::MessageStored { session, offset, bytes, call } => {
+            downlink::on_message_stored(scope, (session, offset), bytes, call, completion);
+        }
+        Then::Released { session, offset, bytes } => downlink::on_released(scope, session, offset, bytes, done),
+        // Where it was refused it is there still, and comes again with the next connection.
+        Then::MessageRemoved { session, bytes, .. } => {
+            if let Some(session) = scope.sessions.table.get_mut(session).filter(|_| done && bytes > 0) {
+                session.uncount_waiting(bytes);
+            }
+        }
+        Then::ReleaseStored { session, offset } if !done => downlink::on_release_refused(scope, session, offset),
+        Then::AnswerStored { session, sequence, since, then } => {
+            let done = done && !was_refused(scope, session, since);
+            uplink::on_answer_stored(scope, session, sequence, then, done);
+        }
+        Then::Settled { session, since, query } => {
+            let refused = refused.or_else(|| was_refused(scope, session, since).then_some(StoreError::Broken));
+            channels::reply(scope, query, refused);
+        }
+        Then::Changed(session) if !done => channels::note_refusal(scope, session),
+        Then::Dropped { session, query } => {
+            if !done {
+                end::retry_drop(scope, session);
+            }
+            if let Some(query) = query {
+                channels::reply(scope, query, refused);
+            }
+        }
+        Then::MarkStored(session) => uplink::on_mark_stored(scope, session, number, done),
+        Then::Reserved { session, upto } if done => {
+            let session = scope.sessions.table.get_mut(session).filter(|session| session.conn.is_some());
+            if let Some(session) = session {
+                session.reserved = session.reserved.max(upto.min(session.reserving));
+            }
+        }
+        Then::Joined { session, channel, query } => channels::on_joined(scope, session, &channel, query, refused),
+        Then::Left { session, channel, query } => channels::on_left(scope, session, &channel, query, refused),
+        Then::Nothing | Then::ReleaseStored { .. } | Then::Changed(_) | Then::Reserved { .. } => {}
+    }
+}
+
+fn complete_attach(scope: &mut Scope<'_>, then: Then, completion: Completion, refused: Option<StoreError>) {
+    let page = if let Completion::Loaded(page) = completion { Some(page) } else { None };
+    match (then, page) {
+        (Then::AttachPage { session, attempt }, Some(page)) => attach::on_attached(scope, session, attempt, page),
+        (Then::AttachPage { session, attempt }, None) => {
+            end::refuse_attach(scope, session, attempt, refused.unwrap_or(StoreError::Broken));
+        }
+        (Then::NextPage { session, attempt }, page) => pages::on_page(scope, session, attempt, page),
+        (Then::AttachRow { session, attempt }, _) => {
+            if let Some(why) = refused {
+                end::refuse_attach(scope, session, attempt, why);
+            }
+        }
+        (Then::AttachJoin { session, attempt, channel }, _) => {
+            channels::on_joined(scope, session, &channel, None, refused);
+            if let Some(why) = refused {
+                end::refuse_attach(scope, session, attempt, why);
+            }
+        }
+        _ => unreachable!("only what attaches or loads"),
+    }
+}
+
+/// Has a change of the session been refused after that number?
+fn was_refused(scope: &Scope<'_>, session: SessionKey, since: CommandNumber) -> bool {
+    scope.sessions.table.get(session).is_some_and(|session| session.refused > since)
+}
+
+/// The store has removed messages whose time was over.
+pub fn on_messages_expired(scope: &mut Scope<'_>, expired: ExpiredMessages) {
+    let Some(session) = scope.sessions.table.by_id(expired.session) else { return };
+    session.waiting = session.waiting.saturating_sub(expired.messages);
+    session.waiting_bytes = session.waiting_bytes.saturating_sub(expired.bytes);
+    scope.cx.metrics.messages_expired.add(u64::from(expired.messages));
+}
+
+/// What the connections have reported since the last time, in its order.
+#[inline]
+pub fn on_events(scope: &mut Scope<'_>) {
+    while let Some(event) = scope.conns.poll_event() {
+        on_event(scope, event);
+    }
+}
+
+fn on_event(scope: &mut Scope<'_>, event: Event) {
+    match event {
+        Event::Left(conn) => end::leave(scope, conn),
+        Event::Done(conn) => free(scope, conn),
+        Event::Finished { index, offset, stored, bytes } => downlink::on_finished(scope, index, offset, stored, bytes),
+        Event::Received { index, message_id } => downlink::on_received(scope, index, message_id),
+        Event::Releasing { index, offset, bytes } => downlink::on_releasing(scope, index, offset, bytes),
+        Event::StoreDue { index, node } => downlink::on_store_due(scope, index, node),
+        Event::UnknownRec { index, id } => pages::on_unknown_rec(scope, index, id),
+        Event::MarkChanged(index) => uplink::on_mark_changed(scope, index),
+        Event::Answered { index, sequence } => uplink::on_answered(scope, index, sequence),
+        Event::IdReleased { index, id } => uplink::on_id_released(scope, index, id),
+    }
+}
+
+/// The end of a connection: the backend is told after the last message that it was sent.
+fn free(scope: &mut Scope<'_>, conn: ConnIndex) {
+    // It may have been reported twice.
+    if scope.conns.is_done(conn) {
+        scope.uplinks.forget(scope.conns, conn);
+        end::on_done(scope, conn);
+        scope.conns.end_handover(conn, &mut scope.cx);
+        let (identity, cookie) = scope.conns.remove(conn);
+        scope.cx.output(Output::Closed { identity, cookie });
+    }
+}

@@ -1,0 +1,284 @@
+//! Messages to durable sessions: sent at once where the client is there, stored where it is not, and stored too when it
+//! does not acknowledge soon.
+//!
+//! ```text
+//! deliver ──(online, nothing older is stored)──► in flight ──ACK──► done: the disk was never touched
+//!    │                                              │ not acknowledged in time, or the connection ends
+//!    │                                              ▼
+//!    └──(absent, or behind stored ones)─────► PutMessage ──completed──► the call counts it as stored
+//!                                                   │
+//!                         Load, a page at a time ◄──┘──► in flight, same offset, same id ──► RemoveMessage
+//! ```
+//! A stored QoS 2 message's REL waits for the store too: once the client has it, it may forget the id, and then nothing
+//! may bring the message back.
+
+use super::commands::Then;
+use super::pages::{advance_oldest, load_more, sweep};
+use super::row::reserve_ahead;
+use super::scope::Scope;
+use crate::base::id::ConnIndex;
+use crate::shard::arena::NodeIndex;
+use crate::shard::call::query::NotStored;
+use crate::shard::call::waiting::CallRef;
+use crate::shard::command::{Completion, IDS, Mutation, Offset, StoreError, StoredMessage, UnixMs};
+use crate::shard::connection::downlink::{Delivery, StoreState, ToStore};
+use crate::shard::ids::{SessionIndex, SessionKey};
+use crate::shard::message::{Message, MessageRef};
+use crate::shard::output::Output;
+use crate::shard::planted::Bug;
+use crate::wire::packet::QoS;
+use std::sync::Arc;
+
+/// To one session. `delivery` is `None` at QoS 0, which is for those who are online.
+pub fn deliver(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, delivery: Option<&Delivery>) {
+    let online = scope.online_conn(index);
+    let Some(delivery) = delivery else {
+        if let Some(conn) = online {
+            scope.downlinks.deliver_qos0(scope.conns, conn, message, &mut scope.cx);
+        }
+        return;
+    };
+    let span_max = IDS - scope.cx.settings.limits.reserve_block_max;
+    let session = scope.sessions.table.at(index);
+    if session.next.0 - session.oldest.0 >= span_max {
+        // No two unfinished messages may have one id.
+        return scope.cx.call_refused(Some(delivery.call), NotStored::TooMany);
+    }
+    let direct = !session.more && !session.loading && delivery.claim.is_none() && session.next < session.reserved;
+    let len = scope.cx.len_of(message);
+    match online.filter(|&conn| direct && scope.conns.drop_for_room(conn, len, &mut scope.cx)) {
+        Some(conn) => {
+            let session = scope.sessions.table.at_mut(index);
+            let offset = session.take_offset();
+            session.loaded = session.next;
+            scope.downlinks.deliver_at(scope.conns, conn, (message, offset), delivery, &mut scope.cx);
+            reserve_ahead(scope, index);
+        }
+        None => store_new(scope, index, message, delivery),
+    }
+}
+
+/// A message whose client is not there, or has older ones to get first.
+fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, delivery: &Delivery) {
+    let len = scope.cx.len_of(message);
+    if let Some(why) = no_room(scope, index, len) {
+        return scope.cx.call_refused(Some(delivery.call), why);
+    }
+    let now = scope.cx.unix();
+    let session = scope.sessions.table.at_mut(index);
+    let offset = session.take_offset();
+    session.more |= session.conn.is_some();
+    session.count_waiting(len as u64, now);
+    let (key, id) = (session.key(index), session.id);
+    let stored = StoredMessage {
+        session: id,
+        offset,
+        message: scope.cx.messages.get(message).clone(),
+        sent: false,
+        released: false,
+        stored: now,
+        expires: delivery.expires,
+        claim: delivery.claim.clone(),
+    };
+    let then = Then::MessageStored { session: key, offset, bytes: len as u64, call: Some(delivery.call) };
+    scope.mutate(Mutation::PutMessage(Box::new(stored)), then);
+}
+
+/// Why nothing more is stored for the session.
+fn no_room(scope: &mut Scope<'_>, index: SessionIndex, len: usize) -> Option<NotStored> {
+    let limits = scope.cx.settings.sessions;
+    let session = scope.sessions.table.at(index);
+    let why = if session.waiting as usize >= limits.messages_max {
+        NotStored::TooMany
+    } else if session.waiting_bytes + len as u64 > limits.bytes_max as u64 {
+        NotStored::TooLarge
+    } else if scope.sessions.commands.is_busy(&scope.cx) {
+        NotStored::Store(StoreError::TooBusy)
+    } else {
+        return None;
+    };
+    scope.cx.metrics.keeps_refused.increment();
+    Some(why)
+}
+
+/// A message in memory that its client is slow to acknowledge, or has left. False when there is no room for it.
+fn store_pending(scope: &mut Scope<'_>, index: SessionIndex, node: NodeIndex) -> bool {
+    let len = scope.downlinks.message_len(node, &scope.cx);
+    if let Some(why) = no_room(scope, index, len) {
+        scope.downlinks.refuse_storing(node);
+        let call = scope.downlinks.take_call(node);
+        scope.cx.call_refused(call, why);
+        return false;
+    }
+    let ToStore { offset, message, sent, expires } = scope.downlinks.begin_storing(node, &scope.cx);
+    let now = scope.cx.unix();
+    let session = scope.sessions.table.at_mut(index);
+    session.count_waiting(len as u64, now);
+    let (key, session) = (session.key(index), session.id);
+    let stored = StoredMessage { session, offset, message, sent, released: false, stored: now, expires, claim: None };
+    let then = Then::MessageStored { session: key, offset, bytes: len as u64, call: None };
+    scope.mutate(Mutation::PutMessage(Box::new(stored)), then);
+    true
+}
+
+/// The client has not acknowledged the message in time.
+pub fn on_store_due(scope: &mut Scope<'_>, conn: ConnIndex, node: NodeIndex) {
+    if let Some(index) = scope.attached_session(conn) {
+        scope.cx.metrics.kept_late.increment();
+        store_pending(scope, index, node);
+        scope.downlinks.arm_for(scope.conns, conn, node, scope.cx.now);
+    }
+}
+
+/// A `PutMessage` is completed. `call`: of a message that is not in memory.
+pub fn on_message_stored(
+    scope: &mut Scope<'_>,
+    (key, offset): (SessionKey, Offset),
+    bytes: u64,
+    call: Option<CallRef>,
+    completion: Completion,
+) {
+    let call = call.or_else(|| scope.sessions.detached_calls.remove(&(key, offset)));
+    let call = call.or_else(|| note_stored(scope, key, offset, &completion));
+    match completion {
+        Completion::Done => {
+            scope.cx.metrics.kept.increment();
+            scope.cx.call_stored(call);
+        }
+        other => {
+            // No call waits for it: it may have been acknowledged meanwhile, and then it does not count twice.
+            if call.is_none() {
+                scope.sessions.commands.uncount(key, offset);
+            }
+            if let Some(session) = scope.sessions.table.get_mut(key) {
+                session.uncount_waiting(bytes);
+            }
+            match other {
+                Completion::Refused(why) => scope.cx.call_refused(call, NotStored::Store(why)),
+                // The session has had the message of this claim.
+                _ => scope.cx.call_stored(call),
+            }
+        }
+    }
+    if scope.sessions.table.get(key).is_some_and(|session| session.conn.is_some()) {
+        load_more(scope, key.index);
+    }
+}
+
+/// What the completion means for the message in memory, if it is there. Returns the call that waits for it.
+fn note_stored(scope: &mut Scope<'_>, key: SessionKey, offset: Offset, completion: &Completion) -> Option<CallRef> {
+    let (conn, node) = find(scope, key, offset)?;
+    let state = match completion {
+        Completion::Done => StoreState::Stored,
+        Completion::Refused(StoreError::Unreachable) => StoreState::Unknown,
+        // Then it is a message like any other, without a promise.
+        _ => StoreState::NotStored,
+    };
+    scope.downlinks.set_store_state(scope.conns, conn, node, state, scope.cx.now);
+    scope.downlinks.take_call(node)
+}
+
+/// The message in flight or queued under this offset, where its session is online.
+fn find(scope: &Scope<'_>, key: SessionKey, offset: Offset) -> Option<(ConnIndex, NodeIndex)> {
+    let conn = scope.sessions.table.get(key)?.conn?;
+    scope.downlinks.find_offset(scope.conns, conn, offset).map(|node| (conn, node))
+}
+
+/// A message has left its connection's list; `bytes` of it counted as waiting.
+pub fn on_finished(scope: &mut Scope<'_>, conn: ConnIndex, offset: Offset, stored: bool, bytes: u64) {
+    let Some(index) = scope.session_of(conn) else { return };
+    advance_oldest(scope, index, conn);
+    if stored {
+        let session = scope.sessions.table.at(index);
+        let (key, session) = (session.key(index), session.id);
+        let then = Then::MessageRemoved { session: key, offset, bytes };
+        scope.mutate(Mutation::RemoveMessage { session, offset }, then);
+    }
+    load_more(scope, index);
+    sweep(scope, index);
+}
+
+/// The client has a stored message: whoever wants receipts is told.
+pub fn on_received(scope: &mut Scope<'_>, conn: ConnIndex, message_id: Option<Arc<str>>) {
+    if let Some(index) = scope.session_of(conn) {
+        let session = scope.sessions.table.at(index).name.clone();
+        scope.cx.output(Output::Receipt { session, message_id });
+    }
+}
+
+/// REC for a stored message.
+pub fn on_releasing(scope: &mut Scope<'_>, conn: ConnIndex, offset: Offset, bytes: u64) {
+    if let Some(index) = scope.session_of(conn) {
+        let session = scope.sessions.table.at(index);
+        let (key, session) = (session.key(index), session.id);
+        scope.mutate(Mutation::ReleaseMessage { session, offset }, Then::Released { session: key, offset, bytes });
+    }
+}
+
+/// The store knows that the client has the message, or (`done` is false) refuses to.
+pub fn on_released(scope: &mut Scope<'_>, key: SessionKey, offset: Offset, bytes: u64, done: bool) {
+    if let Some(session) = scope.sessions.table.get_mut(key).filter(|_| done && bytes > 0) {
+        session.uncount_waiting(bytes);
+    }
+    if let Some(conn) = scope.sessions.table.get(key).and_then(|session| session.conn) {
+        scope.downlinks.on_release_stored(scope.conns, conn, offset, done, &mut scope.cx);
+    }
+}
+
+/// The connection is over: what its client has not acknowledged is stored.
+pub fn store_unfinished(scope: &mut Scope<'_>, index: SessionIndex, conn: ConnIndex) {
+    let queued = scope.downlinks.first_queued_offset(scope.conns, conn);
+    let session = scope.sessions.table.at_mut(index);
+    session.launched = session.launched.max(queued.unwrap_or(session.end_of_memory()));
+    let key = session.key(index);
+    let mut next = scope.downlinks.first(scope.conns, conn).filter(|_| !scope.cx.is_planted(Bug::ForgetsAtTheEnd));
+    while let Some(node) = next {
+        next = scope.downlinks.next(node);
+        let pending = scope.downlinks.get(node);
+        let offset = pending.offset();
+        match pending.store_state() {
+            StoreState::NotStored | StoreState::Unknown if pending.is_released() => store_release(scope, index, offset),
+            StoreState::NotStored if pending.has_call() => {
+                if store_pending(scope, index, node) {
+                    detach_call(scope, key, offset, node);
+                }
+            }
+            // Its caller was told that nothing is promised.
+            StoreState::NotStored | StoreState::Unknown => {}
+            StoreState::Storing => detach_call(scope, key, offset, node),
+            StoreState::Stored => {}
+        }
+    }
+}
+
+/// The call goes on waiting for the store, without the connection.
+fn detach_call(scope: &mut Scope<'_>, key: SessionKey, offset: Offset, node: NodeIndex) {
+    let call = scope.downlinks.take_call(node);
+    scope.sessions.detached_calls.extend(call.map(|call| ((key, offset), call)));
+}
+
+/// A message that was never stored and that the client has: what is left of it is its REL.
+fn store_release(scope: &mut Scope<'_>, index: SessionIndex, offset: Offset) {
+    let now = scope.cx.unix();
+    let session = scope.sessions.table.at(index);
+    let (key, session) = (session.key(index), session.id);
+    let stored = StoredMessage {
+        session,
+        offset,
+        message: Message::encode(QoS::ExactlyOnce, 0, b"", scope.cx.scratch),
+        sent: true,
+        released: true,
+        stored: now,
+        expires: UnixMs(now.0.saturating_add(scope.cx.settings.sessions.message_ttl_ms)),
+        claim: None,
+    };
+    scope.mutate(Mutation::PutMessage(Box::new(stored)), Then::ReleaseStored { session: key, offset });
+}
+
+/// The REL of a message could not be stored: the client may hold its id for ever, unless it is swept.
+pub fn on_release_refused(scope: &mut Scope<'_>, key: SessionKey, offset: Offset) {
+    if let Some(session) = scope.sessions.table.get_mut(key) {
+        let (from, upto) = session.sweep.unwrap_or((offset, offset));
+        session.sweep = Some((from.min(offset), upto.max(offset.next())));
+    }
+}
