@@ -34,7 +34,10 @@ struct Call {
 
 struct Part {
     arrival: u64,
+    /// Who may get it.
     targets: Vec<ConnectionId>,
+    /// Those among them who have been members all the time.
+    always: Vec<ConnectionId>,
     answered: HashSet<ConnectionId>,
     /// Answers that came with the bytes that closed the connection: they may count or not.
     doubtful: HashSet<ConnectionId>,
@@ -57,8 +60,22 @@ impl Calls {
     pub fn retarget(&mut self, token: u64, node: usize, targets: Vec<ConnectionId>) {
         let part = self.calls.get_mut(&token).and_then(|call| call.parts.get_mut(&node)).expect("it has come");
         if !part.replied {
-            part.targets = targets;
+            (part.always, part.targets) = (targets.clone(), targets);
         }
+    }
+
+    /// Before a slice of fan-out: a run that begins now is for those who are members now.
+    fn note_members(&mut self, token: u64, node: usize, members: &[ConnectionId]) {
+        let part = self.calls.get_mut(&token).and_then(|call| call.parts.get_mut(&node)).expect("it has come");
+        part.always.retain(|id| members.contains(id));
+        let new = members.iter().filter(|id| !part.targets.contains(id)).copied().collect::<Vec<_>>();
+        part.targets.extend(new);
+    }
+
+    /// Calls that a shard has not replied to, and their channels.
+    fn open_calls(&self, node: usize) -> Vec<(u64, usize)> {
+        let open = |call: &Call| call.parts.get(&node).is_some_and(|part| !part.replied);
+        self.calls.iter().filter(|(_, call)| open(call)).map(|(token, call)| (*token, call.channel)).collect()
     }
 
     pub fn all_replied(&self) -> bool {
@@ -106,6 +123,7 @@ impl World {
         let call = self.calls.calls.get_mut(&token).expect("just looked at");
         let part = Part {
             arrival,
+            always: targets.clone(),
             targets,
             answered: HashSet::new(),
             doubtful: HashSet::new(),
@@ -123,6 +141,13 @@ impl World {
         };
         self.nodes[node].input(input, self.now);
         self.turn(node);
+    }
+
+    pub fn note_members(&mut self, node: usize) {
+        for (token, channel) in self.calls.open_calls(node) {
+            let members = self.members(node, channel);
+            self.calls.note_members(token, node, &members);
+        }
     }
 
     /// Who is in the channel; the model has to agree.
@@ -175,6 +200,9 @@ impl World {
         let call = self.calls.calls.get(&token).expect("a reply to a call");
         let part = call.parts.get(&node).expect("a reply of a shard that got it");
         assert!(!part.replied, "one reply to one call");
+        if let (true, Reply::Refused(_)) = (self.slices, &reply) {
+            return self.on_refused(node, token);
+        }
         let Reply::Sent { connections, data, .. } = &reply else { panic!("{token} was refused: {reply:?}") };
         let (least, most) = match call.qos {
             QoS::AtMostOnce => (part.targets.len(), part.targets.len()),
@@ -188,7 +216,7 @@ impl World {
             assert_eq!(String::from_utf8_lossy(data), part.data, "the first reply that says something");
         }
         if call.patient && call.qos != QoS::AtMostOnce {
-            let (begun, silent) = (call.begun, part.targets.iter().filter(|id| !part.answered.contains(id)));
+            let (begun, silent) = (call.begun, part.always.iter().filter(|id| !part.answered.contains(id)));
             for id in silent.copied().collect::<Vec<_>>() {
                 assert!(!self.lives_unhindered(id, begun), "connection {id} lives, and {token} was not delivered");
             }
@@ -209,6 +237,16 @@ impl World {
             let Some(Reply::Sent { connections, .. }) = &call.sum else { panic!("replies of one kind") };
             assert!((total..=total + doubtful).contains(&(*connections as usize)), "replies add up");
         }
+    }
+
+    /// Too much waits for fan-out already.
+    fn on_refused(&mut self, node: usize, token: u64) {
+        let call = self.calls.calls.get_mut(&token).expect("just looked at");
+        let part = call.parts.get_mut(&node).expect("just looked at");
+        assert!(part.answered.is_empty() && part.doubtful.is_empty(), "{token} was refused and delivered");
+        part.replied = true;
+        call.open -= 1;
+        self.seen.calls_refused += 1;
     }
 
     /// Nothing on its side can have prevented an answer since then.
@@ -248,8 +286,12 @@ impl World {
             _ => {
                 let members = self.members(node, channel).len() as u32;
                 let kick = Query::KickChannel { channel: name.into(), code: CloseCode(4002), reason: "all".into() };
-                assert_eq!(self.query(node, kick), Reply::Done { connections: members });
-                if members > 0 && self.rng.chance(50) {
+                let reply = self.query(node, kick);
+                if let (true, Reply::Refused(_)) = (self.slices, &reply) {
+                    return self.turn(node);
+                }
+                assert_eq!(reply, Reply::Done { connections: members });
+                if !self.slices && members > 0 && self.rng.chance(50) {
                     self.nodes[node].kick_begins(channel);
                     return self.at(self.now + 2, Event::Turn(node));
                 }

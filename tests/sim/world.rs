@@ -5,18 +5,18 @@
 use crate::backend::Backend;
 use crate::calls::Calls;
 use crate::connection::{Answer, Connection, ConnectionId, Stage};
+use crate::limits::{has_tiny_limits, limits_of};
+use crate::node::Node;
 use crate::peer::RESPONSE;
 use crate::seen::Seen;
-use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
-use rainbow::base::limits::Limits;
+use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
-use rainbow::shard::{Input, Mode, Output, Query, QueryId, Reply, SessionSettings, Settings, Shard};
+use rainbow::shard::{Input, Mode, Output, Query, Reply, SessionSettings, Settings};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashSet};
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
@@ -52,21 +52,9 @@ pub struct World {
     pub clients: Vec<Client>,
     /// From then on nothing goes wrong any more and nobody says anything new.
     healed: bool,
+    /// Tiny limits: fan-out is done in slices.
+    pub slices: bool,
     talks: bool,
-}
-
-/// One shard and what its worker would know.
-pub struct Node {
-    pub shard: Shard,
-    pub settings: Settings,
-    slots: HashMap<ConnIndex, ConnectionId>,
-    stash: VecDeque<Output>,
-    presence: HashMap<u64, i64>,
-    tick_at: u64,
-    /// Channels that are being kicked, and the calls that came behind that: their targets are those of the run.
-    kicked: HashSet<usize>,
-    behind: Vec<(u64, usize)>,
-    pub stale: u64,
 }
 
 pub struct Client {
@@ -104,7 +92,7 @@ impl World {
             messages_per_second: if rng.chance(20) { 8 } else { 0 },
             sessions: SessionSettings::default(),
             channels_per_connection: CHANNELS,
-            limits: Limits::DEFAULT,
+            limits: limits_of(seed),
             mode,
         };
         let nodes = 1 + rng.below(3) as usize;
@@ -126,6 +114,7 @@ impl World {
             next_event: 0,
             clients,
             healed: false,
+            slices: has_tiny_limits(seed),
             talks,
         }
     }
@@ -472,7 +461,7 @@ impl World {
             self.calls.retarget(token, node, targets);
         }
         self.nodes[node].kicked.clear();
-        while self.nodes[node].shard.poll_fanout(Tick(self.now)) {}
+        self.fan_out(node);
         self.carry_out(node);
         while let Some(index) = self.nodes[node].shard.next_dirty() {
             let id = self.nodes[node].slots.get(&index).copied();
@@ -494,6 +483,20 @@ impl World {
                 state.tick_at = next;
                 self.at(next, Event::Tick(node));
             }
+        }
+    }
+
+    /// All of it, or one slice, so that other inputs come in between.
+    fn fan_out(&mut self, node: usize) {
+        let now = Tick(self.now);
+        if !self.slices {
+            while self.nodes[node].shard.poll_fanout(now) {}
+            return;
+        }
+        self.note_members(node);
+        if self.nodes[node].shard.poll_fanout(now) {
+            let delay = 1 + self.rng.below(40);
+            self.at(self.now + delay, Event::Turn(node));
         }
     }
 
@@ -638,52 +641,6 @@ impl World {
             assert!(node.presence.values().all(|&count| count == 0), "presence is told in pairs");
         }
         assert_eq!(opened, self.seen.opened);
-    }
-}
-
-impl Node {
-    fn new(id: ShardId, settings: Settings, now: u64) -> Node {
-        Node {
-            shard: Shard::new(id, settings.clone(), Arc::default(), Tick(now)),
-            settings,
-            slots: HashMap::new(),
-            stash: VecDeque::new(),
-            presence: HashMap::new(),
-            tick_at: u64::MAX,
-            kicked: HashSet::new(),
-            behind: Vec::new(),
-            stale: 0,
-        }
-    }
-
-    pub fn input(&mut self, input: Input<'_>, now: u64) {
-        self.shard.handle(input, Tick(now));
-    }
-
-    pub fn has_presence(&self, channel: u64) -> bool {
-        self.presence.get(&channel).is_some_and(|count| *count > 0)
-    }
-
-    /// The kick is carried out with the next turn; until then calls queue up behind it.
-    pub fn kick_begins(&mut self, channel: usize) {
-        self.kicked.insert(channel);
-    }
-
-    fn next_output(&mut self) -> Option<Output> {
-        self.stash.pop_front().or_else(|| self.shard.poll_output())
-    }
-
-    fn query(&mut self, query: Query, now: u64) -> Reply {
-        let probe = QueryId(u64::MAX);
-        self.input(Input::Query { ticket: probe, query }, now);
-        let mut found = None;
-        while let Some(output) = self.shard.poll_output() {
-            match output {
-                Output::Reply { ticket, reply } if ticket == probe => found = Some(reply),
-                other => self.stash.push_back(other),
-            }
-        }
-        found.expect("a query is replied to at once")
     }
 }
 

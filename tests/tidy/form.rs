@@ -13,9 +13,6 @@ pub fn check_text(file: &File, findings: &mut Vec<String>) {
         if line.ends_with([' ', '\r']) {
             findings.push(format!("{path}:{number}: a blank at the end of the line; remove it"));
         }
-        if path.starts_with("src/") && path.ends_with(".rs") && line.chars().count() > COLUMNS_MAX {
-            findings.push(format!("{path}:{number}: over {COLUMNS_MAX} columns; break the line"));
-        }
     }
     let is_code = extension(path).is_some_and(|extension| OUR_CODE.contains(&extension));
     for part in path.split('/') {
@@ -24,6 +21,13 @@ pub fn check_text(file: &File, findings: &mut Vec<String>) {
             findings.push(format!("{path}:1: `{stem}` says nothing; name it for the one idea it holds"));
         }
     }
+}
+
+pub fn check_columns(file: &File) -> Vec<String> {
+    let path = &file.path;
+    let long = (1..).zip(file.text.lines()).filter(|(_, line)| line.chars().count() > COLUMNS_MAX);
+    let found = long.filter(|_| path.starts_with("src/") && path.ends_with(".rs"));
+    found.map(|(number, _)| format!("{path}:{number}: over {COLUMNS_MAX} columns; break the line")).collect()
 }
 
 pub fn check_form(file: &File, rust: &Rust, findings: &mut Vec<String>) {

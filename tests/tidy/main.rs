@@ -43,7 +43,8 @@ fn the_house_is_tidy() {
 fn check_tree(files: &[File]) -> Vec<String> {
     let each = |rule: fn(&File) -> Vec<String>| files.iter().flat_map(rule).collect::<Vec<String>>();
     let modules = Modules::read(files);
-    let mut findings = hold_back("form", each(check));
+    let mut findings = each(check);
+    findings.extend(hold_back("columns", each(form::check_columns)));
     findings.extend(hold_back("words", each(vocabulary::check)));
     findings.extend(hold_back("length", each(length::check)));
     findings.extend(hold_back("layout", layout::check(files)));
@@ -121,10 +122,11 @@ const FOREIGN_FOLDERS: &[&str] = &["target", "node_modules", "out", "corpus", "a
 /// Planted violations, for the tests of the rules.
 #[cfg(test)]
 mod planted {
-    use super::{File, check};
+    use super::{File, check, form};
 
     pub fn findings(path: &str, text: &str) -> Vec<String> {
-        check(&File::new(path, text.into()))
+        let file = File::new(path, text.into());
+        [check(&file), form::check_columns(&file)].concat()
     }
 
     /// The text, under a proper header, has exactly one finding, on line 2, which contains `expected`.

@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
 use rainbow::shard::command::{
     Claim, Command, Completion, Completions, ExpiredMessages, Mutation, Operation, Page, Received, SessionId,
@@ -39,8 +40,29 @@ const SETTINGS: Settings = Settings {
     messages_per_second: 50,
     channels_per_connection: 2,
     sessions: SESSIONS,
-    limits: Limits::DEFAULT,
     mode: Mode::Packets,
+    limits: Limits::DEFAULT,
+};
+
+/// So small that a few clients reach what is sliced, full and refused.
+const TINY_LIMITS: Limits = Limits {
+    fanout_slice_members: 1,
+    fanout_at_once_members: 1,
+    fanout_jobs_max: 3,
+    commands_max: 6,
+    commands_behind: 3,
+    page_messages_min: 1,
+    page_messages_max: 2,
+    answers_remembered_max: 2,
+    held_ids_max: 3,
+    sweep_ids_max: 8,
+    reserve_block_min: 1,
+    reserve_block_max: 4,
+    session_expiries_per_tick: 1,
+    store_retry_ms: 50,
+    spare_bodies_max: 1,
+    spare_body_bytes_max: 16,
+    ..Limits::DEFAULT
 };
 
 const SESSIONS: SessionSettings = SessionSettings {
@@ -98,9 +120,11 @@ enum Socket {
 
 fuzz_target!(|data: &[u8]| {
     let now = Tick(1 << 30);
+    // The length decides, so that no byte of the story is needed for it.
+    let limits = if data.len() % 2 == 1 { TINY_LIMITS } else { Limits::DEFAULT };
     let mut story = Story {
         data,
-        shard: Shard::new(ShardId(1), SETTINGS, Default::default(), now),
+        shard: Shard::new(ShardId(1), Settings { limits, ..SETTINGS }, Default::default(), now),
         now,
         conns: Vec::new(),
         forwards: VecDeque::new(),
@@ -304,7 +328,8 @@ impl Story<'_> {
     /// The store removes a message whose time is over.
     fn expire(&mut self) {
         let number = self.number();
-        let waiting: Vec<_> = self.messages.iter().filter(|(_, stored)| !stored.released).map(|(key, _)| *key).collect();
+        let waiting: Vec<_> =
+            self.messages.iter().filter(|(_, stored)| !stored.released).map(|(key, _)| *key).collect();
         let Some(at) = number.checked_rem(waiting.len()) else { return };
         let stored = self.messages.remove(&waiting[at]).expect("just seen");
         let bytes = stored.message.len() as u64;
@@ -502,6 +527,22 @@ impl Story<'_> {
         conn.expect("nothing is asked for one who has gone")
     }
 
+    /// What the shard waits for comes: fan-out, the backend's answers, the store's completions.
+    fn finish_work(&mut self) {
+        loop {
+            while self.shard.poll_fanout(self.now) {}
+            self.carry_out();
+            if self.commands.is_empty() && self.forwards.is_empty() {
+                return;
+            }
+            if let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
+                self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Answered(b""), spent: body });
+            }
+            self.complete_some(self.commands.len(), false);
+            self.carry_out();
+        }
+    }
+
     /// Everyone goes; what was begun ends.
     fn end(mut self) {
         for at in 0..self.conns.len() {
@@ -515,17 +556,9 @@ impl Story<'_> {
             }
             self.carry_out();
         }
-        while self.shard.poll_fanout(self.now) {}
-        self.carry_out();
         for turn in 0.. {
             assert!(turn < 10_000, "it never ends: {:#?}", self.shard.metrics());
-            while !self.commands.is_empty() || !self.forwards.is_empty() {
-                if let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
-                    self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Answered(b""), spent: body });
-                }
-                self.complete_some(self.commands.len(), false);
-                self.carry_out();
-            }
+            self.finish_work();
             // Sessions end too.
             let Some(next) = self.shard.next_tick() else { break };
             self.now = self.now.max(next);

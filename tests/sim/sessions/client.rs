@@ -1,6 +1,7 @@
 //! A client that outlives its connections: it repeats what is unanswered, knows the QoS 2 ids that it holds, and hands
 //! a message on as its QoS promises. Now and then it dies between two steps, or loses all that it knew.
 
+use super::calls::Way;
 use super::connection::ConnectionId;
 use super::world::{Event, World};
 use crate::peer::{RESPONSE, body_of, take_frame, token_of};
@@ -30,7 +31,7 @@ pub struct Client {
     handed_once: HashSet<(SessionId, u64)>,
     /// All messages that ever reached the application, and the place of the last first one.
     pub handed: BTreeSet<(SessionId, u64)>,
-    last_place: HashMap<SessionId, u64>,
+    last_place: HashMap<(SessionId, Way), u64>,
     /// It has never lost its memory, or was answered since.
     established: bool,
     /// Bodies of REC that it has seen.
@@ -308,8 +309,8 @@ impl World {
         }
         if known.handed.insert((session, token)) {
             self.seen.handed += 1;
-            if let Some(place) = place {
-                let last = known.last_place.insert(session, place);
+            if let Some((way, place)) = place {
+                let last = known.last_place.insert((session, way), place);
                 assert!(last.is_none_or(|last| last < place), "{token} overtook another message of its session");
             }
         }

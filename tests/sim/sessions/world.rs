@@ -2,11 +2,12 @@
 //! queue of events. One seed decides everything. Outputs are carried out as a worker does.
 
 use super::backend::{Backend, Change, Cookies};
-use super::calls::{Calls, Target};
+use super::calls::{Calls, Meant};
 use super::client::{Client, Habits};
 use super::connection::{Connection, ConnectionId, Stage};
 use super::seen::Seen;
 use super::store::{Fault, Report, Store};
+use crate::limits::{has_tiny_limits, limits_of};
 use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use rainbow::base::limits::Limits;
 use rainbow::base::rng::Rng;
@@ -16,7 +17,7 @@ use rainbow::shard::{
     Input, Mode, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, SessionSettings, Settings, Shard,
 };
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ pub enum Event {
     BackendBack,
     Call,
     RetryCall(u64),
+    Turn(u32),
     Tick(u32),
     StoreTakes(u32),
     StoreCommits(u32),
@@ -69,7 +71,7 @@ pub struct World {
     pub backend: Backend,
     pub calls: Calls,
     /// By ticket: whom a call is for.
-    pub meant: HashMap<u64, BTreeSet<Target>>,
+    pub meant: HashMap<u64, Meant>,
     /// Sessions that the shard knows, by client.
     pub known: BTreeMap<usize, SessionId>,
     /// Those among them that nobody has been let into yet.
@@ -91,6 +93,10 @@ pub struct World {
     pub over: bool,
     /// In this world the store falls back to an older copy.
     pub falls_back: bool,
+    /// Tiny limits: what is done in slices may need several ticks.
+    slices: bool,
+    /// Ticks in a row that left something for the same time.
+    rests: usize,
     talks: bool,
 }
 
@@ -121,7 +127,8 @@ impl World {
         let mut rng = Rng::new(seed ^ 0x5E55_1045);
         let now = 1 + rng.below(1 << 36);
         let window = 1 + rng.below(4) as usize;
-        let settings = settings(&mut rng, window, plan.mode);
+        let mut settings = settings(&mut rng, window, plan.mode);
+        settings.limits = limits_of(seed);
         let clients = 1 + rng.below(3) as usize;
         let clients = (0..clients).map(|n| Client::new(format!("session {n}").into(), habits(&mut rng))).collect();
         let (fails, slow_ms) = (rng.below(3) * 15, 1 + rng.below(600));
@@ -139,7 +146,7 @@ impl World {
             connections: Vec::new(),
             clients,
             backend: Backend::new(fails, slow_ms),
-            calls: Calls::default(),
+            calls: Calls::new(has_tiny_limits(seed)),
             meant: HashMap::new(),
             known: BTreeMap::new(),
             fresh: HashSet::new(),
@@ -155,6 +162,8 @@ impl World {
             healed: false,
             over: false,
             falls_back,
+            slices: has_tiny_limits(seed),
+            rests: 0,
             talks: plan.talks,
         }
     }
@@ -261,11 +270,16 @@ impl World {
                 self.at(self.now + next, Event::Call);
             }
             Event::RetryCall(token) => self.try_call(token),
+            Event::Turn(epoch) if epoch == self.epoch => self.turn(),
             Event::Tick(epoch) if epoch == self.epoch => self.tick(),
             Event::StoreTakes(epoch) if epoch == self.epoch => self.store_takes(),
             Event::StoreCommits(epoch) if epoch == self.epoch => self.store_commits(),
             Event::StoreReports(epoch) if epoch == self.epoch => self.store_reports(),
-            Event::Tick(_) | Event::StoreTakes(_) | Event::StoreCommits(_) | Event::StoreReports(_) => {}
+            Event::Turn(_)
+            | Event::Tick(_)
+            | Event::StoreTakes(_)
+            | Event::StoreCommits(_)
+            | Event::StoreReports(_) => {}
             Event::Purge => {
                 self.store.purge(self.now);
                 self.at(self.now + 700, Event::Purge);
@@ -416,7 +430,15 @@ impl World {
     pub fn turn(&mut self) {
         let now = Tick(self.now);
         self.carry_out();
-        while self.shard().poll_fanout(now) {}
+        self.note_members();
+        // All of it, or one slice, so that other inputs come in between.
+        while self.shard().poll_fanout(now) {
+            if self.slices {
+                let delay = 1 + self.rng.below(40);
+                self.at(self.now + delay, Event::Turn(self.epoch));
+                break;
+            }
+        }
         self.carry_out();
         while let Some(index) = self.shard().next_dirty() {
             let id = self.server.as_ref().and_then(|server| server.slots.get(&index).copied());
@@ -445,7 +467,11 @@ impl World {
         server.tick_at = u64::MAX;
         self.input(Input::Tick);
         let next = self.shard().next_tick();
-        assert!(next.is_none_or(|next| next.0 > self.now), "a tick leaves nothing for the same time");
+        // What is left for the same time is the rest of a slice; each tick ends one session at least.
+        let is_rest = next.is_some_and(|next| next.0 <= self.now);
+        self.rests = if is_rest { self.rests + 1 } else { 0 };
+        let most = if self.slices { self.clients.len() } else { 0 };
+        assert!(self.rests <= most, "a tick leaves nothing for the same time");
         self.turn();
     }
 
