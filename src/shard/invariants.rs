@@ -36,10 +36,10 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     }
     let open = scope.conns.iter().filter(|(_, conn)| conn.is_open()).count();
     assert_eq!(scope.conns.open_len(), open);
-    assert_eq!(scope.conns.items_len(), items, "items are in outboxes, and nowhere else");
+    assert_eq!(scope.conns.items_total(), items, "items are in outboxes, and nowhere else");
     assert_eq!(scope.cx.messages.uses(), message_uses, "messages are held by whom they are counted for");
-    assert_eq!(scope.downlinks.len(), pending);
-    assert_eq!((scope.uplinks.len(), scope.uplinks.bytes()), (nodes, bytes));
+    assert_eq!(scope.downlinks.total(), pending);
+    assert_eq!((scope.uplinks.total(), scope.uplinks.bytes()), (nodes, bytes));
     calls.extend(scope.sessions.commands.calls());
     calls.extend(scope.sessions.detached_calls.values());
     scope.cx.calls.check(&calls);

@@ -303,7 +303,7 @@ impl Shard {
 
     /// Nothing is held and nothing is to be done: no connection, no memory, no timer. Outputs have been fetched.
     pub fn is_quiescent(&self) -> bool {
-        let arenas = [self.conns.items_len(), self.downlinks.len(), self.uplinks.len(), self.messages.uses()];
+        let arenas = [self.conns.items_total(), self.downlinks.total(), self.uplinks.total(), self.messages.uses()];
         self.conns.is_empty()
             && self.channels.is_empty()
             && self.calls.is_empty()

@@ -650,7 +650,8 @@ impl Downlinks {
         in_flight.find(|(_, pending)| pending.id() == id).map(|(node, _)| node)
     }
 
-    pub fn len(&self) -> usize {
+    /// Messages of all connections.
+    pub fn total(&self) -> usize {
         self.pending.len()
     }
 }

@@ -12,6 +12,7 @@ pub mod conn;
 pub mod downlink;
 pub mod event;
 pub mod keepalive;
+pub mod known_ids;
 pub mod outbox;
 pub mod table;
 pub mod transport;

@@ -125,7 +125,7 @@ impl Item {
 
 impl Outboxes {
     /// Items of all outboxes.
-    pub fn len(&self) -> usize {
+    pub fn total(&self) -> usize {
         self.0.len()
     }
 
@@ -304,7 +304,7 @@ mod tests {
             }
             prop_assert_eq!(&written[..], &whole[..written.len()]);
             items.clear(&mut outbox, &mut messages);
-            prop_assert_eq!((items.len(), messages.uses()), (0, 0));
+            prop_assert_eq!((items.total(), messages.uses()), (0, 0));
         }
     }
 }

@@ -483,8 +483,8 @@ impl Table {
 
     // ---- invariants ----
 
-    pub fn items_len(&self) -> usize {
-        self.outboxes.len()
+    pub fn items_total(&self) -> usize {
+        self.outboxes.total()
     }
 
     #[cfg(debug_assertions)]

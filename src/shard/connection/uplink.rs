@@ -1,17 +1,15 @@
-//! Messages from one client: which ids are known, what they were answered, and the queue to the backend.
+//! Messages from one client: the queue to the backend, and the answers. `known_ids` recognises repeats.
 //!
 //! ```text
 //! SEND ──(new id)──► forward queue ──► with the backend (one per client, so order is kept) ──► answered: ACK or REC
 //!   └──(known id)──► queued: absorbed · answered: the same answer again · failed: queued again, same number
 //! ```
-//! A QoS 2 id is forgotten at REL and at no other time. Of QoS 1 the last `answers_remembered_max` answers are remembered,
-//! and as many failures as QoS 2 ids may be held.
-//!
 //! For a session's connection ids are numbered by the session's `UplinkMark`, and an answer waits (`Answer::Storing`)
 //! until the session lets it go.
 
 use super::event::Event;
 use super::keepalive;
+use super::known_ids::{Answer, KnownIds, KnownTable, answer_body, answer_packet};
 use super::outbox::Item;
 use super::table::Table;
 use crate::base::id::ConnIndex;
@@ -27,26 +25,12 @@ use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 
-/// One connection's lists and counts.
+/// One connection's known ids and forward queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Uplink {
-    known: List,
+    known: KnownIds,
     queue: List,
-    /// The highest number given to an id; a plain connection counts from 1.
-    sequence: u64,
-    /// How many ids up to the last one came one after the other.
-    run: u64,
     queue_len: u32,
-    answer_bytes: u32,
-    /// The last new id; 0 before the first.
-    last_id: u16,
-    /// How many of the known ids are of QoS 2; of QoS 1 and answered; of QoS 1 and failed. The rest is of QoS 1 and
-    /// queued, or with the backend.
-    held_qos2: u16,
-    answered_qos1: u16,
-    failed_qos1: u16,
-    /// Answers that wait for the session.
-    storing: u16,
     hold: Hold,
     /// What the backend has now.
     current: Option<Current>,
@@ -76,27 +60,6 @@ struct Origin {
     sequence: u64,
 }
 
-/// An id that the client has used.
-pub struct Known {
-    id: MessageId,
-    qos: QoS,
-    sequence: u64,
-    answer: Answer,
-    /// It came on an earlier connection of the session: the same id without DUP is another message.
-    before: bool,
-}
-
-/// Packets of answers are shared: a repeat is answered with the same one.
-enum Answer {
-    /// Queued, or with the backend.
-    Missing,
-    /// Known, and waits for the session.
-    Storing(Rc<[u8]>),
-    Given(Rc<[u8]>),
-    /// The backend could not be reached in time; the client's repeat tries again.
-    Failed,
-}
-
 /// A message in a forward queue.
 pub struct Queued {
     origin: Origin,
@@ -124,7 +87,7 @@ pub struct Numbering<'a> {
 /// The messages of all clients of a shard.
 #[derive(Default)]
 pub struct Uplinks {
-    known: Arena<Known>,
+    known: KnownTable,
     queue: Arena<Queued>,
     /// Bytes of clients' messages in all queues and with the backend.
     bytes: usize,
@@ -137,29 +100,12 @@ pub const RESERVED_TYPE: u16 = u16::MAX;
 impl Uplink {
     /// Nothing of the client's is on its way to the backend.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.current.is_none() && self.storing == 0
+        self.queue.is_empty() && self.current.is_none() && self.known.storing() == 0
     }
 
     /// The backend has a message of this uplink's.
     pub fn has_current(&self) -> bool {
         self.current.is_some()
-    }
-
-    fn find(&self, known: &Arena<Known>, incoming_id: MessageId, dup: bool) -> Option<NodeIndex> {
-        // Clients count up. When every id held came in one unbroken run that has not gone round, the next number cannot
-        // be among them.
-        let oldest = self.known.front().map(|node| known.get(node).sequence)?;
-        let span = self.sequence - oldest + 1;
-        let follows = self.last_id != 0 && MessageId(self.last_id).next() == incoming_id;
-        if !dup && follows && span <= self.run && span < u64::from(MessageId::MAX.0) {
-            return None;
-        }
-        known.iter(&self.known).find(|(_, known)| known.id == incoming_id).map(|(node, _)| node)
-    }
-
-    /// What is under way is among the newest: behind it lie only remembered answers.
-    fn find_number(&self, known: &Arena<Known>, sequence: u64) -> Option<NodeIndex> {
-        known.iter_back(&self.known).find(|(_, known)| known.sequence == sequence).map(|(node, _)| node)
     }
 }
 
@@ -184,10 +130,10 @@ impl Uplinks {
             let origin = Origin { qos: QoS::AtMostOnce, id: 0, sequence: 0 };
             return self.enqueue(table, index, origin, incoming, session, cx);
         };
-        let Some(node) = table.details(index).uplink.find(&self.known, id, incoming.dup) else {
+        let Some(node) = self.known.find(&table.details(index).uplink.known, id, incoming.dup) else {
             return self.on_new_id(table, index, id, incoming, numbering, cx);
         };
-        if self.known.get(node).before && self.is_another(table, index, node, incoming.dup, &mut numbering, cx) {
+        if self.known.get(node).is_before() && self.is_another(table, index, node, incoming.dup, &mut numbering, cx) {
             self.forget_before(table, index, node);
             return self.on_new_id(table, index, id, incoming, numbering, cx);
         }
@@ -205,7 +151,8 @@ impl Uplinks {
         numbering: &mut Option<Numbering<'_>>,
         cx: &Context<'_>,
     ) -> bool {
-        let Known { id, sequence, .. } = *self.known.get(node);
+        let known = self.known.get(node);
+        let (id, sequence) = (known.id(), known.sequence());
         // The repeat also shows where the client's count stands, should we have lost it: else the next new message would
         // begin a new run, and a later repeat of this one would get a number of that. That it was answered before shows
         // nothing: the client may have lost its count since.
@@ -224,25 +171,16 @@ impl Uplinks {
         mut numbering: Option<Numbering<'_>>,
         cx: &mut Context<'_>,
     ) {
-        let uplink = &mut table.details_mut(index).uplink;
-        if incoming.qos == QoS::ExactlyOnce {
-            if usize::from(uplink.held_qos2) >= cx.settings.received_max {
-                return table.close(index, CloseCode::POLICY, "too many messages without REL", cx);
-            }
-            uplink.held_qos2 += 1;
+        let known = &mut table.details_mut(index).uplink.known;
+        if incoming.qos == QoS::ExactlyOnce && known.held_qos2() >= cx.settings.received_max {
+            return table.close(index, CloseCode::POLICY, "too many messages without REL", cx);
         }
-        let follows = uplink.last_id != 0 && MessageId(uplink.last_id).next() == id;
-        uplink.run = if follows { uplink.run + 1 } else { 1 };
-        uplink.last_id = id.0;
-        uplink.sequence += 1;
+        let counted = known.note_new(id);
         let sequence = match &mut numbering {
             Some(numbering) => Uplinks::number(table, index, numbering, id, incoming.dup, cx),
-            None => uplink.sequence,
+            None => counted,
         };
-        let uplink = &mut table.details_mut(index).uplink;
-        uplink.sequence = uplink.sequence.max(sequence);
-        let known = Known { id, qos: incoming.qos, sequence, answer: Answer::Missing, before: false };
-        self.known.push_back(&mut uplink.known, known);
+        self.known.insert(&mut table.details_mut(index).uplink.known, id, incoming.qos, sequence);
         let origin = Origin { qos: incoming.qos, id: id.0, sequence };
         self.enqueue(table, index, origin, incoming, numbering.map(|numbering| numbering.session), cx);
     }
@@ -275,20 +213,17 @@ impl Uplinks {
         cx: &mut Context<'_>,
     ) {
         cx.metrics.repeats_in.increment();
-        let known = self.known.get_mut(node);
-        match &known.answer {
+        let known = self.known.get(node);
+        match known.answer() {
             Answer::Missing | Answer::Storing(_) => {}
             Answer::Given(_) if cx.is_planted(Bug::StaysSilent) => {}
             Answer::Failed if cx.is_planted(Bug::AbsorbsFailed) => {}
             Answer::Given(packet) => {
-                let packet = packet.clone();
-                table.push(index, Item::SharedPacket(packet), cx);
+                table.push(index, Item::SharedPacket(packet.clone()), cx);
             }
             Answer::Failed => {
-                known.answer = Answer::Missing;
-                let origin = Origin { qos: known.qos, id: known.id.0, sequence: known.sequence };
-                let uplink = &mut table.details_mut(index).uplink;
-                uplink.failed_qos1 -= u16::from(origin.qos == QoS::AtLeastOnce);
+                let origin = Origin { qos: known.qos(), id: known.id().0, sequence: known.sequence() };
+                self.known.set_answer(&mut table.details_mut(index).uplink.known, node, Answer::Missing);
                 self.enqueue(table, index, origin, incoming, session, cx);
             }
         }
@@ -413,7 +348,7 @@ impl Uplinks {
         while let Some(queued) = self.queue.pop_front(&mut queue) {
             self.bytes -= queued.body.len();
             let uplink = &table.details(index).uplink;
-            match uplink.find_number(&self.known, queued.origin.sequence).filter(|_| queued.origin.id != 0) {
+            match self.known.find_number(&uplink.known, queued.origin.sequence).filter(|_| queued.origin.id != 0) {
                 Some(node) => {
                     cx.metrics.forwards_failed.increment();
                     self.fail(table, index, node, cx);
@@ -466,7 +401,8 @@ impl Uplinks {
             _ if failed => cx.metrics.forwards_failed.increment(),
             _ => {}
         }
-        let Some(node) = uplink.find_number(&self.known, origin.sequence).filter(|_| origin.id != 0) else { return };
+        let found = self.known.find_number(&uplink.known, origin.sequence).filter(|_| origin.id != 0);
+        let Some(node) = found else { return };
         match outcome {
             ForwardOutcome::Answered(body) => self.answer(table, index, node, body, cx),
             ForwardOutcome::Failed => self.fail(table, index, node, cx),
@@ -474,24 +410,18 @@ impl Uplinks {
     }
 
     fn fail(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &Context<'_>) {
-        let known = self.known.get_mut(node);
-        known.answer = Answer::Failed;
-        let uplink = &mut table.details_mut(index).uplink;
-        uplink.failed_qos1 += u16::from(known.qos == QoS::AtLeastOnce);
+        let ids = &mut table.details_mut(index).uplink.known;
+        self.known.set_answer(ids, node, Answer::Failed);
         // A client that never repeats what failed must not fill the memory. Should it repeat what is forgotten, then the
         // message goes out under a new number.
-        if usize::from(uplink.failed_qos1) > cx.settings.received_max {
-            forget_oldest(uplink, &mut self.known, Finished::Failed);
-        }
+        self.known.forget_failures(ids, cx.settings.received_max);
     }
 
     fn answer(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, body: &[u8], cx: &mut Context<'_>) {
-        let known = self.known.get_mut(node);
-        let packet = answer_packet(known.id, known.qos, body, cx.scratch);
+        let known = self.known.get(node);
+        let (sequence, packet) = (known.sequence(), answer_packet(known.id(), known.qos(), body, cx.scratch));
         if table.conn(index).session.is_some() {
-            let sequence = known.sequence;
-            known.answer = Answer::Storing(packet);
-            table.details_mut(index).uplink.storing += 1;
+            self.known.set_answer(&mut table.details_mut(index).uplink.known, node, Answer::Storing(packet));
             table.report(Event::Answered { index, sequence });
         } else {
             self.give(table, index, node, packet, cx);
@@ -500,14 +430,9 @@ impl Uplinks {
 
     /// The id, quality and body of an answer that waits for the session.
     pub fn storing(&self, table: &Table, index: ConnIndex, sequence: u64) -> Option<(QoS, Received)> {
-        let node = self.find_storing(table, index, sequence)?;
-        let Known { id, qos, answer, .. } = self.known.get(node);
-        let Answer::Storing(packet) = answer else { return None };
-        let answer = match Packet::decode(packet) {
-            Ok(Packet::Ack { body, .. } | Packet::Rec { body, .. }) => body.into(),
-            _ => unreachable!("it was encoded as an answer"),
-        };
-        Some((*qos, Received { id: *id, sequence, answer }))
+        let known = self.known.get(self.known.find_storing(&table.details(index).uplink.known, sequence)?);
+        let Answer::Storing(packet) = known.answer() else { return None };
+        Some((known.qos(), Received { id: known.id(), sequence, answer: answer_body(packet).into() }))
     }
 
     /// The session lets an answer go, or (`done` is false) its store has refused it.
@@ -519,16 +444,16 @@ impl Uplinks {
         done: bool,
         cx: &mut Context<'_>,
     ) {
-        let Some(node) = self.find_storing(table, index, sequence) else { return };
-        let known = self.known.get_mut(node);
-        let (id, qos) = (known.id, known.qos);
-        let answer = std::mem::replace(&mut known.answer, Answer::Failed);
-        table.details_mut(index).uplink.storing -= 1;
-        match answer {
-            Answer::Storing(packet) if done => self.give(table, index, node, packet, cx),
+        let found = self.known.find_storing(&table.details(index).uplink.known, sequence);
+        let Some((node, known)) = found.map(|node| (node, self.known.get(node))) else { return };
+        match known.answer() {
+            Answer::Storing(packet) if done => {
+                let packet = packet.clone();
+                self.give(table, index, node, packet, cx);
+            }
             _ => {
-                if qos == QoS::ExactlyOnce {
-                    table.report(Event::IdReleased { index, id });
+                if known.qos() == QoS::ExactlyOnce {
+                    table.report(Event::IdReleased { index, id: known.id() });
                 }
                 self.fail(table, index, node, cx);
             }
@@ -537,28 +462,14 @@ impl Uplinks {
         table.report_if_done(index);
     }
 
-    fn find_storing(&self, table: &Table, index: ConnIndex, sequence: u64) -> Option<NodeIndex> {
-        let known = &table.details(index).uplink.known;
-        let storing = |known: &Known| known.sequence == sequence && matches!(known.answer, Answer::Storing(_));
-        self.known.iter_back(known).find(|(_, known)| storing(known)).map(|(node, _)| node)
-    }
-
     /// The answer goes out, and is remembered for repeats.
     fn give(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, packet: Rc<[u8]>, cx: &mut Context<'_>) {
-        let len = answer_len(&packet);
-        let known = self.known.get_mut(node);
-        known.answer = Answer::Given(packet.clone());
-        let uplink = &mut table.details_mut(index).uplink;
-        uplink.answer_bytes += len;
-        uplink.answered_qos1 += u16::from(known.qos == QoS::AtLeastOnce);
-        let bytes_max = cx.settings.answers_bytes_max;
-        while uplink.answered_qos1 > cx.settings.limits.answers_remembered_max
-            || uplink.answered_qos1 > 0 && uplink.answer_bytes as usize > bytes_max
-        {
-            forget_oldest(uplink, &mut self.known, Finished::Answered);
-        }
+        let (answers_max, bytes_max) = (cx.settings.limits.answers_remembered_max, cx.settings.answers_bytes_max);
+        let ids = &mut table.details_mut(index).uplink.known;
+        self.known.set_answer(ids, node, Answer::Given(packet.clone()));
+        self.known.forget_answers(ids, answers_max, bytes_max);
         // One answer is kept however long it is: the backend's limit bounds it.
-        let too_much = uplink.answer_bytes as usize > bytes_max && uplink.answer_bytes > len;
+        let too_much = ids.answer_bytes() > bytes_max && ids.answer_bytes() > packet.len();
         if table.conn(index).is_open() {
             table.push(index, Item::SharedPacket(packet), cx);
             if too_much {
@@ -569,16 +480,12 @@ impl Uplinks {
 
     /// REL: the id of a QoS 2 message is free again. Repeats are answered alike.
     pub fn on_rel(&mut self, table: &mut Table, index: ConnIndex, id: MessageId, cx: &mut Context<'_>) {
-        let uplink = &mut table.details_mut(index).uplink;
-        let found = self.known.iter(&uplink.known).find(|(_, known)| known.id == id && known.qos == QoS::ExactlyOnce);
-        if let Some((node, known)) = found {
-            let Answer::Given(packet) = &known.answer else {
+        if let Some(node) = self.known.find_qos2(&table.details(index).uplink.known, id) {
+            if !matches!(self.known.get(node).answer(), Answer::Given(_)) {
                 // A REL before its REC releases nothing: the message is still on its way.
                 return cx.metrics.answers_unknown.increment();
-            };
-            uplink.answer_bytes -= answer_len(packet);
-            uplink.held_qos2 -= 1;
-            self.known.remove(&mut uplink.known, node);
+            }
+            self.known.remove(&mut table.details_mut(index).uplink.known, node);
             if table.conn(index).session.is_some() {
                 table.report(Event::IdReleased { index, id });
             }
@@ -588,29 +495,14 @@ impl Uplinks {
 
     /// Forgets the answers of QoS 1 that no repeat has asked for in a long time.
     pub fn forget_old_answers(&mut self, table: &mut Table, index: ConnIndex) {
-        let uplink = &mut table.details_mut(index).uplink;
-        while uplink.answered_qos1 > 0 {
-            forget_oldest(uplink, &mut self.known, Finished::Answered);
-        }
+        self.known.forget_answers(&mut table.details_mut(index).uplink.known, 0, usize::MAX);
     }
 
     /// The client uses an id of an earlier connection for another message.
     fn forget_before(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex) {
-        let uplink = &mut table.details_mut(index).uplink;
-        let known = self.known.remove(&mut uplink.known, node);
-        let qos1 = u16::from(known.qos == QoS::AtLeastOnce);
-        uplink.held_qos2 -= 1 - qos1;
-        match known.answer {
-            Answer::Given(packet) => {
-                uplink.answer_bytes -= answer_len(&packet);
-                uplink.answered_qos1 -= qos1;
-            }
-            Answer::Failed => uplink.failed_qos1 -= qos1,
-            Answer::Storing(_) => uplink.storing -= 1,
-            Answer::Missing => {}
-        }
-        if known.qos == QoS::ExactlyOnce {
-            table.report(Event::IdReleased { index, id: known.id });
+        let known = self.known.remove(&mut table.details_mut(index).uplink.known, node);
+        if known.qos() == QoS::ExactlyOnce {
+            table.report(Event::IdReleased { index, id: known.id() });
         }
     }
 
@@ -619,24 +511,15 @@ impl Uplinks {
     /// What the client sent on an earlier connection goes on with this one.
     pub fn move_to(&mut self, table: &mut Table, from: ConnIndex, to: ConnIndex) {
         let uplink = std::mem::take(&mut table.details_mut(from).uplink);
-        let mut next = uplink.known.front();
-        while let Some(node) = next {
-            self.known.get_mut(node).before = true;
-            next = self.known.next(node);
-        }
-        table.details_mut(to).uplink = Uplink { last_id: 0, run: 0, ..uplink };
+        self.known.mark_before(&uplink.known);
+        table.details_mut(to).uplink = Uplink { known: uplink.known.begin_connection(), ..uplink };
     }
 
     /// The QoS 2 messages that the session has answered and its client has not released.
     pub fn restore(&mut self, table: &mut Table, index: ConnIndex, received: Vec<Received>, cx: &mut Context<'_>) {
         for Received { id, sequence, answer } in received {
             let packet = answer_packet(id, QoS::ExactlyOnce, &answer, cx.scratch);
-            let uplink = &mut table.details_mut(index).uplink;
-            uplink.answer_bytes += answer_len(&packet);
-            uplink.held_qos2 += 1;
-            uplink.sequence = uplink.sequence.max(sequence);
-            let known = Known { id, qos: QoS::ExactlyOnce, sequence, answer: Answer::Given(packet), before: true };
-            self.known.push_back(&mut uplink.known, known);
+            self.known.restore(&mut table.details_mut(index).uplink.known, id, sequence, packet);
         }
     }
 
@@ -647,11 +530,10 @@ impl Uplinks {
         if table.details(index).uplink.current.is_some() && !table.details(index).forwarding {
             self.finish_current(table, index, ForwardOutcome::Failed, Vec::new(), cx);
         }
-        let mut next = table.details(index).uplink.known.front();
+        let mut next = self.known.first(&table.details(index).uplink.known);
         while let Some(node) = next {
             next = self.known.next(node);
-            if matches!(self.known.get(node).answer, Answer::Storing(_)) {
-                table.details_mut(index).uplink.storing -= 1;
+            if matches!(self.known.get(node).answer(), Answer::Storing(_)) {
                 self.fail(table, index, node, cx);
             }
         }
@@ -661,63 +543,19 @@ impl Uplinks {
     pub fn forget(&mut self, table: &mut Table, index: ConnIndex) {
         let uplink = &mut table.details_mut(index).uplink;
         debug_assert!(uplink.is_idle(), "freed only when nothing is on its way");
-        while self.known.pop_front(&mut uplink.known).is_some() {}
+        self.known.clear(&mut uplink.known);
         *uplink = Uplink::default();
     }
 
-    /// Known ids, and messages in forward queues.
-    pub fn len(&self) -> usize {
-        self.known.len() + self.queue.len()
+    /// Known ids, and messages in forward queues, of all clients.
+    pub fn total(&self) -> usize {
+        self.known.total() + self.queue.len()
     }
 
     /// Bytes of clients' messages that wait for the backend, or are with it.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
-}
-
-/// How a message that is not under way any more has ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Finished {
-    Answered,
-    Failed,
-}
-
-/// The oldest id of QoS 1 that ended so.
-fn forget_oldest(uplink: &mut Uplink, known: &mut Arena<Known>, finished: Finished) {
-    let oldest = known.iter(&uplink.known).find_map(|(node, known)| match &known.answer {
-        _ if known.qos != QoS::AtLeastOnce => None,
-        Answer::Given(packet) if finished == Finished::Answered => Some((node, answer_len(packet))),
-        Answer::Failed if finished == Finished::Failed => Some((node, 0)),
-        _ => None,
-    });
-    let count = match finished {
-        Finished::Answered => &mut uplink.answered_qos1,
-        Finished::Failed => &mut uplink.failed_qos1,
-    };
-    let Some((node, len)) = oldest else {
-        debug_assert!(false, "as many as were counted");
-        *count = 0;
-        return;
-    };
-    *count -= 1;
-    uplink.answer_bytes -= len;
-    known.remove(&mut uplink.known, node);
-}
-
-fn answer_packet(id: MessageId, qos: QoS, body: &[u8], scratch: &mut Vec<u8>) -> Rc<[u8]> {
-    let packet = match qos {
-        QoS::ExactlyOnce => Packet::Rec { id, body },
-        _ => Packet::Ack { id, body },
-    };
-    scratch.clear();
-    packet.encode_into(scratch);
-    Rc::from(&scratch[..])
-}
-
-/// Bytes that an answer counts for.
-fn answer_len(packet: &Rc<[u8]>) -> u32 {
-    packet.len() as u32
 }
 
 #[cfg(debug_assertions)]
