@@ -15,7 +15,7 @@ pub trait Floor {
     fn on_bytes(&mut self, _fd: RawFd, _bytes: &[u8]) {}
     /// A POST, head and body.
     fn on_post(&mut self, _fd: RawFd, _head: &[u8], _body: &[u8]) {}
-    /// All that epoll told of has been read.
+    /// Everything that epoll reported has been read.
     fn on_turn_end(&mut self) {}
 }
 
@@ -49,7 +49,7 @@ pub fn run(port: u16, mut floor: impl Floor) -> io::Result<()> {
                         conns[fd as usize] = None;
                     }
                 }
-                // Edge-triggered: a short read says that there is no more, unless the peer has ended too.
+                // Edge-triggered: a short read says that nothing is left, unless the peer has ended too.
                 if !event.ended {
                     break;
                 }
@@ -91,7 +91,7 @@ fn handle(floor: &mut impl Floor, conn: &mut Conn, bytes: &[u8]) {
 pub fn send(fd: RawFd, bytes: &[u8]) {
     match sys::send(fd, bytes) {
         Ok(sent) => assert_eq!(sent, bytes.len(), "the socket's buffer is full"),
-        // A client that has gone is told of by its own event.
+        // A client that has gone has an event of its own.
         Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
         Err(error) => panic!("send: {error}"),
     }

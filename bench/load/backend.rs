@@ -16,9 +16,9 @@ use crate::round::Outcome;
 use crate::sys::{self, Epoll};
 use crate::ws::{Payload, Tally, head_end};
 
-/// What the backend has been asked; read while it runs.
+/// What the backend got, counted; read while it runs.
 #[derive(Default)]
-pub struct Asked {
+pub struct HookCounts {
     pub connects: AtomicU64,
     pub messages: AtomicU64,
     pub closes: AtomicU64,
@@ -31,7 +31,7 @@ pub struct Asked {
 
 pub struct Backend {
     pub port: u16,
-    pub asked: Arc<Asked>,
+    pub counts: Arc<HookCounts>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -40,8 +40,8 @@ impl Backend {
     pub fn start(first: bool) -> io::Result<Backend> {
         let listener = sys::listen(0)?;
         let port = sys::port_of(&listener)?;
-        let asked = Arc::new(Asked::default());
-        let shared = asked.clone();
+        let counts = Arc::new(HookCounts::default());
+        let shared = counts.clone();
         let run = move || {
             // Its own table, so that what it accepts is closed when it closes it, and counts against its own limit.
             sys::own_table(&[listener.as_raw_fd()])?;
@@ -50,15 +50,15 @@ impl Backend {
                 .run(&shared)
         };
         let thread = std::thread::Builder::new().name("backend".into()).spawn(run)?;
-        Ok(Backend { port, asked, thread: Some(thread) })
+        Ok(Backend { port, counts, thread: Some(thread) })
     }
 }
 
 impl Backend {
     /// Adds to an outcome what only the backend can see.
     pub fn judge(&self, outcome: &mut Outcome) {
-        outcome.losses.repeats += self.asked.repeats.load(Relaxed);
-        let faults = self.asked.faults.load(Relaxed);
+        outcome.losses.repeats += self.counts.repeats.load(Relaxed);
+        let faults = self.counts.faults.load(Relaxed);
         if faults > 0 {
             outcome.faults.add(format!("the backend did not understand {faults} requests"));
         }
@@ -67,7 +67,7 @@ impl Backend {
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        self.asked.stop.store(true, Relaxed);
+        self.counts.stop.store(true, Relaxed);
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(Ok(()))) | None => {}
             Some(failed) => eprintln!("backend: {failed:?}"),
@@ -90,14 +90,14 @@ struct Loop {
 }
 
 impl Loop {
-    fn run(mut self, asked: &Asked) -> io::Result<()> {
+    fn run(mut self, counts: &HookCounts) -> io::Result<()> {
         self.epoll.add(self.listener.as_raw_fd(), LISTENER)?;
         let (mut buffer, mut out) = (vec![0; 1 << 20], Vec::new());
-        while !asked.stop.load(Relaxed) {
+        while !counts.stop.load(Relaxed) {
             for index in 0..self.epoll.wait(100_000_000)? {
                 match self.epoll.event(index).tag {
                     LISTENER => self.accept()?,
-                    tag => self.serve(tag as usize, asked, &mut buffer, &mut out),
+                    tag => self.serve(tag as usize, counts, &mut buffer, &mut out),
                 }
             }
         }
@@ -120,14 +120,16 @@ impl Loop {
     }
 
     /// Reads once, answers every whole request in one write.
-    fn serve(&mut self, slot: usize, asked: &Asked, buffer: &mut [u8], out: &mut Vec<u8>) {
+    fn serve(&mut self, slot: usize, counts: &HookCounts, buffer: &mut [u8], out: &mut Vec<u8>) {
         let Some(conn) = &mut self.conns[slot] else { return };
-        let kept = conn.rest.len();
-        buffer[..kept].copy_from_slice(&conn.rest);
+        let earlier = conn.rest.len();
+        buffer[..earlier].copy_from_slice(&conn.rest);
         conn.rest.clear();
-        let bytes = match sys::recv(conn.socket.as_raw_fd(), &mut buffer[kept..]) {
-            Ok(count) if count > 0 => &buffer[..kept + count],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return conn.rest.extend_from_slice(&buffer[..kept]),
+        let bytes = match sys::recv(conn.socket.as_raw_fd(), &mut buffer[earlier..]) {
+            Ok(count) if count > 0 => &buffer[..earlier + count],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return conn.rest.extend_from_slice(&buffer[..earlier]);
+            }
             _ => {
                 self.conns[slot] = None;
                 return self.free.push(slot);
@@ -135,40 +137,40 @@ impl Loop {
         };
         out.clear();
         let mut at = 0;
-        while let Some(length) = answer(&bytes[at..], asked, &mut self.tallies, out) {
+        while let Some(length) = answer(&bytes[at..], counts, &mut self.tallies, out) {
             at += length;
         }
         conn.rest.extend_from_slice(&bytes[at..]);
         if !out.is_empty() && sys::send(conn.socket.as_raw_fd(), out).ok() != Some(out.len()) {
-            asked.faults.fetch_add(1, Relaxed);
+            counts.faults.fetch_add(1, Relaxed);
         }
     }
 }
 
 /// Appends the answer to the request at the start of `bytes` and returns the request's length; `None` while it is not whole.
-fn answer(bytes: &[u8], asked: &Asked, tallies: &mut HashMap<u64, Tally>, out: &mut Vec<u8>) -> Option<usize> {
+fn answer(bytes: &[u8], counts: &HookCounts, tallies: &mut HashMap<u64, Tally>, out: &mut Vec<u8>) -> Option<usize> {
     let end = head_end(bytes)?;
     let length = end + content_length(&bytes[..end]).unwrap_or(0);
     let body = bytes.get(end..length)?;
     let target = bytes.split(|&byte| byte == b' ').nth(1).unwrap_or(b"");
     if target.starts_with(b"/message/") {
-        asked.messages.fetch_add(1, Relaxed);
+        counts.messages.fetch_add(1, Relaxed);
         match Payload::read(body) {
             Some(payload) if tallies.entry(payload.stream).or_default().see(payload.seq) => {}
-            Some(_) => drop(asked.repeats.fetch_add(1, Relaxed)),
-            None => drop(asked.faults.fetch_add(1, Relaxed)),
+            Some(_) => drop(counts.repeats.fetch_add(1, Relaxed)),
+            None => drop(counts.faults.fetch_add(1, Relaxed)),
         }
         put_answer(out, &[], body);
     } else if target.starts_with(b"/connect/") {
-        asked.connects.fetch_add(1, Relaxed);
+        counts.connects.fetch_add(1, Relaxed);
         let headers =
             [("RAINBOWCLIENTCHANNEL", query(target, b"chan=")), ("RAINBOWCLIENTSESSION", query(target, b"session="))];
         put_answer(out, &headers, br#"{"status":"success"}"#);
     } else if target.starts_with(b"/close/") {
-        asked.closes.fetch_add(1, Relaxed);
+        counts.closes.fetch_add(1, Relaxed);
         put_answer(out, &[], b"{}");
     } else {
-        asked.faults.fetch_add(1, Relaxed);
+        counts.faults.fetch_add(1, Relaxed);
         put_answer(out, &[], b"{}");
     }
     Some(length)
@@ -206,20 +208,20 @@ const LISTENER: u64 = u64::MAX;
 
 /// Run by `cargo test --benches`.
 pub fn self_test() {
-    let (asked, mut tallies, mut out) = (Asked::default(), HashMap::new(), Vec::new());
+    let (counts, mut tallies, mut out) = (HookCounts::default(), HashMap::new(), Vec::new());
     let mut body = [0; 24];
     Payload { stream: 3, seq: 0, intended_ns: 5 }.write(&mut body);
     let mut request = b"POST /message/1/?nonce=1 HTTP/1.1\r\nContent-Length: 24\r\n\r\n".to_vec();
     request.extend_from_slice(&body);
     for cut in 0..request.len() {
-        assert_eq!(answer(&request[..cut], &asked, &mut tallies, &mut out), None);
+        assert_eq!(answer(&request[..cut], &counts, &mut tallies, &mut out), None);
     }
     for _ in 0..2 {
-        assert_eq!(answer(&request, &asked, &mut tallies, &mut out), Some(request.len()));
+        assert_eq!(answer(&request, &counts, &mut tallies, &mut out), Some(request.len()));
     }
     assert!(out.ends_with(&body));
-    assert_eq!((asked.messages.load(Relaxed), asked.repeats.load(Relaxed)), (2, 1));
+    assert_eq!((counts.messages.load(Relaxed), counts.repeats.load(Relaxed)), (2, 1));
     out.clear();
-    answer(b"GET /connect/?chan=room%3b;u7&nonce=1 HTTP/1.1\r\n\r\n", &asked, &mut tallies, &mut out);
+    answer(b"GET /connect/?chan=room%3b;u7&nonce=1 HTTP/1.1\r\n\r\n", &counts, &mut tallies, &mut out);
     assert!(memchr::memmem::find(&out, b"RAINBOWCLIENTCHANNEL: room;;u7\r\n").is_some());
 }

@@ -30,7 +30,7 @@ pub trait Play {
     }
 }
 
-/// Errors, counted; the first few are kept in words.
+/// Errors, counted; the first few are earlier in words.
 #[derive(Debug, Default)]
 pub struct Faults {
     pub count: u64,
@@ -48,23 +48,23 @@ impl Faults {
 
 /// Notices that a number has stopped to change.
 pub struct Progress {
-    patience_ns: u64,
+    timeout_ns: u64,
     number: u64,
     since_ns: u64,
 }
 
 impl Progress {
-    pub fn new(patience_ns: u64) -> Progress {
-        Progress { patience_ns, number: u64::MAX, since_ns: 0 }
+    pub fn new(timeout_ns: u64) -> Progress {
+        Progress { timeout_ns, number: u64::MAX, since_ns: 0 }
     }
 
-    /// False when `number` has been the same for longer than the patience.
+    /// False when `number` has been the same for longer than the timeout.
     pub fn is_made(&mut self, number: u64) -> bool {
         let now = now_ns();
         if number != self.number {
             (self.number, self.since_ns) = (number, now);
         }
-        now - self.since_ns < self.patience_ns
+        now - self.since_ns < self.timeout_ns
     }
 }
 
@@ -119,7 +119,7 @@ pub struct Swarm {
     /// Handshakes under way at once in `connect`.
     pub connecting_max: usize,
     /// How long `connect` waits when none is made.
-    pub patience_ns: u64,
+    pub timeout_ns: u64,
     /// Numbers client names and source addresses across swarms.
     first: u32,
     pub faults: Faults,
@@ -143,7 +143,7 @@ impl Swarm {
             open: 0,
             read_at_ns: 0,
             connecting_max: CONNECTING_MAX,
-            patience_ns: CONNECT_PATIENCE_NS,
+            timeout_ns: CONNECT_TIMEOUT_NS,
             first,
             faults: Faults::default(),
         })
@@ -157,7 +157,7 @@ impl Swarm {
         channels: impl Fn(u32) -> String,
     ) -> Result<(), String> {
         let goal = self.clients.len() + count;
-        let mut progress = Progress::new(self.patience_ns);
+        let mut progress = Progress::new(self.timeout_ns);
         while self.open < goal {
             while self.clients.len() < goal && self.clients.len() - self.open < self.connecting_max {
                 let channels = channels(self.clients.len() as u32);
@@ -350,18 +350,18 @@ impl Swarm {
         loop {
             let client = &mut self.clients[who as usize];
             let Some(socket) = client.socket.as_ref().filter(|_| client.life == life) else { break };
-            let kept = client.rest.len();
-            buffer[..kept].copy_from_slice(&client.rest);
+            let earlier = client.rest.len();
+            buffer[..earlier].copy_from_slice(&client.rest);
             client.rest.clear();
-            match sys::recv(socket.as_raw_fd(), &mut buffer[kept..]) {
+            match sys::recv(socket.as_raw_fd(), &mut buffer[earlier..]) {
                 Ok(0) => {
                     self.close(who);
                     play.on_closed(self, who, None);
                     break;
                 }
                 Ok(count) => {
-                    let full = kept + count == buffer.len();
-                    if let Err(what) = self.take_messages(play, who, &mut buffer[..kept + count]) {
+                    let full = earlier + count == buffer.len();
+                    if let Err(what) = self.take_messages(play, who, &mut buffer[..earlier + count]) {
                         self.faults.add(format!("client {who}: {what}"));
                         self.close(who);
                         play.on_closed(self, who, None);
@@ -372,7 +372,7 @@ impl Swarm {
                     }
                 }
                 Err(error) => {
-                    self.clients[who as usize].rest.extend_from_slice(&buffer[..kept]);
+                    self.clients[who as usize].rest.extend_from_slice(&buffer[..earlier]);
                     if error.kind() != ErrorKind::WouldBlock {
                         self.close(who);
                         play.on_closed(self, who, None);
@@ -456,19 +456,19 @@ impl Swarm {
     fn read_api(&mut self, play: &mut impl Play, index: u32) {
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let api = &mut self.apis[index as usize];
-        let kept = api.rest.len();
-        buffer[..kept].copy_from_slice(&api.rest);
+        let earlier = api.rest.len();
+        buffer[..earlier].copy_from_slice(&api.rest);
         api.rest.clear();
         self.read_at_ns = now_ns();
-        match sys::recv(api.socket.as_raw_fd(), &mut buffer[kept..]) {
+        match sys::recv(api.socket.as_raw_fd(), &mut buffer[earlier..]) {
             // Idle for too long: any HTTP server may, and every caller opens it again.
             Ok(0) if !api.busy => match self.connect_api(index) {
                 Ok(api) => self.apis[index as usize] = api,
                 Err(error) => self.faults.add(format!("API connection {index}: {error}")),
             },
             Ok(0) => self.faults.add(format!("the server closed API connection {index} instead of answering")),
-            Ok(count) => match api::Answer::parse(&buffer[..kept + count]) {
-                Ok(None) => api.rest.extend_from_slice(&buffer[..kept + count]),
+            Ok(count) => match api::Answer::parse(&buffer[..earlier + count]) {
+                Ok(None) => api.rest.extend_from_slice(&buffer[..earlier + count]),
                 Ok(Some(answer)) if api.busy => {
                     api.busy = false;
                     self.free_apis.push_back(index);
@@ -477,7 +477,7 @@ impl Swarm {
                 Ok(Some(_)) => self.faults.add("an answer to no API request".into()),
                 Err(what) => self.faults.add(format!("API connection {index}: {what}")),
             },
-            Err(error) if error.kind() == ErrorKind::WouldBlock => api.rest.extend_from_slice(&buffer[..kept]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => api.rest.extend_from_slice(&buffer[..earlier]),
             Err(error) => self.faults.add(format!("API connection {index}: {error}")),
         }
         self.read_buffer = buffer;
@@ -494,4 +494,4 @@ const CLIENT: u64 = 1 << 63;
 const READ_BUFFER: usize = 256 << 10;
 /// Below every backlog, so that no SYN is dropped and repeated a second later.
 const CONNECTING_MAX: usize = 128;
-const CONNECT_PATIENCE_NS: u64 = 10_000_000_000;
+const CONNECT_TIMEOUT_NS: u64 = 10_000_000_000;

@@ -88,10 +88,10 @@ pub fn be_first() -> bool {
 pub fn own_table(keep: &[RawFd]) -> io::Result<()> {
     // SAFETY: only this thread's table changes; the harness hands no descriptor to another thread after this.
     check(unsafe { libc::unshare(libc::CLONE_FILES) })?;
-    let mut kept: Vec<u32> = keep.iter().map(|&fd| fd as u32).collect();
-    kept.sort_unstable();
+    let mut spared: Vec<u32> = keep.iter().map(|&fd| fd as u32).collect();
+    spared.sort_unstable();
     let mut first = 3;
-    for last in kept.into_iter().chain([u32::MAX]) {
+    for last in spared.into_iter().chain([u32::MAX]) {
         if first < last {
             // SAFETY: nobody uses these numbers through this table.
             check(unsafe { libc::close_range(first, last - 1, 0) })?;

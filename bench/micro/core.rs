@@ -97,7 +97,7 @@ fn channel_walk_members(bencher: Bencher, members: u32) {
     });
 }
 
-/// A letter to a worker that is busy: no bell.
+/// A value to a worker that is busy: no bell.
 #[divan::bench]
 fn mailbox_hop_busy(bencher: Bencher) {
     let (sender, receiver) = mailbox::<u64>(MESSAGES_MAX).expect("an eventfd");
@@ -107,7 +107,7 @@ fn mailbox_hop_busy(bencher: Bencher) {
     });
 }
 
-/// A letter to a worker that sleeps, and one back to one that has fallen asleep meanwhile: two hops.
+/// A value to a worker that sleeps, and one back to one that has fallen asleep meanwhile: two hops.
 #[divan::bench]
 fn mailbox_hops_asleep_there_and_back(bencher: Bencher) {
     let (to_echo, echo_box) = mailbox::<u64>(MESSAGES_MAX).expect("an eventfd");
@@ -118,7 +118,7 @@ fn mailbox_hops_asleep_there_and_back(bencher: Bencher) {
             loop {
                 match receive(&echo_box, &pollable).await {
                     0 => return,
-                    letter => send(&to_us, letter),
+                    value => send(&to_us, value),
                 }
             }
         });
@@ -139,14 +139,14 @@ fn runtime() -> monoio::Runtime<monoio::IoUringDriver> {
     monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().build().expect("io_uring")
 }
 
-fn send(to: &MailboxSender<u64>, letter: u64) {
-    to.try_send(letter).expect("there is room");
+fn send(to: &MailboxSender<u64>, value: u64) {
+    to.try_send(value).expect("there is room");
 }
 
 async fn receive(from: &MailboxReceiver<u64>, pollable: &rainbow::io::runtime::socket::Pollable) -> u64 {
     loop {
-        if let Some(letter) = from.try_recv() {
-            return letter;
+        if let Some(value) = from.try_recv() {
+            return value;
         }
         from.wait(pollable).await;
     }

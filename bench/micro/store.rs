@@ -1,4 +1,4 @@
-//! The embedded store on the disk below the temporary directory: messages of 200 bytes kept and removed in batches of
+//! The embedded store on the disk below the temporary directory: messages of 200 bytes stored and removed in batches of
 //! one commit each, and a start with many of them waiting.
 
 use divan::Bencher;
@@ -115,7 +115,7 @@ fn keep(bencher: Bencher, batch: u64) {
     });
 }
 
-/// As it goes all day: kept, and removed when the client has it.
+/// As it goes all day: stored, and removed when the client has it.
 #[divan::bench(args = BATCHES)]
 fn keep_and_remove(bencher: Bencher, batch: u64) {
     let mut disk = Disk::new(Durability::Fsync, SESSIONS);

@@ -43,15 +43,23 @@ async function startRainbow(ports) {
 
 // — The story —
 
+let ports, backend, rainbow, ann, bob;
+
 async function story(browser) {
-  const ports = await freePorts("backend", "rainbow");
-  let backend, rainbow, ann, bob;
+  ports = await freePorts("backend", "rainbow");
 
   await step("the servers start", async () => {
     backend = await startBackend(ports);
     rainbow = await startRainbow(ports);
   });
+  await theyMeetAndChat(browser);
+  await theBackendDiesAndReturns();
+  await thePagesLookRight(browser);
+  await theServerRestarts();
+  await step("no page had a fault", async () => check(faults.length === 0, faults.join("\n")));
+}
 
+async function theyMeetAndChat(browser) {
   await step("two people come in and see each other", async () => {
     ann = await Person.enter(browser, ports, "Ann Archer");
     bob = await Person.enter(browser, ports, "Bob", { colorScheme: "dark" });
@@ -94,7 +102,9 @@ async function story(browser) {
     await bob.say("Is <b>markup</b> shown as text? <img src=x onerror=alert(1)>");
     await ann.hears("Is <b>markup</b> shown as text? <img src=x onerror=alert(1)>");
   });
+}
 
+async function theBackendDiesAndReturns() {
   await step("the business server is killed, and nobody loses a connection", async () => {
     const { signal } = await kill(backend, "SIGKILL");
     check(signal === "SIGKILL", `it ended by ${signal}`);
@@ -128,7 +138,9 @@ async function story(browser) {
       await person.hasOnce("One tick only. It must be down now.", "Let us see when this arrives.", "And there it is again.");
     }
   });
+}
 
+async function thePagesLookRight(browser) {
   await step("the pages look as they should", async () => {
     await ann.shoot("chat-light");
     await bob.shoot("chat-dark");
@@ -164,7 +176,9 @@ async function story(browser) {
       await context.close();
     }
   });
+}
 
+async function theServerRestarts() {
   await step("the server is stopped and started, and everyone comes back by themselves", async () => {
     const { code, signal } = await kill(rainbow, "SIGTERM");
     check(code === 0, `rainbow-server ended with ${code ?? signal}\n${rainbow.said}`);
@@ -182,8 +196,6 @@ async function story(browser) {
     await ann.hears("Welcome back");
     await ann.hasOnce("Welcome back", "Said without a connection");
   });
-
-  await step("no page had a fault", async () => check(faults.length === 0, faults.join("\n")));
 }
 
 await play(story);

@@ -75,20 +75,29 @@ async function hasEachOnce(person, texts) {
   for (const text of texts) check((await line(person, text).count()) === 1, `${person.name} has "${text}" ${await line(person, text).count()} times`);
 }
 
+let commands, reader, opens, ann, bob;
+
 async function story(browser) {
   const ports = await freePorts("rainbow", "page");
   const [start, hello, away, again] = blocks();
-  const reader = new Reader(ports);
+  commands = { start, hello, away, again };
+  reader = new Reader(ports);
   const context = await browser.newContext({ viewport: { width: 1180, height: 760 }, colorScheme: "light" });
-  const opens = async (name) => {
+  opens = async (name) => {
     const person = await Person.open(context, name, reader.url(name));
     await person.isState("open");
     return person;
   };
-  let ann, bob;
 
+  await theDemoIsTried();
+  await messagesWaitForBoth();
+  await windowsAndCrashes();
+  await step("no page had a fault", async () => check(faults.length === 0, faults.join("\n")));
+}
+
+async function theDemoIsTried() {
   await step("the demo starts, and two windows talk", async () => {
-    await reader.types(start);
+    await reader.types(commands.start);
     await reader.demoAnswers();
     [ann, bob] = [await opens("Ann"), await opens("Bob")];
     await ann.sees("Ann", "Bob");
@@ -97,17 +106,19 @@ async function story(browser) {
   });
 
   await step("a shell speaks to the room", async () => {
-    const [answer] = answersIn(await reader.types(hello));
+    const [answer] = answersIn(await reader.types(commands.hello));
     check(answer?.status === 0 && answer.connections === 2, `curl heard ${JSON.stringify(answer)}`);
     for (const person of [ann, bob]) await hasEachOnce(person, ["hello from a shell"]);
   });
+}
 
+async function messagesWaitForBoth() {
   await step("the windows are closed, three messages are sent, the server is killed and started", async () => {
     for (const person of [ann, bob]) await person.page.close();
-    const heard = answersIn(await reader.types(away));
+    const heard = answersIn(await reader.types(commands.away));
     check(heard.length === 3, `curl heard ${JSON.stringify(heard)}`);
     for (const answer of heard) check(answer.status === 0 && answer.stored === 2, `curl heard ${JSON.stringify(answer)}`);
-    await reader.types(again);
+    await reader.types(commands.again);
     await reader.demoAnswers();
   });
 
@@ -131,7 +142,9 @@ async function story(browser) {
     await bob.page.locator(".note.waited", { hasText: "3 waited for you" }).waitFor();
     await hasEachOnce(bob, TEXTS);
   });
+}
 
+async function windowsAndCrashes() {
   await step("a second window of the same person takes over, and gives back", async () => {
     const other = await opens("Ann");
     await ann.page.locator("#banner", { hasText: "another window" }).waitFor();
@@ -152,14 +165,12 @@ async function story(browser) {
     await ann.isState("waiting");
     await ann.say("Said to nobody", 2);
     await ann.isMine("Said to nobody", "waiting");
-    await reader.types(again.replace(/^kill.*\n/, ""));
+    await reader.types(commands.again.replace(/^kill.*\n/, ""));
     await reader.demoAnswers();
     await hasEachOnce(bob, ["Said to nobody"]);
     await ann.isMine("Said to nobody", "acknowledged");
     await hasEachOnce(ann, ["Said to nobody"]);
   });
-
-  await step("no page had a fault", async () => check(faults.length === 0, faults.join("\n")));
 }
 
 await play(story);

@@ -1,9 +1,9 @@
 //! `rainbow-server audit` as its user runs it: clean against an honest server, and not blind.
 
+use crate::deployment::Dir;
 use crate::harness::ports::free_port;
 use crate::harness::process::{Outcome, Process};
 use crate::harness::{Setup, TOKEN};
-use crate::home::Dir;
 use rainbow::audit::hooks;
 use serde_json::Value;
 use std::net::SocketAddr;

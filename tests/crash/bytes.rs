@@ -1,11 +1,11 @@
-//! The line is cut after every byte of an exchange, in both directions, and resumed: each message is delivered once.
+//! The connection is cut after every byte of an exchange, in both directions, and resumed: each message is delivered once.
 //!
 //! One case per exchange (up or down, QoS 1 or 2), direction of the bytes, and number of bytes that get through. The
 //! client remembers what a durable client remembers: its unfinished SEND or REL, and the ids that it has received.
 
+use crate::deployment::{Deployment, look, send};
 use crate::harness::client::{BINARY, frame_bytes};
-use crate::harness::{Command, PATIENCE, Packet, Reply, Server, eventually};
-use crate::home::{Home, look, send};
+use crate::harness::{Command, Packet, Reply, Server, TIMEOUT, eventually};
 use rainbow::audit::{Connection, Frame};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -31,46 +31,46 @@ struct Memory {
     delivered: Vec<Vec<u8>>,
 }
 
-/// A line that ends after so many bytes of one side.
-struct CutLine {
-    line: Connection,
+/// A connection that ends after so many bytes of one side.
+struct CutConnection {
+    connection: Connection,
     side: Side,
     left: usize,
 }
 
-impl CutLine {
-    /// An error once the line is cut.
-    fn say(&mut self, packet: &Packet) -> io::Result<()> {
+impl CutConnection {
+    /// An error once the connection is cut.
+    fn send(&mut self, packet: &Packet) -> io::Result<()> {
         let bytes = frame_bytes(true, BINARY, &packet.bytes());
         if self.side == Side::Read || bytes.len() < self.left {
             self.left -= if self.side == Side::Written { bytes.len() } else { 0 };
-            return self.line.write(&bytes);
+            return self.connection.write(&bytes);
         }
-        self.line.write(&bytes[..self.left])?;
+        self.connection.write(&bytes[..self.left])?;
         // The server is to have every one of these bytes, and no more.
-        self.line.end_writing();
-        while self.line.read(PATIENCE)? {}
-        panic!("the server keeps a line whose client has hung up");
+        self.connection.end_writing();
+        while self.connection.read(TIMEOUT)? {}
+        panic!("the server keeps a connection whose client has hung up");
     }
 
-    fn hear(&mut self, patience: Duration) -> io::Result<Option<Packet>> {
-        let deadline = Instant::now() + patience;
+    fn receive(&mut self, timeout: Duration) -> io::Result<Option<Packet>> {
+        let deadline = Instant::now() + timeout;
         loop {
-            if let Some(Frame::Binary(range)) = self.line.next_frame()? {
-                return Ok(Some(Packet::parse(self.line.payload(&range))));
+            if let Some(Frame::Binary(range)) = self.connection.next_frame()? {
+                return Ok(Some(Packet::parse(self.connection.payload(&range))));
             }
-            let known = self.line.unused();
+            let known = self.connection.unused();
             let left = deadline.saturating_duration_since(Instant::now());
             if self.side == Side::Read && self.left == 0 {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            if left.is_zero() || !self.line.read(left)? {
+            if left.is_zero() || !self.connection.read(left)? {
                 return Ok(None);
             }
             if self.side == Side::Read {
-                let new = self.line.unused() - known;
+                let new = self.connection.unused() - known;
                 let cut = new.saturating_sub(self.left);
-                self.line.forget_last(cut);
+                self.connection.forget_last(cut);
                 self.left -= new - cut;
             }
         }
@@ -78,7 +78,7 @@ impl CutLine {
 }
 
 impl Memory {
-    fn handle(&mut self, packet: &Packet, line: &mut CutLine) -> io::Result<()> {
+    fn handle(&mut self, packet: &Packet, connection: &mut CutConnection) -> io::Result<()> {
         match packet.command {
             Command::Send => {
                 if !self.received.contains(&packet.id) {
@@ -86,11 +86,11 @@ impl Memory {
                     self.delivered.push(packet.body.clone());
                 }
                 let answer = if packet.qos == 1 { Command::Ack } else { Command::Rec };
-                line.say(&Packet::answer(answer, packet.id, ""))
+                connection.send(&Packet::answer(answer, packet.id, ""))
             }
             Command::Rel => {
                 self.received.retain(|id| *id != packet.id);
-                line.say(&Packet::answer(Command::Com, packet.id, ""))
+                connection.send(&Packet::answer(Command::Com, packet.id, ""))
             }
             Command::Ack => {
                 self.answers.push(packet.body.clone());
@@ -101,7 +101,7 @@ impl Memory {
                 self.answers.push(packet.body.clone());
                 let rel = Packet::answer(Command::Rel, packet.id, "");
                 self.unanswered = Some(rel.clone());
-                line.say(&rel)
+                connection.send(&rel)
             }
             Command::Com => {
                 self.unanswered = None;
@@ -112,62 +112,62 @@ impl Memory {
 }
 
 /// Numbers its answers, the same one to the same key, as a business server does that wants each message once.
-fn home_of_bytes(what: &str) -> Home {
-    let home = Home::new(what);
+fn answers_by_key(what: &str) -> Deployment {
+    let deployment = Deployment::new(what);
     let known: Mutex<HashMap<String, usize>> = Mutex::default();
-    home.backend.on_message(move |request| {
+    deployment.backend.on_message(move |request| {
         let key = request.header("idempotency-key").expect("every message has its key").to_owned();
         let mut known = known.lock().unwrap();
         let next = known.len();
         Reply::ok(format!("answer {}", known.entry(key).or_insert(next)))
     });
-    home
+    deployment
 }
 
-fn open(server: &Server, session: &str, side: Side, left: usize) -> CutLine {
-    let (line, greeting) = Connection::open(server.addr(), session, true).expect("let in");
+fn open(server: &Server, session: &str, side: Side, left: usize) -> CutConnection {
+    let (connection, greeting) = Connection::open(server.addr(), session, true).expect("let in");
     assert_eq!(greeting.session.as_deref(), Some(session));
-    CutLine { line, side, left }
+    CutConnection { connection, side, left }
 }
 
 /// Bytes until the exchange is over without a cut.
 const ALL: usize = usize::MAX;
 
 /// Runs a client's message with a cut after `bytes`; true when that cut anything.
-fn up(home: &Home, server: &Server, qos: u8, side: Side, bytes: usize) -> bool {
+fn up(deployment: &Deployment, server: &Server, qos: u8, side: Side, bytes: usize) -> bool {
     let session = format!("up-{qos}-{side:?}-{bytes}");
     let body = format!("{session} says");
     let mut memory = Memory::default();
-    let mut line = open(server, &session, side, bytes);
+    let mut connection = open(server, &session, side, bytes);
     let message = Packet::send(qos, 5, 1, &body);
     memory.unanswered = Some(message.clone());
-    let cut = converse(&mut memory, &mut line, Some(message)).is_err();
-    drop(line);
+    let cut = converse(&mut memory, &mut connection, Some(message)).is_err();
+    drop(connection);
     if cut {
-        let mut line = open(server, &session, Side::Read, ALL);
-        let again = memory.unanswered.clone().map(Packet::again);
-        converse(&mut memory, &mut line, again).expect("nothing cuts this line");
+        let mut connection = open(server, &session, Side::Read, ALL);
+        let repeat = memory.unanswered.clone().map(Packet::with_dup);
+        converse(&mut memory, &mut connection, repeat).expect("nothing cuts this connection");
     }
-    let of_mine: Vec<_> = home.backend.messages().into_iter().filter(|request| request.text() == body).collect();
+    let of_mine: Vec<_> = deployment.backend.messages().into_iter().filter(|request| request.text() == body).collect();
     let keys: HashSet<_> = of_mine.iter().map(|request| request.header("idempotency-key")).collect();
     assert_eq!(keys.len(), 1, "{session}: forwarded as {keys:?}");
-    // Of QoS 1 an answer may be forgotten with its line; then the same key lets the business server know the repeat.
+    // Of QoS 1 an answer may be forgotten with its connection; then the same key lets the business server know the repeat.
     assert!(qos == 1 || of_mine.len() == 1, "{session}: forwarded {} times", of_mine.len());
     assert!(!memory.answers.is_empty(), "{session}: no answer");
     assert!(memory.answers.iter().all(|answer| *answer == memory.answers[0]), "{session}: {:?}", memory.answers);
     cut
 }
 
-/// Says `first` and goes on until nothing is unanswered.
-fn converse(memory: &mut Memory, line: &mut CutLine, first: Option<Packet>) -> io::Result<()> {
+/// Sends `first` and goes on until nothing is unanswered.
+fn converse(memory: &mut Memory, connection: &mut CutConnection, first: Option<Packet>) -> io::Result<()> {
     if let Some(first) = first {
-        line.say(&first)?;
+        connection.send(&first)?;
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while memory.unanswered.is_some() {
         assert!(Instant::now() < deadline, "no answer: {memory:?}");
-        if let Some(packet) = line.hear(PATIENCE)? {
-            memory.handle(&packet, line)?;
+        if let Some(packet) = connection.receive(TIMEOUT)? {
+            memory.handle(&packet, connection)?;
         }
     }
     Ok(())
@@ -178,39 +178,45 @@ fn down(server: &Server, qos: u8, side: Side, bytes: usize) -> bool {
     let session = format!("down-{qos}-{side:?}-{bytes}");
     let body = format!("to {session}");
     let mut memory = Memory::default();
-    let mut line = open(server, &session, side, bytes);
+    let mut connection = open(server, &session, side, bytes);
     let call = std::thread::spawn({
         let (to, session, body) = (server.addr(), session.clone(), body.clone());
         move || send(to, &session, &[("qos", &qos.to_string())], &body)
     });
-    let cut = listen(server, &session, qos, &mut memory, &mut line).is_err();
-    drop(line);
+    let cut = listen(server, &session, qos, &mut memory, &mut connection).is_err();
+    drop(connection);
     if cut {
-        let mut line = open(server, &session, Side::Read, ALL);
+        let mut connection = open(server, &session, Side::Read, ALL);
         for id in memory.received.iter().filter(|_| qos == 2) {
-            line.say(&Packet::answer(Command::Rec, *id, "")).expect("nothing cuts this line");
+            connection.send(&Packet::answer(Command::Rec, *id, "")).expect("nothing cuts this connection");
         }
-        listen(server, &session, qos, &mut memory, &mut line).expect("nothing cuts this line");
+        listen(server, &session, qos, &mut memory, &mut connection).expect("nothing cuts this connection");
     }
     let answer = call.join().expect("the call is answered");
     let promised = answer["connections"].as_u64().unwrap_or(0) + answer["stored"].as_u64().unwrap_or(0);
     assert_eq!((&answer["status"], promised), (&serde_json::json!(0), 1), "{session}: {answer}");
     assert_eq!(memory.delivered, [body.as_bytes()], "{session}");
-    // Whoever comes back finds no message left; a REL may be, where COM was the last word on its line.
-    let mut line = open(server, &session, Side::Read, ALL);
-    while let Some(rest) = line.hear(Duration::from_millis(20)).expect("nothing cuts this line") {
-        assert_eq!(rest.command, Command::Rel, "{session}: {rest:?} said again");
+    // Whoever comes back finds no message left; a REL may be, where COM was the last word on its connection.
+    let mut connection = open(server, &session, Side::Read, ALL);
+    while let Some(rest) = connection.receive(Duration::from_millis(20)).expect("nothing cuts this connection") {
+        assert_eq!(rest.command, Command::Rel, "{session}: {rest:?} sent again");
     }
     cut
 }
 
 /// Answers what comes until the message has come and nothing of it is left at the server.
-fn listen(server: &Server, session: &str, qos: u8, memory: &mut Memory, line: &mut CutLine) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+fn listen(
+    server: &Server,
+    session: &str,
+    qos: u8,
+    memory: &mut Memory,
+    connection: &mut CutConnection,
+) -> io::Result<()> {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         assert!(Instant::now() < deadline, "{session} still has something waiting: {memory:?}");
-        match line.hear(Duration::from_millis(20))? {
-            Some(packet) => memory.handle(&packet, line)?,
+        match connection.receive(Duration::from_millis(20))? {
+            Some(packet) => memory.handle(&packet, connection)?,
             None if memory.delivered.is_empty() || qos == 2 && !memory.received.is_empty() => {}
             None if look(server.addr(), session)["waiting"] == 0 => return Ok(()),
             None => {}
@@ -220,10 +226,10 @@ fn listen(server: &Server, session: &str, qos: u8, memory: &mut Memory, line: &m
 
 #[test]
 fn a_clients_message_survives_a_cut_after_every_byte() {
-    let home = home_of_bytes("bytes-up");
-    let server = home.start();
+    let deployment = answers_by_key("bytes-up");
+    let server = deployment.start();
     for (qos, side) in [(1, Side::Written), (1, Side::Read), (2, Side::Written), (2, Side::Read)] {
-        let cuts = (0..).take_while(|bytes| up(&home, &server, qos, side, *bytes)).count();
+        let cuts = (0..).take_while(|bytes| up(&deployment, &server, qos, side, *bytes)).count();
         // The packet's own bytes alone are more than these.
         assert!(cuts > 10, "QoS {qos}: only {cuts} places to cut what is {side:?}");
     }
@@ -231,8 +237,8 @@ fn a_clients_message_survives_a_cut_after_every_byte() {
 
 #[test]
 fn a_message_to_a_client_survives_a_cut_after_every_byte() {
-    let home = home_of_bytes("bytes-down");
-    let server = home.start();
+    let deployment = answers_by_key("bytes-down");
+    let server = deployment.start();
     for (qos, side) in [(1, Side::Written), (1, Side::Read), (2, Side::Written), (2, Side::Read)] {
         let cuts = (0..).take_while(|bytes| down(&server, qos, side, *bytes)).count();
         assert!(cuts >= 9, "QoS {qos}: only {cuts} places to cut what is {side:?}");

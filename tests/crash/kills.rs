@@ -1,8 +1,8 @@
 //! `kill -9` of the real process while messages of both kinds go both ways, judged by the audit's ledger.
 
+use crate::deployment::Dir;
 use crate::harness::TOKEN;
 use crate::harness::ports::free_port;
-use crate::home::Dir;
 use rainbow::audit::{Options, Plan, Report, Way, hooks, run};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;

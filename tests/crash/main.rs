@@ -1,4 +1,4 @@
-//! What survives a crash: the real process killed again and again, the line cut at every byte, and the bugs that other
+//! What survives a crash: the real process killed again and again, the connection cut at every byte, and the bugs that other
 //! brokers had. The store is SQLite; `thousand.sh` beside this file runs the first of them for a thousand kills.
 
 #[allow(dead_code, unused_imports, reason = "shared with tests/it, which uses all of it")]
@@ -7,6 +7,6 @@ mod harness;
 
 mod audit;
 mod bytes;
-mod home;
+mod deployment;
 mod kills;
 mod promises;

@@ -1,15 +1,15 @@
 //! The bugs of other brokers, each by its name: what they did wrong is done right here, over the wire.
 
+use crate::deployment::{Deployment, await_absence, come_so_far, open, send};
 use crate::harness::client::{BINARY, frame_bytes};
 use crate::harness::{Command, Packet, Reply, Server};
-use crate::home::{Home, await_absence, come_so_far, open, send};
 use serde_json::json;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Answers every request with another number, so that an answer shows which forward it came of.
-fn counting(home: &Home) {
-    let asked = AtomicU32::new(0);
-    home.backend.on_message(move |_| Reply::ok(format!("answer {}", asked.fetch_add(1, Ordering::SeqCst))));
+fn counting(deployment: &Deployment) {
+    let forwarded = AtomicU32::new(0);
+    deployment.backend.on_message(move |_| Reply::ok(format!("answer {}", forwarded.fetch_add(1, Ordering::SeqCst))));
 }
 
 fn stored(server: &Server, session: &str, qos: &str, bodies: &[&str]) {
@@ -29,34 +29,34 @@ fn ids(packets: &[Packet]) -> Vec<u16> {
 
 #[test]
 fn a_qos_2_repeat_before_rel_gets_the_same_rec_and_one_forward() {
-    let home = Home::new("repeat");
-    counting(&home);
-    let server = home.start();
+    let deployment = Deployment::new("repeat");
+    counting(&deployment);
+    let server = deployment.start();
     let message = Packet::send(2, 1, 7, "pay");
     let (mut client, resumed) = open(&server, "payer");
     assert!(!resumed);
     client.packet(&message);
     for _ in 0..5 {
         assert_eq!(client.expect(Command::Rec, 7).text(), "answer 0");
-        client.packet(&message.clone().again());
+        client.packet(&message.clone().with_dup());
     }
     client.expect(Command::Rec, 7);
     client.cut();
     let (mut client, resumed) = open(&server, "payer");
     assert!(resumed);
     for _ in 0..5 {
-        client.packet(&message.clone().again());
+        client.packet(&message.clone().with_dup());
         assert_eq!(client.expect(Command::Rec, 7).text(), "answer 0");
     }
     client.answer(Command::Rel, 7, "");
     client.expect(Command::Com, 7);
-    assert_eq!(home.backend.messages().len(), 1);
+    assert_eq!(deployment.backend.messages().len(), 1);
 }
 
 #[test]
 fn a_first_copy_cut_in_mid_packet_then_repeated_with_dup_is_delivered() {
-    let home = Home::new("mid-packet");
-    let server = home.start();
+    let deployment = Deployment::new("mid-packet");
+    let server = deployment.start();
     for qos in [1, 2] {
         let session = format!("cut-{qos}");
         let message = Packet::send(qos, 1, 1, "whole");
@@ -67,17 +67,17 @@ fn a_first_copy_cut_in_mid_packet_then_repeated_with_dup_is_delivered() {
         client.expect_end();
         let (mut client, resumed) = open(&server, &session);
         assert!(resumed);
-        client.packet(&message.again());
+        client.packet(&message.with_dup());
         let answer = if qos == 1 { Command::Ack } else { Command::Rec };
         assert_eq!(client.expect(answer, 1).text(), "re:whole");
     }
-    assert_eq!(home.backend.messages().len(), 2);
+    assert_eq!(deployment.backend.messages().len(), 2);
 }
 
 #[test]
 fn equal_ids_in_both_directions_stay_apart() {
-    let home = Home::new("equal-ids");
-    let server = home.start();
+    let deployment = Deployment::new("equal-ids");
+    let server = deployment.start();
     let (client, _) = open(&server, "both");
     client.cut();
     await_absence(&server, "both");
@@ -94,7 +94,7 @@ fn equal_ids_in_both_directions_stay_apart() {
     client.expect(Command::Com, id);
     client.answer(Command::Com, id, "");
     assert_eq!(come_so_far(&mut client), []);
-    assert_eq!((down.text().as_str(), home.backend.messages().len()), ("down", 1));
+    assert_eq!((down.text().as_str(), deployment.backend.messages().len()), ("down", 1));
     client.leave();
     let (mut client, _) = open(&server, "both");
     assert_eq!(come_so_far(&mut client), []);
@@ -102,8 +102,8 @@ fn equal_ids_in_both_directions_stay_apart() {
 
 #[test]
 fn ids_after_resume_do_not_collide_with_restored_ones() {
-    let home = Home::new("ids");
-    let mut server = home.start();
+    let deployment = Deployment::new("ids");
+    let mut server = deployment.start();
     let (client, _) = open(&server, "ids");
     client.cut();
     await_absence(&server, "ids");
@@ -114,10 +114,10 @@ fn ids_after_resume_do_not_collide_with_restored_ones() {
     client.answer(Command::Rec, before[0].id, "");
     client.expect(Command::Rel, before[0].id);
     server.process.kill();
-    let server = home.start();
+    let server = deployment.start();
     let (mut client, resumed) = open(&server, "ids");
     assert!(resumed);
-    assert_eq!(client.next_packet().again(), Packet::answer(Command::Rel, before[0].id, "").again());
+    assert_eq!(client.next_packet().with_dup(), Packet::answer(Command::Rel, before[0].id, "").with_dup());
     let after: Vec<Packet> = (0..2).map(|_| client.expect_send()).collect();
     assert_eq!((ids(&after), bodies(&after)), (ids(&before[1..]), bodies(&before[1..])));
     assert!(after.iter().all(|packet| packet.dup), "what may have come once comes with DUP");
@@ -133,8 +133,8 @@ fn ids_after_resume_do_not_collide_with_restored_ones() {
 
 #[test]
 fn what_was_in_flight_comes_again_with_dup() {
-    let home = Home::new("dup");
-    let server = home.start();
+    let deployment = Deployment::new("dup");
+    let server = deployment.start();
     let (client, _) = open(&server, "dup");
     client.cut();
     await_absence(&server, "dup");
@@ -144,24 +144,24 @@ fn what_was_in_flight_comes_again_with_dup() {
     assert!(!first.dup, "it never came before");
     client.cut();
     let (mut client, _) = open(&server, "dup");
-    assert_eq!(client.expect_send(), first.again());
+    assert_eq!(client.expect_send(), first.with_dup());
 }
 
 #[test]
 fn the_resume_burst_respects_a_smaller_window() {
-    let home = Home::new("window");
-    let mut server = home.start();
+    let deployment = Deployment::new("window");
+    let mut server = deployment.start();
     let (client, _) = open(&server, "narrow");
     client.cut();
     await_absence(&server, "narrow");
     let all = ["0", "1", "2", "3", "4", "5", "6", "7"];
     stored(&server, "narrow", "1", &all);
-    // Five were under way when the line was lost, in the window of that time.
+    // Five were under way when the connection was lost, in the window of that time.
     let (mut client, _) = open(&server, "narrow");
     let seen: Vec<Packet> = (0..5).map(|_| client.expect_send()).collect();
     assert_eq!(bodies(&seen), all[..5]);
     server.process.kill();
-    let server = home.setup().set("inflight_window", "2").start();
+    let server = deployment.setup().set("inflight_window", "2").start();
     let (mut client, _) = open(&server, "narrow");
     let mut in_flight: Vec<Packet> = (0..2).map(|_| client.expect_send()).collect();
     assert_eq!(come_so_far(&mut client), [], "more than the window");
@@ -180,8 +180,8 @@ fn the_resume_burst_respects_a_smaller_window() {
 
 #[test]
 fn a_full_queue_refuses_before_it_acknowledges() {
-    let home = Home::new("full");
-    let server = home.setup().set("store.session_messages_max", "3").start();
+    let deployment = Deployment::new("full");
+    let server = deployment.setup().set("store.session_messages_max", "3").start();
     let (client, _) = open(&server, "full");
     client.cut();
     await_absence(&server, "full");
@@ -199,49 +199,49 @@ fn a_full_queue_refuses_before_it_acknowledges() {
 
 #[test]
 fn acknowledgements_themselves_are_stored() {
-    let home = Home::new("acknowledgements");
-    counting(&home);
-    let mut server = home.start();
+    let deployment = Deployment::new("acknowledgements");
+    counting(&deployment);
+    let mut server = deployment.start();
     let message = Packet::send(2, 1, 1, "pay");
     let (mut client, _) = open(&server, "payer");
     client.packet(&message);
     assert_eq!(client.expect(Command::Rec, 1).text(), "answer 0");
     server.process.kill();
-    let mut server = home.start();
+    let mut server = deployment.start();
     let (mut client, resumed) = open(&server, "payer");
     assert!(resumed, "what was acknowledged to a session is kept with it");
-    client.packet(&message.clone().again());
+    client.packet(&message.clone().with_dup());
     assert_eq!(client.expect(Command::Rec, 1).text(), "answer 0");
     server.process.kill();
-    let server = home.start();
+    let server = deployment.start();
     let (mut client, _) = open(&server, "payer");
-    client.packet(&message.again());
+    client.packet(&message.with_dup());
     assert_eq!(client.expect(Command::Rec, 1).text(), "answer 0");
     client.answer(Command::Rel, 1, "");
     client.expect(Command::Com, 1);
-    assert_eq!(home.backend.messages().len(), 1, "forwarded once, whatever died in between");
+    assert_eq!(deployment.backend.messages().len(), 1, "forwarded once, whatever died in between");
 }
 
 #[test]
 fn a_repeat_keeps_its_number_when_new_messages_follow_a_crash() {
-    let home = Home::new("number");
-    counting(&home);
-    let mut server = home.start();
+    let deployment = Deployment::new("number");
+    counting(&deployment);
+    let mut server = deployment.start();
     let message = Packet::send(2, 1, 1, "pay");
     let (mut client, _) = open(&server, "payer");
     client.packet(&message);
     client.expect(Command::Rec, 1);
     server.process.kill();
-    let server = home.start();
+    let server = deployment.start();
     // The client has not seen that REC, nor does it see this one.
     let (mut client, _) = open(&server, "payer");
-    client.packet(&message.clone().again());
+    client.packet(&message.clone().with_dup());
     client.expect(Command::Rec, 1);
     client.send(2, 1, 2, "more");
     client.expect(Command::Rec, 2);
     client.cut();
     let (mut client, _) = open(&server, "payer");
-    client.packet(&message.again());
+    client.packet(&message.with_dup());
     assert_eq!(client.expect(Command::Rec, 1).text(), "answer 0");
-    assert_eq!(home.backend.messages().len(), 2);
+    assert_eq!(deployment.backend.messages().len(), 2);
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::call::{call_get, send_later, signed_target, subscribe};
 use crate::harness::http::{self, Wire};
 use crate::harness::ports::free_port;
-use crate::harness::{Backend, Client, Command, PATIENCE, Server, Setup, call, eventually, send};
+use crate::harness::{Backend, Client, Command, Server, Setup, TIMEOUT, call, eventually, send};
 
 /// The spellings that the issue leaves open.
 mod names {
@@ -317,14 +317,14 @@ fn a_body_over_its_limit_is_refused_and_not_read() {
     let target = signed_target("/send/", &[("channel", "a")]);
     let mut wire = Wire::connect(server.addr());
     wire.write(format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n").as_bytes());
-    let answer = wire.response(Instant::now() + PATIENCE).expect("answered before the body has come");
+    let answer = wire.response(Instant::now() + TIMEOUT).expect("answered before the body has come");
     assert!(answer.is_refusal(), "{}", answer.status);
     // Chunked: the limit holds although no length was named.
     let target = signed_target("/send/", &[("channel", "a")]);
     let mut wire = Wire::connect(server.addr());
     wire.write(format!("POST {target} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n").as_bytes());
     wire.write(&vec![b'x'; 2000]);
-    let answer = wire.response(Instant::now() + PATIENCE).expect("answered");
+    let answer = wire.response(Instant::now() + TIMEOUT).expect("answered");
     assert!(answer.is_refusal(), "{}", answer.status);
     server.assert_alive();
 }
@@ -340,7 +340,7 @@ fn a_chunked_call_is_understood() {
     for byte in [head.as_bytes(), b"5\r\nhello\r\n7;ext=1\r\n, world\r\n0\r\n\r\n"].concat() {
         wire.write(&[byte]);
     }
-    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").outcome(), 0);
+    assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("answered").outcome(), 0);
     assert_eq!(client.expect_send().text(), "hello, world");
 }
 
@@ -356,7 +356,7 @@ fn calls_on_one_connection_are_answered_in_turn() {
     // All at once: an HTTP/1.1 caller may pipeline.
     wire.write(requests.as_bytes());
     for _ in 0..5 {
-        assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").outcome(), 0);
+        assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("answered").outcome(), 0);
     }
 }
 
@@ -370,7 +370,7 @@ fn an_expectation_is_met() {
     wire.write(head.as_bytes());
     wire.write(b"hi");
     let response = loop {
-        let response = wire.response(Instant::now() + PATIENCE).expect("answered");
+        let response = wire.response(Instant::now() + TIMEOUT).expect("answered");
         if response.status != 100 {
             break response;
         }

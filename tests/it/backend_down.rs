@@ -17,9 +17,10 @@ fn stubborn(backend: &Backend) -> Setup {
 /// Fails so often, then answers `done`.
 fn failing(times: u32, failure: impl Fn() -> Reply + Send + Sync + 'static) -> Backend {
     let backend = Backend::start();
-    let asked = AtomicU32::new(0);
-    backend
-        .on_message(move |_| if asked.fetch_add(1, Ordering::SeqCst) < times { failure() } else { Reply::ok("done") });
+    let forwarded = AtomicU32::new(0);
+    backend.on_message(
+        move |_| if forwarded.fetch_add(1, Ordering::SeqCst) < times { failure() } else { Reply::ok("done") },
+    );
     backend
 }
 
@@ -141,7 +142,7 @@ fn a_clients_repeats_are_absorbed_while_the_backend_is_away() {
     backend.stop();
     client.send(2, 1, 1, "once");
     for _ in 0..10 {
-        client.packet(&Packet::send(2, 1, 1, "once").again());
+        client.packet(&Packet::send(2, 1, 1, "once").with_dup());
         client.assert_open();
     }
     backend.restart();
@@ -182,7 +183,7 @@ fn after_its_deadline_a_message_is_left_to_the_clients_repeats() {
     backend.restart();
     assert_eq!(client.packet_within(Duration::from_millis(700)), None, "it was given up");
     assert_eq!(backend.messages().len(), 0);
-    client.packet(&message.again());
+    client.packet(&message.with_dup());
     assert_eq!(client.expect(Command::Ack, 1).text(), "re:patience");
 }
 
@@ -266,7 +267,7 @@ fn a_close_is_told_when_the_backend_returns() {
 }
 
 #[test]
-fn the_line_of_one_client_is_bounded_and_the_client_only_waits() {
+fn the_forward_queue_of_one_client_is_bounded_and_the_client_only_waits() {
     let mut backend = Backend::start();
     let mut server = stubborn(&backend).set("forward_queue", "8").start();
     let mut client = Client::open(server.addr(), "phone");

@@ -91,7 +91,7 @@ fn a_2014_client_lives_through_all_of_its_day() {
     client.send(0, 1, 0, "0");
     let first = id();
     client.send(2, 1, first, "1");
-    client.packet(&Packet::send(2, 1, first, "1").again());
+    client.packet(&Packet::send(2, 1, first, "1").with_dup());
     assert_eq!(client.expect(Command::Rec, first).text(), r#"{"echo": 1}"#);
     client.answer(Command::Rel, first, "");
     while client.next_packet().command != Command::Com {}

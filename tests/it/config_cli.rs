@@ -4,7 +4,7 @@ use crate::harness::call::{call_get, signed_query};
 use crate::harness::client::{BINARY, TEXT};
 use crate::harness::http;
 use crate::harness::ports::free_port;
-use crate::harness::{Backend, Client, Command, PATIENCE, Reply, Server, Setup, TOKEN, Upgrade, call, eventually};
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, TOKEN, Upgrade, call, eventually};
 
 /// Refused, and the message has all these parts.
 fn assert_refused(setup: Setup, parts: &[&str]) {
@@ -134,7 +134,7 @@ fn the_port_of_the_file_is_listened_on() {
 fn without_a_file_it_starts_and_says_what_to_do_next() {
     let server = Setup::new().no_file().start();
     let port = server.port().to_string();
-    server.process.log.wait_for("the port", PATIENCE, |line| line.contains(&port));
+    server.process.log.wait_for("the port", TIMEOUT, |line| line.contains(&port));
     assert_answers(&server);
     let text = server.log();
     assert!(text.contains("-f") || text.contains("demo") || text.contains("config"), "what to try next:\n{text}");
@@ -189,7 +189,7 @@ fn the_2014_file_names_its_port() {
 #[test]
 fn what_is_printed_without_a_file_works_as_printed() {
     let server = Setup::new().no_file().start();
-    let line = server.process.log.wait_for("a call to try", PATIENCE, |line| line.contains("/send/"));
+    let line = server.process.log.wait_for("a call to try", TIMEOUT, |line| line.contains("/send/"));
     let url = line.split(['\'', '"', ' ']).find(|word| word.starts_with("http://")).expect("a URL");
     let target = &url[url.find("/send/").expect("the path")..];
     let answer = http::request(server.addr(), "POST", target, &[], b"hello");
@@ -203,7 +203,7 @@ fn echo_sends_back_text_and_binary_on_any_path() {
         let mut client = Upgrade::bare().path(path).open(server.addr());
         for (opcode, payload) in [(TEXT, "grüße".as_bytes()), (BINARY, &[0, 255, 7]), (BINARY, b""), (TEXT, b"")] {
             client.frame(true, opcode, payload);
-            let frame = client.next_frame(PATIENCE).expect("an echo");
+            let frame = client.next_frame(TIMEOUT).expect("an echo");
             assert_eq!((frame.fin, frame.opcode, &frame.payload[..]), (true, opcode, payload));
         }
         client.close(1000, "");
@@ -218,7 +218,7 @@ fn the_demo_prints_a_url_and_serves_its_page_there() {
         let words = text.split_whitespace().filter(|word| word.starts_with("http://"));
         words.map(|word| word.trim_end_matches(['.', ',']).to_owned()).collect()
     };
-    server.process.log.wait_for("a URL", PATIENCE, |line| !urls(line).is_empty());
+    server.process.log.wait_for("a URL", TIMEOUT, |line| !urls(line).is_empty());
     let printed = urls(&server.log());
     let (host, path) = printed[0]["http://".len()..].split_once('/').unwrap_or((&printed[0]["http://".len()..], ""));
     let at = host.replace("localhost", "127.0.0.1").parse().expect("an address with its port");
@@ -263,9 +263,9 @@ fn a_reload_changes_what_is_logged() {
     let server = Setup::of(&backend).start();
     server.rewrite(&Setup::of(&backend).text("log", "debug").contents());
     server.process.signal("HUP");
-    server.process.log.wait_for("the reload", PATIENCE, |line| line.contains("configuration reread"));
+    server.process.log.wait_for("the reload", TIMEOUT, |line| line.contains("configuration reread"));
     let _client = Client::open(server.addr(), "phone");
-    server.process.log.wait_for("a line of one connection's life", PATIENCE, |line| line.contains("DEBUG"));
+    server.process.log.wait_for("a line of one connection's life", TIMEOUT, |line| line.contains("DEBUG"));
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_reload_with_an_error_changes_nothing() {
     let mut client = Client::open(server.addr(), "phone");
     server.rewrite(&format!("{next}unknwon_key = 1\n"));
     server.process.signal("HUP");
-    server.process.log.wait_for("the unknown key", PATIENCE, |line| line.contains("unknwon_key"));
+    server.process.log.wait_for("the unknown key", TIMEOUT, |line| line.contains("unknwon_key"));
     let answer = call_get(server.addr(), "/updateconfig/", &[]);
     assert!(answer.is_refusal(), "{} {}", answer.status, answer.text());
     for id in 1..=5 {
@@ -308,10 +308,10 @@ fn a_reload_says_what_could_not_be_reloaded() {
     let server = setup.start();
     server.rewrite(&next);
     let answer = call_get(server.addr(), "/updateconfig/", &[]);
-    let told = answer.text().contains("workers");
+    let reported = answer.text().contains("workers");
     server.process.signal("HUP");
-    server.process.log.wait_for("workers", PATIENCE, |line| line.contains("workers"));
-    assert!(told, "the caller is not told: {}", answer.text());
+    server.process.log.wait_for("workers", TIMEOUT, |line| line.contains("workers"));
+    assert!(reported, "the caller is not told: {}", answer.text());
 }
 
 #[test]

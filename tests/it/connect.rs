@@ -1,4 +1,4 @@
-//! Who is let in, what the business server is asked, and what its answer does to the connection.
+//! Who is let in, the hook that the business server gets, and what its answer does to the connection.
 
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ fn every_spelling_of_device_and_platform_lets_a_client_in() {
     ];
     for (upgrade, device) in spellings.iter().zip(["lower", "score", "query", "qscore", "mixed"]) {
         upgrade.open(server.addr()).assert_open();
-        let asked = backend.wait(device, 1, |r| r.header("X-DEVICEID") == Some(device));
-        assert_eq!(asked[0].header("X-CLIENT-OS"), Some("test"), "platform of {device}");
+        let hook = backend.wait(device, 1, |r| r.header("X-DEVICEID") == Some(device));
+        assert_eq!(hook[0].header("X-CLIENT-OS"), Some("test"), "platform of {device}");
     }
 }
 
@@ -58,7 +58,7 @@ fn a_client_without_device_or_platform_gets_401_and_nobody_is_asked() {
         assert_eq!(refusal.status, 401, "without {name}");
     }
     assert_eq!(Upgrade::bare().refused(server.addr()).status, 401);
-    assert_eq!(backend.seen().len(), 0, "the business server was asked about a client that is refused anyway");
+    assert_eq!(backend.seen().len(), 0, "the business server got a hook for a client that is refused anyway");
 }
 
 #[test]
@@ -71,15 +71,15 @@ fn the_path_may_lack_its_trailing_slash() {
 fn the_backend_is_asked_with_query_signature_and_identity() {
     let (backend, server) = started();
     let _client = Upgrade::of("phone").query("room", "a b&c").query("X-TOKEN", "t=1").open(server.addr());
-    let asked = backend.connects().remove(0);
-    assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/connect/"));
-    assert_eq!(asked.param("room").as_deref(), Some("a b&c"));
-    assert_eq!(asked.param("X-TOKEN").as_deref(), Some("t=1"));
-    assert_signed(&asked);
-    assert_identity(&asked);
-    assert_eq!(asked.header("X-DEVICEID"), Some("phone"));
-    assert_eq!(asked.header("X-CLIENT-OS"), Some("test"));
-    assert_eq!(asked.cookie(), None, "nobody has set a cookie");
+    let hook = backend.connects().remove(0);
+    assert_eq!((hook.method.as_str(), hook.path.as_str()), ("GET", "/connect/"));
+    assert_eq!(hook.param("room").as_deref(), Some("a b&c"));
+    assert_eq!(hook.param("X-TOKEN").as_deref(), Some("t=1"));
+    assert_signed(&hook);
+    assert_identity(&hook);
+    assert_eq!(hook.header("X-DEVICEID"), Some("phone"));
+    assert_eq!(hook.header("X-CLIENT-OS"), Some("test"));
+    assert_eq!(hook.cookie(), None, "nobody has set a cookie");
 }
 
 #[test]
@@ -88,11 +88,11 @@ fn query_parameters_join_a_connect_url_that_has_a_query() {
     let url = backend.url("/connect/?app=7");
     let server = Setup::of(&backend).text("connect_url", &url).start();
     let _client = Upgrade::of("phone").query("room", "x").open(server.addr());
-    let asked = backend.connects().remove(0);
-    assert_eq!(asked.query.matches('?').count(), 0, "{}", asked.query);
-    assert_eq!(asked.param("app").as_deref(), Some("7"));
-    assert_eq!(asked.param("room").as_deref(), Some("x"));
-    assert_signed(&asked);
+    let hook = backend.connects().remove(0);
+    assert_eq!(hook.query.matches('?').count(), 0, "{}", hook.query);
+    assert_eq!(hook.param("app").as_deref(), Some("7"));
+    assert_eq!(hook.param("room").as_deref(), Some("x"));
+    assert_signed(&hook);
 }
 
 #[test]
@@ -101,13 +101,13 @@ fn a_client_cannot_sign_for_the_server() {
     let smuggled = Upgrade::of("phone").query("timestamp", "1").query("nonce", "2").query("signature", "feed");
     // Refusing such a client is as good as dropping what it brings; a signature that the backend cannot trust is not.
     let Ok(_client) = smuggled.try_open(server.addr()) else { return };
-    let asked = backend.connects().remove(0);
+    let hook = backend.connects().remove(0);
     let last = |name: &str| {
-        let pairs = asked.query.split('&').filter_map(|pair| pair.split_once('='));
+        let pairs = hook.query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).next_back().unwrap_or_default()
     };
     // Django and most others take the last of several values.
-    assert_eq!(last("signature"), signature_2014(TOKEN, &last("timestamp"), &last("nonce")), "{}", asked.query);
+    assert_eq!(last("signature"), signature_2014(TOKEN, &last("timestamp"), &last("nonce")), "{}", hook.query);
 }
 
 #[test]
@@ -127,20 +127,20 @@ fn headers_of_the_client_are_handed_on_except_those_of_the_hop() {
         .header("User-Agent", "Rainbow/iOS")
         .header("X-App-Version", "2.0");
     let _client = upgrade.open(server.addr());
-    let asked = backend.connects().remove(0);
-    assert_eq!(asked.header("Cookie"), Some("sessionid=1234"));
-    assert_eq!(asked.header("User-Agent"), Some("Rainbow/iOS"));
-    assert_eq!(asked.header("X-App-Version"), Some("2.0"));
+    let hook = backend.connects().remove(0);
+    assert_eq!(hook.header("Cookie"), Some("sessionid=1234"));
+    assert_eq!(hook.header("User-Agent"), Some("Rainbow/iOS"));
+    assert_eq!(hook.header("X-App-Version"), Some("2.0"));
     let dropped = ["Upgrade", "Origin", "X-Hop", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding"];
     for name in dropped {
-        assert!(!asked.has_header(name), "{name} was handed on: {:?}", asked.headers);
+        assert!(!hook.has_header(name), "{name} was handed on: {:?}", hook.headers);
     }
-    assert_ne!(asked.header("Keep-Alive"), Some("timeout=5"));
-    assert_ne!(asked.header("Connection"), Some("Upgrade, X-Hop"));
-    let web_socket = asked.headers.iter().find(|(n, _)| n.to_ascii_lowercase().starts_with("sec-websocket-"));
+    assert_ne!(hook.header("Keep-Alive"), Some("timeout=5"));
+    assert_ne!(hook.header("Connection"), Some("Upgrade, X-Hop"));
+    let web_socket = hook.headers.iter().find(|(n, _)| n.to_ascii_lowercase().starts_with("sec-websocket-"));
     assert_eq!(web_socket, None);
     let host = format!("127.0.0.1:{}", backend.port());
-    assert_eq!(asked.header("Host"), Some(host.as_str()), "the host asked is the backend");
+    assert_eq!(hook.header("Host"), Some(host.as_str()), "the host named is the backend");
 }
 
 #[test]
@@ -152,12 +152,12 @@ fn rainbow_headers_of_a_client_are_dropped() {
         .header("Rainbow-Admin", "1")
         .header("RAINBOW_CLIENT_COOKIE", "x");
     let _client = upgrade.open(server.addr());
-    let asked = backend.connects().remove(0);
+    let hook = backend.connects().remove(0);
     let of_rainbow: Vec<_> =
-        asked.headers.iter().filter(|(n, _)| n.to_ascii_uppercase().starts_with("RAINBOW")).collect();
+        hook.headers.iter().filter(|(n, _)| n.to_ascii_uppercase().starts_with("RAINBOW")).collect();
     assert_eq!(of_rainbow.len(), 1, "only the identity is Rainbow's to say: {of_rainbow:?}");
-    assert_identity(&asked);
-    assert_ne!(asked.identity(), Some("f00d"));
+    assert_identity(&hook);
+    assert_ne!(hook.identity(), Some("f00d"));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_backend_that_is_away_gives_503_with_retry_after() {
     assert_eq!(refusal.status, 503);
     assert!(refusal.header("retry-after").is_some());
     backend.restart();
-    eventually("the backend is asked again", || Upgrade::of("phone").try_open(server.addr()).ok());
+    eventually("the backend gets a hook again", || Upgrade::of("phone").try_open(server.addr()).ok());
 }
 
 #[test]

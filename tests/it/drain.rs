@@ -26,11 +26,11 @@ fn every_client_goes_with_1001_and_every_close_is_told() {
     drop(clients);
     let status = server.exited_within(Duration::from_secs(9));
     assert_eq!(status.code(), Some(0), "{status}: {}", server.log());
-    let mut told: Vec<_> = backend.closes().iter().map(|r| r.identity().expect("named").to_owned()).collect();
+    let mut closed: Vec<_> = backend.closes().iter().map(|r| r.identity().expect("named").to_owned()).collect();
     let mut connected: Vec<_> = backend.connects().iter().map(|r| r.identity().expect("named").to_owned()).collect();
-    told.sort();
+    closed.sort();
     connected.sort();
-    assert_eq!(told, connected);
+    assert_eq!(closed, connected);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn sigint_ends_it_as_well() {
 
 #[test]
 fn a_signal_during_the_start_ends_it_cleanly() {
-    // Whatever has been started by then: it is no error to be told to stop.
+    // Whatever has been started by then: it is no error to be closed to stop.
     for _ in 0..10 {
         let mut server = Setup::new().set("workers", "8").spawn();
         eventually("the first worker listens", || TcpStream::connect(server.addr()).ok());

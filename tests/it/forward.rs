@@ -14,7 +14,7 @@ fn started() -> (Backend, Server) {
 }
 
 /// Sends at QoS 1 and returns the reply's body.
-fn ask(client: &mut Client, id: u16, body: &str) -> String {
+fn exchange(client: &mut Client, id: u16, body: &str) -> String {
     client.send(1, 1, id, body);
     client.expect(Command::Ack, id).text()
 }
@@ -35,7 +35,7 @@ fn the_message_type_is_part_of_the_path() {
 fn a_forwarded_message_is_a_signed_post_with_the_identity() {
     let (backend, server) = started();
     let mut client = Client::open(server.addr(), "phone");
-    ask(&mut client, 1, "hello");
+    exchange(&mut client, 1, "hello");
     let heard = backend.messages().remove(0);
     assert_eq!((heard.method.as_str(), heard.text()), ("POST", "hello".into()));
     assert_eq!(heard.identity(), Some(backend.identity_of("phone").as_str()));
@@ -65,15 +65,15 @@ fn the_signature_joins_a_forward_url_that_has_a_query() {
 fn the_idempotency_key_is_stable_over_retries_and_differs_between_messages() {
     let backend = Backend::start();
     let server = Setup::of(&backend).set("breaker_failures", "1000").start();
-    let asked = AtomicU32::new(0);
-    backend.on_message(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+    let forwarded = AtomicU32::new(0);
+    backend.on_message(move |_| match forwarded.fetch_add(1, Ordering::SeqCst) {
         0 | 1 => Reply::status(500, "not yet"),
         2 => Reply::reset(),
         _ => Reply::ok("done"),
     });
     let mut client = Client::open(server.addr(), "phone");
     client.send(2, 1, 1, "first");
-    client.packet(&Packet::send(2, 1, 1, "first").again());
+    client.packet(&Packet::send(2, 1, 1, "first").with_dup());
     assert_eq!(client.expect(Command::Rec, 1).text(), "done");
     let key =
         |r: &crate::harness::backend::Request| r.header("Idempotency-Key").expect("every request has a key").to_owned();
@@ -120,8 +120,8 @@ fn an_answer_without_content_is_an_empty_reply() {
     let (backend, server) = started();
     backend.on_message(|_| Reply::raw("HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n"));
     let mut client = Client::open(server.addr(), "phone");
-    assert_eq!(ask(&mut client, 1, "x"), "");
-    assert_eq!(ask(&mut client, 2, "x"), "");
+    assert_eq!(exchange(&mut client, 1, "x"), "");
+    assert_eq!(exchange(&mut client, 2, "x"), "");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn an_informational_answer_is_not_the_answer() {
         )
     });
     let mut client = Client::open(server.addr(), "phone");
-    assert_eq!(ask(&mut client, 1, "x"), "final");
+    assert_eq!(exchange(&mut client, 1, "x"), "final");
 }
 
 #[test]
@@ -157,16 +157,16 @@ fn response_headers_subscribe_and_unsubscribe() {
         _ => Reply::ok("").header("RainbowClientChannel", "a").header("RainbowClientChannelUnsub", "a;;b"),
     });
     let mut client = Client::open(server.addr(), "phone");
-    ask(&mut client, 1, "join");
+    exchange(&mut client, 1, "join");
     for channel in ["a", "b"] {
         send(server.addr(), channel, &[("qos", "0")], channel);
         assert_eq!(client.expect_send().text(), channel);
     }
-    ask(&mut client, 2, "leave");
+    exchange(&mut client, 2, "leave");
     send(server.addr(), "a", &[("qos", "0")], "a");
     send(server.addr(), "b", &[("qos", "0")], "b");
     assert_eq!(client.expect_send().text(), "b", "it has left a, and nothing else");
-    ask(&mut client, 3, "swap");
+    exchange(&mut client, 3, "swap");
     send(server.addr(), "b", &[("qos", "0")], "b");
     send(server.addr(), "a", &[("qos", "0")], "a");
     assert_eq!(client.expect_send().text(), "a", "unsubscribing came first");
@@ -192,7 +192,7 @@ fn a_request_that_the_backend_calls_invalid_is_logged_as_an_error() {
     let mut client = Client::open(server.addr(), "phone");
     client.send(1, 1, 1, "x");
     client.expect(Command::Ack, 1);
-    server.process.log.wait_for("60001 at ERROR", crate::harness::PATIENCE, |line| {
+    server.process.log.wait_for("60001 at ERROR", crate::harness::TIMEOUT, |line| {
         line.contains("60001") && line.to_ascii_uppercase().contains("ERROR")
     });
 }
@@ -206,7 +206,7 @@ fn several_urls_of_a_hook_share_the_load() {
     for number in 0..8 {
         let mut client = Client::open(server.addr(), &format!("phone{number}"));
         for id in 1..=10 {
-            assert_eq!(ask(&mut client, id, "x"), "re:x");
+            assert_eq!(exchange(&mut client, id, "x"), "re:x");
         }
     }
     let (one, two) = (backend.messages().len(), second.messages().len());
@@ -237,11 +237,11 @@ fn connections_to_the_backend_are_kept_alive_and_pooled() {
 fn an_idle_connection_that_the_backend_closed_costs_no_message() {
     let (mut backend, server) = started();
     let mut client = Client::open(server.addr(), "phone");
-    assert_eq!(ask(&mut client, 1, "x"), "re:x");
+    assert_eq!(exchange(&mut client, 1, "x"), "re:x");
     // Its end of every pooled connection is gone, and the server may not have noticed.
     backend.stop();
     backend.restart();
-    assert_eq!(ask(&mut client, 2, "y"), "re:y");
+    assert_eq!(exchange(&mut client, 2, "y"), "re:y");
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_host_name_is_resolved() {
     let url = format!("http://localhost:{}/message/{{message_type}}/", backend.port());
     let server = Setup::of(&backend).text("forward_url", &url).start();
     let mut client = Client::open(server.addr(), "phone");
-    assert_eq!(ask(&mut client, 1, "x"), "re:x");
+    assert_eq!(exchange(&mut client, 1, "x"), "re:x");
     let host = format!("localhost:{}", backend.port());
     assert_eq!(backend.messages()[0].header("Host"), Some(host.as_str()));
 }
@@ -261,7 +261,7 @@ fn forwarded_requests_carry_a_webhook_signature_when_a_secret_is_set() {
     let (first, second) = (webhook_secret(1), webhook_secret(2));
     let server = Setup::of(&backend).set("webhook_secrets", &format!("[{first:?}, {second:?}]")).start();
     let mut client = Client::open(server.addr(), "phone");
-    ask(&mut client, 1, "pay 5");
+    exchange(&mut client, 1, "pay 5");
     client.leave();
     backend.wait_under("/close", 1);
     let requests = backend.seen();
@@ -293,7 +293,7 @@ fn one_client_in_a_slow_request_does_not_hold_up_another() {
     let mut quick = Client::open(server.addr(), "quick");
     slow.send(1, 1, 1, "slow");
     backend.wait_under("/message", 1);
-    assert_eq!(ask(&mut quick, 1, "quick"), "quick");
+    assert_eq!(exchange(&mut quick, 1, "quick"), "quick");
     gate.open();
     slow.expect(Command::Ack, 1);
 }

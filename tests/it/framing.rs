@@ -6,7 +6,7 @@ use crate::harness::client::{
     BINARY, CLOSE, CONTINUATION, MASK, Message, NO_CODE, PING, PONG, TEXT, frame_bytes, masked,
 };
 use crate::harness::metrics::{Counted, counted};
-use crate::harness::{Backend, Client, Command, PATIENCE, Packet, Server, Setup};
+use crate::harness::{Backend, Client, Command, Packet, Server, Setup, TIMEOUT};
 
 fn started() -> (Backend, Server) {
     let backend = Backend::start();
@@ -114,7 +114,7 @@ fn frames_may_follow_the_upgrade_at_once() {
     let head = crate::harness::Upgrade::of("eager").head("rainbow");
     let frame = frame_bytes(true, BINARY, &Packet::send(1, 1, 1, "eager").bytes());
     wire.write(&[head.as_bytes(), &frame].concat());
-    let response = wire.response(Instant::now() + PATIENCE).expect("answered");
+    let response = wire.response(Instant::now() + TIMEOUT).expect("answered");
     assert_eq!(response.status, 101);
     let mut client = Client { wire, answers_pings: true, response };
     assert_eq!(client.expect(Command::Ack, 1).text(), "re:eager");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::http::{self, Response, Wire};
 use crate::harness::metrics::{Counted, counted, read, risen};
-use crate::harness::{Backend, Client, PATIENCE, Server, Setup, Upgrade};
+use crate::harness::{Backend, Client, Server, Setup, TIMEOUT, Upgrade};
 
 fn started() -> (Backend, Server) {
     let backend = Backend::start();
@@ -16,7 +16,7 @@ fn started() -> (Backend, Server) {
 fn answer_to(server: &Server, bytes: &[u8]) -> Response {
     let mut wire = Wire::connect(server.addr());
     wire.write(bytes);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let response = wire.response(deadline).unwrap_or_else(|e| panic!("no answer to {:?}: {e}", text(bytes)));
     assert!(wire.ends_before(deadline), "still open after {} to {:?}", response.status, text(bytes));
     response
@@ -44,7 +44,7 @@ fn a_head_over_8_kib_is_431() {
     let mut wire = Wire::connect(server.addr());
     wire.write(b"GET /connect/ HTTP/1.1\r\nX-Endless: ");
     wire.write(&vec![b'x'; 9000]);
-    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").status, 431);
+    assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("answered").status, 431);
     assert_eq!(backend.seen().len(), 0);
 }
 
@@ -54,7 +54,7 @@ fn a_head_just_under_8_kib_is_taken() {
     let bare = Upgrade::of("phone").head("rainbow").len();
     let mut wire = Wire::connect(server.addr());
     wire.write(&upgrade_with(&format!("X-Long: {}", "x".repeat(8 * 1024 - bare - 32))));
-    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").status, 101);
+    assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("answered").status, 101);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn more_than_64_headers_are_431() {
     assert_eq!(refusal.status, 431);
     let mut wire = Wire::connect(server.addr());
     wire.write(&upgrade_with(&lines(64 - own)));
-    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").status, 101);
+    assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("answered").status, 101);
 }
 
 #[test]
@@ -105,10 +105,10 @@ fn a_connection_that_says_nothing_is_closed() {
     let backend = Backend::start();
     let server = Setup::of(&backend).set("first_byte_timeout", "1").start();
     let mut wire = Wire::connect(server.addr());
-    assert!(wire.ends_before(Instant::now() + PATIENCE), "silence was borne");
-    let mut kept = Client::open(server.addr(), "phone");
-    assert!(kept.packet_within(Duration::from_millis(2500)).is_none());
-    kept.assert_open();
+    assert!(wire.ends_before(Instant::now() + TIMEOUT), "silence was borne");
+    let mut survivor = Client::open(server.addr(), "phone");
+    assert!(survivor.packet_within(Duration::from_millis(2500)).is_none());
+    survivor.assert_open();
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn the_end_of_a_silent_connection_hurts_nobody_else() {
     for round in 0..3 {
         let silent: Vec<_> = (0..10).map(|_| Wire::connect(server.addr())).collect();
         for mut wire in silent {
-            assert!(wire.ends_before(Instant::now() + PATIENCE), "silence was borne");
+            assert!(wire.ends_before(Instant::now() + TIMEOUT), "silence was borne");
             drop(wire);
             clients.push(Client::open(server.addr(), &format!("phone{round}")));
         }
@@ -188,7 +188,7 @@ fn a_head_may_come_byte_by_byte() {
     for byte in Upgrade::of("phone").head("rainbow").bytes() {
         wire.write(&[byte]);
     }
-    assert_eq!(wire.response(Instant::now() + PATIENCE).expect("answered").status, 101);
+    assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("answered").status, 101);
 }
 
 #[test]

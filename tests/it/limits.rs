@@ -9,7 +9,7 @@ use crate::harness::call::{send_later, signed_target};
 use crate::harness::client::{BINARY, CONTINUATION, MASK, Message, TEXT};
 use crate::harness::http::{self, Wire};
 use crate::harness::metrics::{Counted, counted, read, risen};
-use crate::harness::{Backend, Client, Command, PATIENCE, Reply, Setup, Upgrade, eventually, send};
+use crate::harness::{Backend, Client, Command, Reply, Setup, TIMEOUT, Upgrade, eventually, send};
 
 /// Everybody is in channel `all` and in one of the device's name.
 fn subscribing() -> Backend {
@@ -151,7 +151,7 @@ fn a_slow_reader_loses_qos_0_oldest_first() {
     let mut received = Vec::new();
     while received.last() != Some(&(count - 1)) {
         let packet = lazy
-            .packet_within(PATIENCE)
+            .packet_within(TIMEOUT)
             .unwrap_or_else(|| panic!("{} of {count} came, the last {:?}", received.len(), received.last()));
         received.push(packet.text()[..6].parse::<usize>().expect("a number"));
     }
@@ -329,7 +329,7 @@ fn a_caller_that_does_not_read_is_not_written_for() {
     let grown = server.rss().saturating_sub(before);
     assert!(grown < 8 << 20, "{grown} bytes more for a caller that does not read");
     let mut wire = wire;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     for pair in 0..pairs {
         let hello = wire.response(deadline).unwrap_or_else(|e| panic!("of {pairs} pairs came {pair}: {e}"));
         assert_eq!((hello.status, hello.text().as_str()), (200, "ok"));
@@ -359,6 +359,6 @@ fn a_caller_that_half_closes_gets_the_whole_of_a_long_answer() {
         let calls = |samples: &BTreeMap<String, f64>| samples["rainbow_calls_total"];
         (calls(&read(server.addr())) > calls(&before)).then_some(())
     });
-    let answer = wire.response(Instant::now() + PATIENCE).expect("the whole answer");
+    let answer = wire.response(Instant::now() + TIMEOUT).expect("the whole answer");
     assert!(answer.json()["data"] == *reply, "not the client's reply");
 }

@@ -23,17 +23,18 @@ fn memory_does_not_grow_under_steady_load() {
     let mut answered = 0u64;
     // The server keeps each client's last 64 answers for its repeats: they are there before growth is looked for.
     for member in fleet.members.iter_mut() {
-        (1..=KEPT).for_each(|id| member.send(&Packet::send(1, 1, id, format!("message {id} of {}", member.number))));
+        (1..=IN_FLIGHT)
+            .for_each(|id| member.send(&Packet::send(1, 1, id, format!("message {id} of {}", member.number))));
     }
-    let patience = Instant::now() + Duration::from_secs(60);
-    while answered < CLIENTS as u64 * u64::from(KEPT) {
-        assert!(Instant::now() < patience, "only {answered} answers in a minute");
+    let timeout = Instant::now() + Duration::from_secs(60);
+    while answered < CLIENTS as u64 * u64::from(IN_FLIGHT) {
+        assert!(Instant::now() < timeout, "only {answered} answers in a minute");
         fleet.turn(Duration::from_millis(250), |_, _| answered += 1);
     }
     let (warm, all) = if full() { (10, 60) } else { (4, 12) };
     let begun = Instant::now();
     answered = 0;
-    let mut sent = vec![(KEPT, begun); CLIENTS];
+    let mut sent = vec![(IN_FLIGHT, begun); CLIENTS];
     // The most that it held while it warmed up: the allocator gives pages back, and takes them again, within that.
     let mut peak = server.rss();
     let mut sampled = begun;
@@ -51,8 +52,8 @@ fn memory_does_not_grow_under_steady_load() {
                 }
             }
         }
-        let patience = due.saturating_duration_since(Instant::now());
-        fleet.turn(patience, |_, packet| {
+        let timeout = due.saturating_duration_since(Instant::now());
+        fleet.turn(timeout, |_, packet| {
             assert_eq!(packet.command, Command::Ack);
             answered += 1;
         });
@@ -70,7 +71,7 @@ fn memory_does_not_grow_under_steady_load() {
 }
 
 /// Answers of QoS 1 that the server keeps per client.
-const KEPT: u16 = 64;
+const IN_FLIGHT: u16 = 64;
 
 #[test]
 fn killing_the_backend_costs_no_client_and_no_message() {
@@ -125,8 +126,8 @@ impl Talk {
         Talk { sent: vec![2; CLIENTS], acknowledged: vec![0; CLIENTS], answered: 0 }
     }
 
-    fn turn(&mut self, fleet: &mut Talking, patience: Duration) {
-        fleet.turn(patience, |member, packet| {
+    fn turn(&mut self, fleet: &mut Talking, timeout: Duration) {
+        fleet.turn(timeout, |member, packet| {
             let number = member.number;
             assert_eq!(packet.command, Command::Ack);
             let expected = self.acknowledged[number] + 1;
@@ -188,7 +189,7 @@ fn start_backend(port: &Port) -> process::Process {
     let mut command = Process::new(std::env::current_exe().expect("this test binary"));
     command.args(["--exact", "load::serve_as_backend_process", "--ignored", "--nocapture", "--test-threads=1"]);
     let backend = process::Process::start(command, &[(PORT_VARIABLE.into(), port.number.to_string())]);
-    backend.log.wait_for("listening", crate::harness::PATIENCE, |line| line.contains("listening"));
+    backend.log.wait_for("listening", crate::harness::TIMEOUT, |line| line.contains("listening"));
     backend
 }
 

@@ -93,7 +93,7 @@ fn an_unanswered_send_is_repeated_with_dup_and_its_id() {
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(500), "two repeats after {took:?}");
         for repeat in repeats {
-            assert_eq!(repeat, first.clone().again());
+            assert_eq!(repeat, first.clone().with_dup());
         }
         client.answer(answer, first.id, "at last");
         if qos == 2 {
@@ -114,9 +114,9 @@ fn repeats_may_become_rarer() {
     let sent = Instant::now();
     client.expect_send();
     let first = sent.elapsed();
-    let again = Instant::now();
+    let repeated_at = Instant::now();
     let id = client.expect_send().id;
-    let second = again.elapsed();
+    let second = repeated_at.elapsed();
     assert!(second >= Duration::from_millis(450) && second > first, "{first:?}, then {second:?}");
     client.answer(Command::Ack, id, "");
     assert_eq!(waiting.join().expect("answered")["connections"], 1);

@@ -45,9 +45,9 @@ fn qos_2_goes_through_its_four_steps() {
 #[test]
 fn a_repeat_is_answered_as_the_first_time_and_forwarded_once() {
     let (backend, server) = started();
-    let asked = std::sync::atomic::AtomicU32::new(0);
+    let forwarded = std::sync::atomic::AtomicU32::new(0);
     backend.on_message(move |_| {
-        let count = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let count = forwarded.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         Reply::ok(format!("answer {count}"))
     });
     let mut client = Client::open(server.addr(), "phone");
@@ -56,7 +56,7 @@ fn a_repeat_is_answered_as_the_first_time_and_forwarded_once() {
         client.packet(&message);
         let first = client.expect(answer, id);
         for _ in 0..3 {
-            client.packet(&message.clone().again());
+            client.packet(&message.clone().with_dup());
             assert_eq!(client.expect(answer, id).body, first.body, "QoS {qos}");
         }
     }
@@ -89,7 +89,7 @@ fn repeats_that_come_while_the_backend_works_are_absorbed() {
     for (qos, id) in [(1, 1), (2, 2)] {
         client.send(qos, 1, id, "slow");
         for _ in 0..5 {
-            client.packet(&Packet::send(qos, 1, id, "slow").again());
+            client.packet(&Packet::send(qos, 1, id, "slow").with_dup());
         }
     }
     client.assert_open();
@@ -113,7 +113,7 @@ fn a_repeat_after_a_cut_frame_is_not_taken_for_known() {
     let (backend, server) = started();
     let mut client = Client::open(server.addr(), "phone");
     // DUP alone proves nothing: the first copy may never have come.
-    client.packet(&Packet::send(2, 1, 4, "only copy").again());
+    client.packet(&Packet::send(2, 1, 4, "only copy").with_dup());
     assert_eq!(client.expect(Command::Rec, 4).text(), "re:only copy");
     assert_eq!(backend.messages().len(), 1);
 }
@@ -173,7 +173,7 @@ fn messages_of_one_client_arrive_and_are_answered_in_order() {
 }
 
 #[test]
-fn more_messages_than_the_line_holds_only_wait() {
+fn more_messages_than_the_forward_queue_holds_only_wait() {
     let backend = Backend::start();
     let server = Setup::of(&backend).set("forward_queue", "4").start();
     let mut client = Client::open(server.addr(), "phone");

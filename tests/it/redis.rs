@@ -10,7 +10,7 @@ use crate::harness::call::call_get;
 use crate::harness::ports::{Port, free_port};
 use crate::harness::process::Process;
 use crate::harness::{
-    Backend, Client, Command as Packets, PATIENCE, Reply, Server, Setup, Upgrade, call, eventually, http, send,
+    Backend, Client, Command as Packets, Reply, Server, Setup, TIMEOUT, Upgrade, call, eventually, http, send,
 };
 
 /// A redis-server that syncs before it answers.
@@ -61,7 +61,7 @@ fn run(port: &Port, dir: &PathBuf, more: &[&str]) -> Process {
     command.args(["--port", &port.number.to_string(), "--bind", "127.0.0.1", "--save", "", "--logfile", ""]);
     command.args(["--appendonly", "yes", "--appendfsync", "always"]).arg("--dir").arg(dir).args(more);
     let process = Process::start(command, &[]);
-    process.log.wait_for("Redis is ready", PATIENCE, |line| line.contains("Ready to accept connections"));
+    process.log.wait_for("Redis is ready", TIMEOUT, |line| line.contains("Ready to accept connections"));
     process
 }
 

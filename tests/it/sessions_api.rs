@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::call::{call_get, send_later};
 use crate::harness::metrics::read;
-use crate::harness::{Backend, Client, Command, PATIENCE, Reply, Server, Setup, Upgrade, call, eventually, http, send};
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, call, eventually, http, send};
 
 const SUBPROTOCOL: &str = "rainbow.2";
 /// Rainbow's own message type.
@@ -166,8 +166,8 @@ fn a_session_is_resumed_with_its_channels_and_what_waited_in_order() {
         let answer = world.send(channel, &[("qos", qos)], body);
         assert_eq!(answer, json!({"status": 0, "connections": 0, "stored": 1, "data": ""}));
     }
-    let (mut client, again) = world.open("ann");
-    assert_eq!(again, json!({"session": "ann", "resumed": true, "waiting": 3}));
+    let (mut client, resumed) = world.open("ann");
+    assert_eq!(resumed, json!({"session": "ann", "resumed": true, "waiting": 3}));
     assert_eq!(take(&mut client, 3), ["one", "two", "three"]);
     eventually("nothing waits", || (world.session("ann")["waiting"] == 0).then_some(()));
     let live = send_later(world.server.addr(), "of ann", &[("qos", "1")], "four");
@@ -214,7 +214,7 @@ fn a_server_that_drains_leaves_everything_stored() {
     for client in &mut clients {
         assert_eq!(client.expect_close().0, 1001);
     }
-    assert!(world.server.exited_within(PATIENCE).success(), "{}", world.server.log());
+    assert!(world.server.exited_within(TIMEOUT).success(), "{}", world.server.log());
     world.server = world.dir.setup(&world.backend).start();
     for n in 0..8 {
         let (mut client, greeting) = world.open(&format!("user {n}"));
@@ -240,14 +240,14 @@ fn a_newer_connection_takes_the_session_over() {
 }
 
 #[test]
-fn connections_move_to_their_sessions_home_and_answer_to_their_identity() {
+fn connections_are_handed_to_their_sessions_owner_and_answer_to_their_identity() {
     let world = world();
     let to = world.server.addr();
     let mut clients: Vec<(String, Client)> =
         (0..24).map(|n| format!("user {n}")).map(|name| (name.clone(), world.open(&name).0)).collect();
-    let moved = |samples: &std::collections::BTreeMap<String, f64>| samples["rainbow_moves_total"];
+    let handovers = |samples: &std::collections::BTreeMap<String, f64>| samples["rainbow_moves_total"];
     // Four workers: a connection comes to its home in one of four cases.
-    assert!(moved(&read(to)) >= 6.0, "only {} of 24 moved", moved(&read(to)));
+    assert!(handovers(&read(to)) >= 6.0, "only {} of 24 moved", handovers(&read(to)));
     for (n, (name, client)) in clients.iter_mut().enumerate() {
         let identity = world.backend.identity_of(name);
         assert_eq!(world.session(name)["identity"], identity.as_str());
@@ -309,7 +309,7 @@ fn sessions_that_are_fought_over_leave_nothing_behind() {
     }
     // A slot or a stub that is left would hold the drain up.
     world.server.terminate();
-    assert!(world.server.exited_within(PATIENCE).success(), "{}", world.server.log());
+    assert!(world.server.exited_within(TIMEOUT).success(), "{}", world.server.log());
     let samples = world.server.log();
     assert!(!samples.contains("shutdown_timeout"), "{samples}");
 }
@@ -563,7 +563,7 @@ fn a_debug_build_dies_where_it_is_told_and_what_was_committed_stays() {
     let mut server = world.dir.setup(&world.backend).arg("--crash-at").arg("commit.after:1").start();
     let mut wire = http::Wire::connect(server.addr());
     wire.write(speaking("ann").head("rainbow").as_bytes());
-    assert!(!server.exited_within(PATIENCE).success());
+    assert!(!server.exited_within(TIMEOUT).success());
     world.server = world.dir.setup(&world.backend).start();
     // Nobody was told, but it was on disk.
     assert_eq!(world.session("ann")["online"], false);

@@ -1,7 +1,7 @@
 //! The business server: takes a while, fails with and without having done the work, goes down and comes back. It knows
 //! a message by its number (the `Idempotency-Key`) and does its work once per number.
 
-use crate::line::{LineId, Stage};
+use crate::connection::{ConnectionId, Stage};
 use crate::peer::token_of;
 use crate::world::{CHANNELS, Event, World};
 use rainbow::shard::{Forward, ForwardOutcome, Input};
@@ -14,16 +14,16 @@ pub struct Backend {
     /// Percent of messages that fail.
     pub fails: u64,
     slow_ms: u64,
-    jobs: HashMap<u64, (LineId, Forward)>,
+    jobs: HashMap<u64, (ConnectionId, Forward)>,
     next_job: u64,
     /// (connection, sequence) → the token that it stands for.
-    numbers: HashMap<(LineId, u64), u64>,
+    numbers: HashMap<(ConnectionId, u64), u64>,
     /// Tokens by their last outcome; true: answered.
     outcomes: HashMap<u64, bool>,
     answers: HashMap<u64, String>,
     done: HashSet<u64>,
     /// Per connection, the place of the last message that came for the first time.
-    last_place: HashMap<LineId, usize>,
+    last_place: HashMap<ConnectionId, usize>,
 }
 
 impl Backend {
@@ -50,24 +50,24 @@ impl Backend {
 
 impl World {
     pub fn on_forward(&mut self, forward: Forward) {
-        let id = self.line_of(forward.key, &forward.identity);
+        let id = self.connection_of(forward.key, &forward.identity);
         let token = token_of(&forward.body);
-        self.tell(format_args!("backend gets {token} of line {id}, sequence {}", forward.sequence));
-        let settings = &self.nodes[self.lines[id].node].settings;
+        self.trace(format_args!("backend gets {token} of connection {id}, sequence {}", forward.sequence));
+        let settings = &self.nodes[self.connections[id].node].settings;
         let deadline = self.now + settings.forward_deadline_ms;
         assert!(forward.deadline.0 <= deadline, "the deadline counts from when the message came");
-        let line = &mut self.lines[id];
-        assert!(line.stage != Stage::Abandoned && !line.told, "nothing follows the end");
-        assert!(!std::mem::replace(&mut line.forwarding, true), "one message at a time, or their order is lost");
-        assert_eq!(forward.cookie.as_deref(), line.cookie.as_deref(), "the cookie as the backend set it last");
-        let (place, sequence) = line.peer.place(token).expect("the client said so");
+        let connection = &mut self.connections[id];
+        assert!(connection.stage != Stage::Abandoned && !connection.closed, "nothing follows the end");
+        assert!(!std::mem::replace(&mut connection.forwarding, true), "one message at a time, or their order is lost");
+        assert_eq!(forward.cookie.as_deref(), connection.cookie.as_deref(), "the cookie as the backend set it last");
+        let (place, sequence) = connection.peer.place(token).expect("the client said so");
         assert_eq!(forward.sequence, sequence, "numbers count a connection's messages, the same for all repeats");
-        assert_eq!((forward.message_type, forward.qos), (token as u16 % 1000, line.peer.spoken[place].1));
+        assert_eq!((forward.message_type, forward.qos), (token as u16 % 1000, connection.peer.spoken[place].1));
         match self.backend.outcomes.get(&token) {
             Some(answered) => {
                 assert!(!answered, "{token} was answered and is forwarded again");
                 assert_ne!(forward.qos, QoS::AtMostOnce, "QoS 0 is forwarded at most once");
-                self.seen.forwarded_again += 1;
+                self.seen.forwards_repeated += 1;
             }
             None => {
                 let last = self.backend.last_place.insert(id, place);
@@ -90,8 +90,8 @@ impl World {
         let (_, forward) = &self.backend.jobs[&job];
         if self.backend.down && forward.deadline.0 > self.now && forward.qos != QoS::AtMostOnce {
             // Retried until it is back or the deadline has passed.
-            let again = (self.now + 200 + self.rng.below(500)).min(forward.deadline.0);
-            return self.at(again, Event::BackendDone(job));
+            let retry = (self.now + 200 + self.rng.below(500)).min(forward.deadline.0);
+            return self.at(retry, Event::BackendDone(job));
         }
         let (id, forward) = self.backend.jobs.remove(&job).expect("just looked at");
         let token = token_of(&forward.body);
@@ -102,15 +102,15 @@ impl World {
         }
         let answer = if token.is_multiple_of(4) { String::new() } else { format!("a{token}") };
         self.backend.outcomes.insert(token, !fails);
-        self.lines[id].forwarding = false;
-        let (node, key) = (self.lines[id].node, forward.key);
+        self.connections[id].forwarding = false;
+        let (node, key) = (self.connections[id].node, forward.key);
         if fails {
-            self.tell(format_args!("backend fails {token}"));
+            self.trace(format_args!("backend fails {token}"));
             self.seen.failed += 1;
             self.nodes[node]
                 .input(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: forward.body }, self.now);
         } else {
-            self.tell(format_args!("backend answers {token}"));
+            self.trace(format_args!("backend answers {token}"));
             self.backend.answers.insert(token, answer.clone());
             self.act_on_headers(id);
             let outcome = ForwardOutcome::Answered(answer.as_bytes());
@@ -120,7 +120,7 @@ impl World {
     }
 
     /// The answer's headers: unsubscribe first, then subscribe, then the cookie.
-    fn act_on_headers(&mut self, id: LineId) {
+    fn act_on_headers(&mut self, id: ConnectionId) {
         if self.rng.chance(15) {
             let channel = self.rng.below(CHANNELS as u64) as usize;
             self.unsubscribe(id, channel);

@@ -1,6 +1,6 @@
 //! /send/ and its like: who is meant, who has answered, and what the reply therefore must be.
 
-use crate::line::{Answer, LineId, Stage};
+use crate::connection::{Answer, ConnectionId, Stage};
 use crate::peer::body_of;
 use crate::world::{CHANNELS, Event, World, channel_name};
 use rainbow::base::id::Identity;
@@ -27,17 +27,20 @@ struct Call {
     patient: bool,
     begun: u64,
     parts: HashMap<usize, Part>,
-    /// Shards that were asked and have not replied; their replies added up.
+    /// Shards that got it and have not replied; their replies added up.
     open: usize,
     sum: Option<Reply>,
 }
 
 struct Part {
     arrival: u64,
-    targets: Vec<LineId>,
-    answered: HashSet<LineId>,
+    /// Who may get it.
+    targets: Vec<ConnectionId>,
+    /// Those among them who have been members all the time.
+    always: Vec<ConnectionId>,
+    answered: HashSet<ConnectionId>,
     /// Answers that came with the bytes that closed the connection: they may count or not.
-    doubtful: HashSet<LineId>,
+    doubtful: HashSet<ConnectionId>,
     data: String,
     replied: bool,
 }
@@ -46,7 +49,7 @@ impl Calls {
     /// A message's channel, and its number among those that came to that shard.
     pub fn origin(&self, token: u64, node: usize) -> (usize, u64) {
         let call = self.calls.get(&token).expect("a client hears what was sent");
-        (call.channel, call.parts.get(&node).expect("the shard was asked").arrival)
+        (call.channel, call.parts.get(&node).expect("the shard got it").arrival)
     }
 
     pub fn channel(&self, token: u64) -> usize {
@@ -54,11 +57,25 @@ impl Calls {
     }
 
     /// The run that carries it begins later than the call came.
-    pub fn retarget(&mut self, token: u64, node: usize, targets: Vec<LineId>) {
+    pub fn retarget(&mut self, token: u64, node: usize, targets: Vec<ConnectionId>) {
         let part = self.calls.get_mut(&token).and_then(|call| call.parts.get_mut(&node)).expect("it has come");
         if !part.replied {
-            part.targets = targets;
+            (part.always, part.targets) = (targets.clone(), targets);
         }
+    }
+
+    /// Before a slice of fan-out: a run that begins now is for those who are members now.
+    fn note_members(&mut self, token: u64, node: usize, members: &[ConnectionId]) {
+        let part = self.calls.get_mut(&token).and_then(|call| call.parts.get_mut(&node)).expect("it has come");
+        part.always.retain(|id| members.contains(id));
+        let new = members.iter().filter(|id| !part.targets.contains(id)).copied().collect::<Vec<_>>();
+        part.targets.extend(new);
+    }
+
+    /// Calls that a shard has not replied to, and their channels.
+    fn open_calls(&self, node: usize) -> Vec<(u64, usize)> {
+        let open = |call: &Call| call.parts.get(&node).is_some_and(|part| !part.replied);
+        self.calls.iter().filter(|(_, call)| open(call)).map(|(token, call)| (*token, call.channel)).collect()
     }
 
     pub fn all_replied(&self) -> bool {
@@ -66,13 +83,13 @@ impl Calls {
     }
 
     /// Did the client's answer count?
-    pub fn was_answered(&self, token: u64, node: usize, id: LineId) -> bool {
+    pub fn was_answered(&self, token: u64, node: usize, id: ConnectionId) -> bool {
         self.calls.get(&token).and_then(|call| call.parts.get(&node)).is_some_and(|part| part.answered.contains(&id))
     }
 }
 
 impl World {
-    /// The business server sends a message to a channel: every shard that has members there is asked.
+    /// The business server sends a message to a channel: every shard that has members there gets it.
     pub fn call(&mut self) {
         let channel = self.rng.below(CHANNELS as u64) as usize;
         let qos = QoS::from_u8(self.rng.below(3) as u8).expect("0, 1 or 2");
@@ -80,22 +97,22 @@ impl World {
         let timeout = if patient { 400_000 } else { 500 + self.rng.below(15_000) };
         let token = self.next_token;
         self.next_token += 1;
-        self.tell(format_args!("call {token} to {}, {qos:?}, within {timeout}", channel_name(channel)));
+        self.trace(format_args!("call {token} to {}, {qos:?}, within {timeout}", channel_name(channel)));
         let hash = name_hash(channel_name(channel));
-        let asked: Vec<usize> = (0..self.nodes.len()).filter(|&node| self.nodes[node].has_presence(hash)).collect();
+        let shards: Vec<usize> = (0..self.nodes.len()).filter(|&node| self.nodes[node].has_presence(hash)).collect();
         let (begun, deadline) = (self.now, self.now + timeout);
-        let open = asked.len();
+        let open = shards.len();
         let call = Call { channel, qos, deadline, patient, begun, parts: HashMap::new(), open, sum: None };
         self.calls.calls.insert(token, call);
         self.seen.calls += 1;
-        for node in asked {
+        for node in shards {
             let delay = self.rng.below(4);
-            self.at(self.now + delay, Event::Mail { node, token });
+            self.at(self.now + delay, Event::CallArrives { node, token });
         }
     }
 
     /// The call reaches one shard.
-    pub fn on_mail(&mut self, node: usize, token: u64) {
+    pub fn on_call(&mut self, node: usize, token: u64) {
         let (channel, qos, deadline) = {
             let call = &self.calls.calls[&token];
             (call.channel, call.qos, Tick(call.deadline))
@@ -106,6 +123,7 @@ impl World {
         let call = self.calls.calls.get_mut(&token).expect("just looked at");
         let part = Part {
             arrival,
+            always: targets.clone(),
             targets,
             answered: HashSet::new(),
             doubtful: HashSet::new(),
@@ -125,37 +143,45 @@ impl World {
         self.turn(node);
     }
 
+    pub fn note_members(&mut self, node: usize) {
+        for (token, channel) in self.calls.open_calls(node) {
+            let members = self.members(node, channel);
+            self.calls.note_members(token, node, &members);
+        }
+    }
+
     /// Who is in the channel; the model has to agree.
-    pub fn members(&mut self, node: usize, channel: usize) -> Vec<LineId> {
+    pub fn members(&mut self, node: usize, channel: usize) -> Vec<ConnectionId> {
         let query = Query::Members { channel: channel_name(channel).into(), offset: 0, limit: usize::MAX };
-        let Reply::Members { total, identities } = self.ask(node, query) else { panic!("members were asked for") };
+        let Reply::Members { total, identities } = self.query(node, query) else { panic!("members were asked for") };
         assert_eq!(total, identities.len());
-        let told: Vec<LineId> = identities.iter().map(|identity| self.line_named(node, identity)).collect();
-        for &id in &told {
+        let members: Vec<ConnectionId> =
+            identities.iter().map(|identity| self.connection_named(node, identity)).collect();
+        for &id in &members {
             let joined = self.joined.contains(&(id, channel));
-            assert!(joined, "line {id} is in {}, nobody put it there", channel_name(channel));
+            assert!(joined, "connection {id} is in {}, nobody put it there", channel_name(channel));
         }
         for id in self.here(node) {
-            if self.joined.contains(&(id, channel)) && !told.contains(&id) {
+            if self.joined.contains(&(id, channel)) && !members.contains(&id) {
                 assert!(
-                    !self.is_open(id) && self.lines[id].stage != Stage::Connecting,
-                    "line {id} fell out of a channel"
+                    !self.is_open(id) && self.connections[id].stage != Stage::Connecting,
+                    "connection {id} fell out of a channel"
                 );
             }
         }
-        told
+        members
     }
 
-    pub fn is_open(&mut self, id: LineId) -> bool {
-        let (node, identity) = (self.lines[id].node, self.lines[id].identity);
-        self.ask(node, Query::Exists { identity }) == Reply::Done { connections: 1 }
+    pub fn is_open(&mut self, id: ConnectionId) -> bool {
+        let (node, identity) = (self.connections[id].node, self.connections[id].identity);
+        self.query(node, Query::Exists { identity }) == Reply::Done { connections: 1 }
     }
 
     /// The server has read the whole answer. `sure`: the connection was open all the while.
-    pub fn on_answer_read(&mut self, id: LineId, answer: Answer, sure: bool) {
+    pub fn on_answer_read(&mut self, id: ConnectionId, answer: Answer, sure: bool) {
         let call = self.calls.calls.get_mut(&answer.token).expect("a client answers what it got");
-        let part = call.parts.get_mut(&self.lines[id].node).expect("the shard was asked");
-        assert!(part.targets.contains(&id), "line {id} was not meant by {}", answer.token);
+        let part = call.parts.get_mut(&self.connections[id].node).expect("the shard got it");
+        assert!(part.targets.contains(&id), "connection {id} was not meant by {}", answer.token);
         if part.replied || part.answered.contains(&id) {
             return;
         }
@@ -170,10 +196,13 @@ impl World {
     }
 
     pub fn on_reply(&mut self, node: usize, token: u64, reply: Reply) {
-        self.tell(format_args!("shard {node} replies {reply:?} to {token}"));
+        self.trace(format_args!("shard {node} replies {reply:?} to {token}"));
         let call = self.calls.calls.get(&token).expect("a reply to a call");
-        let part = call.parts.get(&node).expect("a reply of who was asked");
+        let part = call.parts.get(&node).expect("a reply of a shard that got it");
         assert!(!part.replied, "one reply to one call");
+        if let (true, Reply::Refused(_)) = (self.slices, &reply) {
+            return self.on_refused(node, token);
+        }
         let Reply::Sent { connections, data, .. } = &reply else { panic!("{token} was refused: {reply:?}") };
         let (least, most) = match call.qos {
             QoS::AtMostOnce => (part.targets.len(), part.targets.len()),
@@ -181,15 +210,15 @@ impl World {
         };
         assert!(
             (least..=most).contains(&(*connections as usize)),
-            "{token}: {least}..={most} answered, {connections} told"
+            "{token}: {least}..={most} answered, {connections} reported"
         );
         if part.doubtful.is_empty() {
             assert_eq!(String::from_utf8_lossy(data), part.data, "the first reply that says something");
         }
         if call.patient && call.qos != QoS::AtMostOnce {
-            let (begun, silent) = (call.begun, part.targets.iter().filter(|id| !part.answered.contains(id)));
+            let (begun, silent) = (call.begun, part.always.iter().filter(|id| !part.answered.contains(id)));
             for id in silent.copied().collect::<Vec<_>>() {
-                assert!(!self.lives_unhindered(id, begun), "line {id} lives, and {token} was not delivered");
+                assert!(!self.lives_unhindered(id, begun), "connection {id} lives, and {token} was not delivered");
             }
         }
         let call = self.calls.calls.get_mut(&token).expect("just looked at");
@@ -210,30 +239,40 @@ impl World {
         }
     }
 
-    /// Nothing but our own fault can have kept it from answering since then.
-    fn lives_unhindered(&mut self, id: LineId, since: u64) -> bool {
-        let line = &self.lines[id];
-        let well = line.hindered < since && !line.paused && !line.fin && line.frozen <= since;
-        well && line.stage == Stage::Open && self.is_open(id)
+    /// Too much waits for fan-out already.
+    fn on_refused(&mut self, node: usize, token: u64) {
+        let call = self.calls.calls.get_mut(&token).expect("just looked at");
+        let part = call.parts.get_mut(&node).expect("just looked at");
+        assert!(part.answered.is_empty() && part.doubtful.is_empty(), "{token} was refused and delivered");
+        part.replied = true;
+        call.open -= 1;
+        self.seen.calls_refused += 1;
+    }
+
+    /// Nothing on its side can have prevented an answer since then.
+    fn lives_unhindered(&mut self, id: ConnectionId, since: u64) -> bool {
+        let connection = &self.connections[id];
+        let well = connection.hindered < since && !connection.paused && !connection.fin && connection.frozen <= since;
+        well && connection.stage == Stage::Open && self.is_open(id)
     }
 
     /// The rest of what a business server can ask for.
     pub fn control(&mut self) {
         let channel = self.rng.below(CHANNELS as u64) as usize;
-        let Some(id) = self.some_line() else { return };
-        let (node, identity) = (self.lines[id].node, self.lines[id].identity);
+        let Some(id) = self.some_connection() else { return };
+        let (node, identity) = (self.connections[id].node, self.connections[id].identity);
         let name = channel_name(channel);
         match self.rng.below(12) {
             0..=4 => {
                 let open = self.is_open(id);
-                let reply = self.ask(node, Query::Subscribe { identity, channel: name.into() });
+                let reply = self.query(node, Query::Subscribe { identity, channel: name.into() });
                 assert_eq!(reply, Reply::Done { connections: u32::from(open) });
                 if open {
                     self.joined.insert((id, channel));
                 }
             }
             5..=6 => {
-                self.ask(node, Query::Unsubscribe { identity, channel: name.into() });
+                self.query(node, Query::Unsubscribe { identity, channel: name.into() });
                 if self.is_open(id) {
                     self.joined.remove(&(id, channel));
                 }
@@ -242,13 +281,17 @@ impl World {
             9..=10 => {
                 let open = self.is_open(id);
                 let kick = Query::Kick { identity, code: CloseCode(4001), reason: "kicked".into() };
-                assert_eq!(self.ask(node, kick), Reply::Done { connections: u32::from(open) });
+                assert_eq!(self.query(node, kick), Reply::Done { connections: u32::from(open) });
             }
             _ => {
                 let members = self.members(node, channel).len() as u32;
                 let kick = Query::KickChannel { channel: name.into(), code: CloseCode(4002), reason: "all".into() };
-                assert_eq!(self.ask(node, kick), Reply::Done { connections: members });
-                if members > 0 && self.rng.chance(50) {
+                let reply = self.query(node, kick);
+                if let (true, Reply::Refused(_)) = (self.slices, &reply) {
+                    return self.turn(node);
+                }
+                assert_eq!(reply, Reply::Done { connections: members });
+                if !self.slices && members > 0 && self.rng.chance(50) {
                     self.nodes[node].kick_begins(channel);
                     return self.at(self.now + 2, Event::Turn(node));
                 }
@@ -258,11 +301,11 @@ impl World {
     }
 
     /// Everyone but one leaves a channel, on all shards.
-    fn occupy(&mut self, keep: LineId, channel: usize) {
-        let identity: Identity = self.lines[keep].identity;
+    fn occupy(&mut self, keep: ConnectionId, channel: usize) {
+        let identity: Identity = self.connections[keep].identity;
         for node in 0..self.nodes.len() {
-            let leaving: Vec<LineId> = self.members(node, channel).into_iter().filter(|&id| id != keep).collect();
-            let reply = self.ask(node, Query::Evict { channel: channel_name(channel).into(), keep: identity });
+            let leaving: Vec<ConnectionId> = self.members(node, channel).into_iter().filter(|&id| id != keep).collect();
+            let reply = self.query(node, Query::Evict { channel: channel_name(channel).into(), keep: identity });
             assert_eq!(reply, Reply::Done { connections: leaving.len() as u32 });
             for id in leaving {
                 self.joined.remove(&(id, channel));

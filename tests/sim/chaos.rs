@@ -1,7 +1,7 @@
 //! What goes wrong: clients freeze, vanish, are cut off at any byte, close, send rubbish; the backend goes down;
-//! something late comes for a connection that is no more; limits change.
+//! something late comes for a connection that has ended; limits change.
 
-use crate::line::LineId;
+use crate::connection::ConnectionId;
 use crate::world::{Event, World, channel_name};
 use rainbow::base::time::Tick;
 use rainbow::shard::{DrainScope, Input};
@@ -9,41 +9,41 @@ use rainbow::wire::ws::frame::{CloseCode, Opcode};
 
 impl World {
     pub fn chaos(&mut self) {
-        let Some(id) = self.some_line() else { return };
-        let (node, now) = (self.lines[id].node, self.now);
+        let Some(id) = self.some_connection() else { return };
+        let (node, now) = (self.connections[id].node, self.now);
         match self.rng.below(17) {
             // Never silent for as long as a ping takes: answers at QoS 1 may be forgotten then.
-            0..=1 if self.lines[id].frozen + 3_000 < now => {
+            0..=1 if self.connections[id].frozen + 3_000 < now => {
                 let until = now + 500 + self.rng.below(7_000);
-                self.tell(format_args!("line {id} freezes until {until}"));
-                self.lines[id].frozen = until;
-                self.lines[id].hindered = until;
+                self.trace(format_args!("connection {id} freezes until {until}"));
+                self.connections[id].frozen = until;
+                self.connections[id].hindered = until;
                 self.seen.frozen += 1;
             }
             2 => {
-                self.tell(format_args!("line {id} vanishes"));
-                self.lines[id].frozen = u64::MAX;
-                self.lines[id].hindered = u64::MAX;
+                self.trace(format_args!("connection {id} vanishes"));
+                self.connections[id].frozen = u64::MAX;
+                self.connections[id].hindered = u64::MAX;
                 self.seen.vanished += 1;
                 self.client_gone_silently(id);
             }
             3..=4 => {
-                let kept = self.rng.below(self.lines[id].up.len() as u64 + 1) as usize;
-                self.tell(format_args!("line {id} is cut, {kept} bytes still arrive"));
-                self.lines[id].cut(kept);
+                let arriving = self.rng.below(self.connections[id].up.len() as u64 + 1) as usize;
+                self.trace(format_args!("connection {id} is cut, {arriving} bytes still arrive"));
+                self.connections[id].cut(arriving);
                 self.seen.cut += 1;
                 self.client_left(id);
                 self.read_soon(id);
             }
-            5 if self.lines[id].can_speak() => {
-                self.lines[id].peer.closing = true;
+            5 if self.connections[id].can_speak() => {
+                self.connections[id].peer.closing = true;
                 self.frame(id, Opcode::Close, &1000u16.to_be_bytes());
             }
-            6 if self.lines[id].can_speak() => {
+            6 if self.connections[id].can_speak() => {
                 let rubbish: &[u8] = [&b"\x82\x01x"[..], b"\x81\x82\0\0\0\0\xFF\xFF", b"\x82\xFE\x7F\xFF\0\0\0\0"]
                     [self.rng.below(3) as usize];
-                self.lines[id].peer.closing = true;
-                self.lines[id].write(rubbish);
+                self.connections[id].peer.closing = true;
+                self.connections[id].write(rubbish);
                 self.read_soon(id);
             }
             7 => {
@@ -76,20 +76,20 @@ impl World {
     }
 
     /// Nobody tells the server; the client comes back on another connection.
-    fn client_gone_silently(&mut self, id: LineId) {
-        let client = self.lines[id].client;
-        self.clients[client].line = None;
+    fn client_gone_silently(&mut self, id: ConnectionId) {
+        let client = self.connections[id].client;
+        self.clients[client].connection = None;
         self.at(self.now + 1_000, Event::Dial(client));
     }
 
-    /// Something late for a connection that is no more.
+    /// Something late for a connection that has ended.
     fn stale_input(&mut self) {
-        let gone: Vec<LineId> = (0..self.lines.len()).filter(|&id| self.lines[id].told).collect();
+        let gone: Vec<ConnectionId> = (0..self.connections.len()).filter(|&id| self.connections[id].closed).collect();
         if gone.is_empty() {
             return;
         }
         let id = gone[self.rng.below(gone.len() as u64) as usize];
-        let (node, key) = (self.lines[id].node, self.lines[id].key);
+        let (node, key) = (self.connections[id].node, self.connections[id].key);
         let mut rubbish = *b"\x82\x80\0\0\0\0";
         let input = match self.rng.below(4) {
             0 => Input::Subscribe { key, channel: channel_name(0) },

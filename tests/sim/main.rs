@@ -7,13 +7,16 @@
 mod backend;
 mod calls;
 mod chaos;
-mod line;
+mod connection;
+mod limits;
+mod node;
 mod peer;
 mod seeds;
 mod seen;
 mod sessions;
 mod world;
 
+use limits::name_of_limits;
 use rainbow::shard::{Bug, Mode};
 use seeds::{number, run_all};
 use seen::Seen;
@@ -52,7 +55,7 @@ fn every_planted_mistake_is_noticed() {
     for &bug in Bug::ALL {
         let broken = |seed: &u64| catch_unwind(|| World::new(*seed, Mode::Planted(bug), false).run()).is_err();
         match (0..SEEDS_PER_BUG).find(broken) {
-            Some(seed) => println!("{bug:?} is noticed by seed {seed}"),
+            Some(seed) => println!("{bug:?} is noticed by seed {seed}, {}", name_of_limits(seed)),
             None => unnoticed.push(bug),
         }
     }

@@ -1,7 +1,7 @@
 //! A client as the protocol wants it: reads frames byte by byte, answers SENDs, repeats its own until they are
 //! answered. A client that *loses* drops a packet now and then, coming or going, each at most `LOSSES_MAX` times.
 
-use crate::line::{Answer, LineId};
+use crate::connection::{Answer, ConnectionId};
 use crate::world::{Event, World};
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
@@ -87,10 +87,10 @@ impl Peer {
 
 impl World {
     /// Bytes reach the client.
-    pub fn peer_hears(&mut self, id: LineId, bytes: &[u8]) {
-        self.lines[id].peer.input.extend_from_slice(bytes);
+    pub fn peer_hears(&mut self, id: ConnectionId, bytes: &[u8]) {
+        self.connections[id].peer.input.extend_from_slice(bytes);
         loop {
-            let peer = &mut self.lines[id].peer;
+            let peer = &mut self.connections[id].peer;
             if !peer.ready {
                 if peer.input.len() < RESPONSE.len() {
                     return;
@@ -105,15 +105,18 @@ impl World {
         }
     }
 
-    fn on_frame(&mut self, id: LineId, opcode: u8, payload: &[u8]) {
+    fn on_frame(&mut self, id: ConnectionId, opcode: u8, payload: &[u8]) {
         match opcode {
             8 => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
-                self.tell(format_args!("line {id} hears close {code} {}", String::from_utf8_lossy(&payload[2..])));
+                self.trace(format_args!(
+                    "connection {id} hears close {code} {}",
+                    String::from_utf8_lossy(&payload[2..])
+                ));
                 assert_ne!(&payload[2..], b"stale", "a stale key closed somebody else");
                 self.seen.close(code);
-                if !self.lines[id].peer.closing {
-                    self.lines[id].peer.closing = true;
+                if !self.connections[id].peer.closing {
+                    self.connections[id].peer.closing = true;
                     self.frame(id, Opcode::Close, &payload[..2]);
                 }
             }
@@ -122,12 +125,12 @@ impl World {
                 let packet = Packet::decode(payload).expect("the server speaks the protocol");
                 self.on_packet(id, packet, payload[0]);
             }
-            other => panic!("line {id} hears opcode {other}"),
+            other => panic!("connection {id} hears opcode {other}"),
         }
     }
 
-    fn on_packet(&mut self, id: LineId, packet: Packet<'_>, first: u8) {
-        self.tell(format_args!("line {id} hears {packet:?}"));
+    fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>, first: u8) {
+        self.trace(format_args!("connection {id} hears {packet:?}"));
         if let Packet::Send { dup, qos, id: message, body, .. } = packet {
             self.check_send(id, dup, qos, message, token_of(body));
         }
@@ -143,11 +146,11 @@ impl World {
             Packet::Ack { id: message, body } => self.on_up_answer(id, message.0, QoS::AtLeastOnce, body),
             Packet::Rec { id: message, body } => self.on_up_answer(id, message.0, QoS::ExactlyOnce, body),
             Packet::Rel { id: message, .. } => {
-                self.lines[id].peer.received.remove(&message.0);
+                self.connections[id].peer.received.remove(&message.0);
                 self.say(id, Packet::Com { id: message });
             }
             Packet::Com { id: message } => {
-                let peer = &mut self.lines[id].peer;
+                let peer = &mut self.connections[id].peer;
                 assert!(message.0 < peer.next_up_id, "COM for what was never sent");
                 if peer.outstanding.get(&message.0).is_some_and(|out| out.released) {
                     peer.outstanding.remove(&message.0);
@@ -157,9 +160,9 @@ impl World {
     }
 
     /// What a SEND must look like, whether the client loses it or not.
-    fn check_send(&mut self, id: LineId, dup: bool, qos: QoS, message: Option<MessageId>, token: u64) {
-        let (channel, arrival) = self.calls.origin(token, self.lines[id].node);
-        let peer = &mut self.lines[id].peer;
+    fn check_send(&mut self, id: ConnectionId, dup: bool, qos: QoS, message: Option<MessageId>, token: u64) {
+        let (channel, arrival) = self.calls.origin(token, self.connections[id].node);
+        let peer = &mut self.connections[id].peer;
         let number = message.map_or(0, |message| message.0);
         match peer.came.get(&token) {
             None => {
@@ -182,8 +185,8 @@ impl World {
     }
 
     /// The application's side of a SEND.
-    fn on_down(&mut self, id: LineId, qos: QoS, message: Option<MessageId>, token: u64) {
-        let peer = &mut self.lines[id].peer;
+    fn on_down(&mut self, id: ConnectionId, qos: QoS, message: Option<MessageId>, token: u64) {
+        let peer = &mut self.connections[id].peer;
         let known = message.is_some_and(|message| peer.received.contains_key(&message.0));
         if qos != QoS::ExactlyOnce || !known {
             *peer.handed.entry(token).or_default() += 1;
@@ -200,14 +203,14 @@ impl World {
             _ => Packet::Ack { id: message, body: body.as_bytes() },
         };
         if self.say(id, packet) {
-            let line = &mut self.lines[id];
-            line.answers.push_back((line.up_written, Answer { token, body }));
+            let connection = &mut self.connections[id];
+            connection.answers.push_back((connection.up_written, Answer { token, body }));
         }
     }
 
-    fn on_up_answer(&mut self, id: LineId, message: u16, qos: QoS, body: &[u8]) {
+    fn on_up_answer(&mut self, id: ConnectionId, message: u16, qos: QoS, body: &[u8]) {
         let body = String::from_utf8(body.to_vec()).expect("as the backend answered");
-        let peer = &mut self.lines[id].peer;
+        let peer = &mut self.connections[id].peer;
         assert!(message < peer.next_up_id, "an answer to what was never sent");
         let first = peer.answered.entry(message).or_insert_with(|| body.clone());
         assert_eq!(*first, body, "a repeat is answered as the first time");
@@ -226,9 +229,9 @@ impl World {
     }
 
     /// The client has something to say.
-    pub fn speak(&mut self, id: LineId) {
+    pub fn speak(&mut self, id: ConnectionId) {
         let qos = QoS::from_u8(self.rng.below(3) as u8).expect("0, 1 or 2");
-        let peer = &mut self.lines[id].peer;
+        let peer = &mut self.connections[id].peer;
         if qos != QoS::AtMostOnce && peer.outstanding.len() >= OUTSTANDING_MAX {
             return;
         }
@@ -244,7 +247,7 @@ impl World {
         self.arm_peer(id);
     }
 
-    fn say_message(&mut self, id: LineId, dup: bool, qos: QoS, number: u16, token: u64) {
+    fn say_message(&mut self, id: ConnectionId, dup: bool, qos: QoS, number: u16, token: u64) {
         let message = (qos != QoS::AtMostOnce).then_some(MessageId(number));
         let body = body_of(token, "u");
         let message_type = token as u16 % 1000;
@@ -252,8 +255,8 @@ impl World {
         if !self.say(id, packet) {
             return;
         }
-        let written = self.lines[id].up_written;
-        let peer = &mut self.lines[id].peer;
+        let written = self.connections[id].up_written;
+        let peer = &mut self.connections[id].peer;
         if !peer.spoken_by_token.contains_key(&token) {
             peer.spoken_by_token.insert(token, peer.spoken.len());
             peer.spoken.push((token, qos));
@@ -267,19 +270,19 @@ impl World {
     }
 
     /// Repeats what is due.
-    pub fn on_peer_timer(&mut self, id: LineId) {
-        if self.lines[id].peer.timer_at > self.now {
+    pub fn on_peer_timer(&mut self, id: ConnectionId) {
+        if self.connections[id].peer.timer_at > self.now {
             return;
         }
-        self.lines[id].peer.timer_at = u64::MAX;
-        if self.lines[id].can_speak() && self.lines[id].frozen <= self.now {
+        self.connections[id].peer.timer_at = u64::MAX;
+        if self.connections[id].can_speak() && self.connections[id].frozen <= self.now {
             let now = self.now;
-            let due = self.lines[id].peer.outstanding.iter().filter(|(_, out)| out.repeat_at <= now);
+            let due = self.connections[id].peer.outstanding.iter().filter(|(_, out)| out.repeat_at <= now);
             let due: Vec<(u16, u64, QoS, bool)> =
                 due.map(|(number, out)| (*number, out.token, out.qos, out.released)).collect();
             for (number, token, qos, released) in due {
                 let wait = self.rng.below(2_000) + 1_000;
-                if let Some(out) = self.lines[id].peer.outstanding.get_mut(&number) {
+                if let Some(out) = self.connections[id].peer.outstanding.get_mut(&number) {
                     out.repeat_at = now + wait;
                 }
                 match released {
@@ -291,18 +294,18 @@ impl World {
         self.arm_peer(id);
     }
 
-    fn arm_peer(&mut self, id: LineId) {
-        let line = &mut self.lines[id];
-        let Some(due) = line.peer.outstanding.values().map(|out| out.repeat_at).min() else { return };
-        let due = due.max(line.frozen).max(self.now + 1);
-        if !line.fin && due < line.peer.timer_at {
-            line.peer.timer_at = due;
+    fn arm_peer(&mut self, id: ConnectionId) {
+        let connection = &mut self.connections[id];
+        let Some(due) = connection.peer.outstanding.values().map(|out| out.repeat_at).min() else { return };
+        let due = due.max(connection.frozen).max(self.now + 1);
+        if !connection.fin && due < connection.peer.timer_at {
+            connection.peer.timer_at = due;
             self.at(due, Event::PeerTimer(id));
         }
     }
 
     /// False when the client loses it, or cannot speak.
-    fn say(&mut self, id: LineId, packet: Packet<'_>) -> bool {
+    fn say(&mut self, id: ConnectionId, packet: Packet<'_>) -> bool {
         let mut payload = Vec::new();
         packet.encode_into(&mut payload);
         let number = if payload.len() >= 5 && payload[0] >> 4 == 1 {
@@ -311,15 +314,15 @@ impl World {
             [payload[1], payload[2]]
         };
         let lost = self.is_lost(id, Way::Going, payload[0] >> 4, u16::from_be_bytes(number));
-        if lost || !self.lines[id].can_speak() {
+        if lost || !self.connections[id].can_speak() {
             return false;
         }
-        self.tell(format_args!("line {id} says {packet:?}"));
+        self.trace(format_args!("connection {id} says {packet:?}"));
         self.frame(id, Opcode::Binary, &payload);
         true
     }
 
-    pub fn frame(&mut self, id: LineId, opcode: Opcode, payload: &[u8]) {
+    pub fn frame(&mut self, id: ConnectionId, opcode: Opcode, payload: &[u8]) {
         let mut bytes = Vec::new();
         let key = self.rng.next_u64().to_le_bytes();
         // A message may come in fragments.
@@ -334,15 +337,15 @@ impl World {
         }
         let opcode = if split > 0 { Opcode::Continuation } else { opcode };
         ClientFrame { fin: true, opcode, key: [d, c, b, a], payload: &payload[split..] }.write_into(&mut bytes);
-        self.lines[id].write(&bytes);
+        self.connections[id].write(&bytes);
         self.read_soon(id);
     }
 
-    fn is_lost(&mut self, id: LineId, way: Way, command: u8, number: u16) -> bool {
-        if !self.lines[id].peer.loses || !self.rng.chance(25) {
+    fn is_lost(&mut self, id: ConnectionId, way: Way, command: u8, number: u16) -> bool {
+        if !self.connections[id].peer.loses || !self.rng.chance(25) {
             return false;
         }
-        let losses = self.lines[id].peer.losses.entry((way, command, number)).or_default();
+        let losses = self.connections[id].peer.losses.entry((way, command, number)).or_default();
         *losses += 1;
         let lost = *losses <= LOSSES_MAX;
         self.seen.lost += u64::from(lost);

@@ -1,5 +1,6 @@
 //! Many seeds on two threads, with what happened in all of them together.
 
+use crate::limits::name_of_limits;
 use std::panic::{UnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -28,7 +29,10 @@ pub fn run_all<Seen: Default + Send>(
                 }
                 match catch_unwind(move || run(seed)) {
                     Ok(one) => add(&mut seen, &one),
-                    Err(_) => panic!("replay with {replay}={seed} cargo test --test sim -- --nocapture"),
+                    Err(_) => {
+                        let limits = name_of_limits(seed);
+                        panic!("replay with {replay}={seed} cargo test --test sim -- --nocapture ({limits})")
+                    }
                 }
             }
         };

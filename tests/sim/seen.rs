@@ -35,8 +35,8 @@ macro_rules! seen {
 pub(crate) use seen;
 
 seen! {
-    events opened abandoned survivors calls handed_down repeats_down answered_up failed forwarded_again lost paused blocked
-    frozen vanished cut outages stale limits_changed
+    events opened abandoned survivors calls handed_down repeats_down answered_up failed forwards_repeated lost paused blocked
+    frozen vanished cut outages stale limits_changed calls_refused
 }
 
 impl Seen {

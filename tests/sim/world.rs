@@ -4,33 +4,33 @@
 
 use crate::backend::Backend;
 use crate::calls::Calls;
-use crate::line::{Answer, Line, LineId, Stage};
+use crate::connection::{Answer, Connection, ConnectionId, Stage};
+use crate::limits::{has_tiny_limits, limits_of};
+use crate::node::Node;
 use crate::peer::RESPONSE;
 use crate::seen::Seen;
-use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
-use rainbow::base::limits::Limits;
+use rainbow::base::id::{ConnKey, Identity, ShardId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
-use rainbow::shard::{Input, Mode, Output, Query, QueryId, Reply, SessionSettings, Settings, Shard};
+use rainbow::shard::{Input, Mode, Output, Query, Reply, SessionSettings, Settings};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashSet};
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     Dial(usize),
-    Decide(LineId),
+    Decide(ConnectionId),
     Speak(usize),
-    PeerTimer(LineId),
-    ServerReads(LineId),
-    ClientReads(LineId),
-    Writable(LineId),
+    PeerTimer(ConnectionId),
+    ServerReads(ConnectionId),
+    ClientReads(ConnectionId),
+    Writable(ConnectionId),
     BackendDone(u64),
     BackendBack,
     Call,
-    Mail { node: usize, token: u64 },
+    CallArrives { node: usize, token: u64 },
     Turn(usize),
     Tick(usize),
     Chaos,
@@ -40,11 +40,11 @@ pub struct World {
     pub now: u64,
     pub rng: Rng,
     pub nodes: Vec<Node>,
-    pub lines: Vec<Line>,
+    pub connections: Vec<Connection>,
     pub backend: Backend,
     pub calls: Calls,
     /// (connection, channel): somebody put it there and nobody took it out.
-    pub joined: HashSet<(LineId, usize)>,
+    pub joined: HashSet<(ConnectionId, usize)>,
     pub next_token: u64,
     pub seen: Seen,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -52,25 +52,13 @@ pub struct World {
     pub clients: Vec<Client>,
     /// From then on nothing goes wrong any more and nobody says anything new.
     healed: bool,
+    /// Tiny limits: fan-out is done in slices.
+    pub slices: bool,
     talks: bool,
 }
 
-/// One shard and what its worker would know.
-pub struct Node {
-    pub shard: Shard,
-    pub settings: Settings,
-    slots: HashMap<ConnIndex, LineId>,
-    stash: VecDeque<Output>,
-    presence: HashMap<u64, i64>,
-    tick_at: u64,
-    /// Channels that are being kicked, and the calls that came behind that: their targets are those of the run.
-    kicked: HashSet<usize>,
-    behind: Vec<(u64, usize)>,
-    pub stale: u64,
-}
-
 pub struct Client {
-    pub line: Option<LineId>,
+    pub connection: Option<ConnectionId>,
     loses: bool,
     dials: u32,
 }
@@ -104,19 +92,19 @@ impl World {
             messages_per_second: if rng.chance(20) { 8 } else { 0 },
             sessions: SessionSettings::default(),
             channels_per_connection: CHANNELS,
-            limits: Limits::DEFAULT,
+            limits: limits_of(seed),
             mode,
         };
         let nodes = 1 + rng.below(3) as usize;
         let nodes = (0..nodes).map(|n| Node::new(ShardId(n as u16), settings.clone(), now)).collect();
         let clients = 2 + rng.below(4);
-        let clients = (0..clients).map(|_| Client { line: None, loses: rng.chance(40), dials: 0 }).collect();
+        let clients = (0..clients).map(|_| Client { connection: None, loses: rng.chance(40), dials: 0 }).collect();
         let backend = Backend::new(rng.below(3) * 10, 1 + rng.below(400));
         World {
             now,
             rng,
             nodes,
-            lines: Vec::new(),
+            connections: Vec::new(),
             backend,
             calls: Calls::default(),
             joined: HashSet::new(),
@@ -126,6 +114,7 @@ impl World {
             next_event: 0,
             clients,
             healed: false,
+            slices: has_tiny_limits(seed),
             talks,
         }
     }
@@ -146,8 +135,8 @@ impl World {
         self.backend.fails = 0;
         assert!(self.run_until(self.now + HEALING_MS, World::is_settled), "what is left is never answered");
         self.check_lives();
-        for id in 0..self.lines.len() {
-            self.lines[id].cut(0);
+        for id in 0..self.connections.len() {
+            self.connections[id].cut(0);
             self.read_soon(id);
         }
         let empty = |world: &World| world.backend.is_idle() && world.nodes.iter().all(|node| node.shard.is_quiescent());
@@ -193,7 +182,7 @@ impl World {
                 let next = 200 + self.rng.below(1_000);
                 self.at(self.now + next, Event::Call);
             }
-            Event::Mail { node, token } => self.mail(node, token),
+            Event::CallArrives { node, token } => self.call_arrives(node, token),
             Event::Turn(node) => self.turn(node),
             Event::Tick(node) => self.tick(node),
             Event::Chaos if self.healed => {}
@@ -210,7 +199,7 @@ impl World {
         self.next_event += 1;
     }
 
-    pub fn tell(&self, what: fmt::Arguments<'_>) {
+    pub fn trace(&self, what: fmt::Arguments<'_>) {
         if self.talks {
             println!("{:>12} {what}", self.now);
         }
@@ -226,25 +215,25 @@ impl World {
         let digest = std::array::from_fn(|_| self.rng.next_u64() as u8);
         let (key, identity) = self.nodes[node].shard.reserve(digest, Tick(self.now));
         let down_max = 50 + self.rng.below(800) as usize;
-        let id = self.lines.len();
+        let id = self.connections.len();
         let taken = self.nodes[node].slots.insert(key.index, id);
         assert_eq!(taken, None, "a slot has one connection");
-        self.lines.push(Line::new(node, client, key, identity, down_max, self.clients[client].loses));
-        self.clients[client].line = Some(id);
+        self.connections.push(Connection::new(node, client, key, identity, down_max, self.clients[client].loses));
+        self.clients[client].connection = Some(id);
         self.clients[client].dials += 1;
-        self.tell(format_args!("client {client} dials as line {id}, {key:?}"));
+        self.trace(format_args!("client {client} dials as connection {id}, {key:?}"));
         let delay = self.rng.below(300);
         self.at(self.now + delay, Event::Decide(id));
     }
 
     /// The backend has been asked whether to let it in.
-    fn decide(&mut self, id: LineId) {
-        let (node, key) = (self.lines[id].node, self.lines[id].key);
-        if self.lines[id].fin || self.rng.chance(10) {
+    fn decide(&mut self, id: ConnectionId) {
+        let (node, key) = (self.connections[id].node, self.connections[id].key);
+        if self.connections[id].fin || self.rng.chance(10) {
             if self.rng.chance(50) {
                 self.subscribe(id, 0);
             }
-            self.lines[id].stage = Stage::Abandoned;
+            self.connections[id].stage = Stage::Abandoned;
             self.nodes[node].slots.remove(&key.index);
             self.nodes[node].input(Input::Abandoned { key }, self.now);
             self.seen.abandoned += 1;
@@ -259,36 +248,36 @@ impl World {
         if self.rng.chance(50) {
             self.set_cookie(id, format!("cookie of {id}").into_bytes());
         }
-        self.lines[id].stage = Stage::Open;
+        self.connections[id].stage = Stage::Open;
         self.seen.opened += 1;
         self.nodes[node].input(Input::Opened { key, response: Rc::from(RESPONSE) }, self.now);
         self.turn(node);
     }
 
-    pub fn subscribe(&mut self, id: LineId, channel: usize) {
-        let (node, key) = (self.lines[id].node, self.lines[id].key);
+    pub fn subscribe(&mut self, id: ConnectionId, channel: usize) {
+        let (node, key) = (self.connections[id].node, self.connections[id].key);
         self.nodes[node].input(Input::Subscribe { key, channel: channel_name(channel) }, self.now);
         self.joined.insert((id, channel));
     }
 
-    pub fn unsubscribe(&mut self, id: LineId, channel: usize) {
-        let (node, key) = (self.lines[id].node, self.lines[id].key);
+    pub fn unsubscribe(&mut self, id: ConnectionId, channel: usize) {
+        let (node, key) = (self.connections[id].node, self.connections[id].key);
         self.nodes[node].input(Input::Unsubscribe { key, channel: channel_name(channel) }, self.now);
         self.joined.remove(&(id, channel));
     }
 
-    pub fn set_cookie(&mut self, id: LineId, cookie: Vec<u8>) {
-        let (node, key) = (self.lines[id].node, self.lines[id].key);
+    pub fn set_cookie(&mut self, id: ConnectionId, cookie: Vec<u8>) {
+        let (node, key) = (self.connections[id].node, self.connections[id].key);
         self.nodes[node].input(Input::Cookie { key, value: &cookie }, self.now);
-        self.lines[id].cookie = Some(cookie);
+        self.connections[id].cookie = Some(cookie);
     }
 
     /// The client's side is over; it comes back.
-    pub fn client_left(&mut self, id: LineId) {
-        self.lines[id].left = true;
-        let client = self.lines[id].client;
-        if self.clients[client].line == Some(id) {
-            self.clients[client].line = None;
+    pub fn client_left(&mut self, id: ConnectionId) {
+        self.connections[id].left = true;
+        let client = self.connections[id].client;
+        if self.clients[client].connection == Some(id) {
+            self.clients[client].connection = None;
             let delay = 100 + self.rng.below(2_000);
             self.at(self.now + delay, Event::Dial(client));
         }
@@ -298,9 +287,9 @@ impl World {
         if self.healed {
             return;
         }
-        if let Some(id) = self.clients[client].line.filter(|&id| self.lines[id].can_speak()) {
+        if let Some(id) = self.clients[client].connection.filter(|&id| self.connections[id].can_speak()) {
             for _ in 0..if self.rng.chance(10) { 6 } else { 1 } {
-                if self.lines[id].frozen <= self.now {
+                if self.connections[id].frozen <= self.now {
                     self.speak(id);
                 }
             }
@@ -309,54 +298,54 @@ impl World {
         self.at(self.now + next, Event::Speak(client));
     }
 
-    pub fn read_soon(&mut self, id: LineId) {
-        if !std::mem::replace(&mut self.lines[id].reading, true) {
+    pub fn read_soon(&mut self, id: ConnectionId) {
+        if !std::mem::replace(&mut self.connections[id].reading, true) {
             let delay = self.rng.below(40);
             self.at(self.now + delay, Event::ServerReads(id));
         }
     }
 
-    fn receive_soon(&mut self, id: LineId) {
-        if !std::mem::replace(&mut self.lines[id].receiving, true) {
+    fn receive_soon(&mut self, id: ConnectionId) {
+        if !std::mem::replace(&mut self.connections[id].receiving, true) {
             let delay = self.rng.below(40);
             self.at(self.now + delay, Event::ClientReads(id));
         }
     }
 
-    fn server_reads(&mut self, id: LineId) {
-        self.lines[id].reading = false;
-        let line = &mut self.lines[id];
-        if line.stage != Stage::Open {
+    fn server_reads(&mut self, id: ConnectionId) {
+        self.connections[id].reading = false;
+        let connection = &mut self.connections[id];
+        if connection.stage != Stage::Open {
             return;
         }
-        if line.paused {
-            // Nobody reads; but a broken line may be noticed all the same.
-            if line.fin && self.rng.chance(30) {
-                self.lines[id].up.clear();
+        if connection.paused {
+            // Nobody reads; but a broken connection may be noticed all the same.
+            if connection.fin && self.rng.chance(30) {
+                self.connections[id].up.clear();
                 self.socket_ended(id);
             }
             return;
         }
-        if line.up.is_empty() {
-            if line.fin {
+        if connection.up.is_empty() {
+            if connection.fin {
                 self.socket_ended(id);
             }
             return;
         }
-        let most = line.up.len().min(if self.rng.chance(20) { 3 } else { 200 });
+        let most = connection.up.len().min(if self.rng.chance(20) { 3 } else { 200 });
         let len = 1 + self.rng.below(most as u64) as usize;
-        let mut data: Vec<u8> = line.up.drain(..len).collect();
-        line.up_read += len;
-        let read = line.up_read;
-        let (node, key) = (line.node, line.key);
-        let whole =
-            line.answers.front().is_some_and(|(end, _)| *end <= read) || line.peer.ends_within(read - len, read);
+        let mut data: Vec<u8> = connection.up.drain(..len).collect();
+        connection.up_read += len;
+        let read = connection.up_read;
+        let (node, key) = (connection.node, connection.key);
+        let whole = connection.answers.front().is_some_and(|(end, _)| *end <= read)
+            || connection.peer.ends_within(read - len, read);
         let open = whole && self.is_open(id);
         self.nodes[node].input(Input::Bytes { key, data: &mut data }, self.now);
         if open {
             let still = self.is_open(id);
             if still {
-                self.lines[id].peer.accepted_to(read);
+                self.connections[id].peer.accepted_to(read);
             }
             for answer in self.answers_read(id, read) {
                 self.on_answer_read(id, answer, still);
@@ -365,54 +354,56 @@ impl World {
             self.answers_read(id, read);
         }
         if self.nodes[node].shard.is_paused(key) {
-            self.lines[id].paused = true;
-            self.lines[id].hindered = self.now;
+            self.connections[id].paused = true;
+            self.connections[id].hindered = self.now;
             self.seen.paused += 1;
         }
         self.turn(node);
         self.read_soon(id);
     }
 
-    fn answers_read(&mut self, id: LineId, read: usize) -> Vec<Answer> {
-        let answers = &mut self.lines[id].answers;
+    fn answers_read(&mut self, id: ConnectionId, read: usize) -> Vec<Answer> {
+        let answers = &mut self.connections[id].answers;
         let whole = answers.iter().take_while(|(end, _)| *end <= read).count();
         answers.drain(..whole).map(|(_, answer)| answer).collect()
     }
 
-    fn socket_ended(&mut self, id: LineId) {
-        self.tell(format_args!("line {id} ends"));
-        let (node, key) = (self.lines[id].node, self.lines[id].key);
-        self.lines[id].stage = Stage::Ended;
+    fn socket_ended(&mut self, id: ConnectionId) {
+        self.trace(format_args!("connection {id} ends"));
+        let (node, key) = (self.connections[id].node, self.connections[id].key);
+        self.connections[id].stage = Stage::Ended;
         self.nodes[node].slots.remove(&key.index);
         self.nodes[node].input(Input::SocketEnded { key }, self.now);
         self.turn(node);
-        if !self.lines[id].left {
+        if !self.connections[id].left {
             self.receive_soon(id);
         }
     }
 
-    fn client_reads(&mut self, id: LineId) {
+    fn client_reads(&mut self, id: ConnectionId) {
         let now = self.now;
-        let line = &mut self.lines[id];
-        line.receiving = false;
-        if line.left || line.frozen == u64::MAX {
+        let connection = &mut self.connections[id];
+        connection.receiving = false;
+        if connection.left || connection.frozen == u64::MAX {
             return;
         }
-        if line.frozen > now {
-            line.receiving = true;
-            let until = line.frozen;
+        if connection.frozen > now {
+            connection.receiving = true;
+            let until = connection.frozen;
             return self.at(until, Event::ClientReads(id));
         }
-        if !line.down.is_empty() {
-            let most = line.down.len().min(if self.rng.chance(10) { 3 } else { 300 });
+        if !connection.down.is_empty() {
+            let most = connection.down.len().min(if self.rng.chance(10) { 3 } else { 300 });
             let len = 1 + self.rng.below(most as u64) as usize;
-            let bytes: Vec<u8> = line.down.drain(..len).collect();
+            let bytes: Vec<u8> = connection.down.drain(..len).collect();
             self.peer_hears(id, &bytes);
         }
-        if !self.lines[id].down.is_empty() {
+        if !self.connections[id].down.is_empty() {
             self.receive_soon(id);
-        } else if !self.lines[id].left && (self.lines[id].stage == Stage::Ended || self.lines[id].write_ended) {
-            self.lines[id].fin = true;
+        } else if !self.connections[id].left
+            && (self.connections[id].stage == Stage::Ended || self.connections[id].write_ended)
+        {
+            self.connections[id].fin = true;
             self.client_left(id);
             self.read_soon(id);
         }
@@ -420,16 +411,16 @@ impl World {
     }
 
     /// The socket may take more.
-    fn writable(&mut self, id: LineId) {
-        if self.lines[id].stage == Stage::Open && std::mem::take(&mut self.lines[id].blocked) {
+    fn writable(&mut self, id: ConnectionId) {
+        if self.connections[id].stage == Stage::Open && std::mem::take(&mut self.connections[id].blocked) {
             self.write(id);
-            self.turn(self.lines[id].node);
+            self.turn(self.connections[id].node);
         }
     }
 
     /// What waits for the client goes into its socket, as far as that takes it.
-    fn write(&mut self, id: LineId) {
-        let (node, index) = (self.lines[id].node, self.lines[id].key.index);
+    fn write(&mut self, id: ConnectionId) {
+        let (node, index) = (self.connections[id].node, self.connections[id].key.index);
         let mut bytes = Vec::new();
         loop {
             bytes.clear();
@@ -439,23 +430,23 @@ impl World {
                 return;
             }
             let most = self.nodes[node].settings.outbox_bytes_max + OUTBOX_SLACK;
-            assert!(bytes.len() <= most, "{} bytes wait for line {id}", bytes.len());
-            let line = &mut self.lines[id];
-            let mut taken = bytes.len().min(line.down_max - line.down.len());
+            assert!(bytes.len() <= most, "{} bytes wait for connection {id}", bytes.len());
+            let connection = &mut self.connections[id];
+            let mut taken = bytes.len().min(connection.down_max - connection.down.len());
             if self.rng.chance(10) {
                 taken = self.rng.below(taken as u64 + 1) as usize;
                 self.at(self.now + 3, Event::Writable(id));
             }
-            let line = &mut self.lines[id];
-            line.blocked = taken < bytes.len();
-            self.seen.blocked += u64::from(line.blocked);
-            if !line.left {
-                line.down.extend(&bytes[..taken]);
+            let connection = &mut self.connections[id];
+            connection.blocked = taken < bytes.len();
+            self.seen.blocked += u64::from(connection.blocked);
+            if !connection.left {
+                connection.down.extend(&bytes[..taken]);
             }
             // A worker that gets EAGAIN tells the shard nothing.
             let more = if taken > 0 { self.nodes[node].shard.written(index, taken) } else { true };
             self.receive_soon(id);
-            if self.lines[id].blocked || !more {
+            if self.connections[id].blocked || !more {
                 return;
             }
         }
@@ -470,11 +461,13 @@ impl World {
             self.calls.retarget(token, node, targets);
         }
         self.nodes[node].kicked.clear();
-        while self.nodes[node].shard.poll_fanout(Tick(self.now)) {}
+        self.fan_out(node);
         self.carry_out(node);
         while let Some(index) = self.nodes[node].shard.next_dirty() {
             let id = self.nodes[node].slots.get(&index).copied();
-            if let Some(id) = id.filter(|&id| self.lines[id].stage == Stage::Open && !self.lines[id].blocked) {
+            if let Some(id) =
+                id.filter(|&id| self.connections[id].stage == Stage::Open && !self.connections[id].blocked)
+            {
                 self.write(id);
             }
         }
@@ -493,6 +486,20 @@ impl World {
         }
     }
 
+    /// All of it, or one slice, so that other inputs come in between.
+    fn fan_out(&mut self, node: usize) {
+        let now = Tick(self.now);
+        if !self.slices {
+            while self.nodes[node].shard.poll_fanout(now) {}
+            return;
+        }
+        self.note_members(node);
+        if self.nodes[node].shard.poll_fanout(now) {
+            let delay = 1 + self.rng.below(40);
+            self.at(self.now + delay, Event::Turn(node));
+        }
+    }
+
     fn tick(&mut self, node: usize) {
         if self.nodes[node].tick_at > self.now {
             return;
@@ -504,12 +511,12 @@ impl World {
         self.turn(node);
     }
 
-    fn mail(&mut self, node: usize, token: u64) {
+    fn call_arrives(&mut self, node: usize, token: u64) {
         let channel = self.calls.channel(token);
         if self.nodes[node].kicked.contains(&channel) {
             self.nodes[node].behind.push((token, channel));
         }
-        self.on_mail(node, token);
+        self.on_call(node, token);
     }
 
     fn carry_out(&mut self, node: usize) {
@@ -520,21 +527,21 @@ impl World {
                 Output::Reply { ticket, reply } => self.on_reply(node, ticket.0, reply),
                 Output::EndWriting { key } => {
                     let id = self.nodes[node].slots[&key.index];
-                    assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
-                    self.lines[id].write_ended = true;
+                    assert_eq!(self.connections[id].key, key, "nothing is asked for one who has gone");
+                    self.connections[id].write_ended = true;
                     self.receive_soon(id);
                 }
                 Output::Shutdown { key } => {
                     let id = self.nodes[node].slots[&key.index];
-                    assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
-                    self.lines[id].fin = true;
+                    assert_eq!(self.connections[id].key, key, "nothing is asked for one who has gone");
+                    self.connections[id].fin = true;
                     self.read_soon(id);
                 }
                 Output::Resume { key } => {
                     let id = self.nodes[node].slots[&key.index];
-                    assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
-                    self.lines[id].paused = false;
-                    self.lines[id].hindered = self.now;
+                    assert_eq!(self.connections[id].key, key, "nothing is asked for one who has gone");
+                    self.connections[id].paused = false;
+                    self.connections[id].hindered = self.now;
                     self.read_soon(id);
                 }
                 Output::Presence { channel, here } => {
@@ -546,74 +553,84 @@ impl World {
     }
 
     fn on_closed(&mut self, node: usize, identity: &Identity, cookie: Option<&[u8]>) {
-        let id = self.line_named(node, identity);
-        self.tell(format_args!("backend hears the end of line {id}"));
-        let line = &mut self.lines[id];
-        assert_eq!(line.stage, Stage::Ended, "the end of what was open is told, at its end");
-        assert!(!std::mem::replace(&mut line.told, true), "an end is told once");
-        assert!(!line.forwarding, "the end comes behind the last message");
-        assert_eq!(line.cookie.as_deref(), cookie);
+        let id = self.connection_named(node, identity);
+        self.trace(format_args!("backend hears the end of connection {id}"));
+        let connection = &mut self.connections[id];
+        assert_eq!(connection.stage, Stage::Ended, "the end of what was open is told, at its end");
+        assert!(!std::mem::replace(&mut connection.closed, true), "an end is told once");
+        assert!(!connection.forwarding, "the end comes behind the last message");
+        assert_eq!(connection.cookie.as_deref(), cookie);
     }
 
     /// Asks a shard and takes the reply out of its outputs.
-    pub fn ask(&mut self, node: usize, query: Query) -> Reply {
-        self.nodes[node].ask(query, self.now)
+    pub fn query(&mut self, node: usize, query: Query) -> Reply {
+        self.nodes[node].query(query, self.now)
     }
 
-    pub fn line_named(&self, node: usize, identity: &Identity) -> LineId {
-        let named = |line: &Line| line.node == node && line.identity == *identity;
-        self.lines.iter().rposition(named).expect("a name that was given")
+    pub fn connection_named(&self, node: usize, identity: &Identity) -> ConnectionId {
+        let named = |connection: &Connection| connection.node == node && connection.identity == *identity;
+        self.connections.iter().rposition(named).expect("a name that was given")
     }
 
-    pub fn line_of(&self, key: ConnKey, identity: &Identity) -> LineId {
-        let id = self.line_named(usize::from(key.shard.0), identity);
-        assert_eq!(self.lines[id].key, key);
+    pub fn connection_of(&self, key: ConnKey, identity: &Identity) -> ConnectionId {
+        let id = self.connection_named(usize::from(key.shard.0), identity);
+        assert_eq!(self.connections[id].key, key);
         id
     }
 
-    pub fn here(&self, node: usize) -> Vec<LineId> {
-        let here = |line: &Line| line.node == node && matches!(line.stage, Stage::Connecting | Stage::Open);
-        (0..self.lines.len()).filter(|&id| here(&self.lines[id])).collect()
+    pub fn here(&self, node: usize) -> Vec<ConnectionId> {
+        let here = |connection: &Connection| {
+            connection.node == node && matches!(connection.stage, Stage::Connecting | Stage::Open)
+        };
+        (0..self.connections.len()).filter(|&id| here(&self.connections[id])).collect()
     }
 
-    pub fn some_line(&mut self) -> Option<LineId> {
+    pub fn some_connection(&mut self) -> Option<ConnectionId> {
         let client = self.rng.below(self.clients.len() as u64) as usize;
-        self.clients[client].line
+        self.clients[client].connection
     }
 
     // ---- the end ----
 
     fn is_settled(&self) -> bool {
-        let quiet = |(id, line): (LineId, &Line)| match line.stage {
+        let quiet = |(id, connection): (ConnectionId, &Connection)| match connection.stage {
             Stage::Connecting => false,
-            Stage::Open if !line.fin => {
-                let owed = line.peer.received.values().any(|&token| self.calls.was_answered(token, line.node, id));
-                line.frozen <= self.now && line.peer.outstanding.is_empty() && !owed
+            Stage::Open if !connection.fin => {
+                let owed =
+                    connection.peer.received.values().any(|&token| self.calls.was_answered(token, connection.node, id));
+                connection.frozen <= self.now && connection.peer.outstanding.is_empty() && !owed
             }
             _ => true,
         };
-        self.calls.all_replied() && self.backend.is_idle() && self.lines.iter().enumerate().all(quiet)
+        self.calls.all_replied() && self.backend.is_idle() && self.connections.iter().enumerate().all(quiet)
     }
 
     /// Everyone who is still there got everything.
     fn check_lives(&mut self) {
-        for id in 0..self.lines.len() {
-            let line = &self.lines[id];
-            for &(token, qos) in line.peer.accepted() {
-                assert!(self.backend.has_heard(token), "{token} of line {id} was taken, and never forwarded, {qos:?}");
+        for id in 0..self.connections.len() {
+            let connection = &self.connections[id];
+            for &(token, qos) in connection.peer.accepted() {
+                assert!(
+                    self.backend.has_heard(token),
+                    "{token} of connection {id} was taken, and never forwarded, {qos:?}"
+                );
             }
-            if line.can_speak() {
+            if connection.can_speak() {
                 self.seen.survivors += 1;
-                for &(token, _) in line.peer.spoken.iter().filter(|(_, qos)| *qos as u8 > 0) {
-                    assert!(self.backend.has_done(token), "{token} of line {id} was answered and not done");
+                for &(token, _) in connection.peer.spoken.iter().filter(|(_, qos)| *qos as u8 > 0) {
+                    assert!(self.backend.has_done(token), "{token} of connection {id} was answered and not done");
                 }
             }
         }
     }
 
     fn check_ends(&self) {
-        for (id, line) in self.lines.iter().enumerate() {
-            assert_eq!(line.told, line.stage != Stage::Abandoned, "the end of line {id} is told if it was open");
+        for (id, connection) in self.connections.iter().enumerate() {
+            assert_eq!(
+                connection.closed,
+                connection.stage != Stage::Abandoned,
+                "the end of connection {id} is told if it was open"
+            );
         }
         let mut opened = 0;
         for node in &self.nodes {
@@ -624,52 +641,6 @@ impl World {
             assert!(node.presence.values().all(|&count| count == 0), "presence is told in pairs");
         }
         assert_eq!(opened, self.seen.opened);
-    }
-}
-
-impl Node {
-    fn new(id: ShardId, settings: Settings, now: u64) -> Node {
-        Node {
-            shard: Shard::new(id, settings.clone(), Arc::default(), Tick(now)),
-            settings,
-            slots: HashMap::new(),
-            stash: VecDeque::new(),
-            presence: HashMap::new(),
-            tick_at: u64::MAX,
-            kicked: HashSet::new(),
-            behind: Vec::new(),
-            stale: 0,
-        }
-    }
-
-    pub fn input(&mut self, input: Input<'_>, now: u64) {
-        self.shard.handle(input, Tick(now));
-    }
-
-    pub fn has_presence(&self, channel: u64) -> bool {
-        self.presence.get(&channel).is_some_and(|count| *count > 0)
-    }
-
-    /// The kick is carried out with the next turn; until then calls line up behind it.
-    pub fn kick_begins(&mut self, channel: usize) {
-        self.kicked.insert(channel);
-    }
-
-    fn next_output(&mut self) -> Option<Output> {
-        self.stash.pop_front().or_else(|| self.shard.poll_output())
-    }
-
-    fn ask(&mut self, query: Query, now: u64) -> Reply {
-        let asked = QueryId(u64::MAX);
-        self.input(Input::Query { ticket: asked, query }, now);
-        let mut found = None;
-        while let Some(output) = self.shard.poll_output() {
-            match output {
-                Output::Reply { ticket, reply } if ticket == asked => found = Some(reply),
-                other => self.stash.push_back(other),
-            }
-        }
-        found.expect("a question is replied to at once")
     }
 }
 

@@ -171,7 +171,7 @@ fn swarm_thread(port: u16, first: usize, share: usize, in_flight: usize, shared:
     sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
     let mut swarm = Swarm::new(port, first as u32, Dialect::Rainbow).map_err(|error| format!("epoll: {error}"))?;
     swarm.connecting_max = in_flight;
-    swarm.patience_ns = 60_000_000_000;
+    swarm.timeout_ns = 60_000_000_000;
     let mut crowd = Crowd { heard: vec![false; share], shared };
     swarm.connect(&mut crowd, share, |_| ROOM.into())?;
     while !shared.over.load(Relaxed) && swarm.faults.count == 0 {

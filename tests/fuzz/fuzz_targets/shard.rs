@@ -1,10 +1,11 @@
-//! Bytes as a story: connections open, say anything, become those of durable sessions, move, are asked for, end; the
+//! Bytes as a story: connections open, say anything, become those of durable sessions, are handed over, are asked for, end; the
 //! backend and the store answer or refuse; time passes. The shard checks its invariants after each input; at the end,
 //! when everyone has gone and all sessions have ended, nothing may be left.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
 use rainbow::shard::command::{
     Claim, Command, Completion, Completions, ExpiredMessages, Mutation, Operation, Page, Received, SessionId,
@@ -39,8 +40,29 @@ const SETTINGS: Settings = Settings {
     messages_per_second: 50,
     channels_per_connection: 2,
     sessions: SESSIONS,
-    limits: Limits::DEFAULT,
     mode: Mode::Packets,
+    limits: Limits::DEFAULT,
+};
+
+/// So small that a few clients reach what is sliced, full and refused.
+const TINY_LIMITS: Limits = Limits {
+    fanout_slice_members: 1,
+    fanout_at_once_members: 1,
+    fanout_jobs_max: 3,
+    commands_max: 6,
+    commands_behind: 3,
+    page_messages_min: 1,
+    page_messages_max: 2,
+    answers_remembered_max: 2,
+    held_ids_max: 3,
+    sweep_ids_max: 8,
+    reserve_block_min: 1,
+    reserve_block_max: 4,
+    session_expiries_per_tick: 1,
+    store_retry_ms: 50,
+    spare_bodies_max: 1,
+    spare_body_bytes_max: 16,
+    ..Limits::DEFAULT
 };
 
 const SESSIONS: SessionSettings = SessionSettings {
@@ -69,7 +91,7 @@ struct Story<'d> {
     opened: u64,
     closed: u64,
     presence: HashMap<u64, i32>,
-    /// Given out by the shard and not told of.
+    /// Given out by the shard and not completed.
     commands: VecDeque<Command>,
     /// What the store keeps, as far as a shard notices.
     messages: BTreeMap<(SessionId, u64), StoredMessage>,
@@ -92,15 +114,17 @@ enum Socket {
     Attaching,
     Open,
     /// It goes on elsewhere.
-    Moved,
+    HandedOver,
     Ended,
 }
 
 fuzz_target!(|data: &[u8]| {
     let now = Tick(1 << 30);
+    // The length decides, so that no byte of the story is needed for it.
+    let limits = if data.len() % 2 == 1 { TINY_LIMITS } else { Limits::DEFAULT };
     let mut story = Story {
         data,
-        shard: Shard::new(ShardId(1), SETTINGS, Default::default(), now),
+        shard: Shard::new(ShardId(1), Settings { limits, ..SETTINGS }, Default::default(), now),
         now,
         conns: Vec::new(),
         forwards: VecDeque::new(),
@@ -194,9 +218,9 @@ impl Story<'_> {
             }
             19 => self.flush(),
             20 => self.attach(),
-            21..=23 => self.tell(),
+            21..=23 => self.complete(),
             24 => self.expire(),
-            _ => self.stub(),
+            _ => self.hand_over(),
         }
     }
 
@@ -240,23 +264,23 @@ impl Story<'_> {
     }
 
     /// The store has done some of its work, or refuses it.
-    fn tell(&mut self) {
+    fn complete(&mut self) {
         let number = self.number();
         let some = number.checked_rem(self.commands.len()).map_or(0, |most| most + 1);
-        self.tell_some(some, number & 128 > 0);
+        self.complete_some(some, number & 128 > 0);
     }
 
-    fn tell_some(&mut self, some: usize, refuses: bool) {
-        let mut told = Completions::default();
+    fn complete_some(&mut self, some: usize, refuses: bool) {
+        let mut completions = Completions::default();
         for Command { number, operation } in self.commands.drain(..some).collect::<Vec<_>>() {
-            told.upto = number;
+            completions.upto = number;
             let refused = refuses && self.number() % 2 > 0;
             let outcome = match operation {
                 _ if refused => Completion::Refused([StoreError::Broken, StoreError::Unreachable][self.number() % 2]),
-                Operation::Mutate(step) => self.keep(step),
+                Operation::Mutate(mutation) => self.mutate(mutation),
                 Operation::Load { session, after, most } => {
                     let from = after.map_or(0, |after| after.0 + 1);
-                    let found = self.messages.range((session, from)..=(session, u64::MAX)).map(|(_, kept)| kept);
+                    let found = self.messages.range((session, from)..=(session, u64::MAX)).map(|(_, stored)| stored);
                     let most = most.min(1 + self.data.len() % 3);
                     let messages: Vec<StoredMessage> = found.clone().take(most).cloned().collect();
                     let received = self.received.range((session, 0)..=(session, u16::MAX));
@@ -266,25 +290,25 @@ impl Story<'_> {
                 }
             };
             if outcome != Completion::Done {
-                told.exceptions.push((number, outcome));
+                completions.exceptions.push((number, outcome));
             }
         }
         if some > 0 {
-            self.handle(Input::Completions(told));
+            self.handle(Input::Completions(completions));
         }
     }
 
-    fn keep(&mut self, step: Mutation) -> Completion {
-        match step {
-            Mutation::PutMessage(kept) => {
-                if kept.claim.is_some() && self.number() % 4 == 0 {
+    fn mutate(&mut self, mutation: Mutation) -> Completion {
+        match mutation {
+            Mutation::PutMessage(stored) => {
+                if stored.claim.is_some() && self.number() % 4 == 0 {
                     return Completion::Duplicate;
                 }
-                self.messages.entry((kept.session, kept.offset.0)).or_insert(*kept);
+                self.messages.entry((stored.session, stored.offset.0)).or_insert(*stored);
             }
             Mutation::ReleaseMessage { session, offset } => {
-                if let Some(kept) = self.messages.get_mut(&(session, offset.0)) {
-                    kept.released = true;
+                if let Some(stored) = self.messages.get_mut(&(session, offset.0)) {
+                    stored.released = true;
                 }
             }
             Mutation::RemoveMessage { session, offset } => drop(self.messages.remove(&(session, offset.0))),
@@ -304,32 +328,33 @@ impl Story<'_> {
     /// The store removes a message whose time is over.
     fn expire(&mut self) {
         let number = self.number();
-        let waiting: Vec<_> = self.messages.iter().filter(|(_, kept)| !kept.released).map(|(key, _)| *key).collect();
+        let waiting: Vec<_> =
+            self.messages.iter().filter(|(_, stored)| !stored.released).map(|(key, _)| *key).collect();
         let Some(at) = number.checked_rem(waiting.len()) else { return };
-        let kept = self.messages.remove(&waiting[at]).expect("just seen");
-        let bytes = kept.message.len() as u64;
-        self.handle(Input::MessagesExpired(ExpiredMessages { session: kept.session, messages: 1, bytes }));
+        let stored = self.messages.remove(&waiting[at]).expect("just seen");
+        let bytes = stored.message.len() as u64;
+        self.handle(Input::MessagesExpired(ExpiredMessages { session: stored.session, messages: 1, bytes }));
     }
 
-    /// A connection moves to another shard, or its end there is told; or one comes from there.
-    fn stub(&mut self) {
+    /// A connection moves to another shard, or its end there is completions; or one comes from there.
+    fn hand_over(&mut self) {
         let number = self.number();
-        let elsewhere = ConnKey { index: number as u32, generation: 1, shard: ShardId(2) };
-        let socket = [Socket::Connecting, Socket::Moved][number % 2];
+        let elsewhere = ConnKey { index: ConnIndex(number as u32), generation: 1, shard: ShardId(2) };
+        let socket = [Socket::Connecting, Socket::HandedOver][number % 2];
         let found = self.conns.iter().position(|conn| conn.socket == socket);
         match found {
-            // What came from elsewhere is at home here.
+            // What came from elsewhere is owned here.
             Some(at) if socket == Socket::Connecting && number & 4 > 0 && !self.is_adopted(at) => {
-                let (identity, stub) = (self.conns[at].identity, self.conns[at].key);
-                self.conns[at].socket = Socket::Moved;
-                self.handle(Input::HandedOver { key: stub, to: elsewhere });
+                let (identity, origin) = (self.conns[at].identity, self.conns[at].key);
+                self.conns[at].socket = Socket::HandedOver;
+                self.handle(Input::HandedOver { key: origin, to: elsewhere });
                 if number & 8 > 0 {
                     // It comes back, as if two shards were one.
-                    let key = self.shard.adopt(identity, stub, self.now);
+                    let key = self.shard.adopt(identity, origin, self.now);
                     self.conns.push(Conn { key, identity, socket: Socket::Connecting, paused: false });
                 }
             }
-            Some(at) if socket == Socket::Moved && !self.is_adopted(at) => {
+            Some(at) if socket == Socket::HandedOver && !self.is_adopted(at) => {
                 let key = self.conns[at].key;
                 self.conns[at].socket = Socket::Ended;
                 self.handle(Input::HandoverEnded { key });
@@ -436,7 +461,7 @@ impl Story<'_> {
         let identity = self.conns[at].identity;
         let (channel, code, reason) = (self.channel().into(), CloseCode(4000), "go".into());
         let session = || SESSION_NAMES[identity.0[0] as usize % SESSION_NAMES.len()].into();
-        let query = match self.number() % 11 {
+        let query = match self.number() % 10 {
             0 => Query::Exists { identity },
             1 => Query::Unsubscribe { identity, channel },
             2 => Query::Evict { channel, keep: identity },
@@ -444,9 +469,8 @@ impl Story<'_> {
             4 => Query::KickChannel { channel, code, reason },
             5 => Query::Members { channel, offset: self.number(), limit: self.number() },
             6 => Query::Largest { most: self.number() },
-            7 => Query::Figures,
-            8 => Query::Session { session: session() },
-            9 => Query::DropSession { session: session() },
+            7 => Query::Session { session: session() },
+            8 => Query::DropSession { session: session() },
             _ => Query::Subscribe { identity, channel },
         };
         let ticket = self.ticket();
@@ -485,9 +509,9 @@ impl Story<'_> {
                     self.handle(Input::Abandoned { key });
                 }
                 Output::RedirectQuery { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
-                Output::HandoverEnded { origin: stub } => {
-                    self.living(stub).socket = Socket::Ended;
-                    self.handle(Input::HandoverEnded { key: stub });
+                Output::HandoverEnded { origin } => {
+                    self.living(origin).socket = Socket::Ended;
+                    self.handle(Input::HandoverEnded { key: origin });
                 }
                 Output::SessionEnded { .. } | Output::Receipt { .. } => {}
                 Output::Presence { channel, here } => {
@@ -502,6 +526,22 @@ impl Story<'_> {
         conn.expect("nothing is asked for one who has gone")
     }
 
+    /// What the shard waits for comes: fan-out, the backend's answers, the store's completions.
+    fn finish_work(&mut self) {
+        loop {
+            while self.shard.poll_fanout(self.now) {}
+            self.carry_out();
+            if self.commands.is_empty() && self.forwards.is_empty() {
+                return;
+            }
+            if let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
+                self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Answered(b""), spent: body });
+            }
+            self.complete_some(self.commands.len(), false);
+            self.carry_out();
+        }
+    }
+
     /// Everyone goes; what was begun ends.
     fn end(mut self) {
         for at in 0..self.conns.len() {
@@ -509,23 +549,15 @@ impl Story<'_> {
             match std::mem::replace(&mut self.conns[at].socket, Socket::Ended) {
                 Socket::Connecting | Socket::Attaching => self.handle(Input::Abandoned { key }),
                 Socket::Open => self.handle(Input::SocketEnded { key }),
-                Socket::Moved if !adopted => self.handle(Input::HandoverEnded { key }),
-                Socket::Moved => self.conns[at].socket = Socket::Moved,
+                Socket::HandedOver if !adopted => self.handle(Input::HandoverEnded { key }),
+                Socket::HandedOver => self.conns[at].socket = Socket::HandedOver,
                 Socket::Ended => {}
             }
             self.carry_out();
         }
-        while self.shard.poll_fanout(self.now) {}
-        self.carry_out();
         for turn in 0.. {
             assert!(turn < 10_000, "it never ends: {:#?}", self.shard.metrics());
-            while !self.commands.is_empty() || !self.forwards.is_empty() {
-                if let Some(Forward { key, body, .. }) = self.forwards.pop_front() {
-                    self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Answered(b""), spent: body });
-                }
-                self.tell_some(self.commands.len(), false);
-                self.carry_out();
-            }
+            self.finish_work();
             // Sessions end too.
             let Some(next) = self.shard.next_tick() else { break };
             self.now = self.now.max(next);
@@ -534,7 +566,7 @@ impl Story<'_> {
         }
         assert!(self.shard.is_quiescent(), "something is left");
         assert_eq!(self.opened, self.closed, "each end is told once");
-        assert!(self.calls.values().all(|&replies| replies == 1), "one reply to each question");
+        assert!(self.calls.values().all(|&replies| replies == 1), "one reply to each query");
         assert!(self.presence.values().all(|&count| count == 0), "presence is told in pairs");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::http::{Wire, find, unpercent};
 use super::ports::{Port, free_port};
 
@@ -182,7 +182,7 @@ impl Backend {
     }
 
     pub fn wait(&self, what: &str, count: usize, wanted: impl Fn(&Request) -> bool) -> Vec<Request> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut seen = self.state.seen.lock().unwrap();
         loop {
             let found: Vec<_> = seen.iter().filter(|r| wanted(r)).cloned().collect();
@@ -193,7 +193,7 @@ impl Backend {
             if left.is_zero() {
                 let all: Vec<_> = seen.iter().map(|r| format!("{} {}", r.method, r.path)).collect();
                 drop(seen);
-                panic!("{} of {count} requests to {what} in {PATIENCE:?}; seen: {all:?}", found.len());
+                panic!("{} of {count} requests to {what} in {TIMEOUT:?}; seen: {all:?}", found.len());
             }
             seen = self.state.arrived.wait_timeout(seen, left).unwrap().0;
         }
@@ -398,11 +398,11 @@ fn serve(state: &State, request: Request, wire: &mut Wire) -> io::Result<bool> {
         return Ok(false);
     }
     wire.take_spared()?;
-    let kept = reply.write(wire)? && !last;
-    if !kept {
+    let stays_open = reply.write(wire)? && !last;
+    if !stays_open {
         let _ = wire.stream.shutdown(Shutdown::Both);
     }
-    Ok(kept)
+    Ok(stays_open)
 }
 
 /// None at the end of the stream. The request's last byte stays in the kernel, see [`Wire::take_spared`].

@@ -13,11 +13,11 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 use super::http::{self, Response, percent};
-use super::{PATIENCE, TOKEN};
+use super::{TIMEOUT, TOKEN};
 
 /// A POST with the 2014 signature.
 pub fn call(to: SocketAddr, path: &str, params: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
-    http::request_within(to, "POST", &signed_target(path, params), &[], body.as_ref(), CALL_PATIENCE)
+    http::request_within(to, "POST", &signed_target(path, params), &[], body.as_ref(), CALL_TIMEOUT)
 }
 
 /// A GET with the 2014 signature.
@@ -149,4 +149,4 @@ pub fn target(path: &str, params: &[(&str, &str)], signature: &str) -> String {
 }
 
 /// A call may wait for its own `timeout`, and then some.
-const CALL_PATIENCE: Duration = PATIENCE.saturating_add(Duration::from_secs(5));
+const CALL_TIMEOUT: Duration = TIMEOUT.saturating_add(Duration::from_secs(5));

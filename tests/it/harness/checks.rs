@@ -38,7 +38,7 @@ fn the_backend_stops_and_returns_on_its_port() {
 
 #[test]
 fn packets_are_what_the_protocol_draws() {
-    let packet = Packet::send(2, 0x0102, 0x0304, "b").again();
+    let packet = Packet::send(2, 0x0102, 0x0304, "b").with_dup();
     assert_eq!(packet.bytes(), [0b0001_1100, 1, 2, 3, 4, b'b']);
     assert_eq!(Packet::send(0, 0x0102, 9, "b").bytes(), [0b0001_0000, 1, 2, b'b']);
     assert_eq!(Packet::answer(Command::Rel, 0x0304, "").bytes(), [0b0100_0000, 3, 4]);

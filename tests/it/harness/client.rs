@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::http::{Response, Wire, percent};
 use super::packet::{Command, Packet};
 
@@ -107,7 +107,7 @@ impl Upgrade {
     pub fn try_open_on(&self, mut wire: Wire) -> Result<Client, Response> {
         let host = wire.stream.peer_addr().map(|a| a.to_string()).unwrap_or_default();
         wire.write(self.head(&host).as_bytes());
-        let response = wire.response(Instant::now() + PATIENCE).unwrap_or_else(|e| panic!("no answer to upgrade: {e}"));
+        let response = wire.response(Instant::now() + TIMEOUT).unwrap_or_else(|e| panic!("no answer to upgrade: {e}"));
         if response.status == 101 { Ok(Client { wire, answers_pings: true, response }) } else { Err(response) }
     }
 
@@ -160,7 +160,7 @@ impl Client {
     /// As a client that is done does it: the close handshake, then the end of the stream.
     pub fn leave(mut self) {
         self.close(1000, "");
-        assert!(self.wire.ends_before(Instant::now() + PATIENCE), "still open after the close handshake");
+        assert!(self.wire.ends_before(Instant::now() + TIMEOUT), "still open after the close handshake");
     }
 
     /// The cable is cut: a reset, no close frame. The kernel resets a connection that is closed with something unread.
@@ -178,8 +178,8 @@ impl Client {
     // In.
 
     /// The next frame of any kind.
-    pub fn next_frame(&mut self, patience: Duration) -> Result<Frame, Gone> {
-        let deadline = Instant::now() + patience;
+    pub fn next_frame(&mut self, timeout: Duration) -> Result<Frame, Gone> {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some((frame, size)) = parse_frame(&self.wire.buffer) {
                 self.wire.buffer.drain(..size);
@@ -195,8 +195,8 @@ impl Client {
     }
 
     /// The next message, fragments joined, pings answered on the way (and still returned).
-    pub fn next_within(&mut self, patience: Duration) -> Result<Message, Gone> {
-        let deadline = Instant::now() + patience;
+    pub fn next_within(&mut self, timeout: Duration) -> Result<Message, Gone> {
+        let deadline = Instant::now() + timeout;
         let mut whole = Vec::new();
         loop {
             let frame = self.next_frame(deadline.saturating_duration_since(Instant::now()))?;
@@ -225,17 +225,17 @@ impl Client {
     }
 
     pub fn next(&mut self) -> Message {
-        self.next_within(PATIENCE).unwrap_or_else(|gone| panic!("expected a message, but {gone:?}"))
+        self.next_within(TIMEOUT).unwrap_or_else(|gone| panic!("expected a message, but {gone:?}"))
     }
 
     /// The next packet; pings and pongs may pass by.
     pub fn next_packet(&mut self) -> Packet {
-        self.packet_within(PATIENCE).unwrap_or_else(|| panic!("no packet in {PATIENCE:?}"))
+        self.packet_within(TIMEOUT).unwrap_or_else(|| panic!("no packet in {TIMEOUT:?}"))
     }
 
     /// None when the time is over; fails the test when the connection ends.
-    pub fn packet_within(&mut self, patience: Duration) -> Option<Packet> {
-        let deadline = Instant::now() + patience;
+    pub fn packet_within(&mut self, timeout: Duration) -> Option<Packet> {
+        let deadline = Instant::now() + timeout;
         loop {
             match self.next_within(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Packet(packet)) => return Some(packet),
@@ -263,7 +263,7 @@ impl Client {
 
     /// The close frame of the server, which must come; packets may pass by. Then the server must end the stream.
     pub fn expect_close(&mut self) -> (u16, String) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let closed = loop {
             match self.next_within(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Close(code, reason)) => break (code, reason),
@@ -280,14 +280,14 @@ impl Client {
 
     /// The connection ends, in whatever way.
     pub fn expect_end(&mut self) {
-        assert!(self.wire.ends_before(Instant::now() + PATIENCE), "still connected");
+        assert!(self.wire.ends_before(Instant::now() + TIMEOUT), "still connected");
     }
 
     /// Proves that the connection lives and that what was sent before has been read: a ping that comes back.
     pub fn assert_open(&mut self) {
         let token = b"still there?";
         self.frame(true, PING, token);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match self.next_within(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Pong(payload)) if payload == token => return,

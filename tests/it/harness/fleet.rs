@@ -53,14 +53,14 @@ impl Sitting {
 impl Talking {
     /// Opens `count` clients, a few at a time, numbered from 0.
     pub fn open(port: u16, count: usize) -> Talking {
-        let (tell, heard) = channel();
+        let (reports, heard) = channel();
         let mut members: Vec<_> = open(port, count)
             .into_iter()
             .map(|(number, stream)| {
                 let reading = stream.try_clone().expect("a descriptor is left");
-                let tell = tell.clone();
+                let reports = reports.clone();
                 let reader = std::thread::Builder::new().stack_size(READER_STACK);
-                reader.spawn(move || read_all(number, reading, &tell)).expect("a thread is left");
+                reader.spawn(move || read_all(number, reading, &reports)).expect("a thread is left");
                 Member { number, stream }
             })
             .collect();
@@ -68,10 +68,10 @@ impl Talking {
         Talking { members, heard, ended: Vec::new() }
     }
 
-    /// Waits for packets for at most `patience`; hands the first, and all others that are there, to `handle`.
-    pub fn turn(&mut self, patience: Duration, mut handle: impl FnMut(&mut Member, Packet)) {
-        let deadline = Instant::now() + patience;
-        let mut next = self.heard.recv_timeout(patience);
+    /// Waits for packets for at most `timeout`; hands the first, and all others that are there, to `handle`.
+    pub fn turn(&mut self, timeout: Duration, mut handle: impl FnMut(&mut Member, Packet)) {
+        let deadline = Instant::now() + timeout;
+        let mut next = self.heard.recv_timeout(timeout);
         while let Ok((number, heard)) = next {
             match heard {
                 Heard::Packet(packet) => handle(&mut self.members[number], packet),
@@ -109,7 +109,7 @@ impl Drop for Member {
 }
 
 /// Reads one client to its end.
-fn read_all(number: usize, mut stream: TcpStream, tell: &Sender<(usize, Heard)>) {
+fn read_all(number: usize, mut stream: TcpStream, reports: &Sender<(usize, Heard)>) {
     let mut buffer = Vec::new();
     let mut chunk = [0; 4096];
     let how = loop {
@@ -122,7 +122,7 @@ fn read_all(number: usize, mut stream: TcpStream, tell: &Sender<(usize, Heard)>)
                 _ => continue,
             };
             // The fleet is gone when nobody listens any more.
-            let _ = tell.send((number, heard));
+            let _ = reports.send((number, heard));
         }
         match stream.read(&mut chunk) {
             Ok(0) => break "end of stream".to_owned(),
@@ -130,7 +130,7 @@ fn read_all(number: usize, mut stream: TcpStream, tell: &Sender<(usize, Heard)>)
             Err(e) => break e.to_string(),
         }
     };
-    let _ = tell.send((number, Heard::End(how)));
+    let _ = reports.send((number, Heard::End(how)));
 }
 
 /// Opens clients named `fleet-<number>` on a few threads. The server's loopback addresses take turns, so that ports never

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// An answer, its header names as they came.
 #[derive(Clone, Debug)]
@@ -55,12 +55,12 @@ pub struct Wire {
 impl Wire {
     pub fn new(stream: TcpStream) -> Wire {
         let _ = stream.set_nodelay(true);
-        stream.set_write_timeout(Some(PATIENCE)).expect("not zero");
+        stream.set_write_timeout(Some(TIMEOUT)).expect("not zero");
         Wire { stream, buffer: Vec::new(), spared: None }
     }
 
     pub fn connect(to: SocketAddr) -> Wire {
-        let stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap_or_else(|e| panic!("connect {to}: {e}"));
+        let stream = TcpStream::connect_timeout(&to, TIMEOUT).unwrap_or_else(|e| panic!("connect {to}: {e}"));
         Wire::new(stream)
     }
 
@@ -193,7 +193,7 @@ impl Wire {
 
 /// One request with the headers given (Host, Connection and Content-Length are added) and its answer.
 pub fn request(to: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
-    request_within(to, method, target, headers, body, PATIENCE)
+    request_within(to, method, target, headers, body, TIMEOUT)
 }
 
 pub fn request_within(
@@ -202,7 +202,7 @@ pub fn request_within(
     target: &str,
     headers: &[(&str, &str)],
     body: &[u8],
-    patience: Duration,
+    timeout: Duration,
 ) -> Response {
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     if method != "GET" || !body.is_empty() {
@@ -215,7 +215,7 @@ pub fn request_within(
     let mut wire = Wire::connect(to);
     // A server that refuses by the head alone may close before it has read the body: then its answer is what counts.
     let _ = wire.stream.write_all(&[head.as_bytes(), body].concat());
-    wire.response(Instant::now() + patience).unwrap_or_else(|e| panic!("{method} {target}: {e}"))
+    wire.response(Instant::now() + timeout).unwrap_or_else(|e| panic!("{method} {target}: {e}"))
 }
 
 pub fn get(to: SocketAddr, target: &str) -> Response {

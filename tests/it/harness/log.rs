@@ -13,7 +13,7 @@ pub struct Log {
 
 #[derive(Default)]
 struct Lines {
-    kept: VecDeque<String>,
+    recent: VecDeque<String>,
     readers: usize,
 }
 
@@ -27,10 +27,10 @@ impl Log {
             let mut line = Vec::new();
             while pipe.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
                 let mut lines = log.inner.0.lock().unwrap();
-                if lines.kept.len() == LINES_MAX {
-                    lines.kept.pop_front();
+                if lines.recent.len() == LINES_MAX {
+                    lines.recent.pop_front();
                 }
-                lines.kept.push_back(String::from_utf8_lossy(&line).trim_end().to_owned());
+                lines.recent.push_back(String::from_utf8_lossy(&line).trim_end().to_owned());
                 log.inner.1.notify_all();
                 line.clear();
             }
@@ -40,38 +40,38 @@ impl Log {
     }
 
     /// Waits for a line that `wanted` accepts, printed before or from now on.
-    pub fn wait_for(&self, what: &str, patience: Duration, wanted: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + patience;
+    pub fn wait_for(&self, what: &str, timeout: Duration, wanted: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + timeout;
         let mut lines = self.inner.0.lock().unwrap();
         loop {
-            if let Some(line) = lines.kept.iter().find(|line| wanted(line)) {
+            if let Some(line) = lines.recent.iter().find(|line| wanted(line)) {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let text: Vec<_> = lines.kept.iter().cloned().collect();
+                let text: Vec<_> = lines.recent.iter().cloned().collect();
                 drop(lines);
-                panic!("no line with {what} within {patience:?} in:\n{}", text.join("\n"));
+                panic!("no line with {what} within {timeout:?} in:\n{}", text.join("\n"));
             }
             lines = self.inner.1.wait_timeout(lines, left).unwrap().0;
         }
     }
 
     /// Waits until every pipe has ended, which is when the process has; false when the time is over first.
-    pub fn wait_end(&self, patience: Duration) -> bool {
+    pub fn wait_end(&self, timeout: Duration) -> bool {
         let lines = self.inner.0.lock().unwrap();
-        let (lines, _) = self.inner.1.wait_timeout_while(lines, patience, |lines| lines.readers > 0).unwrap();
+        let (lines, _) = self.inner.1.wait_timeout_while(lines, timeout, |lines| lines.readers > 0).unwrap();
         lines.readers == 0
     }
 
     /// Waits for the next line or the end of a pipe, at most so long.
-    pub fn wait_change(&self, patience: Duration) {
+    pub fn wait_change(&self, timeout: Duration) {
         let lines = self.inner.0.lock().unwrap();
-        let _ = self.inner.1.wait_timeout(lines, patience).unwrap();
+        let _ = self.inner.1.wait_timeout(lines, timeout).unwrap();
     }
 
     pub fn lines(&self) -> Vec<String> {
-        self.inner.0.lock().unwrap().kept.iter().cloned().collect()
+        self.inner.0.lock().unwrap().recent.iter().cloned().collect()
     }
 
     pub fn text(&self) -> String {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, http};
+use super::{TIMEOUT, http};
 
 /// What the issue wants counted.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ pub fn counted<T>(at: SocketAddr, what: Counted, act: impl FnOnce() -> T) -> T {
 
 /// Waits until the counters for `what` stand `count` above `before`; fails the test with all that rose instead.
 pub fn await_rise(at: SocketAddr, before: &BTreeMap<String, f64>, what: Counted, count: f64) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let now = read(at);
         if risen(before, &now, what) >= count {

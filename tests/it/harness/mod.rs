@@ -27,19 +27,19 @@ pub use packet::{Command, Packet};
 pub use server::{Server, Setup};
 
 /// How long a test waits for what must happen. Generous: the machine is shared, and a test that passes never waits so long.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The 2014 token of every server that the tests start.
 pub const TOKEN: &str = "testtoken";
 
-/// Calls `look` until it answers, for as long as `PATIENCE`; for state of another process that cannot be awaited.
+/// Calls `look` until it answers, for as long as `TIMEOUT`; for state of another process that cannot be awaited.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
         // Nothing tells us when another process changes; a look costs it a request, so there is a pause between two.
         std::thread::park_timeout(Duration::from_millis(10));
     }

@@ -30,7 +30,7 @@ impl Packet {
         Packet { command, dup: false, qos: 0, kind: 0, id, body: body.as_ref().to_vec() }
     }
 
-    pub fn again(mut self) -> Packet {
+    pub fn with_dup(mut self) -> Packet {
         self.dup = true;
         self
     }

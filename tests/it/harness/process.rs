@@ -3,7 +3,7 @@
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::log::Log;
 use super::sys;
 
@@ -41,7 +41,7 @@ impl Process {
     /// Runs `command` to its end.
     pub fn run(command: Command, env: &[(String, String)]) -> Outcome {
         let mut process = Process::start(command, env);
-        let status = process.wait(PATIENCE);
+        let status = process.wait(TIMEOUT);
         Outcome { status, text: process.log.text() }
     }
 
@@ -54,13 +54,13 @@ impl Process {
         sys::kill(self.child.id(), signal);
     }
 
-    /// The end that comes by itself, within `patience`.
-    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+    /// The end that comes by itself, within `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
         let begun = Instant::now();
-        let ended = self.log.wait_end(patience);
-        assert!(ended, "still running after {patience:?}, its log:\n{}", self.log.text());
+        let ended = self.log.wait_end(timeout);
+        assert!(ended, "still running after {timeout:?}, its log:\n{}", self.log.text());
         let status = self.child.wait().expect("a child of ours");
-        assert!(begun.elapsed() <= patience + Duration::from_secs(1), "it closed its output long before it ended");
+        assert!(begun.elapsed() <= timeout + Duration::from_secs(1), "it closed its output long before it ended");
         self.ended = true;
         status
     }

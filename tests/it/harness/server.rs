@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::backend::Backend;
 use super::ports::{Port, free_port};
 use super::process::{Outcome, Process};
-use super::{PATIENCE, TOKEN, http};
+use super::{TIMEOUT, TOKEN, http};
 
 /// How a server is to be started.
 pub struct Setup {
@@ -130,7 +130,7 @@ impl Setup {
         let dir = Dir::new();
         let (command, path) = self.command(&dir, Some(&port));
         let mut process = Process::start(command, &self.env);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // A server that wrongly starts is told apart from one that is slow to refuse by its open port.
         while process.exited().is_none() {
             let accepted = TcpStream::connect((Ipv4Addr::LOCALHOST, port.number)).is_ok();
@@ -138,7 +138,7 @@ impl Setup {
             assert!(Instant::now() < deadline, "neither started nor refused:\n{}", process.log.text());
             process.log.wait_end(Duration::from_millis(20));
         }
-        let status = process.wait(PATIENCE);
+        let status = process.wait(TIMEOUT);
         Outcome { status, text: process.log.text() }
     }
 
@@ -227,8 +227,8 @@ impl Server {
         self.process.signal("TERM");
     }
 
-    pub fn exited_within(&mut self, patience: Duration) -> ExitStatus {
-        self.process.wait(patience)
+    pub fn exited_within(&mut self, timeout: Duration) -> ExitStatus {
+        self.process.wait(timeout)
     }
 
     /// The worker that lives is a worker that answers.
@@ -239,7 +239,7 @@ impl Server {
     }
 
     fn await_ready(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.process.exited() {
                 self.process.log.wait_end(Duration::from_secs(1));

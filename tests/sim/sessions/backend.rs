@@ -1,7 +1,7 @@
 //! The business server of durable sessions: it does its work once per `Idempotency-Key`, is slow, fails before and
 //! after the work, changes channels and the cookie with its answers.
 
-use super::line::LineId;
+use super::connection::ConnectionId;
 use super::world::{CHANNELS, Event, World, channel_name};
 use crate::peer::token_of;
 use rainbow::shard::command::SessionId;
@@ -25,7 +25,7 @@ pub struct Backend {
 }
 
 struct Job {
-    line: LineId,
+    connection: ConnectionId,
     epoch: u32,
     forward: Forward,
 }
@@ -49,7 +49,7 @@ impl Backend {
         self.jobs.is_empty()
     }
 
-    /// The server that asked is no more; the work goes on.
+    /// The server that sent it has died; the work goes on.
     pub fn crash(&mut self) {
         self.busy.clear();
     }
@@ -62,16 +62,19 @@ impl Backend {
 
 impl World {
     pub fn on_forward(&mut self, forward: Forward) {
-        let line = self.line_of(forward.key, &forward.identity);
+        let connection = self.connection_of(forward.key, &forward.identity);
         let token = token_of(&forward.body);
-        let client = self.lines[line].client;
-        self.tell(format_args!("backend gets {token} of line {line}, {:?}, {:#x}", forward.session, forward.sequence));
-        assert!(!self.lines[line].told, "nothing follows the end");
+        let client = self.connections[connection].client;
+        self.trace(format_args!(
+            "backend gets {token} of connection {connection}, {:?}, {:#x}",
+            forward.session, forward.sequence
+        ));
+        assert!(!self.connections[connection].closed, "nothing follows the end");
         let Some(session) = forward.session else {
             // What is left of one that was dropped.
-            let was = self.lines[line].session.expect("it was attached");
-            assert!(self.ended.contains(&was), "a durable session's message says whose it is");
-            return self.begin_job(line, forward);
+            let was = self.connections[connection].session.expect("it was attached");
+            assert!(self.ended.contains(&was), "a durable session's message names its session");
+            return self.begin_job(connection, forward);
         };
         assert!(self.backend.busy.insert(session), "one message at a time, or their order is lost");
         let known = &self.clients[client];
@@ -79,13 +82,13 @@ impl World {
         let meant = *self.backend.keys.entry((session, forward.sequence)).or_insert(token);
         assert_eq!(meant, token, "{:#x} of {session:?} stands for one message", forward.sequence);
         self.check_cookie(session, forward.cookie.as_deref());
-        self.begin_job(line, forward);
+        self.begin_job(connection, forward);
     }
 
-    fn begin_job(&mut self, line: LineId, forward: Forward) {
+    fn begin_job(&mut self, connection: ConnectionId, forward: Forward) {
         let job = self.backend.next_job;
         self.backend.next_job += 1;
-        self.backend.jobs.insert(job, Job { line, epoch: self.epoch, forward });
+        self.backend.jobs.insert(job, Job { connection, epoch: self.epoch, forward });
         let delay = 1 + self.rng.below(self.backend.slow_ms);
         self.at(self.now + delay, Event::BackendDone(job));
     }
@@ -94,10 +97,10 @@ impl World {
         let Job { epoch, forward, .. } = &self.backend.jobs[&job];
         let lives = *epoch == self.epoch && self.server.is_some();
         if self.backend.down && lives && forward.deadline.0 > self.now {
-            let again = (self.now + 200 + self.rng.below(500)).min(forward.deadline.0);
-            return self.at(again, Event::BackendDone(job));
+            let retry = (self.now + 200 + self.rng.below(500)).min(forward.deadline.0);
+            return self.at(retry, Event::BackendDone(job));
         }
-        let Job { line, forward, .. } = self.backend.jobs.remove(&job).expect("just looked at");
+        let Job { connection, forward, .. } = self.backend.jobs.remove(&job).expect("just looked at");
         let token = token_of(&forward.body);
         let fails = self.backend.down || self.rng.chance(self.backend.fails);
         if let Some(session) = forward.session
@@ -112,7 +115,7 @@ impl World {
             self.backend.busy.remove(&session);
         }
         let key = forward.key;
-        self.tell(format_args!("backend {} {token}", if fails { "fails" } else { "answers" }));
+        self.trace(format_args!("backend {} {token}", if fails { "fails" } else { "answers" }));
         self.seen.forwards_failed += u64::from(fails);
         if fails {
             self.input(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: forward.body });
@@ -121,7 +124,7 @@ impl World {
             // What came with an earlier answer that never got through is not promised by this one.
             self.changes.insert(token, Vec::new());
             if let Some(session) = forward.session.filter(|session| self.known.values().any(|known| known == session)) {
-                self.act_on_headers(line, session, token);
+                self.act_on_headers(connection, session, token);
             }
             self.input(Input::Forwarded {
                 key,
@@ -145,12 +148,12 @@ impl World {
         }
     }
 
-    fn act_on_headers(&mut self, line: LineId, session: SessionId, token: u64) {
-        let key = self.lines[line].key;
+    fn act_on_headers(&mut self, connection: ConnectionId, session: SessionId, token: u64) {
+        let key = self.connections[connection].key;
         if self.rng.chance(30) {
             let (channel, joins) = (self.rng.below(CHANNELS as u64) as usize, self.rng.chance(65));
             let name = channel_name(channel);
-            self.tell(format_args!("{token}: {session:?} is {} {name}", if joins { "put into" } else { "out of" }));
+            self.trace(format_args!("{token}: {session:?} is {} {name}", if joins { "put into" } else { "out of" }));
             self.channel_op((session, channel), token);
             self.changes.entry(token).or_default().push(Change::Channel { session, channel, joins });
             match joins {

@@ -1,4 +1,4 @@
-//! /send/ to channels and sessions: who is meant, what the caller was told, and whether it came true in the end.
+//! /send/ to channels and sessions: who is meant, what the caller was answered, and whether it came true in the end.
 
 use super::world::{CHANNELS, Event, World, channel_name};
 use crate::peer::body_of;
@@ -15,9 +15,19 @@ pub struct Calls {
     /// Tickets of the process that lives, and the tokens they stand for.
     tickets: BTreeMap<u64, u64>,
     next_place: u64,
+    /// A channel's members are those of the moment at which its turn comes, not of the call.
+    fans_out_late: bool,
 }
 
 pub type Target = (usize, SessionId);
+
+/// Whom a call is for, as far as that is known before its turn has come.
+pub struct Meant {
+    /// Members all the time.
+    always: BTreeSet<Target>,
+    /// Members at some time.
+    ever: BTreeSet<Target>,
+}
 
 struct Call {
     to: To,
@@ -36,8 +46,11 @@ struct Call {
     outcome: Outcome,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum To {
+/// Where the order of messages counts: everywhere, or per channel and session.
+pub type Way = Option<To>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum To {
     Channel(usize),
     Session(usize),
 }
@@ -49,19 +62,25 @@ enum Outcome {
     Refused,
     Sent {
         connections: u32,
-        kept: DurableTally,
+        tally: DurableTally,
         meant: BTreeSet<Target>,
     },
 }
 
 impl Calls {
-    /// A message's place among all, where it is sure; and it is meant for this session.
-    pub fn place(&self, token: u64, client: usize, session: SessionId) -> Option<u64> {
+    pub fn new(fans_out_late: bool) -> Calls {
+        Calls { fans_out_late, ..Calls::default() }
+    }
+
+    /// A message's place among all that came the same way, where it is sure; and it is meant for this session.
+    pub fn place(&self, token: u64, client: usize, session: SessionId) -> Option<(Way, u64)> {
         let call = self.calls.get(&token).expect("a client hears what was sent");
         assert!(call.targets.contains(&(client, session)), "{token} is not for {session:?} of client {client}");
-        // What the store refused and kept all the same may come late.
-        let refused = matches!(&call.outcome, Outcome::Sent { kept, .. } if kept.refused > 0);
-        (call.tries == 1 && !refused).then_some(call.place)
+        // What the store refused, although it stored it, may come late.
+        let refused = matches!(&call.outcome, Outcome::Sent { tally, .. } if tally.refused > 0);
+        // Small channels are served at once. In a large one a message waits for its turn, and others overtake it.
+        let way = self.fans_out_late.then_some(call.to);
+        (call.tries == 1 && !refused).then_some((way, call.place))
     }
 
     pub fn delivered(&mut self, token: u64, client: usize, session: SessionId) {
@@ -74,7 +93,7 @@ impl Calls {
         let call = &self.calls[&token];
         match &call.outcome {
             Outcome::Open => now < call.deadline,
-            Outcome::Sent { kept, .. } => kept.refused == 0 && now < call.deadline,
+            Outcome::Sent { tally, .. } => tally.refused == 0 && now < call.deadline,
             Outcome::Unknown | Outcome::Refused => false,
         }
     }
@@ -83,8 +102,8 @@ impl Calls {
     pub fn is_promised(&self, token: u64, now: u64) -> bool {
         let call = &self.calls[&token];
         match &call.outcome {
-            Outcome::Sent { connections, kept, meant } => {
-                *connections + kept.stored >= meant.len() as u32 && now < call.expires
+            Outcome::Sent { connections, tally, meant } => {
+                *connections + tally.stored >= meant.len() as u32 && now < call.expires
             }
             _ => false,
         }
@@ -100,7 +119,7 @@ impl Calls {
         for token in &open {
             self.calls.get_mut(token).expect("it was sent").outcome = Outcome::Unknown;
         }
-        // Whoever gave an id asks again.
+        // Callers that gave an id repeat their call.
         open.into_iter().filter(|token| self.calls[token].claim.is_some()).collect()
     }
 }
@@ -134,12 +153,12 @@ impl World {
         self.try_call(token);
     }
 
-    /// Asks the server, for the first time or again.
+    /// Calls the server, for the first time or again.
     pub fn try_call(&mut self, token: u64) {
         if !self.is_serving() {
             if self.calls.calls[&token].claim.is_some() {
-                let again = 300 + self.rng.below(1_000);
-                self.at(self.now + again, Event::CallAgain(token));
+                let retry = 300 + self.rng.below(1_000);
+                self.at(self.now + retry, Event::RetryCall(token));
             }
             return;
         }
@@ -162,12 +181,12 @@ impl World {
         call.outcome = Outcome::Open;
         let terms = Terms { deadline: Tick(call.deadline), ttl_ms: call.ttl_ms, claim: call.claim.clone() };
         let (to, qos, tries) = (call.to, call.qos, call.tries);
-        self.tell(format_args!("call {token} to {to:?}, {qos:?}, {terms:?}, try {tries}, meant for {meant:?}"));
-        self.seen.called_again += u64::from(tries > 1);
+        self.trace(format_args!("call {token} to {to:?}, {qos:?}, {terms:?}, try {tries}, meant for {meant:?}"));
+        self.seen.calls_retried += u64::from(tries > 1);
         let message = Message::encode(qos, token as u16 % 1000, &body_of(token, "d"), &mut Vec::new());
         let ticket = self.next_token();
         self.calls.tickets.insert(ticket, token);
-        self.meant.insert(ticket, meant);
+        self.meant.insert(ticket, Meant { always: meant.clone(), ever: meant });
         let ticket = QueryId(ticket);
         match to {
             To::Channel(channel) if self.rng.chance(50) => {
@@ -183,6 +202,24 @@ impl World {
             }
         }
         self.turn();
+    }
+
+    /// Before a slice of fan-out: calls whose turn begins now are for those who are members now.
+    pub fn note_members(&mut self) {
+        if !self.calls.fans_out_late {
+            return;
+        }
+        let waiting: Vec<(u64, u64)> = self.calls.tickets.iter().map(|(ticket, token)| (*ticket, *token)).collect();
+        for (ticket, token) in waiting {
+            let to = self.calls.calls[&token].to;
+            if let To::Channel(_) = to {
+                let members = self.targets_of(to);
+                let meant = self.meant.get_mut(&ticket).expect("as many as tickets");
+                meant.always.retain(|target| members.contains(target));
+                meant.ever.extend(members.iter().copied());
+                self.calls.calls.get_mut(&token).expect("it was sent").targets.extend(members);
+            }
+        }
     }
 
     fn targets_of(&mut self, to: To) -> BTreeSet<Target> {
@@ -202,56 +239,56 @@ impl World {
 
     pub fn on_call_reply(&mut self, ticket: u64, reply: Reply) {
         let Some(token) = self.calls.tickets.remove(&ticket) else { panic!("a reply to a call, once: {reply:?}") };
-        let meant = self.meant.remove(&ticket).expect("as many as tickets");
-        self.tell(format_args!("call {token} is told {reply:?}"));
+        let Meant { always, ever: meant } = self.meant.remove(&ticket).expect("as many as tickets");
+        self.trace(format_args!("call {token} gets {reply:?}"));
         let call = self.calls.calls.get_mut(&token).expect("it was sent");
-        let (connections, kept) = match reply {
-            Reply::Sent { connections, kept, .. } => (connections, kept),
+        let (connections, tally) = match reply {
+            Reply::Sent { connections, kept: tally, .. } => (connections, tally),
             Reply::Refused(_) => {
                 self.seen.calls_refused += 1;
                 return call.outcome = Outcome::Refused;
             }
             other => panic!("{other:?} is no reply to a call"),
         };
-        let sum = connections + kept.stored + kept.refused;
+        let sum = connections + tally.stored + tally.refused;
         let ended = meant.iter().any(|(_, session)| self.ended.contains(session));
-        assert!(sum <= meant.len() as u32, "{token}: {connections} and {kept:?} of {meant:?}");
+        assert!(sum <= meant.len() as u32, "{token}: {connections} and {tally:?} of {meant:?}");
         assert!(
-            sum == meant.len() as u32 || self.now >= call.deadline || ended,
-            "{token}: {connections} and {kept:?} are not all of {meant:?}"
+            sum >= always.len() as u32 || self.now >= call.deadline || ended,
+            "{token}: {connections} and {tally:?} are not all of {always:?}"
         );
         let delivered = meant.iter().filter(|target| call.delivered.contains(target)).count() as u32;
         assert!(connections <= delivered, "{token}: {connections} have answered, {delivered} have it");
         let stored = meant.iter().filter(|(_, session)| self.store.promised.contains(&(*session, token))).count();
-        assert!(kept.stored <= stored as u32, "{token}: {} told as stored, {stored} are", kept.stored);
-        self.seen.stored += u64::from(kept.stored);
+        assert!(tally.stored <= stored as u32, "{token}: {} reported as stored, {stored} are", tally.stored);
+        self.seen.stored += u64::from(tally.stored);
         self.seen.answered_calls += u64::from(connections);
-        self.seen.refused += u64::from(kept.refused);
-        call.outcome = Outcome::Sent { connections, kept, meant };
-        // Some callers ask again although they were told: it changes nothing.
+        self.seen.refused += u64::from(tally.refused);
+        call.outcome = Outcome::Sent { connections, tally, meant };
+        // Some callers repeat a call that was answered: it changes nothing.
         if call.claim.is_some() && self.rng.chance(20) {
-            let again = 100 + self.rng.below(5_000);
-            self.at(self.now + again, Event::CallAgain(token));
+            let retry = 100 + self.rng.below(5_000);
+            self.at(self.now + retry, Event::RetryCall(token));
         }
     }
 
     /// What was called stored or answered has been delivered.
     pub fn check_promises(&self) {
         for (token, call) in &self.calls.calls {
-            let Outcome::Sent { connections, kept, meant } = &call.outcome else { continue };
+            let Outcome::Sent { connections, tally, meant } = &call.outcome else { continue };
             if call.expires <= self.now {
                 continue;
             }
             let done = |target: &&Target| call.delivered.contains(target) || self.ended.contains(&target.1);
             let done = meant.iter().filter(done).count() as u32;
             assert!(
-                done >= connections + kept.stored,
-                "{token} was answered by {connections} and {kept:?}, and {done} of {meant:?} have it: {:?}",
+                done >= connections + tally.stored,
+                "{token} was answered by {connections} and {tally:?}, and {done} of {meant:?} have it: {:?}",
                 call.delivered
             );
         }
     }
 }
 
-/// How long claims are kept.
+/// How long claims last.
 const CLAIMS_MS: u64 = 300_000;

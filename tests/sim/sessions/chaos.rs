@@ -1,8 +1,8 @@
-//! What goes wrong: the process dies or stops, lines break, clients vanish and lose their memory, sessions are dropped,
+//! What goes wrong: the process dies or stops, connections break, clients vanish and lose their memory, sessions are dropped,
 //! the backend is down, the store refuses, tears, falls back.
 
-use super::line::Stage;
-use super::world::{Asked, CHANNELS, Event, World, channel_name};
+use super::connection::Stage;
+use super::world::{CHANNELS, Event, Pending, World, channel_name};
 use rainbow::base::time::Tick;
 use rainbow::shard::command::StoreError;
 use rainbow::shard::{DrainScope, Input, Query, QueryId, Reply};
@@ -18,40 +18,10 @@ impl World {
             return self.crash();
         }
         let client = self.rng.below(self.clients.len() as u64) as usize;
-        let line = self.clients[client].line;
         match self.rng.below(40) {
             0..=1 => self.crash(),
             2 => self.stop(),
-            3..=9 => {
-                if let Some(id) = line {
-                    self.tell(format_args!("line {id} is cut"));
-                    self.cut(id);
-                }
-            }
-            10..=13 => {
-                self.tell(format_args!("client {client} comes on another line"));
-                self.seen.vanished += 1;
-                self.at(self.now, Event::Dial(client));
-                if self.rng.chance(30) {
-                    self.at(self.now + 100, Event::Dial(client));
-                }
-            }
-            14..=16 => {
-                if let Some(id) = line {
-                    let until = self.now + 500 + self.rng.below(4_000);
-                    self.tell(format_args!("line {id} does not read until {until}"));
-                    self.lines[id].frozen = until;
-                    self.seen.frozen += 1;
-                }
-            }
-            17 => {
-                self.tell(format_args!("client {client} loses its memory"));
-                if let Some(id) = line {
-                    self.cut(id);
-                }
-                self.clients[client].lose_memory();
-                self.seen.forgot += 1;
-            }
+            which @ 3..=17 => self.client_trouble(client, which),
             18..=21 => self.store_trouble(),
             22 if self.rng.chance(50) => self.drop_session(client),
             23 => {
@@ -69,7 +39,7 @@ impl World {
             25 => {
                 let channel = channel_name(self.rng.below(CHANNELS as u64) as usize).into();
                 let code = CloseCode(4000);
-                let ticket = self.ticket(Asked::Nothing);
+                let ticket = self.ticket(Pending::Nothing);
                 self.input(Input::Query { ticket, query: Query::KickChannel { channel, code, reason: "kick".into() } });
                 self.turn();
             }
@@ -79,19 +49,56 @@ impl World {
                 self.settings.inflight_window = self.window;
                 let settings = self.settings.clone();
                 self.shard().set_settings(settings);
-                for line in &mut self.lines {
+                for connection in &mut self.connections {
                     // What was sent before counts as it was then.
-                    line.window = line.window.max(self.window);
+                    connection.window = connection.window.max(self.window);
                 }
             }
             35 => self.store.remember(),
             36..=37 if self.falls_back && !self.store.fell_back => {
                 let to_nothing = self.rng.chance(50);
-                self.tell(format_args!("the store falls back to {}", if to_nothing { "nothing" } else { "a copy" }));
+                self.trace(format_args!("the store falls back to {}", if to_nothing { "nothing" } else { "a copy" }));
                 self.store.fall_back(to_nothing);
                 self.seen.fell_back += 1;
             }
             _ => {}
+        }
+    }
+
+    /// Something happens to a client: which of the fifteen cases, 3 to 17, was drawn.
+    fn client_trouble(&mut self, client: usize, which: u64) {
+        let connection = self.clients[client].connection;
+        match which {
+            3..=9 => {
+                if let Some(id) = connection {
+                    self.trace(format_args!("connection {id} is cut"));
+                    self.cut(id);
+                }
+            }
+            10..=13 => {
+                self.trace(format_args!("client {client} comes on another connection"));
+                self.seen.vanished += 1;
+                self.at(self.now, Event::Dial(client));
+                if self.rng.chance(30) {
+                    self.at(self.now + 100, Event::Dial(client));
+                }
+            }
+            14..=16 => {
+                if let Some(id) = connection {
+                    let until = self.now + 500 + self.rng.below(4_000);
+                    self.trace(format_args!("connection {id} does not read until {until}"));
+                    self.connections[id].frozen = until;
+                    self.seen.frozen += 1;
+                }
+            }
+            _ => {
+                self.trace(format_args!("client {client} loses its memory"));
+                if let Some(id) = connection {
+                    self.cut(id);
+                }
+                self.clients[client].lose_memory();
+                self.seen.forgot += 1;
+            }
         }
     }
 
@@ -103,21 +110,21 @@ impl World {
             _ => StoreError::Broken,
         };
         let until = self.now + 100 + self.rng.below(4_000);
-        self.tell(format_args!("the store refuses until {until}: {why:?}"));
+        self.trace(format_args!("the store refuses until {until}: {why:?}"));
         self.store.refuse_until(why, until);
         self.seen.troubles += 1;
     }
 
-    fn ticket(&mut self, asked: Asked) -> QueryId {
+    fn ticket(&mut self, pending: Pending) -> QueryId {
         let ticket = self.next_token();
-        self.asked.insert(ticket, asked);
+        self.pending.insert(ticket, pending);
         QueryId(ticket)
     }
 
     pub fn drop_session(&mut self, client: usize) {
         if let Some(&session) = self.known.get(&client) {
-            self.tell(format_args!("{session:?} of client {client} is dropped"));
-            let ticket = self.ticket(Asked::Nothing);
+            self.trace(format_args!("{session:?} of client {client} is dropped"));
+            let ticket = self.ticket(Pending::Nothing);
             let session = self.clients[client].name.clone();
             self.input(Input::Query { ticket, query: Query::DropSession { session } });
             self.turn();
@@ -126,27 +133,29 @@ impl World {
 
     /// The business server moves a client by its identity.
     fn join_or_leave(&mut self, client: usize) {
-        let Some(id) = self.clients[client].line.filter(|&id| self.lines[id].stage == Stage::Open) else { return };
-        let (identity, session) = (self.lines[id].identity, self.lines[id].session.expect("attached"));
+        let Some(id) = self.clients[client].connection.filter(|&id| self.connections[id].stage == Stage::Open) else {
+            return;
+        };
+        let (identity, session) = (self.connections[id].identity, self.connections[id].session.expect("attached"));
         let (channel, joins) = (self.rng.below(CHANNELS as u64) as usize, self.rng.chance(70));
         let by = self.next_token();
-        let ticket = self.ticket(Asked::Join { session, channel, by, joins });
+        let ticket = self.ticket(Pending::Join { session, channel, by, joins });
         self.channel_op((session, channel), by);
         let name = channel_name(channel).into();
         let query = match joins {
             true => Query::Subscribe { identity, channel: name },
             false => Query::Unsubscribe { identity, channel: name },
         };
-        self.tell(format_args!("{query:?}"));
+        self.trace(format_args!("{query:?}"));
         self.input(Input::Query { ticket, query });
         self.turn();
     }
 
-    pub fn on_asked(&mut self, asked: Asked, reply: Reply) {
-        match asked {
-            Asked::Join { .. } if reply != (Reply::Done { connections: 1 }) => {}
-            Asked::Join { session, channel, by, joins } => self.channel_is_sure(session, channel, by, joins),
-            Asked::Nothing => {}
+    pub fn on_pending_reply(&mut self, pending: Pending, reply: Reply) {
+        match pending {
+            Pending::Join { .. } if reply != (Reply::Done { connections: 1 }) => {}
+            Pending::Join { session, channel, by, joins } => self.channel_is_sure(session, channel, by, joins),
+            Pending::Nothing => {}
         }
     }
 }

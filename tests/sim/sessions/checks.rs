@@ -1,6 +1,6 @@
 //! What must be true when nothing goes wrong any more, and of what is on disk when a process starts.
 
-use super::line::Stage;
+use super::connection::Stage;
 use super::world::{CHANNELS, World, channel_name};
 use rainbow::shard::command::SessionId;
 
@@ -12,27 +12,30 @@ impl World {
         }
         let back = self.clients.iter().all(|client| {
             client.outstanding.is_empty()
-                && client.line.is_some_and(|id| {
-                    let line = &self.lines[id];
-                    line.stage == Stage::Open && line.epoch == self.epoch && line.greeted && line.later.is_empty()
+                && client.connection.is_some_and(|id| {
+                    let connection = &self.connections[id];
+                    connection.stage == Stage::Open
+                        && connection.epoch == self.epoch
+                        && connection.greeted
+                        && connection.later.is_empty()
                 })
         });
-        back && self.shard().store_under_way() == 0 && !self.anything_waits() && !self.anything_is_held()
+        back && self.shard().store_under_way() == 0 && !self.any_message_is_waiting() && !self.any_id_is_unreleased()
     }
 
-    fn anything_waits(&mut self) -> bool {
+    fn any_message_is_waiting(&mut self) -> bool {
         let sessions: Vec<SessionId> = self.known.values().copied().collect();
         sessions.into_iter().any(|session| self.store.waiting(session).0 > 0)
     }
 
     /// Ids that a client holds between SEND and REL, but for those that the server has given up.
-    fn anything_is_held(&self) -> bool {
+    fn any_id_is_unreleased(&self) -> bool {
         let (calls, now) = (&self.calls, self.now);
-        let held = |client: &super::client::Client| {
+        let unreleased = |client: &super::client::Client| {
             let mut tokens = client.received.values();
             tokens.any(|token| client.repeats_rec() || calls.is_promised(*token, now))
         };
-        self.clients.iter().any(held)
+        self.clients.iter().any(unreleased)
     }
 
     /// Why it is not settled, for the message.
@@ -46,11 +49,13 @@ impl World {
         );
         for n in 0..self.clients.len() {
             let client = &self.clients[n];
-            let line = client.line.map(|id| self.lines[id].stage);
+            let connection = client.connection.map(|id| self.connections[id].stage);
             let tokens: Vec<u64> = client.outstanding.iter().map(|out| out.token).collect();
-            let held = client.received.clone();
-            let waits = self.known.get(&n).map(|&session| self.store.waiting(session));
-            rest += &format!("\nclient {n}: {line:?}, unanswered {tokens:?}, holds {held:?}, waiting {waits:?}");
+            let received = client.received.clone();
+            let waiting = self.known.get(&n).map(|&session| self.store.waiting(session));
+            rest += &format!(
+                "\nclient {n}: {connection:?}, unanswered {tokens:?}, holds {received:?}, waiting {waiting:?}"
+            );
         }
         rest
     }
@@ -81,7 +86,7 @@ impl World {
         }
     }
 
-    /// Channels that somebody was told of are as they were told.
+    /// Channels are as the last confirmed change left them.
     pub fn check_channels(&mut self) {
         if self.store.fell_back {
             return;

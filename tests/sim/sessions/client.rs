@@ -1,7 +1,8 @@
 //! A client that outlives its connections: it repeats what is unanswered, knows the QoS 2 ids that it holds, and hands
 //! a message on as its QoS promises. Now and then it dies between two steps, or loses all that it knew.
 
-use super::line::LineId;
+use super::calls::Way;
+use super::connection::ConnectionId;
 use super::world::{Event, World};
 use crate::peer::{RESPONSE, body_of, take_frame, token_of};
 use rainbow::shard::RESERVED_TYPE;
@@ -13,10 +14,10 @@ use std::sync::Arc;
 
 pub struct Client {
     pub name: Arc<str>,
-    pub line: Option<LineId>,
+    pub connection: Option<ConnectionId>,
     pub expiry_s: Option<u64>,
     greets: bool,
-    /// Says REC again for what it holds when it comes back.
+    /// Report REC again for what it holds when it comes back.
     repeats_rec: bool,
     /// The session that its memory belongs to.
     pub session: Option<SessionId>,
@@ -30,7 +31,7 @@ pub struct Client {
     handed_once: HashSet<(SessionId, u64)>,
     /// All messages that ever reached the application, and the place of the last first one.
     pub handed: BTreeSet<(SessionId, u64)>,
-    last_place: HashMap<SessionId, u64>,
+    last_place: HashMap<(SessionId, Way), u64>,
     /// It has never lost its memory, or was answered since.
     established: bool,
     /// Bodies of REC that it has seen.
@@ -59,7 +60,7 @@ impl Client {
         let Habits { greets, repeats_rec, first_id, expiry_s } = habits;
         Client {
             name,
-            line: None,
+            connection: None,
             expiry_s,
             greets,
             repeats_rec: repeats_rec || greets,
@@ -109,71 +110,78 @@ impl Client {
 }
 
 impl World {
-    pub fn client_hears(&mut self, id: LineId, bytes: &[u8]) {
-        self.lines[id].input.extend_from_slice(bytes);
+    pub fn client_hears(&mut self, id: ConnectionId, bytes: &[u8]) {
+        self.connections[id].input.extend_from_slice(bytes);
         loop {
-            let line = &mut self.lines[id];
-            if line.left {
+            let connection = &mut self.connections[id];
+            if connection.left {
                 return;
             }
-            if !line.ready {
-                if line.input.len() < RESPONSE.len() {
+            if !connection.ready {
+                if connection.input.len() < RESPONSE.len() {
                     return;
                 }
-                assert_eq!(&line.input[..RESPONSE.len()], RESPONSE, "the response comes first");
-                line.input.drain(..RESPONSE.len());
-                line.ready = true;
-                if !line.ignored && !self.clients[line.client].greets {
+                assert_eq!(&connection.input[..RESPONSE.len()], RESPONSE, "the response comes first");
+                connection.input.drain(..RESPONSE.len());
+                connection.ready = true;
+                if !connection.ignored && !self.clients[connection.client].greets {
                     self.go_on(id);
                 }
                 continue;
             }
-            let Some((opcode, payload)) = take_frame(&mut line.input) else { return };
-            if !line.ignored || opcode == 8 {
+            let Some((opcode, payload)) = take_frame(&mut connection.input) else { return };
+            if !connection.ignored || opcode == 8 {
                 self.on_frame(id, opcode, &payload);
             }
         }
     }
 
-    fn on_frame(&mut self, id: LineId, opcode: u8, payload: &[u8]) {
+    fn on_frame(&mut self, id: ConnectionId, opcode: u8, payload: &[u8]) {
         match opcode {
             8 => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
-                self.tell(format_args!("line {id} hears close {code} {}", String::from_utf8_lossy(&payload[2..])));
+                self.trace(format_args!(
+                    "connection {id} hears close {code} {}",
+                    String::from_utf8_lossy(&payload[2..])
+                ));
                 self.seen.close(code);
-                if !self.lines[id].closing {
+                if !self.connections[id].closing {
                     self.frame(id, Opcode::Close, &payload[..2]);
-                    self.lines[id].closing = true;
+                    self.connections[id].closing = true;
                 }
             }
             9 => self.frame(id, Opcode::Pong, payload),
             2 => {
                 let packet = Packet::decode(payload).expect("the server speaks the protocol");
-                self.tell(format_args!("line {id} hears {packet:?}"));
+                self.trace(format_args!("connection {id} hears {packet:?}"));
                 match packet {
                     Packet::Send { message_type: RESERVED_TYPE, body, .. } => self.on_greeting(id, body),
                     packet => self.on_packet(id, packet),
                 }
             }
-            other => panic!("line {id} hears opcode {other}"),
+            other => panic!("connection {id} hears opcode {other}"),
         }
     }
 
-    fn on_greeting(&mut self, id: LineId, body: &[u8]) {
-        let line = &self.lines[id];
-        assert!(!line.greeted && self.clients[line.client].greets, "greeted once, if at all");
+    fn on_greeting(&mut self, id: ConnectionId, body: &[u8]) {
+        let connection = &self.connections[id];
+        assert!(!connection.greeted && self.clients[connection.client].greets, "greeted once, if at all");
         let greeting: serde_json::Value = serde_json::from_slice(body).expect("JSON");
-        assert_eq!(greeting["session"], *self.clients[line.client].name);
-        assert_eq!(greeting["resumed"], line.resumed, "resumed or not");
+        assert_eq!(greeting["session"], *self.clients[connection.client].name);
+        assert_eq!(greeting["resumed"], connection.resumed, "resumed or not");
         let waiting = greeting["waiting"].as_u64().expect("a number") as u32;
-        assert!((line.waiting.0..=line.waiting.1).contains(&waiting), "{waiting} wait, not {:?}", line.waiting);
+        assert!(
+            (connection.waiting.0..=connection.waiting.1).contains(&waiting),
+            "{waiting} wait, not {:?}",
+            connection.waiting
+        );
         self.go_on(id);
     }
 
     /// The connection is open and it is known whose: what is unfinished goes on.
-    fn go_on(&mut self, id: LineId) {
-        self.lines[id].greeted = true;
-        let (client, session) = (self.lines[id].client, self.lines[id].session);
+    fn go_on(&mut self, id: ConnectionId) {
+        self.connections[id].greeted = true;
+        let (client, session) = (self.connections[id].client, self.connections[id].session);
         let known = &mut self.clients[client];
         if known.session != session {
             self.seen.anew += u64::from(known.session.is_some());
@@ -184,19 +192,19 @@ impl World {
             let lost = known.outstanding.extract_if(.., |out| out.written).map(|out| out.token);
             known.abandoned.extend(lost);
         }
-        let repeats_rec = known.repeats_rec || !self.lines[id].resumed;
-        let held: Vec<u16> = known.received.keys().copied().filter(|_| repeats_rec).collect();
+        let repeats_rec = known.repeats_rec || !self.connections[id].resumed;
+        let received: Vec<u16> = known.received.keys().copied().filter(|_| repeats_rec).collect();
         let all: Vec<usize> = (0..known.outstanding.len()).collect();
         for n in all {
-            self.say_again(id, n);
+            self.repeat(id, n);
         }
-        for held in held {
-            self.say(id, Packet::Rec { id: MessageId(held), body: b"" });
+        for number in received {
+            self.say(id, Packet::Rec { id: MessageId(number), body: b"" });
         }
     }
 
-    fn say_again(&mut self, id: LineId, n: usize) {
-        let client = self.lines[id].client;
+    fn repeat(&mut self, id: ConnectionId, n: usize) {
+        let client = self.connections[id].client;
         let out = &mut self.clients[client].outstanding[n];
         let (token, dup) = (out.token, std::mem::replace(&mut out.written, true));
         if out.released {
@@ -215,7 +223,7 @@ impl World {
     }
 
     pub fn speak(&mut self, client: usize) {
-        let id = self.clients[client].line.filter(|&id| self.lines[id].can_speak());
+        let id = self.clients[client].connection.filter(|&id| self.connections[id].can_speak());
         if self.clients[client].outstanding.len() >= OUTSTANDING_MAX {
             return;
         }
@@ -227,7 +235,7 @@ impl World {
         known.outstanding.push(Outstanding { token, id: number, qos, written: false, released: false });
         self.seen.spoken += 1;
         if let Some(id) = id {
-            self.say_again(id, self.clients[client].outstanding.len() - 1);
+            self.repeat(id, self.clients[client].outstanding.len() - 1);
         } else {
             // Said when it is back; ids are given when they are said first.
         }
@@ -235,18 +243,18 @@ impl World {
 
     /// Repeats what is unanswered.
     pub fn on_client_timer(&mut self, client: usize) {
-        if let Some(id) = self.clients[client].line.filter(|&id| self.lines[id].can_speak())
-            && self.lines[id].frozen <= self.now
+        if let Some(id) = self.clients[client].connection.filter(|&id| self.connections[id].can_speak())
+            && self.connections[id].frozen <= self.now
         {
             for n in 0..self.clients[client].outstanding.len() {
-                self.say_again(id, n);
+                self.repeat(id, n);
             }
         }
         let next = 1_000 + self.rng.below(2_000);
         self.at(self.now + next, Event::ClientTimer(client));
     }
 
-    fn on_packet(&mut self, id: LineId, packet: Packet<'_>) {
+    fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>) {
         match packet {
             Packet::Send { dup, qos, id: Some(number), body, .. } => {
                 self.on_down(id, Down { dup, qos, number: number.0, token: token_of(body) });
@@ -255,32 +263,32 @@ impl World {
             Packet::Ack { id: number, body } => self.on_answer(id, number, QoS::AtLeastOnce, body),
             Packet::Rec { id: number, body } => self.on_answer(id, number, QoS::ExactlyOnce, body),
             Packet::Rel { id: number, .. } => {
-                let client = self.lines[id].client;
-                self.lines[id].unfinished.remove(&number.0);
+                let client = self.connections[id].client;
+                self.connections[id].unfinished.remove(&number.0);
                 self.seen.released += u64::from(self.clients[client].received.remove(&number.0).is_some());
                 self.say(id, Packet::Com { id: number });
             }
             Packet::Com { id: number } => {
-                let client = self.lines[id].client;
+                let client = self.connections[id].client;
                 self.clients[client].outstanding.retain(|out| out.id != number || !out.released);
             }
         }
     }
 
     /// The application's side of a SEND.
-    fn on_down(&mut self, id: LineId, down: Down) {
+    fn on_down(&mut self, id: ConnectionId, down: Down) {
         let Down { dup, qos, number, token } = down;
-        let line = &mut self.lines[id];
-        let (client, session) = (line.client, line.session.expect("attached"));
+        let connection = &mut self.connections[id];
+        let (client, session) = (connection.client, connection.session.expect("attached"));
         let place = self.calls.place(token, client, session);
-        // What was answered on this line may come again, crossing its answer.
-        if line.came.insert(token) {
-            line.unfinished.insert(number, token);
+        // What was answered on this connection may come again, crossing its answer.
+        if connection.came.insert(token) {
+            connection.unfinished.insert(number, token);
         }
         // What the server has given up meanwhile does not count.
         let counts = |token: &&u64| self.calls.is_promised_or_open(**token, self.now);
-        let unfinished = line.unfinished.values().filter(counts).count();
-        assert!(unfinished <= line.window, "the window is kept, {:?}", line.unfinished);
+        let unfinished = connection.unfinished.values().filter(counts).count();
+        assert!(unfinished <= connection.window, "the window is kept, {:?}", connection.unfinished);
         let known = &mut self.clients[client];
         match known.came.insert(token, number) {
             None => self.seen.marked_first += u64::from(dup),
@@ -292,7 +300,7 @@ impl World {
         }
         if qos == QoS::ExactlyOnce {
             match known.received.get(&number) {
-                Some(held) => assert_eq!(*held, token, "id {number} is held for another message"),
+                Some(other) => assert_eq!(*other, token, "id {number} stands for another message"),
                 None => {
                     assert!(known.handed_once.insert((session, token)), "{token} was handed on twice at QoS 2");
                     known.received.insert(number, token);
@@ -301,8 +309,8 @@ impl World {
         }
         if known.handed.insert((session, token)) {
             self.seen.handed += 1;
-            if let Some(place) = place {
-                let last = known.last_place.insert(session, place);
+            if let Some((way, place)) = place {
+                let last = known.last_place.insert((session, way), place);
                 assert!(last.is_none_or(|last| last < place), "{token} overtook another message of its session");
             }
         }
@@ -316,7 +324,7 @@ impl World {
         if self.rng.chance(15) {
             let mut later = Vec::new();
             packet.encode_into(&mut later);
-            self.lines[id].later.push_back(later);
+            self.connections[id].later.push_back(later);
             let delay = 100 + self.rng.below(2_500);
             return self.at(self.now + delay, Event::Answers(id));
         }
@@ -324,17 +332,17 @@ impl World {
     }
 
     /// The application has an answer after all.
-    pub fn answer_later(&mut self, id: LineId) {
-        if let Some(packet) = self.lines[id].later.pop_front()
-            && !self.lines[id].left
+    pub fn answer_later(&mut self, id: ConnectionId) {
+        if let Some(packet) = self.connections[id].later.pop_front()
+            && !self.connections[id].left
         {
             let packet = Packet::decode(&packet).expect("encoded above");
             self.say(id, packet);
         }
     }
 
-    fn on_answer(&mut self, id: LineId, number: MessageId, qos: QoS, body: &[u8]) {
-        let client = self.lines[id].client;
+    fn on_answer(&mut self, id: ConnectionId, number: MessageId, qos: QoS, body: &[u8]) {
+        let client = self.connections[id].client;
         let body = String::from_utf8(body.to_vec()).expect("as the backend answered");
         let known = &mut self.clients[client];
         let Some(n) = known.outstanding.iter().position(|out| out.id == number && out.written) else {
@@ -368,7 +376,7 @@ impl World {
         } else if !out.released && self.rng.chance(4) {
             // It dies before it has noted the REC.
             self.seen.died += 1;
-            self.tell(format_args!("client {client} dies before REL"));
+            self.trace(format_args!("client {client} dies before REL"));
             self.cut(id);
         } else {
             out.released = true;
@@ -376,27 +384,27 @@ impl World {
         }
     }
 
-    fn say(&mut self, id: LineId, packet: Packet<'_>) {
-        if !self.lines[id].can_speak() {
+    fn say(&mut self, id: ConnectionId, packet: Packet<'_>) {
+        if !self.connections[id].can_speak() {
             return;
         }
         if let Packet::Ack { id: number, .. } = packet {
-            self.lines[id].unfinished.remove(&number.0);
+            self.connections[id].unfinished.remove(&number.0);
         }
-        self.tell(format_args!("line {id} says {packet:?}"));
+        self.trace(format_args!("connection {id} says {packet:?}"));
         let mut payload = Vec::new();
         packet.encode_into(&mut payload);
         self.frame(id, Opcode::Binary, &payload);
     }
 
-    fn frame(&mut self, id: LineId, opcode: Opcode, payload: &[u8]) {
-        if self.lines[id].fin {
+    fn frame(&mut self, id: ConnectionId, opcode: Opcode, payload: &[u8]) {
+        if self.connections[id].fin {
             return;
         }
         let key = (self.rng.next_u64() as u32).to_le_bytes();
         let mut bytes = Vec::new();
         ClientFrame { fin: true, opcode, key, payload }.write_into(&mut bytes);
-        self.lines[id].up.extend(bytes);
+        self.connections[id].up.extend(bytes);
         self.read_soon(id);
     }
 }

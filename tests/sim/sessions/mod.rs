@@ -10,12 +10,13 @@ mod calls;
 mod chaos;
 mod checks;
 mod client;
-mod line;
+mod connection;
 mod network;
 mod seen;
 mod store;
 mod world;
 
+use crate::limits::name_of_limits;
 use crate::seeds::{number, run_all};
 use rainbow::shard::{Bug, Mode};
 use seen::Seen;
@@ -26,7 +27,7 @@ use world::{Plan, World};
 /// In the normal run.
 const SEEDS: u64 = 400;
 /// In which a planted mistake has to show.
-const SEEDS_PER_MISTAKE: u64 = 500;
+const SEEDS_PER_MISTAKE: u64 = 600;
 
 fn plan(talks: bool) -> Plan {
     let name = std::env::var("RAINBOW_SESSIONS_FAULT").unwrap_or_default();
@@ -65,7 +66,7 @@ fn every_planted_mistake_with_sessions_is_noticed() {
         let plan = Plan { mode, fault, talks: false };
         let broken = |seed: &u64| catch_unwind(|| World::new(*seed, plan).run()).is_err();
         match (0..SEEDS_PER_MISTAKE).find(broken) {
-            Some(seed) => println!("{name} is noticed by seed {seed}"),
+            Some(seed) => println!("{name} is noticed by seed {seed}, {}", name_of_limits(seed)),
             None => unnoticed.push(name),
         }
     }

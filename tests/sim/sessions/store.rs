@@ -1,4 +1,4 @@
-//! The store as a shard may expect one: it does the command in its order, a group per commit, tells after it, and what was
+//! The store as a shard may expect one: it does the command in its order, a group per commit, completes it afterwards, and what was
 //! not committed is gone with a crash. It refuses for a while, is late, tears a group, falls back to an older copy. It
 //! can be told to make a mistake (`Fault`), which has to be noticed.
 
@@ -14,9 +14,9 @@ use std::sync::Arc;
 /// A mistake of the store's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Tells before the commit.
+    /// Completes before the commit.
     SkipsSync,
-    /// Says that it is done when it was refused.
+    /// Report that it is done when it was refused.
     CallsRefusedDone,
     ForgetsReceived,
     ForgetsReleased,
@@ -58,7 +58,7 @@ pub struct Entry {
     claims: BTreeMap<Arc<str>, UnixMs>,
 }
 
-pub enum Says {
+pub enum Report {
     Completions(Completions),
     Expired(ExpiredMessages),
 }
@@ -72,12 +72,12 @@ pub struct Store {
     /// Being written.
     group: Vec<Command>,
     /// On its way to the shard.
-    says: VecDeque<Says>,
+    says: VecDeque<Report>,
     last_number: u64,
-    /// Of all that was given out and not told: the message that is to be kept.
-    untold: VecDeque<Option<(SessionId, u64)>>,
-    /// Of what was told last: sessions whose messages were to be kept.
-    just_told: Vec<SessionId>,
+    /// Per command that is not completed: the message that it stores.
+    uncompleted: VecDeque<Option<(SessionId, u64)>>,
+    /// Sessions whose messages were stored by the last completions.
+    just_completed: Vec<SessionId>,
     /// Something stays that the shard believes gone, or gone that it believes there, until it is loaded again.
     pub left_behind: bool,
     /// Why it refuses, and until when.
@@ -85,7 +85,7 @@ pub struct Store {
     /// It fell back to an older copy and has noticed.
     pub fell_back: bool,
     fault: Option<Fault>,
-    /// What the shard was told to be safe: session and token.
+    /// Messages that completions called stored: session and token.
     pub promised: HashSet<(SessionId, u64)>,
     /// It has done what it refused: counts in memory are not exact before the next start.
     pub inexact: bool,
@@ -105,13 +105,13 @@ impl Store {
     pub fn give(&mut self, command: Command) {
         self.last_number += 1;
         assert_eq!(command.number, CommandNumber(self.last_number), "command is numbered without gaps");
-        let kept = match &command.operation {
-            Operation::Mutate(Mutation::PutMessage(kept)) if !kept.released => {
-                Some((kept.session, token_of(kept.message.parts().1)))
+        let stored = match &command.operation {
+            Operation::Mutate(Mutation::PutMessage(stored)) if !stored.released => {
+                Some((stored.session, token_of(stored.message.parts().1)))
             }
             _ => None,
         };
-        self.untold.push_back(kept);
+        self.uncompleted.push_back(stored);
         self.queue.push_back(command);
     }
 
@@ -123,7 +123,7 @@ impl Store {
         self.queue.is_empty() && self.group.is_empty() && self.says.is_empty()
     }
 
-    /// A group or what is told of one is under way: a good moment to die.
+    /// A group or its completions are under way: a good moment to die.
     pub fn is_busy(&self) -> bool {
         !self.is_idle()
     }
@@ -152,7 +152,7 @@ impl Store {
         self.group = self.queue.drain(..self.queue.len().min(most)).collect();
         if self.fault == Some(Fault::SkipsSync) {
             let mut copy = self.disk.clone();
-            self.tell(&mut copy, rng, now);
+            self.complete_group(&mut copy, rng, now);
         }
     }
 
@@ -164,18 +164,18 @@ impl Store {
             return;
         }
         let mut disk = std::mem::take(&mut self.disk);
-        self.tell(&mut disk, rng, now);
+        self.complete_group(&mut disk, rng, now);
         self.disk = disk;
         self.group.clear();
     }
 
-    fn tell(&mut self, disk: &mut BTreeMap<SessionId, Entry>, rng: &mut Rng, now: u64) {
+    fn complete_group(&mut self, disk: &mut BTreeMap<SessionId, Entry>, rng: &mut Rng, now: u64) {
         std::mem::swap(&mut self.disk, disk);
-        let mut told = Completions::default();
+        let mut completions = Completions::default();
         let before = (self.fault == Some(Fault::LoadsTooEarly)).then(|| self.disk.clone());
         let group = std::mem::take(&mut self.group);
         for command in &group {
-            told.upto = command.number;
+            completions.upto = command.number;
             let outcome = match (&command.operation, &before) {
                 (Operation::Load { session, after, most }, Some(before)) => {
                     page(before, *session, *after, *most, rng, now)
@@ -183,11 +183,11 @@ impl Store {
                 _ => self.carry_out(command, rng, now),
             };
             if outcome != Completion::Done {
-                told.exceptions.push((command.number, outcome));
+                completions.exceptions.push((command.number, outcome));
             }
         }
         self.group = group;
-        self.says.push_back(Says::Completions(told));
+        self.says.push_back(Report::Completions(completions));
         std::mem::swap(&mut self.disk, disk);
     }
 
@@ -235,7 +235,7 @@ impl Store {
                 Operation::Load { .. }
                 | Operation::Mutate(Mutation::RemoveMessage { .. } | Mutation::DropSession { .. }),
             ) => None,
-            (StoreError::StoreFull, Operation::Mutate(Mutation::PutMessage(kept))) if !kept.released => Some(why),
+            (StoreError::StoreFull, Operation::Mutate(Mutation::PutMessage(stored))) if !stored.released => Some(why),
             (StoreError::StoreFull, _) => None,
             (StoreError::Unreachable, _) => rng.chance(70).then_some(why),
             _ => Some(why),
@@ -264,24 +264,24 @@ impl Store {
             Mutation::JoinChannel { .. } if fault == Some(Fault::ForgetsChannels) => {}
             Mutation::JoinChannel { channel, .. } => drop(entry.channels.insert(channel.clone())),
             Mutation::LeaveChannel { channel, .. } => drop(entry.channels.remove(channel)),
-            Mutation::PutMessage(kept) => {
+            Mutation::PutMessage(stored) => {
                 entry.claims.retain(|_, until| until.0 > now);
-                if entry.messages.contains_key(&kept.offset) {
+                if entry.messages.contains_key(&stored.offset) {
                     return Completion::Done;
                 }
-                if let Some(claim) = &kept.claim {
+                if let Some(claim) = &stored.claim {
                     if entry.claims.contains_key(&claim.message_id) {
                         self.known += 1;
                         return Completion::Duplicate;
                     }
                     entry.claims.insert(claim.message_id.clone(), claim.until);
                 }
-                entry.messages.insert(kept.offset, (**kept).clone());
+                entry.messages.insert(stored.offset, (**stored).clone());
             }
             Mutation::ReleaseMessage { .. } if fault == Some(Fault::ForgetsReleased) => {}
             Mutation::ReleaseMessage { offset, .. } => {
-                if let Some(kept) = entry.messages.get_mut(offset) {
-                    kept.released = true;
+                if let Some(stored) = entry.messages.get_mut(offset) {
+                    stored.released = true;
                 }
             }
             Mutation::RemoveMessage { offset, .. } => {
@@ -289,7 +289,7 @@ impl Store {
                 if fault == Some(Fault::RemovesTooMuch) {
                     entry.messages.retain(|other, _| other > offset);
                 }
-                if let (Some(Fault::ForgetsClaims), Some(claim)) = (fault, removed.and_then(|kept| kept.claim)) {
+                if let (Some(Fault::ForgetsClaims), Some(claim)) = (fault, removed.and_then(|stored| stored.claim)) {
                     entry.claims.remove(&claim.message_id);
                 }
             }
@@ -321,49 +321,53 @@ impl Store {
         Completion::Done
     }
 
-    /// What was told last has been acted on.
-    pub fn begin_to_say(&mut self) {
-        self.just_told.clear();
+    /// The last completions have been acted on.
+    pub fn begin_reports(&mut self) {
+        self.just_completed.clear();
     }
 
     /// The next of what it has to say.
-    pub fn say(&mut self) -> Option<Says> {
+    pub fn next_report(&mut self) -> Option<Report> {
         let says = self.says.pop_front()?;
-        if let Says::Completions(told) = &says {
-            let first = self.last_number + 1 - self.untold.len() as u64;
-            for number in first..=told.upto.0 {
-                let kept = self.untold.pop_front().expect("told once");
-                self.just_told.extend(kept.map(|(session, _)| session));
-                let other = told.exceptions.iter().find(|(of, _)| of.0 == number).map(|(_, outcome)| outcome);
+        if let Report::Completions(completions) = &says {
+            let first = self.last_number + 1 - self.uncompleted.len() as u64;
+            for number in first..=completions.upto.0 {
+                let stored = self.uncompleted.pop_front().expect("completed once");
+                self.just_completed.extend(stored.map(|(session, _)| session));
+                let other = completions.exceptions.iter().find(|(of, _)| of.0 == number).map(|(_, outcome)| outcome);
                 if other.is_none_or(|other| *other == Completion::Duplicate) {
-                    self.promised.extend(kept);
+                    self.promised.extend(stored);
                 }
             }
         }
         Some(says)
     }
 
-    /// What has expired goes, and the shard hears of it behind what it was told before.
+    /// What has expired goes, and the shard hears of it behind the completions before it.
     pub fn purge(&mut self, now: u64) {
         if self.fell_back || self.refusing.is_some_and(|(_, until)| now < until) {
             return;
         }
         for (&session, entry) in &mut self.disk {
-            let gone: Vec<Offset> =
-                entry.messages.iter().filter(|(_, kept)| has_expired(kept, now)).map(|(offset, _)| *offset).collect();
+            let gone: Vec<Offset> = entry
+                .messages
+                .iter()
+                .filter(|(_, stored)| has_expired(stored, now))
+                .map(|(offset, _)| *offset)
+                .collect();
             if gone.is_empty() {
                 continue;
             }
             let gone: Vec<StoredMessage> =
                 gone.iter().map(|offset| entry.messages.remove(offset).expect("just seen")).collect();
-            let bytes = gone.iter().map(|kept| kept.message.len() as u64).sum();
+            let bytes = gone.iter().map(|stored| stored.message.len() as u64).sum();
             self.expired += gone.len() as u64;
             *self.expired_of.entry(session).or_default() += gone.len() as u32;
-            self.says.push_back(Says::Expired(ExpiredMessages { session, messages: gone.len() as u32, bytes }));
+            self.says.push_back(Report::Expired(ExpiredMessages { session, messages: gone.len() as u32, bytes }));
         }
     }
 
-    /// The process dies: of the group under way a part from its beginning may be on disk, and nobody is told.
+    /// The process dies: of the group under way a part from its beginning may be on disk, and nobody hears.
     pub fn crash(&mut self, rng: &mut Rng, now: u64) {
         let len = rng.below(self.group.len() as u64 + 1) as usize;
         self.torn += u64::from(len > 0 && len < self.group.len());
@@ -377,7 +381,7 @@ impl Store {
     pub fn restart(&mut self) {
         self.queue.clear();
         self.says.clear();
-        self.untold.clear();
+        self.uncompleted.clear();
         self.expired_of.clear();
         self.inexact = false;
         self.last_number = 0;
@@ -386,14 +390,14 @@ impl Store {
     /// As a process finds it when it starts.
     pub fn found(&self) -> Vec<StoredSession> {
         let found = |entry: &Entry| {
-            let waiting = || entry.messages.values().filter(|kept| !kept.released);
+            let waiting = || entry.messages.values().filter(|stored| !stored.released);
             StoredSession {
                 row: entry.row.clone(),
                 channels: entry.channels.iter().cloned().collect(),
                 waiting: waiting().count() as u32,
-                waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
+                waiting_bytes: waiting().map(|stored| stored.message.len() as u64).sum(),
                 next: entry.messages.keys().next_back().map_or(Offset(0), |offset| offset.next()),
-                oldest: waiting().map(|kept| kept.stored).min(),
+                oldest: waiting().map(|stored| stored.stored).min(),
                 first: entry.messages.keys().next().copied(),
             }
         };
@@ -403,15 +407,15 @@ impl Store {
     /// Messages that wait on disk, and their bytes; what has expired and is not purged yet included.
     pub fn waiting(&self, session: SessionId) -> (u32, u64) {
         let Some(entry) = self.disk.get(&session) else { return (0, 0) };
-        let waiting = || entry.messages.values().filter(|kept| !kept.released);
-        (waiting().count() as u32, waiting().map(|kept| kept.message.len() as u64).sum())
+        let waiting = || entry.messages.values().filter(|stored| !stored.released);
+        (waiting().count() as u32, waiting().map(|stored| stored.message.len() as u64).sum())
     }
 
-    /// Messages on their way to the disk, or told of and not yet heard.
+    /// Messages on their way to the disk, or completed and not yet acted on.
     pub fn keeps_under_way(&self, session: SessionId) -> u32 {
-        let keeps = |command: &&Command| matches!(&command.operation, Operation::Mutate(Mutation::PutMessage(kept)) if kept.session == session);
-        let just_told = self.just_told.iter().filter(|told| **told == session).count();
-        (self.queue.iter().filter(keeps).count() + self.group.iter().filter(keeps).count() + just_told) as u32
+        let keeps = |command: &&Command| matches!(&command.operation, Operation::Mutate(Mutation::PutMessage(stored)) if stored.session == session);
+        let just_completed = self.just_completed.iter().filter(|completed| **completed == session).count();
+        (self.queue.iter().filter(keeps).count() + self.group.iter().filter(keeps).count() + just_completed) as u32
     }
 }
 
@@ -424,26 +428,26 @@ fn page(
     now: u64,
 ) -> Completion {
     let Some(entry) = disk.get(&session) else { return Completion::Loaded(Page::default()) };
-    let behind = entry.messages.values().filter(|kept| after.is_none_or(|after| kept.offset > after));
-    let behind: Vec<&StoredMessage> = behind.filter(|kept| !has_expired(kept, now)).collect();
+    let behind = entry.messages.values().filter(|stored| after.is_none_or(|after| stored.offset > after));
+    let behind: Vec<&StoredMessage> = behind.filter(|stored| !has_expired(stored, now)).collect();
     let len = behind.len().min(most).min(1 + rng.below(5) as usize);
     let mut received: Vec<Received> = entry.received.values().cloned().collect();
     received.sort_by_key(|received| received.sequence);
     Completion::Loaded(Page {
-        messages: behind[..len].iter().map(|kept| (*kept).clone()).collect(),
+        messages: behind[..len].iter().map(|stored| (*stored).clone()).collect(),
         received: if after.is_none() { received } else { Vec::new() },
         more: len < behind.len(),
     })
 }
 
-fn has_expired(kept: &StoredMessage, now: u64) -> bool {
-    !kept.released && kept.expires.0 <= now
+fn has_expired(stored: &StoredMessage, now: u64) -> bool {
+    !stored.released && stored.expires.0 <= now
 }
 
 pub fn session_of(step: &Mutation) -> SessionId {
     match step {
         Mutation::PutSession(row) => row.session,
-        Mutation::PutMessage(kept) => kept.session,
+        Mutation::PutMessage(stored) => stored.session,
         Mutation::JoinChannel { session, .. }
         | Mutation::LeaveChannel { session, .. }
         | Mutation::ReleaseMessage { session, .. }

@@ -2,11 +2,12 @@
 //! queue of events. One seed decides everything. Outputs are carried out as a worker does.
 
 use super::backend::{Backend, Change, Cookies};
-use super::calls::{Calls, Target};
+use super::calls::{Calls, Meant};
 use super::client::{Client, Habits};
-use super::line::{Line, LineId, Stage};
+use super::connection::{Connection, ConnectionId, Stage};
 use super::seen::Seen;
-use super::store::{Fault, Says, Store};
+use super::store::{Fault, Report, Store};
+use crate::limits::{has_tiny_limits, limits_of};
 use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use rainbow::base::limits::Limits;
 use rainbow::base::rng::Rng;
@@ -16,28 +17,29 @@ use rainbow::shard::{
     Input, Mode, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, SessionSettings, Settings, Shard,
 };
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     Dial(usize),
-    Decide(LineId),
+    Decide(ConnectionId),
     Speak(usize),
     ClientTimer(usize),
-    Answers(LineId),
-    ServerReads(LineId),
-    ClientReads(LineId),
-    Writable(LineId),
+    Answers(ConnectionId),
+    ServerReads(ConnectionId),
+    ClientReads(ConnectionId),
+    Writable(ConnectionId),
     BackendDone(u64),
     BackendBack,
     Call,
-    CallAgain(u64),
+    RetryCall(u64),
+    Turn(u32),
     Tick(u32),
     StoreTakes(u32),
     StoreCommits(u32),
-    StoreSays(u32),
+    StoreReports(u32),
     Purge,
     Chaos,
     Start,
@@ -64,12 +66,12 @@ pub struct World {
     pub store: Store,
     /// The store's commits take up to so long.
     pub store_ms: u64,
-    pub lines: Vec<Line>,
+    pub connections: Vec<Connection>,
     pub clients: Vec<Client>,
     pub backend: Backend,
     pub calls: Calls,
     /// By ticket: whom a call is for.
-    pub meant: HashMap<u64, BTreeSet<Target>>,
+    pub meant: HashMap<u64, Meant>,
     /// Sessions that the shard knows, by client.
     pub known: BTreeMap<usize, SessionId>,
     /// Those among them that nobody has been let into yet.
@@ -81,8 +83,8 @@ pub struct World {
     pub channel_ops: HashMap<(SessionId, usize), (u64, Option<bool>)>,
     pub cookies: HashMap<SessionId, Cookies>,
     pub seen: Seen,
-    /// Tickets that are none of a call's, and what they ask for.
-    pub asked: HashMap<u64, Asked>,
+    /// Queries that belong to no call, and what their replies decide.
+    pub pending: HashMap<u64, Pending>,
     next_token: u64,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     next_event: u64,
@@ -91,11 +93,15 @@ pub struct World {
     pub over: bool,
     /// In this world the store falls back to an older copy.
     pub falls_back: bool,
+    /// Tiny limits: what is done in slices may need several ticks.
+    slices: bool,
+    /// Ticks in a row that left something for the same time.
+    rests: usize,
     talks: bool,
 }
 
-/// A question whose reply comes later.
-pub enum Asked {
+/// A query whose reply comes later.
+pub enum Pending {
     Join { session: SessionId, channel: usize, by: u64, joins: bool },
     Nothing,
 }
@@ -103,7 +109,7 @@ pub enum Asked {
 /// The process.
 pub struct Server {
     pub shard: Shard,
-    pub slots: HashMap<ConnIndex, LineId>,
+    pub slots: HashMap<ConnIndex, ConnectionId>,
     stash: VecDeque<Output>,
     tick_at: u64,
     pub stopping: bool,
@@ -121,7 +127,8 @@ impl World {
         let mut rng = Rng::new(seed ^ 0x5E55_1045);
         let now = 1 + rng.below(1 << 36);
         let window = 1 + rng.below(4) as usize;
-        let settings = settings(&mut rng, window, plan.mode);
+        let mut settings = settings(&mut rng, window, plan.mode);
+        settings.limits = limits_of(seed);
         let clients = 1 + rng.below(3) as usize;
         let clients = (0..clients).map(|n| Client::new(format!("session {n}").into(), habits(&mut rng))).collect();
         let (fails, slow_ms) = (rng.below(3) * 15, 1 + rng.below(600));
@@ -136,10 +143,10 @@ impl World {
             epoch: 0,
             store: Store::new(plan.fault),
             store_ms,
-            lines: Vec::new(),
+            connections: Vec::new(),
             clients,
             backend: Backend::new(fails, slow_ms),
-            calls: Calls::default(),
+            calls: Calls::new(has_tiny_limits(seed)),
             meant: HashMap::new(),
             known: BTreeMap::new(),
             fresh: HashSet::new(),
@@ -148,13 +155,15 @@ impl World {
             channel_ops: HashMap::new(),
             cookies: HashMap::new(),
             seen: Seen::default(),
-            asked: HashMap::new(),
+            pending: HashMap::new(),
             next_token: 1,
             events: BinaryHeap::new(),
             next_event: 0,
             healed: false,
             over: false,
             falls_back,
+            slices: has_tiny_limits(seed),
+            rests: 0,
             talks: plan.talks,
         }
     }
@@ -181,7 +190,7 @@ impl World {
     }
 
     fn heal(&mut self) {
-        self.tell(format_args!("nothing goes wrong any more"));
+        self.trace(format_args!("nothing goes wrong any more"));
         self.healed = true;
         self.backend.down = false;
         self.backend.fails = 0;
@@ -190,7 +199,7 @@ impl World {
         if self.store.left_behind {
             // What the store still has comes with the next connection.
             for client in 0..self.clients.len() {
-                if let Some(id) = self.clients[client].line {
+                if let Some(id) = self.clients[client].connection {
                     self.cut(id);
                 }
             }
@@ -198,9 +207,9 @@ impl World {
         assert!(self.run_until(self.now + HEALING_MS, World::is_settled), "what is left never ends: {}", self.rest());
         self.check_settled();
         self.over = true;
-        for id in 0..self.lines.len() {
-            if matches!(self.lines[id].stage, Stage::Open) {
-                self.lines[id].cut(0);
+        for id in 0..self.connections.len() {
+            if matches!(self.connections[id].stage, Stage::Open) {
+                self.connections[id].cut(0);
                 self.read_soon(id);
             }
         }
@@ -220,7 +229,7 @@ impl World {
     }
 
     fn clients_have_left(&self) -> bool {
-        self.lines.iter().all(|line| matches!(line.stage, Stage::Ended | Stage::Abandoned))
+        self.connections.iter().all(|connection| matches!(connection.stage, Stage::Ended | Stage::Abandoned))
     }
 
     fn run_until(&mut self, end: u64, done: impl Fn(&mut World) -> bool) -> bool {
@@ -260,16 +269,21 @@ impl World {
                 let next = 100 + self.rng.below(900);
                 self.at(self.now + next, Event::Call);
             }
-            Event::CallAgain(token) => self.try_call(token),
+            Event::RetryCall(token) => self.try_call(token),
+            Event::Turn(epoch) if epoch == self.epoch => self.turn(),
             Event::Tick(epoch) if epoch == self.epoch => self.tick(),
             Event::StoreTakes(epoch) if epoch == self.epoch => self.store_takes(),
             Event::StoreCommits(epoch) if epoch == self.epoch => self.store_commits(),
-            Event::StoreSays(epoch) if epoch == self.epoch => self.store_says(),
-            Event::Tick(_) | Event::StoreTakes(_) | Event::StoreCommits(_) | Event::StoreSays(_) => {}
+            Event::StoreReports(epoch) if epoch == self.epoch => self.store_reports(),
+            Event::Turn(_)
+            | Event::Tick(_)
+            | Event::StoreTakes(_)
+            | Event::StoreCommits(_)
+            | Event::StoreReports(_) => {}
             Event::Purge => {
                 self.store.purge(self.now);
                 self.at(self.now + 700, Event::Purge);
-                self.says_soon();
+                self.report_soon();
             }
             Event::Chaos if self.healed => {}
             Event::Chaos => {
@@ -287,7 +301,7 @@ impl World {
         self.next_event += 1;
     }
 
-    pub fn tell(&self, what: fmt::Arguments<'_>) {
+    pub fn trace(&self, what: fmt::Arguments<'_>) {
         if self.talks {
             println!("{:>12} {what}", self.now);
         }
@@ -311,7 +325,7 @@ impl World {
         self.epoch += 1;
         let mut shard = Shard::new(ShardId(0), self.settings.clone(), Arc::default(), Tick(self.now));
         let found = self.store.found();
-        self.tell(format_args!("process {} starts with {found:#?}", self.epoch));
+        self.trace(format_args!("process {} starts with {found:#?}", self.epoch));
         self.known.clear();
         self.fresh.clear();
         for found in &found {
@@ -332,12 +346,12 @@ impl World {
         self.turn();
     }
 
-    /// The process is no more, at whatever it was.
+    /// The process dies, whatever it was doing.
     pub fn crash(&mut self) {
         if self.server.take().is_none() {
             return;
         }
-        self.tell(format_args!("the process dies"));
+        self.trace(format_args!("the process dies"));
         self.store.crash(&mut self.rng, self.now);
         self.seen.crashes += 1;
         self.process_ended();
@@ -347,26 +361,26 @@ impl World {
         self.epoch += 1;
         self.store.restart();
         self.backend.crash();
-        self.asked.clear();
+        self.pending.clear();
         self.meant.clear();
         for token in self.calls.crash() {
-            let again = 200 + self.rng.below(3_000);
-            self.at(self.now + again, Event::CallAgain(token));
+            let retry = 200 + self.rng.below(3_000);
+            self.at(self.now + retry, Event::RetryCall(token));
         }
         for cookies in self.cookies.values_mut() {
             cookies.is_exact = false;
         }
-        for id in 0..self.lines.len() {
-            match self.lines[id].stage {
+        for id in 0..self.connections.len() {
+            match self.connections[id].stage {
                 Stage::Ended | Stage::Abandoned => continue,
-                Stage::Open => self.lines[id].stage = Stage::Ended,
-                _ => self.lines[id].stage = Stage::Abandoned,
+                Stage::Open => self.connections[id].stage = Stage::Ended,
+                _ => self.connections[id].stage = Stage::Abandoned,
             }
             // Some of what was written arrives.
-            let line = &mut self.lines[id];
-            let kept = self.rng.below(line.down.len() as u64 + 1) as usize;
-            line.down.truncate(kept);
-            line.up.clear();
+            let connection = &mut self.connections[id];
+            let arriving = self.rng.below(connection.down.len() as u64 + 1) as usize;
+            connection.down.truncate(arriving);
+            connection.up.clear();
             self.receive_soon(id);
         }
         let delay = 1 + self.rng.below(1_500);
@@ -378,7 +392,7 @@ impl World {
         let Some(server) = self.server.as_mut().filter(|server| !server.stopping) else { return };
         server.stopping = true;
         self.send_away();
-        self.tell(format_args!("the process stops"));
+        self.trace(format_args!("the process stops"));
         self.seen.stops += 1;
         self.turn();
         self.at(self.now + 100, Event::Stopped(self.epoch));
@@ -416,11 +430,21 @@ impl World {
     pub fn turn(&mut self) {
         let now = Tick(self.now);
         self.carry_out();
-        while self.shard().poll_fanout(now) {}
+        self.note_members();
+        // All of it, or one slice, so that other inputs come in between.
+        while self.shard().poll_fanout(now) {
+            if self.slices {
+                let delay = 1 + self.rng.below(40);
+                self.at(self.now + delay, Event::Turn(self.epoch));
+                break;
+            }
+        }
         self.carry_out();
         while let Some(index) = self.shard().next_dirty() {
             let id = self.server.as_ref().and_then(|server| server.slots.get(&index).copied());
-            if let Some(id) = id.filter(|&id| self.lines[id].stage == Stage::Open && !self.lines[id].blocked) {
+            if let Some(id) =
+                id.filter(|&id| self.connections[id].stage == Stage::Open && !self.connections[id].blocked)
+            {
                 self.write(id);
             }
         }
@@ -443,7 +467,11 @@ impl World {
         server.tick_at = u64::MAX;
         self.input(Input::Tick);
         let next = self.shard().next_tick();
-        assert!(next.is_none_or(|next| next.0 > self.now), "a tick leaves nothing for the same time");
+        // What is left for the same time is the rest of a slice; each tick ends one session at least.
+        let is_rest = next.is_some_and(|next| next.0 <= self.now);
+        self.rests = if is_rest { self.rests + 1 } else { 0 };
+        let most = if self.slices { self.clients.len() } else { 0 };
+        assert!(self.rests <= most, "a tick leaves nothing for the same time");
         self.turn();
     }
 
@@ -454,32 +482,32 @@ impl World {
             match output {
                 Output::Forward(forward) => self.on_forward(forward),
                 Output::Closed { identity, .. } => self.on_closed(&identity),
-                Output::Reply { ticket, reply } => match self.asked.remove(&ticket.0) {
-                    Some(asked) => self.on_asked(asked, reply),
+                Output::Reply { ticket, reply } => match self.pending.remove(&ticket.0) {
+                    Some(pending) => self.on_pending_reply(pending, reply),
                     None => self.on_call_reply(ticket.0, reply),
                 },
                 Output::Attached { key } => self.on_attached(key),
                 Output::AttachRefused { key, why } => self.on_attach_refused(key, why),
                 Output::Store(command) => {
-                    self.tell(format_args!("command {}: {:?}", command.number.0, command.operation));
+                    self.trace(format_args!("command {}: {:?}", command.number.0, command.operation));
                     self.store.give(command);
                     self.store_soon();
                 }
                 Output::SessionEnded { name, why, .. } => self.on_session_ended(&name, why),
                 Output::Receipt { .. } => self.seen.receipts += 1,
                 Output::EndWriting { key } => {
-                    let id = self.line_at(key);
-                    self.lines[id].write_ended = true;
+                    let id = self.connection_at(key);
+                    self.connections[id].write_ended = true;
                     self.receive_soon(id);
                 }
                 Output::Shutdown { key } => {
-                    let id = self.line_at(key);
-                    self.lines[id].fin = true;
+                    let id = self.connection_at(key);
+                    self.connections[id].fin = true;
                     self.read_soon(id);
                 }
                 Output::Resume { key } => {
-                    let id = self.line_at(key);
-                    self.lines[id].paused = false;
+                    let id = self.connection_at(key);
+                    self.connections[id].paused = false;
                     self.read_soon(id);
                 }
                 Output::Presence { .. } => {}
@@ -489,16 +517,16 @@ impl World {
     }
 
     fn on_closed(&mut self, identity: &Identity) {
-        let id = self.line_named(identity);
-        let line = &mut self.lines[id];
-        assert_eq!(line.stage, Stage::Ended, "the end of what was open is told, at its end");
-        assert!(!std::mem::replace(&mut line.told, true), "an end is told once");
+        let id = self.connection_named(identity);
+        let connection = &mut self.connections[id];
+        assert_eq!(connection.stage, Stage::Ended, "the end of what was open is told, at its end");
+        assert!(!std::mem::replace(&mut connection.closed, true), "an end is told once");
     }
 
     fn on_session_ended(&mut self, name: &str, why: SessionEnd) {
         let client = self.clients.iter().position(|client| *client.name == *name).expect("a client's");
         let session = self.known.remove(&client).expect("it was known");
-        self.tell(format_args!("{session:?} of client {client} has ended: {why:?}"));
+        self.trace(format_args!("{session:?} of client {client} has ended: {why:?}"));
         self.ended.insert(session);
         self.backend.forget(session);
         match why {
@@ -507,20 +535,20 @@ impl World {
         }
     }
 
-    pub fn line_at(&self, key: ConnKey) -> LineId {
+    pub fn connection_at(&self, key: ConnKey) -> ConnectionId {
         let id = self.server.as_ref().expect("the process lives").slots[&key.index];
-        assert_eq!(self.lines[id].key, key, "nothing is asked for one who has gone");
+        assert_eq!(self.connections[id].key, key, "nothing is asked for one who has gone");
         id
     }
 
-    fn line_named(&self, identity: &Identity) -> LineId {
-        let named = |line: &Line| line.epoch == self.epoch && line.identity == *identity;
-        self.lines.iter().rposition(named).expect("a name that was given")
+    fn connection_named(&self, identity: &Identity) -> ConnectionId {
+        let named = |connection: &Connection| connection.epoch == self.epoch && connection.identity == *identity;
+        self.connections.iter().rposition(named).expect("a name that was given")
     }
 
-    pub fn line_of(&self, key: ConnKey, identity: &Identity) -> LineId {
-        let id = self.line_named(identity);
-        assert_eq!(self.lines[id].key, key);
+    pub fn connection_of(&self, key: ConnKey, identity: &Identity) -> ConnectionId {
+        let id = self.connection_named(identity);
+        assert_eq!(self.connections[id].key, key);
         id
     }
 
@@ -541,63 +569,63 @@ impl World {
             let late = if self.rng.chance(3) { 4_000 } else { self.store_ms };
             let delay = 1 + self.rng.below(late);
             self.at(self.now + delay, Event::StoreCommits(self.epoch));
-            self.says_soon();
+            self.report_soon();
         }
     }
 
     fn store_commits(&mut self) {
         self.store.commit(&mut self.rng, self.now);
-        self.says_soon();
+        self.report_soon();
         self.store_soon();
     }
 
-    fn says_soon(&mut self) {
+    fn report_soon(&mut self) {
         if self.server.is_some() {
             let delay = if self.rng.chance(3) { self.rng.below(3_000) } else { self.rng.below(20) };
-            self.at(self.now + delay, Event::StoreSays(self.epoch));
+            self.at(self.now + delay, Event::StoreReports(self.epoch));
         }
     }
 
-    fn store_says(&mut self) {
-        let mut said = false;
-        self.store.begin_to_say();
-        while let Some(says) = self.store.say() {
-            said = true;
+    fn store_reports(&mut self) {
+        let mut any = false;
+        self.store.begin_reports();
+        while let Some(says) = self.store.next_report() {
+            any = true;
             match says {
-                Says::Completions(told) => {
-                    self.tell(format_args!("the store tells {told:?}"));
-                    self.input(Input::Completions(told));
+                Report::Completions(completions) => {
+                    self.trace(format_args!("the store reports {completions:?}"));
+                    self.input(Input::Completions(completions));
                 }
-                Says::Expired(expired) => {
-                    self.tell(format_args!("the store tells {expired:?}"));
+                Report::Expired(expired) => {
+                    self.trace(format_args!("the store reports {expired:?}"));
                     self.input(Input::MessagesExpired(expired));
                 }
             }
         }
-        if said {
+        if any {
             self.turn();
         }
     }
 
     /// Asks the shard and takes the reply out of its outputs.
-    pub fn ask(&mut self, query: Query) -> Reply {
+    pub fn query(&mut self, query: Query) -> Reply {
         let now = Tick(self.now);
-        let asked = QueryId(u64::MAX);
+        let probe = QueryId(u64::MAX);
         let server = self.server.as_mut().expect("the process lives");
-        server.shard.handle(Input::Query { ticket: asked, query }, now);
+        server.shard.handle(Input::Query { ticket: probe, query }, now);
         let mut found = None;
         while let Some(output) = server.shard.poll_output() {
             match output {
-                Output::Reply { ticket, reply } if ticket == asked => found = Some(reply),
+                Output::Reply { ticket, reply } if ticket == probe => found = Some(reply),
                 other => server.stash.push_back(other),
             }
         }
-        found.expect("a question is replied to at once")
+        found.expect("a query is replied to at once")
     }
 
     pub fn session_info(&mut self, client: usize) -> Option<SessionInfo> {
         let session = self.clients[client].name.clone();
-        let Reply::Session(info) = self.ask(Query::Session { session }) else { panic!("a session was asked for") };
+        let Reply::Session(info) = self.query(Query::Session { session }) else { panic!("a session was asked for") };
         info.map(|info| *info)
     }
 }

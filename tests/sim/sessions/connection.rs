@@ -4,7 +4,7 @@ use rainbow::base::id::{ConnKey, Identity};
 use rainbow::shard::command::SessionId;
 use std::collections::{HashMap, HashSet, VecDeque};
 
-pub type LineId = usize;
+pub type ConnectionId = usize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -18,7 +18,7 @@ pub enum Stage {
     Abandoned,
 }
 
-pub struct Line {
+pub struct Connection {
     pub client: usize,
     /// The process that it belongs to.
     pub epoch: u32,
@@ -38,7 +38,7 @@ pub struct Line {
     pub write_ended: bool,
     /// The client does not care for it any more.
     pub left: bool,
-    /// It only waits for its end: another line of the client's is what counts.
+    /// It only waits for its end: another connection of the client's is what counts.
     pub ignored: bool,
     /// The server reads nothing until it is told to resume.
     pub paused: bool,
@@ -47,7 +47,7 @@ pub struct Line {
     /// Until then the client reads nothing.
     pub frozen: u64,
     /// `Output::Closed` came.
-    pub told: bool,
+    pub closed: bool,
     /// What the client has read and not taken apart.
     pub input: Vec<u8>,
     /// The response has come, and what `rainbow.2` says first.
@@ -69,9 +69,9 @@ pub struct Line {
     pub came: HashSet<u64>,
 }
 
-impl Line {
-    pub fn new(client: usize, epoch: u32, key: ConnKey, identity: Identity, down_max: usize) -> Line {
-        Line {
+impl Connection {
+    pub fn new(client: usize, epoch: u32, key: ConnKey, identity: Identity, down_max: usize) -> Connection {
+        Connection {
             client,
             epoch,
             key,
@@ -89,7 +89,7 @@ impl Line {
             reading: false,
             receiving: false,
             frozen: 0,
-            told: false,
+            closed: false,
             input: Vec::new(),
             ready: false,
             greeted: false,
@@ -115,9 +115,9 @@ impl Line {
             && !self.closing
     }
 
-    /// The network breaks: the first `kept` bytes that are on their way to the server still arrive.
-    pub fn cut(&mut self, kept: usize) {
-        self.up.truncate(kept);
+    /// The network breaks: the first `arriving` bytes that are on their way to the server still arrive.
+    pub fn cut(&mut self, arriving: usize) {
+        self.up.truncate(arriving);
         self.down.clear();
         (self.fin, self.left) = (true, true);
     }

@@ -6,7 +6,7 @@ use rainbow::base::id::{ConnKey, Identity};
 use std::collections::VecDeque;
 
 /// A connection of the world; never reused.
-pub type LineId = usize;
+pub type ConnectionId = usize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -19,7 +19,7 @@ pub enum Stage {
     Abandoned,
 }
 
-pub struct Line {
+pub struct Connection {
     pub node: usize,
     pub key: ConnKey,
     pub identity: Identity,
@@ -52,7 +52,7 @@ pub struct Line {
     /// What the backend has of it now.
     pub forwarding: bool,
     /// `Output::Closed` came.
-    pub told: bool,
+    pub closed: bool,
     /// Answers of the client and the stream's length behind each, not yet read by the server.
     pub answers: VecDeque<(usize, Answer)>,
     pub peer: Peer,
@@ -65,9 +65,16 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Line {
-    pub fn new(node: usize, client: usize, key: ConnKey, identity: Identity, down_max: usize, loses: bool) -> Line {
-        Line {
+impl Connection {
+    pub fn new(
+        node: usize,
+        client: usize,
+        key: ConnKey,
+        identity: Identity,
+        down_max: usize,
+        loses: bool,
+    ) -> Connection {
+        Connection {
             node,
             key,
             identity,
@@ -89,7 +96,7 @@ impl Line {
             frozen: 0,
             cookie: None,
             forwarding: false,
-            told: false,
+            closed: false,
             answers: VecDeque::new(),
             peer: Peer::new(loses),
         }
@@ -107,9 +114,9 @@ impl Line {
         }
     }
 
-    /// The network breaks behind the first `kept` bytes that are on their way to the server.
-    pub fn cut(&mut self, kept: usize) {
-        self.up.truncate(kept);
+    /// The network breaks behind the first `arriving` bytes that are on their way to the server.
+    pub fn cut(&mut self, arriving: usize) {
+        self.up.truncate(arriving);
         self.fin = true;
         self.left = true;
         self.down.clear();

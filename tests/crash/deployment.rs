@@ -33,19 +33,19 @@ impl Drop for Dir {
 }
 
 /// What outlives the processes. Every client's session has the name of its device.
-pub struct Home {
+pub struct Deployment {
     pub backend: Backend,
     dir: Dir,
 }
 
-impl Home {
-    pub fn new(what: &str) -> Home {
+impl Deployment {
+    pub fn new(what: &str) -> Deployment {
         let backend = Backend::start();
         backend.on_connect(|request| {
             let device = request.header("x-deviceid").expect("Rainbow hands it on");
             Reply::welcome().header("RAINBOWCLIENTSESSION", device).header("RAINBOWCLIENTSESSIONEXPIRY", "600")
         });
-        Home { backend, dir: Dir::new(what) }
+        Deployment { backend, dir: Dir::new(what) }
     }
 
     pub fn setup(&self) -> Setup {
@@ -79,7 +79,7 @@ pub fn look(to: SocketAddr, session: &str) -> Value {
     http::get(to, &format!("/session/?session={session}")).json()
 }
 
-/// Waits until the server has noticed that the session's line is gone.
+/// Waits until the server has noticed that the session's connection has ended.
 pub fn await_absence(server: &Server, session: &str) {
     eventually("the session is offline", || (look(server.addr(), session)["online"] == false).then_some(()));
 }
