@@ -1,4 +1,6 @@
-//! Command line to configuration to server.
+//! Command line to configuration to server: `rainbow-server` and its subcommands.
+//!
+//! Nothing is decided here that the library does not offer; what goes wrong is printed, and is the exit code.
 
 use clap::{Args, Parser, Subcommand};
 use rainbow::audit::AuditCommand;
@@ -22,7 +24,7 @@ struct Command {
     #[command(flatten)]
     serve: Serve,
     #[command(subcommand)]
-    other: Option<Other>,
+    action: Option<Action>,
 }
 
 #[derive(Args, Clone)]
@@ -46,11 +48,11 @@ struct Serve {
 }
 
 #[derive(Subcommand)]
-enum Other {
+enum Action {
     /// Checks a configuration, or prints the default one.
     Config {
         #[command(subcommand)]
-        what: ConfigCommand,
+        command: ConfigCommand,
     },
     /// The server with a small chat as its business server, and a page to try it.
     Demo(DemoOptions),
@@ -103,27 +105,29 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    if !matches!(command.other, Some(Other::DemoBackend { .. } | Other::Config { .. } | Other::Audit(_))) {
+    if !matches!(command.action, Some(Action::DemoBackend { .. } | Action::Config { .. } | Action::Audit(_))) {
         server::block_signals();
     }
-    match command.other {
+    match command.action {
         None => serve(command.serve),
-        Some(Other::Config { what: ConfigCommand::Default }) => {
+        Some(Action::Config { command: ConfigCommand::Default }) => {
             print!("{}", Config::default_toml());
             ExitCode::SUCCESS
         }
-        Some(Other::Config { what: ConfigCommand::Check { file } }) => check(file.or(command.serve.file).as_deref()),
-        Some(Other::Demo(options)) => run_demo(DemoOptions { port: options.port.or(command.serve.port), ..options }),
-        Some(Other::Echo { port }) => echo(port.or(command.serve.port)),
-        Some(Other::Audit(command)) => {
+        Some(Action::Config { command: ConfigCommand::Check { file } }) => {
+            check(file.or(command.serve.file).as_deref())
+        }
+        Some(Action::Demo(options)) => run_demo(DemoOptions { port: options.port.or(command.serve.port), ..options }),
+        Some(Action::Echo { port }) => echo(port.or(command.serve.port)),
+        Some(Action::Audit(command)) => {
             // A thread per client and per caller: a huge page for the few bytes of each would make a gigabyte of 400.
-            rainbow::io::sys::forgo_huge_pages();
+            rainbow::io::runtime::sys::forgo_huge_pages();
             match command.execute() {
-                Ok(clean) => end(clean),
+                Ok(is_clean) => end(is_clean),
                 Err(error) => fail(&format!("audit: {error}")),
             }
         }
-        Some(Other::DemoBackend { port, rainbow: rainbow_port, token, sessions }) => {
+        Some(Action::DemoBackend { port, rainbow: rainbow_port, token, sessions }) => {
             let address = (Ipv4Addr::LOCALHOST, port).into();
             match demo::run_backend(DemoConfig { rainbow_port, token, address, sessions }) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -145,7 +149,7 @@ fn serve(options: Serve) -> ExitCode {
     };
     let set_log = start_log(&loaded.config.log);
     loaded.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
-    let without_file = options.file.is_none();
+    let has_no_file = options.file.is_none();
     let reread = Box::new(move || {
         let config = load(&options)?.config;
         set_log(&config.log);
@@ -153,7 +157,7 @@ fn serve(options: Serve) -> ExitCode {
     });
     match Server::start(loaded.config, mode(), reread) {
         Ok(server) => {
-            if without_file {
+            if has_no_file {
                 print_welcome(&server);
             }
             end(server.run())
@@ -169,12 +173,12 @@ fn mode() -> Mode {
 }
 
 fn load(options: &Serve) -> Result<Loaded, String> {
-    let given = [
+    let options_set = [
         ("RAINBOW_CORES", options.cores.clone()),
         ("RAINBOW_WORKERS", options.workers.map(|workers| workers.to_string())),
     ];
-    let replaced = |name: &str| given.iter().any(|(given, value)| *given == name && value.is_some());
-    let options_first = given.iter().filter_map(|(name, value)| Some((String::from(*name), value.clone()?)));
+    let replaced = |name: &str| options_set.iter().any(|(set, value)| *set == name && value.is_some());
+    let options_first = options_set.iter().filter_map(|(name, value)| Some((String::from(*name), value.clone()?)));
     let env = process_env().filter(|(name, _)| !replaced(name)).chain(options_first);
     Config::load(options.file.as_deref(), env, options.port).map_err(|errors| errors.to_string())
 }
@@ -201,8 +205,8 @@ fn echo(port: Option<u16>) -> ExitCode {
         ..Config::default()
     };
     let _ = start_log(&config.log);
-    let again = config.clone();
-    match Server::start(config, Mode::Echo, Box::new(move || Ok(again.clone()))) {
+    let reread = config.clone();
+    match Server::start(config, Mode::Echo, Box::new(move || Ok(reread.clone()))) {
         Ok(server) => {
             println!("echo on ws://{}/", server.listen());
             end(server.run())
@@ -224,7 +228,7 @@ fn run_demo(options: DemoOptions) -> ExitCode {
         Err(error) => return fail(&format!("demo: {address}: {error}")),
     };
     let hooks = format!("http://{}/rainbow", demo.address);
-    let kept = options.data_dir.clone();
+    let data_dir = options.data_dir.clone();
     let store = StoreConfig { kind: StoreKind::Sqlite, data_dir: options.data_dir, ..StoreConfig::default() };
     let config = Config {
         connect_url: vec![format!("{hooks}/connect/")],
@@ -237,12 +241,12 @@ fn run_demo(options: DemoOptions) -> ExitCode {
         ..Config::default()
     };
     let _ = start_log("warn");
-    let again = config.clone();
-    match Server::start(config, Mode::Packets, Box::new(move || Ok(again.clone()))) {
+    let reread = config.clone();
+    match Server::start(config, Mode::Packets, Box::new(move || Ok(reread.clone()))) {
         Ok(server) => {
             println!("\n  Open  http://{}/  in two browser windows and chat.", demo.address);
             println!("  Say something from here:  curl -d hello 'http://{}/send/?channel=room:lobby'", server.listen());
-            println!("  Ctrl-C ends it; what was said to those who are away is kept in {}.\n", kept.display());
+            println!("  Ctrl-C ends it; what was said to those who are away is kept in {}.\n", data_dir.display());
             let drained = server.run();
             demo.stop();
             end(drained)
@@ -286,8 +290,8 @@ fn end(drained: bool) -> ExitCode {
     if drained { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn fail(what: &str) -> ExitCode {
-    eprintln!("rainbow-server: {what}");
+fn fail(why: &str) -> ExitCode {
+    eprintln!("rainbow-server: {why}");
     ExitCode::FAILURE
 }
 

@@ -1,31 +1,32 @@
-//! Starts the workers, keeps their configuration, drains and stops them. The main thread lives here, waiting for
-//! signals and for what workers report.
+//! Starts the workers, keeps their configuration, drains and stops them.
+//!
+//! The main thread lives here. It waits for signals and for what workers report, and is never busy for long.
 
 use crate::base::id::ShardId;
+use crate::base::limits::Limits;
 use crate::config::Config;
-pub use crate::io::events::block_signals;
-use crate::io::events::{self, Event, EventReceiver, Over};
-use crate::io::mailbox::{MailReceiver, mailbox};
-use crate::io::moves::Moves;
-use crate::io::repeats::Repeats;
-use crate::io::resolve::Resolver;
-use crate::io::shared::{Mail, Presence, Shared};
-use crate::io::shelf::Shelf;
-use crate::io::store::{self as io_store, StoreThread};
-use crate::io::{clock, sys};
-use crate::metrics::process::Metrics;
-use crate::policy::admission::Admission;
+use crate::io::backend::resolver::Resolver;
+use crate::io::handover::channel::HandoverChannels;
+use crate::io::runtime::clock;
+pub use crate::io::runtime::events::block_signals;
+use crate::io::runtime::events::{self, Event, EventReceiver, Until};
+use crate::io::runtime::mailbox::{MailboxReceiver, mailbox};
+use crate::io::runtime::net;
+use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::runtime::sys;
+use crate::io::store::thread::{self as io_store, StoreThread};
+use crate::io::worker::message::PeerMessage;
+use crate::io::worker::shared::{Shared, SharedSetup};
 pub use crate::shard::Mode;
 use crate::shard::command::StoredSession;
 use crate::shard::session_owner;
 /// For tests: see `store::crash`.
 pub use crate::store::crash::arm as crash_at;
 use crate::store::{self, OpenError, Opened, Store};
-use crate::worker::{self, Start};
+use crate::worker::{self, WorkerStart};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -71,54 +72,38 @@ impl Server {
             claim(address).map_err(|error| StartError::Listen { key: "admin_listen", address, error })?;
         }
         let cpus = cpus(&config)?;
-        let mut mail = Vec::new();
+        let limits = Limits::default();
+        let mut mailboxes = Vec::new();
         let mut receivers = Vec::new();
         for _ in &cpus {
-            let (sender, receiver) = mailbox()?;
-            mail.push(sender);
+            let (sender, receiver) = mailbox(limits.mailbox_messages_max)?;
+            mailboxes.push(sender);
             receivers.push(receiver);
         }
         let options = store::Options::new(&config);
-        let moves = if options.is_some() && cpus.len() > 1 { Some(Moves::new(cpus.len())?) } else { None };
+        let hands_over = options.is_some() && cpus.len() > 1;
+        let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;
         let inherited = sys::open_descriptors()?;
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
-        let (sender, events) = events::events();
-        let now = clock::monotonic();
-        let metrics = Metrics::new(cpus.len(), opened.is_some());
-        let shared = Arc::new(Shared {
-            admission: Arc::new(Admission::new(metrics.admission().clone())),
-            presence: Presence::new(cpus.len()),
-            mail,
-            moves,
-            repeats: Repeats::default(),
-            store: OnceLock::new(),
-            shelves: cpus.iter().map(|_| Shelf::default()).collect(),
-            restored: Barrier::new(cpus.len()),
-            metrics,
-            config: Mutex::new(Arc::new(config)),
-            draining: AtomicBool::new(false),
-            events: sender,
-            beats: cpus.iter().map(|_| AtomicU64::new(now.0)).collect(),
-            listen,
-            inherited,
-            cores: cpus.clone(),
-            started: now,
-        });
-        let resolver = Resolver::start()?;
+        let (sender, events) = events::events(limits.events_max);
+        let (workers, now) = (cpus.len(), clock::monotonic());
+        let setup = SharedSetup { config, mailboxes, handovers, events: sender, listen, inherited, cpus, now };
+        let shared = Arc::new(Shared::new(setup, &limits));
+        let resolver = Resolver::start(&Limits::DEFAULT)?;
         let (store, sessions) = match opened {
-            Some((store, Opened { sessions })) => (Some(start_store(&shared, store)?), sessions),
+            Some((store, Opened { sessions })) => (Some(start_store(&shared, store, &limits)?), sessions),
             None => (None, Vec::new()),
         };
-        let workers = start_workers(&shared, Beginning { receivers, resolver, sessions, mode })?;
-        events::watch_signals(shared.events.clone())?;
-        let mut server = Server { shared, events, workers, store, reread, ended_early: false };
+        let threads = start_workers(&shared, WorkersStart { receivers, resolver, sessions, mode, limits })?;
+        events::watch_signals(shared.events().clone())?;
+        let mut server = Server { shared, events, workers: threads, store, reread, ended_early: false };
         server.wait_until_ready()?;
-        info!(listen = %listen, workers = cpus.len(), "listening");
+        info!(listen = %listen, workers, "listening");
         Ok(server)
     }
 
     pub fn listen(&self) -> SocketAddr {
-        self.shared.listen
+        self.shared.listen()
     }
 
     pub fn config(&self) -> Arc<Config> {
@@ -126,10 +111,10 @@ impl Server {
     }
 
     fn wait_until_ready(&mut self) -> Result<(), StartError> {
-        let over = Over::after(START_TIMEOUT);
+        let end = Until::after(START_TIMEOUT);
         let mut starting = self.workers.len();
         while starting > 0 {
-            match self.events.wait_until(over) {
+            match self.events.wait_until(end) {
                 Some(Event::Ready(Ok(()))) => starting -= 1,
                 Some(Event::Ready(Err(error))) => return Err(StartError::Worker(error)),
                 Some(Event::Terminate) => self.ended_early = true,
@@ -148,7 +133,7 @@ impl Server {
     pub fn run(mut self) -> bool {
         while !self.ended_early {
             match self.events.wait() {
-                Event::Reload(from) => self.reload(from),
+                Event::Reload(caller) => self.reload(caller),
                 Event::Terminate => break,
                 Event::WorkerEnded(worker) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
@@ -162,19 +147,19 @@ impl Server {
 
     fn drain(self) -> bool {
         info!("draining: no new connections, clients are told to go elsewhere");
-        self.shared.draining.store(true, Ordering::Relaxed);
-        for mail in &self.shared.mail {
-            // A full box is emptied by its worker.
-            let mut drain = Mail::Drain;
-            while let Err(back) = mail.try_send(drain) {
+        self.shared.start_draining();
+        for mailbox in self.shared.mailboxes().iter() {
+            // A full mailbox is emptied by its worker.
+            let mut drain = PeerMessage::Drain;
+            while let Err(back) = mailbox.try_send(drain) {
                 drain = back;
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        let over = Over::after(self.shared.config().shutdown_timeout);
+        let end = Until::after(self.shared.config().shutdown_timeout);
         let mut left = self.workers.len();
         while left > 0 {
-            match self.events.wait_until(over) {
+            match self.events.wait_until(end) {
                 Some(Event::WorkerEnded(_)) => left -= 1,
                 Some(Event::Terminate) => {
                     warn!("told twice: ending at once");
@@ -185,7 +170,7 @@ impl Server {
             }
         }
         self.workers.into_iter().for_each(|worker| drop(worker.join()));
-        // Last of all: what the workers have said at their end is still for it.
+        // Last of all: it has to take what the workers sent at their end.
         if let Some(store) = self.store {
             store.stop();
         }
@@ -194,76 +179,81 @@ impl Server {
     }
 
     /// All or nothing: a configuration with an error changes nothing.
-    fn reload(&mut self, from: Option<(ShardId, u64)>) {
+    fn reload(&mut self, caller: Option<ReturnAddress>) {
         let outcome = (self.reread)().map(|new| {
             let reload = self.shared.config().reload(new);
             let config = Arc::new(reload.config);
-            *self.shared.config.lock().unwrap_or_else(PoisonError::into_inner) = config.clone();
-            if let Some(store) = self.shared.store.get() {
+            self.shared.set_config(config.clone());
+            if let Some(store) = self.shared.store() {
                 store.reload(&config.store);
             }
-            for mail in &self.shared.mail {
-                if mail.try_send(Mail::Reload(config.clone())).is_err() {
+            for mailbox in self.shared.mailboxes().iter() {
+                if mailbox.try_send(PeerMessage::Reload(config.clone())).is_err() {
                     warn!("a worker's mailbox is full: reload again");
                 }
             }
-            said(&reload.changed, &reload.needs_restart)
+            reload_report(&reload.changed, &reload.needs_restart)
         });
         match &outcome {
-            Ok(said) => info!("{said}"),
+            Ok(report) => info!("{report}"),
             Err(errors) => error!("the configuration was not changed:\n{errors}"),
         }
-        if let Some((worker, ticket)) = from {
-            let _ = self.shared.mail[usize::from(worker.0)].try_send(Mail::Reloaded { ticket, outcome });
+        if let Some(caller) = caller {
+            // When the mailbox is full, the call ends at its deadline.
+            let reloaded = PeerMessage::Reloaded { waits: caller.oneshot(), outcome };
+            let _ = self.shared.mailbox(caller.worker()).try_send(reloaded);
         }
     }
 }
 
-fn said(changed: &[&str], needs_restart: &[&str]) -> String {
-    let mut said = match changed {
+fn reload_report(changed: &[&str], needs_restart: &[&str]) -> String {
+    let mut report = match changed {
         [] => String::from("configuration reread: nothing changed"),
         changed => format!("configuration reread: changed {}", changed.join(", ")),
     };
     if !needs_restart.is_empty() {
-        said += &format!("; kept until a restart: {}", needs_restart.join(", "));
+        report += &format!("; kept until a restart: {}", needs_restart.join(", "));
     }
-    said
+    report
 }
 
-fn start_store(shared: &Arc<Shared>, store: Store) -> io::Result<StoreThread> {
-    let metrics = shared.metrics.store().expect("a process with a store has its metrics").clone();
-    let (thread, sender) = io_store::start(store, &shared.config().store, shared.outlets(), metrics)?;
-    assert!(shared.store.set(sender).is_ok(), "a process has one store");
+fn start_store(shared: &Arc<Shared>, store: Store, limits: &Limits) -> io::Result<StoreThread> {
+    let metrics = shared.metrics().store().expect("a store has metrics").clone();
+    let (thread, sender) = io_store::start(store, &shared.config().store, limits, shared.report_sinks(), metrics)?;
+    shared.set_store(sender);
     Ok(thread)
 }
 
-/// What the workers begin with.
-struct Beginning {
-    receivers: Vec<MailReceiver<Mail>>,
+/// What the workers start with.
+struct WorkersStart {
+    receivers: Vec<MailboxReceiver<PeerMessage>>,
     resolver: Resolver,
     sessions: Vec<StoredSession>,
     mode: Mode,
+    limits: Limits,
 }
 
-fn start_workers(shared: &Arc<Shared>, beginning: Beginning) -> io::Result<Vec<JoinHandle<()>>> {
-    let Beginning { receivers, resolver, sessions, mode } = beginning;
+fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<JoinHandle<()>>> {
+    let WorkersStart { receivers, resolver, sessions, mode, limits } = start;
     let config = shared.config();
-    let mut found: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
+    let mut owned: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
     for session in sessions {
-        found[usize::from(session_owner(&session.row.name, receivers.len()).0)].push(session);
+        owned[usize::from(session_owner(&session.row.name, receivers.len()).0)].push(session);
     }
     let mut workers = Vec::new();
-    for ((n, mail), found) in receivers.into_iter().enumerate().zip(found) {
-        let start = Start {
-            id: ShardId(n as u16),
+    for ((n, mailbox), sessions) in receivers.into_iter().enumerate().zip(owned) {
+        let id = ShardId(n as u16);
+        let start = WorkerStart {
+            id,
             shared: shared.clone(),
-            mail,
+            mailbox,
             resolver: resolver.clone(),
-            found,
-            core: shared.cores[n],
-            listen: shared.listen,
+            sessions,
+            cpu: shared.cpu(id),
+            listen: shared.listen(),
             admin_listen: config.admin_listen,
             mode,
+            limits: limits.clone(),
         };
         let name = format!("rainbow-{n}");
         workers.push(thread::Builder::new().name(name).spawn(move || worker::run(start))?);
@@ -297,10 +287,10 @@ fn find_address(config: &Config) -> Result<SocketAddr, StartError> {
 /// A server that was killed keeps its port for some milliseconds, until the kernel has taken its rings apart: whoever
 /// restarts it at once must not be told that the port is taken.
 fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
-    let over = clock::monotonic() + PORT_PATIENCE_MS;
+    let end = clock::monotonic() + PORT_RETRY_MS;
     loop {
         match probe(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::monotonic() < over => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::monotonic() < end => {
                 thread::sleep(Duration::from_millis(10));
             }
             outcome => return outcome,
@@ -310,9 +300,9 @@ fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
 
 /// Fails when somebody listens there already, which SO_REUSEPORT alone would not notice. Port 0 becomes a free one.
 fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
-    let probe: TcpListener = sys::listen(address, false)?;
+    let probe: TcpListener = net::listen(address, false)?;
     probe.local_addr()
 }
 
-const PORT_PATIENCE_MS: u64 = 1_000;
+const PORT_RETRY_MS: u64 = 1_000;
 const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,16 +1,17 @@
-//! One thread: a ring, a shard, a descriptor table of its own, and the tasks that turn them.
-//!
-//! A turn, in this order: what the ring brought (reads, new connections, answers of the backend) → mail → a slice of
-//! fan-out → outputs → one write per connection that has something to write → the timer → park.
+//! One worker's thread: it is pinned to its CPU and gets a descriptor table of its own, then it listens, and runs the
+//! tasks of `io::worker` on its ring until it is drained. The turn is in `io::worker::turn`.
 
 use crate::base::id::ShardId;
-use crate::io::events::Event;
-use crate::io::mailbox::MailReceiver;
-use crate::io::resolve::Resolver;
-use crate::io::rules::Rules;
-use crate::io::shared::{Mail, Shared};
-use crate::io::sys;
-use crate::io::tasks::{self, Parts};
+use crate::base::limits::Limits;
+use crate::io::backend::resolver::Resolver;
+use crate::io::runtime::events::Event;
+use crate::io::runtime::mailbox::MailboxReceiver;
+use crate::io::runtime::net;
+use crate::io::runtime::sys;
+use crate::io::worker::message::PeerMessage;
+use crate::io::worker::rules::Rules;
+use crate::io::worker::shared::Shared;
+use crate::io::worker::tasks::{self, Service};
 use crate::shard::Mode;
 use crate::shard::command::StoredSession;
 use std::io;
@@ -18,45 +19,46 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What a worker is started with.
-pub struct Start {
+pub struct WorkerStart {
     pub id: ShardId,
     pub shared: Arc<Shared>,
-    pub mail: MailReceiver<Mail>,
+    pub mailbox: MailboxReceiver<PeerMessage>,
     pub resolver: Resolver,
-    /// The sessions that are at home here.
-    pub found: Vec<StoredSession>,
+    /// The stored sessions that this shard owns.
+    pub sessions: Vec<StoredSession>,
     /// The CPU to pin to.
-    pub core: Option<usize>,
+    pub cpu: Option<usize>,
     pub listen: SocketAddr,
     pub admin_listen: Option<SocketAddr>,
     pub mode: Mode,
+    pub limits: Limits,
 }
 
-/// Runs until drained. Says over `Shared::events` when it listens.
-pub fn run(start: Start) {
-    let (id, events) = (start.id, start.shared.events.clone());
+/// Runs until drained. Reports over `Shared::events` when it listens, and when it has ended.
+pub fn run(start: WorkerStart) {
+    let (id, events) = (start.id, start.shared.events().clone());
     if let Err(error) = serve_until_drained(start) {
         events.send(Event::Ready(Err(format!("worker {}: {error}", id.0))));
     }
     events.send(Event::WorkerEnded(id));
 }
 
-fn serve_until_drained(start: Start) -> io::Result<()> {
-    let Start { id, shared, mail, resolver, found, core: cpu, listen, admin_listen, mode } = start;
+fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
+    let WorkerStart { id, shared, mailbox, resolver, sessions, cpu, listen, admin_listen, mode, limits } = start;
     if let Some(cpu) = cpu {
         sys::pin_to_core(cpu).map_err(|error| named(error, &format!("pinning to CPU {cpu}")))?;
     }
     sys::unshare_files().map_err(|error| named(error, "a descriptor table of its own"))?;
-    sys::close_all_but(&shared.inherited).map_err(|error| named(error, "/proc/thread-self/fd"))?;
-    let listener = sys::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
+    sys::close_all_but(shared.inherited()).map_err(|error| named(error, "/proc/thread-self/fd"))?;
+    let listener = net::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
     let admin = match admin_listen {
         Some(address) => {
-            Some(sys::listen(address, true).map_err(|error| named(error, &format!("admin_listen {address}")))?)
+            Some(net::listen(address, true).map_err(|error| named(error, &format!("admin_listen {address}")))?)
         }
         None => None,
     };
-    let rules = Rules::new(shared.config(), mode);
-    tasks::run(Parts { id, shared, rules, mail, resolver, found, listener, admin })
+    let rules = Rules::new(shared.config(), mode, limits);
+    tasks::run(Service { id, shared, rules, mailbox, resolver, sessions, listener, admin })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {

@@ -4,7 +4,7 @@ use divan::Bencher;
 use rainbow::base::id::ConnIndex;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
-use rainbow::io::mailbox::{MailReceiver, MailSender, mailbox};
+use rainbow::io::runtime::mailbox::{MailboxReceiver, MailboxSender, mailbox};
 use rainbow::shard::arena::List;
 use rainbow::shard::channel::members::Channels;
 use rainbow::shard::ids::MemberKind;
@@ -100,7 +100,7 @@ fn channel_walk_members(bencher: Bencher, members: u32) {
 /// A value to a worker that is busy: no bell.
 #[divan::bench]
 fn mailbox_hop_busy(bencher: Bencher) {
-    let (sender, receiver) = mailbox::<u64>().expect("an eventfd");
+    let (sender, receiver) = mailbox::<u64>(MESSAGES_MAX).expect("an eventfd");
     bencher.bench_local(|| {
         sender.try_send(divan::black_box(1)).expect("there is room");
         receiver.try_recv()
@@ -110,8 +110,8 @@ fn mailbox_hop_busy(bencher: Bencher) {
 /// A value to a worker that sleeps, and one back to one that has fallen asleep meanwhile: two hops.
 #[divan::bench]
 fn mailbox_hops_asleep_there_and_back(bencher: Bencher) {
-    let (to_echo, echo_box) = mailbox::<u64>().expect("an eventfd");
-    let (to_us, our_box) = mailbox::<u64>().expect("an eventfd");
+    let (to_echo, echo_box) = mailbox::<u64>(MESSAGES_MAX).expect("an eventfd");
+    let (to_us, our_box) = mailbox::<u64>(MESSAGES_MAX).expect("an eventfd");
     let echo = std::thread::spawn(move || {
         runtime().block_on(async {
             let pollable = echo_box.pollable().expect("a descriptor");
@@ -139,11 +139,11 @@ fn runtime() -> monoio::Runtime<monoio::IoUringDriver> {
     monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().build().expect("io_uring")
 }
 
-fn send(to: &MailSender<u64>, value: u64) {
+fn send(to: &MailboxSender<u64>, value: u64) {
     to.try_send(value).expect("there is room");
 }
 
-async fn receive(from: &MailReceiver<u64>, pollable: &rainbow::io::socket::Pollable) -> u64 {
+async fn receive(from: &MailboxReceiver<u64>, pollable: &rainbow::io::runtime::socket::Pollable) -> u64 {
     loop {
         if let Some(value) = from.try_recv() {
             return value;
@@ -151,3 +151,6 @@ async fn receive(from: &MailReceiver<u64>, pollable: &rainbow::io::socket::Polla
         from.wait(pollable).await;
     }
 }
+
+/// As the server's own mailboxes.
+const MESSAGES_MAX: usize = 4096;

@@ -53,19 +53,19 @@ impl Disk {
         disk
     }
 
-    fn commit(&mut self, steps: Vec<Mutation>) {
+    fn commit(&mut self, mutations: Vec<Mutation>) {
         let numbers = self.number + 1..;
-        self.number += steps.len() as u64;
-        let requests = steps.into_iter().zip(numbers).map(|(step, number)| Request::Shard {
+        self.number += mutations.len() as u64;
+        let requests = mutations.into_iter().zip(numbers).map(|(mutation, number)| Request::Shard {
             shard: ShardId(0),
-            command: Command { number: CommandNumber(number), operation: Operation::Mutate(step) },
+            command: Command { number: CommandNumber(number), operation: Operation::Mutate(mutation) },
         });
         let store = self.store.as_mut().expect("it is open");
         divan::black_box(store.commit(requests.collect(), NOW));
-        store.tend(false);
+        store.maintain(false);
     }
 
-    fn keep(&mut self, session: u64) -> Mutation {
+    fn put_message(&mut self, session: u64) -> Mutation {
         self.offset += 1;
         let offset = self.offset;
         Mutation::PutMessage(Box::new(StoredMessage {
@@ -81,8 +81,8 @@ impl Disk {
     }
 
     /// Messages for sessions all over the file.
-    fn keeps(&mut self, batch: u64) -> Vec<Mutation> {
-        (0..batch).map(|nth| self.keep((self.offset + nth) * 7919 % SESSIONS)).collect()
+    fn put_messages(&mut self, batch: u64) -> Vec<Mutation> {
+        (0..batch).map(|nth| self.put_message((self.offset + nth) * 7919 % SESSIONS)).collect()
     }
 }
 
@@ -110,8 +110,8 @@ fn row(who: u64) -> SessionRow {
 fn keep(bencher: Bencher, batch: u64) {
     let mut disk = Disk::new(Durability::Fsync, SESSIONS);
     bencher.counter(ItemsCount::new(batch)).bench_local(|| {
-        let steps = disk.keeps(batch);
-        disk.commit(steps);
+        let mutations = disk.put_messages(batch);
+        disk.commit(mutations);
     });
 }
 
@@ -120,13 +120,15 @@ fn keep(bencher: Bencher, batch: u64) {
 fn keep_and_remove(bencher: Bencher, batch: u64) {
     let mut disk = Disk::new(Durability::Fsync, SESSIONS);
     bencher.counter(ItemsCount::new(2 * batch)).bench_local(|| {
-        let steps = disk.keeps(batch);
-        let removed = steps.iter().map(|step| match step {
-            Mutation::PutMessage(stored) => Mutation::RemoveMessage { session: stored.session, offset: stored.offset },
+        let mutations = disk.put_messages(batch);
+        let removed = mutations.iter().map(|mutation| match mutation {
+            Mutation::PutMessage(message) => {
+                Mutation::RemoveMessage { session: message.session, offset: message.offset }
+            }
             _ => unreachable!("only messages are stored"),
         });
         let removed = removed.collect();
-        disk.commit(steps);
+        disk.commit(mutations);
         disk.commit(removed);
     });
 }
@@ -137,8 +139,8 @@ fn open(bencher: Bencher, (sessions, each): (u64, u64)) {
     let mut disk = Disk::new(Durability::Memory, sessions);
     for _ in 0..each {
         for first in (0..sessions).step_by(1024) {
-            let steps = (first..sessions.min(first + 1024)).map(|who| disk.keep(who)).collect();
-            disk.commit(steps);
+            let mutations = (first..sessions.min(first + 1024)).map(|who| disk.put_message(who)).collect();
+            disk.commit(mutations);
         }
     }
     disk.store.take().expect("it is open").close();

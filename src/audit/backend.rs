@@ -1,15 +1,14 @@
 //! The audit's business server: it lets its own clients in, names their sessions, and notes every message forwarded.
 //!
-//! A thread per connection of Rainbow's. It outlives every kill of the server, and it tells a repeat by its
-//! `Idempotency-Key`, as PROTOCOL.md asks of a business server that wants each message once: the judge does, from what
-//! is noted here *before* the answer goes out. Started by `audit::run`.
+//! It has a thread per connection of Rainbow's and outlives every kill of the server. It notes each message with its
+//! `Idempotency-Key` *before* the answer goes out; by the key the judge recognises a repeat, as PROTOCOL.md asks of a
+//! business server that wants each message once. Started by `audit::run`.
 
-use super::Shared;
-use super::board::{Phase, count};
 use super::caller::read_more;
 use super::ledger::{Entry, Fact, Ledger};
-use super::payload::{Direction, Payload, Stream, checksum};
-use super::session::answer_to;
+use super::payload::{Direction, Payload, Stream, answer_to, checksum};
+use super::progress::{Phase, count};
+use super::run::Run;
 use crate::base::rng::Rng;
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead, query_get};
 use crate::wire::packet::QoS;
@@ -31,14 +30,14 @@ pub struct Backend {
 }
 
 struct Inner {
-    shared: Arc<Shared>,
+    run: Arc<Run>,
     ledger: Mutex<Ledger>,
     rng: Mutex<Rng>,
     is_stopping: AtomicBool,
     streams: Mutex<HashMap<u64, TcpStream>>,
 }
 
-/// What a business server does wrong at times; Rainbow is to ask again.
+/// What a business server does wrong at times; Rainbow must forward the message again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stumble {
     Refuses,
@@ -46,12 +45,12 @@ enum Stumble {
 }
 
 impl Backend {
-    pub fn start(listener: TcpListener, shared: Arc<Shared>) -> io::Result<Backend> {
+    pub fn start(listener: TcpListener, run: Arc<Run>) -> io::Result<Backend> {
         let address = listener.local_addr()?;
-        let ledger = Mutex::new(Ledger::create(&shared.options.ledger, "backend", shared.options.plant)?);
-        let rng = Mutex::new(Rng::new(shared.options.seed ^ 0xB0));
+        let ledger = Mutex::new(Ledger::create(&run.options.ledger, "backend", run.options.plant)?);
+        let rng = Mutex::new(Rng::new(run.options.seed ^ 0xB0));
         let (is_stopping, streams) = (AtomicBool::new(false), Mutex::default());
-        let inner = Arc::new(Inner { shared, ledger, rng, is_stopping, streams });
+        let inner = Arc::new(Inner { run, ledger, rng, is_stopping, streams });
         let acceptor = spawn("audit-accept", {
             let inner = inner.clone();
             move || accept(&listener, &inner)
@@ -76,11 +75,11 @@ fn accept(listener: &TcpListener, inner: &Arc<Inner>) {
         }
         threads.retain(|thread| !thread.is_finished());
         let Ok((stream, _)) = accepted else { continue };
-        let Ok(kept) = stream.try_clone() else { continue };
-        inner.streams.lock().expect("no thread panics with it").insert(number, kept);
+        let Ok(handle) = stream.try_clone() else { continue };
+        inner.streams.lock().expect("no thread panics with it").insert(number, handle);
         let serving = inner.clone();
         let spawned = spawn("audit-hook", move || {
-            // However it ended, Rainbow learns it by the closed connection.
+            // However it ended, Rainbow sees the closed connection.
             let _ = serving.serve(&stream);
             let _ = stream.shutdown(Shutdown::Both);
             serving.streams.lock().expect("no thread panics with it").remove(&number);
@@ -135,8 +134,8 @@ impl Inner {
     }
 
     fn stumble(&self, head: &RequestHead<'_>) -> Option<Stumble> {
-        let Shared { options, board, .. } = &*self.shared;
-        if options.stumbles_percent == 0 || board.phase() != Phase::Running || !head.path.starts_with("/message/") {
+        let Run { options, progress, .. } = &*self.run;
+        if options.stumbles_percent == 0 || progress.phase() != Phase::Running || !head.path.starts_with("/message/") {
             return None;
         }
         let mut rng = self.rng.lock().expect("no thread panics with it");
@@ -153,37 +152,37 @@ impl Inner {
             return (String::new(), self.message(head, body));
         }
         let name = text(head, "X-DEVICEID");
-        if head.path.starts_with("/connect") && name.starts_with(&self.shared.prefix()) {
+        if head.path.starts_with("/connect") && name.starts_with(&self.run.prefix()) {
             let (expiry, cookie) = (SESSION_EXPIRY_S, STANDARD.encode(name));
             let session = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWCLIENTSESSIONEXPIRY: {expiry}\r\n");
-            let session = if self.shared.options.channels { String::new() } else { session };
+            let session = if self.run.options.channels { String::new() } else { session };
             let rest = format!("RAINBOWCLIENTCHANNEL: {name}\r\nRAINBOWCLIENTCOOKIE: {cookie}\r\n");
             return (session + &rest, r#"{"status":"success"}"#.into());
         }
-        // The close hook, and clients of somebody else.
+        // The close hook, and clients that are not the audit's.
         (String::new(), r#"{"status":"error"}"#.into())
     }
 
-    /// A client's message: noted, then answered with what the client can check.
+    /// Notes a client's message, and answers with what the client can check.
     fn message(&self, head: &RequestHead<'_>, body: &[u8]) -> String {
         let key = text(head, "Idempotency-Key");
         let key = if key.is_empty() { 0 } else { checksum(key.as_bytes()) };
-        let stranger = Stream { direction: Direction::Up, qos: QoS::AtMostOnce, session: 0 };
+        let unknown = Stream { direction: Direction::Up, qos: QoS::AtMostOnce, session: 0 };
         let (entry, answer) = match Payload::read(body) {
-            Ok(Payload { run, stream, sequence }) if run == self.shared.run && stream.direction == Direction::Up => {
-                let cookie = STANDARD.encode(self.shared.session_name(stream.session));
+            Ok(Payload { run, stream, sequence }) if run == self.run.number && stream.direction == Direction::Up => {
+                let cookie = STANDARD.encode(self.run.session_name(stream.session));
                 let known = text(head, "RAINBOWCLIENTCOOKIE") == cookie;
                 let fact = if known { Fact::Delivered } else { Fact::Corrupted };
                 (Entry { fact, stream, sequence, key }, answer_to(sequence))
             }
-            Ok(_) => (Entry { fact: Fact::Delivered, stream: stranger, sequence: u64::MAX, key }, String::new()),
-            Err(_) => (Entry { fact: Fact::Corrupted, stream: stranger, sequence: 0, key }, String::new()),
+            Ok(_) => (Entry { fact: Fact::Delivered, stream: unknown, sequence: u64::MAX, key }, String::new()),
+            Err(_) => (Entry { fact: Fact::Corrupted, stream: unknown, sequence: 0, key }, String::new()),
         };
         let mut ledger = self.ledger.lock().expect("no thread panics with it");
         ledger.note(entry);
         ledger.flush();
         drop(ledger);
-        count(&self.shared.board.up.delivered);
+        count(&self.run.progress.up.delivered);
         answer
     }
 
@@ -192,7 +191,7 @@ impl Inner {
         let (timestamp, nonce, signature) = (get("timestamp"), get("nonce"), get("signature"));
         let signed = Signed2014 { timestamp: &timestamp, nonce: &nonce, signature: &signature };
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-        let token = &self.shared.options.token;
+        let token = &self.run.options.token;
         token.is_empty() || verify_2014(token, signed, now_s, SIGNATURE_WINDOW_S).is_ok()
     }
 }

@@ -1,14 +1,13 @@
 //! The business server's calls: POST /send/, one after the other per stream, many streams at once.
 //!
-//! A call with a `message_id` is repeated under that id until it is answered, so it counts as one however often the
-//! connection or the server died under it. A call without one is made once: when its answer is lost, nobody knows, and
-//! nothing is claimed. Started by `audit::run`, a few streams per thread.
+//! A call with a `message_id` is repeated with that id until it is answered: it counts as one call, however often the
+//! connection or the server died meanwhile. A call without an id is made once; when its answer is lost, its outcome is
+//! not known and the audit claims nothing about it. Started by `audit::run`, a few streams per thread.
 
-use super::Shared;
-use super::board::{Phase, count};
 use super::ledger::{Entry, Fact, Ledger};
-use super::payload::{Direction, Payload, Stream};
-use super::session::DOWN_TYPE;
+use super::payload::{DOWN_TYPE, Direction, Payload, Stream};
+use super::progress::{Phase, count};
+use super::run::Run;
 use crate::base::rng::Rng;
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, RESPONSE_SLOTS, ResponseHead};
 use crate::wire::sign::sign_2014;
@@ -21,11 +20,11 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub struct Caller {
-    shared: Arc<Shared>,
+    run: Arc<Run>,
     ledger: Ledger,
     rng: Rng,
     connection: Option<TcpStream>,
-    /// With the next sequence.
+    /// Each with its next sequence.
     streams: Vec<(Stream, u64)>,
 }
 
@@ -41,7 +40,7 @@ struct Sent {
     msg: String,
 }
 
-/// How one call is made: a repeat is made the same way.
+/// How one call is made. A repeat is made the same way.
 #[derive(Clone, Copy)]
 struct Call {
     stream: Stream,
@@ -51,66 +50,66 @@ struct Call {
 }
 
 impl Caller {
-    pub fn new(shared: Arc<Shared>, number: usize, streams: Vec<Stream>) -> io::Result<Caller> {
-        let ledger = Ledger::create(&shared.options.ledger, &format!("caller-{number}"), None)?;
-        let rng = Rng::new(shared.options.seed ^ (number as u64 + 1) << 48);
-        count(&shared.board.senders);
+    pub fn new(run: Arc<Run>, number: usize, streams: Vec<Stream>) -> io::Result<Caller> {
+        let ledger = Ledger::create(&run.options.ledger, &format!("caller-{number}"), None)?;
+        let rng = Rng::new(run.options.seed ^ (number as u64 + 1) << 48);
+        count(&run.progress.senders);
         let streams = streams.into_iter().map(|stream| (stream, 0)).collect();
-        Ok(Caller { shared, ledger, rng, connection: None, streams })
+        Ok(Caller { run, ledger, rng, connection: None, streams })
     }
 
     pub fn run(mut self) {
-        while self.shared.board.phase() == Phase::Opening {
+        while self.run.progress.phase() == Phase::Opening {
             thread::sleep(PAUSE);
         }
-        let quota = self.shared.quota();
-        while !self.streams.is_empty() && self.shared.board.phase() == Phase::Running {
-            for at in 0..self.streams.len() {
-                let (stream, sequence) = self.streams[at];
-                // Without a store an id is refused.
-                let keeps = !self.shared.options.channels;
-                let named = keeps && self.rng.below(100) >= self.shared.options.plain_percent;
-                let by_channel = self.shared.options.channels || self.rng.chance(BY_CHANNEL_PERCENT);
+        let quota = self.run.quota();
+        while !self.streams.is_empty() && self.run.progress.phase() == Phase::Running {
+            for position in 0..self.streams.len() {
+                let (stream, sequence) = self.streams[position];
+                // Without a store Rainbow refuses a `message_id`.
+                let durable = !self.run.options.channels;
+                let named = durable && self.rng.below(100) >= self.run.options.plain_percent;
+                let by_channel = self.run.options.channels || self.rng.chance(BY_CHANNEL_PERCENT);
                 self.send(Call { stream, sequence, named, by_channel });
-                self.streams[at].1 += 1;
+                self.streams[position].1 += 1;
             }
             self.streams.retain(|(_, sequence)| *sequence < quota);
         }
-        self.shared.board.senders.fetch_sub(1, Ordering::Relaxed);
+        self.run.progress.senders.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// One message, until it is answered, or may not be repeated, or has been refused for too long.
     fn send(&mut self, call: Call) {
         self.note(Fact::Tried, call);
-        count(&self.shared.board.down.tried);
+        count(&self.run.progress.down.tried);
         let mut refused_since = None;
         for attempt in 0u32.. {
             let answer = self.call(call);
-            let board = &self.shared.board;
+            let progress = &self.run.progress;
             match answer {
                 Ok(sent) if sent.status == 0 && sent.connections + sent.stored > 0 => {
-                    board.connections.fetch_add(sent.connections, Ordering::Relaxed);
-                    board.stored.fetch_add(sent.stored, Ordering::Relaxed);
-                    board.acknowledged_down(call.stream.session, call.stream.qos, call.sequence);
+                    progress.connections.fetch_add(sent.connections, Ordering::Relaxed);
+                    progress.stored.fetch_add(sent.stored, Ordering::Relaxed);
+                    progress.acknowledged_down(call.stream.session, call.stream.qos, call.sequence);
                     return self.note(Fact::Acknowledged, call);
                 }
                 Ok(sent) => {
-                    count(&board.calls_refused);
-                    let why = if sent.msg.is_empty() { "it reached nobody" } else { &sent.msg };
-                    board.complain(format!("a call to session {} was refused: {why}", call.stream.session));
+                    count(&progress.calls_refused);
+                    let reason = if sent.msg.is_empty() { "it reached nobody" } else { &sent.msg };
+                    progress.complain(format!("a call to session {} was refused: {reason}", call.stream.session));
                     let since = *refused_since.get_or_insert_with(Instant::now);
-                    if !call.named || since.elapsed() > PATIENCE {
-                        count(&board.calls_given_up);
+                    if !call.named || since.elapsed() > REFUSED_MAX {
+                        count(&progress.calls_given_up);
                         return;
                     }
                 }
                 Err(error) => {
                     self.connection = None;
                     let silent = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-                    count(if silent { &board.calls_silent } else { &board.calls_broken });
+                    count(if silent { &progress.calls_silent } else { &progress.calls_broken });
                     // A connection that could not even be made has sent nothing.
                     let sent_nothing = error.kind() == io::ErrorKind::ConnectionRefused;
-                    if !call.named && !sent_nothing || board.phase() == Phase::Over {
+                    if !call.named && !sent_nothing || progress.phase() == Phase::Over {
                         return;
                     }
                 }
@@ -135,7 +134,7 @@ impl Caller {
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.shared.options.target, Duration::from_secs(3))?;
+        let stream = TcpStream::connect_timeout(&self.run.options.target, Duration::from_secs(3))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
@@ -146,17 +145,17 @@ impl Caller {
         let Call { stream, sequence, named, by_channel } = call;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (timestamp, nonce) = (now.as_secs().to_string(), now.subsec_nanos().to_string());
-        let signature = sign_2014(&self.shared.options.token, &timestamp, &nonce);
-        let (whom, name) = (if by_channel { "channel" } else { "session" }, self.shared.session_name(stream.session));
+        let signature = sign_2014(&self.run.options.token, &timestamp, &nonce);
+        let (target, name) = (if by_channel { "channel" } else { "session" }, self.run.session_name(stream.session));
         let qos = stream.qos as u8;
         let message_id = if named { format!("&message_id={name}-{qos}-{sequence}") } else { String::new() };
         let mut body = Vec::new();
-        Payload { run: self.shared.run, stream, sequence }.write_into(&mut body);
+        Payload { run: self.run.number, stream, sequence }.write_into(&mut body);
         let mut request = format!(
-            "POST /send/?{whom}={name}&msgtype={DOWN_TYPE}&qos={qos}&timeout={SEND_TIMEOUT_S}{message_id}\
+            "POST /send/?{target}={name}&msgtype={DOWN_TYPE}&qos={qos}&timeout={SEND_TIMEOUT_S}{message_id}\
              &timestamp={timestamp}&nonce={nonce}&signature={} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
             signature.escape_ascii(),
-            self.shared.options.target,
+            self.run.options.target,
             body.len(),
         )
         .into_bytes();
@@ -171,9 +170,9 @@ impl Caller {
 }
 
 /// The streams of a run, spread over threads.
-pub fn streams_per_thread(shared: &Shared) -> Vec<Vec<Stream>> {
-    let sessions = 0..shared.options.sessions;
-    let qos = shared.options.qos.iter();
+pub fn streams_per_thread(run: &Run) -> Vec<Vec<Stream>> {
+    let sessions = 0..run.options.sessions;
+    let qos = run.options.qos.iter();
     let all: Vec<Stream> = qos
         .flat_map(|qos| sessions.clone().map(|session| Stream { direction: Direction::Down, qos: *qos, session }))
         .collect();
@@ -206,7 +205,7 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<(u16, Vec<u8>)> {
     }
 }
 
-/// Appends what there is; the end of the stream is an error.
+/// Reads once and appends; the end of the stream is an error.
 pub fn read_more(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<()> {
     let mut piece = [0; 16 * 1024];
     match stream.read(&mut piece)? {
@@ -225,7 +224,7 @@ const SEND_TIMEOUT_S: u64 = 8;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(SEND_TIMEOUT_S + 22);
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// A message that is refused for so long is given up: it was never acknowledged.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REFUSED_MAX: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 const THREADS_MAX: usize = 256;

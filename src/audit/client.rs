@@ -1,18 +1,23 @@
-//! One client of the audit on a thread of its own: it sends, answers, loses its line in every way, and comes back.
+//! One client of the audit on a thread of its own: it sends, answers, loses its connection in every way, and connects
+//! again.
 //!
 //! Faults are drawn from the run's seed: cut now, cut in the middle of a write or of what was just read, a second
-//! connection while the first still stands, a pause without reading, an absence. The session itself (ids, what is
+//! connection while the first is open, a pause without reading, an absence. The session itself (ids, what is
 //! unanswered, what was received) survives them all. Started by `audit::run`.
 
-use super::Shared;
-use super::board::{Phase, count};
+mod connection;
+mod session;
+
+pub use connection::{Connection, Frame, Greeting};
+
 use super::ledger::{Entry, Fact, Ledger};
-use super::line::{Frame, Line};
 use super::payload::{Direction, Stream};
-use super::session::{Desk, Session};
+use super::progress::{Phase, count};
+use super::run::Run;
 use crate::base::rng::Rng;
 use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
+use session::{Outputs, Session};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,17 +25,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub struct Client {
-    shared: Arc<Shared>,
+    run: Arc<Run>,
     number: u32,
     session: Session,
     ledger: Ledger,
     rng: Rng,
-    line: Option<Line>,
+    connection: Option<Connection>,
     out: Vec<u8>,
-    /// The server has promised to keep the session.
-    promised: bool,
+    /// The server has promised to store the session.
+    has_session: bool,
     attempts: u32,
-    /// Not before then: the next attempt to connect; the next read.
+    /// The client does not connect before then; it does not read before then.
     away_until: Instant,
     paused_until: Instant,
     next_fault: Option<Instant>,
@@ -40,7 +45,7 @@ pub struct Client {
     returned: bool,
 }
 
-/// Where the line ends.
+/// In the middle of what the connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Write,
@@ -48,25 +53,25 @@ enum Cut {
 }
 
 impl Client {
-    pub fn new(shared: Arc<Shared>, number: u32) -> io::Result<Client> {
+    pub fn new(run: Arc<Run>, number: u32) -> io::Result<Client> {
         let name = format!("client-{number}");
-        let ledger = Ledger::create(&shared.options.ledger, &name, shared.options.plant)?;
-        let mut rng = Rng::new(shared.options.seed ^ u64::from(number) << 32);
+        let ledger = Ledger::create(&run.options.ledger, &name, run.options.plant)?;
+        let mut rng = Rng::new(run.options.seed ^ u64::from(number) << 32);
         // Every third session goes round the end of the ids soon.
         let first_id =
             if number % 3 == 2 { MessageId(MessageId::MAX.0 - rng.below(200) as u16) } else { MessageId::MIN };
-        let session = Session::new(shared.run, number, first_id);
+        let session = Session::new(run.number, number, first_id);
         let now = Instant::now();
-        count(&shared.board.senders);
+        count(&run.progress.senders);
         Ok(Client {
-            shared,
+            run,
             number,
             session,
             ledger,
             rng,
-            line: None,
+            connection: None,
             out: Vec::new(),
-            promised: false,
+            has_session: false,
             attempts: 0,
             away_until: now,
             paused_until: now,
@@ -80,12 +85,12 @@ impl Client {
 
     pub fn run(mut self) {
         loop {
-            let phase = self.shared.board.phase();
+            let phase = self.run.progress.phase();
             if phase == Phase::Over {
                 return self.leave();
             }
             if phase == Phase::Finale && !std::mem::replace(&mut self.finale, true) {
-                self.line = None;
+                self.connection = None;
                 self.away_until = Instant::now();
             }
             if phase > Phase::Running {
@@ -93,47 +98,47 @@ impl Client {
                 self.away_until = self.away_until.min(Instant::now() + BACKOFF_MAX);
                 self.stop_sending();
             }
-            let turn = if self.line.is_some() { self.turn(phase) } else { self.connect() };
+            let turn = if self.connection.is_some() { self.turn(phase) } else { self.connect() };
             if let Err(error) = turn {
                 if error.kind() == io::ErrorKind::InvalidData {
-                    self.shared.board.complain(format!("session {}: {error}", self.number));
+                    self.run.progress.complain(format!("session {}: {error}", self.number));
                 }
-                self.line = None;
+                self.connection = None;
                 self.cut_next = None;
             }
         }
     }
 
-    /// Faults, what is due, what has come; blocks for a moment at most.
+    /// Brings about a fault that is due, sends what is due, handles what has come. Blocks for a moment at most.
     fn turn(&mut self, phase: Phase) -> io::Result<()> {
         let now = Instant::now();
         if phase == Phase::Running && self.is_fault_due(now) {
             return self.fault(now);
         }
         if now < self.paused_until {
-            thread::sleep((self.paused_until - now).min(LOOK));
+            thread::sleep((self.paused_until - now).min(CHECK));
             return Ok(());
         }
         if phase == Phase::Running {
             self.fill_window(now);
         }
-        if self.session.repeat_at().is_some_and(|due| due <= now) {
-            let (session, mut desk) = split(&mut self.session, &mut self.out, &mut self.ledger, &self.shared);
-            session.repeat_due(now, &mut desk);
+        if self.session.next_repeat().is_some_and(|due| due <= now) {
+            let (session, mut outputs) = split(&mut self.session, &mut self.out, &mut self.ledger, &self.run);
+            session.repeat_due(now, &mut outputs);
         }
         self.write()?;
-        let wake = [self.session.repeat_at(), self.next_fault.filter(|_| phase == Phase::Running)];
-        let wake = wake.into_iter().flatten().min().map_or(LOOK, |wake| wake.saturating_duration_since(now));
-        // What was written may have been the last.
-        let Some(line) = &mut self.line else { return Ok(()) };
-        let kept = line.unused();
-        if !line.read(wake.min(LOOK))? {
+        let wake = [self.session.next_repeat(), self.next_fault.filter(|_| phase == Phase::Running)];
+        let wake = wake.into_iter().flatten().min().map_or(CHECK, |wake| wake.saturating_duration_since(now));
+        // The connection may have been cut in that write.
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let unused_before = connection.unused();
+        if !connection.read(wake.min(CHECK))? {
             return Ok(());
         }
         let cut = self.cut_next == Some(Cut::Read);
         if cut {
-            let new = line.unused() - kept;
-            line.forget_last(self.rng.below(new as u64 + 1) as usize);
+            let new = connection.unused() - unused_before;
+            connection.forget_last(self.rng.below(new as u64 + 1) as usize);
         }
         self.handle_frames()?;
         self.write()?;
@@ -142,18 +147,18 @@ impl Client {
 
     fn handle_frames(&mut self) -> io::Result<()> {
         let now = Instant::now();
-        let Some(line) = &mut self.line else { return Ok(()) };
-        while let Some(frame) = line.next_frame()? {
-            let (session, mut desk) = split(&mut self.session, &mut self.out, &mut self.ledger, &self.shared);
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        while let Some(frame) = connection.next_frame()? {
+            let (session, mut outputs) = split(&mut self.session, &mut self.out, &mut self.ledger, &self.run);
             match frame {
-                Frame::Binary(range) => match Packet::decode(line.payload(&range)) {
-                    Ok(packet) => session.on_packet(packet, now, &mut desk),
+                Frame::Binary(range) => match Packet::decode(connection.payload(&range)) {
+                    Ok(packet) => session.on_packet(packet, now, &mut outputs),
                     Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
                 },
                 Frame::Ping(range) => {
-                    let pong = line.payload(&range);
+                    let pong = connection.payload(&range);
                     ClientFrame { fin: true, opcode: Opcode::Pong, key: [1, 2, 3, 4], payload: pong }
-                        .write_into(desk.out);
+                        .write_into(outputs.out);
                 }
                 Frame::Close(code) if code == CloseCode::GOING_AWAY.0 => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
@@ -171,36 +176,36 @@ impl Client {
         if !self.sends {
             return;
         }
-        let quota = self.shared.quota();
+        let quota = self.run.quota();
         while self.session.in_flight() < WINDOW {
             let open: Vec<QoS> =
-                self.shared.options.qos.iter().copied().filter(|qos| self.session.sent(*qos) < quota).collect();
+                self.run.options.qos.iter().copied().filter(|qos| self.session.sent(*qos) < quota).collect();
             if open.is_empty() {
                 return self.stop_sending();
             }
             let qos = open[self.rng.below(open.len() as u64) as usize];
-            let (session, mut desk) = split(&mut self.session, &mut self.out, &mut self.ledger, &self.shared);
-            session.send(qos, now, &mut desk);
+            let (session, mut outputs) = split(&mut self.session, &mut self.out, &mut self.ledger, &self.run);
+            session.send(qos, now, &mut outputs);
         }
     }
 
     fn stop_sending(&mut self) {
         if std::mem::replace(&mut self.sends, false) {
-            self.shared.board.senders.fetch_sub(1, Ordering::Relaxed);
+            self.run.progress.senders.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// What is to be said goes out, after the ledger; or a part of it, when the line is to be cut here.
+    /// Writes the packets, after the ledger; or a part of them, when the connection is to be cut here.
     fn write(&mut self) -> io::Result<()> {
         self.ledger.flush();
-        let Some(line) = self.line.as_mut().filter(|_| !self.out.is_empty()) else { return Ok(()) };
+        let Some(connection) = self.connection.as_mut().filter(|_| !self.out.is_empty()) else { return Ok(()) };
         let out = std::mem::take(&mut self.out);
         if self.cut_next == Some(Cut::Write) {
             let len = self.rng.below(out.len() as u64) as usize;
-            line.write(&out[..len])?;
+            connection.write(&out[..len])?;
             return self.cut(Instant::now());
         }
-        line.write(&out)?;
+        connection.write(&out)?;
         self.out = out;
         self.out.clear();
         Ok(())
@@ -211,66 +216,67 @@ impl Client {
     fn connect(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if now < self.away_until {
-            thread::sleep((self.away_until - now).min(LOOK));
+            thread::sleep((self.away_until - now).min(CHECK));
             return Ok(());
         }
         self.attempts += 1;
         let backoff = (BACKOFF_MIN * 2u32.pow(self.attempts.min(8))).min(BACKOFF_MAX);
         self.away_until = now + backoff.mul_f64(0.5 + self.rng.below(100) as f64 / 200.0);
         match self.open() {
-            Ok(line) => {
-                self.line = Some(line);
+            Ok(connection) => {
+                self.connection = Some(connection);
                 Ok(())
             }
             Err(error) => {
-                count(&self.shared.board.connects_failed);
+                count(&self.run.progress.connects_failed);
                 Err(error)
             }
         }
     }
 
-    /// A new connection of this session, with everything unanswered said again.
-    fn open(&mut self) -> io::Result<Line> {
-        let keeps = !self.shared.options.channels;
-        let (line, greeting) = Line::open(self.shared.options.target, &self.shared.session_name(self.number), keeps)?;
-        let board = &self.shared.board;
-        count(&board.connects);
+    /// Opens a new connection of this session and sends everything unanswered again.
+    fn open(&mut self) -> io::Result<Connection> {
+        let durable = !self.run.options.channels;
+        let (connection, greeting) =
+            Connection::open(self.run.options.target, &self.run.session_name(self.number), durable)?;
+        let progress = &self.run.progress;
+        count(&progress.connects);
         (self.attempts, self.away_until) = (0, Instant::now());
         let now = Instant::now();
         let name = greeting.session.as_deref();
-        if keeps && name != Some(&self.shared.session_name(self.number)) {
+        if durable && name != Some(&self.run.session_name(self.number)) {
             let wrong = format!("greeted as {name:?}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, wrong));
         }
-        if keeps && self.promised && !greeting.resumed {
-            board.complain(format!("session {} was begun anew", self.number));
+        if durable && self.has_session && !greeting.resumed {
+            progress.complain(format!("session {} was begun anew", self.number));
             let stream = Stream { direction: Direction::Down, qos: QoS::AtLeastOnce, session: self.number };
             self.ledger.note(Entry { fact: Fact::SessionLost, stream, sequence: 0, key: 0 });
         }
-        let first = !std::mem::replace(&mut self.promised, true);
+        let first = !std::mem::replace(&mut self.has_session, true);
         self.out.clear();
-        let (session, mut desk) = split(&mut self.session, &mut self.out, &mut self.ledger, &self.shared);
+        let (session, mut outputs) = split(&mut self.session, &mut self.out, &mut self.ledger, &self.run);
         if greeting.resumed {
-            session.resume(now, &mut desk)
+            session.resume(now, &mut outputs)
         } else {
-            session.start_afresh(now, &mut desk)
+            session.start_afresh(now, &mut outputs)
         }
         if first {
-            count(&self.shared.board.opened);
+            count(&self.run.progress.opened);
         }
         if self.finale && !std::mem::replace(&mut self.returned, true) {
-            count(&self.shared.board.returned);
+            count(&self.run.progress.returned);
         }
-        Ok(line)
+        Ok(connection)
     }
 
     // — Faults —
 
     fn is_fault_due(&mut self, now: Instant) -> bool {
-        if self.shared.options.cuts_per_second == 0 {
+        if self.run.options.cuts_per_second == 0 {
             return false;
         }
-        let mean_ms = 1000 * u64::from(self.shared.options.sessions) / u64::from(self.shared.options.cuts_per_second);
+        let mean_ms = 1000 * u64::from(self.run.options.sessions) / u64::from(self.run.options.cuts_per_second);
         let due = self.next_fault.is_some_and(|due| due <= now);
         if due || self.next_fault.is_none() {
             self.next_fault = Some(now + Duration::from_millis(self.rng.below(2 * mean_ms + 1)));
@@ -285,11 +291,11 @@ impl Client {
             55..65 => return self.cut(now),
             65..80 => return self.take_over(),
             80..90 => {
-                count(&self.shared.board.pauses);
+                count(&self.run.progress.pauses);
                 self.paused_until = now + Duration::from_millis(50 + self.rng.below(1500));
             }
             _ => {
-                count(&self.shared.board.absences);
+                count(&self.run.progress.absences);
                 let _ = self.cut(now);
                 self.away_until = now + Duration::from_millis(200 + self.rng.below(3000));
             }
@@ -297,25 +303,25 @@ impl Client {
         Ok(())
     }
 
-    /// The line is gone, whatever was under way.
+    /// Drops the connection with everything that was in flight.
     fn cut(&mut self, now: Instant) -> io::Result<()> {
-        count(&self.shared.board.cuts);
-        (self.line, self.cut_next) = (None, None);
+        count(&self.run.progress.cuts);
+        (self.connection, self.cut_next) = (None, None);
         self.out.clear();
         self.away_until = now + Duration::from_millis(self.rng.below(100));
         Ok(())
     }
 
-    /// A second connection while the first one still stands. What the first has not read yet it never will.
+    /// Opens a second connection while the first is open. What the first has not read is lost.
     fn take_over(&mut self) -> io::Result<()> {
         self.cut_next = None;
-        let older = self.line.take().expect("a line to take over from");
+        let older = self.connection.take().expect("a connection to take over from");
         let newer = self.open()?;
-        self.line = Some(newer);
+        self.connection = Some(newer);
         self.write()?;
-        count(&self.shared.board.takeovers);
-        if !self.shared.options.channels && older.ends_with(CloseCode::TAKEN_OVER.0, OLDER_ENDS) {
-            count(&self.shared.board.takeovers_told);
+        count(&self.run.progress.takeovers);
+        if !self.run.options.channels && older.ends_with(CloseCode::TAKEN_OVER.0, TAKEOVER_CLOSE_TIMEOUT) {
+            count(&self.run.progress.takeovers_notified);
         }
         Ok(())
     }
@@ -325,8 +331,8 @@ impl Client {
         let mut out = Vec::new();
         let code = CloseCode::NORMAL.0.to_be_bytes();
         ClientFrame { fin: true, opcode: Opcode::Close, key: [1, 2, 3, 4], payload: &code }.write_into(&mut out);
-        if let Some(line) = &mut self.line {
-            let _ = line.write(&out);
+        if let Some(connection) = &mut self.connection {
+            let _ = connection.write(&out);
         }
         self.ledger.flush();
     }
@@ -336,16 +342,16 @@ fn split<'a>(
     session: &'a mut Session,
     out: &'a mut Vec<u8>,
     ledger: &'a mut Ledger,
-    shared: &'a Shared,
-) -> (&'a mut Session, Desk<'a>) {
-    (session, Desk { out, ledger, board: &shared.board })
+    run: &'a Run,
+) -> (&'a mut Session, Outputs<'a>) {
+    (session, Outputs { out, ledger, progress: &run.progress })
 }
 
 /// Messages of a client that may be unanswered at once.
 const WINDOW: usize = 16;
-/// How often a waiting thread looks at the phase.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a waiting thread checks the phase.
+const CHECK: Duration = Duration::from_millis(100);
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// An older connection is closed when the newer one is let in; longer is as good as never.
-const OLDER_ENDS: Duration = Duration::from_secs(3);
+const TAKEOVER_CLOSE_TIMEOUT: Duration = Duration::from_secs(3);

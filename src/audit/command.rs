@@ -1,7 +1,8 @@
 //! The command line of `rainbow-server audit`.
 
-use super::victim::{Plan, Way};
-use super::{Options, Plant, Report, run};
+use super::execute::{Report, run};
+use super::ledger::Plant;
+use super::options::{Options, Plan, Way};
 use crate::config::url::HttpUrl;
 use crate::wire::packet::QoS;
 use std::io;
@@ -172,7 +173,7 @@ fn print(report: &Report) {
     );
     println!(
         "{} connects, {} cuts, {} takeovers ({} told), {} pauses, {} absences",
-        report.connects, report.cuts, report.takeovers, report.takeovers_told, report.pauses, report.absences
+        report.connects, report.cuts, report.takeovers, report.takeovers_notified, report.pauses, report.absences
     );
     println!(
         "calls: {} broken, {} silent, {} refused, {} given up; their answers counted {} connections and {} stored; \

@@ -3,7 +3,7 @@
 //! Per direction and QoS, over all sessions:
 //! - *lost*: acknowledged, and never delivered.
 //! - *doubled*: delivered twice. To a client: QoS 2 handed to the application twice. To the business server, which
-//!   knows a repeat by its `Idempotency-Key`: forwarded twice under different keys, at QoS 1 as well as 2.
+//!   recognises a repeat by its `Idempotency-Key`: forwarded twice under different keys, at QoS 1 as well as 2.
 //! - *unexpected*: delivered, and never sent (or not to this session, or not at this QoS).
 //! - *out of order*: of one stream (one session, direction and QoS, whose sender waits for each acknowledgement before
 //!   the next call, or sends with ascending ids), a *first* delivery behind that of a later message. So stored and live
@@ -14,6 +14,7 @@
 //! What was tried and never acknowledged may have been delivered or not. Memory: a few bits per message, and a key per
 //! forwarded one.
 
+use super::bits::Bits;
 use super::ledger::{Entry, Fact, read_all};
 use super::payload::{Direction, Stream};
 use serde_json::json;
@@ -41,39 +42,8 @@ pub struct Row {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     pub rows: BTreeMap<(Direction, u8), Row>,
-    /// Promised to be kept, and begun anew.
+    /// The server had promised to store the session and began it anew.
     pub sessions_lost: u64,
-}
-
-/// A growing set of numbers from 0, a bit each.
-#[derive(Debug, Default)]
-pub struct Bits(Vec<u64>);
-
-impl Bits {
-    /// True when it was not in the set.
-    pub fn insert(&mut self, number: u64) -> bool {
-        let (word, bit) = ((number / 64) as usize, 1 << (number % 64));
-        if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
-        }
-        let new = self.0[word] & bit == 0;
-        self.0[word] |= bit;
-        new
-    }
-
-    pub fn contains(&self, number: u64) -> bool {
-        self.0.get((number / 64) as usize).is_some_and(|word| word & 1 << (number % 64) != 0)
-    }
-
-    pub fn count(&self) -> u64 {
-        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
-    }
-
-    /// How many are here and not in `other`.
-    fn without(&self, other: &Bits) -> u64 {
-        let pairs = self.0.iter().enumerate().map(|(at, word)| word & !other.0.get(at).unwrap_or(&0));
-        pairs.map(|word| u64::from(word.count_ones())).sum()
-    }
 }
 
 #[derive(Debug, Default)]
@@ -81,8 +51,8 @@ struct Seen {
     tried: Bits,
     acknowledged: Bits,
     delivered: Bits,
-    /// Behind the latest message that was delivered.
-    high: u64,
+    /// One more than the highest sequence that was delivered.
+    end: u64,
     /// Of the first forward of each message; to the business server only.
     keys: Vec<u64>,
     row: Row,
@@ -98,7 +68,7 @@ pub fn judge(dir: &Path) -> io::Result<Verdict> {
         match entry.fact {
             Fact::SessionLost => verdict.sessions_lost += 1,
             Fact::Corrupted => seen.row.corrupted += 1,
-            // A message that was never sent may carry any number; memory is not to follow it.
+            // A message that was never sent may carry any number; memory must not grow with it.
             _ if entry.sequence >= SEQUENCES_MAX => seen.row.unexpected += 1,
             Fact::Tried => drop(seen.tried.insert(entry.sequence)),
             Fact::Acknowledged => drop(seen.acknowledged.insert(entry.sequence)),
@@ -131,14 +101,14 @@ impl Seen {
     }
 
     fn deliver_up(&mut self, entry: &Entry) {
-        let at = entry.sequence as usize;
+        let position = entry.sequence as usize;
         if self.delivered.insert(entry.sequence) {
             self.first(entry.sequence);
-            if self.keys.len() <= at {
-                self.keys.resize(at + 1, 0);
+            if self.keys.len() <= position {
+                self.keys.resize(position + 1, 0);
             }
-            self.keys[at] = entry.key;
-        } else if self.keys[at] == entry.key {
+            self.keys[position] = entry.key;
+        } else if self.keys[position] == entry.key {
             self.row.repeated += 1;
         } else {
             self.row.doubled += 1;
@@ -146,8 +116,8 @@ impl Seen {
     }
 
     fn first(&mut self, sequence: u64) {
-        self.row.out_of_order += u64::from(sequence < self.high);
-        self.high = self.high.max(sequence + 1);
+        self.row.out_of_order += u64::from(sequence < self.end);
+        self.end = self.end.max(sequence + 1);
     }
 
     fn finished(&self) -> Row {

@@ -4,7 +4,7 @@
 //! T d2 17 345 0        fact · direction and QoS · session · sequence · key (hexadecimal; of a forwarded message)
 //! ```
 //! A thread writes its own file, and what it is about to send is in it before the first byte goes out. The verdict is
-//! made of these files alone, so it can be made again. Called by every part that sends or sees; read by the judge.
+//! made of these files alone, so it can be made again. Called by every part that sends or receives; read by the judge.
 
 use super::payload::{Direction, Stream};
 use crate::wire::packet::QoS;
@@ -14,15 +14,15 @@ use std::path::Path;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fact {
-    /// About to be sent; noted once however often it is repeated.
+    /// About to be sent; noted once, however often it is repeated.
     Tried,
     /// The other side has taken it over: ACK or REC to a client, `connections` + `stored` ≥ 1 to a caller.
     Acknowledged,
     /// Handed to the application: to the client's, or to the business server.
     Delivered,
-    /// Something came that is not as it was sent. Its sequence means nothing.
+    /// A message came that is not as it was sent. Its sequence means nothing.
     Corrupted,
-    /// A server that had promised to keep the session began it anew.
+    /// A server that had promised to store the session began it anew.
     SessionLost,
 }
 
@@ -35,7 +35,7 @@ pub struct Entry {
     pub key: u64,
 }
 
-/// What the audit does to its own eyes, so that one can see it catch what it should.
+/// A fault that the audit plants in its own notes, to show that it would be caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Plant {
     Lose,
@@ -56,7 +56,8 @@ pub struct Ledger {
 struct Planted {
     plant: Option<Plant>,
     deliveries: u64,
-    held: Option<Entry>,
+    /// A delivery that is to be noted after the next of its stream.
+    delayed: Option<Entry>,
 }
 
 impl Ledger {
@@ -73,7 +74,7 @@ impl Ledger {
         }
     }
 
-    /// Before anything goes out that the notes are about.
+    /// To be called before anything goes out that the notes are about.
     ///
     /// # Panics
     /// When the file cannot be written: without it nothing could be proved.
@@ -87,8 +88,8 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        if let Some(held) = self.planted.held.take() {
-            held.write_into(&mut self.buffer);
+        if let Some(delayed) = self.planted.delayed.take() {
+            delayed.write_into(&mut self.buffer);
         }
         if !std::thread::panicking() {
             self.flush();
@@ -99,9 +100,8 @@ impl Drop for Ledger {
 impl Planted {
     /// What is noted in place of a delivery.
     fn alter(&mut self, entry: Entry) -> (Option<Entry>, Option<Entry>) {
-        // A held one goes behind the next of its own stream.
-        if let Some(held) = self.held.take_if(|held| held.stream == entry.stream) {
-            return (Some(entry), Some(held));
+        if let Some(delayed) = self.delayed.take_if(|delayed| delayed.stream == entry.stream) {
+            return (Some(entry), Some(delayed));
         }
         self.deliveries += 1;
         let altered = self.deliveries.is_multiple_of(PLANT_EVERY);
@@ -111,7 +111,7 @@ impl Planted {
             Some(Plant::Double) => (Some(entry), Some(Entry { key: entry.key ^ 1 << 63, ..entry })),
             Some(Plant::Corrupt) => (Some(Entry { fact: Fact::Corrupted, ..entry }), None),
             Some(Plant::Reorder) => {
-                let before = self.held.replace(entry);
+                let before = self.delayed.replace(entry);
                 (before, None)
             }
         }

@@ -1,10 +1,10 @@
-//! What a message of the audit looks like: it says whose it is and proves that it is whole.
+//! What a message of the audit looks like: it names its stream and proves that it is whole.
 //!
 //! ```text
 //! run u64 · session u32 · direction u8 · QoS u8 · sequence u64 · filler · checksum u64      integers are big-endian
 //! ```
-//! The same message always has the same bytes, so a repeat needs no copy kept. Called by the caller and the client when
-//! they send, by the client and the backend when they receive.
+//! The same message always has the same bytes, so no copy is stored for a repeat. Called by the caller and the client
+//! when they send, by the client and the backend when they receive.
 
 use crate::base::rng::Rng;
 use crate::wire::packet::QoS;
@@ -34,7 +34,7 @@ pub struct Payload {
     pub sequence: u64,
 }
 
-/// It is not one of ours, or not as it was sent.
+/// The bytes are not a message of the audit, or not as they were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Corrupt;
 
@@ -81,7 +81,8 @@ impl Payload {
     }
 }
 
-/// FNV-1a with a last stir: finds any change of a byte and any cut; made against accidents, not against enemies.
+/// FNV-1a, mixed once more at the end: finds any change of a byte and any cut; made against accidents, not against
+/// enemies.
 pub fn checksum(bytes: &[u8]) -> u64 {
     let sum = bytes
         .iter()
@@ -89,6 +90,14 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     Rng::new(sum).next_u64()
 }
 
+/// What the audit's business server answers to a client's message.
+pub fn answer_to(sequence: u64) -> String {
+    format!("seen {sequence}")
+}
+
+/// The message types of the two directions.
+pub const UP_TYPE: u16 = 21;
+pub const DOWN_TYPE: u16 = 22;
 const SHORT_BYTES: u64 = 300;
 /// One message in a hundred is longer than a read of the server's.
 const LONG_BYTES: u64 = 16 * 1024;
@@ -105,10 +114,10 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_written_and_is_always_the_same() {
         for sequence in 0..300 {
-            let (mut once, mut again) = (Vec::new(), Vec::new());
+            let (mut once, mut twice) = (Vec::new(), Vec::new());
             payload(sequence).write_into(&mut once);
-            payload(sequence).write_into(&mut again);
-            assert_eq!(once, again);
+            payload(sequence).write_into(&mut twice);
+            assert_eq!(once, twice);
             assert_eq!(Payload::read(&once), Ok(payload(sequence)));
         }
     }

@@ -1,6 +1,6 @@
 //! Limits that no operator sets: sizes of slices and batches, caps of queues, times between retries. One struct, handed
-//! down with the settings, so that a simulation or a fuzzer can shrink them and reach the full, sliced and refused paths
-//! with a handful of clients.
+//! down with the settings, so that a simulation or a fuzzer can shrink them and reach the full, sliced and refused
+//! paths with a handful of clients.
 //!
 //! What an operator decides is in `config`; what a protocol fixes is a constant beside its code.
 
@@ -29,7 +29,8 @@ pub struct Limits {
     /// Ids that are released after a crash, at most.
     pub sweep_ids_max: u64,
     /// Offsets reserved ahead in the store, doubled each time: one write of the session's row per half a block. A crash
-    /// leaves the rest of a block unused, and many crashes in a row must not use up the ids behind an unfinished message.
+    /// leaves the rest of a block unused, and many crashes in a row must not use up the ids behind an unfinished
+    /// message.
     pub reserve_block_min: u64,
     pub reserve_block_max: u64,
     /// Sessions ended per tick.

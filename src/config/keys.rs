@@ -4,8 +4,8 @@
 
 use toml::Value;
 
-use super::Config;
 use super::kind::*;
+use super::values::Config;
 
 /// One key. Keys of a table are named `table.key` (`store.kind`), those at the top level have no dot.
 pub struct Key {

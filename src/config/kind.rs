@@ -1,8 +1,11 @@
 //! The kinds of values: how each is read from a file or an environment variable, which bounds it has, and how it is
 //! printed so that it reads back as the same value. Nothing here knows a key by name.
 
+mod input;
 mod number;
 mod text;
+
+pub use input::{Input, Wrong};
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -11,39 +14,12 @@ use std::time::Duration;
 
 use toml::Value;
 
+use self::input::{Bounds, unparsable};
 use self::number::*;
 use self::text::*;
 
-use super::fault::{Nearest, Problem, excerpt};
-use super::{Durability, SignatureRequire, StoreKind};
-
-/// A value as its source gave it.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// From an environment variable or a 2014 file: its type is whatever the key wants.
-    Loose(String),
-    /// A TOML string.
-    Text(String),
-    Integer(i128),
-    Float(f64),
-    /// Each element with the byte it begins at.
-    List(Vec<(usize, Input)>),
-    /// What no key takes; says what it is.
-    Other(&'static str),
-}
-
-/// Why an input was refused. `offset` is set when one element of a list is to blame.
-#[derive(Debug)]
-pub struct Wrong {
-    pub problem: Problem,
-    pub offset: Option<usize>,
-}
-
-impl From<Problem> for Wrong {
-    fn from(problem: Problem) -> Wrong {
-        Wrong { problem, offset: None }
-    }
-}
+use super::fault::{Nearest, Problem};
+use super::values::{Durability, SignatureRequire, StoreKind};
 
 /// One kind of value.
 pub struct Kind<T> {
@@ -53,28 +29,18 @@ pub struct Kind<T> {
     bounds: Bounds,
 }
 
-#[derive(Clone, Copy)]
-struct Bounds {
-    min: u64,
-    max: u64,
-    /// `max` is the key's own, not one that only catches typing errors.
-    max_told: bool,
-    /// How a bound of this kind is written.
-    unit: fn(u64) -> String,
-}
-
 impl<T> Kind<T> {
     const fn new(
         read: fn(&Input, Bounds) -> Result<T, Wrong>,
         print: fn(&T) -> Value,
         unit: fn(u64) -> String,
     ) -> Self {
-        Kind { read, print, bounds: Bounds { min: 0, max: u64::MAX, max_told: false, unit } }
+        Kind { read, print, bounds: Bounds { min: 0, max: u64::MAX, has_max: false, unit } }
     }
 
     /// Both ends included; milliseconds, bytes or a plain number, as the kind counts.
     pub const fn within(self, min: u64, max: u64) -> Self {
-        Kind { bounds: Bounds { min, max, max_told: true, ..self.bounds }, ..self }
+        Kind { bounds: Bounds { min, max, has_max: true, ..self.bounds }, ..self }
     }
 
     /// Another lower end; the upper one stays the kind's.
@@ -93,21 +59,10 @@ impl<T> Kind<T> {
 
     /// `1–16384`, `≥ 1ms`; `None` when anything goes.
     pub fn allowed(&self) -> Option<String> {
-        let Bounds { min, max, max_told, unit } = self.bounds;
-        match max_told {
+        let Bounds { min, max, has_max, unit } = self.bounds;
+        match has_max {
             true => Some(format!("{}–{}", unit(min), unit(max))),
             false => (min > 0).then(|| format!("≥ {}", unit(min))),
-        }
-    }
-}
-
-impl Bounds {
-    fn check(self, value: u64) -> Result<u64, Problem> {
-        let text = self.unit;
-        match value {
-            _ if value < self.min => Err(Problem::TooSmall { value: text(value), min: text(self.min) }),
-            _ if value > self.max => Err(Problem::TooLarge { value: text(value), max: text(self.max) }),
-            _ => Ok(value),
         }
     }
 }
@@ -322,21 +277,6 @@ fn read_choice<T: Copy>(input: &Input, choices: &[(&str, T)], expected: &'static
 fn print_choice<T: PartialEq>(choice: T, choices: &[(&str, T)]) -> Value {
     let (name, _) = choices.iter().find(|(_, other)| *other == choice).expect("every choice has a name");
     Value::String((*name).into())
-}
-
-fn wrong_type(expected: &'static str, found: &Input) -> Wrong {
-    let found = match found {
-        Input::Loose(_) | Input::Text(_) => "a text",
-        Input::Integer(_) => "a number",
-        Input::Float(_) => "a number with a fraction",
-        Input::List(_) => "a list",
-        Input::Other(what) => what,
-    };
-    Problem::WrongType { expected, found }.into()
-}
-
-fn unparsable(text: &str, expected: &'static str, hint: &str) -> Wrong {
-    Problem::Unparsable { text: excerpt(text), expected, hint: hint.to_owned() }.into()
 }
 
 fn no_unit(_: u64) -> String {

@@ -1,19 +1,19 @@
 //! Puts file, environment and command line together, in this order, later ones win; then checks the whole. Nothing
-//! stops at the first fault: the person who must mend them hears of all at once.
+//! stops at the first fault: the operator gets all of them at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::Config;
 use super::fault::{ConfigErrors, Fault, Nearest, Place, Problem};
 use super::keys::{Key, VARIABLE_PREFIX, keys};
 use super::kind::{Input, Wrong};
 use super::rules::{ADVICE, RULES};
 use super::source::{Entry, Format, Lines, Source};
+use super::values::Config;
 
-/// A valid configuration, and what the operator should hear of it.
+/// A valid configuration, and notices for the operator.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
@@ -54,11 +54,11 @@ struct Load {
     config: Config,
     faults: Vec<Fault>,
     notices: Vec<String>,
-    /// Where each key was set last, well or not.
+    /// Where each key was set last, whether or not the value was taken.
     origins: BTreeMap<&'static str, Place>,
-    /// Keys whose values were refused: relations to them say nothing.
+    /// Keys whose values were refused: rules about them are not checked.
     refused: BTreeSet<&'static str>,
-    /// The file has a syntax error: keys that seem to be missing may stand in it.
+    /// The file has a syntax error, so it may contain keys that seem to be missing.
     torn: bool,
 }
 
@@ -101,8 +101,8 @@ impl Load {
         let first = self.faults.len();
         self.faults.extend(faults);
         for entry in &entries {
-            let torn = |at| torn_lines.contains(&lines.place(at).line());
-            if !torn(entry.name_at) && !torn(entry.value_at) {
+            let is_torn = |offset| torn_lines.contains(&lines.place(offset).line());
+            if !is_torn(entry.name_offset) && !is_torn(entry.value_offset) {
                 self.read_entry(lines, entry, format);
             }
         }
@@ -122,17 +122,17 @@ impl Load {
             return;
         }
         let path = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
-        let place = lines.place(entry.name_at);
+        let place = lines.place(entry.name_offset);
         match self.key(|key| key.path == path) {
             Some(key) => {
                 if let Some(Place::Line { line, .. }) = self.origins.get(key.path) {
-                    self.set_again(key, *line, place, format);
+                    self.set_twice(key, *line, place, format);
                 }
-                let place_of = |offset: Option<usize>| lines.place(offset.unwrap_or(entry.value_at));
+                let place_of = |offset: Option<usize>| lines.place(offset.unwrap_or(entry.value_offset));
                 self.set(key, input, place_of);
             }
             None => match IGNORED.iter().find(|(ignored, _)| *ignored == path) {
-                Some((_, why)) => self.notices.push(format!("{place}: {path} is ignored: {why}.")),
+                Some((_, reason)) => self.notices.push(format!("{place}: {path} is ignored: {reason}.")),
                 None => {
                     let nearest = Nearest::of(&path, self.keys.iter().map(|key| key.path));
                     self.faults.push(Fault { place, key: Some(path), problem: Problem::UnknownKey { nearest } });
@@ -142,7 +142,7 @@ impl Load {
     }
 
     fn unknown_section(&mut self, lines: &Lines, entry: &Entry) {
-        let place = lines.place(entry.name_at);
+        let place = lines.place(entry.name_offset);
         // `connect_url.x = 1`, `[connect_url]`: it is known, but no table.
         if let Some(key) = self.key(|key| key.path == entry.section) {
             return self.set(key, &Input::Other("a table"), |_| place.clone());
@@ -157,7 +157,7 @@ impl Load {
     }
 
     /// 2014's files were read by a parser that let the last one win.
-    fn set_again(&mut self, key: &Key, first: usize, place: Place, format: Format) {
+    fn set_twice(&mut self, key: &Key, first: usize, place: Place, format: Format) {
         match format {
             Format::Ini => self.notices.push(format!("{place}: {} is set again, line {first} is ignored.", key.path)),
             Format::Toml => {
@@ -261,7 +261,7 @@ fn is_foreign(name: &str, value: &str) -> bool {
     rest.starts_with("TEST_") || in_cluster || service || port
 }
 
-/// Keys of old files that mean nothing any more, and why.
+/// Keys of old files that are ignored, and why.
 const IGNORED: &[(&str, &str)] = &[("udp_ports", "it stands in 2014's files and was never used")];
 
 /// Twenty times what a full configuration with all its comments needs.

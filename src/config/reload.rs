@@ -1,8 +1,8 @@
 //! Takes what a new configuration may change while the server runs, and says what it may not. The new one was loaded
 //! and checked as a whole, so that either all of it that can be taken is taken, or (it did not load) none.
 
-use super::Config;
 use super::keys::keys;
+use super::values::Config;
 
 /// What a reload comes to.
 #[derive(Clone, Debug, PartialEq)]

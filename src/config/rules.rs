@@ -5,17 +5,18 @@ use std::net::SocketAddr;
 
 use super::fault::Problem;
 use super::keys::{Key, keys};
-use super::{Config, SignatureRequire, StoreKind};
+use super::values::{Config, SignatureRequire, StoreKind};
 
 /// A relation that must hold.
 pub struct Rule {
-    /// The keys it relates, the likely culprit first.
+    /// The keys that it relates, the likely culprit first.
     pub keys: &'static [&'static str],
     pub holds: fn(&Config) -> bool,
-    says: Says,
+    broken: Broken,
 }
 
-enum Says {
+/// How a broken rule is reported.
+enum Broken {
     /// The first key must not exceed the second.
     AtMost,
     Other(fn(&Config) -> Problem),
@@ -23,15 +24,15 @@ enum Says {
 
 impl Rule {
     const fn at_most(keys: &'static [&'static str; 2], holds: fn(&Config) -> bool) -> Rule {
-        Rule { keys, holds, says: Says::AtMost }
+        Rule { keys, holds, broken: Broken::AtMost }
     }
 
     /// What is wrong, as seen from `blamed`, one of `keys`.
     pub fn problem(&self, config: &Config, blamed: &str) -> Problem {
         let value = |path: &str| key(path).shown(config);
-        match self.says {
-            Says::Other(problem) => problem(config),
-            Says::AtMost => {
+        match self.broken {
+            Broken::Other(problem) => problem(config),
+            Broken::AtMost => {
                 let [small, large] = [self.keys[0], self.keys[1]];
                 match blamed == small {
                     true => Problem::AboveOther { value: value(small), other: large, other_value: value(large) },
@@ -42,9 +43,9 @@ impl Rule {
     }
 }
 
-/// Broken, the configuration is refused.
+/// When one is broken, the configuration is refused.
 pub static RULES: &[Rule] = &[
-    // A message that does not fit into the line can never leave it, nor come back as a reply.
+    // A message that does not fit into the outbox can never be sent, nor come back as a reply.
     Rule::at_most(&["message_bytes_max", "outbox_bytes_max"], |c| c.message_bytes_max <= c.outbox_bytes_max),
     Rule::at_most(&["message_bytes_max", "forward_queue_bytes"], |c| c.message_bytes_max <= c.forward_queue_bytes),
     Rule::at_most(&["retry_backoff_min", "retry_backoff_max"], |c| c.retry_backoff_min <= c.retry_backoff_max),
@@ -54,7 +55,7 @@ pub static RULES: &[Rule] = &[
     Rule {
         keys: &["signature_require", "webhook_secrets"],
         holds: |c| c.signature_require != SignatureRequire::Webhook || !c.webhook_secrets.is_empty(),
-        says: Says::Other(|_| Problem::RequireWithoutSecrets),
+        broken: Broken::Other(|_| Problem::RequireWithoutSecrets),
     },
     Rule::at_most(&["store.session_expiry", "store.session_expiry_max"], |c| {
         c.store.session_expiry <= c.store.session_expiry_max
@@ -63,17 +64,17 @@ pub static RULES: &[Rule] = &[
     Rule {
         keys: &["store.kind", "store.url"],
         holds: |c| c.store.kind != StoreKind::Redis || !c.store.url.is_empty(),
-        says: Says::Other(|_| Problem::RedisWithoutUrl),
+        broken: Broken::Other(|_| Problem::RedisWithoutUrl),
     },
     // All listeners share their port (SO_REUSEPORT): two of them on one address would steal each other's clients.
     Rule {
         keys: &["admin_listen", "http_port", "listen"],
         holds: |c| c.admin_listen.is_none_or(|admin| !may_share_port(c, admin)),
-        says: Says::Other(|c| Problem::SamePort { port: c.admin_listen.map_or(0, |admin| admin.port()) }),
+        broken: Broken::Other(|c| Problem::SamePort { port: c.admin_listen.map_or(0, |admin| admin.port()) }),
     },
 ];
 
-/// Broken, it is told, and the configuration is taken: what is larger is refused later, one by one.
+/// When one is broken, a notice is printed and the configuration is used: what is larger is refused later, one by one.
 pub static ADVICE: &[Rule] = &[
     Rule::at_most(&["api_body_max", "outbox_bytes_max"], |c| c.api_body_max <= c.outbox_bytes_max),
     Rule::at_most(&["backend_body_max", "outbox_bytes_max"], |c| c.backend_body_max <= c.outbox_bytes_max),

@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use toml::Value;
 
-use super::Config;
 use super::keys::{Key, groups, keys};
+use super::values::Config;
 
 impl Config {
     /// What `rainbow-server config default` prints: every key, explained and commented out, with its default.

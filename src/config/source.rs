@@ -23,9 +23,9 @@ pub struct Entry {
     /// `None`: the section's own heading.
     pub name: Option<String>,
     pub input: Input,
-    /// Byte where the name begins, and where the value begins.
-    pub name_at: usize,
-    pub value_at: usize,
+    /// The bytes at which the name and the value begin.
+    pub name_offset: usize,
+    pub value_offset: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,17 +113,17 @@ fn read_toml(lines: &Lines) -> Source {
             _ => source.entries.push(entry("", Some(name.get_ref()), name.span().start, value)),
         }
     }
-    source.entries.sort_by_key(|entry| entry.name_at);
+    source.entries.sort_by_key(|entry| entry.name_offset);
     source
 }
 
-fn entry(section: &str, name: Option<&str>, name_at: usize, value: &toml::Spanned<DeValue>) -> Entry {
+fn entry(section: &str, name: Option<&str>, name_offset: usize, value: &toml::Spanned<DeValue>) -> Entry {
     Entry {
         section: section.to_owned(),
         name: name.map(str::to_owned),
         input: toml_input(value.get_ref(), 0),
-        name_at,
-        value_at: value.span().start,
+        name_offset,
+        value_offset: value.span().start,
     }
 }
 
@@ -153,11 +153,11 @@ fn toml_input(value: &DeValue, depth: usize) -> Input {
 fn read_ini(lines: &Lines) -> Source {
     let mut source = Source { entries: Vec::new(), faults: Vec::new(), format: Format::Ini };
     let mut section = String::new();
-    let mut line_at = 0;
+    let mut line_offset = 0;
     for line in lines.text.split_inclusive('\n') {
-        let (line_start, text) = (line_at, without_comment(line));
-        line_at += line.len();
-        let at = line_start + (line.len() - line.trim_start_matches(BLANK).len());
+        let (line_start, text) = (line_offset, without_comment(line));
+        line_offset += line.len();
+        let offset = line_start + (line.len() - line.trim_start_matches(BLANK).len());
         if text.is_empty() {
             continue;
         }
@@ -168,19 +168,19 @@ fn read_ini(lines: &Lines) -> Source {
                     section: section.clone(),
                     name: None,
                     input: Input::Other("a section"),
-                    name_at: at,
-                    value_at: at,
+                    name_offset: offset,
+                    value_offset: offset,
                 };
                 source.entries.push(entry);
             }
             Some(IniLine::Pair(name, value)) => source.entries.push(Entry {
                 section: section.clone(),
                 name: Some(name.to_lowercase()),
-                value_at: line_start + value_start(line),
+                value_offset: line_start + value_start(line),
                 input: Input::Loose(value),
-                name_at: at,
+                name_offset: offset,
             }),
-            None => source.faults.push(Fault { place: lines.place(at), key: None, problem: Problem::IniLine }),
+            None => source.faults.push(Fault { place: lines.place(offset), key: None, problem: Problem::IniLine }),
         }
     }
     source
@@ -214,13 +214,13 @@ fn without_comment(line: &str) -> &str {
     if line.starts_with([';', '#']) {
         return "";
     }
-    let comment = line.match_indices(';').find(|(at, _)| line[..*at].ends_with(char::is_whitespace));
-    line[..comment.map_or(line.len(), |(at, _)| at)].trim_end_matches(BLANK)
+    let comment = line.match_indices(';').find(|(start, _)| line[..*start].ends_with(char::is_whitespace));
+    line[..comment.map_or(line.len(), |(start, _)| start)].trim_end_matches(BLANK)
 }
 
 /// The byte of the line at which the value begins; the line's end when it is empty.
 fn value_start(line: &str) -> usize {
-    let after = line.find(['=', ':']).map_or(line.len(), |at| at + 1);
+    let after = line.find(['=', ':']).map_or(line.len(), |separator| separator + 1);
     let value = line[after..].trim_start_matches(BLANK);
     if value.is_empty() { after } else { line.len() - value.len() }
 }

@@ -1,5 +1,4 @@
-//! Calls Rainbow's control API: what is to be told to a room waits in a bounded line for a few threads that POST to
-//! /send/.
+//! Calls Rainbow's control API: messages to rooms wait in a bounded queue for a few threads that POST to /send/.
 //!
 //! Hooks must not call /send/ themselves: Rainbow keeps the order of one client's messages, so a hook that waited for
 //! that client to acknowledge would wait for itself. A call that fails is tried again a few times, then given up:
@@ -21,29 +20,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Call {
     pub channel: String,
     pub message_type: u16,
-    /// 0: whoever is away does not hear of it later either.
+    /// 0: a client that is away does not get the message later.
     pub qos: u8,
     pub body: String,
 }
 
-/// Where Rainbow is and what it wants to see.
+/// Where Rainbow listens, and the token that calls are signed with.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub port: u16,
     pub token: String,
 }
 
-/// The line and its threads.
+/// The queue and its threads.
 #[derive(Debug)]
 pub struct Caller {
-    line: SyncSender<Call>,
+    queue: SyncSender<Call>,
     is_stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Caller {
     pub fn start(target: &Target) -> io::Result<Caller> {
-        let (line, calls) = sync_channel(LINE_MAX);
+        let (queue, calls) = sync_channel(QUEUE_MAX);
         let (calls, is_stopping) = (Arc::new(Mutex::new(calls)), Arc::new(AtomicBool::new(false)));
         let threads = (0..THREADS)
             .map(|_| {
@@ -51,36 +50,37 @@ impl Caller {
                 thread::Builder::new().name("demo-call".into()).spawn(move || work(&calls, &target, &is_stopping))
             })
             .collect::<io::Result<_>>()?;
-        Ok(Caller { line, is_stopping, threads })
+        Ok(Caller { queue, is_stopping, threads })
     }
 
-    /// Another end of the line, for the handler of hooks.
-    pub fn line(&self) -> Line {
-        Line(self.line.clone())
+    /// A sender for the handler of hooks.
+    pub fn sender(&self) -> CallSender {
+        CallSender(self.queue.clone())
     }
 
-    /// Ends the threads after the calls that they are in; what still waits is dropped. Every `Line` must be gone.
+    /// Ends the threads after the calls that they are in; calls that still wait are dropped. Every `CallSender` must be
+    /// dropped before.
     pub fn stop(self) {
         self.is_stopping.store(true, Ordering::Relaxed);
-        drop(self.line);
+        drop(self.queue);
         for thread in self.threads {
             thread.join().expect("calling does not panic");
         }
     }
 }
 
-/// The line is full; whoever asked should say so and be asked again.
+/// The queue is full: the hook answers 503, and Rainbow calls it again later.
 #[derive(Debug)]
-pub struct LineFull;
+pub struct QueueFull;
 
 #[derive(Clone, Debug)]
-pub struct Line(pub(super) SyncSender<Call>);
+pub struct CallSender(pub(super) SyncSender<Call>);
 
-impl Line {
-    pub fn push(&self, call: Call) -> Result<(), LineFull> {
+impl CallSender {
+    pub fn push(&self, call: Call) -> Result<(), QueueFull> {
         match self.0.try_send(call) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(LineFull),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(QueueFull),
         }
     }
 }
@@ -106,7 +106,7 @@ fn work(calls: &Mutex<Receiver<Call>>, target: &Target, is_stopping: &AtomicBool
     }
 }
 
-/// One POST /send/ over a connection that is kept for the next; yields the status.
+/// One POST /send/ over a connection that is reused for the next; returns the status.
 fn send(connection: &mut Option<TcpStream>, target: &Target, call: &Call) -> io::Result<u16> {
     let mut stream = match connection.take() {
         Some(stream) => stream,
@@ -177,9 +177,9 @@ fn read_answer(stream: &TcpStream) -> io::Result<(u16, bool)> {
     }
 }
 
-/// Calls that wait. When it is full, hooks answer 503 and Rainbow asks again later.
-const LINE_MAX: usize = 1024;
-/// A client that has gone silent holds one call up until its timeout; the others go on.
+/// Calls that wait. When there are more, hooks answer 503 and Rainbow calls them again later.
+const QUEUE_MAX: usize = 1024;
+/// A silent client delays one call until its timeout; the other threads go on.
 const THREADS: usize = 4;
 const SEND_TIMEOUT_S: u64 = 5;
 const ATTEMPTS_MAX: u32 = 3;
@@ -208,10 +208,10 @@ mod tests {
         })
         .unwrap();
         let caller = Caller::start(&Target { port: rainbow.address.port(), token: "secret".into() }).unwrap();
-        let line = caller.line();
+        let sender = caller.sender();
         for number in 0..3 {
             let body = format!("{{\"n\":\"ä{number}\"}}");
-            line.push(Call { channel: "room:a b&c".into(), message_type: 7, qos: number % 3, body }).unwrap();
+            sender.push(Call { channel: "room:a b&c".into(), message_type: 7, qos: number % 3, body }).unwrap();
         }
         let mut bodies: Vec<(String, String)> = (0..3)
             .map(|_| {
@@ -221,7 +221,7 @@ mod tests {
                 (qos, body)
             })
             .collect();
-        drop(line);
+        drop(sender);
         caller.stop();
         bodies.sort();
         let expected = [0, 1, 2].map(|number| (number.to_string(), format!("{{\"n\":\"ä{number}\"}}")));

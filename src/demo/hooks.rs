@@ -1,19 +1,20 @@
 //! What the demo's business server answers: the chat page, and Rainbow's three hooks (connect, message, close).
 //!
-//! Who someone is lies in the cookie that Rainbow keeps for us, so a restarted demo knows everyone again without one
-//! client noticing. A hook answers at once; what is to be told to a room goes into the line of `caller`.
+//! The cookie that Rainbow stores for each client says who the client is, so a restarted demo recognises all clients
+//! and none notices. A hook answers at once; messages to a room go into the queue of `caller`.
 //!
-//! Where Rainbow has a store, every device gets a durable session of its name. (Who knows a session's name gets its
-//! messages: a real business server names sessions after users who have logged in.) Lines then wait for whoever is
-//! away, being sent at QoS 2; who comes and goes is sent at QoS 0 and does not.
+//! Where Rainbow has a store, every device gets a durable session of its name. (A client that knows a session's name
+//! gets its messages: a real business server names sessions after users who have logged in.) Chat lines are sent at
+//! QoS 2 and wait for clients that are away; who comes and goes is sent at QoS 0 and does not wait.
 //!
-//! Messages of clients: 1 a line, 2 "let me in here", 3 a new name, 4 "I am here". Messages to clients: 1 a line (or
-//! any text, from whoever calls Rainbow), 2 who is here, 3 "who is here?". Called by `http`, from several threads.
+//! Messages of clients: 1 a chat line, 2 "let me in here", 3 a new name, 4 "I am here". Messages to clients: 1 a chat
+//! line (or any text of another caller of Rainbow), 2 who is here, 3 "who is here?". Called by `http`, from several
+//! threads.
 
-use super::DemoConfig;
-use super::caller::{Call, Line as CallLine, LineFull};
+use super::caller::{Call, CallSender, QueueFull};
+use super::config::DemoConfig;
 use super::http::{Request, Response};
-use super::rooms::{Line, Person, Presence, RoomInfo, Rooms, Seen, person_name};
+use super::rooms::{ChatLine, Person, Presence, RoomInfo, Rooms, Seen, person_name};
 use crate::wire::http1::query_get;
 use crate::wire::sign::{Signed2014, verify_2014};
 use base64::Engine;
@@ -27,7 +28,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub struct Hooks {
     rooms: Mutex<Rooms>,
-    line: CallLine,
+    calls: CallSender,
     /// Empty: anyone may call the hooks.
     token: String,
     sessions: bool,
@@ -55,16 +56,16 @@ struct Rename {
 struct Joined<'a> {
     status: &'static str,
     room: &'a str,
-    history: Vec<&'a Line>,
+    history: Vec<&'a ChatLine>,
     people: Vec<Seen>,
     rooms: Vec<RoomInfo>,
 }
 
 impl Hooks {
-    pub fn new(config: &DemoConfig, line: CallLine) -> Hooks {
+    pub fn new(config: &DemoConfig, calls: CallSender) -> Hooks {
         let page = CHAT_PAGE.replace("{{RAINBOW_PORT}}", &config.rainbow_port.to_string());
         let DemoConfig { token, sessions, .. } = config.clone();
-        Hooks { rooms: Mutex::new(Rooms::new()), line, token, sessions, page }
+        Hooks { rooms: Mutex::new(Rooms::new()), calls, token, sessions, page }
     }
 
     pub fn answer(&self, request: &Request) -> Response {
@@ -90,8 +91,8 @@ impl Hooks {
         Response { headers: vec![("Cache-Control", "no-store".into())], ..page }
     }
 
-    /// Lets everyone in, into the room that the query names. A session may still be in the room that it was `in`
-    /// before: Rainbow remembers that when a restarted demo does not.
+    /// Lets every client in, into the room that the query names. The query's `in` names the room that the client was in
+    /// before: its session may still be subscribed to it, which Rainbow knows when a restarted demo does not.
     fn connect(&self, request: &Request) -> Response {
         let Some(identity) = request.header(IDENTITY) else { return identity_required() };
         let get = |name: &str| query_get(&request.query, name).unwrap_or_default().into_owned();
@@ -113,7 +114,7 @@ impl Hooks {
     }
 
     fn close(&self, request: &Request) -> Response {
-        // The session that ends has had no connection for long; nobody is to be told.
+        // The session that ends has had no connection for long; there is nothing to announce.
         if request.header(SESSION_ENDED).is_some() {
             return json_response(&json!({"status": "success"}));
         }
@@ -149,14 +150,14 @@ impl Hooks {
         let Some(line) = rooms.say(identity, &key, &text, now_ms()) else { return failure("nobody knows you") };
         drop(rooms);
         let body = serde_json::to_string(&line).expect("a line is JSON");
-        match self.line.push(Call { channel: channel_of(&line.room), message_type: 1, qos: 2, body }) {
+        match self.calls.push(Call { channel: channel_of(&line.room), message_type: 1, qos: 2, body }) {
             Ok(()) => json_response(&json!({"status": "success", "line": line})),
-            // Rainbow repeats it, and the line's key tells that it is the same.
-            Err(LineFull) => Response::new(503, "text/plain", &b"too much to tell"[..]),
+            // Rainbow calls the hook again; by the line's key the repeat is recognised.
+            Err(QueueFull) => Response::new(503, "text/plain", &b"too much to tell"[..]),
         }
     }
 
-    /// Moves someone to a room and hands its history over. Asked again after each reconnection.
+    /// Moves a client to a room and answers with the room's history. Clients send this after each reconnection, too.
     fn join(&self, mut rooms: MutexGuard<Rooms>, identity: &str, body: &[u8]) -> Response {
         let Ok(Join { room }) = serde_json::from_slice(body) else { return failure("which room?") };
         let Some(person) = rooms.person(identity).cloned() else { return failure("nobody knows you") };
@@ -189,7 +190,7 @@ impl Hooks {
         Response { headers: vec![cookie_of(&person)], ..json_response(&json!({"status": "success", "name": name})) }
     }
 
-    /// Someone answers "who is here?"; the cookie has said who, and the others want the longer list.
+    /// A client answers "who is here?". Its cookie has said who it is; the others get the longer list.
     fn present(&self, mut rooms: MutexGuard<Rooms>, identity: &str) -> Response {
         let present = rooms.present(identity, now_ms());
         drop(rooms);
@@ -197,7 +198,7 @@ impl Hooks {
         json_response(&json!({"status": "success"}))
     }
 
-    /// Whether `identity` is known, now at the latest: from before, or by the cookie of an earlier life of the demo.
+    /// Whether `identity` is known, from before or by a cookie that an earlier process of the demo has set.
     fn recognize(&self, rooms: &mut Rooms, identity: &str, request: &Request) -> bool {
         if rooms.person(identity).is_some() {
             return true;
@@ -206,8 +207,8 @@ impl Hooks {
         let Some(person) = cookie.and_then(|json| serde_json::from_slice::<Person>(&json).ok()) else { return false };
         let channel = channel_of(&person.room);
         if rooms.recognize(identity, person) {
-            // The others in that room are still connected too, and nobody else will tell us.
-            self.tell(Call { channel, message_type: 3, qos: 0, body: "{}".into() });
+            // Others in that room are connected too, and only they can say who they are.
+            self.send_if_room(Call { channel, message_type: 3, qos: 0, body: "{}".into() });
         }
         true
     }
@@ -215,14 +216,14 @@ impl Hooks {
     fn announce(&self, announcements: impl IntoIterator<Item = Presence>) {
         for presence in announcements {
             let body = serde_json::to_string(&presence).expect("presence is JSON");
-            self.tell(Call { channel: channel_of(&presence.room), message_type: 2, qos: 0, body });
+            self.send_if_room(Call { channel: channel_of(&presence.room), message_type: 2, qos: 0, body });
         }
     }
 
-    /// Who comes and goes may be missed: the next announcement carries the whole list again.
-    fn tell(&self, call: Call) {
-        if self.line.push(call).is_err() {
-            tracing::debug!("the demo's line is full; an announcement was dropped");
+    /// Drops the call when the queue is full: the next announcement has the whole list again.
+    fn send_if_room(&self, call: Call) {
+        if self.calls.push(call).is_err() {
+            tracing::debug!("the demo's queue is full; an announcement was dropped");
         }
     }
 
@@ -234,7 +235,7 @@ impl Hooks {
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {
-        // What a panicking request left behind is still a chat.
+        // The rooms are usable after a panic in a request, too.
         self.rooms.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -255,8 +256,8 @@ fn json_response(value: &impl Serialize) -> Response {
     Response::new(200, "application/json", serde_json::to_vec(value).expect("answers are JSON"))
 }
 
-fn failure(why: &str) -> Response {
-    json_response(&json!({"status": "error", "msg": why}))
+fn failure(reason: &str) -> Response {
+    json_response(&json!({"status": "error", "msg": reason}))
 }
 
 fn identity_required() -> Response {

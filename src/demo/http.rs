@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 server on plain threads, for the demo's business server: one thread per connection, bounded.
 //!
-//! It reads with the same parsers as Rainbow itself and never answers out of order. It is no hot path and no model of
-//! one. Every read has a time limit and a size limit. Called by `Demo`, which hands in what answers a request.
+//! It reads with the same parsers as Rainbow itself and never answers out of order. It is not on a hot path. Every read
+//! has a time limit and a size limit. Called by `server`, which passes the handler in.
 
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
 use std::borrow::Cow;
@@ -49,12 +49,12 @@ impl Response {
 #[derive(Debug)]
 pub struct HttpServer {
     pub address: SocketAddr,
-    shared: Arc<Shared>,
+    connections: Arc<Connections>,
     acceptor: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Connections {
     is_stopping: AtomicBool,
     /// The connections that are open, so that stopping can end their reads.
     streams: Mutex<HashMap<u64, TcpStream>>,
@@ -67,30 +67,30 @@ impl HttpServer {
     {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::default());
+        let connections = Arc::new(Connections::default());
         let acceptor = thread::Builder::new().name("demo-accept".into()).spawn({
-            let shared = shared.clone();
-            move || accept(&listener, &shared, &Arc::new(handler))
+            let connections = connections.clone();
+            move || accept(&listener, &connections, &Arc::new(handler))
         })?;
-        Ok(HttpServer { address, shared, acceptor })
+        Ok(HttpServer { address, connections, acceptor })
     }
 
     pub fn stop(self) {
-        self.shared.is_stopping.store(true, Ordering::SeqCst);
+        self.connections.is_stopping.store(true, Ordering::SeqCst);
         // The acceptor sleeps in accept(); a connection wakes it.
         drop(TcpStream::connect(self.address));
         self.acceptor.join().expect("the acceptor does not panic");
     }
 }
 
-fn accept<H>(listener: &TcpListener, shared: &Arc<Shared>, handler: &Arc<H>)
+fn accept<H>(listener: &TcpListener, connections: &Arc<Connections>, handler: &Arc<H>)
 where
     H: Fn(&Request) -> Response + Send + Sync + 'static,
 {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     for number in 0u64.. {
         let accepted = listener.accept();
-        if shared.is_stopping.load(Ordering::SeqCst) {
+        if connections.is_stopping.load(Ordering::SeqCst) {
             break;
         }
         threads.retain(|thread| !thread.is_finished());
@@ -103,23 +103,23 @@ where
             let _ = (&stream).write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             continue;
         }
-        let Ok(kept) = stream.try_clone() else { continue };
-        shared.streams.lock().expect("no thread panics with it").insert(number, kept);
+        let Ok(handle) = stream.try_clone() else { continue };
+        connections.streams.lock().expect("no thread panics with it").insert(number, handle);
         let spawned = thread::Builder::new().name("demo-http".into()).stack_size(STACK_BYTES).spawn({
-            let (shared, handler) = (shared.clone(), handler.clone());
+            let (connections, handler) = (connections.clone(), handler.clone());
             move || {
-                // However it ended, the other side learns it by the closed connection.
+                // However it ended, the other side sees the closed connection.
                 let _ = serve(&stream, &*handler);
                 let _ = stream.shutdown(Shutdown::Both);
-                shared.streams.lock().expect("no thread panics with it").remove(&number);
+                connections.streams.lock().expect("no thread panics with it").remove(&number);
             }
         });
         match spawned {
             Ok(thread) => threads.push(thread),
-            Err(_) => drop(shared.streams.lock().expect("no thread panics with it").remove(&number)),
+            Err(_) => drop(connections.streams.lock().expect("no thread panics with it").remove(&number)),
         }
     }
-    for stream in shared.streams.lock().expect("no thread panics with it").values() {
+    for stream in connections.streams.lock().expect("no thread panics with it").values() {
         let _ = stream.shutdown(Shutdown::Both);
     }
     for thread in threads {
@@ -147,7 +147,8 @@ fn serve(stream: &TcpStream, handler: &impl Fn(&Request) -> Response) -> io::Res
     }
 }
 
-/// The next request and whether another may follow, or the status that refuses it. `buffer` keeps what was read ahead.
+/// The next request and whether another may follow, or the status that refuses it. What was read ahead stays in
+/// `buffer`.
 fn read_request(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<Result<(Request, bool), u16>> {
     let mut scanner = HeadScanner::default();
     let head_len = loop {
@@ -191,7 +192,7 @@ fn read_request(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<Resu
     }
 }
 
-/// Reads what there is, at least one byte; the end of the connection is an error.
+/// Reads once, at least one byte; the end of the connection is an error.
 pub fn read_more(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
     let mut piece = [0; 4096];
     match stream.read(&mut piece)? {
@@ -224,11 +225,11 @@ fn write_response(mut stream: &TcpStream, response: &Response, is_head: bool, ke
     stream.write_all(&bytes)
 }
 
-/// Threads at most. Rainbow keeps up to 64 connections per worker and closes those it does not need.
+/// Threads at most. Rainbow has up to 64 connections per worker and closes those it does not need.
 const CONNECTIONS_MAX: usize = 256;
 const STACK_BYTES: usize = 256 * 1024;
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Longer than Rainbow keeps an idle connection to its backend, so that the close does not meet a request.
+/// Longer than Rainbow leaves a connection to its backend idle, so that the close does not meet a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 #[cfg(test)]

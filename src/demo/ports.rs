@@ -1,7 +1,8 @@
 //! Which ports the demo takes: the same after a restart, since to a browser a page at another port is another page.
 //!
-//! A server that was killed has its port for some milliseconds more, until the kernel has taken its ring apart: the
-//! wanted port is waited for. Nothing is held: whoever listens may still find it taken. Called by `main`.
+//! A server that was killed has its port for some milliseconds more, until the kernel has cleaned up its ring, so the
+//! wanted port is waited for. The port is not reserved: another process may take it before the demo listens. Called by
+//! `main`.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -16,10 +17,10 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// The named ones (0 is none); else the first two of `usual`, or the first ones that are free.
+    /// The named ports (0 names none); else the first two of `usual`, or the first ones that are free.
     pub fn choose(rainbow: Option<u16>, page: Option<u16>, usual: RangeInclusive<u16>) -> io::Result<Ports> {
-        let rainbow = choose(rainbow, usual.clone().filter(|port| Some(*port) != page), USUAL_PATIENCE)?;
-        let page = choose(page, usual.filter(|port| *port != rainbow), USUAL_PATIENCE)?;
+        let rainbow = choose(rainbow, usual.clone().filter(|port| Some(*port) != page), USUAL_TIMEOUT)?;
+        let page = choose(page, usual.filter(|port| *port != rainbow), USUAL_TIMEOUT)?;
         Ok(Ports { rainbow, page })
     }
 }
@@ -27,20 +28,20 @@ impl Ports {
 fn choose(
     named: Option<u16>,
     mut usual: impl Iterator<Item = u16> + Clone,
-    usual_patience: Duration,
+    usual_timeout: Duration,
 ) -> io::Result<u16> {
     if let Some(port) = named.filter(|port| *port != 0) {
-        return wait_for(port, NAMED_PATIENCE);
+        return wait_for(port, NAMED_TIMEOUT);
     }
-    let wanted = usual.clone().next().and_then(|first| wait_for(first, usual_patience).ok());
+    let wanted = usual.clone().next().and_then(|first| wait_for(first, usual_timeout).ok());
     wanted.or_else(|| usual.find_map(|port| probe(port).ok())).map_or_else(|| probe(0), Ok)
 }
 
-fn wait_for(port: u16, patience: Duration) -> io::Result<u16> {
+fn wait_for(port: u16, timeout: Duration) -> io::Result<u16> {
     let began = Instant::now();
     loop {
         match probe(port) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < patience => {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < timeout => {
                 thread::sleep(PAUSE);
             }
             outcome => return outcome,
@@ -56,9 +57,9 @@ fn probe(port: u16) -> io::Result<u16> {
 }
 
 const PAUSE: Duration = Duration::from_millis(10);
-const NAMED_PATIENCE: Duration = Duration::from_secs(5);
-/// Somebody else may have it for good, and there are others.
-const USUAL_PATIENCE: Duration = Duration::from_secs(1);
+const NAMED_TIMEOUT: Duration = Duration::from_secs(5);
+/// Another program may have the port for good, and there are others.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -74,7 +75,7 @@ mod tests {
     fn named_ports_are_taken_and_waited_for() {
         let ((rainbow_holder, rainbow), (page_holder, page)) = (holder(), holder());
         drop(page_holder);
-        // It ends while somebody waits, as a killed server does.
+        // It ends while the port is waited for, as a killed server does.
         let chosen = thread::scope(|scope| {
             let chosen = scope.spawn(|| Ports::choose(Some(rainbow), Some(page), 1..=1));
             drop(rainbow_holder);

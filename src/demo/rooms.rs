@@ -1,13 +1,13 @@
-//! Rooms, the people in them and what was said there: plain data, told what time it is.
+//! Rooms, the people in them and their chat lines: plain data; the caller passes the time in.
 //!
 //! Everything is bounded: rooms, people, lines, lengths. People are known by Rainbow's identity of their connection.
 //! Everything is forgotten when the demo is restarted; `hooks` then learns the people anew from the cookies that
-//! Rainbow keeps.
+//! Rainbow stores.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// Who holds a connection. It is also what the cookie says, so that a restarted demo knows everyone again.
+/// The person behind a connection. The cookie has the same fields, so that a restarted demo recognises everyone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Person {
     pub name: String,
@@ -17,12 +17,12 @@ pub struct Person {
 
 /// One line of a room's history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Line {
+pub struct ChatLine {
     /// Rises within a room, across restarts of the demo too (it follows the clock), so that pages can sort by it.
     pub seq: u64,
     pub time_ms: u64,
     pub room: String,
-    /// Chosen by the page: a line that comes twice is shown once.
+    /// Chosen by the page, which shows a line that comes twice once.
     pub key: String,
     pub name: String,
     pub device: String,
@@ -39,7 +39,7 @@ pub enum Event {
     Present,
 }
 
-/// Told to everyone in a room when its people change.
+/// Sent to everyone in a room when its people change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Presence {
     pub seq: u64,
@@ -78,7 +78,7 @@ pub struct Rooms {
 struct Room {
     /// Identities.
     here: BTreeSet<String>,
-    history: VecDeque<Line>,
+    history: VecDeque<ChatLine>,
 }
 
 impl Rooms {
@@ -103,15 +103,15 @@ impl Rooms {
         if self.people.len() >= PEOPLE_MAX {
             return announcements;
         }
-        let is_news = !self.is_device_in(&person.room, &person.device);
+        let is_new = !self.is_device_in(&person.room, &person.device);
         self.rooms.entry(person.room.clone()).or_default().here.insert(identity.to_owned());
         self.people.insert(identity.to_owned(), person.clone());
-        announcements.push(self.presence(if is_news { Event::Joined } else { Event::Present }, &person, None, now_ms));
+        announcements.push(self.presence(if is_new { Event::Joined } else { Event::Present }, &person, None, now_ms));
         announcements
     }
 
-    /// Someone whom an earlier life of the demo let in: not announced. True when nobody else is known in that room, so
-    /// that there may be more to be learnt.
+    /// Adds a person whom an earlier process of the demo let in, without an announcement. True when nobody else is
+    /// known in that room: then the others have to be asked for.
     pub fn recognize(&mut self, identity: &str, person: Person) -> bool {
         if self.people.len() >= PEOPLE_MAX {
             return false;
@@ -128,8 +128,8 @@ impl Rooms {
         if let Some(room) = self.rooms.get_mut(&person.room) {
             room.here.remove(identity);
         }
-        let is_news = !self.is_device_in(&person.room, &person.device);
-        is_news.then(|| self.presence(Event::Left, &person, None, now_ms))
+        let is_new = !self.is_device_in(&person.room, &person.device);
+        is_new.then(|| self.presence(Event::Left, &person, None, now_ms))
     }
 
     pub fn rename(&mut self, identity: &str, name: &str, now_ms: u64) -> Option<Presence> {
@@ -148,15 +148,15 @@ impl Rooms {
         Some(self.presence(Event::Present, &person, None, now_ms))
     }
 
-    /// Writes a line into the room of `identity`. A line whose key is known is a repeat and yields the first one.
-    pub fn say(&mut self, identity: &str, key: &str, text: &str, now_ms: u64) -> Option<Line> {
+    /// Adds a line to the room of `identity`. A line whose key is known is a repeat: the first one is returned.
+    pub fn say(&mut self, identity: &str, key: &str, text: &str, now_ms: u64) -> Option<ChatLine> {
         let Person { name, device, room } = self.people.get(identity)?.clone();
         let seq = self.next_seq(now_ms);
         let history = &mut self.rooms.entry(room.clone()).or_default().history;
         if let Some(line) = history.iter().find(|line| line.key == key && line.device == device) {
             return Some(line.clone());
         }
-        let line = Line { seq, time_ms: now_ms, room, key: key.to_owned(), name, device, text: text.to_owned() };
+        let line = ChatLine { seq, time_ms: now_ms, room, key: key.to_owned(), name, device, text: text.to_owned() };
         if history.len() == HISTORY_MAX {
             history.pop_front();
         }
@@ -165,7 +165,7 @@ impl Rooms {
     }
 
     /// Oldest first.
-    pub fn history(&self, room: &str) -> Vec<&Line> {
+    pub fn history(&self, room: &str) -> Vec<&ChatLine> {
         self.rooms.get(room).map(|room| room.history.iter().collect()).unwrap_or_default()
     }
 
@@ -232,7 +232,7 @@ pub fn person_name(wanted: &str) -> String {
 const FIRST_ROOMS: [&str; 3] = ["lobby", "kitchen", "garden"];
 const ROOMS_MAX: usize = 200;
 const PEOPLE_MAX: usize = 10_000;
-/// Lines kept per room, in the demo's memory only.
+/// Lines per room, in the demo's memory only.
 const HISTORY_MAX: usize = 100;
 /// People named in one announcement.
 const LIST_MAX: usize = 200;
@@ -275,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_comes_twice_is_kept_once() {
+    fn a_line_that_comes_twice_is_stored_once() {
         let mut rooms = Rooms::new();
         rooms.enter("1", person("Ann", "lobby"), 1);
         let first = rooms.say("1", "k", "hello", 10).unwrap();
-        let again = rooms.say("1", "k", "hello", 20).unwrap();
-        assert_eq!((again.room.as_str(), &again), ("lobby", &first));
+        let repeat = rooms.say("1", "k", "hello", 20).unwrap();
+        assert_eq!((repeat.room.as_str(), &repeat), ("lobby", &first));
         assert_eq!(rooms.history("lobby"), [&first]);
         assert_eq!(rooms.say("nobody", "k", "hello", 30), None);
     }
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rename_is_told_once() {
+    fn a_rename_is_announced_once() {
         let mut rooms = Rooms::new();
         rooms.enter("1", person("Ann", "lobby"), 1);
         let presence = rooms.rename("1", "Anna", 2).unwrap();

@@ -2,27 +2,28 @@
 //!
 //! Both read `Metrics` and ask no worker for a figure. Only the largest channels are queried from the shards.
 
-use super::backend::UpstreamState;
-use super::core::Core;
-use super::response::{Response, plain};
-use super::shared::Shared;
-use super::{clock, sys};
 use crate::base::id::ShardId;
 use crate::config::StoreKind;
+use crate::io::api::query;
+use crate::io::backend::UpstreamState;
+use crate::io::http::response::Response;
+use crate::io::runtime::{clock, sys};
+use crate::io::worker::shared::Shared;
+use crate::io::worker::turn::Worker;
 use crate::metrics::backend::{BackendMetrics, latency_us};
 use crate::metrics::process::Readings;
 use crate::metrics::shard::ShardMetrics;
 use crate::metrics::text;
 use crate::shard::{Query, Reply};
-use crate::store::State;
+use crate::store::Health;
 use serde_json::{Value, json};
 use std::rc::Rc;
 
 /// `GET /info/`; the shape is documented at the head of serverinfo.html.
-pub async fn info(core: &Rc<Core>) -> Response {
+pub async fn info(core: &Rc<Worker>) -> Response {
     let largest = largest(core, LARGEST).await;
-    let shared = &core.shared;
-    let (config, metrics) = (shared.config(), &shared.metrics);
+    let shared = core.shared();
+    let (config, metrics) = (shared.config(), shared.metrics());
     let now = clock::monotonic();
     let counters: serde_json::Map<_, _> =
         metrics.counters().map(|sample| (sample.name.into(), sample.value.into())).collect();
@@ -32,7 +33,7 @@ pub async fn info(core: &Rc<Core>) -> Response {
         "uptime_s": shared.uptime_s(now),
         "pid": std::process::id(),
         "cluster_name": config.cluster_name,
-        "listen": shared.listen.to_string(),
+        "listen": shared.listen().to_string(),
         "connections": metrics.shards_total(|shard| shard.connections.get()),
         "channels": metrics.shards_total(|shard| shard.channels.get()),
         "memory_bytes": sys::resident_bytes(),
@@ -55,24 +56,24 @@ pub async fn info(core: &Rc<Core>) -> Response {
 fn worker(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value {
     json!({
         "id": id.0,
-        "core": shared.cores.get(usize::from(id.0)).copied().flatten(),
+        "core": shared.cpu(id),
         "connections": metrics.connections.get(),
         "channels": metrics.channels.get(),
         "messages_in": metrics.messages_in.get(),
         "messages_out": metrics.messages_out.get(),
         "timers": metrics.timers.get(),
         "calls": metrics.calls_waiting.get(),
-        "mailbox": shared.mail.get(usize::from(id.0)).map_or(0, |mail| mail.len()),
+        "mailbox": shared.mailbox(id).len(),
     })
 }
 
 /// `null` without a store.
 fn store(shared: &Shared) -> Value {
-    let (Some(store), Some(metrics)) = (shared.store.get(), shared.metrics.store()) else { return Value::Null };
+    let (Some(store), Some(metrics)) = (shared.store(), shared.metrics().store()) else { return Value::Null };
     let commits = metrics.commits.get();
     let why = match store.state() {
-        State::Ready => None,
-        State::Refusing { detail, .. } => Some(detail),
+        Health::Ready => None,
+        Health::Refusing { detail, .. } => Some(detail),
     };
     json!({
         "kind": match shared.config().store.kind {
@@ -85,7 +86,7 @@ fn store(shared: &Shared) -> Value {
         "messages": metrics.messages.get(),
         "bytes": metrics.bytes.get(),
         "queued": store.len(),
-        "under_way": shared.metrics.shards_total(|shard| shard.store_under_way.get()),
+        "under_way": shared.metrics().shards_total(|shard| shard.store_under_way.get()),
         "commits": commits,
         "commit_us_mean": metrics.commit_us.get() / commits.max(1),
         "commit_us_max": metrics.commit_us_max.get(),
@@ -98,8 +99,8 @@ fn cpu_percent(uptime_s: u64) -> f64 {
     (percent * 10.0).round() / 10.0
 }
 
-fn upstreams(core: &Core) -> Vec<Value> {
-    let metrics = &core.shared.metrics;
+fn upstreams(core: &Worker) -> Vec<Value> {
+    let metrics = core.shared().metrics();
     let latency = latency_us(metrics.backends());
     let waiting = metrics.backends_total(|backend| backend.waiting.get());
     let failures = metrics.backends_total(BackendMetrics::failures);
@@ -115,12 +116,13 @@ fn upstreams(core: &Core) -> Vec<Value> {
             "outstanding": upstream.outstanding,
         })
     };
-    core.pool().upstreams().into_iter().map(one).collect()
+    core.hooks().upstreams().into_iter().map(one).collect()
 }
 
 /// The channels with the most members, all workers together.
-pub async fn largest(core: &Rc<Core>, most: usize) -> Vec<(String, usize)> {
-    let Some(Reply::Channels(mut channels)) = core.ask(core.shared.workers(), Query::Largest { most }).await else {
+pub async fn largest(core: &Rc<Worker>, most: usize) -> Vec<(String, usize)> {
+    let Ok(Reply::Channels(mut channels)) = query::query(core, core.shared().workers(), Query::Largest { most }).await
+    else {
         return Vec::new();
     };
     channels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -133,11 +135,11 @@ pub fn metrics(shared: &Shared) -> Response {
     let readings = Readings {
         memory_bytes: sys::resident_bytes(),
         uptime_seconds: shared.uptime_s(clock::monotonic()),
-        store_queued: shared.store.get().map(|store| store.len() as u64),
+        store_queued: shared.store().map(|store| store.len() as u64),
     };
-    match text::encode(shared.metrics.samples(&readings)) {
+    match text::encode(shared.metrics().samples(&readings)) {
         Ok(text) => Response::new(200, text::CONTENT_TYPE, text.into_bytes()),
-        Err(_) => plain(500, "the metrics cannot be written"),
+        Err(_) => Response::plain(500, "the metrics cannot be written"),
     }
 }
 

@@ -1,36 +1,27 @@
 //! The outside world. The only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
 //!
 //! ```text
-//! accept ─► serve (HTTP) ─► upgrade ─► session ─► core ─► shard
-//!              └─► calls ──────────────────────────┘  └─► backend (pool), lines and answers (writes), mailbox
+//! worker::tasks   accept, timers, messages, the end of a turn, drain
+//!       │
+//! http::serve ─► client::upgrade ─► handover::worker      api::calls, idempotent, pages      hooks::completions
+//!       │              │ client::task                            │ query                            │ lifecycle
+//!       └──────────────┴──────────────────┬──────────────────────┴──────────────────────────────────┘
+//!                                worker::turn   the shard, and what carries out its outputs
+//!                                         │
+//! client::sockets   http::responses   api::gather   hooks::jobs   worker::peers   store::queue   handover::channel
+//!       └───────────────┴─────────────────┴───────────────┴──────────────┴──────────────┴────────────┘
+//!                                      runtime
 //! ```
+//! A file uses files below it, never above: what a completion or a message has to set off above `worker::turn` arrives
+//! there as the value of a oneshot.
 
-pub mod answers;
-pub mod asks;
+pub mod api;
 pub mod backend;
-pub mod calls;
-pub mod clock;
-pub mod core;
-pub mod deadlines;
-pub mod events;
+pub mod client;
 pub mod figures;
-pub mod lines;
-pub mod mailbox;
-pub mod moves;
-pub mod notify;
-pub mod receipts;
-pub mod repeats;
-pub mod resolve;
-pub mod response;
-pub mod rules;
-pub mod serve;
-pub mod session;
-pub mod shared;
-pub mod shelf;
-pub mod socket;
+pub mod handover;
+pub mod hooks;
+pub mod http;
+pub mod runtime;
 pub mod store;
-pub mod storebox;
-pub mod sys;
-pub mod tasks;
-pub mod upgrade;
-pub mod waits;
+pub mod worker;

@@ -1,29 +1,29 @@
-//! Named points at which the process can be made to die, for the crash tests: in debug builds only, and only when
-//! `arm` was called (the hidden option `--crash-at NAME:N`). In a release build a point is nothing.
+//! Named points at which the process can be made to die, for the crash tests: in debug builds only, and only after
+//! `arm` (the hidden option `--crash-at NAME:N`). In a release build a point does nothing.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// All points, in the order in which a run passes them.
+/// All points, in the order in which a run reaches them.
 pub const POINTS: [&str; 12] = [
     "open.before",       // nothing has been opened
-    "open.inside",       // tables are made, or a log of an earlier crash is read back; not all sessions are found yet
-    "open.after",        // the store is open, nobody has heard of it
+    "open.inside",       // tables are made, or a log of an earlier crash is read back; not all sessions are read yet
+    "open.after",        // the store is open, no shard has its sessions
     "commit.before",     // the requests are taken, nothing is written
-    "commit.inside",     // all steps of the batch are written, the commit is not
-    "commit.after",      // committed, nobody has heard of it
-    "told.before",       // the first shard is about to hear
-    "told.inside",       // a shard has heard, the others have not
-    "told.after",        // all have heard
+    "commit.inside",     // all mutations of the batch are written, the commit is not
+    "commit.after",      // committed, no shard has its completions
+    "told.before",       // the first shard is about to get its completions
+    "told.inside",       // one shard has its completions, the others have not
+    "told.after",        // all shards have their completions
     "purge.inside",      // expired messages are deleted, not committed
     "checkpoint.before", // the log is about to be written back
-    "close.before",      // the last batch is told, the store is about to be closed
+    "close.before",      // the last batch is completed, the store is about to be closed
 ];
 
 struct Armed {
     name: &'static str,
-    /// Passes that are left.
-    left: AtomicU64,
+    /// Passes until the process dies.
+    passes_left: AtomicU64,
 }
 
 static ARMED: OnceLock<Armed> = OnceLock::new();
@@ -46,17 +46,17 @@ pub fn arm(point: &str) -> Result<(), ArmError> {
     if !cfg!(debug_assertions) {
         return Err(ArmError::Release);
     }
-    ARMED.set(Armed { name, left: AtomicU64::new(passes) }).map_err(|_| ArmError::Twice)
+    ARMED.set(Armed { name, passes_left: AtomicU64::new(passes) }).map_err(|_| ArmError::Twice)
 }
 
-/// Dies here when it is this point's turn: at once, nothing is flushed, no destructor runs.
+/// Ends the process when this point is armed and this is the pass: nothing is flushed, no destructor runs.
 #[inline]
 pub fn point(name: &'static str) {
-    debug_assert!(POINTS.contains(&name), "{name} stands in POINTS");
+    debug_assert!(POINTS.contains(&name), "{name} is in POINTS");
     if cfg!(debug_assertions)
         && let Some(armed) = ARMED.get()
         && armed.name == name
-        && armed.left.fetch_sub(1, Ordering::Relaxed) == 1
+        && armed.passes_left.fetch_sub(1, Ordering::Relaxed) == 1
     {
         std::process::abort();
     }

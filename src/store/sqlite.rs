@@ -1,184 +1,203 @@
 //! The embedded store: one SQLite file in WAL mode, one connection, one transaction per batch.
 //!
 //! ```text
-//! data_dir/lock          held (flock) as long as the process lives, with its pid
-//! data_dir/reserve       room that is given up when the disk is full, so that what makes room can be written
-//! data_dir/rainbow.db    tables: see `schema`; `rainbow.db-wal`: what was committed since the last checkpoint
+//! data_dir/lock          locked (flock) for as long as the process lives; contains its pid
+//! data_dir/reserve       given up when the disk is full, so that what makes room can be written
+//! data_dir/rainbow.db    tables: see `schema`; `rainbow.db-wal` has what was committed since the last checkpoint
 //! ```
 //!
-//! What a failure means is decided here, once: a full disk is rolled back, only what makes room is done from then on,
-//! and every second it is looked whether there is some; a failed write or fsync ends all promises until a restart,
-//! since what the disk holds is no longer known. Reading goes on as long as it works. It never calls ok what did not
-//! reach the disk, and it never panics over a file.
+//! What a failure means is decided here. When the disk is full, the batch is rolled back, only what makes room is done
+//! from then on, and every second the store checks whether there is room again. After a failed write or fsync nothing
+//! is stored until a restart, since what the disk holds is no longer known. Loads are answered for as long as reading
+//! works. The store never completes what did not reach the disk, and no file makes it panic.
 
-mod book;
+mod apply;
+mod claims;
+mod database;
+mod directory;
 mod fault;
-mod find;
-mod ledger;
+mod index;
+mod load;
+mod messages;
 mod purge;
+mod rows;
+mod scan;
 mod schema;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
 use super::crash;
-use super::{Answer, Claimed, Held, Now, OpenError, Opened, Options, Purged, Request, State};
-use crate::shard::command::{Completion, Operation, StoreError};
-use book::{Allowed, Book};
-use fault::Fault;
-use schema::Directory;
+use super::health::{Health, Usage};
+use super::opening::{OpenError, Opened, Options};
+use super::request::{ClaimOutcome, PurgeOutcome, Request, Response};
+use crate::shard::command::{Completion, Operation, StoreError, UnixMs};
+use apply::{WriteMode, apply};
+use database::Database;
+use directory::Directory;
+use fault::{Fault, open_error, reserve_error};
 
 pub struct Sqlite {
-    book: Book,
+    database: Database,
     directory: Directory,
     bytes_max: u64,
-    /// Why no promise is made, since when it is so.
+    /// Why the store refuses; `None` when it does not.
     fault: Option<Fault>,
 }
 
 impl Sqlite {
     pub fn open(options: &Options) -> Result<(Sqlite, Opened), OpenError> {
         crash::point("open.before");
-        let mut directory = Directory::take(&options.data_dir)?;
-        let conn = schema::open(&mut directory, options.durability)?;
+        let mut directory = Directory::lock(&options.data_dir)?;
+        let connection = schema::open(&mut directory, options.durability)?;
         crash::point("open.inside");
-        let (book, sessions) = find::all(conn).map_err(|error| directory.open_error(error))?;
+        let (database, sessions) = scan::scan(connection).map_err(|error| open_error(&directory, error))?;
         crash::point("open.after");
-        // On a disk that is nearly full it goes without, and says so when it is full.
-        let _ = directory.has_reserve();
-        let store = Sqlite { book, directory, bytes_max: options.bytes_max, fault: None };
+        // On a disk that is nearly full the store works without a reserve, and reports it once the disk is full.
+        let _ = directory.ensure_reserve();
+        let store = Sqlite { database, directory, bytes_max: options.bytes_max, fault: None };
         Ok((store, Opened { sessions }))
     }
 
-    pub fn commit(&mut self, requests: Vec<Request>, now: Now) -> Vec<Answer> {
+    pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
         crash::point("commit.before");
         match self.fault {
-            Some(Fault { why, lasts: true, .. }) => return self.refuse_all(&requests, why, now),
-            Some(Fault { why: StoreError::DiskFull, .. }) => return self.commit_freeing(&requests, now),
+            Some(Fault { reason, permanent: true, .. }) => return self.refuse_all(&requests, reason, now),
+            Some(Fault { reason: StoreError::DiskFull, .. }) => return self.commit_freeing(&requests, now),
             _ => {}
         }
         let bytes_max = self.bytes_max;
-        let written = self.book.write(|book| {
-            let answers = book.apply(&requests, now, Allowed::All { bytes_max })?;
+        let written = self.database.write(|transaction| {
+            let responses = apply(transaction, &requests, now, WriteMode::Normal { bytes_max })?;
             crash::point("commit.inside");
-            Ok(answers)
+            Ok(responses)
         });
         match written {
-            Ok(answers) => {
+            Ok(responses) => {
                 crash::point("commit.after");
                 self.fault = None;
-                answers
+                responses
             }
-            Err(error) => match self.suffer(error) {
+            Err(error) => match self.note_fault(error) {
                 StoreError::DiskFull => self.commit_freeing(&requests, now),
-                why => self.refuse_all(&requests, why, now),
+                reason => self.refuse_all(&requests, reason, now),
             },
         }
     }
 
-    /// A full disk refuses what needs room. What makes room must not be refused with it, or it would stay full.
-    fn commit_freeing(&mut self, requests: &[Request], now: Now) -> Vec<Answer> {
-        let otherwise = StoreError::DiskFull;
-        match self.book.write(|book| book.apply(requests, now, Allowed::Freeing { otherwise })) {
-            Ok(answers) => answers,
+    /// A full disk refuses what needs room. What makes room must not be refused with it, or the disk would stay full.
+    fn commit_freeing(&mut self, requests: &[Request], now: UnixMs) -> Vec<Response> {
+        let mode = WriteMode::FreeingOnly { refusal: StoreError::DiskFull };
+        match self.database.write(|transaction| apply(transaction, requests, now, mode)) {
+            Ok(responses) => responses,
             Err(error) => {
-                let why = self.suffer(error);
-                self.refuse_all(requests, why, now)
+                let reason = self.note_fault(error);
+                self.refuse_all(requests, reason, now)
             }
         }
     }
 
-    /// Nothing is written; loads are answered as long as reading works.
-    fn refuse_all(&mut self, requests: &[Request], why: StoreError, now: Now) -> Vec<Answer> {
-        requests.iter().map(|request| self.refuse(request, why, now)).collect()
+    /// Writes nothing; answers loads for as long as reading works.
+    fn refuse_all(&mut self, requests: &[Request], reason: StoreError, now: UnixMs) -> Vec<Response> {
+        requests.iter().map(|request| self.refuse(request, reason, now)).collect()
     }
 
-    fn refuse(&mut self, request: &Request, why: StoreError, now: Now) -> Answer {
+    fn refuse(&mut self, request: &Request, reason: StoreError, now: UnixMs) -> Response {
         match request {
             Request::Shard { shard, command } => {
-                let outcome = match command.operation {
-                    Operation::Load { session, after, most } => match self.book.load(session, after, most, now) {
-                        Ok(page) => Completion::Loaded(page),
-                        Err(error) => Completion::Refused(self.suffer(error)),
-                    },
-                    Operation::Mutate(_) => Completion::Refused(why),
+                let completion = match command.operation {
+                    Operation::Load { session, after, most } => {
+                        let (connection, index) = (self.database.connection(), self.database.index());
+                        match load::page(connection, index, session, after, most, now) {
+                            Ok(page) => Completion::Loaded(page),
+                            Err(error) => Completion::Refused(self.note_fault(error)),
+                        }
+                    }
+                    Operation::Mutate(_) => Completion::Refused(reason),
                 };
-                Answer::Shard { shard: *shard, number: command.number, outcome }
+                Response::Shard { shard: *shard, number: command.number, completion }
             }
-            Request::Claim { ticket, .. } => Answer::Claim { ticket: *ticket, claimed: Claimed::Refused(why) },
-            Request::Settle { .. } => Answer::Settled,
+            Request::Claim { id, .. } => Response::Claim { id: *id, outcome: ClaimOutcome::Refused(reason) },
+            Request::Settle { .. } => Response::Settled,
         }
     }
 
-    /// Notes what went wrong; what lasts is not replaced by what passes.
-    fn suffer(&mut self, error: rusqlite::Error) -> StoreError {
-        let fault = self.directory.fault(&error);
-        let why = fault.why;
-        if why == StoreError::DiskFull && self.directory.give_reserve_up() {
-            // The log is written back into that room, and has room itself then, for what frees some.
-            let _ = self.book.checkpoint();
+    /// Notes the fault and returns its reason. A fault that can pass does not replace a permanent one.
+    fn note_fault(&mut self, error: rusqlite::Error) -> StoreError {
+        let fault = Fault::new(&self.directory, &error);
+        let reason = fault.reason;
+        if reason == StoreError::DiskFull && self.directory.give_up_reserve() {
+            // The log is written back into that room; then the log itself has room for what frees more.
+            let _ = self.database.checkpoint();
         }
-        if !self.fault.as_ref().is_some_and(|old| old.lasts) {
+        if !self.has_permanent_fault() {
             self.fault = Some(fault);
         }
-        why
+        reason
     }
 
-    pub fn purge(&mut self, now: Now, most: usize) -> Purged {
-        if self.fault.as_ref().is_some_and(|fault| fault.lasts) {
-            return Purged::default();
-        }
-        match self.book.write(|book| purge::slice(book, now, most)) {
-            Ok(purged) => purged,
-            Err(error) => {
-                self.suffer(error);
-                Purged::default()
-            }
-        }
+    fn has_permanent_fault(&self) -> bool {
+        self.fault.as_ref().is_some_and(|fault| fault.permanent)
     }
 
-    /// Writes the log back into the file when it has grown, and gives unused room back when there is nothing else to
-    /// do. In the way of nobody's answer but those who come meanwhile, so a little at a time.
-    pub fn tend(&mut self, idle: bool) {
-        if self.fault.as_ref().is_some_and(|fault| fault.lasts) {
+    pub fn purge(&mut self, now: UnixMs, most: usize) -> PurgeOutcome {
+        if self.has_permanent_fault() {
+            return PurgeOutcome::default();
+        }
+        self.database.write(|transaction| purge::purge(transaction, now, most)).unwrap_or_else(|error| {
+            self.note_fault(error);
+            PurgeOutcome::default()
+        })
+    }
+
+    /// Writes the log back into the file when it has grown, and gives unused room back to the disk when no request
+    /// waits. Requests that come meanwhile wait, so it does a little at a time.
+    pub fn maintain(&mut self, idle: bool) {
+        if self.has_permanent_fault() {
             return;
         }
-        let due = if idle { WAL_PAGES_IDLE } else { WAL_PAGES };
-        let tended = match self.book.wal_pages() {
-            pages if pages >= due => self.book.checkpoint(),
-            _ if idle => self.book.shrink_when_it_pays(SHRINK_PAGES),
+        let limit = if idle { WAL_PAGES_IDLE } else { WAL_PAGES };
+        let maintained = match self.database.wal_pages() {
+            pages if pages >= limit => self.database.checkpoint(),
+            _ if idle => self.database.shrink_if_worthwhile(SHRINK_PAGES),
             _ => Ok(()),
         };
-        if let Err(error) = tended {
-            self.suffer(error);
+        if let Err(error) = maintained {
+            self.note_fault(error);
         }
     }
 
-    pub fn check(&mut self, _: Now) {
+    pub fn check(&mut self, _: UnixMs) {
         match &self.fault {
-            Some(fault) if fault.lasts => {}
+            Some(fault) if fault.permanent => {}
             Some(_) => {
-                // What was freed within the file is room for the reserve, too.
-                let shrunk = self.book.shrink(SHRINK_PAGES);
-                match shrunk.and_then(|()| self.directory.has_reserve()).and_then(|()| self.book.touch()) {
-                    Ok(()) => self.fault = None,
-                    Err(error) => {
-                        self.suffer(error);
-                    }
+                if let Err(error) = self.try_writing() {
+                    self.note_fault(error);
+                } else {
+                    self.fault = None;
                 }
             }
-            None => self.fault = self.directory.lost(),
+            None if !self.directory.has_database() => self.fault = Some(Fault::file_replaced(&self.directory)),
+            None => {}
         }
     }
 
-    pub fn state(&self) -> State {
+    /// Whether the fault has passed. Pages that were freed within the file are room for the reserve, too.
+    fn try_writing(&self) -> rusqlite::Result<()> {
+        self.database.shrink(SHRINK_PAGES)?;
+        self.directory.ensure_reserve().map_err(|error| reserve_error(&error))?;
+        self.database.probe_write()
+    }
+
+    pub fn health(&self) -> Health {
         match &self.fault {
-            None => State::Ready,
-            Some(fault) => State::Refusing { why: fault.why, detail: fault.detail.clone() },
+            None => Health::Ready,
+            Some(fault) => Health::Refusing { reason: fault.reason, detail: fault.detail.clone() },
         }
     }
 
-    pub fn held(&self) -> Held {
-        self.book.ledger.held()
+    pub fn usage(&self) -> Usage {
+        self.database.index().usage()
     }
 
     pub fn set_bytes_max(&mut self, bytes_max: u64) {
@@ -187,18 +206,18 @@ impl Sqlite {
 
     pub fn close(mut self) {
         crash::point("close.before");
-        if !self.fault.as_ref().is_some_and(|fault| fault.lasts)
-            && let Err(error) = self.book.checkpoint()
+        if !self.has_permanent_fault()
+            && let Err(error) = self.database.checkpoint()
         {
-            self.suffer(error);
+            self.note_fault(error);
         }
     }
 }
 
-/// 8 MiB. A checkpoint stops the answers while it writes as many pages as changed since the last one; a longer log
-/// would save writes of pages that change often, and stop the answers for longer.
+/// 8 MiB. A checkpoint stops the responses while it writes as many pages as changed since the last one. A longer log
+/// would save writes of pages that change often, and stop the responses for longer.
 const WAL_PAGES: u32 = 2048;
-/// With nothing to do, a small log is written back too: the next start has less to read.
+/// When no request waits, a small log is written back too: the next start has less to read.
 const WAL_PAGES_IDLE: u32 = 64;
 /// 4 MiB given back to the disk at a time.
 const SHRINK_PAGES: u32 = 1024;

@@ -330,9 +330,9 @@ mod tests {
         #[test]
         fn whatever_decodes_survives_encoding(message in proptest::collection::vec(any::<u8>(), 0..16)) {
             if let Ok(packet) = Packet::decode(&message) {
-                let again = encoded(packet);
-                prop_assert_eq!(again.len(), message.len());
-                prop_assert_eq!(Packet::decode(&again), Ok(packet));
+                let second = encoded(packet);
+                prop_assert_eq!(second.len(), message.len());
+                prop_assert_eq!(Packet::decode(&second), Ok(packet));
             }
         }
     }

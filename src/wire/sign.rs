@@ -53,21 +53,21 @@ impl SignError {
 /// 40 lower-case hex digits: SHA-1 over the three strings, sorted bytewise and concatenated.
 pub fn sign_2014(token: &str, timestamp: &str, nonce: &str) -> [u8; 40] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut parts = [token, timestamp, nonce];
-    parts.sort_unstable();
+    let mut texts = [token, timestamp, nonce];
+    texts.sort_unstable();
     let mut text = [0; 128];
-    let digest = match parts.map(str::len).iter().sum::<usize>() {
-        // In one piece: the hash's own buffering of short parts costs as much as the hash.
+    let digest = match texts.map(str::len).iter().sum::<usize>() {
+        // In one piece: the hash's own buffering of short texts costs as much as the hash.
         len @ ..=128 => {
             let mut rest = &mut text[..];
-            for part in parts {
-                let (to, behind) = rest.split_at_mut(part.len());
-                to.copy_from_slice(part.as_bytes());
+            for one in texts {
+                let (to, behind) = rest.split_at_mut(one.len());
+                to.copy_from_slice(one.as_bytes());
                 rest = behind;
             }
             Sha1::digest(&text[..len])
         }
-        _ => parts.iter().fold(Sha1::new(), |hash, part| hash.chain_update(part)).finalize(),
+        _ => texts.iter().fold(Sha1::new(), |hash, one| hash.chain_update(one)).finalize(),
     };
     let mut hex = [0; 40];
     for (pair, byte) in hex.chunks_exact_mut(2).zip(digest) {
@@ -358,14 +358,14 @@ mod tests {
         #[test]
         fn what_is_signed_verifies_and_one_changed_byte_does_not(
             body in proptest::collection::vec(any::<u8>(), 1..50),
-            at in any::<proptest::sample::Index>(),
+            position in any::<proptest::sample::Index>(),
             change in 1..=255u8,
         ) {
             let keys = [key(SECRET)];
             let signatures = sign_webhook(&keys, ID, TIME_S, &body);
             prop_assert_eq!(verify_webhook(&keys, signed(&signatures), &body, TIME_S, 0), Ok(()));
             let mut changed = body.clone();
-            changed[at.index(body.len())] ^= change;
+            changed[position.index(body.len())] ^= change;
             prop_assert_eq!(
                 verify_webhook(&keys, signed(&signatures), &changed, TIME_S, 0),
                 Err(SignError::Mismatch)

@@ -6,7 +6,7 @@
 use crate::deployment::{Deployment, look, send};
 use crate::harness::client::{BINARY, frame_bytes};
 use crate::harness::{Command, Packet, Reply, Server, TIMEOUT, eventually};
-use rainbow::audit::{Frame, Line};
+use rainbow::audit::{Connection, Frame};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Mutex;
@@ -33,7 +33,7 @@ struct Memory {
 
 /// A connection that ends after so many bytes of one side.
 struct CutConnection {
-    connection: Line,
+    connection: Connection,
     side: Side,
     left: usize,
 }
@@ -125,7 +125,7 @@ fn answers_by_key(what: &str) -> Deployment {
 }
 
 fn open(server: &Server, session: &str, side: Side, left: usize) -> CutConnection {
-    let (connection, greeting) = Line::open(server.addr(), session, true).expect("let in");
+    let (connection, greeting) = Connection::open(server.addr(), session, true).expect("let in");
     assert_eq!(greeting.session.as_deref(), Some(session));
     CutConnection { connection, side, left }
 }

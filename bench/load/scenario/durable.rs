@@ -12,7 +12,7 @@ use rainbow::shard::command::{
     Command as StoreCommand, CommandNumber, DownlinkMark, Mutation, Offset, Operation, SessionId, SessionRow,
     StoredMessage, UnixMs, UplinkMark,
 };
-use rainbow::store::{Answer, Options, Request, Store};
+use rainbow::store::{Options, Request, Response, Store};
 use rainbow::wire::packet::QoS;
 
 use super::{Bench, Case};
@@ -147,16 +147,16 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
     let message = Message::encode(QoS::AtLeastOnce, 1, &[b'.'; 200], &mut Vec::new());
     for first in (0..sessions).step_by(FILLED_AT_ONCE) {
         let mut requests = Vec::new();
-        let mut step = |step: Mutation| {
+        let mut mutate = |mutation: Mutation| {
             number += 1;
             requests.push(Request::Shard {
                 shard: ShardId(0),
-                command: StoreCommand { number: CommandNumber(number), operation: Operation::Mutate(step) },
+                command: StoreCommand { number: CommandNumber(number), operation: Operation::Mutate(mutation) },
             });
         };
         for who in first..sessions.min(first + FILLED_AT_ONCE) {
             let session = SessionId(who as u128 + 1);
-            step(Mutation::PutSession(Box::new(SessionRow {
+            mutate(Mutation::PutSession(Box::new(SessionRow {
                 session,
                 name: format!("s{who}").into(),
                 expiry_s: 86_400,
@@ -165,10 +165,10 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
                 downlink: DownlinkMark { reserved: Offset(each as u64), floor: Offset(each as u64) },
                 uplink: UplinkMark::FIRST,
             })));
-            step(Mutation::JoinChannel { session, channel: channel(who as u32).into() });
+            mutate(Mutation::JoinChannel { session, channel: channel(who as u32).into() });
             for offset in 0..each as u64 {
                 let (message, offset) = (message.clone(), Offset(offset));
-                let stored = StoredMessage {
+                let message = StoredMessage {
                     session,
                     offset,
                     message,
@@ -178,14 +178,14 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
                     expires: later,
                     claim: None,
                 };
-                step(Mutation::PutMessage(Box::new(stored)));
+                mutate(Mutation::PutMessage(Box::new(message)));
             }
         }
-        let answers = store.commit(requests, now);
-        let refused = |answer: &&Answer| {
-            !matches!(answer, Answer::Shard { outcome: rainbow::shard::command::Completion::Done, .. })
+        let responses = store.commit(requests, now);
+        let refused = |response: &&Response| {
+            !matches!(response, Response::Shard { completion: rainbow::shard::command::Completion::Done, .. })
         };
-        if let Some(refused) = answers.iter().find(refused) {
+        if let Some(refused) = responses.iter().find(refused) {
             return Err(format!("filling the store: {refused:?}"));
         }
     }

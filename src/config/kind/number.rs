@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Bounds, Input, Wrong, unparsable, wrong_type};
+use super::input::{Bounds, Input, Wrong, unparsable, wrong_type};
 use crate::config::fault::{Problem, excerpt};
 
 pub fn read_duration(input: &Input, bounds: Bounds) -> Result<Duration, Wrong> {

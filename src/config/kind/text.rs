@@ -2,7 +2,7 @@
 
 use toml::Value;
 
-use super::{Bounds, Input, Wrong, wrong_type};
+use super::input::{Bounds, Input, Wrong, wrong_type};
 use crate::config::fault::{Problem, excerpt};
 use crate::config::url::{HttpUrl, UrlError};
 use crate::wire::sign::WebhookKey;

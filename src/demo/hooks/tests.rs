@@ -1,19 +1,20 @@
-//! The hooks as Rainbow calls them: with a client whose cookie is kept as Rainbow does, and a line that nobody empties.
+//! The hooks as Rainbow calls them: with a client that stores its cookie as Rainbow does, and a queue that no thread
+//! empties.
 
 use super::*;
 use crate::wire::sign::sign_2014;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// Hooks without a Rainbow: what they would tell it arrives at the receiver.
+/// Hooks without a Rainbow: their calls arrive at the receiver.
 fn hooks(token: &str) -> (Hooks, Receiver<Call>) {
     hooks_of(token, false)
 }
 
 fn hooks_of(token: &str, sessions: bool) -> (Hooks, Receiver<Call>) {
-    let (line, calls) = sync_channel(16);
+    let (queue, calls) = sync_channel(16);
     let address = ([127, 0, 0, 1], 0).into();
     let config = DemoConfig { rainbow_port: 1984, token: token.into(), address, sessions };
-    (Hooks::new(&config, CallLine(line)), calls)
+    (Hooks::new(&config, CallSender(queue)), calls)
 }
 
 struct Client {
@@ -26,8 +27,8 @@ impl Client {
         Client { identity, cookie: None }
     }
 
-    /// Asks as Rainbow would, and keeps the cookie as it would.
-    fn ask(&mut self, hooks: &Hooks, path: &str, query: &str, body: &str) -> Response {
+    /// Calls a hook as Rainbow would, and stores the cookie as it would.
+    fn call(&mut self, hooks: &Hooks, path: &str, query: &str, body: &str) -> Response {
         let mut headers =
             vec![(IDENTITY.into(), self.identity.into()), ("X-DEVICEID".into(), format!("d{}", self.identity))];
         headers.extend(self.cookie.clone().map(|cookie| (COOKIE.into(), cookie)));
@@ -50,33 +51,33 @@ fn json_of(response: &Response) -> serde_json::Value {
     serde_json::from_slice(&response.body).unwrap()
 }
 
-fn told(calls: &Receiver<Call>) -> Vec<(String, u16, serde_json::Value)> {
+fn sent(calls: &Receiver<Call>) -> Vec<(String, u16, serde_json::Value)> {
     calls.try_iter().map(|call| (call.channel, call.message_type, serde_json::from_str(&call.body).unwrap())).collect()
 }
 
 #[test]
 fn connecting_subscribes_to_the_room_and_is_announced() {
     let (hooks, calls) = hooks("");
-    let answer = Client::new("1").ask(&hooks, "/rainbow/connect/", "name=Ann+%C3%84&room=Garden", "");
+    let answer = Client::new("1").call(&hooks, "/rainbow/connect/", "name=Ann+%C3%84&room=Garden", "");
     assert_eq!(json_of(&answer)["status"], "success");
     assert_eq!(header(&answer, "RAINBOWCLIENTCHANNEL"), Some("room:garden"));
     assert_eq!(header(&answer, "RAINBOWCLIENTSESSION"), None);
-    let told = told(&calls);
-    assert_eq!((told.len(), told[0].0.as_str(), told[0].1), (1, "room:garden", 2));
-    assert_eq!((&told[0].2["event"], &told[0].2["name"]), (&json!("joined"), &json!("Ann Ä")));
+    let sent = sent(&calls);
+    assert_eq!((sent.len(), sent[0].0.as_str(), sent[0].1), (1, "room:garden", 2));
+    assert_eq!((&sent[0].2["event"], &sent[0].2["name"]), (&json!("joined"), &json!("Ann Ä")));
 }
 
 #[test]
-fn a_line_is_answered_kept_and_told_to_the_room() {
+fn a_line_is_answered_stored_and_sent_to_the_room() {
     let (hooks, calls) = hooks("");
     let mut ann = Client::new("1");
-    ann.ask(&hooks, "/rainbow/connect", "name=Ann&room=lobby", "");
-    told(&calls);
-    let answer = ann.ask(&hooks, "/rainbow/message/1/", "", r#"{"key":"k1","text":"hello"}"#);
+    ann.call(&hooks, "/rainbow/connect", "name=Ann&room=lobby", "");
+    sent(&calls);
+    let answer = ann.call(&hooks, "/rainbow/message/1/", "", r#"{"key":"k1","text":"hello"}"#);
     assert_eq!(json_of(&answer)["line"]["text"], "hello");
-    let told = told(&calls);
-    assert_eq!((told.len(), told[0].0.as_str(), told[0].1, &told[0].2["key"]), (1, "room:lobby", 1, &json!("k1")));
-    let joined = json_of(&ann.ask(&hooks, "/rainbow/message/2/", "", r#"{"room":"lobby"}"#));
+    let sent = sent(&calls);
+    assert_eq!((sent.len(), sent[0].0.as_str(), sent[0].1, &sent[0].2["key"]), (1, "room:lobby", 1, &json!("k1")));
+    let joined = json_of(&ann.call(&hooks, "/rainbow/message/2/", "", r#"{"room":"lobby"}"#));
     assert_eq!((&joined["history"][0]["key"], &joined["people"][0]["name"]), (&json!("k1"), &json!("Ann")));
 }
 
@@ -84,36 +85,36 @@ fn a_line_is_answered_kept_and_told_to_the_room() {
 fn changing_rooms_changes_channels_and_cookie() {
     let (hooks, calls) = hooks("");
     let mut ann = Client::new("1");
-    ann.ask(&hooks, "/rainbow/connect/", "name=Ann&room=lobby", "");
-    let answer = ann.ask(&hooks, "/rainbow/message/2/", "", r#"{"room":"kitchen"}"#);
+    ann.call(&hooks, "/rainbow/connect/", "name=Ann&room=lobby", "");
+    let answer = ann.call(&hooks, "/rainbow/message/2/", "", r#"{"room":"kitchen"}"#);
     assert_eq!(header(&answer, "RAINBOWCLIENTCHANNEL"), Some("room:kitchen"));
     assert_eq!(header(&answer, "RAINBOWCLIENTCHANNELUNSUB"), Some("room:lobby"));
-    told(&calls);
-    ann.ask(&hooks, "/rainbow/message/3/", "", r#"{"name":"Anna"}"#);
-    let told = told(&calls);
+    sent(&calls);
+    ann.call(&hooks, "/rainbow/message/3/", "", r#"{"name":"Anna"}"#);
+    let sent = sent(&calls);
     assert_eq!(
-        (told[0].0.as_str(), &told[0].2["was"], &told[0].2["name"]),
+        (sent[0].0.as_str(), &sent[0].2["was"], &sent[0].2["name"]),
         ("room:kitchen", &json!("Ann"), &json!("Anna"))
     );
-    let kept: Person = serde_json::from_slice(&STANDARD.decode(ann.cookie.unwrap()).unwrap()).unwrap();
-    assert_eq!(kept, Person { name: "Anna".into(), device: "d1".into(), room: "kitchen".into() });
+    let stored: Person = serde_json::from_slice(&STANDARD.decode(ann.cookie.unwrap()).unwrap()).unwrap();
+    assert_eq!(stored, Person { name: "Anna".into(), device: "d1".into(), room: "kitchen".into() });
 }
 
 #[test]
 fn with_a_store_every_device_gets_a_session_and_leaves_the_room_it_was_in() {
     let (hooks, calls) = hooks_of("", true);
     let mut ann = Client::new("1");
-    let answer = ann.ask(&hooks, "/rainbow/connect/", "name=Ann&room=lobby&in=garden", "");
+    let answer = ann.call(&hooks, "/rainbow/connect/", "name=Ann&room=lobby&in=garden", "");
     assert_eq!(header(&answer, "RAINBOWCLIENTSESSION"), Some("d1"));
     assert_eq!(header(&answer, "RAINBOWCLIENTSESSIONEXPIRY"), Some("86400"));
     assert_eq!(header(&answer, "RAINBOWCLIENTCHANNELUNSUB"), Some("room:garden"));
-    let answer = ann.ask(&hooks, "/rainbow/connect/", "name=Ann&room=lobby&in=lobby", "");
+    let answer = ann.call(&hooks, "/rainbow/connect/", "name=Ann&room=lobby&in=lobby", "");
     assert_eq!(header(&answer, "RAINBOWCLIENTCHANNELUNSUB"), None);
     // A device whose name is no session's is let in without one.
-    let answer = Client::new("ä 1").ask(&hooks, "/rainbow/connect/", "name=Bob&room=lobby", "");
+    let answer = Client::new("ä 1").call(&hooks, "/rainbow/connect/", "name=Bob&room=lobby", "");
     assert_eq!((answer.status, header(&answer, "RAINBOWCLIENTSESSION")), (200, None));
     // Lines wait for whoever is away; who comes and goes does not.
-    ann.ask(&hooks, "/rainbow/message/1/", "", r#"{"key":"k1","text":"hello"}"#);
+    ann.call(&hooks, "/rainbow/message/1/", "", r#"{"key":"k1","text":"hello"}"#);
     let qualities = |call: Call| (call.message_type, call.qos);
     assert_eq!(calls.try_iter().map(qualities).collect::<Vec<_>>(), [(2, 0), (2, 0), (1, 2)]);
 }
@@ -124,23 +125,23 @@ fn the_end_of_a_session_is_no_news() {
     let headers = vec![(SESSION_ENDED.into(), "expired".into()), ("RAINBOWCLIENTSESSION".into(), "d1".into())];
     let request = Request { path: "/rainbow/close/".into(), headers, ..Request::default() };
     assert_eq!(json_of(&hooks.answer(&request))["status"], "success");
-    assert_eq!(told(&calls), []);
+    assert_eq!(sent(&calls), []);
 }
 
 #[test]
 fn after_a_restart_the_cookie_tells_who_someone_is() {
     let (before, _calls) = hooks("");
     let (mut ann, mut bob) = (Client::new("1"), Client::new("2"));
-    ann.ask(&before, "/rainbow/connect/", "name=Ann&room=lobby", "");
-    bob.ask(&before, "/rainbow/connect/", "name=Bob&room=lobby", "");
+    ann.call(&before, "/rainbow/connect/", "name=Ann&room=lobby", "");
+    bob.call(&before, "/rainbow/connect/", "name=Bob&room=lobby", "");
     let (after, calls) = hooks("");
-    let answer = ann.ask(&after, "/rainbow/message/1/", "", r#"{"key":"k1","text":"still here"}"#);
+    let answer = ann.call(&after, "/rainbow/message/1/", "", r#"{"key":"k1","text":"still here"}"#);
     assert_eq!(json_of(&answer)["line"]["name"], "Ann");
     // The first one known in a room makes the demo ask who else is there.
-    assert_eq!(told(&calls).iter().map(|(_, message_type, _)| *message_type).collect::<Vec<_>>(), [3, 1]);
-    bob.ask(&after, "/rainbow/message/4/", "", "{}");
-    let told = told(&calls);
-    assert_eq!((told.len(), told[0].1, told[0].2["people"].as_array().map(Vec::len)), (1, 2, Some(2)));
+    assert_eq!(sent(&calls).iter().map(|(_, message_type, _)| *message_type).collect::<Vec<_>>(), [3, 1]);
+    bob.call(&after, "/rainbow/message/4/", "", "{}");
+    let sent = sent(&calls);
+    assert_eq!((sent.len(), sent[0].1, sent[0].2["people"].as_array().map(Vec::len)), (1, 2, Some(2)));
 }
 
 #[test]
@@ -148,38 +149,38 @@ fn strangers_and_rubbish_are_answered_as_failures() {
     let (hooks, calls) = hooks("");
     let mut stranger = Client::new("9");
     assert_eq!(
-        json_of(&stranger.ask(&hooks, "/rainbow/message/1/", "", r#"{"key":"k","text":"x"}"#))["status"],
+        json_of(&stranger.call(&hooks, "/rainbow/message/1/", "", r#"{"key":"k","text":"x"}"#))["status"],
         "error"
     );
     stranger.cookie = Some("rubbish".into());
-    assert_eq!(json_of(&stranger.ask(&hooks, "/rainbow/message/4/", "", ""))["status"], "error");
+    assert_eq!(json_of(&stranger.call(&hooks, "/rainbow/message/4/", "", ""))["status"], "error");
     let mut ann = Client::new("1");
-    ann.ask(&hooks, "/rainbow/connect/", "", "");
-    told(&calls);
+    ann.call(&hooks, "/rainbow/connect/", "", "");
+    sent(&calls);
     for (path, body) in [("1", "{"), ("1", r#"{"key":"k","text":" "}"#), ("2", "[]"), ("3", "{}"), ("77", "")] {
         assert_eq!(
-            json_of(&ann.ask(&hooks, &format!("/rainbow/message/{path}/"), "", body))["status"],
+            json_of(&ann.call(&hooks, &format!("/rainbow/message/{path}/"), "", body))["status"],
             "error",
             "{path} {body}"
         );
     }
-    assert_eq!(told(&calls), []);
+    assert_eq!(sent(&calls), []);
     let nameless = hooks.answer(&Request { path: "/rainbow/connect/".into(), ..Request::default() });
     assert_eq!(header(&nameless, "RAINBOWREQUESTINVALID"), Some("60002"));
     assert_eq!(hooks.answer(&Request { path: "/etc/passwd".into(), ..Request::default() }).status, 404);
 }
 
 #[test]
-fn a_full_line_makes_rainbow_ask_again_and_the_line_is_kept_once() {
+fn a_full_queue_makes_rainbow_repeat_the_hook_and_the_line_is_stored_once() {
     let (hooks, calls) = hooks("");
     let mut ann = Client::new("1");
-    ann.ask(&hooks, "/rainbow/connect/", "room=lobby", "");
+    ann.call(&hooks, "/rainbow/connect/", "room=lobby", "");
     let mut say =
-        |key: &str| ann.ask(&hooks, "/rainbow/message/1/", "", &format!(r#"{{"key":"{key}","text":"x"}}"#)).status;
-    let refused = (0..20).map(|number| number.to_string()).find(|key| say(key) == 503).expect("the line is bounded");
-    told(&calls);
+        |key: &str| ann.call(&hooks, "/rainbow/message/1/", "", &format!(r#"{{"key":"{key}","text":"x"}}"#)).status;
+    let refused = (0..20).map(|number| number.to_string()).find(|key| say(key) == 503).expect("the queue is bounded");
+    sent(&calls);
     assert_eq!(say(&refused), 200);
-    assert_eq!(told(&calls).iter().filter(|(_, _, line)| line["key"] == refused.as_str()).count(), 1);
+    assert_eq!(sent(&calls).iter().filter(|(_, _, line)| line["key"] == refused.as_str()).count(), 1);
     let rooms = hooks.rooms();
     assert_eq!(rooms.history("lobby").iter().filter(|line| line.key == refused).count(), 1);
 }
@@ -192,12 +193,15 @@ fn hooks_want_rainbows_signature() {
         let signature = sign_2014(token, &timestamp, "7");
         format!("name=Ann&timestamp={timestamp}&nonce=7&signature={}", signature.escape_ascii())
     };
-    let refused = Client::new("1").ask(&hooks, "/rainbow/connect/", &signed("wrong"), "");
+    let refused = Client::new("1").call(&hooks, "/rainbow/connect/", &signed("wrong"), "");
     assert_eq!(
         (json_of(&refused)["status"].as_str(), header(&refused, "RAINBOWREQUESTINVALID")),
         (Some("error"), Some("60001"))
     );
-    assert_eq!(json_of(&Client::new("1").ask(&hooks, "/rainbow/connect/", &signed("secret"), ""))["status"], "success");
+    assert_eq!(
+        json_of(&Client::new("1").call(&hooks, "/rainbow/connect/", &signed("secret"), ""))["status"],
+        "success"
+    );
 }
 
 #[test]

@@ -1,14 +1,18 @@
-//! What the operator decides about backends, in the units the pool works with.
+//! What the operator decides about backends, in the units that the pool works with.
+//!
+//! Plain data, made from a checked configuration. A worker makes it at the start and at each reload; the dispatcher
+//! keeps it.
 
 use std::time::Duration;
 
+use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::Config;
 use crate::config::url::HttpUrl;
 use crate::policy::backend::{Backoff, BreakerLimits};
 use crate::wire::sign::WebhookKey;
 
-use super::Hook;
+use super::hook::HookKind;
 
 /// All of it can be changed while the pool runs, see `Pool::reconfigure`. Times are milliseconds.
 #[derive(Clone, Debug)]
@@ -17,9 +21,9 @@ pub struct Options {
     pub forward_urls: Vec<HttpUrl>,
     pub close_urls: Vec<HttpUrl>,
     pub receipt_urls: Vec<HttpUrl>,
-    /// For one connect request, waiting in line included.
+    /// For one connect request, its time in the queue included.
     pub connect_timeout_ms: u64,
-    /// For one attempt of any other.
+    /// For one attempt of any other request.
     pub forward_timeout_ms: u64,
     /// Per host and port.
     pub connections_max: usize,
@@ -27,18 +31,18 @@ pub struct Options {
     pub body_bytes_max: usize,
     pub retry: Backoff,
     pub breaker: BreakerLimits,
-    /// Accepted and not given back.
-    pub jobs_max: usize,
-    /// The same in bytes of bodies, queries and headers.
-    pub job_bytes_max: usize,
-    /// Of the 2014 signature; empty: not signed that way.
+    /// Bodies, headers and queries of all requests that are accepted and not given back.
+    pub queue_bytes_max: usize,
+    /// Of the 2014 signature. Empty: requests are not signed that way.
     pub security_token: String,
-    /// Signs by Standard Webhooks.
+    /// Signs requests by Standard Webhooks.
     pub webhook_key: Option<WebhookKey>,
+    /// What no operator sets.
+    pub limits: Limits,
 }
 
 impl Options {
-    /// What a checked configuration says. Panics when it holds a URL or a secret that it must not hold.
+    /// From a checked configuration. Panics when a URL or a secret in it does not parse.
     pub fn of(config: &Config) -> Options {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let urls = |texts: &[String]| texts.iter().map(|text| HttpUrl::parse(text).expect("a checked URL")).collect();
@@ -55,15 +59,15 @@ impl Options {
             idle_timeout_ms: ms(config.backend_idle_timeout),
             body_bytes_max: config.backend_body_max,
             retry: backoff(ms(config.retry_backoff_min), retry_max_ms),
-            // While a backend is down its probes come as seldom as anybody's retries, and no seldomer.
+            // A backend that is down is probed at least as often as one message is retried.
             breaker: BreakerLimits {
                 failures: config.breaker_failures.max(1),
                 cooldown: backoff(cooldown_ms, retry_max_ms),
             },
-            jobs_max: JOBS_MAX,
-            job_bytes_max: config.forward_queue_bytes,
+            queue_bytes_max: config.forward_queue_bytes,
             security_token: config.security_token.clone(),
             webhook_key: config.webhook_secrets.first().map(|s| WebhookKey::parse(s).expect("a checked secret")),
+            limits: Limits::DEFAULT,
         }
     }
 
@@ -90,30 +94,3 @@ impl Default for Options {
         Options::of(&Config::default())
     }
 }
-
-/// A hook without its parameters: each has its URLs and its line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookKind {
-    Connect,
-    Forward,
-    Close,
-    Receipts,
-}
-
-impl HookKind {
-    pub const ALL: [HookKind; 4] = [HookKind::Connect, HookKind::Forward, HookKind::Close, HookKind::Receipts];
-}
-
-impl From<Hook> for HookKind {
-    fn from(hook: Hook) -> HookKind {
-        match hook {
-            Hook::Connect => HookKind::Connect,
-            Hook::Forward { .. } => HookKind::Forward,
-            Hook::Close | Hook::SessionEnded => HookKind::Close,
-            Hook::Receipts => HookKind::Receipts,
-        }
-    }
-}
-
-/// A job of a forwarded message is some 400 bytes beside its body: 26 MB when the line is full of small ones.
-const JOBS_MAX: usize = 65_536;

@@ -1,23 +1,24 @@
-//! What the headers of a backend's answer do to the connection that was asked about (PROTOCOL.md sections 2 and 8).
+//! What the headers of a backend's response do to the connection that the request was about (PROTOCOL.md sections 2 and
+//! 8).
 //!
-//! Borrows everything from the answer's head and allocates nothing, since every forwarded message passes here.
+//! Borrows everything from the response's head and allocates nothing, since every forwarded message passes here.
 //! Unsubscribe is to be applied before subscribe. Called by the worker, which applies it to its shard.
 
 use crate::wire::http1::Headers;
 
-/// The headers that act. `'a` is the life of the answer's head.
+/// The headers that act. `'a` is the life of the response's head.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Actions<'a> {
     pub unsubscribe: Names<'a>,
     pub subscribe: Names<'a>,
-    /// Base64 as the backend wrote it; kept as bytes and sent back as they are.
+    /// Base64 as the backend wrote it; these bytes are stored and sent back unchanged.
     pub cookie: Option<&'a [u8]>,
     /// 60001 invalid signature, 60002 identity required, 60003 POST required: to be logged as an error.
     pub invalid: Option<u32>,
     /// 1–128 printable ASCII characters.
     pub session: Option<&'a str>,
     pub session_expiry_s: Option<u64>,
-    /// Headers of ours whose value is not what it should be; they do nothing, which is worth a line in the log.
+    /// Headers of ours with a value that cannot be read. They have no effect; the worker counts and logs them.
     pub unreadable: u32,
 }
 
@@ -36,11 +37,11 @@ impl<'a> Actions<'a> {
             } else if name.eq_ignore_ascii_case(COOKIE) {
                 actions.cookie = actions.cookie.or(Some(value));
             } else if name.eq_ignore_ascii_case(INVALID) {
-                keep_first(&mut actions.invalid, number(value), &mut actions.unreadable);
+                set_first(&mut actions.invalid, number(value), &mut actions.unreadable);
             } else if name.eq_ignore_ascii_case(SESSION) {
-                keep_first(&mut actions.session, session_name(value), &mut actions.unreadable);
+                set_first(&mut actions.session, session_name(value), &mut actions.unreadable);
             } else if name.eq_ignore_ascii_case(SESSION_EXPIRY) {
-                keep_first(&mut actions.session_expiry_s, number(value), &mut actions.unreadable);
+                set_first(&mut actions.session_expiry_s, number(value), &mut actions.unreadable);
             }
         }
         actions
@@ -61,7 +62,7 @@ impl<'a> Actions<'a> {
 /// Channel names out of `a;;b`; empty names, and lists that are not UTF-8, are skipped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names<'a> {
-    /// `None`: the answer has no such header, which is known without looking again.
+    /// `None` when the response has no such header.
     headers: Option<Headers<'a>>,
     name: &'static str,
 }
@@ -83,10 +84,10 @@ fn is_ours(name: &str) -> bool {
     name.as_bytes().get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
 }
 
-fn keep_first<T>(kept: &mut Option<T>, value: Option<T>, unreadable: &mut u32) {
+fn set_first<T>(slot: &mut Option<T>, value: Option<T>, unreadable: &mut u32) {
     *unreadable += u32::from(value.is_none());
-    if kept.is_none() {
-        *kept = value;
+    if slot.is_none() {
+        *slot = value;
     }
 }
 
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
     use crate::wire::http1::{RESPONSE_SLOTS, ResponseHead};
 
-    /// What `check` sees of an answer with these headers.
+    /// Calls `check` with the actions of a response that has these headers.
     fn with_headers<T>(lines: &[(&str, &[u8])], check: impl FnOnce(Actions<'_>) -> T) -> T {
         let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
         for (name, value) in lines {

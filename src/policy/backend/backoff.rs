@@ -1,5 +1,8 @@
-//! How long to wait before the next try: exponential, with full jitter, so that a thousand messages that failed
-//! together do not come back together. Chance is passed in; called by the breaker and by the line of waiting messages.
+//! How long to wait before the next attempt: exponential, with full jitter, so that a thousand messages that failed
+//! together are not retried together.
+//!
+//! Pure: chance is passed in, and time is the caller's. Called by the breaker for its cooldown, and by the backend's
+//! dispatcher for a request's next attempt.
 
 use crate::base::rng::Rng;
 
@@ -18,12 +21,12 @@ impl Backoff {
         doubled.min(self.max_ms.max(self.min_ms))
     }
 
-    /// A wait in `0..=ceiling`: "full jitter", which empties a crowd fastest for the least work of the other side.
+    /// A wait in `0..=ceiling`: "full jitter", which works off a crowd of retries fastest, and with the fewest of them.
     pub fn delay_ms(&self, attempts: u32, rng: &mut Rng) -> u64 {
         rng.below(self.ceiling_ms(attempts).saturating_add(1))
     }
 
-    /// A wait in the upper half of `0..=ceiling`, for one who must not come back at once.
+    /// A wait in the upper half of `0..=ceiling`, where an immediate retry would do harm.
     pub fn pause_ms(&self, attempts: u32, rng: &mut Rng) -> u64 {
         let ceiling = self.ceiling_ms(attempts);
         ceiling - rng.below(ceiling / 2 + 1)

@@ -1,7 +1,7 @@
 //! Which of several backends gets the next request: the one with the fewest unanswered requests, ties in turn.
 //!
-//! Least outstanding rather than plain turns: a backend that is slow, cold or half dead gets less without anyone having
-//! to measure it. Knows no breaker and no connection; the caller says who can be asked at all.
+//! Least outstanding rather than plain turns: a slow or cold backend gets fewer requests without a measurement of it.
+//! Knows no breaker and no connection; the caller says which backends are usable at all.
 
 /// One backend as the balancer sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +19,9 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// The index of the candidate to ask; `None` when none is usable (all breakers open, or all connections busy): the
-    /// message then waits, or fails at once if it cannot wait. Asking an open one after all would be the hammering that
-    /// the breaker is there to stop.
+    /// The index of the candidate that gets the request. `None` when none is usable (all breakers open, or all
+    /// connections busy): the request then waits, or fails at once if it is never retried. Sending to an open one after
+    /// all would be the load that the breaker is there to stop.
     pub fn pick(&mut self, candidates: impl Iterator<Item = Candidate>) -> Option<usize> {
         // One pass: the first of the least from `next` on, or else the first of the least before it.
         let mut best: Option<(usize, usize, bool)> = None;

@@ -1,4 +1,4 @@
-//! The breaker: after so many failures in a row a backend is left in peace for a while, then asked by one probe.
+//! The breaker: after so many failures in a row a backend gets no requests for a while, then one, the probe.
 //!
 //! ```text
 //!            failures in a row               cooldown over, one request admitted
@@ -46,7 +46,7 @@ enum State {
     Probing,
 }
 
-/// Leave for one request; to be given back exactly once, to `answered`, `failed` or `unused`.
+/// Permission for one request; to be given back exactly once, to `answered`, `failed` or `unused`.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Permit {
@@ -58,12 +58,12 @@ pub struct Permit {
 pub enum Change {
     None,
     Opened,
-    /// Whoever waits for this backend may go at once.
+    /// Requests that wait for this backend may go at once.
     Closed,
 }
 
 impl Breaker {
-    /// Would `admit` admit?
+    /// True when `admit` would give a permit.
     pub fn admits(&self, now: Tick) -> bool {
         match self.state {
             State::Closed => true,
@@ -72,7 +72,7 @@ impl Breaker {
         }
     }
 
-    /// Leave for one request. The first one after the cooldown is the probe; until it is back, nobody else goes.
+    /// A permit for one request. The first after the cooldown is the probe; until it has ended, no other is admitted.
     pub fn admit(&mut self, now: Tick) -> Option<Permit> {
         if !self.admits(now) {
             return None;
@@ -95,7 +95,7 @@ impl Breaker {
         self.state == State::Closed
     }
 
-    /// The backend answered. Whoever asked, and whenever: it is alive.
+    /// The backend answered. However old the request is, the backend is alive.
     pub fn answered(&mut self, _permit: Permit) -> Change {
         self.failures = 0;
         self.openings = 0;
@@ -122,7 +122,8 @@ impl Breaker {
         Change::Opened
     }
 
-    /// The request was never made, or ended without saying anything about the backend: the next one may be the probe.
+    /// The request was never made, or ended without a fact about the backend. If it was the probe, the next one may be
+    /// it.
     pub fn unused(&mut self, permit: Permit, now: Tick) {
         if permit.epoch == self.epoch && self.state == State::Probing {
             self.enter(State::Open { until: now });

@@ -1,6 +1,7 @@
-//! Decisions about the business server: what an answer means, when to try again, whom to ask, whom to leave in peace.
+//! Decisions about the business server: what a response means, when to retry, which upstream to choose, and when to
+//! stop sending to one.
 //!
-//! Owns the breaker, the backoff, the balancing, and the reading of the headers and of the connect answer that act on a
+//! Owns the breaker, the backoff and the balancer, and reads the headers and the connect answer that act on a
 //! connection. Never waits, never sends and reads no clock: the caller passes the time in and does what is decided.
 //! Called by `io::backend`, which owns the connections, and by the worker, which applies `Actions` to its shard.
 
@@ -16,7 +17,7 @@ pub use backoff::Backoff;
 pub use balancer::{Balancer, Candidate};
 pub use breaker::{Breaker, BreakerLimits, Permit};
 
-/// Why there is no answer that could be read.
+/// Why there is no response that could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Failure {
     #[error("the backend's name does not resolve")]
@@ -28,23 +29,23 @@ pub enum Failure {
     #[error("the backend did not answer in time")]
     Timeout,
     #[error("the backend's answer is not HTTP")]
-    Rubbish,
+    Malformed,
     #[error("the backend's answer is larger than allowed")]
     TooLarge,
 }
 
-/// What is to be done with the message that was asked about.
+/// What is to be done with the request that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// 2xx: the answer's body goes back to the client.
+    /// 2xx: the response's body goes back to the client.
     Success,
     /// The backend has decided, and would decide the same again: 3xx (redirects are not followed) and 4xx.
     Final,
-    /// The same message may fare better later.
+    /// The same request may succeed later.
     Retry,
 }
 
-/// Reads a status, or the lack of one.
+/// The verdict on a status, or on the failure to get one.
 pub fn classify(answer: Result<u16, Failure>) -> Verdict {
     match answer {
         Ok(200..=299) => Verdict::Success,
@@ -56,8 +57,8 @@ pub fn classify(answer: Result<u16, Failure>) -> Verdict {
     }
 }
 
-/// Does the answer speak against the backend itself? 429 and its kin come from a living one that only refuses this
-/// request.
+/// True when the result counts as a failure of the backend itself, and not of this one request. A backend that answers
+/// 429 or another 4xx is alive.
 pub fn is_backend_failure(answer: Result<u16, Failure>) -> bool {
     !matches!(answer, Ok(100..=499))
 }
@@ -77,7 +78,7 @@ mod tests {
     #[test]
     fn every_failure_is_retried_and_speaks_against_the_backend() {
         use Failure::*;
-        for failure in [NoAddress, Refused, Reset, Timeout, Rubbish, TooLarge] {
+        for failure in [NoAddress, Refused, Reset, Timeout, Malformed, TooLarge] {
             assert_eq!(classify(Err(failure)), Verdict::Retry);
             assert!(is_backend_failure(Err(failure)));
         }

@@ -1,5 +1,6 @@
-//! The Lua scripts, one per kind of step, and how a call of one looks on the wire. They are loaded once per connection
-//! and called by their digest; a server that has lost them says NOSCRIPT, and the batch is tried again.
+//! The Lua scripts in `lua/`, one per kind of request, and how a call of one looks on the wire. They are loaded once
+//! per connection and called by their digests. A server that has lost them answers NOSCRIPT, and the batch is tried
+//! again.
 
 use redis::{Cmd, ToRedisArgs};
 use sha1::{Digest, Sha1};
@@ -8,22 +9,22 @@ use std::sync::LazyLock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Script {
-    Put,
-    Join,
-    Leave,
-    Keep,
-    Release,
-    Remove,
-    Receive,
-    Forget,
-    Drop,
-    Load,
+    PutSession,
+    JoinChannel,
+    LeaveChannel,
+    PutMessage,
+    ReleaseMessage,
+    RemoveMessage,
+    PutReceived,
+    RemoveReceived,
+    DropSession,
+    LoadPage,
     Purge,
-    Found,
-    Claim,
-    Settle,
-    Writer,
-    Begin,
+    AdoptSession,
+    ClaimCall,
+    SettleCall,
+    CheckWriter,
+    BecomeWriter,
 }
 
 struct Loaded {
@@ -33,22 +34,22 @@ struct Loaded {
 
 impl Script {
     pub const ALL: [Script; 16] = [
-        Script::Put,
-        Script::Join,
-        Script::Leave,
-        Script::Keep,
-        Script::Release,
-        Script::Remove,
-        Script::Receive,
-        Script::Forget,
-        Script::Drop,
-        Script::Load,
+        Script::PutSession,
+        Script::JoinChannel,
+        Script::LeaveChannel,
+        Script::PutMessage,
+        Script::ReleaseMessage,
+        Script::RemoveMessage,
+        Script::PutReceived,
+        Script::RemoveReceived,
+        Script::DropSession,
+        Script::LoadPage,
         Script::Purge,
-        Script::Found,
-        Script::Claim,
-        Script::Settle,
-        Script::Writer,
-        Script::Begin,
+        Script::AdoptSession,
+        Script::ClaimCall,
+        Script::SettleCall,
+        Script::CheckWriter,
+        Script::BecomeWriter,
     ];
 
     /// What `SCRIPT LOAD` is given.
@@ -56,7 +57,7 @@ impl Script {
         &LOADED[self as usize].text
     }
 
-    /// Adds a call to a pipeline: one EVALSHA.
+    /// Appends a call: one EVALSHA.
     pub fn call<A: ToRedisArgs>(self, keys: &[&[u8]], args: A, out: &mut Vec<u8>) {
         let mut call = Cmd::new();
         call.arg("EVALSHA").arg(&LOADED[self as usize].digest).arg(keys.len());
@@ -65,33 +66,33 @@ impl Script {
 
     fn body(self) -> &'static str {
         match self {
-            Script::Put => include_str!("put.lua"),
-            Script::Join => include_str!("join.lua"),
-            Script::Leave => include_str!("leave.lua"),
-            Script::Keep => include_str!("keep.lua"),
-            Script::Release => include_str!("release.lua"),
-            Script::Remove => include_str!("remove.lua"),
-            Script::Receive => include_str!("receive.lua"),
-            Script::Forget => include_str!("forget.lua"),
-            Script::Drop => include_str!("drop.lua"),
-            Script::Load => include_str!("load.lua"),
-            Script::Purge => include_str!("purge.lua"),
-            Script::Found => include_str!("found.lua"),
-            Script::Claim => include_str!("claim.lua"),
-            Script::Settle => include_str!("settle.lua"),
-            Script::Writer => include_str!("writer.lua"),
-            Script::Begin => include_str!("begin.lua"),
+            Script::PutSession => include_str!("lua/put_session.lua"),
+            Script::JoinChannel => include_str!("lua/join_channel.lua"),
+            Script::LeaveChannel => include_str!("lua/leave_channel.lua"),
+            Script::PutMessage => include_str!("lua/put_message.lua"),
+            Script::ReleaseMessage => include_str!("lua/release_message.lua"),
+            Script::RemoveMessage => include_str!("lua/remove_message.lua"),
+            Script::PutReceived => include_str!("lua/put_received.lua"),
+            Script::RemoveReceived => include_str!("lua/remove_received.lua"),
+            Script::DropSession => include_str!("lua/drop_session.lua"),
+            Script::LoadPage => include_str!("lua/load_page.lua"),
+            Script::Purge => include_str!("lua/purge.lua"),
+            Script::AdoptSession => include_str!("lua/adopt_session.lua"),
+            Script::ClaimCall => include_str!("lua/claim_call.lua"),
+            Script::SettleCall => include_str!("lua/settle_call.lua"),
+            Script::CheckWriter => include_str!("lua/check_writer.lua"),
+            Script::BecomeWriter => include_str!("lua/become_writer.lua"),
         }
     }
 }
 
 impl Loaded {
-    /// The line with the flags, where there is one, must come first.
+    /// The line with the flags, where there is one, must stand before the prelude.
     fn new(script: Script) -> Loaded {
         let body = script.body();
         let flags = body.starts_with("#!").then(|| body.split_inclusive('\n').next().unwrap_or_default());
         let flags = flags.unwrap_or_default();
-        let text = [flags, include_str!("session.lua"), &body[flags.len()..]].concat();
+        let text = [flags, include_str!("lua/prelude.lua"), &body[flags.len()..]].concat();
         let digest = Sha1::digest(&text).iter().fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex
@@ -101,6 +102,9 @@ impl Loaded {
 }
 
 static LOADED: LazyLock<Vec<Loaded>> = LazyLock::new(|| {
-    debug_assert!(Script::ALL.iter().enumerate().all(|(at, script)| *script as usize == at), "in their order");
+    debug_assert!(
+        Script::ALL.iter().enumerate().all(|(position, script)| *script as usize == position),
+        "in their order"
+    );
     Script::ALL.map(Loaded::new).into()
 });

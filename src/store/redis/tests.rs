@@ -1,11 +1,11 @@
-//! The Redis store against a real redis-server: each step, a model, and everything that can go wrong in between.
+//! The Redis store against a real redis-server: each mutation, a model, and everything that can go wrong in between.
 
 mod faults;
-mod many;
 mod model;
+mod mutations;
 mod opening;
 mod server;
-mod steps;
+mod topologies;
 
 use super::*;
 use crate::base::id::ShardId;
@@ -13,11 +13,12 @@ use crate::config::StoreKind;
 use crate::shard::Message;
 use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, DownlinkMark, Mutation, Offset, Operation, Page, SessionRow,
-    StoredMessage, UplinkMark,
+    StoredMessage, StoredSession, UplinkMark,
 };
-use crate::store::Claimed;
+use crate::store::request::{ClaimId, ClaimOutcome};
 use crate::wire::packet::QoS;
 use server::Server;
+use std::sync::Arc;
 use std::time::Instant;
 
 fn options(url: &str, cluster_name: &str) -> Options {
@@ -58,33 +59,33 @@ impl Rig {
         sorted(opened)
     }
 
-    fn requests(&mut self, whats: Vec<Operation>) -> Vec<Request> {
-        let numbered = whats.into_iter().map(|operation| {
+    fn requests(&mut self, operations: Vec<Operation>) -> Vec<Request> {
+        let numbered = operations.into_iter().map(|operation| {
             self.number += 1;
             Request::Shard { shard: ShardId(0), command: Command { number: CommandNumber(self.number), operation } }
         });
         numbered.collect()
     }
 
-    fn steps(&mut self, steps: Vec<Mutation>) -> Vec<Completion> {
-        let requests = self.requests(steps.into_iter().map(Operation::Mutate).collect());
-        let answers = self.store.commit(requests, self.now);
-        answers.into_iter().map(outcome).collect()
+    fn mutate(&mut self, mutations: Vec<Mutation>) -> Vec<Completion> {
+        let requests = self.requests(mutations.into_iter().map(Operation::Mutate).collect());
+        let responses = self.store.commit(requests, self.now);
+        responses.into_iter().map(completion).collect()
     }
 
     #[track_caller]
-    fn done(&mut self, steps: Vec<Mutation>) {
-        let outcomes = self.steps(steps);
-        assert!(outcomes.iter().all(|outcome| *outcome == Completion::Done), "{outcomes:?}");
+    fn expect_done(&mut self, mutations: Vec<Mutation>) {
+        let completions = self.mutate(mutations);
+        assert!(completions.iter().all(|completion| *completion == Completion::Done), "{completions:?}");
     }
 
-    fn step(&mut self, step: Mutation) -> Completion {
-        self.steps(vec![step]).remove(0)
+    fn mutate_one(&mut self, mutation: Mutation) -> Completion {
+        self.mutate(vec![mutation]).remove(0)
     }
 
     fn load(&mut self, session: SessionId, after: Option<Offset>, most: usize) -> Completion {
         let requests = self.requests(vec![Operation::Load { session, after, most }]);
-        outcome(self.store.commit(requests, self.now).remove(0))
+        completion(self.store.commit(requests, self.now).remove(0))
     }
 
     #[track_caller]
@@ -96,22 +97,22 @@ impl Rig {
     }
 
     #[track_caller]
-    fn orders(&mut self, session: SessionId) -> Vec<u64> {
-        self.page(session).messages.iter().map(|kept| kept.offset.0).collect()
+    fn offsets(&mut self, session: SessionId) -> Vec<u64> {
+        self.page(session).messages.iter().map(|message| message.offset.0).collect()
     }
 
-    fn claim(&mut self, message_id: &str, life_ms: u64) -> Claimed {
+    fn claim(&mut self, message_id: &str, life_ms: u64) -> ClaimOutcome {
         let claim = Claim { message_id: message_id.into(), until: UnixMs(self.now.0 + life_ms) };
-        match self.store.commit(vec![Request::Claim { ticket: 7, claim }], self.now).remove(0) {
-            Answer::Claim { ticket: 7, claimed } => claimed,
+        match self.store.commit(vec![Request::Claim { id: ClaimId(7), claim }], self.now).remove(0) {
+            Response::Claim { id: ClaimId(7), outcome } => outcome,
             other => panic!("no answer to a claim: {other:?}"),
         }
     }
 }
 
-fn outcome(answer: Answer) -> Completion {
+fn completion(answer: Response) -> Completion {
     match answer {
-        Answer::Shard { outcome, .. } => outcome,
+        Response::Shard { completion, .. } => completion,
         other => panic!("not a shard's answer: {other:?}"),
     }
 }
@@ -138,7 +139,7 @@ fn row(session: u128) -> SessionRow {
     }
 }
 
-fn put(session: u128) -> Mutation {
+fn put_session(session: u128) -> Mutation {
     Mutation::PutSession(Box::new(row(session)))
 }
 
@@ -146,7 +147,7 @@ fn message(qos: QoS, body: &str) -> Message {
     Message::encode(qos, 9, body.as_bytes(), &mut Vec::new())
 }
 
-fn kept(session: u128, offset: u64) -> StoredMessage {
+fn stored(session: u128, offset: u64) -> StoredMessage {
     StoredMessage {
         session: SessionId(session),
         offset: Offset(offset),
@@ -159,36 +160,36 @@ fn kept(session: u128, offset: u64) -> StoredMessage {
     }
 }
 
-fn keep(session: u128, offset: u64) -> Mutation {
-    Mutation::PutMessage(Box::new(kept(session, offset)))
+fn put_message(session: u128, offset: u64) -> Mutation {
+    Mutation::PutMessage(Box::new(stored(session, offset)))
 }
 
 // How fast it is: figures for people, not judged.
 
 /// One session per message and many of them; every answer after its fsync, where the server was started so.
-fn batches(rig: &mut Rig, what: &str, mut step: impl FnMut(u64) -> Mutation) {
+fn batches(rig: &mut Rig, what: &str, mut mutation: impl FnMut(u64) -> Mutation) {
     let began = Instant::now();
     let count = 200;
     for batch in 0..count {
-        rig.done((batch * BATCH..(batch + 1) * BATCH).map(&mut step).collect());
+        rig.expect_done((batch * BATCH..(batch + 1) * BATCH).map(&mut mutation).collect());
     }
     let took = began.elapsed().as_micros();
     let each = took as f64 / (count * BATCH) as f64;
-    println!("{what}: {:.0} steps/s, {:.2} ms per batch of {BATCH}", 1e6 / each, each * BATCH as f64 / 1e3);
+    println!("{what}: {:.0} mutations/s, {:.2} ms per batch of {BATCH}", 1e6 / each, each * BATCH as f64 / 1e3);
 }
 
 fn measure(server: &Server, options: Options) {
     let mut rig = Rig::with(options);
     let sessions = 1000;
     let session = |n: u64| u128::from(n % sessions);
-    rig.done((0..sessions).map(|session| put(session.into())).collect());
+    rig.expect_done((0..sessions).map(|session| put_session(session.into())).collect());
     let body = message(QoS::AtLeastOnce, &"x".repeat(200));
-    let large = |n: u64| StoredMessage { message: body.clone(), ..kept(session(n), n / sessions) };
+    let large = |n: u64| StoredMessage { message: body.clone(), ..stored(session(n), n / sessions) };
     batches(&mut rig, "keep", |n| Mutation::PutMessage(Box::new(large(n))));
-    if let Value::BulkString(info) = server.ask("INFO memory") {
+    if let Value::BulkString(info) = server.query("INFO memory") {
         let info = String::from_utf8_lossy(&info);
         let used = info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")).expect("a count");
-        println!("{} bytes of Redis for {} messages in {sessions} sessions", used, rig.store.held().messages);
+        println!("{} bytes of Redis for {} messages in {sessions} sessions", used, rig.store.usage().messages);
     }
     let began = Instant::now();
     let found = rig.reopen();
@@ -197,7 +198,7 @@ fn measure(server: &Server, options: Options) {
         session: SessionId(session(n)),
         offset: Offset(n / sessions),
     });
-    batches(&mut rig, "put", |n| put(n.into()));
+    batches(&mut rig, "put", |n| put_session(n.into()));
     let began = Instant::now();
     let found = rig.reopen();
     println!("opened with {} sessions in {} ms", found.len(), (began.elapsed().as_micros()) / 1000);
@@ -205,7 +206,7 @@ fn measure(server: &Server, options: Options) {
 
 #[test]
 #[ignore = "it measures; run it alone, in a release build"]
-fn steps_per_second() {
+fn mutations_per_second() {
     let server = Server::start();
     println!("-- appendfsync always");
     measure(&server, options(&server.url(), "test"));

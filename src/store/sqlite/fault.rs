@@ -1,28 +1,26 @@
-//! What an error of SQLite's means for the promises: which of them pass, which last until a restart, and how a person
-//! is told.
+//! What an error of SQLite means for the store: why it refuses, whether that can pass or lasts until a restart, and
+//! what the operator can do.
 
-use super::super::OpenError;
-use super::schema::Directory;
+use super::directory::Directory;
 use crate::shard::command::StoreError;
+use crate::store::opening::OpenError;
 use rusqlite::{Error, ErrorCode, ffi};
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
+use std::io;
 
-/// Why no promise is made.
+/// Why the store refuses.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    pub why: StoreError,
+    pub reason: StoreError,
     pub detail: String,
-    /// Until a restart: what the disk holds is not known, and nothing is tried again.
-    pub lasts: bool,
+    /// Until a restart: what the disk holds is not known, and nothing is tried any more.
+    pub permanent: bool,
 }
 
-impl Directory {
-    pub fn fault(&self, error: &Error) -> Fault {
-        let file = self.database();
+impl Fault {
+    pub fn new(directory: &Directory, error: &Error) -> Fault {
+        let file = directory.database();
         let file = file.display();
-        let (why, lasts, rest) = match self.cause(error) {
+        let (reason, permanent, advice) = match cause(directory, error) {
             Cause::Full => (
                 StoreError::DiskFull,
                 false,
@@ -47,91 +45,40 @@ impl Directory {
                 ),
             ),
         };
-        Fault { why, detail: format!("{file}: {rest}"), lasts }
+        Fault { reason, detail: format!("{file}: {advice}"), permanent }
     }
 
-    pub fn open_error(&self, error: Error) -> OpenError {
-        let path = self.database();
-        match self.cause(&error) {
-            Cause::Full => OpenError::DiskFull { path },
-            Cause::ReadOnly => OpenError::ReadOnly { path },
-            Cause::Damaged => OpenError::Damaged { path, detail: error.to_string() },
-            Cause::Busy => OpenError::Locked { path, holder: "(unknown)".into() },
-            Cause::Failed => OpenError::Failed { path, detail: error.to_string() },
-        }
-    }
-
-    fn cause(&self, error: &Error) -> Cause {
-        match code(error) {
-            Some(ErrorCode::DiskFull) => Cause::Full,
-            Some(ErrorCode::ReadOnly) => Cause::ReadOnly,
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Cause::Damaged,
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Cause::Busy,
-            // SQLite knows of ENOSPC only; a write that failed for lack of a quota, or since the system has mounted a
-            // failing disk read-only, is told apart by trying. A failed fsync never is: it is broken.
-            Some(ErrorCode::SystemIoFailure) if extended(error) == Some(ffi::SQLITE_IOERR_WRITE) => {
-                match self.probe().map_err(|error| error.kind()) {
-                    Err(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Cause::Full,
-                    Err(io::ErrorKind::ReadOnlyFilesystem) => Cause::ReadOnly,
-                    _ => Cause::Failed,
-                }
-            }
-            Some(_) => Cause::Failed,
-            // A row that does not read as what was written into it.
-            None => Cause::Damaged,
-        }
-    }
-
-    /// Makes the reserve where it is missing; when that is possible, promises may be tried again. `Err` is what SQLite
-    /// would say.
-    pub fn has_reserve(&self) -> Result<(), Error> {
-        let path = self.path().join("reserve");
-        if fs::metadata(&path).is_ok_and(|reserve| reserve.len() == RESERVE_LEN as u64) {
-            return Ok(());
-        }
-        fill(&path, RESERVE_LEN).map_err(|error| {
-            let _ = fs::remove_file(&path);
-            let code = match error.kind() {
-                io::ErrorKind::ReadOnlyFilesystem => ffi::SQLITE_READONLY,
-                _ => ffi::SQLITE_FULL,
-            };
-            Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))
-        })
-    }
-
-    /// False when it has been given up already.
-    pub fn give_reserve_up(&self) -> bool {
-        fs::remove_file(self.path().join("reserve")).is_ok()
-    }
-
-    /// The file is gone or another one: what is promised now would be gone with it.
-    pub fn lost(&self) -> Option<Fault> {
-        (!self.holds_its_file()).then(|| Fault {
-            why: StoreError::Broken,
+    /// The database is not the file that was opened: what is stored now would be gone with it.
+    pub fn file_replaced(directory: &Directory) -> Fault {
+        Fault {
+            reason: StoreError::Broken,
             detail: format!(
                 "{}: the file was moved or removed while it was in use. Put it back, then start again",
-                self.database().display()
+                directory.database().display()
             ),
-            lasts: true,
-        })
-    }
-
-    /// Writes a page beside the database, and removes it.
-    fn probe(&self) -> io::Result<()> {
-        let path = self.path().join("probe");
-        let written = fill(&path, PAGE_LEN);
-        let removed = fs::remove_file(&path);
-        written.and(removed)
+            permanent: true,
+        }
     }
 }
 
-/// Not a length alone: blocks of the disk.
-fn fill(path: &Path, len: usize) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    for _ in 0..len / PAGE_LEN {
-        file.write_all(&[0x5A; PAGE_LEN])?;
+pub fn open_error(directory: &Directory, error: Error) -> OpenError {
+    let path = directory.database();
+    match cause(directory, &error) {
+        Cause::Full => OpenError::DiskFull { path },
+        Cause::ReadOnly => OpenError::ReadOnly { path },
+        Cause::Damaged => OpenError::Damaged { path, detail: error.to_string() },
+        Cause::Busy => OpenError::Locked { path, holder: "(unknown)".into() },
+        Cause::Failed => OpenError::Failed { path, detail: error.to_string() },
     }
-    file.sync_all()
+}
+
+/// The error that SQLite would report, for a reserve that could not be made.
+pub fn reserve_error(error: &io::Error) -> Error {
+    let code = match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => ffi::SQLITE_READONLY,
+        _ => ffi::SQLITE_FULL,
+    };
+    Error::SqliteFailure(ffi::Error::new(code), Some(error.to_string()))
 }
 
 enum Cause {
@@ -142,14 +89,25 @@ enum Cause {
     Failed,
 }
 
-fn code(error: &Error) -> Option<ErrorCode> {
-    error.sqlite_error_code()
+fn cause(directory: &Directory, error: &Error) -> Cause {
+    let extended_code = error.sqlite_error().map(|error| error.extended_code);
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Cause::Full,
+        Some(ErrorCode::ReadOnly) => Cause::ReadOnly,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Cause::Damaged,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Cause::Busy,
+        // SQLite recognises ENOSPC only. Whether a write failed for a quota, or because the system has mounted a
+        // failing disk read-only, is found out by writing a page. A failed fsync is never tried again: the store is
+        // broken.
+        Some(ErrorCode::SystemIoFailure) if extended_code == Some(ffi::SQLITE_IOERR_WRITE) => {
+            match directory.probe().map_err(|error| error.kind()) {
+                Err(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Cause::Full,
+                Err(io::ErrorKind::ReadOnlyFilesystem) => Cause::ReadOnly,
+                _ => Cause::Failed,
+            }
+        }
+        Some(_) => Cause::Failed,
+        // A column does not have the type that was written.
+        None => Cause::Damaged,
+    }
 }
-
-fn extended(error: &Error) -> Option<i32> {
-    error.sqlite_error().map(|error| error.extended_code)
-}
-
-const PAGE_LEN: usize = 4096;
-/// More than the log ever holds, so that it can be written back in full.
-const RESERVE_LEN: usize = 16 << 20;

@@ -1,5 +1,5 @@
-//! The store against real directories: what each step leaves, what a restart finds. `tests/model.rs` has random steps,
-//! `tests/faults.rs` what goes wrong.
+//! The store against real directories: what each mutation leaves, what a restart finds. `tests/model.rs` has random
+//! mutations, `tests/faults.rs` what goes wrong.
 
 mod faults;
 mod model;
@@ -9,6 +9,7 @@ use crate::base::id::ShardId;
 use crate::config::{Durability, StoreKind};
 use crate::shard::Message;
 use crate::shard::command::*;
+use crate::store::request::ClaimId;
 use crate::wire::packet::{MessageId, QoS};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +79,7 @@ fn message(qos: QoS, body: &[u8]) -> Message {
     Message::encode(qos, 7, body, &mut Vec::new())
 }
 
-fn kept(session: SessionId, offset: u64, body: &str) -> StoredMessage {
+fn stored(session: SessionId, offset: u64, body: &str) -> StoredMessage {
     StoredMessage {
         session,
         offset: Offset(offset),
@@ -91,12 +92,12 @@ fn kept(session: SessionId, offset: u64, body: &str) -> StoredMessage {
     }
 }
 
-fn put(session: SessionId, name: &str) -> Mutation {
+fn put_session(session: SessionId, name: &str) -> Mutation {
     Mutation::PutSession(Box::new(row(session, name)))
 }
 
-fn keep(kept: StoredMessage) -> Mutation {
-    Mutation::PutMessage(Box::new(kept))
+fn put_message(message: StoredMessage) -> Mutation {
+    Mutation::PutMessage(Box::new(message))
 }
 
 fn join(session: SessionId, channel: &str) -> Mutation {
@@ -107,9 +108,9 @@ fn received(id: u16, sequence: u64, answer: &str) -> Received {
     Received { id: MessageId(id), sequence, answer: answer.as_bytes().into() }
 }
 
-fn requests(whats: impl IntoIterator<Item = Operation>) -> Vec<Request> {
-    let whats = whats.into_iter().zip(1..);
-    whats
+fn requests(operations: impl IntoIterator<Item = Operation>) -> Vec<Request> {
+    let operations = operations.into_iter().zip(1..);
+    operations
         .map(|(operation, number)| Request::Shard {
             shard: ShardId(3),
             command: Command { number: CommandNumber(number), operation },
@@ -118,23 +119,23 @@ fn requests(whats: impl IntoIterator<Item = Operation>) -> Vec<Request> {
 }
 
 /// The outcomes of one commit.
-fn run(store: &mut Sqlite, whats: impl IntoIterator<Item = Operation>, now: UnixMs) -> Vec<Completion> {
-    let answers = store.commit(requests(whats), now).into_iter().zip(1..);
-    let outcome = |(answer, nth)| match answer {
-        Answer::Shard { shard: ShardId(3), number, outcome } if number == CommandNumber(nth) => outcome,
+fn run(store: &mut Sqlite, operations: impl IntoIterator<Item = Operation>, now: UnixMs) -> Vec<Completion> {
+    let responses = store.commit(requests(operations), now).into_iter().zip(1..);
+    let completion = |(answer, nth)| match answer {
+        Response::Shard { shard: ShardId(3), number, completion } if number == CommandNumber(nth) => completion,
         other => panic!("{other:?} is no answer to the {nth}th"),
     };
-    answers.map(outcome).collect()
+    responses.map(completion).collect()
 }
 
-fn steps(store: &mut Sqlite, steps: impl IntoIterator<Item = Mutation>) -> Vec<Completion> {
-    run(store, steps.into_iter().map(Operation::Mutate), NOW)
+fn mutate(store: &mut Sqlite, mutations: impl IntoIterator<Item = Mutation>) -> Vec<Completion> {
+    run(store, mutations.into_iter().map(Operation::Mutate), NOW)
 }
 
 #[track_caller]
-fn done(store: &mut Sqlite, all: impl IntoIterator<Item = Mutation>) {
-    for (nth, outcome) in steps(store, all).into_iter().enumerate() {
-        assert_eq!(outcome, Completion::Done, "of step {nth}");
+fn expect_done(store: &mut Sqlite, all: impl IntoIterator<Item = Mutation>) {
+    for (nth, completion) in mutate(store, all).into_iter().enumerate() {
+        assert_eq!(completion, Completion::Done, "of mutation {nth}");
     }
 }
 
@@ -150,18 +151,18 @@ fn all(store: &mut Sqlite, session: SessionId) -> Page {
     page(store, session, None, 1000, NOW)
 }
 
-fn orders(page: &Page) -> Vec<u64> {
-    page.messages.iter().map(|kept| kept.offset.0).collect()
+fn offsets(page: &Page) -> Vec<u64> {
+    page.messages.iter().map(|message| message.offset.0).collect()
 }
 
 fn claim(message_id: &str) -> Option<Claim> {
     Some(Claim { message_id: message_id.into(), until: LATER })
 }
 
-fn claimed(store: &mut Sqlite, message_id: &str, now: UnixMs) -> Claimed {
+fn claimed(store: &mut Sqlite, message_id: &str, now: UnixMs) -> ClaimOutcome {
     let claim = Claim { message_id: message_id.into(), until: UnixMs(now.0 + 1000) };
-    match store.commit(vec![Request::Claim { ticket: 9, claim }], now).pop() {
-        Some(Answer::Claim { ticket: 9, claimed }) => claimed,
+    match store.commit(vec![Request::Claim { id: ClaimId(9), claim }], now).pop() {
+        Some(Response::Claim { id: ClaimId(9), outcome }) => outcome,
         other => panic!("{other:?}"),
     }
 }
@@ -178,16 +179,22 @@ fn what_was_stored_is_found_after_a_restart() {
         uplink: UplinkMark { run: u32::MAX, last: 65_535, past_half: true },
         ..row(S, "s")
     };
-    let first = StoredMessage { sent: true, claim: claim("m-1"), ..kept(S, 3, "first") };
-    let second = StoredMessage { message: message(QoS::ExactlyOnce, &[0xFF, 0]), stored: LATER, ..kept(S, 9, "") };
+    let first = StoredMessage { sent: true, claim: claim("m-1"), ..stored(S, 3, "first") };
+    let second = StoredMessage { message: message(QoS::ExactlyOnce, &[0xFF, 0]), stored: LATER, ..stored(S, 9, "") };
     let bytes = (first.message.len() + second.message.len()) as u64;
-    done(
+    expect_done(
         &mut store,
-        [put(S, "s"), Mutation::PutSession(Box::new(full.clone())), put(T, "t"), join(S, "b"), join(S, "a")],
+        [
+            put_session(S, "s"),
+            Mutation::PutSession(Box::new(full.clone())),
+            put_session(T, "t"),
+            join(S, "b"),
+            join(S, "a"),
+        ],
     );
-    done(&mut store, [keep(first.clone()), keep(second.clone()), join(T, "a")]);
-    let answers = [received(65_534, 1 << 40, "later"), received(1, 2, ""), received(2, 1, "sooner")];
-    done(&mut store, answers.clone().map(|received| Mutation::PutReceived { session: S, received }));
+    expect_done(&mut store, [put_message(first.clone()), put_message(second.clone()), join(T, "a")]);
+    let responses = [received(65_534, 1 << 40, "later"), received(1, 2, ""), received(2, 1, "sooner")];
+    expect_done(&mut store, responses.clone().map(|received| Mutation::PutReceived { session: S, received }));
     let page = all(&mut store, S);
     drop(store);
 
@@ -213,46 +220,46 @@ fn what_was_stored_is_found_after_a_restart() {
         },
     ];
     assert_eq!(found, expected);
-    assert!(Arc::ptr_eq(&found[0].channels[0], &found[1].channels[0]), "a channel's name is kept once");
-    let [later, second_answer, sooner] = answers;
+    assert!(Arc::ptr_eq(&found[0].channels[0], &found[1].channels[0]), "a channel's name is message once");
+    let [later, second_answer, sooner] = responses;
     assert_eq!(page.received, [sooner, second_answer, later]);
     assert_eq!(page.messages, [first, second]);
     assert_eq!(all(&mut store, S), page);
-    assert_eq!(store.held(), Held { messages: 2, bytes });
+    assert_eq!(store.usage(), Usage { messages: 2, bytes });
 }
 
 #[test]
-fn every_step_may_be_done_twice() {
+fn every_mutation_may_be_done_twice() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let message = StoredMessage { claim: claim("m"), ..kept(S, 1, "one") };
-    let qos2 = StoredMessage { message: message_of_qos_2(), ..kept(S, 2, "") };
-    let twice = |step: Mutation| [step.clone(), step];
+    let message = StoredMessage { claim: claim("m"), ..stored(S, 1, "one") };
+    let qos2 = StoredMessage { message: message_of_qos_2(), ..stored(S, 2, "") };
+    let twice = |mutation: Mutation| [mutation.clone(), mutation];
     let all_steps = [
-        put(S, "s"),
+        put_session(S, "s"),
         join(S, "a"),
-        keep(message.clone()),
-        keep(qos2.clone()),
+        put_message(message.clone()),
+        put_message(qos2.clone()),
         Mutation::ReleaseMessage { session: S, offset: Offset(2) },
         Mutation::PutReceived { session: S, received: received(5, 1, "x") },
     ];
-    done(&mut store, all_steps.into_iter().flat_map(twice));
+    expect_done(&mut store, all_steps.into_iter().flat_map(twice));
     let page = all(&mut store, S);
     assert_eq!(page.messages[0], message);
     assert!(page.messages[1].released);
-    assert_eq!(orders(&page), [1, 2]);
+    assert_eq!(offsets(&page), [1, 2]);
     assert_eq!(page.received, [received(5, 1, "x")]);
-    assert_eq!(store.held(), Held { messages: 1, bytes: message.message.len() as u64 });
+    assert_eq!(store.usage(), Usage { messages: 1, bytes: message.message.len() as u64 });
     let ends = [
         Mutation::RemoveReceived { session: S, id: MessageId(5) },
         Mutation::RemoveMessage { session: S, offset: Offset(1) },
         Mutation::RemoveMessage { session: S, offset: Offset(2) },
         Mutation::LeaveChannel { session: S, channel: "a".into() },
     ];
-    done(&mut store, ends.into_iter().flat_map(twice));
+    expect_done(&mut store, ends.into_iter().flat_map(twice));
     assert_eq!(all(&mut store, S), Page::default());
-    assert_eq!(store.held(), Held::default());
-    done(&mut store, twice(Mutation::DropSession { session: S }));
+    assert_eq!(store.usage(), Usage::default());
+    expect_done(&mut store, twice(Mutation::DropSession { session: S }));
     drop(store);
     assert_eq!(dir.open().1, []);
 }
@@ -262,34 +269,39 @@ fn message_of_qos_2() -> Message {
 }
 
 #[test]
-fn a_message_that_has_its_order_stays_as_it_is() {
+fn a_message_that_has_its_offset_stays_as_it_is() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s"), keep(kept(S, 1, "old")), keep(kept(S, 1, "a new one"))]);
-    assert_eq!(all(&mut store, S).messages, [kept(S, 1, "old")]);
-    assert_eq!(store.held().bytes, kept(S, 1, "old").message.len() as u64);
+    expect_done(
+        &mut store,
+        [put_session(S, "s"), put_message(stored(S, 1, "old")), put_message(stored(S, 1, "a new one"))],
+    );
+    assert_eq!(all(&mut store, S).messages, [stored(S, 1, "old")]);
+    assert_eq!(store.usage().bytes, stored(S, 1, "old").message.len() as u64);
 }
 
 #[test]
-fn a_load_sees_the_steps_before_it_and_none_behind() {
+fn a_load_sees_the_mutations_before_it_and_none_behind() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     let load = || Operation::Load { session: S, after: None, most: 10 };
-    let outcomes = run(
+    let completions = run(
         &mut store,
         [
             load(),
-            Operation::Mutate(put(S, "s")),
-            Operation::Mutate(keep(kept(S, 1, "x"))),
+            Operation::Mutate(put_session(S, "s")),
+            Operation::Mutate(put_message(stored(S, 1, "x"))),
             load(),
             Operation::Mutate(Mutation::RemoveMessage { session: S, offset: Offset(1) }),
             load(),
         ],
         NOW,
     );
-    let seen: Vec<usize> = outcomes
+    let seen: Vec<usize> = completions
         .iter()
-        .filter_map(|outcome| if let Completion::Loaded(page) = outcome { Some(page.messages.len()) } else { None })
+        .filter_map(
+            |completion| if let Completion::Loaded(page) = completion { Some(page.messages.len()) } else { None },
+        )
         .collect();
     assert_eq!(seen, [0, 1, 0]);
 }
@@ -298,15 +310,15 @@ fn a_load_sees_the_steps_before_it_and_none_behind() {
 fn pages_follow_one_another() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s"), put(T, "t"), keep(kept(T, 4, "another's"))]);
-    done(&mut store, [9, 1, 5, 3, 7].map(|offset| keep(kept(S, offset, "x"))));
-    done(&mut store, [Mutation::PutReceived { session: S, received: received(5, 1, "x") }]);
+    expect_done(&mut store, [put_session(S, "s"), put_session(T, "t"), put_message(stored(T, 4, "another's"))]);
+    expect_done(&mut store, [9, 1, 5, 3, 7].map(|offset| put_message(stored(S, offset, "x"))));
+    expect_done(&mut store, [Mutation::PutReceived { session: S, received: received(5, 1, "x") }]);
     let first = page(&mut store, S, None, 2, NOW);
-    assert_eq!((orders(&first), first.more, first.received.len()), (vec![1, 3], true, 1));
+    assert_eq!((offsets(&first), first.more, first.received.len()), (vec![1, 3], true, 1));
     let second = page(&mut store, S, Some(3), 2, NOW);
-    assert_eq!((orders(&second), second.more, second.received.len()), (vec![5, 7], true, 0));
+    assert_eq!((offsets(&second), second.more, second.received.len()), (vec![5, 7], true, 0));
     let third = page(&mut store, S, Some(7), 2, NOW);
-    assert_eq!((orders(&third), third.more), (vec![9], false));
+    assert_eq!((offsets(&third), third.more), (vec![9], false));
     assert!(!page(&mut store, S, Some(7), 1, NOW).more);
     assert_eq!(page(&mut store, S, Some(9), 2, NOW), Page::default());
 }
@@ -316,66 +328,78 @@ fn a_page_of_large_messages_ends_early() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     let large = "x".repeat(600_000);
-    done(&mut store, [put(S, "s"), keep(kept(S, 0, &large)), keep(kept(S, 1, &large)), keep(kept(S, 2, &large))]);
+    expect_done(
+        &mut store,
+        [
+            put_session(S, "s"),
+            put_message(stored(S, 0, &large)),
+            put_message(stored(S, 1, &large)),
+            put_message(stored(S, 2, &large)),
+        ],
+    );
     let first = page(&mut store, S, None, 10, NOW);
-    assert_eq!((orders(&first), first.more), (vec![0, 1], true));
-    assert_eq!(first.messages[1], kept(S, 1, &large));
+    assert_eq!((offsets(&first), first.more), (vec![0, 1], true));
+    assert_eq!(first.messages[1], stored(S, 1, &large));
     let second = page(&mut store, S, Some(1), 10, NOW);
-    assert_eq!((orders(&second), second.more), (vec![2], false));
+    assert_eq!((offsets(&second), second.more), (vec![2], false));
 }
 
 #[test]
-fn a_claim_keeps_a_session_from_a_second_message() {
+fn a_claim_saves_a_session_from_a_second_message() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let with_claim = |session, offset, body| keep(StoredMessage { claim: claim("m"), ..kept(session, offset, body) });
-    done(&mut store, [put(S, "s"), put(T, "t"), with_claim(S, 1, "x"), with_claim(T, 1, "x")]);
+    let with_claim =
+        |session, offset, body| put_message(StoredMessage { claim: claim("m"), ..stored(session, offset, body) });
+    expect_done(&mut store, [put_session(S, "s"), put_session(T, "t"), with_claim(S, 1, "x"), with_claim(T, 1, "x")]);
     drop(store);
     let (mut store, _) = dir.open();
-    // The same step again is done already; the same call again, under a new order, is known.
+    // The same mutation is done already; a repeat of the same call, with a new offset, is recognised.
     assert_eq!(
-        steps(&mut store, [with_claim(S, 1, "x"), with_claim(S, 2, "x")]),
+        mutate(&mut store, [with_claim(S, 1, "x"), with_claim(S, 2, "x")]),
         [Completion::Done, Completion::Duplicate]
     );
-    assert_eq!(orders(&all(&mut store, S)), [1]);
+    assert_eq!(offsets(&all(&mut store, S)), [1]);
     // So it stays when the message is gone, and in the same commit.
     let after =
         [Mutation::RemoveMessage { session: S, offset: Offset(1) }, with_claim(S, 1, "x"), with_claim(S, 3, "x")];
-    assert_eq!(steps(&mut store, after), [Completion::Done, Completion::Done, Completion::Duplicate]);
-    assert_eq!(orders(&all(&mut store, S)), Vec::<u64>::new());
+    assert_eq!(mutate(&mut store, after), [Completion::Done, Completion::Done, Completion::Duplicate]);
+    assert_eq!(offsets(&all(&mut store, S)), Vec::<u64>::new());
     // After its time it is a new one.
-    let late = StoredMessage { expires: UnixMs(u64::MAX), claim: claim("m"), ..kept(S, 4, "x") };
-    assert_eq!(run(&mut store, [Operation::Mutate(keep(late))], LATER), [Completion::Done]);
-    assert_eq!(orders(&all(&mut store, S)), [4]);
+    let late = StoredMessage { expires: UnixMs(u64::MAX), claim: claim("m"), ..stored(S, 4, "x") };
+    assert_eq!(run(&mut store, [Operation::Mutate(put_message(late))], LATER), [Completion::Done]);
+    assert_eq!(offsets(&all(&mut store, S)), [4]);
 }
 
 #[test]
-fn a_call_is_claimed_once_and_answered_again() {
+fn a_call_is_claimed_once_and_a_repeat_gets_its_answer() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    assert_eq!(claimed(&mut store, "m", NOW), Claimed::New);
-    assert_eq!(claimed(&mut store, "m", NOW), Claimed::Again);
-    assert_eq!(claimed(&mut store, "n", NOW), Claimed::New);
+    assert_eq!(claimed(&mut store, "m", NOW), ClaimOutcome::New);
+    assert_eq!(claimed(&mut store, "m", NOW), ClaimOutcome::Unsettled);
+    assert_eq!(claimed(&mut store, "n", NOW), ClaimOutcome::New);
     let settle = Request::Settle { message_id: "m".into(), answer: b"{}".to_vec() };
-    assert_eq!(store.commit(vec![settle], NOW), [Answer::Settled]);
+    assert_eq!(store.commit(vec![settle], NOW), [Response::Settled]);
     drop(store);
     let (mut store, _) = dir.open();
-    assert_eq!(claimed(&mut store, "m", NOW), Claimed::Settled(b"{}".to_vec()));
-    assert_eq!(claimed(&mut store, "n", NOW), Claimed::Again);
-    assert_eq!(claimed(&mut store, "m", UnixMs(NOW.0 + 1000)), Claimed::New);
+    assert_eq!(claimed(&mut store, "m", NOW), ClaimOutcome::Settled(b"{}".to_vec()));
+    assert_eq!(claimed(&mut store, "n", NOW), ClaimOutcome::Unsettled);
+    assert_eq!(claimed(&mut store, "m", UnixMs(NOW.0 + 1000)), ClaimOutcome::New);
 }
 
 #[test]
 fn a_name_belongs_to_one_session() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let outcomes = steps(&mut store, [put(S, "s"), put(T, "s"), join(T, "a"), keep(kept(T, 1, "x")), join(S, "a")]);
+    let completions = mutate(
+        &mut store,
+        [put_session(S, "s"), put_session(T, "s"), join(T, "a"), put_message(stored(T, 1, "x")), join(S, "a")],
+    );
     let fenced = || Completion::Refused(StoreError::Fenced);
     assert_eq!(
-        outcomes,
+        completions,
         [Completion::Done, Completion::Refused(StoreError::NameTaken), fenced(), fenced(), Completion::Done]
     );
-    done(&mut store, [Mutation::DropSession { session: S }, put(T, "s")]);
+    expect_done(&mut store, [Mutation::DropSession { session: S }, put_session(T, "s")]);
     assert_eq!(dir_reopened(&dir, store), ["s"]);
 }
 
@@ -388,7 +412,7 @@ fn dir_reopened(dir: &TempDir, store: Sqlite) -> Vec<String> {
 fn what_takes_away_needs_no_session() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(
+    expect_done(
         &mut store,
         [
             Mutation::LeaveChannel { session: S, channel: "a".into() },
@@ -405,39 +429,59 @@ fn what_takes_away_needs_no_session() {
 fn a_dropped_session_leaves_nothing() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    let claimed = StoredMessage { claim: claim("m"), ..kept(S, 2, "x") };
-    done(&mut store, [put(S, "s"), put(T, "t"), join(S, "a"), keep(kept(S, 1, "x")), keep(claimed.clone())]);
-    done(&mut store, [Mutation::PutReceived { session: S, received: received(1, 1, "x") }, keep(kept(T, 1, "y"))]);
-    done(&mut store, [Mutation::DropSession { session: S }]);
-    assert_eq!(store.held(), Held { messages: 1, bytes: kept(T, 1, "y").message.len() as u64 });
+    let claimed = StoredMessage { claim: claim("m"), ..stored(S, 2, "x") };
+    expect_done(
+        &mut store,
+        [
+            put_session(S, "s"),
+            put_session(T, "t"),
+            join(S, "a"),
+            put_message(stored(S, 1, "x")),
+            put_message(claimed.clone()),
+        ],
+    );
+    expect_done(
+        &mut store,
+        [Mutation::PutReceived { session: S, received: received(1, 1, "x") }, put_message(stored(T, 1, "y"))],
+    );
+    expect_done(&mut store, [Mutation::DropSession { session: S }]);
+    assert_eq!(store.usage(), Usage { messages: 1, bytes: stored(T, 1, "y").message.len() as u64 });
     for table in ["sessions", "channels", "messages", "received"] {
-        let rows: i64 =
-            store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        let rows: i64 = store
+            .database
+            .connection()
+            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+            .unwrap();
         let of_t = i64::from(matches!(table, "sessions" | "messages"));
         assert_eq!(rows, of_t, "in {table}");
     }
     // A new one of that name begins anew, with the same claim.
-    done(&mut store, [put(S, "s"), keep(claimed)]);
-    assert_eq!(orders(&all(&mut store, S)), [2]);
+    expect_done(&mut store, [put_session(S, "s"), put_message(claimed)]);
+    assert_eq!(offsets(&all(&mut store, S)), [2]);
 }
 
 #[test]
-fn a_full_store_refuses_before_it_keeps() {
+fn a_full_store_refuses_before_it_stores() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
-    let each = kept(S, 1, "x").message.len() as u64 + 64;
+    expect_done(&mut store, [put_session(S, "s"), put_message(stored(S, 1, "x"))]);
+    let each = stored(S, 1, "x").message.len() as u64 + 64;
     store.set_bytes_max(2 * each);
     let full = || Completion::Refused(StoreError::StoreFull);
-    let tried = [keep(kept(S, 2, "x")), keep(kept(S, 3, "x")), keep(kept(S, 2, "x")), keep(kept(S, 1, "x"))];
-    assert_eq!(steps(&mut store, tried), [Completion::Done, full(), Completion::Done, Completion::Done]);
-    let after = [Mutation::RemoveMessage { session: S, offset: Offset(1) }, keep(kept(S, 4, "x"))];
-    assert_eq!(steps(&mut store, after), [Completion::Done, Completion::Done]);
-    assert_eq!(store.state(), State::Ready);
+    let tried = [
+        put_message(stored(S, 2, "x")),
+        put_message(stored(S, 3, "x")),
+        put_message(stored(S, 2, "x")),
+        put_message(stored(S, 1, "x")),
+    ];
+    assert_eq!(mutate(&mut store, tried), [Completion::Done, full(), Completion::Done, Completion::Done]);
+    let after = [Mutation::RemoveMessage { session: S, offset: Offset(1) }, put_message(stored(S, 4, "x"))];
+    assert_eq!(mutate(&mut store, after), [Completion::Done, Completion::Done]);
+    assert_eq!(store.health(), Health::Ready);
     drop(store);
     let (mut store, _) = dir.open();
     store.set_bytes_max(2 * each);
-    assert_eq!(steps(&mut store, [keep(kept(S, 5, "x"))]), [full()]);
+    assert_eq!(mutate(&mut store, [put_message(stored(S, 5, "x"))]), [full()]);
 }
 
 #[test]
@@ -445,19 +489,32 @@ fn what_has_expired_is_not_loaded_and_then_removed() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     let soon = UnixMs(NOW.0 + 1);
-    let expiring = |session, offset| StoredMessage { expires: soon, ..kept(session, offset, "x") };
+    let expiring = |session, offset| StoredMessage { expires: soon, ..stored(session, offset, "x") };
     // The client may hold these two ids: they outlive their time.
     let sent = StoredMessage { message: message_of_qos_2(), sent: true, ..expiring(S, 3) };
     let released = StoredMessage { message: message_of_qos_2(), ..expiring(S, 4) };
-    done(&mut store, [put(S, "s"), put(T, "t"), keep(expiring(S, 1)), keep(kept(S, 2, "x")), keep(sent)]);
-    done(&mut store, [keep(released), Mutation::ReleaseMessage { session: S, offset: Offset(4) }]);
-    done(
+    expect_done(
         &mut store,
-        [keep(expiring(T, 1)), keep(expiring(T, 2)), keep(StoredMessage { claim: claim("m"), ..expiring(T, 3) })],
+        [
+            put_session(S, "s"),
+            put_session(T, "t"),
+            put_message(expiring(S, 1)),
+            put_message(stored(S, 2, "x")),
+            put_message(sent),
+        ],
     );
-    assert_eq!(orders(&page(&mut store, S, None, 10, NOW)), [1, 2, 3, 4]);
-    assert_eq!(orders(&page(&mut store, S, None, 10, soon)), [2, 3, 4]);
-    assert_eq!(store.purge(NOW, 10), Purged::default());
+    expect_done(&mut store, [put_message(released), Mutation::ReleaseMessage { session: S, offset: Offset(4) }]);
+    expect_done(
+        &mut store,
+        [
+            put_message(expiring(T, 1)),
+            put_message(expiring(T, 2)),
+            put_message(StoredMessage { claim: claim("m"), ..expiring(T, 3) }),
+        ],
+    );
+    assert_eq!(offsets(&page(&mut store, S, None, 10, NOW)), [1, 2, 3, 4]);
+    assert_eq!(offsets(&page(&mut store, S, None, 10, soon)), [2, 3, 4]);
+    assert_eq!(store.purge(NOW, 10), PurgeOutcome::default());
     let each = expiring(S, 1).message.len() as u64;
     let mut expired = Vec::new();
     loop {
@@ -472,25 +529,25 @@ fn what_has_expired_is_not_loaded_and_then_removed() {
         of.fold((0, 0), |sum, expired| (sum.0 + expired.messages, sum.1 + expired.bytes))
     };
     assert_eq!((sum(S), sum(T)), ((1, each), (3, 3 * each)));
-    assert_eq!(orders(&page(&mut store, S, None, 10, NOW)), [2, 3, 4]);
-    assert_eq!(store.held().messages, 2);
+    assert_eq!(offsets(&page(&mut store, S, None, 10, NOW)), [2, 3, 4]);
+    assert_eq!(store.usage().messages, 2);
 }
 
 #[test]
 fn claims_and_guards_are_removed_in_slices_after_their_time() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s")]);
+    expect_done(&mut store, [put_session(S, "s")]);
     for nth in 0..5 {
-        assert_eq!(claimed(&mut store, &format!("m-{nth}"), NOW), Claimed::New);
+        assert_eq!(claimed(&mut store, &format!("m-{nth}"), NOW), ClaimOutcome::New);
         let claim = Some(Claim { message_id: format!("m-{nth}").into(), until: UnixMs(NOW.0 + 1000) });
-        done(&mut store, [keep(StoredMessage { claim, ..kept(S, nth, "x") })]);
+        expect_done(&mut store, [put_message(StoredMessage { claim, ..stored(S, nth, "x") })]);
     }
     let count = |store: &Sqlite, table: &str| -> i64 {
-        store.book.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+        store.database.connection().query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
     };
     let end = UnixMs(NOW.0 + 1000);
-    assert_eq!(store.purge(UnixMs(end.0 - 1), 2), Purged::default());
+    assert_eq!(store.purge(UnixMs(end.0 - 1), 2), PurgeOutcome::default());
     let mut slices = 0;
     while store.purge(end, 2).more {
         slices += 1;
@@ -498,20 +555,20 @@ fn claims_and_guards_are_removed_in_slices_after_their_time() {
         assert_eq!(count(&store, "guards"), 5 - 2 * slices);
     }
     assert_eq!((slices, count(&store, "claims"), count(&store, "guards")), (2, 0, 0));
-    assert_eq!(store.held().messages, 5);
+    assert_eq!(store.usage().messages, 5);
 }
 
 #[test]
 fn the_log_stays_bounded_and_a_closed_store_has_none() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s")]);
+    expect_done(&mut store, [put_session(S, "s")]);
     let log = dir.path().join("data/rainbow.db-wal");
     let body = "x".repeat(20_000);
     let mut largest = 0;
     for batch in 0..100 {
-        done(&mut store, (0..20).map(|nth| keep(kept(S, batch * 20 + nth, &body))));
-        store.tend(false);
+        expect_done(&mut store, (0..20).map(|nth| put_message(stored(S, batch * 20 + nth, &body))));
+        store.maintain(false);
         largest = largest.max(std::fs::metadata(&log).unwrap().len());
     }
     // 40 MB went through it.
@@ -521,7 +578,7 @@ fn the_log_stays_bounded_and_a_closed_store_has_none() {
     assert!(!log.exists());
     let (mut store, found) = dir.open();
     assert_eq!(found[0].waiting, 2000);
-    assert_eq!(orders(&page(&mut store, S, Some(1997), 10, NOW)), [1998, 1999]);
+    assert_eq!(offsets(&page(&mut store, S, Some(1997), 10, NOW)), [1998, 1999]);
 }
 
 #[test]
@@ -529,16 +586,19 @@ fn room_is_given_back_when_there_is_nothing_else_to_do() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     let body = "x".repeat(50_000);
-    done(&mut store, [put(S, "s")]);
-    done(&mut store, (0..1000).map(|nth| keep(kept(S, nth, &body))));
-    store.tend(true);
+    expect_done(&mut store, [put_session(S, "s")]);
+    expect_done(&mut store, (0..1000).map(|nth| put_message(stored(S, nth, &body))));
+    store.maintain(true);
     let full = std::fs::metadata(dir.database()).unwrap().len();
     assert!(full > 50_000_000, "{full}");
-    done(&mut store, [Mutation::DropSession { session: S }, put(T, "t"), keep(kept(T, 1, "x"))]);
+    expect_done(
+        &mut store,
+        [Mutation::DropSession { session: S }, put_session(T, "t"), put_message(stored(T, 1, "x"))],
+    );
     for _ in 0..100 {
-        store.tend(true);
+        store.maintain(true);
     }
     let after = std::fs::metadata(dir.database()).unwrap().len();
     assert!(after < full / 2, "{after} of {full} bytes are left");
-    assert_eq!(all(&mut store, T).messages, [kept(T, 1, "x")]);
+    assert_eq!(all(&mut store, T).messages, [stored(T, 1, "x")]);
 }

@@ -10,7 +10,7 @@ use super::head::BodyFraming;
 /// Reads one body. Start the next one with `new`; after an error it must not be asked again.
 #[derive(Clone, Debug)]
 pub struct BodyDecoder {
-    at: At,
+    state: State,
     max: u64,
     /// Bytes yielded so far.
     received: u64,
@@ -58,7 +58,7 @@ impl BodyError {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+enum State {
     Length,
     UntilClose,
     /// In a chunk size of which so many digits were read.
@@ -82,38 +82,38 @@ impl BodyDecoder {
     /// `max` is the largest body accepted, in bytes; a declared length above it is refused before a byte is read.
     pub fn new(framing: BodyFraming, max: usize) -> Result<BodyDecoder, BodyError> {
         let max = max as u64;
-        let (at, owed) = match framing {
-            BodyFraming::None | BodyFraming::Length(0) => (At::Done, 0),
+        let (state, owed) = match framing {
+            BodyFraming::None | BodyFraming::Length(0) => (State::Done, 0),
             BodyFraming::Length(len) if len > max => return Err(BodyError::TooLarge { max }),
-            BodyFraming::Length(len) => (At::Length, len),
-            BodyFraming::Chunked => (At::Size(0), 0),
-            BodyFraming::UntilClose => (At::UntilClose, 0),
+            BodyFraming::Length(len) => (State::Length, len),
+            BodyFraming::Chunked => (State::Size(0), 0),
+            BodyFraming::UntilClose => (State::UntilClose, 0),
         };
-        Ok(BodyDecoder { at, max, received: 0, owed, overhead: 0 })
+        Ok(BodyDecoder { state, max, received: 0, owed, overhead: 0 })
     }
 
     /// Takes what it can from `input` and appends the body's bytes to `out`. Call again with what comes after
     /// `consumed`.
     pub fn advance(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, BodyError> {
         let mut consumed = 0;
-        while self.at != At::Done && consumed < input.len() {
-            consumed += match self.at {
-                At::Length | At::Data | At::UntilClose => self.take_data(&input[consumed..], out)?,
+        while self.state != State::Done && consumed < input.len() {
+            consumed += match self.state {
+                State::Length | State::Data | State::UntilClose => self.take_data(&input[consumed..], out)?,
                 _ => self.step(input[consumed]).map(|()| 1)?,
             };
         }
-        Ok(Progress { consumed, done: self.at == At::Done })
+        Ok(Progress { consumed, done: self.state == State::Done })
     }
 
     pub fn is_done(&self) -> bool {
-        self.at == At::Done
+        self.state == State::Done
     }
 
     /// The connection ended: a body framed by that is complete now, any other must already be.
     pub fn finish(&mut self) -> Result<(), BodyError> {
-        match self.at {
-            At::Done | At::UntilClose => {
-                self.at = At::Done;
+        match self.state {
+            State::Done | State::UntilClose => {
+                self.state = State::Done;
                 Ok(())
             }
             _ => Err(BodyError::Truncated),
@@ -121,7 +121,7 @@ impl BodyDecoder {
     }
 
     fn take_data(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, BodyError> {
-        let len = if self.at == At::UntilClose {
+        let len = if self.state == State::UntilClose {
             self.check_room(input.len() as u64)?;
             input.len()
         } else {
@@ -131,63 +131,67 @@ impl BodyDecoder {
         self.received += len as u64;
         self.owed = self.owed.saturating_sub(len as u64);
         debug_assert!(self.received <= self.max, "no body outgrows its limit");
-        self.at = match self.at {
-            At::Length if self.owed == 0 => At::Done,
-            At::Data if self.owed == 0 => At::DataEnd,
-            at => at,
+        self.state = match self.state {
+            State::Length if self.owed == 0 => State::Done,
+            State::Data if self.owed == 0 => State::DataEnd,
+            state => state,
         };
         Ok(len)
     }
 
     /// One byte of chunk framing.
     fn step(&mut self, byte: u8) -> Result<(), BodyError> {
-        self.at = match (self.at, byte) {
-            (At::Size(digits), _) if byte.is_ascii_hexdigit() => self.size_digit(digits, byte)?,
-            (At::Size(1..), b'\r') => At::SizeCr,
+        self.state = match (self.state, byte) {
+            (State::Size(digits), _) if byte.is_ascii_hexdigit() => self.size_digit(digits, byte)?,
+            (State::Size(1..), b'\r') => State::SizeCr,
             // RFC 9112, section 7.1.1, lets blanks stand before the semicolon for old senders' sake; nobody needs them.
-            (At::Size(1..), b';') => At::Extension,
-            (At::Size(_), _) => return Err(BodyError::ChunkSize),
-            (At::Extension, b'\r') => At::SizeCr,
-            (At::Extension, b'\t' | b' '..=b'~' | 0x80..) => self.spend_overhead(At::Extension)?,
-            (At::Extension, _) => return Err(BodyError::ChunkExtension),
-            (At::SizeCr, b'\n') => self.chunk_begins()?,
-            (At::SizeCr, _) => return Err(BodyError::ChunkSize),
-            (At::DataEnd, b'\r') => At::DataCr,
-            (At::DataCr, b'\n') => At::Size(0),
-            (At::DataEnd | At::DataCr, _) => return Err(BodyError::ChunkEnd),
-            (At::TrailerStart, b'\r') => At::EndCr,
-            (At::TrailerStart, b'!'..=b'~') | (At::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
-                self.spend_overhead(At::Trailer)?
+            (State::Size(1..), b';') => State::Extension,
+            (State::Size(_), _) => return Err(BodyError::ChunkSize),
+            (State::Extension, b'\r') => State::SizeCr,
+            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => self.spend_overhead(State::Extension)?,
+            (State::Extension, _) => return Err(BodyError::ChunkExtension),
+            (State::SizeCr, b'\n') => self.chunk_begins()?,
+            (State::SizeCr, _) => return Err(BodyError::ChunkSize),
+            (State::DataEnd, b'\r') => State::DataCr,
+            (State::DataCr, b'\n') => State::Size(0),
+            (State::DataEnd | State::DataCr, _) => return Err(BodyError::ChunkEnd),
+            (State::TrailerStart, b'\r') => State::EndCr,
+            (State::TrailerStart, b'!'..=b'~') | (State::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
+                self.spend_overhead(State::Trailer)?
             }
-            (At::Trailer, b'\r') => At::TrailerCr,
-            (At::TrailerCr, b'\n') => At::TrailerStart,
-            (At::EndCr, b'\n') => At::Done,
-            (At::TrailerStart | At::Trailer | At::TrailerCr | At::EndCr, _) => return Err(BodyError::Trailer),
-            (At::Length | At::Data | At::UntilClose | At::Done, _) => unreachable!("data is taken in slices"),
+            (State::Trailer, b'\r') => State::TrailerCr,
+            (State::TrailerCr, b'\n') => State::TrailerStart,
+            (State::EndCr, b'\n') => State::Done,
+            (State::TrailerStart | State::Trailer | State::TrailerCr | State::EndCr, _) => {
+                return Err(BodyError::Trailer);
+            }
+            (State::Length | State::Data | State::UntilClose | State::Done, _) => {
+                unreachable!("data is taken in slices")
+            }
         };
         Ok(())
     }
 
-    fn size_digit(&mut self, digits: u32, byte: u8) -> Result<At, BodyError> {
+    fn size_digit(&mut self, digits: u32, byte: u8) -> Result<State, BodyError> {
         let digit = char::from(byte).to_digit(16).expect("a hex digit");
         // Sixteen digits fill the u64 exactly; a seventeenth would push the first one out.
         if digits == CHUNK_SIZE_DIGITS_MAX {
             return Err(BodyError::ChunkSize);
         }
         self.owed = self.owed << 4 | u64::from(digit);
-        Ok(At::Size(digits + 1))
+        Ok(State::Size(digits + 1))
     }
 
-    fn chunk_begins(&mut self) -> Result<At, BodyError> {
+    fn chunk_begins(&mut self) -> Result<State, BodyError> {
         self.check_room(self.owed)?;
-        Ok(if self.owed == 0 { At::TrailerStart } else { At::Data })
+        Ok(if self.owed == 0 { State::TrailerStart } else { State::Data })
     }
 
     fn check_room(&self, len: u64) -> Result<(), BodyError> {
         if len > self.max - self.received { Err(BodyError::TooLarge { max: self.max }) } else { Ok(()) }
     }
 
-    fn spend_overhead(&mut self, next: At) -> Result<At, BodyError> {
+    fn spend_overhead(&mut self, next: State) -> Result<State, BodyError> {
         if self.overhead == OVERHEAD_BYTES_MAX {
             return Err(BodyError::TooMuchOverhead { max: OVERHEAD_BYTES_MAX });
         }

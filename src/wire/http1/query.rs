@@ -41,16 +41,16 @@ fn find(text: &[u8], either: [u8; 2]) -> usize {
     const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
     // The high bit of each byte that is zero; above the first one of them it may be wrong.
     let zeros = |word: u64| word.wrapping_sub(LOW) & !word & HIGH;
-    let mut at = 0;
-    while let Some(word) = text[at..].first_chunk() {
+    let mut start = 0;
+    while let Some(word) = text[start..].first_chunk() {
         let word = u64::from_le_bytes(*word);
         let found = zeros(word ^ (LOW * u64::from(either[0]))) | zeros(word ^ (LOW * u64::from(either[1])));
         if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+            return start + found.trailing_zeros() as usize / 8;
         }
-        at += 8;
+        start += 8;
     }
-    at + text[at..].iter().position(|byte| either.contains(byte)).unwrap_or(text.len() - at)
+    start + text[start..].iter().position(|byte| either.contains(byte)).unwrap_or(text.len() - start)
 }
 
 /// The first value of that name. Names compare exactly, as the first implementation compared them.

@@ -90,13 +90,13 @@ pub struct HeadScanner {
     seen: usize,
     /// Lines ended: the first is the request or status line.
     lines: usize,
-    at: At,
+    state: State,
     /// Robustness allows one empty line before a request (RFC 9112, section 2.2).
     skipped_empty_line: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum At {
+enum State {
     #[default]
     LineStart,
     Line,
@@ -113,18 +113,18 @@ impl HeadScanner {
     pub fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         debug_assert!(buf.len() >= self.seen, "the buffer grows while a head is scanned");
         let end = buf.len().min(limits.bytes_max);
-        while self.at != At::Done && self.seen < end {
-            if self.at == At::Line {
+        while self.state != State::Done && self.seen < end {
+            if self.state == State::Line {
                 self.seen += text_len(&buf[self.seen..end]);
                 if self.seen == end {
                     break;
                 }
             }
-            self.at = self.step(buf[self.seen], limits)?;
+            self.state = self.step(buf[self.seen], limits)?;
             self.seen += 1;
         }
-        match self.at {
-            At::Done => Ok(Some(self.seen)),
+        match self.state {
+            State::Done => Ok(Some(self.seen)),
             // The empty line is still missing and there is no room for it.
             _ if self.seen >= limits.bytes_max => Err(HeadError::TooLong { max: limits.bytes_max }),
             _ => Ok(None),
@@ -136,30 +136,30 @@ impl HeadScanner {
         self.seen == 0
     }
 
-    fn step(&mut self, byte: u8, limits: &HeadLimits) -> Result<At, HeadError> {
-        match (self.at, byte) {
-            (At::LineCr, b'\n') => {
+    fn step(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, HeadError> {
+        match (self.state, byte) {
+            (State::LineCr, b'\n') => {
                 self.lines += 1;
-                Ok(At::LineStart)
+                Ok(State::LineStart)
             }
-            (At::EmptyCr, b'\n') if self.lines > 0 => Ok(At::Done),
-            (At::EmptyCr, b'\n') if self.skipped_empty_line => Err(HeadError::EmptyLines),
-            (At::EmptyCr, b'\n') => {
+            (State::EmptyCr, b'\n') if self.lines > 0 => Ok(State::Done),
+            (State::EmptyCr, b'\n') if self.skipped_empty_line => Err(HeadError::EmptyLines),
+            (State::EmptyCr, b'\n') => {
                 self.skipped_empty_line = true;
-                Ok(At::LineStart)
+                Ok(State::LineStart)
             }
-            (At::LineCr | At::EmptyCr, _) => Err(HeadError::BareCr),
+            (State::LineCr | State::EmptyCr, _) => Err(HeadError::BareCr),
             (_, b'\n') => Err(HeadError::BareLf),
-            (At::LineStart, b'\r') => Ok(At::EmptyCr),
-            (_, b'\r') => Ok(At::LineCr),
+            (State::LineStart, b'\r') => Ok(State::EmptyCr),
+            (_, b'\r') => Ok(State::LineCr),
             // RFC 9112, section 5.2: a server must refuse a folded line, or rewrite it.
-            (At::LineStart, b' ' | b'\t') if self.lines > 0 => Err(HeadError::Folded),
-            (At::Line, b'\t') if self.lines > 0 => Ok(At::Line),
+            (State::LineStart, b' ' | b'\t') if self.lines > 0 => Err(HeadError::Folded),
+            (State::Line, b'\t') if self.lines > 0 => Ok(State::Line),
             (_, 0..0x20 | 0x7F) => Err(HeadError::ControlByte { byte }),
-            (At::LineStart, _) if self.lines > limits.headers_max => {
+            (State::LineStart, _) if self.lines > limits.headers_max => {
                 Err(HeadError::TooManyHeaders { max: limits.headers_max })
             }
-            _ => Ok(At::Line),
+            _ => Ok(State::Line),
         }
     }
 }
@@ -300,11 +300,11 @@ mod tests {
         }
 
         #[test]
-        fn text_len_finds_a_lone_control_byte(at in 0..40usize, byte in any::<u8>()) {
+        fn text_len_finds_a_lone_control_byte(position in 0..40usize, byte in any::<u8>()) {
             let mut bytes = [b'a'; 40];
-            bytes[at] = byte;
+            bytes[position] = byte;
             let control = byte < 0x20 || byte == 0x7F;
-            prop_assert_eq!(text_len(&bytes), if control { at } else { 40 });
+            prop_assert_eq!(text_len(&bytes), if control { position } else { 40 });
         }
     }
 }

@@ -115,11 +115,11 @@ impl Decoder {
         }
     }
 
-    /// Reads a header out of the input, or out of the input and what was kept of earlier ones.
+    /// Reads a header out of the input, or out of the input and the bytes buffered from earlier ones.
     fn read_header(&mut self, input: &mut Input<'_>, limits: &Limits) -> Result<Option<Frame>, Violation> {
         let assembled = self.partial.as_ref().and_then(|partial| partial.message.as_ref().map(|_| partial.data.len()));
-        let kept = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
-        if kept == 0 {
+        let buffered = self.partial.as_ref().map_or(0, |partial| usize::from(partial.header_len));
+        if buffered == 0 {
             if let Some((frame, len)) = parse_header(input.rest(), assembled, limits)? {
                 input.take(len);
                 return Ok(Some(frame));
@@ -129,16 +129,16 @@ impl Decoder {
             }
         }
         let partial = self.partial.get_or_insert_default();
-        let copied = input.remaining().min(HEADER_LEN_MAX - kept);
-        partial.header[kept..kept + copied].copy_from_slice(&input.rest()[..copied]);
-        let parsed = parse_header(&partial.header[..kept + copied], assembled, limits)?;
+        let copied = input.remaining().min(HEADER_LEN_MAX - buffered);
+        partial.header[buffered..buffered + copied].copy_from_slice(&input.rest()[..copied]);
+        let parsed = parse_header(&partial.header[..buffered + copied], assembled, limits)?;
         // A header that is complete ends in this input: it was not complete before.
-        let (frame, used, kept) = match parsed {
-            Some((frame, len)) => (Some(frame), len - kept, 0),
-            None => (None, copied, kept + copied),
+        let (frame, used, buffered) = match parsed {
+            Some((frame, len)) => (Some(frame), len - buffered, 0),
+            None => (None, copied, buffered + copied),
         };
         input.take(used);
-        partial.header_len = kept as u8;
+        partial.header_len = buffered as u8;
         Ok(frame)
     }
 

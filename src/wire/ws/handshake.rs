@@ -208,8 +208,8 @@ mod tests {
 
     /// The request with one header's value replaced, or without it.
     fn altered(name: &str, value: Option<&'static [u8]>) -> Vec<Pair> {
-        let kept = REQUEST.iter().filter(|(found, _)| *found != name || value.is_some());
-        kept.map(|&(found, old)| (found, if found == name { value.unwrap_or(old) } else { old })).collect()
+        let headers = REQUEST.iter().filter(|(found, _)| *found != name || value.is_some());
+        headers.map(|&(found, old)| (found, if found == name { value.unwrap_or(old) } else { old })).collect()
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! A warm pool forwards without allocating: counted, on the pool's own thread, by an allocator that counts.
+//! A warm pool forwards without allocating.
+//!
+//! Counted on the pool's own thread by an allocator that counts, which serves every test of this crate.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, OnceCell};
@@ -8,8 +10,9 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::rig::{Backend, Connection, LATE, on_ring};
-use crate::io::backend::{Clock, Hook, IdempotencyKey, Job, Options, Parts, Pool};
-use crate::io::resolve::Resolver;
+use crate::base::limits::Limits;
+use crate::io::backend::resolver::Resolver;
+use crate::io::backend::{Hook, HookRequest, IdempotencyKey, Options, Pool, PoolParts, RequestTag, TimeSource};
 use crate::metrics::backend::BackendMetrics;
 
 /// The system's allocator, and how often each thread has asked it. Serves every test of this crate.
@@ -54,7 +57,7 @@ const WARM_UP: u64 = 200;
 const MESSAGES: u64 = 5000;
 const CLIENTS: u64 = 4;
 
-/// What the sink leads on with.
+/// The messages that the sink keeps going: each that comes back is followed by another.
 struct Load {
     pool: OnceCell<Pool>,
     submitted: Cell<u64>,
@@ -66,24 +69,24 @@ struct Load {
 
 impl Load {
     fn submit(&self, mut body: Vec<u8>) {
-        let ticket = self.submitted.replace(self.submitted.get() + 1);
+        let tag = self.submitted.replace(self.submitted.get() + 1);
         body.clear();
         body.extend_from_slice(b"{\"text\": \"as long as messages are\"}");
-        let job = Job {
-            hook: Hook::Forward { message_type: (ticket % 3) as u16 },
-            ticket,
+        let request = HookRequest {
+            hook: Hook::Forward { message_type: (tag % 3) as u16 },
+            tag: RequestTag(tag),
             retry: LATE,
             identity: [b'a'; 64],
             cookie: None,
-            idempotency_key: IdempotencyKey::format(format_args!("session-{ticket}")),
+            idempotency_key: IdempotencyKey::format(format_args!("session-{tag}")),
             query: None,
             headers: None,
             body,
         };
-        assert!(self.pool.get().expect("set").submit(job).is_ok());
+        assert!(self.pool.get().expect("set").submit(request).is_ok());
     }
 
-    fn came_back(&self, body: Vec<u8>) {
+    fn on_finished(&self, body: Vec<u8>) {
         let ended = self.ended.get() + 1;
         self.ended.set(ended);
         let [warm, _] = self.counted.get();
@@ -113,14 +116,14 @@ fn a_warm_pool_does_not_allocate() {
             waker: Cell::default(),
         });
         let of_sink = Rc::clone(&load);
-        let pool = Pool::new(Parts {
+        let pool = Pool::new(PoolParts {
             options: Options { security_token: "testtoken".into(), ..backend.options() },
             stats: Arc::new(BackendMetrics::default()),
-            resolver: Resolver::start().expect("a thread"),
+            resolver: Resolver::start(&Limits::DEFAULT).expect("a thread"),
             // Within one second: the signature's renewal may allocate, once in each.
-            clock: Clock { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },
+            clock: TimeSource { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },
             seed: 1,
-            sink: Rc::new(move |done| of_sink.came_back(done.request_body)),
+            sink: Rc::new(move |finished| of_sink.on_finished(finished.request_body)),
             alarm: Box::new(|_| {}),
         });
         assert!(load.pool.set(pool).is_ok());

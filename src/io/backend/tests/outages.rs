@@ -1,9 +1,12 @@
-//! Outages: timeouts, refusals, the breaker, deadlines, a full line. No job is ever lost.
+//! Outages: timeouts, refusals, the breaker, deadlines, a full queue.
+//!
+//! No request is ever lost, and none is sent to a backend that is known to be down.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::rig::*;
+use crate::base::limits::Limits;
 use crate::base::rng::Rng;
 use crate::io::backend::{GiveUp, Hook, Options, Retry};
 use crate::policy::backend::Failure;
@@ -31,7 +34,7 @@ fn silence_is_a_timeout_and_ends_the_connection() {
 }
 
 #[test]
-fn a_timeout_is_retried_until_it_is_answered() {
+fn a_timeout_is_retried_until_a_response_comes() {
     on_ring(async {
         let backend =
             Backend::start(|connection| if connection.index < 2 { silent(connection) } else { connection.echo() });
@@ -86,21 +89,21 @@ fn refused_then_retried_then_answered() {
 }
 
 #[test]
-fn those_who_cannot_wait_are_told_at_once_while_it_is_down() {
+fn requests_without_retry_fail_at_once_while_it_is_down() {
     on_ring(async {
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
-        for ticket in 0..5 {
-            assert_eq!(rig.ask(connect(ticket)).await, failed(Failure::Refused));
+        for tag in 0..5 {
+            assert_eq!(rig.run(connect(tag)).await, failed(Failure::Refused));
         }
         assert_eq!((rig.stats.open_breakers.get(), rig.stats.breaker_opened.get()), (1, 1));
         let down_at = rig.now();
-        assert_eq!(rig.ask(connect(5)).await, End::GaveUp(GiveUp::Down));
-        assert_eq!(rig.ask(forward(6, Retry::Never)).await, End::GaveUp(GiveUp::Down));
-        assert_eq!((rig.now(), rig.stats.requests.get()), (down_at, 5), "nobody was asked");
+        assert_eq!(rig.run(connect(5)).await, End::GaveUp(GiveUp::Down));
+        assert_eq!(rig.run(forward(6, Retry::Never)).await, End::GaveUp(GiveUp::Down));
+        assert_eq!((rig.now(), rig.stats.requests.get()), (down_at, 5), "no request went out");
         rig.advance(1000);
         backend.open(Connection::echo);
-        assert_eq!(rig.ask(connect(7)).await, ok(""), "the probe");
+        assert_eq!(rig.run(connect(7)).await, ok(""), "the probe");
         assert_eq!(rig.stats.open_breakers.get(), 0);
     });
 }
@@ -111,12 +114,12 @@ fn an_outage_of_two_minutes_is_probed_gently_and_ends_at_once() {
         const WAITING: usize = 1000;
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
-        (0..WAITING as u64).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        (0..WAITING as u64).for_each(|tag| rig.submit(forward(tag, LATE)));
         let began = rig.now();
         rig.until("two minutes", |rig| rig.now().since_ms(began) >= 120_000).await;
-        let (asked, opened) = (rig.stats.requests.get(), rig.stats.breaker_opened.get());
+        let (requests, opened) = (rig.stats.requests.get(), rig.stats.breaker_opened.get());
         // 64 connections were tried before the first one had failed; then probes, from one a second to one in five.
-        assert!(asked <= 64 + 5 + 60, "{asked} requests to a dead backend");
+        assert!(requests <= 64 + 5 + 60, "{requests} requests to a dead backend");
         assert!(opened >= 120_000 / 5000, "{opened} probes are too few to notice its return");
         assert!(rig.ended.borrow().is_empty() && rig.stats.waiting.get() >= WAITING as u64 - 1);
 
@@ -124,14 +127,14 @@ fn an_outage_of_two_minutes_is_probed_gently_and_ends_at_once() {
         backend.open(Connection::echo);
         rig.until_ended(WAITING).await;
         assert!(rig.now().since_ms(back) <= 5000, "one probe, and then all at once, not after their own backoffs");
-        assert!(rig.ended.borrow().iter().all(|(ticket, end)| *end == ok(&format!("message {ticket}"))));
+        assert!(rig.ended.borrow().iter().all(|(tag, end)| *end == ok(&format!("message {tag}"))));
         assert!(backend.connection_count() <= 64 + 1);
         assert_eq!((rig.stats.open_breakers.get(), rig.stats.jobs.get()), (0, 0));
     });
 }
 
 #[test]
-fn a_lonely_job_probes_as_soon_as_the_breaker_lets_it() {
+fn a_lone_request_probes_as_soon_as_the_breaker_lets_it() {
     on_ring(async {
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
@@ -143,18 +146,18 @@ fn a_lonely_job_probes_as_soon_as_the_breaker_lets_it() {
 }
 
 #[test]
-fn deadlines_give_jobs_back_in_the_order_in_which_they_came() {
+fn deadlines_give_requests_back_in_the_order_of_submission() {
     on_ring(async {
         let backend = Backend::closed();
         let rig = Rig::new(backend.options());
         let deadline = rig.now() + 120_000;
-        (0..200).for_each(|ticket| rig.submit(forward(ticket, Retry::Until(deadline))));
+        (0..200).for_each(|tag| rig.submit(forward(tag, Retry::Until(deadline))));
         rig.until("the last minute", |rig| rig.now() >= deadline - 60_000).await;
         assert!(rig.ended.borrow().is_empty());
         rig.until_ended(200).await;
         assert!(rig.now().since_ms(deadline) <= 50, "noticed in time");
         assert!(rig.ended.borrow().iter().all(|(_, end)| *end == End::GaveUp(GiveUp::Deadline)));
-        assert!(rig.ended.borrow().iter().map(|(ticket, _)| *ticket).is_sorted());
+        assert!(rig.ended.borrow().iter().map(|(tag, _)| *tag).is_sorted());
         assert!(rig.pool.is_idle());
     });
 }
@@ -165,7 +168,7 @@ fn a_deadline_cuts_an_attempt_short_without_blaming_the_backend() {
         let backend = Backend::start(silent);
         let rig = Rig::new(backend.options());
         let deadline = rig.now() + 100;
-        (0..10).for_each(|ticket| rig.submit(forward(ticket, Retry::Until(deadline))));
+        (0..10).for_each(|tag| rig.submit(forward(tag, Retry::Until(deadline))));
         rig.until_at_once("connected", |rig| rig.stats.connections_opened.get() == 10).await;
         rig.advance(100);
         rig.until_ended(10).await;
@@ -175,21 +178,22 @@ fn a_deadline_cuts_an_attempt_short_without_blaming_the_backend() {
 }
 
 #[test]
-fn a_full_line_gives_the_job_back() {
+fn a_full_queue_gives_the_request_back() {
     on_ring(async {
         let backend = Backend::start(silent);
-        let options = Options { connections_max: 1, jobs_max: 3, job_bytes_max: 1000, ..backend.options() };
-        let rig = Rig::new(options);
+        let limits = Limits { backend_queue_max: 3, ..Limits::DEFAULT };
+        let options = Options { connections_max: 1, limits, queue_bytes_max: 1000, ..backend.options() };
+        let rig = Rig::new(options.clone());
         let mut large = forward(1, LATE);
         large.body = vec![0; 5000];
         rig.submit(large);
         let refused = rig.pool.submit(forward(2, LATE)).expect_err("no room for its bytes");
-        assert_eq!((refused.ticket, refused.body), (2, b"message 2".to_vec()));
+        assert_eq!((refused.tag.0, refused.body), (2, b"message 2".to_vec()));
         rig.pool.close();
         rig.until_ended(1).await;
 
-        let rig = Rig::new(Options { connections_max: 1, jobs_max: 3, ..backend.options() });
-        (0..3).for_each(|ticket| rig.submit(forward(ticket, LATE)));
+        let rig = Rig::new(Options { queue_bytes_max: backend.options().queue_bytes_max, ..options });
+        (0..3).for_each(|tag| rig.submit(forward(tag, LATE)));
         assert!(rig.pool.submit(forward(3, LATE)).is_err());
         assert_eq!((rig.stats.queue_full.get(), rig.stats.jobs.get()), (1, 3));
     });
@@ -199,8 +203,8 @@ fn a_full_line_gives_the_job_back() {
 fn a_hook_without_a_url_says_so() {
     on_ring(async {
         let rig = Rig::new(Options::default());
-        assert_eq!(rig.ask(forward(1, LATE)).await, End::GaveUp(GiveUp::NoUrl));
-        assert_eq!(rig.ask(connect(2)).await, End::GaveUp(GiveUp::NoUrl));
+        assert_eq!(rig.run(forward(1, LATE)).await, End::GaveUp(GiveUp::NoUrl));
+        assert_eq!(rig.run(connect(2)).await, End::GaveUp(GiveUp::NoUrl));
     });
 }
 
@@ -213,22 +217,22 @@ fn chaotic(mut connection: Connection) {
         let is_alive = match rng.below(20) {
             0 => return,
             1 => connection.send(b"\x16\x03\x01"),
-            2 => connection.answer(500, b"oops"),
-            3 => connection.answer(429, b"slowly"),
+            2 => connection.respond(500, b"oops"),
+            3 => connection.respond(429, b"slowly"),
             4 => connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"),
             5 => {
                 connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
                 return;
             }
-            // In one piece: HTTP/1.1 cannot tell a second answer that comes later from the next one's.
+            // In one piece: HTTP/1.1 cannot tell a second response that comes later from that of the next request.
             6 => connection.send(&b"HTTP/1.1 204 X\r\n\r\n".repeat(2)),
-            7 => connection.answer(404, &body),
+            7 => connection.respond(404, &body),
             8 => {
                 let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 connection.send(&[head.as_bytes(), &body].concat());
                 return;
             }
-            _ => connection.answer(200, &body),
+            _ => connection.respond(200, &body),
         };
         if !is_alive {
             return;
@@ -237,7 +241,7 @@ fn chaotic(mut connection: Connection) {
 }
 
 #[test]
-fn no_job_is_lost_and_none_comes_back_twice() {
+fn no_request_is_lost_and_none_comes_back_twice() {
     on_ring(async {
         let backends = [(); 2].map(|()| Backend::start(chaotic));
         let urls = |path| backends.iter().map(|backend| backend.url(path)).collect();
@@ -249,36 +253,36 @@ fn no_job_is_lost_and_none_comes_back_twice() {
             ..Options::default()
         };
         let (rig, mut rng) = (Rig::new(options), Rng::new(5));
-        const JOBS: u64 = 2000;
-        for ticket in 0..JOBS {
+        const REQUESTS: u64 = 2000;
+        for tag in 0..REQUESTS {
             let retry = if rng.chance(50) { LATE } else { Retry::Never };
-            let mut job = forward(ticket, retry);
+            let mut request = forward(tag, retry);
             match rng.below(4) {
-                0 => (job.hook, job.retry) = (Hook::Connect, Retry::Never),
-                1 => job.hook = Hook::Close,
+                0 => (request.hook, request.retry) = (Hook::Connect, Retry::Never),
+                1 => request.hook = Hook::Close,
                 _ => {}
             }
-            let is_unanswerable = job.retry == Retry::Never;
-            rig.submit(job);
-            if is_unanswerable || rng.chance(20) {
+            let is_never_retried = request.retry == Retry::Never;
+            rig.submit(request);
+            if is_never_retried || rng.chance(20) {
                 rig.until("some room", |rig| rig.stats.jobs.get() < 100).await;
             }
         }
-        rig.until_ended(JOBS as usize).await;
-        let tickets: BTreeSet<u64> = rig.ended.borrow().iter().map(|(ticket, _)| *ticket).collect();
-        assert!(tickets.into_iter().eq(0..JOBS));
-        for (ticket, end) in rig.ended.borrow().iter() {
-            // An answer is that of its own request, however the connections went.
+        rig.until_ended(REQUESTS as usize).await;
+        let tags: BTreeSet<u64> = rig.ended.borrow().iter().map(|(tag, _)| *tag).collect();
+        assert!(tags.into_iter().eq(0..REQUESTS));
+        for (tag, end) in rig.ended.borrow().iter() {
+            // A response is that of its own request, however the connections went.
             if let End::Answered { status: 200, body, .. } = end {
-                assert!(body.is_empty() || *body == format!("message {ticket}").into_bytes(), "{ticket}: {end:?}");
+                assert!(body.is_empty() || *body == format!("message {tag}").into_bytes(), "{tag}: {end:?}");
             }
         }
         assert!(rig.pool.is_idle() && rig.stats.waiting.get() == 0);
         assert!(
             rig.ended.borrow().iter().filter(|(_, end)| matches!(end, End::Answered { .. })).count()
-                > JOBS as usize / 2
+                > REQUESTS as usize / 2
         );
         rig.pool.close();
-        rig.until_at_once("hung up", |rig| rig.stats.connections.get() == 0).await;
+        rig.until_at_once("closed", |rig| rig.stats.connections.get() == 0).await;
     });
 }

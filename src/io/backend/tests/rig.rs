@@ -1,5 +1,7 @@
-//! What the tests stand on: a backend in threads of its own that does what a closure says, and a pool driven as a
-//! worker drives it, by a clock that jumps to the next deadline whenever nobody is waiting for the network.
+//! The rig of the tests: a backend and a pool with its driver.
+//!
+//! The backend runs in threads of its own and does what a closure says. The pool is driven as a worker drives it, by a
+//! clock that jumps to the next deadline whenever no request waits for the network.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -13,10 +15,13 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
-use crate::io::backend::{Clock, GiveUp, Hook, Job, Options, Outcome, Parts, Pool, Retry};
-use crate::io::resolve::Resolver;
+use crate::io::backend::resolver::Resolver;
+use crate::io::backend::{
+    GiveUp, Hook, HookOutcome, HookRequest, Options, Pool, PoolParts, RequestTag, Retry, TimeSource,
+};
 use crate::metrics::backend::BackendMetrics;
 use crate::policy::backend::{Failure, Verdict};
 
@@ -26,7 +31,7 @@ pub fn on_ring<T>(body: impl Future<Output = T>) -> T {
     runtime.expect("a ring").block_on(body)
 }
 
-/// What came back of one job.
+/// How one request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Answered { verdict: Verdict, status: u16, body: Vec<u8> },
@@ -47,18 +52,18 @@ pub struct Rig {
     pub stats: Arc<BackendMetrics>,
     pub ended: Rc<RefCell<Vec<(u64, End)>>>,
     clock_us: Rc<Cell<u64>>,
-    bell: Rc<Bell>,
+    wakeup: Rc<Wakeup>,
 }
 
 #[derive(Default)]
-struct Bell {
-    is_rung: Cell<bool>,
+struct Wakeup {
+    is_woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Bell {
-    fn ring(&self) {
-        self.is_rung.set(true);
+impl Wakeup {
+    fn wake(&self) {
+        self.is_woken.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -66,7 +71,7 @@ impl Bell {
 
     async fn wait(&self) {
         poll_fn(|context| {
-            if self.is_rung.take() {
+            if self.is_woken.take() {
                 return Poll::Ready(());
             }
             *self.waker.borrow_mut() = Some(context.waker().clone());
@@ -81,47 +86,47 @@ impl Rig {
         Rig::with(options, |_| Err(io::ErrorKind::NotFound.into()), |_, _| {})
     }
 
-    /// `answer` resolves names; `on_done` is called with every job that came back, and may submit.
+    /// `resolve` resolves names; `on_finished` is called with every request that has come back, and may submit.
     pub fn with(
         options: Options,
-        answer: impl FnMut(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
-        on_done: impl Fn(u64, &End) + 'static,
+        resolve: impl FnMut(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
+        on_finished: impl Fn(u64, &End) + 'static,
     ) -> Rig {
-        let (stats, bell) = (Arc::new(BackendMetrics::default()), Rc::new(Bell::default()));
+        let (stats, wakeup) = (Arc::new(BackendMetrics::default()), Rc::new(Wakeup::default()));
         let (ended, clock_us) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(1_000_000)));
-        let (of_sink, of_alarm, of_clock) = (Rc::clone(&bell), Rc::clone(&bell), Rc::clone(&clock_us));
-        let kept = Rc::clone(&ended);
-        let pool = Pool::new(Parts {
+        let (of_sink, of_alarm, of_clock) = (Rc::clone(&wakeup), Rc::clone(&wakeup), Rc::clone(&clock_us));
+        let results = Rc::clone(&ended);
+        let pool = Pool::new(PoolParts {
             options,
             stats: Arc::clone(&stats),
-            resolver: Resolver::start_with(answer).expect("a thread"),
-            clock: Clock { monotonic_us: Box::new(move || of_clock.get()), unix_s: Box::new(|| 1_700_000_000) },
+            resolver: Resolver::start_with(&Limits::DEFAULT, resolve).expect("a thread"),
+            clock: TimeSource { monotonic_us: Box::new(move || of_clock.get()), unix_s: Box::new(|| 1_700_000_000) },
             seed: 11,
-            sink: Rc::new(move |done| {
-                let end = match done.outcome {
-                    Outcome::Answered { verdict, head, body } => {
+            sink: Rc::new(move |finished| {
+                let end = match finished.outcome {
+                    HookOutcome::Answered { verdict, head, body } => {
                         End::Answered { verdict, status: head.status, body: body.to_vec() }
                     }
-                    Outcome::GaveUp { reason } => End::GaveUp(reason),
+                    HookOutcome::GaveUp { reason } => End::GaveUp(reason),
                 };
-                kept.borrow_mut().push((done.ticket, end.clone()));
-                on_done(done.ticket, &end);
-                of_sink.ring();
+                results.borrow_mut().push((finished.tag.0, end.clone()));
+                on_finished(finished.tag.0, &end);
+                of_sink.wake();
             }),
-            alarm: Box::new(move |_| of_alarm.ring()),
+            alarm: Box::new(move |_| of_alarm.wake()),
         });
-        Rig { pool, stats, ended, clock_us, bell }
+        Rig { pool, stats, ended, clock_us, wakeup }
     }
 
     pub fn now(&self) -> Tick {
         Tick(self.clock_us.get() / 1000)
     }
 
-    pub fn submit(&self, job: Job) {
-        assert!(self.pool.submit(job).is_ok(), "there is room");
+    pub fn submit(&self, request: HookRequest) {
+        assert!(self.pool.submit(request).is_ok(), "there is room");
     }
 
-    /// Lets time pass, and whatever is due happen.
+    /// Lets time pass, and what is due then happen.
     pub fn advance(&self, ms: u64) {
         self.clock_us.set(self.clock_us.get() + ms * 1000);
         self.pool.poll_timers(self.now());
@@ -150,8 +155,8 @@ impl Rig {
                 self.clock_us.set(self.clock_us.get().max(next.0 * 1000));
                 continue;
             }
-            // A lane that ends quietly rings no bell, so the wait is cut into short ones, and bounded as a whole.
-            quiet_turns = match monoio::time::timeout(QUIET, self.bell.wait()).await {
+            // A connection that ends quietly wakes nobody, so the wait is cut into short ones, and bounded as a whole.
+            quiet_turns = match monoio::time::timeout(QUIET, self.wakeup.wait()).await {
                 Ok(()) => 0,
                 Err(_) => quiet_turns + 1,
             };
@@ -160,17 +165,17 @@ impl Rig {
     }
 
     pub async fn until_ended(&self, count: usize) {
-        self.until("all jobs back", |rig| rig.ended.borrow().len() >= count).await;
-        assert_eq!(self.ended.borrow().len(), count, "a job came back twice");
+        self.until("all requests back", |rig| rig.ended.borrow().len() >= count).await;
+        assert_eq!(self.ended.borrow().len(), count, "a request came back twice");
     }
 
-    /// One job's way out and back.
-    pub async fn ask(&self, job: Job) -> End {
-        let (before, ticket) = (self.ended.borrow().len(), job.ticket);
-        self.submit(job);
+    /// Submits one request and waits for its end.
+    pub async fn run(&self, request: HookRequest) -> End {
+        let (before, tag) = (self.ended.borrow().len(), request.tag.0);
+        self.submit(request);
         self.until_ended(before + 1).await;
         let (ended, end) = self.ended.borrow()[before].clone();
-        assert_eq!(ended, ticket);
+        assert_eq!(ended, tag);
         end
     }
 }
@@ -178,22 +183,22 @@ impl Rig {
 const QUIET: Duration = Duration::from_millis(2);
 const QUIET_TURNS_MAX: u32 = 5000;
 
-pub fn forward(ticket: u64, retry: Retry) -> Job {
-    Job {
+pub fn forward(tag: u64, retry: Retry) -> HookRequest {
+    HookRequest {
         hook: Hook::Forward { message_type: 7 },
-        ticket,
+        tag: RequestTag(tag),
         retry,
         identity: [b'a'; 64],
         cookie: None,
         idempotency_key: None,
         query: None,
         headers: None,
-        body: format!("message {ticket}").into_bytes(),
+        body: format!("message {tag}").into_bytes(),
     }
 }
 
-pub fn connect(ticket: u64) -> Job {
-    Job { hook: Hook::Connect, body: Vec::new(), ..forward(ticket, Retry::Never) }
+pub fn connect(tag: u64) -> HookRequest {
+    HookRequest { hook: Hook::Connect, body: Vec::new(), ..forward(tag, Retry::Never) }
 }
 
 /// Long enough for any retry of a test that is not about deadlines.
@@ -332,7 +337,7 @@ impl Connection {
         self.stream.write_all(bytes).is_ok()
     }
 
-    pub fn answer(&mut self, status: u16, body: &[u8]) -> bool {
+    pub fn respond(&mut self, status: u16, body: &[u8]) -> bool {
         let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
         self.send(&[head.as_bytes(), body].concat())
     }
@@ -340,7 +345,7 @@ impl Connection {
     /// Answers every request with its own body.
     pub fn echo(mut self) {
         while let Some(request) = self.request() {
-            if !self.answer(200, &request.body) {
+            if !self.respond(200, &request.body) {
                 return;
             }
         }
@@ -352,7 +357,7 @@ impl Connection {
     }
 }
 
-/// A sign from a backend's thread to the test, and one back.
+/// A channel from the test to a backend's thread, for "go on".
 pub fn signal() -> (mpsc::Sender<()>, Arc<std::sync::Mutex<mpsc::Receiver<()>>>) {
     let (sender, receiver) = mpsc::channel();
     (sender, Arc::new(std::sync::Mutex::new(receiver)))

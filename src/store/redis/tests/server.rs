@@ -1,4 +1,4 @@
-//! A redis-server of the test's own, and a line to it that can be cut.
+//! A redis-server of the test's own, and a proxy to it that can be cut.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -122,15 +122,15 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn ask(&self, question: &str) -> redis::Value {
+    pub fn query(&self, words: &str) -> redis::Value {
         let mut command = redis::Cmd::new();
-        question.split(' ').for_each(|word| {
+        words.split(' ').for_each(|word| {
             command.arg(word);
         });
-        self.tell(&command)
+        self.run_command(&command)
     }
 
-    pub fn tell(&self, command: &redis::Cmd) -> redis::Value {
+    pub fn run_command(&self, command: &redis::Cmd) -> redis::Value {
         let client = redis::Client::open(self.url()).expect("a URL");
         command.query(&mut client.get_connection().expect("a connection")).expect("an answer")
     }
@@ -155,7 +155,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
 }
 
-/// Hands bytes on, both ways, until it is told not to.
+/// Hands bytes on, both ways, until it is to cut them.
 pub struct Proxy {
     pub port: u16,
     cut: Arc<Cut>,
@@ -168,9 +168,9 @@ struct Cut {
     armed: AtomicBool,
     /// How many connections were cut.
     count: AtomicU32,
-    /// The server's ends of cut lines: they stay open, as where a network fails. A stale connection is what the store
-    /// must be able to end.
-    held: Mutex<Vec<TcpStream>>,
+    /// The server's ends of cut connections: they stay open, as where a network fails. A stale connection is what the
+    /// store must be able to end.
+    server_ends: Mutex<Vec<TcpStream>>,
 }
 
 impl Proxy {
@@ -197,7 +197,7 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The next answers come through up to that many bytes; then their line is cut, once.
+    /// The next answers come through up to that many bytes; then their connection is cut, once.
     pub fn cut_answers_after(&self, bytes: usize) {
         self.cut.left.store(bytes, Ordering::SeqCst);
         self.cut.armed.store(true, Ordering::SeqCst);
@@ -213,8 +213,8 @@ impl Cut {
     fn hand_up(&self, mut client: TcpStream, mut server: TcpStream) {
         let _ = std::io::copy(&mut client, &mut server);
         let end = server.local_addr().ok();
-        let is_held = |held: &TcpStream| held.local_addr().ok() == end;
-        if !self.held.lock().expect("no panic").iter().any(is_held) {
+        let was_cut = |server: &TcpStream| server.local_addr().ok() == end;
+        if !self.server_ends.lock().expect("no panic").iter().any(was_cut) {
             let _ = server.shutdown(Shutdown::Both);
         }
     }
@@ -235,7 +235,7 @@ impl Cut {
                 self.armed.store(false, Ordering::SeqCst);
                 self.count.fetch_add(1, Ordering::SeqCst);
                 // Before the client's end: `hand_up` looks for it then.
-                self.held.lock().expect("no panic").push(server);
+                self.server_ends.lock().expect("no panic").push(server);
                 break;
             }
         }

@@ -10,18 +10,18 @@ fn open_error(dir: &TempDir) -> OpenError {
     Sqlite::open(&dir.options()).map(drop).expect_err("it cannot be opened")
 }
 
-fn refused(why: StoreError) -> Completion {
-    Completion::Refused(why)
+fn refused(reason: StoreError) -> Completion {
+    Completion::Refused(reason)
 }
 
 #[track_caller]
-fn refusing(store: &Sqlite, expected: StoreError, told: &str) {
-    match store.state() {
-        State::Refusing { why, detail } => {
-            assert_eq!(why, expected);
-            assert!(detail.contains(told) && detail.contains("rainbow.db"), "{detail}");
+fn refusing(store: &Sqlite, expected: StoreError, text: &str) {
+    match store.health() {
+        Health::Refusing { reason, detail } => {
+            assert_eq!(reason, expected);
+            assert!(detail.contains(text) && detail.contains("rainbow.db"), "{detail}");
         }
-        State::Ready => panic!("it makes promises"),
+        Health::Ready => panic!("it makes promises"),
     }
 }
 
@@ -29,8 +29,8 @@ fn refusing(store: &Sqlite, expected: StoreError, told: &str) {
 fn a_directory_belongs_to_one_process() {
     let dir = TempDir::new();
     let (store, _) = dir.open();
-    let told = open_error(&dir).to_string();
-    assert!(told.contains(&format!("the process {} has this store", std::process::id())), "{told}");
+    let text = open_error(&dir).to_string();
+    assert!(text.contains(&format!("the process {} has this store", std::process::id())), "{text}");
     store.close();
     let (store, _) = dir.open();
     drop(store);
@@ -74,11 +74,11 @@ fn the_directory_is_made_and_nobody_elses_business() {
 fn another_format_and_another_programs_file_are_refused_and_left_alone() {
     let dir = TempDir::new();
     let (store, _) = dir.open();
-    store.book.conn.pragma_update(None, "user_version", 99).unwrap();
+    store.database.connection().pragma_update(None, "user_version", 99).unwrap();
     drop(store);
     let before = std::fs::read(dir.database()).unwrap();
-    let told = open_error(&dir).to_string();
-    assert!(told.contains("its format is 99, this version reads 1"), "{told}");
+    let text = open_error(&dir).to_string();
+    assert!(text.contains("its format is 99, this version reads 1"), "{text}");
     assert!(std::fs::read(dir.database()).unwrap() == before, "the file was written");
 
     let dir = TempDir::new();
@@ -92,12 +92,12 @@ fn another_format_and_another_programs_file_are_refused_and_left_alone() {
 }
 
 #[test]
-fn what_is_no_database_is_told_as_damaged() {
+fn what_is_no_database_is_reported_as_damaged() {
     let dir = TempDir::new();
     drop(dir.open());
     std::fs::write(dir.database(), "these are not the pages you are looking for".repeat(1000)).unwrap();
-    let told = open_error(&dir).to_string();
-    assert!(told.contains("is damaged") && told.contains("rainbow.db"), "{told}");
+    let text = open_error(&dir).to_string();
+    assert!(text.contains("is damaged") && text.contains("rainbow.db"), "{text}");
 }
 
 /// Wherever the file is damaged: it says so, at the start or later, or hands out only what was stored. It never panics.
@@ -108,12 +108,12 @@ fn a_damaged_file_never_hands_out_what_was_not_stored() {
     let body = |session: u128, offset: u64| format!("{session}/{offset} ").repeat(1 + offset as usize * 13);
     for session in 1..6 {
         let id = SessionId(session);
-        done(&mut store, [put(id, &format!("s{session}")), join(id, "c")]);
-        done(&mut store, (0..20).map(|offset| keep(kept(id, offset, &body(session, offset)))));
+        expect_done(&mut store, [put_session(id, &format!("s{session}")), join(id, "c")]);
+        expect_done(&mut store, (0..20).map(|offset| put_message(stored(id, offset, &body(session, offset)))));
     }
     store.close();
     let sound = std::fs::read(dir.database()).unwrap();
-    let (mut told_at_open, mut told_later, mut unharmed) = (0, 0, 0);
+    let (mut reported_at_open, mut reported_later, mut unharmed) = (0, 0, 0);
     let mut rng = Rng::new(7);
     for _ in 0..300 {
         let mut damaged = sound.clone();
@@ -126,7 +126,7 @@ fn a_damaged_file_never_hands_out_what_was_not_stored() {
         let mut store = match Sqlite::open(&dir.options()) {
             Ok((store, _)) => store,
             Err(OpenError::Damaged { .. } | OpenError::Format { .. } | OpenError::Foreign { .. }) => {
-                told_at_open += 1;
+                reported_at_open += 1;
                 continue;
             }
             Err(error) => panic!("{error}"),
@@ -134,20 +134,23 @@ fn a_damaged_file_never_hands_out_what_was_not_stored() {
         for session in 1..6 {
             let load = Operation::Load { session: SessionId(session), after: None, most: 1000 };
             let Some(Completion::Loaded(page)) = run(&mut store, [load], NOW).pop() else { continue };
-            for found in page.messages.iter().filter(|kept| !kept.released) {
+            for found in page.messages.iter().filter(|message| !message.released) {
                 let expected = message(QoS::AtLeastOnce, body(session, found.offset.0).as_bytes());
                 assert_eq!(found.message, expected, "damaged at {at} for {len}");
             }
         }
-        if store.state() == State::Ready {
+        if store.health() == Health::Ready {
             unharmed += 1;
         } else {
             refusing(&store, StoreError::Broken, "damaged");
-            told_later += 1;
-            assert_eq!(steps(&mut store, [put(T, "new")]), [refused(StoreError::Broken)]);
+            reported_later += 1;
+            assert_eq!(mutate(&mut store, [put_session(T, "new")]), [refused(StoreError::Broken)]);
         }
     }
-    assert!(told_at_open > 10 && told_later > 10 && unharmed > 10, "{told_at_open} {told_later} {unharmed}");
+    assert!(
+        reported_at_open > 10 && reported_later > 10 && unharmed > 10,
+        "{reported_at_open} {reported_later} {unharmed}"
+    );
 }
 
 #[test]
@@ -155,36 +158,36 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
     let body = "x".repeat(3000);
-    done(&mut store, [put(S, "s"), keep(kept(S, 0, &body))]);
-    done(&mut store, (1..50).map(|offset| keep(kept(S, offset, &body))));
-    let held = store.held();
-    let pages: i64 = store.book.conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
-    store.book.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+    expect_done(&mut store, [put_session(S, "s"), put_message(stored(S, 0, &body))]);
+    expect_done(&mut store, (1..50).map(|offset| put_message(stored(S, offset, &body))));
+    let usage = store.usage();
+    let pages: i64 = store.database.connection().pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    store.database.connection().pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
 
-    let mut batch: Vec<Mutation> = (50..60).map(|offset| keep(kept(S, offset, &body))).collect();
-    batch.push(put(T, "t"));
+    let mut batch: Vec<Mutation> = (50..60).map(|offset| put_message(stored(S, offset, &body))).collect();
+    batch.push(put_session(T, "t"));
     let load = Operation::Load { session: S, after: None, most: 1000 };
-    let whats = batch.into_iter().map(Operation::Mutate).chain([load]);
-    let mut outcomes = run(&mut store, whats, NOW);
-    assert!(matches!(outcomes.pop(), Some(Completion::Loaded(page)) if page.messages.len() == 50));
-    assert!(outcomes.iter().all(|outcome| *outcome == refused(StoreError::DiskFull)), "{outcomes:?}");
+    let operations = batch.into_iter().map(Operation::Mutate).chain([load]);
+    let mut completions = run(&mut store, operations, NOW);
+    assert!(matches!(completions.pop(), Some(Completion::Loaded(page)) if page.messages.len() == 50));
+    assert!(completions.iter().all(|completion| *completion == refused(StoreError::DiskFull)), "{completions:?}");
     refusing(&store, StoreError::DiskFull, "the disk is full");
-    assert_eq!(store.held(), held);
-    store.book.ledger.check_invariants(&store.book.conn).unwrap();
+    assert_eq!(store.usage(), usage);
+    store.database.index().check_invariants(store.database.connection()).unwrap();
     // What makes room is done in the same batch, and then there is some.
     let mut batch: Vec<Mutation> =
         (0..20).map(|offset| Mutation::RemoveMessage { session: S, offset: Offset(offset) }).collect();
-    batch.extend((50..80).map(|offset| keep(kept(S, offset, &body))));
-    let outcomes = steps(&mut store, batch);
-    assert!(outcomes[..20].iter().all(|outcome| *outcome == Completion::Done));
-    assert!(outcomes[20..].iter().all(|outcome| *outcome == refused(StoreError::DiskFull)));
-    store.book.ledger.check_invariants(&store.book.conn).unwrap();
+    batch.extend((50..80).map(|offset| put_message(stored(S, offset, &body))));
+    let completions = mutate(&mut store, batch);
+    assert!(completions[..20].iter().all(|completion| *completion == Completion::Done));
+    assert!(completions[20..].iter().all(|completion| *completion == refused(StoreError::DiskFull)));
+    store.database.index().check_invariants(store.database.connection()).unwrap();
     store.check(NOW);
-    assert_eq!(store.state(), State::Ready);
-    done(&mut store, (50..60).map(|offset| keep(kept(S, offset, &body))));
+    assert_eq!(store.health(), Health::Ready);
+    expect_done(&mut store, (50..60).map(|offset| put_message(stored(S, offset, &body))));
     drop(store);
     let (mut store, _) = dir.open();
-    assert_eq!(orders(&all(&mut store, S)), (20..60).collect::<Vec<u64>>());
+    assert_eq!(offsets(&all(&mut store, S)), (20..60).collect::<Vec<u64>>());
 }
 
 /// A real disk, of 48 MiB, filled to the last byte by others. Only root can make one; for everybody else there is the
@@ -215,14 +218,14 @@ impl Drop for Mounted<'_> {
 fn fill_the_disk(dir: &TempDir) {
     let (mut store, _) = dir.open();
     let body = "x".repeat(20_000);
-    done(&mut store, [put(S, "s")]);
-    let mut kept_upto = 0;
+    expect_done(&mut store, [put_session(S, "s")]);
+    let mut stored_upto = 0;
     let mut fill = |store: &mut Sqlite| {
-        while steps(store, [keep(kept(S, kept_upto, &body))]) == [Completion::Done] {
-            kept_upto += 1;
-            store.tend(false);
+        while mutate(store, [put_message(stored(S, stored_upto, &body))]) == [Completion::Done] {
+            stored_upto += 1;
+            store.maintain(false);
         }
-        kept_upto
+        stored_upto
     };
     let upto = fill(&mut store);
     assert!(upto > 500, "full after {upto}");
@@ -231,21 +234,21 @@ fn fill_the_disk(dir: &TempDir) {
     while others.write_all(&[1; 4096]).is_ok() {}
     store.check(NOW);
     refusing(&store, StoreError::DiskFull, "the disk is full");
-    assert_eq!(orders(&page(&mut store, S, Some(upto - 2), 10, NOW)), [upto - 1]);
-    done(&mut store, (0..400).map(|offset| Mutation::RemoveMessage { session: S, offset: Offset(offset) }));
-    assert_eq!(steps(&mut store, [keep(kept(S, upto, &body))]), [refused(StoreError::DiskFull)]);
+    assert_eq!(offsets(&page(&mut store, S, Some(upto - 2), 10, NOW)), [upto - 1]);
+    expect_done(&mut store, (0..400).map(|offset| Mutation::RemoveMessage { session: S, offset: Offset(offset) }));
+    assert_eq!(mutate(&mut store, [put_message(stored(S, upto, &body))]), [refused(StoreError::DiskFull)]);
     drop(others);
     std::fs::remove_file(dir.path().join("data/others")).unwrap();
     let checks = (0..50).take_while(|_| {
         store.check(NOW);
-        store.state() != State::Ready
+        store.health() != Health::Ready
     });
     assert!(checks.count() < 50, "it does not recover");
-    done(&mut store, [keep(kept(S, upto, &body))]);
+    expect_done(&mut store, [put_message(stored(S, upto, &body))]);
     drop(store);
     let (mut store, found) = dir.open();
     assert_eq!((found[0].first, found[0].next), (Some(Offset(400)), Offset(upto + 1)));
-    assert_eq!(orders(&page(&mut store, S, Some(upto - 1), 10, NOW)), [upto]);
+    assert_eq!(offsets(&page(&mut store, S, Some(upto - 1), 10, NOW)), [upto]);
 }
 
 #[test]
@@ -254,8 +257,9 @@ fn a_commit_is_synced_unless_memory_is_enough() {
     for (durability, expected) in [(Durability::Fsync, 2), (Durability::Memory, 1)] {
         let (store, _) =
             Sqlite::open(&Options { durability, ..dir.options() }).unwrap_or_else(|error| panic!("{error}"));
-        let pragma =
-            |name| store.book.conn.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+        let pragma = |name| {
+            store.database.connection().pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+        };
         assert_eq!(pragma("synchronous").unwrap(), rusqlite::types::Value::Integer(expected));
         assert_eq!(pragma("journal_mode").unwrap(), rusqlite::types::Value::Text("wal".into()));
     }
@@ -265,42 +269,42 @@ fn a_commit_is_synced_unless_memory_is_enough() {
 fn a_disk_that_cannot_be_written_refuses_and_still_reads() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
-    store.book.conn.pragma_update(None, "query_only", true).unwrap();
-    assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(StoreError::ReadOnly)]);
+    expect_done(&mut store, [put_session(S, "s"), put_message(stored(S, 1, "x"))]);
+    store.database.connection().pragma_update(None, "query_only", true).unwrap();
+    assert_eq!(mutate(&mut store, [put_message(stored(S, 2, "x"))]), [refused(StoreError::ReadOnly)]);
     refusing(&store, StoreError::ReadOnly, "cannot be written");
-    assert_eq!(orders(&all(&mut store, S)), [1]);
-    assert!(matches!(claimed(&mut store, "m", NOW), Claimed::Refused(StoreError::ReadOnly)));
-    assert_eq!(store.purge(LATER, 10), Purged::default());
+    assert_eq!(offsets(&all(&mut store, S)), [1]);
+    assert!(matches!(claimed(&mut store, "m", NOW), ClaimOutcome::Refused(StoreError::ReadOnly)));
+    assert_eq!(store.purge(LATER, 10), PurgeOutcome::default());
 }
 
 #[test]
 fn a_file_that_is_taken_away_ends_all_promises() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s")]);
+    expect_done(&mut store, [put_session(S, "s")]);
     store.check(NOW);
-    assert_eq!(store.state(), State::Ready);
+    assert_eq!(store.health(), Health::Ready);
     std::fs::rename(dir.database(), dir.path().join("elsewhere.db")).unwrap();
     store.check(NOW);
     refusing(&store, StoreError::Broken, "moved or removed");
-    assert_eq!(steps(&mut store, [keep(kept(S, 1, "x"))]), [refused(StoreError::Broken)]);
+    assert_eq!(mutate(&mut store, [put_message(stored(S, 1, "x"))]), [refused(StoreError::Broken)]);
 }
 
 #[test]
 fn a_failed_fsync_is_never_tried_again() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s"), keep(kept(S, 1, "x"))]);
+    expect_done(&mut store, [put_session(S, "s"), put_message(stored(S, 1, "x"))]);
     let failed = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC), None);
-    assert_eq!(store.suffer(failed), StoreError::Broken);
+    assert_eq!(store.note_fault(failed), StoreError::Broken);
     for _ in 0..3 {
-        assert_eq!(steps(&mut store, [keep(kept(S, 2, "x"))]), [refused(StoreError::Broken)]);
-        store.tend(true);
+        assert_eq!(mutate(&mut store, [put_message(stored(S, 2, "x"))]), [refused(StoreError::Broken)]);
+        store.maintain(true);
         store.check(NOW);
         refusing(&store, StoreError::Broken, "writing failed");
     }
-    assert_eq!(orders(&all(&mut store, S)), [1]);
+    assert_eq!(offsets(&all(&mut store, S)), [1]);
 }
 
 /// The system refuses to let files grow (EFBIG): SQLite knows it as a write that failed. In a process of its own, since
@@ -313,7 +317,7 @@ fn a_failed_write_breaks_the_store_until_a_restart() {
     }
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
-    done(&mut store, [put(S, "s")]);
+    expect_done(&mut store, [put_session(S, "s")]);
     store.close();
     let test = std::thread::current().name().expect("tests have names").to_owned();
     // Without the signal, which would kill it, the limit is an error. In blocks of 512 bytes: 1 MiB.
@@ -325,14 +329,14 @@ fn a_failed_write_breaks_the_store_until_a_restart() {
         .output()
         .unwrap();
     std::io::stderr().write_all(&output.stderr).unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
     // All that was promised, and nothing else was called ok.
-    let promised: usize = said.lines().find_map(|line| line.strip_prefix("promised ")?.parse().ok()).unwrap();
+    let promised: usize = text.lines().find_map(|line| line.strip_prefix("promised ")?.parse().ok()).unwrap();
     let (mut store, _) = dir.open();
     assert!(promised > 0);
-    let orders = orders(&all(&mut store, S));
-    assert!(orders.iter().copied().take(promised).eq(0..promised as u64), "{promised} promised, found {orders:?}");
+    let offsets = offsets(&all(&mut store, S));
+    assert!(offsets.iter().copied().take(promised).eq(0..promised as u64), "{promised} promised, found {offsets:?}");
 }
 
 fn fail_to_write(dir: TempDir) {
@@ -340,12 +344,12 @@ fn fail_to_write(dir: TempDir) {
     let (mut store, _) = dir.open();
     let body = "x".repeat(100_000);
     let mut promised = 0;
-    while steps(&mut store, [keep(kept(S, promised, &body))]) == [Completion::Done] {
+    while mutate(&mut store, [put_message(stored(S, promised, &body))]) == [Completion::Done] {
         promised += 1;
         assert!(promised < 100, "the files grow without bounds");
     }
     println!("\npromised {promised}");
     refusing(&store, StoreError::Broken, "writing failed");
-    assert_eq!(steps(&mut store, [join(S, "a")]), [refused(StoreError::Broken)]);
-    assert_eq!(orders(&all(&mut store, S)).len() as u64, promised);
+    assert_eq!(mutate(&mut store, [join(S, "a")]), [refused(StoreError::Broken)]);
+    assert_eq!(offsets(&all(&mut store, S)).len() as u64, promised);
 }

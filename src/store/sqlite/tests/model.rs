@@ -1,7 +1,8 @@
-//! Random steps, loads and claims against a model in plain maps, over restarts: every outcome and every page must be
-//! the model's, and every restart must find what the model holds.
+//! Random mutations, loads and claims against a model in plain maps, over restarts: every outcome and every page must
+//! be the model's, and every restart must find what the model holds.
 
 use super::*;
+use crate::store::request::session_of;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +30,7 @@ fn session() -> impl Strategy<Value = SessionId> {
     (1..4u128).prop_map(SessionId)
 }
 
-fn put_any() -> impl Strategy<Value = Mutation> {
+fn any_session() -> impl Strategy<Value = Mutation> {
     (session(), 0..4u8, any::<u16>(), any::<bool>()).prop_map(|(session, name, any, flag)| {
         Mutation::PutSession(Box::new(SessionRow {
             // Mostly its own name, sometimes another's.
@@ -44,14 +45,14 @@ fn put_any() -> impl Strategy<Value = Mutation> {
     })
 }
 
-fn keep_any() -> impl Strategy<Value = Mutation> {
+fn any_message() -> impl Strategy<Value = Mutation> {
     let claim = proptest::option::of((0..3u8, 0..3u64));
     let flags = (any::<bool>(), any::<bool>(), 0..5u8);
     (session(), 0..8u64, any::<[u8; 3]>(), 0..3u64, claim, flags).prop_map(
         |(session, offset, body, ttl, claim, (two, sent, released))| {
             let released = two && released == 0;
             let qos = if two { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
-            keep(StoredMessage {
+            put_message(StoredMessage {
                 message: if released { Message::encode(qos, 0, &[], &mut Vec::new()) } else { message(qos, &body) },
                 sent,
                 released,
@@ -61,28 +62,30 @@ fn keep_any() -> impl Strategy<Value = Mutation> {
                     message_id: format!("c{id}").into(),
                     until: UnixMs(NOW.0 + 1000 * until),
                 }),
-                ..kept(session, offset, "")
+                ..stored(session, offset, "")
             })
         },
     )
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let place = || (session(), 0..8u64);
+    let message = || (session(), (0..8u64).prop_map(Offset));
     let channel = || (session(), 0..3u8);
     prop_oneof![
-        3 => put_any().prop_map(Act::Mutation),
-        8 => keep_any().prop_map(Act::Mutation),
-        2 => place().prop_map(|(session, offset)| Act::Mutation(Mutation::ReleaseMessage { session, offset: Offset(offset) })),
-        4 => place().prop_map(|(session, offset)| Act::Mutation(Mutation::RemoveMessage { session, offset: Offset(offset) })),
+        3 => any_session().prop_map(Act::Mutation),
+        8 => any_message().prop_map(Act::Mutation),
+        2 => message().prop_map(|(session, offset)| Act::Mutation(Mutation::ReleaseMessage { session, offset })),
+        4 => message().prop_map(|(session, offset)| Act::Mutation(Mutation::RemoveMessage { session, offset })),
         2 => channel().prop_map(|(session, channel)| Act::Mutation(join(session, &format!("c{channel}")))),
         1 => channel().prop_map(|(session, channel)| {
             Act::Mutation(Mutation::LeaveChannel { session, channel: format!("c{channel}").into() })
         }),
         2 => (session(), 1..5u16, any::<u8>(), any::<u8>()).prop_map(|(session, id, sequence, answer)| {
-            Act::Mutation(Mutation::PutReceived { session, received: received(id, u64::from(sequence), &answer.to_string()) })
+            let received = received(id, u64::from(sequence), &answer.to_string());
+            Act::Mutation(Mutation::PutReceived { session, received })
         }),
-        1 => (session(), 1..5u16).prop_map(|(session, id)| Act::Mutation(Mutation::RemoveReceived { session, id: MessageId(id) })),
+        1 => (session(), (1..5u16).prop_map(MessageId))
+            .prop_map(|(session, id)| Act::Mutation(Mutation::RemoveReceived { session, id })),
         1 => session().prop_map(|session| Act::Mutation(Mutation::DropSession { session })),
         4 => (session(), proptest::option::of(0..8u64), 0..4usize)
             .prop_map(|(session, after, most)| Act::Load(session, after, most)),
@@ -116,50 +119,54 @@ struct Session {
 }
 
 impl Model {
-    fn act(&mut self, act: &Act, now: UnixMs) -> Answer {
-        let outcome = match act {
-            Act::Mutation(step) => self.step(step, now),
+    fn act(&mut self, act: &Act, now: UnixMs) -> Response {
+        let completion = match act {
+            Act::Mutation(mutation) => self.mutation(mutation, now),
             Act::Load(session, after, most) => Completion::Loaded(self.load(*session, after.map(Offset), *most, now)),
-            Act::Claim(id) => return Answer::Claim { ticket: 1, claimed: self.claim(*id, now) },
+            Act::Claim(id) => return Response::Claim { id: ClaimId(1), outcome: self.claim(*id, now) },
             Act::Settle(id) => {
                 if let Some((_, answer)) = self.claims.get_mut(id) {
                     *answer = Some(vec![*id]);
                 }
-                return Answer::Settled;
+                return Response::Settled;
             }
         };
-        Answer::Shard { shard: ShardId(0), number: CommandNumber(1), outcome }
+        Response::Shard { shard: ShardId(0), number: CommandNumber(1), completion }
     }
 
-    fn claim(&mut self, id: u8, now: UnixMs) -> Claimed {
+    fn claim(&mut self, id: u8, now: UnixMs) -> ClaimOutcome {
         match self.claims.get(&id) {
-            Some((until, answer)) if *until > now => answer.clone().map_or(Claimed::Again, Claimed::Settled),
+            Some((until, answer)) if *until > now => {
+                answer.clone().map_or(ClaimOutcome::Unsettled, ClaimOutcome::Settled)
+            }
             _ => {
                 self.claims.insert(id, (UnixMs(now.0 + CLAIMED_MS), None));
-                Claimed::New
+                ClaimOutcome::New
             }
         }
     }
 
-    fn step(&mut self, step: &Mutation, now: UnixMs) -> Completion {
-        let session = book::session_of(step);
-        if let Mutation::PutSession(row) = step {
-            return self.put(row);
+    fn mutation(&mut self, mutation: &Mutation, now: UnixMs) -> Completion {
+        let session = session_of(mutation);
+        if let Mutation::PutSession(row) = mutation {
+            return self.put_session(row);
         }
         let Some(known) = self.sessions.get_mut(&session) else {
-            let adds =
-                matches!(step, Mutation::JoinChannel { .. } | Mutation::PutMessage(_) | Mutation::PutReceived { .. });
+            let adds = matches!(
+                mutation,
+                Mutation::JoinChannel { .. } | Mutation::PutMessage(_) | Mutation::PutReceived { .. }
+            );
             return if adds { Completion::Refused(StoreError::Fenced) } else { Completion::Done };
         };
-        match step.clone() {
+        match mutation.clone() {
             Mutation::PutSession(_) => {}
             Mutation::JoinChannel { channel, .. } => drop(known.channels.insert(channel)),
             Mutation::LeaveChannel { channel, .. } => drop(known.channels.remove(&channel)),
-            Mutation::PutMessage(kept) => return known.keep(*kept, now),
+            Mutation::PutMessage(message) => return known.put_message(*message, now),
             Mutation::ReleaseMessage { offset, .. } => {
-                if let Some(kept) = known.messages.get_mut(&offset) {
-                    kept.message = Message::encode(kept.message.qos, 0, &[], &mut Vec::new());
-                    kept.released = true;
+                if let Some(message) = known.messages.get_mut(&offset) {
+                    message.message = Message::encode(message.message.qos, 0, &[], &mut Vec::new());
+                    message.released = true;
                 }
             }
             Mutation::RemoveMessage { offset, .. } => drop(known.messages.remove(&offset)),
@@ -170,7 +177,7 @@ impl Model {
         Completion::Done
     }
 
-    fn put(&mut self, row: &SessionRow) -> Completion {
+    fn put_session(&mut self, row: &SessionRow) -> Completion {
         let others = self.sessions.values().filter(|other| other.row.session != row.session);
         if others.into_iter().any(|other| other.row.name == row.name) {
             return Completion::Refused(StoreError::NameTaken);
@@ -189,8 +196,8 @@ impl Model {
     fn load(&self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Page {
         let Some(session) = self.sessions.get(&session) else { return Page::default() };
         let mut page = Page::default();
-        let behind = session.messages.values().filter(|kept| after.is_none_or(|after| kept.offset > after));
-        page.messages = behind.filter(|kept| kept.waits(now)).cloned().collect();
+        let behind = session.messages.values().filter(|message| after.is_none_or(|after| message.offset > after));
+        page.messages = behind.filter(|message| message.waits(now)).cloned().collect();
         page.more = page.messages.len() > most;
         page.messages.truncate(most);
         if after.is_none() {
@@ -204,8 +211,8 @@ impl Model {
     fn purge(&mut self, now: UnixMs) -> BTreeMap<SessionId, (u32, u64)> {
         let mut expired = BTreeMap::new();
         for (id, session) in &mut self.sessions {
-            let gone = session.messages.extract_if(.., |_, kept| !kept.waits(now));
-            let sum = gone.fold((0, 0), |sum, (_, kept)| (sum.0 + 1, sum.1 + kept.message.len() as u64));
+            let gone = session.messages.extract_if(.., |_, message| !message.waits(now));
+            let sum = gone.fold((0, 0), |sum, (_, message)| (sum.0 + 1, sum.1 + message.message.len() as u64));
             if sum.0 > 0 {
                 expired.insert(*id, sum);
             }
@@ -215,23 +222,23 @@ impl Model {
 
     fn found(&self) -> Vec<StoredSession> {
         let found = self.sessions.values().map(|session| {
-            let waiting = || session.messages.values().filter(|kept| !kept.released);
+            let waiting = || session.messages.values().filter(|message| !message.released);
             StoredSession {
                 row: session.row.clone(),
                 channels: session.channels.iter().cloned().collect(),
                 waiting: waiting().count() as u32,
-                waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
+                waiting_bytes: waiting().map(|message| message.message.len() as u64).sum(),
                 next: session.messages.keys().last().map_or(Offset(0), |last| last.next()),
-                oldest: waiting().map(|kept| kept.stored).min(),
+                oldest: waiting().map(|message| message.stored).min(),
                 first: session.messages.keys().next().copied(),
             }
         });
         found.collect()
     }
 
-    fn held(&self) -> Held {
+    fn usage(&self) -> Usage {
         let found = self.found();
-        Held {
+        Usage {
             messages: found.iter().map(|found| u64::from(found.waiting)).sum(),
             bytes: found.iter().map(|found| found.waiting_bytes).sum(),
         }
@@ -239,16 +246,16 @@ impl Model {
 }
 
 impl Session {
-    fn keep(&mut self, kept: StoredMessage, now: UnixMs) -> Completion {
-        if let Some(claim) = &kept.claim {
+    fn put_message(&mut self, message: StoredMessage, now: UnixMs) -> Completion {
+        if let Some(claim) = &message.claim {
             match self.guards.get(&claim.message_id) {
                 Some((offset, until)) if *until > now => {
-                    return if *offset == kept.offset { Completion::Done } else { Completion::Duplicate };
+                    return if *offset == message.offset { Completion::Done } else { Completion::Duplicate };
                 }
-                _ => drop(self.guards.insert(claim.message_id.clone(), (kept.offset, claim.until))),
+                _ => drop(self.guards.insert(claim.message_id.clone(), (message.offset, claim.until))),
             }
         }
-        self.messages.entry(kept.offset).or_insert(kept);
+        self.messages.entry(message.offset).or_insert(message);
         Completion::Done
     }
 }
@@ -263,19 +270,19 @@ fn request(act: &Act, now: UnixMs) -> Request {
     let shard =
         |operation| Request::Shard { shard: ShardId(0), command: Command { number: CommandNumber(1), operation } };
     match act.clone() {
-        Act::Mutation(step) => shard(Operation::Mutate(step)),
+        Act::Mutation(mutation) => shard(Operation::Mutate(mutation)),
         Act::Load(session, after, most) => shard(Operation::Load { session, after: after.map(Offset), most }),
         Act::Claim(id) => {
             let claim = Claim { message_id: format!("call-{id}").into(), until: UnixMs(now.0 + CLAIMED_MS) };
-            Request::Claim { ticket: 1, claim }
+            Request::Claim { id: ClaimId(1), claim }
         }
         Act::Settle(id) => Request::Settle { message_id: format!("call-{id}").into(), answer: vec![id] },
     }
 }
 
 /// Answers with equal sequences have no order among themselves.
-fn sorted(mut answer: Answer) -> Answer {
-    if let Answer::Shard { outcome: Completion::Loaded(page), .. } = &mut answer {
+fn sorted(mut answer: Response) -> Response {
+    if let Response::Shard { completion: Completion::Loaded(page), .. } = &mut answer {
         page.received.sort_by_key(|received| (received.sequence, received.id));
     }
     answer
@@ -295,9 +302,9 @@ proptest! {
             match turn {
                 Turn::Batch(acts) => {
                     let requests = acts.iter().map(|act| request(act, now)).collect();
-                    let answers: Vec<Answer> = store.commit(requests, now).into_iter().map(sorted).collect();
-                    let expected: Vec<Answer> = acts.iter().map(|act| model.act(act, now)).collect();
-                    prop_assert_eq!(answers, expected);
+                    let responses: Vec<Response> = store.commit(requests, now).into_iter().map(sorted).collect();
+                    let expected: Vec<Response> = acts.iter().map(|act| model.act(act, now)).collect();
+                    prop_assert_eq!(responses, expected);
                 }
                 Turn::Pass(ms) => now.0 += ms,
                 Turn::Purge(most) => {
@@ -314,7 +321,7 @@ proptest! {
                     }
                     prop_assert_eq!(expired, model.purge(now));
                 }
-                Turn::Tend(idle) => store.tend(idle),
+                Turn::Tend(idle) => store.maintain(idle),
                 Turn::Reopen { closed } => {
                     if closed {
                         store.close();
@@ -327,9 +334,9 @@ proptest! {
                     prop_assert_eq!(opened.sessions, model.found());
                 }
             }
-            store.book.ledger.check_invariants(&store.book.conn).unwrap();
-            prop_assert_eq!(store.held(), model.held());
-            prop_assert_eq!(store.state(), State::Ready);
+            store.database.index().check_invariants(store.database.connection()).unwrap();
+            prop_assert_eq!(store.usage(), model.usage());
+            prop_assert_eq!(store.health(), Health::Ready);
         }
     }
 }

@@ -1,0 +1,30 @@
+//! What all threads of a run share: its options, its number, its progress; and the names that follow from them.
+
+use super::options::Options;
+use super::progress::Progress;
+
+#[derive(Debug)]
+pub struct Run {
+    pub options: Options,
+    /// Drawn anew for every run: a second run against the same server tells its messages from those of the first.
+    pub number: u64,
+    pub progress: Progress,
+}
+
+impl Run {
+    /// Messages of one stream.
+    pub fn quota(&self) -> u64 {
+        let streams = 2 * u64::from(self.options.sessions) * self.options.qos.len() as u64;
+        self.options.messages.map_or(u64::MAX, |messages| messages.div_ceil(streams))
+    }
+
+    /// Begins the names of this run's sessions.
+    pub fn prefix(&self) -> String {
+        format!("audit-{:08x}-", self.number as u32)
+    }
+
+    /// The name of a session, of its channel, and of its client's device.
+    pub fn session_name(&self, session: u32) -> String {
+        self.prefix() + &session.to_string()
+    }
+}

@@ -1,0 +1,249 @@
+//! The configuration as a value: every field that a key sets, with its default.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that can be set. Sizes are bytes, rates per second; a limit of 0 means "no limit" only where it says so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    // The business server
+    /// Called before a client is let in (GET). Several URLs are balanced. Empty: every client is let in.
+    pub connect_url: Vec<String>,
+    /// Gets a client's message (POST); `{message_type}` is replaced. Empty: clients' messages are answered with an
+    /// empty body.
+    pub forward_url: Vec<String>,
+    /// Called when a connection has ended (GET). Empty: not called.
+    pub close_url: Vec<String>,
+    /// Called with which stored message reached which client, and when (POST, batched). Empty: not called.
+    pub receipt_url: Vec<String>,
+    pub connect_timeout: Duration,
+    pub forward_timeout: Duration,
+    /// How long a QoS 1/2 message is retried before it is given back to the client's own repeats.
+    pub forward_deadline: Duration,
+    /// Messages of one client that may wait for the backend before the client is no longer read.
+    pub forward_queue: usize,
+    /// Bytes of all clients of one worker that may wait for the backend.
+    pub forward_queue_bytes: usize,
+    /// Keep-alive connections to each backend URL's host, per worker.
+    pub backend_connections: usize,
+    pub backend_idle_timeout: Duration,
+    pub backend_body_max: usize,
+    pub retry_backoff_min: Duration,
+    pub retry_backoff_max: Duration,
+    /// Failures in a row that open a backend's breaker.
+    pub breaker_failures: u32,
+    pub breaker_cooldown: Duration,
+
+    // Signatures
+    /// Token of the 2014 signature. Empty: the 2014 signature is not accepted, and none is sent.
+    pub security_token: String,
+    /// Standard Webhooks secrets (`whsec_…`), at most two, the first one signs.
+    pub webhook_secrets: Vec<String>,
+    pub signature_require: SignatureRequire,
+    pub signature_window: Duration,
+
+    // Listening
+    /// Address to listen on; the port is `http_port`.
+    pub listen: std::net::IpAddr,
+    /// `None`: 1984, or the first free one of 1984–2003.
+    pub http_port: Option<u16>,
+    pub admin_listen: Option<SocketAddr>,
+    /// Opens /serverinfo/, /info/, /channel/ and /metrics from elsewhere than loopback. Empty: the signature only.
+    pub admin_token: String,
+    pub allowed_origins: Vec<String>,
+    pub cluster_name: String,
+
+    // Clients
+    pub handshake_timeout: Duration,
+    pub first_byte_timeout: Duration,
+    /// Close a client that has sent nothing but pongs for so long; 0: never.
+    pub idle_timeout: Duration,
+    pub ping_interval: Duration,
+    pub pong_timeout: Duration,
+    pub close_timeout: Duration,
+    pub ack_timeout: Duration,
+    /// Each further repeat waits this many times longer; 1: always `ack_timeout`.
+    pub ack_backoff: f64,
+    /// QoS 1/2 messages to one client that may be unanswered at once.
+    pub inflight_window: usize,
+    /// QoS 2 ids of one client that may be held without REL.
+    pub received_max: usize,
+    /// Bytes of answers that are remembered per client for its repeats.
+    pub answers_bytes_max: usize,
+    pub message_bytes_max: usize,
+    pub outbox_bytes_max: usize,
+    /// 0: no limit.
+    pub messages_per_second: u32,
+    /// In the whole process.
+    pub connections_max: usize,
+    /// 0: no limit.
+    pub connections_per_address: usize,
+    pub channels_per_connection: usize,
+
+    // Calls
+    /// For /send/ without `timeout`.
+    pub send_timeout: Duration,
+    pub send_timeout_max: Duration,
+    /// Calls that may wait for clients' answers at once, per worker.
+    pub calls_max: usize,
+    pub api_body_max: usize,
+
+    // Durable sessions
+    pub store: StoreConfig,
+
+    // The process
+    /// CPUs to pin workers to; empty: all allowed ones.
+    pub cores: BTreeSet<usize>,
+    /// 0: one per core.
+    pub workers: usize,
+    pub shutdown_timeout: Duration,
+    /// A tracing filter: `info`, `rainbow=debug`, …
+    pub log: String,
+
+    // Where the configuration was read
+    pub file: Option<PathBuf>,
+}
+
+/// Durable sessions: where messages for absent clients are stored, and for how long.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreConfig {
+    pub kind: StoreKind,
+    /// Where SQLite's files lie; made when it is missing.
+    pub data_dir: PathBuf,
+    /// Redis's URL; may hold a password.
+    pub url: String,
+    pub durability: Durability,
+    /// How long a commit may wait for more to come.
+    pub commit_delay: Duration,
+    /// A message to an online session that is not acknowledged after so long is stored.
+    pub patience: Duration,
+    /// Messages that may wait for one session.
+    pub session_messages_max: usize,
+    /// Bytes that may wait for one session.
+    pub session_bytes_max: usize,
+    /// Bytes that may be stored for all sessions together.
+    pub bytes_max: usize,
+    /// How long a session outlives its last connection where the backend names no time.
+    pub session_expiry: Duration,
+    /// The longest time the backend may name.
+    pub session_expiry_max: Duration,
+    /// How long a message waits where its call names no `ttl`.
+    pub message_ttl: Duration,
+    /// How long a call's `message_id` is remembered.
+    pub dedupe_window: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// No session is durable.
+    None,
+    Sqlite,
+    Redis,
+}
+
+/// What "stored" means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk: it outlives a power failure.
+    Fsync,
+    /// In the hands of the system (SQLite) or of Redis: it outlives a crash of Rainbow, not one of the machine.
+    Memory,
+}
+
+/// Which signatures a call by the business server must carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignatureRequire {
+    /// Either scheme that is configured.
+    Any,
+    /// Standard Webhooks only.
+    Webhook,
+}
+
+impl Config {
+    /// Tried in this order when `http_port` is `None`; the range of the first implementation.
+    pub const AUTO_PORTS: std::ops::RangeInclusive<u16> = 1984..=2003;
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let secs = Duration::from_secs;
+        Config {
+            connect_url: Vec::new(),
+            forward_url: Vec::new(),
+            close_url: Vec::new(),
+            receipt_url: Vec::new(),
+            connect_timeout: secs(15),
+            forward_timeout: secs(15),
+            forward_deadline: secs(120),
+            forward_queue: 64,
+            forward_queue_bytes: 64 << 20,
+            backend_connections: 64,
+            backend_idle_timeout: secs(60),
+            backend_body_max: 1 << 20,
+            retry_backoff_min: Duration::from_millis(100),
+            retry_backoff_max: secs(5),
+            breaker_failures: 5,
+            breaker_cooldown: secs(1),
+            security_token: String::new(),
+            webhook_secrets: Vec::new(),
+            signature_require: SignatureRequire::Any,
+            signature_window: secs(10),
+            listen: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            http_port: None,
+            admin_listen: None,
+            admin_token: String::new(),
+            allowed_origins: Vec::new(),
+            cluster_name: "rainbow".into(),
+            handshake_timeout: secs(10),
+            first_byte_timeout: secs(10),
+            idle_timeout: secs(0),
+            ping_interval: secs(60),
+            pong_timeout: secs(20),
+            close_timeout: secs(5),
+            ack_timeout: secs(3),
+            ack_backoff: 1.0,
+            inflight_window: 64,
+            received_max: 1024,
+            answers_bytes_max: 1 << 20,
+            message_bytes_max: 1 << 20,
+            outbox_bytes_max: 8 << 20,
+            messages_per_second: 0,
+            connections_max: 2_000_000,
+            connections_per_address: 0,
+            channels_per_connection: 1024,
+            send_timeout: secs(10),
+            send_timeout_max: secs(300),
+            calls_max: 16_384,
+            api_body_max: 1 << 20,
+            store: StoreConfig::default(),
+            cores: BTreeSet::new(),
+            workers: 0,
+            shutdown_timeout: secs(30),
+            log: "info".into(),
+            file: None,
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        let secs = Duration::from_secs;
+        StoreConfig {
+            kind: StoreKind::None,
+            data_dir: "rainbow-data".into(),
+            url: String::new(),
+            durability: Durability::Fsync,
+            commit_delay: Duration::from_millis(2),
+            patience: secs(1),
+            session_messages_max: 1000,
+            session_bytes_max: 1 << 20,
+            bytes_max: 10 << 30,
+            session_expiry: secs(24 * 3600),
+            session_expiry_max: secs(30 * 24 * 3600),
+            message_ttl: secs(7 * 24 * 3600),
+            dedupe_window: secs(3600),
+        }
+    }
+}

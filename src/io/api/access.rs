@@ -1,0 +1,114 @@
+//! Who may make a call: from this machine, with the admin token, or signed as in 2014 or by Standard Webhooks.
+//!
+//! Decided from the head alone where that is possible, so that no body is read for a call that may not be made.
+
+use crate::io::http::response::Response;
+use crate::io::runtime::clock;
+use crate::io::worker::turn::Worker;
+use crate::policy::api::{Access, Route, Signature, write_refusal};
+use crate::wire::http1::{RequestHead, query_get};
+use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
+use std::borrow::Cow;
+use std::net::IpAddr;
+use subtle::ConstantTimeEq;
+
+/// Whether a call may be made, as far as its head tells.
+pub enum Pass {
+    Granted,
+    /// Signed by Standard Webhooks: the body decides.
+    Webhook {
+        id: String,
+        timestamp: String,
+        signatures: String,
+    },
+    /// Signed in its query as in 2014: verified with the rest of the query, since the body is here already.
+    Query,
+    Refused(AccessRefusal),
+}
+
+/// Why a call may not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessRefusal {
+    #[error("no token or secret is configured")]
+    Keyless,
+    #[error("webhook signature missing")]
+    NoWebhookSignature,
+    #[error("{0}")]
+    Signature(#[from] SignError),
+}
+
+/// Decided from the head alone, before the body is read; `is_whole`: the body is here already.
+pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, peer: IpAddr, is_whole: bool) -> Pass {
+    let rules = worker.rules();
+    // What a proxy on this machine passes on does not come from this machine.
+    let is_proxied = head.headers.get("x-forwarded-for").is_some() || head.headers.get("forwarded").is_some();
+    let is_local = peer.to_canonical().is_loopback() && !is_proxied;
+    match route.access() {
+        Access::Anyone => return Pass::Granted,
+        Access::Viewer if is_local || has_admin_token(&rules.config().admin_token, head) => return Pass::Granted,
+        Access::Operator if is_local => return Pass::Granted,
+        // Nothing is configured to sign with: for trying it out on one machine.
+        Access::Signed if rules.is_keyless() && is_local => return Pass::Granted,
+        _ => {}
+    }
+    let text = |name: &str| head.headers.get_text(name).map(String::from);
+    if let (Some(id), Some(timestamp), Some(signatures)) =
+        (text(sign::WEBHOOK_ID), text(sign::WEBHOOK_TIMESTAMP), text(sign::WEBHOOK_SIGNATURE))
+    {
+        return Pass::Webhook { id, timestamp, signatures };
+    }
+    if !rules.accepts_2014() {
+        let is_keyless = rules.is_keyless();
+        return Pass::Refused(if is_keyless { AccessRefusal::Keyless } else { AccessRefusal::NoWebhookSignature });
+    }
+    if is_whole && matches!(route, Route::Send | Route::Broadcast) {
+        return Pass::Query;
+    }
+    match verify(worker, &Signature::read(head.query)) {
+        Ok(()) => Pass::Granted,
+        Err(error) => Pass::Refused(error.into()),
+    }
+}
+
+/// The signature of 2014.
+pub fn verify(worker: &Worker, signature: &Signature<'_>) -> Result<(), SignError> {
+    let missing = |field| SignError::Missing { field };
+    let signed = Signed2014 {
+        timestamp: signature.timestamp.as_deref().ok_or(missing("timestamp"))?,
+        nonce: signature.nonce.as_deref().ok_or(missing("nonce"))?,
+        signature: signature.signature.as_deref().ok_or(missing("signature"))?,
+    };
+    let rules = worker.rules();
+    let window_s = rules.config().signature_window.as_secs();
+    sign::verify_2014(&rules.config().security_token, signed, clock::unix_s(), window_s)
+}
+
+fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
+    if token.is_empty() {
+        return false;
+    }
+    let bearer = head.headers.get_text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let given = bearer.map(Cow::Borrowed).or_else(|| query_get(head.query, "token"));
+    given.is_some_and(|given| bool::from(given.as_bytes().ct_eq(token.as_bytes())))
+}
+
+/// The response to a call that may not be made.
+pub fn refused(route: Route, why: AccessRefusal) -> Response {
+    // 2014's way for signed calls: HTTP 200, and the status in the body.
+    let status = if route.access() == Access::Signed { 200 } else { 401 };
+    refusal(status, &why.to_string())
+}
+
+/// The signature of Standard Webhooks, which covers the body.
+pub fn verify_webhook(worker: &Worker, signed: SignedWebhook<'_>, body: &[u8]) -> Result<(), SignError> {
+    let rules = worker.rules();
+    let window_s = rules.config().signature_window.as_secs();
+    sign::verify_webhook(rules.webhook_keys(), signed, body, clock::unix_s(), window_s)
+}
+
+/// A refusal as a JSON body.
+pub fn refusal(status: u16, why: &str) -> Response {
+    let mut body = Vec::with_capacity(64);
+    write_refusal(&mut body, why);
+    Response::new(status, "application/json", body)
+}

@@ -1,0 +1,188 @@
+//! Calls carried out: what each asks of the shards, and how it is answered. Access has been decided before (`access`).
+//!
+//! The body of a refused call says why. Its HTTP status is 200, as in 2014; 400 when the body cannot be read; 503 when
+//! the call may be tried again.
+
+use super::access::{self, Pass};
+use super::query::{self, Outgoing};
+use super::{idempotent, pages};
+use crate::base::id::ShardId;
+use crate::io::figures;
+use crate::io::http::response::Response;
+use crate::io::worker::turn::Worker;
+use crate::policy::api::{self, Call, KickTarget, Refusal, Route, Sent, Targets};
+use crate::shard::{Query, Reply};
+use crate::wire::sign::SignedWebhook;
+use std::iter::once;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A request whose body is whole; `spare` becomes the response's body.
+pub struct ApiRequest<'a> {
+    pub route: Route,
+    pub pass: &'a Pass,
+    pub query: &'a str,
+    pub body: &'a [u8],
+    pub spare: Vec<u8>,
+}
+
+/// Carries it out.
+pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
+    let ApiRequest { route, pass, query, body, spare } = request;
+    if let Pass::Webhook { id, timestamp, signatures } = pass
+        && let Err(error) = access::verify_webhook(worker, SignedWebhook { id, timestamp, signatures }, body)
+    {
+        worker.count(|counters| &counters.signatures_refused);
+        return access::refused(route, error.into());
+    }
+    match route {
+        Route::Connect => unreachable!("an upgrade is no call"),
+        Route::Hello | Route::Live => pages::ok(),
+        Route::Ready => pages::ready(worker),
+        Route::ServerInfo => pages::server_info(),
+        Route::Info => figures::info(worker).await,
+        Route::Metrics => figures::metrics(worker.shared()),
+        Route::Channel => pages::channel(worker, query).await,
+        Route::Session => match pages::session(worker, query).await {
+            Ok(response) => response,
+            Err(why) => access::refusal(why.status(), &why.to_string()),
+        },
+        Route::UpdateConfig => pages::update_config(worker).await,
+        Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
+            let timeouts = worker.rules().timeouts();
+            let read = if matches!(pass, Pass::Query) {
+                let (signature, read) = api::read_send(route, query, timeouts);
+                if let Err(error) = access::verify(worker, &signature) {
+                    worker.count(|counters| &counters.signatures_refused);
+                    return access::refused(route, error.into());
+                }
+                read
+            } else {
+                api::read_call(route, query, body, timeouts)
+            };
+            match call(worker, route, read, body, spare).await {
+                Ok(response) => {
+                    worker.count(|counters| &counters.calls);
+                    response
+                }
+                Err(why) => {
+                    worker.count(|counters| &counters.calls_refused);
+                    let response = access::refusal(why.status(), &why.to_string());
+                    if response.status() == 503 { response.with_retry_after() } else { response }
+                }
+            }
+        }
+    }
+}
+
+async fn call(
+    worker: &Rc<Worker>,
+    route: Route,
+    read: Result<Call<'_>, Refusal>,
+    body: &[u8],
+    spare: Vec<u8>,
+) -> Result<Response, Refusal> {
+    let reply = match read? {
+        Call::Send { to, message_type, qos, timeout, ttl_ms, message_id } => {
+            let message = Outgoing { qos, message_type, body, timeout, ttl_ms, claim: None };
+            if let (Targets::One(_) | Targets::Many(_), None) = (&to, &message_id) {
+                query::send(worker, to.channels(), message).await?
+            } else {
+                // Boxed: an ordinary call's task must not carry the room that these need.
+                return Box::pin(send_stored(worker, &to, message_id.as_deref(), message)).await;
+            }
+        }
+        Call::Subscribe { identity, channel, occupy } => {
+            let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
+            let channel: Arc<str> = channel.into();
+            if occupy {
+                let exists = query::query(worker, once(owner), Query::Exists { identity }).await;
+                if exists == Ok(Reply::Done { connections: 0 }) {
+                    return Err(Refusal::NoSuchConnection);
+                }
+                let evict = Query::Evict { channel: channel.clone(), keep: identity };
+                // Whether or not all could be evicted: the call is about the one that is subscribed.
+                let _ = query::query(worker, worker.shared().workers(), evict).await;
+            }
+            match query::query(worker, once(owner), Query::Subscribe { identity, channel }).await? {
+                Reply::Done { connections: 0 } => return Err(Refusal::NoSuchConnection),
+                other => other,
+            }
+        }
+        Call::Unsubscribe { identity, channel } => {
+            if let Some((identity, owner)) = identity.and_then(|id| Some((id, owner(worker, id.key().shard)?))) {
+                let unsubscribe = Query::Unsubscribe { identity, channel: channel.into() };
+                if let Ok(Reply::Refused(why)) = query::query(worker, once(owner), unsubscribe).await {
+                    return Err(Refusal::Shard(why));
+                }
+            }
+            Reply::Done { connections: 0 }
+        }
+        Call::Kick { target: KickTarget::Identity(identity), code, reason } => {
+            let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
+            match query::query(worker, once(owner), Query::Kick { identity, code, reason: reason.into() }).await? {
+                Reply::Done { connections: 0 } => return Err(Refusal::NoSuchConnection),
+                other => other,
+            }
+        }
+        Call::Kick { target: KickTarget::Channel(channel), code, reason } => {
+            let kick = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
+            query::query(worker, worker.shared().workers(), kick).await?
+        }
+        Call::DropSession { session } => {
+            match query::query_owner(worker, &session, |session| Query::DropSession { session }).await? {
+                Reply::Done { connections: 0 } => return Err(Refusal::NoSuchSession),
+                other => other,
+            }
+        }
+    };
+    Ok(respond(route, reply, spare))
+}
+
+/// A message to a session, or one with a `message_id`.
+async fn send_stored(
+    worker: &Rc<Worker>,
+    to: &Targets<'_>,
+    message_id: Option<&str>,
+    message: Outgoing<'_>,
+) -> Result<Response, Refusal> {
+    let to_session = matches!(to, Targets::Session(_));
+    if to_session && !worker.store().has_store() {
+        return Err(Refusal::NoStoreForSessions);
+    }
+    if let Some(id) = message_id {
+        return idempotent::send_once(worker, id, to, message).await.map(Response::json);
+    }
+    match query::send_to(worker, to, message).await? {
+        Reply::Sent { connections, data, kept } => {
+            let mut body = Vec::with_capacity(64 + data.len());
+            api::write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session });
+            Ok(Response::json(body))
+        }
+        other => Ok(respond(Route::Send, other, Vec::new())),
+    }
+}
+
+/// The shard that an identity leads to; `None`: a foreign identity.
+fn owner(worker: &Worker, shard: ShardId) -> Option<ShardId> {
+    (usize::from(shard.0) < worker.shared().workers_len()).then_some(shard)
+}
+
+fn respond(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {
+    body.clear();
+    match reply {
+        Reply::Sent { connections, data, kept } => {
+            api::write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session: false });
+        }
+        Reply::Done { connections } if route == Route::Kick => {
+            body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());
+        }
+        Reply::Done { .. } => body.extend_from_slice(b"{\"status\":0}"),
+        Reply::Refused(why) => return access::refusal(200, &why.to_string()),
+        other => {
+            debug_assert!(false, "not the reply to a call: {other:?}");
+            return access::refusal(500, "internal error");
+        }
+    }
+    Response::json(body)
+}

@@ -1,0 +1,111 @@
+//! Calls with a `message_id`: carried out once within `dedupe_window`, and answered alike as often as they are
+//! repeated.
+//!
+//! The store knows the ids that were used (`Claim`, `Settle`); `InFlightCalls` knows those that are in use now.
+//!
+//! ```text
+//! begin ─► claim in the store ─► New, Again: send ─► settle (not waited for) ─► response, also to repeats
+//!   └► a repeat: wait            └► Settled: that response
+//! ```
+
+use super::in_flight::Begin;
+use super::query::{self, Outgoing};
+use crate::io::runtime::clock;
+use crate::io::runtime::oneshot::{Expired, ReturnAddress};
+use crate::io::worker::message::PeerMessage;
+use crate::io::worker::rules::ms;
+use crate::io::worker::turn::Worker;
+use crate::policy::api::{Refusal, Sent, Targets, write_sent};
+use crate::shard::Reply;
+use crate::shard::command::{Claim, StoreError, UnixMs};
+use crate::store::{ClaimId, ClaimOutcome, Request};
+use std::sync::Arc;
+
+/// The one call that is being carried out under an id. When it ends, however that is, the repeats are answered.
+struct FirstCall<'a> {
+    worker: &'a Worker,
+    id: Arc<str>,
+    response: Option<Arc<[u8]>>,
+}
+
+impl Drop for FirstCall<'_> {
+    fn drop(&mut self) {
+        for caller in self.worker.shared().in_flight().end(&self.id) {
+            let response = self.response.clone();
+            let message = PeerMessage::CallEnded { waits: caller.oneshot(), response };
+            self.worker.send_message(caller.worker(), message);
+        }
+    }
+}
+
+/// Sends under the caller's own id; what comes back is the response's body.
+pub async fn send_once(worker: &Worker, id: &str, to: &Targets<'_>, message: Outgoing<'_>) -> Result<Vec<u8>, Refusal> {
+    if !worker.store().has_store() {
+        return Err(Refusal::NoStoreForId);
+    }
+    let id: Arc<str> = id.into();
+    loop {
+        let first_ends = worker.now() + worker.rules().timeouts().max + FIRST_CALL_GRACE_MS;
+        let repeat = worker.calls().repeats().open((), first_ends);
+        let caller = ReturnAddress::new(worker.id(), repeat.id());
+        match worker.shared().in_flight().begin(&id, caller) {
+            Begin::First => break,
+            Begin::Refused => return Err(Refusal::TooManyCalls),
+            Begin::Repeat => {
+                if let Some(response) = repeat.await.map_err(|Expired| Refusal::NoAnswerInTime)? {
+                    return Ok(response.to_vec());
+                }
+                // The first one failed: now it is this call's turn, or another's that waited.
+            }
+        }
+    }
+    let mut call = FirstCall { worker, id, response: None };
+    let body = carry_out(worker, &call.id, to, message).await?;
+    call.response = Some(body.as_slice().into());
+    Ok(body)
+}
+
+async fn carry_out(
+    worker: &Worker,
+    id: &Arc<str>,
+    to: &Targets<'_>,
+    message: Outgoing<'_>,
+) -> Result<Vec<u8>, Refusal> {
+    let window = worker.rules().config().store.dedupe_window;
+    let until = UnixMs(clock::unix_ms().0.saturating_add(ms(window)));
+    let claim = Claim { message_id: id.clone(), until };
+    match claimed(worker, &claim).await? {
+        ClaimOutcome::New | ClaimOutcome::Unsettled => {}
+        ClaimOutcome::Settled(response) => return Ok(response),
+        ClaimOutcome::Refused(why) => return Err(Refusal::Store(why)),
+    }
+    let (connections, data, kept) = match query::send_to(worker, to, Outgoing { claim: Some(claim), ..message }).await?
+    {
+        Reply::Sent { connections, data, kept } => (connections, data, kept),
+        Reply::Refused(why) => return Err(Refusal::Shard(why)),
+        other => unreachable!("not the reply to a send: {other:?}"),
+    };
+    let to_session = matches!(to, Targets::Session(_));
+    let mut body = Vec::with_capacity(64 + data.len());
+    write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session });
+    // A member that was not reached by this call may be reached by its repeat.
+    if kept.refused == 0 {
+        // If it is lost, a repeat is sent again, and the sessions' own claims keep it from doubling.
+        worker.store().offer(Request::Settle { message_id: id.clone(), answer: body.clone() });
+    }
+    Ok(body)
+}
+
+/// What the store knows of the id.
+async fn claimed(worker: &Worker, claim: &Claim) -> Result<ClaimOutcome, Refusal> {
+    let claimed = worker.calls().claims().open((), worker.now() + CLAIM_TIMEOUT_MS);
+    let caller = ReturnAddress::new(worker.id(), claimed.id());
+    if !worker.store().offer(Request::Claim { id: ClaimId(caller.pack()), claim: claim.clone() }) {
+        return Err(Refusal::Store(StoreError::TooBusy));
+    }
+    claimed.await.map_err(|Expired| Refusal::Store(StoreError::Unreachable))
+}
+
+const CLAIM_TIMEOUT_MS: u64 = 60_000;
+/// Beside its own timeout, the first call waits for the store twice: for its claim, and for what it stores.
+const FIRST_CALL_GRACE_MS: u64 = 150_000;

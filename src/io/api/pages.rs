@@ -1,0 +1,132 @@
+//! What may be looked at: health, channels, sessions; and the configuration's reload. The figures are in `figures`.
+//!
+//! Pages change nothing but the configuration, and list at most `PAGE_MAX` at a time.
+
+use super::{access, query};
+use crate::io::figures;
+use crate::io::http::response::Response;
+use crate::io::runtime::clock;
+use crate::io::runtime::events::Event;
+use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::store::thread::StoreSender;
+use crate::io::worker::turn::Worker;
+use crate::policy::api::{self, Refusal};
+use crate::shard::{Query, Reply, SessionInfo};
+use crate::store::Health;
+use crate::wire::http1::query_get;
+use std::rc::Rc;
+use std::sync::Arc;
+
+pub fn ok() -> Response {
+    Response::new(200, "text/plain; charset=utf-8", &b"ok"[..])
+}
+
+/// New clients may come.
+pub fn ready(worker: &Worker) -> Response {
+    match check_ready(worker) {
+        Ok(()) => ok(),
+        Err(why) => Response::plain(503, &why.to_string()),
+    }
+}
+
+fn check_ready(worker: &Worker) -> Result<(), NotReady> {
+    let shared = worker.shared();
+    if shared.is_draining() {
+        return Err(NotReady::GoingAway);
+    }
+    if shared.stuck_worker(clock::monotonic()).is_some() {
+        return Err(NotReady::WorkerStuck);
+    }
+    match shared.store().filter(|store| !store.is_ready()).map(StoreSender::state) {
+        Some(Health::Refusing { detail, .. }) => Err(NotReady::StoreRefuses { detail }),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotReady {
+    #[error("going away")]
+    GoingAway,
+    #[error("a worker is stuck")]
+    WorkerStuck,
+    #[error("{detail}")]
+    StoreRefuses { detail: String },
+}
+
+/// The page that shows /info/.
+pub fn server_info() -> Response {
+    Response::new(200, "text/html; charset=utf-8", &include_bytes!("serverinfo.html")[..])
+}
+
+/// `channel=` how many and who, paged by `offset` and `limit`; without it the largest channels.
+pub async fn channel(worker: &Rc<Worker>, query: &str) -> Response {
+    let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
+    let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
+    let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
+        let largest = figures::largest(worker, limit.max(1)).await;
+        let channels: Vec<_> = largest
+            .iter()
+            .map(|(name, members)| serde_json::json!({"channel": name, "connections": members}))
+            .collect();
+        return Response::json(serde_json::json!({"status": 0, "channels": channels}).to_string().into_bytes());
+    };
+    let name: Arc<str> = (*channel).into();
+    let (mut total, mut identities) = (0, Vec::new());
+    // Shard after shard, so that an offset means the same on every page.
+    for shard in worker.shared().workers() {
+        let skip = offset.saturating_sub(total);
+        let members = Query::Members { channel: name.clone(), offset: skip, limit: limit - identities.len() };
+        let reply = query::query(worker, std::iter::once(shard), members).await;
+        if let Ok(Reply::Members { total: here, identities: some }) = reply {
+            total += here;
+            identities.extend(some.iter().map(ToString::to_string));
+        }
+    }
+    let body = serde_json::json!({
+        "status": 0, "channel": &*channel, "connections": total,
+        "offset": offset, "limit": limit, "identities": identities,
+    });
+    Response::json(body.to_string().into_bytes())
+}
+
+/// What is known of one durable session.
+pub async fn session(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
+    let name = api::session_name(query)?;
+    let info = match query::query_owner(worker, &name, |session| Query::Session { session }).await? {
+        Reply::Session(Some(info)) => *info,
+        Reply::Refused(why) => return Err(Refusal::Shard(why)),
+        _ => return Err(Refusal::NoSuchSession),
+    };
+    let SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends } = info;
+    let now = clock::unix_ms().0;
+    let body = serde_json::json!({
+        "status": 0,
+        "session": &*name,
+        "online": identity.is_some(),
+        "identity": identity.map(|identity| identity.to_string()),
+        "channels": channels,
+        "waiting": waiting,
+        "waiting_bytes": waiting_bytes,
+        "oldest_s": oldest.map(|oldest| now.saturating_sub(oldest.0) / 1000),
+        "expires_s": ends.map(|ends| ends.0.saturating_sub(now) / 1000),
+    });
+    Ok(Response::json(body.to_string().into_bytes()))
+}
+
+/// Makes the main thread reread the file; the response says what changed and what needs a restart.
+pub async fn update_config(worker: &Rc<Worker>) -> Response {
+    let reloaded = worker.calls().reloads().open((), worker.now() + RELOAD_TIMEOUT_MS);
+    let caller = ReturnAddress::new(worker.id(), reloaded.id());
+    if !worker.shared().events().try_send(Event::Reload(Some(caller))) {
+        return access::refusal(503, "a reload is under way");
+    }
+    match reloaded.await {
+        Ok(Ok(report)) => Response::json(serde_json::json!({"status": 0, "msg": report}).to_string().into_bytes()),
+        Ok(Err(why)) => access::refusal(200, &why),
+        Err(expired) => access::refusal(503, &expired.to_string()),
+    }
+}
+
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 10_000;
+const RELOAD_TIMEOUT_MS: u64 = 60_000;

@@ -1,0 +1,127 @@
+//! Queries to shards, and messages to channels and sessions: sent to the shards concerned, their replies added up.
+//!
+//! This worker's shard is given its query at once; another's gets it through its mailbox. When a shard does not reply
+//! in time, the call fails with `NoAnswerInTime`; a partial sum is never returned.
+
+use crate::base::id::ShardId;
+use crate::base::time::Tick;
+use crate::io::runtime::oneshot::Expired;
+use crate::io::worker::message::PeerMessage;
+use crate::io::worker::turn::Worker;
+use crate::policy::api::{Refusal, Targets};
+
+use crate::shard::command::Claim;
+use crate::shard::{Input, Query, QueryId, Reply, Terms, name_hash, session_owner};
+use crate::wire::packet::QoS;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A message of a call.
+pub struct Outgoing<'a> {
+    pub qos: QoS,
+    pub message_type: u16,
+    pub body: &'a [u8],
+    pub timeout: Duration,
+    /// `None`: as configured.
+    pub ttl_ms: Option<u64>,
+    /// Of a call with a `message_id`.
+    pub claim: Option<Claim>,
+}
+
+/// Queries some shards, and adds the replies up.
+pub async fn query(worker: &Worker, shards: impl Iterator<Item = ShardId>, query: Query) -> Result<Reply, Refusal> {
+    query_until(worker, shards, query, worker.now() + REPLY_TIMEOUT_MS).await
+}
+
+async fn query_until(
+    worker: &Worker,
+    shards: impl Iterator<Item = ShardId>,
+    query: Query,
+    deadline: Tick,
+) -> Result<Reply, Refusal> {
+    let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
+    for shard in shards {
+        gather.expect_one();
+        query_one(worker, shard, gather.query(), query.clone());
+    }
+    let reply = gather.reply().await.map_err(|Expired| Refusal::NoAnswerInTime)?;
+    reply.ok_or(Refusal::TooManyCalls)
+}
+
+/// A query about a durable session, to the shard that owns it.
+pub async fn query_owner(
+    worker: &Worker,
+    session: &str,
+    query_about: impl FnOnce(Arc<str>) -> Query,
+) -> Result<Reply, Refusal> {
+    if !worker.store().has_store() {
+        return Err(Refusal::NoStoreForSessions);
+    }
+    let owner = session_owner(session, worker.shared().workers_len());
+    query(worker, std::iter::once(owner), query_about(session.into())).await
+}
+
+fn query_one(worker: &Worker, shard: ShardId, query_id: QueryId, query: Query) {
+    if shard == worker.id() {
+        worker.handle(Input::Query { ticket: query_id, query });
+    } else {
+        worker.query_peer(shard, query_id, PeerMessage::Query { query_id, query });
+    }
+}
+
+/// A message to whomever it is for.
+pub async fn send_to(worker: &Worker, to: &Targets<'_>, message: Outgoing<'_>) -> Result<Reply, Refusal> {
+    match to {
+        Targets::Session(name) => send_to_session(worker, name, message).await,
+        Targets::One(_) | Targets::Many(_) => send(worker, to.channels(), message).await,
+    }
+}
+
+async fn send_to_session(worker: &Worker, name: &str, message: Outgoing<'_>) -> Result<Reply, Refusal> {
+    let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
+    let terms = terms(message, worker.now());
+    let deadline = terms.deadline + REPLY_TIMEOUT_MS;
+    let owner = session_owner(name, worker.shared().workers_len());
+    let query = Query::SendTo { session: name.into(), message: encoded, terms };
+    query_until(worker, std::iter::once(owner), query, deadline).await
+}
+
+/// A message to channels, wherever they have members. When all members are on this worker, it costs no allocation but
+/// the message's.
+pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<'_>) -> Result<Reply, Refusal> {
+    let now = worker.now();
+    let deadline = now + message.timeout + REPLY_TIMEOUT_MS;
+    let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
+    let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
+    let terms = terms(message, now);
+    let shared = worker.shared();
+    for channel in channels {
+        let hash = name_hash(channel);
+        let mut elsewhere = None;
+        let may_have = |shard| shard == worker.id() || shared.presence().may_have(shard, hash);
+        for shard in shared.workers().filter(|&shard| may_have(shard)) {
+            gather.expect_one();
+            let message = encoded.clone();
+            if shard == worker.id() {
+                worker.shard().handle(Input::Send { ticket: gather.query(), channel, message, terms: &terms }, now);
+            } else {
+                let name: &Arc<str> = elsewhere.get_or_insert_with(|| Arc::from(&**channel));
+                let query = Query::Send { channel: name.clone(), message, terms: terms.clone() };
+                query_one(worker, shard, gather.query(), query);
+            }
+        }
+    }
+    worker.carry_out();
+    worker.wakeups().need_turn();
+    let reply = gather.reply().await.map_err(|Expired| Refusal::NoAnswerInTime)?;
+    Ok(reply.unwrap_or(Reply::Sent { connections: 0, data: Vec::new(), kept: Default::default() }))
+}
+
+fn terms(message: Outgoing<'_>, now: Tick) -> Terms {
+    Terms { deadline: now + message.timeout, ttl_ms: message.ttl_ms, claim: message.claim }
+}
+
+/// A backstop: replies come much earlier, but for a store that is slow. For a send it begins at the call's own
+/// deadline, by which the shards stop waiting for clients.
+const REPLY_TIMEOUT_MS: u64 = 60_000;

@@ -1,0 +1,648 @@
+//! Joins the tables: takes requests in, sends them out on connections, and decides what responses, failures and time
+//! mean to them.
+//!
+//! A request is in its hook's queue, or on exactly one connection, and nowhere else, until it is given back. Never
+//! waits, never reads and reads no clock; the only calls to the outside are a `send` that does not wait, a shutdown,
+//! the start of a task and the alarm. Requests that end without a response wait in `Requests` until the sink can be
+//! called, which is when no borrow is held. Called by `SharedDispatcher`, for the pool's handle and for the tasks of
+//! connections.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use monoio::io::OwnedWriteHalf;
+use monoio::net::TcpStream;
+
+use super::connections::{ConnectionState, Connections, UpstreamConnection};
+use super::ids::{ConnectionIndex, ConnectionSerial, RequestIndex, UpstreamIndex};
+use super::requests::{Attempt, GivenUp, Requests};
+use super::routes::{RouteTarget, Routes};
+use super::tasks::{ConnectionEnd, ConnectionTasks};
+use super::upstreams::{UpstreamState, Upstreams};
+use super::worker_timer::{Alarm, WorkerTimer};
+use crate::base::rng::Rng;
+use crate::base::time::Tick;
+use crate::io::backend::hook::{GiveUp, HookKind, HookRequest, Retry};
+use crate::io::backend::options::Options;
+use crate::io::backend::request_writer::{RequestTemplate, Signer};
+use crate::io::backend::resolver::{Lookup, Resolver};
+use crate::io::backend::time_source::Now;
+use crate::metrics::backend::BackendMetrics;
+use crate::metrics::counter::Counter;
+use crate::policy::backend::breaker::Change;
+use crate::policy::backend::{self as policy, Failure, Verdict};
+
+/// All state of one pool.
+pub struct Dispatcher {
+    options: Options,
+    stats: Arc<BackendMetrics>,
+    routes: Routes,
+    upstreams: Upstreams,
+    connections: Connections,
+    requests: Requests,
+    timer: WorkerTimer,
+    signer: Signer,
+    rng: Rng,
+    resolver: Resolver,
+    tasks: Box<dyn ConnectionTasks>,
+    is_closed: bool,
+}
+
+/// What a dispatcher is made of.
+pub struct DispatcherParts {
+    pub options: Options,
+    pub stats: Arc<BackendMetrics>,
+    pub resolver: Resolver,
+    pub seed: u64,
+    pub alarm: Alarm,
+    pub tasks: Box<dyn ConnectionTasks>,
+}
+
+/// Calls of the worker.
+impl Dispatcher {
+    pub fn new(parts: DispatcherParts) -> Dispatcher {
+        let DispatcherParts { options, stats, resolver, seed, alarm, tasks } = parts;
+        let mut rng = Rng::new(seed);
+        let signer = Signer::new(options.security_token.clone(), options.webhook_key.clone(), Rng::new(rng.next_u64()));
+        let mut dispatcher = Dispatcher {
+            options,
+            stats,
+            routes: Routes::default(),
+            upstreams: Upstreams::default(),
+            connections: Connections::default(),
+            requests: Requests::default(),
+            timer: WorkerTimer::new(alarm),
+            signer,
+            rng,
+            resolver,
+            tasks,
+            is_closed: false,
+        };
+        dispatcher.set_targets();
+        dispatcher
+    }
+
+    #[expect(clippy::result_large_err, reason = "the request is moved either way")]
+    pub fn submit(&mut self, request: HookRequest, now: Now<'_>) -> Result<(), HookRequest> {
+        let is_full = self.requests.len() >= self.options.limits.backend_queue_max
+            || self.requests.bytes() + request.queued_bytes() > self.options.queue_bytes_max;
+        // A single request larger than the whole limit would otherwise never pass.
+        if is_full && !self.requests.is_empty() {
+            self.stats.queue_full.increment();
+            return Err(request);
+        }
+        let hook = HookKind::from(request.hook);
+        let number = self.requests.take_number();
+        if let Some(reason) = self.refusal(hook, request.retry, now.tick) {
+            self.requests.refuse(request, number, reason);
+            self.count_given_up();
+            return Ok(());
+        }
+        let deadline = match request.retry {
+            Retry::Never => self.options.attempt_deadline(hook, now.tick),
+            Retry::Until(deadline) => deadline,
+        };
+        let index = self.requests.insert(request, number, deadline);
+        self.routes[hook].queue_mut().push(index, deadline);
+        self.serve_queue(hook, now);
+        self.settle();
+        Ok(())
+    }
+
+    pub fn poll(&mut self, now: Now<'_>) {
+        if self.connections.has_resolving() {
+            self.resolver.poll();
+            self.open_resolved(now);
+        }
+        if self.timer.expire(now.tick) {
+            let before = self.requests.given_up();
+            self.expire_connections(now.tick);
+            for hook in HookKind::ALL {
+                self.expire_queue(hook, now.tick);
+            }
+            self.serve_queues(now);
+            self.requests.sort_given_up(before);
+        }
+        self.settle();
+    }
+
+    pub fn next_deadline(&mut self) -> Tick {
+        self.timer.next_deadline(self.requests.given_up() > 0)
+    }
+
+    pub fn reconfigure(&mut self, options: Options, now: Now<'_>) {
+        self.signer.rekey(options.security_token.clone(), options.webhook_key.clone());
+        self.options = options;
+        self.set_targets();
+        for hook in HookKind::ALL {
+            if !self.routes[hook].has_targets() {
+                self.give_up_queue(hook, GiveUp::NoUrl);
+            }
+        }
+        self.serve_queues(now);
+        self.settle();
+    }
+
+    pub fn close(&mut self) {
+        self.is_closed = true;
+        for hook in HookKind::ALL {
+            self.give_up_queue(hook, GiveUp::Closed);
+        }
+        for connection in self.connections.all() {
+            if let Some(request) = self.connections[connection].take_request() {
+                self.end_unused_attempt(request, Tick(0));
+                self.give_up(request, GiveUp::Closed);
+            }
+            self.close_connection(connection);
+        }
+        self.settle();
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.requests.given_up() == 0
+    }
+
+    pub fn upstream_states(&self) -> Vec<UpstreamState> {
+        self.upstreams.states()
+    }
+
+    /// Requests that have ended without a response and wait for the sink.
+    pub fn given_up(&self) -> usize {
+        self.requests.given_up()
+    }
+
+    pub fn pop_given_up(&mut self) -> Option<GivenUp> {
+        self.requests.pop_given_up()
+    }
+
+    /// Makes routes and upstreams what the options say. Upstreams that stay keep their connections and their breaker.
+    fn set_targets(&mut self) {
+        self.upstreams.retire_all();
+        for hook in HookKind::ALL {
+            let targets = self.options.urls(hook).iter().map(|url| RouteTarget {
+                upstream: self.upstreams.find_or_add(&url.host, url.port),
+                template: RequestTemplate::new(hook, url).into(),
+            });
+            self.routes[hook].set_targets(targets.collect());
+        }
+        self.upstreams.retired_idle().into_iter().for_each(|connection| self.close_connection(connection));
+    }
+
+    /// Why a request would not even be queued.
+    fn refusal(&self, hook: HookKind, retry: Retry, now: Tick) -> Option<GiveUp> {
+        let route = &self.routes[hook];
+        if self.is_closed {
+            return Some(GiveUp::Closed);
+        }
+        if !route.has_targets() {
+            return Some(GiveUp::NoUrl);
+        }
+        match retry {
+            Retry::Until(deadline) if deadline <= now => Some(GiveUp::Deadline),
+            Retry::Never if route.is_down(&self.upstreams, now) => Some(GiveUp::Down),
+            Retry::Never | Retry::Until(_) => None,
+        }
+    }
+}
+
+/// Calls of the tasks of connections. `connection` is the task's own; its entry is removed by its task
+/// only, once there is one.
+impl Dispatcher {
+    /// The address to begin with.
+    pub fn address_hint(&self, connection: ConnectionIndex) -> usize {
+        self.upstreams[self.connections[connection].upstream()].address_hint()
+    }
+
+    /// A socket is on its way to an address of the backend, the last one or not. False: it is not wanted any more.
+    pub fn connecting(&mut self, connection: ConnectionIndex, fd: RawFd, is_last: bool, now: Now<'_>) -> bool {
+        let connect_by = if is_last { Tick::NEVER } else { now.tick + self.options.limits.backend_connect_ms };
+        let is_wanted = self.connections[connection].connecting(fd, connect_by);
+        if is_wanted {
+            self.timer.arm(self.connections[connection].next_deadline());
+        }
+        is_wanted
+    }
+
+    pub fn address_failed(&mut self, connection: ConnectionIndex) {
+        self.connections[connection].address_failed();
+    }
+
+    /// The connection stands: the request that it was opened for goes out.
+    pub fn connected(
+        &mut self,
+        connection: ConnectionIndex,
+        address: usize,
+        writer: OwnedWriteHalf<TcpStream>,
+        now: Now<'_>,
+    ) {
+        self.stats.connections_opened.add(1);
+        self.upstreams[self.connections[connection].upstream()].set_address_hint(address);
+        if self.connections[connection].connected(writer) {
+            self.send_request(connection, now);
+        }
+    }
+
+    /// True when a request waits for the bytes that arrive on this connection.
+    pub fn is_expected(&self, connection: ConnectionIndex) -> bool {
+        self.connections[connection].request().is_some()
+    }
+
+    pub fn body_bytes_max(&self) -> usize {
+        self.options.body_bytes_max
+    }
+
+    /// A whole response has come. Returns the request, when this ends it. The connection, and perhaps others, already
+    /// go on with what waits.
+    pub fn responded(
+        &mut self,
+        connection: ConnectionIndex,
+        status: u16,
+        is_reusable: bool,
+        now: Now<'_>,
+    ) -> Option<(HookRequest, Verdict)> {
+        let request = self.connections[connection].take_request()?;
+        let Attempt { upstream, permit, started_us, .. } = self.end_attempt(request);
+        self.stats.answers.add(1);
+        self.stats.latency_us.record(now.us.saturating_sub(started_us));
+        match status {
+            400..=499 => self.stats.status_4xx.add(1),
+            500..=599 => self.stats.status_5xx.add(1),
+            _ => {}
+        }
+        let verdict = policy::classify(Ok(status));
+        let accepted = &self.requests[request];
+        let is_retried =
+            verdict == Verdict::Retry && accepted.retry() != Retry::Never && now.tick < accepted.deadline();
+        let finished = if is_retried {
+            self.delay(request, now.tick);
+            None
+        } else {
+            Some((self.requests.remove(request), verdict))
+        };
+        self.free_connection(connection, is_reusable, now.tick);
+        let change = if policy::is_backend_failure(Ok(status)) {
+            self.upstreams[upstream].failed(permit, now.tick, &self.options.breaker, &mut self.rng)
+        } else {
+            self.upstreams[upstream].answered(permit)
+        };
+        self.apply(change);
+        self.serve_queues(now);
+        self.settle();
+        finished
+    }
+
+    /// The connection is over. Its socket is still open, and is closed after this. A request that is still on it has
+    /// failed.
+    pub fn connection_ended(&mut self, connection: ConnectionIndex, end: ConnectionEnd, now: Now<'_>) {
+        let ended = self.remove_connection(connection);
+        // A connection that we shut down may still receive the response to a request that was given up.
+        if end == ConnectionEnd::Unsolicited && ended.state() == ConnectionState::Idle {
+            self.stats.unasked.add(1);
+        }
+        if let Some(request) = ended.request() {
+            // The backend closed an idle connection while our request was on its way: it has not seen the request.
+            let is_stale = end == ConnectionEnd::ClosedUntouched && ended.has_responded();
+            if is_stale
+                && self.requests[request].is_repeatable()
+                && self.requests.count_stale(request, self.options.limits.backend_stale_max)
+            {
+                self.requeue_stale(request, now.tick);
+            } else {
+                self.attempt_failed(request, end.failure(), now.tick);
+            }
+        }
+        self.serve_queues(now);
+        self.settle();
+    }
+
+    /// What the kernel did not take at once has been sent, or cannot be. The connection may have ended meanwhile.
+    pub fn rest_sent(
+        &mut self,
+        connection: ConnectionIndex,
+        serial: ConnectionSerial,
+        writer: OwnedWriteHalf<TcpStream>,
+        bytes: Vec<u8>,
+        is_sent: bool,
+    ) {
+        if let Some(connection) = self.connections.get_mut(connection, serial) {
+            connection.rest_sent(writer, bytes, is_sent);
+        }
+    }
+}
+
+/// From a queue to a connection.
+impl Dispatcher {
+    fn serve_queues(&mut self, now: Now<'_>) {
+        for hook in self.routes.next_round() {
+            self.serve_queue(hook, now);
+        }
+    }
+
+    /// Sends out as many of a queue's requests as breakers and connections allow.
+    fn serve_queue(&mut self, hook: HookKind, now: Now<'_>) {
+        while let Some(request) = self.routes[hook].queue().front() {
+            let connections_max = self.options.connections_max;
+            let Some(target) = self.routes[hook].pick(&self.upstreams, now.tick, connections_max) else { break };
+            self.routes[hook].queue_mut().pop_front();
+            self.start_attempt(request, target, now);
+        }
+        if self.routes[hook].queue().has_ready() {
+            // Those that wait for a breaker go on when it admits a probe.
+            let probe_at = self.routes[hook].probe_at(&self.upstreams, now.tick);
+            self.timer.arm(probe_at.unwrap_or(Tick::NEVER));
+        }
+    }
+
+    fn start_attempt(&mut self, request: RequestIndex, target: RouteTarget, now: Now<'_>) {
+        let RouteTarget { upstream, template } = target;
+        let permit = self.upstreams[upstream].begin_attempt(now.tick);
+        let accepted = &self.requests[request];
+        let full_deadline = self.options.attempt_deadline(accepted.hook(), now.tick);
+        let deadline = full_deadline.min(accepted.deadline());
+        self.stats.requests.add(1);
+        self.stats.retries.add(u64::from(accepted.is_retried()));
+        let attempt = Attempt { upstream, template, permit, started_us: now.us, full_deadline };
+        self.requests.begin_attempt(request, attempt);
+        if let Some(connection) = self.upstreams[upstream].pop_idle() {
+            self.connections[connection].assign(request, deadline);
+            self.timer.arm(deadline);
+            self.send_request(connection, now);
+        } else {
+            self.open_connection(upstream, request, deadline, now.tick);
+        }
+    }
+
+    fn send_request(&mut self, connection: ConnectionIndex, now: Now<'_>) {
+        let Dispatcher { connections, requests, signer, tasks, .. } = self;
+        let sender = &mut connections[connection];
+        let accepted = &requests[sender.request().expect("a busy connection has a request")];
+        let template = &accepted.attempt().expect("a request on a connection is an attempt").template;
+        let unsent = sender.send(|out| template.write(out, accepted.request(), accepted.number(), signer, now));
+        if let Some(unsent) = unsent {
+            // Only for what exceeds the socket's buffer, so no ordinary message pays for a task.
+            tasks.start_sending(connection, unsent);
+        }
+    }
+}
+
+/// Connections: from nothing to busy, to idle, and to nothing again.
+impl Dispatcher {
+    fn open_connection(&mut self, upstream: UpstreamIndex, request: RequestIndex, deadline: Tick, now: Tick) {
+        self.upstreams[upstream].connection_opened();
+        let connection = self.connections.open(upstream, request, deadline);
+        self.timer.arm(deadline);
+        self.resolve(connection, now);
+    }
+
+    /// Looks for the connection's addresses, and starts its task when there are some.
+    fn resolve(&mut self, connection: ConnectionIndex, now: Tick) {
+        let upstream = &self.upstreams[self.connections[connection].upstream()];
+        match self.resolver.lookup(upstream.host(), now) {
+            Lookup::Ready(addresses) => {
+                self.connections.resolved(connection);
+                self.tasks.start_connection(connection, addresses, upstream.port());
+            }
+            // The resolver wakes the worker. Should it not, an address is noticed this late.
+            Lookup::Pending => self.timer.arm(now + RESOLVE_POLL_MS),
+            Lookup::Failed => {
+                let request = self.remove_connection(connection).request();
+                let request = request.expect("opened for a request, closed without it");
+                self.attempt_failed(request, Failure::NoAddress, now);
+            }
+        }
+    }
+
+    fn open_resolved(&mut self, now: Now<'_>) {
+        for connection in self.connections.resolving() {
+            self.resolve(connection, now.tick);
+        }
+        self.serve_queues(now);
+    }
+
+    /// A response has come, and the connection carries no request any more.
+    fn free_connection(&mut self, connection: ConnectionIndex, is_reusable: bool, now: Tick) {
+        let freed = &mut self.connections[connection];
+        freed.count_response();
+        let upstream = &mut self.upstreams[freed.upstream()];
+        if !is_reusable || !freed.is_reusable() || upstream.is_retired() || self.is_closed {
+            return self.close_connection(connection);
+        }
+        let deadline = now + self.options.idle_timeout_ms;
+        freed.rest_until(deadline);
+        upstream.push_idle(connection);
+        self.timer.arm(deadline);
+    }
+
+    /// Ends a connection that carries no request.
+    fn close_connection(&mut self, connection: ConnectionIndex) {
+        let closed = &mut self.connections[connection];
+        match closed.state() {
+            // There is no task yet that would remove it.
+            ConnectionState::Resolving => {
+                self.remove_connection(connection);
+                return;
+            }
+            ConnectionState::Idle => self.upstreams[closed.upstream()].remove_idle(connection),
+            ConnectionState::Connecting | ConnectionState::Busy | ConnectionState::Closing => {}
+        }
+        closed.close();
+    }
+
+    fn remove_connection(&mut self, index: ConnectionIndex) -> UpstreamConnection {
+        let connection = self.connections.remove(index);
+        let upstream = &mut self.upstreams[connection.upstream()];
+        upstream.connection_removed();
+        if connection.state() == ConnectionState::Idle {
+            upstream.remove_idle(index);
+        }
+        connection
+    }
+
+    /// Cuts off what takes too long, and closes what was idle too long.
+    fn expire_connections(&mut self, now: Tick) {
+        for connection in self.connections.overdue(now) {
+            let overdue = &mut self.connections[connection];
+            if overdue.deadline() > now {
+                overdue.abandon_address();
+                continue;
+            }
+            let request = overdue.take_request();
+            self.close_connection(connection);
+            if let Some(request) = request {
+                self.attempt_timed_out(request, now);
+            }
+        }
+        self.timer.arm(self.connections.next_deadline());
+        if self.connections.has_resolving() {
+            self.timer.arm(now + RESOLVE_POLL_MS);
+        }
+    }
+}
+
+/// Attempts that fail, and requests that wait or are given up.
+impl Dispatcher {
+    fn end_attempt(&mut self, request: RequestIndex) -> Attempt {
+        let attempt = self.requests.end_attempt(request);
+        self.upstreams[attempt.upstream].end_attempt();
+        attempt
+    }
+
+    /// Ends an attempt that says nothing about the backend.
+    fn end_unused_attempt(&mut self, request: RequestIndex, now: Tick) {
+        let attempt = self.end_attempt(request);
+        self.upstreams[attempt.upstream].unused(attempt.permit, now);
+    }
+
+    fn attempt_timed_out(&mut self, request: RequestIndex, now: Tick) {
+        let attempt = self.requests[request].attempt().expect("it was on a connection");
+        if now >= attempt.full_deadline {
+            return self.attempt_failed(request, Failure::Timeout, now);
+        }
+        // The request's own deadline cut the attempt short.
+        self.end_unused_attempt(request, now);
+        self.give_up(request, GiveUp::Deadline);
+    }
+
+    fn attempt_failed(&mut self, request: RequestIndex, failure: Failure, now: Tick) {
+        failure_counter(&self.stats, failure).increment();
+        let attempt = self.end_attempt(request);
+        let upstream = &mut self.upstreams[attempt.upstream];
+        let change = upstream.failed(attempt.permit, now, &self.options.breaker, &mut self.rng);
+        match self.requests[request].retry() {
+            Retry::Never => self.give_up(request, GiveUp::Failed(failure)),
+            Retry::Until(deadline) if now >= deadline || self.is_closed => self.give_up(request, GiveUp::Deadline),
+            Retry::Until(_) => self.delay(request, now),
+        }
+        self.apply(change);
+    }
+
+    /// The request goes first again, on another connection.
+    fn requeue_stale(&mut self, request: RequestIndex, now: Tick) {
+        self.stats.stale.add(1);
+        self.end_unused_attempt(request, now);
+        let (hook, deadline) = (self.requests[request].hook(), self.requests[request].deadline());
+        self.routes[hook].queue_mut().push_front(request, deadline);
+    }
+
+    /// The request waits for its next attempt, or for its deadline if that is sooner.
+    fn delay(&mut self, request: RequestIndex, now: Tick) {
+        let failed = self.requests.count_failed(request);
+        let accepted = &self.requests[request];
+        let due = (now + self.options.retry.delay_ms(failed, &mut self.rng)).min(accepted.deadline());
+        self.routes[accepted.hook()].queue_mut().delay(request, accepted.number(), due);
+        self.timer.arm(due);
+    }
+
+    fn expire_queue(&mut self, hook: HookKind, now: Tick) {
+        while let Some(request) = self.routes[hook].queue_mut().pop_due(now) {
+            let deadline = self.requests[request].deadline();
+            if deadline <= now {
+                self.give_up(request, GiveUp::Deadline);
+            } else {
+                self.routes[hook].queue_mut().push(request, deadline);
+            }
+        }
+        let mut expired = Vec::new();
+        let deadline_of = |request| self.requests[request].deadline();
+        self.routes[hook].queue_mut().expire(now, deadline_of, |request| expired.push(request));
+        expired.into_iter().for_each(|request| self.give_up(request, GiveUp::Deadline));
+        self.timer.arm(self.routes[hook].queue().next_deadline());
+    }
+
+    /// What a breaker's change means to the requests that wait.
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::None => return,
+            Change::Opened => {
+                self.stats.breaker_opened.add(1);
+                HookKind::ALL.into_iter().for_each(|hook| self.give_up_unretried(hook));
+            }
+            Change::Closed => {
+                let Dispatcher { routes, upstreams, requests, .. } = self;
+                for route in routes.iter_mut().filter(|route| route.has_closed_breaker(upstreams)) {
+                    route.queue_mut().release(|request| requests[request].deadline());
+                }
+            }
+        }
+        self.stats.open_breakers.set(self.upstreams.open_breakers() as u64);
+    }
+
+    /// When all of a hook's backends are down, requests that are never retried end now rather than at their deadline.
+    fn give_up_unretried(&mut self, hook: HookKind) {
+        if self.routes[hook].has_closed_breaker(&self.upstreams) {
+            return;
+        }
+        let mut unretried = Vec::new();
+        self.routes[hook].queue_mut().remove(|request| {
+            let is_unretried = self.requests[request].retry() == Retry::Never;
+            if is_unretried {
+                unretried.push(request);
+            }
+            is_unretried
+        });
+        unretried.into_iter().for_each(|request| self.give_up(request, GiveUp::Down));
+    }
+
+    fn give_up_queue(&mut self, hook: HookKind, reason: GiveUp) {
+        let waiting: Vec<RequestIndex> = self.routes[hook].queue_mut().drain().collect();
+        waiting.into_iter().for_each(|request| self.give_up(request, reason));
+    }
+
+    fn give_up(&mut self, request: RequestIndex, reason: GiveUp) {
+        self.requests.give_up(request, reason);
+        self.count_given_up();
+    }
+
+    fn count_given_up(&mut self) {
+        self.stats.gave_up.add(1);
+        self.timer.arm_now();
+    }
+}
+
+/// After every change.
+impl Dispatcher {
+    /// Arms the queues' deadlines and publishes the gauges.
+    fn settle(&mut self) {
+        self.timer.arm(self.routes.next_deadline());
+        self.stats.jobs.set(self.requests.len() as u64);
+        self.stats.waiting.set(self.routes.waiting() as u64);
+        self.stats.connections.set(self.connections.len() as u64);
+        #[cfg(debug_assertions)]
+        if self.requests.len() <= INVARIANTS_MAX {
+            self.check_invariants();
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    fn check_invariants(&self) {
+        let on_connections = self.connections.iter().filter(|connection| connection.request().is_some()).count();
+        let is_complete = self.routes.waiting() + on_connections == self.requests.len();
+        assert!(is_complete, "every request is in a queue or on a connection");
+        self.requests.check_invariants();
+        self.connections.check_invariants();
+        for (index, upstream) in self.upstreams.iter() {
+            let connections = || self.connections.iter().filter(|connection| connection.upstream() == index);
+            let busy = connections().filter(|connection| connection.request().is_some()).count();
+            let idle = connections().filter(|connection| connection.state() == ConnectionState::Idle).count();
+            upstream.check_counts(connections().count(), busy, idle);
+        }
+    }
+}
+
+/// Where a failed attempt is counted.
+fn failure_counter(metrics: &BackendMetrics, failure: Failure) -> &Counter {
+    match failure {
+        Failure::NoAddress => &metrics.failures_no_address,
+        Failure::Refused => &metrics.failures_refused,
+        Failure::Reset => &metrics.failures_reset,
+        Failure::Timeout => &metrics.failures_timeout,
+        Failure::Malformed => &metrics.failures_rubbish,
+        Failure::TooLarge => &metrics.failures_too_large,
+    }
+}
+
+/// How late an address is noticed by a worker that the resolver does not wake.
+const RESOLVE_POLL_MS: u64 = 20;
+/// Debug builds look at every request after every change while there are no more than these.
+#[cfg(debug_assertions)]
+const INVARIANTS_MAX: usize = 256;

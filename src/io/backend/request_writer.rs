@@ -1,0 +1,421 @@
+//! Requests to the business server, written into a connection's buffer: PROTOCOL.md sections 2 and 4.
+//!
+//! Owns what is the same in many requests: a `RequestTemplate` is made once per URL, the 2014 signature once per second
+//! (`Signer`), so that the hot path copies bytes and hashes nothing. Has no socket and no clock. Called by the
+//! dispatcher when a request goes out.
+
+use std::io::Write;
+
+use crate::base::rng::Rng;
+use crate::config::url::HttpUrl;
+use crate::policy::headers::is_forwarded;
+use crate::wire::sign::{self, WebhookKey};
+
+use super::hook::{Hook, HookKind, HookRequest};
+use super::time_source::Now;
+
+/// All requests to one URL of one hook, but for what differs from request to request.
+#[derive(Debug)]
+pub struct RequestTemplate {
+    /// The path around each `{message_type}`, method first: `POST /m/` and `/`.
+    path: Vec<Box<[u8]>>,
+    has_query: bool,
+    /// From the HTTP version to the last header that is always the same.
+    tail: Box<[u8]>,
+}
+
+impl RequestTemplate {
+    pub fn new(hook: HookKind, url: &HttpUrl) -> RequestTemplate {
+        let method = match hook {
+            HookKind::Forward | HookKind::Receipts => "POST",
+            HookKind::Connect | HookKind::Close => "GET",
+        };
+        let path = format!("{method} {}", url.path_and_query);
+        let mut tail = format!(" HTTP/1.1\r\nHost: {}\r\n", url.host_header());
+        if hook != HookKind::Connect {
+            // A connect request carries the client's own header.
+            tail.push_str(concat!("User-Agent: rainbow/", env!("CARGO_PKG_VERSION"), "\r\n"));
+        }
+        if hook == HookKind::Forward {
+            // Bodies are whatever clients send. A form or JSON type would make frameworks eat the body before the user
+            // sees it.
+            tail.push_str("Content-Type: application/octet-stream\r\n");
+        }
+        if hook == HookKind::Receipts {
+            tail.push_str("Content-Type: application/json\r\n");
+        }
+        RequestTemplate {
+            path: path.split("{message_type}").map(|part| part.as_bytes().into()).collect(),
+            has_query: url.path_and_query.contains('?'),
+            tail: tail.into_bytes().into(),
+        }
+    }
+
+    /// Replaces the contents of `out` by the request. `number` is the same in all attempts of one request, and differs
+    /// from that of any other request of this pool.
+    pub fn write(
+        &self,
+        out: &mut Vec<u8>,
+        request: &HookRequest,
+        number: RequestNumber,
+        signer: &mut Signer,
+        now: Now<'_>,
+    ) {
+        out.clear();
+        self.write_target(out, request, signer, now);
+        out.extend_from_slice(&self.tail);
+        if request.hook.has_identity() {
+            put_header(out, "RAINBOWCLIENTIDENTITY", &request.identity);
+        }
+        if let Some(cookie) = &request.cookie {
+            put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
+        }
+        if let Some(key) = &request.idempotency_key {
+            put_header(out, "Idempotency-Key", key.as_bytes());
+        }
+        match &request.headers {
+            Some(lines) if request.hook == Hook::SessionEnded => out.extend_from_slice(lines),
+            Some(lines) => put_client_headers(out, lines),
+            None => {}
+        }
+        signer.put_webhook_headers(out, request, number, now);
+        if request.hook.has_body() {
+            put_number_header(out, "Content-Length", request.body.len() as u64);
+        }
+        out.extend_from_slice(b"\r\n");
+        if request.hook.has_body() {
+            out.extend_from_slice(&request.body);
+        }
+    }
+
+    fn write_target(&self, out: &mut Vec<u8>, request: &HookRequest, signer: &mut Signer, now: Now<'_>) {
+        let (first, rest) = self.path.split_first().expect("split yields at least one part");
+        out.extend_from_slice(first);
+        for part in rest {
+            match request.hook {
+                Hook::Forward { message_type } => put_number(out, u64::from(message_type)),
+                Hook::Connect | Hook::Close | Hook::SessionEnded | Hook::Receipts => {
+                    out.extend_from_slice(b"%7Bmessage_type%7D")
+                }
+            }
+            out.extend_from_slice(part);
+        }
+        let mut join = if self.has_query { b'&' } else { b'?' };
+        if let Some(query) = request.query.as_deref().filter(|query| !query.is_empty()) {
+            out.push(join);
+            put_query(out, query);
+            join = b'&';
+        }
+        let signature = signer.query(now);
+        if !signature.is_empty() {
+            out.push(join);
+            out.extend_from_slice(signature);
+        }
+    }
+}
+
+/// A request's place in the order in which the pool's requests were submitted, and its part of a webhook id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestNumber(pub u64);
+
+/// Signs requests by both schemes.
+pub struct Signer {
+    token: String,
+    webhook_key: Option<WebhookKey>,
+    /// Prefix of webhook ids, new in every process: an id from before a restart must not come again.
+    instance: u64,
+    rng: Rng,
+    /// `timestamp=…&nonce=…&signature=…`. The signature does not cover the body, so one nonce per second proves as much
+    /// as one per request would, and keeps SHA-1 off the path of every message.
+    query: Vec<u8>,
+    /// The second that `query` was made in.
+    query_second: Option<u64>,
+}
+
+impl Signer {
+    pub fn new(token: String, webhook_key: Option<WebhookKey>, mut rng: Rng) -> Signer {
+        let instance = rng.next_u64();
+        Signer { token, webhook_key, instance, rng, query: Vec::new(), query_second: None }
+    }
+
+    /// Changes the keys.
+    pub fn rekey(&mut self, token: String, webhook_key: Option<WebhookKey>) {
+        (self.token, self.webhook_key, self.query_second) = (token, webhook_key, None);
+    }
+
+    /// The signature's query parameters; empty without a token.
+    fn query(&mut self, now: Now<'_>) -> &[u8] {
+        let second = now.tick.0 / 1000;
+        if self.query_second != Some(second) {
+            self.query_second = Some(second);
+            self.query.clear();
+            if !self.token.is_empty() {
+                let (timestamp, nonce) = ((now.unix_s)().to_string(), self.rng.below(1 << 53).to_string());
+                let signature = sign::sign_2014(&self.token, &timestamp, &nonce);
+                self.query.extend_from_slice(format!("timestamp={timestamp}&nonce={nonce}&signature=").as_bytes());
+                self.query.extend_from_slice(&signature);
+            }
+        }
+        &self.query
+    }
+
+    /// The three headers of Standard Webhooks. Their signature covers the timestamp and the body, so it is made for
+    /// every attempt.
+    fn put_webhook_headers(&self, out: &mut Vec<u8>, request: &HookRequest, number: RequestNumber, now: Now<'_>) {
+        let Some(key) = &self.webhook_key else { return };
+        let mut own_id = [0; OWN_ID_LEN];
+        let id = match &request.idempotency_key {
+            Some(key) => key.as_str(),
+            None => {
+                write!(&mut own_id[..], "{:016x}-{:016x}", self.instance, number.0).expect("fits");
+                str::from_utf8(&own_id).expect("hex is ASCII")
+            }
+        };
+        let timestamp_s = (now.unix_s)();
+        let body: &[u8] = if request.hook.has_body() { &request.body } else { b"" };
+        let signature = sign::sign_webhook(std::slice::from_ref(key), id, timestamp_s, body);
+        put_header(out, sign::WEBHOOK_ID, id.as_bytes());
+        put_number_header(out, sign::WEBHOOK_TIMESTAMP, timestamp_s);
+        put_header(out, sign::WEBHOOK_SIGNATURE, signature.as_bytes());
+    }
+}
+
+const OWN_ID_LEN: usize = 33;
+
+fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "a value that would end its line");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_number_header(out: &mut Vec<u8>, name: &str, value: u64) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    put_number(out, value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
+}
+
+/// The client's query as it is. Bytes that would end the request line are percent-encoded here, even if an earlier
+/// check should have refused them.
+fn put_query(out: &mut Vec<u8>, query: &str) {
+    for byte in query.bytes() {
+        if matches!(byte, b'!'..=b'~') && byte != b'#' {
+            out.push(byte);
+        } else {
+            write!(out, "%{byte:02X}").expect("a Vec takes everything");
+        }
+    }
+}
+
+/// The client's header lines that `policy::headers` lets through. The upgrade has filtered them already; here it is
+/// made sure that no second identity and no smuggled Content-Length goes out, whatever put the lines together.
+fn put_client_headers(out: &mut Vec<u8>, lines: &[u8]) {
+    debug_assert!(lines.is_empty() || lines.ends_with(b"\r\n"), "whole lines");
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii();
+        if is_forwarded(name) {
+            out.extend_from_slice(line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::base::time::Tick;
+    use crate::io::backend::hook::{IdempotencyKey, RequestTag, Retry};
+    use crate::wire::http1::{BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
+
+    const UNIX_S: u64 = 1_700_000_000;
+
+    fn request_for(hook: Hook) -> HookRequest {
+        HookRequest {
+            hook,
+            tag: RequestTag(7),
+            retry: Retry::Never,
+            identity: [b'a'; 64],
+            cookie: None,
+            idempotency_key: None,
+            query: None,
+            headers: None,
+            body: Vec::new(),
+        }
+    }
+
+    fn written(url: &str, hook_request: &HookRequest, signer: &mut Signer) -> Vec<u8> {
+        let template = RequestTemplate::new(hook_request.hook.into(), &HttpUrl::parse(url).unwrap());
+        let mut out = b"rest of before".to_vec();
+        template.write(
+            &mut out,
+            hook_request,
+            RequestNumber(42),
+            signer,
+            Now { tick: Tick(5000), us: 5_000_000, unix_s: &|| UNIX_S },
+        );
+        out
+    }
+
+    fn text(url: &str, hook_request: &HookRequest) -> String {
+        String::from_utf8(written(url, hook_request, &mut Signer::new(String::new(), None, Rng::new(1)))).unwrap()
+    }
+
+    /// Reads what was written as a server would.
+    fn check<T>(request: &[u8], check: impl FnOnce(&RequestHead<'_>, &[u8]) -> T) -> T {
+        let head_len = HeadScanner::default().advance(request, &HeadLimits::RESPONSE).unwrap().expect("a whole head");
+        let mut slots = REQUEST_SLOTS;
+        check(&RequestHead::parse(&request[..head_len], &mut slots).unwrap(), &request[head_len..])
+    }
+
+    #[test]
+    fn a_forward_is_a_post_with_the_message_type_in_its_path() {
+        let mut hook_request = request_for(Hook::Forward { message_type: 65535 });
+        hook_request.body = b"{\"a\":1}".to_vec();
+        hook_request.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
+        hook_request.idempotency_key = IdempotencyKey::new("abc-1");
+        let request = text("http://Example.com:8000/m/{message_type}/x/{message_type}?k=v", &hook_request);
+        assert_eq!(
+            request,
+            format!(
+                "POST /m/65535/x/65535?k=v HTTP/1.1\r\nHost: example.com:8000\r\nUser-Agent: rainbow/{}\r\n\
+                 Content-Type: application/octet-stream\r\nRAINBOWCLIENTIDENTITY: {}\r\n\
+                 RAINBOWCLIENTCOOKIE: Y29va2ll\r\nIdempotency-Key: abc-1\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}",
+                env!("CARGO_PKG_VERSION"),
+                "a".repeat(64)
+            )
+        );
+        check(request.as_bytes(), |head, body| {
+            assert_eq!((head.framing, body), (BodyFraming::Length(7), &b"{\"a\":1}"[..]));
+            assert!(head.keep_alive());
+        });
+    }
+
+    #[test]
+    fn a_connect_carries_the_clients_query_and_headers() {
+        let mut hook_request = request_for(Hook::Connect);
+        hook_request.query = Some("X-DEVICEID=1&b=%20".into());
+        hook_request.headers = Some(Rc::from(
+            &b"X-DEVICEID: 1\r\nUser-Agent: phone\r\nAccept-Encoding: gzip\r\ncontent-length: 9\r\nCookie: a=b\r\n\
+               RainbowClientIdentity: me\r\n"[..],
+        ));
+        let request = text("http://h/c/", &hook_request);
+        assert!(request.starts_with("GET /c/?X-DEVICEID=1&b=%20 HTTP/1.1\r\nHost: h\r\n"), "{request}");
+        check(request.as_bytes(), |head, body| {
+            let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
+            assert_eq!(names, ["Host", "RAINBOWCLIENTIDENTITY", "X-DEVICEID", "User-Agent", "Cookie"]);
+            assert_eq!((head.framing, body), (BodyFraming::None, &b""[..]));
+        });
+    }
+
+    #[test]
+    fn no_client_query_can_end_the_request_line() {
+        let mut hook_request = request_for(Hook::Connect);
+        hook_request.query = Some("a= HTTP/1.1\r\nX: y#z\u{e9}".into());
+        let request = text("http://h/c/?k", &hook_request);
+        assert!(request.starts_with("GET /c/?k&a=%20HTTP/1.1%0D%0AX:%20y%23z%C3%A9 HTTP/1.1\r\n"), "{request}");
+    }
+
+    #[test]
+    fn the_end_of_a_session_names_the_session_and_no_connection() {
+        let mut hook_request = request_for(Hook::SessionEnded);
+        hook_request.headers = Some(Rc::from(&b"RAINBOWCLIENTSESSION: a b\r\nRAINBOWSESSIONENDED: dropped\r\n"[..]));
+        hook_request.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
+        let request = text("http://h/bye", &hook_request);
+        assert!(request.starts_with("GET /bye HTTP/1.1\r\n"), "{request}");
+        check(request.as_bytes(), |head, body| {
+            let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
+            let expected = ["Host", "User-Agent", "RAINBOWCLIENTCOOKIE", "RAINBOWCLIENTSESSION", "RAINBOWSESSIONENDED"];
+            assert_eq!(names, expected);
+            assert_eq!(head.headers.get("rainbowclientsession"), Some(&b"a b"[..]));
+            assert_eq!((head.framing, body), (BodyFraming::None, &b""[..]));
+        });
+    }
+
+    #[test]
+    fn receipts_are_a_post_of_json() {
+        let mut hook_request = request_for(Hook::Receipts);
+        hook_request.body = b"[{}]".to_vec();
+        let request = text("http://h/receipts", &hook_request);
+        check(request.as_bytes(), |head, body| {
+            assert_eq!((head.method, head.headers.get_text("content-type")), ("POST", Some("application/json")));
+            assert_eq!(head.headers.get("rainbowclientidentity"), None);
+            assert_eq!((head.framing, body), (BodyFraming::Length(4), &b"[{}]"[..]));
+        });
+    }
+
+    #[test]
+    fn a_close_is_a_get_without_a_body() {
+        let request = text("http://h/bye", &request_for(Hook::Close));
+        assert!(request.starts_with("GET /bye HTTP/1.1\r\n"));
+        assert!(request.ends_with("\r\n\r\n") && !request.contains("Content-"));
+    }
+
+    #[test]
+    fn the_2014_signature_verifies_and_is_made_once_a_second() {
+        let mut signer = Signer::new("testtoken".into(), None, Rng::new(9));
+        let query = |signer: &mut Signer, ms, unix_s: &dyn Fn() -> u64| {
+            String::from_utf8(signer.query(Now { tick: Tick(ms), us: ms * 1000, unix_s }).to_vec()).unwrap()
+        };
+        let first = query(&mut signer, 5000, &|| UNIX_S);
+        assert_eq!(query(&mut signer, 5999, &|| panic!("read twice in a second")), first);
+        let second = query(&mut signer, 6000, &|| UNIX_S + 1);
+        assert_ne!(first, second);
+        for (query, now_s) in [(first, UNIX_S), (second, UNIX_S + 1)] {
+            let part = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).unwrap();
+            let (timestamp, nonce, signature) = (part("timestamp="), part("nonce="), part("signature="));
+            assert_eq!(timestamp, now_s.to_string());
+            let signed = sign::Signed2014 { timestamp, nonce, signature };
+            assert_eq!(sign::verify_2014("testtoken", signed, now_s, 0), Ok(()));
+        }
+        let request = String::from_utf8(written("http://h/c/", &request_for(Hook::Close), &mut signer)).unwrap();
+        assert!(request.starts_with("GET /c/?timestamp=1700000000&nonce="), "{request}");
+        let request = String::from_utf8(written("http://h/c/?a=b", &request_for(Hook::Close), &mut signer)).unwrap();
+        assert!(request.starts_with("GET /c/?a=b&timestamp=1700000000&nonce="), "{request}");
+    }
+
+    #[test]
+    fn webhook_headers_verify_over_the_body() {
+        let key = WebhookKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let mut signer = Signer::new(String::new(), Some(key.clone()), Rng::new(9));
+        let mut hook_request = request_for(Hook::Forward { message_type: 1 });
+        hook_request.body = b"hello".to_vec();
+        let verify = |request: &[u8]| {
+            check(request, |head, body| {
+                let of = |name| head.headers.get_text(name).expect("a webhook header");
+                let (id, timestamp) = (of(sign::WEBHOOK_ID), of(sign::WEBHOOK_TIMESTAMP));
+                let signed = sign::SignedWebhook { id, timestamp, signatures: of(sign::WEBHOOK_SIGNATURE) };
+                assert_eq!(sign::verify_webhook(std::slice::from_ref(&key), signed, body, UNIX_S, 0), Ok(()));
+                id.to_string()
+            })
+        };
+        let first = verify(&written("http://h/m", &hook_request, &mut signer));
+        assert_eq!(verify(&written("http://h/m", &hook_request, &mut signer)), first, "the same over all attempts");
+        hook_request.idempotency_key = IdempotencyKey::new("abc-2");
+        assert_eq!(verify(&written("http://h/m", &hook_request, &mut signer)), "abc-2");
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for number in [0, 9, 10, 65535, u64::MAX] {
+            let mut out = Vec::new();
+            put_number(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! A connection's slot in the shard: taken, opened or given up, attached to a session; and what the business server's
+//! answers tell us to do with it.
+//!
+//! Plain calls into the shard, none of which waits. `upgrade`, `handover::worker` and `hooks::completions` use them.
+
+use super::connecting::{Attached, SessionRequest};
+use crate::base::id::{ConnKey, Identity};
+use crate::io::runtime::oneshot::Oneshot;
+use crate::io::worker::turn::Worker;
+use crate::policy::backend::Actions;
+use crate::shard::command::SessionId;
+use crate::shard::{Input, RESERVED_TYPE};
+use crate::wire::packet::{Packet, QoS};
+use crate::wire::ws::frame::{self, Opcode};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use tracing::{error, warn};
+
+/// Takes a slot and ties it to a socket. `Opened`, `attach` or `abandon` must follow.
+pub fn reserve(worker: &Worker, digest: [u8; 32], fd: RawFd) -> (ConnKey, Identity) {
+    let (key, identity) = worker.shard().reserve(digest, worker.now());
+    worker.sockets().attach(key.index, fd);
+    (key, identity)
+}
+
+/// Takes a slot for a connection that was handed over; `origin` is its slot in the other worker. `attach` or `abandon`
+/// must follow.
+pub fn adopt(worker: &Worker, identity: Identity, origin: ConnKey, fd: RawFd) -> ConnKey {
+    let key = worker.shard().adopt(identity, origin, worker.now());
+    worker.sockets().attach(key.index, fd);
+    key
+}
+
+/// The first bytes for a client without a session: the 101, and the greeting if it speaks `rainbow.2`. The shard writes
+/// those for a client with a session.
+pub fn opening(mut response: Vec<u8>, greets: bool) -> Rc<[u8]> {
+    if greets {
+        let body = br#"{"session":null,"resumed":false,"waiting":0}"#;
+        let (qos, message_type) = (QoS::AtMostOnce, RESERVED_TYPE);
+        let greeting = Packet::Send { dup: false, qos, message_type, id: None, body };
+        frame::write_header(&mut response, Opcode::Binary, greeting.encoded_len());
+        greeting.encode_into(&mut response);
+    }
+    response.into()
+}
+
+/// Gives the slot back: no client was opened in it.
+pub fn abandon(worker: &Worker, key: ConnKey) {
+    worker.connects().forget(key);
+    worker.sockets().detach(key.index);
+    worker.handle(Input::Abandoned { key });
+}
+
+/// Attaches the connection to its durable session. What comes back says whether the store takes it.
+pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: SessionRequest) -> Oneshot<Attached> {
+    let SessionRequest { name, expiry_s, cookie, unsubscribe, subscribe, response, greets } = request;
+    let new = SessionId(u128::from_be_bytes(identity.0[..16].try_into().expect("sixteen bytes")));
+    let now = worker.now();
+    let attached = worker.connects().open_attach(key, now + ATTACH_TIMEOUT_MS);
+    let mut shard = worker.shard();
+    for channel in &subscribe {
+        shard.handle(Input::Subscribe { key, channel }, now);
+    }
+    if let Some(value) = &cookie {
+        shard.handle(Input::Cookie { key, value }, now);
+    }
+    shard.handle(Input::Attach { key, response: response.into(), new, name, expiry_s, greets }, now);
+    // A session that exists brings channels of its own; what is named in both lists stays, as unsubscribing comes
+    // first.
+    for channel in unsubscribe.iter().filter(|name| !subscribe.contains(name)) {
+        shard.handle(Input::Unsubscribe { key, channel }, now);
+    }
+    drop(shard);
+    worker.wakeups().need_turn();
+    attached
+}
+
+/// Does with the connection what the business server's answer says: unsubscribes first.
+pub fn apply(worker: &Worker, key: ConnKey, actions: &Actions<'_>) {
+    if actions.is_empty() {
+        return;
+    }
+    let now = worker.now();
+    let mut shard = worker.shard();
+    for channel in actions.unsubscribe.iter() {
+        shard.handle(Input::Unsubscribe { key, channel }, now);
+    }
+    for channel in actions.subscribe.iter() {
+        shard.handle(Input::Subscribe { key, channel }, now);
+    }
+    if let Some(value) = actions.cookie {
+        shard.handle(Input::Cookie { key, value }, now);
+    }
+    drop(shard);
+    note_invalid(worker, actions);
+}
+
+/// The business server does not accept our requests, or says what cannot be read: an operator must know.
+pub fn note_invalid(worker: &Worker, actions: &Actions<'_>) {
+    if actions.unreadable > 0 && worker.count_first(|counters| &counters.backend_unreadable) {
+        warn!("the business server says RAINBOW* headers that cannot be read; they do nothing (said once)");
+    }
+    if let Some(invalid) = actions.invalid {
+        worker.count(|counters| &counters.backend_invalid);
+        let meaning = match invalid {
+            60001 => "invalid signature",
+            60002 => "identity required",
+            60003 => "POST required",
+            _ => "unknown",
+        };
+        error!(code = invalid, meaning, "the business server calls our request invalid (RAINBOWREQUESTINVALID)");
+    }
+}
+
+/// A store that says nothing for so long is taken for unreachable.
+const ATTACH_TIMEOUT_MS: u64 = 60_000;

@@ -1,0 +1,182 @@
+//! From a request to a client: checks the upgrade, calls the connect hook, answers 101 or says why not.
+//!
+//! A socket is never lost on the way: it becomes a client's, or goes to another worker, or comes back with the refusal.
+
+use super::connecting::{Connect, ConnectOutcome};
+use super::refusal::ConnectRefusal;
+use super::{lifecycle, task};
+use crate::io::handover::channel::Arrival;
+use crate::io::handover::worker as handover;
+use crate::io::runtime::clock;
+use crate::io::runtime::socket::Socket;
+use crate::io::worker::rules::Rules;
+use crate::io::worker::turn::Worker;
+use crate::policy::admission::Place;
+use crate::policy::headers::forwarded;
+use crate::shard::command::StoreError;
+use crate::shard::{Input, Mode};
+use crate::wire::http1::head::same_name_loosely;
+use crate::wire::http1::{BodyFraming, RequestHead, query_pairs};
+use crate::wire::ws::handshake::{self, Upgrade};
+use sha2::{Digest, Sha256};
+use std::net::IpAddr;
+use std::rc::Rc;
+use tracing::debug;
+
+/// An upgrade that may go to the connect hook.
+pub struct UpgradePlan {
+    /// The 101.
+    response: Vec<u8>,
+    /// The client speaks `rainbow.2`.
+    greets: bool,
+    digest: [u8; 32],
+    query: Rc<str>,
+    headers: Rc<[u8]>,
+    place: Place,
+}
+
+/// Reads the upgrade. The connect hook is not called for one that cannot succeed.
+pub fn plan(worker: &Worker, head: &RequestHead<'_>, peer: IpAddr) -> Result<UpgradePlan, ConnectRefusal> {
+    let rules = worker.rules();
+    let upgrade = Upgrade::read(head.method, head.version_minor, head.headers.iter());
+    let upgrade = upgrade.map_err(ConnectRefusal::Handshake)?;
+    if head.framing != BodyFraming::None {
+        return Err(ConnectRefusal::HasBody);
+    }
+    check_origin(worker, &rules, head)?;
+    let (device, platform) = match rules.mode() {
+        Mode::Echo => Default::default(),
+        _ => device_and_platform(worker, head)?,
+    };
+    let place = worker.shared().admission().admit(peer, rules.admission())?;
+    if worker.shared().is_draining() {
+        return Err(ConnectRefusal::GoingAway);
+    }
+    let greets = rules.mode() != Mode::Echo && upgrade.offers(handshake::SUBPROTOCOL);
+    let mut response = Vec::with_capacity(RESPONSE_ROOM);
+    handshake::write_response(&mut response, &upgrade.accept, greets.then_some(handshake::SUBPROTOCOL));
+    let digest = Sha256::new()
+        .chain_update(&platform)
+        .chain_update([0])
+        .chain_update(&device)
+        .chain_update([0])
+        .chain_update(peer.to_string())
+        .chain_update(clock::unix_ns().to_be_bytes());
+    Ok(UpgradePlan {
+        response,
+        greets,
+        digest: digest.finalize().into(),
+        query: head.query.into(),
+        headers: connect_headers(head, &device, &platform),
+        place,
+    })
+}
+
+fn check_origin(worker: &Worker, rules: &Rules, head: &RequestHead<'_>) -> Result<(), ConnectRefusal> {
+    let allowed = &rules.config().allowed_origins;
+    if allowed.is_empty() {
+        return Ok(());
+    }
+    let origin = head.headers.get_text("origin").unwrap_or("");
+    if allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+        return Ok(());
+    }
+    worker.count(|counters| &counters.origin_refused);
+    Err(ConnectRefusal::Origin)
+}
+
+/// By header (with minus or underscore) or by query parameter.
+fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(String, String), ConnectRefusal> {
+    let named = |name: &str| {
+        let header = head.headers.get_loose(name).and_then(|value| std::str::from_utf8(value).ok());
+        let value = header.map(String::from).or_else(|| {
+            let mut pairs = query_pairs(head.query);
+            pairs.find(|(key, _)| same_name_loosely(key, name)).map(|(_, value)| value.into())
+        });
+        value.filter(|value| !value.is_empty() && value.len() <= DEVICE_MAX && !value.contains(['\r', '\n', '\0']))
+    };
+    match (named(DEVICE), named(PLATFORM)) {
+        (Some(device), Some(platform)) => Ok((device, platform)),
+        _ => {
+            worker.count(|counters| &counters.connect_refused);
+            Err(ConnectRefusal::NoDevice)
+        }
+    }
+}
+
+/// The client's headers for the connect hook, each with its CRLF. Device and platform are written anew.
+fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[u8]> {
+    let mut headers = Vec::with_capacity(256);
+    let mut write = |name: &str, value: &[u8]| {
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            headers.extend_from_slice(part);
+        }
+    };
+    let is_written_anew = |name: &str| same_name_loosely(name, DEVICE) || same_name_loosely(name, PLATFORM);
+    forwarded(head).filter(|(name, _)| !is_written_anew(name)).for_each(|(name, value)| write(name, value));
+    write(DEVICE, device.as_bytes());
+    write(PLATFORM, platform.as_bytes());
+    headers.into()
+}
+
+/// Calls the connect hook. When the business server agrees, the socket becomes a client's; otherwise it comes back with
+/// the reason.
+pub async fn connect(
+    worker: Rc<Worker>,
+    socket: Socket,
+    plan: UpgradePlan,
+    early: Vec<u8>,
+) -> Result<(), (Socket, ConnectRefusal)> {
+    let UpgradePlan { response, greets, digest, query, headers, place } = plan;
+    let (key, identity) = lifecycle::reserve(&worker, digest, socket.fd());
+    let rules = worker.rules();
+    if rules.mode() == Mode::Echo || rules.config().connect_url.is_empty() {
+        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets) });
+    } else {
+        let deadline = worker.now() + rules.config().connect_timeout + CONNECT_GRACE_MS;
+        let waits = worker.connects().open(Connect { key, identity, response, greets }, deadline);
+        let outcome = match worker.hooks().connect(waits.id(), identity, query, headers) {
+            true => waits.await.unwrap_or(ConnectOutcome::Failed),
+            false => ConnectOutcome::Failed,
+        };
+        let refused = match outcome {
+            ConnectOutcome::Opened => None,
+            ConnectOutcome::Attaching { cookie, attached } => {
+                attached.await.unwrap_or(Err(StoreError::Unreachable)).err().map(|why| {
+                    worker.hooks().close(identity, cookie, worker.now());
+                    ConnectRefusal::SessionNotStored(why)
+                })
+            }
+            ConnectOutcome::OwnedElsewhere(session) => {
+                let arrival = Arrival { identity, origin: key, session: *session, early, place };
+                // Boxed: seldom, and larger than all the rest.
+                return Box::pin(handover::hand_over(&worker, key, socket, arrival)).await;
+            }
+            ConnectOutcome::Refused => {
+                worker.count(|counters| &counters.connect_refused);
+                debug!(%identity, "refused by the backend");
+                Some(ConnectRefusal::Refused)
+            }
+            ConnectOutcome::Failed => {
+                worker.count(|counters| &counters.connect_failed);
+                debug!(%identity, "the backend did not answer");
+                Some(ConnectRefusal::NoAnswer)
+            }
+        };
+        if let Some(why) = refused {
+            lifecycle::abandon(&worker, key);
+            return Err((socket, why));
+        }
+    }
+    debug!(%identity, "open");
+    monoio::spawn(task::run(worker, socket, key, early, place));
+    Ok(())
+}
+
+const DEVICE: &str = "X-DEVICEID";
+const PLATFORM: &str = "X-CLIENT-OS";
+/// The pool ends a connect at its timeout; this is a backstop.
+const CONNECT_GRACE_MS: u64 = 60_000;
+const DEVICE_MAX: usize = 512;
+/// The 101 with a subprotocol, and the greeting.
+const RESPONSE_ROOM: usize = 224;

@@ -1,0 +1,114 @@
+//! Handover to another worker: a connection goes on in the worker that owns its session.
+//!
+//! ```text
+//! origin: HandoverChannels::send ─► the copy of the socket here is closed
+//! owner:  receive ─► adopt ─► HandedOver to the origin ─► attach ─► the client's task, or 503
+//! ```
+//! The slot at the origin stays until the connection ends, because the identity that the backend knows leads to it.
+
+use super::channel::{Arrival, NotHandedOver};
+use crate::base::id::{ConnKey, Identity};
+use crate::io::client::connecting::{Attached, SessionRequest};
+use crate::io::client::refusal::ConnectRefusal;
+use crate::io::client::{lifecycle, task};
+use crate::io::http::connection;
+use crate::io::runtime::oneshot::Oneshot;
+use crate::io::runtime::socket::Socket;
+use crate::io::worker::message::PeerMessage;
+use crate::io::worker::turn::Worker;
+use crate::policy::admission::Place;
+use crate::shard::command::StoreError;
+use crate::shard::session_owner;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// Hands a connection that the backend has let in to the owner of its session. When that is not possible, the socket
+/// comes back with the reason.
+pub async fn hand_over(
+    worker: &Rc<Worker>,
+    key: ConnKey,
+    socket: Socket,
+    arrival: Arrival,
+) -> Result<(), (Socket, ConnectRefusal)> {
+    let owner = session_owner(&arrival.session.name, worker.shared().workers_len());
+    let limits = worker.limits();
+    let mut arrival = Box::new(arrival);
+    for _ in 0..limits.handover_attempts_max {
+        let channels = worker.shared().handovers().expect("there are channels where there are workers and a store");
+        match channels.send(owner, socket.fd(), arrival) {
+            Ok(()) => {
+                worker.count(|counters| &counters.moves);
+                worker.sockets().detach(key.index);
+                return Ok(());
+            }
+            Err((back, NotHandedOver::Full)) => arrival = back,
+            Err((back, _)) => {
+                arrival = back;
+                break;
+            }
+        }
+        monoio::time::sleep(Duration::from_millis(limits.handover_retry_ms)).await;
+    }
+    worker.count(|counters| &counters.moves_failed);
+    lifecycle::abandon(worker, key);
+    let Arrival { identity, session, .. } = *arrival;
+    worker.hooks().close(identity, cookie_of(&session), worker.now());
+    Err((socket, ConnectRefusal::OwnerBusy))
+}
+
+/// Takes over the connections that wait in this worker's channel, a bounded number.
+pub fn take_over(worker: &Rc<Worker>) {
+    let Some(channels) = worker.shared().handovers() else { return };
+    for _ in 0..worker.limits().handovers_per_turn {
+        let Some((fd, arrival)) = channels.receive(worker.id()) else { return };
+        arrive(worker, fd, *arrival);
+    }
+}
+
+fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
+    let Arrival { identity, origin, session, early, place } = arrival;
+    let cookie = cookie_of(&session);
+    let Some(Ok(socket)) = fd.map(Socket::new) else {
+        worker.count(|counters| &counters.moves_failed);
+        warn!(worker = worker.id().0, "a connection was lost on its way here; see RLIMIT_NOFILE");
+        worker.hooks().close(identity, cookie, worker.now());
+        return worker.send_message(origin.shard, PeerMessage::HandoverFailed { origin });
+    };
+    let key = lifecycle::adopt(worker, identity, origin, socket.fd());
+    worker.send_message(origin.shard, PeerMessage::HandedOver { origin, to: key });
+    let attached = lifecycle::attach(worker, key, identity, session);
+    let client = ArrivedClient { key, identity, cookie, socket, early, place, attached };
+    worker.spawn(Box::pin(attach(worker.clone(), client)));
+}
+
+struct ArrivedClient {
+    key: ConnKey,
+    identity: Identity,
+    cookie: Option<Rc<[u8]>>,
+    socket: Socket,
+    early: Vec<u8>,
+    place: Place,
+    attached: Oneshot<Attached>,
+}
+
+/// Waits for the store. The client's task is one of its own, so that nothing of this one stays with it.
+async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
+    let ArrivedClient { key, identity, cookie, socket, early, place, attached } = client;
+    match attached.await.unwrap_or(Err(StoreError::Unreachable)) {
+        Ok(()) => {
+            debug!(%identity, "open, handed over to here");
+            monoio::spawn(task::run(worker, socket, key, early, place));
+        }
+        Err(why) => {
+            lifecycle::abandon(&worker, key);
+            worker.hooks().close(identity, cookie, worker.now());
+            connection::refuse(worker, socket, ConnectRefusal::SessionNotStored(why)).await;
+        }
+    }
+}
+
+fn cookie_of(session: &SessionRequest) -> Option<Rc<[u8]>> {
+    session.cookie.as_deref().map(Rc::from)
+}

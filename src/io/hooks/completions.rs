@@ -1,0 +1,117 @@
+//! What the outcome of a hook means for the worker: an answered forward, a client that may come in or not, receipts
+//! that arrived. The backend pool gives every job back here, exactly once.
+//!
+//! Nothing here waits: whoever waits for the outcome (`client::upgrade`) has a oneshot.
+
+use super::ticket::HookTicket;
+use crate::base::id::{ConnKey, ShardId};
+use crate::io::backend::{FinishedRequest, HookOutcome};
+use crate::io::client::connecting::{Connect, ConnectOutcome, SessionRequest};
+use crate::io::client::lifecycle;
+use crate::io::runtime::oneshot::OneshotId;
+use crate::io::worker::turn::Worker;
+use crate::policy::backend::{Actions, ConnectAnswer, Verdict};
+use crate::shard::{self, ForwardOutcome, Input};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use tracing::{error, warn};
+
+/// The pool's sink: a job has come back. A panic here must not end the pool's task.
+pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
+    let ticket = HookTicket::unpack(done.tag.0);
+    let handled = catch_unwind(AssertUnwindSafe(|| match ticket {
+        HookTicket::Forward(key) => forward_done(worker, key, done),
+        HookTicket::Connect(waits) => connect_done(worker, waits, done.outcome),
+        HookTicket::Close => {}
+        HookTicket::Receipts { count } => receipts_done(worker, count, done.outcome),
+    }));
+    worker.wakeups().need_turn();
+    if handled.is_err() {
+        worker.count(|counters| &counters.panics);
+        error!("the handling of a backend's answer panicked");
+        match ticket {
+            HookTicket::Forward(key) => worker.handle(Input::Panicked { key }),
+            HookTicket::Connect(waits) => worker.connects().complete(waits, ConnectOutcome::Failed),
+            HookTicket::Close | HookTicket::Receipts { .. } => {}
+        }
+    }
+}
+
+fn forward_done(worker: &Worker, key: ConnKey, done: FinishedRequest<'_>) {
+    let outcome = match done.outcome {
+        HookOutcome::Answered { verdict: Verdict::Success | Verdict::Final, head, body } => {
+            lifecycle::apply(worker, key, &Actions::read(head.headers));
+            ForwardOutcome::Answered(body)
+        }
+        HookOutcome::Answered { .. } | HookOutcome::GaveUp { .. } => ForwardOutcome::Failed,
+    };
+    let spent = done.request_body;
+    worker.shard().handle(Input::Forwarded { key, outcome, spent }, worker.now());
+}
+
+fn receipts_done(worker: &Worker, count: u32, outcome: HookOutcome<'_>) {
+    worker.hooks().receipts_ended();
+    if !matches!(outcome, HookOutcome::Answered { verdict: Verdict::Success, .. }) {
+        worker.count_dropped_receipts(count);
+    }
+}
+
+/// The client is subscribed and open before anything else can happen to it.
+fn connect_done(worker: &Worker, waits: OneshotId, outcome: HookOutcome<'_>) {
+    let Some(connect) = worker.connects().take(waits) else { return };
+    let outcome = match outcome {
+        HookOutcome::Answered { head, body, .. } => {
+            let actions = Actions::read(head.headers);
+            match ConnectAnswer::read(head.status, body) {
+                ConnectAnswer::Accepted => accept(worker, connect, &actions),
+                refused => {
+                    lifecycle::note_invalid(worker, &actions);
+                    if refused == ConnectAnswer::Refused { ConnectOutcome::Refused } else { ConnectOutcome::Failed }
+                }
+            }
+        }
+        HookOutcome::GaveUp { .. } => ConnectOutcome::Failed,
+    };
+    worker.connects().complete(waits, outcome);
+}
+
+/// The business server lets the client in.
+fn accept(worker: &Worker, connect: Connect, actions: &Actions<'_>) -> ConnectOutcome {
+    let Connect { key, identity, response, greets } = connect;
+    let Some(owner) = session_owner(worker, actions) else {
+        lifecycle::apply(worker, key, actions);
+        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets) });
+        return ConnectOutcome::Opened;
+    };
+    lifecycle::note_invalid(worker, actions);
+    let request = session_request(actions, response, greets);
+    if owner != worker.id() {
+        return ConnectOutcome::OwnedElsewhere(Box::new(request));
+    }
+    let attached = lifecycle::attach(worker, key, identity, request);
+    ConnectOutcome::Attaching { cookie: actions.cookie.map(Rc::from), attached }
+}
+
+/// The shard that owns the session which the backend names; `None` without one, or without a store.
+fn session_owner(worker: &Worker, actions: &Actions<'_>) -> Option<ShardId> {
+    let name = actions.session?;
+    if !worker.store().has_store() {
+        if worker.count_first(|counters| &counters.sessions_ignored) {
+            warn!("the business server names a session, but no store is configured (store.kind): it is ignored");
+        }
+        return None;
+    }
+    Some(shard::session_owner(name, worker.shared().workers_len()))
+}
+
+fn session_request(actions: &Actions<'_>, response: Vec<u8>, greets: bool) -> SessionRequest {
+    SessionRequest {
+        name: actions.session.unwrap_or_default().into(),
+        expiry_s: actions.session_expiry_s,
+        cookie: actions.cookie.map(Box::from),
+        unsubscribe: actions.unsubscribe.iter().map(String::from).collect(),
+        subscribe: actions.subscribe.iter().map(String::from).collect(),
+        response,
+        greets,
+    }
+}

@@ -1,0 +1,184 @@
+//! Hooks: our requests to the business server, as jobs of the backend pool. What a job's outcome means for the worker
+//! is in `completions`.
+//!
+//! A hook that finds too many requests waiting is refused here at once: a forward gives its body back, a connect says
+//! so, a close is logged, receipts are counted as dropped.
+
+use super::receipts::Receipts;
+use super::ticket::HookTicket;
+use crate::base::id::Identity;
+use crate::base::limits::Limits;
+use crate::base::time::Tick;
+use crate::config::Config;
+use crate::io::backend::{Hook, HookRequest, IdempotencyKey, Options, Pool, RequestTag, Retry, UpstreamState};
+use crate::io::runtime::oneshot::OneshotId;
+use crate::shard::command::SessionId;
+use crate::shard::{Forward, SessionEnd};
+use crate::wire::packet::QoS;
+use std::cell::Cell;
+use std::rc::Rc;
+use tracing::debug;
+
+/// One worker's hooks.
+pub struct Hooks {
+    pool: Pool,
+    receipts: Receipts,
+    limits: Limits,
+    has_close_url: Cell<bool>,
+    has_receipt_url: Cell<bool>,
+}
+
+impl Hooks {
+    pub fn new(pool: Pool, config: &Config, limits: Limits) -> Hooks {
+        Hooks {
+            pool,
+            receipts: Receipts::default(),
+            limits,
+            has_close_url: Cell::new(!config.close_url.is_empty()),
+            has_receipt_url: Cell::new(!config.receipt_url.is_empty()),
+        }
+    }
+
+    pub fn reconfigure(&self, config: &Config) {
+        self.pool.reconfigure(Options::of(config));
+        self.has_close_url.set(!config.close_url.is_empty());
+        self.has_receipt_url.set(!config.receipt_url.is_empty());
+    }
+
+    /// A client's message. The body comes back when too many requests wait (counted by the pool); the client's repeat
+    /// tries again.
+    pub fn forward(&self, forward: Forward) -> Result<(), Vec<u8>> {
+        let Forward { key, session, message_type, qos, sequence, deadline, identity, cookie, body } = forward;
+        let identity = identity.to_hex();
+        let text = std::str::from_utf8(&identity).expect("hex is ASCII");
+        let job = HookRequest {
+            hook: Hook::Forward { message_type },
+            tag: RequestTag(HookTicket::Forward(key).pack()),
+            retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
+            identity,
+            cookie,
+            idempotency_key: (qos != QoS::AtMostOnce).then(|| match session {
+                Some(SessionId(id)) => {
+                    let (run, place) = (sequence >> 16, sequence & 0xFFFF);
+                    IdempotencyKey::format(format_args!("{id:032x}-{run}-{place}")).expect("it fits")
+                }
+                None => IdempotencyKey::format(format_args!("{text}-{sequence}")).expect("it fits"),
+            }),
+            query: None,
+            headers: None,
+            body,
+        };
+        self.pool.submit(job).map_err(|job| job.body)
+    }
+
+    /// May this client come in? False when too many requests wait: there will be no outcome.
+    pub fn connect(&self, waits: OneshotId, identity: Identity, query: Rc<str>, headers: Rc<[u8]>) -> bool {
+        let job = HookRequest {
+            query: Some(query),
+            headers: Some(headers),
+            ..job(Hook::Connect, HookTicket::Connect(waits), Retry::Never, identity.to_hex())
+        };
+        self.pool.submit(job).is_ok()
+    }
+
+    /// A connection that the business server has let in has ended.
+    pub fn close(&self, identity: Identity, cookie: Option<Rc<[u8]>>, now: Tick) {
+        if !self.has_close_url.get() {
+            return;
+        }
+        let retry = Retry::Until(now + self.limits.close_deadline_ms);
+        let job = HookRequest { cookie, ..job(Hook::Close, HookTicket::Close, retry, identity.to_hex()) };
+        if self.pool.submit(job).is_err() {
+            debug!(%identity, "too many requests wait for the backend: a close was not reported");
+        }
+    }
+
+    pub fn session_ended(&self, name: &str, cookie: Option<Rc<[u8]>>, why: SessionEnd, now: Tick) {
+        if !self.has_close_url.get() {
+            return;
+        }
+        let why = match why {
+            SessionEnd::Expired => "expired",
+            SessionEnd::Dropped => "dropped",
+        };
+        let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
+        let retry = Retry::Until(now + self.limits.close_deadline_ms);
+        let job = HookRequest {
+            cookie,
+            headers: Some(headers.into_bytes().into()),
+            ..job(Hook::SessionEnded, HookTicket::Close, retry, NO_IDENTITY)
+        };
+        if self.pool.submit(job).is_err() {
+            debug!(name, "too many requests wait for the backend: a session's end was not reported");
+        }
+    }
+
+    /// Adds a receipt to the batch. Returns how many receipts had to be dropped.
+    pub fn receipt(&self, session: &str, message_id: Option<&str>, delivered_at_ms: u64, now: Tick) -> u32 {
+        if !self.has_receipt_url.get() {
+            return 0;
+        }
+        let count = self.receipts.push(session, message_id, delivered_at_ms);
+        if count as usize >= self.limits.receipts_per_batch {
+            return self.send_receipts(now);
+        }
+        if count == 1 {
+            self.receipts.set_due(now + self.limits.receipts_gather_ms);
+        }
+        0
+    }
+
+    /// When the batch of receipts has to be sent.
+    pub fn receipts_due(&self) -> Tick {
+        self.receipts.due()
+    }
+
+    /// Sends the batch. Returns how many receipts had to be dropped.
+    pub fn send_receipts(&self, now: Tick) -> u32 {
+        let Some((body, count)) = self.receipts.take() else { return 0 };
+        if self.receipts.in_flight() >= self.limits.receipt_batches_max {
+            return count;
+        }
+        let retry = Retry::Until(now + self.limits.receipts_deadline_ms);
+        let job = HookRequest { body, ..job(Hook::Receipts, HookTicket::Receipts { count }, retry, NO_IDENTITY) };
+        match self.pool.submit(job) {
+            Ok(()) => {
+                self.receipts.batch_sent();
+                0
+            }
+            Err(_) => count,
+        }
+    }
+
+    /// A batch has come back from the pool.
+    pub fn receipts_ended(&self) {
+        self.receipts.batch_ended();
+    }
+
+    pub fn poll_timers(&self, now: Tick) {
+        self.pool.poll_timers(now);
+    }
+
+    /// When `poll_timers` or `send_receipts` has to be called next.
+    pub fn next_deadline(&self) -> Tick {
+        self.pool.next_deadline().min(self.receipts.due())
+    }
+
+    /// No request is under way or waits.
+    pub fn is_idle(&self) -> bool {
+        self.pool.is_idle()
+    }
+
+    pub fn upstreams(&self) -> Vec<UpstreamState> {
+        self.pool.upstreams()
+    }
+}
+
+fn job(hook: Hook, ticket: HookTicket, retry: Retry, identity: [u8; 64]) -> HookRequest {
+    let tag = RequestTag(ticket.pack());
+    let (cookie, idempotency_key, query, headers, body) = Default::default();
+    HookRequest { hook, tag, retry, identity, cookie, idempotency_key, query, headers, body }
+}
+
+/// Of a hook that is about no connection: it is not sent.
+const NO_IDENTITY: [u8; 64] = [b'0'; 64];

@@ -1,0 +1,207 @@
+//! Serves one HTTP connection: a client's upgrade, calls, pages. It ends when the peer or we say so, or when the socket
+//! becomes a client's.
+
+use super::connection::{self, HttpConnection};
+use super::response::Response;
+use crate::io::api::access::{self, Pass};
+use crate::io::api::calls::{self, ApiRequest};
+use crate::io::client::upgrade::{self, UpgradePlan};
+use crate::io::runtime::socket::Socket;
+use crate::io::worker::turn::Worker;
+use crate::policy::api::Route;
+use crate::shard::Mode;
+use crate::wire::http1::{BodyFraming, REQUEST_SLOTS, RequestHead};
+use std::net::IpAddr;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Which listener the connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// All paths.
+    Whole,
+    /// `admin_listen` has taken the control API away: clients only.
+    Public,
+    /// `admin_listen`: everything but clients.
+    Admin,
+}
+
+/// Serves the connection to its end. `peer` is its address.
+pub async fn run(worker: Rc<Worker>, socket: Socket, peer: IpAddr, side: Side) {
+    let connection = HttpConnection::new(worker, socket);
+    ServedConnection { connection, peer, side, spare: Vec::new() }.run().await;
+}
+
+struct ServedConnection {
+    connection: HttpConnection,
+    peer: IpAddr,
+    side: Side,
+    /// The body of the last response, for the next one.
+    spare: Vec<u8>,
+}
+
+/// What a head asks for.
+struct Plan {
+    action: Action,
+    keep_alive: bool,
+}
+
+enum Action {
+    Upgrade(Box<UpgradePlan>),
+    Call(CallPlan),
+    Respond(Response),
+}
+
+struct CallPlan {
+    route: Route,
+    /// Of the query, in the buffer.
+    query: Range<usize>,
+    framing: BodyFraming,
+    expects_continue: bool,
+    pass: Pass,
+}
+
+impl ServedConnection {
+    async fn run(mut self) {
+        loop {
+            let Some(head) = self.connection.read_head().await else { return };
+            if !self.connection.begin_request().await {
+                return;
+            }
+            let Plan { action, keep_alive } = self.plan(head);
+            let keep_alive = keep_alive && !self.worker().shared().is_draining();
+            match action {
+                Action::Upgrade(plan) => return self.upgrade(head, *plan).await,
+                Action::Respond(response) => {
+                    // Only a request without a body is answered from its head alone and followed by another.
+                    self.connection.respond(&response, keep_alive).await;
+                    if !keep_alive {
+                        return self.connection.linger().await;
+                    }
+                    self.connection.consume(head);
+                }
+                Action::Call(call) => match self.call(head, call, keep_alive).await {
+                    Some(request) if keep_alive => self.connection.consume(request),
+                    _ => return self.connection.linger().await,
+                },
+            }
+            self.connection.expect_next();
+        }
+    }
+
+    fn worker(&self) -> &Rc<Worker> {
+        self.connection.worker()
+    }
+
+    fn plan(&self, head: usize) -> Plan {
+        let buffer = self.connection.buffer();
+        let mut slots = REQUEST_SLOTS;
+        let parsed = match RequestHead::parse(&buffer[..head], &mut slots) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.worker().count(|counters| &counters.http_refused);
+                let response = Response::plain(error.status(), &error.to_string());
+                return Plan { action: Action::Respond(response), keep_alive: false };
+            }
+        };
+        let is_whole = match parsed.framing {
+            BodyFraming::None => true,
+            BodyFraming::Length(len) => len <= (buffer.len() - head) as u64,
+            BodyFraming::Chunked | BodyFraming::UntilClose => false,
+        };
+        let action = self.route(&parsed, is_whole);
+        let is_followed = parsed.framing == BodyFraming::None || matches!(action, Action::Call(_));
+        Plan { action, keep_alive: parsed.keep_alive() && is_followed }
+    }
+
+    /// `is_whole`: the body is in the buffer too.
+    fn route(&self, head: &RequestHead<'_>, is_whole: bool) -> Action {
+        let is_echo = self.worker().rules().mode() == Mode::Echo;
+        let route = if is_echo { Some(Route::Connect) } else { Route::find(head.path) };
+        let route = route.filter(|route| match self.side {
+            Side::Whole => true,
+            Side::Public => route.is_public(),
+            Side::Admin => *route != Route::Connect,
+        });
+        let Some(route) = route else { return Action::Respond(Response::plain(404, "no such path")) };
+        if route == Route::Connect {
+            return self.plan_upgrade(head);
+        }
+        let method_fits = if route.is_post() { head.method == "POST" } else { matches!(head.method, "GET" | "POST") };
+        if !method_fits {
+            let allowed = if route.is_post() { "POST" } else { "GET" };
+            return Action::Respond(
+                Response::plain(405, "this path takes another method").with_header("Allow", allowed),
+            );
+        }
+        // Where the query lies in the buffer: so that the head need not be parsed again.
+        let query = match head.query {
+            "" => 0..0,
+            query => {
+                let start = query.as_ptr() as usize - self.connection.buffer().as_ptr() as usize;
+                start..start + query.len()
+            }
+        };
+        Action::Call(CallPlan {
+            route,
+            query,
+            framing: head.framing,
+            expects_continue: head.expects_continue(),
+            pass: access::pass(self.worker(), route, head, self.peer, is_whole),
+        })
+    }
+
+    fn plan_upgrade(&self, head: &RequestHead<'_>) -> Action {
+        match upgrade::plan(self.worker(), head, self.peer) {
+            Ok(plan) => Action::Upgrade(Box::new(plan)),
+            Err(why) => {
+                if matches!(why.status(), 400 | 405 | 426) {
+                    self.worker().count(|counters| &counters.http_refused);
+                }
+                Action::Respond(why.response())
+            }
+        }
+    }
+
+    async fn upgrade(self, head: usize, plan: UpgradePlan) {
+        self.connection.stop_watch();
+        if !self.connection.written().await {
+            return;
+        }
+        let (worker, socket, early) = self.connection.into_socket(head);
+        let refused = upgrade::connect(worker.clone(), socket, plan, early).await;
+        let Err((socket, why)) = refused else { return };
+        connection::refuse(worker, socket, why).await;
+    }
+
+    /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the
+    /// connection has to end.
+    async fn call(&mut self, head: usize, call: CallPlan, keep_alive: bool) -> Option<usize> {
+        if let Pass::Refused(why) = &call.pass {
+            self.worker().count(|counters| &counters.signatures_refused);
+            let response = access::refused(call.route, *why);
+            let keep_alive = keep_alive && call.framing == BodyFraming::None;
+            self.connection.respond(&response, keep_alive).await;
+            return keep_alive.then_some(head);
+        }
+        let request_len = self.connection.read_body(head, call.framing, call.expects_continue).await?;
+        self.connection.stop_watch();
+        let query = &self.connection.buffer()[call.query.clone()];
+        let request = ApiRequest {
+            route: call.route,
+            pass: &call.pass,
+            query: std::str::from_utf8(query).expect("the head was text"),
+            body: self.connection.body(head, request_len),
+            spare: std::mem::take(&mut self.spare),
+        };
+        let response = calls::run(self.connection.worker(), request).await;
+        self.connection.respond(&response, keep_alive).await;
+        if let Some(mut body) = response.into_buffer() {
+            body.shrink_to(SPARE_KEPT);
+            self.spare = body;
+        }
+        Some(request_len)
+    }
+}
+
+const SPARE_KEPT: usize = 64 << 10;

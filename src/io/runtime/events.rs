@@ -1,0 +1,87 @@
+//! Events for the main thread: signals, and what workers report. One queue, bounded, many senders; `server` receives.
+//!
+//! A worker may wait for room only at its start and its end; a call uses `try_send`.
+
+use super::oneshot::ReturnAddress;
+use crate::base::id::ShardId;
+use crate::io::runtime::sys;
+use crossbeam_channel::{Receiver, Sender};
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub enum Event {
+    /// Reread the configuration; the outcome goes to the worker whose call it is, if it is one.
+    Reload(Option<ReturnAddress>),
+    /// SIGTERM or SIGINT.
+    Terminate,
+    /// A worker listens, or cannot.
+    Ready(Result<(), String>),
+    WorkerEnded(ShardId),
+}
+
+#[derive(Clone)]
+pub struct EventSender(Sender<Event>);
+
+pub struct EventReceiver(Receiver<Event>);
+
+/// `events_max` may wait.
+pub fn events(events_max: usize) -> (EventSender, EventReceiver) {
+    let (sender, receiver) = crossbeam_channel::bounded(events_max);
+    (EventSender(sender), EventReceiver(receiver))
+}
+
+impl EventSender {
+    /// Waits for room: the main thread is never busy for long.
+    pub fn send(&self, event: Event) {
+        // Without a receiver the process is ending.
+        let _ = self.0.send(event);
+    }
+
+    /// False when the queue is full.
+    pub fn try_send(&self, event: Event) -> bool {
+        self.0.try_send(event).is_ok()
+    }
+}
+
+impl EventReceiver {
+    pub fn wait(&self) -> Event {
+        self.0.recv().unwrap_or(Event::Terminate)
+    }
+
+    /// `None` when that time has passed.
+    pub fn wait_until(&self, end: Until) -> Option<Event> {
+        self.0.recv_deadline(end.0).ok()
+    }
+}
+
+/// A point in time to wait for.
+#[derive(Clone, Copy)]
+pub struct Until(Instant);
+
+impl Until {
+    pub fn after(duration: Duration) -> Until {
+        Until(Instant::now() + duration)
+    }
+}
+
+/// Must run before the first thread is started: threads inherit the mask, which keeps these signals for
+/// `watch_signals`.
+pub fn block_signals() {
+    sys::block_signals(&SIGNALS);
+}
+
+/// A thread that turns signals into events.
+pub fn watch_signals(events: EventSender) -> io::Result<()> {
+    let watch = move || {
+        loop {
+            match sys::wait_signal(&SIGNALS) {
+                libc::SIGHUP => events.send(Event::Reload(None)),
+                _ => events.send(Event::Terminate),
+            }
+        }
+    };
+    thread::Builder::new().name("rainbow-signals".into()).spawn(watch).map(drop)
+}
+
+const SIGNALS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];

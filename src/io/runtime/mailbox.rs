@@ -1,0 +1,261 @@
+//! Mailboxes between workers: bounded, lock-free, many senders and one receiver. A full mailbox gives the message back;
+//! what is done with it is the sender's decision (`worker::peers`).
+//!
+//! The bell is rung once per sleep of the receiver, not once per message. `Asleep` has the proof that no message is
+//! slept over.
+
+use crate::io::runtime::socket::Pollable;
+use crate::io::runtime::sys;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// A worker's mailbox, as other workers see it.
+pub struct MailboxSender<T> {
+    sender: Sender<T>,
+    bell: Arc<Doorbell>,
+}
+
+pub struct MailboxReceiver<T> {
+    receiver: Receiver<T>,
+    bell: Arc<Doorbell>,
+}
+
+/// Must be called before any worker has a descriptor table of its own: the bell's number has to mean the same in all.
+/// `messages_max` may wait.
+pub fn mailbox<T>(messages_max: usize) -> io::Result<(MailboxSender<T>, MailboxReceiver<T>)> {
+    let (sender, receiver) = bounded(messages_max);
+    let bell = Arc::new(Doorbell { asleep: Asleep::default(), eventfd: sys::eventfd()? });
+    Ok((MailboxSender { sender, bell: bell.clone() }, MailboxReceiver { receiver, bell }))
+}
+
+impl<T> Clone for MailboxSender<T> {
+    fn clone(&self) -> MailboxSender<T> {
+        MailboxSender { sender: self.sender.clone(), bell: self.bell.clone() }
+    }
+}
+
+impl<T> MailboxSender<T> {
+    /// Gives the item back when the mailbox is full (or its worker has ended).
+    pub fn try_send(&self, item: T) -> Result<(), T> {
+        self.put(item)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Without waking the receiver: `ring` must follow.
+    fn put(&self, item: T) -> Result<(), T> {
+        self.sender.try_send(item).map_err(TrySendError::into_inner)
+    }
+}
+
+/// Receivers that were sent something by this worker and have not been woken for it.
+///
+/// Waking a core that sleeps costs its waker 10 µs, so it is done once per turn, behind the turn's own writes: what
+/// this worker has to write is on its way before another begins to write to the same readers.
+pub struct Bells {
+    unrung: RefCell<Vec<usize>>,
+    put: Cell<usize>,
+    /// Messages that are put before their receivers are woken all the same: far from filling a mailbox.
+    unrung_max: usize,
+}
+
+impl Bells {
+    pub fn new(unrung_max: usize) -> Bells {
+        Bells { unrung: RefCell::default(), put: Cell::new(0), unrung_max }
+    }
+
+    /// Puts the item into one of the mailboxes; gives it back when that is full. `ring` must follow.
+    pub fn put<T>(&self, mailboxes: &[MailboxSender<T>], to: usize, item: T) -> Result<(), T> {
+        mailboxes[to].put(item)?;
+        let mut unrung = self.unrung.borrow_mut();
+        if !unrung.contains(&to) {
+            unrung.push(to);
+        }
+        drop(unrung);
+        self.put.set(self.put.get() + 1);
+        if self.put.get() == self.unrung_max {
+            self.ring(mailboxes);
+        }
+        Ok(())
+    }
+
+    /// Wakes all receivers that were sent something.
+    pub fn ring<T>(&self, mailboxes: &[MailboxSender<T>]) {
+        self.put.set(0);
+        for to in self.unrung.borrow_mut().drain(..) {
+            mailboxes[to].ring();
+        }
+    }
+}
+
+impl<T> MailboxSender<T> {
+    /// Wakes the receiver without a message: something else waits for it.
+    pub fn ring(&self) {
+        if self.bell.asleep.wake() {
+            sys::eventfd_ring(self.bell.eventfd.as_raw_fd());
+        }
+    }
+
+    /// Wakes the receiver now, or makes its next sleep end at once.
+    pub fn ring_always(&self) {
+        sys::eventfd_ring(self.bell.eventfd.as_raw_fd());
+    }
+
+    /// Messages that wait.
+    pub fn len(&self) -> usize {
+        self.sender.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sender.is_empty()
+    }
+}
+
+impl<T> MailboxReceiver<T> {
+    pub fn try_recv(&self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+
+    pub fn len(&self) -> usize {
+        self.receiver.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
+    /// The receiving worker's own view of the bell's descriptor; call it in the thread that will wait.
+    pub fn pollable(&self) -> io::Result<Pollable> {
+        Pollable::new(self.bell.eventfd.try_clone()?)
+    }
+
+    /// Returns when there may be a message.
+    pub async fn wait(&self, pollable: &Pollable) {
+        self.bell.asleep.fall_asleep();
+        // Looked at once more after "asleep" was published: what was sent before that rings no bell.
+        if self.receiver.is_empty() {
+            pollable.readable().await;
+        }
+        self.bell.asleep.wake();
+        sys::eventfd_clear(self.bell.eventfd.as_raw_fd());
+    }
+}
+
+struct Doorbell {
+    asleep: Asleep,
+    eventfd: OwnedFd,
+}
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// Does the receiver sleep? Each side writes one thing and then reads the other's:
+///
+/// ```text
+/// sender:   put message ── fence ── read "asleep"
+/// receiver: "asleep" := true ── fence ── look for messages
+/// ```
+/// The fences are sequentially consistent, so at least one of them sees the other's write. The sender sees "asleep": it
+/// rings (the swap lets one of many senders ring). It does not: then the receiver sees the message and does not sleep.
+/// Both see: one needless ring, which the next sleep finds and returns from at once.
+struct Asleep(AtomicBool);
+
+impl Default for Asleep {
+    fn default() -> Asleep {
+        Asleep(AtomicBool::new(false))
+    }
+}
+
+impl Asleep {
+    fn fall_asleep(&self) {
+        self.0.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// True when it was asleep: the caller has to ring.
+    fn wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::atomic::AtomicUsize;
+    use loom::thread;
+
+    /// Two senders, one receiver that sleeps when it finds nothing: it never sleeps with a message in the mailbox and
+    /// no ring.
+    #[test]
+    fn no_message_is_slept_over() {
+        loom::model(|| {
+            let asleep = loom::sync::Arc::new(Asleep::default());
+            let messages = loom::sync::Arc::new(AtomicUsize::new(0));
+            let rings = loom::sync::Arc::new(AtomicUsize::new(0));
+            let senders: Vec<_> = (0..2)
+                .map(|_| {
+                    let (asleep, messages, rings) = (asleep.clone(), messages.clone(), rings.clone());
+                    thread::spawn(move || {
+                        messages.fetch_add(1, Ordering::Relaxed);
+                        if asleep.wake() {
+                            rings.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })
+                })
+                .collect();
+            asleep.fall_asleep();
+            let seen = messages.load(Ordering::Relaxed);
+            senders.into_iter().for_each(|sender| sender.join().expect("senders do not panic"));
+            let rung = rings.load(Ordering::Relaxed);
+            assert!(seen > 0 || rung > 0, "a message came, and neither was it seen nor did the bell ring");
+            assert!(rung <= 1, "one ring per sleep");
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGES_MAX: usize = 128;
+    const UNRUNG_MAX: usize = 64;
+
+    #[test]
+    fn a_receiver_is_woken_once_per_turn() {
+        let (sender, receiver) = mailbox(MESSAGES_MAX).expect("eventfd");
+        let (mailboxes, bells) = ([sender], Bells::new(UNRUNG_MAX));
+        receiver.bell.asleep.fall_asleep();
+        assert_eq!((bells.put(&mailboxes, 0, 1), bells.put(&mailboxes, 0, 2)), (Ok(()), Ok(())));
+        assert_eq!(sys::eventfd_clear(receiver.bell.eventfd.as_raw_fd()), 0, "not before it is time");
+        bells.ring(&mailboxes);
+        bells.ring(&mailboxes);
+        assert_eq!(sys::eventfd_clear(receiver.bell.eventfd.as_raw_fd()), 1);
+        assert_eq!((receiver.try_recv(), receiver.try_recv()), (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn many_messages_wake_the_receiver_within_the_turn() {
+        let (sender, receiver) = mailbox(MESSAGES_MAX).expect("eventfd");
+        let (mailboxes, bells) = ([sender], Bells::new(UNRUNG_MAX));
+        receiver.bell.asleep.fall_asleep();
+        (0..UNRUNG_MAX).for_each(|n| assert_eq!(bells.put(&mailboxes, 0, n), Ok(())));
+        assert_eq!(sys::eventfd_clear(receiver.bell.eventfd.as_raw_fd()), 1);
+    }
+
+    #[test]
+    fn a_full_mailbox_gives_the_item_back() {
+        let (sender, receiver) = mailbox(MESSAGES_MAX).expect("eventfd");
+        for n in 0..MESSAGES_MAX {
+            assert_eq!(sender.try_send(n), Ok(()));
+        }
+        assert_eq!(sender.try_send(7), Err(7));
+        assert_eq!(receiver.try_recv(), Some(0));
+        assert_eq!(sender.try_send(7), Ok(()));
+    }
+}

@@ -1,0 +1,56 @@
+//! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn
+//! (`ClientSockets::flush`, `DueResponses`).
+
+use monoio::buf::IoBufMut;
+use monoio::io::AsyncReadRent;
+use monoio::net::UnixStream;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+/// A connected socket of whatever family, as its task owns it. Closed on drop.
+///
+/// Underneath it is monoio's `UnixStream`, which is a bare descriptor; its `TcpStream` carries 80 bytes of cached
+/// addresses that nobody needs, times a million.
+pub struct Socket(UnixStream);
+
+impl Socket {
+    pub fn new(fd: OwnedFd) -> io::Result<Socket> {
+        // SAFETY: ownership of the descriptor moves into the stream; std's type does nothing but hold it.
+        let stream = unsafe { std::os::unix::net::UnixStream::from_raw_fd(fd.into_raw_fd()) };
+        Ok(Socket(UnixStream::from_std(stream)?))
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// One read into the buffer's whole capacity; 0 at the end of the stream. Never raced against a timeout: whoever
+    /// wants it to end shuts the socket down.
+    pub fn read<B: IoBufMut>(&mut self, buffer: B) -> impl Future<Output = (io::Result<usize>, B)> {
+        self.0.read(buffer)
+    }
+
+    /// Until the socket takes bytes again (or has failed).
+    pub async fn writable(&self) {
+        let _ = self.0.writable(false).await;
+    }
+}
+
+/// Any descriptor that becomes readable: an eventfd, an epoll set.
+pub struct Pollable(UnixStream);
+
+impl Pollable {
+    pub fn new(fd: OwnedFd) -> io::Result<Pollable> {
+        // SAFETY: as in `Socket::new`; only `readable` is ever called on it.
+        let stream = unsafe { std::os::unix::net::UnixStream::from_raw_fd(fd.into_raw_fd()) };
+        Ok(Pollable(UnixStream::from_std(stream)?))
+    }
+
+    pub async fn readable(&self) {
+        let _ = self.0.readable(false).await;
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}

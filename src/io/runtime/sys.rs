@@ -1,0 +1,241 @@
+//! The system calls that std and monoio do not offer, each wrapped once. Those of TCP are in `net`.
+//!
+//! Descriptors are plain numbers here: the caller owns them and knows in which table they lie. Nothing here waits but
+//! `wait_signal`.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// A descriptor table of this thread's own, a copy of the process's as it stands (see DESIGN.md, "Private descriptor
+/// tables").
+pub fn unshare_files() -> io::Result<()> {
+    // SAFETY: takes a number only; from here on this thread's descriptors mean nothing to other threads.
+    check(unsafe { libc::unshare(libc::CLONE_FILES) }).map(drop)
+}
+
+/// The descriptors in this thread's table.
+pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let entries = std::fs::read_dir("/proc/thread-self/fd")?;
+    let numbers: Vec<RawFd> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    // The folder's own was among them, and is closed by now.
+    // SAFETY: takes numbers only.
+    Ok(numbers.into_iter().filter(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0).collect())
+}
+
+/// Closes this thread's copies of what belongs to others. Its table must be its own, and nothing in it opened here.
+pub fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    for fd in open_descriptors()?.into_iter().filter(|fd| !kept.contains(fd)) {
+        // SAFETY: it is a copy that came with the table; whoever owns the descriptor has it in another.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Binds this thread to one CPU.
+pub fn pin_to_core(core: usize) -> io::Result<()> {
+    // SAFETY: the set is plain memory, zeroed as CPU_ZERO does, and its size is passed along.
+    check(unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    })
+    .map(drop)
+}
+
+/// The CPUs this process may run on, in order.
+pub fn allowed_cores() -> Vec<usize> {
+    // SAFETY: the set is plain memory of the size that is passed along.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) < 0 {
+            return vec![0];
+        }
+        (0..libc::CPU_SETSIZE as usize).filter(|&core| libc::CPU_ISSET(core, &set)).collect()
+    }
+}
+
+/// Memory in pages of 4 KiB for the whole process. The allocator asks for huge pages, of which many small things of
+/// many threads touch a little each: at 18,000 connections per worker that doubled the memory per connection (2.0 kB
+/// against 1.0), and cost no CPU to give up. Fails only on kernels without huge pages.
+pub fn forgo_huge_pages() {
+    // SAFETY: takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
+/// What this thread has freed goes back to the system. The allocator keeps freed pages for a moment, in case, and then
+/// gives them back when it is next asked for something: after a rush of clients (tables that have grown leave their old
+/// halves behind) that may be hours later, and is a third of what an idle connection weighs.
+pub fn give_back_freed_memory() {
+    // SAFETY: may be called at any time; it touches this thread's heap and what has no owner.
+    unsafe { libmimalloc_sys::mi_collect(false) };
+}
+
+/// Raises the soft limit of descriptors to the hard one; returns it.
+pub fn raise_descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct outlives both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
+    limit.rlim_cur
+}
+
+/// A counter to wait on: writing adds, reading takes all.
+pub fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only; the new descriptor is owned by nobody else.
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?)) }
+}
+
+pub fn eventfd_ring(fd: RawFd) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight bytes of a live array. It fails only when the counter is full, and then it is readable anyway.
+    unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+}
+
+/// How often it has been rung since it was last cleared.
+pub fn eventfd_clear(fd: RawFd) -> u64 {
+    let mut count = [0u8; 8];
+    // SAFETY: eight bytes of a live array; empty means WouldBlock, and zero stays.
+    unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
+    u64::from_ne_bytes(count)
+}
+
+/// Two connected sockets that keep messages apart and carry descriptors.
+pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut pair = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the array has room for both numbers; the new descriptors are owned by nobody else.
+    unsafe {
+        check(libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()))?;
+        Ok((OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])))
+    }
+}
+
+/// Sends a copy of a descriptor with a number; never waits.
+pub fn send_descriptor(socket: RawFd, fd: RawFd, mut number: u64) -> io::Result<()> {
+    let mut part = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: size_of::<u64>() };
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: the message points at live memory of the lengths it names; the control buffer is aligned as a header of
+    // it must be and has room for one header and one descriptor, which are written where the kernel's macros say.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        ((*header).cmsg_level, (*header).cmsg_type) = (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
+        libc::sendmsg(socket, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What `send_descriptor` sent; never waits. The descriptor is missing when this thread's table has no room for it.
+pub fn receive_descriptor(socket: RawFd) -> io::Result<(u64, Option<OwnedFd>)> {
+    let mut number = 0u64;
+    let mut part = libc::iovec { iov_base: (&raw mut number).cast(), iov_len: size_of::<u64>() };
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: as in `send_descriptor`; a descriptor that has come is owned by nobody else.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control) as _;
+        let received = libc::recvmsg(socket, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC);
+        match received {
+            ..0 => return Err(io::Error::last_os_error()),
+            received if received as usize != size_of::<u64>() => return Err(ErrorKind::UnexpectedEof.into()),
+            _ => {}
+        }
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        let has_descriptor = !header.is_null()
+            && ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS)
+            && (*header).cmsg_len as usize >= libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize;
+        let fd = has_descriptor.then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()));
+        Ok((number, fd))
+    }
+}
+
+/// An epoll set that reports when blocked sockets can be written again.
+pub fn epoll_create() -> io::Result<OwnedFd> {
+    // SAFETY: takes a number only; the new descriptor is owned by nobody else.
+    unsafe { Ok(OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?)) }
+}
+
+/// Reports `fd` once when it can be written; `data` comes back with the report.
+pub fn epoll_arm_write(epoll: RawFd, fd: RawFd, data: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event { events: (libc::EPOLLOUT | libc::EPOLLONESHOT) as u32, u64: data };
+    // SAFETY: the event outlives the call.
+    let changed = check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_MOD, fd, &mut event) });
+    match changed {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
+            // SAFETY: as above.
+            check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event) }).map(drop)
+        }
+        other => other.map(drop),
+    }
+}
+
+/// What has become writable; never waits.
+pub fn epoll_take(epoll: RawFd, events: &mut [libc::epoll_event]) -> usize {
+    // SAFETY: the slice is live and its length is passed along.
+    let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), events.len() as i32, 0) };
+    count.max(0) as usize
+}
+
+/// Blocks these signals, so that `wait_signal` gets them. Call it before any thread is started: threads inherit it.
+pub fn block_signals(signals: &[i32]) {
+    // SAFETY: the set is plain memory that outlives the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &signal_set(signals), std::ptr::null_mut()) };
+}
+
+/// Waits for one of these signals.
+pub fn wait_signal(signals: &[i32]) -> i32 {
+    let mut signal = 0;
+    // SAFETY: the set and the number are plain memory that outlives the call.
+    unsafe { libc::sigwait(&signal_set(signals), &mut signal) };
+    signal
+}
+
+fn signal_set(signals: &[i32]) -> libc::sigset_t {
+    // SAFETY: sigemptyset makes the set; sigaddset is given valid numbers.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        signals.iter().for_each(|&signal| {
+            libc::sigaddset(&mut set, signal);
+        });
+        set
+    }
+}
+
+/// Bytes of memory that the process holds.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * 4096
+}
+
+/// Microseconds of CPU that the process has used.
+pub fn cpu_us() -> u64 {
+    // SAFETY: the struct is plain memory and outlives the call.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+        micros(usage.ru_utime) + micros(usage.ru_stime)
+    }
+}
+
+/// The result of a system call that says -1 and sets `errno`.
+pub(super) fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Room for a header and one descriptor, in words, as a header's alignment wants them.
+const CONTROL_WORDS: usize = 4;
+const _: () = assert!(size_of::<libc::cmsghdr>() + size_of::<u64>() <= CONTROL_WORDS * size_of::<u64>());

@@ -1,0 +1,420 @@
+//! The store's thread, `rainbow-store`: the only one that waits for a disk or for Redis. Workers put requests into its
+//! bounded queue and receive reports later; it commits many requests at once.
+//!
+//! The order of a start:
+//!
+//! 1. `server`, before the workers: `Options::new(&config)`, `Store::open` (its error ends the start). Each shard gets
+//!    those of `Opened::sessions` that it owns.
+//! 2. `start(store, &config.store, limits, sinks, metrics)`. The sinks are called on this thread and must not block.
+//! 3. Each worker gets a clone of the `StoreSender`. `try_send` gives a request back when the queue is full: the worker
+//!    keeps it, *and all later ones of its shard*, and offers them again in the next turn; numbers must come in order.
+//! 4. A reload calls `StoreSender::reload`. /readyz and /info/ read `StoreSender::state`.
+//! 5. At the end, when the workers have sent their last requests: `StoreThread::stop` finishes what is queued, writes
+//!    the log back, closes the file and releases the lock.
+//!
+//! **When a commit waits for more** (`store.commit_delay`): while a commit runs, requests gather, and the next one
+//! takes them all; so a busy store needs no waiting. But callers that wait for their answers come back one by one
+//! after a commit: the first of them should not be committed alone. So a batch waits until it is as large as the last
+//! one was, and never longer than the delay. One caller alone never waits.
+
+use crate::base::id::ShardId;
+use crate::base::limits::Limits;
+use crate::config::StoreConfig;
+use crate::io::runtime::clock;
+use crate::metrics::store::StoreMetrics;
+use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
+use crate::store::{ClaimId, ClaimOutcome, Health, Request, Response, Store, Usage, crash};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{io, mem};
+
+/// Take the thread's reports. Called on the thread; they must not block.
+pub struct ReportSinks {
+    /// Completions of one shard's commands, once per batch.
+    pub completions: Box<dyn Fn(ShardId, Completions) + Send>,
+    /// A `Claim` and its outcome.
+    pub claimed: Box<dyn Fn(ClaimId, ClaimOutcome) + Send>,
+    /// Messages that expired, of sessions of any shard.
+    pub expired: Box<dyn Fn(Vec<ExpiredMessages>) + Send>,
+}
+
+/// Starts the thread with an opened store. It alone writes the metrics.
+pub fn start(
+    store: Store,
+    config: &StoreConfig,
+    limits: &Limits,
+    sinks: ReportSinks,
+    metrics: Arc<StoreMetrics>,
+) -> io::Result<(StoreThread, StoreSender)> {
+    let (queue, requests) = bounded(limits.store_queue_max);
+    let status = Arc::new(StoreStatus { metrics, ..StoreStatus::default() });
+    status.set(config);
+    let sender = StoreSender { queue: queue.clone(), status: status.clone() };
+    let store_loop = StoreLoop { store, limits: limits.clone(), requests, sinks, status, last_len: 1, failed: false };
+    store_loop.publish();
+    let thread = thread::Builder::new().name("rainbow-store".into()).spawn(move || store_loop.run())?;
+    Ok((StoreThread { thread, queue }, sender))
+}
+
+/// The running thread, as the server holds it.
+pub struct StoreThread {
+    thread: JoinHandle<()>,
+    queue: Sender<ThreadMessage>,
+}
+
+impl StoreThread {
+    /// Finishes everything that was sent before this call, closes the store, and returns when that is done.
+    pub fn stop(self) {
+        // An error says that it has ended already.
+        let _ = self.queue.send(ThreadMessage::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+/// The queue, as workers see it.
+#[derive(Clone)]
+pub struct StoreSender {
+    queue: Sender<ThreadMessage>,
+    status: Arc<StoreStatus>,
+}
+
+impl StoreSender {
+    /// Gives the request back when the queue is full, or the thread has ended.
+    pub fn try_send(&self, request: Request) -> Result<(), Request> {
+        match self.queue.try_send(ThreadMessage::Request(request)) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => match message {
+                ThreadMessage::Request(request) => Err(request),
+                ThreadMessage::Stop => unreachable!("a request was sent"),
+            },
+        }
+    }
+
+    /// Requests that wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// What of the store's configuration can change while it runs, from the next batch on.
+    pub fn reload(&self, config: &StoreConfig) {
+        self.status.set(config);
+    }
+
+    /// Does not wait for the thread, nor make it wait.
+    pub fn state(&self) -> Health {
+        self.status.state()
+    }
+
+    /// Whether `state` is `Ready`; cheaper.
+    pub fn is_ready(&self) -> bool {
+        self.status.metrics.refusing.get() == 0
+    }
+}
+
+#[derive(Default)]
+struct StoreStatus {
+    metrics: Arc<StoreMetrics>,
+    /// Why it refuses. Locked for as long as a copy takes.
+    why: Mutex<Option<(StoreError, String)>>,
+    commit_delay_us: AtomicU64,
+    bytes_max: AtomicUsize,
+}
+
+impl StoreStatus {
+    fn set(&self, config: &StoreConfig) {
+        self.commit_delay_us.store(config.commit_delay.as_micros() as u64, Ordering::Relaxed);
+        self.bytes_max.store(config.bytes_max, Ordering::Relaxed);
+    }
+
+    fn state(&self) -> Health {
+        match &*self.why.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Health::Ready,
+            Some((why, detail)) => Health::Refusing { reason: *why, detail: detail.clone() },
+        }
+    }
+}
+
+enum ThreadMessage {
+    Request(Request),
+    Stop,
+}
+
+/// What the thread owns.
+struct StoreLoop {
+    store: Store,
+    limits: Limits,
+    requests: Receiver<ThreadMessage>,
+    sinks: ReportSinks,
+    status: Arc<StoreStatus>,
+    /// Requests in the last batch.
+    last_len: usize,
+    /// It has panicked: it is not asked again.
+    failed: bool,
+}
+
+impl StoreLoop {
+    fn run(mut self) {
+        let mut batch = Vec::new();
+        let mut tick = Instant::now();
+        let mut purging = false;
+        let mut idle = false;
+        loop {
+            let until = if purging { Instant::now() } else { tick + TICK };
+            let stopped = self.gather(&mut batch, until);
+            if batch.is_empty() {
+                self.tend(idle);
+                idle = true;
+            } else {
+                idle = false;
+                self.commit(mem::take(&mut batch));
+                self.tend(false);
+            }
+            if stopped {
+                break;
+            }
+            if tick.elapsed() >= TICK {
+                tick = Instant::now();
+                self.guarded(|store| store.check(now()));
+                purging = true;
+            }
+            if purging {
+                purging = self.purge();
+            }
+            self.publish();
+        }
+        if !self.failed {
+            self.store.close();
+        }
+    }
+
+    /// Fills the batch, by the rule at the head of this file; it stays empty when nothing came in time. True: stop
+    /// after this batch.
+    fn gather(&self, batch: &mut Vec<Request>, until: Instant) -> bool {
+        let mut bytes = 0;
+        let mut deadline = until;
+        loop {
+            // What is there already, then what comes in time.
+            let message = self.requests.try_recv().map_err(|_| ()).or_else(|()| {
+                let is_enough = batch.len() >= self.last_len.min(self.limits.store_batch_max) && !batch.is_empty();
+                if is_enough { Err(RecvTimeoutError::Timeout) } else { self.requests.recv_deadline(deadline) }
+            });
+            match message {
+                Ok(ThreadMessage::Request(request)) => {
+                    if batch.is_empty() {
+                        deadline = Instant::now() + self.commit_delay();
+                    }
+                    bytes += weight(&request);
+                    batch.push(request);
+                    if batch.len() >= self.limits.store_batch_max || bytes >= self.limits.store_batch_bytes_max {
+                        return false;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return false,
+                Ok(ThreadMessage::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    // Requests that were sent at the same moment still belong to the last batch.
+                    batch.extend(self.requests.try_iter().filter_map(|message| match message {
+                        ThreadMessage::Request(request) => Some(request),
+                        ThreadMessage::Stop => None,
+                    }));
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn commit_delay(&self) -> Duration {
+        Duration::from_micros(self.status.commit_delay_us.load(Ordering::Relaxed))
+    }
+
+    fn commit(&mut self, requests: Vec<Request>) {
+        self.last_len = requests.len();
+        let began = clock::monotonic_us();
+        let pending: Vec<PendingRequest> = requests.iter().map(PendingRequest::of).collect();
+        let bytes_max = self.status.bytes_max.load(Ordering::Relaxed) as u64;
+        let answers = self.guarded(|store| {
+            store.set_bytes_max(bytes_max);
+            store.commit(requests, now())
+        });
+        let answers = match answers {
+            Some(answers) => answers,
+            None => pending.iter().map(PendingRequest::refused).collect(),
+        };
+        debug_assert_eq!(answers.len(), pending.len(), "one answer per request");
+        let metrics = &self.status.metrics;
+        let took = clock::monotonic_us() - began;
+        metrics.commits.increment();
+        metrics.commit_us.add(took);
+        metrics.commit_us_max.raise_to(took);
+        for request in &pending {
+            request.count(metrics);
+        }
+        // Before the reports: whoever receives a refusal finds the reason.
+        self.publish();
+        self.report(answers);
+    }
+
+    fn report(&self, answers: Vec<Response>) {
+        let mut shards: Vec<(ShardId, Completions)> = Vec::new();
+        let mut claims = Vec::new();
+        let mut refused = 0;
+        for answer in answers {
+            match answer {
+                Response::Shard { shard, number, completion } => {
+                    let index = shards.iter().position(|(known, _)| *known == shard).unwrap_or_else(|| {
+                        shards.push((shard, Completions::default()));
+                        shards.len() - 1
+                    });
+                    let completions = &mut shards[index].1;
+                    debug_assert!(completions.upto < number, "a shard's numbers come in order");
+                    completions.upto = number;
+                    refused += u64::from(matches!(completion, Completion::Refused(_)));
+                    if completion != Completion::Done {
+                        completions.exceptions.push((number, completion));
+                    }
+                }
+                Response::Claim { id, outcome } => {
+                    refused += u64::from(matches!(outcome, ClaimOutcome::Refused(_)));
+                    claims.push((id, outcome));
+                }
+                Response::Settled => {}
+            }
+        }
+        self.status.metrics.refused.add(refused);
+        crash::point("told.before");
+        for (nth, (shard, completions)) in shards.into_iter().enumerate() {
+            if nth == 1 {
+                crash::point("told.inside");
+            }
+            (self.sinks.completions)(shard, completions);
+        }
+        for (id, outcome) in claims {
+            (self.sinks.claimed)(id, outcome);
+        }
+        crash::point("told.after");
+    }
+
+    fn tend(&mut self, idle: bool) {
+        self.guarded(|store| store.maintain(idle));
+    }
+
+    /// One slice; true when there is more to purge.
+    fn purge(&mut self) -> bool {
+        let purge_max = self.limits.store_purge_max;
+        let Some(purged) = self.guarded(|store| store.purge(now(), purge_max)) else { return false };
+        if !purged.expired.is_empty() {
+            let messages = purged.expired.iter().map(|expired| u64::from(expired.messages)).sum();
+            self.status.metrics.expired.add(messages);
+            (self.sinks.expired)(purged.expired);
+        }
+        purged.more
+    }
+
+    /// A panic costs the store, not the answers: `None` from then on.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Store) -> T) -> Option<T> {
+        if self.failed {
+            return None;
+        }
+        let done = catch_unwind(AssertUnwindSafe(|| work(&mut self.store))).ok();
+        self.failed = done.is_none();
+        done
+    }
+
+    /// Publishes figures and state for the other threads.
+    fn publish(&self) {
+        let Usage { messages, bytes } = self.store.usage();
+        self.status.metrics.messages.set(messages);
+        self.status.metrics.bytes.set(bytes);
+        let state = match self.failed {
+            false => self.store.health(),
+            true => Health::Refusing { reason: StoreError::Broken, detail: PANICKED.into() },
+        };
+        let new = match state {
+            Health::Ready => None,
+            Health::Refusing { reason, detail } => Some((reason, detail)),
+        };
+        let mut why = self.status.why.lock().unwrap_or_else(PoisonError::into_inner);
+        if *why == new {
+            return;
+        }
+        match &new {
+            None => tracing::info!("the store makes promises again"),
+            Some((_, detail)) => tracing::error!(detail, "the store makes no promises"),
+        }
+        self.status.metrics.refusing.set(u64::from(new.is_some()));
+        *why = new;
+    }
+}
+
+/// What is kept of a request while the store has it: enough to refuse it.
+enum PendingRequest {
+    Mutation { shard: ShardId, number: CommandNumber },
+    Load { shard: ShardId, number: CommandNumber },
+    Claim(ClaimId),
+    Settle,
+}
+
+impl PendingRequest {
+    fn of(request: &Request) -> PendingRequest {
+        match request {
+            Request::Shard { shard, command } => match command.operation {
+                Operation::Mutate(_) => PendingRequest::Mutation { shard: *shard, number: command.number },
+                Operation::Load { .. } => PendingRequest::Load { shard: *shard, number: command.number },
+            },
+            Request::Claim { id, .. } => PendingRequest::Claim(*id),
+            Request::Settle { .. } => PendingRequest::Settle,
+        }
+    }
+
+    fn refused(&self) -> Response {
+        match *self {
+            PendingRequest::Mutation { shard, number } | PendingRequest::Load { shard, number } => {
+                Response::Shard { shard, number, completion: Completion::Refused(StoreError::Broken) }
+            }
+            PendingRequest::Claim(id) => Response::Claim { id, outcome: ClaimOutcome::Refused(StoreError::Broken) },
+            PendingRequest::Settle => Response::Settled,
+        }
+    }
+
+    fn count(&self, metrics: &StoreMetrics) {
+        let counter = match self {
+            PendingRequest::Mutation { .. } => &metrics.mutations,
+            PendingRequest::Load { .. } => &metrics.loads,
+            PendingRequest::Claim(_) | PendingRequest::Settle => &metrics.claims,
+        };
+        counter.increment();
+    }
+}
+
+fn now() -> UnixMs {
+    UnixMs((clock::unix_ns() / 1_000_000) as u64)
+}
+
+/// Bytes that a request brings along, roughly.
+fn weight(request: &Request) -> usize {
+    use crate::shard::command::Mutation;
+    let carried = match request {
+        Request::Shard { command, .. } => match &command.operation {
+            Operation::Mutate(Mutation::PutMessage(stored)) => stored.message.len(),
+            Operation::Mutate(Mutation::PutReceived { received, .. }) => received.answer.len(),
+            _ => 0,
+        },
+        Request::Claim { .. } => 0,
+        Request::Settle { answer, .. } => answer.len(),
+    };
+    carried + mem::size_of::<Request>()
+}
+
+/// Between two looks at the clock, at the store's health, and for what has expired.
+const TICK: Duration = Duration::from_secs(1);
+const PANICKED: &str = "the store's thread has failed by a fault of its own (see the log). Start the server again";
+
+#[cfg(test)]
+mod tests;

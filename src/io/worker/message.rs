@@ -1,0 +1,53 @@
+//! What one worker sends to another, through `peers`; the main thread sends reloads and the drain.
+//!
+//! `turn` handles each message. A message that answers something names the oneshot that waits for it.
+
+use crate::base::id::ConnKey;
+use crate::config::Config;
+use crate::io::runtime::oneshot::OneshotId;
+use crate::shard::{Query, QueryId, Reply};
+use std::sync::Arc;
+
+pub enum PeerMessage {
+    Query {
+        query_id: QueryId,
+        query: Query,
+    },
+    Reply {
+        query_id: QueryId,
+        reply: Reply,
+    },
+    /// A query about a connection that was handed over to this worker.
+    RedirectedQuery {
+        key: ConnKey,
+        query_id: QueryId,
+        query: Query,
+    },
+    /// The owner of its session has taken the connection over.
+    HandedOver {
+        origin: ConnKey,
+        to: ConnKey,
+    },
+    /// A connection that was handed over has ended.
+    HandoverEnded {
+        origin: ConnKey,
+    },
+    /// A connection was lost on its way.
+    HandoverFailed {
+        origin: ConnKey,
+    },
+    /// The call that was first with a `message_id` has ended; `None`: it failed.
+    CallEnded {
+        waits: OneshotId,
+        response: Option<Arc<[u8]>>,
+    },
+    /// A new configuration is in force.
+    Reload(Arc<Config>),
+    /// The outcome of an `Event::Reload`.
+    Reloaded {
+        waits: OneshotId,
+        outcome: Result<String, String>,
+    },
+    /// Close everything at a pace, then end.
+    Drain,
+}

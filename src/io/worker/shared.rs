@@ -1,0 +1,223 @@
+//! What all workers of the process share: metrics, who may come in, which channels are where, and the ways to each
+//! other, to the store and to the main thread.
+
+use super::message::PeerMessage;
+use super::presence::Presence;
+use crate::base::id::ShardId;
+use crate::base::limits::Limits;
+use crate::base::time::Tick;
+use crate::config::{Config, StoreKind};
+use crate::io::api::in_flight::InFlightCalls;
+use crate::io::handover::channel::HandoverChannels;
+use crate::io::runtime::events::EventSender;
+use crate::io::runtime::mailbox::MailboxSender;
+use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::store::inbox::StoreInbox;
+use crate::io::store::thread::{ReportSinks, StoreSender};
+use crate::metrics::process::Metrics;
+use crate::policy::admission::Admission;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError};
+
+pub struct Shared {
+    admission: Arc<Admission>,
+    presence: Presence,
+    /// One per worker.
+    mailboxes: Arc<[MailboxSender<PeerMessage>]>,
+    /// Only with a store and more than one worker.
+    handovers: Option<HandoverChannels>,
+    in_flight: InFlightCalls,
+    /// Empty without a store.
+    store: OnceLock<StoreSender>,
+    /// One per worker.
+    store_inboxes: Vec<StoreInbox>,
+    restored: Barrier,
+    metrics: Metrics,
+    /// In force now.
+    config: Mutex<Arc<Config>>,
+    draining: AtomicBool,
+    events: EventSender,
+    /// Per worker, when its timer task last ran.
+    beats: Vec<AtomicU64>,
+    listen: SocketAddr,
+    inherited: Vec<RawFd>,
+    cpus: Vec<Option<usize>>,
+    started: Tick,
+}
+
+/// What the main thread decides before the workers start.
+pub struct SharedSetup {
+    pub config: Config,
+    pub mailboxes: Vec<MailboxSender<PeerMessage>>,
+    pub handovers: Option<HandoverChannels>,
+    pub events: EventSender,
+    pub listen: SocketAddr,
+    pub inherited: Vec<RawFd>,
+    /// Per worker, the CPU that it is pinned to.
+    pub cpus: Vec<Option<usize>>,
+    pub now: Tick,
+}
+
+impl Shared {
+    pub fn new(setup: SharedSetup, limits: &Limits) -> Shared {
+        let SharedSetup { config, mailboxes, handovers, events, listen, inherited, cpus, now } = setup;
+        let workers = mailboxes.len();
+        let metrics = Metrics::new(workers, config.store.kind != StoreKind::None);
+        Shared {
+            admission: Arc::new(Admission::new(metrics.admission().clone())),
+            presence: Presence::new(workers),
+            mailboxes: mailboxes.into(),
+            handovers,
+            in_flight: InFlightCalls::new(limits.repeats_waiting_max),
+            store: OnceLock::new(),
+            store_inboxes: (0..workers).map(|_| StoreInbox::default()).collect(),
+            restored: Barrier::new(workers),
+            metrics,
+            config: Mutex::new(Arc::new(config)),
+            draining: AtomicBool::new(false),
+            events,
+            beats: (0..workers).map(|_| AtomicU64::new(now.0)).collect(),
+            listen,
+            inherited,
+            cpus,
+            started: now,
+        }
+    }
+
+    pub fn workers(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.mailboxes.len() as u16).map(ShardId)
+    }
+
+    pub fn workers_len(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    pub fn mailboxes(&self) -> &Arc<[MailboxSender<PeerMessage>]> {
+        &self.mailboxes
+    }
+
+    pub fn mailbox(&self, worker: ShardId) -> &MailboxSender<PeerMessage> {
+        &self.mailboxes[usize::from(worker.0)]
+    }
+
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// `None` without a store, and with one worker.
+    pub fn handovers(&self) -> Option<&HandoverChannels> {
+        self.handovers.as_ref()
+    }
+
+    pub fn in_flight(&self) -> &InFlightCalls {
+        &self.in_flight
+    }
+
+    pub fn events(&self) -> &EventSender {
+        &self.events
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// The descriptors that workers begin with. What others open later (the store's files and sockets) is not theirs,
+    /// and a copy would keep it open.
+    pub fn inherited(&self) -> &[RawFd] {
+        &self.inherited
+    }
+
+    /// The CPU that a worker is pinned to.
+    pub fn cpu(&self, worker: ShardId) -> Option<usize> {
+        self.cpus.get(usize::from(worker.0)).copied().flatten()
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_config(&self, config: Arc<Config>) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The first SIGTERM: no new connections.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// No worker accepts connections before all workers have their sessions: a message for a channel must find all its
+    /// members.
+    pub fn wait_until_all_restored(&self) {
+        self.restored.wait();
+    }
+
+    /// `None` without a store.
+    pub fn store(&self) -> Option<&StoreSender> {
+        self.store.get()
+    }
+
+    /// Once, before the workers start.
+    pub fn set_store(&self, store: StoreSender) {
+        assert!(self.store.set(store).is_ok(), "a process has one store");
+    }
+
+    pub fn store_inbox(&self, worker: ShardId) -> &StoreInbox {
+        &self.store_inboxes[usize::from(worker.0)]
+    }
+
+    /// For the store's thread: each report goes into a worker's inbox, and the worker is woken.
+    pub fn report_sinks(self: &Arc<Shared>) -> ReportSinks {
+        let [completions, claimed, expired] = [self.clone(), self.clone(), self.clone()];
+        ReportSinks {
+            completions: Box::new(move |shard, report| {
+                completions.report(shard, |inbox| inbox.push_completions(report));
+            }),
+            claimed: Box::new(move |id, outcome| {
+                let worker = ReturnAddress::unpack(id.0).worker();
+                claimed.report(worker, |inbox| inbox.push_claimed(id, outcome));
+            }),
+            // The store does not know which shard a session belongs to: each shard takes what it knows.
+            expired: Box::new(move |report| {
+                expired.workers().for_each(|shard| expired.report(shard, |inbox| inbox.push_expired(report.clone())));
+            }),
+        }
+    }
+
+    fn report(&self, worker: ShardId, push: impl FnOnce(&StoreInbox)) {
+        push(self.store_inbox(worker));
+        // Always: a worker that is about to sleep looks into its mailbox, not into its inbox.
+        self.mailbox(worker).ring_always();
+    }
+
+    /// The worker's timer task has run.
+    pub fn beat(&self, worker: ShardId, now: Tick) {
+        self.beats[usize::from(worker.0)].store(now.0, Ordering::Relaxed);
+    }
+
+    /// A worker that has stopped turning; `None` when all turn.
+    pub fn stuck_worker(&self, now: Tick) -> Option<ShardId> {
+        let is_stuck = |beat: &AtomicU64| now.since_ms(Tick(beat.load(Ordering::Relaxed))) > STUCK_MS;
+        self.beats.iter().position(is_stuck).map(|worker| ShardId(worker as u16))
+    }
+
+    pub fn uptime_s(&self, now: Tick) -> u64 {
+        now.since_ms(self.started) / 1000
+    }
+}
+
+/// A worker's timer task runs once a second at least.
+const STUCK_MS: u64 = 5_000;

@@ -1,0 +1,228 @@
+//! The tasks of one worker, and the ring that runs them. A task waits for one kind of event and tells the worker.
+//!
+//! ```text
+//! accept ─► serve, client task (one per connection)
+//! messages, handovers, writable, keep_time ─► turn: the end of a turn
+//! ```
+
+use super::message::PeerMessage;
+use super::rules::{Rules, ms};
+use super::shared::Shared;
+use super::turn::{Worker, WorkerSetup};
+use crate::base::id::ShardId;
+use crate::io::backend::resolver::Resolver;
+use crate::io::backend::{self, Options, Pool};
+use crate::io::handover::worker as handover;
+use crate::io::hooks::completions;
+use crate::io::http::serve::{self, Side};
+use crate::io::runtime::clock;
+use crate::io::runtime::events::Event;
+use crate::io::runtime::mailbox::MailboxReceiver;
+use crate::io::runtime::net::{self, Listener};
+use crate::io::runtime::socket::{Pollable, Socket};
+use crate::shard::DrainScope;
+use crate::shard::command::StoredSession;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{debug, info, warn};
+
+/// What a worker's ring serves; the listeners were made in this thread, after it had a descriptor table of its own.
+pub struct Service {
+    pub id: ShardId,
+    pub shared: Arc<Shared>,
+    pub rules: Rules,
+    pub mailbox: MailboxReceiver<PeerMessage>,
+    pub resolver: Resolver,
+    /// The stored sessions that this shard owns.
+    pub sessions: Vec<StoredSession>,
+    pub listener: std::net::TcpListener,
+    pub admin: Option<std::net::TcpListener>,
+}
+
+/// Serves until drained.
+pub fn run(service: Service) -> io::Result<()> {
+    let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+        .enable_timer()
+        .with_entries(RING_ENTRIES)
+        .uring_builder(ring())
+        .build()
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("io_uring (see kernel.io_uring_disabled, RLIMIT_MEMLOCK): {error}"))
+        })?;
+    runtime.block_on(serve_until_drained(service))
+}
+
+async fn serve_until_drained(service: Service) -> io::Result<()> {
+    let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin } = service;
+    let pool = {
+        let shared = shared.clone();
+        move |worker: &Weak<Worker>| new_pool(worker, id, &shared, resolver)
+    };
+    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool })?;
+    worker.restore(sessions);
+    worker.shared().wait_until_all_restored();
+    let listeners: Vec<RawFd> =
+        [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
+    let side = if admin.is_some() { Side::Public } else { Side::Whole };
+    monoio::spawn(accept(worker.clone(), Listener::new(listener)?, side));
+    if let Some(admin) = admin {
+        monoio::spawn(accept(worker.clone(), Listener::new(admin)?, Side::Admin));
+    }
+    monoio::spawn(messages(worker.clone(), worker.peers().bell()?));
+    if let Some(channels) = worker.shared().handovers() {
+        monoio::spawn(handovers(worker.clone(), channels.pollable(id)?));
+    }
+    monoio::spawn(writable(worker.clone()));
+    monoio::spawn(keep_time(worker.clone()));
+    monoio::spawn(turn(worker.clone()));
+    worker.shared().events().send(Event::Ready(Ok(())));
+    drain(&worker, &listeners).await;
+    Ok(())
+}
+
+/// Completions wait until this thread asks for them, which it does when it parks: without these flags the kernel
+/// interrupts the core for each one, and every operation costs about twice (perf/README.md tells how that was found).
+fn ring() -> io_uring_monoio::Builder {
+    let mut ring = io_uring_monoio::IoUring::builder();
+    ring.setup_single_issuer().setup_defer_taskrun();
+    ring
+}
+
+fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, resolver: Resolver) -> Pool {
+    let (to_handle, to_wake) = (worker.clone(), worker.clone());
+    let mailbox = shared.mailbox(id).clone();
+    resolver.on_result(move || mailbox.ring());
+    Pool::new(backend::PoolParts {
+        options: Options::of(&shared.config()),
+        stats: shared.metrics().backend(id).clone(),
+        resolver,
+        clock: backend::TimeSource { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
+        seed: clock::unix_ns() as u64 ^ u64::from(id.0) << 48,
+        sink: Rc::new(move |done| {
+            if let Some(worker) = to_handle.upgrade() {
+                completions::handle_done(&worker, done);
+            }
+        }),
+        alarm: Box::new(move |deadline| {
+            if let Some(worker) = to_wake.upgrade() {
+                worker.due_by(deadline);
+            }
+        }),
+    })
+}
+
+async fn accept(worker: Rc<Worker>, listener: Listener, side: Side) {
+    loop {
+        match listener.accept().await {
+            Ok((fd, peer)) => match Socket::new(fd) {
+                Ok(socket) => worker.spawn(Box::pin(serve::run(worker.clone(), socket, peer.ip(), side))),
+                Err(error) => warn!(%error, "a new connection was lost"),
+            },
+            Err(_) if worker.shared().is_draining() => return,
+            Err(error) => {
+                worker.count(|counters| &counters.accept_errors);
+                warn!(
+                    %error,
+                    worker = worker.id().0,
+                    "accept failed; see RLIMIT_NOFILE when it says too many open files"
+                );
+                // Until descriptors are free again there is nothing to accept: trying at once would only burn the core.
+                monoio::time::sleep(Duration::from_millis(worker.limits().accept_pause_ms)).await;
+            }
+        }
+    }
+}
+
+async fn messages(worker: Rc<Worker>, bell: Pollable) {
+    loop {
+        worker.peers().wait(&bell).await;
+        // It may have been the resolver that rang.
+        worker.hooks().poll_timers(worker.now());
+        worker.wakeups().need_turn();
+        worker.wakeups().mailbox_taken().await;
+    }
+}
+
+async fn handovers(worker: Rc<Worker>, channel: Pollable) {
+    loop {
+        channel.readable().await;
+        handover::take_over(&worker);
+    }
+}
+
+async fn writable(worker: Rc<Worker>) {
+    loop {
+        worker.sockets().writable().await;
+        worker.on_writable();
+    }
+}
+
+async fn turn(worker: Rc<Worker>) {
+    loop {
+        worker.wakeups().turn_needed().await;
+        if worker.end_turn() {
+            // Not at once: through the ring, so that what came meanwhile is read before the next slice.
+            worker.shared().mailbox(worker.id()).ring_always();
+        }
+        worker.wakeups().turn_ended();
+    }
+}
+
+/// Sleeps to the earliest deadline. Never longer than a second: monoio's own wheel can be late, and deadlines of
+/// oneshots are looked at no more often.
+async fn keep_time(worker: Rc<Worker>) {
+    loop {
+        let now = clock::monotonic();
+        let due = worker.next_deadline().min(now + SLEEP_MAX_MS);
+        worker.wakeups().arm(due);
+        let nap = Duration::from_millis(due.since_ms(now));
+        if nap.is_zero() {
+            worker.on_time();
+            // What is ready runs in between: a deadline of "at once" must not starve the ring.
+            worker.wakeups().time_passed().await;
+            continue;
+        }
+        monoio::select! {
+            _ = monoio::time::sleep(nap) => worker.on_time(),
+            _ = worker.wakeups().due_earlier() => {}
+        }
+    }
+}
+
+/// Waits until the worker has to end, then closes the clients at a pace. Returns when all is sent and answered, or time
+/// is over.
+async fn drain(worker: &Rc<Worker>, listeners: &[RawFd]) {
+    worker.wakeups().drained().await;
+    let (id, timeout) = (worker.id(), ms(worker.rules().config().shutdown_timeout));
+    let begun = clock::monotonic();
+    let (settle_by, over) = (begun + timeout / 2, begun + timeout.saturating_sub(DRAIN_RESERVE_MS));
+    for &listener in listeners {
+        net::shutdown(listener);
+    }
+    let clients = worker.close_some(0, DrainScope::All);
+    let per_step = (clients * DRAIN_STEP_MS as usize / (timeout / 4).max(1) as usize).max(DRAIN_LEAST_PER_STEP);
+    debug!(worker = id.0, clients, per_step, "draining");
+    loop {
+        // Clients that wait for an answer get it first, for half of the time.
+        let scope = if clock::monotonic() < settle_by { DrainScope::Settled } else { DrainScope::All };
+        let left = worker.close_some(per_step, scope);
+        worker.send_receipts();
+        // Last of all: once the channel is closed, no connection can be handed over to here any more.
+        if left == 0 && worker.is_settled() && worker.shared().handovers().is_none_or(|channels| channels.close(id)) {
+            return info!(worker = id.0, "drained");
+        }
+        if clock::monotonic() >= over {
+            return warn!(worker = id.0, left, "shutdown_timeout is over; what is left is dropped");
+        }
+        monoio::time::sleep(Duration::from_millis(DRAIN_STEP_MS)).await;
+    }
+}
+
+const RING_ENTRIES: u32 = 4096;
+const SLEEP_MAX_MS: u64 = 1_000;
+const DRAIN_STEP_MS: u64 = 20;
+const DRAIN_LEAST_PER_STEP: usize = 50;
+const DRAIN_RESERVE_MS: u64 = 500;

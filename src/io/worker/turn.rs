@@ -1,0 +1,495 @@
+//! One worker: its shard, and the turn that carries out what the shard puts out. Every task of the worker holds it;
+//! nothing in it is borrowed across an await.
+//!
+//! ```text
+//! tasks: read, messages, timers, backend ──► handle(input) ──► shard
+//!                         end_turn: messages, a slice of fan-out, outputs, one write per connection, the timer
+//! ```
+//! The end of a turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring
+//! brought is in the outboxes before the first of them is written.
+//!
+//! What a call, a hook's outcome or an upgrade means is above this file (`api`, `hooks::completions`, `client`).
+
+use super::message::PeerMessage;
+use super::peers::Peers;
+use super::rules::Rules;
+use super::shared::Shared;
+use super::wakeups::Wakeups;
+use crate::base::id::{ConnKey, ShardId};
+use crate::base::limits::Limits;
+use crate::base::time::Tick;
+use crate::config::Config;
+use crate::io::api::gather;
+use crate::io::api::pending::PendingCalls;
+use crate::io::backend::Pool;
+use crate::io::client::connecting::PendingConnects;
+use crate::io::client::sockets::ClientSockets;
+use crate::io::hooks::jobs::Hooks;
+use crate::io::http::responses::{DueResponses, ResponseWriter};
+use crate::io::runtime::clock::{self, Clock};
+use crate::io::runtime::deadlines::Deadlines;
+use crate::io::runtime::mailbox::MailboxReceiver;
+use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::runtime::sys;
+use crate::io::store::inbox::StoreReports;
+use crate::io::store::queue::{StoreQueue, TrySend};
+use crate::metrics::counter::Counter;
+use crate::metrics::worker::WorkerMetrics;
+use crate::shard::command::StoredSession;
+use crate::shard::{DrainScope, Forward, ForwardOutcome, Input, Output, QueryId, QueryRefusal, Reply, Shard};
+use crate::store::Request;
+use crate::wire::ws::frame::CloseCode;
+use std::cell::{Cell, RefCell, RefMut};
+use std::future::poll_fn;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use std::task::Poll;
+use tracing::error;
+
+pub struct Worker {
+    id: ShardId,
+    shared: Arc<Shared>,
+    limits: Limits,
+    rules: RefCell<Rc<Rules>>,
+    clock: Clock,
+    wakeups: Wakeups,
+    shard: RefCell<Shard>,
+    sockets: ClientSockets,
+    metrics: Arc<WorkerMetrics>,
+    due_responses: DueResponses,
+    deadlines: Rc<Deadlines>,
+    connects: PendingConnects,
+    calls: PendingCalls,
+    hooks: Hooks,
+    store: StoreQueue,
+    peers: Peers,
+    /// When freed memory was last given back, and how many connections had been opened and ended by then.
+    memory_given_back: Cell<(Tick, u64)>,
+}
+
+/// What a worker is made of. `pool` makes its client of the backend, which gives outcomes back to the worker.
+pub struct WorkerSetup<P: FnOnce(&Weak<Worker>) -> Pool> {
+    pub id: ShardId,
+    pub shared: Arc<Shared>,
+    pub rules: Rules,
+    pub mailbox: MailboxReceiver<PeerMessage>,
+    pub pool: P,
+}
+
+impl Worker {
+    pub fn new<P: FnOnce(&Weak<Worker>) -> Pool>(setup: WorkerSetup<P>) -> io::Result<Rc<Worker>> {
+        let WorkerSetup { id, shared, rules, mailbox, pool } = setup;
+        let now = clock::monotonic();
+        let limits = rules.limits().clone();
+        let sockets = ClientSockets::new()?;
+        let to_store = shared.store().cloned();
+        Ok(Rc::new_cyclic(|worker| Worker {
+            id,
+            clock: Clock::default(),
+            wakeups: Wakeups::default(),
+            shard: RefCell::new(Shard::new(id, rules.settings(), shared.metrics().shard(id).clone(), now)),
+            metrics: shared.metrics().worker(id).clone(),
+            sockets,
+            due_responses: DueResponses::default(),
+            deadlines: Rc::new(Deadlines::new(now)),
+            connects: PendingConnects::new(now),
+            calls: PendingCalls::new(id, rules.config().calls_max, now),
+            hooks: Hooks::new(pool(worker), rules.config(), limits.clone()),
+            store: StoreQueue::new(
+                to_store.map(|store| -> TrySend { Box::new(move |request| store.try_send(request)) }),
+            ),
+            peers: Peers::new(shared.mailboxes().clone(), mailbox, &limits),
+            memory_given_back: Cell::new((now, 0)),
+            limits,
+            rules: RefCell::new(Rc::new(rules)),
+            shared,
+        }))
+    }
+
+    // The parts, for the tasks and for what is built on the turn.
+
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn rules(&self) -> Rc<Rules> {
+        self.rules.borrow().clone()
+    }
+
+    /// The time of this turn.
+    pub fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    pub fn wakeups(&self) -> &Wakeups {
+        &self.wakeups
+    }
+
+    /// For one statement: whoever holds it keeps everybody else from the shard. Outputs that come of it are carried out
+    /// at the end of the turn, which `Wakeups::need_turn` asks for.
+    pub fn shard(&self) -> RefMut<'_, Shard> {
+        self.shard.borrow_mut()
+    }
+
+    pub fn sockets(&self) -> &ClientSockets {
+        &self.sockets
+    }
+
+    pub fn deadlines(&self) -> &Rc<Deadlines> {
+        &self.deadlines
+    }
+
+    pub fn connects(&self) -> &PendingConnects {
+        &self.connects
+    }
+
+    pub fn calls(&self) -> &PendingCalls {
+        &self.calls
+    }
+
+    pub fn hooks(&self) -> &Hooks {
+        &self.hooks
+    }
+
+    pub fn store(&self) -> &StoreQueue {
+        &self.store
+    }
+
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    pub fn count(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) {
+        counter(&self.metrics).increment();
+    }
+
+    pub fn count_many(&self, counter: impl Fn(&WorkerMetrics) -> &Counter, count: u64) {
+        counter(&self.metrics).add(count);
+    }
+
+    /// Counts it; true when no worker has counted it before (two at the same moment may both be the first).
+    pub fn count_first(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) -> bool {
+        let is_first = self.shared.metrics().workers().iter().all(|metrics| counter(metrics).get() == 0);
+        self.count(counter);
+        is_first
+    }
+
+    // Inputs.
+
+    /// Gives the shard an input; the outputs are carried out at the end of the turn.
+    pub fn handle(&self, input: Input<'_>) {
+        self.shard.borrow_mut().handle(input, self.clock.now());
+        self.wakeups.need_turn();
+    }
+
+    /// Bytes from a client's socket. A panic costs this connection and no other. False: read no more until resumed.
+    pub fn received(&self, key: ConnKey, data: &mut [u8]) -> bool {
+        let now = self.clock.now();
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            let mut shard = self.shard.borrow_mut();
+            shard.handle(Input::Bytes { key, data }, now);
+            shard.is_paused(key)
+        }));
+        self.wakeups.need_turn();
+        let Ok(paused) = handled else {
+            self.count(|counters| &counters.panics);
+            error!(index = key.index.0, "a connection's handling panicked; it is closed");
+            self.handle(Input::Panicked { key });
+            return true;
+        };
+        !paused
+    }
+
+    /// The client's socket is about to be closed.
+    pub fn socket_ended(&self, key: ConnKey) {
+        self.sockets.detach(key.index);
+        self.handle(Input::SocketEnded { key });
+    }
+
+    /// The sessions that were stored, before the first connection is accepted.
+    pub fn restore(&self, sessions: Vec<StoredSession>) {
+        self.shard.borrow_mut().restore(sessions, self.clock.now());
+        self.carry_out();
+        self.clock.end_turn();
+    }
+
+    /// Closes up to `most` clients with 1001. Returns how many connections are left, including those whose last
+    /// messages are on their way to the backend.
+    pub fn close_some(&self, most: usize, scope: DrainScope) -> usize {
+        let now = self.clock.now();
+        let mut shard = self.shard.borrow_mut();
+        shard.close_some(most, scope, CloseCode::GOING_AWAY, "going away", now);
+        self.wakeups.need_turn();
+        shard.slots()
+    }
+
+    /// What was appended is written at the end of the turn, behind the frames that wait now.
+    pub fn respond(&self, writer: &ResponseWriter) {
+        self.due_responses.push(writer, self.shard.borrow().dirty_len());
+        self.wakeups.need_turn();
+    }
+
+    // The turn.
+
+    /// The end of a turn. True when there is more to do at once.
+    pub fn end_turn(&self) -> bool {
+        let mut more = self.take_messages();
+        more |= self.shard.borrow_mut().poll_fanout(self.clock.now());
+        self.carry_out();
+        self.write();
+        self.carry_out();
+        self.store.send_waiting();
+        self.peers.ring();
+        more |= self.shard.borrow().has_dirty();
+        self.wakeups.due_by(self.next_deadline());
+        self.clock.end_turn();
+        more
+    }
+
+    /// A bounded batch of what other workers sent. True when there may be more.
+    fn take_messages(&self) -> bool {
+        if self.peers.send_backlog() {
+            self.wakeups.need_turn();
+        }
+        self.take_store_reports();
+        for _ in 0..self.limits.mailbox_batch {
+            match self.peers.try_receive() {
+                Some(message) => self.on_message(message),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn take_store_reports(&self) {
+        let reports = self.shared.store_inbox(self.id).take();
+        let Some(StoreReports { completions, expired, claimed }) = reports else { return };
+        if let Some(completions) = completions {
+            self.handle(Input::Completions(completions));
+        }
+        expired.into_iter().for_each(|expired| self.handle(Input::MessagesExpired(expired)));
+        for (id, outcome) in claimed {
+            self.calls.claims().complete(ReturnAddress::unpack(id.0).oneshot(), outcome);
+        }
+    }
+
+    fn on_message(&self, message: PeerMessage) {
+        match message {
+            PeerMessage::Query { query_id, query } => self.handle(Input::Query { ticket: query_id, query }),
+            PeerMessage::Reply { query_id, reply } => self.calls.gathers().resolve(query_id, reply),
+            PeerMessage::RedirectedQuery { key, query_id, query } => {
+                self.handle(Input::RedirectedQuery { key, ticket: query_id, query });
+            }
+            PeerMessage::HandedOver { origin, to } => self.handle(Input::HandedOver { key: origin, to }),
+            PeerMessage::HandoverEnded { origin } => self.handle(Input::HandoverEnded { key: origin }),
+            PeerMessage::HandoverFailed { origin } => self.handle(Input::Abandoned { key: origin }),
+            PeerMessage::CallEnded { waits, response } => self.calls.repeats().complete(waits, response),
+            PeerMessage::Reload(config) => self.reload(config),
+            PeerMessage::Reloaded { waits, outcome } => self.calls.reloads().complete(waits, outcome),
+            PeerMessage::Drain => self.wakeups.drain(),
+        }
+    }
+
+    fn reload(&self, config: Arc<Config>) {
+        let rules = self.rules().reloaded(config);
+        self.shard.borrow_mut().set_settings(rules.settings());
+        self.calls.gathers().set_max(rules.config().calls_max);
+        self.hooks.reconfigure(rules.config());
+        *self.rules.borrow_mut() = Rc::new(rules);
+        self.wakeups.need_turn();
+    }
+
+    /// Carries out what the shard has put out, until it puts out nothing more.
+    pub fn carry_out(&self) {
+        loop {
+            let output = self.shard.borrow_mut().poll_output();
+            match output {
+                None => return,
+                Some(Output::Forward(forward)) => self.forward(forward),
+                Some(Output::Closed { identity, cookie }) => self.hooks.close(identity, cookie, self.now()),
+                Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
+                Some(Output::Attached { key }) => self.connects.attached(key, Ok(())),
+                Some(Output::AttachRefused { key, why }) => self.connects.attached(key, Err(why)),
+                Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
+                Some(Output::RedirectQuery { to, ticket, query }) => {
+                    let redirected = PeerMessage::RedirectedQuery { key: to, query_id: ticket, query };
+                    self.query_peer(to.shard, ticket, redirected);
+                }
+                Some(Output::HandoverEnded { origin }) => {
+                    self.send_message(origin.shard, PeerMessage::HandoverEnded { origin: origin });
+                }
+                Some(Output::SessionEnded { name, cookie, why }) => {
+                    let cookie = cookie.map(|cookie| Rc::from(&cookie[..]));
+                    self.hooks.session_ended(&name, cookie, why, self.now());
+                }
+                Some(Output::Receipt { session, message_id }) => self.receipt(&session, message_id.as_deref()),
+                Some(Output::EndWriting { key }) => self.sockets.end_writing(key.index),
+                Some(Output::Shutdown { key }) => self.sockets.shutdown(key.index),
+                Some(Output::Resume { key }) => self.sockets.resume(key),
+                Some(Output::Presence { channel, here }) => self.shared.presence().set(self.id, channel, here),
+            }
+        }
+    }
+
+    fn forward(&self, forward: Forward) {
+        let key = forward.key;
+        if let Err(spent) = self.hooks.forward(forward) {
+            self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent });
+        }
+    }
+
+    fn receipt(&self, session: &str, message_id: Option<&str>) {
+        let dropped = self.hooks.receipt(session, message_id, clock::unix_ms().0, self.now());
+        self.count_dropped_receipts(dropped);
+        self.due_by(self.hooks.receipts_due());
+    }
+
+    /// The receipts that were gathered go out.
+    pub fn send_receipts(&self) {
+        let dropped = self.hooks.send_receipts(self.now());
+        self.count_dropped_receipts(dropped);
+    }
+
+    pub fn count_dropped_receipts(&self, count: u32) {
+        self.count_many(|counters| &counters.receipts_dropped, u64::from(count));
+    }
+
+    /// One write per connection that has something to write; each response goes behind the frames that waited before
+    /// it.
+    fn write(&self) {
+        let mut shard = self.shard.borrow_mut();
+        let mut flushed = 0;
+        self.due_responses.drain(|response| {
+            self.sockets.flush(&mut shard, response.behind().saturating_sub(flushed));
+            flushed = flushed.max(response.behind());
+            if let Some(rest) = response.write(&self.deadlines, self.limits.response_timeout_ms) {
+                let metrics = self.metrics.clone();
+                monoio::spawn(async move {
+                    if !rest.await {
+                        metrics.answers_not_taken.increment();
+                    }
+                });
+            }
+        });
+        self.sockets.flush(&mut shard, usize::MAX);
+    }
+
+    /// Some sockets take bytes again.
+    pub fn on_writable(&self) {
+        self.sockets.take_writable(&mut self.shard.borrow_mut());
+        self.wakeups.need_turn();
+    }
+
+    // Messages to other workers, and replies.
+
+    /// A message that must arrive, in the order in which it is sent. This worker's own arrives at once.
+    pub fn send_message(&self, to: ShardId, message: PeerMessage) {
+        if to == self.id {
+            return self.on_message(message);
+        }
+        self.wakeups.need_turn();
+        self.peers.send(to, message);
+    }
+
+    /// A query that a full mailbox refuses: then the refusal is the reply.
+    pub fn query_peer(&self, to: ShardId, query_id: QueryId, message: PeerMessage) {
+        self.wakeups.need_turn();
+        if self.peers.try_send(to, message).is_err() {
+            self.count(|counters| &counters.mail_full);
+            self.reply(query_id, Reply::Refused(QueryRefusal::TooBusy));
+        }
+    }
+
+    /// To the worker that gathers the replies.
+    fn reply(&self, query_id: QueryId, reply: Reply) {
+        let origin = gather::origin(query_id);
+        if origin == self.id {
+            return self.calls.gathers().resolve(query_id, reply);
+        }
+        self.send_message(origin, PeerMessage::Reply { query_id, reply });
+    }
+
+    // Time.
+
+    pub fn next_deadline(&self) -> Tick {
+        let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
+        let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
+        let due = shard.min(sockets).min(self.hooks.next_deadline());
+        if !self.store.is_empty() || self.peers.has_backlog() {
+            due.min(self.clock.now() + self.limits.backlog_retry_ms)
+        } else {
+            due
+        }
+    }
+
+    /// A deadline that was set outside of turns: the timer task must not sleep over it.
+    pub fn due_by(&self, deadline: Tick) {
+        self.wakeups.due_by(deadline);
+    }
+
+    /// Everything that is due. The timer task calls it at least once a second.
+    pub fn on_time(&self) {
+        let now = self.clock.now();
+        self.shared.beat(self.id, now);
+        self.shard.borrow_mut().handle(Input::Tick, now);
+        self.give_back_memory(now);
+        self.deadlines.poll(now);
+        self.hooks.poll_timers(now);
+        self.connects.expire(now);
+        self.calls.expire(now);
+        if now >= self.hooks.receipts_due() {
+            self.send_receipts();
+        }
+        self.wakeups.need_turn();
+    }
+
+    /// Tables that have grown, and clients that have gone, leave memory behind: given back while clients come and go.
+    fn give_back_memory(&self, now: Tick) {
+        let (given_back, known) = self.memory_given_back.get();
+        let came_and_went = self.shard.borrow().came_and_went();
+        if now.since_ms(given_back) >= GIVE_BACK_MS && came_and_went != known {
+            self.memory_given_back.set((now, came_and_went));
+            sys::give_back_freed_memory();
+        }
+    }
+
+    /// Nobody waits for anything that this worker does: it may end.
+    pub fn is_settled(&self) -> bool {
+        let tasks = self.calls.is_empty() && self.connects.is_empty() && self.due_responses.is_empty();
+        let stored = self.store.is_empty() && self.shard.borrow().store_under_way() == 0;
+        tasks && stored && !self.peers.has_backlog() && self.hooks.is_idle()
+    }
+
+    // Tasks.
+
+    /// Starts a connection's task. A panic in it costs that connection and no other. The task is boxed, because an
+    /// `async fn` keeps what it is given twice.
+    pub fn spawn(self: &Rc<Worker>, task: Pin<Box<impl Future<Output = ()> + 'static>>) {
+        monoio::spawn(self.clone().caught(task));
+    }
+
+    async fn caught(self: Rc<Worker>, mut task: Pin<Box<impl Future<Output = ()>>>) {
+        let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
+        });
+        if ended.await.is_err() {
+            self.count(|counters| &counters.panics);
+            error!("a connection's task panicked; the connection is dropped");
+        }
+    }
+}
+
+const GIVE_BACK_MS: u64 = 1_000;

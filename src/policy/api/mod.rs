@@ -1,0 +1,16 @@
+//! The control API as values: path to route, request to call, outcome to answer. An HTTP error status is answered only
+//! where the request cannot be read at all, or may succeed later.
+
+mod answer;
+mod call;
+mod limits;
+mod read;
+mod refusal;
+mod route;
+
+pub use answer::{Sent, write_refusal, write_sent};
+pub use call::{Call, KickTarget, Targets, Timeouts};
+pub use limits::CHANNELS_PER_BROADCAST;
+pub use read::{Signature, read_call, read_send, session_name};
+pub use refusal::Refusal;
+pub use route::{Access, Route};

@@ -1,0 +1,356 @@
+//! Reads calls: query and body of a request become a `Call`, or a refusal that says what is wrong with them.
+
+use super::call::{Call, KickTarget, Targets, Timeouts};
+use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX};
+use super::refusal::Refusal;
+use super::route::Route;
+use crate::base::id::Identity;
+use crate::shard::CHANNEL_NAME_MAX;
+use crate::wire::http1::{query_get, query_pairs};
+use crate::wire::packet::QoS;
+use crate::wire::ws::frame::CloseCode;
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Reads a call. `body` is used by all calls but /send/ and /broadcast/, whose body is the message.
+pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeouts) -> Result<Call<'a>, Refusal> {
+    match route {
+        Route::Send | Route::Broadcast => read_send(route, query, timeouts).1,
+        Route::Subscribe => {
+            let body: MembershipBody = read_json(body)?;
+            let channel = channel_name(body.channel)?;
+            let identity = Identity::from_hex(body.identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?;
+            Ok(Call::Subscribe { identity, channel, occupy: body.occupy.0 })
+        }
+        Route::Unsubscribe => {
+            let body: MembershipBody = read_json(body)?;
+            Ok(Call::Unsubscribe { identity: Identity::from_hex(body.identity.as_bytes()), channel: body.channel })
+        }
+        Route::Kick => read_kick(body),
+        Route::DropSession => Ok(Call::DropSession { session: session_name(query)?.into_owned() }),
+        _ => unreachable!("only signed calls are read"),
+    }
+}
+
+/// The signature in a query (PROTOCOL.md section 5).
+#[derive(Debug, Default, PartialEq)]
+pub struct Signature<'a> {
+    pub timestamp: Option<Cow<'a, str>>,
+    pub nonce: Option<Cow<'a, str>>,
+    pub signature: Option<Cow<'a, str>>,
+}
+
+impl<'a> Signature<'a> {
+    pub fn read(query: &'a str) -> Signature<'a> {
+        let mut signature = Signature::default();
+        query_pairs(query).for_each(|(name, value)| signature.take(&name, value));
+        signature
+    }
+
+    /// The first of each name counts.
+    fn take(&mut self, name: &str, value: Cow<'a, str>) {
+        let field = match name {
+            "timestamp" => &mut self.timestamp,
+            "nonce" => &mut self.nonce,
+            "signature" => &mut self.signature,
+            _ => return,
+        };
+        field.get_or_insert(value);
+    }
+}
+
+/// Reads /send/ and /broadcast/, and in the same pass over the query its signature. The caller must check the signature
+/// before it uses the call, or answers that the call is wrong.
+pub fn read_send(route: Route, query: &str, timeouts: Timeouts) -> (Signature<'_>, Result<Call<'_>, Refusal>) {
+    let mut signature = Signature::default();
+    let mut refusal = None;
+    let mut parameters = SendParameters::new(route == Route::Broadcast, timeouts);
+    for (name, value) in query_pairs(query) {
+        if let Err(found) = parameters.take(&name, value, &mut signature) {
+            refusal.get_or_insert(found);
+        }
+    }
+    (signature, refusal.map_or_else(|| parameters.call(), Err))
+}
+
+/// The parameters of a send, collected in the order of the query.
+struct SendParameters<'a> {
+    many: bool,
+    timeout_max: Duration,
+    one: Option<Cow<'a, str>>,
+    channels: Vec<Cow<'a, str>>,
+    session: Option<Cow<'a, str>>,
+    message_type: u16,
+    qos: QoS,
+    timeout: Duration,
+    ttl_ms: Option<u64>,
+    message_id: Option<Cow<'a, str>>,
+}
+
+impl<'a> SendParameters<'a> {
+    fn new(many: bool, timeouts: Timeouts) -> SendParameters<'a> {
+        SendParameters {
+            many,
+            timeout_max: timeouts.max,
+            one: None,
+            channels: Vec::new(),
+            session: None,
+            message_type: 1,
+            qos: QoS::ExactlyOnce,
+            timeout: timeouts.default,
+            ttl_ms: None,
+            message_id: None,
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, name: &str, value: Cow<'a, str>, signature: &mut Signature<'a>) -> Result<(), Refusal> {
+        match name {
+            "channel" | "channels" if self.many => match value {
+                Cow::Borrowed(list) => self.channels.extend(list.split(";;").map(Cow::Borrowed)),
+                Cow::Owned(list) => self.channels.extend(list.split(";;").map(|name| Cow::Owned(name.into()))),
+            },
+            "channel" => {
+                self.one.get_or_insert(value);
+            }
+            "msgtype" => {
+                let number = value.parse().ok().filter(|&number| number != crate::shard::RESERVED_TYPE);
+                self.message_type = number.ok_or(Refusal::BadMessageType)?;
+            }
+            "qos" => self.qos = value.parse().ok().and_then(QoS::from_u8).ok_or(Refusal::BadQos)?,
+            "timeout" => {
+                let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                self.timeout = seconds.ok_or(Refusal::BadTimeout)?.min(self.timeout_max);
+            }
+            "session" => {
+                self.session.get_or_insert(value);
+            }
+            "ttl" => self.ttl_ms = Some(read_ttl(&value).ok_or(Refusal::BadTtl)?),
+            "message_id" if is_name(&value) => self.message_id = Some(value),
+            "message_id" => return Err(Refusal::BadMessageId),
+            _ => signature.take(name, value),
+        }
+        Ok(())
+    }
+
+    fn call(self) -> Result<Call<'a>, Refusal> {
+        let SendParameters { one, mut channels, session, message_type, qos, timeout, ttl_ms, message_id, .. } = self;
+        channels.retain(|channel| !channel.is_empty());
+        let to = match (one.filter(|channel| !channel.is_empty()), session) {
+            (None, Some(session)) if channels.is_empty() => {
+                if !is_name(&session) {
+                    return Err(Refusal::BadSession);
+                }
+                Targets::Session(session)
+            }
+            (_, Some(_)) => return Err(Refusal::ChannelAndSession),
+            (Some(channel), None) => Targets::One(channel),
+            (None, None) if channels.is_empty() => return Err(Refusal::NoChannel),
+            (None, None) => Targets::Many(channels),
+        };
+        if to.channels().iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
+            return Err(Refusal::BadChannel);
+        }
+        if to.channels().len() > CHANNELS_PER_BROADCAST {
+            return Err(Refusal::TooManyChannels);
+        }
+        Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id })
+    }
+}
+
+fn read_ttl(value: &str) -> Option<u64> {
+    let seconds: f64 = value.parse().ok()?;
+    let ttl = Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero())?;
+    Some(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
+}
+
+/// Whether the text may name a session or a call: a header and a query can both carry it.
+fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|c| (b' '..=b'~').contains(&c))
+}
+
+/// The session that a query names.
+pub fn session_name(query: &str) -> Result<Cow<'_, str>, Refusal> {
+    let name = query_get(query, "session").filter(|name| !name.is_empty()).ok_or(Refusal::NoSession)?;
+    if is_name(&name) { Ok(name) } else { Err(Refusal::BadSession) }
+}
+
+fn read_kick(body: &[u8]) -> Result<Call<'static>, Refusal> {
+    let body: KickBody = read_json(body)?;
+    let code = CloseCode(body.code);
+    if !(code == CloseCode::NORMAL || (3000..5000).contains(&code.0)) || body.reason.len() > 123 {
+        return Err(Refusal::BadClose);
+    }
+    let target = match (body.identity, body.channel) {
+        (Some(identity), _) => {
+            KickTarget::Identity(Identity::from_hex(identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?)
+        }
+        (None, Some(channel)) => KickTarget::Channel(channel_name(channel)?),
+        (None, None) => return Err(Refusal::NoTarget),
+    };
+    Ok(Call::Kick { target, code, reason: body.reason })
+}
+
+fn channel_name(name: String) -> Result<String, Refusal> {
+    match name.len() {
+        0 => Err(Refusal::NoChannel),
+        1..=CHANNEL_NAME_MAX => Ok(name),
+        _ => Err(Refusal::BadChannel),
+    }
+}
+
+fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    // serde would take an array for the fields in order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Refusal::BadJson("not an object".into()));
+    }
+    serde_json::from_slice(body).map_err(|error| Refusal::BadJson(error.to_string()))
+}
+
+#[derive(Deserialize)]
+struct MembershipBody {
+    #[serde(default)]
+    identity: String,
+    #[serde(default)]
+    channel: String,
+    #[serde(default)]
+    occupy: Flag,
+}
+
+#[derive(Deserialize)]
+struct KickBody {
+    identity: Option<String>,
+    channel: Option<String>,
+    /// With 4500 and above the client does not connect again by itself.
+    #[serde(default = "default_kick_code")]
+    code: u16,
+    #[serde(default)]
+    reason: String,
+}
+
+fn default_kick_code() -> u16 {
+    4500
+}
+
+/// 2014's business servers write 0 and 1, as a number or as text; newer ones write booleans.
+#[derive(Default, Deserialize)]
+#[serde(from = "serde_json::Value")]
+struct Flag(bool);
+
+impl From<serde_json::Value> for Flag {
+    fn from(value: serde_json::Value) -> Flag {
+        use serde_json::Value;
+        Flag(match value {
+            Value::Bool(flag) => flag,
+            Value::Number(number) => number.as_f64() != Some(0.0),
+            Value::String(text) => !matches!(&*text, "" | "0" | "false"),
+            _ => false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts { default: Duration::from_secs(10), max: Duration::from_secs(300) };
+
+    fn to(query: &str) -> Result<Targets<'_>, Refusal> {
+        match send(query)? {
+            Call::Send { to, .. } => Ok(to),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn send(query: &str) -> Result<Call<'_>, Refusal> {
+        read_call(Route::Send, query, b"", TIMEOUTS)
+    }
+
+    #[test]
+    fn send_has_the_defaults_of_2014() {
+        let expected = Call::Send {
+            to: Targets::One("c 1".into()),
+            message_type: 1,
+            qos: QoS::ExactlyOnce,
+            timeout: Duration::from_secs(10),
+            ttl_ms: None,
+            message_id: None,
+        };
+        assert_eq!(send("channel=c+1"), Ok(expected));
+    }
+
+    #[test]
+    fn bad_parameters_are_named() {
+        assert_eq!(send("qos=1"), Err(Refusal::NoChannel));
+        assert_eq!(send("channel="), Err(Refusal::NoChannel));
+        assert_eq!(send("channel=c&qos=3"), Err(Refusal::BadQos));
+        assert_eq!(send("channel=c&qos=x"), Err(Refusal::BadQos));
+        assert_eq!(send("channel=c&msgtype=65535"), Err(Refusal::BadMessageType));
+        assert_eq!(send("channel=c&timeout=-1"), Err(Refusal::BadTimeout));
+        assert_eq!(send("channel=c&timeout=NaN"), Err(Refusal::BadTimeout));
+        for ttl in ["0", "-1", "NaN", "inf", "soon", ""] {
+            assert_eq!(send(&format!("channel=c&ttl={ttl}")), Err(Refusal::BadTtl), "{ttl}");
+        }
+        assert_eq!(send("channel=c&message_id="), Err(Refusal::BadMessageId));
+        assert_eq!(send("channel=c&message_id=a%0Ab"), Err(Refusal::BadMessageId));
+        assert_eq!(send(&format!("channel=c&message_id={}", "m".repeat(129))), Err(Refusal::BadMessageId));
+    }
+
+    #[test]
+    fn a_long_timeout_is_cut() {
+        let Ok(Call::Send { timeout, .. }) = send("channel=c&timeout=1e9") else { panic!("it is a call") };
+        assert_eq!(timeout, TIMEOUTS.max);
+    }
+
+    #[test]
+    fn a_broadcast_names_many_channels() {
+        let call = read_call(Route::Broadcast, "channel=a;;b&channels=c%3B%3Bd", b"", TIMEOUTS);
+        let Ok(Call::Send { to, .. }) = call else { panic!("{call:?}") };
+        assert_eq!(to.channels(), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn a_session_stands_in_place_of_a_channel() {
+        assert_eq!(to("session=user+7%2Fphone"), Ok(Targets::Session("user 7/phone".into())));
+        assert_eq!(to("session="), Err(Refusal::BadSession));
+        assert_eq!(to(&format!("session={}", "n".repeat(129))), Err(Refusal::BadSession));
+        assert_eq!(to("session=s&channel=c"), Err(Refusal::ChannelAndSession));
+        let broadcast = read_call(Route::Broadcast, "channels=a;;b&session=s", b"", TIMEOUTS);
+        assert_eq!(broadcast, Err(Refusal::ChannelAndSession));
+        let dropped = read_call(Route::DropSession, "session=s", b"", TIMEOUTS);
+        assert_eq!(dropped, Ok(Call::DropSession { session: "s".into() }));
+        assert_eq!(read_call(Route::DropSession, "", b"", TIMEOUTS), Err(Refusal::NoSession));
+    }
+
+    #[test]
+    fn a_send_may_name_its_ttl_and_its_own_id() {
+        let call = send("channel=c&ttl=1.5&message_id=order%207");
+        let Ok(Call::Send { ttl_ms, message_id, .. }) = call else { panic!("{call:?}") };
+        assert_eq!((ttl_ms, message_id.as_deref()), (Some(1_500), Some("order 7")));
+    }
+
+    #[test]
+    fn occupy_is_read_as_2014_wrote_it() {
+        let identity = "ab".repeat(32);
+        for (occupy, expected) in [("0", false), ("1", true), ("\"1\"", true), ("\"0\"", false), ("true", true)] {
+            let body = format!(r#"{{"identity":"{identity}","channel":"c","occupy":{occupy}}}"#);
+            match read_call(Route::Subscribe, "", body.as_bytes(), TIMEOUTS) {
+                Ok(Call::Subscribe { occupy, .. }) => assert_eq!(occupy, expected),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_foreign_identity_is_no_connection() {
+        let body = br#"{"identity":"me","channel":"c"}"#;
+        assert_eq!(read_call(Route::Subscribe, "", body, TIMEOUTS), Err(Refusal::NoSuchConnection));
+        assert!(matches!(
+            read_call(Route::Unsubscribe, "", body, TIMEOUTS),
+            Ok(Call::Unsubscribe { identity: None, .. })
+        ));
+        assert!(matches!(read_call(Route::Subscribe, "", b"[]", TIMEOUTS), Err(error) if error.status() == 400));
+        assert!(matches!(read_call(Route::Subscribe, "", b"{", TIMEOUTS), Err(error) if error.status() == 400));
+    }
+}

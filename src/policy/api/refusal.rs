@@ -1,0 +1,68 @@
+//! Why a call is refused; the texts are the `msg` of its answer.
+
+use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX};
+use crate::shard::CHANNEL_NAME_MAX;
+use crate::shard::QueryRefusal;
+use crate::shard::command::StoreError;
+
+/// Why a call is not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no channel")]
+    NoChannel,
+    #[error("a channel's name has 1 to {CHANNEL_NAME_MAX} bytes")]
+    BadChannel,
+    #[error("more than {CHANNELS_PER_BROADCAST} channels in one call")]
+    TooManyChannels,
+    #[error("no session")]
+    NoSession,
+    #[error("a session's name has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
+    BadSession,
+    #[error("either channel or session, not both")]
+    ChannelAndSession,
+    #[error("qos must be 0, 1 or 2")]
+    BadQos,
+    #[error("msgtype must be a number from 0 to 65534")]
+    BadMessageType,
+    #[error("timeout must be a number of seconds")]
+    BadTimeout,
+    #[error("ttl must be a number of seconds above 0")]
+    BadTtl,
+    #[error("a message_id has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
+    BadMessageId,
+    #[error("message_id needs a store; none is configured (store.kind)")]
+    NoStoreForId,
+    #[error("there are no durable sessions; no store is configured (store.kind)")]
+    NoStoreForSessions,
+    #[error("{0}")]
+    Store(StoreError),
+    /// A shard refused; the text is the shard's.
+    #[error("{0}")]
+    Shard(QueryRefusal),
+    #[error("no such connection")]
+    NoSuchConnection,
+    #[error("no such session")]
+    NoSuchSession,
+    #[error("identity or channel must be given")]
+    NoTarget,
+    #[error("code must be 1000 or from 3000 to 4999, reason at most 123 bytes")]
+    BadClose,
+    #[error("too many calls are waiting")]
+    TooManyCalls,
+    /// A worker, the store or another call did not answer.
+    #[error("no answer in time")]
+    NoAnswerInTime,
+    #[error("the body is not the JSON that this call takes: {0}")]
+    BadJson(String),
+}
+
+impl Refusal {
+    /// The HTTP status: 400 where the 2014 server failed with 500, 503 where the same call may succeed later, else 200.
+    pub fn status(&self) -> u16 {
+        match self {
+            Refusal::BadJson(_) => 400,
+            Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(StoreError::TooBusy) => 503,
+            _ => 200,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Paths of the control API, and who may call each. Whether a caller is who it must be is decided in `io`.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Connect,
+    Hello,
+    Send,
+    Broadcast,
+    Subscribe,
+    Unsubscribe,
+    Kick,
+    DropSession,
+    Channel,
+    Session,
+    Info,
+    ServerInfo,
+    Metrics,
+    Live,
+    Ready,
+    UpdateConfig,
+}
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Anyone,
+    /// The business server: signed.
+    Signed,
+    /// A person or a scraper: from loopback, or signed, or with the admin token.
+    Viewer,
+    /// The operator: from loopback, or signed.
+    Operator,
+}
+
+impl Route {
+    /// The slash at the end of the path may be missing.
+    pub fn find(path: &str) -> Option<Route> {
+        Some(match path.strip_suffix('/').unwrap_or(path) {
+            "/connect" => Route::Connect,
+            "/hello" => Route::Hello,
+            "/send" => Route::Send,
+            "/broadcast" => Route::Broadcast,
+            "/sub" => Route::Subscribe,
+            "/unsub" => Route::Unsubscribe,
+            "/kick" => Route::Kick,
+            "/session/drop" => Route::DropSession,
+            "/channel" => Route::Channel,
+            "/session" => Route::Session,
+            "/info" => Route::Info,
+            "/serverinfo" => Route::ServerInfo,
+            "/metrics" => Route::Metrics,
+            "/livez" => Route::Live,
+            "/readyz" => Route::Ready,
+            "/updateconfig" => Route::UpdateConfig,
+            _ => return None,
+        })
+    }
+
+    pub fn access(self) -> Access {
+        match self {
+            Route::Connect | Route::Hello | Route::Live | Route::Ready => Access::Anyone,
+            Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
+            Route::DropSession => Access::Signed,
+            Route::Channel | Route::Session | Route::Info | Route::ServerInfo | Route::Metrics => Access::Viewer,
+            Route::UpdateConfig => Access::Operator,
+        }
+    }
+
+    /// POST where a body is part of the call.
+    pub fn is_post(self) -> bool {
+        self.access() == Access::Signed
+    }
+
+    /// Whether the route stays on the public address when `admin_listen` has the others.
+    pub fn is_public(self) -> bool {
+        matches!(self, Route::Connect | Route::Hello)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slash_at_the_end_may_be_missing() {
+        assert_eq!(Route::find("/send"), Some(Route::Send));
+        assert_eq!(Route::find("/send/"), Some(Route::Send));
+        assert_eq!(Route::find("/send//"), None);
+        assert_eq!(Route::find("/"), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! Which of a client's headers reach the business server: one decision, for the upgrade that collects them and for the
+//! backend connection that sends them.
+//!
+//! What a client sends is never believed about itself: names that state an identity, a cookie or a signature are ours,
+//! and so is what would change how the request or its response is framed.
+
+use crate::wire::http1::RequestHead;
+
+/// Whether a client's header of this name reaches the business server. Names are compared without case, and `_` counts
+/// as `-`, because many servers make one of the other.
+pub fn is_forwarded(name: &[u8]) -> bool {
+    let is_ours = STAYS.iter().any(|stays| name.len() == stays.len() && begins_with(name, stays));
+    !is_ours && !STAYS_PREFIXES.iter().any(|prefix| begins_with(name, prefix))
+}
+
+/// The client's headers that reach the business server, in order. Those that the client itself declares hop-by-hop (RFC
+/// 9110, section 7.6.1) do not.
+pub fn forwarded<'a>(head: &RequestHead<'a>) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    let is_named_by_connection = |name: &str| head.headers.has_token("connection", name);
+    head.headers.iter().filter(move |(name, _)| is_forwarded(name.as_bytes()) && !is_named_by_connection(name))
+}
+
+/// `prefix` is in lower case, with `-`.
+fn begins_with(name: &[u8], prefix: &str) -> bool {
+    let fold = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    name.get(..prefix.len()).is_some_and(|start| start.iter().map(fold).eq(prefix.bytes()))
+}
+
+/// Hop-by-hop headers, those of the upgrade, and those that frame or name a request.
+const STAYS: [&str; 15] = [
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "idempotency-key",
+    "keep-alive",
+    "origin",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// The handshake's; identity and cookie; signatures.
+const STAYS_PREFIXES: [&str; 3] = ["sec-websocket-", "rainbow", "webhook-"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::http1::REQUEST_SLOTS;
+
+    #[test]
+    fn what_states_an_identity_or_frames_the_request_stays() {
+        for name in ["Host", "TE", "Transfer_Encoding", "content-length", "Sec-WebSocket-Key", "RAINBOWCLIENTCOOKIE"] {
+            assert!(!is_forwarded(name.as_bytes()), "{name}");
+        }
+        for name in ["rainbow_identity", "Webhook-Signature", "webhook_id", "Idempotency-Key", "Accept-Encoding"] {
+            assert!(!is_forwarded(name.as_bytes()), "{name}");
+        }
+        for name in ["", "Cookie", "Authorization", "User-Agent", "X-DEVICEID", "Hosts", "Tea", "Accept", "X-Rainbow"] {
+            assert!(is_forwarded(name.as_bytes()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_declares_hop_by_hop_stays() {
+        let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade, X-Hop\r\nX-Hop: 1\r\nX-Far: 2\r\n\r\n";
+        let mut slots = REQUEST_SLOTS;
+        let head = RequestHead::parse(request, &mut slots).expect("a head");
+        assert_eq!(forwarded(&head).collect::<Vec<_>>(), [("X-Far", &b"2"[..])]);
+    }
+}

@@ -1,0 +1,73 @@
+//! How a store is opened: what the operator decided (`Options`), what the store held already (`Opened`), and why it
+//! could not be opened (`OpenError`, whose texts tell the operator what to do).
+
+use crate::config::{Config, Durability, StoreKind};
+use crate::shard::command::StoredSession;
+use std::path::PathBuf;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    pub kind: StoreKind,
+    pub data_dir: PathBuf,
+    pub url: String,
+    pub durability: Durability,
+    /// The limit of all sessions together. A `PutMessage` that would pass it is refused (`StoreFull`).
+    pub bytes_max: u64,
+    /// Keeps the stores of different clusters apart in one Redis.
+    pub cluster_name: String,
+}
+
+impl Options {
+    /// `None`: no session is durable.
+    pub fn new(config: &Config) -> Option<Options> {
+        let store = &config.store;
+        (store.kind != StoreKind::None).then(|| Options {
+            kind: store.kind,
+            data_dir: store.data_dir.clone(),
+            url: store.url.clone(),
+            durability: store.durability,
+            bytes_max: store.bytes_max as u64,
+            cluster_name: config.cluster_name.clone(),
+        })
+    }
+}
+
+/// What the store held when it was opened.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// All sessions, each with a summary of the messages that wait for it.
+    pub sessions: Vec<StoredSession>,
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the store needs store.kind = \"sqlite\" or \"redis\"")]
+    NoKind,
+    #[error("{}: {error}. Name another store.data_dir, or let this user write there", path.display())]
+    Directory { path: PathBuf, error: std::io::Error },
+    #[error(
+        "{}: the process {holder} has this store. End it, or give each server its own store.data_dir", path.display()
+    )]
+    Locked { path: PathBuf, holder: String },
+    #[error(
+        "{}: its format is {found}, this version reads {known}. Start the version that wrote it, or move the \
+         directory away", path.display()
+    )]
+    Format { path: PathBuf, found: i64, known: i64 },
+    #[error("{}: this is no store of Rainbow's. Name another store.data_dir", path.display())]
+    Foreign { path: PathBuf },
+    #[error(
+        "{}: the file is damaged ({detail}). Put a backup of the directory in its place, or move it away to start \
+         with no sessions", path.display()
+    )]
+    Damaged { path: PathBuf, detail: String },
+    #[error("{}: the disk is full. Make room and start again", path.display())]
+    DiskFull { path: PathBuf },
+    #[error("{}: it cannot be written. Let this user write there, or mount it writable", path.display())]
+    ReadOnly { path: PathBuf },
+    #[error("{}: {detail}", path.display())]
+    Failed { path: PathBuf, detail: String },
+    #[error("the store in Redis: {detail}")]
+    Redis { detail: String },
+}

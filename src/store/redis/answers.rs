@@ -1,0 +1,169 @@
+//! What the answers of the scripts mean: a response per request, what changed in the usage, and which names were put or
+//! dropped.
+
+use super::encoding;
+use super::fault::store_error;
+use super::session_names::SessionNames;
+use crate::shard::command::{Command, Completion, Mutation, Operation, Page, SessionId, StoreError};
+use crate::store::request::{ClaimOutcome, Request, Response};
+use redis::{ServerError, Value};
+use std::sync::Arc;
+use tracing::error;
+
+/// All responses of a batch, and what its answers show beside them.
+pub struct BatchOutcome {
+    pub responses: Vec<Response>,
+    pub change: UsageChange,
+    /// The last refusal that came from Redis, with its text.
+    pub refusal: Option<(StoreError, String)>,
+}
+
+/// What a batch changed in the usage, as far as it was answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageChange {
+    pub messages: i64,
+    pub bytes: i64,
+}
+
+impl BatchOutcome {
+    pub fn with_capacity(requests: usize) -> BatchOutcome {
+        BatchOutcome { responses: Vec::with_capacity(requests), change: UsageChange::default(), refusal: None }
+    }
+
+    /// Adds the response to a request. `value`: the answer of Redis, or why the request was refused without one.
+    pub fn respond(
+        &mut self,
+        request: Request,
+        value: Result<Value, StoreError>,
+        may_be_gone: bool,
+        names: &mut SessionNames,
+        scratch: &mut Vec<u8>,
+    ) {
+        let value = match value {
+            Ok(Value::ServerError(error)) => Err(self.refuse(&error)),
+            value => value,
+        };
+        let response = match request {
+            Request::Shard { shard, command: Command { number, operation } } => {
+                let completion = value.and_then(|value| self.complete(&operation, value, may_be_gone, names, scratch));
+                Response::Shard { shard, number, completion: completion.unwrap_or_else(Completion::Refused) }
+            }
+            Request::Claim { id, .. } => {
+                let outcome = match value {
+                    Ok(Value::Int(0)) => ClaimOutcome::New,
+                    Ok(Value::Int(_)) => ClaimOutcome::Unsettled,
+                    Ok(Value::BulkString(answer)) => ClaimOutcome::Settled(answer),
+                    Ok(_) => ClaimOutcome::Refused(self.unexpected_answer("a claim")),
+                    Err(reason) => ClaimOutcome::Refused(reason),
+                };
+                Response::Claim { id, outcome }
+            }
+            Request::Settle { .. } => Response::Settled,
+        };
+        self.responses.push(response);
+    }
+
+    fn complete(
+        &mut self,
+        operation: &Operation,
+        value: Value,
+        may_be_gone: bool,
+        names: &mut SessionNames,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Completion, StoreError> {
+        if let Value::BulkString(word) = &value {
+            return match &word[..] {
+                b"F" => Err(StoreError::Fenced),
+                b"K" => Ok(Completion::Duplicate),
+                b"G" => complete_without_session(operation, may_be_gone),
+                _ => Err(self.unexpected_answer("a mutation")),
+            };
+        }
+        match (operation, &value) {
+            (Operation::Load { session, .. }, _) => {
+                let page = decode_page(*session, value, scratch);
+                return page.map(Completion::Loaded).ok_or_else(|| self.unexpected_answer("a load"));
+            }
+            (Operation::Mutate(Mutation::PutSession(row)), _) => names.insert(row.name.clone(), row.session),
+            (Operation::Mutate(Mutation::PutMessage(_)), Value::Int(bytes @ 1..)) => self.change.add(1, *bytes),
+            (
+                Operation::Mutate(Mutation::RemoveMessage { .. } | Mutation::ReleaseMessage { .. }),
+                Value::Int(bytes @ 1..),
+            ) => self.change.add(-1, -bytes),
+            (Operation::Mutate(Mutation::DropSession { session }), _) => {
+                self.count_drop(&value);
+                let name = dropped_name(*session, &value);
+                names.remove(*session, name.as_deref());
+            }
+            _ => {}
+        }
+        Ok(Completion::Done)
+    }
+
+    /// `value`: messages, bytes, and the row of a dropped session.
+    pub fn count_drop(&mut self, value: &Value) {
+        if let Value::Array(fields) = value
+            && let [Value::Int(messages), Value::Int(bytes), _] = fields[..]
+        {
+            self.change.add(-messages, -bytes);
+        }
+    }
+
+    fn refuse(&mut self, error: &ServerError) -> StoreError {
+        let reason = store_error(error);
+        self.refusal = Some((reason, error.to_string()));
+        reason
+    }
+
+    fn unexpected_answer(&mut self, to: &str) -> StoreError {
+        self.refusal = Some((StoreError::Broken, format!("{to} was answered with what this version never wrote")));
+        StoreError::Broken
+    }
+}
+
+impl UsageChange {
+    fn add(&mut self, messages: i64, bytes: i64) {
+        self.messages += messages;
+        self.bytes += bytes;
+    }
+}
+
+/// The name in the row of a dropped session; `None` when an earlier try of the batch has dropped it.
+fn dropped_name(session: SessionId, value: &Value) -> Option<Arc<str>> {
+    let Value::Array(fields) = value else { return None };
+    let Some(Value::BulkString(row)) = fields.last() else { return None };
+    encoding::decode_row(session, row).map(|row| row.name)
+}
+
+/// The session is not in Redis. Removing something from it is done; adding to it would lose what is added.
+fn complete_without_session(operation: &Operation, may_be_gone: bool) -> Result<Completion, StoreError> {
+    match operation {
+        Operation::Load { .. } if may_be_gone => Ok(Completion::Loaded(Page::default())),
+        Operation::Mutate(Mutation::PutMessage(_) | Mutation::JoinChannel { .. } | Mutation::PutReceived { .. })
+        | Operation::Load { .. }
+            if !may_be_gone =>
+        {
+            error!("a session is not in Redis where it should be");
+            Err(StoreError::Broken)
+        }
+        _ => Ok(Completion::Done),
+    }
+}
+
+fn decode_page(session: SessionId, value: Value, scratch: &mut Vec<u8>) -> Option<Page> {
+    let Value::Array(fields) = value else { return None };
+    let Ok([Value::Array(messages), Value::Int(more), Value::Array(received)]) = <[Value; 3]>::try_from(fields) else {
+        return None;
+    };
+    let mut page = Page { more: more == 1, ..Page::default() };
+    for message in messages {
+        let Value::BulkString(bytes) = message else { return None };
+        page.messages.push(encoding::decode_message(session, &bytes, scratch)?);
+    }
+    for pair in received.chunks_exact(2) {
+        let [Value::BulkString(id), Value::BulkString(bytes)] = pair else { return None };
+        page.received.push(encoding::decode_received(id, bytes)?);
+    }
+    page.received.sort_unstable_by_key(|received| (received.sequence, received.id));
+    Some(page)
+}

@@ -1,0 +1,4 @@
+-- KEYS row, channels · ARGV token, channel
+local refused = refusal(KEYS[1], ARGV[1])
+if refused then return refused end
+return redis.call('HSET', KEYS[2], ARGV[2], '')

@@ -1,0 +1,4 @@
+-- KEYS row, received · ARGV token, id, sequence(8) and answer
+local refused = refusal(KEYS[1], ARGV[1])
+if refused then return refused end
+return redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
