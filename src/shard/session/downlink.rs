@@ -16,12 +16,12 @@ use super::commands::Then;
 use super::pages::{advance_oldest, load_more, sweep};
 use super::row::reserve_ahead;
 use super::scope::Scope;
+use crate::base::arena::NodeIndex;
 use crate::base::id::ConnIndex;
-use crate::shard::arena::NodeIndex;
 use crate::shard::call::query::NotStored;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{Completion, IDS, Mutation, Offset, StoreError, StoredMessage, UnixMs};
-use crate::shard::connection::downlink::{Delivery, StoreState, ToStore};
+use crate::shard::connection::pending::{Delivery, StoreState, ToStore};
 use crate::shard::ids::{SessionIndex, SessionKey};
 use crate::shard::message::{Message, MessageRef};
 use crate::shard::output::Output;
@@ -97,7 +97,7 @@ fn no_room(scope: &mut Scope<'_>, index: SessionIndex, len: usize) -> Option<Not
     } else {
         return None;
     };
-    scope.cx.metrics.keeps_refused.increment();
+    scope.cx.metrics.stores_refused.increment();
     Some(why)
 }
 
@@ -124,7 +124,7 @@ fn store_pending(scope: &mut Scope<'_>, index: SessionIndex, node: NodeIndex) ->
 /// The client has not acknowledged the message in time.
 pub fn on_store_due(scope: &mut Scope<'_>, conn: ConnIndex, node: NodeIndex) {
     if let Some(index) = scope.attached_session(conn) {
-        scope.cx.metrics.kept_late.increment();
+        scope.cx.metrics.stored_late.increment();
         store_pending(scope, index, node);
         scope.downlinks.arm_for(scope.conns, conn, node, scope.cx.now);
     }
@@ -142,7 +142,7 @@ pub fn on_message_stored(
     let call = call.or_else(|| note_stored(scope, key, offset, &completion));
     match completion {
         Completion::Done => {
-            scope.cx.metrics.kept.increment();
+            scope.cx.metrics.messages_stored.increment();
             scope.cx.call_stored(call);
         }
         other => {

@@ -1,15 +1,15 @@
 //! One message, or one close, to one member of a channel: a connection or a session.
 
-use super::call::query::{QueryRefusal, Terms};
-use super::channel::members::ChannelIndex;
-use super::command::UnixMs;
-use super::connection::downlink::Delivery;
-use super::context::Context;
-use super::ids::{Member, MemberKind, QueryId, SessionKey};
-use super::message::{Message, MessageRef};
-use super::session;
-use super::session::scope::Scope;
 use crate::base::id::ConnIndex;
+use crate::shard::call::query::{QueryRefusal, Terms};
+use crate::shard::channel::members::ChannelIndex;
+use crate::shard::command::UnixMs;
+use crate::shard::connection::pending::Delivery;
+use crate::shard::context::Context;
+use crate::shard::ids::{Member, MemberKind, QueryId, SessionKey};
+use crate::shard::message::{Message, MessageRef};
+use crate::shard::session;
+use crate::shard::session::scope::Scope;
 use crate::wire::packet::{self, QoS};
 use crate::wire::ws::frame::CloseCode;
 
