@@ -82,9 +82,11 @@ pub fn generation(scope: &Scope<'_>, member: Member) -> u32 {
 /// The member that was there with this generation is there still.
 pub fn is_present(scope: &Scope<'_>, member: Member, generation: u32) -> bool {
     match member.kind() {
-        MemberKind::Connection(conn) => {
-            scope.conns.get(conn).is_some_and(|conn| u32::from(conn.generation()) == generation)
-        }
+        // A connection that has become a session's is not a member by itself any more.
+        MemberKind::Connection(conn) => scope
+            .conns
+            .get(conn)
+            .is_some_and(|conn| u32::from(conn.generation()) == generation && !conn.session().is_some()),
         MemberKind::Session(index) => scope.sessions.table.get(SessionKey { index, generation }).is_some(),
     }
 }

@@ -82,6 +82,8 @@ fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, d
     };
     let then = Then::MessageStored { session: key, offset, bytes: len as u64, call: Some(delivery.call) };
     scope.mutate(Mutation::PutMessage(Box::new(stored)), then);
+    // The client may hold its id when the store has forgotten the message: a crash must not use the offset again.
+    reserve_ahead(scope, index);
 }
 
 /// Why nothing more is stored for the session.
@@ -245,7 +247,13 @@ pub fn store_unfinished(scope: &mut Scope<'_>, index: SessionIndex, conn: ConnIn
             }
             // Its caller was told that nothing is promised.
             StoreState::NotStored | StoreState::Unknown => {}
-            StoreState::Storing => detach_call(scope, key, offset, node),
+            StoreState::Storing => {
+                if pending.is_released() {
+                    // Should the store refuse the message that is on its way, its REL must still be stored.
+                    store_release(scope, index, offset);
+                }
+                detach_call(scope, key, offset, node);
+            }
             StoreState::Stored => {}
         }
     }
