@@ -43,6 +43,7 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     calls.extend(scope.sessions.commands.calls());
     calls.extend(scope.sessions.detached_calls.values());
     scope.cx.calls.check(&calls);
+    assert!(scope.sessions.channel_changes.len() <= scope.sessions.commands.len(), "each is a command's");
     check_sessions(scope);
 }
 

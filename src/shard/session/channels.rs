@@ -11,7 +11,15 @@ use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
 use crate::shard::command::{Mutation, StoreError};
 use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
+
+/// Changes of one session's membership of one channel that are on their way through the store.
+pub struct ChannelChanges {
+    /// Is the session a member by what the store has completed?
+    stored: bool,
+    under_way: u32,
+}
 
 /// `Ok(true)`: the query is replied to when the store has it.
 pub fn subscribe(
@@ -73,10 +81,9 @@ pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex
         }
         let change = scope.channels.join(index.into(), &mut session.joined, &channel);
         if change != Change::Nothing || session.unsure {
-            let id = session.id;
             scope.cx.presence(change, true);
             let then = Then::AttachJoin { session: key, attempt, channel: channel.clone() };
-            scope.mutate(Mutation::JoinChannel { session: id, channel }, then);
+            write_change(scope, index, (channel, true), change == Change::Nothing, then);
         }
     }
 }
@@ -88,11 +95,12 @@ fn join_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, query
     if change == Change::Nothing && !session.unsure {
         return settle(scope, index, query.map(|query| (query, Reply::found(true)))).is_none() && query.is_some();
     }
-    let (key, id) = (session.key(index), session.id);
+    let key = session.key(index);
     scope.cx.presence(change, true);
     let channel: Arc<str> = channel.into();
-    let then = Then::Joined { session: key, channel: channel.clone(), query };
-    scope.mutate(Mutation::JoinChannel { session: id, channel }, then);
+    let query = query.map(|query| (query, Reply::found(true)));
+    let then = Then::ChannelChanged { session: key, channel: channel.clone(), joins: true, query };
+    write_change(scope, index, (channel, true), change == Change::Nothing, then);
     note_change(scope, index);
     true
 }
@@ -117,47 +125,56 @@ pub fn leave_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, 
         let query = settle(scope, index, query);
         return scope.cx.reply_some(query);
     }
-    let (key, id) = (session.key(index), session.id);
+    let key = session.key(index);
     scope.cx.presence(change, false);
     let channel: Arc<str> = channel.into();
-    let then = Then::Left { session: key, channel: channel.clone(), query };
-    scope.mutate(Mutation::LeaveChannel { session: id, channel }, then);
+    let then = Then::ChannelChanged { session: key, channel: channel.clone(), joins: false, query };
+    write_change(scope, index, (channel, false), change != Change::Nothing, then);
     note_change(scope, index);
 }
 
-/// A channel that could not be stored is left again: nobody was promised it.
-pub fn on_joined(
-    scope: &mut Scope<'_>,
-    key: SessionKey,
-    channel: &str,
-    query: Option<QueryId>,
-    refused: Option<StoreError>,
-) {
-    if refused.is_some()
-        && let Some(session) = scope.sessions.table.get_mut(key)
-    {
-        let change = scope.channels.leave(&mut session.joined, channel);
-        scope.cx.presence(change, false);
-        note_refusal(scope, key);
-    }
-    if let Some(query) = query {
-        reply(scope, (query, Reply::found(true)), refused);
-    }
+/// Writes a change of membership that memory has already.
+fn write_change(scope: &mut Scope<'_>, index: SessionIndex, change: (Arc<str>, bool), was_joined: bool, then: Then) {
+    let (channel, joins) = change;
+    let key = scope.sessions.table.key(index);
+    let under_way = scope.sessions.channel_changes.entry((key, channel.clone()));
+    under_way.or_insert(ChannelChanges { stored: was_joined, under_way: 0 }).under_way += 1;
+    let session = scope.sessions.table.at(index).id;
+    let mutation = match joins {
+        true => Mutation::JoinChannel { session, channel },
+        false => Mutation::LeaveChannel { session, channel },
+    };
+    scope.mutate(mutation, then);
 }
 
-/// A channel that the store did not leave is joined again: so it would be after a crash.
-pub fn on_left(
+/// A change is completed. While others of the same channel are under way, the session is where the last of them takes
+/// it; after the last, where the store has it: what was refused has not happened, and so it would be after a crash.
+pub fn on_changed(
     scope: &mut Scope<'_>,
     key: SessionKey,
-    channel: &str,
+    (channel, joins): (Arc<str>, bool),
     query: Option<(QueryId, Reply)>,
     refused: Option<StoreError>,
 ) {
-    if refused.is_some()
-        && let Some(session) = scope.sessions.table.get_mut(key)
-    {
-        let change = scope.channels.join(key.index.into(), &mut session.joined, channel);
-        scope.cx.presence(change, true);
+    let Entry::Occupied(mut entry) = scope.sessions.channel_changes.entry((key, channel)) else {
+        unreachable!("it was counted when it was written");
+    };
+    let changes = entry.get_mut();
+    changes.under_way -= 1;
+    if refused.is_none() {
+        changes.stored = joins;
+    }
+    if changes.under_way == 0 {
+        let ((_, channel), ChannelChanges { stored, .. }) = entry.remove_entry();
+        if let Some(session) = scope.sessions.table.get_mut(key) {
+            let change = match stored {
+                true => scope.channels.join(key.index.into(), &mut session.joined, &channel),
+                false => scope.channels.leave(&mut session.joined, &channel),
+            };
+            scope.cx.presence(change, stored);
+        }
+    }
+    if refused.is_some() {
         note_refusal(scope, key);
     }
     if let Some(query) = query {

@@ -76,16 +76,11 @@ pub enum Then {
         session: SessionKey,
         upto: Offset,
     },
-    /// A channel was joined by a call, or by an answer of the backend's.
-    Joined {
+    /// A channel was joined or left by a call, or by an answer of the backend's.
+    ChannelChanged {
         session: SessionKey,
         channel: Arc<str>,
-        query: Option<QueryId>,
-    },
-    /// A channel was left.
-    Left {
-        session: SessionKey,
-        channel: Arc<str>,
+        joins: bool,
         query: Option<(QueryId, Reply)>,
     },
     /// Replied to unless a change after number `since` has been refused.

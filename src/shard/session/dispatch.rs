@@ -68,8 +68,9 @@ fn complete(scope: &mut Scope<'_>, number: CommandNumber, then: Then, completion
                 session.reserved = session.reserved.max(upto.min(session.reserving));
             }
         }
-        Then::Joined { session, channel, query } => channels::on_joined(scope, session, &channel, query, refused),
-        Then::Left { session, channel, query } => channels::on_left(scope, session, &channel, query, refused),
+        Then::ChannelChanged { session, channel, joins, query } => {
+            channels::on_changed(scope, session, (channel, joins), query, refused);
+        }
         Then::Nothing | Then::ReleaseStored { .. } | Then::Changed(_) | Then::Reserved { .. } => {}
     }
 }
@@ -88,7 +89,7 @@ fn complete_attach(scope: &mut Scope<'_>, then: Then, completion: Completion, re
             }
         }
         (Then::AttachJoin { session, attempt, channel }, _) => {
-            channels::on_joined(scope, session, &channel, None, refused);
+            channels::on_changed(scope, session, (channel, true), None, refused);
             if let Some(why) = refused {
                 end::refuse_attach(scope, session, attempt, why);
             }

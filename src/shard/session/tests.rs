@@ -5,7 +5,8 @@ use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::shard::command::{Command, Completion, Completions, IDS, Operation, SessionId, StoreError, UnixMs};
 use crate::shard::tests::{Rig, settings};
 use crate::shard::{
-    DurableTally, Forward, Input, Message, NotStored, Output, Query, QueryId, Reply, SessionEnd, Settings, Terms,
+    DurableTally, Forward, Input, Message, NotStored, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, Settings,
+    Terms,
 };
 use crate::wire::packet::QoS;
 use std::collections::VecDeque;
@@ -130,11 +131,19 @@ impl Bench {
         self.rig.forward()
     }
 
-    fn waiting(&mut self, name: &str) -> u32 {
+    fn info(&mut self, name: &str) -> SessionInfo {
         match self.rig.reply_to(Query::Session { session: name.into() }) {
-            Reply::Session(Some(info)) => info.waiting,
+            Reply::Session(Some(info)) => *info,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn waiting(&mut self, name: &str) -> u32 {
+        self.info(name).waiting
+    }
+
+    fn channels(&mut self, name: &str) -> Vec<String> {
+        self.info(name).channels
     }
 
     fn finish(mut self) {

@@ -62,3 +62,29 @@ fn the_rel_of_a_message_that_the_store_refuses_after_all_is_stored_when_the_conn
     bench.rig.com(new, 1);
     bench.finish();
 }
+
+#[test]
+fn a_channel_is_what_the_last_change_that_the_store_took_makes_it() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    let subscribe = |bench: &mut Bench| bench.rig.input(Input::Subscribe { key, channel: "news" });
+    bench.refuses = Some(StoreError::DiskFull);
+    subscribe(&mut bench);
+    bench.store();
+    assert_eq!(bench.channels("me"), [""; 0], "the one change was refused");
+
+    subscribe(&mut bench);
+    bench.store_one();
+    subscribe(&mut bench);
+    bench.rig.input(Input::Unsubscribe { key, channel: "news" });
+    bench.store();
+    assert_eq!(bench.channels("me"), [""; 0], "it never joined");
+
+    subscribe(&mut bench);
+    subscribe(&mut bench);
+    bench.store_one();
+    bench.refuses = None;
+    bench.store();
+    assert_eq!(bench.channels("me"), ["news"], "the second was taken");
+    bench.finish();
+}
