@@ -52,7 +52,7 @@
 //! 1. `io::http::serve` reads the request, `io::api::access` checks the signature, `policy::api` makes a call of it.
 //! 2. `io::api::query` sends one query to each shard that may have members (`io::worker::presence`) and gathers the
 //!    replies (`io::api::gather`). With a `message_id`, `io::api::idempotent` sees to it that the call is carried out
-//!   once.
+//!    once.
 //! 3. `shard::fanout` delivers: at once to a few members, in slices to many. `shard::connection::downlink` gives the
 //!    message an id and room in the client's window; `shard::session::downlink` stores it for those who are away.
 //! 4. The message waits in the outbox (`shard::connection::outbox`) as a packet. At the end of the turn

@@ -11,15 +11,7 @@ use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
 use crate::shard::command::{Mutation, StoreError};
 use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
-
-/// Changes of one session's membership of one channel that are on their way through the store.
-pub struct ChannelChanges {
-    /// Is the session a member by what the store has completed?
-    stored: bool,
-    under_way: u32,
-}
 
 /// `Ok(true)`: the query is replied to when the store has it.
 pub fn subscribe(
@@ -136,10 +128,9 @@ pub fn leave_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, 
 /// Writes a change of membership that memory has already.
 fn write_change(scope: &mut Scope<'_>, index: SessionIndex, change: (Arc<str>, bool), was_joined: bool, then: Then) {
     let (channel, joins) = change;
-    let key = scope.sessions.table.key(index);
-    let under_way = scope.sessions.channel_changes.entry((key, channel.clone()));
-    under_way.or_insert(ChannelChanges { stored: was_joined, under_way: 0 }).under_way += 1;
-    let session = scope.sessions.table.at(index).id;
+    let session = scope.sessions.table.at(index);
+    scope.sessions.channel_changes.begin(session.key(index), channel.clone(), was_joined);
+    let session = session.id;
     let mutation = match joins {
         true => Mutation::JoinChannel { session, channel },
         false => Mutation::LeaveChannel { session, channel },
@@ -147,8 +138,7 @@ fn write_change(scope: &mut Scope<'_>, index: SessionIndex, change: (Arc<str>, b
     scope.mutate(mutation, then);
 }
 
-/// A change is completed. While others of the same channel are under way, the session is where the last of them takes
-/// it; after the last, where the store has it: what was refused has not happened, and so it would be after a crash.
+/// A change is completed; after the last of a channel, the session is where the store has it.
 pub fn on_changed(
     scope: &mut Scope<'_>,
     key: SessionKey,
@@ -156,23 +146,13 @@ pub fn on_changed(
     query: Option<(QueryId, Reply)>,
     refused: Option<StoreError>,
 ) {
-    let Entry::Occupied(mut entry) = scope.sessions.channel_changes.entry((key, channel)) else {
-        unreachable!("it was counted when it was written");
-    };
-    let changes = entry.get_mut();
-    changes.under_way -= 1;
-    if refused.is_none() {
-        changes.stored = joins;
-    }
-    if changes.under_way == 0 {
-        let ((_, channel), ChannelChanges { stored, .. }) = entry.remove_entry();
-        if let Some(session) = scope.sessions.table.get_mut(key) {
-            let change = match stored {
-                true => scope.channels.join(key.index.into(), &mut session.joined, &channel),
-                false => scope.channels.leave(&mut session.joined, &channel),
-            };
-            scope.cx.presence(change, stored);
-        }
+    let settled = scope.sessions.channel_changes.complete(key, &channel, refused.is_none().then_some(joins));
+    if let (Some(joined), Some(session)) = (settled, scope.sessions.table.get_mut(key)) {
+        let change = match joined {
+            true => scope.channels.join(key.index.into(), &mut session.joined, &channel),
+            false => scope.channels.leave(&mut session.joined, &channel),
+        };
+        scope.cx.presence(change, joined);
     }
     if refused.is_some() {
         note_refusal(scope, key);

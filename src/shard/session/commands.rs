@@ -7,7 +7,9 @@ use crate::shard::command::{Command, CommandNumber, Mutation, Offset, Operation,
 use crate::shard::context::Context;
 use crate::shard::ids::{QueryId, SessionKey};
 use crate::shard::output::Output;
+use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// What follows a command.
@@ -173,5 +175,38 @@ impl Commands {
             Then::MessageStored { call, .. } => *call,
             _ => None,
         })
+    }
+}
+
+/// Changes of memberships of channels among the unfinished commands. Memory is where the last of a channel takes it;
+/// what the store refuses in between has not happened.
+#[derive(Default)]
+pub struct ChannelChanges(FxHashMap<(SessionKey, Arc<str>), UnderWay>);
+
+struct UnderWay {
+    changes: u32,
+    /// Is the session a member by what the store has completed?
+    stored: bool,
+}
+
+impl ChannelChanges {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A change goes to the store. `was_joined`: in memory, before it.
+    pub fn begin(&mut self, session: SessionKey, channel: Arc<str>, was_joined: bool) {
+        self.0.entry((session, channel)).or_insert(UnderWay { changes: 0, stored: was_joined }).changes += 1;
+    }
+
+    /// One has come back. After the last, `Some`: is the session a member? So it would be after a crash.
+    pub fn complete(&mut self, session: SessionKey, channel: &Arc<str>, change: Option<bool>) -> Option<bool> {
+        let Entry::Occupied(mut entry) = self.0.entry((session, channel.clone())) else {
+            unreachable!("it was counted when it began");
+        };
+        let under_way = entry.get_mut();
+        under_way.stored = change.unwrap_or(under_way.stored);
+        under_way.changes -= 1;
+        (under_way.changes == 0).then(|| entry.remove().stored)
     }
 }

@@ -1,7 +1,6 @@
 //! What a step of a session may change: the parts of the shard below it, and all sessions.
 
-use super::channels::ChannelChanges;
-use super::commands::{Commands, Then};
+use super::commands::{ChannelChanges, Commands, Then};
 use super::table::SessionTable;
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
@@ -14,14 +13,12 @@ use crate::shard::connection::uplink::Uplinks;
 use crate::shard::context::Context;
 use crate::shard::ids::{SessionIndex, SessionKey};
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
 
 /// The sessions of a shard, with their commands to the store.
 pub struct Sessions {
     pub table: SessionTable,
     pub commands: Commands,
-    /// Not more than there are commands.
-    pub channel_changes: FxHashMap<(SessionKey, Arc<str>), ChannelChanges>,
+    pub channel_changes: ChannelChanges,
     /// Calls that wait for messages on their way to the store whose connection has ended.
     pub detached_calls: FxHashMap<(SessionKey, Offset), CallRef>,
     /// Sessions that have ended and that the store still has: it is asked again at `drop_at`.
@@ -43,7 +40,7 @@ impl Sessions {
         Sessions {
             table: SessionTable::new(now),
             commands: Commands::default(),
-            channel_changes: FxHashMap::default(),
+            channel_changes: ChannelChanges::default(),
             detached_calls: FxHashMap::default(),
             undropped: Vec::new(),
             drop_at: Tick::NEVER,
