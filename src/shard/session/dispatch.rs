@@ -85,6 +85,8 @@ fn complete_attach(scope: &mut Scope<'_>, then: Then, completion: Completion, re
         (Then::NextPage { session, attempt }, page) => pages::on_page(scope, session, attempt, page),
         (Then::AttachRow { session, attempt }, _) => {
             if let Some(why) = refused {
+                // Another attachment may have taken it over. What came after the row had no session to go to.
+                channels::note_refusal(scope, session);
                 end::refuse_attach(scope, session, attempt, why);
             }
         }

@@ -88,3 +88,21 @@ fn a_channel_is_what_the_last_change_that_the_store_took_makes_it() {
     assert_eq!(bench.channels("me"), ["news"], "the second was taken");
     bench.finish();
 }
+
+#[test]
+fn a_channel_that_came_with_a_refused_row_is_stored_when_it_is_joined_again() {
+    let mut bench = Bench::new();
+    bench.attach("me", &["news"]);
+    let key = bench.attach("me", &[]);
+    bench.refuses = Some(StoreError::NameTaken);
+    bench.store_one();
+    bench.refuses = None;
+    bench.store();
+    assert!(bench.attached(key), "its own row was taken");
+    // The store does not know a session whose row it has refused, and a join of it is done with that.
+    bench.disk.channels.clear();
+    bench.rig.input(Input::Subscribe { key, channel: "news" });
+    bench.store();
+    assert_eq!(bench.disk.channels.len(), 1);
+    bench.finish();
+}
