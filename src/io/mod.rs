@@ -3,7 +3,7 @@
 //! ```text
 //! worker::tasks   accept, timers, messages, the end of a turn, drain
 //!       │
-//! http::serve ─► client::upgrade ─► handover::worker      api::calls, idempotent, pages      hooks::completions
+//! http::serve ─► client::upgrade ─► handover::worker      api::calls, idempotent, pages, info   hooks::completions
 //!       │              │ client::task                            │ query                            │ lifecycle
 //!       └──────────────┴──────────────────┬──────────────────────┴──────────────────────────────────┘
 //!                                worker::turn   the shard, and what carries out its outputs
@@ -18,7 +18,6 @@
 pub mod api;
 pub mod backend;
 pub mod client;
-pub mod figures;
 pub mod handover;
 pub mod hooks;
 pub mod http;

@@ -57,7 +57,9 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("src", &["audit", "base", "cluster", "config", "demo", "io", "metrics", "policy", "shard", "store", "wire"]),
     ("src/wire", &["http1", "peer", "tls", "ws"]),
     ("src/shard", &["call", "channel", "connection", "session"]),
-    ("src/io", &["api", "backend", "client", "cluster", "handover", "http", "runtime", "store"]),
+    // `hooks`: what the business server is told and what its answers mean, above `backend`, which only carries requests.
+    // `worker`: the turn, and what workers share; it joins all the other rooms.
+    ("src/io", &["api", "backend", "client", "cluster", "handover", "hooks", "http", "runtime", "store", "worker"]),
 ];
 
 #[cfg(test)]
