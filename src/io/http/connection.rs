@@ -3,11 +3,11 @@
 
 use super::response::Response;
 use super::responses::ResponseWriter;
+use crate::base::time::ms;
 use crate::io::client::refusal::ConnectRefusal;
 use crate::io::runtime::deadlines::Watch;
 use crate::io::runtime::net;
 use crate::io::runtime::socket::Socket;
-use crate::io::worker::rules::ms;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::write_refusal;
 use crate::wire::http1::{BodyDecoder, BodyFraming, HeadLimits, HeadScanner};
