@@ -89,7 +89,7 @@ impl Server {
         let (workers, now) = (cpus.len(), clock::monotonic());
         let setup = SharedSetup { config, mailboxes, handovers, events: sender, listen, inherited, cpus, now };
         let shared = Arc::new(Shared::new(setup, &limits));
-        let resolver = Resolver::start(&Limits::DEFAULT)?;
+        let resolver = Resolver::start(&limits)?;
         let (store, sessions) = match opened {
             Some((store, Opened { sessions })) => (Some(start_store(&shared, store, &limits)?), sessions),
             None => (None, Vec::new()),
@@ -200,7 +200,7 @@ impl Server {
         }
         if let Some(caller) = caller {
             // When the mailbox is full, the call ends at its deadline.
-            let reloaded = PeerMessage::Reloaded { waits: caller.oneshot(), outcome };
+            let reloaded = PeerMessage::Reloaded { oneshot: caller.oneshot(), outcome };
             let _ = self.shared.mailbox(caller.worker()).try_send(reloaded);
         }
     }

@@ -8,8 +8,8 @@
 //!       └──────────────┴──────────────────┬──────────────────────┴──────────────────────────────────┘
 //!                                worker::turn   the shard, and what carries out its outputs
 //!                                         │
-//! client::sockets   http::responses   api::gather   hooks::jobs   worker::peers   store::queue   handover::channel
-//!       └───────────────┴─────────────────┴───────────────┴──────────────┴──────────────┴────────────┘
+//! client::sockets   http::responses   api::gather   hooks::requests   worker::peers   store::queue   handover::channel
+//!       └───────────────┴─────────────────┴─────────────────┴────────────────┴──────────────┴────────────┘
 //!                                      runtime
 //! ```
 //! A file uses files below it, never above: what a completion or a message has to set off above `worker::turn` arrives

@@ -89,8 +89,8 @@ impl PendingConnects {
     }
 
     pub fn attached(&self, key: ConnKey, outcome: Attached) {
-        let waits = self.attaching.borrow_mut().remove(&key);
-        if let Some(id) = waits {
+        let oneshot = self.attaching.borrow_mut().remove(&key);
+        if let Some(id) = oneshot {
             self.attaches.complete(id, outcome);
         }
     }
@@ -149,11 +149,11 @@ mod tests {
     fn a_hooks_context_is_taken_once_and_its_outcome_ends_the_wait() {
         let pending = PendingConnects::new(Tick(0));
         let connect = Connect { key: key(1), identity: Identity([1; 32]), response: Vec::new(), greets: true };
-        let waits = pending.open(connect, LATER);
-        assert_eq!(pending.take(waits.id()).map(|connect| connect.key), Some(key(1)));
-        assert!(pending.take(waits.id()).is_none());
-        pending.complete(waits.id(), ConnectOutcome::Refused);
-        let outcome = pin!(waits).poll(&mut Context::from_waker(Waker::noop()));
+        let oneshot = pending.open(connect, LATER);
+        assert_eq!(pending.take(oneshot.id()).map(|connect| connect.key), Some(key(1)));
+        assert!(pending.take(oneshot.id()).is_none());
+        pending.complete(oneshot.id(), ConnectOutcome::Refused);
+        let outcome = pin!(oneshot).poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(outcome, Poll::Ready(Ok(ConnectOutcome::Refused))));
     }
 }

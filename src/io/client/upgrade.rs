@@ -134,9 +134,9 @@ pub async fn connect(
         worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets) });
     } else {
         let deadline = worker.now() + rules.config().connect_timeout + CONNECT_GRACE_MS;
-        let waits = worker.connects().open(Connect { key, identity, response, greets }, deadline);
-        let outcome = match worker.hooks().connect(waits.id(), identity, query, headers) {
-            true => waits.await.unwrap_or(ConnectOutcome::Failed),
+        let oneshot = worker.connects().open(Connect { key, identity, response, greets }, deadline);
+        let outcome = match worker.hooks().connect(oneshot.id(), identity, query, headers) {
+            true => oneshot.await.unwrap_or(ConnectOutcome::Failed),
             false => ConnectOutcome::Failed,
         };
         let refused = match outcome {

@@ -1,4 +1,4 @@
-//! What a job of the backend pool is about. The pool carries it as a number and gives it back with the outcome; it is
+//! What a request of the backend pool is about. The pool carries it as a number and gives it back with the outcome; it is
 //! packed and unpacked here and nowhere else.
 
 use crate::base::id::ConnKey;

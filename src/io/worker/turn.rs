@@ -24,7 +24,7 @@ use crate::io::api::pending::PendingCalls;
 use crate::io::backend::Pool;
 use crate::io::client::connecting::PendingConnects;
 use crate::io::client::sockets::ClientSockets;
-use crate::io::hooks::jobs::Hooks;
+use crate::io::hooks::requests::Hooks;
 use crate::io::http::responses::{DueResponses, ResponseWriter};
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
@@ -295,9 +295,9 @@ impl Worker {
             PeerMessage::HandedOver { origin, to } => self.handle(Input::HandedOver { key: origin, to }),
             PeerMessage::HandoverEnded { origin } => self.handle(Input::HandoverEnded { key: origin }),
             PeerMessage::HandoverFailed { origin } => self.handle(Input::Abandoned { key: origin }),
-            PeerMessage::CallEnded { waits, response } => self.calls.repeats().complete(waits, response),
+            PeerMessage::CallEnded { oneshot, response } => self.calls.repeats().complete(oneshot, response),
             PeerMessage::Reload(config) => self.reload(config),
-            PeerMessage::Reloaded { waits, outcome } => self.calls.reloads().complete(waits, outcome),
+            PeerMessage::Reloaded { oneshot, outcome } => self.calls.reloads().complete(oneshot, outcome),
             PeerMessage::Drain => self.wakeups.drain(),
         }
     }
