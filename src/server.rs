@@ -4,7 +4,7 @@
 
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
-use crate::config::Config;
+use crate::config::{Config, Reload};
 use crate::io::backend::resolver::Resolver;
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::clock;
@@ -181,7 +181,7 @@ impl Server {
     /// All or nothing: a configuration with an error changes nothing.
     fn reload(&mut self, caller: Option<ReturnAddress>) {
         let outcome = (self.reread)().map(|new| {
-            let reload = self.shared.config().reload(new);
+            let reload = Reload::of(&self.shared.config(), new);
             let config = Arc::new(reload.config);
             self.shared.set_config(config.clone());
             if let Some(store) = self.shared.store() {

@@ -4,7 +4,7 @@
 
 use super::query;
 use crate::base::id::ShardId;
-use crate::config::StoreKind;
+use crate::config::{StoreKind, shown};
 use crate::io::backend::UpstreamState;
 use crate::io::http::response::Response;
 use crate::io::runtime::{clock, sys};
@@ -48,7 +48,7 @@ pub async fn info(core: &Rc<Worker>) -> Response {
         "largest_channels":
             largest.iter().map(|(name, members)| json!({"name": name, "members": members})).collect::<Vec<_>>(),
         "counters": counters,
-        "config": config.shown(),
+        "config": shown(&config),
     });
     Response::json(info.to_string().into_bytes())
 }
