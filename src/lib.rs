@@ -1,11 +1,68 @@
 //! Rainbow: a universal long-connection server.
 //!
-//! Modules in dependency order; imports run one way, `tests/tidy.rs` checks it. `wire` and `shard` name no runtime, no
-//! socket, no clock, no randomness and no async: what they do can be simulated, fuzzed, replayed and handed on.
+//! Modules in dependency order; imports run one way, inside a folder too, and `tests/tidy` checks it. `wire`, `shard`
+//! and `policy` name no runtime, no socket, no clock, no randomness and no async: what they do can be simulated,
+//! fuzzed, replayed and handed on.
+//!
+//! # Who owns what
+//!
+//! ```text
+//! process    io::worker::shared   config, mailboxes, presence, store queue, metrics
+//!  └ worker  io::worker::turn     one thread, one ring, one descriptor table; the only one that touches:
+//!     ├ shard                     what connections, channels, sessions and calls are, as plain data
+//!     │   ├ connection::table     slots, phases, outboxes, one timer each
+//!     │   ├ connection::downlink  messages to clients that are not finished    (in flight, queued)
+//!     │   ├ connection::uplink    messages from clients that are not finished  (known ids, forward queue)
+//!     │   ├ channel::members      who is in which channel
+//!     │   ├ session::scope        durable sessions, and their commands to the store
+//!     │   └ call::waiting         calls that wait for clients
+//!     ├ io::client::sockets       the clients' sockets, for writing
+//!     ├ io::client::task          one per client: its socket, for reading, and nothing else
+//!     ├ io::http::responses       responses to callers, until the turn ends
+//!     ├ io::backend::pool         keep-alive connections to the business server, and the requests that wait for one
+//!     └ io::worker::peers         messages for other workers that have no room yet
+//! store thread  io::store::thread the database; nobody else waits for a disk or for Redis
+//! ```
+//!
+//! # The life of a connection
+//!
+//! 1. `io::worker::tasks` accepts a socket; `io::http::serve` reads the request head and sees an upgrade.
+//! 2. `io::client::upgrade` checks it (`wire::ws::handshake`, `policy::admission`), takes a slot
+//!    (`Shard::reserve`: phase *Connecting*) and asks the business server (`io::hooks`, `io::backend`).
+//! 3. `io::hooks::completions` reads the answer. Accepted: `io::client::lifecycle` subscribes the connection and opens
+//!    it (`Input::Opened`: phase *Open*), or attaches it to its session (`shard::session::attach`) in the worker that
+//!    owns that, to which `io::handover::worker` carries the socket. Refused: a 401 or 503.
+//! 4. `io::client::task` reads from then on. `shard::connection::keepalive` pings who is silent.
+//! 5. It ends: the client closes, is too slow, is silent, breaks the protocol, is kicked, or the server drains. All go
+//!    through `shard::connection::table` (*Closing*, *Gone*). Its channels are left and its session stores what is
+//!    unfinished (`shard::session::end`). When its last message is answered, the close hook is sent (`Output::Closed`).
+//!
+//! # The life of a message up
+//!
+//! 1. `io::client::task` reads bytes; `Shard::handle` decodes them (`shard::connection::transport`) into a packet.
+//! 2. `shard::connection::uplink`: `known_ids` recognises a repeat, which is answered or absorbed. A new message joins
+//!    the client's forward queue; one per client is with the backend, so order is kept.
+//! 3. `Output::Forward` becomes an HTTP request (`io::hooks`), retried until its deadline (`io::backend`,
+//!    `policy::backend`).
+//! 4. The answer comes back as `Input::Forwarded`. Its headers act on the connection (`io::client::lifecycle`); its
+//!    body goes out as ACK or REC. A session's QoS 2 answer is stored first (`shard::session::uplink`).
+//!
+//! # The life of a call down
+//!
+//! 1. `io::http::serve` reads the request, `io::api::access` checks the signature, `policy::api` makes a call of it.
+//! 2. `io::api::query` sends one query to each shard that may have members (`io::worker::presence`) and gathers the
+//!    replies (`io::api::gather`). With a `message_id`, `io::api::idempotent` sees to it that the call is carried out
+//!   once.
+//! 3. `shard::fanout` delivers: at once to a few members, in slices to many. `shard::connection::downlink` gives the
+//!    message an id and room in the client's window; `shard::session::downlink` stores it for those who are away.
+//! 4. The message waits in the outbox (`shard::connection::outbox`) as a packet. At the end of the turn
+//!    `io::client::sockets` writes all that waits for a client at once, framed by its transport.
+//! 5. ACK or REC comes up, `shard::call::waiting` counts it; the last one, or the deadline, makes the reply, which goes
+//!    back through the gather to the caller (`io::http::responses`).
 
 /// Invariant: a client and a business server like any user's; what it finds is proved by the ledger alone.
 pub mod audit;
-/// Invariant: plain numbers and newtypes; nothing here knows of anything above.
+/// Invariant: plain numbers, newtypes and containers; nothing here knows of anything above.
 pub mod base;
 /// Invariant: a `Config` that exists is a valid one.
 pub mod config;
@@ -13,13 +70,13 @@ pub mod config;
 pub mod demo;
 /// Invariant: the only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
 pub mod io;
-/// Invariant: one writer per counter, any number of readers.
+/// Invariant: one writer per figure, any number of readers; a scrape asks nobody.
 pub mod metrics;
 /// Invariant: decisions about backends, calls and admission as pure functions; the caller does the waiting.
 pub mod policy;
 /// Invariant: every worker that was started has ended when `run` returns.
 pub mod server;
-/// Invariant: everything one core owns, as plain data; the same inputs give the same outputs.
+/// Invariant: everything one worker owns, as plain data; the same inputs give the same outputs.
 pub mod shard;
 /// Invariant: what was answered `Done` is on disk; storage only, the decisions are the shard's.
 pub mod store;

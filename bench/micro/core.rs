@@ -1,14 +1,14 @@
 //! The structures of a core: timing wheel, channel index, mailbox.
 
 use divan::Bencher;
+use rainbow::base::arena::List;
 use rainbow::base::id::ConnIndex;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
+use rainbow::base::wheel::Wheel;
 use rainbow::io::runtime::mailbox::{MailboxReceiver, MailboxSender, mailbox};
-use rainbow::shard::arena::List;
 use rainbow::shard::channel::members::Channels;
 use rainbow::shard::ids::MemberKind;
-use rainbow::shard::wheel::Wheel;
 
 const TIMERS: [u32; 2] = [1_000, 1_000_000];
 const MEMBERS: [u32; 2] = [1, 1_000_000];

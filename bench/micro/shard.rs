@@ -37,7 +37,7 @@ impl Bed {
 
     fn query(&mut self, channel: &Arc<str>, message: &Message) {
         let query = Query::Send { channel: channel.clone(), message: message.clone(), terms: (NOW + 10_000).into() };
-        self.shard.handle(Input::Query { ticket: QueryId(1), query }, NOW);
+        self.shard.handle(Input::Query { query_id: QueryId(1), query }, NOW);
     }
 
     /// Bytes from a client; `frame` is a template, as they are unmasked in place.

@@ -62,11 +62,11 @@ figures! {
         /// Durable sessions whose time was over.
         sessions_expired: Counter,
         /// Messages stored for durable sessions.
-        kept: Counter,
+        messages_stored: Counter as "kept",
         /// Messages given to the store because an online session did not acknowledge them in time.
-        kept_late: Counter,
+        stored_late: Counter as "kept_late",
         /// Messages not kept for a durable session: too many, too large, or the store is too busy.
-        keeps_refused: Counter,
+        stores_refused: Counter as "keeps_refused",
         /// Stored messages whose time was over.
         messages_expired: Counter,
         /// Open connections.
@@ -78,7 +78,7 @@ figures! {
         /// Calls waiting for clients' answers.
         calls_waiting: Gauge,
         /// Bytes of clients' messages that wait for the backend.
-        line_bytes: Gauge,
+        forward_queue_bytes: Gauge as "line_bytes",
         /// Durable sessions, those without a connection included.
         sessions: Gauge,
     }

@@ -1,8 +1,8 @@
 //! What a shard asks of the store, and what comes back. Plain, owned data: it travels to the store's thread.
 //!
 //! Each shard numbers its commands from 1, without gaps, and the store carries them out strictly in that order: a load
-//! sees every mutation before it. A mutation may be done twice (after a crash, or when a completion is lost): the second
-//! time changes nothing.
+//! sees every mutation before it. A mutation may be done twice (after a crash, or when a completion is lost): the
+//! second time changes nothing.
 
 use super::message::Message;
 pub use super::uplink_sequence::UplinkMark;

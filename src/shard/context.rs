@@ -45,14 +45,14 @@ impl Context<'_> {
         self.outputs.push_back(output);
     }
 
-    pub fn reply(&mut self, ticket: QueryId, reply: Reply) {
-        self.output(Output::Reply { ticket, reply });
+    pub fn reply(&mut self, query_id: QueryId, reply: Reply) {
+        self.output(Output::Reply { query_id, reply });
     }
 
     /// Replies to the query, if there is one.
     pub fn reply_some(&mut self, query: Option<(QueryId, Reply)>) {
-        if let Some((ticket, reply)) = query {
-            self.reply(ticket, reply);
+        if let Some((query_id, reply)) = query {
+            self.reply(query_id, reply);
         }
     }
 
@@ -89,8 +89,8 @@ impl Context<'_> {
     }
 
     pub fn end_call(&mut self, end: Option<CallEnd>) {
-        if let Some(CallEnd { ticket, answered, durable, data }) = end {
-            self.reply(ticket, Reply::Sent { connections: answered, data, kept: durable });
+        if let Some(CallEnd { query_id, answered, durable, data }) = end {
+            self.reply(query_id, Reply::Sent { connections: answered, data, durable });
         }
     }
 }

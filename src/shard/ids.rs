@@ -1,5 +1,5 @@
-//! Names inside one shard: sessions, members of channels, queries. Connections are named in `base::id`, since their keys
-//! leave the shard.
+//! Names inside one shard: sessions, members of channels, queries. Connections are named in `base::id`, since their
+//! keys leave the shard.
 
 use crate::base::id::ConnIndex;
 

@@ -52,12 +52,12 @@ pub enum Input<'a> {
         spent: Vec<u8>,
     },
     Query {
-        ticket: QueryId,
+        query_id: QueryId,
         query: Query,
     },
     /// `Query::Send` without owning the channel's name.
     Send {
-        ticket: QueryId,
+        query_id: QueryId,
         channel: &'a str,
         message: Message,
         terms: &'a Terms,
@@ -91,7 +91,7 @@ pub enum Input<'a> {
     /// A query about an identity, redirected to where its connection was handed over.
     RedirectedQuery {
         key: ConnKey,
-        ticket: QueryId,
+        query_id: QueryId,
         query: Query,
     },
     Close {

@@ -1,14 +1,14 @@
-//! What must hold in a shard between any two inputs. Every part checks its own lists of a connection; here their sums are
-//! compared with what the arenas hold. Goes over everything, so it runs in debug builds and for small shards only.
+//! What must hold in a shard between any two inputs. Every part checks its own lists of a connection; here their sums
+//! are compared with what the arenas hold. Goes over everything, so it runs in debug builds and for small shards only.
 
 use super::connection::conn::Phase;
 use super::connection::downlink::invariants as downlink;
 use super::connection::outbox::Item;
 use super::connection::uplink::invariants as uplink;
-use super::fanout::Fanout;
 use super::session::scope::Scope;
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
+use crate::shard::fanout::runs::Fanout;
 
 pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     if scope.conns.len() > CONNS_MAX {

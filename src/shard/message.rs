@@ -1,7 +1,7 @@
 //! Messages on their way to clients: encoded once as a packet, shared by all receivers of this shard.
 //!
-//! A count of uses lies beside each message (no atomic operation and no allocation per receiver); across shards the bytes
-//! are shared by `Arc`. What differs per receiver, id and DUP, is patched into the copy that goes to the socket.
+//! A count of uses lies beside each message (no atomic operation and no allocation per receiver); across shards the
+//! bytes are shared by `Arc`. What differs per receiver, id and DUP, is patched into the copy that goes to the socket.
 
 use crate::wire::packet::{self, MessageId, Packet, QoS};
 use crate::wire::ws::frame;

@@ -2,29 +2,28 @@
 //!
 //! The shard knows no socket, clock, randomness or async. The worker, the simulator and the fuzzer use it alike:
 //!
-//! * *Inputs*: `reserve` or `adopt` a slot, then `handle` what happens to it; `handle` what the backend, the store, callers
-//!   and time bring; `poll_fanout` once per turn.
+//! * *Inputs*: `reserve` or `adopt` a slot, then `handle` what happens to it; `handle` what the backend, the store,
+//!   callers and time bring; `poll_fanout` once per turn.
 //! * *Outputs*: after inputs, `poll_output` until `None`.
-//! * *Bytes to clients*: `next_dirty` names a connection, `gather` yields what it is to be written, `written` says how much
-//!   of that its socket took.
+//! * *Bytes to clients*: `next_dirty` names a connection, `gather` yields what it is to be written, `written` says how
+//!   much of that its socket took.
 //! * *Time*: `next_tick` says when to send `Input::Tick`.
 //!
 //! ```text
-//! Bytes ─► connection::transport ─► packet ─► uplink ───► Output::Forward …… Input::Forwarded ─► uplink ─┐
-//! Query ─► fanout ─► delivery ─► session ─► downlink ──────────────────────────────────────────────────► outbox ─► gather
-//! Tick  ─► wheel ─► repeats, pings, deadlines ───────────────────────────────────────────────────────────┘
+//! Bytes ─► transport ─► packet ─► uplink ─► Output::Forward …… Input::Forwarded ─► uplink ─┐
+//! Query ─► fanout ─► session ─► downlink ──────────────────────────────────────────────────► outbox ─► gather
+//! Tick  ─► wheel ─► repeats, pings, deadlines ─────────────────────────────────────────────┘
 //! ```
 //! `Shard` itself only dispatches. State belongs to the parts: connections (`connection::table`, `downlink`, `uplink`),
-//! channels, sessions, calls. A part changes what it owns and the parts below it; what concerns a part above it is reported
-//! by an event (`connection::event`), which is handled before `handle` returns.
+//! channels, sessions, calls. A part changes what it owns and the parts below it; what concerns a part above it is
+//! reported by an event (`connection::event`), which is handled before `handle` returns.
 
-pub mod arena;
 pub mod call;
 pub mod channel;
 pub mod command;
 pub mod connection;
 mod context;
-mod delivery;
+
 mod fanout;
 pub mod ids;
 pub mod input;
@@ -37,7 +36,6 @@ mod queries;
 mod session;
 pub mod settings;
 pub mod uplink_sequence;
-pub mod wheel;
 
 pub use call::query::{DurableTally, NotStored, Query, QueryRefusal, Reply, SessionInfo, Terms};
 pub use channel::members::{CHANNEL_NAME_MAX, name_hash};
@@ -66,7 +64,7 @@ use connection::table::Table;
 use connection::transport::{Arrival, Bytes};
 use connection::uplink::{Incoming, Numbering, Uplinks};
 use context::Context;
-use fanout::Fanout;
+use fanout::runs::Fanout;
 use message::Messages;
 use session::attach::{self, Attach};
 use session::channels::{subscribe, unsubscribe};
@@ -142,15 +140,15 @@ impl Shard {
                     shard.on_packet(conn, packet, now);
                 }
             }),
-            Input::Send { ticket, channel, message, terms } => {
+            Input::Send { query_id, channel, message, terms } => {
                 let (mut scope, fanout) = self.scope(now);
-                fanout.send(&mut scope, ticket, channel, message, terms);
+                fanout.send(&mut scope, query_id, channel, message, terms);
             }
-            Input::Query { ticket, query } => {
+            Input::Query { query_id, query } => {
                 let (mut scope, fanout) = self.scope(now);
-                queries::on_query(&mut scope, fanout, ticket, query, None);
+                queries::on_query(&mut scope, fanout, query_id, query, None);
             }
-            Input::RedirectedQuery { key, ticket, query } => self.on_redirected(key, ticket, query, now),
+            Input::RedirectedQuery { key, query_id, query } => self.on_redirected(key, query_id, query, now),
             Input::Completions(completions) => on_completions(&mut self.scope(now).0, completions),
             Input::MessagesExpired(expired) => on_messages_expired(&mut self.scope(now).0, expired),
             Input::Tick => self.on_tick(now),
@@ -250,7 +248,8 @@ impl Shard {
         self.conns.dirty_len()
     }
 
-    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has nothing.
+    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
+    /// nothing.
     pub fn gather(&self, conn: ConnIndex, enough: usize, out: &mut Vec<u8>) {
         self.conns.gather(conn, enough, &self.messages, out);
     }
@@ -443,12 +442,12 @@ impl Shard {
         on_events(&mut scope);
     }
 
-    fn on_redirected(&mut self, key: ConnKey, ticket: QueryId, query: Query, now: Tick) {
+    fn on_redirected(&mut self, key: ConnKey, query_id: QueryId, query: Query, now: Tick) {
         let conn = self.lookup(key).filter(|&conn| self.conns.conn(conn).is_open());
         let (mut scope, fanout) = self.scope(now);
         match conn {
-            Some(conn) => queries::on_query(&mut scope, fanout, ticket, query, Some(conn)),
-            None => scope.cx.reply(ticket, Reply::found(false)),
+            Some(conn) => queries::on_query(&mut scope, fanout, query_id, query, Some(conn)),
+            None => scope.cx.reply(query_id, Reply::found(false)),
         }
     }
 
@@ -472,7 +471,7 @@ impl Shard {
         metrics.channels.set(self.channels.len() as u64);
         metrics.timers.set(self.conns.timers_len() as u64);
         metrics.calls_waiting.set(self.calls.len() as u64);
-        metrics.line_bytes.set(self.uplinks.bytes() as u64);
+        metrics.forward_queue_bytes.set(self.uplinks.bytes() as u64);
         metrics.sessions.set(self.sessions.table.len() as u64);
         metrics.store_under_way.set(self.sessions.commands.len() as u64);
     }

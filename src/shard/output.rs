@@ -18,7 +18,7 @@ pub enum Output {
         cookie: Option<Rc<[u8]>>,
     },
     Reply {
-        ticket: QueryId,
+        query_id: QueryId,
         reply: Reply,
     },
     /// The connection is attached to its session, and its 101 is on the way.
@@ -35,7 +35,7 @@ pub enum Output {
     /// A query about a connection that was handed over: `Input::RedirectedQuery` there.
     RedirectQuery {
         to: ConnKey,
-        ticket: QueryId,
+        query_id: QueryId,
         query: Query,
     },
     /// A connection that came from another shard has ended: `Input::HandoverEnded` there, for the slot it came from.

@@ -1,5 +1,5 @@
-//! Mistakes that a shard can be told to make (`Mode::Planted`), so that the simulation shows that its model notices each.
-//! Each costs one line at the place it spoils; release builds leave all of them out.
+//! Mistakes that a shard can be told to make (`Mode::Planted`), so that the simulation shows that its model notices
+//! each. Each costs one line at the place it spoils; release builds leave all of them out.
 
 /// Which mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

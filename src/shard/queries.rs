@@ -2,8 +2,6 @@
 
 use super::call::query::{DurableTally, Query, QueryRefusal, Reply, SessionInfo, Terms};
 use super::connection::conn::Phase;
-use super::delivery::{self, conn_of, kick, online_members, open_call};
-use super::fanout::Fanout;
 use super::ids::{MemberKind, QueryId};
 use super::message::Message;
 use super::output::Output;
@@ -11,28 +9,32 @@ use super::session::channels::{leave_session, subscribe, unsubscribe};
 use super::session::scope::Scope;
 use super::session::{self, end};
 use crate::base::id::{ConnIndex, ConnKey, Identity};
+use crate::shard::fanout::delivery::{self, conn_of, kick, online_members, open_call};
+use crate::shard::fanout::runs::Fanout;
 use crate::wire::packet::QoS;
 
 /// `redirected`: the connection that an identity's has become, when the query was redirected here.
 pub fn on_query(
     scope: &mut Scope<'_>,
     fanout: &mut Fanout,
-    ticket: QueryId,
+    query_id: QueryId,
     query: Query,
     redirected: Option<ConnIndex>,
 ) {
     if let Some(to) = handed_over_to(scope, &query).filter(|_| redirected.is_none()) {
-        return scope.cx.output(Output::RedirectQuery { to, ticket, query });
+        return scope.cx.output(Output::RedirectQuery { to, query_id, query });
     }
     let find = |scope: &Scope<'_>, identity: &Identity| redirected.or_else(|| scope.conns.find(identity, Phase::Open));
     let reply = match query {
-        Query::Send { channel, message, terms } => return fanout.send(scope, ticket, &channel, message, &terms),
-        Query::SendTo { session, message, terms } => return send_to_session(scope, ticket, &session, message, &terms),
+        Query::Send { channel, message, terms } => return fanout.send(scope, query_id, &channel, message, &terms),
+        Query::SendTo { session, message, terms } => {
+            return send_to_session(scope, query_id, &session, message, &terms);
+        }
         Query::Session { session } => session_info(scope, &session),
-        Query::DropSession { session } => return end::drop_session(scope, ticket, &session),
+        Query::DropSession { session } => return end::drop_session(scope, query_id, &session),
         Query::Exists { identity } => Reply::found(find(scope, &identity).is_some()),
         Query::Subscribe { identity, channel } => match find(scope, &identity) {
-            Some(conn) => match subscribe(scope, conn, &channel, Some(ticket)) {
+            Some(conn) => match subscribe(scope, conn, &channel, Some(query_id)) {
                 Ok(true) => return,
                 Ok(false) => Reply::found(true),
                 Err(why) => Reply::Refused(why),
@@ -40,7 +42,7 @@ pub fn on_query(
             None => Reply::found(false),
         },
         Query::Unsubscribe { identity, channel } => match find(scope, &identity) {
-            Some(conn) => return unsubscribe(scope, conn, &channel, Some((ticket, Reply::found(true)))),
+            Some(conn) => return unsubscribe(scope, conn, &channel, Some((query_id, Reply::found(true)))),
             None => Reply::found(false),
         },
         Query::Evict { channel, keep } => evict(scope, &channel, &keep),
@@ -55,7 +57,7 @@ pub fn on_query(
         Query::Members { channel, offset, limit } => members(scope, &channel, offset, limit),
         Query::Largest { most } => largest(scope, most),
     };
-    scope.cx.reply(ticket, reply);
+    scope.cx.reply(query_id, reply);
 }
 
 /// Where the connection that is meant has gone.
@@ -71,19 +73,19 @@ fn handed_over_to(scope: &Scope<'_>, query: &Query) -> Option<ConnKey> {
 }
 
 /// To one session, online or not.
-fn send_to_session(scope: &mut Scope<'_>, ticket: QueryId, name: &str, message: Message, terms: &Terms) {
+fn send_to_session(scope: &mut Scope<'_>, query_id: QueryId, name: &str, message: Message, terms: &Terms) {
     let Some(index) = scope.sessions.table.by_name(name) else {
-        return scope.cx.reply(ticket, Reply::Refused(QueryRefusal::NoSuchSession));
+        return scope.cx.reply(query_id, Reply::Refused(QueryRefusal::NoSuchSession));
     };
     if let Some(why) = delivery::too_large(&message, &scope.cx) {
-        return scope.cx.reply(ticket, Reply::Refused(why));
+        return scope.cx.reply(query_id, Reply::Refused(why));
     }
     if message.qos == QoS::AtMostOnce {
         let connections = u32::from(scope.online_conn(index).is_some());
-        scope.cx.reply(ticket, Reply::Sent { connections, data: Vec::new(), kept: DurableTally::default() });
+        scope.cx.reply(query_id, Reply::Sent { connections, data: Vec::new(), durable: DurableTally::default() });
     }
     let message = scope.cx.messages.insert(message);
-    let delivery = open_call(scope, ticket, &message, 1, terms);
+    let delivery = open_call(scope, query_id, &message, 1, terms);
     session::downlink::deliver(scope, index, &message, delivery.as_ref());
     scope.cx.messages.release(message);
 }

@@ -1,5 +1,5 @@
-//! A shard on the bench, with clients as text: what a client hears is told in one line per frame, `send1 dup #3 "x"`,
-//! so that a test reads like the wire. Used by the tests of every room; below are those of the shard as a whole.
+//! A shard on the bench, with clients as text: what a client hears is described in one line per frame, `send1 dup #3
+//! "x"`, so that a test reads like the wire. Used by the tests of every room; below are those of the shard as a whole.
 
 use super::*;
 use crate::base::limits::Limits;
@@ -141,7 +141,7 @@ impl Rig {
     /// What a client that reads everything hears, one line per frame.
     pub fn hear(&mut self, key: ConnKey) -> Vec<String> {
         let bytes = self.take_bytes(key, usize::MAX);
-        tell(&bytes)
+        describe(&bytes)
     }
 
     /// At most `most` bytes of what waits for the client.
@@ -189,11 +189,11 @@ impl Rig {
         self.input(Input::Forwarded { key: forward.key, outcome: ForwardOutcome::Failed, spent: forward.body });
     }
 
-    pub fn ask(&mut self, query: Query) -> QueryId {
+    pub fn query(&mut self, query: Query) -> QueryId {
         self.tickets += 1;
-        let ticket = QueryId(self.tickets);
-        self.input(Input::Query { ticket, query });
-        ticket
+        let query_id = QueryId(self.tickets);
+        self.input(Input::Query { query_id, query });
+        query_id
     }
 
     /// `/send/` with a deadline in 10 s.
@@ -203,7 +203,7 @@ impl Rig {
 
     pub fn call_by(&mut self, channel: &str, qos: QoS, body: &str, deadline: Tick) -> QueryId {
         let message = Message::encode(qos, 7, body.as_bytes(), &mut Vec::new());
-        self.ask(Query::Send { channel: channel.into(), message, terms: deadline.into() })
+        self.query(Query::Send { channel: channel.into(), message, terms: deadline.into() })
     }
 
     /// The replies since the last call; other outputs wait.
@@ -211,7 +211,7 @@ impl Rig {
         let mut replies = Vec::new();
         for output in self.outputs() {
             match output {
-                Output::Reply { ticket, reply } => replies.push((ticket, reply)),
+                Output::Reply { query_id, reply } => replies.push((query_id, reply)),
                 other => self.outputs.push(other),
             }
         }
@@ -220,11 +220,11 @@ impl Rig {
 
     /// Asks, and is replied to at once.
     pub fn reply_to(&mut self, query: Query) -> Reply {
-        let ticket = self.ask(query);
+        let query_id = self.query(query);
         let mut replies = self.replies();
         assert_eq!(replies.len(), 1, "{replies:?}");
         let (replied, reply) = replies.remove(0);
-        assert_eq!(replied, ticket);
+        assert_eq!(replied, query_id);
         reply
     }
 
@@ -253,7 +253,7 @@ impl Rig {
 }
 
 pub fn sent(connections: u32, data: &str) -> Reply {
-    Reply::Sent { connections, data: data.as_bytes().to_vec(), kept: DurableTally::default() }
+    Reply::Sent { connections, data: data.as_bytes().to_vec(), durable: DurableTally::default() }
 }
 
 /// A client's SEND of type 7; the id counts at QoS 1 and 2 only.
@@ -276,8 +276,8 @@ pub fn client_frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A server's frames, whole ones only, as text.
-pub fn tell(mut bytes: &[u8]) -> Vec<String> {
-    let mut told = Vec::new();
+pub fn describe(mut bytes: &[u8]) -> Vec<String> {
+    let mut described = Vec::new();
     while let [first, len, rest @ ..] = bytes {
         let (len, rest) = match len {
             126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
@@ -285,14 +285,14 @@ pub fn tell(mut bytes: &[u8]) -> Vec<String> {
             len => (usize::from(*len), rest),
         };
         let (payload, rest) = rest.split_at(len);
-        told.push(tell_frame(first & 15, payload));
+        described.push(describe_frame(first & 15, payload));
         bytes = rest;
     }
     assert!(bytes.is_empty(), "half a frame: {bytes:?}");
-    told
+    described
 }
 
-fn tell_frame(opcode: u8, payload: &[u8]) -> String {
+fn describe_frame(opcode: u8, payload: &[u8]) -> String {
     match opcode {
         8 if payload.is_empty() => "close".into(),
         8 => {
@@ -302,11 +302,11 @@ fn tell_frame(opcode: u8, payload: &[u8]) -> String {
         9 => "ping".into(),
         10 => format!("pong {:?}", text(payload)),
         1 => format!("text {:?}", text(payload)),
-        _ => tell_packet(Packet::decode(payload).expect("the server speaks the protocol")),
+        _ => describe_packet(Packet::decode(payload).expect("the server speaks the protocol")),
     }
 }
 
-fn tell_packet(packet: Packet<'_>) -> String {
+fn describe_packet(packet: Packet<'_>) -> String {
     let mark = |dup| if dup { " dup" } else { "" };
     match packet {
         Packet::Send { qos: QoS::AtMostOnce, body, .. } => format!("send0 {:?}", text(body)),
@@ -581,7 +581,7 @@ fn presence_is_told_in_pairs() {
     rig.input(Input::Unsubscribe { key: one, channel: "news" });
     rig.end(two);
     rig.end(one);
-    let told = |channel: &str, wanted: bool, outputs: &[Output]| {
+    let reported = |channel: &str, wanted: bool, outputs: &[Output]| {
         let hash = name_hash(channel);
         let matching =
             |o: &&Output| matches!(o, Output::Presence { channel, here } if (*channel, *here) == (hash, wanted));
@@ -589,7 +589,7 @@ fn presence_is_told_in_pairs() {
     };
     let outputs = rig.outputs();
     for channel in ["news", "sport"] {
-        assert_eq!((told(channel, true, &outputs), told(channel, false, &outputs)), (1, 1), "{channel}");
+        assert_eq!((reported(channel, true, &outputs), reported(channel, false, &outputs)), (1, 1), "{channel}");
     }
     rig.finish();
 }

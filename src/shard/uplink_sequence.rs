@@ -1,15 +1,16 @@
 //! Numbers of a durable session's messages to the backend. They are made of the ids that its client gives them, so that
 //! a repeat gets the same number after any crash.
 //!
-//! A *run* is a row of rising ids; a message's number is its run and its id. A SEND without DUP whose id is not above the
-//! highest of the run begins a new run: the ids have gone round, or the client has lost its count. So does the first one
-//! after a crash, when the highest id is not known, unless a repeat before it has shown that the client still has its
-//! count. The mark is stored before a message of a new run goes on, or a crash would give its number away again. Ids that
-//! are left out do no harm: after a crash the client repeats what was not answered and goes on behind what was.
+//! A *run* is a row of rising ids; a message's number is its run and its id. A SEND without DUP whose id is not above
+//! the highest of the run begins a new run: the ids have gone round, or the client has lost its count. So does the
+//! first one after a crash, when the highest id is not known, unless a repeat before it has shown that the client still
+//! has its count. The mark is stored before a message of a new run goes on, or a crash would give its number away
+//! again. Ids that are left out do no harm: after a crash the client repeats what was not answered and goes on behind
+//! what was.
 //!
-//! A SEND with DUP whose id is not known belongs to the current run, except where the ids go round: the unanswered ids of
-//! a client span less than a quarter of all ids. So a high id in a young run is of the run before, and a low id in an old
-//! run is the beginning of the next.
+//! A SEND with DUP whose id is not known belongs to the current run, except where the ids go round: the unanswered ids
+//! of a client span less than a quarter of all ids. So a high id in a young run is of the run before, and a low id in
+//! an old run is the beginning of the next.
 
 use crate::wire::packet::MessageId;
 

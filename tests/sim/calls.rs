@@ -132,11 +132,11 @@ impl World {
         };
         call.parts.insert(node, part);
         let message = Message::encode(qos, (token % 1000) as u16, &body_of(token, "d"), &mut Vec::new());
-        let (ticket, name, terms) = (QueryId(token), channel_name(channel), Terms::from(deadline));
+        let (query_id, name, terms) = (QueryId(token), channel_name(channel), Terms::from(deadline));
         let input = match self.rng.chance(50) {
-            true => Input::Send { ticket, channel: name, message, terms: &terms },
+            true => Input::Send { query_id, channel: name, message, terms: &terms },
             false => {
-                Input::Query { ticket, query: Query::Send { channel: name.into(), message, terms: terms.clone() } }
+                Input::Query { query_id, query: Query::Send { channel: name.into(), message, terms: terms.clone() } }
             }
         };
         self.nodes[node].input(input, self.now);

@@ -55,11 +55,11 @@ impl Node {
 
     pub fn query(&mut self, query: Query, now: u64) -> Reply {
         let probe = QueryId(u64::MAX);
-        self.input(Input::Query { ticket: probe, query }, now);
+        self.input(Input::Query { query_id: probe, query }, now);
         let mut found = None;
         while let Some(output) = self.shard.poll_output() {
             match output {
-                Output::Reply { ticket, reply } if ticket == probe => found = Some(reply),
+                Output::Reply { query_id, reply } if query_id == probe => found = Some(reply),
                 other => self.stash.push_back(other),
             }
         }

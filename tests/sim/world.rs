@@ -474,9 +474,9 @@ impl World {
         self.carry_out(node);
         let state = &mut self.nodes[node];
         let open = state.slots.len() + 1;
-        let line_bytes = state.shard.metrics().line_bytes.get() as usize;
+        let forward_queue_bytes = state.shard.metrics().forward_queue_bytes.get() as usize;
         let most = state.settings.forward_queue_bytes + open * (200 + state.settings.message_bytes_max);
-        assert!(line_bytes <= most * 2, "{line_bytes} bytes wait for the backend");
+        assert!(forward_queue_bytes <= most * 2, "{forward_queue_bytes} bytes wait for the backend");
         if let Some(next) = state.shard.next_tick() {
             let next = next.0.max(self.now);
             if next < state.tick_at {
@@ -524,7 +524,7 @@ impl World {
             match output {
                 Output::Forward(forward) => self.on_forward(forward),
                 Output::Closed { identity, cookie } => self.on_closed(node, &identity, cookie.as_deref()),
-                Output::Reply { ticket, reply } => self.on_reply(node, ticket.0, reply),
+                Output::Reply { query_id, reply } => self.on_reply(node, query_id.0, reply),
                 Output::EndWriting { key } => {
                     let id = self.nodes[node].slots[&key.index];
                     assert_eq!(self.connections[id].key, key, "nothing is asked for one who has gone");

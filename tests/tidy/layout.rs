@@ -56,7 +56,8 @@ const ROOT_FILES: &[&str] = &["lib.rs", "main.rs", "server.rs", "worker.rs"];
 const FOLDERS: &[(&str, &[&str])] = &[
     ("src", &["audit", "base", "cluster", "config", "demo", "io", "metrics", "policy", "shard", "store", "wire"]),
     ("src/wire", &["http1", "peer", "tls", "ws"]),
-    ("src/shard", &["call", "channel", "connection", "session"]),
+    // `fanout` delivers to connections and to sessions, so it stands above both, and not in `channel`.
+    ("src/shard", &["call", "channel", "connection", "fanout", "session"]),
     // `hooks`: what the business server is told and what its answers mean, above `backend`, which only carries requests.
     // `worker`: the turn, and what workers share; it joins all the other rooms.
     ("src/io", &["api", "backend", "client", "cluster", "handover", "hooks", "http", "runtime", "store", "worker"]),

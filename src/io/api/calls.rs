@@ -153,9 +153,9 @@ async fn send_stored(
         return idempotent::send_once(worker, id, to, message).await.map(Response::json);
     }
     match query::send_to(worker, to, message).await? {
-        Reply::Sent { connections, data, kept } => {
+        Reply::Sent { connections, data, durable } => {
             let mut body = Vec::with_capacity(64 + data.len());
-            api::write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session });
+            api::write_sent(&mut body, Sent { connections, data: &data, durable, to_session });
             Ok(Response::json(body))
         }
         other => Ok(respond(Route::Send, other, Vec::new())),
@@ -170,8 +170,8 @@ fn owner(worker: &Worker, shard: ShardId) -> Option<ShardId> {
 fn respond(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {
     body.clear();
     match reply {
-        Reply::Sent { connections, data, kept } => {
-            api::write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session: false });
+        Reply::Sent { connections, data, durable } => {
+            api::write_sent(&mut body, Sent { connections, data: &data, durable, to_session: false });
         }
         Reply::Done { connections } if route == Route::Kick => {
             body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());

@@ -108,7 +108,7 @@ mod tests {
     const LATER: Tick = Tick(61_000);
 
     fn sent(connections: u32) -> Reply {
-        Reply::Sent { connections, data: Vec::new(), kept: Default::default() }
+        Reply::Sent { connections, data: Vec::new(), durable: Default::default() }
     }
 
     fn poll(future: impl Future<Output = Result<Option<Reply>, Expired>>) -> Poll<Result<Option<Reply>, Expired>> {

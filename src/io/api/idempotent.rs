@@ -79,17 +79,17 @@ async fn carry_out(
         ClaimOutcome::Settled(response) => return Ok(response),
         ClaimOutcome::Refused(why) => return Err(Refusal::Store(why)),
     }
-    let (connections, data, kept) = match query::send_to(worker, to, Outgoing { claim: Some(claim), ..message }).await?
-    {
-        Reply::Sent { connections, data, kept } => (connections, data, kept),
-        Reply::Refused(why) => return Err(Refusal::Shard(why)),
-        other => unreachable!("not the reply to a send: {other:?}"),
-    };
+    let (connections, data, durable) =
+        match query::send_to(worker, to, Outgoing { claim: Some(claim), ..message }).await? {
+            Reply::Sent { connections, data, durable } => (connections, data, durable),
+            Reply::Refused(why) => return Err(Refusal::Shard(why)),
+            other => unreachable!("not the reply to a send: {other:?}"),
+        };
     let to_session = matches!(to, Targets::Session(_));
     let mut body = Vec::with_capacity(64 + data.len());
-    write_sent(&mut body, Sent { connections, data: &data, durable: kept, to_session });
+    write_sent(&mut body, Sent { connections, data: &data, durable, to_session });
     // A member that was not reached by this call may be reached by its repeat.
-    if kept.refused == 0 {
+    if durable.refused == 0 {
         // If it is lost, a repeat is sent again, and the sessions' own claims keep it from doubling.
         worker.store().offer(Request::Settle { message_id: id.clone(), answer: body.clone() });
     }

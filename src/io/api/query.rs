@@ -64,7 +64,7 @@ pub async fn query_owner(
 
 fn query_one(worker: &Worker, shard: ShardId, query_id: QueryId, query: Query) {
     if shard == worker.id() {
-        worker.handle(Input::Query { ticket: query_id, query });
+        worker.handle(Input::Query { query_id, query });
     } else {
         worker.query_peer(shard, query_id, PeerMessage::Query { query_id, query });
     }
@@ -104,7 +104,7 @@ pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<
             gather.expect_one();
             let message = encoded.clone();
             if shard == worker.id() {
-                worker.shard().handle(Input::Send { ticket: gather.query(), channel, message, terms: &terms }, now);
+                worker.shard().handle(Input::Send { query_id: gather.query(), channel, message, terms: &terms }, now);
             } else {
                 let name: &Arc<str> = elsewhere.get_or_insert_with(|| Arc::from(&**channel));
                 let query = Query::Send { channel: name.clone(), message, terms: terms.clone() };
@@ -115,7 +115,7 @@ pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<
     worker.carry_out();
     worker.wakeups().need_turn();
     let reply = gather.reply().await.map_err(|Expired| Refusal::NoAnswerInTime)?;
-    Ok(reply.unwrap_or(Reply::Sent { connections: 0, data: Vec::new(), kept: Default::default() }))
+    Ok(reply.unwrap_or(Reply::Sent { connections: 0, data: Vec::new(), durable: Default::default() }))
 }
 
 fn terms(message: Outgoing<'_>, now: Tick) -> Terms {

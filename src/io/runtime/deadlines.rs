@@ -6,7 +6,7 @@
 
 use super::net;
 use crate::base::time::Tick;
-use crate::shard::wheel::Wheel;
+use crate::base::wheel::Wheel;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;

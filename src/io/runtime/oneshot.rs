@@ -12,7 +12,7 @@
 
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
-use crate::shard::wheel::Wheel;
+use crate::base::wheel::Wheel;
 use slab::Slab;
 use std::cell::RefCell;
 use std::pin::Pin;

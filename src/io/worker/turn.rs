@@ -287,10 +287,10 @@ impl Worker {
 
     fn on_message(&self, message: PeerMessage) {
         match message {
-            PeerMessage::Query { query_id, query } => self.handle(Input::Query { ticket: query_id, query }),
+            PeerMessage::Query { query_id, query } => self.handle(Input::Query { query_id, query }),
             PeerMessage::Reply { query_id, reply } => self.calls.gathers().resolve(query_id, reply),
             PeerMessage::RedirectedQuery { key, query_id, query } => {
-                self.handle(Input::RedirectedQuery { key, ticket: query_id, query });
+                self.handle(Input::RedirectedQuery { key, query_id, query });
             }
             PeerMessage::HandedOver { origin, to } => self.handle(Input::HandedOver { key: origin, to }),
             PeerMessage::HandoverEnded { origin } => self.handle(Input::HandoverEnded { key: origin }),
@@ -319,13 +319,13 @@ impl Worker {
                 None => return,
                 Some(Output::Forward(forward)) => self.forward(forward),
                 Some(Output::Closed { identity, cookie }) => self.hooks.close(identity, cookie, self.now()),
-                Some(Output::Reply { ticket, reply }) => self.reply(ticket, reply),
+                Some(Output::Reply { query_id, reply }) => self.reply(query_id, reply),
                 Some(Output::Attached { key }) => self.connects.attached(key, Ok(())),
                 Some(Output::AttachRefused { key, why }) => self.connects.attached(key, Err(why)),
                 Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
-                Some(Output::RedirectQuery { to, ticket, query }) => {
-                    let redirected = PeerMessage::RedirectedQuery { key: to, query_id: ticket, query };
-                    self.query_peer(to.shard, ticket, redirected);
+                Some(Output::RedirectQuery { to, query_id, query }) => {
+                    let redirected = PeerMessage::RedirectedQuery { key: to, query_id, query };
+                    self.query_peer(to.shard, query_id, redirected);
                 }
                 Some(Output::HandoverEnded { origin }) => {
                     self.send_message(origin.shard, PeerMessage::HandoverEnded { origin: origin });

@@ -75,7 +75,7 @@ pub enum Reply {
     Sent {
         connections: u32,
         data: Vec<u8>,
-        kept: DurableTally,
+        durable: DurableTally,
     },
     /// `None`: no such session.
     Session(Option<Box<SessionInfo>>),
@@ -180,9 +180,12 @@ impl Reply {
         let did_nothing =
             |reply: &Reply| matches!(reply, Reply::Sent { connections: 0, .. } | Reply::Done { connections: 0 });
         match (&mut *self, other) {
-            (Reply::Sent { connections, data, kept }, Reply::Sent { connections: more, data: other, kept: others }) => {
+            (
+                Reply::Sent { connections, data, durable },
+                Reply::Sent { connections: more, data: other, durable: others },
+            ) => {
                 *connections += more;
-                kept.add(others);
+                durable.add(others);
                 if data.is_empty() {
                     *data = other;
                 }
@@ -212,7 +215,7 @@ impl Reply {
 impl Reply {
     /// How many connections a message was sent to, when nobody's answer is waited for.
     pub fn sent(connections: usize) -> Reply {
-        Reply::Sent { connections: connections as u32, data: Vec::new(), kept: DurableTally::default() }
+        Reply::Sent { connections: connections as u32, data: Vec::new(), durable: DurableTally::default() }
     }
 
     /// Whether the one connection or session that is meant was found.

@@ -1,10 +1,10 @@
-//! Calls that wait for clients' answers: this shard's share of each /send/. A call ends when every member has answered or
-//! can no longer answer, or at its deadline; then one reply goes back to the sender of the query.
+//! Calls that wait for clients' answers: this shard's share of each /send/. A call ends when every member has answered
+//! or can no longer answer, or at its deadline; then one reply goes back to the sender of the query.
 
 use super::query::{DurableTally, NotStored};
 use crate::base::time::Tick;
+use crate::base::wheel::Wheel;
 use crate::shard::ids::QueryId;
-use crate::shard::wheel::Wheel;
 use slab::Slab;
 
 /// A member's reference to the call that waits for its answer. Stale once the call has ended.
@@ -21,7 +21,7 @@ pub struct Calls {
 }
 
 struct Call {
-    ticket: QueryId,
+    query_id: QueryId,
     generation: u32,
     /// Members that may still answer.
     waiting: u32,
@@ -33,7 +33,7 @@ struct Call {
 /// A call that has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CallEnd {
-    pub ticket: QueryId,
+    pub query_id: QueryId,
     pub answered: u32,
     pub durable: DurableTally,
     /// The first answer's body that was not empty.
@@ -54,11 +54,11 @@ impl Calls {
     }
 
     /// `members` must not be 0: a call that nobody can answer is not opened.
-    pub fn open(&mut self, ticket: QueryId, members: u32, deadline: Tick) -> CallRef {
+    pub fn open(&mut self, query_id: QueryId, members: u32, deadline: Tick) -> CallRef {
         debug_assert!(members > 0, "somebody can answer");
         self.generation = self.generation.wrapping_add(1);
         let call = Call {
-            ticket,
+            query_id,
             generation: self.generation,
             waiting: members,
             answered: 0,
@@ -113,8 +113,9 @@ impl Calls {
     #[cfg(debug_assertions)]
     pub fn check(&self, holds: &[CallRef]) {
         for (index, call) in &self.calls {
-            let held = holds.iter().filter(|h| h.index as usize == index && h.generation == call.generation).count();
-            assert_eq!(call.waiting as usize, held, "a call waits for those who hold it");
+            let unmatched_recs =
+                holds.iter().filter(|h| h.index as usize == index && h.generation == call.generation).count();
+            assert_eq!(call.waiting as usize, unmatched_recs, "a call waits for those who hold it");
             assert!(call.waiting > 0 && self.deadlines.deadline(index as u32).is_some());
         }
         assert_eq!(self.calls.len(), self.deadlines.len());
@@ -132,8 +133,8 @@ impl Calls {
 
     fn end(&mut self, index: u32) -> CallEnd {
         self.deadlines.cancel(index);
-        let Call { ticket, answered, durable, data, .. } = self.calls.remove(index as usize);
-        CallEnd { ticket, answered, durable, data }
+        let Call { query_id, answered, durable, data, .. } = self.calls.remove(index as usize);
+        CallEnd { query_id, answered, durable, data }
     }
 }
 
@@ -151,7 +152,7 @@ mod tests {
         assert_eq!(
             ended,
             CallEnd {
-                ticket: QueryId(9),
+                query_id: QueryId(9),
                 answered: 2,
                 durable: DurableTally::default(),
                 data: b"late but first".to_vec()
@@ -164,7 +165,7 @@ mod tests {
     fn an_answer_after_the_end_is_stale_even_when_the_slot_is_used_again() {
         let mut calls = Calls::new(Tick(0));
         let old = calls.open(QueryId(1), 2, Tick(10));
-        assert_eq!(calls.poll_expired(Tick(10)).map(|ended| (ended.ticket, ended.answered)), Some((QueryId(1), 0)));
+        assert_eq!(calls.poll_expired(Tick(10)).map(|ended| (ended.query_id, ended.answered)), Some((QueryId(1), 0)));
         let new = calls.open(QueryId(2), 1, Tick(20));
         assert_eq!(calls.answered(old, b"x"), None);
         assert_eq!(calls.answered(new, b"y").map(|ended| ended.answered), Some(1));

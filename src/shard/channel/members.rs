@@ -1,5 +1,5 @@
-//! Who is in which channel, on this shard. Joining, leaving and finding a channel are O(1); a channel exists while it has
-//! members. A connection or session that ends leaves all its channels first, so no member is stale.
+//! Who is in which channel, on this shard. Joining, leaving and finding a channel are O(1); a channel exists while it
+//! has members. A connection or session that ends leaves all its channels first, so no member is stale.
 //!
 //! ```text
 //! names ──► channel ──► members: (member, its membership) (member, …) …
@@ -7,7 +7,7 @@
 //! member ──► List ──► membership: channel, position in its members
 //! ```
 
-use crate::shard::arena::{Arena, List, NodeIndex};
+use crate::base::arena::{Arena, List, NodeIndex};
 use crate::shard::ids::Member;
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
@@ -181,8 +181,8 @@ impl Channels {
     fn remove(&mut self, joined: &mut List, membership: NodeIndex) -> Change {
         let Membership { channel, position } = self.memberships.remove(joined, membership);
         if let Some(rest) = self.channels[channel.slot()].members.swap_remove(position as usize) {
-            if let Some(moved) = rest.get(position as usize) {
-                self.memberships.get_mut(moved.membership).position = position;
+            if let Some(swapped) = rest.get(position as usize) {
+                self.memberships.get_mut(swapped.membership).position = position;
             }
             return Change::Member;
         }

@@ -1,16 +1,16 @@
-//! One connection as plain data: its phase, its clocks and its lists. What the lists hold lies in the arenas of the parts
-//! that own it.
+//! One connection as plain data: its phase, its clocks and its lists. What the lists hold lies in the arenas of the
+//! parts that own it.
 //!
 //! A delivery touches `Conn` only: one cache line. Everything that is used when the client sends, or seldom, is in
 //! `ConnDetails`.
 
-use super::downlink::Downlink;
+use super::forward_queue::Uplink;
 use super::outbox::Outbox;
+use super::pending::Downlink;
 use super::transport::Receiver;
-use super::uplink::Uplink;
+use crate::base::arena::List;
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
-use crate::shard::arena::List;
 use crate::shard::ids::SessionKey;
 use std::rc::Rc;
 

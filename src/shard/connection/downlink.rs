@@ -7,156 +7,22 @@
 //! ```
 //! One list per connection holds the messages in flight, in the order of their ids, then the queued ones.
 //!
-//! For a session's connection the session decides what is stored. This part keeps each message's `StoreState` and reports
-//! what the session must know (`Event`).
+//! For a session's connection the session decides what is stored. This part keeps each message's `StoreState` and
+//! reports what the session must know (`Event`).
 
 use super::event::Event;
 use super::keepalive;
+use super::pending::{Delivery, Downlink, Pending, State, StoreState, ToStore, id_of, offset_after};
 use super::table::Table;
+use crate::base::arena::{Arena, NodeIndex};
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
-use crate::shard::arena::{Arena, List, NodeIndex};
 use crate::shard::call::waiting::CallRef;
-use crate::shard::command::{Claim, IDS, Offset, StoredMessage, UnixMs};
+use crate::shard::command::{IDS, Offset, StoredMessage};
 use crate::shard::context::Context;
-use crate::shard::message::{Message, MessageRef, Stamp};
+use crate::shard::message::{MessageRef, Stamp};
 use crate::shard::planted::Bug;
 use crate::wire::packet::{MessageId, Packet, QoS};
-use std::sync::Arc;
-
-/// One connection's list, and where it stands in it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Downlink {
-    list: List,
-    /// All that come before it in the list have been sent.
-    first_queued: Option<NodeIndex>,
-    queued_bytes: u32,
-    /// The offset of the next message that gets an id; its id follows from it. Below `OFFSETS`.
-    launched: u32,
-    in_flight: u16,
-}
-
-/// A QoS 1/2 message to a client that is not finished.
-pub struct Pending {
-    /// `None` once the client has it (QoS 2, after REC).
-    message: Option<MessageRef>,
-    /// `None` when no call waits any more: the message is stored, or was loaded from the store.
-    call: Option<CallRef>,
-    /// When it is given up, unless it is stored.
-    deadline: Tick,
-    repeat_at: Tick,
-    /// When a durable session has it stored.
-    store_at: Tick,
-    expires: UnixMs,
-    /// Its place among all that got an id, below `OFFSETS`; in a durable session its `Offset`.
-    offset: u64,
-    attempts: u16,
-    state: State,
-    store_state: StoreState,
-    /// Sent before, on an earlier connection.
-    dup: bool,
-    /// The caller's `message_id`, for receipts.
-    message_id: Option<Arc<str>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    Queued,
-    /// Sent; waiting for ACK or REC.
-    Sent(QoS),
-    /// REC came for a stored message; REL waits for the store.
-    Releasing,
-    /// REC came, REL went out; waiting for COM.
-    Released,
-}
-
-/// Does the store have the message?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreState {
-    NotStored,
-    Storing,
-    Stored,
-    /// Refused by a store that may have stored it all the same: nothing is promised, and it is treated as stored.
-    Unknown,
-}
-
-impl StoreState {
-    /// Does the message count as waiting?
-    pub fn counts(self) -> bool {
-        matches!(self, StoreState::Storing | StoreState::Stored)
-    }
-}
-
-/// On what terms a message is delivered to each member of a channel.
-pub struct Delivery {
-    pub call: CallRef,
-    pub deadline: Tick,
-    pub expires: UnixMs,
-    pub claim: Option<Claim>,
-}
-
-/// What the store needs of a message in memory.
-pub struct ToStore {
-    pub offset: Offset,
-    pub message: Message,
-    /// It may have reached the client.
-    pub sent: bool,
-    pub expires: UnixMs,
-}
-
-impl Downlink {
-    /// Bytes of messages that wait for room in the window.
-    pub fn queued_bytes(&self) -> usize {
-        self.queued_bytes as usize
-    }
-
-    pub fn in_flight(&self) -> usize {
-        usize::from(self.in_flight)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    /// Messages wait for room in the window.
-    pub fn has_queued(&self) -> bool {
-        self.first_queued.is_some()
-    }
-}
-
-impl Pending {
-    fn id(&self) -> MessageId {
-        id_of(self.offset)
-    }
-
-    /// Nobody was promised that it arrives.
-    fn may_be_given_up(&self) -> bool {
-        self.store_state == StoreState::NotStored && !self.is_released()
-    }
-
-    /// When it has to be looked at.
-    fn wake(&self) -> Tick {
-        let deadline = if self.may_be_given_up() { self.deadline.min(self.store_at) } else { Tick::NEVER };
-        deadline.min(self.repeat_at)
-    }
-
-    pub fn offset(&self) -> Offset {
-        Offset(self.offset)
-    }
-
-    pub fn store_state(&self) -> StoreState {
-        self.store_state
-    }
-
-    pub fn has_call(&self) -> bool {
-        self.call.is_some()
-    }
-
-    /// The client has it; its REL, or the answer to that, is missing.
-    pub fn is_released(&self) -> bool {
-        matches!(self.state, State::Releasing | State::Released)
-    }
-}
 
 /// The messages of all connections of a shard.
 #[derive(Default)]
@@ -655,37 +521,6 @@ impl Downlinks {
         self.pending.len()
     }
 }
-
-impl Pending {
-    fn new(message: &MessageRef, delivery: &Delivery, cx: &mut Context<'_>) -> Pending {
-        Pending {
-            message: Some(cx.messages.another(message)),
-            call: Some(delivery.call),
-            deadline: delivery.deadline,
-            repeat_at: Tick::NEVER,
-            store_at: Tick::NEVER,
-            expires: delivery.expires,
-            offset: 0,
-            attempts: 0,
-            state: State::Queued,
-            store_state: StoreState::NotStored,
-            dup: false,
-            message_id: None,
-        }
-    }
-}
-
-/// 1, 2, …, 65534, 1, …
-fn id_of(offset: u64) -> MessageId {
-    Offset(offset).id()
-}
-
-fn offset_after(offset: u64) -> u64 {
-    (offset + 1) % OFFSETS
-}
-
-/// A connection's offsets go round where ids do, so that the ids go on without a jump, and fit `launched`.
-const OFFSETS: u64 = u32::MAX as u64 / IDS * IDS;
 
 #[cfg(debug_assertions)]
 pub mod invariants;

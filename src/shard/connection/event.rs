@@ -2,8 +2,8 @@
 //! order, after the packet, timer or delivery that caused them. A connection without a session only ever reports `Left`
 //! and `Done`.
 
+use crate::base::arena::NodeIndex;
 use crate::base::id::ConnIndex;
-use crate::shard::arena::NodeIndex;
 use crate::shard::command::Offset;
 use crate::wire::packet::MessageId;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! The ids that a client has used, and what their messages were answered: here a repeat is recognised.
 //!
-//! A QoS 2 id is forgotten at REL and at no other time. Of QoS 1 the last answers are remembered, and as many failures as
-//! QoS 2 ids may be held.
+//! A QoS 2 id is forgotten at REL and at no other time. Of QoS 1 the last answers are remembered, and as many failures
+//! as QoS 2 ids may be held.
 
-use crate::shard::arena::{Arena, List, NodeIndex};
+use crate::base::arena::{Arena, List, NodeIndex};
 use crate::wire::packet::{MessageId, Packet, QoS};
 use std::rc::Rc;
 
@@ -18,7 +18,7 @@ pub struct KnownIds {
     answer_bytes: u32,
     /// The last new id; 0 before the first.
     last_id: u16,
-    held_qos2: u16,
+    unreleased_qos2: u16,
     answered_qos1: u16,
     failed_qos1: u16,
     storing: u16,
@@ -41,7 +41,7 @@ pub enum Answer {
     Missing,
     /// There, and waits for the session.
     Storing(Rc<[u8]>),
-    Given(Rc<[u8]>),
+    Sent(Rc<[u8]>),
     /// The backend could not be reached in time; the client's repeat tries again.
     Failed,
 }
@@ -56,8 +56,8 @@ impl KnownIds {
         usize::from(self.storing)
     }
 
-    pub fn held_qos2(&self) -> usize {
-        usize::from(self.held_qos2)
+    pub fn unreleased_qos2(&self) -> usize {
+        usize::from(self.unreleased_qos2)
     }
 
     pub fn answer_bytes(&self) -> usize {
@@ -91,7 +91,7 @@ impl KnownIds {
         match &known.answer {
             Answer::Missing => {}
             Answer::Storing(_) => add(&mut self.storing),
-            Answer::Given(packet) => {
+            Answer::Sent(packet) => {
                 self.answer_bytes = self.answer_bytes.wrapping_add_signed(i32::from(by) * packet.len() as i32);
                 if qos1 {
                     add(&mut self.answered_qos1);
@@ -101,7 +101,7 @@ impl KnownIds {
             Answer::Failed => {}
         }
         if !qos1 {
-            add(&mut self.held_qos2);
+            add(&mut self.unreleased_qos2);
         }
     }
 }
@@ -169,7 +169,7 @@ impl KnownTable {
 
     /// An answered QoS 2 id of an earlier connection.
     pub fn restore(&mut self, ids: &mut KnownIds, id: MessageId, sequence: u64, answer: Rc<[u8]>) {
-        self.push(ids, Known { id, qos: QoS::ExactlyOnce, sequence, answer: Answer::Given(answer), before: true });
+        self.push(ids, Known { id, qos: QoS::ExactlyOnce, sequence, answer: Answer::Sent(answer), before: true });
     }
 
     fn push(&mut self, ids: &mut KnownIds, known: Known) {
@@ -191,10 +191,11 @@ impl KnownTable {
         known
     }
 
-    /// Forgets the oldest answers of QoS 1 until no more than so many, and so many bytes of all answers, are remembered.
+    /// Forgets the oldest answers of QoS 1 until no more than so many, and so many bytes of all answers, are
+    /// remembered.
     pub fn forget_answers(&mut self, ids: &mut KnownIds, answers_max: u16, bytes_max: usize) {
         while ids.answered_qos1 > answers_max || ids.answered_qos1 > 0 && ids.answer_bytes as usize > bytes_max {
-            self.remove_oldest_qos1(ids, |answer| matches!(answer, Answer::Given(_)));
+            self.remove_oldest_qos1(ids, |answer| matches!(answer, Answer::Sent(_)));
         }
     }
 
@@ -247,7 +248,7 @@ impl KnownTable {
     #[cfg(debug_assertions)]
     pub fn check(&self, ids: &KnownIds, durable: bool, answers_max: u16) {
         let mut counted =
-            KnownIds { answer_bytes: 0, held_qos2: 0, answered_qos1: 0, failed_qos1: 0, storing: 0, ..*ids };
+            KnownIds { answer_bytes: 0, unreleased_qos2: 0, answered_qos1: 0, failed_qos1: 0, storing: 0, ..*ids };
         let (mut seen, mut sequence) = (std::collections::HashSet::new(), 0);
         for known in self.iter(ids) {
             assert!(known.id.is_valid() && seen.insert(known.id), "an id is known once");
@@ -257,7 +258,7 @@ impl KnownTable {
             counted.count(known, 1);
         }
         let counts =
-            |ids: &KnownIds| (ids.answer_bytes, ids.held_qos2, ids.answered_qos1, ids.failed_qos1, ids.storing);
+            |ids: &KnownIds| (ids.answer_bytes, ids.unreleased_qos2, ids.answered_qos1, ids.failed_qos1, ids.storing);
         assert_eq!(counts(&counted), counts(ids));
         assert!(ids.answered_qos1 <= answers_max);
     }

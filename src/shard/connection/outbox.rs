@@ -1,11 +1,11 @@
 //! What waits to be written to one connection: packets, pings and closes. A shared message stays one until the write;
 //! then what waits is framed and copied, one behind the other, into the worker's buffer: many frames, one send.
 //!
-//! Bytes are counted as they will be written. The limit is the caller's, which makes room by `drop_oldest_qos0` or closes
-//! the connection.
+//! Bytes are counted as they will be written. The limit is the caller's, which makes room by `drop_oldest_qos0` or
+//! closes the connection.
 
 use super::transport::Transport;
-use crate::shard::arena::{Arena, List};
+use crate::base::arena::{Arena, List};
 use crate::shard::message::{MessageRef, Messages, Stamp};
 use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;

@@ -1,22 +1,22 @@
 //! The connections of a shard: their slots, phases, outboxes and timers. Every way in which a connection opens, is
 //! written to, closes and ends goes through here; nobody else changes its phase.
 //!
-//! Closing is done in two steps. `close` and `end` change the connection itself at once, so that nothing more is delivered
-//! to it, and report `Event::Left`; the shard then takes it out of its channels and its session.
+//! Closing is done in two steps. `close` and `end` change the connection itself at once, so that nothing more is
+//! delivered to it, and report `Event::Left`; the shard then takes it out of its channels and its session.
 
 use super::conn::{Conn, ConnDetails, Phase};
 use super::event::Event;
 use super::outbox::{Item, Outboxes};
 use super::transport::Receiver;
+use crate::base::arena::List;
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
-use crate::shard::arena::List;
+use crate::base::wheel::Wheel;
 use crate::shard::context::Context;
 use crate::shard::ids::SessionKey;
 use crate::shard::message::{MessageRef, Messages, Stamp};
 use crate::shard::output::Output;
 use crate::shard::planted::Bug;
-use crate::shard::wheel::Wheel;
 use crate::wire::packet::Packet;
 use crate::wire::ws::frame::CloseCode;
 use rustc_hash::FxHashMap;
@@ -30,7 +30,8 @@ pub struct Table {
     /// By the same slots; of a free slot there is what a new connection begins with.
     details: Vec<ConnDetails>,
     outboxes: Outboxes,
-    /// One timer per connection: the earliest thing it waits for. It may fire early; whoever is called looks what is due.
+    /// One timer per connection: the earliest thing it waits for. It may fire early; whoever is called looks what is
+    /// due.
     timers: Wheel,
     /// Connections to be written, each once.
     dirty: VecDeque<ConnIndex>,
@@ -339,8 +340,8 @@ impl Table {
 
     // ---- writing ----
 
-    /// Anything but a QoS 0 message. A client without room for it is too slow: its connection closes. True when it is in
-    /// the outbox.
+    /// Anything but a QoS 0 message. A client without room for it is too slow: its connection closes. True when it is
+    /// in the outbox.
     pub fn push(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) -> bool {
         let len = item.len(self.conn(index).outbox.transport(), cx.messages);
         let room = self.make_room(index, len, cx);
@@ -380,8 +381,8 @@ impl Table {
         room
     }
 
-    /// Drops QoS 0 messages, the oldest first, until `len` more bytes fit; true when they do. Where nothing waits anything
-    /// fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
+    /// Drops QoS 0 messages, the oldest first, until `len` more bytes fit; true when they do. Where nothing waits
+    /// anything fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
     pub fn drop_for_room(&mut self, index: ConnIndex, len: usize, cx: &mut Context<'_>) -> bool {
         let max = cx.settings.outbox_bytes_max;
         let conn = &mut self.conns[index.slot()];
@@ -418,7 +419,8 @@ impl Table {
         self.dirty.len()
     }
 
-    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has nothing.
+    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
+    /// nothing.
     pub fn gather(&self, index: ConnIndex, enough: usize, messages: &Messages, out: &mut Vec<u8>) {
         if let Some(conn) = self.get(index) {
             self.outboxes.gather(&conn.outbox, messages, enough, out);

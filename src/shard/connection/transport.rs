@@ -1,5 +1,5 @@
-//! The edge between packets and bytes. A shard handles packets, pings and closes; what these look like on a connection's
-//! transport is decided here, where bytes arrive (`Receiver`) and leave (`Transport`).
+//! The edge between packets and bytes. A shard handles packets, pings and closes; what these look like on a
+//! connection's transport is decided here, where bytes arrive (`Receiver`) and leave (`Transport`).
 
 use crate::wire::packet::{MessageId, Packet};
 use crate::wire::ws::decoder::{self, Decoder, Violation};

@@ -8,13 +8,13 @@
 //! until the session lets it go.
 
 use super::event::Event;
+use super::forward_queue::{Current, Hold, Origin, Queued, Uplink};
 use super::keepalive;
-use super::known_ids::{Answer, KnownIds, KnownTable, answer_body, answer_packet};
+use super::known_ids::{Answer, KnownTable, answer_body, answer_packet};
 use super::outbox::Item;
 use super::table::Table;
+use crate::base::arena::{Arena, NodeIndex};
 use crate::base::id::ConnIndex;
-use crate::base::time::Tick;
-use crate::shard::arena::{Arena, List, NodeIndex};
 use crate::shard::command::{Received, SessionId};
 use crate::shard::context::Context;
 use crate::shard::input::ForwardOutcome;
@@ -24,49 +24,6 @@ use crate::shard::uplink_sequence::UplinkMark;
 use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
-
-/// One connection's known ids and forward queue.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Uplink {
-    known: KnownIds,
-    queue: List,
-    queue_len: u32,
-    hold: Hold,
-    /// What the backend has now.
-    current: Option<Current>,
-}
-
-/// Must the forward queue wait until the store has the mark that its numbers are made of?
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Hold {
-    #[default]
-    No,
-    Storing,
-    /// The store has refused the mark: the next message has it stored again.
-    Refused,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Current {
-    origin: Origin,
-    bytes: u32,
-}
-
-/// Where a queued message came from; QoS 0 has no id.
-#[derive(Clone, Copy, Debug)]
-struct Origin {
-    qos: QoS,
-    id: u16,
-    sequence: u64,
-}
-
-/// A message in a forward queue.
-pub struct Queued {
-    origin: Origin,
-    message_type: u16,
-    body: Vec<u8>,
-    accepted: Tick,
-}
 
 /// A SEND as it came.
 #[derive(Clone, Copy)]
@@ -96,18 +53,6 @@ pub struct Uplinks {
 
 /// Rainbow's own message type: never forwarded.
 pub const RESERVED_TYPE: u16 = u16::MAX;
-
-impl Uplink {
-    /// Nothing of the client's is on its way to the backend.
-    pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.current.is_none() && self.known.storing() == 0
-    }
-
-    /// The backend has a message of this uplink's.
-    pub fn has_current(&self) -> bool {
-        self.current.is_some()
-    }
-}
 
 impl Uplinks {
     // ---- messages of the client ----
@@ -140,8 +85,8 @@ impl Uplinks {
         self.on_repeat(table, index, node, incoming, session, cx);
     }
 
-    /// The id came on an earlier connection. Does it stand for another message now? Without DUP it does. With DUP it does
-    /// where the client has begun to count anew since, so that its number is another.
+    /// The id came on an earlier connection. Does it stand for another message now? Without DUP it does. With DUP it
+    /// does where the client has begun to count anew since, so that its number is another.
     fn is_another(
         &mut self,
         table: &mut Table,
@@ -153,9 +98,9 @@ impl Uplinks {
     ) -> bool {
         let known = self.known.get(node);
         let (id, sequence) = (known.id(), known.sequence());
-        // The repeat also shows where the client's count stands, should we have lost it: else the next new message would
-        // begin a new run, and a later repeat of this one would get a number of that. That it was answered before shows
-        // nothing: the client may have lost its count since.
+        // The repeat also shows where the client's count stands, should we have lost it: else the next new message
+        // would begin a new run, and a later repeat of this one would get a number of that. That it was answered before
+        // shows nothing: the client may have lost its count since.
         match numbering {
             Some(numbering) if dup => Uplinks::number(table, index, numbering, id, true, cx) != sequence,
             _ => !dup,
@@ -172,7 +117,7 @@ impl Uplinks {
         cx: &mut Context<'_>,
     ) {
         let known = &mut table.details_mut(index).uplink.known;
-        if incoming.qos == QoS::ExactlyOnce && known.held_qos2() >= cx.settings.received_max {
+        if incoming.qos == QoS::ExactlyOnce && known.unreleased_qos2() >= cx.settings.received_max {
             return table.close(index, CloseCode::POLICY, "too many messages without REL", cx);
         }
         let counted = known.note_new(id);
@@ -216,9 +161,9 @@ impl Uplinks {
         let known = self.known.get(node);
         match known.answer() {
             Answer::Missing | Answer::Storing(_) => {}
-            Answer::Given(_) if cx.is_planted(Bug::StaysSilent) => {}
+            Answer::Sent(_) if cx.is_planted(Bug::StaysSilent) => {}
             Answer::Failed if cx.is_planted(Bug::AbsorbsFailed) => {}
-            Answer::Given(packet) => {
+            Answer::Sent(packet) => {
                 table.push(index, Item::SharedPacket(packet.clone()), cx);
             }
             Answer::Failed => {
@@ -412,8 +357,8 @@ impl Uplinks {
     fn fail(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &Context<'_>) {
         let ids = &mut table.details_mut(index).uplink.known;
         self.known.set_answer(ids, node, Answer::Failed);
-        // A client that never repeats what failed must not fill the memory. Should it repeat what is forgotten, then the
-        // message goes out under a new number.
+        // A client that never repeats what failed must not fill the memory. Should it repeat what is forgotten, then
+        // the message goes out under a new number.
         self.known.forget_failures(ids, cx.settings.received_max);
     }
 
@@ -466,7 +411,7 @@ impl Uplinks {
     fn give(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, packet: Rc<[u8]>, cx: &mut Context<'_>) {
         let (answers_max, bytes_max) = (cx.settings.limits.answers_remembered_max, cx.settings.answers_bytes_max);
         let ids = &mut table.details_mut(index).uplink.known;
-        self.known.set_answer(ids, node, Answer::Given(packet.clone()));
+        self.known.set_answer(ids, node, Answer::Sent(packet.clone()));
         self.known.forget_answers(ids, answers_max, bytes_max);
         // One answer is kept however long it is: the backend's limit bounds it.
         let too_much = ids.answer_bytes() > bytes_max && ids.answer_bytes() > packet.len();
@@ -481,7 +426,7 @@ impl Uplinks {
     /// REL: the id of a QoS 2 message is free again. Repeats are answered alike.
     pub fn on_rel(&mut self, table: &mut Table, index: ConnIndex, id: MessageId, cx: &mut Context<'_>) {
         if let Some(node) = self.known.find_qos2(&table.details(index).uplink.known, id) {
-            if !matches!(self.known.get(node).answer(), Answer::Given(_)) {
+            if !matches!(self.known.get(node).answer(), Answer::Sent(_)) {
                 // A REL before its REC releases nothing: the message is still on its way.
                 return cx.metrics.answers_unknown.increment();
             }
@@ -523,8 +468,8 @@ impl Uplinks {
         }
     }
 
-    /// The session is dropped: the store has nothing of it any more, and no other connection will bring what is with the
-    /// backend.
+    /// The session is dropped: the store has nothing of it any more, and no other connection will bring what is with
+    /// the backend.
     pub fn orphan(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
         table.details_mut(index).uplink.hold = Hold::No;
         if table.details(index).uplink.current.is_some() && !table.details(index).forwarding {

@@ -24,8 +24,8 @@ fn members_of(rig: &mut Rig, channel: &str) -> Vec<Identity> {
 fn a_channel_with_nobody_is_answered_at_once() {
     let mut rig = Rig::new();
     for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
-        let ticket = rig.call("nobody", qos, "x");
-        assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
+        let query_id = rig.call("nobody", qos, "x");
+        assert_eq!(rig.replies(), [(query_id, sent(0, ""))]);
     }
     rig.finish();
 }
@@ -34,8 +34,8 @@ fn a_channel_with_nobody_is_answered_at_once() {
 fn qos_0_is_answered_at_once() {
     let mut rig = Rig::new();
     let key = rig.open_in("news");
-    let ticket = rig.call("news", QoS::AtMostOnce, "x");
-    assert_eq!(rig.replies(), [(ticket, sent(1, ""))]);
+    let query_id = rig.call("news", QoS::AtMostOnce, "x");
+    assert_eq!(rig.replies(), [(query_id, sent(1, ""))]);
     assert_eq!(rig.hear(key), ["send0 \"x\""]);
     rig.finish();
 }
@@ -44,11 +44,11 @@ fn qos_0_is_answered_at_once() {
 fn the_first_reply_that_says_something_is_the_data() {
     let mut rig = Rig::new();
     let keys = [rig.open_in("news"), rig.open_in("news"), rig.open_in("news")];
-    let ticket = rig.call("news", QoS::AtLeastOnce, "x");
+    let query_id = rig.call("news", QoS::AtLeastOnce, "x");
     for (key, body) in keys.into_iter().zip(["", "first", "second"]) {
         rig.ack(key, 1, body);
     }
-    assert_eq!(rig.replies(), [(ticket, sent(3, "first"))]);
+    assert_eq!(rig.replies(), [(query_id, sent(3, "first"))]);
     rig.finish();
 }
 
@@ -139,18 +139,18 @@ fn members_are_told_page_by_page() {
     let mut rig = Rig::new();
     let keys: Vec<_> = (0..7).map(|_| rig.open_in("news")).collect();
     let mut all: Vec<Identity> = keys.into_iter().map(|key| rig.identity(key)).collect();
-    let mut told = Vec::new();
+    let mut listed = Vec::new();
     for offset in [0, 3, 6, 9] {
         let Reply::Members { total: 7, identities } =
             rig.reply_to(Query::Members { channel: "news".into(), offset, limit: 3 })
         else {
             panic!("seven are there")
         };
-        told.extend(identities);
+        listed.extend(identities);
     }
     all.sort_by_key(|identity| identity.0);
-    told.sort_by_key(|identity| identity.0);
-    assert_eq!(told, all);
+    listed.sort_by_key(|identity| identity.0);
+    assert_eq!(listed, all);
     rig.finish();
 }
 
@@ -178,7 +178,7 @@ fn metrics_show_the_shard_as_it_stands() {
     rig.send(key, 1, 1, "12345");
     rig.call("news", QoS::AtLeastOnce, "x");
     let metrics = rig.stats();
-    let gauges = [&metrics.connections, &metrics.channels, &metrics.calls_waiting, &metrics.line_bytes];
+    let gauges = [&metrics.connections, &metrics.channels, &metrics.calls_waiting, &metrics.forward_queue_bytes];
     assert_eq!(gauges.map(|gauge| gauge.get()), [1, 1, 1, 5]);
     let counters = [&metrics.opened, &metrics.messages_in, &metrics.forwards, &metrics.messages_out];
     assert_eq!(counters.map(|counter| counter.get()), [1; 4]);

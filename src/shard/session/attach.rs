@@ -48,7 +48,7 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     // What is stored from now on is not in the first page.
     (session.loading, session.more) = (true, false);
     session.loaded = Offset(0);
-    session.held.clear();
+    session.unmatched_recs.clear();
     session.block = block_min;
     session.reserving = session.reserving.max(Offset(session.next.0 + block_min));
     let (key, attempt, id) = (session.key(index), session.attempt, session.id);

@@ -1,6 +1,6 @@
-//! Joining and leaving channels. A connection without a session joins by itself. The channels of a session are its own: a
-//! change is known to whoever asked for it, and to the client whose message it came with, when the store has it. What the
-//! store refuses has not happened.
+//! Joining and leaving channels. A connection without a session joins by itself. The channels of a session are its own:
+//! a change is known to whoever asked for it, and to the client whose message it came with, when the store has it. What
+//! the store refuses has not happened.
 
 use super::commands::Then;
 use super::row::{note_change, put};
@@ -97,8 +97,8 @@ fn join_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, query
     true
 }
 
-/// Nothing changes, but what has changed before may still be on its way to the store: then the reply waits for it. Gives
-/// the query back where it does not.
+/// Nothing changes, but what has changed before may still be on its way to the store: then the reply waits for it.
+/// Gives the query back where it does not.
 fn settle(scope: &mut Scope<'_>, index: SessionIndex, query: Option<(QueryId, Reply)>) -> Option<(QueryId, Reply)> {
     let since = scope.sessions.commands.completed();
     if scope.sessions.table.at(index).changed <= since {

@@ -59,8 +59,8 @@ pub enum Then {
         session: SessionKey,
         offset: Offset,
     },
-    /// ACK or REC may go out, unless a change after number `since` has been refused. `then`: what is to be stored before
-    /// it goes out, and not before those changes are known to be.
+    /// ACK or REC may go out, unless a change after number `since` has been refused. `then`: what is to be stored
+    /// before it goes out, and not before those changes are known to be.
     AnswerStored {
         session: SessionKey,
         sequence: u64,

@@ -16,12 +16,12 @@ use super::commands::Then;
 use super::pages::{advance_oldest, load_more, sweep};
 use super::row::reserve_ahead;
 use super::scope::Scope;
+use crate::base::arena::NodeIndex;
 use crate::base::id::ConnIndex;
-use crate::shard::arena::NodeIndex;
 use crate::shard::call::query::NotStored;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{Completion, IDS, Mutation, Offset, StoreError, StoredMessage, UnixMs};
-use crate::shard::connection::downlink::{Delivery, StoreState, ToStore};
+use crate::shard::connection::pending::{Delivery, StoreState, ToStore};
 use crate::shard::ids::{SessionIndex, SessionKey};
 use crate::shard::message::{Message, MessageRef};
 use crate::shard::output::Output;
@@ -82,6 +82,8 @@ fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, d
     };
     let then = Then::MessageStored { session: key, offset, bytes: len as u64, call: Some(delivery.call) };
     scope.mutate(Mutation::PutMessage(Box::new(stored)), then);
+    // The client may hold its id when the store has forgotten the message: a crash must not use the offset again.
+    reserve_ahead(scope, index);
 }
 
 /// Why nothing more is stored for the session.
@@ -97,7 +99,7 @@ fn no_room(scope: &mut Scope<'_>, index: SessionIndex, len: usize) -> Option<Not
     } else {
         return None;
     };
-    scope.cx.metrics.keeps_refused.increment();
+    scope.cx.metrics.stores_refused.increment();
     Some(why)
 }
 
@@ -124,7 +126,7 @@ fn store_pending(scope: &mut Scope<'_>, index: SessionIndex, node: NodeIndex) ->
 /// The client has not acknowledged the message in time.
 pub fn on_store_due(scope: &mut Scope<'_>, conn: ConnIndex, node: NodeIndex) {
     if let Some(index) = scope.attached_session(conn) {
-        scope.cx.metrics.kept_late.increment();
+        scope.cx.metrics.stored_late.increment();
         store_pending(scope, index, node);
         scope.downlinks.arm_for(scope.conns, conn, node, scope.cx.now);
     }
@@ -142,7 +144,7 @@ pub fn on_message_stored(
     let call = call.or_else(|| note_stored(scope, key, offset, &completion));
     match completion {
         Completion::Done => {
-            scope.cx.metrics.kept.increment();
+            scope.cx.metrics.messages_stored.increment();
             scope.cx.call_stored(call);
         }
         other => {
@@ -245,7 +247,13 @@ pub fn store_unfinished(scope: &mut Scope<'_>, index: SessionIndex, conn: ConnIn
             }
             // Its caller was told that nothing is promised.
             StoreState::NotStored | StoreState::Unknown => {}
-            StoreState::Storing => detach_call(scope, key, offset, node),
+            StoreState::Storing => {
+                if pending.is_released() {
+                    // Should the store refuse the message that is on its way, its REL must still be stored.
+                    store_release(scope, index, offset);
+                }
+                detach_call(scope, key, offset, node);
+            }
             StoreState::Stored => {}
         }
     }

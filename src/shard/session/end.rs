@@ -14,8 +14,8 @@ use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
 use crate::shard::output::{Output, SessionEnd};
 use crate::wire::ws::frame::CloseCode;
 
-/// The connection is not open any more: it leaves its channels and its session, and nobody waits for its answers. Doing it
-/// twice does no harm.
+/// The connection is not open any more: it leaves its channels and its session, and nobody waits for its answers. Doing
+/// it twice does no harm.
 pub fn leave(scope: &mut Scope<'_>, conn: ConnIndex) {
     while let Some(change) = scope.channels.leave_any(scope.conns.joined_mut(conn)) {
         scope.cx.presence(change, false);

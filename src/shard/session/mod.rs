@@ -1,5 +1,5 @@
-//! Durable sessions: what outlives the connection. A session belongs to one shard, its owner, for as long as the process
-//! lives; connections come and go.
+//! Durable sessions: what outlives the connection. A session belongs to one shard, its owner, for as long as the
+//! process lives; connections come and go.
 //!
 //! ```text
 //!             Attach: row stored, first page loaded          connection ends, or another takes over
@@ -7,14 +7,14 @@
 //!              ▲                                                                                  │
 //!              └──────────────────────────────────── Attach ──────────────────────────────────────┘
 //! ```
-//! Of an absent session only `Session` is in memory; its messages, received ids and answers are in the store. While it is
-//! online, its connection holds the messages in flight (`Downlinks`) and what came from the client (`Uplinks`); when the
-//! connection ends, what is not finished is stored.
+//! Of an absent session only `Session` is in memory; its messages, received ids and answers are in the store. While it
+//! is online, its connection holds the messages in flight (`Downlinks`) and what came from the client (`Uplinks`); when
+//! the connection ends, what is not finished is stored.
 //!
-//! The files, from below: `state` (one session), `table` (all of them), `commands` (what the store is asked), `scope` (what
-//! a step may change), `row` (writing a session's row), `pages` (loading what is stored), `downlink`, `uplink` and
-//! `channels` (what happens to an attached session), `end` and `attach` (its connections), `dispatch` (what the store and
-//! the connections report).
+//! The files, from below: `state` (one session), `table` (all of them), `commands` (what the store is asked), `scope`
+//! (what a step may change), `row` (writing a session's row), `pages` (loading what is stored), `downlink`, `uplink`
+//! and `channels` (what happens to an attached session), `end` and `attach` (its connections), `dispatch` (what the
+//! store and the connections report).
 
 pub mod attach;
 pub mod channels;

@@ -76,16 +76,16 @@ pub fn advance_oldest(scope: &mut Scope<'_>, index: SessionIndex, conn: ConnInde
     scope.sessions.table.at_mut(index).advance_oldest(first);
 }
 
-/// After a crash, once all that is stored is in memory: the client may hold ids of QoS 2 messages that were acknowledged
-/// and are finished for us. A REL frees each; for an id that it does not hold it only answers COM. A client of
-/// `rainbow.2` needs no such thing: it repeats REC for what it holds, and is answered.
+/// After a crash, once all that is stored is in memory: the client may hold ids of QoS 2 messages that were
+/// acknowledged and are finished for us. A REL frees each; for an id that it does not hold it only answers COM. A
+/// client of `rainbow.2` needs no such thing: it repeats REC for what it holds, and is answered.
 pub fn sweep(scope: &mut Scope<'_>, index: SessionIndex) {
     let session = scope.sessions.table.at_mut(index);
     if session.more || session.loading {
         return;
     }
-    let held = std::mem::take(&mut session.held);
-    release_held(scope, index, &held);
+    let unmatched_recs = std::mem::take(&mut session.unmatched_recs);
+    release_unmatched(scope, index, &unmatched_recs);
     let session = scope.sessions.table.at_mut(index);
     let (Some((from, upto)), Some(conn)) = (session.sweep.take(), session.conn) else { return };
     if session.greets || scope.cx.is_planted(Bug::SweepsNothing) {
@@ -97,22 +97,22 @@ pub fn sweep(scope: &mut Scope<'_>, index: SessionIndex) {
     push_releases(scope, conn, offsets.map(Offset::id).collect());
 }
 
-/// REC came for an id that is not in flight. What is stored under it and not sent yet will be sent, with DUP, and its REC
-/// releases it; anything else is finished for us, and the client wants its REL, or it would hold the id for ever.
+/// REC came for an id that is not in flight. What is stored under it and not sent yet will be sent, with DUP, and its
+/// REC releases it; anything else is finished for us, and the client wants its REL, or it would hold the id for ever.
 pub fn on_unknown_rec(scope: &mut Scope<'_>, conn: ConnIndex, id: MessageId) {
     let Some(index) = scope.attached_session(conn) else { return push_releases(scope, conn, vec![id]) };
     let session = scope.sessions.table.at_mut(index);
-    if session.held.len() < scope.cx.settings.limits.held_ids_max {
-        session.held.push(id);
+    if session.unmatched_recs.len() < scope.cx.settings.limits.held_ids_max {
+        session.unmatched_recs.push(id);
     }
     sweep(scope, index);
 }
 
-fn release_held(scope: &mut Scope<'_>, index: SessionIndex, held: &[MessageId]) {
-    let Some(conn) = scope.sessions.table.at(index).conn.filter(|_| !held.is_empty()) else { return };
+fn release_unmatched(scope: &mut Scope<'_>, index: SessionIndex, unmatched_recs: &[MessageId]) {
+    let Some(conn) = scope.sessions.table.at(index).conn.filter(|_| !unmatched_recs.is_empty()) else { return };
     let in_memory: HashSet<MessageId> =
         scope.downlinks.offsets(scope.conns, conn).into_iter().map(Offset::id).collect();
-    push_releases(scope, conn, held.iter().copied().filter(|id| !in_memory.contains(id)).collect());
+    push_releases(scope, conn, unmatched_recs.iter().copied().filter(|id| !in_memory.contains(id)).collect());
 }
 
 /// One piece, whatever the limit of the outbox: it is short, and comes once.

@@ -1,7 +1,7 @@
 //! One durable session: its state, and the offsets that say how far its messages have got.
 
+use crate::base::arena::List;
 use crate::base::id::ConnIndex;
-use crate::shard::arena::List;
 use crate::shard::command::{CommandNumber, DownlinkMark, Offset, SessionId, SessionRow, UnixMs};
 use crate::shard::ids::{SessionIndex, SessionKey};
 use crate::shard::uplink_sequence::UplinkMark;
@@ -23,8 +23,8 @@ use std::sync::Arc;
 ///   anyway. A message that goes straight to the client needs `next < reserved`.
 /// * *Attaching*: `loaded` is 0 and `loading` is set until the first page has come; the row that is written reserves a
 ///   first block, which may be used (`reserved = reserving`) when that page is there.
-/// * *Online*: messages below `loaded` are finished or in memory. With `more` or `loading`, those from `loaded` to `next`
-///   may be stored and not in memory, and everything new is stored behind them; without, `loaded = next`.
+/// * *Online*: messages below `loaded` are finished or in memory. With `more` or `loading`, those from `loaded` to
+///   `next` may be stored and not in memory, and everything new is stored behind them; without, `loaded = next`.
 /// * *Absent*: nothing is in memory, `loaded` has no meaning, nothing is reserved (`reserved = reserving ≤ next`).
 pub struct Session {
     pub id: SessionId,
@@ -32,8 +32,8 @@ pub struct Session {
     pub generation: u32,
     /// The connection that is online or being attached.
     pub conn: Option<ConnIndex>,
-    /// The connection that has the client's messages: `conn`, or one that has ended while its last messages are with the
-    /// backend.
+    /// The connection that has the client's messages: `conn`, or one that has ended while its last messages are with
+    /// the backend.
     pub uplink_conn: Option<ConnIndex>,
     pub joined: List,
     pub cookie: Option<Arc<[u8]>>,
@@ -74,7 +74,7 @@ pub struct Session {
     /// Its client speaks `rainbow.2`.
     pub greets: bool,
     /// Ids that the client holds although they are not in memory: what is stored under them may still be loaded.
-    pub held: Vec<MessageId>,
+    pub unmatched_recs: Vec<MessageId>,
     pub attaching: Option<Box<Attaching>>,
 }
 
@@ -116,7 +116,7 @@ impl Session {
             unsure: false,
             sweep: None,
             greets: false,
-            held: Vec::new(),
+            unmatched_recs: Vec::new(),
             attaching: None,
         }
     }

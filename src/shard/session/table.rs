@@ -3,9 +3,9 @@
 use super::state::Session;
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
+use crate::base::wheel::Wheel;
 use crate::shard::command::SessionId;
 use crate::shard::ids::{SessionIndex, SessionKey};
-use crate::shard::wheel::Wheel;
 use rustc_hash::{FxHashMap, FxHasher};
 use slab::Slab;
 use std::hash::Hasher;

@@ -2,97 +2,28 @@
 //! test lets it.
 
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
-use crate::shard::command::{
-    Command, Completion, Completions, IDS, Mutation, Offset, Operation, Page, Received, SessionId, SessionRow,
-    StoreError, StoredMessage, StoredSession, UnixMs,
-};
+use crate::shard::command::{Command, Completion, Completions, IDS, Operation, SessionId, StoreError, UnixMs};
 use crate::shard::tests::{Rig, settings};
 use crate::shard::{
     DurableTally, Forward, Input, Message, NotStored, Output, Query, QueryId, Reply, SessionEnd, Settings, Terms,
 };
-use crate::wire::packet::{MessageId, QoS};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::wire::packet::QoS;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+
+mod disk;
+mod edges;
+
+use disk::Disk;
 
 const QOS1: QoS = QoS::AtLeastOnce;
 const QOS2: QoS = QoS::ExactlyOnce;
 
-/// What is on its disk.
-#[derive(Default)]
-struct Disk {
-    rows: BTreeMap<SessionId, SessionRow>,
-    channels: BTreeSet<(SessionId, Arc<str>)>,
-    messages: BTreeMap<(SessionId, Offset), StoredMessage>,
-    received: BTreeMap<(SessionId, MessageId), Received>,
-    claims: BTreeSet<(SessionId, Arc<str>)>,
-}
-
-impl Disk {
-    fn step(&mut self, step: Mutation) -> Completion {
-        match step {
-            Mutation::PutSession(row) => drop(self.rows.insert(row.session, *row)),
-            Mutation::JoinChannel { session, channel } => drop(self.channels.insert((session, channel))),
-            Mutation::LeaveChannel { session, channel } => drop(self.channels.remove(&(session, channel))),
-            Mutation::PutMessage(kept) => {
-                if kept
-                    .claim
-                    .as_ref()
-                    .is_some_and(|claim| !self.claims.insert((kept.session, claim.message_id.clone())))
-                {
-                    return Completion::Duplicate;
-                }
-                self.messages.entry((kept.session, kept.offset)).or_insert(*kept);
-            }
-            Mutation::ReleaseMessage { session, offset } => {
-                if let Some(kept) = self.messages.get_mut(&(session, offset)) {
-                    kept.released = true;
-                }
-            }
-            Mutation::RemoveMessage { session, offset } => drop(self.messages.remove(&(session, offset))),
-            Mutation::PutReceived { session, received } => drop(self.received.insert((session, received.id), received)),
-            Mutation::RemoveReceived { session, id } => drop(self.received.remove(&(session, id))),
-            Mutation::DropSession { session } => {
-                self.rows.remove(&session);
-                self.channels.retain(|(of, _)| *of != session);
-                self.messages.retain(|(of, _), _| *of != session);
-                self.received.retain(|(of, _), _| *of != session);
-            }
-        }
-        Completion::Done
-    }
-
-    fn load(&self, session: SessionId, after: Option<Offset>, most: usize) -> Page {
-        let mut messages = self.messages.values().filter(|kept| kept.session == session).cloned();
-        let mut rest = messages.by_ref().filter(|kept| after.is_none_or(|after| kept.offset > after));
-        let page: Vec<StoredMessage> = rest.by_ref().take(most).collect();
-        let more = rest.next().is_some();
-        let received = self.received.values().filter(|_| after.is_none());
-        Page { messages: page, more, received: received.cloned().collect() }
-    }
-
-    fn found(&self) -> Vec<StoredSession> {
-        let found = |row: &SessionRow| {
-            let of = || self.messages.values().filter(|kept| kept.session == row.session);
-            let waiting = || of().filter(|kept| !kept.released);
-            StoredSession {
-                row: row.clone(),
-                channels: self.channels.iter().filter(|(of, _)| *of == row.session).map(|(_, c)| c.clone()).collect(),
-                waiting: waiting().count() as u32,
-                waiting_bytes: waiting().map(|kept| kept.message.len() as u64).sum(),
-                next: of().next_back().map_or(Offset(0), |kept| kept.offset.next()),
-                oldest: waiting().next().map(|kept| kept.stored),
-                first: of().next().map(|kept| kept.offset),
-            }
-        };
-        self.rows.values().map(found).collect()
-    }
-}
-
 struct Bench {
     rig: Rig,
     disk: Disk,
-    work: VecDeque<Command>,
+    commands: VecDeque<Command>,
     refuses: Option<StoreError>,
     opened: u128,
     written: usize,
@@ -107,17 +38,17 @@ impl Bench {
         Bench {
             rig: Rig::with(change),
             disk: Disk::default(),
-            work: VecDeque::new(),
+            commands: VecDeque::new(),
             refuses: None,
             opened: 0,
             written: 0,
         }
     }
 
-    fn take_work(&mut self) {
+    fn take_commands(&mut self) {
         for output in self.rig.outputs() {
             match output {
-                Output::Store(work) => self.work.push_back(work),
+                Output::Store(command) => self.commands.push_back(command),
                 other => self.rig.outputs.push(other),
             }
         }
@@ -125,11 +56,11 @@ impl Bench {
 
     /// The store does the next piece of work, and tells.
     fn store_one(&mut self) -> bool {
-        self.take_work();
-        let Some(Command { number, operation }) = self.work.pop_front() else { return false };
+        self.take_commands();
+        let Some(Command { number, operation }) = self.commands.pop_front() else { return false };
         let outcome = match operation {
             Operation::Mutate(_) if self.refuses.is_some() => Completion::Refused(self.refuses.expect("just seen")),
-            Operation::Mutate(step) => self.disk.step(step),
+            Operation::Mutate(mutation) => self.disk.mutate(mutation),
             Operation::Load { session, after, most } => Completion::Loaded(self.disk.load(session, after, most)),
         };
         let other = if outcome == Completion::Done { Vec::new() } else { vec![(number, outcome)] };
@@ -176,7 +107,7 @@ impl Bench {
 
     fn send_on(&mut self, name: &str, qos: QoS, body: &str, terms: Terms) -> QueryId {
         let message = Message::encode(qos, 7, body.as_bytes(), &mut Vec::new());
-        self.rig.ask(Query::SendTo { session: name.into(), message, terms })
+        self.rig.query(Query::SendTo { session: name.into(), message, terms })
     }
 
     fn reply(&mut self) -> Reply {
@@ -190,12 +121,12 @@ impl Bench {
         let now = self.rig.now + 1;
         self.rig = Rig::with(|_| {});
         self.rig.now = now;
-        self.work.clear();
-        self.rig.shard.restore(self.disk.found(), now);
+        self.commands.clear();
+        self.rig.shard.restore(self.disk.sessions(), now);
     }
 
     fn forward(&mut self) -> Forward {
-        self.take_work();
+        self.take_commands();
         self.rig.forward()
     }
 
@@ -210,7 +141,7 @@ impl Bench {
         let names: Vec<Arc<str>> =
             self.rig.shard.sessions.table.iter().map(|(_, session)| session.name.clone()).collect();
         for session in names {
-            self.rig.ask(Query::DropSession { session });
+            self.rig.query(Query::DropSession { session });
         }
         self.store();
         for output in self.rig.outputs() {
@@ -224,11 +155,11 @@ impl Bench {
 }
 
 fn stored(stored: u32) -> Reply {
-    Reply::Sent { connections: 0, data: Vec::new(), kept: DurableTally { stored, refused: 0, why: None } }
+    Reply::Sent { connections: 0, data: Vec::new(), durable: DurableTally { stored, refused: 0, why: None } }
 }
 
 fn answered(connections: u32) -> Reply {
-    Reply::Sent { connections, data: Vec::new(), kept: DurableTally::default() }
+    Reply::Sent { connections, data: Vec::new(), durable: DurableTally::default() }
 }
 
 #[test]
@@ -256,9 +187,9 @@ fn a_client_that_answers_at_once_costs_no_write() {
         bench.rig.hear(key);
         bench.rig.ack(key, n, "");
         assert_eq!(bench.reply(), answered(1));
-        bench.take_work();
-        assert!(bench.work.len() <= 1, "orders are reserved, in blocks");
-        bench.written += bench.work.len();
+        bench.take_commands();
+        assert!(bench.commands.len() <= 1, "orders are reserved, in blocks");
+        bench.written += bench.commands.len();
         bench.store();
     }
     assert!(bench.written <= 10, "{}", bench.written);
@@ -351,7 +282,7 @@ fn after_a_crash_ids_go_on_behind_all_that_may_have_been_used() {
     let key = bench.open("me");
     let heard = bench.rig.hear(key);
     assert!(heard.contains(&"rel dup #1".into()), "the client may hold its id: it is freed");
-    assert!(heard.iter().all(|line| line.starts_with("rel")), "{heard:?}");
+    assert!(heard.iter().all(|frame| frame.starts_with("rel")), "{heard:?}");
     bench.send_to("me", QOS2, "b");
     assert_eq!(bench.rig.hear(key), [r#"send2 #65 "b""#]);
     bench.finish();
@@ -415,9 +346,9 @@ fn a_crash_between_the_backends_answer_and_the_commit_forwards_under_the_same_nu
     bench.crash();
     let key = bench.open("me");
     bench.rig.send_dup(key, 2, 1, "up");
-    let again = bench.forward();
-    assert_eq!((again.session, again.sequence), (session, sequence));
-    bench.rig.fail(again);
+    let repeated = bench.forward();
+    assert_eq!((repeated.session, repeated.sequence), (session, sequence));
+    bench.rig.fail(repeated);
     bench.finish();
 }
 
@@ -454,8 +385,8 @@ fn a_full_session_refuses_before_it_acknowledges() {
         assert_eq!(bench.reply(), stored(1));
     }
     bench.send_to("me", QOS1, "x");
-    let kept = DurableTally { stored: 0, refused: 1, why: Some(NotStored::TooMany) };
-    assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), kept });
+    let durable = DurableTally { stored: 0, refused: 1, why: Some(NotStored::TooMany) };
+    assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), durable });
     assert_eq!(bench.waiting("me"), 2);
     bench.finish();
 }
@@ -469,8 +400,8 @@ fn a_store_that_refuses_makes_no_promise_of_ours() {
     bench.refuses = Some(StoreError::DiskFull);
     bench.send_to("me", QOS1, "x");
     bench.store();
-    let kept = DurableTally { stored: 0, refused: 1, why: Some(NotStored::Store(StoreError::DiskFull)) };
-    assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), kept });
+    let durable = DurableTally { stored: 0, refused: 1, why: Some(NotStored::Store(StoreError::DiskFull)) };
+    assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), durable });
     assert_eq!(bench.waiting("me"), 0);
     let key = bench.attach("me", &[]);
     bench.store();
@@ -500,8 +431,8 @@ fn the_burst_on_resume_keeps_a_smaller_window_and_loads_page_after_page() {
     while got.len() < 100 {
         let heard = bench.rig.hear(key);
         assert!((1..=2).contains(&heard.len()), "{heard:?}");
-        for line in heard {
-            got.push(line.rsplit(' ').next().expect("a body").trim_matches('"').parse::<u32>().expect("a number"));
+        for frame in heard {
+            got.push(frame.rsplit(' ').next().expect("a body").trim_matches('"').parse::<u32>().expect("a number"));
             bench.rig.ack(key, got.len() as u16, "");
         }
         bench.store();
@@ -616,7 +547,7 @@ fn a_dropped_session_is_gone_with_all_that_waits() {
     let forward = bench.forward();
     bench.rig.end(key);
     let key = bench.open("me");
-    bench.rig.ask(Query::DropSession { session: "me".into() });
+    bench.rig.query(Query::DropSession { session: "me".into() });
     assert_eq!(bench.rig.hear(key), ["close 4510 the session was dropped"]);
     bench.store();
     assert!(bench.rig.replies().contains(&(QueryId(1), Reply::Done { connections: 1 })));
@@ -653,20 +584,20 @@ fn the_greeting_says_what_was_resumed() {
 #[test]
 fn a_moved_connection_is_found_by_its_identity() {
     let mut bench = Bench::new();
-    let (stub, identity) = bench.rig.reserve();
+    let (origin, identity) = bench.rig.reserve();
     let to = ConnKey { index: ConnIndex(5), generation: 6, shard: ShardId(7) };
-    bench.rig.input(Input::HandedOver { key: stub, to });
-    bench.rig.ask(Query::Exists { identity });
+    bench.rig.input(Input::HandedOver { key: origin, to });
+    bench.rig.query(Query::Exists { identity });
     let redirect = |output: &Output| matches!(output, Output::RedirectQuery { to: at, .. } if *at == to);
     assert!(bench.rig.outputs().iter().any(redirect));
-    bench.rig.input(Input::HandoverEnded { key: stub });
+    bench.rig.input(Input::HandoverEnded { key: origin });
     let foreign = Identity::new([7; 32], ConnKey { index: ConnIndex(1), generation: 1, shard: ShardId(0) });
     let key = bench.rig.shard.adopt(foreign, to, bench.rig.now);
     let response = Rc::from(&b""[..]);
     let (new, name) = (SessionId(1), "me".into());
     bench.rig.input(Input::Attach { key, response, new, name, expiry_s: None, greets: false });
     bench.store();
-    bench.rig.input(Input::RedirectedQuery { key, ticket: QueryId(77), query: Query::Exists { identity: foreign } });
+    bench.rig.input(Input::RedirectedQuery { key, query_id: QueryId(77), query: Query::Exists { identity: foreign } });
     assert_eq!(bench.reply(), Reply::Done { connections: 1 });
     bench.rig.end(key);
     let ended = |output: &Output| matches!(output, Output::HandoverEnded { origin } if *origin == to);
@@ -719,8 +650,8 @@ fn no_two_unfinished_messages_have_one_id_however_often_the_process_dies() {
         bench.store();
         bench.rig.advance(1_000);
         bench.store();
-        let Reply::Sent { kept, .. } = bench.reply() else { panic!("it was a call") };
-        refused += kept.refused;
+        let Reply::Sent { durable, .. } = bench.reply() else { panic!("it was a call") };
+        refused += durable.refused;
     }
     assert!(refused > 0, "the ids are used up");
     let orders: Vec<u64> = bench.disk.messages.keys().map(|(_, offset)| offset.0).collect();

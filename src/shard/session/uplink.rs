@@ -1,4 +1,5 @@
-//! Messages of a session's client: their numbers must be stored before they go on, and some answers before they are given.
+//! Messages of a session's client: their numbers must be stored before they go on, and some answers before they are
+//! given.
 
 use super::commands::Then;
 use super::row::put;
@@ -33,8 +34,8 @@ pub fn on_mark_stored(scope: &mut Scope<'_>, key: SessionKey, number: CommandNum
     }
 }
 
-/// The backend has answered. The store must have the answer first where it is of QoS 2, and where it follows a change of
-/// the session that is not stored yet.
+/// The backend has answered. The store must have the answer first where it is of QoS 2, and where it follows a change
+/// of the session that is not stored yet.
 pub fn on_answered(scope: &mut Scope<'_>, conn: ConnIndex, sequence: u64) {
     let Some(index) = scope.session_of(conn) else {
         // The session was dropped meanwhile: nothing of it is stored.

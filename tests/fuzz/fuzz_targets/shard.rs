@@ -362,8 +362,8 @@ impl Story<'_> {
             _ => {
                 let Some(at) = self.conn() else { return };
                 let (key, identity) = (self.conns[at].key, self.conns[at].identity);
-                let ticket = self.ticket();
-                self.handle(Input::RedirectedQuery { key, ticket, query: Query::Exists { identity } });
+                let query_id = self.query_id();
+                self.handle(Input::RedirectedQuery { key, query_id, query: Query::Exists { identity } });
             }
         }
     }
@@ -431,7 +431,7 @@ impl Story<'_> {
         }
     }
 
-    fn ticket(&mut self) -> QueryId {
+    fn query_id(&mut self) -> QueryId {
         self.tickets += 1;
         self.calls.insert(self.tickets, 0);
         QueryId(self.tickets)
@@ -448,12 +448,12 @@ impl Story<'_> {
             ttl_ms: (number & 1 > 0).then_some(500),
             claim: (number & 2 > 0).then(|| Claim { message_id: "m".into(), until }),
         };
-        let ticket = self.ticket();
+        let query_id = self.query_id();
         if number & 4 > 0 {
             let session = SESSION_NAMES[number % SESSION_NAMES.len()].into();
-            return self.handle(Input::Query { ticket, query: Query::SendTo { session, message, terms } });
+            return self.handle(Input::Query { query_id, query: Query::SendTo { session, message, terms } });
         }
-        self.handle(Input::Send { ticket, channel, message, terms: &terms });
+        self.handle(Input::Send { query_id, channel, message, terms: &terms });
     }
 
     fn query(&mut self) {
@@ -473,8 +473,8 @@ impl Story<'_> {
             8 => Query::DropSession { session: session() },
             _ => Query::Subscribe { identity, channel },
         };
-        let ticket = self.ticket();
-        self.handle(Input::Query { ticket, query });
+        let query_id = self.query_id();
+        self.handle(Input::Query { query_id, query });
     }
 
     /// One connection's socket takes some bytes.
@@ -494,7 +494,7 @@ impl Story<'_> {
                     self.forwards.push_back(forward);
                 }
                 Output::Closed { .. } => self.closed += 1,
-                Output::Reply { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
+                Output::Reply { query_id, .. } => *self.calls.get_mut(&query_id.0).expect("was asked") += 1,
                 Output::Shutdown { key } | Output::EndWriting { key } => {
                     assert_eq!(self.living(key).socket, Socket::Open)
                 }
@@ -508,7 +508,7 @@ impl Story<'_> {
                     self.living(key).socket = Socket::Ended;
                     self.handle(Input::Abandoned { key });
                 }
-                Output::RedirectQuery { ticket, .. } => *self.calls.get_mut(&ticket.0).expect("was asked") += 1,
+                Output::RedirectQuery { query_id, .. } => *self.calls.get_mut(&query_id.0).expect("was asked") += 1,
                 Output::HandoverEnded { origin } => {
                     self.living(origin).socket = Socket::Ended;
                     self.handle(Input::HandoverEnded { key: origin });

@@ -184,21 +184,21 @@ impl World {
         self.trace(format_args!("call {token} to {to:?}, {qos:?}, {terms:?}, try {tries}, meant for {meant:?}"));
         self.seen.calls_retried += u64::from(tries > 1);
         let message = Message::encode(qos, token as u16 % 1000, &body_of(token, "d"), &mut Vec::new());
-        let ticket = self.next_token();
-        self.calls.tickets.insert(ticket, token);
-        self.meant.insert(ticket, Meant { always: meant.clone(), ever: meant });
-        let ticket = QueryId(ticket);
+        let query_id = self.next_token();
+        self.calls.tickets.insert(query_id, token);
+        self.meant.insert(query_id, Meant { always: meant.clone(), ever: meant });
+        let query_id = QueryId(query_id);
         match to {
             To::Channel(channel) if self.rng.chance(50) => {
-                self.input(Input::Send { ticket, channel: channel_name(channel), message, terms: &terms });
+                self.input(Input::Send { query_id, channel: channel_name(channel), message, terms: &terms });
             }
             To::Channel(channel) => {
                 let query = Query::Send { channel: channel_name(channel).into(), message, terms };
-                self.input(Input::Query { ticket, query });
+                self.input(Input::Query { query_id, query });
             }
             To::Session(client) => {
                 let query = Query::SendTo { session: self.clients[client].name.clone(), message, terms };
-                self.input(Input::Query { ticket, query });
+                self.input(Input::Query { query_id, query });
             }
         }
         self.turn();
@@ -209,12 +209,12 @@ impl World {
         if !self.calls.fans_out_late {
             return;
         }
-        let waiting: Vec<(u64, u64)> = self.calls.tickets.iter().map(|(ticket, token)| (*ticket, *token)).collect();
-        for (ticket, token) in waiting {
+        let waiting: Vec<(u64, u64)> = self.calls.tickets.iter().map(|(query_id, token)| (*query_id, *token)).collect();
+        for (query_id, token) in waiting {
             let to = self.calls.calls[&token].to;
             if let To::Channel(_) = to {
                 let members = self.targets_of(to);
-                let meant = self.meant.get_mut(&ticket).expect("as many as tickets");
+                let meant = self.meant.get_mut(&query_id).expect("as many as tickets");
                 meant.always.retain(|target| members.contains(target));
                 meant.ever.extend(members.iter().copied());
                 self.calls.calls.get_mut(&token).expect("it was sent").targets.extend(members);
@@ -237,13 +237,13 @@ impl World {
         info.channels.iter().any(|name| name == channel_name(channel))
     }
 
-    pub fn on_call_reply(&mut self, ticket: u64, reply: Reply) {
-        let Some(token) = self.calls.tickets.remove(&ticket) else { panic!("a reply to a call, once: {reply:?}") };
-        let Meant { always, ever: meant } = self.meant.remove(&ticket).expect("as many as tickets");
+    pub fn on_call_reply(&mut self, query_id: u64, reply: Reply) {
+        let Some(token) = self.calls.tickets.remove(&query_id) else { panic!("a reply to a call, once: {reply:?}") };
+        let Meant { always, ever: meant } = self.meant.remove(&query_id).expect("as many as tickets");
         self.trace(format_args!("call {token} gets {reply:?}"));
         let call = self.calls.calls.get_mut(&token).expect("it was sent");
         let (connections, tally) = match reply {
-            Reply::Sent { connections, kept: tally, .. } => (connections, tally),
+            Reply::Sent { connections, durable: tally, .. } => (connections, tally),
             Reply::Refused(_) => {
                 self.seen.calls_refused += 1;
                 return call.outcome = Outcome::Refused;

@@ -39,8 +39,11 @@ impl World {
             25 => {
                 let channel = channel_name(self.rng.below(CHANNELS as u64) as usize).into();
                 let code = CloseCode(4000);
-                let ticket = self.ticket(Pending::Nothing);
-                self.input(Input::Query { ticket, query: Query::KickChannel { channel, code, reason: "kick".into() } });
+                let query_id = self.query_id(Pending::Nothing);
+                self.input(Input::Query {
+                    query_id,
+                    query: Query::KickChannel { channel, code, reason: "kick".into() },
+                });
                 self.turn();
             }
             26..=33 => self.join_or_leave(client),
@@ -115,18 +118,18 @@ impl World {
         self.seen.troubles += 1;
     }
 
-    fn ticket(&mut self, pending: Pending) -> QueryId {
-        let ticket = self.next_token();
-        self.pending.insert(ticket, pending);
-        QueryId(ticket)
+    fn query_id(&mut self, pending: Pending) -> QueryId {
+        let query_id = self.next_token();
+        self.pending.insert(query_id, pending);
+        QueryId(query_id)
     }
 
     pub fn drop_session(&mut self, client: usize) {
         if let Some(&session) = self.known.get(&client) {
             self.trace(format_args!("{session:?} of client {client} is dropped"));
-            let ticket = self.ticket(Pending::Nothing);
+            let query_id = self.query_id(Pending::Nothing);
             let session = self.clients[client].name.clone();
-            self.input(Input::Query { ticket, query: Query::DropSession { session } });
+            self.input(Input::Query { query_id, query: Query::DropSession { session } });
             self.turn();
         }
     }
@@ -139,7 +142,7 @@ impl World {
         let (identity, session) = (self.connections[id].identity, self.connections[id].session.expect("attached"));
         let (channel, joins) = (self.rng.below(CHANNELS as u64) as usize, self.rng.chance(70));
         let by = self.next_token();
-        let ticket = self.ticket(Pending::Join { session, channel, by, joins });
+        let query_id = self.query_id(Pending::Join { session, channel, by, joins });
         self.channel_op((session, channel), by);
         let name = channel_name(channel).into();
         let query = match joins {
@@ -147,7 +150,7 @@ impl World {
             false => Query::Unsubscribe { identity, channel: name },
         };
         self.trace(format_args!("{query:?}"));
-        self.input(Input::Query { ticket, query });
+        self.input(Input::Query { query_id, query });
         self.turn();
     }
 

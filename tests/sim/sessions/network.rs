@@ -56,8 +56,8 @@ impl World {
         let resumed = !self.fresh.contains(&session);
         for channel in 0..CHANNELS {
             if self.rng.chance(if resumed { 10 } else { 60 }) {
-                let ticket = self.next_token();
-                self.channel_op((session, channel), ticket);
+                let query_id = self.next_token();
+                self.channel_op((session, channel), query_id);
                 self.input(Input::Subscribe { key, channel: channel_name(channel) });
             }
         }

@@ -482,9 +482,9 @@ impl World {
             match output {
                 Output::Forward(forward) => self.on_forward(forward),
                 Output::Closed { identity, .. } => self.on_closed(&identity),
-                Output::Reply { ticket, reply } => match self.pending.remove(&ticket.0) {
+                Output::Reply { query_id, reply } => match self.pending.remove(&query_id.0) {
                     Some(pending) => self.on_pending_reply(pending, reply),
-                    None => self.on_call_reply(ticket.0, reply),
+                    None => self.on_call_reply(query_id.0, reply),
                 },
                 Output::Attached { key } => self.on_attached(key),
                 Output::AttachRefused { key, why } => self.on_attach_refused(key, why),
@@ -612,11 +612,11 @@ impl World {
         let now = Tick(self.now);
         let probe = QueryId(u64::MAX);
         let server = self.server.as_mut().expect("the process lives");
-        server.shard.handle(Input::Query { ticket: probe, query }, now);
+        server.shard.handle(Input::Query { query_id: probe, query }, now);
         let mut found = None;
         while let Some(output) = server.shard.poll_output() {
             match output {
-                Output::Reply { ticket, reply } if ticket == probe => found = Some(reply),
+                Output::Reply { query_id, reply } if query_id == probe => found = Some(reply),
                 other => server.stash.push_back(other),
             }
         }

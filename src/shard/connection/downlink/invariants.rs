@@ -1,9 +1,10 @@
 //! What must hold of a connection's messages between any two inputs.
 
-use super::{Downlinks, Pending, State};
+use super::Downlinks;
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
 use crate::shard::call::waiting::CallRef;
+use crate::shard::connection::pending::{Pending, State};
 use crate::shard::connection::table::Table;
 use crate::shard::message::Messages;
 use std::collections::HashSet;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::shard::connection::outbox;
+use crate::shard::connection::pending::*;
 use crate::shard::tests::{Rig, sent};
 use crate::shard::{QueryRefusal, Reply};
 use crate::wire::ws::frame::CloseCode;
@@ -15,11 +16,11 @@ const NOTHING: [&str; 0] = [];
 fn ack_ends_qos_1_and_its_body_is_the_reply() {
     let mut rig = Rig::new();
     let key = rig.open_in("news");
-    let ticket = rig.call("news", QOS1, "x");
+    let query_id = rig.call("news", QOS1, "x");
     assert_eq!(rig.hear(key), ["send1 #1 \"x\""]);
     assert!(rig.replies().is_empty());
     rig.ack(key, 1, "thanks");
-    assert_eq!(rig.replies(), [(ticket, sent(1, "thanks"))]);
+    assert_eq!(rig.replies(), [(query_id, sent(1, "thanks"))]);
     rig.advance(10_000);
     assert_eq!(rig.hear(key), NOTHING, "an ACK cancels the repeat");
     assert!(rig.replies().is_empty());
@@ -30,10 +31,10 @@ fn ack_ends_qos_1_and_its_body_is_the_reply() {
 fn rec_counts_as_the_answer_and_com_ends_qos_2() {
     let mut rig = Rig::new();
     let key = rig.open_in("news");
-    let ticket = rig.call("news", QOS2, "x");
+    let query_id = rig.call("news", QOS2, "x");
     assert_eq!(rig.hear(key), ["send2 #1 \"x\""]);
     rig.rec(key, 1, "thanks");
-    assert_eq!(rig.replies(), [(ticket, sent(1, "thanks"))]);
+    assert_eq!(rig.replies(), [(query_id, sent(1, "thanks"))]);
     assert_eq!(rig.hear(key), ["rel #1"]);
     rig.com(key, 1);
     rig.advance(10_000);
@@ -127,7 +128,7 @@ fn rel_is_repeated_in_time_after_a_long_backoff() {
 fn no_repeat_goes_out_that_leaves_no_room_for_an_answer() {
     let mut rig = Rig::new();
     let key = rig.open_in("news");
-    let ticket = rig.call_by("news", QOS1, "x", rig.now + 8_000);
+    let query_id = rig.call_by("news", QOS1, "x", rig.now + 8_000);
     rig.hear(key);
     rig.advance(3_000);
     assert_eq!(rig.hear(key), ["send1 dup #1 \"x\""]);
@@ -135,7 +136,7 @@ fn no_repeat_goes_out_that_leaves_no_room_for_an_answer() {
     assert_eq!(rig.hear(key), NOTHING);
     assert!(rig.replies().is_empty());
     rig.advance(1);
-    assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
+    assert_eq!(rig.replies(), [(query_id, sent(0, ""))]);
     assert_eq!(rig.hear(key), ["ping"], "does the client live?");
     assert_eq!(rig.stats().messages_timed_out.get(), 1);
     rig.advance(20_000);
@@ -161,10 +162,10 @@ fn a_queued_message_is_given_up_before_any_other_timer_is_due() {
     let mut rig = Rig::with(|settings| settings.inflight_window = 1);
     let key = rig.open_in("news");
     rig.call_by("news", QOS1, "a", rig.now + 60_000);
-    let ticket = rig.call_by("news", QOS1, "b", rig.now + 1_000);
+    let query_id = rig.call_by("news", QOS1, "b", rig.now + 1_000);
     rig.hear(key);
     rig.advance(1_000);
-    assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
+    assert_eq!(rig.replies(), [(query_id, sent(0, ""))]);
     assert_eq!(rig.stats().messages_timed_out.get(), 1);
     rig.ack(key, 1, "");
     assert_eq!(rig.hear(key), NOTHING);
@@ -239,10 +240,10 @@ fn a_deadline_is_kept_for_what_never_came_into_the_window() {
     let mut rig = Rig::with(|settings| settings.inflight_window = 1);
     let key = rig.open_in("news");
     rig.call_by("news", QOS1, "a", rig.now + 60_000);
-    let ticket = rig.call_by("news", QOS1, "b", rig.now + 5_000);
+    let query_id = rig.call_by("news", QOS1, "b", rig.now + 5_000);
     rig.call_by("news", QOS1, "c", rig.now + 60_000);
     rig.advance(5_000);
-    assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
+    assert_eq!(rig.replies(), [(query_id, sent(0, ""))]);
     rig.hear(key);
     rig.ack(key, 1, "");
     assert_eq!(rig.hear(key), ["send1 #2 \"c\""]);
@@ -281,7 +282,7 @@ fn ids_go_on_without_a_jump_where_the_counter_ends() {
     for _ in 0..4 {
         rig.call("news", QOS1, "x");
     }
-    let ids: Vec<String> = rig.hear(key).iter().map(|line| line.replace("send1 ", "")).collect();
+    let ids: Vec<String> = rig.hear(key).iter().map(|frame| frame.replace("send1 ", "")).collect();
     assert_eq!(ids, ["#65533 \"x\"", "#65534 \"x\"", "#1 \"x\"", "#2 \"x\""]);
     assert_eq!(rig.shard.conns.conn(key.index).downlink.launched, 2);
     rig.finish();
@@ -354,7 +355,7 @@ fn the_oldest_are_the_ones_dropped() {
     for n in 0..9 {
         rig.call("news", QOS0, &format!("{n}{}", "x".repeat(199)));
     }
-    let heard: Vec<String> = rig.hear(key).iter().map(|line| line[..8].into()).collect();
+    let heard: Vec<String> = rig.hear(key).iter().map(|frame| frame[..8].into()).collect();
     assert_eq!(heard, ["send0 \"5", "send0 \"6", "send0 \"7", "send0 \"8"]);
     rig.finish();
 }
@@ -383,9 +384,9 @@ fn a_message_as_long_as_the_outbox_reaches_who_reads_and_a_longer_one_is_refused
     assert_eq!(rig.hear(key).len(), 1);
     rig.ack(key, 1, "");
     rig.replies();
-    let ticket = rig.call("news", QOS1, &"x".repeat(1_020));
+    let query_id = rig.call("news", QOS1, &"x".repeat(1_020));
     let refused = Reply::Refused(QueryRefusal::MessageTooLarge);
-    assert_eq!(rig.replies(), [(ticket, refused)]);
+    assert_eq!(rig.replies(), [(query_id, refused)]);
     assert_eq!(rig.shard.len(), 1);
     rig.finish();
 }
@@ -468,7 +469,7 @@ fn a_close_for_slowness_keeps_a_begun_frame_whole() {
     }
     assert_eq!(rig.stats().closed_too_slow.get(), 1);
     bytes.extend(rig.take_bytes(key, usize::MAX));
-    let heard = crate::shard::tests::tell(&bytes);
+    let heard = crate::shard::tests::describe(&bytes);
     assert_eq!(heard, [format!("send1 #1 {:?}", "x".repeat(300)), "close 1013 too slow".into()]);
     rig.finish();
 }
@@ -477,9 +478,9 @@ fn a_close_for_slowness_keeps_a_begun_frame_whole() {
 fn a_deadline_in_the_past_ends_at_once_and_not_never() {
     let mut rig = Rig::new();
     let key = rig.open_in("news");
-    let ticket = rig.call_by("news", QOS1, "x", rig.now - 5);
+    let query_id = rig.call_by("news", QOS1, "x", rig.now - 5);
     rig.advance(1);
-    assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
+    assert_eq!(rig.replies(), [(query_id, sent(0, ""))]);
     rig.hear(key);
     rig.finish();
 }

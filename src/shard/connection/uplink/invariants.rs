@@ -1,7 +1,9 @@
 //! What must hold of a client's messages between any two inputs.
 
-use super::{Answer, Hold, Uplinks};
+use super::Uplinks;
 use crate::base::id::ConnIndex;
+use crate::shard::connection::forward_queue::Hold;
+use crate::shard::connection::known_ids::Answer;
 use crate::shard::connection::table::Table;
 use std::collections::HashSet;
 
@@ -32,8 +34,8 @@ impl Holdings {
             assert!(missing.remove(&origin.sequence) || durable, "what is queued has no answer, and is queued once");
         }
         assert!(missing.is_empty(), "what has no answer is queued or with the backend");
-        let moves = uplink.current.is_some() || uplink.queue.is_empty() || uplink.hold != Hold::No;
-        assert!(moves, "the queue moves");
+        let advances = uplink.current.is_some() || uplink.queue.is_empty() || uplink.hold != Hold::No;
+        assert!(advances, "the queue moves");
         Holdings {
             nodes: ids + uplink.queue_len as usize,
             bytes: queue().map(|queued| queued.body.len()).sum::<usize>()

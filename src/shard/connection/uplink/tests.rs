@@ -150,11 +150,11 @@ fn what_failed_is_forwarded_again_under_the_same_number() {
         rig.hear(key);
         rig.advance(50_000);
         rig.send_dup(key, qos, 5, "x");
-        let again = rig.forward();
-        assert_eq!((again.sequence, &again.body[..], again.deadline), (1, &b"x"[..], rig.now + 120_000));
+        let repeated = rig.forward();
+        assert_eq!((repeated.sequence, &repeated.body[..], repeated.deadline), (1, &b"x"[..], rig.now + 120_000));
         rig.send_dup(key, qos, 5, "x");
         assert!(rig.forwards().is_empty(), "and absorbed meanwhile");
-        rig.answer(again, "at last");
+        rig.answer(repeated, "at last");
         assert_eq!(rig.hear(key).len(), 1);
         rig.finish();
     }
@@ -217,7 +217,7 @@ fn bytes_of_all_lines_pause_whoever_adds_to_them() {
         rig.answer(forward, "");
     }
     assert!(!rig.shard.is_paused(two));
-    assert_eq!(rig.stats().line_bytes.get(), 0);
+    assert_eq!(rig.stats().forward_queue_bytes.get(), 0);
     rig.finish();
 }
 

@@ -4,13 +4,13 @@
 //! A *run* goes once over a channel's members and delivers every message that was waiting for the channel when the run
 //! began. Messages that come meanwhile wait for the next run: the busier a channel, the more frames share one write.
 
-use super::call::query::{QueryRefusal, Reply, Terms};
-use super::channel::members::ChannelIndex;
-use super::connection::downlink::Delivery;
 use super::delivery::{self, conn_of, deliver, kick, online_members, open_call};
-use super::ids::{Member, QueryId};
-use super::message::{Message, MessageRef};
-use super::session::scope::Scope;
+use crate::shard::call::query::{QueryRefusal, Reply, Terms};
+use crate::shard::channel::members::ChannelIndex;
+use crate::shard::connection::pending::Delivery;
+use crate::shard::ids::{Member, QueryId};
+use crate::shard::message::{Message, MessageRef};
+use crate::shard::session::scope::Scope;
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use std::collections::VecDeque;
@@ -105,7 +105,8 @@ impl Fanout {
         if scope.sessions.commands.len() >= limits.commands_behind {
             return false;
         }
-        // What comes behind the first frame of a write is cheaper: a slice of a run of several messages has fewer members.
+        // What comes behind the first frame of a write is cheaper: a slice of a run of several messages has fewer
+        // members.
         let slice_cost = limits.fanout_slice_members * (1 + WRITE_COST);
         let Some(mut run) = self.runs.pop_front() else { return false };
         let members = match run.members.take() {
@@ -157,7 +158,7 @@ impl Fanout {
 
     /// The messages of runs, and the calls that wait for members not reached yet, for invariants.
     #[cfg(debug_assertions)]
-    pub fn check(&self) -> (usize, Vec<super::call::waiting::CallRef>) {
+    pub fn check(&self) -> (usize, Vec<crate::shard::call::waiting::CallRef>) {
         let (mut jobs, mut message_uses, mut calls) = (0, 0, Vec::new());
         for run in &self.runs {
             let left = run.members.as_ref().map_or(0, |members| members.len() - run.next);
@@ -173,8 +174,8 @@ impl Fanout {
     }
 }
 
-/// A delivery may close its connection; the connection leaves the channel only when its event is handled, so the members
-/// stay as they are meanwhile.
+/// A delivery may close its connection; the connection leaves the channel only when its event is handled, so the
+/// members stay as they are meanwhile.
 fn send_at_once(scope: &mut Scope<'_>, query: QueryId, channel: ChannelIndex, message: &MessageRef, terms: &Terms) {
     let members = scope.channels.members_len(channel);
     let delivery = open_call(scope, query, message, members, terms);

@@ -18,8 +18,8 @@ pub struct List {
     tail: Option<NodeIndex>,
 }
 
-/// Names a node until it is removed. Holds the complement of its place in `nodes`, so that `Option<NodeIndex>` takes four
-/// bytes.
+/// Names a node until it is removed. Holds the complement of its place in `nodes`, so that `Option<NodeIndex>` takes
+/// four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeIndex(NonZeroU32);
 

@@ -1,15 +1,15 @@
 //! One message, or one close, to one member of a channel: a connection or a session.
 
-use super::call::query::{QueryRefusal, Terms};
-use super::channel::members::ChannelIndex;
-use super::command::UnixMs;
-use super::connection::downlink::Delivery;
-use super::context::Context;
-use super::ids::{Member, MemberKind, QueryId, SessionKey};
-use super::message::{Message, MessageRef};
-use super::session;
-use super::session::scope::Scope;
 use crate::base::id::ConnIndex;
+use crate::shard::call::query::{QueryRefusal, Terms};
+use crate::shard::channel::members::ChannelIndex;
+use crate::shard::command::UnixMs;
+use crate::shard::connection::pending::Delivery;
+use crate::shard::context::Context;
+use crate::shard::ids::{Member, MemberKind, QueryId, SessionKey};
+use crate::shard::message::{Message, MessageRef};
+use crate::shard::session;
+use crate::shard::session::scope::Scope;
 use crate::wire::packet::{self, QoS};
 use crate::wire::ws::frame::CloseCode;
 
@@ -82,9 +82,11 @@ pub fn generation(scope: &Scope<'_>, member: Member) -> u32 {
 /// The member that was there with this generation is there still.
 pub fn is_present(scope: &Scope<'_>, member: Member, generation: u32) -> bool {
     match member.kind() {
-        MemberKind::Connection(conn) => {
-            scope.conns.get(conn).is_some_and(|conn| u32::from(conn.generation()) == generation)
-        }
+        // A connection that has become a session's is not a member by itself any more.
+        MemberKind::Connection(conn) => scope
+            .conns
+            .get(conn)
+            .is_some_and(|conn| u32::from(conn.generation()) == generation && !conn.session().is_some()),
         MemberKind::Session(index) => scope.sessions.table.get(SessionKey { index, generation }).is_some(),
     }
 }

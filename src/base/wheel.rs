@@ -1,6 +1,6 @@
 //! Hierarchical timing wheel: six levels of 64 slots over milliseconds. Arming, moving and cancelling a timer is O(1).
 //!
-//! The wheel holds list heads; a timer is a small number of the caller's (a slab index), and its links lie in `nodes`
+//! The wheel holds list heads; a timer is a small number of the caller's (a slab index), and its links lie in `timers`
 //! under that number, apart from what the timer is for: moving a timer touches no cold data. It knows no clock and
 //! calls nobody: the owner asks `poll` what has expired.
 //!
@@ -10,9 +10,9 @@
 //! emptied into lower levels (at most five times in a timer's life)
 //! ```
 
-use crate::base::time::Tick;
+use super::time::Tick;
 
-/// Which timer: an index chosen by the owner. `nodes` grows to the largest one used.
+/// Which timer: an index chosen by the owner. `timers` grows to the largest one used.
 pub type TimerId = u32;
 
 pub struct Wheel {
@@ -20,7 +20,7 @@ pub struct Wheel {
     levels: Box<[Level; LEVELS]>,
     /// Expired, not yet fetched.
     due: u32,
-    nodes: Vec<Node>,
+    timers: Vec<Timer>,
     len: usize,
 }
 
@@ -31,7 +31,7 @@ struct Level {
 }
 
 #[derive(Clone, Copy)]
-struct Node {
+struct Timer {
     when: u64,
     next: u32,
     prev: u32,
@@ -46,7 +46,7 @@ impl Wheel {
             elapsed: now.0,
             levels: Box::new([level(), level(), level(), level(), level(), level()]),
             due: NIL,
-            nodes: Vec::new(),
+            timers: Vec::new(),
             len: 0,
         }
     }
@@ -61,23 +61,23 @@ impl Wheel {
     }
 
     pub fn deadline(&self, id: TimerId) -> Option<Tick> {
-        let node = self.nodes.get(id as usize)?;
-        (node.place != IDLE).then_some(Tick(node.when))
+        let timer = self.timers.get(id as usize)?;
+        (timer.place != IDLE).then_some(Tick(timer.when))
     }
 
     /// Arms the timer, or moves it when it is armed. What is past expires at the next `poll`; what lies beyond the
     /// horizon (two years) expires at the horizon, where its owner looks again.
     pub fn arm(&mut self, id: TimerId, when: Tick) {
         let index = id as usize;
-        if index >= self.nodes.len() {
-            self.nodes.resize(index + 1, Node::IDLE);
+        if index >= self.timers.len() {
+            self.timers.resize(index + 1, Timer::IDLE);
         }
-        if self.nodes[index].place != IDLE {
+        if self.timers[index].place != IDLE {
             self.unlink(id);
         } else {
             self.len += 1;
         }
-        self.nodes[index].when = when.0.min(self.elapsed + HORIZON_MS);
+        self.timers[index].when = when.0.min(self.elapsed + HORIZON_MS);
         self.link(id);
     }
 
@@ -90,11 +90,11 @@ impl Wheel {
 
     /// True when it was armed (expired but not fetched counts as armed).
     pub fn cancel(&mut self, id: TimerId) -> bool {
-        if self.nodes.get(id as usize).is_none_or(|node| node.place == IDLE) {
+        if self.timers.get(id as usize).is_none_or(|timer| timer.place == IDLE) {
             return false;
         }
         self.unlink(id);
-        self.nodes[id as usize].place = IDLE;
+        self.timers[id as usize].place = IDLE;
         self.len -= 1;
         true
     }
@@ -143,14 +143,14 @@ impl Wheel {
         level.occupied &= !(1 << slot.slot);
         let mut id = std::mem::replace(&mut level.heads[slot.slot], NIL);
         while id != NIL {
-            let next = self.nodes[id as usize].next;
+            let next = self.timers[id as usize].next;
             self.link(id);
             id = next;
         }
     }
 
     fn link(&mut self, id: TimerId) {
-        let when = self.nodes[id as usize].when;
+        let when = self.timers[id as usize].when;
         let (place, head) = if when <= self.elapsed {
             (DUE, &mut self.due)
         } else {
@@ -161,19 +161,19 @@ impl Wheel {
         };
         let next = std::mem::replace(head, id);
         if next != NIL {
-            self.nodes[next as usize].prev = id;
+            self.timers[next as usize].prev = id;
         }
-        let node = &mut self.nodes[id as usize];
-        (node.place, node.next, node.prev) = (place, next, NIL);
+        let timer = &mut self.timers[id as usize];
+        (timer.place, timer.next, timer.prev) = (place, next, NIL);
     }
 
     fn unlink(&mut self, id: TimerId) {
-        let Node { next, prev, place, .. } = self.nodes[id as usize];
+        let Timer { next, prev, place, .. } = self.timers[id as usize];
         if next != NIL {
-            self.nodes[next as usize].prev = prev;
+            self.timers[next as usize].prev = prev;
         }
         if prev != NIL {
-            self.nodes[prev as usize].next = next;
+            self.timers[prev as usize].next = next;
         } else if place == DUE {
             self.due = next;
         } else {
@@ -193,8 +193,8 @@ struct Slot {
     begins: u64,
 }
 
-impl Node {
-    const IDLE: Node = Node { when: 0, next: NIL, prev: NIL, place: IDLE };
+impl Timer {
+    const IDLE: Timer = Timer { when: 0, next: NIL, prev: NIL, place: IDLE };
 }
 
 /// The level of the highest bit in which the two differ.

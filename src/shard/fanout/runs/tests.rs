@@ -59,7 +59,7 @@ fn a_message_that_comes_during_a_run_comes_after_it() {
 fn members_that_leave_during_a_run_are_not_waited_for() {
     let mut rig = Rig::new();
     let members = crowd(&mut rig, "all", AT_ONCE + 10);
-    let ticket = rig.call("all", QoS::AtLeastOnce, "a");
+    let query_id = rig.call("all", QoS::AtLeastOnce, "a");
     assert!(rig.shard.poll_fanout(rig.now));
     // Of those who are still to be served: one ends, one closes, one ends and its slot is used again.
     let waiting = &members[SLICE..];
@@ -73,7 +73,7 @@ fn members_that_leave_during_a_run_are_not_waited_for() {
     for &key in &members {
         rig.ack(key, 1, "");
     }
-    assert_eq!(rig.replies(), [(ticket, sent(members.len() as u32 - 3, ""))]);
+    assert_eq!(rig.replies(), [(query_id, sent(members.len() as u32 - 3, ""))]);
     rig.finish();
 }
 
@@ -85,8 +85,8 @@ fn a_member_that_is_closed_by_one_message_is_not_waited_for_by_the_next() {
     rig.fan_out();
     rig.advance(10_000);
     let mut replies = rig.replies();
-    replies.sort_by_key(|(ticket, _)| ticket.0);
-    assert_eq!(replies, tickets.into_iter().map(|ticket| (ticket, sent(0, ""))).collect::<Vec<_>>());
+    replies.sort_by_key(|(query_id, _)| query_id.0);
+    assert_eq!(replies, tickets.into_iter().map(|query_id| (query_id, sent(0, ""))).collect::<Vec<_>>());
     assert_eq!(rig.stats().closed_too_slow.get(), AT_ONCE as u64 + 1);
     rig.finish();
 }
@@ -95,12 +95,12 @@ fn a_member_that_is_closed_by_one_message_is_not_waited_for_by_the_next() {
 fn a_channel_that_empties_before_its_run_answers_nobody() {
     let mut rig = Rig::new();
     let members = crowd(&mut rig, "all", AT_ONCE + 1);
-    let ticket = rig.call("all", QoS::ExactlyOnce, "a");
+    let query_id = rig.call("all", QoS::ExactlyOnce, "a");
     for key in members {
         rig.end(key);
     }
     rig.fan_out();
-    assert_eq!(rig.replies(), [(ticket, sent(0, ""))]);
+    assert_eq!(rig.replies(), [(query_id, sent(0, ""))]);
     rig.finish();
 }
 
@@ -108,13 +108,13 @@ fn a_channel_that_empties_before_its_run_answers_nobody() {
 fn parts_of_a_large_channel_time_out() {
     let mut rig = Rig::new();
     let members = crowd(&mut rig, "all", AT_ONCE + 1);
-    let ticket = rig.call("all", QoS::AtLeastOnce, "a");
+    let query_id = rig.call("all", QoS::AtLeastOnce, "a");
     rig.fan_out();
     rig.ack(members[5], 1, "only me");
     rig.advance(9_999);
     assert!(rig.replies().is_empty());
     rig.advance(1);
-    assert_eq!(rig.replies(), [(ticket, sent(1, "only me"))]);
+    assert_eq!(rig.replies(), [(query_id, sent(1, "only me"))]);
     rig.ack(members[6], 1, "too late");
     assert!(rig.replies().is_empty());
     rig.finish();
@@ -128,8 +128,8 @@ fn too_many_waiting_messages_are_refused() {
         rig.call("all", QoS::AtMostOnce, "a");
     }
     rig.replies();
-    let ticket = rig.call("all", QoS::AtLeastOnce, "a");
-    assert_eq!(rig.replies(), [(ticket, Reply::Refused(QueryRefusal::TooManyMessages))]);
+    let query_id = rig.call("all", QoS::AtLeastOnce, "a");
+    assert_eq!(rig.replies(), [(query_id, Reply::Refused(QueryRefusal::TooManyMessages))]);
     let kick = Query::KickChannel { channel: "all".into(), code: CloseCode(4000), reason: "".into() };
     assert_eq!(rig.reply_to(kick), Reply::Refused(QueryRefusal::TooManyMessages));
     assert_eq!(rig.stats().fanout_refused.get(), 2);

@@ -1,0 +1,173 @@
+//! One message on its way to a client, and a connection's list of them. `downlink` moves messages through these states.
+
+use crate::base::arena::{List, NodeIndex};
+use crate::base::time::Tick;
+use crate::shard::call::waiting::CallRef;
+use crate::shard::command::{Claim, IDS, Offset, UnixMs};
+use crate::shard::context::Context;
+use crate::shard::message::{Message, MessageRef};
+use crate::wire::packet::{MessageId, QoS};
+use std::sync::Arc;
+
+/// One connection's list, and where it stands in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Downlink {
+    pub(super) list: List,
+    /// All that come before it in the list have been sent.
+    pub(super) first_queued: Option<NodeIndex>,
+    pub(super) queued_bytes: u32,
+    /// The offset of the next message that gets an id; its id follows from it. Below `OFFSETS`.
+    pub(super) launched: u32,
+    pub(super) in_flight: u16,
+}
+
+/// A QoS 1/2 message to a client that is not finished.
+pub struct Pending {
+    /// `None` once the client has it (QoS 2, after REC).
+    pub(super) message: Option<MessageRef>,
+    /// `None` when no call waits any more: the message is stored, or was loaded from the store.
+    pub(super) call: Option<CallRef>,
+    /// When it is given up, unless it is stored.
+    pub(super) deadline: Tick,
+    pub(super) repeat_at: Tick,
+    /// When a durable session has it stored.
+    pub(super) store_at: Tick,
+    pub(super) expires: UnixMs,
+    /// Its place among all that got an id, below `OFFSETS`; in a durable session its `Offset`.
+    pub(super) offset: u64,
+    pub(super) attempts: u16,
+    pub(super) state: State,
+    pub(super) store_state: StoreState,
+    /// Sent before, on an earlier connection.
+    pub(super) dup: bool,
+    /// The caller's `message_id`, for receipts.
+    pub(super) message_id: Option<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Queued,
+    /// Sent; waiting for ACK or REC.
+    Sent(QoS),
+    /// REC came for a stored message; REL waits for the store.
+    Releasing,
+    /// REC came, REL went out; waiting for COM.
+    Released,
+}
+
+/// Does the store have the message?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    NotStored,
+    Storing,
+    Stored,
+    /// Refused by a store that may have stored it all the same: nothing is promised, and it is treated as stored.
+    Unknown,
+}
+
+impl StoreState {
+    /// Does the message count as waiting?
+    pub fn counts(self) -> bool {
+        matches!(self, StoreState::Storing | StoreState::Stored)
+    }
+}
+
+/// On what terms a message is delivered to each member of a channel.
+pub struct Delivery {
+    pub call: CallRef,
+    pub deadline: Tick,
+    pub expires: UnixMs,
+    pub claim: Option<Claim>,
+}
+
+/// What the store needs of a message in memory.
+pub struct ToStore {
+    pub offset: Offset,
+    pub message: Message,
+    /// It may have reached the client.
+    pub sent: bool,
+    pub expires: UnixMs,
+}
+
+impl Downlink {
+    /// Bytes of messages that wait for room in the window.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes as usize
+    }
+
+    pub fn in_flight(&self) -> usize {
+        usize::from(self.in_flight)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Messages wait for room in the window.
+    pub fn has_queued(&self) -> bool {
+        self.first_queued.is_some()
+    }
+}
+
+impl Pending {
+    pub(super) fn new(message: &MessageRef, delivery: &Delivery, cx: &mut Context<'_>) -> Pending {
+        Pending {
+            message: Some(cx.messages.another(message)),
+            call: Some(delivery.call),
+            deadline: delivery.deadline,
+            repeat_at: Tick::NEVER,
+            store_at: Tick::NEVER,
+            expires: delivery.expires,
+            offset: 0,
+            attempts: 0,
+            state: State::Queued,
+            store_state: StoreState::NotStored,
+            dup: false,
+            message_id: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> MessageId {
+        id_of(self.offset)
+    }
+
+    /// Nobody was promised that it arrives.
+    pub(super) fn may_be_given_up(&self) -> bool {
+        self.store_state == StoreState::NotStored && !self.is_released()
+    }
+
+    /// When it has to be looked at.
+    pub(super) fn wake(&self) -> Tick {
+        let deadline = if self.may_be_given_up() { self.deadline.min(self.store_at) } else { Tick::NEVER };
+        deadline.min(self.repeat_at)
+    }
+
+    pub fn offset(&self) -> Offset {
+        Offset(self.offset)
+    }
+
+    pub fn store_state(&self) -> StoreState {
+        self.store_state
+    }
+
+    pub fn has_call(&self) -> bool {
+        self.call.is_some()
+    }
+
+    /// The client has it; its REL, or the answer to that, is missing.
+    pub fn is_released(&self) -> bool {
+        matches!(self.state, State::Releasing | State::Released)
+    }
+}
+
+/// 1, 2, …, 65534, 1, …
+pub(super) fn id_of(offset: u64) -> MessageId {
+    Offset(offset).id()
+}
+
+pub(super) fn offset_after(offset: u64) -> u64 {
+    (offset + 1) % OFFSETS
+}
+
+/// A connection's offsets go round where ids do, so that the ids go on without a jump, and fit `launched`.
+pub(super) const OFFSETS: u64 = u32::MAX as u64 / IDS * IDS;

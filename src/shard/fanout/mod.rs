@@ -1,0 +1,6 @@
+//! From one message to its receivers: `delivery` reaches one member, `runs` all members of a channel, in slices.
+//!
+//! It stands above `channel` and `session`: members are connections and sessions.
+
+pub mod delivery;
+pub mod runs;

@@ -1,0 +1,64 @@
+//! What simulation and fuzzing with tiny limits have found.
+
+use super::*;
+use crate::shard::command::Claim;
+use crate::shard::ids::SessionIndex;
+
+#[test]
+fn a_run_that_began_before_a_connection_was_attached_does_not_reach_it() {
+    let mut bench = Bench::with(|settings| {
+        settings.limits.fanout_at_once_members = 0;
+        settings.limits.fanout_slice_members = 1;
+    });
+    let plain = bench.rig.open_in("news");
+    let (key, _) = bench.rig.reserve();
+    bench.rig.input(Input::Subscribe { key, channel: "news" });
+    bench.rig.call("news", QOS1, "x");
+    assert!(bench.rig.shard.poll_fanout(bench.rig.now), "one of two members is served");
+    let (response, name) = (Rc::from(&b""[..]), "me".into());
+    bench.rig.input(Input::Attach { key, response, new: SessionId(7), name, expiry_s: None, greets: false });
+    bench.store();
+    bench.rig.fan_out();
+    assert_eq!(bench.rig.hear(plain), [r#"send1 #1 "x""#]);
+    assert_eq!(bench.rig.hear(key), [""; 0], "it had no session when the run began");
+    bench.rig.ack(plain, 1, "");
+    assert_eq!(bench.reply(), answered(1));
+    bench.finish();
+}
+
+#[test]
+fn offsets_of_messages_that_are_stored_at_once_are_reserved_too() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    for n in 0..300 {
+        let claim = Claim { message_id: format!("{n}").into(), until: UnixMs(u64::MAX) };
+        let terms = Terms { claim: Some(claim), ..Terms::from(bench.rig.now + 10_000) };
+        bench.send_on("me", QOS1, "x", terms);
+        bench.store();
+        assert_eq!(bench.reply(), stored(1));
+        let used = bench.rig.shard.sessions.table.at(SessionIndex(0)).next;
+        let row = bench.disk.rows.values().next().expect("it is stored");
+        assert!(row.downlink.reserved >= used, "a crash must not give {used:?} away again");
+        let heard = bench.rig.hear(key);
+        heard.iter().for_each(|_| bench.rig.ack(key, n + 1, ""));
+    }
+    bench.finish();
+}
+
+#[test]
+fn the_rel_of_a_message_that_the_store_refuses_after_all_is_stored_when_the_connection_ends() {
+    let mut bench = Bench::new();
+    let old = bench.open("me");
+    bench.send_to("me", QOS2, "x");
+    assert_eq!(bench.rig.hear(old), [r#"send2 #1 "x""#]);
+    bench.rig.advance(1_500);
+    bench.rig.rec(old, 1, "");
+    let new = bench.attach("me", &[]);
+    bench.refuses = Some(StoreError::DiskFull);
+    assert!(bench.store_one(), "the message, on its way before REC came");
+    bench.refuses = None;
+    bench.store();
+    assert_eq!(bench.rig.hear(new), ["rel dup #1"], "the client holds the id until then");
+    bench.rig.com(new, 1);
+    bench.finish();
+}
