@@ -51,8 +51,8 @@ pub enum StartError {
     Listen { key: &'static str, address: SocketAddr, error: io::Error },
     #[error("no free port from {first} to {last}; name one with -p or http_port")]
     NoPort { first: u16, last: u16 },
-    #[error("CPU {core} is not among those that this process may use: {allowed:?} (see --cores, taskset, cgroups)")]
-    Core { core: usize, allowed: Vec<usize> },
+    #[error("CPU {cpu} is not among those that this process may use: {allowed:?} (see --cores, taskset, cgroups)")]
+    Cpu { cpu: usize, allowed: Vec<usize> },
     #[error("the store: {0}")]
     Store(#[from] OpenError),
     #[error("{0}")]
@@ -265,8 +265,8 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
 /// named, or when there is one worker per CPU.
 fn cpus(config: &Config) -> Result<Vec<Option<usize>>, StartError> {
     let allowed = sys::allowed_cores();
-    if let Some(&core) = config.cores.iter().find(|core| !allowed.contains(core)) {
-        return Err(StartError::Core { core, allowed });
+    if let Some(&cpu) = config.cores.iter().find(|cpu| !allowed.contains(cpu)) {
+        return Err(StartError::Cpu { cpu, allowed });
     }
     let chosen: Vec<usize> = if config.cores.is_empty() { allowed } else { config.cores.iter().copied().collect() };
     let workers = if config.workers == 0 { chosen.len() } else { config.workers };

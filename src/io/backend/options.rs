@@ -1,7 +1,7 @@
 //! What the operator decides about backends, in the units that the pool works with.
 //!
-//! Plain data, made from a checked configuration and the limits of the process. A worker makes it at the start and at each reload; the dispatcher
-//! keeps it.
+//! Plain data, made from a checked configuration and the limits of the process. A worker makes it at the start and at
+//! each reload; the dispatcher keeps it.
 
 use crate::base::limits::Limits;
 use crate::base::time::ms;

@@ -39,7 +39,7 @@ pub async fn hand_over(
         let channels = worker.shared().handovers().expect("there are channels where there are workers and a store");
         match channels.send(owner, socket.fd(), arrival) {
             Ok(()) => {
-                worker.count(|counters| &counters.moves);
+                worker.count(|counters| &counters.handovers);
                 worker.sockets().detach(key.index);
                 return Ok(());
             }
@@ -51,7 +51,7 @@ pub async fn hand_over(
         }
         monoio::time::sleep(Duration::from_millis(limits.handover_retry_ms)).await;
     }
-    worker.count(|counters| &counters.moves_failed);
+    worker.count(|counters| &counters.handovers_failed);
     lifecycle::abandon(worker, key);
     let Arrival { identity, session, .. } = *arrival;
     worker.hooks().close(identity, cookie_of(&session), worker.now());
@@ -71,7 +71,7 @@ fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
     let Arrival { identity, origin, session, early, place } = arrival;
     let cookie = cookie_of(&session);
     let Some(Ok(socket)) = fd.map(Socket::new) else {
-        worker.count(|counters| &counters.moves_failed);
+        worker.count(|counters| &counters.handovers_failed);
         warn!(worker = worker.id().0, "a connection was lost on its way here; see RLIMIT_NOFILE");
         worker.hooks().close(identity, cookie, worker.now());
         return worker.send_message(origin.shard, PeerMessage::HandoverFailed { origin });

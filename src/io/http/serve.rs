@@ -197,11 +197,11 @@ impl ServedConnection {
         let response = calls::run(self.connection.worker(), request).await;
         self.connection.respond(&response, keep_alive).await;
         if let Some(mut body) = response.into_buffer() {
-            body.shrink_to(SPARE_KEPT);
+            body.shrink_to(SPARE_BYTES_MAX);
             self.spare = body;
         }
         Some(request_len)
     }
 }
 
-const SPARE_KEPT: usize = 64 << 10;
+const SPARE_BYTES_MAX: usize = 64 << 10;

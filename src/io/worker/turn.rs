@@ -407,7 +407,7 @@ impl Worker {
     pub fn query_peer(&self, to: ShardId, query_id: QueryId, message: PeerMessage) {
         self.wakeups.need_turn();
         if self.peers.try_send(to, message).is_err() {
-            self.count(|counters| &counters.mail_full);
+            self.count(|counters| &counters.mailbox_full);
             self.reply(query_id, Reply::Refused(QueryRefusal::TooBusy));
         }
     }
