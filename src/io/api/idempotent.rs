@@ -8,11 +8,11 @@
 //!   └► a repeat: wait            └► Settled: that response
 //! ```
 
-use super::in_flight::Begin;
 use super::query::{self, Outgoing};
 use crate::base::time::ms;
 use crate::io::runtime::clock;
 use crate::io::runtime::oneshot::{Expired, ReturnAddress};
+use crate::io::worker::calls::in_flight::Begin;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Sent, Targets, write_sent};

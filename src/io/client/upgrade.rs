@@ -2,13 +2,13 @@
 //!
 //! A socket is never lost on the way: it becomes a client's, or goes to another worker, or comes back with the refusal.
 
-use super::connecting::{Connect, ConnectOutcome};
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
+use crate::io::client::handover;
 use crate::io::handover::channel::Arrival;
-use crate::io::handover::worker as handover;
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
+use crate::io::worker::connecting::{Connect, ConnectOutcome};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;

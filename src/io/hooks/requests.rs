@@ -1,5 +1,5 @@
 //! Hooks: our requests to the business server, which the backend pool carries out. What a request's outcome means for
-//! the worker is in `completions`.
+//! the worker is in `service::completions`.
 //!
 //! A hook that finds too many requests waiting is refused here at once: a forward gives its body back, a connect says
 //! so, a close is logged, receipts are counted as dropped.

@@ -6,14 +6,15 @@
 //! ```
 //! The slot at the origin stays until the connection ends, because the identity that the backend knows leads to it.
 
-use super::channel::{Arrival, NotHandedOver};
+use super::refusal::ConnectRefusal;
+use super::{lifecycle, task};
 use crate::base::id::{ConnKey, Identity};
-use crate::io::client::connecting::{Attached, SessionRequest};
-use crate::io::client::refusal::ConnectRefusal;
-use crate::io::client::{lifecycle, task};
+use crate::io::handover::channel::{Arrival, NotHandedOver};
+use crate::io::handover::session_request::SessionRequest;
 use crate::io::http::connection;
 use crate::io::runtime::oneshot::Oneshot;
 use crate::io::runtime::socket::Socket;
+use crate::io::worker::connecting::Attached;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
@@ -104,7 +105,7 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
         Err(why) => {
             lifecycle::abandon(&worker, key);
             worker.hooks().close(identity, cookie, worker.now());
-            connection::refuse(worker, socket, ConnectRefusal::SessionNotStored(why)).await;
+            connection::refuse(worker, socket, &ConnectRefusal::SessionNotStored(why).response()).await;
         }
     }
 }

@@ -5,23 +5,23 @@
 //! messages, handovers, writable, keep_time ─► turn: the end of a turn
 //! ```
 
-use super::message::PeerMessage;
-use super::rules::Rules;
-use super::shared::Shared;
-use super::turn::{Worker, WorkerSetup};
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
 use crate::base::time::ms;
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
-use crate::io::handover::worker as handover;
-use crate::io::hooks::completions;
-use crate::io::http::serve::{self, Side};
+use crate::io::client::handover;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net::{self, Listener};
 use crate::io::runtime::socket::{Pollable, Socket};
+use crate::io::service::completions;
+use crate::io::service::serve::{self, Side};
+use crate::io::worker::message::PeerMessage;
+use crate::io::worker::rules::Rules;
+use crate::io::worker::shared::Shared;
+use crate::io::worker::turn::{Worker, WorkerSetup};
 use crate::shard::DrainScope;
 use crate::shard::command::StoredSession;
 use std::io;

@@ -3,12 +3,12 @@
 
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
+use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::oneshot::{Oneshot, OneshotId, Oneshots};
 use crate::shard::command::StoreError;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 pub struct PendingConnects {
     hooks: Oneshots<ConnectOutcome, Option<Connect>>,
@@ -43,19 +43,6 @@ pub enum ConnectOutcome {
 
 /// The session is the connection's, or why the store does not take it.
 pub type Attached = Result<(), StoreError>;
-
-/// The durable session that the backend wants for a connection; it may go to another worker.
-#[derive(Default)]
-pub struct SessionRequest {
-    pub name: Arc<str>,
-    pub expiry_s: Option<u64>,
-    pub cookie: Option<Box<[u8]>>,
-    pub unsubscribe: Vec<String>,
-    pub subscribe: Vec<String>,
-    /// The 101.
-    pub response: Vec<u8>,
-    pub greets: bool,
-}
 
 impl PendingConnects {
     pub fn new(now: Tick) -> PendingConnects {

@@ -3,12 +3,13 @@
 //!
 //! Nothing here waits: whoever waits for the outcome (`client::upgrade`) has a oneshot.
 
-use super::ticket::HookTicket;
 use crate::base::id::{ConnKey, ShardId};
 use crate::io::backend::{FinishedRequest, HookOutcome};
-use crate::io::client::connecting::{Connect, ConnectOutcome, SessionRequest};
 use crate::io::client::lifecycle;
+use crate::io::handover::session_request::SessionRequest;
+use crate::io::hooks::ticket::HookTicket;
 use crate::io::runtime::oneshot::OneshotId;
+use crate::io::worker::connecting::{Connect, ConnectOutcome};
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::{Actions, ConnectAnswer, Verdict};
 use crate::shard::{self, ForwardOutcome, Input};
