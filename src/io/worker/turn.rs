@@ -328,7 +328,7 @@ impl Worker {
                     self.query_peer(to.shard, query_id, redirected);
                 }
                 Some(Output::HandoverEnded { origin }) => {
-                    self.send_message(origin.shard, PeerMessage::HandoverEnded { origin: origin });
+                    self.send_message(origin.shard, PeerMessage::HandoverEnded { origin });
                 }
                 Some(Output::SessionEnded { name, cookie, why }) => {
                     let cookie = cookie.map(|cookie| Rc::from(&cookie[..]));
