@@ -16,9 +16,9 @@
 //!     │   ├ channel::members      who is in which channel
 //!     │   ├ session::scope        durable sessions, and their commands to the store
 //!     │   └ call::waiting         calls that wait for clients
-//!     ├ io::client::sockets       the clients' sockets, for writing
+//!     ├ io::worker::sockets       the clients' sockets, for writing
 //!     ├ io::client::task          one per client: its socket, for reading, and nothing else
-//!     ├ io::http::responses       responses to callers, until the turn ends
+//!     ├ io::worker::responses     responses to callers, until the turn ends
 //!     ├ io::backend::pool         keep-alive connections to the business server, and the requests that wait for one
 //!     └ io::worker::peers         messages for other workers that have no room yet
 //! store thread  io::store::thread the database; nobody else waits for a disk or for Redis
@@ -26,12 +26,12 @@
 //!
 //! # The life of a connection
 //!
-//! 1. `io::worker::tasks` accepts a socket; `io::http::serve` reads the request head and sees an upgrade.
+//! 1. `io::service::tasks` accepts a socket; `io::service::serve` reads the request head and sees an upgrade.
 //! 2. `io::client::upgrade` checks it (`wire::ws::handshake`, `policy::admission`), takes a slot
 //!    (`Shard::reserve`: phase *Connecting*) and asks the business server (`io::hooks`, `io::backend`).
-//! 3. `io::hooks::completions` reads the answer. Accepted: `io::client::lifecycle` subscribes the connection and opens
-//!    it (`Input::Opened`: phase *Open*), or attaches it to its session (`shard::session::attach`) in the worker that
-//!    owns that, to which `io::handover::worker` carries the socket. Refused: a 401 or 503.
+//! 3. `io::service::completions` reads the answer. Accepted: `io::client::lifecycle` subscribes the connection and
+//!    opens it (`Input::Opened`: phase *Open*), or attaches it to its session (`shard::session::attach`) in the worker
+//!    that owns that, to which `io::client::handover` carries the socket. Refused: a 401 or 503.
 //! 4. `io::client::task` reads from then on. `shard::connection::keepalive` pings who is silent.
 //! 5. It ends: the client closes, is too slow, is silent, breaks the protocol, is kicked, or the server drains. All go
 //!    through `shard::connection::table` (*Closing*, *Gone*). Its channels are left and its session stores what is
@@ -49,16 +49,16 @@
 //!
 //! # The life of a call down
 //!
-//! 1. `io::http::serve` reads the request, `io::api::access` checks the signature, `policy::api` makes a call of it.
+//! 1. `io::service::serve` reads the request, `io::api::access` checks the signature, `policy::api` makes a call of it.
 //! 2. `io::api::query` sends one query to each shard that may have members (`io::worker::presence`) and gathers the
-//!    replies (`io::api::gather`). With a `message_id`, `io::api::idempotent` sees to it that the call is carried out
-//!    once.
+//!    replies (`io::worker::calls::gather`). With a `message_id`, `io::api::idempotent` sees to it that the call is
+//!    carried out once.
 //! 3. `shard::fanout` delivers: at once to a few members, in slices to many. `shard::connection::downlink` gives the
 //!    message an id and room in the client's window; `shard::session::downlink` stores it for those who are away.
 //! 4. The message waits in the outbox (`shard::connection::outbox`) as a packet. At the end of the turn
-//!    `io::client::sockets` writes all that waits for a client at once, framed by its transport.
+//!    `io::worker::sockets` writes all that waits for a client at once, framed by its transport.
 //! 5. ACK or REC comes up, `shard::call::waiting` counts it; the last one, or the deadline, makes the reply, which goes
-//!    back through the gather to the caller (`io::http::responses`).
+//!    back through the gather to the caller (`io::worker::responses`).
 
 /// Invariant: a client and a business server like any user's; what it finds is proved by the ledger alone.
 pub mod audit;

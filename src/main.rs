@@ -4,7 +4,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use rainbow::audit::AuditCommand;
-use rainbow::config::{Config, Loaded, StoreConfig, StoreKind, process_env};
+use rainbow::config::{self, Config, Loaded, StoreConfig, StoreKind, process_env};
 use rainbow::demo::{self, DemoConfig, Ports};
 use rainbow::server::{self, Mode, Server};
 use std::io::IsTerminal;
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     match command.action {
         None => serve(command.serve),
         Some(Action::Config { command: ConfigCommand::Default }) => {
-            print!("{}", Config::default_toml());
+            print!("{}", config::default_toml());
             ExitCode::SUCCESS
         }
         Some(Action::Config { command: ConfigCommand::Check { file } }) => {
@@ -180,11 +180,11 @@ fn load(options: &Serve) -> Result<Loaded, String> {
     let replaced = |name: &str| options_set.iter().any(|(set, value)| *set == name && value.is_some());
     let options_first = options_set.iter().filter_map(|(name, value)| Some((String::from(*name), value.clone()?)));
     let env = process_env().filter(|(name, _)| !replaced(name)).chain(options_first);
-    Config::load(options.file.as_deref(), env, options.port).map_err(|errors| errors.to_string())
+    config::load(options.file.as_deref(), env, options.port).map_err(|errors| errors.to_string())
 }
 
 fn check(file: Option<&Path>) -> ExitCode {
-    match Config::load(file, process_env(), None) {
+    match config::load(file, process_env(), None) {
         Ok(loaded) => {
             loaded.notices.iter().for_each(|notice| eprintln!("{notice}"));
             println!("{}: no errors", file.map_or("the defaults".into(), |file| file.display().to_string()));

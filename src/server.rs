@@ -4,7 +4,7 @@
 
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
-use crate::config::Config;
+use crate::config::{Config, Reload};
 use crate::io::backend::resolver::Resolver;
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::clock;
@@ -51,8 +51,8 @@ pub enum StartError {
     Listen { key: &'static str, address: SocketAddr, error: io::Error },
     #[error("no free port from {first} to {last}; name one with -p or http_port")]
     NoPort { first: u16, last: u16 },
-    #[error("CPU {core} is not among those that this process may use: {allowed:?} (see --cores, taskset, cgroups)")]
-    Core { core: usize, allowed: Vec<usize> },
+    #[error("CPU {cpu} is not among those that this process may use: {allowed:?} (see --cores, taskset, cgroups)")]
+    Cpu { cpu: usize, allowed: Vec<usize> },
     #[error("the store: {0}")]
     Store(#[from] OpenError),
     #[error("{0}")]
@@ -89,7 +89,7 @@ impl Server {
         let (workers, now) = (cpus.len(), clock::monotonic());
         let setup = SharedSetup { config, mailboxes, handovers, events: sender, listen, inherited, cpus, now };
         let shared = Arc::new(Shared::new(setup, &limits));
-        let resolver = Resolver::start(&Limits::DEFAULT)?;
+        let resolver = Resolver::start(&limits)?;
         let (store, sessions) = match opened {
             Some((store, Opened { sessions })) => (Some(start_store(&shared, store, &limits)?), sessions),
             None => (None, Vec::new()),
@@ -181,7 +181,7 @@ impl Server {
     /// All or nothing: a configuration with an error changes nothing.
     fn reload(&mut self, caller: Option<ReturnAddress>) {
         let outcome = (self.reread)().map(|new| {
-            let reload = self.shared.config().reload(new);
+            let reload = Reload::of(&self.shared.config(), new);
             let config = Arc::new(reload.config);
             self.shared.set_config(config.clone());
             if let Some(store) = self.shared.store() {
@@ -200,7 +200,7 @@ impl Server {
         }
         if let Some(caller) = caller {
             // When the mailbox is full, the call ends at its deadline.
-            let reloaded = PeerMessage::Reloaded { waits: caller.oneshot(), outcome };
+            let reloaded = PeerMessage::Reloaded { oneshot: caller.oneshot(), outcome };
             let _ = self.shared.mailbox(caller.worker()).try_send(reloaded);
         }
     }
@@ -265,8 +265,8 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
 /// named, or when there is one worker per CPU.
 fn cpus(config: &Config) -> Result<Vec<Option<usize>>, StartError> {
     let allowed = sys::allowed_cores();
-    if let Some(&core) = config.cores.iter().find(|core| !allowed.contains(core)) {
-        return Err(StartError::Core { core, allowed });
+    if let Some(&cpu) = config.cores.iter().find(|cpu| !allowed.contains(cpu)) {
+        return Err(StartError::Cpu { cpu, allowed });
     }
     let chosen: Vec<usize> = if config.cores.is_empty() { allowed } else { config.cores.iter().copied().collect() };
     let workers = if config.workers == 0 { chosen.len() } else { config.workers };

@@ -5,8 +5,8 @@ mod watch;
 
 pub use report::Report;
 
-use super::backend::{Backend, STACK_BYTES};
-use super::caller::{Caller, streams_per_thread};
+use super::business::backend::{Backend, STACK_BYTES};
+use super::business::caller::{Caller, streams_per_thread};
 use super::client::Client;
 use super::options::Options;
 use super::payload;

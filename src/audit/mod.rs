@@ -4,9 +4,8 @@
 //! It talks to Rainbow over sockets like any user; it shares the parsers, the packets and the signature with it and
 //! nothing else. Called by `main` (`rainbow-server audit`) and by the crash tests.
 
-mod backend;
 mod bits;
-mod caller;
+mod business;
 mod client;
 mod command;
 mod execute;

@@ -4,6 +4,11 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+/// Whole milliseconds; `u64::MAX` for what is longer than these can count.
+pub fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Milliseconds since the process started (monotonic).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(pub u64);
@@ -28,7 +33,7 @@ impl Add<u64> for Tick {
 impl Add<Duration> for Tick {
     type Output = Tick;
     fn add(self, duration: Duration) -> Tick {
-        self + u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+        self + ms(duration)
     }
 }
 

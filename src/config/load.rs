@@ -21,28 +21,26 @@ pub struct Loaded {
     pub notices: Vec<String>,
 }
 
-impl Config {
-    /// Reads `file`, then `RAINBOW_*` out of `env` (see `process_env`), then the port of the command line.
-    pub fn load(
-        file: Option<&Path>,
-        env: impl Iterator<Item = (String, String)>,
-        port: Option<u16>,
-    ) -> Result<Loaded, ConfigErrors> {
-        let mut load = Load::new(keys().collect());
-        if let Some(path) = file {
-            load.read_file(path);
-        }
-        load.read_variables(env);
-        if let Some(port) = port {
-            load.config.http_port = Some(port);
-            load.origins.insert("http_port", Place::Option("-p"));
-        }
-        load.finish()
+/// Reads `file`, then `RAINBOW_*` out of `env` (see `process_env`), then the port of the command line.
+pub fn load(
+    file: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+    port: Option<u16>,
+) -> Result<Loaded, ConfigErrors> {
+    let mut load = Load::new(keys().collect());
+    if let Some(path) = file {
+        load.read_file(path);
     }
+    load.read_variables(env);
+    if let Some(port) = port {
+        load.config.http_port = Some(port);
+        load.origins.insert("http_port", Place::Option("-p"));
+    }
+    load.finish()
 }
 
 /// The process's own environment, as far as it is ours. Unlike `std::env::vars` it does not panic on foreign bytes;
-/// they become U+FFFD, which `Config::load` refuses.
+/// they become U+FFFD, which `load` refuses.
 pub fn process_env() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))

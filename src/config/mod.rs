@@ -19,7 +19,8 @@ mod values;
 
 pub use fault::{ConfigErrors, Fault, Nearest, Place, Problem};
 pub use keys::{Group, Key, groups, keys};
-pub use load::{Loaded, process_env};
+pub use load::{Loaded, load, process_env};
 pub use reload::Reload;
+pub use show::{default_toml, markdown_table, shown};
 pub use url::{HttpUrl, UrlError};
 pub use values::{Config, Durability, SignatureRequire, StoreConfig, StoreKind};

@@ -15,11 +15,11 @@ pub struct Reload {
     pub needs_restart: Vec<&'static str>,
 }
 
-impl Config {
-    /// `self` is in force, `new` has been loaded afresh (with the same command line).
-    pub fn reload(&self, new: Config) -> Reload {
-        let mut reload = Reload { config: self.clone(), changed: Vec::new(), needs_restart: Vec::new() };
-        for key in keys().filter(|key| !(key.same)(self, &new)) {
+impl Reload {
+    /// `old` is in force, `new` has been loaded afresh (with the same command line).
+    pub fn of(old: &Config, new: Config) -> Reload {
+        let mut reload = Reload { config: old.clone(), changed: Vec::new(), needs_restart: Vec::new() };
+        for key in keys().filter(|key| !(key.same)(old, &new)) {
             match key.reloads {
                 true => {
                     (key.copy)(&mut reload.config, &new);
@@ -49,7 +49,7 @@ mod tests {
             workers: 3,
             ..Config::default()
         };
-        let reload = old.reload(new.clone());
+        let reload = Reload::of(&old, new.clone());
         assert_eq!(reload.changed, ["connect_url", "security_token", "ping_interval"]);
         assert_eq!(reload.needs_restart, ["http_port", "workers"]);
         assert_eq!(reload.config, Config { http_port: None, workers: 0, ..new });
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn the_same_again_changes_nothing() {
         let old = Config { http_port: Some(80), ..Config::default() };
-        let reload = old.reload(old.clone());
+        let reload = Reload::of(&old, old.clone());
         assert_eq!(reload, Reload { config: old, changed: vec![], needs_restart: vec![] });
     }
 

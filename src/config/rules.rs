@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::fault::Problem;
 use super::keys::{Key, keys};
+use super::show::shown_value;
 use super::values::{Config, SignatureRequire, StoreKind};
 
 /// A relation that must hold.
@@ -29,7 +30,7 @@ impl Rule {
 
     /// What is wrong, as seen from `blamed`, one of `keys`.
     pub fn problem(&self, config: &Config, blamed: &str) -> Problem {
-        let value = |path: &str| key(path).shown(config);
+        let value = |path: &str| shown_value(key(path), config);
         match self.broken {
             Broken::Other(problem) => problem(config),
             Broken::AtMost => {

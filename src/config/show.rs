@@ -8,53 +8,49 @@ use toml::Value;
 use super::keys::{Key, groups, keys};
 use super::values::Config;
 
-impl Config {
-    /// What `rainbow-server config default` prints: every key, explained and commented out, with its default.
-    pub fn default_toml() -> String {
-        let config = Config::default();
-        let mut file = String::from(DEFAULT_HEAD);
-        let mut section = "";
-        for group in groups() {
-            let _ = write!(file, "\n# {} {}\n", group.title, "-".repeat(RULER.saturating_sub(group.title.len())));
-            for key in group.keys {
-                if key.section() != section {
-                    section = key.section();
-                    let _ = write!(file, "\n[{section}]\n");
-                }
-                let _ = write!(file, "\n# {}\n#{} = {}\n", key.doc, key.name(), key.literal(&config));
+/// What `rainbow-server config default` prints: every key, explained and commented out, with its default.
+pub fn default_toml() -> String {
+    let config = Config::default();
+    let mut file = String::from(DEFAULT_HEAD);
+    let mut section = "";
+    for group in groups() {
+        let _ = write!(file, "\n# {} {}\n", group.title, "-".repeat(RULER.saturating_sub(group.title.len())));
+        for key in group.keys {
+            if key.section() != section {
+                section = key.section();
+                let _ = write!(file, "\n[{section}]\n");
             }
+            let _ = write!(file, "\n# {}\n#{} = {}\n", key.doc, key.name(), key.literal(&config));
         }
-        file
     }
-
-    /// Every key with its value in force, for people; secrets that are set read `(hidden)`.
-    pub fn shown(&self) -> Vec<(&'static str, String)> {
-        keys().map(|key| (key.path, key.shown(self))).collect()
-    }
-
-    /// The README's table of keys.
-    pub fn markdown_table() -> String {
-        let config = Config::default();
-        let mut table = String::from("| key | default | allowed | what it does | reload |\n|---|---|---|---|---|\n");
-        for key in keys() {
-            let reload = if key.reloads { "yes" } else { "restart" };
-            let allowed = key.allowed().unwrap_or_default();
-            // A bar would end the cell.
-            let doc = key.doc.replace('|', "\\|");
-            let _ = writeln!(table, "| `{}` | `{}` | {allowed} | {doc} | {reload} |", key.path, key.literal(&config));
-        }
-        table
-    }
+    file
 }
 
-impl Key {
-    /// The value as a person reads it: texts without quotes, lists with commas, secrets hidden.
-    pub fn shown(&self, config: &Config) -> String {
-        let text = plain(&(self.value)(config));
-        match self.secret && !text.is_empty() {
-            true => "(hidden)".into(),
-            false => text,
-        }
+/// Every key with its value in force, for people; secrets that are set read `(hidden)`.
+pub fn shown(config: &Config) -> Vec<(&'static str, String)> {
+    keys().map(|key| (key.path, shown_value(key, config))).collect()
+}
+
+/// The README's table of keys.
+pub fn markdown_table() -> String {
+    let config = Config::default();
+    let mut table = String::from("| key | default | allowed | what it does | reload |\n|---|---|---|---|---|\n");
+    for key in keys() {
+        let reload = if key.reloads { "yes" } else { "restart" };
+        let allowed = key.allowed().unwrap_or_default();
+        // A bar would end the cell.
+        let doc = key.doc.replace('|', "\\|");
+        let _ = writeln!(table, "| `{}` | `{}` | {allowed} | {doc} | {reload} |", key.path, key.literal(&config));
+    }
+    table
+}
+
+/// The value as a person reads it: texts without quotes, lists with commas, secrets hidden.
+pub fn shown_value(key: &Key, config: &Config) -> String {
+    let text = plain(&(key.value)(config));
+    match key.secret && !text.is_empty() {
+        true => "(hidden)".into(),
+        false => text,
     }
 }
 
@@ -82,12 +78,13 @@ const RULER: usize = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::load::load as load_config;
     use std::path::Path;
 
     fn load(name: &str, text: &str) -> Config {
         let file = std::env::temp_dir().join(format!("rainbow-show-{}-{name}.toml", std::process::id()));
         std::fs::write(&file, text).unwrap();
-        let loaded = Config::load(Some(&file), std::iter::empty(), None);
+        let loaded = load_config(Some(&file), std::iter::empty(), None);
         std::fs::remove_file(&file).unwrap();
         let loaded = loaded.unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.notices, Vec::<String>::new());
@@ -96,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_default_file_is_the_default_with_and_without_its_comment_marks() {
-        let text = Config::default_toml();
+        let text = default_toml();
         assert_eq!(load("commented", &text), Config::default());
         let (mut keys_seen, mut live) = (0, String::new());
         for line in text.lines() {
@@ -124,7 +121,7 @@ mod tests {
     #[test]
     fn secrets_are_hidden_and_everything_else_is_shown() {
         let config = load("secrets", include_str!("../../tests/data/config/full.toml"));
-        let shown = config.shown();
+        let shown = super::shown(&config);
         let value = |path| &shown.iter().find(|(key, _)| *key == path).unwrap().1;
         assert_eq!(value("security_token"), "(hidden)");
         assert_eq!(value("webhook_secrets"), "(hidden)");
@@ -132,7 +129,7 @@ mod tests {
         assert_eq!(value("connect_url"), "http://a.example:8000/connect/, http://[::1]:8001/connect/");
         assert_eq!(value("cores"), "0-3,6");
         assert_eq!(shown.len(), keys().count());
-        let unset = Config::default().shown();
+        let unset = super::shown(&Config::default());
         assert_eq!(unset.iter().find(|(key, _)| *key == "admin_token").unwrap().1, "");
     }
 
@@ -141,10 +138,6 @@ mod tests {
         let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
         let (_, rest) = readme.split_once("<!-- config -->").expect("the README has the table");
         let (table, _) = rest.split_once("<!-- /config -->").expect("<!-- config --> is closed");
-        assert_eq!(
-            table.trim(),
-            Config::markdown_table().trim(),
-            "what `Config::markdown_table()` gives belongs there"
-        );
+        assert_eq!(table.trim(), markdown_table().trim(), "what `config::markdown_table()` gives belongs there");
     }
 }

@@ -1,27 +1,31 @@
 //! The outside world. The only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
 //!
 //! ```text
-//! worker::tasks   accept, timers, messages, the end of a turn, drain
-//!       │
-//! http::serve ─► client::upgrade ─► handover::worker      api::calls, idempotent, pages      hooks::completions
-//!       │              │ client::task                            │ query                            │ lifecycle
-//!       └──────────────┴──────────────────┬──────────────────────┴──────────────────────────────────┘
-//!                                worker::turn   the shard, and what carries out its outputs
-//!                                         │
-//! client::sockets   http::responses   api::gather   hooks::jobs   worker::peers   store::queue   handover::channel
-//!       └───────────────┴─────────────────┴───────────────┴──────────────┴──────────────┴────────────┘
-//!                                      runtime
+//! service   tasks: accept, timers, messages, the end of a turn, drain   serve: requests   completions: hooks' outcomes
+//!    │
+//! client    upgrade, handover, task, lifecycle          api   calls, query, idempotent, pages, info, access
+//!    │                                                   │
+//!    ├── http   connection, response ────────────────────┘
+//!    │
+//! worker    turn: the shard, and what carries out its outputs
+//!    │      its parts: sockets, responses, connecting, calls, peers, wakeups; shared: what all workers have
+//!    │
+//! hooks   requests, ticket, receipts       handover   channel       store   queue, inbox, thread
+//!    │                                        │                        │
+//! backend   pool, dispatch                    │                        │
+//!    └────────────────────────────────────────┴────────────────────────┘
+//! runtime   ring, clock, mailbox, oneshot, deadlines, net, sys
 //! ```
-//! A file uses files below it, never above: what a completion or a message has to set off above `worker::turn` arrives
-//! there as the value of a oneshot.
+//! A room uses rooms below it, never above, and so do its files: what a completion or a message has to set off above
+//! `worker::turn` arrives there as the value of a oneshot.
 
 pub mod api;
 pub mod backend;
 pub mod client;
-pub mod figures;
 pub mod handover;
 pub mod hooks;
 pub mod http;
 pub mod runtime;
+pub mod service;
 pub mod store;
 pub mod worker;

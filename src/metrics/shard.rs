@@ -53,7 +53,7 @@ figures! {
         closed_panic: Counter,
         /// Connections closed by the business server.
         kicked: Counter,
-        /// Inputs for a connection that is no more.
+        /// Inputs for a connection that has ended.
         stale: Counter,
         /// Subscriptions refused: too many, or a bad name.
         subscriptions_refused: Counter,

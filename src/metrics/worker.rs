@@ -26,7 +26,7 @@ figures! {
         /// Calls refused for their signature.
         signatures_refused: Counter,
         /// Messages between workers refused because a mailbox was full.
-        mail_full: Counter,
+        mailbox_full: Counter as "mail_full",
         /// Panics in the handling of one connection.
         panics: Counter,
         /// Callers that did not take an answer in time.
@@ -40,9 +40,9 @@ figures! {
         /// Sessions that the backend named although there is no store.
         sessions_ignored: Counter,
         /// Connections that went on in their session's worker.
-        moves: Counter,
+        handovers: Counter as "moves",
         /// Connections that could not move to their session's worker.
-        moves_failed: Counter,
+        handovers_failed: Counter as "moves_failed",
         /// Delivery receipts that the backend did not take in time.
         receipts_dropped: Counter,
     }

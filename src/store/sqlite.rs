@@ -12,18 +12,16 @@
 //! works. The store never completes what did not reach the disk, and no file makes it panic.
 
 mod apply;
-mod claims;
 mod database;
 mod directory;
 mod fault;
 mod index;
 mod load;
-mod messages;
 mod purge;
 mod rows;
 mod scan;
 mod schema;
-mod sessions;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -58,7 +58,13 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("src/wire", &["http1", "peer", "tls", "ws"]),
     // `fanout` delivers to connections and to sessions, so it stands above both, and not in `channel`.
     ("src/shard", &["call", "channel", "connection", "fanout", "session"]),
-    ("src/io", &["api", "backend", "client", "cluster", "handover", "http", "runtime", "store"]),
+    // `hooks`: what the business server is called for, above `backend`, which only carries requests.
+    // `worker`: the turn and the parts that it joins, and what workers share; `client`, `http` and `api` build on it.
+    // `service`: what a worker's ring serves, above all the others: it starts the tasks, which use every room.
+    (
+        "src/io",
+        &["api", "backend", "client", "cluster", "handover", "hooks", "http", "runtime", "service", "store", "worker"],
+    ),
 ];
 
 #[cfg(test)]

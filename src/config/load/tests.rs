@@ -28,7 +28,7 @@ fn data(name: &str) -> std::path::PathBuf {
 
 #[test]
 fn the_2014_file_loads_as_it_is() {
-    let loaded = Config::load(Some(&data("2014.ini")), std::iter::empty(), None).unwrap();
+    let loaded = super::load(Some(&data("2014.ini")), std::iter::empty(), None).unwrap();
     let expected = Config {
         connect_url: vec!["http://localhost:8000/rainbow/connect/".into()],
         security_token: "testtoken".into(),
@@ -121,9 +121,9 @@ fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
     assert_eq!(config.signature_require, SignatureRequire::Webhook);
     assert_eq!(config.cores.len(), 2);
     let env = [("RAINBOW_HTTP_PORT".to_owned(), "81".to_owned())];
-    let config = Config::load(Some(&data("2014.ini")), env.clone().into_iter(), None).unwrap().config;
+    let config = super::load(Some(&data("2014.ini")), env.clone().into_iter(), None).unwrap().config;
     assert_eq!(config.http_port, Some(81));
-    let config = Config::load(Some(&data("2014.ini")), env.into_iter(), Some(82)).unwrap().config;
+    let config = super::load(Some(&data("2014.ini")), env.into_iter(), Some(82)).unwrap().config;
     assert_eq!(config.http_port, Some(82));
 }
 
@@ -136,7 +136,7 @@ fn every_key_can_be_set_by_its_variable() {
         other => other.to_string(),
     };
     let env: Vec<(String, String)> = keys().map(|key| (key.variable(), value(key))).collect();
-    let config = Config::load(None, env.into_iter(), None).unwrap_or_else(|errors| panic!("{errors}")).config;
+    let config = super::load(None, env.into_iter(), None).unwrap_or_else(|errors| panic!("{errors}")).config;
     // A shell cannot keep blanks at a value's ends as reliably as a file can: they are taken off.
     assert_eq!(config, Config { security_token: full.security_token.trim().into(), ..full });
 }
@@ -161,19 +161,19 @@ fn faults_of_the_environment_name_the_variable() {
 }
 
 #[test]
-fn all_faults_of_a_file_are_told_at_once() {
+fn all_faults_of_a_file_are_reported_at_once() {
     let text = std::fs::read_to_string(data("broken.toml")).unwrap();
-    let told = load("broken.toml", &text, &[]).unwrap_err().join("\n");
+    let report = load("broken.toml", &text, &[]).unwrap_err().join("\n");
     let expected = std::fs::read_to_string(data("broken.toml.errors")).unwrap();
-    assert_eq!(told, expected.trim_end());
+    assert_eq!(report, expected.trim_end());
 }
 
 #[test]
-fn all_faults_of_a_2014_file_are_told_at_once() {
+fn all_faults_of_a_2014_file_are_reported_at_once() {
     let text = std::fs::read_to_string(data("broken.ini")).unwrap();
-    let told = load("broken.ini", &text, &[]).unwrap_err().join("\n");
+    let report = load("broken.ini", &text, &[]).unwrap_err().join("\n");
     let expected = std::fs::read_to_string(data("broken.ini.errors")).unwrap();
-    assert_eq!(told, expected.trim_end());
+    assert_eq!(report, expected.trim_end());
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn what_is_unwise_is_taken_and_told() {
 
 #[test]
 fn files_that_cannot_be_read_are_named() {
-    let fault = |path: &Path| Config::load(Some(path), std::iter::empty(), None).unwrap_err().to_string();
+    let fault = |path: &Path| super::load(Some(path), std::iter::empty(), None).unwrap_err().to_string();
     let missing = data("no-such-file.toml");
     assert!(fault(&missing).starts_with(&format!("{}: cannot be read: ", missing.display())));
     assert!(fault(&data("")).contains("cannot be read"));
@@ -255,11 +255,11 @@ fn no_fault_quotes_a_secret() {
     for key in keys().filter(|key| key.secret) {
         for value in values {
             let text = format!("{} = {value}", key.path);
-            let told = match load("t.toml", &text, &[]) {
-                Ok(loaded) => format!("{:?}{:?}", loaded.config.shown(), loaded.notices),
+            let report = match load("t.toml", &text, &[]) {
+                Ok(loaded) => format!("{:?}{:?}", crate::config::shown(&loaded.config), loaded.notices),
                 Err(errors) => errors.join("\n"),
             };
-            assert!(!told.contains("s3cret"), "{text}: {told}");
+            assert!(!report.contains("s3cret"), "{text}: {report}");
         }
     }
     for url in ["http://u:s3cret@h/", "http://s3cret@h/"] {

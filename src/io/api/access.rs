@@ -88,8 +88,8 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
         return false;
     }
     let bearer = head.headers.get_text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    let given = bearer.map(Cow::Borrowed).or_else(|| query_get(head.query, "token"));
-    given.is_some_and(|given| bool::from(given.as_bytes().ct_eq(token.as_bytes())))
+    let shown = bearer.map(Cow::Borrowed).or_else(|| query_get(head.query, "token"));
+    shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(token.as_bytes())))
 }
 
 /// The response to a call that may not be made.

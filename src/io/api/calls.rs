@@ -5,9 +5,8 @@
 
 use super::access::{self, Pass};
 use super::query::{self, Outgoing};
-use super::{idempotent, pages};
+use super::{idempotent, info, pages};
 use crate::base::id::ShardId;
-use crate::io::figures;
 use crate::io::http::response::Response;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Call, KickTarget, Refusal, Route, Sent, Targets};
@@ -40,8 +39,8 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
         Route::Hello | Route::Live => pages::ok(),
         Route::Ready => pages::ready(worker),
         Route::ServerInfo => pages::server_info(),
-        Route::Info => figures::info(worker).await,
-        Route::Metrics => figures::metrics(worker.shared()),
+        Route::Info => info::info(worker).await,
+        Route::Metrics => info::metrics(worker.shared()),
         Route::Channel => pages::channel(worker, query).await,
         Route::Session => match pages::session(worker, query).await {
             Ok(response) => response,

@@ -8,12 +8,12 @@
 //!   └► a repeat: wait            └► Settled: that response
 //! ```
 
-use super::in_flight::Begin;
 use super::query::{self, Outgoing};
+use crate::base::time::ms;
 use crate::io::runtime::clock;
 use crate::io::runtime::oneshot::{Expired, ReturnAddress};
+use crate::io::worker::calls::in_flight::Begin;
 use crate::io::worker::message::PeerMessage;
-use crate::io::worker::rules::ms;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Sent, Targets, write_sent};
 use crate::shard::Reply;
@@ -32,7 +32,7 @@ impl Drop for FirstCall<'_> {
     fn drop(&mut self) {
         for caller in self.worker.shared().in_flight().end(&self.id) {
             let response = self.response.clone();
-            let message = PeerMessage::CallEnded { waits: caller.oneshot(), response };
+            let message = PeerMessage::CallEnded { oneshot: caller.oneshot(), response };
             self.worker.send_message(caller.worker(), message);
         }
     }

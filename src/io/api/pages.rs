@@ -1,9 +1,8 @@
-//! What may be looked at: health, channels, sessions; and the configuration's reload. The figures are in `figures`.
+//! What may be looked at: health, channels, sessions; and the configuration's reload. The metrics are in `info`.
 //!
 //! Pages change nothing but the configuration, and list at most `PAGE_MAX` at a time.
 
-use super::{access, query};
-use crate::io::figures;
+use super::{access, info, query};
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
@@ -63,7 +62,7 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Response {
     let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
     let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
     let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
-        let largest = figures::largest(worker, limit.max(1)).await;
+        let largest = info::largest(worker, limit.max(1)).await;
         let channels: Vec<_> = largest
             .iter()
             .map(|(name, members)| serde_json::json!({"channel": name, "connections": members}))

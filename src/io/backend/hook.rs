@@ -139,15 +139,6 @@ impl From<Hook> for HookKind {
     }
 }
 
-impl HookRequest {
-    /// What the request adds to the queue's bytes: body, headers and query.
-    pub(super) fn queued_bytes(&self) -> usize {
-        let headers = self.headers.as_ref().map_or(0, |headers| headers.len());
-        let query = self.query.as_ref().map_or(0, |query| query.len());
-        self.body.len() + headers + query
-    }
-}
-
 impl IdempotencyKey {
     pub const LEN_MAX: usize = 95;
 

@@ -28,4 +28,4 @@ pub use dispatch::upstreams::UpstreamState;
 pub use hook::{FinishedRequest, GiveUp, Hook, HookKind, HookOutcome, HookRequest, IdempotencyKey, RequestTag, Retry};
 pub use options::Options;
 pub use pool::{Pool, PoolParts};
-pub use time_source::TimeSource;
+pub use time_source::Clocks;

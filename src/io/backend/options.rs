@@ -1,18 +1,14 @@
 //! What the operator decides about backends, in the units that the pool works with.
 //!
-//! Plain data, made from a checked configuration. A worker makes it at the start and at each reload; the dispatcher
-//! keeps it.
-
-use std::time::Duration;
+//! Plain data, made from a checked configuration and the limits of the process. A worker makes it at the start and at
+//! each reload; the dispatcher keeps it.
 
 use crate::base::limits::Limits;
-use crate::base::time::Tick;
+use crate::base::time::ms;
 use crate::config::Config;
 use crate::config::url::HttpUrl;
 use crate::policy::backend::{Backoff, BreakerLimits};
 use crate::wire::sign::WebhookKey;
-
-use super::hook::HookKind;
 
 /// All of it can be changed while the pool runs, see `Pool::reconfigure`. Times are milliseconds.
 #[derive(Clone, Debug)]
@@ -43,8 +39,7 @@ pub struct Options {
 
 impl Options {
     /// From a checked configuration. Panics when a URL or a secret in it does not parse.
-    pub fn of(config: &Config) -> Options {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    pub fn of(config: &Config, limits: &Limits) -> Options {
         let urls = |texts: &[String]| texts.iter().map(|text| HttpUrl::parse(text).expect("a checked URL")).collect();
         let backoff = |min_ms, max_ms: u64| Backoff { min_ms, max_ms: max_ms.max(min_ms) };
         let (retry_max_ms, cooldown_ms) = (ms(config.retry_backoff_max), ms(config.breaker_cooldown));
@@ -67,30 +62,13 @@ impl Options {
             queue_bytes_max: config.forward_queue_bytes,
             security_token: config.security_token.clone(),
             webhook_key: config.webhook_secrets.first().map(|s| WebhookKey::parse(s).expect("a checked secret")),
-            limits: Limits::DEFAULT,
-        }
-    }
-
-    pub fn urls(&self, hook: HookKind) -> &[HttpUrl] {
-        match hook {
-            HookKind::Connect => &self.connect_urls,
-            HookKind::Forward => &self.forward_urls,
-            HookKind::Close => &self.close_urls,
-            HookKind::Receipts => &self.receipt_urls,
-        }
-    }
-
-    /// By when an attempt that begins now must be answered.
-    pub fn attempt_deadline(&self, hook: HookKind, now: Tick) -> Tick {
-        match hook {
-            HookKind::Connect => now + self.connect_timeout_ms,
-            HookKind::Forward | HookKind::Close | HookKind::Receipts => now + self.forward_timeout_ms,
+            limits: limits.clone(),
         }
     }
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options::of(&Config::default())
+        Options::of(&Config::default(), &Limits::DEFAULT)
     }
 }

@@ -19,7 +19,7 @@ use super::hook::HookRequest;
 use super::options::Options;
 use super::resolver::Resolver;
 use super::shared_dispatcher::{SharedDispatcher, Sink};
-use super::time_source::TimeSource;
+use super::time_source::{Clocks, TimeSource};
 use crate::base::time::Tick;
 use crate::metrics::backend::BackendMetrics;
 
@@ -32,7 +32,7 @@ pub struct PoolParts {
     pub options: Options,
     pub stats: Arc<BackendMetrics>,
     pub resolver: Resolver,
-    pub clock: TimeSource,
+    pub clocks: Clocks,
     /// Of jitter, nonces and webhook ids; different in every worker and at every start.
     pub seed: u64,
     pub sink: Sink,
@@ -41,16 +41,16 @@ pub struct PoolParts {
 
 impl Pool {
     pub fn new(parts: PoolParts) -> Pool {
-        let PoolParts { options, stats, resolver, clock, seed, sink, alarm } = parts;
+        let PoolParts { options, stats, resolver, clocks, seed, sink, alarm } = parts;
         Pool(Rc::new_cyclic(|shared| {
             let tasks = Box::new(Spawner(shared.clone()));
             let dispatcher = Dispatcher::new(DispatcherParts { options, stats, resolver, seed, alarm, tasks });
-            SharedDispatcher::new(dispatcher, sink, clock)
+            SharedDispatcher::new(dispatcher, sink, TimeSource::new(clocks))
         }))
     }
 
-    /// Accepts a request, or gives it back when the queue is full (counted as `queue_full`). The sink is not called from
-    /// here: a request that ends at once ends in the next `poll_timers`, and `next_deadline` says so.
+    /// Accepts a request, or gives it back when the queue is full (counted as `queue_full`). The sink is not called
+    /// from here: a request that ends at once ends in the next `poll_timers`, and `next_deadline` says so.
     #[expect(clippy::result_large_err, reason = "the request is moved either way")]
     pub fn submit(&self, request: HookRequest) -> Result<(), HookRequest> {
         self.0.with_now(|dispatcher, now| dispatcher.submit(request, now))

@@ -6,12 +6,15 @@
 use crate::base::time::Tick;
 
 /// The clocks that the worker passes in.
-pub struct TimeSource {
+pub struct Clocks {
     /// Microseconds since the process's epoch: a thousandth of it is the worker's `Tick`.
     pub monotonic_us: Box<dyn Fn() -> u64>,
     /// Seconds since 1970, for signatures.
     pub unix_s: Box<dyn Fn() -> u64>,
 }
+
+/// Reads the clocks.
+pub struct TimeSource(Clocks);
 
 /// The time, read once for everything that one input causes. Unix time is read only when a signature needs it.
 #[derive(Clone, Copy)]
@@ -23,13 +26,17 @@ pub struct Now<'a> {
 }
 
 impl TimeSource {
+    pub fn new(clocks: Clocks) -> TimeSource {
+        TimeSource(clocks)
+    }
+
     pub fn now(&self) -> Now<'_> {
-        let us = (self.monotonic_us)();
-        Now { tick: Tick(us / 1000), us, unix_s: &*self.unix_s }
+        let us = (self.0.monotonic_us)();
+        Now { tick: Tick(us / 1000), us, unix_s: &*self.0.unix_s }
     }
 
     /// The worker's reading, which is exact to the millisecond.
     pub fn at(&self, tick: Tick) -> Now<'_> {
-        Now { tick, us: tick.0 * 1000, unix_s: &*self.unix_s }
+        Now { tick, us: tick.0 * 1000, unix_s: &*self.0.unix_s }
     }
 }

@@ -1,11 +1,12 @@
 //! A connection's slot in the shard: taken, opened or given up, attached to a session; and what the business server's
 //! answers tell us to do with it.
 //!
-//! Plain calls into the shard, none of which waits. `upgrade`, `handover::worker` and `hooks::completions` use them.
+//! Plain calls into the shard, none of which waits. `upgrade`, `handover` and `service::completions` use them.
 
-use super::connecting::{Attached, SessionRequest};
 use crate::base::id::{ConnKey, Identity};
+use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::oneshot::Oneshot;
+use crate::io::worker::connecting::Attached;
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::Actions;
 use crate::shard::command::SessionId;

@@ -43,7 +43,7 @@ struct ClientTask {
 }
 
 impl Drop for ClientTask {
-    /// The shard is told of the end exactly once, whatever happens, and before the socket is closed.
+    /// The worker reports the end to the shard exactly once, whatever happens, and before the socket is closed.
     fn drop(&mut self) {
         self.worker.socket_ended(self.key);
     }

@@ -2,13 +2,13 @@
 //!
 //! A socket is never lost on the way: it becomes a client's, or goes to another worker, or comes back with the refusal.
 
-use super::connecting::{Connect, ConnectOutcome};
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
+use crate::io::client::handover;
 use crate::io::handover::channel::Arrival;
-use crate::io::handover::worker as handover;
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
+use crate::io::worker::connecting::{Connect, ConnectOutcome};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
@@ -134,9 +134,9 @@ pub async fn connect(
         worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets) });
     } else {
         let deadline = worker.now() + rules.config().connect_timeout + CONNECT_GRACE_MS;
-        let waits = worker.connects().open(Connect { key, identity, response, greets }, deadline);
-        let outcome = match worker.hooks().connect(waits.id(), identity, query, headers) {
-            true => waits.await.unwrap_or(ConnectOutcome::Failed),
+        let oneshot = worker.connects().open(Connect { key, identity, response, greets }, deadline);
+        let outcome = match worker.hooks().connect(oneshot.id(), identity, query, headers) {
+            true => oneshot.await.unwrap_or(ConnectOutcome::Failed),
             false => ConnectOutcome::Failed,
         };
         let refused = match outcome {

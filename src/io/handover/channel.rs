@@ -9,7 +9,7 @@
 //! An arrival is taken out by the worker that put it in (the socket took nothing) or by the owner, never by both.
 
 use crate::base::id::{ConnKey, Identity, ShardId};
-use crate::io::client::connecting::SessionRequest;
+use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::socket::Pollable;
 use crate::io::runtime::sys;
 use crate::policy::admission::Place;

@@ -1,8 +1,8 @@
-//! Our requests to the business server, and what their responses mean for a worker.
+//! Our requests to the business server: connects, forwards, closes, receipts.
 //!
-//! `jobs` makes them and `completions` handles their outcomes; the connections are those of `backend`.
+//! `requests` makes them, `ticket` says what each was about when it comes back, `receipts` gathers receipts into
+//! batches. The connections are those of `backend`; the outcomes go to `service::completions`.
 
-pub mod completions;
-pub mod jobs;
 pub mod receipts;
+pub mod requests;
 pub mod ticket;

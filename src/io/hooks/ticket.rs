@@ -1,5 +1,5 @@
-//! What a job of the backend pool is about. The pool carries it as a number and gives it back with the outcome; it is
-//! packed and unpacked here and nowhere else.
+//! What a request of the backend pool is about. The pool carries the ticket as a number and gives it back with the
+//! outcome; it is packed and unpacked here and nowhere else.
 
 use crate::base::id::ConnKey;
 use crate::io::runtime::oneshot::OneshotId;

@@ -1,13 +1,12 @@
 //! One HTTP connection of a caller or of a client to be: heads and bodies are read under deadlines, responses written
-//! at the end of the turn. What a request means is in `serve`.
+//! at the end of the turn. What a request means is in `service::serve`.
 
 use super::response::Response;
-use super::responses::ResponseWriter;
-use crate::io::client::refusal::ConnectRefusal;
+use crate::base::time::ms;
 use crate::io::runtime::deadlines::Watch;
 use crate::io::runtime::net;
 use crate::io::runtime::socket::Socket;
-use crate::io::worker::rules::ms;
+use crate::io::worker::responses::ResponseWriter;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::write_refusal;
 use crate::wire::http1::{BodyDecoder, BodyFraming, HeadLimits, HeadScanner};
@@ -39,11 +38,11 @@ enum Late {
 }
 
 /// The last response to a connection that was to become a client.
-pub async fn refuse(worker: Rc<Worker>, socket: Socket, why: ConnectRefusal) {
+pub async fn refuse(worker: Rc<Worker>, socket: Socket, response: &Response) {
     let watch = worker.deadlines().watch(socket.fd());
     let (writer, buffer, body) = Default::default();
     let mut connection = HttpConnection { worker, writer, socket, watch, buffer, body, has_served: true };
-    connection.respond(&why.response(), false).await;
+    connection.respond(response, false).await;
     connection.linger().await;
 }
 

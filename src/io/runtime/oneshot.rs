@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_used_again() {
+    fn slots_are_reused() {
         let oneshots = Oneshots::<u32>::new(NOW);
         let rounds = |count: u32| {
             for n in 0..count {

@@ -23,8 +23,8 @@ pub fn open_descriptors() -> io::Result<Vec<RawFd>> {
 }
 
 /// Closes this thread's copies of what belongs to others. Its table must be its own, and nothing in it opened here.
-pub fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
-    for fd in open_descriptors()?.into_iter().filter(|fd| !kept.contains(fd)) {
+pub fn close_all_but(spared: &[RawFd]) -> io::Result<()> {
+    for fd in open_descriptors()?.into_iter().filter(|fd| !spared.contains(fd)) {
         // SAFETY: it is a copy that came with the table; whoever owns the descriptor has it in another.
         unsafe { libc::close(fd) };
     }

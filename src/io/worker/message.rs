@@ -38,14 +38,14 @@ pub enum PeerMessage {
     },
     /// The call that was first with a `message_id` has ended; `None`: it failed.
     CallEnded {
-        waits: OneshotId,
+        oneshot: OneshotId,
         response: Option<Arc<[u8]>>,
     },
     /// A new configuration is in force.
     Reload(Arc<Config>),
     /// The outcome of an `Event::Reload`.
     Reloaded {
-        waits: OneshotId,
+        oneshot: OneshotId,
         outcome: Result<String, String>,
     },
     /// Close everything at a pace, then end.

@@ -1,13 +1,18 @@
 //! One worker: its shard and everything that carries out what the shard puts out.
 //!
-//! `turn` is the worker; what is built on it lies beside this folder (`api`, `client`, `hooks`, `http`, `handover`),
-//! and `tasks` starts all of it.
+//! `turn` joins the parts, which know nothing of it: `sockets` writes to clients, `responses` to callers, `connecting`
+//! and `calls` are what tasks wait for, `peers` are the other workers, `wakeups` says what the next turn has to do.
+//! `shared` belongs to all workers. What is built on a worker lies beside this folder (`client`, `http`, `api`,
+//! `service`).
 
+pub mod calls;
+pub mod connecting;
 pub mod message;
 pub mod peers;
 pub mod presence;
+pub mod responses;
 pub mod rules;
 pub mod shared;
-pub mod tasks;
+pub mod sockets;
 pub mod turn;
 pub mod wakeups;

@@ -48,12 +48,12 @@ mod tests {
     #[test]
     fn presence_counts_channels_per_shard() {
         let presence = Presence::new(2);
-        let (news, here, there) = (name_hash("news"), ShardId(0), ShardId(1));
-        presence.set(here, news, true);
-        presence.set(here, news, true);
-        presence.set(here, news, false);
-        assert!(presence.may_have(here, news) && !presence.may_have(there, news));
-        presence.set(here, news, false);
-        assert!(!presence.may_have(here, news));
+        let (channel, here, there) = (name_hash("news"), ShardId(0), ShardId(1));
+        presence.set(here, channel, true);
+        presence.set(here, channel, true);
+        presence.set(here, channel, false);
+        assert!(presence.may_have(here, channel) && !presence.may_have(there, channel));
+        presence.set(here, channel, false);
+        assert!(!presence.may_have(here, channel));
     }
 }

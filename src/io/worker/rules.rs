@@ -2,6 +2,7 @@
 //! operator sets come with it, and stay over reloads.
 
 use crate::base::limits::Limits;
+use crate::base::time::ms;
 use crate::config::{Config, SignatureRequire};
 use crate::io::runtime::clock;
 use crate::policy::admission::AdmissionLimits;
@@ -9,7 +10,6 @@ use crate::policy::api::Timeouts;
 use crate::shard::{Mode, SessionSettings, Settings};
 use crate::wire::sign::WebhookKey;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub struct Rules {
     config: Arc<Config>,
@@ -104,12 +104,8 @@ impl Rules {
                 expiry_max_s: config.store.session_expiry_max.as_secs(),
                 message_ttl_ms: ms(config.store.message_ttl),
             },
-            limits: Limits::DEFAULT,
+            limits: self.limits.clone(),
             mode: self.mode,
         }
     }
-}
-
-pub fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@
 //! The end of a turn is a task that wakes behind all tasks that are ready now: so whatever one wake-up of the ring
 //! brought is in the outboxes before the first of them is written.
 //!
-//! What a call, a hook's outcome or an upgrade means is above this file (`api`, `hooks::completions`, `client`).
+//! What a call, a hook's outcome or an upgrade means is above this file (`api`, `client`, `service`).
 
 use super::message::PeerMessage;
 use super::peers::Peers;
@@ -19,13 +19,8 @@ use crate::base::id::{ConnKey, ShardId};
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::Config;
-use crate::io::api::gather;
-use crate::io::api::pending::PendingCalls;
 use crate::io::backend::Pool;
-use crate::io::client::connecting::PendingConnects;
-use crate::io::client::sockets::ClientSockets;
-use crate::io::hooks::jobs::Hooks;
-use crate::io::http::responses::{DueResponses, ResponseWriter};
+use crate::io::hooks::requests::Hooks;
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
 use crate::io::runtime::mailbox::MailboxReceiver;
@@ -33,6 +28,11 @@ use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::runtime::sys;
 use crate::io::store::inbox::StoreReports;
 use crate::io::store::queue::{StoreQueue, TrySend};
+use crate::io::worker::calls::gather;
+use crate::io::worker::calls::pending::PendingCalls;
+use crate::io::worker::connecting::PendingConnects;
+use crate::io::worker::responses::{DueResponses, ResponseWriter};
+use crate::io::worker::sockets::ClientSockets;
 use crate::metrics::counter::Counter;
 use crate::metrics::worker::WorkerMetrics;
 use crate::shard::command::StoredSession;
@@ -295,9 +295,9 @@ impl Worker {
             PeerMessage::HandedOver { origin, to } => self.handle(Input::HandedOver { key: origin, to }),
             PeerMessage::HandoverEnded { origin } => self.handle(Input::HandoverEnded { key: origin }),
             PeerMessage::HandoverFailed { origin } => self.handle(Input::Abandoned { key: origin }),
-            PeerMessage::CallEnded { waits, response } => self.calls.repeats().complete(waits, response),
+            PeerMessage::CallEnded { oneshot, response } => self.calls.repeats().complete(oneshot, response),
             PeerMessage::Reload(config) => self.reload(config),
-            PeerMessage::Reloaded { waits, outcome } => self.calls.reloads().complete(waits, outcome),
+            PeerMessage::Reloaded { oneshot, outcome } => self.calls.reloads().complete(oneshot, outcome),
             PeerMessage::Drain => self.wakeups.drain(),
         }
     }
@@ -407,7 +407,7 @@ impl Worker {
     pub fn query_peer(&self, to: ShardId, query_id: QueryId, message: PeerMessage) {
         self.wakeups.need_turn();
         if self.peers.try_send(to, message).is_err() {
-            self.count(|counters| &counters.mail_full);
+            self.count(|counters| &counters.mailbox_full);
             self.reply(query_id, Reply::Refused(QueryRefusal::TooBusy));
         }
     }

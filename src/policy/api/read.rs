@@ -5,6 +5,7 @@ use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX};
 use super::refusal::Refusal;
 use super::route::Route;
 use crate::base::id::Identity;
+use crate::base::time::ms;
 use crate::shard::CHANNEL_NAME_MAX;
 use crate::wire::http1::{query_get, query_pairs};
 use crate::wire::packet::QoS;
@@ -162,7 +163,7 @@ impl<'a> SendParameters<'a> {
 fn read_ttl(value: &str) -> Option<u64> {
     let seconds: f64 = value.parse().ok()?;
     let ttl = Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero())?;
-    Some(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1))
+    Some(ms(ttl).max(1))
 }
 
 /// Whether the text may name a session or a call: a header and a query can both carry it.

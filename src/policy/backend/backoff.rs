@@ -60,7 +60,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn waits_stay_within_bounds(min_ms: u64, max_ms: u64, attempts: u32, seed: u64) {
+        fn delays_stay_within_bounds(min_ms: u64, max_ms: u64, attempts: u32, seed: u64) {
             let (backoff, mut rng) = (Backoff { min_ms, max_ms }, Rng::new(seed));
             let ceiling = backoff.ceiling_ms(attempts);
             prop_assert!(ceiling <= max_ms.max(min_ms) && ceiling >= min_ms.min(max_ms));

@@ -2,7 +2,8 @@
 //! full only what makes room is done.
 
 use super::database::Transaction;
-use super::{claims, load, messages, sessions};
+use super::load;
+use super::tables::{claims, messages, sessions};
 use crate::shard::command::{Command, Completion, Mutation, Operation, StoreError, UnixMs};
 use crate::store::request::{ClaimOutcome, Request, Response, session_of};
 use rusqlite::Result;

@@ -2,8 +2,8 @@
 //! and works without a transaction, so that a store that cannot write still answers loads.
 
 use super::index::Index;
-use super::messages;
 use super::rows::{SessionRowId, signed};
+use super::tables::messages;
 use crate::shard::command::{Offset, Page, Received, SessionId, UnixMs};
 use crate::wire::packet::MessageId;
 use rusqlite::{Connection, Result, Row};

@@ -1,8 +1,8 @@
 //! Removes what has expired, a slice per transaction: messages, the guards of claims, claims.
 
 use super::database::Transaction;
-use super::messages;
 use super::rows::{MessageRowId, SessionRowId};
+use super::tables::messages;
 use crate::shard::command::{ExpiredMessages, Offset, SessionId, UnixMs};
 use crate::store::crash;
 use crate::store::request::PurgeOutcome;

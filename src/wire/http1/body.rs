@@ -10,7 +10,7 @@ use super::head::BodyFraming;
 /// Reads one body. Start the next one with `new`; after an error it must not be used any more.
 #[derive(Clone, Debug)]
 pub struct BodyDecoder {
-    state: State,
+    state: BodyState,
     max: u64,
     /// Bytes yielded so far.
     received: u64,
@@ -58,7 +58,7 @@ impl BodyError {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum BodyState {
     Length,
     UntilClose,
     /// In a chunk size of which so many digits were read.
@@ -83,11 +83,11 @@ impl BodyDecoder {
     pub fn new(framing: BodyFraming, max: usize) -> Result<BodyDecoder, BodyError> {
         let max = max as u64;
         let (state, missing) = match framing {
-            BodyFraming::None | BodyFraming::Length(0) => (State::Done, 0),
+            BodyFraming::None | BodyFraming::Length(0) => (BodyState::Done, 0),
             BodyFraming::Length(len) if len > max => return Err(BodyError::TooLarge { max }),
-            BodyFraming::Length(len) => (State::Length, len),
-            BodyFraming::Chunked => (State::Size(0), 0),
-            BodyFraming::UntilClose => (State::UntilClose, 0),
+            BodyFraming::Length(len) => (BodyState::Length, len),
+            BodyFraming::Chunked => (BodyState::Size(0), 0),
+            BodyFraming::UntilClose => (BodyState::UntilClose, 0),
         };
         Ok(BodyDecoder { state, max, received: 0, missing, overhead: 0 })
     }
@@ -96,24 +96,26 @@ impl BodyDecoder {
     /// `consumed`.
     pub fn advance(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, BodyError> {
         let mut consumed = 0;
-        while self.state != State::Done && consumed < input.len() {
+        while self.state != BodyState::Done && consumed < input.len() {
             consumed += match self.state {
-                State::Length | State::Data | State::UntilClose => self.take_data(&input[consumed..], out)?,
+                BodyState::Length | BodyState::Data | BodyState::UntilClose => {
+                    self.take_data(&input[consumed..], out)?
+                }
                 _ => self.step(input[consumed]).map(|()| 1)?,
             };
         }
-        Ok(Progress { consumed, done: self.state == State::Done })
+        Ok(Progress { consumed, done: self.state == BodyState::Done })
     }
 
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == BodyState::Done
     }
 
     /// The connection ended: a body framed by that is complete now, any other must already be.
     pub fn finish(&mut self) -> Result<(), BodyError> {
         match self.state {
-            State::Done | State::UntilClose => {
-                self.state = State::Done;
+            BodyState::Done | BodyState::UntilClose => {
+                self.state = BodyState::Done;
                 Ok(())
             }
             _ => Err(BodyError::Truncated),
@@ -121,7 +123,7 @@ impl BodyDecoder {
     }
 
     fn take_data(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, BodyError> {
-        let len = if self.state == State::UntilClose {
+        let len = if self.state == BodyState::UntilClose {
             self.check_room(input.len() as u64)?;
             input.len()
         } else {
@@ -132,8 +134,8 @@ impl BodyDecoder {
         self.missing = self.missing.saturating_sub(len as u64);
         debug_assert!(self.received <= self.max, "no body outgrows its limit");
         self.state = match self.state {
-            State::Length if self.missing == 0 => State::Done,
-            State::Data if self.missing == 0 => State::DataEnd,
+            BodyState::Length if self.missing == 0 => BodyState::Done,
+            BodyState::Data if self.missing == 0 => BodyState::DataEnd,
             state => state,
         };
         Ok(len)
@@ -142,56 +144,56 @@ impl BodyDecoder {
     /// One byte of chunk framing.
     fn step(&mut self, byte: u8) -> Result<(), BodyError> {
         self.state = match (self.state, byte) {
-            (State::Size(digits), _) if byte.is_ascii_hexdigit() => self.size_digit(digits, byte)?,
-            (State::Size(1..), b'\r') => State::SizeCr,
+            (BodyState::Size(digits), _) if byte.is_ascii_hexdigit() => self.size_digit(digits, byte)?,
+            (BodyState::Size(1..), b'\r') => BodyState::SizeCr,
             // RFC 9112, section 7.1.1, allows blanks before the semicolon for old senders; no sender in use needs them.
-            (State::Size(1..), b';') => State::Extension,
-            (State::Size(_), _) => return Err(BodyError::ChunkSize),
-            (State::Extension, b'\r') => State::SizeCr,
-            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => self.spend_overhead(State::Extension)?,
-            (State::Extension, _) => return Err(BodyError::ChunkExtension),
-            (State::SizeCr, b'\n') => self.chunk_begins()?,
-            (State::SizeCr, _) => return Err(BodyError::ChunkSize),
-            (State::DataEnd, b'\r') => State::DataCr,
-            (State::DataCr, b'\n') => State::Size(0),
-            (State::DataEnd | State::DataCr, _) => return Err(BodyError::ChunkEnd),
-            (State::TrailerStart, b'\r') => State::EndCr,
-            (State::TrailerStart, b'!'..=b'~') | (State::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
-                self.spend_overhead(State::Trailer)?
+            (BodyState::Size(1..), b';') => BodyState::Extension,
+            (BodyState::Size(_), _) => return Err(BodyError::ChunkSize),
+            (BodyState::Extension, b'\r') => BodyState::SizeCr,
+            (BodyState::Extension, b'\t' | b' '..=b'~' | 0x80..) => self.spend_overhead(BodyState::Extension)?,
+            (BodyState::Extension, _) => return Err(BodyError::ChunkExtension),
+            (BodyState::SizeCr, b'\n') => self.chunk_begins()?,
+            (BodyState::SizeCr, _) => return Err(BodyError::ChunkSize),
+            (BodyState::DataEnd, b'\r') => BodyState::DataCr,
+            (BodyState::DataCr, b'\n') => BodyState::Size(0),
+            (BodyState::DataEnd | BodyState::DataCr, _) => return Err(BodyError::ChunkEnd),
+            (BodyState::TrailerStart, b'\r') => BodyState::EndCr,
+            (BodyState::TrailerStart, b'!'..=b'~') | (BodyState::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
+                self.spend_overhead(BodyState::Trailer)?
             }
-            (State::Trailer, b'\r') => State::TrailerCr,
-            (State::TrailerCr, b'\n') => State::TrailerStart,
-            (State::EndCr, b'\n') => State::Done,
-            (State::TrailerStart | State::Trailer | State::TrailerCr | State::EndCr, _) => {
+            (BodyState::Trailer, b'\r') => BodyState::TrailerCr,
+            (BodyState::TrailerCr, b'\n') => BodyState::TrailerStart,
+            (BodyState::EndCr, b'\n') => BodyState::Done,
+            (BodyState::TrailerStart | BodyState::Trailer | BodyState::TrailerCr | BodyState::EndCr, _) => {
                 return Err(BodyError::Trailer);
             }
-            (State::Length | State::Data | State::UntilClose | State::Done, _) => {
+            (BodyState::Length | BodyState::Data | BodyState::UntilClose | BodyState::Done, _) => {
                 unreachable!("data is taken in slices")
             }
         };
         Ok(())
     }
 
-    fn size_digit(&mut self, digits: u32, byte: u8) -> Result<State, BodyError> {
+    fn size_digit(&mut self, digits: u32, byte: u8) -> Result<BodyState, BodyError> {
         let digit = char::from(byte).to_digit(16).expect("a hex digit");
         // Sixteen digits fill the u64 exactly; a seventeenth would push the first one out.
         if digits == CHUNK_SIZE_DIGITS_MAX {
             return Err(BodyError::ChunkSize);
         }
         self.missing = self.missing << 4 | u64::from(digit);
-        Ok(State::Size(digits + 1))
+        Ok(BodyState::Size(digits + 1))
     }
 
-    fn chunk_begins(&mut self) -> Result<State, BodyError> {
+    fn chunk_begins(&mut self) -> Result<BodyState, BodyError> {
         self.check_room(self.missing)?;
-        Ok(if self.missing == 0 { State::TrailerStart } else { State::Data })
+        Ok(if self.missing == 0 { BodyState::TrailerStart } else { BodyState::Data })
     }
 
     fn check_room(&self, len: u64) -> Result<(), BodyError> {
         if len > self.max - self.received { Err(BodyError::TooLarge { max: self.max }) } else { Ok(()) }
     }
 
-    fn spend_overhead(&mut self, next: State) -> Result<State, BodyError> {
+    fn spend_overhead(&mut self, next: BodyState) -> Result<BodyState, BodyError> {
         if self.overhead == OVERHEAD_BYTES_MAX {
             return Err(BodyError::TooMuchOverhead { max: OVERHEAD_BYTES_MAX });
         }

@@ -90,13 +90,13 @@ pub struct HeadScanner {
     seen: usize,
     /// Lines ended: the first is the request or status line.
     lines: usize,
-    state: State,
+    state: ScanState,
     /// Robustness allows one empty line before a request (RFC 9112, section 2.2).
     skipped_empty_line: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum ScanState {
     #[default]
     LineStart,
     Line,
@@ -113,8 +113,8 @@ impl HeadScanner {
     pub fn advance(&mut self, buf: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         debug_assert!(buf.len() >= self.seen, "the buffer grows while a head is scanned");
         let end = buf.len().min(limits.bytes_max);
-        while self.state != State::Done && self.seen < end {
-            if self.state == State::Line {
+        while self.state != ScanState::Done && self.seen < end {
+            if self.state == ScanState::Line {
                 self.seen += text_len(&buf[self.seen..end]);
                 if self.seen == end {
                     break;
@@ -124,7 +124,7 @@ impl HeadScanner {
             self.seen += 1;
         }
         match self.state {
-            State::Done => Ok(Some(self.seen)),
+            ScanState::Done => Ok(Some(self.seen)),
             // The empty line is still missing and there is no room for it.
             _ if self.seen >= limits.bytes_max => Err(HeadError::TooLong { max: limits.bytes_max }),
             _ => Ok(None),
@@ -136,30 +136,30 @@ impl HeadScanner {
         self.seen == 0
     }
 
-    fn step(&mut self, byte: u8, limits: &HeadLimits) -> Result<State, HeadError> {
+    fn step(&mut self, byte: u8, limits: &HeadLimits) -> Result<ScanState, HeadError> {
         match (self.state, byte) {
-            (State::LineCr, b'\n') => {
+            (ScanState::LineCr, b'\n') => {
                 self.lines += 1;
-                Ok(State::LineStart)
+                Ok(ScanState::LineStart)
             }
-            (State::EmptyCr, b'\n') if self.lines > 0 => Ok(State::Done),
-            (State::EmptyCr, b'\n') if self.skipped_empty_line => Err(HeadError::EmptyLines),
-            (State::EmptyCr, b'\n') => {
+            (ScanState::EmptyCr, b'\n') if self.lines > 0 => Ok(ScanState::Done),
+            (ScanState::EmptyCr, b'\n') if self.skipped_empty_line => Err(HeadError::EmptyLines),
+            (ScanState::EmptyCr, b'\n') => {
                 self.skipped_empty_line = true;
-                Ok(State::LineStart)
+                Ok(ScanState::LineStart)
             }
-            (State::LineCr | State::EmptyCr, _) => Err(HeadError::BareCr),
+            (ScanState::LineCr | ScanState::EmptyCr, _) => Err(HeadError::BareCr),
             (_, b'\n') => Err(HeadError::BareLf),
-            (State::LineStart, b'\r') => Ok(State::EmptyCr),
-            (_, b'\r') => Ok(State::LineCr),
+            (ScanState::LineStart, b'\r') => Ok(ScanState::EmptyCr),
+            (_, b'\r') => Ok(ScanState::LineCr),
             // RFC 9112, section 5.2: a server must refuse a folded line, or rewrite it.
-            (State::LineStart, b' ' | b'\t') if self.lines > 0 => Err(HeadError::Folded),
-            (State::Line, b'\t') if self.lines > 0 => Ok(State::Line),
+            (ScanState::LineStart, b' ' | b'\t') if self.lines > 0 => Err(HeadError::Folded),
+            (ScanState::Line, b'\t') if self.lines > 0 => Ok(ScanState::Line),
             (_, 0..0x20 | 0x7F) => Err(HeadError::ControlByte { byte }),
-            (State::LineStart, _) if self.lines > limits.headers_max => {
+            (ScanState::LineStart, _) if self.lines > limits.headers_max => {
                 Err(HeadError::TooManyHeaders { max: limits.headers_max })
             }
-            _ => Ok(State::Line),
+            _ => Ok(ScanState::Line),
         }
     }
 }

@@ -97,7 +97,7 @@ impl Decoder {
         }
     }
 
-    fn advance(&mut self, input: &mut Input<'_>, limits: &Limits) -> Result<Option<Found>, Violation> {
+    fn advance(&mut self, input: &mut Input<'_>, limits: &Limits) -> Result<Option<Completed>, Violation> {
         // Every turn consumes a header or ends, so the input bounds the loop.
         loop {
             if self.partial.as_ref().is_none_or(|partial| partial.frame.is_none()) {
@@ -110,7 +110,7 @@ impl Decoder {
             match self.partial.get_or_insert_default().read_payload(input)? {
                 Progress::NeedMore => return Ok(None),
                 Progress::FrameEnded => {}
-                Progress::Found(found) => return Ok(Some(found)),
+                Progress::Completed(completed) => return Ok(Some(completed)),
             }
         }
     }
@@ -142,14 +142,14 @@ impl Decoder {
         Ok(frame)
     }
 
-    fn event<'a>(&'a self, found: Found, input: &'a Input<'_>) -> Result<Event<'a>, Violation> {
-        let data = match (found.place, &self.partial) {
+    fn event<'a>(&'a self, completed: Completed, input: &'a Input<'_>) -> Result<Event<'a>, Violation> {
+        let data = match (completed.place, &self.partial) {
             (Place::Input(range), _) => &input.bytes[range],
             (Place::Control(len), Some(partial)) => &partial.control[..len],
             (Place::Message, Some(partial)) => &partial.data,
             (Place::Control(_) | Place::Message, None) => &[],
         };
-        Ok(match found.kind {
+        Ok(match completed.kind {
             Kind::Text => Event::Message { text: true, data },
             Kind::Binary => Event::Message { text: false, data },
             Kind::Ping => Event::Ping(data),
@@ -255,7 +255,7 @@ impl Partial {
         if matches!(place, Place::Message) {
             self.message = None;
         }
-        Ok(Progress::Found(Found { kind, place }))
+        Ok(Progress::Completed(Completed { kind, place }))
     }
 }
 
@@ -269,11 +269,11 @@ enum Assembly {
 enum Progress {
     NeedMore,
     FrameEnded,
-    Found(Found),
+    Completed(Completed),
 }
 
-/// An event without its borrow.
-struct Found {
+/// What a frame completed: an event without its borrow.
+struct Completed {
     kind: Kind,
     place: Place,
 }
@@ -296,7 +296,7 @@ enum Place {
 }
 
 /// The fast path: the frame lies whole in the input and stays there.
-fn take_whole(frame: Frame, input: &mut Input<'_>) -> Result<Found, Violation> {
+fn take_whole(frame: Frame, input: &mut Input<'_>) -> Result<Completed, Violation> {
     let range = input.take(frame.len);
     let payload = &mut input.bytes[range.clone()];
     mask::unmask(payload, frame.key, 0);
@@ -308,7 +308,7 @@ fn take_whole(frame: Frame, input: &mut Input<'_>) -> Result<Found, Violation> {
         Opcode::Ping => Kind::Ping,
         Opcode::Pong => Kind::Pong,
     };
-    Ok(Found { kind, place: Place::Input(range) })
+    Ok(Completed { kind, place: Place::Input(range) })
 }
 
 /// RFC 6455 section 5.5.1: nothing, or a code and a reason.

@@ -15,13 +15,14 @@ use monoio::net::TcpStream;
 
 use super::connections::{ConnectionState, Connections, UpstreamConnection};
 use super::ids::{ConnectionIndex, ConnectionSerial, RequestIndex, UpstreamIndex};
-use super::requests::{Attempt, GivenUp, Requests};
+use super::requests::{Attempt, GivenUp, Requests, queued_bytes};
 use super::routes::{RouteTarget, Routes};
 use super::tasks::{ConnectionEnd, ConnectionTasks};
 use super::upstreams::{UpstreamState, Upstreams};
 use super::worker_timer::{Alarm, WorkerTimer};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
+use crate::config::url::HttpUrl;
 use crate::io::backend::hook::{GiveUp, HookKind, HookRequest, Retry};
 use crate::io::backend::options::Options;
 use crate::io::backend::request_writer::{RequestTemplate, Signer};
@@ -85,7 +86,7 @@ impl Dispatcher {
     #[expect(clippy::result_large_err, reason = "the request is moved either way")]
     pub fn submit(&mut self, request: HookRequest, now: Now<'_>) -> Result<(), HookRequest> {
         let is_full = self.requests.len() >= self.options.limits.backend_queue_max
-            || self.requests.bytes() + request.queued_bytes() > self.options.queue_bytes_max;
+            || self.requests.bytes() + queued_bytes(&request) > self.options.queue_bytes_max;
         // A single request larger than the whole limit would otherwise never pass.
         if is_full && !self.requests.is_empty() {
             self.stats.queue_full.increment();
@@ -99,7 +100,7 @@ impl Dispatcher {
             return Ok(());
         }
         let deadline = match request.retry {
-            Retry::Never => self.options.attempt_deadline(hook, now.tick),
+            Retry::Never => attempt_deadline(&self.options, hook, now.tick),
             Retry::Until(deadline) => deadline,
         };
         let index = self.requests.insert(request, number, deadline);
@@ -179,7 +180,7 @@ impl Dispatcher {
     fn set_targets(&mut self) {
         self.upstreams.retire_all();
         for hook in HookKind::ALL {
-            let targets = self.options.urls(hook).iter().map(|url| RouteTarget {
+            let targets = urls(&self.options, hook).iter().map(|url| RouteTarget {
                 upstream: self.upstreams.find_or_add(&url.host, url.port),
                 template: RequestTemplate::new(hook, url).into(),
             });
@@ -357,7 +358,7 @@ impl Dispatcher {
         let RouteTarget { upstream, template } = target;
         let permit = self.upstreams[upstream].begin_attempt(now.tick);
         let accepted = &self.requests[request];
-        let full_deadline = self.options.attempt_deadline(accepted.hook(), now.tick);
+        let full_deadline = attempt_deadline(&self.options, accepted.hook(), now.tick);
         let deadline = full_deadline.min(accepted.deadline());
         self.stats.requests.add(1);
         self.stats.retries.add(u64::from(accepted.is_retried()));
@@ -641,8 +642,25 @@ fn failure_counter(metrics: &BackendMetrics, failure: Failure) -> &Counter {
     }
 }
 
+fn urls(options: &Options, hook: HookKind) -> &[HttpUrl] {
+    match hook {
+        HookKind::Connect => &options.connect_urls,
+        HookKind::Forward => &options.forward_urls,
+        HookKind::Close => &options.close_urls,
+        HookKind::Receipts => &options.receipt_urls,
+    }
+}
+
+/// By when an attempt that begins now must be answered.
+fn attempt_deadline(options: &Options, hook: HookKind, now: Tick) -> Tick {
+    match hook {
+        HookKind::Connect => now + options.connect_timeout_ms,
+        HookKind::Forward | HookKind::Close | HookKind::Receipts => now + options.forward_timeout_ms,
+    }
+}
+
 /// How late an address is noticed by a worker that the resolver does not wake.
 const RESOLVE_POLL_MS: u64 = 20;
-/// Debug builds look at every request after every change while there are no more than these.
+/// Debug builds look at every request after every change up to this many.
 #[cfg(debug_assertions)]
 const INVARIANTS_MAX: usize = 256;

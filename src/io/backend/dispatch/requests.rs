@@ -80,7 +80,7 @@ impl Requests {
     }
 
     pub fn insert(&mut self, request: HookRequest, number: RequestNumber, deadline: Tick) -> RequestIndex {
-        let bytes = request.queued_bytes();
+        let bytes = queued_bytes(&request);
         self.bytes += bytes;
         let entry = AcceptedRequest { request, number, bytes, deadline, attempts: 0, stale_tries: 0, attempt: None };
         RequestIndex(self.entries.insert(entry))
@@ -197,4 +197,11 @@ impl AcceptedRequest {
     pub fn attempt(&self) -> Option<&Attempt> {
         self.attempt.as_ref()
     }
+}
+
+/// What a request adds to the queue's bytes: body, headers and query.
+pub fn queued_bytes(request: &HookRequest) -> usize {
+    let headers = request.headers.as_ref().map_or(0, |headers| headers.len());
+    let query = request.query.as_ref().map_or(0, |query| query.len());
+    request.body.len() + headers + query
 }

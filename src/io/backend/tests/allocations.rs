@@ -12,7 +12,7 @@ use std::task::{Poll, Waker};
 use super::rig::{Backend, Connection, LATE, on_ring};
 use crate::base::limits::Limits;
 use crate::io::backend::resolver::Resolver;
-use crate::io::backend::{Hook, HookRequest, IdempotencyKey, Options, Pool, PoolParts, RequestTag, TimeSource};
+use crate::io::backend::{Clocks, Hook, HookRequest, IdempotencyKey, Options, Pool, PoolParts, RequestTag};
 use crate::metrics::backend::BackendMetrics;
 
 /// The system's allocator, and how often each thread has asked it. Serves every test of this crate.
@@ -121,7 +121,7 @@ fn a_warm_pool_does_not_allocate() {
             stats: Arc::new(BackendMetrics::default()),
             resolver: Resolver::start(&Limits::DEFAULT).expect("a thread"),
             // Within one second: the signature's renewal may allocate, once in each.
-            clock: TimeSource { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },
+            clocks: Clocks { monotonic_us: Box::new(|| 1_000_000), unix_s: Box::new(|| 1_700_000_000) },
             seed: 1,
             sink: Rc::new(move |finished| of_sink.on_finished(finished.request_body)),
             alarm: Box::new(|_| {}),

@@ -19,9 +19,7 @@ use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
 use crate::io::backend::resolver::Resolver;
-use crate::io::backend::{
-    GiveUp, Hook, HookOutcome, HookRequest, Options, Pool, PoolParts, RequestTag, Retry, TimeSource,
-};
+use crate::io::backend::{Clocks, GiveUp, Hook, HookOutcome, HookRequest, Options, Pool, PoolParts, RequestTag, Retry};
 use crate::metrics::backend::BackendMetrics;
 use crate::policy::backend::{Failure, Verdict};
 
@@ -100,7 +98,7 @@ impl Rig {
             options,
             stats: Arc::clone(&stats),
             resolver: Resolver::start_with(&Limits::DEFAULT, resolve).expect("a thread"),
-            clock: TimeSource { monotonic_us: Box::new(move || of_clock.get()), unix_s: Box::new(|| 1_700_000_000) },
+            clocks: Clocks { monotonic_us: Box::new(move || of_clock.get()), unix_s: Box::new(|| 1_700_000_000) },
             seed: 11,
             sink: Rc::new(move |finished| {
                 let end = match finished.outcome {

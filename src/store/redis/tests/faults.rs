@@ -26,10 +26,10 @@ fn a_connection_cut_before_the_answer_is_no_refusal() {
         let (offset, claim) = (at as u64 * 10, format!("claim-{at}"));
         let claim = Claim { message_id: claim.into(), until: UnixMs(NOW.0 + 60_000) };
         let one = Mutation::PutMessage(Box::new(StoredMessage { claim: Some(claim.clone()), ..stored(1, offset) }));
-        let again = Mutation::PutMessage(Box::new(StoredMessage { claim: Some(claim), ..stored(1, offset + 1) }));
+        let repeat = Mutation::PutMessage(Box::new(StoredMessage { claim: Some(claim), ..stored(1, offset + 1) }));
         let mutations = vec![
             one,
-            again,
+            repeat,
             put_message(1, offset + 2),
             Mutation::RemoveMessage { session: SessionId(1), offset: Offset(offset + 2) },
         ];

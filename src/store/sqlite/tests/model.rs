@@ -197,7 +197,7 @@ impl Model {
         let Some(session) = self.sessions.get(&session) else { return Page::default() };
         let mut page = Page::default();
         let behind = session.messages.values().filter(|message| after.is_none_or(|after| message.offset > after));
-        page.messages = behind.filter(|message| message.waits(now)).cloned().collect();
+        page.messages = behind.filter(|message| message.is_live(now)).cloned().collect();
         page.more = page.messages.len() > most;
         page.messages.truncate(most);
         if after.is_none() {
@@ -211,7 +211,7 @@ impl Model {
     fn purge(&mut self, now: UnixMs) -> BTreeMap<SessionId, (u32, u64)> {
         let mut expired = BTreeMap::new();
         for (id, session) in &mut self.sessions {
-            let gone = session.messages.extract_if(.., |_, message| !message.waits(now));
+            let gone = session.messages.extract_if(.., |_, message| !message.is_live(now));
             let sum = gone.fold((0, 0), |sum, (_, message)| (sum.0 + 1, sum.1 + message.message.len() as u64));
             if sum.0 > 0 {
                 expired.insert(*id, sum);
@@ -261,7 +261,7 @@ impl Session {
 }
 
 impl StoredMessage {
-    fn waits(&self, now: UnixMs) -> bool {
+    fn is_live(&self, now: UnixMs) -> bool {
         self.released || self.sent && self.message.qos == QoS::ExactlyOnce || self.expires > now
     }
 }

@@ -116,7 +116,7 @@ impl ClientSockets {
                 }
             }
         }
-        scratch.shrink_to(SCRATCH_KEPT);
+        scratch.shrink_to(SCRATCH_BYTES_MAX);
     }
 
     fn block(&self, index: ConnIndex, fd: RawFd) {
@@ -179,5 +179,5 @@ impl ClientSocket {
 const NONE: RawFd = -1;
 /// Bytes gathered for one send: more than a socket's buffer usually takes.
 const WRITE_ENOUGH: usize = 64 << 10;
-const SCRATCH_KEPT: usize = 256 << 10;
+const SCRATCH_BYTES_MAX: usize = 256 << 10;
 const EVENTS_PER_LOOK: usize = 256;

@@ -5,10 +5,10 @@
 //! business server that wants each message once. Started by `audit::run`.
 
 use super::caller::read_more;
-use super::ledger::{Entry, Fact, Ledger};
-use super::payload::{Direction, Payload, Stream, answer_to, checksum};
-use super::progress::{Phase, count};
-use super::run::Run;
+use crate::audit::ledger::{Entry, Fact, Ledger};
+use crate::audit::payload::{Direction, Payload, Stream, answer_to, checksum};
+use crate::audit::progress::{Phase, count};
+use crate::audit::run::Run;
 use crate::base::rng::Rng;
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead, query_get};
 use crate::wire::packet::QoS;

@@ -1,9 +1,9 @@
 //! A session's own rows: what is known of it, its channels, and the QoS 2 ids that it has received.
 
-use super::database::Transaction;
 use super::messages;
-use super::rows::{SessionRowId, signed};
 use crate::shard::command::{Completion, Received, SessionId, SessionRow, StoreError};
+use crate::store::sqlite::database::Transaction;
+use crate::store::sqlite::rows::{SessionRowId, signed};
 use crate::wire::packet::MessageId;
 use rusqlite::{ErrorCode, Result, params};
 

@@ -6,14 +6,15 @@
 //! ```
 //! The slot at the origin stays until the connection ends, because the identity that the backend knows leads to it.
 
-use super::channel::{Arrival, NotHandedOver};
+use super::refusal::ConnectRefusal;
+use super::{lifecycle, task};
 use crate::base::id::{ConnKey, Identity};
-use crate::io::client::connecting::{Attached, SessionRequest};
-use crate::io::client::refusal::ConnectRefusal;
-use crate::io::client::{lifecycle, task};
+use crate::io::handover::channel::{Arrival, NotHandedOver};
+use crate::io::handover::session_request::SessionRequest;
 use crate::io::http::connection;
 use crate::io::runtime::oneshot::Oneshot;
 use crate::io::runtime::socket::Socket;
+use crate::io::worker::connecting::Attached;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
@@ -39,7 +40,7 @@ pub async fn hand_over(
         let channels = worker.shared().handovers().expect("there are channels where there are workers and a store");
         match channels.send(owner, socket.fd(), arrival) {
             Ok(()) => {
-                worker.count(|counters| &counters.moves);
+                worker.count(|counters| &counters.handovers);
                 worker.sockets().detach(key.index);
                 return Ok(());
             }
@@ -51,7 +52,7 @@ pub async fn hand_over(
         }
         monoio::time::sleep(Duration::from_millis(limits.handover_retry_ms)).await;
     }
-    worker.count(|counters| &counters.moves_failed);
+    worker.count(|counters| &counters.handovers_failed);
     lifecycle::abandon(worker, key);
     let Arrival { identity, session, .. } = *arrival;
     worker.hooks().close(identity, cookie_of(&session), worker.now());
@@ -71,7 +72,7 @@ fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
     let Arrival { identity, origin, session, early, place } = arrival;
     let cookie = cookie_of(&session);
     let Some(Ok(socket)) = fd.map(Socket::new) else {
-        worker.count(|counters| &counters.moves_failed);
+        worker.count(|counters| &counters.handovers_failed);
         warn!(worker = worker.id().0, "a connection was lost on its way here; see RLIMIT_NOFILE");
         worker.hooks().close(identity, cookie, worker.now());
         return worker.send_message(origin.shard, PeerMessage::HandoverFailed { origin });
@@ -104,7 +105,7 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
         Err(why) => {
             lifecycle::abandon(&worker, key);
             worker.hooks().close(identity, cookie, worker.now());
-            connection::refuse(worker, socket, ConnectRefusal::SessionNotStored(why)).await;
+            connection::refuse(worker, socket, &ConnectRefusal::SessionNotStored(why).response()).await;
         }
     }
 }

@@ -5,21 +5,23 @@
 //! messages, handovers, writable, keep_time ─► turn: the end of a turn
 //! ```
 
-use super::message::PeerMessage;
-use super::rules::{Rules, ms};
-use super::shared::Shared;
-use super::turn::{Worker, WorkerSetup};
 use crate::base::id::ShardId;
+use crate::base::limits::Limits;
+use crate::base::time::ms;
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
-use crate::io::handover::worker as handover;
-use crate::io::hooks::completions;
-use crate::io::http::serve::{self, Side};
+use crate::io::client::handover;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net::{self, Listener};
 use crate::io::runtime::socket::{Pollable, Socket};
+use crate::io::service::completions;
+use crate::io::service::serve::{self, Side};
+use crate::io::worker::message::PeerMessage;
+use crate::io::worker::rules::Rules;
+use crate::io::worker::shared::Shared;
+use crate::io::worker::turn::{Worker, WorkerSetup};
 use crate::shard::DrainScope;
 use crate::shard::command::StoredSession;
 use std::io;
@@ -58,8 +60,8 @@ pub fn run(service: Service) -> io::Result<()> {
 async fn serve_until_drained(service: Service) -> io::Result<()> {
     let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin } = service;
     let pool = {
-        let shared = shared.clone();
-        move |worker: &Weak<Worker>| new_pool(worker, id, &shared, resolver)
+        let (shared, limits) = (shared.clone(), rules.limits().clone());
+        move |worker: &Weak<Worker>| new_pool(worker, id, &shared, &limits, resolver)
     };
     let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool })?;
     worker.restore(sessions);
@@ -91,15 +93,15 @@ fn ring() -> io_uring_monoio::Builder {
     ring
 }
 
-fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, resolver: Resolver) -> Pool {
+fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, limits: &Limits, resolver: Resolver) -> Pool {
     let (to_handle, to_wake) = (worker.clone(), worker.clone());
     let mailbox = shared.mailbox(id).clone();
     resolver.on_result(move || mailbox.ring());
     Pool::new(backend::PoolParts {
-        options: Options::of(&shared.config()),
+        options: Options::of(&shared.config(), limits),
         stats: shared.metrics().backend(id).clone(),
         resolver,
-        clock: backend::TimeSource { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
+        clocks: backend::Clocks { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
         seed: clock::unix_ns() as u64 ^ u64::from(id.0) << 48,
         sink: Rc::new(move |done| {
             if let Some(worker) = to_handle.upgrade() {

@@ -4,10 +4,10 @@
 //! connection or the server died meanwhile. A call without an id is made once; when its answer is lost, its outcome is
 //! not known and the audit claims nothing about it. Started by `audit::run`, a few streams per thread.
 
-use super::ledger::{Entry, Fact, Ledger};
-use super::payload::{DOWN_TYPE, Direction, Payload, Stream};
-use super::progress::{Phase, count};
-use super::run::Run;
+use crate::audit::ledger::{Entry, Fact, Ledger};
+use crate::audit::payload::{DOWN_TYPE, Direction, Payload, Stream};
+use crate::audit::progress::{Phase, count};
+use crate::audit::run::Run;
 use crate::base::rng::Rng;
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, RESPONSE_SLOTS, ResponseHead};
 use crate::wire::sign::sign_2014;

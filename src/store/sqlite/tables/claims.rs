@@ -1,9 +1,9 @@
 //! The rows of calls with a `message_id`: claimed before anything is sent, settled with the answer that a repeat gets.
 
-use super::database::Transaction;
-use super::rows::signed;
 use crate::shard::command::{Claim, UnixMs};
 use crate::store::request::ClaimOutcome;
+use crate::store::sqlite::database::Transaction;
+use crate::store::sqlite::rows::signed;
 use rusqlite::{OptionalExtension, Result, Row, params};
 
 pub fn claim(transaction: &Transaction, claim: &Claim, now: UnixMs) -> Result<ClaimOutcome> {

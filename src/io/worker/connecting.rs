@@ -3,12 +3,12 @@
 
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
+use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::oneshot::{Oneshot, OneshotId, Oneshots};
 use crate::shard::command::StoreError;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 pub struct PendingConnects {
     hooks: Oneshots<ConnectOutcome, Option<Connect>>,
@@ -44,19 +44,6 @@ pub enum ConnectOutcome {
 /// The session is the connection's, or why the store does not take it.
 pub type Attached = Result<(), StoreError>;
 
-/// The durable session that the backend wants for a connection; it may go to another worker.
-#[derive(Default)]
-pub struct SessionRequest {
-    pub name: Arc<str>,
-    pub expiry_s: Option<u64>,
-    pub cookie: Option<Box<[u8]>>,
-    pub unsubscribe: Vec<String>,
-    pub subscribe: Vec<String>,
-    /// The 101.
-    pub response: Vec<u8>,
-    pub greets: bool,
-}
-
 impl PendingConnects {
     pub fn new(now: Tick) -> PendingConnects {
         PendingConnects { hooks: Oneshots::new(now), attaches: Oneshots::new(now), attaching: RefCell::default() }
@@ -89,8 +76,8 @@ impl PendingConnects {
     }
 
     pub fn attached(&self, key: ConnKey, outcome: Attached) {
-        let waits = self.attaching.borrow_mut().remove(&key);
-        if let Some(id) = waits {
+        let oneshot = self.attaching.borrow_mut().remove(&key);
+        if let Some(id) = oneshot {
             self.attaches.complete(id, outcome);
         }
     }
@@ -149,11 +136,11 @@ mod tests {
     fn a_hooks_context_is_taken_once_and_its_outcome_ends_the_wait() {
         let pending = PendingConnects::new(Tick(0));
         let connect = Connect { key: key(1), identity: Identity([1; 32]), response: Vec::new(), greets: true };
-        let waits = pending.open(connect, LATER);
-        assert_eq!(pending.take(waits.id()).map(|connect| connect.key), Some(key(1)));
-        assert!(pending.take(waits.id()).is_none());
-        pending.complete(waits.id(), ConnectOutcome::Refused);
-        let outcome = pin!(waits).poll(&mut Context::from_waker(Waker::noop()));
+        let oneshot = pending.open(connect, LATER);
+        assert_eq!(pending.take(oneshot.id()).map(|connect| connect.key), Some(key(1)));
+        assert!(pending.take(oneshot.id()).is_none());
+        pending.complete(oneshot.id(), ConnectOutcome::Refused);
+        let outcome = pin!(oneshot).poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(outcome, Poll::Ready(Ok(ConnectOutcome::Refused))));
     }
 }

@@ -198,7 +198,7 @@ impl ResponseStream {
         self.cut_off.set(!written);
         let mut bytes = self.bytes.borrow_mut();
         bytes.clear();
-        bytes.shrink_to(CAPACITY_KEPT);
+        bytes.shrink_to(IDLE_CAPACITY_MAX);
         drop(bytes);
         self.state.set(WriterState::Written);
         self.written.notify();
@@ -206,7 +206,7 @@ impl ResponseStream {
 }
 
 /// The buffer's capacity between two responses, at most.
-const CAPACITY_KEPT: usize = 64 << 10;
+const IDLE_CAPACITY_MAX: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

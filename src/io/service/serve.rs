@@ -1,11 +1,11 @@
 //! Serves one HTTP connection: a client's upgrade, calls, pages. It ends when the peer or we say so, or when the socket
 //! becomes a client's.
 
-use super::connection::{self, HttpConnection};
-use super::response::Response;
 use crate::io::api::access::{self, Pass};
 use crate::io::api::calls::{self, ApiRequest};
 use crate::io::client::upgrade::{self, UpgradePlan};
+use crate::io::http::connection::{self, HttpConnection};
+use crate::io::http::response::Response;
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::Route;
@@ -171,7 +171,7 @@ impl ServedConnection {
         let (worker, socket, early) = self.connection.into_socket(head);
         let refused = upgrade::connect(worker.clone(), socket, plan, early).await;
         let Err((socket, why)) = refused else { return };
-        connection::refuse(worker, socket, why).await;
+        connection::refuse(worker, socket, &why.response()).await;
     }
 
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the
@@ -197,11 +197,11 @@ impl ServedConnection {
         let response = calls::run(self.connection.worker(), request).await;
         self.connection.respond(&response, keep_alive).await;
         if let Some(mut body) = response.into_buffer() {
-            body.shrink_to(SPARE_KEPT);
+            body.shrink_to(SPARE_BYTES_MAX);
             self.spare = body;
         }
         Some(request_len)
     }
 }
 
-const SPARE_KEPT: usize = 64 << 10;
+const SPARE_BYTES_MAX: usize = 64 << 10;

@@ -1,14 +1,15 @@
 //! What the outcome of a hook means for the worker: an answered forward, a client that may come in or not, receipts
-//! that arrived. The backend pool gives every job back here, exactly once.
+//! that arrived. The backend pool gives every request back here, exactly once.
 //!
 //! Nothing here waits: whoever waits for the outcome (`client::upgrade`) has a oneshot.
 
-use super::ticket::HookTicket;
 use crate::base::id::{ConnKey, ShardId};
 use crate::io::backend::{FinishedRequest, HookOutcome};
-use crate::io::client::connecting::{Connect, ConnectOutcome, SessionRequest};
 use crate::io::client::lifecycle;
+use crate::io::handover::session_request::SessionRequest;
+use crate::io::hooks::ticket::HookTicket;
 use crate::io::runtime::oneshot::OneshotId;
+use crate::io::worker::connecting::{Connect, ConnectOutcome};
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::{Actions, ConnectAnswer, Verdict};
 use crate::shard::{self, ForwardOutcome, Input};
@@ -16,12 +17,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use tracing::{error, warn};
 
-/// The pool's sink: a job has come back. A panic here must not end the pool's task.
+/// The pool's sink: a request has come back. A panic here must not end the pool's task.
 pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
     let ticket = HookTicket::unpack(done.tag.0);
     let handled = catch_unwind(AssertUnwindSafe(|| match ticket {
         HookTicket::Forward(key) => forward_done(worker, key, done),
-        HookTicket::Connect(waits) => connect_done(worker, waits, done.outcome),
+        HookTicket::Connect(oneshot) => connect_done(worker, oneshot, done.outcome),
         HookTicket::Close => {}
         HookTicket::Receipts { count } => receipts_done(worker, count, done.outcome),
     }));
@@ -31,7 +32,7 @@ pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
         error!("the handling of a backend's answer panicked");
         match ticket {
             HookTicket::Forward(key) => worker.handle(Input::Panicked { key }),
-            HookTicket::Connect(waits) => worker.connects().complete(waits, ConnectOutcome::Failed),
+            HookTicket::Connect(oneshot) => worker.connects().complete(oneshot, ConnectOutcome::Failed),
             HookTicket::Close | HookTicket::Receipts { .. } => {}
         }
     }
@@ -57,8 +58,8 @@ fn receipts_done(worker: &Worker, count: u32, outcome: HookOutcome<'_>) {
 }
 
 /// The client is subscribed and open before anything else can happen to it.
-fn connect_done(worker: &Worker, waits: OneshotId, outcome: HookOutcome<'_>) {
-    let Some(connect) = worker.connects().take(waits) else { return };
+fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
+    let Some(connect) = worker.connects().take(oneshot) else { return };
     let outcome = match outcome {
         HookOutcome::Answered { head, body, .. } => {
             let actions = Actions::read(head.headers);
@@ -72,7 +73,7 @@ fn connect_done(worker: &Worker, waits: OneshotId, outcome: HookOutcome<'_>) {
         }
         HookOutcome::GaveUp { .. } => ConnectOutcome::Failed,
     };
-    worker.connects().complete(waits, outcome);
+    worker.connects().complete(oneshot, outcome);
 }
 
 /// The business server lets the client in.

@@ -1,11 +1,11 @@
 //! The rows of messages: stored, released, removed, and decoded again. A claim on a message leaves a *guard* beside it:
 //! the session takes one message per claim, even when that message is gone already.
 
-use super::database::Transaction;
-use super::index::{Entry, Index};
-use super::rows::{MessageRowId, SessionRowId, signed};
 use crate::shard::Message;
 use crate::shard::command::{Claim, Completion, Offset, SessionId, StoreError, StoredMessage, UnixMs};
+use crate::store::sqlite::database::Transaction;
+use crate::store::sqlite::index::{Entry, Index};
+use crate::store::sqlite::rows::{MessageRowId, SessionRowId, signed};
 use crate::wire::packet::QoS;
 use rusqlite::{Connection, Error, OptionalExtension, Result, Row, ffi, params};
 use sha1::{Digest, Sha1};

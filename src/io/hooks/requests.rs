@@ -1,5 +1,5 @@
-//! Hooks: our requests to the business server, as jobs of the backend pool. What a job's outcome means for the worker
-//! is in `completions`.
+//! Hooks: our requests to the business server, which the backend pool carries out. What a request's outcome means for
+//! the worker is in `service::completions`.
 //!
 //! A hook that finds too many requests waiting is refused here at once: a forward gives its body back, a connect says
 //! so, a close is logged, receipts are counted as dropped.
@@ -40,7 +40,7 @@ impl Hooks {
     }
 
     pub fn reconfigure(&self, config: &Config) {
-        self.pool.reconfigure(Options::of(config));
+        self.pool.reconfigure(Options::of(config, &self.limits));
         self.has_close_url.set(!config.close_url.is_empty());
         self.has_receipt_url.set(!config.receipt_url.is_empty());
     }
@@ -51,7 +51,7 @@ impl Hooks {
         let Forward { key, session, message_type, qos, sequence, deadline, identity, cookie, body } = forward;
         let identity = identity.to_hex();
         let text = std::str::from_utf8(&identity).expect("hex is ASCII");
-        let job = HookRequest {
+        let request = HookRequest {
             hook: Hook::Forward { message_type },
             tag: RequestTag(HookTicket::Forward(key).pack()),
             retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
@@ -68,17 +68,17 @@ impl Hooks {
             headers: None,
             body,
         };
-        self.pool.submit(job).map_err(|job| job.body)
+        self.pool.submit(request).map_err(|request| request.body)
     }
 
     /// May this client come in? False when too many requests wait: there will be no outcome.
-    pub fn connect(&self, waits: OneshotId, identity: Identity, query: Rc<str>, headers: Rc<[u8]>) -> bool {
-        let job = HookRequest {
+    pub fn connect(&self, oneshot: OneshotId, identity: Identity, query: Rc<str>, headers: Rc<[u8]>) -> bool {
+        let request = HookRequest {
             query: Some(query),
             headers: Some(headers),
-            ..job(Hook::Connect, HookTicket::Connect(waits), Retry::Never, identity.to_hex())
+            ..new_request(Hook::Connect, HookTicket::Connect(oneshot), Retry::Never, identity.to_hex())
         };
-        self.pool.submit(job).is_ok()
+        self.pool.submit(request).is_ok()
     }
 
     /// A connection that the business server has let in has ended.
@@ -87,8 +87,8 @@ impl Hooks {
             return;
         }
         let retry = Retry::Until(now + self.limits.close_deadline_ms);
-        let job = HookRequest { cookie, ..job(Hook::Close, HookTicket::Close, retry, identity.to_hex()) };
-        if self.pool.submit(job).is_err() {
+        let request = HookRequest { cookie, ..new_request(Hook::Close, HookTicket::Close, retry, identity.to_hex()) };
+        if self.pool.submit(request).is_err() {
             debug!(%identity, "too many requests wait for the backend: a close was not reported");
         }
     }
@@ -103,12 +103,12 @@ impl Hooks {
         };
         let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
         let retry = Retry::Until(now + self.limits.close_deadline_ms);
-        let job = HookRequest {
+        let request = HookRequest {
             cookie,
             headers: Some(headers.into_bytes().into()),
-            ..job(Hook::SessionEnded, HookTicket::Close, retry, NO_IDENTITY)
+            ..new_request(Hook::SessionEnded, HookTicket::Close, retry, NO_IDENTITY)
         };
-        if self.pool.submit(job).is_err() {
+        if self.pool.submit(request).is_err() {
             debug!(name, "too many requests wait for the backend: a session's end was not reported");
         }
     }
@@ -140,8 +140,9 @@ impl Hooks {
             return count;
         }
         let retry = Retry::Until(now + self.limits.receipts_deadline_ms);
-        let job = HookRequest { body, ..job(Hook::Receipts, HookTicket::Receipts { count }, retry, NO_IDENTITY) };
-        match self.pool.submit(job) {
+        let request =
+            HookRequest { body, ..new_request(Hook::Receipts, HookTicket::Receipts { count }, retry, NO_IDENTITY) };
+        match self.pool.submit(request) {
             Ok(()) => {
                 self.receipts.batch_sent();
                 0
@@ -174,7 +175,7 @@ impl Hooks {
     }
 }
 
-fn job(hook: Hook, ticket: HookTicket, retry: Retry, identity: [u8; 64]) -> HookRequest {
+fn new_request(hook: Hook, ticket: HookTicket, retry: Retry, identity: [u8; 64]) -> HookRequest {
     let tag = RequestTag(ticket.pack());
     let (cookie, idempotency_key, query, headers, body) = Default::default();
     HookRequest { hook, tag, retry, identity, cookie, idempotency_key, query, headers, body }

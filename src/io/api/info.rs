@@ -1,10 +1,10 @@
-//! The server in figures: /info/ (JSON, what the page at /serverinfo/ shows) and /metrics (Prometheus text).
+//! The metrics as pages: /info/ (JSON, what the page at /serverinfo/ shows) and /metrics (Prometheus text).
 //!
-//! Both read `Metrics` and ask no worker for a figure. Only the largest channels are queried from the shards.
+//! Both read `Metrics` and query no worker for a metric. Only the largest channels are queried from the shards.
 
+use super::query;
 use crate::base::id::ShardId;
-use crate::config::StoreKind;
-use crate::io::api::query;
+use crate::config::{StoreKind, shown};
 use crate::io::backend::UpstreamState;
 use crate::io::http::response::Response;
 use crate::io::runtime::{clock, sys};
@@ -48,7 +48,7 @@ pub async fn info(core: &Rc<Worker>) -> Response {
         "largest_channels":
             largest.iter().map(|(name, members)| json!({"name": name, "members": members})).collect::<Vec<_>>(),
         "counters": counters,
-        "config": config.shown(),
+        "config": shown(&config),
     });
     Response::json(info.to_string().into_bytes())
 }

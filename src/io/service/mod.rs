@@ -1,0 +1,6 @@
+//! What a worker's ring serves, above all other rooms: `tasks` starts everything, `serve` decides what a request is,
+//! `completions` what the outcome of a hook means for a client.
+
+pub mod completions;
+pub mod serve;
+pub mod tasks;
