@@ -39,13 +39,10 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
         Route::Hello | Route::Live => pages::ok(),
         Route::Ready => pages::ready(worker),
         Route::ServerInfo => pages::server_info(),
-        Route::Info => info::info(worker).await,
+        Route::Info => response_of(info::info(worker).await),
         Route::Metrics => info::metrics(worker.shared()),
-        Route::Channel => pages::channel(worker, query).await,
-        Route::Session => match pages::session(worker, query).await {
-            Ok(response) => response,
-            Err(why) => access::refusal(why.status(), &why.to_string()),
-        },
+        Route::Channel => response_of(pages::channel(worker, query).await),
+        Route::Session => response_of(pages::session(worker, query).await),
         Route::UpdateConfig => pages::update_config(worker).await,
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
             let timeouts = worker.rules().timeouts();
@@ -66,12 +63,20 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
                 }
                 Err(why) => {
                     worker.count(|counters| &counters.calls_refused);
-                    let response = access::refusal(why.status(), &why.to_string());
-                    if response.status() == 503 { response.with_retry_after() } else { response }
+                    refusal(&why)
                 }
             }
         }
     }
+}
+
+fn response_of(page: Result<Response, Refusal>) -> Response {
+    page.unwrap_or_else(|why| refusal(&why))
+}
+
+fn refusal(why: &Refusal) -> Response {
+    let response = access::refusal(why.status(), &why.to_string());
+    if response.status() == 503 { response.with_retry_after() } else { response }
 }
 
 async fn call(

@@ -14,15 +14,16 @@ use crate::metrics::backend::{BackendMetrics, latency_us};
 use crate::metrics::process::Readings;
 use crate::metrics::shard::ShardMetrics;
 use crate::metrics::text;
+use crate::policy::api::Refusal;
 use crate::shard::{Query, Reply};
 use crate::store::Health;
 use serde_json::{Value, json};
 use std::rc::Rc;
 
 /// `GET /info/`; the shape is documented at the head of serverinfo.html.
-pub async fn info(core: &Rc<Worker>) -> Response {
-    let largest = largest(core, LARGEST).await;
-    let shared = core.shared();
+pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
+    let largest = largest(worker, LARGEST).await?;
+    let shared = worker.shared();
     let (config, metrics) = (shared.config(), shared.metrics());
     let now = clock::monotonic();
     let counters: serde_json::Map<_, _> =
@@ -43,17 +44,17 @@ pub async fn info(core: &Rc<Worker>) -> Response {
         "messages_out": metrics.shards_total(|shard| shard.messages_out.get()),
         "sessions": metrics.shards_total(|shard| shard.sessions.get()),
         "store": store(shared),
-        "backend": upstreams(core),
-        "workers": shared.workers().map(|id| worker(shared, id, metrics.shard(id))).collect::<Vec<_>>(),
+        "backend": upstreams(worker),
+        "workers": shared.workers().map(|id| worker_figures(shared, id, metrics.shard(id))).collect::<Vec<_>>(),
         "largest_channels":
             largest.iter().map(|(name, members)| json!({"name": name, "members": members})).collect::<Vec<_>>(),
         "counters": counters,
         "config": shown(&config),
     });
-    Response::json(info.to_string().into_bytes())
+    Ok(Response::json(info.to_string().into_bytes()))
 }
 
-fn worker(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value {
+fn worker_figures(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value {
     json!({
         "id": id.0,
         "core": shared.cpu(id),
@@ -99,8 +100,8 @@ fn cpu_percent(uptime_s: u64) -> f64 {
     (percent * 10.0).round() / 10.0
 }
 
-fn upstreams(core: &Worker) -> Vec<Value> {
-    let metrics = core.shared().metrics();
+fn upstreams(worker: &Worker) -> Vec<Value> {
+    let metrics = worker.shared().metrics();
     let latency = latency_us(metrics.backends());
     let waiting = metrics.backends_total(|backend| backend.waiting.get());
     let failures = metrics.backends_total(BackendMetrics::failures);
@@ -116,18 +117,16 @@ fn upstreams(core: &Worker) -> Vec<Value> {
             "outstanding": upstream.outstanding,
         })
     };
-    core.hooks().upstreams().into_iter().map(one).collect()
+    worker.hooks().upstreams().into_iter().map(one).collect()
 }
 
 /// The channels with the most members, all workers together.
-pub async fn largest(core: &Rc<Worker>, most: usize) -> Vec<(String, usize)> {
-    let Ok(Reply::Channels(mut channels)) = query::query(core, core.shared().workers(), Query::Largest { most }).await
-    else {
-        return Vec::new();
-    };
+pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Vec<(String, usize)>, Refusal> {
+    let reply = query::query(worker, worker.shared().workers(), Query::Largest { most }).await?;
+    let Reply::Channels(mut channels) = reply else { return Ok(Vec::new()) };
     channels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     channels.truncate(most);
-    channels
+    Ok(channels)
 }
 
 /// `GET /metrics`.

@@ -58,16 +58,16 @@ pub fn server_info() -> Response {
 }
 
 /// `channel=` how many and who, paged by `offset` and `limit`; without it the largest channels.
-pub async fn channel(worker: &Rc<Worker>, query: &str) -> Response {
+pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
     let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
     let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
     let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
-        let largest = info::largest(worker, limit.max(1)).await;
+        let largest = info::largest(worker, limit.max(1)).await?;
         let channels: Vec<_> = largest
             .iter()
             .map(|(name, members)| serde_json::json!({"channel": name, "connections": members}))
             .collect();
-        return Response::json(serde_json::json!({"status": 0, "channels": channels}).to_string().into_bytes());
+        return Ok(Response::json(serde_json::json!({"status": 0, "channels": channels}).to_string().into_bytes()));
     };
     let name: Arc<str> = (*channel).into();
     let (mut total, mut identities) = (0, Vec::new());
@@ -75,8 +75,8 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Response {
     for shard in worker.shared().workers() {
         let skip = offset.saturating_sub(total);
         let members = Query::Members { channel: name.clone(), offset: skip, limit: limit - identities.len() };
-        let reply = query::query(worker, std::iter::once(shard), members).await;
-        if let Ok(Reply::Members { total: here, identities: some }) = reply {
+        let reply = query::query(worker, std::iter::once(shard), members).await?;
+        if let Reply::Members { total: here, identities: some } = reply {
             total += here;
             identities.extend(some.iter().map(ToString::to_string));
         }
@@ -85,7 +85,7 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Response {
         "status": 0, "channel": &*channel, "connections": total,
         "offset": offset, "limit": limit, "identities": identities,
     });
-    Response::json(body.to_string().into_bytes())
+    Ok(Response::json(body.to_string().into_bytes()))
 }
 
 /// What is known of one durable session.

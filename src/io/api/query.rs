@@ -9,7 +9,6 @@ use crate::io::runtime::oneshot::Expired;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Targets};
-
 use crate::shard::command::Claim;
 use crate::shard::{Input, Query, QueryId, Reply, Terms, name_hash, session_owner};
 use crate::wire::packet::QoS;

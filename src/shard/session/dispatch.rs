@@ -86,7 +86,9 @@ fn complete_attach(scope: &mut Scope<'_>, then: Then, completion: Completion, re
         (Then::AttachRow { session, attempt }, _) => {
             if let Some(why) = refused {
                 // Another attachment may have taken it over. What came after the row had no session to go to.
-                channels::note_refusal(scope, session);
+                if let Some(session) = scope.sessions.table.get_mut(session) {
+                    session.unsure = true;
+                }
                 end::refuse_attach(scope, session, attempt, why);
             }
         }

@@ -16,6 +16,7 @@ struct Model {
     claims: BTreeMap<Arc<str>, (UnixMs, Option<Vec<u8>>)>,
     /// Orders that `can_be_requested` has let pass.
     used: BTreeSet<(SessionId, Offset)>,
+    dropped: BTreeSet<SessionId>,
 }
 
 struct Session {
@@ -142,9 +143,10 @@ impl Model {
             Request::Settle { message_id, .. } => {
                 return self.claims.get(message_id).is_some_and(|(until, _)| *until > now);
             }
+            // The id of a dropped session is not drawn again.
             Request::Shard {
-                command: Command { operation: Operation::Mutate(Mutation::PutSession(_)), .. }, ..
-            } => return true,
+                command: Command { operation: Operation::Mutate(Mutation::PutSession(row)), .. }, ..
+            } => return !self.dropped.contains(&row.session),
             Request::Shard { command: Command { operation: Operation::Mutate(mutation), .. }, .. } => Some(mutation),
             _ => None,
         };
@@ -155,6 +157,10 @@ impl Model {
                 known.messages.contains_key(offset)
             }
             Some(Mutation::PutMessage(message)) => self.used.insert((session, message.offset)),
+            Some(Mutation::DropSession { session }) => {
+                self.dropped.insert(*session);
+                true
+            }
             _ => true,
         }
     }
