@@ -1,14 +1,14 @@
 //! Rainbow: a universal long-connection server.
 //!
-//! Modules in dependency order; imports run one way, inside a folder too, and `tests/tidy` checks it. `wire`, `shard`
-//! and `policy` name no runtime, no socket, no clock, no randomness and no async: what they do can be simulated,
-//! fuzzed, replayed and handed on.
+//! Imports run one way, from folder to folder and inside each; `tests/tidy` has the order and checks it. `wire`,
+//! `shard` and `policy` name no runtime, no socket, no clock, no randomness and no async: what they do can be
+//! simulated, fuzzed, replayed and handed on.
 //!
 //! # Who owns what
 //!
 //! ```text
-//! process    io::worker::shared   config, mailboxes, presence, store queue, metrics
-//!  └ worker  io::worker::turn     one thread, one ring, one descriptor table; the only one that touches:
+//! process    io::worker::shared   config, mailboxes, presence, calls in flight, metrics
+//!  └ worker  io::worker::turn     one thread, one ring, one descriptor table, and what no other touches:
 //!     ├ shard                     what connections, channels, sessions and calls are, as plain data
 //!     │   ├ connection::table     slots, phases, outboxes, one timer each
 //!     │   ├ connection::downlink  messages to clients that are not finished    (in flight, queued)
@@ -17,18 +17,22 @@
 //!     │   ├ session::scope        durable sessions, and their commands to the store
 //!     │   └ call::waiting         calls that wait for clients
 //!     ├ io::worker::sockets       the clients' sockets, for writing
-//!     ├ io::client::task          one per client: its socket, for reading, and nothing else
-//!     ├ io::worker::responses     responses to callers, until the turn ends
+//!     ├ io::client::task          one per client: its socket, for reading, and its place in the admission
+//!     ├ io::worker::responses     responses to callers, until their sockets have taken them
 //!     ├ io::backend::pool         keep-alive connections to the business server, and the requests that wait for one
+//!     ├ io::worker::connecting    connections on their way in: connect hooks, attachments
+//!     ├ io::store::queue          commands of this shard to the store
 //!     └ io::worker::peers         messages for other workers that have no room yet
-//! store thread  io::store::thread the database; nobody else waits for a disk or for Redis
+//! store thread  io::store::thread the database; after the start nobody else waits for a disk or for Redis
 //! ```
 //!
 //! # The life of a connection
 //!
-//! 1. `io::service::tasks` accepts a socket; `io::service::serve` reads the request head and sees an upgrade.
+//! 1. `io::service::tasks` accepts a socket; `io::http::connection` reads the request head, `io::service::serve`
+//!    sees an upgrade.
 //! 2. `io::client::upgrade` checks it (`wire::ws::handshake`, `policy::admission`), takes a slot
-//!    (`Shard::reserve`: phase *Connecting*) and asks the business server (`io::hooks`, `io::backend`).
+//!    (`Shard::reserve`: phase *Connecting*) and sends the connect hook (`policy::headers`, `io::hooks`,
+//!    `io::backend`).
 //! 3. `io::service::completions` reads the answer. Accepted: `io::client::lifecycle` subscribes the connection and
 //!    opens it (`Input::Opened`: phase *Open*), or attaches it to its session (`shard::session::attach`) in the worker
 //!    that owns that, to which `io::client::handover` carries the socket. Refused: a 401 or 503.
@@ -42,19 +46,21 @@
 //! 1. `io::client::task` reads bytes; `Shard::handle` decodes them (`shard::connection::transport`) into a packet.
 //! 2. `shard::connection::uplink`: `known_ids` recognises a repeat, which is answered or absorbed. A new message joins
 //!    the client's forward queue; one per client is with the backend, so order is kept.
-//! 3. `Output::Forward` becomes an HTTP request (`io::hooks`), retried until its deadline (`io::backend`,
-//!    `policy::backend`).
+//! 3. `Output::Forward` becomes an HTTP request (`io::hooks`; `io::backend`, `policy::backend`). One of QoS 1 or 2 is
+//!    retried until its deadline.
 //! 4. The answer comes back as `Input::Forwarded`. Its headers act on the connection (`io::client::lifecycle`); its
 //!    body goes out as ACK or REC. A session's QoS 2 answer is stored first (`shard::session::uplink`).
 //!
 //! # The life of a call down
 //!
-//! 1. `io::service::serve` reads the request, `io::api::access` checks the signature, `policy::api` makes a call of it.
+//! 1. `io::service::serve` reads the request, `io::api::access` checks the signature, `policy::api` makes a call of it,
+//!    `io::api::calls` carries it out.
 //! 2. `io::api::query` sends one query to each shard that may have members (`io::worker::presence`) and gathers the
 //!    replies (`io::worker::calls::gather`). With a `message_id`, `io::api::idempotent` sees to it that the call is
 //!    carried out once.
 //! 3. `shard::fanout` delivers: at once to a few members, in slices to many. `shard::connection::downlink` gives the
-//!    message an id and room in the client's window; `shard::session::downlink` stores it for those who are away.
+//!    message an id and room in the client's window; `shard::session::downlink` stores it for those who are away, or
+//!    do not acknowledge for a while.
 //! 4. The message waits in the outbox (`shard::connection::outbox`) as a packet. At the end of the turn
 //!    `io::worker::sockets` writes all that waits for a client at once, framed by its transport.
 //! 5. ACK or REC comes up, `shard::call::waiting` counts it; the last one, or the deadline, makes the reply, which goes
@@ -70,9 +76,9 @@ pub mod config;
 pub mod demo;
 /// Invariant: the only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
 pub mod io;
-/// Invariant: one writer per figure, any number of readers; a scrape asks nobody.
+/// Invariant: any number of readers, and one writer per figure (admission apart); a scrape waits for nobody.
 pub mod metrics;
-/// Invariant: decisions about backends, calls and admission as pure functions; the caller does the waiting.
+/// Invariant: decisions about backends, calls and admission, without waiting, sockets or a clock.
 pub mod policy;
 /// Invariant: every worker that was started has ended when `run` returns.
 pub mod server;

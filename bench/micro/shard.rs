@@ -47,15 +47,15 @@ impl Bed {
         self.shard.handle(Input::Bytes { key, data: &mut data[..frame.len()] }, NOW);
     }
 
-    /// Writes all there is, as the worker does at the end of its turns; how many writes and outputs that made. A fan-out
-    /// goes on by a slice each turn.
+    /// Writes all there is, as the worker does at the end of its turns; how many writes and outputs that made. A
+    /// fan-out goes on by a slice each turn.
     fn flush(&mut self) -> (usize, usize) {
         let (mut written, mut outputs) = (0, 0);
         loop {
             let more = self.shard.poll_fanout(NOW);
             while let Some(index) = self.shard.next_dirty() {
                 self.out.clear();
-                self.shard.gather(index, 64 << 10, &mut self.out);
+                self.shard.write_pending(index, 64 << 10, &mut self.out);
                 self.shard.written(index, self.out.len());
                 written += 1;
             }

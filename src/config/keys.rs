@@ -123,11 +123,11 @@ static BACKEND: &[Key] = &[
         FORWARD_URLS,
         "Gets a client's message (POST); `{message_type}` is replaced. Empty: messages are answered with an empty body."
     ),
-    key!(close_url, URLS, "Hears the end of a connection (GET). Empty: nobody is told."),
+    key!(close_url, URLS, "Hears the end of a connection (GET). Empty: no requests."),
     key!(
         receipt_url,
         URLS,
-        "Hears which stored message reached whom and when (POST, several at once). Empty: nobody is told."
+        "Hears which stored message reached whom and when (POST, several at once). Empty: no requests."
     ),
     key!(connect_timeout, DURATION, "How long connect_url may take to answer."),
     key!(forward_timeout, DURATION, "How long one try of forward_url may take to answer."),

@@ -1,8 +1,8 @@
 //! Every counter, gauge and histogram of the process, and the Prometheus text.
 //!
 //! A figure has one writer (a worker, the store's thread) and any number of readers: a scrape reads the atomics and
-//! asks nobody. Only the admission's two counters have several writers. The name, the HELP text and the kind of a
-//! figure are written once, at its definition. /metrics and /info/ show all of them.
+//! waits for nobody. Only the admission's two counters have several writers. The name, the HELP text and the kind of a
+//! figure are written once, at its definition. /metrics shows all but the `unexported` ones.
 
 pub mod admission;
 pub mod backend;

@@ -55,9 +55,9 @@ figures! {
         kicked: Counter,
         /// Inputs for a connection that has ended.
         stale: Counter,
-        /// Subscriptions refused: too many, or a bad name.
+        /// Subscriptions refused: too many, a bad name, or a closed connection.
         subscriptions_refused: Counter,
-        /// Connections closed because another took over their session (4409).
+        /// Connections that lost their session to another (4409, or 503 while connecting).
         sessions_taken_over: Counter,
         /// Durable sessions whose time was over.
         sessions_expired: Counter,
@@ -65,7 +65,7 @@ figures! {
         messages_stored: Counter as "kept",
         /// Messages given to the store because an online session did not acknowledge them in time.
         stored_late: Counter as "kept_late",
-        /// Messages not kept for a durable session: too many, too large, or the store is too busy.
+        /// Messages not stored for a durable session: too many, too large, or the store is too busy.
         stores_refused: Counter as "keeps_refused",
         /// Stored messages whose time was over.
         messages_expired: Counter,
@@ -77,7 +77,7 @@ figures! {
         timers: Gauge,
         /// Calls waiting for clients' answers.
         calls_waiting: Gauge,
-        /// Bytes of clients' messages that wait for the backend.
+        /// Bytes of clients' messages that wait for the backend or are with it.
         forward_queue_bytes: Gauge as "line_bytes",
         /// Durable sessions, those without a connection included.
         sessions: Gauge,

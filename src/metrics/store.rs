@@ -5,13 +5,13 @@ use super::figure::figures;
 
 figures! {
     pub struct StoreMetrics {
-        /// Steps that the store was asked for.
+        /// Mutations requested of the store.
         mutations: Counter as "store_steps",
-        /// Pages of messages that it was asked for.
+        /// Pages of messages requested.
         loads: Counter as "store_loads",
-        /// Calls with a message_id that it was asked about.
+        /// Calls with a message_id that it looked up.
         claims: Counter as "store_claims",
-        /// What it was asked for and refused.
+        /// Requests that it refused.
         refused: Counter as "store_refused",
         /// Its commits.
         commits: Counter as "store_commits",

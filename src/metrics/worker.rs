@@ -11,7 +11,7 @@ figures! {
         http_requests: Counter,
         /// HTTP requests that could not be read (4xx).
         http_refused: Counter,
-        /// HTTP requests that did not come, or were not complete, in time (408).
+        /// HTTP requests that did not come, or were not complete, in time (408 once a byte has come).
         http_timeouts: Counter,
         /// Connections refused: no device, or by the backend (401).
         connect_refused: Counter,

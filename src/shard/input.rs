@@ -15,7 +15,7 @@ pub enum Input<'a> {
         key: ConnKey,
         response: Rc<[u8]>,
     },
-    /// The backend has refused the connection, or the client went away while the backend was asked.
+    /// The backend has refused the connection, or the client went away during its connect hook.
     Abandoned {
         key: ConnKey,
     },
@@ -37,7 +37,7 @@ pub enum Input<'a> {
         key: ConnKey,
         data: &'a mut [u8],
     },
-    /// One packet, from a transport that has frames of its own.
+    /// One packet, from a transport whose frames are taken apart outside (SSE, long poll).
     Packet {
         key: ConnKey,
         packet: &'a [u8],

@@ -5,13 +5,13 @@
 //! * *Inputs*: `reserve` or `adopt` a slot, then `handle` what happens to it; `handle` what the backend, the store,
 //!   callers and time bring; `poll_fanout` once per turn.
 //! * *Outputs*: after inputs, `poll_output` until `None`.
-//! * *Bytes to clients*: `next_dirty` names a connection, `gather` yields what it is to be written, `written` says how
+//! * *Bytes to clients*: `next_dirty` names a connection, `write_pending` yields the bytes to write, `written` says how
 //!   much of that its socket took.
 //! * *Time*: `next_tick` says when to send `Input::Tick`.
 //!
 //! ```text
 //! Bytes ─► transport ─► packet ─► uplink ─► Output::Forward …… Input::Forwarded ─► uplink ─┐
-//! Query ─► fanout ─► session ─► downlink ──────────────────────────────────────────────────► outbox ─► gather
+//! Query ─► fanout ─► session ─► downlink ──────────────────────────────────────────────────► outbox ─► bytes
 //! Tick  ─► wheel ─► repeats, pings, deadlines ─────────────────────────────────────────────┘
 //! ```
 //! `Shard` itself only dispatches. State belongs to the parts: connections (`connection::table`, `downlink`, `uplink`),
@@ -112,8 +112,8 @@ impl Shard {
         self.settings = settings;
     }
 
-    /// Takes a slot before the backend is asked, so that the connection has a name. `digest` makes it unique.
-    /// `Input::Opened`, `Attach` or `Abandoned` must follow.
+    /// Takes a slot before the connect hook is sent, so that the connection has a name. `digest` makes it unique.
+    /// `Input::Opened`, `Attach`, `HandedOver` or `Abandoned` must follow.
     pub fn reserve(&mut self, digest: [u8; 32], now: Tick) -> (ConnKey, Identity) {
         self.conns.insert(|key| Identity::new(digest, key), now)
     }
@@ -206,7 +206,7 @@ impl Shard {
         });
     }
 
-    /// What the world has to do next. Nothing is asked for a connection that has ended meanwhile: its slot may be
+    /// The next output. There is none for a connection that has ended meanwhile: its slot may be
     /// another's by now.
     pub fn poll_output(&mut self) -> Option<Output> {
         loop {
@@ -250,8 +250,8 @@ impl Shard {
 
     /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
     /// nothing.
-    pub fn gather(&self, conn: ConnIndex, enough: usize, out: &mut Vec<u8>) {
-        self.conns.gather(conn, enough, &self.messages, out);
+    pub fn write_pending(&self, conn: ConnIndex, enough: usize, out: &mut Vec<u8>) {
+        self.conns.write_pending(conn, enough, &self.messages, out);
     }
 
     /// The socket took `bytes`. True when there is more to write.

@@ -1,4 +1,4 @@
-//! What the business server's queries do: everything but sending to a channel, which is fan-out's.
+//! What the queries of calls do: everything but sending to a channel, which is fan-out's.
 
 use super::call::query::{DurableTally, Query, QueryRefusal, Reply, SessionInfo, Terms};
 use super::connection::conn::Phase;
@@ -85,8 +85,8 @@ fn send_to_session(scope: &mut Scope<'_>, query_id: QueryId, name: &str, message
         scope.cx.reply(query_id, Reply::Sent { connections, data: Vec::new(), durable: DurableTally::default() });
     }
     let message = scope.cx.messages.insert(message);
-    let delivery = open_call(scope, query_id, &message, 1, terms);
-    session::downlink::deliver(scope, index, &message, delivery.as_ref());
+    let member_terms = open_call(scope, query_id, &message, 1, terms);
+    session::downlink::deliver(scope, index, &message, member_terms.as_ref());
     scope.cx.messages.release(message);
 }
 

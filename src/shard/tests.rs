@@ -149,7 +149,7 @@ impl Rig {
         while self.shard.next_dirty().is_some() {}
         let mut bytes = Vec::new();
         if self.shard.lookup(key).is_some() {
-            self.shard.gather(key.index, usize::MAX, &mut bytes);
+            self.shard.write_pending(key.index, usize::MAX, &mut bytes);
             bytes.truncate(most);
             self.shard.written(key.index, bytes.len());
         }

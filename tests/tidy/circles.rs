@@ -1,15 +1,14 @@
 //! No circles: no two files of `src` import each other, directly or through others, and no two siblings in a folder.
 //!
-//! An import counts where it leads to: a path through a `mod.rs` that re-exports leads to the file that defines the item.
-//! A module that only declares and re-exports is no party to a circle; neither are tests.
+//! An import counts where it leads to: a path through a `mod.rs` that re-exports leads to the file that defines the
+//! item. A module that only declares and re-exports is no party to a circle; neither are tests.
 
 use crate::modules::{Modules, Target};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// One finding per knot of files or siblings, with its shortest circle; `is_exempt` leaves files out.
-pub fn check(modules: &Modules<'_>, is_exempt: impl Fn(&str) -> bool) -> Vec<String> {
-    let mut imports = imports(modules);
-    imports.retain(|(from, to), _| !is_exempt(from) && !is_exempt(to));
+/// One finding per knot of files or siblings, with its shortest circle.
+pub fn check(modules: &Modules<'_>) -> Vec<String> {
+    let imports = imports(modules);
     let mut findings = Vec::new();
     let files = imports.iter().map(|(edge, line)| (edge.clone(), format!("{}:{line}", edge.0))).collect();
     for knot in knots(&files) {
@@ -61,8 +60,8 @@ fn siblings(folder: &str, folders: &BTreeSet<&str>, imports: &BTreeMap<(String, 
     graph
 }
 
-/// The child of `folder` that `path` belongs to: a file, or a subfolder together with the file of its name. The folder's
-/// own file, `folder.rs` or `mod.rs`, is a child like the others.
+/// The child of `folder` that `path` belongs to: a file, or a subfolder together with the file of its name. The
+/// folder's own file, `folder.rs` or `mod.rs`, is a child like the others.
 fn child_of(folder: &str, folders: &BTreeSet<&str>, path: &str) -> Option<String> {
     if path.strip_suffix(".rs") == Some(folder) {
         return Some(path.into());
@@ -154,7 +153,7 @@ mod tests {
     fn findings(files: &[(&str, &str)]) -> Vec<String> {
         let planted = |(path, text): &(&str, &str)| File::new(path, format!("//! Planted.\n{text}\n"));
         let files: Vec<File> = files.iter().map(planted).collect();
-        check(&Modules::read(&files), |path| path.starts_with("src/attic/"))
+        check(&Modules::read(&files))
     }
 
     #[track_caller]
@@ -250,14 +249,5 @@ mod tests {
             findings(&[main, ("src/server.rs", "pub fn run() {}\nfn main() {}"), ("src/lib.rs", "mod server;")]),
             [""; 0]
         );
-    }
-
-    #[test]
-    fn what_is_exempt_is_left_out() {
-        let files = [
-            ("src/attic/a.rs", "use super::b::B;\npub struct A;"),
-            ("src/attic/b.rs", "use super::a::A;\npub struct B;"),
-        ];
-        assert_eq!(findings(&files), [""; 0]);
     }
 }

@@ -4,7 +4,7 @@
 //! The store knows the ids that were used (`Claim`, `Settle`); `InFlightCalls` knows those that are in use now.
 //!
 //! ```text
-//! begin ─► claim in the store ─► New, Again: send ─► settle (not waited for) ─► response, also to repeats
+//! begin ─► claim in the store ─► New, Unsettled: send ─► settle (not waited for) ─► response, also to repeats
 //!   └► a repeat: wait            └► Settled: that response
 //! ```
 

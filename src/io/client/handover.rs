@@ -14,7 +14,7 @@ use crate::io::handover::session_request::SessionRequest;
 use crate::io::http::connection;
 use crate::io::runtime::oneshot::Oneshot;
 use crate::io::runtime::socket::Socket;
-use crate::io::worker::connecting::Attached;
+use crate::io::worker::connecting::AttachOutcome;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
@@ -91,7 +91,7 @@ struct ArrivedClient {
     socket: Socket,
     early: Vec<u8>,
     place: Place,
-    attached: Oneshot<Attached>,
+    attached: Oneshot<AttachOutcome>,
 }
 
 /// Waits for the store. The client's task is one of its own, so that nothing of this one stays with it.

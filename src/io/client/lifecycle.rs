@@ -6,7 +6,7 @@
 use crate::base::id::{ConnKey, Identity};
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::oneshot::Oneshot;
-use crate::io::worker::connecting::Attached;
+use crate::io::worker::connecting::AttachOutcome;
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::Actions;
 use crate::shard::command::SessionId;
@@ -17,7 +17,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use tracing::{error, warn};
 
-/// Takes a slot and ties it to a socket. `Opened`, `attach` or `abandon` must follow.
+/// Takes a slot and ties it to a socket. `Opened`, `attach`, a handover or `abandon` must follow.
 pub fn reserve(worker: &Worker, digest: [u8; 32], fd: RawFd) -> (ConnKey, Identity) {
     let (key, identity) = worker.shard().reserve(digest, worker.now());
     worker.sockets().attach(key.index, fd);
@@ -53,7 +53,7 @@ pub fn abandon(worker: &Worker, key: ConnKey) {
 }
 
 /// Attaches the connection to its durable session. What comes back says whether the store takes it.
-pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: SessionRequest) -> Oneshot<Attached> {
+pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: SessionRequest) -> Oneshot<AttachOutcome> {
     let SessionRequest { name, expiry_s, cookie, unsubscribe, subscribe, response, greets } = request;
     let new = SessionId(u128::from_be_bytes(identity.0[..16].try_into().expect("sixteen bytes")));
     let now = worker.now();
@@ -99,7 +99,7 @@ pub fn apply(worker: &Worker, key: ConnKey, actions: &Actions<'_>) {
 /// The business server does not accept our requests, or says what cannot be read: an operator must know.
 pub fn note_invalid(worker: &Worker, actions: &Actions<'_>) {
     if actions.unreadable > 0 && worker.count_first(|counters| &counters.backend_unreadable) {
-        warn!("the business server says RAINBOW* headers that cannot be read; they do nothing (said once)");
+        warn!("the business server sends RAINBOW* headers that cannot be parsed; they are ignored (logged once)");
     }
     if let Some(invalid) = actions.invalid {
         worker.count(|counters| &counters.backend_invalid);

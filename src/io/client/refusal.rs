@@ -28,7 +28,7 @@ pub enum ConnectRefusal {
     Refused,
     #[error("the business server does not answer")]
     NoAnswer,
-    #[error("the session cannot be kept: {0}")]
+    #[error("the session cannot be stored: {0}")]
     SessionNotStored(StoreError),
     #[error("the session's worker is too busy")]
     OwnerBusy,

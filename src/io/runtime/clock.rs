@@ -1,5 +1,5 @@
-//! The clock, read here and nowhere else. A worker reads it once per turn; everything else in the worker is given that
-//! time. Monotonic time is for deadlines, Unix time for signatures, for what is stored, and to seed chance.
+//! The clock. A worker's turn reads it once and passes that time on; threads without turns and timers read it when they
+//! need it. Monotonic time is for deadlines, Unix time for signatures, for what is stored, and to seed chance.
 
 use crate::base::time::Tick;
 use crate::shard::command::UnixMs;

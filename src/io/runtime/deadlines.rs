@@ -1,4 +1,4 @@
-//! Deadlines of sockets that are not clients yet: the first byte, the whole head, a call's body, an idle keep-alive,
+//! Deadlines of HTTP connections: the first byte, the whole head, a call's body, an idle keep-alive,
 //! and taking an answer.
 //!
 //! A deadline never drops a pending read (see DESIGN.md, "Traps"): it ends the socket's reading direction, the read

@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// Which listener the connection came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum ListenerKind {
     /// All paths.
     Whole,
     /// `admin_listen` has taken the control API away: clients only.
@@ -27,7 +27,7 @@ pub enum Side {
 }
 
 /// Serves the connection to its end. `peer` is its address.
-pub async fn run(worker: Rc<Worker>, socket: Socket, peer: IpAddr, side: Side) {
+pub async fn run(worker: Rc<Worker>, socket: Socket, peer: IpAddr, side: ListenerKind) {
     let connection = HttpConnection::new(worker, socket);
     ServedConnection { connection, peer, side, spare: Vec::new() }.run().await;
 }
@@ -35,7 +35,7 @@ pub async fn run(worker: Rc<Worker>, socket: Socket, peer: IpAddr, side: Side) {
 struct ServedConnection {
     connection: HttpConnection,
     peer: IpAddr,
-    side: Side,
+    side: ListenerKind,
     /// The body of the last response, for the next one.
     spare: Vec<u8>,
 }
@@ -119,9 +119,9 @@ impl ServedConnection {
         let is_echo = self.worker().rules().mode() == Mode::Echo;
         let route = if is_echo { Some(Route::Connect) } else { Route::find(head.path) };
         let route = route.filter(|route| match self.side {
-            Side::Whole => true,
-            Side::Public => route.is_public(),
-            Side::Admin => *route != Route::Connect,
+            ListenerKind::Whole => true,
+            ListenerKind::Public => route.is_public(),
+            ListenerKind::Admin => *route != Route::Connect,
         });
         let Some(route) = route else { return Action::Respond(Response::plain(404, "no such path")) };
         if route == Route::Connect {

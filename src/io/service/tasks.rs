@@ -17,7 +17,7 @@ use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net::{self, Listener};
 use crate::io::runtime::socket::{Pollable, Socket};
 use crate::io::service::completions;
-use crate::io::service::serve::{self, Side};
+use crate::io::service::serve::{self, ListenerKind};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
@@ -68,10 +68,10 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     worker.shared().wait_until_all_restored();
     let listeners: Vec<RawFd> =
         [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
-    let side = if admin.is_some() { Side::Public } else { Side::Whole };
+    let side = if admin.is_some() { ListenerKind::Public } else { ListenerKind::Whole };
     monoio::spawn(accept(worker.clone(), Listener::new(listener)?, side));
     if let Some(admin) = admin {
-        monoio::spawn(accept(worker.clone(), Listener::new(admin)?, Side::Admin));
+        monoio::spawn(accept(worker.clone(), Listener::new(admin)?, ListenerKind::Admin));
     }
     monoio::spawn(messages(worker.clone(), worker.peers().bell()?));
     if let Some(channels) = worker.shared().handovers() {
@@ -116,7 +116,7 @@ fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, limits: &L
     })
 }
 
-async fn accept(worker: Rc<Worker>, listener: Listener, side: Side) {
+async fn accept(worker: Rc<Worker>, listener: Listener, side: ListenerKind) {
     loop {
         match listener.accept().await {
             Ok((fd, peer)) => match Socket::new(fd) {
@@ -144,7 +144,7 @@ async fn messages(worker: Rc<Worker>, bell: Pollable) {
         // It may have been the resolver that rang.
         worker.hooks().poll_timers(worker.now());
         worker.wakeups().need_turn();
-        worker.wakeups().mailbox_taken().await;
+        worker.wakeups().turn_ended_for_mailbox().await;
     }
 }
 
@@ -174,7 +174,7 @@ async fn turn(worker: Rc<Worker>) {
 }
 
 /// Sleeps to the earliest deadline. Never longer than a second: monoio's own wheel can be late, and deadlines of
-/// oneshots are looked at no more often.
+/// oneshots are noticed no later than that.
 async fn keep_time(worker: Rc<Worker>) {
     loop {
         let now = clock::monotonic();
@@ -184,7 +184,7 @@ async fn keep_time(worker: Rc<Worker>) {
         if nap.is_zero() {
             worker.on_time();
             // What is ready runs in between: a deadline of "at once" must not starve the ring.
-            worker.wakeups().time_passed().await;
+            worker.wakeups().turn_ended_for_timer().await;
             continue;
         }
         monoio::select! {
@@ -197,7 +197,7 @@ async fn keep_time(worker: Rc<Worker>) {
 /// Waits until the worker has to end, then closes the clients at a pace. Returns when all is sent and answered, or time
 /// is over.
 async fn drain(worker: &Rc<Worker>, listeners: &[RawFd]) {
-    worker.wakeups().drained().await;
+    worker.wakeups().drain_requested().await;
     let (id, timeout) = (worker.id(), ms(worker.rules().config().shutdown_timeout));
     let begun = clock::monotonic();
     let (settle_by, over) = (begun + timeout / 2, begun + timeout.saturating_sub(DRAIN_RESERVE_MS));

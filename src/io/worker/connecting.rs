@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 pub struct PendingConnects {
     hooks: Oneshots<ConnectOutcome, Option<Connect>>,
-    attaches: Oneshots<Attached>,
+    attaches: Oneshots<AttachOutcome>,
     /// The shard says which connection was attached; this is who waits for it.
     attaching: RefCell<FxHashMap<ConnKey, OneshotId>>,
 }
@@ -33,7 +33,7 @@ pub enum ConnectOutcome {
     /// The shard is attaching it to its session.
     Attaching {
         cookie: Option<Rc<[u8]>>,
-        attached: Oneshot<Attached>,
+        attached: Oneshot<AttachOutcome>,
     },
     /// Another worker owns its session.
     OwnedElsewhere(Box<SessionRequest>),
@@ -42,7 +42,7 @@ pub enum ConnectOutcome {
 }
 
 /// The session is the connection's, or why the store does not take it.
-pub type Attached = Result<(), StoreError>;
+pub type AttachOutcome = Result<(), StoreError>;
 
 impl PendingConnects {
     pub fn new(now: Tick) -> PendingConnects {
@@ -68,14 +68,14 @@ impl PendingConnects {
     }
 
     /// `attached` or `forget` must follow.
-    pub fn open_attach(&self, key: ConnKey, deadline: Tick) -> Oneshot<Attached> {
+    pub fn open_attach(&self, key: ConnKey, deadline: Tick) -> Oneshot<AttachOutcome> {
         let oneshot = self.attaches.open((), deadline);
         let before = self.attaching.borrow_mut().insert(key, oneshot.id());
         debug_assert!(before.is_none(), "a connection is attached once");
         oneshot
     }
 
-    pub fn attached(&self, key: ConnKey, outcome: Attached) {
+    pub fn attached(&self, key: ConnKey, outcome: AttachOutcome) {
         let oneshot = self.attaching.borrow_mut().remove(&key);
         if let Some(id) = oneshot {
             self.attaches.complete(id, outcome);

@@ -15,7 +15,8 @@ impl Presence {
         Presence { shards: (0..shards).map(|_| buckets()).collect() }
     }
 
-    /// Called by the shard itself, with `shard::name_hash`. Saturates: a bucket of 65,535 channels stays
+    /// A channel gets its first member or loses its last. Called by the worker that owns the shard, with
+    /// `shard::name_hash`. Saturates: a bucket of 65,535 channels stays
     /// occupied for ever.
     pub fn set(&self, shard: ShardId, channel: u64, here: bool) {
         let bucket = &self.shards[usize::from(shard.0)][bucket(channel)];

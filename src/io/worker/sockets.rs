@@ -1,8 +1,9 @@
 //! The sockets of this worker's clients, by their slot in the shard: writing to them, ending them, and waking the
-//! client tasks that were told to stop reading.
+//! client tasks that have stopped reading.
 //!
-//! Writes are direct: one `send` per connection and turn, of all frames that wait. A socket that takes no more is put
-//! into an epoll set, which one task of the worker waits for: a blocked client costs no task and no buffer.
+//! Writes are direct: one `send` per 64 KiB of the frames that wait for a connection, once per turn. A socket that
+//! takes no more is put into an epoll set, which one task of the worker waits for: a blocked client costs no task and
+//! no buffer.
 
 use crate::base::id::{ConnIndex, ConnKey};
 use crate::io::runtime::net;
@@ -89,7 +90,7 @@ impl ClientSockets {
         let mut scratch = self.scratch.borrow_mut();
         loop {
             scratch.clear();
-            shard.gather(index, WRITE_ENOUGH, &mut scratch);
+            shard.write_pending(index, WRITE_ENOUGH, &mut scratch);
             if scratch.is_empty() {
                 break;
             }

@@ -44,12 +44,12 @@ impl Wakeups {
     }
 
     /// For the mailbox task: a turn has ended since it last looked.
-    pub async fn mailbox_taken(&self) {
+    pub async fn turn_ended_for_mailbox(&self) {
         self.mailbox.notified().await;
     }
 
     /// For the timer task: a turn has ended since it last looked.
-    pub async fn time_passed(&self) {
+    pub async fn turn_ended_for_timer(&self) {
         self.timer.notified().await;
     }
 
@@ -74,7 +74,7 @@ impl Wakeups {
         self.drain.notify();
     }
 
-    pub async fn drained(&self) {
+    pub async fn drain_requested(&self) {
         self.drain.notified().await;
     }
 }

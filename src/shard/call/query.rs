@@ -1,4 +1,5 @@
-//! Queries of the business server to a shard, and the shard's replies. Both travel between workers: owned data only.
+//! Queries that a call, or a page of figures, sends to a shard, and the shard's replies. Both travel between workers:
+//! owned data only.
 //!
 //! A query that concerns all shards goes to each of them; whoever sent it adds the replies up (`Reply::add`).
 
@@ -140,7 +141,7 @@ pub struct DurableTally {
     pub why: Option<NotStored>,
 }
 
-/// Why a message is not kept for a session.
+/// Why a message is not stored for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotStored {
     #[error("too many messages wait for the session (store.session_messages_max)")]

@@ -22,7 +22,7 @@ use std::rc::Rc;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The slot is taken, the backend is being asked.
+    /// Not open yet: its connect hook or its session's attachment is under way.
     Connecting,
     Open,
     /// A close frame is queued or sent; what the client still sends is thrown away.
@@ -71,7 +71,7 @@ pub struct ConnDetails {
     pub(super) uplink: Uplink,
     pub(super) cookie: Option<Rc<[u8]>>,
     pub(super) identity: Identity,
-    /// The connection's task was told to stop reading.
+    /// The connection's task has stopped reading.
     pub(super) paused: bool,
     /// A message of its is with the backend, under this connection's key.
     pub(super) forwarding: bool,

@@ -1,7 +1,7 @@
 //! Messages to one client: the in-flight window, ids, repeats and the client's answers.
 //!
 //! ```text
-//! deliver ──► queued ──(room in the window)──► in flight: id, outbox, repeated every ack_timeout
+//! deliver ──► queued ──(room in the window)──► in flight: id, outbox, repeated, the gaps growing
 //!                                                 │ ACK: done          REC: answered; REL goes out, repeated
 //!                                                 │ deadline: given up, a ping shows whether the client lives
 //! ```
@@ -12,7 +12,7 @@
 
 use super::event::Event;
 use super::keepalive;
-use super::pending::{Delivery, Downlink, Pending, State, StoreState, ToStore, id_of, offset_after};
+use super::pending::{Downlink, MemberTerms, Pending, State, StoreState, ToStore, id_of, offset_after};
 use super::table::Table;
 use crate::base::arena::{Arena, NodeIndex};
 use crate::base::id::ConnIndex;
@@ -51,13 +51,13 @@ impl Downlinks {
         table: &mut Table,
         index: ConnIndex,
         message: &MessageRef,
-        delivery: &Delivery,
+        member_terms: &MemberTerms,
         cx: &mut Context<'_>,
     ) {
         if !table.conn(index).is_open() || !table.make_room(index, cx.len_of(message), cx) {
-            return cx.call_gone(Some(delivery.call));
+            return cx.call_gone(Some(member_terms.call));
         }
-        let pending = Pending::new(message, delivery, cx);
+        let pending = Pending::new(message, member_terms, cx);
         self.enqueue(table, index, pending, cx);
     }
 
@@ -68,12 +68,12 @@ impl Downlinks {
         table: &mut Table,
         index: ConnIndex,
         (message, offset): (&MessageRef, Offset),
-        delivery: &Delivery,
+        member_terms: &MemberTerms,
         cx: &mut Context<'_>,
     ) {
-        let store_after_ms = cx.settings.sessions.store_after_ms.min(delivery.deadline.since_ms(cx.now) / 2);
+        let store_after_ms = cx.settings.sessions.store_after_ms.min(member_terms.deadline.since_ms(cx.now) / 2);
         let store_at = cx.now + store_after_ms;
-        let pending = Pending { offset: offset.0, store_at, ..Pending::new(message, delivery, cx) };
+        let pending = Pending { offset: offset.0, store_at, ..Pending::new(message, member_terms, cx) };
         self.enqueue(table, index, pending, cx);
     }
 
@@ -256,7 +256,7 @@ impl Downlinks {
         table.report(Event::Releasing { index, offset: pending.offset(), bytes });
     }
 
-    /// The store knows that the client has the message, or (`done` is false) refuses to.
+    /// The store has recorded that the client has the message; `done` is false: it has refused that.
     pub fn on_release_stored(
         &mut self,
         table: &mut Table,

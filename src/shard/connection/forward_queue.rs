@@ -16,7 +16,7 @@ pub struct Uplink {
     pub(super) current: Option<Current>,
 }
 
-/// Must the forward queue wait until the store has the mark that its numbers are made of?
+/// Whether the forward queue waits for the store to record the mark that its numbers are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Hold {
     #[default]

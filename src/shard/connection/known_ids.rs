@@ -124,7 +124,7 @@ impl Known {
         &self.answer
     }
 
-    pub fn is_before(&self) -> bool {
+    pub fn is_from_earlier_connection(&self) -> bool {
         self.before
     }
 }
@@ -213,7 +213,7 @@ impl KnownTable {
     }
 
     /// What the client sent so far came on an earlier connection.
-    pub fn mark_before(&mut self, ids: &KnownIds) {
+    pub fn mark_from_earlier_connection(&mut self, ids: &KnownIds) {
         let mut next = ids.list.front();
         while let Some(node) = next {
             self.0.get_mut(node).before = true;

@@ -142,7 +142,7 @@ impl Outboxes {
 
     /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what
     /// the socket already has of the first.
-    pub fn gather(&self, outbox: &Outbox, messages: &Messages, enough: usize, out: &mut Vec<u8>) {
+    pub fn write_pending(&self, outbox: &Outbox, messages: &Messages, enough: usize, out: &mut Vec<u8>) {
         let start = out.len();
         for (_, item) in self.0.iter(&outbox.list) {
             item.write(outbox.transport, messages, out);
@@ -255,7 +255,7 @@ mod tests {
         items.advance(&mut outbox, &mut messages, 1);
         assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 1, frame + 1), 1);
         let mut out = Vec::new();
-        items.gather(&outbox, &messages, usize::MAX, &mut out);
+        items.write_pending(&outbox, &messages, usize::MAX, &mut out);
         let text = String::from_utf8_lossy(&out);
         assert!(text.contains("aaaa") && !text.contains("bbbb") && text.contains("cccc"), "{text:?}");
     }
@@ -268,7 +268,7 @@ mod tests {
         items.push(&mut outbox, &messages, item);
         assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 100, 10), 0);
         let mut out = Vec::new();
-        items.gather(&outbox, &messages, usize::MAX, &mut out);
+        items.write_pending(&outbox, &messages, usize::MAX, &mut out);
         assert_eq!(out, [0x82, 6, 0x1A, 0, 7, 0, 5, b'x'], "id and DUP are stamped into the copy");
     }
 
@@ -296,7 +296,7 @@ mod tests {
             let mut written = Vec::new();
             for (taken, enough) in writes {
                 let mut out = Vec::new();
-                items.gather(&outbox, &messages, enough, &mut out);
+                items.write_pending(&outbox, &messages, enough, &mut out);
                 let taken = taken.min(out.len());
                 written.extend_from_slice(&out[..taken]);
                 items.advance(&mut outbox, &mut messages, taken);

@@ -73,7 +73,7 @@ impl StoreState {
 }
 
 /// On what terms a message is delivered to each member of a channel.
-pub struct Delivery {
+pub struct MemberTerms {
     pub call: CallRef,
     pub deadline: Tick,
     pub expires: UnixMs,
@@ -110,14 +110,14 @@ impl Downlink {
 }
 
 impl Pending {
-    pub(super) fn new(message: &MessageRef, delivery: &Delivery, cx: &mut Context<'_>) -> Pending {
+    pub(super) fn new(message: &MessageRef, member_terms: &MemberTerms, cx: &mut Context<'_>) -> Pending {
         Pending {
             message: Some(cx.messages.another(message)),
-            call: Some(delivery.call),
-            deadline: delivery.deadline,
+            call: Some(member_terms.call),
+            deadline: member_terms.deadline,
             repeat_at: Tick::NEVER,
             store_at: Tick::NEVER,
-            expires: delivery.expires,
+            expires: member_terms.expires,
             offset: 0,
             attempts: 0,
             state: State::Queued,

@@ -421,9 +421,9 @@ impl Table {
 
     /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
     /// nothing.
-    pub fn gather(&self, index: ConnIndex, enough: usize, messages: &Messages, out: &mut Vec<u8>) {
+    pub fn write_pending(&self, index: ConnIndex, enough: usize, messages: &Messages, out: &mut Vec<u8>) {
         if let Some(conn) = self.get(index) {
-            self.outboxes.gather(&conn.outbox, messages, enough, out);
+            self.outboxes.write_pending(&conn.outbox, messages, enough, out);
         }
     }
 

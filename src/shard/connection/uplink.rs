@@ -78,15 +78,17 @@ impl Uplinks {
         let Some(node) = self.known.find(&table.details(index).uplink.known, id, incoming.dup) else {
             return self.on_new_id(table, index, id, incoming, numbering, cx);
         };
-        if self.known.get(node).is_before() && self.is_another(table, index, node, incoming.dup, &mut numbering, cx) {
-            self.forget_before(table, index, node);
+        if self.known.get(node).is_from_earlier_connection()
+            && self.is_another(table, index, node, incoming.dup, &mut numbering, cx)
+        {
+            self.forget_from_earlier_connection(table, index, node);
             return self.on_new_id(table, index, id, incoming, numbering, cx);
         }
         self.on_repeat(table, index, node, incoming, session, cx);
     }
 
-    /// The id came on an earlier connection. Does it stand for another message now? Without DUP it does. With DUP it
-    /// does where the client has begun to count anew since, so that its number is another.
+    /// The id came on an earlier connection. Does it name a new message now? Without DUP always. With DUP when the
+    /// session's count gives it another sequence than it had.
     fn is_another(
         &mut self,
         table: &mut Table,
@@ -98,9 +100,8 @@ impl Uplinks {
     ) -> bool {
         let known = self.known.get(node);
         let (id, sequence) = (known.id(), known.sequence());
-        // The repeat also shows where the client's count stands, should we have lost it: else the next new message
-        // would begin a new run, and a later repeat of this one would get a number of that. That it was answered before
-        // shows nothing: the client may have lost its count since.
+        // Counting the repeat also restores a count that we have lost: otherwise the next new message would begin a
+        // new run. That the id was answered before proves nothing: the client may have lost its own count since.
         match numbering {
             Some(numbering) if dup => Uplinks::number(table, index, numbering, id, true, cx) != sequence,
             _ => !dup,
@@ -207,7 +208,7 @@ impl Uplinks {
         }
     }
 
-    /// Hands the next message to the backend, unless it has one of this client's, or the queue is held.
+    /// Hands the next message to the backend, unless it has one of this client's, or the queue waits for the store.
     pub fn forward_next(
         &mut self,
         table: &mut Table,
@@ -369,11 +370,11 @@ impl Uplinks {
             self.known.set_answer(&mut table.details_mut(index).uplink.known, node, Answer::Storing(packet));
             table.report(Event::Answered { index, sequence });
         } else {
-            self.give(table, index, node, packet, cx);
+            self.send_answer(table, index, node, packet, cx);
         }
     }
 
-    /// The id, quality and body of an answer that waits for the session.
+    /// The id, QoS and body of an answer that waits for the session.
     pub fn storing(&self, table: &Table, index: ConnIndex, sequence: u64) -> Option<(QoS, Received)> {
         let known = self.known.get(self.known.find_storing(&table.details(index).uplink.known, sequence)?);
         let Answer::Storing(packet) = known.answer() else { return None };
@@ -394,7 +395,7 @@ impl Uplinks {
         match known.answer() {
             Answer::Storing(packet) if done => {
                 let packet = packet.clone();
-                self.give(table, index, node, packet, cx);
+                self.send_answer(table, index, node, packet, cx);
             }
             _ => {
                 if known.qos() == QoS::ExactlyOnce {
@@ -408,7 +409,14 @@ impl Uplinks {
     }
 
     /// The answer goes out, and is remembered for repeats.
-    fn give(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, packet: Rc<[u8]>, cx: &mut Context<'_>) {
+    fn send_answer(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        node: NodeIndex,
+        packet: Rc<[u8]>,
+        cx: &mut Context<'_>,
+    ) {
         let (answers_max, bytes_max) = (cx.settings.limits.answers_remembered_max, cx.settings.answers_bytes_max);
         let ids = &mut table.details_mut(index).uplink.known;
         self.known.set_answer(ids, node, Answer::Sent(packet.clone()));
@@ -444,7 +452,7 @@ impl Uplinks {
     }
 
     /// The client uses an id of an earlier connection for another message.
-    fn forget_before(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex) {
+    fn forget_from_earlier_connection(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex) {
         let known = self.known.remove(&mut table.details_mut(index).uplink.known, node);
         if known.qos() == QoS::ExactlyOnce {
             table.report(Event::IdReleased { index, id: known.id() });
@@ -456,7 +464,7 @@ impl Uplinks {
     /// What the client sent on an earlier connection goes on with this one.
     pub fn move_to(&mut self, table: &mut Table, from: ConnIndex, to: ConnIndex) {
         let uplink = std::mem::take(&mut table.details_mut(from).uplink);
-        self.known.mark_before(&uplink.known);
+        self.known.mark_from_earlier_connection(&uplink.known);
         table.details_mut(to).uplink = Uplink { known: uplink.known.begin_connection(), ..uplink };
     }
 

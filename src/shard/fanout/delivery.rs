@@ -4,7 +4,7 @@ use crate::base::id::ConnIndex;
 use crate::shard::call::query::{QueryRefusal, Terms};
 use crate::shard::channel::members::ChannelIndex;
 use crate::shard::command::UnixMs;
-use crate::shard::connection::pending::Delivery;
+use crate::shard::connection::pending::MemberTerms;
 use crate::shard::context::Context;
 use crate::shard::ids::{Member, MemberKind, QueryId, SessionKey};
 use crate::shard::message::{Message, MessageRef};
@@ -14,15 +14,15 @@ use crate::wire::packet::{self, QoS};
 use crate::wire::ws::frame::CloseCode;
 
 /// `delivery` is `None` at QoS 0.
-pub fn deliver(scope: &mut Scope<'_>, member: Member, message: &MessageRef, delivery: Option<&Delivery>) {
-    match (member.kind(), delivery) {
+pub fn deliver(scope: &mut Scope<'_>, member: Member, message: &MessageRef, member_terms: Option<&MemberTerms>) {
+    match (member.kind(), member_terms) {
         (MemberKind::Connection(conn), None) => {
             scope.downlinks.deliver_qos0(scope.conns, conn, message, &mut scope.cx);
         }
-        (MemberKind::Connection(conn), Some(delivery)) => {
-            scope.downlinks.deliver(scope.conns, conn, message, delivery, &mut scope.cx);
+        (MemberKind::Connection(conn), Some(member_terms)) => {
+            scope.downlinks.deliver(scope.conns, conn, message, member_terms, &mut scope.cx);
         }
-        (MemberKind::Session(index), delivery) => session::downlink::deliver(scope, index, message, delivery),
+        (MemberKind::Session(index), member_terms) => session::downlink::deliver(scope, index, message, member_terms),
     }
 }
 
@@ -33,9 +33,9 @@ pub fn open_call(
     message: &MessageRef,
     members: usize,
     terms: &Terms,
-) -> Option<Delivery> {
+) -> Option<MemberTerms> {
     let acknowledged = scope.cx.messages.get(message).qos != QoS::AtMostOnce;
-    acknowledged.then(|| Delivery {
+    acknowledged.then(|| MemberTerms {
         call: scope.cx.calls.open(query, members as u32, terms.deadline),
         deadline: terms.deadline,
         expires: expires(terms, &scope.cx),

@@ -7,7 +7,7 @@
 use super::delivery::{self, conn_of, deliver, kick, online_members, open_call};
 use crate::shard::call::query::{QueryRefusal, Reply, Terms};
 use crate::shard::channel::members::ChannelIndex;
-use crate::shard::connection::pending::Delivery;
+use crate::shard::connection::pending::MemberTerms;
 use crate::shard::ids::{Member, QueryId};
 use crate::shard::message::{Message, MessageRef};
 use crate::shard::session::scope::Scope;
@@ -32,7 +32,7 @@ struct Run {
 }
 
 enum Job {
-    Deliver { message: MessageRef, query: QueryId, terms: Terms, delivery: Option<Delivery> },
+    Deliver { message: MessageRef, query: QueryId, terms: Terms, member_terms: Option<MemberTerms> },
     Close { code: CloseCode, reason: Rc<str> },
 }
 
@@ -86,7 +86,7 @@ impl Fanout {
             return;
         }
         let message = scope.cx.messages.insert(message);
-        self.add_job(channel, Job::Deliver { message, query, terms: terms.clone(), delivery: None });
+        self.add_job(channel, Job::Deliver { message, query, terms: terms.clone(), member_terms: None });
     }
 
     fn add_job(&mut self, channel: &str, job: Job) {
@@ -143,14 +143,14 @@ impl Fanout {
             members.extend(scope.channels.members(channel).map(with_generation));
         }
         for job in &mut run.jobs {
-            let Job::Deliver { message, query, terms, delivery } = job else { continue };
+            let Job::Deliver { message, query, terms, member_terms } = job else { continue };
             if scope.cx.messages.get(message).qos == QoS::AtMostOnce {
                 continue;
             }
             if members.is_empty() {
                 scope.cx.reply(*query, Reply::sent(0));
             } else {
-                *delivery = open_call(scope, *query, message, members.len(), terms);
+                *member_terms = open_call(scope, *query, message, members.len(), terms);
             }
         }
         members
@@ -163,9 +163,9 @@ impl Fanout {
         for run in &self.runs {
             let left = run.members.as_ref().map_or(0, |members| members.len() - run.next);
             for job in &run.jobs {
-                let Job::Deliver { delivery, .. } = job else { continue };
+                let Job::Deliver { member_terms, .. } = job else { continue };
                 message_uses += 1;
-                calls.extend(delivery.iter().flat_map(|delivery| std::iter::repeat_n(delivery.call, left)));
+                calls.extend(member_terms.iter().flat_map(|member_terms| std::iter::repeat_n(member_terms.call, left)));
             }
             jobs += run.jobs.len();
         }
@@ -178,10 +178,10 @@ impl Fanout {
 /// members stay as they are meanwhile.
 fn send_at_once(scope: &mut Scope<'_>, query: QueryId, channel: ChannelIndex, message: &MessageRef, terms: &Terms) {
     let members = scope.channels.members_len(channel);
-    let delivery = open_call(scope, query, message, members, terms);
+    let member_terms = open_call(scope, query, message, members, terms);
     for position in 0..members {
         let member = scope.channels.member(channel, position);
-        deliver(scope, member, message, delivery.as_ref());
+        deliver(scope, member, message, member_terms.as_ref());
     }
 }
 
@@ -190,8 +190,12 @@ fn serve(scope: &mut Scope<'_>, jobs: &[Job], member: Member, generation: u32) {
     let present = delivery::is_present(scope, member, generation);
     for job in jobs {
         match job {
-            Job::Deliver { message, delivery, .. } if present => deliver(scope, member, message, delivery.as_ref()),
-            Job::Deliver { delivery, .. } => scope.cx.call_gone(delivery.as_ref().map(|delivery| delivery.call)),
+            Job::Deliver { message, member_terms, .. } if present => {
+                deliver(scope, member, message, member_terms.as_ref())
+            }
+            Job::Deliver { member_terms, .. } => {
+                scope.cx.call_gone(member_terms.as_ref().map(|member_terms| member_terms.call))
+            }
             Job::Close { code, reason } if present => {
                 if let Some(conn) = conn_of(scope, member) {
                     kick(scope, conn, *code, reason);

@@ -2,7 +2,7 @@
 
 use super::channels::take_channels;
 use super::commands::Then;
-use super::end::{leave, refuse_attaching};
+use super::end::{displace_attaching, leave};
 use super::pages::take_page;
 use super::row::{arm_expiry, put};
 use super::scope::Scope;
@@ -40,7 +40,7 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     let block_min = scope.cx.settings.limits.reserve_block_min;
     let session = scope.sessions.table.at_mut(index);
     session.conn = Some(conn);
-    session.attempt = session.attempt.wrapping_add(1);
+    session.attachment = session.attachment.wrapping_add(1);
     session.attaching = Some(Box::new(Attaching { response, resumed }));
     session.expiry_s = expiry_s.unwrap_or(settings.expiry_s).min(settings.expiry_max_s);
     session.ends = None;
@@ -51,13 +51,13 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     session.unmatched_recs.clear();
     session.block = block_min;
     session.reserving = session.reserving.max(Offset(session.next.0 + block_min));
-    let (key, attempt, id) = (session.key(index), session.attempt, session.id);
+    let (key, attachment, id) = (session.key(index), session.attachment, session.id);
     scope.sessions.table.cancel_expiry(index);
     scope.conns.set_session(conn, key);
     share_cookie(scope, conn, index);
-    put(scope, index, Then::AttachRow { session: key, attempt });
+    put(scope, index, Then::AttachRow { session: key, attachment });
     take_channels(scope, conn, index);
-    scope.load(id, None, Then::AttachPage { session: key, attempt });
+    scope.load(id, None, Then::AttachPage { session: key, attachment });
 }
 
 /// The cookie of the connect answer is the session's from now on; without one, the session's is the connection's.
@@ -75,13 +75,13 @@ fn share_cookie(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex) {
     }
 }
 
-/// The connection that has the session loses it. Was it resumed, where that one has not even been let in?
+/// Detaches the session's present connection. `Some` where that one was not open yet: had it resumed the session?
 fn take_over(scope: &mut Scope<'_>, index: SessionIndex) -> Option<bool> {
     let old = scope.sessions.table.at(index).conn?;
     scope.cx.metrics.sessions_taken_over.increment();
     let mut resumed = None;
     match scope.conns.conn(old).phase() {
-        Phase::Connecting => resumed = refuse_attaching(scope, index),
+        Phase::Connecting => resumed = displace_attaching(scope, index),
         _ => {
             scope.conns.close(old, CloseCode::TAKEN_OVER, "taken over", &mut scope.cx);
             leave(scope, old);
@@ -92,8 +92,10 @@ fn take_over(scope: &mut Scope<'_>, index: SessionIndex) -> Option<bool> {
 }
 
 /// The store has the session, and this is what waits for it: the 101 goes out.
-pub fn on_attached(scope: &mut Scope<'_>, key: SessionKey, attempt: u32, page: Page) {
-    let Some(session) = scope.sessions.table.get_mut(key).filter(|session| session.attempt == attempt) else { return };
+pub fn on_attached(scope: &mut Scope<'_>, key: SessionKey, attachment: u32, page: Page) {
+    let Some(session) = scope.sessions.table.get_mut(key).filter(|session| session.attachment == attachment) else {
+        return;
+    };
     let Some(attaching) = session.attaching.take() else { return };
     let conn = session.conn.expect("a connection is being attached");
     let Attaching { response, resumed } = *attaching;

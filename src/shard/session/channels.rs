@@ -61,7 +61,7 @@ pub fn unsubscribe(scope: &mut Scope<'_>, conn: ConnIndex, channel: &str, query:
 pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex) {
     let names: Vec<Arc<str>> = scope.channels.joined_names(scope.conns.joined(conn)).map(Arc::from).collect();
     let session = scope.sessions.table.at(index);
-    let (key, attempt) = (session.key(index), session.attempt);
+    let (key, attachment) = (session.key(index), session.attachment);
     let most = scope.cx.settings.channels_per_connection;
     for channel in names {
         let change = scope.channels.leave(scope.conns.joined_mut(conn), &channel);
@@ -74,7 +74,7 @@ pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex
         let change = scope.channels.join(index.into(), &mut session.joined, &channel);
         if change != Change::Nothing || session.unsure {
             scope.cx.presence(change, true);
-            let then = Then::AttachJoin { session: key, attempt, channel: channel.clone() };
+            let then = Then::AttachJoin { session: key, attachment, channel: channel.clone() };
             write_change(scope, index, (channel, true), change == Change::Nothing, then);
         }
     }

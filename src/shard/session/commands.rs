@@ -19,23 +19,23 @@ pub enum Then {
     /// The row of a session that is being attached; refused, the connection is.
     AttachRow {
         session: SessionKey,
-        attempt: u32,
+        attachment: u32,
     },
     /// A channel that the session joins with that.
     AttachJoin {
         session: SessionKey,
-        attempt: u32,
+        attachment: u32,
         channel: Arc<str>,
     },
     /// The first page of a session that is being attached.
     AttachPage {
         session: SessionKey,
-        attempt: u32,
+        attachment: u32,
     },
     /// A further page.
     NextPage {
         session: SessionKey,
-        attempt: u32,
+        attachment: u32,
     },
     /// A session's message is stored; `call` when the message is not in memory.
     MessageStored {

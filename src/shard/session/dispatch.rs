@@ -78,24 +78,24 @@ fn complete(scope: &mut Scope<'_>, number: CommandNumber, then: Then, completion
 fn complete_attach(scope: &mut Scope<'_>, then: Then, completion: Completion, refused: Option<StoreError>) {
     let page = if let Completion::Loaded(page) = completion { Some(page) } else { None };
     match (then, page) {
-        (Then::AttachPage { session, attempt }, Some(page)) => attach::on_attached(scope, session, attempt, page),
-        (Then::AttachPage { session, attempt }, None) => {
-            end::refuse_attach(scope, session, attempt, refused.unwrap_or(StoreError::Broken));
+        (Then::AttachPage { session, attachment }, Some(page)) => attach::on_attached(scope, session, attachment, page),
+        (Then::AttachPage { session, attachment }, None) => {
+            end::refuse_attach(scope, session, attachment, refused.unwrap_or(StoreError::Broken));
         }
-        (Then::NextPage { session, attempt }, page) => pages::on_page(scope, session, attempt, page),
-        (Then::AttachRow { session, attempt }, _) => {
+        (Then::NextPage { session, attachment }, page) => pages::on_page(scope, session, attachment, page),
+        (Then::AttachRow { session, attachment }, _) => {
             if let Some(why) = refused {
                 // Another attachment may have taken it over. What came after the row had no session to go to.
                 if let Some(session) = scope.sessions.table.get_mut(session) {
                     session.unsure = true;
                 }
-                end::refuse_attach(scope, session, attempt, why);
+                end::refuse_attach(scope, session, attachment, why);
             }
         }
-        (Then::AttachJoin { session, attempt, channel }, _) => {
+        (Then::AttachJoin { session, attachment, channel }, _) => {
             channels::on_changed(scope, session, (channel, true), None, refused);
             if let Some(why) = refused {
-                end::refuse_attach(scope, session, attempt, why);
+                end::refuse_attach(scope, session, attachment, why);
             }
         }
         _ => unreachable!("only what attaches or loads"),
@@ -138,7 +138,7 @@ fn on_event(scope: &mut Scope<'_>, event: Event) {
     }
 }
 
-/// The end of a connection: the backend is told after the last message that it was sent.
+/// The end of a connection: the backend hears of it after the connection's last message.
 fn free(scope: &mut Scope<'_>, conn: ConnIndex) {
     // It may have been reported twice.
     if scope.conns.is_done(conn) {

@@ -21,7 +21,7 @@ use crate::base::id::ConnIndex;
 use crate::shard::call::query::NotStored;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{Completion, IDS, Mutation, Offset, StoreError, StoredMessage, UnixMs};
-use crate::shard::connection::pending::{Delivery, StoreState, ToStore};
+use crate::shard::connection::pending::{MemberTerms, StoreState, ToStore};
 use crate::shard::ids::{SessionIndex, SessionKey};
 use crate::shard::message::{Message, MessageRef};
 use crate::shard::output::Output;
@@ -30,9 +30,9 @@ use crate::wire::packet::QoS;
 use std::sync::Arc;
 
 /// To one session. `delivery` is `None` at QoS 0, which is for those who are online.
-pub fn deliver(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, delivery: Option<&Delivery>) {
+pub fn deliver(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, member_terms: Option<&MemberTerms>) {
     let online = scope.online_conn(index);
-    let Some(delivery) = delivery else {
+    let Some(member_terms) = member_terms else {
         if let Some(conn) = online {
             scope.downlinks.deliver_qos0(scope.conns, conn, message, &mut scope.cx);
         }
@@ -42,27 +42,27 @@ pub fn deliver(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef,
     let session = scope.sessions.table.at(index);
     if session.next.0 - session.oldest.0 >= span_max {
         // No two unfinished messages may have one id.
-        return scope.cx.call_refused(Some(delivery.call), NotStored::TooMany);
+        return scope.cx.call_refused(Some(member_terms.call), NotStored::TooMany);
     }
-    let direct = !session.more && !session.loading && delivery.claim.is_none() && session.next < session.reserved;
+    let direct = !session.more && !session.loading && member_terms.claim.is_none() && session.next < session.reserved;
     let len = scope.cx.len_of(message);
     match online.filter(|&conn| direct && scope.conns.drop_for_room(conn, len, &mut scope.cx)) {
         Some(conn) => {
             let session = scope.sessions.table.at_mut(index);
             let offset = session.take_offset();
             session.loaded = session.next;
-            scope.downlinks.deliver_at(scope.conns, conn, (message, offset), delivery, &mut scope.cx);
+            scope.downlinks.deliver_at(scope.conns, conn, (message, offset), member_terms, &mut scope.cx);
             reserve_ahead(scope, index);
         }
-        None => store_new(scope, index, message, delivery),
+        None => store_new(scope, index, message, member_terms),
     }
 }
 
 /// A message whose client is not there, or has older ones to get first.
-fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, delivery: &Delivery) {
+fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, member_terms: &MemberTerms) {
     let len = scope.cx.len_of(message);
     if let Some(why) = no_room(scope, index, len) {
-        return scope.cx.call_refused(Some(delivery.call), why);
+        return scope.cx.call_refused(Some(member_terms.call), why);
     }
     let now = scope.cx.unix();
     let session = scope.sessions.table.at_mut(index);
@@ -77,10 +77,10 @@ fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, d
         sent: false,
         released: false,
         stored: now,
-        expires: delivery.expires,
-        claim: delivery.claim.clone(),
+        expires: member_terms.expires,
+        claim: member_terms.claim.clone(),
     };
-    let then = Then::MessageStored { session: key, offset, bytes: len as u64, call: Some(delivery.call) };
+    let then = Then::MessageStored { session: key, offset, bytes: len as u64, call: Some(member_terms.call) };
     scope.mutate(Mutation::PutMessage(Box::new(stored)), then);
     // The client may hold its id when the store has forgotten the message: a crash must not use the offset again.
     reserve_ahead(scope, index);
@@ -200,7 +200,7 @@ pub fn on_finished(scope: &mut Scope<'_>, conn: ConnIndex, offset: Offset, store
     sweep(scope, index);
 }
 
-/// The client has a stored message: whoever wants receipts is told.
+/// The client has a stored message: a receipt is reported where they are wanted.
 pub fn on_received(scope: &mut Scope<'_>, conn: ConnIndex, message_id: Option<Arc<str>>) {
     if let Some(index) = scope.session_of(conn) {
         let session = scope.sessions.table.at(index).name.clone();
@@ -217,7 +217,7 @@ pub fn on_releasing(scope: &mut Scope<'_>, conn: ConnIndex, offset: Offset, byte
     }
 }
 
-/// The store knows that the client has the message, or (`done` is false) refuses to.
+/// The store has recorded that the client has the message; `done` is false: it has refused that.
 pub fn on_released(scope: &mut Scope<'_>, key: SessionKey, offset: Offset, bytes: u64, done: bool) {
     if let Some(session) = scope.sessions.table.get_mut(key).filter(|_| done && bytes > 0) {
         session.uncount_waiting(bytes);
@@ -245,7 +245,7 @@ pub fn store_unfinished(scope: &mut Scope<'_>, index: SessionIndex, conn: ConnIn
                     detach_call(scope, key, offset, node);
                 }
             }
-            // Its caller was told that nothing is promised.
+            // Its call was answered: nothing is promised.
             StoreState::NotStored | StoreState::Unknown => {}
             StoreState::Storing => {
                 if pending.is_released() {

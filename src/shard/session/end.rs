@@ -3,7 +3,7 @@
 use super::commands::Then;
 use super::downlink::store_unfinished;
 use super::pages::advance_oldest;
-use super::row::{arm_expiry, rest};
+use super::row::{arm_expiry, put_absent};
 use super::scope::Scope;
 use super::state::Session;
 use crate::base::id::ConnIndex;
@@ -36,23 +36,25 @@ fn detach(scope: &mut Scope<'_>, conn: ConnIndex) {
     let uplink_idle = scope.conns.details(conn).is_uplink_idle();
     let session = scope.sessions.table.at_mut(index);
     session.conn = None;
-    session.attempt = session.attempt.wrapping_add(1);
+    session.attachment = session.attachment.wrapping_add(1);
     if session.uplink_conn == Some(conn) && uplink_idle {
         session.uplink_conn = None;
     }
-    rest(scope, index);
+    put_absent(scope, index);
 }
 
-/// The store does not take the connection's session: the client is told to come back later.
-pub fn refuse_attach(scope: &mut Scope<'_>, key: SessionKey, attempt: u32, why: StoreError) {
-    let Some(session) = scope.sessions.table.get_mut(key).filter(|session| session.attempt == attempt) else { return };
+/// The store does not take the connection's session: the client gets a 503 with Retry-After.
+pub fn refuse_attach(scope: &mut Scope<'_>, key: SessionKey, attachment: u32, why: StoreError) {
+    let Some(session) = scope.sessions.table.get_mut(key).filter(|session| session.attachment == attachment) else {
+        return;
+    };
     let Some(attaching) = session.attaching.take() else { return };
     let conn = session.conn.take().expect("a connection is being attached");
-    session.attempt = session.attempt.wrapping_add(1);
+    session.attachment = session.attachment.wrapping_add(1);
     scope.conns.set_session(conn, SessionKey::NONE);
     scope.cx.output(Output::AttachRefused { key: scope.conns.key(conn), why });
     if attaching.resumed {
-        rest(scope, key.index);
+        put_absent(scope, key.index);
     } else {
         // Whether it was stored is not known.
         let session = forget(scope, key.index).id;
@@ -60,12 +62,13 @@ pub fn refuse_attach(scope: &mut Scope<'_>, key: SessionKey, attempt: u32, why: 
     }
 }
 
-/// Another connection, or nobody, gets the session that is being attached: it stays, even if it is new. Was it resumed?
-pub fn refuse_attaching(scope: &mut Scope<'_>, index: SessionIndex) -> Option<bool> {
+/// Another connection, or nobody, gets the session that is being attached: it stays, even if it is new. `Some`: had
+/// that one resumed it?
+pub fn displace_attaching(scope: &mut Scope<'_>, index: SessionIndex) -> Option<bool> {
     let session = scope.sessions.table.at_mut(index);
-    let (key, attempt) = (session.key(index), session.attempt);
+    let (key, attachment) = (session.key(index), session.attachment);
     let resumed = std::mem::replace(&mut session.attaching.as_mut()?.resumed, true);
-    refuse_attach(scope, key, attempt, StoreError::Fenced);
+    refuse_attach(scope, key, attachment, StoreError::Fenced);
     Some(resumed)
 }
 
@@ -76,7 +79,7 @@ pub fn drop_session(scope: &mut Scope<'_>, query: QueryId, name: &str) {
     let (conn, uplink_conn) = (session.conn, session.uplink_conn);
     if let Some(conn) = conn {
         match scope.conns.conn(conn).phase() {
-            Phase::Connecting => drop(refuse_attaching(scope, index)),
+            Phase::Connecting => drop(displace_attaching(scope, index)),
             _ => {
                 scope.conns.close(conn, SESSION_DROPPED, "the session was dropped", &mut scope.cx);
                 leave(scope, conn);

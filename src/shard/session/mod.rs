@@ -11,7 +11,7 @@
 //! is online, its connection holds the messages in flight (`Downlinks`) and what came from the client (`Uplinks`); when
 //! the connection ends, what is not finished is stored.
 //!
-//! The files, from below: `state` (one session), `table` (all of them), `commands` (what the store is asked), `scope`
+//! The files, from below: `state` (one session), `table` (all of them), `commands` (to the store, under way), `scope`
 //! (what a step may change), `row` (writing a session's row), `pages` (loading what is stored), `downlink`, `uplink`
 //! and `channels` (what happens to an attached session), `end` and `attach` (its connections), `dispatch` (what the
 //! store and the connections report).

@@ -21,14 +21,16 @@ pub fn load_more(scope: &mut Scope<'_>, index: SessionIndex) {
     // What is stored from now on is not in the page.
     (session.loading, session.more) = (true, false);
     let after = session.loaded.0.checked_sub(1).map(Offset);
-    let then = Then::NextPage { session: session.key(index), attempt: session.attempt };
+    let then = Then::NextPage { session: session.key(index), attachment: session.attachment };
     let id = session.id;
     scope.load(id, after, then);
 }
 
 /// `None`: the store cannot be read now.
-pub fn on_page(scope: &mut Scope<'_>, key: SessionKey, attempt: u32, page: Option<Page>) {
-    let Some(session) = scope.sessions.table.get_mut(key).filter(|session| session.attempt == attempt) else { return };
+pub fn on_page(scope: &mut Scope<'_>, key: SessionKey, attachment: u32, page: Option<Page>) {
+    let Some(session) = scope.sessions.table.get_mut(key).filter(|session| session.attachment == attachment) else {
+        return;
+    };
     match page {
         Some(page) => take_page(scope, key.index, page.messages, page.more),
         // The connection's timer tries again.

@@ -12,7 +12,7 @@ pub fn put(scope: &mut Scope<'_>, index: SessionIndex, then: Then) {
 }
 
 /// The session is absent from now on: its row says until when it waits.
-pub fn rest(scope: &mut Scope<'_>, index: SessionIndex) {
+pub fn put_absent(scope: &mut Scope<'_>, index: SessionIndex) {
     let now = scope.cx.unix();
     let session = scope.sessions.table.at_mut(index);
     session.ends = Some(UnixMs(now.0.saturating_add(session.expiry_s.saturating_mul(1000))));

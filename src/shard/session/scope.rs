@@ -1,4 +1,4 @@
-//! What a step of a session may change: the parts of the shard below it, and all sessions.
+//! What the handling of one input may change in a session: the parts of the shard below it, and all sessions.
 
 use super::commands::{ChannelChanges, Commands, Then};
 use super::table::SessionTable;
@@ -21,7 +21,7 @@ pub struct Sessions {
     pub channel_changes: ChannelChanges,
     /// Calls that wait for messages on their way to the store whose connection has ended.
     pub detached_calls: FxHashMap<(SessionKey, Offset), CallRef>,
-    /// Sessions that have ended and that the store still has: it is asked again at `drop_at`.
+    /// Sessions that have ended and that the store still has: `DropSession` is sent again at `drop_at`.
     pub undropped: Vec<SessionId>,
     pub drop_at: Tick,
 }

@@ -58,7 +58,7 @@ pub struct Session {
     pub more: bool,
     pub loading: bool,
     /// Counts attachments: a page that was loaded for an earlier one is not for this one.
-    pub attempt: u32,
+    pub attachment: u32,
     pub mark: UplinkMark,
     /// The last command that stores the mark because the forward queue waits for it.
     pub mark_command: CommandNumber,
@@ -108,7 +108,7 @@ impl Session {
             oldest_stored: None,
             more: false,
             loading: false,
-            attempt: 0,
+            attachment: 0,
             mark: UplinkMark::FIRST,
             mark_command: CommandNumber(0),
             changed: CommandNumber(0),

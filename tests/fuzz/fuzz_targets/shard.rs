@@ -1,6 +1,6 @@
-//! Bytes as a story: connections open, say anything, become those of durable sessions, are handed over, are asked for, end; the
-//! backend and the store answer or refuse; time passes. The shard checks its invariants after each input; at the end,
-//! when everyone has gone and all sessions have ended, nothing may be left.
+//! Bytes as a story: connections open, say anything, become those of durable sessions, are handed over, are asked for,
+//! end; the backend and the store answer or refuse; time passes. The shard checks its invariants after each input; at
+//! the end, when everyone has gone and all sessions have ended, nothing may be left.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -482,7 +482,7 @@ impl Story<'_> {
         let Some(index) = self.shard.next_dirty() else { return };
         let most = self.number() * 2;
         let mut bytes = Vec::new();
-        self.shard.gather(index, 64, &mut bytes);
+        self.shard.write_pending(index, 64, &mut bytes);
         self.shard.written(index, bytes.len().min(most));
     }
 

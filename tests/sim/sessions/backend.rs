@@ -121,10 +121,14 @@ impl World {
             self.input(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent: forward.body });
         } else {
             let answer = self.backend.answer_to(token).unwrap_or_default().to_owned();
-            // What came with an earlier answer that never got through is not promised by this one.
-            self.changes.insert(token, Vec::new());
+            // What came with an earlier answer that never got through is not promised by this one; and where the store
+            // may have that one although it did not say so, what comes with this one is not promised either.
+            let answered_before = self.changes.insert(token, Vec::new()).is_some();
             if let Some(session) = forward.session.filter(|session| self.known.values().any(|known| known == session)) {
                 self.act_on_headers(connection, session, token);
+            }
+            if answered_before && self.store.inexact {
+                self.changes.insert(token, Vec::new());
             }
             self.input(Input::Forwarded {
                 key,

@@ -260,7 +260,7 @@ impl World {
         loop {
             bytes.clear();
             let enough = if self.rng.chance(30) { usize::MAX } else { 1 + self.rng.below(400) as usize };
-            self.shard().gather(index, enough, &mut bytes);
+            self.shard().write_pending(index, enough, &mut bytes);
             if bytes.is_empty() {
                 return;
             }

@@ -275,7 +275,7 @@ impl Dispatcher {
         let is_retried =
             verdict == Verdict::Retry && accepted.retry() != Retry::Never && now.tick < accepted.deadline();
         let finished = if is_retried {
-            self.delay(request, now.tick);
+            self.schedule_retry(request, now.tick);
             None
         } else {
             Some((self.requests.remove(request), verdict))
@@ -512,7 +512,7 @@ impl Dispatcher {
         match self.requests[request].retry() {
             Retry::Never => self.give_up(request, GiveUp::Failed(failure)),
             Retry::Until(deadline) if now >= deadline || self.is_closed => self.give_up(request, GiveUp::Deadline),
-            Retry::Until(_) => self.delay(request, now),
+            Retry::Until(_) => self.schedule_retry(request, now),
         }
         self.apply(change);
     }
@@ -526,7 +526,7 @@ impl Dispatcher {
     }
 
     /// The request waits for its next attempt, or for its deadline if that is sooner.
-    fn delay(&mut self, request: RequestIndex, now: Tick) {
+    fn schedule_retry(&mut self, request: RequestIndex, now: Tick) {
         let failed = self.requests.count_failed(request);
         let accepted = &self.requests[request];
         let due = (now + self.options.retry.delay_ms(failed, &mut self.rng)).min(accepted.deadline());

@@ -84,7 +84,7 @@ impl Gather {
         });
     }
 
-    /// All replies, added up; `None` when no shard was asked.
+    /// All replies, added up; `None` when no shard was queried.
     pub async fn reply(self) -> Result<Option<Reply>, Expired> {
         self.oneshot.fold(Sum::one_less);
         self.oneshot.await
@@ -122,7 +122,7 @@ mod tests {
         gather.expect_one();
         assert_eq!(origin(gather.query()), ShardId(3));
         gathers.resolve(gather.query(), sent(1));
-        // The first has replied before the second is asked.
+        // The first has replied before the second is queried.
         gather.expect_one();
         gathers.resolve(gather.query(), sent(4));
         assert_eq!(poll(gather.reply()), Poll::Ready(Ok(Some(sent(5)))));

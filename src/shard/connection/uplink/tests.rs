@@ -1,5 +1,5 @@
-//! A client's messages as a client and a backend see them: known ids, answers, failures, order, the line and its
-//! bounds.
+//! A client's messages as a client and a backend see them: known ids, answers, failures, order, the forward
+//! queue and its bounds.
 
 use super::*;
 use crate::base::limits::Limits;
@@ -21,6 +21,29 @@ fn a_message_is_forwarded_once_and_answered_with_the_backends_body() {
     assert_eq!(rig.hear(key), [""; 0], "nothing is answered that the backend does not have");
     rig.answer(forward, "welcome");
     assert_eq!(rig.hear(key), ["ack #5 \"welcome\""]);
+    rig.finish();
+}
+
+#[test]
+fn a_packet_whose_frame_was_taken_apart_outside_is_one_like_any() {
+    let mut rig = Rig::new();
+    let key = rig.open();
+    let packet = |dup| {
+        let mut bytes = Vec::new();
+        let body = &b"hello"[..];
+        Packet::Send { dup, qos: QoS::AtLeastOnce, message_type: 7, id: Some(MessageId(5)), body }
+            .encode_into(&mut bytes);
+        bytes
+    };
+    rig.input(crate::shard::Input::Packet { key, packet: &packet(false) });
+    let forward = rig.forward();
+    rig.answer(forward, "welcome");
+    assert_eq!(rig.hear(key), ["ack #5 \"welcome\""]);
+    rig.send_dup(key, 1, 5, "hello");
+    assert_eq!(rig.hear(key), ["ack #5 \"welcome\""], "it is known from either side");
+    rig.input(crate::shard::Input::Packet { key, packet: &[0xff] });
+    assert_eq!(rig.hear(key).len(), 1, "a close frame: no packet begins so");
+    rig.end(key);
     rig.finish();
 }
 
