@@ -284,7 +284,12 @@ impl Downlinks {
                 self.finish(table, index, node, None, cx);
                 self.fill_window(table, index, cx);
             }
-            _ => cx.metrics.answers_unknown.increment(),
+            _ => {
+                cx.metrics.answers_unknown.increment();
+                if table.conn(index).session.is_some() {
+                    table.report(Event::UnknownCom { index, id });
+                }
+            }
         }
     }
 

@@ -27,6 +27,8 @@ pub enum Event {
     StoreDue { index: ConnIndex, node: NodeIndex },
     /// REC came for an id that is not in flight.
     UnknownRec { index: ConnIndex, id: MessageId },
+    /// COM came for an id that is not in flight.
+    UnknownCom { index: ConnIndex, id: MessageId },
 
     // ---- uplink of a session's connection ----
     /// The mark of the client's numbering has changed and must be stored before the forward queue goes on.

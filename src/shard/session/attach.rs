@@ -6,7 +6,7 @@ use super::end::{displace_attaching, leave};
 use super::pages::take_page;
 use super::row::{arm_expiry, put};
 use super::scope::Scope;
-use super::state::Attaching;
+use super::state::{Attaching, Sweep};
 use crate::base::id::ConnIndex;
 use crate::shard::command::{Offset, Page, Received, SessionId, StoredSession, UnixMs};
 use crate::shard::connection::conn::Phase;
@@ -49,6 +49,7 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     (session.loading, session.more) = (true, false);
     session.loaded = Offset(0);
     session.unmatched_recs.clear();
+    session.sweep = session.sweep.map(|sweep| Sweep::new(sweep.from, sweep.upto));
     session.block = block_min;
     session.reserving = session.reserving.max(Offset(session.next.0 + block_min));
     let (key, attachment, id) = (session.key(index), session.attachment, session.id);
@@ -154,7 +155,7 @@ pub fn restore(scope: &mut Scope<'_>, stored: Vec<StoredSession>) {
         // What was stored while the session was absent has not been sent; of the rest nobody knows.
         session.launched = if crashed { session.next } else { reserved.min(session.next) };
         session.mark = if crashed { row.uplink.after_crash() } else { row.uplink };
-        session.sweep = (row.downlink.floor < reserved).then_some((row.downlink.floor, reserved));
+        session.sweep = (row.downlink.floor < reserved).then_some(Sweep::new(row.downlink.floor, reserved));
         session.ends = Some(row.ends.unwrap_or(UnixMs(now.0.saturating_add(row.expiry_s.saturating_mul(1000)))));
         for channel in channels {
             let change = scope.channels.join(index.into(), &mut session.joined, &channel);

@@ -132,6 +132,7 @@ fn on_event(scope: &mut Scope<'_>, event: Event) {
         Event::Releasing { index, offset, bytes } => downlink::on_releasing(scope, index, offset, bytes),
         Event::StoreDue { index, node } => downlink::on_store_due(scope, index, node),
         Event::UnknownRec { index, id } => pages::on_unknown_rec(scope, index, id),
+        Event::UnknownCom { index, id } => pages::on_unknown_com(scope, index, id),
         Event::MarkChanged(index) => uplink::on_mark_changed(scope, index),
         Event::Answered { index, sequence } => uplink::on_answered(scope, index, sequence),
         Event::IdReleased { index, id } => uplink::on_id_released(scope, index, id),

@@ -16,6 +16,7 @@ use super::commands::Then;
 use super::pages::{advance_oldest, load_more, sweep};
 use super::row::reserve_ahead;
 use super::scope::Scope;
+use super::state::Sweep;
 use crate::base::arena::NodeIndex;
 use crate::base::id::ConnIndex;
 use crate::shard::call::query::NotStored;
@@ -285,8 +286,10 @@ fn store_release(scope: &mut Scope<'_>, index: SessionIndex, offset: Offset) {
 
 /// The REL of a message could not be stored: the client may hold its id for ever, unless it is swept.
 pub fn on_release_refused(scope: &mut Scope<'_>, key: SessionKey, offset: Offset) {
-    if let Some(session) = scope.sessions.table.get_mut(key) {
-        let (from, upto) = session.sweep.unwrap_or((offset, offset));
-        session.sweep = Some((from.min(offset), upto.max(offset.next())));
+    let Some(session) = scope.sessions.table.get_mut(key) else { return };
+    let known = session.sweep.unwrap_or(Sweep::new(offset, offset));
+    session.sweep = Some(Sweep::new(known.from.min(offset), known.upto.max(offset.next())));
+    if scope.online_conn(key.index).is_some() {
+        sweep(scope, key.index);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::commands::Then;
 use super::scope::Scope;
+use super::state::Sweep;
 use crate::base::id::ConnIndex;
 use crate::shard::command::{Offset, Page, StoredMessage};
 use crate::shard::connection::outbox::Item;
@@ -78,9 +79,9 @@ pub fn advance_oldest(scope: &mut Scope<'_>, index: SessionIndex, conn: ConnInde
     scope.sessions.table.at_mut(index).advance_oldest(first);
 }
 
-/// After a crash, once all that is stored is in memory: the client may hold ids of QoS 2 messages that were
-/// acknowledged and are finished for us. A REL frees each; for an id that it does not hold it only answers COM. A
-/// client of `rainbow.2` needs no such thing: it repeats REC for what it holds, and is answered.
+/// Once all that is stored is in memory: a REL frees each id that the client may hold (`Sweep`); for one that it does
+/// not hold it only answers COM. A client of `rainbow.2` needs no such thing: it repeats REC for what it holds, and is
+/// answered.
 pub fn sweep(scope: &mut Scope<'_>, index: SessionIndex) {
     let session = scope.sessions.table.at_mut(index);
     if session.more || session.loading {
@@ -89,14 +90,30 @@ pub fn sweep(scope: &mut Scope<'_>, index: SessionIndex) {
     let unmatched_recs = std::mem::take(&mut session.unmatched_recs);
     release_unmatched(scope, index, &unmatched_recs);
     let session = scope.sessions.table.at_mut(index);
-    let (Some((from, upto)), Some(conn)) = (session.sweep.take(), session.conn) else { return };
-    if session.greets || scope.cx.is_planted(Bug::SweepsNothing) {
+    let (Some(sweep), Some(conn)) = (session.sweep, session.conn) else { return };
+    if sweep.last_sent.is_some() {
         return;
     }
-    let in_memory = scope.downlinks.offsets(scope.conns, conn);
-    let from = from.max(Offset(upto.0.saturating_sub(scope.cx.settings.limits.sweep_ids_max)));
-    let offsets = (from.0..upto.0).map(Offset).filter(|offset| in_memory.binary_search(offset).is_err());
-    push_releases(scope, conn, offsets.map(Offset::id).collect());
+    if session.greets || scope.cx.is_planted(Bug::SweepsNothing) {
+        session.sweep = None;
+        return;
+    }
+    let in_memory = ids_in_memory(scope, conn);
+    let from = sweep.from.max(Offset(sweep.upto.0.saturating_sub(scope.cx.settings.limits.sweep_ids_max)));
+    let ids = (from.0..sweep.upto.0).map(|offset| Offset(offset).id());
+    let ids: Vec<MessageId> = ids.filter(|id| !in_memory.contains(id)).collect();
+    let last_sent = ids.last().copied();
+    scope.sessions.table.at_mut(index).sweep = last_sent.map(|_| Sweep { last_sent, ..sweep });
+    push_releases(scope, conn, ids);
+}
+
+/// COM came for an id that is not in flight: the last one of a sweep shows that the client has had them all.
+pub fn on_unknown_com(scope: &mut Scope<'_>, conn: ConnIndex, id: MessageId) {
+    let Some(index) = scope.attached_session(conn) else { return };
+    let session = scope.sessions.table.at_mut(index);
+    if session.sweep.is_some_and(|sweep| sweep.last_sent == Some(id)) {
+        session.sweep = None;
+    }
 }
 
 /// REC came for an id that is not in flight. What is stored under it and not sent yet will be sent, with DUP, and its
@@ -112,9 +129,12 @@ pub fn on_unknown_rec(scope: &mut Scope<'_>, conn: ConnIndex, id: MessageId) {
 
 fn release_unmatched(scope: &mut Scope<'_>, index: SessionIndex, unmatched_recs: &[MessageId]) {
     let Some(conn) = scope.sessions.table.at(index).conn.filter(|_| !unmatched_recs.is_empty()) else { return };
-    let in_memory: HashSet<MessageId> =
-        scope.downlinks.offsets(scope.conns, conn).into_iter().map(Offset::id).collect();
+    let in_memory = ids_in_memory(scope, conn);
     push_releases(scope, conn, unmatched_recs.iter().copied().filter(|id| !in_memory.contains(id)).collect());
+}
+
+fn ids_in_memory(scope: &Scope<'_>, conn: ConnIndex) -> HashSet<MessageId> {
+    scope.downlinks.offsets(scope.conns, conn).into_iter().map(Offset::id).collect()
 }
 
 /// One piece, whatever the limit of the outbox: it is short, and comes once.

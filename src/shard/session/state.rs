@@ -69,13 +69,29 @@ pub struct Session {
     /// The store refused some commands, or their outcome is unknown: later changes are written even if the store may
     /// already have them.
     pub unsure: bool,
-    /// After a crash: the client may hold QoS 2 ids of offsets from the first up to the second.
-    pub sweep: Option<(Offset, Offset)>,
+    pub sweep: Option<Sweep>,
     /// Its client speaks `rainbow.2`.
     pub greets: bool,
     /// Ids that the client holds although they are not in memory: what is stored under them may still be loaded.
     pub unmatched_recs: Vec<MessageId>,
     pub attaching: Option<Box<Attaching>>,
+}
+
+/// QoS 2 ids that the client may hold and of which nothing is known any more: those of the offsets `from` up to `upto`.
+/// After a crash, or when the store has refused a REL. Each gets a REL; the sweep is over when the client has answered
+/// the last one, and begins anew with the next connection otherwise.
+#[derive(Clone, Copy)]
+pub struct Sweep {
+    pub from: Offset,
+    pub upto: Offset,
+    /// The last REL that this connection was sent.
+    pub last_sent: Option<MessageId>,
+}
+
+impl Sweep {
+    pub fn new(from: Offset, upto: Offset) -> Sweep {
+        Sweep { from, upto, last_sent: None }
+    }
 }
 
 /// A connection on its way to become a session's.
@@ -140,7 +156,7 @@ impl Session {
     /// The client may hold QoS 2 ids of offsets from here on that the store knows nothing of.
     fn floor(&self) -> Offset {
         match self.sweep {
-            Some((from, _)) => from,
+            Some(sweep) => sweep.from,
             None if self.conn.is_none() => self.reserving,
             None => self.oldest,
         }
@@ -153,7 +169,7 @@ impl Session {
 
     /// Everything before `first`, the first message in memory, is finished.
     pub fn advance_oldest(&mut self, first: Option<Offset>) {
-        if self.sweep.is_none() {
+        if self.sweep.is_none_or(|sweep| sweep.last_sent.is_some()) {
             self.oldest = self.oldest.max(first.unwrap_or(self.end_of_memory()));
         }
     }

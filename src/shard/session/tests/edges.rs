@@ -106,3 +106,29 @@ fn a_channel_that_came_with_a_refused_row_is_stored_when_it_is_joined_again() {
     assert_eq!(bench.disk.channels.len(), 1);
     bench.finish();
 }
+
+#[test]
+fn a_rel_that_could_not_be_stored_comes_with_every_connection_until_it_is_answered() {
+    let mut bench = Bench::new();
+    let first = bench.open("me");
+    bench.send_to("me", QOS2, "x");
+    bench.rig.rec(first, 1, "");
+    bench.refuses = Some(StoreError::Broken);
+    bench.rig.end(first);
+    bench.store();
+    bench.refuses = None;
+    for _ in 0..2 {
+        let lost = bench.open("me");
+        assert_eq!(bench.rig.hear(lost), ["rel dup #1"]);
+        bench.rig.end(lost);
+        bench.store();
+    }
+    let last = bench.open("me");
+    assert_eq!(bench.rig.hear(last), ["rel dup #1"]);
+    bench.rig.com(last, 1);
+    bench.rig.end(last);
+    bench.store();
+    let key = bench.open("me");
+    assert_eq!(bench.rig.hear(key), [""; 0], "its COM has come");
+    bench.finish();
+}
