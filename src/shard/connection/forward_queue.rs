@@ -26,10 +26,31 @@ pub(super) enum Hold {
     Refused,
 }
 
+/// `Origin` and the length of its body, in 16 bytes: every connection has room for one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Current {
-    pub(super) origin: Origin,
-    pub(super) bytes: u32,
+    sequence: u64,
+    bytes: u32,
+    id: u16,
+    qos: QoS,
+}
+
+const _: () = assert!(size_of::<Option<Current>>() == 16);
+
+impl Current {
+    pub fn new(origin: Origin, bytes: u32) -> Current {
+        let Origin { qos, id, sequence } = origin;
+        Current { sequence, bytes, id, qos }
+    }
+
+    pub fn origin(self) -> Origin {
+        let Current { sequence, id, qos, .. } = self;
+        Origin { qos, id, sequence }
+    }
+
+    pub fn bytes(self) -> u32 {
+        self.bytes
+    }
 }
 
 /// Where a queued message came from; QoS 0 has no id.

@@ -226,7 +226,7 @@ impl Uplinks {
             let Some(next) = next else { return };
             let Queued { origin, message_type, body, accepted } = self.queue.remove(&mut uplink.queue, next);
             uplink.queue_len -= 1;
-            uplink.current = Some(Current { origin, bytes: body.len() as u32 });
+            uplink.current = Some(Current::new(origin, body.len() as u32));
             if message_type == RESERVED_TYPE || !cx.settings.forwards {
                 self.finish_current(table, index, ForwardOutcome::Answered(b""), body, cx);
                 continue;
@@ -334,8 +334,9 @@ impl Uplinks {
         cx: &mut Context<'_>,
     ) {
         let uplink = &mut table.details_mut(index).uplink;
-        let Current { origin, bytes } = uplink.current.take().expect("checked by the callers");
-        self.bytes -= bytes as usize;
+        let current = uplink.current.take().expect("checked by the callers");
+        let origin = current.origin();
+        self.bytes -= current.bytes() as usize;
         let limits = &cx.settings.limits;
         if self.spare_bodies.len() < limits.spare_bodies_max && spent.capacity() <= limits.spare_body_bytes_max {
             self.spare_bodies.push(spent);

@@ -2,7 +2,7 @@
 
 use super::Uplinks;
 use crate::base::id::ConnIndex;
-use crate::shard::connection::forward_queue::Hold;
+use crate::shard::connection::forward_queue::{Current, Hold};
 use crate::shard::connection::known_ids::Answer;
 use crate::shard::connection::table::Table;
 use std::collections::HashSet;
@@ -29,7 +29,7 @@ impl Holdings {
         }
         let queue = || uplinks.queue.iter(&uplink.queue).map(|(_, queued)| queued);
         assert_eq!(queue().count(), uplink.queue_len as usize);
-        let origins = queue().map(|queued| queued.origin).chain(uplink.current.map(|current| current.origin));
+        let origins = queue().map(|queued| queued.origin).chain(uplink.current.map(Current::origin));
         for origin in origins.filter(|origin| origin.id != 0) {
             assert!(missing.remove(&origin.sequence) || durable, "what is queued has no answer, and is queued once");
         }
@@ -39,7 +39,7 @@ impl Holdings {
         Holdings {
             nodes: ids + uplink.queue_len as usize,
             bytes: queue().map(|queued| queued.body.len()).sum::<usize>()
-                + uplink.current.map_or(0, |current| current.bytes as usize),
+                + uplink.current.map_or(0, |current| current.bytes() as usize),
         }
     }
 }
