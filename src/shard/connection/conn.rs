@@ -54,7 +54,8 @@ pub struct Conn {
     pub(super) undecodable: bool,
 }
 
-/// The rest of a connection.
+/// The rest of a connection; what every read and every ping touches comes first, close together.
+#[repr(C)]
 pub struct ConnDetails {
     /// When bytes last came from the client.
     pub(super) received: Tick,
@@ -68,13 +69,13 @@ pub struct ConnDetails {
     pub(super) rate_second: u32,
     pub(super) rate_count: u32,
     pub(super) receiver: Receiver,
-    pub(super) uplink: Uplink,
-    pub(super) cookie: Option<Rc<[u8]>>,
-    pub(super) identity: Identity,
     /// The connection's task has stopped reading.
     pub(super) paused: bool,
     /// A message of its is with the backend, under this connection's key.
     pub(super) forwarding: bool,
+    pub(super) uplink: Uplink,
+    pub(super) cookie: Option<Rc<[u8]>>,
+    pub(super) identity: Identity,
 }
 
 impl Conn {
