@@ -84,6 +84,23 @@ pub enum Mutation {
     },
 }
 
+impl Mutation {
+    /// The session that it changes.
+    pub fn session(&self) -> SessionId {
+        match self {
+            Mutation::PutSession(row) => row.session,
+            Mutation::PutMessage(message) => message.session,
+            Mutation::JoinChannel { session, .. }
+            | Mutation::LeaveChannel { session, .. }
+            | Mutation::ReleaseMessage { session, .. }
+            | Mutation::RemoveMessage { session, .. }
+            | Mutation::PutReceived { session, .. }
+            | Mutation::RemoveReceived { session, .. }
+            | Mutation::DropSession { session } => *session,
+        }
+    }
+}
+
 /// The session's own row: everything but its messages, received ids and channels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionRow {

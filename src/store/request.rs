@@ -64,23 +64,9 @@ impl Request {
         match self {
             Request::Shard { command, .. } => Some(match &command.operation {
                 Operation::Load { session, .. } => *session,
-                Operation::Mutate(mutation) => session_of(mutation),
+                Operation::Mutate(mutation) => mutation.session(),
             }),
             Request::Claim { .. } | Request::Settle { .. } => None,
         }
-    }
-}
-
-pub fn session_of(mutation: &Mutation) -> SessionId {
-    match mutation {
-        Mutation::PutSession(row) => row.session,
-        Mutation::PutMessage(message) => message.session,
-        Mutation::JoinChannel { session, .. }
-        | Mutation::LeaveChannel { session, .. }
-        | Mutation::ReleaseMessage { session, .. }
-        | Mutation::RemoveMessage { session, .. }
-        | Mutation::PutReceived { session, .. }
-        | Mutation::RemoveReceived { session, .. }
-        | Mutation::DropSession { session } => *session,
     }
 }

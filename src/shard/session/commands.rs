@@ -199,7 +199,8 @@ impl ChannelChanges {
         self.0.entry((session, channel)).or_insert(UnderWay { changes: 0, stored: was_joined }).changes += 1;
     }
 
-    /// One has come back. After the last, `Some`: is the session a member? So it would be after a crash.
+    /// A change is completed: `Some(joins)` when it was stored, `None` when it was refused. Returns whether the store
+    /// has the session as a member, once no change of this channel is under way.
     pub fn complete(&mut self, session: SessionKey, channel: &Arc<str>, change: Option<bool>) -> Option<bool> {
         let Entry::Occupied(mut entry) = self.0.entry((session, channel.clone())) else {
             unreachable!("it was counted when it began");

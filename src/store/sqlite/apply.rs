@@ -5,7 +5,7 @@ use super::database::Transaction;
 use super::load;
 use super::tables::{claims, messages, sessions};
 use crate::shard::command::{Command, Completion, Mutation, Operation, StoreError, UnixMs};
-use crate::store::request::{ClaimOutcome, Request, Response, session_of};
+use crate::store::request::{ClaimOutcome, Request, Response};
 use rusqlite::Result;
 
 /// What a batch may do.
@@ -64,7 +64,7 @@ fn complete(transaction: &mut Transaction, command: &Command, now: UnixMs, mode:
 }
 
 fn mutate(transaction: &mut Transaction, mutation: &Mutation, now: UnixMs, bytes_max: u64) -> Result<Completion> {
-    let session = session_of(mutation);
+    let session = mutation.session();
     if let Mutation::PutSession(row) = mutation {
         return sessions::put(transaction, row);
     }

@@ -251,7 +251,7 @@ impl Store {
             self.disk.remove(session);
             return Completion::Done;
         }
-        let Some(entry) = self.disk.get_mut(&session_of(step)) else {
+        let Some(entry) = self.disk.get_mut(&step.session()) else {
             // Its row was refused, or it was dropped.
             return if let Mutation::PutMessage(_) = step {
                 Completion::Refused(StoreError::Fenced)
@@ -442,18 +442,4 @@ fn page(
 
 fn has_expired(stored: &StoredMessage, now: u64) -> bool {
     !stored.released && stored.expires.0 <= now
-}
-
-pub fn session_of(step: &Mutation) -> SessionId {
-    match step {
-        Mutation::PutSession(row) => row.session,
-        Mutation::PutMessage(stored) => stored.session,
-        Mutation::JoinChannel { session, .. }
-        | Mutation::LeaveChannel { session, .. }
-        | Mutation::ReleaseMessage { session, .. }
-        | Mutation::RemoveMessage { session, .. }
-        | Mutation::PutReceived { session, .. }
-        | Mutation::RemoveReceived { session, .. }
-        | Mutation::DropSession { session } => *session,
-    }
 }

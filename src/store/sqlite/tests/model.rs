@@ -2,7 +2,6 @@
 //! be the model's, and every restart must find what the model holds.
 
 use super::*;
-use crate::store::request::session_of;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,7 +146,7 @@ impl Model {
     }
 
     fn mutation(&mut self, mutation: &Mutation, now: UnixMs) -> Completion {
-        let session = session_of(mutation);
+        let session = mutation.session();
         if let Mutation::PutSession(row) = mutation {
             return self.put_session(row);
         }
