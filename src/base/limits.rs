@@ -76,8 +76,13 @@ pub struct Limits {
     pub backend_connect_ms: u64,
     /// Closing keep-alive connections that one request may meet.
     pub backend_stale_max: u32,
-    /// How long a close, or a batch of receipts, is retried.
-    pub close_deadline_ms: u64,
+    /// Ends of connections and sessions that a worker's business server has not confirmed: with the pool at a time, and
+    /// the memory of those that wait for that.
+    pub closes_in_flight_max: usize,
+    pub closes_bytes_max: usize,
+    /// Between two lines of the log about closes that were given up.
+    pub closes_log_interval_ms: u64,
+    /// How long a batch of receipts is retried.
     pub receipts_deadline_ms: u64,
     pub receipts_gather_ms: u64,
     pub receipts_per_batch: usize,
@@ -141,7 +146,9 @@ impl Limits {
         backend_queue_max: 65_536,
         backend_connect_ms: 3_000,
         backend_stale_max: 3,
-        close_deadline_ms: 60_000,
+        closes_in_flight_max: 64,
+        closes_bytes_max: 64 << 20,
+        closes_log_interval_ms: 60_000,
         receipts_deadline_ms: 60_000,
         receipts_gather_ms: 100,
         receipts_per_batch: 500,

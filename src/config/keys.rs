@@ -136,6 +136,7 @@ static BACKEND: &[Key] = &[
         DURATION,
         "How long a QoS 1/2 message is retried before it is left to the client's own repeats."
     ),
+    key!(close_deadline, DURATION, "How long close_url is retried before an end is left unreported."),
     key!(
         forward_queue,
         COUNT,

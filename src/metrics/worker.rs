@@ -43,6 +43,8 @@ figures! {
         handovers: Counter as "moves",
         /// Connections that could not move to their session's worker.
         handovers_failed: Counter as "moves_failed",
+        /// Closes that the backend did not take within close_deadline, or of which too many waited.
+        closes_given_up: Counter,
         /// Delivery receipts that the backend did not take in time.
         receipts_dropped: Counter,
     }

@@ -8,6 +8,7 @@ mod harness;
 mod api;
 mod backend_down;
 mod chaos;
+mod closes;
 mod compat_2014;
 mod config_cli;
 mod connect;

@@ -111,6 +111,16 @@ pub struct IdempotencyKey {
     bytes: [u8; IdempotencyKey::LEN_MAX],
 }
 
+impl GiveUp {
+    /// The backend may have read the request, and done what it asks for.
+    pub fn may_have_arrived(self) -> bool {
+        match self {
+            GiveUp::Failed(Failure::NoAddress | Failure::Refused) | GiveUp::Down | GiveUp::NoUrl => false,
+            GiveUp::Failed(_) | GiveUp::Deadline | GiveUp::Closed => true,
+        }
+    }
+}
+
 impl Hook {
     /// The request carries its body.
     pub(super) fn has_body(self) -> bool {

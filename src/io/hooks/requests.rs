@@ -2,13 +2,14 @@
 //! the worker is in `service::completions`.
 //!
 //! A hook that finds too many requests waiting is refused here at once: a forward gives its body back, a connect says
-//! so, a close is logged, receipts are counted as dropped.
+//! so, a close waits for room, receipts are counted as dropped.
 
+use super::closes::{Close, Closes, Ended};
 use super::receipts::Receipts;
 use super::ticket::HookTicket;
 use crate::base::id::Identity;
 use crate::base::limits::Limits;
-use crate::base::time::Tick;
+use crate::base::time::{Tick, ms};
 use crate::config::Config;
 use crate::io::backend::{Hook, HookRequest, IdempotencyKey, Options, Pool, RequestTag, Retry, UpstreamState};
 use crate::io::runtime::oneshot::OneshotId;
@@ -17,13 +18,16 @@ use crate::shard::{Forward, SessionEnd};
 use crate::wire::packet::QoS;
 use std::cell::Cell;
 use std::rc::Rc;
-use tracing::debug;
+use std::sync::Arc;
 
 /// One worker's hooks.
 pub struct Hooks {
     pool: Pool,
     receipts: Receipts,
     limits: Limits,
+    closes: Closes,
+    connect_timeout_ms: Cell<u64>,
+    close_deadline_ms: Cell<u64>,
     has_close_url: Cell<bool>,
     has_receipt_url: Cell<bool>,
 }
@@ -33,6 +37,9 @@ impl Hooks {
         Hooks {
             pool,
             receipts: Receipts::default(),
+            closes: Closes::default(),
+            connect_timeout_ms: Cell::new(ms(config.connect_timeout)),
+            close_deadline_ms: Cell::new(ms(config.close_deadline)),
             limits,
             has_close_url: Cell::new(!config.close_url.is_empty()),
             has_receipt_url: Cell::new(!config.receipt_url.is_empty()),
@@ -42,6 +49,8 @@ impl Hooks {
     pub fn reconfigure(&self, config: &Config) {
         self.pool.reconfigure(Options::of(config, &self.limits));
         self.has_close_url.set(!config.close_url.is_empty());
+        self.connect_timeout_ms.set(ms(config.connect_timeout));
+        self.close_deadline_ms.set(ms(config.close_deadline));
         self.has_receipt_url.set(!config.receipt_url.is_empty());
     }
 
@@ -81,36 +90,62 @@ impl Hooks {
         self.pool.submit(request).is_ok()
     }
 
-    /// A connection that the business server has let in has ended.
+    /// A connection that the business server has let in, or may have, has ended.
     pub fn close(&self, identity: Identity, cookie: Option<Rc<[u8]>>, now: Tick) {
+        self.report(Ended::Connection(identity), cookie, now);
+    }
+
+    /// The connect hook's answer did not come: the business server may have let the connection in. The close goes out
+    /// when that server has had its time for the connect, lest it handles the two in the wrong order.
+    pub fn close_after_unknown_connect(&self, identity: Identity, now: Tick) {
         if !self.has_close_url.get() {
             return;
         }
-        let retry = Retry::Until(now + self.limits.close_deadline_ms);
-        let request = HookRequest { cookie, ..new_request(Hook::Close, HookTicket::Close, retry, identity.to_hex()) };
-        if self.pool.submit(request).is_err() {
-            debug!(%identity, "too many requests wait for the backend: a close was not reported");
+        let due = now + self.connect_timeout_ms.get();
+        let deadline = due + self.close_deadline_ms.get();
+        let close = Close { ended: Ended::Connection(identity), cookie: None, deadline };
+        self.closes.push_delayed(close, due, self.limits.closes_bytes_max);
+    }
+
+    pub fn session_ended(&self, name: Arc<str>, cookie: Option<Rc<[u8]>>, why: SessionEnd, now: Tick) {
+        self.report(Ended::Session { name, why }, cookie, now);
+    }
+
+    fn report(&self, ended: Ended, cookie: Option<Rc<[u8]>>, now: Tick) {
+        if !self.has_close_url.get() {
+            return;
+        }
+        let close = Close { ended, cookie, deadline: now + self.close_deadline_ms.get() };
+        if self.closes.push(close, self.limits.closes_bytes_max) {
+            self.send_closes();
         }
     }
 
-    pub fn session_ended(&self, name: &str, cookie: Option<Rc<[u8]>>, why: SessionEnd, now: Tick) {
-        if !self.has_close_url.get() {
-            return;
+    /// Hands the pool as many closes as it may have.
+    fn send_closes(&self) {
+        while let Some(close) = self.closes.take(self.limits.closes_in_flight_max) {
+            // The pool has no room: its next outcome makes some.
+            if self.pool.submit(close_request(&close)).is_err() {
+                return self.closes.put_back(close);
+            }
         }
-        let why = match why {
-            SessionEnd::Expired => "expired",
-            SessionEnd::Dropped => "dropped",
-        };
-        let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
-        let retry = Retry::Until(now + self.limits.close_deadline_ms);
-        let request = HookRequest {
-            cookie,
-            headers: Some(headers.into_bytes().into()),
-            ..new_request(Hook::SessionEnded, HookTicket::Close, retry, NO_IDENTITY)
-        };
-        if self.pool.submit(request).is_err() {
-            debug!(name, "too many requests wait for the backend: a session's end was not reported");
-        }
+    }
+
+    /// The pool has given a close back.
+    pub fn close_ended(&self, is_confirmed: bool) {
+        self.closes.ended(is_confirmed);
+        self.send_closes();
+    }
+
+    /// Ends that the business server has not confirmed.
+    pub fn closes_left(&self) -> usize {
+        self.closes.len()
+    }
+
+    /// How many closes were given up since the last time.
+    pub fn take_closes_given_up(&self, now: Tick) -> u64 {
+        self.closes.expire(now);
+        self.closes.take_given_up(now, self.limits.closes_log_interval_ms)
     }
 
     /// Adds a receipt to the batch. Returns how many receipts had to be dropped.
@@ -158,20 +193,52 @@ impl Hooks {
 
     pub fn poll_timers(&self, now: Tick) {
         self.pool.poll_timers(now);
+        self.closes.release(now);
+        self.send_closes();
     }
 
-    /// When `poll_timers` or `send_receipts` has to be called next.
+    /// When `poll_timers`, `take_closes_given_up` or `send_receipts` has to be called next.
     pub fn next_deadline(&self) -> Tick {
-        self.pool.next_deadline().min(self.receipts.due())
+        self.pool.next_deadline().min(self.receipts.due()).min(self.closes.next_deadline())
+    }
+
+    /// The worker is about to end: nothing is delayed any more.
+    pub fn release_closes(&self) {
+        self.closes.release(Tick::NEVER);
+        self.send_closes();
     }
 
     /// No request is under way or waits.
     pub fn is_idle(&self) -> bool {
-        self.pool.is_idle()
+        self.pool.is_idle() && self.closes.is_empty()
     }
 
     pub fn upstreams(&self) -> Vec<UpstreamState> {
         self.pool.upstreams()
+    }
+}
+
+fn close_request(close: &Close) -> HookRequest {
+    let retry = Retry::Until(close.deadline);
+    let cookie = close.cookie.clone();
+    match &close.ended {
+        Ended::Connection(identity) => HookRequest {
+            cookie,
+            idempotency_key: IdempotencyKey::format(format_args!("{identity}-close")),
+            ..new_request(Hook::Close, HookTicket::Close, retry, identity.to_hex())
+        },
+        Ended::Session { name, why } => {
+            let why = match why {
+                SessionEnd::Expired => "expired",
+                SessionEnd::Dropped => "dropped",
+            };
+            let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
+            HookRequest {
+                cookie,
+                headers: Some(headers.into_bytes().into()),
+                ..new_request(Hook::SessionEnded, HookTicket::Close, retry, NO_IDENTITY)
+            }
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
     let handled = catch_unwind(AssertUnwindSafe(|| match ticket {
         HookTicket::Forward(key) => forward_done(worker, key, done),
         HookTicket::Connect(oneshot) => connect_done(worker, oneshot, done.outcome),
-        HookTicket::Close => {}
+        HookTicket::Close => close_done(worker, done.outcome),
         HookTicket::Receipts { count } => receipts_done(worker, count, done.outcome),
     }));
     worker.wakeups().need_turn();
@@ -50,6 +50,12 @@ fn forward_done(worker: &Worker, key: ConnKey, done: FinishedRequest<'_>) {
     worker.shard().handle(Input::Forwarded { key, outcome, spent }, worker.now());
 }
 
+/// Whatever the backend answers, it has heard; one that asks for a retry until the deadline has not taken it.
+fn close_done(worker: &Worker, outcome: HookOutcome<'_>) {
+    let confirmed = matches!(outcome, HookOutcome::Answered { verdict: Verdict::Success | Verdict::Final, .. });
+    worker.hooks().close_ended(confirmed);
+}
+
 fn receipts_done(worker: &Worker, count: u32, outcome: HookOutcome<'_>) {
     worker.hooks().receipts_ended();
     if !matches!(outcome, HookOutcome::Answered { verdict: Verdict::Success, .. }) {
@@ -71,7 +77,12 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
                 }
             }
         }
-        HookOutcome::GaveUp { .. } => ConnectOutcome::Failed,
+        HookOutcome::GaveUp { reason } => {
+            if reason.may_have_arrived() {
+                worker.hooks().close_after_unknown_connect(connect.identity, worker.now());
+            }
+            ConnectOutcome::Failed
+        }
     };
     worker.connects().complete(oneshot, outcome);
 }

@@ -204,6 +204,7 @@ async fn drain(worker: &Rc<Worker>, listeners: &[RawFd]) {
     for &listener in listeners {
         net::shutdown(listener);
     }
+    worker.hooks().release_closes();
     let clients = worker.close_some(0, DrainScope::All);
     let per_step = (clients * DRAIN_STEP_MS as usize / (timeout / 4).max(1) as usize).max(DRAIN_LEAST_PER_STEP);
     debug!(worker = id.0, clients, per_step, "draining");
@@ -217,7 +218,8 @@ async fn drain(worker: &Rc<Worker>, listeners: &[RawFd]) {
             return info!(worker = id.0, "drained");
         }
         if clock::monotonic() >= over {
-            return warn!(worker = id.0, left, "shutdown_timeout is over; what is left is dropped");
+            let closes = worker.hooks().closes_left();
+            return warn!(worker = id.0, left, closes, "shutdown_timeout is over; what is left is dropped");
         }
         monoio::time::sleep(Duration::from_millis(DRAIN_STEP_MS)).await;
     }

@@ -332,7 +332,7 @@ impl Worker {
                 }
                 Some(Output::SessionEnded { name, cookie, why }) => {
                     let cookie = cookie.map(|cookie| Rc::from(&cookie[..]));
-                    self.hooks.session_ended(&name, cookie, why, self.now());
+                    self.hooks.session_ended(name, cookie, why, self.now());
                 }
                 Some(Output::Receipt { session, message_id }) => self.receipt(&session, message_id.as_deref()),
                 Some(Output::EndWriting { key }) => self.sockets.end_writing(key.index),
@@ -449,6 +449,7 @@ impl Worker {
         self.hooks.poll_timers(now);
         self.connects.expire(now);
         self.calls.expire(now);
+        self.count_many(|counters| &counters.closes_given_up, self.hooks.take_closes_given_up(now));
         if now >= self.hooks.receipts_due() {
             self.send_receipts();
         }

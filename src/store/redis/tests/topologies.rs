@@ -22,7 +22,7 @@ fn a_failover_by_sentinels_is_followed() {
     replica.query(&format!("REPLICAOF 127.0.0.1 {}", master.port));
     let config = format!(
         "sentinel monitor main 127.0.0.1 {} 1\nsentinel down-after-milliseconds main 200\n\
-         sentinel failover-timeout main 2000\n",
+         sentinel failover-timeout main 500\n",
         master.port
     );
     let sentinel = Server::sentinel(&config);
@@ -175,5 +175,5 @@ fn one_node_of_a_cluster_is_no_single_server() {
 }
 
 /// 20 s and the looks themselves.
-const LOOKS_MAX: usize = 1000;
+const LOOKS_MAX: usize = 3000;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);

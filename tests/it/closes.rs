@@ -1,0 +1,121 @@
+//! Every connect that the business server may have answered with success is followed by one close, however long it is
+//! away; one that is given up is counted and logged.
+
+use std::time::Duration;
+
+use crate::harness::backend::Gate;
+use crate::harness::metrics::read;
+use crate::harness::{Backend, Client, Reply, Setup, TIMEOUT, Upgrade, eventually};
+
+const GIVEN_UP: &str = "rainbow_closes_given_up_total";
+
+/// More than are with the pool at a time.
+const MANY: usize = 200;
+
+#[test]
+fn many_ends_are_told_once_each_after_an_outage() {
+    let mut backend = Backend::start();
+    let server = Setup::of(&backend).set("retry_backoff_max", "0.2").set("breaker_cooldown", "0.2").start();
+    let clients: Vec<_> = (0..MANY).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
+    backend.stop();
+    clients.into_iter().for_each(Client::cut);
+    eventually("the ends are noticed", || {
+        (read(server.addr())["rainbow_connections"] == 0.0
+            && read(server.addr())["rainbow_backend_refused_total"] > 1.0)
+            .then_some(())
+    });
+    backend.restart();
+    let reported = backend.wait_under("/close", MANY);
+    let mut identities: Vec<_> = reported.iter().map(|close| close.identity().expect("named").to_owned()).collect();
+    identities.sort_unstable();
+    identities.dedup();
+    assert_eq!(identities.len(), MANY, "each end is reported");
+    let keys = reported
+        .iter()
+        .all(|close| close.header("idempotency-key") == Some(&format!("{}-close", close.identity().expect("named"))));
+    assert!(keys, "a backend that hears of an end twice can tell");
+    assert_eq!(read(server.addr())[GIVEN_UP], 0.0);
+}
+
+#[test]
+fn an_end_that_is_given_up_is_counted_and_logged() {
+    let mut backend = Backend::start();
+    let server = Setup::of(&backend).set("close_deadline", "0.5").start();
+    let client = Client::open(server.addr(), "phone");
+    backend.stop();
+    client.cut();
+    eventually("it is counted", || (read(server.addr())[GIVEN_UP] == 1.0).then_some(()));
+    server.process.log.wait_for("the end that was not reported", TIMEOUT, |entry| entry.contains("close_deadline"));
+}
+
+#[test]
+fn a_connect_that_succeeds_too_late_is_followed_by_its_close() {
+    let backend = Backend::start();
+    let gate = Gate::new();
+    backend.on_connect({
+        let gate = gate.clone();
+        move |_| {
+            gate.pass();
+            Reply::welcome()
+        }
+    });
+    let server = Setup::of(&backend).set("connect_timeout", "0.3").start();
+    assert_eq!(Upgrade::of("phone").refused(server.addr()).status, 503);
+    let identity = backend.identity_of("phone");
+    gate.open();
+    let reported = backend.wait_under("/close", 1);
+    assert_eq!(reported[0].identity(), Some(identity.as_str()));
+}
+
+#[test]
+fn a_connect_whose_answer_is_lost_is_followed_by_its_close() {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::reset());
+    let server = Setup::of(&backend).set("connect_timeout", "0.3").start();
+    assert_eq!(Upgrade::of("phone").refused(server.addr()).status, 503);
+    assert_eq!(backend.wait_under("/close", 1)[0].identity(), Some(backend.identity_of("phone").as_str()));
+}
+
+#[test]
+fn a_connect_that_nobody_heard_or_that_was_refused_has_no_close() {
+    let mut backend = Backend::start();
+    backend.on_connect(|request| match request.header("x-deviceid") {
+        Some("refused") => Reply::ok(r#"{"status":"fail"}"#),
+        Some("broken") => Reply::status(500, ""),
+        Some("lost") => Reply::reset(),
+        _ => Reply::welcome(),
+    });
+    let server = Setup::of(&backend).set("connect_timeout", "0.3").start();
+    assert_eq!(Upgrade::of("refused").refused(server.addr()).status, 401);
+    assert_eq!(Upgrade::of("broken").refused(server.addr()).status, 503);
+    backend.stop();
+    assert_eq!(Upgrade::of("unheard").refused(server.addr()).status, 503);
+    backend.restart();
+    eventually("the backend is back", || Upgrade::of("back").try_open(server.addr()).ok()).cut();
+    // Whose close is the last one that could come.
+    assert_eq!(Upgrade::of("lost").refused(server.addr()).status, 503);
+    let mut reported: Vec<_> =
+        backend.wait_under("/close", 2).iter().filter_map(|r| r.identity().map(String::from)).collect();
+    let mut expected = ["back", "lost"].map(|device| backend.identity_of(device));
+    reported.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(reported, expected);
+}
+
+#[test]
+fn ends_that_the_backend_does_not_take_before_our_own_are_logged() {
+    let mut backend = Backend::start();
+    let mut server = Setup::of(&backend).set("shutdown_timeout", "1").start();
+    let clients: Vec<_> = (0..3).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
+    backend.stop();
+    clients.into_iter().for_each(Client::cut);
+    eventually("the ends are noticed", || (read(server.addr())["rainbow_connections"] == 0.0).then_some(()));
+    server.terminate();
+    server.exited_within(Duration::from_secs(5));
+    let reported: u32 = server
+        .log()
+        .lines()
+        .filter_map(|entry| entry.split(" closes=").nth(1)?.split(' ').next()?.parse::<u32>().ok())
+        .sum();
+    assert_eq!(reported, 3, "{}", server.log());
+}
