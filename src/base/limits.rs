@@ -74,6 +74,10 @@ pub struct Limits {
     /// Requests that may wait for the backend, per worker.
     pub backend_queue_max: usize,
     pub backend_connect_ms: u64,
+    /// How long an address that was not reached is tried last.
+    pub backend_address_failed_ms: u64,
+    /// A connection to the backend of this age gets no further request.
+    pub backend_connection_age_ms: u64,
     /// Closing keep-alive connections that one request may meet.
     pub backend_stale_max: u32,
     /// Ends of connections and sessions that a worker's business server has not confirmed: with the pool at a time, and
@@ -87,9 +91,11 @@ pub struct Limits {
     pub receipts_gather_ms: u64,
     pub receipts_per_batch: usize,
     pub receipt_batches_max: usize,
-    /// How long an address is used before the name is resolved again; after a failure; how many names may wait.
+    /// How long an address is used before its name is resolved again, and after a failure. By how
+    /// many threads; how many names may wait, and how many addresses one may have.
     pub dns_ttl_ms: u64,
     pub dns_failed_ttl_ms: u64,
+    pub dns_threads: usize,
     pub dns_queries_max: usize,
     pub dns_addresses_max: usize,
 
@@ -145,6 +151,8 @@ impl Limits {
         repeats_waiting_max: 64,
         backend_queue_max: 65_536,
         backend_connect_ms: 3_000,
+        backend_address_failed_ms: 10_000,
+        backend_connection_age_ms: 300_000,
         backend_stale_max: 3,
         closes_in_flight_max: 64,
         closes_bytes_max: 64 << 20,
@@ -155,6 +163,7 @@ impl Limits {
         receipt_batches_max: 32,
         dns_ttl_ms: 30_000,
         dns_failed_ttl_ms: 1_000,
+        dns_threads: 4,
         dns_queries_max: 64,
         dns_addresses_max: 8,
         store_queue_max: 16_384,

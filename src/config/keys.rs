@@ -136,6 +136,11 @@ static BACKEND: &[Key] = &[
         DURATION,
         "How long a QoS 1/2 message is retried before it is left to the client's own repeats."
     ),
+    key!(
+        forward_attempts_max,
+        COUNT32,
+        "Attempts of a QoS 1/2 message that is answered 500 or another error of its own; then it is refused for good."
+    ),
     key!(close_deadline, DURATION, "How long close_url is retried before an end is left unreported."),
     key!(
         forward_queue,

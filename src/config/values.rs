@@ -22,6 +22,8 @@ pub struct Config {
     pub forward_timeout: Duration,
     /// How long Rainbow retries a QoS 1/2 message. Then only the client's own repeats try it again.
     pub forward_deadline: Duration,
+    /// Attempts of a QoS 1/2 message that the business server answers with an error of the message's own (500).
+    pub forward_attempts_max: u32,
     /// How long a close is retried.
     pub close_deadline: Duration,
     /// Messages of one client that may wait for the backend before the client is no longer read.
@@ -179,6 +181,7 @@ impl Default for Config {
             connect_timeout: secs(15),
             forward_timeout: secs(15),
             forward_deadline: secs(120),
+            forward_attempts_max: 20,
             close_deadline: secs(3600),
             forward_queue: 64,
             forward_queue_bytes: 64 << 20,

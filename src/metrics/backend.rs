@@ -18,6 +18,8 @@ figures! {
         failures_no_address: Counter as "backend_no_address",
         /// Attempts that found nobody listening.
         failures_refused: Counter as "backend_refused",
+        /// Attempts for which this process had no descriptor left.
+        failures_out_of_descriptors: Counter as "backend_out_of_descriptors",
         /// Attempts whose connection broke.
         failures_reset: Counter as "backend_reset",
         /// Attempts not answered in time.
@@ -35,6 +37,8 @@ figures! {
         /// Requests that met a closing connection.
         // They went out again on another one.
         stale: Counter as "backend_stale",
+        /// Messages refused because the backend answered each of forward_attempts_max attempts with an error.
+        poison: Counter as "backend_poison",
         /// Requests that ended without an answer.
         gave_up: Counter as "backend_gave_up",
         /// Requests refused because too many wait.

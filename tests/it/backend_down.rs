@@ -213,7 +213,7 @@ fn the_breaker_stops_hammering() {
         .set("workers", "1")
         .start();
     let mut clients: Vec<_> = (0..20).map(|i| Client::open(server.addr(), &format!("phone{i}"))).collect();
-    backend.on_message(|_| Reply::status(500, "ill"));
+    backend.on_message(|_| Reply::status(503, "ill"));
     for client in &mut clients {
         client.send(1, 1, 1, "x");
     }
@@ -295,4 +295,46 @@ fn the_forward_queue_of_one_client_is_bounded_and_the_client_only_waits() {
     }
     writer.join().expect("everything was written");
     server.assert_alive();
+}
+
+#[test]
+fn messages_answered_500_cost_nobody_else_anything() {
+    let backend = Backend::start();
+    let is_poison = |path: &str| path.starts_with("/message/13");
+    backend.on_message(move |request| if is_poison(&request.path) { Reply::status(500, "bug") } else { Reply::ok("") });
+    let server = Setup::of(&backend).set("workers", "1").set("forward_attempts_max", "6").start();
+    let mut poisoned: Vec<_> = (0..20).map(|i| Client::open(server.addr(), &format!("poisoned{i}"))).collect();
+    for client in &mut poisoned {
+        client.send(1, 13, 1, "poison");
+        client.send(1, 1, 2, "what comes behind it");
+    }
+    for i in 0..60 {
+        let mut newcomer = Client::open(server.addr(), &format!("newcomer{i}"));
+        newcomer.send(0, 1, 0, format!("qos 0 of {i}"));
+        newcomer.send(1, 1, 1, format!("qos 1 of {i}"));
+        newcomer.expect(Command::Ack, 1);
+    }
+    for client in &mut poisoned {
+        client.expect(Command::Ack, 1);
+        client.expect(Command::Ack, 2);
+    }
+    let arrived = |what: &str| backend.messages().iter().filter(|request| request.text().starts_with(what)).count();
+    assert_eq!((arrived("qos 0 of"), arrived("qos 1 of"), arrived("what comes")), (60, 60, 20));
+    assert_eq!(arrived("poison"), 20 * 6);
+    let samples = read(server.addr());
+    assert_eq!((samples["rainbow_backend_poison_total"], samples["rainbow_backend_breaker_opened_total"]), (20.0, 0.0));
+}
+
+#[test]
+fn connects_answered_500_shut_nobody_out() {
+    let backend = Backend::start();
+    backend.on_connect(|request| match request.header("x-deviceid") {
+        Some("bad") => Reply::status(500, "bug"),
+        _ => Reply::welcome(),
+    });
+    let server = Setup::of(&backend).set("workers", "1").start();
+    for i in 0..60 {
+        assert_eq!(Upgrade::of("bad").refused(server.addr()).status, 503);
+        Client::open(server.addr(), &format!("newcomer{i}"));
+    }
 }

@@ -108,7 +108,11 @@ fn upstreams(worker: &Worker) -> Vec<Value> {
     let one = |upstream: UpstreamState| {
         json!({
             "url": format!("http://{}:{}", upstream.host, upstream.port),
-            "state": if upstream.is_closed { "up" } else { "down" },
+            "state": match upstream {
+                UpstreamState { is_closed: false, .. } => "down",
+                UpstreamState { has_answered: false, .. } => "unknown",
+                _ => "up",
+            },
             "latency_p50_us": latency.per_mille(500),
             "latency_p99_us": latency.per_mille(990),
             "waiting": waiting,

@@ -29,9 +29,9 @@ pub async fn run(dispatcher: Rc<SharedDispatcher>, connection: ConnectionIndex, 
     let task = ConnectionTask { dispatcher, connection };
     // The socket outlives its entry, so that the number in the entry never means somebody else's socket.
     let (end, _socket) = match task.connect(&addresses, port).await {
-        Ok((stream, address)) => {
+        Ok(stream) => {
             let (reader, writer) = stream.into_split();
-            task.dispatcher.with_now(|dispatcher, now| dispatcher.connected(connection, address, writer, now));
+            task.dispatcher.with_now(|dispatcher, now| dispatcher.connected(connection, writer, now));
             let (end, reader) = task.read_responses(reader).await;
             (end, Some(reader))
         }
@@ -49,21 +49,28 @@ pub async fn send_rest(dispatcher: Rc<SharedDispatcher>, connection: ConnectionI
     dispatcher.with(|dispatcher| dispatcher.rest_sent(connection, serial, writer, bytes, is_sent));
 }
 
+/// The kernel has nothing left for this process: the backend has not failed.
+fn is_ours(error: &io::Error) -> bool {
+    const OURS: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| OURS.contains(&code))
+}
+
 struct ConnectionTask {
     dispatcher: Rc<SharedDispatcher>,
     connection: ConnectionIndex,
 }
 
 impl ConnectionTask {
-    /// Tries the addresses in turn, beginning with the one that worked last. Returns which one it was.
-    async fn connect(&self, addresses: &[IpAddr], port: u16) -> Result<(TcpStream, usize), Failure> {
-        let first = self.dispatcher.with(|dispatcher| dispatcher.address_hint(self.connection));
-        for tried in 0..addresses.len() {
-            let index = (first + tried) % addresses.len();
+    /// Tries the addresses in turn.
+    async fn connect(&self, addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
+        let connection = self.connection;
+        let order = self.dispatcher.with_now(|dispatcher, now| dispatcher.address_order(connection, addresses, now));
+        for (tried, index) in order.into_iter().enumerate() {
             let address = SocketAddr::new(addresses[index], port);
             let is_last = tried + 1 == addresses.len();
             match self.connect_to_one(address, is_last).await {
-                Ok(stream) => return Ok((stream, index)),
+                Ok(stream) => return Ok(stream),
+                Err(error) if is_ours(&error) => return Err(Failure::OutOfDescriptors),
                 Err(error) => tracing::debug!(%address, %error, "backend not reached"),
             }
         }
@@ -78,7 +85,8 @@ impl ConnectionTask {
         }
         let result = connecting.finish().await;
         if result.is_err() {
-            self.dispatcher.with(|dispatcher| dispatcher.address_failed(connection));
+            let address = address.ip();
+            self.dispatcher.with_now(|dispatcher, now| dispatcher.address_failed(connection, address, now));
         }
         result
     }

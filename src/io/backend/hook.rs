@@ -115,7 +115,9 @@ impl GiveUp {
     /// The backend may have read the request, and done what it asks for.
     pub fn may_have_arrived(self) -> bool {
         match self {
-            GiveUp::Failed(Failure::NoAddress | Failure::Refused) | GiveUp::Down | GiveUp::NoUrl => false,
+            GiveUp::Failed(Failure::NoAddress | Failure::Refused | Failure::OutOfDescriptors)
+            | GiveUp::Down
+            | GiveUp::NoUrl => false,
             GiveUp::Failed(_) | GiveUp::Deadline | GiveUp::Closed => true,
         }
     }
@@ -136,6 +138,18 @@ impl Hook {
 impl HookKind {
     pub const COUNT: usize = HookKind::ALL.len();
     pub const ALL: [HookKind; 4] = [HookKind::Connect, HookKind::Forward, HookKind::Close, HookKind::Receipts];
+}
+
+impl fmt::Display for HookKind {
+    /// As in the name of its URL's key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HookKind::Connect => "connect",
+            HookKind::Forward => "forward",
+            HookKind::Close => "close",
+            HookKind::Receipts => "receipt",
+        })
+    }
 }
 
 impl From<Hook> for HookKind {

@@ -3,6 +3,7 @@
 //! Plain data, made from a checked configuration and the limits of the process. A worker makes it at the start and at
 //! each reload; the dispatcher keeps it.
 
+use super::hook::HookKind;
 use crate::base::limits::Limits;
 use crate::base::time::ms;
 use crate::config::Config;
@@ -23,6 +24,8 @@ pub struct Options {
     pub forward_timeout_ms: u64,
     /// Per host and port.
     pub connections_max: usize,
+    /// Attempts of one message that end in an error of its own, 500 for example.
+    pub forward_attempts_max: u32,
     pub idle_timeout_ms: u64,
     pub body_bytes_max: usize,
     pub retry: Backoff,
@@ -51,6 +54,7 @@ impl Options {
             connect_timeout_ms: ms(config.connect_timeout),
             forward_timeout_ms: ms(config.forward_timeout),
             connections_max: config.backend_connections.max(1),
+            forward_attempts_max: config.forward_attempts_max,
             idle_timeout_ms: ms(config.backend_idle_timeout),
             body_bytes_max: config.backend_body_max,
             retry: backoff(ms(config.retry_backoff_min), retry_max_ms),
@@ -64,6 +68,24 @@ impl Options {
             webhook_key: config.webhook_secrets.first().map(|s| WebhookKey::parse(s).expect("a checked secret")),
             limits: limits.clone(),
         }
+    }
+}
+
+/// Where the requests of a hook go.
+pub fn urls(options: &Options, hook: HookKind) -> &[HttpUrl] {
+    match hook {
+        HookKind::Connect => &options.connect_urls,
+        HookKind::Forward => &options.forward_urls,
+        HookKind::Close => &options.close_urls,
+        HookKind::Receipts => &options.receipt_urls,
+    }
+}
+
+/// How long an attempt of that hook may take.
+pub fn attempt_ms(options: &Options, hook: HookKind) -> u64 {
+    match hook {
+        HookKind::Connect => options.connect_timeout_ms,
+        HookKind::Forward | HookKind::Close | HookKind::Receipts => options.forward_timeout_ms,
     }
 }
 

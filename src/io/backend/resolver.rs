@@ -1,6 +1,6 @@
-//! Host names to addresses, off the ring threads: one thread for the process, which may block as long as it likes.
+//! Host names to addresses, off the ring threads: a few threads for the process, which may block as long as they like.
 //!
-//! Owns the thread and the table of names. An address is used for a while, and then still used while the name is
+//! Owns the threads and the table of names. An address is used for a while, and then still used while the name is
 //! resolved again, so that only a name's first use ever waits, and a name server's outage is not ours. Reads no clock:
 //! callers say what time it is. Called by the pools of all workers, each with a `Resolver` of its own; address literals
 //! never reach the thread.
@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 
-/// A worker's handle. Clone it to hand it to a worker; when the last one is dropped, the thread ends.
+/// A worker's handle. Clone it to hand it to a worker; when the last one is dropped, the threads end.
 pub struct Resolver {
     table: Arc<NameTable>,
     queries: Sender<Arc<str>>,
@@ -39,7 +39,7 @@ pub enum Lookup {
     Failed,
 }
 
-/// Shared by the thread and all handles.
+/// Shared by the threads and all handles.
 struct NameTable {
     names: Mutex<HashMap<Arc<str>, Entry>>,
     /// Counts the results that came in.
@@ -52,14 +52,14 @@ struct Entry {
     known: Lookup,
     /// When it was last queried.
     queried_at: Tick,
-    /// A query is in the queue or with the thread.
+    /// A query is in the queue or with a thread.
     is_queried: bool,
 }
 
 type WakeWorker = Box<dyn Fn() + Send + Sync>;
 
 impl Resolver {
-    /// Starts the thread, which asks the system (files, DNS, whatever nsswitch.conf says).
+    /// Starts the threads, which ask the system (files, DNS, whatever nsswitch.conf says).
     pub fn start(limits: &Limits) -> io::Result<Resolver> {
         let resolve = |host: &str| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect());
         Resolver::start_with(limits, resolve)
@@ -68,7 +68,7 @@ impl Resolver {
     /// The same with another source of addresses.
     pub fn start_with(
         limits: &Limits,
-        resolve: impl FnMut(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
+        resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
     ) -> io::Result<Resolver> {
         let (queries, receiver) = crossbeam_channel::bounded(limits.dns_queries_max);
         let table = Arc::new(NameTable {
@@ -77,8 +77,12 @@ impl Resolver {
             wakers: Mutex::new(Vec::new()),
             addresses_max: limits.dns_addresses_max,
         });
-        let of_thread = Arc::clone(&table);
-        thread::Builder::new().name("rainbow-resolve".into()).spawn(move || of_thread.run(&receiver, resolve))?;
+        let resolve = Arc::new(resolve);
+        for _ in 0..limits.dns_threads {
+            let (table, receiver, resolve) = (Arc::clone(&table), receiver.clone(), Arc::clone(&resolve));
+            let run = move || table.run(&receiver, |host| resolve(host));
+            thread::Builder::new().name("rainbow-resolve".into()).spawn(run)?;
+        }
         let (ttl_ms, failed_ttl_ms) = (limits.dns_ttl_ms, limits.dns_failed_ttl_ms);
         Ok(Resolver { table, queries, seen: Cell::new(0), ttl_ms, failed_ttl_ms })
     }
@@ -122,7 +126,7 @@ impl Resolver {
         Lookup::Pending
     }
 
-    /// True when the query was queued. It is not while the thread is far behind; a later lookup tries again.
+    /// True when the query was queued. It is not while the threads are far behind; a later lookup tries again.
     fn query(&self, name: &Arc<str>) -> bool {
         match self.queries.try_send(Arc::clone(name)) {
             Ok(()) => true,
@@ -144,8 +148,8 @@ impl Clone for Resolver {
 }
 
 impl NameTable {
-    /// The thread: one query after another, until the last handle is dropped.
-    fn run(&self, queries: &Receiver<Arc<str>>, mut resolve: impl FnMut(&str) -> io::Result<Vec<IpAddr>>) {
+    /// A thread: one query after another, until the last handle is dropped. A name is with one thread at a time.
+    fn run(&self, queries: &Receiver<Arc<str>>, resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>>) {
         for name in queries {
             let addresses = resolve(&name);
             self.store_result(&name, addresses);
@@ -202,9 +206,11 @@ mod tests {
         let (answers, next_answer) = mpsc::channel();
         let (on_query, queried) = mpsc::channel();
         let (on_wake, woken) = mpsc::channel();
-        let resolver = Resolver::start_with(&Limits::DEFAULT, move |host| {
+        let next_answer = Mutex::new(next_answer);
+        let limits = Limits { dns_threads: 1, ..Limits::DEFAULT };
+        let resolver = Resolver::start_with(&limits, move |host| {
             on_query.send(host.to_owned()).expect("the test listens");
-            next_answer.recv().expect("the test answers")
+            lock(&next_answer).recv().expect("the test answers")
         });
         let resolver = resolver.expect("a thread");
         resolver.on_result(move || on_wake.send(()).unwrap_or_default());

@@ -40,8 +40,10 @@ pub struct Breaker {
 enum State {
     #[default]
     Closed,
+    /// The first of the two times is when any request may be the probe, the second when a suspect may.
     Open {
         until: Tick,
+        suspects_from: Tick,
     },
     Probing,
 }
@@ -57,24 +59,28 @@ pub struct Permit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     None,
+    /// It was closed.
     Opened,
+    /// The probe has failed.
+    StaysOpen,
     /// Requests that wait for this backend may go at once.
     Closed,
 }
 
 impl Breaker {
-    /// True when `admit` would give a permit.
-    pub fn admits(&self, now: Tick) -> bool {
+    /// True when `admit` would give a permit. A suspect, a request that may have opened the breaker itself, waits for
+    /// the cooldown twice: whoever comes meanwhile is the better probe.
+    pub fn admits(&self, now: Tick, is_suspect: bool) -> bool {
         match self.state {
             State::Closed => true,
-            State::Open { until } => now >= until,
+            State::Open { until, suspects_from } => now >= if is_suspect { suspects_from } else { until },
             State::Probing => false,
         }
     }
 
     /// A permit for one request. The first after the cooldown is the probe; until it has ended, no other is admitted.
-    pub fn admit(&mut self, now: Tick) -> Option<Permit> {
-        if !self.admits(now) {
+    pub fn admit(&mut self, now: Tick, is_suspect: bool) -> Option<Permit> {
+        if !self.admits(now, is_suspect) {
             return None;
         }
         if self.state != State::Closed {
@@ -84,9 +90,9 @@ impl Breaker {
     }
 
     /// When it will admit a probe; `None` while it is closed, and while a probe is under way.
-    pub fn probe_at(&self) -> Option<Tick> {
+    pub fn probe_at(&self, is_suspect: bool) -> Option<Tick> {
         match self.state {
-            State::Open { until } => Some(until),
+            State::Open { until, suspects_from } => Some(if is_suspect { suspects_from } else { until }),
             State::Closed | State::Probing => None,
         }
     }
@@ -117,16 +123,18 @@ impl Breaker {
             return Change::None;
         }
         self.openings = self.openings.saturating_add(1);
-        let until = now + limits.cooldown.pause_ms(self.openings, rng).max(1);
-        self.enter(State::Open { until });
-        Change::Opened
+        let cooldown_ms = limits.cooldown.pause_ms(self.openings, rng).max(1);
+        let until = now + cooldown_ms;
+        let was_closed = self.state == State::Closed;
+        self.enter(State::Open { until, suspects_from: until + cooldown_ms });
+        if was_closed { Change::Opened } else { Change::StaysOpen }
     }
 
     /// The request was never made, or ended without a fact about the backend. If it was the probe, the next one may be
     /// it.
     pub fn unused(&mut self, permit: Permit, now: Tick) {
         if permit.epoch == self.epoch && self.state == State::Probing {
-            self.enter(State::Open { until: now });
+            self.enter(State::Open { until: now, suspects_from: now });
         }
     }
 
@@ -147,7 +155,7 @@ mod tests {
     const LIMITS: BreakerLimits = BreakerLimits { failures: 3, cooldown: Backoff { min_ms: 1000, max_ms: 4000 } };
 
     fn fail(breaker: &mut Breaker, now: Tick) -> Change {
-        let permit = breaker.admit(now).expect("admitted");
+        let permit = breaker.admit(now, false).expect("admitted");
         breaker.failed(permit, now, &LIMITS, &mut Rng::new(now.0))
     }
 
@@ -163,7 +171,7 @@ mod tests {
         for t in 0..20 {
             assert_eq!(fail(&mut breaker, Tick(t)), Change::None);
             assert_eq!(fail(&mut breaker, Tick(t)), Change::None);
-            let permit = breaker.admit(Tick(t)).unwrap();
+            let permit = breaker.admit(Tick(t), false).unwrap();
             assert_eq!(breaker.answered(permit), Change::None);
         }
         assert!(!opened().is_closed());
@@ -172,13 +180,25 @@ mod tests {
     #[test]
     fn while_open_nobody_goes_and_then_one_probe_at_a_time() {
         let mut breaker = opened();
-        let until = breaker.probe_at().unwrap();
+        let until = breaker.probe_at(false).unwrap();
         assert!((500..=1003).contains(&until.0), "{until:?}");
-        assert_eq!(breaker.admit(until - 1), None);
-        let probe = breaker.admit(until).expect("the probe");
-        assert_eq!(breaker.admit(until + 60_000), None, "one at a time, however long it takes");
+        assert_eq!(breaker.admit(until - 1, false), None);
+        let probe = breaker.admit(until, false).expect("the probe");
+        assert_eq!(breaker.admit(until + 60_000, false), None, "one at a time, however long it takes");
         assert_eq!(breaker.answered(probe), Change::Closed);
-        assert!(breaker.admits(until));
+        assert!(breaker.admits(until, false));
+    }
+
+    #[test]
+    fn a_suspect_probes_only_when_nobody_better_came_for_as_long_again() {
+        let breaker = opened();
+        let (until, suspects_from) = (breaker.probe_at(false).unwrap(), breaker.probe_at(true).unwrap());
+        assert!(suspects_from.since_ms(until) >= 500 && !breaker.admits(suspects_from - 1, true));
+        let mut other = breaker.clone();
+        assert!(other.admit(until, false).is_some() && !other.admits(suspects_from, true), "one probe at a time");
+        let mut alone = breaker;
+        assert!(alone.admit(suspects_from, true).is_some(), "there is a way back without anybody else");
+        assert!(Breaker::default().admits(Tick(0), true), "while it is closed, suspects are like others");
     }
 
     #[test]
@@ -186,50 +206,50 @@ mod tests {
         let mut breaker = opened();
         let mut cooldowns = Vec::new();
         for _ in 0..6 {
-            let now = breaker.probe_at().unwrap();
-            assert_eq!(fail(&mut breaker, now), Change::Opened);
-            cooldowns.push(breaker.probe_at().unwrap().since_ms(now));
+            let now = breaker.probe_at(false).unwrap();
+            assert_eq!(fail(&mut breaker, now), Change::StaysOpen);
+            cooldowns.push(breaker.probe_at(false).unwrap().since_ms(now));
         }
         assert!((1000..=2000).contains(&cooldowns[0]), "{cooldowns:?}");
         assert!(cooldowns[1..].iter().all(|cooldown| (2000..=4000).contains(cooldown)), "{cooldowns:?}");
-        let permit = breaker.admit(breaker.probe_at().unwrap()).unwrap();
+        let permit = breaker.admit(breaker.probe_at(false).unwrap(), false).unwrap();
         assert_eq!(breaker.answered(permit), Change::Closed);
         for t in 0..3 {
             fail(&mut breaker, Tick(t));
         }
-        assert!(breaker.probe_at().unwrap() <= Tick(1002), "after an answer the cooldown starts small again");
+        assert!(breaker.probe_at(false).unwrap() <= Tick(1002), "after an answer the cooldown starts small again");
     }
 
     #[test]
     fn a_failure_from_before_the_opening_does_not_count_again() {
         let mut breaker = Breaker::default();
-        let early = breaker.admit(Tick(0)).unwrap();
+        let early = breaker.admit(Tick(0), false).unwrap();
         for t in 0..3 {
             fail(&mut breaker, Tick(t));
         }
-        let until = breaker.probe_at().unwrap();
+        let until = breaker.probe_at(false).unwrap();
         assert_eq!(breaker.failed(early, Tick(400), &LIMITS, &mut Rng::new(1)), Change::None);
-        assert_eq!(breaker.probe_at(), Some(until));
+        assert_eq!(breaker.probe_at(false), Some(until));
     }
 
     #[test]
     fn a_late_answer_closes_it() {
         let mut breaker = Breaker::default();
-        let slow = breaker.admit(Tick(0)).unwrap();
+        let slow = breaker.admit(Tick(0), false).unwrap();
         for t in 0..3 {
             fail(&mut breaker, Tick(t));
         }
         assert_eq!(breaker.answered(slow), Change::Closed);
-        assert!(breaker.admits(Tick(4)));
+        assert!(breaker.admits(Tick(4), false));
     }
 
     #[test]
     fn an_unused_probe_leaves_room_for_the_next() {
         let mut breaker = opened();
-        let until = breaker.probe_at().unwrap();
-        let probe = breaker.admit(until).unwrap();
+        let until = breaker.probe_at(false).unwrap();
+        let probe = breaker.admit(until, false).unwrap();
         breaker.unused(probe, until);
-        assert!(breaker.admits(until));
+        assert!(breaker.admits(until, false));
     }
 
     proptest! {
@@ -242,8 +262,8 @@ mod tests {
                 now = now + wait;
                 let was_closed = breaker.is_closed();
                 match action {
-                    0 => if let Some(permit) = breaker.admit(now) {
-                        prop_assert!(was_closed || !breaker.admits(Tick::NEVER), "a second probe");
+                    0 => if let Some(permit) = breaker.admit(now, false) {
+                        prop_assert!(was_closed || !breaker.admits(Tick::NEVER, false), "a second probe");
                         under_way.push(permit);
                     },
                     _ if under_way.is_empty() => {}
@@ -256,15 +276,16 @@ mod tests {
                         };
                         match change {
                             Change::Closed => prop_assert!(!was_closed && breaker.is_closed()),
-                            Change::Opened => {
-                                prop_assert!(breaker.probe_at().is_some_and(|at| at > now && at <= now + 4000));
+                            Change::Opened | Change::StaysOpen => {
+                                prop_assert_eq!(change == Change::Opened, was_closed);
+                                prop_assert!(breaker.probe_at(false).is_some_and(|at| at > now && at <= now + 4000));
                             }
                             Change::None => {}
                         }
                     }
                 }
                 // Closed, open until a time, or a probe is out: with nothing under way it must admit by and by.
-                prop_assert!(breaker.admits(Tick::NEVER) || !under_way.is_empty());
+                prop_assert!(breaker.admits(Tick::NEVER, false) || !under_way.is_empty());
             }
         }
     }

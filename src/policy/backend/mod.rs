@@ -24,6 +24,8 @@ pub enum Failure {
     NoAddress,
     #[error("the backend does not accept connections")]
     Refused,
+    #[error("this process has no descriptor or port left for a connection (see RLIMIT_NOFILE)")]
+    OutOfDescriptors,
     #[error("the backend cut the connection before its answer was complete")]
     Reset,
     #[error("the backend did not answer in time")]
@@ -57,10 +59,32 @@ pub fn classify(answer: Result<u16, Failure>) -> Verdict {
     }
 }
 
-/// True when the result counts as a failure of the backend itself, and not of this one request. A backend that answers
-/// 429 or another 4xx is alive.
-pub fn is_backend_failure(answer: Result<u16, Failure>) -> bool {
-    !matches!(answer, Ok(100..=499))
+/// What a failed attempt is charged to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// It has not failed, or the failure is our own.
+    Nobody,
+    /// A living application fails on this request; it is retried a limited number of times.
+    Request,
+    /// The upstream, for all requests of this hook.
+    Upstream,
+}
+
+/// Who is to blame for a result. A backend that answers 429 or another 4xx is alive; so is one that answers 500 (RFC
+/// 9110 §15.6.1: "an unexpected condition"), as opposed to 502, 503 and 504, which say that nobody is there to answer.
+pub fn blame(answer: Result<u16, Failure>) -> Blame {
+    match answer {
+        Ok(502..=504) => Blame::Upstream,
+        Ok(100..=499) | Err(Failure::OutOfDescriptors) => Blame::Nobody,
+        Ok(_) | Err(Failure::TooLarge) => Blame::Request,
+        Err(_) => Blame::Upstream,
+    }
+}
+
+/// The request may be what brought the upstream down: it has reached it, as far as we know, and no answer of an
+/// application came back.
+pub fn is_suspect(answer: Result<u16, Failure>) -> bool {
+    matches!(answer, Ok(502 | 504) | Err(Failure::Reset | Failure::Timeout | Failure::Malformed))
 }
 
 #[cfg(test)]
@@ -76,17 +100,32 @@ mod tests {
     }
 
     #[test]
-    fn every_failure_is_retried_and_speaks_against_the_backend() {
+    fn every_failure_is_retried_and_charged_to_whose_it_is() {
         use Failure::*;
-        for failure in [NoAddress, Refused, Reset, Timeout, Malformed, TooLarge] {
+        for failure in [NoAddress, Refused, OutOfDescriptors, Reset, Timeout, Malformed, TooLarge] {
             assert_eq!(classify(Err(failure)), Verdict::Retry);
-            assert!(is_backend_failure(Err(failure)));
+            let to_blame = match failure {
+                TooLarge => Blame::Request,
+                OutOfDescriptors => Blame::Nobody,
+                _ => Blame::Upstream,
+            };
+            assert_eq!(blame(Err(failure)), to_blame);
         }
     }
 
     #[test]
     fn a_living_backend_that_refuses_one_request_is_not_down() {
-        assert!([200, 302, 404, 408, 425, 429].iter().all(|&status| !is_backend_failure(Ok(status))));
-        assert!([500, 502, 503, 504, 600].iter().all(|&status| is_backend_failure(Ok(status))));
+        let blamed = |status| blame(Ok(status));
+        assert_eq!([200, 302, 404, 408, 425, 429].map(blamed), [Blame::Nobody; 6]);
+        assert_eq!([500, 501, 505, 599, 600].map(blamed), [Blame::Request; 5]);
+        assert_eq!([502, 503, 504].map(blamed), [Blame::Upstream; 3]);
+    }
+
+    #[test]
+    fn a_request_that_never_arrived_is_no_suspect() {
+        use Failure::*;
+        assert!(![NoAddress, Refused, OutOfDescriptors, TooLarge].into_iter().any(|failure| is_suspect(Err(failure))));
+        assert!([Reset, Timeout, Malformed].into_iter().all(|failure| is_suspect(Err(failure))));
+        assert!(![200, 404, 500, 503].into_iter().any(|status| is_suspect(Ok(status))));
     }
 }

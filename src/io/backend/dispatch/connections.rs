@@ -49,6 +49,8 @@ pub struct UpstreamConnection {
     connect_by: Tick,
     /// Responses received.
     responses: u64,
+    /// Carries no request that begins after this, so that a change of the name's addresses is noticed.
+    retire_at: Tick,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,7 @@ impl Connections {
             deadline,
             connect_by: Tick::NEVER,
             responses: 0,
+            retire_at: Tick::NEVER,
         }))
     }
 
@@ -205,8 +208,8 @@ impl UpstreamConnection {
 
     /// Another request may follow the one that was answered. Not while a rest of that one is still being sent: the
     /// backend would take it for the next one.
-    pub fn is_reusable(&self) -> bool {
-        self.state == ConnectionState::Busy && !self.is_sending
+    pub fn is_reusable(&self, now: Tick) -> bool {
+        self.state == ConnectionState::Busy && !self.is_sending && now < self.retire_at
     }
 
     // Its life, in order.
@@ -232,8 +235,8 @@ impl UpstreamConnection {
     }
 
     /// The connection stands. False: it was shut down meanwhile, and its first read will end at once.
-    pub fn connected(&mut self, writer: OwnedWriteHalf<TcpStream>) -> bool {
-        self.writer = Some(writer);
+    pub fn connected(&mut self, writer: OwnedWriteHalf<TcpStream>, retire_at: Tick) -> bool {
+        (self.writer, self.retire_at) = (Some(writer), retire_at);
         if self.state == ConnectionState::Closing {
             return false;
         }

@@ -7,31 +7,32 @@
 //! called, which is when no borrow is held. Called by `SharedDispatcher`, for the pool's handle and for the tasks of
 //! connections.
 
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use monoio::io::OwnedWriteHalf;
 use monoio::net::TcpStream;
+use tracing::{info, warn};
 
 use super::connections::{ConnectionState, Connections, UpstreamConnection};
+use super::failures::{BreakerCause, failure_counter};
 use super::ids::{ConnectionIndex, ConnectionSerial, RequestIndex, UpstreamIndex};
 use super::requests::{Attempt, GivenUp, Requests, queued_bytes};
 use super::routes::{RouteTarget, Routes};
 use super::tasks::{ConnectionEnd, ConnectionTasks};
-use super::upstreams::{UpstreamState, Upstreams};
+use super::upstreams::{Place, UpstreamState, Upstreams};
 use super::worker_timer::{Alarm, WorkerTimer};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
-use crate::config::url::HttpUrl;
 use crate::io::backend::hook::{GiveUp, HookKind, HookRequest, Retry};
-use crate::io::backend::options::Options;
+use crate::io::backend::options::{self, Options};
 use crate::io::backend::request_writer::{RequestTemplate, Signer};
 use crate::io::backend::resolver::{Lookup, Resolver};
 use crate::io::backend::time_source::Now;
 use crate::metrics::backend::BackendMetrics;
-use crate::metrics::counter::Counter;
 use crate::policy::backend::breaker::Change;
-use crate::policy::backend::{self as policy, Failure, Verdict};
+use crate::policy::backend::{self as policy, Blame, Failure, Permit, Verdict};
 
 /// All state of one pool.
 pub struct Dispatcher {
@@ -100,11 +101,12 @@ impl Dispatcher {
             return Ok(());
         }
         let deadline = match request.retry {
-            Retry::Never => attempt_deadline(&self.options, hook, now.tick),
+            Retry::Never => now.tick + options::attempt_ms(&self.options, hook),
             Retry::Until(deadline) => deadline,
         };
         let index = self.requests.insert(request, number, deadline);
-        self.routes[hook].queue_mut().push(index, deadline);
+        let ready = self.requests[index].ready(index);
+        self.routes[hook].queue_mut().push(ready);
         self.serve_queue(hook, now);
         self.settle();
         Ok(())
@@ -180,11 +182,15 @@ impl Dispatcher {
     fn set_targets(&mut self) {
         self.upstreams.retire_all();
         for hook in HookKind::ALL {
-            let targets = urls(&self.options, hook).iter().map(|url| RouteTarget {
+            let targets = options::urls(&self.options, hook).iter().map(|url| RouteTarget {
                 upstream: self.upstreams.find_or_add(&url.host, url.port),
                 template: RequestTemplate::new(hook, url).into(),
             });
-            self.routes[hook].set_targets(targets.collect());
+            let targets: Vec<RouteTarget> = targets.collect();
+            if hook == HookKind::Connect {
+                targets.iter().for_each(|target| self.upstreams[target.upstream].set_takes_connects());
+            }
+            self.routes[hook].set_targets(targets);
         }
         self.upstreams.retired_idle().into_iter().for_each(|connection| self.close_connection(connection));
     }
@@ -200,7 +206,7 @@ impl Dispatcher {
         }
         match retry {
             Retry::Until(deadline) if deadline <= now => Some(GiveUp::Deadline),
-            Retry::Never if route.is_down(&self.upstreams, now) => Some(GiveUp::Down),
+            Retry::Never if route.is_down(&self.upstreams, hook, now) => Some(GiveUp::Down),
             Retry::Never | Retry::Until(_) => None,
         }
     }
@@ -209,9 +215,10 @@ impl Dispatcher {
 /// Calls of the tasks of connections. `connection` is the task's own; its entry is removed by its task
 /// only, once there is one.
 impl Dispatcher {
-    /// The address to begin with.
-    pub fn address_hint(&self, connection: ConnectionIndex) -> usize {
-        self.upstreams[self.connections[connection].upstream()].address_hint()
+    /// In which order the connection tries its upstream's addresses.
+    pub fn address_order(&mut self, connection: ConnectionIndex, addresses: &[IpAddr], now: Now<'_>) -> Vec<usize> {
+        let memory_ms = self.options.limits.backend_address_failed_ms;
+        self.upstreams[self.connections[connection].upstream()].address_order(addresses, now.tick, memory_ms)
     }
 
     /// A socket is on its way to an address of the backend, the last one or not. False: it is not wanted any more.
@@ -224,21 +231,18 @@ impl Dispatcher {
         is_wanted
     }
 
-    pub fn address_failed(&mut self, connection: ConnectionIndex) {
+    pub fn address_failed(&mut self, connection: ConnectionIndex, address: IpAddr, now: Now<'_>) {
         self.connections[connection].address_failed();
+        self.upstreams[self.connections[connection].upstream()].address_failed(address, now.tick);
     }
 
     /// The connection stands: the request that it was opened for goes out.
-    pub fn connected(
-        &mut self,
-        connection: ConnectionIndex,
-        address: usize,
-        writer: OwnedWriteHalf<TcpStream>,
-        now: Now<'_>,
-    ) {
+    pub fn connected(&mut self, connection: ConnectionIndex, writer: OwnedWriteHalf<TcpStream>, now: Now<'_>) {
         self.stats.connections_opened.add(1);
-        self.upstreams[self.connections[connection].upstream()].set_address_hint(address);
-        if self.connections[connection].connected(writer) {
+        // Not all at the same moment: a backend that restarts would get them all back at once.
+        let age_ms = self.options.limits.backend_connection_age_ms;
+        let retire_at = now.tick + (age_ms - self.rng.below(age_ms / 4 + 1));
+        if self.connections[connection].connected(writer, retire_at) {
             self.send_request(connection, now);
         }
     }
@@ -262,6 +266,7 @@ impl Dispatcher {
         now: Now<'_>,
     ) -> Option<(HookRequest, Verdict)> {
         let request = self.connections[connection].take_request()?;
+        let hook = self.requests[request].hook();
         let Attempt { upstream, permit, started_us, .. } = self.end_attempt(request);
         self.stats.answers.add(1);
         self.stats.latency_us.record(now.us.saturating_sub(started_us));
@@ -270,7 +275,12 @@ impl Dispatcher {
             500..=599 => self.stats.status_5xx.add(1),
             _ => {}
         }
-        let verdict = policy::classify(Ok(status));
+        let (mut verdict, blame) = (policy::classify(Ok(status)), policy::blame(Ok(status)));
+        if blame == Blame::Request && self.is_used_up(request) {
+            self.stats.poison.increment();
+            verdict = Verdict::Final;
+        }
+        self.requests.set_suspect(request, policy::is_suspect(Ok(status)));
         let accepted = &self.requests[request];
         let is_retried =
             verdict == Verdict::Retry && accepted.retry() != Retry::Never && now.tick < accepted.deadline();
@@ -281,12 +291,12 @@ impl Dispatcher {
             Some((self.requests.remove(request), verdict))
         };
         self.free_connection(connection, is_reusable, now.tick);
-        let change = if policy::is_backend_failure(Ok(status)) {
-            self.upstreams[upstream].failed(permit, now.tick, &self.options.breaker, &mut self.rng)
+        if blame == Blame::Upstream {
+            self.upstream_failed(upstream, hook, permit, BreakerCause::Status(status), now.tick);
         } else {
-            self.upstreams[upstream].answered(permit)
-        };
-        self.apply(change);
+            let change = self.upstreams[upstream].answered(hook, permit);
+            self.apply(change, upstream, hook, BreakerCause::Status(status));
+        }
         self.serve_queues(now);
         self.settle();
         finished
@@ -301,15 +311,18 @@ impl Dispatcher {
             self.stats.unasked.add(1);
         }
         if let Some(request) = ended.request() {
-            // The backend closed an idle connection while our request was on its way: it has not seen the request.
+            // The backend closed an idle connection while our request was on its way: it has not seen the request, and
+            // nobody has failed.
             let is_stale = end == ConnectionEnd::ClosedUntouched && ended.has_responded();
-            if is_stale
-                && self.requests[request].is_repeatable()
+            if !is_stale {
+                self.attempt_failed(request, end.failure(), now.tick);
+            } else if self.requests[request].is_repeatable()
                 && self.requests.count_stale(request, self.options.limits.backend_stale_max)
             {
                 self.requeue_stale(request, now.tick);
             } else {
-                self.attempt_failed(request, end.failure(), now.tick);
+                self.end_unused_attempt(request, now.tick);
+                self.retry_or_give_up(request, end.failure(), now.tick);
             }
         }
         self.serve_queues(now);
@@ -341,24 +354,21 @@ impl Dispatcher {
 
     /// Sends out as many of a queue's requests as breakers and connections allow.
     fn serve_queue(&mut self, hook: HookKind, now: Now<'_>) {
-        while let Some(request) = self.routes[hook].queue().front() {
-            let connections_max = self.options.connections_max;
-            let Some(target) = self.routes[hook].pick(&self.upstreams, now.tick, connections_max) else { break };
-            self.routes[hook].queue_mut().pop_front();
+        let connections_max = self.options.connections_max;
+        let place = Place { hook, is_suspect: false, now: now.tick, connections_max };
+        while let Some((request, target)) = self.routes[hook].pop_ready(&self.upstreams, place) {
             self.start_attempt(request, target, now);
         }
-        if self.routes[hook].queue().has_ready() {
-            // Those that wait for a breaker go on when it admits a probe.
-            let probe_at = self.routes[hook].probe_at(&self.upstreams, now.tick);
-            self.timer.arm(probe_at.unwrap_or(Tick::NEVER));
-        }
+        // Those that wait for a breaker go on when it admits a probe.
+        let probe_at = self.routes[hook].probe_at(&self.upstreams, hook, now.tick);
+        self.timer.arm(probe_at.unwrap_or(Tick::NEVER));
     }
 
     fn start_attempt(&mut self, request: RequestIndex, target: RouteTarget, now: Now<'_>) {
         let RouteTarget { upstream, template } = target;
-        let permit = self.upstreams[upstream].begin_attempt(now.tick);
         let accepted = &self.requests[request];
-        let full_deadline = attempt_deadline(&self.options, accepted.hook(), now.tick);
+        let permit = self.upstreams[upstream].begin_attempt(accepted.hook(), now.tick, accepted.is_suspect());
+        let full_deadline = now.tick + options::attempt_ms(&self.options, accepted.hook());
         let deadline = full_deadline.min(accepted.deadline());
         self.stats.requests.add(1);
         self.stats.retries.add(u64::from(accepted.is_retried()));
@@ -425,7 +435,7 @@ impl Dispatcher {
         let freed = &mut self.connections[connection];
         freed.count_response();
         let upstream = &mut self.upstreams[freed.upstream()];
-        if !is_reusable || !freed.is_reusable() || upstream.is_retired() || self.is_closed {
+        if !is_reusable || !freed.is_reusable(now) || upstream.is_retired() || self.is_closed {
             return self.close_connection(connection);
         }
         let deadline = now + self.options.idle_timeout_ms;
@@ -484,14 +494,14 @@ impl Dispatcher {
 impl Dispatcher {
     fn end_attempt(&mut self, request: RequestIndex) -> Attempt {
         let attempt = self.requests.end_attempt(request);
-        self.upstreams[attempt.upstream].end_attempt();
+        self.upstreams[attempt.upstream].end_attempt(self.requests[request].hook());
         attempt
     }
 
     /// Ends an attempt that says nothing about the backend.
     fn end_unused_attempt(&mut self, request: RequestIndex, now: Tick) {
         let attempt = self.end_attempt(request);
-        self.upstreams[attempt.upstream].unused(attempt.permit, now);
+        self.upstreams[attempt.upstream].unused(self.requests[request].hook(), attempt.permit, now);
     }
 
     fn attempt_timed_out(&mut self, request: RequestIndex, now: Tick) {
@@ -506,23 +516,58 @@ impl Dispatcher {
 
     fn attempt_failed(&mut self, request: RequestIndex, failure: Failure, now: Tick) {
         failure_counter(&self.stats, failure).increment();
-        let attempt = self.end_attempt(request);
-        let upstream = &mut self.upstreams[attempt.upstream];
-        let change = upstream.failed(attempt.permit, now, &self.options.breaker, &mut self.rng);
+        let hook = self.requests[request].hook();
+        let Attempt { upstream, permit, .. } = self.end_attempt(request);
+        self.requests.set_suspect(request, policy::is_suspect(Err(failure)));
+        let blame = policy::blame(Err(failure));
+        if blame == Blame::Request && self.is_used_up(request) {
+            self.stats.poison.increment();
+            self.give_up(request, GiveUp::Failed(failure));
+        } else {
+            self.retry_or_give_up(request, failure, now);
+        }
+        match blame {
+            Blame::Nobody => self.upstreams[upstream].unused(hook, permit, now),
+            Blame::Upstream => self.upstream_failed(upstream, hook, permit, BreakerCause::Failure(failure), now),
+            Blame::Request => {
+                let change = self.upstreams[upstream].answered(hook, permit);
+                self.apply(change, upstream, hook, BreakerCause::Failure(failure));
+            }
+        }
+    }
+
+    /// An attempt was charged to the request itself: it has used up its attempts.
+    fn is_used_up(&mut self, request: RequestIndex) -> bool {
+        let is_counted = self.requests[request].hook() == HookKind::Forward;
+        is_counted && self.requests.count_blamed(request) >= self.options.forward_attempts_max
+    }
+
+    fn retry_or_give_up(&mut self, request: RequestIndex, failure: Failure, now: Tick) {
         match self.requests[request].retry() {
             Retry::Never => self.give_up(request, GiveUp::Failed(failure)),
             Retry::Until(deadline) if now >= deadline || self.is_closed => self.give_up(request, GiveUp::Deadline),
             Retry::Until(_) => self.schedule_retry(request, now),
         }
-        self.apply(change);
+    }
+
+    fn upstream_failed(
+        &mut self,
+        upstream: UpstreamIndex,
+        hook: HookKind,
+        permit: Permit,
+        cause: BreakerCause,
+        now: Tick,
+    ) {
+        let change = self.upstreams[upstream].failed(hook, permit, now, &self.options.breaker, &mut self.rng);
+        self.apply(change, upstream, hook, cause);
     }
 
     /// The request goes first again, on another connection.
     fn requeue_stale(&mut self, request: RequestIndex, now: Tick) {
         self.stats.stale.add(1);
         self.end_unused_attempt(request, now);
-        let (hook, deadline) = (self.requests[request].hook(), self.requests[request].deadline());
-        self.routes[hook].queue_mut().push_front(request, deadline);
+        let (hook, ready) = (self.requests[request].hook(), self.requests[request].ready(request));
+        self.routes[hook].queue_mut().push_front(ready);
     }
 
     /// The request waits for its next attempt, or for its deadline if that is sooner.
@@ -536,33 +581,36 @@ impl Dispatcher {
 
     fn expire_queue(&mut self, hook: HookKind, now: Tick) {
         while let Some(request) = self.routes[hook].queue_mut().pop_due(now) {
-            let deadline = self.requests[request].deadline();
-            if deadline <= now {
+            let ready = self.requests[request].ready(request);
+            if ready.deadline <= now {
                 self.give_up(request, GiveUp::Deadline);
             } else {
-                self.routes[hook].queue_mut().push(request, deadline);
+                self.routes[hook].queue_mut().push(ready);
             }
         }
         let mut expired = Vec::new();
         let deadline_of = |request| self.requests[request].deadline();
-        self.routes[hook].queue_mut().expire(now, deadline_of, |request| expired.push(request));
+        self.routes[hook].queue_mut().expire(now, deadline_of, &mut expired);
         expired.into_iter().for_each(|request| self.give_up(request, GiveUp::Deadline));
         self.timer.arm(self.routes[hook].queue().next_deadline());
     }
 
     /// What a breaker's change means to the requests that wait.
-    fn apply(&mut self, change: Change) {
+    fn apply(&mut self, change: Change, upstream: UpstreamIndex, hook: HookKind, cause: BreakerCause) {
+        let host_and_port = || format!("{}:{}", self.upstreams[upstream].host(), self.upstreams[upstream].port());
         match change {
             Change::None => return,
-            Change::Opened => {
+            Change::Opened | Change::StaysOpen => {
+                if change == Change::Opened {
+                    warn!(backend = host_and_port(), %hook, "taken for down: {cause}");
+                }
                 self.stats.breaker_opened.add(1);
-                HookKind::ALL.into_iter().for_each(|hook| self.give_up_unretried(hook));
+                self.give_up_unretried(hook);
             }
             Change::Closed => {
-                let Dispatcher { routes, upstreams, requests, .. } = self;
-                for route in routes.iter_mut().filter(|route| route.has_closed_breaker(upstreams)) {
-                    route.queue_mut().release(|request| requests[request].deadline());
-                }
+                info!(backend = host_and_port(), %hook, "is back: {cause}");
+                let requests = &self.requests;
+                self.routes[hook].queue_mut().release(|request| requests[request].ready(request));
             }
         }
         self.stats.open_breakers.set(self.upstreams.open_breakers() as u64);
@@ -570,7 +618,7 @@ impl Dispatcher {
 
     /// When all of a hook's backends are down, requests that are never retried end now rather than at their deadline.
     fn give_up_unretried(&mut self, hook: HookKind) {
-        if self.routes[hook].has_closed_breaker(&self.upstreams) {
+        if self.routes[hook].has_closed_breaker(&self.upstreams, hook) {
             return;
         }
         let mut unretried = Vec::new();
@@ -627,35 +675,6 @@ impl Dispatcher {
             let idle = connections().filter(|connection| connection.state() == ConnectionState::Idle).count();
             upstream.check_counts(connections().count(), busy, idle);
         }
-    }
-}
-
-/// Where a failed attempt is counted.
-fn failure_counter(metrics: &BackendMetrics, failure: Failure) -> &Counter {
-    match failure {
-        Failure::NoAddress => &metrics.failures_no_address,
-        Failure::Refused => &metrics.failures_refused,
-        Failure::Reset => &metrics.failures_reset,
-        Failure::Timeout => &metrics.failures_timeout,
-        Failure::Malformed => &metrics.failures_rubbish,
-        Failure::TooLarge => &metrics.failures_too_large,
-    }
-}
-
-fn urls(options: &Options, hook: HookKind) -> &[HttpUrl] {
-    match hook {
-        HookKind::Connect => &options.connect_urls,
-        HookKind::Forward => &options.forward_urls,
-        HookKind::Close => &options.close_urls,
-        HookKind::Receipts => &options.receipt_urls,
-    }
-}
-
-/// By when an attempt that begins now must be answered.
-fn attempt_deadline(options: &Options, hook: HookKind, now: Tick) -> Tick {
-    match hook {
-        HookKind::Connect => now + options.connect_timeout_ms,
-        HookKind::Forward | HookKind::Close | HookKind::Receipts => now + options.forward_timeout_ms,
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod connections;
 pub mod dispatcher;
+mod failures;
 pub mod ids;
 mod queue;
 pub mod requests;

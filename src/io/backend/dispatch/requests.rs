@@ -11,6 +11,7 @@ use std::rc::Rc;
 use slab::Slab;
 
 use super::ids::{RequestIndex, UpstreamIndex};
+use super::queue::ReadyRequest;
 use crate::base::time::Tick;
 use crate::io::backend::hook::{GiveUp, Hook, HookKind, HookRequest, RequestTag, Retry};
 use crate::io::backend::request_writer::{RequestNumber, RequestTemplate};
@@ -33,8 +34,11 @@ pub struct AcceptedRequest {
     bytes: usize,
     /// When it is given up, whatever happens.
     deadline: Tick,
-    /// Failed so far.
+    /// Failed so far, and how many of these are to be charged to the request.
     attempts: u32,
+    blamed: u32,
+    /// The last attempt may be what brought its upstream down.
+    is_suspect: bool,
     /// How often it met a connection that the backend was just closing.
     stale_tries: u32,
     /// While it is on a connection.
@@ -82,7 +86,17 @@ impl Requests {
     pub fn insert(&mut self, request: HookRequest, number: RequestNumber, deadline: Tick) -> RequestIndex {
         let bytes = queued_bytes(&request);
         self.bytes += bytes;
-        let entry = AcceptedRequest { request, number, bytes, deadline, attempts: 0, stale_tries: 0, attempt: None };
+        let entry = AcceptedRequest {
+            request,
+            number,
+            bytes,
+            deadline,
+            attempts: 0,
+            blamed: 0,
+            is_suspect: false,
+            stale_tries: 0,
+            attempt: None,
+        };
         RequestIndex(self.entries.insert(entry))
     }
 
@@ -113,6 +127,17 @@ impl Requests {
         let entry = &mut self.entries[index.0];
         entry.attempts += 1;
         entry.attempts
+    }
+
+    /// The attempt is charged to the request itself: how many of those there were.
+    pub fn count_blamed(&mut self, index: RequestIndex) -> u32 {
+        let entry = &mut self.entries[index.0];
+        entry.blamed += 1;
+        entry.blamed
+    }
+
+    pub fn set_suspect(&mut self, index: RequestIndex, is_suspect: bool) {
+        self.entries[index.0].is_suspect = is_suspect;
     }
 
     /// It may go out again on another connection although it met one that was closing: false after `stale_max` of them.
@@ -182,6 +207,15 @@ impl AcceptedRequest {
 
     pub fn deadline(&self) -> Tick {
         self.deadline
+    }
+
+    /// For its hook's queue.
+    pub fn ready(&self, index: RequestIndex) -> ReadyRequest {
+        ReadyRequest { index, deadline: self.deadline, is_suspect: self.is_suspect }
+    }
+
+    pub fn is_suspect(&self) -> bool {
+        self.is_suspect
     }
 
     /// An attempt of it has failed before.

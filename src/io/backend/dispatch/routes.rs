@@ -6,9 +6,9 @@
 use std::ops::{Index, IndexMut};
 use std::rc::Rc;
 
-use super::ids::UpstreamIndex;
+use super::ids::{RequestIndex, UpstreamIndex};
 use super::queue::RequestQueue;
-use super::upstreams::Upstreams;
+use super::upstreams::{Place, Upstreams};
 use crate::base::time::Tick;
 use crate::io::backend::hook::HookKind;
 use crate::io::backend::request_writer::RequestTemplate;
@@ -43,10 +43,6 @@ impl Routes {
         self.first = (self.first + 1) % HookKind::COUNT;
         let first = self.first;
         (0..HookKind::COUNT).map(move |offset| HookKind::ALL[(first + offset) % HookKind::COUNT])
-    }
-
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Route> {
-        self.routes.iter_mut()
     }
 
     /// Requests in all queues.
@@ -91,25 +87,33 @@ impl Route {
         &mut self.queue
     }
 
-    /// The target for the next request; `None` while no upstream admits one or has a connection for it.
-    pub fn pick(&mut self, upstreams: &Upstreams, now: Tick, connections_max: usize) -> Option<RouteTarget> {
-        let candidates = self.targets.iter().map(|target| upstreams[target.upstream].candidate(now, connections_max));
-        self.balancer.pick(candidates).map(|index| self.targets[index].clone())
+    /// The next request that can go, out of the queue, and where it goes; `None` while no upstream admits one or has a
+    /// connection for it.
+    pub fn pop_ready(&mut self, upstreams: &Upstreams, place: Place) -> Option<(RequestIndex, RouteTarget)> {
+        let Route { targets, balancer, queue } = self;
+        queue.pop_ready(|is_suspect| {
+            let place = Place { is_suspect, ..place };
+            let candidates = targets.iter().map(|target| upstreams[target.upstream].candidate(place));
+            balancer.pick(candidates).map(|index| targets[index].clone())
+        })
     }
 
-    /// When the first of the open breakers admits a probe, if that is still to come.
-    pub fn probe_at(&self, upstreams: &Upstreams, now: Tick) -> Option<Tick> {
-        let probes = self.targets.iter().filter_map(|target| upstreams[target.upstream].probe_at());
+    /// When the first of the open breakers admits a probe for what is ready, if that is still to come.
+    pub fn probe_at(&self, upstreams: &Upstreams, hook: HookKind, now: Tick) -> Option<Tick> {
+        let upstreams = || self.targets.iter().map(|target| &upstreams[target.upstream]);
+        let kinds = [false, true].into_iter().filter(|&is_suspect| self.queue.has_ready(is_suspect));
+        let probes =
+            kinds.flat_map(|is_suspect| upstreams().filter_map(move |upstream| upstream.probe_at(hook, is_suspect)));
         probes.filter(|probe| *probe > now).min()
     }
 
     /// No upstream admits a request.
-    pub fn is_down(&self, upstreams: &Upstreams, now: Tick) -> bool {
-        self.targets.iter().all(|target| !upstreams[target.upstream].admits(now))
+    pub fn is_down(&self, upstreams: &Upstreams, hook: HookKind, now: Tick) -> bool {
+        self.targets.iter().all(|target| !upstreams[target.upstream].admits(hook, now, false))
     }
 
     /// At least one upstream is believed to be well.
-    pub fn has_closed_breaker(&self, upstreams: &Upstreams) -> bool {
-        self.targets.iter().any(|target| upstreams[target.upstream].is_closed())
+    pub fn has_closed_breaker(&self, upstreams: &Upstreams, hook: HookKind) -> bool {
+        self.targets.iter().any(|target| upstreams[target.upstream].is_closed(hook))
     }
 }

@@ -1,14 +1,16 @@
 //! Upstreams: one entry per host and port, whichever hooks lead there.
 //!
-//! Owns each upstream's breaker, its list of idle connections and its counts. Opens and closes nothing: the connections
-//! themselves are in `Connections`. Called by the dispatcher, and read by `Routes`.
+//! Owns each upstream's breakers, one per hook, its list of idle connections and its counts. Opens and closes nothing:
+//! the connections themselves are in `Connections`. Called by the dispatcher, and read by `Routes`.
 
+use std::net::IpAddr;
 use std::ops::{Index, IndexMut};
 use std::rc::Rc;
 
 use super::ids::{ConnectionIndex, UpstreamIndex};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
+use crate::io::backend::hook::HookKind;
 use crate::policy::backend::breaker::Change;
 use crate::policy::backend::{Breaker, BreakerLimits, Candidate, Permit};
 
@@ -17,10 +19,22 @@ use crate::policy::backend::{Breaker, BreakerLimits, Candidate, Permit};
 pub struct UpstreamState {
     pub host: String,
     pub port: u16,
-    /// False while its breaker is open or half open.
+    /// False while one of its breakers is open or half open.
     pub is_closed: bool,
+    /// It has answered a request.
+    pub has_answered: bool,
     pub outstanding: usize,
     pub connections: usize,
+}
+
+/// What a request needs of an upstream.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub hook: HookKind,
+    pub is_suspect: bool,
+    pub now: Tick,
+    /// Per upstream.
+    pub connections_max: usize,
 }
 
 #[derive(Default)]
@@ -32,15 +46,21 @@ pub struct Upstreams {
 pub struct Upstream {
     host: Rc<str>,
     port: u16,
-    breaker: Breaker,
+    /// One per hook: that connects fail says nothing about messages.
+    breakers: [Breaker; HookKind::COUNT],
+    has_answered: bool,
     /// Connections, those that are still being opened included.
     connections: usize,
     /// Last in, first out: few connections stay warm, the others grow old and are closed.
     idle: Vec<ConnectionIndex>,
-    /// Attempts that have begun and not ended.
-    outstanding: usize,
-    /// Which of its addresses worked last.
-    address_hint: usize,
+    /// Attempts that have begun and not ended, per hook.
+    outstanding: [usize; HookKind::COUNT],
+    /// Connects go here: other requests leave some connections to them, because somebody waits at the door.
+    takes_connects: bool,
+    /// Which of its addresses the next connection tries first.
+    next_address: usize,
+    /// Addresses that were not reached lately, and when.
+    failed_addresses: Vec<(IpAddr, Tick)>,
     /// No hook leads there any more.
     is_retired: bool,
 }
@@ -48,7 +68,9 @@ pub struct Upstream {
 impl Upstreams {
     /// Every upstream is retired until `find_or_add` names it again.
     pub fn retire_all(&mut self) {
-        self.entries.iter_mut().for_each(|upstream| upstream.is_retired = true);
+        for upstream in &mut self.entries {
+            (upstream.is_retired, upstream.takes_connects) = (true, false);
+        }
     }
 
     /// The upstream of that host and port. A new one takes the entry of a retired one that has no connection left.
@@ -76,9 +98,9 @@ impl Upstreams {
         retired.flat_map(|upstream| upstream.idle.iter().copied()).collect()
     }
 
-    /// Upstreams in use whose breaker is not closed.
+    /// Upstreams in use with a breaker that is not closed.
     pub fn open_breakers(&self) -> usize {
-        self.entries.iter().filter(|upstream| !upstream.is_closed() && !upstream.is_retired).count()
+        self.entries.iter().filter(|upstream| upstream.has_open_breaker() && !upstream.is_retired).count()
     }
 
     /// Those in use.
@@ -111,11 +133,14 @@ impl Upstream {
         Upstream {
             host: host.into(),
             port,
-            breaker: Breaker::default(),
+            breakers: Default::default(),
+            has_answered: false,
             connections: 0,
             idle: Vec::new(),
-            outstanding: 0,
-            address_hint: 0,
+            outstanding: [0; HookKind::COUNT],
+            takes_connects: false,
+            next_address: 0,
+            failed_addresses: Vec::new(),
             is_retired: false,
         }
     }
@@ -132,27 +157,44 @@ impl Upstream {
         self.is_retired
     }
 
-    /// Where to begin in its list of addresses.
-    pub fn address_hint(&self) -> usize {
-        self.address_hint
+    pub fn set_takes_connects(&mut self) {
+        self.takes_connects = true;
     }
 
-    pub fn set_address_hint(&mut self, address: usize) {
-        self.address_hint = address;
+    /// In which order a new connection tries the addresses: each connection begins with another one, and those that
+    /// were not reached lately come last.
+    pub fn address_order(&mut self, addresses: &[IpAddr], now: Tick, memory_ms: u64) -> Vec<usize> {
+        self.failed_addresses.retain(|(_, failed)| now.since_ms(*failed) < memory_ms);
+        self.next_address = self.next_address.wrapping_add(1);
+        let rotated = (0..addresses.len()).map(|step| (self.next_address + step) % addresses.len());
+        let mut order: Vec<usize> = rotated.collect();
+        order.sort_by_key(|&index| self.failed_addresses.iter().any(|(failed, _)| *failed == addresses[index]));
+        order
+    }
+
+    pub fn address_failed(&mut self, address: IpAddr, now: Tick) {
+        self.failed_addresses.retain(|(failed, _)| *failed != address);
+        self.failed_addresses.push((address, now));
     }
 
     /// As the balancer sees it.
-    pub fn candidate(&self, now: Tick, connections_max: usize) -> Candidate {
+    pub fn candidate(&self, place: Place) -> Candidate {
+        let Place { hook, is_suspect, now, connections_max } = place;
         let has_room = !self.idle.is_empty() || self.connections < connections_max;
-        Candidate { outstanding: self.outstanding, usable: has_room && self.admits(now) }
+        let outstanding: usize = self.outstanding.iter().sum();
+        let reserve = (connections_max / RESERVED_OF).max(usize::from(connections_max > 1));
+        let others = outstanding - self.outstanding[HookKind::Connect as usize];
+        let is_reserved = self.takes_connects && hook != HookKind::Connect && others + reserve >= connections_max;
+        Candidate { outstanding, usable: has_room && !is_reserved && self.admits(hook, now, is_suspect) }
     }
 
     fn state(&self) -> UpstreamState {
         UpstreamState {
             host: self.host.to_string(),
             port: self.port,
-            is_closed: self.is_closed(),
-            outstanding: self.outstanding,
+            is_closed: !self.has_open_breaker(),
+            has_answered: self.has_answered,
+            outstanding: self.outstanding.iter().sum(),
             connections: self.connections,
         }
     }
@@ -160,38 +202,50 @@ impl Upstream {
     // Attempts and the breaker. Every permit that `begin_attempt` gives comes back through one of the three ends.
 
     /// One more request is on its way. It must be admitted.
-    pub fn begin_attempt(&mut self, now: Tick) -> Permit {
-        self.outstanding += 1;
-        self.breaker.admit(now).expect("picked because it admits")
+    pub fn begin_attempt(&mut self, hook: HookKind, now: Tick, is_suspect: bool) -> Permit {
+        self.outstanding[hook as usize] += 1;
+        self.breakers[hook as usize].admit(now, is_suspect).expect("picked because it admits")
     }
 
     /// One request fewer is on its way; what it says about the upstream follows with its permit.
-    pub fn end_attempt(&mut self) {
-        self.outstanding -= 1;
+    pub fn end_attempt(&mut self, hook: HookKind) {
+        self.outstanding[hook as usize] -= 1;
     }
 
-    pub fn answered(&mut self, permit: Permit) -> Change {
-        self.breaker.answered(permit)
+    pub fn answered(&mut self, hook: HookKind, permit: Permit) -> Change {
+        self.has_answered = true;
+        self.breakers[hook as usize].answered(permit)
     }
 
-    pub fn failed(&mut self, permit: Permit, now: Tick, limits: &BreakerLimits, rng: &mut Rng) -> Change {
-        self.breaker.failed(permit, now, limits, rng)
+    pub fn failed(
+        &mut self,
+        hook: HookKind,
+        permit: Permit,
+        now: Tick,
+        limits: &BreakerLimits,
+        rng: &mut Rng,
+    ) -> Change {
+        self.breakers[hook as usize].failed(permit, now, limits, rng)
     }
 
-    pub fn unused(&mut self, permit: Permit, now: Tick) {
-        self.breaker.unused(permit, now);
+    pub fn unused(&mut self, hook: HookKind, permit: Permit, now: Tick) {
+        self.breakers[hook as usize].unused(permit, now);
     }
 
-    pub fn admits(&self, now: Tick) -> bool {
-        self.breaker.admits(now)
+    pub fn admits(&self, hook: HookKind, now: Tick, is_suspect: bool) -> bool {
+        self.breakers[hook as usize].admits(now, is_suspect)
     }
 
-    pub fn is_closed(&self) -> bool {
-        self.breaker.is_closed()
+    pub fn is_closed(&self, hook: HookKind) -> bool {
+        self.breakers[hook as usize].is_closed()
     }
 
-    pub fn probe_at(&self) -> Option<Tick> {
-        self.breaker.probe_at()
+    pub fn probe_at(&self, hook: HookKind, is_suspect: bool) -> Option<Tick> {
+        self.breakers[hook as usize].probe_at(is_suspect)
+    }
+
+    fn has_open_breaker(&self) -> bool {
+        self.breakers.iter().any(|breaker| !breaker.is_closed())
     }
 
     // Connections.
@@ -219,6 +273,9 @@ impl Upstream {
     /// Compares its counts with those of the table of connections.
     #[cfg(debug_assertions)]
     pub fn check_counts(&self, connections: usize, busy: usize, idle: usize) {
-        assert_eq!((self.connections, self.outstanding, self.idle.len()), (connections, busy, idle));
+        assert_eq!((self.connections, self.outstanding.iter().sum(), self.idle.len()), (connections, busy, idle));
     }
 }
+
+/// One of so many connections is left to connects.
+const RESERVED_OF: usize = 8;

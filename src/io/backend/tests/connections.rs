@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Mutex;
 
 use super::rig::*;
+use crate::base::limits::Limits;
 use crate::io::backend::{GiveUp, Options, Retry};
 use crate::policy::backend::Failure;
 
@@ -32,11 +33,43 @@ fn a_keep_alive_connection_is_used_again() {
 fn connections_are_opened_on_demand_up_to_the_limit() {
     on_ring(async {
         let backend = Backend::start(Connection::echo);
-        let rig = Rig::new(Options { connections_max: 3, ..backend.options() });
+        let rig = Rig::new(Options { connections_max: 3, connect_urls: Vec::new(), ..backend.options() });
         (0..30).for_each(|tag| rig.submit(forward(tag, LATE)));
         assert_eq!((rig.stats.connections.get(), rig.stats.waiting.get()), (3, 27));
         rig.until_ended(30).await;
         assert_eq!(backend.connection_count(), 3);
+    });
+}
+
+#[test]
+fn slow_messages_leave_connections_to_connects() {
+    on_ring(async {
+        let backend = Backend::start(|mut connection| match connection.request() {
+            Some(request) if request.head.starts_with("POST") => connection.wait_for_end(),
+            Some(_) => drop(connection.respond(200, b"")),
+            None => {}
+        });
+        let rig = Rig::new(Options { connections_max: 8, ..backend.options() });
+        (0..30).for_each(|tag| rig.submit(forward(tag, LATE)));
+        assert_eq!((rig.stats.connections.get(), rig.stats.waiting.get()), (7, 23));
+        assert_eq!(rig.run(connect(99)).await, ok(""));
+    });
+}
+
+#[test]
+fn an_old_connection_is_replaced() {
+    on_ring(async {
+        let backend = Backend::start(Connection::echo);
+        let limits = Limits { backend_connection_age_ms: 10_000, ..Limits::DEFAULT };
+        let rig = Rig::new(Options { limits, idle_timeout_ms: 60_000, ..backend.options() });
+        assert_eq!(rig.run(forward(1, LATE)).await, ok("message 1"));
+        rig.advance(7_000);
+        assert_eq!(rig.run(forward(2, LATE)).await, ok("message 2"));
+        assert_eq!(backend.connection_count(), 1, "young enough");
+        rig.advance(4_000);
+        assert_eq!(rig.run(forward(3, LATE)).await, ok("message 3"), "its last one");
+        assert_eq!(rig.run(forward(4, LATE)).await, ok("message 4"));
+        assert_eq!(backend.connection_count(), 2);
     });
 }
 
@@ -251,7 +284,7 @@ fn closing_gives_everything_back_and_hangs_up() {
             connection.request();
             connection.wait_for_end();
         });
-        let rig = Rig::new(Options { connections_max: 2, ..backend.options() });
+        let rig = Rig::new(Options { connections_max: 2, connect_urls: Vec::new(), ..backend.options() });
         (0..5).for_each(|tag| rig.submit(forward(tag, LATE)));
         rig.until_at_once("connected", |_| backend.connection_count() == 2).await;
         rig.pool.close();

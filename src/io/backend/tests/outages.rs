@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::rig::*;
 use crate::base::limits::Limits;
 use crate::base::rng::Rng;
-use crate::io::backend::{GiveUp, Hook, Options, Retry};
-use crate::policy::backend::Failure;
+use crate::io::backend::{GiveUp, Hook, HookRequest, Options, Retry};
+use crate::policy::backend::{Failure, Verdict};
 
 fn silent(mut connection: Connection) {
     connection.request();
@@ -99,12 +99,68 @@ fn requests_without_retry_fail_at_once_while_it_is_down() {
         assert_eq!((rig.stats.open_breakers.get(), rig.stats.breaker_opened.get()), (1, 1));
         let down_at = rig.now();
         assert_eq!(rig.run(connect(5)).await, End::GaveUp(GiveUp::Down));
-        assert_eq!(rig.run(forward(6, Retry::Never)).await, End::GaveUp(GiveUp::Down));
         assert_eq!((rig.now(), rig.stats.requests.get()), (down_at, 5), "no request went out");
+        assert_eq!(
+            rig.run(forward(6, Retry::Never)).await,
+            failed(Failure::Refused),
+            "messages find out for themselves"
+        );
         rig.advance(1000);
         backend.open(Connection::echo);
         assert_eq!(rig.run(connect(7)).await, ok(""), "the probe");
         assert_eq!(rig.stats.open_breakers.get(), 0);
+    });
+}
+
+/// Answers messages of type 13 with this status, or with the end of the connection; all others well.
+fn poisoned(status: Option<u16>) -> Backend {
+    Backend::start(move |mut connection| {
+        while let Some(request) = connection.request() {
+            let is_poison = request.head.starts_with("POST /m/13/");
+            match status {
+                Some(status) if is_poison => connection.respond(status, b""),
+                None if is_poison => return,
+                _ => connection.respond(200, b""),
+            };
+        }
+    })
+}
+
+fn poison(tag: u64) -> HookRequest {
+    HookRequest { hook: Hook::Forward { message_type: 13 }, ..forward(tag, LATE) }
+}
+
+#[test]
+fn a_message_answered_500_is_refused_after_its_attempts_and_opens_no_breaker() {
+    on_ring(async {
+        let backend = poisoned(Some(500));
+        let rig = Rig::new(Options { forward_attempts_max: 7, ..backend.options() });
+        (0..20).for_each(|tag| rig.submit(poison(tag)));
+        for tag in 100..160 {
+            assert_eq!(rig.run(connect(tag)).await, ok(""), "newcomers come in");
+            assert_eq!(rig.run(forward(1000 + tag, Retry::Never)).await, ok(""), "and what others send arrives");
+        }
+        rig.until_ended(20 + 2 * 60).await;
+        let refused = End::Answered { verdict: Verdict::Final, status: 500, body: Vec::new() };
+        assert_eq!(rig.ended.borrow().iter().filter(|(_, end)| *end == refused).count(), 20);
+        assert_eq!((rig.stats.poison.get(), rig.stats.retries.get()), (20, 20 * 6));
+        assert_eq!((rig.stats.breaker_opened.get(), rig.stats.gave_up.get()), (0, 0));
+    });
+}
+
+#[test]
+fn a_message_that_brings_the_backend_down_does_not_keep_it_down() {
+    on_ring(async {
+        // Each crashes its handler: no answer at all.
+        let backend = poisoned(None);
+        let rig = Rig::new(Options { forward_timeout_ms: 200, ..backend.options() });
+        (0..6).for_each(|tag| rig.submit(poison(tag)));
+        rig.until("the breaker opens", |rig| rig.stats.breaker_opened.get() >= 1).await;
+        for tag in 100..110 {
+            assert_eq!(rig.run(connect(tag)).await, ok(""), "connects have a breaker of their own");
+            assert_eq!(rig.run(forward(1000 + tag, LATE)).await, ok(""), "a healthy message is the probe");
+        }
+        assert!(rig.ended.borrow().iter().all(|(tag, _)| *tag >= 100), "the others still have time");
     });
 }
 

@@ -87,7 +87,7 @@ impl Rig {
     /// `resolve` resolves names; `on_finished` is called with every request that has come back, and may submit.
     pub fn with(
         options: Options,
-        resolve: impl FnMut(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
+        resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
         on_finished: impl Fn(u64, &End) + 'static,
     ) -> Rig {
         let (stats, wakeup) = (Arc::new(BackendMetrics::default()), Rc::new(Wakeup::default()));
