@@ -67,6 +67,8 @@ pub struct Limits {
     pub responses_bytes_max: usize,
     pub response_timeout_ms: u64,
     pub accept_pause_ms: u64,
+    /// Webhook signatures remembered, so that none is taken twice: this many, twice.
+    pub replays_max: usize,
     /// Repeats of one `message_id` that may wait for the call that is being carried out.
     pub repeats_waiting_max: usize,
 
@@ -148,6 +150,7 @@ impl Limits {
         responses_bytes_max: 64 << 10,
         response_timeout_ms: 30_000,
         accept_pause_ms: 50,
+        replays_max: 1 << 18,
         repeats_waiting_max: 64,
         backend_queue_max: 65_536,
         backend_connect_ms: 3_000,

@@ -25,6 +25,8 @@ figures! {
         calls_refused: Counter,
         /// Calls refused for their signature.
         signatures_refused: Counter,
+        /// Times that webhook signatures were forgotten before their window was over, because too many were used.
+        replays_forgotten: Counter,
         /// Messages between workers refused because a mailbox was full.
         mailbox_full: Counter as "mail_full",
         /// Panics in the handling of one connection.

@@ -4,3 +4,4 @@ pub mod admission;
 pub mod api;
 pub mod backend;
 pub mod headers;
+pub mod replays;

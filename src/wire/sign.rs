@@ -10,11 +10,14 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use subtle::{Choice, ConstantTimeEq};
 
 pub const WEBHOOK_ID: &str = "webhook-id";
 pub const WEBHOOK_TIMESTAMP: &str = "webhook-timestamp";
 pub const WEBHOOK_SIGNATURE: &str = "webhook-signature";
+/// Ours: method and target of the request, which the scheme itself does not cover.
+pub const WEBHOOK_TARGET: &str = "webhook-target";
 
 /// Why a signature, or a key, is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +32,14 @@ pub enum SignError {
     TimestampMalformed,
     #[error("timestamp {timestamp_s} is more than {window_s} s away from {now_s}")]
     TimestampOutsideWindow { timestamp_s: u64, now_s: u64, window_s: u64 },
-    #[error("nonce is not a number")]
+    #[error("nonce is empty, longer than 64 characters, or not printable ASCII")]
     NonceMalformed,
+    #[error("this signature was made by Rainbow, for a request of its own")]
+    OwnNonce,
+    #[error("webhook-target is not the method and the target of this request")]
+    OtherTarget,
+    #[error("webhook id and timestamp were used before")]
+    Replayed,
     #[error("id is empty, too long, or not printable ASCII without full stops")]
     IdMalformed,
     #[error("signature does not match")]
@@ -85,16 +94,15 @@ pub struct Signed2014<'a> {
     pub signature: &'a str,
 }
 
-/// An empty `token` matches nothing. `now_s` is Unix time.
+/// An empty `token` matches nothing. `now_s` is Unix time. Who must not take our own signatures back checks the nonce
+/// with `NonceTag` too.
 pub fn verify_2014(token: &str, signed: Signed2014<'_>, now_s: u64, window_s: u64) -> Result<(), SignError> {
     if token.is_empty() {
         return Err(SignError::NoKey);
     }
     check_window(signed.timestamp, now_s, window_s)?;
-    // Where one string ends and the next begins is not part of what is signed, so the nonce must not be able to hold
-    // the token's letters. The 2014 protocol says only "a number": fractions and signs are allowed.
-    let is_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b'-');
-    if signed.nonce.is_empty() || signed.nonce.len() > NONCE_BYTES_MAX || !signed.nonce.bytes().all(is_number) {
+    let is_printable = signed.nonce.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if signed.nonce.is_empty() || signed.nonce.len() > NONCE_BYTES_MAX || !is_printable {
         return Err(SignError::NonceMalformed);
     }
     let expected = sign_2014(token, signed.timestamp, signed.nonce);
@@ -104,6 +112,57 @@ pub fn verify_2014(token: &str, signed: Signed2014<'_>, now_s: u64, window_s: u6
     } else {
         Err(SignError::Mismatch)
     }
+}
+
+/// Makes the nonces of our own 2014 signatures, and knows them again: a nonce is a serial number and a tag of it that
+/// only whoever has the token can make. All nodes of a cluster have the token, so each knows the others' too.
+#[derive(Clone)]
+pub struct NonceTag {
+    key: [u8; 16],
+}
+
+impl NonceTag {
+    pub fn new(token: &str) -> NonceTag {
+        let digest = Sha256::new().chain_update("rainbow nonce tag\0").chain_update(token).finalize();
+        NonceTag { key: digest[..16].try_into().expect("sixteen bytes") }
+    }
+
+    /// The digits of a number. Equal serials give equal nonces; `SERIALS` of them are different.
+    pub fn nonce(&self, serial: u64, timestamp: &str) -> [u8; NonceTag::DIGITS] {
+        let serial = serial % NonceTag::SERIALS;
+        let mut digits = [NonceTag::MARK; NonceTag::DIGITS];
+        let mut left = serial * NonceTag::TAGS + self.tag(serial, timestamp);
+        for digit in digits[1..].iter_mut().rev() {
+            *digit = b'0' + (left % 10) as u8;
+            left /= 10;
+        }
+        digits
+    }
+
+    /// Whether the nonce is one of ours.
+    pub fn made(&self, nonce: &str, timestamp: &str) -> bool {
+        let is_number = nonce.bytes().all(|byte| byte.is_ascii_digit());
+        if nonce.len() != NonceTag::DIGITS || !is_number || nonce.as_bytes()[0] != NonceTag::MARK {
+            return false;
+        }
+        let number: u64 = nonce[1..].parse().expect("eighteen digits");
+        self.tag(number / NonceTag::TAGS, timestamp) == number % NonceTag::TAGS
+    }
+
+    fn tag(&self, serial: u64, timestamp: &str) -> u64 {
+        // SipHash with the key in front of what it hashes. The tag is no secret and need not resist a search: whoever
+        // changes it needs the token for the signature over it.
+        let mut hash = DefaultHasher::new();
+        hash.write(&self.key);
+        hash.write_u64(serial);
+        hash.write(timestamp.as_bytes());
+        hash.finish() % NonceTag::TAGS
+    }
+
+    pub const SERIALS: u64 = 100_000_000_000;
+    const TAGS: u64 = 10_000_000;
+    const DIGITS: usize = 19;
+    const MARK: u8 = b'8';
 }
 
 /// Compared in constant time like bytes, with an eighth of the barriers.
@@ -129,8 +188,11 @@ impl WebhookKey {
         Ok(WebhookKey(key))
     }
 
-    fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> [u8; 32] {
-        let mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+    fn mac(&self, target: Option<&str>, id: &str, timestamp: &str, body: &[u8]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        if let Some(target) = target {
+            mac = mac.chain_update(target).chain_update(".");
+        }
         let mac = mac.chain_update(id).chain_update(".").chain_update(timestamp).chain_update(".").chain_update(body);
         mac.finalize().into_bytes().into()
     }
@@ -150,14 +212,16 @@ pub fn sign_webhook(keys: &[WebhookKey], id: &str, timestamp_s: u64, body: &[u8]
     let mut signatures = String::new();
     for key in keys {
         signatures.push_str(if signatures.is_empty() { "v1," } else { " v1," });
-        STANDARD.encode_string(key.mac(id, &timestamp, body), &mut signatures);
+        STANDARD.encode_string(key.mac(None, id, &timestamp, body), &mut signatures);
     }
     signatures
 }
 
-/// The three headers of a signed call, as sent.
+/// The headers of a signed call, as sent.
 #[derive(Clone, Copy)]
 pub struct SignedWebhook<'a> {
+    /// `POST /send/?channel=a`, where it is part of what is signed.
+    pub target: Option<&'a str>,
     pub id: &'a str,
     pub timestamp: &'a str,
     pub signatures: &'a str,
@@ -180,7 +244,7 @@ pub fn verify_webhook(
         return Err(SignError::IdMalformed);
     }
     check_window(signed.timestamp, now_s, window_s)?;
-    let expected = keys.iter().map(|key| key.mac(signed.id, signed.timestamp, body));
+    let expected = keys.iter().map(|key| key.mac(signed.target, signed.id, signed.timestamp, body));
     let mut found = Choice::from(0);
     for expected in expected {
         for sent in signatures_v1(signed.signatures) {
@@ -233,7 +297,7 @@ mod tests {
     }
 
     fn signed(signatures: &str) -> SignedWebhook<'_> {
-        SignedWebhook { id: ID, timestamp: "1614265330", signatures }
+        SignedWebhook { target: None, id: ID, timestamp: "1614265330", signatures }
     }
 
     fn verify(keys: &[WebhookKey], signatures: &str) -> Result<(), SignError> {
@@ -254,6 +318,37 @@ mod tests {
         // longest that is hashed in one piece, and one more.
         assert_eq!(&sign_2014(&"t".repeat(126), "1", "2"), LONGEST);
         assert_eq!(&sign_2014(&"t".repeat(127), "1", "2"), LONGER);
+    }
+
+    #[test]
+    fn our_nonces_are_known_again_and_others_are_not() {
+        let tag = NonceTag::new("testtoken");
+        let nonce = |serial| String::from_utf8(tag.nonce(serial, "1400000000").to_vec()).expect("digits");
+        let (next, nonce) = (nonce(42), nonce(41));
+        assert!(nonce.starts_with("800000000041"), "{nonce}");
+        assert!(tag.made(&nonce, "1400000000") && NonceTag::new("testtoken").made(&nonce, "1400000000"));
+        assert!(!tag.made(&nonce, "1400000001") && !NonceTag::new("othertoken").made(&nonce, "1400000000"));
+        assert_ne!(nonce, next);
+        assert_eq!(tag.nonce(NonceTag::SERIALS + 1, "1"), tag.nonce(1, "1"));
+        let foreign = ["", "7", "8", "8000000000000000000", "9223372036854775807", "80000000001x0000000"];
+        assert!(!foreign.into_iter().any(|nonce| tag.made(nonce, "1400000000")));
+    }
+
+    #[test]
+    fn a_webhook_signature_may_cover_the_target() {
+        let (keys, target) = ([key(SECRET)], "POST /send/?channel=a");
+        let signature = format!("v1,{}", STANDARD.encode(keys[0].mac(Some(target), ID, "1614265330", BODY)));
+        let verify = |target| {
+            let signed = SignedWebhook { target, ..signed(&signature) };
+            verify_webhook(&keys, signed, BODY, TIME_S, 10)
+        };
+        assert_eq!(verify(Some(target)), Ok(()));
+        assert_eq!(verify(Some("POST /send/?channel=b")), Err(SignError::Mismatch));
+        assert_eq!(verify(None), Err(SignError::Mismatch), "it cannot be left out");
+        assert_eq!(
+            verify_webhook(&keys, SignedWebhook { target: Some(target), ..signed(SIGNATURE) }, BODY, TIME_S, 10),
+            Err(SignError::Mismatch)
+        );
     }
 
     #[test]
@@ -285,7 +380,7 @@ mod tests {
         for timestamp in ["", "+1400000000", "1400000000.5", "x", "99999999999999999999"] {
             assert_eq!(verify("testtoken", timestamp, "7", good), Err(SignError::TimestampMalformed), "{timestamp}");
         }
-        for nonce in ["", "x", "7testtoken", &"7".repeat(65)] {
+        for nonce in ["", "tab\t", "n\u{f6}", &"7".repeat(65)] {
             assert_eq!(verify("testtoken", "1400000000", nonce, good), Err(SignError::NonceMalformed), "{nonce}");
         }
     }
@@ -319,7 +414,13 @@ mod tests {
     fn what_no_webhook_key_signed_is_refused() {
         let keys = [key(SECRET)];
         let with = |id: &'static str, timestamp: &'static str, body: &[u8]| {
-            verify_webhook(&keys, SignedWebhook { id, timestamp, signatures: SIGNATURE }, body, TIME_S, 10)
+            verify_webhook(
+                &keys,
+                SignedWebhook { target: None, id, timestamp, signatures: SIGNATURE },
+                body,
+                TIME_S,
+                10,
+            )
         };
         assert_eq!(with(ID, "1614265330", b"{}"), Err(SignError::Mismatch));
         assert_eq!(with(ID, "1614265331", BODY), Err(SignError::Mismatch));
@@ -374,7 +475,7 @@ mod tests {
 
         #[test]
         fn no_signature_list_panics(list in any::<String>(), id in any::<String>(), timestamp in any::<String>()) {
-            let signed = SignedWebhook { id: &id, timestamp: &timestamp, signatures: &list };
+            let signed = SignedWebhook { target: None, id: &id, timestamp: &timestamp, signatures: &list };
             prop_assert!(verify_webhook(&[key(SECRET)], signed, BODY, TIME_S, 10).is_err());
             let signed = signed_2014(&timestamp, &id, &list);
             prop_assert!(verify_2014("testtoken", signed, TIME_S, 10).is_err());

@@ -17,6 +17,7 @@ pub enum Pass {
     Granted,
     /// Signed by Standard Webhooks: the body decides.
     Webhook {
+        target: Option<String>,
         id: String,
         timestamp: String,
         signatures: String,
@@ -55,7 +56,16 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, peer: IpAddr,
     if let (Some(id), Some(timestamp), Some(signatures)) =
         (text(sign::WEBHOOK_ID), text(sign::WEBHOOK_TIMESTAMP), text(sign::WEBHOOK_SIGNATURE))
     {
-        return Pass::Webhook { id, timestamp, signatures };
+        let target = text(sign::WEBHOOK_TARGET);
+        let is_meant =
+            target.as_deref().is_none_or(|target| target.split_once(' ') == Some((head.method, head.target)));
+        return match target {
+            Some(_) if !is_meant => Pass::Refused(SignError::OtherTarget.into()),
+            None if rules.requires_webhook() => {
+                Pass::Refused(SignError::Missing { field: sign::WEBHOOK_TARGET }.into())
+            }
+            target => Pass::Webhook { target, id, timestamp, signatures },
+        };
     }
     if !rules.accepts_2014() {
         let is_keyless = rules.is_keyless();
@@ -80,7 +90,9 @@ pub fn verify(worker: &Worker, signature: &Signature<'_>) -> Result<(), SignErro
     };
     let rules = worker.rules();
     let window_s = rules.config().signature_window.as_secs();
-    sign::verify_2014(&rules.config().security_token, signed, clock::unix_s(), window_s)
+    sign::verify_2014(&rules.config().security_token, signed, clock::unix_s(), window_s)?;
+    // A backend may have shown a client what we signed for a hook.
+    if rules.nonce_tag().made(signed.nonce, signed.timestamp) { Err(SignError::OwnNonce) } else { Ok(()) }
 }
 
 fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
@@ -99,11 +111,18 @@ pub fn refused(route: Route, why: AccessRefusal) -> Response {
     refusal(status, &why.to_string())
 }
 
-/// The signature of Standard Webhooks, which covers the body.
+/// The signature of Standard Webhooks, which covers the body; each is taken once.
 pub fn verify_webhook(worker: &Worker, signed: SignedWebhook<'_>, body: &[u8]) -> Result<(), SignError> {
     let rules = worker.rules();
     let window_s = rules.config().signature_window.as_secs();
-    sign::verify_webhook(rules.webhook_keys(), signed, body, clock::unix_s(), window_s)
+    let now_s = clock::unix_s();
+    sign::verify_webhook(rules.webhook_keys(), signed, body, now_s, window_s)?;
+    let (is_first, forgotten) = {
+        let mut replays = worker.shared().replays();
+        (replays.is_first(signed.id, signed.timestamp, now_s, window_s), replays.take_forgotten_early())
+    };
+    worker.count_many(|counters| &counters.replays_forgotten, forgotten);
+    if is_first { Ok(()) } else { Err(SignError::Replayed) }
 }
 
 /// A refusal as a JSON body.

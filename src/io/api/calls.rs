@@ -28,8 +28,9 @@ pub struct ApiRequest<'a> {
 /// Carries it out.
 pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
     let ApiRequest { route, pass, query, body, spare } = request;
-    if let Pass::Webhook { id, timestamp, signatures } = pass
-        && let Err(error) = access::verify_webhook(worker, SignedWebhook { id, timestamp, signatures }, body)
+    if let Pass::Webhook { target, id, timestamp, signatures } = pass
+        && let signed = (SignedWebhook { target: target.as_deref(), id, timestamp, signatures })
+        && let Err(error) = access::verify_webhook(worker, signed, body)
     {
         worker.count(|counters| &counters.signatures_refused);
         return access::refused(route, error.into());

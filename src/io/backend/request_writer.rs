@@ -1,15 +1,16 @@
 //! Requests to the business server, written into a connection's buffer: PROTOCOL.md sections 2 and 4.
 //!
-//! Owns what is the same in many requests: a `RequestTemplate` is made once per URL, the 2014 signature once per second
-//! (`Signer`), so that the hot path copies bytes and hashes nothing. Has no socket and no clock. Called by the
+//! Owns what is the same in many requests: a `RequestTemplate` is made once per URL, so that the hot path copies bytes
+//! and hashes only the signature's three short strings (`Signer`). Has no socket and no clock. Called by the
 //! dispatcher when a request goes out.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use crate::base::rng::Rng;
 use crate::config::url::HttpUrl;
 use crate::policy::headers::is_forwarded;
-use crate::wire::sign::{self, WebhookKey};
+use crate::wire::sign::{self, NonceTag, WebhookKey};
 
 use super::hook::{Hook, HookKind, HookRequest};
 use super::time_source::Now;
@@ -106,11 +107,7 @@ impl RequestTemplate {
             put_query(out, query);
             join = b'&';
         }
-        let signature = signer.query(now);
-        if !signature.is_empty() {
-            out.push(join);
-            out.extend_from_slice(signature);
-        }
+        signer.put_query(out, join, now);
     }
 }
 
@@ -124,39 +121,48 @@ pub struct Signer {
     webhook_key: Option<WebhookKey>,
     /// Prefix of webhook ids, new in every process: an id from before a restart must not come again.
     instance: u64,
-    rng: Rng,
-    /// `timestamp=…&nonce=…&signature=…`. The signature does not cover the body, so one nonce per second proves as much
-    /// as one per request would, and keeps SHA-1 off the path of every message.
-    query: Vec<u8>,
-    /// The second that `query` was made in.
-    query_second: Option<u64>,
+    nonce_tag: NonceTag,
+    /// Of the next nonce: no two requests have one in common, so that a backend may remember them.
+    serial: u64,
+    /// The second now, in decimal digits.
+    timestamp: String,
+    /// The second that `timestamp` was made in.
+    timestamp_second: Option<u64>,
 }
 
 impl Signer {
     pub fn new(token: String, webhook_key: Option<WebhookKey>, mut rng: Rng) -> Signer {
-        let instance = rng.next_u64();
-        Signer { token, webhook_key, instance, rng, query: Vec::new(), query_second: None }
+        let (instance, serial) = (rng.next_u64(), rng.next_u64() % NonceTag::SERIALS);
+        let nonce_tag = NonceTag::new(&token);
+        Signer { token, webhook_key, instance, nonce_tag, serial, timestamp: String::new(), timestamp_second: None }
     }
 
     /// Changes the keys.
     pub fn rekey(&mut self, token: String, webhook_key: Option<WebhookKey>) {
-        (self.token, self.webhook_key, self.query_second) = (token, webhook_key, None);
+        self.nonce_tag = NonceTag::new(&token);
+        (self.token, self.webhook_key) = (token, webhook_key);
     }
 
-    /// The signature's query parameters; empty without a token.
-    fn query(&mut self, now: Now<'_>) -> &[u8] {
-        let second = now.tick.0 / 1000;
-        if self.query_second != Some(second) {
-            self.query_second = Some(second);
-            self.query.clear();
-            if !self.token.is_empty() {
-                let (timestamp, nonce) = ((now.unix_s)().to_string(), self.rng.below(1 << 53).to_string());
-                let signature = sign::sign_2014(&self.token, &timestamp, &nonce);
-                self.query.extend_from_slice(format!("timestamp={timestamp}&nonce={nonce}&signature=").as_bytes());
-                self.query.extend_from_slice(&signature);
-            }
+    /// `timestamp=…&nonce=…&signature=…` behind `join`; nothing without a token.
+    fn put_query(&mut self, out: &mut Vec<u8>, join: u8, now: Now<'_>) {
+        if self.token.is_empty() {
+            return;
         }
-        &self.query
+        let second = now.tick.0 / 1000;
+        if self.timestamp_second != Some(second) {
+            self.timestamp_second = Some(second);
+            self.timestamp.clear();
+            write!(self.timestamp, "{}", (now.unix_s)()).expect("a String takes everything");
+        }
+        let nonce = self.nonce_tag.nonce(self.serial, &self.timestamp);
+        self.serial = (self.serial + 1) % NonceTag::SERIALS;
+        let nonce = str::from_utf8(&nonce).expect("digits");
+        let signature = sign::sign_2014(&self.token, &self.timestamp, nonce);
+        out.push(join);
+        for part in ["timestamp=", &self.timestamp, "&nonce=", nonce, "&signature="] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        out.extend_from_slice(&signature);
     }
 
     /// The three headers of Standard Webhooks. Their signature covers the timestamp and the body, so it is made for
@@ -367,21 +373,24 @@ mod tests {
     }
 
     #[test]
-    fn the_2014_signature_verifies_and_is_made_once_a_second() {
+    fn the_2014_signature_verifies_and_no_two_have_a_nonce_in_common() {
         let mut signer = Signer::new("testtoken".into(), None, Rng::new(9));
         let query = |signer: &mut Signer, ms, unix_s: &dyn Fn() -> u64| {
-            String::from_utf8(signer.query(Now { tick: Tick(ms), us: ms * 1000, unix_s }).to_vec()).unwrap()
+            let mut out = Vec::new();
+            signer.put_query(&mut out, b'&', Now { tick: Tick(ms), us: ms * 1000, unix_s });
+            String::from_utf8(out).unwrap()
         };
         let first = query(&mut signer, 5000, &|| UNIX_S);
-        assert_eq!(query(&mut signer, 5999, &|| panic!("read twice in a second")), first);
-        let second = query(&mut signer, 6000, &|| UNIX_S + 1);
+        let second = query(&mut signer, 5999, &|| panic!("the clock is read once in a second"));
+        let third = query(&mut signer, 6000, &|| UNIX_S + 1);
         assert_ne!(first, second);
-        for (query, now_s) in [(first, UNIX_S), (second, UNIX_S + 1)] {
+        for (query, now_s) in [(first, UNIX_S), (second, UNIX_S), (third, UNIX_S + 1)] {
             let part = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).unwrap();
             let (timestamp, nonce, signature) = (part("timestamp="), part("nonce="), part("signature="));
             assert_eq!(timestamp, now_s.to_string());
             let signed = sign::Signed2014 { timestamp, nonce, signature };
             assert_eq!(sign::verify_2014("testtoken", signed, now_s, 0), Ok(()));
+            assert!(NonceTag::new("testtoken").made(nonce, timestamp), "we know it again");
         }
         let request = String::from_utf8(written("http://h/c/", &request_for(Hook::Close), &mut signer)).unwrap();
         assert!(request.starts_with("GET /c/?timestamp=1700000000&nonce="), "{request}");
@@ -399,7 +408,8 @@ mod tests {
             check(request, |head, body| {
                 let of = |name| head.headers.get_text(name).expect("a webhook header");
                 let (id, timestamp) = (of(sign::WEBHOOK_ID), of(sign::WEBHOOK_TIMESTAMP));
-                let signed = sign::SignedWebhook { id, timestamp, signatures: of(sign::WEBHOOK_SIGNATURE) };
+                let signed =
+                    sign::SignedWebhook { target: None, id, timestamp, signatures: of(sign::WEBHOOK_SIGNATURE) };
                 assert_eq!(sign::verify_webhook(std::slice::from_ref(&key), signed, body, UNIX_S, 0), Ok(()));
                 id.to_string()
             })

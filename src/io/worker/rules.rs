@@ -8,12 +8,13 @@ use crate::io::runtime::clock;
 use crate::policy::admission::AdmissionLimits;
 use crate::policy::api::Timeouts;
 use crate::shard::{Mode, SessionSettings, Settings};
-use crate::wire::sign::WebhookKey;
+use crate::wire::sign::{NonceTag, WebhookKey};
 use std::sync::Arc;
 
 pub struct Rules {
     config: Arc<Config>,
     webhook_keys: Vec<WebhookKey>,
+    nonce_tag: NonceTag,
     admission: AdmissionLimits,
     timeouts: Timeouts,
     mode: Mode,
@@ -25,6 +26,7 @@ impl Rules {
         let keys = config.webhook_secrets.iter().filter_map(|secret| WebhookKey::parse(secret).ok()).collect();
         Rules {
             webhook_keys: keys,
+            nonce_tag: NonceTag::new(&config.security_token),
             admission: AdmissionLimits {
                 connections_max: config.connections_max,
                 per_address: config.connections_per_address,
@@ -68,6 +70,16 @@ impl Rules {
     /// The 2014 signature is accepted.
     pub fn accepts_2014(&self) -> bool {
         self.config.signature_require == SignatureRequire::Any && !self.config.security_token.is_empty()
+    }
+
+    /// Only Standard Webhooks are accepted.
+    pub fn requires_webhook(&self) -> bool {
+        self.config.signature_require == SignatureRequire::Webhook
+    }
+
+    /// Knows the nonces of our own signatures.
+    pub fn nonce_tag(&self) -> &NonceTag {
+        &self.nonce_tag
     }
 
     /// Nothing is configured to sign with: calls are let in from loopback only.

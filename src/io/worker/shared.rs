@@ -16,10 +16,12 @@ use crate::io::store::thread::{ReportSinks, StoreSender};
 use crate::io::worker::calls::in_flight::InFlightCalls;
 use crate::metrics::process::Metrics;
 use crate::policy::admission::Admission;
+use crate::policy::replays::Replays;
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub struct Shared {
     admission: Arc<Admission>,
@@ -34,6 +36,7 @@ pub struct Shared {
     /// One per worker.
     store_inboxes: Vec<StoreInbox>,
     restored: Barrier,
+    replays: Mutex<Replays<RandomState>>,
     metrics: Metrics,
     /// In force now.
     config: Mutex<Arc<Config>>,
@@ -74,6 +77,7 @@ impl Shared {
             store: OnceLock::new(),
             store_inboxes: (0..workers).map(|_| StoreInbox::default()).collect(),
             restored: Barrier::new(workers),
+            replays: Mutex::new(Replays::new(limits.replays_max, RandomState::new())),
             metrics,
             config: Mutex::new(Arc::new(config)),
             draining: AtomicBool::new(false),
@@ -125,6 +129,11 @@ impl Shared {
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Webhook signatures that were used. One lock for all workers: taken once per call that is signed so.
+    pub fn replays(&self) -> MutexGuard<'_, Replays<RandomState>> {
+        self.replays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn listen(&self) -> SocketAddr {

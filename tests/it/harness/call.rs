@@ -90,6 +90,8 @@ pub fn signature_2014(token: &str, timestamp: &str, nonce: &str) -> String {
 /// One Standard Webhooks signature to be made: what it says can differ from what is sent.
 #[derive(Clone)]
 pub struct Webhook {
+    /// Method and target, where they are signed too.
+    pub target: Option<String>,
     pub secret: String,
     pub id: String,
     pub timestamp: u64,
@@ -100,11 +102,18 @@ impl Webhook {
     pub fn now(secret: &str, body: impl AsRef<[u8]>) -> Webhook {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let id = format!("msg_{}_{}", std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed));
-        Webhook { secret: secret.into(), id, timestamp: unix_now(), body: body.as_ref().to_vec() }
+        Webhook { target: None, secret: secret.into(), id, timestamp: unix_now(), body: body.as_ref().to_vec() }
+    }
+
+    /// The same with `webhook-target`.
+    pub fn for_target(mut self, target: &str) -> Webhook {
+        self.target = Some(target.to_owned());
+        self
     }
 
     pub fn headers(&self) -> [(&'static str, String); 3] {
-        let signature = webhook_signature(&self.secret, &self.id, &self.timestamp.to_string(), &self.body);
+        let id = self.target.iter().chain([&self.id]).map(String::as_str).collect::<Vec<_>>().join(".");
+        let signature = webhook_signature(&self.secret, &id, &self.timestamp.to_string(), &self.body);
         [
             ("webhook-id", self.id.clone()),
             ("webhook-timestamp", self.timestamp.to_string()),
