@@ -71,6 +71,8 @@ pub struct Limits {
     pub replays_max: usize,
     /// Repeats of one `message_id` that may wait for the call that is being carried out.
     pub repeats_waiting_max: usize,
+    /// Bytes of a client's reply that are remembered for repeats of a call with a `message_id`; a longer one is not.
+    pub remembered_data_max: usize,
 
     // ---- hooks ----
     /// Requests that may wait for the backend, per worker.
@@ -152,6 +154,7 @@ impl Limits {
         accept_pause_ms: 50,
         replays_max: 1 << 18,
         repeats_waiting_max: 64,
+        remembered_data_max: 1024,
         backend_queue_max: 65_536,
         backend_connect_ms: 3_000,
         backend_address_failed_ms: 10_000,

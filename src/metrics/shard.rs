@@ -35,6 +35,8 @@ figures! {
         outbox_dropped_qos0: Counter,
         /// Messages refused because too many wait for large channels.
         fanout_refused: Counter,
+        /// Messages to large channels that went to some or all members no more, because their time was over.
+        fanout_late: Counter,
         /// Keep-alive pings sent.
         pings: Counter,
         /// Connections closed because no pong came.

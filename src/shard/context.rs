@@ -88,9 +88,22 @@ impl Context<'_> {
         self.end_call(end);
     }
 
+    pub fn call_left(&mut self, call: Option<CallRef>) {
+        let end = call.and_then(|call| self.calls.left(call));
+        self.end_call(end);
+    }
+
+    /// The call's time is over, whether or not the timer has noticed.
+    pub fn call_over(&mut self, call: CallRef) {
+        let end = self.calls.over(call);
+        self.end_call(end);
+    }
+
     pub fn end_call(&mut self, end: Option<CallEnd>) {
-        if let Some(CallEnd { query_id, answered, durable, data }) = end {
-            self.reply(query_id, Reply::Sent { connections: answered, data, durable });
+        if let Some(CallEnd { query_id, mut tally, data }) = end {
+            self.is_planted(Bug::HidesUndecided).then(|| tally.undecided = 0);
+            self.is_planted(Bug::HidesRefused).then(|| tally.refused = 0);
+            self.reply(query_id, Reply::Sent { tally, data });
         }
     }
 }

@@ -37,7 +37,7 @@ mod session;
 pub mod settings;
 pub mod uplink_sequence;
 
-pub use call::query::{DurableTally, NotStored, Query, QueryRefusal, Reply, SessionInfo, Terms};
+pub use call::query::{NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms};
 pub use channel::members::{CHANNEL_NAME_MAX, name_hash};
 pub use connection::uplink::RESERVED_TYPE;
 pub use ids::QueryId;
@@ -268,7 +268,9 @@ impl Shard {
 
     /// When to send `Input::Tick` next.
     pub fn next_tick(&self) -> Option<Tick> {
-        [self.conns.next_timer(), self.calls.next_poll(), self.sessions.next_tick()].into_iter().flatten().min()
+        let timers =
+            [self.conns.next_timer(), self.calls.next_poll(), self.sessions.next_tick(), self.fanout.next_tick()];
+        timers.into_iter().flatten().min()
     }
 
     /// Open connections.
@@ -452,7 +454,8 @@ impl Shard {
     }
 
     fn on_tick(&mut self, now: Tick) {
-        let (mut scope, _) = self.scope(now);
+        let (mut scope, fanout) = self.scope(now);
+        fanout.expire(&mut scope);
         while let Some(end) = scope.cx.calls.poll_expired(now) {
             let lost = scope.cx.is_planted(Bug::LosesReplies);
             scope.cx.end_call((!lost).then_some(end));

@@ -52,6 +52,10 @@ pub enum Bug {
     NumbersUnstored,
     /// A connection that takes a session over does not get what is with the backend.
     LeavesUplink,
+    /// What is not known in time is called nothing.
+    HidesUndecided,
+    /// What a session is refused is called nothing.
+    HidesRefused,
 }
 
 impl Bug {
@@ -84,5 +88,7 @@ impl Bug {
         Bug::AnswersUnstored,
         Bug::NumbersUnstored,
         Bug::LeavesUplink,
+        Bug::HidesUndecided,
+        Bug::HidesRefused,
     ];
 }

@@ -1,6 +1,6 @@
 //! What the queries of calls do: everything but sending to a channel, which is fan-out's.
 
-use super::call::query::{DurableTally, Query, QueryRefusal, Reply, SessionInfo, Terms};
+use super::call::query::{Query, QueryRefusal, Reply, SessionInfo, Terms};
 use super::connection::conn::Phase;
 use super::ids::{MemberKind, QueryId};
 use super::message::Message;
@@ -81,11 +81,11 @@ fn send_to_session(scope: &mut Scope<'_>, query_id: QueryId, name: &str, message
         return scope.cx.reply(query_id, Reply::Refused(why));
     }
     if message.qos == QoS::AtMostOnce {
-        let connections = u32::from(scope.online_conn(index).is_some());
-        scope.cx.reply(query_id, Reply::Sent { connections, data: Vec::new(), durable: DurableTally::default() });
+        let online = usize::from(scope.online_conn(index).is_some());
+        scope.cx.reply(query_id, Reply::sent(online));
     }
     let message = scope.cx.messages.insert(message);
-    let member_terms = open_call(scope, query_id, &message, 1, terms);
+    let member_terms = open_call(scope, query_id, &message, (1, 1), terms);
     session::downlink::deliver(scope, index, &message, member_terms.as_ref());
     scope.cx.messages.release(message);
 }
@@ -120,7 +120,7 @@ fn evict(scope: &mut Scope<'_>, channel: &str, keep: &Identity) -> Reply {
             MemberKind::Connection(conn) => unsubscribe(scope, conn, channel, None),
         }
     }
-    Reply::Done { connections: evicted }
+    Reply::done(evicted)
 }
 
 fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Reply {

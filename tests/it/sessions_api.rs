@@ -164,7 +164,7 @@ fn a_session_is_resumed_with_its_channels_and_what_waited_in_order() {
     world.backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTSESSION", "ann"));
     for (channel, qos, body) in [("all", "1", "one"), ("of ann", "2", "two"), ("all", "2", "three")] {
         let answer = world.send(channel, &[("qos", qos)], body);
-        assert_eq!(answer, json!({"status": 0, "connections": 0, "stored": 1, "data": ""}));
+        assert_eq!(answer, json!({"status": 0, "connections": 0, "targets": 1, "stored": 1, "data": ""}));
     }
     let (mut client, resumed) = world.open("ann");
     assert_eq!(resumed, json!({"session": "ann", "resumed": true, "waiting": 3}));
@@ -172,7 +172,7 @@ fn a_session_is_resumed_with_its_channels_and_what_waited_in_order() {
     eventually("nothing waits", || (world.session("ann")["waiting"] == 0).then_some(()));
     let live = send_later(world.server.addr(), "of ann", &[("qos", "1")], "four");
     assert_eq!(take(&mut client, 1), ["four"]);
-    assert_eq!(live.join().expect("answered"), json!({"status": 0, "connections": 1, "data": ""}));
+    assert_eq!(live.join().expect("answered"), json!({"status": 0, "connections": 1, "targets": 1, "data": ""}));
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn a_session_is_shown_and_dropped() {
     assert_eq!((&shown["waiting"], &shown["oldest_s"], &shown["expires_s"]), (&json!(0), &Value::Null, &Value::Null));
     world.gone(client, "ann");
     let sent = world.send_to("ann", &[("qos", "1")], "0123456789");
-    assert_eq!(sent, json!({"status": 0, "connections": 0, "stored": 1, "data": ""}));
+    assert_eq!(sent, json!({"status": 0, "connections": 0, "targets": 1, "stored": 1, "data": ""}));
     let shown = world.session("ann");
     assert_eq!((&shown["identity"], &shown["waiting"]), (&Value::Null, &json!(1)));
     assert!(shown["waiting_bytes"].as_u64().is_some_and(|bytes| bytes >= 10), "{shown}");
@@ -374,11 +374,11 @@ fn at_qos_0_nothing_is_kept() {
     let world = world();
     let (mut client, _) = world.open("ann");
     let sent = world.send_to("ann", &[("qos", "0")], "now");
-    assert_eq!(sent, json!({"status": 0, "connections": 1, "stored": 0, "data": ""}));
+    assert_eq!(sent, json!({"status": 0, "connections": 1, "targets": 1, "stored": 0, "data": ""}));
     assert_eq!(client.expect_send().text(), "now");
     world.gone(client, "ann");
     let sent = world.send_to("ann", &[("qos", "0")], "too late");
-    assert_eq!(sent, json!({"status": 0, "connections": 0, "stored": 0, "data": ""}));
+    assert_eq!(sent, json!({"status": 0, "connections": 0, "targets": 0, "stored": 0, "data": ""}));
     assert_eq!(world.open("ann").1["waiting"], 0);
 }
 
@@ -396,6 +396,10 @@ fn a_call_with_the_same_message_id_is_answered_again_and_sent_once() {
     world.server.process.kill();
     world.server = world.dir.setup(&world.backend).start();
     assert_eq!(world.send("all", &once, "once"), first);
+    for (channel, qos, body) in [("all", "1", "other"), ("other", "1", "once"), ("all", "2", "once")] {
+        let refused = world.send(channel, &[("qos", qos), ("message_id", "order 7")], body);
+        assert!(refused["msg"].as_str().is_some_and(|msg| msg.contains("another message")), "{refused}");
+    }
     let (mut client, greeting) = world.open("ann");
     assert_eq!(greeting["waiting"], 2);
     assert_eq!(take(&mut client, 2), ["once", "another"]);
@@ -411,7 +415,7 @@ fn calls_with_one_message_id_at_once_are_one_call() {
     let message = client.expect_send();
     client.answer(Command::Ack, message.id, "");
     // What may be repeated is stored first.
-    let expected = json!({"status": 0, "connections": 0, "stored": 1, "data": ""});
+    let expected = json!({"status": 0, "connections": 0, "targets": 1, "stored": 1, "data": ""});
     for call in calls {
         assert_eq!(call.join().expect("answered"), expected);
     }
@@ -536,7 +540,7 @@ fn without_a_store_sessions_are_ignored_and_refused_by_name() {
     assert_eq!(shown["status"], 1);
     let sent = send_later(server.addr(), "all", &[("qos", "1"), ("ttl", "5")], "as ever");
     assert_eq!(take(&mut client, 1), ["as ever"]);
-    assert_eq!(sent.join().expect("answered"), json!({"status": 0, "connections": 1, "data": ""}));
+    assert_eq!(sent.join().expect("answered"), json!({"status": 0, "connections": 1, "targets": 1, "data": ""}));
 }
 
 #[test]

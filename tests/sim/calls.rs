@@ -174,7 +174,7 @@ impl World {
 
     pub fn is_open(&mut self, id: ConnectionId) -> bool {
         let (node, identity) = (self.connections[id].node, self.connections[id].identity);
-        self.query(node, Query::Exists { identity }) == Reply::Done { connections: 1 }
+        self.query(node, Query::Exists { identity }) == Reply::done(1)
     }
 
     /// The server has read the whole answer. `sure`: the connection was open all the while.
@@ -200,10 +200,13 @@ impl World {
         let call = self.calls.calls.get(&token).expect("a reply to a call");
         let part = call.parts.get(&node).expect("a reply of a shard that got it");
         assert!(!part.replied, "one reply to one call");
-        if let (true, Reply::Refused(_)) = (self.slices, &reply) {
+        let Reply::Sent { tally, data } = &reply else { panic!("{token} was refused: {reply:?}") };
+        if self.slices && tally.refused > 0 {
+            assert_eq!((tally.refused, tally.connections), (tally.targets, 0), "all or nothing");
             return self.on_refused(node, token);
         }
-        let Reply::Sent { connections, data, .. } = &reply else { panic!("{token} was refused: {reply:?}") };
+        assert_eq!((tally.refused, tally.undecided), (0, 0), "{token}");
+        let connections = &tally.connections;
         let (least, most) = match call.qos {
             QoS::AtMostOnce => (part.targets.len(), part.targets.len()),
             _ => (part.answered.len(), part.answered.len() + part.doubtful.len()),
@@ -234,8 +237,8 @@ impl World {
                 _ => call.parts.values().map(|part| part.answered.len()).sum(),
             };
             let doubtful: usize = call.parts.values().map(|part| part.doubtful.len()).sum();
-            let Some(Reply::Sent { connections, .. }) = &call.sum else { panic!("replies of one kind") };
-            assert!((total..=total + doubtful).contains(&(*connections as usize)), "replies add up");
+            let Some(Reply::Sent { tally, .. }) = &call.sum else { panic!("replies of one kind") };
+            assert!((total..=total + doubtful).contains(&(tally.connections as usize)), "replies add up");
         }
     }
 
@@ -245,6 +248,7 @@ impl World {
         let part = call.parts.get_mut(&node).expect("just looked at");
         assert!(part.answered.is_empty() && part.doubtful.is_empty(), "{token} was refused and delivered");
         part.replied = true;
+        part.targets.clear();
         call.open -= 1;
         self.seen.calls_refused += 1;
     }
@@ -266,7 +270,7 @@ impl World {
             0..=4 => {
                 let open = self.is_open(id);
                 let reply = self.query(node, Query::Subscribe { identity, channel: name.into() });
-                assert_eq!(reply, Reply::Done { connections: u32::from(open) });
+                assert_eq!(reply, Reply::done(u32::from(open)));
                 if open {
                     self.joined.insert((id, channel));
                 }
@@ -281,7 +285,7 @@ impl World {
             9..=10 => {
                 let open = self.is_open(id);
                 let kick = Query::Kick { identity, code: CloseCode(4001), reason: "kicked".into() };
-                assert_eq!(self.query(node, kick), Reply::Done { connections: u32::from(open) });
+                assert_eq!(self.query(node, kick), Reply::done(u32::from(open)));
             }
             _ => {
                 let members = self.members(node, channel).len() as u32;
@@ -290,7 +294,7 @@ impl World {
                 if let (true, Reply::Refused(_)) = (self.slices, &reply) {
                     return self.turn(node);
                 }
-                assert_eq!(reply, Reply::Done { connections: members });
+                assert_eq!(reply, Reply::done(members));
                 if !self.slices && members > 0 && self.rng.chance(50) {
                     self.nodes[node].kick_begins(channel);
                     return self.at(self.now + 2, Event::Turn(node));
@@ -306,7 +310,7 @@ impl World {
         for node in 0..self.nodes.len() {
             let leaving: Vec<ConnectionId> = self.members(node, channel).into_iter().filter(|&id| id != keep).collect();
             let reply = self.query(node, Query::Evict { channel: channel_name(channel).into(), keep: identity });
-            assert_eq!(reply, Reply::Done { connections: leaving.len() as u32 });
+            assert_eq!(reply, Reply::done(leaving.len() as u32));
             for id in leaving {
                 self.joined.remove(&(id, channel));
             }

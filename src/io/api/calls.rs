@@ -102,15 +102,18 @@ async fn call(
             let channel: Arc<str> = channel.into();
             if occupy {
                 let exists = query::query(worker, once(owner), Query::Exists { identity }).await;
-                if exists == Ok(Reply::Done { connections: 0 }) {
+                if exists == Ok(Reply::done(0)) {
                     return Err(Refusal::NoSuchConnection);
                 }
                 let evict = Query::Evict { channel: channel.clone(), keep: identity };
-                // Whether or not all could be evicted: the call is about the one that is subscribed.
-                let _ = query::query(worker, worker.shared().workers(), evict).await;
+                // Nobody is subscribed to a channel that others may still be in.
+                let evicted = query::query(worker, worker.shared().workers(), evict).await?;
+                if let Reply::Refused(why) | Reply::Done { refused: Some(why), .. } = evicted {
+                    return Err(Refusal::Shard(why));
+                }
             }
             match query::query(worker, once(owner), Query::Subscribe { identity, channel }).await? {
-                Reply::Done { connections: 0 } => return Err(Refusal::NoSuchConnection),
+                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchConnection),
                 other => other,
             }
         }
@@ -121,12 +124,12 @@ async fn call(
                     return Err(Refusal::Shard(why));
                 }
             }
-            Reply::Done { connections: 0 }
+            Reply::done(0)
         }
         Call::Kick { target: KickTarget::Identity(identity), code, reason } => {
             let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
             match query::query(worker, once(owner), Query::Kick { identity, code, reason: reason.into() }).await? {
-                Reply::Done { connections: 0 } => return Err(Refusal::NoSuchConnection),
+                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchConnection),
                 other => other,
             }
         }
@@ -136,7 +139,7 @@ async fn call(
         }
         Call::DropSession { session } => {
             match query::query_owner(worker, &session, |session| Query::DropSession { session }).await? {
-                Reply::Done { connections: 0 } => return Err(Refusal::NoSuchSession),
+                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchSession),
                 other => other,
             }
         }
@@ -159,9 +162,9 @@ async fn send_stored(
         return idempotent::send_once(worker, id, to, message).await.map(Response::json);
     }
     match query::send_to(worker, to, message).await? {
-        Reply::Sent { connections, data, durable } => {
-            let mut body = Vec::with_capacity(64 + data.len());
-            api::write_sent(&mut body, Sent { connections, data: &data, durable, to_session });
+        Reply::Sent { tally, data } => {
+            let mut body = Vec::with_capacity(128 + data.len());
+            api::write_sent(&mut body, Sent { tally, data: &data, to_session });
             Ok(Response::json(body))
         }
         other => Ok(respond(Route::Send, other, Vec::new())),
@@ -176,10 +179,14 @@ fn owner(worker: &Worker, shard: ShardId) -> Option<ShardId> {
 fn respond(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {
     body.clear();
     match reply {
-        Reply::Sent { connections, data, durable } => {
-            api::write_sent(&mut body, Sent { connections, data: &data, durable, to_session: false });
+        Reply::Sent { tally, data } => {
+            api::write_sent(&mut body, Sent { tally, data: &data, to_session: false });
         }
-        Reply::Done { connections } if route == Route::Kick => {
+        Reply::Done { connections, refused: Some(why) } => {
+            let refusal = serde_json::json!({"status": 1, "msg": why.to_string(), "connections": connections});
+            body.extend_from_slice(refusal.to_string().as_bytes());
+        }
+        Reply::Done { connections, .. } if route == Route::Kick => {
             body.extend_from_slice(format!("{{\"status\":0,\"connections\":{connections}}}").as_bytes());
         }
         Reply::Done { .. } => body.extend_from_slice(b"{\"status\":0}"),

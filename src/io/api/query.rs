@@ -1,16 +1,17 @@
 //! Queries to shards, and messages to channels and sessions: sent to the shards concerned, their replies added up.
 //!
-//! This worker's shard is given its query at once; another's gets it through its mailbox. When a shard does not reply
-//! in time, the call fails with `NoAnswerInTime`; a partial sum is never returned.
+//! This worker's shard is given its query at once; another's gets it through its mailbox. A shard that does not reply
+//! in time leaves its part of a message undecided; any other query fails with `NoAnswerInTime`, since a part of its
+//! reply would be taken for the whole.
 
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
-use crate::io::runtime::oneshot::Expired;
+use crate::io::worker::calls::gather::Gathered;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Targets};
 use crate::shard::command::Claim;
-use crate::shard::{Input, Query, QueryId, Reply, Terms, name_hash, session_owner};
+use crate::shard::{Input, NotSent, Query, QueryId, Reply, Terms, name_hash, session_owner};
 use crate::wire::packet::QoS;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -44,7 +45,10 @@ async fn query_until(
         gather.expect_one();
         query_one(worker, shard, gather.query(), query.clone());
     }
-    let reply = gather.reply().await.map_err(|Expired| Refusal::NoAnswerInTime)?;
+    let Gathered { reply, silent } = gather.replies().await;
+    if silent > 0 {
+        return Err(Refusal::NoAnswerInTime);
+    }
     reply.ok_or(Refusal::TooManyCalls)
 }
 
@@ -80,17 +84,20 @@ pub async fn send_to(worker: &Worker, to: &Targets<'_>, message: Outgoing<'_>) -
 async fn send_to_session(worker: &Worker, name: &str, message: Outgoing<'_>) -> Result<Reply, Refusal> {
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
     let terms = terms(message, worker.now());
-    let deadline = terms.deadline + REPLY_TIMEOUT_MS;
+    let deadline = terms.deadline + REPLY_GRACE_MS;
     let owner = session_owner(name, worker.shared().workers_len());
     let query = Query::SendTo { session: name.into(), message: encoded, terms };
-    query_until(worker, std::iter::once(owner), query, deadline).await
+    match query_until(worker, std::iter::once(owner), query, deadline).await {
+        Err(Refusal::NoAnswerInTime) => Ok(sent(None, 1)),
+        other => other,
+    }
 }
 
 /// A message to channels, wherever they have members. When all members are on this worker, it costs no allocation but
 /// the message's.
 pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<'_>) -> Result<Reply, Refusal> {
     let now = worker.now();
-    let deadline = now + message.timeout + REPLY_TIMEOUT_MS;
+    let deadline = now + message.timeout + REPLY_GRACE_MS;
     let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
     let terms = terms(message, now);
@@ -113,14 +120,25 @@ pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<
     }
     worker.carry_out();
     worker.wakeups().need_turn();
-    let reply = gather.reply().await.map_err(|Expired| Refusal::NoAnswerInTime)?;
-    Ok(reply.unwrap_or(Reply::Sent { connections: 0, data: Vec::new(), durable: Default::default() }))
+    let Gathered { reply, silent } = gather.replies().await;
+    Ok(sent(reply, silent))
+}
+
+/// The outcome of a message, of which so many shards have said nothing.
+fn sent(reply: Option<Reply>, silent: u32) -> Reply {
+    let mut reply = reply.unwrap_or(Reply::sent(0));
+    if let (Reply::Sent { tally, .. }, 1..) = (&mut reply, silent) {
+        tally.targets += silent;
+        tally.leave_undecided(silent, NotSent::Silent);
+    }
+    reply
 }
 
 fn terms(message: Outgoing<'_>, now: Tick) -> Terms {
     Terms { deadline: now + message.timeout, ttl_ms: message.ttl_ms, claim: message.claim }
 }
 
-/// A backstop: replies come much earlier, but for a store that is slow. For a send it begins at the call's own
-/// deadline, by which the shards stop waiting for clients.
-const REPLY_TIMEOUT_MS: u64 = 60_000;
+/// Replies come much earlier, but for a store that is slow.
+const REPLY_TIMEOUT_MS: u64 = 10_000;
+/// Beyond a message's own deadline, by which the shards stop waiting for clients.
+const REPLY_GRACE_MS: u64 = 1_000;

@@ -143,6 +143,11 @@ impl<T, C> Oneshot<T, C> {
         self.id
     }
 
+    /// What was kept for whoever completes it; also after the deadline.
+    pub fn with_context<R>(&self, look: impl FnOnce(&mut C) -> R) -> R {
+        look(&mut self.table.0.borrow_mut().slots[self.id.index as usize].context)
+    }
+
     /// As `Oneshots::fold`.
     pub fn fold(&self, step: impl FnOnce(&mut C) -> Option<T>) {
         self.table.fold(self.id, step);

@@ -1,35 +1,36 @@
 //! Writes the answers to calls: JSON with HTTP 200, `{"status":0,…}` or `{"status":1,"msg":…}`.
 
-use crate::shard::DurableTally;
+use crate::shard::Tally;
 use crate::wire::http1::push_number;
 
 /// The outcome of a send.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent<'a> {
-    pub connections: u32,
+    pub tally: Tally,
     pub data: &'a [u8],
-    pub durable: DurableTally,
     /// The send was for a session: the answer has `stored` even when it is 0.
     pub to_session: bool,
 }
 
-/// Appends `{"status":0,"connections":n,"data":"…"}`, with `"stored":n` where durable sessions are concerned; a refusal
-/// with the same figures when some of them will not get the message.
+/// Appends `{"status":0,"connections":n,"targets":n,"data":"…"}`, with `"stored":n` where durable sessions are
+/// concerned. Where some targets did not get the message, or it is not known, it is a refusal with all figures.
 pub fn write_sent(out: &mut Vec<u8>, sent: Sent<'_>) {
-    let Sent { connections, data, durable, to_session } = sent;
-    if durable.refused > 0 {
+    let Sent { tally, data, to_session } = sent;
+    if tally.is_success() {
+        out.extend_from_slice(b"{\"status\":0");
+    } else {
         out.extend_from_slice(b"{\"status\":1,\"msg\":");
-        let reason = durable.why.map_or_else(|| "not stored".into(), |reason| reason.to_string());
+        let reason = tally.why.map_or_else(|| "not sent".into(), |reason| reason.to_string());
         let _ = serde_json::to_writer(&mut *out, &reason);
-        for (name, count) in [("connections", connections), ("stored", durable.stored), ("refused", durable.refused)] {
-            push_field(out, name, count);
-        }
-        return out.push(b'}');
     }
-    out.extend_from_slice(b"{\"status\":0");
-    push_field(out, "connections", connections);
-    if durable.stored > 0 || to_session {
-        push_field(out, "stored", durable.stored);
+    push_field(out, "connections", tally.connections);
+    push_field(out, "targets", tally.targets);
+    if tally.stored > 0 || to_session || !tally.is_success() {
+        push_field(out, "stored", tally.stored);
+    }
+    if !tally.is_success() {
+        push_field(out, "refused", tally.refused);
+        push_field(out, "undecided", tally.undecided);
     }
     out.extend_from_slice(b",\"data\":");
     if data.is_empty() {
@@ -57,8 +58,8 @@ pub fn write_refusal(out: &mut Vec<u8>, reason: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::NotStored;
     use crate::shard::command::StoreError;
+    use crate::shard::{NotSent, NotStored};
 
     fn written(sent: Sent<'_>) -> serde_json::Value {
         let mut out = Vec::new();
@@ -68,21 +69,20 @@ mod tests {
 
     #[test]
     fn data_is_json_text_whatever_the_client_sent() {
-        let sent =
-            Sent { connections: 2, data: b"say \"hi\"\n\xFF", durable: DurableTally::default(), to_session: false };
-        let expected = serde_json::json!({"status": 0, "connections": 2, "data": "say \"hi\"\n\u{FFFD}"});
-        assert_eq!(written(sent), expected);
+        let tally = Tally { targets: 3, connections: 2, ..Tally::default() };
+        let sent = Sent { tally, data: b"say \"hi\"\n\xFF", to_session: false };
+        let data = "say \"hi\"\n\u{FFFD}";
+        assert_eq!(written(sent), serde_json::json!({"status": 0, "connections": 2, "targets": 3, "data": data}));
     }
 
     #[test]
     fn what_is_stored_is_counted_where_sessions_come_in() {
         let sent = |stored, to_session| Sent {
-            connections: 0,
+            tally: Tally { targets: stored, stored, ..Tally::default() },
             data: b"",
-            durable: DurableTally { stored, ..DurableTally::default() },
             to_session,
         };
-        let plain = serde_json::json!({"status": 0, "connections": 0, "data": ""});
+        let plain = serde_json::json!({"status": 0, "connections": 0, "targets": 0, "data": ""});
         assert_eq!(written(sent(0, false)), plain);
         assert_eq!(written(sent(2, false))["stored"], 2);
         assert_eq!(written(sent(0, true))["stored"], 0);
@@ -90,11 +90,12 @@ mod tests {
 
     #[test]
     fn a_message_that_some_will_not_get_is_refused_with_the_figures() {
-        let durable = DurableTally { stored: 3, refused: 2, why: Some(NotStored::Store(StoreError::DiskFull)) };
-        let sent = Sent { connections: 1, data: b"of one", durable, to_session: false };
-        let expected = serde_json::json!(
-            {"status": 1, "msg": "the disk is full", "connections": 1, "stored": 3, "refused": 2}
-        );
-        assert_eq!(written(sent), expected);
+        let why = Some(NotSent::NotStored(NotStored::Store(StoreError::DiskFull)));
+        let tally = Tally { targets: 7, connections: 1, stored: 3, refused: 2, undecided: 1, why };
+        let expected = serde_json::json!({
+            "status": 1, "msg": "the disk is full", "connections": 1, "targets": 7, "stored": 3, "refused": 2,
+            "undecided": 1, "data": "of one",
+        });
+        assert_eq!(written(Sent { tally, data: b"of one", to_session: false }), expected);
     }
 }

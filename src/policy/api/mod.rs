@@ -6,6 +6,7 @@ mod call;
 mod limits;
 mod read;
 mod refusal;
+pub mod remembered;
 mod route;
 
 pub use answer::{Sent, write_refusal, write_sent};

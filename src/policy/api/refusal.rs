@@ -30,6 +30,8 @@ pub enum Refusal {
     BadTtl,
     #[error("a message_id has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
     BadMessageId,
+    #[error("this message_id was used for another message (see store.dedupe_window)")]
+    OtherCall,
     #[error("message_id needs a store; none is configured (store.kind)")]
     NoStoreForId,
     #[error("there are no durable sessions; no store is configured (store.kind)")]

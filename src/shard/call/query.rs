@@ -74,15 +74,17 @@ pub enum Query {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     Sent {
-        connections: u32,
+        tally: Tally,
+        /// The first client's answer that was not empty.
         data: Vec<u8>,
-        durable: DurableTally,
     },
     /// `None`: no such session.
     Session(Option<Box<SessionInfo>>),
     /// How many connections it concerned.
     Done {
         connections: u32,
+        /// Part of it could not be done.
+        refused: Option<QueryRefusal>,
     },
     Members {
         total: usize,
@@ -131,14 +133,34 @@ impl From<Tick> for Terms {
     }
 }
 
-/// What became of a message for durable sessions that have not acknowledged it.
+/// What became of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DurableTally {
+pub struct Tally {
+    /// Whom it was for: connections, and sessions also while they are absent. At QoS 0 those that are online.
+    pub targets: u32,
+    /// Those that have acknowledged it; at QoS 0 those it was sent to.
+    pub connections: u32,
     /// Sessions for which it is safely stored.
     pub stored: u32,
-    /// Sessions that will not get it, and why one of them does not.
+    /// Targets that will not get it. A part that refuses without knowing how many targets it has counts as one.
     pub refused: u32,
-    pub why: Option<NotStored>,
+    /// Targets of which it is not known: time was over first.
+    pub undecided: u32,
+    /// Why one of the last two is not 0.
+    pub why: Option<NotSent>,
+}
+
+/// Why not all is well with a message that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSent {
+    #[error("{0}")]
+    Refused(QueryRefusal),
+    #[error("{0}")]
+    NotStored(NotStored),
+    #[error("the time was over before it was acknowledged or stored")]
+    TimeOver,
+    #[error("a worker did not answer in time")]
+    Silent,
 }
 
 /// Why a message is not stored for a session.
@@ -167,31 +189,70 @@ pub struct SessionInfo {
     pub ends: Option<UnixMs>,
 }
 
-impl DurableTally {
-    fn add(&mut self, other: DurableTally) {
+impl Tally {
+    pub fn add(&mut self, other: Tally) {
+        self.targets += other.targets;
+        self.connections += other.connections;
         self.stored += other.stored;
         self.refused += other.refused;
+        self.undecided += other.undecided;
         self.why = self.why.or(other.why);
+    }
+
+    /// So many targets will not get it.
+    pub fn refuse(&mut self, targets: u32, why: NotSent) {
+        self.refused += targets;
+        self.why.get_or_insert(why);
+    }
+
+    /// The outcome for so many targets is not known.
+    pub fn leave_undecided(&mut self, targets: u32, why: NotSent) {
+        if targets > 0 {
+            self.undecided += targets;
+            self.why.get_or_insert(why);
+        }
+    }
+
+    /// Every target's outcome is known, and none was refused.
+    pub fn is_success(&self) -> bool {
+        self.refused == 0 && self.undecided == 0
     }
 }
 
 impl Reply {
-    /// Two shards' replies to one query as one. A refusal of either is a refusal, unless the other did something.
+    /// Two shards' replies to one query as one. What one of them refuses is never lost in what the other has done; a
+    /// refusal beside a shard that had nothing to do is a refusal of the whole.
     pub fn add(&mut self, other: Reply) {
-        let did_nothing =
-            |reply: &Reply| matches!(reply, Reply::Sent { connections: 0, .. } | Reply::Done { connections: 0 });
         match (&mut *self, other) {
-            (
-                Reply::Sent { connections, data, durable },
-                Reply::Sent { connections: more, data: other, durable: others },
-            ) => {
-                *connections += more;
-                durable.add(others);
+            (Reply::Sent { tally, data }, Reply::Sent { tally: others, data: other }) => {
+                tally.add(others);
                 if data.is_empty() {
                     *data = other;
                 }
             }
-            (Reply::Done { connections }, Reply::Done { connections: more }) => *connections += more,
+            (Reply::Sent { tally, .. }, Reply::Refused(why)) => match tally.targets {
+                0 => *self = Reply::Refused(why),
+                _ => tally.refuse_part(why),
+            },
+            (Reply::Refused(why), Reply::Sent { mut tally, data }) => {
+                if tally.targets > 0 {
+                    tally.refuse_part(*why);
+                    *self = Reply::Sent { tally, data };
+                }
+            }
+            (Reply::Done { connections, refused }, Reply::Done { connections: more, refused: others }) => {
+                *connections += more;
+                *refused = refused.or(others);
+            }
+            (Reply::Done { connections, refused }, Reply::Refused(why)) => match connections {
+                0 => *self = Reply::Refused(why),
+                _ => *refused = refused.or(Some(why)),
+            },
+            (Reply::Refused(why), Reply::Done { connections, .. }) => {
+                if connections > 0 {
+                    *self = Reply::Done { connections, refused: Some(*why) };
+                }
+            }
             (Reply::Members { total, identities }, Reply::Members { total: more, identities: others }) => {
                 *total += more;
                 identities.extend(others);
@@ -204,23 +265,41 @@ impl Reply {
                     }
                 }
             }
-            (Reply::Refused(_), other) if did_nothing(&other) => {}
-            (Reply::Refused(_), other) => *self = other,
-            (mine, Reply::Refused(why)) if did_nothing(mine) => *mine = Reply::Refused(why),
-            (_, Reply::Refused(_)) => {}
+            (Reply::Refused(_), _) => {}
+            (_, Reply::Refused(why)) => *self = Reply::Refused(why),
             (mine, other) => debug_assert!(false, "two kinds of reply to one query: {mine:?}, {other:?}"),
         }
+    }
+}
+
+impl Tally {
+    /// A shard has refused it for its members, and does not say how many they are.
+    fn refuse_part(&mut self, why: QueryRefusal) {
+        self.targets += 1;
+        self.refuse(1, NotSent::Refused(why));
     }
 }
 
 impl Reply {
     /// How many connections a message was sent to, when nobody's answer is waited for.
     pub fn sent(connections: usize) -> Reply {
-        Reply::Sent { connections: connections as u32, data: Vec::new(), durable: DurableTally::default() }
+        let connections = connections as u32;
+        Reply::Sent { tally: Tally { targets: connections, connections, ..Tally::default() }, data: Vec::new() }
+    }
+
+    /// A message that so many targets will not get.
+    pub fn not_sent(targets: usize, why: QueryRefusal) -> Reply {
+        let targets = targets as u32;
+        let (refused, why) = (targets, Some(NotSent::Refused(why)));
+        Reply::Sent { tally: Tally { targets, refused, why, ..Tally::default() }, data: Vec::new() }
+    }
+
+    pub fn done(connections: u32) -> Reply {
+        Reply::Done { connections, refused: None }
     }
 
     /// Whether the one connection or session that is meant was found.
     pub fn found(found: bool) -> Reply {
-        Reply::Done { connections: u32::from(found) }
+        Reply::done(u32::from(found))
     }
 }

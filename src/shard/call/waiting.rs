@@ -1,7 +1,7 @@
 //! Calls that wait for clients' answers: this shard's share of each /send/. A call ends when every member has answered
 //! or can no longer answer, or at its deadline; then one reply goes back to the sender of the query.
 
-use super::query::{DurableTally, NotStored};
+use super::query::{NotSent, NotStored, Tally};
 use crate::base::time::Tick;
 use crate::base::wheel::Wheel;
 use crate::shard::ids::QueryId;
@@ -10,8 +10,26 @@ use slab::Slab;
 /// A member's reference to the call that waits for its answer. Stale once the call has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallRef {
+    /// Of the call; the highest bit marks a durable session's reference.
     index: u32,
     generation: u32,
+}
+
+const OF_SESSION: u32 = 1 << 31;
+
+impl CallRef {
+    /// The reference of a member that is a durable session: its outcome is not lost with its connection.
+    pub fn of_session(self) -> CallRef {
+        CallRef { index: self.index | OF_SESSION, ..self }
+    }
+
+    fn is_of_session(self) -> bool {
+        self.index & OF_SESSION != 0
+    }
+
+    fn slot(self) -> usize {
+        (self.index & !OF_SESSION) as usize
+    }
 }
 
 pub struct Calls {
@@ -23,10 +41,10 @@ pub struct Calls {
 struct Call {
     query_id: QueryId,
     generation: u32,
-    /// Members that may still answer.
+    /// Members that may still answer, and those among them that are durable sessions.
     waiting: u32,
-    answered: u32,
-    durable: DurableTally,
+    sessions: u32,
+    tally: Tally,
     data: Vec<u8>,
 }
 
@@ -34,8 +52,7 @@ struct Call {
 #[derive(Debug, PartialEq, Eq)]
 pub struct CallEnd {
     pub query_id: QueryId,
-    pub answered: u32,
-    pub durable: DurableTally,
+    pub tally: Tally,
     /// The first answer's body that was not empty.
     pub data: Vec<u8>,
 }
@@ -53,16 +70,17 @@ impl Calls {
         self.calls.is_empty()
     }
 
-    /// `members` must not be 0: a call that nobody can answer is not opened.
-    pub fn open(&mut self, query_id: QueryId, members: u32, deadline: Tick) -> CallRef {
-        debug_assert!(members > 0, "somebody can answer");
+    /// `members` must not be 0: a call that nobody can answer is not opened. `sessions` of them are durable sessions,
+    /// which hold it by `CallRef::of_session`.
+    pub fn open(&mut self, query_id: QueryId, members: u32, sessions: u32, deadline: Tick) -> CallRef {
+        debug_assert!(members > 0 && sessions <= members, "somebody can answer");
         self.generation = self.generation.wrapping_add(1);
         let call = Call {
             query_id,
             generation: self.generation,
             waiting: members,
-            answered: 0,
-            durable: DurableTally::default(),
+            sessions,
+            tally: Tally { targets: members, ..Tally::default() },
             data: Vec::new(),
         };
         let index = self.calls.insert(call) as u32;
@@ -73,7 +91,7 @@ impl Calls {
     /// A member has answered.
     pub fn answered(&mut self, call: CallRef, body: &[u8]) -> Option<CallEnd> {
         let open = self.get(call)?;
-        open.answered += 1;
+        open.tally.connections += 1;
         if open.data.is_empty() {
             open.data.extend_from_slice(body);
         }
@@ -82,22 +100,33 @@ impl Calls {
 
     /// It is safely stored for a member that has not answered.
     pub fn stored(&mut self, call: CallRef) -> Option<CallEnd> {
-        self.get(call)?.durable.stored += 1;
+        self.get(call)?.tally.stored += 1;
         self.one_less(call)
     }
 
     /// It is not stored for a member that cannot answer.
     pub fn refused(&mut self, call: CallRef, why: NotStored) -> Option<CallEnd> {
-        let durable = &mut self.get(call)?.durable;
-        durable.refused += 1;
-        durable.why.get_or_insert(why);
+        self.get(call)?.tally.refuse(1, NotSent::NotStored(why));
         self.one_less(call)
     }
 
-    /// A member can no longer answer.
+    /// A member can no longer answer. A durable session may have the message or not: that was not known in time.
     pub fn gone(&mut self, call: CallRef) -> Option<CallEnd> {
-        self.get(call)?;
+        let open = self.get(call)?;
+        open.tally.leave_undecided(u32::from(call.is_of_session()), NotSent::TimeOver);
         self.one_less(call)
+    }
+
+    /// A member has left before the message came to it: the message is not for it any more.
+    pub fn left(&mut self, call: CallRef) -> Option<CallEnd> {
+        self.get(call)?.tally.targets -= 1;
+        self.one_less(call)
+    }
+
+    /// Its time is over.
+    pub fn over(&mut self, call: CallRef) -> Option<CallEnd> {
+        self.get(call)?;
+        Some(self.end(call.slot() as u32))
     }
 
     pub fn poll_expired(&mut self, now: Tick) -> Option<CallEnd> {
@@ -113,9 +142,13 @@ impl Calls {
     #[cfg(debug_assertions)]
     pub fn check(&self, holds: &[CallRef]) {
         for (index, call) in &self.calls {
-            let unmatched_recs =
-                holds.iter().filter(|h| h.index as usize == index && h.generation == call.generation).count();
-            assert_eq!(call.waiting as usize, unmatched_recs, "a call waits for those who hold it");
+            let references = || holds.iter().filter(|h| h.slot() == index && h.generation == call.generation);
+            assert_eq!(call.waiting as usize, references().count(), "a call waits for those who hold it");
+            assert_eq!(
+                call.sessions as usize,
+                references().filter(|h| h.is_of_session()).count(),
+                "and knows the sessions"
+            );
             assert!(call.waiting > 0 && self.deadlines.deadline(index as u32).is_some());
         }
         assert_eq!(self.calls.len(), self.deadlines.len());
@@ -124,17 +157,20 @@ impl Calls {
     fn one_less(&mut self, call: CallRef) -> Option<CallEnd> {
         let open = self.get(call)?;
         open.waiting -= 1;
-        (open.waiting == 0).then(|| self.end(call.index))
+        open.sessions -= u32::from(call.is_of_session());
+        (open.waiting == 0).then(|| self.end(call.slot() as u32))
     }
 
     fn get(&mut self, call: CallRef) -> Option<&mut Call> {
-        self.calls.get_mut(call.index as usize).filter(|open| open.generation == call.generation)
+        self.calls.get_mut(call.slot()).filter(|open| open.generation == call.generation)
     }
 
     fn end(&mut self, index: u32) -> CallEnd {
         self.deadlines.cancel(index);
-        let Call { query_id, answered, durable, data, .. } = self.calls.remove(index as usize);
-        CallEnd { query_id, answered, durable, data }
+        let Call { query_id, mut tally, sessions, data, .. } = self.calls.remove(index as usize);
+        // Those of whom nothing was heard: a connection may not have it, as in 2014; of a session it would be promised.
+        tally.leave_undecided(sessions, NotSent::TimeOver);
+        CallEnd { query_id, tally, data }
     }
 }
 
@@ -145,7 +181,7 @@ mod tests {
     #[test]
     fn a_part_ends_with_its_last_member() {
         let mut calls = Calls::new(Tick(0));
-        let call = calls.open(QueryId(9), 3, Tick(100));
+        let call = calls.open(QueryId(9), 3, 0, Tick(100));
         assert_eq!(calls.answered(call, b""), None);
         assert_eq!(calls.gone(call), None);
         let ended = calls.answered(call, b"late but first").expect("all are accounted for");
@@ -153,8 +189,7 @@ mod tests {
             ended,
             CallEnd {
                 query_id: QueryId(9),
-                answered: 2,
-                durable: DurableTally::default(),
+                tally: Tally { targets: 3, connections: 2, ..Tally::default() },
                 data: b"late but first".to_vec()
             }
         );
@@ -164,10 +199,30 @@ mod tests {
     #[test]
     fn an_answer_after_the_end_is_stale_even_when_the_slot_is_used_again() {
         let mut calls = Calls::new(Tick(0));
-        let old = calls.open(QueryId(1), 2, Tick(10));
-        assert_eq!(calls.poll_expired(Tick(10)).map(|ended| (ended.query_id, ended.answered)), Some((QueryId(1), 0)));
-        let new = calls.open(QueryId(2), 1, Tick(20));
+        let old = calls.open(QueryId(1), 2, 0, Tick(10));
+        let ended = calls.poll_expired(Tick(10)).expect("its time is over");
+        assert_eq!((ended.query_id, ended.tally.connections), (QueryId(1), 0));
+        let new = calls.open(QueryId(2), 1, 0, Tick(20));
         assert_eq!(calls.answered(old, b"x"), None);
-        assert_eq!(calls.answered(new, b"y").map(|ended| ended.answered), Some(1));
+        assert_eq!(calls.answered(new, b"y").map(|ended| ended.tally.connections), Some(1));
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_session_in_time_is_undecided() {
+        let mut calls = Calls::new(Tick(0));
+        let call = calls.open(QueryId(1), 6, 4, Tick(10));
+        let of_session = call.of_session();
+        let ends = [
+            calls.answered(of_session, b""),
+            calls.stored(of_session),
+            calls.refused(of_session, NotStored::TooMany),
+            calls.gone(call),
+        ];
+        assert!(ends.iter().all(Option::is_none), "a session and a connection are missing");
+        let why = Some(NotSent::NotStored(NotStored::TooMany));
+        let tally = Tally { targets: 6, connections: 1, stored: 1, refused: 1, undecided: 1, why };
+        assert_eq!(calls.poll_expired(Tick(10)).map(|ended| ended.tally), Some(tally));
+        assert_eq!(calls.stored(of_session), None, "too late");
+        assert!(!tally.is_success());
     }
 }

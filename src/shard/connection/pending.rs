@@ -89,6 +89,14 @@ pub struct ToStore {
     pub expires: UnixMs,
 }
 
+impl MemberTerms {
+    /// For a member that is a durable session.
+    pub fn of_session(&self) -> MemberTerms {
+        let MemberTerms { call, deadline, expires, ref claim } = *self;
+        MemberTerms { call: call.of_session(), deadline, expires, claim: claim.clone() }
+    }
+}
+
 impl Downlink {
     /// Bytes of messages that wait for room in the window.
     pub fn queued_bytes(&self) -> usize {

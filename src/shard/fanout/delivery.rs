@@ -26,17 +26,18 @@ pub fn deliver(scope: &mut Scope<'_>, member: Member, message: &MessageRef, memb
     }
 }
 
-/// Opens the call that waits for the members. `None` at QoS 0: no answer is waited for.
+/// Opens the call that waits for so many members, of whom so many are sessions. `None` at QoS 0: no answer is waited
+/// for.
 pub fn open_call(
     scope: &mut Scope<'_>,
     query: QueryId,
     message: &MessageRef,
-    members: usize,
+    (members, sessions): (usize, usize),
     terms: &Terms,
 ) -> Option<MemberTerms> {
     let acknowledged = scope.cx.messages.get(message).qos != QoS::AtMostOnce;
     acknowledged.then(|| MemberTerms {
-        call: scope.cx.calls.open(query, members as u32, terms.deadline),
+        call: scope.cx.calls.open(query, members as u32, sessions as u32, terms.deadline),
         deadline: terms.deadline,
         expires: expires(terms, &scope.cx),
         claim: terms.claim.clone(),

@@ -3,31 +3,46 @@
 //!
 //! A *run* goes once over a channel's members and delivers every message that was waiting for the channel when the run
 //! began. Messages that come meanwhile wait for the next run: the busier a channel, the more frames share one write.
+//! Channels take turns, a slice each, so that a room does not wait behind a broadcast to everybody. A message whose
+//! call is over goes to nobody any more.
 
 use super::delivery::{self, conn_of, deliver, kick, online_members, open_call};
+use crate::base::time::Tick;
 use crate::shard::call::query::{QueryRefusal, Reply, Terms};
+use crate::shard::call::waiting::CallRef;
 use crate::shard::channel::members::ChannelIndex;
 use crate::shard::connection::pending::MemberTerms;
-use crate::shard::ids::{Member, QueryId};
+use crate::shard::ids::{Member, MemberKind, QueryId};
 use crate::shard::message::{Message, MessageRef};
 use crate::shard::session::scope::Scope;
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-#[derive(Default)]
 pub struct Fanout {
-    runs: VecDeque<Run>,
+    /// Those with a run or with messages that wait for one.
+    channels: BTreeMap<Rc<str>, ChannelRuns>,
+    /// Whose slice is next: each of these channels once.
+    turns: VecDeque<Rc<str>>,
+    /// Of all channels, in runs and waiting.
     jobs: usize,
+    /// No waiting message has its deadline before this.
+    earliest: Tick,
     spare_members: Vec<(Member, u32)>,
 }
 
+#[derive(Default)]
+struct ChannelRuns {
+    run: Option<Run>,
+    /// For the next run.
+    waiting: Vec<Job>,
+}
+
 struct Run {
-    channel: Box<str>,
     jobs: Vec<Job>,
-    /// Members and their generations when the run began; `None` before.
-    members: Option<Vec<(Member, u32)>>,
+    /// Members and their generations when the run began.
+    members: Vec<(Member, u32)>,
     next: usize,
 }
 
@@ -36,9 +51,16 @@ enum Job {
     Close { code: CloseCode, reason: Rc<str> },
 }
 
+impl Default for Fanout {
+    fn default() -> Fanout {
+        let (channels, turns, jobs, spare_members) = Default::default();
+        Fanout { channels, turns, jobs, earliest: Tick::NEVER, spare_members }
+    }
+}
+
 impl Fanout {
     pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.channels.is_empty()
     }
 
     /// A message to all members of a channel.
@@ -47,17 +69,28 @@ impl Fanout {
         if let Some(why) = delivery::too_large(&message, &scope.cx) {
             return scope.cx.reply(query, Reply::Refused(why));
         }
-        if message.qos == QoS::AtMostOnce {
+        let members = scope.channels.members_len(index);
+        let is_at_once =
+            members <= scope.cx.settings.limits.fanout_at_once_members && !self.channels.contains_key(channel);
+        let is_acknowledged = message.qos != QoS::AtMostOnce;
+        if !is_at_once && self.jobs >= scope.cx.settings.limits.fanout_jobs_max {
+            scope.cx.metrics.fanout_refused.increment();
+            let targets = if is_acknowledged { members } else { online_members(scope, index) };
+            return scope.cx.reply(query, Reply::not_sent(targets, QueryRefusal::TooManyMessages));
+        }
+        if !is_acknowledged {
             let online = online_members(scope, index);
             scope.cx.reply(query, Reply::sent(online));
         }
-        let at_once = scope.channels.members_len(index) <= scope.cx.settings.limits.fanout_at_once_members;
-        if !at_once || self.has_run(channel) {
-            return self.wait_for_run(scope, query, channel, message, terms);
-        }
         let message = scope.cx.messages.insert(message);
-        send_at_once(scope, query, index, &message, terms);
-        scope.cx.messages.release(message);
+        if is_at_once {
+            send_at_once(scope, query, index, &message, terms);
+            return scope.cx.messages.release(message);
+        }
+        if is_acknowledged {
+            self.earliest = self.earliest.min(terms.deadline);
+        }
+        self.add_job(channel, Job::Deliver { message, query, terms: terms.clone(), member_terms: None });
     }
 
     /// Closes all members of a channel; replies how many there are.
@@ -70,35 +103,60 @@ impl Fanout {
             }
             self.add_job(channel, Job::Close { code, reason: reason.into() });
         }
-        Reply::Done { connections: members as u32 }
-    }
-
-    fn has_run(&self, channel: &str) -> bool {
-        self.runs.iter().any(|run| &*run.channel == channel)
-    }
-
-    fn wait_for_run(&mut self, scope: &mut Scope<'_>, query: QueryId, channel: &str, message: Message, terms: &Terms) {
-        if self.jobs >= scope.cx.settings.limits.fanout_jobs_max {
-            scope.cx.metrics.fanout_refused.increment();
-            if message.qos != QoS::AtMostOnce {
-                scope.cx.reply(query, Reply::Refused(QueryRefusal::TooManyMessages));
-            }
-            return;
-        }
-        let message = scope.cx.messages.insert(message);
-        self.add_job(channel, Job::Deliver { message, query, terms: terms.clone(), member_terms: None });
+        Reply::done(members as u32)
     }
 
     fn add_job(&mut self, channel: &str, job: Job) {
         self.jobs += 1;
-        let waiting = self.runs.iter_mut().find(|run| run.members.is_none() && &*run.channel == channel);
-        match waiting {
-            Some(run) => run.jobs.push(job),
-            None => self.runs.push_back(Run { channel: channel.into(), jobs: vec![job], members: None, next: 0 }),
+        if let Some(known) = self.channels.get_mut(channel) {
+            return known.waiting.push(job);
         }
+        let name: Rc<str> = channel.into();
+        self.channels.insert(name.clone(), ChannelRuns { run: None, waiting: vec![job] });
+        self.turns.push_back(name);
     }
 
-    /// One slice of the first run. True when there is more to do.
+    /// When messages that wait have to be given up.
+    pub fn next_tick(&self) -> Option<Tick> {
+        (self.earliest != Tick::NEVER).then_some(self.earliest)
+    }
+
+    /// Messages whose time was over before their run began go to nobody.
+    pub fn expire(&mut self, scope: &mut Scope<'_>) {
+        if scope.cx.now < self.earliest {
+            return;
+        }
+        let now = scope.cx.now;
+        self.earliest = Tick::NEVER;
+        for (name, channel) in &mut self.channels {
+            let members = scope.channels.find(name).map_or(0, |index| scope.channels.members_len(index));
+            let late = channel.waiting.extract_if(.., |job| match job {
+                Job::Deliver { message, terms, .. } if is_acknowledged(scope, message) => {
+                    self.earliest =
+                        if terms.deadline > now { self.earliest.min(terms.deadline) } else { self.earliest };
+                    terms.deadline <= now
+                }
+                Job::Deliver { .. } | Job::Close { .. } => false,
+            });
+            for job in late.collect::<Vec<_>>() {
+                self.jobs -= 1;
+                scope.cx.metrics.fanout_late.increment();
+                let Job::Deliver { message, query, .. } = job else { continue };
+                scope.cx.reply(query, Reply::not_sent(members, QueryRefusal::TooManyMessages));
+                scope.cx.messages.release(message);
+            }
+        }
+        let (channels, turns) = (&mut self.channels, &mut self.turns);
+        turns.retain(|name| {
+            let has_work = channels[name].run.is_some() || !channels[name].waiting.is_empty();
+            if !has_work {
+                channels.remove(name);
+            }
+            has_work
+        });
+    }
+
+    /// One slice for the channel whose turn it is. True when there is more to do.
     pub fn poll(&mut self, scope: &mut Scope<'_>) -> bool {
         let limits = &scope.cx.settings.limits;
         // The completions bring the next turn.
@@ -108,77 +166,137 @@ impl Fanout {
         // What comes behind the first frame of a write is cheaper: a slice of a run of several messages has fewer
         // members.
         let slice_cost = limits.fanout_slice_members * (1 + WRITE_COST);
-        let Some(mut run) = self.runs.pop_front() else { return false };
-        let members = match run.members.take() {
-            Some(members) => members,
-            None => self.start(scope, &mut run),
+        let Some(name) = self.turns.pop_front() else { return false };
+        let channel = self.channels.get_mut(&name).expect("a channel has a turn while it has something to do");
+        let mut run = match channel.run.take() {
+            Some(run) => run,
+            None => {
+                let jobs = std::mem::take(&mut channel.waiting);
+                let spare_members = std::mem::take(&mut self.spare_members);
+                start(scope, &name, jobs, spare_members)
+            }
         };
+        self.jobs -= run.give_up_late(scope);
         let most = (slice_cost / (run.jobs.len() + WRITE_COST)).max(1);
-        let slice = &members[run.next..members.len().min(run.next + most)];
-        for &(member, generation) in slice {
+        let end = if run.jobs.is_empty() { run.members.len() } else { run.members.len().min(run.next + most) };
+        for &(member, generation) in &run.members[run.next..end] {
             serve(scope, &run.jobs, member, generation);
         }
-        run.next += slice.len();
-        if run.next < members.len() {
-            run.members = Some(members);
-            self.runs.push_front(run);
-            return true;
-        }
-        self.jobs -= run.jobs.len();
-        for job in run.jobs {
-            if let Job::Deliver { message, .. } = job {
-                scope.cx.messages.release(message);
+        run.next = end;
+        let channel = self.channels.get_mut(&name).expect("it is there still");
+        if run.next < run.members.len() {
+            channel.run = Some(run);
+        } else {
+            self.jobs -= run.jobs.len();
+            self.spare_members = run.end(scope);
+            if channel.waiting.is_empty() {
+                self.channels.remove(&name);
+                return !self.is_empty();
             }
         }
-        self.spare_members = members;
-        !self.is_empty()
-    }
-
-    /// The run's members, and the calls that wait for them.
-    fn start(&mut self, scope: &mut Scope<'_>, run: &mut Run) -> Vec<(Member, u32)> {
-        let mut members = std::mem::take(&mut self.spare_members);
-        members.clear();
-        if let Some(channel) = scope.channels.find(&run.channel) {
-            let with_generation = |member| (member, delivery::generation(scope, member));
-            members.extend(scope.channels.members(channel).map(with_generation));
-        }
-        for job in &mut run.jobs {
-            let Job::Deliver { message, query, terms, member_terms } = job else { continue };
-            if scope.cx.messages.get(message).qos == QoS::AtMostOnce {
-                continue;
-            }
-            if members.is_empty() {
-                scope.cx.reply(*query, Reply::sent(0));
-            } else {
-                *member_terms = open_call(scope, *query, message, members.len(), terms);
-            }
-        }
-        members
+        self.turns.push_back(name);
+        true
     }
 
     /// The messages of runs, and the calls that wait for members not reached yet, for invariants.
     #[cfg(debug_assertions)]
-    pub fn check(&self) -> (usize, Vec<crate::shard::call::waiting::CallRef>) {
+    pub fn check(&self) -> (usize, Vec<CallRef>) {
         let (mut jobs, mut message_uses, mut calls) = (0, 0, Vec::new());
-        for run in &self.runs {
-            let left = run.members.as_ref().map_or(0, |members| members.len() - run.next);
-            for job in &run.jobs {
+        assert_eq!(self.turns.len(), self.channels.len());
+        for channel in self.channels.values() {
+            let left = channel.run.as_ref().map_or(&[][..], |run| &run.members[run.next..]);
+            let running = channel.run.iter().flat_map(|run| &run.jobs);
+            for job in running.chain(&channel.waiting) {
+                jobs += 1;
                 let Job::Deliver { member_terms, .. } = job else { continue };
                 message_uses += 1;
-                calls.extend(member_terms.iter().flat_map(|member_terms| std::iter::repeat_n(member_terms.call, left)));
+                let references =
+                    member_terms.iter().flat_map(|terms| left.iter().map(|(member, _)| call_of(*member, terms)));
+                calls.extend(references);
             }
-            jobs += run.jobs.len();
+            assert!(channel.run.is_some() || !channel.waiting.is_empty(), "it has something to do");
         }
         assert_eq!(self.jobs, jobs);
         (message_uses, calls)
     }
 }
 
+/// The run's members, and the calls that wait for them.
+fn start(scope: &mut Scope<'_>, channel: &str, mut jobs: Vec<Job>, mut members: Vec<(Member, u32)>) -> Run {
+    members.clear();
+    if let Some(channel) = scope.channels.find(channel) {
+        let with_generation = |member| (member, delivery::generation(scope, member));
+        members.extend(scope.channels.members(channel).map(with_generation));
+    }
+    let has_sessions = !scope.sessions.table.is_empty();
+    let sessions = if has_sessions { members.iter().filter(|(member, _)| is_session(*member)).count() } else { 0 };
+    for job in &mut jobs {
+        let Job::Deliver { message, query, terms, member_terms } = job else { continue };
+        if !is_acknowledged(scope, message) {
+            continue;
+        }
+        if members.is_empty() {
+            scope.cx.reply(*query, Reply::sent(0));
+        } else {
+            *member_terms = open_call(scope, *query, message, (members.len(), sessions), terms);
+        }
+    }
+    Run { jobs, members, next: 0 }
+}
+
+impl Run {
+    /// Messages whose calls are over go to nobody any more. Returns how many there were.
+    fn give_up_late(&mut self, scope: &mut Scope<'_>) -> usize {
+        let now = scope.cx.now;
+        let is_late =
+            |job: &Job| matches!(job, Job::Deliver { member_terms: Some(terms), .. } if terms.deadline <= now);
+        if !self.jobs.iter().any(is_late) {
+            return 0;
+        }
+        let (late, rest): (Vec<Job>, Vec<Job>) = std::mem::take(&mut self.jobs).into_iter().partition(is_late);
+        self.jobs = rest;
+        scope.cx.metrics.fanout_late.add(late.len() as u64);
+        let count = late.len();
+        for job in late {
+            if let Job::Deliver { message, member_terms: Some(member_terms), .. } = job {
+                scope.cx.call_over(member_terms.call);
+                scope.cx.messages.release(message);
+            }
+        }
+        count
+    }
+
+    /// Gives back the list of members, for the next run.
+    fn end(self, scope: &mut Scope<'_>) -> Vec<(Member, u32)> {
+        for job in self.jobs {
+            if let Job::Deliver { message, .. } = job {
+                scope.cx.messages.release(message);
+            }
+        }
+        self.members
+    }
+}
+
+fn is_acknowledged(scope: &Scope<'_>, message: &MessageRef) -> bool {
+    scope.cx.messages.get(message).qos != QoS::AtMostOnce
+}
+
+fn is_session(member: Member) -> bool {
+    matches!(member.kind(), MemberKind::Session(_))
+}
+
+/// As the member holds it.
+fn call_of(member: Member, member_terms: &MemberTerms) -> CallRef {
+    if is_session(member) { member_terms.call.of_session() } else { member_terms.call }
+}
+
 /// A delivery may close its connection; the connection leaves the channel only when its event is handled, so the
 /// members stay as they are meanwhile.
 fn send_at_once(scope: &mut Scope<'_>, query: QueryId, channel: ChannelIndex, message: &MessageRef, terms: &Terms) {
     let members = scope.channels.members_len(channel);
-    let member_terms = open_call(scope, query, message, members, terms);
+    let has_sessions = !scope.sessions.table.is_empty();
+    let sessions = if has_sessions { scope.channels.members(channel).filter(|m| is_session(*m)).count() } else { 0 };
+    let member_terms = open_call(scope, query, message, (members, sessions), terms);
     for position in 0..members {
         let member = scope.channels.member(channel, position);
         deliver(scope, member, message, member_terms.as_ref());
@@ -194,7 +312,7 @@ fn serve(scope: &mut Scope<'_>, jobs: &[Job], member: Member, generation: u32) {
                 deliver(scope, member, message, member_terms.as_ref())
             }
             Job::Deliver { member_terms, .. } => {
-                scope.cx.call_gone(member_terms.as_ref().map(|member_terms| member_terms.call))
+                scope.cx.call_left(member_terms.as_ref().map(|member_terms| call_of(member, member_terms)))
             }
             Job::Close { code, reason } if present => {
                 if let Some(conn) = conn_of(scope, member) {

@@ -3,11 +3,12 @@
 use super::*;
 use crate::shard::Input;
 use crate::shard::tests::{Rig, sent};
+use crate::shard::{NotSent, Tally};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 
 fn done_with(connections: u32) -> Reply {
-    Reply::Done { connections }
+    Reply::done(connections)
 }
 
 fn members_of(rig: &mut Rig, channel: &str) -> Vec<Identity> {
@@ -190,15 +191,17 @@ fn metrics_show_the_shard_as_it_stands() {
 #[test]
 fn shards_replies_add_up() {
     let refused = || Reply::Refused(QueryRefusal::TooBusy);
+    let partly_done = || Reply::Done { connections: 1, refused: Some(QueryRefusal::TooBusy) };
     let cases = [
         (sent(1, ""), sent(2, "b"), sent(3, "b")),
         (sent(1, "a"), sent(0, "b"), sent(1, "a")),
         (done_with(0), done_with(1), done_with(1)),
         (refused(), done_with(0), refused()),
         (done_with(0), refused(), refused()),
-        (refused(), done_with(1), done_with(1)),
-        (sent(2, ""), refused(), sent(2, "")),
-        (sent(0, ""), refused(), refused()),
+        (refused(), done_with(1), partly_done()),
+        (done_with(1), refused(), partly_done()),
+        (Reply::sent(0), refused(), refused()),
+        (refused(), Reply::sent(0), refused()),
         (
             Reply::Channels(vec![("a".into(), 1)]),
             Reply::Channels(vec![("a".into(), 2), ("b".into(), 1)]),
@@ -209,4 +212,21 @@ fn shards_replies_add_up() {
         one.add(other);
         assert_eq!(one, sum);
     }
+}
+
+#[test]
+fn a_refusal_beside_a_success_is_not_lost_and_loses_nothing() {
+    let why = Some(NotSent::Refused(QueryRefusal::TooBusy));
+    let stored = Reply::Sent { tally: Tally { targets: 7, stored: 7, ..Tally::default() }, data: b"x".to_vec() };
+    let partly = Reply::Sent {
+        tally: Tally { targets: 8, stored: 7, refused: 1, why, ..Tally::default() },
+        data: b"x".to_vec(),
+    };
+    let refused = Reply::Refused(QueryRefusal::TooBusy);
+    for (mut one, other) in [(stored.clone(), refused.clone()), (refused, stored)] {
+        one.add(other);
+        assert_eq!(one, partly);
+    }
+    let Reply::Sent { tally, .. } = partly else { unreachable!() };
+    assert!(!tally.is_success());
 }

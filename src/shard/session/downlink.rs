@@ -39,6 +39,7 @@ pub fn deliver(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef,
         }
         return;
     };
+    let member_terms = &member_terms.of_session();
     let span_max = IDS - scope.cx.settings.limits.reserve_block_max;
     let session = scope.sessions.table.at(index);
     if session.next.0 - session.oldest.0 >= span_max {

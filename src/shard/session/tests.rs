@@ -5,8 +5,8 @@ use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::shard::command::{Command, Completion, Completions, IDS, Operation, SessionId, StoreError, UnixMs};
 use crate::shard::tests::{Rig, settings};
 use crate::shard::{
-    DurableTally, Forward, Input, Message, NotStored, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, Settings,
-    Terms,
+    Forward, Input, Message, NotSent, NotStored, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, Settings,
+    Tally, Terms,
 };
 use crate::wire::packet::QoS;
 use std::collections::VecDeque;
@@ -164,11 +164,11 @@ impl Bench {
 }
 
 fn stored(stored: u32) -> Reply {
-    Reply::Sent { connections: 0, data: Vec::new(), durable: DurableTally { stored, refused: 0, why: None } }
+    Reply::Sent { tally: Tally { stored, ..Tally::default() }, data: Vec::new() }
 }
 
 fn answered(connections: u32) -> Reply {
-    Reply::Sent { connections, data: Vec::new(), durable: DurableTally::default() }
+    Reply::Sent { tally: Tally { connections, ..Tally::default() }, data: Vec::new() }
 }
 
 #[test]
@@ -394,8 +394,9 @@ fn a_full_session_refuses_before_it_acknowledges() {
         assert_eq!(bench.reply(), stored(1));
     }
     bench.send_to("me", QOS1, "x");
-    let durable = DurableTally { stored: 0, refused: 1, why: Some(NotStored::TooMany) };
-    assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), durable });
+    let why = Some(NotSent::NotStored(NotStored::TooMany));
+    let tally = Tally { refused: 1, why, ..Tally::default() };
+    assert_eq!(bench.reply(), Reply::Sent { tally, data: Vec::new() });
     assert_eq!(bench.waiting("me"), 2);
     bench.finish();
 }
@@ -409,8 +410,9 @@ fn a_store_that_refuses_makes_no_promise_of_ours() {
     bench.refuses = Some(StoreError::DiskFull);
     bench.send_to("me", QOS1, "x");
     bench.store();
-    let durable = DurableTally { stored: 0, refused: 1, why: Some(NotStored::Store(StoreError::DiskFull)) };
-    assert_eq!(bench.reply(), Reply::Sent { connections: 0, data: Vec::new(), durable });
+    let why = Some(NotSent::NotStored(NotStored::Store(StoreError::DiskFull)));
+    let tally = Tally { refused: 1, why, ..Tally::default() };
+    assert_eq!(bench.reply(), Reply::Sent { tally, data: Vec::new() });
     assert_eq!(bench.waiting("me"), 0);
     let key = bench.attach("me", &[]);
     bench.store();
@@ -559,7 +561,7 @@ fn a_dropped_session_is_gone_with_all_that_waits() {
     bench.rig.query(Query::DropSession { session: "me".into() });
     assert_eq!(bench.rig.hear(key), ["close 4510 the session was dropped"]);
     bench.store();
-    assert!(bench.rig.replies().contains(&(QueryId(1), Reply::Done { connections: 1 })));
+    assert!(bench.rig.replies().contains(&(QueryId(1), Reply::done(1))));
     bench.rig.answer(forward, "late");
     bench.rig.end(key);
     bench.store();
@@ -607,7 +609,7 @@ fn a_moved_connection_is_found_by_its_identity() {
     bench.rig.input(Input::Attach { key, response, new, name, expiry_s: None, greets: false });
     bench.store();
     bench.rig.input(Input::RedirectedQuery { key, query_id: QueryId(77), query: Query::Exists { identity: foreign } });
-    assert_eq!(bench.reply(), Reply::Done { connections: 1 });
+    assert_eq!(bench.reply(), Reply::done(1));
     bench.rig.end(key);
     let ended = |output: &Output| matches!(output, Output::HandoverEnded { origin } if *origin == to);
     assert!(bench.rig.outputs().iter().any(ended));
@@ -659,8 +661,8 @@ fn no_two_unfinished_messages_have_one_id_however_often_the_process_dies() {
         bench.store();
         bench.rig.advance(1_000);
         bench.store();
-        let Reply::Sent { durable, .. } = bench.reply() else { panic!("it was a call") };
-        refused += durable.refused;
+        let Reply::Sent { tally, .. } = bench.reply() else { panic!("it was a call") };
+        refused += tally.refused;
     }
     assert!(refused > 0, "the ids are used up");
     let orders: Vec<u64> = bench.disk.messages.keys().map(|(_, offset)| offset.0).collect();

@@ -4,7 +4,7 @@ use super::world::{CHANNELS, Event, World, channel_name};
 use crate::peer::body_of;
 use rainbow::base::time::Tick;
 use rainbow::shard::command::{Claim, SessionId, UnixMs};
-use rainbow::shard::{DurableTally, Input, Message, Query, QueryId, Reply, Terms};
+use rainbow::shard::{Input, Message, Query, QueryId, Reply, Tally, Terms};
 use rainbow::wire::packet::QoS;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,8 +61,7 @@ enum Outcome {
     Unknown,
     Refused,
     Sent {
-        connections: u32,
-        tally: DurableTally,
+        tally: Tally,
         meant: BTreeSet<Target>,
     },
 }
@@ -93,7 +92,7 @@ impl Calls {
         let call = &self.calls[&token];
         match &call.outcome {
             Outcome::Open => now < call.deadline,
-            Outcome::Sent { tally, .. } => tally.refused == 0 && now < call.deadline,
+            Outcome::Sent { tally, .. } => tally.is_success() && now < call.deadline,
             Outcome::Unknown | Outcome::Refused => false,
         }
     }
@@ -102,8 +101,8 @@ impl Calls {
     pub fn is_promised(&self, token: u64, now: u64) -> bool {
         let call = &self.calls[&token];
         match &call.outcome {
-            Outcome::Sent { connections, tally, meant } => {
-                *connections + tally.stored >= meant.len() as u32 && now < call.expires
+            Outcome::Sent { tally, meant } => {
+                tally.connections + tally.stored >= meant.len() as u32 && now < call.expires
             }
             _ => false,
         }
@@ -242,29 +241,29 @@ impl World {
         let Meant { always, ever: meant } = self.meant.remove(&query_id).expect("as many as tickets");
         self.trace(format_args!("call {token} gets {reply:?}"));
         let call = self.calls.calls.get_mut(&token).expect("it was sent");
-        let (connections, tally) = match reply {
-            Reply::Sent { connections, durable: tally, .. } => (connections, tally),
+        let tally = match reply {
+            Reply::Sent { tally, .. } => tally,
             Reply::Refused(_) => {
                 self.seen.calls_refused += 1;
                 return call.outcome = Outcome::Refused;
             }
             other => panic!("{other:?} is no reply to a call"),
         };
-        let sum = connections + tally.stored + tally.refused;
+        let sum = tally.connections + tally.stored + tally.refused + tally.undecided;
         let ended = meant.iter().any(|(_, session)| self.ended.contains(session));
-        assert!(sum <= meant.len() as u32, "{token}: {connections} and {tally:?} of {meant:?}");
-        assert!(
-            sum >= always.len() as u32 || self.now >= call.deadline || ended,
-            "{token}: {connections} and {tally:?} are not all of {always:?}"
-        );
+        assert!(sum <= tally.targets && sum <= meant.len() as u32, "{token}: {tally:?} of {meant:?}");
+        // Whatever the time, the caller hears of each session what became of it, or that nobody knows.
+        assert!(sum >= always.len() as u32 || ended, "{token}: {tally:?} is not all of {always:?}");
+        assert!(tally.undecided == 0 || self.now >= call.deadline, "{token}: {tally:?} before its time was over");
         let delivered = meant.iter().filter(|target| call.delivered.contains(target)).count() as u32;
-        assert!(connections <= delivered, "{token}: {connections} have answered, {delivered} have it");
+        assert!(tally.connections <= delivered, "{token}: {tally:?} have answered, {delivered} have it");
         let stored = meant.iter().filter(|(_, session)| self.store.promised.contains(&(*session, token))).count();
         assert!(tally.stored <= stored as u32, "{token}: {} reported as stored, {stored} are", tally.stored);
         self.seen.stored += u64::from(tally.stored);
-        self.seen.answered_calls += u64::from(connections);
+        self.seen.answered_calls += u64::from(tally.connections);
         self.seen.refused += u64::from(tally.refused);
-        call.outcome = Outcome::Sent { connections, tally, meant };
+        self.seen.undecided += u64::from(tally.undecided);
+        call.outcome = Outcome::Sent { tally, meant };
         // Some callers repeat a call that was answered: it changes nothing.
         if call.claim.is_some() && self.rng.chance(20) {
             let retry = 100 + self.rng.below(5_000);
@@ -275,15 +274,15 @@ impl World {
     /// What was called stored or answered has been delivered.
     pub fn check_promises(&self) {
         for (token, call) in &self.calls.calls {
-            let Outcome::Sent { connections, tally, meant } = &call.outcome else { continue };
+            let Outcome::Sent { tally, meant } = &call.outcome else { continue };
             if call.expires <= self.now {
                 continue;
             }
             let done = |target: &&Target| call.delivered.contains(target) || self.ended.contains(&target.1);
             let done = meant.iter().filter(done).count() as u32;
             assert!(
-                done >= connections + tally.stored,
-                "{token} was answered by {connections} and {tally:?}, and {done} of {meant:?} have it: {:?}",
+                done >= tally.connections + tally.stored,
+                "{token} was answered {tally:?}, and {done} of {meant:?} have it: {:?}",
                 call.delivered
             );
         }

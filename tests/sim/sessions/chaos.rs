@@ -156,7 +156,7 @@ impl World {
 
     pub fn on_pending_reply(&mut self, pending: Pending, reply: Reply) {
         match pending {
-            Pending::Join { .. } if reply != (Reply::Done { connections: 1 }) => {}
+            Pending::Join { .. } if reply != (Reply::done(1)) => {}
             Pending::Join { session, channel, by, joins } => self.channel_is_sure(session, channel, by, joins),
             Pending::Nothing => {}
         }

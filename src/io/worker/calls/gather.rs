@@ -1,5 +1,6 @@
 //! Gathers: one query to many shards, and their replies added up. A gather is a oneshot whose context is the sum so
-//! far: opening one does not allocate after warm-up, and a reply that comes too late is dropped.
+//! far: opening one does not allocate after warm-up, and a reply that comes too late is dropped. A shard that does not
+//! reply in time costs its own part: what came from the others stands.
 
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
@@ -19,6 +20,15 @@ pub struct Gathers {
 pub struct Gather {
     oneshot: Oneshot<Option<Reply>, Sum>,
     query: QueryId,
+}
+
+/// What came back.
+#[derive(Debug, PartialEq)]
+pub struct Gathered {
+    /// `None` when no shard has replied.
+    pub reply: Option<Reply>,
+    /// Shards that did not reply in time.
+    pub silent: u32,
 }
 
 struct Sum {
@@ -84,10 +94,13 @@ impl Gather {
         });
     }
 
-    /// All replies, added up; `None` when no shard was queried.
-    pub async fn reply(self) -> Result<Option<Reply>, Expired> {
+    /// The replies, added up, when all have come or at the deadline.
+    pub async fn replies(mut self) -> Gathered {
         self.oneshot.fold(Sum::one_less);
-        self.oneshot.await
+        match (&mut self.oneshot).await {
+            Ok(reply) => Gathered { reply, silent: 0 },
+            Err(Expired) => self.oneshot.with_context(|sum| Gathered { reply: sum.reply.take(), silent: sum.missing }),
+        }
     }
 }
 
@@ -108,10 +121,10 @@ mod tests {
     const LATER: Tick = Tick(61_000);
 
     fn sent(connections: u32) -> Reply {
-        Reply::Sent { connections, data: Vec::new(), durable: Default::default() }
+        Reply::sent(connections as usize)
     }
 
-    fn poll(future: impl Future<Output = Result<Option<Reply>, Expired>>) -> Poll<Result<Option<Reply>, Expired>> {
+    fn poll(future: impl Future<Output = Gathered>) -> Poll<Gathered> {
         std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop()))
     }
 
@@ -125,14 +138,15 @@ mod tests {
         // The first has replied before the second is queried.
         gather.expect_one();
         gathers.resolve(gather.query(), sent(4));
-        assert_eq!(poll(gather.reply()), Poll::Ready(Ok(Some(sent(5)))));
+        assert_eq!(poll(gather.replies()), Poll::Ready(Gathered { reply: Some(sent(5)), silent: 0 }));
         assert!(gathers.is_empty());
     }
 
     #[test]
     fn nobody_asked_is_no_reply() {
         let gathers = Gathers::new(ShardId(3), 10, NOW);
-        assert_eq!(poll(gathers.open(LATER).expect("there is room").reply()), Poll::Ready(Ok(None)));
+        let gathered = poll(gathers.open(LATER).expect("there is room").replies());
+        assert_eq!(gathered, Poll::Ready(Gathered { reply: None, silent: 0 }));
     }
 
     #[test]
@@ -146,17 +160,20 @@ mod tests {
         let new = gathers.open(LATER).expect("there is room again");
         new.expect_one();
         gathers.resolve(query, sent(9));
-        assert!(poll(new.reply()).is_pending());
+        assert!(poll(new.replies()).is_pending());
     }
 
     #[test]
-    fn a_shard_that_does_not_reply_costs_the_deadline_and_no_more() {
+    fn a_shard_that_does_not_reply_costs_the_deadline_and_its_own_part() {
         let gathers = Gathers::new(ShardId(0), 1, NOW);
         let gather = gathers.open(LATER).expect("there is room");
         gather.expect_one();
         gather.expect_one();
         gathers.resolve(gather.query(), sent(1));
+        let mut replies = std::pin::pin!(gather.replies());
+        let mut poll = || replies.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
         gathers.expire(LATER);
-        assert_eq!(poll(gather.reply()), Poll::Ready(Err(Expired)), "a part of the replies is not the reply");
+        assert_eq!(poll(), Poll::Ready(Gathered { reply: Some(sent(1)), silent: 1 }));
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::id::ConnKey;
 use crate::base::limits::Limits;
 use crate::shard::tests::{Rig, sent};
-use crate::shard::{Input, Query};
+use crate::shard::{Input, NotSent, Query, Tally};
 
 const SLICE: usize = Limits::DEFAULT.fanout_slice_members;
 const AT_ONCE: usize = Limits::DEFAULT.fanout_at_once_members;
@@ -120,6 +120,48 @@ fn parts_of_a_large_channel_time_out() {
     rig.finish();
 }
 
+fn refused(refused: u32) -> Reply {
+    let why = Some(NotSent::Refused(QueryRefusal::TooManyMessages));
+    Reply::Sent { tally: Tally { refused, why, ..Tally::default() }, data: Vec::new() }
+}
+
+#[test]
+fn a_room_does_not_wait_behind_a_broadcast() {
+    let mut rig = Rig::new();
+    crowd(&mut rig, "everybody", 20 * SLICE);
+    let room = crowd(&mut rig, "room", AT_ONCE + 1);
+    rig.call("everybody", QoS::AtMostOnce, "news");
+    assert!(rig.shard.poll_fanout(rig.now));
+    rig.call("room", QoS::AtMostOnce, "a");
+    for _ in 0..2 * (AT_ONCE / SLICE + 1) {
+        assert!(rig.shard.poll_fanout(rig.now), "the broadcast goes on");
+    }
+    assert!(room.iter().all(|&key| rig.hear(key) == ["send0 \"a\""]), "all of the room have it");
+    rig.fan_out();
+    rig.finish();
+}
+
+#[test]
+fn a_message_whose_call_is_over_goes_to_nobody_any_more() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "all", AT_ONCE + SLICE);
+    let running = rig.call("all", QoS::AtLeastOnce, "a");
+    assert!(rig.shard.poll_fanout(rig.now));
+    let waiting = rig.call("all", QoS::AtLeastOnce, "b");
+    let unacknowledged = rig.call("all", QoS::AtMostOnce, "c");
+    rig.ack(members[0], 1, "in time");
+    rig.advance(10_000);
+    rig.fan_out();
+    let replies = rig.replies();
+    assert!(replies.contains(&(running, sent(1, "in time"))), "{replies:?}");
+    assert!(replies.contains(&(waiting, refused(members.len() as u32))), "{replies:?}");
+    assert!(replies.contains(&(unacknowledged, sent(members.len() as u32, ""))), "{replies:?}");
+    let last = *members.last().expect("many");
+    assert_eq!(rig.hear(last), ["send0 \"c\""], "only what nobody waits for");
+    assert_eq!(rig.stats().fanout_late.get(), 2);
+    rig.finish();
+}
+
 #[test]
 fn too_many_waiting_messages_are_refused() {
     let mut rig = Rig::new();
@@ -129,7 +171,7 @@ fn too_many_waiting_messages_are_refused() {
     }
     rig.replies();
     let query_id = rig.call("all", QoS::AtLeastOnce, "a");
-    assert_eq!(rig.replies(), [(query_id, Reply::Refused(QueryRefusal::TooManyMessages))]);
+    assert_eq!(rig.replies(), [(query_id, refused(AT_ONCE as u32 + 1))]);
     let kick = Query::KickChannel { channel: "all".into(), code: CloseCode(4000), reason: "".into() };
     assert_eq!(rig.reply_to(kick), Reply::Refused(QueryRefusal::TooManyMessages));
     assert_eq!(rig.stats().fanout_refused.get(), 2);
@@ -143,7 +185,7 @@ fn kicking_a_channel_closes_its_members_behind_what_was_sent_before() {
     rig.call("room", QoS::AtMostOnce, "last words");
     rig.replies();
     let kick = Query::KickChannel { channel: "room".into(), code: CloseCode(4001), reason: "over".into() };
-    assert_eq!(rig.reply_to(kick), Reply::Done { connections: 2 });
+    assert_eq!(rig.reply_to(kick), Reply::done(2));
     rig.call("room", QoS::AtMostOnce, "unheard");
     rig.fan_out();
     for key in [one, two] {
