@@ -4,6 +4,7 @@
 pub mod arena;
 pub mod id;
 pub mod limits;
+pub mod network;
 pub mod rng;
 pub mod time;
 pub mod wheel;

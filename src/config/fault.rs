@@ -78,6 +78,10 @@ pub enum Problem {
     Placeholder { url: String, placeholder: String, known: &'static str },
     #[error("{origin:?} is no origin: {why}")]
     Origin { origin: String, why: &'static str, hint: &'static str },
+    #[error("{text:?} is no address and no network")]
+    Network { text: String },
+    #[error("proxy_protocol without trusted_proxies lets nobody in")]
+    ProxyProtocolWithoutProxies,
     #[error("the {nth} one: {why}")]
     Secret { nth: &'static str, why: SignError },
     #[error("{count} secrets, but at most {max} are in use at a time")]
@@ -155,6 +159,8 @@ impl Problem {
             Problem::Url { why, .. } => why.hint().into(),
             Problem::Placeholder { known, .. } => (*known).into(),
             Problem::Origin { hint, .. } | Problem::Text { hint, .. } => (*hint).into(),
+            Problem::Network { .. } => "Write e.g. 10.0.0.0/8, 192.0.2.7 or fd00::/8.".into(),
+            Problem::ProxyProtocolWithoutProxies => "Name the proxies in trusted_proxies.".into(),
             Problem::Secret { .. } => {
                 "Make one with `echo whsec_$(head -c 32 /dev/urandom | base64)` and give it to the backend as well."
                     .into()

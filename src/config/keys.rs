@@ -193,6 +193,16 @@ static LISTENING: &[Key] = &[
         "Opens /serverinfo/, /info/, /channel/ and /metrics from elsewhere than loopback. Empty: the signature only."
     )
     .secret(),
+    key!(
+        trusted_proxies,
+        NETWORKS,
+        "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks."
+    ),
+    key!(
+        proxy_protocol,
+        SWITCH,
+        "Every connection to http_port begins with a PROXY header (version 1 or 2), from one of trusted_proxies."
+    ),
     key!(allowed_origins, ORIGINS, "The web pages' origins that may connect. Empty: all of them."),
     key!(cluster_name, NAME, "Nodes with other names are ignored.").restart(),
 ];

@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use toml::Value;
 
-use self::input::{Bounds, unparsable};
+use self::input::{Bounds, unparsable, wrong_type};
 use self::number::*;
 use self::text::*;
 
 use super::fault::{Nearest, Problem};
 use super::values::{Durability, SignatureRequire, StoreKind};
+use crate::base::network::Network;
 
 /// One kind of value.
 pub struct Kind<T> {
@@ -159,6 +160,26 @@ pub const FORWARD_URLS: Kind<Vec<String>> = Kind::new(
 pub const ORIGINS: Kind<Vec<String>> =
     Kind::new(|input, _| read_list(input, split_commas, check_origin), |origins| texts(origins), no_unit);
 
+/// Addresses and networks.
+pub const NETWORKS: Kind<Vec<Network>> = Kind::new(
+    |input, _| {
+        let texts = read_list(input, split_commas, check_network)?;
+        Ok(texts.iter().map(|text| text.parse().expect("it was checked")).collect())
+    },
+    |networks| texts(&networks.iter().map(Network::to_string).collect::<Vec<_>>()),
+    no_unit,
+);
+
+pub const SWITCH: Kind<bool> = Kind::new(
+    |input, _| match input {
+        Input::Boolean(switch) => Ok(*switch),
+        Input::Loose(_) => read_choice(input, SWITCHES, "true or false"),
+        _ => Err(wrong_type("true or false", input)),
+    },
+    |switch| Value::Boolean(*switch),
+    no_unit,
+);
+
 /// Standard Webhooks secrets, at most two: the one in use and the one it replaces.
 pub const SECRETS: Kind<Vec<String>> = Kind::new(
     |input, _| {
@@ -283,6 +304,7 @@ fn no_unit(_: u64) -> String {
     String::new()
 }
 
+const SWITCHES: &[(&str, bool)] = &[("true", true), ("false", false)];
 const REQUIRES: &[(&str, SignatureRequire)] = &[("any", SignatureRequire::Any), ("webhook", SignatureRequire::Webhook)];
 const STORE_KINDS: &[(&str, StoreKind)] =
     &[("none", StoreKind::None), ("sqlite", StoreKind::Sqlite), ("redis", StoreKind::Redis)];

@@ -58,6 +58,11 @@ pub static RULES: &[Rule] = &[
         holds: |c| c.signature_require != SignatureRequire::Webhook || !c.webhook_secrets.is_empty(),
         broken: Broken::Other(|_| Problem::RequireWithoutSecrets),
     },
+    Rule {
+        keys: &["proxy_protocol", "trusted_proxies"],
+        holds: |c| !c.proxy_protocol || !c.trusted_proxies.is_empty(),
+        broken: Broken::Other(|_| Problem::ProxyProtocolWithoutProxies),
+    },
     Rule::at_most(&["store.session_expiry", "store.session_expiry_max"], |c| {
         c.store.session_expiry <= c.store.session_expiry_max
     }),

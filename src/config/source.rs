@@ -135,7 +135,7 @@ fn toml_input(value: &DeValue, depth: usize) -> Input {
             Err(_) => Input::Other("a number with too many digits"),
         },
         DeValue::Float(number) => number.as_str().parse().map_or(Input::Other("a number"), Input::Float),
-        DeValue::Boolean(_) => Input::Other("true or false"),
+        DeValue::Boolean(switch) => Input::Boolean(*switch),
         DeValue::Datetime(_) => Input::Other("a date or a time"),
         DeValue::Table(_) => Input::Other("a table"),
         // No key takes lists of lists; what lies deeper is not copied.

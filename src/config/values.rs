@@ -1,5 +1,6 @@
 //! The configuration as a value: every field that a key sets, with its default.
 
+use crate::base::network::Network;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -57,6 +58,9 @@ pub struct Config {
     /// Opens /serverinfo/, /info/, /channel/ and /metrics from elsewhere than loopback. Empty: the signature only.
     pub admin_token: String,
     pub allowed_origins: Vec<String>,
+    /// Whose word about a client's address is taken.
+    pub trusted_proxies: Vec<Network>,
+    pub proxy_protocol: bool,
     pub cluster_name: String,
 
     // Clients
@@ -201,6 +205,8 @@ impl Default for Config {
             admin_listen: None,
             admin_token: String::new(),
             allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
             cluster_name: "rainbow".into(),
             handshake_timeout: secs(10),
             first_byte_timeout: secs(10),

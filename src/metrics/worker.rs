@@ -13,6 +13,8 @@ figures! {
         http_refused: Counter,
         /// HTTP requests that did not come, or were not complete, in time (408 once a byte has come).
         http_timeouts: Counter,
+        /// Connections closed because they did not begin with a PROXY header of a trusted proxy.
+        proxy_refused: Counter,
         /// Connections refused: no device, or by the backend (401).
         connect_refused: Counter,
         /// Connections refused because the backend did not answer (503).

@@ -29,11 +29,12 @@ fn begins_with(name: &[u8], prefix: &str) -> bool {
 }
 
 /// Hop-by-hop headers, those of the upgrade, and those that frame or name a request.
-const STAYS: [&str; 15] = [
+const STAYS: [&str; 17] = [
     "accept-encoding",
     "connection",
     "content-length",
     "expect",
+    "forwarded",
     "host",
     "idempotency-key",
     "keep-alive",
@@ -45,9 +46,10 @@ const STAYS: [&str; 15] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "x-real-ip",
 ];
-/// The handshake's; identity and cookie; signatures.
-const STAYS_PREFIXES: [&str; 3] = ["sec-websocket-", "rainbow", "webhook-"];
+/// The handshake's; identity and cookie; signatures; where the client is, which we say.
+const STAYS_PREFIXES: [&str; 4] = ["sec-websocket-", "rainbow", "webhook-", "x-forwarded-"];
 
 #[cfg(test)]
 mod tests {
@@ -59,7 +61,9 @@ mod tests {
         for name in ["Host", "TE", "Transfer_Encoding", "content-length", "Sec-WebSocket-Key", "RAINBOWCLIENTCOOKIE"] {
             assert!(!is_forwarded(name.as_bytes()), "{name}");
         }
-        for name in ["rainbow_identity", "Webhook-Signature", "X_User", "_", "Idempotency-Key", "Accept-Encoding"] {
+        for name in
+            ["rainbow_identity", "Webhook-Signature", "X_User", "_", "X-Forwarded-For", "X-Real-IP", "Accept-Encoding"]
+        {
             assert!(!is_forwarded(name.as_bytes()), "{name}");
         }
         for name in ["", "Cookie", "Authorization", "User-Agent", "X-DEVICEID", "Hosts", "Tea", "Accept", "X-Rainbow"] {

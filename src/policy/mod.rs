@@ -4,4 +4,5 @@ pub mod admission;
 pub mod api;
 pub mod backend;
 pub mod headers;
+pub mod proxies;
 pub mod replays;

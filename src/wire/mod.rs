@@ -2,5 +2,6 @@
 
 pub mod http1;
 pub mod packet;
+pub mod proxy_header;
 pub mod sign;
 pub mod ws;

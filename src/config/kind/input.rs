@@ -9,6 +9,7 @@ pub enum Input {
     Loose(String),
     /// A TOML string.
     Text(String),
+    Boolean(bool),
     Integer(i128),
     Float(f64),
     /// Each element with the byte it begins at.
@@ -55,6 +56,7 @@ impl Bounds {
 pub fn wrong_type(expected: &'static str, found: &Input) -> Wrong {
     let found = match found {
         Input::Loose(_) | Input::Text(_) => "a text",
+        Input::Boolean(_) => "true or false",
         Input::Integer(_) => "a number",
         Input::Float(_) => "a number with a fraction",
         Input::List(_) => "a list",

@@ -3,6 +3,7 @@
 use toml::Value;
 
 use super::input::{Bounds, Input, Wrong, wrong_type};
+use crate::base::network::Network;
 use crate::config::fault::{Problem, excerpt};
 use crate::config::url::{HttpUrl, UrlError};
 use crate::wire::sign::WebhookKey;
@@ -119,6 +120,13 @@ pub fn check_origin(origin: &str) -> Result<String, Problem> {
         return no("browsers leave the scheme's own port out", "Remove the port.");
     }
     Ok(lower)
+}
+
+pub fn check_network(text: &str) -> Result<String, Problem> {
+    match text.parse::<Network>() {
+        Ok(network) => Ok(network.to_string()),
+        Err(_) => Err(Problem::Network { text: excerpt(text) }),
+    }
 }
 
 /// Secrets are parsed here only to be refused early; the signing code parses them itself.

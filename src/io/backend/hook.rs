@@ -55,8 +55,10 @@ pub struct HookRequest {
     pub idempotency_key: Option<IdempotencyKey>,
     /// Of a connect: the client's query string, without `?`.
     pub query: Option<Rc<str>>,
-    /// Whole header lines, each with its CRLF. Of a connect they are the client's: those that a client must not set
-    /// (framing, compression, `RAINBOW*`) are left out when the request is written.
+    /// Whole header lines of the client's, each with its CRLF: those that a client must not set (framing, compression,
+    /// `RAINBOW*`) are left out when the request is written.
+    pub client_headers: Option<Rc<[u8]>>,
+    /// Whole header lines of our own.
     pub headers: Option<Rc<[u8]>>,
     /// Of a forward or of receipts. Given back for reuse.
     pub body: Vec<u8>,

@@ -74,10 +74,11 @@ impl RequestTemplate {
         if let Some(key) = &request.idempotency_key {
             put_header(out, "Idempotency-Key", key.as_bytes());
         }
-        match &request.headers {
-            Some(lines) if request.hook == Hook::SessionEnded => out.extend_from_slice(lines),
-            Some(lines) => put_client_headers(out, lines),
-            None => {}
+        if let Some(lines) = &request.client_headers {
+            put_client_headers(out, lines);
+        }
+        if let Some(lines) = &request.headers {
+            out.extend_from_slice(lines);
         }
         signer.put_webhook_headers(out, request, number, now);
         if request.hook.has_body() {
@@ -260,6 +261,7 @@ mod tests {
             cookie: None,
             idempotency_key: None,
             query: None,
+            client_headers: None,
             headers: None,
             body: Vec::new(),
         }
@@ -316,7 +318,7 @@ mod tests {
     fn a_connect_carries_the_clients_query_and_headers() {
         let mut hook_request = request_for(Hook::Connect);
         hook_request.query = Some("X-DEVICEID=1&b=%20".into());
-        hook_request.headers = Some(Rc::from(
+        hook_request.client_headers = Some(Rc::from(
             &b"X-DEVICEID: 1\r\nUser-Agent: phone\r\nAccept-Encoding: gzip\r\ncontent-length: 9\r\nCookie: a=b\r\n\
                RainbowClientIdentity: me\r\n"[..],
         ));

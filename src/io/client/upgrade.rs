@@ -6,6 +6,7 @@ use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
 use crate::io::client::handover;
 use crate::io::handover::channel::Arrival;
+use crate::io::hooks::requests::ConnectHeaders;
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::connecting::{Connect, ConnectOutcome};
@@ -13,13 +14,13 @@ use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
 use crate::policy::headers::forwarded;
+use crate::policy::proxies::{ClientPath, is_trusted};
 use crate::shard::command::StoreError;
 use crate::shard::{Input, Mode};
 use crate::wire::http1::head::same_name_loosely;
 use crate::wire::http1::{BodyFraming, RequestHead, query_pairs};
 use crate::wire::ws::handshake::{self, Upgrade};
 use sha2::{Digest, Sha256};
-use std::net::IpAddr;
 use std::rc::Rc;
 use tracing::debug;
 
@@ -31,12 +32,12 @@ pub struct UpgradePlan {
     greets: bool,
     digest: [u8; 32],
     query: Rc<str>,
-    headers: Rc<[u8]>,
+    headers: ConnectHeaders,
     place: Place,
 }
 
 /// Reads the upgrade. The connect hook is not called for one that cannot succeed.
-pub fn plan(worker: &Worker, head: &RequestHead<'_>, peer: IpAddr) -> Result<UpgradePlan, ConnectRefusal> {
+pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Result<UpgradePlan, ConnectRefusal> {
     let rules = worker.rules();
     let upgrade = Upgrade::read(head.method, head.version_minor, head.headers.iter());
     let upgrade = upgrade.map_err(ConnectRefusal::Handshake)?;
@@ -48,7 +49,7 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, peer: IpAddr) -> Result<Upg
         Mode::Echo => Default::default(),
         _ => device_and_platform(worker, head)?,
     };
-    let place = worker.shared().admission().admit(peer, rules.admission())?;
+    let place = worker.shared().admission().admit(path.client, rules.admission())?;
     if worker.shared().is_draining() {
         return Err(ConnectRefusal::GoingAway);
     }
@@ -60,14 +61,14 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, peer: IpAddr) -> Result<Upg
         .chain_update([0])
         .chain_update(&device)
         .chain_update([0])
-        .chain_update(peer.to_string())
+        .chain_update(path.client.to_string())
         .chain_update(clock::unix_ns().to_be_bytes());
     Ok(UpgradePlan {
         response,
         greets,
         digest: digest.finalize().into(),
         query: head.query.into(),
-        headers: connect_headers(head, &device, &platform),
+        headers: connect_headers(head, &device, &platform, path, proto(&rules, head, path)),
         place,
     })
 }
@@ -104,19 +105,49 @@ fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(Strin
     }
 }
 
-/// The client's headers for the connect hook, each with its CRLF. Device and platform are written anew.
-fn connect_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Rc<[u8]> {
-    let mut headers = Vec::with_capacity(256);
-    let mut write = |name: &str, value: &[u8]| {
-        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-            headers.extend_from_slice(part);
-        }
-    };
+/// By which scheme the client has come, as far as a trusted proxy says.
+fn proto(rules: &Rules, head: &RequestHead<'_>, path: &ClientPath) -> &'static str {
+    let is_behind_proxy = path.proxies.last().is_some_and(|&proxy| is_trusted(&rules.config().trusted_proxies, proxy));
+    match head.headers.get_text("x-forwarded-proto").filter(|_| is_behind_proxy) {
+        Some(proto) if proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss") => "https",
+        _ => "http",
+    }
+}
+
+/// The headers for the connect hook, each with its CRLF: the client's, and what we say of it. Device and platform are
+/// written anew.
+fn connect_headers(
+    head: &RequestHead<'_>,
+    device: &str,
+    platform: &str,
+    path: &ClientPath,
+    proto: &'static str,
+) -> ConnectHeaders {
+    let mut of_client = Vec::with_capacity(256);
+    let mut write = |name: &str, value: &[u8]| put_header(&mut of_client, name, value);
     let is_written_anew = |name: &str| same_name_loosely(name, DEVICE) || same_name_loosely(name, PLATFORM);
     forwarded(head).filter(|(name, _)| !is_written_anew(name)).for_each(|(name, value)| write(name, value));
     write(DEVICE, device.as_bytes());
     write(PLATFORM, platform.as_bytes());
-    headers.into()
+    let mut ours = Vec::with_capacity(128);
+    let mut write = |name: &str, value: &[u8]| put_header(&mut ours, name, value);
+    let hops = std::iter::once(&path.client).chain(path.proxies.iter().rev().skip(1).rev());
+    let hops = hops.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    write("X-Forwarded-For", hops.as_bytes());
+    write("X-Real-IP", path.client.to_string().as_bytes());
+    write("X-Forwarded-Proto", proto.as_bytes());
+    for (name, of_client) in [("RAINBOWCLIENTHOST", "host"), ("RAINBOWCLIENTORIGIN", "origin")] {
+        if let Some(value) = head.headers.get(of_client) {
+            write(name, value);
+        }
+    }
+    ConnectHeaders { of_client: of_client.into(), ours: ours.into() }
+}
+
+fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
 }
 
 /// Calls the connect hook. When the business server agrees, the socket becomes a client's; otherwise it comes back with

@@ -32,6 +32,12 @@ pub struct Hooks {
     has_receipt_url: Cell<bool>,
 }
 
+/// Header lines of a connect: what the client sent, and what we say of it.
+pub struct ConnectHeaders {
+    pub of_client: Rc<[u8]>,
+    pub ours: Rc<[u8]>,
+}
+
 impl Hooks {
     pub fn new(pool: Pool, config: &Config, limits: Limits) -> Hooks {
         Hooks {
@@ -74,6 +80,7 @@ impl Hooks {
                 None => IdempotencyKey::format(format_args!("{text}-{sequence}")).expect("it fits"),
             }),
             query: None,
+            client_headers: None,
             headers: None,
             body,
         };
@@ -81,10 +88,12 @@ impl Hooks {
     }
 
     /// May this client come in? False when too many requests wait: there will be no outcome.
-    pub fn connect(&self, oneshot: OneshotId, identity: Identity, query: Rc<str>, headers: Rc<[u8]>) -> bool {
+    pub fn connect(&self, oneshot: OneshotId, identity: Identity, query: Rc<str>, headers: ConnectHeaders) -> bool {
+        let ConnectHeaders { of_client, ours } = headers;
         let request = HookRequest {
             query: Some(query),
-            headers: Some(headers),
+            client_headers: Some(of_client),
+            headers: Some(ours),
             ..new_request(Hook::Connect, HookTicket::Connect(oneshot), Retry::Never, identity.to_hex())
         };
         self.pool.submit(request).is_ok()
@@ -244,8 +253,8 @@ fn close_request(close: &Close) -> HookRequest {
 
 fn new_request(hook: Hook, ticket: HookTicket, retry: Retry, identity: [u8; 64]) -> HookRequest {
     let tag = RequestTag(ticket.pack());
-    let (cookie, idempotency_key, query, headers, body) = Default::default();
-    HookRequest { hook, tag, retry, identity, cookie, idempotency_key, query, headers, body }
+    let (cookie, idempotency_key, query, client_headers, headers, body) = Default::default();
+    HookRequest { hook, tag, retry, identity, cookie, idempotency_key, query, client_headers, headers, body }
 }
 
 /// Of a hook that is about no connection: it is not sent.

@@ -9,9 +9,13 @@ use crate::io::runtime::socket::Socket;
 use crate::io::worker::responses::ResponseWriter;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::write_refusal;
+use crate::policy::proxies::is_trusted;
 use crate::wire::http1::{BodyDecoder, BodyFraming, HeadLimits, HeadScanner};
+use crate::wire::proxy_header::{self, ProxyHeader};
 use monoio::buf::IoBufMut;
+use std::net::IpAddr;
 use std::rc::Rc;
+use tracing::debug;
 
 pub struct HttpConnection {
     worker: Rc<Worker>,
@@ -87,6 +91,32 @@ impl HttpConnection {
         let HttpConnection { worker, writer, socket, watch, .. } = self;
         drop((writer, watch));
         (worker, socket, early)
+    }
+
+    /// Reads the PROXY header that a trusted proxy puts before everything. Returns whom the connection is from; `None`
+    /// when it has to end.
+    pub async fn read_proxy_header(&mut self, peer: IpAddr) -> Option<IpAddr> {
+        if !is_trusted(&self.worker.rules().config().trusted_proxies, peer) {
+            self.worker.count(|counters| &counters.proxy_refused);
+            return None;
+        }
+        loop {
+            match proxy_header::parse(&self.buffer) {
+                Ok(Some(ProxyHeader { len, source })) => {
+                    self.buffer.drain(..len);
+                    return Some(source.unwrap_or(peer));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.worker.count(|counters| &counters.proxy_refused);
+                    debug!(%peer, %error, "a proxy's connection is closed");
+                    return None;
+                }
+            }
+            if !self.read_more().await {
+                return None;
+            }
+        }
     }
 
     /// Reads until the buffer begins with a whole head. `None` when the connection has to end (it has been answered

@@ -9,6 +9,7 @@ use crate::io::http::response::Response;
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::Route;
+use crate::policy::proxies::client_path;
 use crate::shard::Mode;
 use crate::wire::http1::{BodyFraming, REQUEST_SLOTS, RequestHead};
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ pub async fn run(worker: Rc<Worker>, socket: Socket, peer: IpAddr, side: Listene
 
 struct ServedConnection {
     connection: HttpConnection,
+    /// Whom the connection is from: a client or its last proxy.
     peer: IpAddr,
     side: ListenerKind,
     /// The body of the last response, for the next one.
@@ -63,6 +65,12 @@ struct CallPlan {
 
 impl ServedConnection {
     async fn run(mut self) {
+        if self.side != ListenerKind::Admin && self.worker().rules().config().proxy_protocol {
+            match self.connection.read_proxy_header(self.peer).await {
+                Some(source) => self.peer = source,
+                None => return,
+            }
+        }
         loop {
             let Some(head) = self.connection.read_head().await else { return };
             if !self.connection.begin_request().await {
@@ -152,7 +160,10 @@ impl ServedConnection {
     }
 
     fn plan_upgrade(&self, head: &RequestHead<'_>) -> Action {
-        match upgrade::plan(self.worker(), head, self.peer) {
+        let rules = self.worker().rules();
+        let forwarded_for = head.headers.all_text("x-forwarded-for");
+        let path = client_path(&rules.config().trusted_proxies, self.peer, forwarded_for);
+        match upgrade::plan(self.worker(), head, &path) {
             Ok(plan) => Action::Upgrade(Box::new(plan)),
             Err(why) => {
                 if matches!(why.status(), 400 | 405 | 426) {

@@ -174,6 +174,12 @@ impl<'a> Headers<'a> {
         self.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
+    /// Every header of that name that is UTF-8, in order.
+    pub fn all_text(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a str> {
+        let named = self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        named.filter_map(|header| std::str::from_utf8(header.value).ok())
+    }
+
     /// The comma-separated members of every header of that name, without surrounding blanks, without empty ones.
     pub fn members(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         let members = self.all(name).flat_map(|value| value.split(|byte| *byte == b','));

@@ -235,7 +235,8 @@ impl AcceptedRequest {
 
 /// What a request adds to the queue's bytes: body, headers and query.
 pub fn queued_bytes(request: &HookRequest) -> usize {
-    let headers = request.headers.as_ref().map_or(0, |headers| headers.len());
+    let of_both = [&request.client_headers, &request.headers];
+    let headers: usize = of_both.into_iter().flatten().map(|headers| headers.len()).sum();
     let query = request.query.as_ref().map_or(0, |query| query.len());
     request.body.len() + headers + query
 }

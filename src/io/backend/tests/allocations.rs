@@ -80,6 +80,7 @@ impl Load {
             cookie: None,
             idempotency_key: IdempotencyKey::format(format_args!("session-{tag}")),
             query: None,
+            client_headers: None,
             headers: None,
             body,
         };

@@ -308,7 +308,8 @@ fn the_backend_sees_what_the_protocol_says() {
         });
         let rig = Rig::new(Options { security_token: "testtoken".into(), ..backend.options() });
         let mut request = connect(1);
-        (request.query, request.headers) = (Some("X-DEVICEID=1".into()), Some(Rc::from(&b"X-DEVICEID: 1\r\n"[..])));
+        (request.query, request.client_headers) =
+            (Some("X-DEVICEID=1".into()), Some(Rc::from(&b"X-DEVICEID: 1\r\n"[..])));
         rig.run(request).await;
         let mut request = forward(2, LATE);
         request.cookie = Some(Rc::from(&b"Y29va2ll"[..]));

@@ -190,6 +190,7 @@ pub fn forward(tag: u64, retry: Retry) -> HookRequest {
         cookie: None,
         idempotency_key: None,
         query: None,
+        client_headers: None,
         headers: None,
         body: format!("message {tag}").into_bytes(),
     }
