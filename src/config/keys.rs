@@ -203,7 +203,11 @@ static LISTENING: &[Key] = &[
         SWITCH,
         "Every connection to http_port begins with a PROXY header (version 1 or 2), from one of trusted_proxies."
     ),
-    key!(allowed_origins, ORIGINS, "The web pages' origins that may connect. Empty: all of them."),
+    key!(
+        allowed_origins,
+        ORIGINS,
+        "The web pages' origins that may connect. Empty: pages of the same host, and with a 2014 file all; \"*\": all."
+    ),
     key!(cluster_name, NAME, "Nodes with other names are ignored.").restart(),
 ];
 

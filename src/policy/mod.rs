@@ -4,5 +4,6 @@ pub mod admission;
 pub mod api;
 pub mod backend;
 pub mod headers;
+pub mod origin;
 pub mod proxies;
 pub mod replays;

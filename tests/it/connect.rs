@@ -121,7 +121,7 @@ fn headers_of_the_client_are_handed_on_except_those_of_the_hop() {
         .header("Proxy-Connection", "keep-alive")
         .header("TE", "trailers")
         .header("Trailer", "X-End")
-        .header("Origin", "http://app.test")
+        .header("Origin", "http://127.0.0.1:8000")
         .header("Sec-WebSocket-Extensions", "permessage-deflate")
         .header("Cookie", "sessionid=1234")
         .header("User-Agent", "Rainbow/iOS")

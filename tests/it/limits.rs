@@ -67,9 +67,26 @@ fn an_origin_that_is_not_allowed_gets_403() {
 }
 
 #[test]
-fn without_allowed_origins_every_origin_is() {
+fn without_allowed_origins_a_page_may_connect_to_its_own_host() {
     let server = Setup::new().start();
-    Upgrade::of("phone").header("Origin", "https://anything.test").open(server.addr()).assert_open();
+    let with = |origin: &str| Upgrade::of("phone").header("Origin", origin);
+    with("http://127.0.0.1:8000").open(server.addr()).assert_open();
+    for origin in ["https://anything.test", "http://127.0.0.2", "null"] {
+        assert_eq!(with(origin).refused(server.addr()).status, 403, "{origin}");
+    }
+    for every in [
+        Setup::new().set("allowed_origins", r#"["*"]"#),
+        Setup::new().file("rainbow.ini", "[main]\nsecurity_token = x\n"),
+    ] {
+        let server = every.start();
+        with("https://anything.test").open(server.addr()).assert_open();
+    }
+}
+
+#[test]
+fn an_app_without_an_origin_is_let_in_whatever_is_allowed() {
+    let server = Setup::new().set("allowed_origins", r#"["https://app.test"]"#).start();
+    Upgrade::of("phone").open(server.addr()).assert_open();
 }
 
 #[test]

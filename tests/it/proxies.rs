@@ -19,7 +19,7 @@ fn claiming(device: &str, address: &str) -> Upgrade {
         .header("X_Real_IP", address)
         .header("Forwarded", &format!("for={address}"))
         .header("X-Forwarded-Proto", "https")
-        .header("Origin", "https://chat.example.com")
+        .header("Origin", "http://127.0.0.1:8000")
 }
 
 /// What the backend hears of a device's client.
@@ -41,7 +41,7 @@ fn a_client_is_not_believed_about_its_address() {
     let (backend, server) = behind("[]");
     let _client = claiming("liar", "203.0.113.9").open(server.addr());
     let host = server.addr().to_string();
-    assert_eq!(reported(&backend, "liar"), some(["127.0.0.1", "127.0.0.1", "http", &host, "https://chat.example.com"]));
+    assert_eq!(reported(&backend, "liar"), some(["127.0.0.1", "127.0.0.1", "http", &host, "http://127.0.0.1:8000"]));
     assert_eq!(claiming("another", "203.0.113.10").refused(server.addr()).status, 429, "it is the same address");
 }
 
@@ -52,7 +52,7 @@ fn a_trusted_proxy_is_believed_about_its_client() {
     let host = server.addr().to_string();
     assert_eq!(
         reported(&backend, "one"),
-        some(["203.0.113.9, 10.1.1.1", "203.0.113.9", "https", &host, "https://chat.example.com"])
+        some(["203.0.113.9, 10.1.1.1", "203.0.113.9", "https", &host, "http://127.0.0.1:8000"])
     );
     assert_eq!(claiming("two", "203.0.113.9").refused(server.addr()).status, 429);
     let _other = claiming("three", "203.0.113.10").open(server.addr());

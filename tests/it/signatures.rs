@@ -247,3 +247,53 @@ fn assert_logged_nothing_of(server: &Server, secrets: &[&str]) {
         assert_eq!(line, None, "a secret is in the log");
     }
 }
+
+#[test]
+fn what_loopback_may_do_a_page_of_another_site_may_not() {
+    let server = Setup::new().text("security_token", "").start();
+    let get = |path: &str, headers: &[(&str, &str)]| http::request(server.addr(), "GET", path, headers, b"").status;
+    let post = |path: &str, headers: &[(&str, &str)]| http::request(server.addr(), "POST", path, headers, b"x").status;
+    let send = "/send/?channel=a&qos=0";
+    for (path, method) in [("/info/", "GET"), ("/metrics", "GET"), (send, "POST"), ("/updateconfig/", "POST")] {
+        let call = |headers: &[(&str, &str)]| if method == "GET" { get(path, headers) } else { post(path, headers) };
+        assert_eq!(call(&[]), 200, "{path}");
+        assert_eq!(call(&[("Origin", "http://127.0.0.1:9999")]), 200, "{path}: a page of this machine");
+        assert_eq!(call(&[("Origin", "https://evil.test")]), 403, "{path}");
+        assert_eq!(call(&[("Sec-Fetch-Site", "cross-site")]), 403, "{path}");
+    }
+    assert_eq!(get("/updateconfig/", &[]), 401, "a link must not change anything");
+}
+
+#[test]
+fn what_was_sent_to_another_name_does_not_come_from_this_machine() {
+    let server = Setup::new().start();
+    let status = |host: &str, more: &str| {
+        let head = format!("GET /info/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n");
+        let mut wire = http::Wire::connect(server.addr());
+        wire.write(head.as_bytes());
+        while wire.fill(std::time::Instant::now() + crate::harness::TIMEOUT).is_ok_and(|len| len > 0) {}
+        String::from_utf8_lossy(&wire.buffer)[9..12].to_owned()
+    };
+    assert_eq!(
+        (status("127.0.0.1", ""), status("localhost:1984", ""), status("[::1]", "")),
+        ("200".into(), "200".into(), "200".into())
+    );
+    assert_eq!(status("rebound.test", ""), "401", "DNS rebinding, or a proxy that passes the name on");
+    for proxied in ["X-Forwarded-For: 1.2.3.4\r\n", "Via: 1.1 proxy\r\n", "X-Real-IP: 1.2.3.4\r\n"] {
+        assert_eq!(status("127.0.0.1", proxied), "401", "{proxied}");
+    }
+}
+
+#[test]
+fn the_page_is_for_anybody_and_its_figures_are_not() {
+    let server = Setup::new().text("admin_token", "s3cret").start();
+    let at = |path: &str, headers: &[(&str, &str)]| {
+        let headers = [&[("X-Forwarded-For", "1.2.3.4")], headers].concat();
+        http::request(server.addr(), "GET", path, &headers, b"")
+    };
+    let page = at("/serverinfo/", &[]);
+    assert_eq!(page.status, 200);
+    assert!(page.header("content-security-policy").is_some_and(|policy| policy.contains("frame-ancestors 'none'")));
+    assert_eq!(at("/info/", &[]).status, 401);
+    assert_eq!(at("/info/", &[("Authorization", "Bearer s3cret")]).status, 200);
+}

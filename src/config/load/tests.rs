@@ -37,6 +37,7 @@ fn the_2014_file_loads_as_it_is() {
         http_port: Some(1984),
         cluster_name: "demo".into(),
         file: Some(data("2014.ini")),
+        allowed_origins: vec!["*".into()],
         ..Config::default()
     };
     assert_eq!(loaded.config, expected);

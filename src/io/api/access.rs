@@ -6,6 +6,7 @@ use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Access, Route, Signature, write_refusal};
+use crate::policy::origin;
 use crate::wire::http1::{RequestHead, query_get};
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::borrow::Cow;
@@ -34,6 +35,8 @@ pub enum AccessRefusal {
     Keyless,
     #[error("webhook signature missing")]
     NoWebhookSignature,
+    #[error("calls from pages of other sites are refused")]
+    CrossSite,
     #[error("{0}")]
     Signature(#[from] SignError),
 }
@@ -41,13 +44,17 @@ pub enum AccessRefusal {
 /// Decided from the head alone, before the body is read; `is_whole`: the body is here already.
 pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, peer: IpAddr, is_whole: bool) -> Pass {
     let rules = worker.rules();
-    // What a proxy on this machine passes on does not come from this machine.
-    let is_proxied = head.headers.get("x-forwarded-for").is_some() || head.headers.get("forwarded").is_some();
-    let is_local = peer.to_canonical().is_loopback() && !is_proxied;
+    let text = |name: &str| head.headers.get_text(name);
+    let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), text("host"));
+    // What a proxy on this machine passes on does not come from this machine, and neither does what was sent to another
+    // name.
+    let is_proxied = PROXIED.into_iter().any(|name| head.headers.get(name).is_some());
+    let is_local = peer.to_canonical().is_loopback() && !is_proxied && origin::names_this_machine(text("host"));
     match route.access() {
         Access::Anyone => return Pass::Granted,
+        _ if is_cross_site => return Pass::Refused(AccessRefusal::CrossSite),
         Access::Viewer if is_local || has_admin_token(&rules.config().admin_token, head) => return Pass::Granted,
-        Access::Operator if is_local => return Pass::Granted,
+        Access::Operator if is_local && head.method == "POST" => return Pass::Granted,
         // Nothing is configured to sign with: for trying it out on one machine.
         Access::Signed if rules.is_keyless() && is_local => return Pass::Granted,
         _ => {}
@@ -107,9 +114,16 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
 /// The response to a call that may not be made.
 pub fn refused(route: Route, why: AccessRefusal) -> Response {
     // 2014's way for signed calls: HTTP 200, and the status in the body.
-    let status = if route.access() == Access::Signed { 200 } else { 401 };
+    let status = match why {
+        AccessRefusal::CrossSite => 403,
+        _ if route.access() == Access::Signed => 200,
+        _ => 401,
+    };
     refusal(status, &why.to_string())
 }
+
+/// Headers that proxies add.
+const PROXIED: [&str; 5] = ["x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via"];
 
 /// The signature of Standard Webhooks, which covers the body; each is taken once.
 pub fn verify_webhook(worker: &Worker, signed: SignedWebhook<'_>, body: &[u8]) -> Result<(), SignError> {

@@ -54,7 +54,8 @@ enum NotReady {
 
 /// The page that shows /info/.
 pub fn server_info() -> Response {
-    Response::new(200, "text/html; charset=utf-8", &include_bytes!("serverinfo.html")[..])
+    let page = Response::new(200, "text/html; charset=utf-8", &include_bytes!("serverinfo.html")[..]);
+    PAGE_HEADERS.into_iter().fold(page, |page, (name, value)| page.with_header(name, value))
 }
 
 /// `channel=` how many and who, paged by `offset` and `limit`; without it the largest channels.
@@ -126,6 +127,18 @@ pub async fn update_config(worker: &Rc<Worker>) -> Response {
     }
 }
 
+/// The page loads nothing, is in nobody's frame, and tells nobody its address, which may hold a token.
+const PAGE_HEADERS: [(&str, &str); 5] = [
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+];
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 10_000;
 const RELOAD_TIMEOUT_MS: u64 = 60_000;

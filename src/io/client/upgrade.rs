@@ -14,6 +14,7 @@ use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
 use crate::policy::headers::forwarded;
+use crate::policy::origin::may_connect;
 use crate::policy::proxies::{ClientPath, is_trusted};
 use crate::shard::command::StoreError;
 use crate::shard::{Input, Mode};
@@ -74,12 +75,8 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
 }
 
 fn check_origin(worker: &Worker, rules: &Rules, head: &RequestHead<'_>) -> Result<(), ConnectRefusal> {
-    let allowed = &rules.config().allowed_origins;
-    if allowed.is_empty() {
-        return Ok(());
-    }
-    let origin = head.headers.get_text("origin").unwrap_or("");
-    if allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+    let text = |name: &str| head.headers.get_text(name);
+    if may_connect(&rules.config().allowed_origins, text("origin"), text("host")) {
         return Ok(());
     }
     worker.count(|counters| &counters.origin_refused);

@@ -28,7 +28,7 @@ pub enum Access {
     Signed,
     /// A person or a scraper: from loopback, or signed, or with the admin token.
     Viewer,
-    /// The operator: from loopback, or signed.
+    /// The operator: by POST from loopback, or signed.
     Operator,
 }
 
@@ -58,10 +58,11 @@ impl Route {
 
     pub fn access(self) -> Access {
         match self {
-            Route::Connect | Route::Hello | Route::Live | Route::Ready => Access::Anyone,
+            // The page asks for what it shows, and for a token where one is needed.
+            Route::Connect | Route::Hello | Route::Live | Route::Ready | Route::ServerInfo => Access::Anyone,
             Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
             Route::DropSession => Access::Signed,
-            Route::Channel | Route::Session | Route::Info | Route::ServerInfo | Route::Metrics => Access::Viewer,
+            Route::Channel | Route::Session | Route::Info | Route::Metrics => Access::Viewer,
             Route::UpdateConfig => Access::Operator,
         }
     }
