@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::http::{self, Response, Wire};
 use crate::harness::metrics::{Counted, counted, read, risen};
-use crate::harness::{Backend, Client, Server, Setup, TIMEOUT, Upgrade};
+use crate::harness::{Backend, Client, Reply, Server, Setup, TIMEOUT, Upgrade};
 
 fn started() -> (Backend, Server) {
     let backend = Backend::start();
@@ -225,4 +225,53 @@ fn the_words_of_an_upgrade_compare_without_case_and_in_lists() {
         .without("Connection")
         .header("connection", "keep-alive, upgrade");
     upgrade.open(server.addr()).assert_open();
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let (_backend, server) = started();
+    let mut wire = Wire::connect(server.addr());
+    let host = server.addr();
+    wire.write(
+        format!("HEAD /hello/ HTTP/1.1\r\nHost: {host}\r\n\r\nGET /hello/ HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes(),
+    );
+    let expected = ["HTTP/1.1 200 OK", "HTTP/1.1 200 OK", "ok"];
+    while !wire.buffer.ends_with(b"\r\n\r\nok") {
+        let read = wire.fill(Instant::now() + TIMEOUT);
+        assert!(read.as_ref().is_ok_and(|len| *len > 0), "{read:?} {}", String::from_utf8_lossy(&wire.buffer));
+    }
+    let text = String::from_utf8_lossy(&wire.buffer).into_owned();
+    let seen: Vec<_> = text.split("\r\n").filter(|part| expected.contains(part)).collect();
+    assert_eq!(seen, expected, "{text}");
+    assert_eq!(text.matches("Content-Length: 2").count(), 2);
+}
+
+#[test]
+fn a_caller_of_http_1_0_keeps_its_connection_when_it_asks_for_it() {
+    let (_backend, server) = started();
+    let mut wire = Wire::connect(server.addr());
+    for _ in 0..3 {
+        wire.write(b"GET /hello/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        let response = wire.response(Instant::now() + TIMEOUT).expect("answered");
+        assert_eq!((response.status, response.header("connection")), (200, Some("keep-alive")));
+    }
+    wire.write(b"GET /hello/ HTTP/1.0\r\n\r\n");
+    let response = wire.response(Instant::now() + TIMEOUT).expect("answered");
+    assert_eq!(response.header("connection"), Some("close"));
+}
+
+#[test]
+fn an_upgrade_may_say_that_its_body_is_empty() {
+    let (_backend, server) = started();
+    Upgrade::of("phone").header("Content-Length", "0").open(server.addr()).assert_open();
+    assert_eq!(Upgrade::of("phone").header("Content-Length", "1").refused(server.addr()).status, 400);
+}
+
+#[test]
+fn a_backend_may_answer_with_many_and_long_headers() {
+    let backend = Backend::start();
+    backend
+        .on_connect(|_| (0..200).fold(Reply::welcome(), |reply, n| reply.header(&format!("X-{n}"), &"v".repeat(200))));
+    let server = Setup::of(&backend).start();
+    Upgrade::of("phone").open(server.addr()).assert_open();
 }

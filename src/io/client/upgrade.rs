@@ -42,7 +42,7 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
     let rules = worker.rules();
     let upgrade = Upgrade::read(head.method, head.version_minor, head.headers.iter());
     let upgrade = upgrade.map_err(ConnectRefusal::Handshake)?;
-    if head.framing != BodyFraming::None {
+    if !matches!(head.framing, BodyFraming::None | BodyFraming::Length(0)) {
         return Err(ConnectRefusal::HasBody);
     }
     check_origin(worker, &rules, head)?;

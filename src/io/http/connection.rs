@@ -1,7 +1,7 @@
 //! One HTTP connection of a caller or of a client to be: heads and bodies are read under deadlines, responses written
 //! at the end of the turn. What a request means is in `service::serve`.
 
-use super::response::Response;
+use super::response::{Response, ResponseForm};
 use crate::base::time::ms;
 use crate::io::runtime::deadlines::Watch;
 use crate::io::runtime::net;
@@ -46,7 +46,7 @@ pub async fn refuse(worker: Rc<Worker>, socket: Socket, response: &Response) {
     let watch = worker.deadlines().watch(socket.fd());
     let (writer, buffer, body) = Default::default();
     let mut connection = HttpConnection { worker, writer, socket, watch, buffer, body, has_served: true };
-    connection.respond(response, false).await;
+    connection.respond(response, ResponseForm::LAST).await;
     connection.linger().await;
 }
 
@@ -135,7 +135,7 @@ impl HttpConnection {
                 Ok(None) => {}
                 Err(error) => {
                     self.worker.count(|counters| &counters.http_refused);
-                    self.respond(&Response::plain(error.status(), &error.to_string()), false).await;
+                    self.respond(&Response::plain(error.status(), &error.to_string()), ResponseForm::LAST).await;
                     self.linger().await;
                     return None;
                 }
@@ -214,9 +214,9 @@ impl HttpConnection {
         if self.body.is_empty() { &self.buffer[head..request] } else { &self.body }
     }
 
-    pub async fn respond(&mut self, response: &Response, keep_alive: bool) {
-        self.write(|out| response.write(out, keep_alive));
-        if !keep_alive {
+    pub async fn respond(&mut self, response: &Response, form: ResponseForm) {
+        self.write(|out| response.write(out, form));
+        if !form.keep_alive {
             self.written().await;
         }
     }
@@ -259,14 +259,14 @@ impl HttpConnection {
 
     async fn time_out(&mut self, late: Late) {
         self.worker.count(|counters| &counters.http_timeouts);
-        self.respond(&Response::plain(408, &late.to_string()), false).await;
+        self.respond(&Response::plain(408, &late.to_string()), ResponseForm::LAST).await;
     }
 
     async fn refuse_body(&mut self, status: u16, why: &str) {
         self.worker.count(|counters| &counters.http_refused);
         let mut body = Vec::new();
         write_refusal(&mut body, why);
-        self.respond(&Response::new(status, "application/json", body), false).await;
+        self.respond(&Response::new(status, "application/json", body), ResponseForm::LAST).await;
     }
 
     /// One read behind what the buffer has; false at the end of the stream.

@@ -14,6 +14,22 @@ pub struct Response {
     body: Cow<'static, [u8]>,
 }
 
+/// What of a request decides how its response is written.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseForm {
+    /// The connection stays.
+    pub keep_alive: bool,
+    /// Then the caller has to be told so.
+    pub is_http_1_0: bool,
+    /// The body is left out, its length is not.
+    pub is_head: bool,
+}
+
+impl ResponseForm {
+    /// Of the last response, to whatever it was.
+    pub const LAST: ResponseForm = ResponseForm { keep_alive: false, is_http_1_0: false, is_head: false };
+}
+
 impl Response {
     pub fn new(status: u16, content_type: &'static str, body: impl Into<Cow<'static, [u8]>>) -> Response {
         Response { status, content_type, headers: Vec::new(), body: body.into() }
@@ -50,7 +66,7 @@ impl Response {
         }
     }
 
-    pub fn write(&self, out: &mut Vec<u8>, keep_alive: bool) {
+    pub fn write(&self, out: &mut Vec<u8>, form: ResponseForm) {
         let Response { status, content_type, headers, body } = self;
         out.reserve(HEAD_ROOM + body.len());
         // Piece by piece: the formatting machinery costs a call more than its signature.
@@ -71,11 +87,15 @@ impl Response {
             // Writing to a vector cannot fail.
             let _ = write!(out, "{name}: {value}\r\n");
         }
-        if !keep_alive {
+        if !form.keep_alive {
             out.extend_from_slice(b"Connection: close\r\n");
+        } else if form.is_http_1_0 {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
         }
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(body);
+        if !form.is_head {
+            out.extend_from_slice(body);
+        }
     }
 }
 

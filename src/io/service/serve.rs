@@ -5,7 +5,7 @@ use crate::io::api::access::{self, Pass};
 use crate::io::api::calls::{self, ApiRequest};
 use crate::io::client::upgrade::{self, UpgradePlan};
 use crate::io::http::connection::{self, HttpConnection};
-use crate::io::http::response::Response;
+use crate::io::http::response::{Response, ResponseForm};
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::Route;
@@ -45,7 +45,7 @@ struct ServedConnection {
 /// What a head asks for.
 struct Plan {
     action: Action,
-    keep_alive: bool,
+    form: ResponseForm,
 }
 
 enum Action {
@@ -76,20 +76,20 @@ impl ServedConnection {
             if !self.connection.begin_request().await {
                 return;
             }
-            let Plan { action, keep_alive } = self.plan(head);
-            let keep_alive = keep_alive && !self.worker().shared().is_draining();
+            let Plan { action, mut form } = self.plan(head);
+            form.keep_alive &= !self.worker().shared().is_draining();
             match action {
                 Action::Upgrade(plan) => return self.upgrade(head, *plan).await,
                 Action::Respond(response) => {
                     // Only a request without a body is answered from its head alone and followed by another.
-                    self.connection.respond(&response, keep_alive).await;
-                    if !keep_alive {
+                    self.connection.respond(&response, form).await;
+                    if !form.keep_alive {
                         return self.connection.linger().await;
                     }
                     self.connection.consume(head);
                 }
-                Action::Call(call) => match self.call(head, call, keep_alive).await {
-                    Some(request) if keep_alive => self.connection.consume(request),
+                Action::Call(call) => match self.call(head, call, form).await {
+                    Some(request) if form.keep_alive => self.connection.consume(request),
                     _ => return self.connection.linger().await,
                 },
             }
@@ -109,7 +109,7 @@ impl ServedConnection {
             Err(error) => {
                 self.worker().count(|counters| &counters.http_refused);
                 let response = Response::plain(error.status(), &error.to_string());
-                return Plan { action: Action::Respond(response), keep_alive: false };
+                return Plan { action: Action::Respond(response), form: ResponseForm::LAST };
             }
         };
         let is_whole = match parsed.framing {
@@ -119,7 +119,12 @@ impl ServedConnection {
         };
         let action = self.route(&parsed, is_whole);
         let is_followed = parsed.framing == BodyFraming::None || matches!(action, Action::Call(_));
-        Plan { action, keep_alive: parsed.keep_alive() && is_followed }
+        let form = ResponseForm {
+            keep_alive: parsed.keep_alive() && is_followed,
+            is_http_1_0: parsed.version_minor == 0,
+            is_head: parsed.method == "HEAD",
+        };
+        Plan { action, form }
     }
 
     /// `is_whole`: the body is in the buffer too.
@@ -135,7 +140,10 @@ impl ServedConnection {
         if route == Route::Connect {
             return self.plan_upgrade(head);
         }
-        let method_fits = if route.is_post() { head.method == "POST" } else { matches!(head.method, "GET" | "POST") };
+        let method_fits = match route.is_post() {
+            true => head.method == "POST",
+            false => matches!(head.method, "GET" | "HEAD" | "POST"),
+        };
         if !method_fits {
             let allowed = if route.is_post() { "POST" } else { "GET" };
             return Action::Respond(
@@ -187,13 +195,13 @@ impl ServedConnection {
 
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the
     /// connection has to end.
-    async fn call(&mut self, head: usize, call: CallPlan, keep_alive: bool) -> Option<usize> {
+    async fn call(&mut self, head: usize, call: CallPlan, form: ResponseForm) -> Option<usize> {
         if let Pass::Refused(why) = &call.pass {
             self.worker().count(|counters| &counters.signatures_refused);
             let response = access::refused(call.route, *why);
-            let keep_alive = keep_alive && call.framing == BodyFraming::None;
-            self.connection.respond(&response, keep_alive).await;
-            return keep_alive.then_some(head);
+            let form = ResponseForm { keep_alive: form.keep_alive && call.framing == BodyFraming::None, ..form };
+            self.connection.respond(&response, form).await;
+            return form.keep_alive.then_some(head);
         }
         let request_len = self.connection.read_body(head, call.framing, call.expects_continue).await?;
         self.connection.stop_watch();
@@ -206,7 +214,7 @@ impl ServedConnection {
             spare: std::mem::take(&mut self.spare),
         };
         let response = calls::run(self.connection.worker(), request).await;
-        self.connection.respond(&response, keep_alive).await;
+        self.connection.respond(&response, form).await;
         if let Some(mut body) = response.into_buffer() {
             body.shrink_to(SPARE_BYTES_MAX);
             self.spare = body;

@@ -32,7 +32,7 @@ pub enum Failure {
     Timeout,
     #[error("the backend's answer is not HTTP")]
     Malformed,
-    #[error("the backend's answer is larger than allowed")]
+    #[error("the backend's answer is larger than allowed (backend_body_max, or a head of 64 KiB or 256 headers)")]
     TooLarge,
 }
 

@@ -16,7 +16,7 @@ impl HeadLimits {
     /// What a client or a caller of the control API may send.
     pub const REQUEST: HeadLimits = HeadLimits { bytes_max: 8192, headers_max: 64 };
     /// What a business server may answer: it is trusted more, and frameworks like to add headers.
-    pub const RESPONSE: HeadLimits = HeadLimits { bytes_max: 16_384, headers_max: 128 };
+    pub const RESPONSE: HeadLimits = HeadLimits { bytes_max: 64 << 10, headers_max: 256 };
 }
 
 /// Why a head is refused.
