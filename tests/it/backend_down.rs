@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::metrics::{Counted, await_rise, counted, read};
-use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, Upgrade};
+use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, TIMEOUT, Upgrade, eventually};
 
 /// A breaker that stays out of the way, and short pauses.
 fn stubborn(backend: &Backend) -> Setup {
@@ -337,4 +337,30 @@ fn connects_answered_500_shut_nobody_out() {
         assert_eq!(Upgrade::of("bad").refused(server.addr()).status, 503);
         Client::open(server.addr(), &format!("newcomer{i}"));
     }
+}
+
+#[test]
+fn what_refuses_clients_and_what_is_back_is_in_the_log() {
+    let mut backend = Backend::start();
+    backend.on_connect(|request| match request.header("x-deviceid") {
+        Some("broken") => Reply::status(500, "bug"),
+        _ => Reply::welcome(),
+    });
+    let server = Setup::of(&backend).set("workers", "1").set("breaker_cooldown", "0.1").start();
+    for _ in 0..20 {
+        assert_eq!(Upgrade::of("broken").refused(server.addr()).status, 503);
+    }
+    let refusals = || server.log().lines().filter(|entry| entry.contains("refused with 503")).count();
+    server.process.log.wait_for("the reason", TIMEOUT, |entry| entry.contains("the backend answered 500"));
+    assert_eq!(refusals(), 1, "once a minute");
+    backend.stop();
+    for _ in 0..10 {
+        assert_eq!(Upgrade::of("phone").refused(server.addr()).status, 503);
+    }
+    server.process.log.wait_for("the outage", TIMEOUT, |entry| entry.contains("taken for down"));
+    backend.restart();
+    eventually("the backend is back", || Upgrade::of("phone").try_open(server.addr()).ok());
+    server.process.log.wait_for("the return", TIMEOUT, |entry| entry.contains("is back"));
+    let entries = server.log().lines().filter(|entry| entry.contains("taken for down")).count();
+    assert_eq!((entries, refusals()), (1, 1), "{}", server.log());
 }

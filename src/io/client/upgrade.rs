@@ -4,12 +4,13 @@
 
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
+use crate::io::backend::GiveUp;
 use crate::io::client::handover;
 use crate::io::handover::channel::Arrival;
 use crate::io::hooks::requests::ConnectHeaders;
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
-use crate::io::worker::connecting::{Connect, ConnectOutcome};
+use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
@@ -164,8 +165,8 @@ pub async fn connect(
         let deadline = worker.now() + rules.config().connect_timeout + CONNECT_GRACE_MS;
         let oneshot = worker.connects().open(Connect { key, identity, response, greets }, deadline);
         let outcome = match worker.hooks().connect(oneshot.id(), identity, query, headers) {
-            true => oneshot.await.unwrap_or(ConnectOutcome::Failed),
-            false => ConnectOutcome::Failed,
+            true => oneshot.await.unwrap_or(ConnectOutcome::Failed(ConnectFailure::GaveUp(GiveUp::Deadline))),
+            false => ConnectOutcome::Failed(ConnectFailure::TooManyRequests),
         };
         let refused = match outcome {
             ConnectOutcome::Opened => None,
@@ -185,9 +186,9 @@ pub async fn connect(
                 debug!(%identity, "refused by the backend");
                 Some(ConnectRefusal::Refused)
             }
-            ConnectOutcome::Failed => {
+            ConnectOutcome::Failed(why) => {
                 worker.count(|counters| &counters.connect_failed);
-                debug!(%identity, "the backend did not answer");
+                worker.connects().log_failure(why, worker.now());
                 Some(ConnectRefusal::NoAnswer)
             }
         };

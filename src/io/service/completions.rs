@@ -9,7 +9,7 @@ use crate::io::client::lifecycle;
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::hooks::ticket::HookTicket;
 use crate::io::runtime::oneshot::OneshotId;
-use crate::io::worker::connecting::{Connect, ConnectOutcome};
+use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::{Actions, ConnectAnswer, Verdict};
 use crate::shard::{self, ForwardOutcome, Input};
@@ -32,7 +32,9 @@ pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
         error!("the handling of a backend's answer panicked");
         match ticket {
             HookTicket::Forward(key) => worker.handle(Input::Panicked { key }),
-            HookTicket::Connect(oneshot) => worker.connects().complete(oneshot, ConnectOutcome::Failed),
+            HookTicket::Connect(oneshot) => {
+                worker.connects().complete(oneshot, ConnectOutcome::Failed(ConnectFailure::Panicked))
+            }
             HookTicket::Close | HookTicket::Receipts { .. } => {}
         }
     }
@@ -73,7 +75,11 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
                 ConnectAnswer::Accepted => accept(worker, connect, &actions),
                 refused => {
                     lifecycle::note_invalid(worker, &actions);
-                    if refused == ConnectAnswer::Refused { ConnectOutcome::Refused } else { ConnectOutcome::Failed }
+                    match head.status {
+                        _ if refused == ConnectAnswer::Refused => ConnectOutcome::Refused,
+                        200..=299 => ConnectOutcome::Failed(ConnectFailure::NotJson),
+                        status => ConnectOutcome::Failed(ConnectFailure::Status(status)),
+                    }
                 }
             }
         }
@@ -81,7 +87,7 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
             if reason.may_have_arrived() {
                 worker.hooks().close_after_unknown_connect(connect.identity, worker.now());
             }
-            ConnectOutcome::Failed
+            ConnectOutcome::Failed(ConnectFailure::GaveUp(reason))
         }
     };
     worker.connects().complete(oneshot, outcome);

@@ -3,18 +3,21 @@
 
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
+use crate::io::backend::GiveUp;
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::oneshot::{Oneshot, OneshotId, Oneshots};
 use crate::shard::command::StoreError;
 use rustc_hash::FxHashMap;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use tracing::warn;
 
 pub struct PendingConnects {
     hooks: Oneshots<ConnectOutcome, Option<Connect>>,
     attaches: Oneshots<AttachOutcome>,
     /// The shard says which connection was attached; this is who waits for it.
     attaching: RefCell<FxHashMap<ConnKey, OneshotId>>,
+    failures: FailureLog,
 }
 
 /// A connection for which the connect hook was called.
@@ -38,7 +41,29 @@ pub enum ConnectOutcome {
     /// Another worker owns its session.
     OwnedElsewhere(Box<SessionRequest>),
     Refused,
-    Failed,
+    Failed(ConnectFailure),
+}
+
+/// Why the business server could not be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectFailure {
+    #[error("too many requests wait for the backend")]
+    TooManyRequests,
+    #[error("{0}")]
+    GaveUp(GiveUp),
+    #[error("the backend answered {0}")]
+    Status(u16),
+    #[error("the backend's answer is no JSON")]
+    NotJson,
+    #[error("the answer's handling panicked")]
+    Panicked,
+}
+
+/// Clients that had to be refused, for the log: once a minute.
+#[derive(Default)]
+struct FailureLog {
+    unlogged: Cell<u64>,
+    next_warning: Cell<Tick>,
 }
 
 /// The session is the connection's, or why the store does not take it.
@@ -46,7 +71,19 @@ pub type AttachOutcome = Result<(), StoreError>;
 
 impl PendingConnects {
     pub fn new(now: Tick) -> PendingConnects {
-        PendingConnects { hooks: Oneshots::new(now), attaches: Oneshots::new(now), attaching: RefCell::default() }
+        let (attaching, failures) = Default::default();
+        PendingConnects { hooks: Oneshots::new(now), attaches: Oneshots::new(now), attaching, failures }
+    }
+
+    /// A client is refused because the business server could not be asked. Says so, at most once a minute: the operator
+    /// must not have to guess why nobody comes in.
+    pub fn log_failure(&self, why: ConnectFailure, now: Tick) {
+        let FailureLog { unlogged, next_warning } = &self.failures;
+        unlogged.set(unlogged.get() + 1);
+        if now >= next_warning.get() {
+            next_warning.set(now + LOG_INTERVAL_MS);
+            warn!(clients = unlogged.take(), "refused with 503: {why}");
+        }
     }
 
     pub fn open(&self, connect: Connect, deadline: Tick) -> Oneshot<ConnectOutcome, Option<Connect>> {
@@ -97,6 +134,8 @@ impl PendingConnects {
         self.attaches.expire(now);
     }
 }
+
+const LOG_INTERVAL_MS: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {
