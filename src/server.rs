@@ -24,6 +24,7 @@ use crate::shard::session_owner;
 pub use crate::store::crash::arm as crash_at;
 use crate::store::{self, OpenError, Opened, Store};
 use crate::worker::{self, WorkerStart};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -41,6 +42,9 @@ pub struct Server {
     workers: Vec<JoinHandle<()>>,
     store: Option<StoreThread>,
     reread: Reread,
+    /// What came while the main thread waited for something else.
+    deferred: VecDeque<Event>,
+    reloads: u64,
     /// A signal to end came while the workers were starting.
     ended_early: bool,
 }
@@ -96,7 +100,16 @@ impl Server {
         };
         let threads = start_workers(&shared, WorkersStart { receivers, resolver, sessions, mode, limits })?;
         events::watch_signals(shared.events().clone())?;
-        let mut server = Server { shared, events, workers: threads, store, reread, ended_early: false };
+        let mut server = Server {
+            shared,
+            events,
+            workers: threads,
+            store,
+            reread,
+            deferred: VecDeque::new(),
+            reloads: 0,
+            ended_early: false,
+        };
         server.wait_until_ready()?;
         info!(listen = %listen, workers, "listening");
         Ok(server)
@@ -119,7 +132,7 @@ impl Server {
                 Some(Event::Ready(Err(error))) => return Err(StartError::Worker(error)),
                 Some(Event::Terminate) => self.ended_early = true,
                 // What is read at the end of the start is new enough.
-                Some(Event::Reload(_)) => {}
+                Some(Event::Reload(_) | Event::Reloaded(..)) => {}
                 Some(Event::WorkerEnded(_)) | None => {
                     return Err(StartError::Worker("a worker did not start".into()));
                 }
@@ -132,47 +145,57 @@ impl Server {
     /// `shutdown_timeout`.
     pub fn run(mut self) -> bool {
         while !self.ended_early {
-            match self.events.wait() {
+            let event = self.deferred.pop_front().unwrap_or_else(|| self.events.wait());
+            match event {
                 Event::Reload(caller) => self.reload(caller),
                 Event::Terminate => break,
                 Event::WorkerEnded(worker) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
                     return false;
                 }
-                Event::Ready(_) => {}
+                // Of a reload that is over.
+                Event::Ready(_) | Event::Reloaded(..) => {}
             }
         }
         self.drain()
     }
 
+    /// Everything ends within `shutdown_timeout`, and what does not is named.
     fn drain(self) -> bool {
         info!("draining: no new connections, clients are told to go elsewhere");
         self.shared.start_draining();
-        for mailbox in self.shared.mailboxes().iter() {
-            // A full mailbox is emptied by its worker.
-            let mut drain = PeerMessage::Drain;
-            while let Err(back) = mailbox.try_send(drain) {
-                drain = back;
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
         let end = Until::after(self.shared.config().shutdown_timeout);
         let mut left = self.workers.len();
+        let mut uninformed: Vec<ShardId> = self.shared.workers().collect();
         while left > 0 {
-            match self.events.wait_until(end) {
+            // A full mailbox is emptied by its worker.
+            uninformed.retain(|&worker| self.shared.mailbox(worker).try_send(PeerMessage::Drain).is_err());
+            let until = if uninformed.is_empty() { end } else { end.min(MAILBOX_RETRY) };
+            match self.events.wait_until(until) {
                 Some(Event::WorkerEnded(_)) => left -= 1,
                 Some(Event::Terminate) => {
-                    warn!("told twice: ending at once");
+                    warn!(workers = left, "told twice: ending at once");
                     return false;
                 }
                 Some(_) => {}
-                None => return false,
+                None if end.is_over() => {
+                    error!(workers = left, "shutdown_timeout is over, and not every worker has ended");
+                    return false;
+                }
+                None => {}
             }
         }
         self.workers.into_iter().for_each(|worker| drop(worker.join()));
         // Last of all: it has to take what the workers sent at their end.
         if let Some(store) = self.store {
-            store.stop();
+            let requests = self.shared.store().map_or(0, |store| store.len());
+            if !store.stop(end.instant() + STORE_GRACE) {
+                error!(
+                    requests,
+                    "shutdown_timeout is over, and the store does not answer: this was not promised to anybody"
+                );
+                return false;
+            }
         }
         info!("ended");
         true
@@ -180,29 +203,56 @@ impl Server {
 
     /// All or nothing: a configuration with an error changes nothing.
     fn reload(&mut self, caller: Option<ReturnAddress>) {
-        let outcome = (self.reread)().map(|new| {
-            let reload = Reload::of(&self.shared.config(), new);
-            let config = Arc::new(reload.config);
-            self.shared.set_config(config.clone());
-            if let Some(store) = self.shared.store() {
-                store.reload(&config.store);
-            }
-            for mailbox in self.shared.mailboxes().iter() {
-                if mailbox.try_send(PeerMessage::Reload(config.clone())).is_err() {
-                    warn!("a worker's mailbox is full: reload again");
+        let outcome = match (self.reread)() {
+            Ok(new) => {
+                let reload = Reload::of(&self.shared.config(), new);
+                let config = Arc::new(reload.config);
+                self.shared.set_config(config.clone());
+                if let Some(store) = self.shared.store() {
+                    store.reload(&config.store);
+                }
+                let report = reload_report(&reload.changed, &reload.needs_restart);
+                match self.reload_workers(&config) {
+                    late if late.is_empty() => Ok(report),
+                    late => Err(format!("{report}; not confirmed by the workers {late:?}: reload again")),
                 }
             }
-            reload_report(&reload.changed, &reload.needs_restart)
-        });
+            Err(errors) => Err(format!("the configuration was not changed:\n{errors}")),
+        };
         match &outcome {
             Ok(report) => info!("{report}"),
-            Err(errors) => error!("the configuration was not changed:\n{errors}"),
+            Err(why) => error!("{why}"),
         }
         if let Some(caller) = caller {
             // When the mailbox is full, the call ends at its deadline.
             let reloaded = PeerMessage::Reloaded { oneshot: caller.oneshot(), outcome };
             let _ = self.shared.mailbox(caller.worker()).try_send(reloaded);
         }
+    }
+
+    /// Returns the workers that did not confirm in time.
+    fn reload_workers(&mut self, config: &Arc<Config>) -> Vec<u16> {
+        self.reloads += 1;
+        let number = self.reloads;
+        let end = Until::after(RELOAD_TIMEOUT);
+        let mut uninformed: Vec<ShardId> = self.shared.workers().collect();
+        let mut unconfirmed: Vec<u16> = uninformed.iter().map(|worker| worker.0).collect();
+        while !unconfirmed.is_empty() && !end.is_over() {
+            uninformed.retain(|&worker| {
+                let reload = PeerMessage::Reload { config: config.clone(), number };
+                self.shared.mailbox(worker).try_send(reload).is_err()
+            });
+            match self.events.wait_until(if uninformed.is_empty() { end } else { end.min(MAILBOX_RETRY) }) {
+                Some(Event::Reloaded(worker, of)) if of == number => unconfirmed.retain(|&other| other != worker.0),
+                Some(event @ (Event::Terminate | Event::WorkerEnded(_))) => {
+                    self.deferred.push_back(event);
+                    break;
+                }
+                Some(event @ Event::Reload(_)) => self.deferred.push_back(event),
+                Some(Event::Reloaded(..) | Event::Ready(_)) | None => {}
+            }
+        }
+        unconfirmed
     }
 }
 
@@ -304,5 +354,11 @@ fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
     probe.local_addr()
 }
 
+/// How long the workers may take to confirm a reload.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before a full mailbox is tried again.
+const MAILBOX_RETRY: Duration = Duration::from_millis(5);
+/// Beyond shutdown_timeout, for what the workers sent at their end.
+const STORE_GRACE: Duration = Duration::from_millis(500);
 const PORT_RETRY_MS: u64 = 1_000;
 const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -43,7 +44,11 @@ impl Redis {
 
     fn setup(&self, backend: &Backend) -> Setup {
         let url = format!("redis://127.0.0.1:{}", self.port.number);
-        Setup::of(backend).text("store.kind", "redis").text("store.url", &url).set("workers", "2")
+        Setup::of(backend)
+            .text("store.kind", "redis")
+            .text("store.url", &url)
+            .set("workers", "2")
+            .set("shutdown_timeout", "3")
     }
 }
 
@@ -195,4 +200,35 @@ fn a_redis_that_evicts_is_refused_at_the_start() {
     let refused = redis.setup(&Backend::start()).refused();
     assert!(!refused.status.success());
     assert!(refused.text.contains("maxmemory-policy is allkeys-lru"), "{}", refused.text);
+}
+
+#[test]
+fn a_redis_that_hangs_holds_up_neither_readiness_nor_a_call_nor_the_end() {
+    let mut world = world();
+    world.absent("ann");
+    world.redis.process.signal("STOP");
+    let begun = Instant::now();
+    let once = [("channel", "all"), ("qos", "1"), ("timeout", "2"), ("message_id", "m")];
+    let answer = call(world.server.addr(), "/send/", &once, "x").json();
+    assert_eq!(answer["status"], 1, "{answer}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?} with a timeout of 2 s", begun.elapsed());
+    let plain = [("channel", "all"), ("qos", "1"), ("timeout", "1")];
+    let answer = call(world.server.addr(), "/send/", &plain, "y").json();
+    assert_eq!((&answer["status"], &answer["undecided"]), (&json!(1), &json!(1)), "what is on its way is not success");
+    assert!(world.readiness(503).contains("does not answer"));
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    let ending = Instant::now();
+    world.server.terminate();
+    let status = world.server.exited_within(Duration::from_secs(10));
+    assert!(ending.elapsed() < Duration::from_secs(6), "{:?} with shutdown_timeout 3 s", ending.elapsed());
+    assert_ne!(status.code(), Some(0), "something was given up");
+    assert!(world.server.log().contains("shutdown_timeout is over"), "{}", world.server.log());
+    world.redis.process.signal("CONT");
+    // A repeat of the call after that is a call like any other.
+    world.server = world.redis.setup(&world.backend).start();
+    let answer = eventually("it is stored", || {
+        let answer = call(world.server.addr(), "/send/", &once, "x").json();
+        (answer["status"] == 0).then_some(answer)
+    });
+    assert_eq!(answer["stored"], 1, "{answer}");
 }

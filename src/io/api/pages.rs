@@ -36,6 +36,9 @@ fn check_ready(worker: &Worker) -> Result<(), NotReady> {
     if shared.stuck_worker(clock::monotonic()).is_some() {
         return Err(NotReady::WorkerStuck);
     }
+    if shared.store().is_some_and(|store| store.busy_ms() >= STORE_SILENT_MS) {
+        return Err(NotReady::StoreSilent);
+    }
     match shared.store().filter(|store| !store.is_ready()).map(StoreSender::state) {
         Some(Health::Refusing { detail, .. }) => Err(NotReady::StoreRefuses { detail }),
         _ => Ok(()),
@@ -48,6 +51,8 @@ enum NotReady {
     GoingAway,
     #[error("a worker is stuck")]
     WorkerStuck,
+    #[error("the store does not answer")]
+    StoreSilent,
     #[error("{detail}")]
     StoreRefuses { detail: String },
 }
@@ -139,6 +144,9 @@ const PAGE_HEADERS: [(&str, &str); 5] = [
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-store"),
 ];
+/// A commit takes milliseconds; a store that is silent for so long makes every promise wait.
+const STORE_SILENT_MS: u64 = 3_000;
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 10_000;
-const RELOAD_TIMEOUT_MS: u64 = 60_000;
+/// The main thread waits for the workers for half of that.
+const RELOAD_TIMEOUT_MS: u64 = 10_000;

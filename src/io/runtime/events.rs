@@ -18,6 +18,8 @@ pub enum Event {
     /// A worker listens, or cannot.
     Ready(Result<(), String>),
     WorkerEnded(ShardId),
+    /// A worker has the configuration of this reload.
+    Reloaded(ShardId, u64),
 }
 
 #[derive(Clone)]
@@ -62,6 +64,19 @@ pub struct Until(Instant);
 impl Until {
     pub fn after(duration: Duration) -> Until {
         Until(Instant::now() + duration)
+    }
+
+    /// The earlier of the two.
+    pub fn min(self, duration: Duration) -> Until {
+        Until(self.0.min(Instant::now() + duration))
+    }
+
+    pub fn is_over(self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    pub fn instant(self) -> Instant {
+        self.0
     }
 }
 

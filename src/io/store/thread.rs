@@ -24,7 +24,7 @@ use crate::io::runtime::clock;
 use crate::metrics::store::StoreMetrics;
 use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
 use crate::store::{ClaimId, ClaimOutcome, Health, Request, Response, Store, Usage, crash};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,22 +56,36 @@ pub fn start(
     let sender = StoreSender { queue: queue.clone(), status: status.clone() };
     let store_loop = StoreLoop { store, limits: limits.clone(), requests, sinks, status, last_len: 1, failed: false };
     store_loop.publish();
-    let thread = thread::Builder::new().name("rainbow-store".into()).spawn(move || store_loop.run())?;
-    Ok((StoreThread { thread, queue }, sender))
+    let (running, ended) = bounded(0);
+    let run = move || {
+        let _running: Sender<()> = running;
+        store_loop.run();
+    };
+    let thread = thread::Builder::new().name("rainbow-store".into()).spawn(run)?;
+    Ok((StoreThread { thread, queue, ended }, sender))
 }
 
 /// The running thread, as the server holds it.
 pub struct StoreThread {
     thread: JoinHandle<()>,
     queue: Sender<ThreadMessage>,
+    /// Disconnected when the thread ends.
+    ended: Receiver<()>,
 }
 
 impl StoreThread {
-    /// Finishes everything that was sent before this call, closes the store, and returns when that is done.
-    pub fn stop(self) {
-        // An error says that it has ended already.
-        let _ = self.queue.send(ThreadMessage::Stop);
-        let _ = self.thread.join();
+    /// Finishes everything that was sent before this call, and closes the store. False when that is not done by
+    /// `until`: the disk or Redis does not answer, and the thread is left to itself.
+    pub fn stop(self, until: Instant) -> bool {
+        // Disconnected: it has ended already.
+        if let Err(SendTimeoutError::Timeout(_)) = self.queue.send_deadline(ThreadMessage::Stop, until) {
+            return false;
+        }
+        let has_ended = self.ended.recv_deadline(until) == Err(RecvTimeoutError::Disconnected);
+        if has_ended {
+            let _ = self.thread.join();
+        }
+        has_ended
     }
 }
 
@@ -113,6 +127,14 @@ impl StoreSender {
         self.status.state()
     }
 
+    /// For how long the thread has been waiting for the disk or for Redis.
+    pub fn busy_ms(&self) -> u64 {
+        match self.status.busy_since_us.load(Ordering::Relaxed) {
+            0 => 0,
+            since => clock::monotonic_us().saturating_sub(since) / 1_000,
+        }
+    }
+
     /// Whether `state` is `Ready`; cheaper.
     pub fn is_ready(&self) -> bool {
         self.status.metrics.refusing.get() == 0
@@ -125,6 +147,8 @@ struct StoreStatus {
     /// Why it refuses. Locked for as long as a copy takes.
     why: Mutex<Option<(StoreError, String)>>,
     commit_delay_us: AtomicU64,
+    /// When the thread began what it is doing now; 0 while it waits for work.
+    busy_since_us: AtomicU64,
     bytes_max: AtomicUsize,
 }
 
@@ -322,7 +346,9 @@ impl StoreLoop {
         if self.failed {
             return None;
         }
+        self.status.busy_since_us.store(clock::monotonic_us(), Ordering::Relaxed);
         let done = catch_unwind(AssertUnwindSafe(|| work(&mut self.store))).ok();
+        self.status.busy_since_us.store(0, Ordering::Relaxed);
         self.failed = done.is_none();
         done
     }

@@ -42,7 +42,11 @@ pub enum PeerMessage {
         response: Option<Arc<[u8]>>,
     },
     /// A new configuration is in force.
-    Reload(Arc<Config>),
+    Reload {
+        config: Arc<Config>,
+        /// Of the reload, for `Event::Reloaded`.
+        number: u64,
+    },
     /// The outcome of an `Event::Reload`.
     Reloaded {
         oneshot: OneshotId,

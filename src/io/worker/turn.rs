@@ -23,6 +23,7 @@ use crate::io::backend::Pool;
 use crate::io::hooks::requests::Hooks;
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
+use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::runtime::sys;
@@ -296,7 +297,11 @@ impl Worker {
             PeerMessage::HandoverEnded { origin } => self.handle(Input::HandoverEnded { key: origin }),
             PeerMessage::HandoverFailed { origin } => self.handle(Input::Abandoned { key: origin }),
             PeerMessage::CallEnded { oneshot, response } => self.calls.repeats().complete(oneshot, response),
-            PeerMessage::Reload(config) => self.reload(config),
+            PeerMessage::Reload { config, number } => {
+                self.reload(config);
+                // Should the main thread have no room, it names this worker as one that did not confirm.
+                let _ = self.shared.events().try_send(Event::Reloaded(self.id, number));
+            }
             PeerMessage::Reloaded { oneshot, outcome } => self.calls.reloads().complete(oneshot, outcome),
             PeerMessage::Drain => self.wakeups.drain(),
         }

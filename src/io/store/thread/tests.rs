@@ -167,7 +167,7 @@ fn many_senders_get_completions_in_order_and_many_share_a_commit() {
     assert_eq!(metrics.mutations.get(), EACH * u64::from(SHARDS));
     assert!(commits < EACH, "{commits} commits: they were not shared");
     assert_eq!(metrics.messages.get(), (EACH - 1) * u64::from(SHARDS));
-    running.thread.stop();
+    assert!(running.thread.stop(Instant::now() + Duration::from_secs(10)));
     let waiting: Vec<u32> = dir.open().1.sessions.iter().map(|found| found.waiting).collect();
     assert_eq!(waiting, [EACH as u32 - 1; SHARDS as usize]);
 }
@@ -213,7 +213,7 @@ fn a_shard_gets_one_report_per_batch_with_what_is_not_plainly_done() {
     let metrics = &running.metrics;
     let counted = [&metrics.mutations, &metrics.loads, &metrics.claims, &metrics.refused, &metrics.commits];
     assert_eq!(counted.map(|counter| counter.get()), [4, 2, 2, 1, 2]);
-    running.thread.stop();
+    assert!(running.thread.stop(Instant::now() + Duration::from_secs(10)));
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a_full_queue_gives_the_request_back_and_a_stop_finishes_what_is_queued() {
         matches!(back, Request::Shard { command: Command { number: given_back, .. }, .. } if given_back.0 == number)
     );
     drop(closed_gate);
-    running.thread.stop();
+    assert!(running.thread.stop(Instant::now() + Duration::from_secs(10)));
     let upto = running.reports.try_iter().filter_map(|report| match report {
         Report::Completions(_, completions) => Some(completions.upto),
         _ => None,
@@ -261,7 +261,7 @@ fn what_expires_is_removed_and_reported() {
         }
     };
     assert_eq!(expired.iter().map(|expired| (expired.session.0, expired.messages)).collect::<Vec<_>>(), [(1, 1)]);
-    running.thread.stop();
+    assert!(running.thread.stop(Instant::now() + Duration::from_secs(10)));
     assert_eq!(dir.open().1.sessions[0].waiting, 1);
 }
 
