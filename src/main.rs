@@ -155,6 +155,7 @@ fn serve(options: Serve) -> ExitCode {
         set_log(&config.log);
         Ok(config)
     });
+    server::end_process_on_panic();
     match Server::start(loaded.config, mode(), reread) {
         Ok(server) => {
             if has_no_file {
@@ -166,10 +167,12 @@ fn serve(options: Serve) -> ExitCode {
     }
 }
 
-/// `RAINBOW_TEST_PANIC_TYPE=n` makes a message of type n panic, so that a test can see what that costs.
+/// `RAINBOW_TEST_PANIC_TYPE=n` makes a message of type n panic, so that a test can see what that costs; with
+/// `RAINBOW_TEST_PANIC_IN_TURN_TYPE` it does so where not only its connection is concerned.
 fn mode() -> Mode {
-    let panics = std::env::var("RAINBOW_TEST_PANIC_TYPE").ok().and_then(|n| n.parse().ok());
-    panics.map_or(Mode::Packets, Mode::PanicOn)
+    let asked = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let in_turn = asked("RAINBOW_TEST_PANIC_IN_TURN_TYPE").map(Mode::PanicInTurnOn);
+    in_turn.or(asked("RAINBOW_TEST_PANIC_TYPE").map(Mode::PanicOn)).unwrap_or(Mode::Packets)
 }
 
 fn load(options: &Serve) -> Result<Loaded, String> {

@@ -13,6 +13,7 @@ use crate::io::runtime::events::{self, Event, EventReceiver, Until};
 use crate::io::runtime::mailbox::{MailboxReceiver, mailbox};
 use crate::io::runtime::net;
 use crate::io::runtime::oneshot::ReturnAddress;
+pub use crate::io::runtime::panics::end_process_on_panic;
 use crate::io::runtime::sys;
 use crate::io::store::thread::{self as io_store, StoreThread};
 use crate::io::worker::message::PeerMessage;

@@ -66,6 +66,8 @@ pub enum Mode {
     Echo,
     /// `Packets`, but a message of this type panics: shows that one panic costs one connection.
     PanicOn(u16),
+    /// `Packets`, but forwarding a message of this type panics in the worker's turn: shows that this ends the process.
+    PanicInTurnOn(u16),
     /// `Packets`, with a mistake: shows that the simulation's model would notice it. In debug builds only.
     #[doc(hidden)]
     Planted(Bug),

@@ -325,6 +325,17 @@ fn a_panic_costs_one_connection_1011_and_no_other() {
 }
 
 #[test]
+fn a_panic_that_concerns_more_than_a_connection_ends_the_process() {
+    let backend = Backend::start();
+    let mut server = Setup::of(&backend).env("RAINBOW_TEST_PANIC_IN_TURN_TYPE", "4242").set("workers", "2").start();
+    let mut unlucky = Client::open(server.addr(), "unlucky");
+    unlucky.send(1, 4242, 1, "x");
+    assert_eq!(server.exited_within(TIMEOUT).code(), Some(101));
+    let log = server.log();
+    assert!(log.contains("asked to panic by a test") && log.contains("so that it can be started again"), "{log}");
+}
+
+#[test]
 fn a_caller_that_does_not_read_is_not_written_for() {
     let backend = Backend::start();
     let server = Setup::of(&backend).start();

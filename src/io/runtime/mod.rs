@@ -10,5 +10,6 @@ pub mod mailbox;
 pub mod net;
 pub mod notify;
 pub mod oneshot;
+pub mod panics;
 pub mod socket;
 pub mod sys;

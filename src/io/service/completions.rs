@@ -9,25 +9,25 @@ use crate::io::client::lifecycle;
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::hooks::ticket::HookTicket;
 use crate::io::runtime::oneshot::OneshotId;
+use crate::io::runtime::panics::contain;
 use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::{Actions, ConnectAnswer, Verdict};
 use crate::shard::{self, ForwardOutcome, Input};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use tracing::{error, warn};
 
 /// The pool's sink: a request has come back. A panic here must not end the pool's task.
 pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
     let ticket = HookTicket::unpack(done.tag.0);
-    let handled = catch_unwind(AssertUnwindSafe(|| match ticket {
+    let handled = contain(|| match ticket {
         HookTicket::Forward(key) => forward_done(worker, key, done),
         HookTicket::Connect(oneshot) => connect_done(worker, oneshot, done.outcome),
         HookTicket::Close => close_done(worker, done.outcome),
         HookTicket::Receipts { count } => receipts_done(worker, count, done.outcome),
-    }));
+    });
     worker.wakeups().need_turn();
-    if handled.is_err() {
+    if handled.is_none() {
         worker.count(|counters| &counters.panics);
         error!("the handling of a backend's answer panicked");
         match ticket {

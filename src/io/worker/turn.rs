@@ -26,6 +26,7 @@ use crate::io::runtime::deadlines::Deadlines;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::runtime::panics::contain;
 use crate::io::runtime::sys;
 use crate::io::store::inbox::StoreReports;
 use crate::io::store::queue::{StoreQueue, TrySend};
@@ -37,13 +38,12 @@ use crate::io::worker::sockets::ClientSockets;
 use crate::metrics::counter::Counter;
 use crate::metrics::worker::WorkerMetrics;
 use crate::shard::command::StoredSession;
-use crate::shard::{DrainScope, Forward, ForwardOutcome, Input, Output, QueryId, QueryRefusal, Reply, Shard};
+use crate::shard::{DrainScope, Forward, ForwardOutcome, Input, Mode, Output, QueryId, QueryRefusal, Reply, Shard};
 use crate::store::Request;
 use crate::wire::ws::frame::CloseCode;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -198,13 +198,13 @@ impl Worker {
     /// Bytes from a client's socket. A panic costs this connection and no other. False: read no more until resumed.
     pub fn received(&self, key: ConnKey, data: &mut [u8]) -> bool {
         let now = self.clock.now();
-        let handled = catch_unwind(AssertUnwindSafe(|| {
+        let handled = contain(|| {
             let mut shard = self.shard.borrow_mut();
             shard.handle(Input::Bytes { key, data }, now);
             shard.is_paused(key)
-        }));
+        });
         self.wakeups.need_turn();
-        let Ok(paused) = handled else {
+        let Some(paused) = handled else {
             self.count(|counters| &counters.panics);
             error!(index = key.index.0, "a connection's handling panicked; it is closed");
             self.handle(Input::Panicked { key });
@@ -349,6 +349,8 @@ impl Worker {
     }
 
     fn forward(&self, forward: Forward) {
+        let fails = self.rules.borrow().mode() == Mode::PanicInTurnOn(forward.message_type);
+        assert!(!fails, "asked to panic by a test");
         let key = forward.key;
         if let Err(spent) = self.hooks.forward(forward) {
             self.handle(Input::Forwarded { key, outcome: ForwardOutcome::Failed, spent });
@@ -487,11 +489,11 @@ impl Worker {
     }
 
     async fn caught(self: Rc<Worker>, mut task: Pin<Box<impl Future<Output = ()>>>) {
-        let ended = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => Poll::Ready(Err(panic)),
+        let ended = poll_fn(|context| match contain(|| task.as_mut().poll(context)) {
+            Some(poll) => poll.map(Some),
+            None => Poll::Ready(None),
         });
-        if ended.await.is_err() {
+        if ended.await.is_none() {
             self.count(|counters| &counters.panics);
             error!("a connection's task panicked; the connection is dropped");
         }
