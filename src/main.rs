@@ -170,9 +170,9 @@ fn serve(options: Serve) -> ExitCode {
 /// `RAINBOW_TEST_PANIC_TYPE=n` makes a message of type n panic, so that a test can see what that costs; with
 /// `RAINBOW_TEST_PANIC_IN_TURN_TYPE` it does so where not only its connection is concerned.
 fn mode() -> Mode {
-    let asked = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
-    let in_turn = asked("RAINBOW_TEST_PANIC_IN_TURN_TYPE").map(Mode::PanicInTurnOn);
-    in_turn.or(asked("RAINBOW_TEST_PANIC_TYPE").map(Mode::PanicOn)).unwrap_or(Mode::Packets)
+    let type_of = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let in_turn = type_of("RAINBOW_TEST_PANIC_IN_TURN_TYPE").map(Mode::PanicInTurnOn);
+    in_turn.or(type_of("RAINBOW_TEST_PANIC_TYPE").map(Mode::PanicOn)).unwrap_or(Mode::Packets)
 }
 
 fn load(options: &Serve) -> Result<Loaded, String> {
