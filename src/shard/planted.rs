@@ -60,6 +60,8 @@ pub enum Bug {
     AnswersUnstored,
     /// A new run of the client's ids is used before it is stored.
     NumbersUnstored,
+    /// A refusal that was stored comes back as an answer.
+    ForgetsRefusals,
     /// A connection that takes a session over does not get what is with the backend.
     LeavesUplink,
     /// What is not known in time is called nothing.
@@ -102,6 +104,7 @@ impl Bug {
         Bug::ReleasesUnstored,
         Bug::AnswersUnstored,
         Bug::NumbersUnstored,
+        Bug::ForgetsRefusals,
         Bug::LeavesUplink,
         Bug::HidesUndecided,
         Bug::HidesRefused,

@@ -548,7 +548,7 @@ impl Uplinks {
     /// The QoS 2 messages that the session has answered and its client has not released.
     pub fn restore(&mut self, table: &mut Table, index: ConnIndex, received: Vec<Received>, cx: &mut Context<'_>) {
         for Received { id, sequence, answer, refused } in received {
-            let packet = match answer.split_first_chunk().filter(|_| refused) {
+            let packet = match answer.split_first_chunk().filter(|_| refused && !cx.is_planted(Bug::ForgetsRefusals)) {
                 Some((status, body)) => {
                     let refusal = MessageRefusal { status: u16::from_be_bytes(*status), body };
                     refusal_packet(id, QoS::ExactlyOnce, refusal, cx.scratch)
