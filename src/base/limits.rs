@@ -37,6 +37,9 @@ pub struct Limits {
     pub session_expiries_per_tick: usize,
     /// When the store refused a page, a drop, or a session's end has to wait.
     pub store_retry_ms: u64,
+    /// New messages beyond `messages_per_second` after which a connection closes; before that it is not read until they
+    /// have been worked off. More than one read of 16 KiB holds.
+    pub messages_excess_max: u32,
     /// Body buffers kept for reuse per shard, and the largest that is kept.
     pub spare_bodies_max: usize,
     pub spare_body_bytes_max: usize,
@@ -135,6 +138,7 @@ impl Limits {
         reserve_block_max: 1024,
         session_expiries_per_tick: 64,
         store_retry_ms: 1_000,
+        messages_excess_max: 2048,
         spare_bodies_max: 1024,
         spare_body_bytes_max: 4096,
         mailbox_messages_max: 4096,

@@ -31,6 +31,7 @@ pub struct Config {
     pub forward_queue: usize,
     /// Bytes of all clients of one worker that may wait for the backend.
     pub forward_queue_bytes: usize,
+    pub forward_ahead_bytes: usize,
     /// Keep-alive connections to each backend URL's host, per worker.
     pub backend_connections: usize,
     pub backend_idle_timeout: Duration,
@@ -189,6 +190,7 @@ impl Default for Config {
             close_deadline: secs(3600),
             forward_queue: 64,
             forward_queue_bytes: 64 << 20,
+            forward_ahead_bytes: 256 << 10,
             backend_connections: 64,
             backend_idle_timeout: secs(60),
             backend_body_max: 1 << 20,

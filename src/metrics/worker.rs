@@ -39,6 +39,8 @@ figures! {
         accept_errors: Counter,
         /// Answers that carried RAINBOWREQUESTINVALID.
         backend_invalid: Counter,
+        /// Messages that failed because forward_url answered with a redirect.
+        backend_redirects: Counter,
         /// Answers with a RAINBOW* header whose value is not what it should be.
         backend_unreadable: Counter,
         /// Sessions that the backend named although there is no store.

@@ -157,8 +157,26 @@ pub struct Received {
     pub id: MessageId,
     /// Run and id, as in its `Idempotency-Key`.
     pub sequence: u64,
+    /// The backend's body; before it, where it has refused the message, the HTTP status (u16).
     pub answer: Arc<[u8]>,
+    /// The answer is a refusal.
+    pub refused: bool,
 }
+
+impl Received {
+    /// Sequence and `refused` in one number, as it is stored. An answer that is no refusal is its sequence.
+    pub fn stored_sequence(&self) -> u64 {
+        self.sequence | if self.refused { REFUSED } else { 0 }
+    }
+
+    pub fn from_stored(id: MessageId, stored_sequence: u64, answer: Arc<[u8]>) -> Received {
+        let (sequence, refused) = (stored_sequence & !REFUSED, stored_sequence & REFUSED != 0);
+        Received { id, sequence, answer, refused }
+    }
+}
+
+/// Above every sequence, and positive where numbers have a sign.
+const REFUSED: u64 = 1 << 62;
 
 /// What a load found.
 #[derive(Debug, Default, PartialEq)]

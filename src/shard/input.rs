@@ -5,6 +5,7 @@ use super::command::{Completions, ExpiredMessages, SessionId};
 use super::ids::QueryId;
 use super::message::Message;
 use crate::base::id::ConnKey;
+use crate::wire::packet::MessageRefusal;
 use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ pub enum Input<'a> {
     Opened {
         key: ConnKey,
         response: Rc<[u8]>,
+        /// The client speaks `rainbow.2`.
+        greets: bool,
     },
     /// The backend has refused the connection, or the client went away during its connect hook.
     Abandoned {
@@ -110,7 +113,9 @@ pub enum Input<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum ForwardOutcome<'a> {
     Answered(&'a [u8]),
-    /// Given up: the deadline has passed, or QoS 0 found no backend.
+    /// The backend has refused the message for good.
+    Refused(MessageRefusal<'a>),
+    /// Given up: the deadline has passed, QoS 0 found no backend, or the backend answered what is no answer.
     Failed,
 }
 

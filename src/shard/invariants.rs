@@ -5,6 +5,7 @@ use super::connection::conn::Phase;
 use super::connection::downlink::invariants as downlink;
 use super::connection::outbox::Item;
 use super::connection::uplink::invariants as uplink;
+use super::connection::uplink::reading;
 use super::session::scope::Scope;
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
@@ -15,7 +16,7 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
         return;
     }
     scope.channels.check_invariants();
-    let (mut pending, mut nodes, mut bytes, mut items) = (0, 0, 0, 0);
+    let (mut pending, mut nodes, mut memory, mut items) = (0, 0, 0, 0);
     let (mut message_uses, mut calls) = fanout.check();
     for (index, conn) in scope.conns.iter() {
         let outboxes = scope.conns.outboxes();
@@ -28,10 +29,9 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
         pending += down.pending;
         message_uses += down.message_uses;
         calls.extend(down.calls);
-        let answers_max = scope.cx.settings.limits.answers_remembered_max;
-        let up = uplink::Holdings::of(scope.uplinks, scope.conns, index, answers_max);
+        let up = uplink::Holdings::of(scope.uplinks, scope.conns, index, scope.cx.settings);
         nodes += up.nodes;
-        bytes += up.bytes;
+        memory += up.memory;
         check_phase(scope, index);
     }
     let open = scope.conns.iter().filter(|(_, conn)| conn.is_open()).count();
@@ -39,7 +39,7 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     assert_eq!(scope.conns.items_total(), items, "items are in outboxes, and nowhere else");
     assert_eq!(scope.cx.messages.uses(), message_uses, "messages are held by whom they are counted for");
     assert_eq!(scope.downlinks.total(), pending);
-    assert_eq!((scope.uplinks.total(), scope.uplinks.bytes()), (nodes, bytes));
+    assert_eq!((scope.uplinks.total(), scope.uplinks.memory()), (nodes, memory));
     calls.extend(scope.sessions.commands.calls());
     calls.extend(scope.sessions.detached_calls.values());
     scope.cx.calls.check(&calls);
@@ -54,7 +54,11 @@ fn check_phase(scope: &Scope<'_>, index: ConnIndex) {
     let joins = matches!(conn.phase(), Phase::Connecting | Phase::Open);
     assert!(joins || scope.conns.joined(index).is_empty(), "who closes has left");
     assert!(conn.is_open() || !details.is_paused(), "a closing client is read, for its close frame");
-    assert!(!details.is_paused() || !details.is_uplink_idle(), "what would resume it?");
+    let resumes_at = reading::resumes_at(scope.conns, index, &scope.cx);
+    let armed = || scope.conns.timer(index).is_some_and(|armed| armed <= resumes_at.max(scope.cx.now + 1));
+    assert!(resumes_at == Tick::NEVER || armed(), "what would resume it?");
+    let under_way = !details.is_uplink_idle() && !reading::needs_rel(scope.conns, index, &scope.cx);
+    assert!(!details.is_paused() || under_way || resumes_at != Tick::NEVER, "what would resume it?");
     match conn.phase() {
         Phase::Connecting => assert!(empty && details.is_uplink_idle()),
         Phase::Open => check_timer(scope, index),

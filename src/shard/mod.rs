@@ -62,6 +62,7 @@ use connection::keepalive::{self, Alive};
 use connection::outbox::Item;
 use connection::table::Table;
 use connection::transport::{Arrival, Bytes};
+use connection::uplink::reading;
 use connection::uplink::{Incoming, Numbering, Uplinks};
 use context::Context;
 use fanout::runs::Fanout;
@@ -182,7 +183,7 @@ impl Shard {
         self.with(key, |shard, conn| {
             let (mut scope, _) = shard.scope(now);
             match input {
-                Input::Opened { response, .. } => open(&mut scope, conn, response),
+                Input::Opened { response, greets, .. } => open(&mut scope, conn, response, greets),
                 Input::Abandoned { .. } | Input::SocketEnded { .. } => end(&mut scope, conn),
                 Input::Subscribe { channel, .. } => drop(subscribe(&mut scope, conn, channel, None)),
                 Input::Unsubscribe { channel, .. } => unsubscribe(&mut scope, conn, channel, None),
@@ -312,7 +313,7 @@ impl Shard {
             && self.sessions.commands.is_empty()
             && self.sessions.undropped.is_empty()
             && arenas == [0; 4]
-            && self.uplinks.bytes() == 0
+            && self.uplinks.memory() == 0
             && self.conns.timers_len() == 0
             && self.outputs.is_empty()
     }
@@ -434,7 +435,10 @@ impl Shard {
             }
             Ok(Packet::Ack { id, body }) => downlinks.on_answer(conns, conn, (QoS::AtLeastOnce, id), body, cx),
             Ok(Packet::Rec { id, body }) => downlinks.on_answer(conns, conn, (QoS::ExactlyOnce, id), body, cx),
-            Ok(Packet::Rel { id, .. }) => uplinks.on_rel(conns, conn, id, cx),
+            Ok(Packet::Rel { id, .. }) => {
+                let session = sessions.table.get(conns.conn(conn).session()).map(|session| session.id);
+                uplinks.on_rel(conns, conn, id, session, cx);
+            }
             Ok(Packet::Com { id }) => downlinks.on_com(conns, conn, id, cx),
             Err(error) => {
                 cx.metrics.packet_violations.increment();
@@ -474,7 +478,7 @@ impl Shard {
         metrics.channels.set(self.channels.len() as u64);
         metrics.timers.set(self.conns.timers_len() as u64);
         metrics.calls_waiting.set(self.calls.len() as u64);
-        metrics.forward_queue_bytes.set(self.uplinks.bytes() as u64);
+        metrics.forward_queue_bytes.set(self.uplinks.memory() as u64);
         metrics.sessions.set(self.sessions.table.len() as u64);
         metrics.store_under_way.set(self.sessions.commands.len() as u64);
     }
@@ -487,7 +491,8 @@ impl Shard {
 }
 
 /// The backend has let the connection in, and it has no session.
-fn open(scope: &mut Scope<'_>, conn: ConnIndex, response: Rc<[u8]>) {
+fn open(scope: &mut Scope<'_>, conn: ConnIndex, response: Rc<[u8]>, greets: bool) {
+    scope.conns.set_greets(conn, greets);
     scope.conns.open(conn, response, &mut scope.cx);
     scope.conns.arm_no_later(conn, keepalive::next_check(scope.conns, conn, scope.cx.settings));
 }
@@ -535,9 +540,11 @@ fn on_timer(scope: &mut Scope<'_>, conn: ConnIndex) {
     if keepalive::check(scope.conns, conn, &mut scope.cx) == Alive::Quiet {
         scope.uplinks.forget_old_answers(scope.conns, conn);
     }
+    reading::resume(scope.conns, conn, scope.uplinks.memory(), &mut scope.cx);
     if scope.conns.conn(conn).is_open() {
         // Later than now, or this tick would never end.
         let next = wake.min(keepalive::next_check(scope.conns, conn, scope.cx.settings));
+        let next = next.min(reading::resumes_at(scope.conns, conn, &scope.cx));
         scope.conns.arm_no_later(conn, next.max(scope.cx.now + 1));
     }
 }

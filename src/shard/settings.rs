@@ -15,6 +15,8 @@ pub struct Settings {
     pub forward_deadline_ms: u64,
     pub forward_queue: usize,
     pub forward_queue_bytes: usize,
+    /// Memory of one client's queue up to which it is read on, for its acknowledgements.
+    pub forward_ahead_bytes: usize,
     /// Is there a backend that wants clients' messages?
     pub forwards: bool,
     pub inflight_window: usize,

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::base::limits::Limits;
-use crate::wire::packet::MessageId;
+use crate::wire::packet::{MessageId, MessageRefusal};
 use crate::wire::ws::frame::{ClientFrame, Opcode};
 
 pub struct Rig {
@@ -26,6 +26,7 @@ pub fn settings() -> Settings {
         forward_deadline_ms: 120_000,
         forward_queue: 4,
         forward_queue_bytes: 10_000,
+        forward_ahead_bytes: 0,
         forwards: true,
         inflight_window: 4,
         received_max: 8,
@@ -64,7 +65,7 @@ impl Rig {
     }
 
     pub fn opened(&mut self, key: ConnKey) {
-        self.input(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+        self.input(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
         assert_eq!(self.take_bytes(key, usize::MAX), b"101");
     }
 
@@ -182,6 +183,11 @@ impl Rig {
 
     pub fn answer(&mut self, forward: Forward, body: &str) {
         let outcome = ForwardOutcome::Answered(body.as_bytes());
+        self.input(Input::Forwarded { key: forward.key, outcome, spent: forward.body });
+    }
+
+    pub fn refuse(&mut self, forward: Forward, status: u16, body: &str) {
+        let outcome = ForwardOutcome::Refused(MessageRefusal { status, body: body.as_bytes() });
         self.input(Input::Forwarded { key: forward.key, outcome, spent: forward.body });
     }
 
@@ -311,8 +317,20 @@ fn describe_frame(opcode: u8, payload: &[u8]) -> String {
         9 => "ping".into(),
         10 => format!("pong {:?}", text(payload)),
         1 => format!("text {:?}", text(payload)),
-        _ => describe_packet(Packet::decode(payload).expect("the server speaks the protocol")),
+        _ => {
+            let packet = Packet::decode(payload).expect("the server speaks the protocol");
+            match MessageRefusal::decode(payload) {
+                Some(refusal) => describe_refusal(packet, refusal),
+                None => describe_packet(packet),
+            }
+        }
     }
+}
+
+fn describe_refusal(packet: Packet<'_>, MessageRefusal { status, body }: MessageRefusal<'_>) -> String {
+    let described = describe_packet(packet);
+    let end = described.find('"').expect("an answer has a body");
+    format!("{}refused {status} {:?}", &described[..end], text(body))
 }
 
 fn describe_packet(packet: Packet<'_>) -> String {
@@ -351,7 +369,7 @@ fn the_response_goes_out_before_anything_else() {
     let mut rig = Rig::new();
     let (key, _) = rig.reserve();
     rig.input(Input::Subscribe { key, channel: "news" });
-    rig.input(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+    rig.input(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
     rig.call("news", QoS::AtMostOnce, "x");
     assert!(rig.take_bytes(key, usize::MAX).starts_with(b"101\x82"));
     rig.finish();
@@ -512,7 +530,7 @@ fn a_panic_before_the_connection_opened_closes_it_when_it_opens() {
     let mut rig = Rig::new();
     let (key, _) = rig.reserve();
     rig.input(Input::Panicked { key });
-    rig.input(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+    rig.input(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
     assert!(rig.take_bytes(key, usize::MAX).starts_with(b"101\x88"));
     rig.finish();
 }

@@ -35,6 +35,7 @@ fn tiny_limits() -> Limits {
         reserve_block_max: 4,
         session_expiries_per_tick: 1,
         store_retry_ms: 300,
+        messages_excess_max: 3,
         spare_bodies_max: 1,
         spare_body_bytes_max: 16,
         ..Limits::DEFAULT

@@ -160,7 +160,7 @@ pub async fn connect(
     let (key, identity) = lifecycle::reserve(&worker, digest, socket.fd());
     let rules = worker.rules();
     if rules.mode() == Mode::Echo || rules.config().connect_url.is_empty() {
-        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets) });
+        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets), greets });
     } else {
         let deadline = worker.now() + rules.config().connect_timeout + CONNECT_GRACE_MS;
         let oneshot = worker.connects().open(Connect { key, identity, response, greets }, deadline);

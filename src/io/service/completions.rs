@@ -14,8 +14,9 @@ use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::{Actions, ConnectAnswer, Verdict};
 use crate::shard::{self, ForwardOutcome, Input};
+use crate::wire::packet::MessageRefusal;
 use std::rc::Rc;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 /// The pool's sink: a request has come back. A panic here must not end the pool's task.
 pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
@@ -42,9 +43,22 @@ pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
 
 fn forward_done(worker: &Worker, key: ConnKey, done: FinishedRequest<'_>) {
     let outcome = match done.outcome {
-        HookOutcome::Answered { verdict: Verdict::Success | Verdict::Final, head, body } => {
+        HookOutcome::Answered { verdict: Verdict::Success, head, body } => {
             lifecycle::apply(worker, key, &Actions::read(head.headers));
             ForwardOutcome::Answered(body)
+        }
+        HookOutcome::Answered { verdict: Verdict::Final, head, body } => {
+            lifecycle::apply(worker, key, &Actions::read(head.headers));
+            ForwardOutcome::Refused(MessageRefusal { status: head.status, body })
+        }
+        HookOutcome::Answered { verdict: Verdict::Redirect, head, .. } => {
+            if worker.count_first(|counters| &counters.backend_redirects) {
+                let location = head.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("location"));
+                let location = location.map(|(_, value)| String::from_utf8_lossy(value));
+                error!(status = head.status, ?location, "forward_url redirects: its messages fail (logged once)");
+            }
+            debug!(status = head.status, "a message was redirected: it has failed");
+            ForwardOutcome::Failed
         }
         HookOutcome::Answered { .. } | HookOutcome::GaveUp { .. } => ForwardOutcome::Failed,
     };
@@ -98,7 +112,7 @@ fn accept(worker: &Worker, connect: Connect, actions: &Actions<'_>) -> ConnectOu
     let Connect { key, identity, response, greets } = connect;
     let Some(owner) = session_owner(worker, actions) else {
         lifecycle::apply(worker, key, actions);
-        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets) });
+        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets), greets });
         return ConnectOutcome::Opened;
     };
     lifecycle::note_invalid(worker, actions);

@@ -99,6 +99,7 @@ impl Rules {
             forward_deadline_ms: ms(config.forward_deadline),
             forward_queue: config.forward_queue,
             forward_queue_bytes: config.forward_queue_bytes,
+            forward_ahead_bytes: config.forward_ahead_bytes,
             forwards: !config.forward_url.is_empty(),
             inflight_window: config.inflight_window,
             received_max: config.received_max,

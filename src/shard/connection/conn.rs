@@ -65,7 +65,7 @@ pub struct ConnDetails {
     pub(super) active: Tick,
     /// In phase `Closing`: when to stop waiting for the client.
     pub(super) close_by: Tick,
-    /// The second in which `rate_count` messages came.
+    /// New messages that count in this second: those that came in it, and what earlier ones had too many.
     pub(super) rate_second: u32,
     pub(super) rate_count: u32,
     pub(super) receiver: Receiver,
@@ -73,6 +73,8 @@ pub struct ConnDetails {
     pub(super) paused: bool,
     /// A message of its is with the backend, under this connection's key.
     pub(super) forwarding: bool,
+    /// The client speaks `rainbow.2`.
+    pub(super) greets: bool,
     pub(super) uplink: Uplink,
     pub(super) cookie: Option<Rc<[u8]>>,
     pub(super) identity: Identity,
@@ -139,6 +141,7 @@ impl ConnDetails {
             identity,
             paused: false,
             forwarding: false,
+            greets: false,
         }
     }
 
@@ -165,14 +168,26 @@ impl ConnDetails {
         self.uplink.is_idle() && !self.forwarding
     }
 
-    /// Counts a message; true when it is one too many for this second.
-    pub fn over_rate(&mut self, per_second: u32, now: Tick) -> bool {
-        let second = (now.0 / 1000) as u32;
-        if self.rate_second != second {
-            (self.rate_second, self.rate_count) = (second, 0);
+    /// Counts a new message, where there is a limit. Returns how many came too many.
+    pub fn count_message(&mut self, per_second: u32, now: Tick) -> u32 {
+        if per_second == 0 {
+            return 0;
         }
-        self.rate_count = self.rate_count.saturating_add(1);
-        per_second > 0 && self.rate_count > per_second
+        let second = (now.0 / 1000) as u32;
+        let passed = second.wrapping_sub(self.rate_second);
+        self.rate_count = self.rate_count.saturating_sub(passed.saturating_mul(per_second)).saturating_add(1);
+        self.rate_second = second;
+        self.rate_count.saturating_sub(per_second)
+    }
+
+    /// When the messages that came too many have been worked off, and the client may send the next.
+    pub fn rate_settled(&self, per_second: u32) -> Tick {
+        match self.rate_count.saturating_sub(per_second) {
+            excess if per_second > 0 && excess > 0 => {
+                Tick((u64::from(self.rate_second) + u64::from(excess.div_ceil(per_second))) * 1000)
+            }
+            _ => Tick(0),
+        }
     }
 }
 

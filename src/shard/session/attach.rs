@@ -55,6 +55,7 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     let (key, attachment, id) = (session.key(index), session.attachment, session.id);
     scope.sessions.table.cancel_expiry(index);
     scope.conns.set_session(conn, key);
+    scope.conns.set_greets(conn, greets);
     share_cookie(scope, conn, index);
     put(scope, index, Then::AttachRow { session: key, attachment });
     take_channels(scope, conn, index);
@@ -126,7 +127,7 @@ fn take_uplink(scope: &mut Scope<'_>, key: SessionKey, conn: ConnIndex, received
     match before.filter(|_| !scope.cx.is_planted(Bug::LeavesUplink)) {
         None => scope.uplinks.restore(scope.conns, conn, received, &mut scope.cx),
         Some(before) => {
-            scope.uplinks.move_to(scope.conns, before, conn);
+            scope.uplinks.move_to(scope.conns, before, conn, &mut scope.cx);
             // Its slot stays while a message that it forwarded is with the backend.
             scope.conns.report_if_done(before);
         }

@@ -125,7 +125,11 @@ pub fn on_events(scope: &mut Scope<'_>) {
 
 fn on_event(scope: &mut Scope<'_>, event: Event) {
     match event {
-        Event::Left(conn) => end::leave(scope, conn),
+        Event::Left(conn) => {
+            end::leave(scope, conn);
+            let session = scope.session_of(conn).map(|index| scope.sessions.table.at(index).id);
+            scope.uplinks.on_left(scope.conns, conn, session, &mut scope.cx);
+        }
         Event::Done(conn) => free(scope, conn),
         Event::Finished { index, offset, stored, bytes } => downlink::on_finished(scope, index, offset, stored, bytes),
         Event::Received { index, message_id } => downlink::on_received(scope, index, message_id),

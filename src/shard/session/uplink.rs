@@ -39,7 +39,7 @@ pub fn on_mark_stored(scope: &mut Scope<'_>, key: SessionKey, number: CommandNum
 pub fn on_answered(scope: &mut Scope<'_>, conn: ConnIndex, sequence: u64) {
     let Some(index) = scope.session_of(conn) else {
         // The session was dropped meanwhile: nothing of it is stored.
-        return scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, &mut scope.cx);
+        return scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, None, &mut scope.cx);
     };
     let Some((qos, received)) = scope.uplinks.storing(scope.conns, conn, sequence) else { return };
     let exactly_once = qos == QoS::ExactlyOnce && !scope.cx.is_planted(Bug::AnswersUnstored);
@@ -51,7 +51,10 @@ pub fn on_answered(scope: &mut Scope<'_>, conn: ConnIndex, sequence: u64) {
     }
     match then {
         Some(received) => store_answer(scope, session, received),
-        None => scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, &mut scope.cx),
+        None => {
+            let id = Some(scope.sessions.table.at(index).id);
+            scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, id, &mut scope.cx);
+        }
     }
 }
 
@@ -68,8 +71,10 @@ pub fn on_answer_stored(scope: &mut Scope<'_>, key: SessionKey, sequence: u64, t
     match then.filter(|_| done) {
         Some(received) => store_answer(scope, key, received),
         None => {
-            if let Some(conn) = scope.sessions.table.get(key).and_then(|session| session.uplink_conn) {
-                scope.uplinks.on_answer_stored(scope.conns, conn, sequence, done, &mut scope.cx);
+            let Some(session) = scope.sessions.table.get(key) else { return };
+            let id = Some(session.id);
+            if let Some(conn) = session.uplink_conn {
+                scope.uplinks.on_answer_stored(scope.conns, conn, sequence, done, id, &mut scope.cx);
             }
         }
     }

@@ -51,7 +51,7 @@ fn received(connection: &Connection, session_row: SessionRowId) -> Result<Vec<Re
     let mut statement = connection.prepare_cached("SELECT id, sequence, answer FROM received WHERE key = ?1")?;
     let read = |row: &Row| {
         let answer: Arc<[u8]> = row.get_ref(2)?.as_blob()?.into();
-        Ok(Received { id: MessageId(row.get(0)?), sequence: row.get::<_, i64>(1)? as u64, answer })
+        Ok(Received::from_stored(MessageId(row.get(0)?), row.get::<_, i64>(1)? as u64, answer))
     };
     let mut received: Vec<Received> = statement.query_map([session_row], read)?.collect::<Result<_>>()?;
     received.sort_unstable_by_key(|received| received.sequence);

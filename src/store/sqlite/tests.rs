@@ -105,7 +105,7 @@ fn join(session: SessionId, channel: &str) -> Mutation {
 }
 
 fn received(id: u16, sequence: u64, answer: &str) -> Received {
-    Received { id: MessageId(id), sequence, answer: answer.as_bytes().into() }
+    Received::from_stored(MessageId(id), sequence, answer.as_bytes().into())
 }
 
 fn requests(operations: impl IntoIterator<Item = Operation>) -> Vec<Request> {

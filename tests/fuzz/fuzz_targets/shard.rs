@@ -31,6 +31,7 @@ const SETTINGS: Settings = Settings {
     forward_deadline_ms: 1_000,
     forward_queue: 2,
     forward_queue_bytes: 100,
+    forward_ahead_bytes: 50,
     forwards: true,
     inflight_window: 2,
     received_max: 3,
@@ -241,7 +242,7 @@ impl Story<'_> {
         }
         self.conns[at].socket = Socket::Open;
         self.opened += 1;
-        self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+        self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
     }
 
     /// The connection becomes a session's; or the client goes while the store is asked.

@@ -4,10 +4,11 @@
 use super::calls::Way;
 use super::connection::ConnectionId;
 use super::world::{Event, World};
+use crate::backend::status_of;
 use crate::peer::{RESPONSE, body_of, take_frame, token_of};
 use rainbow::shard::RESERVED_TYPE;
 use rainbow::shard::command::SessionId;
-use rainbow::wire::packet::{MessageId, Packet, QoS};
+use rainbow::wire::packet::{MessageId, MessageRefusal, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -156,7 +157,7 @@ impl World {
                 self.trace(format_args!("connection {id} hears {packet:?}"));
                 match packet {
                     Packet::Send { message_type: RESERVED_TYPE, body, .. } => self.on_greeting(id, body),
-                    packet => self.on_packet(id, packet),
+                    packet => self.on_packet(id, packet, MessageRefusal::decode(payload)),
                 }
             }
             other => panic!("connection {id} hears opcode {other}"),
@@ -254,14 +255,14 @@ impl World {
         self.at(self.now + next, Event::ClientTimer(client));
     }
 
-    fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>) {
+    fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>, refusal: Option<MessageRefusal<'_>>) {
         match packet {
             Packet::Send { dup, qos, id: Some(number), body, .. } => {
                 self.on_down(id, Down { dup, qos, number: number.0, token: token_of(body) });
             }
             Packet::Send { .. } => {}
-            Packet::Ack { id: number, body } => self.on_answer(id, number, QoS::AtLeastOnce, body),
-            Packet::Rec { id: number, body } => self.on_answer(id, number, QoS::ExactlyOnce, body),
+            Packet::Ack { id: number, body } => self.on_answer(id, number, QoS::AtLeastOnce, answer(body, refusal)),
+            Packet::Rec { id: number, body } => self.on_answer(id, number, QoS::ExactlyOnce, answer(body, refusal)),
             Packet::Rel { id: number, .. } => {
                 let client = self.connections[id].client;
                 self.connections[id].unfinished.remove(&number.0);
@@ -341,7 +342,7 @@ impl World {
         }
     }
 
-    fn on_answer(&mut self, id: ConnectionId, number: MessageId, qos: QoS, body: &[u8]) {
+    fn on_answer(&mut self, id: ConnectionId, number: MessageId, qos: QoS, (status, body): (Option<u16>, &[u8])) {
         let client = self.connections[id].client;
         let body = String::from_utf8(body.to_vec()).expect("as the backend answered");
         let known = &mut self.clients[client];
@@ -365,6 +366,8 @@ impl World {
             return;
         }
         assert_eq!(self.backend.answer_to(token), Some(body.as_str()), "{token} was answered, and the backend had it");
+        assert_eq!(status, status_of(token).filter(|_| known.greets), "a refusal is one for who understands it");
+        self.seen.refused_up += u64::from(status.is_some());
         let first = known.answered.entry(token).or_insert_with(|| body.clone());
         assert_eq!(*first, body, "a repeat is answered as the first time");
         known.established = true;
@@ -407,6 +410,11 @@ impl World {
         self.connections[id].up.extend(bytes);
         self.read_soon(id);
     }
+}
+
+/// The status of a refusal, and the body.
+fn answer<'a>(body: &'a [u8], refusal: Option<MessageRefusal<'a>>) -> (Option<u16>, &'a [u8]) {
+    refusal.map_or((None, body), |refusal| (Some(refusal.status), refusal.body))
 }
 
 struct Down {

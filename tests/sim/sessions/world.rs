@@ -8,6 +8,7 @@ use super::connection::{Connection, ConnectionId, Stage};
 use super::seen::Seen;
 use super::store::{Fault, Report, Store};
 use crate::limits::{has_tiny_limits, limits_of};
+use crate::world::PLENTY;
 use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use rainbow::base::limits::Limits;
 use rainbow::base::rng::Rng;
@@ -649,11 +650,12 @@ fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
         ack_backoff: if rng.chance(50) { 1.0 } else { 1.5 },
         forward_deadline_ms: 2_000 + rng.below(10_000),
         forward_queue: 1 + rng.below(6) as usize,
-        forward_queue_bytes: 300 + rng.below(1_000) as usize,
+        forward_queue_bytes: 300 + rng.below(2_000) as usize,
+        forward_ahead_bytes: 1 + rng.below(3_000) as usize,
         forwards: true,
         inflight_window: window,
         received_max: 100,
-        answers_bytes_max: 100_000,
+        answers_bytes_max: if rng.chance(30) { 250 + rng.below(400) as usize } else { PLENTY },
         message_bytes_max: 300,
         outbox_bytes_max: if rng.chance(30) { 400 + rng.below(1_500) as usize } else { 1 << 16 },
         messages_per_second: 0,

@@ -246,7 +246,7 @@ fn event() -> impl Strategy<Value = Event> {
     let channel = || prop::sample::select(vec!["x", "y", "z"]).prop_map(Arc::<str>::from);
     let id = || (1..4_u16).prop_map(MessageId);
     let received = (id(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..90))
-        .prop_map(|(id, sequence, answer)| Received { id, sequence: sequence.into(), answer: answer.into() });
+        .prop_map(|(id, sequence, answer)| Received::from_stored(id, sequence.into(), answer.into()));
     let mutation = prop_oneof![
         4 => some_row().prop_map(|row| Mutation::PutSession(Box::new(row))),
         1 => (session(), channel()).prop_map(|(session, channel)| Mutation::JoinChannel { session, channel }),

@@ -87,7 +87,7 @@ fn every_mutation_may_be_done_twice() {
     let server = Server::start();
     let mut rig = Rig::new(&server.url());
     let session = SessionId(1);
-    let received = Received { id: MessageId(7), sequence: 99, answer: Arc::from(&b"yes"[..]) };
+    let received = Received::from_stored(MessageId(7), 1 << 62 | 99, Arc::from(&b"yes"[..]));
     let mutations = vec![
         put_session(1),
         Mutation::JoinChannel { session, channel: "a".into() },
