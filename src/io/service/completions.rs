@@ -4,7 +4,7 @@
 //! Nothing here waits: whoever waits for the outcome (`client::upgrade`) has a oneshot.
 
 use crate::base::id::{ConnKey, ShardId};
-use crate::io::backend::{FinishedRequest, HookOutcome};
+use crate::io::backend::{FinishedRequest, GiveUp, HookOutcome};
 use crate::io::client::lifecycle;
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::hooks::ticket::HookTicket;
@@ -12,7 +12,7 @@ use crate::io::runtime::oneshot::OneshotId;
 use crate::io::runtime::panics::contain;
 use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::turn::Worker;
-use crate::policy::backend::{Actions, ConnectAnswer, Verdict};
+use crate::policy::backend::{Actions, ConnectAnswer, Failure, Verdict};
 use crate::shard::{self, ForwardOutcome, Input};
 use crate::wire::packet::MessageRefusal;
 use std::rc::Rc;
@@ -59,6 +59,10 @@ fn forward_done(worker: &Worker, key: ConnKey, done: FinishedRequest<'_>) {
             }
             debug!(status = head.status, "a message was redirected: it has failed");
             ForwardOutcome::Failed
+        }
+        // It would be so each time.
+        HookOutcome::GaveUp { reason: GiveUp::Failed(Failure::TooLarge) } => {
+            ForwardOutcome::Refused(MessageRefusal { status: 502, body: b"" })
         }
         HookOutcome::Answered { .. } | HookOutcome::GaveUp { .. } => ForwardOutcome::Failed,
     };
