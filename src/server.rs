@@ -120,6 +120,7 @@ impl Server {
                 Some(Event::Terminate) => self.ended_early = true,
                 // What is read at the end of the start is new enough.
                 Some(Event::Reload(_)) => {}
+                Some(Event::StoreFailed) => return Err(StartError::Worker("the store's thread has panicked".into())),
                 Some(Event::WorkerEnded(_)) | None => {
                     return Err(StartError::Worker("a worker did not start".into()));
                 }
@@ -137,6 +138,10 @@ impl Server {
                 Event::Terminate => break,
                 Event::WorkerEnded(worker) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
+                    return false;
+                }
+                Event::StoreFailed => {
+                    error!("the store's thread has panicked; the server ends, so that it can be started anew");
                     return false;
                 }
                 Event::Ready(_) => {}
@@ -165,6 +170,7 @@ impl Server {
                     warn!("told twice: ending at once");
                     return false;
                 }
+                Some(Event::StoreFailed) => return false,
                 Some(_) => {}
                 None => return false,
             }

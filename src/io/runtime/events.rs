@@ -18,6 +18,8 @@ pub enum Event {
     /// A worker listens, or cannot.
     Ready(Result<(), String>),
     WorkerEnded(ShardId),
+    /// The store's thread has panicked.
+    StoreFailed,
 }
 
 #[derive(Clone)]

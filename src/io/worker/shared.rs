@@ -8,7 +8,7 @@ use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::{Config, StoreKind};
 use crate::io::handover::channel::HandoverChannels;
-use crate::io::runtime::events::EventSender;
+use crate::io::runtime::events::{Event, EventSender};
 use crate::io::runtime::mailbox::MailboxSender;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::store::inbox::StoreInbox;
@@ -191,6 +191,7 @@ impl Shared {
     /// For the store's thread: each report goes into a worker's inbox, and the worker is woken.
     pub fn report_sinks(self: &Arc<Shared>) -> ReportSinks {
         let [completions, claimed, expired] = [self.clone(), self.clone(), self.clone()];
+        let events = self.events().clone();
         ReportSinks {
             completions: Box::new(move |shard, report| {
                 completions.report(shard, |inbox| inbox.push_completions(report));
@@ -203,6 +204,7 @@ impl Shared {
             expired: Box::new(move |report| {
                 expired.workers().for_each(|shard| expired.report(shard, |inbox| inbox.push_expired(report.clone())));
             }),
+            failed: Box::new(move || events.send(Event::StoreFailed)),
         }
     }
 

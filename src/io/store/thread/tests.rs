@@ -73,6 +73,7 @@ fn run(dir: &Dir) -> Running {
         completions: Box::new(move |shard, what| completions(Report::Completions(shard, what))),
         claimed: Box::new(move |id, outcome| claimed(Report::Claimed(id, outcome))),
         expired: Box::new(move |what| expired(Report::Expired(what))),
+        failed: Box::new(|| panic!("the thread has panicked")),
     };
     let metrics = Arc::<StoreMetrics>::default();
     let (store, _) = dir.open();
@@ -266,30 +267,18 @@ fn what_expires_is_removed_and_reported() {
 }
 
 #[test]
-fn a_panic_refuses_and_does_not_stay_silent() {
+fn a_panic_of_the_thread_is_reported_so_that_the_process_ends() {
     let dir = Dir::new();
-    let (sender, reports) = mpsc::channel();
+    let (failed, failures) = mpsc::channel();
     let sinks = ReportSinks {
-        completions: Box::new(move |_, what| sender.send(what).unwrap()),
+        completions: Box::new(|_, _| panic!("planted")),
         claimed: Box::new(|_, _| {}),
         expired: Box::new(|_| {}),
+        failed: Box::new(move || failed.send(()).unwrap()),
     };
-    let status = Arc::new(StoreStatus::default());
-    status.set(&StoreConfig::default());
-    let (store, requests) = (dir.open().0, bounded(1).1);
-    let limits = Limits::DEFAULT;
-    let mut store_loop =
-        StoreLoop { store, limits, requests, sinks, status: status.clone(), last_len: 1, failed: false };
-    assert_eq!(store_loop.guarded(|_| -> u8 { panic!("planted") }), None);
-    store_loop.commit(vec![put(0), load(0, 2)]);
-    let broken = || Completion::Refused(StoreError::Broken);
-    assert_eq!(
-        reports.recv().unwrap(),
-        Completions {
-            upto: CommandNumber(2),
-            exceptions: vec![(CommandNumber(1), broken()), (CommandNumber(2), broken())]
-        }
-    );
-    assert_eq!(status.metrics.refusing.get(), 1);
-    assert!(matches!(status.state(), Health::Refusing { reason: StoreError::Broken, .. }));
+    let (thread, sender) =
+        start(dir.open().0, &StoreConfig::default(), &Limits::DEFAULT, sinks, Arc::default()).expect("it starts");
+    sender.try_send(put(0)).expect("there is room");
+    assert_eq!(failures.recv_timeout(Duration::from_secs(10)), Ok(()));
+    thread.stop();
 }
