@@ -85,6 +85,23 @@ pub enum Mutation {
 }
 
 impl Mutation {
+    /// What it costs in memory, wherever it waits.
+    pub fn cost(&self) -> usize {
+        let carried = match self {
+            Mutation::PutSession(row) => {
+                size_of::<SessionRow>() + row.cookie.as_ref().map_or(0, |cookie| cookie.len()) + row.name.len()
+            }
+            Mutation::PutMessage(stored) => {
+                let claim = stored.claim.as_ref().map_or(0, |claim| claim.message_id.len());
+                size_of::<StoredMessage>() + stored.message.len() + claim
+            }
+            Mutation::PutReceived { received, .. } => received.answer.len(),
+            Mutation::JoinChannel { channel, .. } | Mutation::LeaveChannel { channel, .. } => channel.len(),
+            _ => 0,
+        };
+        size_of::<Command>() + carried
+    }
+
     /// The session that it changes.
     pub fn session(&self) -> SessionId {
         match self {
@@ -203,6 +220,8 @@ pub enum Completion {
     Done,
     /// A `PutMessage` whose claim the session has had already: nothing is stored under this offset.
     Duplicate,
+    /// A `ReleaseMessage` or `RemoveMessage` of a message that is not there: it has expired, or was never stored.
+    Absent,
     Loaded(Page),
     Refused(StoreError),
 }
@@ -220,6 +239,8 @@ pub enum StoreError {
     Broken,
     #[error("the store does not answer")]
     Unreachable,
+    #[error("what is stored for the session is damaged (see the log)")]
+    Damaged,
     #[error("another connection has taken the session over")]
     Fenced,
     #[error("the session's name is taken")]

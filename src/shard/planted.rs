@@ -68,6 +68,14 @@ pub enum Bug {
     HidesUndecided,
     /// What a session is refused is called nothing.
     HidesRefused,
+    /// A message whose time is over is sent and repeated.
+    DeliversExpired,
+    /// What the store has purged, and counted, is counted off once more when the client answers it.
+    CountsExpiredTwice,
+    /// The wall clock counts as it stood at the start.
+    IgnoresClockSteps,
+    /// Commands to the store are taken however many are unfinished.
+    TakesCommandsWithoutLimit,
 }
 
 impl Bug {
@@ -108,5 +116,9 @@ impl Bug {
         Bug::LeavesUplink,
         Bug::HidesUndecided,
         Bug::HidesRefused,
+        Bug::DeliversExpired,
+        Bug::CountsExpiredTwice,
+        Bug::IgnoresClockSteps,
+        Bug::TakesCommandsWithoutLimit,
     ];
 }
