@@ -185,6 +185,8 @@ pub enum Completion {
     Done,
     /// A `PutMessage` whose claim the session has had already: nothing is stored under this offset.
     Duplicate,
+    /// A `ReleaseMessage` or `RemoveMessage` of a message that is not there: it has expired, or was never stored.
+    Absent,
     Loaded(Page),
     Refused(StoreError),
 }

@@ -112,6 +112,14 @@ impl Shard {
         self.settings = settings;
     }
 
+    /// What the wall clock showed when `Tick` was 0: it may be stepped at any time.
+    #[inline]
+    pub fn set_unix_ms_at_zero(&mut self, unix_ms_at_zero: u64) {
+        if !self.settings.is_planted(Bug::IgnoresClockSteps) {
+            self.settings.sessions.unix_ms_at_zero = unix_ms_at_zero;
+        }
+    }
+
     /// Takes a slot before the connect hook is sent, so that the connection has a name. `digest` makes it unique.
     /// `Input::Opened`, `Attach`, `HandedOver` or `Abandoned` must follow.
     pub fn reserve(&mut self, digest: [u8; 32], now: Tick) -> (ConnKey, Identity) {

@@ -56,6 +56,12 @@ pub enum Bug {
     HidesUndecided,
     /// What a session is refused is called nothing.
     HidesRefused,
+    /// A message whose time is over is sent and repeated.
+    DeliversExpired,
+    /// What the store has purged, and counted, is counted off once more when the client answers it.
+    CountsExpiredTwice,
+    /// The wall clock counts as it stood at the start.
+    IgnoresClockSteps,
 }
 
 impl Bug {
@@ -90,5 +96,8 @@ impl Bug {
         Bug::LeavesUplink,
         Bug::HidesUndecided,
         Bug::HidesRefused,
+        Bug::DeliversExpired,
+        Bug::CountsExpiredTwice,
+        Bug::IgnoresClockSteps,
     ];
 }

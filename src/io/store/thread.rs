@@ -419,8 +419,9 @@ impl PendingRequest {
     }
 }
 
+/// The clock that the shards go by too (`Clock::with_wall_clock`).
 fn now() -> UnixMs {
-    UnixMs((clock::unix_ns() / 1_000_000) as u64)
+    clock::unix_ms()
 }
 
 /// Bytes that a request brings along, roughly.

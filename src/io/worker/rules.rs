@@ -108,7 +108,7 @@ impl Rules {
             messages_per_second: config.messages_per_second,
             channels_per_connection: config.channels_per_connection,
             sessions: SessionSettings {
-                unix_ms_at_zero: clock::unix_ms().0.saturating_sub(clock::monotonic().0),
+                unix_ms_at_zero: clock::unix_ms_at_zero(),
                 store_after_ms: ms(config.store.patience),
                 messages_max: config.store.session_messages_max,
                 bytes_max: config.store.session_bytes_max,

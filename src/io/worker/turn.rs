@@ -90,7 +90,7 @@ impl Worker {
         let to_store = shared.store().cloned();
         Ok(Rc::new_cyclic(|worker| Worker {
             id,
-            clock: Clock::default(),
+            clock: if to_store.is_some() { Clock::with_wall_clock() } else { Clock::default() },
             wakeups: Wakeups::default(),
             shard: RefCell::new(Shard::new(id, rules.settings(), shared.metrics().shard(id).clone(), now)),
             metrics: shared.metrics().worker(id).clone(),
@@ -191,15 +191,25 @@ impl Worker {
 
     /// Gives the shard an input; the outputs are carried out at the end of the turn.
     pub fn handle(&self, input: Input<'_>) {
-        self.shard.borrow_mut().handle(input, self.clock.now());
+        let now = self.clock.now();
+        self.shard_now().handle(input, now);
         self.wakeups.need_turn();
+    }
+
+    /// The shard, with the wall clock of this turn.
+    fn shard_now(&self) -> RefMut<'_, Shard> {
+        let mut shard = self.shard.borrow_mut();
+        if let Some(unix_ms_at_zero) = self.clock.unix_ms_at_zero() {
+            shard.set_unix_ms_at_zero(unix_ms_at_zero);
+        }
+        shard
     }
 
     /// Bytes from a client's socket. A panic costs this connection and no other. False: read no more until resumed.
     pub fn received(&self, key: ConnKey, data: &mut [u8]) -> bool {
         let now = self.clock.now();
         let handled = contain(|| {
-            let mut shard = self.shard.borrow_mut();
+            let mut shard = self.shard_now();
             shard.handle(Input::Bytes { key, data }, now);
             shard.is_paused(key)
         });
@@ -450,7 +460,7 @@ impl Worker {
     pub fn on_time(&self) {
         let now = self.clock.now();
         self.shared.beat(self.id, now);
-        self.shard.borrow_mut().handle(Input::Tick, now);
+        self.shard_now().handle(Input::Tick, now);
         self.give_back_memory(now);
         self.deadlines.poll(now);
         self.hooks.poll_timers(now);

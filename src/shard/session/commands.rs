@@ -44,17 +44,19 @@ pub enum Then {
         bytes: u64,
         call: Option<CallRef>,
     },
-    /// The store knows that the client has the message: REL may go out. `bytes` of it counted as waiting.
+    /// The store knows that the client has the message, or that its time is over: REL may go out. `bytes` of it counted
+    /// as waiting.
     Released {
         session: SessionKey,
         offset: Offset,
         bytes: u64,
+        expired: bool,
     },
-    /// The client has the message, and the store has forgotten it. `bytes` as above.
+    /// The client has the message, or its time is over, and the store has forgotten it. `bytes` as above.
     MessageRemoved {
         session: SessionKey,
-        offset: Offset,
         bytes: u64,
+        expired: bool,
     },
     /// What is left of a QoS 2 message, its REL, is stored.
     ReleaseStored {
@@ -155,17 +157,6 @@ impl Commands {
         };
         self.completed.0 += 1;
         Some((self.completed, then))
-    }
-
-    /// The store did not take a message that its client has meanwhile: it is not counted down again.
-    pub fn uncount(&mut self, key: SessionKey, which: Offset) {
-        for then in &mut self.unfinished {
-            if let Then::MessageRemoved { session, offset, bytes } | Then::Released { session, offset, bytes } = then
-                && (*session, *offset) == (key, which)
-            {
-                *bytes = 0;
-            }
-        }
     }
 
     /// The calls whose messages are on their way to the store, for invariants.

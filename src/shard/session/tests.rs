@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 mod disk;
 mod edges;
+mod expiry;
 
 use disk::Disk;
 

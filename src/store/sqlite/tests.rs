@@ -252,11 +252,13 @@ fn every_mutation_may_be_done_twice() {
     assert_eq!(store.usage(), Usage { messages: 1, bytes: message.message.len() as u64 });
     let ends = [
         Mutation::RemoveReceived { session: S, id: MessageId(5) },
-        Mutation::RemoveMessage { session: S, offset: Offset(1) },
-        Mutation::RemoveMessage { session: S, offset: Offset(2) },
         Mutation::LeaveChannel { session: S, channel: "a".into() },
     ];
     expect_done(&mut store, ends.into_iter().flat_map(twice));
+    for offset in [Offset(1), Offset(2)] {
+        let removals = twice(Mutation::RemoveMessage { session: S, offset });
+        assert_eq!(mutate(&mut store, removals), [Completion::Done, Completion::Absent]);
+    }
     assert_eq!(all(&mut store, S), Page::default());
     assert_eq!(store.usage(), Usage::default());
     expect_done(&mut store, twice(Mutation::DropSession { session: S }));

@@ -281,12 +281,16 @@ impl World {
         let connection = &mut self.connections[id];
         let (client, session) = (connection.client, connection.session.expect("attached"));
         let place = self.calls.place(token, client, session);
+        let (now, unix_ms, stepped_at) = (self.now, self.unix_ms(), self.stepped_at);
+        let over_for = self.calls.over_for(token, unix_ms).min(now - stepped_at);
+        assert!(over_for <= ON_ITS_WAY_MS, "{token} comes {over_for} ms after its time");
+        let connection = &mut self.connections[id];
         // What was answered on this connection may come again, crossing its answer.
         if connection.came.insert(token) {
             connection.unfinished.insert(number, token);
         }
         // What the server has given up meanwhile does not count.
-        let counts = |token: &&u64| self.calls.is_promised_or_open(**token, self.now);
+        let counts = |token: &&u64| self.calls.is_promised_or_open(**token, now, unix_ms);
         let unfinished = connection.unfinished.values().filter(counts).count();
         assert!(unfinished <= connection.window, "the window is kept, {:?}", connection.unfinished);
         let known = &mut self.clients[client];
@@ -417,3 +421,5 @@ struct Down {
 }
 
 const OUTSTANDING_MAX: usize = 5;
+/// A message that was sent in time waits as long for a client that does not read.
+const ON_ITS_WAY_MS: u64 = 6_000;

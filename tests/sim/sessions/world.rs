@@ -66,6 +66,9 @@ pub struct World {
     pub store: Store,
     /// The store's commits take up to so long.
     pub store_ms: u64,
+    /// What the wall clock showed when virtual time was 0, and when it was last stepped.
+    pub unix_ms_at_zero: u64,
+    pub stepped_at: u64,
     pub connections: Vec<Connection>,
     pub clients: Vec<Client>,
     pub backend: Backend,
@@ -129,6 +132,7 @@ impl World {
         let window = 1 + rng.below(4) as usize;
         let mut settings = settings(&mut rng, window, plan.mode);
         settings.limits = limits_of(seed);
+        settings.sessions.unix_ms_at_zero = UNIX_MS_AT_ZERO;
         let clients = 1 + rng.below(3) as usize;
         let clients = (0..clients).map(|n| Client::new(format!("session {n}").into(), habits(&mut rng))).collect();
         let (fails, slow_ms) = (rng.below(3) * 15, 1 + rng.below(600));
@@ -141,8 +145,10 @@ impl World {
             window,
             server: None,
             epoch: 0,
-            store: Store::new(plan.fault),
+            store: Store::new(plan.fault, UNIX_MS_AT_ZERO),
             store_ms,
+            unix_ms_at_zero: UNIX_MS_AT_ZERO,
+            stepped_at: 0,
             connections: Vec::new(),
             clients,
             backend: Backend::new(fails, slow_ms),
@@ -281,9 +287,8 @@ impl World {
             | Event::StoreCommits(_)
             | Event::StoreReports(_) => {}
             Event::Purge => {
-                self.store.purge(self.now);
+                self.purge();
                 self.at(self.now + 700, Event::Purge);
-                self.report_soon();
             }
             Event::Chaos if self.healed => {}
             Event::Chaos => {
@@ -310,6 +315,11 @@ impl World {
     pub fn next_token(&mut self) -> u64 {
         self.next_token += 1;
         self.next_token
+    }
+
+    /// What the wall clock shows.
+    pub fn unix_ms(&self) -> u64 {
+        self.unix_ms_at_zero + self.now
     }
 
     pub fn is_serving(&self) -> bool {
@@ -579,7 +589,7 @@ impl World {
         self.store_soon();
     }
 
-    fn report_soon(&mut self) {
+    pub fn report_soon(&mut self) {
         if self.server.is_some() {
             let delay = if self.rng.chance(3) { self.rng.below(3_000) } else { self.rng.below(20) };
             self.at(self.now + delay, Event::StoreReports(self.epoch));
@@ -673,6 +683,8 @@ fn habits(rng: &mut Rng) -> Habits {
     }
 }
 
+/// Far enough from 0 for every step back.
+const UNIX_MS_AT_ZERO: u64 = 1 << 40;
 /// How long things go wrong, and how long it may take until all is well.
 const STORY_MS: u64 = 20_000;
 const HEALING_MS: u64 = 300_000;

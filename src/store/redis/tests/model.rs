@@ -100,14 +100,16 @@ impl Model {
                 known.messages.insert(message.offset, (**message).clone());
             }
             Mutation::ReleaseMessage { session, offset } => {
-                let known = self.sessions.get_mut(session).and_then(|known| known.messages.get_mut(offset));
-                if let Some(message) = known.filter(|message| !message.released) {
-                    message.message = Message::encode(message.message.qos, 0, b"", &mut Vec::new());
-                    message.released = true;
-                }
+                let Some(known) = self.sessions.get_mut(session) else { return Completion::Done };
+                let Some(message) = known.messages.get_mut(offset) else { return Completion::Absent };
+                message.message = Message::encode(message.message.qos, 0, b"", &mut Vec::new());
+                message.released = true;
             }
             Mutation::RemoveMessage { session, offset } => {
-                self.sessions.get_mut(session).map(|known| known.messages.remove(offset));
+                let Some(known) = self.sessions.get_mut(session) else { return Completion::Done };
+                if known.messages.remove(offset).is_none() {
+                    return Completion::Absent;
+                }
             }
             Mutation::PutReceived { session, received } => {
                 let Some(known) = self.sessions.get_mut(session) else { return GONE };

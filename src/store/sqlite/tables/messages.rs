@@ -79,19 +79,19 @@ fn guard(connection: &Connection, session_row: SessionRowId, message_id: &str) -
     connection.prepare_cached(sql)?.query_row(params![message_id, session_row], read).optional()
 }
 
-pub fn release(transaction: &mut Transaction, session: SessionId, offset: Offset) -> Result<()> {
-    let Some(Entry { row, .. }) = transaction.index.message(session, offset) else { return Ok(()) };
+pub fn release(transaction: &mut Transaction, session: SessionId, offset: Offset) -> Result<Completion> {
+    let Some(Entry { row, .. }) = transaction.index.message(session, offset) else { return Ok(Completion::Absent) };
     let sql = "UPDATE messages SET flags = flags | ?2, type = 0, body = x'', bytes = 0, due = ?3 WHERE row = ?1";
     transaction.connection.prepare_cached(sql)?.execute(params![row, RELEASED, NEVER])?;
     transaction.index.release_message(session, offset);
-    Ok(())
+    Ok(Completion::Done)
 }
 
-pub fn remove(transaction: &mut Transaction, session: SessionId, offset: Offset) -> Result<()> {
-    let Some(Entry { row, .. }) = transaction.index.message(session, offset) else { return Ok(()) };
+pub fn remove(transaction: &mut Transaction, session: SessionId, offset: Offset) -> Result<Completion> {
+    let Some(Entry { row, .. }) = transaction.index.message(session, offset) else { return Ok(Completion::Absent) };
     delete_row(transaction.connection, row)?;
     transaction.index.remove_message(session, offset);
-    Ok(())
+    Ok(Completion::Done)
 }
 
 pub fn delete_row(connection: &Connection, row: MessageRowId) -> Result<()> {

@@ -163,12 +163,14 @@ impl Model {
             Mutation::LeaveChannel { channel, .. } => drop(known.channels.remove(&channel)),
             Mutation::PutMessage(message) => return known.put_message(*message, now),
             Mutation::ReleaseMessage { offset, .. } => {
-                if let Some(message) = known.messages.get_mut(&offset) {
-                    message.message = Message::encode(message.message.qos, 0, &[], &mut Vec::new());
-                    message.released = true;
-                }
+                let Some(message) = known.messages.get_mut(&offset) else { return Completion::Absent };
+                message.message = Message::encode(message.message.qos, 0, &[], &mut Vec::new());
+                message.released = true;
             }
-            Mutation::RemoveMessage { offset, .. } => drop(known.messages.remove(&offset)),
+            Mutation::RemoveMessage { offset, .. } if known.messages.remove(&offset).is_none() => {
+                return Completion::Absent;
+            }
+            Mutation::RemoveMessage { .. } => {}
             Mutation::PutReceived { received, .. } => drop(known.received.insert(received.id, received)),
             Mutation::RemoveReceived { id, .. } => drop(known.received.remove(&id)),
             Mutation::DropSession { .. } => drop(self.sessions.remove(&session)),
