@@ -17,6 +17,8 @@ pub struct Limits {
     pub fanout_jobs_max: usize,
     /// Commands to the store that may be unfinished; beyond it nothing more is promised.
     pub commands_max: usize,
+    /// The same for what they cost in memory, in bytes.
+    pub commands_bytes_max: usize,
     /// Large fan-outs wait while so many commands are unfinished.
     pub commands_behind: usize,
     /// Messages of one page that is loaded from the store: twice the in-flight window, within these bounds.
@@ -125,6 +127,7 @@ impl Limits {
         fanout_at_once_members: 64,
         fanout_jobs_max: 4096,
         commands_max: 1 << 16,
+        commands_bytes_max: 64 << 20,
         commands_behind: 4096,
         page_messages_min: 16,
         page_messages_max: 1024,

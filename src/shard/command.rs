@@ -85,6 +85,23 @@ pub enum Mutation {
 }
 
 impl Mutation {
+    /// What it costs in memory, wherever it waits.
+    pub fn cost(&self) -> usize {
+        let carried = match self {
+            Mutation::PutSession(row) => {
+                size_of::<SessionRow>() + row.cookie.as_ref().map_or(0, |cookie| cookie.len()) + row.name.len()
+            }
+            Mutation::PutMessage(stored) => {
+                let claim = stored.claim.as_ref().map_or(0, |claim| claim.message_id.len());
+                size_of::<StoredMessage>() + stored.message.len() + claim
+            }
+            Mutation::PutReceived { received, .. } => received.answer.len(),
+            Mutation::JoinChannel { channel, .. } | Mutation::LeaveChannel { channel, .. } => channel.len(),
+            _ => 0,
+        };
+        size_of::<Command>() + carried
+    }
+
     /// The session that it changes.
     pub fn session(&self) -> SessionId {
         match self {

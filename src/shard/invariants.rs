@@ -44,6 +44,7 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     calls.extend(scope.sessions.detached_calls.values());
     scope.cx.calls.check(&calls);
     assert!(scope.sessions.channel_changes.len() <= scope.sessions.commands.len(), "each is a command's");
+    scope.sessions.commands.check(scope.cx.settings);
     check_sessions(scope);
 }
 

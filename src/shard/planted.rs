@@ -62,6 +62,8 @@ pub enum Bug {
     CountsExpiredTwice,
     /// The wall clock counts as it stood at the start.
     IgnoresClockSteps,
+    /// Commands to the store are taken however many are unfinished.
+    TakesCommandsWithoutLimit,
 }
 
 impl Bug {
@@ -99,5 +101,6 @@ impl Bug {
         Bug::DeliversExpired,
         Bug::CountsExpiredTwice,
         Bug::IgnoresClockSteps,
+        Bug::TakesCommandsWithoutLimit,
     ];
 }

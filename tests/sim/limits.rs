@@ -23,6 +23,7 @@ fn tiny_limits() -> Limits {
         fanout_at_once_members: 1,
         fanout_jobs_max: 3,
         commands_max: 6,
+        commands_bytes_max: 3_000,
         commands_behind: 3,
         page_messages_min: 1,
         page_messages_max: 2,

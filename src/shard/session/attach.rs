@@ -8,7 +8,7 @@ use super::row::{arm_expiry, put};
 use super::scope::Scope;
 use super::state::{Attaching, Sweep};
 use crate::base::id::ConnIndex;
-use crate::shard::command::{Offset, Page, Received, SessionId, StoredSession, UnixMs};
+use crate::shard::command::{Offset, Page, Received, SessionId, StoreError, StoredSession, UnixMs};
 use crate::shard::connection::conn::Phase;
 use crate::shard::connection::keepalive;
 use crate::shard::connection::uplink::RESERVED_TYPE;
@@ -32,6 +32,11 @@ pub struct Attach {
 
 /// The connection becomes the session's; the one that had it is closed.
 pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
+    if scope.sessions.commands.is_busy(&scope.cx) {
+        scope.cx.metrics.stores_refused.increment();
+        let key = scope.conns.key(conn);
+        return scope.cx.output(Output::AttachRefused { key, why: StoreError::TooBusy });
+    }
     let Attach { response, new, name, expiry_s, greets } = attach;
     let known = scope.sessions.table.by_name(&name);
     let index = known.unwrap_or_else(|| scope.sessions.table.insert(new, name));

@@ -8,7 +8,7 @@ use super::scope::Scope;
 use crate::base::id::ConnIndex;
 use crate::shard::call::query::{QueryRefusal, Reply};
 use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
-use crate::shard::command::{Mutation, StoreError};
+use crate::shard::command::{CommandNumber, Mutation, StoreError};
 use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
 use std::sync::Arc;
@@ -27,6 +27,10 @@ pub fn subscribe(
         return Err(why);
     }
     if let Some(index) = session {
+        if scope.sessions.commands.is_busy(&scope.cx) {
+            refuse_change(scope, index, query.is_none());
+            return Err(QueryRefusal::TooBusy);
+        }
         return Ok(join_session(scope, index, channel, query) && query.is_some());
     }
     let change = scope.channels.join(conn.into(), scope.conns.joined_mut(conn), channel);
@@ -109,8 +113,23 @@ fn settle(scope: &mut Scope<'_>, index: SessionIndex, query: Option<(QueryId, Re
     None
 }
 
+/// The store has too much to do for a change of the session. `has_answer`: it came with an answer of the backend's, which
+/// must not go out as if the change were made.
+pub fn refuse_change(scope: &mut Scope<'_>, index: SessionIndex, has_answer: bool) {
+    scope.cx.metrics.stores_refused.increment();
+    if has_answer {
+        let number = CommandNumber(scope.sessions.commands.last().0 + 1);
+        let session = scope.sessions.table.at_mut(index);
+        (session.changed, session.refused, session.unsure) = (number, number, true);
+    }
+}
+
 /// `query` is replied to when the store knows.
 pub fn leave_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, query: Option<(QueryId, Reply)>) {
+    if scope.sessions.commands.is_busy(&scope.cx) {
+        refuse_change(scope, index, query.is_none());
+        return scope.cx.reply_some(query.map(|(query, _)| (query, Reply::Refused(QueryRefusal::TooBusy))));
+    }
     let session = scope.sessions.table.at_mut(index);
     let change = scope.channels.leave(&mut session.joined, channel);
     if change == Change::Nothing && !session.unsure {

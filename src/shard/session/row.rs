@@ -1,5 +1,6 @@
 //! Writing a session's row: its marks, its cookie, and until when it waits for a connection.
 
+use super::channels::refuse_change;
 use super::commands::Then;
 use super::scope::Scope;
 use crate::shard::command::{Mutation, Offset, UnixMs};
@@ -49,6 +50,10 @@ pub fn set_cookie(scope: &mut Scope<'_>, index: SessionIndex, value: &[u8]) {
     // The answer may be to a message that came on an earlier connection.
     for conn in [session.conn, session.uplink_conn].into_iter().flatten() {
         scope.conns.set_cookie(conn, Some(value.into()));
+    }
+    if scope.sessions.commands.is_busy(&scope.cx) {
+        // The next row has it.
+        return refuse_change(scope, index, true);
     }
     let key = scope.sessions.table.key(index);
     put(scope, index, Then::Changed(key));

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+mod bounds;
 mod disk;
 mod edges;
 mod expiry;

@@ -89,6 +89,8 @@ pub struct Store {
     /// It fell back to an older copy and has noticed.
     pub fell_back: bool,
     fault: Option<Fault>,
+    /// The shard's limit: as many messages may be under way.
+    commands_max: usize,
     /// What the wall clock showed when virtual time was 0.
     unix_ms_at_zero: u64,
     /// Messages that completions called stored: session and token.
@@ -104,8 +106,8 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(fault: Option<Fault>, unix_ms_at_zero: u64) -> Store {
-        Store { fault, unix_ms_at_zero, ..Store::default() }
+    pub fn new(fault: Option<Fault>, unix_ms_at_zero: u64, commands_max: usize) -> Store {
+        Store { fault, unix_ms_at_zero, commands_max, ..Store::default() }
     }
 
     pub fn set_unix_ms_at_zero(&mut self, unix_ms_at_zero: u64) {
@@ -124,6 +126,8 @@ impl Store {
             _ => None,
         };
         self.uncompleted.push_back(stored);
+        let messages = self.uncompleted.iter().flatten().count();
+        assert!(messages <= self.commands_max, "{messages} messages wait for a store that is busy");
         self.queue.push_back(command);
     }
 

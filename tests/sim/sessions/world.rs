@@ -145,7 +145,7 @@ impl World {
             window,
             server: None,
             epoch: 0,
-            store: Store::new(plan.fault, UNIX_MS_AT_ZERO),
+            store: Store::new(plan.fault, UNIX_MS_AT_ZERO, limits_of(seed).commands_max),
             store_ms,
             unix_ms_at_zero: UNIX_MS_AT_ZERO,
             stepped_at: 0,
@@ -269,7 +269,7 @@ impl World {
             Event::BackendBack => self.backend.down = false,
             Event::Call if self.healed => {}
             Event::Call => {
-                for _ in 0..if self.rng.chance(15) { 7 } else { 1 } {
+                for _ in 0..if self.rng.chance(15) { 12 } else { 1 } {
                     self.call();
                 }
                 let next = 100 + self.rng.below(900);
@@ -576,7 +576,11 @@ impl World {
         self.server.as_mut().expect("of this process").store_scheduled = false;
         if self.store.wants_to_take() {
             self.store.take(&mut self.rng, self.now);
-            let late = if self.rng.chance(3) { 4_000 } else { self.store_ms };
+            let late = match self.rng.below(100) {
+                0 if !self.healed => 20_000,
+                0..=3 => 4_000,
+                _ => self.store_ms,
+            };
             let delay = 1 + self.rng.below(late);
             self.at(self.now + delay, Event::StoreCommits(self.epoch));
             self.report_soon();
