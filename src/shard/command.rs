@@ -221,6 +221,8 @@ pub enum StoreError {
     Broken,
     #[error("the store does not answer")]
     Unreachable,
+    #[error("what is stored for the session is damaged (see the log)")]
+    Damaged,
     #[error("another connection has taken the session over")]
     Fenced,
     #[error("the session's name is taken")]

@@ -106,8 +106,8 @@ impl Sqlite {
                 let completion = match command.operation {
                     Operation::Load { session, after, most } => {
                         let (connection, index) = (self.database.connection(), self.database.index());
-                        match load::page(connection, index, session, after, most, now) {
-                            Ok(page) => Completion::Loaded(page),
+                        match load::complete(connection, index, (session, after, most), now) {
+                            Ok(completion) => completion,
                             Err(error) => Completion::Refused(self.note_fault(error)),
                         }
                     }

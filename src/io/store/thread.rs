@@ -300,6 +300,8 @@ impl StoreLoop {
                     debug_assert!(completions.upto < number, "a shard's numbers come in order");
                     completions.upto = number;
                     refused += u64::from(matches!(completion, Completion::Refused(_)));
+                    let is_damaged = completion == Completion::Refused(StoreError::Damaged);
+                    self.status.metrics.damaged.add(u64::from(is_damaged));
                     if completion != Completion::Done {
                         completions.exceptions.push((number, completion));
                     }

@@ -3,12 +3,12 @@
 //! the store refuses has not happened.
 
 use super::commands::Then;
-use super::row::{note_change, put};
+use super::row::{note_change, put, refuse_change};
 use super::scope::Scope;
 use crate::base::id::ConnIndex;
 use crate::shard::call::query::{QueryRefusal, Reply};
 use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
-use crate::shard::command::{CommandNumber, Mutation, StoreError};
+use crate::shard::command::{Mutation, StoreError};
 use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
 use std::sync::Arc;
@@ -111,17 +111,6 @@ fn settle(scope: &mut Scope<'_>, index: SessionIndex, query: Option<(QueryId, Re
     let session = scope.sessions.table.key(index);
     put(scope, index, Then::Settled { session, since, query: query? });
     None
-}
-
-/// The store has too much to do for a change of the session. `has_answer`: it came with an answer of the backend's, which
-/// must not go out as if the change were made.
-pub fn refuse_change(scope: &mut Scope<'_>, index: SessionIndex, has_answer: bool) {
-    scope.cx.metrics.stores_refused.increment();
-    if has_answer {
-        let number = CommandNumber(scope.sessions.commands.last().0 + 1);
-        let session = scope.sessions.table.at_mut(index);
-        (session.changed, session.refused, session.unsure) = (number, number, true);
-    }
 }
 
 /// `query` is replied to when the store knows.

@@ -109,7 +109,7 @@ impl Then {
 
     /// The command brings something new into the store.
     #[cfg(debug_assertions)]
-    fn asks(&self) -> bool {
+    fn adds(&self) -> bool {
         matches!(self, Then::MessageStored { .. } | Then::ChannelChanged { joins: true, .. } | Then::Changed(_))
     }
 }
@@ -196,10 +196,10 @@ impl Commands {
     pub fn check(&self, settings: &crate::shard::Settings) {
         let costs = self.unfinished.iter().map(|unfinished| unfinished.cost as usize);
         assert_eq!(self.bytes, costs.sum::<usize>());
-        let asking = self.unfinished.iter().filter(|unfinished| unfinished.then.asks()).count();
+        let adding = self.unfinished.iter().filter(|unfinished| unfinished.then.adds()).count();
         let attaches = self.unfinished.iter().filter(|unfinished| unfinished.then.attaches()).count();
         let limits = &settings.limits;
-        assert!(asking <= limits.commands_max, "{asking} commands ask for more");
+        assert!(adding <= limits.commands_max, "{adding} commands add something");
         let each = settings.channels_per_connection + 2;
         assert!(attaches <= limits.commands_max + each, "{attaches} commands attach");
     }

@@ -22,7 +22,7 @@ pub fn on_completions(scope: &mut Scope<'_>, completions: Completions) {
         complete(scope, number, then, completion);
         on_events(scope);
     }
-    uplink::store_held_answers(scope);
+    uplink::store_delayed_answers(scope);
 }
 
 fn complete(scope: &mut Scope<'_>, number: CommandNumber, then: Then, completion: Completion) {

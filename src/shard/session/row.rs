@@ -1,9 +1,8 @@
 //! Writing a session's row: its marks, its cookie, and until when it waits for a connection.
 
-use super::channels::refuse_change;
 use super::commands::Then;
 use super::scope::Scope;
-use crate::shard::command::{Mutation, Offset, UnixMs};
+use crate::shard::command::{CommandNumber, Mutation, Offset, UnixMs};
 use crate::shard::ids::SessionIndex;
 
 /// Writes the session's row as it is now.
@@ -63,4 +62,15 @@ pub fn set_cookie(scope: &mut Scope<'_>, index: SessionIndex, value: &[u8]) {
 /// The last command changes the session: no answer to its client may overtake it.
 pub fn note_change(scope: &mut Scope<'_>, index: SessionIndex) {
     scope.sessions.table.at_mut(index).changed = scope.sessions.commands.last();
+}
+
+/// The store has too much to do for a change of the session. `has_answer`: it came with an answer of the backend's,
+/// which must not go out as if the change were made.
+pub fn refuse_change(scope: &mut Scope<'_>, index: SessionIndex, has_answer: bool) {
+    scope.cx.metrics.stores_refused.increment();
+    if has_answer {
+        let number = CommandNumber(scope.sessions.commands.last().0 + 1);
+        let session = scope.sessions.table.at_mut(index);
+        (session.changed, session.refused, session.unsure) = (number, number, true);
+    }
 }

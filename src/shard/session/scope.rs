@@ -22,7 +22,7 @@ pub struct Sessions {
     /// Calls that wait for messages on their way to the store whose connection has ended.
     pub detached_calls: FxHashMap<(SessionKey, Offset), CallRef>,
     /// Answers of QoS 2 that wait until the store can take more commands.
-    pub held_answers: Vec<(SessionKey, u64)>,
+    pub delayed_answers: Vec<(SessionKey, u64)>,
     /// Sessions that have ended and that the store still has: `DropSession` is sent again at `drop_at`.
     pub undropped: Vec<SessionId>,
     pub drop_at: Tick,
@@ -44,7 +44,7 @@ impl Sessions {
             commands: Commands::default(),
             channel_changes: ChannelChanges::default(),
             detached_calls: FxHashMap::default(),
-            held_answers: Vec::new(),
+            delayed_answers: Vec::new(),
             undropped: Vec::new(),
             drop_at: Tick::NEVER,
         }

@@ -51,18 +51,20 @@ pub fn on_answered(scope: &mut Scope<'_>, conn: ConnIndex, sequence: u64) {
     }
     match then {
         // Its client waits: one message of each is with the backend, so that as many can wait here.
-        Some(_) if scope.sessions.commands.is_busy(&scope.cx) => scope.sessions.held_answers.push((session, sequence)),
+        Some(_) if scope.sessions.commands.is_busy(&scope.cx) => {
+            scope.sessions.delayed_answers.push((session, sequence))
+        }
         Some(received) => store_answer(scope, session, received),
         None => scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, &mut scope.cx),
     }
 }
 
 /// The store has completed commands: there may be room for answers that had to wait.
-pub fn store_held_answers(scope: &mut Scope<'_>) {
-    if scope.sessions.held_answers.is_empty() || scope.sessions.commands.is_busy(&scope.cx) {
+pub fn store_delayed_answers(scope: &mut Scope<'_>) {
+    if scope.sessions.delayed_answers.is_empty() || scope.sessions.commands.is_busy(&scope.cx) {
         return;
     }
-    for (key, sequence) in std::mem::take(&mut scope.sessions.held_answers) {
+    for (key, sequence) in std::mem::take(&mut scope.sessions.delayed_answers) {
         if let Some(conn) = scope.sessions.table.get(key).and_then(|session| session.uplink_conn) {
             on_answered(scope, conn, sequence);
         }

@@ -53,7 +53,13 @@ fn apply_one(transaction: &mut Transaction, request: &Request, now: UnixMs, mode
 fn complete(transaction: &mut Transaction, command: &Command, now: UnixMs, mode: WriteMode) -> Result<Completion> {
     match (&command.operation, mode) {
         (Operation::Load { session, after, most }, _) => {
-            load::page(transaction.connection, transaction.index, *session, *after, *most, now).map(Completion::Loaded)
+            load::complete(transaction.connection, transaction.index, (*session, *after, *most), now)
+        }
+        // A client that comes back for its messages makes room: its row is there already.
+        (Operation::Mutate(Mutation::PutSession(row)), WriteMode::FreeingOnly { .. })
+            if transaction.index.session_row(row.session).is_some() =>
+        {
+            sessions::put(transaction, row)
         }
         (Operation::Mutate(mutation), WriteMode::FreeingOnly { refusal }) if !makes_room(mutation) => {
             Ok(Completion::Refused(refusal))

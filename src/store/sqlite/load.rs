@@ -4,13 +4,33 @@
 use super::index::Index;
 use super::rows::{SessionRowId, signed};
 use super::tables::messages;
-use crate::shard::command::{Offset, Page, Received, SessionId, UnixMs};
+use crate::shard::command::{Completion, Offset, Page, Received, SessionId, StoreError, UnixMs};
 use crate::wire::packet::MessageId;
 use rusqlite::{Connection, Result, Row};
 use std::sync::Arc;
+use tracing::error;
+
+/// The page, or a refusal where the session's own rows are damaged: the other sessions have theirs. An error of
+/// SQLite's concerns the file.
+pub fn complete(
+    connection: &Connection,
+    index: &Index,
+    (session, after, most): (SessionId, Option<Offset>, usize),
+    now: UnixMs,
+) -> Result<Completion> {
+    match page(connection, index, session, after, most, now) {
+        Ok(page) => Ok(Completion::Loaded(page)),
+        Err(damage) if damage.sqlite_error().is_none() => {
+            let session = format!("{:032x}", session.0);
+            error!(session, %damage, "a session's messages are damaged: it is refused; /session/drop/ ends it");
+            Ok(Completion::Refused(StoreError::Damaged))
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// At most `most` messages behind the offset `after`. Expired ones are left out.
-pub fn page(
+fn page(
     connection: &Connection,
     index: &Index,
     session: SessionId,

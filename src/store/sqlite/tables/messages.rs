@@ -7,7 +7,8 @@ use crate::store::sqlite::database::Transaction;
 use crate::store::sqlite::index::{Entry, Index};
 use crate::store::sqlite::rows::{MessageRowId, SessionRowId, signed};
 use crate::wire::packet::QoS;
-use rusqlite::{Connection, Error, OptionalExtension, Result, Row, ffi, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
 use sha1::{Digest, Sha1};
 use std::sync::Arc;
 
@@ -130,10 +131,10 @@ pub fn decode(
     })
 }
 
-/// An error as SQLite reports damage, for damage that SQLite itself does not notice.
+/// Damage that SQLite itself does not notice: it concerns one session.
 pub fn damaged(session: SessionId, offset: Offset) -> Error {
     let detail = format!("message {} of session {:032x} is not what was stored", offset.0, session.0);
-    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(detail))
+    Error::FromSqlConversionFailure(0, Type::Blob, detail.into())
 }
 
 /// Half of a SHA-1: fast, and good enough against chance.
