@@ -1,6 +1,7 @@
 //! The store against real directories: what each mutation leaves, what a restart finds. `tests/model.rs` has random
 //! mutations, `tests/faults.rs` what goes wrong.
 
+mod damage;
 mod faults;
 mod model;
 
@@ -44,6 +45,10 @@ impl TempDir {
 
     pub fn database(&self) -> PathBuf {
         self.0.join("data/rainbow.db")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.0.join("data/rainbow.db-wal")
     }
 
     pub fn open(&self) -> (Sqlite, Vec<StoredSession>) {
