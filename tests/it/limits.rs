@@ -286,6 +286,7 @@ fn qos_2_ids_that_are_never_released_are_limited() {
     let mut server = Setup::of(&backend).set("received_max", "16").start();
     let mut client = Client::open(server.addr(), "phone");
     let mut closed = None;
+    let before = read(server.addr());
     for id in 1..=200 {
         client.send(2, 1, id, "x");
     }
@@ -301,6 +302,8 @@ fn qos_2_ids_that_are_never_released_are_limited() {
     }
     // Held back or closed with 1008; in no case are 200 ids held.
     assert!(closed.is_none_or(|code| code == 1008), "{closed:?}");
+    let counted = risen(&before, &read(server.addr()), Counted::OverLimit);
+    assert_eq!(counted > 0.0, closed.is_some());
     assert!(backend.messages().len() <= 20, "{} were taken", backend.messages().len());
     server.assert_alive();
 }
