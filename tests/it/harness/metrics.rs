@@ -17,6 +17,8 @@ pub enum Counted {
     MessageOut,
     /// A frame or packet that a client must not send.
     Violation,
+    /// A client over a limit: closed with 1008.
+    OverLimit,
     /// A request head that is refused.
     BadRequest,
     /// An upgrade that is refused without asking the backend.
@@ -41,6 +43,7 @@ impl Counted {
             Counted::MessageIn => &["rainbow_messages_in_total"],
             Counted::MessageOut => &["rainbow_messages_out_total"],
             Counted::Violation => &["rainbow_ws_violations_total", "rainbow_packet_violations_total"],
+            Counted::OverLimit => &["rainbow_closed_policy_total"],
             Counted::BadRequest => &["rainbow_http_refused_total", "rainbow_http_timeouts_total"],
             Counted::Refusal => {
                 &["rainbow_refused_full_total", "rainbow_refused_address_total", "rainbow_origin_refused_total"]
