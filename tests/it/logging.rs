@@ -1,5 +1,6 @@
 //! The log: whatever becomes of stderr, the server goes on; and what stands in the log.
 
+use crate::harness::call::call;
 use crate::harness::{Backend, Client, Command, Reply, Server, Setup, eventually, metrics};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -86,6 +87,19 @@ fn a_log_in_json_is_an_object_per_line() {
     let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!((&line["level"], &line["code"]), (&"ERROR".into(), &60001.into()));
     assert!(server.log().lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+}
+
+#[test]
+fn the_audit_says_who_changed_what_and_no_signature() {
+    let server = Setup::new().text("log", "info,rainbow::audit=debug").start();
+    call(server.addr(), "/sub/", &[("identity", "nobody"), ("channel", "news")], "");
+    call(server.addr(), "/kick/", &[], r#"{"channel":"news","reason":"spam"}"#);
+    call(server.addr(), "/updateconfig/", &[], "");
+    for (what, parts) in [("Subscribe", ["", "2014"]), ("Kick", ["spam", "news"]), ("UpdateConfig", ["", ""])] {
+        let is_it = |line: &&str| line.contains("rainbow::audit") && line.contains(what);
+        let line = eventually(what, || server.log().lines().find(is_it).map(String::from));
+        assert!(parts.iter().all(|part| line.contains(part)) && !line.contains("signature"), "{line}");
+    }
 }
 
 /// What a pipe of Linux holds.
