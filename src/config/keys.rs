@@ -98,7 +98,7 @@ macro_rules! key {
     };
 }
 
-/// Every variable that begins so is ours, and is refused when it is unknown.
+/// Variables that begin so may be ours.
 pub(super) const VARIABLE_PREFIX: &str = "RAINBOW_";
 
 static GROUPS: &[Group] = &[
@@ -257,9 +257,15 @@ static CALLS: &[Key] = &[
 
 static PROCESS: &[Key] = &[
     key!(cores, CORES, "CPUs to pin workers to, one each: \"0-3,6\". \"all\": all allowed ones.").restart(),
-    key!(workers, COUNT.within(0, 1024), "Workers; may exceed the CPUs. 0: one per CPU.").restart(),
+    key!(
+        workers,
+        COUNT.within(0, 1024),
+        "Workers; may exceed the CPUs. 0: one per CPU, or fewer by the cgroup's cpu.max."
+    )
+    .restart(),
     key!(shutdown_timeout, DURATION, "After SIGTERM the process ends within this time."),
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
+    key!(log_format, LOG_FORMAT, "How it is written: \"text\", or \"json\", one object per line.").restart(),
 ];
 
 static STORE: &[Key] = &[

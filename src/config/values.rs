@@ -110,6 +110,7 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// A tracing filter: `info`, `rainbow=debug`, …
     pub log: String,
+    pub log_format: LogFormat,
 
     // Where the configuration was read
     pub file: Option<PathBuf>,
@@ -168,6 +169,14 @@ pub enum SignatureRequire {
     Any,
     /// Standard Webhooks only.
     Webhook,
+}
+
+/// How the lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    /// One object per line.
+    Json,
 }
 
 impl Config {
@@ -236,6 +245,7 @@ impl Default for Config {
             workers: 0,
             shutdown_timeout: secs(30),
             log: "info".into(),
+            log_format: LogFormat::Text,
             file: None,
         }
     }

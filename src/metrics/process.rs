@@ -29,6 +29,8 @@ pub struct Readings {
     pub uptime_seconds: u64,
     /// `None` without a store.
     pub store_queued: Option<u64>,
+    pub log_lines_lost: u64,
+    pub log_lines_suppressed: u64,
 }
 
 impl Metrics {
@@ -109,9 +111,13 @@ impl Metrics {
 
     fn read(&self, readings: &Readings) -> impl Iterator<Item = Sample> + use<> {
         let gauge = |name, help, value| Sample { name, help, kind: Kind::Gauge, value };
+        let counter = |name, help, value| Sample { name, help, kind: Kind::Counter, value };
+        let Readings { log_lines_lost, log_lines_suppressed, .. } = *readings;
         [
             Some(gauge("memory_bytes", "Resident memory.", readings.memory_bytes)),
             Some(gauge("uptime_seconds", "Since the start.", readings.uptime_seconds)),
+            Some(counter("log_lines_lost", "Lines of the log that stderr did not take.", log_lines_lost)),
+            Some(counter("log_lines_suppressed", "Lines of the log over the limit per second.", log_lines_suppressed)),
             Some(gauge("workers", "Worker threads.", self.workers.len() as u64)),
             readings
                 .store_queued
@@ -131,7 +137,13 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    const READINGS: Readings = Readings { memory_bytes: 4096, uptime_seconds: 9, store_queued: Some(3) };
+    const READINGS: Readings = Readings {
+        memory_bytes: 4096,
+        uptime_seconds: 9,
+        store_queued: Some(3),
+        log_lines_lost: 4,
+        log_lines_suppressed: 5,
+    };
 
     fn value(metrics: &Metrics, name: &str) -> u64 {
         let found: Vec<_> = metrics.samples(&READINGS).filter(|sample| sample.name == name).collect();

@@ -7,6 +7,7 @@ use crate::base::id::ShardId;
 use crate::config::{StoreKind, shown};
 use crate::io::backend::UpstreamState;
 use crate::io::http::response::Response;
+use crate::io::log::writer::Log;
 use crate::io::runtime::{clock, sys};
 use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::Worker;
@@ -135,10 +136,13 @@ pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Vec<(String, us
 
 /// `GET /metrics`.
 pub fn metrics(shared: &Shared) -> Response {
+    let loss = Log::loss();
     let readings = Readings {
         memory_bytes: sys::resident_bytes(),
         uptime_seconds: shared.uptime_s(clock::monotonic()),
         store_queued: shared.store().map(|store| store.len() as u64),
+        log_lines_lost: loss.lost,
+        log_lines_suppressed: loss.suppressed,
     };
     match text::encode(shared.metrics().samples(&readings)) {
         Ok(text) => Response::new(200, text::CONTENT_TYPE, text.into_bytes()),

@@ -54,6 +54,12 @@ pub fn allowed_cores() -> Vec<usize> {
     }
 }
 
+/// The CPUs of the machine that run.
+pub fn online_cores() -> usize {
+    // SAFETY: takes a number only.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as usize
+}
+
 /// Memory in pages of 4 KiB for the whole process. The allocator asks for huge pages, of which many small things of
 /// many threads touch a little each: at 18,000 connections per worker that doubled the memory per connection (2.0 kB
 /// against 1.0), and cost no CPU to give up. Fails only on kernels without huge pages.

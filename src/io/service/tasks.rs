@@ -11,6 +11,7 @@ use crate::base::time::ms;
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
 use crate::io::client::handover;
+use crate::io::runtime::claim::ring_advice;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
@@ -51,9 +52,7 @@ pub fn run(service: Service) -> io::Result<()> {
         .with_entries(RING_ENTRIES)
         .uring_builder(ring())
         .build()
-        .map_err(|error| {
-            io::Error::new(error.kind(), format!("io_uring (see kernel.io_uring_disabled, RLIMIT_MEMLOCK): {error}"))
-        })?;
+        .map_err(|error| io::Error::new(error.kind(), format!("io_uring: {error}. {}", ring_advice(&error))))?;
     runtime.block_on(serve_until_drained(service))
 }
 
