@@ -20,6 +20,7 @@ mod idle;
 mod info;
 mod limits;
 mod load;
+mod pauses;
 mod proxies;
 mod qos_down;
 mod qos_up;

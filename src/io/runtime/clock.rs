@@ -23,6 +23,11 @@ impl Clock {
         now
     }
 
+    /// It has been read in this turn.
+    pub fn is_read(&self) -> bool {
+        self.now.get().is_some()
+    }
+
     /// The next reading is another.
     pub fn end_turn(&self) {
         self.now.set(None);
