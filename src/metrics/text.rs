@@ -65,7 +65,7 @@ mod tests {
         let metrics = Metrics::new(2, true);
         let samples = || {
             metrics.samples(&Readings {
-                memory_bytes: 1,
+                memory_bytes: Some(1),
                 uptime_seconds: 2,
                 store_queued: Some(3),
                 log_lines_lost: 4,

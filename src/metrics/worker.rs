@@ -33,6 +33,8 @@ figures! {
         mailbox_full: Counter as "mail_full",
         /// Panics in the handling of one connection.
         panics: Counter,
+        /// Times that deadlines were judged a second late or later, after what had come meanwhile was read.
+        timers_late: Counter,
         /// Callers that did not take an answer in time.
         answers_not_taken: Counter,
         /// New connections that could not be accepted.

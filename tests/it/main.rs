@@ -21,6 +21,7 @@ mod info;
 mod limits;
 mod load;
 mod logging;
+mod pauses;
 mod proxies;
 mod qos_down;
 mod qos_up;

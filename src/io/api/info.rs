@@ -29,7 +29,7 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
     let now = clock::monotonic();
     let counters: serde_json::Map<_, _> =
         metrics.counters().map(|sample| (sample.name.into(), sample.value.into())).collect();
-    let info = json!({
+    let mut info = json!({
         "status": 0,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": shared.uptime_s(now),
@@ -38,7 +38,6 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
         "listen": shared.listen().to_string(),
         "connections": metrics.shards_total(|shard| shard.connections.get()),
         "channels": metrics.shards_total(|shard| shard.channels.get()),
-        "memory_bytes": sys::resident_bytes(),
         "cpu_percent": cpu_percent(shared.uptime_s(now)),
         "cpu_us": sys::cpu_us(),
         "messages_in": metrics.shards_total(|shard| shard.messages_in.get()),
@@ -52,6 +51,9 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
         "counters": counters,
         "config": shown(&config),
     });
+    if let Some(bytes) = sys::resident_bytes() {
+        info["memory_bytes"] = bytes.into();
+    }
     Ok(Response::json(info.to_string().into_bytes()))
 }
 

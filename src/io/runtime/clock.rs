@@ -46,6 +46,11 @@ impl Clock {
         self.unix_ms_at_zero.get()
     }
 
+    /// It has been read in this turn.
+    pub fn is_read(&self) -> bool {
+        self.now.get().is_some()
+    }
+
     /// The next reading is another.
     pub fn end_turn(&self) {
         self.now.set(None);

@@ -219,11 +219,11 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
     }
 }
 
-/// Bytes of memory that the process holds.
-pub fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * 4096
+/// Bytes of memory that the process holds; `None` when /proc does not say.
+pub fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
 }
 
 /// Microseconds of CPU that the process has used.

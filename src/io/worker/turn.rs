@@ -129,8 +129,12 @@ impl Worker {
         self.rules.borrow().clone()
     }
 
-    /// The time of this turn.
+    /// The time of this turn. The first reading asks for the end of the turn, which forgets the time: a worker never
+    /// sleeps over a time that it has read, so what wakes it is not dated back.
     pub fn now(&self) -> Tick {
+        if !self.clock.is_read() {
+            self.wakeups.need_turn();
+        }
         self.clock.now()
     }
 
@@ -264,7 +268,7 @@ impl Worker {
         self.store.send_waiting();
         self.peers.ring();
         more |= self.shard.borrow().has_dirty();
-        self.wakeups.due_by(self.next_deadline());
+        self.wakeups.due_by(self.next_deadline(self.clock.now()));
         self.clock.end_turn();
         more
     }
@@ -440,12 +444,12 @@ impl Worker {
 
     // Time.
 
-    pub fn next_deadline(&self) -> Tick {
+    pub fn next_deadline(&self, now: Tick) -> Tick {
         let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
         let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
         let due = shard.min(sockets).min(self.hooks.next_deadline());
         if !self.store.is_empty() || self.peers.has_backlog() {
-            due.min(self.clock.now() + self.limits.backlog_retry_ms)
+            due.min(now + self.limits.backlog_retry_ms)
         } else {
             due
         }
