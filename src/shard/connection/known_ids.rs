@@ -260,9 +260,9 @@ impl KnownTable {
     }
 
     /// Forgets the oldest answers of QoS 1 until no more than so many, and so much memory of all answers, are
-    /// remembered.
+    /// remembered. The newest stays: its repeat may be on the way already.
     pub fn forget_answers(&mut self, ids: &mut KnownIds, answers_max: u16, memory_max: usize) {
-        while ids.answered_qos1 > answers_max || ids.answered_qos1 > 0 && ids.answer_memory() > memory_max {
+        while ids.answered_qos1 > answers_max || ids.answered_qos1 > 1 && ids.answer_memory() > memory_max {
             self.remove_oldest_qos1(ids, |answer| matches!(answer, Answer::Sent(_)));
         }
     }
