@@ -35,8 +35,8 @@ class _Base:
     ) -> None:
         """`url`: where Rainbow (its `admin_listen`, if it has one) listens, `http://127.0.0.1:1984`.
 
-        `timeout`: seconds that an answer may take beyond what the call itself allows. `retry_for`: how long a send with a
-        `message_id` is repeated when the server cannot be reached; other calls are never repeated.
+        `timeout`: seconds that an answer may take beyond what the call itself allows. `retry_for`: how long a send with
+        a `message_id` is repeated when the server cannot be reached; other calls are never repeated.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -108,9 +108,7 @@ class Rainbow(_Base):
         retry_for: float = 30,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(
-            url, token=token, webhook_secret=webhook_secret, timeout=timeout, retry_for=retry_for
-        )
+        super().__init__(url, token=token, webhook_secret=webhook_secret, timeout=timeout, retry_for=retry_for)
         self._client = httpx.Client(transport=transport, trust_env=False)
 
     def call(self, call: Call[T]) -> T:
@@ -141,9 +139,10 @@ class Rainbow(_Base):
         message_id: str | None = None,
         wait: str | None = None,
     ) -> SendResult:
-        """Sends `data` to everyone in a channel, to a session or to a user. Raises `SendIncomplete` if some will not get it.
+        """Sends `data` to everyone in a channel, to a session or to a user.
 
-        With `message_id` the call may be repeated, by this library too: the server sends it once.
+        Raises `SendIncomplete` if some will not get it. With `message_id` the call may be repeated, by this library
+        too: the server sends it once.
         """
         return self.call(
             calls.send(
@@ -203,7 +202,7 @@ class Rainbow(_Base):
         code: int = 4500,
         reason: str = "",
     ) -> None:
-        """Closes a client, or all in a channel, or all of a user. On 4500-4999 clients stay away, on 4000-4499 they return."""
+        """Closes a client, or all in a channel, or all of a user. They return on 4000-4499, not on 4500-4999."""
         return self.call(calls.kick(identity, channel=channel, user=user, code=code, reason=reason))
 
     def channel(self, name: str | None = None, *, offset: int = 0, limit: int = 100) -> ChannelResult:
@@ -246,9 +245,7 @@ class AsyncRainbow(_Base):
         retry_for: float = 30,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        super().__init__(
-            url, token=token, webhook_secret=webhook_secret, timeout=timeout, retry_for=retry_for
-        )
+        super().__init__(url, token=token, webhook_secret=webhook_secret, timeout=timeout, retry_for=retry_for)
         self._client = httpx.AsyncClient(transport=transport, trust_env=False)
 
     async def call(self, call: Call[T]) -> T:
@@ -274,7 +271,7 @@ class AsyncRainbow(_Base):
         user: str | None = None,
         msgtype: int = 1,
         qos: int = 2,
-        timeout: float = 10,  # noqa: ASYNC109
+        timeout: float = 10,
         ttl: float | None = None,
         message_id: str | None = None,
         wait: str | None = None,
@@ -302,7 +299,7 @@ class AsyncRainbow(_Base):
         *,
         msgtype: int = 1,
         qos: int = 2,
-        timeout: float = 10,  # noqa: ASYNC109
+        timeout: float = 10,
         ttl: float | None = None,
         message_id: str | None = None,
         wait: str | None = None,

@@ -1,4 +1,4 @@
-"""Hooks: what Rainbow asks a business server. Frameworks bring requests in and take `Answer`s out; this file has the rest.
+"""Hooks: what Rainbow asks a business server. Frameworks bring requests in and take `Answer`s out.
 
 A handler gets one argument with `identity`, `msg_type`, `data`, `context` (as in 2014) and `rainbow`, which acts on the
 client: `sub`, `unsub`, `cookie`, `session`, `user`, `refuse`. Under Django that is the HttpRequest, elsewhere a `Hook`.
@@ -339,12 +339,12 @@ def unknown_type(hook: Hook) -> Answer:
 class Hooks(Registry):
     """Handlers with what checks them: an application for WSGI (`hooks.wsgi`) and ASGI (`hooks.asgi`) servers.
 
-        hooks = Hooks(token="testtoken")
+    hooks = Hooks(token="testtoken")
 
-        @hooks.rainbow(1)
-        def said(request):
-            request.rainbow.sub("room")
-            return {"you said": request.data}
+    @hooks.rainbow(1)
+    def said(request):
+        request.rainbow.sub("room")
+        return {"you said": request.data}
     """
 
     def __init__(

@@ -101,7 +101,7 @@ class Verifier:
     def verify(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
         """Raises `BadSignature`. `target` is path and query as in the request line; header names are lower-case."""
         if self.insecure:
-            return
+            return None
         if self.webhook_keys and "webhook-signature" in headers:
             return self._verify_webhook(f"{method} {target}", headers, body)
         if self.require_webhook or not self.token:
@@ -139,7 +139,7 @@ class Verifier:
                 sent = base64.b64decode(encoded, validate=True)
             except (binascii.Error, ValueError):
                 continue
-            if any([hmac.compare_digest(mac, sent) for mac in expected]):
+            if any(hmac.compare_digest(mac, sent) for mac in expected):
                 return
         raise BadSignature("signature does not match")
 

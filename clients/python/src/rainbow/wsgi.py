@@ -41,9 +41,7 @@ def _answer(hooks: Hooks, environ: dict[str, Any]) -> Answer:
 
 def incoming(environ: dict[str, Any], body: bytes) -> Incoming:
     """The request of a WSGI environment."""
-    headers = [
-        (name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")
-    ]
+    headers = [(name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")]
     return Incoming.of(environ["REQUEST_METHOD"], target(environ), headers, body)
 
 

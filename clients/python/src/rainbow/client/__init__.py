@@ -1,6 +1,7 @@
 """An asyncio client of Rainbow, for bots and tests: `pip install rainbow-client[client]`."""
 
-from .client import Client
+from typing import TYPE_CHECKING, Any
+
 from .memory import FileStorage, Storage
 from .message import (
     ClientClosed,
@@ -34,3 +35,15 @@ __all__ = [
     "SendTimeout",
     "Storage",
 ]
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+def __getattr__(name: str) -> Any:
+    """`Client` needs the `websockets` library, which the rest of this package does not."""
+    if name != "Client":
+        raise AttributeError(name)
+    from .client import Client
+
+    return Client

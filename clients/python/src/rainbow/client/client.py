@@ -98,10 +98,10 @@ class _Line:
 class Client:
     """A connection that lasts.
 
-        async with Client("ws://127.0.0.1:1984/connect/", device_id="bot-1") as client:
-            reply = await client.send(1, {"text": "hello"}, qos=2)
-            async for message in client:
-                print(message.type, message.json())
+    async with Client("ws://127.0.0.1:1984/connect/", device_id="bot-1") as client:
+        reply = await client.send(1, {"text": "hello"}, qos=2)
+        async for message in client:
+            print(message.type, message.json())
     """
 
     def __init__(
@@ -126,9 +126,9 @@ class Client:
     ) -> None:
         """Times are seconds.
 
-        `storage` keeps a session's ids over restarts of the process (`FileStorage`). `timeout` of a send, `repeat` between
-        its repeats; `pending_max` unanswered sends; `inbox_max` messages of QoS 0 that wait to be received, the oldest
-        is dropped. A reconnection waits a random part of `backoff_min` * 2^n, at most `backoff_max`; a connection that
+        `storage` keeps a session's ids over restarts of the process (`FileStorage`). `timeout` of a send, `repeat`
+        between its repeats; `pending_max` unanswered sends; `inbox_max` messages of QoS 0 that wait to be received, the
+        oldest is dropped. A reconnection waits a random part of `backoff_min` * 2^n, at most `backoff_max`; a connection that
         lasted `stable` begins anew. `connect_options` go to `websockets.connect`.
         """
         self._url, self._device_id, self._os = _connect_url(url), device_id or uuid.uuid4().hex, os
@@ -156,7 +156,7 @@ class Client:
 
     @property
     def state(self) -> State:
-        """"closed" (nothing will happen by itself), "waiting" (for the next attempt), "connecting", "open"."""
+        """ "closed" (nothing will happen by itself), "waiting" (for the next attempt), "connecting", "open"."""
         return self._state
 
     @property
@@ -182,7 +182,7 @@ class Client:
         self._handlers[event].append(handler)
         return handler
 
-    async def open(self, timeout: float | None = None) -> Greeting:  # noqa: ASYNC109
+    async def open(self, timeout: float | None = None) -> Greeting:
         """Connects, and stays connected until `close()`, a refusal, or a close code of 4500-4999.
 
         Returns when open. Raises `ConnectRefused` when the business server says no, and `ClientClosed` after `timeout`.
@@ -227,7 +227,7 @@ class Client:
     ) -> None:
         await self.close()
 
-    async def send(self, type: int, data: Any = None, qos: int = 1, timeout: float | None = None) -> Reply:  # noqa: ASYNC109
+    async def send(self, type: int, data: Any = None, qos: int = 1, timeout: float | None = None) -> Reply:
         """Sends bytes, text, or anything that JSON can say, as a message of a type (0-65534).
 
         Returns with QoS 0 when it is handed to the connection, with QoS 1 and 2 the business server's answer. A QoS 0
@@ -268,7 +268,7 @@ class Client:
             entry.future.cancel()
             raise
 
-    async def receive(self, timeout: float | None = None) -> Message:  # noqa: ASYNC109
+    async def receive(self, timeout: float | None = None) -> Message:
         """The next message, acknowledged by being taken. Raises `TimeoutError`, and `ClientClosed` at the end."""
         try:
             packet, memory = await asyncio.wait_for(self._next(), timeout)
@@ -278,7 +278,7 @@ class Client:
         return _message(packet)
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        """Messages as they come; each is acknowledged when the next one is asked for. Ends when the client is closed."""
+        """Messages as they come; each is acknowledged when the next one is asked for. Ends at `close()`."""
         while True:
             try:
                 packet, memory = await self._next()
@@ -304,7 +304,7 @@ class Client:
         entry.repeat = asyncio.get_running_loop().call_later(self._repeat, self._transmit, entry)
         # A line that is stuck gets no copies on top; TCP will bring the first one.
         if entry.written and self._line is not None and len(self._line.out) > STUCK:
-            return
+            return None
         if entry.id is None:
             entry.id = self._memory.take_id(self._pending.__contains__)
             self._pending[entry.id] = entry
@@ -466,7 +466,7 @@ class Client:
             while self._running is asyncio.current_task():
                 closed = await self._attempt()
                 if self._running is not asyncio.current_task():
-                    return
+                    return None
                 self._detach()
                 error = _final(closed)
                 if error is not None:
@@ -485,11 +485,15 @@ class Client:
             url = _with_query(self._url, await _made(self._params))
             own = {"X-DEVICEID": self._device_id, "X-CLIENT-OS": self._os}
             headers = {**await _made(self._headers), **own}
-            options = {"open_timeout": 10, "close_timeout": 5, "compression": None, "max_size": None, "proxy": None}
+            options: dict[str, Any] = {
+                "open_timeout": 10,
+                "close_timeout": 5,
+                "compression": None,
+                "max_size": None,
+                "proxy": None,
+            }
             options.update(self._connect_options)
-            socket = await connect(
-                url, subprotocols=[Subprotocol(PROTOCOL)], additional_headers=headers, **options
-            )
+            socket = await connect(url, subprotocols=[Subprotocol(PROTOCOL)], additional_headers=headers, **options)
         except InvalidStatus as error:
             status = error.response.status_code
             reason = (error.response.body or b"")[:200].decode(errors="replace").strip()
@@ -622,7 +626,7 @@ class Client:
 
     def _delay(self) -> float:
         """Exponential backoff with full jitter: a server that comes back is not met by everyone at once."""
-        delay = self._random() * min(self._backoff_max, self._backoff_min * 2**self._attempts)
+        delay: float = self._random() * min(self._backoff_max, self._backoff_min * 2**self._attempts)
         self._attempts = min(self._attempts + 1, 30)
         return delay
 

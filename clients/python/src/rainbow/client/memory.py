@@ -1,4 +1,4 @@
-"""What a client remembers of one session: ids in use, in both directions. Survives the process where a storage is given."""
+"""What a client remembers of one session: ids in use, in both directions. A storage makes it survive the process."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ class Memory:
         if kept:
             memory.held = dict.fromkeys(kept["held"])
             # Replies are not kept: a repeat after a restart is answered with an empty one.
-            memory.received = {1: dict.fromkeys(kept["answered"], b""), 2: dict.fromkeys(kept["received"], b"")}
+            memory.received = {
+                1: dict.fromkeys(kept["answered"], b""),
+                2: dict.fromkeys(kept["received"], b""),
+            }
         return memory
 
     def take_id(self, is_pending: Callable[[int], bool]) -> int:
@@ -137,7 +140,7 @@ def _is_id(value: object) -> bool:
     return isinstance(value, int) and 1 <= value <= ID_MAX
 
 
-#: Answers to QoS 1 messages that are kept for repeats: far fewer than ids, so that an id's next use is not taken for one.
+#: Answers to QoS 1 messages that are kept for repeats: far fewer than ids, so that an id's next use is none.
 ANSWERS_MAX = 1024
 ANSWERS_KEPT = 256
 HELD_MAX = 1024

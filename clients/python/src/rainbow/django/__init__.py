@@ -11,8 +11,8 @@ Handlers stand in a module `rainbow` of any installed application:
         request.rainbow.sub("room")
         return {"you said": request.data}
 
-Settings: RAINBOW_SERVER_URL, and RAINBOW_TOKEN or RAINBOW_WEBHOOK_SECRET as in Rainbow's configuration. `send`, `subscribe`,
-`unsubscribe` and `RainbowResponse` are those of 2014; `server()` is a `rainbow.Rainbow`.
+Settings: RAINBOW_SERVER_URL, and RAINBOW_TOKEN or RAINBOW_WEBHOOK_SECRET as in Rainbow's configuration. `send`,
+`subscribe`, `unsubscribe` and `RainbowResponse` are those of 2014; `server()` is a `rainbow.Rainbow`.
 """
 
 from ..hooks import RainbowResponse

@@ -24,9 +24,7 @@ def _check_url() -> Iterator[CheckMessage]:
     url = conf.get("RAINBOW_SERVER_URL")
     parts = urlsplit(url) if isinstance(url, str) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
-        yield Error(
-            f"RAINBOW_SERVER_URL is no http(s) URL: {url!r}", hint="http://127.0.0.1:1984", id="rainbow.E001"
-        )
+        yield Error(f"RAINBOW_SERVER_URL is no http(s) URL: {url!r}", hint="http://127.0.0.1:1984", id="rainbow.E001")
 
 
 def _check_keys() -> Iterator[CheckMessage]:

@@ -53,7 +53,8 @@ def verifier() -> Verifier:
 
 
 def client_url() -> str:
-    return get("RAINBOW_CLIENT_URL") or get("RAINBOW_SERVER_URL").rstrip("/") + "/connect/"
+    url: str = get("RAINBOW_CLIENT_URL") or get("RAINBOW_SERVER_URL").rstrip("/") + "/connect/"
+    return url
 
 
 # `rainbow_check` comes as a client. Nobody else can make its token.

@@ -1,7 +1,7 @@
 """Each forwarded message is processed once: its key is written in one transaction with what the handler does.
 
-A repeat finds the key, and gets the same answer without the handler. A handler that fails, or refuses, leaves neither a key
-nor anything else behind.
+A repeat finds the key, and gets the same answer without the handler. A handler that fails, or refuses, leaves neither a
+key nor anything else behind.
 """
 
 from __future__ import annotations

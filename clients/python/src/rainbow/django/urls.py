@@ -1,4 +1,4 @@
-"""connect/, message/<type>/, close/ and receipt/: what `connect_url`, `forward_url`, `close_url` and `receipt_url` name."""
+"""connect/, message/<type>/, close/ and receipt/: what Rainbow's `connect_url` and its kin name."""
 
 from django.urls import path
 

@@ -55,11 +55,12 @@ def _run(request: HttpRequest, hook: Hook) -> Answer:
     if handler is None:
         return unknown_type(hook)
     # As in 2014, and `rainbow`, which acts on the client.
+    context = hook.cookie
     extra = {"rainbow": hook, "identity": hook.identity, "msg_type": hook.message_type}
-    request.__dict__.update(extra, data=_json(hook.body), context=hook.cookie)
+    request.__dict__.update(extra, data=_json(hook.body), context=context)
     try:
         result = async_to_sync(handler)(request) if inspect.iscoroutinefunction(handler) else handler(request)
-        if request.__dict__["context"] is not hook.cookie and hook.cookie is None:
+        if request.__dict__["context"] is not context:
             hook.cookie = request.__dict__["context"]
         return hook.answer(_from_django(result))
     except Refused as refused:

@@ -29,11 +29,12 @@ class Command(BaseCommand):
         self._step(
             "it takes our signature",
             lambda: server.unsub("0" * 64, "rainbow_check"),
-            "RAINBOW_TOKEN must be its security_token, RAINBOW_WEBHOOK_SECRET one of its webhook_secrets; the clocks must agree.",
+            "RAINBOW_TOKEN must be its security_token, RAINBOW_WEBHOOK_SECRET one of its webhook_secrets; "
+            "the clocks must agree.",
         )
         asyncio.run(self._round_trip(options["timeout"]))
 
-    async def _round_trip(self, timeout: float) -> None:  # noqa: ASYNC109
+    async def _round_trip(self, timeout: float) -> None:
         device, server = f"check-{secrets.token_hex(8)}", conf.server()
         client = Client(conf.client_url(), device_id=device, params={"rainbow_check": conf.make_check_token()})
         try:
