@@ -23,6 +23,9 @@ def django_database() -> Iterator[None]:
     django.setup()
     call_command("migrate", verbosity=0)
     yield
+    from rainbow.django import conf
+
+    conf.forget()
     connections.close_all()
 
 

