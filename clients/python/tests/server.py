@@ -57,16 +57,18 @@ def rainbow_server(hooks: str, *, port: int = 0, store: str = "none", data: str 
         file = Path(directory) / "rainbow.toml"
         file.write_text(text)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RAINBOW_")}
-        with _process([str(path), "-f", str(file)], environ) as wait_for:
+        with process([str(path), "-f", str(file)], environ) as wait_for:
             found = wait_for(re.compile(r"listening.*?listen=(\S+:\d+)"))
             yield f"http://{found.group(1)}"
 
 
 @contextlib.contextmanager
-def _process(command: list[str], environ: dict[str, str]) -> Iterator[Callable[[re.Pattern[str]], re.Match[str]]]:
+def process(
+    command: list[str], environ: dict[str, str], directory: Path = ROOT / "clients/python"
+) -> Iterator[Callable[[re.Pattern[str]], re.Match[str]]]:
     """Runs a process; yields what waits for a line of its output."""
     process = subprocess.Popen(
-        command, env=environ, cwd=ROOT / "clients/python", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environ, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     lines: list[str] = []
@@ -150,7 +152,7 @@ def django_server(rainbow_url: str, port: int) -> Iterator[str]:
     """The Django site under its own development server, as a process."""
     environ = {**os.environ, "DJANGO_RAINBOW": rainbow_url, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "django", "runserver", "--noreload", f"127.0.0.1:{port}"]
-    with _process(command, environ) as wait_for:
+    with process(command, environ) as wait_for:
         wait_for(re.compile(r"Starting .*development server"))
         yield f"http://127.0.0.1:{port}/"
 

@@ -344,6 +344,73 @@ async def test_params_are_made_for_every_attempt_and_may_fail() -> None:
         assert [str(error) for error in errors] == ["no token yet"]
 
 
+@run
+async def test_a_storage_that_fails_ends_the_client_rather_than_its_promise() -> None:
+    class Full:
+        def load(self) -> None:
+            return None
+
+        def save(self, text: str) -> None:
+            raise OSError("disk full")
+
+    async def script(peer: Peer) -> None:
+        await peer.greet(session="ann")
+        await peer.socket.wait_closed()
+
+    async with scripted(script) as url:
+        with pytest.raises(ClientClosed, match="disk full"):
+            await quick(url, storage=Full()).open(DEADLINE_S)
+
+
+@run
+async def test_a_handler_that_fails_is_told_and_the_message_answered() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        await peer.write(Packet(Command.SEND, 1, b"x", 7, 1))
+        assert (await peer.read()) == Packet(Command.ACK, 1)
+        await peer.write(Packet(Command.SEND, type=1, body=b"not a packet of ours"))
+        await peer.socket.send(b"\x00")
+        await peer.socket.wait_closed()
+        assert peer.socket.close_code == 4002
+
+    async def again(peer: Peer) -> None:
+        await peer.greet()
+        await peer.socket.wait_closed()
+
+    def handle(message: Message) -> None:
+        raise RuntimeError(message.text)
+
+    async with scripted(script, again) as url:
+        client = quick(url)
+        errors: list[str] = []
+        client.on("message", handle)
+        client.on("error", lambda error: errors.append(str(error)))
+        await client.open(DEADLINE_S)
+        await until(lambda: len(errors) == 3, "three errors")
+        assert errors[0] == "x" and "malformed packet" in errors
+        await client.close()
+
+
+@run
+async def test_a_waiting_message_is_acknowledged_when_it_is_taken() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        for number in (1, 2):
+            await peer.write(Packet(Command.SEND, number, b"x", 7, 1))
+        assert await peer.read() == Packet(Command.ACK, 1)
+        await peer.write(Packet(Command.SEND, type=8))
+        assert await peer.read() == Packet(Command.ACK, 2)
+        await peer.socket.wait_closed()
+
+    async with scripted(script) as url, quick(url) as client:
+        types = []
+        async for message in client:
+            types.append(message.type)
+            if message.type == 8:
+                break
+        assert types == [7, 7, 8]
+
+
 # Against the real server.
 
 
@@ -374,34 +441,27 @@ class Business:
 @run
 async def test_nothing_is_lost_or_doubled_while_the_line_is_cut() -> None:
     business = Business()
-    count = 40
+    rounds, each = 12, 5
     with wsgi_server(business.hooks.wsgi) as hooks, rainbow_server(hooks, store="sqlite") as url:
         async with Line(url) as line, AsyncRainbow(url, token=TOKEN) as server:
             client = quick(line.url, params={"session": "ann"}, repeat=0.3)
             received: list[str] = []
             client.on("message", lambda message: received.append(message.text))
             await client.open(DEADLINE_S)
-
-            async def cut() -> None:
-                for round_ in range(8):
-                    line.cut_after["up" if round_ % 2 else "down"] = 2 + round_ % 3
-                    before = line.opened
-                    await until(lambda before=before: line.opened > before or done.is_set(), "it comes back")  # type: ignore[misc]
-
-            done = asyncio.Event()
-            cutting = asyncio.create_task(cut())
-            ups = [client.send(1, f"up {n}", qos=2) for n in range(count)]
-            downs = [server.send(session="ann", data=f"down {n}", qos=2, message_id=f"d{n}") for n in range(count)]
-            replies, _ = await asyncio.gather(asyncio.gather(*ups), asyncio.gather(*downs))
-            done.set()
-            line.cut_after.clear()
-            await cutting
-            assert [reply.json() for reply in replies] == [{"got": f"up {n}"} for n in range(count)]
-            await until(lambda: len(received) >= count, "all have come")
+            for round_ in range(rounds):
+                line.cut_after = {"up" if round_ % 2 else "down": 1 + round_ // 2}
+                texts = [f"{round_}.{n}" for n in range(each)]
+                ups = [client.send(1, text, qos=2) for text in texts]
+                downs = [server.send(session="ann", data=text, qos=2, message_id=text) for text in texts]
+                replies, _ = await asyncio.gather(asyncio.gather(*ups), asyncio.gather(*downs))
+                assert [reply.json() for reply in replies] == [{"got": text} for text in texts]
+            line.cut_after = {}
+            await until(lambda: len(received) >= rounds * each, "all have come")
             await client.close()
-            assert line.opened > 1
-    assert sorted(received) == sorted(f"down {n}" for n in range(count))
-    assert sorted(business.said) == sorted(f"up {n}" for n in range(count))
+            assert line.opened > rounds / 2, "the line was hardly ever cut"
+    every = sorted(f"{round_}.{n}" for round_ in range(rounds) for n in range(each))
+    assert sorted(received) == every
+    assert sorted(business.said) == every
 
 
 @needs_server

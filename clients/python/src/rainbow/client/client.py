@@ -467,6 +467,15 @@ class Client:
     # The connection.
 
     async def _run(self) -> None:
+        try:
+            await self._keep_connected()
+        except Exception as error:
+            # A storage that fails, say: to go on without it could hand a message on twice.
+            self._end(ClientClosed(f"{type(error).__name__}: {error}"))
+            self._emit("error", error)
+            self._emit("close", Closed(1006, str(error), None))
+
+    async def _keep_connected(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             if self._handlers["message"]:
                 handling = asyncio.create_task(self._handle_messages(), name="rainbow messages")
