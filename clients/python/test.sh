@@ -26,12 +26,12 @@ for python in ${PYTHONS:-$(find_pythons)}; do
     venv=$work/$newest
     quiet "$python" -m venv "$venv"
     if [ $newest = yes ]; then
-        quiet "$venv/bin/pip" install -q ".[client,django,fastapi]" pytest uvicorn ruff mypy django-stubs
+        quiet "$venv/bin/pip" install -q ".[client,django,fastapi]" pytest flask uvicorn ruff mypy django-stubs
         quiet "$venv/bin/ruff" check .
         quiet "$venv/bin/ruff" format --check .
         quiet env MYPYPATH=src:. PYTHONPATH=src:. "$venv/bin/mypy" --cache-dir "$work/mypy"
     else
-        quiet "$venv/bin/pip" install -q ".[client,fastapi]" "django>=4.2,<4.3" pytest uvicorn
+        quiet "$venv/bin/pip" install -q ".[client,fastapi]" "django>=4.2,<4.3" pytest flask uvicorn
     fi
     quiet "$venv/bin/python" -m pytest -p no:cacheprovider
     grep -A1 "NO SERVER" "$work/log" >&2 || true

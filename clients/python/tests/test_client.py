@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from rainbow import AsyncRainbow, Hook, Hooks
@@ -409,6 +410,30 @@ async def test_a_waiting_message_is_acknowledged_when_it_is_taken() -> None:
             if message.type == 8:
                 break
         assert types == [7, 7, 8]
+
+
+@run
+async def test_a_loop_that_is_left_acknowledges_unless_it_ends_the_client() -> None:
+    async def left(peer: Peer) -> None:
+        await peer.greet()
+        await peer.write(Packet(Command.SEND, 1, b"x", 7, 1))
+        assert await peer.read() == Packet(Command.ACK, 1)
+        await peer.socket.wait_closed()
+
+    async def failed(peer: Peer) -> None:
+        await peer.greet()
+        await peer.write(Packet(Command.SEND, 1, b"x", 7, 1))
+        with pytest.raises(ConnectionClosed):
+            await peer.read()
+
+    async with scripted(left, failed) as url:
+        async with quick(url) as client:
+            async for _ in client:
+                break
+        with pytest.raises(RuntimeError, match="in the loop"):
+            async with quick(url) as client:
+                async for _ in client:
+                    raise RuntimeError("in the loop")
 
 
 # Against the real server.

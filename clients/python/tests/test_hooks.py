@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from flask import Flask
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from rainbow import AsyncRainbow, Hook, Hooks, Rainbow, RainbowResponse
 from rainbow.client import ConnectRefused, MessageRefused
@@ -61,6 +63,14 @@ def wsgi(fake: FakeRainbow) -> Any:
     return hooks
 
 
+def flask(fake: FakeRainbow) -> Any:
+    hooks, app = Hooks(token="testtoken"), Flask("test")
+    enter(hooks)
+    app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/rainbow": hooks.wsgi})  # type: ignore[method-assign]
+    fake.serve(wsgi=app)
+    return hooks
+
+
 def starlette(fake: FakeRainbow) -> Any:
     hooks = Hooks(token="testtoken")
     enter(hooks)
@@ -76,7 +86,7 @@ def fastapi(fake: FakeRainbow) -> Any:
     return router
 
 
-frameworks = pytest.mark.parametrize("framework", [wsgi, starlette, fastapi])
+frameworks = pytest.mark.parametrize("framework", [wsgi, flask, starlette, fastapi])
 
 
 @frameworks

@@ -13,7 +13,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -147,6 +147,8 @@ class Client:
         self._memory = Memory(None, None, 0)
         self._sends: dict[_Send, None] = {}
         self._pending: dict[int, _Send] = {}
+        #: The message that a loop over this client is at.
+        self._taken: tuple[Packet, Memory] | None = None
         self._inbox: deque[tuple[Packet, Memory]] = deque()
         self._inbox_max, self._qos0_waiting = inbox_max, 0
         self._inbox_wake = asyncio.Event()
@@ -209,6 +211,7 @@ class Client:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Ends the connection and all attempts; what is unanswered is rejected."""
+        self._finish_taken()
         was_closed = self._state == "closed"
         running, line = self._running, self._line
         self._running = None
@@ -233,6 +236,8 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._taken = None
         await self.close()
 
     async def send(self, type: int, data: Any = None, qos: int = 1, timeout: float | None = None) -> Reply:
@@ -278,22 +283,37 @@ class Client:
 
     async def receive(self, timeout: float | None = None) -> Message:
         """The next message, acknowledged by being taken. Raises `TimeoutError`, and `ClientClosed` at the end."""
+        self._finish_taken()
         try:
-            packet, memory = await asyncio.wait_for(self._next(), timeout)
+            # What is waited for is not taken inside: a message must not be lost with a wait that ends as it comes.
+            await asyncio.wait_for(self._available(), timeout)
         except asyncio.TimeoutError:
             raise TimeoutError(f"no message in {timeout:g} s") from None
+        packet, memory = await self._next()
         self._finish(packet, memory, b"")
         return _message(packet)
 
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        """Messages as they come; each is acknowledged when the next one is asked for. Ends at `close()`."""
-        while True:
-            try:
-                packet, memory = await self._next()
-            except ClientClosed:
-                return
-            yield _message(packet)
-            self._finish(packet, memory, b"")
+    def __aiter__(self) -> Client:
+        """Messages as they come, until `close()`.
+
+        A message is acknowledged when the next one is asked for, or the client is closed; not when an error leaves the
+        client's `async with`: then it comes again, in a session.
+        """
+        return self
+
+    async def __anext__(self) -> Message:
+        self._finish_taken()
+        try:
+            packet, memory = await self._next()
+        except ClientClosed:
+            raise StopAsyncIteration from None
+        self._taken = (packet, memory)
+        return _message(packet)
+
+    def _finish_taken(self) -> None:
+        taken, self._taken = self._taken, None
+        if taken is not None:
+            self._finish(*taken, b"")
 
     # Out.
 
@@ -426,12 +446,15 @@ class Client:
         self._inbox.append((packet, self._memory))
         self._inbox_wake.set()
 
-    async def _next(self) -> tuple[Packet, Memory]:
+    async def _available(self) -> None:
         while not self._inbox:
             if self._state == "closed":
                 raise ClientClosed("not open")
             self._inbox_wake.clear()
             await self._inbox_wake.wait()
+
+    async def _next(self) -> tuple[Packet, Memory]:
+        await self._available()
         packet, memory = self._inbox.popleft()
         self._qos0_waiting -= packet.id is None
         return packet, memory
