@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from rainbow import AsyncRainbow, CallRefused, Hook, Hooks, Rainbow
-from rainbow.client import Client, ConnectRefused
+from rainbow.client import Client, ConnectRefused, MessageRefused
 from rainbow.fastapi import RainbowRouter
 from tests.server import (
     DEADLINE_S,
@@ -38,6 +38,10 @@ def enter(hooks: Hooks | RainbowRouter) -> None:
     @hooks.rainbow(1)
     def said(request: Hook) -> dict[str, Any]:
         return {"by": request.rainbow.cookie["device"], "said": request.data}
+
+    @hooks.rainbow(3)
+    def forbidden(request: Hook) -> None:
+        request.rainbow.refuse("not you", status=422)
 
     @hooks.rainbow(2)
     async def moved(request: Hook) -> None:
@@ -84,6 +88,11 @@ async def _both_ways(url: str, keys: dict[str, str]) -> None:
             assert (message.type, message.qos, message.json()) == (7, qos, {"n": qos})
             result = await sending
             assert result.connections == 1 or qos == 0
+        for qos in (1, 2):
+            for type_, status in ((3, 422), (99, 404)):
+                with pytest.raises(MessageRefused) as refused:
+                    await ann.send(type_, {}, qos=qos)
+                assert refused.value.status == status and b'"status":"error"' in refused.value.body
         await ann.send(2)
         assert (await server.channel("room")).connections == 0
         found = await server.channel("elsewhere")

@@ -18,12 +18,13 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
 from ..calls import encode
 from ..packet import GREETING_TYPE, Command, Packet
+from .socket import PROTOCOL, Line, Send
 from .memory import Memory, Storage
 from .message import (
     ClientClosed,
@@ -33,7 +34,6 @@ from .message import (
     ConnectRefused,
     Greeting,
     Message,
-    MessageRefused,
     MessageTooLarge,
     ProtocolViolated,
     Reply,
@@ -45,58 +45,6 @@ Handler = TypeVar("Handler", bound=Callable[[Any], Any])
 State = Literal["closed", "waiting", "connecting", "open"]
 #: Query parameters or headers, or what makes them for each attempt (a fresh token, say).
 Extra = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]] | None
-
-
-class _Send:
-    """A QoS 1 or 2 message without its last answer."""
-
-    def __init__(self, type_: int, body: bytes, qos: int, future: asyncio.Future[Reply]) -> None:
-        self.type, self.body, self.qos, self.future = type_, body, qos, future
-        self.id: int | None = None
-        self.written = False
-        self.answer: Packet | None = None
-        self.repeat: asyncio.TimerHandle | None = None
-
-    def settle(self) -> None:
-        """The promise is kept, or the message was refused for good."""
-        assert self.answer is not None
-        if self.future.done():
-            return
-        if self.answer.flag:
-            status, body = int.from_bytes(self.answer.body[:2], "big"), self.answer.body[2:]
-            self.future.set_exception(MessageRefused(status, body))
-        else:
-            self.future.set_result(Reply(self.answer.body))
-
-    def fail(self, error: ClientError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class _Line:
-    """One connection: what is to be written, and when something was last heard."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-        self.greets = socket.subprotocol == PROTOCOL
-        self.out: deque[bytes] = deque()
-        self.wake = asyncio.Event()
-        self.drained = asyncio.Event()
-        self.greeted = asyncio.Event()
-        self.heard_at = self.opened_at = time.monotonic()
-
-    def write(self, packet: Packet) -> None:
-        self.out.append(packet.encode())
-        self.drained.clear()
-        self.wake.set()
-
-    async def write_all(self) -> None:
-        while True:
-            await self.wake.wait()
-            self.wake.clear()
-            while self.out:
-                await self.socket.send(self.out.popleft())
-            self.drained.set()
 
 
 class Client:
@@ -145,14 +93,14 @@ class Client:
         self._state: State = "closed"
         self._greeting = Greeting()
         self._memory = Memory(None, None, 0)
-        self._sends: dict[_Send, None] = {}
-        self._pending: dict[int, _Send] = {}
+        self._sends: dict[Send, None] = {}
+        self._pending: dict[int, Send] = {}
         #: The message that a loop over this client is at.
         self._taken: tuple[Packet, Memory] | None = None
         self._inbox: deque[tuple[Packet, Memory]] = deque()
         self._inbox_max, self._qos0_waiting = inbox_max, 0
         self._inbox_wake = asyncio.Event()
-        self._line: _Line | None = None
+        self._line: Line | None = None
         self._attempts = 0
         self._running: asyncio.Task[None] | None = None
         self._opening: asyncio.Future[None] | None = None
@@ -260,7 +208,7 @@ class Client:
             raise ClientClosed("not open")
         if len(self._sends) >= self._pending_max:
             raise ClientFull("too many unanswered messages")
-        entry = _Send(type, body, qos, asyncio.get_running_loop().create_future())
+        entry = Send(type, body, qos, asyncio.get_running_loop().create_future())
         self._sends[entry] = None
         if self._state == "open":
             self._transmit(entry)
@@ -325,7 +273,7 @@ class Client:
         self._line.write(Packet(Command.SEND, type=type_, body=body))
         return Reply()
 
-    def _transmit(self, entry: _Send) -> None:
+    def _transmit(self, entry: Send) -> None:
         """Writes what the entry's state asks for, and again every `repeat` until it is answered or the line is gone."""
         if entry.repeat is not None:
             entry.repeat.cancel()
@@ -343,7 +291,7 @@ class Client:
         dup, entry.written = entry.written, True
         self._write(Packet(Command.SEND, entry.id, entry.body, entry.type, entry.qos, dup))
 
-    def _forget(self, entry: _Send) -> None:
+    def _forget(self, entry: Send) -> None:
         if entry.repeat is not None:
             entry.repeat.cancel()
         self._sends.pop(entry, None)
@@ -357,7 +305,7 @@ class Client:
 
     # In.
 
-    def _on_packet(self, line: _Line, data: bytes | str) -> None:
+    def _on_packet(self, line: Line, data: bytes | str) -> None:
         line.heard_at = time.monotonic()
         packet = Packet.decode(data.encode() if isinstance(data, str) else data)
         if packet is None:
@@ -547,9 +495,9 @@ class Client:
             self._last_failure = f"{type(error).__name__}: {error}"
             self._emit("error", error)
             return Closed(1006, self._last_failure, None)
-        return await self._serve(_Line(socket))
+        return await self._serve(Line(socket))
 
-    async def _serve(self, line: _Line) -> Closed:
+    async def _serve(self, line: Line) -> Closed:
         self._line = line
         helpers = [asyncio.create_task(line.write_all()), asyncio.create_task(self._watch(line))]
         try:
@@ -578,7 +526,7 @@ class Client:
             self._reject_largest()
         return closed
 
-    async def _watch(self, line: _Line) -> None:
+    async def _watch(self, line: Line) -> None:
         """A line without greeting in time, or silent beyond its heartbeat, is dead."""
         try:
             await asyncio.wait_for(line.greeted.wait(), GREETING_TIMEOUT_S)
@@ -725,7 +673,6 @@ def _with_query(url: str, params: Mapping[str, str]) -> str:
 
 
 EVENTS = ("open", "message", "close", "error")
-PROTOCOL = "rainbow.2"
 TAKEN_OVER = 4409
 #: In the range of 4000-4499 codes bring clients back; the server says "come back later" with this one.
 BACKEND_AWAY = 4503
