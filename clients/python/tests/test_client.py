@@ -483,7 +483,7 @@ async def test_nothing_is_lost_or_doubled_while_the_line_is_cut() -> None:
             line.cut_after = {}
             await until(lambda: len(received) >= rounds * each, "all have come")
             await client.close()
-            assert line.opened > rounds / 2, "the line was hardly ever cut"
+            assert line.opened > rounds / 4, "the line was hardly ever cut"
     every = sorted(f"{round_}.{n}" for round_ in range(rounds) for n in range(each))
     assert sorted(received) == every
     assert sorted(business.said) == every

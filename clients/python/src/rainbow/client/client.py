@@ -24,7 +24,6 @@ from websockets.typing import Subprotocol
 
 from ..calls import encode
 from ..packet import GREETING_TYPE, Command, Packet
-from .socket import PROTOCOL, Line, Send
 from .memory import Memory, Storage
 from .message import (
     ClientClosed,
@@ -39,6 +38,7 @@ from .message import (
     Reply,
     SendTimeout,
 )
+from .transport import PROTOCOL, Line, Send
 
 Event = Literal["open", "message", "close", "error"]
 Handler = TypeVar("Handler", bound=Callable[[Any], Any])
