@@ -58,7 +58,8 @@ fn check_phase(scope: &Scope<'_>, index: ConnIndex) {
     let resumes_at = reading::resumes_at(scope.conns, index, &scope.cx);
     let armed = || scope.conns.timer(index).is_some_and(|armed| armed <= resumes_at.max(scope.cx.now + 1));
     assert!(resumes_at == Tick::NEVER || armed(), "what would resume it?");
-    let under_way = !details.is_uplink_idle() && !reading::needs_rel(scope.conns, index, &scope.cx);
+    let under_way =
+        !details.is_uplink_idle() && !reading::needs_rel(scope.conns, index, scope.uplinks.known(), &scope.cx);
     assert!(!details.is_paused() || under_way || resumes_at != Tick::NEVER, "what would resume it?");
     match conn.phase() {
         Phase::Connecting => assert!(empty && details.is_uplink_idle()),

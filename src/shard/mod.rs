@@ -548,7 +548,7 @@ fn on_timer(scope: &mut Scope<'_>, conn: ConnIndex) {
     if keepalive::check(scope.conns, conn, &mut scope.cx) == Alive::Quiet {
         scope.uplinks.forget_old_answers(scope.conns, conn);
     }
-    reading::resume(scope.conns, conn, scope.uplinks.memory(), &mut scope.cx);
+    reading::resume(scope.conns, conn, scope.uplinks.known(), scope.uplinks.memory(), &mut scope.cx);
     if scope.conns.conn(conn).is_open() {
         // Later than now, or this tick would never end.
         let next = wake.min(keepalive::next_check(scope.conns, conn, scope.cx.settings));

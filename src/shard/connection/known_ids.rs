@@ -259,6 +259,18 @@ impl KnownTable {
         known
     }
 
+    /// Do the answers that only the client's REL, or the store, makes free take more than so much memory?
+    pub fn holds_over(&self, ids: &KnownIds, memory_max: usize) -> bool {
+        // Nearly never are all of them together too many.
+        ids.answer_memory() > memory_max && ids.answer_memory() - self.qos1_memory(ids) > memory_max
+    }
+
+    /// Of the answers that may be forgotten at any time.
+    fn qos1_memory(&self, ids: &KnownIds) -> usize {
+        let is_free = |known: &Known| known.is_done() && !known.answered_before;
+        self.iter(ids).filter(|known| is_free(known)).map(|known| known.answer.memory()).sum()
+    }
+
     /// Forgets the oldest answers of QoS 1 until no more than so many, and so much memory of all answers, are
     /// remembered. The newest stays: its repeat may be on the way already.
     pub fn forget_answers(&mut self, ids: &mut KnownIds, answers_max: u16, memory_max: usize) {
@@ -349,8 +361,8 @@ impl KnownTable {
         self.0.iter(&ids.list).map(|(_, known)| known)
     }
 
-    /// The counts are those of the list. `earlier_max` is for the bodies of earlier answers. At most one answer of this
-    /// connection goes beyond `memory_max`: nothing is forwarded while they do.
+    /// The counts are those of the list. `earlier_max` is for the bodies of earlier answers. Of this connection's at
+    /// most the newest of QoS 1 and one other go beyond `memory_max`: nothing is forwarded while the others do.
     #[cfg(debug_assertions)]
     pub fn check(&self, ids: &KnownIds, answers_max: u16, (memory_max, earlier_max): (usize, usize)) {
         let mut counted = KnownIds {
@@ -385,7 +397,10 @@ impl KnownTable {
         assert_eq!(counts(&counted), counts(ids));
         assert!(ids.answered_qos1 <= answers_max);
         assert!(ids.earlier_memory as usize <= earlier_max + earlier_least);
-        assert!(ids.answer_memory() <= memory_max + longest, "answers are bounded in memory");
+        let unreleased = ids.answer_memory() - self.qos1_memory(ids);
+        assert!(unreleased <= memory_max + longest, "answers are bounded in memory");
+        let memory_max = memory_max + longest;
+        assert!(ids.answered_qos1 <= 1 || ids.answer_memory() <= memory_max, "the older answers make room");
     }
 }
 

@@ -222,7 +222,7 @@ impl Uplinks {
             table.report(Event::MarkChanged(index));
         }
         self.forward_next(table, index, session, cx);
-        reading::pause_when_full(table, index, self.memory, cx);
+        reading::pause_when_full(table, index, &self.known, self.memory, cx);
     }
 
     /// Hands the next message to the backend, unless it has one of this client's, or the queue is held: it waits for
@@ -291,7 +291,7 @@ impl Uplinks {
         if table.details(holder).uplink.current.is_some() {
             self.finish_current(table, holder, outcome, spent, cx);
             self.forward_next(table, holder, session, cx);
-            reading::resume(table, holder, self.memory, cx);
+            reading::resume(table, holder, &self.known, self.memory, cx);
         }
         table.report_if_done(holder);
         if holder != index {
@@ -314,7 +314,7 @@ impl Uplinks {
             return self.forward_next(table, index, Some(session), cx);
         }
         self.fail_queue(table, index, cx);
-        reading::resume(table, index, self.memory, cx);
+        reading::resume(table, index, &self.known, self.memory, cx);
         table.report_if_done(index);
     }
 
@@ -337,18 +337,13 @@ impl Uplinks {
 
     /// Forgets what no longer has to be remembered; true when one more answer may come.
     fn has_room_for_answer(&mut self, table: &mut Table, index: ConnIndex, cx: &Context<'_>) -> bool {
-        let memory_max = cx.settings.answers_bytes_max;
+        let (answers_max, bytes_max) = (cx.settings.limits.answers_remembered_max, cx.settings.answers_bytes_max);
         let ids = &mut table.details_mut(index).uplink.known;
-        if ids.answer_memory() <= memory_max || cx.is_planted(Bug::KeepsAllAnswers) {
-            return true;
-        }
-        if has_ended(table, index) && !table.conn(index).session.is_some() {
-            // Nobody will ask for it.
-            return true;
-        }
-        let ids = &mut table.details_mut(index).uplink.known;
-        self.known.forget_answers(ids, cx.settings.limits.answers_remembered_max, memory_max);
-        ids.answer_memory() <= memory_max
+        self.known.forget_answers(ids, answers_max, bytes_max);
+        // Of a client that has gone for good nobody will ask for it.
+        !self.known.holds_over(ids, bytes_max)
+            || cx.is_planted(Bug::KeepsAllAnswers)
+            || has_ended(table, index) && !table.conn(index).session.is_some()
     }
 
     /// Answers that the client has not released leave no room for another. A session's client that has gone releases
@@ -360,7 +355,7 @@ impl Uplinks {
         }
         cx.metrics.answer_holds.increment();
         // What frees room lies in the bytes that have not been read.
-        reading::resume(table, index, self.memory, cx);
+        reading::resume(table, index, &self.known, self.memory, cx);
     }
 
     /// The connection is not open any more: a queue that is held for answers goes on, or ends.
@@ -468,7 +463,7 @@ impl Uplinks {
             }
         }
         self.forward_next(table, index, session, cx);
-        reading::resume(table, index, self.memory, cx);
+        reading::resume(table, index, &self.known, self.memory, cx);
         table.report_if_done(index);
     }
 
@@ -587,6 +582,10 @@ impl Uplinks {
     /// Known ids, and messages in forward queues, of all clients.
     pub fn total(&self) -> usize {
         self.known.total() + self.queue.len()
+    }
+
+    pub fn known(&self) -> &KnownTable {
+        &self.known
     }
 
     /// Memory of clients' messages that wait for the backend, or are with it.

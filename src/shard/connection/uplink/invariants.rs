@@ -36,7 +36,7 @@ impl Holdings {
             assert!(missing.remove(&origin.sequence) || durable, "what is queued has no answer, and is queued once");
         }
         assert!(missing.is_empty(), "what has no answer is queued or with the backend");
-        let is_over = uplink.known.answer_memory() > settings.answers_bytes_max;
+        let is_over = uplinks.known.holds_over(&uplink.known, settings.answers_bytes_max);
         let advances = uplink.current.is_some() || uplink.queue.is_empty() || uplink.hold != Hold::No || is_over;
         assert!(advances, "the queue moves");
         Holdings {

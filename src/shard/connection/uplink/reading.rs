@@ -10,6 +10,7 @@
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
 use crate::shard::connection::keepalive;
+use crate::shard::connection::known_ids::KnownTable;
 use crate::shard::connection::table::Table;
 use crate::shard::context::Context;
 use crate::shard::output::Output;
@@ -33,7 +34,7 @@ pub fn count_new(table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) -> b
 }
 
 /// A message has joined the queue. `memory` is that of all clients' messages.
-pub fn pause_when_full(table: &mut Table, index: ConnIndex, memory: usize, cx: &mut Context<'_>) {
+pub fn pause_when_full(table: &mut Table, index: ConnIndex, known: &KnownTable, memory: usize, cx: &mut Context<'_>) {
     let uplink = &table.details(index).uplink;
     if uplink.is_idle() || !table.conn(index).is_open() {
         return;
@@ -44,7 +45,7 @@ pub fn pause_when_full(table: &mut Table, index: ConnIndex, memory: usize, cx: &
     if !full || !ahead && !cx.is_planted(Bug::StopsAtFullQueue) {
         return;
     }
-    if needs_rel(table, index, cx) {
+    if needs_rel(table, index, known, cx) {
         // Nothing more can be read, and what would free room has not come.
         return table.close(index, CloseCode::POLICY, "too many answers without REL", cx);
     }
@@ -55,7 +56,7 @@ pub fn pause_when_full(table: &mut Table, index: ConnIndex, memory: usize, cx: &
 }
 
 /// A client that was not read is read again when there is room.
-pub fn resume(table: &mut Table, index: ConnIndex, memory: usize, cx: &mut Context<'_>) {
+pub fn resume(table: &mut Table, index: ConnIndex, known: &KnownTable, memory: usize, cx: &mut Context<'_>) {
     let details = table.details(index);
     if !details.paused || details.rate_settled(cx.settings.messages_per_second) > cx.now {
         return;
@@ -63,7 +64,7 @@ pub fn resume(table: &mut Table, index: ConnIndex, memory: usize, cx: &mut Conte
     let (uplink, bytes_max) = (&details.uplink, cx.settings.forward_queue_bytes);
     let short = uplink.queue_len as usize <= cx.settings.forward_queue / 2 && memory < bytes_max;
     let small = uplink.queue_memory as usize <= cx.settings.forward_ahead_bytes / 2 && memory < 2 * bytes_max;
-    if !(uplink.is_idle() || short || small || needs_rel(table, index, cx)) {
+    if !(uplink.is_idle() || short || small || needs_rel(table, index, known, cx)) {
         return;
     }
     let key = table.key(index);
@@ -85,8 +86,8 @@ pub fn resumes_at(table: &Table, index: ConnIndex, cx: &Context<'_>) -> Tick {
 }
 
 /// Nothing of the client's is with the backend, and nothing will be until it releases answers.
-pub fn needs_rel(table: &Table, index: ConnIndex, cx: &Context<'_>) -> bool {
+pub fn needs_rel(table: &Table, index: ConnIndex, known: &KnownTable, cx: &Context<'_>) -> bool {
     let uplink = &table.details(index).uplink;
-    let is_over = uplink.known.answer_memory() > cx.settings.answers_bytes_max;
-    is_over && uplink.can_go_on() && uplink.known.storing() == 0
+    let can_go_on = uplink.can_go_on() && uplink.known.storing() == 0;
+    can_go_on && known.holds_over(&uplink.known, cx.settings.answers_bytes_max)
 }
