@@ -13,6 +13,9 @@ pub struct Limits {
     pub fanout_slice_members: usize,
     /// A channel of up to so many members is served in one go.
     pub fanout_at_once_members: usize,
+    /// Answers to a client's packets and pings that may wait for it to read, beyond one for each message in the
+    /// windows.
+    pub answers_waiting_more: usize,
     /// Messages that may wait for fan-out runs; more are refused.
     pub fanout_jobs_max: usize,
     /// Commands to the store that may be unfinished; beyond it nothing more is promised.
@@ -128,6 +131,7 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         fanout_slice_members: 32,
         fanout_at_once_members: 64,
+        answers_waiting_more: 4096,
         fanout_jobs_max: 4096,
         commands_max: 1 << 16,
         commands_bytes_max: 64 << 20,

@@ -413,7 +413,10 @@ impl Shard {
             }
             _ if !open => {}
             Arrival::Pong(_) => keepalive::on_pong(&mut self.conns, conn),
-            Arrival::Ping(payload) => self.push(conn, Item::Pong(payload.into()), now),
+            Arrival::Ping(payload) => {
+                let (mut scope, _) = self.scope(now);
+                scope.conns.push_pong(conn, payload, &mut scope.cx);
+            }
             Arrival::Message { text, data } => {
                 let echo = if text { Item::Text(data.into()) } else { Item::SharedPacket(data.into()) };
                 self.push(conn, echo, now);

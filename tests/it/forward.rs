@@ -178,7 +178,7 @@ fn a_redirect_of_the_backend_is_a_failure_and_is_not_answered() {
         let counts = [samples["rainbow_forwards_failed_total"], samples["rainbow_backend_redirects_total"]];
         (counts == [1.0, 1.0]).then_some(())
     });
-    assert!(server.log().contains("forward_url redirects"), "{}", server.log());
+    server.process.log.wait_for("the redirect", TIMEOUT, |entry| entry.contains("forward_url redirects"));
     client.packet(&Packet::send(1, 1, 1, "x").with_dup());
     assert_eq!(client.expect(Command::Ack, 1).text(), "done", "its repeat is another attempt");
     assert_eq!(backend.messages().len(), 2, "a redirect is neither followed nor retried");

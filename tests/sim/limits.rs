@@ -20,6 +20,7 @@ pub fn name_of_limits(seed: u64) -> &'static str {
 fn tiny_limits() -> Limits {
     Limits {
         fanout_slice_members: 1,
+        answers_waiting_more: 4,
         fanout_at_once_members: 1,
         fanout_jobs_max: 3,
         commands_max: 6,

@@ -5,7 +5,7 @@
 //! `ConnDetails`.
 
 use super::forward_queue::Uplink;
-use super::outbox::Outbox;
+use super::outbox::{AnswerCount, Outbox};
 use super::pending::Downlink;
 use super::transport::Receiver;
 use crate::base::arena::List;
@@ -43,15 +43,24 @@ pub struct Conn {
     /// Memberships in channels; those of a session's connection are the session's.
     pub(super) joined: List,
     pub(super) generation: u16,
+    /// In the outbox.
+    pub(super) answers: AnswerCount,
     pub(super) phase: Phase,
     /// On the list of connections to be written.
     pub(super) dirty: bool,
     /// The socket has not taken all that was to be written.
     pub(super) blocked: bool,
-    /// The client's close frame has come: end the socket when the outbox is empty.
-    pub(super) peer_closed: bool,
-    /// The client's bytes cannot be decoded any more (it broke the protocol).
-    pub(super) undecodable: bool,
+    pub(super) peer: Peer,
+}
+
+/// What can still come from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    Speaks,
+    /// Its bytes cannot be decoded any more: it broke the protocol.
+    Undecodable,
+    /// Nothing: its close frame has come. The socket ends when the outbox is empty.
+    Closed,
 }
 
 /// The rest of a connection; what every read and every ping touches comes first, close together.
@@ -88,11 +97,11 @@ impl Conn {
             session: SessionKey::NONE,
             joined: List::default(),
             generation,
+            answers: AnswerCount::default(),
             phase: Phase::Connecting,
             dirty: false,
             blocked: false,
-            peer_closed: false,
-            undecodable: false,
+            peer: Peer::Speaks,
         }
     }
 
@@ -117,8 +126,8 @@ impl Conn {
     }
 
     #[cfg(debug_assertions)]
-    pub fn outbox(&self) -> &Outbox {
-        &self.outbox
+    pub fn outbox(&self) -> (&Outbox, AnswerCount) {
+        (&self.outbox, self.answers)
     }
 
     pub fn key(&self, index: ConnIndex, shard: ShardId) -> ConnKey {

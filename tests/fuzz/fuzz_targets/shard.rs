@@ -48,6 +48,7 @@ const SETTINGS: Settings = Settings {
 /// So small that a few clients reach what is sliced, full and refused.
 const TINY_LIMITS: Limits = Limits {
     fanout_slice_members: 1,
+    answers_waiting_more: 4,
     fanout_at_once_members: 1,
     fanout_jobs_max: 3,
     commands_max: 6,
