@@ -4,6 +4,7 @@
 
 use crate::backend::Backend;
 use crate::calls::Calls;
+use crate::chaos::answers_to_floods;
 use crate::connection::{Answer, Connection, ConnectionId, Stage};
 use crate::limits::{has_tiny_limits, limits_of};
 use crate::node::Node;
@@ -449,6 +450,9 @@ impl World {
             }
             let most = self.nodes[node].settings.outbox_bytes_max + OUTBOX_SLACK;
             assert!(bytes.len() <= most, "{} bytes wait for connection {id}", bytes.len());
+            let answers = answers_to_floods(&bytes);
+            let most = self.nodes[node].settings.answers_waiting_max();
+            assert!(answers <= most, "{answers} answers to a flood wait for connection {id}");
             let connection = &mut self.connections[id];
             let mut taken = bytes.len().min(connection.down_max - connection.down.len());
             if self.rng.chance(10) {
