@@ -442,12 +442,15 @@ impl Table {
         self.dirty.len()
     }
 
-    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
-    /// nothing.
-    pub fn write_pending(&self, index: ConnIndex, enough: usize, messages: &Messages, out: &mut Vec<u8>) {
-        if let Some(conn) = self.get(index) {
-            self.outboxes.write_pending(&conn.outbox, messages, enough, out);
-        }
+    /// See `Outboxes::gather`; nothing when the connection is gone or has nothing.
+    pub fn gather<'a>(
+        &'a self,
+        index: ConnIndex,
+        sizes: (usize, usize),
+        messages: &'a Messages,
+        out: &mut Vec<u8>,
+    ) -> &'a [u8] {
+        self.get(index).map_or(&[], |conn| self.outboxes.gather(&conn.outbox, messages, sizes, out))
     }
 
     /// The socket took `bytes`. True when there is more to write.
