@@ -29,6 +29,9 @@ struct Node<T> {
     prev: Option<NodeIndex>,
 }
 
+/// Of a value in a list, beside its own.
+pub const LINKS_MEMORY: usize = 2 * size_of::<Option<NodeIndex>>();
+
 impl NodeIndex {
     fn new(slot: usize) -> NodeIndex {
         let complement = u32::try_from(slot).ok().and_then(|slot| NonZeroU32::new(!slot));

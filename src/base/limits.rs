@@ -13,9 +13,6 @@ pub struct Limits {
     pub fanout_slice_members: usize,
     /// A channel of up to so many members is served in one go.
     pub fanout_at_once_members: usize,
-    /// Answers to a client's packets and pings that may wait for it to read, beyond one for each message in the
-    /// windows.
-    pub answers_waiting_more: usize,
     /// A longer packet is not copied for a write: the socket gets it where it lies, a 1 MiB one as often as it takes a
     /// part of it.
     pub copied_packet_bytes_max: usize,
@@ -134,7 +131,6 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         fanout_slice_members: 32,
         fanout_at_once_members: 64,
-        answers_waiting_more: 4096,
         copied_packet_bytes_max: 2 << 10,
         fanout_jobs_max: 4096,
         commands_max: 1 << 16,

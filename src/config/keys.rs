@@ -241,7 +241,7 @@ static CLIENTS: &[Key] = &[
         "Memory of answers kept per client for its repeats; beyond it its messages wait until it releases some."
     ),
     key!(message_bytes_max, SIZE, "The largest message taken from a client."),
-    key!(outbox_bytes_max, SIZE, "Bytes that may wait for one client to read them."),
+    key!(outbox_bytes_max, SIZE, "Memory of what may wait for one client to read it."),
     key!(messages_per_second, COUNT32.at_least(0), "New messages per second taken from one client. 0: no limit."),
     key!(connections_max, COUNT, "Connections of the whole process.").restart(),
     key!(connections_per_address, COUNT.at_least(0), "Connections from one address. 0: no limit."),

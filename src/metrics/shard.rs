@@ -41,8 +41,6 @@ figures! {
         answer_holds: Counter,
         /// QoS 0 messages dropped because a client does not read.
         outbox_dropped_qos0: Counter,
-        /// Clients closed because too many answers to their packets and pings waited to be read.
-        answers_unread: Counter,
         /// Messages refused because too many wait for large channels.
         fanout_refused: Counter,
         /// Messages to large channels that went to some or all members no more, because their time was over.

@@ -76,13 +76,6 @@ pub enum Mode {
 }
 
 impl Settings {
-    /// Answers to a client's packets and pings that may wait for it to read: as many as a client that keeps the
-    /// windows can have caused, and then some.
-    pub fn answers_waiting_max(&self) -> usize {
-        let of_windows = self.inflight_window + self.received_max;
-        (of_windows + self.limits.answers_waiting_more).min(usize::from(u16::MAX))
-    }
-
     #[inline]
     pub(super) fn is_planted(&self, bug: Bug) -> bool {
         cfg!(debug_assertions) && self.mode == Mode::Planted(bug)

@@ -103,7 +103,7 @@ impl World {
         settings.ack_timeout_ms = 500 + self.rng.below(1_000);
         settings.forward_queue = 1 + self.rng.below(6) as usize;
         settings.inflight_window = 1 + self.rng.below(4) as usize;
-        settings.outbox_bytes_max = settings.outbox_bytes_max.max(200 + self.rng.below(1_500) as usize);
+        settings.outbox_bytes_max = settings.outbox_bytes_max.max(400 + self.rng.below(3_000) as usize);
         let settings = settings.clone();
         self.nodes[node].shard.set_settings(settings);
         self.seen.limits_changed += 1;

@@ -20,7 +20,6 @@ pub fn name_of_limits(seed: u64) -> &'static str {
 fn tiny_limits() -> Limits {
     Limits {
         fanout_slice_members: 1,
-        answers_waiting_more: 4,
         copied_packet_bytes_max: 12,
         fanout_at_once_members: 1,
         fanout_jobs_max: 3,

@@ -5,7 +5,7 @@
 //! `ConnDetails`.
 
 use super::forward_queue::Uplink;
-use super::outbox::{AnswerCount, Outbox};
+use super::outbox::Outbox;
 use super::pending::Downlink;
 use super::transport::Receiver;
 use crate::base::arena::List;
@@ -43,8 +43,6 @@ pub struct Conn {
     /// Memberships in channels; those of a session's connection are the session's.
     pub(super) joined: List,
     pub(super) generation: u16,
-    /// In the outbox.
-    pub(super) answers: AnswerCount,
     pub(super) phase: Phase,
     /// On the list of connections to be written.
     pub(super) dirty: bool,
@@ -97,7 +95,6 @@ impl Conn {
             session: SessionKey::NONE,
             joined: List::default(),
             generation,
-            answers: AnswerCount::default(),
             phase: Phase::Connecting,
             dirty: false,
             blocked: false,
@@ -126,8 +123,8 @@ impl Conn {
     }
 
     #[cfg(debug_assertions)]
-    pub fn outbox(&self) -> (&Outbox, AnswerCount) {
-        (&self.outbox, self.answers)
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     pub fn key(&self, index: ConnIndex, shard: ShardId) -> ConnKey {

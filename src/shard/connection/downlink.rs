@@ -12,6 +12,7 @@
 
 use super::event::Event;
 use super::keepalive;
+use super::outbox::ITEM_MEMORY;
 use super::pending::{Downlink, MemberTerms, Pending, State, StoreState, ToStore, id_of, offset_after};
 use super::table::Table;
 use crate::base::arena::{Arena, NodeIndex};
@@ -114,10 +115,10 @@ impl Downlinks {
 
     /// Behind what waits for the window.
     fn queue(&mut self, table: &mut Table, index: ConnIndex, pending: Pending, cx: &Context<'_>) {
-        let len = pending.message.as_ref().map_or(0, |message| cx.len_of(message));
+        let memory = pending.memory(cx.messages);
         let downlink = &mut table.conn_mut(index).downlink;
         let node = self.pending.push_back(&mut downlink.list, pending);
-        downlink.queued_bytes += len as u32;
+        downlink.queued_memory += memory as u32;
         downlink.first_queued.get_or_insert(node);
     }
 
@@ -137,7 +138,7 @@ impl Downlinks {
             let conn = table.conn(index);
             // What comes from the store has not asked for room: it waits until the client has read.
             let downlink = &conn.downlink;
-            if durable && downlink.in_flight() > 0 && conn.outbox.bytes() > cx.settings.outbox_bytes_max / 2 {
+            if durable && downlink.in_flight() > 0 && conn.outbox.memory() > cx.settings.outbox_bytes_max / 2 {
                 return;
             }
             let offset = if durable { self.pending.get(node).offset } else { self.free_offset(downlink) };
@@ -155,6 +156,7 @@ impl Downlinks {
     /// Its first sending on this connection.
     fn launch(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, offset: u64, cx: &mut Context<'_>) {
         let pending = self.pending.get_mut(node);
+        table.conn_mut(index).downlink.queued_memory -= pending.memory(cx.messages) as u32;
         (pending.offset, pending.attempts) = (offset, 1);
         pending.repeat_at = (cx.now + cx.settings.ack_timeout_ms).min(cx.tick_at(pending.expires).max(cx.now + 1));
         table.arm_no_later(index, pending.repeat_at.min(pending.deadline));
@@ -164,7 +166,6 @@ impl Downlinks {
         };
         let message_of = cx.messages.get(message);
         pending.state = State::Sent(message_of.qos);
-        table.conn_mut(index).downlink.queued_bytes -= message_of.len() as u32;
         if pending.has_expired(cx) && table.conn(index).session.is_some() {
             // An earlier connection has sent it, and the client may hold its id.
             return self.release_expired(table, index, node, cx);
@@ -452,8 +453,8 @@ impl Downlinks {
         match (&pending.message, pending.state) {
             (Some(message), State::Sent(_)) if has_time => {
                 let conn = table.conn(index);
-                let waiting = conn.outbox.bytes() + conn.downlink.queued_bytes();
-                if waiting > 0 && waiting + cx.len_of(message) > cx.settings.outbox_bytes_max {
+                let waiting = conn.outbox.memory() + conn.downlink.queued_memory();
+                if waiting > 0 && waiting + ITEM_MEMORY + cx.len_of(message) > cx.settings.outbox_bytes_max {
                     return;
                 }
                 pending.attempts = pending.attempts.saturating_add(1);
@@ -499,8 +500,8 @@ impl Downlinks {
             downlink.first_queued = self.pending.next(node);
         }
         let pending = self.pending.remove(&mut downlink.list, node);
+        downlink.queued_memory -= pending.memory(cx.messages) as u32;
         let message = pending.message.expect("queued means not sent yet");
-        downlink.queued_bytes -= cx.len_of(&message) as u32;
         cx.messages.release(message);
         cx.call_gone(pending.call);
     }

@@ -5,7 +5,7 @@
 //! closes the connection.
 
 use super::transport::Transport;
-use crate::base::arena::{Arena, List};
+use crate::base::arena::{Arena, LINKS_MEMORY, List};
 use crate::shard::message::{MessageRef, Messages, Stamp};
 use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
@@ -15,7 +15,8 @@ use std::rc::Rc;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outbox {
     list: List,
-    bytes: u32,
+    /// Of all items, the begun one with them.
+    memory: u32,
     /// Bytes of the first item that the socket has taken already.
     head_written: u32,
     transport: Transport,
@@ -44,16 +45,8 @@ pub enum Item {
 
 pub const SMALL_MAX: usize = 14;
 
-/// How many of an outbox's items a client can cause without reading: answers to its packets and pings. Beside the
-/// outbox, not in it, where its two bytes would cost four.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AnswerCount(u16);
-
-impl AnswerCount {
-    pub fn get(self) -> usize {
-        usize::from(self.0)
-    }
-}
+/// Of an item, beside its bytes.
+pub const ITEM_MEMORY: usize = size_of::<Item>() + LINKS_MEMORY;
 
 /// The items of all outboxes of a shard.
 #[derive(Default)]
@@ -68,9 +61,9 @@ impl Outbox {
         self.transport
     }
 
-    /// Bytes not yet taken by the socket.
-    pub fn bytes(&self) -> usize {
-        (self.bytes - self.head_written) as usize
+    /// Of all that the socket has not taken whole.
+    pub fn memory(&self) -> usize {
+        self.memory as usize
     }
 }
 
@@ -103,12 +96,9 @@ impl Item {
         }
     }
 
-    /// Something that the client has caused by a few bytes, and that costs more memory than it has bytes.
-    pub fn is_answer(&self) -> bool {
-        match self {
-            Item::Packet { .. } | Item::SharedPacket(_) | Item::Releases(_) | Item::Pong(_) => true,
-            Item::Response(_) | Item::Message(..) | Item::Text(_) | Item::Ping | Item::Close(_) => false,
-        }
+    /// What it costs while it waits: its place in the list, and its bytes, also where others share them.
+    fn memory(&self, transport: Transport, messages: &Messages) -> usize {
+        ITEM_MEMORY + self.len(transport, messages)
     }
 
     fn is_qos0(&self, messages: &Messages) -> bool {
@@ -160,9 +150,8 @@ impl Outboxes {
         self.0.len()
     }
 
-    pub fn push(&mut self, outbox: &mut Outbox, answers: &mut AnswerCount, messages: &Messages, item: Item) {
-        outbox.bytes += item.len(outbox.transport, messages) as u32;
-        answers.0 += u16::from(item.is_answer());
+    pub fn push(&mut self, outbox: &mut Outbox, messages: &Messages, item: Item) {
+        outbox.memory += item.memory(outbox.transport, messages) as u32;
         self.0.push_back(&mut outbox.list, item);
     }
 
@@ -176,15 +165,15 @@ impl Outboxes {
             return false;
         }
         let before = std::mem::replace(item, Item::Pong(payload.into()));
-        outbox.bytes -= before.len(outbox.transport, messages) as u32;
-        outbox.bytes += outbox.transport.control_len(payload.len()) as u32;
+        outbox.memory -= before.memory(outbox.transport, messages) as u32;
+        outbox.memory += self.0.get(tail).memory(outbox.transport, messages) as u32;
         true
     }
 
-    /// Bytes that count against a limit: a frame that the socket has begun must be finished, whatever comes.
-    pub fn waiting_bytes(&self, outbox: &Outbox, messages: &Messages) -> usize {
+    /// What counts against a limit: a frame that the socket has begun must be finished, whatever comes.
+    pub fn waiting_memory(&self, outbox: &Outbox, messages: &Messages) -> usize {
         let begun = outbox.list.front().filter(|_| outbox.head_written > 0);
-        outbox.bytes as usize - begun.map_or(0, |head| self.0.get(head).len(outbox.transport, messages))
+        outbox.memory() - begun.map_or(0, |head| self.0.get(head).memory(outbox.transport, messages))
     }
 
     /// What is next to be written, less what the socket already has of it: appended to `out`, whole items until
@@ -218,7 +207,7 @@ impl Outboxes {
     }
 
     /// The socket has taken `written` bytes.
-    pub fn advance(&mut self, outbox: &mut Outbox, answers: &mut AnswerCount, messages: &mut Messages, written: usize) {
+    pub fn advance(&mut self, outbox: &mut Outbox, messages: &mut Messages, written: usize) {
         let mut left = outbox.head_written as usize + written;
         while let Some(head) = outbox.list.front() {
             let len = self.0.get(head).len(outbox.transport, messages);
@@ -226,35 +215,34 @@ impl Outboxes {
                 break;
             }
             left -= len;
-            outbox.bytes -= len as u32;
             let item = self.0.remove(&mut outbox.list, head);
-            answers.0 -= u16::from(item.is_answer());
+            outbox.memory -= (ITEM_MEMORY + len) as u32;
             item.release(messages);
         }
         outbox.head_written = left as u32;
-        debug_assert!(outbox.head_written <= outbox.bytes, "the socket took no more than was gathered");
+        debug_assert!(outbox.head_written == 0 || !outbox.is_empty(), "the socket took no more than was gathered");
     }
 
-    /// Drops QoS 0 messages, the oldest first, until `bytes` fit under `max` or none is left; a frame that the socket
+    /// Drops QoS 0 messages, the oldest first, until `memory` fits under `max` or none is left; a frame that the socket
     /// has begun stays. Returns how many were dropped.
     pub fn drop_oldest_qos0(
         &mut self,
         outbox: &mut Outbox,
         messages: &mut Messages,
-        bytes: usize,
+        memory: usize,
         max: usize,
     ) -> usize {
         let mut dropped = 0;
         let begun = (outbox.head_written > 0).then(|| outbox.list.front()).flatten();
         let mut next = begun.map_or(outbox.list.front(), |head| self.0.next(head));
         while let Some(node) = next {
-            if self.waiting_bytes(outbox, messages) + bytes <= max {
+            if self.waiting_memory(outbox, messages) + memory <= max {
                 break;
             }
             next = self.0.next(node);
             if self.0.get(node).is_qos0(messages) {
                 let item = self.0.remove(&mut outbox.list, node);
-                outbox.bytes -= item.len(outbox.transport, messages) as u32;
+                outbox.memory -= item.memory(outbox.transport, messages) as u32;
                 item.release(messages);
                 dropped += 1;
             }
@@ -263,21 +251,21 @@ impl Outboxes {
     }
 
     /// Throws away all that the socket has not begun.
-    pub fn clear_unbegun(&mut self, outbox: &mut Outbox, answers: &mut AnswerCount, messages: &mut Messages) {
+    pub fn clear_unbegun(&mut self, outbox: &mut Outbox, messages: &mut Messages) {
         let begun = if outbox.head_written > 0 { self.0.pop_front(&mut outbox.list) } else { None };
         while let Some(item) = self.0.pop_front(&mut outbox.list) {
             item.release(messages);
         }
-        (outbox.bytes, answers.0) = (0, 0);
+        outbox.memory = 0;
         if let Some(item) = begun {
-            self.push(outbox, answers, messages, item);
+            self.push(outbox, messages, item);
         }
     }
 
     /// Throws away everything.
-    pub fn clear(&mut self, outbox: &mut Outbox, answers: &mut AnswerCount, messages: &mut Messages) {
+    pub fn clear(&mut self, outbox: &mut Outbox, messages: &mut Messages) {
         outbox.head_written = 0;
-        self.clear_unbegun(outbox, answers, messages);
+        self.clear_unbegun(outbox, messages);
     }
 
     /// The items of one outbox, for invariants.
@@ -287,11 +275,10 @@ impl Outboxes {
     }
 
     #[cfg(debug_assertions)]
-    pub fn check(&self, outbox: &Outbox, answers: AnswerCount, messages: &Messages) {
-        let bytes: usize = self.iter(outbox).map(|item| item.len(outbox.transport, messages)).sum();
+    pub fn check(&self, outbox: &Outbox, messages: &Messages) {
+        let memory: usize = self.iter(outbox).map(|item| item.memory(outbox.transport, messages)).sum();
         let head = outbox.list.front().map_or(0, |head| self.0.get(head).len(outbox.transport, messages));
-        assert_eq!(bytes, outbox.bytes as usize);
-        assert_eq!(self.iter(outbox).filter(|item| item.is_answer()).count(), answers.get());
+        assert_eq!(memory, outbox.memory());
         assert!(outbox.head_written == 0 || (outbox.head_written as usize) < head, "a frame that is written is gone");
     }
 }
@@ -299,7 +286,6 @@ impl Outboxes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::Settings;
     use crate::shard::message::Message;
     use crate::shard::tests::{Rig, client_frame};
     use crate::wire::packet::MessageId;
@@ -315,14 +301,14 @@ mod tests {
     #[test]
     fn the_oldest_qos0_goes_first_but_never_a_begun_frame() {
         let (mut items, mut messages) = (Outboxes::default(), Messages::default());
-        let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
+        let mut outbox = Outbox::default();
         for body in [b"aaaa", b"bbbb", b"cccc"] {
             let item = Item::Message(message(&mut messages, QoS::AtMostOnce, body), UNSTAMPED);
-            items.push(&mut outbox, &mut answers, &messages, item);
+            items.push(&mut outbox, &messages, item);
         }
-        let frame = outbox.bytes() / 3;
-        items.advance(&mut outbox, &mut answers, &mut messages, 1);
-        assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 1, frame + 1), 1);
+        let each = outbox.memory() / 3;
+        items.advance(&mut outbox, &mut messages, 1);
+        assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 1, each + 1), 1);
         let mut out = Vec::new();
         assert!(items.gather(&outbox, &messages, (usize::MAX, usize::MAX), &mut out).is_empty());
         let text = String::from_utf8_lossy(&out);
@@ -332,34 +318,29 @@ mod tests {
     #[test]
     fn only_the_newest_ping_is_answered() {
         let (mut items, mut messages) = (Outboxes::default(), Messages::default());
-        let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
+        let mut outbox = Outbox::default();
         assert!(!items.replace_pong(&mut outbox, &messages, b"none"));
         for payload in [&b"first"[..], b"2", b"the third"] {
             if !items.replace_pong(&mut outbox, &messages, payload) {
-                items.push(&mut outbox, &mut answers, &messages, Item::Pong(payload.into()));
+                items.push(&mut outbox, &messages, Item::Pong(payload.into()));
             }
         }
-        assert_eq!((items.total(), answers.get(), outbox.bytes()), (1, 1, 2 + 9));
-        items.advance(&mut outbox, &mut answers, &mut messages, 1);
+        assert_eq!((items.total(), outbox.memory()), (1, ITEM_MEMORY + 2 + 9));
+        items.advance(&mut outbox, &mut messages, 1);
         assert!(!items.replace_pong(&mut outbox, &messages, b"x"), "a frame that is begun is finished");
-        items.push(
-            &mut outbox,
-            &mut answers,
-            &messages,
-            Item::small(Packet::Rel { id: MessageId(7), dup: true }, &mut Vec::new()),
-        );
+        items.push(&mut outbox, &messages, Item::small(Packet::Rel { id: MessageId(7), dup: true }, &mut Vec::new()));
         assert!(!items.replace_pong(&mut outbox, &messages, b"x"), "nor is the order changed");
-        items.clear(&mut outbox, &mut answers, &mut messages);
-        assert_eq!((items.total(), answers.get()), (0, 0));
+        items.clear(&mut outbox, &mut messages);
+        assert_eq!((items.total(), outbox.memory()), (0, 0));
     }
 
     #[test]
     fn qos1_is_never_dropped_for_room() {
         let (mut items, mut messages) = (Outboxes::default(), Messages::default());
-        let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
+        let mut outbox = Outbox::default();
         let stamp = Stamp { id: MessageId::new(5), dup: true };
         let item = Item::Message(message(&mut messages, QoS::AtLeastOnce, b"x"), stamp);
-        items.push(&mut outbox, &mut answers, &messages, item);
+        items.push(&mut outbox, &messages, item);
         assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 100, 10), 0);
         let mut out = Vec::new();
         assert!(items.gather(&outbox, &messages, (usize::MAX, usize::MAX), &mut out).is_empty());
@@ -368,20 +349,18 @@ mod tests {
 
     #[test]
     fn what_a_client_causes_and_does_not_read_is_bounded() {
-        let small = |settings: &mut Settings| {
-            (settings.inflight_window, settings.received_max, settings.limits.answers_waiting_more) = (2, 3, 5);
-        };
         let rel = client_frame(Opcode::Binary, &[0x40, 0, 9]);
         let rec = client_frame(Opcode::Binary, &[0x30, 0, 9]);
         for flood in [&rel, &rec] {
-            let mut rig = Rig::with(small);
+            let mut rig = Rig::new();
             let key = rig.open();
-            for _ in 0..10 {
+            let max = rig.shard.settings.outbox_bytes_max;
+            for _ in 0..max / (ITEM_MEMORY + 6) {
                 rig.bytes(key, flood);
             }
             assert_eq!(rig.stats().closed_too_slow.get(), 0, "a client may be behind");
-            (0..1000).for_each(|_| rig.bytes(key, flood));
-            assert_eq!((rig.stats().closed_too_slow.get(), rig.stats().answers_unread.get()), (1, 1));
+            (0..3).for_each(|_| rig.bytes(key, flood));
+            assert_eq!(rig.stats().closed_too_slow.get(), 1);
             rig.finish();
         }
     }
@@ -394,7 +373,7 @@ mod tests {
             copied_max in 0..300usize,
         ) {
             let (mut items, mut messages) = (Outboxes::default(), Messages::default());
-        let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
+        let mut outbox = Outbox::default();
             let mut whole = Vec::new();
             for (n, size) in sizes.into_iter().enumerate() {
                 let item = match n % 7 {
@@ -407,7 +386,7 @@ mod tests {
                     _ => Item::Response(vec![n as u8; size + 1].into()),
                 };
                 item.write(Transport::WebSocket, &messages, usize::MAX, &mut whole);
-                items.push(&mut outbox, &mut answers, &messages, item);
+                items.push(&mut outbox, &messages, item);
             }
             let mut written = Vec::new();
             for (taken, enough) in writes {
@@ -416,11 +395,11 @@ mod tests {
                 out.extend_from_slice(shared);
                 let taken = taken.min(out.len());
                 written.extend_from_slice(&out[..taken]);
-                items.advance(&mut outbox, &mut answers, &mut messages, taken);
-                prop_assert_eq!(outbox.bytes(), whole.len() - written.len());
+                items.advance(&mut outbox, &mut messages, taken);
+                items.check(&outbox, &messages);
             }
             prop_assert_eq!(&written[..], &whole[..written.len()]);
-            items.clear(&mut outbox, &mut answers, &mut messages);
+            items.clear(&mut outbox, &mut messages);
             prop_assert_eq!((items.total(), messages.uses()), (0, 0));
         }
     }

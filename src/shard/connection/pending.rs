@@ -1,11 +1,11 @@
 //! One message on its way to a client, and a connection's list of them. `downlink` moves messages through these states.
 
-use crate::base::arena::{List, NodeIndex};
+use crate::base::arena::{LINKS_MEMORY, List, NodeIndex};
 use crate::base::time::Tick;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{Claim, IDS, Offset, UnixMs};
 use crate::shard::context::Context;
-use crate::shard::message::{Message, MessageRef};
+use crate::shard::message::{Message, MessageRef, Messages};
 use crate::shard::planted::Bug;
 use crate::wire::packet::{MessageId, QoS};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub struct Downlink {
     pub(super) list: List,
     /// All that come before it in the list have been sent.
     pub(super) first_queued: Option<NodeIndex>,
-    pub(super) queued_bytes: u32,
+    pub(super) queued_memory: u32,
     /// The offset of the next message that gets an id; its id follows from it. Below `OFFSETS`.
     pub(super) launched: u32,
     pub(super) in_flight: u16,
@@ -99,9 +99,9 @@ impl MemberTerms {
 }
 
 impl Downlink {
-    /// Bytes of messages that wait for room in the window.
-    pub fn queued_bytes(&self) -> usize {
-        self.queued_bytes as usize
+    /// Of messages that wait for room in the window.
+    pub fn queued_memory(&self) -> usize {
+        self.queued_memory as usize
     }
 
     pub fn in_flight(&self) -> usize {
@@ -134,6 +134,11 @@ impl Pending {
             dup: false,
             message_id: None,
         }
+    }
+
+    /// What it costs while it is queued: its place in the list, and its message, also where others share it.
+    pub(super) fn memory(&self, messages: &Messages) -> usize {
+        PENDING_MEMORY + self.message.as_ref().map_or(0, |message| messages.get(message).len())
     }
 
     pub(super) fn id(&self) -> MessageId {
@@ -187,6 +192,8 @@ pub(super) fn id_of(offset: u64) -> MessageId {
 pub(super) fn offset_after(offset: u64) -> u64 {
     (offset + 1) % OFFSETS
 }
+
+const PENDING_MEMORY: usize = size_of::<Pending>() + LINKS_MEMORY;
 
 /// A connection's offsets go round where ids do, so that the ids go on without a jump, and fit `launched`.
 pub(super) const OFFSETS: u64 = u32::MAX as u64 / IDS * IDS;

@@ -6,7 +6,7 @@
 
 use super::conn::{Conn, ConnDetails, Peer, Phase};
 use super::event::Event;
-use super::outbox::{Item, Outboxes};
+use super::outbox::{ITEM_MEMORY, Item, Outboxes};
 use super::transport::Receiver;
 use crate::base::arena::List;
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
@@ -202,7 +202,7 @@ impl Table {
         self.begin_closing(index, cx);
         let conn = &mut self.conns[index.slot()];
         if code == CloseCode::TRY_AGAIN_LATER {
-            self.outboxes.clear_unbegun(&mut conn.outbox, &mut conn.answers, cx.messages);
+            self.outboxes.clear_unbegun(&mut conn.outbox, cx.messages);
         }
         let close = Item::close(code, reason, conn.outbox.transport());
         self.push_unbounded(index, close, cx);
@@ -247,7 +247,7 @@ impl Table {
         }
         cx.metrics.ended.increment();
         conn.phase = Phase::Gone;
-        self.outboxes.clear(&mut conn.outbox, &mut conn.answers, cx.messages);
+        self.outboxes.clear(&mut conn.outbox, cx.messages);
         let details = self.details_mut(index);
         details.paused = false;
         details.receiver = Receiver::default();
@@ -351,15 +351,8 @@ impl Table {
     /// Anything but a QoS 0 message. A client without room for it is too slow: its connection closes. True when it is
     /// in the outbox.
     pub fn push(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) -> bool {
-        let Conn { outbox, answers, .. } = self.conn(index);
-        let is_full = answers.get() >= cx.settings.answers_waiting_max() && !cx.is_planted(Bug::AnswersWithoutLimit);
-        if item.is_answer() && is_full {
-            cx.metrics.answers_unread.increment();
-            self.close(index, CloseCode::TRY_AGAIN_LATER, "too slow", cx);
-            return false;
-        }
-        let len = item.len(outbox.transport(), cx.messages);
-        let room = self.make_room(index, len, cx);
+        let len = item.len(self.conn(index).outbox.transport(), cx.messages);
+        let room = cx.is_planted(Bug::AnswersWithoutLimit) || self.make_room(index, len, cx);
         if room {
             self.push_unbounded(index, item, cx);
         }
@@ -381,8 +374,7 @@ impl Table {
 
     /// Whatever the limit: what is short, comes once, or has been given room.
     pub fn push_unbounded(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) {
-        let Conn { outbox, answers, .. } = &mut self.conns[index.slot()];
-        self.outboxes.push(outbox, answers, cx.messages, item);
+        self.outboxes.push(&mut self.conns[index.slot()].outbox, cx.messages, item);
         self.mark_dirty(index);
     }
 
@@ -404,20 +396,21 @@ impl Table {
         room
     }
 
-    /// Drops QoS 0 messages, the oldest first, until `len` more bytes fit; true when they do. Where nothing waits
-    /// anything fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
+    /// Drops QoS 0 messages, the oldest first, until an item of `len` bytes fits; true when it does. Where nothing
+    /// waits anything fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
     pub fn drop_for_room(&mut self, index: ConnIndex, len: usize, cx: &mut Context<'_>) -> bool {
         let max = cx.settings.outbox_bytes_max;
         let conn = &mut self.conns[index.slot()];
-        let queued = conn.downlink.queued_bytes();
-        let waiting = self.outboxes.waiting_bytes(&conn.outbox, cx.messages) + queued;
-        if waiting == 0 || waiting + len <= max {
+        let queued = conn.downlink.queued_memory();
+        let waiting = self.outboxes.waiting_memory(&conn.outbox, cx.messages) + queued;
+        let memory = ITEM_MEMORY + len;
+        if waiting == 0 || waiting + memory <= max {
             return true;
         }
-        let dropped = self.outboxes.drop_oldest_qos0(&mut conn.outbox, cx.messages, queued + len, max);
+        let dropped = self.outboxes.drop_oldest_qos0(&mut conn.outbox, cx.messages, queued + memory, max);
         cx.metrics.outbox_dropped_qos0.add(dropped as u64);
-        let waiting = self.outboxes.waiting_bytes(&conn.outbox, cx.messages) + queued;
-        waiting == 0 || waiting + len <= max
+        let waiting = self.outboxes.waiting_memory(&conn.outbox, cx.messages) + queued;
+        waiting == 0 || waiting + memory <= max
     }
 
     fn mark_dirty(&mut self, index: ConnIndex) {
@@ -457,8 +450,10 @@ impl Table {
     pub fn written(&mut self, index: ConnIndex, bytes: usize, cx: &mut Context<'_>) -> bool {
         let Some(conn) = self.conns.get_mut(index.slot()) else { return false };
         let waited = !conn.outbox.is_empty();
-        let skipped = usize::from(bytes < conn.outbox.bytes() && cx.is_planted(Bug::SkipsBytes));
-        self.outboxes.advance(&mut conn.outbox, &mut conn.answers, cx.messages, bytes + skipped);
+        self.outboxes.advance(&mut conn.outbox, cx.messages, bytes);
+        if !conn.outbox.is_empty() && cx.is_planted(Bug::SkipsBytes) {
+            self.outboxes.advance(&mut conn.outbox, cx.messages, 1);
+        }
         conn.blocked = !conn.outbox.is_empty();
         if !waited || conn.blocked {
             return conn.blocked;

@@ -37,7 +37,7 @@ const SETTINGS: Settings = Settings {
     received_max: 3,
     answers_bytes_max: 100,
     message_bytes_max: 100,
-    outbox_bytes_max: 150,
+    outbox_bytes_max: 400,
     messages_per_second: 50,
     channels_per_connection: 2,
     sessions: SESSIONS,
@@ -48,7 +48,6 @@ const SETTINGS: Settings = Settings {
 /// So small that a few clients reach what is sliced, full and refused.
 const TINY_LIMITS: Limits = Limits {
     fanout_slice_members: 1,
-    answers_waiting_more: 4,
     copied_packet_bytes_max: 12,
     fanout_at_once_members: 1,
     fanout_jobs_max: 3,

@@ -671,7 +671,7 @@ fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
         received_max: 100,
         answers_bytes_max: if rng.chance(30) { 250 + rng.below(400) as usize } else { PLENTY },
         message_bytes_max: 300,
-        outbox_bytes_max: if rng.chance(30) { 400 + rng.below(1_500) as usize } else { 1 << 16 },
+        outbox_bytes_max: if rng.chance(30) { 800 + rng.below(3_000) as usize } else { 1 << 16 },
         messages_per_second: 0,
         channels_per_connection: CHANNELS,
         sessions,

@@ -22,7 +22,7 @@ impl Holdings {
         let mut holds = Holdings::default();
         let conn = table.conn(index);
         let downlink = &conn.downlink;
-        let (mut ids, mut queued_bytes, mut first_queued) = (HashSet::new(), 0, None);
+        let (mut ids, mut queued_memory, mut first_queued) = (HashSet::new(), 0, None);
         for (node, pending) in downlinks.pending.iter(&downlink.list) {
             holds.pending += 1;
             let bytes = pending.message.as_ref().map(|message| messages.get(message).len());
@@ -31,13 +31,13 @@ impl Holdings {
             holds.calls.extend(pending.call);
             if pending.state == State::Queued {
                 first_queued.get_or_insert(node);
-                queued_bytes += bytes.unwrap_or_default();
+                queued_memory += pending.memory(messages);
             } else {
                 assert!(first_queued.is_none(), "what is in flight comes before what is queued");
                 assert!(ids.insert(pending.id()), "ids do not collide in flight");
             }
         }
-        assert_eq!((ids.len(), queued_bytes), (downlink.in_flight(), downlink.queued_bytes()));
+        assert_eq!((ids.len(), queued_memory), (downlink.in_flight(), downlink.queued_memory()));
         assert_eq!(first_queued, downlink.first_queued);
         assert!(first_queued.is_none() || downlink.in_flight() > 0, "something will end and make room for the queued");
         let offsets = downlinks.offsets(table, index);

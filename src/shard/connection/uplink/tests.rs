@@ -320,7 +320,7 @@ fn failures_that_are_never_repeated_do_not_pile_up_and_do_not_close() {
 
 #[test]
 fn answers_of_qos_1_are_kept_for_the_last_ids_only() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::with(|settings| settings.outbox_bytes_max = 8_000);
     let key = rig.open();
     for id in 1..=ANSWERS_MAX + 1 {
         rig.send(key, 1, id, "x");
@@ -442,7 +442,7 @@ fn the_number_of_a_failed_message_is_never_anothers() {
 
 #[test]
 fn a_repeat_keeps_its_number_however_late_it_comes() {
-    let mut rig = Rig::new();
+    let mut rig = Rig::with(|settings| settings.outbox_bytes_max = 8_000);
     let key = rig.open();
     for id in 1..=2 * ANSWERS_MAX {
         rig.send(key, 1, id, "x");

@@ -60,7 +60,7 @@ fn answers_of_qos_1_keep_their_limit_in_memory() {
 
 #[test]
 fn answers_without_rel_hold_the_queue_until_rel_frees_room() {
-    let mut rig = Rig::with(|settings| settings.answers_bytes_max = 500);
+    let mut rig = Rig::with(|settings| (settings.answers_bytes_max, settings.outbox_bytes_max) = (500, 2_000));
     let key = rig.open();
     let burst: Vec<u8> = (1..=8).flat_map(|id| send_frame(false, 2, id, "x")).collect();
     rig.bytes(key, &burst);
@@ -214,7 +214,9 @@ fn a_client_that_was_paused_for_its_rate_and_its_queue_waits_for_both() {
 
 #[test]
 fn a_client_whose_queue_is_full_is_read_for_its_acknowledgements() {
-    let mut rig = Rig::with(|settings| (settings.forward_queue, settings.forward_ahead_bytes) = (4, 3_000));
+    let mut rig = Rig::with(|settings| {
+        (settings.forward_queue, settings.forward_ahead_bytes, settings.outbox_bytes_max) = (4, 3_000, 2_000);
+    });
     let key = rig.open_in("news");
     let query = rig.call("news", QoS::AtLeastOnce, "does the client live?");
     rig.hear(key);
