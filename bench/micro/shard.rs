@@ -87,6 +87,7 @@ fn settings() -> Settings {
         answers_bytes_max: 1 << 20,
         message_bytes_max: 1 << 20,
         outbox_bytes_max: 1 << 20,
+        clients_memory_max: 1 << 30,
         messages_per_second: 0,
         sessions: SessionSettings::default(),
         channels_per_connection: 1024,

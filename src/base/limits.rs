@@ -13,6 +13,8 @@ pub struct Limits {
     pub fanout_slice_members: usize,
     /// A channel of up to so many members is served in one go.
     pub fanout_at_once_members: usize,
+    /// An incomplete message of a client that is as short stays however little memory is left.
+    pub assembly_small_max: usize,
     /// A longer packet is not copied for a write: the socket gets it where it lies, a 1 MiB one as often as it takes a
     /// part of it.
     pub copied_packet_bytes_max: usize,
@@ -131,6 +133,7 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         fanout_slice_members: 32,
         fanout_at_once_members: 64,
+        assembly_small_max: 4 << 10,
         copied_packet_bytes_max: 2 << 10,
         fanout_jobs_max: 4096,
         commands_max: 1 << 16,

@@ -242,6 +242,12 @@ static CLIENTS: &[Key] = &[
     ),
     key!(message_bytes_max, SIZE, "The largest message taken from a client."),
     key!(outbox_bytes_max, SIZE, "Memory of what may wait for one client to read it."),
+    key!(
+        clients_memory_max,
+        SIZE,
+        "Memory of what waits for all clients of one worker, of answers kept for their repeats, and of incomplete \
+         messages; beyond it those that are behind are closed."
+    ),
     key!(messages_per_second, COUNT32.at_least(0), "New messages per second taken from one client. 0: no limit."),
     key!(connections_max, COUNT, "Connections of the whole process.").restart(),
     key!(connections_per_address, COUNT.at_least(0), "Connections from one address. 0: no limit."),

@@ -48,6 +48,7 @@ impl Rule {
 pub static RULES: &[Rule] = &[
     // A message that does not fit into the outbox can never be sent, nor come back as a reply.
     Rule::at_most(&["message_bytes_max", "outbox_bytes_max"], |c| c.message_bytes_max <= c.outbox_bytes_max),
+    Rule::at_most(&["outbox_bytes_max", "clients_memory_max"], |c| c.outbox_bytes_max <= c.clients_memory_max),
     Rule::at_most(&["message_bytes_max", "forward_queue_bytes"], |c| c.message_bytes_max <= c.forward_queue_bytes),
     Rule::at_most(&["retry_backoff_min", "retry_backoff_max"], |c| c.retry_backoff_min <= c.retry_backoff_max),
     Rule::at_most(&["send_timeout", "send_timeout_max"], |c| c.send_timeout <= c.send_timeout_max),

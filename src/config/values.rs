@@ -83,6 +83,8 @@ pub struct Config {
     pub answers_bytes_max: usize,
     pub message_bytes_max: usize,
     pub outbox_bytes_max: usize,
+    /// Of all clients of one worker.
+    pub clients_memory_max: usize,
     /// 0: no limit.
     pub messages_per_second: u32,
     /// In the whole process.
@@ -232,6 +234,7 @@ impl Default for Config {
             answers_bytes_max: 1 << 20,
             message_bytes_max: 1 << 20,
             outbox_bytes_max: 8 << 20,
+            clients_memory_max: 1 << 30,
             messages_per_second: 0,
             connections_max: 2_000_000,
             connections_per_address: 0,

@@ -41,6 +41,9 @@ figures! {
         answer_holds: Counter,
         /// QoS 0 messages dropped because a client does not read.
         outbox_dropped_qos0: Counter,
+        /// Times a client that was behind got nothing more, or its long message was not taken, because all clients
+        /// together had used up their memory.
+        memory_full: Counter,
         /// Messages refused because too many wait for large channels.
         fanout_refused: Counter,
         /// Messages to large channels that went to some or all members no more, because their time was over.
@@ -91,6 +94,8 @@ figures! {
         calls_waiting: Gauge,
         /// Memory of clients' messages that wait for the backend or are with it.
         forward_queue_bytes: Gauge as "line_bytes",
+        /// Bytes of memory of what waits for clients, their answers for repeats, and their incomplete messages.
+        clients_memory: Gauge as "clients_memory_bytes",
         /// Durable sessions, those without a connection included.
         sessions: Gauge,
     }

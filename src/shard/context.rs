@@ -21,6 +21,8 @@ pub struct Context<'a> {
     pub messages: &'a mut Messages,
     pub calls: &'a mut Calls,
     pub outputs: &'a mut VecDeque<Output>,
+    /// What clients have caused takes more than `clients_memory_max`: who is behind gets nothing more.
+    pub is_memory_full: bool,
     /// Empty between uses.
     pub scratch: &'a mut Vec<u8>,
 }

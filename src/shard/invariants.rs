@@ -17,11 +17,13 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     }
     scope.channels.check_invariants();
     let (mut pending, mut nodes, mut memory, mut items) = (0, 0, 0, 0);
+    let (mut conns_memory, mut known_memory) = (0, 0);
     let (mut message_uses, mut calls) = fanout.check();
     for (index, conn) in scope.conns.iter() {
         let outboxes = scope.conns.outboxes();
         let outbox = conn.outbox();
         outboxes.check(outbox, scope.cx.messages);
+        conns_memory += outboxes.memory_of(outbox) + scope.conns.details(index).assembly_memory();
         for item in outboxes.iter(outbox) {
             items += 1;
             message_uses += usize::from(matches!(item, Item::Message(..)));
@@ -32,12 +34,14 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
         calls.extend(down.calls);
         let up = uplink::Holdings::of(scope.uplinks, scope.conns, index, scope.cx.settings);
         nodes += up.nodes;
+        known_memory += up.known_memory;
         memory += up.memory;
         check_phase(scope, index);
     }
     let open = scope.conns.iter().filter(|(_, conn)| conn.is_open()).count();
     assert_eq!(scope.conns.open_len(), open);
     assert_eq!(scope.conns.items_total(), items, "items are in outboxes, and nowhere else");
+    assert_eq!((scope.conns.memory(), scope.uplinks.known().memory()), (conns_memory, known_memory));
     assert_eq!(scope.cx.messages.uses(), message_uses, "messages are held by whom they are counted for");
     assert_eq!(scope.downlinks.total(), pending);
     assert_eq!((scope.uplinks.total(), scope.uplinks.memory()), (nodes, memory));

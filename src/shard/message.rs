@@ -73,7 +73,11 @@ pub struct Stamp {
 pub struct MessageRef(u32);
 
 #[derive(Default)]
-pub struct Messages(Slab<Counted>);
+pub struct Messages {
+    messages: Slab<Counted>,
+    /// Of all their packets.
+    bytes: usize,
+}
 
 struct Counted {
     message: Message,
@@ -82,28 +86,39 @@ struct Counted {
 
 impl Messages {
     pub fn insert(&mut self, message: Message) -> MessageRef {
-        MessageRef(self.0.insert(Counted { message, uses: 1 }) as u32)
+        self.bytes += message.packet_len();
+        MessageRef(self.messages.insert(Counted { message, uses: 1 }) as u32)
     }
 
     pub fn another(&mut self, message: &MessageRef) -> MessageRef {
-        self.0[message.0 as usize].uses += 1;
+        self.messages[message.0 as usize].uses += 1;
         MessageRef(message.0)
     }
 
     pub fn release(&mut self, message: MessageRef) {
-        let counted = &mut self.0[message.0 as usize];
+        let counted = &mut self.messages[message.0 as usize];
         counted.uses -= 1;
         if counted.uses == 0 {
-            self.0.remove(message.0 as usize);
+            self.bytes -= counted.message.packet_len();
+            self.messages.remove(message.0 as usize);
         }
     }
 
+    /// Of all messages, once each.
+    pub fn memory(&self) -> usize {
+        self.messages.len() * size_of::<Counted>() + self.bytes
+    }
+
     pub fn get(&self, message: &MessageRef) -> &Message {
-        &self.0[message.0 as usize].message
+        &self.messages[message.0 as usize].message
     }
 
     /// Uses of all messages together, for invariants.
     pub fn uses(&self) -> usize {
-        self.0.iter().map(|(_, counted)| counted.uses as usize).sum()
+        debug_assert_eq!(
+            self.bytes,
+            self.messages.iter().map(|(_, counted)| counted.message.packet_len()).sum::<usize>()
+        );
+        self.messages.iter().map(|(_, counted)| counted.uses as usize).sum()
     }
 }

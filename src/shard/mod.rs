@@ -344,8 +344,10 @@ impl Shard {
     // ---- dispatch ----
 
     fn scope(&mut self, now: Tick) -> (Scope<'_>, &mut Fanout) {
+        let is_memory_full = self.clients_memory() > self.settings.clients_memory_max;
         let cx = Context {
             now,
+            is_memory_full,
             settings: &self.settings,
             metrics: &self.metrics,
             messages: &mut self.messages,
@@ -362,6 +364,11 @@ impl Shard {
             cx,
         };
         (scope, &mut self.fanout)
+    }
+
+    /// What clients have caused, and what waits for them, beside their forward queues.
+    fn clients_memory(&self) -> usize {
+        self.conns.memory() + self.downlinks.memory() + self.uplinks.known().memory() + self.messages.memory()
     }
 
     fn lookup(&self, key: ConnKey) -> Option<ConnIndex> {
@@ -396,7 +403,8 @@ impl Shard {
                 }
             }
         }
-        self.conns.end_reading(conn, receiver);
+        let (mut scope, _) = self.scope(now);
+        scope.conns.end_reading(conn, receiver, &mut scope.cx);
     }
 
     fn on_arrival(&mut self, conn: ConnIndex, arrival: Arrival<'_>, now: Tick) {
@@ -490,6 +498,7 @@ impl Shard {
         metrics.channels.set(self.channels.len() as u64);
         metrics.timers.set(self.conns.timers_len() as u64);
         metrics.calls_waiting.set(self.calls.len() as u64);
+        metrics.clients_memory.set(self.clients_memory() as u64);
         metrics.forward_queue_bytes.set(self.uplinks.memory() as u64);
         metrics.sessions.set(self.sessions.table.len() as u64);
         metrics.store_under_way.set(self.sessions.commands.len() as u64);

@@ -24,6 +24,8 @@ pub struct Settings {
     pub answers_bytes_max: usize,
     pub message_bytes_max: usize,
     pub outbox_bytes_max: usize,
+    /// Of all clients of this shard together.
+    pub clients_memory_max: usize,
     pub messages_per_second: u32,
     pub channels_per_connection: usize,
     pub sessions: SessionSettings,

@@ -33,6 +33,7 @@ pub fn settings() -> Settings {
         answers_bytes_max: 10_000,
         message_bytes_max: 1_000,
         outbox_bytes_max: 1_000,
+        clients_memory_max: 1 << 20,
         messages_per_second: 0,
         sessions: SessionSettings::default(),
         channels_per_connection: 4,

@@ -93,6 +93,7 @@ impl World {
             answers_bytes_max: if rng.chance(40) { 250 + rng.below(400) as usize } else { PLENTY },
             message_bytes_max: 300,
             outbox_bytes_max: 400 + rng.below(3_000) as usize,
+            clients_memory_max: if rng.chance(30) { 1_500 + rng.below(10_000) as usize } else { 1 << 20 },
             messages_per_second: if rng.chance(20) { 8 } else { 0 },
             sessions: SessionSettings::default(),
             channels_per_connection: CHANNELS,
@@ -150,6 +151,7 @@ impl World {
         for node in &self.nodes {
             self.seen.answer_holds += node.shard.metrics().answer_holds.get();
             self.seen.rate_paused += node.shard.metrics().rate_pauses.get();
+            self.seen.memory_full += node.shard.metrics().memory_full.get();
         }
         self.seen
     }

@@ -106,6 +106,7 @@ impl Rules {
             answers_bytes_max: config.answers_bytes_max,
             message_bytes_max: config.message_bytes_max,
             outbox_bytes_max: config.outbox_bytes_max,
+            clients_memory_max: config.clients_memory_max,
             messages_per_second: config.messages_per_second,
             channels_per_connection: config.channels_per_connection,
             sessions: SessionSettings {

@@ -155,6 +155,12 @@ impl ConnDetails {
         self.identity
     }
 
+    /// Of the client's incomplete message.
+    #[cfg(debug_assertions)]
+    pub fn assembly_memory(&self) -> usize {
+        self.receiver.memory()
+    }
+
     pub fn is_paused(&self) -> bool {
         self.paused
     }

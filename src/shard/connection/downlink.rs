@@ -13,7 +13,7 @@
 use super::event::Event;
 use super::keepalive;
 use super::outbox::ITEM_MEMORY;
-use super::pending::{Downlink, MemberTerms, Pending, State, StoreState, ToStore, id_of, offset_after};
+use super::pending::{Downlink, MemberTerms, PENDING_MEMORY, Pending, State, StoreState, ToStore, id_of, offset_after};
 use super::table::Table;
 use crate::base::arena::{Arena, NodeIndex};
 use crate::base::id::ConnIndex;
@@ -33,6 +33,11 @@ pub struct Downlinks {
 }
 
 impl Downlinks {
+    /// Of all that is not finished, without the messages, which others share.
+    pub fn memory(&self) -> usize {
+        self.pending.len() * PENDING_MEMORY
+    }
+
     // ---- deliveries ----
 
     /// At QoS 0. What does not fit is dropped, the oldest first.

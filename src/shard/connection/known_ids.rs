@@ -83,7 +83,11 @@ impl Answer {
 
 /// The ids of all clients of a shard.
 #[derive(Default)]
-pub struct KnownTable(Arena<Known>);
+pub struct KnownTable {
+    nodes: Arena<Known>,
+    /// Of all answers that are remembered.
+    answer_memory: usize,
+}
 
 impl KnownIds {
     /// Answers that wait for the session.
@@ -184,14 +188,14 @@ impl KnownTable {
     pub fn find(&self, ids: &KnownIds, incoming_id: MessageId, dup: bool) -> Option<NodeIndex> {
         // Clients count up. When every id held came in one unbroken run that has not gone round, and the last one has
         // the highest number, the next id cannot be among them.
-        let oldest = self.0.get(ids.list.front()?).sequence;
+        let oldest = self.nodes.get(ids.list.front()?).sequence;
         let span = ids.sequence - oldest + 1;
         let follows = ids.last_id != 0 && MessageId(ids.last_id).next() == incoming_id;
         let is_highest = ids.sequence as u16 == ids.last_id;
         if !dup && follows && is_highest && span <= u64::from(ids.run) && span < u64::from(MessageId::MAX.0) {
             return None;
         }
-        self.0.iter(&ids.list).find(|(_, known)| known.id == incoming_id).map(|(node, _)| node)
+        self.nodes.iter(&ids.list).find(|(_, known)| known.id == incoming_id).map(|(node, _)| node)
     }
 
     /// Does a SEND without DUP under a known id of this connection bring another message?
@@ -202,7 +206,10 @@ impl KnownTable {
     }
 
     pub fn find_qos2(&self, ids: &KnownIds, id: MessageId) -> Option<NodeIndex> {
-        self.0.iter(&ids.list).find(|(_, known)| known.id == id && known.qos == QoS::ExactlyOnce).map(|(node, _)| node)
+        self.nodes
+            .iter(&ids.list)
+            .find(|(_, known)| known.id == id && known.qos == QoS::ExactlyOnce)
+            .map(|(node, _)| node)
     }
 
     /// Looks from both ends: before what is under way lie only remembered answers, and behind it only what is queued.
@@ -218,12 +225,12 @@ impl KnownTable {
 
     fn find_from_both_ends(&self, ids: &KnownIds, is_meant: impl Fn(&Known) -> bool) -> Option<NodeIndex> {
         let list = ids.list;
-        let ends = self.0.iter(&list).zip(self.0.iter_back(&list));
+        let ends = self.nodes.iter(&list).zip(self.nodes.iter_back(&list));
         ends.flat_map(|(front, back)| [back, front]).find(|(_, known)| is_meant(known)).map(|(node, _)| node)
     }
 
     pub fn get(&self, node: NodeIndex) -> &Known {
-        self.0.get(node)
+        self.nodes.get(node)
     }
 
     /// A new message; `sequence` is its number.
@@ -243,19 +250,23 @@ impl KnownTable {
     fn push(&mut self, ids: &mut KnownIds, known: Known) {
         ids.sequence = ids.sequence.max(known.sequence);
         ids.count(&known, 1);
-        self.0.push_back(&mut ids.list, known);
+        self.answer_memory += known.answer.memory();
+        self.nodes.push_back(&mut ids.list, known);
     }
 
     pub fn set_answer(&mut self, ids: &mut KnownIds, node: NodeIndex, answer: Answer) {
-        let known = self.0.get_mut(node);
+        let known = self.nodes.get_mut(node);
         ids.count(known, -1);
+        self.answer_memory -= known.answer.memory();
         known.answer = answer;
+        self.answer_memory += known.answer.memory();
         ids.count(known, 1);
     }
 
     pub fn remove(&mut self, ids: &mut KnownIds, node: NodeIndex) -> Known {
-        let known = self.0.remove(&mut ids.list, node);
+        let known = self.nodes.remove(&mut ids.list, node);
         ids.count(&known, -1);
+        self.answer_memory -= known.answer.memory();
         known
     }
 
@@ -268,7 +279,7 @@ impl KnownTable {
     /// Of the answers that may be forgotten at any time.
     fn qos1_memory(&self, ids: &KnownIds) -> usize {
         let is_free = |known: &Known| known.is_done() && !known.answered_before;
-        self.0.iter(&ids.list).filter(|(_, known)| is_free(known)).map(|(_, known)| known.answer.memory()).sum()
+        self.nodes.iter(&ids.list).filter(|(_, known)| is_free(known)).map(|(_, known)| known.answer.memory()).sum()
     }
 
     /// Forgets the oldest answers of QoS 1 until no more than so many, and so much memory of all answers, are
@@ -300,7 +311,7 @@ impl KnownTable {
 
     fn remove_oldest_qos1(&mut self, ids: &mut KnownIds, which: impl Fn(&Answer) -> bool) {
         let is_meant = |known: &Known| known.qos == QoS::AtLeastOnce && which(&known.answer);
-        let oldest = self.0.iter(&ids.list).find(|(_, known)| is_meant(known)).map(|(node, _)| node);
+        let oldest = self.nodes.iter(&ids.list).find(|(_, known)| is_meant(known)).map(|(node, _)| node);
         self.remove(ids, oldest.expect("as many as were counted"));
     }
 
@@ -308,8 +319,8 @@ impl KnownTable {
     pub fn mark_from_earlier_connection(&mut self, ids: &mut KnownIds) {
         let mut next = self.first(ids);
         while let Some(node) = next {
-            next = self.0.next(node);
-            let known = self.0.get_mut(node);
+            next = self.nodes.next(node);
+            let known = self.nodes.get_mut(node);
             ids.count(known, -1);
             (known.before, known.answered_before) = (true, matches!(known.answer, Answer::Sent(_)));
             ids.count(known, 1);
@@ -343,22 +354,35 @@ impl KnownTable {
     }
 
     pub fn next(&self, node: NodeIndex) -> Option<NodeIndex> {
-        self.0.next(node)
+        self.nodes.next(node)
     }
 
     pub fn clear(&mut self, ids: &mut KnownIds) {
-        while self.0.pop_front(&mut ids.list).is_some() {}
+        while let Some(known) = self.nodes.pop_front(&mut ids.list) {
+            self.answer_memory -= known.answer.memory();
+        }
         *ids = KnownIds::default();
+    }
+
+    /// Of all clients' ids and answers.
+    pub fn memory(&self) -> usize {
+        self.nodes.len() * size_of::<Known>() + self.answer_memory
+    }
+
+    /// Of one client's ids and answers, in `memory`.
+    #[cfg(debug_assertions)]
+    pub fn memory_of(&self, ids: &KnownIds) -> usize {
+        self.iter(ids).map(|known| size_of::<Known>() + known.answer.memory()).sum()
     }
 
     /// Ids of all clients, for invariants.
     pub fn total(&self) -> usize {
-        self.0.len()
+        self.nodes.len()
     }
 
     #[cfg(debug_assertions)]
     pub fn iter<'a>(&'a self, ids: &KnownIds) -> impl Iterator<Item = &'a Known> {
-        self.0.iter(&ids.list).map(|(_, known)| known)
+        self.nodes.iter(&ids.list).map(|(_, known)| known)
     }
 
     /// The counts are those of the list. `earlier_max` is for the bodies of earlier answers. Of this connection's at

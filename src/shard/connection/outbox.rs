@@ -50,7 +50,11 @@ pub const ITEM_MEMORY: usize = size_of::<Item>() + LINKS_MEMORY;
 
 /// The items of all outboxes of a shard.
 #[derive(Default)]
-pub struct Outboxes(Arena<Item>);
+pub struct Outboxes {
+    items: Arena<Item>,
+    /// Bytes that items have of their own.
+    own_bytes: usize,
+}
 
 impl Outbox {
     pub fn is_empty(&self) -> bool {
@@ -101,6 +105,16 @@ impl Item {
         ITEM_MEMORY + self.len(transport, messages)
     }
 
+    /// Bytes that nobody but the connection's own parts shares.
+    fn own_bytes(&self) -> usize {
+        match self {
+            Item::Response(bytes) | Item::SharedPacket(bytes) | Item::Text(bytes) | Item::Pong(bytes) => bytes.len(),
+            Item::Releases(ids) => size_of_val::<[MessageId]>(ids),
+            Item::Close(Some((_, reason))) => reason.len(),
+            Item::Message(..) | Item::Packet { .. } | Item::Ping | Item::Close(None) => 0,
+        }
+    }
+
     fn is_qos0(&self, messages: &Messages) -> bool {
         matches!(self, Item::Message(message, _) if messages.get(message).qos == QoS::AtMostOnce)
     }
@@ -136,23 +150,31 @@ impl Item {
         }
         &[]
     }
-
-    fn release(self, messages: &mut Messages) {
-        if let Item::Message(message, _) = self {
-            messages.release(message);
-        }
-    }
 }
 
 impl Outboxes {
+    /// Of all items, without the messages, which others share.
+    pub fn memory(&self) -> usize {
+        self.items.len() * ITEM_MEMORY + self.own_bytes
+    }
+
+    /// The item has left its list.
+    fn release(&mut self, item: Item, messages: &mut Messages) {
+        self.own_bytes -= item.own_bytes();
+        if let Item::Message(message, _) = item {
+            messages.release(message);
+        }
+    }
+
     /// Items of all outboxes.
     pub fn total(&self) -> usize {
-        self.0.len()
+        self.items.len()
     }
 
     pub fn push(&mut self, outbox: &mut Outbox, messages: &Messages, item: Item) {
         outbox.memory += item.memory(outbox.transport, messages) as u32;
-        self.0.push_back(&mut outbox.list, item);
+        self.own_bytes += item.own_bytes();
+        self.items.push_back(&mut outbox.list, item);
     }
 
     /// The answer to a ping. It takes the place of one that is the last to be written: only the newest ping needs an
@@ -160,20 +182,21 @@ impl Outboxes {
     pub fn replace_pong(&mut self, outbox: &mut Outbox, messages: &Messages, payload: &[u8]) -> bool {
         let Some(tail) = outbox.list.back() else { return false };
         let is_begun = outbox.head_written > 0 && outbox.list.front() == Some(tail);
-        let item = self.0.get_mut(tail);
+        let item = self.items.get_mut(tail);
         if is_begun || !matches!(item, Item::Pong(_)) {
             return false;
         }
         let before = std::mem::replace(item, Item::Pong(payload.into()));
+        self.own_bytes = self.own_bytes - before.own_bytes() + payload.len();
         outbox.memory -= before.memory(outbox.transport, messages) as u32;
-        outbox.memory += self.0.get(tail).memory(outbox.transport, messages) as u32;
+        outbox.memory += self.items.get(tail).memory(outbox.transport, messages) as u32;
         true
     }
 
     /// What counts against a limit: a frame that the socket has begun must be finished, whatever comes.
     pub fn waiting_memory(&self, outbox: &Outbox, messages: &Messages) -> usize {
         let begun = outbox.list.front().filter(|_| outbox.head_written > 0);
-        outbox.memory() - begun.map_or(0, |head| self.0.get(head).memory(outbox.transport, messages))
+        outbox.memory() - begun.map_or(0, |head| self.items.get(head).memory(outbox.transport, messages))
     }
 
     /// What is next to be written, less what the socket already has of it: appended to `out`, whole items until
@@ -187,7 +210,7 @@ impl Outboxes {
         out: &mut Vec<u8>,
     ) -> &'a [u8] {
         let (start, mut written) = (out.len(), outbox.head_written as usize);
-        for (_, item) in self.0.iter(&outbox.list) {
+        for (_, item) in self.items.iter(&outbox.list) {
             let begin = out.len();
             let shared = item.write(outbox.transport, messages, copied_max, out);
             let skipped = written.min(out.len() - begin);
@@ -210,14 +233,14 @@ impl Outboxes {
     pub fn advance(&mut self, outbox: &mut Outbox, messages: &mut Messages, written: usize) {
         let mut left = outbox.head_written as usize + written;
         while let Some(head) = outbox.list.front() {
-            let len = self.0.get(head).len(outbox.transport, messages);
+            let len = self.items.get(head).len(outbox.transport, messages);
             if len > left {
                 break;
             }
             left -= len;
-            let item = self.0.remove(&mut outbox.list, head);
+            let item = self.items.remove(&mut outbox.list, head);
             outbox.memory -= (ITEM_MEMORY + len) as u32;
-            item.release(messages);
+            self.release(item, messages);
         }
         outbox.head_written = left as u32;
         debug_assert!(outbox.head_written == 0 || !outbox.is_empty(), "the socket took no more than was gathered");
@@ -234,16 +257,16 @@ impl Outboxes {
     ) -> usize {
         let mut dropped = 0;
         let begun = (outbox.head_written > 0).then(|| outbox.list.front()).flatten();
-        let mut next = begun.map_or(outbox.list.front(), |head| self.0.next(head));
+        let mut next = begun.map_or(outbox.list.front(), |head| self.items.next(head));
         while let Some(node) = next {
             if self.waiting_memory(outbox, messages) + memory <= max {
                 break;
             }
-            next = self.0.next(node);
-            if self.0.get(node).is_qos0(messages) {
-                let item = self.0.remove(&mut outbox.list, node);
+            next = self.items.next(node);
+            if self.items.get(node).is_qos0(messages) {
+                let item = self.items.remove(&mut outbox.list, node);
                 outbox.memory -= item.memory(outbox.transport, messages) as u32;
-                item.release(messages);
+                self.release(item, messages);
                 dropped += 1;
             }
         }
@@ -252,12 +275,13 @@ impl Outboxes {
 
     /// Throws away all that the socket has not begun.
     pub fn clear_unbegun(&mut self, outbox: &mut Outbox, messages: &mut Messages) {
-        let begun = if outbox.head_written > 0 { self.0.pop_front(&mut outbox.list) } else { None };
-        while let Some(item) = self.0.pop_front(&mut outbox.list) {
-            item.release(messages);
+        let begun = if outbox.head_written > 0 { self.items.pop_front(&mut outbox.list) } else { None };
+        while let Some(item) = self.items.pop_front(&mut outbox.list) {
+            self.release(item, messages);
         }
         outbox.memory = 0;
         if let Some(item) = begun {
+            self.own_bytes -= item.own_bytes();
             self.push(outbox, messages, item);
         }
     }
@@ -271,13 +295,19 @@ impl Outboxes {
     /// The items of one outbox, for invariants.
     #[cfg(debug_assertions)]
     pub fn iter<'a>(&'a self, outbox: &Outbox) -> impl Iterator<Item = &'a Item> {
-        self.0.iter(&outbox.list).map(|(_, item)| item)
+        self.items.iter(&outbox.list).map(|(_, item)| item)
+    }
+
+    /// Of the items of one outbox, in `memory`.
+    #[cfg(debug_assertions)]
+    pub fn memory_of(&self, outbox: &Outbox) -> usize {
+        self.iter(outbox).map(|item| ITEM_MEMORY + item.own_bytes()).sum()
     }
 
     #[cfg(debug_assertions)]
     pub fn check(&self, outbox: &Outbox, messages: &Messages) {
         let memory: usize = self.iter(outbox).map(|item| item.memory(outbox.transport, messages)).sum();
-        let head = outbox.list.front().map_or(0, |head| self.0.get(head).len(outbox.transport, messages));
+        let head = outbox.list.front().map_or(0, |head| self.items.get(head).len(outbox.transport, messages));
         assert_eq!(memory, outbox.memory());
         assert!(outbox.head_written == 0 || (outbox.head_written as usize) < head, "a frame that is written is gone");
     }

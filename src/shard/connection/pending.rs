@@ -193,7 +193,7 @@ pub(super) fn offset_after(offset: u64) -> u64 {
     (offset + 1) % OFFSETS
 }
 
-const PENDING_MEMORY: usize = size_of::<Pending>() + LINKS_MEMORY;
+pub(super) const PENDING_MEMORY: usize = size_of::<Pending>() + LINKS_MEMORY;
 
 /// A connection's offsets go round where ids do, so that the ids go on without a jump, and fit `launched`.
 pub(super) const OFFSETS: u64 = u32::MAX as u64 / IDS * IDS;

@@ -30,6 +30,8 @@ pub struct Table {
     /// By the same slots; of a free slot there is what a new connection begins with.
     details: Vec<ConnDetails>,
     outboxes: Outboxes,
+    /// Of messages from clients that are not complete.
+    assembly_memory: usize,
     /// One timer per connection: the earliest thing it waits for. It may fire early; whoever is called looks what is
     /// due.
     timers: Wheel,
@@ -50,6 +52,7 @@ impl Table {
             conns: Slab::new(),
             details: Vec::new(),
             outboxes: Outboxes::default(),
+            assembly_memory: 0,
             timers: Wheel::new(now),
             dirty: VecDeque::new(),
             events: VecDeque::new(),
@@ -82,7 +85,7 @@ impl Table {
         let details = &mut self.details[index.slot()];
         debug_assert!(details.uplink.is_idle());
         let (identity, cookie) = (details.identity, details.cookie.take());
-        details.receiver = Receiver::default();
+        self.take_receiver(index);
         (identity, cookie)
     }
 
@@ -248,9 +251,8 @@ impl Table {
         cx.metrics.ended.increment();
         conn.phase = Phase::Gone;
         self.outboxes.clear(&mut conn.outbox, cx.messages);
-        let details = self.details_mut(index);
-        details.paused = false;
-        details.receiver = Receiver::default();
+        self.details_mut(index).paused = false;
+        self.take_receiver(index);
         self.timers.cancel(index.0);
         self.report(Event::Left(index));
     }
@@ -317,11 +319,31 @@ impl Table {
         details.received = now;
         let conn = &self.conns[index.slot()];
         let reads = conn.peer == Peer::Speaks && matches!(conn.phase, Phase::Open | Phase::Closing);
-        reads.then(|| std::mem::take(&mut details.receiver))
+        reads.then(|| self.take_receiver(index))
     }
 
-    pub fn end_reading(&mut self, index: ConnIndex, receiver: Receiver) {
+    /// What waits to be completed stays; a client whose incomplete message is long closes when all of them together
+    /// have no memory left.
+    pub fn end_reading(&mut self, index: ConnIndex, receiver: Receiver, cx: &mut Context<'_>) {
+        let memory = receiver.memory();
+        if cx.is_memory_full && memory > cx.settings.limits.assembly_small_max && self.conn(index).is_open() {
+            cx.metrics.memory_full.increment();
+            self.set_undecodable(index);
+            return self.close(index, CloseCode::TRY_AGAIN_LATER, "no memory for so long a message", cx);
+        }
+        self.assembly_memory += memory;
         self.details_mut(index).receiver = receiver;
+    }
+
+    fn take_receiver(&mut self, index: ConnIndex) -> Receiver {
+        let receiver = std::mem::take(&mut self.details_mut(index).receiver);
+        self.assembly_memory -= receiver.memory();
+        receiver
+    }
+
+    /// Of what waits for clients to read it, without the messages, which others share, and of incomplete messages.
+    pub fn memory(&self) -> usize {
+        self.outboxes.memory() + self.assembly_memory
     }
 
     /// The client sent something other than a pong.
@@ -397,13 +419,18 @@ impl Table {
     }
 
     /// Drops QoS 0 messages, the oldest first, until an item of `len` bytes fits; true when it does. Where nothing
-    /// waits anything fits: its length is bounded elsewhere, and a client that reads all it gets is not slow.
+    /// waits anything fits: its length is bounded elsewhere, and a client that reads all it gets is not slow. While all
+    /// clients together have no memory left, nothing fits for one that is behind.
     pub fn drop_for_room(&mut self, index: ConnIndex, len: usize, cx: &mut Context<'_>) -> bool {
         let max = cx.settings.outbox_bytes_max;
         let conn = &mut self.conns[index.slot()];
         let queued = conn.downlink.queued_memory();
         let waiting = self.outboxes.waiting_memory(&conn.outbox, cx.messages) + queued;
         let memory = ITEM_MEMORY + len;
+        if waiting > 0 && cx.is_memory_full {
+            cx.metrics.memory_full.increment();
+            return false;
+        }
         if waiting == 0 || waiting + memory <= max {
             return true;
         }

@@ -20,6 +20,11 @@ pub enum Transport {
 pub struct Receiver(Decoder);
 
 impl Receiver {
+    /// Of the message that is not complete.
+    pub fn memory(&self) -> usize {
+        self.0.memory()
+    }
+
     /// The next thing that the client sent, or `None` when all of `bytes` is consumed and nothing more is complete.
     pub fn next<'a>(
         &'a mut self,

@@ -584,6 +584,7 @@ impl Uplinks {
         self.known.total() + self.queue.len()
     }
 
+    /// Known ids and answers of all clients.
     pub fn known(&self) -> &KnownTable {
         &self.known
     }

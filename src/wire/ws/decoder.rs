@@ -73,6 +73,11 @@ impl<'c> Input<'c> {
 }
 
 impl Decoder {
+    /// What it holds of a frame or message that is not complete.
+    pub fn memory(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| size_of::<Partial>() + partial.data.capacity())
+    }
+
     /// The next event, or `None` when all of `input` is consumed and nothing more is complete.
     ///
     /// Call until `None` with the same input, then with the next chunk. After a violation or a close the connection

@@ -38,6 +38,7 @@ const SETTINGS: Settings = Settings {
     answers_bytes_max: 100,
     message_bytes_max: 100,
     outbox_bytes_max: 400,
+    clients_memory_max: 1_000,
     messages_per_second: 50,
     channels_per_connection: 2,
     sessions: SESSIONS,

@@ -671,6 +671,7 @@ fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
         received_max: 100,
         answers_bytes_max: if rng.chance(30) { 250 + rng.below(400) as usize } else { PLENTY },
         message_bytes_max: 300,
+        clients_memory_max: if rng.chance(30) { 1_500 + rng.below(10_000) as usize } else { 1 << 20 },
         outbox_bytes_max: if rng.chance(30) { 800 + rng.below(3_000) as usize } else { 1 << 16 },
         messages_per_second: 0,
         channels_per_connection: CHANNELS,

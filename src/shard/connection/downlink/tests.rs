@@ -3,7 +3,7 @@
 use super::*;
 use crate::shard::connection::outbox;
 use crate::shard::connection::pending::*;
-use crate::shard::tests::{Rig, sent};
+use crate::shard::tests::{Rig, send_frame, sent};
 use crate::shard::{QueryRefusal, Reply};
 use crate::wire::ws::frame::CloseCode;
 
@@ -345,6 +345,51 @@ fn qos_0_is_dropped_oldest_first_and_qos_1_closes_when_it_does_not_fit() {
     assert_eq!(rig.stats().closed_too_slow.get(), 1);
     assert!(rig.replies().contains(&(last, sent(0, ""))));
     assert_eq!(rig.hear(key), ["close 1013 too slow"]);
+    rig.finish();
+}
+
+#[test]
+fn without_memory_for_all_who_is_behind_gets_nothing_more_and_who_reads_does() {
+    let mut rig = Rig::with(|settings| settings.clients_memory_max = 1_200);
+    let (behind, reads) = (rig.open_in("behind"), rig.open_in("reads"));
+    let pings = rig.open();
+    for _ in 0..2 {
+        rig.call("behind", QOS0, &"x".repeat(400));
+    }
+    assert_eq!(rig.stats().memory_full.get(), 0);
+    rig.bytes(pings, &send_frame(false, 0, 0, &"p".repeat(600))[..500]);
+    rig.call("behind", QOS0, &"x".repeat(100));
+    assert_eq!((rig.stats().outbox_dropped_qos0.get(), rig.stats().memory_full.get()), (1, 1));
+    rig.call("reads", QOS1, "y");
+    assert_eq!(rig.hear(reads), ["send1 #1 \"y\""], "nothing waits for it");
+    rig.ack(reads, 1, "");
+    rig.call("behind", QOS1, "z");
+    assert_eq!(rig.stats().closed_too_slow.get(), 1);
+    assert_eq!(rig.hear(behind), ["close 1013 too slow"]);
+    rig.call("reads", QOS1, "y");
+    rig.hear(reads);
+    assert_eq!(rig.stats().memory_full.get(), 2, "there is memory again");
+    rig.finish();
+}
+
+#[test]
+fn without_memory_for_all_a_long_message_is_not_assembled() {
+    let mut rig = Rig::with(|settings| {
+        (settings.clients_memory_max, settings.limits.assembly_small_max) = (1_000, 800);
+    });
+    let keys: Vec<_> = (0..3).map(|_| rig.open()).collect();
+    let long = send_frame(false, 0, 0, &"x".repeat(900));
+    for &key in &keys {
+        rig.bytes(key, &long[..100]);
+    }
+    assert_eq!(rig.stats().memory_full.get(), 0);
+    rig.bytes(keys[0], &long[100..900]);
+    rig.bytes(keys[1], &long[100..900]);
+    assert_eq!(rig.hear(keys[1]), ["close 1013 no memory for so long a message"]);
+    rig.bytes(keys[0], &long[900..]);
+    let forward = rig.forward();
+    assert_eq!(forward.body.len(), 900, "who had it first is heard to the end");
+    rig.answer(forward, "");
     rig.finish();
 }
 

@@ -12,6 +12,8 @@ use std::collections::HashSet;
 #[derive(Default)]
 pub struct Holdings {
     pub nodes: usize,
+    /// Of its known ids and their answers.
+    pub known_memory: usize,
     /// Of its messages in the queue and with the backend.
     pub memory: usize,
 }
@@ -41,6 +43,7 @@ impl Holdings {
         assert!(advances, "the queue moves");
         Holdings {
             nodes: ids + uplink.queue_len as usize,
+            known_memory: uplinks.known.memory_of(&uplink.known),
             memory: memory + uplink.current.map_or(0, |current| current.memory() as usize),
         }
     }
