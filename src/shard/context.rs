@@ -33,6 +33,11 @@ impl Context<'_> {
         self.settings.is_planted(bug)
     }
 
+    /// Memory of answers that one client may have to release before its next message is forwarded.
+    pub fn answers_bytes_max(&self) -> usize {
+        if self.is_memory_full { 0 } else { self.settings.answers_bytes_max }
+    }
+
     /// `now` by the wall clock.
     pub fn unix(&self) -> UnixMs {
         UnixMs(self.settings.sessions.unix_ms_at_zero.saturating_add(self.now.0))

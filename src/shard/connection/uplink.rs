@@ -341,7 +341,7 @@ impl Uplinks {
         let ids = &mut table.details_mut(index).uplink.known;
         self.known.forget_answers(ids, answers_max, bytes_max);
         // Of a client that has gone for good nobody will ask for it.
-        !self.known.holds_over(ids, bytes_max)
+        !self.known.holds_over(ids, cx.answers_bytes_max())
             || cx.is_planted(Bug::KeepsAllAnswers)
             || has_ended(table, index) && !table.conn(index).session.is_some()
     }

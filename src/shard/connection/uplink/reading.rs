@@ -89,5 +89,5 @@ pub fn resumes_at(table: &Table, index: ConnIndex, cx: &Context<'_>) -> Tick {
 pub fn needs_rel(table: &Table, index: ConnIndex, known: &KnownTable, cx: &Context<'_>) -> bool {
     let uplink = &table.details(index).uplink;
     let can_go_on = uplink.can_go_on() && uplink.known.storing() == 0;
-    can_go_on && known.holds_over(&uplink.known, cx.settings.answers_bytes_max)
+    can_go_on && known.holds_over(&uplink.known, cx.answers_bytes_max())
 }
