@@ -16,6 +16,7 @@ mod drain;
 mod forward;
 mod framing;
 mod heads;
+mod hostile;
 mod idle;
 mod info;
 mod limits;

@@ -387,9 +387,10 @@ impl Table {
         self.push(index, item, cx);
     }
 
-    /// The answer to a ping.
+    /// The answer to a ping. A client that does not read gets one for the newest only.
     pub fn push_pong(&mut self, index: ConnIndex, payload: &[u8], cx: &mut Context<'_>) {
-        if !self.outboxes.replace_pong(&mut self.conns[index.slot()].outbox, cx.messages, payload) {
+        let conn = &mut self.conns[index.slot()];
+        if !conn.blocked || !self.outboxes.replace_pong(&mut conn.outbox, cx.messages, payload) {
             self.push(index, Item::Pong(payload.into()), cx);
         }
     }
