@@ -78,7 +78,7 @@ fn send_to_session(scope: &mut Scope<'_>, query_id: QueryId, name: &str, message
         return scope.cx.reply(query_id, Reply::Refused(QueryRefusal::NoSuchSession));
     };
     if let Some(why) = delivery::too_large(&message, &scope.cx) {
-        return scope.cx.reply(query_id, Reply::Refused(why));
+        return scope.cx.reply(query_id, Reply::not_sent(1, why));
     }
     if message.qos == QoS::AtMostOnce {
         let online = usize::from(scope.online_conn(index).is_some());

@@ -6,11 +6,11 @@
 use super::access::{self, Pass};
 use super::query::{self, Outgoing};
 use super::{idempotent, info, pages};
-use crate::base::id::ShardId;
+use crate::base::id::{Identity, ShardId};
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
 use crate::io::worker::turn::Worker;
-use crate::policy::api::{self, Call, KickTarget, Refusal, Route, Sent, Targets};
+use crate::policy::api::{self, Call, KickTarget, Refusal, Route, Sent, Targets, outcome};
 use crate::shard::{Query, Reply};
 use crate::wire::http1::query_get;
 use crate::wire::sign::SignedWebhook;
@@ -142,52 +142,52 @@ async fn call(
         }
         Call::Subscribe { identity, channel, occupy } => {
             let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
-            let channel: Arc<str> = channel.into();
-            if occupy {
-                let exists = query::query(worker, once(owner), Query::Exists { identity }).await;
-                if exists == Ok(Reply::done(0)) {
-                    return Err(Refusal::NoSuchConnection);
-                }
-                let evict = Query::Evict { channel: channel.clone(), keep: identity };
-                // Nobody is subscribed to a channel that others may still be in.
-                let evicted = query::query(worker, worker.shared().workers(), evict).await?;
-                if let Reply::Refused(why) | Reply::Done { refused: Some(why), .. } = evicted {
-                    return Err(Refusal::Shard(why));
-                }
-            }
-            match query::query(worker, once(owner), Query::Subscribe { identity, channel }).await? {
-                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchConnection),
-                other => other,
-            }
+            subscribe(worker, owner, identity, channel.into(), occupy).await?;
+            Reply::done(1)
         }
         Call::Unsubscribe { identity, channel } => {
             if let Some((identity, owner)) = identity.and_then(|id| Some((id, owner(worker, id.key().shard)?))) {
                 let unsubscribe = Query::Unsubscribe { identity, channel: channel.into() };
-                if let Ok(Reply::Refused(why)) = query::query(worker, once(owner), unsubscribe).await {
-                    return Err(Refusal::Shard(why));
-                }
+                outcome::done(query::query(worker, once(owner), unsubscribe).await?)?;
             }
             Reply::done(0)
         }
         Call::Kick { target: KickTarget::Identity(identity), code, reason } => {
             let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
-            match query::query(worker, once(owner), Query::Kick { identity, code, reason: reason.into() }).await? {
-                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchConnection),
-                other => other,
-            }
+            let kick = Query::Kick { identity, code, reason: reason.into() };
+            outcome::found(query::query(worker, once(owner), kick).await?, Refusal::NoSuchConnection)?;
+            Reply::done(1)
         }
         Call::Kick { target: KickTarget::Channel(channel), code, reason } => {
             let kick = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
             query::query(worker, worker.shared().workers(), kick).await?
         }
         Call::DropSession { session } => {
-            match query::query_owner(worker, &session, |session| Query::DropSession { session }).await? {
-                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchSession),
-                other => other,
-            }
+            let reply = query::query_owner(worker, &session, |session| Query::DropSession { session }).await?;
+            outcome::found(reply, Refusal::NoSuchSession)?;
+            Reply::done(1)
         }
     };
     Ok(respond(route, reply, spare))
+}
+
+/// With `occupy` everybody else leaves the channel first: once it is known that the connection is there, and before it
+/// is subscribed, which it is not while others may still be in.
+async fn subscribe(
+    worker: &Rc<Worker>,
+    owner: ShardId,
+    identity: Identity,
+    channel: Arc<str>,
+    occupy: bool,
+) -> Result<(), Refusal> {
+    if occupy {
+        let exists = query::query(worker, once(owner), Query::Exists { identity }).await?;
+        outcome::found(exists, Refusal::NoSuchConnection)?;
+        let evict = Query::Evict { channel: channel.clone(), keep: identity };
+        outcome::done(query::query(worker, worker.shared().workers(), evict).await?)?;
+    }
+    let subscribed = query::query(worker, once(owner), Query::Subscribe { identity, channel }).await?;
+    outcome::found(subscribed, Refusal::NoSuchConnection)
 }
 
 /// A message to a session, or one with a `message_id`.

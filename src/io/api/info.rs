@@ -15,8 +15,8 @@ use crate::metrics::backend::{BackendMetrics, latency_us};
 use crate::metrics::process::Readings;
 use crate::metrics::shard::ShardMetrics;
 use crate::metrics::text;
-use crate::policy::api::Refusal;
-use crate::shard::{Query, Reply};
+use crate::policy::api::{Refusal, outcome};
+use crate::shard::Query;
 use crate::store::Health;
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -130,7 +130,7 @@ fn upstreams(worker: &Worker) -> Vec<Value> {
 /// The channels with the most members, all workers together.
 pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Vec<(String, usize)>, Refusal> {
     let reply = query::query(worker, worker.shared().workers(), Query::Largest { most }).await?;
-    let Reply::Channels(mut channels) = reply else { return Ok(Vec::new()) };
+    let mut channels = outcome::channels(reply)?;
     channels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     channels.truncate(most);
     Ok(channels)

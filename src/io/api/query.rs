@@ -11,7 +11,7 @@ use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Targets};
 use crate::shard::command::Claim;
-use crate::shard::{Input, NotSent, Query, QueryId, Reply, Terms, name_hash, session_owner};
+use crate::shard::{Input, Query, QueryId, Reply, Terms, name_hash, session_owner};
 use crate::wire::packet::QoS;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -127,10 +127,7 @@ pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<
 /// The outcome of a message, of which so many shards have said nothing.
 fn sent(reply: Option<Reply>, silent: u32) -> Reply {
     let mut reply = reply.unwrap_or(Reply::sent(0));
-    if let (Reply::Sent { tally, .. }, 1..) = (&mut reply, silent) {
-        tally.targets += silent;
-        tally.leave_undecided(silent, NotSent::Silent);
-    }
+    reply.add(Reply::silent(silent));
     reply
 }
 

@@ -427,9 +427,10 @@ impl Worker {
     /// A query that a full mailbox refuses: then the refusal is the reply.
     pub fn query_peer(&self, to: ShardId, query_id: QueryId, message: PeerMessage) {
         self.wakeups.need_turn();
-        if self.peers.try_send(to, message).is_err() {
+        let refused = self.peers.try_send(to, message);
+        if let Err(PeerMessage::Query { query, .. } | PeerMessage::RedirectedQuery { query, .. }) = refused {
             self.count(|counters| &counters.mailbox_full);
-            self.reply(query_id, Reply::Refused(QueryRefusal::TooBusy));
+            self.reply(query_id, Reply::not_queried(&query, QueryRefusal::TooBusy));
         }
     }
 

@@ -4,6 +4,7 @@
 mod answer;
 mod call;
 mod limits;
+pub mod outcome;
 mod read;
 mod refusal;
 pub mod remembered;

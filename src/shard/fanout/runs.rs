@@ -66,13 +66,14 @@ impl Fanout {
     /// A message to all members of a channel.
     pub fn send(&mut self, scope: &mut Scope<'_>, query: QueryId, channel: &str, message: Message, terms: &Terms) {
         let Some(index) = scope.channels.find(channel) else { return scope.cx.reply(query, Reply::sent(0)) };
-        if let Some(why) = delivery::too_large(&message, &scope.cx) {
-            return scope.cx.reply(query, Reply::Refused(why));
-        }
         let members = scope.channels.members_len(index);
+        let is_acknowledged = message.qos != QoS::AtMostOnce;
+        if let Some(why) = delivery::too_large(&message, &scope.cx) {
+            let targets = if is_acknowledged { members } else { online_members(scope, index) };
+            return scope.cx.reply(query, Reply::not_sent(targets, why));
+        }
         let is_at_once =
             members <= scope.cx.settings.limits.fanout_at_once_members && !self.channels.contains_key(channel);
-        let is_acknowledged = message.qos != QoS::AtMostOnce;
         if !is_at_once && self.jobs >= scope.cx.settings.limits.fanout_jobs_max {
             scope.cx.metrics.fanout_refused.increment();
             let targets = if is_acknowledged { members } else { online_members(scope, index) };
