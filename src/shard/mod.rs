@@ -38,7 +38,7 @@ pub mod settings;
 pub mod uplink_sequence;
 
 pub use call::query::{NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms};
-pub use channel::members::{CHANNEL_NAME_MAX, name_hash};
+pub use channel::members::CHANNEL_NAME_MAX;
 pub use connection::uplink::RESERVED_TYPE;
 pub use ids::QueryId;
 pub use input::{DrainScope, ForwardOutcome, Input};
@@ -49,6 +49,7 @@ pub use session::table::session_owner;
 pub use settings::{Mode, SessionSettings, Settings};
 
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::metrics::shard::ShardMetrics;
 use crate::wire::packet::{Packet, QoS};
@@ -92,14 +93,16 @@ pub struct Shard {
 
 impl Shard {
     pub fn new(id: ShardId, settings: Settings, metrics: Arc<ShardMetrics>, now: Tick) -> Shard {
+        let is_keyless = settings.is_planted(Bug::HashesWithoutKey);
+        let hash_key = if is_keyless { HashKey::new(0, 0) } else { settings.hash_key };
         Shard {
             settings,
             metrics,
             conns: Table::new(id, now),
             downlinks: Downlinks::default(),
             uplinks: Uplinks::default(),
-            channels: Channels::default(),
-            sessions: Sessions::new(now),
+            channels: Channels::new(hash_key),
+            sessions: Sessions::new(hash_key, now),
             fanout: Fanout::default(),
             messages: Messages::default(),
             calls: Calls::new(now),
@@ -110,6 +113,7 @@ impl Shard {
 
     /// New limits and times, for what happens from now on.
     pub fn set_settings(&mut self, settings: Settings) {
+        debug_assert_eq!(settings.hash_key, self.settings.hash_key, "names have been hashed with it");
         self.settings = settings;
     }
 

@@ -46,6 +46,8 @@ pub enum Bug {
     AnswersWithoutLimit,
     /// A refusal looks like an answer.
     HidesRefusals,
+    /// Names are hashed without the key that was drawn.
+    HashesWithoutKey,
     /// A session whose connection ends stores nothing of what was in flight.
     ForgetsAtTheEnd,
     /// After a crash offsets that were reserved are used again, and with them their ids.
@@ -103,6 +105,7 @@ impl Bug {
         Bug::StopsAtFullQueue,
         Bug::AnswersWithoutLimit,
         Bug::HidesRefusals,
+        Bug::HashesWithoutKey,
     ];
 
     /// Those that only a durable session can show.

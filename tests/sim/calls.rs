@@ -2,10 +2,9 @@
 
 use crate::connection::{Answer, ConnectionId, Stage};
 use crate::peer::body_of;
-use crate::world::{CHANNELS, Event, World, channel_name};
+use crate::world::{CHANNELS, Event, HASH_KEY, World, channel_name};
 use rainbow::base::id::Identity;
 use rainbow::base::time::Tick;
-use rainbow::shard::name_hash;
 use rainbow::shard::{Input, Message, Query, QueryId, Reply, Terms};
 use rainbow::wire::packet::QoS;
 use rainbow::wire::ws::frame::CloseCode;
@@ -98,8 +97,11 @@ impl World {
         let token = self.next_token;
         self.next_token += 1;
         self.trace(format_args!("call {token} to {}, {qos:?}, within {timeout}", channel_name(channel)));
-        let hash = name_hash(channel_name(channel));
+        let hash = HASH_KEY.hash(channel_name(channel));
         let shards: Vec<usize> = (0..self.nodes.len()).filter(|&node| self.nodes[node].has_presence(hash)).collect();
+        let missed =
+            (0..self.nodes.len()).find(|node| !shards.contains(node) && !self.members(*node, channel).is_empty());
+        assert_eq!(missed, None, "a shard with members of a channel is known for it, by the channel's hash");
         let (begun, deadline) = (self.now, self.now + timeout);
         let open = shards.len();
         let call = Call { channel, qos, deadline, patient, begun, parts: HashMap::new(), open, sum: None };

@@ -11,6 +11,7 @@ use crate::node::Node;
 use crate::peer::RESPONSE;
 use crate::seen::Seen;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::shard::{Input, Mode, Output, Query, Reply, SessionSettings, Settings};
@@ -68,6 +69,8 @@ pub struct Client {
 
 pub const CHANNELS: usize = 3;
 
+pub const HASH_KEY: HashKey = HashKey::new(1, 2);
+
 pub fn channel_name(channel: usize) -> &'static str {
     ["news", "sport", "weather"][channel]
 }
@@ -87,6 +90,7 @@ impl World {
             forward_queue: 1 + rng.below(6) as usize,
             forward_queue_bytes: 300 + rng.below(2_000) as usize,
             forward_ahead_bytes: 1 + rng.below(3_000) as usize,
+            hash_key: HASH_KEY,
             forwards: true,
             inflight_window: 1 + rng.below(4) as usize,
             received_max: 6 + rng.below(6) as usize,

@@ -11,7 +11,7 @@ use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Targets};
 use crate::shard::command::Claim;
-use crate::shard::{Input, Query, QueryId, Reply, Terms, name_hash, session_owner};
+use crate::shard::{Input, Query, QueryId, Reply, Terms};
 use crate::wire::packet::QoS;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub async fn query_owner(
     if !worker.store().has_store() {
         return Err(Refusal::NoStoreForSessions);
     }
-    let owner = session_owner(session, worker.shared().workers_len());
+    let owner = worker.shared().session_owner(session);
     query(worker, std::iter::once(owner), query_about(session.into())).await
 }
 
@@ -85,7 +85,7 @@ async fn send_to_session(worker: &Worker, name: &str, message: Outgoing<'_>) -> 
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
     let terms = terms(message, worker.now());
     let deadline = terms.deadline + REPLY_GRACE_MS;
-    let owner = session_owner(name, worker.shared().workers_len());
+    let owner = worker.shared().session_owner(name);
     let query = Query::SendTo { session: name.into(), message: encoded, terms };
     match query_until(worker, std::iter::once(owner), query, deadline).await {
         Err(Refusal::NoAnswerInTime) => Ok(sent(None, 1)),
@@ -103,7 +103,7 @@ pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<
     let terms = terms(message, now);
     let shared = worker.shared();
     for channel in channels {
-        let hash = name_hash(channel);
+        let hash = shared.hash_key().hash(channel);
         let mut elsewhere = None;
         let may_have = |shard| shard == worker.id() || shared.presence().may_have(shard, hash);
         for shard in shared.workers().filter(|&shard| may_have(shard)) {

@@ -15,9 +15,8 @@ impl Presence {
         Presence { shards: (0..shards).map(|_| buckets()).collect() }
     }
 
-    /// A channel gets its first member or loses its last. Called by the worker that owns the shard, with
-    /// `shard::name_hash`. Saturates: a bucket of 65,535 channels stays
-    /// occupied for ever.
+    /// A channel, named by its hash, gets its first member or loses its last. Called by the worker that owns the shard.
+    /// Saturates: a bucket of 65,535 channels stays occupied for ever.
     pub fn set(&self, shard: ShardId, channel: u64, here: bool) {
         let bucket = &self.shards[usize::from(shard.0)][bucket(channel)];
         let count = bucket.load(Ordering::Relaxed);
@@ -35,7 +34,6 @@ impl Presence {
 }
 
 fn bucket(channel: u64) -> usize {
-    // The upper bits of the hash are the mixed ones.
     (channel >> 48) as usize % BUCKETS
 }
 
@@ -44,12 +42,12 @@ const BUCKETS: usize = 1 << 16;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::name_hash;
+    use crate::base::keyed_hash::HashKey;
 
     #[test]
     fn presence_counts_channels_per_shard() {
         let presence = Presence::new(2);
-        let (channel, here, there) = (name_hash("news"), ShardId(0), ShardId(1));
+        let (channel, here, there) = (HashKey::new(1, 2).hash("news"), ShardId(0), ShardId(1));
         presence.set(here, channel, true);
         presence.set(here, channel, true);
         presence.set(here, channel, false);

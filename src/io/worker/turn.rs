@@ -92,7 +92,12 @@ impl Worker {
             id,
             clock: if to_store.is_some() { Clock::with_wall_clock() } else { Clock::default() },
             wakeups: Wakeups::default(),
-            shard: RefCell::new(Shard::new(id, rules.settings(), shared.metrics().shard(id).clone(), now)),
+            shard: RefCell::new(Shard::new(
+                id,
+                rules.settings(shared.hash_key()),
+                shared.metrics().shard(id).clone(),
+                now,
+            )),
             metrics: shared.metrics().worker(id).clone(),
             sockets,
             due_responses: DueResponses::default(),
@@ -323,7 +328,7 @@ impl Worker {
 
     fn reload(&self, config: Arc<Config>) {
         let rules = self.rules().reloaded(config);
-        self.shard.borrow_mut().set_settings(rules.settings());
+        self.shard.borrow_mut().set_settings(rules.settings(self.shared.hash_key()));
         self.calls.gathers().set_max(rules.config().calls_max);
         self.hooks.reconfigure(rules.config());
         *self.rules.borrow_mut() = Rc::new(rules);

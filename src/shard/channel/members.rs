@@ -8,18 +8,17 @@
 //! ```
 
 use crate::base::arena::{Arena, List, NodeIndex};
+use crate::base::keyed_hash::HashKey;
 use crate::shard::ids::Member;
 use hashbrown::HashTable;
-use rustc_hash::FxHasher;
 use slab::Slab;
-use std::hash::Hasher;
 
 /// A channel's slot; reused after the channel has lost its last member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChannelIndex(u32);
 
-#[derive(Default)]
 pub struct Channels {
+    key: HashKey,
     names: HashTable<ChannelIndex>,
     channels: Slab<Channel>,
     memberships: Arena<Membership>,
@@ -54,7 +53,7 @@ pub enum Change {
     Nothing,
     /// A member more or less.
     Member,
-    /// The first member joined, or the last one left; the hash is `name_hash` of the channel.
+    /// The first member joined, or the last one left; the hash is the channel's, by the shard's key.
     Presence(u64),
 }
 
@@ -91,6 +90,10 @@ impl Members {
 }
 
 impl Channels {
+    pub fn new(key: HashKey) -> Channels {
+        Channels { key, names: HashTable::new(), channels: Slab::new(), memberships: Arena::default() }
+    }
+
     /// Channels with at least one member here.
     pub fn len(&self) -> usize {
         self.channels.len()
@@ -101,7 +104,7 @@ impl Channels {
     }
 
     pub fn find(&self, name: &str) -> Option<ChannelIndex> {
-        self.find_hashed(name, name_hash(name))
+        self.find_hashed(name, self.key.hash(name))
     }
 
     fn find_hashed(&self, name: &str, hash: u64) -> Option<ChannelIndex> {
@@ -128,7 +131,7 @@ impl Channels {
 
     /// `joined` is the member's own list.
     pub fn join(&mut self, member: Member, joined: &mut List, name: &str) -> Change {
-        let hash = name_hash(name);
+        let hash = self.key.hash(name);
         let Some(channel) = self.find_hashed(name, hash) else {
             self.create(name, hash, member, joined);
             return Change::Presence(hash);
@@ -212,13 +215,6 @@ impl Channels {
     }
 }
 
-/// The same on every shard of the process; not for the wire.
-pub fn name_hash(name: &str) -> u64 {
-    let mut hasher = FxHasher::default();
-    hasher.write(name.as_bytes());
-    hasher.finish()
-}
-
 /// A channel's name, in bytes.
 pub const CHANNEL_NAME_MAX: usize = 256;
 
@@ -229,6 +225,8 @@ mod tests {
     use crate::shard::ids::MemberKind;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
+
+    const KEY: HashKey = HashKey::new(1, 2);
 
     fn member(number: u32) -> Member {
         ConnIndex(number).into()
@@ -243,9 +241,9 @@ mod tests {
 
     #[test]
     fn presence_is_reported_at_the_first_and_the_last_member() {
-        let mut channels = Channels::default();
+        let mut channels = Channels::new(KEY);
         let (mut a, mut b) = (List::default(), List::default());
-        let hash = name_hash("news");
+        let hash = KEY.hash("news");
         assert_eq!(channels.join(member(0), &mut a, "news"), Change::Presence(hash));
         assert_eq!(channels.join(member(1), &mut b, "news"), Change::Member);
         assert_eq!(channels.join(member(1), &mut b, "news"), Change::Nothing);
@@ -259,7 +257,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_sets(steps in prop::collection::vec((0..3u8, 0..6u32, 0..5u8), 1..200)) {
-            let mut channels = Channels::default();
+            let mut channels = Channels::new(KEY);
             let mut joined = [List::default(); 6];
             let mut model: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
             for (step, conn, name) in steps {

@@ -3,6 +3,7 @@
 use super::commands::{ChannelChanges, Commands, Then};
 use super::table::SessionTable;
 use crate::base::id::ConnIndex;
+use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::channel::members::Channels;
@@ -38,9 +39,9 @@ pub struct Scope<'a> {
 }
 
 impl Sessions {
-    pub fn new(now: Tick) -> Sessions {
+    pub fn new(key: HashKey, now: Tick) -> Sessions {
         Sessions {
-            table: SessionTable::new(now),
+            table: SessionTable::new(key, now),
             commands: Commands::default(),
             channel_changes: ChannelChanges::default(),
             detached_calls: FxHashMap::default(),

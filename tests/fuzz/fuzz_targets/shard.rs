@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
 use rainbow::shard::command::{
@@ -32,6 +33,7 @@ const SETTINGS: Settings = Settings {
     forward_queue: 2,
     forward_queue_bytes: 100,
     forward_ahead_bytes: 50,
+    hash_key: HashKey::new(1, 2),
     forwards: true,
     inflight_window: 2,
     received_max: 3,
