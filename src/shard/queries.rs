@@ -1,14 +1,14 @@
 //! What the queries of calls do: everything but sending to a channel, which is fan-out's.
 
-use super::call::query::{Query, QueryRefusal, Reply, SessionInfo, Terms};
+use super::call::query::{Query, QueryRefusal, Reply, SessionInfo, Terms, Who};
 use super::connection::conn::Phase;
-use super::ids::{MemberKind, QueryId};
+use super::ids::{Member, MemberKind, QueryId};
 use super::message::Message;
 use super::output::Output;
-use super::session::channels::{leave_session, subscribe, unsubscribe};
+use super::session::channels::{leave_session, subscribe, subscribe_session, unsubscribe};
 use super::session::scope::Scope;
 use super::session::{self, end};
-use crate::base::id::{ConnIndex, ConnKey, Identity};
+use crate::base::id::{ConnIndex, ConnKey};
 use crate::shard::fanout::delivery::{self, conn_of, kick, online_members, open_call};
 use crate::shard::fanout::runs::Fanout;
 use crate::wire::packet::QoS;
@@ -24,7 +24,6 @@ pub fn on_query(
     if let Some(to) = handed_over_to(scope, &query).filter(|_| redirected.is_none()) {
         return scope.cx.output(Output::RedirectQuery { to, query_id, query });
     }
-    let find = |scope: &Scope<'_>, identity: &Identity| redirected.or_else(|| scope.conns.find(identity, Phase::Open));
     let reply = match query {
         Query::Send { channel, message, terms } => return fanout.send(scope, query_id, &channel, message, &terms),
         Query::SendTo { session, message, terms } => {
@@ -32,22 +31,30 @@ pub fn on_query(
         }
         Query::Session { session } => session_info(scope, &session),
         Query::DropSession { session } => return end::drop_session(scope, query_id, &session),
-        Query::Exists { identity } => Reply::found(find(scope, &identity).is_some()),
-        Query::Subscribe { identity, channel } => match find(scope, &identity) {
-            Some(conn) => match subscribe(scope, conn, &channel, Some(query_id)) {
+        Query::Exists { who } => Reply::found(find_member(scope, &who, redirected).is_some()),
+        Query::Subscribe { who, channel } => {
+            let subscribed = match find_member(scope, &who, redirected) {
+                Some(MemberKind::Connection(conn)) => subscribe(scope, conn, &channel, Some(query_id)),
+                Some(MemberKind::Session(index)) => subscribe_session(scope, index, &channel, Some(query_id)),
+                None => return scope.cx.reply(query_id, Reply::found(false)),
+            };
+            match subscribed {
                 Ok(true) => return,
                 Ok(false) => Reply::found(true),
                 Err(why) => Reply::Refused(why),
-            },
-            None => Reply::found(false),
-        },
-        Query::Unsubscribe { identity, channel } => match find(scope, &identity) {
-            Some(conn) => return unsubscribe(scope, conn, &channel, Some((query_id, Reply::found(true)))),
-            None => Reply::found(false),
-        },
+            }
+        }
+        Query::Unsubscribe { who, channel } => {
+            let query = Some((query_id, Reply::found(true)));
+            match find_member(scope, &who, redirected) {
+                Some(MemberKind::Connection(conn)) => return unsubscribe(scope, conn, &channel, query),
+                Some(MemberKind::Session(index)) => return leave_session(scope, index, &channel, query),
+                None => Reply::found(false),
+            }
+        }
         Query::Evict { channel, keep } => evict(scope, &channel, &keep),
         Query::Kick { identity, code, reason } => {
-            let found = find(scope, &identity);
+            let found = redirected.or_else(|| scope.conns.find(&identity, Phase::Open));
             if let Some(conn) = found {
                 kick(scope, conn, code, &reason);
             }
@@ -60,11 +67,21 @@ pub fn on_query(
     scope.cx.reply(query_id, reply);
 }
 
+/// Who is meant, if he is here. `redirected`: the connection that the identity's has become.
+fn find_member(scope: &Scope<'_>, who: &Who, redirected: Option<ConnIndex>) -> Option<MemberKind> {
+    match who {
+        Who::Connection(identity) => {
+            redirected.or_else(|| scope.conns.find(identity, Phase::Open)).map(MemberKind::Connection)
+        }
+        Who::Session(name) => scope.sessions.table.by_name(name).map(MemberKind::Session),
+    }
+}
+
 /// Where the connection that is meant has gone.
 fn handed_over_to(scope: &Scope<'_>, query: &Query) -> Option<ConnKey> {
-    let (Query::Exists { identity }
-    | Query::Subscribe { identity, .. }
-    | Query::Unsubscribe { identity, .. }
+    let (Query::Exists { who: Who::Connection(identity) }
+    | Query::Subscribe { who: Who::Connection(identity), .. }
+    | Query::Unsubscribe { who: Who::Connection(identity), .. }
     | Query::Kick { identity, .. }) = query
     else {
         return None;
@@ -105,13 +122,12 @@ fn session_info(scope: &Scope<'_>, name: &str) -> Reply {
 }
 
 /// Everyone but `keep` leaves the channel.
-fn evict(scope: &mut Scope<'_>, channel: &str, keep: &Identity) -> Reply {
+fn evict(scope: &mut Scope<'_>, channel: &str, keep: &Who) -> Reply {
     let Some(found) = scope.channels.find(channel) else { return Reply::found(false) };
     let members: Vec<_> = scope.channels.members(found).collect();
     let mut evicted = 0;
     for member in members {
-        let conn = conn_of(scope, member);
-        if conn.is_some_and(|conn| scope.conns.details(conn).identity() == *keep) {
+        if is_member(scope, member, keep) {
             continue;
         }
         evicted += 1;
@@ -121,6 +137,16 @@ fn evict(scope: &mut Scope<'_>, channel: &str, keep: &Identity) -> Reply {
         }
     }
     Reply::done(evicted)
+}
+
+fn is_member(scope: &Scope<'_>, member: Member, who: &Who) -> bool {
+    match (who, member.kind()) {
+        (Who::Connection(identity), _) => {
+            conn_of(scope, member).is_some_and(|conn| scope.conns.details(conn).identity() == *identity)
+        }
+        (Who::Session(name), MemberKind::Session(index)) => scope.sessions.table.at(index).name == *name,
+        (Who::Session(_), MemberKind::Connection(_)) => false,
+    }
 }
 
 fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Reply {

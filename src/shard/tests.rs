@@ -390,7 +390,7 @@ fn a_refused_connection_leaves_no_trace() {
     let mut rig = Rig::new();
     let (key, identity) = rig.reserve();
     rig.input(Input::Subscribe { key, channel: "news" });
-    assert_eq!(rig.reply_to(Query::Exists { identity }), Reply::done(0));
+    assert_eq!(rig.reply_to(Query::Exists { who: identity.into() }), Reply::done(0));
     rig.outputs();
     rig.input(Input::Abandoned { key });
     let left = HASH_KEY.hash("news");

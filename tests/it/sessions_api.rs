@@ -278,6 +278,28 @@ fn connections_are_handed_to_their_sessions_owner_and_answer_to_their_identity()
 }
 
 #[test]
+fn sessions_join_and_leave_by_name_also_while_they_are_absent() {
+    let world = world();
+    let to = world.server.addr();
+    let change = |path: &str, body: Value| call(to, path, &[], body.to_string()).json();
+    let names: Vec<String> = (0..8).map(|n| format!("user {n}")).collect();
+    for name in &names {
+        let (client, _) = world.open(name);
+        world.gone(client, name);
+        assert_eq!(change("/sub/", json!({"session": name, "channel": "room"})), json!({"status": 0}), "{name}");
+        assert!(world.session(name)["channels"].to_string().contains("room"));
+    }
+    assert_eq!(world.send("room", &[("qos", "1")], "x")["stored"], 8);
+    let occupied = change("/sub/", json!({"session": "user 3", "channel": "room", "occupy": 1}));
+    assert_eq!(occupied, json!({"status": 0}));
+    assert_eq!(world.send("room", &[("qos", "1")], "x")["stored"], 1);
+    assert_eq!(change("/unsub/", json!({"session": "user 3", "channel": "room"})), json!({"status": 0}));
+    assert_eq!(world.send("room", &[("qos", "1")], "x")["targets"], 0);
+    let missing = json!({"status": 1, "msg": "no such session"});
+    assert_eq!(change("/sub/", json!({"session": "nobody", "channel": "room", "occupy": 1})), missing);
+}
+
+#[test]
 fn sessions_that_are_fought_over_leave_nothing_behind() {
     let mut world = world();
     let to = world.server.addr();

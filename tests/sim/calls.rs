@@ -176,7 +176,7 @@ impl World {
 
     pub fn is_open(&mut self, id: ConnectionId) -> bool {
         let (node, identity) = (self.connections[id].node, self.connections[id].identity);
-        self.query(node, Query::Exists { identity }) == Reply::done(1)
+        self.query(node, Query::Exists { who: identity.into() }) == Reply::done(1)
     }
 
     /// The server has read the whole answer. `sure`: the connection was open all the while.
@@ -271,14 +271,14 @@ impl World {
         match self.rng.below(12) {
             0..=4 => {
                 let open = self.is_open(id);
-                let reply = self.query(node, Query::Subscribe { identity, channel: name.into() });
+                let reply = self.query(node, Query::Subscribe { who: identity.into(), channel: name.into() });
                 assert_eq!(reply, Reply::done(u32::from(open)));
                 if open {
                     self.joined.insert((id, channel));
                 }
             }
             5..=6 => {
-                self.query(node, Query::Unsubscribe { identity, channel: name.into() });
+                self.query(node, Query::Unsubscribe { who: identity.into(), channel: name.into() });
                 if self.is_open(id) {
                     self.joined.remove(&(id, channel));
                 }
@@ -311,7 +311,7 @@ impl World {
         let identity: Identity = self.connections[keep].identity;
         for node in 0..self.nodes.len() {
             let leaving: Vec<ConnectionId> = self.members(node, channel).into_iter().filter(|&id| id != keep).collect();
-            let reply = self.query(node, Query::Evict { channel: channel_name(channel).into(), keep: identity });
+            let reply = self.query(node, Query::Evict { channel: channel_name(channel).into(), keep: identity.into() });
             assert_eq!(reply, Reply::done(leaving.len() as u32));
             for id in leaving {
                 self.joined.remove(&(id, channel));

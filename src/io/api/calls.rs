@@ -6,12 +6,12 @@
 use super::access::{self, Pass};
 use super::query::{self, Outgoing};
 use super::{idempotent, info, pages};
-use crate::base::id::{Identity, ShardId};
+use crate::base::id::ShardId;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Call, KickTarget, Refusal, Route, Sent, Targets, outcome};
-use crate::shard::{Query, Reply};
+use crate::shard::{Query, Reply, Who};
 use crate::wire::http1::query_get;
 use crate::wire::sign::SignedWebhook;
 use std::iter::once;
@@ -140,14 +140,14 @@ async fn call(
                 return Box::pin(send_stored(worker, &to, message_id.as_deref(), message)).await;
             }
         }
-        Call::Subscribe { identity, channel, occupy } => {
-            let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
-            subscribe(worker, owner, identity, channel.into(), occupy).await?;
+        Call::Subscribe { who, channel, occupy } => {
+            subscribe(worker, who, channel.into(), occupy).await?;
             Reply::done(1)
         }
-        Call::Unsubscribe { identity, channel } => {
-            if let Some((identity, owner)) = identity.and_then(|id| Some((id, owner(worker, id.key().shard)?))) {
-                let unsubscribe = Query::Unsubscribe { identity, channel: channel.into() };
+        Call::Unsubscribe { who: None, .. } => Reply::done(0),
+        Call::Unsubscribe { who: Some(who), channel } => {
+            if let Some(owner) = owner_of(worker, &who)? {
+                let unsubscribe = Query::Unsubscribe { who, channel: channel.into() };
                 outcome::done(query::query(worker, once(owner), unsubscribe).await?)?;
             }
             Reply::done(0)
@@ -171,23 +171,31 @@ async fn call(
     Ok(respond(route, reply, spare))
 }
 
-/// With `occupy` everybody else leaves the channel first: once it is known that the connection is there, and before it
+/// With `occupy` everybody else leaves the channel first: once it is known that the new member is there, and before it
 /// is subscribed, which it is not while others may still be in.
-async fn subscribe(
-    worker: &Rc<Worker>,
-    owner: ShardId,
-    identity: Identity,
-    channel: Arc<str>,
-    occupy: bool,
-) -> Result<(), Refusal> {
+async fn subscribe(worker: &Rc<Worker>, who: Who, channel: Arc<str>, occupy: bool) -> Result<(), Refusal> {
+    let missing = match who {
+        Who::Connection(_) => Refusal::NoSuchConnection,
+        Who::Session(_) => Refusal::NoSuchSession,
+    };
+    let owner = owner_of(worker, &who)?.ok_or(missing.clone())?;
     if occupy {
-        let exists = query::query(worker, once(owner), Query::Exists { identity }).await?;
-        outcome::found(exists, Refusal::NoSuchConnection)?;
-        let evict = Query::Evict { channel: channel.clone(), keep: identity };
+        let exists = query::query(worker, once(owner), Query::Exists { who: who.clone() }).await?;
+        outcome::found(exists, missing.clone())?;
+        let evict = Query::Evict { channel: channel.clone(), keep: who.clone() };
         outcome::done(query::query(worker, worker.shared().workers(), evict).await?)?;
     }
-    let subscribed = query::query(worker, once(owner), Query::Subscribe { identity, channel }).await?;
-    outcome::found(subscribed, Refusal::NoSuchConnection)
+    let subscribed = query::query(worker, once(owner), Query::Subscribe { who, channel }).await?;
+    outcome::found(subscribed, missing)
+}
+
+/// The shard that knows of a connection or session; `None`: a foreign identity.
+fn owner_of(worker: &Worker, who: &Who) -> Result<Option<ShardId>, Refusal> {
+    match who {
+        Who::Connection(identity) => Ok(owner(worker, identity.key().shard)),
+        Who::Session(_) if !worker.store().has_store() => Err(Refusal::NoStoreForSessions),
+        Who::Session(name) => Ok(Some(worker.shared().session_owner(name))),
+    }
 }
 
 /// A message to a session, or one with a `message_id`.

@@ -6,7 +6,7 @@ use super::refusal::Refusal;
 use super::route::Route;
 use crate::base::id::Identity;
 use crate::base::time::ms;
-use crate::shard::CHANNEL_NAME_MAX;
+use crate::shard::{CHANNEL_NAME_MAX, Who};
 use crate::wire::http1::{query_get, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
@@ -20,13 +20,13 @@ pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeou
         Route::Send | Route::Broadcast => read_send(route, query, timeouts).1,
         Route::Subscribe => {
             let body: MembershipBody = read_json(body)?;
+            let who = body.who()?;
             let channel = channel_name(body.channel)?;
-            let identity = Identity::from_hex(body.identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?;
-            Ok(Call::Subscribe { identity, channel, occupy: body.occupy.0 })
+            Ok(Call::Subscribe { who: who.ok_or(Refusal::NoSuchConnection)?, channel, occupy: body.occupy.0 })
         }
         Route::Unsubscribe => {
             let body: MembershipBody = read_json(body)?;
-            Ok(Call::Unsubscribe { identity: Identity::from_hex(body.identity.as_bytes()), channel: body.channel })
+            Ok(Call::Unsubscribe { who: body.who()?, channel: body.channel })
         }
         Route::Kick => read_kick(body),
         Route::DropSession => Ok(Call::DropSession { session: session_name(query)?.into_owned() }),
@@ -213,10 +213,23 @@ fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
 struct MembershipBody {
     #[serde(default)]
     identity: String,
+    session: Option<String>,
     #[serde(default)]
     channel: String,
     #[serde(default)]
     occupy: Flag,
+}
+
+impl MembershipBody {
+    /// `None`: an identity that cannot be one of ours.
+    fn who(&self) -> Result<Option<Who>, Refusal> {
+        match &self.session {
+            None => Ok(Identity::from_hex(self.identity.as_bytes()).map(Who::Connection)),
+            Some(_) if !self.identity.is_empty() => Err(Refusal::IdentityAndSession),
+            Some(name) if is_name(name) => Ok(Some(Who::Session(name.as_str().into()))),
+            Some(_) => Err(Refusal::BadSession),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -344,13 +357,26 @@ mod tests {
     }
 
     #[test]
+    fn a_session_joins_and_leaves_in_place_of_a_connection() {
+        let call = |route, body: &str| read_call(route, "", body.as_bytes(), TIMEOUTS);
+        let who = || Who::Session("user 7/phone".into());
+        let body = r#"{"session":"user 7/phone","channel":"c"}"#;
+        let subscribed = Call::Subscribe { who: who(), channel: "c".into(), occupy: false };
+        assert_eq!(call(Route::Subscribe, body), Ok(subscribed));
+        let unsubscribed = Call::Unsubscribe { who: Some(who()), channel: "c".into() };
+        assert_eq!(call(Route::Unsubscribe, body), Ok(unsubscribed));
+        for route in [Route::Subscribe, Route::Unsubscribe] {
+            assert_eq!(call(route, r#"{"session":"","channel":"c"}"#), Err(Refusal::BadSession));
+            let both = format!(r#"{{"session":"s","identity":"{}","channel":"c"}}"#, "ab".repeat(32));
+            assert_eq!(call(route, &both), Err(Refusal::IdentityAndSession));
+        }
+    }
+
+    #[test]
     fn a_foreign_identity_is_no_connection() {
         let body = br#"{"identity":"me","channel":"c"}"#;
         assert_eq!(read_call(Route::Subscribe, "", body, TIMEOUTS), Err(Refusal::NoSuchConnection));
-        assert!(matches!(
-            read_call(Route::Unsubscribe, "", body, TIMEOUTS),
-            Ok(Call::Unsubscribe { identity: None, .. })
-        ));
+        assert!(matches!(read_call(Route::Unsubscribe, "", body, TIMEOUTS), Ok(Call::Unsubscribe { who: None, .. })));
         assert!(matches!(read_call(Route::Subscribe, "", b"[]", TIMEOUTS), Err(error) if error.status() == 400));
         assert!(matches!(read_call(Route::Subscribe, "", b"{", TIMEOUTS), Err(error) if error.status() == 400));
     }

@@ -20,6 +20,8 @@ pub enum Refusal {
     BadSession,
     #[error("either channel or session, not both")]
     ChannelAndSession,
+    #[error("either identity or session, not both")]
+    IdentityAndSession,
     #[error("qos must be 0, 1 or 2")]
     BadQos,
     #[error("msgtype must be a number from 0 to 65534")]

@@ -32,22 +32,22 @@ pub enum Query {
     DropSession {
         session: Arc<str>,
     },
-    /// Is this connection open here?
+    /// Is this connection open here, or this session here?
     Exists {
-        identity: Identity,
+        who: Who,
     },
     Subscribe {
-        identity: Identity,
+        who: Who,
         channel: Arc<str>,
     },
     Unsubscribe {
-        identity: Identity,
+        who: Who,
         channel: Arc<str>,
     },
     /// Everyone but `keep` leaves the channel.
     Evict {
         channel: Arc<str>,
-        keep: Identity,
+        keep: Who,
     },
     Kick {
         identity: Identity,
@@ -69,6 +69,21 @@ pub enum Query {
     Largest {
         most: usize,
     },
+}
+
+/// Who is to join or leave a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// An open connection; what it joins is its session's, where it has one.
+    Connection(Identity),
+    /// A durable session, online or not.
+    Session(Arc<str>),
+}
+
+impl From<Identity> for Who {
+    fn from(identity: Identity) -> Who {
+        Who::Connection(identity)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,7 @@
 //! What the business server asks, and how several shards' replies become one.
 
 use super::*;
+use crate::base::id::Identity;
 use crate::shard::Input;
 use crate::shard::tests::{Rig, sent};
 use crate::shard::{NotSent, NotStored, Tally};
@@ -58,18 +59,18 @@ fn the_first_reply_that_says_something_is_the_data() {
 fn subscribing_wants_an_open_connection_of_that_name() {
     let mut rig = Rig::new();
     let (key, identity) = rig.reserve();
-    let subscribe = || Query::Subscribe { identity, channel: "news".into() };
+    let subscribe = || Query::Subscribe { who: identity.into(), channel: "news".into() };
     assert_eq!(rig.reply_to(subscribe()), done_with(0));
     rig.opened(key);
-    assert_eq!(rig.reply_to(Query::Exists { identity }), done_with(1));
+    assert_eq!(rig.reply_to(Query::Exists { who: identity.into() }), done_with(1));
     assert_eq!(rig.reply_to(subscribe()), done_with(1));
     assert_eq!(members_of(&mut rig, "news"), [identity]);
-    assert_eq!(rig.reply_to(Query::Unsubscribe { identity, channel: "news".into() }), done_with(1));
+    assert_eq!(rig.reply_to(Query::Unsubscribe { who: identity.into(), channel: "news".into() }), done_with(1));
     assert!(members_of(&mut rig, "news").is_empty());
     rig.input(Input::Close { key, code: CloseCode::GOING_AWAY, reason: "" });
     assert_eq!(rig.reply_to(subscribe()), done_with(0));
     rig.end(key);
-    assert_eq!(rig.reply_to(Query::Exists { identity }), done_with(0));
+    assert_eq!(rig.reply_to(Query::Exists { who: identity.into() }), done_with(0));
     rig.finish();
 }
 
@@ -82,8 +83,8 @@ fn a_name_of_one_who_had_the_slot_before_is_nobodys() {
     let new = rig.open();
     assert_eq!(new.index, old.index);
     for query in [
-        Query::Exists { identity },
-        Query::Subscribe { identity, channel: "news".into() },
+        Query::Exists { who: identity.into() },
+        Query::Subscribe { who: identity.into(), channel: "news".into() },
         Query::Kick { identity, code: CloseCode(4000), reason: "".into() },
     ] {
         assert_eq!(rig.reply_to(query), done_with(0));
@@ -97,7 +98,7 @@ fn too_many_channels_and_bad_names_are_refused() {
     let mut rig = Rig::new();
     let key = rig.open();
     let identity = rig.identity(key);
-    let subscribe = |channel: &str| Query::Subscribe { identity, channel: channel.into() };
+    let subscribe = |channel: &str| Query::Subscribe { who: identity.into(), channel: channel.into() };
     for channel in ["a", "b", "c", "d", "a"] {
         assert_eq!(rig.reply_to(subscribe(channel)), done_with(1));
     }
@@ -115,7 +116,7 @@ fn evicting_leaves_the_one_who_occupies() {
     let mut rig = Rig::new();
     let keys = [rig.open_in("seat"), rig.open_in("seat"), rig.open_in("seat")];
     let keep = rig.identity(keys[1]);
-    let evict = || Query::Evict { channel: "seat".into(), keep };
+    let evict = || Query::Evict { channel: "seat".into(), keep: keep.into() };
     assert_eq!(rig.reply_to(evict()), done_with(2));
     assert_eq!(members_of(&mut rig, "seat"), [keep]);
     assert_eq!(rig.reply_to(evict()), done_with(0));

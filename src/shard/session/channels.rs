@@ -5,6 +5,7 @@
 use super::commands::Then;
 use super::row::{note_change, put, refuse_change};
 use super::scope::Scope;
+use crate::base::arena::List;
 use crate::base::id::ConnIndex;
 use crate::shard::call::query::{QueryRefusal, Reply};
 use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
@@ -22,33 +23,52 @@ pub fn subscribe(
 ) -> Result<bool, QueryRefusal> {
     // What the backend answers is meant for the session, although this connection of its may have ended.
     let session = scope.session_of(conn);
-    if let Some(why) = refusal(scope, conn, session, channel) {
+    let is_gone = match scope.conns.conn(conn).phase() {
+        Phase::Closing | Phase::Gone => session.is_none(),
+        phase => phase == Phase::HandedOver,
+    };
+    if is_gone {
         scope.cx.metrics.subscriptions_refused.increment();
-        return Err(why);
+        return Err(QueryRefusal::NoSuchConnection);
     }
     if let Some(index) = session {
-        if scope.sessions.commands.is_busy(&scope.cx) {
-            refuse_change(scope, index, query.is_none());
-            return Err(QueryRefusal::TooBusy);
-        }
-        return Ok(join_session(scope, index, channel, query) && query.is_some());
+        return subscribe_session(scope, index, channel, query);
     }
+    check_room(scope, scope.conns.joined(conn), channel)?;
     let change = scope.channels.join(conn.into(), scope.conns.joined_mut(conn), channel);
     scope.cx.presence(change, true);
     Ok(false)
 }
 
-fn refusal(scope: &Scope<'_>, conn: ConnIndex, session: Option<SessionIndex>, channel: &str) -> Option<QueryRefusal> {
-    let joined = session.map_or(scope.conns.joined(conn), |index| &scope.sessions.table.at(index).joined);
-    let most = scope.cx.settings.channels_per_connection;
-    match scope.conns.conn(conn).phase() {
-        _ if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX => Some(QueryRefusal::BadChannelName),
-        Phase::Closing | Phase::Gone if session.is_none() => Some(QueryRefusal::NoSuchConnection),
-        Phase::HandedOver => Some(QueryRefusal::NoSuchConnection),
-        _ if scope.channels.count(joined, most) < most => None,
-        _ if scope.channels.joined_names(joined).any(|joined| joined == channel) => None,
-        _ => Some(QueryRefusal::TooManyChannels),
+/// The same for a session, whether or not it is online.
+pub fn subscribe_session(
+    scope: &mut Scope<'_>,
+    index: SessionIndex,
+    channel: &str,
+    query: Option<QueryId>,
+) -> Result<bool, QueryRefusal> {
+    check_room(scope, &scope.sessions.table.at(index).joined, channel)?;
+    if scope.sessions.commands.is_busy(&scope.cx) {
+        refuse_change(scope, index, query.is_none());
+        return Err(QueryRefusal::TooBusy);
     }
+    Ok(join_session(scope, index, channel, query) && query.is_some())
+}
+
+/// Whether a member of these channels may join one more.
+fn check_room(scope: &Scope<'_>, joined: &List, channel: &str) -> Result<(), QueryRefusal> {
+    let most = scope.cx.settings.channels_per_connection;
+    let refusal = if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX {
+        QueryRefusal::BadChannelName
+    } else if scope.channels.count(joined, most) < most
+        || scope.channels.joined_names(joined).any(|joined| joined == channel)
+    {
+        return Ok(());
+    } else {
+        QueryRefusal::TooManyChannels
+    };
+    scope.cx.metrics.subscriptions_refused.increment();
+    Err(refusal)
 }
 
 /// `query` gets its reply, for a session when the store has it.
@@ -80,6 +100,8 @@ pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex
             scope.cx.presence(change, true);
             let then = Then::AttachJoin { session: key, attachment, channel: channel.clone() };
             write_change(scope, index, (channel, true), change == Change::Nothing, then);
+            // A call may name the session before it is online: no reply to it may overtake this.
+            note_change(scope, index);
         }
     }
 }

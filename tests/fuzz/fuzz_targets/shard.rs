@@ -14,7 +14,7 @@ use rainbow::shard::command::{
 };
 use rainbow::shard::{
     DrainScope, Forward, ForwardOutcome, Input, Message, Mode, Output, Query, QueryId, SessionSettings, Settings,
-    Shard, Terms,
+    Shard, Terms, Who,
 };
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
@@ -369,7 +369,7 @@ impl Story<'_> {
                 let Some(at) = self.conn() else { return };
                 let (key, identity) = (self.conns[at].key, self.conns[at].identity);
                 let query_id = self.query_id();
-                self.handle(Input::RedirectedQuery { key, query_id, query: Query::Exists { identity } });
+                self.handle(Input::RedirectedQuery { key, query_id, query: Query::Exists { who: identity.into() } });
             }
         }
     }
@@ -467,17 +467,19 @@ impl Story<'_> {
         let identity = self.conns[at].identity;
         let (channel, code, reason) = (self.channel().into(), CloseCode(4000), "go".into());
         let session = || SESSION_NAMES[identity.0[0] as usize % SESSION_NAMES.len()].into();
-        let query = match self.number() % 10 {
-            0 => Query::Exists { identity },
-            1 => Query::Unsubscribe { identity, channel },
-            2 => Query::Evict { channel, keep: identity },
+        let number = self.number();
+        let who = if number & 128 > 0 { Who::Session(session()) } else { identity.into() };
+        let query = match number % 10 {
+            0 => Query::Exists { who },
+            1 => Query::Unsubscribe { who, channel },
+            2 => Query::Evict { channel, keep: who },
             3 => Query::Kick { identity, code, reason },
             4 => Query::KickChannel { channel, code, reason },
             5 => Query::Members { channel, offset: self.number(), limit: self.number() },
             6 => Query::Largest { most: self.number() },
             7 => Query::Session { session: session() },
             8 => Query::DropSession { session: session() },
-            _ => Query::Subscribe { identity, channel },
+            _ => Query::Subscribe { who, channel },
         };
         let query_id = self.query_id();
         self.handle(Input::Query { query_id, query });
