@@ -46,6 +46,8 @@ pub enum Bug {
     AnswersWithoutLimit,
     /// A refusal looks like an answer.
     HidesRefusals,
+    /// A member of two channels of one call gets the message twice.
+    SendsTwice,
     /// Names are hashed without the key that was drawn.
     HashesWithoutKey,
     /// A session whose connection ends stores nothing of what was in flight.

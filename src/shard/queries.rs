@@ -26,6 +26,9 @@ pub fn on_query(
     }
     let reply = match query {
         Query::Send { channel, message, terms } => return fanout.send(scope, query_id, &channel, message, &terms),
+        Query::Broadcast { channels, message, terms } => {
+            return fanout.broadcast(scope, query_id, &channels, &message, &terms);
+        }
         Query::SendTo { session, message, terms } => {
             return send_to_session(scope, query_id, &session, message, &terms);
         }

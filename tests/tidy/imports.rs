@@ -136,6 +136,7 @@ const HASHED_WITHOUT_KEY: &[&str] = &[
     "src/io/worker/sockets.rs",
     "src/shard/connection/known_ids.rs",
     "src/shard/connection/table.rs",
+    "src/shard/fanout/once.rs",
     "src/shard/session/scope.rs",
     "src/shard/session/table.rs",
     "src/store/sqlite/index.rs",

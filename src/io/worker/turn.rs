@@ -435,7 +435,9 @@ impl Worker {
         let refused = self.peers.try_send(to, message);
         if let Err(PeerMessage::Query { query, .. } | PeerMessage::RedirectedQuery { query, .. }) = refused {
             self.count(|counters| &counters.mailbox_full);
-            self.reply(query_id, Reply::not_queried(&query, QueryRefusal::TooBusy));
+            for _ in 0..query.replies() {
+                self.reply(query_id, Reply::not_queried(&query, QueryRefusal::TooBusy));
+            }
         }
     }
 

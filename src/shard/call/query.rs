@@ -18,6 +18,12 @@ pub enum Query {
         message: Message,
         terms: Terms,
     },
+    /// The same to several channels, once to each member of any; a reply for each channel.
+    Broadcast {
+        channels: Arc<[Arc<str>]>,
+        message: Message,
+        terms: Terms,
+    },
     /// The same for one durable session, sent to its owner.
     SendTo {
         session: Arc<str>,
@@ -69,6 +75,16 @@ pub enum Query {
     Largest {
         most: usize,
     },
+}
+
+impl Query {
+    /// How many replies a shard makes.
+    pub fn replies(&self) -> usize {
+        match self {
+            Query::Broadcast { channels, .. } => channels.len(),
+            _ => 1,
+        }
+    }
 }
 
 /// Who is to join or leave a channel.
@@ -314,10 +330,10 @@ impl Reply {
         Reply::Sent { tally, data: Vec::new() }
     }
 
-    /// The reply of a shard that could not be given the query.
+    /// The reply of a shard that could not be given the query. One of `Query::replies`.
     pub fn not_queried(query: &Query, why: QueryRefusal) -> Reply {
         match query {
-            Query::Send { .. } | Query::SendTo { .. } => Reply::not_sent(1, why),
+            Query::Send { .. } | Query::SendTo { .. } | Query::Broadcast { .. } => Reply::not_sent(1, why),
             _ => Reply::Refused(why),
         }
     }
