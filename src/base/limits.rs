@@ -13,6 +13,8 @@ pub struct Limits {
     pub fanout_slice_members: usize,
     /// A channel of up to so many members is served in one go.
     pub fanout_at_once_members: usize,
+    /// Channels that are looked at in one turn for the largest ones.
+    pub walked_channels: usize,
     /// Answers to a client's packets and pings that may wait for it to read, beyond one for each message in the
     /// windows.
     pub answers_waiting_more: usize,
@@ -134,6 +136,7 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         fanout_slice_members: 32,
         fanout_at_once_members: 64,
+        walked_channels: 2048,
         answers_waiting_more: 4096,
         copied_packet_bytes_max: 2 << 10,
         fanout_jobs_max: 4096,

@@ -55,6 +55,7 @@ use crate::metrics::shard::ShardMetrics;
 use crate::wire::packet::{Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use call::waiting::Calls;
+use channel::largest::Largest;
 use channel::members::Channels;
 use command::StoredSession;
 use connection::conn::Phase;
@@ -83,6 +84,7 @@ pub struct Shard {
     downlinks: Downlinks,
     uplinks: Uplinks,
     channels: Channels,
+    largest: Largest,
     sessions: Sessions,
     fanout: Fanout,
     messages: Messages,
@@ -102,6 +104,7 @@ impl Shard {
             downlinks: Downlinks::default(),
             uplinks: Uplinks::default(),
             channels: Channels::new(hash_key),
+            largest: Largest::default(),
             sessions: Sessions::new(hash_key, now),
             fanout: Fanout::default(),
             messages: Messages::default(),
@@ -233,13 +236,14 @@ impl Shard {
         }
     }
 
-    /// One slice of fan-out. True when there is more to do.
+    /// One slice of fan-out, and of what else takes long. True when there is more to do.
     pub fn poll_fanout(&mut self, now: Tick) -> bool {
-        if self.fanout.is_empty() {
+        if self.fanout.is_empty() && self.largest.is_idle() {
             return false;
         }
         let (mut scope, fanout) = self.scope(now);
-        let more = fanout.poll(&mut scope);
+        queries::poll_largest(&mut scope);
+        let more = !fanout.is_empty() && fanout.poll(&mut scope) || !scope.largest.is_idle();
         on_events(&mut scope);
         self.publish();
         more
@@ -323,6 +327,7 @@ impl Shard {
             && self.channels.is_empty()
             && self.calls.is_empty()
             && self.fanout.is_empty()
+            && self.largest.is_idle()
             && self.sessions.commands.is_empty()
             && self.sessions.undropped.is_empty()
             && arenas == [0; 4]
@@ -362,6 +367,7 @@ impl Shard {
             downlinks: &mut self.downlinks,
             uplinks: &mut self.uplinks,
             channels: &mut self.channels,
+            largest: &mut self.largest,
             sessions: &mut self.sessions,
             cx,
         };

@@ -2,14 +2,14 @@
 
 use super::call::query::{Query, QueryRefusal, Reply, SessionInfo, Terms, Who};
 use super::connection::conn::Phase;
-use super::ids::{Member, MemberKind, QueryId};
+use super::ids::{MemberKind, QueryId};
 use super::message::Message;
 use super::output::Output;
 use super::session::channels::{leave_session, subscribe, subscribe_session, unsubscribe};
 use super::session::scope::Scope;
 use super::session::{self, end};
 use crate::base::id::{ConnIndex, ConnKey};
-use crate::shard::fanout::delivery::{self, conn_of, kick, online_members, open_call};
+use crate::shard::fanout::delivery::{self, conn_of, kick, open_call};
 use crate::shard::fanout::runs::Fanout;
 use crate::wire::packet::QoS;
 
@@ -55,7 +55,7 @@ pub fn on_query(
                 None => Reply::found(false),
             }
         }
-        Query::Evict { channel, keep } => evict(scope, &channel, &keep),
+        Query::Evict { channel, keep } => return fanout.evict(scope, query_id, &channel, keep),
         Query::Kick { identity, code, reason } => {
             let found = redirected.or_else(|| scope.conns.find(&identity, Phase::Open));
             if let Some(conn) = found {
@@ -65,7 +65,10 @@ pub fn on_query(
         }
         Query::KickChannel { channel, code, reason } => fanout.close_channel(scope, &channel, code, &reason),
         Query::Members { channel, offset, limit } => members(scope, &channel, offset, limit),
-        Query::Largest { most } => largest(scope, most),
+        Query::Largest { most } => {
+            scope.largest.query(query_id, most);
+            return poll_largest(scope);
+        }
     };
     scope.cx.reply(query_id, reply);
 }
@@ -124,51 +127,28 @@ fn session_info(scope: &Scope<'_>, name: &str) -> Reply {
     })))
 }
 
-/// Everyone but `keep` leaves the channel.
-fn evict(scope: &mut Scope<'_>, channel: &str, keep: &Who) -> Reply {
-    let Some(found) = scope.channels.find(channel) else { return Reply::found(false) };
-    let members: Vec<_> = scope.channels.members(found).collect();
-    let mut evicted = 0;
-    for member in members {
-        if is_member(scope, member, keep) {
-            continue;
-        }
-        evicted += 1;
-        match member.kind() {
-            MemberKind::Session(index) => leave_session(scope, index, channel, None),
-            MemberKind::Connection(conn) => unsubscribe(scope, conn, channel, None),
-        }
-    }
-    Reply::done(evicted)
-}
-
-fn is_member(scope: &Scope<'_>, member: Member, who: &Who) -> bool {
-    match (who, member.kind()) {
-        (Who::Connection(identity), _) => {
-            conn_of(scope, member).is_some_and(|conn| scope.conns.details(conn).identity() == *identity)
-        }
-        (Who::Session(name), MemberKind::Session(index)) => scope.sessions.table.at(index).name == *name,
-        (Who::Session(_), MemberKind::Connection(_)) => false,
-    }
-}
-
 fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Reply {
     let Some(found) = scope.channels.find(channel) else {
         return Reply::Members { total: 0, identities: Vec::new() };
     };
-    let total = online_members(scope, found);
-    let online = scope.channels.members(found).filter_map(|member| conn_of(scope, member));
-    let identities = online.skip(offset).take(limit).map(|conn| scope.conns.details(conn).identity()).collect();
+    let total = scope.channels.online_len(found);
+    let members = scope.channels.members(found);
+    let identity = |conn| scope.conns.details(conn).identity();
+    let identities = if total == members.len() {
+        // A slice: skipping costs nothing.
+        members.skip(offset).take(limit).filter_map(|member| conn_of(scope, member)).map(identity).collect()
+    } else {
+        members.filter_map(|member| conn_of(scope, member)).skip(offset).take(limit).map(identity).collect()
+    };
     Reply::Members { total, identities }
 }
 
-fn largest(scope: &Scope<'_>, most: usize) -> Reply {
-    let mut channels: Vec<(&str, usize)> = scope.channels.iter().collect();
-    let most = most.min(channels.len());
-    if most < channels.len() {
-        channels.select_nth_unstable_by_key(most, |(_, members)| std::cmp::Reverse(*members));
+/// A slice of the walk over all channels.
+pub fn poll_largest(scope: &mut Scope<'_>) {
+    let slots = scope.cx.settings.limits.walked_channels;
+    for (query_id, channels) in scope.largest.poll(scope.channels, slots) {
+        scope.cx.reply(query_id, Reply::Channels(channels));
     }
-    Reply::Channels(channels[..most].iter().map(|(name, members)| (String::from(*name), *members)).collect())
 }
 
 #[cfg(test)]

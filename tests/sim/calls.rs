@@ -164,7 +164,8 @@ impl World {
             assert!(joined, "connection {id} is in {}, nobody put it there", channel_name(channel));
         }
         for id in self.here(node) {
-            if self.joined.contains(&(id, channel)) && !members.contains(&id) {
+            let stays = self.joined.contains(&(id, channel)) && !self.leaving.contains(&(id, channel));
+            if stays && !members.contains(&id) {
                 assert!(
                     !self.is_open(id) && self.connections[id].stage != Stage::Connecting,
                     "connection {id} fell out of a channel"
@@ -311,11 +312,34 @@ impl World {
         let identity: Identity = self.connections[keep].identity;
         for node in 0..self.nodes.len() {
             let leaving: Vec<ConnectionId> = self.members(node, channel).into_iter().filter(|&id| id != keep).collect();
-            let reply = self.query(node, Query::Evict { channel: channel_name(channel).into(), keep: identity.into() });
-            assert_eq!(reply, Reply::done(leaving.len() as u32));
+            self.leaving = leaving.iter().map(|&id| (id, channel)).collect();
+            let now = self.now;
+            self.nodes[node].evict(channel_name(channel), identity, now);
+            let mut turns = 0;
+            let reply = loop {
+                self.turn(node);
+                turns += 1;
+                if let Some(reply) = self.nodes[node].evicted.take() {
+                    break reply;
+                }
+                assert!(turns < 10_000, "an eviction ends");
+            };
+            self.leaving.clear();
+            match reply {
+                Reply::Refused(_) if self.slices => continue,
+                // Some may have gone by themselves.
+                Reply::Done { connections, refused: None } => {
+                    assert!(
+                        connections as usize <= leaving.len() && (self.slices || connections as usize == leaving.len())
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+            self.seen.sliced_evictions += u64::from(turns > 1);
             for id in leaving {
                 self.joined.remove(&(id, channel));
             }
+            assert!(self.members(node, channel).iter().all(|&id| id == keep), "everyone else has left");
             self.turn(node);
         }
     }

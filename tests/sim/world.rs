@@ -7,7 +7,7 @@ use crate::calls::Calls;
 use crate::chaos::answers_to_floods;
 use crate::connection::{Answer, Connection, ConnectionId, Stage};
 use crate::limits::{has_tiny_limits, limits_of};
-use crate::node::Node;
+use crate::node::{EVICTION, Node};
 use crate::peer::RESPONSE;
 use crate::seen::Seen;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
@@ -47,6 +47,8 @@ pub struct World {
     pub calls: Calls,
     /// (connection, channel): somebody put it there and nobody took it out.
     pub joined: HashSet<(ConnectionId, usize)>,
+    /// Of those the ones that are being evicted.
+    pub leaving: HashSet<(ConnectionId, usize)>,
     pub next_token: u64,
     pub seen: Seen,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -117,6 +119,7 @@ impl World {
             backend,
             calls: Calls::default(),
             joined: HashSet::new(),
+            leaving: HashSet::new(),
             next_token: 1,
             seen: Seen::default(),
             events: BinaryHeap::new(),
@@ -551,6 +554,7 @@ impl World {
             match output {
                 Output::Forward(forward) => self.on_forward(forward),
                 Output::Closed { identity, cookie } => self.on_closed(node, &identity, cookie.as_deref()),
+                Output::Reply { query_id: EVICTION, reply } => self.nodes[node].evicted = Some(reply),
                 Output::Reply { query_id, reply } => self.on_reply(node, query_id.0, reply),
                 Output::EndWriting { key } => {
                     let id = self.nodes[node].slots[&key.index];

@@ -12,6 +12,7 @@ use crate::base::keyed_hash::HashKey;
 use crate::shard::ids::Member;
 use hashbrown::HashTable;
 use slab::Slab;
+use std::ops::Range;
 
 /// A channel's slot; reused after the channel has lost its last member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +29,8 @@ struct Channel {
     name: Box<str>,
     hash: u64,
     members: Members,
+    /// Sessions among the members that have no open connection.
+    absent: u32,
 }
 
 /// Most channels have one member: it lies in the channel itself.
@@ -45,6 +48,7 @@ struct Entry {
 struct Membership {
     channel: ChannelIndex,
     position: u32,
+    is_absent: bool,
 }
 
 /// What a change meant for the channel as a whole.
@@ -89,6 +93,12 @@ impl Members {
     }
 }
 
+impl Channel {
+    fn online_len(&self) -> usize {
+        self.members.as_slice().len() - self.absent as usize
+    }
+}
+
 impl Channels {
     pub fn new(key: HashKey) -> Channels {
         Channels { key, names: HashTable::new(), channels: Slab::new(), memberships: Arena::default() }
@@ -124,9 +134,30 @@ impl Channels {
         self.channels[channel.slot()].members.as_slice()[position].member
     }
 
-    /// (name, members) of every channel, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.channels.iter().map(|(_, channel)| (&*channel.name, channel.members.as_slice().len()))
+    /// Members that are not absent.
+    pub fn online_len(&self, channel: ChannelIndex) -> usize {
+        self.channels[channel.slot()].online_len()
+    }
+
+    /// (name, members online) of the channels in so many slots, in no order; fewer where slots are free.
+    pub fn in_slots(&self, slots: Range<usize>) -> impl Iterator<Item = (&str, usize)> {
+        slots.filter_map(|slot| self.channels.get(slot)).map(|channel| (&*channel.name, channel.online_len()))
+    }
+
+    /// Slots that have ever been used.
+    pub fn slots(&self) -> usize {
+        self.channels.capacity()
+    }
+
+    /// A member's session has lost its connection, or has one; also after it has joined a channel.
+    pub fn set_absent(&mut self, joined: &List, is_absent: bool) {
+        let nodes = self.memberships.iter(joined).filter(|(_, membership)| membership.is_absent != is_absent);
+        for node in nodes.map(|(node, _)| node).collect::<Vec<_>>() {
+            let membership = self.memberships.get_mut(node);
+            membership.is_absent = is_absent;
+            let absent = &mut self.channels[membership.channel.slot()].absent;
+            *absent = if is_absent { *absent + 1 } else { *absent - 1 };
+        }
     }
 
     /// `joined` is the member's own list.
@@ -141,7 +172,7 @@ impl Channels {
         }
         let members = &mut self.channels[channel.slot()].members;
         let position = members.as_slice().len() as u32;
-        let membership = self.memberships.push_back(joined, Membership { channel, position });
+        let membership = self.memberships.push_back(joined, Membership { channel, position, is_absent: false });
         members.push(Entry { member, membership });
         Change::Member
     }
@@ -149,8 +180,9 @@ impl Channels {
     fn create(&mut self, name: &str, hash: u64, member: Member, joined: &mut List) {
         let slot = self.channels.vacant_entry();
         let channel = ChannelIndex(slot.key() as u32);
-        let membership = self.memberships.push_back(joined, Membership { channel, position: 0 });
-        slot.insert(Channel { name: name.into(), hash, members: Members::One(Entry { member, membership }) });
+        let membership = self.memberships.push_back(joined, Membership { channel, position: 0, is_absent: false });
+        let members = Members::One(Entry { member, membership });
+        slot.insert(Channel { name: name.into(), hash, members, absent: 0 });
         let channels = &self.channels;
         self.names.insert_unique(hash, channel, |&index| channels[index.slot()].hash);
     }
@@ -182,7 +214,8 @@ impl Channels {
     }
 
     fn remove(&mut self, joined: &mut List, membership: NodeIndex) -> Change {
-        let Membership { channel, position } = self.memberships.remove(joined, membership);
+        let Membership { channel, position, is_absent } = self.memberships.remove(joined, membership);
+        self.channels[channel.slot()].absent -= u32::from(is_absent);
         if let Some(rest) = self.channels[channel.slot()].members.swap_remove(position as usize) {
             if let Some(swapped) = rest.get(position as usize) {
                 self.memberships.get_mut(swapped.membership).position = position;
@@ -201,6 +234,8 @@ impl Channels {
         assert_eq!(members, self.memberships.len(), "every membership is one member");
         for (index, channel) in &self.channels {
             let members = channel.members.as_slice();
+            let absent = members.iter().filter(|entry| self.memberships.get(entry.membership).is_absent);
+            assert_eq!(channel.absent as usize, absent.count(), "every absent member is counted");
             assert!(!members.is_empty(), "a channel without members is gone");
             assert_eq!(
                 members.len() == 1,

@@ -6,16 +6,17 @@
 //! Channels take turns, a slice each, so that a room does not wait behind a broadcast to everybody. A message whose
 //! call is over goes to nobody any more.
 
-use super::delivery::{self, conn_of, deliver, kick, online_members, open_call};
+use super::delivery::{self, conn_of, deliver, kick, open_call};
 use super::once::Once;
 use crate::base::time::Tick;
-use crate::shard::call::query::{QueryRefusal, Reply, Terms};
+use crate::shard::call::query::{QueryRefusal, Reply, Terms, Who};
 use crate::shard::call::waiting::CallRef;
 use crate::shard::channel::members::ChannelIndex;
 use crate::shard::connection::pending::MemberTerms;
 use crate::shard::ids::{Member, MemberKind, QueryId};
 use crate::shard::message::{Message, MessageRef};
 use crate::shard::planted::Bug;
+use crate::shard::session::channels::{leave_session, unsubscribe};
 use crate::shard::session::scope::Scope;
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
@@ -52,6 +53,16 @@ struct Run {
 enum Job {
     Deliver(Delivery),
     Close { code: CloseCode, reason: Rc<str> },
+    Evict(Eviction),
+}
+
+/// Everyone but one leaves the channel.
+struct Eviction {
+    query: QueryId,
+    channel: Arc<str>,
+    keep: Who,
+    evicted: u32,
+    refused: Option<QueryRefusal>,
 }
 
 struct Delivery {
@@ -110,18 +121,18 @@ impl Fanout {
         let members = scope.channels.members_len(index);
         let is_acknowledged = message.qos != QoS::AtMostOnce;
         if let Some(why) = delivery::too_large(&message, &scope.cx) {
-            let targets = if is_acknowledged { members } else { online_members(scope, index) };
+            let targets = if is_acknowledged { members } else { scope.channels.online_len(index) };
             return scope.cx.reply(query, Reply::not_sent(targets, why));
         }
         let is_at_once =
             members <= scope.cx.settings.limits.fanout_at_once_members && !self.channels.contains_key(channel);
         if !is_at_once && self.jobs >= scope.cx.settings.limits.fanout_jobs_max {
             scope.cx.metrics.fanout_refused.increment();
-            let targets = if is_acknowledged { members } else { online_members(scope, index) };
+            let targets = if is_acknowledged { members } else { scope.channels.online_len(index) };
             return scope.cx.reply(query, Reply::not_sent(targets, QueryRefusal::TooManyMessages));
         }
         if !is_acknowledged && once.is_none() {
-            let online = online_members(scope, index);
+            let online = scope.channels.online_len(index);
             scope.cx.reply(query, Reply::sent(online));
         }
         let message = scope.cx.messages.insert(message);
@@ -148,6 +159,23 @@ impl Fanout {
             self.add_job(channel, Job::Close { code, reason: reason.into() });
         }
         Reply::done(members as u32)
+    }
+
+    /// Everyone but `keep` leaves the channel. Replied to when all have been seen.
+    pub fn evict(&mut self, scope: &mut Scope<'_>, query: QueryId, channel: &Arc<str>, keep: Who) {
+        let Some(index) = scope.channels.find(channel) else { return scope.cx.reply(query, Reply::done(0)) };
+        let mut eviction = Eviction { query, channel: channel.clone(), keep, evicted: 0, refused: None };
+        let is_small = scope.channels.members_len(index) <= scope.cx.settings.limits.fanout_at_once_members;
+        if is_small && !self.channels.contains_key(&**channel) {
+            let members: Vec<Member> = scope.channels.members(index).collect();
+            members.into_iter().for_each(|member| eviction.serve(scope, member));
+            return eviction.end(scope);
+        }
+        if self.jobs >= scope.cx.settings.limits.fanout_jobs_max {
+            scope.cx.metrics.fanout_refused.increment();
+            return scope.cx.reply(query, Reply::Refused(QueryRefusal::TooManyMessages));
+        }
+        self.add_job(channel, Job::Evict(eviction));
     }
 
     fn add_job(&mut self, channel: &str, job: Job) {
@@ -180,7 +208,7 @@ impl Fanout {
                     self.earliest = if deadline > now { self.earliest.min(deadline) } else { self.earliest };
                     deadline <= now
                 }
-                Job::Deliver(_) | Job::Close { .. } => false,
+                Job::Deliver(_) | Job::Close { .. } | Job::Evict(_) => false,
             });
             for job in late.collect::<Vec<_>>() {
                 self.jobs -= 1;
@@ -223,12 +251,13 @@ impl Fanout {
         self.jobs -= run.give_up_late(scope);
         let most = (slice_cost / (run.jobs.len() + WRITE_COST)).max(1);
         let end = if run.jobs.is_empty() { run.members.len() } else { run.members.len().min(run.next + most) };
-        for &(member, generation) in &run.members[run.next..end] {
+        let skipped = usize::from(scope.cx.is_planted(Bug::LosesItsPlace) && run.next > 0);
+        for &(member, generation) in &run.members[(run.next + skipped).min(end)..end] {
             serve(scope, &mut run.jobs, member, generation);
         }
         run.next = end;
         let channel = self.channels.get_mut(&name).expect("it is there still");
-        if run.next < run.members.len() {
+        if run.next < run.members.len() && !scope.cx.is_planted(Bug::EndsWithTheFirstSlice) {
             channel.run = Some(run);
         } else {
             self.jobs -= run.jobs.len();
@@ -294,7 +323,7 @@ impl Run {
         let now = scope.cx.now;
         let is_late = |job: &Job| match job {
             Job::Deliver(delivery) => delivery.member_terms.as_ref().is_some_and(|terms| terms.deadline <= now),
-            Job::Close { .. } => false,
+            Job::Close { .. } | Job::Evict(_) => false,
         };
         if !self.jobs.iter().any(is_late) {
             return 0;
@@ -315,8 +344,10 @@ impl Run {
     /// Gives back the list of members, for the next run.
     fn end(self, scope: &mut Scope<'_>) -> Vec<(Member, u32)> {
         for job in self.jobs {
-            if let Job::Deliver(delivery) = job {
-                delivery.end(scope);
+            match job {
+                Job::Deliver(delivery) => delivery.end(scope),
+                Job::Evict(eviction) => eviction.end(scope),
+                Job::Close { .. } => {}
             }
         }
         self.members
@@ -351,6 +382,32 @@ impl Delivery {
             scope.cx.reply(self.query, Reply::sent(self.reached));
         }
         scope.cx.messages.release(self.message);
+    }
+}
+
+impl Eviction {
+    fn serve(&mut self, scope: &mut Scope<'_>, member: Member) {
+        if delivery::is_who(scope, member, &self.keep) {
+            return;
+        }
+        match member.kind() {
+            MemberKind::Session(_) if scope.sessions.commands.is_busy(&scope.cx) => {
+                scope.cx.metrics.stores_refused.increment();
+                self.refused = Some(QueryRefusal::TooBusy);
+                return;
+            }
+            MemberKind::Session(index) => leave_session(scope, index, &self.channel, None),
+            MemberKind::Connection(conn) => unsubscribe(scope, conn, &self.channel, None),
+        }
+        self.evicted += 1;
+    }
+
+    fn end(self, scope: &mut Scope<'_>) {
+        let mut reply = Reply::done(self.evicted);
+        if let Some(why) = self.refused {
+            reply.add(Reply::Refused(why));
+        }
+        scope.cx.reply(self.query, reply);
     }
 }
 
@@ -398,7 +455,8 @@ fn serve(scope: &mut Scope<'_>, jobs: &mut [Job], member: Member, generation: u3
                     kick(scope, conn, *code, reason);
                 }
             }
-            Job::Close { .. } => {}
+            Job::Evict(eviction) if present => eviction.serve(scope, member),
+            Job::Close { .. } | Job::Evict(_) => {}
         }
     }
 }

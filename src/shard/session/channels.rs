@@ -12,6 +12,7 @@ use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
 use crate::shard::command::{Mutation, StoreError};
 use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
+use crate::shard::planted::Bug;
 use std::sync::Arc;
 
 /// `Ok(true)`: the query is replied to when the store has it.
@@ -104,6 +105,13 @@ pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex
             note_change(scope, index);
         }
     }
+    note_online(scope, index);
+}
+
+/// The session's connection has opened or ended, or the session has joined a channel: channels count who is online.
+pub fn note_online(scope: &mut Scope<'_>, index: SessionIndex) {
+    let is_absent = scope.online_conn(index).is_none() && !scope.cx.is_planted(Bug::CountsTheAbsent);
+    scope.channels.set_absent(&scope.sessions.table.at(index).joined, is_absent);
 }
 
 /// False: the session had joined before, and the caller replies. True: the query is replied to when the store knows.
@@ -115,6 +123,7 @@ fn join_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, query
     }
     let key = session.key(index);
     scope.cx.presence(change, true);
+    note_online(scope, index);
     let channel: Arc<str> = channel.into();
     let query = query.map(|query| (query, Reply::found(true)));
     let then = Then::ChannelChanged { session: key, channel: channel.clone(), joins: true, query };
@@ -183,6 +192,7 @@ pub fn on_changed(
             false => scope.channels.leave(&mut session.joined, &channel),
         };
         scope.cx.presence(change, joined);
+        note_online(scope, key.index);
     }
     if refused.is_some() {
         note_refusal(scope, key);

@@ -6,6 +6,7 @@ use crate::base::id::ConnIndex;
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::shard::call::waiting::CallRef;
+use crate::shard::channel::largest::Largest;
 use crate::shard::channel::members::Channels;
 use crate::shard::command::{Mutation, Offset, SessionId};
 use crate::shard::connection::downlink::Downlinks;
@@ -34,6 +35,7 @@ pub struct Scope<'a> {
     pub downlinks: &'a mut Downlinks,
     pub uplinks: &'a mut Uplinks,
     pub channels: &'a mut Channels,
+    pub largest: &'a mut Largest,
     pub sessions: &'a mut Sessions,
     pub cx: Context<'a>,
 }

@@ -53,6 +53,7 @@ const TINY_LIMITS: Limits = Limits {
     answers_waiting_more: 4,
     copied_packet_bytes_max: 12,
     fanout_at_once_members: 1,
+    walked_channels: 1,
     fanout_jobs_max: 3,
     commands_max: 6,
     commands_bytes_max: 3_000,

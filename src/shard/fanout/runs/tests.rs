@@ -257,3 +257,28 @@ fn a_message_of_qos_0_to_several_channels_whose_turn_comes_too_late_is_refused()
     assert_eq!(rig.hear(members[0]), [""; 0]);
     rig.finish();
 }
+
+#[test]
+fn many_are_evicted_in_slices_and_messages_keep_their_place() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "all", 2 * AT_ONCE);
+    let keep = rig.identity(members[3]);
+    rig.call("all", QoS::AtMostOnce, "before");
+    let query_id = rig.query(Query::Evict { channel: "all".into(), keep: keep.into() });
+    rig.replies();
+    let mut slices = 1;
+    while rig.shard.poll_fanout(rig.now) {
+        slices += 1;
+        rig.input(Input::Tick);
+        if slices == 2 {
+            assert!(rig.replies().is_empty(), "not all have left");
+        }
+    }
+    rig.input(Input::Tick);
+    assert!(slices >= 2 * AT_ONCE / SLICE, "{slices} slices");
+    assert_eq!(rig.replies(), [(query_id, Reply::done(2 * AT_ONCE as u32 - 1))]);
+    rig.call("all", QoS::AtMostOnce, "after");
+    assert_eq!(rig.hear(members[3]), ["send0 \"before\"", "send0 \"after\""]);
+    assert_eq!(rig.hear(members[4]), ["send0 \"before\""]);
+    rig.finish();
+}

@@ -176,3 +176,31 @@ fn a_call_that_names_a_session_on_its_way_in_is_answered_when_its_channels_are_s
     bench.rig.end(key);
     bench.finish();
 }
+
+#[test]
+fn who_is_online_is_counted_the_same_everywhere() {
+    let mut bench = Bench::new();
+    let key = bench.attach("me", &["news"]);
+    bench.store();
+    bench.attach("other", &["news"]);
+    bench.store();
+    let counts = |bench: &mut Bench| {
+        let members = Query::Members { channel: "news".into(), offset: 0, limit: 10 };
+        let Reply::Members { total, identities } = bench.rig.reply_to(members) else { panic!("members") };
+        let Reply::Channels(largest) = bench.rig.reply_to(Query::Largest { most: 1 }) else { panic!("channels") };
+        assert_eq!(identities.len(), total);
+        (total, largest.first().map_or(0, |(_, members)| *members))
+    };
+    assert_eq!(counts(&mut bench), (2, 2));
+    bench.rig.end(key);
+    assert_eq!(counts(&mut bench), (1, 1));
+    bench.store();
+    let key = bench.open("me");
+    assert_eq!(counts(&mut bench), (2, 2));
+    bench.rig.input(Input::Unsubscribe { key, channel: "news" });
+    assert_eq!(counts(&mut bench), (1, 1));
+    bench.store();
+    bench.crash();
+    assert_eq!(counts(&mut bench), (0, 0));
+    bench.finish();
+}
