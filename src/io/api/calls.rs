@@ -131,8 +131,8 @@ async fn call(
     spare: Vec<u8>,
 ) -> Result<Response, Refusal> {
     let reply = match read? {
-        Call::Send { to, message_type, qos, timeout, ttl_ms, message_id } => {
-            let message = Outgoing { qos, message_type, body, timeout, ttl_ms, claim: None };
+        Call::Send { to, message_type, qos, timeout, ttl_ms, message_id, wait } => {
+            let message = Outgoing { qos, message_type, body, timeout, ttl_ms, claim: None, wait };
             if let (Targets::One(_) | Targets::Many(_), None) = (&to, &message_id) {
                 query::send(worker, to.channels(), message).await?
             } else {

@@ -11,7 +11,7 @@ use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Targets};
 use crate::shard::command::Claim;
-use crate::shard::{Input, Message, Query, QueryId, Reply, Terms};
+use crate::shard::{Input, Message, Query, QueryId, Reply, Terms, Wait};
 use crate::wire::packet::QoS;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ pub struct Outgoing<'a> {
     pub ttl_ms: Option<u64>,
     /// Of a call with a `message_id`.
     pub claim: Option<Claim>,
+    pub wait: Wait,
 }
 
 /// Queries some shards, and adds the replies up.
@@ -157,7 +158,8 @@ fn sent(reply: Option<Reply>, silent: u32) -> Reply {
 }
 
 fn terms(message: Outgoing<'_>, now: Tick) -> Terms {
-    Terms { deadline: now + message.timeout, ttl_ms: message.ttl_ms, claim: message.claim }
+    let Outgoing { timeout, ttl_ms, claim, wait, .. } = message;
+    Terms { deadline: now + timeout, ttl_ms, claim, wait }
 }
 
 /// Replies come much earlier, but for a store that is slow.

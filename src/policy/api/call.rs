@@ -1,7 +1,7 @@
 //! Calls of the business server as values: what is to be done, for whom, with which limits.
 
 use crate::base::id::Identity;
-use crate::shard::Who;
+use crate::shard::{Wait, Who};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use std::borrow::Cow;
@@ -20,6 +20,7 @@ pub enum Call<'a> {
         ttl_ms: Option<u64>,
         /// The caller's own id: a repeat of the call gets the first answer and sends nothing.
         message_id: Option<Cow<'a, str>>,
+        wait: Wait,
     },
     Subscribe {
         who: Who,

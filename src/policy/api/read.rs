@@ -6,7 +6,7 @@ use super::refusal::Refusal;
 use super::route::Route;
 use crate::base::id::Identity;
 use crate::base::time::ms;
-use crate::shard::{CHANNEL_NAME_MAX, Who};
+use crate::shard::{CHANNEL_NAME_MAX, Wait, Who};
 use crate::wire::http1::{query_get, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
@@ -87,6 +87,7 @@ struct SendParameters<'a> {
     timeout: Duration,
     ttl_ms: Option<u64>,
     message_id: Option<Cow<'a, str>>,
+    wait: Wait,
 }
 
 impl<'a> SendParameters<'a> {
@@ -102,6 +103,7 @@ impl<'a> SendParameters<'a> {
             timeout: timeouts.default,
             ttl_ms: None,
             message_id: None,
+            wait: Wait::Answered,
         }
     }
 
@@ -128,6 +130,8 @@ impl<'a> SendParameters<'a> {
                 self.session.get_or_insert(value);
             }
             "ttl" => self.ttl_ms = Some(read_ttl(&value).ok_or(Refusal::BadTtl)?),
+            "wait" if value == "stored" => self.wait = Wait::Stored,
+            "wait" => return Err(Refusal::BadWait),
             "message_id" if is_name(&value) => self.message_id = Some(value),
             "message_id" => return Err(Refusal::BadMessageId),
             _ => signature.take(name, value),
@@ -136,7 +140,8 @@ impl<'a> SendParameters<'a> {
     }
 
     fn call(self) -> Result<Call<'a>, Refusal> {
-        let SendParameters { one, mut channels, session, message_type, qos, timeout, ttl_ms, message_id, .. } = self;
+        let SendParameters { one, mut channels, session, message_type, qos, timeout, ttl_ms, message_id, wait, .. } =
+            self;
         channels.retain(|channel| !channel.is_empty());
         let to = match (one.filter(|channel| !channel.is_empty()), session) {
             (None, Some(session)) if channels.is_empty() => {
@@ -156,7 +161,7 @@ impl<'a> SendParameters<'a> {
         if to.channels().len() > CHANNELS_PER_BROADCAST {
             return Err(Refusal::TooManyChannels);
         }
-        Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id })
+        Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id, wait })
     }
 }
 
@@ -290,6 +295,7 @@ mod tests {
             timeout: Duration::from_secs(10),
             ttl_ms: None,
             message_id: None,
+            wait: Wait::Answered,
         };
         assert_eq!(send("channel=c+1"), Ok(expected));
     }
@@ -306,6 +312,8 @@ mod tests {
         for ttl in ["0", "-1", "NaN", "inf", "soon", ""] {
             assert_eq!(send(&format!("channel=c&ttl={ttl}")), Err(Refusal::BadTtl), "{ttl}");
         }
+        assert_eq!(send("channel=c&wait=later"), Err(Refusal::BadWait));
+        assert!(matches!(send("channel=c&wait=stored"), Ok(Call::Send { wait: Wait::Stored, .. })));
         assert_eq!(send("channel=c&message_id="), Err(Refusal::BadMessageId));
         assert_eq!(send("channel=c&message_id=a%0Ab"), Err(Refusal::BadMessageId));
         assert_eq!(send(&format!("channel=c&message_id={}", "m".repeat(129))), Err(Refusal::BadMessageId));

@@ -28,6 +28,8 @@ pub enum Refusal {
     BadMessageType,
     #[error("timeout must be a number of seconds")]
     BadTimeout,
+    #[error("wait must be stored, or be left out")]
+    BadWait,
     #[error("ttl must be a number of seconds above 0")]
     BadTtl,
     #[error("a message_id has 1 to {NAME_BYTES_MAX} printable ASCII characters")]

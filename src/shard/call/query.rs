@@ -156,11 +156,22 @@ pub struct Terms {
     pub ttl_ms: Option<u64>,
     /// Of a call with a `message_id`: durable sessions have it stored first, and once.
     pub claim: Option<Claim>,
+    pub wait: Wait,
+}
+
+/// What the caller waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// Clients' answers. What a session does not answer soon is stored.
+    #[default]
+    Answered,
+    /// An answer or the store, whichever is first: the message goes to both at once.
+    Stored,
 }
 
 impl From<Tick> for Terms {
     fn from(deadline: Tick) -> Terms {
-        Terms { deadline, ttl_ms: None, claim: None }
+        Terms { deadline, ttl_ms: None, claim: None, wait: Wait::Answered }
     }
 }
 

@@ -40,6 +40,7 @@ pub fn open_call(
         deadline: terms.deadline,
         expires: expires(terms, &scope.cx),
         claim: terms.claim.clone(),
+        wait: terms.wait,
     })
 }
 

@@ -6,7 +6,7 @@ use crate::shard::command::{Command, Completion, Completions, IDS, Operation, Se
 use crate::shard::tests::{Rig, settings};
 use crate::shard::{
     Forward, Input, Message, NotSent, NotStored, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, Settings,
-    Tally, Terms, Who,
+    Tally, Terms, Wait, Who,
 };
 use crate::wire::packet::QoS;
 use std::collections::VecDeque;

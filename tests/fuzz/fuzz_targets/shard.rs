@@ -14,7 +14,7 @@ use rainbow::shard::command::{
 };
 use rainbow::shard::{
     DrainScope, Forward, ForwardOutcome, Input, Message, Mode, Output, Query, QueryId, SessionSettings, Settings,
-    Shard, Terms, Who,
+    Shard, Terms, Wait, Who,
 };
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
@@ -454,6 +454,7 @@ impl Story<'_> {
             deadline,
             ttl_ms: (number & 1 > 0).then_some(500),
             claim: (number & 2 > 0).then(|| Claim { message_id: "m".into(), until }),
+            wait: if number & 8 > 0 { Wait::Stored } else { Wait::Answered },
         };
         let query_id = self.query_id();
         if number & 4 > 0 {

@@ -204,3 +204,20 @@ fn who_is_online_is_counted_the_same_everywhere() {
     assert_eq!(counts(&mut bench), (0, 0));
     bench.finish();
 }
+
+#[test]
+fn a_call_that_waits_for_the_store_is_answered_at_once_and_the_client_gets_the_message_too() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    let terms = Terms { wait: Wait::Stored, ..Terms::from(bench.rig.now + 10_000) };
+    bench.send_on("me", QOS1, "x", terms);
+    assert_eq!(bench.rig.hear(key), ["send1 #1 \"x\""]);
+    bench.rig.advance(1);
+    bench.store();
+    let Reply::Sent { tally, .. } = bench.reply() else { panic!("a message") };
+    assert_eq!((tally.stored, tally.connections), (1, 0));
+    bench.rig.ack(key, 1, "");
+    bench.store();
+    assert_eq!(bench.waiting("me"), 0);
+    bench.finish();
+}
