@@ -1,7 +1,7 @@
 //! Calls carried out: what each asks of the shards, and how it is answered. Access has been decided before (`access`).
 //!
 //! The body of a refused call says why. Its HTTP status is 200, as in 2014; 400 when the body cannot be read; 503 when
-//! the call may be tried again.
+//! the call may be tried again. With `strict_status` every refusal has a status of its own.
 
 use super::access::{self, Pass};
 use super::query::{self, Outgoing};
@@ -10,7 +10,7 @@ use crate::base::id::ShardId;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
 use crate::io::worker::turn::Worker;
-use crate::policy::api::{self, Call, KickTarget, Refusal, Route, Sent, Targets, outcome};
+use crate::policy::api::{self, Call, KickTarget, ReadSend, Refusal, Route, Sent, Targets, outcome};
 use crate::shard::{Query, Reply, Who};
 use crate::wire::http1::query_get;
 use crate::wire::sign::SignedWebhook;
@@ -36,48 +36,56 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
         && let Err(error) = access::verify_webhook(worker, signed, body)
     {
         worker.count(|counters| &counters.signatures_refused);
-        return access::refused(route, error.into());
+        return access::refused(worker, route, error.into());
     }
     match route {
         Route::Connect => unreachable!("an upgrade is no call"),
         Route::Hello | Route::Live => pages::ok(),
         Route::Ready => pages::ready(worker),
         Route::ServerInfo => pages::server_info(),
-        Route::Info => response_of(info::info(worker).await),
+        Route::Info => response_of(worker, info::info(worker).await),
         Route::Metrics => info::metrics(worker.shared()),
-        Route::Channel => response_of(pages::channel(worker, query).await),
-        Route::Session => response_of(pages::session(worker, query).await),
+        Route::Channel => response_of(worker, pages::channel(worker, query).await),
+        Route::Session => response_of(worker, pages::session(worker, query).await),
         Route::UpdateConfig => {
             audit(route, pass, query, "UpdateConfig", None);
             pages::update_config(worker).await
         }
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
             let timeouts = worker.rules().timeouts();
-            let read = if matches!(pass, Pass::Query) {
-                let (signature, read) = api::read_send(route, query, timeouts);
-                if let Err(error) = access::verify(worker, &signature) {
+            let (read, ignored) = if matches!(route, Route::Send | Route::Broadcast) {
+                let ReadSend { signature, call, ignored } = api::read_send(route, query, timeouts);
+                if matches!(pass, Pass::Query)
+                    && let Err(error) = access::verify(worker, &signature)
+                {
                     worker.count(|counters| &counters.signatures_refused);
-                    return access::refused(route, error.into());
+                    return access::refused(worker, route, error.into());
                 }
-                read
+                (call, ignored)
             } else {
-                api::read_call(route, query, body, timeouts)
+                (api::read_call(route, query, body, timeouts), api::ignored_parameters(route, query))
             };
+            let is_strict = worker.rules().config().strict_status;
+            let read =
+                if is_strict && !ignored.is_empty() { Err(Refusal::UnknownParameters(ignored.clone())) } else { read };
             let audited = audited(route, &read);
             let outcome = call(worker, route, read, body, spare).await;
             if let Some(what) = audited {
                 audit(route, pass, query, &what, outcome.as_ref().err());
             }
-            match outcome {
+            let mut response = match outcome {
                 Ok(response) => {
                     worker.count(|counters| &counters.calls);
-                    response
+                    // A part of it was refused: the figures say which.
+                    access::strictly(worker, response, 409)
                 }
                 Err(why) => {
                     worker.count(|counters| &counters.calls_refused);
-                    refusal(&why)
+                    refusal(worker, &why)
                 }
-            }
+            };
+            api::write_ignored(response.body_mut(), &ignored);
+            response
         }
     }
 }
@@ -114,12 +122,13 @@ fn is_rare(route: Route) -> bool {
     matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig)
 }
 
-fn response_of(page: Result<Response, Refusal>) -> Response {
-    page.unwrap_or_else(|why| refusal(&why))
+fn response_of(worker: &Worker, page: Result<Response, Refusal>) -> Response {
+    page.unwrap_or_else(|why| refusal(worker, &why))
 }
 
-fn refusal(why: &Refusal) -> Response {
+fn refusal(worker: &Worker, why: &Refusal) -> Response {
     let response = access::refusal(why.status(), &why.to_string());
+    let response = access::strictly(worker, response, why.strict_status());
     if response.status() == 503 { response.with_retry_after() } else { response }
 }
 

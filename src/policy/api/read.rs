@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Reads a call. `body` is used by all calls but /send/ and /broadcast/, whose body is the message.
 pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeouts) -> Result<Call<'a>, Refusal> {
     match route {
-        Route::Send | Route::Broadcast => read_send(route, query, timeouts).1,
+        Route::Send | Route::Broadcast => read_send(route, query, timeouts).call,
         Route::Subscribe => {
             let body: MembershipBody = read_json(body)?;
             let who = body.who()?;
@@ -45,34 +45,68 @@ pub struct Signature<'a> {
 impl<'a> Signature<'a> {
     pub fn read(query: &'a str) -> Signature<'a> {
         let mut signature = Signature::default();
-        query_pairs(query).for_each(|(name, value)| signature.take(&name, value));
+        query_pairs(query).for_each(|(name, value)| {
+            signature.take(&name, value);
+        });
         signature
     }
 
-    /// The first of each name counts.
-    fn take(&mut self, name: &str, value: Cow<'a, str>) {
+    /// The first of each name counts. False: it is no part of a signature.
+    fn take(&mut self, name: &str, value: Cow<'a, str>) -> bool {
         let field = match name {
             "timestamp" => &mut self.timestamp,
             "nonce" => &mut self.nonce,
             "signature" => &mut self.signature,
-            _ => return,
+            _ => return false,
         };
         field.get_or_insert(value);
+        true
+    }
+}
+
+/// A send as it was read.
+pub struct ReadSend<'a> {
+    pub signature: Signature<'a>,
+    pub call: Result<Call<'a>, Refusal>,
+    /// Parameters that no send has.
+    pub ignored: Vec<String>,
+}
+
+/// Parameters in the query of a call, sends apart, that it does not have.
+pub fn ignored_parameters(route: Route, query: &str) -> Vec<String> {
+    let (mut signature, mut ignored) = (Signature::default(), Vec::new());
+    for (name, value) in query_pairs(query) {
+        let is_known = signature.take(&name, value) || name == "session" && route == Route::DropSession;
+        if !is_known {
+            note_ignored(&mut ignored, &name);
+        }
+    }
+    ignored
+}
+
+fn note_ignored(ignored: &mut Vec<String>, name: &str) {
+    // A node of 2014 adds this one to the calls that it passes on.
+    if name != "cluster" && ignored.len() < IGNORED_MAX {
+        ignored.push(name.chars().take(NAME_BYTES_MAX).collect());
     }
 }
 
 /// Reads /send/ and /broadcast/, and in the same pass over the query its signature. The caller must check the signature
 /// before it uses the call, or answers that the call is wrong.
-pub fn read_send(route: Route, query: &str, timeouts: Timeouts) -> (Signature<'_>, Result<Call<'_>, Refusal>) {
-    let mut signature = Signature::default();
+pub fn read_send(route: Route, query: &str, timeouts: Timeouts) -> ReadSend<'_> {
+    let (mut signature, mut ignored) = (Signature::default(), Vec::new());
     let mut refusal = None;
     let mut parameters = SendParameters::new(route == Route::Broadcast, timeouts);
     for (name, value) in query_pairs(query) {
-        if let Err(found) = parameters.take(&name, value, &mut signature) {
-            refusal.get_or_insert(found);
+        match parameters.take(&name, value, &mut signature) {
+            Ok(true) => {}
+            Ok(false) => note_ignored(&mut ignored, &name),
+            Err(found) => {
+                refusal.get_or_insert(found);
+            }
         }
     }
-    (signature, refusal.map_or_else(|| parameters.call(), Err))
+    ReadSend { signature, call: refusal.map_or_else(|| parameters.call(), Err), ignored }
 }
 
 /// The parameters of a send, collected in the order of the query.
@@ -107,8 +141,9 @@ impl<'a> SendParameters<'a> {
         }
     }
 
+    /// False: no send has that parameter.
     #[inline]
-    fn take(&mut self, name: &str, value: Cow<'a, str>, signature: &mut Signature<'a>) -> Result<(), Refusal> {
+    fn take(&mut self, name: &str, value: Cow<'a, str>, signature: &mut Signature<'a>) -> Result<bool, Refusal> {
         match name {
             "channel" | "channels" if self.many => match value {
                 Cow::Borrowed(list) => self.channels.extend(list.split(";;").map(Cow::Borrowed)),
@@ -134,9 +169,9 @@ impl<'a> SendParameters<'a> {
             "wait" => return Err(Refusal::BadWait),
             "message_id" if is_name(&value) => self.message_id = Some(value),
             "message_id" => return Err(Refusal::BadMessageId),
-            _ => signature.take(name, value),
+            _ => return Ok(signature.take(name, value)),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn call(self) -> Result<Call<'a>, Refusal> {
@@ -248,6 +283,9 @@ struct KickBody {
     reason: String,
 }
 
+/// Names of unknown parameters in one answer.
+const IGNORED_MAX: usize = 8;
+
 fn default_kick_code() -> u16 {
     4500
 }
@@ -317,6 +355,17 @@ mod tests {
         assert_eq!(send("channel=c&message_id="), Err(Refusal::BadMessageId));
         assert_eq!(send("channel=c&message_id=a%0Ab"), Err(Refusal::BadMessageId));
         assert_eq!(send(&format!("channel=c&message_id={}", "m".repeat(129))), Err(Refusal::BadMessageId));
+    }
+
+    #[test]
+    fn parameters_that_a_call_does_not_have_are_named() {
+        let query = "channel=c&qso=1&timestamp=1&nonce=2&signature=3&cluster=1&TTL=5";
+        assert_eq!(read_send(Route::Send, query, TIMEOUTS).ignored, ["qso", "TTL"]);
+        assert_eq!(read_send(Route::Broadcast, "channels=a;;b&wait=stored", TIMEOUTS).ignored, [""; 0]);
+        assert_eq!(ignored_parameters(Route::DropSession, "session=s&nonce=1&force=1"), ["force"]);
+        assert_eq!(ignored_parameters(Route::Subscribe, "session=s"), ["session"]);
+        let many: String = (0..99).map(|n| format!("{n}=&")).collect();
+        assert_eq!(read_send(Route::Send, &many, TIMEOUTS).ignored.len(), IGNORED_MAX);
     }
 
     #[test]
