@@ -37,7 +37,7 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
         "cluster_name": config.cluster_name,
         "listen": shared.listen().to_string(),
         "connections": metrics.shards_total(|shard| shard.connections.get()),
-        "channels": metrics.shards_total(|shard| shard.channels.get()),
+        "channels": shared.channels(),
         "cpu_percent": cpu_percent(shared.uptime_s(now)),
         "cpu_us": sys::cpu_us(),
         "messages_in": metrics.shards_total(|shard| shard.messages_in.get()),
@@ -140,6 +140,7 @@ pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Vec<(String, us
 pub fn metrics(shared: &Shared) -> Response {
     let loss = Log::loss();
     let readings = Readings {
+        channels: shared.channels(),
         memory_bytes: sys::resident_bytes(),
         uptime_seconds: shared.uptime_s(clock::monotonic()),
         store_queued: shared.store().map(|store| store.len() as u64),

@@ -124,6 +124,11 @@ impl Shared {
         session_owner(self.hash_key, name, self.workers_len())
     }
 
+    /// Channels with members on any worker, each once.
+    pub fn channels(&self) -> u64 {
+        self.presence.channels(self.metrics.shards().iter().map(|shard| shard.channels.get()))
+    }
+
     pub fn presence(&self) -> &Presence {
         &self.presence
     }
