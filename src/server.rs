@@ -20,7 +20,6 @@ use crate::io::worker::message::PeerMessage;
 use crate::io::worker::shared::{Shared, SharedSetup};
 pub use crate::shard::Mode;
 use crate::shard::command::StoredSession;
-use crate::shard::session_owner;
 /// For tests: see `store::crash`.
 pub use crate::store::crash::arm as crash_at;
 use crate::store::{self, OpenError, Opened, Store};
@@ -289,7 +288,7 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
     let config = shared.config();
     let mut owned: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
     for session in sessions {
-        owned[usize::from(session_owner(&session.row.name, receivers.len()).0)].push(session);
+        owned[usize::from(shared.session_owner(&session.row.name).0)].push(session);
     }
     let mut workers = Vec::new();
     for ((n, mailbox), sessions) in receivers.into_iter().enumerate().zip(owned) {

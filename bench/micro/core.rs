@@ -3,6 +3,7 @@
 use divan::Bencher;
 use rainbow::base::arena::List;
 use rainbow::base::id::ConnIndex;
+use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::base::wheel::Wheel;
@@ -59,7 +60,7 @@ fn wheel_expire_all(bencher: Bencher, count: u32) {
 
 /// A channel with so many members, and the lists of who is in it.
 fn channel(members: u32) -> (Channels, Vec<List>) {
-    let mut channels = Channels::default();
+    let mut channels = Channels::new(HashKey::new(1, 2));
     let mut lists: Vec<List> = (0..members).map(|_| List::default()).collect();
     for (conn, list) in lists.iter_mut().enumerate() {
         channels.join(ConnIndex(conn as u32).into(), list, "room");
@@ -80,7 +81,7 @@ fn channel_join_and_leave(bencher: Bencher, members: u32) {
 /// Finding it by name among 100,000 others.
 #[divan::bench]
 fn channel_find(bencher: Bencher) {
-    let mut channels = Channels::default();
+    let mut channels = Channels::new(HashKey::new(1, 2));
     let mut lists: Vec<List> = (0..100_000).map(|_| List::default()).collect();
     for (conn, list) in lists.iter_mut().enumerate() {
         channels.join(ConnIndex(conn as u32).into(), list, &format!("u{conn}"));

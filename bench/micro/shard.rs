@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use rainbow::base::id::{ConnKey, ShardId};
+use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
 use rainbow::shard::{ForwardOutcome, Input, Message, Mode, Output, Query, QueryId, SessionSettings, Settings, Shard};
@@ -81,6 +82,7 @@ fn settings() -> Settings {
         forward_queue: 64,
         forward_queue_bytes: 64 << 20,
         forward_ahead_bytes: 256 << 10,
+        hash_key: HashKey::new(1, 2),
         forwards: true,
         inflight_window: 64,
         received_max: 1024,

@@ -47,7 +47,7 @@ impl ConnKey {
 ///
 /// The first 24 bytes are a SHA-256 over platform, device, address and time; the last eight are the `ConnKey`, masked
 /// with the first eight, so that whoever holds the name finds the connection without a table of a million names.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(pub [u8; 32]);
 
 impl Identity {

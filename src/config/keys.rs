@@ -259,6 +259,11 @@ static CALLS: &[Key] = &[
     key!(send_timeout_max, DURATION, "The longest `timeout` a call may name."),
     key!(calls_max, COUNT, "Calls that may wait for clients' answers at once, per worker."),
     key!(api_body_max, SIZE, "The largest body of a call."),
+    key!(
+        strict_status,
+        SWITCH,
+        "Refused calls get 4xx (503: try again) and problem+json, not 200 as in 2014; so do unknown parameters."
+    ),
 ];
 
 static PROCESS: &[Key] = &[

@@ -25,6 +25,8 @@ pub struct Metrics {
 
 /// What is read at the moment of a scrape.
 pub struct Readings {
+    /// Each once; a worker's own figure counts those that it has members of.
+    pub channels: u64,
     /// `None` when it cannot be read: a figure that is not known is absent, not 0.
     pub memory_bytes: Option<u64>,
     pub uptime_seconds: u64,
@@ -98,7 +100,12 @@ impl Metrics {
 
     /// Every figure that /metrics shows.
     pub fn samples(&self, readings: &Readings) -> impl Iterator<Item = Sample> {
-        self.figures().chain(latency_samples(&self.backends)).chain(self.read(readings))
+        let channels = readings.channels;
+        let figures = self.figures().map(move |sample| match sample.name {
+            "channels" => Sample { value: channels, ..sample },
+            _ => sample,
+        });
+        figures.chain(latency_samples(&self.backends)).chain(self.read(readings))
     }
 
     fn figures(&self) -> impl Iterator<Item = Sample> {
@@ -139,6 +146,7 @@ mod tests {
     use std::collections::HashSet;
 
     const READINGS: Readings = Readings {
+        channels: 0,
         memory_bytes: Some(4096),
         uptime_seconds: 9,
         store_queued: Some(3),

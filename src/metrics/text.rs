@@ -65,6 +65,7 @@ mod tests {
         let metrics = Metrics::new(2, true);
         let samples = || {
             metrics.samples(&Readings {
+                channels: 0,
                 memory_bytes: Some(1),
                 uptime_seconds: 2,
                 store_queued: Some(3),

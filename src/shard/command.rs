@@ -227,7 +227,7 @@ pub enum Completion {
 }
 
 /// Why the store promises nothing now. `Unreachable`: whether the command was carried out is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum StoreError {
     #[error("the disk is full")]
     DiskFull,

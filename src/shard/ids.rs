@@ -15,7 +15,7 @@ impl SessionIndex {
 }
 
 /// A session's slot and the slot's generation, checked when the store has answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey {
     pub index: SessionIndex,
     pub generation: u32,

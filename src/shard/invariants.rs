@@ -9,6 +9,7 @@ use super::connection::uplink::reading;
 use super::session::scope::Scope;
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
+use crate::shard::fanout::delivery::conn_of;
 use crate::shard::fanout::runs::Fanout;
 
 pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
@@ -51,6 +52,15 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     assert!(scope.sessions.channel_changes.len() <= scope.sessions.commands.len(), "each is a command's");
     scope.sessions.commands.check(scope.cx.settings);
     check_sessions(scope);
+    check_online(scope);
+}
+
+fn check_online(scope: &Scope<'_>) {
+    for (name, online) in scope.channels.in_slots(0..scope.channels.slots()) {
+        let channel = scope.channels.find(name).expect("it is found by its name");
+        let members = scope.channels.members(channel).filter_map(|member| conn_of(scope, member));
+        assert_eq!(online, members.count(), "who is online is counted");
+    }
 }
 
 fn check_phase(scope: &Scope<'_>, index: ConnIndex) {

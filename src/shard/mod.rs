@@ -37,8 +37,8 @@ mod session;
 pub mod settings;
 pub mod uplink_sequence;
 
-pub use call::query::{NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms};
-pub use channel::members::{CHANNEL_NAME_MAX, name_hash};
+pub use call::query::{NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms, Wait, Who};
+pub use channel::members::CHANNEL_NAME_MAX;
 pub use connection::uplink::RESERVED_TYPE;
 pub use ids::QueryId;
 pub use input::{DrainScope, ForwardOutcome, Input};
@@ -49,11 +49,13 @@ pub use session::table::session_owner;
 pub use settings::{Mode, SessionSettings, Settings};
 
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::metrics::shard::ShardMetrics;
 use crate::wire::packet::{Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use call::waiting::Calls;
+use channel::largest::Largest;
 use channel::members::Channels;
 use command::StoredSession;
 use connection::conn::Phase;
@@ -82,6 +84,7 @@ pub struct Shard {
     downlinks: Downlinks,
     uplinks: Uplinks,
     channels: Channels,
+    largest: Largest,
     sessions: Sessions,
     fanout: Fanout,
     messages: Messages,
@@ -92,14 +95,17 @@ pub struct Shard {
 
 impl Shard {
     pub fn new(id: ShardId, settings: Settings, metrics: Arc<ShardMetrics>, now: Tick) -> Shard {
+        let is_keyless = settings.is_planted(Bug::HashesWithoutKey);
+        let hash_key = if is_keyless { HashKey::new(0, 0) } else { settings.hash_key };
         Shard {
             settings,
             metrics,
             conns: Table::new(id, now),
             downlinks: Downlinks::default(),
             uplinks: Uplinks::default(),
-            channels: Channels::default(),
-            sessions: Sessions::new(now),
+            channels: Channels::new(hash_key),
+            largest: Largest::default(),
+            sessions: Sessions::new(hash_key, now),
             fanout: Fanout::default(),
             messages: Messages::default(),
             calls: Calls::new(now),
@@ -110,6 +116,7 @@ impl Shard {
 
     /// New limits and times, for what happens from now on.
     pub fn set_settings(&mut self, settings: Settings) {
+        debug_assert_eq!(settings.hash_key, self.settings.hash_key, "names have been hashed with it");
         self.settings = settings;
     }
 
@@ -229,13 +236,14 @@ impl Shard {
         }
     }
 
-    /// One slice of fan-out. True when there is more to do.
+    /// One slice of fan-out, and of what else takes long. True when there is more to do.
     pub fn poll_fanout(&mut self, now: Tick) -> bool {
-        if self.fanout.is_empty() {
+        if self.fanout.is_empty() && self.largest.is_idle() {
             return false;
         }
         let (mut scope, fanout) = self.scope(now);
-        let more = fanout.poll(&mut scope);
+        queries::poll_largest(&mut scope);
+        let more = !fanout.is_empty() && fanout.poll(&mut scope) || !scope.largest.is_idle();
         on_events(&mut scope);
         self.publish();
         more
@@ -319,6 +327,7 @@ impl Shard {
             && self.channels.is_empty()
             && self.calls.is_empty()
             && self.fanout.is_empty()
+            && self.largest.is_idle()
             && self.sessions.commands.is_empty()
             && self.sessions.undropped.is_empty()
             && arenas == [0; 4]
@@ -360,6 +369,7 @@ impl Shard {
             downlinks: &mut self.downlinks,
             uplinks: &mut self.uplinks,
             channels: &mut self.channels,
+            largest: &mut self.largest,
             sessions: &mut self.sessions,
             cx,
         };

@@ -65,7 +65,8 @@ pub enum Output {
     Resume {
         key: ConnKey,
     },
-    /// The first member of a channel (named by its `name_hash`) has joined here, or the last one has left.
+    /// The first member of a channel (named by its hash, with the shard's key) has joined here, or the last one has
+    /// left.
     Presence {
         channel: u64,
         here: bool,

@@ -46,6 +46,16 @@ pub enum Bug {
     AnswersWithoutLimit,
     /// A refusal looks like an answer.
     HidesRefusals,
+    /// Sessions that are absent are counted among those who are online.
+    CountsTheAbsent,
+    /// A member of two channels of one call gets the message twice.
+    SendsTwice,
+    /// What is done in slices is said to be done after the first one.
+    EndsWithTheFirstSlice,
+    /// The first member of each slice is left out.
+    LosesItsPlace,
+    /// Names are hashed without the key that was drawn.
+    HashesWithoutKey,
     /// A session whose connection ends stores nothing of what was in flight.
     ForgetsAtTheEnd,
     /// After a crash offsets that were reserved are used again, and with them their ids.
@@ -103,6 +113,9 @@ impl Bug {
         Bug::StopsAtFullQueue,
         Bug::AnswersWithoutLimit,
         Bug::HidesRefusals,
+        Bug::HashesWithoutKey,
+        Bug::EndsWithTheFirstSlice,
+        Bug::LosesItsPlace,
     ];
 
     /// Those that only a durable session can show.
@@ -123,5 +136,6 @@ impl Bug {
         Bug::CountsExpiredTwice,
         Bug::IgnoresClockSteps,
         Bug::TakesCommandsWithoutLimit,
+        Bug::CountsTheAbsent,
     ];
 }

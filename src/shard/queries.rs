@@ -1,15 +1,15 @@
 //! What the queries of calls do: everything but sending to a channel, which is fan-out's.
 
-use super::call::query::{Query, QueryRefusal, Reply, SessionInfo, Terms};
+use super::call::query::{Query, QueryRefusal, Reply, SessionInfo, Terms, Who};
 use super::connection::conn::Phase;
 use super::ids::{MemberKind, QueryId};
 use super::message::Message;
 use super::output::Output;
-use super::session::channels::{leave_session, subscribe, unsubscribe};
+use super::session::channels::{leave_session, subscribe, subscribe_session, unsubscribe};
 use super::session::scope::Scope;
 use super::session::{self, end};
-use crate::base::id::{ConnIndex, ConnKey, Identity};
-use crate::shard::fanout::delivery::{self, conn_of, kick, online_members, open_call};
+use crate::base::id::{ConnIndex, ConnKey};
+use crate::shard::fanout::delivery::{self, conn_of, kick, open_call};
 use crate::shard::fanout::runs::Fanout;
 use crate::wire::packet::QoS;
 
@@ -24,30 +24,40 @@ pub fn on_query(
     if let Some(to) = handed_over_to(scope, &query).filter(|_| redirected.is_none()) {
         return scope.cx.output(Output::RedirectQuery { to, query_id, query });
     }
-    let find = |scope: &Scope<'_>, identity: &Identity| redirected.or_else(|| scope.conns.find(identity, Phase::Open));
     let reply = match query {
         Query::Send { channel, message, terms } => return fanout.send(scope, query_id, &channel, message, &terms),
+        Query::Broadcast { channels, message, terms } => {
+            return fanout.broadcast(scope, query_id, &channels, &message, &terms);
+        }
         Query::SendTo { session, message, terms } => {
             return send_to_session(scope, query_id, &session, message, &terms);
         }
         Query::Session { session } => session_info(scope, &session),
         Query::DropSession { session } => return end::drop_session(scope, query_id, &session),
-        Query::Exists { identity } => Reply::found(find(scope, &identity).is_some()),
-        Query::Subscribe { identity, channel } => match find(scope, &identity) {
-            Some(conn) => match subscribe(scope, conn, &channel, Some(query_id)) {
+        Query::Exists { who } => Reply::found(find_member(scope, &who, redirected).is_some()),
+        Query::Subscribe { who, channel } => {
+            let subscribed = match find_member(scope, &who, redirected) {
+                Some(MemberKind::Connection(conn)) => subscribe(scope, conn, &channel, Some(query_id)),
+                Some(MemberKind::Session(index)) => subscribe_session(scope, index, &channel, Some(query_id)),
+                None => return scope.cx.reply(query_id, Reply::found(false)),
+            };
+            match subscribed {
                 Ok(true) => return,
                 Ok(false) => Reply::found(true),
                 Err(why) => Reply::Refused(why),
-            },
-            None => Reply::found(false),
-        },
-        Query::Unsubscribe { identity, channel } => match find(scope, &identity) {
-            Some(conn) => return unsubscribe(scope, conn, &channel, Some((query_id, Reply::found(true)))),
-            None => Reply::found(false),
-        },
-        Query::Evict { channel, keep } => evict(scope, &channel, &keep),
+            }
+        }
+        Query::Unsubscribe { who, channel } => {
+            let query = Some((query_id, Reply::found(true)));
+            match find_member(scope, &who, redirected) {
+                Some(MemberKind::Connection(conn)) => return unsubscribe(scope, conn, &channel, query),
+                Some(MemberKind::Session(index)) => return leave_session(scope, index, &channel, query),
+                None => Reply::found(false),
+            }
+        }
+        Query::Evict { channel, keep } => return fanout.evict(scope, query_id, &channel, keep),
         Query::Kick { identity, code, reason } => {
-            let found = find(scope, &identity);
+            let found = redirected.or_else(|| scope.conns.find(&identity, Phase::Open));
             if let Some(conn) = found {
                 kick(scope, conn, code, &reason);
             }
@@ -55,16 +65,29 @@ pub fn on_query(
         }
         Query::KickChannel { channel, code, reason } => fanout.close_channel(scope, &channel, code, &reason),
         Query::Members { channel, offset, limit } => members(scope, &channel, offset, limit),
-        Query::Largest { most } => largest(scope, most),
+        Query::Largest { most } => {
+            scope.largest.query(query_id, most);
+            return poll_largest(scope);
+        }
     };
     scope.cx.reply(query_id, reply);
 }
 
+/// Who is meant, if he is here. `redirected`: the connection that the identity's has become.
+fn find_member(scope: &Scope<'_>, who: &Who, redirected: Option<ConnIndex>) -> Option<MemberKind> {
+    match who {
+        Who::Connection(identity) => {
+            redirected.or_else(|| scope.conns.find(identity, Phase::Open)).map(MemberKind::Connection)
+        }
+        Who::Session(name) => scope.sessions.table.by_name(name).map(MemberKind::Session),
+    }
+}
+
 /// Where the connection that is meant has gone.
 fn handed_over_to(scope: &Scope<'_>, query: &Query) -> Option<ConnKey> {
-    let (Query::Exists { identity }
-    | Query::Subscribe { identity, .. }
-    | Query::Unsubscribe { identity, .. }
+    let (Query::Exists { who: Who::Connection(identity) }
+    | Query::Subscribe { who: Who::Connection(identity), .. }
+    | Query::Unsubscribe { who: Who::Connection(identity), .. }
     | Query::Kick { identity, .. }) = query
     else {
         return None;
@@ -78,7 +101,7 @@ fn send_to_session(scope: &mut Scope<'_>, query_id: QueryId, name: &str, message
         return scope.cx.reply(query_id, Reply::Refused(QueryRefusal::NoSuchSession));
     };
     if let Some(why) = delivery::too_large(&message, &scope.cx) {
-        return scope.cx.reply(query_id, Reply::Refused(why));
+        return scope.cx.reply(query_id, Reply::not_sent(1, why));
     }
     if message.qos == QoS::AtMostOnce {
         let online = usize::from(scope.online_conn(index).is_some());
@@ -104,42 +127,28 @@ fn session_info(scope: &Scope<'_>, name: &str) -> Reply {
     })))
 }
 
-/// Everyone but `keep` leaves the channel.
-fn evict(scope: &mut Scope<'_>, channel: &str, keep: &Identity) -> Reply {
-    let Some(found) = scope.channels.find(channel) else { return Reply::found(false) };
-    let members: Vec<_> = scope.channels.members(found).collect();
-    let mut evicted = 0;
-    for member in members {
-        let conn = conn_of(scope, member);
-        if conn.is_some_and(|conn| scope.conns.details(conn).identity() == *keep) {
-            continue;
-        }
-        evicted += 1;
-        match member.kind() {
-            MemberKind::Session(index) => leave_session(scope, index, channel, None),
-            MemberKind::Connection(conn) => unsubscribe(scope, conn, channel, None),
-        }
-    }
-    Reply::done(evicted)
-}
-
 fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Reply {
     let Some(found) = scope.channels.find(channel) else {
         return Reply::Members { total: 0, identities: Vec::new() };
     };
-    let total = online_members(scope, found);
-    let online = scope.channels.members(found).filter_map(|member| conn_of(scope, member));
-    let identities = online.skip(offset).take(limit).map(|conn| scope.conns.details(conn).identity()).collect();
+    let total = scope.channels.online_len(found);
+    let members = scope.channels.members(found);
+    let identity = |conn| scope.conns.details(conn).identity();
+    let identities = if total == members.len() {
+        // A slice: skipping costs nothing.
+        members.skip(offset).take(limit).filter_map(|member| conn_of(scope, member)).map(identity).collect()
+    } else {
+        members.filter_map(|member| conn_of(scope, member)).skip(offset).take(limit).map(identity).collect()
+    };
     Reply::Members { total, identities }
 }
 
-fn largest(scope: &Scope<'_>, most: usize) -> Reply {
-    let mut channels: Vec<(&str, usize)> = scope.channels.iter().collect();
-    let most = most.min(channels.len());
-    if most < channels.len() {
-        channels.select_nth_unstable_by_key(most, |(_, members)| std::cmp::Reverse(*members));
+/// A slice of the walk over all channels.
+pub fn poll_largest(scope: &mut Scope<'_>) {
+    let slots = scope.cx.settings.limits.walked_channels;
+    for (query_id, channels) in scope.largest.poll(scope.channels, slots) {
+        scope.cx.reply(query_id, Reply::Channels(channels));
     }
-    Reply::Channels(channels[..most].iter().map(|(name, members)| (String::from(*name), *members)).collect())
 }
 
 #[cfg(test)]

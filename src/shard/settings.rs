@@ -1,6 +1,7 @@
 //! What the operator has decided, as far as it concerns a shard.
 
 use super::planted::Bug;
+use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 
 /// Times in milliseconds; a `messages_per_second` or `idle_timeout_ms` of 0 means none.
@@ -29,6 +30,8 @@ pub struct Settings {
     pub messages_per_second: u32,
     pub channels_per_connection: usize,
     pub sessions: SessionSettings,
+    /// For the names of channels and sessions; the same on all shards of a process, and for as long as it lives.
+    pub hash_key: HashKey,
     pub limits: Limits,
     pub mode: Mode,
 }

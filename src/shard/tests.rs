@@ -2,9 +2,12 @@
 //! "x"`, so that a test reads like the wire. Used by the tests of every room; below are those of the shard as a whole.
 
 use super::*;
+use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::wire::packet::{MessageId, MessageRefusal};
 use crate::wire::ws::frame::{ClientFrame, Opcode};
+
+const HASH_KEY: HashKey = HashKey::new(1, 2);
 
 pub struct Rig {
     pub shard: Shard,
@@ -36,6 +39,7 @@ pub fn settings() -> Settings {
         clients_memory_max: 1 << 20,
         messages_per_second: 0,
         sessions: SessionSettings::default(),
+        hash_key: HASH_KEY,
         channels_per_connection: 4,
         limits: Limits::DEFAULT,
         mode: Mode::Packets,
@@ -387,10 +391,10 @@ fn a_refused_connection_leaves_no_trace() {
     let mut rig = Rig::new();
     let (key, identity) = rig.reserve();
     rig.input(Input::Subscribe { key, channel: "news" });
-    assert_eq!(rig.reply_to(Query::Exists { identity }), Reply::done(0));
+    assert_eq!(rig.reply_to(Query::Exists { who: identity.into() }), Reply::done(0));
     rig.outputs();
     rig.input(Input::Abandoned { key });
-    let left = name_hash("news");
+    let left = HASH_KEY.hash("news");
     assert!(matches!(rig.outputs()[..], [Output::Presence { channel, here: false }] if channel == left));
     assert_eq!((rig.stats().opened.get(), rig.stats().ended.get()), (0, 0));
     rig.finish();
@@ -616,7 +620,7 @@ fn presence_is_told_in_pairs() {
     rig.end(two);
     rig.end(one);
     let reported = |channel: &str, wanted: bool, outputs: &[Output]| {
-        let hash = name_hash(channel);
+        let hash = HASH_KEY.hash(channel);
         let matching =
             |o: &&Output| matches!(o, Output::Presence { channel, here } if (*channel, *here) == (hash, wanted));
         outputs.iter().filter(matching).count()

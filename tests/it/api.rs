@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::call::{call_get, send_later, signed_target, subscribe};
+use crate::harness::call::{call_get, call_unsigned, send_later, signed_target, subscribe};
 use crate::harness::http::{self, Wire};
 use crate::harness::ports::free_port;
 use crate::harness::{Backend, Client, Command, Server, Setup, TIMEOUT, call, eventually, send};
@@ -415,4 +415,44 @@ fn admin_listen_moves_all_but_connect_and_hello() {
     for path in ["/info/", "/metrics", "/serverinfo/", "/livez", "/readyz"] {
         assert_eq!(http::get(admin_at, path).status, 200, "{path} on the admin address");
     }
+}
+
+#[test]
+fn parameters_that_a_call_does_not_have_are_named_in_its_answer() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    let answer = call(server.addr(), "/send/", &[("channel", "c"), ("qso", "1"), ("timeout", "1")], "x").json();
+    assert_eq!((&answer["status"], &answer["ignored"]), (&json!(0), &json!(["qso"])), "{answer}");
+    let refused = call(server.addr(), "/send/", &[("chanel", "c")], "x").json();
+    assert_eq!(refused, json!({"status": 1, "msg": "no channel", "ignored": ["chanel"]}));
+}
+
+#[test]
+fn with_strict_status_a_refused_call_has_a_status_of_its_own_and_a_problem() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).set("strict_status", "true").start();
+    let to = server.addr();
+    let nobody = json!({"identity": "ab".repeat(32), "channel": "c"}).to_string();
+    for (path, params, body, status, detail) in [
+        ("/send/", &[("qos", "1")][..], "x", 400, "no channel"),
+        ("/send/", &[("channel", "c"), ("qso", "1")], "x", 400, "unknown parameters: qso"),
+        ("/sub/", &[], nobody.as_str(), 404, "no such connection"),
+        (
+            "/send/",
+            &[("channel", "c"), ("message_id", "m")],
+            "x",
+            409,
+            "message_id needs a store; none is configured (store.kind)",
+        ),
+    ] {
+        let response = call(to, path, params, body);
+        assert_eq!(response.status, status, "{path} {params:?}: {}", response.text());
+        assert_eq!(response.header("content-type"), Some("application/problem+json"));
+        let problem = response.json();
+        assert_eq!((&problem["status"], &problem["detail"]), (&json!(status), &json!(detail)), "{problem}");
+    }
+    let unsigned = call_unsigned(to, "/send/", &[("channel", "c")], "x");
+    assert_eq!((unsigned.status, unsigned.header("content-type")), (401, Some("application/problem+json")));
+    let sent = call(to, "/send/", &[("channel", "c"), ("qos", "1")], "x");
+    assert_eq!((sent.status, sent.outcome()), (200, 0));
 }

@@ -162,3 +162,22 @@ fn has(json: &Value, wanted: &dyn Fn(&str, &Value) -> bool) -> bool {
         _ => false,
     }
 }
+
+#[test]
+fn a_channel_with_members_on_several_workers_is_one_channel() {
+    let backend = Backend::start();
+    backend.on_connect(|request| {
+        let device = request.header("X-DEVICEID").expect("a device");
+        Reply::welcome().header("RAINBOWCLIENTCHANNEL", &format!("room;;of {device}"))
+    });
+    let server = Setup::of(&backend).set("workers", "4").start();
+    let clients: Vec<Client> = (0..24).map(|n| Client::open(server.addr(), &format!("phone {n}"))).collect();
+    let info = http::get(server.addr(), "/info/").json();
+    let workers = info["workers"].as_array().expect("a list");
+    let has_channels = workers.iter().filter(|worker| worker["channels"] != 0).count();
+    assert!(has_channels > 1, "{workers:?}");
+    assert_eq!(info["channels"], 25);
+    assert_eq!(read(server.addr())["rainbow_channels"], 25.0);
+    clients.into_iter().for_each(Client::leave);
+    eventually("no channel is left", || (read(server.addr())["rainbow_channels"] == 0.0).then_some(()));
+}

@@ -339,6 +339,22 @@ fn calls_that_wait_are_limited() {
 }
 
 #[test]
+fn an_unsubscription_that_finds_no_room_among_the_calls_is_no_success() {
+    let backend = subscribing();
+    let mut server = Setup::of(&backend).set("calls_max", "1").set("workers", "1").start();
+    let mut client = Client::open(server.addr(), "phone");
+    let waiting = crate::harness::call::send_later(server.addr(), "all", &[("qos", "1"), ("timeout", "20")], "x");
+    let message = client.expect_send();
+    let body = format!(r#"{{"identity":"{}","channel":"all"}}"#, backend.identity_of("phone"));
+    let refused = crate::harness::call(server.addr(), "/unsub/", &[], &body);
+    assert_eq!(refused.status, 503, "{refused:?}");
+    client.answer(Command::Ack, message.id, "");
+    waiting.join().expect("answered");
+    assert_eq!(crate::harness::call(server.addr(), "/unsub/", &[], &body).outcome(), 0);
+    server.assert_alive();
+}
+
+#[test]
 fn a_panic_costs_one_connection_1011_and_no_other() {
     let backend = Backend::start();
     let mut server = Setup::of(&backend).env("RAINBOW_TEST_PANIC_TYPE", "4242").set("workers", "1").start();

@@ -278,6 +278,48 @@ fn connections_are_handed_to_their_sessions_owner_and_answer_to_their_identity()
 }
 
 #[test]
+fn a_broadcast_reaches_a_session_of_two_of_its_channels_once_and_counts_it_once() {
+    let world = world();
+    let names: Vec<String> = (0..6).map(|n| format!("user {n}")).collect();
+    let of_each: Vec<String> = names.iter().map(|name| format!("of {name}")).collect();
+    let channels = format!("all;;{};;all", of_each.join(";;"));
+    let broadcast = |qos: &str| {
+        let params = [("channels", channels.as_str()), ("qos", qos), ("timeout", "5")];
+        call(world.server.addr(), "/broadcast/", &params, format!("of qos {qos}")).json()
+    };
+    let clients: Vec<Client> = names.iter().map(|name| world.open(name).0).collect();
+    assert_eq!((broadcast("0")["connections"].clone(), broadcast("0")["targets"].clone()), (json!(6), json!(6)));
+    for (client, name) in clients.into_iter().zip(&names) {
+        world.gone(client, name);
+    }
+    let away = broadcast("1");
+    assert_eq!((&away["targets"], &away["stored"]), (&json!(6), &json!(6)), "{away}");
+    assert_eq!(world.session("user 2")["waiting"], 1);
+}
+
+#[test]
+fn sessions_join_and_leave_by_name_also_while_they_are_absent() {
+    let world = world();
+    let to = world.server.addr();
+    let change = |path: &str, body: Value| call(to, path, &[], body.to_string()).json();
+    let names: Vec<String> = (0..8).map(|n| format!("user {n}")).collect();
+    for name in &names {
+        let (client, _) = world.open(name);
+        world.gone(client, name);
+        assert_eq!(change("/sub/", json!({"session": name, "channel": "room"})), json!({"status": 0}), "{name}");
+        assert!(world.session(name)["channels"].to_string().contains("room"));
+    }
+    assert_eq!(world.send("room", &[("qos", "1")], "x")["stored"], 8);
+    let occupied = change("/sub/", json!({"session": "user 3", "channel": "room", "occupy": 1}));
+    assert_eq!(occupied, json!({"status": 0}));
+    assert_eq!(world.send("room", &[("qos", "1")], "x")["stored"], 1);
+    assert_eq!(change("/unsub/", json!({"session": "user 3", "channel": "room"})), json!({"status": 0}));
+    assert_eq!(world.send("room", &[("qos", "1")], "x")["targets"], 0);
+    let missing = json!({"status": 1, "msg": "no such session"});
+    assert_eq!(change("/sub/", json!({"session": "nobody", "channel": "room", "occupy": 1})), missing);
+}
+
+#[test]
 fn sessions_that_are_fought_over_leave_nothing_behind() {
     let mut world = world();
     let to = world.server.addr();

@@ -2,10 +2,9 @@
 
 use crate::connection::{Answer, ConnectionId, Stage};
 use crate::peer::body_of;
-use crate::world::{CHANNELS, Event, World, channel_name};
+use crate::world::{CHANNELS, Event, HASH_KEY, World, channel_name};
 use rainbow::base::id::Identity;
 use rainbow::base::time::Tick;
-use rainbow::shard::name_hash;
 use rainbow::shard::{Input, Message, Query, QueryId, Reply, Terms};
 use rainbow::wire::packet::QoS;
 use rainbow::wire::ws::frame::CloseCode;
@@ -98,8 +97,11 @@ impl World {
         let token = self.next_token;
         self.next_token += 1;
         self.trace(format_args!("call {token} to {}, {qos:?}, within {timeout}", channel_name(channel)));
-        let hash = name_hash(channel_name(channel));
+        let hash = HASH_KEY.hash(channel_name(channel));
         let shards: Vec<usize> = (0..self.nodes.len()).filter(|&node| self.nodes[node].has_presence(hash)).collect();
+        let missed =
+            (0..self.nodes.len()).find(|node| !shards.contains(node) && !self.members(*node, channel).is_empty());
+        assert_eq!(missed, None, "a shard with members of a channel is known for it, by the channel's hash");
         let (begun, deadline) = (self.now, self.now + timeout);
         let open = shards.len();
         let call = Call { channel, qos, deadline, patient, begun, parts: HashMap::new(), open, sum: None };
@@ -162,7 +164,8 @@ impl World {
             assert!(joined, "connection {id} is in {}, nobody put it there", channel_name(channel));
         }
         for id in self.here(node) {
-            if self.joined.contains(&(id, channel)) && !members.contains(&id) {
+            let stays = self.joined.contains(&(id, channel)) && !self.leaving.contains(&(id, channel));
+            if stays && !members.contains(&id) {
                 assert!(
                     !self.is_open(id) && self.connections[id].stage != Stage::Connecting,
                     "connection {id} fell out of a channel"
@@ -174,7 +177,7 @@ impl World {
 
     pub fn is_open(&mut self, id: ConnectionId) -> bool {
         let (node, identity) = (self.connections[id].node, self.connections[id].identity);
-        self.query(node, Query::Exists { identity }) == Reply::done(1)
+        self.query(node, Query::Exists { who: identity.into() }) == Reply::done(1)
     }
 
     /// The server has read the whole answer. `sure`: the connection was open all the while.
@@ -269,14 +272,14 @@ impl World {
         match self.rng.below(12) {
             0..=4 => {
                 let open = self.is_open(id);
-                let reply = self.query(node, Query::Subscribe { identity, channel: name.into() });
+                let reply = self.query(node, Query::Subscribe { who: identity.into(), channel: name.into() });
                 assert_eq!(reply, Reply::done(u32::from(open)));
                 if open {
                     self.joined.insert((id, channel));
                 }
             }
             5..=6 => {
-                self.query(node, Query::Unsubscribe { identity, channel: name.into() });
+                self.query(node, Query::Unsubscribe { who: identity.into(), channel: name.into() });
                 if self.is_open(id) {
                     self.joined.remove(&(id, channel));
                 }
@@ -309,11 +312,34 @@ impl World {
         let identity: Identity = self.connections[keep].identity;
         for node in 0..self.nodes.len() {
             let leaving: Vec<ConnectionId> = self.members(node, channel).into_iter().filter(|&id| id != keep).collect();
-            let reply = self.query(node, Query::Evict { channel: channel_name(channel).into(), keep: identity });
-            assert_eq!(reply, Reply::done(leaving.len() as u32));
+            self.leaving = leaving.iter().map(|&id| (id, channel)).collect();
+            let now = self.now;
+            self.nodes[node].evict(channel_name(channel), identity, now);
+            let mut turns = 0;
+            let reply = loop {
+                self.turn(node);
+                turns += 1;
+                if let Some(reply) = self.nodes[node].evicted.take() {
+                    break reply;
+                }
+                assert!(turns < 10_000, "an eviction ends");
+            };
+            self.leaving.clear();
+            match reply {
+                Reply::Refused(_) if self.slices => continue,
+                // Some may have gone by themselves.
+                Reply::Done { connections, refused: None } => {
+                    assert!(
+                        connections as usize <= leaving.len() && (self.slices || connections as usize == leaving.len())
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+            self.seen.sliced_evictions += u64::from(turns > 1);
             for id in leaving {
                 self.joined.remove(&(id, channel));
             }
+            assert!(self.members(node, channel).iter().all(|&id| id == keep), "everyone else has left");
             self.turn(node);
         }
     }

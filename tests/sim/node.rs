@@ -1,11 +1,13 @@
 //! One shard and what its worker would know: who has which slot, outputs that wait, and the next tick.
 
 use crate::connection::ConnectionId;
-use rainbow::base::id::{ConnIndex, ShardId};
+use rainbow::base::id::{ConnIndex, Identity, ShardId};
 use rainbow::base::time::Tick;
 use rainbow::shard::{Input, Output, Query, QueryId, Reply, Settings, Shard};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+
+pub const EVICTION: QueryId = QueryId(u64::MAX - 1);
 
 /// One shard and what its worker would know.
 pub struct Node {
@@ -19,6 +21,8 @@ pub struct Node {
     pub kicked: HashSet<usize>,
     pub behind: Vec<(u64, usize)>,
     pub stale: u64,
+    /// The reply to the last eviction.
+    pub evicted: Option<Reply>,
 }
 
 impl Node {
@@ -33,6 +37,7 @@ impl Node {
             kicked: HashSet::new(),
             behind: Vec::new(),
             stale: 0,
+            evicted: None,
         }
     }
 
@@ -51,6 +56,12 @@ impl Node {
 
     pub fn next_output(&mut self) -> Option<Output> {
         self.stash.pop_front().or_else(|| self.shard.poll_output())
+    }
+
+    /// Everyone but one leaves a channel, in slices.
+    pub fn evict(&mut self, channel: &str, keep: Identity, now: u64) {
+        let query = Query::Evict { channel: channel.into(), keep: keep.into() };
+        self.input(Input::Query { query_id: EVICTION, query }, now);
     }
 
     pub fn query(&mut self, query: Query, now: u64) -> Reply {

@@ -7,10 +7,11 @@ use crate::calls::Calls;
 use crate::chaos::answers_to_floods;
 use crate::connection::{Answer, Connection, ConnectionId, Stage};
 use crate::limits::{has_tiny_limits, limits_of};
-use crate::node::Node;
+use crate::node::{EVICTION, Node};
 use crate::peer::RESPONSE;
 use crate::seen::Seen;
 use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::shard::{Input, Mode, Output, Query, Reply, SessionSettings, Settings};
@@ -46,6 +47,8 @@ pub struct World {
     pub calls: Calls,
     /// (connection, channel): somebody put it there and nobody took it out.
     pub joined: HashSet<(ConnectionId, usize)>,
+    /// Of those the ones that are being evicted.
+    pub leaving: HashSet<(ConnectionId, usize)>,
     pub next_token: u64,
     pub seen: Seen,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -68,6 +71,8 @@ pub struct Client {
 
 pub const CHANNELS: usize = 3;
 
+pub const HASH_KEY: HashKey = HashKey::new(1, 2);
+
 pub fn channel_name(channel: usize) -> &'static str {
     ["news", "sport", "weather"][channel]
 }
@@ -87,6 +92,7 @@ impl World {
             forward_queue: 1 + rng.below(6) as usize,
             forward_queue_bytes: 300 + rng.below(2_000) as usize,
             forward_ahead_bytes: 1 + rng.below(3_000) as usize,
+            hash_key: HASH_KEY,
             forwards: true,
             inflight_window: 1 + rng.below(4) as usize,
             received_max: 6 + rng.below(6) as usize,
@@ -114,6 +120,7 @@ impl World {
             backend,
             calls: Calls::default(),
             joined: HashSet::new(),
+            leaving: HashSet::new(),
             next_token: 1,
             seen: Seen::default(),
             events: BinaryHeap::new(),
@@ -548,6 +555,7 @@ impl World {
             match output {
                 Output::Forward(forward) => self.on_forward(forward),
                 Output::Closed { identity, cookie } => self.on_closed(node, &identity, cookie.as_deref()),
+                Output::Reply { query_id: EVICTION, reply } => self.nodes[node].evicted = Some(reply),
                 Output::Reply { query_id, reply } => self.on_reply(node, query_id.0, reply),
                 Output::EndWriting { key } => {
                     let id = self.nodes[node].slots[&key.index];

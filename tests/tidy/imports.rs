@@ -84,6 +84,20 @@ pub fn check_names(file: &File, rust: &Rust, findings: &mut Vec<String>) {
     }
 }
 
+/// A hash without a key is for keys of our own making; names and addresses that strangers choose are hashed with a key.
+pub fn check_hashes(file: &File, rust: &Rust, findings: &mut Vec<String>) {
+    let path = &file.path;
+    if HASHED_WITHOUT_KEY.contains(&path.as_str()) {
+        return;
+    }
+    for named in rust.paths.iter().filter(|named| !named.in_test && named.segments[0] == "rustc_hash") {
+        let number = named.line;
+        findings.push(format!(
+            "{path}:{number}: a hash without a key; use `HashKey` for names, or list the file in tests/tidy/imports.rs"
+        ));
+    }
+}
+
 /// Per module, what it may name beside itself. Imports run base ← wire ← shard ← {policy, store, cluster} ← io ← worker
 /// ← server ← main; `config` and `metrics` are for policy and above, the shard has a config struct of its own.
 const HOUSE: &[(&str, &[&str])] = &[
@@ -114,6 +128,20 @@ const IO_ONLY: &[&str] = &["monoio", "libc", "crossbeam"];
 const CLOCKS: &[&str] = &["Instant", "SystemTime", "UNIX_EPOCH", "*"];
 
 const CHANCE: &[&str] = &["rand", "getrandom", "fastrand", "RandomState"];
+
+/// Their keys are slots, numbers and ids that we have made; the digest of a message is in no table.
+const HASHED_WITHOUT_KEY: &[&str] = &[
+    "src/io/handover/channel.rs",
+    "src/io/worker/connecting.rs",
+    "src/io/worker/sockets.rs",
+    "src/shard/connection/known_ids.rs",
+    "src/shard/connection/table.rs",
+    "src/shard/fanout/once.rs",
+    "src/shard/session/scope.rs",
+    "src/shard/session/table.rs",
+    "src/store/sqlite/index.rs",
+    "src/store/sqlite/scan.rs",
+];
 
 const ADDRESSES: &[&str] =
     &["IpAddr", "Ipv4Addr", "Ipv6Addr", "SocketAddr", "SocketAddrV4", "SocketAddrV6", "AddrParseError"];
@@ -166,6 +194,14 @@ mod tests {
         caught("src/shard/channels.rs", "use std::collections::hash_map::RandomState;", "Rng");
         caught("src/wire/packet.rs", "use tracing::debug;", "plain data");
         caught("src/shard/conn.rs", "use std::{fmt, thread};", "plain data");
+    }
+
+    #[test]
+    fn a_hash_without_a_key_is_caught() {
+        caught("src/shard/channel/members.rs", "use rustc_hash::{FxHashMap, FxHasher};", "without a key");
+        caught("src/shard/session/commands.rs", "type A = rustc_hash::FxHashSet<u32>;", "without a key");
+        clean("src/shard/connection/table.rs", "use rustc_hash::FxHashMap;");
+        clean("src/base/keyed_hash.rs", "#[cfg(test)]\nmod tests {\n    use rustc_hash::FxHasher;\n}");
     }
 
     #[test]

@@ -104,6 +104,7 @@ fn check(file: &File) -> Vec<String> {
         if file.path.starts_with("src/") {
             imports::check_imports(file, rust, &mut findings);
             imports::check_names(file, rust, &mut findings);
+            imports::check_hashes(file, rust, &mut findings);
         }
     }
     if file.path == "Cargo.toml" {

@@ -5,7 +5,7 @@
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::worker::turn::Worker;
-use crate::policy::api::{Access, Route, Signature, write_refusal};
+use crate::policy::api::{self, Access, Route, Signature, write_refusal};
 use crate::policy::origin;
 use crate::wire::http1::{RequestHead, query_get};
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
@@ -115,14 +115,20 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
 }
 
 /// The response to a call that may not be made.
-pub fn refused(route: Route, why: AccessRefusal) -> Response {
+pub fn refused(worker: &Worker, route: Route, why: AccessRefusal) -> Response {
+    let strict = if why == AccessRefusal::CrossSite { 403 } else { 401 };
     // 2014's way for signed calls: HTTP 200, and the status in the body.
-    let status = match why {
-        AccessRefusal::CrossSite => 403,
-        _ if route.access() == Access::Signed => 200,
-        _ => 401,
-    };
-    refusal(status, &why.to_string())
+    let is_as_in_2014 = strict == 401 && route.access() == Access::Signed;
+    strictly(worker, refusal(if is_as_in_2014 { 200 } else { strict }, &why.to_string()), strict)
+}
+
+/// A refusal, with this status and as a problem where `strict_status` is on.
+pub fn strictly(worker: &Worker, mut response: Response, status: u16) -> Response {
+    if !worker.rules().config().strict_status || !api::is_refusal(response.body()) {
+        return response;
+    }
+    api::write_problem(response.body_mut(), status);
+    response.into_problem(status)
 }
 
 /// Headers that proxies add.

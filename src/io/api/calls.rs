@@ -1,7 +1,7 @@
 //! Calls carried out: what each asks of the shards, and how it is answered. Access has been decided before (`access`).
 //!
 //! The body of a refused call says why. Its HTTP status is 200, as in 2014; 400 when the body cannot be read; 503 when
-//! the call may be tried again.
+//! the call may be tried again. With `strict_status` every refusal has a status of its own.
 
 use super::access::{self, Pass};
 use super::query::{self, Outgoing};
@@ -10,8 +10,8 @@ use crate::base::id::ShardId;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
 use crate::io::worker::turn::Worker;
-use crate::policy::api::{self, Call, KickTarget, Refusal, Route, Sent, Targets};
-use crate::shard::{Query, Reply};
+use crate::policy::api::{self, Call, KickTarget, ReadSend, Refusal, Route, Sent, Targets, outcome};
+use crate::shard::{Query, Reply, Who};
 use crate::wire::http1::query_get;
 use crate::wire::sign::SignedWebhook;
 use std::iter::once;
@@ -36,48 +36,56 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
         && let Err(error) = access::verify_webhook(worker, signed, body)
     {
         worker.count(|counters| &counters.signatures_refused);
-        return access::refused(route, error.into());
+        return access::refused(worker, route, error.into());
     }
     match route {
         Route::Connect => unreachable!("an upgrade is no call"),
         Route::Hello | Route::Live => pages::ok(),
         Route::Ready => pages::ready(worker),
         Route::ServerInfo => pages::server_info(),
-        Route::Info => response_of(info::info(worker).await),
+        Route::Info => response_of(worker, info::info(worker).await),
         Route::Metrics => info::metrics(worker.shared()),
-        Route::Channel => response_of(pages::channel(worker, query).await),
-        Route::Session => response_of(pages::session(worker, query).await),
+        Route::Channel => response_of(worker, pages::channel(worker, query).await),
+        Route::Session => response_of(worker, pages::session(worker, query).await),
         Route::UpdateConfig => {
             audit(route, pass, query, "UpdateConfig", None);
             pages::update_config(worker).await
         }
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
             let timeouts = worker.rules().timeouts();
-            let read = if matches!(pass, Pass::Query) {
-                let (signature, read) = api::read_send(route, query, timeouts);
-                if let Err(error) = access::verify(worker, &signature) {
+            let (read, ignored) = if matches!(route, Route::Send | Route::Broadcast) {
+                let ReadSend { signature, call, ignored } = api::read_send(route, query, timeouts);
+                if matches!(pass, Pass::Query)
+                    && let Err(error) = access::verify(worker, &signature)
+                {
                     worker.count(|counters| &counters.signatures_refused);
-                    return access::refused(route, error.into());
+                    return access::refused(worker, route, error.into());
                 }
-                read
+                (call, ignored)
             } else {
-                api::read_call(route, query, body, timeouts)
+                (api::read_call(route, query, body, timeouts), api::ignored_parameters(route, query))
             };
+            let is_strict = worker.rules().config().strict_status;
+            let read =
+                if is_strict && !ignored.is_empty() { Err(Refusal::UnknownParameters(ignored.clone())) } else { read };
             let audited = audited(route, &read);
             let outcome = call(worker, route, read, body, spare).await;
             if let Some(what) = audited {
                 audit(route, pass, query, &what, outcome.as_ref().err());
             }
-            match outcome {
+            let mut response = match outcome {
                 Ok(response) => {
                     worker.count(|counters| &counters.calls);
-                    response
+                    // A part of it was refused: the figures say which.
+                    access::strictly(worker, response, 409)
                 }
                 Err(why) => {
                     worker.count(|counters| &counters.calls_refused);
-                    refusal(&why)
+                    refusal(worker, &why)
                 }
-            }
+            };
+            api::write_ignored(response.body_mut(), &ignored);
+            response
         }
     }
 }
@@ -114,12 +122,13 @@ fn is_rare(route: Route) -> bool {
     matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig)
 }
 
-fn response_of(page: Result<Response, Refusal>) -> Response {
-    page.unwrap_or_else(|why| refusal(&why))
+fn response_of(worker: &Worker, page: Result<Response, Refusal>) -> Response {
+    page.unwrap_or_else(|why| refusal(worker, &why))
 }
 
-fn refusal(why: &Refusal) -> Response {
+fn refusal(worker: &Worker, why: &Refusal) -> Response {
     let response = access::refusal(why.status(), &why.to_string());
+    let response = access::strictly(worker, response, why.strict_status());
     if response.status() == 503 { response.with_retry_after() } else { response }
 }
 
@@ -131,8 +140,8 @@ async fn call(
     spare: Vec<u8>,
 ) -> Result<Response, Refusal> {
     let reply = match read? {
-        Call::Send { to, message_type, qos, timeout, ttl_ms, message_id } => {
-            let message = Outgoing { qos, message_type, body, timeout, ttl_ms, claim: None };
+        Call::Send { to, message_type, qos, timeout, ttl_ms, message_id, wait } => {
+            let message = Outgoing { qos, message_type, body, timeout, ttl_ms, claim: None, wait };
             if let (Targets::One(_) | Targets::Many(_), None) = (&to, &message_id) {
                 query::send(worker, to.channels(), message).await?
             } else {
@@ -140,54 +149,62 @@ async fn call(
                 return Box::pin(send_stored(worker, &to, message_id.as_deref(), message)).await;
             }
         }
-        Call::Subscribe { identity, channel, occupy } => {
-            let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
-            let channel: Arc<str> = channel.into();
-            if occupy {
-                let exists = query::query(worker, once(owner), Query::Exists { identity }).await;
-                if exists == Ok(Reply::done(0)) {
-                    return Err(Refusal::NoSuchConnection);
-                }
-                let evict = Query::Evict { channel: channel.clone(), keep: identity };
-                // Nobody is subscribed to a channel that others may still be in.
-                let evicted = query::query(worker, worker.shared().workers(), evict).await?;
-                if let Reply::Refused(why) | Reply::Done { refused: Some(why), .. } = evicted {
-                    return Err(Refusal::Shard(why));
-                }
-            }
-            match query::query(worker, once(owner), Query::Subscribe { identity, channel }).await? {
-                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchConnection),
-                other => other,
-            }
+        Call::Subscribe { who, channel, occupy } => {
+            subscribe(worker, who, channel.into(), occupy).await?;
+            Reply::done(1)
         }
-        Call::Unsubscribe { identity, channel } => {
-            if let Some((identity, owner)) = identity.and_then(|id| Some((id, owner(worker, id.key().shard)?))) {
-                let unsubscribe = Query::Unsubscribe { identity, channel: channel.into() };
-                if let Ok(Reply::Refused(why)) = query::query(worker, once(owner), unsubscribe).await {
-                    return Err(Refusal::Shard(why));
-                }
+        Call::Unsubscribe { who: None, .. } => Reply::done(0),
+        Call::Unsubscribe { who: Some(who), channel } => {
+            if let Some(owner) = owner_of(worker, &who)? {
+                let unsubscribe = Query::Unsubscribe { who, channel: channel.into() };
+                outcome::done(query::query(worker, once(owner), unsubscribe).await?)?;
             }
             Reply::done(0)
         }
         Call::Kick { target: KickTarget::Identity(identity), code, reason } => {
             let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
-            match query::query(worker, once(owner), Query::Kick { identity, code, reason: reason.into() }).await? {
-                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchConnection),
-                other => other,
-            }
+            let kick = Query::Kick { identity, code, reason: reason.into() };
+            outcome::found(query::query(worker, once(owner), kick).await?, Refusal::NoSuchConnection)?;
+            Reply::done(1)
         }
         Call::Kick { target: KickTarget::Channel(channel), code, reason } => {
             let kick = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
             query::query(worker, worker.shared().workers(), kick).await?
         }
         Call::DropSession { session } => {
-            match query::query_owner(worker, &session, |session| Query::DropSession { session }).await? {
-                Reply::Done { connections: 0, .. } => return Err(Refusal::NoSuchSession),
-                other => other,
-            }
+            let reply = query::query_owner(worker, &session, |session| Query::DropSession { session }).await?;
+            outcome::found(reply, Refusal::NoSuchSession)?;
+            Reply::done(1)
         }
     };
     Ok(respond(route, reply, spare))
+}
+
+/// With `occupy` everybody else leaves the channel first: once it is known that the new member is there, and before it
+/// is subscribed, which it is not while others may still be in.
+async fn subscribe(worker: &Rc<Worker>, who: Who, channel: Arc<str>, occupy: bool) -> Result<(), Refusal> {
+    let missing = match who {
+        Who::Connection(_) => Refusal::NoSuchConnection,
+        Who::Session(_) => Refusal::NoSuchSession,
+    };
+    let owner = owner_of(worker, &who)?.ok_or(missing.clone())?;
+    if occupy {
+        let exists = query::query(worker, once(owner), Query::Exists { who: who.clone() }).await?;
+        outcome::found(exists, missing.clone())?;
+        let evict = Query::Evict { channel: channel.clone(), keep: who.clone() };
+        outcome::done(query::query(worker, worker.shared().workers(), evict).await?)?;
+    }
+    let subscribed = query::query(worker, once(owner), Query::Subscribe { who, channel }).await?;
+    outcome::found(subscribed, missing)
+}
+
+/// The shard that knows of a connection or session; `None`: a foreign identity.
+fn owner_of(worker: &Worker, who: &Who) -> Result<Option<ShardId>, Refusal> {
+    match who {
+        Who::Connection(identity) => Ok(owner(worker, identity.key().shard)),
+        Who::Session(_) if !worker.store().has_store() => Err(Refusal::NoStoreForSessions),
+        Who::Session(name) => Ok(Some(worker.shared().session_owner(name))),
+    }
 }
 
 /// A message to a session, or one with a `message_id`.

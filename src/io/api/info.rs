@@ -15,8 +15,8 @@ use crate::metrics::backend::{BackendMetrics, latency_us};
 use crate::metrics::process::Readings;
 use crate::metrics::shard::ShardMetrics;
 use crate::metrics::text;
-use crate::policy::api::Refusal;
-use crate::shard::{Query, Reply};
+use crate::policy::api::{Refusal, outcome};
+use crate::shard::Query;
 use crate::store::Health;
 use serde_json::{Value, json};
 use std::rc::Rc;
@@ -37,7 +37,7 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
         "cluster_name": config.cluster_name,
         "listen": shared.listen().to_string(),
         "connections": metrics.shards_total(|shard| shard.connections.get()),
-        "channels": metrics.shards_total(|shard| shard.channels.get()),
+        "channels": shared.channels(),
         "cpu_percent": cpu_percent(shared.uptime_s(now)),
         "cpu_us": sys::cpu_us(),
         "messages_in": metrics.shards_total(|shard| shard.messages_in.get()),
@@ -130,7 +130,7 @@ fn upstreams(worker: &Worker) -> Vec<Value> {
 /// The channels with the most members, all workers together.
 pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Vec<(String, usize)>, Refusal> {
     let reply = query::query(worker, worker.shared().workers(), Query::Largest { most }).await?;
-    let Reply::Channels(mut channels) = reply else { return Ok(Vec::new()) };
+    let mut channels = outcome::channels(reply)?;
     channels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     channels.truncate(most);
     Ok(channels)
@@ -140,6 +140,7 @@ pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Vec<(String, us
 pub fn metrics(shared: &Shared) -> Response {
     let loss = Log::loss();
     let readings = Readings {
+        channels: shared.channels(),
         memory_bytes: sys::resident_bytes(),
         uptime_seconds: shared.uptime_s(clock::monotonic()),
         store_queued: shared.store().map(|store| store.len() as u64),

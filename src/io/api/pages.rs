@@ -9,7 +9,7 @@ use crate::io::runtime::events::Event;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::store::thread::StoreSender;
 use crate::io::worker::turn::Worker;
-use crate::policy::api::{self, Refusal};
+use crate::policy::api::{self, Refusal, outcome};
 use crate::shard::{Query, Reply, SessionInfo};
 use crate::store::Health;
 use crate::wire::http1::query_get;
@@ -82,10 +82,9 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
         let skip = offset.saturating_sub(total);
         let members = Query::Members { channel: name.clone(), offset: skip, limit: limit - identities.len() };
         let reply = query::query(worker, std::iter::once(shard), members).await?;
-        if let Reply::Members { total: here, identities: some } = reply {
-            total += here;
-            identities.extend(some.iter().map(ToString::to_string));
-        }
+        let (here, some) = outcome::members(reply)?;
+        total += here;
+        identities.extend(some.iter().map(ToString::to_string));
     }
     let body = serde_json::json!({
         "status": 0, "channel": &*channel, "connections": total,

@@ -6,12 +6,12 @@
 
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
-use crate::io::worker::calls::gather::Gathered;
+use crate::io::worker::calls::gather::{Gather, Gathered};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Targets};
 use crate::shard::command::Claim;
-use crate::shard::{Input, NotSent, Query, QueryId, Reply, Terms, name_hash, session_owner};
+use crate::shard::{Input, Message, Query, QueryId, Reply, Terms, Wait};
 use crate::wire::packet::QoS;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ pub struct Outgoing<'a> {
     pub ttl_ms: Option<u64>,
     /// Of a call with a `message_id`.
     pub claim: Option<Claim>,
+    pub wait: Wait,
 }
 
 /// Queries some shards, and adds the replies up.
@@ -61,7 +62,7 @@ pub async fn query_owner(
     if !worker.store().has_store() {
         return Err(Refusal::NoStoreForSessions);
     }
-    let owner = session_owner(session, worker.shared().workers_len());
+    let owner = worker.shared().session_owner(session);
     query(worker, std::iter::once(owner), query_about(session.into())).await
 }
 
@@ -85,7 +86,7 @@ async fn send_to_session(worker: &Worker, name: &str, message: Outgoing<'_>) -> 
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
     let terms = terms(message, worker.now());
     let deadline = terms.deadline + REPLY_GRACE_MS;
-    let owner = session_owner(name, worker.shared().workers_len());
+    let owner = worker.shared().session_owner(name);
     let query = Query::SendTo { session: name.into(), message: encoded, terms };
     match query_until(worker, std::iter::once(owner), query, deadline).await {
         Err(Refusal::NoAnswerInTime) => Ok(sent(None, 1)),
@@ -93,30 +94,17 @@ async fn send_to_session(worker: &Worker, name: &str, message: Outgoing<'_>) -> 
     }
 }
 
-/// A message to channels, wherever they have members. When all members are on this worker, it costs no allocation but
-/// the message's.
+/// A message to channels, wherever they have members. When all members of the one channel are on this worker, it costs
+/// no allocation but the message's.
 pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<'_>) -> Result<Reply, Refusal> {
     let now = worker.now();
     let deadline = now + message.timeout + REPLY_GRACE_MS;
     let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
     let terms = terms(message, now);
-    let shared = worker.shared();
-    for channel in channels {
-        let hash = name_hash(channel);
-        let mut elsewhere = None;
-        let may_have = |shard| shard == worker.id() || shared.presence().may_have(shard, hash);
-        for shard in shared.workers().filter(|&shard| may_have(shard)) {
-            gather.expect_one();
-            let message = encoded.clone();
-            if shard == worker.id() {
-                worker.shard().handle(Input::Send { query_id: gather.query(), channel, message, terms: &terms }, now);
-            } else {
-                let name: &Arc<str> = elsewhere.get_or_insert_with(|| Arc::from(&**channel));
-                let query = Query::Send { channel: name.clone(), message, terms: terms.clone() };
-                query_one(worker, shard, gather.query(), query);
-            }
-        }
+    match channels {
+        [channel] => send_to_channel(worker, &gather, channel, encoded, &terms),
+        channels => broadcast(worker, &gather, channels, &encoded, &terms),
     }
     worker.carry_out();
     worker.wakeups().need_turn();
@@ -124,18 +112,54 @@ pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<
     Ok(sent(reply, silent))
 }
 
+fn send_to_channel(worker: &Worker, gather: &Gather, channel: &str, message: Message, terms: &Terms) {
+    let (mut elsewhere, hash) = (None, worker.shared().hash_key().hash(channel));
+    for shard in worker.shared().workers().filter(|&shard| may_have(worker, shard, hash)) {
+        gather.expect_one();
+        let (query_id, message) = (gather.query(), message.clone());
+        if shard == worker.id() {
+            worker.shard().handle(Input::Send { query_id, channel, message, terms }, worker.now());
+        } else {
+            let channel: &Arc<str> = elsewhere.get_or_insert_with(|| Arc::from(channel));
+            let query = Query::Send { channel: channel.clone(), message, terms: terms.clone() };
+            query_one(worker, shard, query_id, query);
+        }
+    }
+}
+
+/// One query to each shard, so that it sees who is in several of the channels.
+fn broadcast(worker: &Worker, gather: &Gather, channels: &[Cow<'_, str>], message: &Message, terms: &Terms) {
+    let mut names: Vec<Arc<str>> = channels.iter().map(|channel| Arc::from(&**channel)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let hashes: Vec<u64> = names.iter().map(|name| worker.shared().hash_key().hash(name)).collect();
+    for shard in worker.shared().workers() {
+        let here = names.iter().zip(&hashes).filter(|(_, hash)| may_have(worker, shard, **hash));
+        let channels: Arc<[Arc<str>]> = here.map(|(name, _)| name.clone()).collect();
+        if channels.is_empty() {
+            continue;
+        }
+        let query = Query::Broadcast { channels, message: message.clone(), terms: terms.clone() };
+        (0..query.replies()).for_each(|_| gather.expect_one());
+        query_one(worker, shard, gather.query(), query);
+    }
+}
+
+/// Of this worker's own shard that need not be known: it finds nobody at once.
+fn may_have(worker: &Worker, shard: ShardId, channel: u64) -> bool {
+    shard == worker.id() || worker.shared().presence().may_have(shard, channel)
+}
+
 /// The outcome of a message, of which so many shards have said nothing.
 fn sent(reply: Option<Reply>, silent: u32) -> Reply {
     let mut reply = reply.unwrap_or(Reply::sent(0));
-    if let (Reply::Sent { tally, .. }, 1..) = (&mut reply, silent) {
-        tally.targets += silent;
-        tally.leave_undecided(silent, NotSent::Silent);
-    }
+    reply.add(Reply::silent(silent));
     reply
 }
 
 fn terms(message: Outgoing<'_>, now: Tick) -> Terms {
-    Terms { deadline: now + message.timeout, ttl_ms: message.ttl_ms, claim: message.claim }
+    let Outgoing { timeout, ttl_ms, claim, wait, .. } = message;
+    Terms { deadline: now + timeout, ttl_ms, claim, wait }
 }
 
 /// Replies come much earlier, but for a store that is slow.

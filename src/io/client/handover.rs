@@ -19,7 +19,6 @@ use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
 use crate::shard::command::StoreError;
-use crate::shard::session_owner;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,7 +32,7 @@ pub async fn hand_over(
     socket: Socket,
     arrival: Arrival,
 ) -> Result<(), (Socket, ConnectRefusal)> {
-    let owner = session_owner(&arrival.session.name, worker.shared().workers_len());
+    let owner = worker.shared().session_owner(&arrival.session.name);
     let limits = worker.limits();
     let mut arrival = Box::new(arrival);
     for _ in 0..limits.handover_attempts_max {

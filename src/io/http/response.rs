@@ -58,6 +58,19 @@ impl Response {
         self.status
     }
 
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub fn body_mut(&mut self) -> &mut Vec<u8> {
+        self.body.to_mut()
+    }
+
+    /// As a problem of RFC 9457; the body is one already.
+    pub fn into_problem(self, status: u16) -> Response {
+        Response { status, content_type: "application/problem+json", ..self }
+    }
+
     /// The body's buffer, to be used again; `None` when it is not ours.
     pub fn into_buffer(self) -> Option<Vec<u8>> {
         match self.body {
@@ -108,6 +121,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
         413 => "Content Too Large",
         414 => "URI Too Long",
         426 => "Upgrade Required",

@@ -13,7 +13,7 @@ use crate::io::runtime::panics::contain;
 use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::{Actions, ConnectAnswer, Failure, Verdict};
-use crate::shard::{self, ForwardOutcome, Input};
+use crate::shard::{ForwardOutcome, Input};
 use crate::wire::packet::MessageRefusal;
 use std::rc::Rc;
 use tracing::{debug, error, warn};
@@ -137,7 +137,7 @@ fn session_owner(worker: &Worker, actions: &Actions<'_>) -> Option<ShardId> {
         }
         return None;
     }
-    Some(shard::session_owner(name, worker.shared().workers_len()))
+    Some(worker.shared().session_owner(name))
 }
 
 fn session_request(actions: &Actions<'_>, response: Vec<u8>, greets: bool) -> SessionRequest {

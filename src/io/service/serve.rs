@@ -198,7 +198,7 @@ impl ServedConnection {
     async fn call(&mut self, head: usize, call: CallPlan, form: ResponseForm) -> Option<usize> {
         if let Pass::Refused(why) = &call.pass {
             self.worker().count(|counters| &counters.signatures_refused);
-            let response = access::refused(call.route, *why);
+            let response = access::refused(self.worker(), call.route, *why);
             let form = ResponseForm { keep_alive: form.keep_alive && call.framing == BodyFraming::None, ..form };
             self.connection.respond(&response, form).await;
             return form.keep_alive.then_some(head);

@@ -1,6 +1,7 @@
 //! The configuration in the types of its users: converted once per reload, read on every use. The limits that no
 //! operator sets come with it, and stay over reloads.
 
+use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::ms;
 use crate::config::{Config, SignatureRequire};
@@ -87,7 +88,7 @@ impl Rules {
         self.config.security_token.is_empty() && self.webhook_keys.is_empty()
     }
 
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self, hash_key: HashKey) -> Settings {
         let config = &self.config;
         Settings {
             ping_interval_ms: ms(config.ping_interval),
@@ -118,6 +119,7 @@ impl Rules {
                 expiry_max_s: config.store.session_expiry_max.as_secs(),
                 message_ttl_ms: ms(config.store.message_ttl),
             },
+            hash_key,
             limits: self.limits.clone(),
             mode: self.mode,
         }

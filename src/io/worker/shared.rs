@@ -4,6 +4,7 @@
 use super::message::PeerMessage;
 use super::presence::Presence;
 use crate::base::id::ShardId;
+use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::{Config, StoreKind};
@@ -17,7 +18,8 @@ use crate::io::worker::calls::in_flight::InFlightCalls;
 use crate::metrics::process::Metrics;
 use crate::policy::admission::Admission;
 use crate::policy::replays::Replays;
-use std::hash::RandomState;
+use crate::shard::session_owner;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +27,7 @@ use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub struct Shared {
     admission: Arc<Admission>,
+    hash_key: HashKey,
     presence: Presence,
     /// One per worker.
     mailboxes: Arc<[MailboxSender<PeerMessage>]>,
@@ -70,6 +73,7 @@ impl Shared {
         let metrics = Metrics::new(workers, config.store.kind != StoreKind::None);
         Shared {
             admission: Arc::new(Admission::new(metrics.admission().clone())),
+            hash_key: draw_hash_key(),
             presence: Presence::new(workers),
             mailboxes: mailboxes.into(),
             handovers,
@@ -108,6 +112,21 @@ impl Shared {
 
     pub fn admission(&self) -> &Arc<Admission> {
         &self.admission
+    }
+
+    /// For the names of channels and sessions.
+    pub fn hash_key(&self) -> HashKey {
+        self.hash_key
+    }
+
+    /// The worker that owns the session of that name.
+    pub fn session_owner(&self, name: &str) -> ShardId {
+        session_owner(self.hash_key, name, self.workers_len())
+    }
+
+    /// Channels with members on any worker, each once.
+    pub fn channels(&self) -> u64 {
+        self.presence.channels(self.metrics.shards().iter().map(|shard| shard.channels.get()))
     }
 
     pub fn presence(&self) -> &Presence {
@@ -226,6 +245,12 @@ impl Shared {
     pub fn uptime_s(&self, now: Tick) -> u64 {
         now.since_ms(self.started) / 1000
     }
+}
+
+/// The standard library has its keys from the system.
+fn draw_hash_key() -> HashKey {
+    let draw = || RandomState::new().hash_one(0);
+    HashKey::new(draw(), draw())
 }
 
 /// A worker's timer task runs once a second at least.

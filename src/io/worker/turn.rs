@@ -92,7 +92,12 @@ impl Worker {
             id,
             clock: if to_store.is_some() { Clock::with_wall_clock() } else { Clock::default() },
             wakeups: Wakeups::default(),
-            shard: RefCell::new(Shard::new(id, rules.settings(), shared.metrics().shard(id).clone(), now)),
+            shard: RefCell::new(Shard::new(
+                id,
+                rules.settings(shared.hash_key()),
+                shared.metrics().shard(id).clone(),
+                now,
+            )),
             metrics: shared.metrics().worker(id).clone(),
             sockets,
             due_responses: DueResponses::default(),
@@ -323,7 +328,7 @@ impl Worker {
 
     fn reload(&self, config: Arc<Config>) {
         let rules = self.rules().reloaded(config);
-        self.shard.borrow_mut().set_settings(rules.settings());
+        self.shard.borrow_mut().set_settings(rules.settings(self.shared.hash_key()));
         self.calls.gathers().set_max(rules.config().calls_max);
         self.hooks.reconfigure(rules.config());
         *self.rules.borrow_mut() = Rc::new(rules);
@@ -427,9 +432,12 @@ impl Worker {
     /// A query that a full mailbox refuses: then the refusal is the reply.
     pub fn query_peer(&self, to: ShardId, query_id: QueryId, message: PeerMessage) {
         self.wakeups.need_turn();
-        if self.peers.try_send(to, message).is_err() {
+        let refused = self.peers.try_send(to, message);
+        if let Err(PeerMessage::Query { query, .. } | PeerMessage::RedirectedQuery { query, .. }) = refused {
             self.count(|counters| &counters.mailbox_full);
-            self.reply(query_id, Reply::Refused(QueryRefusal::TooBusy));
+            for _ in 0..query.replies() {
+                self.reply(query_id, Reply::not_queried(&query, QueryRefusal::TooBusy));
+            }
         }
     }
 

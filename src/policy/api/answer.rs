@@ -2,6 +2,7 @@
 
 use crate::shard::Tally;
 use crate::wire::http1::push_number;
+use serde_json::Value;
 
 /// The outcome of a send.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,32 @@ pub fn write_refusal(out: &mut Vec<u8>, reason: &str) {
     out.push(b'}');
 }
 
+/// Adds `"ignored":["qso"]`, the parameters that the call does not have, to an answer.
+pub fn write_ignored(answer: &mut Vec<u8>, ignored: &[String]) {
+    if ignored.is_empty() || answer.pop_if(|last| *last == b'}').is_none() {
+        return;
+    }
+    answer.extend_from_slice(b",\"ignored\":");
+    let _ = serde_json::to_writer(&mut *answer, ignored);
+    answer.push(b'}');
+}
+
+/// Whether an answer says that the call, or a part of it, was refused.
+pub fn is_refusal(answer: &[u8]) -> bool {
+    answer.starts_with(b"{\"status\":1,")
+}
+
+/// Makes a refusal a problem of RFC 9457: `status` is the HTTP status then, `detail` the reason; what else the answer
+/// says stays.
+pub fn write_problem(answer: &mut Vec<u8>, status: u16) {
+    let Ok(Value::Object(mut problem)) = serde_json::from_slice(answer) else { return };
+    problem.insert("type".into(), "about:blank".into());
+    problem.insert("status".into(), status.into());
+    problem.insert("detail".into(), problem.get("msg").cloned().unwrap_or_default());
+    answer.clear();
+    let _ = serde_json::to_writer(&mut *answer, &problem);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +100,23 @@ mod tests {
         let sent = Sent { tally, data: b"say \"hi\"\n\xFF", to_session: false };
         let data = "say \"hi\"\n\u{FFFD}";
         assert_eq!(written(sent), serde_json::json!({"status": 0, "connections": 2, "targets": 3, "data": data}));
+    }
+
+    #[test]
+    fn an_answer_names_what_it_ignores_and_a_problem_keeps_the_figures() {
+        let mut answer = Vec::new();
+        write_refusal(&mut answer, "no channel");
+        write_ignored(&mut answer, &["q\"so".into()]);
+        assert!(is_refusal(&answer));
+        write_problem(&mut answer, 400);
+        let expected = serde_json::json!({
+            "type": "about:blank", "status": 400, "detail": "no channel", "msg": "no channel", "ignored": ["q\"so"],
+        });
+        assert_eq!(serde_json::from_slice::<Value>(&answer).expect("valid JSON"), expected);
+        let mut answer = b"{\"status\":0}".to_vec();
+        write_ignored(&mut answer, &[]);
+        assert!(!is_refusal(&answer));
+        assert_eq!(answer, b"{\"status\":0}");
     }
 
     #[test]

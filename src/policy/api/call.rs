@@ -1,6 +1,7 @@
 //! Calls of the business server as values: what is to be done, for whom, with which limits.
 
 use crate::base::id::Identity;
+use crate::shard::{Wait, Who};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use std::borrow::Cow;
@@ -19,15 +20,16 @@ pub enum Call<'a> {
         ttl_ms: Option<u64>,
         /// The caller's own id: a repeat of the call gets the first answer and sends nothing.
         message_id: Option<Cow<'a, str>>,
+        wait: Wait,
     },
     Subscribe {
-        identity: Identity,
+        who: Who,
         channel: String,
         occupy: bool,
     },
-    /// `identity` is `None` when it cannot be one of ours: there is nothing to do.
+    /// `who` is `None` when the identity cannot be one of ours: there is nothing to do.
     Unsubscribe {
-        identity: Option<Identity>,
+        who: Option<Who>,
         channel: String,
     },
     Kick {

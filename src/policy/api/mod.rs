@@ -4,14 +4,15 @@
 mod answer;
 mod call;
 mod limits;
+pub mod outcome;
 mod read;
 mod refusal;
 pub mod remembered;
 mod route;
 
-pub use answer::{Sent, write_refusal, write_sent};
+pub use answer::{Sent, is_refusal, write_ignored, write_problem, write_refusal, write_sent};
 pub use call::{Call, KickTarget, Targets, Timeouts};
 pub use limits::CHANNELS_PER_BROADCAST;
-pub use read::{Signature, read_call, read_send, session_name};
+pub use read::{ReadSend, Signature, ignored_parameters, read_call, read_send, session_name};
 pub use refusal::Refusal;
 pub use route::{Access, Route};

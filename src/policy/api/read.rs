@@ -6,7 +6,7 @@ use super::refusal::Refusal;
 use super::route::Route;
 use crate::base::id::Identity;
 use crate::base::time::ms;
-use crate::shard::CHANNEL_NAME_MAX;
+use crate::shard::{CHANNEL_NAME_MAX, Wait, Who};
 use crate::wire::http1::{query_get, query_pairs};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
@@ -17,16 +17,16 @@ use std::time::Duration;
 /// Reads a call. `body` is used by all calls but /send/ and /broadcast/, whose body is the message.
 pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeouts) -> Result<Call<'a>, Refusal> {
     match route {
-        Route::Send | Route::Broadcast => read_send(route, query, timeouts).1,
+        Route::Send | Route::Broadcast => read_send(route, query, timeouts).call,
         Route::Subscribe => {
             let body: MembershipBody = read_json(body)?;
+            let who = body.who()?;
             let channel = channel_name(body.channel)?;
-            let identity = Identity::from_hex(body.identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?;
-            Ok(Call::Subscribe { identity, channel, occupy: body.occupy.0 })
+            Ok(Call::Subscribe { who: who.ok_or(Refusal::NoSuchConnection)?, channel, occupy: body.occupy.0 })
         }
         Route::Unsubscribe => {
             let body: MembershipBody = read_json(body)?;
-            Ok(Call::Unsubscribe { identity: Identity::from_hex(body.identity.as_bytes()), channel: body.channel })
+            Ok(Call::Unsubscribe { who: body.who()?, channel: body.channel })
         }
         Route::Kick => read_kick(body),
         Route::DropSession => Ok(Call::DropSession { session: session_name(query)?.into_owned() }),
@@ -45,34 +45,68 @@ pub struct Signature<'a> {
 impl<'a> Signature<'a> {
     pub fn read(query: &'a str) -> Signature<'a> {
         let mut signature = Signature::default();
-        query_pairs(query).for_each(|(name, value)| signature.take(&name, value));
+        query_pairs(query).for_each(|(name, value)| {
+            signature.take(&name, value);
+        });
         signature
     }
 
-    /// The first of each name counts.
-    fn take(&mut self, name: &str, value: Cow<'a, str>) {
+    /// The first of each name counts. False: it is no part of a signature.
+    fn take(&mut self, name: &str, value: Cow<'a, str>) -> bool {
         let field = match name {
             "timestamp" => &mut self.timestamp,
             "nonce" => &mut self.nonce,
             "signature" => &mut self.signature,
-            _ => return,
+            _ => return false,
         };
         field.get_or_insert(value);
+        true
+    }
+}
+
+/// A send as it was read.
+pub struct ReadSend<'a> {
+    pub signature: Signature<'a>,
+    pub call: Result<Call<'a>, Refusal>,
+    /// Parameters that no send has.
+    pub ignored: Vec<String>,
+}
+
+/// Parameters in the query of a call, sends apart, that it does not have.
+pub fn ignored_parameters(route: Route, query: &str) -> Vec<String> {
+    let (mut signature, mut ignored) = (Signature::default(), Vec::new());
+    for (name, value) in query_pairs(query) {
+        let is_known = signature.take(&name, value) || name == "session" && route == Route::DropSession;
+        if !is_known {
+            note_ignored(&mut ignored, &name);
+        }
+    }
+    ignored
+}
+
+fn note_ignored(ignored: &mut Vec<String>, name: &str) {
+    // A node of 2014 adds this one to the calls that it passes on.
+    if name != "cluster" && ignored.len() < IGNORED_MAX {
+        ignored.push(name.chars().take(NAME_BYTES_MAX).collect());
     }
 }
 
 /// Reads /send/ and /broadcast/, and in the same pass over the query its signature. The caller must check the signature
 /// before it uses the call, or answers that the call is wrong.
-pub fn read_send(route: Route, query: &str, timeouts: Timeouts) -> (Signature<'_>, Result<Call<'_>, Refusal>) {
-    let mut signature = Signature::default();
+pub fn read_send(route: Route, query: &str, timeouts: Timeouts) -> ReadSend<'_> {
+    let (mut signature, mut ignored) = (Signature::default(), Vec::new());
     let mut refusal = None;
     let mut parameters = SendParameters::new(route == Route::Broadcast, timeouts);
     for (name, value) in query_pairs(query) {
-        if let Err(found) = parameters.take(&name, value, &mut signature) {
-            refusal.get_or_insert(found);
+        match parameters.take(&name, value, &mut signature) {
+            Ok(true) => {}
+            Ok(false) => note_ignored(&mut ignored, &name),
+            Err(found) => {
+                refusal.get_or_insert(found);
+            }
         }
     }
-    (signature, refusal.map_or_else(|| parameters.call(), Err))
+    ReadSend { signature, call: refusal.map_or_else(|| parameters.call(), Err), ignored }
 }
 
 /// The parameters of a send, collected in the order of the query.
@@ -87,6 +121,7 @@ struct SendParameters<'a> {
     timeout: Duration,
     ttl_ms: Option<u64>,
     message_id: Option<Cow<'a, str>>,
+    wait: Wait,
 }
 
 impl<'a> SendParameters<'a> {
@@ -102,11 +137,13 @@ impl<'a> SendParameters<'a> {
             timeout: timeouts.default,
             ttl_ms: None,
             message_id: None,
+            wait: Wait::Answered,
         }
     }
 
+    /// False: no send has that parameter.
     #[inline]
-    fn take(&mut self, name: &str, value: Cow<'a, str>, signature: &mut Signature<'a>) -> Result<(), Refusal> {
+    fn take(&mut self, name: &str, value: Cow<'a, str>, signature: &mut Signature<'a>) -> Result<bool, Refusal> {
         match name {
             "channel" | "channels" if self.many => match value {
                 Cow::Borrowed(list) => self.channels.extend(list.split(";;").map(Cow::Borrowed)),
@@ -128,15 +165,18 @@ impl<'a> SendParameters<'a> {
                 self.session.get_or_insert(value);
             }
             "ttl" => self.ttl_ms = Some(read_ttl(&value).ok_or(Refusal::BadTtl)?),
+            "wait" if value == "stored" => self.wait = Wait::Stored,
+            "wait" => return Err(Refusal::BadWait),
             "message_id" if is_name(&value) => self.message_id = Some(value),
             "message_id" => return Err(Refusal::BadMessageId),
-            _ => signature.take(name, value),
+            _ => return Ok(signature.take(name, value)),
         }
-        Ok(())
+        Ok(true)
     }
 
     fn call(self) -> Result<Call<'a>, Refusal> {
-        let SendParameters { one, mut channels, session, message_type, qos, timeout, ttl_ms, message_id, .. } = self;
+        let SendParameters { one, mut channels, session, message_type, qos, timeout, ttl_ms, message_id, wait, .. } =
+            self;
         channels.retain(|channel| !channel.is_empty());
         let to = match (one.filter(|channel| !channel.is_empty()), session) {
             (None, Some(session)) if channels.is_empty() => {
@@ -156,7 +196,7 @@ impl<'a> SendParameters<'a> {
         if to.channels().len() > CHANNELS_PER_BROADCAST {
             return Err(Refusal::TooManyChannels);
         }
-        Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id })
+        Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id, wait })
     }
 }
 
@@ -213,10 +253,23 @@ fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
 struct MembershipBody {
     #[serde(default)]
     identity: String,
+    session: Option<String>,
     #[serde(default)]
     channel: String,
     #[serde(default)]
     occupy: Flag,
+}
+
+impl MembershipBody {
+    /// `None`: an identity that cannot be one of ours.
+    fn who(&self) -> Result<Option<Who>, Refusal> {
+        match &self.session {
+            None => Ok(Identity::from_hex(self.identity.as_bytes()).map(Who::Connection)),
+            Some(_) if !self.identity.is_empty() => Err(Refusal::IdentityAndSession),
+            Some(name) if is_name(name) => Ok(Some(Who::Session(name.as_str().into()))),
+            Some(_) => Err(Refusal::BadSession),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -229,6 +282,9 @@ struct KickBody {
     #[serde(default)]
     reason: String,
 }
+
+/// Names of unknown parameters in one answer.
+const IGNORED_MAX: usize = 8;
 
 fn default_kick_code() -> u16 {
     4500
@@ -277,6 +333,7 @@ mod tests {
             timeout: Duration::from_secs(10),
             ttl_ms: None,
             message_id: None,
+            wait: Wait::Answered,
         };
         assert_eq!(send("channel=c+1"), Ok(expected));
     }
@@ -293,9 +350,22 @@ mod tests {
         for ttl in ["0", "-1", "NaN", "inf", "soon", ""] {
             assert_eq!(send(&format!("channel=c&ttl={ttl}")), Err(Refusal::BadTtl), "{ttl}");
         }
+        assert_eq!(send("channel=c&wait=later"), Err(Refusal::BadWait));
+        assert!(matches!(send("channel=c&wait=stored"), Ok(Call::Send { wait: Wait::Stored, .. })));
         assert_eq!(send("channel=c&message_id="), Err(Refusal::BadMessageId));
         assert_eq!(send("channel=c&message_id=a%0Ab"), Err(Refusal::BadMessageId));
         assert_eq!(send(&format!("channel=c&message_id={}", "m".repeat(129))), Err(Refusal::BadMessageId));
+    }
+
+    #[test]
+    fn parameters_that_a_call_does_not_have_are_named() {
+        let query = "channel=c&qso=1&timestamp=1&nonce=2&signature=3&cluster=1&TTL=5";
+        assert_eq!(read_send(Route::Send, query, TIMEOUTS).ignored, ["qso", "TTL"]);
+        assert_eq!(read_send(Route::Broadcast, "channels=a;;b&wait=stored", TIMEOUTS).ignored, [""; 0]);
+        assert_eq!(ignored_parameters(Route::DropSession, "session=s&nonce=1&force=1"), ["force"]);
+        assert_eq!(ignored_parameters(Route::Subscribe, "session=s"), ["session"]);
+        let many: String = (0..99).map(|n| format!("{n}=&")).collect();
+        assert_eq!(read_send(Route::Send, &many, TIMEOUTS).ignored.len(), IGNORED_MAX);
     }
 
     #[test]
@@ -344,13 +414,26 @@ mod tests {
     }
 
     #[test]
+    fn a_session_joins_and_leaves_in_place_of_a_connection() {
+        let call = |route, body: &str| read_call(route, "", body.as_bytes(), TIMEOUTS);
+        let who = || Who::Session("user 7/phone".into());
+        let body = r#"{"session":"user 7/phone","channel":"c"}"#;
+        let subscribed = Call::Subscribe { who: who(), channel: "c".into(), occupy: false };
+        assert_eq!(call(Route::Subscribe, body), Ok(subscribed));
+        let unsubscribed = Call::Unsubscribe { who: Some(who()), channel: "c".into() };
+        assert_eq!(call(Route::Unsubscribe, body), Ok(unsubscribed));
+        for route in [Route::Subscribe, Route::Unsubscribe] {
+            assert_eq!(call(route, r#"{"session":"","channel":"c"}"#), Err(Refusal::BadSession));
+            let both = format!(r#"{{"session":"s","identity":"{}","channel":"c"}}"#, "ab".repeat(32));
+            assert_eq!(call(route, &both), Err(Refusal::IdentityAndSession));
+        }
+    }
+
+    #[test]
     fn a_foreign_identity_is_no_connection() {
         let body = br#"{"identity":"me","channel":"c"}"#;
         assert_eq!(read_call(Route::Subscribe, "", body, TIMEOUTS), Err(Refusal::NoSuchConnection));
-        assert!(matches!(
-            read_call(Route::Unsubscribe, "", body, TIMEOUTS),
-            Ok(Call::Unsubscribe { identity: None, .. })
-        ));
+        assert!(matches!(read_call(Route::Unsubscribe, "", body, TIMEOUTS), Ok(Call::Unsubscribe { who: None, .. })));
         assert!(matches!(read_call(Route::Subscribe, "", b"[]", TIMEOUTS), Err(error) if error.status() == 400));
         assert!(matches!(read_call(Route::Subscribe, "", b"{", TIMEOUTS), Err(error) if error.status() == 400));
     }

@@ -20,12 +20,19 @@ pub enum Refusal {
     BadSession,
     #[error("either channel or session, not both")]
     ChannelAndSession,
+    #[error("either identity or session, not both")]
+    IdentityAndSession,
+    /// Only where `strict_status` is on.
+    #[error("unknown parameters: {}", .0.join(", "))]
+    UnknownParameters(Vec<String>),
     #[error("qos must be 0, 1 or 2")]
     BadQos,
     #[error("msgtype must be a number from 0 to 65534")]
     BadMessageType,
     #[error("timeout must be a number of seconds")]
     BadTimeout,
+    #[error("wait must be stored, or be left out")]
+    BadWait,
     #[error("ttl must be a number of seconds above 0")]
     BadTtl,
     #[error("a message_id has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
@@ -65,6 +72,21 @@ impl Refusal {
             Refusal::BadJson(_) => 400,
             Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(StoreError::TooBusy) => 503,
             _ => 200,
+        }
+    }
+
+    /// The HTTP status where `strict_status` is on.
+    pub fn strict_status(&self) -> u16 {
+        use QueryRefusal as Of;
+        match self {
+            Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(_) => 503,
+            Refusal::Shard(Of::TooBusy | Of::TooManyMessages | Of::NotStored) => 503,
+            Refusal::NoSuchConnection | Refusal::NoSuchSession => 404,
+            Refusal::Shard(Of::NoSuchConnection | Of::NoSuchSession) => 404,
+            Refusal::Shard(Of::MessageTooLarge) => 413,
+            Refusal::OtherCall | Refusal::NoStoreForId | Refusal::NoStoreForSessions => 409,
+            Refusal::Shard(Of::TooManyChannels) => 409,
+            _ => 400,
         }
     }
 }

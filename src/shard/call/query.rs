@@ -18,6 +18,12 @@ pub enum Query {
         message: Message,
         terms: Terms,
     },
+    /// The same to several channels, once to each member of any; a reply for each channel.
+    Broadcast {
+        channels: Arc<[Arc<str>]>,
+        message: Message,
+        terms: Terms,
+    },
     /// The same for one durable session, sent to its owner.
     SendTo {
         session: Arc<str>,
@@ -32,22 +38,22 @@ pub enum Query {
     DropSession {
         session: Arc<str>,
     },
-    /// Is this connection open here?
+    /// Is this connection open here, or this session here?
     Exists {
-        identity: Identity,
+        who: Who,
     },
     Subscribe {
-        identity: Identity,
+        who: Who,
         channel: Arc<str>,
     },
     Unsubscribe {
-        identity: Identity,
+        who: Who,
         channel: Arc<str>,
     },
     /// Everyone but `keep` leaves the channel.
     Evict {
         channel: Arc<str>,
-        keep: Identity,
+        keep: Who,
     },
     Kick {
         identity: Identity,
@@ -71,11 +77,36 @@ pub enum Query {
     },
 }
 
+impl Query {
+    /// How many replies a shard makes.
+    pub fn replies(&self) -> usize {
+        match self {
+            Query::Broadcast { channels, .. } => channels.len(),
+            _ => 1,
+        }
+    }
+}
+
+/// Who is to join or leave a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// An open connection; what it joins is its session's, where it has one.
+    Connection(Identity),
+    /// A durable session, online or not.
+    Session(Arc<str>),
+}
+
+impl From<Identity> for Who {
+    fn from(identity: Identity) -> Who {
+        Who::Connection(identity)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     Sent {
         tally: Tally,
-        /// The first client's answer that was not empty.
+        /// The first client's answer that was not empty; of several shards' the greatest, by its bytes.
         data: Vec<u8>,
     },
     /// `None`: no such session.
@@ -91,12 +122,12 @@ pub enum Reply {
         identities: Vec<Identity>,
     },
     Channels(Vec<(String, usize)>),
-    /// Nothing was done.
+    /// Nothing was done. Never the reply to a message for a channel: that one counts its targets (`not_sent`).
     Refused(QueryRefusal),
 }
 
 /// Why a shard does nothing of what a query wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum QueryRefusal {
     #[error("too busy")]
     TooBusy,
@@ -125,11 +156,22 @@ pub struct Terms {
     pub ttl_ms: Option<u64>,
     /// Of a call with a `message_id`: durable sessions have it stored first, and once.
     pub claim: Option<Claim>,
+    pub wait: Wait,
+}
+
+/// What the caller waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// Clients' answers. What a session does not answer soon is stored.
+    #[default]
+    Answered,
+    /// An answer or the store, whichever is first: the message goes to both at once.
+    Stored,
 }
 
 impl From<Tick> for Terms {
     fn from(deadline: Tick) -> Terms {
-        Terms { deadline, ttl_ms: None, claim: None }
+        Terms { deadline, ttl_ms: None, claim: None, wait: Wait::Answered }
     }
 }
 
@@ -142,7 +184,7 @@ pub struct Tally {
     pub connections: u32,
     /// Sessions for which it is safely stored.
     pub stored: u32,
-    /// Targets that will not get it. A part that refuses without knowing how many targets it has counts as one.
+    /// Targets that will not get it. A shard that could not be given the message counts as one.
     pub refused: u32,
     /// Targets of which it is not known: time was over first.
     pub undecided: u32,
@@ -150,8 +192,8 @@ pub struct Tally {
     pub why: Option<NotSent>,
 }
 
-/// Why not all is well with a message that was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why not all is well with a message that was sent. Of several reasons the first in this order is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum NotSent {
     #[error("{0}")]
     Refused(QueryRefusal),
@@ -164,7 +206,7 @@ pub enum NotSent {
 }
 
 /// Why a message is not stored for a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum NotStored {
     #[error("too many messages wait for the session (store.session_messages_max)")]
     TooMany,
@@ -200,20 +242,20 @@ impl Tally {
         self.stored += other.stored;
         self.refused += other.refused;
         self.undecided += other.undecided;
-        self.why = self.why.or(other.why);
+        self.why = first(self.why, other.why);
     }
 
     /// So many targets will not get it.
     pub fn refuse(&mut self, targets: u32, why: NotSent) {
         self.refused += targets;
-        self.why.get_or_insert(why);
+        self.why = first(self.why, Some(why));
     }
 
     /// The outcome for so many targets is not known.
     pub fn leave_undecided(&mut self, targets: u32, why: NotSent) {
         if targets > 0 {
             self.undecided += targets;
-            self.why.get_or_insert(why);
+            self.why = first(self.why, Some(why));
         }
     }
 
@@ -224,64 +266,58 @@ impl Tally {
 }
 
 impl Reply {
-    /// Two shards' replies to one query as one. What one of them refuses is never lost in what the other has done; a
-    /// refusal beside a shard that had nothing to do is a refusal of the whole.
+    /// Several shards' replies to one query as one, whatever the order in which they come. What one of them refuses is
+    /// never lost in what the others have done; beside shards that had nothing to do it is a refusal of the whole.
     pub fn add(&mut self, other: Reply) {
         match (&mut *self, other) {
             (Reply::Sent { tally, data }, Reply::Sent { tally: others, data: other }) => {
                 tally.add(others);
-                if data.is_empty() {
+                if other > *data {
                     *data = other;
-                }
-            }
-            (Reply::Sent { tally, .. }, Reply::Refused(why)) => match tally.targets {
-                0 => *self = Reply::Refused(why),
-                _ => tally.refuse_part(why),
-            },
-            (Reply::Refused(why), Reply::Sent { mut tally, data }) => {
-                if tally.targets > 0 {
-                    tally.refuse_part(*why);
-                    *self = Reply::Sent { tally, data };
                 }
             }
             (Reply::Done { connections, refused }, Reply::Done { connections: more, refused: others }) => {
                 *connections += more;
-                *refused = refused.or(others);
-            }
-            (Reply::Done { connections, refused }, Reply::Refused(why)) => match connections {
-                0 => *self = Reply::Refused(why),
-                _ => *refused = refused.or(Some(why)),
-            },
-            (Reply::Refused(why), Reply::Done { connections, .. }) => {
-                if connections > 0 {
-                    *self = Reply::Done { connections, refused: Some(*why) };
-                }
+                *refused = first(*refused, others);
             }
             (Reply::Members { total, identities }, Reply::Members { total: more, identities: others }) => {
                 *total += more;
                 identities.extend(others);
+                identities.sort_unstable();
             }
-            (Reply::Channels(channels), Reply::Channels(others)) => {
-                for (name, members) in others {
-                    match channels.iter_mut().find(|(known, _)| *known == name) {
-                        Some((_, count)) => *count += members,
-                        None => channels.push((name, members)),
-                    }
-                }
+            (Reply::Channels(channels), Reply::Channels(others)) => add_channels(channels, others),
+            (Reply::Refused(why), Reply::Refused(other)) => *why = (*why).min(other),
+            (Reply::Done { connections: 0, .. }, Reply::Refused(why)) => *self = Reply::Refused(why),
+            (Reply::Done { refused, .. }, Reply::Refused(why)) => *refused = first(*refused, Some(why)),
+            (Reply::Members { .. } | Reply::Channels(_), refused @ Reply::Refused(_)) => *self = refused,
+            (Reply::Refused(_), mut other @ (Reply::Done { .. } | Reply::Members { .. } | Reply::Channels(_))) => {
+                std::mem::swap(self, &mut other);
+                self.add(other);
             }
-            (Reply::Refused(_), _) => {}
-            (_, Reply::Refused(why)) => *self = Reply::Refused(why),
-            (mine, other) => debug_assert!(false, "two kinds of reply to one query: {mine:?}, {other:?}"),
+            (mine, other) => {
+                debug_assert!(false, "two kinds of reply to one query: {mine:?}, {other:?}");
+                *self = Reply::Refused(QueryRefusal::TooBusy);
+            }
         }
     }
 }
 
-impl Tally {
-    /// A shard has refused it for its members, and does not say how many they are.
-    fn refuse_part(&mut self, why: QueryRefusal) {
-        self.targets += 1;
-        self.refuse(1, NotSent::Refused(why));
-    }
+/// One of two reasons, the same one whichever comes first.
+fn first<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
+}
+
+/// Merges lists of channels; the sum is in the order of their names.
+fn add_channels(channels: &mut Vec<(String, usize)>, others: Vec<(String, usize)>) {
+    channels.extend(others);
+    channels.sort_unstable();
+    channels.dedup_by(|later, one| {
+        let is_same = later.0 == one.0;
+        if is_same {
+            one.1 += later.1;
+        }
+        is_same
+    });
 }
 
 impl Reply {
@@ -296,6 +332,21 @@ impl Reply {
         let targets = targets as u32;
         let (refused, why) = (targets, Some(NotSent::Refused(why)));
         Reply::Sent { tally: Tally { targets, refused, why, ..Tally::default() }, data: Vec::new() }
+    }
+
+    /// A message of which so many shards have said nothing in time. Each counts as one target.
+    pub fn silent(shards: u32) -> Reply {
+        let mut tally = Tally { targets: shards, ..Tally::default() };
+        tally.leave_undecided(shards, NotSent::Silent);
+        Reply::Sent { tally, data: Vec::new() }
+    }
+
+    /// The reply of a shard that could not be given the query. One of `Query::replies`.
+    pub fn not_queried(query: &Query, why: QueryRefusal) -> Reply {
+        match query {
+            Query::Send { .. } | Query::SendTo { .. } | Query::Broadcast { .. } => Reply::not_sent(1, why),
+            _ => Reply::Refused(why),
+        }
     }
 
     pub fn done(connections: u32) -> Reply {

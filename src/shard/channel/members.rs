@@ -8,18 +8,18 @@
 //! ```
 
 use crate::base::arena::{Arena, List, NodeIndex};
+use crate::base::keyed_hash::HashKey;
 use crate::shard::ids::Member;
 use hashbrown::HashTable;
-use rustc_hash::FxHasher;
 use slab::Slab;
-use std::hash::Hasher;
+use std::ops::Range;
 
 /// A channel's slot; reused after the channel has lost its last member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChannelIndex(u32);
 
-#[derive(Default)]
 pub struct Channels {
+    key: HashKey,
     names: HashTable<ChannelIndex>,
     channels: Slab<Channel>,
     memberships: Arena<Membership>,
@@ -29,6 +29,8 @@ struct Channel {
     name: Box<str>,
     hash: u64,
     members: Members,
+    /// Sessions among the members that have no open connection.
+    absent: u32,
 }
 
 /// Most channels have one member: it lies in the channel itself.
@@ -46,6 +48,7 @@ struct Entry {
 struct Membership {
     channel: ChannelIndex,
     position: u32,
+    is_absent: bool,
 }
 
 /// What a change meant for the channel as a whole.
@@ -54,7 +57,7 @@ pub enum Change {
     Nothing,
     /// A member more or less.
     Member,
-    /// The first member joined, or the last one left; the hash is `name_hash` of the channel.
+    /// The first member joined, or the last one left; the hash is the channel's, by the shard's key.
     Presence(u64),
 }
 
@@ -90,7 +93,17 @@ impl Members {
     }
 }
 
+impl Channel {
+    fn online_len(&self) -> usize {
+        self.members.as_slice().len() - self.absent as usize
+    }
+}
+
 impl Channels {
+    pub fn new(key: HashKey) -> Channels {
+        Channels { key, names: HashTable::new(), channels: Slab::new(), memberships: Arena::default() }
+    }
+
     /// Channels with at least one member here.
     pub fn len(&self) -> usize {
         self.channels.len()
@@ -101,7 +114,7 @@ impl Channels {
     }
 
     pub fn find(&self, name: &str) -> Option<ChannelIndex> {
-        self.find_hashed(name, name_hash(name))
+        self.find_hashed(name, self.key.hash(name))
     }
 
     fn find_hashed(&self, name: &str, hash: u64) -> Option<ChannelIndex> {
@@ -121,14 +134,35 @@ impl Channels {
         self.channels[channel.slot()].members.as_slice()[position].member
     }
 
-    /// (name, members) of every channel, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.channels.iter().map(|(_, channel)| (&*channel.name, channel.members.as_slice().len()))
+    /// Members that are not absent.
+    pub fn online_len(&self, channel: ChannelIndex) -> usize {
+        self.channels[channel.slot()].online_len()
+    }
+
+    /// (name, members online) of the channels in so many slots, in no order; fewer where slots are free.
+    pub fn in_slots(&self, slots: Range<usize>) -> impl Iterator<Item = (&str, usize)> {
+        slots.filter_map(|slot| self.channels.get(slot)).map(|channel| (&*channel.name, channel.online_len()))
+    }
+
+    /// Slots that have ever been used.
+    pub fn slots(&self) -> usize {
+        self.channels.capacity()
+    }
+
+    /// A member's session has lost its connection, or has one; also after it has joined a channel.
+    pub fn set_absent(&mut self, joined: &List, is_absent: bool) {
+        let nodes = self.memberships.iter(joined).filter(|(_, membership)| membership.is_absent != is_absent);
+        for node in nodes.map(|(node, _)| node).collect::<Vec<_>>() {
+            let membership = self.memberships.get_mut(node);
+            membership.is_absent = is_absent;
+            let absent = &mut self.channels[membership.channel.slot()].absent;
+            *absent = if is_absent { *absent + 1 } else { *absent - 1 };
+        }
     }
 
     /// `joined` is the member's own list.
     pub fn join(&mut self, member: Member, joined: &mut List, name: &str) -> Change {
-        let hash = name_hash(name);
+        let hash = self.key.hash(name);
         let Some(channel) = self.find_hashed(name, hash) else {
             self.create(name, hash, member, joined);
             return Change::Presence(hash);
@@ -138,7 +172,7 @@ impl Channels {
         }
         let members = &mut self.channels[channel.slot()].members;
         let position = members.as_slice().len() as u32;
-        let membership = self.memberships.push_back(joined, Membership { channel, position });
+        let membership = self.memberships.push_back(joined, Membership { channel, position, is_absent: false });
         members.push(Entry { member, membership });
         Change::Member
     }
@@ -146,8 +180,9 @@ impl Channels {
     fn create(&mut self, name: &str, hash: u64, member: Member, joined: &mut List) {
         let slot = self.channels.vacant_entry();
         let channel = ChannelIndex(slot.key() as u32);
-        let membership = self.memberships.push_back(joined, Membership { channel, position: 0 });
-        slot.insert(Channel { name: name.into(), hash, members: Members::One(Entry { member, membership }) });
+        let membership = self.memberships.push_back(joined, Membership { channel, position: 0, is_absent: false });
+        let members = Members::One(Entry { member, membership });
+        slot.insert(Channel { name: name.into(), hash, members, absent: 0 });
         let channels = &self.channels;
         self.names.insert_unique(hash, channel, |&index| channels[index.slot()].hash);
     }
@@ -179,7 +214,8 @@ impl Channels {
     }
 
     fn remove(&mut self, joined: &mut List, membership: NodeIndex) -> Change {
-        let Membership { channel, position } = self.memberships.remove(joined, membership);
+        let Membership { channel, position, is_absent } = self.memberships.remove(joined, membership);
+        self.channels[channel.slot()].absent -= u32::from(is_absent);
         if let Some(rest) = self.channels[channel.slot()].members.swap_remove(position as usize) {
             if let Some(swapped) = rest.get(position as usize) {
                 self.memberships.get_mut(swapped.membership).position = position;
@@ -198,6 +234,8 @@ impl Channels {
         assert_eq!(members, self.memberships.len(), "every membership is one member");
         for (index, channel) in &self.channels {
             let members = channel.members.as_slice();
+            let absent = members.iter().filter(|entry| self.memberships.get(entry.membership).is_absent);
+            assert_eq!(channel.absent as usize, absent.count(), "every absent member is counted");
             assert!(!members.is_empty(), "a channel without members is gone");
             assert_eq!(
                 members.len() == 1,
@@ -212,13 +250,6 @@ impl Channels {
     }
 }
 
-/// The same on every shard of the process; not for the wire.
-pub fn name_hash(name: &str) -> u64 {
-    let mut hasher = FxHasher::default();
-    hasher.write(name.as_bytes());
-    hasher.finish()
-}
-
 /// A channel's name, in bytes.
 pub const CHANNEL_NAME_MAX: usize = 256;
 
@@ -229,6 +260,8 @@ mod tests {
     use crate::shard::ids::MemberKind;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
+
+    const KEY: HashKey = HashKey::new(1, 2);
 
     fn member(number: u32) -> Member {
         ConnIndex(number).into()
@@ -243,9 +276,9 @@ mod tests {
 
     #[test]
     fn presence_is_reported_at_the_first_and_the_last_member() {
-        let mut channels = Channels::default();
+        let mut channels = Channels::new(KEY);
         let (mut a, mut b) = (List::default(), List::default());
-        let hash = name_hash("news");
+        let hash = KEY.hash("news");
         assert_eq!(channels.join(member(0), &mut a, "news"), Change::Presence(hash));
         assert_eq!(channels.join(member(1), &mut b, "news"), Change::Member);
         assert_eq!(channels.join(member(1), &mut b, "news"), Change::Nothing);
@@ -259,7 +292,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_sets(steps in prop::collection::vec((0..3u8, 0..6u32, 0..5u8), 1..200)) {
-            let mut channels = Channels::default();
+            let mut channels = Channels::new(KEY);
             let mut joined = [List::default(); 6];
             let mut model: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
             for (step, conn, name) in steps {

@@ -18,7 +18,7 @@ use super::table::Table;
 use crate::base::arena::{Arena, NodeIndex};
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
-use crate::shard::call::query::NotStored;
+use crate::shard::call::query::{NotStored, Wait};
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{IDS, Offset, StoredMessage};
 use crate::shard::context::Context;
@@ -78,7 +78,10 @@ impl Downlinks {
         member_terms: &MemberTerms,
         cx: &mut Context<'_>,
     ) {
-        let store_after_ms = cx.settings.sessions.store_after_ms.min(member_terms.deadline.since_ms(cx.now) / 2);
+        let store_after_ms = match member_terms.wait {
+            Wait::Answered => cx.settings.sessions.store_after_ms.min(member_terms.deadline.since_ms(cx.now) / 2),
+            Wait::Stored => 0,
+        };
         let store_at = cx.now + store_after_ms;
         let pending = Pending { offset: offset.0, store_at, ..Pending::new(message, member_terms, cx) };
         self.enqueue(table, index, pending, cx);

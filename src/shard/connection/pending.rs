@@ -2,6 +2,7 @@
 
 use crate::base::arena::{LINKS_MEMORY, List, NodeIndex};
 use crate::base::time::Tick;
+use crate::shard::call::query::Wait;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{Claim, IDS, Offset, UnixMs};
 use crate::shard::context::Context;
@@ -79,6 +80,7 @@ pub struct MemberTerms {
     pub deadline: Tick,
     pub expires: UnixMs,
     pub claim: Option<Claim>,
+    pub wait: Wait,
 }
 
 /// What the store needs of a message in memory.
@@ -93,8 +95,8 @@ pub struct ToStore {
 impl MemberTerms {
     /// For a member that is a durable session.
     pub fn of_session(&self) -> MemberTerms {
-        let MemberTerms { call, deadline, expires, ref claim } = *self;
-        MemberTerms { call: call.of_session(), deadline, expires, claim: claim.clone() }
+        let MemberTerms { call, deadline, expires, ref claim, wait } = *self;
+        MemberTerms { call: call.of_session(), deadline, expires, claim: claim.clone(), wait }
     }
 }
 

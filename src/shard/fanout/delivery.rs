@@ -1,8 +1,7 @@
 //! One message, or one close, to one member of a channel: a connection or a session.
 
 use crate::base::id::ConnIndex;
-use crate::shard::call::query::{QueryRefusal, Terms};
-use crate::shard::channel::members::ChannelIndex;
+use crate::shard::call::query::{QueryRefusal, Terms, Who};
 use crate::shard::command::UnixMs;
 use crate::shard::connection::pending::MemberTerms;
 use crate::shard::context::Context;
@@ -41,6 +40,7 @@ pub fn open_call(
         deadline: terms.deadline,
         expires: expires(terms, &scope.cx),
         claim: terms.claim.clone(),
+        wait: terms.wait,
     })
 }
 
@@ -64,14 +64,6 @@ pub fn conn_of(scope: &Scope<'_>, member: Member) -> Option<ConnIndex> {
     }
 }
 
-/// Members that are online: all but the sessions that are absent.
-pub fn online_members(scope: &Scope<'_>, channel: ChannelIndex) -> usize {
-    if scope.sessions.table.is_empty() {
-        return scope.channels.members_len(channel);
-    }
-    scope.channels.members(channel).filter(|&member| conn_of(scope, member).is_some()).count()
-}
-
 /// The generation of a member's slot, to see later whether it is still the same one.
 pub fn generation(scope: &Scope<'_>, member: Member) -> u32 {
     match member.kind() {
@@ -89,6 +81,17 @@ pub fn is_present(scope: &Scope<'_>, member: Member, generation: u32) -> bool {
             .get(conn)
             .is_some_and(|conn| u32::from(conn.generation()) == generation && !conn.session().is_some()),
         MemberKind::Session(index) => scope.sessions.table.get(SessionKey { index, generation }).is_some(),
+    }
+}
+
+/// Whether the member is who is meant.
+pub fn is_who(scope: &Scope<'_>, member: Member, who: &Who) -> bool {
+    match (who, member.kind()) {
+        (Who::Connection(identity), _) => {
+            conn_of(scope, member).is_some_and(|conn| scope.conns.details(conn).identity() == *identity)
+        }
+        (Who::Session(name), MemberKind::Session(index)) => scope.sessions.table.at(index).name == *name,
+        (Who::Session(_), MemberKind::Connection(_)) => false,
     }
 }
 

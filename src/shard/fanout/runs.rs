@@ -6,19 +6,23 @@
 //! Channels take turns, a slice each, so that a room does not wait behind a broadcast to everybody. A message whose
 //! call is over goes to nobody any more.
 
-use super::delivery::{self, conn_of, deliver, kick, online_members, open_call};
+use super::delivery::{self, conn_of, deliver, kick, open_call};
+use super::once::Once;
 use crate::base::time::Tick;
-use crate::shard::call::query::{QueryRefusal, Reply, Terms};
+use crate::shard::call::query::{QueryRefusal, Reply, Terms, Who};
 use crate::shard::call::waiting::CallRef;
 use crate::shard::channel::members::ChannelIndex;
 use crate::shard::connection::pending::MemberTerms;
 use crate::shard::ids::{Member, MemberKind, QueryId};
 use crate::shard::message::{Message, MessageRef};
+use crate::shard::planted::Bug;
+use crate::shard::session::channels::{leave_session, unsubscribe};
 use crate::shard::session::scope::Scope;
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub struct Fanout {
     /// Those with a run or with messages that wait for one.
@@ -47,8 +51,30 @@ struct Run {
 }
 
 enum Job {
-    Deliver { message: MessageRef, query: QueryId, terms: Terms, member_terms: Option<MemberTerms> },
+    Deliver(Delivery),
     Close { code: CloseCode, reason: Rc<str> },
+    Evict(Eviction),
+}
+
+/// Everyone but one leaves the channel.
+struct Eviction {
+    query: QueryId,
+    channel: Arc<str>,
+    keep: Who,
+    evicted: u32,
+    refused: Option<QueryRefusal>,
+}
+
+struct Delivery {
+    message: MessageRef,
+    query: QueryId,
+    terms: Terms,
+    /// Once the run has begun; never at QoS 0.
+    member_terms: Option<MemberTerms>,
+    /// Of a message to several channels.
+    once: Option<Once>,
+    /// Those online it was sent to; counted at QoS 0 to several channels, which is replied to at the end.
+    reached: usize,
 }
 
 impl Default for Fanout {
@@ -65,32 +91,61 @@ impl Fanout {
 
     /// A message to all members of a channel.
     pub fn send(&mut self, scope: &mut Scope<'_>, query: QueryId, channel: &str, message: Message, terms: &Terms) {
-        let Some(index) = scope.channels.find(channel) else { return scope.cx.reply(query, Reply::sent(0)) };
-        if let Some(why) = delivery::too_large(&message, &scope.cx) {
-            return scope.cx.reply(query, Reply::Refused(why));
+        self.send_part(scope, query, (channel, None), message, terms);
+    }
+
+    /// A message to all members of several channels, once to each; a reply for each channel.
+    pub fn broadcast(
+        &mut self,
+        scope: &mut Scope<'_>,
+        query: QueryId,
+        channels: &[Arc<str>],
+        message: &Message,
+        terms: &Terms,
+    ) {
+        let once = Once::default();
+        for channel in channels {
+            self.send_part(scope, query, (channel, Some(&once)), message.clone(), terms);
         }
+    }
+
+    fn send_part(
+        &mut self,
+        scope: &mut Scope<'_>,
+        query: QueryId,
+        (channel, once): (&str, Option<&Once>),
+        message: Message,
+        terms: &Terms,
+    ) {
+        let Some(index) = scope.channels.find(channel) else { return scope.cx.reply(query, Reply::sent(0)) };
         let members = scope.channels.members_len(index);
+        let is_acknowledged = message.qos != QoS::AtMostOnce;
+        if let Some(why) = delivery::too_large(&message, &scope.cx) {
+            let targets = if is_acknowledged { members } else { scope.channels.online_len(index) };
+            return scope.cx.reply(query, Reply::not_sent(targets, why));
+        }
         let is_at_once =
             members <= scope.cx.settings.limits.fanout_at_once_members && !self.channels.contains_key(channel);
-        let is_acknowledged = message.qos != QoS::AtMostOnce;
         if !is_at_once && self.jobs >= scope.cx.settings.limits.fanout_jobs_max {
             scope.cx.metrics.fanout_refused.increment();
-            let targets = if is_acknowledged { members } else { online_members(scope, index) };
+            let targets = if is_acknowledged { members } else { scope.channels.online_len(index) };
             return scope.cx.reply(query, Reply::not_sent(targets, QueryRefusal::TooManyMessages));
         }
-        if !is_acknowledged {
-            let online = online_members(scope, index);
+        if !is_acknowledged && once.is_none() {
+            let online = scope.channels.online_len(index);
             scope.cx.reply(query, Reply::sent(online));
         }
         let message = scope.cx.messages.insert(message);
+        let (terms, once) = (terms.clone(), once.cloned());
+        let mut delivery = Delivery { message, query, terms, member_terms: None, once, reached: 0 };
         if is_at_once {
-            send_at_once(scope, query, index, &message, terms);
-            return scope.cx.messages.release(message);
+            send_at_once(scope, index, &mut delivery);
+            return delivery.end(scope);
         }
-        if is_acknowledged {
-            self.earliest = self.earliest.min(terms.deadline);
+        if delivery.is_awaited(scope) {
+            self.earliest = self.earliest.min(delivery.terms.deadline);
         }
-        self.add_job(channel, Job::Deliver { message, query, terms: terms.clone(), member_terms: None });
+        self.add_job(channel, Job::Deliver(delivery));
     }
 
     /// Closes all members of a channel; replies how many there are.
@@ -104,6 +159,23 @@ impl Fanout {
             self.add_job(channel, Job::Close { code, reason: reason.into() });
         }
         Reply::done(members as u32)
+    }
+
+    /// Everyone but `keep` leaves the channel. Replied to when all have been seen.
+    pub fn evict(&mut self, scope: &mut Scope<'_>, query: QueryId, channel: &Arc<str>, keep: Who) {
+        let Some(index) = scope.channels.find(channel) else { return scope.cx.reply(query, Reply::done(0)) };
+        let mut eviction = Eviction { query, channel: channel.clone(), keep, evicted: 0, refused: None };
+        let is_small = scope.channels.members_len(index) <= scope.cx.settings.limits.fanout_at_once_members;
+        if is_small && !self.channels.contains_key(&**channel) {
+            let members: Vec<Member> = scope.channels.members(index).collect();
+            members.into_iter().for_each(|member| eviction.serve(scope, member));
+            return eviction.end(scope);
+        }
+        if self.jobs >= scope.cx.settings.limits.fanout_jobs_max {
+            scope.cx.metrics.fanout_refused.increment();
+            return scope.cx.reply(query, Reply::Refused(QueryRefusal::TooManyMessages));
+        }
+        self.add_job(channel, Job::Evict(eviction));
     }
 
     fn add_job(&mut self, channel: &str, job: Job) {
@@ -131,17 +203,17 @@ impl Fanout {
         for (name, channel) in &mut self.channels {
             let members = scope.channels.find(name).map_or(0, |index| scope.channels.members_len(index));
             let late = channel.waiting.extract_if(.., |job| match job {
-                Job::Deliver { message, terms, .. } if is_acknowledged(scope, message) => {
-                    self.earliest =
-                        if terms.deadline > now { self.earliest.min(terms.deadline) } else { self.earliest };
-                    terms.deadline <= now
+                Job::Deliver(delivery) if delivery.is_awaited(scope) => {
+                    let deadline = delivery.terms.deadline;
+                    self.earliest = if deadline > now { self.earliest.min(deadline) } else { self.earliest };
+                    deadline <= now
                 }
-                Job::Deliver { .. } | Job::Close { .. } => false,
+                Job::Deliver(_) | Job::Close { .. } | Job::Evict(_) => false,
             });
             for job in late.collect::<Vec<_>>() {
                 self.jobs -= 1;
                 scope.cx.metrics.fanout_late.increment();
-                let Job::Deliver { message, query, .. } = job else { continue };
+                let Job::Deliver(Delivery { message, query, .. }) = job else { continue };
                 scope.cx.reply(query, Reply::not_sent(members, QueryRefusal::TooManyMessages));
                 scope.cx.messages.release(message);
             }
@@ -179,12 +251,13 @@ impl Fanout {
         self.jobs -= run.give_up_late(scope);
         let most = (slice_cost / (run.jobs.len() + WRITE_COST)).max(1);
         let end = if run.jobs.is_empty() { run.members.len() } else { run.members.len().min(run.next + most) };
-        for &(member, generation) in &run.members[run.next..end] {
-            serve(scope, &run.jobs, member, generation);
+        let skipped = usize::from(scope.cx.is_planted(Bug::LosesItsPlace) && run.next > 0);
+        for &(member, generation) in &run.members[(run.next + skipped).min(end)..end] {
+            serve(scope, &mut run.jobs, member, generation);
         }
         run.next = end;
         let channel = self.channels.get_mut(&name).expect("it is there still");
-        if run.next < run.members.len() {
+        if run.next < run.members.len() && !scope.cx.is_planted(Bug::EndsWithTheFirstSlice) {
             channel.run = Some(run);
         } else {
             self.jobs -= run.jobs.len();
@@ -208,7 +281,7 @@ impl Fanout {
             let running = channel.run.iter().flat_map(|run| &run.jobs);
             for job in running.chain(&channel.waiting) {
                 jobs += 1;
-                let Job::Deliver { member_terms, .. } = job else { continue };
+                let Job::Deliver(Delivery { member_terms, .. }) = job else { continue };
                 message_uses += 1;
                 let references =
                     member_terms.iter().flat_map(|terms| left.iter().map(|(member, _)| call_of(*member, terms)));
@@ -231,7 +304,7 @@ fn start(scope: &mut Scope<'_>, channel: &str, mut jobs: Vec<Job>, mut members: 
     let has_sessions = !scope.sessions.table.is_empty();
     let sessions = if has_sessions { members.iter().filter(|(member, _)| is_session(*member)).count() } else { 0 };
     for job in &mut jobs {
-        let Job::Deliver { message, query, terms, member_terms } = job else { continue };
+        let Job::Deliver(Delivery { message, query, terms, member_terms, .. }) = job else { continue };
         if !is_acknowledged(scope, message) {
             continue;
         }
@@ -248,8 +321,10 @@ impl Run {
     /// Messages whose calls are over go to nobody any more. Returns how many there were.
     fn give_up_late(&mut self, scope: &mut Scope<'_>) -> usize {
         let now = scope.cx.now;
-        let is_late =
-            |job: &Job| matches!(job, Job::Deliver { member_terms: Some(terms), .. } if terms.deadline <= now);
+        let is_late = |job: &Job| match job {
+            Job::Deliver(delivery) => delivery.member_terms.as_ref().is_some_and(|terms| terms.deadline <= now),
+            Job::Close { .. } | Job::Evict(_) => false,
+        };
         if !self.jobs.iter().any(is_late) {
             return 0;
         }
@@ -258,7 +333,7 @@ impl Run {
         scope.cx.metrics.fanout_late.add(late.len() as u64);
         let count = late.len();
         for job in late {
-            if let Job::Deliver { message, member_terms: Some(member_terms), .. } = job {
+            if let Job::Deliver(Delivery { message, member_terms: Some(member_terms), .. }) = job {
                 scope.cx.call_over(member_terms.call);
                 scope.cx.messages.release(message);
             }
@@ -269,11 +344,70 @@ impl Run {
     /// Gives back the list of members, for the next run.
     fn end(self, scope: &mut Scope<'_>) -> Vec<(Member, u32)> {
         for job in self.jobs {
-            if let Job::Deliver { message, .. } = job {
-                scope.cx.messages.release(message);
+            match job {
+                Job::Deliver(delivery) => delivery.end(scope),
+                Job::Evict(eviction) => eviction.end(scope),
+                Job::Close { .. } => {}
             }
         }
         self.members
+    }
+}
+
+impl Delivery {
+    /// The reply waits for the run, and has a deadline.
+    fn is_awaited(&self, scope: &Scope<'_>) -> bool {
+        self.once.is_some() || is_acknowledged(scope, &self.message)
+    }
+
+    fn serve(&mut self, scope: &mut Scope<'_>, member: Member, generation: u32) {
+        let is_first = |once: &Once| once.is_first(member, generation) || scope.cx.is_planted(Bug::SendsTwice);
+        if !self.once.as_ref().is_none_or(is_first) {
+            return self.miss(scope, member);
+        }
+        if self.once.is_some() && self.member_terms.is_none() {
+            self.reached += usize::from(conn_of(scope, member).is_some());
+        }
+        deliver(scope, member, &self.message, self.member_terms.as_ref());
+    }
+
+    /// The member is gone, or has had it.
+    fn miss(&mut self, scope: &mut Scope<'_>, member: Member) {
+        scope.cx.call_left(self.member_terms.as_ref().map(|member_terms| call_of(member, member_terms)));
+    }
+
+    /// All members were served.
+    fn end(self, scope: &mut Scope<'_>) {
+        if self.once.is_some() && !is_acknowledged(scope, &self.message) {
+            scope.cx.reply(self.query, Reply::sent(self.reached));
+        }
+        scope.cx.messages.release(self.message);
+    }
+}
+
+impl Eviction {
+    fn serve(&mut self, scope: &mut Scope<'_>, member: Member) {
+        if delivery::is_who(scope, member, &self.keep) {
+            return;
+        }
+        match member.kind() {
+            MemberKind::Session(_) if scope.sessions.commands.is_busy(&scope.cx) => {
+                scope.cx.metrics.stores_refused.increment();
+                self.refused = Some(QueryRefusal::TooBusy);
+                return;
+            }
+            MemberKind::Session(index) => leave_session(scope, index, &self.channel, None),
+            MemberKind::Connection(conn) => unsubscribe(scope, conn, &self.channel, None),
+        }
+        self.evicted += 1;
+    }
+
+    fn end(self, scope: &mut Scope<'_>) {
+        let mut reply = Reply::done(self.evicted);
+        if let Some(why) = self.refused {
+            reply.add(Reply::Refused(why));
+        }
+        scope.cx.reply(self.query, reply);
     }
 }
 
@@ -292,34 +426,37 @@ fn call_of(member: Member, member_terms: &MemberTerms) -> CallRef {
 
 /// A delivery may close its connection; the connection leaves the channel only when its event is handled, so the
 /// members stay as they are meanwhile.
-fn send_at_once(scope: &mut Scope<'_>, query: QueryId, channel: ChannelIndex, message: &MessageRef, terms: &Terms) {
+fn send_at_once(scope: &mut Scope<'_>, channel: ChannelIndex, delivery: &mut Delivery) {
     let members = scope.channels.members_len(channel);
     let has_sessions = !scope.sessions.table.is_empty();
     let sessions = if has_sessions { scope.channels.members(channel).filter(|m| is_session(*m)).count() } else { 0 };
-    let member_terms = open_call(scope, query, message, (members, sessions), terms);
+    let Delivery { message, query, terms, .. } = &*delivery;
+    delivery.member_terms = open_call(scope, *query, message, (members, sessions), terms);
     for position in 0..members {
         let member = scope.channels.member(channel, position);
-        deliver(scope, member, message, member_terms.as_ref());
+        if delivery.once.is_some() {
+            let generation = delivery::generation(scope, member);
+            delivery.serve(scope, member, generation);
+        } else {
+            deliver(scope, member, &delivery.message, delivery.member_terms.as_ref());
+        }
     }
 }
 
 /// All of the run's jobs for one member: one write will carry them.
-fn serve(scope: &mut Scope<'_>, jobs: &[Job], member: Member, generation: u32) {
+fn serve(scope: &mut Scope<'_>, jobs: &mut [Job], member: Member, generation: u32) {
     let present = delivery::is_present(scope, member, generation);
     for job in jobs {
         match job {
-            Job::Deliver { message, member_terms, .. } if present => {
-                deliver(scope, member, message, member_terms.as_ref())
-            }
-            Job::Deliver { member_terms, .. } => {
-                scope.cx.call_left(member_terms.as_ref().map(|member_terms| call_of(member, member_terms)))
-            }
+            Job::Deliver(delivery) if present => delivery.serve(scope, member, generation),
+            Job::Deliver(delivery) => delivery.miss(scope, member),
             Job::Close { code, reason } if present => {
                 if let Some(conn) = conn_of(scope, member) {
                     kick(scope, conn, *code, reason);
                 }
             }
-            Job::Close { .. } => {}
+            Job::Evict(eviction) if present => eviction.serve(scope, member),
+            Job::Close { .. } | Job::Evict(_) => {}
         }
     }
 }

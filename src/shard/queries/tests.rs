@@ -1,11 +1,13 @@
 //! What the business server asks, and how several shards' replies become one.
 
 use super::*;
+use crate::base::id::Identity;
 use crate::shard::Input;
 use crate::shard::tests::{Rig, sent};
-use crate::shard::{NotSent, Tally};
+use crate::shard::{NotSent, NotStored, Tally};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
+use proptest::prelude::*;
 
 fn done_with(connections: u32) -> Reply {
     Reply::done(connections)
@@ -57,18 +59,18 @@ fn the_first_reply_that_says_something_is_the_data() {
 fn subscribing_wants_an_open_connection_of_that_name() {
     let mut rig = Rig::new();
     let (key, identity) = rig.reserve();
-    let subscribe = || Query::Subscribe { identity, channel: "news".into() };
+    let subscribe = || Query::Subscribe { who: identity.into(), channel: "news".into() };
     assert_eq!(rig.reply_to(subscribe()), done_with(0));
     rig.opened(key);
-    assert_eq!(rig.reply_to(Query::Exists { identity }), done_with(1));
+    assert_eq!(rig.reply_to(Query::Exists { who: identity.into() }), done_with(1));
     assert_eq!(rig.reply_to(subscribe()), done_with(1));
     assert_eq!(members_of(&mut rig, "news"), [identity]);
-    assert_eq!(rig.reply_to(Query::Unsubscribe { identity, channel: "news".into() }), done_with(1));
+    assert_eq!(rig.reply_to(Query::Unsubscribe { who: identity.into(), channel: "news".into() }), done_with(1));
     assert!(members_of(&mut rig, "news").is_empty());
     rig.input(Input::Close { key, code: CloseCode::GOING_AWAY, reason: "" });
     assert_eq!(rig.reply_to(subscribe()), done_with(0));
     rig.end(key);
-    assert_eq!(rig.reply_to(Query::Exists { identity }), done_with(0));
+    assert_eq!(rig.reply_to(Query::Exists { who: identity.into() }), done_with(0));
     rig.finish();
 }
 
@@ -81,8 +83,8 @@ fn a_name_of_one_who_had_the_slot_before_is_nobodys() {
     let new = rig.open();
     assert_eq!(new.index, old.index);
     for query in [
-        Query::Exists { identity },
-        Query::Subscribe { identity, channel: "news".into() },
+        Query::Exists { who: identity.into() },
+        Query::Subscribe { who: identity.into(), channel: "news".into() },
         Query::Kick { identity, code: CloseCode(4000), reason: "".into() },
     ] {
         assert_eq!(rig.reply_to(query), done_with(0));
@@ -96,7 +98,7 @@ fn too_many_channels_and_bad_names_are_refused() {
     let mut rig = Rig::new();
     let key = rig.open();
     let identity = rig.identity(key);
-    let subscribe = |channel: &str| Query::Subscribe { identity, channel: channel.into() };
+    let subscribe = |channel: &str| Query::Subscribe { who: identity.into(), channel: channel.into() };
     for channel in ["a", "b", "c", "d", "a"] {
         assert_eq!(rig.reply_to(subscribe(channel)), done_with(1));
     }
@@ -114,7 +116,7 @@ fn evicting_leaves_the_one_who_occupies() {
     let mut rig = Rig::new();
     let keys = [rig.open_in("seat"), rig.open_in("seat"), rig.open_in("seat")];
     let keep = rig.identity(keys[1]);
-    let evict = || Query::Evict { channel: "seat".into(), keep };
+    let evict = || Query::Evict { channel: "seat".into(), keep: keep.into() };
     assert_eq!(rig.reply_to(evict()), done_with(2));
     assert_eq!(members_of(&mut rig, "seat"), [keep]);
     assert_eq!(rig.reply_to(evict()), done_with(0));
@@ -193,42 +195,118 @@ fn metrics_show_the_shard_as_it_stands() {
 #[test]
 fn shards_replies_add_up() {
     let refused = || Reply::Refused(QueryRefusal::TooBusy);
-    let partly_done = || Reply::Done { connections: 1, refused: Some(QueryRefusal::TooBusy) };
     let cases = [
         (sent(1, ""), sent(2, "b"), sent(3, "b")),
-        (sent(1, "a"), sent(0, "b"), sent(1, "a")),
         (done_with(0), done_with(1), done_with(1)),
-        (refused(), done_with(0), refused()),
         (done_with(0), refused(), refused()),
-        (refused(), done_with(1), partly_done()),
-        (done_with(1), refused(), partly_done()),
-        (Reply::sent(0), refused(), refused()),
-        (refused(), Reply::sent(0), refused()),
+        (done_with(1), refused(), Reply::Done { connections: 1, refused: Some(QueryRefusal::TooBusy) }),
         (
-            Reply::Channels(vec![("a".into(), 1)]),
-            Reply::Channels(vec![("a".into(), 2), ("b".into(), 1)]),
+            Reply::Channels(vec![("b".into(), 1), ("a".into(), 1)]),
+            Reply::Channels(vec![("a".into(), 2)]),
             Reply::Channels(vec![("a".into(), 3), ("b".into(), 1)]),
         ),
+        (Reply::Channels(vec![("a".into(), 1)]), refused(), refused()),
     ];
-    for (mut one, other, sum) in cases {
-        one.add(other);
-        assert_eq!(one, sum);
+    for (one, other, sum) in cases {
+        assert_eq!(added([one.clone(), other.clone()]), sum);
+        assert_eq!(added([other, one]), sum);
     }
 }
 
 #[test]
-fn a_refusal_beside_a_success_is_not_lost_and_loses_nothing() {
-    let why = Some(NotSent::Refused(QueryRefusal::TooBusy));
+fn every_part_that_refuses_a_message_counts() {
+    let why = NotSent::Refused(QueryRefusal::TooBusy);
+    let refused = || Reply::not_sent(1, QueryRefusal::TooBusy);
     let stored = Reply::Sent { tally: Tally { targets: 7, stored: 7, ..Tally::default() }, data: b"x".to_vec() };
-    let partly = Reply::Sent {
-        tally: Tally { targets: 8, stored: 7, refused: 1, why, ..Tally::default() },
-        data: b"x".to_vec(),
-    };
-    let refused = Reply::Refused(QueryRefusal::TooBusy);
-    for (mut one, other) in [(stored.clone(), refused.clone()), (refused, stored)] {
-        one.add(other);
-        assert_eq!(one, partly);
-    }
-    let Reply::Sent { tally, .. } = partly else { unreachable!() };
+    let sum = added([refused(), stored, refused(), Reply::silent(3)]);
+    let tally = Tally { targets: 12, stored: 7, refused: 2, undecided: 3, why: Some(why), ..Tally::default() };
+    assert_eq!(sum, Reply::Sent { tally, data: b"x".to_vec() });
     assert!(!tally.is_success());
+}
+
+fn added(replies: impl IntoIterator<Item = Reply>) -> Reply {
+    replies
+        .into_iter()
+        .reduce(|mut sum, reply| {
+            sum.add(reply);
+            sum
+        })
+        .expect("there are some")
+}
+
+/// Replies of one kind, and refusals: what several shards may reply to one query.
+fn replies() -> impl Strategy<Value = Vec<Reply>> {
+    let refusal = || prop_oneof![Just(QueryRefusal::TooBusy), Just(QueryRefusal::NotStored)];
+    let reason = prop_oneof![
+        refusal().prop_map(NotSent::Refused),
+        Just(NotSent::NotStored(NotStored::Expired)),
+        Just(NotSent::TimeOver),
+    ];
+    let tally = (prop::array::uniform5(0..3_u32), reason).prop_map(
+        |([more, connections, stored, refused, undecided], reason)| Tally {
+            targets: connections + stored + refused + undecided + more,
+            connections,
+            stored,
+            refused,
+            undecided,
+            why: (refused + undecided > 0).then_some(reason),
+        },
+    );
+    let sent = (tally, prop::collection::vec(0..3_u8, 0..3)).prop_map(|(tally, data)| Reply::Sent { tally, data });
+    let done = prop_oneof![(0..3_u32).prop_map(Reply::done), refusal().prop_map(Reply::Refused)];
+    let channels = prop::collection::btree_map("[a-c]", 1..4_usize, 0..3);
+    let channels = prop_oneof![
+        channels.prop_map(|channels| Reply::Channels(channels.into_iter().collect())),
+        refusal().prop_map(Reply::Refused),
+    ];
+    let identity = (0..9_u8).prop_map(|n| Identity::new([n; 32], ConnKey::unpack(u64::from(n))));
+    let members = prop::collection::vec(identity, 0..3)
+        .prop_map(|identities| Reply::Members { total: identities.len(), identities });
+    let members = prop_oneof![members, refusal().prop_map(Reply::Refused)];
+    let some = 2..5_usize;
+    prop_oneof![
+        prop::collection::vec(sent, some.clone()),
+        prop::collection::vec(done, some.clone()),
+        prop::collection::vec(channels, some.clone()),
+        prop::collection::vec(members, some),
+    ]
+}
+
+/// Every order of so many things.
+fn orders(len: usize) -> Vec<Vec<usize>> {
+    let Some(last) = len.checked_sub(1) else { return vec![Vec::new()] };
+    let longer = |order: Vec<usize>| {
+        (0..=order.len()).map(move |at| {
+            let mut order = order.clone();
+            order.insert(at, last);
+            order
+        })
+    };
+    orders(last).into_iter().flat_map(longer).collect()
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_replies_does_not_matter(replies in replies(), split in 1..4_usize) {
+        let sum = added(replies.clone());
+        for order in orders(replies.len()) {
+            let in_order: Vec<Reply> = order.iter().map(|&index| replies[index].clone()).collect();
+            prop_assert_eq!(&added(in_order.clone()), &sum);
+            // Parts may be sums themselves.
+            let (some, others) = in_order.split_at(split.min(replies.len() - 1));
+            prop_assert_eq!(&added([added(some.to_vec()), added(others.to_vec())]), &sum);
+        }
+        let refused = replies.iter().any(|reply| match reply {
+            Reply::Refused(_) => true,
+            Reply::Sent { tally, .. } => !tally.is_success(),
+            _ => false,
+        });
+        let is_success = match sum {
+            Reply::Sent { tally, .. } => tally.is_success(),
+            Reply::Done { refused, .. } => refused.is_none(),
+            Reply::Refused(_) => false,
+            _ => true,
+        };
+        prop_assert_eq!(is_success, !refused);
+    }
 }

@@ -1,6 +1,6 @@
 //! A connection becomes a session's: attach, takeover, resume; and the sessions that are there at the start.
 
-use super::channels::take_channels;
+use super::channels::{note_online, take_channels};
 use super::commands::Then;
 use super::end::{displace_attaching, leave};
 use super::pages::take_page;
@@ -111,6 +111,7 @@ pub fn on_attached(scope: &mut Scope<'_>, key: SessionKey, attachment: u32, page
     let (id, name, waiting, greets) = (session.id, session.name.clone(), session.waiting, session.greets);
     take_uplink(scope, key, conn, page.received);
     scope.conns.open(conn, response, &mut scope.cx);
+    note_online(scope, key.index);
     scope.conns.arm_no_later(conn, keepalive::next_check(scope.conns, conn, scope.cx.settings));
     if greets && scope.conns.conn(conn).is_open() {
         let greeting = greeting(&name, resumed, waiting);
@@ -167,6 +168,7 @@ pub fn restore(scope: &mut Scope<'_>, stored: Vec<StoredSession>) {
             let change = scope.channels.join(index.into(), &mut session.joined, &channel);
             scope.cx.presence(change, true);
         }
+        note_online(scope, index);
         arm_expiry(scope, index);
     }
 }

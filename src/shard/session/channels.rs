@@ -5,12 +5,14 @@
 use super::commands::Then;
 use super::row::{note_change, put, refuse_change};
 use super::scope::Scope;
+use crate::base::arena::List;
 use crate::base::id::ConnIndex;
 use crate::shard::call::query::{QueryRefusal, Reply};
 use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
 use crate::shard::command::{Mutation, StoreError};
 use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
+use crate::shard::planted::Bug;
 use std::sync::Arc;
 
 /// `Ok(true)`: the query is replied to when the store has it.
@@ -22,33 +24,52 @@ pub fn subscribe(
 ) -> Result<bool, QueryRefusal> {
     // What the backend answers is meant for the session, although this connection of its may have ended.
     let session = scope.session_of(conn);
-    if let Some(why) = refusal(scope, conn, session, channel) {
+    let is_gone = match scope.conns.conn(conn).phase() {
+        Phase::Closing | Phase::Gone => session.is_none(),
+        phase => phase == Phase::HandedOver,
+    };
+    if is_gone {
         scope.cx.metrics.subscriptions_refused.increment();
-        return Err(why);
+        return Err(QueryRefusal::NoSuchConnection);
     }
     if let Some(index) = session {
-        if scope.sessions.commands.is_busy(&scope.cx) {
-            refuse_change(scope, index, query.is_none());
-            return Err(QueryRefusal::TooBusy);
-        }
-        return Ok(join_session(scope, index, channel, query) && query.is_some());
+        return subscribe_session(scope, index, channel, query);
     }
+    check_room(scope, scope.conns.joined(conn), channel)?;
     let change = scope.channels.join(conn.into(), scope.conns.joined_mut(conn), channel);
     scope.cx.presence(change, true);
     Ok(false)
 }
 
-fn refusal(scope: &Scope<'_>, conn: ConnIndex, session: Option<SessionIndex>, channel: &str) -> Option<QueryRefusal> {
-    let joined = session.map_or(scope.conns.joined(conn), |index| &scope.sessions.table.at(index).joined);
-    let most = scope.cx.settings.channels_per_connection;
-    match scope.conns.conn(conn).phase() {
-        _ if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX => Some(QueryRefusal::BadChannelName),
-        Phase::Closing | Phase::Gone if session.is_none() => Some(QueryRefusal::NoSuchConnection),
-        Phase::HandedOver => Some(QueryRefusal::NoSuchConnection),
-        _ if scope.channels.count(joined, most) < most => None,
-        _ if scope.channels.joined_names(joined).any(|joined| joined == channel) => None,
-        _ => Some(QueryRefusal::TooManyChannels),
+/// The same for a session, whether or not it is online.
+pub fn subscribe_session(
+    scope: &mut Scope<'_>,
+    index: SessionIndex,
+    channel: &str,
+    query: Option<QueryId>,
+) -> Result<bool, QueryRefusal> {
+    check_room(scope, &scope.sessions.table.at(index).joined, channel)?;
+    if scope.sessions.commands.is_busy(&scope.cx) {
+        refuse_change(scope, index, query.is_none());
+        return Err(QueryRefusal::TooBusy);
     }
+    Ok(join_session(scope, index, channel, query) && query.is_some())
+}
+
+/// Whether a member of these channels may join one more.
+fn check_room(scope: &Scope<'_>, joined: &List, channel: &str) -> Result<(), QueryRefusal> {
+    let most = scope.cx.settings.channels_per_connection;
+    let refusal = if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX {
+        QueryRefusal::BadChannelName
+    } else if scope.channels.count(joined, most) < most
+        || scope.channels.joined_names(joined).any(|joined| joined == channel)
+    {
+        return Ok(());
+    } else {
+        QueryRefusal::TooManyChannels
+    };
+    scope.cx.metrics.subscriptions_refused.increment();
+    Err(refusal)
 }
 
 /// `query` gets its reply, for a session when the store has it.
@@ -80,8 +101,17 @@ pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex
             scope.cx.presence(change, true);
             let then = Then::AttachJoin { session: key, attachment, channel: channel.clone() };
             write_change(scope, index, (channel, true), change == Change::Nothing, then);
+            // A call may name the session before it is online: no reply to it may overtake this.
+            note_change(scope, index);
         }
     }
+    note_online(scope, index);
+}
+
+/// The session's connection has opened or ended, or the session has joined a channel: channels count who is online.
+pub fn note_online(scope: &mut Scope<'_>, index: SessionIndex) {
+    let is_absent = scope.online_conn(index).is_none() && !scope.cx.is_planted(Bug::CountsTheAbsent);
+    scope.channels.set_absent(&scope.sessions.table.at(index).joined, is_absent);
 }
 
 /// False: the session had joined before, and the caller replies. True: the query is replied to when the store knows.
@@ -93,6 +123,7 @@ fn join_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, query
     }
     let key = session.key(index);
     scope.cx.presence(change, true);
+    note_online(scope, index);
     let channel: Arc<str> = channel.into();
     let query = query.map(|query| (query, Reply::found(true)));
     let then = Then::ChannelChanged { session: key, channel: channel.clone(), joins: true, query };
@@ -161,6 +192,7 @@ pub fn on_changed(
             false => scope.channels.leave(&mut session.joined, &channel),
         };
         scope.cx.presence(change, joined);
+        note_online(scope, key.index);
     }
     if refused.is_some() {
         note_refusal(scope, key);

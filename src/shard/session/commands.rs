@@ -8,9 +8,8 @@ use crate::shard::context::Context;
 use crate::shard::ids::{QueryId, SessionKey};
 use crate::shard::output::Output;
 use crate::shard::planted::Bug;
-use rustc_hash::FxHashMap;
-use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What follows a command.
@@ -220,7 +219,7 @@ const SPARE_MAX: usize = 4096;
 /// Changes of memberships of channels among the unfinished commands. Memory is where the last of a channel takes it;
 /// what the store refuses in between has not happened.
 #[derive(Default)]
-pub struct ChannelChanges(FxHashMap<(SessionKey, Arc<str>), UnderWay>);
+pub struct ChannelChanges(BTreeMap<(SessionKey, Arc<str>), UnderWay>);
 
 struct UnderWay {
     changes: u32,

@@ -1,5 +1,6 @@
 //! How connections of sessions end, and how sessions do: detached, refused, expired, dropped.
 
+use super::channels::note_online;
 use super::commands::Then;
 use super::downlink::store_unfinished;
 use super::pages::advance_oldest;
@@ -40,6 +41,7 @@ fn detach(scope: &mut Scope<'_>, conn: ConnIndex) {
     if session.uplink_conn == Some(conn) && uplink_idle {
         session.uplink_conn = None;
     }
+    note_online(scope, index);
     put_absent(scope, index);
 }
 

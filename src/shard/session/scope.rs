@@ -3,8 +3,10 @@
 use super::commands::{ChannelChanges, Commands, Then};
 use super::table::SessionTable;
 use crate::base::id::ConnIndex;
+use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::shard::call::waiting::CallRef;
+use crate::shard::channel::largest::Largest;
 use crate::shard::channel::members::Channels;
 use crate::shard::command::{Mutation, Offset, SessionId};
 use crate::shard::connection::downlink::Downlinks;
@@ -33,14 +35,15 @@ pub struct Scope<'a> {
     pub downlinks: &'a mut Downlinks,
     pub uplinks: &'a mut Uplinks,
     pub channels: &'a mut Channels,
+    pub largest: &'a mut Largest,
     pub sessions: &'a mut Sessions,
     pub cx: Context<'a>,
 }
 
 impl Sessions {
-    pub fn new(now: Tick) -> Sessions {
+    pub fn new(key: HashKey, now: Tick) -> Sessions {
         Sessions {
-            table: SessionTable::new(now),
+            table: SessionTable::new(key, now),
             commands: Commands::default(),
             channel_changes: ChannelChanges::default(),
             detached_calls: FxHashMap::default(),

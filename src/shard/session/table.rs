@@ -2,26 +2,26 @@
 
 use super::state::Session;
 use crate::base::id::ShardId;
+use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::base::wheel::Wheel;
 use crate::shard::command::SessionId;
 use crate::shard::ids::{SessionIndex, SessionKey};
-use rustc_hash::{FxHashMap, FxHasher};
+use hashbrown::HashTable;
+use rustc_hash::FxHashMap;
 use slab::Slab;
-use std::hash::Hasher;
 use std::sync::Arc;
 
-/// The shard that owns a session, among as many as there are workers.
-pub fn session_owner(name: &str, workers: usize) -> ShardId {
-    let mut hasher = FxHasher::default();
-    hasher.write(name.as_bytes());
-    // The high bits of Fx are the good ones.
-    ShardId((((hasher.finish() >> 32) * workers as u64) >> 32) as u16)
+/// The shard that owns a session, among as many as there are workers. All workers of a process have one key, and so
+/// they agree.
+pub fn session_owner(key: HashKey, name: &str, workers: usize) -> ShardId {
+    ShardId((((key.hash(name) >> 32) * workers as u64) >> 32) as u16)
 }
 
 pub struct SessionTable {
+    key: HashKey,
     slots: Slab<Session>,
-    names: FxHashMap<Arc<str>, SessionIndex>,
+    names: HashTable<SessionIndex>,
     ids: FxHashMap<SessionId, SessionIndex>,
     generation: u32,
     /// When absent sessions end.
@@ -29,10 +29,11 @@ pub struct SessionTable {
 }
 
 impl SessionTable {
-    pub fn new(now: Tick) -> SessionTable {
+    pub fn new(key: HashKey, now: Tick) -> SessionTable {
         SessionTable {
+            key,
             slots: Slab::new(),
-            names: FxHashMap::default(),
+            names: HashTable::new(),
             ids: FxHashMap::default(),
             generation: 0,
             expiries: Wheel::new(now),
@@ -69,7 +70,7 @@ impl SessionTable {
     }
 
     pub fn by_name(&self, name: &str) -> Option<SessionIndex> {
-        self.names.get(name).copied()
+        self.names.find(self.key.hash(name), |&index| *self.at(index).name == *name).copied()
     }
 
     pub fn index_of(&self, id: SessionId) -> Option<SessionIndex> {
@@ -78,8 +79,11 @@ impl SessionTable {
 
     pub fn insert(&mut self, id: SessionId, name: Arc<str>) -> SessionIndex {
         self.generation = self.generation.wrapping_add(1);
-        let index = SessionIndex(self.slots.insert(Session::new(id, name.clone(), self.generation)) as u32);
-        self.names.insert(name, index);
+        debug_assert!(self.by_name(&name).is_none(), "a name is one session's");
+        let (key, hash) = (self.key, self.key.hash(&name));
+        let index = SessionIndex(self.slots.insert(Session::new(id, name, self.generation)) as u32);
+        let slots = &self.slots;
+        self.names.insert_unique(hash, index, |&index| key.hash(&slots[index.slot()].name));
         self.ids.insert(id, index);
         index
     }
@@ -87,7 +91,8 @@ impl SessionTable {
     pub fn remove(&mut self, index: SessionIndex) -> Session {
         self.expiries.cancel(index.0);
         let session = self.slots.remove(index.slot());
-        self.names.remove(&session.name);
+        let hash = self.key.hash(&session.name);
+        self.names.find_entry(hash, |&known| known == index).expect("a session has its name").remove();
         self.ids.remove(&session.id);
         session
     }
@@ -121,5 +126,36 @@ impl SessionTable {
     #[cfg(debug_assertions)]
     pub fn has_expiry(&self, index: SessionIndex) -> bool {
         self.expiries.deadline(index.0).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_agreed_on_by_key_and_spread_evenly() {
+        let keys = [HashKey::new(1, 2), HashKey::new(3, 4)];
+        let names: Vec<String> = (0..4_000).map(|n| format!("user {n}")).collect();
+        let owners = keys.map(|key| names.iter().map(|name| session_owner(key, name, 4)).collect::<Vec<_>>());
+        for owned in &owners {
+            let of = |shard| owned.iter().filter(|owner| owner.0 == shard).count();
+            assert!((0..4).all(|shard| (900..1_100).contains(&of(shard))), "a quarter each");
+        }
+        let same = owners[0].iter().zip(&owners[1]).filter(|(one, other)| one == other).count();
+        assert!((900..1_100).contains(&same), "another key, other owners: {same} of 4,000 are the same by chance");
+        assert_eq!(session_owner(keys[0], "user 7", 1), ShardId(0));
+    }
+
+    #[test]
+    fn a_session_is_found_by_name_until_it_is_removed() {
+        let mut table = SessionTable::new(HashKey::new(1, 2), Tick(0));
+        let name = |n: u32| -> Arc<str> { format!("user {n}").into() };
+        let indices: Vec<SessionIndex> = (0..100).map(|n| table.insert(SessionId(u128::from(n)), name(n))).collect();
+        assert!((0..100).all(|n| table.by_name(&name(n)) == Some(indices[n as usize])));
+        for n in (0..100).step_by(2) {
+            table.remove(indices[n as usize]);
+        }
+        assert!((0..100).all(|n| table.by_name(&name(n)).is_some() == (n % 2 == 1)));
     }
 }

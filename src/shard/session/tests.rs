@@ -6,7 +6,7 @@ use crate::shard::command::{Command, Completion, Completions, IDS, Operation, Se
 use crate::shard::tests::{Rig, settings};
 use crate::shard::{
     Forward, Input, Message, NotSent, NotStored, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, Settings,
-    Tally, Terms,
+    Tally, Terms, Wait, Who,
 };
 use crate::wire::packet::QoS;
 use std::collections::VecDeque;
@@ -600,7 +600,7 @@ fn a_moved_connection_is_found_by_its_identity() {
     let (origin, identity) = bench.rig.reserve();
     let to = ConnKey { index: ConnIndex(5), generation: 6, shard: ShardId(7) };
     bench.rig.input(Input::HandedOver { key: origin, to });
-    bench.rig.query(Query::Exists { identity });
+    bench.rig.query(Query::Exists { who: identity.into() });
     let redirect = |output: &Output| matches!(output, Output::RedirectQuery { to: at, .. } if *at == to);
     assert!(bench.rig.outputs().iter().any(redirect));
     bench.rig.input(Input::HandoverEnded { key: origin });
@@ -610,7 +610,11 @@ fn a_moved_connection_is_found_by_its_identity() {
     let (new, name) = (SessionId(1), "me".into());
     bench.rig.input(Input::Attach { key, response, new, name, expiry_s: None, greets: false });
     bench.store();
-    bench.rig.input(Input::RedirectedQuery { key, query_id: QueryId(77), query: Query::Exists { identity: foreign } });
+    bench.rig.input(Input::RedirectedQuery {
+        key,
+        query_id: QueryId(77),
+        query: Query::Exists { who: foreign.into() },
+    });
     assert_eq!(bench.reply(), Reply::done(1));
     bench.rig.end(key);
     let ended = |output: &Output| matches!(output, Output::HandoverEnded { origin } if *origin == to);

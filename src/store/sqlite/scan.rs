@@ -6,7 +6,8 @@ use super::index::{Entry, Index};
 use super::rows::{MessageRowId, SessionRowId};
 use crate::shard::command::{DownlinkMark, Offset, SessionId, SessionRow, StoredSession, UnixMs, UplinkMark};
 use rusqlite::{Connection, OptionalExtension, Result, Row};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
+use std::collections::HashSet;
 use std::mem;
 use std::sync::Arc;
 
@@ -67,7 +68,7 @@ fn decode_session(row: &Row) -> Result<SessionRow> {
 
 /// Many sessions are in few channels: they share one copy of each name.
 fn read_channels(connection: &Connection, positions: &Positions, sessions: &mut [StoredSession]) -> Result<()> {
-    let mut names: FxHashSet<Arc<str>> = FxHashSet::default();
+    let mut names: HashSet<Arc<str>> = HashSet::new();
     let mut statement = connection.prepare("SELECT key, channel FROM channels ORDER BY key")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {

@@ -5,6 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
 use rainbow::shard::command::{
@@ -13,7 +14,7 @@ use rainbow::shard::command::{
 };
 use rainbow::shard::{
     DrainScope, Forward, ForwardOutcome, Input, Message, Mode, Output, Query, QueryId, SessionSettings, Settings,
-    Shard, Terms,
+    Shard, Terms, Wait, Who,
 };
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
@@ -32,6 +33,7 @@ const SETTINGS: Settings = Settings {
     forward_queue: 2,
     forward_queue_bytes: 100,
     forward_ahead_bytes: 50,
+    hash_key: HashKey::new(1, 2),
     forwards: true,
     inflight_window: 2,
     received_max: 3,
@@ -51,6 +53,7 @@ const TINY_LIMITS: Limits = Limits {
     fanout_slice_members: 1,
     copied_packet_bytes_max: 12,
     fanout_at_once_members: 1,
+    walked_channels: 1,
     fanout_jobs_max: 3,
     commands_max: 6,
     commands_bytes_max: 3_000,
@@ -367,7 +370,7 @@ impl Story<'_> {
                 let Some(at) = self.conn() else { return };
                 let (key, identity) = (self.conns[at].key, self.conns[at].identity);
                 let query_id = self.query_id();
-                self.handle(Input::RedirectedQuery { key, query_id, query: Query::Exists { identity } });
+                self.handle(Input::RedirectedQuery { key, query_id, query: Query::Exists { who: identity.into() } });
             }
         }
     }
@@ -451,6 +454,7 @@ impl Story<'_> {
             deadline,
             ttl_ms: (number & 1 > 0).then_some(500),
             claim: (number & 2 > 0).then(|| Claim { message_id: "m".into(), until }),
+            wait: if number & 8 > 0 { Wait::Stored } else { Wait::Answered },
         };
         let query_id = self.query_id();
         if number & 4 > 0 {
@@ -465,17 +469,19 @@ impl Story<'_> {
         let identity = self.conns[at].identity;
         let (channel, code, reason) = (self.channel().into(), CloseCode(4000), "go".into());
         let session = || SESSION_NAMES[identity.0[0] as usize % SESSION_NAMES.len()].into();
-        let query = match self.number() % 10 {
-            0 => Query::Exists { identity },
-            1 => Query::Unsubscribe { identity, channel },
-            2 => Query::Evict { channel, keep: identity },
+        let number = self.number();
+        let who = if number & 128 > 0 { Who::Session(session()) } else { identity.into() };
+        let query = match number % 10 {
+            0 => Query::Exists { who },
+            1 => Query::Unsubscribe { who, channel },
+            2 => Query::Evict { channel, keep: who },
             3 => Query::Kick { identity, code, reason },
             4 => Query::KickChannel { channel, code, reason },
             5 => Query::Members { channel, offset: self.number(), limit: self.number() },
             6 => Query::Largest { most: self.number() },
             7 => Query::Session { session: session() },
             8 => Query::DropSession { session: session() },
-            _ => Query::Subscribe { identity, channel },
+            _ => Query::Subscribe { who, channel },
         };
         let query_id = self.query_id();
         self.handle(Input::Query { query_id, query });

@@ -4,7 +4,7 @@ use super::world::{CHANNELS, Event, World, channel_name};
 use crate::peer::body_of;
 use rainbow::base::time::Tick;
 use rainbow::shard::command::{Claim, SessionId, UnixMs};
-use rainbow::shard::{Input, Message, Query, QueryId, Reply, Tally, Terms};
+use rainbow::shard::{Input, Message, Query, QueryId, Reply, Tally, Terms, Wait};
 use rainbow::wire::packet::QoS;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -209,7 +209,8 @@ impl World {
         call.targets.extend(meant.iter().copied());
         // The first try counts too: what it has stored is Known to this one.
         call.outcome = Outcome::Open;
-        let terms = Terms { deadline: Tick(call.deadline), ttl_ms: call.ttl_ms, claim: call.claim.clone() };
+        let wait = if token.is_multiple_of(5) { Wait::Stored } else { Wait::Answered };
+        let terms = Terms { deadline: Tick(call.deadline), ttl_ms: call.ttl_ms, claim: call.claim.clone(), wait };
         let (to, qos, tries) = (call.to, call.qos, call.tries);
         self.trace(format_args!("call {token} to {to:?}, {qos:?}, {terms:?}, try {tries}, meant for {meant:?}"));
         self.seen.calls_retried += u64::from(tries > 1);

@@ -5,7 +5,7 @@ use super::connection::Stage;
 use super::world::{CHANNELS, Event, Pending, World, channel_name};
 use rainbow::base::time::Tick;
 use rainbow::shard::command::StoreError;
-use rainbow::shard::{DrainScope, Input, Query, QueryId, Reply};
+use rainbow::shard::{DrainScope, Input, Query, QueryId, Reply, Who};
 use rainbow::wire::ws::frame::CloseCode;
 
 impl World {
@@ -153,20 +153,22 @@ impl World {
         }
     }
 
-    /// The business server moves a client by its identity.
+    /// The business server moves a client by its identity, or by its session, which may be absent.
     fn join_or_leave(&mut self, client: usize) {
-        let Some(id) = self.clients[client].connection.filter(|&id| self.connections[id].stage == Stage::Open) else {
-            return;
+        let online = self.clients[client].connection.filter(|&id| self.connections[id].stage == Stage::Open);
+        let (who, session) = match (online, self.known.get(&client)) {
+            (_, Some(&session)) if self.rng.chance(50) => (Who::Session(self.clients[client].name.clone()), session),
+            (Some(id), _) => (self.connections[id].identity.into(), self.connections[id].session.expect("attached")),
+            (None, _) => return,
         };
-        let (identity, session) = (self.connections[id].identity, self.connections[id].session.expect("attached"));
         let (channel, joins) = (self.rng.below(CHANNELS as u64) as usize, self.rng.chance(70));
         let by = self.next_token();
         let query_id = self.query_id(Pending::Join { session, channel, by, joins });
         self.channel_op((session, channel), by);
         let name = channel_name(channel).into();
         let query = match joins {
-            true => Query::Subscribe { identity, channel: name },
-            false => Query::Unsubscribe { identity, channel: name },
+            true => Query::Subscribe { who, channel: name },
+            false => Query::Unsubscribe { who, channel: name },
         };
         self.trace(format_args!("{query:?}"));
         self.input(Input::Query { query_id, query });

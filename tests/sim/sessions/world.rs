@@ -10,6 +10,7 @@ use super::store::{Fault, Report, Store};
 use crate::limits::{has_tiny_limits, limits_of};
 use crate::world::PLENTY;
 use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
@@ -666,6 +667,7 @@ fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
         forward_queue: 1 + rng.below(6) as usize,
         forward_queue_bytes: 300 + rng.below(2_000) as usize,
         forward_ahead_bytes: 1 + rng.below(3_000) as usize,
+        hash_key: HashKey::new(1, 2),
         forwards: true,
         inflight_window: window,
         received_max: 100,

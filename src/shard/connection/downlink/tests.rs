@@ -4,7 +4,7 @@ use super::*;
 use crate::shard::connection::outbox;
 use crate::shard::connection::pending::*;
 use crate::shard::tests::{Rig, send_frame, sent};
-use crate::shard::{QueryRefusal, Reply};
+use crate::shard::{NotSent, QueryRefusal, Reply, Tally};
 use crate::wire::ws::frame::CloseCode;
 
 const QOS0: QoS = QoS::AtMostOnce;
@@ -430,8 +430,9 @@ fn a_message_as_long_as_the_outbox_reaches_who_reads_and_a_longer_one_is_refused
     rig.ack(key, 1, "");
     rig.replies();
     let query_id = rig.call("news", QOS1, &"x".repeat(1_020));
-    let refused = Reply::Refused(QueryRefusal::MessageTooLarge);
-    assert_eq!(rig.replies(), [(query_id, refused)]);
+    let why = Some(NotSent::Refused(QueryRefusal::MessageTooLarge));
+    let tally = Tally { refused: 1, why, ..Tally::default() };
+    assert_eq!(rig.replies(), [(query_id, Reply::Sent { tally, data: Vec::new() })]);
     assert_eq!(rig.shard.len(), 1);
     rig.finish();
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::id::ConnKey;
 use crate::base::limits::Limits;
 use crate::shard::tests::{Rig, sent};
-use crate::shard::{Input, NotSent, Query, Tally};
+use crate::shard::{Input, Mode, NotSent, Query, Tally};
 
 const SLICE: usize = Limits::DEFAULT.fanout_slice_members;
 const AT_ONCE: usize = Limits::DEFAULT.fanout_at_once_members;
@@ -193,5 +193,92 @@ fn kicking_a_channel_closes_its_members_behind_what_was_sent_before() {
     }
     assert_eq!(rig.hear(other), [""; 0]);
     assert_eq!(rig.stats().kicked.get(), 2);
+    rig.finish();
+}
+
+/// A message to the channels `a` and `b`, with two members in both: how many are counted, and how often each hears it.
+fn to_both(sizes: [usize; 2], qos: QoS, mode: Mode) -> (u32, Vec<usize>) {
+    let mut rig = Rig::with(|settings| settings.mode = mode);
+    let mut members = crowd(&mut rig, "a", sizes[0]);
+    members.extend(crowd(&mut rig, "b", sizes[1]));
+    for &key in &members[..2] {
+        rig.input(Input::Subscribe { key, channel: "b" });
+    }
+    let message = Message::encode(qos, 7, b"x", &mut Vec::new());
+    let channels = Arc::from(["a".into(), "b".into(), "nobody's".into()]);
+    let query_id = rig.query(Query::Broadcast { channels, message, terms: (rig.now + 10_000).into() });
+    rig.fan_out();
+    let heard = members.iter().map(|&key| {
+        let heard = rig.hear(key).len();
+        (1..=heard as u16).for_each(|id| {
+            if qos != QoS::AtMostOnce {
+                rig.ack(key, id, "")
+            }
+        });
+        heard
+    });
+    let heard = heard.collect();
+    let replies = rig.replies();
+    assert_eq!(replies.len(), 3, "one for each channel");
+    assert!(replies.iter().all(|(of, _)| *of == query_id));
+    let count = |reply: &Reply| match reply {
+        Reply::Sent { tally, .. } if tally.is_success() => tally.connections,
+        other => panic!("{other:?}"),
+    };
+    let count = replies.iter().map(|(_, reply)| count(reply)).sum();
+    rig.finish();
+    (count, heard)
+}
+
+#[test]
+fn a_member_of_two_channels_of_a_call_gets_the_message_once_and_counts_once() {
+    for sizes in [[4, 3], [AT_ONCE + 1, 3], [3, AT_ONCE + 1], [2 * AT_ONCE, 3 * AT_ONCE]] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+            let (count, heard) = to_both(sizes, qos, Mode::Packets);
+            assert_eq!(count as usize, sizes.iter().sum::<usize>(), "{sizes:?} {qos:?}");
+            assert!(heard.iter().all(|&heard| heard == 1), "{sizes:?} {qos:?}");
+            let (count, heard) = to_both(sizes, qos, Mode::Planted(Bug::SendsTwice));
+            assert_eq!((count as usize, heard[0]), (heard.len() + 2, 2), "the mistake would show");
+        }
+    }
+}
+
+#[test]
+fn a_message_of_qos_0_to_several_channels_whose_turn_comes_too_late_is_refused() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "a", AT_ONCE + 1);
+    let message = Message::encode(QoS::AtMostOnce, 7, b"x", &mut Vec::new());
+    let terms = (rig.now + 100).into();
+    let query_id = rig.query(Query::Broadcast { channels: Arc::from(["a".into()]), message, terms });
+    rig.advance(100);
+    let [(of, Reply::Sent { tally, .. })] = &rig.replies()[..] else { panic!("one reply") };
+    assert_eq!((*of, tally.refused), (query_id, members.len() as u32));
+    rig.fan_out();
+    assert_eq!(rig.hear(members[0]), [""; 0]);
+    rig.finish();
+}
+
+#[test]
+fn many_are_evicted_in_slices_and_messages_keep_their_place() {
+    let mut rig = Rig::new();
+    let members = crowd(&mut rig, "all", 2 * AT_ONCE);
+    let keep = rig.identity(members[3]);
+    rig.call("all", QoS::AtMostOnce, "before");
+    let query_id = rig.query(Query::Evict { channel: "all".into(), keep: keep.into() });
+    rig.replies();
+    let mut slices = 1;
+    while rig.shard.poll_fanout(rig.now) {
+        slices += 1;
+        rig.input(Input::Tick);
+        if slices == 2 {
+            assert!(rig.replies().is_empty(), "not all have left");
+        }
+    }
+    rig.input(Input::Tick);
+    assert!(slices >= 2 * AT_ONCE / SLICE, "{slices} slices");
+    assert_eq!(rig.replies(), [(query_id, Reply::done(2 * AT_ONCE as u32 - 1))]);
+    rig.call("all", QoS::AtMostOnce, "after");
+    assert_eq!(rig.hear(members[3]), ["send0 \"before\"", "send0 \"after\""]);
+    assert_eq!(rig.hear(members[4]), ["send0 \"before\""]);
     rig.finish();
 }

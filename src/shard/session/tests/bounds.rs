@@ -75,9 +75,10 @@ fn a_change_of_channels_is_refused() {
         bench.send_to("away", QOS1, "x");
     }
     let identity = bench.rig.identity(key);
-    for query in
-        [Query::Subscribe { identity, channel: "news".into() }, Query::Unsubscribe { identity, channel: "news".into() }]
-    {
+    for query in [
+        Query::Subscribe { who: identity.into(), channel: "news".into() },
+        Query::Unsubscribe { who: identity.into(), channel: "news".into() },
+    ] {
         bench.rig.query(query);
         assert_eq!(bench.reply(), Reply::Refused(crate::shard::QueryRefusal::TooBusy));
     }

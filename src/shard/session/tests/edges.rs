@@ -132,3 +132,92 @@ fn a_rel_that_could_not_be_stored_comes_with_every_connection_until_it_is_answer
     assert_eq!(bench.rig.hear(key), [""; 0], "its COM has come");
     bench.finish();
 }
+
+#[test]
+fn an_absent_session_joins_and_leaves_and_occupies() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.rig.end(key);
+    bench.store();
+    let other = bench.attach("other", &["seat"]);
+    bench.store();
+    let me = || Who::Session("me".into());
+    let nobody = Who::Session("nobody".into());
+    assert_eq!(bench.rig.reply_to(Query::Exists { who: nobody.clone() }), Reply::done(0));
+    assert_eq!(bench.rig.reply_to(Query::Exists { who: me() }), Reply::done(1));
+    bench.rig.replies();
+    for (query, expected, channels) in [
+        (Query::Subscribe { who: me(), channel: "seat".into() }, Reply::done(1), vec!["seat"]),
+        (Query::Subscribe { who: nobody.clone(), channel: "seat".into() }, Reply::done(0), vec!["seat"]),
+        (Query::Evict { channel: "seat".into(), keep: me() }, Reply::done(1), vec!["seat"]),
+        (Query::Unsubscribe { who: nobody, channel: "seat".into() }, Reply::done(0), vec!["seat"]),
+        (Query::Unsubscribe { who: me(), channel: "seat".into() }, Reply::done(1), vec![]),
+    ] {
+        bench.rig.query(query);
+        bench.store();
+        assert_eq!(bench.reply(), expected);
+        assert_eq!(bench.channels("me"), channels);
+        let stored = bench.disk.sessions().into_iter().find(|session| &*session.row.name == "me").expect("it is there");
+        assert!(stored.channels.iter().map(|name| &**name).eq(channels), "the store has it too");
+    }
+    assert!(bench.channels("other").is_empty(), "it was evicted");
+    bench.rig.end(other);
+    bench.finish();
+}
+
+#[test]
+fn a_call_that_names_a_session_on_its_way_in_is_answered_when_its_channels_are_stored() {
+    let mut bench = Bench::new();
+    let key = bench.attach("me", &["news"]);
+    bench.rig.query(Query::Subscribe { who: Who::Session("me".into()), channel: "news".into() });
+    assert!(bench.rig.replies().is_empty(), "that it has joined is not stored yet");
+    bench.store();
+    assert_eq!(bench.reply(), Reply::done(1));
+    bench.rig.end(key);
+    bench.finish();
+}
+
+#[test]
+fn who_is_online_is_counted_the_same_everywhere() {
+    let mut bench = Bench::new();
+    let key = bench.attach("me", &["news"]);
+    bench.store();
+    bench.attach("other", &["news"]);
+    bench.store();
+    let counts = |bench: &mut Bench| {
+        let members = Query::Members { channel: "news".into(), offset: 0, limit: 10 };
+        let Reply::Members { total, identities } = bench.rig.reply_to(members) else { panic!("members") };
+        let Reply::Channels(largest) = bench.rig.reply_to(Query::Largest { most: 1 }) else { panic!("channels") };
+        assert_eq!(identities.len(), total);
+        (total, largest.first().map_or(0, |(_, members)| *members))
+    };
+    assert_eq!(counts(&mut bench), (2, 2));
+    bench.rig.end(key);
+    assert_eq!(counts(&mut bench), (1, 1));
+    bench.store();
+    let key = bench.open("me");
+    assert_eq!(counts(&mut bench), (2, 2));
+    bench.rig.input(Input::Unsubscribe { key, channel: "news" });
+    assert_eq!(counts(&mut bench), (1, 1));
+    bench.store();
+    bench.crash();
+    assert_eq!(counts(&mut bench), (0, 0));
+    bench.finish();
+}
+
+#[test]
+fn a_call_that_waits_for_the_store_is_answered_at_once_and_the_client_gets_the_message_too() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    let terms = Terms { wait: Wait::Stored, ..Terms::from(bench.rig.now + 10_000) };
+    bench.send_on("me", QOS1, "x", terms);
+    assert_eq!(bench.rig.hear(key), ["send1 #1 \"x\""]);
+    bench.rig.advance(1);
+    bench.store();
+    let Reply::Sent { tally, .. } = bench.reply() else { panic!("a message") };
+    assert_eq!((tally.stored, tally.connections), (1, 0));
+    bench.rig.ack(key, 1, "");
+    bench.store();
+    assert_eq!(bench.waiting("me"), 0);
+    bench.finish();
+}
