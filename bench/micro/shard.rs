@@ -25,7 +25,7 @@ impl Bed {
         let mut bed = Bed { shard, keys: Vec::new(), out: Vec::new() };
         for number in 0..connections {
             let (key, _) = bed.shard.reserve([number as u8; 32], NOW);
-            bed.shard.handle(Input::Opened { key, response: b"HTTP/1.1 101\r\n\r\n"[..].into() }, NOW);
+            bed.shard.handle(Input::Opened { key, response: b"HTTP/1.1 101\r\n\r\n"[..].into(), greets: false }, NOW);
             for channel in ["room", &format!("u{number}")] {
                 bed.shard.handle(Input::Subscribe { key, channel }, NOW);
             }
@@ -189,7 +189,7 @@ fn shard_connect_and_end(bencher: Bencher) {
     let mut bed = Bed::new(CLIENTS);
     bencher.bench_local(|| {
         let (key, _) = bed.shard.reserve([7; 32], NOW);
-        bed.shard.handle(Input::Opened { key, response: b"HTTP/1.1 101\r\n\r\n"[..].into() }, NOW);
+        bed.shard.handle(Input::Opened { key, response: b"HTTP/1.1 101\r\n\r\n"[..].into(), greets: false }, NOW);
         bed.shard.handle(Input::Subscribe { key, channel: "room" }, NOW);
         bed.flush();
         bed.shard.handle(Input::SocketEnded { key }, NOW);

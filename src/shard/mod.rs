@@ -25,6 +25,7 @@ pub mod connection;
 mod context;
 
 mod fanout;
+mod greeting;
 pub mod ids;
 pub mod input;
 #[cfg(debug_assertions)]
@@ -51,7 +52,7 @@ pub use settings::{Mode, SessionSettings, Settings};
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::metrics::shard::ShardMetrics;
-use crate::wire::packet::{Packet, QoS};
+use crate::wire::packet::{PING, PONG, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use call::waiting::Calls;
 use channel::members::Channels;
@@ -182,7 +183,7 @@ impl Shard {
         self.with(key, |shard, conn| {
             let (mut scope, _) = shard.scope(now);
             match input {
-                Input::Opened { response, .. } => open(&mut scope, conn, response),
+                Input::Opened { response, greets, .. } => open(&mut scope, conn, response, greets),
                 Input::Abandoned { .. } | Input::SocketEnded { .. } => end(&mut scope, conn),
                 Input::Subscribe { channel, .. } => drop(subscribe(&mut scope, conn, channel, None)),
                 Input::Unsubscribe { channel, .. } => unsubscribe(&mut scope, conn, channel, None),
@@ -436,6 +437,9 @@ impl Shard {
             Ok(Packet::Rec { id, body }) => downlinks.on_answer(conns, conn, (QoS::ExactlyOnce, id), body, cx),
             Ok(Packet::Rel { id, .. }) => uplinks.on_rel(conns, conn, id, cx),
             Ok(Packet::Com { id }) => downlinks.on_com(conns, conn, id, cx),
+            Err(_) if packet == PING && conns.details(conn).greets() => {
+                conns.push(conn, Item::SharedPacket(PONG[..].into()), cx);
+            }
             Err(error) => {
                 cx.metrics.packet_violations.increment();
                 conns.close(conn, CloseCode::PROTOCOL_ERROR, &error.to_string(), cx);
@@ -487,8 +491,11 @@ impl Shard {
 }
 
 /// The backend has let the connection in, and it has no session.
-fn open(scope: &mut Scope<'_>, conn: ConnIndex, response: Rc<[u8]>) {
+fn open(scope: &mut Scope<'_>, conn: ConnIndex, response: Rc<[u8]>, greets: bool) {
     scope.conns.open(conn, response, &mut scope.cx);
+    if greets {
+        greeting::greet(scope.conns, scope.downlinks, conn, None, &mut scope.cx);
+    }
     scope.conns.arm_no_later(conn, keepalive::next_check(scope.conns, conn, scope.cx.settings));
 }
 

@@ -64,7 +64,7 @@ impl Rig {
     }
 
     pub fn opened(&mut self, key: ConnKey) {
-        self.input(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+        self.input(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
         assert_eq!(self.take_bytes(key, usize::MAX), b"101");
     }
 
@@ -351,7 +351,7 @@ fn the_response_goes_out_before_anything_else() {
     let mut rig = Rig::new();
     let (key, _) = rig.reserve();
     rig.input(Input::Subscribe { key, channel: "news" });
-    rig.input(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+    rig.input(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
     rig.call("news", QoS::AtMostOnce, "x");
     assert!(rig.take_bytes(key, usize::MAX).starts_with(b"101\x82"));
     rig.finish();
@@ -512,7 +512,7 @@ fn a_panic_before_the_connection_opened_closes_it_when_it_opens() {
     let mut rig = Rig::new();
     let (key, _) = rig.reserve();
     rig.input(Input::Panicked { key });
-    rig.input(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+    rig.input(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
     assert!(rig.take_bytes(key, usize::MAX).starts_with(b"101\x88"));
     rig.finish();
 }
@@ -643,4 +643,25 @@ fn new_settings_hold_from_now_on() {
     rig.advance(500);
     assert_eq!(rig.hear(key), ["send1 dup #2 \"b\""]);
     rig.finish();
+}
+
+#[test]
+fn a_client_of_rainbow_2_is_greeted_and_its_ping_is_answered() {
+    let mut rig = Rig::new();
+    let (key, identity) = rig.reserve();
+    rig.input(Input::Opened { key, response: Rc::from(&b""[..]), greets: true });
+    let greeting = rig.hear(key)[0].clone();
+    for part in [r#"\"session\":null"#, r#"\"heartbeat\":60"#, r#"\"message_bytes_max\":1000"#, &identity.to_string()] {
+        assert!(greeting.contains(part), "{part} in {greeting}");
+    }
+    rig.bytes(key, &client_frame(Opcode::Binary, &PING));
+    assert_eq!(rig.take_bytes(key, usize::MAX), [0x82, 1, 0x70]);
+}
+
+#[test]
+fn a_ping_packet_of_a_2014_client_is_a_violation() {
+    let mut rig = Rig::new();
+    let key = rig.open();
+    rig.bytes(key, &client_frame(Opcode::Binary, &PING));
+    assert_eq!(rig.hear(key), ["close 1002 unknown command 6"]);
 }

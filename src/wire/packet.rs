@@ -5,6 +5,7 @@
 //! SEND        byte 0 · message type u16 · [id u16, QoS > 0 only] · body
 //! ACK, REC    byte 0 · id u16 · body
 //! REL, COM    byte 0 · id u16
+//! PING, PONG  byte 0, `rainbow.2` only: `PING` and `PONG`, no `Packet`
 //! ```
 //!
 //! Borrows from the message and never copies a body. Strict where a sender must have meant something else, tolerant of
@@ -205,6 +206,11 @@ pub const SEND_ID_AT: usize = 3;
 pub const ID_LEN: usize = 2;
 /// Byte 0 and the id, before the body of an ACK or REC.
 pub const ANSWER_HEADER_LEN: usize = 1 + ID_LEN;
+
+/// The whole packet. A client of `rainbow.2` asks with it whether its connection is alive.
+pub const PING: [u8; 1] = [6 << COMMAND_SHIFT];
+/// The whole packet: the answer to `PING`.
+pub const PONG: [u8; 1] = [7 << COMMAND_SHIFT];
 
 const COMMAND_SHIFT: u32 = 4;
 const QOS_SHIFT: u32 = 1;

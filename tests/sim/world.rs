@@ -250,7 +250,7 @@ impl World {
         }
         self.connections[id].stage = Stage::Open;
         self.seen.opened += 1;
-        self.nodes[node].input(Input::Opened { key, response: Rc::from(RESPONSE) }, self.now);
+        self.nodes[node].input(Input::Opened { key, response: Rc::from(RESPONSE), greets: false }, self.now);
         self.turn(node);
     }
 

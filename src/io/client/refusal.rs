@@ -2,9 +2,10 @@
 //!
 //! One enum for the checks of the upgrade, the business server's decision, and the session's attachment.
 
-use crate::io::http::response::Response;
+use crate::io::http::response::{Response, ResponseForm};
 use crate::policy::admission::NotAdmitted;
 use crate::shard::command::StoreError;
+use crate::wire::ws::frame::{self, CloseCode};
 use crate::wire::ws::handshake;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +48,21 @@ impl ConnectRefusal {
             | ConnectRefusal::NoAnswer
             | ConnectRefusal::SessionNotStored(_)
             | ConnectRefusal::OwnerBusy => 503,
+        }
+    }
+
+    /// For a client of `rainbow.2`, which cannot see an HTTP status in a browser: the 101, and a close at once.
+    fn close_after(self, mut response: Vec<u8>) -> Vec<u8> {
+        let code = if self.status() == 503 { CloseCode::BACKEND_UNREACHABLE } else { CloseCode::REFUSED };
+        frame::write_close(&mut response, code, &self.to_string());
+        response
+    }
+
+    /// The last bytes for the client. `accepted` is the 101, where the refusal has to follow it.
+    pub fn write(self, out: &mut Vec<u8>, accepted: Option<Vec<u8>>) {
+        match accepted {
+            Some(response) => out.extend_from_slice(&self.close_after(response)),
+            None => self.response().write(out, ResponseForm::LAST),
         }
     }
 

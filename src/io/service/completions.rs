@@ -98,7 +98,7 @@ fn accept(worker: &Worker, connect: Connect, actions: &Actions<'_>) -> ConnectOu
     let Connect { key, identity, response, greets } = connect;
     let Some(owner) = session_owner(worker, actions) else {
         lifecycle::apply(worker, key, actions);
-        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets) });
+        worker.handle(Input::Opened { key, response: response.into(), greets });
         return ConnectOutcome::Opened;
     };
     lifecycle::note_invalid(worker, actions);

@@ -73,6 +73,8 @@ pub struct ConnDetails {
     pub(super) paused: bool,
     /// A message of its is with the backend, under this connection's key.
     pub(super) forwarding: bool,
+    /// The client speaks `rainbow.2`.
+    pub(super) greets: bool,
     pub(super) uplink: Uplink,
     pub(super) cookie: Option<Rc<[u8]>>,
     pub(super) identity: Identity,
@@ -139,11 +141,16 @@ impl ConnDetails {
             identity,
             paused: false,
             forwarding: false,
+            greets: false,
         }
     }
 
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    pub fn greets(&self) -> bool {
+        self.greets
     }
 
     pub fn is_paused(&self) -> bool {

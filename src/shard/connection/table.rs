@@ -165,6 +165,11 @@ impl Table {
         self.details_mut(index).cookie = cookie;
     }
 
+    /// The client speaks `rainbow.2`.
+    pub fn set_greets(&mut self, index: ConnIndex) {
+        self.details_mut(index).greets = true;
+    }
+
     // ---- phases ----
 
     /// From `Connecting` to `Open`: the response goes out first.

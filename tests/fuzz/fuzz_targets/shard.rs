@@ -241,7 +241,7 @@ impl Story<'_> {
         }
         self.conns[at].socket = Socket::Open;
         self.opened += 1;
-        self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]) });
+        self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
     }
 
     /// The connection becomes a session's; or the client goes while the store is asked.
