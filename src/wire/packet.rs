@@ -227,6 +227,8 @@ mod tests {
 
     use super::*;
 
+    const VECTORS: &str = include_str!("../../clients/vectors/packets.json");
+
     fn encoded(packet: Packet<'_>) -> Vec<u8> {
         let mut out = Vec::new();
         packet.encode_into(&mut out);
@@ -246,6 +248,42 @@ mod tests {
         assert_eq!(encoded(Packet::Rel { id, dup: false }), b"\x40\x01\x02");
         assert_eq!(encoded(Packet::Rel { id, dup: true }), b"\x48\x01\x02");
         assert_eq!(encoded(Packet::Com { id }), b"\x50\x01\x02");
+    }
+
+    /// What every client's tests read too.
+    #[test]
+    fn packets_are_as_the_clients_vectors_say() {
+        let vectors: serde_json::Value = serde_json::from_str(VECTORS).unwrap();
+        let list = |name: &str| vectors[name].as_array().unwrap().iter();
+        let unhex = |hex: &serde_json::Value| -> Vec<u8> {
+            let digits = hex.as_str().unwrap();
+            (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+        };
+        for vector in list("valid") {
+            let (bytes, body) = (unhex(&vector["hex"]), unhex(&vector["body"]));
+            let number = |name: &str| vector[name].as_u64().map(|number| number as u16);
+            let (id, body) = (number("id").map(MessageId), &body[..]);
+            let dup = vector["dup"] == true;
+            let expected = match number("command").unwrap() {
+                1 => {
+                    let qos = QoS::from_u8(number("qos").unwrap() as u8).unwrap();
+                    Packet::Send { dup, qos, message_type: number("type").unwrap(), id, body }
+                }
+                2 => Packet::Ack { id: id.unwrap(), body },
+                3 => Packet::Rec { id: id.unwrap(), body },
+                4 => Packet::Rel { id: id.unwrap(), dup },
+                _ => Packet::Com { id: id.unwrap() },
+            };
+            assert_eq!(Packet::decode(&bytes), Ok(expected), "{vector}");
+            assert_eq!(encoded(expected), bytes);
+        }
+        for hex in list("invalid") {
+            assert!(Packet::decode(&unhex(hex)).is_err(), "{hex}");
+        }
+        assert_eq!(
+            (unhex(&vectors["rainbow_2"]["ping"]), unhex(&vectors["rainbow_2"]["pong"])),
+            (PING.into(), PONG.into())
+        );
     }
 
     #[test]
