@@ -4,15 +4,22 @@
 
 use clap::{Args, Parser, Subcommand};
 use rainbow::audit::AuditCommand;
-use rainbow::config::{self, Config, Loaded, StoreConfig, StoreKind, process_env};
+use rainbow::config::{self, Config, Loaded, LogFormat, StoreConfig, StoreKind, process_env};
 use rainbow::demo::{self, DemoConfig, Ports};
+use rainbow::io::log::writer::Log;
 use rainbow::server::{self, Mode, Server};
-use std::io::IsTerminal;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
+
+/// Whoever started the server may have closed its stdout.
+macro_rules! say {
+    ($($text:tt)*) => {
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    };
+}
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -147,12 +154,16 @@ fn serve(options: Serve) -> ExitCode {
         Ok(loaded) => loaded,
         Err(errors) => return fail(&errors),
     };
-    let set_log = start_log(&loaded.config.log);
+    let log = match Log::start(&loaded.config.log, loaded.config.log_format) {
+        Ok(log) => log,
+        Err(error) => return fail(&format!("the log: {error}")),
+    };
+    let filter = log.filter();
     loaded.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
     let has_no_file = options.file.is_none();
     let reread = Box::new(move || {
         let config = load(&options)?.config;
-        set_log(&config.log);
+        filter.set(&config.log);
         Ok(config)
     });
     server::end_process_on_panic();
@@ -170,9 +181,9 @@ fn serve(options: Serve) -> ExitCode {
 /// `RAINBOW_TEST_PANIC_TYPE=n` makes a message of type n panic, so that a test can see what that costs; with
 /// `RAINBOW_TEST_PANIC_IN_TURN_TYPE` it does so where not only its connection is concerned.
 fn mode() -> Mode {
-    let asked = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
-    let in_turn = asked("RAINBOW_TEST_PANIC_IN_TURN_TYPE").map(Mode::PanicInTurnOn);
-    in_turn.or(asked("RAINBOW_TEST_PANIC_TYPE").map(Mode::PanicOn)).unwrap_or(Mode::Packets)
+    let variable = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let in_turn = variable("RAINBOW_TEST_PANIC_IN_TURN_TYPE").map(Mode::PanicInTurnOn);
+    in_turn.or(variable("RAINBOW_TEST_PANIC_TYPE").map(Mode::PanicOn)).unwrap_or(Mode::Packets)
 }
 
 fn load(options: &Serve) -> Result<Loaded, String> {
@@ -189,7 +200,7 @@ fn load(options: &Serve) -> Result<Loaded, String> {
 fn check(file: Option<&Path>) -> ExitCode {
     match config::load(file, process_env(), None) {
         Ok(loaded) => {
-            loaded.notices.iter().for_each(|notice| eprintln!("{notice}"));
+            loaded.notices.iter().for_each(|notice| drop(writeln!(std::io::stderr(), "{notice}")));
             println!("{}: no errors", file.map_or("the defaults".into(), |file| file.display().to_string()));
             ExitCode::SUCCESS
         }
@@ -207,11 +218,14 @@ fn echo(port: Option<u16>) -> ExitCode {
         workers: 1,
         ..Config::default()
     };
-    let _ = start_log(&config.log);
+    let _log = match Log::start(&config.log, config.log_format) {
+        Ok(log) => log,
+        Err(error) => return fail(&format!("the log: {error}")),
+    };
     let reread = config.clone();
     match Server::start(config, Mode::Echo, Box::new(move || Ok(reread.clone()))) {
         Ok(server) => {
-            println!("echo on ws://{}/", server.listen());
+            say!("echo on ws://{}/", server.listen());
             end(server.run())
         }
         Err(error) => fail(&error.to_string()),
@@ -243,13 +257,16 @@ fn run_demo(options: DemoOptions) -> ExitCode {
         store,
         ..Config::default()
     };
-    let _ = start_log("warn");
+    let _log = match Log::start("warn", LogFormat::Text) {
+        Ok(log) => log,
+        Err(error) => return fail(&format!("the log: {error}")),
+    };
     let reread = config.clone();
     match Server::start(config, Mode::Packets, Box::new(move || Ok(reread.clone()))) {
         Ok(server) => {
-            println!("\n  Open  http://{}/  in two browser windows and chat.", demo.address);
-            println!("  Say something from here:  curl -d hello 'http://{}/send/?channel=room:lobby'", server.listen());
-            println!("  Ctrl-C ends it; what was said to those who are away is kept in {}.\n", data_dir.display());
+            say!("\n  Open  http://{}/  in two browser windows and chat.", demo.address);
+            say!("  Say something from here:  curl -d hello 'http://{}/send/?channel=room:lobby'", server.listen());
+            say!("  Ctrl-C ends it; what was said to those who are away is kept in {}.\n", data_dir.display());
             let drained = server.run();
             demo.stop();
             end(drained)
@@ -263,30 +280,16 @@ fn print_welcome(server: &Server) {
     let host =
         if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
     let config = server.config();
-    println!("\n  Rainbow {} listens on {address}.", env!("CARGO_PKG_VERSION"));
-    println!("  Clients:     ws://{host}/connect/?X-DEVICEID=me&X-CLIENT-OS=terminal");
-    println!("  Look at it:  http://{host}/serverinfo/");
-    println!("  A message:   curl -d hello 'http://{host}/send/?channel=news&qos=0'");
+    say!("\n  Rainbow {} listens on {address}.", env!("CARGO_PKG_VERSION"));
+    say!("  Clients:     ws://{host}/connect/?X-DEVICEID=me&X-CLIENT-OS=terminal");
+    say!("  Look at it:  http://{host}/serverinfo/");
+    say!("  A message:   curl -d hello 'http://{host}/send/?channel=news&qos=0'");
     if config.connect_url.is_empty() {
-        println!("  There is no business server yet: every client is let in, and what clients send goes nowhere.");
-        println!("  Name one:    RAINBOW_CONNECT_URL=http://localhost:8000/connect/ (also FORWARD_URL, CLOSE_URL)");
+        say!("  There is no business server yet: every client is let in, and what clients send goes nowhere.");
+        say!("  Name one:    RAINBOW_CONNECT_URL=http://localhost:8000/connect/ (also FORWARD_URL, CLOSE_URL)");
     }
-    println!("  All settings: rainbow-server config default > rainbow.toml, then rainbow-server -f rainbow.toml");
-    println!("  A chat to try: rainbow-server demo\n");
-}
-
-/// Starts logging to stderr; what comes back changes the filter later.
-fn start_log(filter: &str) -> impl Fn(&str) + use<> {
-    let parse = |filter: &str| EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colours);
-    let log = log.with_env_filter(parse(filter)).with_filter_reloading();
-    let handle = log.reload_handle();
-    log.init();
-    move |filter| {
-        // It fails only when the subscriber is gone, and then nobody logs.
-        let _ = handle.reload(parse(filter));
-    }
+    say!("  All settings: rainbow-server config default > rainbow.toml, then rainbow-server -f rainbow.toml");
+    say!("  A chat to try: rainbow-server demo\n");
 }
 
 fn end(drained: bool) -> ExitCode {
@@ -294,7 +297,7 @@ fn end(drained: bool) -> ExitCode {
 }
 
 fn fail(why: &str) -> ExitCode {
-    eprintln!("rainbow-server: {why}");
+    let _ = writeln!(std::io::stderr(), "rainbow-server: {why}");
     ExitCode::FAILURE
 }
 

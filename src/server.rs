@@ -7,11 +7,11 @@ use crate::base::limits::Limits;
 use crate::config::{Config, Reload};
 use crate::io::backend::resolver::Resolver;
 use crate::io::handover::channel::HandoverChannels;
+use crate::io::runtime::claim::{Claim, listen_advice};
 use crate::io::runtime::clock;
 pub use crate::io::runtime::events::block_signals;
 use crate::io::runtime::events::{self, Event, EventReceiver, Until};
 use crate::io::runtime::mailbox::{MailboxReceiver, mailbox};
-use crate::io::runtime::net;
 use crate::io::runtime::oneshot::ReturnAddress;
 pub use crate::io::runtime::panics::end_process_on_panic;
 use crate::io::runtime::sys;
@@ -27,7 +27,8 @@ use crate::store::{self, OpenError, Opened, Store};
 use crate::worker::{self, WorkerStart};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::iter::once;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -52,7 +53,7 @@ pub struct Server {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{key} = {address}: {error}. Is another server running there? Choose another with -p or {key}.")]
+    #[error("{key} = {address}: {error}. {}", listen_advice(error, *address))]
     Listen { key: &'static str, address: SocketAddr, error: io::Error },
     #[error("no free port from {first} to {last}; name one with -p or http_port")]
     NoPort { first: u16, last: u16 },
@@ -72,10 +73,8 @@ impl Server {
     pub fn start(config: Config, mode: Mode, reread: Reread) -> Result<Server, StartError> {
         sys::forgo_huge_pages();
         sys::raise_descriptor_limit();
-        let listen = find_address(&config)?;
-        if let Some(address) = config.admin_listen {
-            claim(address).map_err(|error| StartError::Listen { key: "admin_listen", address, error })?;
-        }
+        let claims = claim_addresses(&config)?;
+        let listen = claims[0].address();
         let cpus = cpus(&config)?;
         let limits = Limits::default();
         let mut mailboxes = Vec::new();
@@ -88,7 +87,8 @@ impl Server {
         let options = store::Options::new(&config);
         let hands_over = options.is_some() && cpus.len() > 1;
         let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;
-        let inherited = sys::open_descriptors()?;
+        let mut inherited = sys::open_descriptors()?;
+        inherited.retain(|&fd| claims.iter().all(|claim| claim.fd() != fd));
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events(limits.events_max);
         let (workers, now) = (cpus.len(), clock::monotonic());
@@ -312,47 +312,44 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
     Ok(workers)
 }
 
-/// Per worker, the CPU to pin it to. More workers than CPUs share them in turn; workers are pinned only when CPUs were
-/// named, or when there is one worker per CPU.
+/// Per worker, the CPU to pin it to. Workers are pinned when CPUs were named, or when each has one and the whole
+/// machine is this process's: where others run on the same CPUs, the scheduler knows better. Without a number there is
+/// one worker per CPU, or fewer where the cgroup has less CPU time than that (cpu.max).
 fn cpus(config: &Config) -> Result<Vec<Option<usize>>, StartError> {
     let allowed = sys::allowed_cores();
     if let Some(&cpu) = config.cores.iter().find(|cpu| !allowed.contains(cpu)) {
         return Err(StartError::Cpu { cpu, allowed });
     }
-    let chosen: Vec<usize> = if config.cores.is_empty() { allowed } else { config.cores.iter().copied().collect() };
-    let workers = if config.workers == 0 { chosen.len() } else { config.workers };
-    Ok((0..workers).map(|n| Some(chosen[n % chosen.len()])).collect())
+    let granted = thread::available_parallelism().map_or(1, usize::from);
+    Ok(placement(config, &allowed, granted, sys::online_cores()))
 }
 
-/// The configured port, or without one the first free of 1984–2003.
-fn find_address(config: &Config) -> Result<SocketAddr, StartError> {
-    if let Some(port) = config.http_port {
-        let address = SocketAddr::new(config.listen, port);
-        return claim(address).map_err(|error| StartError::Listen { key: "http_port", address, error });
-    }
-    let ports = Config::AUTO_PORTS;
-    let free = ports.clone().find_map(|port| probe(SocketAddr::new(config.listen, port)).ok());
-    free.ok_or(StartError::NoPort { first: *ports.start(), last: *ports.end() })
+/// `granted`: as many CPUs as the cgroup gives time for; `online`: those of the machine.
+fn placement(config: &Config, allowed: &[usize], granted: usize, online: usize) -> Vec<Option<usize>> {
+    let are_named = !config.cores.is_empty();
+    let chosen: Vec<usize> = if are_named { config.cores.iter().copied().collect() } else { allowed.to_vec() };
+    let workers = match config.workers {
+        0 if are_named => chosen.len(),
+        0 => granted.min(chosen.len()),
+        workers => workers,
+    };
+    let is_machine_ours = allowed.len() == online && granted >= online && workers == online;
+    (0..workers).map(|n| (are_named || is_machine_ours).then(|| chosen[n % chosen.len()])).collect()
 }
 
-/// A server that was killed keeps its port for some milliseconds, until the kernel has taken its rings apart: whoever
-/// restarts it at once must not be told that the port is taken.
-fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
-    let end = clock::monotonic() + PORT_RETRY_MS;
-    loop {
-        match probe(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::monotonic() < end => {
-                thread::sleep(Duration::from_millis(10));
-            }
-            outcome => return outcome,
+/// The configured addresses; without a port the first free one of 1984–2003.
+fn claim_addresses(config: &Config) -> Result<Vec<Claim>, StartError> {
+    let of = |key, address| Claim::wait(address).map_err(|error| StartError::Listen { key, address, error });
+    let listen = match config.http_port {
+        Some(port) => of("http_port", SocketAddr::new(config.listen, port))?,
+        None => {
+            let ports = Config::AUTO_PORTS;
+            let free = ports.clone().find_map(|port| Claim::new(SocketAddr::new(config.listen, port)).ok());
+            free.ok_or(StartError::NoPort { first: *ports.start(), last: *ports.end() })?
         }
-    }
-}
-
-/// Fails when somebody listens there already, which SO_REUSEPORT alone would not notice. Port 0 becomes a free one.
-fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
-    let probe: TcpListener = net::listen(address, false)?;
-    probe.local_addr()
+    };
+    let admin = config.admin_listen.map(|address| of("admin_listen", address)).transpose()?;
+    Ok(once(listen).chain(admin).collect())
 }
 
 /// How long the workers may take to confirm a reload.
@@ -361,5 +358,29 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAILBOX_RETRY: Duration = Duration::from_millis(5);
 /// Beyond shutdown_timeout, for what the workers sent at their end.
 const STORE_GRACE: Duration = Duration::from_millis(500);
-const PORT_RETRY_MS: u64 = 1_000;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(cores: &[usize], workers: usize, allowed: usize, granted: usize, online: usize) -> Vec<Option<usize>> {
+        let config = Config { cores: cores.iter().copied().collect(), workers, ..Config::default() };
+        placement(&config, &(0..allowed).collect::<Vec<_>>(), granted, online)
+    }
+
+    #[test]
+    fn the_cgroup_decides_how_many_workers_there_are_by_default() {
+        assert_eq!(placed(&[], 0, 8, 2, 8), [None; 2]);
+        assert_eq!(placed(&[], 3, 8, 2, 8), [None; 3]);
+        assert_eq!(placed(&[4, 5], 0, 8, 1, 8), [Some(4), Some(5)]);
+    }
+
+    #[test]
+    fn workers_are_pinned_when_cpus_are_named_or_all_are_ours() {
+        assert_eq!(placed(&[], 0, 2, 2, 2), [Some(0), Some(1)]);
+        assert_eq!(placed(&[], 1, 2, 2, 2), [None]);
+        assert_eq!(placed(&[], 0, 2, 2, 4), [None; 2]);
+        assert_eq!(placed(&[1], 3, 2, 2, 2), [Some(1); 3]);
+    }
+}

@@ -2,7 +2,7 @@
 # Installs what the tests need where it is missing (Debian, root) and runs them all: tests/run.sh [fast|full]
 #
 #   fast   formatting, lints and `cargo test` only
-#   full   also Autobahn's cases 9.* (limits and performance)
+#   full   also Autobahn's cases 9.* (limits and performance), and the Python package (pip, two Pythons)
 #
 # It stops at the first step that fails. The last line counts the steps. A step is a function below; its order is in `main`.
 set -euo pipefail
@@ -26,6 +26,7 @@ main() {
     step fuzz
     step autobahn
     step javascript_client
+    if [ "$mode" = full ]; then step python_client; fi
     step readme
     step browser
     step benches
@@ -126,6 +127,10 @@ javascript_client() {
 }
 
 # What the README tells its reader to type.
+python_client() {
+    RAINBOW_SERVER=$PWD/target/release/rainbow-server clients/python/test.sh
+}
+
 readme() {
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/readme.mjs
 }

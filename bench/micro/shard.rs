@@ -80,6 +80,7 @@ fn settings() -> Settings {
         forward_deadline_ms: 120_000,
         forward_queue: 64,
         forward_queue_bytes: 64 << 20,
+        forward_ahead_bytes: 256 << 10,
         forwards: true,
         inflight_window: 64,
         received_max: 1024,

@@ -19,7 +19,11 @@
  * lost. A send that was unanswered when the page went is not repeated by the next page: nobody waits for its promise.
  */
 
-/** Why a promise was rejected or what failed: `code` is "timeout", "too_large", "closed", "full", "protocol" or "storage". */
+/**
+ * Why a promise was rejected or what failed: `code` is "timeout", "too_large", "closed", "full", "protocol", "storage" or
+ * "refused". With "refused" the business server has refused the message for good: `status` is its HTTP status, `body` its
+ * answer (Body).
+ */
 export class RainbowError extends Error {
   constructor(code, message) {
     super(message);
@@ -181,7 +185,7 @@ export class Rainbow {
     if (qos === 0) return this.#sendOnce(type, body);
     if (this.#state === "closed" && this.#hasEnded) throw new RainbowError("closed", "not open");
     if (this.#sends.size >= this.#options.pendingMax) throw new RainbowError("full", "too many unanswered messages");
-    const entry = { id: null, type, body, qos, written: false, reply: null, ...settleable() };
+    const entry = { id: null, type, body, qos, written: false, reply: null, status: undefined, ...settleable() };
     this.#sends.add(entry);
     if (timeout > 0 && timeout < TIMER_MAX) entry.deadline = setTimeout(() => this.#timeOut(entry), timeout);
     if (this.#state === "open") this.#transmit(entry);
@@ -215,7 +219,7 @@ export class Rainbow {
 
   #timeOut(entry) {
     // After REC the other side has the message: the promise is kept. REL goes on until COM frees the id on both sides.
-    if (entry.reply !== null) return entry.resolve(new Body(entry.reply));
+    if (entry.reply !== null) return settle(entry);
     this.#forget(entry);
     entry.reject(new RainbowError("timeout", `no answer to a message of type ${entry.type}`));
   }
@@ -240,7 +244,7 @@ export class Rainbow {
     this.#heardAt = Date.now();
     this.#askedAt = 0;
     if (socket.protocol === SESSION_PROTOCOL && data.byteLength === 1 && toBytes(data)[0] === PONG << 4) return;
-    const packet = decodePacket(toBytes(data));
+    const packet = decodePacket(toBytes(data), socket.protocol === SESSION_PROTOCOL);
     if (packet === null) return this.#violate("malformed packet");
     if (socket.protocol === SESSION_PROTOCOL && (this.#state !== "open" || packet.type === SESSION_TYPE)) {
       return this.#onSession(packet);
@@ -250,13 +254,14 @@ export class Rainbow {
     this.#onAnswer(packet);
   }
 
-  #onAnswer({ command, id, body }) {
+  #onAnswer({ command, id, body, status }) {
     const entry = this.#pending.get(id);
     if (command === ACK && entry?.qos === 1) {
       this.#forget(entry);
-      entry.resolve(new Body(body));
+      Object.assign(entry, { reply: body, status });
+      settle(entry);
     } else if (command === REC && entry?.qos === 2) {
-      entry.reply ??= body;
+      if (entry.reply === null) Object.assign(entry, { reply: body, status });
       this.#transmit(entry);
     } else if (command === REC) {
       // Given up here, but the server still holds the id: release it.
@@ -266,7 +271,7 @@ export class Rainbow {
     } else if (command === COM && entry.qos === 2 && entry.reply !== null) {
       this.#memory.letGo(id);
       this.#forget(entry);
-      entry.resolve(new Body(entry.reply));
+      settle(entry);
     }
   }
 
@@ -434,7 +439,7 @@ export class Rainbow {
     for (const entry of [...this.#sends]) {
       if (entry.reply !== null) {
         this.#forget(entry);
-        entry.resolve(new Body(entry.reply));
+        settle(entry);
       }
       entry.id = null;
       entry.written = false;
@@ -518,7 +523,7 @@ export class Rainbow {
     this.#attempts = 0;
     for (const entry of [...this.#sends]) {
       this.#forget(entry);
-      entry.reply === null ? entry.reject(error) : entry.resolve(new Body(entry.reply));
+      entry.reply === null ? entry.reject(error) : settle(entry);
     }
     this.#opening?.reject(error);
     this.#opening = null;
@@ -727,19 +732,26 @@ export const COM = 5;
 export const PING = 6;
 export const PONG = 7;
 
-/** {command, dup?, qos?, type?, id?, body?} to bytes. Byte 0: command (4 bits), DUP, QoS (2 bits), reserved. */
-export function encodePacket({ command, dup = false, qos = 0, type = 0, id = 0, body = EMPTY }) {
-  const head = [(command << 4) | (dup ? 8 : 0) | (qos << 1)];
+/**
+ * {command, dup?, qos?, type?, id?, status?, body?} to bytes. Byte 0: command (4 bits), DUP, QoS (2 bits), refused. `status`
+ * makes an ACK or REC a refusal.
+ */
+export function encodePacket({ command, dup = false, qos = 0, type = 0, id = 0, status, body = EMPTY }) {
+  const head = [(command << 4) | (dup ? 8 : 0) | (qos << 1) | (status === undefined ? 0 : 1)];
   if (command === SEND) head.push(type >> 8, type & 0xff);
   if (command !== SEND || qos > 0) head.push(id >> 8, id & 0xff);
+  if (status !== undefined) head.push(status >> 8, status & 0xff);
   const bytes = new Uint8Array(head.length + body.length);
   bytes.set(head);
   bytes.set(body, head.length);
   return bytes;
 }
 
-/** Bytes to a packet; null when they are none. The body is a view of the same bytes. */
-export function decodePacket(bytes) {
+/**
+ * Bytes to a packet; null when they are none. The body is a view of the same bytes. `refusals`: the sender speaks
+ * `rainbow.2`, and the last bit of an ACK or REC says that the message was refused with `status`.
+ */
+export function decodePacket(bytes, refusals = false) {
   const command = bytes[0] >> 4;
   const qos = (bytes[0] >> 1) & 3;
   const dup = (bytes[0] & 8) !== 0;
@@ -751,7 +763,20 @@ export function decodePacket(bytes) {
   if (!isSend || qos > 0) packet.id = (bytes[length - 2] << 8) | bytes[length - 1];
   if (packet.id !== undefined && (packet.id === 0 || packet.id > ID_MAX)) return null;
   if ((command === REL || command === COM) && bytes.length > length) return null;
+  if (refusals && (command === ACK || command === REC) && (bytes[0] & 1) !== 0) {
+    if (bytes.length < length + 2) return null;
+    packet.status = (bytes[length] << 8) | bytes[length + 1];
+    packet.body = bytes.subarray(length + 2);
+  }
   return packet;
+}
+
+/** The promise of a send that has its answer. */
+function settle({ reply, status, resolve, reject }) {
+  const body = new Body(reply);
+  if (status === undefined) return resolve(body);
+  const error = new RainbowError("refused", `refused by the business server with status ${status}`);
+  reject(Object.assign(error, { status, body }));
 }
 
 function toBytes(data) {

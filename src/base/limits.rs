@@ -13,10 +13,15 @@ pub struct Limits {
     pub fanout_slice_members: usize,
     /// A channel of up to so many members is served in one go.
     pub fanout_at_once_members: usize,
+    /// Answers to a client's packets and pings that may wait for it to read, beyond one for each message in the
+    /// windows.
+    pub answers_waiting_more: usize,
     /// Messages that may wait for fan-out runs; more are refused.
     pub fanout_jobs_max: usize,
     /// Commands to the store that may be unfinished; beyond it nothing more is promised.
     pub commands_max: usize,
+    /// The same for what they cost in memory, in bytes.
+    pub commands_bytes_max: usize,
     /// Large fan-outs wait while so many commands are unfinished.
     pub commands_behind: usize,
     /// Messages of one page that is loaded from the store: twice the in-flight window, within these bounds.
@@ -37,6 +42,9 @@ pub struct Limits {
     pub session_expiries_per_tick: usize,
     /// When the store refused a page, a drop, or a session's end has to wait.
     pub store_retry_ms: u64,
+    /// New messages beyond `messages_per_second` after which a connection closes; before that it is not read until they
+    /// have been worked off. More than one read of 16 KiB holds.
+    pub messages_excess_max: u32,
     /// Body buffers kept for reuse per shard, and the largest that is kept.
     pub spare_bodies_max: usize,
     pub spare_body_bytes_max: usize,
@@ -123,8 +131,10 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         fanout_slice_members: 32,
         fanout_at_once_members: 64,
+        answers_waiting_more: 4096,
         fanout_jobs_max: 4096,
         commands_max: 1 << 16,
+        commands_bytes_max: 64 << 20,
         commands_behind: 4096,
         page_messages_min: 16,
         page_messages_max: 1024,
@@ -135,6 +145,7 @@ impl Limits {
         reserve_block_max: 1024,
         session_expiries_per_tick: 64,
         store_retry_ms: 1_000,
+        messages_excess_max: 2048,
         spare_bodies_max: 1024,
         spare_body_bytes_max: 4096,
         mailbox_messages_max: 4096,

@@ -98,7 +98,7 @@ macro_rules! key {
     };
 }
 
-/// Every variable that begins so is ours, and is refused when it is unknown.
+/// Variables that begin so may be ours.
 pub(super) const VARIABLE_PREFIX: &str = "RAINBOW_";
 
 static GROUPS: &[Group] = &[
@@ -145,9 +145,18 @@ static BACKEND: &[Key] = &[
     key!(
         forward_queue,
         COUNT,
-        "Messages of one client that may wait for the backend before the client is no longer read."
+        "Messages of one client that may wait for the backend before it is read for its acknowledgements only."
     ),
-    key!(forward_queue_bytes, SIZE, "Bytes of all clients of one worker that may wait for the backend."),
+    key!(
+        forward_queue_bytes,
+        SIZE,
+        "Memory of all clients' messages of one worker that may wait for the backend; at twice as much none is read."
+    ),
+    key!(
+        forward_ahead_bytes,
+        SIZE,
+        "Memory of one client's messages that may wait before the client is no longer read at all."
+    ),
     key!(backend_connections, COUNT.within(1, 65_535), "Keep-alive connections to each backend host, per worker."),
     key!(backend_idle_timeout, DURATION, "A connection to the backend that is unused for so long is closed."),
     key!(backend_body_max, SIZE, "The largest answer taken from the backend."),
@@ -226,10 +235,14 @@ static CLIENTS: &[Key] = &[
     key!(ack_backoff, FACTOR, "Each further repeat waits this many times longer. 1: always ack_timeout."),
     key!(inflight_window, COUNT.within(1, 16_384), "QoS 1/2 messages to one client that may be unanswered at once."),
     key!(received_max, COUNT.within(1, 65_534), "QoS 2 ids of one client that may be held without REL."),
-    key!(answers_bytes_max, SIZE, "Bytes of answers kept per client for its repeats."),
+    key!(
+        answers_bytes_max,
+        SIZE,
+        "Memory of answers kept per client for its repeats; beyond it its messages wait until it releases some."
+    ),
     key!(message_bytes_max, SIZE, "The largest message taken from a client."),
     key!(outbox_bytes_max, SIZE, "Bytes that may wait for one client to read them."),
-    key!(messages_per_second, COUNT32.at_least(0), "Messages per second taken from one client. 0: no limit."),
+    key!(messages_per_second, COUNT32.at_least(0), "New messages per second taken from one client. 0: no limit."),
     key!(connections_max, COUNT, "Connections of the whole process.").restart(),
     key!(connections_per_address, COUNT.at_least(0), "Connections from one address. 0: no limit."),
     key!(channels_per_connection, COUNT, "Channels one connection may be in."),
@@ -244,9 +257,15 @@ static CALLS: &[Key] = &[
 
 static PROCESS: &[Key] = &[
     key!(cores, CORES, "CPUs to pin workers to, one each: \"0-3,6\". \"all\": all allowed ones.").restart(),
-    key!(workers, COUNT.within(0, 1024), "Workers; may exceed the CPUs. 0: one per CPU.").restart(),
+    key!(
+        workers,
+        COUNT.within(0, 1024),
+        "Workers; may exceed the CPUs. 0: one per CPU, or fewer by the cgroup's cpu.max."
+    )
+    .restart(),
     key!(shutdown_timeout, DURATION, "After SIGTERM the process ends within this time."),
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
+    key!(log_format, LOG_FORMAT, "How it is written: \"text\", or \"json\", one object per line.").restart(),
 ];
 
 static STORE: &[Key] = &[

@@ -19,7 +19,7 @@ use self::number::*;
 use self::text::*;
 
 use super::fault::{Nearest, Problem};
-use super::values::{Durability, SignatureRequire, StoreKind};
+use super::values::{Durability, LogFormat, SignatureRequire, StoreKind};
 use crate::base::network::Network;
 
 /// One kind of value.
@@ -132,9 +132,10 @@ pub const NAME: Kind<String> = Kind::new(
 pub const FILTER: Kind<String> = Kind::new(
     |input, bounds| {
         let text = read_text(input, bounds)?;
+        let is_filter = text.split(',').all(is_directive);
         match tracing_subscriber::EnvFilter::builder().parse(&text) {
-            Ok(_) => Ok(text),
-            Err(_) => Err(unparsable(
+            Ok(_) if is_filter => Ok(text),
+            _ => Err(unparsable(
                 &text,
                 "a log filter",
                 "Write a level (error, warn, info, debug, trace) or e.g. info,rainbow=debug.",
@@ -200,6 +201,12 @@ pub const SECRETS: Kind<Vec<String>> = Kind::new(
 pub const REQUIRE: Kind<SignatureRequire> = Kind::new(
     |input, _| read_choice(input, REQUIRES, "\"any\" or \"webhook\""),
     |require| print_choice(*require, REQUIRES),
+    no_unit,
+);
+
+pub const LOG_FORMAT: Kind<LogFormat> = Kind::new(
+    |input, _| read_choice(input, LOG_FORMATS, "\"text\" or \"json\""),
+    |format| print_choice(*format, LOG_FORMATS),
     no_unit,
 );
 
@@ -300,11 +307,20 @@ fn print_choice<T: PartialEq>(choice: T, choices: &[(&str, T)]) -> Value {
     Value::String((*name).into())
 }
 
+/// `EnvFilter` takes a word that is no level for a target, whose lines it then shows, and no others: `warning` and
+/// `inof` would silence the log.
+fn is_directive(text: &str) -> bool {
+    let text = text.trim();
+    let is_target = text.contains(['=', '[', ':']) || text.starts_with("rainbow");
+    is_target || text.is_empty() || text.parse::<tracing::level_filters::LevelFilter>().is_ok()
+}
+
 fn no_unit(_: u64) -> String {
     String::new()
 }
 
 const SWITCHES: &[(&str, bool)] = &[("true", true), ("false", false)];
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const REQUIRES: &[(&str, SignatureRequire)] = &[("any", SignatureRequire::Any), ("webhook", SignatureRequire::Webhook)];
 const STORE_KINDS: &[(&str, StoreKind)] =
     &[("none", StoreKind::None), ("sqlite", StoreKind::Sqlite), ("redis", StoreKind::Redis)];

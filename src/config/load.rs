@@ -170,7 +170,7 @@ impl Load {
 
     fn read_variables(&mut self, env: impl Iterator<Item = (String, String)>) {
         let mut variables: Vec<(String, String)> =
-            env.filter(|(name, value)| name.starts_with(VARIABLE_PREFIX) && !is_foreign(name, value)).collect();
+            env.filter(|(name, value)| name.starts_with(VARIABLE_PREFIX) && !is_link(name, value)).collect();
         variables.sort();
         for (name, value) in variables {
             let place = Place::Variable(name.clone());
@@ -179,7 +179,9 @@ impl Load {
                 let known: Vec<String> = self.keys.iter().map(|key| key.path.replace('.', "_")).collect();
                 let mut nearest = Nearest::of(&name[VARIABLE_PREFIX.len()..], known.iter().map(String::as_str));
                 nearest.name = format!("{VARIABLE_PREFIX}{}", nearest.name.to_ascii_uppercase());
-                self.faults.push(Fault { place, key: None, problem: Problem::UnknownVariable { nearest } });
+                // Others name theirs like ours: service links of Kubernetes, scripts of the operator.
+                let fault = Fault { place, key: None, problem: Problem::UnknownVariable { nearest } };
+                self.notices.push(fault.to_string());
                 continue;
             };
             if value.contains(char::REPLACEMENT_CHARACTER) {
@@ -252,15 +254,15 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, Problem> {
     }
 }
 
-/// Variables that begin like ours and are not: our tests' own, and those that Kubernetes puts into every container when
-/// a service is called `rainbow` (`RAINBOW_PORT=tcp://10.0.0.1:1984`, `RAINBOW_SERVICE_HOST`,
-/// `RAINBOW_PORT_1984_TCP_ADDR`).
-fn is_foreign(name: &str, value: &str) -> bool {
+/// Variables that are known not to be ours: our tests' own, and those that Kubernetes puts into every container when a
+/// service is called `rainbow` (`RAINBOW_PORT=tcp://10.0.0.1:1984`, `RAINBOW_SERVICE_HOST`,
+/// `RAINBOW_PORT_1984_TCP_ADDR`). Of a service `rainbow-http`, `RAINBOW_HTTP_PORT=tcp://…` has even the name of a key.
+fn is_link(name: &str, value: &str) -> bool {
     let rest = &name[VARIABLE_PREFIX.len()..];
-    let in_cluster = rest == "PORT" && (value.starts_with("tcp://") || value.starts_with("udp://"));
+    let is_address = rest.ends_with("PORT") && (value.starts_with("tcp://") || value.starts_with("udp://"));
     let service = rest == "SERVICE_HOST" || rest.starts_with("SERVICE_PORT");
     let port = rest.strip_prefix("PORT_").is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
-    rest.starts_with("TEST_") || in_cluster || service || port
+    rest.starts_with("TEST_") || is_address || service || port
 }
 
 /// Keys of old files that are ignored, and why.

@@ -75,6 +75,7 @@ mod tests {
                 "connections_max",
                 "cores",
                 "workers",
+                "log_format",
                 "store.kind",
                 "store.data_dir",
                 "store.url",

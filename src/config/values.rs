@@ -31,6 +31,7 @@ pub struct Config {
     pub forward_queue: usize,
     /// Bytes of all clients of one worker that may wait for the backend.
     pub forward_queue_bytes: usize,
+    pub forward_ahead_bytes: usize,
     /// Keep-alive connections to each backend URL's host, per worker.
     pub backend_connections: usize,
     pub backend_idle_timeout: Duration,
@@ -109,6 +110,7 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// A tracing filter: `info`, `rainbow=debug`, …
     pub log: String,
+    pub log_format: LogFormat,
 
     // Where the configuration was read
     pub file: Option<PathBuf>,
@@ -169,6 +171,14 @@ pub enum SignatureRequire {
     Webhook,
 }
 
+/// How the lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    /// One object per line.
+    Json,
+}
+
 impl Config {
     /// Tried in this order when `http_port` is `None`; the range of the first implementation.
     pub const AUTO_PORTS: std::ops::RangeInclusive<u16> = 1984..=2003;
@@ -189,6 +199,7 @@ impl Default for Config {
             close_deadline: secs(3600),
             forward_queue: 64,
             forward_queue_bytes: 64 << 20,
+            forward_ahead_bytes: 256 << 10,
             backend_connections: 64,
             backend_idle_timeout: secs(60),
             backend_body_max: 1 << 20,
@@ -234,6 +245,7 @@ impl Default for Config {
             workers: 0,
             shutdown_timeout: secs(30),
             log: "info".into(),
+            log_format: LogFormat::Text,
             file: None,
         }
     }

@@ -14,6 +14,7 @@
 //!    │                                        │                        │
 //! backend   pool, dispatch                    │                        │
 //!    └────────────────────────────────────────┴────────────────────────┘
+//! log       writer, limit
 //! runtime   ring, clock, mailbox, oneshot, deadlines, net, sys
 //! ```
 //! A room uses rooms below it, never above, and so do its files: what a completion or a message has to set off above
@@ -25,6 +26,7 @@ pub mod client;
 pub mod handover;
 pub mod hooks;
 pub mod http;
+pub mod log;
 pub mod runtime;
 pub mod service;
 pub mod store;

@@ -25,10 +25,13 @@ pub struct Metrics {
 
 /// What is read at the moment of a scrape.
 pub struct Readings {
-    pub memory_bytes: u64,
+    /// `None` when it cannot be read: a figure that is not known is absent, not 0.
+    pub memory_bytes: Option<u64>,
     pub uptime_seconds: u64,
     /// `None` without a store.
     pub store_queued: Option<u64>,
+    pub log_lines_lost: u64,
+    pub log_lines_suppressed: u64,
 }
 
 impl Metrics {
@@ -109,9 +112,13 @@ impl Metrics {
 
     fn read(&self, readings: &Readings) -> impl Iterator<Item = Sample> + use<> {
         let gauge = |name, help, value| Sample { name, help, kind: Kind::Gauge, value };
+        let counter = |name, help, value| Sample { name, help, kind: Kind::Counter, value };
+        let Readings { log_lines_lost, log_lines_suppressed, .. } = *readings;
         [
-            Some(gauge("memory_bytes", "Resident memory.", readings.memory_bytes)),
+            readings.memory_bytes.map(|bytes| gauge("memory_bytes", "Resident memory.", bytes)),
             Some(gauge("uptime_seconds", "Since the start.", readings.uptime_seconds)),
+            Some(counter("log_lines_lost", "Lines of the log that stderr did not take.", log_lines_lost)),
+            Some(counter("log_lines_suppressed", "Lines of the log over the limit per second.", log_lines_suppressed)),
             Some(gauge("workers", "Worker threads.", self.workers.len() as u64)),
             readings
                 .store_queued
@@ -131,7 +138,13 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    const READINGS: Readings = Readings { memory_bytes: 4096, uptime_seconds: 9, store_queued: Some(3) };
+    const READINGS: Readings = Readings {
+        memory_bytes: Some(4096),
+        uptime_seconds: 9,
+        store_queued: Some(3),
+        log_lines_lost: 4,
+        log_lines_suppressed: 5,
+    };
 
     fn value(metrics: &Metrics, name: &str) -> u64 {
         let found: Vec<_> = metrics.samples(&READINGS).filter(|sample| sample.name == name).collect();
@@ -182,6 +195,12 @@ mod tests {
         assert_eq!(["memory_bytes", "uptime_seconds", "store_queued"].map(|name| value(&metrics, name)), [4096, 9, 3]);
         assert_eq!(metrics.shards_total(|shard| shard.connections.get()), 7);
         assert_eq!(metrics.backends_total(BackendMetrics::failures), 2);
+    }
+
+    #[test]
+    fn memory_that_cannot_be_read_is_absent() {
+        let readings = Readings { memory_bytes: None, ..READINGS };
+        assert!(Metrics::new(1, true).samples(&readings).all(|sample| sample.name != "memory_bytes"));
     }
 
     #[test]

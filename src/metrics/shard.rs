@@ -29,10 +29,20 @@ figures! {
         forwards_dropped_qos0: Counter,
         /// QoS 1/2 messages given back to the client's repeats because the backend did not take them in time.
         forwards_failed: Counter,
+        /// Messages that the backend has refused for good.
+        forwards_refused: Counter,
         /// Times a client was no longer read because its messages wait for the backend.
         pauses: Counter,
+        /// Times a client was no longer read because it sent more messages per second than it may.
+        rate_pauses: Counter,
+        /// Connections closed because they sent more messages per second than they may, all at once.
+        rate_closes: Counter,
+        /// Times a client's next message was not forwarded because the answers that it has not released are too long.
+        answer_holds: Counter,
         /// QoS 0 messages dropped because a client does not read.
         outbox_dropped_qos0: Counter,
+        /// Clients closed because too many answers to their packets and pings waited to be read.
+        answers_unread: Counter,
         /// Messages refused because too many wait for large channels.
         fanout_refused: Counter,
         /// Messages to large channels that went to some or all members no more, because their time was over.
@@ -71,6 +81,8 @@ figures! {
         stores_refused: Counter as "keeps_refused",
         /// Stored messages whose time was over.
         messages_expired: Counter,
+        /// Answers of a session's earlier connections that were never released, and lost their bodies.
+        answers_cut: Counter,
         /// Open connections.
         connections: Gauge,
         /// Channels with members, added up over the workers.
@@ -79,7 +91,7 @@ figures! {
         timers: Gauge,
         /// Calls waiting for clients' answers.
         calls_waiting: Gauge,
-        /// Bytes of clients' messages that wait for the backend or are with it.
+        /// Memory of clients' messages that wait for the backend or are with it.
         forward_queue_bytes: Gauge as "line_bytes",
         /// Durable sessions, those without a connection included.
         sessions: Gauge,

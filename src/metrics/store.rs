@@ -13,6 +13,8 @@ figures! {
         claims: Counter as "store_claims",
         /// Requests that it refused.
         refused: Counter as "store_refused",
+        /// Pages refused because a session's messages are damaged.
+        damaged: Counter as "store_damaged",
         /// Its commits.
         commits: Counter as "store_commits",
         /// Time in its commits, in microseconds.

@@ -63,7 +63,15 @@ mod tests {
     #[test]
     fn the_text_has_every_figure_of_the_process_once() {
         let metrics = Metrics::new(2, true);
-        let samples = || metrics.samples(&Readings { memory_bytes: 1, uptime_seconds: 2, store_queued: Some(3) });
+        let samples = || {
+            metrics.samples(&Readings {
+                memory_bytes: Some(1),
+                uptime_seconds: 2,
+                store_queued: Some(3),
+                log_lines_lost: 4,
+                log_lines_suppressed: 5,
+            })
+        };
         let text = encode(samples()).expect("it fits in memory");
         let lines = |expected: String| text.lines().filter(|line| *line == expected).count();
         for Sample { name, kind, value, help } in samples() {

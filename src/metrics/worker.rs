@@ -33,12 +33,16 @@ figures! {
         mailbox_full: Counter as "mail_full",
         /// Panics in the handling of one connection.
         panics: Counter,
+        /// Times that deadlines were judged a second late or later, after what had come meanwhile was read.
+        timers_late: Counter,
         /// Callers that did not take an answer in time.
         answers_not_taken: Counter,
         /// New connections that could not be accepted.
         accept_errors: Counter,
         /// Answers that carried RAINBOWREQUESTINVALID.
         backend_invalid: Counter,
+        /// Messages that failed because forward_url answered with a redirect.
+        backend_redirects: Counter,
         /// Answers with a RAINBOW* header whose value is not what it should be.
         backend_unreadable: Counter,
         /// Sessions that the backend named although there is no store.

@@ -85,6 +85,23 @@ pub enum Mutation {
 }
 
 impl Mutation {
+    /// What it costs in memory, wherever it waits.
+    pub fn cost(&self) -> usize {
+        let carried = match self {
+            Mutation::PutSession(row) => {
+                size_of::<SessionRow>() + row.cookie.as_ref().map_or(0, |cookie| cookie.len()) + row.name.len()
+            }
+            Mutation::PutMessage(stored) => {
+                let claim = stored.claim.as_ref().map_or(0, |claim| claim.message_id.len());
+                size_of::<StoredMessage>() + stored.message.len() + claim
+            }
+            Mutation::PutReceived { received, .. } => received.answer.len(),
+            Mutation::JoinChannel { channel, .. } | Mutation::LeaveChannel { channel, .. } => channel.len(),
+            _ => 0,
+        };
+        size_of::<Command>() + carried
+    }
+
     /// The session that it changes.
     pub fn session(&self) -> SessionId {
         match self {
@@ -157,13 +174,32 @@ pub struct Received {
     pub id: MessageId,
     /// Run and id, as in its `Idempotency-Key`.
     pub sequence: u64,
+    /// The backend's body; before it, where it has refused the message, the HTTP status (u16).
     pub answer: Arc<[u8]>,
+    /// The answer is a refusal.
+    pub refused: bool,
 }
+
+impl Received {
+    /// Sequence and `refused` in one number, as it is stored. An answer that is no refusal is its sequence.
+    pub fn stored_sequence(&self) -> u64 {
+        self.sequence | if self.refused { REFUSED } else { 0 }
+    }
+
+    pub fn from_stored(id: MessageId, stored_sequence: u64, answer: Arc<[u8]>) -> Received {
+        let (sequence, refused) = (stored_sequence & !REFUSED, stored_sequence & REFUSED != 0);
+        Received { id, sequence, answer, refused }
+    }
+}
+
+/// Above every sequence, and positive where numbers have a sign.
+const REFUSED: u64 = 1 << 62;
 
 /// What a load found.
 #[derive(Debug, Default, PartialEq)]
 pub struct Page {
-    /// By offset; expired messages are left out.
+    /// By offset. What has expired and is not purged yet is among them: the shard alone decides by its clock, and
+    /// removes it. Were it left out, a wall clock that is stepped back would make it wait, passed over, in the store.
     pub messages: Vec<StoredMessage>,
     /// By `sequence`; on the first page only.
     pub received: Vec<Received>,
@@ -185,6 +221,8 @@ pub enum Completion {
     Done,
     /// A `PutMessage` whose claim the session has had already: nothing is stored under this offset.
     Duplicate,
+    /// A `ReleaseMessage` or `RemoveMessage` of a message that is not there: it has expired, or was never stored.
+    Absent,
     Loaded(Page),
     Refused(StoreError),
 }
@@ -202,6 +240,8 @@ pub enum StoreError {
     Broken,
     #[error("the store does not answer")]
     Unreachable,
+    #[error("what is stored for the session is damaged (see the log)")]
+    Damaged,
     #[error("another connection has taken the session over")]
     Fenced,
     #[error("the session's name is taken")]

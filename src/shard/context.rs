@@ -36,6 +36,11 @@ impl Context<'_> {
         UnixMs(self.settings.sessions.unix_ms_at_zero.saturating_add(self.now.0))
     }
 
+    /// When the wall clock will show that time, if nobody steps it.
+    pub fn tick_at(&self, unix: UnixMs) -> Tick {
+        self.now + unix.0.saturating_sub(self.unix().0)
+    }
+
     /// Length of a message for every limit.
     pub fn len_of(&self, message: &MessageRef) -> usize {
         self.messages.get(message).len()

@@ -5,6 +5,7 @@ use super::command::{Completions, ExpiredMessages, SessionId};
 use super::ids::QueryId;
 use super::message::Message;
 use crate::base::id::ConnKey;
+use crate::wire::packet::MessageRefusal;
 use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -112,7 +113,9 @@ pub enum Input<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum ForwardOutcome<'a> {
     Answered(&'a [u8]),
-    /// Given up: the deadline has passed, or QoS 0 found no backend.
+    /// The backend has refused the message for good.
+    Refused(MessageRefusal<'a>),
+    /// Given up: the deadline has passed, QoS 0 found no backend, or the backend answered what is no answer.
     Failed,
 }
 

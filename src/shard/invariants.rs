@@ -5,6 +5,7 @@ use super::connection::conn::Phase;
 use super::connection::downlink::invariants as downlink;
 use super::connection::outbox::Item;
 use super::connection::uplink::invariants as uplink;
+use super::connection::uplink::reading;
 use super::session::scope::Scope;
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
@@ -15,12 +16,14 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
         return;
     }
     scope.channels.check_invariants();
-    let (mut pending, mut nodes, mut bytes, mut items) = (0, 0, 0, 0);
+    let (mut pending, mut nodes, mut memory, mut items) = (0, 0, 0, 0);
     let (mut message_uses, mut calls) = fanout.check();
     for (index, conn) in scope.conns.iter() {
         let outboxes = scope.conns.outboxes();
-        outboxes.check(conn.outbox(), scope.cx.messages);
-        for item in outboxes.iter(conn.outbox()) {
+        let (outbox, answers) = conn.outbox();
+        outboxes.check(outbox, answers, scope.cx.messages);
+        assert!(answers.get() <= scope.cx.settings.answers_waiting_max(), "answers that nobody reads are bounded");
+        for item in outboxes.iter(outbox) {
             items += 1;
             message_uses += usize::from(matches!(item, Item::Message(..)));
         }
@@ -28,10 +31,9 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
         pending += down.pending;
         message_uses += down.message_uses;
         calls.extend(down.calls);
-        let answers_max = scope.cx.settings.limits.answers_remembered_max;
-        let up = uplink::Holdings::of(scope.uplinks, scope.conns, index, answers_max);
+        let up = uplink::Holdings::of(scope.uplinks, scope.conns, index, scope.cx.settings);
         nodes += up.nodes;
-        bytes += up.bytes;
+        memory += up.memory;
         check_phase(scope, index);
     }
     let open = scope.conns.iter().filter(|(_, conn)| conn.is_open()).count();
@@ -39,11 +41,12 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     assert_eq!(scope.conns.items_total(), items, "items are in outboxes, and nowhere else");
     assert_eq!(scope.cx.messages.uses(), message_uses, "messages are held by whom they are counted for");
     assert_eq!(scope.downlinks.total(), pending);
-    assert_eq!((scope.uplinks.total(), scope.uplinks.bytes()), (nodes, bytes));
+    assert_eq!((scope.uplinks.total(), scope.uplinks.memory()), (nodes, memory));
     calls.extend(scope.sessions.commands.calls());
     calls.extend(scope.sessions.detached_calls.values());
     scope.cx.calls.check(&calls);
     assert!(scope.sessions.channel_changes.len() <= scope.sessions.commands.len(), "each is a command's");
+    scope.sessions.commands.check(scope.cx.settings);
     check_sessions(scope);
 }
 
@@ -54,7 +57,12 @@ fn check_phase(scope: &Scope<'_>, index: ConnIndex) {
     let joins = matches!(conn.phase(), Phase::Connecting | Phase::Open);
     assert!(joins || scope.conns.joined(index).is_empty(), "who closes has left");
     assert!(conn.is_open() || !details.is_paused(), "a closing client is read, for its close frame");
-    assert!(!details.is_paused() || !details.is_uplink_idle(), "what would resume it?");
+    let resumes_at = reading::resumes_at(scope.conns, index, &scope.cx);
+    let armed = || scope.conns.timer(index).is_some_and(|armed| armed <= resumes_at.max(scope.cx.now + 1));
+    assert!(resumes_at == Tick::NEVER || armed(), "what would resume it?");
+    let under_way =
+        !details.is_uplink_idle() && !reading::needs_rel(scope.conns, index, scope.uplinks.known(), &scope.cx);
+    assert!(!details.is_paused() || under_way || resumes_at != Tick::NEVER, "what would resume it?");
     match conn.phase() {
         Phase::Connecting => assert!(empty && details.is_uplink_idle()),
         Phase::Open => check_timer(scope, index),

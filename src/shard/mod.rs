@@ -63,6 +63,7 @@ use connection::keepalive::{self, Alive};
 use connection::outbox::Item;
 use connection::table::Table;
 use connection::transport::{Arrival, Bytes};
+use connection::uplink::reading;
 use connection::uplink::{Incoming, Numbering, Uplinks};
 use context::Context;
 use fanout::runs::Fanout;
@@ -111,6 +112,14 @@ impl Shard {
     /// New limits and times, for what happens from now on.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
+    }
+
+    /// What the wall clock showed when `Tick` was 0: it may be stepped at any time.
+    #[inline]
+    pub fn set_unix_ms_at_zero(&mut self, unix_ms_at_zero: u64) {
+        if !self.settings.is_planted(Bug::IgnoresClockSteps) {
+            self.settings.sessions.unix_ms_at_zero = unix_ms_at_zero;
+        }
     }
 
     /// Takes a slot before the connect hook is sent, so that the connection has a name. `digest` makes it unique.
@@ -313,7 +322,7 @@ impl Shard {
             && self.sessions.commands.is_empty()
             && self.sessions.undropped.is_empty()
             && arenas == [0; 4]
-            && self.uplinks.bytes() == 0
+            && self.uplinks.memory() == 0
             && self.conns.timers_len() == 0
             && self.outputs.is_empty()
     }
@@ -405,7 +414,10 @@ impl Shard {
             }
             _ if !open => {}
             Arrival::Pong(_) => keepalive::on_pong(&mut self.conns, conn),
-            Arrival::Ping(payload) => self.push(conn, Item::Pong(payload.into()), now),
+            Arrival::Ping(payload) => {
+                let (mut scope, _) = self.scope(now);
+                scope.conns.push_pong(conn, payload, &mut scope.cx);
+            }
             Arrival::Message { text, data } => {
                 let echo = if text { Item::Text(data.into()) } else { Item::SharedPacket(data.into()) };
                 self.push(conn, echo, now);
@@ -435,7 +447,10 @@ impl Shard {
             }
             Ok(Packet::Ack { id, body }) => downlinks.on_answer(conns, conn, (QoS::AtLeastOnce, id), body, cx),
             Ok(Packet::Rec { id, body }) => downlinks.on_answer(conns, conn, (QoS::ExactlyOnce, id), body, cx),
-            Ok(Packet::Rel { id, .. }) => uplinks.on_rel(conns, conn, id, cx),
+            Ok(Packet::Rel { id, .. }) => {
+                let session = sessions.table.get(conns.conn(conn).session()).map(|session| session.id);
+                uplinks.on_rel(conns, conn, id, session, cx);
+            }
             Ok(Packet::Com { id }) => downlinks.on_com(conns, conn, id, cx),
             Err(_) if packet == PING && conns.details(conn).greets() => {
                 conns.push(conn, Item::SharedPacket(PONG[..].into()), cx);
@@ -478,7 +493,7 @@ impl Shard {
         metrics.channels.set(self.channels.len() as u64);
         metrics.timers.set(self.conns.timers_len() as u64);
         metrics.calls_waiting.set(self.calls.len() as u64);
-        metrics.forward_queue_bytes.set(self.uplinks.bytes() as u64);
+        metrics.forward_queue_bytes.set(self.uplinks.memory() as u64);
         metrics.sessions.set(self.sessions.table.len() as u64);
         metrics.store_under_way.set(self.sessions.commands.len() as u64);
     }
@@ -492,9 +507,10 @@ impl Shard {
 
 /// The backend has let the connection in, and it has no session.
 fn open(scope: &mut Scope<'_>, conn: ConnIndex, response: Rc<[u8]>, greets: bool) {
+    scope.conns.set_greets(conn, greets);
     scope.conns.open(conn, response, &mut scope.cx);
     if greets {
-        greeting::greet(scope.conns, scope.downlinks, conn, None, &mut scope.cx);
+        greeting::greet(scope.conns, conn, None, &mut scope.cx);
     }
     scope.conns.arm_no_later(conn, keepalive::next_check(scope.conns, conn, scope.cx.settings));
 }
@@ -542,9 +558,11 @@ fn on_timer(scope: &mut Scope<'_>, conn: ConnIndex) {
     if keepalive::check(scope.conns, conn, &mut scope.cx) == Alive::Quiet {
         scope.uplinks.forget_old_answers(scope.conns, conn);
     }
+    reading::resume(scope.conns, conn, scope.uplinks.known(), scope.uplinks.memory(), &mut scope.cx);
     if scope.conns.conn(conn).is_open() {
         // Later than now, or this tick would never end.
         let next = wake.min(keepalive::next_check(scope.conns, conn, scope.cx.settings));
+        let next = next.min(reading::resumes_at(scope.conns, conn, &scope.cx));
         scope.conns.arm_no_later(conn, next.max(scope.cx.now + 1));
     }
 }

@@ -76,11 +76,11 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Forward {
     pub key: ConnKey,
-    /// Of a durable session: then `sequence` is its run (high bits) and its id (low 16).
+    /// Of a durable session: its messages are numbered over all its connections.
     pub session: Option<SessionId>,
     pub message_type: u16,
     pub qos: QoS,
-    /// Counts the connection's QoS 1/2 messages from 1; the same for all repeats. 0 at QoS 0.
+    /// The message's run (high bits) and id (low 16), the same for all repeats. 0 at QoS 0.
     pub sequence: u64,
     pub deadline: Tick,
     pub identity: Identity,

@@ -34,6 +34,16 @@ pub enum Bug {
     NeverResumes,
     /// A silent client is not pinged.
     NeverPings,
+    /// A QoS 1 id that names another message is taken for a repeat.
+    SwallowsReusedIds,
+    /// A queue that waits for REL does not go on when REL comes.
+    HoldsForEver,
+    /// Answers that are not released do not hold the queue.
+    KeepsAllAnswers,
+    /// A client whose queue is full is not read on.
+    StopsAtFullQueue,
+    /// A refusal looks like an answer.
+    HidesRefusals,
     /// A session whose connection ends stores nothing of what was in flight.
     ForgetsAtTheEnd,
     /// After a crash offsets that were reserved are used again, and with them their ids.
@@ -50,12 +60,22 @@ pub enum Bug {
     AnswersUnstored,
     /// A new run of the client's ids is used before it is stored.
     NumbersUnstored,
+    /// A refusal that was stored comes back as an answer.
+    ForgetsRefusals,
     /// A connection that takes a session over does not get what is with the backend.
     LeavesUplink,
     /// What is not known in time is called nothing.
     HidesUndecided,
     /// What a session is refused is called nothing.
     HidesRefused,
+    /// A message whose time is over is sent and repeated.
+    DeliversExpired,
+    /// What the store has purged, and counted, is counted off once more when the client answers it.
+    CountsExpiredTwice,
+    /// The wall clock counts as it stood at the start.
+    IgnoresClockSteps,
+    /// Commands to the store are taken however many are unfinished.
+    TakesCommandsWithoutLimit,
 }
 
 impl Bug {
@@ -75,6 +95,11 @@ impl Bug {
         Bug::SkipsBytes,
         Bug::NeverResumes,
         Bug::NeverPings,
+        Bug::SwallowsReusedIds,
+        Bug::HoldsForEver,
+        Bug::KeepsAllAnswers,
+        Bug::StopsAtFullQueue,
+        Bug::HidesRefusals,
     ];
 
     /// Those that only a durable session can show.
@@ -87,8 +112,13 @@ impl Bug {
         Bug::ReleasesUnstored,
         Bug::AnswersUnstored,
         Bug::NumbersUnstored,
+        Bug::ForgetsRefusals,
         Bug::LeavesUplink,
         Bug::HidesUndecided,
         Bug::HidesRefused,
+        Bug::DeliversExpired,
+        Bug::CountsExpiredTwice,
+        Bug::IgnoresClockSteps,
+        Bug::TakesCommandsWithoutLimit,
     ];
 }

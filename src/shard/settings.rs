@@ -15,6 +15,8 @@ pub struct Settings {
     pub forward_deadline_ms: u64,
     pub forward_queue: usize,
     pub forward_queue_bytes: usize,
+    /// Memory of one client's queue up to which it is read on, for its acknowledgements.
+    pub forward_ahead_bytes: usize,
     /// Is there a backend that wants clients' messages?
     pub forwards: bool,
     pub inflight_window: usize,
@@ -74,6 +76,13 @@ pub enum Mode {
 }
 
 impl Settings {
+    /// Answers to a client's packets and pings that may wait for it to read: as many as a client that keeps the
+    /// windows can have caused, and then some.
+    pub fn answers_waiting_max(&self) -> usize {
+        let of_windows = self.inflight_window + self.received_max;
+        (of_windows + self.limits.answers_waiting_more).min(usize::from(u16::MAX))
+    }
+
     #[inline]
     pub(super) fn is_planted(&self, bug: Bug) -> bool {
         cfg!(debug_assertions) && self.mode == Mode::Planted(bug)

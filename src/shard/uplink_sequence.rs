@@ -1,5 +1,6 @@
-//! Numbers of a durable session's messages to the backend. They are made of the ids that its client gives them, so that
-//! a repeat gets the same number after any crash.
+//! Numbers of a client's messages to the backend. They are made of the ids that the client gives them, so that a repeat
+//! gets the same number after any crash, and however late it comes. A connection without a session numbers alike, with
+//! a mark that it makes of its highest number; of what follows here about crashes it needs nothing.
 //!
 //! A *run* is a row of rising ids; a message's number is its run and its id. A SEND without DUP whose id is not above
 //! the highest of the run begins a new run: the ids have gone round, or the client has lost its count. So does the
@@ -57,6 +58,12 @@ impl UplinkMark {
         Numbered { sequence: sequence(self.run, id), store_first: passes }
     }
 
+    /// The mark of a connection without a session that has given out numbers up to this one; 0 before the first.
+    pub fn behind(highest: u64) -> UplinkMark {
+        let (run, last) = ((highest >> 16) as u32, highest as u16);
+        UplinkMark { run: run.max(UplinkMark::FIRST.run), last, past_half: last >= HALF }
+    }
+
     /// What is true after a crash.
     pub fn after_crash(self) -> UplinkMark {
         UplinkMark { last: UNKNOWN, ..self }
@@ -92,6 +99,18 @@ mod tests {
         assert_eq!(numbers(&mut mark, 6..=10, true), before[5..]);
         let next = mark.number(MessageId(11), false);
         assert_eq!(next, Numbered { sequence: before[9] + 1, store_first: false });
+    }
+
+    #[test]
+    fn the_highest_number_is_mark_enough_for_a_connection() {
+        let (mut mark, mut highest) = (UplinkMark::FIRST, 0);
+        for id in [1, 2, 40_000, 3, 50_000, 65_534, 1, 2, 32_766, 32_767, 5] {
+            assert_eq!(UplinkMark::behind(highest), mark);
+            highest = highest.max(mark.number(MessageId(id), false).sequence);
+        }
+        let before = mark;
+        assert_eq!(mark.number(MessageId(65_000), true).sequence >> 16, u64::from(before.run) - 1);
+        assert_eq!(UplinkMark::behind(highest), mark, "a repeat of the run before changes nothing");
     }
 
     #[test]

@@ -62,6 +62,18 @@ pub enum OpenError {
          with no sessions", path.display()
     )]
     Damaged { path: PathBuf, detail: String },
+    #[error(
+        "{}: the log is damaged, and up to {commits} commits behind the damage would be lost. Put a backup of the \
+         directory in its place, or make an empty file accept-loss beside it to start with what lies before",
+        path.display()
+    )]
+    LogDamaged { path: PathBuf, commits: u64 },
+    #[error(
+        "{}: the database is empty, and this directory has had sessions. Put a backup of the directory in its place, \
+         or make an empty file accept-loss beside it to start with no sessions",
+        path.display()
+    )]
+    Emptied { path: PathBuf },
     #[error("{}: the disk is full. Make room and start again", path.display())]
     DiskFull { path: PathBuf },
     #[error("{}: it cannot be written. Let this user write there, or mount it writable", path.display())]

@@ -3,6 +3,8 @@
 //! ```text
 //! data_dir/lock          locked (flock) for as long as the process lives; contains its pid
 //! data_dir/reserve       given up when the disk is full, so that what makes room can be written
+//! data_dir/in-use         says that there has been a database: an empty one is not taken for a new one
+//! data_dir/accept-loss    made by the operator, for one start: what is damaged or missing is given up
 //! data_dir/rainbow.db    tables: see `schema`; `rainbow.db-wal` has what was committed since the last checkpoint
 //! ```
 //!
@@ -17,6 +19,7 @@ mod directory;
 mod fault;
 mod index;
 mod load;
+mod log;
 mod purge;
 mod rows;
 mod scan;
@@ -29,11 +32,13 @@ use super::crash;
 use super::health::{Health, Usage};
 use super::opening::{OpenError, Opened, Options};
 use super::request::{ClaimOutcome, PurgeOutcome, Request, Response};
+use crate::config::Durability;
 use crate::shard::command::{Completion, Operation, StoreError, UnixMs};
 use apply::{WriteMode, apply};
 use database::Database;
 use directory::Directory;
 use fault::{Fault, open_error, reserve_error};
+use tracing::warn;
 
 pub struct Sqlite {
     database: Database,
@@ -47,10 +52,12 @@ impl Sqlite {
     pub fn open(options: &Options) -> Result<(Sqlite, Opened), OpenError> {
         crash::point("open.before");
         let mut directory = Directory::lock(&options.data_dir)?;
+        check_log(&directory, options.durability)?;
         let connection = schema::open(&mut directory, options.durability)?;
         crash::point("open.inside");
         let (database, sessions) = scan::scan(connection).map_err(|error| open_error(&directory, error))?;
         crash::point("open.after");
+        directory.forget_accepted_loss();
         // On a disk that is nearly full the store works without a reserve, and reports it once the disk is full.
         let _ = directory.ensure_reserve();
         let store = Sqlite { database, directory, bytes_max: options.bytes_max, fault: None };
@@ -60,7 +67,7 @@ impl Sqlite {
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
         crash::point("commit.before");
         match self.fault {
-            Some(Fault { reason, permanent: true, .. }) => return self.refuse_all(&requests, reason, now),
+            Some(Fault { reason, permanent: true, .. }) => return self.refuse_all(&requests, reason),
             Some(Fault { reason: StoreError::DiskFull, .. }) => return self.commit_freeing(&requests, now),
             _ => {}
         }
@@ -78,7 +85,7 @@ impl Sqlite {
             }
             Err(error) => match self.note_fault(error) {
                 StoreError::DiskFull => self.commit_freeing(&requests, now),
-                reason => self.refuse_all(&requests, reason, now),
+                reason => self.refuse_all(&requests, reason),
             },
         }
     }
@@ -90,24 +97,24 @@ impl Sqlite {
             Ok(responses) => responses,
             Err(error) => {
                 let reason = self.note_fault(error);
-                self.refuse_all(requests, reason, now)
+                self.refuse_all(requests, reason)
             }
         }
     }
 
     /// Writes nothing; answers loads for as long as reading works.
-    fn refuse_all(&mut self, requests: &[Request], reason: StoreError, now: UnixMs) -> Vec<Response> {
-        requests.iter().map(|request| self.refuse(request, reason, now)).collect()
+    fn refuse_all(&mut self, requests: &[Request], reason: StoreError) -> Vec<Response> {
+        requests.iter().map(|request| self.refuse(request, reason)).collect()
     }
 
-    fn refuse(&mut self, request: &Request, reason: StoreError, now: UnixMs) -> Response {
+    fn refuse(&mut self, request: &Request, reason: StoreError) -> Response {
         match request {
             Request::Shard { shard, command } => {
                 let completion = match command.operation {
                     Operation::Load { session, after, most } => {
                         let (connection, index) = (self.database.connection(), self.database.index());
-                        match load::page(connection, index, session, after, most, now) {
-                            Ok(page) => Completion::Loaded(page),
+                        match load::complete(connection, index, (session, after, most)) {
+                            Ok(completion) => completion,
                             Err(error) => Completion::Refused(self.note_fault(error)),
                         }
                     }
@@ -208,6 +215,22 @@ impl Sqlite {
             && let Err(error) = self.database.checkpoint()
         {
             self.note_fault(error);
+        }
+    }
+}
+
+/// Without fsync the log is what the system made of it when the power failed: a gap in it is no damage.
+fn check_log(directory: &Directory, durability: Durability) -> Result<(), OpenError> {
+    let path = directory.log();
+    let lost = log::check(&path).map_err(|error| OpenError::Directory { path: path.clone(), error })?;
+    if !lost.is_damage() || directory.loss_is_accepted() {
+        return Ok(());
+    }
+    match durability {
+        Durability::Fsync => Err(OpenError::LogDamaged { path, commits: lost.commits }),
+        Durability::Memory => {
+            warn!(log = %path.display(), commits = lost.commits, "the log has a gap: what lies behind it is lost");
+            Ok(())
         }
     }
 }

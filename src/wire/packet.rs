@@ -8,6 +8,8 @@
 //! PING, PONG  byte 0, `rainbow.2` only: `PING` and `PONG`, no `Packet`
 //! ```
 //!
+//! An ACK or REC to a client with the reserved bit says that the backend has refused the message (`MessageRefusal`).
+//!
 //! Borrows from the message and never copies a body. Strict where a sender must have meant something else, tolerant of
 //! bits that carry no meaning (the reserved bit; DUP and QoS outside SEND and REL), because old clients leave them as
 //! they fell. Called by the shard for every message of a client, and by the shard's fan-out, which encodes a SEND once
@@ -124,6 +126,31 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// The backend's refusal of a message, as the body of ACK or REC of `rainbow.2`: status u16, then the backend's body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MessageRefusal<'a> {
+    /// HTTP status.
+    pub status: u16,
+    pub body: &'a [u8],
+}
+
+impl<'a> MessageRefusal<'a> {
+    /// The refusal in an encoded ACK or REC; `None` when it is none.
+    pub fn decode(packet: &'a [u8]) -> Option<MessageRefusal<'a>> {
+        let first = *packet.first()?;
+        let (status, body) = packet.get(ANSWER_HEADER_LEN..)?.split_first_chunk()?;
+        let is_refusal = matches!(first >> COMMAND_SHIFT, ACK | REC) && first & REFUSED_BIT != 0;
+        is_refusal.then_some(MessageRefusal { status: u16::from_be_bytes(*status), body })
+    }
+
+    /// Appends the ACK (QoS 1) or REC (QoS 2) of that message.
+    pub fn encode_into(&self, id: MessageId, qos: QoS, out: &mut Vec<u8>) {
+        let command = if qos == QoS::ExactlyOnce { REC } else { ACK };
+        encode_answer(out, command << COMMAND_SHIFT | REFUSED_BIT, id, &self.status.to_be_bytes());
+        out.extend_from_slice(self.body);
+    }
+}
+
 /// Makes an encoded SEND of QoS above 0 another receiver's: its id, and whether this is a repeat.
 pub fn patch_send(packet: &mut [u8], id: MessageId, dup: bool) {
     debug_assert_eq!(packet[0] >> COMMAND_SHIFT, SEND);
@@ -201,6 +228,8 @@ fn encode_answer(out: &mut Vec<u8>, first: u8, id: MessageId, body: &[u8]) {
 
 /// In byte 0: set on a repeat.
 pub const DUP_BIT: u8 = 0b0000_1000;
+/// In byte 0 of an ACK or REC to a client: the backend has refused the message.
+const REFUSED_BIT: u8 = 0b0000_0001;
 /// Where the id lies in a SEND of QoS above 0; where the body begins in one of QoS 0.
 pub const SEND_ID_AT: usize = 3;
 pub const ID_LEN: usize = 2;
@@ -228,6 +257,22 @@ mod tests {
     use super::*;
 
     const VECTORS: &str = include_str!("../../clients/vectors/packets.json");
+
+    #[test]
+    fn a_refusal_is_an_answer_with_the_reserved_bit_and_a_status() {
+        let refusal = MessageRefusal { status: 422, body: b"no" };
+        for (qos, first) in [(QoS::AtLeastOnce, 0x21), (QoS::ExactlyOnce, 0x31)] {
+            let mut packet = Vec::new();
+            refusal.encode_into(MessageId(258), qos, &mut packet);
+            assert_eq!(packet, [&[first, 1, 2, 1, 166][..], b"no"].concat());
+            assert_eq!(MessageRefusal::decode(&packet), Some(refusal));
+            packet[0] &= !1;
+            assert_eq!(MessageRefusal::decode(&packet), None);
+        }
+        for none in [&b""[..], b"\x21", b"\x21\0\x01\x01", b"\x11\0\x01\0\x01\x01"] {
+            assert_eq!(MessageRefusal::decode(none), None);
+        }
+    }
 
     fn encoded(packet: Packet<'_>) -> Vec<u8> {
         let mut out = Vec::new();

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::connect::assert_signed;
 use crate::harness::call::{subscribe, webhook_secret, webhook_signature};
-use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, eventually, send};
+use crate::harness::client::Upgrade;
+use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, TIMEOUT, eventually, send};
 
 fn started() -> (Backend, Server) {
     let backend = Backend::start();
@@ -146,6 +147,69 @@ fn a_refusal_of_the_backend_is_final_and_is_answered() {
     client.send(2, 1, 2, "x");
     client.expect(Command::Rec, 2);
     assert_eq!(backend.messages().len(), 2, "4xx is not retried");
+}
+
+/// The reserved bit, then the status.
+#[test]
+fn a_refusal_reaches_a_client_of_rainbow_2_as_one() {
+    let (backend, server) = started();
+    backend.on_message(|_| Reply::status(422, "no such room"));
+    let mut client = Upgrade::of("page").header("Sec-WebSocket-Protocol", "rainbow.2").open(server.addr());
+    client.expect_send();
+    for (qos, first) in [(1, 0x21), (2, 0x31)] {
+        client.send(qos, 1, u16::from(qos), "x");
+        let answer = client.next_frame(TIMEOUT).expect("an answer").payload;
+        assert_eq!(answer, [&[first, 0, qos, 1, 166][..], b"no such room"].concat());
+    }
+}
+
+#[test]
+fn a_redirect_of_the_backend_is_a_failure_and_is_not_answered() {
+    let (backend, server) = started();
+    let forwarded = AtomicU32::new(0);
+    backend.on_message(move |_| match forwarded.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::status(302, "moved").header("Location", "/elsewhere/"),
+        _ => Reply::ok("done"),
+    });
+    let mut client = Client::open(server.addr(), "phone");
+    client.send(1, 1, 1, "x");
+    eventually("the failure is counted", || {
+        let samples = crate::harness::metrics::read(server.addr());
+        let counts = [samples["rainbow_forwards_failed_total"], samples["rainbow_backend_redirects_total"]];
+        (counts == [1.0, 1.0]).then_some(())
+    });
+    server.process.log.wait_for("the redirect", TIMEOUT, |entry| entry.contains("forward_url redirects"));
+    client.packet(&Packet::send(1, 1, 1, "x").with_dup());
+    assert_eq!(client.expect(Command::Ack, 1).text(), "done", "its repeat is another attempt");
+    assert_eq!(backend.messages().len(), 2, "a redirect is neither followed nor retried");
+}
+
+/// A business server that, inside the hook of each message, asks the sender and waits for its acknowledgement.
+#[test]
+fn a_hook_may_wait_for_the_client_whose_messages_fill_its_queue() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "me"));
+    let to = server.addr();
+    backend.on_message(move |request| {
+        let answer = send(to, "me", &[("qos", "1"), ("timeout", "5")], request.text());
+        Reply::ok(answer["connections"].to_string())
+    });
+    let mut client = Client::open(server.addr(), "phone");
+    for id in 1..=200 {
+        client.send(1, 1, id, id.to_string());
+    }
+    let mut answered = 0;
+    while answered < 200 {
+        let packet = client.next_packet();
+        match packet.command {
+            Command::Send => client.answer(Command::Ack, packet.id, ""),
+            _ => {
+                answered += 1;
+                assert_eq!((packet.id, packet.text()), (answered, "1".into()), "the call was acknowledged in time");
+            }
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::harness::call::{send_later, signed_target};
 use crate::harness::client::{BINARY, CONTINUATION, MASK, Message, TEXT};
 use crate::harness::http::{self, Wire};
 use crate::harness::metrics::{Counted, counted, read, risen};
-use crate::harness::{Backend, Client, Command, Reply, Setup, TIMEOUT, Upgrade, eventually, send};
+use crate::harness::{Backend, Client, Command, Packet, Reply, Setup, TIMEOUT, Upgrade, eventually, send};
 
 /// Everybody is in channel `all` and in one of the device's name.
 fn subscribing() -> Backend {
@@ -131,23 +131,52 @@ fn a_message_over_the_limit_gets_1009() {
 }
 
 #[test]
-fn more_messages_per_second_than_allowed_get_1008() {
+fn more_messages_per_second_than_allowed_wait_and_repeats_do_not_count() {
     let backend = Backend::start();
-    let server = Setup::of(&backend).set("messages_per_second", "20").start();
-    let mut modest = Client::open(server.addr(), "modest");
-    for id in 1..=10 {
-        modest.send(1, 1, id, "x");
-        modest.expect(Command::Ack, id);
-    }
+    let server = Setup::of(&backend).set("messages_per_second", "50").start();
     let mut greedy = Client::open(server.addr(), "greedy");
-    let code = counted(server.addr(), Counted::OverLimit, || {
-        for _ in 0..200 {
-            greedy.send(0, 1, 0, "x");
+    let began = std::time::Instant::now();
+    for id in 1..=150 {
+        greedy.send(1, 1, id, "x");
+    }
+    (1..=150).for_each(|id| drop(greedy.expect(Command::Ack, id)));
+    // Three seconds' worth: the first at once, the second a second later.
+    greedy.send(1, 1, 151, "x");
+    greedy.expect(Command::Ack, 151);
+    assert!(began.elapsed() > std::time::Duration::from_millis(900), "{:?}", began.elapsed());
+    for _ in 0..200 {
+        greedy.packet(&Packet::send(1, 1, 151, "x").with_dup());
+    }
+    (0..200).for_each(|_| drop(greedy.expect(Command::Ack, 151)));
+    greedy.assert_open();
+    assert_eq!(backend.messages().len(), 151);
+}
+
+/// An honest client that pipelines, and a backend whose answers are long.
+#[test]
+fn long_answers_to_a_client_that_pipelines_wait_for_its_releases() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    backend.on_message(|_| Reply::ok(vec![b'a'; 200_000]));
+    let mut client = Client::open(server.addr(), "phone");
+    (1..=12).for_each(|id| client.send(2, 1, id, "x"));
+    let (mut received, mut released) = (0, 0);
+    while received < 12 {
+        // It releases what it has when nothing more comes.
+        match client.packet_within(Duration::from_millis(300)) {
+            Some(packet) if packet.command == Command::Com => {}
+            Some(packet) => {
+                received += 1;
+                assert_eq!((packet.command, packet.id, packet.body.len()), (Command::Rec, received, 200_000));
+            }
+            None => {
+                assert!(released < received, "nothing comes, and nothing is left to release");
+                (released + 1..=received).for_each(|id| client.answer(Command::Rel, id, ""));
+                released = received;
+            }
         }
-        greedy.expect_close().0
-    });
-    assert_eq!(code, 1008);
-    modest.assert_open();
+    }
+    assert_eq!(backend.messages().len(), 12, "each is forwarded once");
 }
 
 #[test]
@@ -265,6 +294,7 @@ fn qos_2_ids_that_are_never_released_are_limited() {
     let mut server = Setup::of(&backend).set("received_max", "16").start();
     let mut client = Client::open(server.addr(), "phone");
     let mut closed = None;
+    let before = read(server.addr());
     for id in 1..=200 {
         client.send(2, 1, id, "x");
     }
@@ -280,6 +310,8 @@ fn qos_2_ids_that_are_never_released_are_limited() {
     }
     // Held back or closed with 1008; in no case are 200 ids held.
     assert!(closed.is_none_or(|code| code == 1008), "{closed:?}");
+    let counted = risen(&before, &read(server.addr()), Counted::OverLimit);
+    assert_eq!(counted > 0.0, closed.is_some());
     assert!(backend.messages().len() <= 20, "{} were taken", backend.messages().len());
     server.assert_alive();
 }

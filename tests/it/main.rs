@@ -20,6 +20,8 @@ mod idle;
 mod info;
 mod limits;
 mod load;
+mod logging;
+mod pauses;
 mod proxies;
 mod qos_down;
 mod qos_up;

@@ -3,9 +3,9 @@
 
 use crate::connection::{ConnectionId, Stage};
 use crate::peer::token_of;
-use crate::world::{CHANNELS, Event, World};
+use crate::world::{CHANNELS, Event, PLENTY, World};
 use rainbow::shard::{Forward, ForwardOutcome, Input};
-use rainbow::wire::packet::QoS;
+use rainbow::wire::packet::{MessageRefusal, QoS};
 use std::collections::{HashMap, HashSet};
 
 #[derive(Default)]
@@ -18,6 +18,8 @@ pub struct Backend {
     next_job: u64,
     /// (connection, sequence) → the token that it stands for.
     numbers: HashMap<(ConnectionId, u64), u64>,
+    /// The other way round.
+    numbered: HashMap<u64, u64>,
     /// Tokens by their last outcome; true: answered.
     outcomes: HashMap<u64, bool>,
     answers: HashMap<u64, String>,
@@ -54,18 +56,20 @@ impl World {
         let token = token_of(&forward.body);
         self.trace(format_args!("backend gets {token} of connection {id}, sequence {}", forward.sequence));
         let settings = &self.nodes[self.connections[id].node].settings;
-        let deadline = self.now + settings.forward_deadline_ms;
+        let (deadline, answers_max) = (self.now + settings.forward_deadline_ms, settings.answers_bytes_max);
         assert!(forward.deadline.0 <= deadline, "the deadline counts from when the message came");
         let connection = &mut self.connections[id];
         assert!(connection.stage != Stage::Abandoned && !connection.closed, "nothing follows the end");
         assert!(!std::mem::replace(&mut connection.forwarding, true), "one message at a time, or their order is lost");
         assert_eq!(forward.cookie.as_deref(), connection.cookie.as_deref(), "the cookie as the backend set it last");
-        let (place, sequence) = connection.peer.place(token).expect("the client said so");
-        assert_eq!(forward.sequence, sequence, "numbers count a connection's messages, the same for all repeats");
+        let place = connection.peer.place(token).expect("the client said so");
+        let sequence = forward.sequence;
         assert_eq!((forward.message_type, forward.qos), (token as u16 % 1000, connection.peer.spoken[place].1));
         match self.backend.outcomes.get(&token) {
             Some(answered) => {
-                assert!(!answered, "{token} was answered and is forwarded again");
+                // An answer of QoS 1 that was forgotten is asked for again, under the same number.
+                let forgotten = answers_max < PLENTY && forward.qos == QoS::AtLeastOnce;
+                assert!(!answered || forgotten, "{token} was answered and is forwarded again");
                 assert_ne!(forward.qos, QoS::AtMostOnce, "QoS 0 is forwarded at most once");
                 self.seen.forwards_repeated += 1;
             }
@@ -77,7 +81,16 @@ impl World {
         if sequence > 0 {
             let meant = *self.backend.numbers.entry((id, sequence)).or_insert(token);
             assert_eq!(meant, token, "a number stands for one message");
+            let number = *self.backend.numbered.entry(token).or_insert(sequence);
+            assert_eq!(number, sequence, "all repeats have one number");
         }
+        assert_eq!(sequence == 0, forward.qos == QoS::AtMostOnce);
+        let unreleased = self.connections[id].peer.outstanding.values().filter(|out| out.is_unreleased());
+        let answers: usize = unreleased.filter_map(|out| self.backend.answer_to(out.token)).map(str::len).sum();
+        assert!(
+            answers <= answers_max || !self.is_open(id),
+            "{answers} bytes of answers without REL, and more are asked for"
+        );
         let job = self.backend.next_job;
         self.backend.next_job += 1;
         let delay = 1 + self.rng.below(self.backend.slow_ms);
@@ -100,7 +113,10 @@ impl World {
             // Some failures come after the work is done. A number that has been seen is not worked on again.
             self.backend.done.insert(token);
         }
-        let answer = if token.is_multiple_of(4) { String::new() } else { format!("a{token}") };
+        let mut answer = if token.is_multiple_of(4) { String::new() } else { format!("a{token}") };
+        if !token.is_multiple_of(3) {
+            answer.extend(std::iter::repeat_n('.', LONG));
+        }
         self.backend.outcomes.insert(token, !fails);
         self.connections[id].forwarding = false;
         let (node, key) = (self.connections[id].node, forward.key);
@@ -113,7 +129,11 @@ impl World {
             self.trace(format_args!("backend answers {token}"));
             self.backend.answers.insert(token, answer.clone());
             self.act_on_headers(id);
-            let outcome = ForwardOutcome::Answered(answer.as_bytes());
+            let body = answer.as_bytes();
+            let outcome = match status_of(token) {
+                Some(status) => ForwardOutcome::Refused(MessageRefusal { status, body }),
+                None => ForwardOutcome::Answered(body),
+            };
             self.nodes[node].input(Input::Forwarded { key, outcome, spent: forward.body }, self.now);
         }
         self.turn(node);
@@ -135,3 +155,11 @@ impl World {
         }
     }
 }
+
+/// The status with which it refuses a message, always.
+pub fn status_of(token: u64) -> Option<u16> {
+    token.is_multiple_of(5).then_some(400 + (token % 100) as u16)
+}
+
+/// Of some answers: a few of them are too much for a small memory.
+const LONG: usize = 140;

@@ -20,9 +20,11 @@ pub fn name_of_limits(seed: u64) -> &'static str {
 fn tiny_limits() -> Limits {
     Limits {
         fanout_slice_members: 1,
+        answers_waiting_more: 4,
         fanout_at_once_members: 1,
         fanout_jobs_max: 3,
         commands_max: 6,
+        commands_bytes_max: 3_000,
         commands_behind: 3,
         page_messages_min: 1,
         page_messages_max: 2,
@@ -35,6 +37,7 @@ fn tiny_limits() -> Limits {
         reserve_block_max: 4,
         session_expiries_per_tick: 1,
         store_retry_ms: 300,
+        messages_excess_max: 3,
         spare_bodies_max: 1,
         spare_body_bytes_max: 16,
         ..Limits::DEFAULT

@@ -1,9 +1,11 @@
 //! A client as the protocol wants it: reads frames byte by byte, answers SENDs, repeats its own until they are
 //! answered. A client that *loses* drops a packet now and then, coming or going, each at most `LOSSES_MAX` times.
 
+use crate::backend::status_of;
 use crate::connection::{Answer, ConnectionId};
-use crate::world::{Event, World};
-use rainbow::wire::packet::{MessageId, Packet, QoS};
+use crate::world::{Event, PLENTY, World};
+use rainbow::shard::RESERVED_TYPE;
+use rainbow::wire::packet::{MessageId, MessageRefusal, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,6 +17,8 @@ pub struct Peer {
     pub closing: bool,
     loses: bool,
     input: Vec<u8>,
+    /// The first packet of `rainbow.2` has come.
+    greeted: bool,
     losses: HashMap<(Way, u8, u16), u8>,
 
     /// Id, QoS and copies of every message that ever came, by token.
@@ -27,7 +31,7 @@ pub struct Peer {
     /// The arrival number of the last message, per channel, with and without acknowledgement.
     last: HashMap<(usize, bool), u64>,
 
-    /// Messages put on the wire, in their order; the number of those above QoS 0 is their sequence.
+    /// Messages put on the wire, in their order.
     pub spoken: Vec<(u64, QoS)>,
     spoken_by_token: HashMap<u64, usize>,
     /// The stream's length behind the first copy of each.
@@ -37,6 +41,8 @@ pub struct Peer {
     pub outstanding: BTreeMap<u16, Outstanding>,
     answered: HashMap<u16, String>,
     next_up_id: u16,
+    /// Ids of QoS 1 that were answered and never repeated: nothing of theirs is under way, so they are used again.
+    free_ids: Vec<u16>,
     timer_at: u64,
 }
 
@@ -50,7 +56,16 @@ pub struct Outstanding {
     pub token: u64,
     qos: QoS,
     released: bool,
+    rel_sent: bool,
+    repeated: bool,
     repeat_at: u64,
+}
+
+impl Outstanding {
+    /// A QoS 2 message whose answer the server has to remember.
+    pub fn is_unreleased(&self) -> bool {
+        self.qos == QoS::ExactlyOnce && !self.rel_sent
+    }
 }
 
 const LOSSES_MAX: u8 = 2;
@@ -62,11 +77,9 @@ impl Peer {
         Peer { loses, next_down_id: 1, next_up_id: 1, timer_at: u64::MAX, ..Peer::default() }
     }
 
-    /// Position among all that was spoken, and the sequence: the number among those above QoS 0, from 1.
-    pub fn place(&self, token: u64) -> Option<(usize, u64)> {
-        let place = *self.spoken_by_token.get(&token)?;
-        let acknowledged = self.spoken[..=place].iter().filter(|(_, qos)| *qos != QoS::AtMostOnce).count() as u64;
-        Some((place, if self.spoken[place].1 == QoS::AtMostOnce { 0 } else { acknowledged }))
+    /// Position among all that was spoken.
+    pub fn place(&self, token: u64) -> Option<usize> {
+        self.spoken_by_token.get(&token).copied()
     }
 
     /// Does a message's first copy end there?
@@ -123,14 +136,29 @@ impl World {
             9 => self.frame(id, Opcode::Pong, payload),
             2 => {
                 let packet = Packet::decode(payload).expect("the server speaks the protocol");
-                self.on_packet(id, packet, payload[0]);
+                match packet {
+                    Packet::Send { message_type: RESERVED_TYPE, body, .. } => self.on_greeting(id, body),
+                    _ => self.on_packet(id, packet, payload),
+                }
             }
             other => panic!("connection {id} hears opcode {other}"),
         }
     }
 
-    fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>, first: u8) {
+    fn on_greeting(&mut self, id: ConnectionId, body: &[u8]) {
+        let connection = &mut self.connections[id];
+        let client = &self.clients[connection.client];
+        assert!(client.greets && !std::mem::replace(&mut connection.peer.greeted, true), "greeted once, if at all");
+        let greeting: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+        assert_eq!(greeting["identity"], connection.identity.to_string());
+        assert_eq!((&greeting["session"], &greeting["resumed"]), (&serde_json::Value::Null, &false.into()));
+        self.seen.greeted += 1;
+    }
+
+    fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>, payload: &[u8]) {
         self.trace(format_args!("connection {id} hears {packet:?}"));
+        let connection = &self.connections[id];
+        assert_eq!(connection.peer.greeted, self.clients[connection.client].greets, "the greeting is the first packet");
         if let Packet::Send { dup, qos, id: message, body, .. } = packet {
             self.check_send(id, dup, qos, message, token_of(body));
         }
@@ -138,13 +166,14 @@ impl World {
             Packet::Send { id, .. } => id.map_or(0, |id| id.0),
             Packet::Ack { id, .. } | Packet::Rec { id, .. } | Packet::Rel { id, .. } | Packet::Com { id } => id.0,
         };
-        if self.is_lost(id, Way::Coming, first >> 4, number) {
+        if self.is_lost(id, Way::Coming, payload[0] >> 4, number) {
             return;
         }
+        let refusal = MessageRefusal::decode(payload);
         match packet {
             Packet::Send { qos, id: message, body, .. } => self.on_down(id, qos, message, token_of(body)),
-            Packet::Ack { id: message, body } => self.on_up_answer(id, message.0, QoS::AtLeastOnce, body),
-            Packet::Rec { id: message, body } => self.on_up_answer(id, message.0, QoS::ExactlyOnce, body),
+            Packet::Ack { id: message, body } => self.on_up_answer(id, message.0, QoS::AtLeastOnce, body, refusal),
+            Packet::Rec { id: message, body } => self.on_up_answer(id, message.0, QoS::ExactlyOnce, body, refusal),
             Packet::Rel { id: message, .. } => {
                 self.connections[id].peer.received.remove(&message.0);
                 self.say(id, Packet::Com { id: message });
@@ -208,22 +237,40 @@ impl World {
         }
     }
 
-    fn on_up_answer(&mut self, id: ConnectionId, message: u16, qos: QoS, body: &[u8]) {
+    fn on_up_answer(
+        &mut self,
+        id: ConnectionId,
+        message: u16,
+        qos: QoS,
+        body: &[u8],
+        refusal: Option<MessageRefusal<'_>>,
+    ) {
+        let body = refusal.map_or(body, |refusal| refusal.body);
         let body = String::from_utf8(body.to_vec()).expect("as the backend answered");
+        let greets = self.clients[self.connections[id].client].greets;
         let peer = &mut self.connections[id].peer;
         assert!(message < peer.next_up_id, "an answer to what was never sent");
         let first = peer.answered.entry(message).or_insert_with(|| body.clone());
         assert_eq!(*first, body, "a repeat is answered as the first time");
         let Some(out) = peer.outstanding.get_mut(&message) else { return };
         assert_eq!(out.qos, qos, "ACK answers QoS 1, REC answers QoS 2");
-        let token = out.token;
+        let (token, repeated) = (out.token, out.repeated);
+        let status = status_of(token).filter(|_| greets);
+        assert_eq!(refusal.map(|refusal| refusal.status), status, "a refusal is one for who understands it");
+        self.seen.refused_up += u64::from(status.is_some());
         assert_eq!(self.backend.answer_to(token), Some(body.as_str()), "{token} was answered, and the backend had it");
         if qos == QoS::AtLeastOnce {
             peer.outstanding.remove(&message);
+            if !repeated {
+                peer.free_ids.push(message);
+            }
         } else {
             out.released = true;
             out.repeat_at = self.now + self.rng.below(2_000) + 500;
-            self.say(id, Packet::Rel { id: MessageId(message), dup: false });
+            // Some take their time.
+            if self.rng.chance(60) {
+                self.say_rel(id, message, false);
+            }
         }
         self.seen.answered_up += 1;
     }
@@ -231,17 +278,28 @@ impl World {
     /// The client has something to say.
     pub fn speak(&mut self, id: ConnectionId) {
         let qos = QoS::from_u8(self.rng.below(3) as u8).expect("0, 1 or 2");
+        // An answer that is lost or forgotten would be taken for that of the next message of its id.
+        let plenty = self.nodes[self.connections[id].node].settings.answers_bytes_max == PLENTY;
+        let reuses = !self.connections[id].peer.loses && plenty && self.rng.chance(50);
         let peer = &mut self.connections[id].peer;
         if qos != QoS::AtMostOnce && peer.outstanding.len() >= OUTSTANDING_MAX {
             return;
         }
         let token = self.next_token;
         self.next_token += 1;
-        let number = peer.next_up_id;
+        let mut number = peer.next_up_id;
         if qos != QoS::AtMostOnce {
-            peer.next_up_id += 1;
+            match peer.free_ids.pop().filter(|_| reuses) {
+                Some(free) => {
+                    number = free;
+                    peer.answered.remove(&free);
+                    self.seen.ids_reused += 1;
+                }
+                None => peer.next_up_id += 1,
+            }
             let repeat_at = self.now + self.rng.below(2_000) + 500;
-            peer.outstanding.insert(number, Outstanding { token, qos, released: false, repeat_at });
+            let out = Outstanding { token, qos, released: false, rel_sent: false, repeated: false, repeat_at };
+            peer.outstanding.insert(number, out);
         }
         self.say_message(id, false, qos, number, token);
         self.arm_peer(id);
@@ -264,7 +322,10 @@ impl World {
         }
         // Networks and clients repeat without being asked to.
         if qos != QoS::AtMostOnce && self.rng.chance(8) {
-            let dup = self.rng.chance(50);
+            // One without DUP whose id has been forgotten would be a new message.
+            let plenty = self.nodes[self.connections[id].node].settings.answers_bytes_max == PLENTY;
+            let dup = self.rng.chance(50) || !plenty;
+            self.note_repeated(id, number);
             self.say(id, Packet::Send { dup, qos, message_type, id: message, body: &body });
         }
     }
@@ -285,13 +346,27 @@ impl World {
                 if let Some(out) = self.connections[id].peer.outstanding.get_mut(&number) {
                     out.repeat_at = now + wait;
                 }
+                self.note_repeated(id, number);
                 match released {
-                    true => drop(self.say(id, Packet::Rel { id: MessageId(number), dup: true })),
+                    true => self.say_rel(id, number, true),
                     false => self.say_message(id, true, qos, number, token),
                 }
             }
         }
         self.arm_peer(id);
+    }
+
+    fn say_rel(&mut self, id: ConnectionId, number: u16, dup: bool) {
+        let sent = self.say(id, Packet::Rel { id: MessageId(number), dup });
+        if let Some(out) = self.connections[id].peer.outstanding.get_mut(&number) {
+            out.rel_sent |= sent;
+        }
+    }
+
+    fn note_repeated(&mut self, id: ConnectionId, number: u16) {
+        if let Some(out) = self.connections[id].peer.outstanding.get_mut(&number) {
+            out.repeated = true;
+        }
     }
 
     fn arm_peer(&mut self, id: ConnectionId) {

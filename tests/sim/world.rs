@@ -60,6 +60,8 @@ pub struct World {
 pub struct Client {
     pub connection: Option<ConnectionId>,
     loses: bool,
+    /// It speaks `rainbow.2`.
+    pub greets: bool,
     dials: u32,
 }
 
@@ -82,11 +84,12 @@ impl World {
             ack_backoff: if rng.chance(50) { 1.0 } else { 1.5 },
             forward_deadline_ms: 2_000 + rng.below(20_000),
             forward_queue: 1 + rng.below(6) as usize,
-            forward_queue_bytes: 300 + rng.below(1_000) as usize,
+            forward_queue_bytes: 300 + rng.below(2_000) as usize,
+            forward_ahead_bytes: 1 + rng.below(3_000) as usize,
             forwards: true,
             inflight_window: 1 + rng.below(4) as usize,
             received_max: 6 + rng.below(6) as usize,
-            answers_bytes_max: 100_000,
+            answers_bytes_max: if rng.chance(40) { 250 + rng.below(400) as usize } else { PLENTY },
             message_bytes_max: 300,
             outbox_bytes_max: 200 + rng.below(1_500) as usize,
             messages_per_second: if rng.chance(20) { 8 } else { 0 },
@@ -98,7 +101,8 @@ impl World {
         let nodes = 1 + rng.below(3) as usize;
         let nodes = (0..nodes).map(|n| Node::new(ShardId(n as u16), settings.clone(), now)).collect();
         let clients = 2 + rng.below(4);
-        let clients = (0..clients).map(|_| Client { connection: None, loses: rng.chance(40), dials: 0 }).collect();
+        let client = |_| Client { connection: None, loses: rng.chance(40), greets: rng.chance(50), dials: 0 };
+        let clients = (0..clients).map(client).collect();
         let backend = Backend::new(rng.below(3) * 10, 1 + rng.below(400));
         World {
             now,
@@ -142,6 +146,10 @@ impl World {
         let empty = |world: &World| world.backend.is_idle() && world.nodes.iter().all(|node| node.shard.is_quiescent());
         assert!(self.run_until(self.now + HEALING_MS, empty), "something is left when everyone has gone");
         self.check_ends();
+        for node in &self.nodes {
+            self.seen.answer_holds += node.shard.metrics().answer_holds.get();
+            self.seen.rate_paused += node.shard.metrics().rate_pauses.get();
+        }
         self.seen
     }
 
@@ -250,7 +258,8 @@ impl World {
         }
         self.connections[id].stage = Stage::Open;
         self.seen.opened += 1;
-        self.nodes[node].input(Input::Opened { key, response: Rc::from(RESPONSE), greets: false }, self.now);
+        let greets = self.clients[self.connections[id].client].greets;
+        self.nodes[node].input(Input::Opened { key, response: Rc::from(RESPONSE), greets }, self.now);
         self.turn(node);
     }
 
@@ -354,12 +363,21 @@ impl World {
             self.answers_read(id, read);
         }
         if self.nodes[node].shard.is_paused(key) {
+            self.check_pause(node);
             self.connections[id].paused = true;
             self.connections[id].hindered = self.now;
             self.seen.paused += 1;
         }
         self.turn(node);
         self.read_soon(id);
+    }
+
+    /// A client is read, for its acknowledgements, until what waits is too much in memory.
+    fn check_pause(&self, node: usize) {
+        let Node { shard, settings, .. } = &self.nodes[node];
+        let memory = shard.metrics().forward_queue_bytes.get() as usize;
+        let least = settings.forward_ahead_bytes.min(2 * settings.forward_queue_bytes);
+        assert!(memory >= least || settings.messages_per_second > 0, "{memory} bytes of {least} pause a client");
     }
 
     fn answers_read(&mut self, id: ConnectionId, read: usize) -> Vec<Answer> {
@@ -475,8 +493,8 @@ impl World {
         let state = &mut self.nodes[node];
         let open = state.slots.len() + 1;
         let forward_queue_bytes = state.shard.metrics().forward_queue_bytes.get() as usize;
-        let most = state.settings.forward_queue_bytes + open * (200 + state.settings.message_bytes_max);
-        assert!(forward_queue_bytes <= most * 2, "{forward_queue_bytes} bytes wait for the backend");
+        let most = 2 * state.settings.forward_queue_bytes + open * READ_MEMORY_MAX;
+        assert!(forward_queue_bytes <= most, "{forward_queue_bytes} bytes wait for the backend");
         if let Some(next) = state.shard.next_tick() {
             let next = next.0.max(self.now);
             if next < state.tick_at {
@@ -648,5 +666,9 @@ impl World {
 const STORY_MS: u64 = 15_000;
 const HEALING_MS: u64 = 600_000;
 const DIALS_MAX: u32 = 6;
+/// Of memory for answers: none is forgotten, and no queue held.
+pub const PLENTY: usize = 100_000;
+/// What one read of a client can add to its queue.
+const READ_MEMORY_MAX: usize = 5_000;
 /// Beyond the outbox's limit: a close frame, and a frame that the socket has begun or that stood alone.
 const OUTBOX_SLACK: usize = 127 + 300;

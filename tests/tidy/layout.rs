@@ -63,7 +63,10 @@ const FOLDERS: &[(&str, &[&str])] = &[
     // `service`: what a worker's ring serves, above all the others: it starts the tasks, which use every room.
     (
         "src/io",
-        &["api", "backend", "client", "cluster", "handover", "hooks", "http", "runtime", "service", "store", "worker"],
+        &[
+            "api", "backend", "client", "cluster", "handover", "hooks", "http", "log", "runtime", "service", "store",
+            "worker",
+        ],
     ),
 ];
 

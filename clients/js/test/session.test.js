@@ -202,3 +202,31 @@ test("a_takeover_is_final_and_is_said", async (t) => {
   assert.equal(rainbow.state, "closed");
   assert.equal(fake.connections.length, 0);
 });
+
+test("a_refused_send_is_rejected_with_status_and_body", async (t) => {
+  const { rainbow, connection } = await FakeSession.pair(t);
+  const refused = (status, text) => (error) => {
+    assert.deepEqual([error.code, error.status, error.body.text], ["refused", status, text]);
+    return true;
+  };
+  const sends = [
+    assert.rejects(rainbow.send(1, "a", 1), refused(422, "no such room")),
+    assert.rejects(rainbow.send(1, "b", 2), refused(404, "{}")),
+  ];
+  const [first, second] = [await connection.next(), await connection.next()];
+  connection.send({ command: ACK, id: first.id, status: 422, body: "no such room" });
+  connection.send({ command: REC, id: second.id, status: 404, body: "{}" });
+  assert.equal((await connection.next()).command, REL);
+  connection.send({ command: COM, id: second.id });
+  await Promise.all(sends);
+  assert.equal(rainbow.pending, 0);
+});
+
+test("without_a_session_the_last_bit_of_an_answer_means_nothing", async (t) => {
+  const fake = await FakeServer.start(t);
+  const { rainbow, connection } = await fake.pair(t);
+  const sent = rainbow.send(1, "a", 1);
+  const { id } = await connection.next();
+  connection.send({ command: ACK, id, status: 0x6869, body: "!" });
+  assert.equal((await sent).text, "hi!");
+});

@@ -15,7 +15,10 @@ use subtle::ConstantTimeEq;
 
 /// Whether a call may be made, as far as its head tells.
 pub enum Pass {
+    /// To anyone, to this machine, or by the admin token.
     Granted,
+    /// Signed in its query as in 2014.
+    Signed,
     /// Signed by Standard Webhooks: the body decides.
     Webhook {
         target: Option<String>,
@@ -82,7 +85,7 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, peer: IpAddr,
         return Pass::Query;
     }
     match verify(worker, &Signature::read(head.query)) {
-        Ok(()) => Pass::Granted,
+        Ok(()) => Pass::Signed,
         Err(error) => Pass::Refused(error.into()),
     }
 }

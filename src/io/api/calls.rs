@@ -8,13 +8,16 @@ use super::query::{self, Outgoing};
 use super::{idempotent, info, pages};
 use crate::base::id::ShardId;
 use crate::io::http::response::Response;
+use crate::io::log::limit::AUDIT_TARGET;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Call, KickTarget, Refusal, Route, Sent, Targets};
 use crate::shard::{Query, Reply};
+use crate::wire::http1::query_get;
 use crate::wire::sign::SignedWebhook;
 use std::iter::once;
 use std::rc::Rc;
 use std::sync::Arc;
+use tracing::Level;
 
 /// A request whose body is whole; `spare` becomes the response's body.
 pub struct ApiRequest<'a> {
@@ -44,7 +47,10 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
         Route::Metrics => info::metrics(worker.shared()),
         Route::Channel => response_of(pages::channel(worker, query).await),
         Route::Session => response_of(pages::session(worker, query).await),
-        Route::UpdateConfig => pages::update_config(worker).await,
+        Route::UpdateConfig => {
+            audit(route, pass, query, "UpdateConfig", None);
+            pages::update_config(worker).await
+        }
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
             let timeouts = worker.rules().timeouts();
             let read = if matches!(pass, Pass::Query) {
@@ -57,7 +63,12 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
             } else {
                 api::read_call(route, query, body, timeouts)
             };
-            match call(worker, route, read, body, spare).await {
+            let audited = audited(route, &read);
+            let outcome = call(worker, route, read, body, spare).await;
+            if let Some(what) = audited {
+                audit(route, pass, query, &what, outcome.as_ref().err());
+            }
+            match outcome {
                 Ok(response) => {
                     worker.count(|counters| &counters.calls);
                     response
@@ -69,6 +80,38 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
             }
         }
     }
+}
+
+/// Logs who changed what, and with what outcome. Subscriptions, which are as frequent as connections, are logged at
+/// debug. A signature is never logged: it could be used again.
+fn audit(route: Route, pass: &Pass, query: &str, what: &str, refused: Option<&Refusal>) {
+    let by = match pass {
+        Pass::Webhook { .. } => "webhook",
+        Pass::Query | Pass::Signed => "2014",
+        Pass::Granted | Pass::Refused(_) => "local or admin token",
+    };
+    let nonce = query_get(query, "nonce");
+    let request = if let Pass::Webhook { id, .. } = pass { Some(id.as_str()) } else { nonce.as_deref() };
+    let refused = refused.map(tracing::field::display);
+    if is_rare(route) {
+        tracing::info!(target: AUDIT_TARGET, by, request, refused, "{what}");
+    } else {
+        tracing::debug!(target: AUDIT_TARGET, by, request, refused, "{what}");
+    }
+}
+
+/// What the audit is to log of a call; `None` when nobody reads that.
+fn audited(route: Route, read: &Result<Call<'_>, Refusal>) -> Option<String> {
+    let is_enabled = match route {
+        _ if is_rare(route) => tracing::enabled!(target: AUDIT_TARGET, Level::INFO),
+        Route::Subscribe | Route::Unsubscribe => tracing::enabled!(target: AUDIT_TARGET, Level::DEBUG),
+        _ => false,
+    };
+    is_enabled.then(|| read.as_ref().map_or_else(|_| format!("{route:?}"), |call| format!("{call:?}")))
+}
+
+fn is_rare(route: Route) -> bool {
+    matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig)
 }
 
 fn response_of(page: Result<Response, Refusal>) -> Response {

@@ -7,6 +7,7 @@ use crate::base::id::ShardId;
 use crate::config::{StoreKind, shown};
 use crate::io::backend::UpstreamState;
 use crate::io::http::response::Response;
+use crate::io::log::writer::Log;
 use crate::io::runtime::{clock, sys};
 use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::Worker;
@@ -28,7 +29,7 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
     let now = clock::monotonic();
     let counters: serde_json::Map<_, _> =
         metrics.counters().map(|sample| (sample.name.into(), sample.value.into())).collect();
-    let info = json!({
+    let mut info = json!({
         "status": 0,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": shared.uptime_s(now),
@@ -37,7 +38,6 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
         "listen": shared.listen().to_string(),
         "connections": metrics.shards_total(|shard| shard.connections.get()),
         "channels": metrics.shards_total(|shard| shard.channels.get()),
-        "memory_bytes": sys::resident_bytes(),
         "cpu_percent": cpu_percent(shared.uptime_s(now)),
         "cpu_us": sys::cpu_us(),
         "messages_in": metrics.shards_total(|shard| shard.messages_in.get()),
@@ -51,6 +51,9 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
         "counters": counters,
         "config": shown(&config),
     });
+    if let Some(bytes) = sys::resident_bytes() {
+        info["memory_bytes"] = bytes.into();
+    }
     Ok(Response::json(info.to_string().into_bytes()))
 }
 
@@ -135,10 +138,13 @@ pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Vec<(String, us
 
 /// `GET /metrics`.
 pub fn metrics(shared: &Shared) -> Response {
+    let loss = Log::loss();
     let readings = Readings {
         memory_bytes: sys::resident_bytes(),
         uptime_seconds: shared.uptime_s(clock::monotonic()),
         store_queued: shared.store().map(|store| store.len() as u64),
+        log_lines_lost: loss.lost,
+        log_lines_suppressed: loss.suppressed,
     };
     match text::encode(shared.metrics().samples(&readings)) {
         Ok(text) => Response::new(200, text::CONTENT_TYPE, text.into_bytes()),

@@ -72,12 +72,13 @@ impl Hooks {
             retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
             identity,
             cookie,
-            idempotency_key: (qos != QoS::AtMostOnce).then(|| match session {
-                Some(SessionId(id)) => {
-                    let (run, place) = (sequence >> 16, sequence & 0xFFFF);
-                    IdempotencyKey::format(format_args!("{id:032x}-{run}-{place}")).expect("it fits")
-                }
-                None => IdempotencyKey::format(format_args!("{text}-{sequence}")).expect("it fits"),
+            idempotency_key: (qos != QoS::AtMostOnce).then(|| {
+                let (run, place) = (sequence >> 16, sequence & 0xFFFF);
+                let key = match session {
+                    Some(SessionId(id)) => IdempotencyKey::format(format_args!("{id:032x}-{run}-{place}")),
+                    None => IdempotencyKey::format(format_args!("{text}-{run}-{place}")),
+                };
+                key.expect("it fits")
             }),
             query: None,
             client_headers: None,

@@ -5,22 +5,50 @@ use crate::base::time::Tick;
 use crate::shard::command::UnixMs;
 use std::cell::Cell;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tracing::warn;
 
 /// One worker's view of the time: read when it is first needed in a turn, and the same until the turn ends.
 #[derive(Default)]
 pub struct Clock {
     now: Cell<Option<Tick>>,
+    /// What the wall clock showed, in milliseconds since 1970, when `Tick` was 0; read again in each turn, so that a
+    /// step of it (NTP, a resumed machine) counts from the next turn on. `None`: nobody needs it.
+    unix_ms_at_zero: Cell<Option<u64>>,
 }
 
 impl Clock {
+    /// Reads the wall clock too.
+    pub fn with_wall_clock() -> Clock {
+        Clock { now: Cell::new(None), unix_ms_at_zero: Cell::new(Some(unix_ms_at_zero())) }
+    }
+
     pub fn now(&self) -> Tick {
         if let Some(now) = self.now.get() {
             return now;
         }
         let now = monotonic();
         self.now.set(Some(now));
+        if let Some(before) = self.unix_ms_at_zero.get() {
+            let at_zero = unix_ms_at_zero();
+            // The two clocks are read one after the other, in whole milliseconds.
+            if at_zero.abs_diff(before) > CLOCKS_DIFFER_MS {
+                self.unix_ms_at_zero.set(Some(at_zero));
+                note_step(before, at_zero);
+            }
+        }
         now
+    }
+
+    /// As of this turn.
+    pub fn unix_ms_at_zero(&self) -> Option<u64> {
+        self.unix_ms_at_zero.get()
+    }
+
+    /// It has been read in this turn.
+    pub fn is_read(&self) -> bool {
+        self.now.get().is_some()
     }
 
     /// The next reading is another.
@@ -41,6 +69,24 @@ pub fn monotonic_us() -> u64 {
     1_000_000 + EPOCH.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
 
+/// What the wall clock showed when `Tick` was 0, by what it shows now.
+pub fn unix_ms_at_zero() -> u64 {
+    unix_ms().0.saturating_sub(monotonic().0)
+}
+
+/// Logs a step of the wall clock, once for all threads that notice it.
+fn note_step(from: u64, at_zero: u64) {
+    static NOTED: AtomicU64 = AtomicU64::new(0);
+    let _ = NOTED.compare_exchange(0, from, Ordering::Relaxed, Ordering::Relaxed);
+    let before = NOTED.load(Ordering::Relaxed);
+    if at_zero.abs_diff(before) >= STEP_MS
+        && NOTED.compare_exchange(before, at_zero, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    {
+        let step_ms = at_zero as i64 - before as i64;
+        warn!(step_ms, "the wall clock was stepped: what is stored expires by the new time");
+    }
+}
+
 /// Seconds since 1970, for signatures.
 pub fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -55,3 +101,8 @@ pub fn unix_ms() -> UnixMs {
 pub fn unix_ns() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
 }
+
+/// More than two readings one after the other, rounded down each, can differ.
+const CLOCKS_DIFFER_MS: u64 = 5;
+/// A clock that is slewed differs less between one turn and the next.
+const STEP_MS: u64 = 1_000;

@@ -2,9 +2,10 @@
 //! others share, and what is left of the process would look alive: it ends at once, so that its supervisor starts it
 //! again.
 
+use crate::io::log::writer as log;
 use std::cell::Cell;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use tracing::error;
 
 thread_local! {
     static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
@@ -24,11 +25,8 @@ pub fn end_process_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         say(panic);
         if !IS_CONTAINED.get() {
-            // Nobody may be reading it.
-            let _ = writeln!(
-                std::io::stderr(),
-                "rainbow-server: ended by the fault above, so that it can be started again"
-            );
+            error!("the server ends by the fault above, so that it can be started again");
+            log::flush();
             // SAFETY: takes a number only. No destructor runs: they would work on what may be broken.
             unsafe { libc::_exit(EXIT_CODE) };
         }

@@ -54,6 +54,12 @@ pub fn allowed_cores() -> Vec<usize> {
     }
 }
 
+/// The CPUs of the machine that run.
+pub fn online_cores() -> usize {
+    // SAFETY: takes a number only.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }.max(1) as usize
+}
+
 /// Memory in pages of 4 KiB for the whole process. The allocator asks for huge pages, of which many small things of
 /// many threads touch a little each: at 18,000 connections per worker that doubled the memory per connection (2.0 kB
 /// against 1.0), and cost no CPU to give up. Fails only on kernels without huge pages.
@@ -213,11 +219,11 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
     }
 }
 
-/// Bytes of memory that the process holds.
-pub fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * 4096
+/// Bytes of memory that the process holds; `None` when /proc does not say.
+pub fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
 }
 
 /// Microseconds of CPU that the process has used.

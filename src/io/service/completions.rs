@@ -4,7 +4,7 @@
 //! Nothing here waits: whoever waits for the outcome (`client::upgrade`) has a oneshot.
 
 use crate::base::id::{ConnKey, ShardId};
-use crate::io::backend::{FinishedRequest, HookOutcome};
+use crate::io::backend::{FinishedRequest, GiveUp, HookOutcome};
 use crate::io::client::lifecycle;
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::hooks::ticket::HookTicket;
@@ -12,10 +12,11 @@ use crate::io::runtime::oneshot::OneshotId;
 use crate::io::runtime::panics::contain;
 use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::turn::Worker;
-use crate::policy::backend::{Actions, ConnectAnswer, Verdict};
+use crate::policy::backend::{Actions, ConnectAnswer, Failure, Verdict};
 use crate::shard::{self, ForwardOutcome, Input};
+use crate::wire::packet::MessageRefusal;
 use std::rc::Rc;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 /// The pool's sink: a request has come back. A panic here must not end the pool's task.
 pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
@@ -42,9 +43,26 @@ pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
 
 fn forward_done(worker: &Worker, key: ConnKey, done: FinishedRequest<'_>) {
     let outcome = match done.outcome {
-        HookOutcome::Answered { verdict: Verdict::Success | Verdict::Final, head, body } => {
+        HookOutcome::Answered { verdict: Verdict::Success, head, body } => {
             lifecycle::apply(worker, key, &Actions::read(head.headers));
             ForwardOutcome::Answered(body)
+        }
+        HookOutcome::Answered { verdict: Verdict::Final, head, body } => {
+            lifecycle::apply(worker, key, &Actions::read(head.headers));
+            ForwardOutcome::Refused(MessageRefusal { status: head.status, body })
+        }
+        HookOutcome::Answered { verdict: Verdict::Redirect, head, .. } => {
+            if worker.count_first(|counters| &counters.backend_redirects) {
+                let location = head.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("location"));
+                let location = location.map(|(_, value)| String::from_utf8_lossy(value));
+                error!(status = head.status, ?location, "forward_url redirects: its messages fail (logged once)");
+            }
+            debug!(status = head.status, "a message was redirected: it has failed");
+            ForwardOutcome::Failed
+        }
+        // It would be so each time.
+        HookOutcome::GaveUp { reason: GiveUp::Failed(Failure::TooLarge) } => {
+            ForwardOutcome::Refused(MessageRefusal { status: 502, body: b"" })
         }
         HookOutcome::Answered { .. } | HookOutcome::GaveUp { .. } => ForwardOutcome::Failed,
     };

@@ -7,10 +7,11 @@
 
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
-use crate::base::time::ms;
+use crate::base::time::{Tick, ms};
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
 use crate::io::client::handover;
+use crate::io::runtime::claim::ring_advice;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
@@ -51,9 +52,7 @@ pub fn run(service: Service) -> io::Result<()> {
         .with_entries(RING_ENTRIES)
         .uring_builder(ring())
         .build()
-        .map_err(|error| {
-            io::Error::new(error.kind(), format!("io_uring (see kernel.io_uring_disabled, RLIMIT_MEMLOCK): {error}"))
-        })?;
+        .map_err(|error| io::Error::new(error.kind(), format!("io_uring: {error}. {}", ring_advice(&error))))?;
     runtime.block_on(serve_until_drained(service))
 }
 
@@ -178,20 +177,33 @@ async fn turn(worker: Rc<Worker>) {
 async fn keep_time(worker: Rc<Worker>) {
     loop {
         let now = clock::monotonic();
-        let due = worker.next_deadline().min(now + SLEEP_MAX_MS);
+        let due = worker.next_deadline(now).min(now + SLEEP_MAX_MS);
         worker.wakeups().arm(due);
         let nap = Duration::from_millis(due.since_ms(now));
         if nap.is_zero() {
-            worker.on_time();
+            judge(&worker, due).await;
             // What is ready runs in between: a deadline of "at once" must not starve the ring.
             worker.wakeups().turn_ended_for_timer().await;
             continue;
         }
         monoio::select! {
-            _ = monoio::time::sleep(nap) => worker.on_time(),
+            _ = monoio::time::sleep(nap) => judge(&worker, due).await,
             _ = worker.wakeups().due_earlier() => {}
         }
     }
+}
+
+/// Carries out what was due then. Much later than that, the process stood still (SIGSTOP, a paused machine, a turn
+/// without end), and what peers sent in time may lie unread in their sockets: it is read first.
+async fn judge(worker: &Rc<Worker>, due: Tick) {
+    if clock::monotonic().since_ms(due) >= LATE_MS {
+        worker.count(|counters| &counters.timers_late);
+        for _ in 0..LATE_READS {
+            // Through the ring: whatever it has ready is handled before this ends.
+            monoio::time::sleep(Duration::from_millis(LATE_READ_MS)).await;
+        }
+    }
+    worker.on_time();
 }
 
 /// Waits until the worker has to end, then closes the clients at a pace. Returns when all is sent and answered, or time
@@ -227,6 +239,11 @@ async fn drain(worker: &Rc<Worker>, listeners: &[RawFd]) {
 
 const RING_ENTRIES: u32 = 4096;
 const SLEEP_MAX_MS: u64 = 1_000;
+/// Below any timeout that a peer's answer is judged by, as operators set them.
+const LATE_MS: u64 = 1_000;
+/// A pause of this length lets the ring deliver; more than one, since what lies in a socket may take several reads.
+const LATE_READ_MS: u64 = 5;
+const LATE_READS: u32 = 4;
 const DRAIN_STEP_MS: u64 = 20;
 const DRAIN_LEAST_PER_STEP: usize = 50;
 const DRAIN_RESERVE_MS: u64 = 500;

@@ -22,10 +22,9 @@ use crate::base::limits::Limits;
 use crate::config::StoreConfig;
 use crate::io::runtime::clock;
 use crate::metrics::store::StoreMetrics;
-use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
+use crate::shard::command::{Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
 use crate::store::{ClaimId, ClaimOutcome, Health, Request, Response, Store, Usage, crash};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -54,12 +53,14 @@ pub fn start(
     let status = Arc::new(StoreStatus { metrics, ..StoreStatus::default() });
     status.set(config);
     let sender = StoreSender { queue: queue.clone(), status: status.clone() };
-    let store_loop = StoreLoop { store, limits: limits.clone(), requests, sinks, status, last_len: 1, failed: false };
+    let store_loop = StoreLoop { store, limits: limits.clone(), requests, sinks, status, last_len: 1 };
     store_loop.publish();
     let (running, ended) = bounded(0);
     let run = move || {
         let _running: Sender<()> = running;
+        let mut store_loop = store_loop;
         store_loop.run();
+        store_loop.store.close();
     };
     let thread = thread::Builder::new().name("rainbow-store".into()).spawn(run)?;
     Ok((StoreThread { thread, queue, ended }, sender))
@@ -180,12 +181,11 @@ struct StoreLoop {
     status: Arc<StoreStatus>,
     /// Requests in the last batch.
     last_len: usize,
-    /// It has panicked: it is not asked again.
-    failed: bool,
 }
 
 impl StoreLoop {
-    fn run(mut self) {
+    /// Returns when the thread is to stop.
+    fn run(&mut self) {
         let mut batch = Vec::new();
         let mut tick = Instant::now();
         let mut purging = false;
@@ -206,16 +206,13 @@ impl StoreLoop {
             }
             if tick.elapsed() >= TICK {
                 tick = Instant::now();
-                self.guarded(|store| store.check(now()));
+                self.timed(|store| store.check(now()));
                 purging = true;
             }
             if purging {
                 purging = self.purge();
             }
             self.publish();
-        }
-        if !self.failed {
-            self.store.close();
         }
     }
 
@@ -261,24 +258,20 @@ impl StoreLoop {
     fn commit(&mut self, requests: Vec<Request>) {
         self.last_len = requests.len();
         let began = clock::monotonic_us();
-        let pending: Vec<PendingRequest> = requests.iter().map(PendingRequest::of).collect();
+        let kinds: Vec<RequestKind> = requests.iter().map(RequestKind::of).collect();
         let bytes_max = self.status.bytes_max.load(Ordering::Relaxed) as u64;
-        let answers = self.guarded(|store| {
+        let answers = self.timed(|store| {
             store.set_bytes_max(bytes_max);
             store.commit(requests, now())
         });
-        let answers = match answers {
-            Some(answers) => answers,
-            None => pending.iter().map(PendingRequest::refused).collect(),
-        };
-        debug_assert_eq!(answers.len(), pending.len(), "one answer per request");
+        debug_assert_eq!(answers.len(), kinds.len(), "one answer per request");
         let metrics = &self.status.metrics;
         let took = clock::monotonic_us() - began;
         metrics.commits.increment();
         metrics.commit_us.add(took);
         metrics.commit_us_max.raise_to(took);
-        for request in &pending {
-            request.count(metrics);
+        for kind in &kinds {
+            kind.count(metrics);
         }
         // Before the reports: whoever receives a refusal finds the reason.
         self.publish();
@@ -300,6 +293,8 @@ impl StoreLoop {
                     debug_assert!(completions.upto < number, "a shard's numbers come in order");
                     completions.upto = number;
                     refused += u64::from(matches!(completion, Completion::Refused(_)));
+                    let is_damaged = completion == Completion::Refused(StoreError::Damaged);
+                    self.status.metrics.damaged.add(u64::from(is_damaged));
                     if completion != Completion::Done {
                         completions.exceptions.push((number, completion));
                     }
@@ -326,13 +321,13 @@ impl StoreLoop {
     }
 
     fn tend(&mut self, idle: bool) {
-        self.guarded(|store| store.maintain(idle));
+        self.timed(|store| store.maintain(idle));
     }
 
     /// One slice; true when there is more to purge.
     fn purge(&mut self) -> bool {
         let purge_max = self.limits.store_purge_max;
-        let Some(purged) = self.guarded(|store| store.purge(now(), purge_max)) else { return false };
+        let purged = self.timed(|store| store.purge(now(), purge_max));
         if !purged.expired.is_empty() {
             let messages = purged.expired.iter().map(|expired| u64::from(expired.messages)).sum();
             self.status.metrics.expired.add(messages);
@@ -341,15 +336,11 @@ impl StoreLoop {
         purged.more
     }
 
-    /// A panic costs the store, not the answers: `None` from then on.
-    fn guarded<T>(&mut self, work: impl FnOnce(&mut Store) -> T) -> Option<T> {
-        if self.failed {
-            return None;
-        }
+    /// Marks the time that the disk or Redis takes.
+    fn timed<T>(&mut self, work: impl FnOnce(&mut Store) -> T) -> T {
         self.status.busy_since_us.store(clock::monotonic_us(), Ordering::Relaxed);
-        let done = catch_unwind(AssertUnwindSafe(|| work(&mut self.store))).ok();
+        let done = work(&mut self.store);
         self.status.busy_since_us.store(0, Ordering::Relaxed);
-        self.failed = done.is_none();
         done
     }
 
@@ -358,11 +349,7 @@ impl StoreLoop {
         let Usage { messages, bytes } = self.store.usage();
         self.status.metrics.messages.set(messages);
         self.status.metrics.bytes.set(bytes);
-        let state = match self.failed {
-            false => self.store.health(),
-            true => Health::Refusing { reason: StoreError::Broken, detail: PANICKED.into() },
-        };
-        let new = match state {
+        let new = match self.store.health() {
             Health::Ready => None,
             Health::Refusing { reason, detail } => Some((reason, detail)),
         };
@@ -379,48 +366,37 @@ impl StoreLoop {
     }
 }
 
-/// What is kept of a request while the store has it: enough to refuse it.
-enum PendingRequest {
-    Mutation { shard: ShardId, number: CommandNumber },
-    Load { shard: ShardId, number: CommandNumber },
-    Claim(ClaimId),
-    Settle,
+/// What a request counts as.
+enum RequestKind {
+    Mutation,
+    Load,
+    Call,
 }
 
-impl PendingRequest {
-    fn of(request: &Request) -> PendingRequest {
+impl RequestKind {
+    fn of(request: &Request) -> RequestKind {
         match request {
-            Request::Shard { shard, command } => match command.operation {
-                Operation::Mutate(_) => PendingRequest::Mutation { shard: *shard, number: command.number },
-                Operation::Load { .. } => PendingRequest::Load { shard: *shard, number: command.number },
+            Request::Shard { command, .. } => match command.operation {
+                Operation::Mutate(_) => RequestKind::Mutation,
+                Operation::Load { .. } => RequestKind::Load,
             },
-            Request::Claim { id, .. } => PendingRequest::Claim(*id),
-            Request::Settle { .. } => PendingRequest::Settle,
-        }
-    }
-
-    fn refused(&self) -> Response {
-        match *self {
-            PendingRequest::Mutation { shard, number } | PendingRequest::Load { shard, number } => {
-                Response::Shard { shard, number, completion: Completion::Refused(StoreError::Broken) }
-            }
-            PendingRequest::Claim(id) => Response::Claim { id, outcome: ClaimOutcome::Refused(StoreError::Broken) },
-            PendingRequest::Settle => Response::Settled,
+            Request::Claim { .. } | Request::Settle { .. } => RequestKind::Call,
         }
     }
 
     fn count(&self, metrics: &StoreMetrics) {
         let counter = match self {
-            PendingRequest::Mutation { .. } => &metrics.mutations,
-            PendingRequest::Load { .. } => &metrics.loads,
-            PendingRequest::Claim(_) | PendingRequest::Settle => &metrics.claims,
+            RequestKind::Mutation => &metrics.mutations,
+            RequestKind::Load => &metrics.loads,
+            RequestKind::Call => &metrics.claims,
         };
         counter.increment();
     }
 }
 
+/// The clock that the shards go by too (`Clock::with_wall_clock`).
 fn now() -> UnixMs {
-    UnixMs((clock::unix_ns() / 1_000_000) as u64)
+    clock::unix_ms()
 }
 
 /// Bytes that a request brings along, roughly.
@@ -440,7 +416,6 @@ fn weight(request: &Request) -> usize {
 
 /// Between two looks at the clock, at the store's health, and for what has expired.
 const TICK: Duration = Duration::from_secs(1);
-const PANICKED: &str = "the store's thread has failed by a fault of its own (see the log). Start the server again";
 
 #[cfg(test)]
 mod tests;

@@ -99,6 +99,7 @@ impl Rules {
             forward_deadline_ms: ms(config.forward_deadline),
             forward_queue: config.forward_queue,
             forward_queue_bytes: config.forward_queue_bytes,
+            forward_ahead_bytes: config.forward_ahead_bytes,
             forwards: !config.forward_url.is_empty(),
             inflight_window: config.inflight_window,
             received_max: config.received_max,
@@ -108,7 +109,7 @@ impl Rules {
             messages_per_second: config.messages_per_second,
             channels_per_connection: config.channels_per_connection,
             sessions: SessionSettings {
-                unix_ms_at_zero: clock::unix_ms().0.saturating_sub(clock::monotonic().0),
+                unix_ms_at_zero: clock::unix_ms_at_zero(),
                 store_after_ms: ms(config.store.patience),
                 messages_max: config.store.session_messages_max,
                 bytes_max: config.store.session_bytes_max,

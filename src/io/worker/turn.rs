@@ -90,7 +90,7 @@ impl Worker {
         let to_store = shared.store().cloned();
         Ok(Rc::new_cyclic(|worker| Worker {
             id,
-            clock: Clock::default(),
+            clock: if to_store.is_some() { Clock::with_wall_clock() } else { Clock::default() },
             wakeups: Wakeups::default(),
             shard: RefCell::new(Shard::new(id, rules.settings(), shared.metrics().shard(id).clone(), now)),
             metrics: shared.metrics().worker(id).clone(),
@@ -129,8 +129,12 @@ impl Worker {
         self.rules.borrow().clone()
     }
 
-    /// The time of this turn.
+    /// The time of this turn. The first reading asks for the end of the turn, which forgets the time: a worker never
+    /// sleeps over a time that it has read, so what wakes it is not dated back.
     pub fn now(&self) -> Tick {
+        if !self.clock.is_read() {
+            self.wakeups.need_turn();
+        }
         self.clock.now()
     }
 
@@ -191,15 +195,25 @@ impl Worker {
 
     /// Gives the shard an input; the outputs are carried out at the end of the turn.
     pub fn handle(&self, input: Input<'_>) {
-        self.shard.borrow_mut().handle(input, self.clock.now());
+        let now = self.clock.now();
+        self.shard_now().handle(input, now);
         self.wakeups.need_turn();
+    }
+
+    /// The shard, with the wall clock of this turn.
+    fn shard_now(&self) -> RefMut<'_, Shard> {
+        let mut shard = self.shard.borrow_mut();
+        if let Some(unix_ms_at_zero) = self.clock.unix_ms_at_zero() {
+            shard.set_unix_ms_at_zero(unix_ms_at_zero);
+        }
+        shard
     }
 
     /// Bytes from a client's socket. A panic costs this connection and no other. False: read no more until resumed.
     pub fn received(&self, key: ConnKey, data: &mut [u8]) -> bool {
         let now = self.clock.now();
         let handled = contain(|| {
-            let mut shard = self.shard.borrow_mut();
+            let mut shard = self.shard_now();
             shard.handle(Input::Bytes { key, data }, now);
             shard.is_paused(key)
         });
@@ -254,7 +268,7 @@ impl Worker {
         self.store.send_waiting();
         self.peers.ring();
         more |= self.shard.borrow().has_dirty();
-        self.wakeups.due_by(self.next_deadline());
+        self.wakeups.due_by(self.next_deadline(self.clock.now()));
         self.clock.end_turn();
         more
     }
@@ -430,12 +444,12 @@ impl Worker {
 
     // Time.
 
-    pub fn next_deadline(&self) -> Tick {
+    pub fn next_deadline(&self, now: Tick) -> Tick {
         let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
         let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
         let due = shard.min(sockets).min(self.hooks.next_deadline());
         if !self.store.is_empty() || self.peers.has_backlog() {
-            due.min(self.clock.now() + self.limits.backlog_retry_ms)
+            due.min(now + self.limits.backlog_retry_ms)
         } else {
             due
         }
@@ -450,7 +464,7 @@ impl Worker {
     pub fn on_time(&self) {
         let now = self.clock.now();
         self.shared.beat(self.id, now);
-        self.shard.borrow_mut().handle(Input::Tick, now);
+        self.shard_now().handle(Input::Tick, now);
         self.give_back_memory(now);
         self.deadlines.poll(now);
         self.hooks.poll_timers(now);

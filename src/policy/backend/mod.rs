@@ -41,8 +41,10 @@ pub enum Failure {
 pub enum Verdict {
     /// 2xx: the response's body goes back to the client.
     Success,
-    /// The backend has decided, and would decide the same again: 3xx (redirects are not followed) and 4xx.
+    /// The backend has refused the request, and would refuse it again.
     Final,
+    /// 3xx: whoever answered has not done what was asked, and would answer the same again; redirects are not followed.
+    Redirect,
     /// The same request may succeed later.
     Retry,
 }
@@ -54,7 +56,8 @@ pub fn classify(answer: Result<u16, Failure>) -> Verdict {
         // RFC 9110 §15.5.9 (request timeout), RFC 8470 §5.2 (too early), RFC 6585 §4 (too many requests): all three say
         // "not now" rather than "not this".
         Ok(408 | 425 | 429) => Verdict::Retry,
-        Ok(300..=499) => Verdict::Final,
+        Ok(300..=399) => Verdict::Redirect,
+        Ok(400..=499) => Verdict::Final,
         Ok(_) | Err(_) => Verdict::Retry,
     }
 }
@@ -92,10 +95,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statuses_are_sorted_into_three_verdicts() {
+    fn statuses_are_sorted_into_four_verdicts() {
         let verdict = |status| classify(Ok(status));
         assert_eq!([200, 204, 299].map(verdict), [Verdict::Success; 3]);
-        assert_eq!([301, 304, 400, 401, 404, 410, 422, 499].map(verdict), [Verdict::Final; 8]);
+        assert_eq!([300, 301, 304, 307, 399].map(verdict), [Verdict::Redirect; 5]);
+        assert_eq!([400, 401, 404, 410, 422, 499].map(verdict), [Verdict::Final; 6]);
         assert_eq!([408, 425, 429, 500, 502, 503, 599, 600, 999, 101].map(verdict), [Verdict::Retry; 10]);
     }
 

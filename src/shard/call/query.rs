@@ -170,6 +170,10 @@ pub enum NotStored {
     TooMany,
     #[error("too many bytes wait for the session (store.session_bytes_max)")]
     TooLarge,
+    #[error("the session ends with its connection")]
+    Ending,
+    #[error("its ttl was over before it was sent")]
+    Expired,
     #[error("{0}")]
     Store(StoreError),
 }

@@ -5,7 +5,7 @@
 //! `ConnDetails`.
 
 use super::forward_queue::Uplink;
-use super::outbox::Outbox;
+use super::outbox::{AnswerCount, Outbox};
 use super::pending::Downlink;
 use super::transport::Receiver;
 use crate::base::arena::List;
@@ -43,15 +43,24 @@ pub struct Conn {
     /// Memberships in channels; those of a session's connection are the session's.
     pub(super) joined: List,
     pub(super) generation: u16,
+    /// In the outbox.
+    pub(super) answers: AnswerCount,
     pub(super) phase: Phase,
     /// On the list of connections to be written.
     pub(super) dirty: bool,
     /// The socket has not taken all that was to be written.
     pub(super) blocked: bool,
-    /// The client's close frame has come: end the socket when the outbox is empty.
-    pub(super) peer_closed: bool,
-    /// The client's bytes cannot be decoded any more (it broke the protocol).
-    pub(super) undecodable: bool,
+    pub(super) peer: Peer,
+}
+
+/// What can still come from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    Speaks,
+    /// Its bytes cannot be decoded any more: it broke the protocol.
+    Undecodable,
+    /// Nothing: its close frame has come. The socket ends when the outbox is empty.
+    Closed,
 }
 
 /// The rest of a connection; what every read and every ping touches comes first, close together.
@@ -65,7 +74,7 @@ pub struct ConnDetails {
     pub(super) active: Tick,
     /// In phase `Closing`: when to stop waiting for the client.
     pub(super) close_by: Tick,
-    /// The second in which `rate_count` messages came.
+    /// New messages that count in this second: those that came in it, and what earlier ones had too many.
     pub(super) rate_second: u32,
     pub(super) rate_count: u32,
     pub(super) receiver: Receiver,
@@ -88,11 +97,11 @@ impl Conn {
             session: SessionKey::NONE,
             joined: List::default(),
             generation,
+            answers: AnswerCount::default(),
             phase: Phase::Connecting,
             dirty: false,
             blocked: false,
-            peer_closed: false,
-            undecodable: false,
+            peer: Peer::Speaks,
         }
     }
 
@@ -117,8 +126,8 @@ impl Conn {
     }
 
     #[cfg(debug_assertions)]
-    pub fn outbox(&self) -> &Outbox {
-        &self.outbox
+    pub fn outbox(&self) -> (&Outbox, AnswerCount) {
+        (&self.outbox, self.answers)
     }
 
     pub fn key(&self, index: ConnIndex, shard: ShardId) -> ConnKey {
@@ -172,14 +181,26 @@ impl ConnDetails {
         self.uplink.is_idle() && !self.forwarding
     }
 
-    /// Counts a message; true when it is one too many for this second.
-    pub fn over_rate(&mut self, per_second: u32, now: Tick) -> bool {
-        let second = (now.0 / 1000) as u32;
-        if self.rate_second != second {
-            (self.rate_second, self.rate_count) = (second, 0);
+    /// Counts a new message, where there is a limit. Returns how many came too many.
+    pub fn count_message(&mut self, per_second: u32, now: Tick) -> u32 {
+        if per_second == 0 {
+            return 0;
         }
-        self.rate_count = self.rate_count.saturating_add(1);
-        per_second > 0 && self.rate_count > per_second
+        let second = (now.0 / 1000) as u32;
+        let passed = second.wrapping_sub(self.rate_second);
+        self.rate_count = self.rate_count.saturating_sub(passed.saturating_mul(per_second)).saturating_add(1);
+        self.rate_second = second;
+        self.rate_count.saturating_sub(per_second)
+    }
+
+    /// When the messages that came too many have been worked off, and the client may send the next.
+    pub fn rate_settled(&self, per_second: u32) -> Tick {
+        match self.rate_count.saturating_sub(per_second) {
+            excess if per_second > 0 && excess > 0 => {
+                Tick((u64::from(self.rate_second) + u64::from(excess.div_ceil(per_second))) * 1000)
+            }
+            _ => Tick(0),
+        }
     }
 }
 

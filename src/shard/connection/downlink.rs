@@ -17,6 +17,7 @@ use super::table::Table;
 use crate::base::arena::{Arena, NodeIndex};
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
+use crate::shard::call::query::NotStored;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{IDS, Offset, StoredMessage};
 use crate::shard::context::Context;
@@ -130,7 +131,12 @@ impl Downlinks {
                 return;
             }
             let durable = conn.session.is_some();
+            if durable && self.expire_if_due(table, index, node, cx) {
+                continue;
+            }
+            let conn = table.conn(index);
             // What comes from the store has not asked for room: it waits until the client has read.
+            let downlink = &conn.downlink;
             if durable && downlink.in_flight() > 0 && conn.outbox.bytes() > cx.settings.outbox_bytes_max / 2 {
                 return;
             }
@@ -150,7 +156,7 @@ impl Downlinks {
     fn launch(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, offset: u64, cx: &mut Context<'_>) {
         let pending = self.pending.get_mut(node);
         (pending.offset, pending.attempts) = (offset, 1);
-        pending.repeat_at = cx.now + cx.settings.ack_timeout_ms;
+        pending.repeat_at = (cx.now + cx.settings.ack_timeout_ms).min(cx.tick_at(pending.expires).max(cx.now + 1));
         table.arm_no_later(index, pending.repeat_at.min(pending.deadline));
         let Some(message) = &pending.message else {
             pending.state = State::Released;
@@ -159,6 +165,10 @@ impl Downlinks {
         let message_of = cx.messages.get(message);
         pending.state = State::Sent(message_of.qos);
         table.conn_mut(index).downlink.queued_bytes -= message_of.len() as u32;
+        if pending.has_expired(cx) && table.conn(index).session.is_some() {
+            // An earlier connection has sent it, and the client may hold its id.
+            return self.release_expired(table, index, node, cx);
+        }
         table.push_message(index, message, Stamp { id: Some(id_of(offset)), dup: pending.dup }, cx);
         cx.metrics.messages_out.increment();
     }
@@ -220,7 +230,7 @@ impl Downlinks {
             table.report(Event::Received { index, message_id: pending.message_id.take() });
         }
         if pending.store_state != StoreState::NotStored && !cx.is_planted(Bug::ReleasesUnstored) {
-            self.release_stored(table, index, node, cx);
+            self.release_stored(table, index, node, false, cx);
         } else {
             self.release(table, index, node, cx);
         }
@@ -247,22 +257,30 @@ impl Downlinks {
         table.push_packet(index, Packet::Rel { id, dup: false }, cx);
     }
 
-    /// REC for a message that the store has: its REL goes out when the store knows.
-    fn release_stored(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &Context<'_>) {
+    /// REC for a message that the store has, or its time is over: its REL goes out when the store knows.
+    fn release_stored(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        node: NodeIndex,
+        expired: bool,
+        cx: &Context<'_>,
+    ) {
         let pending = self.pending.get_mut(node);
         (pending.state, pending.repeat_at) = (State::Releasing, Tick::NEVER);
         let message = pending.message.as_ref().expect("held until the store knows");
         let bytes = if pending.store_state.counts() { cx.len_of(message) as u64 } else { 0 };
-        table.report(Event::Releasing { index, offset: pending.offset(), bytes });
+        table.report(Event::Releasing { index, offset: pending.offset(), bytes, expired });
     }
 
-    /// The store has recorded that the client has the message; `done` is false: it has refused that.
+    /// The store has recorded that the client has the message (`Some(Stored)`), or has it no more (`Some(NotStored)`);
+    /// `None`: it has refused that.
     pub fn on_release_stored(
         &mut self,
         table: &mut Table,
         index: ConnIndex,
         offset: Offset,
-        done: bool,
+        state: Option<StoreState>,
         cx: &mut Context<'_>,
     ) {
         let Some(node) = self.find_offset(table, index, offset) else { return };
@@ -270,7 +288,8 @@ impl Downlinks {
         if pending.state != State::Releasing {
             return;
         }
-        if done {
+        if let Some(state) = state {
+            pending.store_state = state;
             return self.release(table, index, node, cx);
         }
         // Tried again when it would be repeated.
@@ -307,10 +326,13 @@ impl Downlinks {
         let durable = conn.session.is_some();
         let pending = self.pending.remove(&mut conn.downlink.list, node);
         let mut bytes = 0;
+        let expired = reply.is_none() && pending.message.is_some();
         if let Some(message) = pending.message {
             if pending.store_state.counts() {
                 bytes = cx.len_of(&message) as u64;
-                table.report(Event::Received { index, message_id: pending.message_id });
+                if reply.is_some() {
+                    table.report(Event::Received { index, message_id: pending.message_id });
+                }
             }
             cx.messages.release(message);
         }
@@ -320,7 +342,7 @@ impl Downlinks {
         }
         if durable {
             let stored = pending.store_state != StoreState::NotStored;
-            table.report(Event::Finished { index, offset: Offset(pending.offset), stored, bytes });
+            table.report(Event::Finished { index, offset: Offset(pending.offset), stored, bytes, expired });
         }
     }
 
@@ -337,6 +359,9 @@ impl Downlinks {
         let mut next = conn.downlink.list.front();
         while let Some(node) = next {
             next = self.pending.next(node);
+            if durable && self.expire_if_due(table, index, node, cx) {
+                continue;
+            }
             if durable && self.store_if_due(table, index, node, cx.now) {
                 // The session decides what becomes of it.
                 continue;
@@ -363,6 +388,42 @@ impl Downlinks {
         wake
     }
 
+    /// The time of a session's message is over: it is neither sent nor repeated. A client that may hold its id (QoS 2)
+    /// gets the REL in its place. False for one that waits for the window and whose id the client may hold.
+    fn expire_if_due(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &mut Context<'_>) -> bool {
+        let pending = self.pending.get(node);
+        let Some(message) = &pending.message else { return false };
+        if !pending.has_expired(cx) {
+            return false;
+        }
+        let exactly_once = cx.messages.get(message).qos == QoS::ExactlyOnce;
+        match pending.state {
+            State::Queued if exactly_once && pending.dup => return false,
+            State::Queued => self.drop_queued(table, index, node, cx),
+            State::Sent(QoS::ExactlyOnce) => self.release_expired(table, index, node, cx),
+            State::Sent(_) => {
+                let stored = pending.store_state != StoreState::NotStored;
+                cx.metrics.messages_expired.add(u64::from(!stored));
+                self.finish(table, index, node, None, cx);
+            }
+            State::Releasing | State::Released => return false,
+        }
+        true
+    }
+
+    /// A QoS 2 message that may have been sent: its REL frees the id, whether the client has it or not.
+    fn release_expired(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &mut Context<'_>) {
+        let pending = self.pending.get_mut(node);
+        let call = pending.call.take();
+        if pending.store_state == StoreState::NotStored {
+            cx.metrics.messages_expired.increment();
+            self.release(table, index, node, cx);
+        } else {
+            self.release_stored(table, index, node, true, cx);
+        }
+        cx.call_gone(call);
+    }
+
     /// The client has not acknowledged the message in time: its session is to have it stored.
     fn store_if_due(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, now: Tick) -> bool {
         let pending = self.pending.get(node);
@@ -379,6 +440,9 @@ impl Downlinks {
         let pending = self.pending.get_mut(node);
         let backoff = cx.settings.ack_backoff.powi(i32::from(pending.attempts));
         pending.repeat_at = cx.now + (ack_timeout_ms as f64 * backoff) as u64;
+        if pending.message.is_some() && table.conn(index).session.is_some() {
+            pending.repeat_at = pending.repeat_at.min(cx.tick_at(pending.expires).max(cx.now + 1));
+        }
         if blocked || cx.is_planted(Bug::NeverRepeats) {
             return;
         }
@@ -397,7 +461,7 @@ impl Downlinks {
                 table.push_message(index, message, stamp, cx);
                 cx.metrics.repeats_out.increment();
             }
-            (_, State::Releasing) => self.release_stored(table, index, node, cx),
+            (_, State::Releasing) => self.release_stored(table, index, node, false, cx),
             (_, State::Released) if cx.is_planted(Bug::ReleasesOnce) => {}
             (_, State::Released) => {
                 pending.attempts = pending.attempts.saturating_add(1);
@@ -413,6 +477,23 @@ impl Downlinks {
         if self.pending.get(node).state != State::Queued {
             return self.finish(table, index, node, None, cx);
         }
+        self.unqueue(table, index, node, cx);
+    }
+
+    /// A session's message whose time is over before it was sent.
+    fn drop_queued(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &mut Context<'_>) {
+        let len = self.message_len(node, cx) as u64;
+        let pending = self.get(node);
+        let (offset, stored) = (pending.offset(), pending.store_state != StoreState::NotStored);
+        let bytes = if pending.store_state.counts() { len } else { 0 };
+        cx.metrics.messages_expired.add(u64::from(!stored));
+        let call = self.take_call(node);
+        cx.call_refused(call, NotStored::Expired);
+        self.unqueue(table, index, node, cx);
+        table.report(Event::Finished { index, offset, stored, bytes, expired: true });
+    }
+
+    fn unqueue(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &mut Context<'_>) {
         let downlink = &mut table.conn_mut(index).downlink;
         if downlink.first_queued == Some(node) {
             downlink.first_queued = self.pending.next(node);

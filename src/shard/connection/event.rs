@@ -17,12 +17,13 @@ pub enum Event {
 
     // ---- downlink of a session's connection ----
     /// A message has left the connection's list. `stored`: the store has it, or may have it; `bytes` of it count as
-    /// waiting.
-    Finished { index: ConnIndex, offset: Offset, stored: bool, bytes: u64 },
+    /// waiting. `expired`: its time was over.
+    Finished { index: ConnIndex, offset: Offset, stored: bool, bytes: u64, expired: bool },
     /// The client has a stored message. `message_id` is the caller's, if there was one.
     Received { index: ConnIndex, message_id: Option<Arc<str>> },
-    /// REC came for a message that the store has: REL waits until the store knows. `bytes` as above.
-    Releasing { index: ConnIndex, offset: Offset, bytes: u64 },
+    /// REC came for a message that the store has, or its time is over: REL waits until the store knows. `bytes` and
+    /// `expired` as above.
+    Releasing { index: ConnIndex, offset: Offset, bytes: u64, expired: bool },
     /// The client has not acknowledged this message in time: it is to be stored.
     StoreDue { index: ConnIndex, node: NodeIndex },
     /// REC came for an id that is not in flight.

@@ -1,6 +1,6 @@
 //! One client's messages on their way to the backend. `uplink` puts them in and hands them on.
 
-use super::known_ids::KnownIds;
+use super::known_ids::{Known, KnownIds};
 use crate::base::arena::List;
 use crate::base::time::Tick;
 use crate::wire::packet::QoS;
@@ -11,9 +11,11 @@ pub struct Uplink {
     pub(super) known: KnownIds,
     pub(super) queue: List,
     pub(super) queue_len: u32,
-    pub(super) hold: Hold,
+    /// Memory of the messages in the queue.
+    pub(super) queue_memory: u32,
     /// What the backend has now.
     pub(super) current: Option<Current>,
+    pub(super) hold: Hold,
 }
 
 /// Whether the forward queue waits for the store to record the mark that its numbers are made of.
@@ -26,11 +28,11 @@ pub(super) enum Hold {
     Refused,
 }
 
-/// `Origin` and the length of its body, in 16 bytes: every connection has room for one.
+/// `Origin` and the memory of its message, in 16 bytes: every connection has room for one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Current {
     sequence: u64,
-    bytes: u32,
+    memory: u32,
     id: u16,
     qos: QoS,
 }
@@ -38,9 +40,9 @@ pub(super) struct Current {
 const _: () = assert!(size_of::<Option<Current>>() == 16);
 
 impl Current {
-    pub fn new(origin: Origin, bytes: u32) -> Current {
+    pub fn new(origin: Origin, memory: u32) -> Current {
         let Origin { qos, id, sequence } = origin;
-        Current { sequence, bytes, id, qos }
+        Current { sequence, memory, id, qos }
     }
 
     pub fn origin(self) -> Origin {
@@ -48,8 +50,8 @@ impl Current {
         Origin { qos, id, sequence }
     }
 
-    pub fn bytes(self) -> u32 {
-        self.bytes
+    pub fn memory(self) -> u32 {
+        self.memory
     }
 }
 
@@ -69,10 +71,22 @@ pub(super) struct Queued {
     pub(super) accepted: Tick,
 }
 
+impl Queued {
+    /// What it costs: its buffer, and its places in the queue and among the known ids.
+    pub fn memory(&self) -> u32 {
+        (QUEUED_MEMORY + self.body.capacity()) as u32
+    }
+}
+
 impl Uplink {
     /// Nothing of the client's is on its way to the backend.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.current.is_none() && self.known.storing() == 0
+    }
+
+    /// Something is queued that neither the backend nor the store keeps from going on.
+    pub fn can_go_on(&self) -> bool {
+        !self.queue.is_empty() && self.current.is_none() && self.hold == Hold::No
     }
 
     /// The backend has a message of this uplink's.
@@ -80,3 +94,5 @@ impl Uplink {
         self.current.is_some()
     }
 }
+
+const QUEUED_MEMORY: usize = size_of::<Queued>() + size_of::<Known>() + 4 * size_of::<usize>();

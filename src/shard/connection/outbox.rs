@@ -44,6 +44,17 @@ pub enum Item {
 
 pub const SMALL_MAX: usize = 14;
 
+/// How many of an outbox's items a client can cause without reading: answers to its packets and pings. Beside the
+/// outbox, not in it, where its two bytes would cost four.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AnswerCount(u16);
+
+impl AnswerCount {
+    pub fn get(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// The items of all outboxes of a shard.
 #[derive(Default)]
 pub struct Outboxes(Arena<Item>);
@@ -92,6 +103,14 @@ impl Item {
         }
     }
 
+    /// Something that the client has caused by a few bytes, and that costs more memory than it has bytes.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Item::Packet { .. } | Item::SharedPacket(_) | Item::Releases(_) | Item::Pong(_) => true,
+            Item::Response(_) | Item::Message(..) | Item::Text(_) | Item::Ping | Item::Close(_) => false,
+        }
+    }
+
     fn is_qos0(&self, messages: &Messages) -> bool {
         matches!(self, Item::Message(message, _) if messages.get(message).qos == QoS::AtMostOnce)
     }
@@ -129,9 +148,25 @@ impl Outboxes {
         self.0.len()
     }
 
-    pub fn push(&mut self, outbox: &mut Outbox, messages: &Messages, item: Item) {
+    pub fn push(&mut self, outbox: &mut Outbox, answers: &mut AnswerCount, messages: &Messages, item: Item) {
         outbox.bytes += item.len(outbox.transport, messages) as u32;
+        answers.0 += u16::from(item.is_answer());
         self.0.push_back(&mut outbox.list, item);
+    }
+
+    /// The answer to a ping. It takes the place of one that is the last to be written: only the newest ping needs an
+    /// answer (RFC 6455, section 5.5.3). True when it did.
+    pub fn replace_pong(&mut self, outbox: &mut Outbox, messages: &Messages, payload: &[u8]) -> bool {
+        let Some(tail) = outbox.list.back() else { return false };
+        let is_begun = outbox.head_written > 0 && outbox.list.front() == Some(tail);
+        let item = self.0.get_mut(tail);
+        if is_begun || !matches!(item, Item::Pong(_)) {
+            return false;
+        }
+        let before = std::mem::replace(item, Item::Pong(payload.into()));
+        outbox.bytes -= before.len(outbox.transport, messages) as u32;
+        outbox.bytes += outbox.transport.control_len(payload.len()) as u32;
+        true
     }
 
     /// Bytes that count against a limit: a frame that the socket has begun must be finished, whatever comes.
@@ -156,7 +191,7 @@ impl Outboxes {
     }
 
     /// The socket has taken `written` bytes.
-    pub fn advance(&mut self, outbox: &mut Outbox, messages: &mut Messages, written: usize) {
+    pub fn advance(&mut self, outbox: &mut Outbox, answers: &mut AnswerCount, messages: &mut Messages, written: usize) {
         let mut left = outbox.head_written as usize + written;
         while let Some(head) = outbox.list.front() {
             let len = self.0.get(head).len(outbox.transport, messages);
@@ -165,7 +200,9 @@ impl Outboxes {
             }
             left -= len;
             outbox.bytes -= len as u32;
-            self.0.remove(&mut outbox.list, head).release(messages);
+            let item = self.0.remove(&mut outbox.list, head);
+            answers.0 -= u16::from(item.is_answer());
+            item.release(messages);
         }
         outbox.head_written = left as u32;
         debug_assert!(outbox.head_written <= outbox.bytes, "the socket took no more than was gathered");
@@ -199,21 +236,21 @@ impl Outboxes {
     }
 
     /// Throws away all that the socket has not begun.
-    pub fn clear_unbegun(&mut self, outbox: &mut Outbox, messages: &mut Messages) {
+    pub fn clear_unbegun(&mut self, outbox: &mut Outbox, answers: &mut AnswerCount, messages: &mut Messages) {
         let begun = if outbox.head_written > 0 { self.0.pop_front(&mut outbox.list) } else { None };
         while let Some(item) = self.0.pop_front(&mut outbox.list) {
             item.release(messages);
         }
-        outbox.bytes = 0;
+        (outbox.bytes, answers.0) = (0, 0);
         if let Some(item) = begun {
-            self.push(outbox, messages, item);
+            self.push(outbox, answers, messages, item);
         }
     }
 
     /// Throws away everything.
-    pub fn clear(&mut self, outbox: &mut Outbox, messages: &mut Messages) {
+    pub fn clear(&mut self, outbox: &mut Outbox, answers: &mut AnswerCount, messages: &mut Messages) {
         outbox.head_written = 0;
-        self.clear_unbegun(outbox, messages);
+        self.clear_unbegun(outbox, answers, messages);
     }
 
     /// The items of one outbox, for invariants.
@@ -223,10 +260,11 @@ impl Outboxes {
     }
 
     #[cfg(debug_assertions)]
-    pub fn check(&self, outbox: &Outbox, messages: &Messages) {
+    pub fn check(&self, outbox: &Outbox, answers: AnswerCount, messages: &Messages) {
         let bytes: usize = self.iter(outbox).map(|item| item.len(outbox.transport, messages)).sum();
         let head = outbox.list.front().map_or(0, |head| self.0.get(head).len(outbox.transport, messages));
         assert_eq!(bytes, outbox.bytes as usize);
+        assert_eq!(self.iter(outbox).filter(|item| item.is_answer()).count(), answers.get());
         assert!(outbox.head_written == 0 || (outbox.head_written as usize) < head, "a frame that is written is gone");
     }
 }
@@ -246,13 +284,14 @@ mod tests {
 
     #[test]
     fn the_oldest_qos0_goes_first_but_never_a_begun_frame() {
-        let (mut items, mut messages, mut outbox) = (Outboxes::default(), Messages::default(), Outbox::default());
+        let (mut items, mut messages) = (Outboxes::default(), Messages::default());
+        let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
         for body in [b"aaaa", b"bbbb", b"cccc"] {
             let item = Item::Message(message(&mut messages, QoS::AtMostOnce, body), UNSTAMPED);
-            items.push(&mut outbox, &messages, item);
+            items.push(&mut outbox, &mut answers, &messages, item);
         }
         let frame = outbox.bytes() / 3;
-        items.advance(&mut outbox, &mut messages, 1);
+        items.advance(&mut outbox, &mut answers, &mut messages, 1);
         assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 1, frame + 1), 1);
         let mut out = Vec::new();
         items.write_pending(&outbox, &messages, usize::MAX, &mut out);
@@ -261,11 +300,36 @@ mod tests {
     }
 
     #[test]
+    fn only_the_newest_ping_is_answered() {
+        let (mut items, mut messages) = (Outboxes::default(), Messages::default());
+        let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
+        assert!(!items.replace_pong(&mut outbox, &messages, b"none"));
+        for payload in [&b"first"[..], b"2", b"the third"] {
+            if !items.replace_pong(&mut outbox, &messages, payload) {
+                items.push(&mut outbox, &mut answers, &messages, Item::Pong(payload.into()));
+            }
+        }
+        assert_eq!((items.total(), answers.get(), outbox.bytes()), (1, 1, 2 + 9));
+        items.advance(&mut outbox, &mut answers, &mut messages, 1);
+        assert!(!items.replace_pong(&mut outbox, &messages, b"x"), "a frame that is begun is finished");
+        items.push(
+            &mut outbox,
+            &mut answers,
+            &messages,
+            Item::small(Packet::Rel { id: MessageId(7), dup: true }, &mut Vec::new()),
+        );
+        assert!(!items.replace_pong(&mut outbox, &messages, b"x"), "nor is the order changed");
+        items.clear(&mut outbox, &mut answers, &mut messages);
+        assert_eq!((items.total(), answers.get()), (0, 0));
+    }
+
+    #[test]
     fn qos1_is_never_dropped_for_room() {
-        let (mut items, mut messages, mut outbox) = (Outboxes::default(), Messages::default(), Outbox::default());
+        let (mut items, mut messages) = (Outboxes::default(), Messages::default());
+        let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
         let stamp = Stamp { id: MessageId::new(5), dup: true };
         let item = Item::Message(message(&mut messages, QoS::AtLeastOnce, b"x"), stamp);
-        items.push(&mut outbox, &messages, item);
+        items.push(&mut outbox, &mut answers, &messages, item);
         assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 100, 10), 0);
         let mut out = Vec::new();
         items.write_pending(&outbox, &messages, usize::MAX, &mut out);
@@ -278,7 +342,8 @@ mod tests {
             sizes in prop::collection::vec(0..300usize, 1..20),
             writes in prop::collection::vec((1..200usize, 1..400usize), 1..200),
         ) {
-            let (mut items, mut messages, mut outbox) = (Outboxes::default(), Messages::default(), Outbox::default());
+            let (mut items, mut messages) = (Outboxes::default(), Messages::default());
+        let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
             let mut whole = Vec::new();
             for (n, size) in sizes.into_iter().enumerate() {
                 let item = match n % 7 {
@@ -291,7 +356,7 @@ mod tests {
                     _ => Item::Response(vec![n as u8; size + 1].into()),
                 };
                 item.write(Transport::WebSocket, &messages, &mut whole);
-                items.push(&mut outbox, &messages, item);
+                items.push(&mut outbox, &mut answers, &messages, item);
             }
             let mut written = Vec::new();
             for (taken, enough) in writes {
@@ -299,11 +364,11 @@ mod tests {
                 items.write_pending(&outbox, &messages, enough, &mut out);
                 let taken = taken.min(out.len());
                 written.extend_from_slice(&out[..taken]);
-                items.advance(&mut outbox, &mut messages, taken);
+                items.advance(&mut outbox, &mut answers, &mut messages, taken);
                 prop_assert_eq!(outbox.bytes(), whole.len() - written.len());
             }
             prop_assert_eq!(&written[..], &whole[..written.len()]);
-            items.clear(&mut outbox, &mut messages);
+            items.clear(&mut outbox, &mut answers, &mut messages);
             prop_assert_eq!((items.total(), messages.uses()), (0, 0));
         }
     }

@@ -6,6 +6,7 @@ use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{Claim, IDS, Offset, UnixMs};
 use crate::shard::context::Context;
 use crate::shard::message::{Message, MessageRef};
+use crate::shard::planted::Bug;
 use crate::wire::packet::{MessageId, QoS};
 use std::sync::Arc;
 
@@ -137,6 +138,16 @@ impl Pending {
 
     pub(super) fn id(&self) -> MessageId {
         id_of(self.offset)
+    }
+
+    /// For a durable session; a plain connection's message has its deadline.
+    pub(super) fn has_expired(&self, cx: &Context<'_>) -> bool {
+        self.expires <= cx.unix() && !cx.is_planted(Bug::DeliversExpired)
+    }
+
+    /// Its time is over, and the client may hold its id.
+    pub fn leaves_an_id(&self, cx: &Context<'_>) -> bool {
+        self.state == State::Sent(QoS::ExactlyOnce) && self.has_expired(cx)
     }
 
     /// Nobody was promised that it arrives.

@@ -4,7 +4,7 @@
 //! Closing is done in two steps. `close` and `end` change the connection itself at once, so that nothing more is
 //! delivered to it, and report `Event::Left`; the shard then takes it out of its channels and its session.
 
-use super::conn::{Conn, ConnDetails, Phase};
+use super::conn::{Conn, ConnDetails, Peer, Phase};
 use super::event::Event;
 use super::outbox::{Item, Outboxes};
 use super::transport::Receiver;
@@ -166,8 +166,8 @@ impl Table {
     }
 
     /// The client speaks `rainbow.2`.
-    pub fn set_greets(&mut self, index: ConnIndex) {
-        self.details_mut(index).greets = true;
+    pub fn set_greets(&mut self, index: ConnIndex, greets: bool) {
+        self.details_mut(index).greets = greets;
     }
 
     // ---- phases ----
@@ -177,7 +177,7 @@ impl Table {
         let conn = self.conn_mut(index);
         debug_assert_eq!(conn.phase, Phase::Connecting);
         conn.phase = Phase::Open;
-        let broken = conn.undecodable;
+        let broken = conn.peer == Peer::Undecodable;
         let details = self.details_mut(index);
         (details.received, details.active) = (cx.now, cx.now);
         self.open += 1;
@@ -202,7 +202,7 @@ impl Table {
         self.begin_closing(index, cx);
         let conn = &mut self.conns[index.slot()];
         if code == CloseCode::TRY_AGAIN_LATER {
-            self.outboxes.clear_unbegun(&mut conn.outbox, cx.messages);
+            self.outboxes.clear_unbegun(&mut conn.outbox, &mut conn.answers, cx.messages);
         }
         let close = Item::close(code, reason, conn.outbox.transport());
         self.push_unbounded(index, close, cx);
@@ -215,7 +215,7 @@ impl Table {
             self.push_unbounded(index, Item::Close(code.map(|code| (code, "".into()))), cx);
         }
         let conn = self.conn_mut(index);
-        conn.peer_closed = true;
+        conn.peer = Peer::Closed;
         if conn.outbox.is_empty() {
             cx.output(Output::Shutdown { key: self.key(index) });
         }
@@ -247,7 +247,7 @@ impl Table {
         }
         cx.metrics.ended.increment();
         conn.phase = Phase::Gone;
-        self.outboxes.clear(&mut conn.outbox, cx.messages);
+        self.outboxes.clear(&mut conn.outbox, &mut conn.answers, cx.messages);
         let details = self.details_mut(index);
         details.paused = false;
         details.receiver = Receiver::default();
@@ -316,7 +316,7 @@ impl Table {
         let details = &mut self.details[index.slot()];
         details.received = now;
         let conn = &self.conns[index.slot()];
-        let reads = !conn.undecodable && !conn.peer_closed && matches!(conn.phase, Phase::Open | Phase::Closing);
+        let reads = conn.peer == Peer::Speaks && matches!(conn.phase, Phase::Open | Phase::Closing);
         reads.then(|| std::mem::take(&mut details.receiver))
     }
 
@@ -331,12 +331,15 @@ impl Table {
 
     /// The client's close has come: nothing that counts follows it (RFC 6455 section 5.5.1).
     pub fn is_peer_closed(&self, index: ConnIndex) -> bool {
-        self.conn(index).peer_closed
+        self.conn(index).peer == Peer::Closed
     }
 
     /// What the client sends cannot be understood any more.
     pub fn set_undecodable(&mut self, index: ConnIndex) {
-        self.conn_mut(index).undecodable = true;
+        let conn = self.conn_mut(index);
+        if conn.peer == Peer::Speaks {
+            conn.peer = Peer::Undecodable;
+        }
     }
 
     pub fn is_paused(&self, index: ConnIndex) -> bool {
@@ -348,7 +351,13 @@ impl Table {
     /// Anything but a QoS 0 message. A client without room for it is too slow: its connection closes. True when it is
     /// in the outbox.
     pub fn push(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) -> bool {
-        let len = item.len(self.conn(index).outbox.transport(), cx.messages);
+        let Conn { outbox, answers, .. } = self.conn(index);
+        if item.is_answer() && answers.get() >= cx.settings.answers_waiting_max() {
+            cx.metrics.answers_unread.increment();
+            self.close(index, CloseCode::TRY_AGAIN_LATER, "too slow", cx);
+            return false;
+        }
+        let len = item.len(outbox.transport(), cx.messages);
         let room = self.make_room(index, len, cx);
         if room {
             self.push_unbounded(index, item, cx);
@@ -362,9 +371,17 @@ impl Table {
         self.push(index, item, cx);
     }
 
+    /// The answer to a ping.
+    pub fn push_pong(&mut self, index: ConnIndex, payload: &[u8], cx: &mut Context<'_>) {
+        if !self.outboxes.replace_pong(&mut self.conns[index.slot()].outbox, cx.messages, payload) {
+            self.push(index, Item::Pong(payload.into()), cx);
+        }
+    }
+
     /// Whatever the limit: what is short, comes once, or has been given room.
     pub fn push_unbounded(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) {
-        self.outboxes.push(&mut self.conns[index.slot()].outbox, cx.messages, item);
+        let Conn { outbox, answers, .. } = &mut self.conns[index.slot()];
+        self.outboxes.push(outbox, answers, cx.messages, item);
         self.mark_dirty(index);
     }
 
@@ -437,16 +454,16 @@ impl Table {
         let Some(conn) = self.conns.get_mut(index.slot()) else { return false };
         let waited = !conn.outbox.is_empty();
         let skipped = usize::from(bytes < conn.outbox.bytes() && cx.is_planted(Bug::SkipsBytes));
-        self.outboxes.advance(&mut conn.outbox, cx.messages, bytes + skipped);
+        self.outboxes.advance(&mut conn.outbox, &mut conn.answers, cx.messages, bytes + skipped);
         conn.blocked = !conn.outbox.is_empty();
         if !waited || conn.blocked {
             return conn.blocked;
         }
-        if conn.peer_closed {
-            cx.output(Output::Shutdown { key: self.key(index) });
-        } else if conn.undecodable {
+        match conn.peer {
+            Peer::Speaks => {}
             // The client's close cannot be found any more in bytes that broke the protocol: it is not waited for.
-            cx.output(Output::EndWriting { key: self.key(index) });
+            Peer::Undecodable => cx.output(Output::EndWriting { key: self.key(index) }),
+            Peer::Closed => cx.output(Output::Shutdown { key: self.key(index) }),
         }
         false
     }

@@ -6,11 +6,14 @@
 //! ```
 //! For a session's connection ids are numbered by the session's `UplinkMark`, and an answer waits (`Answer::Storing`)
 //! until the session lets it go.
+//!
+//! The queue is held while the answers that a client has not released are too long together. When and how far a client
+//! is read is decided in `reading`.
 
+use super::conn::Phase;
 use super::event::Event;
 use super::forward_queue::{Current, Hold, Origin, Queued, Uplink};
-use super::keepalive;
-use super::known_ids::{Answer, KnownTable, answer_body, answer_packet};
+use super::known_ids::{Answer, Digest, KnownTable, answer_packet, plain_answer, refusal_packet};
 use super::outbox::Item;
 use super::table::Table;
 use crate::base::arena::{Arena, NodeIndex};
@@ -21,7 +24,7 @@ use crate::shard::input::ForwardOutcome;
 use crate::shard::output::{Forward, Output};
 use crate::shard::planted::Bug;
 use crate::shard::uplink_sequence::UplinkMark;
-use crate::wire::packet::{MessageId, Packet, QoS};
+use crate::wire::packet::{ANSWER_HEADER_LEN, MessageId, MessageRefusal, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 
@@ -46,10 +49,14 @@ pub struct Numbering<'a> {
 pub struct Uplinks {
     known: KnownTable,
     queue: Arena<Queued>,
-    /// Bytes of clients' messages in all queues and with the backend.
-    bytes: usize,
+    /// Memory of clients' messages in all queues and with the backend.
+    memory: usize,
     spare_bodies: Vec<Vec<u8>>,
 }
+
+/// Answers of earlier connections may take so many times `answers_bytes_max`: one connection's, with the one that has
+/// passed the limit, are not more than twice as much.
+const EARLIER_ANSWERS: usize = 2;
 
 /// Rainbow's own message type: never forwarded.
 pub const RESERVED_TYPE: u16 = u16::MAX;
@@ -66,40 +73,45 @@ impl Uplinks {
         mut numbering: Option<Numbering<'_>>,
         cx: &mut Context<'_>,
     ) {
-        if table.details_mut(index).over_rate(cx.settings.messages_per_second, cx.now) {
-            return table.close(index, CloseCode::POLICY, "too many messages per second", cx);
-        }
         cx.metrics.messages_in.increment();
         let session = numbering.as_ref().map(|numbering| numbering.session);
         let Some(id) = incoming.id else {
-            let origin = Origin { qos: QoS::AtMostOnce, id: 0, sequence: 0 };
-            return self.enqueue(table, index, origin, incoming, session, cx);
+            if reading::count_new(table, index, cx) {
+                let origin = Origin { qos: QoS::AtMostOnce, id: 0, sequence: 0 };
+                self.enqueue(table, index, origin, incoming, session, cx);
+            }
+            return;
         };
         let Some(node) = self.known.find(&table.details(index).uplink.known, id, incoming.dup) else {
             return self.on_new_id(table, index, id, incoming, numbering, cx);
         };
-        if self.known.get(node).is_from_earlier_connection()
-            && self.is_another(table, index, node, incoming.dup, &mut numbering, cx)
-        {
-            self.forget_from_earlier_connection(table, index, node);
+        if self.is_another(table, index, node, &incoming, &mut numbering, cx) {
+            self.forget_id(table, index, node);
             return self.on_new_id(table, index, id, incoming, numbering, cx);
         }
         self.on_repeat(table, index, node, incoming, session, cx);
     }
 
-    /// The id came on an earlier connection. Does it name a new message now? Without DUP always. With DUP when the
-    /// session's count gives it another sequence than it had.
+    /// Does a known id name a new message now? If it came on an earlier connection, without DUP always, and with DUP
+    /// when the session's count gives it another sequence than it had. On this one a repeat is never anything else:
+    /// its first copy came before it.
     fn is_another(
         &mut self,
         table: &mut Table,
         index: ConnIndex,
         node: NodeIndex,
-        dup: bool,
+        incoming: &Incoming<'_>,
         numbering: &mut Option<Numbering<'_>>,
         cx: &Context<'_>,
     ) -> bool {
-        let known = self.known.get(node);
+        let (known, dup) = (self.known.get(node), incoming.dup);
         let (id, sequence) = (known.id(), known.sequence());
+        if !known.is_from_earlier_connection() {
+            let ids = &table.details(index).uplink.known;
+            return !dup
+                && !cx.is_planted(Bug::SwallowsReusedIds)
+                && self.known.is_another(ids, node, incoming.digest());
+        }
         // Counting the repeat also restores a count that we have lost: otherwise the next new message would begin a
         // new run. That the id was answered before proves nothing: the client may have lost its own count since.
         match numbering {
@@ -121,12 +133,17 @@ impl Uplinks {
         if incoming.qos == QoS::ExactlyOnce && known.unreleased_qos2() >= cx.settings.received_max {
             return table.close(index, CloseCode::POLICY, "too many messages without REL", cx);
         }
-        let counted = known.note_new(id);
+        if !reading::count_new(table, index, cx) {
+            return;
+        }
+        let known = &mut table.details_mut(index).uplink.known;
+        known.note_new(id);
         let sequence = match &mut numbering {
             Some(numbering) => Uplinks::number(table, index, numbering, id, incoming.dup, cx),
-            None => counted,
+            None => known.number(id, incoming.dup),
         };
-        self.known.insert(&mut table.details_mut(index).uplink.known, id, incoming.qos, sequence);
+        let known = &mut table.details_mut(index).uplink.known;
+        self.known.insert(known, id, incoming.qos, sequence, incoming.digest());
         let origin = Origin { qos: incoming.qos, id: id.0, sequence };
         self.enqueue(table, index, origin, incoming, numbering.map(|numbering| numbering.session), cx);
     }
@@ -164,9 +181,7 @@ impl Uplinks {
             Answer::Missing | Answer::Storing(_) => {}
             Answer::Sent(_) if cx.is_planted(Bug::StaysSilent) => {}
             Answer::Failed if cx.is_planted(Bug::AbsorbsFailed) => {}
-            Answer::Sent(packet) => {
-                table.push(index, Item::SharedPacket(packet.clone()), cx);
-            }
+            Answer::Sent(packet) => push_answer(table, index, packet.clone(), cx),
             Answer::Failed => {
                 let origin = Origin { qos: known.qos(), id: known.id().0, sequence: known.sequence() };
                 self.known.set_answer(&mut table.details_mut(index).uplink.known, node, Answer::Missing);
@@ -186,29 +201,32 @@ impl Uplinks {
         session: Option<SessionId>,
         cx: &mut Context<'_>,
     ) {
-        let mut body = self.spare_bodies.pop().unwrap_or_default();
-        body.clear();
-        body.extend_from_slice(incoming.body);
-        self.bytes += body.len();
+        // A spare buffer is for a message that goes on at once: one that waits keeps no more memory than it needs.
+        let goes_on = table.details(index).uplink.is_idle();
+        let body = match goes_on.then(|| self.spare_bodies.pop()).flatten() {
+            Some(mut spare) => {
+                spare.clear();
+                spare.extend_from_slice(incoming.body);
+                spare
+            }
+            None => incoming.body.to_vec(),
+        };
+        let queued = Queued { origin, message_type: incoming.message_type, body, accepted: cx.now };
+        self.memory += queued.memory() as usize;
         let uplink = &mut table.details_mut(index).uplink;
         uplink.queue_len += 1;
-        let queued = Queued { origin, message_type: incoming.message_type, body, accepted: cx.now };
+        uplink.queue_memory += queued.memory();
         self.queue.push_back(&mut uplink.queue, queued);
         if uplink.hold == Hold::Refused {
             uplink.hold = Hold::Storing;
             table.report(Event::MarkChanged(index));
         }
         self.forward_next(table, index, session, cx);
-        let full = self.bytes >= cx.settings.forward_queue_bytes;
-        let details = table.details_mut(index);
-        let long = details.uplink.queue_len as usize >= cx.settings.forward_queue;
-        if !details.uplink.is_idle() && (long || full) && !details.paused {
-            details.paused = true;
-            cx.metrics.pauses.increment();
-        }
+        reading::pause_when_full(table, index, &self.known, self.memory, cx);
     }
 
-    /// Hands the next message to the backend, unless it has one of this client's, or the queue waits for the store.
+    /// Hands the next message to the backend, unless it has one of this client's, or the queue is held: it waits for
+    /// the store, or for the client to release answers.
     pub fn forward_next(
         &mut self,
         table: &mut Table,
@@ -218,15 +236,22 @@ impl Uplinks {
     ) {
         loop {
             let uplink = &mut table.details_mut(index).uplink;
-            if uplink.current.is_some() || uplink.hold != Hold::No {
+            if uplink.current.is_some() || uplink.hold != Hold::No || uplink.queue.is_empty() {
                 return;
             }
+            if !self.has_room_for_answer(table, index, cx) {
+                return self.hold_for_answers(table, index, cx);
+            }
+            let uplink = &mut table.details_mut(index).uplink;
             let newest_first = cx.is_planted(Bug::ForwardsOutOfOrder);
             let next = if newest_first { uplink.queue.back() } else { uplink.queue.front() };
             let Some(next) = next else { return };
-            let Queued { origin, message_type, body, accepted } = self.queue.remove(&mut uplink.queue, next);
+            let queued = self.queue.remove(&mut uplink.queue, next);
+            let memory = queued.memory();
+            let Queued { origin, message_type, body, accepted } = queued;
             uplink.queue_len -= 1;
-            uplink.current = Some(Current::new(origin, body.len() as u32));
+            uplink.queue_memory -= memory;
+            uplink.current = Some(Current::new(origin, memory));
             if message_type == RESERVED_TYPE || !cx.settings.forwards {
                 self.finish_current(table, index, ForwardOutcome::Answered(b""), body, cx);
                 continue;
@@ -266,7 +291,7 @@ impl Uplinks {
         if table.details(holder).uplink.current.is_some() {
             self.finish_current(table, holder, outcome, spent, cx);
             self.forward_next(table, holder, session, cx);
-            self.resume_reading(table, holder, cx);
+            reading::resume(table, holder, &self.known, self.memory, cx);
         }
         table.report_if_done(holder);
         if holder != index {
@@ -288,38 +313,55 @@ impl Uplinks {
         if done {
             return self.forward_next(table, index, Some(session), cx);
         }
-        // The client's repeats try again.
-        let mut queue = std::mem::take(&mut uplink.queue);
-        uplink.queue_len = 0;
-        while let Some(queued) = self.queue.pop_front(&mut queue) {
-            self.bytes -= queued.body.len();
-            let uplink = &table.details(index).uplink;
-            match self.known.find_number(&uplink.known, queued.origin.sequence).filter(|_| queued.origin.id != 0) {
-                Some(node) => {
-                    cx.metrics.forwards_failed.increment();
-                    self.fail(table, index, node, cx);
-                }
-                None => cx.metrics.forwards_dropped_qos0.increment(),
-            }
-        }
-        self.resume_reading(table, index, cx);
+        self.fail_queue(table, index, cx);
+        reading::resume(table, index, &self.known, self.memory, cx);
         table.report_if_done(index);
     }
 
-    /// A client that was not read because its queue was full is read again when there is room.
-    fn resume_reading(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
-        let room = self.bytes < cx.settings.forward_queue_bytes;
-        let key = table.key(index);
-        let details = table.details_mut(index);
-        let short = details.uplink.queue_len as usize <= cx.settings.forward_queue / 2;
-        if details.paused && (details.uplink.is_idle() || room && short) {
-            details.paused = false;
-            // Silence while nobody listened is not the client's.
-            (details.received, details.active) = (cx.now, cx.now);
-            if !cx.is_planted(Bug::NeverResumes) {
-                cx.output(Output::Resume { key });
+    /// The queue ends here; the client's repeats try again.
+    fn fail_queue(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
+        let uplink = &mut table.details_mut(index).uplink;
+        let mut queue = std::mem::take(&mut uplink.queue);
+        (uplink.queue_len, uplink.queue_memory) = (0, 0);
+        while let Some(queued) = self.queue.pop_front(&mut queue) {
+            self.memory -= queued.memory() as usize;
+            match queued.origin.id {
+                0 => cx.metrics.forwards_dropped_qos0.increment(),
+                _ => cx.metrics.forwards_failed.increment(),
             }
-            table.arm_no_later(index, keepalive::next_check(table, index, cx.settings));
+        }
+        let current = uplink.current.map(|current| current.origin().sequence);
+        self.known.fail_missing(&mut uplink.known, current);
+        self.known.forget_failures(&mut uplink.known, cx.settings.received_max);
+    }
+
+    /// Forgets what no longer has to be remembered; true when one more answer may come.
+    fn has_room_for_answer(&mut self, table: &mut Table, index: ConnIndex, cx: &Context<'_>) -> bool {
+        let (answers_max, bytes_max) = (cx.settings.limits.answers_remembered_max, cx.settings.answers_bytes_max);
+        let ids = &mut table.details_mut(index).uplink.known;
+        self.known.forget_answers(ids, answers_max, bytes_max);
+        // Of a client that has gone for good nobody will ask for it.
+        !self.known.holds_over(ids, bytes_max)
+            || cx.is_planted(Bug::KeepsAllAnswers)
+            || has_ended(table, index) && !table.conn(index).session.is_some()
+    }
+
+    /// Answers that the client has not released leave no room for another. A session's client that has gone releases
+    /// none before it comes back: what waits fails, and is repeated then.
+    fn hold_for_answers(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
+        if has_ended(table, index) {
+            self.fail_queue(table, index, cx);
+            return table.report_if_done(index);
+        }
+        cx.metrics.answer_holds.increment();
+        // What frees room lies in the bytes that have not been read.
+        reading::resume(table, index, &self.known, self.memory, cx);
+    }
+
+    /// The connection is not open any more: a queue that is held for answers goes on, or ends.
+    pub fn on_left(&mut self, table: &mut Table, index: ConnIndex, session: Option<SessionId>, cx: &mut Context<'_>) {
+        if table.details(index).uplink.can_go_on() {
+            self.forward_next(table, index, session, cx);
         }
     }
 
@@ -336,7 +378,7 @@ impl Uplinks {
         let uplink = &mut table.details_mut(index).uplink;
         let current = uplink.current.take().expect("checked by the callers");
         let origin = current.origin();
-        self.bytes -= current.bytes() as usize;
+        self.memory -= current.memory() as usize;
         let limits = &cx.settings.limits;
         if self.spare_bodies.len() < limits.spare_bodies_max && spent.capacity() <= limits.spare_body_bytes_max {
             self.spare_bodies.push(spent);
@@ -348,10 +390,21 @@ impl Uplinks {
             _ if failed => cx.metrics.forwards_failed.increment(),
             _ => {}
         }
-        let found = self.known.find_number(&uplink.known, origin.sequence).filter(|_| origin.id != 0);
-        let Some(node) = found else { return };
+        if origin.id == 0 {
+            return;
+        }
+        let Some(node) = self.known.find_number(&uplink.known, origin.sequence) else { return };
+        let id = self.known.get(node).id();
         match outcome {
-            ForwardOutcome::Answered(body) => self.answer(table, index, node, body, cx),
+            ForwardOutcome::Answered(body) => {
+                let packet = answer_packet(id, origin.qos, body, cx.scratch);
+                self.answer(table, index, node, packet, cx);
+            }
+            ForwardOutcome::Refused(refusal) => {
+                cx.metrics.forwards_refused.increment();
+                let packet = refusal_packet(id, origin.qos, refusal, cx.scratch);
+                self.answer(table, index, node, packet, cx);
+            }
             ForwardOutcome::Failed => self.fail(table, index, node, cx),
         }
     }
@@ -364,12 +417,14 @@ impl Uplinks {
         self.known.forget_failures(ids, cx.settings.received_max);
     }
 
-    fn answer(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, body: &[u8], cx: &mut Context<'_>) {
-        let known = self.known.get(node);
-        let (sequence, packet) = (known.sequence(), answer_packet(known.id(), known.qos(), body, cx.scratch));
+    fn answer(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, packet: Rc<[u8]>, cx: &mut Context<'_>) {
+        let sequence = self.known.get(node).sequence();
         if table.conn(index).session.is_some() {
             self.known.set_answer(&mut table.details_mut(index).uplink.known, node, Answer::Storing(packet));
             table.report(Event::Answered { index, sequence });
+        } else if has_ended(table, index) {
+            // Nobody will ask for it.
+            self.known.remove(&mut table.details_mut(index).uplink.known, node);
         } else {
             self.send_answer(table, index, node, packet, cx);
         }
@@ -379,7 +434,8 @@ impl Uplinks {
     pub fn storing(&self, table: &Table, index: ConnIndex, sequence: u64) -> Option<(QoS, Received)> {
         let known = self.known.get(self.known.find_storing(&table.details(index).uplink.known, sequence)?);
         let Answer::Storing(packet) = known.answer() else { return None };
-        Some((known.qos(), Received { id: known.id(), sequence, answer: answer_body(packet).into() }))
+        let (answer, refused) = (packet[ANSWER_HEADER_LEN..].into(), MessageRefusal::decode(packet).is_some());
+        Some((known.qos(), Received { id: known.id(), sequence, answer, refused }))
     }
 
     /// The session lets an answer go, or (`done` is false) its store has refused it.
@@ -389,6 +445,7 @@ impl Uplinks {
         index: ConnIndex,
         sequence: u64,
         done: bool,
+        session: Option<SessionId>,
         cx: &mut Context<'_>,
     ) {
         let found = self.known.find_storing(&table.details(index).uplink.known, sequence);
@@ -405,7 +462,8 @@ impl Uplinks {
                 self.fail(table, index, node, cx);
             }
         }
-        self.resume_reading(table, index, cx);
+        self.forward_next(table, index, session, cx);
+        reading::resume(table, index, &self.known, self.memory, cx);
         table.report_if_done(index);
     }
 
@@ -422,18 +480,20 @@ impl Uplinks {
         let ids = &mut table.details_mut(index).uplink.known;
         self.known.set_answer(ids, node, Answer::Sent(packet.clone()));
         self.known.forget_answers(ids, answers_max, bytes_max);
-        // One answer is kept however long it is: the backend's limit bounds it.
-        let too_much = ids.answer_bytes() > bytes_max && ids.answer_bytes() > packet.len();
         if table.conn(index).is_open() {
-            table.push(index, Item::SharedPacket(packet), cx);
-            if too_much {
-                table.close(index, CloseCode::POLICY, "too many answers without REL", cx);
-            }
+            push_answer(table, index, packet, cx);
         }
     }
 
     /// REL: the id of a QoS 2 message is free again. Repeats are answered alike.
-    pub fn on_rel(&mut self, table: &mut Table, index: ConnIndex, id: MessageId, cx: &mut Context<'_>) {
+    pub fn on_rel(
+        &mut self,
+        table: &mut Table,
+        index: ConnIndex,
+        id: MessageId,
+        session: Option<SessionId>,
+        cx: &mut Context<'_>,
+    ) {
         if let Some(node) = self.known.find_qos2(&table.details(index).uplink.known, id) {
             if !matches!(self.known.get(node).answer(), Answer::Sent(_)) {
                 // A REL before its REC releases nothing: the message is still on its way.
@@ -445,6 +505,10 @@ impl Uplinks {
             }
         }
         table.push_packet(index, Packet::Com { id }, cx);
+        // Room for the answer of what waits.
+        if !cx.is_planted(Bug::HoldsForEver) {
+            self.forward_next(table, index, session, cx);
+        }
     }
 
     /// Forgets the answers of QoS 1 that no repeat has asked for in a long time.
@@ -452,8 +516,8 @@ impl Uplinks {
         self.known.forget_answers(&mut table.details_mut(index).uplink.known, 0, usize::MAX);
     }
 
-    /// The client uses an id of an earlier connection for another message.
-    fn forget_from_earlier_connection(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex) {
+    /// The client uses an id for another message.
+    fn forget_id(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex) {
         let known = self.known.remove(&mut table.details_mut(index).uplink.known, node);
         if known.qos() == QoS::ExactlyOnce {
             table.report(Event::IdReleased { index, id: known.id() });
@@ -463,18 +527,32 @@ impl Uplinks {
     // ---- from connection to connection of a session ----
 
     /// What the client sent on an earlier connection goes on with this one.
-    pub fn move_to(&mut self, table: &mut Table, from: ConnIndex, to: ConnIndex) {
-        let uplink = std::mem::take(&mut table.details_mut(from).uplink);
-        self.known.mark_from_earlier_connection(&uplink.known);
+    pub fn move_to(&mut self, table: &mut Table, from: ConnIndex, to: ConnIndex, cx: &mut Context<'_>) {
+        let mut uplink = std::mem::take(&mut table.details_mut(from).uplink);
+        self.known.mark_from_earlier_connection(&mut uplink.known);
         table.details_mut(to).uplink = Uplink { known: uplink.known.begin_connection(), ..uplink };
+        self.cut_earlier_answers(table, to, cx);
+    }
+
+    fn cut_earlier_answers(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
+        let ids = &mut table.details_mut(index).uplink.known;
+        let cut = self.known.cut_earlier(ids, EARLIER_ANSWERS * cx.settings.answers_bytes_max, cx.scratch);
+        cx.metrics.answers_cut.add(cut);
     }
 
     /// The QoS 2 messages that the session has answered and its client has not released.
     pub fn restore(&mut self, table: &mut Table, index: ConnIndex, received: Vec<Received>, cx: &mut Context<'_>) {
-        for Received { id, sequence, answer } in received {
-            let packet = answer_packet(id, QoS::ExactlyOnce, &answer, cx.scratch);
+        for Received { id, sequence, answer, refused } in received {
+            let packet = match answer.split_first_chunk().filter(|_| refused && !cx.is_planted(Bug::ForgetsRefusals)) {
+                Some((status, body)) => {
+                    let refusal = MessageRefusal { status: u16::from_be_bytes(*status), body };
+                    refusal_packet(id, QoS::ExactlyOnce, refusal, cx.scratch)
+                }
+                None => answer_packet(id, QoS::ExactlyOnce, &answer, cx.scratch),
+            };
             self.known.restore(&mut table.details_mut(index).uplink.known, id, sequence, packet);
         }
+        self.cut_earlier_answers(table, index, cx);
     }
 
     /// The session is dropped: the store has nothing of it any more, and no other connection will bring what is with
@@ -506,14 +584,37 @@ impl Uplinks {
         self.known.total() + self.queue.len()
     }
 
-    /// Bytes of clients' messages that wait for the backend, or are with it.
-    pub fn bytes(&self) -> usize {
-        self.bytes
+    pub fn known(&self) -> &KnownTable {
+        &self.known
     }
+
+    /// Memory of clients' messages that wait for the backend, or are with it.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+}
+
+impl Incoming<'_> {
+    fn digest(&self) -> Digest {
+        Digest::of(self.qos, self.message_type, self.body)
+    }
+}
+
+/// What comes from the client does not count any more.
+fn has_ended(table: &Table, index: ConnIndex) -> bool {
+    !matches!(table.conn(index).phase(), Phase::Open | Phase::Connecting)
+}
+
+/// ACK or REC, in the form that the client understands.
+fn push_answer(table: &mut Table, index: ConnIndex, packet: Rc<[u8]>, cx: &mut Context<'_>) {
+    let understood = table.details(index).greets && !cx.is_planted(Bug::HidesRefusals);
+    let plain = if understood { None } else { plain_answer(&packet, cx.scratch) };
+    table.push(index, Item::SharedPacket(plain.unwrap_or(packet)), cx);
 }
 
 #[cfg(debug_assertions)]
 pub mod invariants;
+pub mod reading;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use super::row::{arm_expiry, put};
 use super::scope::Scope;
 use super::state::{Attaching, Sweep};
 use crate::base::id::ConnIndex;
-use crate::shard::command::{Offset, Page, Received, SessionId, StoredSession, UnixMs};
+use crate::shard::command::{Offset, Page, Received, SessionId, StoreError, StoredSession, UnixMs};
 use crate::shard::connection::conn::Phase;
 use crate::shard::connection::keepalive;
 use crate::shard::greeting::{Attached, greet};
@@ -30,6 +30,11 @@ pub struct Attach {
 
 /// The connection becomes the session's; the one that had it is closed.
 pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
+    if scope.sessions.commands.is_busy(&scope.cx) {
+        scope.cx.metrics.stores_refused.increment();
+        let key = scope.conns.key(conn);
+        return scope.cx.output(Output::AttachRefused { key, why: StoreError::TooBusy });
+    }
     let Attach { response, new, name, expiry_s, greets } = attach;
     let known = scope.sessions.table.by_name(&name);
     let index = known.unwrap_or_else(|| scope.sessions.table.insert(new, name));
@@ -53,6 +58,7 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     let (key, attachment, id) = (session.key(index), session.attachment, session.id);
     scope.sessions.table.cancel_expiry(index);
     scope.conns.set_session(conn, key);
+    scope.conns.set_greets(conn, greets);
     share_cookie(scope, conn, index);
     put(scope, index, Then::AttachRow { session: key, attachment });
     take_channels(scope, conn, index);
@@ -106,7 +112,7 @@ pub fn on_attached(scope: &mut Scope<'_>, key: SessionKey, attachment: u32, page
     scope.conns.arm_no_later(conn, keepalive::next_check(scope.conns, conn, scope.cx.settings));
     if greets {
         let attached = Attached { name: &name, id, resumed, waiting };
-        greet(scope.conns, scope.downlinks, conn, Some(attached), &mut scope.cx);
+        greet(scope.conns, conn, Some(attached), &mut scope.cx);
     }
     scope.cx.output(Output::Attached { key: scope.conns.key(conn) });
     if scope.conns.conn(conn).is_open() {
@@ -121,7 +127,7 @@ fn take_uplink(scope: &mut Scope<'_>, key: SessionKey, conn: ConnIndex, received
     match before.filter(|_| !scope.cx.is_planted(Bug::LeavesUplink)) {
         None => scope.uplinks.restore(scope.conns, conn, received, &mut scope.cx),
         Some(before) => {
-            scope.uplinks.move_to(scope.conns, before, conn);
+            scope.uplinks.move_to(scope.conns, before, conn, &mut scope.cx);
             // Its slot stays while a message that it forwarded is with the backend.
             scope.conns.report_if_done(before);
         }

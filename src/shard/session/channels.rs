@@ -3,7 +3,7 @@
 //! the store refuses has not happened.
 
 use super::commands::Then;
-use super::row::{note_change, put};
+use super::row::{note_change, put, refuse_change};
 use super::scope::Scope;
 use crate::base::id::ConnIndex;
 use crate::shard::call::query::{QueryRefusal, Reply};
@@ -27,6 +27,10 @@ pub fn subscribe(
         return Err(why);
     }
     if let Some(index) = session {
+        if scope.sessions.commands.is_busy(&scope.cx) {
+            refuse_change(scope, index, query.is_none());
+            return Err(QueryRefusal::TooBusy);
+        }
         return Ok(join_session(scope, index, channel, query) && query.is_some());
     }
     let change = scope.channels.join(conn.into(), scope.conns.joined_mut(conn), channel);
@@ -111,6 +115,10 @@ fn settle(scope: &mut Scope<'_>, index: SessionIndex, query: Option<(QueryId, Re
 
 /// `query` is replied to when the store knows.
 pub fn leave_session(scope: &mut Scope<'_>, index: SessionIndex, channel: &str, query: Option<(QueryId, Reply)>) {
+    if scope.sessions.commands.is_busy(&scope.cx) {
+        refuse_change(scope, index, query.is_none());
+        return scope.cx.reply_some(query.map(|(query, _)| (query, Reply::Refused(QueryRefusal::TooBusy))));
+    }
     let session = scope.sessions.table.at_mut(index);
     let change = scope.channels.leave(&mut session.joined, channel);
     if change == Change::Nothing && !session.unsure {

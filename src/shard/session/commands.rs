@@ -7,6 +7,7 @@ use crate::shard::command::{Command, CommandNumber, Mutation, Offset, Operation,
 use crate::shard::context::Context;
 use crate::shard::ids::{QueryId, SessionKey};
 use crate::shard::output::Output;
+use crate::shard::planted::Bug;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -44,17 +45,19 @@ pub enum Then {
         bytes: u64,
         call: Option<CallRef>,
     },
-    /// The store knows that the client has the message: REL may go out. `bytes` of it counted as waiting.
+    /// The store knows that the client has the message, or that its time is over: REL may go out. `bytes` of it counted
+    /// as waiting.
     Released {
         session: SessionKey,
         offset: Offset,
         bytes: u64,
+        expired: bool,
     },
-    /// The client has the message, and the store has forgotten it. `bytes` as above.
+    /// The client has the message, or its time is over, and the store has forgotten it. `bytes` as above.
     MessageRemoved {
         session: SessionKey,
-        offset: Offset,
         bytes: u64,
+        expired: bool,
     },
     /// What is left of a QoS 2 message, its REL, is stored.
     ReleaseStored {
@@ -98,10 +101,31 @@ pub enum Then {
     },
 }
 
+impl Then {
+    #[cfg(debug_assertions)]
+    fn attaches(&self) -> bool {
+        matches!(self, Then::AttachRow { .. } | Then::AttachJoin { .. } | Then::AttachPage { .. })
+    }
+
+    /// The command brings something new into the store.
+    #[cfg(debug_assertions)]
+    fn adds(&self) -> bool {
+        matches!(self, Then::MessageStored { .. } | Then::ChannelChanged { joins: true, .. } | Then::Changed(_))
+    }
+}
+
 #[derive(Default)]
 pub struct Commands {
     completed: CommandNumber,
-    unfinished: VecDeque<Then>,
+    unfinished: VecDeque<Unfinished>,
+    /// What all of them cost.
+    bytes: usize,
+}
+
+struct Unfinished {
+    then: Then,
+    /// Of the command, wherever it waits, and of this.
+    cost: u32,
 }
 
 impl Commands {
@@ -124,23 +148,29 @@ impl Commands {
         self.completed
     }
 
-    /// The store promises nothing more: too much is unfinished.
+    /// Too much is unfinished: whatever asks for more of the store is refused. What ends (a message, a session, an
+    /// attachment) is not: there is one end for each thing that was let in.
     pub fn is_busy(&self, cx: &Context<'_>) -> bool {
-        self.len() >= cx.settings.limits.commands_max
+        let limits = &cx.settings.limits;
+        let is_full = self.len() >= limits.commands_max || self.bytes >= limits.commands_bytes_max;
+        is_full && !cx.is_planted(Bug::TakesCommandsWithoutLimit)
     }
 
     pub fn mutate(&mut self, mutation: Mutation, then: Then, cx: &mut Context<'_>) {
-        self.give_out(Operation::Mutate(mutation), then, cx);
+        let cost = mutation.cost();
+        self.give_out(Operation::Mutate(mutation), (then, cost), cx);
     }
 
     pub fn load(&mut self, session: SessionId, after: Option<Offset>, then: Then, cx: &mut Context<'_>) {
         let limits = &cx.settings.limits;
         let most = (2 * cx.settings.inflight_window).clamp(limits.page_messages_min, limits.page_messages_max);
-        self.give_out(Operation::Load { session, after, most }, then, cx);
+        self.give_out(Operation::Load { session, after, most }, (then, size_of::<Command>()), cx);
     }
 
-    fn give_out(&mut self, operation: Operation, then: Then, cx: &mut Context<'_>) {
-        self.unfinished.push_back(then);
+    fn give_out(&mut self, operation: Operation, (then, cost): (Then, usize), cx: &mut Context<'_>) {
+        let cost = cost + size_of::<Unfinished>();
+        self.bytes += cost;
+        self.unfinished.push_back(Unfinished { then, cost: cost as u32 });
         cx.output(Output::Store(Command { number: self.last(), operation }));
     }
 
@@ -149,34 +179,43 @@ impl Commands {
         if self.completed >= upto {
             return None;
         }
-        let Some(then) = self.unfinished.pop_front() else {
+        let Some(Unfinished { then, cost }) = self.unfinished.pop_front() else {
             debug_assert!(false, "a command is completed that was not given out");
             return None;
         };
+        self.bytes -= cost as usize;
+        if self.unfinished.is_empty() && self.unfinished.capacity() > SPARE_MAX {
+            self.unfinished = VecDeque::new();
+        }
         self.completed.0 += 1;
         Some((self.completed, then))
     }
 
-    /// The store did not take a message that its client has meanwhile: it is not counted down again.
-    pub fn uncount(&mut self, key: SessionKey, which: Offset) {
-        for then in &mut self.unfinished {
-            if let Then::MessageRemoved { session, offset, bytes } | Then::Released { session, offset, bytes } = then
-                && (*session, *offset) == (key, which)
-            {
-                *bytes = 0;
-            }
-        }
+    /// What asks for more of the store keeps to the limit. An attachment is let in as a whole.
+    #[cfg(debug_assertions)]
+    pub fn check(&self, settings: &crate::shard::Settings) {
+        let costs = self.unfinished.iter().map(|unfinished| unfinished.cost as usize);
+        assert_eq!(self.bytes, costs.sum::<usize>());
+        let adding = self.unfinished.iter().filter(|unfinished| unfinished.then.adds()).count();
+        let attaches = self.unfinished.iter().filter(|unfinished| unfinished.then.attaches()).count();
+        let limits = &settings.limits;
+        assert!(adding <= limits.commands_max, "{adding} commands add something");
+        let each = settings.channels_per_connection + 2;
+        assert!(attaches <= limits.commands_max + each, "{attaches} commands attach");
     }
 
     /// The calls whose messages are on their way to the store, for invariants.
     #[cfg(debug_assertions)]
     pub fn calls(&self) -> impl Iterator<Item = CallRef> + '_ {
-        self.unfinished.iter().filter_map(|then| match then {
-            Then::MessageStored { call, .. } => *call,
+        self.unfinished.iter().filter_map(|unfinished| match unfinished.then {
+            Then::MessageStored { call, .. } => call,
             _ => None,
         })
     }
 }
+
+/// Places kept when nothing is under way; what an outage took is given back.
+const SPARE_MAX: usize = 4096;
 
 /// Changes of memberships of channels among the unfinished commands. Memory is where the last of a channel takes it;
 /// what the store refuses in between has not happened.

@@ -8,6 +8,7 @@ use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessa
 use crate::shard::connection::event::Event;
 use crate::shard::ids::SessionKey;
 use crate::shard::output::Output;
+use crate::shard::planted::Bug;
 
 /// The store has completed commands.
 pub fn on_completions(scope: &mut Scope<'_>, completions: Completions) {
@@ -21,6 +22,7 @@ pub fn on_completions(scope: &mut Scope<'_>, completions: Completions) {
         complete(scope, number, then, completion);
         on_events(scope);
     }
+    uplink::store_delayed_answers(scope);
 }
 
 fn complete(scope: &mut Scope<'_>, number: CommandNumber, then: Then, completion: Completion) {
@@ -36,13 +38,12 @@ fn complete(scope: &mut Scope<'_>, number: CommandNumber, then: Then, completion
         Then::MessageStored { session, offset, bytes, call } => {
             downlink::on_message_stored(scope, (session, offset), bytes, call, completion);
         }
-        Then::Released { session, offset, bytes } => downlink::on_released(scope, session, offset, bytes, done),
-        // Where it was refused it is there still, and comes again with the next connection.
-        Then::MessageRemoved { session, bytes, .. } => {
-            if let Some(session) = scope.sessions.table.get_mut(session).filter(|_| done && bytes > 0) {
-                session.uncount_waiting(bytes);
-            }
+        Then::Released { session, offset, bytes, expired } => {
+            count_off(scope, session, bytes, expired, &completion);
+            downlink::on_released(scope, session, offset, completion);
         }
+        // Where it was refused it is there still, and comes again with the next connection.
+        Then::MessageRemoved { session, bytes, expired } => count_off(scope, session, bytes, expired, &completion),
         Then::ReleaseStored { session, offset } if !done => downlink::on_release_refused(scope, session, offset),
         Then::AnswerStored { session, sequence, since, then } => {
             let done = done && !was_refused(scope, session, since);
@@ -102,6 +103,17 @@ fn complete_attach(scope: &mut Scope<'_>, then: Then, completion: Completion, re
     }
 }
 
+/// A stored message leaves the store once: removed or released here (`Done`), or by the purge, which reports it. What
+/// is `Absent` the purge has counted, or it was never stored.
+fn count_off(scope: &mut Scope<'_>, key: SessionKey, bytes: u64, expired: bool, completion: &Completion) {
+    let counts = *completion == Completion::Done
+        || *completion == Completion::Absent && scope.cx.is_planted(Bug::CountsExpiredTwice);
+    scope.cx.metrics.messages_expired.add(u64::from(counts && expired));
+    if let Some(session) = scope.sessions.table.get_mut(key).filter(|_| counts && bytes > 0) {
+        session.uncount_waiting(bytes);
+    }
+}
+
 /// Has a change of the session been refused after that number?
 fn was_refused(scope: &Scope<'_>, session: SessionKey, since: CommandNumber) -> bool {
     scope.sessions.table.get(session).is_some_and(|session| session.refused > since)
@@ -109,10 +121,11 @@ fn was_refused(scope: &Scope<'_>, session: SessionKey, since: CommandNumber) -> 
 
 /// The store has removed messages whose time was over.
 pub fn on_messages_expired(scope: &mut Scope<'_>, expired: ExpiredMessages) {
-    let Some(session) = scope.sessions.table.by_id(expired.session) else { return };
-    session.waiting = session.waiting.saturating_sub(expired.messages);
-    session.waiting_bytes = session.waiting_bytes.saturating_sub(expired.bytes);
+    let Some(index) = scope.sessions.table.index_of(expired.session) else { return };
+    let session = scope.sessions.table.at_mut(index);
+    session.uncount_expired(expired.messages, expired.bytes);
     scope.cx.metrics.messages_expired.add(u64::from(expired.messages));
+    downlink::note_expired(scope, index);
 }
 
 /// What the connections have reported since the last time, in its order.
@@ -125,11 +138,19 @@ pub fn on_events(scope: &mut Scope<'_>) {
 
 fn on_event(scope: &mut Scope<'_>, event: Event) {
     match event {
-        Event::Left(conn) => end::leave(scope, conn),
+        Event::Left(conn) => {
+            end::leave(scope, conn);
+            let session = scope.session_of(conn).map(|index| scope.sessions.table.at(index).id);
+            scope.uplinks.on_left(scope.conns, conn, session, &mut scope.cx);
+        }
         Event::Done(conn) => free(scope, conn),
-        Event::Finished { index, offset, stored, bytes } => downlink::on_finished(scope, index, offset, stored, bytes),
+        Event::Finished { index, offset, stored, bytes, expired } => {
+            downlink::on_finished(scope, index, offset, stored.then_some((bytes, expired)));
+        }
         Event::Received { index, message_id } => downlink::on_received(scope, index, message_id),
-        Event::Releasing { index, offset, bytes } => downlink::on_releasing(scope, index, offset, bytes),
+        Event::Releasing { index, offset, bytes, expired } => {
+            downlink::on_releasing(scope, index, offset, (bytes, expired));
+        }
         Event::StoreDue { index, node } => downlink::on_store_due(scope, index, node),
         Event::UnknownRec { index, id } => pages::on_unknown_rec(scope, index, id),
         Event::UnknownCom { index, id } => pages::on_unknown_com(scope, index, id),

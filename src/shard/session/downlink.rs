@@ -14,7 +14,7 @@
 
 use super::commands::Then;
 use super::pages::{advance_oldest, load_more, sweep};
-use super::row::reserve_ahead;
+use super::row::{put, reserve_ahead};
 use super::scope::Scope;
 use super::state::Sweep;
 use crate::base::arena::NodeIndex;
@@ -46,7 +46,9 @@ pub fn deliver(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef,
         // No two unfinished messages may have one id.
         return scope.cx.call_refused(Some(member_terms.call), NotStored::TooMany);
     }
-    let direct = !session.more && !session.loading && member_terms.claim.is_none() && session.next < session.reserved;
+    // A claim is stored first, and so is what has an offset that is not reserved; unless nothing is stored at all.
+    let needs_store = member_terms.claim.is_some() || session.next >= session.reserved;
+    let direct = !(session.more || session.loading || needs_store && session.outlives_connection());
     let len = scope.cx.len_of(message);
     match online.filter(|&conn| direct && scope.conns.drop_for_room(conn, len, &mut scope.cx)) {
         Some(conn) => {
@@ -92,7 +94,9 @@ fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, m
 fn no_room(scope: &mut Scope<'_>, index: SessionIndex, len: usize) -> Option<NotStored> {
     let limits = scope.cx.settings.sessions;
     let session = scope.sessions.table.at(index);
-    let why = if session.waiting as usize >= limits.messages_max {
+    let why = if !session.outlives_connection() || scope.sessions.table.is_ending(index, scope.cx.now) {
+        NotStored::Ending
+    } else if session.waiting as usize >= limits.messages_max {
         NotStored::TooMany
     } else if session.waiting_bytes + len as u64 > limits.bytes_max as u64 {
         NotStored::TooLarge
@@ -128,8 +132,12 @@ fn store_pending(scope: &mut Scope<'_>, index: SessionIndex, node: NodeIndex) ->
 /// The client has not acknowledged the message in time.
 pub fn on_store_due(scope: &mut Scope<'_>, conn: ConnIndex, node: NodeIndex) {
     if let Some(index) = scope.attached_session(conn) {
-        scope.cx.metrics.stored_late.increment();
-        store_pending(scope, index, node);
+        if scope.sessions.table.at(index).outlives_connection() {
+            scope.cx.metrics.stored_late.increment();
+            store_pending(scope, index, node);
+        } else {
+            scope.downlinks.refuse_storing(node);
+        }
         scope.downlinks.arm_for(scope.conns, conn, node, scope.cx.now);
     }
 }
@@ -150,10 +158,6 @@ pub fn on_message_stored(
             scope.cx.call_stored(call);
         }
         other => {
-            // No call waits for it: it may have been acknowledged meanwhile, and then it does not count twice.
-            if call.is_none() {
-                scope.sessions.commands.uncount(key, offset);
-            }
             if let Some(session) = scope.sessions.table.get_mut(key) {
                 session.uncount_waiting(bytes);
             }
@@ -188,14 +192,15 @@ fn find(scope: &Scope<'_>, key: SessionKey, offset: Offset) -> Option<(ConnIndex
     scope.downlinks.find_offset(scope.conns, conn, offset).map(|node| (conn, node))
 }
 
-/// A message has left its connection's list; `bytes` of it counted as waiting.
-pub fn on_finished(scope: &mut Scope<'_>, conn: ConnIndex, offset: Offset, stored: bool, bytes: u64) {
+/// A message has left its connection's list. `stored`: where the store has it, its bytes that count as waiting, and
+/// whether it has expired.
+pub fn on_finished(scope: &mut Scope<'_>, conn: ConnIndex, offset: Offset, stored: Option<(u64, bool)>) {
     let Some(index) = scope.session_of(conn) else { return };
     advance_oldest(scope, index, conn);
-    if stored {
+    if let Some((bytes, expired)) = stored {
         let session = scope.sessions.table.at(index);
         let (key, session) = (session.key(index), session.id);
-        let then = Then::MessageRemoved { session: key, offset, bytes };
+        let then = Then::MessageRemoved { session: key, bytes, expired };
         scope.mutate(Mutation::RemoveMessage { session, offset }, then);
     }
     load_more(scope, index);
@@ -210,22 +215,26 @@ pub fn on_received(scope: &mut Scope<'_>, conn: ConnIndex, message_id: Option<Ar
     }
 }
 
-/// REC for a stored message.
-pub fn on_releasing(scope: &mut Scope<'_>, conn: ConnIndex, offset: Offset, bytes: u64) {
+/// REC for a stored message, or its time is over.
+pub fn on_releasing(scope: &mut Scope<'_>, conn: ConnIndex, offset: Offset, (bytes, expired): (u64, bool)) {
     if let Some(index) = scope.session_of(conn) {
         let session = scope.sessions.table.at(index);
         let (key, session) = (session.key(index), session.id);
-        scope.mutate(Mutation::ReleaseMessage { session, offset }, Then::Released { session: key, offset, bytes });
+        let then = Then::Released { session: key, offset, bytes, expired };
+        scope.mutate(Mutation::ReleaseMessage { session, offset }, then);
     }
 }
 
-/// The store has recorded that the client has the message; `done` is false: it has refused that.
-pub fn on_released(scope: &mut Scope<'_>, key: SessionKey, offset: Offset, bytes: u64, done: bool) {
-    if let Some(session) = scope.sessions.table.get_mut(key).filter(|_| done && bytes > 0) {
-        session.uncount_waiting(bytes);
-    }
+/// The store has recorded that the client has the message, or has it no more, or has refused to record it.
+pub fn on_released(scope: &mut Scope<'_>, key: SessionKey, offset: Offset, completion: Completion) {
+    let state = match completion {
+        Completion::Done => Some(StoreState::Stored),
+        // Should the connection end before COM, the REL must be stored.
+        Completion::Absent => Some(StoreState::NotStored),
+        _ => None,
+    };
     if let Some(conn) = scope.sessions.table.get(key).and_then(|session| session.conn) {
-        scope.downlinks.on_release_stored(scope.conns, conn, offset, done, &mut scope.cx);
+        scope.downlinks.on_release_stored(scope.conns, conn, offset, state, &mut scope.cx);
     }
 }
 
@@ -234,13 +243,14 @@ pub fn store_unfinished(scope: &mut Scope<'_>, index: SessionIndex, conn: ConnIn
     let queued = scope.downlinks.first_queued_offset(scope.conns, conn);
     let session = scope.sessions.table.at_mut(index);
     session.launched = session.launched.max(queued.unwrap_or(session.end_of_memory()));
-    let key = session.key(index);
+    let (key, keeps) = (session.key(index), session.outlives_connection());
     let mut next = scope.downlinks.first(scope.conns, conn).filter(|_| !scope.cx.is_planted(Bug::ForgetsAtTheEnd));
     while let Some(node) = next {
         next = scope.downlinks.next(node);
         let pending = scope.downlinks.get(node);
         let offset = pending.offset();
         match pending.store_state() {
+            StoreState::NotStored if !keeps => {}
             StoreState::NotStored | StoreState::Unknown if pending.is_released() => store_release(scope, index, offset),
             StoreState::NotStored if pending.has_call() => {
                 if store_pending(scope, index, node) {
@@ -256,9 +266,30 @@ pub fn store_unfinished(scope: &mut Scope<'_>, index: SessionIndex, conn: ConnIn
                 }
                 detach_call(scope, key, offset, node);
             }
+            StoreState::Stored if pending.leaves_an_id(&scope.cx) => note_unreleased(scope, index, offset),
             StoreState::Stored => {}
         }
     }
+}
+
+/// The store has removed messages whose time was over. The client may hold ids of those that an earlier connection has
+/// sent: they are swept.
+pub fn note_expired(scope: &mut Scope<'_>, index: SessionIndex) {
+    let session = scope.sessions.table.at(index);
+    let (oldest, launched) = (session.oldest, session.launched);
+    let is_known = session.sweep.is_some_and(|sweep| sweep.from <= oldest && sweep.upto >= launched);
+    if session.conn.is_none() && oldest < launched && !is_known {
+        note_unreleased(scope, index, oldest);
+        note_unreleased(scope, index, Offset(launched.0 - 1));
+        put(scope, index, Then::Nothing);
+    }
+}
+
+/// The client may hold the id of this offset for ever, unless it is swept.
+fn note_unreleased(scope: &mut Scope<'_>, index: SessionIndex, offset: Offset) {
+    let session = scope.sessions.table.at_mut(index);
+    let known = session.sweep.unwrap_or(Sweep::new(offset, offset));
+    session.sweep = Some(Sweep::new(known.from.min(offset), known.upto.max(offset.next())));
 }
 
 /// The call goes on waiting for the store, without the connection.
@@ -287,9 +318,10 @@ fn store_release(scope: &mut Scope<'_>, index: SessionIndex, offset: Offset) {
 
 /// The REL of a message could not be stored: the client may hold its id for ever, unless it is swept.
 pub fn on_release_refused(scope: &mut Scope<'_>, key: SessionKey, offset: Offset) {
-    let Some(session) = scope.sessions.table.get_mut(key) else { return };
-    let known = session.sweep.unwrap_or(Sweep::new(offset, offset));
-    session.sweep = Some(Sweep::new(known.from.min(offset), known.upto.max(offset.next())));
+    if scope.sessions.table.get(key).is_none() {
+        return;
+    }
+    note_unreleased(scope, key.index, offset);
     if scope.online_conn(key.index).is_some() {
         sweep(scope, key.index);
     }

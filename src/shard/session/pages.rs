@@ -8,7 +8,7 @@ use crate::shard::command::{Offset, Page, StoredMessage};
 use crate::shard::connection::outbox::Item;
 use crate::shard::ids::{SessionIndex, SessionKey};
 use crate::shard::planted::Bug;
-use crate::wire::packet::MessageId;
+use crate::wire::packet::{MessageId, Packet};
 use std::collections::HashSet;
 
 /// Loads the next page when what is in memory is in flight.
@@ -119,7 +119,9 @@ pub fn on_unknown_com(scope: &mut Scope<'_>, conn: ConnIndex, id: MessageId) {
 /// REC came for an id that is not in flight. What is stored under it and not sent yet will be sent, with DUP, and its
 /// REC releases it; anything else is finished for us, and the client wants its REL, or it would hold the id for ever.
 pub fn on_unknown_rec(scope: &mut Scope<'_>, conn: ConnIndex, id: MessageId) {
-    let Some(index) = scope.attached_session(conn) else { return push_releases(scope, conn, vec![id]) };
+    let Some(index) = scope.attached_session(conn) else {
+        return scope.conns.push_packet(conn, Packet::Rel { id, dup: false }, &mut scope.cx);
+    };
     let session = scope.sessions.table.at_mut(index);
     if session.unmatched_recs.len() < scope.cx.settings.limits.held_ids_max {
         session.unmatched_recs.push(id);
@@ -130,7 +132,10 @@ pub fn on_unknown_rec(scope: &mut Scope<'_>, conn: ConnIndex, id: MessageId) {
 fn release_unmatched(scope: &mut Scope<'_>, index: SessionIndex, unmatched_recs: &[MessageId]) {
     let Some(conn) = scope.sessions.table.at(index).conn.filter(|_| !unmatched_recs.is_empty()) else { return };
     let in_memory = ids_in_memory(scope, conn);
-    push_releases(scope, conn, unmatched_recs.iter().copied().filter(|id| !in_memory.contains(id)).collect());
+    let ids: Vec<MessageId> = unmatched_recs.iter().copied().filter(|id| !in_memory.contains(id)).collect();
+    if scope.conns.conn(conn).is_open() && !ids.is_empty() {
+        scope.conns.push(conn, Item::Releases(ids.into()), &mut scope.cx);
+    }
 }
 
 fn ids_in_memory(scope: &Scope<'_>, conn: ConnIndex) -> HashSet<MessageId> {

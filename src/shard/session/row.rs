@@ -2,7 +2,7 @@
 
 use super::commands::Then;
 use super::scope::Scope;
-use crate::shard::command::{Mutation, Offset, UnixMs};
+use crate::shard::command::{CommandNumber, Mutation, Offset, UnixMs};
 use crate::shard::ids::SessionIndex;
 
 /// Writes the session's row as it is now.
@@ -50,6 +50,10 @@ pub fn set_cookie(scope: &mut Scope<'_>, index: SessionIndex, value: &[u8]) {
     for conn in [session.conn, session.uplink_conn].into_iter().flatten() {
         scope.conns.set_cookie(conn, Some(value.into()));
     }
+    if scope.sessions.commands.is_busy(&scope.cx) {
+        // The next row has it.
+        return refuse_change(scope, index, true);
+    }
     let key = scope.sessions.table.key(index);
     put(scope, index, Then::Changed(key));
     note_change(scope, index);
@@ -58,4 +62,15 @@ pub fn set_cookie(scope: &mut Scope<'_>, index: SessionIndex, value: &[u8]) {
 /// The last command changes the session: no answer to its client may overtake it.
 pub fn note_change(scope: &mut Scope<'_>, index: SessionIndex) {
     scope.sessions.table.at_mut(index).changed = scope.sessions.commands.last();
+}
+
+/// The store has too much to do for a change of the session. `has_answer`: it came with an answer of the backend's,
+/// which must not go out as if the change were made.
+pub fn refuse_change(scope: &mut Scope<'_>, index: SessionIndex, has_answer: bool) {
+    scope.cx.metrics.stores_refused.increment();
+    if has_answer {
+        let number = CommandNumber(scope.sessions.commands.last().0 + 1);
+        let session = scope.sessions.table.at_mut(index);
+        (session.changed, session.refused, session.unsure) = (number, number, true);
+    }
 }

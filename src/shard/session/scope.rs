@@ -21,6 +21,8 @@ pub struct Sessions {
     pub channel_changes: ChannelChanges,
     /// Calls that wait for messages on their way to the store whose connection has ended.
     pub detached_calls: FxHashMap<(SessionKey, Offset), CallRef>,
+    /// Answers of QoS 2 that wait until the store can take more commands.
+    pub delayed_answers: Vec<(SessionKey, u64)>,
     /// Sessions that have ended and that the store still has: `DropSession` is sent again at `drop_at`.
     pub undropped: Vec<SessionId>,
     pub drop_at: Tick,
@@ -42,6 +44,7 @@ impl Sessions {
             commands: Commands::default(),
             channel_changes: ChannelChanges::default(),
             detached_calls: FxHashMap::default(),
+            delayed_answers: Vec::new(),
             undropped: Vec::new(),
             drop_at: Tick::NEVER,
         }

@@ -153,6 +153,11 @@ impl Session {
         }
     }
 
+    /// It outlives its connection. Of one that does not, nothing is stored: it would be removed in the same moment.
+    pub fn outlives_connection(&self) -> bool {
+        self.expiry_s > 0
+    }
+
     /// The client may hold QoS 2 ids of offsets from here on that the store knows nothing of.
     fn floor(&self) -> Offset {
         match self.sweep {
@@ -189,7 +194,11 @@ impl Session {
     }
 
     pub fn uncount_waiting(&mut self, bytes: u64) {
-        self.waiting = self.waiting.saturating_sub(1);
+        self.uncount_expired(1, bytes);
+    }
+
+    pub fn uncount_expired(&mut self, messages: u32, bytes: u64) {
+        self.waiting = self.waiting.saturating_sub(messages);
         self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
         if self.waiting == 0 {
             self.oldest_stored = None;

@@ -72,8 +72,8 @@ impl SessionTable {
         self.names.get(name).copied()
     }
 
-    pub fn by_id(&mut self, id: SessionId) -> Option<&mut Session> {
-        self.ids.get(&id).map(|index| &mut self.slots[index.slot()])
+    pub fn index_of(&self, id: SessionId) -> Option<SessionIndex> {
+        self.ids.get(&id).copied()
     }
 
     pub fn insert(&mut self, id: SessionId, name: Arc<str>) -> SessionIndex {
@@ -94,6 +94,11 @@ impl SessionTable {
 
     pub fn arm_expiry(&mut self, index: SessionIndex, when: Tick) {
         self.expiries.arm(index.0, when);
+    }
+
+    /// Its time is over, and it has not been ended yet.
+    pub fn is_ending(&self, index: SessionIndex, now: Tick) -> bool {
+        self.expiries.deadline(index.0).is_some_and(|when| when <= now)
     }
 
     pub fn cancel_expiry(&mut self, index: SessionIndex) {

@@ -13,8 +13,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+mod bounds;
 mod disk;
 mod edges;
+mod expiry;
 
 use disk::Disk;
 

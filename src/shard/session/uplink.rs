@@ -39,7 +39,7 @@ pub fn on_mark_stored(scope: &mut Scope<'_>, key: SessionKey, number: CommandNum
 pub fn on_answered(scope: &mut Scope<'_>, conn: ConnIndex, sequence: u64) {
     let Some(index) = scope.session_of(conn) else {
         // The session was dropped meanwhile: nothing of it is stored.
-        return scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, &mut scope.cx);
+        return scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, None, &mut scope.cx);
     };
     let Some((qos, received)) = scope.uplinks.storing(scope.conns, conn, sequence) else { return };
     let exactly_once = qos == QoS::ExactlyOnce && !scope.cx.is_planted(Bug::AnswersUnstored);
@@ -50,8 +50,27 @@ pub fn on_answered(scope: &mut Scope<'_>, conn: ConnIndex, sequence: u64) {
         return put(scope, index, Then::AnswerStored { session, sequence, since, then });
     }
     match then {
+        // Its client waits: one message of each is with the backend, so that as many can wait here.
+        Some(_) if scope.sessions.commands.is_busy(&scope.cx) => {
+            scope.sessions.delayed_answers.push((session, sequence))
+        }
         Some(received) => store_answer(scope, session, received),
-        None => scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, &mut scope.cx),
+        None => {
+            let id = Some(scope.sessions.table.at(index).id);
+            scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, id, &mut scope.cx);
+        }
+    }
+}
+
+/// The store has completed commands: there may be room for answers that had to wait.
+pub fn store_delayed_answers(scope: &mut Scope<'_>) {
+    if scope.sessions.delayed_answers.is_empty() || scope.sessions.commands.is_busy(&scope.cx) {
+        return;
+    }
+    for (key, sequence) in std::mem::take(&mut scope.sessions.delayed_answers) {
+        if let Some(conn) = scope.sessions.table.get(key).and_then(|session| session.uplink_conn) {
+            on_answered(scope, conn, sequence);
+        }
     }
 }
 
@@ -68,8 +87,10 @@ pub fn on_answer_stored(scope: &mut Scope<'_>, key: SessionKey, sequence: u64, t
     match then.filter(|_| done) {
         Some(received) => store_answer(scope, key, received),
         None => {
-            if let Some(conn) = scope.sessions.table.get(key).and_then(|session| session.uplink_conn) {
-                scope.uplinks.on_answer_stored(scope.conns, conn, sequence, done, &mut scope.cx);
+            let Some(session) = scope.sessions.table.get(key) else { return };
+            let id = Some(session.id);
+            if let Some(conn) = session.uplink_conn {
+                scope.uplinks.on_answer_stored(scope.conns, conn, sequence, done, id, &mut scope.cx);
             }
         }
     }

@@ -16,6 +16,8 @@ pub struct BatchOutcome {
     pub change: UsageChange,
     /// The last refusal that came from Redis, with its text.
     pub refusal: Option<(StoreError, String)>,
+    /// The batch may have been done before.
+    repeated: bool,
 }
 
 /// What a batch changed in the usage, as far as it was answered.
@@ -26,8 +28,9 @@ pub struct UsageChange {
 }
 
 impl BatchOutcome {
-    pub fn with_capacity(requests: usize) -> BatchOutcome {
-        BatchOutcome { responses: Vec::with_capacity(requests), change: UsageChange::default(), refusal: None }
+    pub fn with_capacity(requests: usize, repeated: bool) -> BatchOutcome {
+        let responses = Vec::with_capacity(requests);
+        BatchOutcome { responses, change: UsageChange::default(), refusal: None, repeated }
     }
 
     /// Adds the response to a request. `value`: the answer of Redis, or why the request was refused without one.
@@ -90,6 +93,11 @@ impl BatchOutcome {
                 Operation::Mutate(Mutation::RemoveMessage { .. } | Mutation::ReleaseMessage { .. }),
                 Value::Int(bytes @ 1..),
             ) => self.change.add(-1, -bytes),
+            // In a batch that was tried before, this very mutation may have removed it.
+            (
+                Operation::Mutate(Mutation::RemoveMessage { .. } | Mutation::ReleaseMessage { .. }),
+                Value::Int(..=-1),
+            ) if !self.repeated => return Ok(Completion::Absent),
             (Operation::Mutate(Mutation::DropSession { session }), _) => {
                 self.count_drop(&value);
                 let name = dropped_name(*session, &value);

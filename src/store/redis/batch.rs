@@ -86,7 +86,7 @@ impl Batch {
     pub fn finish(self, mut values: Vec<Value>, repeated: bool, names: &mut SessionNames) -> BatchOutcome {
         debug_assert_eq!(values.len(), self.pipeline.len(), "one answer per command");
         let dropped: HashSet<SessionId> = self.requests.iter().filter_map(dropped_session).collect();
-        let mut outcome = BatchOutcome::with_capacity(self.requests.len());
+        let mut outcome = BatchOutcome::with_capacity(self.requests.len(), repeated);
         values[..self.orphans].iter().for_each(|value| outcome.count_drop(value));
         let mut scratch = Vec::new();
         for (request, plan) in self.requests.into_iter().zip(self.plans) {

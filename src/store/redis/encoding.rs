@@ -98,13 +98,14 @@ pub fn decode_row(session: SessionId, bytes: &[u8]) -> Option<SessionRow> {
 
 /// sequence(8) answer; the id is the field's name.
 pub fn encode_received(received: &Received) -> Vec<u8> {
-    [&received.sequence.to_be_bytes()[..], &received.answer].concat()
+    [&received.stored_sequence().to_be_bytes()[..], &received.answer].concat()
 }
 
 pub fn decode_received(id: &[u8], bytes: &[u8]) -> Option<Received> {
     let id = MessageId::new(Reader(id).u16()?)?;
     let mut reader = Reader(bytes);
-    Some(Received { id, sequence: reader.u64()?, answer: Arc::from(reader.0) })
+    let stored_sequence = reader.u64()?;
+    Some(Received::from_stored(id, stored_sequence, Arc::from(reader.0)))
 }
 
 /// A number in a script's answer.

@@ -53,7 +53,13 @@ fn apply_one(transaction: &mut Transaction, request: &Request, now: UnixMs, mode
 fn complete(transaction: &mut Transaction, command: &Command, now: UnixMs, mode: WriteMode) -> Result<Completion> {
     match (&command.operation, mode) {
         (Operation::Load { session, after, most }, _) => {
-            load::page(transaction.connection, transaction.index, *session, *after, *most, now).map(Completion::Loaded)
+            load::complete(transaction.connection, transaction.index, (*session, *after, *most))
+        }
+        // A client that comes back for its messages makes room: its row is there already.
+        (Operation::Mutate(Mutation::PutSession(row)), WriteMode::FreeingOnly { .. })
+            if transaction.index.session_row(row.session).is_some() =>
+        {
+            sessions::put(transaction, row)
         }
         (Operation::Mutate(mutation), WriteMode::FreeingOnly { refusal }) if !makes_room(mutation) => {
             Ok(Completion::Refused(refusal))
@@ -78,8 +84,8 @@ fn mutate(transaction: &mut Transaction, mutation: &Mutation, now: UnixMs, bytes
         Mutation::JoinChannel { channel, .. } => sessions::join(transaction, row, channel)?,
         Mutation::LeaveChannel { channel, .. } => sessions::leave(transaction, row, channel)?,
         Mutation::PutMessage(message) => return messages::put(transaction, row, message, now, bytes_max),
-        Mutation::ReleaseMessage { offset, .. } => messages::release(transaction, session, *offset)?,
-        Mutation::RemoveMessage { offset, .. } => messages::remove(transaction, session, *offset)?,
+        Mutation::ReleaseMessage { offset, .. } => return messages::release(transaction, session, *offset),
+        Mutation::RemoveMessage { offset, .. } => return messages::remove(transaction, session, *offset),
         Mutation::PutReceived { received, .. } => sessions::put_received(transaction, row, received)?,
         Mutation::RemoveReceived { id, .. } => sessions::remove_received(transaction, row, *id)?,
         Mutation::DropSession { .. } => sessions::drop_session(transaction, session, row)?,

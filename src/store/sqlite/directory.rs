@@ -37,6 +37,33 @@ impl Directory {
         self.path.join("rainbow.db")
     }
 
+    /// The write-ahead log.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("rainbow.db-wal")
+    }
+
+    /// There has been a database with tables.
+    pub fn is_in_use(&self) -> bool {
+        self.path.join(IN_USE).exists()
+    }
+
+    /// Without the mark, an emptied database would only not be noticed: where it cannot be written, the store works.
+    pub fn note_use(&self) {
+        if !self.is_in_use() {
+            let _ = File::create(self.path.join(IN_USE)).and_then(|mark| mark.sync_all());
+            let _ = File::open(&self.path).and_then(|directory| directory.sync_all());
+        }
+    }
+
+    /// The operator gives up what is damaged or missing, for one start.
+    pub fn loss_is_accepted(&self) -> bool {
+        self.path.join(ACCEPT_LOSS).exists()
+    }
+
+    pub fn forget_accepted_loss(&self) {
+        let _ = fs::remove_file(self.path.join(ACCEPT_LOSS));
+    }
+
     /// Remembers which file the database is, for `has_database`.
     pub fn note_database(&mut self) {
         self.database_file = fs::metadata(self.database()).ok().map(|file| (file.dev(), file.ino()));
@@ -143,6 +170,8 @@ fn write_blocks(path: &Path, len: usize) -> io::Result<()> {
     file.sync_all()
 }
 
+const IN_USE: &str = "in-use";
+const ACCEPT_LOSS: &str = "accept-loss";
 const PAGE_LEN: usize = 4096;
 /// More than the log ever holds, so that all of it can be written back.
 const RESERVE_LEN: usize = 16 << 20;

@@ -52,6 +52,9 @@ fn prepare(connection: &Connection, directory: &Directory) -> Result<(), OpenErr
         (APPLICATION, found) => {
             return Err(OpenError::Format { path: directory.database(), found, known: FORMAT });
         }
+        (0, 0) if tables == 0 && directory.is_in_use() && !directory.loss_is_accepted() => {
+            return Err(OpenError::Emptied { path: directory.database() });
+        }
         (0, 0) if tables == 0 => {}
         _ => return Err(OpenError::Foreign { path: directory.database() }),
     }
@@ -69,6 +72,7 @@ fn prepare(connection: &Connection, directory: &Directory) -> Result<(), OpenErr
         let marks = format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};");
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} {marks} COMMIT;")).map_err(failed)?;
     }
+    directory.note_use();
     Ok(())
 }
 

@@ -31,6 +31,7 @@ const SETTINGS: Settings = Settings {
     forward_deadline_ms: 1_000,
     forward_queue: 2,
     forward_queue_bytes: 100,
+    forward_ahead_bytes: 50,
     forwards: true,
     inflight_window: 2,
     received_max: 3,
@@ -47,9 +48,11 @@ const SETTINGS: Settings = Settings {
 /// So small that a few clients reach what is sliced, full and refused.
 const TINY_LIMITS: Limits = Limits {
     fanout_slice_members: 1,
+    answers_waiting_more: 4,
     fanout_at_once_members: 1,
     fanout_jobs_max: 3,
     commands_max: 6,
+    commands_bytes_max: 3_000,
     commands_behind: 3,
     page_messages_min: 1,
     page_messages_max: 2,

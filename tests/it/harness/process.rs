@@ -23,18 +23,24 @@ pub struct Outcome {
 
 impl Process {
     /// Starts `command` without any `RAINBOW_*` variable of ours, which would override its configuration.
-    pub fn start(mut command: Command, env: &[(String, String)]) -> Process {
+    pub fn start(command: Command, env: &[(String, String)]) -> Process {
+        let mut process = Process::start_with_stderr(command, env, Stdio::piped());
+        process.log.follow(process.child.stderr.take().expect("piped"));
+        process
+    }
+
+    /// As `start`; its log has what it prints to stdout only.
+    pub fn start_with_stderr(mut command: Command, env: &[(String, String)], stderr: Stdio) -> Process {
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("RAINBOW_") {
                 command.env_remove(&name);
             }
         }
         command.envs(env.iter().map(|(k, v)| (k, v)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
         let log = Log::default();
         log.follow(child.stdout.take().expect("piped"));
-        log.follow(child.stderr.take().expect("piped"));
         Process { child, log, ended: false }
     }
 

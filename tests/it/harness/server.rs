@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -115,6 +115,16 @@ impl Setup {
     /// Starts it and waits for nothing.
     pub fn spawn(self) -> Server {
         self.spawn_on(free_port())
+    }
+
+    /// Starts it with this stderr, and waits until it answers.
+    pub fn start_with_stderr(self, stderr: impl Into<Stdio>) -> Server {
+        let (port, dir) = (free_port(), Dir::new());
+        let (command, path) = self.command(&dir, Some(&port));
+        let process = Process::start_with_stderr(command, &self.env, stderr.into());
+        let server = Server { process, port, path, _dir: dir };
+        super::eventually("it answers", || TcpStream::connect(server.addr()).ok());
+        server
     }
 
     fn spawn_on(self, port: Port) -> Server {

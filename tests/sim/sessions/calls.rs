@@ -37,7 +37,10 @@ struct Call {
     claim: Option<Claim>,
     /// Of the last try.
     deadline: u64,
+    /// By the wall clock.
     expires: u64,
+    /// That time, or its claim's, has been; the wall clock may have been set back since.
+    over: bool,
     tries: u32,
     place: u64,
     /// Of all tries.
@@ -66,6 +69,12 @@ enum Outcome {
     },
 }
 
+impl Call {
+    fn is_over(&self, unix_ms: u64) -> bool {
+        self.over || self.expires <= unix_ms
+    }
+}
+
 impl Calls {
     pub fn new(fans_out_late: bool) -> Calls {
         Calls { fans_out_late, ..Calls::default() }
@@ -79,7 +88,8 @@ impl Calls {
         let refused = matches!(&call.outcome, Outcome::Sent { tally, .. } if tally.refused > 0);
         // Small channels are served at once. In a large one a message waits for its turn, and others overtake it.
         let way = self.fans_out_late.then_some(call.to);
-        (call.tries == 1 && !refused).then_some((way, call.place))
+        // One that had expired may come late when the wall clock is set back.
+        (call.tries == 1 && !refused && !call.over).then_some((way, call.place))
     }
 
     pub fn delivered(&mut self, token: u64, client: usize, session: SessionId) {
@@ -88,9 +98,10 @@ impl Calls {
     }
 
     /// It is not given up by the server.
-    pub fn is_promised_or_open(&self, token: u64, now: u64) -> bool {
+    pub fn is_promised_or_open(&self, token: u64, now: u64, unix_ms: u64) -> bool {
         let call = &self.calls[&token];
         match &call.outcome {
+            _ if call.is_over(unix_ms) => false,
             Outcome::Open => now < call.deadline,
             Outcome::Sent { tally, .. } => tally.is_success() && now < call.deadline,
             Outcome::Unknown | Outcome::Refused => false,
@@ -98,14 +109,32 @@ impl Calls {
     }
 
     /// Everyone whom it was meant for has it, or will.
-    pub fn is_promised(&self, token: u64, now: u64) -> bool {
+    pub fn is_promised(&self, token: u64, unix_ms: u64) -> bool {
         let call = &self.calls[&token];
         match &call.outcome {
             Outcome::Sent { tally, meant } => {
-                tally.connections + tally.stored >= meant.len() as u32 && now < call.expires
+                tally.connections + tally.stored >= meant.len() as u32 && !call.is_over(unix_ms)
             }
             _ => false,
         }
+    }
+
+    /// The wall clock is about to be set, or was.
+    pub fn note_over(&mut self, unix_ms: u64) {
+        for call in self.calls.values_mut() {
+            let claim_over = call.claim.as_ref().is_some_and(|claim| claim.until.0 <= unix_ms);
+            // The time of one that waits for its turn has not begun.
+            let is_queued = self.fans_out_late && matches!(call.outcome, Outcome::Open) && call.ttl_ms.is_some();
+            call.over |= claim_over || is_queued || call.is_over(unix_ms);
+        }
+    }
+
+    /// For how long a message must not have been sent any more, by the wall clock.
+    pub fn over_for(&self, token: u64, unix_ms: u64) -> u64 {
+        let call = &self.calls[&token];
+        // In a large channel the time runs from the message's turn on.
+        let from_now_on = call.tries == 1 && !(self.fans_out_late && matches!(call.to, To::Channel(_)));
+        if from_now_on { unix_ms.saturating_sub(call.expires) } else { 0 }
     }
 
     pub fn all_replied(&self) -> bool {
@@ -125,13 +154,14 @@ impl Calls {
 
 impl World {
     pub fn call(&mut self) {
-        let to = match self.rng.chance(70) {
+        // Sends to channels wait while the store is behind; those to one session show that its bound holds.
+        let to = match self.rng.chance(if self.calls.fans_out_late { 40 } else { 70 }) {
             true => To::Channel(self.rng.below(CHANNELS as u64) as usize),
             false => To::Session(self.rng.below(self.clients.len() as u64) as usize),
         };
         let qos = if self.rng.chance(40) { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
         let token = self.next_token();
-        let until = UnixMs(self.now + CLAIMS_MS);
+        let until = UnixMs(self.unix_ms() + CLAIMS_MS);
         let claim = self.rng.chance(35).then(|| Claim { message_id: format!("call {token}").into(), until });
         let call = Call {
             to,
@@ -141,6 +171,7 @@ impl World {
             claim,
             deadline: 0,
             expires: 0,
+            over: false,
             tries: 0,
             place: 0,
             targets: BTreeSet::new(),
@@ -163,17 +194,17 @@ impl World {
         }
         let meant = self.targets_of(self.calls.calls[&token].to);
         self.calls.next_place += 1;
-        let (place, now) = (self.calls.next_place, self.now);
+        let (place, now, unix_ms) = (self.calls.next_place, self.now, self.unix_ms());
         let call = self.calls.calls.get_mut(&token).expect("it is known");
         if let Some(claim) = &call.claim
-            && now >= claim.until.0
+            && (call.over || unix_ms >= claim.until.0)
         {
             return;
         }
         (call.deadline, call.place) = (now + call.timeout, place);
         call.tries += 1;
         // What a later try finds known expires as it did before.
-        let expires = now + call.ttl_ms.unwrap_or(u64::MAX / 2);
+        let expires = unix_ms + call.ttl_ms.unwrap_or(u64::MAX / 2);
         call.expires = if call.tries == 1 { expires } else { call.expires.min(expires) };
         call.targets.extend(meant.iter().copied());
         // The first try counts too: what it has stored is Known to this one.
@@ -240,6 +271,7 @@ impl World {
         let Some(token) = self.calls.tickets.remove(&query_id) else { panic!("a reply to a call, once: {reply:?}") };
         let Meant { always, ever: meant } = self.meant.remove(&query_id).expect("as many as tickets");
         self.trace(format_args!("call {token} gets {reply:?}"));
+        let unix_ms = self.unix_ms();
         let call = self.calls.calls.get_mut(&token).expect("it was sent");
         let tally = match reply {
             Reply::Sent { tally, .. } => tally,
@@ -254,7 +286,8 @@ impl World {
         assert!(sum <= tally.targets && sum <= meant.len() as u32, "{token}: {tally:?} of {meant:?}");
         // Whatever the time, the caller hears of each session what became of it, or that nobody knows.
         assert!(sum >= always.len() as u32 || ended, "{token}: {tally:?} is not all of {always:?}");
-        assert!(tally.undecided == 0 || self.now >= call.deadline, "{token}: {tally:?} before its time was over");
+        let is_over = self.now >= call.deadline || call.is_over(unix_ms);
+        assert!(tally.undecided == 0 || is_over, "{token}: {tally:?} before its time was over");
         let delivered = meant.iter().filter(|target| call.delivered.contains(target)).count() as u32;
         assert!(tally.connections <= delivered, "{token}: {tally:?} have answered, {delivered} have it");
         let stored = meant.iter().filter(|(_, session)| self.store.promised.contains(&(*session, token))).count();
@@ -273,9 +306,10 @@ impl World {
 
     /// What was called stored or answered has been delivered.
     pub fn check_promises(&self) {
+        let unix_ms = self.unix_ms();
         for (token, call) in &self.calls.calls {
             let Outcome::Sent { tally, meant } = &call.outcome else { continue };
-            if call.expires <= self.now {
+            if call.is_over(unix_ms) {
                 continue;
             }
             let done = |target: &&Target| call.delivered.contains(target) || self.ended.contains(&target.1);
@@ -289,5 +323,5 @@ impl World {
     }
 }
 
-/// How long claims last.
-const CLAIMS_MS: u64 = 300_000;
+/// How long claims last: longer than all steps of the wall clock together.
+const CLAIMS_MS: u64 = 48 * 3_600_000;

@@ -58,6 +58,7 @@ impl World {
                 }
             }
             35 => self.store.remember(),
+            38 => self.step_clock(),
             36..=37 if self.falls_back && !self.store.fell_back => {
                 let to_nothing = self.rng.chance(50);
                 self.trace(format_args!("the store falls back to {}", if to_nothing { "nothing" } else { "a copy" }));
@@ -66,6 +67,24 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Somebody sets the wall clock.
+    pub fn step_clock(&mut self) {
+        let most = if self.rng.chance(50) { 20_000 } else { 7_200_000 };
+        let step = 1_000 + self.rng.below(most);
+        let forward = self.rng.chance(50);
+        self.trace(format_args!("the wall clock is stepped by {step} ms, forward: {forward}"));
+        let unix_ms = self.unix_ms();
+        self.calls.note_over(unix_ms);
+        self.unix_ms_at_zero = if forward { self.unix_ms_at_zero + step } else { self.unix_ms_at_zero - step };
+        let (unix_ms, at_zero) = (self.unix_ms(), self.unix_ms_at_zero);
+        self.calls.note_over(unix_ms);
+        self.stepped_at = self.now;
+        self.settings.sessions.unix_ms_at_zero = at_zero;
+        self.store.set_unix_ms_at_zero(at_zero);
+        self.shard().set_unix_ms_at_zero(at_zero);
+        self.seen.clock_steps += 1;
     }
 
     /// Something happens to a client: which of the fifteen cases, 3 to 17, was drawn.

@@ -30,10 +30,10 @@ impl World {
 
     /// Ids that a client holds between SEND and REL, but for those that the server has given up.
     fn any_id_is_unreleased(&self) -> bool {
-        let (calls, now) = (&self.calls, self.now);
+        let (calls, unix_ms) = (&self.calls, self.unix_ms());
         let unreleased = |client: &super::client::Client| {
             let mut tokens = client.received.values();
-            tokens.any(|token| client.repeats_rec() || calls.is_promised(*token, now))
+            tokens.any(|token| client.repeats_rec() || calls.is_promised(*token, unix_ms))
         };
         self.clients.iter().any(unreleased)
     }
@@ -71,17 +71,26 @@ impl World {
         }
     }
 
+    /// The store's thread lives and dies with the process.
+    pub fn purge(&mut self) {
+        if self.server.is_none() {
+            return;
+        }
+        if self.store.is_idle() && self.shard().store_under_way() == 0 {
+            self.check_waiting();
+        }
+        self.store.purge(self.now);
+        self.report_soon();
+    }
+
     /// The counts in memory are those on disk.
     pub fn check_waiting(&mut self) {
-        if self.store.inexact {
+        if self.store.inexact || self.store.fell_back {
             return;
         }
         let known: Vec<(usize, SessionId)> = self.known.iter().map(|(&client, &session)| (client, session)).collect();
         for (client, session) in known {
             let info = self.session_info(client).expect("it is known");
-            if self.store.expired_of.contains_key(&session) {
-                continue;
-            }
             assert_eq!((info.waiting, info.waiting_bytes), self.store.waiting(session), "of {session:?}");
         }
     }

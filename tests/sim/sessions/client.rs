@@ -4,10 +4,12 @@
 use super::calls::Way;
 use super::connection::ConnectionId;
 use super::world::{Event, World};
+use crate::backend::status_of;
 use crate::peer::{RESPONSE, body_of, take_frame, token_of};
+use crate::world::PLENTY;
 use rainbow::shard::RESERVED_TYPE;
 use rainbow::shard::command::SessionId;
-use rainbow::wire::packet::{MessageId, Packet, QoS};
+use rainbow::wire::packet::{MessageId, MessageRefusal, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -156,7 +158,10 @@ impl World {
                 self.trace(format_args!("connection {id} hears {packet:?}"));
                 match packet {
                     Packet::Send { message_type: RESERVED_TYPE, body, .. } => self.on_greeting(id, body),
-                    packet => self.on_packet(id, packet),
+                    packet => {
+                        assert!(self.connections[id].greeted, "the greeting is the first packet");
+                        self.on_packet(id, packet, MessageRefusal::decode(payload));
+                    }
                 }
             }
             other => panic!("connection {id} hears opcode {other}"),
@@ -254,14 +259,14 @@ impl World {
         self.at(self.now + next, Event::ClientTimer(client));
     }
 
-    fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>) {
+    fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>, refusal: Option<MessageRefusal<'_>>) {
         match packet {
             Packet::Send { dup, qos, id: Some(number), body, .. } => {
                 self.on_down(id, Down { dup, qos, number: number.0, token: token_of(body) });
             }
             Packet::Send { .. } => {}
-            Packet::Ack { id: number, body } => self.on_answer(id, number, QoS::AtLeastOnce, body),
-            Packet::Rec { id: number, body } => self.on_answer(id, number, QoS::ExactlyOnce, body),
+            Packet::Ack { id: number, body } => self.on_answer(id, number, QoS::AtLeastOnce, answer(body, refusal)),
+            Packet::Rec { id: number, body } => self.on_answer(id, number, QoS::ExactlyOnce, answer(body, refusal)),
             Packet::Rel { id: number, .. } => {
                 let client = self.connections[id].client;
                 self.connections[id].unfinished.remove(&number.0);
@@ -281,12 +286,16 @@ impl World {
         let connection = &mut self.connections[id];
         let (client, session) = (connection.client, connection.session.expect("attached"));
         let place = self.calls.place(token, client, session);
+        let (now, unix_ms, stepped_at) = (self.now, self.unix_ms(), self.stepped_at);
+        let over_for = self.calls.over_for(token, unix_ms).min(now - stepped_at);
+        assert!(over_for <= ON_ITS_WAY_MS, "{token} comes {over_for} ms after its time");
+        let connection = &mut self.connections[id];
         // What was answered on this connection may come again, crossing its answer.
         if connection.came.insert(token) {
             connection.unfinished.insert(number, token);
         }
         // What the server has given up meanwhile does not count.
-        let counts = |token: &&u64| self.calls.is_promised_or_open(**token, self.now);
+        let counts = |token: &&u64| self.calls.is_promised_or_open(**token, now, unix_ms);
         let unfinished = connection.unfinished.values().filter(counts).count();
         assert!(unfinished <= connection.window, "the window is kept, {:?}", connection.unfinished);
         let known = &mut self.clients[client];
@@ -341,7 +350,7 @@ impl World {
         }
     }
 
-    fn on_answer(&mut self, id: ConnectionId, number: MessageId, qos: QoS, body: &[u8]) {
+    fn on_answer(&mut self, id: ConnectionId, number: MessageId, qos: QoS, (status, body): (Option<u16>, &[u8])) {
         let client = self.connections[id].client;
         let body = String::from_utf8(body.to_vec()).expect("as the backend answered");
         let known = &mut self.clients[client];
@@ -364,7 +373,13 @@ impl World {
             known.abandoned.insert(token);
             return;
         }
-        assert_eq!(self.backend.answer_to(token), Some(body.as_str()), "{token} was answered, and the backend had it");
+        let full = self.backend.answer_to(token).expect("what is answered the backend had");
+        // Answers given on earlier connections lose their bodies when they take too much memory.
+        let is_cut = body.is_empty() && qos == QoS::ExactlyOnce && self.settings.answers_bytes_max < PLENTY;
+        assert!(is_cut || full == body, "{token} was answered {body:?}, not {full:?}");
+        let body = full.to_owned();
+        assert_eq!(status, status_of(token).filter(|_| known.greets), "a refusal is one for who understands it");
+        self.seen.refused_up += u64::from(status.is_some());
         let first = known.answered.entry(token).or_insert_with(|| body.clone());
         assert_eq!(*first, body, "a repeat is answered as the first time");
         known.established = true;
@@ -409,6 +424,11 @@ impl World {
     }
 }
 
+/// The status of a refusal, and the body.
+fn answer<'a>(body: &'a [u8], refusal: Option<MessageRefusal<'a>>) -> (Option<u16>, &'a [u8]) {
+    refusal.map_or((None, body), |refusal| (Some(refusal.status), refusal.body))
+}
+
 struct Down {
     dup: bool,
     qos: QoS,
@@ -417,3 +437,5 @@ struct Down {
 }
 
 const OUTSTANDING_MAX: usize = 5;
+/// A message that was sent in time waits as long for a client that does not read.
+const ON_ITS_WAY_MS: u64 = 6_000;

@@ -27,7 +27,7 @@ use world::{Plan, World};
 /// In the normal run.
 const SEEDS: u64 = 400;
 /// In which a planted mistake has to show.
-const SEEDS_PER_MISTAKE: u64 = 600;
+const SEEDS_PER_MISTAKE: u64 = 2000;
 
 fn plan(talks: bool) -> Plan {
     let name = std::env::var("RAINBOW_SESSIONS_FAULT").unwrap_or_default();

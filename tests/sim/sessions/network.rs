@@ -102,8 +102,18 @@ impl World {
         self.trace(format_args!("connection {id} is refused: {why:?}"));
         self.seen.attach_refused += 1;
         let (client, session) = (self.connections[id].client, self.connections[id].session.expect("attaching"));
+        if let Some(cookies) = self.cookies.get_mut(&session) {
+            // The session may never have heard of this connection's.
+            cookies.is_exact = false;
+        }
         // Fenced: another connection has it now, or it is dropped.
-        if why != StoreError::Fenced && self.fresh.contains(&session) && self.known.get(&client) == Some(&session) {
+        let is_wanted = |other: &Connection| other.stage == Stage::Attaching && other.session == Some(session);
+        let others = self.connections.iter().filter(|other| is_wanted(other)).count() > 1;
+        if why != StoreError::Fenced
+            && !others
+            && self.fresh.contains(&session)
+            && self.known.get(&client) == Some(&session)
+        {
             self.known.remove(&client);
             self.ended.insert(session);
         }

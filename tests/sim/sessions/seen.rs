@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 seen! {
     events attached resumed attach_refused anew crashes stops cut vanished frozen forgot died troubles outages fell_back
     torn refusals known_claims expired_messages expired_sessions dropped_sessions calls calls_retried answered_calls
-    stored refused undecided calls_refused receipts handed repeats_down marked_first released spoken repeats_up answered_up
-    forwards_failed deduplicated paused channels_sure
+    stored refused undecided calls_refused receipts handed repeats_down marked_first released spoken repeats_up
+    answered_up refused_up clock_steps forwards_failed deduplicated paused channels_sure
 }
 
 impl Seen {

@@ -8,6 +8,7 @@ use rainbow::shard::command::{
     Command, CommandNumber, Completion, Completions, ExpiredMessages, Mutation, Offset, Operation, Page, Received,
     SessionId, SessionRow, StoreError, StoredMessage, StoredSession, UnixMs,
 };
+use rainbow::wire::packet::QoS;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub enum Fault {
     LoadsTooEarly,
     /// A message that is done takes those before it along.
     RemovesTooMuch,
+    /// It goes by the wall clock as it stood at its start.
+    IgnoresClockSteps,
 }
 
 impl Fault {
@@ -45,6 +48,7 @@ impl Fault {
         Fault::SkipsOnPages,
         Fault::LoadsTooEarly,
         Fault::RemovesTooMuch,
+        Fault::IgnoresClockSteps,
     ];
 }
 
@@ -85,6 +89,10 @@ pub struct Store {
     /// It fell back to an older copy and has noticed.
     pub fell_back: bool,
     fault: Option<Fault>,
+    /// The shard's limit: as many messages may be under way.
+    commands_max: usize,
+    /// What the wall clock showed when virtual time was 0.
+    unix_ms_at_zero: u64,
     /// Messages that completions called stored: session and token.
     pub promised: HashSet<(SessionId, u64)>,
     /// It has done what it refused: counts in memory are not exact before the next start.
@@ -98,8 +106,14 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(fault: Option<Fault>) -> Store {
-        Store { fault, ..Store::default() }
+    pub fn new(fault: Option<Fault>, unix_ms_at_zero: u64, commands_max: usize) -> Store {
+        Store { fault, unix_ms_at_zero, commands_max, ..Store::default() }
+    }
+
+    pub fn set_unix_ms_at_zero(&mut self, unix_ms_at_zero: u64) {
+        if self.fault != Some(Fault::IgnoresClockSteps) {
+            self.unix_ms_at_zero = unix_ms_at_zero;
+        }
     }
 
     pub fn give(&mut self, command: Command) {
@@ -112,6 +126,8 @@ impl Store {
             _ => None,
         };
         self.uncompleted.push_back(stored);
+        let messages = self.uncompleted.iter().flatten().count();
+        assert!(messages <= self.commands_max, "{messages} messages wait for a store that is busy");
         self.queue.push_back(command);
     }
 
@@ -177,9 +193,7 @@ impl Store {
         for command in &group {
             completions.upto = command.number;
             let outcome = match (&command.operation, &before) {
-                (Operation::Load { session, after, most }, Some(before)) => {
-                    page(before, *session, *after, *most, rng, now)
-                }
+                (Operation::Load { session, after, most }, Some(before)) => page(before, *session, *after, *most, rng),
                 _ => self.carry_out(command, rng, now),
             };
             if outcome != Completion::Done {
@@ -196,18 +210,18 @@ impl Store {
         match &command.operation {
             _ if refused == Some(StoreError::Unreachable) && rng.chance(50) => {
                 if let Operation::Mutate(step) = &command.operation {
-                    self.step(step, now);
+                    self.step(step, self.unix_ms_at_zero + now);
                     (self.inexact, self.left_behind) = (true, true);
                 }
             }
             _ if refused.is_some() => {}
-            Operation::Mutate(step) => return self.step(step, now),
+            Operation::Mutate(step) => return self.step(step, self.unix_ms_at_zero + now),
             Operation::Load { session, after, most } => {
                 let after = match self.fault {
                     Some(Fault::SkipsOnPages) => after.map(Offset::next),
                     _ => *after,
                 };
-                return page(&self.disk, *session, after, *most, rng, now);
+                return page(&self.disk, *session, after, *most, rng);
             }
         }
         self.refusals += 1;
@@ -280,18 +294,19 @@ impl Store {
             }
             Mutation::ReleaseMessage { .. } if fault == Some(Fault::ForgetsReleased) => {}
             Mutation::ReleaseMessage { offset, .. } => {
-                if let Some(stored) = entry.messages.get_mut(offset) {
-                    stored.released = true;
-                }
+                let Some(stored) = entry.messages.get_mut(offset) else { return Completion::Absent };
+                stored.released = true;
             }
             Mutation::RemoveMessage { offset, .. } => {
                 let removed = entry.messages.remove(offset);
+                let outcome = if removed.is_some() { Completion::Done } else { Completion::Absent };
                 if fault == Some(Fault::RemovesTooMuch) {
                     entry.messages.retain(|other, _| other > offset);
                 }
                 if let (Some(Fault::ForgetsClaims), Some(claim)) = (fault, removed.and_then(|stored| stored.claim)) {
                     entry.claims.remove(&claim.message_id);
                 }
+                return outcome;
             }
             Mutation::PutReceived { .. } if fault == Some(Fault::ForgetsReceived) => {}
             Mutation::PutReceived { received, .. } => drop(entry.received.insert(received.id.0, received.clone())),
@@ -348,11 +363,12 @@ impl Store {
         if self.fell_back || self.refusing.is_some_and(|(_, until)| now < until) {
             return;
         }
+        let unix_ms = self.unix_ms_at_zero + now;
         for (&session, entry) in &mut self.disk {
             let gone: Vec<Offset> = entry
                 .messages
                 .iter()
-                .filter(|(_, stored)| has_expired(stored, now))
+                .filter(|(_, stored)| has_expired(stored, unix_ms))
                 .map(|(offset, _)| *offset)
                 .collect();
             if gone.is_empty() {
@@ -425,11 +441,10 @@ fn page(
     after: Option<Offset>,
     most: usize,
     rng: &mut Rng,
-    now: u64,
 ) -> Completion {
     let Some(entry) = disk.get(&session) else { return Completion::Loaded(Page::default()) };
     let behind = entry.messages.values().filter(|stored| after.is_none_or(|after| stored.offset > after));
-    let behind: Vec<&StoredMessage> = behind.filter(|stored| !has_expired(stored, now)).collect();
+    let behind: Vec<&StoredMessage> = behind.collect();
     let len = behind.len().min(most).min(1 + rng.below(5) as usize);
     let mut received: Vec<Received> = entry.received.values().cloned().collect();
     received.sort_by_key(|received| received.sequence);
@@ -441,5 +456,6 @@ fn page(
 }
 
 fn has_expired(stored: &StoredMessage, now: u64) -> bool {
-    !stored.released && stored.expires.0 <= now
+    let id_in_use = stored.released || stored.sent && stored.message.qos == QoS::ExactlyOnce;
+    !id_in_use && stored.expires.0 <= now
 }

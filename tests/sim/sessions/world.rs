@@ -8,6 +8,7 @@ use super::connection::{Connection, ConnectionId, Stage};
 use super::seen::Seen;
 use super::store::{Fault, Report, Store};
 use crate::limits::{has_tiny_limits, limits_of};
+use crate::world::PLENTY;
 use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use rainbow::base::limits::Limits;
 use rainbow::base::rng::Rng;
@@ -66,6 +67,9 @@ pub struct World {
     pub store: Store,
     /// The store's commits take up to so long.
     pub store_ms: u64,
+    /// What the wall clock showed when virtual time was 0, and when it was last stepped.
+    pub unix_ms_at_zero: u64,
+    pub stepped_at: u64,
     pub connections: Vec<Connection>,
     pub clients: Vec<Client>,
     pub backend: Backend,
@@ -129,6 +133,7 @@ impl World {
         let window = 1 + rng.below(4) as usize;
         let mut settings = settings(&mut rng, window, plan.mode);
         settings.limits = limits_of(seed);
+        settings.sessions.unix_ms_at_zero = UNIX_MS_AT_ZERO;
         let clients = 1 + rng.below(3) as usize;
         let clients = (0..clients).map(|n| Client::new(format!("session {n}").into(), habits(&mut rng))).collect();
         let (fails, slow_ms) = (rng.below(3) * 15, 1 + rng.below(600));
@@ -141,8 +146,10 @@ impl World {
             window,
             server: None,
             epoch: 0,
-            store: Store::new(plan.fault),
+            store: Store::new(plan.fault, UNIX_MS_AT_ZERO, limits_of(seed).commands_max),
             store_ms,
+            unix_ms_at_zero: UNIX_MS_AT_ZERO,
+            stepped_at: 0,
             connections: Vec::new(),
             clients,
             backend: Backend::new(fails, slow_ms),
@@ -263,7 +270,7 @@ impl World {
             Event::BackendBack => self.backend.down = false,
             Event::Call if self.healed => {}
             Event::Call => {
-                for _ in 0..if self.rng.chance(15) { 7 } else { 1 } {
+                for _ in 0..if self.rng.chance(15) { 12 } else { 1 } {
                     self.call();
                 }
                 let next = 100 + self.rng.below(900);
@@ -281,9 +288,8 @@ impl World {
             | Event::StoreCommits(_)
             | Event::StoreReports(_) => {}
             Event::Purge => {
-                self.store.purge(self.now);
+                self.purge();
                 self.at(self.now + 700, Event::Purge);
-                self.report_soon();
             }
             Event::Chaos if self.healed => {}
             Event::Chaos => {
@@ -310,6 +316,11 @@ impl World {
     pub fn next_token(&mut self) -> u64 {
         self.next_token += 1;
         self.next_token
+    }
+
+    /// What the wall clock shows.
+    pub fn unix_ms(&self) -> u64 {
+        self.unix_ms_at_zero + self.now
     }
 
     pub fn is_serving(&self) -> bool {
@@ -566,7 +577,11 @@ impl World {
         self.server.as_mut().expect("of this process").store_scheduled = false;
         if self.store.wants_to_take() {
             self.store.take(&mut self.rng, self.now);
-            let late = if self.rng.chance(3) { 4_000 } else { self.store_ms };
+            let late = match self.rng.below(100) {
+                0 if !self.healed => 20_000,
+                0..=3 => 4_000,
+                _ => self.store_ms,
+            };
             let delay = 1 + self.rng.below(late);
             self.at(self.now + delay, Event::StoreCommits(self.epoch));
             self.report_soon();
@@ -579,7 +594,7 @@ impl World {
         self.store_soon();
     }
 
-    fn report_soon(&mut self) {
+    pub fn report_soon(&mut self) {
         if self.server.is_some() {
             let delay = if self.rng.chance(3) { self.rng.below(3_000) } else { self.rng.below(20) };
             self.at(self.now + delay, Event::StoreReports(self.epoch));
@@ -649,11 +664,12 @@ fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
         ack_backoff: if rng.chance(50) { 1.0 } else { 1.5 },
         forward_deadline_ms: 2_000 + rng.below(10_000),
         forward_queue: 1 + rng.below(6) as usize,
-        forward_queue_bytes: 300 + rng.below(1_000) as usize,
+        forward_queue_bytes: 300 + rng.below(2_000) as usize,
+        forward_ahead_bytes: 1 + rng.below(3_000) as usize,
         forwards: true,
         inflight_window: window,
         received_max: 100,
-        answers_bytes_max: 100_000,
+        answers_bytes_max: if rng.chance(30) { 250 + rng.below(400) as usize } else { PLENTY },
         message_bytes_max: 300,
         outbox_bytes_max: if rng.chance(30) { 400 + rng.below(1_500) as usize } else { 1 << 16 },
         messages_per_second: 0,
@@ -673,6 +689,8 @@ fn habits(rng: &mut Rng) -> Habits {
     }
 }
 
+/// Far enough from 0 for every step back.
+const UNIX_MS_AT_ZERO: u64 = 1 << 40;
 /// How long things go wrong, and how long it may take until all is well.
 const STORY_MS: u64 = 20_000;
 const HEALING_MS: u64 = 300_000;

@@ -264,32 +264,3 @@ fn what_expires_is_removed_and_reported() {
     assert!(running.thread.stop(Instant::now() + Duration::from_secs(10)));
     assert_eq!(dir.open().1.sessions[0].waiting, 1);
 }
-
-#[test]
-fn a_panic_refuses_and_does_not_stay_silent() {
-    let dir = Dir::new();
-    let (sender, reports) = mpsc::channel();
-    let sinks = ReportSinks {
-        completions: Box::new(move |_, what| sender.send(what).unwrap()),
-        claimed: Box::new(|_, _| {}),
-        expired: Box::new(|_| {}),
-    };
-    let status = Arc::new(StoreStatus::default());
-    status.set(&StoreConfig::default());
-    let (store, requests) = (dir.open().0, bounded(1).1);
-    let limits = Limits::DEFAULT;
-    let mut store_loop =
-        StoreLoop { store, limits, requests, sinks, status: status.clone(), last_len: 1, failed: false };
-    assert_eq!(store_loop.guarded(|_| -> u8 { panic!("planted") }), None);
-    store_loop.commit(vec![put(0), load(0, 2)]);
-    let broken = || Completion::Refused(StoreError::Broken);
-    assert_eq!(
-        reports.recv().unwrap(),
-        Completions {
-            upto: CommandNumber(2),
-            exceptions: vec![(CommandNumber(1), broken()), (CommandNumber(2), broken())]
-        }
-    );
-    assert_eq!(status.metrics.refusing.get(), 1);
-    assert!(matches!(status.state(), Health::Refusing { reason: StoreError::Broken, .. }));
-}

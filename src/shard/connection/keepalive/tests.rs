@@ -90,18 +90,6 @@ fn answers_that_nobody_asks_for_are_forgotten_with_the_clients_silence() {
 }
 
 #[test]
-fn pings_flooding_a_client_that_does_not_read_close_it() {
-    let mut rig = Rig::new();
-    let key = rig.open();
-    for _ in 0..20 {
-        rig.bytes(key, &client_frame(Opcode::Ping, &[b'p'; 100]));
-    }
-    assert_eq!(rig.stats().closed_too_slow.get(), 1);
-    assert_eq!(rig.hear(key), ["close 1013 too slow"]);
-    rig.finish();
-}
-
-#[test]
 fn a_connection_closed_by_its_timer_is_cut_off_in_time() {
     let mut rig = Rig::new();
     let key = rig.open();

@@ -33,12 +33,15 @@ impl Disk {
                 }
                 self.messages.entry((stored.session, stored.offset)).or_insert(*stored);
             }
-            Mutation::ReleaseMessage { session, offset } => {
-                if let Some(stored) = self.messages.get_mut(&(session, offset)) {
-                    stored.released = true;
+            Mutation::ReleaseMessage { session, offset } => match self.messages.get_mut(&(session, offset)) {
+                Some(stored) => stored.released = true,
+                None => return Completion::Absent,
+            },
+            Mutation::RemoveMessage { session, offset } => {
+                if self.messages.remove(&(session, offset)).is_none() {
+                    return Completion::Absent;
                 }
             }
-            Mutation::RemoveMessage { session, offset } => drop(self.messages.remove(&(session, offset))),
             Mutation::PutReceived { session, received } => drop(self.received.insert((session, received.id), received)),
             Mutation::RemoveReceived { session, id } => drop(self.received.remove(&(session, id))),
             Mutation::DropSession { session } => {

@@ -36,7 +36,7 @@ impl Model {
             Request::Shard { shard, command } => {
                 let completion = match &command.operation {
                     Operation::Mutate(mutation) => self.mutation(mutation, now),
-                    Operation::Load { session, after, most } => self.load(*session, *after, *most, now),
+                    Operation::Load { session, after, most } => self.load(*session, *after, *most),
                 };
                 Response::Shard { shard: *shard, number: command.number, completion }
             }
@@ -100,14 +100,16 @@ impl Model {
                 known.messages.insert(message.offset, (**message).clone());
             }
             Mutation::ReleaseMessage { session, offset } => {
-                let known = self.sessions.get_mut(session).and_then(|known| known.messages.get_mut(offset));
-                if let Some(message) = known.filter(|message| !message.released) {
-                    message.message = Message::encode(message.message.qos, 0, b"", &mut Vec::new());
-                    message.released = true;
-                }
+                let Some(known) = self.sessions.get_mut(session) else { return Completion::Done };
+                let Some(message) = known.messages.get_mut(offset) else { return Completion::Absent };
+                message.message = Message::encode(message.message.qos, 0, b"", &mut Vec::new());
+                message.released = true;
             }
             Mutation::RemoveMessage { session, offset } => {
-                self.sessions.get_mut(session).map(|known| known.messages.remove(offset));
+                let Some(known) = self.sessions.get_mut(session) else { return Completion::Done };
+                if known.messages.remove(offset).is_none() {
+                    return Completion::Absent;
+                }
             }
             Mutation::PutReceived { session, received } => {
                 let Some(known) = self.sessions.get_mut(session) else { return GONE };
@@ -123,10 +125,10 @@ impl Model {
         Completion::Done
     }
 
-    fn load(&self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Completion {
+    fn load(&self, session: SessionId, after: Option<Offset>, most: usize) -> Completion {
         let Some(known) = self.sessions.get(&session) else { return Completion::Refused(StoreError::Broken) };
         let behind = known.messages.values().filter(|message| after.is_none_or(|after| message.offset > after));
-        let mut messages: Vec<StoredMessage> = behind.filter(|message| lives(message, now)).cloned().collect();
+        let mut messages: Vec<StoredMessage> = behind.cloned().collect();
         let more = messages.len() > most;
         messages.truncate(most);
         let mut received: Vec<Received> = known.received.values().cloned().collect();
@@ -246,7 +248,7 @@ fn event() -> impl Strategy<Value = Event> {
     let channel = || prop::sample::select(vec!["x", "y", "z"]).prop_map(Arc::<str>::from);
     let id = || (1..4_u16).prop_map(MessageId);
     let received = (id(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..90))
-        .prop_map(|(id, sequence, answer)| Received { id, sequence: sequence.into(), answer: answer.into() });
+        .prop_map(|(id, sequence, answer)| Received::from_stored(id, sequence.into(), answer.into()));
     let mutation = prop_oneof![
         4 => some_row().prop_map(|row| Mutation::PutSession(Box::new(row))),
         1 => (session(), channel()).prop_map(|(session, channel)| Mutation::JoinChannel { session, channel }),
@@ -290,7 +292,7 @@ fn rig(server: &Server) -> Rig {
 /// All that can be seen from outside.
 fn assert_same(rig: &mut Rig, model: &Model) {
     for session in (1..5).map(SessionId) {
-        assert_eq!(rig.load(session, None, 100), model.load(session, None, 100, rig.now));
+        assert_eq!(rig.load(session, None, 100), model.load(session, None, 100));
     }
     let found = rig.reopen();
     assert_eq!(found, model.found());

@@ -7,7 +7,8 @@ use crate::store::sqlite::database::Transaction;
 use crate::store::sqlite::index::{Entry, Index};
 use crate::store::sqlite::rows::{MessageRowId, SessionRowId, signed};
 use crate::wire::packet::QoS;
-use rusqlite::{Connection, Error, OptionalExtension, Result, Row, ffi, params};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
 use sha1::{Digest, Sha1};
 use std::sync::Arc;
 
@@ -79,19 +80,19 @@ fn guard(connection: &Connection, session_row: SessionRowId, message_id: &str) -
     connection.prepare_cached(sql)?.query_row(params![message_id, session_row], read).optional()
 }
 
-pub fn release(transaction: &mut Transaction, session: SessionId, offset: Offset) -> Result<()> {
-    let Some(Entry { row, .. }) = transaction.index.message(session, offset) else { return Ok(()) };
+pub fn release(transaction: &mut Transaction, session: SessionId, offset: Offset) -> Result<Completion> {
+    let Some(Entry { row, .. }) = transaction.index.message(session, offset) else { return Ok(Completion::Absent) };
     let sql = "UPDATE messages SET flags = flags | ?2, type = 0, body = x'', bytes = 0, due = ?3 WHERE row = ?1";
     transaction.connection.prepare_cached(sql)?.execute(params![row, RELEASED, NEVER])?;
     transaction.index.release_message(session, offset);
-    Ok(())
+    Ok(Completion::Done)
 }
 
-pub fn remove(transaction: &mut Transaction, session: SessionId, offset: Offset) -> Result<()> {
-    let Some(Entry { row, .. }) = transaction.index.message(session, offset) else { return Ok(()) };
+pub fn remove(transaction: &mut Transaction, session: SessionId, offset: Offset) -> Result<Completion> {
+    let Some(Entry { row, .. }) = transaction.index.message(session, offset) else { return Ok(Completion::Absent) };
     delete_row(transaction.connection, row)?;
     transaction.index.remove_message(session, offset);
-    Ok(())
+    Ok(Completion::Done)
 }
 
 pub fn delete_row(connection: &Connection, row: MessageRowId) -> Result<()> {
@@ -130,10 +131,10 @@ pub fn decode(
     })
 }
 
-/// An error as SQLite reports damage, for damage that SQLite itself does not notice.
+/// Damage that SQLite itself does not notice: it concerns one session.
 pub fn damaged(session: SessionId, offset: Offset) -> Error {
     let detail = format!("message {} of session {:032x} is not what was stored", offset.0, session.0);
-    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CORRUPT), Some(detail))
+    Error::FromSqlConversionFailure(0, Type::Blob, detail.into())
 }
 
 /// Half of a SHA-1: fast, and good enough against chance.

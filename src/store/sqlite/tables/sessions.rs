@@ -58,8 +58,12 @@ pub fn leave(transaction: &Transaction, row: SessionRowId, channel: &str) -> Res
 
 pub fn put_received(transaction: &Transaction, row: SessionRowId, received: &Received) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO received (key, id, sequence, answer) VALUES (?1, ?2, ?3, ?4)";
-    let Received { id, sequence, answer } = received;
-    transaction.connection.prepare_cached(sql)?.execute(params![row, id.0, *sequence as i64, &**answer]).map(drop)
+    let sequence = received.stored_sequence() as i64;
+    transaction
+        .connection
+        .prepare_cached(sql)?
+        .execute(params![row, received.id.0, sequence, &*received.answer])
+        .map(drop)
 }
 
 pub fn remove_received(transaction: &Transaction, row: SessionRowId, id: MessageId) -> Result<()> {

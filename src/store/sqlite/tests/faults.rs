@@ -154,6 +154,21 @@ fn a_damaged_file_never_hands_out_what_was_not_stored() {
 }
 
 #[test]
+fn a_damaged_message_costs_its_session_alone() {
+    let dir = TempDir::new();
+    let (mut store, _) = dir.open();
+    expect_done(&mut store, [put_session(S, "s"), put_session(T, "t")]);
+    expect_done(&mut store, [put_message(stored(S, 0, "one")), put_message(stored(T, 0, "another"))]);
+    store.database.connection().execute("UPDATE messages SET body = x'00' WHERE key = 1", []).unwrap();
+    let load = |session| Operation::Load { session, after: None, most: 10 };
+    assert_eq!(run(&mut store, [load(S)], NOW), [refused(StoreError::Damaged)]);
+    assert_eq!(offsets(&all(&mut store, T)), [0]);
+    assert_eq!(store.health(), Health::Ready);
+    expect_done(&mut store, [put_message(stored(T, 1, "more")), Mutation::DropSession { session: S }]);
+    assert_eq!(run(&mut store, [load(S)], NOW), [Completion::Loaded(Page::default())]);
+}
+
+#[test]
 fn a_full_disk_refuses_what_needs_room_and_recovers() {
     let dir = TempDir::new();
     let (mut store, _) = dir.open();
@@ -174,6 +189,9 @@ fn a_full_disk_refuses_what_needs_room_and_recovers() {
     refusing(&store, StoreError::DiskFull, "the disk is full");
     assert_eq!(store.usage(), usage);
     store.database.index().check_invariants(store.database.connection()).unwrap();
+    // A client that comes back for its messages is let in; a new session is not.
+    assert_eq!(mutate(&mut store, [put_session(S, "s")]), [Completion::Done]);
+    assert_eq!(mutate(&mut store, [put_session(T, "t")]), [refused(StoreError::DiskFull)]);
     // What makes room is done in the same batch, and then there is some.
     let mut batch: Vec<Mutation> =
         (0..20).map(|offset| Mutation::RemoveMessage { session: S, offset: Offset(offset) }).collect();

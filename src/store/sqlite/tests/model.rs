@@ -121,7 +121,7 @@ impl Model {
     fn act(&mut self, act: &Act, now: UnixMs) -> Response {
         let completion = match act {
             Act::Mutation(mutation) => self.mutation(mutation, now),
-            Act::Load(session, after, most) => Completion::Loaded(self.load(*session, after.map(Offset), *most, now)),
+            Act::Load(session, after, most) => Completion::Loaded(self.load(*session, after.map(Offset), *most)),
             Act::Claim(id) => return Response::Claim { id: ClaimId(1), outcome: self.claim(*id, now) },
             Act::Settle(id) => {
                 if let Some((_, answer)) = self.claims.get_mut(id) {
@@ -163,12 +163,14 @@ impl Model {
             Mutation::LeaveChannel { channel, .. } => drop(known.channels.remove(&channel)),
             Mutation::PutMessage(message) => return known.put_message(*message, now),
             Mutation::ReleaseMessage { offset, .. } => {
-                if let Some(message) = known.messages.get_mut(&offset) {
-                    message.message = Message::encode(message.message.qos, 0, &[], &mut Vec::new());
-                    message.released = true;
-                }
+                let Some(message) = known.messages.get_mut(&offset) else { return Completion::Absent };
+                message.message = Message::encode(message.message.qos, 0, &[], &mut Vec::new());
+                message.released = true;
             }
-            Mutation::RemoveMessage { offset, .. } => drop(known.messages.remove(&offset)),
+            Mutation::RemoveMessage { offset, .. } if known.messages.remove(&offset).is_none() => {
+                return Completion::Absent;
+            }
+            Mutation::RemoveMessage { .. } => {}
             Mutation::PutReceived { received, .. } => drop(known.received.insert(received.id, received)),
             Mutation::RemoveReceived { id, .. } => drop(known.received.remove(&id)),
             Mutation::DropSession { .. } => drop(self.sessions.remove(&session)),
@@ -192,11 +194,11 @@ impl Model {
         Completion::Done
     }
 
-    fn load(&self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Page {
+    fn load(&self, session: SessionId, after: Option<Offset>, most: usize) -> Page {
         let Some(session) = self.sessions.get(&session) else { return Page::default() };
         let mut page = Page::default();
         let behind = session.messages.values().filter(|message| after.is_none_or(|after| message.offset > after));
-        page.messages = behind.filter(|message| message.is_live(now)).cloned().collect();
+        page.messages = behind.cloned().collect();
         page.more = page.messages.len() > most;
         page.messages.truncate(most);
         if after.is_none() {
