@@ -103,4 +103,19 @@ mod tests {
             rig.finish();
         }
     }
+
+    #[test]
+    fn ping_packets_that_nobody_reads_the_answers_of_cost_one_pong() {
+        let (mut rig, key) = reserved(|settings| settings.limits.answers_waiting_more = 0);
+        open(&mut rig, key);
+        assert_eq!(rig.hear(key).len(), 1);
+        for _ in 0..10_000 {
+            rig.bytes(key, &client_frame(Opcode::Binary, &PING));
+        }
+        assert_eq!(rig.stats().closed_too_slow.get(), 0);
+        assert_eq!(rig.take_bytes(key, 1), [0x82]);
+        rig.bytes(key, &client_frame(Opcode::Binary, &PING));
+        assert_eq!(rig.take_bytes(key, usize::MAX), [1, 0x70, 0x82, 1, 0x70], "what is begun answers an earlier one");
+        rig.finish();
+    }
 }

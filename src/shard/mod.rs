@@ -52,7 +52,7 @@ pub use settings::{Mode, SessionSettings, Settings};
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::metrics::shard::ShardMetrics;
-use crate::wire::packet::{PING, PONG, Packet, QoS};
+use crate::wire::packet::{PING, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use call::waiting::Calls;
 use channel::members::Channels;
@@ -453,7 +453,7 @@ impl Shard {
             }
             Ok(Packet::Com { id }) => downlinks.on_com(conns, conn, id, cx),
             Err(_) if packet == PING && conns.details(conn).greets() => {
-                conns.push(conn, Item::SharedPacket(PONG[..].into()), cx);
+                conns.push_pong_packet(conn, cx);
             }
             Err(error) => {
                 cx.metrics.packet_violations.increment();

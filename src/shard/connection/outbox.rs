@@ -7,7 +7,7 @@
 use super::transport::Transport;
 use crate::base::arena::{Arena, List};
 use crate::shard::message::{MessageRef, Messages, Stamp};
-use crate::wire::packet::{MessageId, Packet, QoS};
+use crate::wire::packet::{MessageId, PONG, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 
@@ -82,6 +82,17 @@ impl Item {
         let mut bytes = [0; SMALL_MAX];
         bytes[..scratch.len()].copy_from_slice(scratch);
         Item::Packet { len: scratch.len() as u8, bytes }
+    }
+
+    /// The answer to the packet PING.
+    pub fn pong_packet() -> Item {
+        let mut bytes = [0; SMALL_MAX];
+        bytes[..PONG.len()].copy_from_slice(&PONG);
+        Item::Packet { len: PONG.len() as u8, bytes }
+    }
+
+    fn is_pong_packet(&self) -> bool {
+        matches!(self, Item::Packet { len, bytes } if bytes[..usize::from(*len)] == PONG)
     }
 
     /// `reason` is cut where a close cannot carry it.
@@ -167,6 +178,12 @@ impl Outboxes {
         outbox.bytes -= before.len(outbox.transport, messages) as u32;
         outbox.bytes += outbox.transport.control_len(payload.len()) as u32;
         true
+    }
+
+    /// It answers what comes until it is begun.
+    pub fn ends_with_pong_packet(&self, outbox: &Outbox) -> bool {
+        let is_begun = |tail| outbox.head_written > 0 && outbox.list.front() == Some(tail);
+        outbox.list.back().is_some_and(|tail| !is_begun(tail) && self.0.get(tail).is_pong_packet())
     }
 
     /// Bytes that count against a limit: a frame that the socket has begun must be finished, whatever comes.

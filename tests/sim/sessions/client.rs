@@ -9,7 +9,7 @@ use crate::peer::{RESPONSE, body_of, take_frame, token_of};
 use crate::world::PLENTY;
 use rainbow::shard::RESERVED_TYPE;
 use rainbow::shard::command::SessionId;
-use rainbow::wire::packet::{MessageId, MessageRefusal, Packet, QoS};
+use rainbow::wire::packet::{MessageId, MessageRefusal, PING, PONG, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -153,6 +153,13 @@ impl World {
                 }
             }
             9 => self.frame(id, Opcode::Pong, payload),
+            2 if payload == PONG => {
+                let connection = &mut self.connections[id];
+                connection.pongs += 1;
+                connection.awaits_pong = false;
+                assert!(connection.pongs <= connection.pings, "nobody asked");
+                self.seen.pongs += 1;
+            }
             2 => {
                 let packet = Packet::decode(payload).expect("the server speaks the protocol");
                 self.trace(format_args!("connection {id} hears {packet:?}"));
@@ -229,6 +236,11 @@ impl World {
 
     pub fn speak(&mut self, client: usize) {
         let id = self.clients[client].connection.filter(|&id| self.connections[id].can_speak());
+        if let Some(id) = id.filter(|_| self.clients[client].greets && self.rng.chance(20)) {
+            self.frame(id, Opcode::Binary, &PING);
+            let connection = &mut self.connections[id];
+            (connection.pings, connection.awaits_pong) = (connection.pings + 1, true);
+        }
         if self.clients[client].outstanding.len() >= OUTSTANDING_MAX {
             return;
         }
