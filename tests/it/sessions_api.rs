@@ -167,10 +167,15 @@ fn a_client_that_speaks_it_need_not_name_its_device_and_its_ping_is_answered() {
 fn a_client_that_speaks_it_hears_of_a_refusal_by_a_close_code() {
     let backend = Backend::start();
     let server = Setup::of(&backend).start();
-    for (reply, code) in [(Reply::ok(r#"{"status":"no"}"#), 4401), (Reply::status(500, ""), 4503)] {
+    for (reply, code, reason) in [
+        (Reply::ok(r#"{"status":"no"}"#), 4401, "refused"),
+        (Reply::ok(r#"{"status":"no","reason":"the trial is over"}"#), 4401, "the trial is over"),
+        (Reply::status(403, r#"{"reason":"banned"}"#), 4401, "banned"),
+        (Reply::status(500, r#"{"reason":"broken"}"#), 4503, "the business server does not answer"),
+    ] {
         backend.on_connect(move |_| reply.clone());
         let mut client = speaking("phone").open(server.addr());
-        assert_eq!(client.expect_close().0, code);
+        assert_eq!(client.expect_close(), (code, reason.into()));
     }
 }
 

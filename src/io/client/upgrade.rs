@@ -201,10 +201,10 @@ pub async fn connect(
                 // Boxed: seldom, and larger than all the rest.
                 return Box::pin(handover::hand_over(&worker, key, socket, arrival)).await;
             }
-            ConnectOutcome::Refused => {
+            ConnectOutcome::Refused(reason) => {
                 worker.count(|counters| &counters.connect_refused);
                 debug!(%identity, "refused by the backend");
-                Some(ConnectRefusal::Refused)
+                Some(ConnectRefusal::Refused(reason))
             }
             ConnectOutcome::Failed(why) => {
                 worker.count(|counters| &counters.connect_failed);

@@ -91,13 +91,16 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
             let actions = Actions::read(head.headers);
             match ConnectAnswer::read(head.status, body) {
                 ConnectAnswer::Accepted => accept(worker, connect, &actions),
-                refused => {
+                ConnectAnswer::Refused(reason) => {
                     lifecycle::note_invalid(worker, &actions);
-                    match head.status {
-                        _ if refused == ConnectAnswer::Refused => ConnectOutcome::Refused,
-                        200..=299 => ConnectOutcome::Failed(ConnectFailure::NotJson),
-                        status => ConnectOutcome::Failed(ConnectFailure::Status(status)),
-                    }
+                    ConnectOutcome::Refused(reason)
+                }
+                ConnectAnswer::Failed => {
+                    lifecycle::note_invalid(worker, &actions);
+                    ConnectOutcome::Failed(match head.status {
+                        200..=299 => ConnectFailure::NotJson,
+                        status => ConnectFailure::Status(status),
+                    })
                 }
             }
         }
