@@ -35,8 +35,10 @@ export type QoS = 0 | 1 | 2;
 
 /** A message from the server. */
 export class Message<T = unknown> extends Body<T> {
-  constructor(packet: Packet);
+  constructor(packet: Packet & { name?: string });
   readonly type: number;
+  /** The type's in `types`. */
+  readonly name: string | undefined;
   readonly qos: QoS;
   /** The packet's; undefined with QoS 0. */
   readonly id: number | undefined;
@@ -99,8 +101,31 @@ export interface Socket {
   close(code?: number, reason?: string): void;
 }
 
+/**
+ * What is said with a named type, each part optional: `send` and the `answer` to it, what is received (`receive`) and the
+ * `reply` to that. `new Rainbow<{ chat: { send: { text: string } } }>(url, { types: { chat: 1 } })`
+ */
+export interface Exchange {
+  send?: unknown;
+  answer?: unknown;
+  receive?: unknown;
+  reply?: unknown;
+}
+
+type Name<M> = keyof M & string;
+type Part<E, P extends keyof Exchange, Otherwise> = E extends { [part in P]: infer T } ? T : Otherwise;
+/** May be left out where it may be undefined. */
+type Sent<E, More extends unknown[]> =
+  undefined extends Part<E, "send", Data>
+    ? [data?: Part<E, "send", Data>, ...more: More]
+    : [data: Part<E, "send", Data>, ...more: More];
+type Answer<E> = Body<Part<E, "answer", unknown>>;
+type Handler<E> = (message: Message<Part<E, "receive", unknown>>) => Part<E, "reply", Reply> | Promise<Part<E, "reply", Reply>>;
+
 /** Times are milliseconds. */
-export interface Options {
+export interface Options<M = {}> {
+  /** Names for message types (0–65535). */
+  types?: { [N in keyof M]: number };
   /** Who connects; by default a random id that the browser keeps. */
   deviceId?: string;
   /** The platform; by default "web" or "node". */
@@ -133,15 +158,18 @@ export interface Options {
   random?: () => number;
 }
 
-export class Rainbow {
-  constructor(url: string | URL, options?: Options);
+/** `M`: an `Exchange` for each name of `types`; without it the names alone are checked. */
+export class Rainbow<M = {}> {
+  constructor(url: string | URL, options?: Options<M>);
   get state(): State;
   get deviceId(): string;
   /** Sends that still wait for an answer. */
   get pending(): number;
 
   on<E extends keyof Events>(event: E, handler: Events[E]): this;
+  on<N extends Name<M>>(name: N, handler: Handler<M[N]>): this;
   off<E extends keyof Events>(event: E, handler: Events[E]): this;
+  off<N extends Name<M>>(name: N, handler: Handler<M[N]>): this;
 
   /** Resolves when open for the first time. Rejects when refused for good, or closed before. */
   open(): Promise<void>;
@@ -152,6 +180,8 @@ export class Rainbow {
   /** Resolves with the business server's answer. `timeout` 0 or Infinity waits for ever. */
   send(type: number, data?: Data, qos?: 1 | 2, timeout?: number): Promise<Body>;
   send(type: number, data: Data, qos: QoS, timeout?: number): Promise<Body | undefined>;
+  send<N extends Name<M>>(name: N, data: Part<M[N], "send", Data>, qos: 0): Promise<undefined>;
+  send<N extends Name<M>>(name: N, ...rest: Sent<M[N], [qos?: 1 | 2, timeout?: number]>): Promise<Answer<M[N]>>;
 }
 
 // — Packets, for tests and tools —

@@ -8,6 +8,8 @@
  *     const answer = await rainbow.send(1, { text: "hello" });       // QoS 1: the business server's answer
  *     console.log(answer.text, answer.json());
  *
+ * With `types: { chat: 1 }` a type has a name: `rainbow.send("chat", …)`, `rainbow.on("chat", (message) => …)`.
+ *
  * Times are milliseconds. A message that was promised (QoS 1 and 2) outlives the connection it was sent on: it is sent
  * again on the next one until its own timeout ends. "Exactly once" over a reconnection needs a durable session
  * (`session: true`, and a business server that names one); without it a QoS 2 message is exactly once per connection.
@@ -52,11 +54,15 @@ export class Body {
   }
 }
 
-/** A message from the server, as handed to "message" handlers. `id` is the packet's, undefined with QoS 0. */
+/**
+ * A message from the server, as handed to "message" handlers. `id` is the packet's, undefined with QoS 0; `name` that of its
+ * type in `types`, undefined without one.
+ */
 export class Message extends Body {
-  constructor({ type, qos, id, dup, body }) {
+  constructor({ type, name, qos, id, dup, body }) {
     super(body);
     this.type = type;
+    this.name = name;
     this.qos = qos;
     this.id = id;
     this.dup = dup;
@@ -66,7 +72,10 @@ export class Message extends Body {
 export class Rainbow {
   #url;
   #options;
-  #handlers = { open: new Set(), message: new Set(), close: new Set(), error: new Set() };
+  #handlers = new Map(EVENTS.map((event) => [event, new Set()]));
+  /** Numbers by name, and names by number. */
+  #types;
+  #names;
   /** "closed" (nothing will happen by itself), "waiting" (for the next attempt), "connecting", "open". */
   #state = "closed";
   #socket = null;
@@ -97,6 +106,7 @@ export class Rainbow {
    * - `params`: further query parameters for the business server, or a function (it may be async) that yields them for each attempt; if
    *    it throws, the attempt has failed and another follows;
    * - `WebSocket`: the class to use (default: the global one);
+   * - `types`: names for message types, as in `{ chat: 1, typing: 2 }`; `send` and `on` take them;
    * - `timeout` (10 s) of a send, `repeat` (3 s) between repeats, `pendingMax` (1024) unanswered sends;
    * - `backoffMin` (500 ms) and `backoffMax` (30 s): a reconnection waits a random part of `backoffMin` · 2ⁿ, at most
    *    `backoffMax`; n counts failures in a row, and a connection that lasted `stable` (5 s) ends the row;
@@ -114,6 +124,14 @@ export class Rainbow {
     this.#options.storage ??= browserStorage();
     this.#options.deviceId ??= keptDeviceId(this.#options.storage);
     this.#url = connectUrl(url);
+    this.#types = new Map(Object.entries(this.#options.types ?? {}));
+    this.#names = new Map([...this.#types].map(([name, type]) => [type, name]));
+    if (this.#names.size < this.#types.size) throw new TypeError("types: two names have one number");
+    for (const [name, type] of this.#types) {
+      if (this.#handlers.has(name)) throw new TypeError(`types: "${name}" is an event`);
+      checkType(type);
+      this.#handlers.set(name, new Set());
+    }
     if (this.#options.WebSocket === undefined) throw new TypeError("no WebSocket class here: pass one as an option");
   }
 
@@ -133,7 +151,7 @@ export class Rainbow {
   /**
    * Events: "open" ({session: its name or null, resumed, waiting: messages that were kept for us}), "message" (Message; what the handler returns, or what its promise
    * yields, is the reply of a QoS 1/2 message), "close" ({code, reason, retryIn}: `retryIn` is null when no attempt
-   * follows), "error" (RainbowError, or what a handler threw).
+   * follows), "error" (RainbowError, or what a handler threw). A name of `types` is like "message", for that type alone.
    */
   on(event, handler) {
     this.#handlersOf(event).add(handler);
@@ -170,12 +188,13 @@ export class Rainbow {
   }
 
   /**
-   * Sends `data` (text, bytes, or anything that JSON can say) as message `type` (0–65535). Resolves with QoS 0 when
+   * Sends `data` (text, bytes, or anything that JSON can say) as message `type` (0–65535, or a name of `types`). Resolves with QoS 0 when
    * written, with QoS 1 with the body of ACK, with QoS 2 with the body of REC after COM. A QoS 0 message is never kept for
    * later: without a connection it is rejected. `timeout` 0 or Infinity waits for ever.
    */
   async send(type, data, qos = 1, timeout = this.#options.timeout) {
-    if (!Number.isInteger(type) || type < 0 || type > 0xffff) throw new TypeError("type: 0–65535");
+    if (typeof type === "string") type = this.#types.get(type);
+    checkType(type);
     if (type === SESSION_TYPE && this.#options.session) throw new TypeError("type 65535 is Rainbow's own");
     if (qos !== 0 && qos !== 1 && qos !== 2) throw new TypeError("qos: 0, 1 or 2");
     const body = toBytes(data);
@@ -314,8 +333,10 @@ export class Rainbow {
 
   /** Hands a message to every handler, all at once; the bytes of the first reply that is not undefined. */
   async #deliver(packet) {
-    const message = new Message(packet);
-    const replies = [...this.#handlers.message].map(async (handler) => handler(message));
+    const name = this.#names.get(packet.type);
+    const message = new Message({ ...packet, name });
+    const handlers = ["message", name].flatMap((event) => [...(this.#handlers.get(event) ?? [])]);
+    const replies = handlers.map(async (handler) => handler(message));
     let reply;
     for (const outcome of await Promise.allSettled(replies)) {
       if (outcome.status === "rejected") this.#emit("error", outcome.reason);
@@ -554,13 +575,13 @@ export class Rainbow {
   }
 
   #handlersOf(event) {
-    const handlers = this.#handlers[event];
-    if (handlers === undefined) throw new TypeError(`no event "${event}": open, message, close, error`);
+    const handlers = this.#handlers.get(event);
+    if (handlers === undefined) throw new TypeError(`no event "${event}": ${[...this.#handlers.keys()].join(", ")}`);
     return handlers;
   }
 
   #emit(event, value) {
-    for (const handler of [...this.#handlers[event]]) {
+    for (const handler of [...this.#handlers.get(event)]) {
       try {
         handler(value);
       } catch (error) {
@@ -779,6 +800,10 @@ function settle({ reply, status, resolve, reject }) {
   reject(Object.assign(error, { status, body }));
 }
 
+function checkType(type) {
+  if (!Number.isInteger(type) || type < 0 || type > 0xffff) throw new TypeError("type: 0–65535, or a name of `types`");
+}
+
 function toBytes(data) {
   if (data === undefined || data === null) return EMPTY;
   if (typeof data === "string") return encoder.encode(data);
@@ -834,6 +859,7 @@ function settleable() {
   return { promise, resolve, reject };
 }
 
+const EVENTS = ["open", "message", "close", "error"];
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const EMPTY = new Uint8Array(0);

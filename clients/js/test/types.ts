@@ -21,6 +21,41 @@ export async function talk(): Promise<string> {
   return answer.text + String(json) + packet?.id + nothing + rainbow.state.length;
 }
 
+// Names alone.
+const named = new Rainbow("/", { types: { chat: 1, typing: 2 } });
+named.on("chat", (message) => message.text).on("message", ({ name }) => name);
+export const named_answer: Promise<Body> = named.send("chat", { anything: true });
+named.send("typing");
+named.send("typing", undefined, 0);
+// @ts-expect-error: no such name.
+named.send("shout", "x");
+// @ts-expect-error: no such name.
+named.on("shout", () => {});
+
+// Typed end to end.
+interface Chat {
+  chat: { send: { text: string }; answer: { number: number }; receive: { from: string; text: string }; reply: { seen: boolean } };
+  typing: { receive: string };
+}
+const chat = new Rainbow<Chat>("/", { types: { chat: 1, typing: 2 } });
+chat.on("chat", async (message) => ({ seen: message.json()?.from !== "me" }));
+chat.on("typing", (message) => void message.json()?.toUpperCase());
+export async function say(): Promise<number | undefined> {
+  chat.send("typing");
+  chat.send("chat", { text: "x" }, 0);
+  return (await chat.send("chat", { text: "x" }, 2, 1_000)).json()?.number;
+}
+// @ts-expect-error: a name without a number.
+new Rainbow<Chat>("/", { types: { chat: 1 } });
+// @ts-expect-error: not what is sent with it.
+chat.send("chat", { txt: "x" });
+// @ts-expect-error: not what is sent with it.
+chat.send("chat");
+// @ts-expect-error: not what is received with it.
+chat.on("chat", (message) => ({ seen: message.json()?.nobody === "me" }));
+// @ts-expect-error: not what is replied to it.
+chat.on("chat", () => ({ heard: true }));
+
 // @ts-expect-error: there is no such event.
 rainbow.on("mesage", () => {});
 // @ts-expect-error: there is no such QoS.
