@@ -7,7 +7,7 @@
  * - "full": too many unanswered messages, or a congested line;
  * - "protocol": the server said what it must not;
  * - "storage": ids will not survive a reload of the page;
- * - "refused": the business server has refused the message (`status`, `body`).
+ * - "refused": the business server has refused the message (`status`, `body`), or this client (`closeCode` 4401, `reason`).
  */
 export type ErrorCode = "timeout" | "too_large" | "closed" | "full" | "protocol" | "storage" | "refused";
 
@@ -19,6 +19,10 @@ export class RainbowError extends Error {
   readonly status?: number;
   /** Of a refused message: the business server's answer. */
   readonly body?: Body;
+  /** After a final close: the server's code, */
+  readonly closeCode?: number;
+  /** and its reason. */
+  readonly reason?: string;
 }
 
 /** What a packet carries. `T` is what its JSON is believed to be; nothing checks it. */

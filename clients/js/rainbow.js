@@ -23,8 +23,8 @@
 
 /**
  * Why a promise was rejected or what failed: `code` is "timeout", "too_large", "closed", "full", "protocol", "storage" or
- * "refused". With "refused" the business server has refused the message for good: `status` is its HTTP status, `body` its
- * answer (Body).
+ * "refused": the business server has refused the message for good (`status`: its HTTP status, `body`: its answer, a Body), or
+ * has refused us (`closeCode` 4401). After a final close `closeCode` and `reason` are the server's.
  */
 export class RainbowError extends Error {
   constructor(code, message) {
@@ -470,7 +470,7 @@ export class Rainbow {
   #onClose(code, reason) {
     this.#detach();
     const final = code === TAKEN_OVER || code === REFUSED || (code >= 4500 && code <= 4999 && code !== BACKEND_UNREACHABLE);
-    if (final) this.#end(new RainbowError("closed", `refused by the server: ${code} ${reason}`));
+    if (final) this.#end(finalError(code, reason));
     else if (code === TOO_LARGE) this.#rejectLargest();
     const retryIn = final ? null : this.#reconnectLater();
     this.#emit("close", { code, reason, retryIn });
@@ -790,6 +790,12 @@ export function decodePacket(bytes, refusals = false) {
     packet.body = bytes.subarray(length + 2);
   }
   return packet;
+}
+
+/** The server wants no more of us. */
+function finalError(code, reason) {
+  const error = new RainbowError(code === REFUSED ? "refused" : "closed", `closed by the server for good: ${code} ${reason}`);
+  return Object.assign(error, { closeCode: code, reason });
 }
 
 /** The promise of a send that has its answer. */

@@ -81,11 +81,25 @@ test("params_may_be_async_and_a_throw_is_a_failed_attempt", async (t) => {
 test("a_refusal_is_final_and_an_unreachable_backend_is_not", async (t) => {
   const fake = await FakeServer.start(t, { handleProtocols: () => "rainbow.2" });
   const rainbow = fake.client(t, { session: true });
-  const open = assert.rejects(rainbow.open(), /4401 who are you/);
+  const why = { code: "refused", closeCode: 4401, reason: "who are you", message: /who are you/ };
+  const open = assert.rejects(rainbow.open(), why);
+  const waiting = assert.rejects(rainbow.send(1, "x"), why);
   (await fake.next()).socket.close(4503, "later");
   (await fake.next()).socket.close(4401, "who are you");
-  await open;
+  await Promise.all([open, waiting]);
   assert.equal(rainbow.state, "closed");
+  const again = rainbow.open();
+  greet(await fake.next(), {});
+  await again;
+  assert.equal(rainbow.state, "open", "whoever has signed in meanwhile may try again");
+});
+
+test("other_final_codes_are_no_refusal", async (t) => {
+  const { rainbow, connection } = await greeted(t);
+  const sent = assert.rejects(rainbow.send(1, "x"), { code: "closed", closeCode: 4409, reason: "elsewhere" });
+  await connection.next();
+  connection.socket.close(4409, "elsewhere");
+  await sent;
 });
 
 test("what_is_sent_before_open_waits_for_it", async (t) => {
