@@ -55,8 +55,8 @@ impl Bed {
             let more = self.shard.poll_fanout(NOW);
             while let Some(index) = self.shard.next_dirty() {
                 self.out.clear();
-                self.shard.write_pending(index, 64 << 10, &mut self.out);
-                self.shard.written(index, self.out.len());
+                let shared = self.shard.gather(index, 64 << 10, &mut self.out).len();
+                self.shard.written(index, self.out.len() + shared);
                 written += 1;
             }
             while self.shard.poll_output().is_some() {

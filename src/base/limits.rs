@@ -16,6 +16,9 @@ pub struct Limits {
     /// Answers to a client's packets and pings that may wait for it to read, beyond one for each message in the
     /// windows.
     pub answers_waiting_more: usize,
+    /// A longer packet is not copied for a write: the socket gets it where it lies, a 1 MiB one as often as it takes a
+    /// part of it.
+    pub copied_packet_bytes_max: usize,
     /// Messages that may wait for fan-out runs; more are refused.
     pub fanout_jobs_max: usize,
     /// Commands to the store that may be unfinished; beyond it nothing more is promised.
@@ -132,6 +135,7 @@ impl Limits {
         fanout_slice_members: 32,
         fanout_at_once_members: 64,
         answers_waiting_more: 4096,
+        copied_packet_bytes_max: 2 << 10,
         fanout_jobs_max: 4096,
         commands_max: 1 << 16,
         commands_bytes_max: 64 << 20,

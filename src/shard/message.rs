@@ -46,13 +46,17 @@ impl Message {
         self.packet.len()
     }
 
-    /// Appends the packet as this receiver gets it.
-    pub fn write(&self, stamp: Stamp, out: &mut Vec<u8>) {
+    /// Appends the packet as this receiver gets it, or of one longer than `copied_max` its start. Returns the rest,
+    /// which is the same for all.
+    pub fn write(&self, stamp: Stamp, copied_max: usize, out: &mut Vec<u8>) -> &[u8] {
         let start = out.len();
-        out.extend_from_slice(&self.packet);
+        let copied = if self.packet.len() > copied_max { packet::SEND_ID_END } else { self.packet.len() };
+        let (copied, shared) = self.packet.split_at(copied.min(self.packet.len()));
+        out.extend_from_slice(copied);
         if let Some(id) = stamp.id {
             packet::patch_send(&mut out[start..], id, stamp.dup);
         }
+        shared
     }
 }
 

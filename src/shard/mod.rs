@@ -5,7 +5,7 @@
 //! * *Inputs*: `reserve` or `adopt` a slot, then `handle` what happens to it; `handle` what the backend, the store,
 //!   callers and time bring; `poll_fanout` once per turn.
 //! * *Outputs*: after inputs, `poll_output` until `None`.
-//! * *Bytes to clients*: `next_dirty` names a connection, `write_pending` yields the bytes to write, `written` says how
+//! * *Bytes to clients*: `next_dirty` names a connection, `gather` yields the bytes to write, `written` says how
 //!   much of that its socket took.
 //! * *Time*: `next_tick` says when to send `Input::Tick`.
 //!
@@ -258,10 +258,11 @@ impl Shard {
         self.conns.dirty_len()
     }
 
-    /// Appends what is to be written next, about `enough` bytes of it; nothing when the connection is gone or has
-    /// nothing.
-    pub fn write_pending(&self, conn: ConnIndex, enough: usize, out: &mut Vec<u8>) {
-        self.conns.write_pending(conn, enough, &self.messages, out);
+    /// What is to be written next, about `enough` bytes: appended to `out`, and the bytes behind them, which are not
+    /// copied. Nothing when the connection is gone or has nothing.
+    pub fn gather(&self, conn: ConnIndex, enough: usize, out: &mut Vec<u8>) -> &[u8] {
+        let copied_max = self.settings.limits.copied_packet_bytes_max;
+        self.conns.gather(conn, (enough, copied_max), &self.messages, out)
     }
 
     /// The socket took `bytes`. True when there is more to write.

@@ -44,6 +44,8 @@ pub enum Bug {
     KeepsAllAnswers,
     /// A client whose queue is full is not read on.
     StopsAtFullQueue,
+    /// Answers that nobody reads wait however many they are.
+    AnswersWithoutLimit,
     /// A refusal looks like an answer.
     HidesRefusals,
     /// A session whose connection ends stores nothing of what was in flight.
@@ -102,6 +104,7 @@ impl Bug {
         Bug::HoldsForEver,
         Bug::KeepsAllAnswers,
         Bug::StopsAtFullQueue,
+        Bug::AnswersWithoutLimit,
         Bug::HidesRefusals,
     ];
 

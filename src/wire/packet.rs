@@ -232,6 +232,8 @@ pub const DUP_BIT: u8 = 0b0000_1000;
 const REFUSED_BIT: u8 = 0b0000_0001;
 /// Where the id lies in a SEND of QoS above 0; where the body begins in one of QoS 0.
 pub const SEND_ID_AT: usize = 3;
+/// Where it ends.
+pub const SEND_ID_END: usize = SEND_ID_AT + ID_LEN;
 pub const ID_LEN: usize = 2;
 /// Byte 0 and the id, before the body of an ACK or REC.
 pub const ANSWER_HEADER_LEN: usize = 1 + ID_LEN;

@@ -5,13 +5,29 @@ use crate::connection::ConnectionId;
 use crate::world::{Event, World, channel_name};
 use rainbow::base::time::Tick;
 use rainbow::shard::{DrainScope, Input};
+use rainbow::wire::packet::{MessageId, Packet};
 use rainbow::wire::ws::frame::{CloseCode, Opcode};
+
+/// An id that no message of a world gets.
+pub const UNKNOWN: MessageId = MessageId(60_000);
+
+/// In bytes for a client: REL and COM of the unknown id, each in a frame.
+pub fn answers_to_floods(bytes: &[u8]) -> usize {
+    let [high, low] = UNKNOWN.0.to_be_bytes();
+    bytes.windows(5).filter(|frame| frame[..2] == [0x82, 3] && frame[3..] == [high, low]).count()
+}
+
+fn encoded(packet: &Packet<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    packet.encode_into(&mut bytes);
+    bytes
+}
 
 impl World {
     pub fn chaos(&mut self) {
         let Some(id) = self.some_connection() else { return };
         let (node, now) = (self.connections[id].node, self.now);
-        match self.rng.below(17) {
+        match self.rng.below(18) {
             // Never silent for as long as a ping takes: answers at QoS 1 may be forgotten then.
             0..=1 if self.connections[id].frozen + 3_000 < now => {
                 let until = now + 500 + self.rng.below(7_000);
@@ -59,7 +75,25 @@ impl World {
                 self.turn(node);
             }
             10 => self.change_limits(node),
+            11 if self.connections[id].can_speak() => self.flood(id),
             _ => self.control(),
+        }
+    }
+
+    /// A client says what costs it nothing, and reads none of the answers for a while.
+    fn flood(&mut self, id: ConnectionId) {
+        let until = self.now + 1_000;
+        self.connections[id].frozen = until;
+        self.connections[id].hindered = until;
+        self.seen.floods += 1;
+        let what = self.rng.below(3);
+        self.trace(format_args!("connection {id} floods with {}", ["pings", "REL", "REC"][what as usize]));
+        for n in 0..100 + self.rng.below(200) {
+            match what {
+                0 => self.frame(id, Opcode::Ping, &n.to_le_bytes()[..1 + n as usize % 8]),
+                1 => self.frame(id, Opcode::Binary, &encoded(&Packet::Rel { id: UNKNOWN, dup: true })),
+                _ => self.frame(id, Opcode::Binary, &encoded(&Packet::Rec { id: UNKNOWN, body: b"" })),
+            }
         }
     }
 

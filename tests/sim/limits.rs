@@ -21,6 +21,7 @@ fn tiny_limits() -> Limits {
     Limits {
         fanout_slice_members: 1,
         answers_waiting_more: 4,
+        copied_packet_bytes_max: 12,
         fanout_at_once_members: 1,
         fanout_jobs_max: 3,
         commands_max: 6,

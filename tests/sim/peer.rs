@@ -2,6 +2,7 @@
 //! answered. A client that *loses* drops a packet now and then, coming or going, each at most `LOSSES_MAX` times.
 
 use crate::backend::status_of;
+use crate::chaos::UNKNOWN;
 use crate::connection::{Answer, ConnectionId};
 use crate::world::{Event, PLENTY, World};
 use rainbow::shard::RESERVED_TYPE;
@@ -143,6 +144,7 @@ impl World {
                 }
             }
             9 => self.frame(id, Opcode::Pong, payload),
+            10 => {}
             2 if payload == PONG => self.on_pong(id),
             2 => {
                 let packet = Packet::decode(payload).expect("the server speaks the protocol");
@@ -199,7 +201,7 @@ impl World {
             }
             Packet::Com { id: message } => {
                 let peer = &mut self.connections[id].peer;
-                assert!(message.0 < peer.next_up_id, "COM for what was never sent");
+                assert!(message.0 < peer.next_up_id || message == UNKNOWN, "COM for what was never sent");
                 if peer.outstanding.get(&message.0).is_some_and(|out| out.released) {
                     peer.outstanding.remove(&message.0);
                 }

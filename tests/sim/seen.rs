@@ -36,7 +36,8 @@ pub(crate) use seen;
 
 seen! {
     events opened abandoned survivors calls handed_down repeats_down answered_up failed forwards_repeated lost paused blocked
-    greeted pongs refused_up ids_reused answer_holds rate_paused frozen vanished cut outages stale limits_changed calls_refused
+    greeted pongs refused_up ids_reused answer_holds rate_paused frozen vanished floods cut outages stale limits_changed
+    calls_refused
 }
 
 impl Seen {

@@ -4,6 +4,7 @@
 
 use crate::backend::Backend;
 use crate::calls::Calls;
+use crate::chaos::answers_to_floods;
 use crate::connection::{Answer, Connection, ConnectionId, Stage};
 use crate::limits::{has_tiny_limits, limits_of};
 use crate::node::Node;
@@ -443,12 +444,16 @@ impl World {
         loop {
             bytes.clear();
             let enough = if self.rng.chance(30) { usize::MAX } else { 1 + self.rng.below(400) as usize };
-            self.nodes[node].shard.write_pending(index, enough, &mut bytes);
+            let shared = self.nodes[node].shard.gather(index, enough, &mut bytes);
+            bytes.extend_from_slice(shared);
             if bytes.is_empty() {
                 return;
             }
             let most = self.nodes[node].settings.outbox_bytes_max + OUTBOX_SLACK;
             assert!(bytes.len() <= most, "{} bytes wait for connection {id}", bytes.len());
+            let answers = answers_to_floods(&bytes);
+            let most = self.nodes[node].settings.answers_waiting_max();
+            assert!(answers <= most, "{answers} answers to a flood wait for connection {id}");
             let connection = &mut self.connections[id];
             let mut taken = bytes.len().min(connection.down_max - connection.down.len());
             if self.rng.chance(10) {

@@ -1,7 +1,8 @@
 //! The sockets of this worker's clients, by their slot in the shard: writing to them, ending them, and waking the
 //! client tasks that have stopped reading.
 //!
-//! Writes are direct: one `send` per 64 KiB of the frames that wait for a connection, once per turn. A socket that
+//! Writes are direct: one `send` per 64 KiB of the frames that wait for a connection, once per turn; a long packet goes
+//! out from where it lies, whatever part of it the socket takes at a time. A socket that
 //! takes no more is put into an epoll set, which one task of the worker waits for: a blocked client costs no task and
 //! no buffer.
 
@@ -90,14 +91,16 @@ impl ClientSockets {
         let mut scratch = self.scratch.borrow_mut();
         loop {
             scratch.clear();
-            shard.write_pending(index, WRITE_ENOUGH, &mut scratch);
-            if scratch.is_empty() {
+            let shared = shard.gather(index, WRITE_ENOUGH, &mut scratch);
+            let len = scratch.len() + shared.len();
+            if len == 0 {
                 break;
             }
-            match net::send(fd, &scratch) {
+            let sent = if shared.is_empty() { net::send(fd, &scratch) } else { net::send_both(fd, &scratch, shared) };
+            match sent {
                 Ok(sent) => {
                     let more = shard.written(index, sent);
-                    if sent < scratch.len() {
+                    if sent < len {
                         self.block(index, fd);
                         break;
                     }

@@ -268,7 +268,7 @@ impl KnownTable {
     /// Of the answers that may be forgotten at any time.
     fn qos1_memory(&self, ids: &KnownIds) -> usize {
         let is_free = |known: &Known| known.is_done() && !known.answered_before;
-        self.iter(ids).filter(|known| is_free(known)).map(|known| known.answer.memory()).sum()
+        self.0.iter(&ids.list).filter(|(_, known)| is_free(known)).map(|(_, known)| known.answer.memory()).sum()
     }
 
     /// Forgets the oldest answers of QoS 1 until no more than so many, and so much memory of all answers, are

@@ -126,12 +126,23 @@ impl Item {
         matches!(self, Item::Message(message, _) if messages.get(message).qos == QoS::AtMostOnce)
     }
 
-    fn write(&self, transport: Transport, messages: &Messages, out: &mut Vec<u8>) {
+    /// Appends it as it is on the transport, or of a packet longer than `copied_max` the start. Returns the rest.
+    fn write<'a>(
+        &'a self,
+        transport: Transport,
+        messages: &'a Messages,
+        copied_max: usize,
+        out: &mut Vec<u8>,
+    ) -> &'a [u8] {
         match self {
             Item::Message(message, stamp) => {
                 let message = messages.get(message);
                 transport.write_packet_header(message.packet_len(), out);
-                message.write(*stamp, out);
+                return message.write(*stamp, copied_max, out);
+            }
+            Item::SharedPacket(packet) if packet.len() > copied_max => {
+                transport.write_packet_header(packet.len(), out);
+                return packet;
             }
             Item::Response(bytes) => out.extend_from_slice(bytes),
             Item::Packet { len, bytes } => transport.write_packet(&bytes[..usize::from(*len)], out),
@@ -144,6 +155,7 @@ impl Item {
                 transport.write_close(close.as_ref().map(|(code, reason)| (*code, &**reason)), out);
             }
         }
+        &[]
     }
 
     fn release(self, messages: &mut Messages) {
@@ -192,19 +204,34 @@ impl Outboxes {
         outbox.bytes as usize - begun.map_or(0, |head| self.0.get(head).len(outbox.transport, messages))
     }
 
-    /// Appends what is next to be written, whole items until `enough` bytes are reached (so at least one), less what
-    /// the socket already has of the first.
-    pub fn write_pending(&self, outbox: &Outbox, messages: &Messages, enough: usize, out: &mut Vec<u8>) {
-        let start = out.len();
+    /// What is next to be written, less what the socket already has of it: appended to `out`, whole items until
+    /// `enough` bytes are reached (so at least one), and behind them, returned, the rest of a packet longer than
+    /// `copied_max`. Where that is empty, it ends with `out`.
+    pub fn gather<'a>(
+        &'a self,
+        outbox: &Outbox,
+        messages: &'a Messages,
+        (enough, copied_max): (usize, usize),
+        out: &mut Vec<u8>,
+    ) -> &'a [u8] {
+        let (start, mut written) = (out.len(), outbox.head_written as usize);
         for (_, item) in self.0.iter(&outbox.list) {
-            item.write(outbox.transport, messages, out);
-            if out.len() - start == outbox.bytes as usize || out.len() - start >= enough {
+            let begin = out.len();
+            let shared = item.write(outbox.transport, messages, copied_max, out);
+            let skipped = written.min(out.len() - begin);
+            if skipped > 0 {
+                out.drain(begin..begin + skipped);
+            }
+            let shared = &shared[written - skipped..];
+            if !shared.is_empty() {
+                return shared;
+            }
+            written = 0;
+            if out.len() - start >= enough {
                 break;
             }
         }
-        if outbox.head_written > 0 {
-            out.drain(start..start + outbox.head_written as usize);
-        }
+        &[]
     }
 
     /// The socket has taken `written` bytes.
@@ -289,8 +316,11 @@ impl Outboxes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::Settings;
     use crate::shard::message::Message;
+    use crate::shard::tests::{Rig, client_frame};
     use crate::wire::packet::MessageId;
+    use crate::wire::ws::frame::Opcode;
     use proptest::prelude::*;
 
     const UNSTAMPED: Stamp = Stamp { id: None, dup: false };
@@ -311,7 +341,7 @@ mod tests {
         items.advance(&mut outbox, &mut answers, &mut messages, 1);
         assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 1, frame + 1), 1);
         let mut out = Vec::new();
-        items.write_pending(&outbox, &messages, usize::MAX, &mut out);
+        assert!(items.gather(&outbox, &messages, (usize::MAX, usize::MAX), &mut out).is_empty());
         let text = String::from_utf8_lossy(&out);
         assert!(text.contains("aaaa") && !text.contains("bbbb") && text.contains("cccc"), "{text:?}");
     }
@@ -349,8 +379,28 @@ mod tests {
         items.push(&mut outbox, &mut answers, &messages, item);
         assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 100, 10), 0);
         let mut out = Vec::new();
-        items.write_pending(&outbox, &messages, usize::MAX, &mut out);
+        assert!(items.gather(&outbox, &messages, (usize::MAX, usize::MAX), &mut out).is_empty());
         assert_eq!(out, [0x82, 6, 0x1A, 0, 7, 0, 5, b'x'], "id and DUP are stamped into the copy");
+    }
+
+    #[test]
+    fn what_a_client_causes_and_does_not_read_is_bounded() {
+        let small = |settings: &mut Settings| {
+            (settings.inflight_window, settings.received_max, settings.limits.answers_waiting_more) = (2, 3, 5);
+        };
+        let rel = client_frame(Opcode::Binary, &[0x40, 0, 9]);
+        let rec = client_frame(Opcode::Binary, &[0x30, 0, 9]);
+        for flood in [&rel, &rec] {
+            let mut rig = Rig::with(small);
+            let key = rig.open();
+            for _ in 0..10 {
+                rig.bytes(key, flood);
+            }
+            assert_eq!(rig.stats().closed_too_slow.get(), 0, "a client may be behind");
+            (0..1000).for_each(|_| rig.bytes(key, flood));
+            assert_eq!((rig.stats().closed_too_slow.get(), rig.stats().answers_unread.get()), (1, 1));
+            rig.finish();
+        }
     }
 
     proptest! {
@@ -358,6 +408,7 @@ mod tests {
         fn what_is_written_in_pieces_equals_the_whole(
             sizes in prop::collection::vec(0..300usize, 1..20),
             writes in prop::collection::vec((1..200usize, 1..400usize), 1..200),
+            copied_max in 0..300usize,
         ) {
             let (mut items, mut messages) = (Outboxes::default(), Messages::default());
         let (mut outbox, mut answers) = (Outbox::default(), AnswerCount::default());
@@ -372,13 +423,14 @@ mod tests {
                     5 => Item::close(CloseCode(4000), &"é".repeat(size), Transport::WebSocket),
                     _ => Item::Response(vec![n as u8; size + 1].into()),
                 };
-                item.write(Transport::WebSocket, &messages, &mut whole);
+                item.write(Transport::WebSocket, &messages, usize::MAX, &mut whole);
                 items.push(&mut outbox, &mut answers, &messages, item);
             }
             let mut written = Vec::new();
             for (taken, enough) in writes {
                 let mut out = Vec::new();
-                items.write_pending(&outbox, &messages, enough, &mut out);
+                let shared = items.gather(&outbox, &messages, (enough, copied_max), &mut out);
+                out.extend_from_slice(shared);
                 let taken = taken.min(out.len());
                 written.extend_from_slice(&out[..taken]);
                 items.advance(&mut outbox, &mut answers, &mut messages, taken);

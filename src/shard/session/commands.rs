@@ -229,6 +229,7 @@ struct UnderWay {
 }
 
 impl ChannelChanges {
+    #[cfg(debug_assertions)]
     pub fn len(&self) -> usize {
         self.0.len()
     }

@@ -49,6 +49,7 @@ const SETTINGS: Settings = Settings {
 const TINY_LIMITS: Limits = Limits {
     fanout_slice_members: 1,
     answers_waiting_more: 4,
+    copied_packet_bytes_max: 12,
     fanout_at_once_members: 1,
     fanout_jobs_max: 3,
     commands_max: 6,
@@ -485,8 +486,8 @@ impl Story<'_> {
         let Some(index) = self.shard.next_dirty() else { return };
         let most = self.number() * 2;
         let mut bytes = Vec::new();
-        self.shard.write_pending(index, 64, &mut bytes);
-        self.shard.written(index, bytes.len().min(most));
+        let shared = self.shard.gather(index, 64, &mut bytes).len();
+        self.shard.written(index, (bytes.len() + shared).min(most));
     }
 
     fn carry_out(&mut self) {

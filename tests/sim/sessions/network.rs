@@ -270,7 +270,8 @@ impl World {
         loop {
             bytes.clear();
             let enough = if self.rng.chance(30) { usize::MAX } else { 1 + self.rng.below(400) as usize };
-            self.shard().write_pending(index, enough, &mut bytes);
+            let shared = self.shard().gather(index, enough, &mut bytes);
+            bytes.extend_from_slice(shared);
             if bytes.is_empty() {
                 return;
             }

@@ -90,6 +90,18 @@ fn answers_that_nobody_asks_for_are_forgotten_with_the_clients_silence() {
 }
 
 #[test]
+fn pings_that_nobody_reads_the_answers_of_cost_one_pong() {
+    let mut rig = Rig::new();
+    let key = rig.open();
+    for n in 0..1000u16 {
+        rig.bytes(key, &client_frame(Opcode::Ping, &n.to_be_bytes()));
+    }
+    assert_eq!(rig.stats().closed_too_slow.get(), 0);
+    assert_eq!(rig.hear(key).len(), 1, "the newest");
+    rig.finish();
+}
+
+#[test]
 fn a_connection_closed_by_its_timer_is_cut_off_in_time() {
     let mut rig = Rig::new();
     let key = rig.open();
