@@ -52,6 +52,7 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     (session.loading, session.more) = (true, false);
     session.loaded = Offset(0);
     session.unmatched_recs.clear();
+    session.recs_missed = false;
     session.sweep = session.sweep.map(|sweep| Sweep::new(sweep.from, sweep.upto));
     session.block = block_min;
     session.reserving = session.reserving.max(Offset(session.next.0 + block_min));
