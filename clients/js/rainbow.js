@@ -8,6 +8,8 @@
  *     const answer = await rainbow.send(1, { text: "hello" });       // QoS 1: the business server's answer
  *     console.log(answer.text, answer.json());
  *
+ * With `types: { chat: 1 }` a type has a name: `rainbow.send("chat", …)`, `rainbow.on("chat", (message) => …)`.
+ *
  * Times are milliseconds. A message that was promised (QoS 1 and 2) outlives the connection it was sent on: it is sent
  * again on the next one until its own timeout ends. "Exactly once" over a reconnection needs a durable session
  * (`session: true`, and a business server that names one); without it a QoS 2 message is exactly once per connection.
@@ -20,8 +22,9 @@
  */
 
 /**
- * Why a promise was rejected or what failed: `code` is "timeout", "closed", "full", "protocol", "storage" or "refused". With
- * "refused" the business server has refused the message for good: `status` is its HTTP status, `body` its answer (Body).
+ * Why a promise was rejected or what failed: `code` is "timeout", "too_large", "closed", "full", "protocol", "storage" or
+ * "refused": the business server has refused the message for good (`status`: its HTTP status, `body`: its answer, a Body), or
+ * has refused us (`closeCode` 4401). After a final close `closeCode` and `reason` are the server's.
  */
 export class RainbowError extends Error {
   constructor(code, message) {
@@ -51,11 +54,15 @@ export class Body {
   }
 }
 
-/** A message from the server, as handed to "message" handlers. `id` is the packet's, undefined with QoS 0. */
+/**
+ * A message from the server, as handed to "message" handlers. `id` is the packet's, undefined with QoS 0; `name` that of its
+ * type in `types`, undefined without one.
+ */
 export class Message extends Body {
-  constructor({ type, qos, id, dup, body }) {
+  constructor({ type, name, qos, id, dup, body }) {
     super(body);
     this.type = type;
+    this.name = name;
     this.qos = qos;
     this.id = id;
     this.dup = dup;
@@ -65,14 +72,28 @@ export class Message extends Body {
 export class Rainbow {
   #url;
   #options;
-  #handlers = { open: new Set(), message: new Set(), close: new Set(), error: new Set() };
+  #handlers = new Map(EVENTS.map((event) => [event, new Set()]));
+  /** Numbers by name, and names by number. */
+  #types;
+  #names;
   /** "closed" (nothing will happen by itself), "waiting" (for the next attempt), "connecting", "open". */
   #state = "closed";
   #socket = null;
   #attempts = 0;
   #openedAt = 0;
+  /** `close()` was called, or the server has refused us for good. What is sent before the first `open()` waits for it. */
+  #hasEnded = false;
   #reconnectTimer;
   #opening = null;
+  /** The present attempt; an older one's `params` come too late. */
+  #attempt = null;
+  /** The largest message that the server takes, packet header included; known from the greeting. */
+  #bytesMax = Infinity;
+  #heartbeat = 0;
+  #heardAt = 0;
+  #pulse;
+  /** When the unanswered PING went out; 0 without. */
+  #askedAt = 0;
   /** Sends without their last answer, in the order of `send`. */
   #sends = new Set();
   /** Those among them that have an id: a send gets one when it is written first, so that ids on the line have no gaps. */
@@ -82,11 +103,14 @@ export class Rainbow {
   /**
    * `url`: ws(s):// or http(s)://, or a path on the page's own host; an empty path means /connect/. Options:
    * - `deviceId`, `os`: who connects (default: a random id that the browser keeps; "web" or "node");
-   * - `params`: further query parameters for the business server, or a function that yields them for each attempt;
+   * - `params`: further query parameters for the business server, or a function (it may be async) that yields them for each attempt; if
+   *    it throws, the attempt has failed and another follows;
    * - `WebSocket`: the class to use (default: the global one);
+   * - `types`: names for message types, as in `{ chat: 1, typing: 2 }`; `send` and `on` take them;
    * - `timeout` (10 s) of a send, `repeat` (3 s) between repeats, `pendingMax` (1024) unanswered sends;
    * - `backoffMin` (500 ms) and `backoffMax` (30 s): a reconnection waits a random part of `backoffMin` · 2ⁿ, at most
    *    `backoffMax`; n counts failures in a row, and a connection that lasted `stable` (5 s) ends the row;
+   * - `pongTimeout` (10 s): with `session`, a line that was silent for the server's heartbeat and for so long after is dropped;
    * - `session`: offer durable sessions (the subprotocol `rainbow.2`). Only one page holds a session: the page that had it
    *    before hears "close" with code 4409, which is final;
    * - `storage`: where the session's ids survive a reload of the page (default: localStorage). An object with `getItem` and
@@ -100,6 +124,14 @@ export class Rainbow {
     this.#options.storage ??= browserStorage();
     this.#options.deviceId ??= keptDeviceId(this.#options.storage);
     this.#url = connectUrl(url);
+    this.#types = new Map(Object.entries(this.#options.types ?? {}));
+    this.#names = new Map([...this.#types].map(([name, type]) => [type, name]));
+    if (this.#names.size < this.#types.size) throw new TypeError("types: two names have one number");
+    for (const [name, type] of this.#types) {
+      if (this.#handlers.has(name)) throw new TypeError(`types: "${name}" is an event`);
+      checkType(type);
+      this.#handlers.set(name, new Set());
+    }
     if (this.#options.WebSocket === undefined) throw new TypeError("no WebSocket class here: pass one as an option");
   }
 
@@ -119,7 +151,7 @@ export class Rainbow {
   /**
    * Events: "open" ({session: its name or null, resumed, waiting: messages that were kept for us}), "message" (Message; what the handler returns, or what its promise
    * yields, is the reply of a QoS 1/2 message), "close" ({code, reason, retryIn}: `retryIn` is null when no attempt
-   * follows), "error" (RainbowError, or what a handler threw).
+   * follows), "error" (RainbowError, or what a handler threw). A name of `types` is like "message", for that type alone.
    */
   on(event, handler) {
     this.#handlersOf(event).add(handler);
@@ -131,9 +163,11 @@ export class Rainbow {
     return this;
   }
 
-  /** Connects, and stays connected until `close()` or a close code of 4500–4999. Resolves when open for the first time. */
+  /** Connects, and stays connected until `close()` or a final close code: 4401, 4409, 4500–4999 but 4503. Resolves when open for the first time. */
   open() {
     if (this.#state === "open") return Promise.resolve();
+    this.#hasEnded = false;
+    this.#listen(true);
     if (this.#opening === null) {
       this.#opening = settleable();
       // Whoever ignores the promise hears of failures by events; it must not become an unhandled rejection.
@@ -154,17 +188,21 @@ export class Rainbow {
   }
 
   /**
-   * Sends `data` (text, bytes, or anything that JSON can say) as message `type` (0–65535). Resolves with QoS 0 when
+   * Sends `data` (text, bytes, or anything that JSON can say) as message `type` (0–65535, or a name of `types`). Resolves with QoS 0 when
    * written, with QoS 1 with the body of ACK, with QoS 2 with the body of REC after COM. A QoS 0 message is never kept for
    * later: without a connection it is rejected. `timeout` 0 or Infinity waits for ever.
    */
   async send(type, data, qos = 1, timeout = this.#options.timeout) {
-    if (!Number.isInteger(type) || type < 0 || type > 0xffff) throw new TypeError("type: 0–65535");
+    if (typeof type === "string") type = this.#types.get(type);
+    checkType(type);
     if (type === SESSION_TYPE && this.#options.session) throw new TypeError("type 65535 is Rainbow's own");
     if (qos !== 0 && qos !== 1 && qos !== 2) throw new TypeError("qos: 0, 1 or 2");
     const body = toBytes(data);
+    if (body.length + HEADER_MAX > this.#bytesMax) {
+      throw new RainbowError("too_large", `${body.length} bytes are more than the server takes`);
+    }
     if (qos === 0) return this.#sendOnce(type, body);
-    if (this.#state === "closed") throw new RainbowError("closed", "not open");
+    if (this.#state === "closed" && this.#hasEnded) throw new RainbowError("closed", "not open");
     if (this.#sends.size >= this.#options.pendingMax) throw new RainbowError("full", "too many unanswered messages");
     const entry = { id: null, type, body, qos, written: false, reply: null, status: undefined, ...settleable() };
     this.#sends.add(entry);
@@ -222,6 +260,9 @@ export class Rainbow {
   // — In —
 
   #onPacket(socket, data) {
+    this.#heardAt = Date.now();
+    this.#askedAt = 0;
+    if (socket.protocol === SESSION_PROTOCOL && data.byteLength === 1 && toBytes(data)[0] === PONG << 4) return;
     const packet = decodePacket(toBytes(data), socket.protocol === SESSION_PROTOCOL);
     if (packet === null) return this.#violate("malformed packet");
     if (socket.protocol === SESSION_PROTOCOL && (this.#state !== "open" || packet.type === SESSION_TYPE)) {
@@ -292,8 +333,10 @@ export class Rainbow {
 
   /** Hands a message to every handler, all at once; the bytes of the first reply that is not undefined. */
   async #deliver(packet) {
-    const message = new Message(packet);
-    const replies = [...this.#handlers.message].map(async (handler) => handler(message));
+    const name = this.#names.get(packet.type);
+    const message = new Message({ ...packet, name });
+    const handlers = ["message", name].flatMap((event) => [...(this.#handlers.get(event) ?? [])]);
+    const replies = handlers.map(async (handler) => handler(message));
     let reply;
     for (const outcome of await Promise.allSettled(replies)) {
       if (outcome.status === "rejected") this.#emit("error", outcome.reason);
@@ -312,8 +355,29 @@ export class Rainbow {
   #connect() {
     clearTimeout(this.#reconnectTimer);
     this.#state = "connecting";
+    const attempt = (this.#attempt = {});
+    // Without a promise the socket is there when `open()` returns.
+    const fail = (error) => this.#attempt === attempt && this.#onAttemptFailed(error);
+    try {
+      const { params } = this.#options;
+      const extra = typeof params === "function" ? params() : params;
+      if (typeof extra?.then !== "function") return this.#dial(extra);
+      extra.then((found) => this.#attempt === attempt && this.#dial(found)).catch(fail);
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  #onAttemptFailed(error) {
+    const retryIn = this.#reconnectLater();
+    this.#emit("error", error);
+    this.#emit("close", { code: 1006, reason: "the attempt failed", retryIn });
+  }
+
+  #dial(extra) {
     const { WebSocket, session } = this.#options;
-    const socket = session ? new WebSocket(this.#attemptUrl(), [SESSION_PROTOCOL]) : new WebSocket(this.#attemptUrl());
+    const url = this.#attemptUrl(extra);
+    const socket = session ? new WebSocket(url, [SESSION_PROTOCOL]) : new WebSocket(url);
     socket.binaryType = "arraybuffer";
     // Events of a socket that is no longer ours are nobody's.
     const ours = (handle) => (event) => this.#socket === socket && handle(event);
@@ -324,10 +388,9 @@ export class Rainbow {
     this.#socket = socket;
   }
 
-  #attemptUrl() {
-    const { params, deviceId, os } = this.#options;
+  #attemptUrl(extra) {
+    const { deviceId, os } = this.#options;
     const url = new URL(this.#url);
-    const extra = typeof params === "function" ? params() : params;
     for (const [name, value] of Object.entries(extra ?? {})) url.searchParams.set(name, value);
     url.searchParams.set("X-DEVICEID", deviceId);
     url.searchParams.set("X-CLIENT-OS", os);
@@ -336,6 +399,8 @@ export class Rainbow {
 
   #onOpen(socket) {
     this.#openedAt = Date.now();
+    this.#heardAt = Date.now();
+    this.#askedAt = 0;
     // With a session the first packet says what was kept, and only then is it known how to go on.
     if (socket.protocol !== SESSION_PROTOCOL) this.#goOn({ session: null, resumed: false, waiting: 0 });
   }
@@ -350,8 +415,10 @@ export class Rainbow {
       }
     }
     if (typeof greeting?.resumed !== "boolean") return this.#violate("bad session greeting");
-    const { session = null, resumed, waiting = 0 } = greeting;
-    this.#goOn({ session, resumed: resumed && session !== null, waiting });
+    const { session = null, session_id: sessionId = null, resumed, waiting = 0 } = greeting;
+    if (greeting.message_bytes_max > 0) this.#bytesMax = greeting.message_bytes_max;
+    if (greeting.heartbeat > 0) this.#watch(greeting.heartbeat * 1000);
+    this.#goOn({ session, sessionId, resumed: resumed && session !== null, waiting });
   }
 
   #goOn(greeting) {
@@ -359,16 +426,21 @@ export class Rainbow {
     this.#recall(greeting);
     if (greeting.resumed) this.#settleIds();
     else this.#startAfresh();
-    for (const entry of [...this.#sends]) this.#transmit(entry);
+    for (const entry of [...this.#sends]) {
+      if (entry.body.length + HEADER_MAX > this.#bytesMax) this.#rejectTooLarge(entry);
+      else this.#transmit(entry);
+    }
     this.#opening?.resolve();
     this.#opening = null;
     this.#emit("open", greeting);
   }
 
   /** The memory that belongs to the session that the server has named. */
-  #recall({ session, resumed }) {
+  #recall({ session, sessionId, resumed }) {
     const { storage, deviceId, random } = this.#options;
-    const key = session === null ? null : `rainbow.session ${deviceId} ${session}`;
+    // Ids belong to the session that was made under that name, not to the next one of the same name.
+    const made = sessionId ? ` ${sessionId}` : "";
+    const key = session === null ? null : `rainbow.session ${deviceId} ${session}${made}`;
     const onFault = (error) => this.#emit("error", new RainbowError("storage", `ids will not survive a reload: ${error}`));
     if (!resumed) this.#memory = Memory.fresh({ key, storage, onFault, lastId: this.#memory.lastId });
     else if (!this.#memory.belongsTo(key)) this.#memory = Memory.restored({ key, storage, onFault, random });
@@ -397,8 +469,9 @@ export class Rainbow {
 
   #onClose(code, reason) {
     this.#detach();
-    const final = code === TAKEN_OVER || (code >= 4500 && code <= 4999);
-    if (final) this.#end(new RainbowError("closed", `refused by the server: ${code} ${reason}`));
+    const final = code === TAKEN_OVER || code === REFUSED || (code >= 4500 && code <= 4999 && code !== BACKEND_UNREACHABLE);
+    if (final) this.#end(finalError(code, reason));
+    else if (code === TOO_LARGE) this.#rejectLargest();
     const retryIn = final ? null : this.#reconnectLater();
     this.#emit("close", { code, reason, retryIn });
   }
@@ -408,11 +481,66 @@ export class Rainbow {
     if (this.#openedAt > 0 && Date.now() - this.#openedAt >= this.#options.stable) this.#attempts = 0;
     this.#openedAt = 0;
     this.#socket = null;
+    this.#attempt = null;
     clearTimeout(this.#reconnectTimer);
+    clearInterval(this.#pulse);
+  }
+
+  /** A line that says nothing for `heartbeat` is asked; one that says nothing for 10 s more is dead. */
+  #watch(heartbeat) {
+    this.#heartbeat = heartbeat;
+    clearInterval(this.#pulse);
+    this.#pulse = setInterval(() => this.#checkPulse(), Math.min(heartbeat, this.#options.pongTimeout) / 8);
+  }
+
+  /** A page that comes back asks at once, and does not wait for the end of a backoff when the network is there again. */
+  #onWake = () => {
+    if (this.#state === "open") this.#checkPulse();
+    else if (this.#state === "waiting") this.#connect();
+  };
+
+  #listen(on) {
+    const change = on ? "addEventListener" : "removeEventListener";
+    if (typeof document !== "undefined") document[change]?.("visibilitychange", this.#onWake);
+    globalThis[change]?.("online", this.#onWake);
+  }
+
+  /** Judged by the clock: a page that slept has missed its timers. */
+  #checkPulse() {
+    const silent = Date.now() - this.#heardAt;
+    if (silent < this.#heartbeat) {
+      this.#askedAt = 0;
+    } else if (this.#askedAt === 0) {
+      this.#askedAt = Date.now();
+      this.#write(new Uint8Array([PING << 4]));
+    } else if (Date.now() - this.#askedAt >= this.#options.pongTimeout * 0.7) {
+      this.#drop(4000, "no pong");
+    }
+  }
+
+  /** Gives the line up: on a dead one the server's close would take minutes. */
+  #drop(code, reason) {
+    const socket = this.#socket;
+    this.#onClose(code, reason);
+    socket?.close(code, reason);
+  }
+
+  #rejectTooLarge(entry) {
+    this.#forget(entry);
+    entry.reject(new RainbowError("too_large", `${entry.body.length} bytes are more than the server takes`));
+  }
+
+  /** The server does not say which message was too large. The largest one on the line must not be repeated for ever. */
+  #rejectLargest() {
+    const written = [...this.#sends].filter((entry) => entry.written && entry.reply === null);
+    const largest = written.reduce((a, b) => (b.body.length > (a?.body.length ?? -1) ? b : a), null);
+    if (largest !== null) this.#rejectTooLarge(largest);
   }
 
   #end(error) {
     this.#state = "closed";
+    this.#hasEnded = true;
+    this.#listen(false);
     this.#attempts = 0;
     for (const entry of [...this.#sends]) {
       this.#forget(entry);
@@ -434,9 +562,7 @@ export class Rainbow {
 
   #violate(what) {
     this.#emit("error", new RainbowError("protocol", what));
-    const socket = this.#socket;
-    this.#onClose(4002, what);
-    socket?.close(4002, what);
+    this.#drop(4002, what);
   }
 
   #write(bytes) {
@@ -449,13 +575,13 @@ export class Rainbow {
   }
 
   #handlersOf(event) {
-    const handlers = this.#handlers[event];
-    if (handlers === undefined) throw new TypeError(`no event "${event}": open, message, close, error`);
+    const handlers = this.#handlers.get(event);
+    if (handlers === undefined) throw new TypeError(`no event "${event}": ${[...this.#handlers.keys()].join(", ")}`);
     return handlers;
   }
 
   #emit(event, value) {
-    for (const handler of [...this.#handlers[event]]) {
+    for (const handler of [...this.#handlers.get(event)]) {
       try {
         handler(value);
       } catch (error) {
@@ -623,6 +749,9 @@ export const ACK = 2;
 export const REC = 3;
 export const REL = 4;
 export const COM = 5;
+/** With `rainbow.2`: one byte each, no id. */
+export const PING = 6;
+export const PONG = 7;
 
 /**
  * {command, dup?, qos?, type?, id?, status?, body?} to bytes. Byte 0: command (4 bits), DUP, QoS (2 bits), refused. `status`
@@ -663,12 +792,22 @@ export function decodePacket(bytes, refusals = false) {
   return packet;
 }
 
+/** The server wants no more of us. */
+function finalError(code, reason) {
+  const error = new RainbowError(code === REFUSED ? "refused" : "closed", `closed by the server for good: ${code} ${reason}`);
+  return Object.assign(error, { closeCode: code, reason });
+}
+
 /** The promise of a send that has its answer. */
 function settle({ reply, status, resolve, reject }) {
   const body = new Body(reply);
   if (status === undefined) return resolve(body);
   const error = new RainbowError("refused", `refused by the business server with status ${status}`);
   reject(Object.assign(error, { status, body }));
+}
+
+function checkType(type) {
+  if (!Number.isInteger(type) || type < 0 || type > 0xffff) throw new TypeError("type: 0–65535, or a name of `types`");
 }
 
 function toBytes(data) {
@@ -713,7 +852,11 @@ function keptDeviceId(storage) {
 }
 
 function hex(bytes) {
-  return [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const random = new Uint8Array(bytes);
+  // React Native has no `crypto`; these ids are names, not secrets.
+  if (globalThis.crypto?.getRandomValues) crypto.getRandomValues(random);
+  else random.forEach((_, at) => (random[at] = Math.random() * 256));
+  return [...random].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function settleable() {
@@ -722,6 +865,7 @@ function settleable() {
   return { promise, resolve, reject };
 }
 
+const EVENTS = ["open", "message", "close", "error"];
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const EMPTY = new Uint8Array(0);
@@ -742,6 +886,13 @@ const SESSION_TYPE = 65535;
 const SESSION_PROTOCOL = "rainbow.2";
 /** Another connection of the same session has taken over; to come back would only throw that one out. */
 const TAKEN_OVER = 4409;
+/** The business server has refused the connection: to ask again would be refused again. */
+const REFUSED = 4401;
+/** The business server could not be asked. */
+const BACKEND_UNREACHABLE = 4503;
+const TOO_LARGE = 1009;
+/** Before the body of a SEND. */
+const HEADER_MAX = 5;
 /** Longer than this, setTimeout would fire at once. */
 const TIMER_MAX = 2 ** 31;
 const DEFAULTS = {
@@ -752,6 +903,7 @@ const DEFAULTS = {
   backoffMin: 500,
   backoffMax: 30_000,
   stable: 5_000,
+  pongTimeout: 10_000,
   session: false,
   random: Math.random,
 };

@@ -198,7 +198,8 @@ const REFUSED: u64 = 1 << 62;
 /// What a load found.
 #[derive(Debug, Default, PartialEq)]
 pub struct Page {
-    /// By offset; expired messages are left out.
+    /// By offset. What has expired and is not purged yet is among them: the shard alone decides by its clock, and
+    /// removes it. Were it left out, a wall clock that is stepped back would make it wait, passed over, in the store.
     pub messages: Vec<StoredMessage>,
     /// By `sequence`; on the first page only.
     pub received: Vec<Received>,

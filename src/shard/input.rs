@@ -15,7 +15,7 @@ pub enum Input<'a> {
     Opened {
         key: ConnKey,
         response: Rc<[u8]>,
-        /// The client speaks `rainbow.2`.
+        /// The client speaks `rainbow.2` and gets the packet of type 65535 first.
         greets: bool,
     },
     /// The backend has refused the connection, or the client went away during its connect hook.

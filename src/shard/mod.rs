@@ -25,6 +25,7 @@ pub mod connection;
 mod context;
 
 mod fanout;
+mod greeting;
 pub mod ids;
 pub mod input;
 #[cfg(debug_assertions)]
@@ -52,7 +53,7 @@ use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::metrics::shard::ShardMetrics;
-use crate::wire::packet::{Packet, QoS};
+use crate::wire::packet::{PING, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use call::waiting::Calls;
 use channel::largest::Largest;
@@ -470,6 +471,9 @@ impl Shard {
                 uplinks.on_rel(conns, conn, id, session, cx);
             }
             Ok(Packet::Com { id }) => downlinks.on_com(conns, conn, id, cx),
+            Err(_) if packet == PING && conns.details(conn).greets() => {
+                conns.push_pong_packet(conn, cx);
+            }
             Err(error) => {
                 cx.metrics.packet_violations.increment();
                 conns.close(conn, CloseCode::PROTOCOL_ERROR, &error.to_string(), cx);
@@ -525,6 +529,9 @@ impl Shard {
 fn open(scope: &mut Scope<'_>, conn: ConnIndex, response: Rc<[u8]>, greets: bool) {
     scope.conns.set_greets(conn, greets);
     scope.conns.open(conn, response, &mut scope.cx);
+    if greets {
+        greeting::greet(scope.conns, conn, None, &mut scope.cx);
+    }
     scope.conns.arm_no_later(conn, keepalive::next_check(scope.conns, conn, scope.cx.settings));
 }
 

@@ -34,6 +34,8 @@ pub enum Bug {
     NeverResumes,
     /// A silent client is not pinged.
     NeverPings,
+    /// The packet PING stays without answer.
+    NeverPongs,
     /// A QoS 1 id that names another message is taken for a repeat.
     SwallowsReusedIds,
     /// A queue that waits for REL does not go on when REL comes.
@@ -107,6 +109,7 @@ impl Bug {
         Bug::SkipsBytes,
         Bug::NeverResumes,
         Bug::NeverPings,
+        Bug::NeverPongs,
         Bug::SwallowsReusedIds,
         Bug::HoldsForEver,
         Bug::KeepsAllAnswers,

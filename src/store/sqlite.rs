@@ -67,7 +67,7 @@ impl Sqlite {
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
         crash::point("commit.before");
         match self.fault {
-            Some(Fault { reason, permanent: true, .. }) => return self.refuse_all(&requests, reason, now),
+            Some(Fault { reason, permanent: true, .. }) => return self.refuse_all(&requests, reason),
             Some(Fault { reason: StoreError::DiskFull, .. }) => return self.commit_freeing(&requests, now),
             _ => {}
         }
@@ -85,7 +85,7 @@ impl Sqlite {
             }
             Err(error) => match self.note_fault(error) {
                 StoreError::DiskFull => self.commit_freeing(&requests, now),
-                reason => self.refuse_all(&requests, reason, now),
+                reason => self.refuse_all(&requests, reason),
             },
         }
     }
@@ -97,23 +97,23 @@ impl Sqlite {
             Ok(responses) => responses,
             Err(error) => {
                 let reason = self.note_fault(error);
-                self.refuse_all(requests, reason, now)
+                self.refuse_all(requests, reason)
             }
         }
     }
 
     /// Writes nothing; answers loads for as long as reading works.
-    fn refuse_all(&mut self, requests: &[Request], reason: StoreError, now: UnixMs) -> Vec<Response> {
-        requests.iter().map(|request| self.refuse(request, reason, now)).collect()
+    fn refuse_all(&mut self, requests: &[Request], reason: StoreError) -> Vec<Response> {
+        requests.iter().map(|request| self.refuse(request, reason)).collect()
     }
 
-    fn refuse(&mut self, request: &Request, reason: StoreError, now: UnixMs) -> Response {
+    fn refuse(&mut self, request: &Request, reason: StoreError) -> Response {
         match request {
             Request::Shard { shard, command } => {
                 let completion = match command.operation {
                     Operation::Load { session, after, most } => {
                         let (connection, index) = (self.database.connection(), self.database.index());
-                        match load::complete(connection, index, (session, after, most), now) {
+                        match load::complete(connection, index, (session, after, most)) {
                             Ok(completion) => completion,
                             Err(error) => Completion::Refused(self.note_fault(error)),
                         }

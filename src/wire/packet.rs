@@ -5,6 +5,7 @@
 //! SEND        byte 0 · message type u16 · [id u16, QoS > 0 only] · body
 //! ACK, REC    byte 0 · id u16 · body
 //! REL, COM    byte 0 · id u16
+//! PING, PONG  byte 0, `rainbow.2` only: `PING` and `PONG`, no `Packet`
 //! ```
 //!
 //! An ACK or REC to a client with the reserved bit says that the backend has refused the message (`MessageRefusal`).
@@ -237,6 +238,11 @@ pub const ID_LEN: usize = 2;
 /// Byte 0 and the id, before the body of an ACK or REC.
 pub const ANSWER_HEADER_LEN: usize = 1 + ID_LEN;
 
+/// The whole packet. A client of `rainbow.2` asks with it whether its connection is alive.
+pub const PING: [u8; 1] = [6 << COMMAND_SHIFT];
+/// The whole packet: the answer to `PING`.
+pub const PONG: [u8; 1] = [7 << COMMAND_SHIFT];
+
 const COMMAND_SHIFT: u32 = 4;
 const QOS_SHIFT: u32 = 1;
 const QOS_MASK: u8 = 0b11;
@@ -251,6 +257,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const VECTORS: &str = include_str!("../../clients/vectors/packets.json");
 
     #[test]
     fn a_refusal_is_an_answer_with_the_reserved_bit_and_a_status() {
@@ -287,6 +295,42 @@ mod tests {
         assert_eq!(encoded(Packet::Rel { id, dup: false }), b"\x40\x01\x02");
         assert_eq!(encoded(Packet::Rel { id, dup: true }), b"\x48\x01\x02");
         assert_eq!(encoded(Packet::Com { id }), b"\x50\x01\x02");
+    }
+
+    /// What every client's tests read too.
+    #[test]
+    fn packets_are_as_the_clients_vectors_say() {
+        let vectors: serde_json::Value = serde_json::from_str(VECTORS).unwrap();
+        let list = |name: &str| vectors[name].as_array().unwrap().iter();
+        let unhex = |hex: &serde_json::Value| -> Vec<u8> {
+            let digits = hex.as_str().unwrap();
+            (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+        };
+        for vector in list("valid") {
+            let (bytes, body) = (unhex(&vector["hex"]), unhex(&vector["body"]));
+            let number = |name: &str| vector[name].as_u64().map(|number| number as u16);
+            let (id, body) = (number("id").map(MessageId), &body[..]);
+            let dup = vector["dup"] == true;
+            let expected = match number("command").unwrap() {
+                1 => {
+                    let qos = QoS::from_u8(number("qos").unwrap() as u8).unwrap();
+                    Packet::Send { dup, qos, message_type: number("type").unwrap(), id, body }
+                }
+                2 => Packet::Ack { id: id.unwrap(), body },
+                3 => Packet::Rec { id: id.unwrap(), body },
+                4 => Packet::Rel { id: id.unwrap(), dup },
+                _ => Packet::Com { id: id.unwrap() },
+            };
+            assert_eq!(Packet::decode(&bytes), Ok(expected), "{vector}");
+            assert_eq!(encoded(expected), bytes);
+        }
+        for hex in list("invalid") {
+            assert!(Packet::decode(&unhex(hex)).is_err(), "{hex}");
+        }
+        assert_eq!(
+            (unhex(&vectors["rainbow_2"]["ping"]), unhex(&vectors["rainbow_2"]["pong"])),
+            (PING.into(), PONG.into())
+        );
     }
 
     #[test]

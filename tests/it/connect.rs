@@ -190,6 +190,11 @@ fn a_client_that_the_backend_refuses_gets_401() {
         backend.on_connect(move |_| Reply::ok(body));
         assert_eq!(Upgrade::of("phone").refused(server.addr()).status, 401, "after {body}");
     }
+    for status in [401, 403] {
+        backend.on_connect(move |_| Reply::status(status, r#"{"reason": "the trial is over"}"#));
+        let refusal = Upgrade::of("phone").refused(server.addr());
+        assert_eq!((refusal.status, refusal.text()), (401, "the trial is over\n".into()), "after {status}");
+    }
 }
 
 #[test]
@@ -199,7 +204,7 @@ fn a_backend_that_fails_to_answer_gives_503_with_retry_after() {
     let server = Setup::of(&backend).set("connect_timeout", "0.3").set("breaker_failures", "1000").start();
     let failures: [(&str, Failure); 6] = [
         ("an error status", || Reply::status(500, r#"{"status": "success"}"#)),
-        ("a refusing status", || Reply::status(403, r#"{"status": "success"}"#)),
+        ("another status", || Reply::status(404, r#"{"status": "success"}"#)),
         ("no JSON", || Reply::ok("<html>success</html>")),
         ("no answer in time", Reply::hang),
         ("a reset", Reply::reset),

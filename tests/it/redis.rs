@@ -145,7 +145,8 @@ fn what_is_stored_in_redis_outlives_both_servers_killed() {
     world.redis.restart(&[]);
     world.server = world.redis.setup(&world.backend).start();
     let (mut client, greeting) = world.open("ann");
-    assert_eq!(greeting, json!({"session": "ann", "resumed": true, "waiting": 20}));
+    assert_eq!((&greeting["session"], &greeting["resumed"]), (&json!("ann"), &json!(true)));
+    assert_eq!(greeting["waiting"], 20);
     assert_eq!(take(&mut client, 20), expected);
     client.assert_open();
 }

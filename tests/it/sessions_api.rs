@@ -24,7 +24,14 @@ fn speaking(device: &str) -> Upgrade {
 fn greeting(client: &mut Client) -> Value {
     let packet = client.expect_send();
     assert_eq!((packet.qos, packet.kind), (0, GREETING), "{packet:?}");
-    serde_json::from_slice(&packet.body).expect("JSON")
+    let mut greeting: Value = serde_json::from_slice(&packet.body).expect("JSON");
+    let fields = greeting.as_object_mut().expect("an object");
+    assert_eq!(fields.remove("identity").as_ref().and_then(Value::as_str).map(str::len), Some(64));
+    assert!(fields.remove("heartbeat").is_some_and(|seconds| seconds.as_u64() > Some(0)));
+    assert!(fields.remove("message_bytes_max").is_some_and(|bytes| bytes.as_u64() > Some(0)));
+    let id = fields.remove("session_id").expect("is there");
+    assert_eq!(id.as_str().map(str::len), fields["session"].as_str().map(|_| 32), "{id}");
+    greeting
 }
 
 /// A business server that makes every device a session of that name, in the channel `all` and in one of its own.
@@ -141,6 +148,35 @@ fn a_client_that_speaks_the_subprotocol_is_greeted_first() {
     assert_eq!(client.response.header("sec-websocket-protocol"), Some(SUBPROTOCOL));
     assert_eq!(greeting(&mut client), json!({"session": null, "resumed": false, "waiting": 0}));
     client.assert_open();
+}
+
+#[test]
+fn a_client_that_speaks_it_need_not_name_its_device_and_its_ping_is_answered() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    let mut client = Upgrade::bare().header("Sec-WebSocket-Protocol", SUBPROTOCOL).open(server.addr());
+    greeting(&mut client);
+    client.frame(true, 2, &[0x60]);
+    let pong = client.next_frame(TIMEOUT).expect("a frame");
+    assert_eq!((pong.opcode, &pong.payload[..]), (2, &[0x70][..]));
+    let device = backend.connects()[0].header("X-DEVICEID").map(str::len);
+    assert_eq!((device, backend.connects()[0].header("X-CLIENT-OS")), (Some(32), Some("web")));
+}
+
+#[test]
+fn a_client_that_speaks_it_hears_of_a_refusal_by_a_close_code() {
+    let backend = Backend::start();
+    let server = Setup::of(&backend).start();
+    for (reply, code, reason) in [
+        (Reply::ok(r#"{"status":"no"}"#), 4401, "refused"),
+        (Reply::ok(r#"{"status":"no","reason":"the trial is over"}"#), 4401, "the trial is over"),
+        (Reply::status(403, r#"{"reason":"banned"}"#), 4401, "banned"),
+        (Reply::status(500, r#"{"reason":"broken"}"#), 4503, "the business server does not answer"),
+    ] {
+        backend.on_connect(move |_| reply.clone());
+        let mut client = speaking("phone").open(server.addr());
+        assert_eq!(client.expect_close(), (code, reason.into()));
+    }
 }
 
 #[test]
@@ -538,7 +574,8 @@ fn a_store_that_refuses_is_said_and_promises_nothing() {
     let refused = world.send_to("ann", &[], "nobody keeps it");
     assert_eq!((&refused["status"], &refused["stored"], &refused["refused"]), (&json!(1), &json!(0), &json!(1)));
     assert_eq!(world.send("all", &[("message_id", "m")], "")["status"], 1);
-    let refusal = speaking("ann").refused(to);
+    assert_eq!(speaking("ann").open(to).expect_close().0, 4503);
+    let refusal = Upgrade::of("ann").refused(to);
     assert_eq!(refusal.status, 503);
     assert!(refusal.header("retry-after").is_some());
     // What needs no promise goes on.
@@ -558,7 +595,7 @@ fn the_backend_hears_the_end_of_a_client_that_the_store_did_not_take() {
     eventually("it is not ready", || (http::get(to, "/readyz").status == 503).then_some(()));
     // Some of these at home where they came in, others elsewhere.
     for n in 0..8 {
-        assert_eq!(speaking(&format!("user {n}")).refused(to).status, 503);
+        assert_eq!(speaking(&format!("user {n}")).open(to).expect_close().0, 4503);
     }
     assert_eq!(world.backend.wait_under("/close", 8).len(), 8);
 }

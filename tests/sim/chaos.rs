@@ -86,13 +86,15 @@ impl World {
         self.connections[id].frozen = until;
         self.connections[id].hindered = until;
         self.seen.floods += 1;
-        let what = self.rng.below(3);
-        self.trace(format_args!("connection {id} floods with {}", ["pings", "REL", "REC"][what as usize]));
+        let greets = self.clients[self.connections[id].client].greets;
+        let what = self.rng.below(if greets { 4 } else { 3 });
+        self.trace(format_args!("connection {id} floods with {}", ["pings", "REL", "REC", "PING"][what as usize]));
         for n in 0..100 + self.rng.below(200) {
             match what {
                 0 => self.frame(id, Opcode::Ping, &n.to_le_bytes()[..1 + n as usize % 8]),
                 1 => self.frame(id, Opcode::Binary, &encoded(&Packet::Rel { id: UNKNOWN, dup: true })),
-                _ => self.frame(id, Opcode::Binary, &encoded(&Packet::Rec { id: UNKNOWN, body: b"" })),
+                2 => self.frame(id, Opcode::Binary, &encoded(&Packet::Rec { id: UNKNOWN, body: b"" })),
+                _ => self.ping(id),
             }
         }
     }

@@ -5,7 +5,8 @@ use crate::backend::status_of;
 use crate::chaos::UNKNOWN;
 use crate::connection::{Answer, ConnectionId};
 use crate::world::{Event, PLENTY, World};
-use rainbow::wire::packet::{MessageId, MessageRefusal, Packet, QoS};
+use rainbow::shard::RESERVED_TYPE;
+use rainbow::wire::packet::{MessageId, MessageRefusal, PING, PONG, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, Opcode};
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,6 +18,12 @@ pub struct Peer {
     pub closing: bool,
     loses: bool,
     input: Vec<u8>,
+    /// The first packet of `rainbow.2` has come.
+    greeted: bool,
+    pings: u64,
+    pongs: u64,
+    /// The stream's length behind a PING that has no PONG.
+    pinged: Option<usize>,
     losses: HashMap<(Way, u8, u16), u8>,
 
     /// Id, QoS and copies of every message that ever came, by token.
@@ -73,6 +80,11 @@ pub const RESPONSE: &[u8] = b"HTTP/1.1 101 \r\n\r\n";
 impl Peer {
     pub fn new(loses: bool) -> Peer {
         Peer { loses, next_down_id: 1, next_up_id: 1, timer_at: u64::MAX, ..Peer::default() }
+    }
+
+    /// A PING has no answer.
+    pub fn awaits_pong(&self) -> bool {
+        self.pinged.is_some()
     }
 
     /// Position among all that was spoken.
@@ -133,16 +145,41 @@ impl World {
             }
             9 => self.frame(id, Opcode::Pong, payload),
             10 => {}
+            2 if payload == PONG => self.on_pong(id),
             2 => {
                 let packet = Packet::decode(payload).expect("the server speaks the protocol");
-                self.on_packet(id, packet, payload);
+                match packet {
+                    Packet::Send { message_type: RESERVED_TYPE, body, .. } => self.on_greeting(id, body),
+                    _ => self.on_packet(id, packet, payload),
+                }
             }
             other => panic!("connection {id} hears opcode {other}"),
         }
     }
 
+    fn on_greeting(&mut self, id: ConnectionId, body: &[u8]) {
+        let connection = &mut self.connections[id];
+        let client = &self.clients[connection.client];
+        assert!(client.greets && !std::mem::replace(&mut connection.peer.greeted, true), "greeted once, if at all");
+        let greeting: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+        assert_eq!(greeting["identity"], connection.identity.to_string());
+        assert_eq!((&greeting["session"], &greeting["resumed"]), (&serde_json::Value::Null, &false.into()));
+        self.seen.greeted += 1;
+    }
+
+    fn on_pong(&mut self, id: ConnectionId) {
+        self.trace(format_args!("connection {id} hears PONG"));
+        let connection = &mut self.connections[id];
+        connection.peer.pongs += 1;
+        assert!(connection.peer.pongs <= connection.peer.pings, "nobody asked");
+        connection.peer.pinged = connection.peer.pinged.filter(|end| connection.up_read < *end);
+        self.seen.pongs += 1;
+    }
+
     fn on_packet(&mut self, id: ConnectionId, packet: Packet<'_>, payload: &[u8]) {
         self.trace(format_args!("connection {id} hears {packet:?}"));
+        let connection = &self.connections[id];
+        assert_eq!(connection.peer.greeted, self.clients[connection.client].greets, "the greeting is the first packet");
         if let Packet::Send { dup, qos, id: message, body, .. } = packet {
             self.check_send(id, dup, qos, message, token_of(body));
         }
@@ -259,8 +296,19 @@ impl World {
         self.seen.answered_up += 1;
     }
 
+    /// Only a client of `rainbow.2` may.
+    pub fn ping(&mut self, id: ConnectionId) {
+        self.frame(id, Opcode::Binary, &PING);
+        let connection = &mut self.connections[id];
+        connection.peer.pings += 1;
+        connection.peer.pinged = Some(connection.up_written);
+    }
+
     /// The client has something to say.
     pub fn speak(&mut self, id: ConnectionId) {
+        if self.clients[self.connections[id].client].greets && self.rng.chance(20) {
+            self.ping(id);
+        }
         let qos = QoS::from_u8(self.rng.below(3) as u8).expect("0, 1 or 2");
         // An answer that is lost or forgotten would be taken for that of the next message of its id.
         let plenty = self.nodes[self.connections[id].node].settings.answers_bytes_max == PLENTY;

@@ -36,8 +36,8 @@ pub(crate) use seen;
 
 seen! {
     events opened abandoned survivors calls handed_down repeats_down answered_up failed forwards_repeated lost paused blocked
-    refused_up ids_reused answer_holds rate_paused memory_full frozen vanished floods cut outages stale limits_changed calls_refused
-    sliced_evictions
+    greeted pongs refused_up ids_reused answer_holds rate_paused memory_full frozen vanished floods cut outages stale
+    limits_changed calls_refused sliced_evictions
 }
 
 impl Seen {

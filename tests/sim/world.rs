@@ -630,7 +630,10 @@ impl World {
             Stage::Open if !connection.fin => {
                 let owed =
                     connection.peer.received.values().any(|&token| self.calls.was_answered(token, connection.node, id));
-                connection.frozen <= self.now && connection.peer.outstanding.is_empty() && !owed
+                connection.frozen <= self.now
+                    && connection.peer.outstanding.is_empty()
+                    && !connection.peer.awaits_pong()
+                    && !owed
             }
             _ => true,
         };

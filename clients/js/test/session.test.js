@@ -16,7 +16,7 @@ test("the_greeting_is_handed_on_with_open_and_is_no_message", async (t) => {
   // Before the greeting nobody knows whether ids are resumed, so nothing goes out.
   assert.equal(connection.packets.length, 0);
   connection.send(greeting(true, { waiting: 3 }));
-  assert.deepEqual(await opened, { session: "s", resumed: true, waiting: 3 });
+  assert.deepEqual(await opened, { session: "s", sessionId: null, resumed: true, waiting: 3 });
   const { id, dup } = await connection.next();
   assert.equal(dup, false);
   connection.send({ command: ACK, id, body: "ok" });

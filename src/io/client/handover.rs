@@ -70,6 +70,7 @@ pub fn take_over(worker: &Rc<Worker>) {
 fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
     let Arrival { identity, origin, session, early, place } = arrival;
     let cookie = cookie_of(&session);
+    let accepted = session.greets.then(|| session.response.clone());
     let Some(Ok(socket)) = fd.map(Socket::new) else {
         worker.count(|counters| &counters.handovers_failed);
         warn!(worker = worker.id().0, "a connection was lost on its way here; see RLIMIT_NOFILE");
@@ -79,7 +80,7 @@ fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
     let key = lifecycle::adopt(worker, identity, origin, socket.fd());
     worker.send_message(origin.shard, PeerMessage::HandedOver { origin, to: key });
     let attached = lifecycle::attach(worker, key, identity, session);
-    let client = ArrivedClient { key, identity, cookie, socket, early, place, attached };
+    let client = ArrivedClient { key, identity, cookie, socket, early, place, attached, accepted };
     worker.spawn(Box::pin(attach(worker.clone(), client)));
 }
 
@@ -91,11 +92,13 @@ struct ArrivedClient {
     early: Vec<u8>,
     place: Place,
     attached: Oneshot<AttachOutcome>,
+    /// The 101 of a client that hears of a refusal behind it.
+    accepted: Option<Vec<u8>>,
 }
 
 /// Waits for the store. The client's task is one of its own, so that nothing of this one stays with it.
 async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
-    let ArrivedClient { key, identity, cookie, socket, early, place, attached } = client;
+    let ArrivedClient { key, identity, cookie, socket, early, place, attached, accepted } = client;
     match attached.await.unwrap_or(Err(StoreError::Unreachable)) {
         Ok(()) => {
             debug!(%identity, "open, handed over to here");
@@ -104,7 +107,8 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
         Err(why) => {
             lifecycle::abandon(&worker, key);
             worker.hooks().close(identity, cookie, worker.now());
-            connection::refuse(worker, socket, &ConnectRefusal::SessionNotStored(why).response()).await;
+            let why = ConnectRefusal::SessionNotStored(why);
+            connection::refuse(worker, socket, |out| why.write(out, accepted)).await;
         }
     }
 }

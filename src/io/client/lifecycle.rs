@@ -9,12 +9,9 @@ use crate::io::runtime::oneshot::Oneshot;
 use crate::io::worker::connecting::AttachOutcome;
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::Actions;
+use crate::shard::Input;
 use crate::shard::command::SessionId;
-use crate::shard::{Input, RESERVED_TYPE};
-use crate::wire::packet::{Packet, QoS};
-use crate::wire::ws::frame::{self, Opcode};
 use std::os::fd::RawFd;
-use std::rc::Rc;
 use tracing::{error, warn};
 
 /// Takes a slot and ties it to a socket. `Opened`, `attach`, a handover or `abandon` must follow.
@@ -30,19 +27,6 @@ pub fn adopt(worker: &Worker, identity: Identity, origin: ConnKey, fd: RawFd) ->
     let key = worker.shard().adopt(identity, origin, worker.now());
     worker.sockets().attach(key.index, fd);
     key
-}
-
-/// The first bytes for a client without a session: the 101, and the greeting if it speaks `rainbow.2`. The shard writes
-/// those for a client with a session.
-pub fn opening(mut response: Vec<u8>, greets: bool) -> Rc<[u8]> {
-    if greets {
-        let body = br#"{"session":null,"resumed":false,"waiting":0}"#;
-        let (qos, message_type) = (QoS::AtMostOnce, RESERVED_TYPE);
-        let greeting = Packet::Send { dup: false, qos, message_type, id: None, body };
-        frame::write_header(&mut response, Opcode::Binary, greeting.encoded_len());
-        greeting.encode_into(&mut response);
-    }
-    response.into()
 }
 
 /// Gives the slot back: no client was opened in it.

@@ -23,6 +23,7 @@ use crate::wire::http1::head::same_name_loosely;
 use crate::wire::http1::{BodyFraming, RequestHead, query_pairs};
 use crate::wire::ws::handshake::{self, Upgrade};
 use sha2::{Digest, Sha256};
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use tracing::debug;
 
@@ -38,6 +39,13 @@ pub struct UpgradePlan {
     place: Place,
 }
 
+impl UpgradePlan {
+    /// The 101 of a client that hears of a refusal behind it.
+    pub fn accepted(&self) -> Option<Vec<u8>> {
+        self.greets.then(|| self.response.clone())
+    }
+}
+
 /// Reads the upgrade. The connect hook is not called for one that cannot succeed.
 pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Result<UpgradePlan, ConnectRefusal> {
     let rules = worker.rules();
@@ -47,15 +55,15 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         return Err(ConnectRefusal::HasBody);
     }
     check_origin(worker, &rules, head)?;
+    let greets = rules.mode() != Mode::Echo && upgrade.offers(handshake::SUBPROTOCOL);
     let (device, platform) = match rules.mode() {
         Mode::Echo => Default::default(),
-        _ => device_and_platform(worker, head)?,
+        _ => device_and_platform(worker, head, greets)?,
     };
     let place = worker.shared().admission().admit(path.client, rules.admission())?;
     if worker.shared().is_draining() {
         return Err(ConnectRefusal::GoingAway);
     }
-    let greets = rules.mode() != Mode::Echo && upgrade.offers(handshake::SUBPROTOCOL);
     let mut response = Vec::with_capacity(RESPONSE_ROOM);
     handshake::write_response(&mut response, &upgrade.accept, greets.then_some(handshake::SUBPROTOCOL));
     let digest = Sha256::new()
@@ -84,8 +92,12 @@ fn check_origin(worker: &Worker, rules: &Rules, head: &RequestHead<'_>) -> Resul
     Err(ConnectRefusal::Origin)
 }
 
-/// By header (with minus or underscore) or by query parameter.
-fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(String, String), ConnectRefusal> {
+/// By header (with minus or underscore) or by query parameter. A client of `rainbow.2` need not say.
+fn device_and_platform(
+    worker: &Worker,
+    head: &RequestHead<'_>,
+    greets: bool,
+) -> Result<(String, String), ConnectRefusal> {
     let named = |name: &str| {
         let header = head.headers.get_loose(name).and_then(|value| std::str::from_utf8(value).ok());
         let value = header.map(String::from).or_else(|| {
@@ -96,11 +108,19 @@ fn device_and_platform(worker: &Worker, head: &RequestHead<'_>) -> Result<(Strin
     };
     match (named(DEVICE), named(PLATFORM)) {
         (Some(device), Some(platform)) => Ok((device, platform)),
+        (device, platform) if greets => {
+            Ok((device.unwrap_or_else(random_device), platform.unwrap_or_else(|| PLATFORM_UNNAMED.into())))
+        }
         _ => {
             worker.count(|counters| &counters.connect_refused);
             Err(ConnectRefusal::NoDevice)
         }
     }
+}
+
+fn random_device() -> String {
+    let half = || RandomState::new().hash_one(clock::unix_ns());
+    format!("{:016x}{:016x}", half(), half())
 }
 
 /// By which scheme the client has come, as far as a trusted proxy says.
@@ -160,7 +180,7 @@ pub async fn connect(
     let (key, identity) = lifecycle::reserve(&worker, digest, socket.fd());
     let rules = worker.rules();
     if rules.mode() == Mode::Echo || rules.config().connect_url.is_empty() {
-        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets), greets });
+        worker.handle(Input::Opened { key, response: response.into(), greets });
     } else {
         let deadline = worker.now() + rules.config().connect_timeout + CONNECT_GRACE_MS;
         let oneshot = worker.connects().open(Connect { key, identity, response, greets }, deadline);
@@ -181,10 +201,10 @@ pub async fn connect(
                 // Boxed: seldom, and larger than all the rest.
                 return Box::pin(handover::hand_over(&worker, key, socket, arrival)).await;
             }
-            ConnectOutcome::Refused => {
+            ConnectOutcome::Refused(reason) => {
                 worker.count(|counters| &counters.connect_refused);
                 debug!(%identity, "refused by the backend");
-                Some(ConnectRefusal::Refused)
+                Some(ConnectRefusal::Refused(reason))
             }
             ConnectOutcome::Failed(why) => {
                 worker.count(|counters| &counters.connect_failed);
@@ -203,6 +223,8 @@ pub async fn connect(
 }
 
 const DEVICE: &str = "X-DEVICEID";
+/// A browser's page cannot set headers.
+const PLATFORM_UNNAMED: &str = "web";
 const PLATFORM: &str = "X-CLIENT-OS";
 /// The pool ends a connect at its timeout; this is a backstop.
 const CONNECT_GRACE_MS: u64 = 60_000;

@@ -42,11 +42,12 @@ enum Late {
 }
 
 /// The last response to a connection that was to become a client.
-pub async fn refuse(worker: Rc<Worker>, socket: Socket, response: &Response) {
+pub async fn refuse(worker: Rc<Worker>, socket: Socket, write: impl FnOnce(&mut Vec<u8>)) {
     let watch = worker.deadlines().watch(socket.fd());
     let (writer, buffer, body) = Default::default();
     let mut connection = HttpConnection { worker, writer, socket, watch, buffer, body, has_served: true };
-    connection.respond(response, ResponseForm::LAST).await;
+    connection.write(write);
+    connection.written().await;
     connection.linger().await;
 }
 

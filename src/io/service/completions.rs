@@ -91,13 +91,16 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
             let actions = Actions::read(head.headers);
             match ConnectAnswer::read(head.status, body) {
                 ConnectAnswer::Accepted => accept(worker, connect, &actions),
-                refused => {
+                ConnectAnswer::Refused(reason) => {
                     lifecycle::note_invalid(worker, &actions);
-                    match head.status {
-                        _ if refused == ConnectAnswer::Refused => ConnectOutcome::Refused,
-                        200..=299 => ConnectOutcome::Failed(ConnectFailure::NotJson),
-                        status => ConnectOutcome::Failed(ConnectFailure::Status(status)),
-                    }
+                    ConnectOutcome::Refused(reason)
+                }
+                ConnectAnswer::Failed => {
+                    lifecycle::note_invalid(worker, &actions);
+                    ConnectOutcome::Failed(match head.status {
+                        200..=299 => ConnectFailure::NotJson,
+                        status => ConnectFailure::Status(status),
+                    })
                 }
             }
         }
@@ -116,7 +119,7 @@ fn accept(worker: &Worker, connect: Connect, actions: &Actions<'_>) -> ConnectOu
     let Connect { key, identity, response, greets } = connect;
     let Some(owner) = session_owner(worker, actions) else {
         lifecycle::apply(worker, key, actions);
-        worker.handle(Input::Opened { key, response: lifecycle::opening(response, greets), greets });
+        worker.handle(Input::Opened { key, response: response.into(), greets });
         return ConnectOutcome::Opened;
     };
     lifecycle::note_invalid(worker, actions);

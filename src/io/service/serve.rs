@@ -188,9 +188,10 @@ impl ServedConnection {
             return;
         }
         let (worker, socket, early) = self.connection.into_socket(head);
+        let accepted = plan.accepted();
         let refused = upgrade::connect(worker.clone(), socket, plan, early).await;
         let Err((socket, why)) = refused else { return };
-        connection::refuse(worker, socket, &why.response()).await;
+        connection::refuse(worker, socket, |out| why.write(out, accepted)).await;
     }
 
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the

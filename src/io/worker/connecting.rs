@@ -40,7 +40,8 @@ pub enum ConnectOutcome {
     },
     /// Another worker owns its session.
     OwnedElsewhere(Box<SessionRequest>),
-    Refused,
+    /// With the business server's reason.
+    Refused(Option<Box<str>>),
     Failed(ConnectFailure),
 }
 
@@ -178,8 +179,8 @@ mod tests {
         let oneshot = pending.open(connect, LATER);
         assert_eq!(pending.take(oneshot.id()).map(|connect| connect.key), Some(key(1)));
         assert!(pending.take(oneshot.id()).is_none());
-        pending.complete(oneshot.id(), ConnectOutcome::Refused);
+        pending.complete(oneshot.id(), ConnectOutcome::Refused(None));
         let outcome = pin!(oneshot).poll(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(outcome, Poll::Ready(Ok(ConnectOutcome::Refused))));
+        assert!(matches!(outcome, Poll::Ready(Ok(ConnectOutcome::Refused(None)))));
     }
 }

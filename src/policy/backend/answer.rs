@@ -6,32 +6,51 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 /// PROTOCOL.md section 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectAnswer {
     /// 101.
     Accepted,
-    /// JSON that does not say "success": 401.
-    Refused,
-    /// An error status, or no JSON: 503.
+    /// JSON that does not say "success", or HTTP 401 or 403: 401, with the reason that the JSON gives.
+    Refused(Option<Box<str>>),
+    /// Another error status, or no JSON: 503.
     Failed,
 }
 
 impl ConnectAnswer {
     pub fn read(status: u16, body: &[u8]) -> ConnectAnswer {
-        if !(200..=299).contains(&status) {
-            return ConnectAnswer::Failed;
+        match status {
+            200..=299 => ConnectAnswer::read_body(body),
+            401 | 403 => ConnectAnswer::Refused(reason(body)),
+            _ => ConnectAnswer::Failed,
         }
+    }
+
+    fn read_body(body: &[u8]) -> ConnectAnswer {
         // serde would also read the array `["success"]` as this struct; only an object has a status.
         let is_object = body.trim_ascii_start().first() == Some(&b'{');
         match serde_json::from_slice::<Answer>(body) {
             Ok(Answer { status: serde_json::Value::String(value) }) if is_object && value == "success" => {
                 ConnectAnswer::Accepted
             }
-            Ok(_) => ConnectAnswer::Refused,
-            Err(_) if serde_json::from_slice::<IgnoredAny>(body).is_ok() => ConnectAnswer::Refused,
+            Ok(_) => ConnectAnswer::Refused(reason(body)),
+            Err(_) if serde_json::from_slice::<IgnoredAny>(body).is_ok() => ConnectAnswer::Refused(None),
             Err(_) => ConnectAnswer::Failed,
         }
     }
+}
+
+/// For the client: it fits into a close frame.
+fn reason(body: &[u8]) -> Option<Box<str>> {
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    let Refusal { reason } = serde_json::from_slice(body).ok().filter(|_| is_object)?;
+    let reason = reason.as_str().filter(|reason| !reason.is_empty())?;
+    Some(reason[..reason.floor_char_boundary(REASON_MAX)].into())
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    reason: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +58,9 @@ struct Answer {
     #[serde(default)]
     status: serde_json::Value,
 }
+
+/// Bytes.
+const REASON_MAX: usize = 120;
 
 #[cfg(test)]
 mod tests {
@@ -63,8 +85,23 @@ mod tests {
         for body in
             [r#"{"status":"fail"}"#, r#"{"status":"Success"}"#, r#"{"status":1}"#, "{}", r#"["success"]"#, "null", "1"]
         {
-            assert_eq!(read(body), ConnectAnswer::Refused, "{body}");
+            assert_eq!(read(body), ConnectAnswer::Refused(None), "{body}");
         }
+    }
+
+    #[test]
+    fn a_refusal_has_the_reason_that_the_backend_gives() {
+        let refused = |reason: &str| ConnectAnswer::Refused(Some(reason.into()));
+        let body = r#"{"status": "no", "reason": "the trial is over"}"#;
+        assert_eq!(read(body), refused("the trial is over"));
+        for status in [401, 403] {
+            assert_eq!(ConnectAnswer::read(status, body.as_bytes()), refused("the trial is over"));
+            for without in ["", "<html>", "[]", r#"{"reason":1}"#, r#"{"reason":""}"#, r#"{"status":"success"}"#] {
+                assert_eq!(ConnectAnswer::read(status, without.as_bytes()), ConnectAnswer::Refused(None), "{without}");
+            }
+        }
+        let long = format!("{}é", "x".repeat(119));
+        assert_eq!(read(&serde_json::json!({ "reason": long }).to_string()), refused(&long[..119]));
     }
 
     #[test]
@@ -72,7 +109,7 @@ mod tests {
         for body in ["", "success", "{", r#"{"status":"success"} trailing"#, "<html>", "{'status':'success'}"] {
             assert_eq!(read(body), ConnectAnswer::Failed, "{body}");
         }
-        for status in [0, 100, 199, 301, 400, 401, 403, 404, 500, 503] {
+        for status in [0, 100, 199, 301, 400, 402, 404, 500, 503] {
             assert_eq!(ConnectAnswer::read(status, br#"{"status":"success"}"#), ConnectAnswer::Failed, "{status}");
         }
         assert_eq!(read(&"[".repeat(100_000)), ConnectAnswer::Failed, "depth is bounded");

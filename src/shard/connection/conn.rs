@@ -161,6 +161,10 @@ impl ConnDetails {
         self.receiver.memory()
     }
 
+    pub fn greets(&self) -> bool {
+        self.greets
+    }
+
     pub fn is_paused(&self) -> bool {
         self.paused
     }

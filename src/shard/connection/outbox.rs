@@ -7,7 +7,7 @@
 use super::transport::Transport;
 use crate::base::arena::{Arena, LINKS_MEMORY, List};
 use crate::shard::message::{MessageRef, Messages, Stamp};
-use crate::wire::packet::{MessageId, Packet, QoS};
+use crate::wire::packet::{MessageId, PONG, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 
@@ -79,6 +79,17 @@ impl Item {
         let mut bytes = [0; SMALL_MAX];
         bytes[..scratch.len()].copy_from_slice(scratch);
         Item::Packet { len: scratch.len() as u8, bytes }
+    }
+
+    /// The answer to the packet PING.
+    pub fn pong_packet() -> Item {
+        let mut bytes = [0; SMALL_MAX];
+        bytes[..PONG.len()].copy_from_slice(&PONG);
+        Item::Packet { len: PONG.len() as u8, bytes }
+    }
+
+    fn is_pong_packet(&self) -> bool {
+        matches!(self, Item::Packet { len, bytes } if bytes[..usize::from(*len)] == PONG)
     }
 
     /// `reason` is cut where a close cannot carry it.
@@ -191,6 +202,12 @@ impl Outboxes {
         outbox.memory -= before.memory(outbox.transport, messages) as u32;
         outbox.memory += self.items.get(tail).memory(outbox.transport, messages) as u32;
         true
+    }
+
+    /// It answers what comes until it is begun.
+    pub fn ends_with_pong_packet(&self, outbox: &Outbox) -> bool {
+        let is_begun = |tail| outbox.head_written > 0 && outbox.list.front() == Some(tail);
+        outbox.list.back().is_some_and(|tail| !is_begun(tail) && self.items.get(tail).is_pong_packet())
     }
 
     /// What counts against a limit: a frame that the socket has begun must be finished, whatever comes.

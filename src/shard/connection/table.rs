@@ -395,6 +395,14 @@ impl Table {
         }
     }
 
+    /// The answer to the packet PING, unless one that the socket has not begun is the last to be written.
+    pub fn push_pong_packet(&mut self, index: ConnIndex, cx: &mut Context<'_>) {
+        let is_answered = self.outboxes.ends_with_pong_packet(&self.conns[index.slot()].outbox);
+        if !is_answered && !cx.is_planted(Bug::NeverPongs) {
+            self.push(index, Item::pong_packet(), cx);
+        }
+    }
+
     /// Whatever the limit: what is short, comes once, or has been given room.
     pub fn push_unbounded(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) {
         self.outboxes.push(&mut self.conns[index.slot()].outbox, cx.messages, item);

@@ -11,12 +11,10 @@ use crate::base::id::ConnIndex;
 use crate::shard::command::{Offset, Page, Received, SessionId, StoreError, StoredSession, UnixMs};
 use crate::shard::connection::conn::Phase;
 use crate::shard::connection::keepalive;
-use crate::shard::connection::uplink::RESERVED_TYPE;
+use crate::shard::greeting::{Attached, greet};
 use crate::shard::ids::{SessionIndex, SessionKey};
-use crate::shard::message::Message;
 use crate::shard::output::Output;
 use crate::shard::planted::Bug;
-use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,6 +52,7 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     (session.loading, session.more) = (true, false);
     session.loaded = Offset(0);
     session.unmatched_recs.clear();
+    session.recs_missed = false;
     session.sweep = session.sweep.map(|sweep| Sweep::new(sweep.from, sweep.upto));
     session.block = block_min;
     session.reserving = session.reserving.max(Offset(session.next.0 + block_min));
@@ -113,12 +112,9 @@ pub fn on_attached(scope: &mut Scope<'_>, key: SessionKey, attachment: u32, page
     scope.conns.open(conn, response, &mut scope.cx);
     note_online(scope, key.index);
     scope.conns.arm_no_later(conn, keepalive::next_check(scope.conns, conn, scope.cx.settings));
-    if greets && scope.conns.conn(conn).is_open() {
-        let greeting = greeting(&name, resumed, waiting);
-        let greeting = Message::encode(QoS::AtMostOnce, RESERVED_TYPE, &greeting, scope.cx.scratch);
-        let greeting = scope.cx.messages.insert(greeting);
-        scope.downlinks.deliver_qos0(scope.conns, conn, &greeting, &mut scope.cx);
-        scope.cx.messages.release(greeting);
+    if greets {
+        let attached = Attached { name: &name, id, resumed, waiting };
+        greet(scope.conns, conn, Some(attached), &mut scope.cx);
     }
     scope.cx.output(Output::Attached { key: scope.conns.key(conn) });
     if scope.conns.conn(conn).is_open() {
@@ -138,12 +134,6 @@ fn take_uplink(scope: &mut Scope<'_>, key: SessionKey, conn: ConnIndex, received
             scope.conns.report_if_done(before);
         }
     }
-}
-
-/// The packet of type 65535 that a client of `rainbow.2` gets first.
-fn greeting(name: &str, resumed: bool, waiting: u32) -> Vec<u8> {
-    let name = serde_json::Value::from(name);
-    format!("{{\"session\":{name},\"resumed\":{resumed},\"waiting\":{waiting}}}").into_bytes()
 }
 
 /// The sessions that were stored, at the start of the process and before any other input.

@@ -9,6 +9,7 @@ use crate::shard::connection::outbox::Item;
 use crate::shard::ids::{SessionIndex, SessionKey};
 use crate::shard::planted::Bug;
 use crate::wire::packet::{MessageId, Packet};
+use crate::wire::ws::frame::CloseCode;
 use std::collections::HashSet;
 
 /// Loads the next page when what is in memory is in flight.
@@ -90,6 +91,10 @@ pub fn sweep(scope: &mut Scope<'_>, index: SessionIndex) {
     let unmatched_recs = std::mem::take(&mut session.unmatched_recs);
     release_unmatched(scope, index, &unmatched_recs);
     let session = scope.sessions.table.at_mut(index);
+    if let Some(conn) = session.conn.filter(|_| std::mem::take(&mut session.recs_missed)) {
+        // It reports the others on its next connection.
+        return scope.conns.close(conn, CloseCode::POLICY, "too many ids are held", &mut scope.cx);
+    }
     let (Some(sweep), Some(conn)) = (session.sweep, session.conn) else { return };
     if sweep.last_sent.is_some() {
         return;
@@ -125,6 +130,8 @@ pub fn on_unknown_rec(scope: &mut Scope<'_>, conn: ConnIndex, id: MessageId) {
     let session = scope.sessions.table.at_mut(index);
     if session.unmatched_recs.len() < scope.cx.settings.limits.held_ids_max {
         session.unmatched_recs.push(id);
+    } else {
+        session.recs_missed = true;
     }
     sweep(scope, index);
 }

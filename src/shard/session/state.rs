@@ -74,6 +74,8 @@ pub struct Session {
     pub greets: bool,
     /// Ids that the client holds although they are not in memory: what is stored under them may still be loaded.
     pub unmatched_recs: Vec<MessageId>,
+    /// There were more of them than are remembered.
+    pub recs_missed: bool,
     pub attaching: Option<Box<Attaching>>,
 }
 
@@ -133,6 +135,7 @@ impl Session {
             sweep: None,
             greets: false,
             unmatched_recs: Vec::new(),
+            recs_missed: false,
             attaching: None,
         }
     }

@@ -102,7 +102,7 @@ impl Encoder<'_> {
         let keys = self.keys;
         let names = [&keys.row(session)[..], &keys.queue(session), &keys.received(session)];
         let after = after.map_or(Vec::new(), |offset| offset.0.to_be_bytes().to_vec());
-        let args = (self.batch.token, after, most.max(1), self.now.0, PAGE_BYTES_MAX);
+        let args = (self.batch.token, after, most.max(1), PAGE_BYTES_MAX);
         pipeline.read(keys.bucket_of_session(session), Script::LoadPage, &names, args);
     }
 

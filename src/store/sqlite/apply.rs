@@ -53,7 +53,7 @@ fn apply_one(transaction: &mut Transaction, request: &Request, now: UnixMs, mode
 fn complete(transaction: &mut Transaction, command: &Command, now: UnixMs, mode: WriteMode) -> Result<Completion> {
     match (&command.operation, mode) {
         (Operation::Load { session, after, most }, _) => {
-            load::complete(transaction.connection, transaction.index, (*session, *after, *most), now)
+            load::complete(transaction.connection, transaction.index, (*session, *after, *most))
         }
         // A client that comes back for its messages makes room: its row is there already.
         (Operation::Mutate(Mutation::PutSession(row)), WriteMode::FreeingOnly { .. })

@@ -2,9 +2,9 @@
 //! and works without a transaction, so that a store that cannot write still answers loads.
 
 use super::index::Index;
-use super::rows::{SessionRowId, signed};
+use super::rows::SessionRowId;
 use super::tables::messages;
-use crate::shard::command::{Completion, Offset, Page, Received, SessionId, StoreError, UnixMs};
+use crate::shard::command::{Completion, Offset, Page, Received, SessionId, StoreError};
 use crate::wire::packet::MessageId;
 use rusqlite::{Connection, Result, Row};
 use std::sync::Arc;
@@ -16,9 +16,8 @@ pub fn complete(
     connection: &Connection,
     index: &Index,
     (session, after, most): (SessionId, Option<Offset>, usize),
-    now: UnixMs,
 ) -> Result<Completion> {
-    match page(connection, index, session, after, most, now) {
+    match page(connection, index, session, after, most) {
         Ok(page) => Ok(Completion::Loaded(page)),
         Err(damage) if damage.sqlite_error().is_none() => {
             let session = format!("{:032x}", session.0);
@@ -29,32 +28,28 @@ pub fn complete(
     }
 }
 
-/// At most `most` messages behind the offset `after`. Expired ones are left out.
+/// At most `most` messages behind the offset `after`, expired ones too: the shard decides what becomes of them.
 fn page(
     connection: &Connection,
     index: &Index,
     session: SessionId,
     after: Option<Offset>,
     most: usize,
-    now: UnixMs,
 ) -> Result<Page> {
     let mut page = Page::default();
     let Some(session_row) = index.session_row(session) else { return Ok(page) };
     if after.is_none() {
         page.received = received(connection, session_row)?;
     }
-    let sql = format!("SELECT {}, due, key FROM messages WHERE row = ?1", messages::COLUMNS);
+    let sql = format!("SELECT {}, key FROM messages WHERE row = ?1", messages::COLUMNS);
     let mut statement = connection.prepare_cached(&sql)?;
     let (mut bytes, mut scratch) = (0, Vec::new());
     for entry in index.messages_from(session, after.map_or(Offset(0), |after| Offset(after.0.saturating_add(1)))) {
         let mut rows = statement.query([entry.row])?;
         let row = rows.next()?.ok_or_else(|| messages::damaged(session, entry.offset))?;
         let offset = Offset(row.get::<_, i64>(0)? as u64);
-        if offset != { entry.offset } || row.get::<_, SessionRowId>(10)? != session_row {
+        if offset != { entry.offset } || row.get::<_, SessionRowId>(9)? != session_row {
             return Err(messages::damaged(session, entry.offset));
-        }
-        if row.get::<_, i64>(9)? <= signed(now.0) {
-            continue;
         }
         if page.messages.len() == most || bytes >= PAGE_BYTES_MAX {
             page.more = true;

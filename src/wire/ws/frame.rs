@@ -62,8 +62,12 @@ impl CloseCode {
     pub const INTERNAL_ERROR: CloseCode = CloseCode(1011);
     /// The client reads too slowly.
     pub const TRY_AGAIN_LATER: CloseCode = CloseCode(1013);
+    /// The business server refused the connection; final.
+    pub const REFUSED: CloseCode = CloseCode(4401);
     /// A newer connection of the same session took over.
     pub const TAKEN_OVER: CloseCode = CloseCode(4409);
+    /// The business server could not be asked; come back later.
+    pub const BACKEND_UNREACHABLE: CloseCode = CloseCode(4503);
 
     /// True for codes that a close frame may carry: registered ones (1004-1006 and 1015 are reserved for local use) and
     /// those left to libraries and applications (3000-4999).

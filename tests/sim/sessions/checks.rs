@@ -17,6 +17,7 @@ impl World {
                     connection.stage == Stage::Open
                         && connection.epoch == self.epoch
                         && connection.greeted
+                        && !connection.awaits_pong
                         && connection.later.is_empty()
                 })
         });

@@ -53,6 +53,9 @@ pub struct Connection {
     /// The response has come, and what `rainbow.2` says first.
     pub ready: bool,
     pub greeted: bool,
+    pub pings: u64,
+    pub pongs: u64,
+    pub awaits_pong: bool,
     pub closing: bool,
     /// As the model expects it, from when it was attached.
     pub session: Option<SessionId>,
@@ -93,6 +96,9 @@ impl Connection {
             input: Vec::new(),
             ready: false,
             greeted: false,
+            pings: 0,
+            pongs: 0,
+            awaits_pong: false,
             closing: false,
             session: None,
             resumed: false,

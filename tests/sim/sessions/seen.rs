@@ -7,7 +7,7 @@ seen! {
     events attached resumed attach_refused anew crashes stops cut vanished frozen forgot died troubles outages fell_back
     torn refusals known_claims expired_messages expired_sessions dropped_sessions calls calls_retried answered_calls
     stored refused undecided calls_refused receipts handed repeats_down marked_first released spoken repeats_up
-    answered_up refused_up clock_steps forwards_failed deduplicated paused channels_sure
+    answered_up pongs refused_up clock_steps forwards_failed deduplicated paused channels_sure
 }
 
 impl Seen {

@@ -193,9 +193,7 @@ impl Store {
         for command in &group {
             completions.upto = command.number;
             let outcome = match (&command.operation, &before) {
-                (Operation::Load { session, after, most }, Some(before)) => {
-                    page(before, *session, *after, *most, rng, self.unix_ms_at_zero + now)
-                }
+                (Operation::Load { session, after, most }, Some(before)) => page(before, *session, *after, *most, rng),
                 _ => self.carry_out(command, rng, now),
             };
             if outcome != Completion::Done {
@@ -223,7 +221,7 @@ impl Store {
                     Some(Fault::SkipsOnPages) => after.map(Offset::next),
                     _ => *after,
                 };
-                return page(&self.disk, *session, after, *most, rng, self.unix_ms_at_zero + now);
+                return page(&self.disk, *session, after, *most, rng);
             }
         }
         self.refusals += 1;
@@ -443,11 +441,10 @@ fn page(
     after: Option<Offset>,
     most: usize,
     rng: &mut Rng,
-    now: u64,
 ) -> Completion {
     let Some(entry) = disk.get(&session) else { return Completion::Loaded(Page::default()) };
     let behind = entry.messages.values().filter(|stored| after.is_none_or(|after| stored.offset > after));
-    let behind: Vec<&StoredMessage> = behind.filter(|stored| !has_expired(stored, now)).collect();
+    let behind: Vec<&StoredMessage> = behind.collect();
     let len = behind.len().min(most).min(1 + rng.below(5) as usize);
     let mut received: Vec<Received> = entry.received.values().cloned().collect();
     received.sort_by_key(|received| received.sequence);

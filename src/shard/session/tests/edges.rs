@@ -64,6 +64,36 @@ fn the_rel_of_a_message_that_the_store_refuses_after_all_is_stored_when_the_conn
 }
 
 #[test]
+fn a_client_that_holds_too_many_ids_is_closed_when_some_are_released_and_reports_the_rest_again() {
+    let mut bench = Bench::with(|settings| {
+        (settings.inflight_window, settings.limits.held_ids_max) = (1, 2);
+        (settings.limits.page_messages_min, settings.limits.page_messages_max) = (1, 1);
+    });
+    let key = bench.open("me");
+    bench.rig.end(key);
+    bench.store();
+    for body in ["a", "b", "c"] {
+        bench.send_to("me", QOS1, body);
+        bench.store();
+    }
+    bench.rig.replies();
+    let key = bench.open("me");
+    assert_eq!(bench.rig.hear(key), [r#"send1 #1 "a""#]);
+    (901..=904).for_each(|id| bench.rig.rec(key, id, ""));
+    let mut heard = Vec::new();
+    for id in 1..=3 {
+        bench.rig.ack(key, id, "");
+        bench.store();
+        heard.extend(bench.rig.hear(key));
+    }
+    let released = [r#"send1 #2 "b""#, "rel dup #901", "rel dup #902"];
+    assert_eq!(heard[..3], released, "once all that is stored is loaded");
+    assert_eq!(heard[3..], ["close 1008 too many ids are held"]);
+    assert_eq!(bench.rig.stats().closed_policy.get(), 1);
+    bench.finish();
+}
+
+#[test]
 fn a_channel_is_what_the_last_change_that_the_store_took_makes_it() {
     let mut bench = Bench::new();
     let key = bench.open("me");

@@ -167,3 +167,28 @@ fn a_session_that_ends_with_its_connection_has_nothing_called_stored() {
     bench.rig.outputs.clear();
     bench.finish();
 }
+
+#[test]
+fn what_has_expired_in_the_store_is_removed_when_it_is_loaded() {
+    let mut bench = Bench::new();
+    bench.rig.shard.set_unix_ms_at_zero(1_000_000);
+    let key = bench.open("me");
+    bench.rig.end(key);
+    bench.store();
+    for body in ["expires", "stays"] {
+        let terms = if body == "expires" { two_seconds(&bench) } else { Terms::from(bench.rig.now + 100) };
+        bench.send_on("me", QOS1, body, terms);
+        bench.store();
+    }
+    bench.rig.advance(2_000);
+    let key = bench.open("me");
+    // A clock that is stepped back does not bring back what has been passed over.
+    bench.rig.shard.set_unix_ms_at_zero(0);
+    assert_eq!(bench.rig.hear(key), [r#"send1 #2 "stays""#]);
+    bench.rig.ack(key, 2, "");
+    bench.store();
+    assert_eq!((waiting(&mut bench), bench.disk.messages.len()), (0, 0));
+    assert_eq!(bench.rig.stats().messages_expired.get(), 1);
+    bench.rig.replies();
+    bench.finish();
+}

@@ -36,7 +36,7 @@ impl Model {
             Request::Shard { shard, command } => {
                 let completion = match &command.operation {
                     Operation::Mutate(mutation) => self.mutation(mutation, now),
-                    Operation::Load { session, after, most } => self.load(*session, *after, *most, now),
+                    Operation::Load { session, after, most } => self.load(*session, *after, *most),
                 };
                 Response::Shard { shard: *shard, number: command.number, completion }
             }
@@ -125,10 +125,10 @@ impl Model {
         Completion::Done
     }
 
-    fn load(&self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Completion {
+    fn load(&self, session: SessionId, after: Option<Offset>, most: usize) -> Completion {
         let Some(known) = self.sessions.get(&session) else { return Completion::Refused(StoreError::Broken) };
         let behind = known.messages.values().filter(|message| after.is_none_or(|after| message.offset > after));
-        let mut messages: Vec<StoredMessage> = behind.filter(|message| lives(message, now)).cloned().collect();
+        let mut messages: Vec<StoredMessage> = behind.cloned().collect();
         let more = messages.len() > most;
         messages.truncate(most);
         let mut received: Vec<Received> = known.received.values().cloned().collect();
@@ -292,7 +292,7 @@ fn rig(server: &Server) -> Rig {
 /// All that can be seen from outside.
 fn assert_same(rig: &mut Rig, model: &Model) {
     for session in (1..5).map(SessionId) {
-        assert_eq!(rig.load(session, None, 100), model.load(session, None, 100, rig.now));
+        assert_eq!(rig.load(session, None, 100), model.load(session, None, 100));
     }
     let found = rig.reopen();
     assert_eq!(found, model.found());

@@ -121,7 +121,7 @@ impl Model {
     fn act(&mut self, act: &Act, now: UnixMs) -> Response {
         let completion = match act {
             Act::Mutation(mutation) => self.mutation(mutation, now),
-            Act::Load(session, after, most) => Completion::Loaded(self.load(*session, after.map(Offset), *most, now)),
+            Act::Load(session, after, most) => Completion::Loaded(self.load(*session, after.map(Offset), *most)),
             Act::Claim(id) => return Response::Claim { id: ClaimId(1), outcome: self.claim(*id, now) },
             Act::Settle(id) => {
                 if let Some((_, answer)) = self.claims.get_mut(id) {
@@ -194,11 +194,11 @@ impl Model {
         Completion::Done
     }
 
-    fn load(&self, session: SessionId, after: Option<Offset>, most: usize, now: UnixMs) -> Page {
+    fn load(&self, session: SessionId, after: Option<Offset>, most: usize) -> Page {
         let Some(session) = self.sessions.get(&session) else { return Page::default() };
         let mut page = Page::default();
         let behind = session.messages.values().filter(|message| after.is_none_or(|after| message.offset > after));
-        page.messages = behind.filter(|message| message.is_live(now)).cloned().collect();
+        page.messages = behind.cloned().collect();
         page.more = page.messages.len() > most;
         page.messages.truncate(most);
         if after.is_none() {
