@@ -331,6 +331,7 @@ impl Shard {
             && self.largest.is_idle()
             && self.sessions.commands.is_empty()
             && self.sessions.undropped.is_empty()
+            && self.sessions.evictions.is_empty()
             && arenas == [0; 4]
             && self.uplinks.memory() == 0
             && self.conns.timers_len() == 0

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 pub struct Presence {
     shards: Vec<Box<[AtomicU16]>>,
-    /// Per slot of the channels' hashes: in how many shards they have members, channel by channel. Empty with one shard.
+    /// Per slot of the channels' hashes: channels and shards in which one of them has members. Empty with one shard.
     slots: Box<[AtomicU16]>,
     /// Slots that are not 0.
     occupied: AtomicUsize,
@@ -48,8 +48,8 @@ impl Presence {
         }
     }
 
-    /// How many channels there are, each once, of `counts` per shard. Exact with one shard; else from the slots that are
-    /// occupied (linear counting: Whang and others, 1990), which is off by 0.1 % at a million channels.
+    /// How many channels there are, each once, of `counts` per shard. Exact with one shard; else from the slots that
+    /// are occupied (linear counting: Whang and others, 1990), which is off by 0.1 % at a million channels.
     pub fn channels(&self, counts: impl Iterator<Item = u64>) -> u64 {
         // Each is read once: they change meanwhile.
         let (most, sum) = counts.fold((0, 0), |(most, sum), count| (count.max(most), sum + count));

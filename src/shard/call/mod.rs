@@ -1,4 +1,5 @@
 //! Calls of the business server: queries and replies, and calls that wait for clients.
 
+pub mod evictions;
 pub mod query;
 pub mod waiting;

@@ -9,9 +9,11 @@
 use super::delivery::{self, conn_of, deliver, kick, open_call};
 use super::once::Once;
 use crate::base::time::Tick;
+use crate::shard::call::evictions::PendingEviction;
 use crate::shard::call::query::{QueryRefusal, Reply, Terms, Who};
 use crate::shard::call::waiting::CallRef;
 use crate::shard::channel::members::ChannelIndex;
+use crate::shard::command::CommandNumber;
 use crate::shard::connection::pending::MemberTerms;
 use crate::shard::ids::{Member, MemberKind, QueryId};
 use crate::shard::message::{Message, MessageRef};
@@ -63,6 +65,10 @@ struct Eviction {
     keep: Who,
     evicted: u32,
     refused: Option<QueryRefusal>,
+    /// Sessions among them: the store has to know.
+    has_sessions: bool,
+    /// Sessions that the store had refused to let go before it began.
+    refused_before: u64,
 }
 
 struct Delivery {
@@ -164,7 +170,16 @@ impl Fanout {
     /// Everyone but `keep` leaves the channel. Replied to when all have been seen.
     pub fn evict(&mut self, scope: &mut Scope<'_>, query: QueryId, channel: &Arc<str>, keep: Who) {
         let Some(index) = scope.channels.find(channel) else { return scope.cx.reply(query, Reply::done(0)) };
-        let mut eviction = Eviction { query, channel: channel.clone(), keep, evicted: 0, refused: None };
+        let (channel_name, refused_before) = (channel.clone(), scope.sessions.evictions.refused());
+        let mut eviction = Eviction {
+            query,
+            channel: channel_name,
+            keep,
+            evicted: 0,
+            refused: None,
+            has_sessions: false,
+            refused_before,
+        };
         let is_small = scope.channels.members_len(index) <= scope.cx.settings.limits.fanout_at_once_members;
         if is_small && !self.channels.contains_key(&**channel) {
             let members: Vec<Member> = scope.channels.members(index).collect();
@@ -396,18 +411,23 @@ impl Eviction {
                 self.refused = Some(QueryRefusal::TooBusy);
                 return;
             }
-            MemberKind::Session(index) => leave_session(scope, index, &self.channel, None),
+            MemberKind::Session(index) => {
+                self.has_sessions = true;
+                leave_session(scope, index, &self.channel, None);
+            }
             MemberKind::Connection(conn) => unsubscribe(scope, conn, &self.channel, None),
         }
         self.evicted += 1;
     }
 
     fn end(self, scope: &mut Scope<'_>) {
-        let mut reply = Reply::done(self.evicted);
-        if let Some(why) = self.refused {
-            reply.add(Reply::Refused(why));
+        let Eviction { query, evicted, refused, refused_before, .. } = self;
+        let under_way = if self.has_sessions { scope.sessions.commands.last() } else { CommandNumber(0) };
+        let eviction = PendingEviction { query, evicted, why: refused, refused_before, upto: under_way };
+        if under_way <= scope.sessions.commands.completed() {
+            return scope.cx.reply(query, eviction.reply(scope.sessions.evictions.refused()));
         }
-        scope.cx.reply(self.query, reply);
+        scope.sessions.evictions.push(eviction);
     }
 }
 

@@ -196,6 +196,9 @@ pub fn on_changed(
     }
     if refused.is_some() {
         note_refusal(scope, key);
+        if !joins && query.is_none() {
+            scope.sessions.evictions.note_refusal();
+        }
     }
     if let Some(query) = query {
         reply(scope, query, refused);

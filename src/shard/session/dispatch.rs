@@ -22,6 +22,10 @@ pub fn on_completions(scope: &mut Scope<'_>, completions: Completions) {
         complete(scope, number, then, completion);
         on_events(scope);
     }
+    let completed = scope.sessions.commands.completed();
+    for (query, reply) in scope.sessions.evictions.settle(completed) {
+        scope.cx.reply(query, reply);
+    }
     uplink::store_delayed_answers(scope);
 }
 

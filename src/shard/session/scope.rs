@@ -5,6 +5,7 @@ use super::table::SessionTable;
 use crate::base::id::ConnIndex;
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
+use crate::shard::call::evictions::Evictions;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::channel::largest::Largest;
 use crate::shard::channel::members::Channels;
@@ -21,6 +22,7 @@ pub struct Sessions {
     pub table: SessionTable,
     pub commands: Commands,
     pub channel_changes: ChannelChanges,
+    pub evictions: Evictions,
     /// Calls that wait for messages on their way to the store whose connection has ended.
     pub detached_calls: FxHashMap<(SessionKey, Offset), CallRef>,
     /// Answers of QoS 2 that wait until the store can take more commands.
@@ -46,6 +48,7 @@ impl Sessions {
             table: SessionTable::new(key, now),
             commands: Commands::default(),
             channel_changes: ChannelChanges::default(),
+            evictions: Evictions::default(),
             detached_calls: FxHashMap::default(),
             delayed_answers: Vec::new(),
             undropped: Vec::new(),

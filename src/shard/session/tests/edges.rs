@@ -1,6 +1,7 @@
 //! What simulation and fuzzing with tiny limits have found.
 
 use super::*;
+use crate::shard::QueryRefusal;
 use crate::shard::command::Claim;
 use crate::shard::ids::SessionIndex;
 
@@ -249,5 +250,25 @@ fn a_call_that_waits_for_the_store_is_answered_at_once_and_the_client_gets_the_m
     bench.rig.ack(key, 1, "");
     bench.store();
     assert_eq!(bench.waiting("me"), 0);
+    bench.finish();
+}
+
+#[test]
+fn an_eviction_that_the_store_refuses_is_refused() {
+    let mut bench = Bench::new();
+    bench.attach("me", &["seat"]);
+    bench.store();
+    let evict = || Query::Evict { channel: "seat".into(), keep: Who::Session("other".into()) };
+    bench.rig.query(evict());
+    assert!(bench.rig.replies().is_empty(), "the store does not have it yet");
+    bench.refuses = Some(StoreError::DiskFull);
+    bench.store();
+    assert_eq!(bench.reply(), Reply::Refused(QueryRefusal::NotStored));
+    assert_eq!(bench.channels("me"), ["seat"], "it is still in");
+    bench.refuses = None;
+    bench.rig.query(evict());
+    bench.store();
+    assert_eq!(bench.reply(), Reply::done(1));
+    assert!(bench.channels("me").is_empty());
     bench.finish();
 }
