@@ -8,6 +8,7 @@ use rainbow::config::{self, Config, Loaded, LogFormat, StoreConfig, StoreKind, p
 use rainbow::demo::{self, DemoConfig, Ports};
 use rainbow::io::log::writer::Log;
 use rainbow::server::{self, Mode, Server};
+use rainbow::store::{self, Progress};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,12 @@ enum Action {
         #[arg(short, long)]
         port: Option<u16>,
     },
+    /// Copies the SQLite store of a server, which may be running, into an empty directory.
+    Backup {
+        /// Made when it is missing.
+        #[arg(value_name = "DIR")]
+        target: PathBuf,
+    },
     /// Proves the promises of a running server: what was acknowledged is never lost, QoS 2 is never doubled.
     Audit(Box<AuditCommand>),
     /// The demo's business server alone.
@@ -84,6 +91,13 @@ enum Action {
         #[arg(long)]
         sessions: bool,
     },
+}
+
+impl Action {
+    /// It has workers, which take signals as descriptors.
+    fn serves(&self) -> bool {
+        matches!(self, Action::Demo(_) | Action::Echo { .. })
+    }
 }
 
 #[derive(Args)]
@@ -112,7 +126,7 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    if !matches!(command.action, Some(Action::DemoBackend { .. } | Action::Config { .. } | Action::Audit(_))) {
+    if command.action.as_ref().is_none_or(Action::serves) {
         server::block_signals();
     }
     match command.action {
@@ -124,6 +138,7 @@ fn main() -> ExitCode {
         Some(Action::Config { command: ConfigCommand::Check { file } }) => {
             check(file.or(command.serve.file).as_deref())
         }
+        Some(Action::Backup { target }) => back_up(command.serve, &target),
         Some(Action::Demo(options)) => run_demo(DemoOptions { port: options.port.or(command.serve.port), ..options }),
         Some(Action::Echo { port }) => echo(port.or(command.serve.port)),
         Some(Action::Audit(command)) => {
@@ -205,6 +220,41 @@ fn check(file: Option<&Path>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(errors) => fail(&errors.to_string()),
+    }
+}
+
+/// The exit code is 0 when the copy was found sound.
+fn back_up(options: Serve, target: &Path) -> ExitCode {
+    let store = match load(&options) {
+        Ok(loaded) => loaded.config.store,
+        Err(errors) => return fail(&errors),
+    };
+    match store.kind {
+        StoreKind::Sqlite => {}
+        StoreKind::Redis => return fail("backup: the store is Redis. Back it up with its own means (BGSAVE)"),
+        StoreKind::None => {
+            return fail("backup: store.kind is \"none\". Name the server's configuration: -f FILE, before `backup`");
+        }
+    }
+    let mut shown = 0;
+    let mut progress = |progress: Progress| match progress {
+        Progress::Copied { bytes, of } if bytes < shown || bytes == of || bytes - shown >= PROGRESS_BYTES => {
+            shown = bytes;
+            say!("copied {} of {} MiB", bytes >> 20, of >> 20);
+        }
+        Progress::Copied { .. } => {}
+        Progress::Checking => {
+            say!("checking the copy");
+        }
+    };
+    match store::back_up(&store.data_dir, target, &mut progress) {
+        Ok(backup) => {
+            let store::Backup { bytes, sessions, messages } = backup;
+            let directory = target.display();
+            say!("{directory}: {sessions} sessions and {messages} messages in {} KiB, found sound", bytes >> 10);
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&format!("backup: {error}")),
     }
 }
 
@@ -301,5 +351,7 @@ fn fail(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// 64 MiB between two lines.
+const PROGRESS_BYTES: u64 = 64 << 20;
 /// Autobahn sends up to 16 MiB.
 const ECHO_BYTES_MAX: usize = 64 << 20;

@@ -95,7 +95,9 @@ impl Server {
         let shared = Arc::new(Shared::new(setup, &limits));
         let resolver = Resolver::start(&limits)?;
         let (store, sessions) = match opened {
-            Some((store, Opened { sessions })) => (Some(start_store(&shared, store, &limits)?), sessions),
+            Some((store, Opened { sessions, damaged })) => {
+                (Some(start_store(&shared, store, damaged, &limits)?), sessions)
+            }
             None => (None, Vec::new()),
         };
         let threads = start_workers(&shared, WorkersStart { receivers, resolver, sessions, mode, limits })?;
@@ -267,8 +269,10 @@ fn reload_report(changed: &[&str], needs_restart: &[&str]) -> String {
     report
 }
 
-fn start_store(shared: &Arc<Shared>, store: Store, limits: &Limits) -> io::Result<StoreThread> {
+/// `damaged`: sessions that could not be read.
+fn start_store(shared: &Arc<Shared>, store: Store, damaged: u64, limits: &Limits) -> io::Result<StoreThread> {
     let metrics = shared.metrics().store().expect("a store has metrics").clone();
+    metrics.damaged.add(damaged);
     let (thread, sender) = io_store::start(store, &shared.config().store, limits, shared.report_sinks(), metrics)?;
     shared.set_store(sender);
     Ok(thread)

@@ -13,7 +13,7 @@ figures! {
         claims: Counter as "store_claims",
         /// Requests that it refused.
         refused: Counter as "store_refused",
-        /// Pages refused because a session's messages are damaged.
+        /// Requests refused because what is stored for the session is damaged, and sessions unread at the start.
         damaged: Counter as "store_damaged",
         /// Its commits.
         commits: Counter as "store_commits",

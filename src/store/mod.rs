@@ -14,3 +14,4 @@ pub use dispatch::Store;
 pub use health::{Health, Usage};
 pub use opening::{OpenError, Opened, Options};
 pub use request::{ClaimId, ClaimOutcome, PurgeOutcome, Request, Response};
+pub use sqlite::{Backup, BackupError, Progress, back_up};

@@ -37,6 +37,8 @@ impl Options {
 pub struct Opened {
     /// All sessions, each with a summary of the messages that wait for it.
     pub sessions: Vec<StoredSession>,
+    /// Sessions that are left where they lie, since they cannot be read (see the log).
+    pub damaged: u64,
 }
 
 /// Why the store could not be opened.

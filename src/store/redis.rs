@@ -49,7 +49,7 @@ use fencing::{BatchId, BatchNumber, FencingToken};
 use keys::{Bucket, Keys};
 use pipeline::Pipeline;
 use redis::{Value, cmd};
-use scan::Named;
+use scan::{Named, Scanned};
 use script::Script;
 use servers::{Servers, StoreUrl};
 use session_names::SessionNames;
@@ -132,7 +132,7 @@ impl Redis {
             }
         }
         crash::point("open.inside");
-        let found = scan::scan(&mut self.servers, &self.keys, self.token)?;
+        let Scanned { found, damaged } = scan::scan(&mut self.servers, &self.keys, self.token)?;
         let Named { sessions, unused } = scan::one_per_name(found).map_err(|problem| self.broken(&problem))?;
         (self.names, self.usage) = (SessionNames::default(), Usage::default());
         for session in &sessions {
@@ -141,7 +141,7 @@ impl Redis {
             self.usage.bytes += session.waiting_bytes;
         }
         self.drop_sessions(&unused)?;
-        Ok(Opened { sessions })
+        Ok(Opened { sessions, damaged })
     }
 
     fn drop_sessions(&mut self, sessions: &[SessionId]) -> Result<(), Fault> {

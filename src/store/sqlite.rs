@@ -4,6 +4,7 @@
 //! data_dir/lock          locked (flock) for as long as the process lives; contains its pid
 //! data_dir/reserve       given up when the disk is full, so that what makes room can be written
 //! data_dir/in-use         says that there has been a database: an empty one is not taken for a new one
+//! data_dir/backup-lock    keeps checkpoints and `rainbow-server backup` apart
 //! data_dir/accept-loss    made by the operator, for one start: what is damaged or missing is given up
 //! data_dir/rainbow.db    tables: see `schema`; `rainbow.db-wal` has what was committed since the last checkpoint
 //! ```
@@ -14,6 +15,7 @@
 //! works. The store never completes what did not reach the disk, and no file makes it panic.
 
 mod apply;
+mod backup;
 mod database;
 mod directory;
 mod fault;
@@ -35,10 +37,13 @@ use super::request::{ClaimOutcome, PurgeOutcome, Request, Response};
 use crate::config::Durability;
 use crate::shard::command::{Completion, Operation, StoreError, UnixMs};
 use apply::{WriteMode, apply};
+use backup::lock::BackupLock;
 use database::Database;
 use directory::Directory;
 use fault::{Fault, open_error, reserve_error};
 use tracing::warn;
+
+pub use backup::{Backup, BackupError, Progress, back_up};
 
 pub struct Sqlite {
     database: Database,
@@ -55,13 +60,15 @@ impl Sqlite {
         check_log(&directory, options.durability)?;
         let connection = schema::open(&mut directory, options.durability)?;
         crash::point("open.inside");
-        let (database, sessions) = scan::scan(connection).map_err(|error| open_error(&directory, error))?;
+        let lock = BackupLock::open(directory.path())
+            .map_err(|error| OpenError::Directory { path: options.data_dir.clone(), error })?;
+        let (database, sessions) = scan::scan(connection, lock).map_err(|error| open_error(&directory, error))?;
         crash::point("open.after");
         directory.forget_accepted_loss();
         // On a disk that is nearly full the store works without a reserve, and reports it once the disk is full.
         let _ = directory.ensure_reserve();
         let store = Sqlite { database, directory, bytes_max: options.bytes_max, fault: None };
-        Ok((store, Opened { sessions }))
+        Ok((store, Opened { sessions, damaged: 0 }))
     }
 
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
@@ -133,6 +140,7 @@ impl Sqlite {
         let reason = fault.reason;
         if reason == StoreError::DiskFull && self.directory.give_up_reserve() {
             // The log is written back into that room; then the log itself has room for what frees more.
+            self.database.end_backup();
             let _ = self.database.checkpoint();
         }
         if !self.has_permanent_fault() {
@@ -163,8 +171,12 @@ impl Sqlite {
         }
         let limit = if idle { WAL_PAGES_IDLE } else { WAL_PAGES };
         let maintained = match self.database.wal_pages() {
+            pages if pages >= WAL_PAGES_BACKUP => {
+                self.database.end_backup();
+                self.database.checkpoint()
+            }
             pages if pages >= limit => self.database.checkpoint(),
-            _ if idle => self.database.shrink_if_worthwhile(SHRINK_PAGES),
+            _ if idle && !self.database.is_backed_up() => self.database.shrink_if_worthwhile(SHRINK_PAGES),
             _ => Ok(()),
         };
         if let Err(error) = maintained {
@@ -188,7 +200,7 @@ impl Sqlite {
     }
 
     /// Whether the fault has passed. Pages that were freed within the file are room for the reserve, too.
-    fn try_writing(&self) -> rusqlite::Result<()> {
+    fn try_writing(&mut self) -> rusqlite::Result<()> {
         self.database.shrink(SHRINK_PAGES)?;
         self.directory.ensure_reserve().map_err(|error| reserve_error(&error))?;
         self.database.probe_write()
@@ -240,5 +252,7 @@ fn check_log(directory: &Directory, durability: Durability) -> Result<(), OpenEr
 const WAL_PAGES: u32 = 2048;
 /// When no request waits, a small log is written back too: the next start has less to read.
 const WAL_PAGES_IDLE: u32 = 64;
+/// 256 MiB, the longest log beside a backup: writing it back stops the responses for a second or two.
+const WAL_PAGES_BACKUP: u32 = 65_536;
 /// 4 MiB given back to the disk at a time.
 const SHRINK_PAGES: u32 = 1024;

@@ -114,7 +114,7 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("server", &["base", "wire", "shard", "config", "metrics", "policy", "store", "cluster", "io", "worker"]),
     ("demo", &["base", "wire", "config"]),
     ("audit", &["base", "wire", "config"]),
-    ("main", &["audit", "base", "config", "demo", "io", "metrics", "server"]),
+    ("main", &["audit", "base", "config", "demo", "io", "metrics", "server", "store"]),
 ];
 
 /// Modules without runtime, sockets, clock, chance and waiting.

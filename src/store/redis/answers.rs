@@ -2,7 +2,7 @@
 //! dropped.
 
 use super::encoding;
-use super::fault::store_error;
+use super::fault::{is_damage, store_error};
 use super::session_names::SessionNames;
 use crate::shard::command::{Command, Completion, Mutation, Operation, Page, SessionId, StoreError};
 use crate::store::request::{ClaimOutcome, Request, Response};
@@ -43,6 +43,7 @@ impl BatchOutcome {
         scratch: &mut Vec<u8>,
     ) {
         let value = match value {
+            Ok(Value::ServerError(error)) if is_damage(&error) => Err(note_damage(&request, &error.to_string())),
             Ok(Value::ServerError(error)) => Err(self.refuse(&error)),
             value => value,
         };
@@ -85,7 +86,9 @@ impl BatchOutcome {
         match (operation, &value) {
             (Operation::Load { session, .. }, _) => {
                 let page = decode_page(*session, value, scratch);
-                return page.map(Completion::Loaded).ok_or_else(|| self.unexpected_answer("a load"));
+                return page
+                    .map(Completion::Loaded)
+                    .ok_or_else(|| note_session_damage(*session, "it cannot be decoded"));
             }
             (Operation::Mutate(Mutation::PutSession(row)), _) => names.insert(row.name.clone(), row.session),
             (Operation::Mutate(Mutation::PutMessage(_)), Value::Int(bytes @ 1..)) => self.change.add(1, *bytes),
@@ -127,6 +130,24 @@ impl BatchOutcome {
         self.refusal = Some((StoreError::Broken, format!("{to} was answered with what this version never wrote")));
         StoreError::Broken
     }
+}
+
+/// The damage is the session's, or the claim's, alone: the store goes on.
+fn note_damage(request: &Request, damage: &str) -> StoreError {
+    match (request.session(), request) {
+        (Some(session), _) => note_session_damage(session, damage),
+        (None, Request::Claim { claim, .. }) => {
+            error!(message_id = &*claim.message_id, damage, "a message_id's claim is damaged: it is refused");
+            StoreError::Damaged
+        }
+        (None, _) => StoreError::Damaged,
+    }
+}
+
+fn note_session_damage(session: SessionId, damage: &str) -> StoreError {
+    let session = format!("{:032x}", session.0);
+    error!(session, damage, "what lies in Redis for a session is damaged: it is refused; /session/drop/ ends it");
+    StoreError::Damaged
 }
 
 impl UsageChange {

@@ -44,7 +44,7 @@ pub fn encode_message(message: &StoredMessage) -> Vec<u8> {
 pub fn decode_message(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -> Option<StoredMessage> {
     let mut reader = Reader(bytes);
     let offset = Offset(reader.u64()?);
-    reader.take(4)?;
+    let counted = reader.u32()?;
     let flags = reader.take(1)?[0];
     let (stored, expires) = (UnixMs(reader.u64()?), UnixMs(reader.u64()?));
     let claim = match reader.take(1)?[0] {
@@ -58,7 +58,9 @@ pub fn decode_message(session: SessionId, bytes: &[u8], scratch: &mut Vec<u8>) -
     let qos = if flags & EXACTLY_ONCE != 0 { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
     let message = Message::encode(qos, message_type, reader.0, scratch);
     let (sent, released) = (flags & SENT != 0, flags & RELEASED != 0);
-    Some(StoredMessage { session, offset, message, sent, released, stored, expires, claim })
+    let message = StoredMessage { session, offset, message, sent, released, stored, expires, claim };
+    // A body that was cut off, or flags of another version.
+    (flags <= EXACTLY_ONCE + SENT + RELEASED && counted == counted_bytes(&message)).then_some(message)
 }
 
 /// expiry(8) ends(8) reserved(8) floor(8) run(4) last(2) flags(1) name length(1) name cookie

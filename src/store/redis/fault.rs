@@ -35,6 +35,14 @@ impl From<Fault> for OpenError {
     }
 }
 
+/// A script, which is the same for all sessions, could not read what lies under its keys: this concerns the session or
+/// claim that they belong to. What Redis itself refuses has a code of its own.
+pub fn is_damage(error: &ServerError) -> bool {
+    let (code, text) = (error.code(), error.details().unwrap_or_default());
+    let is_wrong_type = code == "WRONGTYPE" || text.contains("WRONGTYPE");
+    is_wrong_type || code == "ERR" && text.contains("user_script") && !text.contains("OOM")
+}
+
 /// What an error of a script or of Redis itself means for the request.
 pub fn store_error(error: &ServerError) -> StoreError {
     let text = error.to_string();

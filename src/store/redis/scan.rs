@@ -2,7 +2,7 @@
 //! owner of every session that it reads.
 
 use super::encoding;
-use super::fault::Fault;
+use super::fault::{Fault, is_damage};
 use super::fencing::FencingToken;
 use super::keys::{Bucket, Keys};
 use super::pipeline::Pipeline;
@@ -12,18 +12,25 @@ use crate::shard::command::{Offset, SessionId, StoredSession, UnixMs};
 use redis::{Value, cmd};
 use std::collections::HashSet;
 use std::sync::Arc;
-use tracing::warn;
+use tracing::{error, warn};
 
 /// Sessions as they were read, in no order; two may have one name.
-pub fn scan(servers: &mut Servers, keys: &Keys, token: FencingToken) -> Result<Vec<StoredSession>, Fault> {
-    let mut found = Vec::new();
+#[derive(Default)]
+pub struct Scanned {
+    pub found: Vec<StoredSession>,
+    /// Sessions that cannot be read. They are left where they lie, for the operator.
+    pub damaged: u64,
+}
+
+pub fn scan(servers: &mut Servers, keys: &Keys, token: FencingToken) -> Result<Scanned, Fault> {
+    let mut scanned = Scanned::default();
     for bucket in keys.buckets() {
         let sessions = session_ids(servers, keys, bucket)?;
         for some in sessions.chunks(SESSIONS_AT_ONCE) {
-            adopt(servers, keys, token, bucket, some, &mut found)?;
+            adopt(servers, keys, token, bucket, some, &mut scanned)?;
         }
     }
-    Ok(found)
+    Ok(scanned)
 }
 
 /// The ids of a bucket's sessions, each once.
@@ -54,7 +61,7 @@ fn adopt(
     token: FencingToken,
     bucket: Bucket,
     sessions: &[SessionId],
-    found: &mut Vec<StoredSession>,
+    scanned: &mut Scanned,
 ) -> Result<(), Fault> {
     let mut pipeline = Pipeline::default();
     for session in sessions {
@@ -62,13 +69,20 @@ fn adopt(
         pipeline.write(bucket, Script::AdoptSession, &names, (token, &session.0.to_be_bytes()[..]));
     }
     for (session, value) in sessions.iter().zip(servers.exchange(&Pipeline::default(), &pipeline)?) {
-        match value {
+        let decoded = match value {
             // The session was removed since its id was read.
-            Value::BulkString(_) => {}
+            Value::BulkString(_) => continue,
+            Value::ServerError(error) if is_damage(&error) => None,
             Value::ServerError(error) => return Err(Fault::of_answer(&error)),
-            value => {
-                let unreadable = || broken(servers, &format!("the session {:032x} cannot be read", session.0));
-                found.push(decode_session(*session, value).ok_or_else(unreadable)?);
+            value => decode_session(*session, value),
+        };
+        match decoded {
+            Some(session) => scanned.found.push(session),
+            None => {
+                scanned.damaged += 1;
+                let row = String::from_utf8_lossy(&keys.row(*session)).into_owned();
+                let session = format!("{:032x}", session.0);
+                error!(session, row, "a session cannot be read, and is left out: put its row back from a backup");
             }
         }
     }

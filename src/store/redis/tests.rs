@@ -1,5 +1,6 @@
 //! The Redis store against a real redis-server: each mutation, a model, and everything that can go wrong in between.
 
+mod damage;
 mod faults;
 mod model;
 mod mutations;

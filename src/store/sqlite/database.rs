@@ -2,16 +2,22 @@
 //! housekeeping (checkpoints of the write-ahead log, unused pages). What is written in a transaction is the business
 //! of `apply` and `purge`.
 
+use super::backup::lock::BackupLock;
 use super::index::Index;
 use super::schema;
 use crate::store::crash;
+use rusqlite::config::DbConfig;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, Result};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use tracing::warn;
 
 pub struct Database {
+    /// Ends before the lock does: SQLite writes the log back when it ends.
     connection: Connection,
+    lock: BackupLock,
     index: Index,
     /// Pages in the log since its last restart.
     wal_pages: Arc<AtomicU32>,
@@ -25,7 +31,7 @@ pub struct Transaction<'a> {
 
 impl Database {
     /// `index` must be what the file holds.
-    pub fn new(mut connection: Connection, index: Index) -> Result<Database> {
+    pub fn new(mut connection: Connection, index: Index, lock: BackupLock) -> Result<Database> {
         let wal_pages = Arc::new(AtomicU32::new(0));
         let counter = wal_pages.clone();
         // In place of SQLite's own checkpoints, which would delay the responses of the commit that sets them off.
@@ -33,7 +39,7 @@ impl Database {
             counter.store(pages as u32, Ordering::Relaxed);
             Ok(())
         }))?;
-        Ok(Database { connection, index, wal_pages })
+        Ok(Database { connection, lock, index, wal_pages })
     }
 
     pub fn connection(&self) -> &Connection {
@@ -71,13 +77,28 @@ impl Database {
         self.wal_pages.load(Ordering::Relaxed)
     }
 
-    /// Writes the log back into the file. There is no other reader, so all of it is written and the next commit begins
-    /// a new log.
+    /// Writes the log back into the file, unless a backup is made. There is no other reader, so all of it is written
+    /// and the next commit begins a new log.
     pub fn checkpoint(&self) -> Result<()> {
+        let Some(_no_backup) = self.lock.exclude() else { return Ok(()) };
         crash::point("checkpoint.before");
         self.connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE)?;
         self.wal_pages.store(0, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether a backup is made, beside which the log is not written back.
+    pub fn is_backed_up(&self) -> bool {
+        self.lock.exclude().is_none()
+    }
+
+    /// The backup that is being made, if any, is void: the log has to be written back.
+    pub fn end_backup(&mut self) {
+        if self.is_backed_up()
+            && let Err(error) = self.lock.revoke()
+        {
+            warn!(%error, "a backup could not be ended, and the log grows");
+        }
     }
 
     /// Gives at most `pages` back to the disk when a good part of the file is unused.
@@ -104,6 +125,17 @@ impl Database {
     /// Writes a value that is there already, to find out whether the file can be written.
     pub fn probe_write(&self) -> Result<()> {
         self.connection.pragma_update(None, "user_version", schema::FORMAT)
+    }
+}
+
+impl Drop for Database {
+    /// Writes the log back at the end, unless a backup is made.
+    fn drop(&mut self) {
+        if let Some(no_backup) = self.lock.exclude() {
+            let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+            // Until the connection has ended.
+            mem::forget(no_backup);
+        }
     }
 }
 

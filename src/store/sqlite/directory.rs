@@ -33,6 +33,10 @@ impl Directory {
         Ok(Directory { path, database_file: None, _lock: lock })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn database(&self) -> PathBuf {
         self.path.join("rainbow.db")
     }

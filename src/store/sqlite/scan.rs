@@ -1,6 +1,7 @@
 //! Reads the file at the start: all sessions with their channels, and a summary of the messages that wait for each. Of
 //! the messages only an index is read: a million of them is some 40 MB.
 
+use super::backup::lock::BackupLock;
 use super::database::Database;
 use super::index::{Entry, Index};
 use super::rows::{MessageRowId, SessionRowId};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 /// A session's position in the vector of all sessions, by its row.
 type Positions = FxHashMap<SessionRowId, usize>;
 
-pub fn scan(connection: Connection) -> Result<(Database, Vec<StoredSession>)> {
+pub fn scan(connection: Connection, lock: BackupLock) -> Result<(Database, Vec<StoredSession>)> {
     let (positions, mut sessions) = read_sessions(&connection)?;
     read_channels(&connection, &positions, &mut sessions)?;
     let mut messages = vec![Vec::new(); sessions.len()];
@@ -27,7 +28,7 @@ pub fn scan(connection: Connection) -> Result<(Database, Vec<StoredSession>)> {
         index.restore_session(sessions[position].row.session, row, mem::take(&mut messages[position]));
     }
     index.restore_last_rows(last_session_row, last_message_row);
-    Ok((Database::new(connection, index)?, sessions))
+    Ok((Database::new(connection, index, lock)?, sessions))
 }
 
 fn read_sessions(connection: &Connection) -> Result<(Positions, Vec<StoredSession>)> {

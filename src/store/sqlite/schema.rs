@@ -5,6 +5,7 @@ use super::directory::Directory;
 use super::fault::open_error;
 use crate::config::Durability;
 use crate::store::opening::OpenError;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 /// Opens the database and makes its tables where they are missing.
@@ -29,9 +30,12 @@ fn connect(directory: &Directory, durability: Durability) -> rusqlite::Result<Co
          PRAGMA cache_size = -32768;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = 0;
+         PRAGMA wal_autocheckpoint = 0;
          PRAGMA cell_size_check = ON;
          PRAGMA foreign_keys = OFF;",
     )?;
+    // A connection that ends leaves the log as it is: see `Database` for when it is written back.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // FULL: the log is synced at every commit. NORMAL: at checkpoints only.
     connection.execute_batch(match durability {
         Durability::Fsync => "PRAGMA synchronous = FULL",
@@ -116,5 +120,7 @@ const TABLES: &str = "
 const APPLICATION: i64 = 0x5261_696E;
 /// Raised whenever an older version could not read the tables.
 pub const FORMAT: i64 = 1;
+/// What a sound file of this version says of itself.
+pub const MARKS: (i64, i64) = (APPLICATION, FORMAT);
 /// More than there are statements.
 const STATEMENTS_MAX: usize = 64;

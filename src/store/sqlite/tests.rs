@@ -1,6 +1,7 @@
 //! The store against real directories: what each mutation leaves, what a restart finds. `tests/model.rs` has random
 //! mutations, `tests/faults.rs` what goes wrong.
 
+mod backup;
 mod damage;
 mod faults;
 mod model;

@@ -7,15 +7,22 @@ if not row then
   return 'G'
 end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[1])
-local first, last = redis.call('LINDEX', KEYS[2], 0), redis.call('LINDEX', KEYS[2], -1)
+-- What is damaged here is left out: the session is known by its row, and refused when it is loaded.
+local function entry(index)
+  local found = redis.pcall('LINDEX', KEYS[2], index)
+  return type(found) == 'string' and #found >= ENTRY_HEAD and found
+end
+local channels = redis.pcall('HKEYS', KEYS[3])
+if channels.err then channels = {} end
+local first, last = entry(0), entry(-1)
 local bytes, messages = struct.unpack('>I8I4', row, 9)
 -- The first message that is not released; the released ones in front of it are few.
 local oldest, index = first, 0
 while oldest and size(oldest) == 0 do
   index = index + 1
-  oldest = redis.call('LINDEX', KEYS[2], index)
+  oldest = entry(index)
 end
 return {
-  row:sub(HEAD + 1), messages, bytes, redis.call('HKEYS', KEYS[3]), oldest and oldest:sub(14, 21) or '',
+  row:sub(HEAD + 1), messages, bytes, channels, oldest and oldest:sub(14, 21) or '',
   first and first:sub(1, 8) or '', last and last:sub(1, 8) or ''
 }

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- Removes the session. Answers the messages and bytes that were removed with it, and its row.
 -- KEYS row, queue, channels, received, sessions, due · ARGV token, session
-local refused = refusal(KEYS[1], ARGV[1])
-if refused == 'F' then return refused end
-local row = redis.call('GET', KEYS[1]) or ''
+-- A damaged row, or one of another type, is removed like any other.
+local row = redis.pcall('GET', KEYS[1])
+if type(row) ~= 'string' then row = '' end
+if #row >= 8 and row:sub(1, 8) ~= ARGV[1] then return 'F' end
 local bytes, messages = 0, 0
-if row ~= '' then bytes, messages = struct.unpack('>I8I4', row, 9) end
+if #row >= HEAD then bytes, messages = struct.unpack('>I8I4', row, 9) end
 redis.call('UNLINK', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 redis.call('SREM', KEYS[5], ARGV[2])
 redis.call('ZREM', KEYS[6], ARGV[2])

@@ -5,6 +5,7 @@
 -- Flags: 1 QoS 2, 2 sent, 4 released. The size of a released message is 0: it does not wait any more.
 -- Integers are big-endian.
 local HEAD = 40
+local ENTRY_HEAD = 32
 
 -- 'G' (the session is gone) or 'F' (fenced: another server owns it); nothing where this server owns it.
 local function refusal(row, token)

@@ -193,7 +193,7 @@ impl Model {
                 first: known.messages.keys().next().copied(),
             }
         };
-        sorted(Opened { sessions: self.sessions.values().map(found).collect() })
+        sorted(Opened { sessions: self.sessions.values().map(found).collect(), damaged: 0 })
     }
 }
 
