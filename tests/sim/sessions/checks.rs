@@ -3,6 +3,7 @@
 use super::connection::Stage;
 use super::world::{CHANNELS, World, channel_name};
 use rainbow::shard::command::SessionId;
+use rainbow::shard::{Query, Reply};
 
 impl World {
     /// Everyone is back and has what is its, and nothing is under way.
@@ -65,6 +66,7 @@ impl World {
         self.check_promises();
         self.check_waiting();
         self.check_channels();
+        self.check_members();
         for client in &self.clients {
             for token in client.answered.keys() {
                 assert!(self.backend.answer_to(*token).is_some(), "{token} was answered and not done");
@@ -77,6 +79,7 @@ impl World {
         if self.server.is_none() {
             return;
         }
+        self.check_members();
         if self.store.is_idle() && self.shard().store_under_way() == 0 {
             self.check_waiting();
         }
@@ -110,6 +113,15 @@ impl World {
                     assert_eq!(is, *joined, "is {session:?} in {}?", channel_name(channel));
                 }
             }
+        }
+    }
+
+    /// As many members are counted as are named: those that are online.
+    fn check_members(&mut self) {
+        for channel in 0..CHANNELS {
+            let query = Query::Members { channel: channel_name(channel).into(), offset: 0, limit: usize::MAX };
+            let Reply::Members { total, identities } = self.query(query) else { panic!("members were asked for") };
+            assert_eq!(total, identities.len(), "members of {}", channel_name(channel));
         }
     }
 
