@@ -259,6 +259,7 @@ static CALLS: &[Key] = &[
     key!(send_timeout_max, DURATION, "The longest `timeout` a call may name."),
     key!(calls_max, COUNT, "Calls that may wait for clients' answers at once, per worker."),
     key!(api_body_max, SIZE, "The largest body of a call."),
+    key!(bodies_bytes_max, SIZE, "Memory of bodies that do not come with their heads, of all calls of one worker."),
     key!(
         strict_status,
         SWITCH,

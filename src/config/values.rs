@@ -100,6 +100,8 @@ pub struct Config {
     /// Calls that may wait for clients' answers at once, per worker.
     pub calls_max: usize,
     pub api_body_max: usize,
+    /// Of all calls of one worker.
+    pub bodies_bytes_max: usize,
     /// Refused calls have an HTTP status of their own.
     pub strict_status: bool,
 
@@ -245,6 +247,7 @@ impl Default for Config {
             send_timeout_max: secs(300),
             calls_max: 16_384,
             api_body_max: 1 << 20,
+            bodies_bytes_max: 64 << 20,
             strict_status: false,
             store: StoreConfig::default(),
             cores: BTreeSet::new(),

@@ -13,6 +13,8 @@ figures! {
         http_refused: Counter,
         /// HTTP requests that did not come, or were not complete, in time (408 once a byte has come).
         http_timeouts: Counter,
+        /// Calls refused because the bodies of others take bodies_bytes_max (503).
+        bodies_refused: Counter,
         /// Connections closed because they did not begin with a PROXY header of a trusted proxy.
         proxy_refused: Counter,
         /// Connections refused: no device, or by the backend (401).

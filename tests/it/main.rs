@@ -29,3 +29,4 @@ mod qos_up;
 mod redis;
 mod sessions_api;
 mod signatures;
+mod strangers;

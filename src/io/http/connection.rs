@@ -6,6 +6,7 @@ use crate::base::time::ms;
 use crate::io::runtime::deadlines::Watch;
 use crate::io::runtime::net;
 use crate::io::runtime::socket::Socket;
+use crate::io::worker::bodies::BodyRoom;
 use crate::io::worker::responses::ResponseWriter;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::write_refusal;
@@ -28,6 +29,7 @@ pub struct HttpConnection {
     buffer: Vec<u8>,
     /// A body that did not come with its head.
     body: Vec<u8>,
+    body_room: Option<BodyRoom>,
     /// At least one request has been read: silence is only an idle keep-alive.
     has_served: bool,
 }
@@ -44,8 +46,8 @@ enum Late {
 /// The last response to a connection that was to become a client.
 pub async fn refuse(worker: Rc<Worker>, socket: Socket, write: impl FnOnce(&mut Vec<u8>)) {
     let watch = worker.deadlines().watch(socket.fd());
-    let (writer, buffer, body) = Default::default();
-    let mut connection = HttpConnection { worker, writer, socket, watch, buffer, body, has_served: true };
+    let (writer, buffer, body, body_room) = Default::default();
+    let mut connection = HttpConnection { worker, writer, socket, watch, buffer, body, body_room, has_served: true };
     connection.write(write);
     connection.written().await;
     connection.linger().await;
@@ -56,8 +58,9 @@ impl HttpConnection {
     pub fn new(worker: Rc<Worker>, socket: Socket) -> HttpConnection {
         let watch = worker.deadlines().watch(socket.fd());
         let first_byte_timeout = ms(worker.rules().config().first_byte_timeout);
-        let (buffer, body) = (Vec::with_capacity(HEAD_BUFFER), Vec::new());
-        let connection = HttpConnection { worker, writer: None, socket, watch, buffer, body, has_served: false };
+        let (buffer, body, body_room) = (Vec::with_capacity(HEAD_BUFFER), Vec::new(), None);
+        let connection =
+            HttpConnection { worker, writer: None, socket, watch, buffer, body, body_room, has_served: false };
         connection.due_in(first_byte_timeout);
         connection
     }
@@ -185,6 +188,10 @@ impl HttpConnection {
                 return None;
             }
         };
+        let len_max = if let BodyFraming::Length(len) = framing { len as usize } else { max };
+        if !self.take_body_room(len_max).await {
+            return None;
+        }
         if expects_continue {
             self.write(|out| out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n"));
         }
@@ -207,6 +214,28 @@ impl HttpConnection {
                 }
                 return None;
             }
+        }
+    }
+
+    /// False when bodies take too much memory already, and the caller has been told so.
+    async fn take_body_room(&mut self, len_max: usize) -> bool {
+        let bytes_max = self.worker.rules().config().bodies_bytes_max;
+        self.body_room = self.worker.bodies().take(len_max, bytes_max);
+        if self.body_room.is_some() {
+            return true;
+        }
+        self.worker.count(|counters| &counters.bodies_refused);
+        let mut body = Vec::new();
+        write_refusal(&mut body, "too many long bodies at once");
+        let response = Response::new(503, "application/json", body).with_retry_after();
+        self.respond(&response, ResponseForm::LAST).await;
+        false
+    }
+
+    /// The call is over: what its body took is free.
+    pub fn end_body(&mut self) {
+        if self.body_room.take().is_some() {
+            self.body = Vec::new();
         }
     }
 

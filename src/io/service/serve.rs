@@ -215,6 +215,7 @@ impl ServedConnection {
             spare: std::mem::take(&mut self.spare),
         };
         let response = calls::run(self.connection.worker(), request).await;
+        self.connection.end_body();
         self.connection.respond(&response, form).await;
         if let Some(mut body) = response.into_buffer() {
             body.shrink_to(SPARE_BYTES_MAX);

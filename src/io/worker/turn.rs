@@ -30,6 +30,7 @@ use crate::io::runtime::panics::contain;
 use crate::io::runtime::sys;
 use crate::io::store::inbox::StoreReports;
 use crate::io::store::queue::{StoreQueue, TrySend};
+use crate::io::worker::bodies::Bodies;
 use crate::io::worker::calls::gather;
 use crate::io::worker::calls::pending::PendingCalls;
 use crate::io::worker::connecting::PendingConnects;
@@ -62,6 +63,7 @@ pub struct Worker {
     sockets: ClientSockets,
     metrics: Arc<WorkerMetrics>,
     due_responses: DueResponses,
+    bodies: Rc<Bodies>,
     deadlines: Rc<Deadlines>,
     connects: PendingConnects,
     calls: PendingCalls,
@@ -101,6 +103,7 @@ impl Worker {
             metrics: shared.metrics().worker(id).clone(),
             sockets,
             due_responses: DueResponses::default(),
+            bodies: Rc::default(),
             deadlines: Rc::new(Deadlines::new(now)),
             connects: PendingConnects::new(now),
             calls: PendingCalls::new(id, rules.config().calls_max, now),
@@ -124,6 +127,10 @@ impl Worker {
 
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    pub fn bodies(&self) -> &Rc<Bodies> {
+        &self.bodies
     }
 
     pub fn limits(&self) -> &Limits {
