@@ -5,7 +5,7 @@
 
 use crate::metrics::admission::AdmissionMetrics;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,7 +55,7 @@ impl Admission {
         }
         let mut place = Place { admission: self.clone(), address: None };
         if limits.per_address > 0 {
-            let address = address.to_canonical();
+            let address = holder_of(address);
             let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             let count = addresses.entry(address).or_insert(0);
             if *count >= limits.per_address {
@@ -66,6 +66,14 @@ impl Admission {
             place.address = Some(Box::new(address));
         }
         Ok(place)
+    }
+}
+
+/// Whom an address stands for: of IPv6 a host gets a whole /64.
+fn holder_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
     }
 }
 
@@ -112,5 +120,15 @@ mod tests {
         assert!(matches!(admission.admit(mapped, limits), Err(NotAdmitted::TooManyFromAddress)));
         assert!(admission.admit(Ipv4Addr::new(127, 0, 0, 2).into(), limits).is_ok());
         assert_eq!(admission.connections(), 1, "a refusal takes no place");
+    }
+
+    #[test]
+    fn a_host_of_ipv6_is_counted_by_its_network() {
+        let admission = Arc::new(Admission::default());
+        let limits = AdmissionLimits { connections_max: 10, per_address: 1 };
+        let admit = |address: &str| admission.admit(address.parse().expect("an address"), limits);
+        let _place = admit("2001:db8:1:2::1").ok();
+        assert!(matches!(admit("2001:db8:1:2:ffff::7"), Err(NotAdmitted::TooManyFromAddress)));
+        assert!(admit("2001:db8:1:3::1").is_ok());
     }
 }
