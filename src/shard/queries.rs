@@ -108,7 +108,8 @@ fn send_to_session(scope: &mut Scope<'_>, query_id: QueryId, name: &str, message
         scope.cx.reply(query_id, Reply::sent(online));
     }
     let message = scope.cx.messages.insert(message);
-    let member_terms = open_call(scope, query_id, &message, (1, 1), terms);
+    let expires = delivery::expires(terms, &scope.cx);
+    let member_terms = open_call(scope, query_id, &message, (1, 1), terms, expires);
     session::downlink::deliver(scope, index, &message, member_terms.as_ref());
     scope.cx.messages.release(message);
 }

@@ -1,7 +1,7 @@
 //! One message, or one close, to one member of a channel: a connection or a session.
 
 use crate::base::id::ConnIndex;
-use crate::shard::call::query::{QueryRefusal, Terms, Who};
+use crate::shard::call::query::{NotStored, QueryRefusal, Terms, Who};
 use crate::shard::command::UnixMs;
 use crate::shard::connection::pending::MemberTerms;
 use crate::shard::context::Context;
@@ -14,6 +14,11 @@ use crate::wire::ws::frame::CloseCode;
 
 /// `delivery` is `None` at QoS 0.
 pub fn deliver(scope: &mut Scope<'_>, member: Member, message: &MessageRef, member_terms: Option<&MemberTerms>) {
+    if let Some(terms) = member_terms.filter(|terms| terms.expires <= scope.cx.unix()) {
+        let is_session = matches!(member.kind(), MemberKind::Session(_));
+        let call = if is_session { terms.call.of_session() } else { terms.call };
+        return scope.cx.call_refused(Some(call), NotStored::Expired);
+    }
     match (member.kind(), member_terms) {
         (MemberKind::Connection(conn), None) => {
             scope.downlinks.deliver_qos0(scope.conns, conn, message, &mut scope.cx);
@@ -33,19 +38,20 @@ pub fn open_call(
     message: &MessageRef,
     (members, sessions): (usize, usize),
     terms: &Terms,
+    expires: UnixMs,
 ) -> Option<MemberTerms> {
     let acknowledged = scope.cx.messages.get(message).qos != QoS::AtMostOnce;
     acknowledged.then(|| MemberTerms {
         call: scope.cx.calls.open(query, members as u32, sessions as u32, terms.deadline),
         deadline: terms.deadline,
-        expires: expires(terms, &scope.cx),
+        expires,
         claim: terms.claim.clone(),
         wait: terms.wait,
     })
 }
 
-/// Until when a message waits that is sent on these terms.
-fn expires(terms: &Terms, cx: &Context<'_>) -> UnixMs {
+/// Until when a message waits that is sent on these terms now: its time runs from the call.
+pub fn expires(terms: &Terms, cx: &Context<'_>) -> UnixMs {
     let ttl_ms = terms.ttl_ms.unwrap_or(cx.settings.sessions.message_ttl_ms);
     UnixMs(cx.unix().0.saturating_add(ttl_ms))
 }

@@ -13,7 +13,7 @@ use crate::shard::call::evictions::PendingEviction;
 use crate::shard::call::query::{QueryRefusal, Reply, Terms, Who};
 use crate::shard::call::waiting::CallRef;
 use crate::shard::channel::members::ChannelIndex;
-use crate::shard::command::CommandNumber;
+use crate::shard::command::{CommandNumber, UnixMs};
 use crate::shard::connection::pending::MemberTerms;
 use crate::shard::ids::{Member, MemberKind, QueryId};
 use crate::shard::message::{Message, MessageRef};
@@ -75,6 +75,7 @@ struct Delivery {
     message: MessageRef,
     query: QueryId,
     terms: Terms,
+    expires: UnixMs,
     /// Once the run has begun; never at QoS 0.
     member_terms: Option<MemberTerms>,
     /// Of a message to several channels.
@@ -142,8 +143,8 @@ impl Fanout {
             scope.cx.reply(query, Reply::sent(online));
         }
         let message = scope.cx.messages.insert(message);
-        let (terms, once) = (terms.clone(), once.cloned());
-        let mut delivery = Delivery { message, query, terms, member_terms: None, once, reached: 0 };
+        let (expires, terms, once) = (delivery::expires(terms, &scope.cx), terms.clone(), once.cloned());
+        let mut delivery = Delivery { message, query, terms, expires, member_terms: None, once, reached: 0 };
         if is_at_once {
             send_at_once(scope, index, &mut delivery);
             return delivery.end(scope);
@@ -319,14 +320,14 @@ fn start(scope: &mut Scope<'_>, channel: &str, mut jobs: Vec<Job>, mut members: 
     let has_sessions = !scope.sessions.table.is_empty();
     let sessions = if has_sessions { members.iter().filter(|(member, _)| is_session(*member)).count() } else { 0 };
     for job in &mut jobs {
-        let Job::Deliver(Delivery { message, query, terms, member_terms, .. }) = job else { continue };
+        let Job::Deliver(Delivery { message, query, terms, expires, member_terms, .. }) = job else { continue };
         if !is_acknowledged(scope, message) {
             continue;
         }
         if members.is_empty() {
             scope.cx.reply(*query, Reply::sent(0));
         } else {
-            *member_terms = open_call(scope, *query, message, (members.len(), sessions), terms);
+            *member_terms = open_call(scope, *query, message, (members.len(), sessions), terms, *expires);
         }
     }
     Run { jobs, members, next: 0 }
@@ -450,8 +451,8 @@ fn send_at_once(scope: &mut Scope<'_>, channel: ChannelIndex, delivery: &mut Del
     let members = scope.channels.members_len(channel);
     let has_sessions = !scope.sessions.table.is_empty();
     let sessions = if has_sessions { scope.channels.members(channel).filter(|m| is_session(*m)).count() } else { 0 };
-    let Delivery { message, query, terms, .. } = &*delivery;
-    delivery.member_terms = open_call(scope, *query, message, (members, sessions), terms);
+    let Delivery { message, query, terms, expires, .. } = &*delivery;
+    delivery.member_terms = open_call(scope, *query, message, (members, sessions), terms, *expires);
     for position in 0..members {
         let member = scope.channels.member(channel, position);
         if delivery.once.is_some() {

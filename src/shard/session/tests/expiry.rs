@@ -192,3 +192,42 @@ fn what_has_expired_in_the_store_is_removed_when_it_is_loaded() {
     bench.rig.replies();
     bench.finish();
 }
+
+/// A channel of one absent session, whose messages wait for their turn.
+fn slow_room() -> Bench {
+    let mut bench = Bench::with(|settings| settings.limits.fanout_at_once_members = 0);
+    let key = bench.attach("me", &["room"]);
+    bench.store();
+    bench.rig.end(key);
+    bench.store();
+    bench.rig.outputs();
+    let message = Message::encode(QOS1, 7, b"late", &mut Vec::new());
+    let terms = two_seconds(&bench);
+    bench.rig.query(Query::Send { channel: "room".into(), message, terms });
+    bench
+}
+
+#[test]
+fn a_ttl_runs_from_the_call_not_from_the_turn_of_its_channel() {
+    let mut bench = slow_room();
+    let called = UnixMs(bench.rig.now.0);
+    bench.rig.now = bench.rig.now + 1_500;
+    bench.rig.fan_out();
+    bench.store();
+    let expires: Vec<UnixMs> = bench.disk.messages.values().map(|stored| stored.expires).collect();
+    assert_eq!(expires, [UnixMs(called.0 + 2_000)]);
+    bench.rig.replies();
+    bench.finish();
+}
+
+#[test]
+fn what_expires_before_its_turn_is_refused_by_name() {
+    let mut bench = slow_room();
+    bench.rig.now = bench.rig.now + 2_000;
+    bench.rig.fan_out();
+    bench.store();
+    assert_eq!(bench.disk.messages.len(), 0);
+    let reply = format!("{:?}", bench.reply());
+    assert!(reply.contains("Expired"), "{reply}");
+    bench.finish();
+}
