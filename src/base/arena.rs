@@ -1,14 +1,12 @@
-//! Many short lists in one vector: the queues of a million connections cost nothing while they are empty, and no
-//! allocation after warm-up. A freed node is the next one used, so that what is busy stays in cache.
+//! Many short lists in one pool: the queues of a million connections cost nothing while they are empty, and no
+//! allocation after warm-up.
 
+use super::pool::Pool;
 use std::num::NonZeroU32;
 
 /// The nodes of all lists of one kind.
 pub struct Arena<T> {
-    nodes: Vec<Node<T>>,
-    /// Head of the free nodes, linked by `next`.
-    free: Option<NodeIndex>,
-    len: usize,
+    nodes: Pool<Node<T>>,
 }
 
 /// One list: its first and its last node. It owns its nodes: they go back through `pop_front` or `remove`.
@@ -24,7 +22,7 @@ pub struct List {
 pub struct NodeIndex(NonZeroU32);
 
 struct Node<T> {
-    value: Option<T>,
+    value: T,
     next: Option<NodeIndex>,
     prev: Option<NodeIndex>,
 }
@@ -59,22 +57,22 @@ impl List {
 
 impl<T> Default for Arena<T> {
     fn default() -> Arena<T> {
-        Arena { nodes: Vec::new(), free: None, len: 0 }
+        Arena { nodes: Pool::default() }
     }
 }
 
 impl<T> Arena<T> {
     /// Nodes in use, of all lists.
     pub fn len(&self) -> usize {
-        self.len
+        self.nodes.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.nodes.is_empty()
     }
 
     pub fn push_back(&mut self, list: &mut List, value: T) -> NodeIndex {
-        let index = self.take_node(value, list.tail);
+        let index = NodeIndex::new(self.nodes.insert(Node { value, next: None, prev: list.tail }));
         match list.tail {
             None => list.head = Some(index),
             Some(tail) => self.nodes[tail.slot()].next = Some(index),
@@ -88,12 +86,7 @@ impl<T> Arena<T> {
     }
 
     pub fn remove(&mut self, list: &mut List, index: NodeIndex) -> T {
-        let node = &mut self.nodes[index.slot()];
-        let (next, prev) = (node.next, node.prev);
-        let value = node.value.take().expect("the node is in use");
-        node.next = self.free;
-        self.free = Some(index);
-        self.len -= 1;
+        let Node { value, next, prev } = self.nodes.remove(index.slot());
         match prev {
             None => list.head = next,
             Some(prev) => self.nodes[prev.slot()].next = next,
@@ -110,11 +103,11 @@ impl<T> Arena<T> {
     }
 
     pub fn get(&self, index: NodeIndex) -> &T {
-        self.nodes[index.slot()].value.as_ref().expect("the node is in use")
+        &self.nodes[index.slot()].value
     }
 
     pub fn get_mut(&mut self, index: NodeIndex) -> &mut T {
-        self.nodes[index.slot()].value.as_mut().expect("the node is in use")
+        &mut self.nodes[index.slot()].value
     }
 
     pub fn iter<'a>(&'a self, list: &List) -> impl Iterator<Item = (NodeIndex, &'a T)> + use<'a, T> {
@@ -134,18 +127,6 @@ impl<T> Arena<T> {
             next = self.nodes[index.slot()].prev;
             Some((index, self.get(index)))
         })
-    }
-
-    fn take_node(&mut self, value: T, prev: Option<NodeIndex>) -> NodeIndex {
-        self.len += 1;
-        let Some(index) = self.free else {
-            self.nodes.push(Node { value: Some(value), next: None, prev });
-            return NodeIndex::new(self.nodes.len() - 1);
-        };
-        let node = &mut self.nodes[index.slot()];
-        self.free = node.next;
-        *node = Node { value: Some(value), next: None, prev };
-        index
     }
 }
 

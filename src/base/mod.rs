@@ -1,11 +1,12 @@
-//! Numbers with a meaning (ids, limits, time, seeded chance, a keyed hash) and two structures that many parts share
-//! (lists in an arena, the timing wheel).
+//! Numbers with a meaning (ids, limits, time, seeded chance, a keyed hash) and three structures that many parts
+//! share (a pool, lists in an arena, the timing wheel).
 
 pub mod arena;
 pub mod id;
 pub mod keyed_hash;
 pub mod limits;
 pub mod network;
+pub mod pool;
 pub mod rng;
 pub mod time;
 pub mod wheel;

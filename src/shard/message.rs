@@ -3,9 +3,9 @@
 //! A count of uses lies beside each message (no atomic operation and no allocation per receiver); across shards the
 //! bytes are shared by `Arc`. What differs per receiver, id and DUP, is patched into the copy that goes to the socket.
 
+use crate::base::pool::Pool;
 use crate::wire::packet::{self, MessageId, Packet, QoS};
 use crate::wire::ws::frame;
-use slab::Slab;
 use std::sync::Arc;
 
 /// A SEND packet, id 1 where it has one.
@@ -74,7 +74,7 @@ pub struct MessageRef(u32);
 
 #[derive(Default)]
 pub struct Messages {
-    messages: Slab<Counted>,
+    messages: Pool<Counted>,
     /// Of all their packets.
     bytes: usize,
 }

@@ -2,10 +2,10 @@
 //! or can no longer answer, or at its deadline; then one reply goes back to the sender of the query.
 
 use super::query::{NotSent, NotStored, Tally};
+use crate::base::pool::Pool;
 use crate::base::time::Tick;
 use crate::base::wheel::Wheel;
 use crate::shard::ids::QueryId;
-use slab::Slab;
 
 /// A member's reference to the call that waits for its answer. Stale once the call has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl CallRef {
 }
 
 pub struct Calls {
-    calls: Slab<Call>,
+    calls: Pool<Call>,
     deadlines: Wheel,
     generation: u32,
 }
@@ -59,7 +59,7 @@ pub struct CallEnd {
 
 impl Calls {
     pub fn new(now: Tick) -> Calls {
-        Calls { calls: Slab::new(), deadlines: Wheel::new(now), generation: 0 }
+        Calls { calls: Pool::default(), deadlines: Wheel::new(now), generation: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -141,7 +141,7 @@ impl Calls {
     /// Every call waits for exactly those who hold it.
     #[cfg(debug_assertions)]
     pub fn check(&self, holds: &[CallRef]) {
-        for (index, call) in &self.calls {
+        for (index, call) in self.calls.iter() {
             let references = || holds.iter().filter(|h| h.slot() == index && h.generation == call.generation);
             assert_eq!(call.waiting as usize, references().count(), "a call waits for those who hold it");
             assert_eq!(

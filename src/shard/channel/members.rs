@@ -9,9 +9,9 @@
 
 use crate::base::arena::{Arena, List, NodeIndex};
 use crate::base::keyed_hash::HashKey;
+use crate::base::pool::Pool;
 use crate::shard::ids::Member;
 use hashbrown::HashTable;
-use slab::Slab;
 use std::ops::Range;
 
 /// A channel's slot; reused after the channel has lost its last member.
@@ -21,7 +21,7 @@ pub struct ChannelIndex(u32);
 pub struct Channels {
     key: HashKey,
     names: HashTable<ChannelIndex>,
-    channels: Slab<Channel>,
+    channels: Pool<Channel>,
     memberships: Arena<Membership>,
 }
 
@@ -101,7 +101,7 @@ impl Channel {
 
 impl Channels {
     pub fn new(key: HashKey) -> Channels {
-        Channels { key, names: HashTable::new(), channels: Slab::new(), memberships: Arena::default() }
+        Channels { key, names: HashTable::new(), channels: Pool::default(), memberships: Arena::default() }
     }
 
     /// Channels with at least one member here.
@@ -144,9 +144,9 @@ impl Channels {
         slots.filter_map(|slot| self.channels.get(slot)).map(|channel| (&*channel.name, channel.online_len()))
     }
 
-    /// Slots that have ever been used.
+    /// No channel's slot is beyond it.
     pub fn slots(&self) -> usize {
-        self.channels.capacity()
+        self.channels.end()
     }
 
     /// A member's session has lost its connection, or has one; also after it has joined a channel.
@@ -178,12 +178,13 @@ impl Channels {
     }
 
     fn create(&mut self, name: &str, hash: u64, member: Member, joined: &mut List) {
-        let slot = self.channels.vacant_entry();
-        let channel = ChannelIndex(slot.key() as u32);
-        let membership = self.memberships.push_back(joined, Membership { channel, position: 0, is_absent: false });
-        let members = Members::One(Entry { member, membership });
-        slot.insert(Channel { name: name.into(), hash, members, absent: 0 });
-        let channels = &self.channels;
+        let memberships = &mut self.memberships;
+        let slot = self.channels.insert_with(|slot| {
+            let channel = ChannelIndex(slot as u32);
+            let membership = memberships.push_back(joined, Membership { channel, position: 0, is_absent: false });
+            Channel { name: name.into(), hash, members: Members::One(Entry { member, membership }), absent: 0 }
+        });
+        let (channel, channels) = (ChannelIndex(slot as u32), &self.channels);
         self.names.insert_unique(hash, channel, |&index| channels[index.slot()].hash);
     }
 
@@ -232,7 +233,7 @@ impl Channels {
         assert_eq!(self.names.len(), self.channels.len());
         let members: usize = self.channels.iter().map(|(_, channel)| channel.members.as_slice().len()).sum();
         assert_eq!(members, self.memberships.len(), "every membership is one member");
-        for (index, channel) in &self.channels {
+        for (index, channel) in self.channels.iter() {
             let members = channel.members.as_slice();
             let absent = members.iter().filter(|entry| self.memberships.get(entry.membership).is_absent);
             assert_eq!(channel.absent as usize, absent.count(), "every absent member is counted");

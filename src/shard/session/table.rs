@@ -3,13 +3,13 @@
 use super::state::Session;
 use crate::base::id::ShardId;
 use crate::base::keyed_hash::HashKey;
+use crate::base::pool::Pool;
 use crate::base::time::Tick;
 use crate::base::wheel::Wheel;
 use crate::shard::command::SessionId;
 use crate::shard::ids::{SessionIndex, SessionKey};
 use hashbrown::HashTable;
 use rustc_hash::FxHashMap;
-use slab::Slab;
 use std::sync::Arc;
 
 /// The shard that owns a session, among as many as there are workers. All workers of a process have one key, and so
@@ -20,7 +20,7 @@ pub fn session_owner(key: HashKey, name: &str, workers: usize) -> ShardId {
 
 pub struct SessionTable {
     key: HashKey,
-    slots: Slab<Session>,
+    slots: Pool<Session>,
     names: HashTable<SessionIndex>,
     ids: FxHashMap<SessionId, SessionIndex>,
     generation: u32,
@@ -32,7 +32,7 @@ impl SessionTable {
     pub fn new(key: HashKey, now: Tick) -> SessionTable {
         SessionTable {
             key,
-            slots: Slab::new(),
+            slots: Pool::default(),
             names: HashTable::new(),
             ids: FxHashMap::default(),
             generation: 0,
