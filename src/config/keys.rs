@@ -154,12 +154,12 @@ static BACKEND: &[Key] = &[
     ),
     key!(
         forward_ahead_bytes,
-        SIZE,
+        PART_SIZE,
         "Memory of one client's messages that may wait before the client is no longer read at all."
     ),
     key!(backend_connections, COUNT.within(1, 65_535), "Keep-alive connections to each backend host, per worker."),
     key!(backend_idle_timeout, DURATION, "A connection to the backend that is unused for so long is closed."),
-    key!(backend_body_max, SIZE, "The largest answer taken from the backend."),
+    key!(backend_body_max, PART_SIZE, "The largest answer taken from the backend."),
     key!(
         retry_backoff_min,
         DURATION,
@@ -237,11 +237,11 @@ static CLIENTS: &[Key] = &[
     key!(received_max, COUNT.within(1, 65_534), "QoS 2 ids of one client that may be held without REL."),
     key!(
         answers_bytes_max,
-        SIZE,
+        PART_SIZE,
         "Memory of answers kept per client for its repeats; beyond it its messages wait until it releases some."
     ),
-    key!(message_bytes_max, SIZE, "The largest message taken from a client."),
-    key!(outbox_bytes_max, SIZE, "Memory of what may wait for one client to read it."),
+    key!(message_bytes_max, PART_SIZE, "The largest message taken from a client."),
+    key!(outbox_bytes_max, PART_SIZE, "Memory of what may wait for one client to read it."),
     key!(
         clients_memory_max,
         SIZE,
@@ -258,7 +258,7 @@ static CALLS: &[Key] = &[
     key!(send_timeout, DURATION, "How long /send/ waits for clients' answers when it names no `timeout`."),
     key!(send_timeout_max, DURATION, "The longest `timeout` a call may name."),
     key!(calls_max, COUNT, "Calls that may wait for clients' answers at once, per worker."),
-    key!(api_body_max, SIZE, "The largest body of a call."),
+    key!(api_body_max, PART_SIZE, "The largest body of a call."),
     key!(bodies_bytes_max, SIZE, "Memory of bodies that do not come with their heads, of all calls of one worker."),
     key!(
         strict_status,
@@ -314,7 +314,7 @@ static STORE: &[Key] = &[
     ),
     key!("store.session_messages_max" => store.session_messages_max, COUNT.within(1, 30_000),
         "Messages that may wait for one session; more are refused."),
-    key!("store.session_bytes_max" => store.session_bytes_max, SIZE, "Bytes that may wait for one session."),
+    key!("store.session_bytes_max" => store.session_bytes_max, PART_SIZE, "Bytes that may wait for one session."),
     key!("store.bytes_max" => store.bytes_max, SIZE, "Bytes that may be kept for all sessions together."),
     key!(
         "store.session_expiry" => store.session_expiry,

@@ -88,6 +88,9 @@ pub const SIZE: Kind<usize> = Kind::new(
 .at_least(1)
 .capped(SIZE_MAX);
 
+/// Of what one connection, session or message may take: counted in 32 bits, with room for one that goes beyond it.
+pub const PART_SIZE: Kind<usize> = SIZE.within(1, 1 << 30);
+
 pub const COUNT: Kind<usize> = Kind::new(
     |input, bounds| Ok(bounds.check(read_whole(input)?)? as usize),
     |count| Value::Integer(*count as i64),
