@@ -232,9 +232,9 @@ mod tests {
         let slots = pool.slots();
         pool.remove(edge);
         for _ in 0..3 {
-            let again = pool.insert(0);
-            assert_eq!((again, pool.slots()), (edge, slots));
-            pool.remove(again);
+            let next = pool.insert(0);
+            assert_eq!((next, pool.slots()), (edge, slots));
+            pool.remove(next);
         }
     }
 

@@ -315,7 +315,8 @@ static STORE: &[Key] = &[
     key!("store.session_messages_max" => store.session_messages_max, COUNT.within(1, 30_000),
         "Messages that may wait for one session; more are refused."),
     key!("store.session_bytes_max" => store.session_bytes_max, PART_SIZE, "Bytes that may wait for one session."),
-    key!("store.bytes_max" => store.bytes_max, SIZE, "Bytes that may be kept for all sessions together."),
+    key!("store.bytes_max" => store.bytes_max, SIZE,
+        "Bytes that may be kept for all sessions and, in SQLite, for the ids of calls."),
     key!(
         "store.session_expiry" => store.session_expiry,
         DURATION,

@@ -39,8 +39,8 @@ fn apply_one(transaction: &mut Transaction, request: &Request, now: UnixMs, mode
         (Request::Claim { id, .. }, WriteMode::FreeingOnly { refusal }) => {
             Response::Claim { id: *id, outcome: ClaimOutcome::Refused(refusal) }
         }
-        (Request::Claim { id, claim }, WriteMode::Normal { .. }) => {
-            Response::Claim { id: *id, outcome: claims::claim(transaction, claim, now)? }
+        (Request::Claim { id, claim }, WriteMode::Normal { bytes_max }) => {
+            Response::Claim { id: *id, outcome: claims::claim(transaction, claim, now, bytes_max)? }
         }
         (Request::Settle { .. }, WriteMode::FreeingOnly { .. }) => Response::Settled,
         (Request::Settle { message_id, answer }, WriteMode::Normal { .. }) => {

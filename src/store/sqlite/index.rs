@@ -6,6 +6,8 @@
 //! each message would touch a page of its own. So the index is here: 20 bytes per message, built at each start.
 
 use super::rows::{MessageRowId, SessionRowId};
+#[cfg(test)]
+use super::tables::claims::CALL_BYTES;
 use crate::shard::command::{Offset, SessionId};
 use crate::store::health::Usage;
 use rustc_hash::FxHashMap;
@@ -37,7 +39,12 @@ struct Totals {
     last_session_row: SessionRowId,
     last_message_row: MessageRowId,
     usage: Usage,
+    /// Of the claims of calls and of their guards, rows and all.
+    call_bytes: u64,
 }
+
+/// What a message, a claim or a guard costs on disk beside its bytes: its row and its entry in an index.
+pub const ROW_BYTES: u64 = 64;
 
 /// A session's row, and its messages by ascending offset.
 struct Entries {
@@ -74,6 +81,10 @@ impl Index {
         (self.totals.last_session_row, self.totals.last_message_row) = (session, message);
     }
 
+    pub fn restore_call_bytes(&mut self, bytes: u64) {
+        self.totals.call_bytes = bytes;
+    }
+
     // Transactions
 
     pub fn begin(&mut self) {
@@ -106,6 +117,12 @@ impl Index {
 
     pub fn usage(&self) -> Usage {
         self.totals.usage
+    }
+
+    /// So many bytes more, and the row they are in, are within `bytes_max`.
+    pub fn fits(&self, bytes: u64, bytes_max: u64) -> bool {
+        let Totals { usage, call_bytes, .. } = self.totals;
+        usage.bytes + (usage.messages + 1) * ROW_BYTES + call_bytes + bytes <= bytes_max
     }
 
     pub fn session_row(&self, session: SessionId) -> Option<SessionRowId> {
@@ -183,6 +200,15 @@ impl Index {
         }
     }
 
+    /// A claim or a guard, or what is added to one.
+    pub fn add_call_bytes(&mut self, bytes: u64) {
+        self.totals.call_bytes += bytes;
+    }
+
+    pub fn subtract_call_bytes(&mut self, bytes: u64) {
+        self.totals.call_bytes = self.totals.call_bytes.saturating_sub(bytes);
+    }
+
     fn subtract(&mut self, bytes: u32) {
         self.totals.usage.messages -= u64::from(bytes > 0);
         self.totals.usage.bytes -= u64::from(bytes);
@@ -218,6 +244,8 @@ impl Index {
             connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
         };
         assert_eq!(usage, self.usage());
+        let call_bytes = connection.query_row(CALL_BYTES, [], |row| row.get::<_, i64>(0))? as u64;
+        assert_eq!(self.totals.call_bytes, call_bytes);
         assert_eq!((messages, self.sessions.len() as i64), (count("messages")?, count("sessions")?));
         Ok(())
     }

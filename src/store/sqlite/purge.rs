@@ -1,6 +1,7 @@
 //! Removes what has expired, a slice per transaction: messages, the guards of claims, claims.
 
 use super::database::Transaction;
+use super::index::ROW_BYTES;
 use super::rows::{MessageRowId, SessionRowId};
 use super::tables::messages;
 use crate::shard::command::{ExpiredMessages, Offset, SessionId, UnixMs};
@@ -29,12 +30,18 @@ pub fn purge(transaction: &mut Transaction, now: UnixMs, most: usize) -> Result<
     }
     for sql in [
         "DELETE FROM guards WHERE (message_id, key) IN
-             (SELECT message_id, key FROM guards WHERE until <= ?1 ORDER BY until LIMIT ?2)",
+             (SELECT message_id, key FROM guards WHERE until <= ?1 ORDER BY until LIMIT ?2)
+         RETURNING length(message_id)",
         "DELETE FROM claims WHERE message_id IN
-             (SELECT message_id FROM claims WHERE until <= ?1 ORDER BY until LIMIT ?2)",
+             (SELECT message_id FROM claims WHERE until <= ?1 ORDER BY until LIMIT ?2)
+         RETURNING length(message_id) + coalesce(length(answer), 0)",
     ] {
-        let deleted = transaction.connection.prepare_cached(sql)?.execute(params![now, most_rows])?;
-        outcome.more |= deleted == most;
+        let mut delete = transaction.connection.prepare_cached(sql)?;
+        let lengths =
+            delete.query_map(params![now, most_rows], |row| row.get::<_, i64>(0).map(|length| length as u64))?;
+        let lengths: Vec<u64> = lengths.collect::<Result<_>>()?;
+        lengths.iter().for_each(|length| transaction.index.subtract_call_bytes(ROW_BYTES + length));
+        outcome.more |= lengths.len() == most;
     }
     crash::point("purge.inside");
     Ok(outcome)

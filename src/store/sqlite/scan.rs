@@ -5,6 +5,7 @@ use super::backup::lock::BackupLock;
 use super::database::Database;
 use super::index::{Entry, Index};
 use super::rows::{MessageRowId, SessionRowId};
+use super::tables::claims::CALL_BYTES;
 use crate::shard::command::{DownlinkMark, Offset, SessionId, SessionRow, StoredSession, UnixMs, UplinkMark};
 use rusqlite::{Connection, OptionalExtension, Result, Row};
 use rustc_hash::FxHashMap;
@@ -28,6 +29,7 @@ pub fn scan(connection: Connection, lock: BackupLock) -> Result<(Database, Vec<S
         index.restore_session(sessions[position].row.session, row, mem::take(&mut messages[position]));
     }
     index.restore_last_rows(last_session_row, last_message_row);
+    index.restore_call_bytes(connection.query_row(CALL_BYTES, [], |row| row.get::<_, i64>(0))? as u64);
     Ok((Database::new(connection, index, lock)?, sessions))
 }
 

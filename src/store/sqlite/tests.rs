@@ -541,6 +541,35 @@ fn what_has_expired_is_loaded_until_it_is_purged() {
     assert_eq!(store.usage().messages, 2);
 }
 
+/// Of an hour of calls, each with an answer.
+#[test]
+fn claims_and_answers_count_towards_the_limit_until_their_time_is_over() {
+    const BYTES_MAX: u64 = 10_000;
+    let dir = TempDir::new();
+    let mut store = dir.open().0;
+    store.set_bytes_max(BYTES_MAX);
+    let settle = |store: &mut Sqlite, id: &str| {
+        let request = Request::Settle { message_id: id.into(), answer: vec![b'a'; 1000] };
+        assert_eq!(store.commit(vec![request], NOW), [Response::Settled]);
+    };
+    let refused = ClaimOutcome::Refused(StoreError::StoreFull);
+    let ids = (0..).map(|nth| format!("m-{nth}"));
+    let fitted = ids.take(20).take_while(|id| {
+        let outcome = claimed(&mut store, id, NOW);
+        settle(&mut store, id);
+        outcome == ClaimOutcome::New
+    });
+    assert_eq!(fitted.count(), 10);
+    assert_eq!(claimed(&mut store, "m-3", NOW), ClaimOutcome::Settled(vec![b'a'; 1000]), "a repeat is answered");
+    drop(store);
+    let mut store = dir.open().0;
+    store.set_bytes_max(BYTES_MAX);
+    assert_eq!(claimed(&mut store, "another", NOW), refused, "after a restart, too");
+    let end = UnixMs(NOW.0 + 1000);
+    store.purge(end, 100);
+    assert_eq!(claimed(&mut store, "another", end), ClaimOutcome::New);
+}
+
 #[test]
 fn claims_and_guards_are_removed_in_slices_after_their_time() {
     let dir = TempDir::new();

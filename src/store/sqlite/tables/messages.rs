@@ -4,8 +4,9 @@
 use crate::shard::Message;
 use crate::shard::command::{Claim, Completion, Offset, SessionId, StoreError, StoredMessage, UnixMs};
 use crate::store::sqlite::database::Transaction;
-use crate::store::sqlite::index::{Entry, Index};
+use crate::store::sqlite::index::Entry;
 use crate::store::sqlite::rows::{MessageRowId, SessionRowId, signed};
+use crate::store::sqlite::tables::claims;
 use crate::wire::packet::QoS;
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, OptionalExtension, Result, Row, params};
@@ -20,8 +21,11 @@ pub fn put(
     bytes_max: u64,
 ) -> Result<Completion> {
     let offset = message.offset;
-    if let Some(claim) = &message.claim
-        && let Some((guarded, until)) = guard(transaction.connection, session_row, &claim.message_id)?
+    let guard = match &message.claim {
+        Some(claim) => guard(transaction.connection, session_row, &claim.message_id)?,
+        None => None,
+    };
+    if let Some((guarded, until)) = guard
         && until > signed(now.0)
     {
         // The guard of this very message: the same mutation a second time. The message may be gone already.
@@ -30,7 +34,7 @@ pub fn put(
     if transaction.index.message(message.session, offset).is_none() {
         // A released message has no body and does not count.
         let bytes = if message.released { 0 } else { message.message.len() as u32 };
-        if !message.released && !fits(transaction.index, bytes, bytes_max) {
+        if !message.released && !transaction.index.fits(u64::from(bytes), bytes_max) {
             return Ok(Completion::Refused(StoreError::StoreFull));
         }
         insert(transaction, session_row, message, bytes)?;
@@ -40,6 +44,9 @@ pub fn put(
         let sql = "INSERT OR REPLACE INTO guards (message_id, key, until, place) VALUES (?1, ?2, ?3, ?4)";
         let (until, place) = (signed(claim.until.0), signed(offset.0));
         transaction.connection.prepare_cached(sql)?.execute(params![&*claim.message_id, session_row, until, place])?;
+        if guard.is_none() {
+            transaction.index.add_call_bytes(claims::bytes(&claim.message_id, 0));
+        }
     }
     Ok(Completion::Done)
 }
@@ -66,11 +73,6 @@ fn insert(transaction: &Transaction, session_row: SessionRowId, message: &Stored
         body,
     ])?;
     Ok(())
-}
-
-fn fits(index: &Index, bytes: u32, bytes_max: u64) -> bool {
-    let usage = index.usage();
-    usage.bytes + (usage.messages + 1) * ROW_BYTES + u64::from(bytes) <= bytes_max
 }
 
 /// The offset of the message that was stored with that claim, and when the guard ends.
@@ -159,5 +161,3 @@ const SENT: i64 = 4;
 const RELEASED: i64 = 8;
 /// The column `due` of a message that must not expire.
 const NEVER: i64 = i64::MAX;
-/// What a message costs on disk beside its bytes: its row and its entry in the index.
-const ROW_BYTES: u64 = 64;
