@@ -23,54 +23,71 @@ impl ConnIndex {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnKey {
     pub index: ConnIndex,
-    /// Counts the slot's users; wraps.
-    pub generation: u16,
+    /// Counts the table's users; wraps.
+    pub generation: u32,
     pub shard: ShardId,
 }
 
 impl ConnKey {
-    /// The key as one number, for an identity's last eight bytes and for logs.
-    pub fn pack(self) -> u64 {
-        u64::from(self.index.0) << 32 | u64::from(self.generation) << 16 | u64::from(self.shard.0)
+    /// In an identity.
+    const BYTES: usize = 10;
+
+    /// Index, generation and shard, each big-endian.
+    fn to_bytes(self) -> [u8; ConnKey::BYTES] {
+        let mut bytes = [0; ConnKey::BYTES];
+        bytes[..4].copy_from_slice(&self.index.0.to_be_bytes());
+        bytes[4..8].copy_from_slice(&self.generation.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.shard.0.to_be_bytes());
+        bytes
     }
 
-    pub fn unpack(packed: u64) -> ConnKey {
+    fn from_bytes([i0, i1, i2, i3, g0, g1, g2, g3, s0, s1]: [u8; ConnKey::BYTES]) -> ConnKey {
         ConnKey {
-            index: ConnIndex((packed >> 32) as u32),
-            generation: (packed >> 16) as u16,
-            shard: ShardId(packed as u16),
+            index: ConnIndex(u32::from_be_bytes([i0, i1, i2, i3])),
+            generation: u32::from_be_bytes([g0, g1, g2, g3]),
+            shard: ShardId(u16::from_be_bytes([s0, s1])),
         }
     }
 }
 
+/// Bytes of an identity before its key.
+const DIGEST: usize = 32 - ConnKey::BYTES;
+
 /// The name of one connection: 32 bytes, written as 64 hex digits.
 ///
-/// The first 24 bytes are a SHA-256 over platform, device, address and time; the last eight are the `ConnKey`, masked
-/// with the first eight, so that whoever holds the name finds the connection without a table of a million names.
+/// The first 22 bytes are a SHA-256 over platform, device, address and time; the last ten are the `ConnKey`, masked
+/// with them, so that whoever holds the name finds the connection without a table of a million names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(pub [u8; 32]);
 
 impl Identity {
-    /// `digest` is the SHA-256; its first 24 bytes are kept.
+    /// `digest` is the SHA-256; its first 22 bytes are kept.
     pub fn new(digest: [u8; 32], key: ConnKey) -> Identity {
         let mut identity = Identity(digest);
-        let masked = key.pack() ^ identity.mask();
-        identity.0[24..].copy_from_slice(&masked.to_be_bytes());
+        let mask = identity.mask();
+        for (place, (byte, mask)) in identity.0[DIGEST..].iter_mut().zip(key.to_bytes().into_iter().zip(mask)) {
+            *place = byte ^ mask;
+        }
         identity
     }
 
     /// Where the connection of that name would be; a foreign name yields a key that matches nothing.
     pub fn key(&self) -> ConnKey {
-        ConnKey::unpack(self.word(3) ^ self.mask())
+        let mask = self.mask();
+        ConnKey::from_bytes(std::array::from_fn(|n| self.0[DIGEST + n] ^ mask[n]))
     }
 
-    /// Made of the 24 bytes before, so that the last eight look like the rest.
-    fn mask(&self) -> u64 {
-        Rng::new(self.word(0) ^ self.word(1).rotate_left(21) ^ self.word(2).rotate_left(42)).next_u64()
+    /// Made of the digest, so that the last bytes look like the rest.
+    fn mask(&self) -> [u8; ConnKey::BYTES] {
+        let mut rng = Rng::new(self.word(0) ^ self.word(1).rotate_left(21) ^ self.word(2).rotate_left(42));
+        let (low, high) = (rng.next_u64().to_be_bytes(), rng.next_u64().to_be_bytes());
+        std::array::from_fn(|n| if n < 8 { low[n] } else { high[n - 8] })
     }
 
+    /// Eight bytes of the digest; the last word is shorter.
     fn word(&self, n: usize) -> u64 {
-        u64::from_be_bytes(self.0[n * 8..n * 8 + 8].try_into().expect("eight bytes"))
+        let bytes = &self.0[n * 8..DIGEST.min(n * 8 + 8)];
+        bytes.iter().fold(0, |word, &byte| word << 8 | u64::from(byte))
     }
 
     /// 64 lower-case hex digits.
@@ -114,7 +131,7 @@ mod tests {
 
     #[test]
     fn an_identity_leads_back_to_its_key() {
-        let key = ConnKey { index: ConnIndex(0xDEAD_BEEF), generation: 0xA55A, shard: ShardId(29) };
+        let key = ConnKey { index: ConnIndex(0xDEAD_BEEF), generation: 0xA55A_1234, shard: ShardId(29) };
         let identity = Identity::new([0x5C; 32], key);
         assert_eq!(identity.key(), key);
         assert_eq!(Identity::from_hex(identity.to_string().as_bytes()), Some(identity));

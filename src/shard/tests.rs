@@ -564,6 +564,24 @@ fn inputs_with_a_stale_key_are_dropped_and_counted() {
     rig.finish();
 }
 
+/// A stranger can make so many connections in seconds.
+#[test]
+fn a_key_stays_stale_after_a_hundred_thousand_connections() {
+    let mut rig = Rig::new();
+    let old = rig.open();
+    rig.end(old);
+    for _ in 1..u32::from(u16::MAX) + 1 {
+        let (passing, _) = rig.reserve();
+        rig.input(Input::Abandoned { key: passing });
+    }
+    let new = rig.open();
+    assert_eq!(old.index, new.index, "the slot is used again");
+    assert_ne!(old, new);
+    rig.input(Input::Close { key: old, code: CloseCode::GOING_AWAY, reason: "" });
+    assert_eq!((rig.stats().stale.get(), rig.shard.len()), (1, 1));
+    rig.finish();
+}
+
 #[test]
 fn nothing_is_asked_for_a_connection_that_has_ended_meanwhile() {
     let mut rig = Rig::with(|settings| settings.forward_queue = 1);

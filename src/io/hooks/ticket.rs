@@ -1,7 +1,7 @@
 //! What a request of the backend pool is about. The pool carries the ticket as a number and gives it back with the
 //! outcome; it is packed and unpacked here and nowhere else.
 
-use crate::base::id::ConnKey;
+use crate::base::id::{ConnIndex, ConnKey, ShardId};
 use crate::io::runtime::oneshot::OneshotId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +17,13 @@ pub enum HookTicket {
 }
 
 impl HookTicket {
-    /// A forward is its key, whose slot index never reaches the three upper bits; the others have one of them set.
+    /// A forward is its slot's index, which never reaches the three upper bits, and the generation; the others have one
+    /// of those bits set.
     pub fn pack(self) -> u64 {
         match self {
             HookTicket::Forward(key) => {
                 debug_assert!(key.index.0 < INDEX_END, "a slot's index leaves room for the marks");
-                key.pack()
+                u64::from(key.index.0) << 32 | u64::from(key.generation)
             }
             HookTicket::Connect(oneshot) => CONNECT | oneshot.pack(),
             HookTicket::Close => CLOSE,
@@ -30,7 +31,8 @@ impl HookTicket {
         }
     }
 
-    pub fn unpack(packed: u64) -> HookTicket {
+    /// Packed by that worker: what it sends comes back to it.
+    pub fn unpack(packed: u64, shard: ShardId) -> HookTicket {
         if packed & CONNECT != 0 {
             HookTicket::Connect(OneshotId::unpack(packed))
         } else if packed & CLOSE != 0 {
@@ -38,7 +40,8 @@ impl HookTicket {
         } else if packed & RECEIPTS != 0 {
             HookTicket::Receipts { count: packed as u32 }
         } else {
-            HookTicket::Forward(ConnKey::unpack(packed))
+            let (index, generation) = (ConnIndex((packed >> 32) as u32), packed as u32);
+            HookTicket::Forward(ConnKey { index, generation, shard })
         }
     }
 }
@@ -46,27 +49,22 @@ impl HookTicket {
 const CONNECT: u64 = 1 << 63;
 const CLOSE: u64 = 1 << 62;
 const RECEIPTS: u64 = 1 << 61;
-/// The index is the upper half of a packed key.
+/// The index is the upper half of a packed forward.
 const INDEX_END: u32 = 1 << 29;
 const _: () = assert!(OneshotId::PACKED_BITS <= 61);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::ShardId;
-
     #[test]
     fn what_is_packed_is_unpacked() {
-        let key = ConnKey {
-            index: crate::base::id::ConnIndex(INDEX_END - 1),
-            generation: u16::MAX,
-            shard: ShardId(u16::MAX),
-        };
+        let shard = ShardId(29);
+        let key = |index, generation| ConnKey { index: ConnIndex(index), generation, shard };
         let oneshot = OneshotId::unpack(u64::MAX);
-        let forwards = [HookTicket::Forward(key), HookTicket::Forward(ConnKey::unpack(0))];
+        let forwards = [HookTicket::Forward(key(INDEX_END - 1, u32::MAX)), HookTicket::Forward(key(0, 0))];
         let others = [HookTicket::Connect(oneshot), HookTicket::Close, HookTicket::Receipts { count: 500 }];
         for ticket in forwards.into_iter().chain(others) {
-            assert_eq!(HookTicket::unpack(ticket.pack()), ticket);
+            assert_eq!(HookTicket::unpack(ticket.pack(), shard), ticket);
         }
     }
 }

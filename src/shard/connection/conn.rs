@@ -42,7 +42,7 @@ pub struct Conn {
     pub(super) session: SessionKey,
     /// Memberships in channels; those of a session's connection are the session's.
     pub(super) joined: List,
-    pub(super) generation: u16,
+    pub(super) generation: u32,
     pub(super) phase: Phase,
     /// On the list of connections to be written.
     pub(super) dirty: bool,
@@ -88,7 +88,7 @@ pub struct ConnDetails {
 }
 
 impl Conn {
-    pub fn new(generation: u16) -> Conn {
+    pub fn new(generation: u32) -> Conn {
         Conn {
             outbox: Outbox::default(),
             downlink: Downlink::default(),
@@ -110,7 +110,7 @@ impl Conn {
         self.phase == Phase::Open
     }
 
-    pub fn generation(&self) -> u16 {
+    pub fn generation(&self) -> u32 {
         self.generation
     }
 

@@ -40,7 +40,7 @@ pub struct Table {
     events: VecDeque<Event>,
     /// By slot: where a connection that was handed over has gone, or where it came from.
     counterparts: FxHashMap<ConnIndex, ConnKey>,
-    generation: u16,
+    generation: u32,
     /// Connections in phase `Open`.
     open: usize,
 }

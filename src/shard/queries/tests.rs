@@ -1,7 +1,7 @@
 //! What the business server asks, and how several shards' replies become one.
 
 use super::*;
-use crate::base::id::Identity;
+use crate::base::id::{ConnIndex, Identity, ShardId};
 use crate::shard::Input;
 use crate::shard::tests::{Rig, sent};
 use crate::shard::{NotSent, NotStored, Tally};
@@ -259,7 +259,9 @@ fn replies() -> impl Strategy<Value = Vec<Reply>> {
         channels.prop_map(|channels| Reply::Channels(channels.into_iter().collect())),
         refusal().prop_map(Reply::Refused),
     ];
-    let identity = (0..9_u8).prop_map(|n| Identity::new([n; 32], ConnKey::unpack(u64::from(n))));
+    let identity = (0..9_u8).prop_map(|n| {
+        Identity::new([n; 32], ConnKey { index: ConnIndex(u32::from(n)), generation: 0, shard: ShardId(0) })
+    });
     let members = prop::collection::vec(identity, 0..3)
         .prop_map(|identities| Reply::Members { total: identities.len(), identities });
     let members = prop_oneof![members, refusal().prop_map(Reply::Refused)];
