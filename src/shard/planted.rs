@@ -46,6 +46,8 @@ pub enum Bug {
     StopsAtFullQueue,
     /// Answers that nobody reads wait however many they are.
     AnswersWithoutLimit,
+    /// A message goes to members although the time of its call is over.
+    SendsAfterItsTime,
     /// A refusal looks like an answer.
     HidesRefusals,
     /// Sessions that are absent are counted among those who are online.
@@ -116,6 +118,7 @@ impl Bug {
         Bug::StopsAtFullQueue,
         Bug::AnswersWithoutLimit,
         Bug::HidesRefusals,
+        Bug::SendsAfterItsTime,
         Bug::HashesWithoutKey,
         Bug::EndsWithTheFirstSlice,
         Bug::LosesItsPlace,
