@@ -29,4 +29,5 @@ mod qos_up;
 mod redis;
 mod sessions_api;
 mod signatures;
+mod stalls;
 mod strangers;

@@ -23,7 +23,7 @@ use std::rc::Rc;
 
 /// `GET /info/`; the shape is documented at the head of serverinfo.html.
 pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
-    let largest = largest(worker, LARGEST).await?;
+    let Largest { channels: largest, silent } = largest(worker, LARGEST).await?;
     let shared = worker.shared();
     let (config, metrics) = (shared.config(), shared.metrics());
     let now = clock::monotonic();
@@ -46,6 +46,7 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
         "store": store(shared),
         "backend": upstreams(worker),
         "workers": shared.workers().map(|id| worker_figures(shared, id, metrics.shard(id))).collect::<Vec<_>>(),
+        "workers_silent": silent,
         "largest_channels":
             largest.iter().map(|(name, members)| json!({"name": name, "members": members})).collect::<Vec<_>>(),
         "counters": counters,
@@ -68,6 +69,7 @@ fn worker_figures(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value
         "timers": metrics.timers.get(),
         "calls": metrics.calls_waiting.get(),
         "mailbox": shared.mailbox(id).len(),
+        "stuck": shared.is_stuck(id, clock::monotonic()),
     })
 }
 
@@ -127,13 +129,20 @@ fn upstreams(worker: &Worker) -> Vec<Value> {
     worker.hooks().upstreams().into_iter().map(one).collect()
 }
 
+pub struct Largest {
+    /// (name, members), the largest first.
+    pub channels: Vec<(String, usize)>,
+    /// Workers that did not reply: their members are missing.
+    pub silent: u32,
+}
+
 /// The channels with the most members, all workers together.
-pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Vec<(String, usize)>, Refusal> {
-    let reply = query::query(worker, worker.shared().workers(), Query::Largest { most }).await?;
-    let mut channels = outcome::channels(reply)?;
+pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Largest, Refusal> {
+    let (reply, silent) = query::look(worker, Query::Largest { most }).await?;
+    let mut channels = reply.map_or(Ok(Vec::new()), outcome::channels)?;
     channels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     channels.truncate(most);
-    Ok(channels)
+    Ok(Largest { channels, silent })
 }
 
 /// `GET /metrics`.

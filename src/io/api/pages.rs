@@ -2,7 +2,8 @@
 //!
 //! Pages change nothing but the configuration, and list at most `PAGE_MAX` at a time.
 
-use super::{access, info, query};
+use super::info::{self, Largest};
+use super::{access, query};
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
@@ -68,12 +69,14 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
     let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
     let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
     let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
-        let largest = info::largest(worker, limit.max(1)).await?;
-        let channels: Vec<_> = largest
-            .iter()
-            .map(|(name, members)| serde_json::json!({"channel": name, "connections": members}))
-            .collect();
-        return Ok(Response::json(serde_json::json!({"status": 0, "channels": channels}).to_string().into_bytes()));
+        let Largest { channels, silent } = info::largest(worker, limit.max(1)).await?;
+        let one = |(name, members): &_| serde_json::json!({"channel": name, "connections": members});
+        let channels: Vec<_> = channels.iter().map(one).collect();
+        let mut body = serde_json::json!({"status": 0, "channels": channels});
+        if silent > 0 {
+            (body["status"], body["msg"]) = (1.into(), Refusal::NoAnswerInTime.to_string().into());
+        }
+        return Ok(Response::json(body.to_string().into_bytes()));
     };
     let name: Arc<str> = (*channel).into();
     let (mut total, mut identities) = (0, Vec::new());
@@ -81,7 +84,7 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
     for shard in worker.shared().workers() {
         let skip = offset.saturating_sub(total);
         let members = Query::Members { channel: name.clone(), offset: skip, limit: limit - identities.len() };
-        let reply = query::query(worker, std::iter::once(shard), members).await?;
+        let reply = query::look_at(worker, shard, members).await?;
         let (here, some) = outcome::members(reply)?;
         total += here;
         identities.extend(some.iter().map(ToString::to_string));

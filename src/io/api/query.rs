@@ -53,6 +53,23 @@ async fn query_until(
     reply.ok_or(Refusal::TooManyCalls)
 }
 
+/// What somebody looks at: a worker that does not reply within `LOOK_MS` is missing. Returns what the others replied,
+/// and how many are missing.
+pub async fn look(worker: &Worker, query: Query) -> Result<(Option<Reply>, u32), Refusal> {
+    let gather = worker.calls().gathers().open(worker.now() + LOOK_MS).ok_or(Refusal::TooManyCalls)?;
+    for shard in worker.shared().workers() {
+        gather.expect_one();
+        query_one(worker, shard, gather.query(), query.clone());
+    }
+    let Gathered { reply, silent } = gather.replies().await;
+    Ok((reply, silent))
+}
+
+/// One worker's part of a list, which is worth nothing without it.
+pub async fn look_at(worker: &Worker, shard: ShardId, query: Query) -> Result<Reply, Refusal> {
+    query_until(worker, std::iter::once(shard), query, worker.now() + LOOK_MS).await
+}
+
 /// A query about a durable session, to the shard that owns it.
 pub async fn query_owner(
     worker: &Worker,
@@ -164,5 +181,7 @@ fn terms(message: Outgoing<'_>, now: Tick) -> Terms {
 
 /// Replies come much earlier, but for a store that is slow.
 const REPLY_TIMEOUT_MS: u64 = 10_000;
+/// People and scrapers wait for what they look at.
+const LOOK_MS: u64 = 2_000;
 /// Beyond a message's own deadline, by which the shards stop waiting for clients.
 const REPLY_GRACE_MS: u64 = 1_000;

@@ -36,6 +36,10 @@ pub async fn hand_over(
     let limits = worker.limits();
     let mut arrival = Box::new(arrival);
     for _ in 0..limits.handover_attempts_max {
+        // The client would wait for as long as the worker does not turn.
+        if worker.shared().is_stuck(owner, worker.now()) {
+            break;
+        }
         let channels = worker.shared().handovers().expect("there are channels where there are workers and a store");
         match channels.send(owner, socket.fd(), arrival) {
             Ok(()) => {

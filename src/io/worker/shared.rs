@@ -238,8 +238,11 @@ impl Shared {
 
     /// A worker that has stopped turning; `None` when all turn.
     pub fn stuck_worker(&self, now: Tick) -> Option<ShardId> {
-        let is_stuck = |beat: &AtomicU64| now.since_ms(Tick(beat.load(Ordering::Relaxed))) > STUCK_MS;
-        self.beats.iter().position(is_stuck).map(|worker| ShardId(worker as u16))
+        self.workers().find(|worker| self.is_stuck(*worker, now))
+    }
+
+    pub fn is_stuck(&self, worker: ShardId, now: Tick) -> bool {
+        now.since_ms(Tick(self.beats[usize::from(worker.0)].load(Ordering::Relaxed))) > STUCK_MS
     }
 
     pub fn uptime_s(&self, now: Tick) -> u64 {

@@ -73,7 +73,7 @@ pub fn conn_of(scope: &Scope<'_>, member: Member) -> Option<ConnIndex> {
 /// The generation of a member's slot, to see later whether it is still the same one.
 pub fn generation(scope: &Scope<'_>, member: Member) -> u32 {
     match member.kind() {
-        MemberKind::Connection(conn) => u32::from(scope.conns.conn(conn).generation()),
+        MemberKind::Connection(conn) => scope.conns.conn(conn).generation(),
         MemberKind::Session(index) => scope.sessions.table.at(index).generation,
     }
 }
@@ -82,10 +82,9 @@ pub fn generation(scope: &Scope<'_>, member: Member) -> u32 {
 pub fn is_present(scope: &Scope<'_>, member: Member, generation: u32) -> bool {
     match member.kind() {
         // A connection that has become a session's is not a member by itself any more.
-        MemberKind::Connection(conn) => scope
-            .conns
-            .get(conn)
-            .is_some_and(|conn| u32::from(conn.generation()) == generation && !conn.session().is_some()),
+        MemberKind::Connection(conn) => {
+            scope.conns.get(conn).is_some_and(|conn| conn.generation() == generation && !conn.session().is_some())
+        }
         MemberKind::Session(index) => scope.sessions.table.get(SessionKey { index, generation }).is_some(),
     }
 }

@@ -15,6 +15,7 @@ pub mod packet;
 pub mod ports;
 pub mod process;
 pub mod server;
+pub mod stall;
 pub mod sys;
 
 use std::sync::{Mutex, MutexGuard};

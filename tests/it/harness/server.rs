@@ -220,16 +220,30 @@ impl Server {
 
     /// How many sockets each worker's own descriptor table holds.
     pub fn sockets_per_worker(&self) -> Vec<usize> {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.pid())).expect("it runs");
-        let tables = tasks.filter_map(|task| {
-            let task = task.ok()?.path();
-            let name = std::fs::read_to_string(task.join("comm")).ok()?;
-            let numbered = name.trim().strip_prefix("rainbow-").is_some_and(|n| n.parse::<u32>().is_ok());
+        let tables = self.worker_tasks().into_iter().filter_map(|(_, task)| {
             let links = std::fs::read_dir(task.join("fd")).ok()?.flatten().map(|fd| std::fs::read_link(fd.path()));
             let sockets = links.filter(|to| to.as_ref().is_ok_and(|to| to.to_string_lossy().starts_with("socket:")));
-            numbered.then(|| sockets.count())
+            Some(sockets.count())
         });
         tables.collect()
+    }
+
+    /// The thread of the worker of that number, as the kernel names it.
+    pub fn worker_thread(&self, worker: usize) -> u32 {
+        let tasks = self.worker_tasks();
+        let (_, task) = tasks.iter().find(|(number, _)| *number == worker).expect("there is such a worker");
+        task.file_name().and_then(|tid| tid.to_str()?.parse().ok()).expect("a number")
+    }
+
+    /// Each worker's number and the folder of its thread.
+    fn worker_tasks(&self) -> Vec<(usize, PathBuf)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.pid())).expect("it runs");
+        let workers = tasks.filter_map(|task| {
+            let task = task.ok()?.path();
+            let name = std::fs::read_to_string(task.join("comm")).ok()?;
+            Some((name.trim().strip_prefix("rainbow-")?.parse().ok()?, task))
+        });
+        workers.collect()
     }
 
     /// SIGTERM; nothing is awaited.
