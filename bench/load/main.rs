@@ -30,6 +30,7 @@ use crate::scenario::cost::{FanoutCase, SendCase, fanout, send, storm, uplink};
 use crate::scenario::crowd::{slow, uplink_during_fanout};
 use crate::scenario::durable::{send_durable, stored, waiting};
 use crate::scenario::idle::idle;
+use crate::scenario::mail::uplink_during_mail;
 use crate::scenario::million::million;
 use crate::work::Pace;
 
@@ -178,8 +179,18 @@ fn machine_words(machine: &serde_json::Value) -> String {
 const STANDARD: [&str; 7] = ["fanout", "fanout-8", "fanout-qos1", "send", "uplink", "storm", "idle"];
 
 /// What the standard set has no time for.
-const OTHERS: [&str; 9] =
-    ["mixed", "churn", "slow", "uplink-during-fanout", "two-workers", "million", "send-durable", "stored", "waiting"];
+const OTHERS: [&str; 10] = [
+    "mixed",
+    "churn",
+    "slow",
+    "uplink-during-fanout",
+    "uplink-during-mail",
+    "two-workers",
+    "million",
+    "send-durable",
+    "stored",
+    "waiting",
+];
 
 fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String> {
     let clients = |full: usize, small: usize| options.clients.unwrap_or(bench.scaled(full, small));
@@ -230,6 +241,10 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
         "uplink-during-fanout" => {
             let rate = options.rate.unwrap_or(if bench.small { 500.0 } else { 2_000.0 });
             uplink_during_fanout(bench, clients(10_000, 200), rate, must(3.0))
+        }
+        "uplink-during-mail" => {
+            let (mails, rate) = if bench.small { (1_000.0, 500.0) } else { (30_000.0, 2_000.0) };
+            uplink_during_mail(bench, options.rate.unwrap_or(mails), rate, must(3.0))
         }
         "two-workers" => {
             let (seldom, often) = if bench.small { (20.0, 50.0) } else { (200.0, 1_500.0) };

@@ -46,6 +46,17 @@ pub fn cpu_ns(pid: u32) -> io::Result<u64> {
     clock_ns(clock)
 }
 
+/// How many sockets the descriptor table of that thread holds.
+pub fn sockets_of_thread(pid: u32, name: &str) -> usize {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let is_named =
+        |task: &std::path::PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|c| c.trim() == name);
+    let Some(task) = tasks.flatten().map(|task| task.path()).find(is_named) else { return 0 };
+    let Ok(descriptors) = std::fs::read_dir(task.join("fd")) else { return 0 };
+    let links = descriptors.flatten().filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+}
+
 /// Keeps the calling thread, and the threads it starts, on these cores.
 pub fn pin(cores: &[usize]) -> io::Result<()> {
     // SAFETY: an all-zero cpu_set_t is the empty set; CPU_SET writes inside it because cores are below its 1,024 bits.

@@ -86,14 +86,7 @@ pub fn uplink_during_fanout(bench: &Bench, crowd: usize, rate: f64, must: Option
     if !target.is_alive() {
         outcome.faults.add(format!("the server has died:\n{}", target.log_tail()));
     }
-    let row = |case: String, rounds: &[f64], outcome: Outcome| Row {
-        unit: "µs p99",
-        value: median(rounds),
-        low: rounds.iter().copied().fold(f64::INFINITY, f64::min),
-        high: rounds.iter().copied().fold(0.0, f64::max),
-        rounds: rounds.to_vec(),
-        ..Row::of("uplink-during-fanout", &case, outcome)
-    };
+    let row = |case, rounds: &[f64], outcome| p99_row("uplink-during-fanout", case, rounds, outcome);
     let name = format!("100 clients, {rate}/s");
     let none = Outcome { target: target.name.clone(), ..Outcome::default() };
     let mut alone_row = row(format!("{name}, alone"), &alone, none);
@@ -103,8 +96,20 @@ pub fn uplink_during_fanout(bench: &Bench, crowd: usize, rate: f64, must: Option
     Ok(vec![alone_row, row])
 }
 
+/// A row of rounds' p99.
+pub fn p99_row(scenario: &'static str, case: String, rounds: &[f64], outcome: Outcome) -> Row {
+    Row {
+        unit: "µs p99",
+        value: median(rounds),
+        low: rounds.iter().copied().fold(f64::INFINITY, f64::min),
+        high: rounds.iter().copied().fold(0.0, f64::max),
+        rounds: rounds.to_vec(),
+        ..Row::of(scenario, &case, outcome)
+    }
+}
+
 /// Rounds alone and during, in turn: their p99 in µs, and what came of it all.
-fn uplink_rounds(
+pub fn uplink_rounds(
     bench: &Bench,
     target: &Target,
     rate: f64,
@@ -145,14 +150,14 @@ fn uplink_rounds(
     Ok((alone, during, outcome))
 }
 
-/// The crowd's thread and its orders.
+/// The orders of a thread that keeps the server busy.
 #[derive(Default)]
-struct Busy {
-    ready: AtomicBool,
-    wanted: AtomicBool,
+pub struct Busy {
+    pub ready: AtomicBool,
+    pub wanted: AtomicBool,
     /// Nothing of it is on its way.
-    resting: AtomicBool,
-    over: AtomicBool,
+    pub resting: AtomicBool,
+    pub over: AtomicBool,
     fanouts: AtomicU64,
 }
 

@@ -5,6 +5,7 @@ pub mod cost;
 pub mod crowd;
 pub mod durable;
 pub mod idle;
+pub mod mail;
 pub mod million;
 
 use crate::backend::Backend;
