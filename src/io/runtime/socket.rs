@@ -1,6 +1,7 @@
 //! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn
 //! (`ClientSockets::flush`, `DueResponses`).
 
+use super::sys;
 use monoio::buf::IoBufMut;
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
@@ -52,5 +53,21 @@ impl Pollable {
 
     pub fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+/// Goes once through the ring: what it has ready is handled before the task goes on. A task that always finds something
+/// to do keeps the thread from its sockets otherwise.
+pub struct RingPass(Pollable);
+
+impl RingPass {
+    pub fn new() -> io::Result<RingPass> {
+        let always_readable = sys::eventfd()?;
+        sys::eventfd_ring(always_readable.as_raw_fd());
+        Pollable::new(always_readable).map(RingPass)
+    }
+
+    pub async fn pass(&self) {
+        self.0.readable().await;
     }
 }

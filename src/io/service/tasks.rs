@@ -16,7 +16,7 @@ use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net::{self, Listener};
-use crate::io::runtime::socket::{Pollable, Socket};
+use crate::io::runtime::socket::{Pollable, RingPass, Socket};
 use crate::io::service::completions;
 use crate::io::service::serve::{self, ListenerKind};
 use crate::io::worker::message::PeerMessage;
@@ -77,7 +77,7 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
         monoio::spawn(handovers(worker.clone(), channels.pollable(id)?));
     }
     monoio::spawn(writable(worker.clone()));
-    monoio::spawn(keep_time(worker.clone()));
+    monoio::spawn(keep_time(worker.clone(), RingPass::new()?));
     monoio::spawn(turn(worker.clone()));
     worker.shared().events().send(Event::Ready(Ok(())));
     drain(&worker, &listeners).await;
@@ -174,7 +174,7 @@ async fn turn(worker: Rc<Worker>) {
 
 /// Sleeps to the earliest deadline. Never longer than a second: monoio's own wheel can be late, and deadlines of
 /// oneshots are noticed no later than that.
-async fn keep_time(worker: Rc<Worker>) {
+async fn keep_time(worker: Rc<Worker>, ring: RingPass) {
     loop {
         let now = clock::monotonic();
         let due = worker.next_deadline(now).min(now + SLEEP_MAX_MS);
@@ -182,8 +182,9 @@ async fn keep_time(worker: Rc<Worker>) {
         let nap = Duration::from_millis(due.since_ms(now));
         if nap.is_zero() {
             judge(&worker, due).await;
-            // What is ready runs in between: a deadline of "at once" must not starve the ring.
             worker.wakeups().turn_ended_for_timer().await;
+            // A deadline of "at once", one after the other, must not starve the sockets.
+            ring.pass().await;
             continue;
         }
         monoio::select! {
