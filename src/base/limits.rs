@@ -13,8 +13,8 @@ pub struct Limits {
     pub fanout_slice_members: usize,
     /// A channel of up to so many members is served in one go.
     pub fanout_at_once_members: usize,
-    /// An incomplete message of a client that is as short stays however little memory is left.
-    pub assembly_small_max: usize,
+    /// What is as short is kept for a client however little memory is left.
+    pub memory_short_max: usize,
     /// Channels that are looked at in one turn for the largest ones.
     pub walked_channels: usize,
     /// A longer packet is not copied for a write: the socket gets it where it lies, a 1 MiB one as often as it takes a
@@ -135,7 +135,7 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         fanout_slice_members: 32,
         fanout_at_once_members: 64,
-        assembly_small_max: 4 << 10,
+        memory_short_max: 4 << 10,
         walked_channels: 2048,
         copied_packet_bytes_max: 2 << 10,
         fanout_jobs_max: 4096,

@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub outputs: &'a mut VecDeque<Output>,
     /// What clients have caused takes more than `clients_memory_max`: who is behind gets nothing more.
     pub is_memory_full: bool,
+    /// It takes more than twice as much: nobody gets anything long any more.
+    pub is_memory_exhausted: bool,
     /// Empty between uses.
     pub scratch: &'a mut Vec<u8>,
 }
@@ -31,6 +33,11 @@ impl Context<'_> {
     #[inline]
     pub fn is_planted(&self, bug: Bug) -> bool {
         self.settings.is_planted(bug)
+    }
+
+    /// Clients hold so much that each of them may be one that holds it for nothing.
+    pub fn has_no_memory_for(&self, len: usize) -> bool {
+        self.is_memory_exhausted && len > self.settings.limits.memory_short_max
     }
 
     /// Memory of answers that one client may have to release before its next message is forwarded.

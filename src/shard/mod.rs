@@ -355,10 +355,11 @@ impl Shard {
     // ---- dispatch ----
 
     fn scope(&mut self, now: Tick) -> (Scope<'_>, &mut Fanout) {
-        let is_memory_full = self.clients_memory() > self.settings.clients_memory_max;
+        let (memory, memory_max) = (self.clients_memory(), self.settings.clients_memory_max);
         let cx = Context {
             now,
-            is_memory_full,
+            is_memory_full: memory > memory_max,
+            is_memory_exhausted: memory > memory_max.saturating_mul(2),
             settings: &self.settings,
             metrics: &self.metrics,
             messages: &mut self.messages,

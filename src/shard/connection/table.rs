@@ -326,7 +326,7 @@ impl Table {
     /// have no memory left.
     pub fn end_reading(&mut self, index: ConnIndex, receiver: Receiver, cx: &mut Context<'_>) {
         let memory = receiver.memory();
-        if cx.is_memory_full && memory > cx.settings.limits.assembly_small_max && self.conn(index).is_open() {
+        if cx.is_memory_full && memory > cx.settings.limits.memory_short_max && self.conn(index).is_open() {
             cx.metrics.memory_full.increment();
             self.set_undecodable(index);
             return self.close(index, CloseCode::TRY_AGAIN_LATER, "no memory for so long a message", cx);
@@ -429,14 +429,15 @@ impl Table {
 
     /// Drops QoS 0 messages, the oldest first, until an item of `len` bytes fits; true when it does. Where nothing
     /// waits anything fits: its length is bounded elsewhere, and a client that reads all it gets is not slow. While all
-    /// clients together have no memory left, nothing fits for one that is behind.
+    /// clients together have no memory left, nothing fits for one that is behind; when they take twice as much, nothing
+    /// long for anyone.
     pub fn drop_for_room(&mut self, index: ConnIndex, len: usize, cx: &mut Context<'_>) -> bool {
         let max = cx.settings.outbox_bytes_max;
         let conn = &mut self.conns[index.slot()];
         let queued = conn.downlink.queued_memory();
         let waiting = self.outboxes.waiting_memory(&conn.outbox, cx.messages) + queued;
         let memory = ITEM_MEMORY + len;
-        if waiting > 0 && cx.is_memory_full {
+        if cx.is_memory_full && waiting > 0 || cx.has_no_memory_for(len) {
             cx.metrics.memory_full.increment();
             return false;
         }

@@ -476,6 +476,14 @@ impl Uplinks {
         packet: Rc<[u8]>,
         cx: &mut Context<'_>,
     ) {
+        if cx.has_no_memory_for(packet.len()) && table.conn(index).is_open() {
+            cx.metrics.memory_full.increment();
+            table.close(index, CloseCode::TRY_AGAIN_LATER, "no memory for so long an answer", cx);
+            if !table.conn(index).session.is_some() {
+                // Nobody can repeat the message any more.
+                return self.fail(table, index, node, cx);
+            }
+        }
         let (answers_max, bytes_max) = (cx.settings.limits.answers_remembered_max, cx.settings.answers_bytes_max);
         let ids = &mut table.details_mut(index).uplink.known;
         self.known.set_answer(ids, node, Answer::Sent(packet.clone()));

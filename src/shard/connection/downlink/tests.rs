@@ -375,7 +375,7 @@ fn without_memory_for_all_who_is_behind_gets_nothing_more_and_who_reads_does() {
 #[test]
 fn without_memory_for_all_a_long_message_is_not_assembled() {
     let mut rig = Rig::with(|settings| {
-        (settings.clients_memory_max, settings.limits.assembly_small_max) = (1_000, 800);
+        (settings.clients_memory_max, settings.limits.memory_short_max) = (1_000, 800);
     });
     let keys: Vec<_> = (0..3).map(|_| rig.open()).collect();
     let long = send_frame(false, 0, 0, &"x".repeat(900));

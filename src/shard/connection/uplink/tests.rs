@@ -506,6 +506,34 @@ fn without_a_backend_and_for_the_reserved_type_the_answer_is_empty() {
     rig.finish();
 }
 
+/// Each holds one, which it may.
+#[test]
+fn long_answers_that_are_not_released_are_given_up_at_twice_the_memory() {
+    const ANSWER: usize = 20_000;
+    let mut rig = Rig::with(|settings| {
+        settings.clients_memory_max = 3 * ANSWER;
+        settings.answers_bytes_max = ANSWER;
+        settings.outbox_bytes_max = 2 * ANSWER;
+    });
+    let closed = (0..12).filter(|_| {
+        let key = rig.open();
+        rig.send(key, 2, 1, "x");
+        let forward = rig.forward();
+        rig.answer(forward, &"a".repeat(ANSWER));
+        rig.hear(key) == ["close 1013 no memory for so long an answer"]
+    });
+    let closed = closed.count();
+    // Those that are there already stay: what they were promised is kept.
+    assert_eq!((closed, rig.shard.len()), (6, 6));
+    let short = rig.open();
+    rig.send(short, 2, 1, "x");
+    let forward = rig.forward();
+    rig.answer(forward, "short");
+    assert_eq!(rig.hear(short), ["rec #1 \"short\""]);
+    assert_eq!(rig.stats().memory_full.get(), 6);
+    rig.finish();
+}
+
 #[test]
 fn answers_to_a_client_that_is_closing_are_not_sent() {
     let mut rig = Rig::new();
