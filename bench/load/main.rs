@@ -30,8 +30,8 @@ use crate::scenario::cost::{FanoutCase, SendCase, fanout, send, storm, uplink};
 use crate::scenario::crowd::{slow, uplink_during_fanout};
 use crate::scenario::durable::{send_durable, stored, waiting};
 use crate::scenario::idle::idle;
-use crate::scenario::mail::uplink_during_mail;
 use crate::scenario::million::million;
+use crate::scenario::peer::uplink_during_peer;
 use crate::work::Pace;
 
 #[derive(Parser, Debug, Clone)]
@@ -184,7 +184,7 @@ const OTHERS: [&str; 10] = [
     "churn",
     "slow",
     "uplink-during-fanout",
-    "uplink-during-mail",
+    "uplink-during-peer",
     "two-workers",
     "million",
     "send-durable",
@@ -242,9 +242,9 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
             let rate = options.rate.unwrap_or(if bench.small { 500.0 } else { 2_000.0 });
             uplink_during_fanout(bench, clients(10_000, 200), rate, must(3.0))
         }
-        "uplink-during-mail" => {
-            let (mails, rate) = if bench.small { (1_000.0, 500.0) } else { (30_000.0, 2_000.0) };
-            uplink_during_mail(bench, options.rate.unwrap_or(mails), rate, must(3.0))
+        "uplink-during-peer" => {
+            let (messages, rate) = if bench.small { (1_000.0, 500.0) } else { (30_000.0, 2_000.0) };
+            uplink_during_peer(bench, options.rate.unwrap_or(messages), rate, must(3.0))
         }
         "two-workers" => {
             let (seldom, often) = if bench.small { (20.0, 50.0) } else { (200.0, 1_500.0) };

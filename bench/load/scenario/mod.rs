@@ -5,8 +5,8 @@ pub mod cost;
 pub mod crowd;
 pub mod durable;
 pub mod idle;
-pub mod mail;
 pub mod million;
+pub mod peer;
 
 use crate::backend::Backend;
 use crate::round::{Contender, Outcome, Plan, Prepare, Running, Work, alternate};

@@ -2,7 +2,7 @@
 //!
 //! There may be a million of these: what it keeps over its waits is measured by a test below.
 
-use crate::base::id::ConnKey;
+use crate::base::id::{ConnIndex, ConnKey};
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
@@ -18,18 +18,18 @@ pub fn run(
     mut early: Vec<u8>,
     place: Place,
 ) -> impl Future<Output = ()> {
-    let mut client = ClientTask { worker, key, socket, _place: place };
+    let mut client = ClientTask { worker, index: key.index, generation: key.generation, socket, _place: place };
     let mut read_on = early.is_empty() || client.worker.received(key, &mut early);
     async move {
         let mut buffer = Vec::with_capacity(SILENT);
         loop {
             if !read_on {
-                client.worker.sockets().resumed(client.key).await;
+                client.worker.sockets().resumed(client.key()).await;
             }
             let (read, filled) = client.socket.read(buffer).await;
             buffer = filled;
             let Ok(count @ 1..) = read else { break };
-            read_on = client.worker.received(client.key, &mut buffer[..count]);
+            read_on = client.worker.received(client.key(), &mut buffer[..count]);
             buffer = fitting(buffer, count);
         }
     }
@@ -37,15 +37,23 @@ pub fn run(
 
 struct ClientTask {
     worker: Rc<Worker>,
-    key: ConnKey,
+    /// With the generation the connection's key: the shard is the worker's.
+    index: ConnIndex,
+    generation: u32,
     socket: Socket,
     _place: Place,
+}
+
+impl ClientTask {
+    fn key(&self) -> ConnKey {
+        ConnKey { index: self.index, generation: self.generation, shard: self.worker.id() }
+    }
 }
 
 impl Drop for ClientTask {
     /// The worker reports the end to the shard exactly once, whatever happens, and before the socket is closed.
     fn drop(&mut self) {
-        self.worker.socket_ended(self.key);
+        self.worker.socket_ended(self.key());
     }
 }
 

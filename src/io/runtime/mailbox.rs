@@ -192,8 +192,8 @@ mod loom_tests {
     use loom::sync::atomic::AtomicUsize;
     use loom::thread;
 
-    /// Two senders, one receiver that rings itself when it finds something: it never sleeps with a message in the mailbox
-    /// and no ring.
+    /// Two senders, one receiver that rings itself when it finds something: it never sleeps with a message in the
+    /// mailbox and no ring.
     #[test]
     fn no_message_is_slept_over() {
         loom::model(|| {

@@ -1,4 +1,4 @@
-//! uplink-during-mail: clients' messages while another worker sends this one steady mail.
+//! uplink-during-peer: clients' messages while another worker sends to it steadily.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -15,22 +15,22 @@ use crate::row::Row;
 use crate::sys;
 use crate::target::{Kind, Target};
 
-const ROOM: &str = "mail";
+const ROOM: &str = "steady";
 
 /// Calls of a burst: each is one message for the other worker.
 const BURST: usize = 32;
 
-/// Uplink at a fixed rate to two workers, alone and while one of them gets `mails` a second from the other, to a channel
+/// Uplink at a fixed rate to two workers, alone and while one of them gets `messages` a second from the other, to a channel
 /// of one client. Its p99 must not grow threefold.
-pub fn uplink_during_mail(bench: &Bench, mails: f64, rate: f64, must: Option<f64>) -> Result<Vec<Row>, String> {
+pub fn uplink_during_peer(bench: &Bench, messages: f64, rate: f64, must: Option<f64>) -> Result<Vec<Row>, String> {
     let backend = Backend::start(true).map_err(|error| format!("backend: {error}"))?;
     let cores = vec![bench.server_core(), bench.plan.generator_core];
     let kind = Kind::Rainbow { workers: 2, cores, config: String::new() };
     let mut target = Target::start(&kind, backend.port, bench.server_core())?;
     let busy = Busy::default();
     let result = thread::scope(|scope| {
-        let mail = scope.spawn(|| {
-            let result = send_mail(&target, mails, &busy);
+        let steady = scope.spawn(|| {
+            let result = send_steadily(&target, messages, &busy);
             busy.ready.store(true, Relaxed);
             result
         });
@@ -39,21 +39,21 @@ pub fn uplink_during_mail(bench: &Bench, mails: f64, rate: f64, must: Option<f64
             busy.over.store(true, Relaxed);
             result
         });
-        (uplink.join().expect("no panic"), mail.join().expect("no panic"))
+        (uplink.join().expect("no panic"), steady.join().expect("no panic"))
     });
     let ((alone, during, mut outcome), sent_per_second) = (result.0?, result.1?);
     backend.judge(&mut outcome);
     if !target.is_alive() {
         outcome.faults.add(format!("the server has died:\n{}", target.log_tail()));
     }
-    let case = format!("100 clients, {rate}/s, during {mails} mails/s");
-    let mut row = p99_row("uplink-during-mail", case, &during, outcome).against(&alone, must);
-    row.extra.push(("mails_per_second", sent_per_second));
+    let case = format!("100 clients, {rate}/s, during {messages} messages/s");
+    let mut row = p99_row("uplink-during-peer", case, &during, outcome).against(&alone, must);
+    row.extra.push(("messages_per_second", sent_per_second));
     Ok(vec![row])
 }
 
 /// Sends while it is wanted; returns how many a second that were.
-fn send_mail(target: &Target, mails: f64, busy: &Busy) -> Result<f64, String> {
+fn send_steadily(target: &Target, messages: f64, busy: &Busy) -> Result<f64, String> {
     let mut member = placed(target, 0)?;
     member.write_all(Dialect::Rainbow.upgrade_request(1_000, ROOM).as_bytes()).map_err(words)?;
     let mut caller = placed(target, 1)?;
@@ -71,7 +71,7 @@ fn send_mail(target: &Target, mails: f64, busy: &Busy) -> Result<f64, String> {
         let begun = Instant::now();
         burst(&mut caller, &mut nonce)?;
         sent += BURST as u64;
-        thread::sleep(Duration::from_secs_f64(BURST as f64 / mails).saturating_sub(begun.elapsed()));
+        thread::sleep(Duration::from_secs_f64(BURST as f64 / messages).saturating_sub(begun.elapsed()));
         spent += begun.elapsed();
     }
     member.shutdown(std::net::Shutdown::Both).map_err(words)?;
@@ -84,7 +84,7 @@ fn burst(caller: &mut TcpStream, nonce: &mut u64) -> Result<(), String> {
     let mut calls = Vec::new();
     for _ in 0..BURST {
         *nonce += 1;
-        api::Send { channel: ROOM, qos: 0, timeout_s: 5, body: b"mail" }.write(*nonce, &mut calls);
+        api::Send { channel: ROOM, qos: 0, timeout_s: 5, body: b"steady" }.write(*nonce, &mut calls);
     }
     caller.write_all(&calls).map_err(words)?;
     let (mut answers, mut buffer) = (0, vec![0; 1 << 16]);
