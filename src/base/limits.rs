@@ -15,6 +15,10 @@ pub struct Limits {
     pub fanout_at_once_members: usize,
     /// What is as short is kept for a client however little memory is left.
     pub memory_short_max: usize,
+    /// Messages behind one client's window that are looked at for each deadline among them; more are looked at in one
+    /// go, every so many ms.
+    pub queue_short_max: usize,
+    pub queue_look_ms: u64,
     /// Channels that are looked at in one turn for the largest ones.
     pub walked_channels: usize,
     /// A longer packet is not copied for a write: the socket gets it where it lies, a 1 MiB one as often as it takes a
@@ -136,6 +140,8 @@ impl Limits {
         fanout_slice_members: 32,
         fanout_at_once_members: 64,
         memory_short_max: 4 << 10,
+        queue_short_max: 256,
+        queue_look_ms: 500,
         walked_channels: 2048,
         copied_packet_bytes_max: 2 << 10,
         fanout_jobs_max: 4096,

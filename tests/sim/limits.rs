@@ -22,6 +22,7 @@ fn tiny_limits() -> Limits {
         fanout_slice_members: 1,
         copied_packet_bytes_max: 12,
         fanout_at_once_members: 1,
+        queue_short_max: 2,
         fanout_jobs_max: 3,
         commands_max: 6,
         commands_bytes_max: 3_000,

@@ -25,11 +25,14 @@ use crate::shard::context::Context;
 use crate::shard::message::{MessageRef, Stamp};
 use crate::shard::planted::Bug;
 use crate::wire::packet::{MessageId, Packet, QoS};
+use rustc_hash::FxHashMap;
 
 /// The messages of all connections of a shard.
 #[derive(Default)]
 pub struct Downlinks {
     pending: Arena<Pending>,
+    /// When to look at the next time at all that waits for the window, of connections where that is much.
+    long_queues: FxHashMap<ConnIndex, Tick>,
 }
 
 impl Downlinks {
@@ -143,6 +146,11 @@ impl Downlinks {
             if durable && self.expire_if_due(table, index, node, cx) {
                 continue;
             }
+            let pending = self.pending.get(node);
+            if !durable && cx.now >= pending.deadline {
+                self.give_up(table, index, node, cx);
+                continue;
+            }
             let conn = table.conn(index);
             // What comes from the store has not asked for room: it waits until the client has read.
             let downlink = &conn.downlink;
@@ -167,7 +175,7 @@ impl Downlinks {
         table.conn_mut(index).downlink.queued_memory -= pending.memory(cx.messages) as u32;
         (pending.offset, pending.attempts) = (offset, 1);
         pending.repeat_at = (cx.now + cx.settings.ack_timeout_ms).min(cx.tick_at(pending.expires).max(cx.now + 1));
-        table.arm_no_later(index, pending.repeat_at.min(pending.deadline));
+        table.arm_no_later(index, pending.wake().max(cx.now + 1));
         let Some(message) = &pending.message else {
             pending.state = State::Released;
             return table.push_packet(index, Packet::Rel { id: id_of(offset), dup: true }, cx);
@@ -357,16 +365,24 @@ impl Downlinks {
 
     // ---- time ----
 
-    /// Repeats what is due and gives up what is past its deadline. Returns when to look again.
+    /// Repeats what is due and gives up what is past its deadline. Returns when to look at the next time. Of a long
+    /// queue, what waits for the window is not looked at for every deadline in it, but at a pace: it is not sent after
+    /// its deadline, and its call is answered in time in any case.
     pub fn repeat_due(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) -> Tick {
-        let mut wake = Tick::NEVER;
-        let mut given_up = false;
+        let (mut wake, mut queued_wake) = (Tick::NEVER, Tick::NEVER);
+        let (mut given_up, mut queued) = (false, 0);
         let conn = table.conn(index);
         // What the client does not read now it would not read twice.
         let blocked = conn.blocked && !conn.outbox.is_empty();
         let durable = conn.session.is_some();
+        let look = self.long_queues.get(&index).copied().filter(|look| cx.now < *look);
         let mut next = conn.downlink.list.front();
         while let Some(node) = next {
+            let is_queued = self.pending.get(node).state == State::Queued;
+            if is_queued && look.is_some() {
+                break;
+            }
+            queued += usize::from(is_queued);
             next = self.pending.next(node);
             if durable && self.expire_if_due(table, index, node, cx) {
                 continue;
@@ -377,24 +393,36 @@ impl Downlinks {
             }
             let pending = self.pending.get(node);
             if pending.may_be_given_up() && cx.now >= pending.deadline {
-                given_up |= pending.state != State::Queued;
+                given_up |= !is_queued;
                 self.give_up(table, index, node, cx);
                 continue;
             }
-            if pending.state != State::Queued && cx.now >= pending.repeat_at {
+            if !is_queued && cx.now >= pending.repeat_at {
                 self.repeat(table, index, node, blocked, cx);
                 // No room for the repeat has closed the connection.
                 if !table.conn(index).is_open() {
                     return Tick::NEVER;
                 }
             }
-            wake = wake.min(self.pending.get(node).wake());
+            let its_wake = self.pending.get(node).wake();
+            let part = if is_queued { &mut queued_wake } else { &mut wake };
+            *part = (*part).min(its_wake);
         }
         if given_up {
             keepalive::ping(table, index, cx);
         }
         self.fill_window(table, index, cx);
-        wake
+        if let Some(look) = look {
+            return wake.min(look);
+        }
+        let limits = &cx.settings.limits;
+        if queued <= limits.queue_short_max {
+            self.long_queues.remove(&index);
+            return wake.min(queued_wake);
+        }
+        let look = cx.now + limits.queue_look_ms;
+        self.long_queues.insert(index, look);
+        wake.min(queued_wake.max(look))
     }
 
     /// The time of a session's message is over: it is neither sent nor repeated. A client that may hold its id (QoS 2)
@@ -517,6 +545,7 @@ impl Downlinks {
     /// The connection is over: nobody will answer any more.
     pub fn abandon(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
         let mut downlink = std::mem::take(&mut table.conn_mut(index).downlink);
+        self.long_queues.remove(&index);
         while let Some(pending) = self.pending.pop_front(&mut downlink.list) {
             if let Some(message) = pending.message.filter(|_| !cx.is_planted(Bug::LeaksMessages)) {
                 cx.messages.release(message);
@@ -555,7 +584,17 @@ impl Downlinks {
     /// The message in flight or queued under this offset.
     pub fn find_offset(&self, table: &Table, index: ConnIndex, offset: Offset) -> Option<NodeIndex> {
         let conn = table.get(index)?;
-        self.pending.iter(&conn.downlink.list).find(|(_, pending)| pending.offset == offset.0).map(|(node, _)| node)
+        let list = &conn.downlink.list;
+        let offset_at = |node: Option<NodeIndex>| node.map_or(0, |node| self.pending.get(node).offset);
+        let (first, last) = (offset_at(list.front()), offset_at(list.back()));
+        let is_named = |pending: &Pending| pending.offset == offset.0;
+        // They ascend. What is looked for is mostly at one of the ends.
+        let found = if offset.0.abs_diff(first) <= offset.0.abs_diff(last) {
+            self.pending.iter(list).find(|(_, pending)| is_named(pending))
+        } else {
+            self.pending.iter_back(list).find(|(_, pending)| is_named(pending))
+        };
+        found.map(|(node, _)| node)
     }
 
     pub fn message_len(&self, node: NodeIndex, cx: &Context<'_>) -> usize {

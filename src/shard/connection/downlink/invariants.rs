@@ -49,8 +49,14 @@ impl Holdings {
     }
 }
 
-/// When something in flight has to be looked at; `Tick::NEVER` when nothing has.
+/// When something has to be looked at; `Tick::NEVER` when nothing has. What is queued may wait for the next look at all
+/// of it.
 pub fn earliest_wake(downlinks: &Downlinks, table: &Table, index: ConnIndex) -> Tick {
+    let look = downlinks.long_queues.get(&index).copied().unwrap_or_default();
     let pending = downlinks.pending.iter(&table.conn(index).downlink.list).map(|(_, pending)| pending);
-    pending.map(Pending::wake).min().unwrap_or(Tick::NEVER)
+    let wake = |pending: &Pending| match pending.state {
+        State::Queued => pending.wake().max(look),
+        _ => pending.wake(),
+    };
+    pending.map(wake).min().unwrap_or(Tick::NEVER)
 }

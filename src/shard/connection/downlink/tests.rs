@@ -250,6 +250,31 @@ fn a_deadline_is_kept_for_what_never_came_into_the_window() {
     rig.finish();
 }
 
+/// A deadline each millisecond, and a queue that takes longer than that to walk through.
+#[test]
+fn a_long_queue_is_looked_at_at_a_pace_and_sends_nothing_too_late() {
+    let mut rig = Rig::with(|settings| {
+        settings.inflight_window = 1;
+        settings.outbox_bytes_max = 1 << 20;
+        (settings.limits.queue_short_max, settings.limits.queue_look_ms) = (10, 500);
+    });
+    let key = rig.open_in("news");
+    rig.call_by("news", QOS1, "first", rig.now + 60_000);
+    let calls: Vec<_> = (0..100).map(|n| rig.call_by("news", QOS1, &format!("{n}"), rig.now + 1_000 + n)).collect();
+    assert_eq!(rig.hear(key), ["send1 #1 \"first\""]);
+    rig.advance(1_000);
+    assert_eq!(rig.stats().messages_timed_out.get(), 1, "it is looked at for the first deadline");
+    rig.advance(50);
+    assert_eq!(rig.stats().messages_timed_out.get(), 1, "and not for the next ones");
+    assert_eq!(rig.replies().len(), 51, "their calls are answered all the same");
+    rig.ack(key, 1, "");
+    assert_eq!(rig.hear(key), ["send1 #2 \"51\""], "those before it are late");
+    rig.advance(450);
+    assert_eq!(rig.stats().messages_timed_out.get(), 100, "now all of it is looked at");
+    assert_eq!(rig.replies().len(), calls.len() - 51 + 1);
+    rig.finish();
+}
+
 #[test]
 fn ids_go_round_and_never_meet_one_in_flight() {
     let mut rig = Rig::with(|settings| settings.inflight_window = 3);
