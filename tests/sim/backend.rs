@@ -37,6 +37,11 @@ impl Backend {
         self.jobs.is_empty()
     }
 
+    /// Whose message it is about.
+    pub fn connection_of(&self, job: u64) -> Option<ConnectionId> {
+        self.jobs.get(&job).map(|(id, _)| *id)
+    }
+
     pub fn answer_to(&self, token: u64) -> Option<&str> {
         self.answers.get(&token).map(String::as_str)
     }

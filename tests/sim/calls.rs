@@ -5,10 +5,13 @@ use crate::peer::body_of;
 use crate::world::{CHANNELS, Event, HASH_KEY, World, channel_name};
 use rainbow::base::id::Identity;
 use rainbow::base::time::Tick;
-use rainbow::shard::{Input, Message, Query, QueryId, Reply, Terms};
+use rainbow::shard::{Input, Message, Query, QueryId, QueryRefusal, Reply, Terms};
 use rainbow::wire::packet::QoS;
 use rainbow::wire::ws::frame::CloseCode;
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// A fan-out's last slices.
+const SLICES_MS: u64 = 20;
 
 #[derive(Default)]
 pub struct Calls {
@@ -29,6 +32,8 @@ struct Call {
     /// Shards that got it and have not replied; their replies added up.
     open: usize,
     sum: Option<Reply>,
+    /// Targets of it that were refused.
+    refused: u32,
 }
 
 struct Part {
@@ -104,10 +109,16 @@ impl World {
         assert_eq!(missed, None, "a shard with members of a channel is known for it, by the channel's hash");
         let (begun, deadline) = (self.now, self.now + timeout);
         let open = shards.len();
-        let call = Call { channel, qos, deadline, patient, begun, parts: HashMap::new(), open, sum: None };
+        let call = Call { channel, qos, deadline, patient, begun, parts: HashMap::new(), open, sum: None, refused: 0 };
         self.calls.calls.insert(token, call);
         self.seen.calls += 1;
         for node in shards {
+            if self.rng.chance(3) {
+                self.trace(format_args!("the mailbox of shard {node} is full"));
+                self.seen.mailboxes_full += 1;
+                self.add_up(token, Reply::not_sent(1, QueryRefusal::TooBusy));
+                continue;
+            }
             let delay = self.rng.below(4);
             self.at(self.now + delay, Event::CallArrives { node, token });
         }
@@ -203,10 +214,12 @@ impl World {
         let call = self.calls.calls.get(&token).expect("a reply to a call");
         let part = call.parts.get(&node).expect("a reply of a shard that got it");
         assert!(!part.replied, "one reply to one call");
+        let in_time = call.deadline.max(self.nodes[node].stalled) + SLICES_MS;
+        assert!(self.now <= in_time, "{token}: replied to {} ms too late", self.now - in_time);
         let Reply::Sent { tally, data } = &reply else { panic!("{token} was refused: {reply:?}") };
         if self.slices && tally.refused > 0 {
             assert_eq!((tally.refused, tally.connections), (tally.targets, 0), "all or nothing");
-            return self.on_refused(node, token);
+            return self.on_refused(node, token, reply);
         }
         assert_eq!((tally.refused, tally.undecided), (0, 0), "{token}");
         let connections = &tally.connections;
@@ -229,6 +242,13 @@ impl World {
         }
         let call = self.calls.calls.get_mut(&token).expect("just looked at");
         call.parts.get_mut(&node).expect("just looked at").replied = true;
+        self.add_up(token, reply);
+    }
+
+    fn add_up(&mut self, token: u64, reply: Reply) {
+        let call = self.calls.calls.get_mut(&token).expect("a reply to a call");
+        let Reply::Sent { tally, .. } = &reply else { panic!("{token} was refused: {reply:?}") };
+        call.refused += tally.refused;
         call.open -= 1;
         match &mut call.sum {
             Some(sum) => sum.add(reply),
@@ -242,18 +262,19 @@ impl World {
             let doubtful: usize = call.parts.values().map(|part| part.doubtful.len()).sum();
             let Some(Reply::Sent { tally, .. }) = &call.sum else { panic!("replies of one kind") };
             assert!((total..=total + doubtful).contains(&(tally.connections as usize)), "replies add up");
+            assert_eq!(tally.refused, call.refused, "{token}: what was refused is in the sum");
         }
     }
 
     /// Too much waits for fan-out already.
-    fn on_refused(&mut self, node: usize, token: u64) {
+    fn on_refused(&mut self, node: usize, token: u64, reply: Reply) {
         let call = self.calls.calls.get_mut(&token).expect("just looked at");
         let part = call.parts.get_mut(&node).expect("just looked at");
         assert!(part.answered.is_empty() && part.doubtful.is_empty(), "{token} was refused and delivered");
         part.replied = true;
         part.targets.clear();
-        call.open -= 1;
         self.seen.calls_refused += 1;
+        self.add_up(token, reply);
     }
 
     /// Nothing on its side can have prevented an answer since then.

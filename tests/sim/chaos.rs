@@ -27,7 +27,7 @@ impl World {
     pub fn chaos(&mut self) {
         let Some(id) = self.some_connection() else { return };
         let (node, now) = (self.connections[id].node, self.now);
-        match self.rng.below(18) {
+        match self.rng.below(19) {
             // Never silent for as long as a ping takes: answers at QoS 1 may be forgotten then.
             0..=1 if self.connections[id].frozen + 3_000 < now => {
                 let until = now + 500 + self.rng.below(7_000);
@@ -76,6 +76,12 @@ impl World {
             }
             10 => self.change_limits(node),
             11 if self.connections[id].can_speak() => self.flood(id),
+            12 if self.nodes[node].stalled < now => {
+                let until = now + 200 + self.rng.below(3_000);
+                self.trace(format_args!("shard {node} is stuck until {until}"));
+                self.nodes[node].stalled = until;
+                self.seen.stalls += 1;
+            }
             _ => self.control(),
         }
     }

@@ -17,6 +17,8 @@ pub struct Node {
     pub stash: VecDeque<Output>,
     pub presence: HashMap<u64, i64>,
     pub tick_at: u64,
+    /// Until then its worker does nothing; what comes for it waits.
+    pub stalled: u64,
     /// Channels that are being kicked, and the calls that came behind that: their targets are those of the run.
     pub kicked: HashSet<usize>,
     pub behind: Vec<(u64, usize)>,
@@ -34,6 +36,7 @@ impl Node {
             stash: VecDeque::new(),
             presence: HashMap::new(),
             tick_at: u64::MAX,
+            stalled: 0,
             kicked: HashSet::new(),
             behind: Vec::new(),
             stale: 0,

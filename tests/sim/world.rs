@@ -181,7 +181,23 @@ impl World {
         }
     }
 
+    /// The shard whose worker has to handle it.
+    fn node_of(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::ServerReads(id) | Event::Writable(id) | Event::Decide(id) => Some(self.connections[*id].node),
+            Event::BackendDone(job) => self.backend.connection_of(*job).map(|id| self.connections[id].node),
+            Event::CallArrives { node, .. } | Event::Turn(node) | Event::Tick(node) => Some(*node),
+            _ => None,
+        }
+    }
+
     fn on_event(&mut self, event: Event) {
+        if let Some(until) = self.node_of(&event).map(|node| self.nodes[node].stalled).filter(|until| *until > self.now)
+        {
+            // What lies in the sockets is read before timers judge.
+            let judges = matches!(event, Event::Tick(_) | Event::Turn(_));
+            return self.at(until + u64::from(judges), event);
+        }
         match event {
             Event::Dial(client) => self.dial(client),
             Event::Decide(id) => self.decide(id),
