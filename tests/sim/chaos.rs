@@ -86,6 +86,16 @@ impl World {
         }
     }
 
+    /// The shard whose worker has to handle it.
+    pub fn node_of(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::ServerReads(id) | Event::Writable(id) | Event::Decide(id) => Some(self.connections[*id].node),
+            Event::BackendDone(job) => self.backend.connection_of(*job).map(|id| self.connections[id].node),
+            Event::CallArrives { node, .. } | Event::Turn(node) | Event::Tick(node) => Some(*node),
+            _ => None,
+        }
+    }
+
     /// A client says what costs it nothing, and reads none of the answers for a while.
     fn flood(&mut self, id: ConnectionId) {
         let until = self.now + 1_000;

@@ -181,16 +181,6 @@ impl World {
         }
     }
 
-    /// The shard whose worker has to handle it.
-    fn node_of(&self, event: &Event) -> Option<usize> {
-        match event {
-            Event::ServerReads(id) | Event::Writable(id) | Event::Decide(id) => Some(self.connections[*id].node),
-            Event::BackendDone(job) => self.backend.connection_of(*job).map(|id| self.connections[id].node),
-            Event::CallArrives { node, .. } | Event::Turn(node) | Event::Tick(node) => Some(*node),
-            _ => None,
-        }
-    }
-
     fn on_event(&mut self, event: Event) {
         if let Some(until) = self.node_of(&event).map(|node| self.nodes[node].stalled).filter(|until| *until > self.now)
         {

@@ -54,6 +54,8 @@ const TINY_LIMITS: Limits = Limits {
     copied_packet_bytes_max: 12,
     fanout_at_once_members: 1,
     walked_channels: 1,
+    queue_short_max: 1,
+    memory_short_max: 20,
     fanout_jobs_max: 3,
     commands_max: 6,
     commands_bytes_max: 3_000,
@@ -184,7 +186,7 @@ impl Story<'_> {
     }
 
     fn step(&mut self, step: u8) {
-        match step % 26 {
+        match step % 28 {
             0 => self.reserve(),
             1 => self.decide(),
             2 => {
@@ -227,6 +229,17 @@ impl Story<'_> {
             20 => self.attach(),
             21..=23 => self.complete(),
             24 => self.expire(),
+            25 => {
+                // The wall clock is stepped.
+                let unix_ms = self.number() as u64 * 8_000;
+                self.shard.set_unix_ms_at_zero(unix_ms);
+            }
+            26 => {
+                // What costs a client nothing, many times.
+                let frame = self.packet();
+                let Some(at) = self.conn() else { return };
+                (0..40).for_each(|_| self.say_to(at, frame.clone()));
+            }
             _ => self.hand_over(),
         }
     }
@@ -242,13 +255,14 @@ impl Story<'_> {
     fn decide(&mut self) {
         let Some(at) = self.conns.iter().position(|conn| conn.socket == Socket::Connecting) else { return };
         let key = self.conns[at].key;
-        if self.number() % 8 == 0 {
+        let number = self.number();
+        if number % 8 == 0 {
             self.conns[at].socket = Socket::Ended;
             return self.handle(Input::Abandoned { key });
         }
         self.conns[at].socket = Socket::Open;
         self.opened += 1;
-        self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: false });
+        self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: number & 16 > 0 });
     }
 
     /// The connection becomes a session's; or the client goes while the store is asked.
@@ -382,8 +396,12 @@ impl Story<'_> {
     }
 
     /// A client says it; one whose socket has ended says it late.
-    fn say(&mut self, mut data: Vec<u8>) {
+    fn say(&mut self, data: Vec<u8>) {
         let Some(at) = self.conn() else { return };
+        self.say_to(at, data);
+    }
+
+    fn say_to(&mut self, at: usize, mut data: Vec<u8>) {
         let Conn { key, paused, .. } = self.conns[at];
         if !paused {
             self.handle(Input::Bytes { key, data: &mut data });
