@@ -11,6 +11,8 @@ pub struct Limits {
     /// Members of a large channel served before the rest of the worker gets its turn: a sixth of a millisecond, which
     /// another client's message waits twice.
     pub fanout_slice_members: usize,
+    /// Members that a fan-out notes in one turn, before it serves the first.
+    pub gathered_members: usize,
     /// A channel of up to so many members is served in one go.
     pub fanout_at_once_members: usize,
     /// What is as short is kept for a client however little memory is left.
@@ -138,6 +140,7 @@ impl Default for Limits {
 impl Limits {
     pub const DEFAULT: Limits = Limits {
         fanout_slice_members: 32,
+        gathered_members: 1024,
         fanout_at_once_members: 64,
         memory_short_max: 4 << 10,
         queue_short_max: 256,

@@ -20,6 +20,7 @@ pub fn name_of_limits(seed: u64) -> &'static str {
 fn tiny_limits() -> Limits {
     Limits {
         fanout_slice_members: 1,
+        gathered_members: 1,
         copied_packet_bytes_max: 12,
         fanout_at_once_members: 1,
         queue_short_max: 2,

@@ -12,6 +12,7 @@ use crate::base::keyed_hash::HashKey;
 use crate::base::pool::Pool;
 use crate::shard::ids::Member;
 use hashbrown::HashTable;
+use rustc_hash::FxHashMap;
 use std::ops::Range;
 
 /// A channel's slot; reused after the channel has lost its last member.
@@ -23,6 +24,8 @@ pub struct Channels {
     names: HashTable<ChannelIndex>,
     channels: Pool<Channel>,
     memberships: Arena<Membership>,
+    /// Of channels whose members are being walked over, from the last to the first: those below are still to come.
+    walks: FxHashMap<ChannelIndex, u32>,
 }
 
 struct Channel {
@@ -101,7 +104,13 @@ impl Channel {
 
 impl Channels {
     pub fn new(key: HashKey) -> Channels {
-        Channels { key, names: HashTable::new(), channels: Pool::default(), memberships: Arena::default() }
+        Channels {
+            key,
+            names: HashTable::new(),
+            channels: Pool::default(),
+            memberships: Arena::default(),
+            walks: FxHashMap::default(),
+        }
     }
 
     /// Channels with at least one member here.
@@ -147,6 +156,29 @@ impl Channels {
     /// No channel's slot is beyond it.
     pub fn slots(&self) -> usize {
         self.channels.end()
+    }
+
+    /// Begins to walk over those who are members now, one walk per channel. Who leaves meanwhile is left out, who joins
+    /// is not met; nobody is met twice.
+    pub fn begin_walk(&mut self, channel: ChannelIndex) {
+        self.walks.insert(channel, self.members_len(channel) as u32);
+    }
+
+    /// The positions of the next members of the walk, at most so many; `None` when it is over.
+    pub fn walk(&mut self, channel: ChannelIndex, most: usize) -> Option<Range<usize>> {
+        let below = self.walks.get_mut(&channel)?;
+        let end = *below as usize;
+        let begin = end.saturating_sub(most);
+        *below = begin as u32;
+        if begin == 0 {
+            self.walks.remove(&channel);
+        }
+        Some(begin..end)
+    }
+
+    /// The walk is not over.
+    pub fn is_walked(&self, channel: ChannelIndex) -> bool {
+        self.walks.contains_key(&channel)
     }
 
     /// A member's session has lost its connection, or has one; also after it has joined a channel.
@@ -217,20 +249,37 @@ impl Channels {
     fn remove(&mut self, joined: &mut List, membership: NodeIndex) -> Change {
         let Membership { channel, position, is_absent } = self.memberships.remove(joined, membership);
         self.channels[channel.slot()].absent -= u32::from(is_absent);
+        let position = self.pass_walk(channel, position);
         if let Some(rest) = self.channels[channel.slot()].members.swap_remove(position as usize) {
             if let Some(swapped) = rest.get(position as usize) {
                 self.memberships.get_mut(swapped.membership).position = position;
             }
             return Change::Member;
         }
+        self.walks.remove(&channel);
         let Channel { hash, .. } = self.channels.remove(channel.slot());
         self.names.find_entry(hash, |&index| index == channel).expect("a channel has its name").remove();
         Change::Presence(hash)
     }
 
+    /// A member leaves before a walk has come to it: the last of those that are still to come takes its place, so that
+    /// the gap is among those that the walk has met. Returns where.
+    fn pass_walk(&mut self, channel: ChannelIndex, position: u32) -> u32 {
+        let Some(below) = self.walks.get_mut(&channel).filter(|below| position < **below) else { return position };
+        *below -= 1;
+        let gap = *below;
+        let Members::Many(entries) = &mut self.channels[channel.slot()].members else { return position };
+        entries.swap(position as usize, gap as usize);
+        if position != gap {
+            self.memberships.get_mut(entries[position as usize].membership).position = position;
+        }
+        gap
+    }
+
     #[cfg(any(test, debug_assertions))]
     pub fn check_invariants(&self) {
         assert_eq!(self.names.len(), self.channels.len());
+        assert!(self.walks.iter().all(|(channel, below)| *below as usize <= self.members_len(*channel)));
         let members: usize = self.channels.iter().map(|(_, channel)| channel.members.as_slice().len()).sum();
         assert_eq!(members, self.memberships.len(), "every membership is one member");
         for (index, channel) in self.channels.iter() {
@@ -291,6 +340,45 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_walk_meets_once_whoever_stays(
+            begin in 1..20u32,
+            steps in prop::collection::vec((0..3u8, 0..30u32), 0..60),
+        ) {
+            let mut channels = Channels::new(KEY);
+            let mut joined = [List::default(); 30];
+            (0..begin).for_each(|conn| drop(channels.join(member(conn), &mut joined[conn as usize], "news")));
+            let channel = channels.find("news").expect("it has members");
+            let (mut stayed, mut met): (BTreeSet<u32>, Vec<u32>) = ((0..begin).collect(), Vec::new());
+            let mut left = BTreeSet::new();
+            channels.begin_walk(channel);
+            let steps = steps.into_iter().chain((0..=begin).map(|_| (0, 0)));
+            for (step, conn) in steps {
+                match step {
+                    0 => if let Some(positions) = channels.walk(channel, 1 + conn as usize % 3) {
+                        met.extend(positions.map(|position| number(channels.member(channel, position))));
+                    },
+                    1 => drop(channels.join(member(conn), &mut joined[conn as usize], "news")),
+                    _ => {
+                        channels.leave(&mut joined[conn as usize], "news");
+                        left.insert(conn);
+                    }
+                }
+                channels.check_invariants();
+                if channels.find("news") != Some(channel) {
+                    break;
+                }
+            }
+            let once: BTreeSet<u32> = met.iter().copied().collect();
+            prop_assert_eq!(once.len(), met.len(), "nobody is met twice");
+            prop_assert!(once.iter().all(|conn| *conn < begin), "nobody is met who came later");
+            stayed.retain(|conn| !left.contains(conn));
+            if channels.find("news") == Some(channel) {
+                prop_assert!(stayed.is_subset(&once), "{:?} are left out", stayed.difference(&once));
+                prop_assert!(!channels.is_walked(channel));
+            }
+        }
+
         #[test]
         fn behaves_like_sets(steps in prop::collection::vec((0..3u8, 0..6u32, 0..5u8), 1..200)) {
             let mut channels = Channels::new(KEY);

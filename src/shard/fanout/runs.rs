@@ -49,6 +49,10 @@ struct Run {
     jobs: Vec<Job>,
     /// Members and their generations when the run began.
     members: Vec<(Member, u32)>,
+    /// Sessions among them.
+    sessions: usize,
+    /// While members are still being gathered: nobody is served before.
+    gathering: Option<ChannelIndex>,
     next: usize,
 }
 
@@ -261,11 +265,17 @@ impl Fanout {
             None => {
                 let jobs = std::mem::take(&mut channel.waiting);
                 let spare_members = std::mem::take(&mut self.spare_members);
-                start(scope, &name, jobs, spare_members)
+                Run::begin(scope, &name, jobs, spare_members)
             }
         };
         if !scope.cx.is_planted(Bug::SendsAfterItsTime) {
             self.jobs -= run.give_up_late(scope);
+        }
+        run.gather(scope, &name);
+        if run.gathering.is_some() {
+            self.channels.get_mut(&name).expect("it is there still").run = Some(run);
+            self.turns.push_back(name);
+            return true;
         }
         let most = (slice_cost / (run.jobs.len() + WRITE_COST)).max(1);
         let end = if run.jobs.is_empty() { run.members.len() } else { run.members.len().min(run.next + most) };
@@ -312,35 +322,55 @@ impl Fanout {
     }
 }
 
-/// The run's members, and the calls that wait for them.
-fn start(scope: &mut Scope<'_>, channel: &str, mut jobs: Vec<Job>, mut members: Vec<(Member, u32)>) -> Run {
-    members.clear();
-    if let Some(channel) = scope.channels.find(channel) {
-        let with_generation = |member| (member, delivery::generation(scope, member));
-        members.extend(scope.channels.members(channel).map(with_generation));
-    }
-    let has_sessions = !scope.sessions.table.is_empty();
-    let sessions = if has_sessions { members.iter().filter(|(member, _)| is_session(*member)).count() } else { 0 };
-    for job in &mut jobs {
-        let Job::Deliver(Delivery { message, query, terms, expires, member_terms, .. }) = job else { continue };
-        if !is_acknowledged(scope, message) {
-            continue;
-        }
-        if members.is_empty() {
-            scope.cx.reply(*query, Reply::sent(0));
-        } else {
-            *member_terms = open_call(scope, *query, message, (members.len(), sessions), terms, *expires);
-        }
-    }
-    Run { jobs, members, next: 0 }
-}
-
 impl Run {
+    fn begin(scope: &mut Scope<'_>, channel: &str, jobs: Vec<Job>, mut members: Vec<(Member, u32)>) -> Run {
+        members.clear();
+        let gathering = scope.channels.find(channel);
+        match gathering {
+            Some(channel) => scope.channels.begin_walk(channel),
+            None => jobs.iter().for_each(|job| job.reach_nobody(scope)),
+        }
+        Run { jobs, members, sessions: 0, gathering, next: 0 }
+    }
+
+    /// A slice of the members. Once all are known, the calls that wait for them are opened.
+    fn gather(&mut self, scope: &mut Scope<'_>, name: &str) {
+        let Some(channel) = self.gathering else { return };
+        // A channel that everybody has left may have come back, in another slot.
+        let is_there = scope.channels.find(name) == Some(channel);
+        let most = scope.cx.settings.limits.gathered_members;
+        if let Some(positions) = is_there.then(|| scope.channels.walk(channel, most)).flatten() {
+            let has_sessions = !scope.sessions.table.is_empty();
+            for position in positions {
+                let member = scope.channels.member(channel, position);
+                self.sessions += usize::from(has_sessions && is_session(member));
+                self.members.push((member, delivery::generation(scope, member)));
+            }
+            if scope.channels.is_walked(channel) {
+                return;
+            }
+        }
+        self.gathering = None;
+        for job in &mut self.jobs {
+            if self.members.is_empty() {
+                job.reach_nobody(scope);
+                continue;
+            }
+            let Job::Deliver(Delivery { message, query, terms, expires, member_terms, .. }) = job else { continue };
+            *member_terms = open_call(scope, *query, message, (self.members.len(), self.sessions), terms, *expires);
+        }
+    }
     /// Messages whose calls are over go to nobody any more. Returns how many there were.
     fn give_up_late(&mut self, scope: &mut Scope<'_>) -> usize {
         let now = scope.cx.now;
+        let is_gathering = self.gathering.is_some();
+        let walked = self.gathering.filter(|channel| scope.channels.is_walked(*channel));
+        let members = walked.map_or(self.members.len(), |channel| scope.channels.members_len(channel));
         let is_late = |job: &Job| match job {
-            Job::Deliver(delivery) => delivery.member_terms.as_ref().is_some_and(|terms| terms.deadline <= now),
+            Job::Deliver(delivery) => {
+                let waits = delivery.member_terms.is_some() || is_gathering && delivery.is_awaited(scope);
+                waits && delivery.terms.deadline <= now
+            }
             Job::Close { .. } | Job::Evict(_) => false,
         };
         if !self.jobs.iter().any(is_late) {
@@ -351,10 +381,12 @@ impl Run {
         scope.cx.metrics.fanout_late.add(late.len() as u64);
         let count = late.len();
         for job in late {
-            if let Job::Deliver(Delivery { message, member_terms: Some(member_terms), .. }) = job {
-                scope.cx.call_over(member_terms.call);
-                scope.cx.messages.release(message);
+            let Job::Deliver(Delivery { message, query, member_terms, .. }) = job else { continue };
+            match member_terms {
+                Some(member_terms) => scope.cx.call_over(member_terms.call),
+                None => scope.cx.reply(query, Reply::not_sent(members, QueryRefusal::TooManyMessages)),
             }
+            scope.cx.messages.release(message);
         }
         count
     }
@@ -369,6 +401,17 @@ impl Run {
             }
         }
         self.members
+    }
+}
+
+impl Job {
+    /// There are no members.
+    fn reach_nobody(&self, scope: &mut Scope<'_>) {
+        if let Job::Deliver(delivery) = self
+            && is_acknowledged(scope, &delivery.message)
+        {
+            scope.cx.reply(delivery.query, Reply::sent(0));
+        }
     }
 }
 

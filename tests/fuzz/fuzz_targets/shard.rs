@@ -51,6 +51,7 @@ const SETTINGS: Settings = Settings {
 /// So small that a few clients reach what is sliced, full and refused.
 const TINY_LIMITS: Limits = Limits {
     fanout_slice_members: 1,
+    gathered_members: 1,
     copied_packet_bytes_max: 12,
     fanout_at_once_members: 1,
     walked_channels: 1,
