@@ -28,7 +28,7 @@
 //!
 //! # The life of a connection
 //!
-//! 1. `io::service::tasks` accepts a socket; `io::http::connection` reads the request head, `io::service::serve`
+//! 1. `io::service::accept` accepts a socket; `io::http::connection` reads the request head, `io::service::serve`
 //!    sees an upgrade.
 //! 2. `io::client::upgrade` checks it (`wire::ws::handshake`, `policy::admission`), takes a slot
 //!    (`Shard::reserve`: phase *Connecting*) and sends the connect hook (`policy::headers`, `io::hooks`,

@@ -116,6 +116,7 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
 
 /// The response to a call that may not be made.
 pub fn refused(worker: &Worker, route: Route, why: AccessRefusal) -> Response {
+    worker.count(|counters| &counters.signatures_refused);
     let strict = if why == AccessRefusal::CrossSite { 403 } else { 401 };
     // 2014's way for signed calls: HTTP 200, and the status in the body.
     let is_as_in_2014 = strict == 401 && route.access() == Access::Signed;

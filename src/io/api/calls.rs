@@ -3,7 +3,7 @@
 //! The body of a refused call says why. Its HTTP status is 200, as in 2014; 400 when the body cannot be read; 503 when
 //! the call may be tried again. With `strict_status` every refusal has a status of its own.
 
-use super::access::{self, Pass};
+use super::access::{self, AccessRefusal, Pass};
 use super::query::{self, Outgoing};
 use super::{idempotent, info, pages};
 use crate::base::id::ShardId;
@@ -28,17 +28,13 @@ pub struct ApiRequest<'a> {
     pub spare: Vec<u8>,
 }
 
-/// Carries it out.
-pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
+/// Carries it out, unless its signature turns out to be a wrong one.
+pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Response, AccessRefusal> {
     let ApiRequest { route, pass, query, body, spare } = request;
-    if let Pass::Webhook { target, id, timestamp, signatures } = pass
-        && let signed = (SignedWebhook { target: target.as_deref(), id, timestamp, signatures })
-        && let Err(error) = access::verify_webhook(worker, signed, body)
-    {
-        worker.count(|counters| &counters.signatures_refused);
-        return access::refused(worker, route, error.into());
+    if let Pass::Webhook { target, id, timestamp, signatures } = pass {
+        access::verify_webhook(worker, SignedWebhook { target: target.as_deref(), id, timestamp, signatures }, body)?;
     }
-    match route {
+    Ok(match route {
         Route::Connect => unreachable!("an upgrade is no call"),
         Route::Hello | Route::Live => pages::ok(),
         Route::Ready => pages::ready(worker),
@@ -55,11 +51,8 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
             let timeouts = worker.rules().timeouts();
             let (read, ignored) = if matches!(route, Route::Send | Route::Broadcast) {
                 let ReadSend { signature, call, ignored } = api::read_send(route, query, timeouts);
-                if matches!(pass, Pass::Query)
-                    && let Err(error) = access::verify(worker, &signature)
-                {
-                    worker.count(|counters| &counters.signatures_refused);
-                    return access::refused(worker, route, error.into());
+                if matches!(pass, Pass::Query) {
+                    access::verify(worker, &signature)?;
                 }
                 (call, ignored)
             } else {
@@ -87,7 +80,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
             api::write_ignored(response.body_mut(), &ignored);
             response
         }
-    }
+    })
 }
 
 /// Logs who changed what, and with what outcome. Subscriptions, which are as frequent as connections, are logged at

@@ -16,9 +16,9 @@ use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net::{self, Listener};
-use crate::io::runtime::socket::{Pollable, RingPass, Socket};
-use crate::io::service::completions;
-use crate::io::service::serve::{self, ListenerKind};
+use crate::io::runtime::socket::{Pollable, RingPass};
+use crate::io::service::serve::ListenerKind;
+use crate::io::service::{accept, completions};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
@@ -68,9 +68,9 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     let listeners: Vec<RawFd> =
         [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
     let side = if admin.is_some() { ListenerKind::Public } else { ListenerKind::Whole };
-    monoio::spawn(accept(worker.clone(), Listener::new(listener)?, side));
+    monoio::spawn(accept::run(worker.clone(), Listener::new(listener)?, side));
     if let Some(admin) = admin {
-        monoio::spawn(accept(worker.clone(), Listener::new(admin)?, ListenerKind::Admin));
+        monoio::spawn(accept::run(worker.clone(), Listener::new(admin)?, ListenerKind::Admin));
     }
     monoio::spawn(messages(worker.clone(), worker.peers().bell()?));
     if let Some(channels) = worker.shared().handovers() {
@@ -113,28 +113,6 @@ fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, limits: &L
             }
         }),
     })
-}
-
-async fn accept(worker: Rc<Worker>, listener: Listener, side: ListenerKind) {
-    loop {
-        match listener.accept().await {
-            Ok((fd, peer)) => match Socket::new(fd) {
-                Ok(socket) => worker.spawn(Box::pin(serve::run(worker.clone(), socket, peer.ip(), side))),
-                Err(error) => warn!(%error, "a new connection was lost"),
-            },
-            Err(_) if worker.shared().is_draining() => return,
-            Err(error) => {
-                worker.count(|counters| &counters.accept_errors);
-                warn!(
-                    %error,
-                    worker = worker.id().0,
-                    "accept failed; see RLIMIT_NOFILE when it says too many open files"
-                );
-                // Until descriptors are free again there is nothing to accept: trying at once would only burn the core.
-                monoio::time::sleep(Duration::from_millis(worker.limits().accept_pause_ms)).await;
-            }
-        }
-    }
 }
 
 async fn messages(worker: Rc<Worker>, bell: Pollable) {
