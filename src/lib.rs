@@ -17,6 +17,7 @@
 //!     │   ├ session::scope        durable sessions, and their commands to the store
 //!     │   └ call::waiting         calls that wait for clients
 //!     ├ io::worker::sockets       the clients' sockets, for writing
+//!     ├ io::worker::descriptors   how many of them its table may hold
 //!     ├ io::client::task          one per client: its socket, for reading, and its place in the admission
 //!     ├ io::worker::responses     responses to callers, until their sockets have taken them
 //!     ├ io::backend::pool         keep-alive connections to the business server, and the requests that wait for one

@@ -5,6 +5,7 @@
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
 use crate::config::{Config, Reload};
+use crate::io::backend::connections_in_all;
 use crate::io::backend::resolver::Resolver;
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::claim::{Claim, listen_advice};
@@ -16,6 +17,7 @@ use crate::io::runtime::oneshot::ReturnAddress;
 pub use crate::io::runtime::panics::end_process_on_panic;
 use crate::io::runtime::sys;
 use crate::io::store::thread::{self as io_store, StoreThread};
+use crate::io::worker::descriptors::{Purpose, Shares};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::shared::{Shared, SharedSetup};
 pub use crate::shard::Mode;
@@ -91,6 +93,7 @@ impl Server {
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events(limits.events_max);
         let (workers, now) = (cpus.len(), clock::monotonic());
+        compare_with_descriptors(&config, workers, inherited.len());
         let setup = SharedSetup { config, mailboxes, handovers, events: sender, listen, inherited, cpus, now };
         let shared = Arc::new(Shared::new(setup, &limits));
         let resolver = Resolver::start(&limits)?;
@@ -340,6 +343,26 @@ fn placement(config: &Config, allowed: &[usize], granted: usize, online: usize) 
     (0..workers).map(|n| (are_named || is_machine_ours).then(|| chosen[n % chosen.len()])).collect()
 }
 
+/// Says when there are fewer descriptors than connections that the operator wants: then the last ones would wait to be
+/// accepted, and be refused by nobody.
+fn compare_with_descriptors(config: &Config, workers: usize, inherited: usize) {
+    let per_worker = sys::descriptor_limit();
+    let left = per_worker.saturating_sub(inherited + OWN_DESCRIPTORS);
+    let room = Shares::new(left, connections_in_all(config)).max(Purpose::Newcomer);
+    let (wanted, possible) = (config.connections_max, room.saturating_mul(workers));
+    if wanted <= possible {
+        return;
+    }
+    if wanted == Config::default().connections_max {
+        return info!(workers, "RLIMIT_NOFILE = {per_worker} per worker is room for some {possible} connections");
+    }
+    warn!(
+        workers,
+        "connections_max = {wanted}, but RLIMIT_NOFILE = {per_worker} per worker is room for some {possible} only: \
+         raise it (ulimit -n, systemd: LimitNOFILE=, docker: --ulimit nofile=), or lower connections_max"
+    );
+}
+
 /// The configured addresses; without a port the first free one of 1984–2003.
 fn claim_addresses(config: &Config) -> Result<Vec<Claim>, StartError> {
     let of = |key, address| Claim::wait(address).map_err(|error| StartError::Listen { key, address, error });
@@ -361,6 +384,8 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAILBOX_RETRY: Duration = Duration::from_millis(5);
 /// Beyond shutdown_timeout, for what the workers sent at their end.
 const STORE_GRACE: Duration = Duration::from_millis(500);
+/// A worker's ring, listeners and bells, roughly.
+const OWN_DESCRIPTORS: usize = 8;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::url::HttpUrl;
 use crate::policy::backend::{Backoff, BreakerLimits};
 use crate::wire::sign::WebhookKey;
+use std::collections::HashSet;
 
 /// All of it can be changed while the pool runs, see `Pool::reconfigure`. Times are milliseconds.
 #[derive(Clone, Debug)]
@@ -69,6 +70,14 @@ impl Options {
             limits: limits.clone(),
         }
     }
+}
+
+/// Connections that one worker may have to all its backends together.
+pub fn connections_in_all(config: &Config) -> usize {
+    let texts = [&config.connect_url, &config.forward_url, &config.close_url, &config.receipt_url];
+    let urls = texts.into_iter().flatten().map(|text| HttpUrl::parse(text).expect("a checked URL"));
+    let backends: HashSet<(String, u16)> = urls.map(|url| (url.host, url.port)).collect();
+    backends.len() * config.backend_connections.max(1)
 }
 
 /// Where the requests of a hook go.

@@ -5,12 +5,16 @@
 
 use crate::io::client::refusal::ConnectRefusal;
 use crate::io::log::interval::LogInterval;
+use crate::io::runtime::descriptors;
 use crate::io::runtime::net::{self, Listener};
+use crate::io::runtime::notify::Notify;
 use crate::io::runtime::socket::Socket;
 use crate::io::service::serve::{self, ListenerKind};
+use crate::io::worker::descriptors::{Purpose, Shortage};
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::proxies::is_trusted;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -19,22 +23,13 @@ use tracing::warn;
 
 /// Accepts until the worker drains.
 pub async fn run(worker: Rc<Worker>, listener: Listener, side: ListenerKind) {
-    let acceptor = Acceptor { worker, side, refusals: LogInterval::default() };
-    let worker = &acceptor.worker;
+    let acceptor = Acceptor { worker, side, refusals: LogInterval::default(), closed: Rc::default() };
     loop {
+        acceptor.wait_for_room().await;
         match listener.accept().await {
             Ok((fd, peer)) => acceptor.begin(fd, peer.ip()),
-            Err(_) if worker.shared().is_draining() => return,
-            Err(error) => {
-                worker.count(|counters| &counters.accept_errors);
-                warn!(
-                    %error,
-                    worker = worker.id().0,
-                    "accept failed; see RLIMIT_NOFILE when it says too many open files"
-                );
-                // Until descriptors are free again there is nothing to accept: trying at once would only burn the core.
-                monoio::time::sleep(Duration::from_millis(worker.limits().accept_pause_ms)).await;
-            }
+            Err(_) if acceptor.worker.shared().is_draining() => return,
+            Err(error) => acceptor.failed(&error).await,
         }
     }
 }
@@ -43,9 +38,45 @@ struct Acceptor {
     worker: Rc<Worker>,
     side: ListenerKind,
     refusals: LogInterval,
+    /// Notified when a socket of this worker has been closed.
+    closed: Rc<Notify>,
 }
 
 impl Acceptor {
+    /// Leaves in the table what backends, and for newcomers what the operator, may need. Whoever is not accepted waits
+    /// in the kernel's queue.
+    async fn wait_for_room(&self) {
+        let descriptors = self.worker.descriptors();
+        let purpose = if self.side == ListenerKind::Admin { Purpose::Service } else { Purpose::Newcomer };
+        if descriptors.has_room(purpose) {
+            return;
+        }
+        self.worker.count(|counters| &counters.accept_pauses);
+        descriptors.paused(Shortage::Full, self.worker.now());
+        while !descriptors.has_room(purpose) {
+            self.socket_closed(self.worker.limits().accept_full_pause_ms).await;
+        }
+        descriptors.went_on(self.worker.now());
+    }
+
+    /// The system has nothing left for one more connection: trying at once would only burn the core.
+    async fn failed(&self, error: &io::Error) {
+        let descriptors = self.worker.descriptors();
+        self.worker.count(|counters| &counters.accept_errors);
+        descriptors.paused(Shortage::Failed(error), self.worker.now());
+        self.socket_closed(self.worker.limits().accept_pause_ms).await;
+        descriptors.went_on(self.worker.now());
+    }
+
+    /// A descriptor is free again, or so much time is over.
+    async fn socket_closed(&self, timeout_ms: u64) {
+        descriptors::notify_at_close(&self.closed);
+        monoio::select! {
+            _ = self.closed.notified() => {}
+            _ = monoio::time::sleep(Duration::from_millis(timeout_ms)) => {}
+        }
+    }
+
     fn begin(&self, fd: OwnedFd, peer: IpAddr) {
         let worker = &self.worker;
         match self.admit(peer) {

@@ -17,6 +17,7 @@ use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net::{self, Listener};
 use crate::io::runtime::socket::{Pollable, RingPass};
+use crate::io::runtime::sys;
 use crate::io::service::serve::ListenerKind;
 use crate::io::service::{accept, completions};
 use crate::io::worker::message::PeerMessage;
@@ -62,7 +63,8 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
         let (shared, limits) = (shared.clone(), rules.limits().clone());
         move |worker: &Weak<Worker>| new_pool(worker, id, &shared, &limits, resolver)
     };
-    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool })?;
+    let descriptors_left = sys::descriptors_left()?;
+    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors_left })?;
     worker.restore(sessions);
     worker.shared().wait_until_all_restored();
     let listeners: Vec<RawFd> =

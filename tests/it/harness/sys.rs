@@ -1,5 +1,6 @@
 //! What std has no safe word for, by the tools of every Debian: signals and descriptor limits.
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 /// Sends a signal (`TERM`, `HUP`) to a child of ours.
@@ -18,6 +19,20 @@ pub fn raise_descriptor_limit() -> u64 {
         assert!(status.success(), "prlimit {limit}: {status}");
     }
     descriptor_limits().0
+}
+
+/// A command that becomes `program` with this limit of descriptors.
+pub fn with_descriptor_limit(max: u64, program: &OsStr) -> Command {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nofile={max}:{max}")).arg(program);
+    command
+}
+
+/// Changes the soft limit of descriptors of a child of ours while it runs.
+pub fn limit_descriptors(pid: u32, max: u64) {
+    let limit = format!("--nofile={max}:");
+    let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status().expect("util-linux");
+    assert!(status.success(), "prlimit {limit}: {status}");
 }
 
 fn descriptor_limits() -> (u64, u64) {
