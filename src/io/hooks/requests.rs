@@ -201,6 +201,11 @@ impl Hooks {
         self.receipts.batch_ended();
     }
 
+    /// The resolver may have found what was looked for.
+    pub fn poll_resolver(&self, now: Tick) {
+        self.pool.poll_resolver(now);
+    }
+
     pub fn poll_timers(&self, now: Tick) {
         self.pool.poll_timers(now);
         self.closes.release(now);

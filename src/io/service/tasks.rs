@@ -120,8 +120,9 @@ fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, limits: &L
 async fn messages(worker: Rc<Worker>, bell: Pollable) {
     loop {
         worker.peers().wait(&bell).await;
-        // It may have been the resolver that rang.
-        worker.hooks().poll_timers(worker.now());
+        // It may have been the resolver that rang. Deadlines are judged by the timer task alone, which knows whether
+        // the process stood still.
+        worker.hooks().poll_resolver(worker.now());
         worker.wakeups().need_turn();
         worker.wakeups().turn_ended_for_mailbox().await;
     }
