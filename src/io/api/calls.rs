@@ -13,7 +13,6 @@ use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Call, KickTarget, ReadSend, Refusal, Route, Sent, Targets, outcome};
 use crate::shard::{Query, Reply, Who};
 use crate::wire::http1::query_get;
-use crate::wire::sign::SignedWebhook;
 use std::iter::once;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,8 +30,8 @@ pub struct ApiRequest<'a> {
 /// Carries it out, unless its signature turns out to be a wrong one.
 pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Response, AccessRefusal> {
     let ApiRequest { route, pass, query, body, spare } = request;
-    if let Pass::Webhook { target, id, timestamp, signatures } = pass {
-        access::verify_webhook(worker, SignedWebhook { target: target.as_deref(), id, timestamp, signatures }, body)?;
+    if let Pass::Webhook(headers) = pass {
+        access::verify_webhook(worker, headers, body)?;
     }
     Ok(match route {
         Route::Connect => unreachable!("an upgrade is no call"),
@@ -87,12 +86,12 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
 /// debug. A signature is never logged: it could be used again.
 fn audit(route: Route, pass: &Pass, query: &str, what: &str, refused: Option<&Refusal>) {
     let by = match pass {
-        Pass::Webhook { .. } => "webhook",
+        Pass::Webhook(_) => "webhook",
         Pass::Query | Pass::Signed => "2014",
         Pass::Granted | Pass::Refused(_) => "local or admin token",
     };
     let nonce = query_get(query, "nonce");
-    let request = if let Pass::Webhook { id, .. } = pass { Some(id.as_str()) } else { nonce.as_deref() };
+    let request = if let Pass::Webhook(headers) = pass { Some(headers.id()) } else { nonce.as_deref() };
     let refused = refused.map(tracing::field::display);
     if is_rare(route) {
         tracing::info!(target: AUDIT_TARGET, by, request, refused, "{what}");
