@@ -5,7 +5,6 @@
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
 use crate::config::{Config, Reload};
-use crate::io::backend::connections_in_all;
 use crate::io::backend::resolver::Resolver;
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::claim::{Claim, listen_advice};
@@ -348,8 +347,14 @@ fn placement(config: &Config, allowed: &[usize], granted: usize, online: usize) 
 fn compare_with_descriptors(config: &Config, workers: usize, inherited: usize) {
     let per_worker = sys::descriptor_limit();
     let left = per_worker.saturating_sub(inherited + OWN_DESCRIPTORS);
-    let room = Shares::new(left, connections_in_all(config)).max(Purpose::Newcomer);
-    let (wanted, possible) = (config.connections_max, room.saturating_mul(workers));
+    let shares = Shares::new(left, config);
+    if shares.per_backend() < config.backend_connections {
+        let (wanted, possible) = (config.backend_connections, shares.per_backend());
+        warn!(
+            "backend_connections = {wanted}, but RLIMIT_NOFILE = {per_worker} leaves {possible} per backend: {RAISE_IT}"
+        );
+    }
+    let (wanted, possible) = (config.connections_max, shares.max(Purpose::Newcomer).saturating_mul(workers));
     if wanted <= possible {
         return;
     }
@@ -359,7 +364,7 @@ fn compare_with_descriptors(config: &Config, workers: usize, inherited: usize) {
     warn!(
         workers,
         "connections_max = {wanted}, but RLIMIT_NOFILE = {per_worker} per worker is room for some {possible} only: \
-         raise it (ulimit -n, systemd: LimitNOFILE=, docker: --ulimit nofile=), or lower connections_max"
+         {RAISE_IT}, or lower connections_max"
     );
 }
 
@@ -386,6 +391,7 @@ const MAILBOX_RETRY: Duration = Duration::from_millis(5);
 const STORE_GRACE: Duration = Duration::from_millis(500);
 /// A worker's ring, listeners and bells, roughly.
 const OWN_DESCRIPTORS: usize = 8;
+const RAISE_IT: &str = "raise it (ulimit -n, systemd: LimitNOFILE=, docker: --ulimit nofile=)";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

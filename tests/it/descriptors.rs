@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::harness::http::Wire;
 use crate::harness::metrics::read;
 use crate::harness::ports::free_port;
-use crate::harness::{Backend, Client, Command, Server, Setup, TIMEOUT, Upgrade, eventually, sys};
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, eventually, sys};
 
 /// One worker with a small table. The operator has an address of its own.
 struct Small {
@@ -131,6 +131,29 @@ fn a_table_that_is_full_is_not_the_backends_failure_and_accepting_does_not_spin(
     client.expect(Command::Ack, 1);
     assert_eq!(small.backend.messages().len(), 1);
     small.server.process.log.wait_for("the change", TIMEOUT, |entry| entry.contains("accepting goes on"));
+}
+
+#[test]
+fn a_rush_that_is_handed_over_leaves_the_backend_its_descriptors() {
+    let small =
+        small(|setup| setup.set("workers", "2").text("store.kind", "sqlite").set("backend_idle_timeout", "0.2"));
+    small.backend.on_connect(|request| {
+        Reply::welcome().header("RAINBOWCLIENTSESSION", request.header("X-DEVICEID").expect("a device"))
+    });
+    // Each worker hands half of those that it accepts to the other one, and has room for more then. All of them want
+    // their connect hook at once.
+    let begun: Vec<Wire> =
+        (0..4 * DESCRIPTORS).map(|n| Upgrade::of(&format!("phone{n}")).begin(small.server.addr())).collect();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let mut clients: Vec<Client> = begun.into_iter().filter_map(|wire| Client::begun(wire, left())).collect();
+    assert!(clients.len() > DESCRIPTORS as usize, "{} in two tables", clients.len());
+    small.wait_for_figure("rainbow_backend_connections", |connections| connections == 0.0);
+    for client in &mut clients {
+        client.send(1, 7, 1, "x");
+    }
+    clients.iter_mut().for_each(|client| drop(client.expect(Command::Ack, 1)));
+    assert_eq!(small.figures()["rainbow_backend_out_of_descriptors_total"], 0.0);
 }
 
 #[test]

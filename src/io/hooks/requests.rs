@@ -52,8 +52,9 @@ impl Hooks {
         }
     }
 
-    pub fn reconfigure(&self, config: &Config) {
-        self.pool.reconfigure(Options::of(config, &self.limits));
+    /// `connections_max`: to one backend.
+    pub fn reconfigure(&self, config: &Config, connections_max: usize) {
+        self.pool.reconfigure(Options::of(config, connections_max, &self.limits));
         self.has_close_url.set(!config.close_url.is_empty());
         self.connect_timeout_ms.set(ms(config.connect_timeout));
         self.close_deadline_ms.set(ms(config.close_deadline));

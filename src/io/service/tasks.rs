@@ -6,7 +6,6 @@
 //! ```
 
 use crate::base::id::ShardId;
-use crate::base::limits::Limits;
 use crate::base::time::{Tick, ms};
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
@@ -20,6 +19,7 @@ use crate::io::runtime::socket::{Pollable, RingPass};
 use crate::io::runtime::sys;
 use crate::io::service::serve::ListenerKind;
 use crate::io::service::{accept, completions};
+use crate::io::worker::descriptors::Descriptors;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
@@ -59,12 +59,13 @@ pub fn run(service: Service) -> io::Result<()> {
 
 async fn serve_until_drained(service: Service) -> io::Result<()> {
     let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin } = service;
+    let descriptors = Descriptors::new(id, sys::descriptors_left()?, rules.config());
     let pool = {
-        let (shared, limits) = (shared.clone(), rules.limits().clone());
-        move |worker: &Weak<Worker>| new_pool(worker, id, &shared, &limits, resolver)
+        let options = Options::of(rules.config(), descriptors.connections_per_backend(), rules.limits());
+        let shared = shared.clone();
+        move |worker: &Weak<Worker>| new_pool(worker, id, &shared, options, resolver)
     };
-    let descriptors_left = sys::descriptors_left()?;
-    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors_left })?;
+    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors })?;
     worker.restore(sessions);
     worker.shared().wait_until_all_restored();
     let listeners: Vec<RawFd> =
@@ -94,12 +95,12 @@ fn ring() -> io_uring_monoio::Builder {
     ring
 }
 
-fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, limits: &Limits, resolver: Resolver) -> Pool {
+fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, options: Options, resolver: Resolver) -> Pool {
     let (to_handle, to_wake) = (worker.clone(), worker.clone());
     let mailbox = shared.mailbox(id).clone();
     resolver.on_result(move || mailbox.ring());
     Pool::new(backend::PoolParts {
-        options: Options::of(&shared.config(), limits),
+        options,
         stats: shared.metrics().backend(id).clone(),
         resolver,
         clocks: backend::Clocks { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },

@@ -3,12 +3,15 @@
 //!
 //! ```text
 //! 0 ............................................................................. RLIMIT_NOFILE
-//! | open at the start | whoever connects | what we need to serve them | backends |
+//! | open at the start | whoever connects | handovers | operator, slow responses | backends |
 //! ```
 //! It also knows whether accepting pauses, and says so once per change.
 
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
+use crate::config::Config;
+use crate::io::backend::backends;
+use crate::io::log::interval::LogInterval;
 use crate::io::runtime::claim::DESCRIPTORS_ADVICE;
 use crate::io::runtime::descriptors::open_sockets;
 use std::cell::Cell;
@@ -24,6 +27,7 @@ pub struct Descriptors {
     waiting: Cell<u32>,
     /// When accepting last had to wait; `None` once that is over.
     short: Cell<Option<Tick>>,
+    lost: LogInterval,
 }
 
 /// What a socket is for.
@@ -31,7 +35,9 @@ pub struct Descriptors {
 pub enum Purpose {
     /// Whoever connects to the address for clients.
     Newcomer,
-    /// The operator, a client that another worker hands over, a response that takes time.
+    /// A client that another worker hands over.
+    Handover,
+    /// The operator, and a response that takes time.
     Service,
 }
 
@@ -42,39 +48,61 @@ pub enum Shortage<'a> {
     Failed(&'a io::Error),
 }
 
-/// How many sockets a table may hold, depending on what one more would be for.
+/// How a table is shared out: how many sockets it may hold, depending on what one more would be for, and how many
+/// connections to each backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     newcomers_max: usize,
+    handovers_max: usize,
     sockets_max: usize,
+    per_backend: usize,
 }
 
 impl Shares {
-    /// `room`: descriptors that are left at the start; `backends`: connections to backends that may be opened.
-    pub fn new(room: usize, backends: usize) -> Shares {
-        // A table that is too small for all of them serves its clients more slowly rather than nobody.
-        let reserve = (backends + OTHERS).min(room / 4);
+    /// `room`: descriptors that are left at the start.
+    pub fn new(room: usize, config: &Config) -> Shares {
+        let (backends, wanted) = (backends(config), config.backend_connections);
+        // A table that is too small for all of it serves its clients more slowly rather than nobody.
+        let reserve = backends.saturating_mul(wanted).saturating_add(OTHERS).min(room / 4);
+        let others = OTHERS.min(reserve / 4);
         let sockets_max = room - reserve;
-        Shares { newcomers_max: sockets_max - SERVICE.min(sockets_max / 16), sockets_max }
+        let service = SERVICE.min(sockets_max / 8);
+        Shares {
+            newcomers_max: sockets_max - service,
+            handovers_max: sockets_max - service / 2,
+            sockets_max,
+            per_backend: wanted.min((reserve - others) / backends.max(1)).max(1),
+        }
     }
 
     pub fn max(self, purpose: Purpose) -> usize {
         match purpose {
             Purpose::Newcomer => self.newcomers_max,
+            Purpose::Handover => self.handovers_max,
             Purpose::Service => self.sockets_max,
         }
+    }
+
+    pub fn per_backend(self) -> usize {
+        self.per_backend
     }
 }
 
 impl Descriptors {
-    pub fn new(worker: ShardId, room: usize, backends: usize) -> Descriptors {
-        let shares = Cell::new(Shares::new(room, backends));
-        Descriptors { worker, room, shares, waiting: Cell::new(0), short: Cell::new(None) }
+    pub fn new(worker: ShardId, room: usize, config: &Config) -> Descriptors {
+        let shares = Cell::new(Shares::new(room, config));
+        let (waiting, short, lost) = Default::default();
+        Descriptors { worker, room, shares, waiting, short, lost }
     }
 
-    /// There are more or fewer backends.
-    pub fn set_backends(&self, backends: usize) {
-        self.shares.set(Shares::new(self.room, backends));
+    /// There may be more or fewer backends.
+    pub fn reconfigure(&self, config: &Config) {
+        self.shares.set(Shares::new(self.room, config));
+    }
+
+    /// No more than `backend_connections`.
+    pub fn connections_per_backend(&self) -> usize {
+        self.shares.get().per_backend()
     }
 
     pub fn has_room(&self, purpose: Purpose) -> bool {
@@ -105,6 +133,13 @@ impl Descriptors {
         self.short.set(Some(now));
     }
 
+    /// A connection that another worker handed over found no room here.
+    pub fn handover_lost(&self, now: Tick) {
+        if let Some(lost) = self.lost.due(now) {
+            warn!(worker = self.worker.0, lost, "connections were lost on their way here. {DESCRIPTORS_ADVICE}");
+        }
+    }
+
     /// Says that accepting goes on, once it has done so for a while: at the limit it may pause many times a second.
     pub fn on_time(&self, now: Tick) {
         if self.waiting.get() == 0 && self.short.get().is_some_and(|last| now.since_ms(last) >= SETTLED_MS) {
@@ -128,25 +163,33 @@ const SETTLED_MS: u64 = 1_000;
 mod tests {
     use super::*;
 
+    fn with_backends(count: usize) -> Config {
+        let url = |n| format!("http://backend{n}/message/");
+        Config { forward_url: (0..count).map(url).collect(), close_url: vec![url(0)], ..Config::default() }
+    }
+
     #[test]
     fn a_large_table_keeps_what_all_backends_may_take() {
-        let shares = Shares::new(10_000, 128);
-        assert_eq!(10_000 - shares.max(Purpose::Service), 128 + OTHERS);
+        let shares = Shares::new(10_000, &with_backends(2));
+        assert_eq!(10_000 - shares.max(Purpose::Service), 2 * Config::default().backend_connections + OTHERS);
         assert_eq!(shares.max(Purpose::Service) - shares.max(Purpose::Newcomer), SERVICE);
+        assert_eq!(shares.per_backend(), Config::default().backend_connections);
     }
 
     #[test]
     fn a_small_table_has_something_for_everybody() {
-        for room in [8, 16, 50, 100, 500] {
-            let shares = Shares::new(room, 128);
-            assert!(shares.max(Purpose::Newcomer) >= room / 2 && shares.max(Purpose::Service) < room, "{shares:?}");
+        for (room, backends) in [(24, 1), (50, 1), (100, 3), (500, 5)] {
+            let shares = Shares::new(room, &with_backends(backends));
+            let most = [Purpose::Newcomer, Purpose::Handover, Purpose::Service].map(|purpose| shares.max(purpose));
+            assert!(most.is_sorted_by(|less, more| less < more), "{shares:?}");
+            assert!(most[0] >= room / 2 && most[2] + backends * shares.per_backend() < room, "{shares:?}");
         }
-        assert_eq!(Shares::new(0, 128).max(Purpose::Service), 0);
+        assert_eq!(Shares::new(0, &with_backends(2)).max(Purpose::Service), 0);
     }
 
     #[test]
     fn a_pause_is_over_when_nobody_has_waited_for_a_while() {
-        let descriptors = Descriptors::new(ShardId(0), 0, 0);
+        let descriptors = Descriptors::new(ShardId(0), 0, &Config::default());
         assert!(!descriptors.has_room(Purpose::Newcomer));
         let is_short = |now| {
             descriptors.on_time(Tick(now));
@@ -163,8 +206,8 @@ mod tests {
 
     #[test]
     fn backends_that_come_with_a_reload_get_their_descriptors() {
-        let descriptors = Descriptors::new(ShardId(0), 10_000, 0);
-        descriptors.set_backends(640);
-        assert_eq!(descriptors.shares.get(), Shares::new(10_000, 640));
+        let descriptors = Descriptors::new(ShardId(0), 10_000, &with_backends(1));
+        descriptors.reconfigure(&with_backends(7));
+        assert_eq!(descriptors.shares.get(), Shares::new(10_000, &with_backends(7)));
     }
 }

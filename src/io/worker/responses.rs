@@ -221,12 +221,13 @@ const IDLE_CAPACITY_MAX: usize = 64 << 10;
 mod tests {
     use super::*;
     use crate::base::id::ShardId;
+    use crate::config::Config;
     use std::os::unix::net::UnixStream;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
     fn roomy() -> Descriptors {
-        Descriptors::new(ShardId(0), 1000, 0)
+        Descriptors::new(ShardId(0), 1000, &Config::default())
     }
 
     fn writer(socket: &UnixStream, bytes: &[u8]) -> ResponseWriter {
@@ -308,7 +309,7 @@ mod tests {
         let (due, deadlines) = (DueResponses::default(), Rc::new(Deadlines::new(clock::monotonic())));
         let writer = writer(&ours, &vec![7; LONG]);
         due.push(&writer, 0);
-        let full = Descriptors::new(ShardId(0), 0, 0);
+        let full = Descriptors::new(ShardId(0), 0, &Config::default());
         let mut rest = None;
         due.drain(|response| rest = response.write(&deadlines, &full, TIMEOUT_MS));
         let mut context = Context::from_waker(Waker::noop());

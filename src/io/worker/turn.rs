@@ -19,7 +19,7 @@ use crate::base::id::{ConnKey, ShardId};
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::Config;
-use crate::io::backend::{Pool, connections_in_all};
+use crate::io::backend::Pool;
 use crate::io::hooks::requests::Hooks;
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
@@ -83,13 +83,12 @@ pub struct WorkerSetup<P: FnOnce(&Weak<Worker>) -> Pool> {
     pub rules: Rules,
     pub mailbox: MailboxReceiver<PeerMessage>,
     pub pool: P,
-    /// What the thread's table has room for.
-    pub descriptors_left: usize,
+    pub descriptors: Descriptors,
 }
 
 impl Worker {
     pub fn new<P: FnOnce(&Weak<Worker>) -> Pool>(setup: WorkerSetup<P>) -> io::Result<Rc<Worker>> {
-        let WorkerSetup { id, shared, rules, mailbox, pool, descriptors_left } = setup;
+        let WorkerSetup { id, shared, rules, mailbox, pool, descriptors } = setup;
         let now = clock::monotonic();
         let limits = rules.limits().clone();
         let sockets = ClientSockets::new()?;
@@ -108,7 +107,7 @@ impl Worker {
             sockets,
             due_responses: DueResponses::default(),
             bodies: Rc::default(),
-            descriptors: Descriptors::new(id, descriptors_left, connections_in_all(rules.config())),
+            descriptors,
             deadlines: Rc::new(Deadlines::new(now)),
             connects: PendingConnects::new(now),
             calls: PendingCalls::new(id, rules.config().calls_max, now),
@@ -346,8 +345,8 @@ impl Worker {
         let rules = self.rules().reloaded(config);
         self.shard.borrow_mut().set_settings(rules.settings(self.shared.hash_key()));
         self.calls.gathers().set_max(rules.config().calls_max);
-        self.hooks.reconfigure(rules.config());
-        self.descriptors.set_backends(connections_in_all(rules.config()));
+        self.descriptors.reconfigure(rules.config());
+        self.hooks.reconfigure(rules.config(), self.descriptors.connections_per_backend());
         *self.rules.borrow_mut() = Rc::new(rules);
         self.wakeups.need_turn();
     }
