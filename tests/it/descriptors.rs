@@ -157,6 +157,29 @@ fn a_rush_that_is_handed_over_leaves_the_backend_its_descriptors() {
 }
 
 #[test]
+fn workers_that_may_not_have_tables_of_their_own_share_one() {
+    const OF_ALL: u64 = 160;
+    let (backend, admin) = (Backend::start(), free_port());
+    let operator = SocketAddr::from(([127, 0, 0, 1], admin.number));
+    let setup = Setup::of(&backend).text("admin_listen", &operator.to_string()).set("backend_idle_timeout", "0.2");
+    let setup = setup.set("connections_max", "1000").without_unshare().descriptors_max(OF_ALL);
+    let small = Small { server: setup.start(), backend, operator };
+    assert!(small.logged("unshare") == 1 && small.logged("connections_max = 1000") == 1, "{}", small.server.log());
+    let mut clients: Vec<_> = (0..10).map(|n| Client::open(small.server.addr(), &format!("phone{n}"))).collect();
+    let _strangers: Vec<Wire> = (0..2 * OF_ALL).map(|_| Wire::connect(small.server.addr())).collect();
+    small.wait_for_figure("rainbow_accept_pauses_total", |pauses| pauses >= 2.0);
+    small.wait_for_figure("rainbow_backend_connections", |connections| connections == 0.0);
+    for client in &mut clients {
+        client.send(1, 7, 1, "x");
+    }
+    clients.iter_mut().for_each(|client| drop(client.expect(Command::Ack, 1)));
+    let figures = small.figures();
+    for untouched in ["accept_errors", "backend_out_of_descriptors"] {
+        assert_eq!(figures[&format!("rainbow_{untouched}_total")], 0.0, "{untouched}");
+    }
+}
+
+#[test]
 fn more_connections_than_descriptors_are_named_at_the_start() {
     let started = |max: &str| {
         let server = Setup::new().set("workers", "1").set("connections_max", max).descriptors_max(DESCRIPTORS).start();

@@ -19,7 +19,7 @@ use crate::io::runtime::socket::{Pollable, RingPass};
 use crate::io::runtime::sys;
 use crate::io::service::serve::ListenerKind;
 use crate::io::service::{accept, completions};
-use crate::io::worker::descriptors::Descriptors;
+use crate::io::worker::descriptors::{Descriptors, Tables};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
-/// What a worker's ring serves; the listeners were made in this thread, after it had a descriptor table of its own.
+/// What a worker's ring serves; the listeners were made in this thread, in the descriptor table that it has.
 pub struct Service {
     pub id: ShardId,
     pub shared: Arc<Shared>,
@@ -44,6 +44,7 @@ pub struct Service {
     pub sessions: Vec<StoredSession>,
     pub listener: std::net::TcpListener,
     pub admin: Option<std::net::TcpListener>,
+    pub tables: Tables,
 }
 
 /// Serves until drained.
@@ -58,8 +59,9 @@ pub fn run(service: Service) -> io::Result<()> {
 }
 
 async fn serve_until_drained(service: Service) -> io::Result<()> {
-    let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin } = service;
-    let descriptors = Descriptors::new(id, sys::descriptors_left()?, rules.config());
+    let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables } = service;
+    let room = tables.of_each(sys::descriptors_left()?, shared.workers_len());
+    let descriptors = Descriptors::new(id, room, rules.config());
     let pool = {
         let options = Options::of(rules.config(), descriptors.connections_per_backend(), rules.limits());
         let shared = shared.clone();

@@ -30,6 +30,25 @@ pub struct Descriptors {
     lost: LogInterval,
 }
 
+/// Where workers have their descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// Each in a table of its own: RLIMIT_NOFILE counts per worker.
+    Own,
+    /// All in that of the process.
+    Shared,
+}
+
+impl Tables {
+    /// Of so many descriptors in a table, those that one of the workers may use.
+    pub fn of_each(self, descriptors: usize, workers: usize) -> usize {
+        match self {
+            Tables::Own => descriptors,
+            Tables::Shared => descriptors / workers,
+        }
+    }
+}
+
 /// What a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {

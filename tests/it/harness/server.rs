@@ -19,15 +19,16 @@ pub struct Setup {
     env: Vec<(String, String)>,
     with_file: bool,
     with_port: bool,
-    descriptors_max: Option<u64>,
+    /// What becomes the server: commands that change something for it.
+    launcher: Vec<String>,
 }
 
 impl Setup {
     /// Two workers, loopback only, the 2014 token; no business server.
     pub fn new() -> Setup {
         let log = std::env::var("RAINBOW_IT_LOG").unwrap_or_else(|_| "info".into());
-        let (settings, args, env, file) = Default::default();
-        Setup { settings, file, args, env, with_file: true, with_port: true, descriptors_max: None }
+        let (settings, args, env, file, launcher) = Default::default();
+        Setup { settings, file, args, env, with_file: true, with_port: true, launcher }
             .text("security_token", TOKEN)
             .text("listen", "127.0.0.1")
             .text("log", &log)
@@ -87,7 +88,13 @@ impl Setup {
 
     /// With this RLIMIT_NOFILE.
     pub fn descriptors_max(mut self, max: u64) -> Setup {
-        self.descriptors_max = Some(max);
+        self.launcher.extend(sys::with_descriptor_limit(max));
+        self
+    }
+
+    /// Where `unshare` is forbidden, as in many containers.
+    pub fn without_unshare(mut self) -> Setup {
+        self.launcher.extend(sys::without_unshare());
         self
     }
 
@@ -174,8 +181,12 @@ impl Setup {
 
     fn command(&self, dir: &Dir, port: Option<&Port>) -> (Command, PathBuf) {
         let path = self.write(dir);
-        let mut command = match self.descriptors_max {
-            Some(max) => sys::with_descriptor_limit(max, binary().get_program()),
+        let mut command = match self.launcher.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(binary().get_program());
+                command
+            }
             None => binary(),
         };
         command.current_dir(&dir.path);

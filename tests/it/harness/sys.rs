@@ -1,6 +1,5 @@
 //! What std has no safe word for, by the tools of every Debian: signals and descriptor limits.
 
-use std::ffi::OsStr;
 use std::process::Command;
 
 /// Sends a signal (`TERM`, `HUP`) to a child of ours.
@@ -21,11 +20,22 @@ pub fn raise_descriptor_limit() -> u64 {
     descriptor_limits().0
 }
 
-/// A command that becomes `program` with this limit of descriptors.
-pub fn with_descriptor_limit(max: u64, program: &OsStr) -> Command {
-    let mut command = Command::new("prlimit");
-    command.arg(format!("--nofile={max}:{max}")).arg(program);
-    command
+/// The beginning of a command that runs the rest of it with this limit of descriptors.
+pub fn with_descriptor_limit(max: u64) -> Vec<String> {
+    vec!["prlimit".into(), format!("--nofile={max}:{max}")]
+}
+
+/// The beginning of a command that runs the rest of it without `unshare`: a seccomp filter answers EPERM.
+pub fn without_unshare() -> Vec<String> {
+    let (prctl, unshare) = if cfg!(target_arch = "aarch64") { (167, 97) } else { (157, 272) };
+    let script = format!(
+        r#"syscall({prctl}, 38, 1, 0, 0, 0) == 0 or die "no_new_privs: $!";
+        my $filter = pack("SCCL" x 4, 0x20,0,0,0, 0x15,0,1,{unshare}, 0x06,0,0,0x00050001, 0x06,0,0,0x7fff0000);
+        my $program = pack("S x6 P", 4, $filter);
+        syscall({prctl}, 22, 2, $program, 0, 0) == 0 or die "seccomp: $!";
+        exec {{ $ARGV[0] }} @ARGV or die "exec: $!";"#
+    );
+    vec!["perl".into(), "-e".into(), script]
 }
 
 /// Changes the soft limit of descriptors of a child of ours while it runs.
