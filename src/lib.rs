@@ -17,6 +17,7 @@
 //!     │   ├ session::scope        durable sessions, and their commands to the store
 //!     │   └ call::waiting         calls that wait for clients
 //!     ├ io::worker::sockets       the clients' sockets, for writing
+//!     ├ io::worker::descriptors   how many of them its table may hold
 //!     ├ io::client::task          one per client: its socket, for reading, and its place in the admission
 //!     ├ io::worker::responses     responses to callers, until their sockets have taken them
 //!     ├ io::backend::pool         keep-alive connections to the business server, and the requests that wait for one
@@ -28,7 +29,7 @@
 //!
 //! # The life of a connection
 //!
-//! 1. `io::service::tasks` accepts a socket; `io::http::connection` reads the request head, `io::service::serve`
+//! 1. `io::service::accept` accepts a socket; `io::http::connection` reads the request head, `io::service::serve`
 //!    sees an upgrade.
 //! 2. `io::client::upgrade` checks it (`wire::ws::handshake`, `policy::admission`), takes a slot
 //!    (`Shard::reserve`: phase *Connecting*) and sends the connect hook (`policy::headers`, `io::hooks`,

@@ -16,6 +16,7 @@ use crate::io::runtime::oneshot::ReturnAddress;
 pub use crate::io::runtime::panics::end_process_on_panic;
 use crate::io::runtime::sys;
 use crate::io::store::thread::{self as io_store, StoreThread};
+use crate::io::worker::descriptors::{Purpose, Shares, Tables};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::shared::{Shared, SharedSetup};
 pub use crate::shard::Mode;
@@ -91,6 +92,8 @@ impl Server {
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events(limits.events_max);
         let (workers, now) = (cpus.len(), clock::monotonic());
+        let tables = tables();
+        compare_with_descriptors(&config, tables, workers, inherited.len());
         let setup = SharedSetup { config, mailboxes, handovers, events: sender, listen, inherited, cpus, now };
         let shared = Arc::new(Shared::new(setup, &limits));
         let resolver = Resolver::start(&limits)?;
@@ -100,7 +103,7 @@ impl Server {
             }
             None => (None, Vec::new()),
         };
-        let threads = start_workers(&shared, WorkersStart { receivers, resolver, sessions, mode, limits })?;
+        let threads = start_workers(&shared, WorkersStart { receivers, resolver, sessions, tables, mode, limits })?;
         events::watch_signals(shared.events().clone())?;
         let mut server = Server {
             shared,
@@ -283,12 +286,13 @@ struct WorkersStart {
     receivers: Vec<MailboxReceiver<PeerMessage>>,
     resolver: Resolver,
     sessions: Vec<StoredSession>,
+    tables: Tables,
     mode: Mode,
     limits: Limits,
 }
 
 fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<JoinHandle<()>>> {
-    let WorkersStart { receivers, resolver, sessions, mode, limits } = start;
+    let WorkersStart { receivers, resolver, sessions, tables, mode, limits } = start;
     let config = shared.config();
     let mut owned: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
     for session in sessions {
@@ -306,6 +310,7 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
             cpu: shared.cpu(id),
             listen: shared.listen(),
             admin_listen: config.admin_listen,
+            tables,
             mode,
             limits: limits.clone(),
         };
@@ -340,6 +345,50 @@ fn placement(config: &Config, allowed: &[usize], granted: usize, online: usize) 
     (0..workers).map(|n| (are_named || is_machine_ours).then(|| chosen[n % chosen.len()])).collect()
 }
 
+/// Where workers may not have tables of their own, which takes a system call that some containers forbid, they share
+/// one, and its lock.
+fn tables() -> Tables {
+    match thread::spawn(sys::unshare_files).join().expect("it does not panic") {
+        Ok(()) => Tables::Own,
+        Err(error) => {
+            warn!(
+                %error,
+                "unshare is forbidden here: all workers share one table of descriptors, so that RLIMIT_NOFILE counts \
+                 for all of them together, and they wait for its lock. Let the seccomp profile allow unshare"
+            );
+            Tables::Shared
+        }
+    }
+}
+
+/// Says when there are fewer descriptors than connections that the operator wants: then the last ones would wait to be
+/// accepted, and be refused by nobody.
+fn compare_with_descriptors(config: &Config, tables: Tables, workers: usize, inherited: usize) {
+    let limit = sys::descriptor_limit();
+    let of = match tables {
+        Tables::Own => "each worker",
+        Tables::Shared => "all workers together",
+    };
+    let left = tables.of_each(limit.saturating_sub(inherited), workers).saturating_sub(OWN_DESCRIPTORS);
+    let shares = Shares::new(left, config);
+    if shares.per_backend() < config.backend_connections {
+        let (wanted, possible) = (config.backend_connections, shares.per_backend());
+        warn!("backend_connections = {wanted}, but RLIMIT_NOFILE = {limit} of {of} leaves {possible}: {RAISE_IT}");
+    }
+    let (wanted, possible) = (config.connections_max, shares.max(Purpose::Newcomer).saturating_mul(workers));
+    if wanted <= possible {
+        return;
+    }
+    if wanted == Config::default().connections_max {
+        return info!(workers, "RLIMIT_NOFILE = {limit} of {of} is room for some {possible} connections");
+    }
+    warn!(
+        workers,
+        "connections_max = {wanted}, but RLIMIT_NOFILE = {limit} of {of} is room for some {possible}: {RAISE_IT}, or \
+         lower connections_max"
+    );
+}
+
 /// The configured addresses; without a port the first free one of 1984–2003.
 fn claim_addresses(config: &Config) -> Result<Vec<Claim>, StartError> {
     let of = |key, address| Claim::wait(address).map_err(|error| StartError::Listen { key, address, error });
@@ -361,6 +410,9 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAILBOX_RETRY: Duration = Duration::from_millis(5);
 /// Beyond shutdown_timeout, for what the workers sent at their end.
 const STORE_GRACE: Duration = Duration::from_millis(500);
+/// A worker's ring, listeners and bells, roughly.
+const OWN_DESCRIPTORS: usize = 8;
+const RAISE_IT: &str = "raise it (ulimit -n, systemd: LimitNOFILE=, docker: --ulimit nofile=)";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

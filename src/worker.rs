@@ -1,5 +1,5 @@
-//! One worker's thread: it is pinned to its CPU and gets a descriptor table of its own, then it listens, and runs the
-//! tasks of `io::worker` on its ring until it is drained. The turn is in `io::worker::turn`.
+//! One worker's thread: it is pinned to its CPU and gets a descriptor table of its own, where that is allowed; then it
+//! listens, and runs the tasks of `io::worker` on its ring until it is drained. The turn is in `io::worker::turn`.
 
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
@@ -9,6 +9,7 @@ use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net;
 use crate::io::runtime::sys;
 use crate::io::service::tasks::{self, Service};
+use crate::io::worker::descriptors::Tables;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
@@ -30,6 +31,7 @@ pub struct WorkerStart {
     pub cpu: Option<usize>,
     pub listen: SocketAddr,
     pub admin_listen: Option<SocketAddr>,
+    pub tables: Tables,
     pub mode: Mode,
     pub limits: Limits,
 }
@@ -44,12 +46,15 @@ pub fn run(start: WorkerStart) {
 }
 
 fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
-    let WorkerStart { id, shared, mailbox, resolver, sessions, cpu, listen, admin_listen, mode, limits } = start;
+    let WorkerStart { id, shared, mailbox, resolver, sessions, cpu, listen, admin_listen, tables, mode, limits } =
+        start;
     if let Some(cpu) = cpu {
         sys::pin_to_core(cpu).map_err(|error| named(error, &format!("pinning to CPU {cpu}")))?;
     }
-    sys::unshare_files().map_err(|error| named(error, "a descriptor table of its own"))?;
-    sys::close_all_but(shared.inherited()).map_err(|error| named(error, "/proc/thread-self/fd"))?;
+    if tables == Tables::Own {
+        sys::unshare_files().map_err(|error| named(error, "a descriptor table of its own"))?;
+        sys::close_all_but(shared.inherited()).map_err(|error| named(error, "/proc/thread-self/fd"))?;
+    }
     let listener = net::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
     let admin = match admin_listen {
         Some(address) => {
@@ -58,7 +63,7 @@ fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
         None => None,
     };
     let rules = Rules::new(shared.config(), mode, limits);
-    tasks::run(Service { id, shared, rules, mailbox, resolver, sessions, listener, admin })
+    tasks::run(Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {

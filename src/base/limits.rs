@@ -84,7 +84,10 @@ pub struct Limits {
     /// Responses that a caller has not taken: bytes gathered, and the time after which it is given up.
     pub responses_bytes_max: usize,
     pub response_timeout_ms: u64,
+    /// Pause before accepting is tried again when it has failed, and when the table of descriptors is full; it ends
+    /// early when a descriptor is free again.
     pub accept_pause_ms: u64,
+    pub accept_full_pause_ms: u64,
     /// Webhook signatures remembered, so that none is taken twice: this many, twice.
     pub replays_max: usize,
     /// Repeats of one `message_id` that may wait for the call that is being carried out.
@@ -178,6 +181,7 @@ impl Limits {
         responses_bytes_max: 64 << 10,
         response_timeout_ms: 30_000,
         accept_pause_ms: 50,
+        accept_full_pause_ms: 1_000,
         replays_max: 1 << 18,
         repeats_waiting_max: 64,
         remembered_data_max: 1024,

@@ -251,6 +251,12 @@ static CLIENTS: &[Key] = &[
     key!(messages_per_second, COUNT32.at_least(0), "New messages per second taken from one client. 0: no limit."),
     key!(connections_max, COUNT, "Connections of the whole process.").restart(),
     key!(connections_per_address, COUNT.at_least(0), "Clients from one address, or one /64 of IPv6. 0: no limit."),
+    key!(
+        handshakes_max,
+        COUNT,
+        "Connections of the whole process that have neither become a client nor made a call that was allowed."
+    ),
+    key!(handshakes_per_address, COUNT.at_least(0), "The same from one address, or one /64 of IPv6. 0: no limit."),
     key!(channels_per_connection, COUNT, "Channels one connection may be in."),
 ];
 

@@ -91,6 +91,10 @@ pub struct Config {
     pub connections_max: usize,
     /// 0: no limit.
     pub connections_per_address: usize,
+    /// Connections of the whole process that have neither become a client nor made a call that was allowed.
+    pub handshakes_max: usize,
+    /// 0: no limit.
+    pub handshakes_per_address: usize,
     pub channels_per_connection: usize,
 
     // Calls
@@ -242,6 +246,8 @@ impl Default for Config {
             messages_per_second: 0,
             connections_max: 2_000_000,
             connections_per_address: 0,
+            handshakes_max: 65_536,
+            handshakes_per_address: 0,
             channels_per_connection: 1024,
             send_timeout: secs(10),
             send_timeout_max: secs(300),

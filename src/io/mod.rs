@@ -1,7 +1,7 @@
 //! The outside world. The only place that names monoio, libc, crossbeam, sockets, `unsafe` and the clock.
 //!
 //! ```text
-//! service   tasks: accept, timers, messages, the end of a turn, drain   serve: requests   completions: hooks' outcomes
+//! service   tasks: timers, messages, end of a turn, drain   accept   serve: requests   completions: hooks' outcomes
 //!    │
 //! client    upgrade, handover, task, lifecycle          api   calls, query, idempotent, pages, info, access
 //!    │                                                   │
@@ -14,7 +14,7 @@
 //!    │                                        │                        │
 //! backend   pool, dispatch                    │                        │
 //!    └────────────────────────────────────────┴────────────────────────┘
-//! log       writer, limit
+//! log       writer, limit, interval
 //! runtime   ring, clock, mailbox, oneshot, deadlines, net, sys
 //! ```
 //! A room uses rooms below it, never above, and so do its files: what a completion or a message has to set off above

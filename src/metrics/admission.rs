@@ -10,5 +10,9 @@ figures! {
         refused_full: SharedCounter,
         /// Connections refused at connections_per_address (429).
         refused_address: SharedCounter,
+        /// Connections closed at accept at handshakes_max (503).
+        handshakes_refused: SharedCounter,
+        /// Connections closed at accept at handshakes_per_address (429).
+        handshakes_refused_address: SharedCounter,
     }
 }

@@ -39,6 +39,8 @@ figures! {
         timers_late: Counter,
         /// Callers that did not take an answer in time.
         answers_not_taken: Counter,
+        /// Times that accepting paused because the last descriptors are for backends.
+        accept_pauses: Counter,
         /// New connections that could not be accepted.
         accept_errors: Counter,
         /// Answers that carried RAINBOWREQUESTINVALID.

@@ -24,6 +24,12 @@ impl<S: BuildHasher> Replays<S> {
         Replays { hasher, young, old, began_s: 0, entries_max, forgotten_early: 0 }
     }
 
+    /// This id was used with this timestamp, as far as is remembered.
+    pub fn was_used(&self, id: &str, timestamp: &str) -> bool {
+        let used = self.hasher.hash_one((id, timestamp));
+        self.old.contains(&used) || self.young.contains(&used)
+    }
+
     /// True when this id was not used with this timestamp before. `window_s`: how far a timestamp may be from now,
     /// either way.
     pub fn is_first(&mut self, id: &str, timestamp: &str, now_s: u64, window_s: u64) -> bool {
@@ -56,7 +62,9 @@ mod tests {
     #[test]
     fn a_signature_is_taken_once_in_its_window() {
         let mut replays = replays();
+        assert!(!replays.was_used("a", "1000"), "to look is not to use");
         assert!(replays.is_first("a", "1000", 990, 10));
+        assert!(replays.was_used("a", "1000") && !replays.was_used("a", "1001") && !replays.was_used("b", "1000"));
         for now_s in 990..=1010 {
             assert!(!replays.is_first("a", "1000", now_s, 10), "at {now_s}");
         }

@@ -188,7 +188,7 @@ impl WebhookKey {
         Ok(WebhookKey(key))
     }
 
-    fn mac(&self, target: Option<&str>, id: &str, timestamp: &str, body: &[u8]) -> [u8; 32] {
+    fn mac(&self, target: Option<&str>, id: &str, timestamp: &str, body: &[u8]) -> [u8; WEBHOOK_MAC_BYTES] {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         if let Some(target) = target {
             mac = mac.chain_update(target).chain_update(".");
@@ -236,14 +236,7 @@ pub fn verify_webhook(
     now_s: u64,
     window_s: u64,
 ) -> Result<(), SignError> {
-    if keys.is_empty() {
-        return Err(SignError::NoKey);
-    }
-    // With full stops in an id, "a.1" at 2 would sign the same bytes as "a" at 1.
-    if !is_webhook_id(signed.id) {
-        return Err(SignError::IdMalformed);
-    }
-    check_window(signed.timestamp, now_s, window_s)?;
+    check_webhook_fields(keys, signed, now_s, window_s)?;
     let expected = keys.iter().map(|key| key.mac(signed.target, signed.id, signed.timestamp, body));
     let mut found = Choice::from(0);
     for expected in expected {
@@ -252,6 +245,35 @@ pub fn verify_webhook(
         }
     }
     if bool::from(found) { Ok(()) } else { Err(SignError::Mismatch) }
+}
+
+/// Why a signature would be refused whatever the body is: for whoever has only the head. The body's own check, which
+/// must follow, does not rely on it.
+pub fn check_webhook_head(
+    keys: &[WebhookKey],
+    signed: SignedWebhook<'_>,
+    now_s: u64,
+    window_s: u64,
+) -> Result<(), SignError> {
+    check_webhook_fields(keys, signed, now_s, window_s)?;
+    let may_match = signatures_v1(signed.signatures).any(|signature| signature.len() == WEBHOOK_MAC_BYTES);
+    if may_match { Ok(()) } else { Err(SignError::Mismatch) }
+}
+
+fn check_webhook_fields(
+    keys: &[WebhookKey],
+    signed: SignedWebhook<'_>,
+    now_s: u64,
+    window_s: u64,
+) -> Result<(), SignError> {
+    if keys.is_empty() {
+        return Err(SignError::NoKey);
+    }
+    // With full stops in an id, "a.1" at 2 would sign the same bytes as "a" at 1.
+    if !is_webhook_id(signed.id) {
+        return Err(SignError::IdMalformed);
+    }
+    check_window(signed.timestamp, now_s, window_s)
 }
 
 /// The decoded `v1` signatures of a list; other versions are for other receivers.
@@ -276,6 +298,8 @@ fn check_window(timestamp: &str, now_s: u64, window_s: u64) -> Result<(), SignEr
 
 const NONCE_BYTES_MAX: usize = 64;
 const WEBHOOK_ID_BYTES_MAX: usize = 256;
+/// Of HMAC-SHA256.
+const WEBHOOK_MAC_BYTES: usize = 32;
 /// More are not looked at: a sender has a few keys at most, and each one costs us a comparison.
 const WEBHOOK_SIGNATURES_MAX: usize = 16;
 
@@ -332,6 +356,22 @@ mod tests {
         assert_eq!(tag.nonce(NonceTag::SERIALS + 1, "1"), tag.nonce(1, "1"));
         let foreign = ["", "7", "8", "8000000000000000000", "9223372036854775807", "80000000001x0000000"];
         assert!(!foreign.into_iter().any(|nonce| tag.made(nonce, "1400000000")));
+    }
+
+    #[test]
+    fn a_head_is_refused_for_what_no_body_could_mend_and_for_nothing_else() {
+        let keys = [key(SECRET)];
+        let check = |signed, now_s| check_webhook_head(&keys, signed, now_s, 10);
+        assert_eq!(check(signed(SIGNATURE), TIME_S + 10), Ok(()));
+        let of_another_body = format!("v1,{}", STANDARD.encode([7; WEBHOOK_MAC_BYTES]));
+        assert_eq!(check(signed(&of_another_body), TIME_S), Ok(()), "that takes the body");
+        assert_eq!(check_webhook_head(&[], signed(SIGNATURE), TIME_S, 10), Err(SignError::NoKey));
+        assert!(matches!(check(signed(SIGNATURE), TIME_S + 11), Err(SignError::TimestampOutsideWindow { .. })));
+        assert_eq!(check(SignedWebhook { id: "a.b", ..signed(SIGNATURE) }, TIME_S), Err(SignError::IdMalformed));
+        for none in ["", "v1,", "v2,AAAA", "v1,AAAA", "v1"] {
+            assert_eq!(check(signed(none), TIME_S), Err(SignError::Mismatch), "{none:?}");
+            assert_eq!(verify(&keys, none), Err(SignError::Mismatch), "{none:?}");
+        }
     }
 
     #[test]

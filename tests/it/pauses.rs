@@ -3,10 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::backend::Gate;
 use crate::harness::call::{call, signed_query};
 use crate::harness::client::{Message, PONG};
 use crate::harness::http::Wire;
-use crate::harness::{Backend, Client, Reply, Setup, TIMEOUT, send};
+use crate::harness::metrics::read;
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, send};
 
 #[test]
 fn a_call_that_ends_an_idle_time_has_its_whole_timeout() {
@@ -63,4 +65,47 @@ fn a_process_that_stood_still_reads_before_it_judges() {
     assert_eq!(backend.closes().len(), 0);
 }
 
+/// What wakes a worker for other reasons must not judge either: a fan-out in slices rings the worker's own bell, while
+/// the response of the backend, which came in time, takes several reads.
+#[test]
+fn a_response_that_came_while_the_process_stood_still_is_read_before_its_request_times_out() {
+    let backend = Backend::start();
+    let gate = Gate::new();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "all"));
+    backend.on_message({
+        let gate = gate.clone();
+        move |_| {
+            gate.pass();
+            Reply::ok([b'x'; LONG])
+        }
+    });
+    let server = Setup::of(&backend).set("forward_timeout", "1").set("workers", "1").start();
+    let mut clients: Vec<Client> =
+        (0..2 * CLIENTS).map(|n| Client::open(server.addr(), &format!("phone{n}"))).collect();
+    let talkers = &mut clients[..TALKERS];
+    talkers.iter_mut().for_each(|talker| talker.send(1, 1, 1, "x"));
+    backend.wait_under("/message/", TALKERS);
+    server.process.signal("STOP");
+    gate.open();
+    let _calls: Vec<Wire> = (0..CALLS).map(|_| fan_out(&server)).collect();
+    std::thread::park_timeout(Duration::from_secs(3));
+    server.process.signal("CONT");
+    for talker in talkers {
+        while talker.next_packet().command != Command::Ack {}
+    }
+    assert_eq!(read(server.addr())["rainbow_backend_timeout_total"], 0.0);
+    assert_eq!(backend.messages().len(), TALKERS, "none was sent twice");
+}
+
+/// A call whose outcome nobody waits for.
+fn fan_out(server: &Server) -> Wire {
+    let target = format!("/send/?{}&channel=all&qos=0", signed_query(crate::harness::TOKEN));
+    let mut wire = Wire::connect(server.addr());
+    wire.write(format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx").as_bytes());
+    wire
+}
+
+const CALLS: usize = 20;
+const LONG: usize = 100_000;
+const TALKERS: usize = 5;
 const CLIENTS: usize = 100;

@@ -1,13 +1,14 @@
 //! Who may call: the 2014 signature, Standard Webhooks, and what a wrong one gets. Checked before the body is parsed.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use crate::harness::call::{
     Webhook, call_unsigned, call_webhook, signature_2014, signed_query_at, target, unix_now, webhook_secret,
 };
-use crate::harness::http::{self, Response};
+use crate::harness::http::{self, Response, Wire};
 use crate::harness::metrics::{Counted, counted};
-use crate::harness::{Backend, Client, Reply, Server, Setup, TOKEN, call};
+use crate::harness::{Backend, Client, Reply, Server, Setup, TIMEOUT, TOKEN, call};
 
 /// The three headers of a webhook signature.
 type Headers = [(&'static str, String); 3];
@@ -136,6 +137,47 @@ fn a_webhook_signature_is_taken_once() {
         (0..20).map(|_| call_webhook(server.addr(), "/send/", SEND, "body", &signed).is_refusal()).collect();
     assert_eq!(outcomes.iter().filter(|refused| !**refused).count(), 1, "whichever worker is called");
     assert!(!outcomes[0]);
+}
+
+/// The body is what such a signature is about, but much is known before it: then it is not waited for.
+#[test]
+fn a_webhook_signature_that_cannot_be_right_is_refused_with_the_head() {
+    let secret = webhook_secret(7);
+    let server = Setup::new().set("webhook_secrets", &format!("[{secret:?}]")).start();
+    let body = [b'x'; 1000];
+    let head_of = |headers: &Headers| {
+        let mut head = format!("POST {} HTTP/1.1\r\nHost: x\r\n", target("/send/", SEND, ""));
+        headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        let mut wire = Wire::connect(server.addr());
+        wire.write(format!("{head}Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n").as_bytes());
+        let response = wire.response(Instant::now() + TIMEOUT).expect("an answer to the head");
+        (response, wire)
+    };
+    let good = Webhook::now(&secret, body);
+    let (response, mut wire) = head_of(&good.headers());
+    assert_eq!(response.status, 100, "{}", response.text());
+    wire.write(&body);
+    assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("carried out").outcome(), 0);
+    let new = || Webhook::now(&secret, body);
+    let with = |name: &str, value: &str| {
+        let mut headers = new().headers();
+        headers.iter_mut().filter(|header| header.0 == name).for_each(|header| header.1 = value.to_owned());
+        headers
+    };
+    let wrong = [
+        ("used before", good.headers()),
+        ("stale", Webhook { timestamp: new().timestamp - 3600, ..new() }.headers()),
+        ("early", Webhook { timestamp: new().timestamp + 3600, ..new() }.headers()),
+        ("a time that is no number", with("webhook-timestamp", "now")),
+        ("an id with full stops", with("webhook-id", "a.b")),
+        ("a signature of another version", with("webhook-signature", "v2,AAAA")),
+        ("a signature that is too short", with("webhook-signature", "v1,AAAA")),
+    ];
+    for (why, headers) in wrong {
+        let (response, _) = counted(server.addr(), Counted::BadCall, || head_of(&headers));
+        assert_ne!(response.status, 100, "{why}");
+        assert_refused(&response, why);
+    }
 }
 
 #[test]

@@ -20,15 +20,30 @@ pub enum Pass {
     /// Signed in its query as in 2014.
     Signed,
     /// Signed by Standard Webhooks: the body decides.
-    Webhook {
-        target: Option<String>,
-        id: String,
-        timestamp: String,
-        signatures: String,
-    },
+    Webhook(WebhookHeaders),
     /// Signed in its query as in 2014: verified with the rest of the query, since the body is here already.
     Query,
     Refused(AccessRefusal),
+}
+
+/// What Standard Webhooks put into the head.
+pub struct WebhookHeaders {
+    /// Where it is signed too.
+    target: Option<String>,
+    id: String,
+    timestamp: String,
+    signatures: String,
+}
+
+impl WebhookHeaders {
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn signed(&self) -> SignedWebhook<'_> {
+        let WebhookHeaders { target, id, timestamp, signatures } = self;
+        SignedWebhook { target: target.as_deref(), id, timestamp, signatures }
+    }
 }
 
 /// Why a call may not be made.
@@ -66,15 +81,10 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, peer: IpAddr,
     if let (Some(id), Some(timestamp), Some(signatures)) =
         (text(sign::WEBHOOK_ID), text(sign::WEBHOOK_TIMESTAMP), text(sign::WEBHOOK_SIGNATURE))
     {
-        let target = text(sign::WEBHOOK_TARGET);
-        let is_meant =
-            target.as_deref().is_none_or(|target| target.split_once(' ') == Some((head.method, head.target)));
-        return match target {
-            Some(_) if !is_meant => Pass::Refused(SignError::OtherTarget.into()),
-            None if rules.requires_webhook() => {
-                Pass::Refused(SignError::Missing { field: sign::WEBHOOK_TARGET }.into())
-            }
-            target => Pass::Webhook { target, id, timestamp, signatures },
+        let headers = WebhookHeaders { target: text(sign::WEBHOOK_TARGET), id, timestamp, signatures };
+        return match check_webhook_head(worker, head, &headers, is_whole) {
+            Ok(()) => Pass::Webhook(headers),
+            Err(why) => Pass::Refused(why.into()),
         };
     }
     if !rules.accepts_2014() {
@@ -116,6 +126,7 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
 
 /// The response to a call that may not be made.
 pub fn refused(worker: &Worker, route: Route, why: AccessRefusal) -> Response {
+    worker.count(|counters| &counters.signatures_refused);
     let strict = if why == AccessRefusal::CrossSite { 403 } else { 401 };
     // 2014's way for signed calls: HTTP 200, and the status in the body.
     let is_as_in_2014 = strict == 401 && route.access() == Access::Signed;
@@ -134,9 +145,32 @@ pub fn strictly(worker: &Worker, mut response: Response, status: u16) -> Respons
 /// Headers that proxies add.
 const PROXIED: [&str; 5] = ["x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via"];
 
+/// Why a call would be refused whatever its body is. Such a body is not waited for, nor kept; one that is here already
+/// costs nothing more.
+fn check_webhook_head(
+    worker: &Worker,
+    head: &RequestHead<'_>,
+    headers: &WebhookHeaders,
+    is_whole: bool,
+) -> Result<(), SignError> {
+    let (rules, signed) = (worker.rules(), headers.signed());
+    match signed.target {
+        Some(target) if target.split_once(' ') != Some((head.method, head.target)) => {
+            return Err(SignError::OtherTarget);
+        }
+        None if rules.requires_webhook() => return Err(SignError::Missing { field: sign::WEBHOOK_TARGET }),
+        _ if is_whole => return Ok(()),
+        _ => {}
+    }
+    let window_s = rules.config().signature_window.as_secs();
+    sign::check_webhook_head(rules.webhook_keys(), signed, clock::unix_s(), window_s)?;
+    let was_used = worker.shared().replays().was_used(signed.id, signed.timestamp);
+    if was_used { Err(SignError::Replayed) } else { Ok(()) }
+}
+
 /// The signature of Standard Webhooks, which covers the body; each is taken once.
-pub fn verify_webhook(worker: &Worker, signed: SignedWebhook<'_>, body: &[u8]) -> Result<(), SignError> {
-    let rules = worker.rules();
+pub fn verify_webhook(worker: &Worker, headers: &WebhookHeaders, body: &[u8]) -> Result<(), SignError> {
+    let (rules, signed) = (worker.rules(), headers.signed());
     let window_s = rules.config().signature_window.as_secs();
     let now_s = clock::unix_s();
     sign::verify_webhook(rules.webhook_keys(), signed, body, now_s, window_s)?;

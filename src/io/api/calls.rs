@@ -3,7 +3,7 @@
 //! The body of a refused call says why. Its HTTP status is 200, as in 2014; 400 when the body cannot be read; 503 when
 //! the call may be tried again. With `strict_status` every refusal has a status of its own.
 
-use super::access::{self, Pass};
+use super::access::{self, AccessRefusal, Pass};
 use super::query::{self, Outgoing};
 use super::{idempotent, info, pages};
 use crate::base::id::ShardId;
@@ -13,7 +13,6 @@ use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Call, KickTarget, ReadSend, Refusal, Route, Sent, Targets, outcome};
 use crate::shard::{Query, Reply, Who};
 use crate::wire::http1::query_get;
-use crate::wire::sign::SignedWebhook;
 use std::iter::once;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,17 +27,13 @@ pub struct ApiRequest<'a> {
     pub spare: Vec<u8>,
 }
 
-/// Carries it out.
-pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
+/// Carries it out, unless its signature turns out to be a wrong one.
+pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Response, AccessRefusal> {
     let ApiRequest { route, pass, query, body, spare } = request;
-    if let Pass::Webhook { target, id, timestamp, signatures } = pass
-        && let signed = (SignedWebhook { target: target.as_deref(), id, timestamp, signatures })
-        && let Err(error) = access::verify_webhook(worker, signed, body)
-    {
-        worker.count(|counters| &counters.signatures_refused);
-        return access::refused(worker, route, error.into());
+    if let Pass::Webhook(headers) = pass {
+        access::verify_webhook(worker, headers, body)?;
     }
-    match route {
+    Ok(match route {
         Route::Connect => unreachable!("an upgrade is no call"),
         Route::Hello | Route::Live => pages::ok(),
         Route::Ready => pages::ready(worker),
@@ -55,11 +50,8 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
             let timeouts = worker.rules().timeouts();
             let (read, ignored) = if matches!(route, Route::Send | Route::Broadcast) {
                 let ReadSend { signature, call, ignored } = api::read_send(route, query, timeouts);
-                if matches!(pass, Pass::Query)
-                    && let Err(error) = access::verify(worker, &signature)
-                {
-                    worker.count(|counters| &counters.signatures_refused);
-                    return access::refused(worker, route, error.into());
+                if matches!(pass, Pass::Query) {
+                    access::verify(worker, &signature)?;
                 }
                 (call, ignored)
             } else {
@@ -87,19 +79,19 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Response {
             api::write_ignored(response.body_mut(), &ignored);
             response
         }
-    }
+    })
 }
 
 /// Logs who changed what, and with what outcome. Subscriptions, which are as frequent as connections, are logged at
 /// debug. A signature is never logged: it could be used again.
 fn audit(route: Route, pass: &Pass, query: &str, what: &str, refused: Option<&Refusal>) {
     let by = match pass {
-        Pass::Webhook { .. } => "webhook",
+        Pass::Webhook(_) => "webhook",
         Pass::Query | Pass::Signed => "2014",
         Pass::Granted | Pass::Refused(_) => "local or admin token",
     };
     let nonce = query_get(query, "nonce");
-    let request = if let Pass::Webhook { id, .. } = pass { Some(id.as_str()) } else { nonce.as_deref() };
+    let request = if let Pass::Webhook(headers) = pass { Some(headers.id()) } else { nonce.as_deref() };
     let refused = refused.map(tracing::field::display);
     if is_rare(route) {
         tracing::info!(target: AUDIT_TARGET, by, request, refused, "{what}");

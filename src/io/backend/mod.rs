@@ -26,6 +26,6 @@ mod time_source;
 
 pub use dispatch::upstreams::UpstreamState;
 pub use hook::{FinishedRequest, GiveUp, Hook, HookKind, HookOutcome, HookRequest, IdempotencyKey, RequestTag, Retry};
-pub use options::Options;
+pub use options::{Options, backends};
 pub use pool::{Pool, PoolParts};
 pub use time_source::Clocks;

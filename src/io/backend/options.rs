@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::url::HttpUrl;
 use crate::policy::backend::{Backoff, BreakerLimits};
 use crate::wire::sign::WebhookKey;
+use std::collections::HashSet;
 
 /// All of it can be changed while the pool runs, see `Pool::reconfigure`. Times are milliseconds.
 #[derive(Clone, Debug)]
@@ -41,8 +42,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// From a checked configuration. Panics when a URL or a secret in it does not parse.
-    pub fn of(config: &Config, limits: &Limits) -> Options {
+    /// From a checked configuration. Panics when a URL or a secret in it does not parse. `connections_max`: per host
+    /// and port, as far as the descriptors go.
+    pub fn of(config: &Config, connections_max: usize, limits: &Limits) -> Options {
         let urls = |texts: &[String]| texts.iter().map(|text| HttpUrl::parse(text).expect("a checked URL")).collect();
         let backoff = |min_ms, max_ms: u64| Backoff { min_ms, max_ms: max_ms.max(min_ms) };
         let (retry_max_ms, cooldown_ms) = (ms(config.retry_backoff_max), ms(config.breaker_cooldown));
@@ -53,7 +55,7 @@ impl Options {
             receipt_urls: urls(&config.receipt_url),
             connect_timeout_ms: ms(config.connect_timeout),
             forward_timeout_ms: ms(config.forward_timeout),
-            connections_max: config.backend_connections.max(1),
+            connections_max: connections_max.max(1),
             forward_attempts_max: config.forward_attempts_max,
             idle_timeout_ms: ms(config.backend_idle_timeout),
             body_bytes_max: config.backend_body_max,
@@ -69,6 +71,13 @@ impl Options {
             limits: limits.clone(),
         }
     }
+}
+
+/// How many hosts and ports a configuration names.
+pub fn backends(config: &Config) -> usize {
+    let texts = [&config.connect_url, &config.forward_url, &config.close_url, &config.receipt_url];
+    let urls = texts.into_iter().flatten().map(|text| HttpUrl::parse(text).expect("a checked URL"));
+    urls.map(|url| (url.host, url.port)).collect::<HashSet<(String, u16)>>().len()
 }
 
 /// Where the requests of a hook go.
@@ -91,6 +100,7 @@ pub fn attempt_ms(options: &Options, hook: HookKind) -> u64 {
 
 impl Default for Options {
     fn default() -> Options {
-        Options::of(&Config::default(), &Limits::DEFAULT)
+        let config = Config::default();
+        Options::of(&config, config.backend_connections, &Limits::DEFAULT)
     }
 }

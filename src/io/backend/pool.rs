@@ -63,6 +63,13 @@ impl Pool {
         self.0.deliver_given_up();
     }
 
+    /// Takes what the resolver has found; it may be called at any time, since it judges no deadline.
+    pub fn poll_resolver(&self, now: Tick) {
+        let now = self.0.time().at(now);
+        self.0.with(|dispatcher| dispatcher.poll_resolver(now));
+        self.0.deliver_given_up();
+    }
+
     /// When `poll_timers` has to be called next; `Tick(0)` is "at once".
     pub fn next_deadline(&self) -> Tick {
         self.0.with(Dispatcher::next_deadline)

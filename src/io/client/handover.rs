@@ -15,6 +15,7 @@ use crate::io::http::connection;
 use crate::io::runtime::oneshot::Oneshot;
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::connecting::AttachOutcome;
+use crate::io::worker::descriptors::Purpose;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
@@ -22,7 +23,7 @@ use crate::shard::command::StoreError;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
-use tracing::{debug, warn};
+use tracing::debug;
 
 /// Hands a connection that the backend has let in to the owner of its session. When that is not possible, the socket
 /// comes back with the reason.
@@ -75,9 +76,11 @@ fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
     let Arrival { identity, origin, session, early, place } = arrival;
     let cookie = cookie_of(&session);
     let accepted = session.greets.then(|| session.response.clone());
+    // The last descriptors are for backends.
+    let fd = fd.filter(|_| worker.descriptors().has_room(Purpose::Handover));
     let Some(Ok(socket)) = fd.map(Socket::new) else {
         worker.count(|counters| &counters.handovers_failed);
-        warn!(worker = worker.id().0, "a connection was lost on its way here; see RLIMIT_NOFILE");
+        worker.descriptors().handover_lost(worker.now());
         worker.hooks().close(identity, cookie, worker.now());
         return worker.send_message(origin.shard, PeerMessage::HandoverFailed { origin });
     };

@@ -52,8 +52,9 @@ impl Hooks {
         }
     }
 
-    pub fn reconfigure(&self, config: &Config) {
-        self.pool.reconfigure(Options::of(config, &self.limits));
+    /// `connections_max`: to one backend.
+    pub fn reconfigure(&self, config: &Config, connections_max: usize) {
+        self.pool.reconfigure(Options::of(config, connections_max, &self.limits));
         self.has_close_url.set(!config.close_url.is_empty());
         self.connect_timeout_ms.set(ms(config.connect_timeout));
         self.close_deadline_ms.set(ms(config.close_deadline));
@@ -199,6 +200,11 @@ impl Hooks {
     /// A batch has come back from the pool.
     pub fn receipts_ended(&self) {
         self.receipts.batch_ended();
+    }
+
+    /// The resolver may have found what was looked for.
+    pub fn poll_resolver(&self, now: Tick) {
+        self.pool.poll_resolver(now);
     }
 
     pub fn poll_timers(&self, now: Tick) {

@@ -113,7 +113,8 @@ pub fn ring_advice(error: &io::Error) -> &'static str {
     }
 }
 
-const DESCRIPTORS_ADVICE: &str =
+/// What to do when a table of descriptors is full.
+pub const DESCRIPTORS_ADVICE: &str =
     "There are no descriptors left: raise RLIMIT_NOFILE (ulimit -n, systemd: LimitNOFILE=, docker: --ulimit nofile=).";
 const RETRY_MS: u64 = 1_000;
 const RETRY_PAUSE: Duration = Duration::from_millis(10);

@@ -6,6 +6,7 @@
 pub mod claim;
 pub mod clock;
 pub mod deadlines;
+pub mod descriptors;
 pub mod events;
 pub mod mailbox;
 pub mod net;

@@ -1,7 +1,7 @@
 //! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn
 //! (`ClientSockets::flush`, `DueResponses`).
 
-use super::sys;
+use super::{descriptors, sys};
 use monoio::buf::IoBufMut;
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
@@ -18,7 +18,9 @@ impl Socket {
     pub fn new(fd: OwnedFd) -> io::Result<Socket> {
         // SAFETY: ownership of the descriptor moves into the stream; std's type does nothing but hold it.
         let stream = unsafe { std::os::unix::net::UnixStream::from_raw_fd(fd.into_raw_fd()) };
-        Ok(Socket(UnixStream::from_std(stream)?))
+        let stream = UnixStream::from_std(stream)?;
+        descriptors::socket_opened();
+        Ok(Socket(stream))
     }
 
     pub fn fd(&self) -> RawFd {
@@ -34,6 +36,12 @@ impl Socket {
     /// Until the socket takes bytes again (or has failed).
     pub async fn writable(&self) {
         let _ = self.0.writable(false).await;
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        descriptors::socket_closed();
     }
 }
 

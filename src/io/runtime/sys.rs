@@ -76,17 +76,31 @@ pub fn give_back_freed_memory() {
     unsafe { libmimalloc_sys::mi_collect(false) };
 }
 
-/// Raises the soft limit of descriptors to the hard one; returns it.
-pub fn raise_descriptor_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the struct outlives both calls.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
+/// Raises the soft limit of descriptors to the hard one.
+pub fn raise_descriptor_limit() {
+    let mut limit = descriptor_limits();
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: the struct outlives the call.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
     }
-    limit.rlim_cur
+}
+
+/// Descriptors that one table may have.
+pub fn descriptor_limit() -> usize {
+    usize::try_from(descriptor_limits().rlim_cur).unwrap_or(usize::MAX)
+}
+
+/// Descriptors that this thread's table has room for.
+pub fn descriptors_left() -> io::Result<usize> {
+    Ok(descriptor_limit().saturating_sub(open_descriptors()?.len()))
+}
+
+fn descriptor_limits() -> libc::rlimit {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct outlives the call, which fails for no limit that exists.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    limit
 }
 
 /// A counter to wait on: writing adds, reading takes all.

@@ -1,6 +1,7 @@
-//! What a worker's ring serves, above all other rooms: `tasks` starts everything, `serve` decides what a request is,
-//! `completions` what the outcome of a hook means for a client.
+//! What a worker's ring serves, above all other rooms: `tasks` starts everything, `accept` lets connections in, `serve`
+//! decides what a request is, `completions` what the outcome of a hook means for a client.
 
+pub mod accept;
 pub mod completions;
 pub mod serve;
 pub mod tasks;

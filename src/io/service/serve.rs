@@ -3,18 +3,21 @@
 
 use crate::io::api::access::{self, Pass};
 use crate::io::api::calls::{self, ApiRequest};
+use crate::io::client::refusal::ConnectRefusal;
 use crate::io::client::upgrade::{self, UpgradePlan};
 use crate::io::http::connection::{self, HttpConnection};
 use crate::io::http::response::{Response, ResponseForm};
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::turn::Worker;
-use crate::policy::api::Route;
-use crate::policy::proxies::client_path;
+use crate::policy::admission::{NotAdmitted, Place};
+use crate::policy::api::{Access, Route};
+use crate::policy::proxies::{client_path, is_trusted};
 use crate::shard::Mode;
 use crate::wire::http1::{BodyFraming, REQUEST_SLOTS, RequestHead};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
+use tracing::debug;
 
 /// Which listener the connection came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +30,17 @@ pub enum ListenerKind {
     Admin,
 }
 
-/// Serves the connection to its end. `peer` is its address.
-pub async fn run(worker: Rc<Worker>, socket: Socket, peer: IpAddr, side: ListenerKind) {
+/// Serves the connection to its end. `peer` is its address; `place` is given back when it has become a client, when a
+/// call of it was allowed, or at its end.
+pub async fn run(worker: Rc<Worker>, socket: Socket, peer: IpAddr, side: ListenerKind, place: Place) {
     let connection = HttpConnection::new(worker, socket);
-    ServedConnection { connection, peer, side, spare: Vec::new() }.run().await;
+    ServedConnection { connection, place: Some(place), peer, side, spare: Vec::new() }.run().await;
 }
 
 struct ServedConnection {
     connection: HttpConnection,
+    /// `None` once a call was allowed.
+    place: Option<Place>,
     /// Whom the connection is from: a client or its last proxy.
     peer: IpAddr,
     side: ListenerKind,
@@ -70,6 +76,9 @@ impl ServedConnection {
                 Some(source) => self.peer = source,
                 None => return,
             }
+            if let Err(why) = self.count_source() {
+                return self.refuse(why).await;
+            }
         }
         loop {
             let Some(head) = self.connection.read_head().await else { return };
@@ -95,6 +104,24 @@ impl ServedConnection {
             }
             self.connection.expect_next();
         }
+    }
+
+    /// The address that a proxy has named is known only now.
+    fn count_source(&mut self) -> Result<(), NotAdmitted> {
+        let rules = self.worker().rules();
+        let max = rules.handshakes().per_address;
+        match &mut self.place {
+            Some(place) if !is_trusted(&rules.config().trusted_proxies, self.peer) => {
+                place.count_address(self.peer, max)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn refuse(mut self, why: NotAdmitted) {
+        debug!(source = %self.peer, "too many connections from the address that a proxy has named");
+        self.connection.respond(&ConnectRefusal::from(why).response(), ResponseForm::LAST).await;
+        self.connection.linger().await;
     }
 
     fn worker(&self) -> &Rc<Worker> {
@@ -182,6 +209,7 @@ impl ServedConnection {
         }
     }
 
+    /// The place is given back at the end of this: when the connection is a client, or has been refused.
     async fn upgrade(self, head: usize, plan: UpgradePlan) {
         self.connection.stop_watch();
         if !self.connection.written().await {
@@ -198,7 +226,6 @@ impl ServedConnection {
     /// connection has to end.
     async fn call(&mut self, head: usize, call: CallPlan, form: ResponseForm) -> Option<usize> {
         if let Pass::Refused(why) = &call.pass {
-            self.worker().count(|counters| &counters.signatures_refused);
             let response = access::refused(self.worker(), call.route, *why);
             let form = ResponseForm { keep_alive: form.keep_alive && call.framing == BodyFraming::None, ..form };
             self.connection.respond(&response, form).await;
@@ -214,7 +241,15 @@ impl ServedConnection {
             body: self.connection.body(head, request_len),
             spare: std::mem::take(&mut self.spare),
         };
-        let response = calls::run(self.connection.worker(), request).await;
+        let response = match calls::run(self.connection.worker(), request).await {
+            Ok(response) => {
+                if call.route.access() != Access::Anyone {
+                    self.place = None;
+                }
+                response
+            }
+            Err(why) => access::refused(self.worker(), call.route, why),
+        };
         self.connection.end_body();
         self.connection.respond(&response, form).await;
         if let Some(mut body) = response.into_buffer() {

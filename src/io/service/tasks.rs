@@ -6,7 +6,6 @@
 //! ```
 
 use crate::base::id::ShardId;
-use crate::base::limits::Limits;
 use crate::base::time::{Tick, ms};
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
@@ -16,9 +15,11 @@ use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net::{self, Listener};
-use crate::io::runtime::socket::{Pollable, RingPass, Socket};
-use crate::io::service::completions;
-use crate::io::service::serve::{self, ListenerKind};
+use crate::io::runtime::socket::{Pollable, RingPass};
+use crate::io::runtime::sys;
+use crate::io::service::serve::ListenerKind;
+use crate::io::service::{accept, completions};
+use crate::io::worker::descriptors::{Descriptors, Tables};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::{debug, info, warn};
 
-/// What a worker's ring serves; the listeners were made in this thread, after it had a descriptor table of its own.
+/// What a worker's ring serves; the listeners were made in this thread, in the descriptor table that it has.
 pub struct Service {
     pub id: ShardId,
     pub shared: Arc<Shared>,
@@ -43,6 +44,7 @@ pub struct Service {
     pub sessions: Vec<StoredSession>,
     pub listener: std::net::TcpListener,
     pub admin: Option<std::net::TcpListener>,
+    pub tables: Tables,
 }
 
 /// Serves until drained.
@@ -57,20 +59,23 @@ pub fn run(service: Service) -> io::Result<()> {
 }
 
 async fn serve_until_drained(service: Service) -> io::Result<()> {
-    let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin } = service;
+    let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables } = service;
+    let room = tables.of_each(sys::descriptors_left()?, shared.workers_len());
+    let descriptors = Descriptors::new(id, room, rules.config());
     let pool = {
-        let (shared, limits) = (shared.clone(), rules.limits().clone());
-        move |worker: &Weak<Worker>| new_pool(worker, id, &shared, &limits, resolver)
+        let options = Options::of(rules.config(), descriptors.connections_per_backend(), rules.limits());
+        let shared = shared.clone();
+        move |worker: &Weak<Worker>| new_pool(worker, id, &shared, options, resolver)
     };
-    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool })?;
+    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors })?;
     worker.restore(sessions);
     worker.shared().wait_until_all_restored();
     let listeners: Vec<RawFd> =
         [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
     let side = if admin.is_some() { ListenerKind::Public } else { ListenerKind::Whole };
-    monoio::spawn(accept(worker.clone(), Listener::new(listener)?, side));
+    monoio::spawn(accept::run(worker.clone(), Listener::new(listener)?, side));
     if let Some(admin) = admin {
-        monoio::spawn(accept(worker.clone(), Listener::new(admin)?, ListenerKind::Admin));
+        monoio::spawn(accept::run(worker.clone(), Listener::new(admin)?, ListenerKind::Admin));
     }
     monoio::spawn(messages(worker.clone(), worker.peers().bell()?));
     if let Some(channels) = worker.shared().handovers() {
@@ -92,12 +97,12 @@ fn ring() -> io_uring_monoio::Builder {
     ring
 }
 
-fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, limits: &Limits, resolver: Resolver) -> Pool {
+fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, options: Options, resolver: Resolver) -> Pool {
     let (to_handle, to_wake) = (worker.clone(), worker.clone());
     let mailbox = shared.mailbox(id).clone();
     resolver.on_result(move || mailbox.ring());
     Pool::new(backend::PoolParts {
-        options: Options::of(&shared.config(), limits),
+        options,
         stats: shared.metrics().backend(id).clone(),
         resolver,
         clocks: backend::Clocks { monotonic_us: Box::new(clock::monotonic_us), unix_s: Box::new(clock::unix_s) },
@@ -115,33 +120,12 @@ fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, limits: &L
     })
 }
 
-async fn accept(worker: Rc<Worker>, listener: Listener, side: ListenerKind) {
-    loop {
-        match listener.accept().await {
-            Ok((fd, peer)) => match Socket::new(fd) {
-                Ok(socket) => worker.spawn(Box::pin(serve::run(worker.clone(), socket, peer.ip(), side))),
-                Err(error) => warn!(%error, "a new connection was lost"),
-            },
-            Err(_) if worker.shared().is_draining() => return,
-            Err(error) => {
-                worker.count(|counters| &counters.accept_errors);
-                warn!(
-                    %error,
-                    worker = worker.id().0,
-                    "accept failed; see RLIMIT_NOFILE when it says too many open files"
-                );
-                // Until descriptors are free again there is nothing to accept: trying at once would only burn the core.
-                monoio::time::sleep(Duration::from_millis(worker.limits().accept_pause_ms)).await;
-            }
-        }
-    }
-}
-
 async fn messages(worker: Rc<Worker>, bell: Pollable) {
     loop {
         worker.peers().wait(&bell).await;
-        // It may have been the resolver that rang.
-        worker.hooks().poll_timers(worker.now());
+        // It may have been the resolver that rang. Deadlines are judged by the timer task alone, which knows whether
+        // the process stood still.
+        worker.hooks().poll_resolver(worker.now());
         worker.wakeups().need_turn();
         worker.wakeups().turn_ended_for_mailbox().await;
     }

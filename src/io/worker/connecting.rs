@@ -5,10 +5,11 @@ use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
 use crate::io::backend::GiveUp;
 use crate::io::handover::session_request::SessionRequest;
+use crate::io::log::interval::LogInterval;
 use crate::io::runtime::oneshot::{Oneshot, OneshotId, Oneshots};
 use crate::shard::command::StoreError;
 use rustc_hash::FxHashMap;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use tracing::warn;
 
@@ -17,7 +18,8 @@ pub struct PendingConnects {
     attaches: Oneshots<AttachOutcome>,
     /// The shard says which connection was attached; this is who waits for it.
     attaching: RefCell<FxHashMap<ConnKey, OneshotId>>,
-    failures: FailureLog,
+    /// Clients that had to be refused.
+    failures: LogInterval,
 }
 
 /// A connection for which the connect hook was called.
@@ -60,13 +62,6 @@ pub enum ConnectFailure {
     Panicked,
 }
 
-/// Clients that had to be refused, for the log: once a minute.
-#[derive(Default)]
-struct FailureLog {
-    unlogged: Cell<u64>,
-    next_warning: Cell<Tick>,
-}
-
 /// The session is the connection's, or why the store does not take it.
 pub type AttachOutcome = Result<(), StoreError>;
 
@@ -79,11 +74,8 @@ impl PendingConnects {
     /// A client is refused because the business server could not be asked. Says so, at most once a minute: the operator
     /// must not have to guess why nobody comes in.
     pub fn log_failure(&self, why: ConnectFailure, now: Tick) {
-        let FailureLog { unlogged, next_warning } = &self.failures;
-        unlogged.set(unlogged.get() + 1);
-        if now >= next_warning.get() {
-            next_warning.set(now + LOG_INTERVAL_MS);
-            warn!(clients = unlogged.take(), "refused with 503: {why}");
+        if let Some(clients) = self.failures.due(now) {
+            warn!(clients, "refused with 503: {why}");
         }
     }
 
@@ -135,8 +127,6 @@ impl PendingConnects {
         self.attaches.expire(now);
     }
 }
-
-const LOG_INTERVAL_MS: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {

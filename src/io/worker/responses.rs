@@ -13,6 +13,7 @@ use crate::io::runtime::deadlines::{Deadlines, Watch};
 use crate::io::runtime::net;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::socket::Socket;
+use crate::io::worker::descriptors::{Descriptors, Purpose};
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -82,7 +83,12 @@ impl DueResponse {
     /// Writes what the socket takes. `Some` when that is not all: the future writes the rest, and yields false when the
     /// caller has taken nothing for `timeout_ms`.
     #[must_use]
-    pub fn write(self, deadlines: &Rc<Deadlines>, timeout_ms: u64) -> Option<impl Future<Output = bool> + use<>> {
+    pub fn write(
+        self,
+        deadlines: &Rc<Deadlines>,
+        descriptors: &Descriptors,
+        timeout_ms: u64,
+    ) -> Option<impl Future<Output = bool> + use<>> {
         let DueResponse { to, .. } = self;
         if to.state.get() != WriterState::Due {
             // Its connection has ended.
@@ -96,8 +102,11 @@ impl DueResponse {
             }
         }
         to.state.set(WriterState::Blocked);
-        // The table may be full.
-        let socket = to.second_descriptor().inspect_err(|_| net::shutdown(to.fd)).ok();
+        let has_room = descriptors.has_room(Purpose::Service);
+        let socket = has_room.then(|| to.second_descriptor().ok()).flatten();
+        if socket.is_none() {
+            net::shutdown(to.fd);
+        }
         let rest = socket.map(|socket| {
             let watch = deadlines.watch(socket.fd());
             watch.set_writing(clock::monotonic() + timeout_ms);
@@ -211,7 +220,15 @@ const IDLE_CAPACITY_MAX: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::id::ShardId;
+    use crate::config::Config;
     use std::os::unix::net::UnixStream;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    fn roomy() -> Descriptors {
+        Descriptors::new(ShardId(0), 1000, &Config::default())
+    }
 
     fn writer(socket: &UnixStream, bytes: &[u8]) -> ResponseWriter {
         let writer = ResponseWriter::new(socket.as_raw_fd());
@@ -230,7 +247,7 @@ mod tests {
         let mut places = Vec::new();
         due.drain(|response| {
             places.push(response.behind());
-            assert!(response.write(&deadlines, TIMEOUT_MS).is_none());
+            assert!(response.write(&deadlines, &roomy(), TIMEOUT_MS).is_none());
         });
         assert_eq!(places, [3], "both go with the first");
         assert!(writer.0.state.get() == WriterState::Written);
@@ -246,7 +263,7 @@ mod tests {
         due.push(&writer, 0);
         drop((writer, ours));
         // The number may be somebody else's now.
-        due.drain(|response| assert!(response.write(&deadlines, TIMEOUT_MS).is_none()));
+        due.drain(|response| assert!(response.write(&deadlines, &roomy(), TIMEOUT_MS).is_none()));
         assert_eq!(read_all(theirs), b"last words");
     }
 
@@ -259,7 +276,7 @@ mod tests {
             let writer = writer(&ours, &vec![7; LONG]);
             due.push(&writer, 0);
             let mut rest = None;
-            due.drain(|response| rest = response.write(&deadlines, TIMEOUT_MS));
+            due.drain(|response| rest = response.write(&deadlines, &roomy(), TIMEOUT_MS));
             assert!(writer.0.state.get() == WriterState::Blocked);
             // Its number may be another's from here on.
             drop((writer, ours));
@@ -284,6 +301,21 @@ mod tests {
         });
         assert!(!in_time);
         assert!(read_all(unread.expect("the caller is there")).len() < LONG);
+    }
+
+    #[test]
+    fn a_slow_caller_is_given_up_where_the_last_descriptors_are_for_others() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (due, deadlines) = (DueResponses::default(), Rc::new(Deadlines::new(clock::monotonic())));
+        let writer = writer(&ours, &vec![7; LONG]);
+        due.push(&writer, 0);
+        let full = Descriptors::new(ShardId(0), 0, &Config::default());
+        let mut rest = None;
+        due.drain(|response| rest = response.write(&deadlines, &full, TIMEOUT_MS));
+        let mut context = Context::from_waker(Waker::noop());
+        let ended = pin!(rest.expect("not all of it was taken")).poll(&mut context);
+        assert_eq!(ended, Poll::Ready(false));
+        assert!(read_all(theirs).len() < LONG, "the stream has ended");
     }
 
     const LONG: usize = 4 << 20;

@@ -17,6 +17,7 @@ pub struct Rules {
     webhook_keys: Vec<WebhookKey>,
     nonce_tag: NonceTag,
     admission: AdmissionLimits,
+    handshakes: AdmissionLimits,
     timeouts: Timeouts,
     mode: Mode,
     limits: Limits,
@@ -31,6 +32,10 @@ impl Rules {
             admission: AdmissionLimits {
                 connections_max: config.connections_max,
                 per_address: config.connections_per_address,
+            },
+            handshakes: AdmissionLimits {
+                connections_max: config.handshakes_max,
+                per_address: config.handshakes_per_address,
             },
             timeouts: Timeouts { default: config.send_timeout, max: config.send_timeout_max },
             mode,
@@ -52,8 +57,14 @@ impl Rules {
         &self.webhook_keys
     }
 
+    /// Of clients.
     pub fn admission(&self) -> AdmissionLimits {
         self.admission
+    }
+
+    /// Of connections that are neither clients nor have made a call that was allowed.
+    pub fn handshakes(&self) -> AdmissionLimits {
+        self.handshakes
     }
 
     pub fn timeouts(&self) -> Timeouts {

@@ -16,7 +16,7 @@ use crate::io::store::inbox::StoreInbox;
 use crate::io::store::thread::{ReportSinks, StoreSender};
 use crate::io::worker::calls::in_flight::InFlightCalls;
 use crate::metrics::process::Metrics;
-use crate::policy::admission::Admission;
+use crate::policy::admission::{Admission, ConnectionKind};
 use crate::policy::replays::Replays;
 use crate::shard::session_owner;
 use std::hash::{BuildHasher, RandomState};
@@ -27,6 +27,8 @@ use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub struct Shared {
     admission: Arc<Admission>,
+    handshakes: Arc<Admission>,
+    admin_handshakes: Arc<Admission>,
     hash_key: HashKey,
     presence: Presence,
     /// One per worker.
@@ -71,8 +73,11 @@ impl Shared {
         let SharedSetup { config, mailboxes, handovers, events, listen, inherited, cpus, now } = setup;
         let workers = mailboxes.len();
         let metrics = Metrics::new(workers, config.store.kind != StoreKind::None);
+        let admission = |of| Arc::new(Admission::new(of, metrics.admission().clone()));
         Shared {
-            admission: Arc::new(Admission::new(metrics.admission().clone())),
+            admission: admission(ConnectionKind::Client),
+            handshakes: admission(ConnectionKind::Handshake),
+            admin_handshakes: admission(ConnectionKind::Handshake),
             hash_key: draw_hash_key(),
             presence: Presence::new(workers),
             mailboxes: mailboxes.into(),
@@ -110,8 +115,19 @@ impl Shared {
         &self.mailboxes[usize::from(worker.0)]
     }
 
+    /// Of clients.
     pub fn admission(&self) -> &Arc<Admission> {
         &self.admission
+    }
+
+    /// Connections of the address for clients that are neither clients nor have made a call that was allowed.
+    pub fn handshakes(&self) -> &Arc<Admission> {
+        &self.handshakes
+    }
+
+    /// Those of `admin_listen`: strangers at the other address must not keep the operator out.
+    pub fn admin_handshakes(&self) -> &Arc<Admission> {
+        &self.admin_handshakes
     }
 
     /// For the names of channels and sessions.

@@ -34,6 +34,7 @@ use crate::io::worker::bodies::Bodies;
 use crate::io::worker::calls::gather;
 use crate::io::worker::calls::pending::PendingCalls;
 use crate::io::worker::connecting::PendingConnects;
+use crate::io::worker::descriptors::Descriptors;
 use crate::io::worker::responses::{DueResponses, ResponseWriter};
 use crate::io::worker::sockets::ClientSockets;
 use crate::metrics::counter::Counter;
@@ -64,6 +65,7 @@ pub struct Worker {
     metrics: Arc<WorkerMetrics>,
     due_responses: DueResponses,
     bodies: Rc<Bodies>,
+    descriptors: Descriptors,
     deadlines: Rc<Deadlines>,
     connects: PendingConnects,
     calls: PendingCalls,
@@ -81,11 +83,12 @@ pub struct WorkerSetup<P: FnOnce(&Weak<Worker>) -> Pool> {
     pub rules: Rules,
     pub mailbox: MailboxReceiver<PeerMessage>,
     pub pool: P,
+    pub descriptors: Descriptors,
 }
 
 impl Worker {
     pub fn new<P: FnOnce(&Weak<Worker>) -> Pool>(setup: WorkerSetup<P>) -> io::Result<Rc<Worker>> {
-        let WorkerSetup { id, shared, rules, mailbox, pool } = setup;
+        let WorkerSetup { id, shared, rules, mailbox, pool, descriptors } = setup;
         let now = clock::monotonic();
         let limits = rules.limits().clone();
         let sockets = ClientSockets::new()?;
@@ -104,6 +107,7 @@ impl Worker {
             sockets,
             due_responses: DueResponses::default(),
             bodies: Rc::default(),
+            descriptors,
             deadlines: Rc::new(Deadlines::new(now)),
             connects: PendingConnects::new(now),
             calls: PendingCalls::new(id, rules.config().calls_max, now),
@@ -131,6 +135,10 @@ impl Worker {
 
     pub fn bodies(&self) -> &Rc<Bodies> {
         &self.bodies
+    }
+
+    pub fn descriptors(&self) -> &Descriptors {
+        &self.descriptors
     }
 
     pub fn limits(&self) -> &Limits {
@@ -337,7 +345,8 @@ impl Worker {
         let rules = self.rules().reloaded(config);
         self.shard.borrow_mut().set_settings(rules.settings(self.shared.hash_key()));
         self.calls.gathers().set_max(rules.config().calls_max);
-        self.hooks.reconfigure(rules.config());
+        self.descriptors.reconfigure(rules.config());
+        self.hooks.reconfigure(rules.config(), self.descriptors.connections_per_backend());
         *self.rules.borrow_mut() = Rc::new(rules);
         self.wakeups.need_turn();
     }
@@ -407,7 +416,7 @@ impl Worker {
         self.due_responses.drain(|response| {
             self.sockets.flush(&mut shard, response.behind().saturating_sub(flushed));
             flushed = flushed.max(response.behind());
-            if let Some(rest) = response.write(&self.deadlines, self.limits.response_timeout_ms) {
+            if let Some(rest) = response.write(&self.deadlines, &self.descriptors, self.limits.response_timeout_ms) {
                 let metrics = self.metrics.clone();
                 monoio::spawn(async move {
                     if !rest.await {
@@ -485,6 +494,7 @@ impl Worker {
         self.hooks.poll_timers(now);
         self.connects.expire(now);
         self.calls.expire(now);
+        self.descriptors.on_time(now);
         self.count_many(|counters| &counters.closes_given_up, self.hooks.take_closes_given_up(now));
         if now >= self.hooks.receipts_due() {
             self.send_receipts();

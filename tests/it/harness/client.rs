@@ -104,6 +104,13 @@ impl Upgrade {
         self.try_open_on(Wire::connect(to))
     }
 
+    /// The upgrade is sent, and its answer not waited for.
+    pub fn begin(&self, to: SocketAddr) -> Wire {
+        let mut wire = Wire::connect(to);
+        wire.write(self.head(&to.to_string()).as_bytes());
+        wire
+    }
+
     pub fn try_open_on(&self, mut wire: Wire) -> Result<Client, Response> {
         let host = wire.stream.peer_addr().map(|a| a.to_string()).unwrap_or_default();
         wire.write(self.head(&host).as_bytes());
@@ -125,6 +132,12 @@ impl Upgrade {
 }
 
 impl Client {
+    /// What has become of an upgrade that was begun; `None` when it was not accepted within that time.
+    pub fn begun(mut wire: Wire, within: Duration) -> Option<Client> {
+        let response = wire.response(Instant::now() + within).ok()?;
+        (response.status == 101).then(|| Client { wire, answers_pings: true, response })
+    }
+
     pub fn open(to: SocketAddr, device: &str) -> Client {
         Upgrade::of(device).open(to)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::backend::Backend;
 use super::ports::{Port, free_port};
 use super::process::{Outcome, Process};
-use super::{TIMEOUT, TOKEN, http};
+use super::{TIMEOUT, TOKEN, http, sys};
 
 /// How a server is to be started.
 pub struct Setup {
@@ -19,13 +19,16 @@ pub struct Setup {
     env: Vec<(String, String)>,
     with_file: bool,
     with_port: bool,
+    /// What becomes the server: commands that change something for it.
+    launcher: Vec<String>,
 }
 
 impl Setup {
     /// Two workers, loopback only, the 2014 token; no business server.
     pub fn new() -> Setup {
         let log = std::env::var("RAINBOW_IT_LOG").unwrap_or_else(|_| "info".into());
-        Setup { settings: Vec::new(), file: None, args: Vec::new(), env: Vec::new(), with_file: true, with_port: true }
+        let (settings, args, env, file, launcher) = Default::default();
+        Setup { settings, file, args, env, with_file: true, with_port: true, launcher }
             .text("security_token", TOKEN)
             .text("listen", "127.0.0.1")
             .text("log", &log)
@@ -80,6 +83,18 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Setup {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// With this RLIMIT_NOFILE.
+    pub fn descriptors_max(mut self, max: u64) -> Setup {
+        self.launcher.extend(sys::with_descriptor_limit(max));
+        self
+    }
+
+    /// Where `unshare` is forbidden, as in many containers.
+    pub fn without_unshare(mut self) -> Setup {
+        self.launcher.extend(sys::without_unshare());
         self
     }
 
@@ -166,7 +181,14 @@ impl Setup {
 
     fn command(&self, dir: &Dir, port: Option<&Port>) -> (Command, PathBuf) {
         let path = self.write(dir);
-        let mut command = binary();
+        let mut command = match self.launcher.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(binary().get_program());
+                command
+            }
+            None => binary(),
+        };
         command.current_dir(&dir.path);
         if self.with_file {
             command.arg("-f").arg(&path);

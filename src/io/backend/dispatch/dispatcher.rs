@@ -112,11 +112,17 @@ impl Dispatcher {
         Ok(())
     }
 
-    pub fn poll(&mut self, now: Now<'_>) {
+    /// Opens connections whose addresses have been found. Judges no deadline.
+    pub fn poll_resolver(&mut self, now: Now<'_>) {
         if self.connections.has_resolving() {
             self.resolver.poll();
             self.open_resolved(now);
+            self.settle();
         }
+    }
+
+    pub fn poll(&mut self, now: Now<'_>) {
+        self.poll_resolver(now);
         if self.timer.expire(now.tick) {
             let before = self.requests.given_up();
             self.expire_connections(now.tick);
