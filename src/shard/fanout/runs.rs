@@ -368,8 +368,8 @@ impl Run {
         let members = walked.map_or(self.members.len(), |channel| scope.channels.members_len(channel));
         let is_late = |job: &Job| match job {
             Job::Deliver(delivery) => {
-                let waits = delivery.member_terms.is_some() || is_gathering && delivery.is_awaited(scope);
-                waits && delivery.terms.deadline <= now
+                let is_open = delivery.member_terms.is_some() || is_gathering && delivery.is_awaited(scope);
+                is_open && delivery.terms.deadline <= now
             }
             Job::Close { .. } | Job::Evict(_) => false,
         };
