@@ -135,7 +135,6 @@ const HASHED_WITHOUT_KEY: &[&str] = &[
     "src/io/worker/connecting.rs",
     "src/io/worker/sockets.rs",
     "src/shard/connection/known_ids.rs",
-    "src/shard/channel/members.rs",
     "src/shard/connection/downlink.rs",
     "src/shard/connection/table.rs",
     "src/shard/fanout/once.rs",

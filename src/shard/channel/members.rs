@@ -12,11 +12,11 @@ use crate::base::keyed_hash::HashKey;
 use crate::base::pool::Pool;
 use crate::shard::ids::Member;
 use hashbrown::HashTable;
-use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// A channel's slot; reused after the channel has lost its last member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelIndex(u32);
 
 pub struct Channels {
@@ -25,7 +25,7 @@ pub struct Channels {
     channels: Pool<Channel>,
     memberships: Arena<Membership>,
     /// Of channels whose members are being walked over, from the last to the first: those below are still to come.
-    walks: FxHashMap<ChannelIndex, u32>,
+    walks: BTreeMap<ChannelIndex, u32>,
 }
 
 struct Channel {
@@ -109,7 +109,7 @@ impl Channels {
             names: HashTable::new(),
             channels: Pool::default(),
             memberships: Arena::default(),
-            walks: FxHashMap::default(),
+            walks: BTreeMap::new(),
         }
     }
 
@@ -347,7 +347,9 @@ mod tests {
         ) {
             let mut channels = Channels::new(KEY);
             let mut joined = [List::default(); 30];
-            (0..begin).for_each(|conn| drop(channels.join(member(conn), &mut joined[conn as usize], "news")));
+            for conn in 0..begin {
+                channels.join(member(conn), &mut joined[conn as usize], "news");
+            }
             let channel = channels.find("news").expect("it has members");
             let (mut stayed, mut met): (BTreeSet<u32>, Vec<u32>) = ((0..begin).collect(), Vec::new());
             let mut left = BTreeSet::new();
@@ -358,7 +360,9 @@ mod tests {
                     0 => if let Some(positions) = channels.walk(channel, 1 + conn as usize % 3) {
                         met.extend(positions.map(|position| number(channels.member(channel, position))));
                     },
-                    1 => drop(channels.join(member(conn), &mut joined[conn as usize], "news")),
+                    1 => {
+                        channels.join(member(conn), &mut joined[conn as usize], "news");
+                    }
                     _ => {
                         channels.leave(&mut joined[conn as usize], "news");
                         left.insert(conn);
