@@ -9,6 +9,7 @@ use crate::io::backend::resolver::Resolver;
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::claim::{Claim, listen_advice};
 use crate::io::runtime::clock;
+use crate::io::runtime::driver::{self, Driver};
 pub use crate::io::runtime::events::block_signals;
 use crate::io::runtime::events::{self, Event, EventReceiver, Until};
 use crate::io::runtime::mailbox::{MailboxReceiver, mailbox};
@@ -59,6 +60,8 @@ pub enum StartError {
     NoPort { first: u16, last: u16 },
     #[error("CPU {cpu} is not among those that this process may use: {allowed:?} (see --cores, taskset, cgroups)")]
     Cpu { cpu: usize, allowed: Vec<usize> },
+    #[error("{0}")]
+    Driver(io::Error),
     #[error("the store: {0}")]
     Store(#[from] OpenError),
     #[error("{0}")]
@@ -92,6 +95,7 @@ impl Server {
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events(limits.events_max);
         let (workers, now) = (cpus.len(), clock::monotonic());
+        let driver = driver::choose(config.driver).map_err(StartError::Driver)?;
         let tables = tables();
         compare_with_descriptors(&config, tables, workers, inherited.len());
         let setup = SharedSetup { config, mailboxes, handovers, events: sender, listen, inherited, cpus, now };
@@ -103,7 +107,8 @@ impl Server {
             }
             None => (None, Vec::new()),
         };
-        let threads = start_workers(&shared, WorkersStart { receivers, resolver, sessions, tables, mode, limits })?;
+        let threads =
+            start_workers(&shared, WorkersStart { receivers, resolver, sessions, tables, driver, mode, limits })?;
         events::watch_signals(shared.events().clone())?;
         let mut server = Server {
             shared,
@@ -116,7 +121,7 @@ impl Server {
             ended_early: false,
         };
         server.wait_until_ready()?;
-        info!(listen = %listen, workers, "listening");
+        info!(listen = %listen, workers, ?driver, "listening");
         Ok(server)
     }
 
@@ -287,12 +292,13 @@ struct WorkersStart {
     resolver: Resolver,
     sessions: Vec<StoredSession>,
     tables: Tables,
+    driver: Driver,
     mode: Mode,
     limits: Limits,
 }
 
 fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<JoinHandle<()>>> {
-    let WorkersStart { receivers, resolver, sessions, tables, mode, limits } = start;
+    let WorkersStart { receivers, resolver, sessions, tables, driver, mode, limits } = start;
     let config = shared.config();
     let mut owned: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
     for session in sessions {
@@ -311,6 +317,7 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
             listen: shared.listen(),
             admin_listen: config.admin_listen,
             tables,
+            driver,
             mode,
             limits: limits.clone(),
         };

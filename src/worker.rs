@@ -4,6 +4,7 @@
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
 use crate::io::backend::resolver::Resolver;
+use crate::io::runtime::driver::Driver;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net;
@@ -32,6 +33,7 @@ pub struct WorkerStart {
     pub listen: SocketAddr,
     pub admin_listen: Option<SocketAddr>,
     pub tables: Tables,
+    pub driver: Driver,
     pub mode: Mode,
     pub limits: Limits,
 }
@@ -46,8 +48,20 @@ pub fn run(start: WorkerStart) {
 }
 
 fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
-    let WorkerStart { id, shared, mailbox, resolver, sessions, cpu, listen, admin_listen, tables, mode, limits } =
-        start;
+    let WorkerStart {
+        id,
+        shared,
+        mailbox,
+        resolver,
+        sessions,
+        cpu,
+        listen,
+        admin_listen,
+        tables,
+        driver,
+        mode,
+        limits,
+    } = start;
     if let Some(cpu) = cpu {
         sys::pin_to_core(cpu).map_err(|error| named(error, &format!("pinning to CPU {cpu}")))?;
     }
@@ -63,7 +77,7 @@ fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
         None => None,
     };
     let rules = Rules::new(shared.config(), mode, limits);
-    tasks::run(Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables })
+    tasks::run(Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables, driver })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {

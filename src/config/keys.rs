@@ -281,6 +281,12 @@ static PROCESS: &[Key] = &[
         "Workers; may exceed the CPUs. 0: one per CPU, or fewer by the cgroup's cpu.max."
     )
     .restart(),
+    key!(
+        driver,
+        DRIVER,
+        "What workers wait with: \"io_uring\", \"epoll\", or \"auto\": epoll where the kernel or a container forbids io_uring."
+    )
+    .restart(),
     key!(shutdown_timeout, DURATION, "After SIGTERM the process ends within this time."),
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
     key!(log_format, LOG_FORMAT, "How it is written: \"text\", or \"json\", one object per line.").restart(),

@@ -19,7 +19,7 @@ use self::number::*;
 use self::text::*;
 
 use super::fault::{Nearest, Problem};
-use super::values::{Durability, LogFormat, SignatureRequire, StoreKind};
+use super::values::{DriverChoice, Durability, LogFormat, SignatureRequire, StoreKind};
 use crate::base::network::Network;
 
 /// One kind of value.
@@ -207,6 +207,12 @@ pub const REQUIRE: Kind<SignatureRequire> = Kind::new(
     no_unit,
 );
 
+pub const DRIVER: Kind<DriverChoice> = Kind::new(
+    |input, _| read_choice(input, DRIVERS, "\"auto\", \"io_uring\" or \"epoll\""),
+    |driver| print_choice(*driver, DRIVERS),
+    no_unit,
+);
+
 pub const LOG_FORMAT: Kind<LogFormat> = Kind::new(
     |input, _| read_choice(input, LOG_FORMATS, "\"text\" or \"json\""),
     |format| print_choice(*format, LOG_FORMATS),
@@ -323,6 +329,8 @@ fn no_unit(_: u64) -> String {
 }
 
 const SWITCHES: &[(&str, bool)] = &[("true", true), ("false", false)];
+const DRIVERS: &[(&str, DriverChoice)] =
+    &[("auto", DriverChoice::Auto), ("io_uring", DriverChoice::IoUring), ("epoll", DriverChoice::Epoll)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const REQUIRES: &[(&str, SignatureRequire)] = &[("any", SignatureRequire::Any), ("webhook", SignatureRequire::Webhook)];
 const STORE_KINDS: &[(&str, StoreKind)] =

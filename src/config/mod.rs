@@ -23,4 +23,4 @@ pub use load::{Loaded, load, process_env};
 pub use reload::Reload;
 pub use show::{default_toml, markdown_table, shown};
 pub use url::{HttpUrl, UrlError};
-pub use values::{Config, Durability, LogFormat, SignatureRequire, StoreConfig, StoreKind};
+pub use values::{Config, DriverChoice, Durability, LogFormat, SignatureRequire, StoreConfig, StoreKind};

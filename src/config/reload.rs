@@ -75,6 +75,7 @@ mod tests {
                 "connections_max",
                 "cores",
                 "workers",
+                "driver",
                 "log_format",
                 "store.kind",
                 "store.data_dir",

@@ -120,6 +120,7 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// A tracing filter: `info`, `rainbow=debug`, …
     pub log: String,
+    pub driver: DriverChoice,
     pub log_format: LogFormat,
 
     // Where the configuration was read
@@ -179,6 +180,15 @@ pub enum SignatureRequire {
     Any,
     /// Standard Webhooks only.
     Webhook,
+}
+
+/// What a worker waits with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// io_uring where the kernel allows it, else epoll.
+    Auto,
+    IoUring,
+    Epoll,
 }
 
 /// How the lines of the log are written.
@@ -260,6 +270,7 @@ impl Default for Config {
             workers: 0,
             shutdown_timeout: secs(30),
             log: "info".into(),
+            driver: DriverChoice::Auto,
             log_format: LogFormat::Text,
             file: None,
         }

@@ -4,6 +4,7 @@
 //! owns them. A socket that must end in time is shut down by its descriptor (see `deadlines`); its pending operation
 //! then completes, and is never dropped.
 
+use super::driver;
 use super::sys::check;
 use monoio::net::{TcpListener, TcpStream};
 use std::io::{self, IoSlice};
@@ -34,6 +35,7 @@ pub struct Listener(TcpListener);
 impl Listener {
     /// Call it in the thread that will accept.
     pub fn new(listener: std::net::TcpListener) -> io::Result<Listener> {
+        listener.set_nonblocking(driver::is_epoll())?;
         TcpListener::from_std(listener).map(Listener)
     }
 
@@ -73,8 +75,8 @@ impl Connecting {
     pub async fn finish(self) -> io::Result<TcpStream> {
         let fd = self.fd();
         let socket = std::net::TcpStream::from(self.0);
-        // Only the connect had to return at once; a read through the ring has to wait.
-        socket.set_nonblocking(false)?;
+        // The connect had to return at once; a read through the ring has to wait.
+        socket.set_nonblocking(driver::is_epoll())?;
         let stream = TcpStream::from_std(socket)?;
         stream.writable(false).await?;
         socket_error(fd)?;

@@ -1,7 +1,7 @@
 //! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn
 //! (`ClientSockets::flush`, `DueResponses`).
 
-use super::{descriptors, sys};
+use super::{descriptors, driver, sys};
 use monoio::buf::IoBufMut;
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
@@ -16,6 +16,7 @@ pub struct Socket(UnixStream);
 
 impl Socket {
     pub fn new(fd: OwnedFd) -> io::Result<Socket> {
+        let fd = driver::without_waiting(fd)?;
         // SAFETY: ownership of the descriptor moves into the stream; std's type does nothing but hold it.
         let stream = unsafe { std::os::unix::net::UnixStream::from_raw_fd(fd.into_raw_fd()) };
         let stream = UnixStream::from_std(stream)?;

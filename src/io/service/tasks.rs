@@ -10,8 +10,8 @@ use crate::base::time::{Tick, ms};
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
 use crate::io::client::handover;
-use crate::io::runtime::claim::ring_advice;
 use crate::io::runtime::clock;
+use crate::io::runtime::driver::Driver;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net::{self, Listener};
@@ -45,21 +45,16 @@ pub struct Service {
     pub listener: std::net::TcpListener,
     pub admin: Option<std::net::TcpListener>,
     pub tables: Tables,
+    pub driver: Driver,
 }
 
 /// Serves until drained.
 pub fn run(service: Service) -> io::Result<()> {
-    let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
-        .enable_timer()
-        .with_entries(RING_ENTRIES)
-        .uring_builder(ring())
-        .build()
-        .map_err(|error| io::Error::new(error.kind(), format!("io_uring: {error}. {}", ring_advice(&error))))?;
-    runtime.block_on(serve_until_drained(service))
+    service.driver.block_on(serve_until_drained(service))?
 }
 
 async fn serve_until_drained(service: Service) -> io::Result<()> {
-    let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables } = service;
+    let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables, driver: _ } = service;
     let room = tables.of_each(sys::descriptors_left()?, shared.workers_len());
     let descriptors = Descriptors::new(id, room, rules.config());
     let pool = {
@@ -87,14 +82,6 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     worker.shared().events().send(Event::Ready(Ok(())));
     drain(&worker, &listeners).await;
     Ok(())
-}
-
-/// Completions wait until this thread asks for them, which it does when it parks: without these flags the kernel
-/// interrupts the core for each one, and every operation costs about twice (perf/README.md tells how that was found).
-fn ring() -> io_uring_monoio::Builder {
-    let mut ring = io_uring_monoio::IoUring::builder();
-    ring.setup_single_issuer().setup_defer_taskrun();
-    ring
 }
 
 fn new_pool(worker: &Weak<Worker>, id: ShardId, shared: &Arc<Shared>, options: Options, resolver: Resolver) -> Pool {
@@ -222,7 +209,6 @@ async fn drain(worker: &Rc<Worker>, listeners: &[RawFd]) {
     }
 }
 
-const RING_ENTRIES: u32 = 4096;
 const SLEEP_MAX_MS: u64 = 1_000;
 /// Below any timeout that a peer's answer is judged by, as operators set them.
 const LATE_MS: u64 = 1_000;

@@ -22,7 +22,8 @@ pub struct Outcome {
 }
 
 impl Process {
-    /// Starts `command` without any `RAINBOW_*` variable of ours, which would override its configuration.
+    /// Starts `command` without any `RAINBOW_*` variable of ours, which would override its configuration; but
+    /// `RAINBOW_TEST_DRIVER` is the driver of every server.
     pub fn start(command: Command, env: &[(String, String)]) -> Process {
         let mut process = Process::start_with_stderr(command, env, Stdio::piped());
         process.log.follow(process.child.stderr.take().expect("piped"));
@@ -35,6 +36,9 @@ impl Process {
             if name.to_string_lossy().starts_with("RAINBOW_") {
                 command.env_remove(&name);
             }
+        }
+        if let Some(driver) = std::env::var_os("RAINBOW_TEST_DRIVER") {
+            command.env("RAINBOW_DRIVER", driver);
         }
         command.envs(env.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
