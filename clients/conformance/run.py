@@ -12,12 +12,13 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as CallTimeout
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 import scenarios
-from kit.world import SCENARIOS, Failed, Scenario, World
+from kit.world import PATIENCE_S, SCENARIOS, Failed, Scenario, World
 
 #: What a client may lack, if it is said.
 ABILITIES = {
@@ -39,6 +40,8 @@ class Outcome:
     result: str = ""
     fault: str | None = None
     transcript: tuple[str, ...] = ()
+    #: Not judged: the scenario itself broke down.
+    is_kits: bool = False
 
 
 def main() -> int:
@@ -58,7 +61,8 @@ def main() -> int:
     # The longest first, so that none is left over at the end.
     played.sort(key=lambda one: -one.deadline)
     with ThreadPoolExecutor(options.jobs) as pool:
-        failed = sum(not report(outcome) for outcome in pool.map(lambda one: play(one, options), played))
+        plays = pool.map(lambda one: play(one, options.server, options.client, frozenset(options.without)), played)
+        failed = sum(not report(outcome, options.verbose) for outcome in plays)
     for one in left_out:
         print(f"left out        {one.name}  ({', '.join(set(one.needs) & set(options.without))})")
     print(f"{len(played) - failed} passed, {failed} failed, {len(left_out)} left out, {time.monotonic() - began:.1f} s")
@@ -83,10 +87,12 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def play(one: Scenario, options: argparse.Namespace) -> Outcome:
+def play(
+    one: Scenario, server: Path, client: list[str], without: frozenset[str] = frozenset(), patience: float = PATIENCE_S
+) -> Outcome:
     began = time.monotonic()
-    world = World(one, options.server, options.client)
-    world.without = frozenset(options.without)
+    world = World(one, server, client)
+    world.without, world.patience = without, patience
     overdue = threading.Event()
 
     def take_away() -> None:
@@ -95,30 +101,31 @@ def play(one: Scenario, options: argparse.Namespace) -> Outcome:
 
     watch = threading.Timer(one.deadline + GRACE_S, take_away)
     watch.start()
-    result, fault = "", None
+    result, fault, is_kits = "", None, False
     try:
         if one.starts:
             world.start()
         result = one.play(world) or ""
     except Failed as failure:
         fault = str(failure)
+    except CallTimeout:
+        fault = "a call of the business server is not answered: the client has not acknowledged"
     except Exception:
-        fault = traceback.format_exc()
+        fault, is_kits = traceback.format_exc(), True
     finally:
         watch.cancel()
         world.close()
     if overdue.is_set():
         fault = f"over its deadline of {one.deadline:g} s" + (f": {fault}" if fault else "")
-    shown = world.transcript if fault or options.verbose else []
-    return Outcome(one, time.monotonic() - began, result, fault, tuple(shown))
+    return Outcome(one, time.monotonic() - began, result, fault, tuple(world.transcript), is_kits)
 
 
-def report(outcome: Outcome) -> bool:
+def report(outcome: Outcome, is_verbose: bool) -> bool:
     name, note = outcome.scenario.name, f"  ({outcome.result})" if outcome.result else ""
     print(f"{'FAIL' if outcome.fault else 'ok  '}  {outcome.seconds:6.2f} s  {name}{note}", flush=True)
     if outcome.fault:
         print(f"    must be: {outcome.scenario.about}\n    {outcome.fault}")
-    lines = outcome.transcript
+    lines = outcome.transcript if outcome.fault or is_verbose else ()
     if len(lines) > TRANSCRIPT_MAX:
         half = TRANSCRIPT_MAX // 2
         lines = (*lines[:half], f"    … {len(lines) - TRANSCRIPT_MAX} lines …", *lines[-half:])

@@ -93,7 +93,7 @@ class Client:
             if event.name == name and all(event.fields.get(key) == value for key, value in fields.items())
         ]
 
-    def expect(self, name: str, count: int = 1, within: float = 10, **fields: Any) -> Event:
+    def expect(self, name: str, count: int = 1, within: float | None = None, **fields: Any) -> Event:
         """The count-th event of that name, with these fields, since the beginning."""
         what = f"{self.device}: {count} × {name} {fields or ''}".strip()
         self._world.until(what, lambda: len(self.all(name, **fields)) >= count or self.ended, within)
@@ -102,7 +102,7 @@ class Client:
             self._world.fail(f"the client program has ended before: {what}")
         return found[count - 1]
 
-    def acknowledged(self, tag: str, within: float = 10) -> bytes:
+    def acknowledged(self, tag: str, within: float | None = None) -> bytes:
         """The answer to a send; its rejection fails the scenario at once."""
         self._world.until(
             f"{self.device}: {tag} is acknowledged",
@@ -113,7 +113,7 @@ class Client:
             self._world.fail(f"{tag} is not acknowledged: {[event.fields for event in self.all('rejected', tag=tag)]}")
         return self.all("acknowledged", tag=tag)[0].body
 
-    def opened(self, count: int = 1, within: float = 10) -> Event:
+    def opened(self, count: int = 1, within: float | None = None) -> Event:
         return self.expect("opened", count, within)
 
     def heard(self, **fields: Any) -> list[bytes]:

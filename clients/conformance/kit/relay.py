@@ -12,6 +12,7 @@ import re
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -61,17 +62,49 @@ class Notes(Protocol):
     def note(self, text: str) -> None: ...
 
 
+class Outlet:
+    """One end of a line, for writing. What is late does not overtake, and makes nothing wait that it need not."""
+
+    def __init__(self, sink: socket.socket) -> None:
+        self._sink = sink
+        self._changed = threading.Condition()
+        self._late: deque[tuple[float, bytes]] = deque()
+        self._is_running = False
+
+    def send(self, raw: bytes, delay: float = 0) -> None:
+        with self._changed:
+            if delay or self._late:
+                self._late.append((time.monotonic() + delay, raw))
+                if not self._is_running:
+                    self._is_running = True
+                    threading.Thread(target=self._send_late, daemon=True).start()
+                return
+            self._sink.sendall(raw)
+
+    def _send_late(self) -> None:
+        with self._changed:
+            while self._late:
+                wait = self._late[0][0] - time.monotonic()
+                if wait > 0:
+                    self._changed.wait(wait)
+                    continue
+                with contextlib.suppress(OSError):
+                    self._sink.sendall(self._late[0][1])
+                self._late.popleft()
+            self._is_running = False
+
+
 class Line:
     """One connection of the client and the one to the server that belongs to it."""
 
     def __init__(self, number: int, client: socket.socket) -> None:
         self.number, self.client = number, client
+        self.to_client = Outlet(client)
         self.server: socket.socket | None = None
         self.is_silent = False
         self.is_over = False
         self.began = time.monotonic()
         self.ended: float | None = None
-        self.writing = threading.Lock()
 
 
 class Relay:
@@ -147,8 +180,8 @@ class Relay:
         return [unit for unit in self.units if unit.way == way and unit.is_(command, **fields)]
 
     def _to_client(self, line: Line, raw: bytes) -> None:
-        with line.writing, contextlib.suppress(OSError):
-            line.client.sendall(raw)
+        with contextlib.suppress(OSError):
+            line.to_client.send(raw)
 
     def _accept(self) -> None:
         while not self._is_closed:
@@ -172,10 +205,10 @@ class Relay:
             return self._end(line, f"the server: {error}")
         line.server.settimeout(None)
         line.server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        threading.Thread(target=self._pump, args=(line, DOWN, line.server, line.client), daemon=True).start()
-        self._pump(line, UP, line.client, line.server)
+        threading.Thread(target=self._pump, args=(line, DOWN, line.server, line.to_client), daemon=True).start()
+        self._pump(line, UP, line.client, Outlet(line.server))
 
-    def _pump(self, line: Line, way: str, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, line: Line, way: str, source: socket.socket, sink: Outlet) -> None:
         splitter = Splitter()
         why = "ended by the client" if way == UP else "ended by the server"
         while not line.is_over:
@@ -200,7 +233,7 @@ class Relay:
         payload = replace(packet, body=body).encode()
         return replace(unit, payload=payload, raw=frame(BINARY, payload))
 
-    def _handle(self, line: Line, unit: Unit, sink: socket.socket) -> bool:
+    def _handle(self, line: Line, unit: Unit, sink: Outlet) -> bool:
         """Whether the line goes on."""
         with self._world.changed:
             self.units.append(unit)
@@ -209,13 +242,9 @@ class Relay:
         if not self.is_quiet:
             arrow = "↑" if unit.way == UP else "↓"
             self._world.note(f"line   {line.number} {arrow} {unit}" + (f"  [{action.name}]" if action.name else ""))
-        if action.delay and not self._wait(line, action.delay):
-            return False
         if action.passes:
-            raw = self._what_passes(unit, action)
             try:
-                with line.writing if unit.way == DOWN else contextlib.nullcontext():
-                    sink.sendall(raw)
+                sink.send(self._what_passes(unit, action), action.delay)
             except OSError:
                 self._end(line, "broken")
                 return False
@@ -231,10 +260,6 @@ class Relay:
         if unit.opcode is None and unit.way == UP and self.plain:
             raw = re.sub(rb"(?im)^sec-websocket-protocol:.*\r\n", b"", raw)
         return raw if action.keep is None else raw[: action.keep]
-
-    def _wait(self, line: Line, seconds: float) -> bool:
-        with self._world.changed:
-            return not self._world.changed.wait_for(lambda: line.is_over, seconds)
 
     def _end(self, line: Line, why: str) -> None:
         with self._world.changed:

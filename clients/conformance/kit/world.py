@@ -22,6 +22,9 @@ from .wire import COM, DOWN, UP
 STORE = {"kind": "sqlite", "durability": "memory", "commit_delay": "0s", "patience": "20s", "data_dir": "data"}
 
 
+PATIENCE_S = 10
+
+
 class Failed(Exception):
     """The client (or the scenario) is not as it must be."""
 
@@ -64,6 +67,8 @@ class World:
         self.transcript: list[str] = []
         self.clients: list[Client] = []
         self.without: frozenset[str] = frozenset()
+        #: How long a busy machine may take for what takes no time.
+        self.patience = PATIENCE_S
         self._began, self._deadline = time.monotonic(), time.monotonic() + scenario.deadline
         self._command = command
         self._folder = tempfile.TemporaryDirectory(prefix="rainbow-kit-")
@@ -129,8 +134,9 @@ class World:
 
     # Judging.
 
-    def until(self, what: str, condition: Callable[[], Any], within: float = 10) -> None:
-        """Waits until it is so."""
+    def until(self, what: str, condition: Callable[[], Any], within: float | None = None) -> None:
+        """Waits until it is so, for `patience` if nothing else is said."""
+        within = self.patience if within is None else within
         limit = min(within, self._deadline - time.monotonic())
         with self.changed:
             if not self.changed.wait_for(condition, max(limit, 0)):

@@ -75,7 +75,7 @@ def refused_later(world: World) -> None:
     world.business.on_connect = lambda hook: refusal(REASON)
     world.relay.cut()
     world.check(ann.expect("rejected", tag="a")["code"] in ("refused", "closed"), "the send is rejected at once")
-    closed = ann.all("closed")[-1]
+    closed = ann.expect("closed", 2)
     world.equal((closed["code"], closed["retry"]), (4401, None), "the close")
     world.never("it asks again", lambda: len(world.relay.lines) > 2, 1)
 

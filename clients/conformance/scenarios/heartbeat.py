@@ -2,8 +2,8 @@
 
 import time
 
-from kit.relay import DROP, PASS, SILENCE, Action, late
-from kit.wire import DOWN, PING, PONG, REC, UP, WS_PING, Unit
+from kit.relay import DROP, PASS, SILENCE, Action, late, nth
+from kit.wire import DOWN, PING, PONG, REC, SEND, UP, WS_PING, Unit
 from kit.world import World, scenario
 
 #: The greeting's.
@@ -72,10 +72,10 @@ def dead_handshake(world: World) -> str:
     return f"given up after {world.relay.lines[1].began - began:.1f} s"
 
 
-@scenario("slow-line", "half a second each way: nothing is doubled and the line stays", heartbeat=HEARTBEAT_S)
+@scenario("slow-line", "half a second each way: nothing is repeated and the line stays", heartbeat=HEARTBEAT_S, server={"ack_timeout": "5s"})
 def slow_line(world: World) -> None:
     world.relay.rule = lambda unit: late(0.5) if unit.opcode is not None else PASS
-    ann = world.client().open(repeat=3_000)
+    ann = world.client().open(repeat=5_000)
     ann.opened()
     for n in range(3):
         ann.send(f"{n}", f"{n}", qos=n % 3)
@@ -84,7 +84,10 @@ def slow_line(world: World) -> None:
         ann.acknowledged(f"{n}", 15)
     ann.expect("message", 3, 15)
     world.until("all are forwarded", lambda: len(world.business.forwarded) >= 3)
+    pongs = len(world.relay.seen(DOWN, PONG))
+    world.until("two more PONGs", lambda: len(world.relay.seen(DOWN, PONG)) >= pongs + 2, 8)
     world.equal(len(world.relay.lines), 1, "lines")
+    world.check(not any(unit.packet and unit.packet.dup for unit in world.relay.units), "no packet has DUP")
     world.equal(sorted(ann.heard()), [b"0", b"1", b"2"], "messages down")
     world.equal(sorted(world.business.bodies()), [b"0", b"1", b"2"], "messages up")
 
@@ -142,13 +145,14 @@ def clock_sleep(world: World) -> str:
     return f"noticed after {noticed:.1f} s"
 
 
-@scenario("clock-jumps", "a clock that jumps ten minutes ahead, and back, on a line that lives: messages pass", needs=("clock",), heartbeat=HEARTBEAT_S)
+@scenario("clock-jumps", "a clock that jumps ten minutes ahead, and back, on a line that lives: what is lost is repeated, and messages pass", needs=("clock",), heartbeat=HEARTBEAT_S)
 def clock_jumps(world: World) -> None:
     ann = world.client().open()
     ann.opened()
     for n, jump in enumerate((600_000, -600_000, -600_000)):
-        ann.set("clock", add=jump)
+        world.relay.rule = nth(1, lambda unit: unit.way == UP and unit.is_(SEND), DROP)
         ann.send(f"{n}", f"{n}", qos=2)
+        ann.set("clock", add=jump)
         ann.acknowledged(f"{n}", 15)
         world.say(f"{n}", qos=2)
         ann.expect("message", n + 1, 15)
