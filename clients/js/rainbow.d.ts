@@ -152,6 +152,8 @@ export interface Options<M = {}> {
   backoffMax?: number;
   /** A connection that lasted so long ends a row of failures: 5 s. */
   stable?: number;
+  /** An attempt that is not open by then has failed: 10 s. */
+  openTimeout?: number;
   /** 10 s. */
   pongTimeout?: number;
   /** Offer durable sessions (`rainbow.2`). */

@@ -87,6 +87,7 @@ export class Rainbow {
   #opening = null;
   /** The present attempt; an older one's `params` come too late. */
   #attempt = null;
+  #attemptTimer;
   /** The largest message that the server takes, packet header included; known from the greeting. */
   #bytesMax = Infinity;
   #heartbeat = 0;
@@ -110,6 +111,7 @@ export class Rainbow {
    * - `timeout` (10 s) of a send, `repeat` (3 s) between repeats, `pendingMax` (1024) unanswered sends;
    * - `backoffMin` (500 ms) and `backoffMax` (30 s): a reconnection waits a random part of `backoffMin` · 2ⁿ, at most
    *    `backoffMax`; n counts failures in a row, and a connection that lasted `stable` (5 s) ends the row;
+   * - `openTimeout` (10 s): an attempt that is not open by then has failed;
    * - `pongTimeout` (10 s): with `session`, a line that was silent for the server's heartbeat and for so long after is dropped;
    * - `session`: offer durable sessions (the subprotocol `rainbow.2`). Only one page holds a session: the page that had it
    *    before hears "close" with code 4409, which is final;
@@ -356,6 +358,8 @@ export class Rainbow {
     clearTimeout(this.#reconnectTimer);
     this.#state = "connecting";
     const attempt = (this.#attempt = {});
+    // A server that takes the connection and says no more, or parameters that never come.
+    this.#attemptTimer = setTimeout(() => this.#drop(4000, "no answer"), this.#options.openTimeout);
     // Without a promise the socket is there when `open()` returns.
     const fail = (error) => this.#attempt === attempt && this.#onAttemptFailed(error);
     try {
@@ -423,6 +427,7 @@ export class Rainbow {
 
   #goOn(greeting) {
     this.#state = "open";
+    clearTimeout(this.#attemptTimer);
     this.#recall(greeting);
     if (greeting.resumed) this.#settleIds();
     else this.#startAfresh();
@@ -483,6 +488,7 @@ export class Rainbow {
     this.#socket = null;
     this.#attempt = null;
     clearTimeout(this.#reconnectTimer);
+    clearTimeout(this.#attemptTimer);
     clearInterval(this.#pulse);
   }
 
@@ -505,15 +511,17 @@ export class Rainbow {
     globalThis[change]?.("online", this.#onWake);
   }
 
-  /** Judged by the clock: a page that slept has missed its timers. */
+  /** Judged by the clock: a page that slept has missed its timers. A clock that was set back begins anew. */
   #checkPulse() {
-    const silent = Date.now() - this.#heardAt;
-    if (silent < this.#heartbeat) {
+    const now = Date.now();
+    this.#heardAt = Math.min(this.#heardAt, now);
+    this.#askedAt = Math.min(this.#askedAt, now);
+    if (now - this.#heardAt < this.#heartbeat) {
       this.#askedAt = 0;
     } else if (this.#askedAt === 0) {
-      this.#askedAt = Date.now();
+      this.#askedAt = now;
       this.#write(new Uint8Array([PING << 4]));
-    } else if (Date.now() - this.#askedAt >= this.#options.pongTimeout * 0.7) {
+    } else if (now - this.#askedAt >= this.#options.pongTimeout * 0.7) {
       this.#drop(4000, "no pong");
     }
   }
@@ -556,6 +564,7 @@ export class Rainbow {
     const delay = Math.round(random() * Math.min(backoffMax, backoffMin * 2 ** this.#attempts));
     this.#attempts = Math.min(this.#attempts + 1, 30);
     this.#state = "waiting";
+    clearTimeout(this.#attemptTimer);
     this.#reconnectTimer = setTimeout(() => this.#connect(), delay);
     return delay;
   }
@@ -903,6 +912,7 @@ const DEFAULTS = {
   backoffMin: 500,
   backoffMax: 30_000,
   stable: 5_000,
+  openTimeout: 10_000,
   pongTimeout: 10_000,
   session: false,
   random: Math.random,
