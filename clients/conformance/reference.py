@@ -493,6 +493,8 @@ class Client:
             self.writer.write(frame(WS_PONG, payload, os.urandom(4)))
         elif opcode == BINARY:
             packet = Packet.decode(payload)
+            if packet is not None and packet.flag and self.greets and len(packet.body) < 2:
+                packet = None
             if packet is not None:
                 self.on_packet(packet)
             elif fault != "ignores-malformed":

@@ -22,6 +22,11 @@ from .relay import Notes
 TOKEN = "conformance"
 START_S = 20
 SIGNAL = {"stop": signal.SIGTERM, "kill": signal.SIGKILL}
+STARTS = 3
+
+
+class PortTaken(RuntimeError):
+    pass
 
 
 class Server:
@@ -36,6 +41,13 @@ class Server:
         self.port: int | None = None
 
     def start(self) -> int:
+        """The port. Several servers start at once: a free port may be taken before one has it."""
+        for _ in range(STARTS - 1):
+            with contextlib.suppress(PortTaken):
+                return self._start()
+        return self._start()
+
+    def _start(self) -> int:
         file = self._folder / "rainbow.toml"
         file.write_text(self._configuration())
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RAINBOW_")}
@@ -47,12 +59,14 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self.port, self._has_ended = None, False
+        self.port, self._has_ended, self._output = None, False, []
         threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
         with self._world.changed:
             self._world.changed.wait_for(lambda: self.port or self._has_ended, START_S)
         if self.port is None:
-            raise RuntimeError("rainbow-server did not start:\n" + "\n".join(self._output))
+            self.end()
+            said = "\n".join(self._output)
+            raise (PortTaken if "Address already in use" in said else RuntimeError)(f"rainbow-server did not start:\n{said}")
         self._world.note(f"server listens on {self.port}")
         return self.port
 

@@ -131,11 +131,14 @@ def apply_mask(payload: bytes, mask: bytes) -> bytes:
 
 
 class Splitter:
-    """Bytes of one direction to heads and whole messages: `(raw, opcode, payload)`; the head's opcode is None."""
+    """Bytes of one direction to heads and whole messages: `(raw, opcode, payload)`; the head's opcode is None.
+
+    After a head that refuses the upgrade follow bytes, not messages; their opcode is None, too.
+    """
 
     def __init__(self) -> None:
         self._bytes = bytearray()
-        self._in_head = True
+        self._in_head, self._is_refused = True, False
         self._raw, self._parts, self._opcode = b"", b"", 0
 
     def feed(self, data: bytes) -> list[tuple[bytes, int | None, bytes]]:
@@ -148,13 +151,12 @@ class Splitter:
             head = self._take(end + 4)
             found.append((head, None, b""))
             self._in_head = False
+            self._is_refused = head.startswith(b"HTTP/") and b" 101 " not in head.split(b"\r\n", 1)[0]
+        if self._is_refused and self._bytes:
+            return [*found, (self._take(len(self._bytes)), None, b"")]
         while (message := self._message()) is not None:
             found.append(message)
         return found
-
-    def rest(self) -> bytes:
-        """What has come of the next message."""
-        return bytes(self._bytes)
 
     def _take(self, count: int) -> bytes:
         taken = bytes(self._bytes[:count])

@@ -120,7 +120,7 @@ def backend_retry(world: World) -> None:
 
 @scenario("malformed", "what is no packet ends the connection; the client comes back and works")
 def malformed(world: World) -> str:
-    broken = ["00000100", "12000100", "2000", "50", "1600010001", "1400010000", "30ffff", "4000017a", "f000010001"]
+    broken = ["00000100", "12000100", "2000", "50", "1600010001", "1400010000", "30ffff", "4000017a", "f000010001", "21000141"]
     ann = world.client().open()
     for n, data in enumerate(broken, 1):
         ann.opened(n)
