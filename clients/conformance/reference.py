@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A small client in plain Python, for the kit's own test: `reference.py [--fault NAME]`.
 
-Without a fault it passes every scenario. Each fault of FAULTS is one mistake that an author of a client may make; selftest.py
-says which scenarios must catch it.
+Without a fault it passes every scenario. Each fault of FAULTS is one mistake that an author of a client may make;
+selftest.py says which scenarios must catch it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from kit.wire import (
     BINARY,
     CLOSE,
     COM,
-    GREETING_TYPE,
     ID_MAX,
     PING,
     REC,

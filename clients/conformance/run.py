@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Judges a client of Rainbow: starts the server, plays the scenarios with the client program, and says what failed.
 
-    python3 clients/conformance/run.py --server target/debug/rainbow-server -- node clients/js/test/conformance.js
+python3 clients/conformance/run.py --server target/debug/rainbow-server -- node clients/js/test/conformance.js
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Outcome:
 
 def main() -> int:
     options = arguments()
-    chosen = [one for one in SCENARIOS.values() if not options.only or any(fnmatch(one.name, only) for only in options.only)]
+    chosen = [
+        one for one in SCENARIOS.values() if not options.only or any(fnmatch(one.name, only) for only in options.only)
+    ]
     if options.list:
         for one in chosen:
             needs = f"  (needs {', '.join(one.needs)})" if one.needs else ""
@@ -71,10 +73,16 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", type=Path, default=Path("target/debug/rainbow-server"), help="the rainbow-server to use")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a scenario, or a pattern such as 'cut-*'")
-    parser.add_argument("--without", action="append", default=[], choices=sorted(ABILITIES), help="the client cannot do this")
-    parser.add_argument("--jobs", type=int, default=8, help="scenarios at a time (most of them wait)")
+    parser.add_argument(
+        "--server", type=Path, default=Path("target/debug/rainbow-server"), help="the rainbow-server to use"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="a scenario, or a pattern such as 'cut-*'"
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], choices=sorted(ABILITIES), help="the client cannot do this"
+    )
+    parser.add_argument("--jobs", type=int, default=10, help="scenarios at a time (most of them wait)")
     parser.add_argument("--list", action="store_true", help="the scenarios")
     parser.add_argument("--verbose", action="store_true", help="transcripts of what passed, too")
     parser.add_argument("client", nargs="*", help="after --, the client program and its arguments")

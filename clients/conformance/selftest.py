@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The kit's own test: the reference client passes every scenario, and each of its planted faults is caught where it must be.
+"""The kit's own test: the reference client passes every scenario, and each planted fault is caught where it must be.
 
-    python3 clients/conformance/selftest.py [--server target/debug/rainbow-server] [--only FAULT]
+python3 clients/conformance/selftest.py [--server target/debug/rainbow-server] [--only FAULT]
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", type=Path, default=Path("target/debug/rainbow-server"))
     parser.add_argument("--only", action="append", default=[], choices=sorted(FAULTS))
-    parser.add_argument("--jobs", type=int, default=12)
+    parser.add_argument("--jobs", type=int, default=18)
     options = parser.parse_args()
     began = time.monotonic()
     wrong = [] if options.only else table_faults()
@@ -100,7 +100,7 @@ def main() -> int:
         return play(SCENARIOS[name], options.server.resolve(), program + planted, patience=PATIENCE_S if fault else 10)
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        for (fault, name), outcome in zip(pairs, pool.map(run, pairs)):
+        for (fault, name), outcome in zip(pairs, pool.map(run, pairs), strict=True):
             wrong += judged(fault, name, outcome)
     print("\n".join(wrong) if wrong else "the kit sees what it must")
     caught = sum(1 for fault, _ in pairs if fault)
@@ -119,7 +119,10 @@ def judged(fault: str, name: str, outcome: Outcome) -> list[str]:
     if outcome.is_kits:
         return [f"{name} itself breaks down with {fault or 'the reference client'}: {outcome.fault}"]
     if not fault and outcome.fault:
-        return [f"the reference client fails in {name}: {outcome.fault}", *("    " + line for line in outcome.transcript)]
+        return [
+            f"the reference client fails in {name}: {outcome.fault}",
+            *("    " + line for line in outcome.transcript),
+        ]
     if fault and not outcome.fault:
         return [f"{name} does not catch {fault} ({FAULTS[fault]})"]
     return []

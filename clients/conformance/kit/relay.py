@@ -121,7 +121,7 @@ class Relay:
         #: Everything that was seen, lost or not.
         self.units: list[Unit] = []
         self.lines: list[Line] = []
-        #: What greetings say of the heartbeat, in place of the server's. So a client is hasty while the server is patient.
+        #: What greetings say of the heartbeat, in place of the server's: a hasty client, a patient server.
         self.heartbeat: int | None = None
         #: Packets are not written into the transcript.
         self.is_quiet = False

@@ -66,12 +66,14 @@ class Server:
         if self.port is None:
             self.end()
             said = "\n".join(self._output)
-            raise (PortTaken if "Address already in use" in said else RuntimeError)(f"rainbow-server did not start:\n{said}")
+            raise (PortTaken if "Address already in use" in said else RuntimeError)(
+                f"rainbow-server did not start:\n{said}"
+            )
         self._world.note(f"server listens on {self.port}")
         return self.port
 
     def end(self, how: str = "kill") -> None:
-        """"stop" lets it say goodbye, "kill" does not."""
+        """ "stop" lets it say goodbye, "kill" does not."""
         if self._process is None:
             return
         self._world.note(f"server {how}")
@@ -119,7 +121,9 @@ class Server:
         }
         settings["cores"] = str(settings["cores"])
         lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
-        return "\n".join([*lines, "[store]", *(f"{name} = {json.dumps(value)}" for name, value in store.items())]) + "\n"
+        return (
+            "\n".join([*lines, "[store]", *(f"{name} = {json.dumps(value)}" for name, value in store.items())]) + "\n"
+        )
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None

@@ -68,7 +68,7 @@ class World:
         self.clients: list[Client] = []
         self.without: frozenset[str] = frozenset()
         #: How long a busy machine may take for what takes no time.
-        self.patience = PATIENCE_S
+        self.patience: float = PATIENCE_S
         self._began, self._deadline = time.monotonic(), time.monotonic() + scenario.deadline
         self._command = command
         self._folder = tempfile.TemporaryDirectory(prefix="rainbow-kit-")
@@ -92,7 +92,7 @@ class World:
         self.relay.target = self.server.start()
 
     def client(self, device: str = "ann", *, storage: bool = False) -> Client:
-        """A client program that has not opened yet. With storage, one of a device's programs goes on where the last ended."""
+        """A client program that has not opened yet. With storage, it goes on where the device's last program ended."""
         client = Client(self, self._command, device, self.folder / f"{device}.storage" if storage else None)
         self.clients.append(client)
         return client
@@ -120,7 +120,9 @@ class World:
         self.note(f"call   {path} {query} {body[:60]!r}")
         return self._calls.submit(made)
 
-    def say(self, body: bytes | str, qos: int = 1, type: int = 7, channel: str = "room", **more: Any) -> Future[dict[str, Any]]:
+    def say(
+        self, body: bytes | str, qos: int = 1, type: int = 7, channel: str = "room", **more: Any
+    ) -> Future[dict[str, Any]]:
         """A message to the clients."""
         data = body.encode() if isinstance(body, str) else body
         return self.call("/send/", data, channel=channel, qos=qos, msgtype=type, **{"timeout": 20, **more})

@@ -1,6 +1,6 @@
 """How a connection ends, and what follows: refusals, close codes, restarts."""
 
-from kit.business import Answer, Hook, refusal, success
+from kit.business import Answer, refusal, success
 from kit.wire import CLOSE, UP
 from kit.world import World, scenario
 
@@ -85,7 +85,9 @@ def backend_away(world: World) -> None:
     world.business.on_connect = lambda hook: Answer(b"down", 500)
     ann = world.client().open()
     closed = ann.expect("closed", 3)
-    world.check(closed["code"] == 4503 and closed["retry"] is not None, f"4503, and an attempt follows: {closed.fields}")
+    world.check(
+        closed["code"] == 4503 and closed["retry"] is not None, f"4503, and an attempt follows: {closed.fields}"
+    )
     world.check(not ann.all("rejected"), "`open` still waits")
     world.business.on_connect = lambda hook: success()
     ann.opened()
@@ -133,7 +135,9 @@ def close_codes(world: World) -> str:
     return f"{closes} codes"
 
 
-@scenario("closed-by-client", "`close` ends it: code 1000 on the line, what is unanswered is rejected, no attempt follows")
+@scenario(
+    "closed-by-client", "`close` ends it: code 1000 on the line, what is unanswered is rejected, no attempt follows"
+)
 def closed_by_client(world: World) -> None:
     world.business.on_message = lambda hook: Answer(b"", 503)
     ann = world.client().open()
@@ -198,7 +202,11 @@ def restarted(world: World, how: str) -> None:
     world.equal(len(qos2), len(set(qos2)), "QoS 2, each once")
 
 
-@scenario("server-down", "no server at the first `open`: the client waits for it, and what was sent meanwhile arrives", starts=False)
+@scenario(
+    "server-down",
+    "no server at the first `open`: the client waits for it, and what was sent meanwhile arrives",
+    starts=False,
+)
 def server_down(world: World) -> None:
     ann = world.client().open()
     for n in range(5):

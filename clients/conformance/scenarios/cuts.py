@@ -91,7 +91,12 @@ def cut_down_qos2(world: World) -> str:
     return play_down(world, 2)
 
 
-@scenario("cut-up-plain", "without a session a cut send is repeated on the next line and acknowledged", plain=True, needs=("plain",))
+@scenario(
+    "cut-up-plain",
+    "without a session a cut send is repeated on the next line and acknowledged",
+    plain=True,
+    needs=("plain",),
+)
 def cut_up_plain(world: World) -> None:
     ann = world.client().open()
     ann.opened()

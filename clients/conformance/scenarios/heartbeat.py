@@ -17,7 +17,11 @@ def no_websocket_pings(unit: Unit) -> Action:
     return DROP if unit.opcode == WS_PING else PASS
 
 
-@scenario("heartbeat", "silence is answered by PING within two seconds after the heartbeat; PONG keeps the line", heartbeat=HEARTBEAT_S)
+@scenario(
+    "heartbeat",
+    "silence is answered by PING within two seconds after the heartbeat; PONG keeps the line",
+    heartbeat=HEARTBEAT_S,
+)
 def heartbeat(world: World) -> None:
     world.relay.rule = no_websocket_pings
     ann = world.client().open()
@@ -31,7 +35,9 @@ def heartbeat(world: World) -> None:
     world.check(not ann.heard(), "nothing of it is handed on")
 
 
-@scenario("dead-line", "a line that says nothing any more is noticed within the heartbeat and 10 s", heartbeat=HEARTBEAT_S)
+@scenario(
+    "dead-line", "a line that says nothing any more is noticed within the heartbeat and 10 s", heartbeat=HEARTBEAT_S
+)
 def dead_line(world: World) -> str:
     ann = world.client().open()
     ann.opened()
@@ -60,7 +66,11 @@ def dead_greeting(world: World) -> str:
     return f"given up after {world.relay.lines[1].began - began:.1f} s"
 
 
-@scenario("dead-handshake", "a server that takes the connection and never answers the upgrade is given up within 20 s", deadline=40)
+@scenario(
+    "dead-handshake",
+    "a server that takes the connection and never answers the upgrade is given up within 20 s",
+    deadline=40,
+)
 def dead_handshake(world: World) -> str:
     world.relay.rule = lambda unit: SILENCE if unit.way == UP and unit.opcode is None else PASS
     ann = world.client().open()
@@ -72,7 +82,12 @@ def dead_handshake(world: World) -> str:
     return f"given up after {world.relay.lines[1].began - began:.1f} s"
 
 
-@scenario("slow-line", "half a second each way: nothing is repeated and the line stays", heartbeat=HEARTBEAT_S, server={"ack_timeout": "5s"})
+@scenario(
+    "slow-line",
+    "half a second each way: nothing is repeated and the line stays",
+    heartbeat=HEARTBEAT_S,
+    server={"ack_timeout": "5s"},
+)
 def slow_line(world: World) -> None:
     world.relay.rule = lambda unit: late(0.5) if unit.opcode is not None else PASS
     ann = world.client().open(repeat=5_000)
@@ -114,7 +129,9 @@ def frozen(world: World) -> None:
     world.equal(world.business.bodies(), [b"written while it stood still"], "messages up")
 
 
-@scenario("frozen-shortly", "the program stands still for 2 s: repeats pile up, and nothing is doubled", heartbeat=HEARTBEAT_S)
+@scenario(
+    "frozen-shortly", "the program stands still for 2 s: repeats pile up, and nothing is doubled", heartbeat=HEARTBEAT_S
+)
 def frozen_shortly(world: World) -> None:
     ann = world.client().open()
     ann.opened()
@@ -126,7 +143,12 @@ def frozen_shortly(world: World) -> None:
     world.equal(sorted(ann.heard()), [b"0", b"1", b"2", b"3"], "messages")
 
 
-@scenario("clock-sleep", "ten minutes of sleep on a line that has died: a new one within the heartbeat and 10 s", needs=("clock",), heartbeat=HEARTBEAT_S)
+@scenario(
+    "clock-sleep",
+    "ten minutes of sleep on a line that has died: a new one within the heartbeat and 10 s",
+    needs=("clock",),
+    heartbeat=HEARTBEAT_S,
+)
 def clock_sleep(world: World) -> str:
     ann = world.client().open()
     ann.opened()
@@ -145,7 +167,12 @@ def clock_sleep(world: World) -> str:
     return f"noticed after {noticed:.1f} s"
 
 
-@scenario("clock-jumps", "a clock that jumps ten minutes ahead, and back, on a line that lives: what is lost is repeated, and messages pass", needs=("clock",), heartbeat=HEARTBEAT_S)
+@scenario(
+    "clock-jumps",
+    "a clock that jumps ten minutes ahead, and back, on a line that lives: what is lost is repeated, and messages pass",
+    needs=("clock",),
+    heartbeat=HEARTBEAT_S,
+)
 def clock_jumps(world: World) -> None:
     ann = world.client().open()
     ann.opened()
@@ -160,7 +187,12 @@ def clock_jumps(world: World) -> None:
     world.equal((ann.heard(), world.business.bodies()), ([b"0", b"1", b"2"],) * 2, "messages")
 
 
-@scenario("clock-back", "a clock that was set back ten minutes: a dead line is noticed all the same", needs=("clock",), heartbeat=HEARTBEAT_S)
+@scenario(
+    "clock-back",
+    "a clock that was set back ten minutes: a dead line is noticed all the same",
+    needs=("clock",),
+    heartbeat=HEARTBEAT_S,
+)
 def clock_back(world: World) -> str:
     ann = world.client().open()
     ann.opened()

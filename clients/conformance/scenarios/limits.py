@@ -26,7 +26,11 @@ def edited(change: Callable[[dict[str, object]], None]) -> Callable[[Unit], Acti
     return rule
 
 
-@scenario("greeting-limit", "a message over the greeting's limit is rejected at once and not written; one at the limit passes", server=SMALL)
+@scenario(
+    "greeting-limit",
+    "a message over the greeting's limit is rejected at once and not written; one at the limit passes",
+    server=SMALL,
+)
 def greeting_limit(world: World) -> None:
     ann = world.client().open()
     ann.opened()
@@ -69,7 +73,9 @@ def too_large(world: World) -> None:
     world.equal(len(world.relay.lines), 2, "lines")
 
 
-@scenario("backend-4xx", "a message that the business server refuses is rejected with status and body; the next one passes")
+@scenario(
+    "backend-4xx", "a message that the business server refuses is rejected with status and body; the next one passes"
+)
 def backend_4xx(world: World) -> None:
     world.business.on_message = lambda hook: Answer(b"\xffno: " + hook.body, 422) if hook.type == 3 else Answer(b"yes")
     ann = world.client().open()
@@ -101,7 +107,10 @@ def refused_bit_plain(world: World) -> None:
         world.equal(ann.acknowledged(f"{qos}"), b"re:hello", "the answer")
 
 
-@scenario("backend-retry", "the business server fails for a second: the client repeats, hears one answer, and the message has one key")
+@scenario(
+    "backend-retry",
+    "the business server fails for a second: the client repeats, hears one answer, and the message has one key",
+)
 def backend_retry(world: World) -> None:
     is_back = False
     world.business.on_message = lambda hook: Answer(b"at last") if is_back else Answer(b"", 503)
@@ -120,7 +129,18 @@ def backend_retry(world: World) -> None:
 
 @scenario("malformed", "what is no packet ends the connection; the client comes back and works")
 def malformed(world: World) -> str:
-    broken = ["00000100", "12000100", "2000", "50", "1600010001", "1400010000", "30ffff", "4000017a", "f000010001", "21000141"]
+    broken = [
+        "00000100",
+        "12000100",
+        "2000",
+        "50",
+        "1600010001",
+        "1400010000",
+        "30ffff",
+        "4000017a",
+        "f000010001",
+        "21000141",
+    ]
     ann = world.client().open()
     for n, data in enumerate(broken, 1):
         ann.opened(n)
@@ -159,5 +179,8 @@ def greeting_first(world: World) -> None:
     # The late greeting was seen before it passed.
     greeting = next(unit for unit in world.relay.units if unit.is_greeting)
     first = world.relay.seen(UP, SEND)[0]
-    world.check(first.at >= greeting.at + 0.6, f"the first packet comes {first.at - greeting.at:.2f} s after the greeting was sent")
+    world.check(
+        first.at >= greeting.at + 0.6,
+        f"the first packet comes {first.at - greeting.at:.2f} s after the greeting was sent",
+    )
     world.equal(world.business.bodies(), [b"0", b"1", b"2"], "messages")

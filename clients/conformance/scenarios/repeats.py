@@ -8,8 +8,6 @@ from kit.wire import ACK, COM, DOWN, REC, REL, SEND, UP, Packet, Unit
 from kit.world import World, scenario
 
 
-
-
 def lose_first(world: World, way: str, command: int, **fields: object) -> None:
     def matches(unit: Unit) -> bool:
         return unit.way == way and unit.is_(command, **fields) and not unit.is_greeting
@@ -20,7 +18,9 @@ def lose_first(world: World, way: str, command: int, **fields: object) -> None:
 def same_but_dup(world: World, units: list[Unit]) -> None:
     """The first is a SEND without DUP, the others are the same with it."""
     first, *others = [unit.packet for unit in units]
-    world.check(not first.dup and others and all(packet.dup for packet in others), "repeats have DUP, the first has not")
+    world.check(
+        not first.dup and others and all(packet.dup for packet in others), "repeats have DUP, the first has not"
+    )
     world.equal({(p.id, p.type, p.qos, p.body) for p in [first, *others]}.__len__(), 1, "messages on the line")
 
 
@@ -105,7 +105,9 @@ def dup_slow(world: World) -> None:
         world.relay.rule = nth(1, lambda unit: unit.way == DOWN and (unit.is_(ACK) or unit.is_(REC)), late(1))
         ann.send(f"{qos}", f"{qos}", qos=qos)
         ann.acknowledged(f"{qos}")
-    world.check(world.relay.seen(DOWN, SEND, dup=True) and world.relay.seen(UP, SEND, dup=True), "both sides have repeated")
+    world.check(
+        world.relay.seen(DOWN, SEND, dup=True) and world.relay.seen(UP, SEND, dup=True), "both sides have repeated"
+    )
     world.equal(ann.heard(), [b"1", b"2"], "messages down")
     world.equal(world.business.bodies(), [b"1", b"2"], "messages up")
 

@@ -38,7 +38,9 @@ def resume_sends(world: World) -> None:
     for n in range(6):
         ann.acknowledged(f"{n}")
     again = [unit.packet for unit in world.relay.seen(UP, SEND) if unit.connection > 1]
-    world.check(all((packet.id, packet.body) in before and packet.dup for packet in again), "repeats keep their ids, with DUP")
+    world.check(
+        all((packet.id, packet.body) in before and packet.dup for packet in again), "repeats keep their ids, with DUP"
+    )
     world.equal(sorted(world.business.bodies()), [b"%d" % n for n in range(6)], "messages, each once")
 
 
@@ -47,7 +49,11 @@ def waiting_1000(world: World) -> str:
     return many_waiting(world, 1000, lambda _: PASS)
 
 
-@scenario("waiting-cut", "three hundred waiting messages come in order, each once, though every 97th packet cuts the line", deadline=60)
+@scenario(
+    "waiting-cut",
+    "three hundred waiting messages come in order, each once, though every 97th packet cuts the line",
+    deadline=60,
+)
 def waiting_cut(world: World) -> str:
     count = 0
 
@@ -134,7 +140,8 @@ def session_expired(world: World) -> None:
     target, world.relay.target = world.relay.target, None
     world.relay.cut()
     world.until(
-        "the session ends", lambda: any(hook.headers.get("rainbowsessionended") for hook in world.business.heard("close"))
+        "the session ends",
+        lambda: any(hook.headers.get("rainbowsessionended") for hook in world.business.heard("close")),
     )
     world.relay.rule = lambda _: PASS
     world.relay.target = target
@@ -144,7 +151,11 @@ def session_expired(world: World) -> None:
     world.equal(ann.heard(), [b"before", b"after"], "messages")
 
 
-@scenario("restart-handled", "killed after it handled a QoS 2 message: the next program does not hand it on", needs=("storage",))
+@scenario(
+    "restart-handled",
+    "killed after it handled a QoS 2 message: the next program does not hand it on",
+    needs=("storage",),
+)
 def restart_handled(world: World) -> None:
     ann = world.client(storage=True).open()
     ann.opened()
@@ -175,7 +186,11 @@ def restart_unhandled(world: World) -> None:
     world.equal(sorted(again.heard()), [b"1", b"2"], "messages of the second program")
 
 
-@scenario("restart-own-ids", "killed before COM: the next program releases the id, and does not use it again before", needs=("storage",))
+@scenario(
+    "restart-own-ids",
+    "killed before COM: the next program releases the id, and does not use it again before",
+    needs=("storage",),
+)
 def restart_own_ids(world: World) -> None:
     ann = world.client(storage=True).open()
     ann.opened()

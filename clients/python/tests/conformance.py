@@ -161,7 +161,9 @@ class Program:
             try:
                 answer = await promise
             except ClientError as error:
-                refused = {"status": error.status, "body": text(error.body)} if isinstance(error, MessageRefused) else {}
+                refused = (
+                    {"status": error.status, "body": text(error.body)} if isinstance(error, MessageRefused) else {}
+                )
                 reason = {"reason": error.reason} if isinstance(error, ConnectRefused) else {}
                 tell("rejected", tag=tag, code=CODES.get(type(error), str(error)), **refused, **reason)
             else:

@@ -531,7 +531,7 @@ class Client:
 
     async def _watch(self, line: Line) -> None:
         """A line without greeting in time, or silent beyond its heartbeat, is dead."""
-        # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the greeting, and whoever
+        # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the greeting, and who
         # waits for the end of this task would wait for ever.
         give_up = asyncio.get_running_loop().call_later(GREETING_TIMEOUT_S, line.socket.transport.abort)
         try:
