@@ -5,7 +5,7 @@ import WebSocket, { WebSocketServer } from "ws";
 import { Rainbow, SEND, decodePacket, encodePacket } from "../rainbow.js";
 
 /** What arrives, in order, for whoever awaits `next()`. */
-class Arrivals {
+export class Arrivals {
   #items = [];
   #waiting = [];
 
@@ -32,7 +32,7 @@ export class FakeConnection {
     this.closed = new Promise((resolve) => socket.on("close", (code) => resolve(code)));
     socket.on("message", (data) => {
       const packet = decodePacket(new Uint8Array(data));
-      if (packet) packet.text = Buffer.from(packet.body).toString();
+      if (packet) Object.assign(packet, { text: Buffer.from(packet.body).toString(), hex: Buffer.from(data).toString("hex") });
       this.packets.push(packet);
     });
   }
