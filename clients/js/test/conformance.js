@@ -11,8 +11,7 @@ let reply;
 let held = null;
 let clockOffset = 0;
 
-const realNow = Date.now;
-Date.now = () => realNow() + clockOffset;
+const timers = { now: () => Date.now() + clockOffset, setTimeout, clearTimeout, setInterval, clearInterval };
 
 const base64 = (bytes) => Buffer.from(bytes).toString("base64");
 
@@ -46,6 +45,7 @@ function make({ url, device, session, storage, params, options }) {
   const { backoff_min: backoffMin, backoff_max: backoffMax, ...others } = options;
   rainbow = new Rainbow(url, {
     WebSocket,
+    timers,
     deviceId: device,
     os: "kit",
     session,
