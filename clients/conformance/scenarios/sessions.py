@@ -179,7 +179,7 @@ def restart_unhandled(world: World) -> None:
     ann.set("hold")
     for qos in (1, 2):
         world.say(f"{qos}", qos=qos)
-    ann.expect("message", qos=1)
+    ann.expect("message")
     ann.kill()
     again = world.client(storage="storage" not in world.without).open()
     again.expect("message", 2)
