@@ -111,7 +111,6 @@ class Relay:
     def __init__(self, world: Notes, plain: bool = False) -> None:
         self._world = world
         self._listener = socket.socket()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", 0))
         #: Where the server listens; None while there is none.
         self.target: int | None = None

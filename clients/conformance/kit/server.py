@@ -23,6 +23,7 @@ TOKEN = "conformance"
 START_S = 20
 SIGNAL = {"stop": signal.SIGTERM, "kill": signal.SIGKILL}
 STARTS = 3
+PAUSE_S = 1
 
 
 class PortTaken(RuntimeError):
@@ -41,10 +42,12 @@ class Server:
         self.port: int | None = None
 
     def start(self) -> int:
-        """The port. Several servers start at once: a free port may be taken before one has it."""
+        """The port. A free one may be taken before the server has it, and a busy machine may have none for a moment."""
         for _ in range(STARTS - 1):
-            with contextlib.suppress(PortTaken):
+            try:
                 return self._start()
+            except PortTaken:
+                time.sleep(PAUSE_S)
         return self._start()
 
     def _start(self) -> int:
