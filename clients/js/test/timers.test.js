@@ -50,7 +50,7 @@ test("repeats_and_timeouts_of_a_send_are_the_timers", { timeout: 10_000 }, async
 test("what_a_client_waits_for_is_given_up_with_it", { timeout: 10_000 }, async (t) => {
   const fake = await FakeServer.start(t);
   const timers = new FakeTimers();
-  const rainbow = fake.client(t, { timers, params: () => new Promise(() => {}) });
+  const rainbow = fake.client(t, { timers, params: () => new Promise(() => {}), random: () => 1 });
   const closed = heard(rainbow, "close");
   rainbow.open();
   rainbow.send(1, "a").catch(() => {});
