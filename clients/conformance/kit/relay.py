@@ -12,6 +12,7 @@ import re
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -217,10 +218,14 @@ class Relay:
                 data = b""
             if not data:
                 break
-            for raw, opcode, payload in splitter.feed(data):
-                unit = self._hastened(Unit(way, line.number, raw, opcode, payload, time.monotonic()))
-                if not self._handle(line, unit, sink):
-                    return
+            try:
+                for raw, opcode, payload in splitter.feed(data):
+                    unit = self._hastened(Unit(way, line.number, raw, opcode, payload, time.monotonic()))
+                    if not self._handle(line, unit, sink):
+                        return
+            except Exception:
+                self._world.note(f"line   {line.number}: the scenario's rule breaks down\n{traceback.format_exc()}")
+                return self._end(line, "broken down")
         if not line.is_silent:
             self._end(line, why)
 
