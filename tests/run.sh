@@ -26,6 +26,7 @@ main() {
     step fuzz
     step autobahn
     step javascript_client
+    step conformance
     if [ "$mode" = full ]; then step python_client; fi
     step readme
     step browser
@@ -48,6 +49,7 @@ tools() {
         missing node && packages+=(nodejs)
         missing npm && packages+=(npm)
         missing chromium && packages+=(chromium)
+        python3 -c "import ensurepip" 2>/dev/null || packages+=(python3-venv)
     fi
     if [ ${#packages[@]} -gt 0 ]; then
         echo "installing ${packages[*]}"
@@ -126,11 +128,24 @@ javascript_client() {
     npm --prefix clients/js test
 }
 
-# What the README tells its reader to type.
+# The kit's own test, then the clients in the kit. A page does not see the status of a refused upgrade.
+conformance() {
+    local kit=clients/conformance server=target/release/rainbow-server python=target/conformance/bin/python
+    if ! "$python" -c "import httpx, websockets" 2>/dev/null; then
+        python3 -m venv target/conformance
+        "$python" -m pip install -q "httpx>=0.27" "websockets>=14"
+    fi
+    node_modules clients/js
+    python3 $kit/selftest.py --server $server
+    python3 $kit/run.py --server $server --without http_status -- node clients/js/test/conformance.js
+    PYTHONPATH=clients/python/src python3 $kit/run.py --server $server -- "$python" clients/python/tests/conformance.py
+}
+
 python_client() {
     RAINBOW_SERVER=$PWD/target/release/rainbow-server clients/python/test.sh
 }
 
+# What the README tells its reader to type.
 readme() {
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/readme.mjs
 }

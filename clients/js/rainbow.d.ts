@@ -105,6 +105,15 @@ export interface Socket {
   close(code?: number, reason?: string): void;
 }
 
+export interface Timers {
+  /** Milliseconds. */
+  now(): number;
+  setTimeout(what: () => void, delay: number): unknown;
+  clearTimeout(timer: any): void;
+  setInterval(what: () => void, delay: number): unknown;
+  clearInterval(timer: any): void;
+}
+
 /**
  * What is said with a named type, each part optional: `send` and the `answer` to it, what is received (`receive`) and the
  * `reply` to that. `new Rainbow<{ chat: { send: { text: string } } }>(url, { types: { chat: 1 } })`
@@ -124,7 +133,7 @@ type Sent<E, More extends unknown[]> =
     ? [data?: Part<E, "send", Data>, ...more: More]
     : [data: Part<E, "send", Data>, ...more: More];
 type Answer<E> = Body<Part<E, "answer", unknown>>;
-type Handler<E> = (message: Message<Part<E, "receive", unknown>>) => Part<E, "reply", Reply> | Promise<Part<E, "reply", Reply>>;
+export type Handler<E> = (message: Message<Part<E, "receive", unknown>>) => Part<E, "reply", Reply> | Promise<Part<E, "reply", Reply>>;
 
 /** Times are milliseconds. */
 export interface Options<M = {}> {
@@ -152,12 +161,16 @@ export interface Options<M = {}> {
   backoffMax?: number;
   /** A connection that lasted so long ends a row of failures: 5 s. */
   stable?: number;
+  /** An attempt that is not open by then has failed: 10 s. */
+  openTimeout?: number;
   /** 10 s. */
   pongTimeout?: number;
   /** Offer durable sessions (`rainbow.2`). */
   session?: boolean;
   /** Where the session's ids survive a reload: by default localStorage. null: nothing survives. */
   storage?: Storage | null;
+  /** By default the global ones, as they are at each call. For tests. */
+  timers?: Timers;
   /** The source of jitter. */
   random?: () => number;
 }

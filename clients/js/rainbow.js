@@ -72,6 +72,7 @@ export class Message extends Body {
 export class Rainbow {
   #url;
   #options;
+  #timers;
   #handlers = new Map(EVENTS.map((event) => [event, new Set()]));
   /** Numbers by name, and names by number. */
   #types;
@@ -80,13 +81,14 @@ export class Rainbow {
   #state = "closed";
   #socket = null;
   #attempts = 0;
-  #openedAt = 0;
+  #openedAt = null;
   /** `close()` was called, or the server has refused us for good. What is sent before the first `open()` waits for it. */
   #hasEnded = false;
   #reconnectTimer;
   #opening = null;
   /** The present attempt; an older one's `params` come too late. */
   #attempt = null;
+  #attemptTimer;
   /** The largest message that the server takes, packet header included; known from the greeting. */
   #bytesMax = Infinity;
   #heartbeat = 0;
@@ -110,15 +112,18 @@ export class Rainbow {
    * - `timeout` (10 s) of a send, `repeat` (3 s) between repeats, `pendingMax` (1024) unanswered sends;
    * - `backoffMin` (500 ms) and `backoffMax` (30 s): a reconnection waits a random part of `backoffMin` · 2ⁿ, at most
    *    `backoffMax`; n counts failures in a row, and a connection that lasted `stable` (5 s) ends the row;
+   * - `openTimeout` (10 s): an attempt that is not open by then has failed;
    * - `pongTimeout` (10 s): with `session`, a line that was silent for the server's heartbeat and for so long after is dropped;
    * - `session`: offer durable sessions (the subprotocol `rainbow.2`). Only one page holds a session: the page that had it
    *    before hears "close" with code 4409, which is final;
    * - `storage`: where the session's ids survive a reload of the page (default: localStorage). An object with `getItem` and
    *    `setItem`, both synchronous; one item of a few hundred bytes per session, 200 kB at most. null: nothing survives;
-   * - `random`: the source of jitter, for tests.
+   * - `timers`: an object with `now` (ms), `setTimeout`, `clearTimeout`, `setInterval` and `clearInterval`, and `random`, the source
+   *    of jitter: for tests.
    */
   constructor(url, options = {}) {
     this.#options = { ...DEFAULTS, ...options };
+    this.#timers = this.#options.timers;
     this.#options.WebSocket ??= globalThis.WebSocket;
     this.#options.os ??= typeof document === "undefined" ? "node" : "web";
     this.#options.storage ??= browserStorage();
@@ -206,7 +211,7 @@ export class Rainbow {
     if (this.#sends.size >= this.#options.pendingMax) throw new RainbowError("full", "too many unanswered messages");
     const entry = { id: null, type, body, qos, written: false, reply: null, status: undefined, ...settleable() };
     this.#sends.add(entry);
-    if (timeout > 0 && timeout < TIMER_MAX) entry.deadline = setTimeout(() => this.#timeOut(entry), timeout);
+    if (timeout > 0 && timeout < TIMER_MAX) entry.deadline = this.#timers.setTimeout(() => this.#timeOut(entry), timeout);
     if (this.#state === "open") this.#transmit(entry);
     return entry.promise;
   }
@@ -221,8 +226,8 @@ export class Rainbow {
 
   /** Writes what the entry's state asks for now, and again every `repeat` until it is answered or the line is gone. */
   #transmit(entry) {
-    clearInterval(entry.repeat);
-    entry.repeat = setInterval(() => this.#writeEntry(entry), this.#options.repeat);
+    this.#timers.clearInterval(entry.repeat);
+    entry.repeat = this.#timers.setInterval(() => this.#writeEntry(entry), this.#options.repeat);
     this.#writeEntry(entry);
   }
 
@@ -244,8 +249,8 @@ export class Rainbow {
   }
 
   #forget(entry) {
-    clearTimeout(entry.deadline);
-    clearInterval(entry.repeat);
+    this.#timers.clearTimeout(entry.deadline);
+    this.#timers.clearInterval(entry.repeat);
     this.#sends.delete(entry);
     this.#pending.delete(entry.id);
   }
@@ -260,7 +265,7 @@ export class Rainbow {
   // — In —
 
   #onPacket(socket, data) {
-    this.#heardAt = Date.now();
+    this.#heardAt = this.#timers.now();
     this.#askedAt = 0;
     if (socket.protocol === SESSION_PROTOCOL && data.byteLength === 1 && toBytes(data)[0] === PONG << 4) return;
     const packet = decodePacket(toBytes(data), socket.protocol === SESSION_PROTOCOL);
@@ -353,9 +358,11 @@ export class Rainbow {
   // — The connection —
 
   #connect() {
-    clearTimeout(this.#reconnectTimer);
+    this.#timers.clearTimeout(this.#reconnectTimer);
     this.#state = "connecting";
     const attempt = (this.#attempt = {});
+    // A server that takes the connection and says no more, or parameters that never come.
+    this.#attemptTimer = this.#timers.setTimeout(() => this.#drop(4000, "no answer"), this.#options.openTimeout);
     // Without a promise the socket is there when `open()` returns.
     const fail = (error) => this.#attempt === attempt && this.#onAttemptFailed(error);
     try {
@@ -398,8 +405,8 @@ export class Rainbow {
   }
 
   #onOpen(socket) {
-    this.#openedAt = Date.now();
-    this.#heardAt = Date.now();
+    this.#openedAt = this.#timers.now();
+    this.#heardAt = this.#timers.now();
     this.#askedAt = 0;
     // With a session the first packet says what was kept, and only then is it known how to go on.
     if (socket.protocol !== SESSION_PROTOCOL) this.#goOn({ session: null, resumed: false, waiting: 0 });
@@ -423,6 +430,7 @@ export class Rainbow {
 
   #goOn(greeting) {
     this.#state = "open";
+    this.#timers.clearTimeout(this.#attemptTimer);
     this.#recall(greeting);
     if (greeting.resumed) this.#settleIds();
     else this.#startAfresh();
@@ -477,20 +485,21 @@ export class Rainbow {
   }
 
   #detach() {
-    for (const entry of this.#sends) clearInterval(entry.repeat);
-    if (this.#openedAt > 0 && Date.now() - this.#openedAt >= this.#options.stable) this.#attempts = 0;
-    this.#openedAt = 0;
+    for (const entry of this.#sends) this.#timers.clearInterval(entry.repeat);
+    if (this.#openedAt !== null && this.#timers.now() - this.#openedAt >= this.#options.stable) this.#attempts = 0;
+    this.#openedAt = null;
     this.#socket = null;
     this.#attempt = null;
-    clearTimeout(this.#reconnectTimer);
-    clearInterval(this.#pulse);
+    this.#timers.clearTimeout(this.#reconnectTimer);
+    this.#timers.clearTimeout(this.#attemptTimer);
+    this.#timers.clearInterval(this.#pulse);
   }
 
   /** A line that says nothing for `heartbeat` is asked; one that says nothing for 10 s more is dead. */
   #watch(heartbeat) {
     this.#heartbeat = heartbeat;
-    clearInterval(this.#pulse);
-    this.#pulse = setInterval(() => this.#checkPulse(), Math.min(heartbeat, this.#options.pongTimeout) / 8);
+    this.#timers.clearInterval(this.#pulse);
+    this.#pulse = this.#timers.setInterval(() => this.#checkPulse(), Math.min(heartbeat, this.#options.pongTimeout) / 8);
   }
 
   /** A page that comes back asks at once, and does not wait for the end of a backoff when the network is there again. */
@@ -505,15 +514,17 @@ export class Rainbow {
     globalThis[change]?.("online", this.#onWake);
   }
 
-  /** Judged by the clock: a page that slept has missed its timers. */
+  /** Judged by the clock: a page that slept has missed its timers. A clock that was set back begins anew. */
   #checkPulse() {
-    const silent = Date.now() - this.#heardAt;
-    if (silent < this.#heartbeat) {
+    const now = this.#timers.now();
+    this.#heardAt = Math.min(this.#heardAt, now);
+    this.#askedAt = Math.min(this.#askedAt, now);
+    if (now - this.#heardAt < this.#heartbeat) {
       this.#askedAt = 0;
     } else if (this.#askedAt === 0) {
-      this.#askedAt = Date.now();
+      this.#askedAt = now;
       this.#write(new Uint8Array([PING << 4]));
-    } else if (Date.now() - this.#askedAt >= this.#options.pongTimeout * 0.7) {
+    } else if (now - this.#askedAt >= this.#options.pongTimeout * 0.7) {
       this.#drop(4000, "no pong");
     }
   }
@@ -556,7 +567,8 @@ export class Rainbow {
     const delay = Math.round(random() * Math.min(backoffMax, backoffMin * 2 ** this.#attempts));
     this.#attempts = Math.min(this.#attempts + 1, 30);
     this.#state = "waiting";
-    this.#reconnectTimer = setTimeout(() => this.#connect(), delay);
+    this.#timers.clearTimeout(this.#attemptTimer);
+    this.#reconnectTimer = this.#timers.setTimeout(() => this.#connect(), delay);
     return delay;
   }
 
@@ -895,6 +907,14 @@ const TOO_LARGE = 1009;
 const HEADER_MAX = 5;
 /** Longer than this, setTimeout would fire at once. */
 const TIMER_MAX = 2 ** 31;
+/** Looked up at each call, so that whoever replaces the global ones is heard. */
+const TIMERS = {
+  now: () => Date.now(),
+  setTimeout: (what, delay) => setTimeout(what, delay),
+  clearTimeout: (timer) => clearTimeout(timer),
+  setInterval: (what, delay) => setInterval(what, delay),
+  clearInterval: (timer) => clearInterval(timer),
+};
 const DEFAULTS = {
   timeout: 10_000,
   repeat: 3_000,
@@ -903,7 +923,9 @@ const DEFAULTS = {
   backoffMin: 500,
   backoffMax: 30_000,
   stable: 5_000,
+  openTimeout: 10_000,
   pongTimeout: 10_000,
   session: false,
+  timers: TIMERS,
   random: Math.random,
 };

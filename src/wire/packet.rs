@@ -259,6 +259,7 @@ mod tests {
     use super::*;
 
     const VECTORS: &str = include_str!("../../clients/vectors/packets.json");
+    const EXCHANGES: &str = include_str!("../../clients/vectors/exchanges.json");
 
     #[test]
     fn a_refusal_is_an_answer_with_the_reserved_bit_and_a_status() {
@@ -302,10 +303,6 @@ mod tests {
     fn packets_are_as_the_clients_vectors_say() {
         let vectors: serde_json::Value = serde_json::from_str(VECTORS).unwrap();
         let list = |name: &str| vectors[name].as_array().unwrap().iter();
-        let unhex = |hex: &serde_json::Value| -> Vec<u8> {
-            let digits = hex.as_str().unwrap();
-            (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
-        };
         for vector in list("valid") {
             let (bytes, body) = (unhex(&vector["hex"]), unhex(&vector["body"]));
             let number = |name: &str| vector[name].as_u64().map(|number| number as u16);
@@ -331,6 +328,63 @@ mod tests {
             (unhex(&vectors["rainbow_2"]["ping"]), unhex(&vectors["rainbow_2"]["pong"])),
             (PING.into(), PONG.into())
         );
+    }
+
+    fn unhex(hex: &serde_json::Value) -> Vec<u8> {
+        let digits = hex.as_str().unwrap();
+        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// Each packet of the clients' exchanges is one, byte for byte, and answers what the other side has sent before.
+    #[test]
+    fn exchanges_of_the_clients_vectors_are_packets_in_a_possible_order() {
+        let vectors: serde_json::Value = serde_json::from_str(EXCHANGES).unwrap();
+        for exchange in vectors["exchanges"].as_array().unwrap() {
+            let mut sent = Vec::new();
+            for step in exchange["steps"].as_array().unwrap() {
+                let (name, value) = step.as_object().unwrap().iter().next().unwrap();
+                match &**name {
+                    "up" | "down" => follow(&mut sent, name == "up", &unhex(value), exchange),
+                    // Ids of before mean nothing after it.
+                    "greeting" if value["resumed"] == false => sent.clear(),
+                    "open" => sent.clear(),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Direction (true: up), what, and id of a packet with an id.
+    type Sent = (bool, &'static str, MessageId);
+
+    fn follow(sent: &mut Vec<Sent>, is_up: bool, bytes: &[u8], exchange: &serde_json::Value) {
+        let packet = Packet::decode(bytes).unwrap_or_else(|error| panic!("{error}: {exchange}"));
+        if let Some(refusal) = MessageRefusal::decode(bytes) {
+            let (id, qos) = match packet {
+                Packet::Ack { id, .. } => (id, QoS::AtLeastOnce),
+                Packet::Rec { id, .. } => (id, QoS::ExactlyOnce),
+                other => panic!("{other:?} refuses: {exchange}"),
+            };
+            let mut out = Vec::new();
+            refusal.encode_into(id, qos, &mut out);
+            assert_eq!(out, bytes);
+        } else {
+            assert_eq!(encoded(packet), bytes);
+        }
+        let (what, id, is_dup, answers) = match packet {
+            Packet::Send { id: None, .. } => return,
+            Packet::Send { id: Some(id), dup, qos: QoS::ExactlyOnce, .. } => ("SEND 2", id, dup, None),
+            Packet::Send { id: Some(id), dup, .. } => ("SEND 1", id, dup, None),
+            Packet::Ack { id, .. } => ("ACK", id, false, Some("SEND 1")),
+            Packet::Rec { id, .. } => ("REC", id, false, Some("SEND 2")),
+            Packet::Rel { id, dup } => ("REL", id, dup, Some("REC")),
+            Packet::Com { id } => ("COM", id, false, Some("REL")),
+        };
+        let is_stray = exchange["strays"] == true;
+        assert!(!is_dup || sent.contains(&(is_up, what, id)), "DUP of what was not sent: {exchange}");
+        let is_answer = answers.is_none_or(|answered| sent.contains(&(!is_up, answered, id)));
+        assert!(is_answer || is_stray, "{what} {id:?} answers nothing: {exchange}");
+        sent.push((is_up, what, id));
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 import { once } from "node:events";
 import WebSocket, { WebSocketServer } from "ws";
-import { Rainbow, SEND, decodePacket, encodePacket } from "../rainbow.js";
+import { PING, Rainbow, SEND, decodePacket, encodePacket } from "../rainbow.js";
 
 /** What arrives, in order, for whoever awaits `next()`. */
-class Arrivals {
+export class Arrivals {
   #items = [];
   #waiting = [];
 
@@ -25,14 +25,16 @@ class Arrivals {
 
 export class FakeConnection {
   packets = new Arrivals();
+  pings = 0;
 
   constructor(socket, request) {
     this.socket = socket;
     this.url = new URL(request.url, "ws://fake");
     this.closed = new Promise((resolve) => socket.on("close", (code) => resolve(code)));
     socket.on("message", (data) => {
+      if (data.length === 1 && data[0] === PING << 4) this.pings += 1;
       const packet = decodePacket(new Uint8Array(data));
-      if (packet) packet.text = Buffer.from(packet.body).toString();
+      if (packet) Object.assign(packet, { text: Buffer.from(packet.body).toString(), hex: Buffer.from(data).toString("hex") });
       this.packets.push(packet);
     });
   }
@@ -146,6 +148,51 @@ export class FakeStorage {
     const [item, ...others] = [...this.items].filter(([key]) => key.startsWith("rainbow.session "));
     if (item === undefined || others.length > 0) throw new Error(`${others.length + (item !== undefined)} sessions`);
     return JSON.parse(item[1].slice(item[1].indexOf(" ")));
+  }
+}
+
+/** Time that passes when a test says so. */
+export class FakeTimers {
+  #now = 0;
+  #last = 0;
+  #timers = new Map();
+
+  now = () => this.#now;
+  setTimeout = (what, delay) => this.#add({ what, due: this.#now + delay });
+  setInterval = (what, delay) => this.#add({ what, due: this.#now + delay, every: delay });
+  clearTimeout = (timer) => this.#timers.delete(timer);
+  clearInterval = (timer) => this.#timers.delete(timer);
+
+  /** Timers that have been set and are neither over nor cleared. */
+  get waiting() {
+    return this.#timers.size;
+  }
+
+  /** Each timer that is due runs at its time. */
+  pass(time) {
+    const end = this.#now + time;
+    for (;;) {
+      const [next] = [...this.#timers].filter(([, { due }]) => due <= end).sort(([, a], [, b]) => a.due - b.due);
+      if (next === undefined) break;
+      const [id, timer] = next;
+      this.#now = timer.due;
+      if (timer.every === undefined) this.#timers.delete(id);
+      else timer.due += timer.every;
+      timer.what();
+    }
+    this.#now = end;
+  }
+
+  /** The machine sleeps: time passes, timers do not. */
+  sleep(time) {
+    this.#now += time;
+    for (const timer of this.#timers.values()) timer.due += time;
+  }
+
+  #add(timer) {
+    this.#last += 1;
+    this.#timers.set(this.#last, timer);
+    return this.#last;
   }
 }
 

@@ -30,9 +30,18 @@ test("who_uses_nothing_of_it_gets_nothing_of_it", async () => {
 
 test("types_come_first_and_every_file_is_in_the_package", async () => {
   const { exports, files, main, types } = JSON.parse(await readFile(`${FOLDER}package.json`, "utf8"));
-  assert.equal(Object.keys(exports["."])[0], "types");
-  for (const path of [exports["."].types, exports["."].default, main, types]) assert.ok(files.includes(path.slice(2)), path);
+  const parts = Object.values(exports).filter((part) => typeof part === "object");
+  for (const part of parts) assert.equal(Object.keys(part)[0], "types");
+  const paths = [main, types, ...parts.flatMap((part) => [part.types, part.default])];
+  for (const path of paths) assert.ok(files.includes(path.slice(2)), path);
 });
+
+for (const [tool, ...args] of [["publint", "--strict"], ["attw", "--pack", ".", "--profile", "esm-only"]]) {
+  test(`${tool}_finds_nothing`, async () => {
+    const outcome = await promisify(execFile)(`node_modules/.bin/${tool}`, args, { cwd: FOLDER }).catch((error) => error);
+    assert.equal(outcome.code ?? 0, 0, outcome.stdout);
+  });
+}
 
 test("it_is_found_by_name_and_needs_no_globals_at_import", async () => {
   const script = `

@@ -1,6 +1,7 @@
 /** For the compiler only: what a user may write, and, marked as errors, what not. */
 
 import { Body, Message, Rainbow, RainbowError, decodePacket, encodePacket, SEND } from "rainbow-client";
+import { useRainbow, useRainbowEvent } from "rainbow-client/react";
 
 const rainbow = new Rainbow("/connect/", { session: true, params: async () => ({ token: "t", page: 1 }) });
 new Rainbow(new URL("ws://localhost/"), { WebSocket, storage: localStorage, deviceId: "d" });
@@ -70,3 +71,15 @@ new Rainbow("/", { sesion: true });
 rainbow.on("message", (message) => message.json().text);
 // @ts-expect-error: no code of ours.
 export const isRefused = (error: RainbowError) => error.code === "forbidden";
+
+// In React.
+export function Component(): string {
+  const state = useRainbow(chat);
+  useRainbowEvent(chat, "chat", (message) => ({ seen: message.json()?.from === "ann" }));
+  useRainbowEvent(chat, "close", ({ code }) => console.log(code.toFixed()));
+  // @ts-expect-error: no such name.
+  useRainbowEvent(chat, "shout", () => {});
+  // @ts-expect-error: the reply of chat is another.
+  useRainbowEvent(chat, "chat", () => ({ sen: true }));
+  return state;
+}

@@ -8,15 +8,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from rainbow import Rainbow
+from rainbow import Hook, Hooks, Rainbow
 from rainbow.client import Client
 from rainbow.testing import FakeRainbow
-from tests.server import DEADLINE_S, free_port, needs_server, process, rainbow_server
+from tests.server import DEADLINE_S, TOKEN, free_port, needs_server, process, rainbow_server, wsgi_server
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -128,3 +129,34 @@ def test_your_own_tests(rainbow_fake: FakeRainbow) -> None:
     assert callable(test)
     test(rainbow_fake)
     names["server"].close()  # type: ignore[attr-defined]
+
+
+@needs_server
+def test_the_five_lines_of_all_clients(tmp_path: Path) -> None:
+    """Those of clients/README.md, with this package's WSGI application behind the server."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    hooks = Hooks(token=TOKEN)
+
+    @hooks.rainbow_connect
+    def connect(request: Hook) -> None:
+        request.rainbow.sub("room")
+
+    @hooks.rainbow(1)
+    def said(request: Hook) -> str:
+        calls.submit(answer, request.data)
+        return "welcome"
+
+    def answer(data: object) -> None:
+        with Rainbow(url, token=TOKEN) as server:
+            server.send("room", {"hello": data}, qos=0)
+
+    with ThreadPoolExecutor(1) as calls, wsgi_server(hooks.wsgi) as where, rainbow_server(where) as url:
+        head, body = lines.split("\n\n")
+        indented = "".join(f"    {line}\n" for line in body.splitlines())
+        script = f"import asyncio\n{head}\nasync def main():\n{indented}\nasyncio.run(main())\n"
+        (tmp_path / "five.py").write_text(script.replace("127.0.0.1:1984", url.removeprefix("http://")))
+        done = subprocess.run(
+            [sys.executable, "five.py"], cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+    assert done.stdout == "welcome\n{'hello': {'text': 'hello'}}\n", done.stderr

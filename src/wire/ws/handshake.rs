@@ -190,6 +190,8 @@ mod tests {
 
     use super::*;
 
+    const VECTORS: &str = include_str!("../../../clients/vectors/handshakes.json");
+
     type Pair = (&'static str, &'static [u8]);
 
     const KEY: &[u8] = b"dGhlIHNhbXBsZSBub25jZQ==";
@@ -265,6 +267,40 @@ mod tests {
             assert_eq!(refusal.status(), status);
         }
         assert!(Refusal::UnsupportedVersion.headers().contains(&("Sec-WebSocket-Version", "13")));
+    }
+
+    /// What every client's tests read too.
+    #[test]
+    fn requests_are_answered_as_the_clients_vectors_say() {
+        let vectors: serde_json::Value = serde_json::from_str(VECTORS).unwrap();
+        let list = |name: &str| vectors[name].as_array().unwrap();
+        for vector in list("accept") {
+            let key = vector["key"].as_str().unwrap().as_bytes();
+            assert!(is_key(key), "{vector}");
+            assert_eq!(accept_key(key), vector["accept"].as_str().unwrap().as_bytes());
+        }
+        for vector in list("accepted") {
+            let upgrade = read_request(vector).unwrap_or_else(|refusal| panic!("{refusal}: {vector}"));
+            let chosen = upgrade.offers(SUBPROTOCOL).then_some(SUBPROTOCOL);
+            assert_eq!(chosen, vector["subprotocol"].as_str(), "{vector}");
+            assert_eq!(upgrade.accept, accept_key(KEY));
+        }
+        for vector in list("refused") {
+            let refusal = read_request(vector).expect_err("it is refused");
+            assert_eq!(u64::from(refusal.status()), vector["status"], "{vector}");
+            for (name, value) in vector["headers"].as_object().unwrap() {
+                assert!(refusal.headers().contains(&(name, value.as_str().unwrap())), "{vector}");
+            }
+        }
+    }
+
+    /// Reads the fields of a vector's request.
+    fn read_request(vector: &serde_json::Value) -> Result<Upgrade<'_>, Refusal> {
+        let mut fields = vector["request"].as_array().unwrap().iter().map(|field| field.as_str().unwrap());
+        let [method, _, version] = fields.next().unwrap().split(' ').collect::<Vec<_>>().try_into().unwrap();
+        let minor = version.strip_prefix("HTTP/1.").unwrap().parse().unwrap();
+        let headers = fields.map(|field| field.split_once(':').unwrap());
+        Upgrade::read(method, minor, headers.map(|(name, value)| (name, value.trim().as_bytes())))
     }
 
     #[test]

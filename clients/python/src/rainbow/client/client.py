@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -308,6 +309,8 @@ class Client:
     def _on_packet(self, line: Line, data: bytes | str) -> None:
         line.heard_at = time.monotonic()
         packet = Packet.decode(data.encode() if isinstance(data, str) else data)
+        if packet is not None and packet.flag:
+            packet = _refusal(packet, line)
         if packet is None:
             raise ProtocolViolated("malformed packet")
         if line.greets and (self._state != "open" or packet.type == GREETING_TYPE):
@@ -528,10 +531,13 @@ class Client:
 
     async def _watch(self, line: Line) -> None:
         """A line without greeting in time, or silent beyond its heartbeat, is dead."""
+        # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with the greeting, and who
+        # waits for the end of this task would wait for ever.
+        give_up = asyncio.get_running_loop().call_later(GREETING_TIMEOUT_S, line.socket.transport.abort)
         try:
-            await asyncio.wait_for(line.greeted.wait(), GREETING_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            return line.socket.transport.abort()
+            await line.greeted.wait()
+        finally:
+            give_up.cancel()
         heartbeat = self._greeting.heartbeat
         while heartbeat:
             silence = time.monotonic() - line.heard_at
@@ -639,6 +645,13 @@ class Client:
 
 def _message(packet: Packet) -> Message:
     return Message(packet.body, packet.type, packet.qos, packet.id, packet.dup)
+
+
+def _refusal(packet: Packet, line: Line) -> Packet | None:
+    """Bit 0 counts in ACK and REC of `rainbow.2`, where a status comes before the body."""
+    if not line.greets or packet.command not in (Command.ACK, Command.REC):
+        return replace(packet, flag=False)
+    return packet if len(packet.body) >= 2 else None
 
 
 def _final(closed: Closed) -> ClientClosed | None:
