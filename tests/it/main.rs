@@ -12,6 +12,7 @@ mod closes;
 mod compat_2014;
 mod config_cli;
 mod connect;
+mod containers;
 mod descriptors;
 mod drain;
 mod forward;

@@ -12,6 +12,7 @@ use crate::config::DriverChoice;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::task::Poll;
 use tracing::{info, warn};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,19 @@ impl Driver {
 /// Of this thread.
 pub fn is_epoll() -> bool {
     monoio::utils::is_legacy()
+}
+
+/// Lets the other tasks run before the next read. With io_uring every read does; with epoll one that finds bytes
+/// completes at once, so that a client that never stops would keep the thread for itself.
+pub fn give_way() -> impl Future<Output = ()> {
+    let mut gave_way = !is_epoll();
+    std::future::poll_fn(move |cx| {
+        if std::mem::replace(&mut gave_way, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
 }
 
 /// A socket whose reads return at once where this thread's driver is epoll.

@@ -1,6 +1,7 @@
 //! The server under test: configuration written to a directory of its own, a child process, its log.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::backend::Backend;
 use super::ports::{Port, free_port};
 use super::process::{Outcome, Process};
+use super::sys::SystemCall;
 use super::{TIMEOUT, TOKEN, http, sys};
 
 /// How a server is to be started.
@@ -94,7 +96,15 @@ impl Setup {
 
     /// Where `unshare` is forbidden, as in many containers.
     pub fn without_unshare(mut self) -> Setup {
-        self.launcher.extend(sys::without_unshare());
+        self.launcher.extend(sys::without(&[SystemCall::UNSHARE]));
+        self
+    }
+
+    /// As Docker runs it: under a seccomp filter like its default one, and not as root.
+    pub fn in_a_container(mut self) -> Setup {
+        let [setup, enter, register] = SystemCall::IO_URING;
+        self.launcher.extend(sys::as_nobody());
+        self.launcher.extend(sys::without(&[setup, enter, register, SystemCall::UNSHARE]));
         self
     }
 
@@ -184,7 +194,7 @@ impl Setup {
         let mut command = match self.launcher.split_first() {
             Some((first, rest)) => {
                 let mut command = Command::new(first);
-                command.args(rest).arg(binary().get_program());
+                command.args(rest).arg(dir.binary());
                 command
             }
             None => binary(),
@@ -326,6 +336,16 @@ impl Dir {
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("the temporary directory is writable");
         Dir { path }
+    }
+}
+
+impl Dir {
+    /// The server, where anybody may run it.
+    fn binary(&self) -> PathBuf {
+        let copy = self.path.join("rainbow-server");
+        std::fs::copy(env!("CARGO_BIN_EXE_rainbow-server"), &copy).expect("a temporary directory is writable");
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
+        copy
     }
 }
 
