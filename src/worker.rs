@@ -4,11 +4,11 @@
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
 use crate::io::backend::resolver::Resolver;
-use crate::io::runtime::driver::Driver;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net;
 use crate::io::runtime::sys;
+use crate::io::service::driver::Driver;
 use crate::io::service::tasks::{self, Service};
 use crate::io::worker::descriptors::Tables;
 use crate::io::worker::message::PeerMessage;

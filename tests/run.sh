@@ -2,7 +2,7 @@
 # Installs what the tests need where it is missing (Debian, root) and runs them all: tests/run.sh [fast|full]
 #
 #   fast   formatting, lints and `cargo test` only
-#   full   also Autobahn's cases 9.* (limits and performance), and the Python package (pip, two Pythons)
+#   full   also Autobahn's cases 9.* (limits and performance), all integration tests with epoll, and the Python package (pip, two Pythons)
 #
 # It stops at the first step that fails. The last line counts the steps. A step is a function below; its order is in `main`.
 set -euo pipefail
@@ -19,6 +19,7 @@ main() {
     step format
     step lints
     step unit_and_integration_tests
+    step epoll_driver
     if [ "$mode" = fast ]; then return; fi
     step dependencies
     step release_build
@@ -71,6 +72,13 @@ lints() {
 
 unit_and_integration_tests() {
     cargo test --locked
+}
+
+# What serves where io_uring is forbidden: all of it in the full run, else what covers each kind of socket.
+epoll_driver() {
+    local names=(api connect drain forward framing sessions_api)
+    if [ "$mode" = full ]; then names=(); fi
+    RAINBOW_TEST_DRIVER=epoll cargo test --locked --test it -- "${names[@]}"
 }
 
 dependencies() {

@@ -284,7 +284,8 @@ static PROCESS: &[Key] = &[
     key!(
         driver,
         DRIVER,
-        "What workers wait with: \"io_uring\", \"epoll\", or \"auto\": epoll where the kernel or a container forbids io_uring."
+        "What workers wait with: \"io_uring\", \"epoll\", or \"auto\": epoll where the kernel or a container forbids \
+         io_uring."
     )
     .restart(),
     key!(shutdown_timeout, DURATION, "After SIGTERM the process ends within this time."),

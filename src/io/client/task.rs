@@ -3,8 +3,7 @@
 //! There may be a million of these: what it keeps over its waits is measured by a test below.
 
 use crate::base::id::{ConnIndex, ConnKey};
-use crate::io::runtime::driver;
-use crate::io::runtime::socket::Socket;
+use crate::io::runtime::socket::{Socket, give_way};
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
 use std::rc::Rc;
@@ -27,7 +26,7 @@ pub fn run(
             if !read_on {
                 client.worker.sockets().resumed(client.key()).await;
             }
-            driver::give_way().await;
+            give_way().await;
             let (read, filled) = client.socket.read(buffer).await;
             buffer = filled;
             let Ok(count @ 1..) = read else { break };

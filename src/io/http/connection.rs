@@ -4,9 +4,8 @@
 use super::response::{Response, ResponseForm};
 use crate::base::time::ms;
 use crate::io::runtime::deadlines::Watch;
-use crate::io::runtime::driver;
 use crate::io::runtime::net;
-use crate::io::runtime::socket::Socket;
+use crate::io::runtime::socket::{Socket, give_way};
 use crate::io::worker::bodies::BodyRoom;
 use crate::io::worker::responses::ResponseWriter;
 use crate::io::worker::turn::Worker;
@@ -308,7 +307,7 @@ impl HttpConnection {
             buffer.reserve(buffer.capacity().max(HEAD_BUFFER));
         }
         let end = buffer.capacity();
-        driver::give_way().await;
+        give_way().await;
         let (read, slice) = self.socket.read(buffer.slice_mut(filled..end)).await;
         self.buffer = slice.into_inner();
         matches!(read, Ok(1..))

@@ -7,7 +7,6 @@ pub mod claim;
 pub mod clock;
 pub mod deadlines;
 pub mod descriptors;
-pub mod driver;
 pub mod events;
 pub mod mailbox;
 pub mod net;

@@ -1,12 +1,13 @@
 //! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn
 //! (`ClientSockets::flush`, `DueResponses`).
 
-use super::{descriptors, driver, sys};
+use super::{descriptors, sys};
 use monoio::buf::IoBufMut;
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::task::Poll;
 
 /// A connected socket of whatever family, as its task owns it. Closed on drop.
 ///
@@ -16,7 +17,7 @@ pub struct Socket(UnixStream);
 
 impl Socket {
     pub fn new(fd: OwnedFd) -> io::Result<Socket> {
-        let fd = driver::without_waiting(fd)?;
+        let fd = without_waiting(fd)?;
         // SAFETY: ownership of the descriptor moves into the stream; std's type does nothing but hold it.
         let stream = unsafe { std::os::unix::net::UnixStream::from_raw_fd(fd.into_raw_fd()) };
         let stream = UnixStream::from_std(stream)?;
@@ -44,6 +45,35 @@ impl Drop for Socket {
     fn drop(&mut self) {
         descriptors::socket_closed();
     }
+}
+
+/// What this thread's tasks wait with. Reads must not wait in the kernel then: sockets are non-blocking, while io_uring
+/// waits for blocking ones itself.
+pub fn is_epoll() -> bool {
+    monoio::utils::is_legacy()
+}
+
+/// Lets the other tasks run before the next read. With io_uring every read does; with epoll one that finds bytes
+/// completes at once, so that a client that never stops would keep the thread for itself.
+pub fn give_way() -> impl Future<Output = ()> {
+    let mut gave_way = !is_epoll();
+    std::future::poll_fn(move |cx| {
+        if std::mem::replace(&mut gave_way, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
+/// A socket whose reads return at once where this thread's driver is epoll.
+pub fn without_waiting(socket: OwnedFd) -> io::Result<OwnedFd> {
+    if !is_epoll() {
+        return Ok(socket);
+    }
+    let socket = std::net::TcpStream::from(socket);
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
 }
 
 /// Any descriptor that becomes readable: an eventfd, an epoll set.

@@ -3,5 +3,6 @@
 
 pub mod accept;
 pub mod completions;
+pub mod driver;
 pub mod serve;
 pub mod tasks;

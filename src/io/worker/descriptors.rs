@@ -90,7 +90,7 @@ impl Shares {
             newcomers_max: sockets_max - service,
             handovers_max: sockets_max - service / 2,
             sockets_max,
-            per_backend: wanted.min((reserve - others) / backends.max(1)).max(1),
+            per_backend: wanted.min((reserve - others).checked_div(backends).unwrap_or(wanted)).max(1),
         }
     }
 

@@ -1,18 +1,12 @@
-//! What a worker waits with: io_uring, or epoll where that is not to be had. Chosen once, at the start, for all workers.
+//! What a worker waits with: io_uring, or epoll where that is not to be had. Chosen once for all workers, at the start.
 //!
 //! With io_uring, completions wait until the worker asks for them, which it does when it parks: without
 //! `IORING_SETUP_DEFER_TASKRUN` the kernel interrupts the core for each one, and every operation costs about twice
 //! (perf/README.md tells how that was found). Flags that a kernel does not know are left out one by one.
-//!
-//! With epoll, reads must not wait in the kernel: sockets are non-blocking there (`without_waiting`), and blocking with
-//! io_uring, which waits for them itself.
 
-use super::claim::ring_advice;
 use crate::config::DriverChoice;
+use crate::io::runtime::claim::ring_advice;
 use std::io;
-use std::net::TcpStream;
-use std::os::fd::OwnedFd;
-use std::task::Poll;
 use tracing::{info, warn};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,34 +95,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// Of this thread.
-pub fn is_epoll() -> bool {
-    monoio::utils::is_legacy()
-}
-
-/// Lets the other tasks run before the next read. With io_uring every read does; with epoll one that finds bytes
-/// completes at once, so that a client that never stops would keep the thread for itself.
-pub fn give_way() -> impl Future<Output = ()> {
-    let mut gave_way = !is_epoll();
-    std::future::poll_fn(move |cx| {
-        if std::mem::replace(&mut gave_way, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-}
-
-/// A socket whose reads return at once where this thread's driver is epoll.
-pub fn without_waiting(socket: OwnedFd) -> io::Result<OwnedFd> {
-    if !is_epoll() {
-        return Ok(socket);
-    }
-    let socket = TcpStream::from(socket);
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
 /// Of the ring, or events taken from epoll at once.
