@@ -1,8 +1,8 @@
 //! Rainbow: a universal long-connection server.
 //!
 //! Imports run one way, from folder to folder and inside each; `tests/tidy` has the order and checks it. `wire`,
-//! `shard` and `policy` name no runtime, no socket, no clock, no randomness and no async: what they do can be
-//! simulated, fuzzed, replayed and handed on.
+//! `shard`, `policy` and `cluster` name no runtime, no socket, no clock, no randomness and no async: what they do can
+//! be simulated, fuzzed, replayed and handed on.
 //!
 //! # Who owns what
 //!
@@ -71,6 +71,8 @@
 pub mod audit;
 /// Invariant: plain numbers, newtypes and containers; nothing here knows of anything above.
 pub mod base;
+/// Invariant: who the peers are, where channels are and who owns a session, as plain data.
+pub mod cluster;
 /// Invariant: a `Config` that exists is a valid one.
 pub mod config;
 /// Invariant: a business server like any user's; it reaches Rainbow over HTTP only.

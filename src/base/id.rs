@@ -1,8 +1,9 @@
-//! Who is meant: shards, connections, identities. Keys are guarded against reuse: a slot's generation is part of the
-//! key.
+//! Who is meant: shards, connections, identities, nodes. Keys are guarded against reuse: a slot's generation is part of
+//! the key.
 
 use super::rng::Rng;
 use std::fmt;
+use std::net::SocketAddr;
 
 /// A worker's number, 0-based, as started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +53,35 @@ impl ConnKey {
 
 /// Bytes of an identity before its key.
 const DIGEST: usize = 32 - ConnKey::BYTES;
+
+/// One life of a node: drawn at the start of its process, so that a restarted node is another one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u32);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Generation({self})")
+    }
+}
+
+/// A node of a cluster: which life of it, and where its peers reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId {
+    pub generation: Generation,
+    pub address: SocketAddr,
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.generation, self.address)
+    }
+}
 
 /// The name of one connection: 32 bytes, written as 64 hex digits.
 ///

@@ -118,7 +118,7 @@ const HOUSE: &[(&str, &[&str])] = &[
 ];
 
 /// Modules without runtime, sockets, clock, chance and waiting.
-const PLAIN: &[&str] = &["base", "wire", "shard", "policy"];
+const PLAIN: &[&str] = &["base", "wire", "shard", "policy", "cluster"];
 
 /// Users of Rainbow that live in its binary: they talk to it over sockets, with threads and a clock of their own.
 const OUTSIDERS: &[&str] = &["demo", "audit"];
@@ -192,6 +192,7 @@ mod tests {
         caught("src/shard/conn.rs", "use std::net;", "no sockets");
         caught("src/policy/backend.rs", "async fn f() {}", "never waits");
         caught("src/policy/backend.rs", "use rand::random;", "Rng");
+        caught("src/cluster/key.rs", "use std::net::UdpSocket;", "no sockets");
         caught("src/shard/channels.rs", "use std::collections::hash_map::RandomState;", "Rng");
         caught("src/wire/packet.rs", "use tracing::debug;", "plain data");
         caught("src/shard/conn.rs", "use std::{fmt, thread};", "plain data");

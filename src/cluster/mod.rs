@@ -1,0 +1,10 @@
+//! What a node knows of its cluster, as plain data: who its peers are, where channels are, who owns a session.
+//!
+//! No socket, clock, chance or async: each part takes inputs and `now`, and leaves outputs for `io/cluster` to carry
+//! out. The simulation (`tests/sim/cluster`) carries them out in virtual time.
+//!
+//! * `key`: the secret and the cluster's name become keys, one per purpose.
+//!
+//! What passes between nodes, as bytes, is `wire::peer`.
+
+pub mod key;
