@@ -2,6 +2,7 @@
 
 pub mod http1;
 pub mod packet;
+pub mod peer;
 pub mod proxy_header;
 pub mod sign;
 pub mod ws;
