@@ -4,7 +4,9 @@
 //! out. The simulation (`tests/sim/cluster`) carries them out in virtual time.
 //!
 //! * `key`: the secret and the cluster's name become keys, one per purpose.
+//! * `membership`: who is there (SWIM and the links), one state per life of a node.
 //!
 //! What passes between nodes, as bytes, is `wire::peer`.
 
 pub mod key;
+pub mod membership;

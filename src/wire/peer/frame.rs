@@ -59,12 +59,15 @@ pub enum Goodbye {
     Violation = 5,
     /// Another link of the same number took its place.
     Replaced = 6,
+    /// Another life at the receiver's address started later: the receiver needs a later start.
+    Outlived = 7,
 }
 
 impl Goodbye {
     fn from_u8(reason: u8) -> Option<Goodbye> {
-        use Goodbye::{Full, GenerationDead, Leaving, Replaced, Version, Violation};
-        [Leaving, Version, GenerationDead, Full, Violation, Replaced].into_iter().find(|known| *known as u8 == reason)
+        use Goodbye::{Full, GenerationDead, Leaving, Outlived, Replaced, Version, Violation};
+        let all = [Leaving, Version, GenerationDead, Full, Violation, Replaced, Outlived];
+        all.into_iter().find(|known| *known as u8 == reason)
     }
 }
 

@@ -2,7 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rainbow::base::id::Generation;
+use rainbow::base::id::{Generation, NodeId};
+use rainbow::base::time::Tick;
+use rainbow::cluster::membership::{Founding, Input, MEMBERS_MAX, Membership};
 use rainbow::wire::peer::datagram::{Datagram, Node2014};
 use rainbow::wire::peer::seal::{Opener, Sealer};
 
@@ -17,8 +19,23 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(opener.open(&sealed, NOW).is_err(), "a repeat was opened");
     if let Some(datagram) = Datagram::decode(bytes) {
         assert_eq!(datagram.encode(), bytes);
+        if let Datagram::Swim(message) = datagram {
+            hear(message);
+        }
     }
 });
+
+/// A member may say anything: it is counted or believed, within the limits.
+fn hear(message: &[u8]) {
+    let node = NodeId { generation: Generation(1), address: ([127, 0, 0, 1], 1984).into() };
+    let mut membership = Membership::new(Founding { node, start: 7, seed: 7 }, Tick(0));
+    for now in [0, 1, 5_000, 20_000] {
+        membership.handle(Input::Swim(message), Tick(now));
+        assert!(membership.next_tick() > Tick(now));
+    }
+    assert!(membership.peers().count() < MEMBERS_MAX);
+    assert_eq!(membership.counts().timer_faults, 0);
+}
 
 const KEY: [u8; 32] = [0x5A; 32];
 const NOW: u64 = 1_800_000_000;
