@@ -4,9 +4,12 @@
 //! out. The simulation (`tests/sim/cluster`) carries them out in virtual time.
 //!
 //! * `key`: the secret and the cluster's name become keys, one per purpose.
+//! * `directory`: which peers may have members of a channel; what we tell them of ours.
 //! * `membership`: who is there (SWIM and the links), one state per life of a node.
 //!
 //! What passes between nodes, as bytes, is `wire::peer`.
 
+pub mod directory;
 pub mod key;
 pub mod membership;
+pub mod planted;

@@ -1,0 +1,30 @@
+//! Mistakes that the parts of the cluster can be made to make, so that the simulation shows that its model notices each.
+//! Release builds leave all of them out.
+
+/// Which mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterBug {
+    /// A link that comes up is sent changes only.
+    SkipsSnapshot,
+    /// A connection is open before its peers know of its channels.
+    WaitsForNobody,
+}
+
+impl ClusterBug {
+    pub const ALL: &[ClusterBug] = &[ClusterBug::SkipsSnapshot, ClusterBug::WaitsForNobody];
+}
+
+/// The mistake that a part makes, if any.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted(Option<ClusterBug>);
+
+impl Planted {
+    pub fn plant(&mut self, bug: ClusterBug) {
+        self.0 = Some(bug);
+    }
+
+    #[inline]
+    pub fn is(&self, bug: ClusterBug) -> bool {
+        cfg!(debug_assertions) && self.0 == Some(bug)
+    }
+}
