@@ -6,10 +6,12 @@
 //! * `key`: the secret and the cluster's name become keys, one per purpose.
 //! * `directory`: which peers may have members of a channel; what we tell them of ours.
 //! * `membership`: who is there (SWIM and the links), one state per life of a node.
+//! * `ownership`: which node has a durable session, and who takes over what a dead node leaves.
 //!
 //! What passes between nodes, as bytes, is `wire::peer`.
 
 pub mod directory;
 pub mod key;
 pub mod membership;
+pub mod ownership;
 pub mod planted;

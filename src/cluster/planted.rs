@@ -1,5 +1,5 @@
-//! Mistakes that the parts of the cluster can be made to make, so that the simulation shows that its model notices each.
-//! Release builds leave all of them out.
+//! Mistakes that the parts of the cluster can be made to make, so that the simulation shows that its model notices
+//! each. Release builds leave all of them out.
 
 /// Which mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,11 +7,32 @@ pub enum ClusterBug {
     /// A link that comes up is sent changes only.
     SkipsSnapshot,
     /// A connection is open before its peers know of its channels.
-    WaitsForNobody,
+    OpensUnacknowledged,
+    /// A peer's channels are taken for known when its snapshot begins.
+    TrustsHalfASnapshot,
+    /// What was known of a peer counts while no link to it works.
+    TrustsTheUnlinked,
+    /// A fenced write ends nothing.
+    IgnoresFences,
+    /// A node that stood still acknowledges what it did not verify.
+    TrustsItself,
+    /// A survivor claims what a living one has claimed.
+    ClaimsTheClaimed,
+    /// The key of a close names who reports it.
+    DrawsKeys,
 }
 
 impl ClusterBug {
-    pub const ALL: &[ClusterBug] = &[ClusterBug::SkipsSnapshot, ClusterBug::WaitsForNobody];
+    pub const ALL: &[ClusterBug] = &[
+        ClusterBug::SkipsSnapshot,
+        ClusterBug::OpensUnacknowledged,
+        ClusterBug::TrustsHalfASnapshot,
+        ClusterBug::TrustsTheUnlinked,
+        ClusterBug::IgnoresFences,
+        ClusterBug::TrustsItself,
+        ClusterBug::ClaimsTheClaimed,
+        ClusterBug::DrawsKeys,
+    ];
 }
 
 /// The mistake that a part makes, if any.

@@ -98,7 +98,8 @@ impl Bitmap {
             return false;
         }
         word.store(after, Ordering::Relaxed);
-        self.checksum = if is_set { self.checksum.wrapping_add(sum_of(bit)) } else { self.checksum.wrapping_sub(sum_of(bit)) };
+        self.checksum =
+            if is_set { self.checksum.wrapping_add(sum_of(bit)) } else { self.checksum.wrapping_sub(sum_of(bit)) };
         self.count = if is_set { self.count + 1 } else { self.count - 1 };
         true
     }
@@ -239,12 +240,12 @@ mod tests {
         fn a_bitmap_is_a_set(changes in prop::collection::vec((0_u32..1 << 17, any::<bool>()), 0..300)) {
             let (mut bitmap, mut model) = (Bitmap::new(17), BTreeSet::new());
             for (bit, is_set) in changes {
-                let is_news = if is_set { model.insert(bit) } else { model.remove(&bit) };
-                prop_assert_eq!(bitmap.set(bit, is_set), is_news);
+                let is_new = if is_set { model.insert(bit) } else { model.remove(&bit) };
+                prop_assert_eq!(bitmap.set(bit, is_set), is_new);
             }
             let bits: Vec<u32> = model.iter().copied().collect();
-            let again = filled(17, &bits);
-            prop_assert_eq!((bitmap.checksum(), bitmap.count()), (again.checksum(), bits.len() as u64));
+            let copied = filled(17, &bits);
+            prop_assert_eq!((bitmap.checksum(), bitmap.count()), (copied.checksum(), bits.len() as u64));
             let mut other = filled(17, &[5, 70_000]);
             copy(&bitmap, &mut other);
             prop_assert!((0..1 << 17).all(|bit| other.get(bit) == model.contains(&bit)));

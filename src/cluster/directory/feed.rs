@@ -1,11 +1,11 @@
 //! What one peer has been sent of our directory, and what it still has to be sent.
 //!
-//! A snapshot is read from the bitmap chunk by chunk while it changes: whatever changes before a chunk is read is in it,
-//! and whatever changes later follows as a change. The queue of changes is limited; a peer that falls behind gets a
-//! snapshot instead.
+//! A snapshot is read from the bitmap chunk by chunk while it changes: whatever changes before a chunk is read is in
+//! it, and whatever changes later follows as a change. The queue of changes is limited; a peer that falls behind gets
+//! a snapshot instead.
 //!
-//! A peer need not know of a change while everything may be here for it: from the begin of a snapshot to its end, as the
-//! peer sees it. So it counts only once the peer has acknowledged the begin.
+//! A peer need not know of a change while everything may be here for it: from the begin of a snapshot to its end, as
+//! the peer sees it. So it counts only once the peer has acknowledged the begin.
 
 use super::bits::{Bitmap, Scratch};
 use super::local::Batch;

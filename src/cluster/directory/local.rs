@@ -1,8 +1,8 @@
 //! The channels of this node: how often each is announced, their bitmap, and the changes of a turn.
 //!
-//! Workers count: a channel is added by each shard that has members of it, and is gone when the last one has removed it.
-//! The bitmap has a bit per hash; two channels may share one, so hashes are counted, too. What changes within a turn
-//! and changes back is no change.
+//! Workers count: a channel is added by each shard that has members of it, and is gone when the last one has removed
+//! it. The bitmap has a bit per hash; two channels may share one, so hashes are counted, too. What changes within a
+//! turn and changes back is no change.
 
 use super::bits::Bitmap;
 use crate::wire::peer::frame::{Change, ChangeNumber, Changes, SIZE_LOG2_MAX, SIZE_LOG2_MIN};
@@ -128,8 +128,9 @@ impl Local {
         let has_grown = std::mem::take(&mut self.has_grown);
         let mut flips = std::mem::take(&mut self.flips);
         flips.sort_unstable();
-        let net = flips.chunk_by(|one, next| one == next).filter(|flips| flips.len() % 2 == 1).map(|flips| flips[0]);
-        let changes: Vec<Change> = net.map(|bit| Change { bit, is_set: self.bitmap.get(bit) }).collect();
+        let odd = flips.chunk_by(|one, next| one == next).filter(|flips| flips.len() % 2 == 1);
+        let changed = odd.map(|flips| flips[0]);
+        let changes: Vec<Change> = changed.map(|bit| Change { bit, is_set: self.bitmap.get(bit) }).collect();
         if has_grown {
             // The growth itself is a number, so that whoever waits for this turn has one to wait for.
             self.number = self.number.next();

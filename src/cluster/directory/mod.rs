@@ -1,17 +1,17 @@
 //! Where a channel is: what this node tells its peers of its channels, and what they have told it.
 //!
 //! ```text
-//! add, remove ─► local ─ end_turn ─► feed per peer ─ next_frame ─► link …… link ─ receive ─► view per peer ─► interests
-//!                                        ▲                                            │
-//!                                        └──────────── acknowledged, resync ──────────┘
+//! add, remove ─► local ─ end_turn ─► feed per peer ─ next_frame ─► link … link ─ receive ─► view ─► interests
+//!                                        ▲                                          │
+//!                                        └─────────── acknowledged, resync ─────────┘
 //! ```
 //! * Own channels: `add`, `remove` and `wait` within a turn, then `end_turn`.
 //! * Links: `link_up`, `receive` frames, pull `next_frame` while the link has room, `link_down`.
 //! * The membership: `gone` when a peer is down, `forget` when it is dead and its sessions have other owners.
 //! * Time: `handle_timers` at `next_tick`. Outputs: `poll_output`.
 //!
-//! Invariant: a channel that a linked peer has told us of is never missing in `interests`. Lives of a node are apart: what
-//! is said of a dead one changes nothing of a later one.
+//! Invariant: a channel that a linked peer has told us of is never missing in `interests`. Lives of a node are apart:
+//! what is said of a dead one changes nothing of a later one.
 
 pub mod bits;
 mod feed;
@@ -161,12 +161,15 @@ impl Directory {
             peer.feed = None;
             peer.acknowledge_due = None;
             peer.has_resync_due = false;
-            peer.view.unlink();
+            if !self.planted.is(ClusterBug::TrustsTheUnlinked) {
+                peer.view.unlink();
+            }
         }
         self.settle(now);
     }
 
-    /// The peer is down by both witnesses: nobody comes to it any more, so what was known last counts, if that was whole.
+    /// The peer is down by both witnesses: nobody comes to it any more, so what was known last counts, if that was
+    /// whole.
     pub fn gone(&mut self, generation: Generation) {
         if let Some(peer) = self.peers.get_mut(&generation)
             && peer.feed.is_none()
@@ -188,7 +191,11 @@ impl Directory {
         let response = match frame {
             Frame::SnapshotBegin { number, size_log2 } => {
                 self.outputs.push_back(Output::Table(generation));
-                peer.view.begin(number, size_log2)
+                let response = peer.view.begin(number, size_log2);
+                if self.planted.is(ClusterBug::TrustsHalfASnapshot) {
+                    peer.view.trust();
+                }
+                response
             }
             Frame::Chunk { index, chunk } => peer.view.chunk(index, chunk),
             Frame::SnapshotEnd { number, checksum } => peer.view.end(number, checksum),
@@ -218,8 +225,8 @@ impl Directory {
         self.outputs.push_back(Output::Pull(generation));
     }
 
-    /// Appends the next frame for a peer; false when there is none. What the turn has changed is numbered first: a chunk
-    /// must not show what no change will follow.
+    /// Appends the next frame for a peer; false when there is none. What the turn has changed is numbered first: a
+    /// chunk must not show what no change will follow.
     pub fn next_frame(&mut self, generation: Generation, out: &mut Vec<u8>) -> bool {
         if !self.local.is_settled() {
             self.number_changes();
@@ -297,7 +304,7 @@ impl Directory {
     fn settle(&mut self, now: Tick) {
         let (peers, planted) = (&self.peers, &self.planted);
         let is_known = |number| {
-            planted.is(ClusterBug::WaitsForNobody)
+            planted.is(ClusterBug::OpensUnacknowledged)
                 || peers.values().all(|peer| peer.feed.as_ref().is_none_or(|feed| feed.knows(number)))
         };
         while let Some((waiter, outcome)) = self.waiting.pop(now, is_known) {

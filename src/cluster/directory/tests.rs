@@ -14,7 +14,11 @@ fn hash(channel: &str) -> u64 {
 }
 
 /// Carries up to `frames` frames from one to the other; true while there were that many.
-fn carry((from, from_id): (&mut Directory, Generation), (to, to_id): (&mut Directory, Generation), frames: usize) -> bool {
+fn carry(
+    (from, from_id): (&mut Directory, Generation),
+    (to, to_id): (&mut Directory, Generation),
+    frames: usize,
+) -> bool {
     (0..frames).all(|_| {
         let mut bytes = Vec::new();
         let is_frame = from.next_frame(to_id, &mut bytes);
@@ -283,7 +287,7 @@ proptest! {
         let (mut a, mut b) = linked();
         // Channel → the step at which it was added; what each waiter waits for.
         let (mut there, mut waiters) = (BTreeMap::new(), Vec::new());
-        let mut told = BTreeMap::new();
+        let mut known = BTreeMap::new();
         for (at, (step, n)) in steps.into_iter().enumerate() {
             match step {
                 0..30 => (n..n + 40).for_each(|n| {
@@ -313,10 +317,10 @@ proptest! {
             }
             for (WaiterId(waiter), outcome) in settled(&mut a) {
                 prop_assert_eq!(outcome, Outcome::Known);
-                told.append(&mut waiters[waiter as usize]);
+                known.append(&mut waiters[waiter as usize]);
             }
-            told.retain(|n, at| there.get(n) == Some(at));
-            for n in told.keys() {
+            known.retain(|n, at| there.get(n) == Some(at));
+            for n in known.keys() {
                 prop_assert!(has(&b, &n.to_string()), "{}", n);
             }
         }

@@ -21,7 +21,9 @@ enum Progress {
     /// No snapshot has begun, or the thread was lost.
     Lost,
     /// Chunks below this one have come.
-    Snapshot { next: u32 },
+    Snapshot {
+        next: u32,
+    },
     Following,
 }
 
@@ -71,6 +73,11 @@ impl View {
         self.progress = Progress::Snapshot { next: 0 };
         self.number = number;
         Response::Acknowledge(number)
+    }
+
+    /// A planted mistake: as if all were known.
+    pub fn trust(&mut self) {
+        self.bitmap.set_complete(true);
     }
 
     pub fn chunk(&mut self, index: u32, chunk: Chunk<'_>) -> Response {

@@ -1,7 +1,7 @@
 //! Who waits until the live peers know of a change: the 101 of a connection, the answer of /sub/.
 //!
-//! All wait equally long, so they end in the order in which they began, as far as time goes; and numbers grow, so a peer
-//! that knows of one knows of all before it. A queue is enough.
+//! All wait equally long, so they end in the order in which they began, as far as time goes; and numbers grow, so a
+//! peer that knows of one knows of all before it. A queue is enough.
 
 use crate::base::time::Tick;
 use crate::wire::peer::frame::ChangeNumber;

@@ -36,7 +36,8 @@ pub enum Input<'a> {
     Swim(&'a [u8]),
     /// A node may be at this address: a seed, a broadcast, a line of the registry.
     Hint(SocketAddr),
-    /// A link's handshake is done. More than one link to a node counts as one: the first `LinkUp`, the last `LinkEnded`.
+    /// A link's handshake is done. More than one link to a node counts as one: the first `LinkUp`, the last
+    /// `LinkEnded`.
     LinkUp { node: NodeId, start: u64 },
     /// Anything came over a link.
     LinkHeard(Generation),
@@ -296,9 +297,10 @@ impl Membership {
         if id.node.generation == own.node.generation {
             return;
         }
-        let rival = self.peers.values().find(|peer| {
-            peer.node().address == id.node.address && peer.node().generation != id.node.generation
-        });
+        let rival = self
+            .peers
+            .values()
+            .find(|peer| peer.node().address == id.node.address && peer.node().generation != id.node.generation);
         let is_outlived = rival.is_some_and(|rival| rival.state() != PeerState::Dead && rival.id().outlives(&id));
         let is_dead = self.peer(id.node.generation).is_some_and(|peer| peer.state() == PeerState::Dead);
         let is_full = !self.has_room(&id) && !self.peers.contains_key(&id.node.generation);
@@ -448,9 +450,10 @@ impl Membership {
 
     /// A later life of an address is there: the earlier ones have ended.
     fn replace_others(&mut self, id: SwimId, now: Tick) {
-        let replaced = self.peers.values_mut().filter(|peer| {
-            peer.node().address == id.node.address && peer.node().generation != id.node.generation
-        });
+        let replaced = self
+            .peers
+            .values_mut()
+            .filter(|peer| peer.node().address == id.node.address && peer.node().generation != id.node.generation);
         for peer in replaced {
             if peer.end(Reason::Replaced(id.node), now) {
                 self.outputs.push_back(report(peer));

@@ -48,8 +48,12 @@ pub enum Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
     /// Since the node was heard of.
-    Never { since: Tick },
-    Up { heard: Tick },
+    Never {
+        since: Tick,
+    },
+    Up {
+        heard: Tick,
+    },
     Ended,
 }
 
@@ -120,11 +124,11 @@ impl Peer {
 
     /// Ends this life; true if it had not ended before.
     pub(super) fn end(&mut self, reason: Reason, now: Tick) -> bool {
-        let is_news = self.state != PeerState::Dead;
-        if is_news {
+        let is_new = self.state != PeerState::Dead;
+        if is_new {
             (self.state, self.reason, self.since) = (PeerState::Dead, reason, now);
         }
-        is_news
+        is_new
     }
 
     /// What the witnesses say now; true if that is another state or reason than before.
@@ -133,11 +137,11 @@ impl Peer {
             return false;
         }
         let (state, reason) = self.verdict(now);
-        let is_news = (state, reason) != (self.state, self.reason);
-        if is_news {
+        let is_new = (state, reason) != (self.state, self.reason);
+        if is_new {
             (self.state, self.reason, self.since) = (state, reason, now);
         }
-        is_news
+        is_new
     }
 
     fn verdict(&self, now: Tick) -> (PeerState, Reason) {

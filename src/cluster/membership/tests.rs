@@ -191,7 +191,11 @@ fn a_generation_wins_over_the_old_one_also_when_the_clock_went_back_an_hour() {
     network.run(10_000);
     network.assert_whole();
     assert_eq!(network.nodes[&1].peer(Generation(103)).map(Peer::state), Some(PeerState::Dead));
-    assert_eq!(network.events.iter().filter(|(_, output)| is_conflict(output)).count(), 0, "the memory of an earlier life is no rival");
+    assert_eq!(
+        network.events.iter().filter(|(_, output)| is_conflict(output)).count(),
+        0,
+        "the memory of an earlier life is no rival"
+    );
 }
 
 #[test]
@@ -216,7 +220,8 @@ fn two_nodes_of_one_address_are_named_and_back_off() {
         }
     }
     for port in [1, 2] {
-        let conflicts: Vec<_> = network.events.iter().filter(|(at, output)| *at == port && is_conflict(output)).collect();
+        let conflicts: Vec<_> =
+            network.events.iter().filter(|(at, output)| *at == port && is_conflict(output)).collect();
         assert!((1..=4).contains(&conflicts.len()), "a line per half a minute: {conflicts:?}");
         let named = matches!(conflicts[0].1, Output::AddressConflict { one, other }
             if one.generation == Generation(103) && other.generation == Generation(999));
@@ -312,12 +317,13 @@ fn a_node_that_stood_still_accuses_nobody() {
         network.run(still_ms);
         network.events.clear();
         network.run(2_000);
+        let is_blame = |state| matches!(state, PeerState::Suspected | PeerState::LinkDown | PeerState::Down);
         let accused = |output: &Output| {
-            matches!(output, Output::Peer { node, state: PeerState::Suspected | PeerState::LinkDown | PeerState::Down, .. }
-                if node.generation != Generation(102))
+            matches!(output, Output::Peer { node, state, .. }
+                if is_blame(*state) && node.generation != Generation(102))
         };
         let accusations: Vec<_> = network.events.iter().filter(|(_, output)| accused(output)).collect();
-        assert_eq!(accusations, [(); 0].map(|()| &network.events[0]), "after {still_ms} ms");
+        assert!(accusations.is_empty(), "after {still_ms} ms: {accusations:?}");
         network.run(10_000);
         network.assert_whole();
         assert!(network.nodes[&2].counts().stalls > 0);

@@ -1,9 +1,9 @@
 //! The timers that foca has asked for, in the order in which it must get them.
 //!
-//! Those that are due come out sorted by their due time, and by foca's own order where that is the same. When the caller
-//! comes late, the time that it missed did not pass for anybody (`resume`): the answers that came meanwhile lie unread,
-//! and no peer is to blame for that. There is one timer per address to forget a dead member, and their number is
-//! limited.
+//! Those that are due come out sorted by their due time, and by foca's own order where that is the same. When the
+//! caller comes late, the time that it missed did not pass for anybody (`resume`): the answers that came meanwhile lie
+//! unread, and no peer is to blame for that. There is one timer per address to forget a dead member, and their number
+//! is limited.
 
 use super::swim::SwimId;
 use crate::base::time::Tick;
@@ -117,11 +117,12 @@ mod tests {
     fn the_dead_are_remembered_by_address_and_up_to_a_limit() {
         let mut timers = Timers::default();
         for life in 0..10 {
-            let again = SwimId { start: life, ..id(1) };
-            assert_eq!(timers.insert(Timer::RemoveDown(again), Tick(life)), None);
+            let renewed = SwimId { start: life, ..id(1) };
+            assert_eq!(timers.insert(Timer::RemoveDown(renewed), Tick(life)), None);
         }
         assert_eq!(timers.removals.len(), 1);
-        let first = (1..=1024 + 1).find_map(|port| timers.insert(Timer::RemoveDown(id(port)), Tick(100 + u64::from(port))));
+        let first =
+            (1..=1024 + 1).find_map(|port| timers.insert(Timer::RemoveDown(id(port)), Tick(100 + u64::from(port))));
         assert_eq!(first, Some(Timer::RemoveDown(id(1))), "the oldest makes room");
         assert_eq!(timers.removals.len(), REMOVALS_MAX);
     }

@@ -206,8 +206,8 @@ pub enum Violation {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame at the front of `received`, and its length with its head. `None`: more bytes are needed. `bytes_max` is
-    /// the limit of what follows the length.
+    /// The frame at the front of `received`, and its length with its head. `None`: more bytes are needed. `bytes_max`
+    /// is the limit of what follows the length.
     pub fn decode(received: &'a [u8], bytes_max: usize) -> Result<Option<(Frame<'a>, usize)>, Violation> {
         let Some((length, rest)) = received.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let len = u32::from_be_bytes(*length) as usize;
@@ -298,9 +298,7 @@ fn decode_fields(kind: u8, fields: &[u8]) -> Option<Frame<'_>> {
             return are_within.then_some(Frame::Changes { number, size_log2, changes });
         }
         ACKNOWLEDGED => Frame::Acknowledged { number: ChangeNumber(cursor.u64()?) },
-        SNAPSHOT_BEGIN => {
-            Frame::SnapshotBegin { number: ChangeNumber(cursor.u64()?), size_log2: size(&mut cursor)? }
-        }
+        SNAPSHOT_BEGIN => Frame::SnapshotBegin { number: ChangeNumber(cursor.u64()?), size_log2: size(&mut cursor)? },
         CHUNK => return decode_chunk(&mut cursor),
         SNAPSHOT_END => Frame::SnapshotEnd { number: ChangeNumber(cursor.u64()?), checksum: cursor.u64()? },
         CHECKSUM => Frame::Checksum { number: ChangeNumber(cursor.u64()?), checksum: cursor.u64()? },

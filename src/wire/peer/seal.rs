@@ -6,10 +6,10 @@
 //!                                     └─ nonce: generation (u32), salt (12), count ─┘
 //! ```
 //!
-//! The salt is drawn at the sender's start and the count never repeats, so no nonce does. A receiver takes each count of
-//! a sender once, and none whose time differs by more than a minute from the clock here; clocks that differ by more are
-//! corrected once a link, which cannot be replayed, has told the difference (`learn_clock`). A length beyond a packet,
-//! another magic or version, and what does not authenticate is refused before anything in it is decoded.
+//! The salt is drawn at the sender's start and the count never repeats, so no nonce does. A receiver takes each count
+//! of a sender once, and none whose time differs by more than a minute from the clock here; clocks that differ by more
+//! are corrected once a link, which cannot be replayed, has told the difference (`learn_clock`). A length beyond a
+//! packet, another magic or version, and what does not authenticate is refused before anything in it is decoded.
 
 use crate::base::id::Generation;
 use chacha20poly1305::aead::{Aead, Payload};
@@ -63,7 +63,12 @@ impl Sealer {
     /// `salt` is drawn at random; no two processes may have the same.
     pub fn new(key: &[u8; 32], cluster_name: &str, generation: Generation, salt: [u8; 12]) -> Sealer {
         let cluster_name = cluster_name.to_owned();
-        Sealer { cipher: XChaCha20Poly1305::new(key.into()), cluster_name, sender: Sender { generation, salt }, count: 0 }
+        Sealer {
+            cipher: XChaCha20Poly1305::new(key.into()),
+            cluster_name,
+            sender: Sender { generation, salt },
+            count: 0,
+        }
     }
 
     /// `None` if `plain` is longer than `PLAIN_BYTES_MAX`.

@@ -1,0 +1,339 @@
+//! Claims of several nodes over a model of the store: the traps of session ownership by their names.
+
+use super::*;
+
+const A: Generation = Generation(0xA);
+const B: Generation = Generation(0xB);
+
+#[derive(Clone, Default)]
+struct Store {
+    records: BTreeMap<SessionName, (Option<Generation>, Token)>,
+    is_away: bool,
+}
+
+impl Store {
+    fn claim(&mut self, by: Generation, name: &SessionName, expected: Option<Token>, token: Token) -> ClaimAnswer {
+        let record = self.records.get(name).copied();
+        let is_expected = match (record, expected) {
+            (None | Some((None, _)), expected) => expected.is_none(),
+            (Some((Some(_), of)), expected) => expected == Some(of),
+        };
+        match (is_expected, record) {
+            (true, _) => {
+                self.records.insert(name.clone(), (Some(by), token));
+                ClaimAnswer::Claimed
+            }
+            (false, Some((owner, token))) => ClaimAnswer::Taken { owner, token },
+            (false, None) => ClaimAnswer::Taken { owner: None, token: Token(0) },
+        }
+    }
+
+    fn write(&self, name: &SessionName, token: Token) -> WriteAnswer {
+        let is_owner = self.records.get(name).is_some_and(|(owner, of)| owner.is_some() && *of == token);
+        if is_owner { WriteAnswer::Stored } else { WriteAnswer::Fenced }
+    }
+
+    fn release(&mut self, name: &SessionName, token: Token) -> WriteAnswer {
+        let answer = self.write(name, token);
+        if answer == WriteAnswer::Stored {
+            self.records.insert(name.clone(), (None, token));
+        }
+        answer
+    }
+}
+
+/// Two nodes, whose requests to each other may wait.
+struct World {
+    store: Store,
+    nodes: BTreeMap<Generation, Claims>,
+    /// Nodes that answer nothing.
+    still: Vec<Generation>,
+    requests: Vec<(Generation, Generation, RequestId, SessionName)>,
+    events: Vec<(Generation, ClaimsOutput)>,
+    now: Tick,
+}
+
+fn name() -> SessionName {
+    "s".into()
+}
+
+impl World {
+    fn new() -> World {
+        let nodes = [(A, Claims::new(A, 1, Tick(0))), (B, Claims::new(B, 2, Tick(0)))];
+        World {
+            store: Store::default(),
+            nodes: nodes.into(),
+            still: Vec::new(),
+            requests: Vec::new(),
+            events: Vec::new(),
+            now: Tick(0),
+        }
+    }
+
+    fn node(&mut self, node: Generation) -> &mut Claims {
+        self.nodes.get_mut(&node).expect("one of two")
+    }
+
+    fn connect(&mut self, node: Generation) {
+        let now = self.now;
+        self.node(node).connect(name(), now);
+        self.settle();
+    }
+
+    /// Everything that can happen without time.
+    fn settle(&mut self) {
+        loop {
+            let awake = |node: &Generation| !self.still.contains(node);
+            let nodes: Vec<Generation> = self.nodes.keys().copied().filter(awake).collect();
+            let next = nodes.into_iter().find_map(|node| Some((node, self.node(node).poll_output()?)));
+            if let Some((node, output)) = next {
+                self.carry_out(node, output);
+                continue;
+            }
+            let still = &self.still;
+            let Some(index) = self.requests.iter().position(|(_, to, ..)| !still.contains(to)) else { return };
+            let (from, to, id, name) = self.requests.remove(index);
+            let now = self.now;
+            self.node(to).on_request(from, id, &name, now);
+        }
+    }
+
+    fn carry_out(&mut self, node: Generation, output: ClaimsOutput) {
+        let now = self.now;
+        match &output {
+            ClaimsOutput::Store(Command::Claim { name, expected, token }) => {
+                let answer = if self.store.is_away {
+                    ClaimAnswer::Unknown
+                } else {
+                    self.store.claim(node, name, *expected, *token)
+                };
+                self.node(node).on_claim(name, *token, answer, now);
+            }
+            ClaimsOutput::Store(Command::Release { name, token }) => {
+                let answer = self.store.release(name, *token);
+                self.node(node).on_release(name, *token, answer, now);
+            }
+            ClaimsOutput::Store(Command::Verify { name, token }) => {
+                let answer = if self.store.is_away { WriteAnswer::Unknown } else { self.store.write(name, *token) };
+                self.node(node).on_write(name, *token, answer);
+            }
+            ClaimsOutput::Request { to, id, name } => self.requests.push((node, *to, *id, name.clone())),
+            ClaimsOutput::Reply { to, id, handover } => {
+                let (to, id, handover) = (*to, *id, *handover);
+                self.node(to).on_reply(id, Some(handover), now);
+            }
+            ClaimsOutput::Flush { name, token } => self.node(node).on_flushed(name, *token),
+            _ => {}
+        }
+        self.events.push((node, output));
+    }
+
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now = self.now + 1;
+            let now = self.now;
+            for (node, claims) in &mut self.nodes {
+                if !self.still.contains(node) && claims.next_tick() <= now {
+                    claims.handle_timers(now);
+                }
+            }
+            self.settle();
+        }
+    }
+
+    fn owners(&self) -> Vec<Generation> {
+        self.nodes.iter().filter(|(_, node)| node.certain_token("s").is_some()).map(|(node, _)| *node).collect()
+    }
+
+    fn ended(&self, node: Generation) -> Vec<EndReason> {
+        let ended = self.events.iter().filter_map(|(at, output)| match output {
+            ClaimsOutput::Ended { reason, .. } if *at == node => Some(*reason),
+            _ => None,
+        });
+        ended.collect()
+    }
+}
+
+#[test]
+fn a_session_goes_to_the_node_where_its_client_connects() {
+    let mut world = World::new();
+    world.connect(A);
+    assert_eq!(world.owners(), [A]);
+    world.connect(A);
+    world.connect(B);
+    assert_eq!(world.owners(), [B]);
+    assert_eq!(world.ended(A), [EndReason::HandedOver]);
+    world.connect(A);
+    assert_eq!((world.owners(), world.ended(B)), (vec![A], vec![EndReason::HandedOver]));
+    let now = world.now;
+    assert_eq!(now, Tick(0), "nobody had to wait");
+}
+
+#[test]
+fn two_nodes_in_the_same_millisecond_leave_one_owner() {
+    let mut world = World::new();
+    let now = world.now;
+    world.node(A).connect(name(), now);
+    world.node(B).connect(name(), now);
+    world.settle();
+    world.run(3_000);
+    assert_eq!(world.owners().len(), 1);
+    let owned = world.events.iter().filter(|(_, output)| matches!(output, ClaimsOutput::Owned { .. })).count();
+    assert_eq!(owned, 2, "both had their turn");
+}
+
+#[test]
+fn an_owner_that_is_stopped_loses_the_session_after_a_second_and_its_late_writes_are_fenced() {
+    let mut world = World::new();
+    world.connect(A);
+    let old = world.node(A).certain_token("s").expect("owned");
+    world.still.push(A);
+    world.connect(B);
+    world.run(FORCE_MS - 1);
+    assert_eq!(world.owners(), [A], "it may still answer");
+    world.run(1);
+    assert!(world.node(B).certain_token("s").is_some());
+    // It goes on: a write that was on its way is fenced.
+    let answer = world.store.write(&name(), old);
+    assert_eq!(answer, WriteAnswer::Fenced);
+    world.still.clear();
+    world.node(A).on_write(&name(), old, answer);
+    world.settle();
+    assert_eq!((world.owners(), world.ended(A)), (vec![B], vec![EndReason::Fenced]));
+}
+
+#[test]
+fn a_node_that_stood_still_acknowledges_nothing_before_the_store_has_said_so() {
+    let mut world = World::new();
+    world.connect(A);
+    world.still.push(A);
+    world.connect(B);
+    world.run(2_000);
+    world.still.clear();
+    let now = world.now;
+    world.node(A).handle_timers(now);
+    assert_eq!(world.node(A).certain_token("s"), None);
+    world.settle();
+    assert_eq!((world.owners(), world.ended(A)), (vec![B], vec![EndReason::Fenced]));
+    // Nobody has taken anything: it goes on.
+    world.still.push(B);
+    world.run(5_000);
+    world.still.clear();
+    world.run(1);
+    assert_eq!(world.owners(), [B]);
+}
+
+#[test]
+fn a_late_answer_to_an_earlier_ownership_ends_nothing() {
+    let mut world = World::new();
+    world.connect(A);
+    let old = world.node(A).certain_token("s").expect("owned");
+    world.connect(B);
+    world.connect(A);
+    world.node(A).on_write(&name(), old, WriteAnswer::Fenced);
+    world.node(A).on_flushed(&name(), old);
+    let now = world.now;
+    world.node(A).on_release(&name(), old, WriteAnswer::Stored, now);
+    world.settle();
+    assert_eq!(world.owners(), [A]);
+    assert_eq!(world.store.release(&name(), old), WriteAnswer::Fenced, "a late disconnect removes nothing");
+}
+
+#[test]
+fn a_failover_that_loses_the_last_claim_is_noticed_by_both() {
+    let mut world = World::new();
+    world.connect(A);
+    let copy = world.store.clone();
+    world.connect(B);
+    world.store = copy;
+    // The new owner's next write is fenced; the old one knows that it is none.
+    let token = world.node(B).certain_token("s").expect("owned");
+    let answer = world.store.write(&name(), token);
+    world.node(B).on_write(&name(), token, answer);
+    world.settle();
+    assert_eq!((world.owners(), world.ended(B)), (vec![], vec![EndReason::Fenced]));
+    world.connect(B);
+    assert_eq!(world.owners(), [B], "the record's owner says that it is none");
+}
+
+#[test]
+fn an_answer_that_was_lost_locks_nobody_out() {
+    let mut world = World::new();
+    // The claim was carried out, the answer lost.
+    let now = world.now;
+    world.node(A).connect(name(), now);
+    let Some(ClaimsOutput::Store(Command::Claim { token, .. })) = world.node(A).poll_output() else {
+        panic!("a claim")
+    };
+    world.store.claim(A, &name(), None, token);
+    world.node(A).on_claim(&name(), token, ClaimAnswer::Unknown, now);
+    let refused = ClaimsOutput::Refused { name: name(), reason: RefusalReason::StoreAway };
+    assert_eq!(world.node(A).poll_output(), Some(refused));
+    world.connect(A);
+    assert_eq!(world.owners(), [A]);
+    // The same, and another node comes.
+    let mut world = World::new();
+    world.store.claim(A, &name(), None, Token(77));
+    world.connect(B);
+    assert_eq!(world.owners(), [B]);
+}
+
+#[test]
+fn redis_away_for_a_minute_ends_no_session() {
+    let mut world = World::new();
+    world.connect(A);
+    world.store.is_away = true;
+    world.node(A).on_hint(&name());
+    world.run(60_000);
+    assert_eq!((world.owners(), world.ended(A)), (vec![A], vec![]));
+    world.connect(B);
+    let refused = ClaimsOutput::Refused { name: name(), reason: RefusalReason::StoreAway };
+    assert!(world.events.contains(&(B, refused)));
+    world.store.is_away = false;
+    world.connect(B);
+    assert_eq!(world.owners(), [B]);
+}
+
+#[test]
+fn a_hint_that_the_session_was_taken_is_checked() {
+    let mut world = World::new();
+    world.connect(A);
+    world.node(A).on_hint(&name());
+    world.settle();
+    assert_eq!(world.owners(), [A], "a hint alone ends nothing");
+    world.store.claim(B, &name(), Some(world.nodes[&A].certain_token("s").expect("owned")), Token(5));
+    world.node(A).on_hint(&name());
+    world.settle();
+    assert_eq!(world.ended(A), [EndReason::Fenced]);
+}
+
+#[test]
+fn a_session_that_has_ended_is_not_resumed_elsewhere() {
+    let mut world = World::new();
+    world.connect(A);
+    world.node(A).drop_session(&name());
+    world.settle();
+    world.connect(B);
+    let requests = world.events.iter().filter(|(_, output)| matches!(output, ClaimsOutput::Request { .. })).count();
+    assert_eq!((world.owners(), requests), (vec![B], 0));
+}
+
+#[test]
+fn a_client_that_comes_back_during_the_handover_gets_it_afterwards() {
+    let mut world = World::new();
+    world.connect(A);
+    let now = world.now;
+    world.node(B).connect(name(), now);
+    // One output at a time, until A flushes.
+    while !world.events.iter().any(|(_, output)| matches!(output, ClaimsOutput::Request { .. })) {
+        let output = world.node(B).poll_output().expect("on its way");
+        world.carry_out(B, output);
+    }
+    let (from, to, id, name_of) = world.requests.pop().expect("the request");
+    world.node(to).on_request(from, id, &name_of, now);
+    world.node(A).connect(name(), now);
+    world.settle();
+    world.run(2_500);
+    assert_eq!(world.owners().len(), 1);
+    assert_eq!(world.nodes.values().filter(|node| node.claims.len() == 1).count(), 1, "nothing is left over");
+}

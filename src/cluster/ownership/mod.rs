@@ -1,0 +1,22 @@
+//! Who owns a durable session: one node of the cluster, from the store's word that its claim was the last.
+//!
+//! With Redis:
+//! * `claims`: a client connects here; the session comes from wherever it is.
+//! * `lease`: whether a node that is down has ended, by the store's own clock.
+//! * `adoption`: survivors share the sessions of a node that has ended.
+//! * `closes`: survivors report the closes of its connections, each once.
+//!
+//! With SQLite the data lies on the owner's disk:
+//! * `creation`: per name, one node grants one at a time the right to create or fetch the session.
+//! * `transfer`: its data goes from disk to disk, in two phases.
+//!
+//! `rendezvous` picks one of the live nodes for a name, the same on every node. Answers of the store are inputs;
+//! commands to it are outputs. Nothing here trusts a clock of a node.
+
+pub mod adoption;
+pub mod claims;
+pub mod closes;
+pub mod creation;
+pub mod lease;
+pub mod rendezvous;
+pub mod transfer;
