@@ -7,6 +7,7 @@
 mod backend;
 mod calls;
 mod chaos;
+mod cluster;
 mod connection;
 mod limits;
 mod node;

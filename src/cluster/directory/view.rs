@@ -114,8 +114,9 @@ impl View {
     }
 
     pub fn check(&mut self, number: ChangeNumber, checksum: u64) -> Response {
-        let differs = number != self.number || checksum != self.bitmap.checksum();
-        if self.progress == Progress::Following && differs { self.resync() } else { Response::Nothing }
+        // The sender believes that its snapshot was whole.
+        let is_true = number == self.number && checksum == self.bitmap.checksum();
+        if self.progress == Progress::Following && is_true { Response::Nothing } else { self.resync() }
     }
 
     /// Loses a bit, as memory that fails would.

@@ -18,7 +18,7 @@ use crate::base::rng::Rng;
 use crate::base::time::Tick;
 use crate::wire::peer::frame::Goodbye;
 use crate::wire::peer::seal::PLAIN_BYTES_MAX;
-use foca::{AccumulatingRuntime, Config, Foca, Member, Message, NoCustomBroadcast, OwnedNotification, PeriodicParams};
+use foca::{AccumulatingRuntime, Config, Foca, Header, Member, Message, NoCustomBroadcast, OwnedNotification, PeriodicParams};
 use foca::{State, Timer};
 use peer::{Links, Peer, PeerState, Reason};
 use rejoin::Rejoin;
@@ -182,6 +182,7 @@ impl Membership {
         if self.search_at <= now {
             self.search_at = now + SEARCH_MS;
             self.search(now);
+            self.confront_suspects();
         }
         self.judge(now);
     }
@@ -382,6 +383,20 @@ impl Membership {
             self.addresses.insert(address, now);
             self.announce(address, now);
         }
+    }
+
+    /// Reports their suspicion to those who are suspected, so that they can refute it. foca spreads a suspicion a limited
+    /// number of times; who has heard of it from others, while the suspect has not, would hold on to it for ever.
+    fn confront_suspects(&mut self) {
+        let own = self.own();
+        let suspects = self.foca.iter_members().filter(|member| member.state() == State::Suspect);
+        let messages = suspects.map(|suspect| {
+            // Our incarnation is not known here; an old one changes nothing.
+            let header = Header { src: own, src_incarnation: 0, dst: *suspect.id(), message: Message::Gossip };
+            let message = SwimMessage { header, members: Some(vec![suspect.clone()]) };
+            Output::SendSwim { to: suspect.id().node.address, message: message.encode() }
+        });
+        self.outputs.extend(messages);
     }
 
     fn announce(&mut self, address: SocketAddr, now: Tick) {

@@ -382,6 +382,23 @@ fn the_65th_member_stays_outside() {
 }
 
 #[test]
+fn a_suspicion_that_the_suspect_has_not_heard_of_is_refuted() {
+    let mut network = Network::new(3);
+    network.run(3_000);
+    // Somebody who is not there any more has told node 1.
+    let suspect = Member::new(network.nodes[&2].own(), 0, State::Suspect);
+    let now = network.now;
+    let first = network.nodes.get_mut(&1).expect("it runs");
+    let mut runtime = AccumulatingRuntime::new();
+    first.foca.apply_many([suspect].into_iter(), false, &mut runtime).expect("it is believed");
+    first.collect(&mut runtime, now);
+    first.judge(now);
+    assert!(network.states(1).contains(&(2, PeerState::Suspected)));
+    network.run(3_000);
+    network.assert_whole();
+}
+
+#[test]
 fn nonsense_is_counted() {
     let mut node = Membership::new(life(1, 1, 1_000), Tick(0));
     node.handle(Input::Swim(b"nonsense"), Tick(0));

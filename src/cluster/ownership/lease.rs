@@ -7,9 +7,11 @@
 use crate::base::id::Generation;
 use crate::base::time::Tick;
 
+#[derive(Default)]
 pub struct LeaseWatch {
     reachable_since: Option<Tick>,
-    renewed: Tick,
+    /// `None` before the first time: who has no lease could die without anybody noticing.
+    renewed: Option<Tick>,
     sent_at: Option<Tick>,
 }
 
@@ -22,17 +24,13 @@ pub struct Lease {
 }
 
 impl LeaseWatch {
-    pub fn new(now: Tick) -> LeaseWatch {
-        LeaseWatch { reachable_since: None, renewed: now, sent_at: None }
-    }
-
     /// It is time to renew our lease and to read the others'.
     pub fn is_due(&self, now: Tick) -> bool {
-        now.since_ms(self.renewed) >= RENEW_MS
+        self.next_tick() <= now
     }
 
     pub fn next_tick(&self) -> Tick {
-        self.renewed + RENEW_MS
+        self.renewed.map_or(Tick(0), |renewed| renewed + RENEW_MS)
     }
 
     /// The command was sent.
@@ -42,11 +40,11 @@ impl LeaseWatch {
             self.reachable_since = None;
         }
         // We stood still, and do not know what happened to the store meanwhile.
-        if now.since_ms(self.renewed) > 2 * RENEW_MS {
+        if self.renewed.is_some_and(|renewed| now.since_ms(renewed) > 2 * RENEW_MS) {
             self.reachable_since = None;
         }
         self.sent_at = Some(now);
-        self.renewed = now;
+        self.renewed = Some(now);
     }
 
     /// The store has answered: which of these nodes are to be buried.
@@ -84,8 +82,11 @@ mod tests {
 
     #[test]
     fn a_node_has_ended_after_twice_a_lease_of_answers() {
-        let mut watch = LeaseWatch::new(Tick(0));
+        let mut watch = LeaseWatch::default();
+        assert!(watch.is_due(Tick(0)), "at once");
+        watch.sent(Tick(0));
         assert!(!watch.is_due(Tick(RENEW_MS - 1)) && watch.is_due(watch.next_tick()));
+        watch.on_failure();
         for now in (RENEW_MS..RENEW_MS + 2 * LEASE_MS).step_by(RENEW_MS as usize) {
             assert_eq!(ended(&mut watch, now), [], "at {now}");
         }
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn a_store_that_was_away_for_a_minute_makes_nobody_dead() {
         for breaks in [0, 1, 2] {
-            let mut watch = LeaseWatch::new(Tick(0));
+            let mut watch = LeaseWatch::default();
             (2..40).step_by(2).for_each(|s| drop(ended(&mut watch, s * 1_000)));
             match breaks {
                 0 => watch.on_failure(),

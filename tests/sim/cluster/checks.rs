@@ -1,0 +1,88 @@
+//! What must be true at every send, and in the end.
+
+use super::clients::{CHANNELS, write_all};
+use super::world::{World, hash_of};
+use rainbow::base::id::Generation;
+use rainbow::cluster::membership::peer::PeerState;
+
+/// A caller sends to a channel through this node.
+pub fn send(world: &mut World, from: Generation) {
+    let channel = world.rng.below(CHANNELS);
+    for node in world.running() {
+        if world.model.open.contains(&(node, channel)) {
+            world.check_reach(from, node, channel);
+        }
+        check_unlinked(world, from, node);
+    }
+    check_left(world, from);
+}
+
+/// Without a link, and before both witnesses say that it is down, everything may be there.
+fn check_unlinked(world: &mut World, from: Generation, node: Generation) {
+    let Some(sender) = world.node(from).filter(|sender| from != node && !sender.links.contains_key(&node)) else {
+        return;
+    };
+    let state = sender.membership.peer(node).map(|peer| peer.state());
+    if state != Some(PeerState::LinkDown) || sender.directory.table(node).is_none() {
+        return;
+    }
+    let channels = world.node(node).map(|node| node.channels.clone()).unwrap_or_default();
+    for channel in channels {
+        let sender = world.node(from).expect("it runs");
+        assert!(sender.is_interested(node, hash_of(channel)), "{from} has no link to {node} and says nothing is there");
+        world.seen.count("send, unreachable");
+    }
+}
+
+/// What is left of a dead life is named until others have it.
+fn check_left(world: &World, from: Generation) {
+    let sender = world.node(from).expect("it runs");
+    for (dead, left) in world.model.left.iter().filter(|(_, left)| left.witnesses.contains(&from)) {
+        for channel in &left.channels {
+            assert!(sender.is_interested(*dead, hash_of(*channel)), "{from} has forgotten what is left of {dead}");
+        }
+    }
+}
+
+/// Ten seconds after the last fault.
+pub fn agreement(world: &mut World) {
+    let running = world.running();
+    assert_eq!(running.len(), world.slots.len(), "all run");
+    for from in &running {
+        for to in running.iter().filter(|to| *to != from) {
+            check_pair(world, *from, *to);
+        }
+        let counts = world.node(*from).expect("it runs").membership.counts();
+        assert_eq!(counts.timer_faults, 0, "foca got its timers out of order");
+    }
+    // Whoever still believes in a session hears of it.
+    running.into_iter().for_each(|life| write_all(world, life));
+}
+
+fn check_pair(world: &World, from: Generation, to: Generation) {
+    let (node, other) = (world.node(from).expect("it runs"), world.node(to).expect("it runs"));
+    let peer = node.membership.peer(to);
+    let state = peer.map(|peer| (peer.state(), peer.reason()));
+    assert_eq!(state.map(|(state, _)| state), Some(PeerState::Live), "{from} of {to}: {state:?}");
+    assert!(world.are_linked(from, to), "{from} and {to} have no link");
+    let has = |channel: &u64| node.is_interested(to, hash_of(*channel));
+    assert!(other.channels.iter().all(has), "{from} misses channels of {to}");
+    let surplus = (0..CHANNELS).filter(|channel| !other.channels.contains(channel) && has(channel)).count();
+    assert!(surplus <= 3, "{from} believes {surplus} channels at {to} that are not there");
+}
+
+/// When everything that a dead life left must have found its end.
+pub fn cleared(world: &World) {
+    let running = world.running();
+    for life in &running {
+        let node = world.node(*life).expect("it runs");
+        for (name, token) in node.claims.owned() {
+            let record = world.store.records.sessions.get(name);
+            assert_eq!(record, Some(&(Some(*life), token)), "{name}: {life} is not its owner");
+        }
+    }
+    for (name, (owner, _)) in &world.store.records.sessions {
+        assert!(owner.is_none_or(|owner| running.contains(&owner)), "{name} belongs to the dead");
+    }
+    world.model.check_all_closed();
+}

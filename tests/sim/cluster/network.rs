@@ -1,0 +1,58 @@
+//! The network between nodes: which directions are cut, and the links.
+//!
+//! A frame that is sent into a cut stays away, and so does whatever follows it in that direction: a stream has no gaps.
+//! Links end when one side closes them; the other hears of it, or not.
+
+use rainbow::base::time::Tick;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Default)]
+pub struct Network {
+    /// From port to port.
+    cut: BTreeSet<(u16, u16)>,
+    /// Directions of links in which something was lost.
+    stalled: BTreeSet<(u64, u16)>,
+    /// When the last frame of a direction arrives.
+    last: BTreeMap<(u64, u16), Tick>,
+    links: u64,
+}
+
+impl Network {
+    pub fn passes(&self, from: u16, to: u16) -> bool {
+        !self.cut.contains(&(from, to))
+    }
+
+    pub fn passes_both_ways(&self, one: u16, other: u16) -> bool {
+        self.passes(one, other) && self.passes(other, one)
+    }
+
+    pub fn cut(&mut self, from: u16, to: u16) {
+        if from != to {
+            self.cut.insert((from, to));
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    /// Nothing arrives over it before `up`, when both sides have it.
+    pub fn new_link(&mut self, one: u16, other: u16, up: Tick) -> u64 {
+        self.links += 1;
+        self.last.extend([((self.links, one), up), ((self.links, other), up)]);
+        self.links
+    }
+
+    /// When a frame arrives that is sent now; `None` if it does not.
+    pub fn send(&mut self, link: u64, (from, to): (u16, u16), at: Tick) -> Option<Tick> {
+        if !self.passes(from, to) {
+            self.stalled.insert((link, from));
+        }
+        if self.stalled.contains(&(link, from)) {
+            return None;
+        }
+        let last = self.last.entry((link, from)).or_default();
+        *last = at.max(*last);
+        Some(*last)
+    }
+}
