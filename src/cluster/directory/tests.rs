@@ -127,6 +127,10 @@ fn a_peer_that_is_down_keeps_what_was_known_last() {
     b.gone(A);
     assert_eq!(b.interests(hash("x")).collect::<Vec<_>>(), unreachable, "down for ten seconds is not dead");
     assert!(!has(&b, "new"));
+    b.heard_of(A);
+    assert!(has(&b, "new"), "it is back, and nobody knows with what");
+    b.gone(A);
+    assert!(!has(&b, "new"));
     b.link_up(A);
     assert!(has(&b, "new"), "until its snapshot is whole");
     a.link_up(B);

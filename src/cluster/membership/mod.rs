@@ -18,7 +18,9 @@ use crate::base::rng::Rng;
 use crate::base::time::Tick;
 use crate::wire::peer::frame::Goodbye;
 use crate::wire::peer::seal::PLAIN_BYTES_MAX;
-use foca::{AccumulatingRuntime, Config, Foca, Header, Member, Message, NoCustomBroadcast, OwnedNotification, PeriodicParams};
+use foca::{
+    AccumulatingRuntime, Config, Foca, Header, Member, Message, NoCustomBroadcast, OwnedNotification, PeriodicParams,
+};
 use foca::{State, Timer};
 use peer::{Links, Peer, PeerState, Reason};
 use rejoin::Rejoin;
@@ -436,7 +438,9 @@ impl Membership {
             if let Some(peer) = self.peers.get_mut(&id.node.generation) {
                 let came_back = id.outlives(&peer.id()) && state != State::Down;
                 peer.set_swim(id, state);
-                if let (Reason::Replaced(other), true) = (peer.reason(), came_back) {
+                if let (Reason::Replaced(other), true) = (peer.reason(), came_back)
+                    && peer.comes_back()
+                {
                     self.report_conflict(id.node, other, now);
                 }
                 continue;

@@ -65,12 +65,13 @@ pub struct Peer {
     state: PeerState,
     reason: Reason,
     since: Tick,
+    comebacks: u32,
 }
 
 impl Peer {
     pub fn new(id: SwimId, now: Tick) -> Peer {
         let (state, reason) = (PeerState::Joining, Reason::Announced);
-        Peer { id, swim: State::Alive, links: Links::Never { since: now }, state, reason, since: now }
+        Peer { id, swim: State::Alive, links: Links::Never { since: now }, state, reason, since: now, comebacks: 0 }
     }
 
     pub fn id(&self) -> SwimId {
@@ -96,6 +97,13 @@ impl Peer {
 
     pub fn is_linked(&self) -> bool {
         matches!(self.links, Links::Up { .. })
+    }
+
+    /// SWIM has it at its address again, after another life was there. A late message of the dead does that once or
+    /// twice; who does it again and again is alive. True from then on.
+    pub(super) fn comes_back(&mut self) -> bool {
+        self.comebacks += 1;
+        self.comebacks >= COMEBACKS_MIN
     }
 
     pub(super) fn set_swim(&mut self, id: SwimId, swim: State) {
@@ -175,6 +183,7 @@ impl Peer {
     }
 }
 
+const COMEBACKS_MIN: u32 = 4;
 /// Three heartbeats.
 pub const LINK_SILENT_MS: u64 = 3_000;
 /// Until a node that was heard of must have a link.

@@ -43,6 +43,7 @@ pub fn end(world: &mut World) {
     for port in world.slots.keys().copied().collect::<Vec<_>>() {
         let slot = world.slots.get_mut(&port).expect("its slot");
         slot.still_until = slot.still_until.min(world.now);
+        world.push(world.now, Event::Resume { port });
         world.push_in(1, Event::Start { port });
     }
 }
@@ -75,6 +76,7 @@ fn stand_still(world: &mut World) {
     let slot = world.slots.get_mut(&port).expect("its slot");
     if slot.still_until <= now {
         (slot.still_since, slot.still_until) = (now, now + ms);
+        world.push_in(ms, Event::Resume { port });
     }
     world.seen.count("stood still");
 }

@@ -21,15 +21,34 @@ use std::net::SocketAddr;
 /// What a node does to the world.
 #[derive(Debug)]
 pub enum Effect {
-    Datagram { to: SocketAddr, message: Vec<u8> },
-    Frame { to: Generation, bytes: Vec<u8> },
+    Datagram {
+        to: SocketAddr,
+        message: Vec<u8>,
+    },
+    Frame {
+        to: Generation,
+        bytes: Vec<u8>,
+    },
     Connect(NodeId),
     /// The link is gone here; the other side hears of it, perhaps.
-    CloseLink { peer: Generation, goodbye: Option<Goodbye> },
+    CloseLink {
+        peer: Generation,
+        goodbye: Option<Goodbye>,
+    },
     Command(Command),
-    Hook { dead: Generation, identity: Identity, key: String },
-    Flush { name: SessionName, token: Token },
-    Open { channel: u64, outcome: Outcome },
+    Hook {
+        dead: Generation,
+        identity: Identity,
+        key: String,
+    },
+    Flush {
+        name: SessionName,
+        token: Token,
+    },
+    Open {
+        channel: u64,
+        outcome: Outcome,
+    },
     Fenced,
     /// The process ends, and starts as another generation.
     Restart,
@@ -124,15 +143,19 @@ impl Node {
 
     pub fn next_tick(&self) -> Tick {
         let parts = [self.membership.next_tick(), self.directory.next_tick(), self.claims.next_tick()];
-        let reaping = self.adoptions.values().map(Adoption::next_tick).chain(self.closes.values().map(Closes::next_tick));
+        let reaping =
+            self.adoptions.values().map(Adoption::next_tick).chain(self.closes.values().map(Closes::next_tick));
         let own = self.lease.next_tick().min(self.connect_at);
         parts.into_iter().chain(reaping).fold(own, Tick::min)
     }
 
     pub fn link_up(&mut self, peer: SwimId, link: u64, now: Tick) {
         let generation = peer.node.generation;
-        if self.links.remove(&generation).is_some() {
-            self.directory.link_down(generation, now);
+        match self.links.get(&generation) {
+            // Two were made at the same time: both sides take the same one.
+            Some(other) if *other > link => return,
+            Some(_) => self.directory.link_down(generation, now),
+            None => {}
         }
         self.membership.handle(Input::LinkUp { node: peer.node, start: peer.start }, now);
         self.links.insert(generation, link);
@@ -338,6 +361,7 @@ impl Node {
                     self.reap(peer, now);
                 }
             }
+            PeerState::LinkDown => self.directory.heard_of(peer),
             PeerState::Dead => {
                 self.directory.gone(peer);
                 if matches!(reason, Reason::Replaced(_)) {

@@ -12,33 +12,82 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug)]
 pub enum Command {
     Claims(claims::Command),
-    Write { name: SessionName, token: Token },
+    Write {
+        name: SessionName,
+        token: Token,
+    },
     /// Renews the sender's lease, and reads all.
     Renew,
     Bury(Generation),
     /// Nothing of a dead node is left.
     RemoveLease(Generation),
-    ReadOrphans { dead: Generation, from: u64 },
-    ReadCloses { dead: Generation, from: u64 },
-    ClaimClose { dead: Generation, identity: Identity, expected: Option<Generation> },
-    RemoveClose { dead: Generation, identity: Identity },
+    ReadOrphans {
+        dead: Generation,
+        from: u64,
+    },
+    ReadCloses {
+        dead: Generation,
+        from: u64,
+    },
+    ClaimClose {
+        dead: Generation,
+        identity: Identity,
+        expected: Option<Generation>,
+    },
+    RemoveClose {
+        dead: Generation,
+        identity: Identity,
+    },
     /// Before a connection's 101.
-    Record { identity: Identity },
+    Record {
+        identity: Identity,
+    },
 }
 
 #[derive(Clone, Debug)]
 pub enum Answer {
-    Claim { name: SessionName, token: Token, answer: ClaimAnswer },
-    Release { name: SessionName, token: Token, answer: WriteAnswer },
-    Write { name: SessionName, token: Token, answer: WriteAnswer },
+    Claim {
+        name: SessionName,
+        token: Token,
+        answer: ClaimAnswer,
+    },
+    Release {
+        name: SessionName,
+        token: Token,
+        answer: WriteAnswer,
+    },
+    Write {
+        name: SessionName,
+        token: Token,
+        answer: WriteAnswer,
+    },
     /// `None`: no answer. An empty list: the sender has been buried.
     Leases(Option<Vec<Lease>>),
-    Buried { node: Generation, is_buried: bool },
-    Orphans { dead: Generation, page: Option<OrphanPage> },
-    Closes { dead: Generation, page: Option<ClosePage> },
-    ClaimedClose { dead: Generation, identity: Identity, answer: CloseAnswer },
-    RemovedClose { dead: Generation, identity: Identity },
-    Recorded { identity: Identity, is_stored: bool },
+    Buried {
+        node: Generation,
+        is_buried: bool,
+    },
+    Orphans {
+        dead: Generation,
+        page: Option<OrphanPage>,
+    },
+    Closes {
+        dead: Generation,
+        page: Option<ClosePage>,
+    },
+    ClaimedClose {
+        dead: Generation,
+        identity: Identity,
+        answer: CloseAnswer,
+    },
+    RemovedClose {
+        dead: Generation,
+        identity: Identity,
+    },
+    Recorded {
+        identity: Identity,
+        is_stored: bool,
+    },
     Nothing,
 }
 
@@ -104,12 +153,8 @@ impl Store {
                 records.leases.remove(&node);
                 Answer::Nothing
             }
-            Command::ReadOrphans { dead, from } => {
-                Answer::Orphans { dead, page: Some(records.orphans(dead, from)) }
-            }
-            Command::ReadCloses { dead, from } => {
-                Answer::Closes { dead, page: Some(records.close_page(dead, from)) }
-            }
+            Command::ReadOrphans { dead, from } => Answer::Orphans { dead, page: Some(records.orphans(dead, from)) },
+            Command::ReadCloses { dead, from } => Answer::Closes { dead, page: Some(records.close_page(dead, from)) },
             Command::ClaimClose { dead, identity, expected } => {
                 let is_free = records.closes.get(&(dead, identity)) == Some(&expected);
                 if is_free {

@@ -1,11 +1,11 @@
 //! One world: nodes, the network between them, their store, and time.
 
 use super::model::{Left, Model};
-use super::{chaos, checks, clients};
 use super::network::Network;
 use super::node::{Effect, Mistakes, Node};
 use super::seen::Seen;
 use super::store::{Answer, Command, Store, StoreBug};
+use super::{chaos, checks, clients};
 use rainbow::base::id::{Generation, Identity, NodeId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
@@ -43,6 +43,7 @@ pub enum Event {
     Clients,
     Copy,
     Flap { is_cut: bool },
+    Resume { port: u16 },
 }
 
 /// A place where processes of one address run, one after the other.
@@ -51,6 +52,8 @@ pub struct Slot {
     pub node: Option<Node>,
     pub still_since: Tick,
     pub still_until: Tick,
+    /// What came while it stood still.
+    parked: Vec<Event>,
     wake_at: Option<Tick>,
     start: u64,
 }
@@ -184,8 +187,8 @@ impl World {
             None => self.on_world(event),
             Some(life) if self.node(life).is_none() => {}
             Some(life) if self.is_still(life) => {
-                let until = self.slots[&self.port_of(life)].still_until;
-                self.push(until, event);
+                let port = self.port_of(life);
+                self.slots.get_mut(&port).expect("its slot").parked.push(event);
             }
             Some(life) => self.on_node(life, event),
         }
@@ -198,11 +201,21 @@ impl World {
             Event::Chaos => chaos::strike(self),
             Event::Clients => clients::act(self),
             Event::Flap { is_cut } => chaos::on_flap(self, is_cut),
+            Event::Resume { port } => self.resume(port),
             Event::Copy => {
                 self.store.copy = self.store.records.clone();
                 self.push_in(2_000, Event::Copy);
             }
             _ => unreachable!("it is of a node"),
+        }
+    }
+
+    /// Everything that came meanwhile is there, in order.
+    fn resume(&mut self, port: u16) {
+        let slot = self.slots.get_mut(&port).expect("its slot");
+        if slot.still_until <= self.now {
+            let parked = std::mem::take(&mut slot.parked);
+            parked.into_iter().for_each(|event| self.push(self.now, event));
         }
     }
 
@@ -450,7 +463,8 @@ impl World {
         }
         let answer = self.store.carry_out(life, command.clone(), self.now);
         self.note_claim(life, &answer);
-        if let (Command::Write { name, token }, Answer::Write { answer: WriteAnswer::Stored, .. }) = (&command, &answer) {
+        if let (Command::Write { name, token }, Answer::Write { answer: WriteAnswer::Stored, .. }) = (&command, &answer)
+        {
             self.model.check_write(name, life, *token);
             self.seen.count("write acknowledged");
         }
@@ -465,8 +479,7 @@ impl World {
 
     /// By the store's word a node is dead; it may stand still, and not know it.
     fn check_buried(&mut self, dead: Generation) {
-        let is_well = self.node(dead).is_some()
-            && self.slots[&self.port_of(dead)].still_until + LEASE_MS < self.now;
+        let is_well = self.node(dead).is_some() && self.slots[&self.port_of(dead)].still_until + LEASE_MS < self.now;
         assert!(!is_well, "{dead} lives and is buried");
         self.model.life_ended(dead);
     }
