@@ -183,6 +183,7 @@ impl Directory {
     pub fn heard_of(&mut self, generation: Generation) {
         if let Some(peer) = self.peers.get_mut(&generation)
             && peer.feed.is_none()
+            && !self.planted.is(ClusterBug::TrustsTheUnlinked)
         {
             peer.view.unlink();
         }
