@@ -390,8 +390,9 @@ impl Membership {
         }
     }
 
-    /// Reports their suspicion to those who are suspected, so that they can refute it. foca spreads a suspicion a limited
-    /// number of times; who has heard of it from others, while the suspect has not, would hold on to it for ever.
+    /// Reports their suspicion to those who are suspected, so that they can refute it. foca spreads a suspicion a
+    /// limited number of times; who has heard of it from others, while the suspect has not, would hold on to it for
+    /// ever.
     fn confront_suspects(&mut self) {
         let own = self.own();
         let suspects = self.foca.iter_members().filter(|member| member.state() == State::Suspect);
