@@ -276,7 +276,8 @@ mod tests {
                     prop_assert_eq!(peer.checksum(), local.bitmap().checksum());
                 }
                 for n in 0..10 {
-                    let is_there = (0..4).any(|m| model.get(&(n << 50 | n * 4 + m)).is_some_and(|count| *count > 0));
+                    let hash = |m| (n << 50) | (n * 4 + m);
+                    let is_there = (0..4).any(|m| model.get(&hash(m)).is_some_and(|count| *count > 0));
                     prop_assert_eq!(local.bitmap().get(local.bitmap().bit_of(n << 50)), is_there);
                 }
             }

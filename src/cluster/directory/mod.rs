@@ -7,8 +7,8 @@
 //! ```
 //! * Own channels: `add`, `remove` and `wait` within a turn, then `end_turn`.
 //! * Links: `link_up`, `receive` frames, pull `next_frame` while the link has room, `link_down`.
-//! * The membership: `gone` when a peer is down, `heard_of` when it comes back without a link, `forget` when it is dead and
-//!   its sessions have other owners.
+//! * The membership: `gone` when a peer is down, `heard_of` when it comes back without a link, `forget` when it is
+//!   dead and its sessions have other owners.
 //! * Time: `handle_timers` at `next_tick`. Outputs: `poll_output`.
 //!
 //! Invariant: a channel that a linked peer has told us of is never missing in `interests`. Lives of a node are apart:
@@ -183,6 +183,7 @@ impl Directory {
     pub fn heard_of(&mut self, generation: Generation) {
         if let Some(peer) = self.peers.get_mut(&generation)
             && peer.feed.is_none()
+            && !self.planted.is(ClusterBug::TrustsTheUnlinked)
         {
             peer.view.unlink();
         }

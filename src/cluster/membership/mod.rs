@@ -6,7 +6,10 @@
 //!
 //! Each life of a node has one `PeerState`; every change of it is one output with its reason (`peer`).
 //!
-//! Invariant: of one address, one life at most is not `Dead`. A `Dead` life never comes back.
+//! A later life of an address ends an earlier one once it has shown itself over a link: SWIM may still have the name of
+//! an earlier one whose clock was ahead, and that word alone ends nobody.
+//!
+//! Invariant: a `Dead` life never comes back.
 
 pub mod peer;
 mod rejoin;
@@ -313,9 +316,9 @@ impl Membership {
             return;
         }
         self.remember(id.node.address, now);
-        self.replace_others(id, now);
         let peer = self.peers.entry(id.node.generation).or_insert_with(|| Peer::new(id, now));
         peer.set_links(Links::Up { heard: now });
+        peer.set_start(id.start);
         if !self.is_member(&id) {
             self.announce(id.node.address, now);
         }
@@ -387,8 +390,9 @@ impl Membership {
         }
     }
 
-    /// Reports their suspicion to those who are suspected, so that they can refute it. foca spreads a suspicion a limited
-    /// number of times; who has heard of it from others, while the suspect has not, would hold on to it for ever.
+    /// Reports their suspicion to those who are suspected, so that they can refute it. foca spreads a suspicion a
+    /// limited number of times; who has heard of it from others, while the suspect has not, would hold on to it for
+    /// ever.
     fn confront_suspects(&mut self) {
         let own = self.own();
         let suspects = self.foca.iter_members().filter(|member| member.state() == State::Suspect);
@@ -418,7 +422,6 @@ impl Membership {
         }
         while let Some(notification) = runtime.to_notify() {
             match notification {
-                OwnedNotification::Rename(_, new) => self.replace_others(new, now),
                 OwnedNotification::Defunct if self.leaving.is_none() => self.rejoin.schedule(now),
                 _ => {}
             }
@@ -434,11 +437,12 @@ impl Membership {
     fn take_states(&mut self, now: Tick) {
         let members: Vec<(SwimId, State)> =
             self.foca.iter_membership_state().map(|member| (*member.id(), member.state())).collect();
+        let mut at_address = BTreeMap::new();
         for (id, state) in members {
+            at_address.insert(id.node.address, id.node);
             if let Some(peer) = self.peers.get_mut(&id.node.generation) {
-                let came_back = id.outlives(&peer.id()) && state != State::Down;
                 peer.set_swim(id, state);
-                if let (Reason::Replaced(other), true) = (peer.reason(), came_back)
+                if let Some(other) = peer.take_displaced().filter(|_| state != State::Down)
                     && peer.comes_back()
                 {
                     self.report_conflict(id.node, other, now);
@@ -448,10 +452,13 @@ impl Membership {
             if state == State::Down || self.is_outlived(&id) {
                 continue;
             }
-            self.replace_others(id, now);
             self.remember(id.node.address, now);
             self.peers.insert(id.node.generation, Peer::new(id, now));
             self.outputs.push_back(Output::Connect(id.node));
+        }
+        for peer in self.peers.values_mut() {
+            let other = at_address.get(&peer.node().address).filter(|node| **node != peer.node());
+            other.into_iter().for_each(|other| peer.displace(*other));
         }
     }
 
@@ -467,14 +474,15 @@ impl Membership {
         self.peers.values().any(is_later)
     }
 
-    /// A later life of an address is there: the earlier ones have ended.
-    fn replace_others(&mut self, id: SwimId, now: Tick) {
-        let replaced = self
-            .peers
-            .values_mut()
-            .filter(|peer| peer.node().address == id.node.address && peer.node().generation != id.node.generation);
-        for peer in replaced {
-            if peer.end(Reason::Replaced(id.node), now) {
+    /// Who has a link to a later life of an address knows that the earlier ones have ended.
+    fn end_outlived(&mut self, now: Tick) {
+        let linked = self.peers.values().filter(|peer| peer.is_linked() && peer.state() != PeerState::Dead);
+        let linked: BTreeMap<SocketAddr, SwimId> = linked.map(|peer| (peer.node().address, peer.id())).collect();
+        for peer in self.peers.values_mut() {
+            let later = linked.get(&peer.node().address).filter(|id| id.outlives(&peer.id()));
+            if let Some(later) = later.filter(|id| id.node.generation != peer.node().generation)
+                && peer.end(Reason::Replaced(later.node), now)
+            {
                 self.outputs.push_back(report(peer));
             }
         }
@@ -494,6 +502,7 @@ impl Membership {
     }
 
     fn judge(&mut self, now: Tick) {
+        self.end_outlived(now);
         for peer in self.peers.values_mut() {
             if peer.judge(now) {
                 self.outputs.push_back(report(peer));

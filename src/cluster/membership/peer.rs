@@ -65,13 +65,24 @@ pub struct Peer {
     state: PeerState,
     reason: Reason,
     since: Tick,
+    /// SWIM has this other life at the address.
+    displaced_by: Option<NodeId>,
     comebacks: u32,
 }
 
 impl Peer {
     pub fn new(id: SwimId, now: Tick) -> Peer {
         let (state, reason) = (PeerState::Joining, Reason::Announced);
-        Peer { id, swim: State::Alive, links: Links::Never { since: now }, state, reason, since: now, comebacks: 0 }
+        Peer {
+            id,
+            swim: State::Alive,
+            links: Links::Never { since: now },
+            state,
+            reason,
+            since: now,
+            displaced_by: None,
+            comebacks: 0,
+        }
     }
 
     pub fn id(&self) -> SwimId {
@@ -110,6 +121,21 @@ impl Peer {
         debug_assert_eq!(id.node.generation, self.id.node.generation, "one life");
         self.id = id;
         self.swim = swim;
+    }
+
+    /// SWIM has another life at its address, and nothing to say of this one.
+    pub(super) fn displace(&mut self, by: NodeId) {
+        self.displaced_by = Some(by);
+        self.swim = State::Down;
+    }
+
+    pub(super) fn take_displaced(&mut self) -> Option<NodeId> {
+        self.displaced_by.take()
+    }
+
+    /// As its handshake says.
+    pub(super) fn set_start(&mut self, start: u64) {
+        self.id.start = self.id.start.max(start);
     }
 
     pub(super) fn set_links(&mut self, links: Links) {

@@ -54,6 +54,8 @@ pub enum ClaimAnswer {
     },
     /// The store did not answer: it may have carried the claim out, or not.
     Unknown,
+    /// This node has no lease, or was buried: what it claims nobody would adopt.
+    NoLease,
 }
 
 /// Of any other command with a token, and of the shards' writes.
@@ -122,6 +124,8 @@ pub enum RefusalReason {
     StoreAway,
     /// Too many nodes want it at the same time.
     Contended,
+    /// This node is dead to the others, or has not begun.
+    NoLease,
 }
 
 enum Stage {
@@ -241,6 +245,7 @@ impl Claims {
                 }
             }
             ClaimAnswer::Unknown => self.refuse(name, RefusalReason::StoreAway),
+            ClaimAnswer::NoLease => self.refuse(name, RefusalReason::NoLease),
             ClaimAnswer::Taken { .. } if rounds >= ROUNDS_MAX => self.refuse(name, RefusalReason::Contended),
             // Our own claim was carried out, and its answer lost; or nobody has it, which we did not expect.
             ClaimAnswer::Taken { owner, token } if owner.is_none_or(|owner| owner == self.own) => {

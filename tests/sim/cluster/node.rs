@@ -306,7 +306,7 @@ impl Node {
     // ---- outputs ----
 
     /// Everything that the inputs have led to.
-    pub fn take_effects(&mut self, now: Tick) -> Vec<Effect> {
+    pub fn take_effects(&mut self, frames: usize, now: Tick) -> Vec<Effect> {
         self.directory.end_turn(now);
         loop {
             let count = self.effects.len();
@@ -324,12 +324,12 @@ impl Node {
                 break;
             }
         }
-        self.pull();
+        self.pull(frames);
         std::mem::take(&mut self.effects)
     }
 
-    /// The links have room for more.
-    pub fn wants_wake(&self) -> bool {
+    /// There is more for the links.
+    pub fn wants_pull(&self) -> bool {
         !self.wants_pull.is_empty()
     }
 
@@ -362,12 +362,7 @@ impl Node {
                 }
             }
             PeerState::LinkDown => self.directory.heard_of(peer),
-            PeerState::Dead => {
-                self.directory.gone(peer);
-                if matches!(reason, Reason::Replaced(_)) {
-                    self.reap(peer, now);
-                }
-            }
+            PeerState::Dead => self.directory.gone(peer),
             _ => {}
         }
     }
@@ -392,11 +387,11 @@ impl Node {
     }
 
     /// A few frames for each link.
-    fn pull(&mut self) {
+    fn pull(&mut self, frames: usize) {
         for peer in std::mem::take(&mut self.wants_pull) {
-            for count in 0..=FRAMES_PER_PULL {
+            for count in 0..=frames {
                 let mut bytes = Vec::new();
-                if count == FRAMES_PER_PULL {
+                if count == frames {
                     self.wants_pull.insert(peer);
                 } else if self.directory.next_frame(peer, &mut bytes) {
                     self.effects.push(Effect::Frame { to: peer, bytes });
@@ -472,5 +467,3 @@ impl Node {
         self.directory.interests(hash).any(|interest| interest.node == node)
     }
 }
-
-const FRAMES_PER_PULL: usize = 4;

@@ -169,7 +169,7 @@ impl Store {
             }
             Command::Record { identity } => {
                 // Who has no lease could die without anybody noticing.
-                let is_stored = records.leases.contains_key(&by) && !records.buried.contains(&by);
+                let is_stored = records.has_lease(by);
                 if is_stored {
                     records.closes.insert((by, identity), None);
                 }
@@ -212,7 +212,14 @@ impl Store {
 }
 
 impl Records {
+    fn has_lease(&self, node: Generation) -> bool {
+        self.leases.contains_key(&node) && !self.buried.contains(&node)
+    }
+
     fn claim(&mut self, by: Generation, name: &SessionName, expected: Option<Token>, token: Token) -> ClaimAnswer {
+        if !self.has_lease(by) {
+            return ClaimAnswer::NoLease;
+        }
         let record = self.sessions.get(name).copied().unwrap_or((None, Token(0)));
         let is_expected = match record {
             (None, _) => expected.is_none(),

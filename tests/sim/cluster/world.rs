@@ -29,7 +29,7 @@ pub struct Plan {
 
 #[derive(Debug)]
 pub enum Event {
-    Wake { life: Generation },
+    Wake { life: Generation, at: Tick },
     Datagram { to: u16, message: Vec<u8> },
     LinkUp { life: Generation, peer: SwimId, link: u64 },
     LinkBroken { life: Generation, peer: Generation, link: u64, goodbye: Option<Goodbye> },
@@ -170,7 +170,7 @@ impl World {
 
     fn dispatch(&mut self, event: Event) {
         let life = match &event {
-            Event::Wake { life }
+            Event::Wake { life, .. }
             | Event::LinkUp { life, .. }
             | Event::LinkBroken { life, .. }
             | Event::Frame { life, .. }
@@ -185,7 +185,7 @@ impl World {
         };
         match life {
             None => self.on_world(event),
-            Some(life) if self.node(life).is_none() => {}
+            Some(life) if self.node(life).is_none() || self.is_stale_wake(&event) => {}
             Some(life) if self.is_still(life) => {
                 let port = self.port_of(life);
                 self.slots.get_mut(&port).expect("its slot").parked.push(event);
@@ -208,6 +208,11 @@ impl World {
             }
             _ => unreachable!("it is of a node"),
         }
+    }
+
+    /// An earlier one has taken its place.
+    fn is_stale_wake(&self, event: &Event) -> bool {
+        matches!(event, Event::Wake { life, at } if self.slots[&self.port_of(*life)].wake_at != Some(*at))
     }
 
     /// Everything that came meanwhile is there, in order.
@@ -257,8 +262,11 @@ impl World {
             node.wake(self.now);
         }
         act(self, &mut node);
-        let effects = node.take_effects(self.now);
-        let next = if node.wants_wake() { self.now + 1 } else { node.next_tick().max(self.now + 1) };
+        // A link may be slow.
+        let frames = self.rng.below(5) as usize;
+        let effects = node.take_effects(frames, self.now);
+        let pull_at = if node.wants_pull() { self.now + 1 + self.rng.below(20) } else { Tick::NEVER };
+        let next = node.next_tick().max(self.now + 1).min(pull_at);
         self.slots.get_mut(&port).expect("its slot").node = Some(node);
         self.wake_at(life, next);
         for effect in effects {
@@ -273,7 +281,7 @@ impl World {
         let slot = self.slots.get_mut(&port).expect("its slot");
         if at < Tick::NEVER && slot.wake_at.is_none_or(|earlier| at < earlier) {
             slot.wake_at = Some(at);
-            self.push(at, Event::Wake { life });
+            self.push(at, Event::Wake { life, at });
         }
     }
 
