@@ -51,6 +51,7 @@ tools() {
         missing npm && packages+=(npm)
         missing chromium && packages+=(chromium)
         python3 -c "import ensurepip" 2>/dev/null || packages+=(python3-venv)
+        missing promtool && packages+=(prometheus)
     fi
     if [ ${#packages[@]} -gt 0 ]; then
         echo "installing ${packages[*]}"
@@ -71,6 +72,7 @@ lints() {
 }
 
 unit_and_integration_tests() {
+    if [ "$mode" = fast ] && missing promtool; then export RAINBOW_TESTS_WITHOUT_PROMTOOL=1; fi
     cargo test --locked
 }
 

@@ -7,7 +7,9 @@ use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::base::wheel::Wheel;
+use rainbow::io::runtime::clock;
 use rainbow::io::runtime::mailbox::{MailboxReceiver, MailboxSender, mailbox};
+use rainbow::metrics::histogram::{Durations, DurationsByLabel};
 use rainbow::shard::channel::members::Channels;
 use rainbow::shard::ids::MemberKind;
 
@@ -76,6 +78,29 @@ fn channel_join_and_leave(bencher: Bencher, members: u32) {
         channels.join(ConnIndex(members).into(), &mut list, "room");
         channels.leave(&mut list, "room")
     });
+}
+
+/// One duration into a histogram of /metrics.
+#[divan::bench]
+fn durations_record(bencher: Bencher) {
+    let (durations, mut rng) = (Durations::default(), Rng::new(1));
+    bencher.bench_local(|| durations.record(rng.next_u64() & 0xFFFFF));
+}
+
+/// The place of a path, and one duration into its histogram: once per call of the API.
+#[divan::bench]
+fn durations_record_by_label(bencher: Bencher) {
+    let (by_path, mut rng) = (DurationsByLabel::default(), Rng::new(1));
+    ["/send/", "/sub/", "/unsub/", "/info/"].into_iter().for_each(|path| by_path.named(path).record(1));
+    bencher.bench_local(|| by_path.named(divan::black_box("/info/")).record(rng.next_u64() & 0xFFFFF));
+}
+
+/// What the end of a turn reads to know how long it was.
+#[divan::bench]
+fn clock_read(bencher: Bencher) {
+    // The first reading sets the epoch.
+    clock::monotonic_us();
+    bencher.bench_local(clock::monotonic_us);
 }
 
 /// Finding it by name among 100,000 others.

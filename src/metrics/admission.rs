@@ -7,12 +7,12 @@ use super::figure::figures;
 figures! {
     pub struct AdmissionMetrics {
         /// Connections refused at connections_max (503).
-        refused_full: SharedCounter,
+        refused_full: SharedCounter in "connections_refused" reason "full",
         /// Connections refused at connections_per_address (429).
-        refused_address: SharedCounter,
+        refused_address: SharedCounter in "connections_refused" reason "address",
         /// Connections closed at accept at handshakes_max (503).
-        handshakes_refused: SharedCounter,
+        handshakes_refused: SharedCounter in "connections_refused" reason "handshakes",
         /// Connections closed at accept at handshakes_per_address (429).
-        handshakes_refused_address: SharedCounter,
+        handshakes_refused_address: SharedCounter in "connections_refused" reason "handshakes_address",
     }
 }

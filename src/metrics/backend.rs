@@ -2,9 +2,9 @@
 //!
 //! The worker that owns the pool writes; /metrics and /info/ read. Totals count from the start of the process.
 
-use super::counter::{Counter, Gauge, Kind};
-use super::figure::{Sample, figures};
-use super::histogram::{Histogram, HistogramTotal};
+use super::counter::{Counter, Gauge};
+use super::figure::figures;
+use super::histogram::{DurationsByLabel, Histogram, HistogramTotal};
 use std::sync::Arc;
 
 figures! {
@@ -15,23 +15,24 @@ figures! {
         /// Answers of the backend, whatever their status.
         answers: Counter as "backend_answers",
         /// Attempts that found no address.
-        failures_no_address: Counter as "backend_no_address",
+        failures_no_address: Counter as "backend_no_address" in "backend_failures" reason "no_address",
         /// Attempts that found nobody listening.
-        failures_refused: Counter as "backend_refused",
+        failures_refused: Counter as "backend_refused" in "backend_failures" reason "refused",
         /// Attempts for which this process had no descriptor left.
-        failures_out_of_descriptors: Counter as "backend_out_of_descriptors",
+        failures_out_of_descriptors: Counter as "backend_out_of_descriptors"
+            in "backend_failures" reason "out_of_descriptors",
         /// Attempts whose connection broke.
-        failures_reset: Counter as "backend_reset",
+        failures_reset: Counter as "backend_reset" in "backend_failures" reason "reset",
         /// Attempts not answered in time.
-        failures_timeout: Counter as "backend_timeout",
+        failures_timeout: Counter as "backend_timeout" in "backend_failures" reason "timeout",
         /// Answers that were not HTTP.
-        failures_rubbish: Counter as "backend_rubbish",
+        failures_rubbish: Counter as "backend_rubbish" in "backend_failures" reason "rubbish",
         /// Answers over backend_body_max.
-        failures_too_large: Counter as "backend_too_large",
+        failures_too_large: Counter as "backend_too_large" in "backend_failures" reason "too_large",
         /// Answers of status 4xx.
-        status_4xx: Counter as "backend_4xx",
+        status_4xx: Counter as "backend_4xx" in "backend_error_answers" status "4xx",
         /// Answers of status 5xx.
-        status_5xx: Counter as "backend_5xx",
+        status_5xx: Counter as "backend_5xx" in "backend_error_answers" status "5xx",
         /// Attempts that followed a failed one.
         retries: Counter as "backend_retries",
         /// Requests that met a closing connection.
@@ -42,7 +43,7 @@ figures! {
         /// Requests that ended without an answer.
         gave_up: Counter as "backend_gave_up",
         /// Requests refused because too many wait.
-        queue_full: Counter as "backend_line_full",
+        queue_full: Counter as "backend_line_full" in "backend_queue_full",
         /// Connections that said what nobody asked.
         unasked: Counter as "backend_unasked",
         /// Times a breaker opened.
@@ -63,6 +64,14 @@ figures! {
         jobs: Gauge,
         /// Microseconds from the start of an attempt to its whole answer.
         latency_us: Histogram,
+        /// The same for each hook, by upstream.
+        connects: DurationsByLabel,
+        /// See `connects`.
+        forwards: DurationsByLabel,
+        /// See `connects`.
+        closes: DurationsByLabel,
+        /// See `connects`.
+        receipts: DurationsByLabel,
     }
 }
 
@@ -82,17 +91,15 @@ impl BackendMetrics {
     }
 }
 
+impl BackendMetrics {
+    /// By hook and, in each, by upstream.
+    pub fn latencies(&self) -> [(&'static str, &DurationsByLabel); 4] {
+        let (connects, forwards, closes, receipts) = (&self.connects, &self.forwards, &self.closes, &self.receipts);
+        [("connect", connects), ("forward", forwards), ("close", closes), ("receipt", receipts)]
+    }
+}
+
 /// The backend's latency on all workers together.
 pub fn latency_us(backends: &[Arc<BackendMetrics>]) -> HistogramTotal {
     HistogramTotal::of(backends.iter().map(|backend| &backend.latency_us))
-}
-
-/// The figures that are computed from the latency.
-pub fn latency_samples(backends: &[Arc<BackendMetrics>]) -> [Sample; 2] {
-    let latency = latency_us(backends);
-    let gauge = |name, help, value| Sample { name, help, kind: Kind::Gauge, value };
-    [
-        gauge("backend_latency_p50_us", "Median of the backend's latency since the start.", latency.per_mille(500)),
-        gauge("backend_latency_p99_us", "99th percentile of the backend's latency.", latency.per_mille(990)),
-    ]
 }

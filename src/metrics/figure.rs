@@ -1,8 +1,9 @@
 //! The definition of a figure: its name, its HELP text and its kind, in one place.
 //!
 //! `figures!` declares a struct whose fields are figures, and the table from which /metrics and /info/ read them. The
-//! exported name is the field's, unless `as` gives another one; the HELP text is the field's documentation; the kind
-//! is the field's type.
+//! name in /info/ is the field's, unless `as` gives another one. It is the name on /metrics too, unless `in` gives the
+//! family there and, where several figures are one family, the label that tells them apart. The HELP text is the
+//! field's documentation; the kind is the field's type.
 
 use super::counter::Kind;
 use std::sync::Arc;
@@ -15,16 +16,25 @@ pub trait Figures: Sized + 'static {
 /// What a figure stands at, all its owners together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// Without the prefix `rainbow_` and the suffix `_total`.
+    /// In /info/.
     pub name: &'static str,
-    pub help: &'static str,
     pub kind: Kind,
     pub value: u64,
+}
+
+/// Where a figure stands on /metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Without the prefix `rainbow_` and the suffix `_total`.
+    pub family: &'static str,
+    /// Its name and its value.
+    pub label: Option<(&'static str, &'static str)>,
 }
 
 /// The definition of a figure of `Owner`.
 pub struct Figure<Owner> {
     pub name: &'static str,
+    pub exported: Exported,
     pub help: &'static str,
     pub kind: Kind,
     pub read: fn(&Owner) -> u64,
@@ -33,7 +43,7 @@ pub struct Figure<Owner> {
 impl<Owner> Figure<Owner> {
     fn total(&self, owners: &[Arc<Owner>]) -> Sample {
         let value = owners.iter().map(|owner| (self.read)(owner)).sum();
-        Sample { name: self.name, help: self.help, kind: self.kind, value }
+        Sample { name: self.name, kind: self.kind, value }
     }
 }
 
@@ -47,7 +57,8 @@ macro_rules! figures {
     (
         $(#[$meta:meta])*
         pub struct $Owner:ident {
-            $($(#[doc = $doc:literal])+ $field:ident: $Type:ident $(as $name:literal)?,)+
+            $($(#[doc = $doc:literal])+ $field:ident: $Type:ident
+                $(as $name:literal)? $(in $family:literal $($label:ident $value:literal)?)?,)+
         }
         $(unexported {
             $($(#[doc = $other_doc:literal])+ $other:ident: $Other:ident,)+
@@ -63,7 +74,11 @@ macro_rules! figures {
         impl $crate::metrics::figure::Figures for $Owner {
             const FIGURES: &'static [$crate::metrics::figure::Figure<$Owner>] = &[
                 $($crate::metrics::figure::Figure {
-                    name: $crate::metrics::figure::exported_name!($field $($name)?),
+                    name: $crate::metrics::figure::info_name!($field $($name)?),
+                    exported: $crate::metrics::figure::Exported {
+                        family: $crate::metrics::figure::family_name!($field $($name)? $(in $family)?),
+                        label: $crate::metrics::figure::label!($($($label $value)?)?),
+                    },
                     help: concat!($($doc),+).trim_ascii(),
                     kind: <$Type as $crate::metrics::counter::Value>::KIND,
                     read: |owner| $crate::metrics::counter::Value::value(&owner.$field),
@@ -73,7 +88,7 @@ macro_rules! figures {
     };
 }
 
-macro_rules! exported_name {
+macro_rules! info_name {
     ($field:ident) => {
         stringify!($field)
     };
@@ -82,7 +97,25 @@ macro_rules! exported_name {
     };
 }
 
-pub(super) use {exported_name, figures};
+macro_rules! family_name {
+    ($field:ident $($name:literal)? in $family:literal) => {
+        $family
+    };
+    ($field:ident $($name:literal)?) => {
+        $crate::metrics::figure::info_name!($field $($name)?)
+    };
+}
+
+macro_rules! label {
+    () => {
+        None
+    };
+    ($label:ident $value:literal) => {
+        Some((stringify!($label), $value))
+    };
+}
+
+pub(super) use {family_name, figures, info_name, label};
 
 #[cfg(test)]
 mod tests {
@@ -96,6 +129,8 @@ mod tests {
             boiled: Counter,
             /// Degrees.
             heat: Gauge as "kettle_heat",
+            /// Times it had no water.
+            dry: Counter in "kettle_failures" reason "dry",
         }
         unexported {
             /// Nobody's business.
@@ -110,10 +145,19 @@ mod tests {
         kettles[1].boiled.add(3);
         kettles[1].heat.set(90);
         kettles[1].leaks.increment();
-        let boiled =
-            Sample { name: "boiled", help: "Times it boiled, in this kitchen.", kind: Kind::Counter, value: 5 };
-        let heat = Sample { name: "kettle_heat", help: "Degrees.", kind: Kind::Gauge, value: 90 };
-        assert_eq!(totals(&kettles).collect::<Vec<_>>(), [boiled, heat]);
+        let sample = |name, kind, value| Sample { name, kind, value };
+        let boiled = sample("boiled", Kind::Counter, 5);
+        let heat = sample("kettle_heat", Kind::Gauge, 90);
+        let dry = sample("dry", Kind::Counter, 0);
+        assert_eq!(totals(&kettles).collect::<Vec<_>>(), [boiled, heat, dry]);
         assert_eq!(kettles[1].leaks.get(), 1);
+    }
+    #[test]
+    fn a_figure_has_its_place_on_the_page() {
+        let exported: Vec<_> = Kettle::FIGURES.iter().map(|figure| figure.exported).collect();
+        let alone = |family| Exported { family, label: None };
+        let dry = Exported { family: "kettle_failures", label: Some(("reason", "dry")) };
+        assert_eq!(exported, [alone("boiled"), alone("kettle_heat"), dry]);
+        assert_eq!(Kettle::FIGURES[0].help, "Times it boiled, in this kitchen.");
     }
 }

@@ -1,8 +1,11 @@
-//! A histogram of values up to 2²⁷ with one writer, and the sum of several, from which percentiles are read.
+//! Histograms with one writer, and the sum of several.
 //!
-//! Recording costs the writer two loads and two stores. Whoever reads adds the writers' histograms up first.
+//! `Histogram` is fine enough to read percentiles from it, for /info/. `Durations` has the few buckets that /metrics
+//! shows, with round bounds. Recording costs the writer two loads and two stores, and no lock. Whoever reads adds the
+//! writers' histograms up first.
 
 use super::counter::Counter;
+use std::sync::{Arc, OnceLock};
 
 /// Log-linear buckets: each power of two is cut into sixteen, so that a percentile read back is at most 1/16 too high.
 #[derive(Debug)]
@@ -64,16 +67,109 @@ impl HistogramTotal {
         }
         0
     }
+}
 
-    /// For cumulative exports: the values counted that are certainly not above `bound`.
-    pub fn count_up_to(&self, bound: u64) -> u64 {
-        self.counts
-            .iter()
-            .enumerate()
-            .take_while(|(index, _)| upper_bound(*index) <= bound)
-            .map(|(_, count)| count)
-            .sum()
+/// Lengths of time in microseconds, up to each of `BOUNDS_US`.
+#[derive(Debug, Default)]
+pub struct Durations {
+    counts: [Counter; BOUNDS_US.len() + 1],
+    sum_us: Counter,
+}
+
+/// Several `Durations` added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DurationsTotal {
+    counts: [u64; BOUNDS_US.len() + 1],
+    sum_us: u64,
+}
+
+impl Durations {
+    #[inline]
+    pub fn record(&self, us: u64) {
+        self.counts[bucket_of_duration(us)].add(1);
+        self.sum_us.add(us);
     }
+
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us.get()
+    }
+}
+
+impl DurationsTotal {
+    pub fn of<'a>(parts: impl IntoIterator<Item = &'a Durations>) -> DurationsTotal {
+        let mut total = DurationsTotal::default();
+        parts.into_iter().for_each(|part| total.add(part));
+        total
+    }
+
+    pub fn add(&mut self, part: &Durations) {
+        for (count, of_part) in self.counts.iter_mut().zip(&part.counts) {
+            *count += of_part.get();
+        }
+        self.sum_us += part.sum_us.get();
+    }
+
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    pub fn sum_us(&self) -> u64 {
+        self.sum_us
+    }
+
+    /// Each bound in microseconds, and how many are not longer; those over the last bound are only in `count`.
+    pub fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> {
+        BOUNDS_US.iter().zip(&self.counts).scan(0, |below, (bound, count)| {
+            *below += count;
+            Some((*bound, *below))
+        })
+    }
+}
+
+/// `Durations` by a label that neither a client nor a caller chooses. A label's place is taken when it is first named,
+/// and kept: a reader finds it without a lock. When all places are taken, the others share the last one.
+#[derive(Debug)]
+pub struct DurationsByLabel {
+    places: Box<[OnceLock<Labelled>]>,
+}
+
+#[derive(Debug)]
+struct Labelled {
+    label: Box<str>,
+    durations: Arc<Durations>,
+}
+
+impl DurationsByLabel {
+    /// By the owner only.
+    pub fn named(&self, label: &str) -> &Arc<Durations> {
+        let (shared, own) = self.places.split_last().expect("there are several places");
+        let taken = |label: &str| Labelled { label: label.into(), durations: Arc::default() };
+        for place in own {
+            let there = place.get_or_init(|| taken(label));
+            if *there.label == *label {
+                return &there.durations;
+            }
+        }
+        &shared.get_or_init(|| taken(OTHER)).durations
+    }
+
+    /// Each label that was named.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Durations)> {
+        self.places.iter().filter_map(|place| place.get()).map(|there| (&*there.label, &*there.durations))
+    }
+}
+
+impl Default for DurationsByLabel {
+    fn default() -> DurationsByLabel {
+        DurationsByLabel { places: (0..LABELS_MAX).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+/// The first bound that is not below `us`; behind the last one, what is longer than all.
+#[inline]
+fn bucket_of_duration(us: u64) -> usize {
+    // Without a branch: the compiler compares several bounds at once.
+    BOUNDS_US.iter().map(|bound| usize::from(us > *bound)).sum()
 }
 
 fn bucket(value: u64) -> usize {
@@ -93,6 +189,14 @@ fn upper_bound(index: usize) -> u64 {
     if octave == 0 { cut } else { ((CUTS + cut + 1) << (octave - 1)) - 1 }
 }
 
+/// From 10 µs, a short turn, to 60 s, longer than a call or an attempt usually may last.
+pub const BOUNDS_US: [u64; 21] = [
+    10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+];
+/// More than paths, and more than upstreams as a rule; it bounds the page.
+const LABELS_MAX: usize = 32;
+const OTHER: &str = "other";
 const CUTS: u64 = 16;
 /// 2²⁷ µs are 134 s, longer than any attempt lasts.
 const OCTAVES: u64 = 27 - CUTS.ilog2() as u64;
@@ -121,6 +225,20 @@ mod tests {
         assert_eq!((total.count(), total.per_mille(990), total.sum()), (0, 0, 0));
     }
 
+    #[test]
+    fn labels_keep_their_places_and_those_without_one_share_the_last() {
+        let durations = DurationsByLabel::default();
+        for n in 0..LABELS_MAX + 10 {
+            durations.named(&format!("label {n}")).record(7);
+        }
+        durations.named("label 3").record(7);
+        let counts: Vec<_> =
+            durations.iter().map(|(label, durations)| (label, DurationsTotal::of([durations]).count())).collect();
+        assert_eq!(counts.len(), LABELS_MAX);
+        assert_eq!((counts[0], counts[3]), (("label 0", 1), ("label 3", 2)));
+        assert_eq!(counts[LABELS_MAX - 1], (OTHER, 11));
+    }
+
     proptest! {
         #[test]
         fn percentiles_are_at_most_a_sixteenth_too_high(
@@ -137,7 +255,25 @@ mod tests {
             prop_assert!(read >= exact && read <= exact + exact / 16, "{read} for {exact}");
             prop_assert_eq!(total.count(), values.len() as u64);
             prop_assert_eq!(total.sum(), values.iter().sum::<u64>());
-            prop_assert_eq!(total.count_up_to(u64::MAX), total.count());
+        }
+
+        #[test]
+        fn a_duration_is_counted_up_to_each_bound_that_it_does_not_exceed(
+            values in prop::collection::vec(
+                prop_oneof![0u64..100_000_000, prop::sample::select(&BOUNDS_US[..])], 0..50,
+            ),
+        ) {
+            let (left, right) = (Durations::default(), Durations::default());
+            for (i, value) in values.iter().enumerate() {
+                [&left, &right][i % 2].record(*value);
+            }
+            let total = DurationsTotal::of([&left, &right]);
+            for (bound, count) in total.cumulative() {
+                prop_assert_eq!(count, values.iter().filter(|value| **value <= bound).count() as u64);
+            }
+            prop_assert_eq!(total.cumulative().count(), BOUNDS_US.len());
+            prop_assert_eq!(total.count(), values.len() as u64);
+            prop_assert_eq!(total.sum_us(), values.iter().sum::<u64>());
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod backend;
 pub mod counter;
+pub mod export;
 pub mod figure;
 pub mod histogram;
 pub mod process;

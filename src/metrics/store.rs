@@ -2,11 +2,12 @@
 
 use super::counter::{Counter, Gauge};
 use super::figure::figures;
+use super::histogram::Durations;
 
 figures! {
     pub struct StoreMetrics {
         /// Mutations requested of the store.
-        mutations: Counter as "store_steps",
+        mutations: Counter as "store_steps" in "store_mutations",
         /// Pages of messages requested.
         loads: Counter as "store_loads",
         /// Calls with a message_id that it looked up.
@@ -17,9 +18,6 @@ figures! {
         damaged: Counter as "store_damaged",
         /// Its commits.
         commits: Counter as "store_commits",
-        /// Time in its commits, in microseconds.
-        // From the first request taken to the answers.
-        commit_us: Counter as "store_commit_us",
         /// Messages whose time was over before they reached their session.
         expired: Counter as "store_expired",
         /// Messages that wait in the store.
@@ -28,7 +26,11 @@ figures! {
         bytes: Gauge as "store_bytes",
         /// 1 while the store makes no promises.
         refusing: Gauge as "store_refusing",
+    }
+    unexported {
+        /// Lengths of its commits, from the first request taken to the answers.
+        commit: Durations,
         /// The longest commit, in microseconds.
-        commit_us_max: Gauge as "store_commit_us_max",
+        commit_us_max: Gauge,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::counter::Counter;
 use super::figure::figures;
+use super::histogram::{Durations, DurationsByLabel};
 
 figures! {
     /// On cache lines of its own: no worker waits for another one to count.
@@ -10,29 +11,29 @@ figures! {
         /// HTTP requests read.
         http_requests: Counter,
         /// HTTP requests that could not be read (4xx).
-        http_refused: Counter,
+        http_refused: Counter in "http_requests_refused" reason "malformed",
         /// HTTP requests that did not come, or were not complete, in time (408 once a byte has come).
-        http_timeouts: Counter,
+        http_timeouts: Counter in "http_requests_refused" reason "timeout",
         /// Calls refused because the bodies of others take bodies_bytes_max (503).
-        bodies_refused: Counter,
+        bodies_refused: Counter in "calls_refused" reason "bodies",
         /// Connections closed because they did not begin with a PROXY header of a trusted proxy.
-        proxy_refused: Counter,
+        proxy_refused: Counter in "connections_refused" reason "proxy_header",
         /// Connections refused: no device, or by the backend (401).
-        connect_refused: Counter,
+        connect_refused: Counter in "connections_refused" reason "backend",
         /// Connections refused because the backend did not answer (503).
-        connect_failed: Counter,
+        connect_failed: Counter in "connections_refused" reason "backend_away",
         /// Connections refused for their Origin (403).
-        origin_refused: Counter,
+        origin_refused: Counter in "connections_refused" reason "origin",
         /// Calls by the business server carried out.
         calls: Counter,
         /// Calls refused for what they ask.
-        calls_refused: Counter,
+        calls_refused: Counter in "calls_refused" reason "request",
         /// Calls refused for their signature.
-        signatures_refused: Counter,
+        signatures_refused: Counter in "calls_refused" reason "signature",
         /// Times that webhook signatures were forgotten before their window was over, because too many were used.
         replays_forgotten: Counter,
         /// Messages between workers refused because a mailbox was full.
-        mailbox_full: Counter as "mail_full",
+        mailbox_full: Counter as "mail_full" in "mailbox_full",
         /// Panics in the handling of one connection.
         panics: Counter,
         /// Times that deadlines were judged a second late or later, after what had come meanwhile was read.
@@ -52,12 +53,18 @@ figures! {
         /// Sessions that the backend named although there is no store.
         sessions_ignored: Counter,
         /// Connections that went on in their session's worker.
-        handovers: Counter as "moves",
+        handovers: Counter as "moves" in "handovers",
         /// Connections that could not move to their session's worker.
-        handovers_failed: Counter as "moves_failed",
+        handovers_failed: Counter as "moves_failed" in "handovers_failed",
         /// Closes that the backend did not take within close_deadline, or of which too many waited.
         closes_given_up: Counter,
         /// Delivery receipts that the backend did not take in time.
         receipts_dropped: Counter,
+    }
+    unexported {
+        /// Lengths of the worker's turns, from the first thing that it handles to the end of what it writes.
+        turns: Durations,
+        /// Lengths of calls by path, from the whole body to the response.
+        calls_by_path: DurationsByLabel,
     }
 }

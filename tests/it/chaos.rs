@@ -212,7 +212,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     println!("{grown} bytes more after 800 clients");
     assert!(grown < 1 << 20, "800 clients left {grown} bytes behind");
     let samples = metrics::read(server.addr());
-    assert_eq!((samples["rainbow_channels"], samples["rainbow_line_bytes"]), (0.0, 0.0));
+    assert_eq!((samples["rainbow_channels"], samples["rainbow_forward_queue_bytes"]), (0.0, 0.0));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn many_ends_are_told_once_each_after_an_outage() {
     clients.into_iter().for_each(Client::cut);
     eventually("the ends are noticed", || {
         (read(server.addr())["rainbow_connections"] == 0.0
-            && read(server.addr())["rainbow_backend_refused_total"] > 1.0)
+            && read(server.addr())["rainbow_backend_failures_total{reason=\"refused\"}"] > 1.0)
             .then_some(())
     });
     backend.restart();

@@ -18,6 +18,8 @@ struct Small {
 }
 
 const DESCRIPTORS: u64 = 64;
+const ACCEPT_ERRORS: &str = "rainbow_accept_errors_total";
+const OUT_OF_DESCRIPTORS: &str = "rainbow_backend_failures_total{reason=\"out_of_descriptors\"}";
 
 fn small(setup: impl Fn(Setup) -> Setup) -> Small {
     let (backend, admin) = (Backend::start(), free_port());
@@ -58,8 +60,8 @@ fn clients_keep_their_backend_while_strangers_use_up_the_descriptors() {
     }
     clients.iter_mut().for_each(|client| drop(client.expect(Command::Ack, 1)));
     let figures = small.figures();
-    for untouched in ["accept_errors", "backend_breaker_opened", "backend_out_of_descriptors"] {
-        assert_eq!(figures[&format!("rainbow_{untouched}_total")], 0.0, "{untouched}");
+    for untouched in [ACCEPT_ERRORS, "rainbow_backend_breaker_opened_total", OUT_OF_DESCRIPTORS] {
+        assert_eq!(figures[untouched], 0.0, "{untouched}");
     }
     assert_eq!((small.logged("accepting pauses"), small.logged("accepting goes on")), (1, 0), "{}", small.server.log());
     drop(strangers);
@@ -119,12 +121,12 @@ fn a_table_that_is_full_is_not_the_backends_failure_and_accepting_does_not_spin(
     let text = eventually("both have failed", || {
         let text = figures();
         let failed = |name| figure(&text, name) >= 1.0;
-        (failed("rainbow_accept_errors_total") && failed("rainbow_backend_out_of_descriptors_total")).then_some(text)
+        (failed(ACCEPT_ERRORS) && failed(OUT_OF_DESCRIPTORS)).then_some(text)
     });
     assert_eq!(figure(&text, "rainbow_backend_breaker_opened_total"), 0.0);
-    let before = figure(&figures(), "rainbow_accept_errors_total");
+    let before = figure(&figures(), ACCEPT_ERRORS);
     std::thread::park_timeout(Duration::from_millis(500));
-    let tried = figure(&figures(), "rainbow_accept_errors_total") - before;
+    let tried = figure(&figures(), ACCEPT_ERRORS) - before;
     assert!((1.0..=25.0).contains(&tried), "{tried} attempts in half a second");
     assert_eq!(small.logged("accepting pauses"), 1, "{}", small.server.log());
     sys::limit_descriptors(small.server.process.pid(), DESCRIPTORS);
@@ -153,7 +155,7 @@ fn a_rush_that_is_handed_over_leaves_the_backend_its_descriptors() {
         client.send(1, 7, 1, "x");
     }
     clients.iter_mut().for_each(|client| drop(client.expect(Command::Ack, 1)));
-    assert_eq!(small.figures()["rainbow_backend_out_of_descriptors_total"], 0.0);
+    assert_eq!(small.figures()[OUT_OF_DESCRIPTORS], 0.0);
 }
 
 #[test]
@@ -174,8 +176,8 @@ fn workers_that_may_not_have_tables_of_their_own_share_one() {
     }
     clients.iter_mut().for_each(|client| drop(client.expect(Command::Ack, 1)));
     let figures = small.figures();
-    for untouched in ["accept_errors", "backend_out_of_descriptors"] {
-        assert_eq!(figures[&format!("rainbow_{untouched}_total")], 0.0, "{untouched}");
+    for untouched in [ACCEPT_ERRORS, OUT_OF_DESCRIPTORS] {
+        assert_eq!(figures[untouched], 0.0, "{untouched}");
     }
 }
 

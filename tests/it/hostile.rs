@@ -47,7 +47,7 @@ impl Siege {
     /// Messages that nobody reads, until the kernel takes no more of them for anybody.
     fn fill_sockets(&mut self) {
         let body = vec![b'x'; 64 << 10];
-        let dropped = || read(self.server.addr())["rainbow_outbox_dropped_qos0_total"];
+        let dropped = || read(self.server.addr())["rainbow_messages_dropped_qos0_total{direction=\"out\"}"];
         let wanted = self.attackers.len() as f64;
         eventually("the sockets are full", || {
             for _ in 0..20 {

@@ -1,6 +1,9 @@
 //! What the server says of itself: /metrics, /info/, /serverinfo/, /livez, /readyz, and to whom.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write};
+use std::process::{self, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -8,9 +11,12 @@ use crate::harness::call::{call_get, webhook_secret};
 use crate::harness::http;
 use crate::harness::metrics::{Counted, await_rise, read};
 use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TOKEN, eventually, send};
+use crate::sessions_api::DataDir;
 
-/// The gauge of open connections begins so.
+/// The gauge of open connections.
 pub const CONNECTIONS: &str = "rainbow_connections";
+/// Set where Prometheus cannot be installed.
+const NO_PROMTOOL: &str = "RAINBOW_TESTS_WITHOUT_PROMTOOL";
 
 fn started() -> (Backend, Server) {
     let backend = Backend::start();
@@ -20,34 +26,98 @@ fn started() -> (Backend, Server) {
 }
 
 fn connections(samples: &BTreeMap<String, f64>) -> f64 {
-    let gauge = |name: &str| name == CONNECTIONS || name.starts_with(&format!("{CONNECTIONS}{{"));
-    let found: Vec<_> = samples.iter().filter(|(name, _)| gauge(name)).map(|(_, value)| *value).collect();
-    assert!(!found.is_empty(), "no {CONNECTIONS} in {:?}", samples.keys());
-    found.iter().sum()
+    samples[CONNECTIONS]
+}
+
+/// With an Accept header, or none.
+fn metrics_text(server: &Server, accept: Option<&str>) -> (String, String) {
+    let headers: Vec<_> = accept.map(|accept| ("Accept", accept)).into_iter().collect();
+    let response = http::request(server.addr(), "GET", "/metrics", &headers, b"");
+    assert_eq!(response.status, 200, "{}", response.text());
+    (response.header("content-type").expect("a content type").to_owned(), response.text())
+}
+
+/// A server with a store, about which every metric says something: it has asked the backend and answered a call.
+fn busy() -> (Backend, DataDir, Server, Client) {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "everybody"));
+    let dir = DataDir::new();
+    let server = dir.setup(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    client.send(1, 1, 1, "x");
+    client.expect(Command::Ack, 1);
+    send(server.addr(), "everybody", &[("qos", "0")], "x");
+    (backend, dir, server, client)
 }
 
 #[test]
-fn metrics_are_prometheus_text() {
+fn metrics_are_the_classic_text_unless_openmetrics_is_accepted() {
     let (_backend, server) = started();
-    let response = http::get(server.addr(), "/metrics");
-    assert_eq!(response.status, 200);
-    let kind = response.header("content-type").expect("a content type");
-    assert!(kind.starts_with("text/plain") || kind.starts_with("application/openmetrics-text"), "{kind}");
-    let text = response.text();
-    let mut described = BTreeMap::new();
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').expect("# TYPE name kind");
-            assert!(described.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} is described twice");
-        }
+    for accept in [None, Some("*/*"), Some("text/plain"), Some("application/openmetrics-text;version=0.0.1")] {
+        let (kind, text) = metrics_text(&server, accept);
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8", "{accept:?}");
+        assert!(text.contains("# TYPE rainbow_pings_total counter\n") && !text.contains("# EOF"), "{text}");
     }
-    assert!(!described.is_empty());
-    for name in read(server.addr()).keys() {
-        let bare = name.split('{').next().expect("a name");
-        assert!(bare.starts_with("rainbow_") || bare.starts_with("process_"), "{bare} has no namespace");
-        let known = described.keys().any(|family| bare.starts_with(family.as_str()));
-        assert!(known, "{bare} has no # TYPE");
+    let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+    let (kind, text) = metrics_text(&server, Some(prometheus));
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(text.contains("# TYPE rainbow_pings counter\n") && text.ends_with("# EOF\n"), "{text}");
+}
+
+#[test]
+fn promtool_finds_nothing_to_mend() {
+    let (_backend, _dir, server, _client) = busy();
+    let (_, text) = metrics_text(&server, None);
+    let started = process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut promtool = match started {
+        Ok(promtool) => promtool,
+        Err(error) if error.kind() == ErrorKind::NotFound && std::env::var_os(NO_PROMTOOL).is_some() => return,
+        Err(error) => panic!("promtool: {error}. Install Debian's prometheus, or set {NO_PROMTOOL} to go without"),
+    };
+    promtool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
+    let output = promtool.wait_with_output().expect("it ends");
+    let findings = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && findings.is_empty(), "{}: {findings}", output.status);
+}
+
+#[test]
+fn histograms_say_how_long_what_took() {
+    let (_backend, _dir, server, _client) = busy();
+    let samples = read(server.addr());
+    let labelled = |family: &str, labels: &[&str]| -> f64 {
+        let fits = |name: &str| name.starts_with(&format!("{family}_count")) && labels.iter().all(|l| name.contains(l));
+        samples.iter().filter(|(name, _)| fits(name)).map(|(_, count)| *count).sum()
+    };
+    for hook in ["hook=\"connect\"", "hook=\"forward\""] {
+        let count = labelled("rainbow_backend_request_duration_seconds", &[hook, "upstream=\"127.0.0.1:"]);
+        assert_eq!(count, 1.0, "{hook}: {samples:?}");
     }
+    assert_eq!(labelled("rainbow_call_duration_seconds", &["path=\"/send/\""]), 1.0);
+    assert!(labelled("rainbow_turn_duration_seconds", &[]) > 1.0);
+    assert!(samples.contains_key("rainbow_store_commit_duration_seconds_count"), "{samples:?}");
+    let infinite = samples["rainbow_turn_duration_seconds_bucket{le=\"+Inf\"}"];
+    assert_eq!(infinite, samples["rainbow_turn_duration_seconds_count"]);
+}
+
+#[test]
+fn the_process_and_the_build_have_their_standard_metrics() {
+    let (_backend, server) = started();
+    let samples = read(server.addr());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let age = now - samples["process_start_time_seconds"];
+    assert!((-2.0..120.0).contains(&age), "{age}");
+    assert!(samples["process_cpu_seconds_total"] < 60.0);
+    assert!(samples["process_virtual_memory_bytes"] > samples["process_resident_memory_bytes"]);
+    assert!(samples["process_resident_memory_bytes"] > 1e6);
+    if let Some(open) = samples.get("process_open_fds") {
+        assert!((3.0..samples["process_max_fds"]).contains(open), "{open}");
+    }
+    let build = samples.iter().find(|(name, _)| name.starts_with("rainbow_build_info{version=\"")).expect("a build");
+    assert_eq!(*build.1, 1.0);
 }
 
 #[test]

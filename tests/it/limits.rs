@@ -365,7 +365,11 @@ fn a_panic_costs_one_connection_1011_and_no_other() {
     assert_eq!(unlucky.expect_close().0, 1011);
     let after = read(server.addr());
     assert_eq!(after["rainbow_panics_total"] - before["rainbow_panics_total"], 1.0);
-    assert_eq!(after["rainbow_closed_panic_total"] - before["rainbow_closed_panic_total"], 1.0);
+    assert_eq!(
+        after["rainbow_connections_closed_total{reason=\"panic\"}"]
+            - before["rainbow_connections_closed_total{reason=\"panic\"}"],
+        1.0
+    );
     bystander.send(1, 1, 1, "x");
     bystander.expect(Command::Ack, 1);
     backend.wait_under("/close", 1);

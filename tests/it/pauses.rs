@@ -93,7 +93,7 @@ fn a_response_that_came_while_the_process_stood_still_is_read_before_its_request
     for talker in talkers {
         while talker.next_packet().command != Command::Ack {}
     }
-    assert_eq!(read(server.addr())["rainbow_backend_timeout_total"], 0.0);
+    assert_eq!(read(server.addr())["rainbow_backend_failures_total{reason=\"timeout\"}"], 0.0);
     assert_eq!(backend.messages().len(), TALKERS, "none was sent twice");
 }
 

@@ -50,10 +50,10 @@ fn naming() -> Backend {
 }
 
 /// A directory for the store that outlives the server.
-struct DataDir(PathBuf);
+pub struct DataDir(PathBuf);
 
 impl DataDir {
-    fn new() -> DataDir {
+    pub fn new() -> DataDir {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("rainbow-it-store-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         DataDir(std::env::temp_dir().join(name))
@@ -63,7 +63,7 @@ impl DataDir {
         &self.0
     }
 
-    fn setup(&self, backend: &Backend) -> Setup {
+    pub fn setup(&self, backend: &Backend) -> Setup {
         let path = self.0.to_str().expect("a path of text");
         Setup::of(backend).text("store.kind", "sqlite").text("store.data_dir", path).set("workers", "4")
     }
@@ -283,7 +283,7 @@ fn connections_are_handed_to_their_sessions_owner_and_answer_to_their_identity()
     let to = world.server.addr();
     let mut clients: Vec<(String, Client)> =
         (0..24).map(|n| format!("user {n}")).map(|name| (name.clone(), world.open(&name).0)).collect();
-    let handovers = |samples: &std::collections::BTreeMap<String, f64>| samples["rainbow_moves_total"];
+    let handovers = |samples: &std::collections::BTreeMap<String, f64>| samples["rainbow_handovers_total"];
     // Four workers: a connection comes to its home in one of four cases.
     assert!(handovers(&read(to)) >= 6.0, "only {} of 24 moved", handovers(&read(to)));
     for (n, (name, client)) in clients.iter_mut().enumerate() {
@@ -312,7 +312,7 @@ fn connections_are_handed_to_their_sessions_owner_and_answer_to_their_identity()
         assert_eq!(gone, json!({"status": 1, "msg": "no such connection"}));
     }
     assert_eq!(world.backend.closes().len(), 24, "each end is told once");
-    assert_eq!(read(to)["rainbow_moves_failed_total"], 0.0);
+    assert_eq!(read(to)["rainbow_handovers_failed_total"], 0.0);
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn connections_before_the_upgrade_are_bounded_in_all() {
     assert!(strangers.iter_mut().all(greet), "those who were first stay");
     strangers.truncate(1);
     eventually("places are free again", || Upgrade::of("next").try_open(server.addr()).ok());
-    assert!(figure(&server, "rainbow_handshakes_refused_total") >= 1.0);
+    assert!(figure(&server, "rainbow_connections_refused_total{reason=\"handshakes\"}") >= 1.0);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn connections_before_the_upgrade_are_bounded_per_address() {
         entry.contains("handshakes_per_address") && entry.contains("127.0.0.1")
     });
     drop(strangers);
-    assert!(figure(&server, "rainbow_handshakes_refused_address_total") >= 1.0);
+    assert!(figure(&server, "rainbow_connections_refused_total{reason=\"handshakes_address\"}") >= 1.0);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_thousand_idle_strangers_do_not_keep_a_client_out_for_ever() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     client.assert_open();
     assert!(strangers.iter_mut().all(|wire| wire.ends_before(Instant::now() + TIMEOUT)), "somebody is still in");
-    assert!(figure(&server, "rainbow_handshakes_refused_total") >= 800.0);
+    assert!(figure(&server, "rainbow_connections_refused_total{reason=\"handshakes\"}") >= 800.0);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn bodies_of_all_callers_together_are_bounded() {
     assert!(callers.iter().all(|(_, response)| response.status == 100));
     let (_, refused) = begin();
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("2")));
-    assert_eq!(read(server.addr())["rainbow_bodies_refused_total"], 1.0);
+    assert_eq!(read(server.addr())["rainbow_calls_refused_total{reason=\"bodies\"}"], 1.0);
     let (wire, _) = &mut callers[0];
     wire.write(&[b'x'; 100_000]);
     assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("carried out").status, 200);

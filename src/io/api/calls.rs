@@ -10,6 +10,7 @@ use crate::base::id::ShardId;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
 use crate::io::worker::turn::Worker;
+use crate::metrics::text::Format;
 use crate::policy::api::{self, Call, KickTarget, ReadSend, Refusal, Route, Sent, Targets, outcome};
 use crate::shard::{Query, Reply, Who};
 use crate::wire::http1::query_get;
@@ -21,6 +22,8 @@ use tracing::Level;
 /// A request whose body is whole; `spare` becomes the response's body.
 pub struct ApiRequest<'a> {
     pub route: Route,
+    /// Of the metrics.
+    pub format: Format,
     pub pass: &'a Pass,
     pub query: &'a str,
     pub body: &'a [u8],
@@ -29,7 +32,7 @@ pub struct ApiRequest<'a> {
 
 /// Carries it out, unless its signature turns out to be a wrong one.
 pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Response, AccessRefusal> {
-    let ApiRequest { route, pass, query, body, spare } = request;
+    let ApiRequest { route, format, pass, query, body, spare } = request;
     if let Pass::Webhook(headers) = pass {
         access::verify_webhook(worker, headers, body)?;
     }
@@ -39,7 +42,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
         Route::Ready => pages::ready(worker),
         Route::ServerInfo => pages::server_info(),
         Route::Info => response_of(worker, info::info(worker).await),
-        Route::Metrics => info::metrics(worker.shared()),
+        Route::Metrics => info::metrics(worker.shared(), format),
         Route::Channel => response_of(worker, pages::channel(worker, query).await),
         Route::Session => response_of(worker, pages::session(worker, query).await),
         Route::UpdateConfig => {

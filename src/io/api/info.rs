@@ -12,9 +12,10 @@ use crate::io::runtime::{clock, sys};
 use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::Worker;
 use crate::metrics::backend::{BackendMetrics, latency_us};
-use crate::metrics::process::Readings;
+use crate::metrics::export::families;
+use crate::metrics::process::{Build, ProcessReadings, Readings};
 use crate::metrics::shard::ShardMetrics;
-use crate::metrics::text;
+use crate::metrics::text::Format;
 use crate::policy::api::{Refusal, outcome};
 use crate::shard::Query;
 use crate::store::Health;
@@ -94,7 +95,7 @@ fn store(shared: &Shared) -> Value {
         "queued": store.len(),
         "under_way": shared.metrics().shards_total(|shard| shard.store_under_way.get()),
         "commits": commits,
-        "commit_us_mean": metrics.commit_us.get() / commits.max(1),
+        "commit_us_mean": metrics.commit.sum_us() / commits.max(1),
         "commit_us_max": metrics.commit_us_max.get(),
     })
 }
@@ -146,19 +147,28 @@ pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Largest, Refusa
 }
 
 /// `GET /metrics`.
-pub fn metrics(shared: &Shared) -> Response {
+pub fn metrics(shared: &Shared, format: Format) -> Response {
     let loss = Log::loss();
     let readings = Readings {
         channels: shared.channels(),
-        memory_bytes: sys::resident_bytes(),
-        uptime_seconds: shared.uptime_s(clock::monotonic()),
         store_queued: shared.store().map(|store| store.len() as u64),
         log_lines_lost: loss.lost,
         log_lines_suppressed: loss.suppressed,
+        build: Build { version: env!("CARGO_PKG_VERSION"), commit: option_env!("RAINBOW_BUILD_COMMIT") },
+        process: process(),
     };
-    match text::encode(shared.metrics().samples(&readings)) {
-        Ok(text) => Response::new(200, text::CONTENT_TYPE, text.into_bytes()),
-        Err(_) => Response::plain(500, "the metrics cannot be written"),
+    let text = format.encode(&families(shared.metrics(), &readings));
+    Response::new(200, format.content_type(), text.into_bytes()).with_header("Vary", "Accept")
+}
+
+fn process() -> ProcessReadings {
+    ProcessReadings {
+        cpu_us: Some(sys::cpu_us()),
+        resident_bytes: sys::resident_bytes(),
+        virtual_bytes: sys::virtual_bytes(),
+        open_fds: sys::open_descriptors_most(),
+        max_fds: Some(sys::descriptor_limit() as u64),
+        start_us: sys::start_us(),
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::warn;
 /// One worker's view of the time: read when it is first needed in a turn, and the same until the turn ends.
 #[derive(Default)]
 pub struct Clock {
-    now: Cell<Option<Tick>>,
+    now_us: Cell<Option<u64>>,
     /// What the wall clock showed, in milliseconds since 1970, when `Tick` was 0; read again in each turn, so that a
     /// step of it (NTP, a resumed machine) counts from the next turn on. `None`: nobody needs it.
     unix_ms_at_zero: Cell<Option<u64>>,
@@ -21,15 +21,20 @@ pub struct Clock {
 impl Clock {
     /// Reads the wall clock too.
     pub fn with_wall_clock() -> Clock {
-        Clock { now: Cell::new(None), unix_ms_at_zero: Cell::new(Some(unix_ms_at_zero())) }
+        Clock { now_us: Cell::new(None), unix_ms_at_zero: Cell::new(Some(unix_ms_at_zero())) }
     }
 
     pub fn now(&self) -> Tick {
-        if let Some(now) = self.now.get() {
+        Tick(self.now_us() / 1000)
+    }
+
+    /// The same in microseconds.
+    pub fn now_us(&self) -> u64 {
+        if let Some(now) = self.now_us.get() {
             return now;
         }
-        let now = monotonic();
-        self.now.set(Some(now));
+        let now = monotonic_us();
+        self.now_us.set(Some(now));
         if let Some(before) = self.unix_ms_at_zero.get() {
             let at_zero = unix_ms_at_zero();
             // The two clocks are read one after the other, in whole milliseconds.
@@ -48,12 +53,12 @@ impl Clock {
 
     /// It has been read in this turn.
     pub fn is_read(&self) -> bool {
-        self.now.get().is_some()
+        self.now_us.get().is_some()
     }
 
-    /// The next reading is another.
-    pub fn end_turn(&self) {
-        self.now.set(None);
+    /// The next reading is another. Returns how long the turn took, in microseconds, since the time was read.
+    pub fn end_turn(&self) -> u64 {
+        self.now_us.take().map_or(0, |began| monotonic_us().saturating_sub(began))
     }
 }
 

@@ -235,9 +235,42 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
 
 /// Bytes of memory that the process holds; `None` when /proc does not say.
 pub fn resident_bytes() -> Option<u64> {
+    memory_bytes(1)
+}
+
+/// Bytes of memory that the process has mapped.
+pub fn virtual_bytes() -> Option<u64> {
+    memory_bytes(0)
+}
+
+/// A field of /proc/self/statm, which counts pages.
+fn memory_bytes(field: usize) -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * 4096)
+    let pages: u64 = statm.split(' ').nth(field)?.parse().ok()?;
+    // SAFETY: takes a number only.
+    let page_bytes = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    Some(pages * page_bytes)
+}
+
+/// Descriptors in the fullest table of the process: a thread may have a table of its own. Linux 6.2 and newer tell
+/// their number as the folder's size; to count the entries would stop a worker with many clients for too long, so that
+/// older ones say nothing.
+pub fn open_descriptors_most() -> Option<u64> {
+    let threads = std::fs::read_dir("/proc/self/task").ok()?;
+    let tables = threads.flatten().filter_map(|thread| std::fs::metadata(thread.path().join("fd")).ok());
+    tables.map(|table| table.len()).max().filter(|&most| most > 0)
+}
+
+/// Unix time at which the process started, in microseconds.
+pub fn start_us() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is the name, which may have anything in it but ends with the last parenthesis.
+    let ticks: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(START_FIELD)?.parse().ok()?;
+    let system = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot_s: u64 = system.lines().find_map(|entry| entry.strip_prefix("btime "))?.trim().parse().ok()?;
+    // SAFETY: takes a number only.
+    let ticks_per_s = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|&ticks| ticks > 0)?;
+    Some(boot_s * 1_000_000 + ticks * 1_000_000 / ticks_per_s)
 }
 
 /// Microseconds of CPU that the process has used.
@@ -256,6 +289,8 @@ pub(super) fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// `starttime` is field 22 of /proc/self/stat; here they are counted from 0, behind the name, which is field 2.
+const START_FIELD: usize = 22 - 3;
 /// Room for a header and one descriptor, in words, as a header's alignment wants them.
 const CONTROL_WORDS: usize = 4;
 const _: () = assert!(size_of::<libc::cmsghdr>() + size_of::<u64>() <= CONTROL_WORDS * size_of::<u64>());

@@ -9,6 +9,7 @@ use crate::io::http::connection::{self, HttpConnection};
 use crate::io::http::response::{Response, ResponseForm};
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::turn::Worker;
+use crate::metrics::text::Format;
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::api::{Access, Route};
 use crate::policy::proxies::{client_path, is_trusted};
@@ -61,6 +62,8 @@ enum Action {
 }
 
 struct CallPlan {
+    /// Of the answer to `GET /metrics`.
+    format: Format,
     route: Route,
     /// Of the query, in the buffer.
     query: Range<usize>,
@@ -185,7 +188,12 @@ impl ServedConnection {
                 start..start + query.len()
             }
         };
+        let format = match route {
+            Route::Metrics => Format::accepted(head.headers.all_text("accept")),
+            _ => Format::Classic,
+        };
         Action::Call(CallPlan {
+            format,
             route,
             query,
             framing: head.framing,
@@ -234,8 +242,10 @@ impl ServedConnection {
         let request_len = self.connection.read_body(head, call.framing, call.expects_continue).await?;
         self.connection.stop_watch();
         let query = &self.connection.buffer()[call.query.clone()];
+        let began_us = self.connection.worker().now_us();
         let request = ApiRequest {
             route: call.route,
+            format: call.format,
             pass: &call.pass,
             query: std::str::from_utf8(query).expect("the head was text"),
             body: self.connection.body(head, request_len),
@@ -243,6 +253,7 @@ impl ServedConnection {
         };
         let response = match calls::run(self.connection.worker(), request).await {
             Ok(response) => {
+                self.connection.worker().call_ended(call.route.path(), began_us);
                 if call.route.access() != Access::Anyone {
                     self.place = None;
                 }

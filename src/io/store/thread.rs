@@ -268,7 +268,7 @@ impl StoreLoop {
         let metrics = &self.status.metrics;
         let took = clock::monotonic_us() - began;
         metrics.commits.increment();
-        metrics.commit_us.add(took);
+        metrics.commit.record(took);
         metrics.commit_us_max.raise_to(took);
         for kind in &kinds {
             kind.count(metrics);

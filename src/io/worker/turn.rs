@@ -158,6 +158,17 @@ impl Worker {
         self.clock.now()
     }
 
+    /// The same in microseconds.
+    pub fn now_us(&self) -> u64 {
+        self.now();
+        self.clock.now_us()
+    }
+
+    /// A call has been answered. It began with the turn that read its last byte.
+    pub fn call_ended(&self, path: &'static str, began_us: u64) {
+        self.metrics.calls_by_path.named(path).record(clock::monotonic_us().saturating_sub(began_us));
+    }
+
     pub fn wakeups(&self) -> &Wakeups {
         &self.wakeups
     }
@@ -289,7 +300,7 @@ impl Worker {
         self.peers.ring();
         more |= self.shard.borrow().has_dirty();
         self.wakeups.due_by(self.next_deadline(self.clock.now()));
-        self.clock.end_turn();
+        self.metrics.turns.record(self.clock.end_turn());
         more
     }
 

@@ -56,6 +56,28 @@ impl Route {
         })
     }
 
+    /// As the README spells it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Route::Connect => "/connect/",
+            Route::Hello => "/hello/",
+            Route::Send => "/send/",
+            Route::Broadcast => "/broadcast/",
+            Route::Subscribe => "/sub/",
+            Route::Unsubscribe => "/unsub/",
+            Route::Kick => "/kick/",
+            Route::DropSession => "/session/drop/",
+            Route::Channel => "/channel/",
+            Route::Session => "/session/",
+            Route::Info => "/info/",
+            Route::ServerInfo => "/serverinfo/",
+            Route::Metrics => "/metrics",
+            Route::Live => "/livez",
+            Route::Ready => "/readyz",
+            Route::UpdateConfig => "/updateconfig/",
+        }
+    }
+
     pub fn access(self) -> Access {
         match self {
             // The page asks for what it shows, and for a token where one is needed.
@@ -88,5 +110,11 @@ mod tests {
         assert_eq!(Route::find("/send/"), Some(Route::Send));
         assert_eq!(Route::find("/send//"), None);
         assert_eq!(Route::find("/"), None);
+    }
+    #[test]
+    fn a_path_leads_to_its_route() {
+        for path in ["/connect/", "/sub/", "/session/drop/", "/metrics", "/livez", "/updateconfig/"] {
+            assert_eq!(Route::find(path).map(Route::path), Some(path));
+        }
     }
 }

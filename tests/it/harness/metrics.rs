@@ -42,37 +42,51 @@ impl Counted {
         match self {
             Counted::MessageIn => &["rainbow_messages_in_total"],
             Counted::MessageOut => &["rainbow_messages_out_total"],
-            Counted::Violation => &["rainbow_ws_violations_total", "rainbow_packet_violations_total"],
-            Counted::OverLimit => &["rainbow_closed_policy_total"],
-            Counted::BadRequest => &["rainbow_http_refused_total", "rainbow_http_timeouts_total"],
-            Counted::Refusal => {
-                &["rainbow_refused_full_total", "rainbow_refused_address_total", "rainbow_origin_refused_total"]
-            }
-            Counted::BadCall => &["rainbow_signatures_refused_total", "rainbow_calls_refused_total"],
-            Counted::DroppedDown => &["rainbow_outbox_dropped_qos0_total"],
-            Counted::DroppedUp => &["rainbow_forwards_dropped_qos0_total"],
+            Counted::Violation => &[
+                "rainbow_connections_closed_total{reason=\"websocket\"}",
+                "rainbow_connections_closed_total{reason=\"packet\"}",
+            ],
+            Counted::OverLimit => &["rainbow_connections_closed_total{reason=\"policy\"}"],
+            Counted::BadRequest => &[
+                "rainbow_http_requests_refused_total{reason=\"malformed\"}",
+                "rainbow_http_requests_refused_total{reason=\"timeout\"}",
+            ],
+            Counted::Refusal => &[
+                "rainbow_connections_refused_total{reason=\"full\"}",
+                "rainbow_connections_refused_total{reason=\"address\"}",
+                "rainbow_connections_refused_total{reason=\"origin\"}",
+            ],
+            Counted::BadCall => &[
+                "rainbow_calls_refused_total{reason=\"signature\"}",
+                "rainbow_calls_refused_total{reason=\"request\"}",
+            ],
+            Counted::DroppedDown => &["rainbow_messages_dropped_qos0_total{direction=\"out\"}"],
+            Counted::DroppedUp => &["rainbow_messages_dropped_qos0_total{direction=\"in\"}"],
             Counted::BackendFailure => &[
-                "rainbow_backend_refused_total",
-                "rainbow_backend_reset_total",
-                "rainbow_backend_timeout_total",
-                "rainbow_backend_rubbish_total",
-                "rainbow_backend_too_large_total",
-                "rainbow_backend_5xx_total",
+                "rainbow_backend_failures_total{reason=\"refused\"}",
+                "rainbow_backend_failures_total{reason=\"reset\"}",
+                "rainbow_backend_failures_total{reason=\"timeout\"}",
+                "rainbow_backend_failures_total{reason=\"rubbish\"}",
+                "rainbow_backend_failures_total{reason=\"too_large\"}",
+                "rainbow_backend_error_answers_total{status=\"5xx\"}",
             ],
             Counted::Repeat => &["rainbow_repeats_out_total"],
-            Counted::SlowClient => &["rainbow_closed_too_slow_total"],
+            Counted::SlowClient => &["rainbow_connections_closed_total{reason=\"too_slow\"}"],
         }
     }
 }
 
-/// Every sample by its name with labels.
+/// Every sample by its name with labels, and what the workers of a gauge have together by the name alone.
 pub fn read(from: SocketAddr) -> BTreeMap<String, f64> {
     let response = http::get(from, "/metrics");
     assert_eq!(response.status, 200, "/metrics: {}", response.text());
     let mut samples = BTreeMap::new();
     for line in response.text().lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
         let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("/metrics: {line:?}"));
-        let value = value.parse().unwrap_or_else(|_| panic!("/metrics: {line:?}"));
+        let value: f64 = value.parse().unwrap_or_else(|_| panic!("/metrics: {line:?}"));
+        if let Some((gauge, _)) = name.split_once("{worker=") {
+            *samples.entry(gauge.to_owned()).or_insert(0.0) += value;
+        }
         samples.insert(name.to_owned(), value);
     }
     samples

@@ -275,7 +275,9 @@ impl Dispatcher {
         let hook = self.requests[request].hook();
         let Attempt { upstream, permit, started_us, .. } = self.end_attempt(request);
         self.stats.answers.add(1);
-        self.stats.latency_us.record(now.us.saturating_sub(started_us));
+        let latency_us = now.us.saturating_sub(started_us);
+        self.stats.latency_us.record(latency_us);
+        self.upstreams[upstream].latencies(hook, &self.stats).record(latency_us);
         match status {
             400..=499 => self.stats.status_4xx.add(1),
             500..=599 => self.stats.status_5xx.add(1),

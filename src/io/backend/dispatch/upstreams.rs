@@ -6,11 +6,14 @@
 use std::net::IpAddr;
 use std::ops::{Index, IndexMut};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::ids::{ConnectionIndex, UpstreamIndex};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
 use crate::io::backend::hook::HookKind;
+use crate::metrics::backend::BackendMetrics;
+use crate::metrics::histogram::Durations;
 use crate::policy::backend::breaker::Change;
 use crate::policy::backend::{Breaker, BreakerLimits, Candidate, Permit};
 
@@ -49,6 +52,8 @@ pub struct Upstream {
     /// One per hook: that connects fail says nothing about messages.
     breakers: [Breaker; HookKind::COUNT],
     has_answered: bool,
+    /// Where latencies are recorded, once known.
+    latencies: [Option<Arc<Durations>>; HookKind::COUNT],
     /// Connections, those that are still being opened included.
     connections: usize,
     /// Last in, first out: few connections stay warm, the others grow old and are closed.
@@ -135,6 +140,7 @@ impl Upstream {
             port,
             breakers: Default::default(),
             has_answered: false,
+            latencies: Default::default(),
             connections: 0,
             idle: Vec::new(),
             outstanding: [0; HookKind::COUNT],
@@ -151,6 +157,20 @@ impl Upstream {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where the latencies of a hook are recorded.
+    pub fn latencies(&mut self, hook: HookKind, metrics: &BackendMetrics) -> &Durations {
+        let Upstream { latencies, host, port, .. } = self;
+        latencies[hook as usize].get_or_insert_with(|| {
+            let of_hook = match hook {
+                HookKind::Connect => &metrics.connects,
+                HookKind::Forward => &metrics.forwards,
+                HookKind::Close => &metrics.closes,
+                HookKind::Receipts => &metrics.receipts,
+            };
+            of_hook.named(&format!("{host}:{port}")).clone()
+        })
     }
 
     pub fn is_retired(&self) -> bool {
