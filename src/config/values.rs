@@ -19,6 +19,8 @@ pub struct Config {
     pub close_url: Vec<String>,
     /// Called with which stored message reached which client, and when (POST, batched). Empty: not called.
     pub receipt_url: Vec<String>,
+    /// Gets a message that is refused because all its attempts have failed (POST). Empty: not called.
+    pub dead_letter_url: Vec<String>,
     pub connect_timeout: Duration,
     pub forward_timeout: Duration,
     /// How long Rainbow retries a QoS 1/2 message. Then only the client's own repeats try it again.
@@ -212,6 +214,7 @@ impl Default for Config {
             forward_url: Vec::new(),
             close_url: Vec::new(),
             receipt_url: Vec::new(),
+            dead_letter_url: Vec::new(),
             connect_timeout: secs(15),
             forward_timeout: secs(15),
             forward_deadline: secs(120),

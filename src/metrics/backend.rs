@@ -39,6 +39,10 @@ figures! {
         stale: Counter as "backend_stale",
         /// Messages refused because the backend answered each of forward_attempts_max attempts with an error.
         poison: Counter as "backend_poison",
+        /// Refused messages that dead_letter_url has taken.
+        dead_letters: Counter,
+        /// Refused messages that dead_letter_url did not take in time, or for which there was no room.
+        dead_letters_lost: Counter,
         /// Requests that ended without an answer.
         gave_up: Counter as "backend_gave_up",
         /// Requests refused because too many wait.

@@ -185,7 +185,9 @@ impl Upstream {
         let reserve = (connections_max / RESERVED_OF).max(usize::from(connections_max > 1));
         let others = outstanding - self.outstanding[HookKind::Connect as usize];
         let is_reserved = self.takes_connects && hook != HookKind::Connect && others + reserve >= connections_max;
-        Candidate { outstanding, usable: has_room && !is_reserved && self.admits(hook, now, is_suspect) }
+        // Messages must not wait for connections behind those that have failed.
+        let is_behind = hook == HookKind::DeadLetter && self.outstanding[hook as usize] >= DEAD_LETTERS_AT_ONCE;
+        Candidate { outstanding, usable: has_room && !is_reserved && !is_behind && self.admits(hook, now, is_suspect) }
     }
 
     fn state(&self) -> UpstreamState {
@@ -279,3 +281,5 @@ impl Upstream {
 
 /// One of so many connections is left to connects.
 const RESERVED_OF: usize = 8;
+/// Dead letters on their way to one upstream.
+const DEAD_LETTERS_AT_ONCE: usize = 4;
