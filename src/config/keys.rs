@@ -198,13 +198,13 @@ static LISTENING: &[Key] = &[
     key!(
         admin_listen,
         SOCKET,
-        "An address of its own for all paths but /connect/ and /hello/. Empty: the same as clients use."
+        "An address of its own for all paths but /connect/ and /hello/; on loopback it needs no token to look."
     )
     .restart(),
     key!(
         admin_token,
         TEXT,
-        "Opens /serverinfo/, /info/, /channel/ and /metrics from elsewhere than loopback. Empty: the signature only."
+        "Makes calls and opens /info/, /channel/ and /metrics, as `Authorization: Bearer …`. Empty: signatures only."
     )
     .secret(),
     key!(

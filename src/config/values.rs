@@ -58,7 +58,7 @@ pub struct Config {
     /// `None`: 1984, or the first free one of 1984–2003.
     pub http_port: Option<u16>,
     pub admin_listen: Option<SocketAddr>,
-    /// Opens /serverinfo/, /info/, /channel/ and /metrics from elsewhere than loopback. Empty: the signature only.
+    /// Makes calls and opens /info/, /channel/ and /metrics. Empty: the signature only.
     pub admin_token: String,
     pub allowed_origins: Vec<String>,
     /// Whose word about a client's address is taken.

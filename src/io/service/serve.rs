@@ -1,7 +1,7 @@
 //! Serves one HTTP connection: a client's upgrade, calls, pages. It ends when the peer or we say so, or when the socket
 //! becomes a client's.
 
-use crate::io::api::access::{self, Pass};
+use crate::io::api::access::{self, Arrival, Pass};
 use crate::io::api::calls::{self, ApiRequest};
 use crate::io::client::refusal::ConnectRefusal;
 use crate::io::client::upgrade::{self, UpgradePlan};
@@ -185,12 +185,13 @@ impl ServedConnection {
                 start..start + query.len()
             }
         };
+        let arrival = Arrival { peer: self.peer, is_admin_listener: self.side == ListenerKind::Admin };
         Action::Call(CallPlan {
             route,
             query,
             framing: head.framing,
             expects_continue: head.expects_continue(),
-            pass: access::pass(self.worker(), route, head, self.peer, is_whole),
+            pass: access::pass(self.worker(), route, head, arrival, is_whole),
         })
     }
 
