@@ -1,10 +1,11 @@
-//! Who may make a call: signed as in 2014 or by Standard Webhooks, with the admin token, or on an admin listener of this
-//! machine.
+//! Who may make a call: signed as in 2014 or by Standard Webhooks, with the admin token, or on an admin listener of
+//! this machine.
 //!
 //! That a call comes from loopback says nothing by itself: a proxy on this machine passes on what comes from anywhere.
 //!
 //! Decided from the head alone where that is possible, so that no body is read for a call that may not be made.
 
+use crate::io::http::request_id::RequestId;
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::worker::turn::Worker;
@@ -14,11 +15,14 @@ use crate::wire::http1::RequestHead;
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
+use tracing::debug;
 
 /// Whether a call may be made, as far as its head tells.
 pub enum Pass {
-    /// To anyone, to an operator of this machine, or by the admin token.
+    /// To anyone, or to an operator of this machine.
     Granted,
+    /// By the admin token.
+    Token,
     /// Signed in its query as in 2014.
     Signed,
     /// Signed by Standard Webhooks: the body decides.
@@ -72,7 +76,7 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arri
     match route.access() {
         Access::Anyone => return Pass::Granted,
         _ if is_cross_site => return Pass::Refused(AccessRefusal::CrossSite),
-        _ if has_token => return Pass::Granted,
+        _ if has_token => return Pass::Token,
         Access::Viewer if is_operator => return Pass::Granted,
         Access::Operator if is_operator && head.method == "POST" => return Pass::Granted,
         Access::Signed if is_operator && rules.is_keyless() => return Pass::Granted,
@@ -99,6 +103,14 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arri
         Ok(()) => Pass::Signed,
         Err(error) => Pass::Refused(error.into()),
     }
+}
+
+/// Whom a call is from, for the log.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    /// What a trusted proxy says, or the peer.
+    pub address: IpAddr,
+    pub request_id: RequestId,
 }
 
 /// Where a call has come to, and whom its connection is from.
@@ -140,7 +152,9 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
 }
 
 /// The response to a call that may not be made.
-pub fn refused(worker: &Worker, route: Route, why: AccessRefusal) -> Response {
+pub fn refused(worker: &Worker, route: Route, caller: Caller, why: AccessRefusal) -> Response {
+    let Caller { address, request_id } = caller;
+    debug!(from = %address, %request_id, ?route, "a call is refused: {why}");
     worker.count(|counters| &counters.signatures_refused);
     let strict = if why == AccessRefusal::CrossSite { 403 } else { 401 };
     // 2014's way for signed calls: HTTP 200, and the status in the body.
