@@ -206,9 +206,12 @@ impl Config {
     pub const AUTO_PORTS: std::ops::RangeInclusive<u16> = 1984..=2003;
 }
 
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
 impl Default for Config {
     fn default() -> Config {
-        let secs = Duration::from_secs;
         Config {
             connect_url: Vec::new(),
             forward_url: Vec::new(),
@@ -282,7 +285,6 @@ impl Default for Config {
 
 impl Default for StoreConfig {
     fn default() -> StoreConfig {
-        let secs = Duration::from_secs;
         StoreConfig {
             kind: StoreKind::None,
             data_dir: "rainbow-data".into(),
