@@ -6,9 +6,9 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::api::TOKEN;
+use crate::api::{TOKEN, sign};
 use crate::dialect::Dialect;
 use crate::sys;
 
@@ -126,7 +126,10 @@ impl Target {
     fn info(&self, name: &str) -> Option<u64> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-        stream.write_all(b"GET /info/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
+        let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().to_string();
+        let query = format!("timestamp={timestamp}&nonce=1&signature={}", sign(&timestamp, "1"));
+        let request = format!("GET /info/?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
         let body = &answer[crate::ws::head_end(&answer)?..];

@@ -116,6 +116,10 @@ pub struct Limits {
     pub receipts_gather_ms: u64,
     pub receipts_per_batch: usize,
     pub receipt_batches_max: usize,
+    /// Messages on their way to `dead_letter_url`, per worker: how many, their bytes, and how long each is retried.
+    pub dead_letters_max: usize,
+    pub dead_letters_bytes_max: usize,
+    pub dead_letters_deadline_ms: u64,
     /// How long an address is used before its name is resolved again, and after a failure. By how
     /// many threads; how many names may wait, and how many addresses one may have.
     pub dns_ttl_ms: u64,
@@ -197,6 +201,9 @@ impl Limits {
         receipts_gather_ms: 100,
         receipts_per_batch: 500,
         receipt_batches_max: 32,
+        dead_letters_max: 1_024,
+        dead_letters_bytes_max: 16 << 20,
+        dead_letters_deadline_ms: 600_000,
         dns_ttl_ms: 30_000,
         dns_failed_ttl_ms: 1_000,
         dns_threads: 4,

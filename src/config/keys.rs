@@ -129,6 +129,11 @@ static BACKEND: &[Key] = &[
         URLS,
         "Hears which stored message reached whom and when (POST, several at once). Empty: no requests."
     ),
+    key!(
+        dead_letter_url,
+        FORWARD_URLS,
+        "Gets a QoS 1/2 message that is refused after forward_attempts_max (POST); `{message_type}` is replaced."
+    ),
     key!(connect_timeout, DURATION, "How long connect_url may take to answer."),
     key!(forward_timeout, DURATION, "How long one try of forward_url may take to answer."),
     key!(
@@ -193,13 +198,13 @@ static LISTENING: &[Key] = &[
     key!(
         admin_listen,
         SOCKET,
-        "An address of its own for all paths but /connect/ and /hello/. Empty: the same as clients use."
+        "An address of its own for all paths but /connect/ and /hello/; on loopback it needs no token to look."
     )
     .restart(),
     key!(
         admin_token,
         TEXT,
-        "Opens /serverinfo/, /info/, /channel/ and /metrics from elsewhere than loopback. Empty: the signature only."
+        "Makes calls and opens /info/, /channel/ and /metrics, as `Authorization: Bearer …`. Empty: signatures only."
     )
     .secret(),
     key!(

@@ -47,10 +47,25 @@ pub fn markdown_table() -> String {
 
 /// The value as a person reads it: texts without quotes, lists with commas, secrets hidden.
 pub fn shown_value(key: &Key, config: &Config) -> String {
-    let text = plain(&(key.value)(config));
+    let mut value = (key.value)(config);
+    if key.path.ends_with("_url") {
+        hide_queries(&mut value);
+    }
+    let text = plain(&value);
     match key.secret && !text.is_empty() {
         true => "(hidden)".into(),
         false => text,
+    }
+}
+
+/// A URL's query may hold a password of the business server's.
+fn hide_queries(urls: &mut Value) {
+    for url in urls.as_array_mut().into_iter().flatten() {
+        if let Value::String(url) = url
+            && let Some(query) = url.find('?')
+        {
+            url.replace_range(query + 1.., "(hidden)");
+        }
     }
 }
 
@@ -127,6 +142,7 @@ mod tests {
         assert_eq!(value("webhook_secrets"), "(hidden)");
         assert_eq!(value("admin_token"), "(hidden)");
         assert_eq!(value("connect_url"), "http://a.example:8000/connect/, http://[::1]:8001/connect/");
+        assert_eq!(value("forward_url"), "http://localhost:8000/message/{message_type}/?(hidden)");
         assert_eq!(value("cores"), "0-3,6");
         assert_eq!(shown.len(), keys().count());
         let unset = super::shown(&Config::default());

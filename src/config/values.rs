@@ -19,6 +19,8 @@ pub struct Config {
     pub close_url: Vec<String>,
     /// Called with which stored message reached which client, and when (POST, batched). Empty: not called.
     pub receipt_url: Vec<String>,
+    /// Gets a message that is refused because all its attempts have failed (POST). Empty: not called.
+    pub dead_letter_url: Vec<String>,
     pub connect_timeout: Duration,
     pub forward_timeout: Duration,
     /// How long Rainbow retries a QoS 1/2 message. Then only the client's own repeats try it again.
@@ -56,7 +58,7 @@ pub struct Config {
     /// `None`: 1984, or the first free one of 1984–2003.
     pub http_port: Option<u16>,
     pub admin_listen: Option<SocketAddr>,
-    /// Opens /serverinfo/, /info/, /channel/ and /metrics from elsewhere than loopback. Empty: the signature only.
+    /// Makes calls and opens /info/, /channel/ and /metrics. Empty: the signature only.
     pub admin_token: String,
     pub allowed_origins: Vec<String>,
     /// Whose word about a client's address is taken.
@@ -204,14 +206,18 @@ impl Config {
     pub const AUTO_PORTS: std::ops::RangeInclusive<u16> = 1984..=2003;
 }
 
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
 impl Default for Config {
     fn default() -> Config {
-        let secs = Duration::from_secs;
         Config {
             connect_url: Vec::new(),
             forward_url: Vec::new(),
             close_url: Vec::new(),
             receipt_url: Vec::new(),
+            dead_letter_url: Vec::new(),
             connect_timeout: secs(15),
             forward_timeout: secs(15),
             forward_deadline: secs(120),
@@ -279,7 +285,6 @@ impl Default for Config {
 
 impl Default for StoreConfig {
     fn default() -> StoreConfig {
-        let secs = Duration::from_secs;
         StoreConfig {
             kind: StoreKind::None,
             data_dir: "rainbow-data".into(),

@@ -40,6 +40,10 @@ figures! {
         stale: Counter as "backend_stale",
         /// Messages refused because the backend answered each of forward_attempts_max attempts with an error.
         poison: Counter as "backend_poison",
+        /// Refused messages that dead_letter_url has taken.
+        dead_letters: Counter,
+        /// Refused messages that dead_letter_url did not take in time, or for which there was no room.
+        dead_letters_lost: Counter,
         /// Requests that ended without an answer.
         gave_up: Counter as "backend_gave_up",
         /// Requests refused because too many wait.
@@ -72,6 +76,8 @@ figures! {
         closes: DurationsByLabel,
         /// See `connects`.
         receipts: DurationsByLabel,
+        /// See `connects`.
+        handed_dead_letters: DurationsByLabel,
     }
 }
 
@@ -93,9 +99,14 @@ impl BackendMetrics {
 
 impl BackendMetrics {
     /// By hook and, in each, by upstream.
-    pub fn latencies(&self) -> [(&'static str, &DurationsByLabel); 4] {
-        let (connects, forwards, closes, receipts) = (&self.connects, &self.forwards, &self.closes, &self.receipts);
-        [("connect", connects), ("forward", forwards), ("close", closes), ("receipt", receipts)]
+    pub fn latencies(&self) -> [(&'static str, &DurationsByLabel); 5] {
+        [
+            ("connect", &self.connects),
+            ("forward", &self.forwards),
+            ("close", &self.closes),
+            ("receipt", &self.receipts),
+            ("dead_letter", &self.handed_dead_letters),
+        ]
     }
 }
 

@@ -1,8 +1,7 @@
 //! A store on disk, a business server that names sessions, and Rainbow processes that come and go over both.
 
-use crate::harness::call::call;
+use crate::harness::call::{call, call_get};
 use crate::harness::client::{Message, PING, Upgrade};
-use crate::harness::http;
 use crate::harness::{Backend, Client, Packet, Reply, Server, Setup, eventually};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -76,7 +75,7 @@ pub fn send(to: SocketAddr, session: &str, params: &[(&str, &str)], body: impl A
 
 /// What `/session/` says.
 pub fn look(to: SocketAddr, session: &str) -> Value {
-    http::get(to, &format!("/session/?session={session}")).json()
+    call_get(to, "/session/", &[("session", session)]).json()
 }
 
 /// Waits until the server has noticed that the session's connection has ended.

@@ -1,8 +1,11 @@
 //! The business server fails in every way it can: no client loses its connection, no message of QoS 1 or 2 is lost.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::harness::backend::Request;
 use crate::harness::metrics::{Counted, await_rise, counted, read};
 use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, TIMEOUT, Upgrade, eventually};
 
@@ -362,4 +365,56 @@ fn what_refuses_clients_and_what_is_back_is_in_the_log() {
     let entries = |what: &str| server.log().lines().filter(|entry| entry.contains(what)).count();
     assert_eq!(entries("taken for down"), 1, "{}", server.log());
     assert_eq!(entries("refused with 503"), 1, "once a minute: {}", server.log());
+}
+
+#[test]
+fn a_message_refused_for_good_goes_to_dead_letter_url() {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCOOKIE", "Y29va2ll"));
+    backend.on_message(|request| match request.path.split('/').nth(2) {
+        Some("13") => Reply::status(500, "bug"),
+        Some("14") => Reply::status(422, "no"),
+        _ => Reply::ok(""),
+    });
+    let is_away = Arc::new(AtomicBool::new(true));
+    let away = is_away.clone();
+    backend.on("/dead/", move |_| if away.load(SeqCst) { Reply::status(503, "away") } else { Reply::ok("") });
+    let server = Setup::of(&backend)
+        .set("workers", "1")
+        .set("forward_attempts_max", "3")
+        .set("breaker_failures", "1")
+        .set("retry_backoff_max", "0.2")
+        .text("dead_letter_url", &backend.url("/dead/{message_type}/"))
+        .start();
+    let mut client = Client::open(server.addr(), "phone");
+    for (id, (message_type, qos)) in [(13, 1), (14, 1), (13, 2), (13, 0), (1, 1)].into_iter().enumerate() {
+        client.send(qos, message_type, id as u16 + 1, format!("message {id}"));
+    }
+    for (command, id) in [(Command::Ack, 1), (Command::Ack, 2), (Command::Rec, 3), (Command::Ack, 5)] {
+        client.expect(command, id);
+    }
+    // Its URL fails, which opens its breaker alone.
+    backend.wait_under("/dead/", 1);
+    client.send(1, 1, 6, "on its way all the same");
+    client.expect(Command::Ack, 6);
+    is_away.store(false, SeqCst);
+    let samples = eventually("both are taken", || {
+        let samples = read(server.addr());
+        (samples["rainbow_dead_letters_total"] == 2.0).then_some(samples)
+    });
+    assert_eq!((samples["rainbow_backend_poison_total"], samples["rainbow_dead_letters_lost_total"]), (2.0, 0.0));
+    for text in ["message 0", "message 2"] {
+        let of = |requests: Vec<Request>| requests.into_iter().rfind(|request| request.text() == text);
+        let forwarded = of(backend.messages()).expect("forwarded");
+        let dead_letter = of(backend.seen_under("/dead/13/")).expect("handed over");
+        assert_eq!(dead_letter.method, "POST");
+        for name in ["rainbowclientidentity", "rainbowclientcookie", "idempotency-key", "content-type"] {
+            assert!(dead_letter.has_header(name), "{name}");
+            assert_eq!(dead_letter.header(name), forwarded.header(name), "{name}");
+        }
+        let reason = ["rainbowmessagetype", "rainbowfailure", "rainbowattempts"].map(|name| dead_letter.header(name));
+        assert_eq!(reason, [Some("13"), Some("500"), Some("3")]);
+    }
+    let log = &server.process.log;
+    log.wait_for("the reason", TIMEOUT, |entry| entry.contains("refused for good") && entry.contains("500"));
 }

@@ -1,8 +1,7 @@
 //! Where io_uring and `unshare` are forbidden and the user is nobody, as in a container, the server serves all the same,
 //! and says what it does without.
 
-use crate::harness::call::send_later;
-use crate::harness::http::get;
+use crate::harness::call::{call_get, send_later};
 use crate::harness::{Backend, Client, Command, Reply, Setup};
 
 #[test]
@@ -23,7 +22,7 @@ fn it_serves_under_dockers_seccomp_filter_and_says_what_it_lacks() {
         client.answer(Command::Ack, packet.id, "");
     }
     assert_eq!(sending.join().expect("no panic")["connections"], 8);
-    assert_eq!(get(server.addr(), "/metrics").status, 200);
+    assert_eq!(call_get(server.addr(), "/metrics", &[]).status, 200);
     let log = server.log();
     for words in ["epoll is used, since there is no io_uring here", "seccomp", "unshare is forbidden here"] {
         assert!(log.contains(words), "{words:?} is not in the log:\n{log}");

@@ -1,7 +1,7 @@
 //! The log: whatever becomes of stderr, the server goes on; and what stands in the log.
 
-use crate::harness::call::call;
-use crate::harness::{Backend, Client, Command, Reply, Server, Setup, eventually, metrics};
+use crate::harness::call::{call, signed_target};
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, eventually, http, metrics};
 use std::fs::File;
 use std::io::{Read, Write};
 
@@ -99,6 +99,32 @@ fn the_audit_says_who_changed_what_and_no_signature() {
         let is_it = |line: &&str| line.contains("rainbow::audit") && line.contains(what);
         let line = eventually(what, || server.log().lines().find(is_it).map(String::from));
         assert!(parts.iter().all(|part| line.contains(part)) && !line.contains("signature"), "{line}");
+    }
+}
+
+#[test]
+fn a_call_has_an_id_in_the_log_and_in_its_answer() {
+    let setup = Setup::new().text("log", "info,rainbow=debug").set("trusted_proxies", r#"["127.0.0.1"]"#);
+    let server = setup.start();
+    let kick = |target: &str, id: &str| {
+        let headers = [("X-Request-Id", id), ("X-Forwarded-For", "203.0.113.9")];
+        let headers = if id.is_empty() { &headers[1..] } else { &headers[..] };
+        let response = http::request(server.addr(), "POST", target, headers, br#"{"channel":"news"}"#);
+        response.header("x-request-id").expect("every answer names its call").to_owned()
+    };
+    let signed = || signed_target("/kick/", &[]);
+    assert_eq!(kick(&signed(), "order-66"), "order-66");
+    let line = |what: &str, id: &str| {
+        let is_it = |line: &&str| line.contains(what) && line.contains(id) && line.contains("203.0.113.9");
+        eventually(what, || server.log().lines().find(is_it).map(String::from))
+    };
+    line("Kick", "order-66");
+    assert_eq!(kick("/kick/", "order-67"), "order-67");
+    line("a call is refused", "order-67");
+    for odd in ["", "two words", &*"x".repeat(65)] {
+        let drawn = kick(&signed(), odd);
+        assert!(drawn.len() == 16 && drawn.bytes().all(|byte| byte.is_ascii_hexdigit()), "{drawn}");
+        line("Kick", &drawn);
     }
 }
 

@@ -569,8 +569,9 @@ fn a_store_that_refuses_is_said_and_promises_nothing() {
     let database = files.iter().find(|file| file.file_name() == "rainbow.db").expect("the store's file");
     std::fs::rename(database.path(), world.dir.path().join("taken away")).expect("ours to move");
     let why = eventually("it is not ready", || Some(http::get(to, "/readyz")).filter(|answer| answer.status == 503));
-    assert!(why.text().contains("rainbow.db"), "{}", why.text());
+    assert!(why.text().contains("store") && !why.text().contains("rainbow.db"), "to anybody: {}", why.text());
     let info = call_get(to, "/info/", &[]).json();
+    assert!(info["store"]["why"].as_str().is_some_and(|why| why.contains("rainbow.db")), "{info}");
     assert_eq!((&info["sessions"], &info["store"]["state"]), (&json!(1), &json!("refusing")));
     assert_eq!(read(to)["rainbow_store_refusing"], 1.0);
     let refused = world.send_to("ann", &[], "nobody keeps it");

@@ -308,7 +308,7 @@ fn what_loopback_may_do_a_page_of_another_site_may_not() {
 
 #[test]
 fn what_was_sent_to_another_name_does_not_come_from_this_machine() {
-    let server = Setup::new().start();
+    let server = Setup::new().text("security_token", "").start();
     let status = |host: &str, more: &str| {
         let head = format!("GET /info/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n");
         let mut wire = http::Wire::connect(server.addr());
@@ -329,13 +329,63 @@ fn what_was_sent_to_another_name_does_not_come_from_this_machine() {
 #[test]
 fn the_page_is_for_anybody_and_its_figures_are_not() {
     let server = Setup::new().text("admin_token", "s3cret").start();
-    let at = |path: &str, headers: &[(&str, &str)]| {
-        let headers = [&[("X-Forwarded-For", "1.2.3.4")], headers].concat();
-        http::request(server.addr(), "GET", path, &headers, b"")
-    };
+    let at = |path: &str, headers: &[(&str, &str)]| http::request(server.addr(), "GET", path, headers, b"");
     let page = at("/serverinfo/", &[]);
     assert_eq!(page.status, 200);
     assert!(page.header("content-security-policy").is_some_and(|policy| policy.contains("frame-ancestors 'none'")));
     assert_eq!(at("/info/", &[]).status, 401);
+    assert_eq!(at("/info/?token=s3cret", &[]).status, 401, "addresses are logged");
     assert_eq!(at("/info/", &[("Authorization", "Bearer s3cret")]).status, 200);
+}
+
+/// nginx's usual recipe for WebSockets passes everything on from loopback, and says so nowhere.
+#[test]
+fn where_a_secret_is_configured_loopback_opens_nothing() {
+    let keyed = [Setup::new(), Setup::new().text("security_token", "").text("admin_token", "s3cret")];
+    for setup in keyed {
+        let server = setup.start();
+        let status = |method: &str, path: &str| {
+            let response = http::request(server.addr(), method, path, &[], b"x");
+            if response.is_refusal() { 401 } else { response.status }
+        };
+        for path in ["/info/", "/metrics", "/channel/", "/session/?session=ann"] {
+            assert_eq!(status("GET", path), 401, "{path}");
+        }
+        for path in ["/updateconfig/", "/send/?channel=a&qos=0", "/kick/", "/sub/"] {
+            assert_eq!(status("POST", path), 401, "{path}");
+        }
+        for path in ["/hello/", "/livez", "/readyz", "/serverinfo/"] {
+            assert_eq!(status("GET", path), 200, "{path}");
+        }
+    }
+}
+
+#[test]
+fn the_admin_token_makes_calls() {
+    let server = Setup::new().text("admin_token", "s3cret").start();
+    let with = |token: &str, path: &str| {
+        http::request(server.addr(), "POST", path, &[("Authorization", &format!("Bearer {token}"))], b"x")
+    };
+    for path in ["/send/?channel=a&qos=0", "/updateconfig/"] {
+        assert_eq!(with("s3cret", path).outcome(), 0, "{path}");
+        assert_refused(&with("other", path), path);
+    }
+}
+
+#[test]
+fn the_admin_listener_of_this_machine_needs_no_token_but_a_name_of_this_machine() {
+    let admin = crate::harness::ports::free_port();
+    let server = Setup::new().text("admin_listen", &format!("127.0.0.1:{}", admin.number)).start();
+    let at = |method: &str, path: &str, host: &str| {
+        let mut wire = Wire::connect(([127, 0, 0, 1], admin.number).into());
+        wire.write(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n").as_bytes());
+        let response = wire.response(Instant::now() + TIMEOUT).expect("an answer");
+        if response.is_refusal() { 401 } else { response.status }
+    };
+    for (method, path) in [("GET", "/info/"), ("GET", "/metrics"), ("POST", "/updateconfig/")] {
+        assert_eq!(at(method, path, "localhost"), 200, "{path}");
+        assert_eq!(at(method, path, "rebound.test"), 401, "{path}");
+    }
+    assert_eq!(at("POST", "/send/?channel=a&qos=0", "localhost"), 401, "what is signed stays so");
+    drop(server);
 }

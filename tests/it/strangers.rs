@@ -39,8 +39,8 @@ fn retry_in_two_seconds(status: u16) -> (u16, Option<String>) {
 fn figure(server: &Server, name: &str) -> f64 {
     let text = eventually("a place for a scrape", || {
         let mut wire = Wire::connect(server.addr());
-        let request = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
-        std::io::Write::write_all(&mut wire.stream, request).ok()?;
+        let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", signed_target("/metrics", &[]));
+        std::io::Write::write_all(&mut wire.stream, request.as_bytes()).ok()?;
         let response = wire.response(Instant::now() + TIMEOUT).ok()?;
         (response.status == 200).then(|| response.text())
     });

@@ -268,6 +268,13 @@ const HONEST: &[Honest] = &[
     Honest { word: "given", phrase: "given_back", places: &["src/", "tests/"], why: "what was lent is given back" },
     Honest { word: "held", phrase: "held_ids", places: &["src/", "tests/"], why: "PROTOCOL: ids that a client holds" },
     Honest { word: "letter", phrase: "", places: &["src/config/kind/"], why: "letters of a text" },
+    Honest {
+        word: "letter",
+        phrase: "dead_letter",
+        places: &["src/", "tests/"],
+        why: "a message that nobody could deliver, in the literature on queues, and `dead_letter_url`",
+    },
+    Honest { word: "letter", phrase: "dead_letters", places: &["src/", "tests/"], why: "the same" },
     Honest { word: "moved", phrase: "", places: &["src/store/redis"], why: "MOVED is an answer of Redis" },
     Honest { word: "moved", phrase: "", places: &["src/demo/"], why: "people move from room to room" },
     Honest { word: "patience", phrase: "", places: &["src/config/"], why: "`store.patience` is a key that users know" },

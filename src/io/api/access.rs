@@ -1,22 +1,28 @@
-//! Who may make a call: from this machine, with the admin token, or signed as in 2014 or by Standard Webhooks.
+//! Who may make a call: signed as in 2014 or by Standard Webhooks, with the admin token, or on an admin listener of
+//! this machine.
+//!
+//! That a call comes from loopback says nothing by itself: a proxy on this machine passes on what comes from anywhere.
 //!
 //! Decided from the head alone where that is possible, so that no body is read for a call that may not be made.
 
+use crate::io::http::request_id::RequestId;
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Access, Route, Signature, write_refusal};
 use crate::policy::origin;
-use crate::wire::http1::{RequestHead, query_get};
+use crate::wire::http1::RequestHead;
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
-use std::borrow::Cow;
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
+use tracing::debug;
 
 /// Whether a call may be made, as far as its head tells.
 pub enum Pass {
-    /// To anyone, to this machine, or by the admin token.
+    /// To anyone, or to an operator of this machine.
     Granted,
+    /// By the admin token.
+    Token,
     /// Signed in its query as in 2014.
     Signed,
     /// Signed by Standard Webhooks: the body decides.
@@ -60,21 +66,20 @@ pub enum AccessRefusal {
 }
 
 /// Decided from the head alone, before the body is read; `is_whole`: the body is here already.
-pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, peer: IpAddr, is_whole: bool) -> Pass {
+pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arrival, is_whole: bool) -> Pass {
     let rules = worker.rules();
     let text = |name: &str| head.headers.get_text(name);
     let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), text("host"));
-    // What a proxy on this machine passes on does not come from this machine, and neither does what was sent to another
-    // name.
-    let is_proxied = PROXIED.into_iter().any(|name| head.headers.get(name).is_some());
-    let is_local = peer.to_canonical().is_loopback() && !is_proxied && origin::names_this_machine(text("host"));
+    let has_token = has_admin_token(&rules.config().admin_token, head);
+    // Without any secret there is nothing that a caller could show: for trying it out on one machine.
+    let is_operator = (arrival.is_admin_listener || rules.has_no_secret()) && is_of_this_machine(head, arrival.peer);
     match route.access() {
         Access::Anyone => return Pass::Granted,
         _ if is_cross_site => return Pass::Refused(AccessRefusal::CrossSite),
-        Access::Viewer if is_local || has_admin_token(&rules.config().admin_token, head) => return Pass::Granted,
-        Access::Operator if is_local && head.method == "POST" => return Pass::Granted,
-        // Nothing is configured to sign with: for trying it out on one machine.
-        Access::Signed if rules.is_keyless() && is_local => return Pass::Granted,
+        _ if has_token => return Pass::Token,
+        Access::Viewer if is_operator => return Pass::Granted,
+        Access::Operator if is_operator && head.method == "POST" => return Pass::Granted,
+        Access::Signed if is_operator && rules.is_keyless() => return Pass::Granted,
         _ => {}
     }
     let text = |name: &str| head.headers.get_text(name).map(String::from);
@@ -100,6 +105,28 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, peer: IpAddr,
     }
 }
 
+/// Whom a call is from, for the log.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    /// What a trusted proxy says, or the peer.
+    pub address: IpAddr,
+    pub request_id: RequestId,
+}
+
+/// Where a call has come to, and whom its connection is from.
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    pub peer: IpAddr,
+    pub is_admin_listener: bool,
+}
+
+/// What a proxy on this machine passes on does not come from this machine, and neither does what was sent to another
+/// name: that is a page which has rebound its own name to here.
+fn is_of_this_machine(head: &RequestHead<'_>, peer: IpAddr) -> bool {
+    let is_proxied = PROXIED.into_iter().any(|name| head.headers.get(name).is_some());
+    peer.to_canonical().is_loopback() && !is_proxied && origin::names_this_machine(head.headers.get_text("host"))
+}
+
 /// The signature of 2014.
 pub fn verify(worker: &Worker, signature: &Signature<'_>) -> Result<(), SignError> {
     let missing = |field| SignError::Missing { field };
@@ -119,13 +146,15 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
     if token.is_empty() {
         return false;
     }
-    let bearer = head.headers.get_text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    let shown = bearer.map(Cow::Borrowed).or_else(|| query_get(head.query, "token"));
+    // Not from the query: an address is logged by proxies, and kept by browsers.
+    let shown = head.headers.get_text("authorization").and_then(|value| value.strip_prefix("Bearer "));
     shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(token.as_bytes())))
 }
 
 /// The response to a call that may not be made.
-pub fn refused(worker: &Worker, route: Route, why: AccessRefusal) -> Response {
+pub fn refused(worker: &Worker, route: Route, caller: Caller, why: AccessRefusal) -> Response {
+    let Caller { address, request_id } = caller;
+    debug!(from = %address, %request_id, ?route, "a call is refused: {why}");
     worker.count(|counters| &counters.signatures_refused);
     let strict = if why == AccessRefusal::CrossSite { 403 } else { 401 };
     // 2014's way for signed calls: HTTP 200, and the status in the body.

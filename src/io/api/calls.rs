@@ -3,7 +3,7 @@
 //! The body of a refused call says why. Its HTTP status is 200, as in 2014; 400 when the body cannot be read; 503 when
 //! the call may be tried again. With `strict_status` every refusal has a status of its own.
 
-use super::access::{self, AccessRefusal, Pass};
+use super::access::{self, AccessRefusal, Caller, Pass};
 use super::query::{self, Outgoing};
 use super::{idempotent, info, pages};
 use crate::base::id::ShardId;
@@ -25,6 +25,7 @@ pub struct ApiRequest<'a> {
     /// Of the metrics.
     pub format: Format,
     pub pass: &'a Pass,
+    pub caller: Caller,
     pub query: &'a str,
     pub body: &'a [u8],
     pub spare: Vec<u8>,
@@ -32,7 +33,8 @@ pub struct ApiRequest<'a> {
 
 /// Carries it out, unless its signature turns out to be a wrong one.
 pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Response, AccessRefusal> {
-    let ApiRequest { route, format, pass, query, body, spare } = request;
+    let ApiRequest { route, format, pass, caller, query, body, spare } = request;
+    let audit = Audit { route, pass, caller, query };
     if let Pass::Webhook(headers) = pass {
         access::verify_webhook(worker, headers, body)?;
     }
@@ -46,7 +48,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
         Route::Channel => response_of(worker, pages::channel(worker, query).await),
         Route::Session => response_of(worker, pages::session(worker, query).await),
         Route::UpdateConfig => {
-            audit(route, pass, query, "UpdateConfig", None);
+            audit.log("UpdateConfig", None);
             pages::update_config(worker).await
         }
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
@@ -66,7 +68,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
             let audited = audited(route, &read);
             let outcome = call(worker, route, read, body, spare).await;
             if let Some(what) = audited {
-                audit(route, pass, query, &what, outcome.as_ref().err());
+                audit.log(&what, outcome.as_ref().err());
             }
             let mut response = match outcome {
                 Ok(response) => {
@@ -85,21 +87,33 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
     })
 }
 
-/// Logs who changed what, and with what outcome. Subscriptions, which are as frequent as connections, are logged at
-/// debug. A signature is never logged: it could be used again.
-fn audit(route: Route, pass: &Pass, query: &str, what: &str, refused: Option<&Refusal>) {
-    let by = match pass {
-        Pass::Webhook(_) => "webhook",
-        Pass::Query | Pass::Signed => "2014",
-        Pass::Granted | Pass::Refused(_) => "local or admin token",
-    };
-    let nonce = query_get(query, "nonce");
-    let request = if let Pass::Webhook(headers) = pass { Some(headers.id()) } else { nonce.as_deref() };
-    let refused = refused.map(tracing::field::display);
-    if is_rare(route) {
-        tracing::info!(target: AUDIT_TARGET, by, request, refused, "{what}");
-    } else {
-        tracing::debug!(target: AUDIT_TARGET, by, request, refused, "{what}");
+/// Who makes a call that changes something.
+struct Audit<'a> {
+    route: Route,
+    pass: &'a Pass,
+    caller: Caller,
+    query: &'a str,
+}
+
+impl Audit<'_> {
+    /// Logs who changed what, and with what outcome. Subscriptions, which are as frequent as connections, are logged at
+    /// debug. A signature is never logged: it could be used again.
+    fn log(&self, what: &str, refused: Option<&Refusal>) {
+        let by = match self.pass {
+            Pass::Webhook(_) => "webhook",
+            Pass::Query | Pass::Signed => "2014",
+            Pass::Token => "admin token",
+            Pass::Granted | Pass::Refused(_) => "this machine",
+        };
+        let Caller { address, request_id } = self.caller;
+        let nonce = query_get(self.query, "nonce");
+        let signed = if let Pass::Webhook(headers) = self.pass { Some(headers.id()) } else { nonce.as_deref() };
+        let refused = refused.map(tracing::field::display);
+        if is_rare(self.route) {
+            tracing::info!(target: AUDIT_TARGET, by, from = %address, %request_id, signed, refused, "{what}");
+        } else {
+            tracing::debug!(target: AUDIT_TARGET, by, from = %address, %request_id, signed, refused, "{what}");
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::store::thread::StoreSender;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Refusal, outcome};
+use crate::shard::command::StoreError;
 use crate::shard::{Query, Reply, SessionInfo};
 use crate::store::Health;
 use crate::wire::http1::query_get;
@@ -41,7 +42,7 @@ fn check_ready(worker: &Worker) -> Result<(), NotReady> {
         return Err(NotReady::StoreSilent);
     }
     match shared.store().filter(|store| !store.is_ready()).map(StoreSender::state) {
-        Some(Health::Refusing { detail, .. }) => Err(NotReady::StoreRefuses { detail }),
+        Some(Health::Refusing { reason, .. }) => Err(NotReady::StoreRefuses { reason }),
         _ => Ok(()),
     }
 }
@@ -54,8 +55,9 @@ enum NotReady {
     WorkerStuck,
     #[error("the store does not answer")]
     StoreSilent,
-    #[error("{detail}")]
-    StoreRefuses { detail: String },
+    /// Anybody may hear this: no address, no path.
+    #[error("{reason} (/info/ and the log say more)")]
+    StoreRefuses { reason: StoreError },
 }
 
 /// The page that shows /info/.

@@ -23,6 +23,8 @@ pub enum Hook {
     SessionEnded,
     /// POST: stored messages have reached their sessions; the body is JSON.
     Receipts,
+    /// POST: a message on which the backend has failed for good, as it was forwarded.
+    DeadLetter { message_type: u16 },
 }
 
 /// A hook without its parameters. Each kind has its own URLs and its own queue.
@@ -32,6 +34,7 @@ pub enum HookKind {
     Forward,
     Close,
     Receipts,
+    DeadLetter,
 }
 
 /// Whether a failed attempt is followed by another.
@@ -128,7 +131,7 @@ impl GiveUp {
 impl Hook {
     /// The request carries its body.
     pub(super) fn has_body(self) -> bool {
-        matches!(self, Hook::Forward { .. } | Hook::Receipts)
+        matches!(self, Hook::Forward { .. } | Hook::Receipts | Hook::DeadLetter { .. })
     }
 
     /// The request is about one connection and names it.
@@ -139,7 +142,8 @@ impl Hook {
 
 impl HookKind {
     pub const COUNT: usize = HookKind::ALL.len();
-    pub const ALL: [HookKind; 4] = [HookKind::Connect, HookKind::Forward, HookKind::Close, HookKind::Receipts];
+    pub const ALL: [HookKind; 5] =
+        [HookKind::Connect, HookKind::Forward, HookKind::Close, HookKind::Receipts, HookKind::DeadLetter];
 }
 
 impl fmt::Display for HookKind {
@@ -150,6 +154,7 @@ impl fmt::Display for HookKind {
             HookKind::Forward => "forward",
             HookKind::Close => "close",
             HookKind::Receipts => "receipt",
+            HookKind::DeadLetter => "dead_letter",
         })
     }
 }
@@ -161,6 +166,7 @@ impl From<Hook> for HookKind {
             Hook::Forward { .. } => HookKind::Forward,
             Hook::Close | Hook::SessionEnded => HookKind::Close,
             Hook::Receipts => HookKind::Receipts,
+            Hook::DeadLetter { .. } => HookKind::DeadLetter,
         }
     }
 }

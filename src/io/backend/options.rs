@@ -19,6 +19,7 @@ pub struct Options {
     pub forward_urls: Vec<HttpUrl>,
     pub close_urls: Vec<HttpUrl>,
     pub receipt_urls: Vec<HttpUrl>,
+    pub dead_letter_urls: Vec<HttpUrl>,
     /// For one connect request, its time in the queue included.
     pub connect_timeout_ms: u64,
     /// For one attempt of any other request.
@@ -53,6 +54,7 @@ impl Options {
             forward_urls: urls(&config.forward_url),
             close_urls: urls(&config.close_url),
             receipt_urls: urls(&config.receipt_url),
+            dead_letter_urls: urls(&config.dead_letter_url),
             connect_timeout_ms: ms(config.connect_timeout),
             forward_timeout_ms: ms(config.forward_timeout),
             connections_max: connections_max.max(1),
@@ -75,7 +77,8 @@ impl Options {
 
 /// How many hosts and ports a configuration names.
 pub fn backends(config: &Config) -> usize {
-    let texts = [&config.connect_url, &config.forward_url, &config.close_url, &config.receipt_url];
+    let Config { connect_url, forward_url, close_url, receipt_url, dead_letter_url, .. } = config;
+    let texts = [connect_url, forward_url, close_url, receipt_url, dead_letter_url];
     let urls = texts.into_iter().flatten().map(|text| HttpUrl::parse(text).expect("a checked URL"));
     urls.map(|url| (url.host, url.port)).collect::<HashSet<(String, u16)>>().len()
 }
@@ -87,6 +90,7 @@ pub fn urls(options: &Options, hook: HookKind) -> &[HttpUrl] {
         HookKind::Forward => &options.forward_urls,
         HookKind::Close => &options.close_urls,
         HookKind::Receipts => &options.receipt_urls,
+        HookKind::DeadLetter => &options.dead_letter_urls,
     }
 }
 
@@ -94,7 +98,7 @@ pub fn urls(options: &Options, hook: HookKind) -> &[HttpUrl] {
 pub fn attempt_ms(options: &Options, hook: HookKind) -> u64 {
     match hook {
         HookKind::Connect => options.connect_timeout_ms,
-        HookKind::Forward | HookKind::Close | HookKind::Receipts => options.forward_timeout_ms,
+        HookKind::Forward | HookKind::Close | HookKind::Receipts | HookKind::DeadLetter => options.forward_timeout_ms,
     }
 }
 

@@ -28,7 +28,7 @@ pub struct RequestTemplate {
 impl RequestTemplate {
     pub fn new(hook: HookKind, url: &HttpUrl) -> RequestTemplate {
         let method = match hook {
-            HookKind::Forward | HookKind::Receipts => "POST",
+            HookKind::Forward | HookKind::Receipts | HookKind::DeadLetter => "POST",
             HookKind::Connect | HookKind::Close => "GET",
         };
         let path = format!("{method} {}", url.path_and_query);
@@ -37,7 +37,7 @@ impl RequestTemplate {
             // A connect request carries the client's own header.
             tail.push_str(concat!("User-Agent: rainbow/", env!("CARGO_PKG_VERSION"), "\r\n"));
         }
-        if hook == HookKind::Forward {
+        if matches!(hook, HookKind::Forward | HookKind::DeadLetter) {
             // Bodies are whatever clients send. A form or JSON type would make frameworks eat the body before the user
             // sees it.
             tail.push_str("Content-Type: application/octet-stream\r\n");
@@ -95,7 +95,9 @@ impl RequestTemplate {
         out.extend_from_slice(first);
         for part in rest {
             match request.hook {
-                Hook::Forward { message_type } => put_number(out, u64::from(message_type)),
+                Hook::Forward { message_type } | Hook::DeadLetter { message_type } => {
+                    put_number(out, u64::from(message_type))
+                }
                 Hook::Connect | Hook::Close | Hook::SessionEnded | Hook::Receipts => {
                     out.extend_from_slice(b"%7Bmessage_type%7D")
                 }

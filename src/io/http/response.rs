@@ -3,6 +3,7 @@
 //! It knows nothing of what it answers: refusals make their own (`client::refusal`, `api::access`). `connection` writes
 //! it.
 
+use super::request_id::RequestId;
 use crate::wire::http1::push_number;
 use std::borrow::Cow;
 use std::io::Write;
@@ -23,11 +24,14 @@ pub struct ResponseForm {
     pub is_http_1_0: bool,
     /// The body is left out, its length is not.
     pub is_head: bool,
+    /// Names the request, where it could be read.
+    pub request_id: Option<RequestId>,
 }
 
 impl ResponseForm {
     /// Of the last response, to whatever it was.
-    pub const LAST: ResponseForm = ResponseForm { keep_alive: false, is_http_1_0: false, is_head: false };
+    pub const LAST: ResponseForm =
+        ResponseForm { keep_alive: false, is_http_1_0: false, is_head: false, request_id: None };
 }
 
 impl Response {
@@ -99,6 +103,11 @@ impl Response {
         for (name, value) in headers {
             // Writing to a vector cannot fail.
             let _ = write!(out, "{name}: {value}\r\n");
+        }
+        if let Some(id) = &form.request_id {
+            out.extend_from_slice(b"X-Request-Id: ");
+            out.extend_from_slice(id.as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
         if !form.keep_alive {
             out.extend_from_slice(b"Connection: close\r\n");

@@ -1,18 +1,19 @@
 //! Serves one HTTP connection: a client's upgrade, calls, pages. It ends when the peer or we say so, or when the socket
 //! becomes a client's.
 
-use crate::io::api::access::{self, Pass};
+use crate::io::api::access::{self, Arrival, Caller, Pass};
 use crate::io::api::calls::{self, ApiRequest};
 use crate::io::client::refusal::ConnectRefusal;
 use crate::io::client::upgrade::{self, UpgradePlan};
 use crate::io::http::connection::{self, HttpConnection};
+use crate::io::http::request_id::RequestId;
 use crate::io::http::response::{Response, ResponseForm};
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::turn::Worker;
 use crate::metrics::text::Format;
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::api::{Access, Route};
-use crate::policy::proxies::{client_path, is_trusted};
+use crate::policy::proxies::{ClientPath, client_path, is_trusted};
 use crate::shard::Mode;
 use crate::wire::http1::{BodyFraming, REQUEST_SLOTS, RequestHead};
 use std::net::IpAddr;
@@ -70,6 +71,7 @@ struct CallPlan {
     framing: BodyFraming,
     expects_continue: bool,
     pass: Pass,
+    caller: Caller,
 }
 
 impl ServedConnection {
@@ -147,18 +149,20 @@ impl ServedConnection {
             BodyFraming::Length(len) => len <= (buffer.len() - head) as u64,
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
-        let action = self.route(&parsed, is_whole);
+        let request_id = RequestId::of(&parsed);
+        let action = self.route(&parsed, is_whole, request_id);
         let is_followed = parsed.framing == BodyFraming::None || matches!(action, Action::Call(_));
         let form = ResponseForm {
             keep_alive: parsed.keep_alive() && is_followed,
             is_http_1_0: parsed.version_minor == 0,
             is_head: parsed.method == "HEAD",
+            request_id: Some(request_id),
         };
         Plan { action, form }
     }
 
     /// `is_whole`: the body is in the buffer too.
-    fn route(&self, head: &RequestHead<'_>, is_whole: bool) -> Action {
+    fn route(&self, head: &RequestHead<'_>, is_whole: bool, request_id: RequestId) -> Action {
         let is_echo = self.worker().rules().mode() == Mode::Echo;
         let route = if is_echo { Some(Route::Connect) } else { Route::find(head.path) };
         let route = route.filter(|route| match self.side {
@@ -192,21 +196,20 @@ impl ServedConnection {
             Route::Metrics => Format::accepted(head.headers.all_text("accept")),
             _ => Format::Classic,
         };
+        let arrival = Arrival { peer: self.peer, is_admin_listener: self.side == ListenerKind::Admin };
         Action::Call(CallPlan {
             format,
             route,
             query,
             framing: head.framing,
             expects_continue: head.expects_continue(),
-            pass: access::pass(self.worker(), route, head, self.peer, is_whole),
+            pass: access::pass(self.worker(), route, head, arrival, is_whole),
+            caller: Caller { address: self.path_of(head).client, request_id },
         })
     }
 
     fn plan_upgrade(&self, head: &RequestHead<'_>) -> Action {
-        let rules = self.worker().rules();
-        let forwarded_for = head.headers.all_text("x-forwarded-for");
-        let path = client_path(&rules.config().trusted_proxies, self.peer, forwarded_for);
-        match upgrade::plan(self.worker(), head, &path) {
+        match upgrade::plan(self.worker(), head, &self.path_of(head)) {
             Ok(plan) => Action::Upgrade(Box::new(plan)),
             Err(why) => {
                 if matches!(why.status(), 400 | 405 | 426) {
@@ -215,6 +218,12 @@ impl ServedConnection {
                 Action::Respond(why.response())
             }
         }
+    }
+
+    /// The way of the request to us, as far as trusted proxies say.
+    fn path_of(&self, head: &RequestHead<'_>) -> ClientPath {
+        let rules = self.worker().rules();
+        client_path(&rules.config().trusted_proxies, self.peer, head.headers.all_text("x-forwarded-for"))
     }
 
     /// The place is given back at the end of this: when the connection is a client, or has been refused.
@@ -234,7 +243,7 @@ impl ServedConnection {
     /// connection has to end.
     async fn call(&mut self, head: usize, call: CallPlan, form: ResponseForm) -> Option<usize> {
         if let Pass::Refused(why) = &call.pass {
-            let response = access::refused(self.worker(), call.route, *why);
+            let response = access::refused(self.worker(), call.route, call.caller, *why);
             let form = ResponseForm { keep_alive: form.keep_alive && call.framing == BodyFraming::None, ..form };
             self.connection.respond(&response, form).await;
             return form.keep_alive.then_some(head);
@@ -247,6 +256,7 @@ impl ServedConnection {
             route: call.route,
             format: call.format,
             pass: &call.pass,
+            caller: call.caller,
             query: std::str::from_utf8(query).expect("the head was text"),
             body: self.connection.body(head, request_len),
             spare: std::mem::take(&mut self.spare),
@@ -259,7 +269,7 @@ impl ServedConnection {
                 }
                 response
             }
-            Err(why) => access::refused(self.worker(), call.route, why),
+            Err(why) => access::refused(self.worker(), call.route, call.caller, why),
         };
         self.connection.end_body();
         self.connection.respond(&response, form).await;

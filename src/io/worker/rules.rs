@@ -94,9 +94,14 @@ impl Rules {
         &self.nonce_tag
     }
 
-    /// Nothing is configured to sign with: calls are let in from loopback only.
+    /// Nothing is configured to sign with.
     pub fn is_keyless(&self) -> bool {
         self.config.security_token.is_empty() && self.webhook_keys.is_empty()
+    }
+
+    /// Nothing is configured that a caller could show.
+    pub fn has_no_secret(&self) -> bool {
+        self.is_keyless() && self.config.admin_token.is_empty()
     }
 
     pub fn settings(&self, hash_key: HashKey) -> Settings {

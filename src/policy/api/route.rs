@@ -24,11 +24,11 @@ pub enum Route {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Anyone,
-    /// The business server: signed.
+    /// The business server: signed, or with the admin token.
     Signed,
-    /// A person or a scraper: from loopback, or signed, or with the admin token.
+    /// A person or a scraper: on the admin listener, or signed, or with the admin token.
     Viewer,
-    /// The operator: by POST from loopback, or signed.
+    /// The operator: by POST on the admin listener, or signed, or with the admin token.
     Operator,
 }
 

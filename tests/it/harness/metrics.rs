@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{TIMEOUT, http};
+use super::TIMEOUT;
+use super::call::call_get;
 
 /// What the issue wants counted.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +79,7 @@ impl Counted {
 
 /// Every sample by its name with labels, and what the workers of a gauge have together by the name alone.
 pub fn read(from: SocketAddr) -> BTreeMap<String, f64> {
-    let response = http::get(from, "/metrics");
+    let response = call_get(from, "/metrics", &[]);
     assert_eq!(response.status, 200, "/metrics: {}", response.text());
     let mut samples = BTreeMap::new();
     for line in response.text().lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {

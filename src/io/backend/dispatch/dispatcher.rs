@@ -16,7 +16,8 @@ use monoio::net::TcpStream;
 use tracing::{info, warn};
 
 use super::connections::{ConnectionState, Connections, UpstreamConnection};
-use super::failures::{BreakerCause, failure_counter};
+use super::dead_letters::DeadLetters;
+use super::failures::{BreakerCause, count_status, failure_counter};
 use super::ids::{ConnectionIndex, ConnectionSerial, RequestIndex, UpstreamIndex};
 use super::requests::{Attempt, GivenUp, Requests, queued_bytes};
 use super::routes::{RouteTarget, Routes};
@@ -42,6 +43,7 @@ pub struct Dispatcher {
     upstreams: Upstreams,
     connections: Connections,
     requests: Requests,
+    dead_letters: DeadLetters,
     timer: WorkerTimer,
     signer: Signer,
     rng: Rng,
@@ -67,6 +69,7 @@ impl Dispatcher {
         let mut rng = Rng::new(seed);
         let signer = Signer::new(options.security_token.clone(), options.webhook_key.clone(), Rng::new(rng.next_u64()));
         let mut dispatcher = Dispatcher {
+            dead_letters: DeadLetters::new(&options.limits, stats.clone()),
             options,
             stats,
             routes: Routes::default(),
@@ -86,10 +89,11 @@ impl Dispatcher {
 
     #[expect(clippy::result_large_err, reason = "the request is moved either way")]
     pub fn submit(&mut self, request: HookRequest, now: Now<'_>) -> Result<(), HookRequest> {
-        let is_full = self.requests.len() >= self.options.limits.backend_queue_max
-            || self.requests.bytes() + queued_bytes(&request) > self.options.queue_bytes_max;
-        // A single request larger than the whole limit would otherwise never pass.
-        if is_full && !self.requests.is_empty() {
+        let len = self.requests.len() - self.dead_letters.len();
+        let bytes = self.requests.bytes() - self.dead_letters.bytes() + queued_bytes(&request);
+        let is_full = len >= self.options.limits.backend_queue_max || bytes > self.options.queue_bytes_max;
+        // A single request larger than the whole limit would otherwise never pass. Dead letters have their own room.
+        if is_full && len > 0 {
             self.stats.queue_full.increment();
             return Err(request);
         }
@@ -188,11 +192,13 @@ impl Dispatcher {
     fn set_targets(&mut self) {
         self.upstreams.retire_all();
         for hook in HookKind::ALL {
-            let targets = options::urls(&self.options, hook).iter().map(|url| RouteTarget {
-                upstream: self.upstreams.find_or_add(&url.host, url.port),
-                template: RequestTemplate::new(hook, url).into(),
-            });
-            let targets: Vec<RouteTarget> = targets.collect();
+            let targets: Vec<RouteTarget> = options::urls(&self.options, hook)
+                .iter()
+                .map(|url| RouteTarget {
+                    upstream: self.upstreams.find_or_add(&url.host, url.port),
+                    template: RequestTemplate::new(hook, url).into(),
+                })
+                .collect();
             if hook == HookKind::Connect {
                 targets.iter().for_each(|target| self.upstreams[target.upstream].set_takes_connects());
             }
@@ -278,14 +284,9 @@ impl Dispatcher {
         let latency_us = now.us.saturating_sub(started_us);
         self.stats.latency_us.record(latency_us);
         self.upstreams[upstream].latencies(hook, &self.stats).record(latency_us);
-        match status {
-            400..=499 => self.stats.status_4xx.add(1),
-            500..=599 => self.stats.status_5xx.add(1),
-            _ => {}
-        }
+        count_status(&self.stats, status);
         let (mut verdict, blame) = (policy::classify(Ok(status)), policy::blame(Ok(status)));
-        if blame == Blame::Request && self.is_used_up(request) {
-            self.stats.poison.increment();
+        if blame == Blame::Request && self.is_used_up(request, BreakerCause::Status(status), now.tick) {
             verdict = Verdict::Final;
         }
         self.requests.set_suspect(request, policy::is_suspect(Ok(status)));
@@ -294,6 +295,8 @@ impl Dispatcher {
             verdict == Verdict::Retry && accepted.retry() != Retry::Never && now.tick < accepted.deadline();
         let finished = if is_retried {
             self.schedule_retry(request, now.tick);
+            None
+        } else if self.dead_letters.end(&mut self.requests, request, verdict == Verdict::Success) {
             None
         } else {
             Some((self.requests.remove(request), verdict))
@@ -528,8 +531,7 @@ impl Dispatcher {
         let Attempt { upstream, permit, .. } = self.end_attempt(request);
         self.requests.set_suspect(request, policy::is_suspect(Err(failure)));
         let blame = policy::blame(Err(failure));
-        if blame == Blame::Request && self.is_used_up(request) {
-            self.stats.poison.increment();
+        if blame == Blame::Request && self.is_used_up(request, BreakerCause::Failure(failure), now) {
             self.give_up(request, GiveUp::Failed(failure));
         } else {
             self.retry_or_give_up(request, failure, now);
@@ -544,10 +546,14 @@ impl Dispatcher {
         }
     }
 
-    /// An attempt was charged to the request itself: it has used up its attempts.
-    fn is_used_up(&mut self, request: RequestIndex) -> bool {
+    /// An attempt was charged to the request itself: it has used up its attempts, and becomes a dead letter.
+    fn is_used_up(&mut self, request: RequestIndex, cause: BreakerCause, now: Tick) -> bool {
         let is_counted = self.requests[request].hook() == HookKind::Forward;
-        is_counted && self.requests.count_blamed(request) >= self.options.forward_attempts_max
+        if !is_counted || self.requests.count_blamed(request) < self.options.forward_attempts_max {
+            return false;
+        }
+        self.dead_letters.submit(&mut self.requests, &mut self.routes, request, cause, now);
+        true
     }
 
     fn retry_or_give_up(&mut self, request: RequestIndex, failure: Failure, now: Tick) {
@@ -646,8 +652,10 @@ impl Dispatcher {
     }
 
     fn give_up(&mut self, request: RequestIndex, reason: GiveUp) {
-        self.requests.give_up(request, reason);
-        self.count_given_up();
+        if !self.dead_letters.end(&mut self.requests, request, false) {
+            self.requests.give_up(request, reason);
+            self.count_given_up();
+        }
     }
 
     fn count_given_up(&mut self) {

@@ -22,6 +22,15 @@ impl fmt::Display for BreakerCause {
     }
 }
 
+/// Counts an answer that is no success.
+pub fn count_status(metrics: &BackendMetrics, status: u16) {
+    match status {
+        400..=499 => metrics.status_4xx.add(1),
+        500..=599 => metrics.status_5xx.add(1),
+        _ => {}
+    }
+}
+
 /// Where a failed attempt is counted.
 pub fn failure_counter(metrics: &BackendMetrics, failure: Failure) -> &Counter {
     match failure {

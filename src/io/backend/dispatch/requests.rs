@@ -228,6 +228,11 @@ impl AcceptedRequest {
         self.request.retry != Retry::Never || !matches!(self.request.hook, Hook::Forward { .. })
     }
 
+    /// Attempts, the one that is about to end included.
+    pub fn attempts_begun(&self) -> u32 {
+        self.attempts + 1
+    }
+
     pub fn attempt(&self) -> Option<&Attempt> {
         self.attempt.as_ref()
     }

@@ -168,6 +168,7 @@ impl Upstream {
                 HookKind::Forward => &metrics.forwards,
                 HookKind::Close => &metrics.closes,
                 HookKind::Receipts => &metrics.receipts,
+                HookKind::DeadLetter => &metrics.handed_dead_letters,
             };
             of_hook.named(&format!("{host}:{port}")).clone()
         })
@@ -205,7 +206,9 @@ impl Upstream {
         let reserve = (connections_max / RESERVED_OF).max(usize::from(connections_max > 1));
         let others = outstanding - self.outstanding[HookKind::Connect as usize];
         let is_reserved = self.takes_connects && hook != HookKind::Connect && others + reserve >= connections_max;
-        Candidate { outstanding, usable: has_room && !is_reserved && self.admits(hook, now, is_suspect) }
+        // Messages must not wait for connections behind those that have failed.
+        let is_behind = hook == HookKind::DeadLetter && self.outstanding[hook as usize] >= DEAD_LETTERS_AT_ONCE;
+        Candidate { outstanding, usable: has_room && !is_reserved && !is_behind && self.admits(hook, now, is_suspect) }
     }
 
     fn state(&self) -> UpstreamState {
@@ -299,3 +302,5 @@ impl Upstream {
 
 /// One of so many connections is left to connects.
 const RESERVED_OF: usize = 8;
+/// Dead letters on their way to one upstream.
+const DEAD_LETTERS_AT_ONCE: usize = 4;

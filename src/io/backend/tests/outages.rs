@@ -149,6 +149,28 @@ fn a_message_answered_500_is_refused_after_its_attempts_and_opens_no_breaker() {
 }
 
 #[test]
+fn dead_letters_have_room_and_time_of_their_own() {
+    on_ring(async {
+        let backend = poisoned(Some(500));
+        let away = Backend::start(
+            |mut connection| while connection.request().is_some_and(|_| connection.respond(503, b"")) {},
+        );
+        let limits = Limits { dead_letters_max: 6, backend_queue_max: 20, ..Limits::DEFAULT };
+        let dead_letter_urls = vec![away.url("/dead/")];
+        let rig = Rig::new(Options { forward_attempts_max: 2, dead_letter_urls, limits, ..backend.options() });
+        (0..10).for_each(|tag| rig.submit(poison(tag)));
+        rig.until_ended(10).await;
+        assert_eq!((rig.stats.poison.get(), rig.stats.dead_letters_lost.get()), (10, 4), "there is room for six");
+        (100..120).for_each(|tag| rig.submit(forward(tag, LATE)));
+        rig.until_ended(30).await;
+        assert!(!rig.pool.is_idle(), "six dead letters wait");
+        rig.until("their time is over", |rig| rig.stats.dead_letters_lost.get() == 10).await;
+        assert!(rig.pool.is_idle());
+        assert_eq!((rig.ended.borrow().len(), rig.stats.dead_letters.get()), (30, 0), "the sink hears of none");
+    });
+}
+
+#[test]
 fn a_message_that_brings_the_backend_down_does_not_keep_it_down() {
     on_ring(async {
         // Each crashes its handler: no answer at all.
