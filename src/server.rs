@@ -76,6 +76,8 @@ impl Server {
     pub fn start(config: Config, mode: Mode, reread: Reread) -> Result<Server, StartError> {
         sys::forgo_huge_pages();
         sys::raise_descriptor_limit();
+        // Before anybody could connect: it may be refused.
+        let driver = driver::choose(config.driver).map_err(StartError::Driver)?;
         let claims = claim_addresses(&config)?;
         let listen = claims[0].address();
         let cpus = cpus(&config)?;
@@ -95,7 +97,6 @@ impl Server {
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events(limits.events_max);
         let (workers, now) = (cpus.len(), clock::monotonic());
-        let driver = driver::choose(config.driver).map_err(StartError::Driver)?;
         let tables = tables();
         compare_with_descriptors(&config, tables, workers, inherited.len());
         let setup = SharedSetup { config, mailboxes, handovers, events: sender, listen, inherited, cpus, now };

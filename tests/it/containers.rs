@@ -9,7 +9,8 @@ fn it_serves_under_dockers_seccomp_filter_and_says_what_it_lacks() {
     let backend = Backend::start();
     backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "news"));
     backend.on_message(|_| Reply::ok("heard"));
-    let server = Setup::of(&backend).set("workers", "2").set("store.kind", "\"sqlite\"").in_a_container().start();
+    let server =
+        Setup::of(&backend).set("store.kind", "\"sqlite\"").env("RAINBOW_DRIVER", "auto").in_a_container().start();
     let mut clients: Vec<_> = (0..8).map(|n| Client::open(server.addr(), &format!("phone{n}"))).collect();
     for client in &mut clients {
         client.send(1, 7, 1, "up");
@@ -31,7 +32,7 @@ fn it_serves_under_dockers_seccomp_filter_and_says_what_it_lacks() {
 
 #[test]
 fn a_driver_that_is_named_and_forbidden_is_refused_with_what_to_do() {
-    let refused = Setup::new().text("driver", "io_uring").in_a_container().refused();
+    let refused = Setup::new().env("RAINBOW_DRIVER", "io_uring").in_a_container().refused();
     assert!(!refused.status.success());
     for words in ["driver = \"io_uring\"", "io_uring_setup"] {
         assert!(refused.text.contains(words), "{words:?} is not in:\n{}", refused.text);

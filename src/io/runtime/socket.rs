@@ -5,9 +5,10 @@ use super::{descriptors, sys};
 use monoio::buf::IoBufMut;
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 /// A connected socket of whatever family, as its task owns it. Closed on drop.
 ///
@@ -61,9 +62,29 @@ pub fn give_way() -> impl Future<Output = ()> {
         if std::mem::replace(&mut gave_way, true) {
             return Poll::Ready(());
         }
-        cx.waker().wake_by_ref();
+        GIVING_WAY.with_borrow_mut(|tasks| tasks.push(cx.waker().clone()));
+        // Where there is none, it has been woken already.
+        if let Some(relay) = RELAY.take() {
+            relay.wake();
+        }
         Poll::Pending
     })
+}
+
+/// Wakes the tasks that have given way; runs beside all others on epoll. monoio puts a task that wakes itself in front
+/// of those that are ready, and would run it again at once: this one is put behind them, and so is whom it wakes.
+pub async fn relay() {
+    std::future::poll_fn(|cx| {
+        RELAY.set(Some(cx.waker().clone()));
+        GIVING_WAY.take().into_iter().for_each(Waker::wake);
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
+thread_local! {
+    static GIVING_WAY: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
+    static RELAY: Cell<Option<Waker>> = const { Cell::new(None) };
 }
 
 /// A socket whose reads return at once where this thread's driver is epoll.
@@ -87,6 +108,7 @@ impl Pollable {
     }
 
     pub async fn readable(&self) {
+        give_way().await;
         let _ = self.0.readable(false).await;
     }
 

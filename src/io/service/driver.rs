@@ -6,6 +6,7 @@
 
 use crate::config::DriverChoice;
 use crate::io::runtime::claim::ring_advice;
+use crate::io::runtime::socket::relay;
 use std::io;
 use tracing::{info, warn};
 
@@ -91,7 +92,10 @@ impl Driver {
             }
             Driver::Epoll => {
                 let builder = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer();
-                Ok(builder.with_entries(ENTRIES).build()?.block_on(future))
+                Ok(builder.with_entries(ENTRIES).build()?.block_on(async {
+                    drop(monoio::spawn(relay()));
+                    future.await
+                }))
             }
         }
     }
@@ -116,6 +120,40 @@ mod tests {
         assert_eq!(knows(&[]).expect_err("none is left").raw_os_error(), Some(libc::EINVAL));
         let forbidden = probe(|_| Err(error(libc::EPERM)));
         assert_eq!(forbidden.expect_err("no flags help").raw_os_error(), Some(libc::EPERM));
+    }
+
+    /// A peer that always has something to say, beside a task that always has something to do.
+    #[test]
+    fn on_epoll_tasks_that_are_always_ready_take_turns() {
+        use crate::io::runtime::socket::{RingPass, Socket, give_way};
+        use std::cell::Cell;
+        use std::io::Write;
+        use std::rc::Rc;
+        const READS: usize = 100;
+        let passes = Driver::Epoll.block_on(async {
+            let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("two sockets");
+            theirs.write_all(&[7; READS]).expect("there is room");
+            let mut socket = Socket::new(ours.into()).expect("a socket");
+            let (passes, ring) = (Rc::new(Cell::new(0)), RingPass::new().expect("a descriptor"));
+            let counted = passes.clone();
+            drop(monoio::spawn(async move {
+                while counted.get() < 1_000 * READS {
+                    counted.set(counted.get() + 1);
+                    ring.pass().await;
+                }
+            }));
+            let reading = monoio::spawn(async move {
+                for _ in 0..READS {
+                    give_way().await;
+                    let (read, _) = socket.read(Vec::with_capacity(1)).await;
+                    assert_eq!(read.expect("it is open"), 1);
+                }
+                passes.get()
+            });
+            reading.await
+        });
+        let passes = passes.expect("a runtime");
+        assert!((READS / 2..10 * READS).contains(&passes), "{passes} passes beside {READS} reads");
     }
 
     #[test]
