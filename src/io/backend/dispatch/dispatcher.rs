@@ -281,9 +281,7 @@ impl Dispatcher {
         let hook = self.requests[request].hook();
         let Attempt { upstream, permit, started_us, .. } = self.end_attempt(request);
         self.stats.answers.add(1);
-        let latency_us = now.us.saturating_sub(started_us);
-        self.stats.latency_us.record(latency_us);
-        self.upstreams[upstream].latencies(hook, &self.stats).record(latency_us);
+        self.upstreams[upstream].record_latency(hook, now.us.saturating_sub(started_us), &self.stats);
         count_status(&self.stats, status);
         let (mut verdict, blame) = (policy::classify(Ok(status)), policy::blame(Ok(status)));
         if blame == Blame::Request && self.is_used_up(request, BreakerCause::Status(status), now.tick) {

@@ -159,8 +159,14 @@ impl Upstream {
         self.port
     }
 
+    /// An answer has come so long after its request.
+    pub fn record_latency(&mut self, hook: HookKind, latency_us: u64, metrics: &BackendMetrics) {
+        metrics.latency_us.record(latency_us);
+        self.latencies(hook, metrics).record(latency_us);
+    }
+
     /// Where the latencies of a hook are recorded.
-    pub fn latencies(&mut self, hook: HookKind, metrics: &BackendMetrics) -> &Durations {
+    fn latencies(&mut self, hook: HookKind, metrics: &BackendMetrics) -> &Durations {
         let Upstream { latencies, host, port, .. } = self;
         latencies[hook as usize].get_or_insert_with(|| {
             let of_hook = match hook {
