@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly mode=${1:-all}
-readonly fuzz_seconds=${FUZZ_SECONDS:-20}
+readonly fuzz_seconds=${FUZZ_SECONDS:-10}
 export DEBIAN_FRONTEND=noninteractive
 
 main() {

@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { OUT, Person, answers, check, faults, freePorts, kill, play, start, step, until, work } from "./stage.mjs";
 
 const TOKEN = "browser-test-token";
+const ADMIN_TOKEN = "browser-admin-token";
 /** Said at QoS 0, 1 and 2. */
 const DIALOGUE = [
   ["Morning Bob! Is the new release out?", "Almost. I am about to restart the business server."],
@@ -31,6 +32,7 @@ async function startRainbow(ports) {
     "[main]",
     `connect_url = ${hooks}/connect/`,
     `security_token = ${TOKEN}`,
+    `admin_token = ${ADMIN_TOKEN}`,
     `forward_url = ${hooks}/message/{message_type}/`,
     `close_url = ${hooks}/close/`,
     "cluster_name = browser-test",
@@ -160,6 +162,8 @@ async function thePagesLookRight(browser) {
       const page = await context.newPage();
       page.on("pageerror", (error) => faults.push(`serverinfo: ${error.stack}`));
       await page.goto(`http://127.0.0.1:${ports.rainbow}/serverinfo/`);
+      await page.getByLabel("Admin token").fill(ADMIN_TOKEN);
+      await page.getByLabel("Admin token").press("Enter");
       const value = (name) => page.locator(`[data-figure=${name}]`).textContent();
       await until("two connections are shown", async () => (await value("connections")) === "2");
       const rates = [];
@@ -172,6 +176,8 @@ async function thePagesLookRight(browser) {
       check(rates.some((rate) => parseFloat(rate) > 0), `no messages per second: ${rates}`);
       check((await page.locator("#channels tr", { hasText: "room:lobby" }).count()) === 1, "the lobby is not among the channels");
       check(!(await page.content()).includes(TOKEN), "the token is shown");
+      check(!page.url().includes("token"), "a token is in the address");
+      check(!(await page.getByLabel("Admin token").isVisible()), "it asks for the token although it has it");
       await page.screenshot({ path: join(OUT, `serverinfo-${colorScheme}.png`), fullPage: true });
       await context.close();
     }
