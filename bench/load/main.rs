@@ -39,7 +39,7 @@ use crate::work::Pace;
 #[command(about = "Measures what the server's work costs, beside the least that the kernel charges for it.")]
 struct Options {
     /// One of fanout, fanout-8, fanout-qos1, send, uplink, storm, idle, mixed, churn, slow, million, uplink-during-fanout,
-    /// two-workers, send-durable, stored, waiting, all; none: the standard set, two minutes (all with --small)
+    /// uplink-during-peer, two-workers, send-durable, stored, waiting, all; none: the standard set, two minutes (all with --small)
     scenario: Option<String>,
     /// Clients that are connected
     #[arg(long)]

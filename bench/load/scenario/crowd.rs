@@ -69,16 +69,8 @@ pub fn uplink_during_fanout(bench: &Bench, crowd: usize, rate: f64, must: Option
     let backend = Backend::start(true).map_err(|error| format!("backend: {error}"))?;
     let mut target = Target::start(&Kind::rainbow(bench.server_core()), backend.port, bench.server_core())?;
     let busy = Busy::default();
-    let result = thread::scope(|scope| {
-        let crowd = scope.spawn(|| busy.run(bench, &target, crowd));
-        let uplink = scope.spawn(|| {
-            let result = uplink_rounds(bench, &target, rate, &busy);
-            busy.over.store(true, Relaxed);
-            result
-        });
-        (uplink.join().expect("no panic"), crowd.join().expect("no panic"))
-    });
-    let ((alone, during, mut outcome), fanout) = (result.0?, result.1?);
+    let (uplink, fanout) = uplink_beside(bench, &target, rate, &busy, || busy.fan_out(bench, &target, crowd))?;
+    let (alone, during, mut outcome) = uplink;
     backend.judge(&mut outcome);
     outcome.losses.lost += fanout.losses.lost;
     outcome.losses.repeats += fanout.losses.repeats;
@@ -108,13 +100,35 @@ pub fn p99_row(scenario: &'static str, case: String, rounds: &[f64], outcome: Ou
     }
 }
 
-/// Rounds alone and during, in turn: their p99 in µs, and what came of it all.
-pub fn uplink_rounds(
+/// Rounds of uplink alone, and beside what keeps the server busy when it is wanted; what came of both.
+pub fn uplink_beside<T: Send>(
     bench: &Bench,
     target: &Target,
     rate: f64,
     busy: &Busy,
-) -> Result<(Vec<f64>, Vec<f64>, Outcome), String> {
+    keep_busy: impl FnOnce() -> Result<T, String> + Send,
+) -> Result<(UplinkRounds, T), String> {
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let result = keep_busy();
+            // Whoever waits for us must not wait for ever.
+            busy.ready.store(true, Relaxed);
+            result
+        });
+        let uplink = scope.spawn(|| {
+            let result = uplink_rounds(bench, target, rate, busy);
+            busy.over.store(true, Relaxed);
+            result
+        });
+        Ok((uplink.join().expect("no panic")?, other.join().expect("no panic")?))
+    })
+}
+
+/// The p99 in µs of rounds alone and during, and what came of it all.
+pub type UplinkRounds = (Vec<f64>, Vec<f64>, Outcome);
+
+/// Rounds alone and during, in turn.
+fn uplink_rounds(bench: &Bench, target: &Target, rate: f64, busy: &Busy) -> Result<UplinkRounds, String> {
     sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
     sys::be_first();
     let clients = 100;
@@ -162,13 +176,6 @@ pub struct Busy {
 }
 
 impl Busy {
-    fn run(&self, bench: &Bench, target: &Target, crowd: usize) -> Result<Outcome, String> {
-        let result = self.fan_out(bench, target, crowd);
-        // Whoever waits for us must not wait for ever.
-        self.ready.store(true, Relaxed);
-        result
-    }
-
     fn fan_out(&self, bench: &Bench, target: &Target, crowd: usize) -> Result<Outcome, String> {
         sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
         let mut work = Fanout::new(crowd as u32, 0, Pace::Closed(1), bench.size);

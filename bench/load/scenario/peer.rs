@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Bench;
-use super::crowd::{Busy, p99_row, uplink_rounds};
+use super::crowd::{Busy, p99_row, uplink_beside};
 use crate::api;
 use crate::backend::Backend;
 use crate::dialect::Dialect;
@@ -28,20 +28,8 @@ pub fn uplink_during_peer(bench: &Bench, messages: f64, rate: f64, must: Option<
     let kind = Kind::Rainbow { workers: 2, cores, config: String::new() };
     let mut target = Target::start(&kind, backend.port, bench.server_core())?;
     let busy = Busy::default();
-    let result = thread::scope(|scope| {
-        let steady = scope.spawn(|| {
-            let result = send_steadily(&target, messages, &busy);
-            busy.ready.store(true, Relaxed);
-            result
-        });
-        let uplink = scope.spawn(|| {
-            let result = uplink_rounds(bench, &target, rate, &busy);
-            busy.over.store(true, Relaxed);
-            result
-        });
-        (uplink.join().expect("no panic"), steady.join().expect("no panic"))
-    });
-    let ((alone, during, mut outcome), sent_per_second) = (result.0?, result.1?);
+    let send = || send_steadily(&target, messages, &busy);
+    let ((alone, during, mut outcome), sent_per_second) = uplink_beside(bench, &target, rate, &busy, send)?;
     backend.judge(&mut outcome);
     if !target.is_alive() {
         outcome.faults.add(format!("the server has died:\n{}", target.log_tail()));

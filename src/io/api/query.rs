@@ -41,27 +41,33 @@ async fn query_until(
     query: Query,
     deadline: Tick,
 ) -> Result<Reply, Refusal> {
-    let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
-    for shard in shards {
-        gather.expect_one();
-        query_one(worker, shard, gather.query(), query.clone());
-    }
-    let Gathered { reply, silent } = gather.replies().await;
+    let Gathered { reply, silent } = gather_until(worker, shards, query, deadline).await?;
     if silent > 0 {
         return Err(Refusal::NoAnswerInTime);
     }
     reply.ok_or(Refusal::TooManyCalls)
 }
 
-/// What somebody looks at: a worker that does not reply within `LOOK_MS` is missing. Returns what the others replied,
-/// and how many are missing.
-pub async fn look(worker: &Worker, query: Query) -> Result<(Option<Reply>, u32), Refusal> {
-    let gather = worker.calls().gathers().open(worker.now() + LOOK_MS).ok_or(Refusal::TooManyCalls)?;
-    for shard in worker.shared().workers() {
+/// Whatever the shards have replied by then.
+async fn gather_until(
+    worker: &Worker,
+    shards: impl Iterator<Item = ShardId>,
+    query: Query,
+    deadline: Tick,
+) -> Result<Gathered, Refusal> {
+    let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
+    for shard in shards {
         gather.expect_one();
         query_one(worker, shard, gather.query(), query.clone());
     }
-    let Gathered { reply, silent } = gather.replies().await;
+    Ok(gather.replies().await)
+}
+
+/// What somebody looks at: a worker that does not reply within `LOOK_MS` is missing. Returns what the others replied,
+/// and how many are missing.
+pub async fn look(worker: &Worker, query: Query) -> Result<(Option<Reply>, u32), Refusal> {
+    let deadline = worker.now() + LOOK_MS;
+    let Gathered { reply, silent } = gather_until(worker, worker.shared().workers(), query, deadline).await?;
     Ok((reply, silent))
 }
 

@@ -3,7 +3,8 @@
 //! There may be a million of these: what it keeps over its waits is measured by a test below.
 
 use crate::base::id::{ConnIndex, ConnKey};
-use crate::io::runtime::socket::{Socket, give_way};
+use crate::io::runtime::notify::give_way;
+use crate::io::runtime::socket::Socket;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
 use std::rc::Rc;

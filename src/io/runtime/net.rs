@@ -4,7 +4,7 @@
 //! owns them. A socket that must end in time is shut down by its descriptor (see `deadlines`); its pending operation
 //! then completes, and is never dropped.
 
-use super::socket;
+use super::notify::is_epoll;
 use super::sys::check;
 use monoio::net::{TcpListener, TcpStream};
 use std::io::{self, IoSlice};
@@ -35,7 +35,7 @@ pub struct Listener(TcpListener);
 impl Listener {
     /// Call it in the thread that will accept.
     pub fn new(listener: std::net::TcpListener) -> io::Result<Listener> {
-        listener.set_nonblocking(socket::is_epoll())?;
+        listener.set_nonblocking(is_epoll())?;
         TcpListener::from_std(listener).map(Listener)
     }
 
@@ -76,7 +76,7 @@ impl Connecting {
         let fd = self.fd();
         let socket = std::net::TcpStream::from(self.0);
         // The connect had to return at once; a read through the ring has to wait.
-        socket.set_nonblocking(socket::is_epoll())?;
+        socket.set_nonblocking(is_epoll())?;
         let stream = TcpStream::from_std(socket)?;
         stream.writable(false).await?;
         socket_error(fd)?;

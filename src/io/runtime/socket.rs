@@ -1,14 +1,13 @@
 //! Descriptors that monoio reads or waits for. Writing is not here: it is one direct `send` per turn
 //! (`ClientSockets::flush`, `DueResponses`).
 
+use super::notify::{give_way, is_epoll};
 use super::{descriptors, sys};
 use monoio::buf::IoBufMut;
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::task::{Poll, Waker};
 
 /// A connected socket of whatever family, as its task owns it. Closed on drop.
 ///
@@ -46,45 +45,6 @@ impl Drop for Socket {
     fn drop(&mut self) {
         descriptors::socket_closed();
     }
-}
-
-/// What this thread's tasks wait with. Reads must not wait in the kernel then: sockets are non-blocking, while io_uring
-/// waits for blocking ones itself.
-pub fn is_epoll() -> bool {
-    monoio::utils::is_legacy()
-}
-
-/// Lets the other tasks run before the next read. With io_uring every read does; with epoll one that finds bytes
-/// completes at once, so that a client that never stops would keep the thread for itself.
-pub fn give_way() -> impl Future<Output = ()> {
-    let mut gave_way = !is_epoll();
-    std::future::poll_fn(move |cx| {
-        if std::mem::replace(&mut gave_way, true) {
-            return Poll::Ready(());
-        }
-        GIVING_WAY.with_borrow_mut(|tasks| tasks.push(cx.waker().clone()));
-        // Where there is none, it has been woken already.
-        if let Some(relay) = RELAY.take() {
-            relay.wake();
-        }
-        Poll::Pending
-    })
-}
-
-/// Wakes the tasks that have given way; runs beside all others on epoll. monoio puts a task that wakes itself in front
-/// of those that are ready, and would run it again at once: this one is put behind them, and so is whom it wakes.
-pub async fn relay() {
-    std::future::poll_fn(|cx| {
-        RELAY.set(Some(cx.waker().clone()));
-        GIVING_WAY.take().into_iter().for_each(Waker::wake);
-        Poll::<()>::Pending
-    })
-    .await;
-}
-
-thread_local! {
-    static GIVING_WAY: RefCell<Vec<Waker>> = const { RefCell::new(Vec::new()) };
-    static RELAY: Cell<Option<Waker>> = const { Cell::new(None) };
 }
 
 /// A socket whose reads return at once where this thread's driver is epoll.

@@ -6,9 +6,9 @@
 
 use crate::config::DriverChoice;
 use crate::io::runtime::claim::ring_advice;
-use crate::io::runtime::socket::relay;
+use crate::io::runtime::notify::relay;
 use std::io;
-use tracing::{info, warn};
+use tracing::warn;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
@@ -61,7 +61,7 @@ pub fn choose(choice: DriverChoice) -> io::Result<Driver> {
     if choice == DriverChoice::IoUring {
         return Err(io::Error::new(refused.kind(), format!("driver = \"io_uring\": {refused}. {advice}")));
     }
-    info!(error = %refused, "epoll is used, since there is no io_uring here. {advice}");
+    warn!(error = %refused, "epoll is used, since there is no io_uring here. {advice}");
     Ok(Driver::Epoll)
 }
 
@@ -125,7 +125,8 @@ mod tests {
     /// A peer that always has something to say, beside a task that always has something to do.
     #[test]
     fn on_epoll_tasks_that_are_always_ready_take_turns() {
-        use crate::io::runtime::socket::{RingPass, Socket, give_way};
+        use crate::io::runtime::notify::give_way;
+        use crate::io::runtime::socket::{RingPass, Socket};
         use std::cell::Cell;
         use std::io::Write;
         use std::rc::Rc;
