@@ -6,6 +6,7 @@ use crate::base::id::ShardId;
 use crate::base::limits::Limits;
 use crate::config::{Config, Reload};
 use crate::io::backend::resolver::Resolver;
+use crate::io::cluster::start::{OwnNode, Prepared};
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::claim::{Claim, listen_advice};
 use crate::io::runtime::clock;
@@ -44,6 +45,8 @@ pub struct Server {
     events: EventReceiver,
     workers: Vec<JoinHandle<()>>,
     store: Option<StoreThread>,
+    /// Ends when this node has left its cluster.
+    cluster: Option<JoinHandle<()>>,
     reread: Reread,
     /// What came while the main thread waited for something else.
     deferred: VecDeque<Event>,
@@ -62,6 +65,10 @@ pub enum StartError {
     Cpu { cpu: usize, allowed: Vec<usize> },
     #[error("{0}")]
     Driver(io::Error),
+    #[error(
+        "the cluster: UDP {address}: {error}. Free that port, name another (cluster_address), or set cluster = \"off\""
+    )]
+    Cluster { address: SocketAddr, error: io::Error },
     #[error("the store: {0}")]
     Store(#[from] OpenError),
     #[error("{0}")]
@@ -92,6 +99,8 @@ impl Server {
         let options = store::Options::new(&config);
         let hands_over = options.is_some() && cpus.len() > 1;
         let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;
+        let admin = claims.get(1).map(Claim::address);
+        let own = OwnNode::prepare(&config, listen, admin, &limits)?;
         let mut inherited = sys::open_descriptors()?;
         inherited.retain(|&fd| claims.iter().all(|claim| claim.fd() != fd));
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
@@ -99,8 +108,22 @@ impl Server {
         let (workers, now) = (cpus.len(), clock::monotonic());
         let tables = tables();
         compare_with_descriptors(&config, tables, workers, inherited.len());
-        let setup = SharedSetup { config, mailboxes, handovers, events: sender, listen, inherited, cpus, now };
+        let OwnNode { generation, hash_key, cluster } = own;
+        let setup = SharedSetup {
+            config,
+            mailboxes,
+            handovers,
+            events: sender,
+            listen,
+            hash_key,
+            node: generation,
+            cluster: cluster.as_ref().map(|cluster| cluster.port().clone()),
+            inherited,
+            cpus,
+            now,
+        };
         let shared = Arc::new(Shared::new(setup, &limits));
+        let cluster = cluster.map(|cluster| start_cluster(&shared, cluster, driver)).transpose()?;
         let resolver = Resolver::start(&limits)?;
         let (store, sessions) = match opened {
             Some((store, Opened { sessions, damaged })) => {
@@ -116,6 +139,7 @@ impl Server {
             events,
             workers: threads,
             store,
+            cluster,
             reread,
             deferred: VecDeque::new(),
             reloads: 0,
@@ -144,7 +168,7 @@ impl Server {
                 Some(Event::Terminate) => self.ended_early = true,
                 // What is read at the end of the start is new enough.
                 Some(Event::Reload(_) | Event::Reloaded(..)) => {}
-                Some(Event::WorkerEnded(_)) | None => {
+                Some(Event::WorkerEnded(_) | Event::DeclaredDead) | None => {
                     return Err(StartError::Worker("a worker did not start".into()));
                 }
             }
@@ -162,6 +186,10 @@ impl Server {
                 Event::Terminate => break,
                 Event::WorkerEnded(worker) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
+                    return false;
+                }
+                Event::DeclaredDead => {
+                    error!("the other nodes have ended this life of the node: it ends, so that it can be started anew");
                     return false;
                 }
                 // Of a reload that is over.
@@ -197,6 +225,10 @@ impl Server {
             }
         }
         self.workers.into_iter().for_each(|worker| drop(worker.join()));
+        self.shared.leave_cluster();
+        if let Some(cluster) = self.cluster {
+            drop(cluster.join());
+        }
         // Last of all: it has to take what the workers sent at their end.
         if let Some(store) = self.store {
             let requests = self.shared.store().map_or(0, |store| store.len());
@@ -255,7 +287,7 @@ impl Server {
             });
             match self.events.wait_until(if uninformed.is_empty() { end } else { end.min(MAILBOX_RETRY) }) {
                 Some(Event::Reloaded(worker, of)) if of == number => unconfirmed.retain(|&other| other != worker.0),
-                Some(event @ (Event::Terminate | Event::WorkerEnded(_))) => {
+                Some(event @ (Event::Terminate | Event::WorkerEnded(_) | Event::DeclaredDead)) => {
                     self.deferred.push_back(event);
                     break;
                 }
@@ -285,6 +317,30 @@ fn start_store(shared: &Arc<Shared>, store: Store, damaged: u64, limits: &Limits
     let (thread, sender) = io_store::start(store, &shared.config().store, limits, shared.report_sinks(), metrics)?;
     shared.set_store(sender);
     Ok(thread)
+}
+
+/// The thread of the cluster.
+fn start_cluster(shared: &Arc<Shared>, prepared: Prepared, driver: Driver) -> Result<JoinHandle<()>, StartError> {
+    let address = prepared.port().own().address;
+    let opened = prepared.open(&shared.config(), shared.workers_len());
+    let opened = opened.map_err(|error| StartError::Cluster { address, error })?;
+    let (workers, events) = (shared.clone(), shared.events().clone());
+    let run = move || {
+        let to_worker = move |worker, message| {
+            workers.mailbox(worker).try_send(PeerMessage::Cluster(message)).map_err(|back| match back {
+                PeerMessage::Cluster(message) => message,
+                _ => unreachable!("it comes back as it was"),
+            })
+        };
+        let dead = events.clone();
+        let on_dead = move || dead.send(Event::DeclaredDead);
+        let ended = driver.block_on(opened.run(to_worker, on_dead)).and_then(|ended| ended);
+        if let Err(error) = ended {
+            error!(%error, "the cluster's thread has ended");
+            events.send(Event::DeclaredDead);
+        }
+    };
+    Ok(thread::Builder::new().name("rainbow-cluster".into()).spawn(run)?)
 }
 
 /// What the workers start with.

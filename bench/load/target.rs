@@ -197,7 +197,9 @@ fn peer_file(name: &str) -> PathBuf {
 }
 
 fn rainbow_config(backend: u16, more: &str) -> String {
-    let mut config = format!("security_token = \"{TOKEN}\"\nlog = \"warn\"\n");
+    // Other servers on this machine must not be its peers; earlier versions know this key, too.
+    let name = std::process::id();
+    let mut config = format!("security_token = \"{TOKEN}\"\nlog = \"warn\"\ncluster_name = \"bench-{name}\"\n");
     if backend != 0 && !more.contains("connect_url") {
         config += &format!(
             "connect_url = \"http://127.0.0.1:{backend}/connect/\"\n\

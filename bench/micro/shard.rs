@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use divan::Bencher;
-use rainbow::base::id::{ConnKey, ShardId};
+use rainbow::base::id::{ConnKey, Generation, ShardId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
@@ -83,6 +83,7 @@ fn settings() -> Settings {
         forward_queue_bytes: 64 << 20,
         forward_ahead_bytes: 256 << 10,
         hash_key: HashKey::new(1, 2),
+        node: Generation(1),
         forwards: true,
         inflight_window: 64,
         received_max: 1024,

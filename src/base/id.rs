@@ -51,12 +51,20 @@ impl ConnKey {
     }
 }
 
-/// Bytes of an identity before its key.
-const DIGEST: usize = 32 - ConnKey::BYTES;
+/// Bytes of an identity behind its digest: the node's generation and the key.
+const PLACE: usize = Generation::BYTES + ConnKey::BYTES;
+
+/// Bytes of an identity before its place.
+const DIGEST: usize = 32 - PLACE;
 
 /// One life of a node: drawn at the start of its process, so that a restarted node is another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u32);
+
+impl Generation {
+    /// In an identity.
+    const BYTES: usize = 4;
+}
 
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,30 +93,43 @@ impl fmt::Display for NodeId {
 
 /// The name of one connection: 32 bytes, written as 64 hex digits.
 ///
-/// The first 22 bytes are a SHA-256 over platform, device, address and time; the last ten are the `ConnKey`, masked
-/// with them, so that whoever holds the name finds the connection without a table of a million names.
+/// The first 18 bytes are a SHA-256 over platform, device, address and time; the last 14 are the generation of its node
+/// and its `ConnKey`, masked with them: whoever holds the name finds the connection without a table, on whatever node
+/// of the cluster it is. A name of a former life of a node leads nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(pub [u8; 32]);
 
 impl Identity {
-    /// `digest` is the SHA-256; its first 22 bytes are kept.
-    pub fn new(digest: [u8; 32], key: ConnKey) -> Identity {
+    /// `digest` is the SHA-256; its first 18 bytes are kept.
+    pub fn new(digest: [u8; 32], node: Generation, key: ConnKey) -> Identity {
         let mut identity = Identity(digest);
         let mask = identity.mask();
-        for (place, (byte, mask)) in identity.0[DIGEST..].iter_mut().zip(key.to_bytes().into_iter().zip(mask)) {
-            *place = byte ^ mask;
+        let place = node.0.to_be_bytes().into_iter().chain(key.to_bytes());
+        for (byte, (place, mask)) in identity.0[DIGEST..].iter_mut().zip(place.zip(mask)) {
+            *byte = place ^ mask;
         }
         identity
     }
 
-    /// Where the connection of that name would be; a foreign name yields a key that matches nothing.
+    /// The node where the connection of that name would be; a foreign name yields one that never was.
+    pub fn node(&self) -> Generation {
+        let place = self.place();
+        Generation(u32::from_be_bytes(std::array::from_fn(|n| place[n])))
+    }
+
+    /// Where on its node it would be; a foreign name yields a key that matches nothing.
     pub fn key(&self) -> ConnKey {
+        let place = self.place();
+        ConnKey::from_bytes(std::array::from_fn(|n| place[Generation::BYTES + n]))
+    }
+
+    fn place(&self) -> [u8; PLACE] {
         let mask = self.mask();
-        ConnKey::from_bytes(std::array::from_fn(|n| self.0[DIGEST + n] ^ mask[n]))
+        std::array::from_fn(|n| self.0[DIGEST + n] ^ mask[n])
     }
 
     /// Made of the digest, so that the last bytes look like the rest.
-    fn mask(&self) -> [u8; ConnKey::BYTES] {
+    fn mask(&self) -> [u8; PLACE] {
         let mut rng = Rng::new(self.word(0) ^ self.word(1).rotate_left(21) ^ self.word(2).rotate_left(42));
         let (low, high) = (rng.next_u64().to_be_bytes(), rng.next_u64().to_be_bytes());
         std::array::from_fn(|n| if n < 8 { low[n] } else { high[n - 8] })
@@ -162,8 +183,9 @@ mod tests {
     #[test]
     fn an_identity_leads_back_to_its_key() {
         let key = ConnKey { index: ConnIndex(0xDEAD_BEEF), generation: 0xA55A_1234, shard: ShardId(29) };
-        let identity = Identity::new([0x5C; 32], key);
-        assert_eq!(identity.key(), key);
+        let node = Generation(0x1234_ABCD);
+        let identity = Identity::new([0x5C; 32], node, key);
+        assert_eq!((identity.node(), identity.key()), (node, key));
         assert_eq!(Identity::from_hex(identity.to_string().as_bytes()), Some(identity));
         assert_eq!(Identity::from_hex(identity.to_string().to_uppercase().as_bytes()), Some(identity));
         assert_eq!(Identity::from_hex(b"abc"), None);

@@ -7,6 +7,12 @@
 /// Today's values are the defaults. Times in milliseconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
+    // ---- cluster ----
+    /// Bytes of frames that may wait for a node to read them; calls beyond it name the node unreachable.
+    pub link_queue_bytes_max: usize,
+    /// Messages that may wait for the cluster's thread.
+    pub cluster_messages_max: usize,
+
     // ---- shard ----
     /// Members of a large channel served before the rest of the worker gets its turn: a sixth of a millisecond, which
     /// another client's message waits twice.
@@ -146,6 +152,8 @@ impl Default for Limits {
 
 impl Limits {
     pub const DEFAULT: Limits = Limits {
+        link_queue_bytes_max: 16 << 20,
+        cluster_messages_max: 65_536,
         fanout_slice_members: 32,
         gathered_members: 1024,
         fanout_at_once_members: 64,

@@ -12,7 +12,7 @@ use sha2::Sha256;
 pub enum Reach {
     /// There is a secret: any node that has it.
     Everywhere,
-    /// There is none, so anybody could make the keys: nodes of this machine only.
+    /// There is none: nodes of this machine only.
     Loopback,
 }
 
@@ -31,13 +31,16 @@ pub struct ClusterKeys {
 }
 
 impl ClusterKeys {
-    /// `secret` is `cluster_secret`, or else the `security_token`; an empty one is none.
-    pub fn derive(secret: Option<&[u8]>, cluster_name: &str) -> ClusterKeys {
-        let secret = secret.filter(|secret| !secret.is_empty());
-        let reach = if secret.is_some() { Reach::Everywhere } else { Reach::Loopback };
-        // A secret that happens to be what stands for none must not open loopback clusters: the salts differ.
-        let salt = if secret.is_some() { SALT } else { SALT_WITHOUT_SECRET };
-        let hkdf = Hkdf::<Sha256>::new(Some(salt), secret.unwrap_or_default());
+    /// `secret` is `cluster_secret`, or else the `security_token`; an empty one is none. `machine` is what all
+    /// processes of this machine know, and nobody outside: it stands in for the secret.
+    pub fn derive(secret: &[u8], machine: &[u8], cluster_name: &str) -> ClusterKeys {
+        let reach = if secret.is_empty() { Reach::Loopback } else { Reach::Everywhere };
+        // A secret that happens to be what stands in for one must not open loopback clusters: the salts differ.
+        let (salt, secret) = match reach {
+            Reach::Everywhere => (SALT, secret),
+            Reach::Loopback => (SALT_WITHOUT_SECRET, machine),
+        };
+        let hkdf = Hkdf::<Sha256>::new(Some(salt), secret);
         let names = expand::<32>(&hkdf, "names", cluster_name);
         let word = |n: usize| u64::from_be_bytes(names[n * 8..n * 8 + 8].try_into().expect("eight bytes"));
         ClusterKeys {
@@ -73,16 +76,19 @@ mod tests {
 
     #[test]
     fn nodes_of_one_secret_and_one_name_have_the_same_keys() {
-        assert_eq!(ClusterKeys::derive(Some(b"token"), "demo"), ClusterKeys::derive(Some(b"token"), "demo"));
+        let one = ClusterKeys::derive(b"token", b"machine 1", "demo");
+        assert_eq!(one, ClusterKeys::derive(b"token", b"machine 2", "demo"));
     }
 
     #[test]
     fn another_secret_or_name_or_none_has_no_key_in_common() {
         let all = [
-            ClusterKeys::derive(Some(b"token"), "demo"),
-            ClusterKeys::derive(Some(b"token2"), "demo"),
-            ClusterKeys::derive(Some(b"token"), "demo2"),
-            ClusterKeys::derive(None, "demo"),
+            ClusterKeys::derive(b"token", b"machine", "demo"),
+            ClusterKeys::derive(b"token2", b"machine", "demo"),
+            ClusterKeys::derive(b"token", b"machine", "demo2"),
+            ClusterKeys::derive(b"", b"machine", "demo"),
+            ClusterKeys::derive(b"", b"machine 2", "demo"),
+            ClusterKeys::derive(b"machine", b"machine", "demo"),
         ];
         for (index, one) in all.iter().enumerate() {
             let keys = |of: &ClusterKeys| [of.datagrams, of.links];
@@ -97,13 +103,12 @@ mod tests {
 
     #[test]
     fn without_a_secret_the_cluster_is_of_this_machine() {
-        assert_eq!(ClusterKeys::derive(None, "demo").reach, Reach::Loopback);
-        assert_eq!(ClusterKeys::derive(Some(b""), "demo"), ClusterKeys::derive(None, "demo"));
-        assert_eq!(ClusterKeys::derive(Some(b"token"), "demo").reach, Reach::Everywhere);
+        assert_eq!(ClusterKeys::derive(b"", b"machine", "demo").reach, Reach::Loopback);
+        assert_eq!(ClusterKeys::derive(b"token", b"machine", "demo").reach, Reach::Everywhere);
     }
 
     #[test]
     fn keys_are_not_printed() {
-        assert_eq!(format!("{:?}", ClusterKeys::derive(Some(b"token"), "demo")), "ClusterKeys(Everywhere)");
+        assert_eq!(format!("{:?}", ClusterKeys::derive(b"token", b"", "demo")), "ClusterKeys(Everywhere)");
     }
 }

@@ -105,6 +105,7 @@ static GROUPS: &[Group] = &[
     Group { title: "The business server", keys: BACKEND },
     Group { title: "Signatures", keys: SIGNATURES },
     Group { title: "Listening", keys: LISTENING },
+    Group { title: "The cluster", keys: CLUSTER },
     Group { title: "Clients", keys: CLIENTS },
     Group { title: "Calls", keys: CALLS },
     Group { title: "The process", keys: PROCESS },
@@ -222,7 +223,35 @@ static LISTENING: &[Key] = &[
         ORIGINS,
         "The web pages' origins that may connect. Empty: pages of the same host, and with a 2014 file all; \"*\": all."
     ),
-    key!(cluster_name, NAME, "Nodes with other names are ignored.").restart(),
+];
+
+static CLUSTER: &[Key] = &[
+    key!(
+        "cluster" => cluster.choice,
+        CLUSTER_CHOICE,
+        "\"auto\": nodes that find each other serve as one; \"off\": this node stays alone."
+    )
+    .restart(),
+    key!("cluster_name" => cluster.name, NAME, "Nodes with other names are ignored.").restart(),
+    key!(
+        "cluster_secret" => cluster.secret,
+        TEXT,
+        "What nodes prove to each other. Empty: security_token; without either, nodes of this machine only."
+    )
+    .secret()
+    .restart(),
+    key!(
+        "cluster_seeds" => cluster.seeds,
+        SEEDS,
+        "Where other nodes may be, as host:port of their http_port; beside those that the LAN's broadcast finds."
+    )
+    .restart(),
+    key!(
+        "cluster_address" => cluster.address,
+        SOCKET,
+        "Where other nodes reach this one (TCP and UDP). Empty: the first address of the machine, with http_port."
+    )
+    .restart(),
 ];
 
 static CLIENTS: &[Key] = &[
@@ -352,7 +381,7 @@ static STORE: &[Key] = &[
 /// A key of a table that the real ones do not have.
 #[cfg(test)]
 pub(super) const fn test_key() -> Key {
-    key!("attic.kind" => cluster_name, NAME, "A key of a table that is none of ours.")
+    key!("attic.kind" => cluster.name, NAME, "A key of a table that is none of ours.")
 }
 
 #[cfg(test)]
@@ -372,8 +401,13 @@ mod tests {
                 .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
         }
         let config = Config::default();
-        let top = fields(&config).filter(|field| !matches!(&**field, "file" | "store"));
-        let fields: BTreeSet<String> = top.chain(fields(&config.store).map(|field| format!("store.{field}"))).collect();
+        let top = fields(&config).filter(|field| !matches!(&**field, "file" | "store" | "cluster"));
+        let stored = fields(&config.store).map(|field| format!("store.{field}"));
+        let clustered = fields(&config.cluster).map(|field| match &*field {
+            "choice" => "cluster".into(),
+            field => format!("cluster_{field}"),
+        });
+        let fields: BTreeSet<String> = top.chain(stored).chain(clustered).collect();
         let fields: BTreeSet<&str> = fields.iter().map(String::as_str).collect();
         let paths: Vec<&str> = keys().map(|key| key.path).collect();
         assert_eq!(paths.iter().copied().collect::<BTreeSet<_>>(), fields);
@@ -390,6 +424,6 @@ mod tests {
     #[test]
     fn every_secret_of_the_config_is_marked() {
         let secret: Vec<&str> = keys().filter(|key| key.secret).map(|key| key.path).collect();
-        assert_eq!(secret, ["security_token", "webhook_secrets", "admin_token", "store.url"]);
+        assert_eq!(secret, ["security_token", "webhook_secrets", "admin_token", "cluster_secret", "store.url"]);
     }
 }

@@ -19,7 +19,7 @@ use self::number::*;
 use self::text::*;
 
 use super::fault::{Nearest, Problem};
-use super::values::{DriverChoice, Durability, LogFormat, SignatureRequire, StoreKind};
+use super::values::{ClusterChoice, DriverChoice, Durability, LogFormat, SignatureRequire, StoreKind};
 use crate::base::network::Network;
 
 /// One kind of value.
@@ -213,6 +213,16 @@ pub const DRIVER: Kind<DriverChoice> = Kind::new(
     no_unit,
 );
 
+pub const CLUSTER_CHOICE: Kind<ClusterChoice> = Kind::new(
+    |input, _| read_choice(input, CLUSTER_CHOICES, "\"auto\" or \"off\""),
+    |choice| print_choice(*choice, CLUSTER_CHOICES),
+    no_unit,
+);
+
+/// Hosts with their ports.
+pub const SEEDS: Kind<Vec<String>> =
+    Kind::new(|input, _| read_list(input, split_commas, check_seed), |seeds| texts(seeds), no_unit);
+
 pub const LOG_FORMAT: Kind<LogFormat> = Kind::new(
     |input, _| read_choice(input, LOG_FORMATS, "\"text\" or \"json\""),
     |format| print_choice(*format, LOG_FORMATS),
@@ -331,6 +341,7 @@ fn no_unit(_: u64) -> String {
 const SWITCHES: &[(&str, bool)] = &[("true", true), ("false", false)];
 const DRIVERS: &[(&str, DriverChoice)] =
     &[("auto", DriverChoice::Auto), ("io_uring", DriverChoice::IoUring), ("epoll", DriverChoice::Epoll)];
+const CLUSTER_CHOICES: &[(&str, ClusterChoice)] = &[("auto", ClusterChoice::Auto), ("off", ClusterChoice::Off)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const REQUIRES: &[(&str, SignatureRequire)] = &[("any", SignatureRequire::Any), ("webhook", SignatureRequire::Webhook)];
 const STORE_KINDS: &[(&str, StoreKind)] =

@@ -23,4 +23,6 @@ pub use load::{Loaded, load, process_env};
 pub use reload::Reload;
 pub use show::{default_toml, markdown_table, shown};
 pub use url::{HttpUrl, UrlError};
-pub use values::{Config, DriverChoice, Durability, LogFormat, SignatureRequire, StoreConfig, StoreKind};
+pub use values::{
+    ClusterChoice, ClusterConfig, Config, DriverChoice, Durability, LogFormat, SignatureRequire, StoreConfig, StoreKind,
+};

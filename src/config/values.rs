@@ -64,7 +64,8 @@ pub struct Config {
     /// Whose word about a client's address is taken.
     pub trusted_proxies: Vec<Network>,
     pub proxy_protocol: bool,
-    pub cluster_name: String,
+
+    pub cluster: ClusterConfig,
 
     // Clients
     pub handshake_timeout: Duration,
@@ -193,6 +194,26 @@ pub enum DriverChoice {
     Epoll,
 }
 
+/// Whether the node looks for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterChoice {
+    Auto,
+    Off,
+}
+
+/// With whom the node serves as one; its keys are `cluster`, `cluster_name` and so on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterConfig {
+    pub choice: ClusterChoice,
+    pub name: String,
+    /// What nodes prove to each other; empty: `security_token`.
+    pub secret: String,
+    /// `host:port`, where other nodes may be.
+    pub seeds: Vec<String>,
+    /// Where the other nodes reach this one; `None`: found out.
+    pub address: Option<SocketAddr>,
+}
+
 /// How the lines of the log are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -244,7 +265,7 @@ impl Default for Config {
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
-            cluster_name: "rainbow".into(),
+            cluster: ClusterConfig::default(),
             handshake_timeout: secs(10),
             first_byte_timeout: secs(10),
             idle_timeout: secs(0),
@@ -279,6 +300,18 @@ impl Default for Config {
             driver: DriverChoice::Auto,
             log_format: LogFormat::Text,
             file: None,
+        }
+    }
+}
+
+impl Default for ClusterConfig {
+    fn default() -> ClusterConfig {
+        ClusterConfig {
+            choice: ClusterChoice::Auto,
+            name: "rainbow".into(),
+            secret: String::new(),
+            seeds: Vec::new(),
+            address: None,
         }
     }
 }

@@ -23,6 +23,7 @@
 pub mod api;
 pub mod backend;
 pub mod client;
+pub mod cluster;
 pub mod handover;
 pub mod hooks;
 pub mod http;

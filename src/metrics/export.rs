@@ -6,7 +6,7 @@
 use super::counter::Kind;
 use super::figure::{Exported, Figure, Figures};
 use super::histogram::{DurationsByLabel, DurationsTotal};
-use super::process::{Metrics, ProcessReadings, Readings};
+use super::process::{ClusterReadings, Metrics, ProcessReadings, Readings};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -65,6 +65,9 @@ pub fn families(metrics: &Metrics, readings: &Readings) -> Vec<Family> {
     }
     page.process_wide(metrics, readings);
     page.durations(metrics);
+    if let Some(cluster) = &readings.cluster {
+        page.cluster(cluster);
+    }
     page.process(&readings.process);
     page.families
 }
@@ -172,6 +175,30 @@ impl Page {
             let commits = single(DurationsTotal::of([&store.commit]));
             self.push("rainbow_store_commit_duration_seconds", COMMITS, FamilyKind::Histogram, commits);
         }
+    }
+
+    fn cluster(&mut self, cluster: &ClusterReadings) {
+        use FamilyKind::{Counter, Gauge};
+        let ClusterReadings { nodes, rejected, announcements_timed_out, resyncs, rejoins, directory_bytes } = *cluster;
+        let by = |label: &'static str, figures: &[(&'static str, u64)]| {
+            let point = |(value, count): &(&'static str, u64)| Point {
+                labels: vec![(label, (*value).to_owned())],
+                value: PointValue::Number(*count),
+            };
+            figures.iter().map(point).collect()
+        };
+        self.push("rainbow_cluster_nodes", "Other nodes of the cluster, by state.", Gauge, by("state", &nodes));
+        let help = "Datagrams and links of others that were not taken, by reason.";
+        self.push("rainbow_cluster_rejected", help, Counter, by("reason", &rejected));
+        let number = |value| Some(PointValue::Number(value));
+        let help = "Clients let in, and calls answered, before every node knew of their channels.";
+        self.single("rainbow_cluster_announcements_timed_out", help, Counter, number(announcements_timed_out));
+        let help = "Times that what is known of a node's channels was lost, and asked for anew.";
+        self.single("rainbow_cluster_resyncs", help, Counter, number(resyncs));
+        let help = "Times that the others held this node for down, and it came back.";
+        self.single("rainbow_cluster_rejoins", help, Counter, number(rejoins));
+        let help = "Memory of what is known of the other nodes' channels.";
+        self.single("rainbow_cluster_directory_bytes", help, Gauge, number(directory_bytes));
     }
 
     /// The names, and nearly the sentences, of Prometheus' own clients.

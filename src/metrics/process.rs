@@ -33,6 +33,25 @@ pub struct Readings {
     pub log_lines_suppressed: u64,
     pub build: Build,
     pub process: ProcessReadings,
+    /// `None` for a node that stays alone.
+    pub cluster: Option<ClusterReadings>,
+}
+
+/// What this node knows of its cluster.
+#[derive(Clone, Copy)]
+pub struct ClusterReadings {
+    /// The other nodes, by their state.
+    pub nodes: [(&'static str, u64); 5],
+    /// Datagrams and links that were not taken, by the reason.
+    pub rejected: [(&'static str, u64); 5],
+    /// Clients let in, and calls answered, before every node knew of their channels.
+    pub announcements_timed_out: u64,
+    /// Snapshots of channels that had to be sent anew.
+    pub resyncs: u64,
+    /// Times that the others held this node for down, and it came back.
+    pub rejoins: u64,
+    /// Memory of what is known of the other nodes' channels.
+    pub directory_bytes: u64,
 }
 
 /// What was built.

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::base::id::ShardId;
     use crate::metrics::export::{families, markdown_table};
-    use crate::metrics::process::{Build, Metrics, ProcessReadings, Readings};
+    use crate::metrics::process::{Build, ClusterReadings, Metrics, ProcessReadings, Readings};
     use std::collections::HashSet;
     use std::path::Path;
 
@@ -170,6 +170,14 @@ mod tests {
             max_fds: Some(1024),
             start_us: Some(1_700_000_000_500_000),
         },
+        cluster: Some(ClusterReadings {
+            nodes: [("live", 2), ("joining", 0), ("suspected", 0), ("link_down", 0), ("down", 1)],
+            rejected: [("foreign", 1), ("forged", 2), ("stale", 3), ("replayed", 4), ("violation", 5)],
+            announcements_timed_out: 6,
+            resyncs: 7,
+            rejoins: 8,
+            directory_bytes: 9,
+        }),
     };
 
     fn metrics() -> Metrics {
@@ -253,11 +261,12 @@ mod tests {
         let readings = Readings {
             process: ProcessReadings::default(),
             store_queued: None,
+            cluster: None,
             build: Build { version: "1", commit: None },
             ..READINGS
         };
         let text = Format::Classic.encode(&families(&Metrics::new(1, false), &readings));
-        for absent in ["process_", "store_", "commit="] {
+        for absent in ["process_", "store_", "commit=", "cluster_"] {
             assert!(!text.contains(absent), "{absent} in {text}");
         }
     }

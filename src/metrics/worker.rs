@@ -34,6 +34,10 @@ figures! {
         replays_forgotten: Counter,
         /// Messages between workers refused because a mailbox was full.
         mailbox_full: Counter as "mail_full" in "mailbox_full",
+        /// Calls of other nodes, for their callers.
+        node_calls_in: Counter,
+        /// Links of other nodes that were refused: another key or cluster, or no node at all.
+        node_links_refused: Counter,
         /// Panics in the handling of one connection.
         panics: Counter,
         /// Times that deadlines were judged a second late or later, after what had come meanwhile was read.

@@ -118,6 +118,7 @@ impl Shard {
     /// New limits and times, for what happens from now on.
     pub fn set_settings(&mut self, settings: Settings) {
         debug_assert_eq!(settings.hash_key, self.settings.hash_key, "names have been hashed with it");
+        debug_assert_eq!(settings.node, self.settings.node, "identities have it");
         self.settings = settings;
     }
 
@@ -132,7 +133,8 @@ impl Shard {
     /// Takes a slot before the connect hook is sent, so that the connection has a name. `digest` makes it unique.
     /// `Input::Opened`, `Attach`, `HandedOver` or `Abandoned` must follow.
     pub fn reserve(&mut self, digest: [u8; 32], now: Tick) -> (ConnKey, Identity) {
-        self.conns.insert(|key| Identity::new(digest, key), now)
+        let node = self.settings.node;
+        self.conns.insert(|key| Identity::new(digest, node, key), now)
     }
 
     /// Takes a slot for a connection that comes from another shard, where its slot is `origin`. `Input::Attach` or
@@ -280,6 +282,11 @@ impl Shard {
     }
 
     // ---- how it stands ----
+
+    /// The slot is this connection's still.
+    pub fn is_current(&self, key: ConnKey) -> bool {
+        self.lookup(key).is_some()
+    }
 
     pub fn is_paused(&self, key: ConnKey) -> bool {
         self.lookup(key).is_some_and(|conn| self.conns.is_paused(conn))

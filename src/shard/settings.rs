@@ -1,6 +1,7 @@
 //! What the operator has decided, as far as it concerns a shard.
 
 use super::planted::Bug;
+use crate::base::id::Generation;
 use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 
@@ -32,6 +33,8 @@ pub struct Settings {
     pub sessions: SessionSettings,
     /// For the names of channels and sessions; the same on all shards of a process, and for as long as it lives.
     pub hash_key: HashKey,
+    /// This life of this node, which the names of its connections carry.
+    pub node: Generation,
     pub limits: Limits,
     pub mode: Mode,
 }

@@ -2,12 +2,14 @@
 //! "x"`, so that a test reads like the wire. Used by the tests of every room; below are those of the shard as a whole.
 
 use super::*;
+use crate::base::id::Generation;
 use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::wire::packet::{MessageId, MessageRefusal};
 use crate::wire::ws::frame::{ClientFrame, Opcode};
 
 const HASH_KEY: HashKey = HashKey::new(1, 2);
+pub const NODE: Generation = Generation(7);
 
 pub struct Rig {
     pub shard: Shard,
@@ -40,6 +42,7 @@ pub fn settings() -> Settings {
         messages_per_second: 0,
         sessions: SessionSettings::default(),
         hash_key: HASH_KEY,
+        node: NODE,
         channels_per_connection: 4,
         limits: Limits::DEFAULT,
         mode: Mode::Packets,

@@ -27,7 +27,7 @@ impl Options {
             url: store.url.clone(),
             durability: store.durability,
             bytes_max: store.bytes_max as u64,
-            cluster_name: config.cluster_name.clone(),
+            cluster_name: config.cluster.name.clone(),
         })
     }
 }

@@ -19,7 +19,9 @@ export const OUT = join(HERE, "out");
 const PATIENCE = 30_000;
 
 /** Variables named RAINBOW_… would configure the server, RAINBOW_BIN first of all. */
+// Each server is alone: those of others on this machine would be its peers.
 export const ENVIRONMENT = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("RAINBOW_")));
+ENVIRONMENT.RAINBOW_CLUSTER = "off";
 
 const started = new Set();
 export const faults = [];

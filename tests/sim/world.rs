@@ -10,7 +10,7 @@ use crate::limits::{has_tiny_limits, limits_of};
 use crate::node::{EVICTION, Node};
 use crate::peer::RESPONSE;
 use crate::seen::Seen;
-use rainbow::base::id::{ConnKey, Identity, ShardId};
+use rainbow::base::id::{ConnKey, Generation, Identity, ShardId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
@@ -93,6 +93,7 @@ impl World {
             forward_queue_bytes: 300 + rng.below(2_000) as usize,
             forward_ahead_bytes: 1 + rng.below(3_000) as usize,
             hash_key: HASH_KEY,
+            node: Generation(7),
             forwards: true,
             inflight_window: 1 + rng.below(4) as usize,
             received_max: 6 + rng.below(6) as usize,

@@ -54,6 +54,8 @@ class Server:
         file = self._folder / "rainbow.toml"
         file.write_text(self._configuration())
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RAINBOW_")}
+        # Other servers on this machine would be its peers.
+        environ["RAINBOW_CLUSTER"] = "off"
         self._process = subprocess.Popen(
             [str(self._binary), "-f", str(file)],
             env=environ,

@@ -96,6 +96,22 @@ pub fn check_url(url: &str, placeholder: Option<&'static str>) -> Result<String,
     }
 }
 
+/// `host:port`, with the brackets of an IPv6 address.
+pub fn check_seed(seed: &str) -> Result<String, Problem> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_host = |host: &str| !host.is_empty() && !host.contains(['/', ' ', '@']);
+    match seed.rsplit_once(':') {
+        Some((host, port)) if is_port(port) && is_host(host) && (!host.contains(':') || host.ends_with(']')) => {
+            Ok(seed.to_owned())
+        }
+        _ => Err(Problem::Unparsable {
+            text: excerpt(seed),
+            expected: "a host with a port",
+            hint: "Write e.g. 10.0.0.2:1984, node2.example.com:1984 or [fd00::2]:1984.".into(),
+        }),
+    }
+}
+
 /// RFC 6454 section 6.2: `scheme://host[:port]`, lower case, without a scheme's own port; or `null`.
 pub fn check_origin(origin: &str) -> Result<String, Problem> {
     let no = |why, hint| Err(Problem::Origin { origin: excerpt(origin), why, hint });

@@ -1,6 +1,7 @@
 //! What loads, what is refused, and in which words.
 
 use super::*;
+use crate::config::ClusterConfig;
 use crate::config::{SignatureRequire, groups};
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
@@ -35,7 +36,7 @@ fn the_2014_file_loads_as_it_is() {
         forward_url: vec!["http://localhost:8000/rainbow/message/{message_type}/".into()],
         close_url: vec!["http://localhost:8000/rainbow/close/".into()],
         http_port: Some(1984),
-        cluster_name: "demo".into(),
+        cluster: ClusterConfig { name: "demo".into(), ..ClusterConfig::default() },
         file: Some(data("2014.ini")),
         allowed_origins: vec!["*".into()],
         ..Config::default()
@@ -48,7 +49,7 @@ fn the_2014_file_loads_as_it_is() {
 #[test]
 fn the_2014_form_is_recognized_by_its_text_where_the_ending_says_nothing() {
     let text = std::fs::read_to_string(data("2014.ini")).unwrap();
-    assert_eq!(load("rainbow.conf", &text, &[]).unwrap().config.cluster_name, "demo");
+    assert_eq!(load("rainbow.conf", &text, &[]).unwrap().config.cluster.name, "demo");
     assert_eq!(
         load("rainbow", "[main]\r\nconnect_url=http://h/ ; x\r\n", &[]).unwrap().config.connect_url,
         ["http://h/"]
@@ -299,7 +300,7 @@ fn a_key_of_a_table_has_its_section_and_its_variable() {
         let mut load = Load::new(keys().chain([&WITH_TABLE]).collect());
         load.read_text(&Lines::new(Path::new("t.toml"), text));
         load.read_variables(env.iter().map(|(name, value)| (name.to_string(), value.to_string())));
-        load.finish().map(|loaded| loaded.config.cluster_name).map_err(|errors| errors.to_string())
+        load.finish().map(|loaded| loaded.config.cluster.name).map_err(|errors| errors.to_string())
     };
     assert_eq!(with("[attic]\nkind = 'sqlite'", &[]).unwrap(), "sqlite");
     assert_eq!(with("attic.kind = 'sqlite'", &[]).unwrap(), "sqlite");
@@ -310,7 +311,7 @@ fn a_key_of_a_table_has_its_section_and_its_variable() {
         "t.toml:2:1: attic.knd: unknown key. Did you mean attic.kind?\n\
              t.toml:3:2: [attci]: unknown section. Did you mean attic?"
     );
-    assert_eq!(with("", &[("RAINBOW_ATTIC_KNID", "x")]).unwrap(), Config::default().cluster_name);
+    assert_eq!(with("", &[("RAINBOW_ATTIC_KNID", "x")]).unwrap(), Config::default().cluster.name);
 }
 
 /// Lines that are nearly right reach deeper than random ones.

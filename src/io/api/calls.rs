@@ -4,9 +4,9 @@
 //! the call may be tried again. With `strict_status` every refusal has a status of its own.
 
 use super::access::{self, AccessRefusal, Caller, Pass};
-use super::query::{self, Outgoing};
+use super::query::{self, Outgoing, Reach};
 use super::{idempotent, info, pages};
-use crate::base::id::ShardId;
+use crate::cluster::calls::Call as NodeCall;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
 use crate::io::worker::turn::Worker;
@@ -14,7 +14,6 @@ use crate::metrics::text::Format;
 use crate::policy::api::{self, Call, KickTarget, ReadSend, Refusal, Route, Sent, Targets, outcome};
 use crate::shard::{Query, Reply, Who};
 use crate::wire::http1::query_get;
-use std::iter::once;
 use std::rc::Rc;
 use std::sync::Arc;
 use tracing::Level;
@@ -34,6 +33,12 @@ pub struct ApiRequest<'a> {
 /// Carries it out, unless its signature turns out to be a wrong one.
 pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Response, AccessRefusal> {
     let ApiRequest { route, format, pass, caller, query, body, spare } = request;
+    if concerns_the_cluster(route)
+        && let Some(ready) = worker.cluster().ready(worker.now())
+    {
+        // After its time it goes on with what it knows.
+        let _ = ready.await;
+    }
     let audit = Audit { route, pass, caller, query };
     if let Pass::Webhook(headers) = pass {
         access::verify_webhook(worker, headers, body)?;
@@ -127,6 +132,12 @@ fn audited(route: Route, read: &Result<Call<'_>, Refusal>) -> Option<String> {
     is_enabled.then(|| read.as_ref().map_or_else(|_| format!("{route:?}"), |call| format!("{call:?}")))
 }
 
+/// What it answers depends on who the other nodes are, and on what they have.
+fn concerns_the_cluster(route: Route) -> bool {
+    use Route::{Broadcast, Channel, DropSession, Kick, Send, Session, Subscribe, Unsubscribe};
+    matches!(route, Send | Broadcast | Subscribe | Unsubscribe | Kick | DropSession | Channel | Session)
+}
+
 fn is_rare(route: Route) -> bool {
     matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig)
 }
@@ -152,7 +163,7 @@ async fn call(
         Call::Send { to, message_type, qos, timeout, ttl_ms, message_id, wait } => {
             let message = Outgoing { qos, message_type, body, timeout, ttl_ms, claim: None, wait };
             if let (Targets::One(_) | Targets::Many(_), None) = (&to, &message_id) {
-                query::send(worker, to.channels(), message).await?
+                query::send(worker, Reach::Cluster, to.channels(), message).await?
             } else {
                 // Boxed: an ordinary call's task must not carry the room that these need.
                 return Box::pin(send_stored(worker, &to, message_id.as_deref(), message)).await;
@@ -164,21 +175,24 @@ async fn call(
         }
         Call::Unsubscribe { who: None, .. } => Reply::done(0),
         Call::Unsubscribe { who: Some(who), channel } => {
-            if let Some(owner) = owner_of(worker, &who)? {
-                let unsubscribe = Query::Unsubscribe { who, channel: channel.into() };
-                outcome::done(query::query(worker, once(owner), unsubscribe).await?)?;
+            let there = NodeCall::Unsubscribe { who: who.clone(), channel: &channel };
+            let unsubscribe = Query::Unsubscribe { who: who.clone(), channel: (*channel).into() };
+            if let Some(reply) = query::query_located(worker, Reach::Cluster, &who, unsubscribe, &there).await? {
+                outcome::done(reply)?;
             }
             Reply::done(0)
         }
         Call::Kick { target: KickTarget::Identity(identity), code, reason } => {
-            let owner = owner(worker, identity.key().shard).ok_or(Refusal::NoSuchConnection)?;
-            let kick = Query::Kick { identity, code, reason: reason.into() };
-            outcome::found(query::query(worker, once(owner), kick).await?, Refusal::NoSuchConnection)?;
+            let there = NodeCall::Kick { identity, code, reason: &reason };
+            let kick = Query::Kick { identity, code, reason: (*reason).into() };
+            let kicked = query::query_located(worker, Reach::Cluster, &identity.into(), kick, &there).await?;
+            outcome::found(kicked.ok_or(Refusal::NoSuchConnection)?, Refusal::NoSuchConnection)?;
             Reply::done(1)
         }
         Call::Kick { target: KickTarget::Channel(channel), code, reason } => {
-            let kick = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
-            query::query(worker, worker.shared().workers(), kick).await?
+            let there = NodeCall::KickChannel { channel: &channel, code, reason: &reason };
+            let kick = Query::KickChannel { channel: (*channel).into(), code, reason: (*reason).into() };
+            query::query_everywhere(worker, Reach::Cluster, kick, &there, &channel).await?
         }
         Call::DropSession { session } => {
             let reply = query::query_owner(worker, &session, |session| Query::DropSession { session }).await?;
@@ -196,24 +210,21 @@ async fn subscribe(worker: &Rc<Worker>, who: Who, channel: Arc<str>, occupy: boo
         Who::Connection(_) => Refusal::NoSuchConnection,
         Who::Session(_) => Refusal::NoSuchSession,
     };
-    let owner = owner_of(worker, &who)?.ok_or(missing.clone())?;
     if occupy {
-        let exists = query::query(worker, once(owner), Query::Exists { who: who.clone() }).await?;
-        outcome::found(exists, missing.clone())?;
+        let there = NodeCall::Exists { who: who.clone() };
+        let exists = Query::Exists { who: who.clone() };
+        let exists = query::query_located(worker, Reach::Cluster, &who, exists, &there).await?;
+        outcome::found(exists.ok_or(missing.clone())?, missing.clone())?;
+        let there = NodeCall::Evict { channel: &channel, keep: who.clone() };
         let evict = Query::Evict { channel: channel.clone(), keep: who.clone() };
-        outcome::done(query::query(worker, worker.shared().workers(), evict).await?)?;
+        outcome::done(query::query_everywhere(worker, Reach::Cluster, evict, &there, &channel).await?)?;
     }
-    let subscribed = query::query(worker, once(owner), Query::Subscribe { who, channel }).await?;
-    outcome::found(subscribed, missing)
-}
-
-/// The shard that knows of a connection or session; `None`: a foreign identity.
-fn owner_of(worker: &Worker, who: &Who) -> Result<Option<ShardId>, Refusal> {
-    match who {
-        Who::Connection(identity) => Ok(owner(worker, identity.key().shard)),
-        Who::Session(_) if !worker.store().has_store() => Err(Refusal::NoStoreForSessions),
-        Who::Session(name) => Ok(Some(worker.shared().session_owner(name))),
-    }
+    let there = NodeCall::Subscribe { who: who.clone(), channel: &channel };
+    let subscribe = Query::Subscribe { who: who.clone(), channel: channel.clone() };
+    let subscribed = query::query_located(worker, Reach::Cluster, &who, subscribe, &there).await?;
+    outcome::found(subscribed.ok_or(missing.clone())?, missing)?;
+    query::until_known(worker).await;
+    Ok(())
 }
 
 /// A message to a session, or one with a `message_id`.
@@ -238,11 +249,6 @@ async fn send_stored(
         }
         other => Ok(respond(Route::Send, other, Vec::new())),
     }
-}
-
-/// The shard that an identity leads to; `None`: a foreign identity.
-fn owner(worker: &Worker, shard: ShardId) -> Option<ShardId> {
-    (usize::from(shard.0) < worker.shared().workers_len()).then_some(shard)
 }
 
 fn respond(route: Route, reply: Reply, mut body: Vec<u8>) -> Response {

@@ -2,13 +2,16 @@
 //!
 //! Both read `Metrics` and query no worker for a metric. Only the largest channels are queried from the shards.
 
-use super::query;
+use super::cluster;
+use super::query::{self, Reach};
 use crate::base::id::ShardId;
+use crate::cluster::calls::Call;
 use crate::config::{StoreKind, shown};
 use crate::io::backend::UpstreamState;
 use crate::io::http::response::Response;
 use crate::io::log::writer::Log;
 use crate::io::runtime::{clock, sys};
+use crate::io::worker::calls::gather::Gathered;
 use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::Worker;
 use crate::metrics::backend::{BackendMetrics, latency_us};
@@ -22,9 +25,21 @@ use crate::store::Health;
 use serde_json::{Value, json};
 use std::rc::Rc;
 
-/// `GET /info/`; the shape is documented at the head of serverinfo.html.
+/// `GET /info/`; the shape is documented at the head of serverinfo.html. In a cluster
+/// `nodes` has the same of each node.
 pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
-    let Largest { channels: largest, silent } = largest(worker, LARGEST).await?;
+    let mut info = of_this_node(worker).await?;
+    if worker.cluster().port().is_some() {
+        let mut nodes = cluster::nodes(worker, &info).await?;
+        nodes.sort_by(|one, other| one["node"].as_str().cmp(&other["node"].as_str()));
+        (info["nodes"], info["peers"]) = (nodes.into(), cluster::peers(worker));
+    }
+    Ok(Response::json(info.to_string().into_bytes()))
+}
+
+/// The figures of this node alone.
+pub async fn of_this_node(worker: &Worker) -> Result<Value, Refusal> {
+    let Largest { channels: largest, silent, .. } = largest(worker, Reach::Node, LARGEST).await?;
     let shared = worker.shared();
     let (config, metrics) = (shared.config(), shared.metrics());
     let now = clock::monotonic();
@@ -35,7 +50,8 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": shared.uptime_s(now),
         "pid": std::process::id(),
-        "cluster_name": config.cluster_name,
+        "cluster_name": config.cluster.name,
+        "node": shared.node().to_string(),
         "listen": shared.listen().to_string(),
         "connections": metrics.shards_total(|shard| shard.connections.get()),
         "channels": shared.channels(),
@@ -56,7 +72,7 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
     if let Some(bytes) = sys::resident_bytes() {
         info["memory_bytes"] = bytes.into();
     }
-    Ok(Response::json(info.to_string().into_bytes()))
+    Ok(info)
 }
 
 fn worker_figures(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value {
@@ -135,15 +151,19 @@ pub struct Largest {
     pub channels: Vec<(String, usize)>,
     /// Workers that did not reply: their members are missing.
     pub silent: u32,
+    /// The same for nodes.
+    pub unreachable: u32,
 }
 
 /// The channels with the most members, all workers together.
-pub async fn largest(worker: &Rc<Worker>, most: usize) -> Result<Largest, Refusal> {
-    let (reply, silent) = query::look(worker, Query::Largest { most }).await?;
+pub async fn largest(worker: &Worker, reach: Reach, most: usize) -> Result<Largest, Refusal> {
+    let call = Call::Largest { most: most as u32 };
+    let Gathered { reply, silent, unreachable, .. } =
+        query::look_everywhere(worker, reach, Query::Largest { most }, &call).await?;
     let mut channels = reply.map_or(Ok(Vec::new()), outcome::channels)?;
     channels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     channels.truncate(most);
-    Ok(Largest { channels, silent })
+    Ok(Largest { channels, silent, unreachable })
 }
 
 /// `GET /metrics`.
@@ -156,6 +176,7 @@ pub fn metrics(shared: &Shared, format: Format) -> Response {
         log_lines_suppressed: loss.suppressed,
         build: Build { version: env!("CARGO_PKG_VERSION"), commit: option_env!("RAINBOW_BUILD_COMMIT") },
         process: process(),
+        cluster: cluster::readings(shared),
     };
     let text = format.encode(&families(shared.metrics(), &readings));
     Response::new(200, format.content_type(), text.into_bytes()).with_header("Vary", "Accept")

@@ -1,11 +1,14 @@
 //! The business server's calls: who may make them (`access`), how they are carried out (`calls`, `query`,
-//! `idempotent`), what may be looked at (`pages`, `info`).
+//! `idempotent`), what may be looked at (`pages`, `info`, `cluster`), and what other nodes call for their callers
+//! (`remote`).
 //!
 //! What a call waits for is a part of the worker (`worker::calls`).
 
 pub mod access;
 pub mod calls;
+mod cluster;
 pub mod idempotent;
 pub mod info;
 pub mod pages;
 pub mod query;
+pub mod remote;

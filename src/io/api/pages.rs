@@ -2,17 +2,21 @@
 //!
 //! Pages change nothing but the configuration, and list at most `PAGE_MAX` at a time.
 
+use super::access;
 use super::info::{self, Largest};
-use super::{access, query};
+use super::query::{self, Reach};
+use crate::base::id::Identity;
+use crate::cluster::calls::Call;
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::store::thread::StoreSender;
+use crate::io::worker::calls::gather::Gathered;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Refusal, outcome};
 use crate::shard::command::StoreError;
-use crate::shard::{Query, Reply, SessionInfo};
+use crate::shard::{Query, QueryRefusal, Reply, SessionInfo};
 use crate::store::Health;
 use crate::wire::http1::query_get;
 use std::rc::Rc;
@@ -71,31 +75,64 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
     let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
     let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
     let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
-        let Largest { channels, silent } = info::largest(worker, limit.max(1)).await?;
+        let Largest { channels, silent, unreachable } = info::largest(worker, Reach::Cluster, limit.max(1)).await?;
         let one = |(name, members): &_| serde_json::json!({"channel": name, "connections": members});
         let channels: Vec<_> = channels.iter().map(one).collect();
         let mut body = serde_json::json!({"status": 0, "channels": channels});
         if silent > 0 {
             (body["status"], body["msg"]) = (1.into(), Refusal::NoAnswerInTime.to_string().into());
         }
+        note_unreachable(&mut body, unreachable);
         return Ok(Response::json(body.to_string().into_bytes()));
     };
-    let name: Arc<str> = (*channel).into();
-    let (mut total, mut identities) = (0, Vec::new());
-    // Shard after shard, so that an offset means the same on every page.
-    for shard in worker.shared().workers() {
-        let skip = offset.saturating_sub(total);
-        let members = Query::Members { channel: name.clone(), offset: skip, limit: limit - identities.len() };
-        let reply = query::look_at(worker, shard, members).await?;
-        let (here, some) = outcome::members(reply)?;
-        total += here;
-        identities.extend(some.iter().map(ToString::to_string));
-    }
-    let body = serde_json::json!({
+    let Members { total, identities, unreachable } = members(worker, &channel, offset, limit).await?;
+    let identities: Vec<String> = identities.iter().map(ToString::to_string).collect();
+    let mut body = serde_json::json!({
         "status": 0, "channel": &*channel, "connections": total,
         "offset": offset, "limit": limit, "identities": identities,
     });
+    note_unreachable(&mut body, unreachable);
     Ok(Response::json(body.to_string().into_bytes()))
+}
+
+struct Members {
+    total: usize,
+    identities: Vec<Identity>,
+    /// Nodes that did not answer: their members are missing.
+    unreachable: u32,
+}
+
+/// Node after node, in the same order whichever is asked.
+async fn members(worker: &Worker, channel: &str, offset: usize, limit: usize) -> Result<Members, Refusal> {
+    let (name, hash): (Arc<str>, u64) = (channel.into(), worker.shared().hash_key().hash(channel));
+    let peers = worker.cluster().peers();
+    let mut nodes: Vec<_> =
+        peers.iter().filter(|peer| peer.table.may_have(hash)).map(|peer| peer.node.generation).collect();
+    nodes.push(worker.shared().node());
+    nodes.sort_unstable();
+    let mut all = Members { total: 0, identities: Vec::new(), unreachable: 0 };
+    for node in nodes {
+        let (skip, left) = (offset.saturating_sub(all.total), limit - all.identities.len());
+        let (here, some) = if node == worker.shared().node() {
+            query::members_here(worker, &name, skip, left).await?
+        } else {
+            let call = Call::Members { channel, offset: skip as u64, limit: left as u32 };
+            let Gathered { reply, unreachable, .. } = query::look_at_node(worker, node, &call).await?;
+            all.unreachable += unreachable;
+            reply.map_or(Ok((0, Vec::new())), outcome::members)?
+        };
+        all.total += here;
+        all.identities.extend(some.into_iter().take(left));
+    }
+    Ok(all)
+}
+
+/// A list in which a part is missing is no success.
+fn note_unreachable(body: &mut serde_json::Value, unreachable: u32) {
+    if unreachable > 0 {
+        (body["status"], body["unreachable"]) = (1.into(), unreachable.into());
+        body["msg"] = QueryRefusal::Unreachable.to_string().into();
+    }
 }
 
 /// What is known of one durable session.

@@ -1,17 +1,20 @@
-//! Queries to shards, and messages to channels and sessions: sent to the shards concerned, their replies added up.
+//! Queries to shards, and messages to channels and sessions: sent to the shards concerned, here and on other nodes, and
+//! their replies added up.
 //!
 //! This worker's shard is given its query at once; another's gets it through its mailbox. A shard that does not reply
 //! in time leaves its part of a message undecided; any other query fails with `NoAnswerInTime`, since a part of its
 //! reply would be taken for the whole.
 
-use crate::base::id::ShardId;
+use crate::base::id::{Generation, Identity, ShardId};
 use crate::base::time::Tick;
+use crate::cluster::calls::{Call, SendCall};
+use crate::io::cluster::port::PeerEntry;
 use crate::io::worker::calls::gather::{Gather, Gathered};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
-use crate::policy::api::{Refusal, Targets};
+use crate::policy::api::{Refusal, Targets, outcome};
 use crate::shard::command::Claim;
-use crate::shard::{Input, Message, Query, QueryId, Reply, Terms, Wait};
+use crate::shard::{Input, Message, Query, QueryId, QueryRefusal, Reply, Terms, Wait, Who};
 use crate::wire::packet::QoS;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -30,6 +33,15 @@ pub struct Outgoing<'a> {
     pub wait: Wait,
 }
 
+/// How far a call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All nodes of the cluster.
+    Cluster,
+    /// This node: the call came from another.
+    Node,
+}
+
 /// Queries some shards, and adds the replies up.
 pub async fn query(worker: &Worker, shards: impl Iterator<Item = ShardId>, query: Query) -> Result<Reply, Refusal> {
     query_until(worker, shards, query, worker.now() + REPLY_TIMEOUT_MS).await
@@ -41,11 +53,70 @@ async fn query_until(
     query: Query,
     deadline: Tick,
 ) -> Result<Reply, Refusal> {
-    let Gathered { reply, silent } = gather_until(worker, shards, query, deadline).await?;
+    let Gathered { reply, silent, .. } = gather_until(worker, shards, query, deadline).await?;
     if silent > 0 {
         return Err(Refusal::NoAnswerInTime);
     }
     reply.ok_or(Refusal::TooManyCalls)
+}
+
+/// Queries all shards of this node, and all nodes that may have members of the channel: `call` is the same query for
+/// another node.
+pub async fn query_everywhere(
+    worker: &Worker,
+    reach: Reach,
+    query: Query,
+    call: &Call<'_>,
+    channel: &str,
+) -> Result<Reply, Refusal> {
+    let gather = worker.calls().gathers().open(worker.now() + REPLY_TIMEOUT_MS).ok_or(Refusal::TooManyCalls)?;
+    for shard in worker.shared().workers() {
+        gather.expect_one();
+        query_one(worker, shard, gather.query(), query.clone());
+    }
+    if reach == Reach::Cluster {
+        let (peers, hash) = (worker.cluster().peers(), worker.shared().hash_key().hash(channel));
+        let concerned = peers.iter().filter(|peer| peer.table.may_have(hash));
+        concerned.for_each(|peer| call_node(worker, &gather, peer, NODE_TIMEOUT_MS, call));
+    }
+    let Gathered { reply, silent, unreachable, .. } = gather.replies().await;
+    if silent > 0 {
+        return Err(Refusal::NoAnswerInTime);
+    }
+    let mut reply = reply.ok_or(Refusal::TooManyCalls)?;
+    if unreachable > 0 {
+        reply.add(Reply::Refused(QueryRefusal::Unreachable));
+    }
+    Ok(reply)
+}
+
+/// Queries another node.
+pub async fn query_node(worker: &Worker, node: Generation, call: &Call<'_>) -> Result<Reply, Refusal> {
+    let Gathered { reply, .. } = gather_node(worker, node, call, REPLY_TIMEOUT_MS).await?;
+    reply.ok_or(Refusal::Shard(QueryRefusal::Unreachable))
+}
+
+/// What another node has to say of itself, for somebody who looks.
+pub async fn look_at_node(worker: &Worker, node: Generation, call: &Call<'_>) -> Result<Gathered, Refusal> {
+    gather_node(worker, node, call, LOOK_MS + NODE_GRACE_MS).await
+}
+
+async fn gather_node(worker: &Worker, node: Generation, call: &Call<'_>, within_ms: u64) -> Result<Gathered, Refusal> {
+    let gather = worker.calls().gathers().open(worker.now() + within_ms).ok_or(Refusal::TooManyCalls)?;
+    let peers = worker.cluster().peers();
+    match peers.iter().find(|peer| peer.node.generation == node) {
+        Some(peer) => call_node(worker, &gather, peer, within_ms, call),
+        None => gather.note_unreachable(),
+    }
+    Ok(gather.replies().await)
+}
+
+fn call_node(worker: &Worker, gather: &Gather, peer: &PeerEntry, timeout_ms: u64, call: &Call<'_>) {
+    gather.expect_node();
+    if worker.cluster().call(peer, gather.query(), timeout_ms, call, worker.now()).is_err() {
+        worker.calls().gathers().resolve_node(gather.query(), None);
+    }
+    worker.wakeups().need_turn();
 }
 
 /// Whatever the shards have replied by then.
@@ -63,17 +134,110 @@ async fn gather_until(
     Ok(gather.replies().await)
 }
 
-/// What somebody looks at: a worker that does not reply within `LOOK_MS` is missing. Returns what the others replied,
-/// and how many are missing.
-pub async fn look(worker: &Worker, query: Query) -> Result<(Option<Reply>, u32), Refusal> {
-    let deadline = worker.now() + LOOK_MS;
-    let Gathered { reply, silent } = gather_until(worker, worker.shared().workers(), query, deadline).await?;
-    Ok((reply, silent))
+/// What somebody looks at: a worker or node that does not reply within `LOOK_MS` is missing.
+pub async fn look_everywhere(
+    worker: &Worker,
+    reach: Reach,
+    query: Query,
+    call: &Call<'_>,
+) -> Result<Gathered, Refusal> {
+    let gather = open_look(worker)?;
+    for shard in worker.shared().workers() {
+        gather.expect_one();
+        query_one(worker, shard, gather.query(), query.clone());
+    }
+    if reach == Reach::Cluster {
+        // A worker that is stuck there costs its own part.
+        worker.cluster().peers().iter().for_each(|peer| call_node(worker, &gather, peer, LOOK_MS, call));
+    }
+    Ok(gather.replies().await)
+}
+
+/// A worker that is stuck on another node costs that node's own time: its answer still comes.
+fn open_look(worker: &Worker) -> Result<Gather, Refusal> {
+    let grace = if worker.cluster().has_peers() { NODE_GRACE_MS } else { 0 };
+    worker.calls().gathers().open(worker.now() + LOOK_MS + grace).ok_or(Refusal::TooManyCalls)
+}
+
+/// What all other nodes say of themselves.
+pub async fn look_at_nodes(worker: &Worker, call: &Call<'_>) -> Result<Gathered, Refusal> {
+    let gather = open_look(worker)?;
+    worker.cluster().peers().iter().for_each(|peer| call_node(worker, &gather, peer, LOOK_MS, call));
+    Ok(gather.replies().await)
 }
 
 /// One worker's part of a list, which is worth nothing without it.
 pub async fn look_at(worker: &Worker, shard: ShardId, query: Query) -> Result<Reply, Refusal> {
     query_until(worker, std::iter::once(shard), query, worker.now() + LOOK_MS).await
+}
+
+/// Where somebody is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    Here(ShardId),
+    Node(Generation),
+    /// The name is foreign, or of a former life of a node.
+    Nowhere,
+}
+
+/// Where to look for a connection or session.
+pub fn locate(worker: &Worker, who: &Who) -> Result<Location, Refusal> {
+    Ok(match who {
+        Who::Connection(identity) => {
+            let (node, shard) = (identity.node(), identity.key().shard);
+            if node == worker.shared().node() {
+                let is_ours = usize::from(shard.0) < worker.shared().workers_len();
+                if is_ours { Location::Here(shard) } else { Location::Nowhere }
+            } else if worker.cluster().peers().iter().any(|peer| peer.node.generation == node) {
+                Location::Node(node)
+            } else {
+                Location::Nowhere
+            }
+        }
+        Who::Session(_) if !worker.store().has_store() => return Err(Refusal::NoStoreForSessions),
+        Who::Session(name) => Location::Here(worker.shared().session_owner(name)),
+    })
+}
+
+/// The same query for whoever knows of somebody: a shard here, or another node. `None`: nobody does.
+pub async fn query_located(
+    worker: &Worker,
+    reach: Reach,
+    who: &Who,
+    query: Query,
+    call: &Call<'_>,
+) -> Result<Option<Reply>, Refusal> {
+    match locate(worker, who)? {
+        Location::Here(shard) => self::query(worker, std::iter::once(shard), query).await.map(Some),
+        Location::Node(node) if reach == Reach::Cluster => query_node(worker, node, call).await.map(Some),
+        Location::Node(_) | Location::Nowhere => Ok(None),
+    }
+}
+
+/// Waits until every node knows of what was subscribed, or has had its time.
+pub async fn until_known(worker: &Worker) {
+    if let Some(known) = worker.cluster().known(worker.now()) {
+        let _ = known.await;
+    }
+}
+
+/// Who is in a channel on this node: how many, and so many names behind the first ones.
+pub async fn members_here(
+    worker: &Worker,
+    channel: &Arc<str>,
+    offset: usize,
+    limit: usize,
+) -> Result<(usize, Vec<Identity>), Refusal> {
+    let (mut total, mut identities) = (0, Vec::new());
+    // Shard after shard, so that an offset means the same on every page.
+    for shard in worker.shared().workers() {
+        let skip = offset.saturating_sub(total);
+        let members = Query::Members { channel: channel.clone(), offset: skip, limit: limit - identities.len() };
+        let (here, some) = outcome::members(look_at(worker, shard, members).await?)?;
+        total += here;
+        identities.extend(some);
+    }
+    Ok((total, identities))
 }
 
 /// A query about a durable session, to the shard that owns it.
@@ -101,7 +265,7 @@ fn query_one(worker: &Worker, shard: ShardId, query_id: QueryId, query: Query) {
 pub async fn send_to(worker: &Worker, to: &Targets<'_>, message: Outgoing<'_>) -> Result<Reply, Refusal> {
     match to {
         Targets::Session(name) => send_to_session(worker, name, message).await,
-        Targets::One(_) | Targets::Many(_) => send(worker, to.channels(), message).await,
+        Targets::One(_) | Targets::Many(_) => send(worker, Reach::Cluster, to.channels(), message).await,
     }
 }
 
@@ -112,18 +276,37 @@ async fn send_to_session(worker: &Worker, name: &str, message: Outgoing<'_>) -> 
     let owner = worker.shared().session_owner(name);
     let query = Query::SendTo { session: name.into(), message: encoded, terms };
     match query_until(worker, std::iter::once(owner), query, deadline).await {
-        Err(Refusal::NoAnswerInTime) => Ok(sent(None, 1)),
+        Err(Refusal::NoAnswerInTime) => Ok(sent(None, 1, 0)),
         other => other,
     }
 }
 
 /// A message to channels, wherever they have members. When all members of the one channel are on this worker, it costs
 /// no allocation but the message's.
-pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<'_>) -> Result<Reply, Refusal> {
+pub async fn send(
+    worker: &Worker,
+    reach: Reach,
+    channels: &[Cow<'_, str>],
+    message: Outgoing<'_>,
+) -> Result<Reply, Refusal> {
+    let gather = begin_send(worker, reach, channels, message)?;
+    Ok(end_send(gather).await)
+}
+
+/// Sends it on its way; `end_send` says what became of it.
+pub fn begin_send(
+    worker: &Worker,
+    reach: Reach,
+    channels: &[Cow<'_, str>],
+    message: Outgoing<'_>,
+) -> Result<Gather, Refusal> {
     let now = worker.now();
     let deadline = now + message.timeout + REPLY_GRACE_MS;
     let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
+    if reach == Reach::Cluster && worker.cluster().has_peers() {
+        send_to_nodes(worker, &gather, channels, &message);
+    }
     let terms = terms(message, now);
     match channels {
         [channel] => send_to_channel(worker, &gather, channel, encoded, &terms),
@@ -131,8 +314,28 @@ pub async fn send(worker: &Worker, channels: &[Cow<'_, str>], message: Outgoing<
     }
     worker.carry_out();
     worker.wakeups().need_turn();
-    let Gathered { reply, silent } = gather.replies().await;
-    Ok(sent(reply, silent))
+    Ok(gather)
+}
+
+pub async fn end_send(gather: Gather) -> Reply {
+    let Gathered { reply, silent, unreachable, .. } = gather.replies().await;
+    sent(reply, silent, unreachable)
+}
+
+/// To each node that may have members of one of the channels.
+fn send_to_nodes(worker: &Worker, gather: &Gather, channels: &[Cow<'_, str>], message: &Outgoing<'_>) {
+    let key = worker.shared().hash_key();
+    let timeout_ms = u64::try_from(message.timeout.as_millis()).unwrap_or(u64::MAX);
+    for peer in worker.cluster().peers().iter() {
+        let names: Vec<&str> =
+            channels.iter().map(|name| &**name).filter(|name| peer.table.may_have(key.hash(name))).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let &Outgoing { qos, message_type, body, ttl_ms, wait, .. } = message;
+        let call = Call::Send(SendCall { channels: names, qos, message_type, ttl_ms, wait, body });
+        call_node(worker, gather, peer, timeout_ms, &call);
+    }
 }
 
 fn send_to_channel(worker: &Worker, gather: &Gather, channel: &str, message: Message, terms: &Terms) {
@@ -173,10 +376,11 @@ fn may_have(worker: &Worker, shard: ShardId, channel: u64) -> bool {
     shard == worker.id() || worker.shared().presence().may_have(shard, channel)
 }
 
-/// The outcome of a message, of which so many shards have said nothing.
-fn sent(reply: Option<Reply>, silent: u32) -> Reply {
+/// The outcome of a message, of which so many shards and nodes have said nothing.
+fn sent(reply: Option<Reply>, silent: u32, unreachable: u32) -> Reply {
     let mut reply = reply.unwrap_or(Reply::sent(0));
     reply.add(Reply::silent(silent));
+    reply.add(Reply::unreachable(unreachable));
     reply
 }
 
@@ -189,5 +393,8 @@ fn terms(message: Outgoing<'_>, now: Tick) -> Terms {
 const REPLY_TIMEOUT_MS: u64 = 10_000;
 /// People and scrapers wait for what they look at.
 const LOOK_MS: u64 = 2_000;
+/// A node has less time than its caller, so that what it knows still arrives.
+const NODE_TIMEOUT_MS: u64 = REPLY_TIMEOUT_MS - NODE_GRACE_MS;
+const NODE_GRACE_MS: u64 = 500;
 /// Beyond a message's own deadline, by which the shards stop waiting for clients.
 const REPLY_GRACE_MS: u64 = 1_000;

@@ -18,6 +18,8 @@ pub enum Event {
     /// A worker listens, or cannot.
     Ready(Result<(), String>),
     WorkerEnded(ShardId),
+    /// The other nodes hold this one for dead: it has to start as another.
+    DeclaredDead,
     /// A worker has the configuration of this reload.
     Reloaded(ShardId, u64),
 }

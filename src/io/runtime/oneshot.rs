@@ -102,6 +102,20 @@ impl<T, C> Oneshots<T, C> {
         wake(before);
     }
 
+    /// The same value for all that are open.
+    pub fn complete_all(&self, value: T)
+    where
+        T: Clone,
+    {
+        let open: Vec<OneshotId> = {
+            let table = self.0.borrow();
+            let id =
+                |(index, slot): (usize, &Slot<T, C>)| OneshotId { index: index as u32, generation: slot.generation };
+            table.slots.iter().map(id).collect()
+        };
+        open.into_iter().for_each(|id| self.complete(id, value.clone()));
+    }
+
     /// Ends those whose deadline has passed.
     pub fn expire(&self, now: Tick) {
         while let Some(before) = self.expire_one(now) {

@@ -4,6 +4,7 @@
 //! `wait_signal`.
 
 use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// A descriptor table of this thread's own, a copy of the process's as it stands (see DESIGN.md, "Private descriptor
@@ -131,6 +132,58 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     unsafe {
         check(libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()))?;
         Ok((OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])))
+    }
+}
+
+/// An address of this machine, and where a broadcast to its network goes.
+pub struct Interface {
+    pub address: IpAddr,
+    pub broadcast: Option<Ipv4Addr>,
+}
+
+/// Of the interfaces that are up. Empty when the system does not tell.
+pub fn interfaces() -> Vec<Interface> {
+    let mut found = Vec::new();
+    let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: the list that the system makes is walked as long as it lives, to its null pointer; an address is read as
+    // the kind that its family names.
+    unsafe {
+        if libc::getifaddrs(&raw mut first) < 0 {
+            return found;
+        }
+        let mut next = first;
+        while let Some(entry) = next.as_ref() {
+            next = entry.ifa_next;
+            let is_up = entry.ifa_flags & libc::IFF_UP as u32 != 0;
+            let Some(address) = socket_ip(entry.ifa_addr).filter(|_| is_up) else { continue };
+            let has_broadcast = entry.ifa_flags & libc::IFF_BROADCAST as u32 != 0;
+            let broadcast = match socket_ip(entry.ifa_ifu).filter(|_| has_broadcast) {
+                Some(IpAddr::V4(broadcast)) => Some(broadcast),
+                _ => None,
+            };
+            found.push(Interface { address, broadcast });
+        }
+        libc::freeifaddrs(first);
+    }
+    found
+}
+
+/// # Safety
+/// The pointer is null, or leads to an address of the kind that its family names.
+unsafe fn socket_ip(address: *const libc::sockaddr) -> Option<IpAddr> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match i32::from(address.as_ref()?.sa_family) {
+            libc::AF_INET => {
+                let inet = address.cast::<libc::sockaddr_in>().read_unaligned();
+                Some(Ipv4Addr::from(u32::from_be(inet.sin_addr.s_addr)).into())
+            }
+            libc::AF_INET6 => {
+                let inet = address.cast::<libc::sockaddr_in6>().read_unaligned();
+                Some(Ipv6Addr::from(inet.sin6_addr.s6_addr).into())
+            }
+            _ => None,
+        }
     }
 }
 

@@ -119,6 +119,9 @@ fn accept(worker: &Worker, connect: Connect, actions: &Actions<'_>) -> ConnectOu
     let Connect { key, identity, response, greets } = connect;
     let Some(owner) = session_owner(worker, actions) else {
         lifecycle::apply(worker, key, actions);
+        if actions.subscribe.iter().next().is_some() {
+            worker.cluster().on_opened(key);
+        }
         worker.handle(Input::Opened { key, response: response.into(), greets });
         return ConnectOutcome::Opened;
     };

@@ -1,8 +1,9 @@
 //! What a worker's ring serves, above all other rooms: `tasks` starts everything, `accept` lets connections in, `serve`
-//! decides what a request is, `completions` what the outcome of a hook means for a client.
+//! decides what a request is, `links` serves other nodes, `completions` what the outcome of a hook means for a client.
 
 pub mod accept;
 pub mod completions;
 pub mod driver;
+pub mod links;
 pub mod serve;
 pub mod tasks;

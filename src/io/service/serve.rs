@@ -5,10 +5,12 @@ use crate::io::api::access::{self, Arrival, Caller, Pass};
 use crate::io::api::calls::{self, ApiRequest};
 use crate::io::client::refusal::ConnectRefusal;
 use crate::io::client::upgrade::{self, UpgradePlan};
+use crate::io::cluster::secure::{self, LinkKind};
 use crate::io::http::connection::{self, HttpConnection};
 use crate::io::http::request_id::RequestId;
 use crate::io::http::response::{Response, ResponseForm};
 use crate::io::runtime::socket::Socket;
+use crate::io::service::links;
 use crate::io::worker::turn::Worker;
 use crate::metrics::text::Format;
 use crate::policy::admission::{NotAdmitted, Place};
@@ -58,6 +60,8 @@ struct Plan {
 
 enum Action {
     Upgrade(Box<UpgradePlan>),
+    /// Another node dials.
+    Link(LinkKind),
     Call(CallPlan),
     Respond(Response),
 }
@@ -94,6 +98,7 @@ impl ServedConnection {
             form.keep_alive &= !self.worker().shared().is_draining();
             match action {
                 Action::Upgrade(plan) => return self.upgrade(head, *plan).await,
+                Action::Link(kind) => return self.link(head, kind).await,
                 Action::Respond(response) => {
                     // Only a request without a body is answered from its head alone and followed by another.
                     self.connection.respond(&response, form).await;
@@ -164,6 +169,12 @@ impl ServedConnection {
     /// `is_whole`: the body is in the buffer too.
     fn route(&self, head: &RequestHead<'_>, is_whole: bool, request_id: RequestId) -> Action {
         let is_echo = self.worker().rules().mode() == Mode::Echo;
+        if let Some(kind) = LinkKind::of_path(head.path).filter(|_| self.worker().cluster().port().is_some()) {
+            let is_link = head.headers.get_text("upgrade") == Some(secure::UPGRADE) && head.method == "GET";
+            let refusal =
+                || Response::plain(426, "for other nodes of the cluster").with_header("Upgrade", secure::UPGRADE);
+            return if is_link { Action::Link(kind) } else { Action::Respond(refusal()) };
+        }
         let route = if is_echo { Some(Route::Connect) } else { Route::find(head.path) };
         let route = route.filter(|route| match self.side {
             ListenerKind::Whole => true,
@@ -237,6 +248,14 @@ impl ServedConnection {
         let refused = upgrade::connect(worker.clone(), socket, plan, early).await;
         let Err((socket, why)) = refused else { return };
         connection::refuse(worker, socket, |out| why.write(out, accepted)).await;
+    }
+
+    async fn link(self, head: usize, kind: LinkKind) {
+        self.connection.stop_watch();
+        if self.connection.written().await {
+            let (worker, socket, early) = self.connection.into_socket(head);
+            links::serve(worker, socket, early, kind, self.place).await;
+        }
     }
 
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the

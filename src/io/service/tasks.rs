@@ -18,7 +18,7 @@ use crate::io::runtime::socket::{Pollable, RingPass};
 use crate::io::runtime::sys;
 use crate::io::service::driver::Driver;
 use crate::io::service::serve::ListenerKind;
-use crate::io::service::{accept, completions};
+use crate::io::service::{accept, completions, links};
 use crate::io::worker::descriptors::{Descriptors, Tables};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
@@ -77,6 +77,7 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
         monoio::spawn(handovers(worker.clone(), channels.pollable(id)?));
     }
     monoio::spawn(writable(worker.clone()));
+    monoio::spawn(links::dial_wanted(worker.clone()));
     monoio::spawn(keep_time(worker.clone(), RingPass::new()?));
     monoio::spawn(turn(worker.clone()));
     worker.shared().events().send(Event::Ready(Ok(())));

@@ -4,6 +4,7 @@
 
 use crate::base::id::ConnKey;
 use crate::config::Config;
+use crate::io::cluster::port::ToWorker;
 use crate::io::runtime::oneshot::OneshotId;
 use crate::shard::{Query, QueryId, Reply};
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub enum PeerMessage {
         oneshot: OneshotId,
         outcome: Result<String, String>,
     },
+    /// What the cluster's thread has to say.
+    Cluster(ToWorker),
     /// Close everything at a pace, then end.
     Drain,
 }

@@ -1,6 +1,7 @@
 //! The configuration in the types of its users: converted once per reload, read on every use. The limits that no
 //! operator sets come with it, and stay over reloads.
 
+use crate::base::id::Generation;
 use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::ms;
@@ -104,7 +105,7 @@ impl Rules {
         self.is_keyless() && self.config.admin_token.is_empty()
     }
 
-    pub fn settings(&self, hash_key: HashKey) -> Settings {
+    pub fn settings(&self, hash_key: HashKey, node: Generation) -> Settings {
         let config = &self.config;
         Settings {
             ping_interval_ms: ms(config.ping_interval),
@@ -136,6 +137,7 @@ impl Rules {
                 message_ttl_ms: ms(config.store.message_ttl),
             },
             hash_key,
+            node,
             limits: self.limits.clone(),
             mode: self.mode,
         }

@@ -3,11 +3,12 @@
 
 use super::message::PeerMessage;
 use super::presence::Presence;
-use crate::base::id::ShardId;
+use crate::base::id::{Generation, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::{Config, StoreKind};
+use crate::io::cluster::port::{ClusterPort, ToCluster};
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::events::EventSender;
 use crate::io::runtime::mailbox::MailboxSender;
@@ -19,7 +20,7 @@ use crate::metrics::process::Metrics;
 use crate::policy::admission::{Admission, ConnectionKind};
 use crate::policy::replays::Replays;
 use crate::shard::session_owner;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +31,8 @@ pub struct Shared {
     handshakes: Arc<Admission>,
     admin_handshakes: Arc<Admission>,
     hash_key: HashKey,
+    node: Generation,
+    cluster: Option<Arc<ClusterPort>>,
     presence: Presence,
     /// One per worker.
     mailboxes: Arc<[MailboxSender<PeerMessage>]>,
@@ -62,6 +65,12 @@ pub struct SharedSetup {
     pub handovers: Option<HandoverChannels>,
     pub events: EventSender,
     pub listen: SocketAddr,
+    /// For names of channels and sessions.
+    pub hash_key: HashKey,
+    /// This life of this node.
+    pub node: Generation,
+    /// `None`: it stays alone.
+    pub cluster: Option<Arc<ClusterPort>>,
     pub inherited: Vec<RawFd>,
     /// Per worker, the CPU that it is pinned to.
     pub cpus: Vec<Option<usize>>,
@@ -70,7 +79,8 @@ pub struct SharedSetup {
 
 impl Shared {
     pub fn new(setup: SharedSetup, limits: &Limits) -> Shared {
-        let SharedSetup { config, mailboxes, handovers, events, listen, inherited, cpus, now } = setup;
+        let SharedSetup { config, mailboxes, handovers, events, listen, .. } = setup;
+        let SharedSetup { hash_key, node, cluster, inherited, cpus, now, .. } = setup;
         let workers = mailboxes.len();
         let metrics = Metrics::new(workers, config.store.kind != StoreKind::None);
         let admission = |of| Arc::new(Admission::new(of, metrics.admission().clone()));
@@ -78,7 +88,9 @@ impl Shared {
             admission: admission(ConnectionKind::Client),
             handshakes: admission(ConnectionKind::Handshake),
             admin_handshakes: admission(ConnectionKind::Handshake),
-            hash_key: draw_hash_key(),
+            hash_key,
+            node,
+            cluster,
             presence: Presence::new(workers),
             mailboxes: mailboxes.into(),
             handovers,
@@ -133,6 +145,24 @@ impl Shared {
     /// For the names of channels and sessions.
     pub fn hash_key(&self) -> HashKey {
         self.hash_key
+    }
+
+    /// This life of this node: the names of its connections carry it.
+    pub fn node(&self) -> Generation {
+        self.node
+    }
+
+    /// The cluster's thread; `None` for a node that stays alone.
+    pub fn cluster(&self) -> Option<&Arc<ClusterPort>> {
+        self.cluster.as_ref()
+    }
+
+    /// This node stops: the others hear of it.
+    pub fn leave_cluster(&self) {
+        if let Some(cluster) = &self.cluster {
+            // A thread that has no room in its mailbox finds that its links have ended.
+            let _ = cluster.try_send(ToCluster::Leave);
+        }
     }
 
     /// The worker that owns the session of that name.
@@ -264,12 +294,6 @@ impl Shared {
     pub fn uptime_s(&self, now: Tick) -> u64 {
         now.since_ms(self.started) / 1000
     }
-}
-
-/// The standard library has its keys from the system.
-fn draw_hash_key() -> HashKey {
-    let draw = || RandomState::new().hash_one(0);
-    HashKey::new(draw(), draw())
 }
 
 /// A worker's timer task runs once a second at least.

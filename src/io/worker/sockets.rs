@@ -33,6 +33,8 @@ struct ClientSocket {
     fd: RawFd,
     /// The socket takes no more; epoll tells when it does.
     blocked: bool,
+    /// Nothing is written before `uncork`.
+    corked: bool,
 }
 
 impl ClientSockets {
@@ -51,7 +53,7 @@ impl ClientSockets {
             sockets.resize(index.slot() + 1, ClientSocket::EMPTY);
         }
         debug_assert_eq!(sockets[index.slot()].fd, NONE, "a slot has one socket");
-        sockets[index.slot()] = ClientSocket { fd, blocked: false };
+        sockets[index.slot()] = ClientSocket { fd, blocked: false, corked: false };
     }
 
     /// Before the socket is closed: its number may come back as somebody else's.
@@ -81,9 +83,24 @@ impl ClientSockets {
         for _ in 0..most {
             let Some(index) = shard.next_dirty() else { return };
             let socket = self.socket(index);
-            if socket.fd != NONE && !socket.blocked {
+            if socket.fd != NONE && !socket.blocked && !socket.corked {
                 self.flush_one(shard, index, socket.fd);
             }
+        }
+    }
+
+    /// Keeps what waits for a connection until `uncork`.
+    pub fn cork(&self, index: ConnIndex) {
+        if let Some(socket) = self.sockets.borrow_mut().get_mut(index.slot()) {
+            socket.corked = true;
+        }
+    }
+
+    pub fn uncork(&self, shard: &mut Shard, index: ConnIndex) {
+        let socket = self.socket(index);
+        if socket.corked {
+            self.sockets.borrow_mut()[index.slot()].corked = false;
+            self.flush_one(shard, index, socket.fd);
         }
     }
 
@@ -177,7 +194,7 @@ impl ClientSockets {
 }
 
 impl ClientSocket {
-    const EMPTY: ClientSocket = ClientSocket { fd: NONE, blocked: false };
+    const EMPTY: ClientSocket = ClientSocket { fd: NONE, blocked: false, corked: false };
 }
 
 const NONE: RawFd = -1;

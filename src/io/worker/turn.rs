@@ -20,6 +20,7 @@ use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::Config;
 use crate::io::backend::Pool;
+use crate::io::cluster::calls::WorkerCluster;
 use crate::io::hooks::requests::Hooks;
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
@@ -72,6 +73,7 @@ pub struct Worker {
     hooks: Hooks,
     store: StoreQueue,
     peers: Peers,
+    cluster: WorkerCluster,
     /// When freed memory was last given back, and how many connections had been opened and ended by then.
     memory_given_back: Cell<(Tick, u64)>,
 }
@@ -99,7 +101,7 @@ impl Worker {
             wakeups: Wakeups::default(),
             shard: RefCell::new(Shard::new(
                 id,
-                rules.settings(shared.hash_key()),
+                rules.settings(shared.hash_key(), shared.node()),
                 shared.metrics().shard(id).clone(),
                 now,
             )),
@@ -116,6 +118,7 @@ impl Worker {
                 to_store.map(|store| -> TrySend { Box::new(move |request| store.try_send(request)) }),
             ),
             peers: Peers::new(shared.mailboxes().clone(), mailbox, &limits),
+            cluster: WorkerCluster::new(shared.cluster().cloned(), id, &limits, now),
             memory_given_back: Cell::new((now, 0)),
             limits,
             rules: RefCell::new(Rc::new(rules)),
@@ -207,6 +210,10 @@ impl Worker {
         &self.peers
     }
 
+    pub fn cluster(&self) -> &WorkerCluster {
+        &self.cluster
+    }
+
     pub fn count(&self, counter: impl Fn(&WorkerMetrics) -> &Counter) {
         counter(&self.metrics).increment();
     }
@@ -294,14 +301,36 @@ impl Worker {
         let mut more = self.take_messages();
         more |= self.shard.borrow_mut().poll_fanout(self.clock.now());
         self.carry_out();
+        self.cork_unknown();
         self.write();
         self.carry_out();
         self.store.send_waiting();
+        self.cluster.send_changes();
+        self.cluster.flush();
         self.peers.ring();
         more |= self.shard.borrow().has_dirty();
         self.wakeups.due_by(self.next_deadline(self.clock.now()));
         self.metrics.turns.record(self.clock.end_turn());
         more
+    }
+
+    /// The peers hear of new channels, and the 101 of who is subscribed to one waits until they know.
+    fn cork_unknown(&self) {
+        if self.cluster.port().is_none() {
+            return;
+        }
+        self.cluster.send_changes();
+        self.cluster.take_corked(self.now()).into_iter().for_each(|key| self.sockets.cork(key.index));
+    }
+
+    fn release(&self, known: Vec<ConnKey>) {
+        let mut shard = self.shard.borrow_mut();
+        for key in known {
+            // Somebody else may have the slot by now.
+            if shard.is_current(key) {
+                self.sockets.uncork(&mut shard, key.index);
+            }
+        }
     }
 
     /// A bounded batch of what other workers sent. True when there may be more.
@@ -348,13 +377,14 @@ impl Worker {
                 let _ = self.shared.events().try_send(Event::Reloaded(self.id, number));
             }
             PeerMessage::Reloaded { oneshot, outcome } => self.calls.reloads().complete(oneshot, outcome),
+            PeerMessage::Cluster(message) => self.release(self.cluster.on_message(message, self.now())),
             PeerMessage::Drain => self.wakeups.drain(),
         }
     }
 
     fn reload(&self, config: Arc<Config>) {
         let rules = self.rules().reloaded(config);
-        self.shard.borrow_mut().set_settings(rules.settings(self.shared.hash_key()));
+        self.shard.borrow_mut().set_settings(rules.settings(self.shared.hash_key(), self.shared.node()));
         self.calls.gathers().set_max(rules.config().calls_max);
         self.descriptors.reconfigure(rules.config());
         self.hooks.reconfigure(rules.config(), self.descriptors.connections_per_backend());
@@ -389,7 +419,10 @@ impl Worker {
                 Some(Output::EndWriting { key }) => self.sockets.end_writing(key.index),
                 Some(Output::Shutdown { key }) => self.sockets.shutdown(key.index),
                 Some(Output::Resume { key }) => self.sockets.resume(key),
-                Some(Output::Presence { channel, here }) => self.shared.presence().set(self.id, channel, here),
+                Some(Output::Presence { channel, here }) => {
+                    self.shared.presence().set(self.id, channel, here);
+                    self.cluster.on_channel(channel, here);
+                }
             }
         }
     }
@@ -474,6 +507,8 @@ impl Worker {
         if origin == self.id {
             return self.calls.gathers().resolve(query_id, reply);
         }
+        // Who hears that somebody is subscribed waits until the peers know: they must have been told before.
+        self.cluster.send_changes();
         self.send_message(origin, PeerMessage::Reply { query_id, reply });
     }
 
@@ -483,7 +518,7 @@ impl Worker {
         let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
         let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
         let due = shard.min(sockets).min(self.hooks.next_deadline());
-        if !self.store.is_empty() || self.peers.has_backlog() {
+        if !self.store.is_empty() || self.peers.has_backlog() || self.cluster.has_changes() {
             due.min(now + self.limits.backlog_retry_ms)
         } else {
             due
@@ -505,6 +540,8 @@ impl Worker {
         self.hooks.poll_timers(now);
         self.connects.expire(now);
         self.calls.expire(now);
+        self.cluster.expire(now);
+        self.release(self.cluster.release(now));
         self.descriptors.on_time(now);
         self.count_many(|counters| &counters.closes_given_up, self.hooks.take_closes_given_up(now));
         if now >= self.hooks.receipts_due() {

@@ -32,6 +32,7 @@ pub fn write_sent(out: &mut Vec<u8>, sent: Sent<'_>) {
     if !tally.is_success() {
         push_field(out, "refused", tally.refused);
         push_field(out, "undecided", tally.undecided);
+        push_field(out, "unreachable", tally.unreachable);
     }
     out.extend_from_slice(b",\"data\":");
     if data.is_empty() {
@@ -135,10 +136,10 @@ mod tests {
     #[test]
     fn a_message_that_some_will_not_get_is_refused_with_the_figures() {
         let why = Some(NotSent::NotStored(NotStored::Store(StoreError::DiskFull)));
-        let tally = Tally { targets: 7, connections: 1, stored: 3, refused: 2, undecided: 1, why };
+        let tally = Tally { targets: 7, connections: 1, stored: 3, refused: 2, undecided: 1, unreachable: 1, why };
         let expected = serde_json::json!({
             "status": 1, "msg": "the disk is full", "connections": 1, "targets": 7, "stored": 3, "refused": 2,
-            "undecided": 1, "data": "of one",
+            "undecided": 1, "unreachable": 1, "data": "of one",
         });
         assert_eq!(written(Sent { tally, data: b"of one", to_session: false }), expected);
     }

@@ -80,7 +80,7 @@ impl Refusal {
         use QueryRefusal as Of;
         match self {
             Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(_) => 503,
-            Refusal::Shard(Of::TooBusy | Of::TooManyMessages | Of::NotStored) => 503,
+            Refusal::Shard(Of::TooBusy | Of::TooManyMessages | Of::NotStored | Of::Unreachable) => 503,
             Refusal::NoSuchConnection | Refusal::NoSuchSession => 404,
             Refusal::Shard(Of::NoSuchConnection | Of::NoSuchSession) => 404,
             Refusal::Shard(Of::MessageTooLarge) => 413,

@@ -145,6 +145,8 @@ pub enum QueryRefusal {
     NoSuchSession,
     #[error("the store refuses it (see /readyz)")]
     NotStored,
+    #[error("a node of the cluster did not answer")]
+    Unreachable,
 }
 
 /// On what terms a message is sent.
@@ -188,7 +190,9 @@ pub struct Tally {
     pub refused: u32,
     /// Targets of which it is not known: time was over first.
     pub undecided: u32,
-    /// Why one of the last two is not 0.
+    /// Nodes that may have had targets, and did not reply.
+    pub unreachable: u32,
+    /// Why one of the last three is not 0.
     pub why: Option<NotSent>,
 }
 
@@ -203,6 +207,8 @@ pub enum NotSent {
     TimeOver,
     #[error("a worker did not answer in time")]
     Silent,
+    #[error("a node of the cluster did not answer")]
+    Unreachable,
 }
 
 /// Why a message is not stored for a session.
@@ -242,6 +248,7 @@ impl Tally {
         self.stored += other.stored;
         self.refused += other.refused;
         self.undecided += other.undecided;
+        self.unreachable += other.unreachable;
         self.why = first(self.why, other.why);
     }
 
@@ -259,9 +266,9 @@ impl Tally {
         }
     }
 
-    /// Every target's outcome is known, and none was refused.
+    /// Every target's outcome is known, and none was refused. Then every node has replied.
     pub fn is_success(&self) -> bool {
-        self.refused == 0 && self.undecided == 0
+        self.refused == 0 && self.undecided == 0 && self.unreachable == 0
     }
 }
 
@@ -339,6 +346,12 @@ impl Reply {
         let mut tally = Tally { targets: shards, ..Tally::default() };
         tally.leave_undecided(shards, NotSent::Silent);
         Reply::Sent { tally, data: Vec::new() }
+    }
+
+    /// A message of which so many nodes have said nothing, though they may have had targets.
+    pub fn unreachable(nodes: u32) -> Reply {
+        let why = (nodes > 0).then_some(NotSent::Unreachable);
+        Reply::Sent { tally: Tally { unreachable: nodes, why, ..Tally::default() }, data: Vec::new() }
     }
 
     /// The reply of a shard that could not be given the query. One of `Query::replies`.

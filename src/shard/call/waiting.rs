@@ -220,7 +220,7 @@ mod tests {
         ];
         assert!(ends.iter().all(Option::is_none), "a session and a connection are missing");
         let why = Some(NotSent::NotStored(NotStored::TooMany));
-        let tally = Tally { targets: 6, connections: 1, stored: 1, refused: 1, undecided: 1, why };
+        let tally = Tally { targets: 6, connections: 1, stored: 1, refused: 1, undecided: 1, unreachable: 0, why };
         assert_eq!(calls.poll_expired(Tick(10)).map(|ended| ended.tally), Some(tally));
         assert_eq!(calls.stored(of_session), None, "too late");
         assert!(!tally.is_success());

@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::id::{ConnIndex, Identity, ShardId};
 use crate::shard::Input;
-use crate::shard::tests::{Rig, sent};
+use crate::shard::tests::{NODE, Rig, sent};
 use crate::shard::{NotSent, NotStored, Tally};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
@@ -218,8 +218,9 @@ fn every_part_that_refuses_a_message_counts() {
     let why = NotSent::Refused(QueryRefusal::TooBusy);
     let refused = || Reply::not_sent(1, QueryRefusal::TooBusy);
     let stored = Reply::Sent { tally: Tally { targets: 7, stored: 7, ..Tally::default() }, data: b"x".to_vec() };
-    let sum = added([refused(), stored, refused(), Reply::silent(3)]);
-    let tally = Tally { targets: 12, stored: 7, refused: 2, undecided: 3, why: Some(why), ..Tally::default() };
+    let sum = added([refused(), stored, refused(), Reply::silent(3), Reply::unreachable(2)]);
+    let tally =
+        Tally { targets: 12, stored: 7, refused: 2, undecided: 3, unreachable: 2, why: Some(why), ..Tally::default() };
     assert_eq!(sum, Reply::Sent { tally, data: b"x".to_vec() });
     assert!(!tally.is_success());
 }
@@ -249,6 +250,7 @@ fn replies() -> impl Strategy<Value = Vec<Reply>> {
             stored,
             refused,
             undecided,
+            unreachable: 0,
             why: (refused + undecided > 0).then_some(reason),
         },
     );
@@ -260,7 +262,7 @@ fn replies() -> impl Strategy<Value = Vec<Reply>> {
         refusal().prop_map(Reply::Refused),
     ];
     let identity = (0..9_u8).prop_map(|n| {
-        Identity::new([n; 32], ConnKey { index: ConnIndex(u32::from(n)), generation: 0, shard: ShardId(0) })
+        Identity::new([n; 32], NODE, ConnKey { index: ConnIndex(u32::from(n)), generation: 0, shard: ShardId(0) })
     });
     let members = prop::collection::vec(identity, 0..3)
         .prop_map(|identities| Reply::Members { total: identities.len(), identities });

@@ -3,7 +3,7 @@
 
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::shard::command::{Command, Completion, Completions, IDS, Operation, SessionId, StoreError, UnixMs};
-use crate::shard::tests::{Rig, settings};
+use crate::shard::tests::{NODE, Rig, settings};
 use crate::shard::{
     Forward, Input, Message, NotSent, NotStored, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, Settings,
     Tally, Terms, Wait, Who,
@@ -604,7 +604,7 @@ fn a_moved_connection_is_found_by_its_identity() {
     let redirect = |output: &Output| matches!(output, Output::RedirectQuery { to: at, .. } if *at == to);
     assert!(bench.rig.outputs().iter().any(redirect));
     bench.rig.input(Input::HandoverEnded { key: origin });
-    let foreign = Identity::new([7; 32], ConnKey { index: ConnIndex(1), generation: 1, shard: ShardId(0) });
+    let foreign = Identity::new([7; 32], NODE, ConnKey { index: ConnIndex(1), generation: 1, shard: ShardId(0) });
     let key = bench.rig.shard.adopt(foreign, to, bench.rig.now);
     let response = Rc::from(&b""[..]);
     let (new, name) = (SessionId(1), "me".into());

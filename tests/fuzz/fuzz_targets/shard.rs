@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use rainbow::base::id::{ConnIndex, ConnKey, Generation, Identity, ShardId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
@@ -34,6 +34,7 @@ const SETTINGS: Settings = Settings {
     forward_queue_bytes: 100,
     forward_ahead_bytes: 50,
     hash_key: HashKey::new(1, 2),
+        node: Generation(1),
     forwards: true,
     inflight_window: 2,
     received_max: 3,

@@ -23,7 +23,7 @@ pub struct Outcome {
 
 impl Process {
     /// Starts `command` without any `RAINBOW_*` variable of ours, which would override its configuration; but
-    /// `RAINBOW_TEST_DRIVER` is the driver of every server.
+    /// `RAINBOW_TEST_DRIVER` is the driver of every server, and each is alone: those of other tests would be its peers.
     pub fn start(command: Command, env: &[(String, String)]) -> Process {
         let mut process = Process::start_with_stderr(command, env, Stdio::piped());
         process.log.follow(process.child.stderr.take().expect("piped"));
@@ -40,6 +40,7 @@ impl Process {
         if let Some(driver) = std::env::var_os("RAINBOW_TEST_DRIVER") {
             command.env("RAINBOW_DRIVER", driver);
         }
+        command.env("RAINBOW_CLUSTER", "off");
         command.envs(env.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));

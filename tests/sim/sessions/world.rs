@@ -9,7 +9,7 @@ use super::seen::Seen;
 use super::store::{Fault, Report, Store};
 use crate::limits::{has_tiny_limits, limits_of};
 use crate::world::PLENTY;
-use rainbow::base::id::{ConnIndex, ConnKey, Identity, ShardId};
+use rainbow::base::id::{ConnIndex, ConnKey, Generation, Identity, ShardId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
 use rainbow::base::rng::Rng;
@@ -668,6 +668,7 @@ fn settings(rng: &mut Rng, window: usize, mode: Mode) -> Settings {
         forward_queue_bytes: 300 + rng.below(2_000) as usize,
         forward_ahead_bytes: 1 + rng.below(3_000) as usize,
         hash_key: HashKey::new(1, 2),
+        node: Generation(1),
         forwards: true,
         inflight_window: window,
         received_max: 100,

@@ -1,0 +1,470 @@
+//! What one node asks of another, and what comes back: the bodies of the frames `Call` and `Reply`.
+//!
+//! The receiver carries a call out as if one of its own callers had made it, on its own node only: a call takes one
+//! hop between nodes, and its message a second one to the worker that has the client.
+//!
+//! Texts are preceded by their length (u16); a message's body is the rest.
+
+use crate::base::id::Identity;
+use crate::shard::command::StoreError;
+use crate::shard::{NotSent, NotStored, QueryRefusal, Reply, Tally, Wait, Who};
+use crate::wire::packet::QoS;
+use crate::wire::peer::cursor::Cursor;
+use crate::wire::ws::frame::CloseCode;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call<'a> {
+    /// A message to everybody in one of these channels.
+    Send(SendCall<'a>),
+    Exists {
+        who: Who,
+    },
+    Subscribe {
+        who: Who,
+        channel: &'a str,
+    },
+    Unsubscribe {
+        who: Who,
+        channel: &'a str,
+    },
+    /// Everyone but `keep` leaves the channel.
+    Evict {
+        channel: &'a str,
+        keep: Who,
+    },
+    Kick {
+        identity: Identity,
+        code: CloseCode,
+        reason: &'a str,
+    },
+    KickChannel {
+        channel: &'a str,
+        code: CloseCode,
+        reason: &'a str,
+    },
+    Members {
+        channel: &'a str,
+        offset: u64,
+        limit: u32,
+    },
+    /// The channels with the most members.
+    Largest {
+        most: u32,
+    },
+    /// The figures of the node, as /info/ shows them.
+    Info,
+}
+
+/// Its deadline is the frame's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SendCall<'a> {
+    pub channels: Vec<&'a str>,
+    pub qos: QoS,
+    pub message_type: u16,
+    /// `None`: as the receiver is configured.
+    pub ttl_ms: Option<u64>,
+    pub wait: Wait,
+    pub body: &'a [u8],
+}
+
+/// What a node replies.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Of(Reply),
+    /// JSON.
+    Text(Box<str>),
+}
+
+impl<'a> Call<'a> {
+    /// The frame's `method`.
+    pub fn method(&self) -> u8 {
+        match self {
+            Call::Send(_) => SEND,
+            Call::Exists { .. } => EXISTS,
+            Call::Subscribe { .. } => SUBSCRIBE,
+            Call::Unsubscribe { .. } => UNSUBSCRIBE,
+            Call::Evict { .. } => EVICT,
+            Call::Kick { .. } => KICK,
+            Call::KickChannel { .. } => KICK_CHANNEL,
+            Call::Members { .. } => MEMBERS,
+            Call::Largest { .. } => LARGEST,
+            Call::Info => INFO,
+        }
+    }
+
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        match self {
+            Call::Send(send) => send.encode_into(out),
+            Call::Exists { who } => put_who(out, who),
+            Call::Subscribe { who, channel } | Call::Unsubscribe { who, channel } => {
+                put_who(out, who);
+                put_text(out, channel);
+            }
+            Call::Evict { channel, keep } => {
+                put_who(out, keep);
+                put_text(out, channel);
+            }
+            Call::Kick { identity, code, reason } => {
+                out.extend_from_slice(&identity.0);
+                out.extend_from_slice(&code.0.to_be_bytes());
+                put_text(out, reason);
+            }
+            Call::KickChannel { channel, code, reason } => {
+                put_text(out, channel);
+                out.extend_from_slice(&code.0.to_be_bytes());
+                put_text(out, reason);
+            }
+            Call::Members { channel, offset, limit } => {
+                put_text(out, channel);
+                out.extend_from_slice(&offset.to_be_bytes());
+                out.extend_from_slice(&limit.to_be_bytes());
+            }
+            Call::Largest { most } => out.extend_from_slice(&most.to_be_bytes()),
+            Call::Info => {}
+        }
+    }
+
+    /// `None` for what no node of this version sends.
+    pub fn decode(method: u8, body: &'a [u8]) -> Option<Call<'a>> {
+        let mut cursor = Cursor::new(body);
+        let call = match method {
+            SEND => return SendCall::decode(&mut cursor).map(Call::Send),
+            EXISTS => Call::Exists { who: take_who(&mut cursor)? },
+            SUBSCRIBE => Call::Subscribe { who: take_who(&mut cursor)?, channel: take_text(&mut cursor)? },
+            UNSUBSCRIBE => Call::Unsubscribe { who: take_who(&mut cursor)?, channel: take_text(&mut cursor)? },
+            EVICT => Call::Evict { keep: take_who(&mut cursor)?, channel: take_text(&mut cursor)? },
+            KICK => Call::Kick {
+                identity: take_identity(&mut cursor)?,
+                code: CloseCode(cursor.u16()?),
+                reason: take_text(&mut cursor)?,
+            },
+            KICK_CHANNEL => Call::KickChannel {
+                channel: take_text(&mut cursor)?,
+                code: CloseCode(cursor.u16()?),
+                reason: take_text(&mut cursor)?,
+            },
+            MEMBERS => Call::Members { channel: take_text(&mut cursor)?, offset: cursor.u64()?, limit: cursor.u32()? },
+            LARGEST => Call::Largest { most: cursor.u32()? },
+            INFO => Call::Info,
+            _ => return None,
+        };
+        cursor.end().map(|()| call)
+    }
+}
+
+impl<'a> SendCall<'a> {
+    fn encode_into(&self, out: &mut Vec<u8>) {
+        out.push(self.qos as u8 | if self.wait == Wait::Stored { UNTIL_STORED } else { 0 });
+        out.extend_from_slice(&self.message_type.to_be_bytes());
+        out.extend_from_slice(&self.ttl_ms.unwrap_or(NO_TTL).to_be_bytes());
+        out.extend_from_slice(&(self.channels.len() as u16).to_be_bytes());
+        self.channels.iter().for_each(|channel| put_text(out, channel));
+        out.extend_from_slice(self.body);
+    }
+
+    fn decode(cursor: &mut Cursor<'a>) -> Option<SendCall<'a>> {
+        let flags = cursor.u8()?;
+        let qos = QoS::from_u8(flags & !UNTIL_STORED)?;
+        let wait = if flags & UNTIL_STORED == 0 { Wait::Answered } else { Wait::Stored };
+        let (message_type, ttl) = (cursor.u16()?, cursor.u64()?);
+        let count = cursor.u16()?;
+        let mut channels = Vec::new();
+        for _ in 0..count {
+            channels.push(take_text(cursor)?);
+        }
+        let ttl_ms = (ttl != NO_TTL).then_some(ttl);
+        (!channels.is_empty()).then_some(SendCall { channels, qos, message_type, ttl_ms, wait, body: cursor.rest() })
+    }
+}
+
+impl Answer {
+    /// The frame's `outcome`.
+    pub fn outcome(&self) -> u8 {
+        match self {
+            Answer::Of(Reply::Sent { .. }) => SENT,
+            Answer::Of(Reply::Done { .. }) => DONE,
+            Answer::Of(Reply::Members { .. }) => MEMBERS_ARE,
+            Answer::Of(Reply::Channels(_)) => CHANNELS_ARE,
+            Answer::Of(Reply::Refused(_) | Reply::Session(_)) => REFUSED,
+            Answer::Text(_) => TEXT,
+        }
+    }
+
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        match self {
+            Answer::Of(Reply::Sent { tally, data }) => {
+                put_tally(out, tally);
+                out.extend_from_slice(data);
+            }
+            Answer::Of(Reply::Done { connections, refused }) => {
+                out.extend_from_slice(&connections.to_be_bytes());
+                out.push(code_of(REFUSALS, refused.as_ref()));
+            }
+            Answer::Of(Reply::Members { total, identities }) => {
+                out.extend_from_slice(&(*total as u64).to_be_bytes());
+                identities.iter().for_each(|identity| out.extend_from_slice(&identity.0));
+            }
+            Answer::Of(Reply::Channels(channels)) => channels.iter().for_each(|(name, members)| {
+                put_text(out, name);
+                out.extend_from_slice(&(*members as u64).to_be_bytes());
+            }),
+            Answer::Of(Reply::Refused(why)) => out.push(code_of(REFUSALS, Some(why))),
+            Answer::Of(Reply::Session(_)) => out.push(code_of(REFUSALS, Some(&QueryRefusal::NoSuchSession))),
+            Answer::Text(text) => out.extend_from_slice(text.as_bytes()),
+        }
+    }
+
+    pub fn decode(outcome: u8, body: &[u8]) -> Option<Answer> {
+        let mut cursor = Cursor::new(body);
+        let reply = match outcome {
+            SENT => {
+                let tally = take_tally(&mut cursor)?;
+                return Some(Answer::Of(Reply::Sent { tally, data: cursor.rest().to_vec() }));
+            }
+            DONE => Reply::Done { connections: cursor.u32()?, refused: reason(REFUSALS, cursor.u8()?)? },
+            MEMBERS_ARE => {
+                let total = usize::try_from(cursor.u64()?).ok()?;
+                let mut identities = Vec::new();
+                while cursor.end().is_none() {
+                    identities.push(take_identity(&mut cursor)?);
+                }
+                Reply::Members { total, identities }
+            }
+            CHANNELS_ARE => {
+                let mut channels = Vec::new();
+                while cursor.end().is_none() {
+                    channels.push((take_text(&mut cursor)?.into(), usize::try_from(cursor.u64()?).ok()?));
+                }
+                Reply::Channels(channels)
+            }
+            REFUSED => Reply::Refused(reason(REFUSALS, cursor.u8()?)??),
+            TEXT => return std::str::from_utf8(body).ok().map(|text| Answer::Text(text.into())),
+            _ => return None,
+        };
+        cursor.end().map(|()| Answer::Of(reply))
+    }
+}
+
+fn put_tally(out: &mut Vec<u8>, tally: &Tally) {
+    let Tally { targets, connections, stored, refused, undecided, unreachable, why } = tally;
+    for figure in [targets, connections, stored, refused, undecided, unreachable] {
+        out.extend_from_slice(&figure.to_be_bytes());
+    }
+    out.push(code_of(REASONS, why.as_ref()));
+}
+
+fn take_tally(cursor: &mut Cursor<'_>) -> Option<Tally> {
+    Some(Tally {
+        targets: cursor.u32()?,
+        connections: cursor.u32()?,
+        stored: cursor.u32()?,
+        refused: cursor.u32()?,
+        undecided: cursor.u32()?,
+        unreachable: cursor.u32()?,
+        why: reason(REASONS, cursor.u8()?)?,
+    })
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let len = u16::try_from(text.len()).expect("names and reasons are checked where they come in");
+    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take_text<'a>(cursor: &mut Cursor<'a>) -> Option<&'a str> {
+    let len = cursor.u16()?;
+    std::str::from_utf8(cursor.bytes(len.into())?).ok()
+}
+
+fn put_who(out: &mut Vec<u8>, who: &Who) {
+    match who {
+        Who::Connection(identity) => {
+            out.push(CONNECTION);
+            out.extend_from_slice(&identity.0);
+        }
+        Who::Session(name) => {
+            out.push(SESSION);
+            put_text(out, name);
+        }
+    }
+}
+
+fn take_who(cursor: &mut Cursor<'_>) -> Option<Who> {
+    match cursor.u8()? {
+        CONNECTION => take_identity(cursor).map(Who::Connection),
+        SESSION => take_text(cursor).map(|name| Who::Session(name.into())),
+        _ => None,
+    }
+}
+
+fn take_identity(cursor: &mut Cursor<'_>) -> Option<Identity> {
+    cursor.bytes(32)?.try_into().ok().map(Identity)
+}
+
+/// 0 is none; a reason's number is its place in the list, from 1 on.
+fn code_of<T: PartialEq>(all: &[T], reason: Option<&T>) -> u8 {
+    let place = reason.and_then(|reason| all.iter().position(|known| known == reason));
+    place.map_or(0, |place| place as u8 + 1)
+}
+
+/// `None` for a number that stands for nothing.
+fn reason<T: Copy>(all: &[T], code: u8) -> Option<Option<T>> {
+    match code {
+        0 => Some(None),
+        code => all.get(usize::from(code) - 1).map(|reason| Some(*reason)),
+    }
+}
+
+/// In the order of their numbers: new ones are appended.
+const REFUSALS: &[QueryRefusal] = &[
+    QueryRefusal::TooBusy,
+    QueryRefusal::TooManyMessages,
+    QueryRefusal::MessageTooLarge,
+    QueryRefusal::BadChannelName,
+    QueryRefusal::TooManyChannels,
+    QueryRefusal::NoSuchConnection,
+    QueryRefusal::NoSuchSession,
+    QueryRefusal::NotStored,
+    QueryRefusal::Unreachable,
+];
+
+const REASONS: &[NotSent] = &[
+    NotSent::Refused(QueryRefusal::TooBusy),
+    NotSent::Refused(QueryRefusal::TooManyMessages),
+    NotSent::Refused(QueryRefusal::MessageTooLarge),
+    NotSent::Refused(QueryRefusal::BadChannelName),
+    NotSent::Refused(QueryRefusal::TooManyChannels),
+    NotSent::Refused(QueryRefusal::NoSuchConnection),
+    NotSent::Refused(QueryRefusal::NoSuchSession),
+    NotSent::Refused(QueryRefusal::NotStored),
+    NotSent::Refused(QueryRefusal::Unreachable),
+    NotSent::NotStored(NotStored::TooMany),
+    NotSent::NotStored(NotStored::TooLarge),
+    NotSent::NotStored(NotStored::Ending),
+    NotSent::NotStored(NotStored::Expired),
+    NotSent::NotStored(NotStored::Store(StoreError::DiskFull)),
+    NotSent::NotStored(NotStored::Store(StoreError::StoreFull)),
+    NotSent::NotStored(NotStored::Store(StoreError::ReadOnly)),
+    NotSent::NotStored(NotStored::Store(StoreError::Broken)),
+    NotSent::NotStored(NotStored::Store(StoreError::Unreachable)),
+    NotSent::NotStored(NotStored::Store(StoreError::Damaged)),
+    NotSent::NotStored(NotStored::Store(StoreError::Fenced)),
+    NotSent::NotStored(NotStored::Store(StoreError::NameTaken)),
+    NotSent::NotStored(NotStored::Store(StoreError::TooBusy)),
+    NotSent::TimeOver,
+    NotSent::Silent,
+    NotSent::Unreachable,
+];
+
+const SEND: u8 = 1;
+const EXISTS: u8 = 2;
+const SUBSCRIBE: u8 = 3;
+const UNSUBSCRIBE: u8 = 4;
+const EVICT: u8 = 5;
+const KICK: u8 = 6;
+const KICK_CHANNEL: u8 = 7;
+const MEMBERS: u8 = 8;
+const LARGEST: u8 = 9;
+const INFO: u8 = 10;
+
+const SENT: u8 = 1;
+const DONE: u8 = 2;
+const MEMBERS_ARE: u8 = 3;
+const CHANNELS_ARE: u8 = 4;
+const REFUSED: u8 = 5;
+const TEXT: u8 = 6;
+
+const CONNECTION: u8 = 1;
+const SESSION: u8 = 2;
+const UNTIL_STORED: u8 = 0x80;
+const NO_TTL: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn who() -> impl Strategy<Value = Who> {
+        prop_oneof![
+            any::<[u8; 32]>().prop_map(|bytes| Who::Connection(Identity(bytes))),
+            "[a-z]{1,20}".prop_map(|name| Who::Session(name.as_str().into())),
+        ]
+    }
+
+    fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(&mut out);
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn calls_survive_the_way(
+            names in prop::collection::vec(".{0,20}", 1..5),
+            (who, number) in (who(), any::<u64>()),
+            (qos, message_type, stored) in (0_u8..3, any::<u16>(), any::<bool>()),
+            body: Vec<u8>,
+        ) {
+            let (qos, code) = (QoS::from_u8(qos).expect("below 3"), CloseCode(message_type));
+            let (channel, reason) = (names[0].as_str(), names[names.len() - 1].as_str());
+            let wait = if stored { Wait::Stored } else { Wait::Answered };
+            let ttl_ms = (number % 2 == 0).then_some(number);
+            let channels = names.iter().map(String::as_str).collect();
+            let calls = [
+                Call::Send(SendCall { channels, qos, message_type, ttl_ms, wait, body: &body }),
+                Call::Exists { who: who.clone() },
+                Call::Subscribe { who: who.clone(), channel },
+                Call::Unsubscribe { who: who.clone(), channel },
+                Call::Evict { channel, keep: who },
+                Call::Kick { identity: Identity([9; 32]), code, reason },
+                Call::KickChannel { channel, code, reason },
+                Call::Members { channel, offset: number, limit: number as u32 },
+                Call::Largest { most: number as u32 },
+                Call::Info,
+            ];
+            for call in calls {
+                let bytes = encoded(|out| call.encode_into(out));
+                prop_assert_eq!(Call::decode(call.method(), &bytes), Some(call.clone()));
+                let cut = (0..bytes.len()).filter_map(|len| Call::decode(call.method(), &bytes[..len]));
+                prop_assert!(matches!(call, Call::Send(_)) || cut.count() == 0, "cut short");
+            }
+        }
+
+        #[test]
+        fn answers_survive_the_way(figures: [u32; 6], why in 0..=REASONS.len(), data: Vec<u8>, name in ".{0,9}") {
+            let [targets, connections, stored, refused, undecided, unreachable] = figures;
+            let why = REASONS.get(why).copied();
+            let tally = Tally { targets, connections, stored, refused, undecided, unreachable, why };
+            let refusal = REFUSALS.get(targets as usize % 12).copied();
+            let answers = [
+                Answer::Of(Reply::Sent { tally, data }),
+                Answer::Of(Reply::Done { connections, refused: refusal }),
+                Answer::Of(Reply::Members { total: 70_000, identities: vec![Identity([3; 32]), Identity([4; 32])] }),
+                Answer::Of(Reply::Channels(vec![(name.clone(), 5), ("b".into(), 1)])),
+                Answer::Of(Reply::Refused(refusal.unwrap_or(QueryRefusal::TooBusy))),
+                Answer::Text(name.as_str().into()),
+            ];
+            for answer in answers {
+                let bytes = encoded(|out| answer.encode_into(out));
+                prop_assert_eq!(Answer::decode(answer.outcome(), &bytes), Some(answer));
+            }
+        }
+
+        #[test]
+        fn nonsense_is_refused_and_nothing_panics(kind: u8, bytes: Vec<u8>) {
+            if let Some(call) = Call::decode(kind, &bytes) {
+                prop_assert_eq!(encoded(|out| call.encode_into(out)).len(), bytes.len());
+            }
+            if let Some(answer) = Answer::decode(kind, &bytes) {
+                prop_assert_eq!(encoded(|out| answer.encode_into(out)).len(), bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_number() {
+        let errors = [StoreError::DiskFull, StoreError::TooBusy].map(NotStored::Store).map(NotSent::NotStored);
+        let some = [NotSent::TimeOver, NotSent::Silent, NotSent::Unreachable].into_iter().chain(errors);
+        assert!(some.into_iter().all(|why| REASONS.contains(&why)));
+    }
+}

@@ -1,0 +1,1 @@
+//! Nodes that exchange datagrams and frames in memory.

@@ -1,0 +1,72 @@
+//! The cluster as /info/ shows it: the figures of each node, and how the others look from this one.
+
+use super::query;
+use crate::cluster::calls::Call;
+use crate::cluster::membership::peer::PeerState;
+use crate::cluster::node::{PeerView, Rejections};
+use crate::io::runtime::clock;
+use crate::io::worker::calls::gather::Gathered;
+use crate::io::worker::shared::Shared;
+use crate::io::worker::turn::Worker;
+use crate::metrics::process::ClusterReadings;
+use crate::policy::api::Refusal;
+use serde_json::{Value, json};
+
+/// The figures of every node that answers, this one's among them.
+pub async fn nodes(worker: &Worker, own: &Value) -> Result<Vec<Value>, Refusal> {
+    let Gathered { texts, .. } = query::look_at_nodes(worker, &Call::Info).await?;
+    let others = texts.iter().filter_map(|text| serde_json::from_str(text).ok());
+    Ok(others.chain([own.clone()]).collect())
+}
+
+/// The other nodes, as this one sees them.
+pub fn peers(worker: &Worker) -> Value {
+    let Some(port) = worker.cluster().port() else { return Value::Null };
+    let (view, now) = (port.view(), clock::monotonic());
+    let is_shown = |state, since| state != PeerState::Dead || now.since_ms(since) < DEAD_SHOWN_MS;
+    let peers = view.peers.iter().filter(|peer| is_shown(peer.state, peer.since));
+    let one = |peer: &PeerView| {
+        json!({
+            "node": peer.node.generation.to_string(),
+            "address": peer.node.address.to_string(),
+            "state": STATES.iter().find(|(_, state)| *state == peer.state).map_or("left", |(name, _)| name),
+            "reason": format!("{:?}", peer.reason),
+            "since_s": now.since_ms(peer.since) / 1000,
+            "is_linked": peer.is_linked,
+            "round_trip_ms": peer.round_trip_ms,
+            "queued_bytes": worker.cluster().queued_bytes(peer.node.generation),
+        })
+    };
+    peers.map(one).collect::<Vec<_>>().into()
+}
+
+/// For the metrics; `None` for a node that stays alone.
+pub fn readings(shared: &Shared) -> Option<ClusterReadings> {
+    let view = shared.cluster()?.view();
+    let nodes = STATES.map(|(name, state)| (name, view.peers.iter().filter(|peer| peer.state == state).count() as u64));
+    let Rejections { foreign, forged, stale, replayed, violations } = view.rejections;
+    Some(ClusterReadings {
+        nodes,
+        rejected: [
+            ("foreign", foreign),
+            ("forged", forged),
+            ("stale", stale),
+            ("replayed", replayed),
+            ("violation", violations),
+        ],
+        announcements_timed_out: view.directory.wait_timeouts,
+        resyncs: view.directory.resyncs,
+        rejoins: view.membership.rejoins,
+        directory_bytes: view.directory_bytes as u64,
+    })
+}
+
+const STATES: [(&str, PeerState); 5] = [
+    ("live", PeerState::Live),
+    ("joining", PeerState::Joining),
+    ("suspected", PeerState::Suspected),
+    ("link_down", PeerState::LinkDown),
+    ("down", PeerState::Down),
+];
+/// Who has left is shown for a while.
+const DEAD_SHOWN_MS: u64 = 60_000;

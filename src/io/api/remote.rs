@@ -1,0 +1,133 @@
+//! Calls of other nodes, carried out on this one: each for a caller that another node has.
+
+use super::info::{self, Largest};
+use super::query::{self, Outgoing, Reach};
+use crate::cluster::calls::{Answer, Call, SendCall};
+use crate::io::cluster::calls::WriteQueue;
+use crate::io::worker::turn::Worker;
+use crate::policy::api::Refusal;
+use crate::shard::{Query, QueryRefusal, Reply, Who};
+use crate::wire::peer::frame::Frame;
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where the reply to a call goes, and how long its caller waits for that.
+pub struct RemoteCall {
+    pub id: u64,
+    pub deadline_ms: u32,
+    pub replies: Rc<WriteQueue>,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>>>>;
+
+/// Begins it at once, in the order in which calls come; the reply follows.
+pub fn begin(worker: &Rc<Worker>, remote: RemoteCall, call: Call<'_>) {
+    worker.count(|counters| &counters.node_calls_in);
+    let of = worker.clone();
+    let answering: Answering = match call {
+        Call::Send(send) => return begin_send(worker, remote, &send),
+        Call::Exists { who } => Box::pin(async move { of_one(&of, &who, Query::Exists { who: who.clone() }).await }),
+        Call::Subscribe { who, channel } => {
+            let channel: Arc<str> = channel.into();
+            Box::pin(async move {
+                let subscribed = of_one(&of, &who, Query::Subscribe { who: who.clone(), channel }).await;
+                query::until_known(&of).await;
+                subscribed
+            })
+        }
+        Call::Unsubscribe { who, channel } => {
+            let channel: Arc<str> = channel.into();
+            Box::pin(async move { of_one(&of, &who, Query::Unsubscribe { who: who.clone(), channel }).await })
+        }
+        Call::Kick { identity, code, reason } => {
+            let kick = Query::Kick { identity, code, reason: reason.into() };
+            Box::pin(async move { of_one(&of, &identity.into(), kick).await })
+        }
+        Call::Evict { channel, keep } => {
+            let evict = Query::Evict { channel: channel.into(), keep };
+            Box::pin(async move { of_all(&of, evict).await })
+        }
+        Call::KickChannel { channel, code, reason } => {
+            let kick = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
+            Box::pin(async move { of_all(&of, kick).await })
+        }
+        Call::Members { channel, offset, limit } => {
+            let channel: Arc<str> = channel.into();
+            let (offset, limit) = (usize::try_from(offset).unwrap_or(usize::MAX), limit.min(MEMBERS_MAX) as usize);
+            Box::pin(async move {
+                let (total, identities) = query::members_here(&of, &channel, offset, limit).await?;
+                Ok(Answer::Of(Reply::Members { total, identities }))
+            })
+        }
+        Call::Largest { most } => Box::pin(async move {
+            let Largest { channels, .. } = info::largest(&of, Reach::Node, most.min(MEMBERS_MAX) as usize).await?;
+            Ok(Answer::Of(Reply::Channels(channels)))
+        }),
+        Call::Info => Box::pin(async move {
+            let info = info::of_this_node(&of).await?;
+            Ok(Answer::Text(info.to_string().into()))
+        }),
+    };
+    let worker = worker.clone();
+    drop(monoio::spawn(async move {
+        let answer = answering.await.unwrap_or_else(|why| Answer::Of(Reply::Refused(refusal(&why))));
+        answer_call(&worker, &remote, &answer);
+    }));
+}
+
+fn begin_send(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
+    let channels: Vec<Cow<'_, str>> = send.channels.iter().map(|name| Cow::Borrowed(*name)).collect();
+    let message = Outgoing {
+        qos: send.qos,
+        message_type: send.message_type,
+        body: send.body,
+        timeout: Duration::from_millis(remote.deadline_ms.into()),
+        ttl_ms: send.ttl_ms,
+        claim: None,
+        wait: send.wait,
+    };
+    match query::begin_send(worker, Reach::Node, &channels, message) {
+        Ok(gather) => {
+            let worker = worker.clone();
+            drop(monoio::spawn(async move {
+                let reply = query::end_send(gather).await;
+                answer_call(&worker, &remote, &Answer::Of(reply));
+            }));
+        }
+        Err(why) => answer_call(worker, &remote, &Answer::Of(Reply::not_sent(1, refusal(&why)))),
+    }
+}
+
+async fn of_one(worker: &Worker, who: &Who, query: Query) -> Result<Answer, Refusal> {
+    let reply = query::query_located(worker, Reach::Node, who, query, &Call::Info).await?;
+    Ok(Answer::Of(reply.unwrap_or(Reply::found(false))))
+}
+
+async fn of_all(worker: &Worker, query: Query) -> Result<Answer, Refusal> {
+    query::query(worker, worker.shared().workers(), query).await.map(Answer::Of)
+}
+
+fn answer_call(worker: &Worker, remote: &RemoteCall, answer: &Answer) {
+    let mut body = Vec::new();
+    answer.encode_into(&mut body);
+    let frame = Frame::Reply { id: remote.id, outcome: answer.outcome(), body: &body };
+    worker.cluster().push(&remote.replies, frame);
+    worker.wakeups().need_turn();
+}
+
+/// As far as it can be told to another node.
+fn refusal(why: &Refusal) -> QueryRefusal {
+    match why {
+        Refusal::Shard(why) => *why,
+        Refusal::NoAnswerInTime => QueryRefusal::Unreachable,
+        Refusal::NoSuchConnection => QueryRefusal::NoSuchConnection,
+        Refusal::NoSuchSession | Refusal::NoStoreForSessions => QueryRefusal::NoSuchSession,
+        _ => QueryRefusal::TooBusy,
+    }
+}
+
+/// Of one list, as for callers.
+const MEMBERS_MAX: u32 = 10_000;

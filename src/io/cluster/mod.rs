@@ -1,0 +1,19 @@
+//! The links between nodes, and the thread that keeps them.
+//!
+//! * `secure`: a link, from its dial to its frames.
+//! * `start`: who this node is, and the start of its thread.
+//! * `thread`, `state`, `control`, `link_queue`: the cluster's thread and its links to the other nodes' threads.
+//! * `gossip`, `interfaces`: datagrams, and where they go.
+//! * `port`: between that thread and the workers.
+//! * `calls`: a worker's own links, over which it calls other nodes.
+
+pub mod calls;
+mod control;
+mod gossip;
+mod interfaces;
+mod link_queue;
+pub mod port;
+pub mod secure;
+pub mod start;
+mod state;
+mod thread;

@@ -1,0 +1,166 @@
+//! Between the cluster's thread and the workers: what each tells the other, and what all may look at.
+
+use crate::base::id::{Generation, NodeId, ShardId};
+use crate::cluster::directory::bits::Table;
+use crate::cluster::directory::waiting::Outcome;
+use crate::cluster::key::ClusterKeys;
+use crate::cluster::node::{PeerView, Rejections};
+use crate::cluster::{directory, membership};
+use crate::io::cluster::secure::{LinkKind, LinkTerms};
+use crate::io::runtime::mailbox::MailboxSender;
+use crate::io::runtime::oneshot::OneshotId;
+use crate::io::runtime::socket::Pollable;
+use crate::io::runtime::sys;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A channel, by its hash, has got its first member on a worker, or lost its last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelChange {
+    pub hash: u64,
+    pub is_here: bool,
+}
+
+/// A worker's channel changes, counted from 1 on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchNumber(pub u64);
+
+/// To the cluster's thread.
+pub enum ToCluster {
+    /// All changes of a worker's turn. `ToWorker::Known` follows, if a channel is new.
+    Channels { worker: ShardId, number: BatchNumber, changes: Vec<ChannelChange> },
+    /// `ToWorker::CallKnown` follows, when the peers know of every channel that is here.
+    Wait { worker: ShardId, oneshot: OneshotId },
+    /// Addresses that a name of `cluster_seeds` stands for.
+    Seeds(Vec<std::net::SocketAddr>),
+    /// This node stops.
+    Leave,
+}
+
+/// To a worker.
+#[derive(Clone)]
+pub enum ToWorker {
+    Peers(Arc<[PeerEntry]>),
+    /// The peers know of the channels of this batch, or have had their time.
+    Known {
+        number: BatchNumber,
+        outcome: Outcome,
+    },
+    CallKnown(OneshotId),
+    /// Calls may be served.
+    Ready,
+}
+
+/// A node that may have members of a channel.
+#[derive(Clone)]
+pub struct PeerEntry {
+    pub node: NodeId,
+    /// It can be sent to. If not, a call that concerns it must say so.
+    pub is_linked: bool,
+    pub table: Arc<Table>,
+}
+
+/// What the page and the metrics show.
+#[derive(Clone, Default)]
+pub struct ClusterView {
+    pub peers: Vec<PeerView>,
+    pub rejections: Rejections,
+    pub membership: membership::Counts,
+    pub directory: directory::Counts,
+    pub directory_bytes: usize,
+}
+
+/// The cluster's thread, as workers see it.
+pub struct ClusterPort {
+    own: NodeId,
+    terms: LinkTerms,
+    start: u64,
+    sender: MailboxSender<ToCluster>,
+    /// Descriptors of control links that came to workers.
+    arrivals: (OwnedFd, OwnedFd),
+    /// Peers that have to know of a channel before a client hears that it is subscribed.
+    linked: AtomicU32,
+    view: Mutex<Arc<ClusterView>>,
+}
+
+impl ClusterPort {
+    /// Must be called before any worker has a descriptor table of its own.
+    pub fn new(
+        own: NodeId,
+        start: u64,
+        keys: &ClusterKeys,
+        cluster_name: &str,
+        sender: MailboxSender<ToCluster>,
+    ) -> io::Result<ClusterPort> {
+        let terms = LinkTerms { key: keys.links, cluster_name: cluster_name.into(), kind: LinkKind::Calls };
+        Ok(ClusterPort {
+            own,
+            terms,
+            start,
+            sender,
+            arrivals: sys::seqpacket_pair()?,
+            linked: AtomicU32::new(0),
+            view: Mutex::default(),
+        })
+    }
+
+    pub fn own(&self) -> NodeId {
+        self.own
+    }
+
+    pub fn generation(&self) -> Generation {
+        self.own.generation
+    }
+
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Of the links that carry calls.
+    pub fn terms(&self) -> &LinkTerms {
+        &self.terms
+    }
+
+    /// Gives the message back when the mailbox is full.
+    pub fn try_send(&self, message: ToCluster) -> Result<(), ToCluster> {
+        self.sender.try_send(message)
+    }
+
+    /// Are there peers that have to know of a channel? To be called behind the `try_send` that tells of it: either the
+    /// cluster's thread finds that message when it takes a new link up, or this finds the link.
+    pub fn has_peers(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.linked.load(Ordering::Relaxed) > 0
+    }
+
+    /// The thread has to look into its mailbox behind it, before it takes a new link up.
+    pub fn set_linked(&self, links: u32) {
+        self.linked.store(links, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Hands a control link to the cluster's thread; `fd` may be closed here afterwards.
+    pub fn hand_over(&self, fd: RawFd) -> io::Result<()> {
+        sys::send_descriptor(self.arrivals.0.as_raw_fd(), fd, 0)
+    }
+
+    /// The next control link that came to a worker.
+    pub fn take_arrival(&self) -> Option<OwnedFd> {
+        sys::receive_descriptor(self.arrivals.1.as_raw_fd()).ok().and_then(|(_, fd)| fd)
+    }
+
+    /// Readable while there are arrivals.
+    pub fn arrivals(&self) -> io::Result<Pollable> {
+        Pollable::new(self.arrivals.1.try_clone()?)
+    }
+
+    pub fn view(&self) -> Arc<ClusterView> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_view(&self, view: ClusterView) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+}

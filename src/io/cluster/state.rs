@@ -1,0 +1,389 @@
+//! The state of the cluster's thread, and what it does with each output of the node.
+
+use super::gossip::Gossip;
+use super::link_queue::ControlLink;
+use super::port::{BatchNumber, ClusterPort, ClusterView, PeerEntry, ToCluster, ToWorker};
+use super::secure::{LinkKind, LinkTerms};
+use crate::base::id::{NodeId, ShardId};
+use crate::base::time::Tick;
+use crate::cluster::directory::waiting::{Outcome, WaiterId};
+use crate::cluster::membership::peer::{PeerState, Reason};
+use crate::cluster::node::{LinkNumber, Node, NodeOutput, PeerView};
+use crate::io::log::interval::LogInterval;
+use crate::io::runtime::clock;
+use crate::io::runtime::deadlines::Deadlines;
+use crate::io::runtime::mailbox::MailboxReceiver;
+use crate::io::runtime::notify::Notify;
+use crate::io::runtime::oneshot::OneshotId;
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
+use std::rc::Rc;
+use std::sync::Arc;
+use tracing::{debug, error, info, warn};
+
+/// What the thread is started with.
+pub struct ClusterSetup {
+    pub node: Node,
+    pub gossip: Gossip,
+    pub port: Arc<ClusterPort>,
+    pub mailbox: MailboxReceiver<ToCluster>,
+    pub workers: usize,
+    /// Gives the message back when the worker's mailbox is full.
+    pub to_worker: Box<dyn Fn(ShardId, ToWorker) -> Result<(), ToWorker>>,
+    /// The others hold this life of the node for dead.
+    pub on_dead: Box<dyn Fn()>,
+    pub has_seeds: bool,
+}
+
+/// Everything of this thread.
+pub struct Cluster {
+    node: RefCell<Node>,
+    gossip: Gossip,
+    port: Arc<ClusterPort>,
+    mailbox: MailboxReceiver<ToCluster>,
+    workers: usize,
+    to_worker: Box<dyn Fn(ShardId, ToWorker) -> Result<(), ToWorker>>,
+    on_dead: Box<dyn Fn()>,
+    has_seeds: bool,
+    deadlines: Rc<Deadlines>,
+    links: RefCell<BTreeMap<LinkNumber, Rc<ControlLink>>>,
+    last_link: Cell<u64>,
+    waiters: RefCell<Waiters>,
+    /// Messages to workers that have found no room.
+    backlog: RefCell<VecDeque<(ShardId, ToWorker)>>,
+    has_new_peers: Cell<bool>,
+    is_ready: Cell<bool>,
+    started: Tick,
+    /// The log says that nobody is there.
+    has_reported_alone: Cell<bool>,
+    /// Nodes to be dialed.
+    dials: RefCell<Vec<NodeId>>,
+    dial_due: Notify,
+    left: Notify,
+    rearm: Notify,
+    clocks: LogInterval,
+    refused: LogInterval,
+    old_nodes: LogInterval,
+}
+
+#[derive(Default)]
+struct Waiters {
+    last: u64,
+    by_id: BTreeMap<WaiterId, Waiter>,
+}
+
+/// Who waits until the peers know of channels.
+enum Waiter {
+    Batch { worker: ShardId, number: BatchNumber },
+    Call { worker: ShardId, oneshot: OneshotId },
+}
+
+impl Cluster {
+    pub fn new(setup: ClusterSetup, now: Tick) -> Cluster {
+        let ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds } = setup;
+        Cluster {
+            node: RefCell::new(node),
+            gossip,
+            port,
+            mailbox,
+            workers,
+            to_worker,
+            on_dead,
+            has_seeds,
+            deadlines: Rc::new(Deadlines::new(now)),
+            links: RefCell::default(),
+            last_link: Cell::new(0),
+            waiters: RefCell::default(),
+            backlog: RefCell::default(),
+            has_new_peers: Cell::new(false),
+            is_ready: Cell::new(false),
+            started: now,
+            has_reported_alone: Cell::new(false),
+            dials: RefCell::default(),
+            dial_due: Notify::default(),
+            left: Notify::default(),
+            rearm: Notify::default(),
+            clocks: LogInterval::default(),
+            refused: LogInterval::default(),
+            old_nodes: LogInterval::default(),
+        }
+    }
+
+    pub fn gossip(&self) -> &Gossip {
+        &self.gossip
+    }
+
+    pub fn port(&self) -> &ClusterPort {
+        &self.port
+    }
+
+    pub fn mailbox(&self) -> &MailboxReceiver<ToCluster> {
+        &self.mailbox
+    }
+
+    /// This node has left its cluster.
+    pub async fn left(&self) {
+        self.left.notified().await;
+    }
+
+    /// Something is due earlier than was known.
+    pub async fn rearmed(&self) {
+        self.rearm.notified().await;
+    }
+
+    /// The next nodes to be dialed.
+    pub async fn dials(&self) -> Vec<NodeId> {
+        self.dial_due.notified().await;
+        std::mem::take(&mut *self.dials.borrow_mut())
+    }
+
+    /// When `on_time` is due.
+    pub fn next_tick(&self, now: Tick) -> Tick {
+        let due = self.node.borrow().next_tick().min(self.deadlines.next_poll().unwrap_or(Tick::NEVER));
+        let latest = if self.backlog.borrow().is_empty() { SLEEP_MAX_MS } else { BACKLOG_RETRY_MS };
+        due.min(now + latest)
+    }
+
+    pub fn deadlines(&self) -> &Rc<Deadlines> {
+        &self.deadlines
+    }
+
+    pub fn terms(&self) -> LinkTerms {
+        LinkTerms { kind: LinkKind::Control, ..self.port.terms().clone() }
+    }
+
+    /// The node, for looking.
+    pub fn node(&self) -> Ref<'_, Node> {
+        self.node.borrow()
+    }
+
+    /// Gives the node something, and carries out what follows.
+    pub fn act(&self, input: impl FnOnce(&mut Node, Tick, u64)) {
+        let due = {
+            let mut node = self.node.borrow_mut();
+            let before = node.next_tick();
+            input(&mut node, clock::monotonic(), clock::unix_s());
+            node.next_tick() < before
+        };
+        self.carry_out();
+        if due {
+            self.rearm.notify();
+        }
+    }
+
+    pub fn rearm(&self) {
+        self.rearm.notify();
+    }
+
+    /// A link whose handshake is done.
+    pub fn add_link(&self, link: Rc<ControlLink>) -> LinkNumber {
+        let number = LinkNumber(self.last_link.get() + 1);
+        self.last_link.set(number.0);
+        self.links.borrow_mut().insert(number, link);
+        number
+    }
+
+    pub fn remove_link(&self, number: LinkNumber) {
+        self.links.borrow_mut().remove(&number);
+    }
+
+    pub fn pull(&self, number: LinkNumber, out: &mut Vec<u8>) {
+        self.node.borrow_mut().pull(number, PULLED_BYTES, out);
+    }
+
+    /// A link that was not made, for whatever reason: said now and then.
+    pub fn log_refused(&self, with: &dyn Display, why: &dyn Display) {
+        debug!(with = %with, "no link between nodes: {why}");
+        if let Some(count) = self.refused.due(clock::monotonic()) {
+            warn!(with = %with, count, "no link between nodes: {why}");
+        }
+    }
+
+    pub fn take_messages(&self) {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(message) = self.mailbox.try_recv() else { break };
+            self.act(|node, now, unix_s| match message {
+                ToCluster::Channels { worker, number, changes } => {
+                    let has_new = changes.iter().any(|change| change.is_here);
+                    changes.iter().for_each(|change| node.on_channel(change.hash, change.is_here));
+                    if has_new {
+                        node.wait(self.waiters.borrow_mut().insert(Waiter::Batch { worker, number }), now);
+                    }
+                    node.end_turn(now, unix_s);
+                }
+                ToCluster::Wait { worker, oneshot } => {
+                    node.wait(self.waiters.borrow_mut().insert(Waiter::Call { worker, oneshot }), now);
+                    node.end_turn(now, unix_s);
+                }
+                ToCluster::Seeds(addresses) => {
+                    addresses.into_iter().for_each(|address| node.on_seed(address, now, unix_s));
+                }
+                ToCluster::Leave => node.leave(now, unix_s),
+            });
+        }
+    }
+
+    fn carry_out(&self) {
+        loop {
+            let output = self.node.borrow_mut().poll_output();
+            let Some(output) = output else { break };
+            self.carry_out_one(output);
+        }
+        if self.has_new_peers.take() {
+            self.publish_peers();
+        }
+        self.look_ready();
+    }
+
+    fn carry_out_one(&self, output: NodeOutput) {
+        match output {
+            NodeOutput::Datagram { to, bytes } => self.gossip.send(to, &bytes),
+            NodeOutput::Broadcast { bytes } => self.gossip.broadcast(&bytes),
+            NodeOutput::Dial(node) => {
+                self.dials.borrow_mut().push(node);
+                self.dial_due.notify();
+            }
+            NodeOutput::Write { link, bytes } => self.with_link(link, |link| link.write(&bytes)),
+            NodeOutput::Pull(link) => self.with_link(link, ControlLink::pull),
+            NodeOutput::Close(link) => self.with_link(link, ControlLink::close),
+            NodeOutput::Settled { waiter, outcome } => self.on_settled(waiter, outcome),
+            NodeOutput::Peers => self.has_new_peers.set(true),
+            NodeOutput::PeerChanged { node, state, reason } => log_peer(node, state, reason),
+            NodeOutput::Refused { node, goodbye } => self.log_refused(&node, &format_args!("{goodbye:?}")),
+            NodeOutput::ClockDiffers { sender, by_s } => {
+                if self.clocks.due(clock::monotonic()).is_some() {
+                    warn!(%sender, by_s, "a node's clock differs by more than a minute: its datagrams are not taken");
+                }
+            }
+            NodeOutput::AddressConflict { one, other } => {
+                error!(%one, %other, "two nodes run at one address: stop one of them (cluster_address)");
+            }
+            NodeOutput::Node2014(old) => {
+                if self.old_nodes.due(clock::monotonic()).is_some() {
+                    let (port, name) = (old.http_port, old.cluster_name);
+                    warn!(port, name, "a node of 2014 is in this network: it cannot be a peer of this one");
+                }
+            }
+            NodeOutput::OwnGenerationDead => (self.on_dead)(),
+            NodeOutput::Left => self.left.notify(),
+        }
+    }
+
+    fn with_link(&self, number: LinkNumber, act: impl FnOnce(&ControlLink)) {
+        let link = self.links.borrow().get(&number).cloned();
+        if let Some(link) = link {
+            act(&link);
+        }
+    }
+
+    fn on_settled(&self, waiter: WaiterId, outcome: Outcome) {
+        match self.waiters.borrow_mut().by_id.remove(&waiter) {
+            Some(Waiter::Batch { worker, number }) => self.send(worker, ToWorker::Known { number, outcome }),
+            Some(Waiter::Call { worker, oneshot }) => self.send(worker, ToWorker::CallKnown(oneshot)),
+            None => {}
+        }
+    }
+
+    fn publish_peers(&self) {
+        let peers = self.node.borrow().peers();
+        let linked = peers.iter().filter(|peer| peer.is_linked).count();
+        self.port.set_linked(linked as u32);
+        // What workers told before they could see the link.
+        if !self.mailbox.is_empty() {
+            self.take_messages();
+        }
+        let entry = |peer: &PeerView| {
+            let table = peer.table.clone()?;
+            Some(PeerEntry { node: peer.node, is_linked: peer.is_linked, table })
+        };
+        let entries: Arc<[PeerEntry]> = peers.iter().filter_map(entry).collect();
+        self.each_worker(|| ToWorker::Peers(entries.clone()));
+        self.publish_view();
+    }
+
+    fn publish_view(&self) {
+        let node = self.node.borrow();
+        self.port.set_view(ClusterView {
+            peers: node.peers(),
+            rejections: node.rejections(),
+            membership: node.membership_counts(),
+            directory: node.directory_counts(),
+            directory_bytes: node.directory_bytes(),
+        });
+    }
+
+    fn look_ready(&self) {
+        if !self.is_ready.get() && self.node.borrow().is_ready(clock::monotonic()) {
+            self.is_ready.set(true);
+            self.each_worker(|| ToWorker::Ready);
+        }
+    }
+
+    /// Everything that is due.
+    pub fn on_time(&self) {
+        self.deadlines.poll(clock::monotonic());
+        self.send_backlog();
+        self.act(|node, now, unix_s| node.handle_timers(now, unix_s));
+        self.publish_view();
+        let is_alone = self.node.borrow().peers().is_empty();
+        if is_alone && !self.has_reported_alone.get() && clock::monotonic().since_ms(self.started) >= ALONE_MS {
+            self.has_reported_alone.set(true);
+            let port = self.gossip.discovery_port();
+            let seeds = if self.has_seeds { "none of cluster_seeds answers" } else { "cluster_seeds is empty" };
+            info!(
+                address = %self.port.own().address, ?port,
+                "no other node of this cluster has been found: nobody answers the broadcast, and {seeds}"
+            );
+        }
+    }
+
+    fn each_worker(&self, message: impl Fn() -> ToWorker) {
+        (0..self.workers).for_each(|worker| self.send(ShardId(worker as u16), message()));
+    }
+
+    /// In the order in which they are sent.
+    fn send(&self, worker: ShardId, message: ToWorker) {
+        let mut backlog = self.backlog.borrow_mut();
+        let is_behind = backlog.iter().any(|(other, _)| *other == worker);
+        let message = if is_behind { Err(message) } else { (self.to_worker)(worker, message) };
+        if let Err(message) = message {
+            // A later list of peers takes the place of an earlier one: what waits is bounded by what workers wait for.
+            if matches!(message, ToWorker::Peers(_)) {
+                backlog.retain(|(other, waiting)| *other != worker || !matches!(waiting, ToWorker::Peers(_)));
+            }
+            backlog.push_back((worker, message));
+            self.rearm.notify();
+        }
+    }
+
+    fn send_backlog(&self) {
+        let waiting = std::mem::take(&mut *self.backlog.borrow_mut());
+        waiting.into_iter().for_each(|(worker, message)| self.send(worker, message));
+    }
+}
+
+impl Waiters {
+    fn insert(&mut self, waiter: Waiter) -> WaiterId {
+        self.last += 1;
+        self.by_id.insert(WaiterId(self.last), waiter);
+        WaiterId(self.last)
+    }
+}
+
+fn log_peer(node: NodeId, state: PeerState, reason: Reason) {
+    match state {
+        PeerState::Joining | PeerState::Suspected => debug!(%node, ?state, ?reason, "a node of the cluster"),
+        PeerState::Live => info!(%node, ?reason, "a node of the cluster is linked"),
+        PeerState::LinkDown => warn!(%node, ?reason, "the link to a node is down: calls name it as unreachable"),
+        PeerState::Down => warn!(%node, ?reason, "a node of the cluster is down"),
+        PeerState::Dead => info!(%node, ?reason, "a node has left the cluster"),
+    }
+}
+
+const MESSAGES_PER_TURN: usize = 1_024;
+/// Of the directory, for one write.
+const PULLED_BYTES: usize = 64 << 10;
+const ALONE_MS: u64 = 30_000;
+const SLEEP_MAX_MS: u64 = 1_000;
+const BACKLOG_RETRY_MS: u64 = 5;

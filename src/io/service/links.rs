@@ -1,0 +1,161 @@
+//! A worker's links to other nodes: those that it dials, over which it calls, and those that others have dialed, whose
+//! calls it carries out.
+
+use crate::base::time::Tick;
+use crate::cluster::calls::{Answer, Call};
+use crate::io::api::remote::{self, RemoteCall};
+use crate::io::cluster::calls::{CallLink, WriteQueue};
+use crate::io::cluster::port::ClusterPort;
+use crate::io::cluster::secure::{self, Link, LinkError, LinkKind, LinkReader, LinkWriter};
+use crate::io::runtime::clock;
+use crate::io::runtime::socket::Socket;
+use crate::io::worker::turn::Worker;
+use crate::policy::admission::Place;
+use crate::shard::QueryId;
+use crate::wire::peer::frame::{Frame, Hello, VersionRange};
+use std::rc::Rc;
+use tracing::{debug, warn};
+
+/// Dials the links that this worker's calls want.
+pub async fn dial_wanted(worker: Rc<Worker>) {
+    loop {
+        for link in worker.cluster().wanted().await {
+            drop(monoio::spawn(call_over(worker.clone(), link)));
+        }
+    }
+}
+
+async fn call_over(worker: Rc<Worker>, link: Rc<CallLink>) {
+    let Some(port) = worker.cluster().port().cloned() else { return };
+    let deadline = deadline(&worker);
+    let hello = hello(&worker, &port);
+    let dialed = secure::dial(worker.deadlines(), deadline, link.node().address, port.terms(), &hello).await;
+    let dialed = dialed.and_then(|dialed| match dialed.hello.node.generation == link.node().generation {
+        true => Ok(dialed),
+        // Another life of it.
+        false => Err(LinkError::Ended),
+    });
+    let was_up = dialed.is_ok();
+    let why = match dialed {
+        Ok(Link { mut reader, writer, .. }) => {
+            link.queue().attach(reader.fd());
+            let writing = monoio::spawn(write(link.queue().clone(), writer));
+            let why = read_replies(&worker, &link, &mut reader).await;
+            link.queue().end();
+            writing.await;
+            why
+        }
+        Err(why) => why,
+    };
+    debug!(node = %link.node(), %why, "a link for calls has ended");
+    worker.cluster().link_ended(&link, was_up, worker.now());
+    for query in link.take_open() {
+        worker.calls().gathers().resolve_node(query, None);
+    }
+    worker.wakeups().need_turn();
+}
+
+async fn read_replies(worker: &Worker, link: &CallLink, reader: &mut LinkReader) -> LinkError {
+    loop {
+        loop {
+            match reader.next_frame(FRAME_BYTES_MAX) {
+                Ok(Some(Frame::Reply { id, outcome, body })) => {
+                    if link.answered(QueryId(id)) {
+                        worker.calls().gathers().resolve_node(QueryId(id), Answer::decode(outcome, body));
+                    }
+                }
+                Ok(Some(_)) => return LinkError::Ended,
+                Ok(None) => break,
+                Err(why) => return why.into(),
+            }
+        }
+        worker.wakeups().need_turn();
+        if let Err(why) = reader.read().await {
+            return why;
+        }
+    }
+}
+
+/// Serves a link that another node has dialed; `early` came behind its request. `place` is given back when it has
+/// proved that it is a node.
+pub async fn serve(worker: Rc<Worker>, socket: Socket, early: Vec<u8>, kind: LinkKind, place: Option<Place>) {
+    let Some(port) = worker.cluster().port().cloned() else { return };
+    if kind == LinkKind::Control {
+        // The dialer says nothing before it has its 101.
+        let handed_over = if early.is_empty() { port.hand_over(socket.fd()) } else { Ok(()) };
+        if let Err(error) = handed_over {
+            warn!(%error, "a link of another node was lost");
+        }
+        return;
+    }
+    let hello = hello(&worker, &port);
+    let accepted = secure::accept(worker.deadlines(), deadline(&worker), socket, early, port.terms(), &hello).await;
+    match accepted {
+        Ok(Link { mut reader, writer, hello: theirs }) => {
+            drop(place);
+            // The control link says that there is no version in common.
+            if theirs.versions.agree(VersionRange::OURS).is_none() {
+                return;
+            }
+            let queue: Rc<WriteQueue> = Rc::default();
+            queue.attach(reader.fd());
+            let writing = monoio::spawn(write(queue.clone(), writer));
+            let why = read_calls(&worker, &queue, &mut reader).await;
+            debug!(node = %theirs.node, %why, "a node's link for calls has ended");
+            queue.end();
+            writing.await;
+        }
+        Err(why) => {
+            worker.count(|counters| &counters.node_links_refused);
+            debug!(%why, "a link of a node was refused");
+        }
+    }
+}
+
+async fn read_calls(worker: &Rc<Worker>, queue: &Rc<WriteQueue>, reader: &mut LinkReader) -> LinkError {
+    loop {
+        loop {
+            match reader.next_frame(FRAME_BYTES_MAX) {
+                Ok(Some(Frame::Call { id, deadline_ms, method, body })) => {
+                    let Some(call) = Call::decode(method, body) else { return LinkError::Ended };
+                    remote::begin(worker, RemoteCall { id, deadline_ms, replies: queue.clone() }, call);
+                }
+                Ok(Some(_)) => return LinkError::Ended,
+                Ok(None) => break,
+                Err(why) => return why.into(),
+            }
+        }
+        if worker.cluster().is_overfull(queue) {
+            return LinkError::Ended;
+        }
+        worker.wakeups().need_turn();
+        if let Err(why) = reader.read().await {
+            return why;
+        }
+    }
+}
+
+async fn write(queue: Rc<WriteQueue>, mut writer: LinkWriter) {
+    while let Some(frames) = queue.next().await {
+        if writer.write(&frames).await.is_err() {
+            break;
+        }
+    }
+    writer.end();
+}
+
+fn hello(worker: &Worker, port: &ClusterPort) -> Hello {
+    let links = worker.shared().workers_len() as u16 + 1;
+    let (node, start, link) = (port.own(), port.start(), worker.id().0 + 1);
+    Hello { versions: VersionRange::OURS, node, start, unix_s: clock::unix_s(), link, links }
+}
+
+fn deadline(worker: &Worker) -> Tick {
+    let deadline = worker.now() + HANDSHAKE_MS;
+    worker.due_by(deadline);
+    deadline
+}
+
+const HANDSHAKE_MS: u64 = 5_000;
+/// A call's body and its channels; what is longer than an operator may allow bodies to be makes no sense.
+const FRAME_BYTES_MAX: usize = (1 << 30) + (1 << 20);
