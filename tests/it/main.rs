@@ -9,6 +9,7 @@ mod api;
 mod backend_down;
 mod chaos;
 mod closes;
+mod cluster;
 mod compat_2014;
 mod config_cli;
 mod connect;

@@ -8,7 +8,7 @@ use super::thread;
 use crate::base::id::{Generation, NodeId, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
-use crate::cluster::key::ClusterKeys;
+use crate::cluster::key::{ClusterKeys, Reach};
 use crate::cluster::membership::Founding;
 use crate::cluster::node::Node;
 use crate::config::{ClusterChoice, Config, StoreKind};
@@ -98,7 +98,9 @@ impl Prepared {
     pub fn open(self, config: &Config, workers: usize) -> io::Result<Opened> {
         let Prepared { port, keys, mailbox } = self;
         let own = port.own();
-        let gossip = Gossip::bind(own.address, keys.reach)?;
+        // Who can be reached on this machine only looks no further.
+        let reach = if own.address.ip().is_loopback() { Reach::Loopback } else { keys.reach };
+        let gossip = Gossip::bind(own.address, reach)?;
         let now = clock::monotonic();
         let founding = Founding { node: own, start: port.start(), seed: draw() };
         let mut salt = [0; 12];
@@ -107,7 +109,7 @@ impl Prepared {
             .for_each(|(to, from)| *to = from);
         let node = Node::new(founding, &keys, &config.cluster.name, salt, now);
         info!(
-            node = %own, name = config.cluster.name, reach = ?keys.reach, discovery = ?gossip.discovery_port(),
+            node = %own, name = config.cluster.name, ?reach, discovery = ?gossip.discovery_port(),
             "looking for the other nodes of the cluster"
         );
         let seeds = config.cluster.seeds.clone();

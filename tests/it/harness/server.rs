@@ -237,6 +237,11 @@ impl Server {
         self.port.number
     }
 
+    /// Ends it; its port may be used by the next.
+    pub fn into_port(mut self) -> Port {
+        std::mem::replace(&mut self.port, free_port())
+    }
+
     /// Replaces the configuration file; nothing is told to the server.
     pub fn rewrite(&self, contents: &str) {
         std::fs::write(&self.path, contents).expect("a temporary directory is writable");
