@@ -76,6 +76,17 @@ fn live(node: SocketAddr) -> usize {
     peers.iter().filter(|peer| peer["state"] == "live" && peer["is_linked"] == true).count()
 }
 
+/// Of the metrics.
+fn figure(node: SocketAddr, name: &str) -> f64 {
+    let metrics = call_get(node, "/metrics", &[]).text();
+    let found = metrics.lines().find_map(|row| row.strip_prefix(name)?.trim().parse().ok());
+    found.unwrap_or_else(|| panic!("no {name} in {metrics}"))
+}
+
+fn at_least(node: SocketAddr, name: &str, least: f64) {
+    eventually(name, || (figure(node, name) >= least).then_some(()));
+}
+
 fn targets(answer: &Value) -> u64 {
     answer["targets"].as_u64().unwrap_or_else(|| panic!("{answer}"))
 }
@@ -183,15 +194,15 @@ fn every_call_on_every_node_means_the_whole_cluster() {
 fn a_client_that_has_its_101_can_be_reached_from_every_node() {
     let nodes = Nodes::start(3);
     for round in 0..150 {
-        let (home, channel) = (round % 3, format!("round {round}"));
-        let mut client = nodes.client(home, &channel);
+        let (owner, channel) = (round % 3, format!("round {round}"));
+        let mut client = nodes.client(owner, &channel);
         for node in 0..3 {
             assert_eq!(targets(&send(nodes.addr(node), &channel, &[("qos", "0")], "x")), 1, "{round} by {node}");
             client.expect_send();
         }
         if round % 5 == 0 {
             let (identity, another) = (nodes.identity(&channel), format!("another {round}"));
-            subscribe(nodes.addr((home + 1) % 3), &identity, &another);
+            subscribe(nodes.addr((owner + 1) % 3), &identity, &another);
             for node in 0..3 {
                 assert_eq!(targets(&send(nodes.addr(node), &another, &[("qos", "0")], "x")), 1, "/sub/ {round}");
             }
@@ -206,8 +217,10 @@ fn clusters_of_other_names_or_keys_do_not_meet() {
     here.add(|setup| setup.text("cluster_secret", "another"));
     here.add(|setup| setup.env("RAINBOW_CLUSTER", "off"));
     let mut client = here.client(0, "room");
-    // All have broadcast several times by then; that nothing happens can only be waited for.
-    std::thread::sleep(Duration::from_secs(3));
+    // Each has heard the others, and cannot open what they send.
+    for node in [here.addr(0), here.addr(1), here.addr(2), there.addr(0)] {
+        at_least(node, FORGED, 3.0);
+    }
     assert_eq!([0, 1, 2].map(|node| live(here.addr(node))), [1, 1, 0]);
     assert_eq!(live(there.addr(0)), 0);
     assert!(info(here.addr(3))["peers"].is_null(), "it is alone by its configuration");
@@ -321,16 +334,11 @@ fn a_stranger_neither_joins_nor_disturbs() {
         assert_eq!(wire.response(Instant::now() + TIMEOUT).expect("an answer").status, 426);
     }
     assert_eq!([0, 1].map(|node| live(nodes.addr(node))), [1, 1]);
-    let value = |name: &str| {
-        let metrics = call_get(nodes.addr(0), "/metrics", &[]).text();
-        let found = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-        found.unwrap_or_else(|| panic!("no {name} in {metrics}"))
-    };
-    let at_least = |name: &str, least: f64| eventually(name, || (value(name) >= least).then_some(()));
-    at_least("rainbow_cluster_rejected_total{reason=\"foreign\"}", 2.0);
-    at_least("rainbow_cluster_rejected_total{reason=\"forged\"}", 1.0);
-    at_least("rainbow_node_links_refused_total", 3.0);
-    assert_eq!(value("rainbow_cluster_nodes{state=\"live\"}"), 1.0);
+    let to = nodes.addr(0);
+    at_least(to, "rainbow_cluster_rejected_total{reason=\"foreign\"}", 2.0);
+    at_least(to, FORGED, 1.0);
+    at_least(to, "rainbow_node_links_refused_total", 3.0);
+    assert_eq!(figure(to, "rainbow_cluster_nodes{state=\"live\"}"), 1.0);
 }
 
 #[test]
@@ -341,6 +349,8 @@ fn a_node_of_2014_is_named_in_the_log() {
     eventually("it is named", || {
         (2014..2034).for_each(|port| drop(socket.send_to(online, ("127.0.0.1", port))));
         let log = nodes.nodes[0].log();
-        log.lines().any(|line| line.contains("a node of 2014") && line.contains("old one")).then_some(())
+        log.lines().any(|row| row.contains("a node of 2014") && row.contains("old one")).then_some(())
     });
 }
+
+const FORGED: &str = "rainbow_cluster_rejected_total{reason=\"forged\"}";
