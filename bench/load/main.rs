@@ -26,6 +26,7 @@ use crate::round::Plan;
 use crate::row::Row;
 use crate::scenario::Bench;
 use crate::scenario::chat::{chat, two_workers};
+use crate::scenario::cluster::cluster;
 use crate::scenario::cost::{FanoutCase, SendCase, fanout, send, storm, uplink};
 use crate::scenario::crowd::{slow, uplink_during_fanout};
 use crate::scenario::durable::{send_durable, stored, waiting};
@@ -39,7 +40,7 @@ use crate::work::Pace;
 #[command(about = "Measures what the server's work costs, beside the least that the kernel charges for it.")]
 struct Options {
     /// One of fanout, fanout-8, fanout-qos1, send, uplink, storm, idle, mixed, churn, slow, million, uplink-during-fanout,
-    /// uplink-during-peer, two-workers, send-durable, stored, waiting, all; none: the standard set, two minutes (all with --small)
+    /// uplink-during-peer, two-workers, cluster, send-durable, stored, waiting, all; none: the standard set, two minutes (all with --small)
     scenario: Option<String>,
     /// Clients that are connected
     #[arg(long)]
@@ -179,13 +180,14 @@ fn machine_words(machine: &serde_json::Value) -> String {
 const STANDARD: [&str; 7] = ["fanout", "fanout-8", "fanout-qos1", "send", "uplink", "storm", "idle"];
 
 /// What the standard set has no time for.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "mixed",
     "churn",
     "slow",
     "uplink-during-fanout",
     "uplink-during-peer",
     "two-workers",
+    "cluster",
     "million",
     "send-durable",
     "stored",
@@ -255,6 +257,7 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
             }
             Ok(rows)
         }
+        "cluster" => cluster(bench, clients(1_000, 50), (must(1.6), must(1.25))),
         "send-durable" => send_durable(bench, clients(1_000, 50), pace(32), must(1.05)),
         "stored" => stored(bench, clients(1_000, 50), pace(256), options.size.max(200)),
         "waiting" => waiting(bench, clients(100_000, 200), 10),

@@ -8,7 +8,7 @@ use crate::sys::{cpu_ns, now_ns};
 
 /// Readings at the start of something; `stop` gives the differences.
 pub struct Meter {
-    pid: u32,
+    pids: Vec<u32>,
     softirqds: Vec<u32>,
     generator_core: usize,
     began_ns: u64,
@@ -21,7 +21,7 @@ pub struct Meter {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Used {
     pub wall_ns: u64,
-    /// The server's process and the ksoftirqd of its cores.
+    /// The server's processes and the ksoftirqd of its cores.
     pub cpu_ns: u64,
     /// Of it, ksoftirqd's.
     pub softirq_ns: u64,
@@ -30,22 +30,23 @@ pub struct Used {
 }
 
 impl Meter {
-    pub fn start(pid: u32, server_cores: &[usize], generator_core: usize) -> Meter {
+    pub fn start(pids: Vec<u32>, server_cores: &[usize], generator_core: usize) -> Meter {
         let softirqds: Vec<u32> = server_cores.iter().filter_map(|&core| ksoftirqd(core)).collect();
         Meter {
             generator: Ticks::read(generator_core),
             generator_core,
             began_ns: now_ns(),
-            server_ns: cpu_ns(pid).unwrap_or(0),
+            server_ns: total(&pids),
             softirq_ns: total(&softirqds),
             softirqds,
-            pid,
+            pids,
         }
     }
 
     pub fn stop(&self) -> Used {
         let softirq_ns = total(&self.softirqds) - self.softirq_ns;
-        let server_ns = cpu_ns(self.pid).unwrap_or(self.server_ns) - self.server_ns;
+        // A process that has died counts no more.
+        let server_ns = total(&self.pids).saturating_sub(self.server_ns);
         Used {
             wall_ns: now_ns() - self.began_ns,
             cpu_ns: server_ns + softirq_ns,

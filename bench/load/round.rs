@@ -90,7 +90,7 @@ impl<W: Work> Runs for Running<W> {
         swarm.catch_up(work).map_err(|error| format!("epoll: {error}"))?;
         drop(work.take_latency());
         let before = work.done();
-        let meter = Meter::start(target.pid(), &plan.server_cores, plan.generator_core);
+        let meter = Meter::start(target.pids(), &plan.server_cores, plan.generator_core);
         let end_ns = now_ns() + (seconds * 1e9) as u64;
         let mut progress = Progress::new(STALL_NS);
         let mut going = true;

@@ -101,6 +101,8 @@ struct Api {
 pub struct Swarm {
     epoll: Epoll,
     port: u16,
+    /// Where calls go.
+    api_port: u16,
     dialect: Dialect,
     /// Who publishes, where that is not done by HTTP calls, and its calls that count as answered.
     publisher: Option<u32>,
@@ -131,6 +133,7 @@ impl Swarm {
         Ok(Swarm {
             epoll: Epoll::new()?,
             port,
+            api_port: port,
             dialect,
             publisher: None,
             published: Vec::new(),
@@ -214,6 +217,11 @@ impl Swarm {
         self.clients[who as usize].phase = Phase::Deaf;
     }
 
+    /// Calls go to this port, which may be another node's.
+    pub fn call_at(&mut self, port: u16) {
+        self.api_port = port;
+    }
+
     /// Makes ready for `count` calls at a time, by as many API connections or, where messages are not published by HTTP,
     /// by one more client, whose calls count as answered at once.
     pub fn open_apis(&mut self, play: &mut impl Play, count: usize) -> Result<(), String> {
@@ -231,7 +239,7 @@ impl Swarm {
     }
 
     fn connect_api(&self, index: u32) -> io::Result<Api> {
-        let socket = sys::connect(Ipv4Addr::LOCALHOST, self.port)?;
+        let socket = sys::connect(Ipv4Addr::LOCALHOST, self.api_port)?;
         self.epoll.add(socket.as_raw_fd(), u64::from(index))?;
         Ok(Api { socket, busy: false, rest: Vec::new() })
     }

@@ -17,6 +17,8 @@ use crate::sys;
 pub enum Kind {
     /// The server under test: this many workers on these cores; `config` is added to its file.
     Rainbow { workers: usize, cores: Vec<usize>, config: String },
+    /// Two nodes on one core: clients come to one of them, callers to that or to the other.
+    Cluster { callers_elsewhere: bool },
     /// One of `bench/floor/`, by its name there.
     Floor(&'static str),
     /// Another server, by its name in `bench/peers/`.
@@ -30,11 +32,16 @@ pub struct Target {
     pub kind: Kind,
     child: Child,
     log: PathBuf,
+    /// The other node of a cluster.
+    other: Option<Box<Target>>,
 }
 
 impl Target {
     /// Starts it and waits until it answers. `backend` is the port of the hooks; 0 for none.
     pub fn start(kind: &Kind, backend: u16, core: usize) -> Result<Target, String> {
+        if let Kind::Cluster { .. } = kind {
+            return Target::start_cluster(kind, backend, core);
+        }
         let port = free_port();
         let dir = scratch_dir();
         static STARTED: AtomicU32 = AtomicU32::new(0);
@@ -51,6 +58,7 @@ impl Target {
                 command.args(["--workers", &workers.to_string()]);
                 command
             }
+            Kind::Cluster { .. } => unreachable!("two servers"),
             Kind::Floor(name) => {
                 let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
                 command.args(["floor", name, &port.to_string()]);
@@ -73,13 +81,50 @@ impl Target {
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a file")).stderr(output);
         sys::prepare(&mut command, cores);
         let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
-        let mut target = Target { name: kind.name(), port, kind: kind.clone(), child, log };
+        let mut target = Target { name: kind.name(), port, kind: kind.clone(), child, log, other: None };
         target.await_ready()?;
         Ok(target)
     }
 
+    fn start_cluster(kind: &Kind, backend: u16, core: usize) -> Result<Target, String> {
+        static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+        let name = format!("bench-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Relaxed));
+        let config = format!("cluster_name = \"{name}\"\n");
+        let node = Kind::Rainbow { workers: 1, cores: vec![core], config };
+        let (mut cluster, other) = (Target::start(&node, backend, core)?, Target::start(&node, backend, core)?);
+        (cluster.name, cluster.kind, cluster.other) = (kind.name(), kind.clone(), Some(Box::new(other)));
+        cluster.await_linked()?;
+        Ok(cluster)
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Those of all nodes.
+    pub fn pids(&self) -> Vec<u32> {
+        std::iter::once(self.pid()).chain(self.other.as_ref().map(|other| other.pid())).collect()
+    }
+
+    /// Where callers come to.
+    pub fn api_port(&self) -> u16 {
+        match (&self.kind, &self.other) {
+            (Kind::Cluster { callers_elsewhere: true }, Some(other)) => other.port,
+            _ => self.port,
+        }
+    }
+
+    fn await_linked(&self) -> Result<(), String> {
+        let nodes = [Some(self), self.other.as_deref()];
+        let is_linked = |node: &Target| node.info().is_some_and(|info| info["peers"][0]["is_linked"] == true);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if nodes.iter().flatten().all(|node| is_linked(node)) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(format!("two nodes did not find each other:\n{}", self.log_tail()))
     }
 
     fn await_ready(&mut self) -> Result<(), String> {
@@ -99,7 +144,7 @@ impl Target {
     /// Some when it is ready: Rainbow says so itself, the others accept.
     fn answers(&self) -> Option<()> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
-        if matches!(self.kind, Kind::Rainbow { .. }) {
+        if matches!(self.kind, Kind::Rainbow { .. } | Kind::Cluster { .. }) {
             stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
             stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").ok()?;
             let mut answer = [0; 12];
@@ -114,7 +159,7 @@ impl Target {
         let deadline = Instant::now() + Duration::from_secs(20);
         let mut last = None;
         while Instant::now() < deadline {
-            last = self.info(name);
+            last = self.info().and_then(|info| info.get(name)?.as_u64());
             if last == Some(value) {
                 return Ok(());
             }
@@ -123,7 +168,7 @@ impl Target {
         Err(format!("{name} of /info/ did not come to {value}: {last:?}"))
     }
 
-    fn info(&self, name: &str) -> Option<u64> {
+    fn info(&self) -> Option<serde_json::Value> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
         let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().to_string();
@@ -133,7 +178,7 @@ impl Target {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
         let body = &answer[crate::ws::head_end(&answer)?..];
-        serde_json::from_slice::<serde_json::Value>(body).ok()?.get(name)?.as_u64()
+        serde_json::from_slice(body).ok()
     }
 
     /// The last lines that it wrote, for an error message.
@@ -151,7 +196,7 @@ impl Target {
 
     /// Whether it still runs; a server that died explains every fault after it.
     pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        matches!(self.child.try_wait(), Ok(None)) && self.other.as_mut().is_none_or(|other| other.is_alive())
     }
 }
 
@@ -171,6 +216,8 @@ impl Kind {
     pub fn name(&self) -> String {
         match self {
             Kind::Rainbow { .. } => "rainbow".into(),
+            Kind::Cluster { callers_elsewhere: false } => "same node".into(),
+            Kind::Cluster { callers_elsewhere: true } => "other node".into(),
             Kind::Floor(name) => format!("floor:{name}"),
             Kind::Peer(name) => (*name).into(),
         }
@@ -199,7 +246,10 @@ fn peer_file(name: &str) -> PathBuf {
 fn rainbow_config(backend: u16, more: &str) -> String {
     // Other servers on this machine must not be its peers; earlier versions know this key, too.
     let name = std::process::id();
-    let mut config = format!("security_token = \"{TOKEN}\"\nlog = \"warn\"\ncluster_name = \"bench-{name}\"\n");
+    let mut config = format!("security_token = \"{TOKEN}\"\nlog = \"warn\"\nlisten = \"127.0.0.1\"\n");
+    if !more.contains("cluster_name") {
+        config += &format!("cluster_name = \"bench-{name}\"\n");
+    }
     if backend != 0 && !more.contains("connect_url") {
         config += &format!(
             "connect_url = \"http://127.0.0.1:{backend}/connect/\"\n\

@@ -79,7 +79,7 @@ fn watch(bench: &Bench, target: &crate::target::Target, clients: usize, watch_s:
     swarm.connect(&mut Quiet, clients - first, |_| String::new())?;
     eprintln!(" watching for {watch_s} s");
     let mut beside = Beside::start(&bench.plan, target);
-    let meter = Meter::start(target.pid(), &bench.plan.server_cores, bench.plan.generator_core);
+    let meter = Meter::start(target.pids(), &bench.plan.server_cores, bench.plan.generator_core);
     let end_ns = now_ns() + (watch_s * 1e9) as u64;
     while now_ns() < end_ns && swarm.faults.count == 0 {
         swarm.turn(&mut Quiet, 100_000_000).map_err(|error| format!("epoll: {error}"))?;

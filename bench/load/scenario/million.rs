@@ -103,7 +103,7 @@ fn conduct(
     swarm.open_apis(&mut caller, 1)?;
     let mut body = vec![b'.'; bench.size.max(Payload::LEN)];
     Payload { stream: 0, seq: 0, intended_ns: sys::now_ns() }.write(&mut body);
-    let meter = Meter::start(target.pid(), &sys::allowed_cores_of_machine(), bench.plan.generator_core);
+    let meter = Meter::start(target.pids(), &sys::allowed_cores_of_machine(), bench.plan.generator_core);
     swarm.call(|out| api::Send { channel: ROOM, qos: 1, timeout_s: TIMEOUT_S, body: &body }.write(1, out));
     let mut progress = Progress::new(60_000_000_000);
     let (mut shown, mut peak) = (Instant::now(), 0);

@@ -1,6 +1,7 @@
 //! Scenarios: which targets do which work, and what the figure must be. One file per kind.
 
 pub mod chat;
+pub mod cluster;
 pub mod cost;
 pub mod crowd;
 pub mod durable;
@@ -39,7 +40,9 @@ impl Bench {
     /// Starts a target and its own backend, if it needs one.
     pub fn start(&self, kind: &Kind) -> Result<Started, String> {
         let backend = match kind {
-            Kind::Rainbow { .. } => Some(Backend::start(false).map_err(|error| format!("backend: {error}"))?),
+            Kind::Rainbow { .. } | Kind::Cluster { .. } => {
+                Some(Backend::start(false).map_err(|error| format!("backend: {error}"))?)
+            }
             _ => None,
         };
         let port = backend.as_ref().map_or(0, |backend| backend.port);
@@ -51,7 +54,7 @@ impl Bench {
     pub fn compare(&self, scenario: &'static str, mut cases: Vec<Case>, floors: usize) -> Result<Vec<Row>, String> {
         cases.retain(|case| match case.kind {
             Kind::Floor(_) => self.floors,
-            Kind::Rainbow { .. } => self.server,
+            Kind::Rainbow { .. } | Kind::Cluster { .. } => self.server,
             Kind::Peer(_) => self.peers,
         });
         let heads: Vec<(String, Option<f64>)> = cases.iter().map(|case| (case.name.clone(), case.must)).collect();
@@ -128,6 +131,7 @@ impl Case {
         let prepare = move |target: &Target| {
             let mut swarm =
                 Swarm::new(target.port, 0, target.kind.dialect()).map_err(|error| format!("epoll: {error}"))?;
+            swarm.call_at(target.api_port());
             eprint!("  {}: {clients} clients …", target.name);
             swarm.connect(&mut work, clients, channels)?;
             swarm.open_apis(&mut work, calls)?;

@@ -1,8 +1,9 @@
 //! The frames of a link between nodes: whatever comes is a frame, needs more, or is a violation; a frame means the same
-//! when it is encoded again, and its lists can be read.
+//! when it is encoded again, its lists can be read, and so can what is in calls and replies.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use rainbow::cluster::calls::{Answer, Call};
 use rainbow::wire::peer::frame::{CHUNK_BITS, Chunk, Frame};
 
 fuzz_target!(|received: &[u8]| {
@@ -30,6 +31,20 @@ fn check_lists(frame: Frame<'_>) {
             assert!(changes.iter().all(|change| change.bit < 1 << size_log2));
         }
         Frame::Chunk { chunk: Chunk::Positions(positions), .. } => assert!(positions.iter().len() <= CHUNK_BITS),
+        Frame::Call { method, body, .. } => {
+            if let Some(call) = Call::decode(method, body) {
+                let mut encoded = Vec::new();
+                call.encode_into(&mut encoded);
+                assert_eq!((call.method(), &encoded[..]), (method, body));
+            }
+        }
+        Frame::Reply { outcome, body, .. } => {
+            if let Some(answer) = Answer::decode(outcome, body) {
+                let mut encoded = Vec::new();
+                answer.encode_into(&mut encoded);
+                assert_eq!((answer.outcome(), &encoded[..]), (outcome, body));
+            }
+        }
         _ => {}
     }
 }
