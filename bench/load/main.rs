@@ -204,19 +204,11 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
     // The musts hold for the cases that the table names, not for any options.
     let plain = options.clients.is_none() && options.qos.is_none() && options.inflight.is_none();
     let must = |limit: f64| (plain && options.rate.is_none() && !bench.small).then_some(limit);
+    let room = |clients, qos, pace, must| fanout(bench, FanoutCase { clients, qos, pace, must });
     match name {
-        "fanout" => {
-            let case = FanoutCase { clients: clients(10_000, 200), qos: qos(0), pace: pace(1), must: must(1.15) };
-            fanout(bench, case)
-        }
-        "fanout-8" => {
-            let case = FanoutCase { clients: clients(10_000, 200), qos: qos(0), pace: pace(8), must: must(0.36) };
-            fanout(bench, case)
-        }
-        "fanout-qos1" => {
-            let case = FanoutCase { clients: clients(1_000, 100), qos: qos(1), pace: pace(8), must: must(1.1) };
-            fanout(bench, case)
-        }
+        "fanout" => room(clients(10_000, 200), qos(0), pace(1), must(1.15)),
+        "fanout-8" => room(clients(10_000, 200), qos(0), pace(8), must(0.36)),
+        "fanout-qos1" => room(clients(1_000, 100), qos(1), pace(8), must(1.1)),
         "send" => {
             let both = vec![(0, must(1.25)), (1, must(1.8))];
             let qos = options.qos.map_or(both, |qos| vec![(qos, None)]);
