@@ -23,7 +23,9 @@
 //!     ├ io::backend::pool         keep-alive connections to the business server, and the requests that wait for one
 //!     ├ io::worker::connecting    connections on their way in: connect hooks, attachments
 //!     ├ io::store::queue          commands of this shard to the store
+//!     ├ io::cluster::calls        links to the workers of other nodes, and clients whose 101 waits for the peers
 //!     └ io::worker::peers         messages for other workers that have no room yet
+//! cluster thread io::cluster::thread  this node's part in its cluster (cluster::node), and its links to the others
 //! store thread  io::store::thread the database; after the start nobody else waits for a disk or for Redis
 //! ```
 //!
@@ -64,6 +66,8 @@
 //!    do not acknowledge for a while.
 //! 4. The message waits in the outbox (`shard::connection::outbox`) as a packet. At the end of the turn
 //!    `io::worker::sockets` writes all that waits for a client at once, framed by its transport.
+//!    A node that may have members gets the message over this worker's link to it (`io::cluster::calls`), carries it out
+//!    as its own (`io::api::remote`), and replies to the same gather (`io::service::links`).
 //! 5. ACK or REC comes up, `shard::call::waiting` counts it; the last one, or the deadline, makes the reply, which goes
 //!    back through the gather to the caller (`io::worker::responses`).
 

@@ -20,6 +20,8 @@ const WebSocket = createRequire(join(ROOT, "clients/js/"))("ws");
 const PATIENCE = 10_000;
 /** The server refuses variables that look like its own and are not. */
 const ENV = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("RAINBOW_")));
+// Other servers on this machine would be its peers.
+ENV.RAINBOW_CLUSTER = "off";
 const readme = readFileSync(join(ROOT, "README.md"), "utf8");
 const work = mkdtempSync(join(tmpdir(), "rainbow-readme-"));
 const started = [];

@@ -12,8 +12,8 @@
 //!    │
 //! hooks   requests, ticket, receipts       handover   channel       store   queue, inbox, thread
 //!    │                                        │                        │
-//! backend   pool, dispatch                    │                        │
-//!    └────────────────────────────────────────┴────────────────────────┘
+//! backend   pool, dispatch                    │                        │           cluster   its thread, links, calls
+//!    └────────────────────────────────────────┴────────────────────────┴───────────────┘
 //! log       writer, limit, interval
 //! runtime   ring, clock, mailbox, oneshot, deadlines, net, sys
 //! ```
