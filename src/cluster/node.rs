@@ -18,6 +18,7 @@ use super::directory::{self, Directory};
 use super::key::ClusterKeys;
 use super::membership::peer::{Peer, PeerState, Reason};
 use super::membership::{self, Founding, Membership};
+use super::planted::ClusterBug;
 use crate::base::id::{Generation, NodeId};
 use crate::base::time::Tick;
 use crate::wire::peer::datagram::{Datagram, Node2014};
@@ -120,9 +121,29 @@ struct Dial {
     failures: u32,
 }
 
+/// With whom a node is one, and what it leaves when it ends.
+#[derive(Clone, Copy)]
+pub struct NodeTerms<'a> {
+    pub keys: &'a ClusterKeys,
+    pub cluster_name: &'a str,
+    /// Drawn at random; no two processes may have the same.
+    pub salt: [u8; 12],
+    pub outlast: Outlast,
+}
+
+/// What of a node outlasts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlast {
+    /// Its clients go to other nodes, and nothing is left.
+    Nothing,
+    /// Its sessions: what concerns them is looked for until `forget`.
+    Sessions,
+}
+
 pub struct Node {
     membership: Membership,
     directory: Directory,
+    outlast: Outlast,
     sealer: Sealer,
     opener: Opener,
     links: BTreeMap<LinkNumber, Link>,
@@ -138,14 +159,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// `salt` is drawn at random.
-    pub fn new(founding: Founding, keys: &ClusterKeys, cluster_name: &str, salt: [u8; 12], now: Tick) -> Node {
+    pub fn new(founding: Founding, terms: NodeTerms<'_>, now: Tick) -> Node {
+        let NodeTerms { keys, cluster_name, salt, outlast } = terms;
         let own = founding.node.generation;
         Node {
             membership: Membership::new(founding, now),
             directory: Directory::new(now),
             sealer: Sealer::new(&keys.datagrams, cluster_name, own, salt),
             opener: Opener::new(&keys.datagrams, cluster_name, own),
+            outlast,
             links: BTreeMap::new(),
             by_peer: BTreeMap::new(),
             round_trips: BTreeMap::new(),
@@ -171,7 +193,8 @@ impl Node {
 
     // ---- inputs ----
 
-    pub fn on_datagram(&mut self, bytes: &[u8], now: Tick, unix_s: u64) {
+    /// `from`: who has sent it, as the system says.
+    pub fn on_datagram(&mut self, bytes: &[u8], from: SocketAddr, now: Tick, unix_s: u64) {
         match self.opener.open(bytes, unix_s) {
             Ok(opened) => match Datagram::decode(&opened.plain) {
                 Some(Datagram::Swim(message)) => self.membership.handle(membership::Input::Swim(message), now),
@@ -184,6 +207,7 @@ impl Node {
             Err(Rejected::Stale { sender, by_s }) => {
                 self.rejections.stale += 1;
                 self.outputs.push_back(NodeOutput::ClockDiffers { sender, by_s });
+                self.dial_stale(NodeId { generation: sender, address: from }, now);
             }
             Err(Rejected::TooLong | Rejected::Foreign | Rejected::Version(_)) => {
                 self.rejections.foreign += 1;
@@ -191,6 +215,15 @@ impl Node {
             }
         }
         self.collect(now, unix_s);
+    }
+
+    /// Its clock is not ours, or somebody sends again what it has sent. A link tells, and corrects the clock.
+    fn dial_stale(&mut self, sender: NodeId, now: Tick) {
+        let is_dialable = self.dials.get(&sender.generation).is_none_or(|dial| dial.not_before <= now);
+        let has_room = self.dials.len() < DIALS_MAX || self.dials.contains_key(&sender.generation);
+        if is_dialable && has_room && !self.by_peer.contains_key(&sender.generation) {
+            self.dial(sender, now);
+        }
     }
 
     /// A node may be at this address.
@@ -280,6 +313,27 @@ impl Node {
         }
     }
 
+    /// The store's own clock says that the lease of this life has ended.
+    pub fn on_lease_ended(&mut self, peer: Generation, now: Tick, unix_s: u64) {
+        self.membership.handle(membership::Input::LeaseEnded(peer), now);
+        self.collect(now, unix_s);
+    }
+
+    /// Nothing of a dead life is left: it is looked for no longer.
+    pub fn forget(&mut self, peer: Generation, now: Tick, unix_s: u64) {
+        self.directory.forget(peer, now);
+        self.outputs.push_back(NodeOutput::Peers);
+        self.collect(now, unix_s);
+    }
+
+    /// What is none of this module's came over a control link.
+    pub fn on_other_frame(&mut self, link: LinkNumber, now: Tick, unix_s: u64) {
+        if let Some(peer) = self.links.get(&link).map(|link| link.peer) {
+            self.membership.handle(membership::Input::LinkHeard(peer), now);
+            self.collect(now, unix_s);
+        }
+    }
+
     /// A shard has got its first member of a channel of this hash, or lost its last one. `end_turn` must follow.
     pub fn on_channel(&mut self, hash: u64, is_here: bool) {
         match is_here {
@@ -321,8 +375,10 @@ impl Node {
         }
         if self.dial_at <= now {
             self.dial_at = now + DIAL_MS;
-            self.dials
-                .retain(|peer, _| self.membership.peer(*peer).is_some_and(|peer| peer.state() != PeerState::Dead));
+            self.dials.retain(|peer, dial| match self.membership.peer(*peer) {
+                Some(peer) => peer.state() != PeerState::Dead,
+                None => dial.not_before > now,
+            });
             let missing = self.membership.peers().filter(|peer| self.is_to_be_dialed(peer, now));
             let missing: Vec<NodeId> = missing.map(|peer| peer.node()).collect();
             missing.into_iter().for_each(|node| self.dial(node, now));
@@ -346,6 +402,23 @@ impl Node {
     }
 
     // ---- views ----
+
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The control link to a peer.
+    pub fn link_to(&self, peer: Generation) -> Option<LinkNumber> {
+        self.by_peer.get(&peer).copied()
+    }
+
+    pub fn plant(&mut self, bug: ClusterBug) {
+        self.directory.plant(bug);
+    }
 
     pub fn peers(&self) -> Vec<PeerView> {
         self.membership
@@ -374,19 +447,6 @@ impl Node {
 
     pub fn rejections(&self) -> Rejections {
         self.rejections
-    }
-
-    pub fn membership_counts(&self) -> membership::Counts {
-        self.membership.counts()
-    }
-
-    pub fn directory_counts(&self) -> directory::Counts {
-        self.directory.counts()
-    }
-
-    /// Memory of the tables of the peers.
-    pub fn directory_bytes(&self) -> usize {
-        self.directory.bytes()
     }
 
     // ---- inside ----
@@ -419,6 +479,9 @@ impl Node {
 
     /// Nothing is looked for on a node that has been away for so long that its clients are elsewhere.
     fn forget_gone(&mut self, now: Tick) {
+        if self.outlast == Outlast::Sessions {
+            return;
+        }
         let is_gone = |state, since| state == PeerState::Down && now.since_ms(since) >= FORGET_DOWN_MS;
         let gone = self.membership.peers().filter(|peer| is_gone(peer.state(), peer.since()));
         let gone: Vec<Generation> = gone.map(|peer| peer.node().generation).collect();
@@ -501,7 +564,8 @@ impl Node {
         }
         match state {
             PeerState::Down => self.directory.gone(peer),
-            PeerState::Dead => self.directory.forget(peer, now),
+            PeerState::Dead if self.outlast == Outlast::Nothing => self.directory.forget(peer, now),
+            PeerState::Dead => self.directory.gone(peer),
             PeerState::LinkDown => self.directory.heard_of(peer),
             _ => {}
         }
@@ -534,6 +598,8 @@ const DIAL_MS: u64 = 200;
 const DIAL_TIMEOUT_MS: u64 = 10_000;
 /// Between dials of a node that does not answer.
 const DIAL_PAUSE_MS_MAX: u64 = 5_000;
+/// Nodes of which only a datagram is known, and some that are missing.
+const DIALS_MAX: usize = 128;
 /// So long the higher generation waits for the lower one's link.
 const YIELD_MS: u64 = 1_500;
 /// So long a node that nobody has answered looks around before it serves calls alone.

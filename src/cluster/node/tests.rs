@@ -17,6 +17,8 @@ struct Bench {
     outputs: Vec<Vec<NodeOutput>>,
     /// Nodes that cannot be dialed.
     undialable: Vec<usize>,
+    /// How far a node's wall clock is ahead.
+    ahead_s: BTreeMap<usize, u64>,
 }
 
 fn keys(secret: &str) -> ClusterKeys {
@@ -38,6 +40,7 @@ impl Bench {
             ends: BTreeMap::new(),
             outputs: Vec::new(),
             undialable: Vec::new(),
+            ahead_s: BTreeMap::new(),
         };
         generations.iter().for_each(|generation| bench.add(*generation, "secret"));
         bench
@@ -47,8 +50,14 @@ impl Bench {
         let place = self.nodes.len();
         let node = NodeId { generation: Generation(generation), address: address(place) };
         let founding = Founding { node, start: u64::from(generation), seed: u64::from(generation) };
-        self.nodes.push(Node::new(founding, &keys(secret), NAME, [place as u8; 12], self.now));
+        let keys = keys(secret);
+        let terms = NodeTerms { keys: &keys, cluster_name: NAME, salt: [place as u8; 12], outlast: Outlast::Nothing };
+        self.nodes.push(Node::new(founding, terms, self.now));
         self.outputs.push(Vec::new());
+    }
+
+    fn unix_s(&self, place: usize) -> u64 {
+        UNIX_S + self.ahead_s.get(&place).copied().unwrap_or_default()
     }
 
     fn run(&mut self, ms: u64) {
@@ -56,7 +65,8 @@ impl Bench {
         while self.now < end {
             self.now = self.now + 20;
             for place in 0..self.nodes.len() {
-                self.nodes[place].handle_timers(self.now, UNIX_S);
+                let unix_s = self.unix_s(place);
+                self.nodes[place].handle_timers(self.now, unix_s);
             }
             self.carry_out();
         }
@@ -75,11 +85,15 @@ impl Bench {
         match output {
             NodeOutput::Datagram { to, bytes } => {
                 if let Some(to) = (0..self.nodes.len()).find(|place| address(*place) == to) {
-                    self.nodes[to].on_datagram(&bytes, now, UNIX_S);
+                    let unix_s = self.unix_s(to);
+                    self.nodes[to].on_datagram(&bytes, address(place), now, unix_s);
                 }
             }
             NodeOutput::Broadcast { bytes } => {
-                self.nodes.iter_mut().for_each(|node| node.on_datagram(&bytes, now, UNIX_S));
+                for to in 0..self.nodes.len() {
+                    let unix_s = self.unix_s(to);
+                    self.nodes[to].on_datagram(&bytes, address(place), now, unix_s);
+                }
             }
             NodeOutput::Dial(node) => self.dial(place, node),
             NodeOutput::Write { link, bytes } => self.deliver(link, place, &bytes),
@@ -110,9 +124,10 @@ impl Bench {
         self.links += 2;
         let (ours, theirs) = (LinkNumber(self.links), LinkNumber(self.links + 1));
         self.ends.extend([(ours, (from, to)), (theirs, (to, from))]);
-        let hellos = [from, to].map(|place| self.nodes[place].hello(0, 1, UNIX_S));
-        self.nodes[to].on_link_up(theirs, &hellos[0], false, self.now, UNIX_S);
-        self.nodes[from].on_link_up(ours, &hellos[1], true, self.now, UNIX_S);
+        let clocks = [from, to].map(|place| self.unix_s(place));
+        let hellos = [self.nodes[from].hello(0, 1, clocks[0]), self.nodes[to].hello(0, 1, clocks[1])];
+        self.nodes[to].on_link_up(theirs, &hellos[0], false, self.now, clocks[1]);
+        self.nodes[from].on_link_up(ours, &hellos[1], true, self.now, clocks[0]);
     }
 
     fn deliver(&mut self, link: LinkNumber, from: usize, mut frames: &[u8]) {
@@ -285,9 +300,9 @@ fn a_stranger_is_counted_and_changes_nothing() {
     assert_eq!(bench.states(0), [(2, PeerState::Live)]);
     assert!(bench.states(2).is_empty());
     assert!(bench.nodes[0].rejections().forged > 0);
-    bench.nodes[0].on_datagram(b"hello", bench.now, UNIX_S);
+    bench.nodes[0].on_datagram(b"hello", address(9), bench.now, UNIX_S);
     let old = br#"{"msgtype":"online","port":1,"server_identity":"a","cluster_name":"x"}"#;
-    bench.nodes[0].on_datagram(old, bench.now, UNIX_S);
+    bench.nodes[0].on_datagram(old, address(9), bench.now, UNIX_S);
     assert_eq!(bench.nodes[0].rejections().foreign, 2);
     bench.carry_out();
     assert!(bench.outputs[0].iter().any(|output| matches!(output, NodeOutput::Node2014(_))));
@@ -311,9 +326,24 @@ fn a_peer_that_sends_nonsense_is_closed_and_the_others_go_on() {
     let gap = Frame::Changes { number: ChangeNumber(99), size_log2: 16, changes };
     bench.nodes[0].on_frame(link, gap, bench.now, UNIX_S);
     bench.carry_out();
-    assert_eq!(bench.nodes[0].directory_counts().resyncs, 1);
+    assert_eq!(bench.nodes[0].directory().counts().resyncs, 1);
     bench.run(1_000);
     assert_eq!(bench.states(0), [(2, PeerState::Live), (3, PeerState::Live)]);
+}
+
+/// Clocks an hour apart: their datagrams are not taken, until a link has told the difference.
+#[test]
+fn nodes_whose_clocks_differ_find_each_other_by_a_link() {
+    let mut bench = Bench::of(&[1, 2]);
+    bench.ahead_s.insert(1, 3_600);
+    bench.run(1_000);
+    assert!((0..2).any(|place| bench.nodes[place].rejections().stale > 0));
+    for (place, other) in [(0, 2), (1, 1)] {
+        assert_eq!(bench.states(place), [(other, PeerState::Live)]);
+    }
+    let stale: u64 = (0..2).map(|place| bench.nodes[place].rejections().stale).sum();
+    bench.run(5_000);
+    assert_eq!((0..2).map(|place| bench.nodes[place].rejections().stale).sum::<u64>(), stale, "they are in step now");
 }
 
 #[test]

@@ -26,11 +26,11 @@ impl Gossip {
         };
         let membership = UdpSocket::bind((any, own.port()))?;
         membership.set_nonblocking(true)?;
+        membership.set_broadcast(true)?;
         let heard = if reach == Reach::Loopback { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
         let discovery = PORTS_2014.into_iter().find_map(|port| UdpSocket::bind((heard, port)).ok());
         if let Some(discovery) = &discovery {
             discovery.set_nonblocking(true)?;
-            discovery.set_broadcast(true)?;
         }
         Ok(Gossip { reach, membership, discovery })
     }
@@ -48,11 +48,11 @@ impl Gossip {
         }
     }
 
+    /// From the port where this node is reached, so that whoever hears it can come back to it.
     pub fn broadcast(&self, datagram: &[u8]) {
-        let Some(socket) = &self.discovery else { return };
         for target in broadcast_targets(self.reach) {
             for port in PORTS_2014 {
-                let _ = socket.send_to(datagram, (target, port));
+                let _ = self.membership.send_to(datagram, (target, port));
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::cluster::key::{ClusterKeys, Reach};
 use crate::cluster::membership::Founding;
-use crate::cluster::node::Node;
+use crate::cluster::node::{Node, NodeTerms, Outlast};
 use crate::config::{ClusterChoice, Config, StoreKind};
 use crate::io::runtime::clock;
 use crate::io::runtime::mailbox::{MailboxReceiver, mailbox};
@@ -107,7 +107,8 @@ impl Prepared {
         salt.iter_mut()
             .zip(draw().to_be_bytes().into_iter().chain(draw().to_be_bytes()))
             .for_each(|(to, from)| *to = from);
-        let node = Node::new(founding, &keys, &config.cluster.name, salt, now);
+        let terms = NodeTerms { keys: &keys, cluster_name: &config.cluster.name, salt, outlast: Outlast::Nothing };
+        let node = Node::new(founding, terms, now);
         info!(
             node = %own, name = config.cluster.name, ?reach, discovery = ?gossip.discovery_port(),
             "looking for the other nodes of the cluster"

@@ -307,9 +307,9 @@ impl Cluster {
         self.port.set_view(ClusterView {
             peers: node.peers(),
             rejections: node.rejections(),
-            membership: node.membership_counts(),
-            directory: node.directory_counts(),
-            directory_bytes: node.directory_bytes(),
+            membership: node.membership().counts(),
+            directory: node.directory().counts(),
+            directory_bytes: node.directory().bytes(),
         });
     }
 

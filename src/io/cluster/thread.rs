@@ -22,8 +22,8 @@ pub async fn run(setup: ClusterSetup) -> io::Result<()> {
         monoio::spawn(async move {
             loop {
                 pollable.readable().await;
-                gossip::receive(&socket, |datagram, _| {
-                    cluster.act(|node, now, unix_s| node.on_datagram(datagram, now, unix_s));
+                gossip::receive(&socket, |datagram, from| {
+                    cluster.act(|node, now, unix_s| node.on_datagram(datagram, from, now, unix_s));
                 });
             }
         });

@@ -19,11 +19,11 @@ pub fn send(world: &mut World, from: Generation) {
 
 /// Without a link, and before both witnesses say that it is down, everything may be there.
 fn check_unlinked(world: &mut World, from: Generation, node: Generation) {
-    let Some(sender) = world.node(from).filter(|sender| from != node && !sender.links.contains_key(&node)) else {
+    let Some(sender) = world.node(from).filter(|sender| from != node && sender.link_to(node).is_none()) else {
         return;
     };
-    let state = sender.membership.peer(node).map(|peer| peer.state());
-    if state != Some(PeerState::LinkDown) || sender.directory.table(node).is_none() {
+    let state = sender.core().membership().peer(node).map(|peer| peer.state());
+    if state != Some(PeerState::LinkDown) || sender.core().directory().table(node).is_none() {
         return;
     }
     let channels = world.node(node).map(|node| node.channels.clone()).unwrap_or_default();
@@ -52,7 +52,7 @@ pub fn agreement(world: &mut World) {
         for to in running.iter().filter(|to| *to != from) {
             check_pair(world, *from, *to);
         }
-        let counts = world.node(*from).expect("it runs").membership.counts();
+        let counts = world.node(*from).expect("it runs").core().membership().counts();
         assert_eq!(counts.timer_faults, 0, "foca got its timers out of order");
     }
     // Whoever still believes in a session hears of it.
@@ -61,7 +61,7 @@ pub fn agreement(world: &mut World) {
 
 fn check_pair(world: &World, from: Generation, to: Generation) {
     let (node, other) = (world.node(from).expect("it runs"), world.node(to).expect("it runs"));
-    let peer = node.membership.peer(to);
+    let peer = node.core().membership().peer(to);
     let state = peer.map(|peer| (peer.state(), peer.reason()));
     assert_eq!(state.map(|(state, _)| state), Some(PeerState::Live), "{from} of {to}: {state:?}");
     assert!(world.are_linked(from, to), "{from} and {to} have no link");

@@ -1,20 +1,21 @@
-//! One process of a node: the parts of the cluster, and what `io/cluster` will do between them.
+//! One process of a node: its part in the cluster (`cluster::node`) as it runs in production, and beside it what is not in
+//! there yet: ownership of sessions, adoption, closes.
 
 use super::store::{Answer, Command};
 use rainbow::base::id::{Generation, Identity, NodeId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::cluster::directory::waiting::{Outcome, WaiterId};
-use rainbow::cluster::directory::{self, Directory};
-use rainbow::cluster::membership::peer::{PeerState, Reason};
-use rainbow::cluster::membership::swim::SwimId;
-use rainbow::cluster::membership::{self, Founding, Input, Membership};
+use rainbow::cluster::key::ClusterKeys;
+use rainbow::cluster::membership::Founding;
+use rainbow::cluster::membership::peer::PeerState;
+use rainbow::cluster::node::{LinkNumber, Node as Core, NodeOutput, NodeTerms, Outlast};
 use rainbow::cluster::ownership::adoption::{Adoption, AdoptionOutput};
 use rainbow::cluster::ownership::claims::{Claims, ClaimsOutput, EndReason, Handover, RequestId, SessionName, Token};
 use rainbow::cluster::ownership::closes::{CloseAnswer, CloseOutput, Closes};
 use rainbow::cluster::ownership::lease::LeaseWatch;
 use rainbow::cluster::planted::ClusterBug;
-use rainbow::wire::peer::frame::{Frame, Goodbye};
+use rainbow::wire::peer::frame::{Frame, Hello};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
@@ -25,15 +26,19 @@ pub enum Effect {
         to: SocketAddr,
         message: Vec<u8>,
     },
+    Broadcast {
+        message: Vec<u8>,
+    },
     Frame {
+        link: u64,
         to: Generation,
         bytes: Vec<u8>,
     },
     Connect(NodeId),
     /// The link is gone here; the other side hears of it, perhaps.
     CloseLink {
+        link: u64,
         peer: Generation,
-        goodbye: Option<Goodbye>,
     },
     Command(Command),
     Hook {
@@ -58,23 +63,23 @@ pub enum Effect {
 }
 
 pub struct Node {
-    pub membership: Membership,
-    pub directory: Directory,
+    core: Core,
+    /// How far its wall clock is ahead.
+    ahead_s: i64,
     pub claims: Claims,
     lease: LeaseWatch,
     adoptions: BTreeMap<Generation, Adoption>,
     closes: BTreeMap<Generation, Closes>,
     finished: BTreeSet<Generation>,
-    /// Per peer the link that is up.
-    pub links: BTreeMap<Generation, u64>,
+    /// Links that were made, and their other ends.
+    ends: BTreeMap<u64, Generation>,
     /// Channels that were subscribed here, and that are waited for.
     pub channels: BTreeSet<u64>,
     waiters: BTreeMap<WaiterId, u64>,
     waiter: u64,
     pub connections: BTreeSet<Identity>,
-    wants_pull: BTreeSet<Generation>,
+    wants_pull: BTreeSet<LinkNumber>,
     pub store_epoch: u64,
-    connect_at: Tick,
     bug: Option<ClusterBug>,
     reaps_the_down: bool,
     effects: Vec<Effect>,
@@ -89,44 +94,63 @@ pub struct Mistakes {
 }
 
 impl Node {
-    pub fn new(founding: Founding, mistakes: Mistakes, store_epoch: u64, now: Tick) -> Node {
+    pub fn new(founding: Founding, mistakes: Mistakes, store_epoch: u64, ahead_s: i64, now: Tick) -> Node {
         let own = founding.node.generation;
+        let keys = ClusterKeys::derive(b"secret", b"", "simulated");
+        let mut salt = [0; 12];
+        salt[..4].copy_from_slice(&own.0.to_be_bytes());
+        let terms = NodeTerms { keys: &keys, cluster_name: "simulated", salt, outlast: Outlast::Sessions };
         let mut node = Node {
-            membership: Membership::new(founding, now),
-            directory: Directory::new(now),
+            core: Core::new(founding, terms, now),
+            ahead_s,
             claims: Claims::new(own, Rng::new(founding.seed).next_u64(), now),
             lease: LeaseWatch::default(),
             adoptions: BTreeMap::new(),
             closes: BTreeMap::new(),
             finished: BTreeSet::new(),
-            links: BTreeMap::new(),
+            ends: BTreeMap::new(),
             channels: BTreeSet::new(),
             waiters: BTreeMap::new(),
             waiter: 0,
             connections: BTreeSet::new(),
             wants_pull: BTreeSet::new(),
             store_epoch,
-            connect_at: now,
             bug: mistakes.bug,
             reaps_the_down: mistakes.reaps_the_down,
             effects: Vec::new(),
         };
         if let Some(bug) = mistakes.bug {
-            node.directory.plant(bug);
+            node.core.plant(bug);
             node.claims.plant(bug);
         }
         node
     }
 
     pub fn generation(&self) -> Generation {
-        self.membership.own().node.generation
+        self.core.own().generation
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// The link to a peer, if there is one.
+    pub fn link_to(&self, peer: Generation) -> Option<u64> {
+        self.core.link_to(peer).map(|link| link.0)
+    }
+
+    pub fn hello(&self, now: Tick) -> Hello {
+        self.core.hello(0, 1, self.unix_s(now))
+    }
+
+    fn unix_s(&self, now: Tick) -> u64 {
+        (1_700_000_000 + (now.0 / 1_000) as i64 + self.ahead_s) as u64
     }
 
     // ---- inputs ----
 
     pub fn wake(&mut self, now: Tick) {
-        self.membership.handle_timers(now);
-        self.directory.handle_timers(now);
+        self.core.handle_timers(now, self.unix_s(now));
         self.claims.handle_timers(now);
         self.adoptions.values_mut().for_each(|adoption| adoption.handle_timers(now));
         self.closes.values_mut().for_each(|closes| closes.handle_timers(now));
@@ -134,65 +158,65 @@ impl Node {
             self.lease.sent(now);
             self.effects.push(Effect::Command(Command::Renew));
         }
-        if self.connect_at <= now {
-            self.connect_at = now + 500;
-            let missing = self.membership.peers().filter(|peer| peer.state() != PeerState::Dead && !peer.is_linked());
-            self.effects.extend(missing.map(|peer| Effect::Connect(peer.node())));
-        }
     }
 
     pub fn next_tick(&self) -> Tick {
-        let parts = [self.membership.next_tick(), self.directory.next_tick(), self.claims.next_tick()];
+        let parts = [self.core.next_tick(), self.claims.next_tick()];
         let reaping =
             self.adoptions.values().map(Adoption::next_tick).chain(self.closes.values().map(Closes::next_tick));
-        let own = self.lease.next_tick().min(self.connect_at);
-        parts.into_iter().chain(reaping).fold(own, Tick::min)
+        parts.into_iter().chain(reaping).fold(self.lease.next_tick(), Tick::min)
     }
 
-    pub fn link_up(&mut self, peer: SwimId, link: u64, now: Tick) {
-        let generation = peer.node.generation;
-        match self.links.get(&generation) {
-            // Two were made at the same time: both sides take the same one.
-            Some(other) if *other > link => return,
-            Some(_) => self.directory.link_down(generation, now),
-            None => {}
-        }
-        self.membership.handle(Input::LinkUp { node: peer.node, start: peer.start }, now);
-        self.links.insert(generation, link);
-        if self.membership.peer(generation).is_some_and(|peer| peer.is_linked() && peer.state() != PeerState::Dead) {
-            self.directory.link_up(generation);
-        }
+    pub fn on_datagram(&mut self, message: &[u8], from: SocketAddr, now: Tick) {
+        self.core.on_datagram(message, from, now, self.unix_s(now));
     }
 
-    pub fn link_broken(&mut self, peer: Generation, link: u64, goodbye: Option<Goodbye>, now: Tick) {
-        if self.links.get(&peer) == Some(&link) {
-            self.end_link(peer, goodbye, now);
-        }
+    pub fn on_seed(&mut self, address: SocketAddr, now: Tick) {
+        self.core.on_seed(address, now, self.unix_s(now));
     }
 
-    fn end_link(&mut self, peer: Generation, goodbye: Option<Goodbye>, now: Tick) {
-        self.links.remove(&peer);
-        self.membership.handle(Input::LinkEnded { generation: peer, goodbye }, now);
-        self.directory.link_down(peer, now);
+    pub fn link_up(&mut self, hello: &Hello, link: u64, is_dialed: bool, now: Tick) {
+        self.ends.insert(link, hello.node.generation);
+        self.core.on_link_up(LinkNumber(link), hello, is_dialed, now, self.unix_s(now));
     }
 
-    pub fn receive(&mut self, from: Generation, bytes: &[u8], now: Tick) {
-        self.membership.handle(Input::LinkHeard(from), now);
-        let (frame, used) = Frame::decode(bytes, 1 << 20).expect("ours").expect("whole");
-        assert_eq!(used, bytes.len());
-        match frame {
-            Frame::Call { id, body, .. } => {
-                let name: SessionName = std::str::from_utf8(body).expect("a name").into();
-                self.claims.on_request(from, RequestId(id), &name, now);
+    pub fn dial_failed(&mut self, peer: Generation, now: Tick) {
+        self.core.on_dial_failed(peer, now);
+    }
+
+    pub fn link_broken(&mut self, link: u64, now: Tick) {
+        self.ends.remove(&link);
+        self.core.on_link_ended(LinkNumber(link), now, self.unix_s(now));
+    }
+
+    pub fn has_link(&self, link: u64) -> bool {
+        self.ends.contains_key(&link)
+    }
+
+    pub fn links(&self) -> impl Iterator<Item = (u64, Generation)> {
+        self.ends.iter().map(|(link, peer)| (*link, *peer))
+    }
+
+    pub fn receive(&mut self, link: u64, mut bytes: &[u8], now: Tick) {
+        let from = self.ends[&link];
+        let (number, unix_s) = (LinkNumber(link), self.unix_s(now));
+        while let Some((frame, used)) = Frame::decode(bytes, 1 << 20).expect("ours") {
+            bytes = &bytes[used..];
+            match frame {
+                Frame::Call { id, body, .. } => {
+                    let name: SessionName = std::str::from_utf8(body).expect("a name").into();
+                    self.core.on_other_frame(number, now, unix_s);
+                    self.claims.on_request(from, RequestId(id), &name, now);
+                }
+                Frame::Reply { id, outcome, .. } => {
+                    let handover = if outcome == 0 { Handover::Released } else { Handover::NotOwner };
+                    self.core.on_other_frame(number, now, unix_s);
+                    self.claims.on_reply(RequestId(id), Some(handover), now);
+                }
+                other => self.core.on_frame(number, other, now, unix_s),
             }
-            Frame::Reply { id, outcome, .. } => {
-                let handover = if outcome == 0 { Handover::Released } else { Handover::NotOwner };
-                self.claims.on_reply(RequestId(id), Some(handover), now);
-            }
-            Frame::Goodbye(goodbye) => self.end_link(from, Some(goodbye), now),
-            Frame::Heartbeat { .. } => {}
-            other => self.directory.receive(from, other, now),
         }
+        assert!(bytes.is_empty(), "whole frames");
     }
 
     pub fn on_answer(&mut self, answer: Answer, now: Tick) {
@@ -210,7 +234,7 @@ impl Node {
             }
             Answer::Buried { node, is_buried } => {
                 if is_buried {
-                    self.membership.handle(Input::LeaseEnded(node), now);
+                    self.core.on_lease_ended(node, now, self.unix_s(now));
                     self.reap(node, now);
                 }
             }
@@ -252,16 +276,16 @@ impl Node {
     /// A client is subscribed; its 101 waits.
     pub fn subscribe(&mut self, channel: u64, hash: u64, now: Tick) {
         if self.channels.insert(channel) {
-            self.directory.add(hash);
+            self.core.on_channel(hash, true);
         }
         self.waiter += 1;
         self.waiters.insert(WaiterId(self.waiter), channel);
-        self.directory.wait(WaiterId(self.waiter), now);
+        self.core.wait(WaiterId(self.waiter), now);
     }
 
     pub fn unsubscribe(&mut self, channel: u64, hash: u64) {
         if self.channels.remove(&channel) {
-            self.directory.remove(hash);
+            self.core.on_channel(hash, false);
             self.waiters.retain(|_, of| *of != channel);
         }
     }
@@ -275,7 +299,7 @@ impl Node {
     /// Who may take over, as this node sees it.
     fn live(&self) -> Vec<Generation> {
         let served = |state| matches!(state, PeerState::Live | PeerState::Suspected);
-        let peers = self.membership.peers().filter(|peer| served(peer.state()));
+        let peers = self.core.membership().peers().filter(|peer| served(peer.state()));
         peers.map(|peer| peer.node().generation).chain([self.generation()]).collect()
     }
 
@@ -298,7 +322,7 @@ impl Node {
     fn end_reaping_if_over(&mut self, dead: Generation, now: Tick) {
         if !self.closes.contains_key(&dead) && !self.adoptions.contains_key(&dead) {
             self.finished.insert(dead);
-            self.directory.forget(dead, now);
+            self.core.forget(dead, now, self.unix_s(now));
             self.effects.extend([Effect::Command(Command::RemoveLease(dead)), Effect::Buried(dead)]);
         }
     }
@@ -307,14 +331,11 @@ impl Node {
 
     /// Everything that the inputs have led to.
     pub fn take_effects(&mut self, frames: usize, now: Tick) -> Vec<Effect> {
-        self.directory.end_turn(now);
+        self.core.end_turn(now, self.unix_s(now));
         loop {
             let count = self.effects.len();
-            while let Some(output) = self.membership.poll_output() {
-                self.on_membership(output, now);
-            }
-            while let Some(output) = self.directory.poll_output() {
-                self.on_directory(output);
+            while let Some(output) = self.core.poll_output() {
+                self.on_core(output, now);
             }
             while let Some(output) = self.claims.poll_output() {
                 self.on_claims(output);
@@ -333,71 +354,55 @@ impl Node {
         !self.wants_pull.is_empty()
     }
 
-    fn on_membership(&mut self, output: membership::Output, now: Tick) {
+    fn on_core(&mut self, output: NodeOutput, now: Tick) {
         match output {
-            membership::Output::SendSwim { to, message } => self.effects.push(Effect::Datagram { to, message }),
-            membership::Output::Peer { node, state, reason } => self.on_peer(node.generation, state, reason, now),
-            membership::Output::Connect(node) => self.effects.push(Effect::Connect(node)),
-            membership::Output::Heartbeat(to) => {
-                self.send(to, Frame::Heartbeat { sent_ms: now.0 });
-            }
-            membership::Output::Refuse { node, goodbye } => {
-                self.close_link(node.generation, Some(goodbye), now);
-            }
-            membership::Output::AddressConflict { .. } => self.effects.push(Effect::AddressConflict),
-            membership::Output::OwnGenerationDead => self.effects.push(Effect::Restart),
-            membership::Output::Left => {}
-        }
-    }
-
-    fn on_peer(&mut self, peer: Generation, state: PeerState, reason: Reason, now: Tick) {
-        if reason == Reason::LinkSilent || state == PeerState::Dead {
-            self.close_link(peer, (state == PeerState::Dead).then_some(Goodbye::GenerationDead), now);
-        }
-        match state {
-            PeerState::Down => {
-                self.directory.gone(peer);
-                if self.reaps_the_down {
-                    self.reap(peer, now);
+            NodeOutput::Datagram { to, bytes } => self.effects.push(Effect::Datagram { to, message: bytes }),
+            NodeOutput::Broadcast { bytes } => self.effects.push(Effect::Broadcast { message: bytes }),
+            NodeOutput::Dial(node) => self.effects.push(Effect::Connect(node)),
+            NodeOutput::Write { link, bytes } => self.write(link.0, bytes),
+            NodeOutput::Pull(link) => drop(self.wants_pull.insert(link)),
+            NodeOutput::Close(link) => {
+                if let Some(peer) = self.ends.remove(&link.0) {
+                    self.effects.push(Effect::CloseLink { link: link.0, peer });
                 }
             }
-            PeerState::LinkDown => self.directory.heard_of(peer),
-            PeerState::Dead => self.directory.gone(peer),
-            _ => {}
-        }
-    }
-
-    fn close_link(&mut self, peer: Generation, goodbye: Option<Goodbye>, now: Tick) {
-        if self.links.contains_key(&peer) {
-            self.effects.push(Effect::CloseLink { peer, goodbye });
-            self.end_link(peer, None, now);
-        }
-    }
-
-    fn on_directory(&mut self, output: directory::Output) {
-        match output {
-            directory::Output::Settled { waiter, outcome } => {
+            NodeOutput::Settled { waiter, outcome } => {
                 if let Some(channel) = self.waiters.remove(&waiter) {
                     self.effects.push(Effect::Open { channel, outcome });
                 }
             }
-            directory::Output::Pull(peer) => drop(self.wants_pull.insert(peer)),
-            directory::Output::Table(_) => {}
+            NodeOutput::PeerChanged { node, state, .. } => {
+                if state == PeerState::Down && self.reaps_the_down {
+                    self.reap(node.generation, now);
+                }
+            }
+            NodeOutput::AddressConflict { .. } => self.effects.push(Effect::AddressConflict),
+            NodeOutput::OwnGenerationDead => self.effects.push(Effect::Restart),
+            NodeOutput::Node2014(_) => unreachable!("there is none"),
+            NodeOutput::Peers | NodeOutput::Refused { .. } | NodeOutput::ClockDiffers { .. } | NodeOutput::Left => {}
+        }
+    }
+
+    fn write(&mut self, link: u64, bytes: Vec<u8>) {
+        if let Some(to) = self.ends.get(&link).copied() {
+            self.effects.push(Effect::Frame { link, to, bytes });
         }
     }
 
     /// A few frames for each link.
     fn pull(&mut self, frames: usize) {
-        for peer in std::mem::take(&mut self.wants_pull) {
+        for link in std::mem::take(&mut self.wants_pull) {
             for count in 0..=frames {
                 let mut bytes = Vec::new();
                 if count == frames {
-                    self.wants_pull.insert(peer);
-                } else if self.directory.next_frame(peer, &mut bytes) {
-                    self.effects.push(Effect::Frame { to: peer, bytes });
-                } else {
+                    self.wants_pull.insert(link);
                     break;
                 }
+                self.core.pull(link, 1, &mut bytes);
+                if bytes.is_empty() {
+                    break;
+                }
+                self.write(link.0, bytes);
             }
         }
     }
@@ -459,11 +464,13 @@ impl Node {
     fn send(&mut self, to: Generation, frame: Frame<'_>) {
         let mut bytes = Vec::new();
         frame.encode_into(&mut bytes);
-        self.effects.push(Effect::Frame { to, bytes });
+        if let Some(link) = self.link_to(to) {
+            self.write(link, bytes);
+        }
     }
 
     /// Whether a send to this channel from here would look at a node.
     pub fn is_interested(&self, node: Generation, hash: u64) -> bool {
-        self.directory.interests(hash).any(|interest| interest.node == node)
+        self.core.directory().interests(hash).any(|interest| interest.node == node)
     }
 }

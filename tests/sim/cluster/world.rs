@@ -11,13 +11,13 @@ use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::cluster::directory::waiting::Outcome;
-use rainbow::cluster::membership::swim::SwimId;
-use rainbow::cluster::membership::{Founding, Input};
+use rainbow::cluster::membership::Founding;
 use rainbow::cluster::ownership::claims::{self, ClaimAnswer, SessionName, Token, WriteAnswer};
 use rainbow::cluster::ownership::closes::CloseAnswer;
 use rainbow::cluster::ownership::lease::LEASE_MS;
-use rainbow::wire::peer::frame::Goodbye;
+use rainbow::wire::peer::frame::Hello;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 /// What a world is made of.
 #[derive(Clone, Copy, Default)]
@@ -30,10 +30,11 @@ pub struct Plan {
 #[derive(Debug)]
 pub enum Event {
     Wake { life: Generation, at: Tick },
-    Datagram { to: u16, message: Vec<u8> },
-    LinkUp { life: Generation, peer: SwimId, link: u64 },
-    LinkBroken { life: Generation, peer: Generation, link: u64, goodbye: Option<Goodbye> },
-    Frame { life: Generation, from: Generation, link: u64, bytes: Vec<u8> },
+    Datagram { to: u16, from: u16, message: Vec<u8> },
+    LinkUp { life: Generation, hello: Hello, link: u64, is_dialed: bool },
+    DialFailed { life: Generation, peer: Generation },
+    LinkBroken { life: Generation, link: u64 },
+    Frame { life: Generation, link: u64, bytes: Vec<u8> },
     Command { life: Generation, command: Command, epoch: u64 },
     Answer { life: Generation, answer: Answer, epoch: u64 },
     HookAnswer { life: Generation, dead: Generation, identity: Identity, answer: CloseAnswer },
@@ -173,6 +174,7 @@ impl World {
             Event::Wake { life, .. }
             | Event::LinkUp { life, .. }
             | Event::LinkBroken { life, .. }
+            | Event::DialFailed { life, .. }
             | Event::Frame { life, .. }
             | Event::Answer { life, .. }
             | Event::HookAnswer { life, .. }
@@ -231,15 +233,16 @@ impl World {
                 world.slots.get_mut(&world.ports[&life]).expect("its slot").wake_at = None;
                 node.wake(now);
             }
-            Event::Datagram { message, .. } => node.membership.handle(Input::Swim(&message), now),
-            Event::LinkUp { peer, link, .. } => {
+            Event::Datagram { message, from, .. } => node.on_datagram(&message, address_of(from), now),
+            Event::LinkUp { hello, link, is_dialed, .. } => {
                 world.seen.count("link up");
-                node.link_up(peer, link, now);
+                node.link_up(&hello, link, is_dialed, now);
             }
-            Event::LinkBroken { peer, link, goodbye, .. } => node.link_broken(peer, link, goodbye, now),
-            Event::Frame { from, link, bytes, .. } => {
-                if node.links.get(&from) == Some(&link) {
-                    node.receive(from, &bytes, now);
+            Event::DialFailed { peer, .. } => node.dial_failed(peer, now),
+            Event::LinkBroken { link, .. } => node.link_broken(link, now),
+            Event::Frame { link, bytes, .. } => {
+                if node.has_link(link) {
+                    node.receive(link, &bytes, now);
                 }
             }
             Event::Answer { answer, epoch, .. } => world.on_answer(node, answer, epoch),
@@ -295,17 +298,19 @@ impl World {
         let slot_start = self.slots[&port].start;
         let clock = if self.rng.chance(20) { 0 } else { self.now.0 };
         let start = if self.rng.chance(50) { clock.max(slot_start + 1) } else { clock };
-        let node = NodeId { generation, address: ([10, 0, 0, 1], port).into() };
+        let node = NodeId { generation, address: address_of(port) };
+        // Node clocks an hour apart change nothing.
+        let ahead_s = if self.rng.chance(30) { 3_600 } else { 0 };
         let founding = Founding { node, start, seed: self.rng.next_u64() };
         let slot = self.slots.get_mut(&port).expect("its slot");
-        slot.node = Some(Node::new(founding, self.plan.mistakes, self.store.epoch, self.now));
+        slot.node = Some(Node::new(founding, self.plan.mistakes, self.store.epoch, ahead_s, self.now));
         (slot.start, slot.wake_at, slot.still_until) = (start, None, Tick(0));
         self.ports.insert(generation, port);
         self.say(|| format!("{generation} starts at {port}"));
         let now = self.now;
         let seeds = if port == 1 { [2, 3] } else { [1, 2] };
         self.with(generation, |_, node| {
-            seeds.iter().for_each(|port| node.membership.handle(Input::Hint(([10, 0, 0, 1], *port).into()), now));
+            seeds.iter().for_each(|port| node.on_seed(address_of(*port), now));
         });
     }
 
@@ -316,10 +321,10 @@ impl World {
         self.note_left(life);
         let node = self.slots.get_mut(&port).expect("its slot").node.take().expect("it runs");
         self.model.life_ended(life);
-        for (peer, link) in &node.links {
+        for (link, peer) in node.links() {
             // The system resets its connections, unless the machine is gone.
-            if self.network.passes(port, self.port_of(*peer)) && self.rng.chance(70) {
-                let event = Event::LinkBroken { life: *peer, peer: life, link: *link, goodbye: None };
+            if self.network.passes(port, self.port_of(peer)) && self.rng.chance(70) {
+                let event = Event::LinkBroken { life: peer, link };
                 self.push_in(1 + self.order % 3, event);
             }
         }
@@ -337,7 +342,7 @@ impl World {
 
     /// Both sides think so, of the same link.
     pub fn are_linked(&self, one: Generation, other: Generation) -> bool {
-        let link = |from, to| self.node(from).and_then(|node| node.links.get(&to).copied());
+        let link = |from, to| self.node(from).and_then(|node| node.link_to(to));
         let here = link(one, other);
         here.is_some() && here == link(other, one)
     }
@@ -347,9 +352,13 @@ impl World {
     pub fn effect(&mut self, life: Generation, effect: Effect) {
         match effect {
             Effect::Datagram { to, message } => self.send_datagram(life, to.port(), message),
-            Effect::Frame { to, bytes } => self.send_frame(life, to, bytes),
+            Effect::Broadcast { message } => {
+                let ports: Vec<u16> = self.slots.keys().copied().collect();
+                ports.into_iter().for_each(|to| self.send_datagram(life, to, message.clone()));
+            }
+            Effect::Frame { link, to, bytes } => self.send_frame(life, link, to, bytes),
             Effect::Connect(node) => self.connect(life, node),
-            Effect::CloseLink { peer, goodbye } => self.close_link(life, peer, goodbye),
+            Effect::CloseLink { link, peer } => self.close_link(life, link, peer),
             Effect::Command(command) => {
                 let epoch = self.node(life).expect("it runs").store_epoch;
                 self.push_in(1, Event::Command { life, command, epoch });
@@ -385,15 +394,15 @@ impl World {
             return self.seen.count("datagram lost");
         }
         let ms = if self.rng.chance(3) { 50 } else { 1 + self.rng.below(4) };
-        self.push_in(ms, Event::Datagram { to, message });
+        let from = self.port_of(life);
+        self.push_in(ms, Event::Datagram { to, from, message });
     }
 
-    fn send_frame(&mut self, life: Generation, to: Generation, bytes: Vec<u8>) {
-        let Some(link) = self.node(life).and_then(|node| node.links.get(&to).copied()) else { return };
+    fn send_frame(&mut self, life: Generation, link: u64, to: Generation, bytes: Vec<u8>) {
         let way = (self.port_of(life), self.port_of(to));
         let at = self.now + 1 + self.rng.below(4);
         if let Some(at) = self.network.send(link, way, at) {
-            self.push(at, Event::Frame { life: to, from: life, link, bytes });
+            self.push(at, Event::Frame { life: to, link, bytes });
         }
     }
 
@@ -402,21 +411,22 @@ impl World {
         let (here, there) = (self.port_of(life), node.address.port());
         let is_there = self.node(to).is_some() && !self.is_still(to);
         if !is_there || !self.network.passes_both_ways(here, there) {
-            return;
+            return self.push_in(5, Event::DialFailed { life, peer: to });
         }
         let link = self.network.new_link(here, there, self.now + 10);
         for (side, other) in [(life, to), (to, life)] {
-            let peer = self.node(other).expect("both run").membership.own();
+            let hello = self.node(other).expect("both run").hello(self.now);
             let ms = 1 + self.rng.below(8);
-            self.push_in(ms, Event::LinkUp { life: side, peer, link });
+            self.push_in(ms, Event::LinkUp { life: side, hello, link, is_dialed: side == life });
         }
     }
 
-    fn close_link(&mut self, life: Generation, peer: Generation, goodbye: Option<Goodbye>) {
+    /// What was sent before comes before.
+    fn close_link(&mut self, life: Generation, link: u64, peer: Generation) {
         self.seen.count("link broken");
-        let Some(link) = self.node(peer).and_then(|node| node.links.get(&life).copied()) else { return };
-        if self.network.passes(self.port_of(life), self.port_of(peer)) {
-            self.push_in(3, Event::LinkBroken { life: peer, peer: life, link, goodbye });
+        let way = (self.port_of(life), self.port_of(peer));
+        if let Some(at) = self.network.send(link, way, self.now + 3) {
+            self.push(at, Event::LinkBroken { life: peer, link });
         }
     }
 
@@ -527,6 +537,10 @@ impl World {
         bytes[8..16].copy_from_slice(&self.identities.to_be_bytes());
         self.effect(life, Effect::Command(Command::Record { identity: Identity(bytes) }));
     }
+}
+
+fn address_of(port: u16) -> SocketAddr {
+    ([10, 0, 0, 1], port).into()
 }
 
 pub fn hash_of(channel: u64) -> u64 {
