@@ -106,7 +106,6 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arri
 }
 
 /// Whom a call is from, for the log.
-#[derive(Clone, Copy)]
 pub struct Caller {
     /// What a trusted proxy says, or the peer.
     pub address: IpAddr,
@@ -152,7 +151,7 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
 }
 
 /// The response to a call that may not be made.
-pub fn refused(worker: &Worker, route: Route, caller: Caller, why: AccessRefusal) -> Response {
+pub fn refused(worker: &Worker, route: Route, caller: &Caller, why: AccessRefusal) -> Response {
     let Caller { address, request_id } = caller;
     debug!(from = %address, %request_id, ?route, "a call is refused: {why}");
     worker.count(|counters| &counters.signatures_refused);

@@ -29,10 +29,13 @@ impl Clock {
     }
 
     /// The same in microseconds.
+    #[inline]
     pub fn now_us(&self) -> u64 {
-        if let Some(now) = self.now_us.get() {
-            return now;
-        }
+        self.now_us.get().unwrap_or_else(|| self.read())
+    }
+
+    #[cold]
+    fn read(&self) -> u64 {
         let now = monotonic_us();
         self.now_us.set(Some(now));
         if let Some(before) = self.unix_ms_at_zero.get() {
