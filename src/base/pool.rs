@@ -48,7 +48,7 @@ impl<T> Pool<T> {
         self.len == 0
     }
 
-    /// Slots that there is memory for: fewer than `KEPT + CHUNK` more than are needed where the values lie together.
+    /// Slots that there is memory for: fewer than `SPARE + CHUNK` more than are needed where the values lie together.
     pub fn slots(&self) -> usize {
         (self.chunks.len() - self.bare.len()) * CHUNK
     }
@@ -100,7 +100,7 @@ impl<T> Pool<T> {
     #[cold]
     fn remove_last(&mut self, index: usize) -> Option<T> {
         let at = index / CHUNK;
-        let has_enough = self.slots() - self.len >= KEPT + CHUNK;
+        let has_enough = self.slots() - self.len >= SPARE + CHUNK;
         let place = &mut self.chunks[at].slots;
         if !has_enough {
             return place.as_mut()?[index % CHUNK].take();
@@ -180,7 +180,7 @@ impl<T> IndexMut<usize> for Pool<T> {
 }
 
 /// Free slots that keep their memory.
-const KEPT: usize = 8 * CHUNK;
+const SPARE: usize = 8 * CHUNK;
 
 #[cfg(test)]
 mod tests {
@@ -226,14 +226,14 @@ mod tests {
         flood.into_iter().for_each(|index| {
             pool.remove(index);
         });
-        assert!(pool.slots() < 100 + KEPT + 2 * CHUNK, "{}", pool.slots());
+        assert!(pool.slots() < 100 + SPARE + 2 * CHUNK, "{}", pool.slots());
         assert!(stay.iter().enumerate().all(|(n, &index)| pool[index] == n));
     }
 
     #[test]
     fn coming_and_going_at_an_edge_allocates_nothing() {
         let mut pool = Pool::default();
-        let all: Vec<usize> = (0..KEPT + 4 * CHUNK).map(|n| pool.insert(n)).collect();
+        let all: Vec<usize> = (0..SPARE + 4 * CHUNK).map(|n| pool.insert(n)).collect();
         let most = pool.slots();
         let mut left = all.into_iter().rev();
         // What is at the edge of a chunk, while all memory is kept, and once some is given back.

@@ -69,7 +69,7 @@ pub enum AccessRefusal {
 pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arrival, is_whole: bool) -> Pass {
     let rules = worker.rules();
     let text = |name: &str| head.headers.get_text(name);
-    let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), text("host"));
+    let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), || text("host"));
     let has_token = has_admin_token(&rules.config().admin_token, head);
     // Without any secret there is nothing that a caller could show: for trying it out on one machine.
     let is_operator = (arrival.is_admin_listener || rules.has_no_secret()) && is_of_this_machine(head, arrival.peer);
@@ -136,7 +136,7 @@ pub fn verify(worker: &Worker, signature: &Signature<'_>) -> Result<(), SignErro
     };
     let rules = worker.rules();
     let window_s = rules.config().signature_window.as_secs();
-    sign::verify_2014(&rules.config().security_token, signed, clock::unix_s(), window_s)?;
+    sign::verify_2014(&rules.config().security_token, signed, worker.unix_s(), window_s)?;
     // A backend may have shown a client what we signed for a hook.
     if rules.nonce_tag().made(signed.nonce, signed.timestamp) { Err(SignError::OwnNonce) } else { Ok(()) }
 }

@@ -107,7 +107,7 @@ impl ServedConnection {
                     }
                     self.connection.consume(head);
                 }
-                Action::Call(call) => match self.call(head, call, &form).await {
+                Action::Call(call) => match self.call(head, &call, &form).await {
                     Some(request) if form.keep_alive => self.connection.consume(request),
                     _ => return self.connection.linger().await,
                 },
@@ -260,7 +260,7 @@ impl ServedConnection {
 
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the
     /// connection has to end.
-    async fn call(&mut self, head: usize, call: CallPlan, form: &ResponseForm) -> Option<usize> {
+    async fn call(&mut self, head: usize, call: &CallPlan, form: &ResponseForm) -> Option<usize> {
         if let Pass::Refused(why) = &call.pass {
             let response = access::refused(self.worker(), call.route, &call.caller, *why);
             let keep_alive = form.keep_alive && call.framing == BodyFraming::None;
