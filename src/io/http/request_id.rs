@@ -49,15 +49,15 @@ impl RequestId {
     }
 }
 
-/// Eight digits at once: each in a byte of its own, those above 9 moved on to the letters.
+/// Eight digits at once: each in a byte of its own, those beyond nine are moved on to where `a` begins.
 fn hex(number: u32) -> [u8; DRAWN_LEN / 2] {
     const EACH: u64 = u64::from_ne_bytes([1; 8]);
     let mut digits = u64::from(number);
     for (shift, mask) in [(16, 0x0000_FFFF_0000_FFFF), (8, 0x00FF_00FF_00FF_00FF), (4, 0x0F0F_0F0F_0F0F_0F0F)] {
         digits = (digits << shift | digits) & mask;
     }
-    let letters = (digits + 6 * EACH) >> 4 & EACH;
-    (digits + u64::from(b'0') * EACH + u64::from(b'a' - b'0' - 10) * letters).to_be_bytes()
+    let beyond_nine = (digits + 6 * EACH) >> 4 & EACH;
+    (digits + u64::from(b'0') * EACH + u64::from(b'a' - b'0' - 10) * beyond_nine).to_be_bytes()
 }
 
 impl fmt::Display for RequestId {
