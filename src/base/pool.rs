@@ -1,41 +1,40 @@
 //! Many values of one kind, each with a number. They lie in chunks: none is copied when there are more of them, and a
-//! chunk that is empty goes back to the allocator, so that what a flood took is free when it is over. The lowest free
-//! number is the next one used: what is busy stays together, and high chunks run empty.
+//! chunk that is empty goes back to the allocator, so that what a flood took is free when it is over. The next value
+//! gets the lowest free number that there is memory for: what is busy stays together, and high chunks run empty.
+//!
+//! Every message looks values up many times, so that a look-up has to cost little: a chunk has as many slots as a word
+//! has bits, and its length is part of its type.
 
 use std::ops::{Index, IndexMut};
 
 /// Slots of a chunk.
-pub const CHUNK: usize = 512;
+pub const CHUNK: usize = u64::BITS as usize;
 
 const WORD: usize = u64::BITS as usize;
 
 pub struct Pool<T> {
     chunks: Vec<Chunk<T>>,
-    /// A bit per chunk: it has a free slot, or is to get one.
+    /// A bit per chunk: it has memory and a free slot.
     open: Vec<u64>,
     /// No word of `open` before this one has a bit.
     first_open: usize,
+    /// Chunks without memory.
+    bare: Vec<usize>,
     len: usize,
-    /// Slots that there is memory for.
-    slots: usize,
 }
 
 struct Chunk<T> {
-    slots: Vec<Option<T>>,
-    /// A bit per slot of `slots` that is free.
-    free: [u64; CHUNK / WORD],
-    used: u32,
+    /// `None`: it has no memory, and every slot is free.
+    slots: Option<Slots<T>>,
+    /// A bit per slot that is free.
+    free: u64,
 }
+
+type Slots<T> = Box<[Option<T>; CHUNK]>;
 
 impl<T> Default for Pool<T> {
     fn default() -> Pool<T> {
-        Pool { chunks: Vec::new(), open: Vec::new(), first_open: 0, len: 0, slots: 0 }
-    }
-}
-
-impl<T> Default for Chunk<T> {
-    fn default() -> Chunk<T> {
-        Chunk { slots: Vec::new(), free: [0; CHUNK / WORD], used: 0 }
+        Pool { chunks: Vec::new(), open: Vec::new(), first_open: 0, bare: Vec::new(), len: 0 }
     }
 }
 
@@ -49,9 +48,9 @@ impl<T> Pool<T> {
         self.len == 0
     }
 
-    /// Slots that there is memory for: at most two chunks more than are needed where the values lie together.
+    /// Slots that there is memory for: fewer than `SPARE + CHUNK` more than are needed where the values lie together.
     pub fn slots(&self) -> usize {
-        self.slots
+        (self.chunks.len() - self.bare.len()) * CHUNK
     }
 
     pub fn insert(&mut self, value: T) -> usize {
@@ -62,36 +61,53 @@ impl<T> Pool<T> {
     pub fn insert_with(&mut self, make: impl FnOnce(usize) -> T) -> usize {
         let at = self.open_chunk();
         let chunk = &mut self.chunks[at];
-        let before = chunk.slots.len();
-        if before == 0 && at > 0 {
-            chunk.slots.reserve_exact(CHUNK);
-        }
-        let slot = chunk.take(|slot| make(at * CHUNK + slot));
-        self.slots += chunk.slots.len() - before;
-        self.len += 1;
-        if chunk.used as usize == CHUNK {
+        let slot = chunk.free.trailing_zeros() as usize % CHUNK;
+        let index = at * CHUNK + slot;
+        chunk.slots.as_mut().expect("an open chunk has memory")[slot] = Some(make(index));
+        chunk.free &= chunk.free - 1;
+        if chunk.free == 0 {
             self.open[at / WORD] &= !(1 << (at % WORD));
         }
-        at * CHUNK + slot
+        self.len += 1;
+        index
     }
 
     pub fn remove(&mut self, index: usize) -> T {
         self.try_remove(index).expect("the slot is in use")
     }
 
+    #[inline]
     pub fn try_remove(&mut self, index: usize) -> Option<T> {
-        let at = index / CHUNK;
+        let (at, slot) = (index / CHUNK, index % CHUNK);
         let chunk = self.chunks.get_mut(at)?;
-        let value = chunk.give_back(index % CHUNK)?;
-        self.len -= 1;
-        self.open[at / WORD] |= 1 << (at % WORD);
-        self.first_open = self.first_open.min(at / WORD);
-        // A chunk's worth of free slots stays: whoever comes and goes costs no allocation.
-        if chunk.used == 0 && self.slots - self.len >= CHUNK + chunk.slots.len() {
-            self.slots -= chunk.slots.len();
-            *chunk = Chunk::default();
+        let place = &mut chunk.slots.as_mut()?[slot];
+        if place.is_none() {
+            return None;
         }
-        Some(value)
+        self.len -= 1;
+        if chunk.free == 0 {
+            self.open[at / WORD] |= 1 << (at % WORD);
+            self.first_open = self.first_open.min(at / WORD);
+        }
+        chunk.free |= 1 << slot;
+        if chunk.free == u64::MAX {
+            return self.remove_last(index);
+        }
+        place.take()
+    }
+
+    /// The last value of a chunk. Some free slots stay: whoever comes and goes costs no allocation.
+    #[cold]
+    fn remove_last(&mut self, index: usize) -> Option<T> {
+        let at = index / CHUNK;
+        let has_enough = self.slots() - self.len >= SPARE + CHUNK;
+        let place = &mut self.chunks[at].slots;
+        if !has_enough {
+            return place.as_mut()?[index % CHUNK].take();
+        }
+        self.open[at / WORD] &= !(1 << (at % WORD));
+        self.bare.push(at);
+        place.take()?[index % CHUNK].take()
     }
 
     pub fn contains(&self, index: usize) -> bool {
@@ -99,17 +115,17 @@ impl<T> Pool<T> {
     }
 
     pub fn get(&self, index: usize) -> Option<&T> {
-        self.chunks.get(index / CHUNK)?.slots.get(index % CHUNK)?.as_ref()
+        self.chunks.get(index / CHUNK)?.slots.as_ref()?[index % CHUNK].as_ref()
     }
 
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        self.chunks.get_mut(index / CHUNK)?.slots.get_mut(index % CHUNK)?.as_mut()
+        self.chunks.get_mut(index / CHUNK)?.slots.as_mut()?[index % CHUNK].as_mut()
     }
 
     /// In the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.chunks.iter().enumerate().flat_map(|(at, chunk)| {
-            let slots = chunk.slots.iter().enumerate();
+            let slots = chunk.slots.iter().flat_map(|slots| slots.iter()).enumerate();
             slots.filter_map(move |(slot, value)| Some((at * CHUNK + slot, value.as_ref()?)))
         })
     }
@@ -119,44 +135,33 @@ impl<T> Pool<T> {
         self.chunks.len() * CHUNK
     }
 
-    /// The lowest chunk with room.
+    /// The lowest chunk with memory and room.
+    #[inline]
     fn open_chunk(&mut self) -> usize {
-        while let Some(&word) = self.open.get(self.first_open) {
-            if word != 0 {
-                return self.first_open * WORD + word.trailing_zeros() as usize;
-            }
-            self.first_open += 1;
+        match self.open.get(self.first_open) {
+            Some(&word) if word != 0 => self.first_open * WORD + word.trailing_zeros() as usize,
+            _ => self.next_open_chunk(),
         }
-        let at = self.chunks.len();
-        self.chunks.push(Chunk::default());
-        self.open.resize(at / WORD + 1, 0);
+    }
+
+    /// The same where `first_open` is too low, or no chunk is open.
+    #[cold]
+    fn next_open_chunk(&mut self) -> usize {
+        let found = (self.first_open..self.open.len()).find(|&at| self.open[at] != 0);
+        if let Some(at) = found {
+            self.first_open = at;
+            return at * WORD + self.open[at].trailing_zeros() as usize;
+        }
+        let at = self.bare.pop().unwrap_or_else(|| {
+            self.chunks.push(Chunk { slots: None, free: u64::MAX });
+            self.open.resize(self.chunks.len().div_ceil(WORD), 0);
+            self.chunks.len() - 1
+        });
+        let slots: Box<[Option<T>]> = (0..CHUNK).map(|_| None).collect();
+        self.chunks[at].slots = slots.try_into().ok();
         self.open[at / WORD] |= 1 << (at % WORD);
         self.first_open = at / WORD;
         at
-    }
-}
-
-impl<T> Chunk<T> {
-    fn take(&mut self, make: impl FnOnce(usize) -> T) -> usize {
-        self.used += 1;
-        let found = self.free.iter().position(|&word| word != 0);
-        let Some(word) = found else {
-            let slot = self.slots.len();
-            self.slots.push(Some(make(slot)));
-            return slot;
-        };
-        let bit = self.free[word].trailing_zeros() as usize;
-        self.free[word] &= !(1 << bit);
-        let slot = word * WORD + bit;
-        self.slots[slot] = Some(make(slot));
-        slot
-    }
-
-    fn give_back(&mut self, slot: usize) -> Option<T> {
-        let value = self.slots.get_mut(slot)?.take()?;
-        self.free[slot / WORD] |= 1 << (slot % WORD);
-        self.used -= 1;
-        Some(value)
     }
 }
 
@@ -164,15 +169,18 @@ impl<T> Index<usize> for Pool<T> {
     type Output = T;
 
     fn index(&self, index: usize) -> &T {
-        self.chunks[index / CHUNK].slots[index % CHUNK].as_ref().expect("the slot is in use")
+        self.get(index).expect("the slot is in use")
     }
 }
 
 impl<T> IndexMut<usize> for Pool<T> {
     fn index_mut(&mut self, index: usize) -> &mut T {
-        self.chunks[index / CHUNK].slots[index % CHUNK].as_mut().expect("the slot is in use")
+        self.get_mut(index).expect("the slot is in use")
     }
 }
+
+/// Free slots that keep their memory.
+const SPARE: usize = 8 * CHUNK;
 
 #[cfg(test)]
 mod tests {
@@ -204,7 +212,7 @@ mod tests {
                 }
                 prop_assert_eq!(pool.len(), model.len());
                 prop_assert!(pool.iter().eq(model.iter().map(|(index, value)| (*index, value))));
-                prop_assert_eq!(pool.slots(), pool.chunks.iter().map(|chunk| chunk.slots.len()).sum::<usize>());
+                prop_assert_eq!(pool.slots(), pool.chunks.iter().filter(|chunk| chunk.slots.is_some()).count() * CHUNK);
             }
         }
     }
@@ -218,23 +226,30 @@ mod tests {
         flood.into_iter().for_each(|index| {
             pool.remove(index);
         });
-        assert!(pool.slots() <= 3 * CHUNK, "{}", pool.slots());
+        assert!(pool.slots() < 100 + SPARE + 2 * CHUNK, "{}", pool.slots());
         assert!(stay.iter().enumerate().all(|(n, &index)| pool[index] == n));
     }
 
     #[test]
-    fn coming_and_going_at_the_edge_of_a_chunk_allocates_nothing() {
+    fn coming_and_going_at_an_edge_allocates_nothing() {
         let mut pool = Pool::default();
-        (0..2 * CHUNK).for_each(|n| {
-            pool.insert(n);
-        });
-        let edge = pool.insert(0);
-        let slots = pool.slots();
-        pool.remove(edge);
-        for _ in 0..3 {
-            let next = pool.insert(0);
-            assert_eq!((next, pool.slots()), (edge, slots));
-            pool.remove(next);
+        let all: Vec<usize> = (0..SPARE + 4 * CHUNK).map(|n| pool.insert(n)).collect();
+        let most = pool.slots();
+        let mut left = all.into_iter().rev();
+        // What is at the edge of a chunk, while all memory is kept, and once some is given back.
+        for given_back in [0, CHUNK] {
+            while pool.slots() > most - given_back || pool.len() % CHUNK != 0 {
+                pool.remove(left.next().expect("memory is given back before it is empty"));
+            }
+            let first = pool.insert(0);
+            pool.remove(first);
+            let edge = pool.slots();
+            for _ in 0..3 {
+                let next = pool.insert(0);
+                assert_eq!(pool.slots(), edge);
+                pool.remove(next);
+                assert_eq!(pool.slots(), edge);
+            }
         }
     }
 

@@ -24,6 +24,9 @@ pub fn client_path<'a>(
     forwarded_for: impl DoubleEndedIterator<Item = &'a str>,
 ) -> ClientPath {
     let mut path = ClientPath { client: peer.to_canonical(), proxies: Vec::new() };
+    if !is_trusted(trusted, path.client) {
+        return path;
+    }
     let mut hops = forwarded_for.flat_map(|value| value.split(',')).rev();
     while path.proxies.len() < PROXIES_MAX && is_trusted(trusted, path.client) {
         let Some(hop) = hops.next().and_then(address_of) else { break };

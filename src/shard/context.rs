@@ -6,7 +6,7 @@ use super::call::waiting::{CallEnd, CallRef, Calls};
 use super::channel::members::Change;
 use super::command::UnixMs;
 use super::ids::QueryId;
-use super::message::{MessageRef, Messages};
+use super::message::Messages;
 use super::output::Output;
 use super::planted::Bug;
 use super::settings::Settings;
@@ -53,11 +53,6 @@ impl Context<'_> {
     /// When the wall clock will show that time, if nobody steps it.
     pub fn tick_at(&self, unix: UnixMs) -> Tick {
         self.now + unix.0.saturating_sub(self.unix().0)
-    }
-
-    /// Length of a message for every limit.
-    pub fn len_of(&self, message: &MessageRef) -> usize {
-        self.messages.get(message).len()
     }
 
     pub fn output(&mut self, output: Output) {

@@ -27,7 +27,7 @@ pub fn greet(table: &mut Table, conn: ConnIndex, attached: Option<Attached<'_>>,
     let (qos, message_type, body) = (QoS::AtMostOnce, RESERVED_TYPE, body.as_bytes());
     let mut packet = Vec::new();
     Packet::Send { dup: false, qos, message_type, id: None, body }.encode_into(&mut packet);
-    table.push_unbounded(conn, Item::SharedPacket(packet.into()), cx);
+    table.push_unbounded(conn, Item::SharedPacket(packet.into()));
 }
 
 fn body(table: &Table, conn: ConnIndex, attached: Option<Attached<'_>>, cx: &Context<'_>) -> String {

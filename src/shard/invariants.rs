@@ -23,7 +23,7 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
     for (index, conn) in scope.conns.iter() {
         let outboxes = scope.conns.outboxes();
         let outbox = conn.outbox();
-        outboxes.check(outbox, scope.cx.messages);
+        outboxes.check(outbox);
         conns_memory += outboxes.memory_of(outbox) + scope.conns.details(index).assembly_memory();
         for item in outboxes.iter(outbox) {
             items += 1;

@@ -26,7 +26,7 @@ impl Message {
 
     /// Bytes that the message counts for in every limit, in memory and in the store: those of its WebSocket frame.
     pub fn len(&self) -> usize {
-        frame::header_len(self.packet.len()) + self.packet.len()
+        frame_len(self.packet.len())
     }
 
     pub fn is_empty(&self) -> bool {
@@ -68,9 +68,41 @@ pub struct Stamp {
     pub dup: bool,
 }
 
-/// One use of a message. Neither `Copy` nor `Clone`: it is made by `Messages` and given back to it.
+fn frame_len(packet_len: usize) -> usize {
+    frame::header_len(packet_len) + packet_len
+}
+
+/// One use of a message. Neither `Copy` nor `Clone`: it is made by `Messages` and given back to it. It knows what is
+/// asked for each receiver, so that the message itself need not be looked up for that.
 #[derive(Debug)]
-pub struct MessageRef(u32);
+pub struct MessageRef {
+    index: u32,
+    packet_len: u32,
+    qos: QoS,
+}
+
+impl MessageRef {
+    /// See `Message::len`.
+    pub fn len(&self) -> usize {
+        frame_len(self.packet_len())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.packet_len == 0
+    }
+
+    pub fn packet_len(&self) -> usize {
+        self.packet_len as usize
+    }
+
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
+    fn slot(&self) -> usize {
+        self.index as usize
+    }
+}
 
 #[derive(Default)]
 pub struct Messages {
@@ -86,21 +118,23 @@ struct Counted {
 
 impl Messages {
     pub fn insert(&mut self, message: Message) -> MessageRef {
+        let (qos, packet_len) = (message.qos, u32::try_from(message.packet_len()).expect("a packet has a limit"));
         self.bytes += message.packet_len();
-        MessageRef(self.messages.insert(Counted { message, uses: 1 }) as u32)
+        let index = self.messages.insert(Counted { message, uses: 1 }) as u32;
+        MessageRef { index, packet_len, qos }
     }
 
     pub fn another(&mut self, message: &MessageRef) -> MessageRef {
-        self.messages[message.0 as usize].uses += 1;
-        MessageRef(message.0)
+        self.messages[message.slot()].uses += 1;
+        MessageRef { ..*message }
     }
 
     pub fn release(&mut self, message: MessageRef) {
-        let counted = &mut self.messages[message.0 as usize];
+        let counted = &mut self.messages[message.slot()];
         counted.uses -= 1;
         if counted.uses == 0 {
-            self.bytes -= counted.message.packet_len();
-            self.messages.remove(message.0 as usize);
+            self.bytes -= message.packet_len();
+            self.messages.remove(message.slot());
         }
     }
 
@@ -110,7 +144,7 @@ impl Messages {
     }
 
     pub fn get(&self, message: &MessageRef) -> &Message {
-        &self.messages[message.0 as usize].message
+        &self.messages[message.slot()].message
     }
 
     /// Uses of all messages together, for invariants.

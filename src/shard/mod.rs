@@ -173,7 +173,9 @@ impl Shard {
             Input::Tick => self.on_tick(now),
             other => self.on_connection(other, now),
         }
-        on_events(&mut self.scope(now).0);
+        if self.conns.has_events() {
+            on_events(&mut self.scope(now).0);
+        }
         self.publish();
         #[cfg(debug_assertions)]
         if !matches!(self.settings.mode, Mode::Planted(_)) {

@@ -69,7 +69,7 @@ pub enum AccessRefusal {
 pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arrival, is_whole: bool) -> Pass {
     let rules = worker.rules();
     let text = |name: &str| head.headers.get_text(name);
-    let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), text("host"));
+    let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), || text("host"));
     let has_token = has_admin_token(&rules.config().admin_token, head);
     // Without any secret there is nothing that a caller could show: for trying it out on one machine.
     let is_operator = (arrival.is_admin_listener || rules.has_no_secret()) && is_of_this_machine(head, arrival.peer);
@@ -106,7 +106,6 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arri
 }
 
 /// Whom a call is from, for the log.
-#[derive(Clone, Copy)]
 pub struct Caller {
     /// What a trusted proxy says, or the peer.
     pub address: IpAddr,
@@ -137,7 +136,7 @@ pub fn verify(worker: &Worker, signature: &Signature<'_>) -> Result<(), SignErro
     };
     let rules = worker.rules();
     let window_s = rules.config().signature_window.as_secs();
-    sign::verify_2014(&rules.config().security_token, signed, clock::unix_s(), window_s)?;
+    sign::verify_2014(&rules.config().security_token, signed, worker.unix_s(), window_s)?;
     // A backend may have shown a client what we signed for a hook.
     if rules.nonce_tag().made(signed.nonce, signed.timestamp) { Err(SignError::OwnNonce) } else { Ok(()) }
 }
@@ -152,7 +151,7 @@ fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
 }
 
 /// The response to a call that may not be made.
-pub fn refused(worker: &Worker, route: Route, caller: Caller, why: AccessRefusal) -> Response {
+pub fn refused(worker: &Worker, route: Route, caller: &Caller, why: AccessRefusal) -> Response {
     let Caller { address, request_id } = caller;
     debug!(from = %address, %request_id, ?route, "a call is refused: {why}");
     worker.count(|counters| &counters.signatures_refused);

@@ -24,7 +24,7 @@ pub struct ApiRequest<'a> {
     /// Of the metrics.
     pub format: Format,
     pub pass: &'a Pass,
-    pub caller: Caller,
+    pub caller: &'a Caller,
     pub query: &'a str,
     pub body: &'a [u8],
     pub spare: Vec<u8>,
@@ -96,7 +96,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
 struct Audit<'a> {
     route: Route,
     pass: &'a Pass,
-    caller: Caller,
+    caller: &'a Caller,
     query: &'a str,
 }
 

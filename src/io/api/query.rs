@@ -17,6 +17,7 @@ use crate::shard::command::Claim;
 use crate::shard::{Input, Message, Query, QueryId, QueryRefusal, Reply, Terms, Wait, Who};
 use crate::wire::packet::QoS;
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -339,8 +340,9 @@ fn send_to_nodes(worker: &Worker, gather: &Gather, channels: &[Cow<'_, str>], me
 }
 
 fn send_to_channel(worker: &Worker, gather: &Gather, channel: &str, message: Message, terms: &Terms) {
-    let (mut elsewhere, hash) = (None, worker.shared().hash_key().hash(channel));
-    for shard in worker.shared().workers().filter(|&shard| may_have(worker, shard, hash)) {
+    let mut elsewhere = None;
+    let hash = LazyCell::new(|| worker.shared().hash_key().hash(channel));
+    for shard in worker.shared().workers().filter(|&shard| may_have(worker, shard, || *hash)) {
         gather.expect_one();
         let (query_id, message) = (gather.query(), message.clone());
         if shard == worker.id() {
@@ -360,7 +362,7 @@ fn broadcast(worker: &Worker, gather: &Gather, channels: &[Cow<'_, str>], messag
     names.dedup();
     let hashes: Vec<u64> = names.iter().map(|name| worker.shared().hash_key().hash(name)).collect();
     for shard in worker.shared().workers() {
-        let here = names.iter().zip(&hashes).filter(|(_, hash)| may_have(worker, shard, **hash));
+        let here = names.iter().zip(&hashes).filter(|(_, hash)| may_have(worker, shard, || **hash));
         let channels: Arc<[Arc<str>]> = here.map(|(name, _)| name.clone()).collect();
         if channels.is_empty() {
             continue;
@@ -372,15 +374,19 @@ fn broadcast(worker: &Worker, gather: &Gather, channels: &[Cow<'_, str>], messag
 }
 
 /// Of this worker's own shard that need not be known: it finds nobody at once.
-fn may_have(worker: &Worker, shard: ShardId, channel: u64) -> bool {
-    shard == worker.id() || worker.shared().presence().may_have(shard, channel)
+fn may_have(worker: &Worker, shard: ShardId, hash: impl FnOnce() -> u64) -> bool {
+    shard == worker.id() || worker.shared().presence().may_have(shard, hash())
 }
 
 /// The outcome of a message, of which so many shards and nodes have said nothing.
 fn sent(reply: Option<Reply>, silent: u32, unreachable: u32) -> Reply {
     let mut reply = reply.unwrap_or(Reply::sent(0));
-    reply.add(Reply::silent(silent));
-    reply.add(Reply::unreachable(unreachable));
+    if silent > 0 {
+        reply.add(Reply::silent(silent));
+    }
+    if unreachable > 0 {
+        reply.add(Reply::unreachable(unreachable));
+    }
     reply
 }
 

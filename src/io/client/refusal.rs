@@ -62,7 +62,7 @@ impl ConnectRefusal {
     pub fn write(&self, out: &mut Vec<u8>, accepted: Option<Vec<u8>>) {
         match accepted {
             Some(response) => out.extend_from_slice(&self.close_after(response)),
-            None => self.response().write(out, ResponseForm::LAST),
+            None => self.response().write(out, &ResponseForm::LAST),
         }
     }
 

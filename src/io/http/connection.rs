@@ -140,7 +140,7 @@ impl HttpConnection {
                 Ok(None) => {}
                 Err(error) => {
                     self.worker.count(|counters| &counters.http_refused);
-                    self.respond(&Response::plain(error.status(), &error.to_string()), ResponseForm::LAST).await;
+                    self.respond(&Response::plain(error.status(), &error.to_string()), &ResponseForm::LAST).await;
                     self.linger().await;
                     return None;
                 }
@@ -229,7 +229,7 @@ impl HttpConnection {
         let mut body = Vec::new();
         write_refusal(&mut body, "too many long bodies at once");
         let response = Response::new(503, "application/json", body).with_retry_after();
-        self.respond(&response, ResponseForm::LAST).await;
+        self.respond(&response, &ResponseForm::LAST).await;
         false
     }
 
@@ -245,7 +245,7 @@ impl HttpConnection {
         if self.body.is_empty() { &self.buffer[head..request] } else { &self.body }
     }
 
-    pub async fn respond(&mut self, response: &Response, form: ResponseForm) {
+    pub async fn respond(&mut self, response: &Response, form: &ResponseForm) {
         self.write(|out| response.write(out, form));
         if !form.keep_alive {
             self.written().await;
@@ -290,14 +290,14 @@ impl HttpConnection {
 
     async fn time_out(&mut self, late: Late) {
         self.worker.count(|counters| &counters.http_timeouts);
-        self.respond(&Response::plain(408, &late.to_string()), ResponseForm::LAST).await;
+        self.respond(&Response::plain(408, &late.to_string()), &ResponseForm::LAST).await;
     }
 
     async fn refuse_body(&mut self, status: u16, why: &str) {
         self.worker.count(|counters| &counters.http_refused);
         let mut body = Vec::new();
         write_refusal(&mut body, why);
-        self.respond(&Response::new(status, "application/json", body), ResponseForm::LAST).await;
+        self.respond(&Response::new(status, "application/json", body), &ResponseForm::LAST).await;
     }
 
     /// One read behind what the buffer has; false at the end of the stream.

@@ -1,16 +1,25 @@
 //! Names a call, in the lines of the log that belong to it and in its response: the caller's own name for it
-//! (`X-Request-Id`), or one that is drawn. A value without an allocation, since every call has one.
+//! (`X-Request-Id`), or one that is drawn. Every call has one and hardly any is looked at: one that is drawn is a
+//! number until it is written.
 
+use crate::base::rng::Rng;
 use crate::io::runtime::clock;
 use crate::wire::http1::RequestHead;
+use std::cell::RefCell;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
 
-/// 1–64 printable ASCII characters, no space.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct RequestId {
-    len: u8,
-    bytes: [u8; LEN_MAX],
+#[derive(Clone, PartialEq, Eq)]
+pub enum RequestId {
+    Drawn(u64),
+    /// 1–64 printable ASCII characters, no space.
+    Callers(Rc<str>),
+}
+
+thread_local! {
+    /// Seeded by the system, so that no two threads, and no two processes, draw the same names.
+    static NAMES: RefCell<Rng> = RefCell::new(Rng::new(RandomState::new().hash_one(clock::unix_ns())));
 }
 
 impl RequestId {
@@ -21,30 +30,42 @@ impl RequestId {
 
     fn read(text: &[u8]) -> Option<RequestId> {
         let is_id = (1..=LEN_MAX).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
-        is_id.then(|| {
-            let mut bytes = [0; LEN_MAX];
-            bytes[..text.len()].copy_from_slice(text);
-            RequestId { len: text.len() as u8, bytes }
-        })
+        is_id.then(|| RequestId::Callers(str::from_utf8(text).expect("it is ASCII").into()))
     }
 
     fn draw() -> RequestId {
-        let number = RandomState::new().hash_one(clock::unix_ns());
-        let mut bytes = [0; LEN_MAX];
-        for (digit, byte) in bytes[..DRAWN_LEN].iter_mut().enumerate() {
-            *byte = b"0123456789abcdef"[(number >> (4 * digit)) as usize & 15];
-        }
-        RequestId { len: DRAWN_LEN as u8, bytes }
+        RequestId::Drawn(NAMES.with_borrow_mut(Rng::next_u64))
     }
 
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+    /// Appends it as it is in a header.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            RequestId::Drawn(number) => {
+                out.extend_from_slice(&hex((number >> 32) as u32));
+                out.extend_from_slice(&hex(*number as u32));
+            }
+            RequestId::Callers(id) => out.extend_from_slice(id.as_bytes()),
+        }
     }
+}
+
+/// Eight digits at once: each in a byte of its own, those beyond nine are moved on to where `a` begins.
+fn hex(number: u32) -> [u8; DRAWN_LEN / 2] {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    let mut digits = u64::from(number);
+    for (shift, mask) in [(16, 0x0000_FFFF_0000_FFFF), (8, 0x00FF_00FF_00FF_00FF), (4, 0x0F0F_0F0F_0F0F_0F0F)] {
+        digits = (digits << shift | digits) & mask;
+    }
+    let beyond_nine = (digits + 6 * EACH) >> 4 & EACH;
+    (digits + u64::from(b'0') * EACH + u64::from(b'a' - b'0' - 10) * beyond_nine).to_be_bytes()
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(str::from_utf8(self.as_bytes()).expect("it is ASCII"))
+        match self {
+            RequestId::Drawn(number) => write!(f, "{number:0DRAWN_LEN$x}"),
+            RequestId::Callers(id) => f.write_str(id),
+        }
     }
 }
 
@@ -57,7 +78,6 @@ impl fmt::Debug for RequestId {
 const LEN_MAX: usize = 64;
 /// Hexadecimal digits of 64 bits.
 const DRAWN_LEN: usize = 16;
-const _: () = assert!(LEN_MAX <= u8::MAX as usize && DRAWN_LEN <= LEN_MAX);
 
 #[cfg(test)]
 mod tests {
@@ -71,7 +91,12 @@ mod tests {
         for text in ["", "two words", "a\tb", "é", &*"x".repeat(LEN_MAX + 1)] {
             assert_eq!(RequestId::read(text.as_bytes()), None, "{text}");
         }
-        let drawn = RequestId::draw();
-        assert!(drawn.as_bytes().len() == DRAWN_LEN && drawn != RequestId::draw());
+        assert_ne!(RequestId::draw(), RequestId::draw());
+        for id in [RequestId::Drawn(0), RequestId::Drawn(0xFEDC_BA98_7654_3210), RequestId::draw()] {
+            let mut written = Vec::new();
+            id.write(&mut written);
+            assert_eq!(String::from_utf8(written).expect("it is ASCII"), id.to_string());
+            assert_eq!(id.to_string().len(), DRAWN_LEN);
+        }
     }
 }

@@ -16,7 +16,7 @@ pub struct Response {
 }
 
 /// What of a request decides how its response is written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ResponseForm {
     /// The connection stays.
     pub keep_alive: bool,
@@ -83,7 +83,7 @@ impl Response {
         }
     }
 
-    pub fn write(&self, out: &mut Vec<u8>, form: ResponseForm) {
+    pub fn write(&self, out: &mut Vec<u8>, form: &ResponseForm) {
         let Response { status, content_type, headers, body } = self;
         out.reserve(HEAD_ROOM + body.len());
         // Piece by piece: the formatting machinery costs a call more than its signature.
@@ -106,7 +106,7 @@ impl Response {
         }
         if let Some(id) = &form.request_id {
             out.extend_from_slice(b"X-Request-Id: ");
-            out.extend_from_slice(id.as_bytes());
+            id.write(out);
             out.extend_from_slice(b"\r\n");
         }
         if !form.keep_alive {

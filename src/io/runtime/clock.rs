@@ -13,6 +13,8 @@ use tracing::warn;
 #[derive(Default)]
 pub struct Clock {
     now_us: Cell<Option<u64>>,
+    /// The same of the wall clock, for signatures.
+    unix_s: Cell<Option<u64>>,
     /// What the wall clock showed, in milliseconds since 1970, when `Tick` was 0; read again in each turn, so that a
     /// step of it (NTP, a resumed machine) counts from the next turn on. `None`: nobody needs it.
     unix_ms_at_zero: Cell<Option<u64>>,
@@ -21,7 +23,7 @@ pub struct Clock {
 impl Clock {
     /// Reads the wall clock too.
     pub fn with_wall_clock() -> Clock {
-        Clock { now_us: Cell::new(None), unix_ms_at_zero: Cell::new(Some(unix_ms_at_zero())) }
+        Clock { unix_ms_at_zero: Cell::new(Some(unix_ms_at_zero())), ..Clock::default() }
     }
 
     pub fn now(&self) -> Tick {
@@ -29,10 +31,13 @@ impl Clock {
     }
 
     /// The same in microseconds.
+    #[inline]
     pub fn now_us(&self) -> u64 {
-        if let Some(now) = self.now_us.get() {
-            return now;
-        }
+        self.now_us.get().unwrap_or_else(|| self.read())
+    }
+
+    #[cold]
+    fn read(&self) -> u64 {
         let now = monotonic_us();
         self.now_us.set(Some(now));
         if let Some(before) = self.unix_ms_at_zero.get() {
@@ -44,6 +49,15 @@ impl Clock {
             }
         }
         now
+    }
+
+    /// Seconds since 1970.
+    pub fn unix_s(&self) -> u64 {
+        self.unix_s.get().unwrap_or_else(|| {
+            let now = unix_s();
+            self.unix_s.set(Some(now));
+            now
+        })
     }
 
     /// As of this turn.
@@ -58,6 +72,7 @@ impl Clock {
 
     /// The next reading is another. Returns how long the turn took, in microseconds, since the time was read.
     pub fn end_turn(&self) -> u64 {
+        self.unix_s.set(None);
         self.now_us.take().map_or(0, |began| monotonic_us().saturating_sub(began))
     }
 }

@@ -101,13 +101,13 @@ impl ServedConnection {
                 Action::Link(kind) => return self.link(head, kind).await,
                 Action::Respond(response) => {
                     // Only a request without a body is answered from its head alone and followed by another.
-                    self.connection.respond(&response, form).await;
+                    self.connection.respond(&response, &form).await;
                     if !form.keep_alive {
                         return self.connection.linger().await;
                     }
                     self.connection.consume(head);
                 }
-                Action::Call(call) => match self.call(head, call, form).await {
+                Action::Call(call) => match self.call(head, &call, &form).await {
                     Some(request) if form.keep_alive => self.connection.consume(request),
                     _ => return self.connection.linger().await,
                 },
@@ -130,7 +130,7 @@ impl ServedConnection {
 
     async fn refuse(mut self, why: NotAdmitted) {
         debug!(source = %self.peer, "too many connections from the address that a proxy has named");
-        self.connection.respond(&ConnectRefusal::from(why).response(), ResponseForm::LAST).await;
+        self.connection.respond(&ConnectRefusal::from(why).response(), &ResponseForm::LAST).await;
         self.connection.linger().await;
     }
 
@@ -155,7 +155,7 @@ impl ServedConnection {
             BodyFraming::Chunked | BodyFraming::UntilClose => false,
         };
         let request_id = RequestId::of(&parsed);
-        let action = self.route(&parsed, is_whole, request_id);
+        let action = self.route(&parsed, is_whole, request_id.clone());
         let is_followed = parsed.framing == BodyFraming::None || matches!(action, Action::Call(_));
         let form = ResponseForm {
             keep_alive: parsed.keep_alive() && is_followed,
@@ -260,12 +260,13 @@ impl ServedConnection {
 
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the
     /// connection has to end.
-    async fn call(&mut self, head: usize, call: CallPlan, form: ResponseForm) -> Option<usize> {
+    async fn call(&mut self, head: usize, call: &CallPlan, form: &ResponseForm) -> Option<usize> {
         if let Pass::Refused(why) = &call.pass {
-            let response = access::refused(self.worker(), call.route, call.caller, *why);
-            let form = ResponseForm { keep_alive: form.keep_alive && call.framing == BodyFraming::None, ..form };
-            self.connection.respond(&response, form).await;
-            return form.keep_alive.then_some(head);
+            let response = access::refused(self.worker(), call.route, &call.caller, *why);
+            let keep_alive = form.keep_alive && call.framing == BodyFraming::None;
+            let form = ResponseForm { keep_alive, ..form.clone() };
+            self.connection.respond(&response, &form).await;
+            return keep_alive.then_some(head);
         }
         let request_len = self.connection.read_body(head, call.framing, call.expects_continue).await?;
         self.connection.stop_watch();
@@ -275,7 +276,7 @@ impl ServedConnection {
             route: call.route,
             format: call.format,
             pass: &call.pass,
-            caller: call.caller,
+            caller: &call.caller,
             query: std::str::from_utf8(query).expect("the head was text"),
             body: self.connection.body(head, request_len),
             spare: std::mem::take(&mut self.spare),
@@ -288,7 +289,7 @@ impl ServedConnection {
                 }
                 response
             }
-            Err(why) => access::refused(self.worker(), call.route, call.caller, why),
+            Err(why) => access::refused(self.worker(), call.route, &call.caller, why),
         };
         self.connection.end_body();
         self.connection.respond(&response, form).await;

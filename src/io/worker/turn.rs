@@ -167,6 +167,12 @@ impl Worker {
         self.clock.now_us()
     }
 
+    /// Seconds since 1970, as of this turn.
+    pub fn unix_s(&self) -> u64 {
+        self.now();
+        self.clock.unix_s()
+    }
+
     /// A call has been answered. It began with the turn that read its last byte.
     pub fn call_ended(&self, path: &'static str, began_us: u64) {
         self.metrics.calls_by_path.named(path).record(clock::monotonic_us().saturating_sub(began_us));

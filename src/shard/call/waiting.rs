@@ -90,37 +90,33 @@ impl Calls {
 
     /// A member has answered.
     pub fn answered(&mut self, call: CallRef, body: &[u8]) -> Option<CallEnd> {
-        let open = self.get(call)?;
-        open.tally.connections += 1;
-        if open.data.is_empty() {
-            open.data.extend_from_slice(body);
-        }
-        self.one_less(call)
+        self.one_less(call, |open| {
+            open.tally.connections += 1;
+            if open.data.is_empty() {
+                open.data.extend_from_slice(body);
+            }
+        })
     }
 
     /// It is safely stored for a member that has not answered.
     pub fn stored(&mut self, call: CallRef) -> Option<CallEnd> {
-        self.get(call)?.tally.stored += 1;
-        self.one_less(call)
+        self.one_less(call, |open| open.tally.stored += 1)
     }
 
     /// It is not stored for a member that cannot answer.
     pub fn refused(&mut self, call: CallRef, why: NotStored) -> Option<CallEnd> {
-        self.get(call)?.tally.refuse(1, NotSent::NotStored(why));
-        self.one_less(call)
+        self.one_less(call, |open| open.tally.refuse(1, NotSent::NotStored(why)))
     }
 
     /// A member can no longer answer. A durable session may have the message or not: that was not known in time.
     pub fn gone(&mut self, call: CallRef) -> Option<CallEnd> {
-        let open = self.get(call)?;
-        open.tally.leave_undecided(u32::from(call.is_of_session()), NotSent::TimeOver);
-        self.one_less(call)
+        let undecided = u32::from(call.is_of_session());
+        self.one_less(call, |open| open.tally.leave_undecided(undecided, NotSent::TimeOver))
     }
 
     /// A member has left before the message came to it: the message is not for it any more.
     pub fn left(&mut self, call: CallRef) -> Option<CallEnd> {
-        self.get(call)?.tally.targets -= 1;
-        self.one_less(call)
+        self.one_less(call, |open| open.tally.targets -= 1)
     }
 
     /// Its time is over.
@@ -154,8 +150,10 @@ impl Calls {
         assert_eq!(self.calls.len(), self.deadlines.len());
     }
 
-    fn one_less(&mut self, call: CallRef) -> Option<CallEnd> {
+    /// `count` enters what became of the member. The last one ends the call.
+    fn one_less(&mut self, call: CallRef, count: impl FnOnce(&mut Call)) -> Option<CallEnd> {
         let open = self.get(call)?;
+        count(open);
         open.waiting -= 1;
         open.sessions -= u32::from(call.is_of_session());
         (open.waiting == 0).then(|| self.end(call.slot() as u32))

@@ -48,7 +48,7 @@ impl Downlinks {
         if !table.conn(index).is_open() {
             return;
         }
-        if !table.drop_for_room(index, cx.len_of(message), cx) {
+        if !table.drop_for_room(index, message.len(), cx) {
             return cx.metrics.outbox_dropped_qos0.increment();
         }
         table.push_message(index, message, Stamp { id: None, dup: false }, cx);
@@ -64,7 +64,7 @@ impl Downlinks {
         member_terms: &MemberTerms,
         cx: &mut Context<'_>,
     ) {
-        if !table.conn(index).is_open() || !table.make_room(index, cx.len_of(message), cx) {
+        if !table.conn(index).is_open() || !table.make_room(index, message.len(), cx) {
             return cx.call_gone(Some(member_terms.call));
         }
         let pending = Pending::new(message, member_terms, cx);
@@ -93,7 +93,7 @@ impl Downlinks {
     fn enqueue(&mut self, table: &mut Table, index: ConnIndex, pending: Pending, cx: &mut Context<'_>) {
         // A queued message's deadline has to be met too.
         let wake = pending.deadline.min(pending.store_at);
-        self.queue(table, index, pending, cx);
+        self.queue(table, index, pending);
         self.fill_window(table, index, cx);
         table.arm_no_later(index, wake);
     }
@@ -121,12 +121,12 @@ impl Downlinks {
             dup,
             message_id: stored.claim.map(|claim| claim.message_id),
         };
-        self.queue(table, index, pending, cx);
+        self.queue(table, index, pending);
     }
 
     /// Behind what waits for the window.
-    fn queue(&mut self, table: &mut Table, index: ConnIndex, pending: Pending, cx: &Context<'_>) {
-        let memory = pending.memory(cx.messages);
+    fn queue(&mut self, table: &mut Table, index: ConnIndex, pending: Pending) {
+        let memory = pending.memory();
         let downlink = &mut table.conn_mut(index).downlink;
         let node = self.pending.push_back(&mut downlink.list, pending);
         downlink.queued_memory += memory as u32;
@@ -134,7 +134,14 @@ impl Downlinks {
     }
 
     /// Sends queued messages while the window has room.
+    #[inline]
     pub fn fill_window(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
+        if table.conn(index).downlink.has_queued() {
+            self.send_queued(table, index, cx);
+        }
+    }
+
+    fn send_queued(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
         loop {
             let conn = table.conn(index);
             let downlink = &conn.downlink;
@@ -172,7 +179,7 @@ impl Downlinks {
     /// Its first sending on this connection.
     fn launch(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, offset: u64, cx: &mut Context<'_>) {
         let pending = self.pending.get_mut(node);
-        table.conn_mut(index).downlink.queued_memory -= pending.memory(cx.messages) as u32;
+        table.conn_mut(index).downlink.queued_memory -= pending.memory() as u32;
         (pending.offset, pending.attempts) = (offset, 1);
         pending.repeat_at = (cx.now + cx.settings.ack_timeout_ms).min(cx.tick_at(pending.expires).max(cx.now + 1));
         table.arm_no_later(index, pending.wake().max(cx.now + 1));
@@ -180,8 +187,7 @@ impl Downlinks {
             pending.state = State::Released;
             return table.push_packet(index, Packet::Rel { id: id_of(offset), dup: true }, cx);
         };
-        let message_of = cx.messages.get(message);
-        pending.state = State::Sent(message_of.qos);
+        pending.state = State::Sent(message.qos());
         if pending.has_expired(cx) && table.conn(index).session.is_some() {
             // An earlier connection has sent it, and the client may hold its id.
             return self.release_expired(table, index, node, cx);
@@ -247,7 +253,7 @@ impl Downlinks {
             table.report(Event::Received { index, message_id: pending.message_id.take() });
         }
         if pending.store_state != StoreState::NotStored && !cx.is_planted(Bug::ReleasesUnstored) {
-            self.release_stored(table, index, node, false, cx);
+            self.release_stored(table, index, node, false);
         } else {
             self.release(table, index, node, cx);
         }
@@ -275,18 +281,11 @@ impl Downlinks {
     }
 
     /// REC for a message that the store has, or its time is over: its REL goes out when the store knows.
-    fn release_stored(
-        &mut self,
-        table: &mut Table,
-        index: ConnIndex,
-        node: NodeIndex,
-        expired: bool,
-        cx: &Context<'_>,
-    ) {
+    fn release_stored(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, expired: bool) {
         let pending = self.pending.get_mut(node);
         (pending.state, pending.repeat_at) = (State::Releasing, Tick::NEVER);
         let message = pending.message.as_ref().expect("held until the store knows");
-        let bytes = if pending.store_state.counts() { cx.len_of(message) as u64 } else { 0 };
+        let bytes = if pending.store_state.counts() { message.len() as u64 } else { 0 };
         table.report(Event::Releasing { index, offset: pending.offset(), bytes, expired });
     }
 
@@ -346,7 +345,7 @@ impl Downlinks {
         let expired = reply.is_none() && pending.message.is_some();
         if let Some(message) = pending.message {
             if pending.store_state.counts() {
-                bytes = cx.len_of(&message) as u64;
+                bytes = message.len() as u64;
                 if reply.is_some() {
                     table.report(Event::Received { index, message_id: pending.message_id });
                 }
@@ -433,7 +432,7 @@ impl Downlinks {
         if !pending.has_expired(cx) {
             return false;
         }
-        let exactly_once = cx.messages.get(message).qos == QoS::ExactlyOnce;
+        let exactly_once = message.qos() == QoS::ExactlyOnce;
         match pending.state {
             State::Queued if exactly_once && pending.dup => return false,
             State::Queued => self.drop_queued(table, index, node, cx),
@@ -456,7 +455,7 @@ impl Downlinks {
             cx.metrics.messages_expired.increment();
             self.release(table, index, node, cx);
         } else {
-            self.release_stored(table, index, node, true, cx);
+            self.release_stored(table, index, node, true);
         }
         cx.call_gone(call);
     }
@@ -490,7 +489,7 @@ impl Downlinks {
             (Some(message), State::Sent(_)) if has_time => {
                 let conn = table.conn(index);
                 let waiting = conn.outbox.memory() + conn.downlink.queued_memory();
-                if waiting > 0 && waiting + ITEM_MEMORY + cx.len_of(message) > cx.settings.outbox_bytes_max {
+                if waiting > 0 && waiting + ITEM_MEMORY + message.len() > cx.settings.outbox_bytes_max {
                     return;
                 }
                 pending.attempts = pending.attempts.saturating_add(1);
@@ -498,7 +497,7 @@ impl Downlinks {
                 table.push_message(index, message, stamp, cx);
                 cx.metrics.repeats_out.increment();
             }
-            (_, State::Releasing) => self.release_stored(table, index, node, false, cx),
+            (_, State::Releasing) => self.release_stored(table, index, node, false),
             (_, State::Released) if cx.is_planted(Bug::ReleasesOnce) => {}
             (_, State::Released) => {
                 pending.attempts = pending.attempts.saturating_add(1);
@@ -519,7 +518,7 @@ impl Downlinks {
 
     /// A session's message whose time is over before it was sent.
     fn drop_queued(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, cx: &mut Context<'_>) {
-        let len = self.message_len(node, cx) as u64;
+        let len = self.message_len(node) as u64;
         let pending = self.get(node);
         let (offset, stored) = (pending.offset(), pending.store_state != StoreState::NotStored);
         let bytes = if pending.store_state.counts() { len } else { 0 };
@@ -536,7 +535,7 @@ impl Downlinks {
             downlink.first_queued = self.pending.next(node);
         }
         let pending = self.pending.remove(&mut downlink.list, node);
-        downlink.queued_memory -= pending.memory(cx.messages) as u32;
+        downlink.queued_memory -= pending.memory() as u32;
         let message = pending.message.expect("queued means not sent yet");
         cx.messages.release(message);
         cx.call_gone(pending.call);
@@ -597,8 +596,8 @@ impl Downlinks {
         found.map(|(node, _)| node)
     }
 
-    pub fn message_len(&self, node: NodeIndex, cx: &Context<'_>) -> usize {
-        cx.len_of(self.get(node).message.as_ref().expect("a released one has no message"))
+    pub fn message_len(&self, node: NodeIndex) -> usize {
+        self.get(node).message.as_ref().expect("a released one has no message").len()
     }
 
     /// The message goes to the store.

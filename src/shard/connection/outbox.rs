@@ -98,10 +98,10 @@ impl Item {
     }
 
     /// Bytes on the transport.
-    pub fn len(&self, transport: Transport, messages: &Messages) -> usize {
+    pub fn len(&self, transport: Transport) -> usize {
         match self {
             Item::Response(bytes) => bytes.len(),
-            Item::Message(message, _) => transport.packet_len(messages.get(message).packet_len()),
+            Item::Message(message, _) => transport.packet_len(message.packet_len()),
             Item::Packet { len, .. } => transport.packet_len(usize::from(*len)),
             Item::SharedPacket(packet) | Item::Text(packet) => transport.packet_len(packet.len()),
             Item::Releases(ids) => ids.len() * transport.release_len(),
@@ -112,8 +112,8 @@ impl Item {
     }
 
     /// What it costs while it waits: its place in the list, and its bytes, also where others share them.
-    fn memory(&self, transport: Transport, messages: &Messages) -> usize {
-        ITEM_MEMORY + self.len(transport, messages)
+    fn memory(&self, transport: Transport) -> usize {
+        ITEM_MEMORY + self.len(transport)
     }
 
     /// Bytes that nobody but the connection's own parts shares.
@@ -126,8 +126,8 @@ impl Item {
         }
     }
 
-    fn is_qos0(&self, messages: &Messages) -> bool {
-        matches!(self, Item::Message(message, _) if messages.get(message).qos == QoS::AtMostOnce)
+    fn is_qos0(&self) -> bool {
+        matches!(self, Item::Message(message, _) if message.qos() == QoS::AtMostOnce)
     }
 
     /// Appends it as it is on the transport, or of a packet longer than `copied_max` the start. Returns the rest.
@@ -182,15 +182,15 @@ impl Outboxes {
         self.items.len()
     }
 
-    pub fn push(&mut self, outbox: &mut Outbox, messages: &Messages, item: Item) {
-        outbox.memory += item.memory(outbox.transport, messages) as u32;
+    pub fn push(&mut self, outbox: &mut Outbox, item: Item) {
+        outbox.memory += item.memory(outbox.transport) as u32;
         self.own_bytes += item.own_bytes();
         self.items.push_back(&mut outbox.list, item);
     }
 
     /// The answer to a ping. It takes the place of one that is the last to be written: only the newest ping needs an
     /// answer (RFC 6455, section 5.5.3). True when it did.
-    pub fn replace_pong(&mut self, outbox: &mut Outbox, messages: &Messages, payload: &[u8]) -> bool {
+    pub fn replace_pong(&mut self, outbox: &mut Outbox, payload: &[u8]) -> bool {
         let Some(tail) = outbox.list.back() else { return false };
         let is_begun = outbox.head_written > 0 && outbox.list.front() == Some(tail);
         let item = self.items.get_mut(tail);
@@ -199,8 +199,8 @@ impl Outboxes {
         }
         let before = std::mem::replace(item, Item::Pong(payload.into()));
         self.own_bytes = self.own_bytes - before.own_bytes() + payload.len();
-        outbox.memory -= before.memory(outbox.transport, messages) as u32;
-        outbox.memory += self.items.get(tail).memory(outbox.transport, messages) as u32;
+        outbox.memory -= before.memory(outbox.transport) as u32;
+        outbox.memory += self.items.get(tail).memory(outbox.transport) as u32;
         true
     }
 
@@ -211,9 +211,9 @@ impl Outboxes {
     }
 
     /// What counts against a limit: a frame that the socket has begun must be finished, whatever comes.
-    pub fn waiting_memory(&self, outbox: &Outbox, messages: &Messages) -> usize {
+    pub fn waiting_memory(&self, outbox: &Outbox) -> usize {
         let begun = outbox.list.front().filter(|_| outbox.head_written > 0);
-        outbox.memory() - begun.map_or(0, |head| self.items.get(head).memory(outbox.transport, messages))
+        outbox.memory() - begun.map_or(0, |head| self.items.get(head).memory(outbox.transport))
     }
 
     /// What is next to be written, less what the socket already has of it: appended to `out`, whole items until
@@ -250,7 +250,7 @@ impl Outboxes {
     pub fn advance(&mut self, outbox: &mut Outbox, messages: &mut Messages, written: usize) {
         let mut left = outbox.head_written as usize + written;
         while let Some(head) = outbox.list.front() {
-            let len = self.items.get(head).len(outbox.transport, messages);
+            let len = self.items.get(head).len(outbox.transport);
             if len > left {
                 break;
             }
@@ -276,13 +276,13 @@ impl Outboxes {
         let begun = (outbox.head_written > 0).then(|| outbox.list.front()).flatten();
         let mut next = begun.map_or(outbox.list.front(), |head| self.items.next(head));
         while let Some(node) = next {
-            if self.waiting_memory(outbox, messages) + memory <= max {
+            if self.waiting_memory(outbox) + memory <= max {
                 break;
             }
             next = self.items.next(node);
-            if self.items.get(node).is_qos0(messages) {
+            if self.items.get(node).is_qos0() {
                 let item = self.items.remove(&mut outbox.list, node);
-                outbox.memory -= item.memory(outbox.transport, messages) as u32;
+                outbox.memory -= item.memory(outbox.transport) as u32;
                 self.release(item, messages);
                 dropped += 1;
             }
@@ -299,7 +299,7 @@ impl Outboxes {
         outbox.memory = 0;
         if let Some(item) = begun {
             self.own_bytes -= item.own_bytes();
-            self.push(outbox, messages, item);
+            self.push(outbox, item);
         }
     }
 
@@ -322,9 +322,9 @@ impl Outboxes {
     }
 
     #[cfg(debug_assertions)]
-    pub fn check(&self, outbox: &Outbox, messages: &Messages) {
-        let memory: usize = self.iter(outbox).map(|item| item.memory(outbox.transport, messages)).sum();
-        let head = outbox.list.front().map_or(0, |head| self.items.get(head).len(outbox.transport, messages));
+    pub fn check(&self, outbox: &Outbox) {
+        let memory: usize = self.iter(outbox).map(|item| item.memory(outbox.transport)).sum();
+        let head = outbox.list.front().map_or(0, |head| self.items.get(head).len(outbox.transport));
         assert_eq!(memory, outbox.memory());
         assert!(outbox.head_written == 0 || (outbox.head_written as usize) < head, "a frame that is written is gone");
     }
@@ -351,7 +351,7 @@ mod tests {
         let mut outbox = Outbox::default();
         for body in [b"aaaa", b"bbbb", b"cccc"] {
             let item = Item::Message(message(&mut messages, QoS::AtMostOnce, body), UNSTAMPED);
-            items.push(&mut outbox, &messages, item);
+            items.push(&mut outbox, item);
         }
         let each = outbox.memory() / 3;
         items.advance(&mut outbox, &mut messages, 1);
@@ -366,17 +366,17 @@ mod tests {
     fn only_the_newest_ping_is_answered() {
         let (mut items, mut messages) = (Outboxes::default(), Messages::default());
         let mut outbox = Outbox::default();
-        assert!(!items.replace_pong(&mut outbox, &messages, b"none"));
+        assert!(!items.replace_pong(&mut outbox, b"none"));
         for payload in [&b"first"[..], b"2", b"the third"] {
-            if !items.replace_pong(&mut outbox, &messages, payload) {
-                items.push(&mut outbox, &messages, Item::Pong(payload.into()));
+            if !items.replace_pong(&mut outbox, payload) {
+                items.push(&mut outbox, Item::Pong(payload.into()));
             }
         }
         assert_eq!((items.total(), outbox.memory()), (1, ITEM_MEMORY + 2 + 9));
         items.advance(&mut outbox, &mut messages, 1);
-        assert!(!items.replace_pong(&mut outbox, &messages, b"x"), "a frame that is begun is finished");
-        items.push(&mut outbox, &messages, Item::small(Packet::Rel { id: MessageId(7), dup: true }, &mut Vec::new()));
-        assert!(!items.replace_pong(&mut outbox, &messages, b"x"), "nor is the order changed");
+        assert!(!items.replace_pong(&mut outbox, b"x"), "a frame that is begun is finished");
+        items.push(&mut outbox, Item::small(Packet::Rel { id: MessageId(7), dup: true }, &mut Vec::new()));
+        assert!(!items.replace_pong(&mut outbox, b"x"), "nor is the order changed");
         items.clear(&mut outbox, &mut messages);
         assert_eq!((items.total(), outbox.memory()), (0, 0));
     }
@@ -387,7 +387,7 @@ mod tests {
         let mut outbox = Outbox::default();
         let stamp = Stamp { id: MessageId::new(5), dup: true };
         let item = Item::Message(message(&mut messages, QoS::AtLeastOnce, b"x"), stamp);
-        items.push(&mut outbox, &messages, item);
+        items.push(&mut outbox, item);
         assert_eq!(items.drop_oldest_qos0(&mut outbox, &mut messages, 100, 10), 0);
         let mut out = Vec::new();
         assert!(items.gather(&outbox, &messages, (usize::MAX, usize::MAX), &mut out).is_empty());
@@ -433,7 +433,7 @@ mod tests {
                     _ => Item::Response(vec![n as u8; size + 1].into()),
                 };
                 item.write(Transport::WebSocket, &messages, usize::MAX, &mut whole);
-                items.push(&mut outbox, &messages, item);
+                items.push(&mut outbox, item);
             }
             let mut written = Vec::new();
             for (taken, enough) in writes {
@@ -443,7 +443,7 @@ mod tests {
                 let taken = taken.min(out.len());
                 written.extend_from_slice(&out[..taken]);
                 items.advance(&mut outbox, &mut messages, taken);
-                items.check(&outbox, &messages);
+                items.check(&outbox);
             }
             prop_assert_eq!(&written[..], &whole[..written.len()]);
             items.clear(&mut outbox, &mut messages);

@@ -6,7 +6,7 @@ use crate::shard::call::query::Wait;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{Claim, IDS, Offset, UnixMs};
 use crate::shard::context::Context;
-use crate::shard::message::{Message, MessageRef, Messages};
+use crate::shard::message::{Message, MessageRef};
 use crate::shard::planted::Bug;
 use crate::wire::packet::{MessageId, QoS};
 use std::sync::Arc;
@@ -139,8 +139,8 @@ impl Pending {
     }
 
     /// What it costs while it is queued: its place in the list, and its message, also where others share it.
-    pub(super) fn memory(&self, messages: &Messages) -> usize {
-        PENDING_MEMORY + self.message.as_ref().map_or(0, |message| messages.get(message).len())
+    pub(super) fn memory(&self) -> usize {
+        PENDING_MEMORY + self.message.as_ref().map_or(0, MessageRef::len)
     }
 
     pub(super) fn id(&self) -> MessageId {

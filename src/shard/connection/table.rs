@@ -208,14 +208,14 @@ impl Table {
             self.outboxes.clear_unbegun(&mut conn.outbox, cx.messages);
         }
         let close = Item::close(code, reason, conn.outbox.transport());
-        self.push_unbounded(index, close, cx);
+        self.push_unbounded(index, close);
     }
 
     /// The client's close: it is answered with the same code, and the socket ends once that is written.
     pub fn on_peer_close(&mut self, index: ConnIndex, code: Option<CloseCode>, cx: &mut Context<'_>) {
         if self.conn(index).is_open() {
             self.begin_closing(index, cx);
-            self.push_unbounded(index, Item::Close(code.map(|code| (code, "".into()))), cx);
+            self.push_unbounded(index, Item::Close(code.map(|code| (code, "".into()))));
         }
         let conn = self.conn_mut(index);
         conn.peer = Peer::Closed;
@@ -373,10 +373,10 @@ impl Table {
     /// Anything but a QoS 0 message. A client without room for it is too slow: its connection closes. True when it is
     /// in the outbox.
     pub fn push(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) -> bool {
-        let len = item.len(self.conn(index).outbox.transport(), cx.messages);
+        let len = item.len(self.conn(index).outbox.transport());
         let room = cx.is_planted(Bug::AnswersWithoutLimit) || self.make_room(index, len, cx);
         if room {
-            self.push_unbounded(index, item, cx);
+            self.push_unbounded(index, item);
         }
         room
     }
@@ -390,7 +390,7 @@ impl Table {
     /// The answer to a ping. A client that does not read gets one for the newest only.
     pub fn push_pong(&mut self, index: ConnIndex, payload: &[u8], cx: &mut Context<'_>) {
         let conn = &mut self.conns[index.slot()];
-        if !conn.blocked || !self.outboxes.replace_pong(&mut conn.outbox, cx.messages, payload) {
+        if !conn.blocked || !self.outboxes.replace_pong(&mut conn.outbox, payload) {
             self.push(index, Item::Pong(payload.into()), cx);
         }
     }
@@ -404,15 +404,15 @@ impl Table {
     }
 
     /// Whatever the limit: what is short, comes once, or has been given room.
-    pub fn push_unbounded(&mut self, index: ConnIndex, item: Item, cx: &mut Context<'_>) {
-        self.outboxes.push(&mut self.conns[index.slot()].outbox, cx.messages, item);
+    pub fn push_unbounded(&mut self, index: ConnIndex, item: Item) {
+        self.outboxes.push(&mut self.conns[index.slot()].outbox, item);
         self.mark_dirty(index);
     }
 
     /// One more use of the message, into the outbox.
     pub fn push_message(&mut self, index: ConnIndex, message: &MessageRef, stamp: Stamp, cx: &mut Context<'_>) {
         let item = Item::Message(cx.messages.another(message), stamp);
-        self.push_unbounded(index, item, cx);
+        self.push_unbounded(index, item);
     }
 
     /// False when there is no room even without the QoS 0 messages: the client is too slow, its connection is closing.
@@ -435,7 +435,7 @@ impl Table {
         let max = cx.settings.outbox_bytes_max;
         let conn = &mut self.conns[index.slot()];
         let queued = conn.downlink.queued_memory();
-        let waiting = self.outboxes.waiting_memory(&conn.outbox, cx.messages) + queued;
+        let waiting = self.outboxes.waiting_memory(&conn.outbox) + queued;
         let memory = ITEM_MEMORY + len;
         if cx.is_memory_full && waiting > 0 || cx.has_no_memory_for(len) {
             cx.metrics.memory_full.increment();
@@ -446,7 +446,7 @@ impl Table {
         }
         let dropped = self.outboxes.drop_oldest_qos0(&mut conn.outbox, cx.messages, queued + memory, max);
         cx.metrics.outbox_dropped_qos0.add(dropped as u64);
-        let waiting = self.outboxes.waiting_memory(&conn.outbox, cx.messages) + queued;
+        let waiting = self.outboxes.waiting_memory(&conn.outbox) + queued;
         waiting == 0 || waiting + memory <= max
     }
 
@@ -537,6 +537,10 @@ impl Table {
     }
 
     #[inline]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }

@@ -40,7 +40,7 @@ pub fn open_call(
     terms: &Terms,
     expires: UnixMs,
 ) -> Option<MemberTerms> {
-    let acknowledged = scope.cx.messages.get(message).qos != QoS::AtMostOnce;
+    let acknowledged = message.qos() != QoS::AtMostOnce;
     acknowledged.then(|| MemberTerms {
         call: scope.cx.calls.open(query, members as u32, sessions as u32, terms.deadline),
         deadline: terms.deadline,

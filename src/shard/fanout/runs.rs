@@ -153,7 +153,7 @@ impl Fanout {
             send_at_once(scope, index, &mut delivery);
             return delivery.end(scope);
         }
-        if delivery.is_awaited(scope) {
+        if delivery.is_awaited() {
             self.earliest = self.earliest.min(delivery.terms.deadline);
         }
         self.add_job(channel, Job::Deliver(delivery));
@@ -223,7 +223,7 @@ impl Fanout {
         for (name, channel) in &mut self.channels {
             let members = scope.channels.find(name).map_or(0, |index| scope.channels.members_len(index));
             let late = channel.waiting.extract_if(.., |job| match job {
-                Job::Deliver(delivery) if delivery.is_awaited(scope) => {
+                Job::Deliver(delivery) if delivery.is_awaited() => {
                     let deadline = delivery.terms.deadline;
                     self.earliest = if deadline > now { self.earliest.min(deadline) } else { self.earliest };
                     deadline <= now
@@ -368,7 +368,7 @@ impl Run {
         let members = walked.map_or(self.members.len(), |channel| scope.channels.members_len(channel));
         let is_late = |job: &Job| match job {
             Job::Deliver(delivery) => {
-                let is_open = delivery.member_terms.is_some() || is_gathering && delivery.is_awaited(scope);
+                let is_open = delivery.member_terms.is_some() || is_gathering && delivery.is_awaited();
                 is_open && delivery.terms.deadline <= now
             }
             Job::Close { .. } | Job::Evict(_) => false,
@@ -408,7 +408,7 @@ impl Job {
     /// There are no members.
     fn reach_nobody(&self, scope: &mut Scope<'_>) {
         if let Job::Deliver(delivery) = self
-            && is_acknowledged(scope, &delivery.message)
+            && is_acknowledged(&delivery.message)
         {
             scope.cx.reply(delivery.query, Reply::sent(0));
         }
@@ -417,8 +417,8 @@ impl Job {
 
 impl Delivery {
     /// The reply waits for the run, and has a deadline.
-    fn is_awaited(&self, scope: &Scope<'_>) -> bool {
-        self.once.is_some() || is_acknowledged(scope, &self.message)
+    fn is_awaited(&self) -> bool {
+        self.once.is_some() || is_acknowledged(&self.message)
     }
 
     fn serve(&mut self, scope: &mut Scope<'_>, member: Member, generation: u32) {
@@ -439,7 +439,7 @@ impl Delivery {
 
     /// All members were served.
     fn end(self, scope: &mut Scope<'_>) {
-        if self.once.is_some() && !is_acknowledged(scope, &self.message) {
+        if self.once.is_some() && !is_acknowledged(&self.message) {
             scope.cx.reply(self.query, Reply::sent(self.reached));
         }
         scope.cx.messages.release(self.message);
@@ -477,8 +477,8 @@ impl Eviction {
     }
 }
 
-fn is_acknowledged(scope: &Scope<'_>, message: &MessageRef) -> bool {
-    scope.cx.messages.get(message).qos != QoS::AtMostOnce
+fn is_acknowledged(message: &MessageRef) -> bool {
+    message.qos() != QoS::AtMostOnce
 }
 
 fn is_session(member: Member) -> bool {

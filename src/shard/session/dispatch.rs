@@ -135,6 +135,12 @@ pub fn on_messages_expired(scope: &mut Scope<'_>, expired: ExpiredMessages) {
 /// What the connections have reported since the last time, in its order.
 #[inline]
 pub fn on_events(scope: &mut Scope<'_>) {
+    if scope.conns.has_events() {
+        handle_events(scope);
+    }
+}
+
+fn handle_events(scope: &mut Scope<'_>) {
     while let Some(event) = scope.conns.poll_event() {
         on_event(scope, event);
     }

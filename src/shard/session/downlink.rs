@@ -49,7 +49,7 @@ pub fn deliver(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef,
     // A claim is stored first, and so is what has an offset that is not reserved; unless nothing is stored at all.
     let needs_store = member_terms.claim.is_some() || session.next >= session.reserved;
     let direct = !(session.more || session.loading || needs_store && session.outlives_connection());
-    let len = scope.cx.len_of(message);
+    let len = message.len();
     match online.filter(|&conn| direct && scope.conns.drop_for_room(conn, len, &mut scope.cx)) {
         Some(conn) => {
             let session = scope.sessions.table.at_mut(index);
@@ -64,7 +64,7 @@ pub fn deliver(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef,
 
 /// A message whose client is not there, or has older ones to get first.
 fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, member_terms: &MemberTerms) {
-    let len = scope.cx.len_of(message);
+    let len = message.len();
     if let Some(why) = no_room(scope, index, len) {
         return scope.cx.call_refused(Some(member_terms.call), why);
     }
@@ -111,7 +111,7 @@ fn no_room(scope: &mut Scope<'_>, index: SessionIndex, len: usize) -> Option<Not
 
 /// A message in memory that its client is slow to acknowledge, or has left. False when there is no room for it.
 fn store_pending(scope: &mut Scope<'_>, index: SessionIndex, node: NodeIndex) -> bool {
-    let len = scope.downlinks.message_len(node, &scope.cx);
+    let len = scope.downlinks.message_len(node);
     if let Some(why) = no_room(scope, index, len) {
         scope.downlinks.refuse_storing(node);
         let call = scope.downlinks.take_call(node);

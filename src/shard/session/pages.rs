@@ -152,6 +152,6 @@ fn ids_in_memory(scope: &Scope<'_>, conn: ConnIndex) -> HashSet<MessageId> {
 /// One piece, whatever the limit of the outbox: it is short, and comes once.
 fn push_releases(scope: &mut Scope<'_>, conn: ConnIndex, ids: Vec<MessageId>) {
     if scope.conns.conn(conn).is_open() && !ids.is_empty() {
-        scope.conns.push_unbounded(conn, Item::Releases(ids.into()), &mut scope.cx);
+        scope.conns.push_unbounded(conn, Item::Releases(ids.into()));
     }
 }

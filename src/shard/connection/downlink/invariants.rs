@@ -6,7 +6,7 @@ use crate::base::time::Tick;
 use crate::shard::call::waiting::CallRef;
 use crate::shard::connection::pending::{Pending, State};
 use crate::shard::connection::table::Table;
-use crate::shard::message::Messages;
+use crate::shard::message::{MessageRef, Messages};
 use std::collections::HashSet;
 
 /// What one connection's list holds elsewhere.
@@ -26,12 +26,13 @@ impl Holdings {
         for (node, pending) in downlinks.pending.iter(&downlink.list) {
             holds.pending += 1;
             let bytes = pending.message.as_ref().map(|message| messages.get(message).len());
+            assert_eq!(bytes, pending.message.as_ref().map(MessageRef::len), "a reference knows its message");
             assert!(bytes.is_some() || pending.is_released() || pending.state == State::Queued, "held until received");
             holds.message_uses += usize::from(bytes.is_some());
             holds.calls.extend(pending.call);
             if pending.state == State::Queued {
                 first_queued.get_or_insert(node);
-                queued_memory += pending.memory(messages);
+                queued_memory += pending.memory();
             } else {
                 assert!(first_queued.is_none(), "what is in flight comes before what is queued");
                 assert!(ids.insert(pending.id()), "ids do not collide in flight");
