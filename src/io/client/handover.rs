@@ -38,7 +38,7 @@ pub async fn hand_over(
     let mut arrival = Box::new(arrival);
     for _ in 0..limits.handover_attempts_max {
         // The client would wait for as long as the worker does not turn.
-        if worker.shared().is_stuck(owner, worker.now()) {
+        if worker.shared().heartbeats().is_stuck(owner, worker.now()) {
             break;
         }
         let channels = worker.shared().handovers().expect("there are channels where there are workers and a store");

@@ -18,12 +18,13 @@ use crate::io::store::thread::{ReportSinks, StoreSender};
 use crate::io::worker::calls::in_flight::InFlightCalls;
 use crate::metrics::process::Metrics;
 use crate::policy::admission::{Admission, ConnectionKind};
+use crate::policy::heartbeats::Heartbeats;
 use crate::policy::replays::Replays;
 use crate::shard::session_owner;
 use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub struct Shared {
@@ -50,8 +51,7 @@ pub struct Shared {
     config: Mutex<Arc<Config>>,
     draining: AtomicBool,
     events: EventSender,
-    /// Per worker, when its timer task last ran.
-    beats: Vec<AtomicU64>,
+    heartbeats: Heartbeats,
     listen: SocketAddr,
     inherited: Vec<RawFd>,
     cpus: Vec<Option<usize>>,
@@ -103,7 +103,7 @@ impl Shared {
             config: Mutex::new(Arc::new(config)),
             draining: AtomicBool::new(false),
             events,
-            beats: (0..workers).map(|_| AtomicU64::new(now.0)).collect(),
+            heartbeats: Heartbeats::new(workers, now),
             listen,
             inherited,
             cpus,
@@ -277,24 +277,11 @@ impl Shared {
         self.mailbox(worker).ring_always();
     }
 
-    /// The worker's timer task has run.
-    pub fn beat(&self, worker: ShardId, now: Tick) {
-        self.beats[usize::from(worker.0)].store(now.0, Ordering::Relaxed);
-    }
-
-    /// A worker that has stopped turning; `None` when all turn.
-    pub fn stuck_worker(&self, now: Tick) -> Option<ShardId> {
-        self.workers().find(|worker| self.is_stuck(*worker, now))
-    }
-
-    pub fn is_stuck(&self, worker: ShardId, now: Tick) -> bool {
-        now.since_ms(Tick(self.beats[usize::from(worker.0)].load(Ordering::Relaxed))) > STUCK_MS
+    pub fn heartbeats(&self) -> &Heartbeats {
+        &self.heartbeats
     }
 
     pub fn uptime_s(&self, now: Tick) -> u64 {
         now.since_ms(self.started) / 1000
     }
 }
-
-/// A worker's timer task runs once a second at least.
-const STUCK_MS: u64 = 5_000;

@@ -533,7 +533,7 @@ impl Worker {
     /// Everything that is due. The timer task calls it at least once a second.
     pub fn on_time(&self) {
         let now = self.clock.now();
-        self.shared.beat(self.id, now);
+        self.shared.heartbeats().beat(self.id, now);
         self.shard_now().handle(Input::Tick, now);
         self.give_back_memory(now);
         self.deadlines.poll(now);
