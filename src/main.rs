@@ -4,6 +4,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use rainbow::audit::AuditCommand;
+use rainbow::base::secret::Secret;
 use rainbow::config::{self, Config, Loaded, LogFormat, StoreConfig, StoreKind, process_env};
 use rainbow::demo::{self, DemoConfig, Ports};
 use rainbow::io::log::writer::Log;
@@ -151,7 +152,7 @@ fn main() -> ExitCode {
         }
         Some(Action::DemoBackend { port, rainbow: rainbow_port, token, sessions }) => {
             let address = (Ipv4Addr::LOCALHOST, port).into();
-            match demo::run_backend(DemoConfig { rainbow_port, token, address, sessions }) {
+            match demo::run_backend(DemoConfig { rainbow_port, token: token.into(), address, sessions }) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&format!("demo-backend: {error}")),
             }
@@ -290,7 +291,7 @@ fn run_demo(options: DemoOptions) -> ExitCode {
     };
     // The business server comes first: its address belongs in the server's configuration.
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, page));
-    let demo = match demo::start(DemoConfig { rainbow_port, token: String::new(), address, sessions: true }) {
+    let demo = match demo::start(DemoConfig { rainbow_port, token: Secret::default(), address, sessions: true }) {
         Ok(demo) => demo,
         Err(error) => return fail(&format!("demo: {address}: {error}")),
     };

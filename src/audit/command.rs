@@ -116,7 +116,7 @@ impl AuditCommand {
         let plan = self.plan(backend)?;
         Ok(Options {
             target,
-            token: self.token,
+            token: self.token.into(),
             sessions: self.sessions,
             messages: Some(self.messages),
             seconds: self.seconds,

@@ -178,12 +178,17 @@ static BACKEND: &[Key] = &[
 
 static SIGNATURES: &[Key] = &[
     key!(
-        security_token,
-        TEXT,
+        "security_token" => secrets.security_token,
+        SECRET,
         "Token of the 2014 signature, both ways. Empty: that signature is neither accepted nor sent."
     )
     .secret(),
-    key!(webhook_secrets, SECRETS, "Standard Webhooks secrets (`whsec_…`), at most two; the first one signs.").secret(),
+    key!(
+        "webhook_secrets" => secrets.webhook_secrets,
+        SECRETS,
+        "Standard Webhooks secrets (`whsec_…`), at most two; the first one signs."
+    )
+    .secret(),
     key!(signature_require, REQUIRE, "Which signature a call must carry: \"any\" that is configured, or \"webhook\"."),
     key!(
         signature_window,
@@ -203,8 +208,8 @@ static LISTENING: &[Key] = &[
     )
     .restart(),
     key!(
-        admin_token,
-        TEXT,
+        "admin_token" => secrets.admin_token,
+        SECRET,
         "Makes calls and opens /info/, /channel/ and /metrics, as `Authorization: Bearer …`. Empty: signatures only."
     )
     .secret(),
@@ -235,7 +240,7 @@ static CLUSTER: &[Key] = &[
     key!("cluster_name" => cluster.name, NAME, "Nodes with other names are ignored.").restart(),
     key!(
         "cluster_secret" => cluster.secret,
-        TEXT,
+        SECRET,
         "What nodes prove to each other. Empty: security_token; without either, nodes of this machine only."
     )
     .secret()
@@ -340,7 +345,7 @@ static STORE: &[Key] = &[
         "The directory of SQLite's files; made when it is missing."
     )
     .restart(),
-    key!("store.url" => store.url, TEXT, "Redis: redis://, rediss://, redis+sentinel:// or redis+cluster://.")
+    key!("store.url" => store.url, SECRET, "Redis: redis://, rediss://, redis+sentinel:// or redis+cluster://.")
         .secret()
         .restart(),
     key!(
@@ -401,7 +406,8 @@ mod tests {
                 .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
         }
         let config = Config::default();
-        let top = fields(&config).filter(|field| !matches!(&**field, "file" | "store" | "cluster"));
+        let top = fields(&config).filter(|field| !matches!(&**field, "file" | "secrets" | "store" | "cluster"));
+        let top = top.chain(fields(&config.secrets));
         let stored = fields(&config.store).map(|field| format!("store.{field}"));
         let clustered = fields(&config.cluster).map(|field| match &*field {
             "choice" => "cluster".into(),

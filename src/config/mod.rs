@@ -24,5 +24,6 @@ pub use reload::Reload;
 pub use show::{default_toml, markdown_table, shown};
 pub use url::{HttpUrl, UrlError};
 pub use values::{
-    ClusterChoice, ClusterConfig, Config, DriverChoice, Durability, LogFormat, SignatureRequire, StoreConfig, StoreKind,
+    ClusterChoice, ClusterConfig, Config, DriverChoice, Durability, LogFormat, Secrets, SignatureRequire, StoreConfig,
+    StoreKind,
 };

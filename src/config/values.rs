@@ -1,6 +1,7 @@
 //! The configuration as a value: every field that a key sets, with its default.
 
 use crate::base::network::Network;
+use crate::base::secret::Secret;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,10 +46,7 @@ pub struct Config {
     pub breaker_cooldown: Duration,
 
     // Signatures
-    /// Token of the 2014 signature. Empty: the 2014 signature is not accepted, and none is sent.
-    pub security_token: String,
-    /// Standard Webhooks secrets (`whsec_…`), at most two, the first one signs.
-    pub webhook_secrets: Vec<String>,
+    pub secrets: Secrets,
     pub signature_require: SignatureRequire,
     pub signature_window: Duration,
 
@@ -58,8 +56,6 @@ pub struct Config {
     /// `None`: 1984, or the first free one of 1984–2003.
     pub http_port: Option<u16>,
     pub admin_listen: Option<SocketAddr>,
-    /// Makes calls and opens /info/, /channel/ and /metrics. Empty: the signature only.
-    pub admin_token: String,
     pub allowed_origins: Vec<String>,
     /// Whose word about a client's address is taken.
     pub trusted_proxies: Vec<Network>,
@@ -130,6 +126,17 @@ pub struct Config {
     pub file: Option<PathBuf>,
 }
 
+/// What callers show, and what both sides sign with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Secrets {
+    /// Token of the 2014 signature. Empty: the 2014 signature is not accepted, and none is sent.
+    pub security_token: Secret,
+    /// Standard Webhooks secrets (`whsec_…`), at most two, the first one signs.
+    pub webhook_secrets: Vec<Secret>,
+    /// Makes calls and opens /info/, /channel/ and /metrics. Empty: the signature only.
+    pub admin_token: Secret,
+}
+
 /// Durable sessions: where messages for absent clients are stored, and for how long.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreConfig {
@@ -137,7 +144,7 @@ pub struct StoreConfig {
     /// Where SQLite's files lie; made when it is missing.
     pub data_dir: PathBuf,
     /// Redis's URL; may hold a password.
-    pub url: String,
+    pub url: Secret,
     pub durability: Durability,
     /// How long a commit may wait for more to come.
     pub commit_delay: Duration,
@@ -207,7 +214,7 @@ pub struct ClusterConfig {
     pub choice: ClusterChoice,
     pub name: String,
     /// What nodes prove to each other; empty: `security_token`.
-    pub secret: String,
+    pub secret: Secret,
     /// `host:port`, where other nodes may be.
     pub seeds: Vec<String>,
     /// Where the other nodes reach this one; `None`: found out.
@@ -254,14 +261,12 @@ impl Default for Config {
             retry_backoff_max: secs(5),
             breaker_failures: 5,
             breaker_cooldown: secs(1),
-            security_token: String::new(),
-            webhook_secrets: Vec::new(),
+            secrets: Secrets::default(),
             signature_require: SignatureRequire::Any,
             signature_window: secs(10),
             listen: std::net::Ipv4Addr::UNSPECIFIED.into(),
             http_port: None,
             admin_listen: None,
-            admin_token: String::new(),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
@@ -309,7 +314,7 @@ impl Default for ClusterConfig {
         ClusterConfig {
             choice: ClusterChoice::Auto,
             name: "rainbow".into(),
-            secret: String::new(),
+            secret: Secret::default(),
             seeds: Vec::new(),
             address: None,
         }
@@ -321,7 +326,7 @@ impl Default for StoreConfig {
         StoreConfig {
             kind: StoreKind::None,
             data_dir: "rainbow-data".into(),
-            url: String::new(),
+            url: Secret::default(),
             durability: Durability::Fsync,
             commit_delay: Duration::from_millis(2),
             patience: secs(1),

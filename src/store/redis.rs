@@ -92,7 +92,7 @@ impl Redis {
     }
 
     fn new(options: &Options) -> Result<Redis, Fault> {
-        let url = StoreUrl::parse(&options.url)?;
+        let url = StoreUrl::parse(options.url.expose())?;
         let keys = Keys::new(&options.cluster_name, url.is_cluster());
         let buckets: Vec<Bucket> = keys.buckets().collect();
         Ok(Redis {

@@ -30,6 +30,7 @@ mod proxies;
 mod qos_down;
 mod qos_up;
 mod redis;
+mod secrets;
 mod sessions_api;
 mod signatures;
 mod stalls;

@@ -5,6 +5,7 @@
 //!
 //! Decided from the head alone where that is possible, so that no body is read for a call that may not be made.
 
+use crate::base::secret::Secret;
 use crate::io::http::request_id::RequestId;
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
@@ -14,7 +15,6 @@ use crate::policy::origin;
 use crate::wire::http1::RequestHead;
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::net::IpAddr;
-use subtle::ConstantTimeEq;
 use tracing::debug;
 
 /// Whether a call may be made, as far as its head tells.
@@ -70,7 +70,7 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arri
     let rules = worker.rules();
     let text = |name: &str| head.headers.get_text(name);
     let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), text("host"));
-    let has_token = has_admin_token(&rules.config().admin_token, head);
+    let has_token = has_admin_token(&rules.config().secrets.admin_token, head);
     // Without any secret there is nothing that a caller could show: for trying it out on one machine.
     let is_operator = (arrival.is_admin_listener || rules.has_no_secret()) && is_of_this_machine(head, arrival.peer);
     match route.access() {
@@ -137,18 +137,15 @@ pub fn verify(worker: &Worker, signature: &Signature<'_>) -> Result<(), SignErro
     };
     let rules = worker.rules();
     let window_s = rules.config().signature_window.as_secs();
-    sign::verify_2014(&rules.config().security_token, signed, clock::unix_s(), window_s)?;
+    sign::verify_2014(rules.config().secrets.security_token.expose(), signed, clock::unix_s(), window_s)?;
     // A backend may have shown a client what we signed for a hook.
     if rules.nonce_tag().made(signed.nonce, signed.timestamp) { Err(SignError::OwnNonce) } else { Ok(()) }
 }
 
-fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
-    if token.is_empty() {
-        return false;
-    }
+fn has_admin_token(token: &Secret, head: &RequestHead<'_>) -> bool {
     // Not from the query: an address is logged by proxies, and kept by browsers.
     let shown = head.headers.get_text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(token.as_bytes())))
+    shown.is_some_and(|shown| token.is_known_by(shown.as_bytes()))
 }
 
 /// The response to a call that may not be made.

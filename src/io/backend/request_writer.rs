@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use crate::base::rng::Rng;
+use crate::base::secret::Secret;
 use crate::config::url::HttpUrl;
 use crate::policy::headers::is_forwarded;
 use crate::wire::sign::{self, NonceTag, WebhookKey};
@@ -120,7 +121,7 @@ pub struct RequestNumber(pub u64);
 
 /// Signs requests by both schemes.
 pub struct Signer {
-    token: String,
+    token: Secret,
     webhook_key: Option<WebhookKey>,
     /// Prefix of webhook ids, new in every process: an id from before a restart must not come again.
     instance: u64,
@@ -134,15 +135,15 @@ pub struct Signer {
 }
 
 impl Signer {
-    pub fn new(token: String, webhook_key: Option<WebhookKey>, mut rng: Rng) -> Signer {
+    pub fn new(token: Secret, webhook_key: Option<WebhookKey>, mut rng: Rng) -> Signer {
         let (instance, serial) = (rng.next_u64(), rng.next_u64() % NonceTag::SERIALS);
-        let nonce_tag = NonceTag::new(&token);
+        let nonce_tag = NonceTag::new(token.expose());
         Signer { token, webhook_key, instance, nonce_tag, serial, timestamp: String::new(), timestamp_second: None }
     }
 
     /// Changes the keys.
-    pub fn rekey(&mut self, token: String, webhook_key: Option<WebhookKey>) {
-        self.nonce_tag = NonceTag::new(&token);
+    pub fn rekey(&mut self, token: Secret, webhook_key: Option<WebhookKey>) {
+        self.nonce_tag = NonceTag::new(token.expose());
         (self.token, self.webhook_key) = (token, webhook_key);
     }
 
@@ -160,7 +161,7 @@ impl Signer {
         let nonce = self.nonce_tag.nonce(self.serial, &self.timestamp);
         self.serial = (self.serial + 1) % NonceTag::SERIALS;
         let nonce = str::from_utf8(&nonce).expect("digits");
-        let signature = sign::sign_2014(&self.token, &self.timestamp, nonce);
+        let signature = sign::sign_2014(self.token.expose(), &self.timestamp, nonce);
         out.push(join);
         for part in ["timestamp=", &self.timestamp, "&nonce=", nonce, "&signature="] {
             out.extend_from_slice(part.as_bytes());
@@ -283,7 +284,7 @@ mod tests {
     }
 
     fn text(url: &str, hook_request: &HookRequest) -> String {
-        String::from_utf8(written(url, hook_request, &mut Signer::new(String::new(), None, Rng::new(1)))).unwrap()
+        String::from_utf8(written(url, hook_request, &mut Signer::new(Secret::default(), None, Rng::new(1)))).unwrap()
     }
 
     /// Reads what was written as a server would.
@@ -405,7 +406,7 @@ mod tests {
     #[test]
     fn webhook_headers_verify_over_the_body() {
         let key = WebhookKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let mut signer = Signer::new(String::new(), Some(key.clone()), Rng::new(9));
+        let mut signer = Signer::new(Secret::default(), Some(key.clone()), Rng::new(9));
         let mut hook_request = request_for(Hook::Forward { message_type: 1 });
         hook_request.body = b"hello".to_vec();
         let verify = |request: &[u8]| {

@@ -3,7 +3,8 @@
 use crate::store::redis::fault::Fault;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-#[derive(Clone, Debug)]
+/// Not `Debug`: it holds a password.
+#[derive(Clone)]
 pub enum StoreUrl {
     /// `redis://[user:password@]host[:port][/db]`, `unix:/path`
     Single(Box<ConnectionInfo>),
