@@ -179,24 +179,44 @@ impl Server {
     /// Serves until SIGTERM or SIGINT, then drains. True when every worker has ended by itself within
     /// `shutdown_timeout`.
     pub fn run(mut self) -> bool {
-        while !self.ended_early {
-            let event = self.deferred.pop_front().unwrap_or_else(|| self.events.wait());
-            match event {
-                Event::Reload(caller) => self.reload(caller),
-                Event::Terminate => break,
-                Event::WorkerEnded(worker) => {
+        let is_whole = self.ended_early || (self.serve(None) && self.announce_drain());
+        is_whole && self.drain()
+    }
+
+    /// Serves until SIGTERM or SIGINT, or to the end of that time. False when a worker has stopped.
+    fn serve(&mut self, end: Option<Until>) -> bool {
+        loop {
+            let next = match end {
+                _ if !self.deferred.is_empty() => self.deferred.pop_front(),
+                Some(end) => self.events.wait_until(end),
+                None => Some(self.events.wait()),
+            };
+            match next {
+                Some(Event::Reload(caller)) => self.reload(caller),
+                Some(Event::Terminate) | None => return true,
+                Some(Event::WorkerEnded(worker)) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
                     return false;
                 }
-                Event::DeclaredDead => {
+                Some(Event::DeclaredDead) => {
                     error!("the other nodes have ended this life of the node: it ends, so that it can be started anew");
                     return false;
                 }
                 // Of a reload that is over.
-                Event::Ready(_) | Event::Reloaded(..) => {}
+                Some(Event::Ready(_) | Event::Reloaded(..)) => {}
             }
         }
-        self.drain()
+    }
+
+    /// Load balancers learn from /readyz that they shall send nobody any more, before anybody is turned away.
+    fn announce_drain(&mut self) -> bool {
+        let delay = self.shared.config().drain_delay;
+        if delay.is_zero() {
+            return true;
+        }
+        self.shared.announce_drain();
+        info!(drain_delay = ?delay, "not ready: clients and calls are served until drain_delay is over");
+        self.serve(Some(Until::after(delay)))
     }
 
     /// Everything ends within `shutdown_timeout`, and what does not is named.

@@ -327,7 +327,13 @@ static PROCESS: &[Key] = &[
          io_uring."
     )
     .restart(),
-    key!(shutdown_timeout, DURATION, "After SIGTERM the process ends within this time."),
+    key!(
+        drain_delay,
+        DURATION.at_least(0),
+        "After SIGTERM /readyz says \"draining\" at once, and all else is served for so long; a second SIGTERM ends \
+         that."
+    ),
+    key!(shutdown_timeout, DURATION, "After SIGTERM, and drain_delay, the process ends within this time."),
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
     key!(log_format, LOG_FORMAT, "How it is written: \"text\", or \"json\", one object per line.").restart(),
 ];

@@ -116,6 +116,8 @@ pub struct Config {
     pub cores: BTreeSet<usize>,
     /// 0: one per core.
     pub workers: usize,
+    /// From SIGTERM, of which /readyz tells at once, to the beginning of the drain.
+    pub drain_delay: Duration,
     pub shutdown_timeout: Duration,
     /// A tracing filter: `info`, `rainbow=debug`, …
     pub log: String,
@@ -300,6 +302,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             cores: BTreeSet::new(),
             workers: 0,
+            drain_delay: secs(0),
             shutdown_timeout: secs(30),
             log: "info".into(),
             driver: DriverChoice::Auto,

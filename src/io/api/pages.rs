@@ -51,8 +51,8 @@ pub fn ready(worker: &Worker) -> Response {
 
 fn check_ready(worker: &Worker) -> Result<(), NotReady> {
     let shared = worker.shared();
-    if shared.is_draining() {
-        return Err(NotReady::GoingAway);
+    if shared.is_drain_announced() {
+        return Err(NotReady::Draining);
     }
     if shared.heartbeats().any_is_stuck(clock::monotonic()) {
         return Err(NotReady::WorkerStuck);
@@ -68,8 +68,8 @@ fn check_ready(worker: &Worker) -> Result<(), NotReady> {
 
 #[derive(Debug, thiserror::Error)]
 enum NotReady {
-    #[error("going away")]
-    GoingAway,
+    #[error("draining")]
+    Draining,
     #[error("a worker is stuck")]
     WorkerStuck,
     #[error("the store does not answer")]

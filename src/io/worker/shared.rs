@@ -49,6 +49,7 @@ pub struct Shared {
     metrics: Metrics,
     /// In force now.
     config: Mutex<Arc<Config>>,
+    drain_announced: AtomicBool,
     draining: AtomicBool,
     events: EventSender,
     heartbeats: Heartbeats,
@@ -101,6 +102,7 @@ impl Shared {
             replays: Mutex::new(Replays::new(limits.replays_max, RandomState::new())),
             metrics,
             config: Mutex::new(Arc::new(config)),
+            drain_announced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             events,
             heartbeats: Heartbeats::new(workers, now),
@@ -228,7 +230,17 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The first SIGTERM: no new connections.
+    /// It is about to drain, and says so to those who ask whether it is ready.
+    pub fn is_drain_announced(&self) -> bool {
+        self.drain_announced.load(Ordering::Relaxed) || self.is_draining()
+    }
+
+    /// SIGTERM, with a delay: all goes on.
+    pub fn announce_drain(&self) {
+        self.drain_announced.store(true, Ordering::Relaxed);
+    }
+
+    /// No new connections.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
