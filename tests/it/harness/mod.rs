@@ -8,6 +8,7 @@ pub mod call;
 mod checks;
 pub mod client;
 pub mod fleet;
+pub mod front;
 pub mod http;
 pub mod log;
 pub mod metrics;
