@@ -204,9 +204,15 @@ static LISTENING: &[Key] = &[
     key!(
         admin_listen,
         SOCKET,
-        "An address of its own for all paths but /connect/ and /hello/; on loopback it needs no token to look."
+        "An address of its own for all paths but /connect/ and /hello/; on loopback it needs no token to look. Empty: \
+         none, but where no secret is set, all calls are taken at 127.0.0.1:1983 only."
     )
     .restart(),
+    key!(
+        admin_hosts,
+        HOSTS,
+        "Names that requests to admin_listen may be sent to without a token, beside addresses and localhost."
+    ),
     key!(
         "admin_token" => secrets.admin_token,
         SECRET,

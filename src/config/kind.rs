@@ -175,6 +175,13 @@ pub const ORIGINS: Kind<Vec<String>> = Kind::new(
     no_unit,
 );
 
+/// Names of machines, without ports.
+pub const HOSTS: Kind<Vec<String>> = Kind::new(
+    |input, _| read_list(input, split_commas, check_host),
+    |hosts| texts(hosts.iter().map(String::as_str)),
+    no_unit,
+);
+
 /// Addresses and networks.
 pub const NETWORKS: Kind<Vec<Network>> = Kind::new(
     |input, _| {

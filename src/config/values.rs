@@ -55,7 +55,10 @@ pub struct Config {
     pub listen: std::net::IpAddr,
     /// `None`: 1984, or the first free one of 1984–2003.
     pub http_port: Option<u16>,
+    /// `None`: none, or where no secret is set one of its own on this machine, see `ADMIN_PORT`.
     pub admin_listen: Option<SocketAddr>,
+    /// Names of this machine that a request to it may have in `Host`.
+    pub admin_hosts: Vec<String>,
     pub allowed_origins: Vec<String>,
     /// Whose word about a client's address is taken.
     pub trusted_proxies: Vec<Network>,
@@ -137,6 +140,13 @@ pub struct Secrets {
     pub webhook_secrets: Vec<Secret>,
     /// Makes calls and opens /info/, /channel/ and /metrics. Empty: the signature only.
     pub admin_token: Secret,
+}
+
+impl Secrets {
+    /// There is nothing that a caller could show.
+    pub fn are_unset(&self) -> bool {
+        self.security_token.is_empty() && self.webhook_secrets.is_empty() && self.admin_token.is_empty()
+    }
 }
 
 /// Durable sessions: where messages for absent clients are stored, and for how long.
@@ -232,6 +242,8 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// Of the operator's listener where no secret is set and none is configured; where it is taken, any free one.
+    pub const ADMIN_PORT: u16 = 1983;
     /// Tried in this order when `http_port` is `None`; the range of the first implementation.
     pub const AUTO_PORTS: std::ops::RangeInclusive<u16> = 1984..=2003;
 }
@@ -269,6 +281,7 @@ impl Default for Config {
             listen: std::net::Ipv4Addr::UNSPECIFIED.into(),
             http_port: None,
             admin_listen: None,
+            admin_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,

@@ -196,3 +196,50 @@ fn without_an_admin_listener_a_proxy_lets_through_what_is_signed_alone() {
         }
     }
 }
+
+/// What comes through a proxy that says nothing of itself comes from this machine, as far as anybody can tell.
+#[test]
+fn where_no_secret_is_set_only_the_operators_listener_takes_calls() {
+    let server = Setup::new().text("security_token", "").start();
+    let front = Front::haproxy(server.addr(), Haproxy::Bytes);
+    for at in [front.addr, server.addr()] {
+        for path in ["/info/", "/metrics", "/channel/"] {
+            assert_eq!(http::get(at, path).status, 401, "{path}");
+        }
+        for path in ["/updateconfig/", "/kick/", "/send/"] {
+            let answer = call_unsigned(at, path, &[("channel", "a"), ("qos", "0")], "{}");
+            assert!(answer.is_refusal() && answer.text().contains("admin_listen"), "{path}: {}", answer.text());
+        }
+        for path in ["/hello/", "/livez", "/readyz"] {
+            assert_eq!(http::get(at, path).status, 200, "{path}");
+        }
+    }
+    let operator = server.admin_addr();
+    assert!(operator.ip().is_loopback());
+    for path in ["/info/", "/metrics", "/channel/", "/serverinfo/"] {
+        assert_eq!(http::get(operator, path).status, 200, "{path}");
+    }
+    for path in ["/updateconfig/", "/send/"] {
+        let answer = call_unsigned(operator, path, &[("channel", "a"), ("qos", "0")], "x");
+        assert_eq!(answer.outcome(), 0, "{path}: {}", answer.text());
+    }
+}
+
+/// Two servers on one machine: the port of the second one is in its log.
+#[test]
+fn each_server_without_a_secret_has_an_operators_listener() {
+    let servers = [0, 1].map(|_| Setup::new().text("security_token", "").start());
+    assert_ne!(servers[0].admin_addr(), servers[1].admin_addr());
+    servers.iter().for_each(|server| assert_eq!(http::get(server.admin_addr(), "/info/").status, 200));
+}
+
+#[test]
+fn a_secret_that_a_reload_sets_opens_the_one_listener_to_whoever_knows_it() {
+    let setup = || Setup::new().text("security_token", "");
+    let server = setup().start();
+    assert!(call(server.addr(), "/send/", &[("channel", "a"), ("qos", "0")], "x").is_refusal());
+    server.rewrite(&Setup::new().contents());
+    assert_eq!(call_unsigned(server.admin_addr(), "/updateconfig/", &[], "").outcome(), 0);
+    assert_eq!(call(server.addr(), "/send/", &[("channel", "a"), ("qos", "0")], "x").outcome(), 0);
+    assert!(call_unsigned(server.admin_addr(), "/send/", &[("channel", "a")], "x").is_refusal(), "a secret is set");
+}

@@ -147,6 +147,15 @@ pub fn check_origin(origin: &str) -> Result<String, Problem> {
     Ok(lower)
 }
 
+pub fn check_host(text: &str) -> Result<String, Problem> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if text.is_empty() || !text.chars().all(is_name) {
+        let hint = "Write it like ops.example.com, without a scheme and a port.";
+        return Err(Problem::Unparsable { text: excerpt(text), expected: "a host's name", hint: hint.into() });
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
 pub fn check_network(text: &str) -> Result<String, Problem> {
     match text.parse::<Network>() {
         Ok(network) => Ok(network.to_string()),

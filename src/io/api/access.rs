@@ -9,6 +9,7 @@ use crate::base::secret::Secret;
 use crate::io::http::request_id::RequestId;
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
+use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Access, Route, Signature, write_refusal};
 use crate::policy::origin;
@@ -55,7 +56,7 @@ impl WebhookHeaders {
 /// Why a call may not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessRefusal {
-    #[error("no token or secret is configured")]
+    #[error("no token or secret is configured: calls are taken at admin_listen only, and from this machine")]
     Keyless,
     #[error("webhook signature missing")]
     NoWebhookSignature,
@@ -71,8 +72,7 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arri
     let text = |name: &str| head.headers.get_text(name);
     let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), text("host"));
     let has_token = has_admin_token(&rules.config().secrets.admin_token, head);
-    // Without any secret there is nothing that a caller could show: for trying it out on one machine.
-    let is_operator = (arrival.is_admin_listener || rules.has_no_secret()) && is_of_this_machine(head, arrival.peer);
+    let is_operator = arrival.is_admin_listener && is_of_this_machine(&rules, head, arrival.peer);
     match route.access() {
         Access::Anyone => return Pass::Granted,
         _ if is_cross_site => return Pass::Refused(AccessRefusal::CrossSite),
@@ -122,9 +122,10 @@ pub struct Arrival {
 
 /// What a proxy on this machine passes on does not come from this machine, and neither does what was sent to another
 /// name: that is a page which has rebound its own name to here.
-fn is_of_this_machine(head: &RequestHead<'_>, peer: IpAddr) -> bool {
+fn is_of_this_machine(rules: &Rules, head: &RequestHead<'_>, peer: IpAddr) -> bool {
     let is_proxied = PROXIED.into_iter().any(|name| head.headers.get(name).is_some());
-    peer.to_canonical().is_loopback() && !is_proxied && origin::names_this_machine(head.headers.get_text("host"))
+    let names_us = || origin::names_this_machine(&rules.config().admin_hosts, head.headers.get_text("host"));
+    peer.to_canonical().is_loopback() && !is_proxied && names_us()
 }
 
 /// The signature of 2014.

@@ -105,11 +105,6 @@ impl Rules {
         self.config.secrets.security_token.is_empty() && self.webhook_keys.is_empty()
     }
 
-    /// Nothing is configured that a caller could show.
-    pub fn has_no_secret(&self) -> bool {
-        self.is_keyless() && self.config.secrets.admin_token.is_empty()
-    }
-
     pub fn settings(&self, hash_key: HashKey, node: Generation) -> Settings {
         let config = &self.config;
         Settings {

@@ -54,6 +54,7 @@ pub struct Shared {
     events: EventSender,
     heartbeats: Heartbeats,
     listen: SocketAddr,
+    admin_listen: Option<SocketAddr>,
     inherited: Vec<RawFd>,
     cpus: Vec<Option<usize>>,
     started: Tick,
@@ -72,6 +73,7 @@ pub struct SharedSetup {
     pub node: Generation,
     /// `None`: it stays alone.
     pub cluster: Option<Arc<ClusterPort>>,
+    pub admin_listen: Option<SocketAddr>,
     pub inherited: Vec<RawFd>,
     /// Per worker, the CPU that it is pinned to.
     pub cpus: Vec<Option<usize>>,
@@ -81,7 +83,7 @@ pub struct SharedSetup {
 impl Shared {
     pub fn new(setup: SharedSetup, limits: &Limits) -> Shared {
         let SharedSetup { config, mailboxes, handovers, events, listen, .. } = setup;
-        let SharedSetup { hash_key, node, cluster, inherited, cpus, now, .. } = setup;
+        let SharedSetup { admin_listen, hash_key, node, cluster, inherited, cpus, now, .. } = setup;
         let workers = mailboxes.len();
         let metrics = Metrics::new(workers, config.store.kind != StoreKind::None);
         let admission = |of| Arc::new(Admission::new(of, metrics.admission().clone()));
@@ -107,6 +109,7 @@ impl Shared {
             events,
             heartbeats: Heartbeats::new(workers, now),
             listen,
+            admin_listen,
             inherited,
             cpus,
             started: now,
@@ -205,6 +208,10 @@ impl Shared {
 
     pub fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    pub fn admin_listen(&self) -> Option<SocketAddr> {
+        self.admin_listen
     }
 
     /// The descriptors that workers begin with. What others open later (the store's files and sockets) is not theirs,

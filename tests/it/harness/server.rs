@@ -233,6 +233,14 @@ impl Server {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.number))
     }
 
+    /// The operator's listener, as the log names it.
+    pub fn admin_addr(&self) -> SocketAddr {
+        let entry =
+            self.process.log.wait_for("the operator's address", TIMEOUT, |entry| entry.contains(" admin_listen="));
+        let (_, rest) = entry.split_once(" admin_listen=").expect("it was looked for");
+        rest.split_whitespace().next().and_then(|address| address.parse().ok()).expect("an address")
+    }
+
     pub fn port(&self) -> u16 {
         self.port.number
     }
