@@ -229,7 +229,7 @@ fn the_demo_prints_a_url_and_serves_its_page_there() {
 
 #[test]
 fn bad_arguments_are_refused_with_a_hint() {
-    for args in [&["--cores", "x"][..], &["--port", "many"], &["--frobnicate"], &["config", "frobnicate"]] {
+    for args in [&["--cores", "x"][..], &["--port", "many"], &["--frobnicate"], &["config", "frobnicate"], &["audit"]] {
         let outcome = Setup::new().no_file().run(args);
         assert!(!outcome.status.success(), "{args:?}");
         assert!(!outcome.text.contains("panicked"), "{}", outcome.text);
