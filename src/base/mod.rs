@@ -2,6 +2,7 @@
 //! parts share (a pool, lists in an arena, the timing wheel).
 
 pub mod arena;
+pub mod client;
 pub mod id;
 pub mod keyed_hash;
 pub mod limits;

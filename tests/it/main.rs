@@ -19,6 +19,7 @@ mod drain;
 mod forward;
 mod framing;
 mod heads;
+mod hooks;
 mod hostile;
 mod idle;
 mod info;

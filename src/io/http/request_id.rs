@@ -28,7 +28,7 @@ impl RequestId {
         })
     }
 
-    fn draw() -> RequestId {
+    pub fn draw() -> RequestId {
         let number = RandomState::new().hash_one(clock::unix_ns());
         let mut bytes = [0; LEN_MAX];
         for (digit, byte) in bytes[..DRAWN_LEN].iter_mut().enumerate() {

@@ -399,7 +399,7 @@ impl Worker {
             match output {
                 None => return,
                 Some(Output::Forward(forward)) => self.forward(forward),
-                Some(Output::Closed { identity, cookie }) => self.hooks.close(identity, cookie, self.now()),
+                Some(Output::Closed { identity, client }) => self.hooks.close(identity, client, self.now()),
                 Some(Output::Reply { query_id, reply }) => self.reply(query_id, reply),
                 Some(Output::Attached { key }) => self.connects.attached(key, Ok(())),
                 Some(Output::AttachRefused { key, why }) => self.connects.attached(key, Err(why)),
