@@ -357,9 +357,13 @@ static STORE: &[Key] = &[
         "The directory of SQLite's files; made when it is missing."
     )
     .restart(),
-    key!("store.url" => store.url, SECRET, "Redis: redis://, rediss://, redis+sentinel:// or redis+cluster://.")
-        .secret()
-        .restart(),
+    key!(
+        "store.url" => store.url,
+        STORE_URL,
+        "Redis: redis://, valkey://, unix:, redis-sentinel:// or redis-cluster://; it may hold a password."
+    )
+    .secret()
+    .restart(),
     key!(
         "store.durability" => store.durability,
         DURABILITY,

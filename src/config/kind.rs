@@ -19,6 +19,7 @@ use self::number::*;
 use self::text::*;
 
 use super::fault::{Nearest, Problem};
+use super::store_url::StoreUrl;
 use super::values::{ClusterChoice, DriverChoice, Durability, LogFormat, SignatureRequire, StoreKind};
 use crate::base::network::Network;
 use crate::base::secret::Secret;
@@ -118,6 +119,19 @@ pub const FACTOR: Kind<f64> =
 pub const SECRET: Kind<Secret> = Kind::new(
     |input, bounds| read_text(input, bounds).map(Secret::from),
     |secret| Value::String(secret.expose().to_owned()),
+    no_unit,
+);
+
+/// Where Redis is, which a password may be part of. May be empty.
+pub const STORE_URL: Kind<Secret> = Kind::new(
+    |input, bounds| {
+        let text = read_text(input, bounds)?;
+        match StoreUrl::parse(&text) {
+            Err(why) if !text.is_empty() => Err(Problem::StoreUrl { why }.into()),
+            _ => Ok(Secret::from(text)),
+        }
+    },
+    |url| Value::String(url.expose().to_owned()),
     no_unit,
 );
 

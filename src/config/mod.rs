@@ -14,6 +14,7 @@ mod reload;
 mod rules;
 mod show;
 mod source;
+pub mod store_url;
 pub mod url;
 mod values;
 

@@ -10,7 +10,6 @@ use crate::limits::{has_tiny_limits, limits_of};
 use crate::node::{EVICTION, Node};
 use crate::peer::RESPONSE;
 use crate::seen::Seen;
-use rainbow::base::client::ClientContext;
 use rainbow::base::id::{ConnKey, Generation, Identity, ShardId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
@@ -592,7 +591,7 @@ impl World {
         }
     }
 
-    fn on_closed(&mut self, node: usize, identity: &Identity, client: Option<&ClientContext>) {
+    fn on_closed(&mut self, node: usize, identity: &Identity, client: Option<&rainbow::base::client::ClientContext>) {
         let id = self.connection_named(node, identity);
         self.trace(format_args!("backend hears the end of connection {id}"));
         let connection = &mut self.connections[id];

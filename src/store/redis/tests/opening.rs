@@ -69,8 +69,8 @@ fn a_url_that_is_none_of_ours_says_what_it_could_be() {
     for (url, expected) in [
         ("http://localhost", "redis-cluster://"),
         ("rediss://localhost", "TLS to Redis is not built in"),
-        ("redis-sentinel://localhost:1", "MASTER-NAME"),
-        ("redis-sentinel:///main", "MASTER-NAME"),
+        ("redis-sentinel://localhost:1", "/master-name"),
+        ("redis-sentinel:///main", "/master-name"),
         ("redis-cluster://", "names no host"),
     ] {
         let text = Redis::open(&options(url, "test")).err().expect("refused").to_string();
