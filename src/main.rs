@@ -4,8 +4,9 @@
 
 use clap::{Args, Parser, Subcommand};
 use rainbow::audit::AuditCommand;
+use rainbow::base::secret::Secret;
 use rainbow::config::{self, Config, Loaded, LogFormat, StoreConfig, StoreKind, process_env};
-use rainbow::demo::{self, DemoConfig, Ports};
+use rainbow::demo::{self, DemoConfig, NamedPorts, Ports};
 use rainbow::io::log::writer::Log;
 use rainbow::server::{self, Mode, Server};
 use rainbow::store::{self, Progress};
@@ -108,6 +109,9 @@ struct DemoOptions {
     /// The page's port: the same after a restart, or the browser takes it for another page.
     #[arg(long, value_name = "PORT")]
     page: Option<u16>,
+    /// The port where programs make calls.
+    #[arg(long, value_name = "PORT")]
+    admin: Option<u16>,
     /// Where messages for those who are away are kept.
     #[arg(long, value_name = "DIR", default_value = "rainbow-data")]
     data_dir: PathBuf,
@@ -151,7 +155,13 @@ fn main() -> ExitCode {
         }
         Some(Action::DemoBackend { port, rainbow: rainbow_port, token, sessions }) => {
             let address = (Ipv4Addr::LOCALHOST, port).into();
-            match demo::run_backend(DemoConfig { rainbow_port, token, address, sessions }) {
+            match demo::run_backend(DemoConfig {
+                rainbow_port,
+                call_port: rainbow_port,
+                token: token.into(),
+                address,
+                sessions,
+            }) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&format!("demo-backend: {error}")),
             }
@@ -284,13 +294,16 @@ fn echo(port: Option<u16>) -> ExitCode {
 
 /// Both halves on loopback and without a token, so that a plain curl may call; messages wait in SQLite.
 fn run_demo(options: DemoOptions) -> ExitCode {
-    let Ports { rainbow: rainbow_port, page } = match Ports::choose(options.port, options.page, Config::AUTO_PORTS) {
-        Ok(ports) => ports,
-        Err(error) => return fail(&format!("demo: {error}")),
-    };
+    let named = NamedPorts { rainbow: options.port, page: options.page, admin: options.admin };
+    let Ports { rainbow: rainbow_port, page, admin } =
+        match Ports::choose(named, Config::AUTO_PORTS, Config::ADMIN_PORT) {
+            Ok(ports) => ports,
+            Err(error) => return fail(&format!("demo: {error}")),
+        };
     // The business server comes first: its address belongs in the server's configuration.
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, page));
-    let demo = match demo::start(DemoConfig { rainbow_port, token: String::new(), address, sessions: true }) {
+    let token = Secret::default();
+    let demo = match demo::start(DemoConfig { rainbow_port, call_port: admin, token, address, sessions: true }) {
         Ok(demo) => demo,
         Err(error) => return fail(&format!("demo: {address}: {error}")),
     };
@@ -303,6 +316,7 @@ fn run_demo(options: DemoOptions) -> ExitCode {
         close_url: vec![format!("{hooks}/close/")],
         http_port: Some(rainbow_port),
         listen: Ipv4Addr::LOCALHOST.into(),
+        admin_listen: Some((Ipv4Addr::LOCALHOST, admin).into()),
         shutdown_timeout: Duration::from_secs(5),
         store,
         ..Config::default()
@@ -315,7 +329,7 @@ fn run_demo(options: DemoOptions) -> ExitCode {
     match Server::start(config, Mode::Packets, Box::new(move || Ok(reread.clone()))) {
         Ok(server) => {
             say!("\n  Open  http://{}/  in two browser windows and chat.", demo.address);
-            say!("  Say something from here:  curl -d hello 'http://{}/send/?channel=room:lobby'", server.listen());
+            say!("  Say something from here:  curl -d hello 'http://127.0.0.1:{admin}/send/?channel=room:lobby'");
             say!("  Ctrl-C ends it; what was said to those who are away is kept in {}.\n", data_dir.display());
             let drained = server.run();
             demo.stop();
@@ -332,8 +346,12 @@ fn print_welcome(server: &Server) {
     let config = server.config();
     say!("\n  Rainbow {} listens on {address}.", env!("CARGO_PKG_VERSION"));
     say!("  Clients:     ws://{host}/connect/?X-DEVICEID=me&X-CLIENT-OS=terminal");
-    say!("  Look at it:  http://{host}/serverinfo/");
-    say!("  A message:   curl -d hello 'http://{host}/send/?channel=news&qos=0'");
+    if let Some(operator) = server.admin_listen().filter(|_| config.secrets.are_unset()) {
+        say!("  Look at it:  http://{operator}/serverinfo/");
+        say!("  A message:   curl -d hello 'http://{operator}/send/?channel=news&qos=0'");
+    } else {
+        say!("  Look at it:  http://{host}/serverinfo/");
+    }
     if config.connect_url.is_empty() {
         say!("  There is no business server yet: every client is let in, and what clients send goes nowhere.");
         say!("  Name one:    RAINBOW_CONNECT_URL=http://localhost:8000/connect/ (also FORWARD_URL, CLOSE_URL)");

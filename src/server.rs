@@ -30,7 +30,7 @@ use crate::worker::{self, WorkerStart};
 use std::collections::VecDeque;
 use std::io;
 use std::iter::once;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -85,8 +85,8 @@ impl Server {
         sys::raise_descriptor_limit();
         // Before anybody could connect: it may be refused.
         let driver = driver::choose(config.driver).map_err(StartError::Driver)?;
-        let claims = claim_addresses(&config)?;
-        let listen = claims[0].address();
+        let claims = claim_addresses(&config, mode)?;
+        let (listen, admin_listen) = (claims.listen.address(), claims.admin.as_ref().map(Claim::address));
         let cpus = cpus(&config)?;
         let limits = Limits::default();
         let mut mailboxes = Vec::new();
@@ -99,10 +99,9 @@ impl Server {
         let options = store::Options::new(&config);
         let hands_over = options.is_some() && cpus.len() > 1;
         let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;
-        let admin = claims.get(1).map(Claim::address);
-        let own = OwnNode::prepare(&config, listen, admin, &limits)?;
+        let own = OwnNode::prepare(&config, listen, admin_listen, &limits)?;
         let mut inherited = sys::open_descriptors()?;
-        inherited.retain(|&fd| claims.iter().all(|claim| claim.fd() != fd));
+        inherited.retain(|&fd| once(&claims.listen).chain(&claims.admin).all(|claim| claim.fd() != fd));
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events(limits.events_max);
         let (workers, now) = (cpus.len(), clock::monotonic());
@@ -115,6 +114,7 @@ impl Server {
             handovers,
             events: sender,
             listen,
+            admin_listen,
             hash_key,
             node: generation,
             cluster: cluster.as_ref().map(|cluster| cluster.port().clone()),
@@ -146,12 +146,18 @@ impl Server {
             ended_early: false,
         };
         server.wait_until_ready()?;
-        info!(listen = %listen, workers, ?driver, "listening");
+        let admin_listen = admin_listen.map(tracing::field::display);
+        info!(listen = %listen, admin_listen, workers, ?driver, "listening");
         Ok(server)
     }
 
     pub fn listen(&self) -> SocketAddr {
         self.shared.listen()
+    }
+
+    /// The operator's listener.
+    pub fn admin_listen(&self) -> Option<SocketAddr> {
+        self.shared.admin_listen()
     }
 
     pub fn config(&self) -> Arc<Config> {
@@ -179,24 +185,44 @@ impl Server {
     /// Serves until SIGTERM or SIGINT, then drains. True when every worker has ended by itself within
     /// `shutdown_timeout`.
     pub fn run(mut self) -> bool {
-        while !self.ended_early {
-            let event = self.deferred.pop_front().unwrap_or_else(|| self.events.wait());
-            match event {
-                Event::Reload(caller) => self.reload(caller),
-                Event::Terminate => break,
-                Event::WorkerEnded(worker) => {
+        let is_whole = self.ended_early || (self.serve(None) && self.announce_drain());
+        is_whole && self.drain()
+    }
+
+    /// Serves until SIGTERM or SIGINT, or to the end of that time. False when a worker has stopped.
+    fn serve(&mut self, end: Option<Until>) -> bool {
+        loop {
+            let next = match end {
+                _ if !self.deferred.is_empty() => self.deferred.pop_front(),
+                Some(end) => self.events.wait_until(end),
+                None => Some(self.events.wait()),
+            };
+            match next {
+                Some(Event::Reload(caller)) => self.reload(caller),
+                Some(Event::Terminate) | None => return true,
+                Some(Event::WorkerEnded(worker)) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
                     return false;
                 }
-                Event::DeclaredDead => {
+                Some(Event::DeclaredDead) => {
                     error!("the other nodes have ended this life of the node: it ends, so that it can be started anew");
                     return false;
                 }
                 // Of a reload that is over.
-                Event::Ready(_) | Event::Reloaded(..) => {}
+                Some(Event::Ready(_) | Event::Reloaded(..)) => {}
             }
         }
-        self.drain()
+    }
+
+    /// Load balancers learn from /readyz that they shall send nobody any more, before anybody is turned away.
+    fn announce_drain(&mut self) -> bool {
+        let delay = self.shared.config().drain_delay;
+        if delay.is_zero() {
+            return true;
+        }
+        self.shared.announce_drain();
+        info!(drain_delay = ?delay, "not ready: clients and calls are served until drain_delay is over");
+        self.serve(Some(Until::after(delay)))
     }
 
     /// Everything ends within `shutdown_timeout`, and what does not is named.
@@ -356,7 +382,6 @@ struct WorkersStart {
 
 fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<JoinHandle<()>>> {
     let WorkersStart { receivers, resolver, sessions, tables, driver, mode, limits } = start;
-    let config = shared.config();
     let mut owned: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
     for session in sessions {
         owned[usize::from(shared.session_owner(&session.row.name).0)].push(session);
@@ -372,7 +397,7 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
             sessions,
             cpu: shared.cpu(id),
             listen: shared.listen(),
-            admin_listen: config.admin_listen,
+            admin_listen: shared.admin_listen(),
             tables,
             driver,
             mode,
@@ -453,8 +478,10 @@ fn compare_with_descriptors(config: &Config, tables: Tables, workers: usize, inh
     );
 }
 
-/// The configured addresses; without a port the first free one of 1984–2003.
-fn claim_addresses(config: &Config) -> Result<Vec<Claim>, StartError> {
+/// The configured addresses; without a port the first free one of 1984–2003. Without any secret, nothing that comes to
+/// the address for clients shows who may call: a proxy on this machine makes everybody's requests its own. The operator
+/// then has a listener that no proxy leads to.
+fn claim_addresses(config: &Config, mode: Mode) -> Result<Claims, StartError> {
     let of = |key, address| Claim::wait(address).map_err(|error| StartError::Listen { key, address, error });
     let listen = match config.http_port {
         Some(port) => of("http_port", SocketAddr::new(config.listen, port))?,
@@ -464,8 +491,22 @@ fn claim_addresses(config: &Config) -> Result<Vec<Claim>, StartError> {
             free.ok_or(StartError::NoPort { first: *ports.start(), last: *ports.end() })?
         }
     };
-    let admin = config.admin_listen.map(|address| of("admin_listen", address)).transpose()?;
-    Ok(once(listen).chain(admin).collect())
+    let admin = match config.admin_listen {
+        Some(address) => Some(of("admin_listen", address)?),
+        None if config.secrets.are_unset() && mode != Mode::Echo => {
+            let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let usual = Claim::wait(address(Config::ADMIN_PORT));
+            Some(usual.or_else(|_| of("admin_listen", address(0)))?)
+        }
+        None => None,
+    };
+    Ok(Claims { listen, admin })
+}
+
+/// The addresses of this server.
+struct Claims {
+    listen: Claim,
+    admin: Option<Claim>,
 }
 
 /// How long the workers may take to confirm a reload.

@@ -12,6 +12,7 @@ readonly fuzz_seconds=${FUZZ_SECONDS:-10}
 export DEBIAN_FRONTEND=noninteractive
 # Servers of different tests would be one cluster; those that are meant to be one say so.
 export RAINBOW_CLUSTER=off
+export PATH=$PATH:/usr/sbin # nginx and haproxy are there, which is in root's path only
 
 main() {
     case $mode in all | fast | full) ;; *) echo "usage: tests/run.sh [fast|full]" >&2 && exit 2 ;; esac
@@ -48,6 +49,8 @@ tools() {
     missing python3 && packages+=(python3)
     missing curl && packages+=(curl)
     missing redis-server && packages+=(redis-server)
+    missing nginx && packages+=(nginx-light)
+    missing haproxy && packages+=(haproxy)
     if [ "$mode" != fast ]; then
         missing node && packages+=(nodejs)
         missing npm && packages+=(npm)

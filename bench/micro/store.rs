@@ -38,7 +38,7 @@ impl Disk {
         let options = Options {
             kind: StoreKind::Sqlite,
             data_dir,
-            url: String::new(),
+            url: Default::default(),
             durability,
             bytes_max: 1 << 40,
             cluster_name: String::new(),

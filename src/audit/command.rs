@@ -16,8 +16,8 @@ pub struct AuditCommand {
     /// Where Rainbow listens.
     #[arg(long, default_value = "http://127.0.0.1:1984")]
     url: String,
-    /// Rainbow's `security_token`.
-    #[arg(long, default_value = "")]
+    /// Rainbow's `security_token`: without one, it takes no calls there.
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     token: String,
     /// Where the audit's business server listens; Rainbow's three hooks must lead there.
     #[arg(long, default_value = "127.0.0.1:0")]
@@ -116,7 +116,7 @@ impl AuditCommand {
         let plan = self.plan(backend)?;
         Ok(Options {
             target,
-            token: self.token,
+            token: self.token.into(),
             sessions: self.sessions,
             messages: Some(self.messages),
             seconds: self.seconds,

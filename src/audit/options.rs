@@ -2,6 +2,7 @@
 //! how the server is started and killed. Made by `command`, or by the crash tests.
 
 use super::ledger::Plant;
+use crate::base::secret::Secret;
 use crate::wire::packet::QoS;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ pub struct Options {
     /// Where Rainbow listens.
     pub target: SocketAddr,
     /// Rainbow's `security_token`.
-    pub token: String,
+    pub token: Secret,
     pub sessions: u32,
     /// In all, both directions and all QoS together; `None`: until the kills or the seconds are over.
     pub messages: Option<u64>,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::store_url::StoreUrlError;
 use super::url::UrlError;
 use crate::wire::sign::SignError;
 
@@ -74,6 +75,8 @@ pub enum Problem {
     AboveOther { value: String, other: &'static str, other_value: String },
     #[error("{url:?}: {why}")]
     Url { url: String, why: UrlError },
+    #[error("{why}")]
+    StoreUrl { why: StoreUrlError },
     #[error("{url:?}: {placeholder} stands for nothing here")]
     Placeholder { url: String, placeholder: String, known: &'static str },
     #[error("{origin:?} is no origin: {why}")]
@@ -157,6 +160,7 @@ impl Problem {
             Problem::BelowOther { other, .. } => format!("Raise it, or lower {other}."),
             Problem::AboveOther { other, .. } => format!("Lower it, or raise {other}."),
             Problem::Url { why, .. } => why.hint().into(),
+            Problem::StoreUrl { why } => why.hint().into(),
             Problem::Placeholder { known, .. } => (*known).into(),
             Problem::Origin { hint, .. } | Problem::Text { hint, .. } => (*hint).into(),
             Problem::Network { .. } => "Write e.g. 10.0.0.0/8, 192.0.2.7 or fd00::/8.".into(),

@@ -178,12 +178,17 @@ static BACKEND: &[Key] = &[
 
 static SIGNATURES: &[Key] = &[
     key!(
-        security_token,
-        TEXT,
+        "security_token" => secrets.security_token,
+        SECRET,
         "Token of the 2014 signature, both ways. Empty: that signature is neither accepted nor sent."
     )
     .secret(),
-    key!(webhook_secrets, SECRETS, "Standard Webhooks secrets (`whsec_…`), at most two; the first one signs.").secret(),
+    key!(
+        "webhook_secrets" => secrets.webhook_secrets,
+        SECRETS,
+        "Standard Webhooks secrets (`whsec_…`), at most two; the first one signs."
+    )
+    .secret(),
     key!(signature_require, REQUIRE, "Which signature a call must carry: \"any\" that is configured, or \"webhook\"."),
     key!(
         signature_window,
@@ -199,12 +204,18 @@ static LISTENING: &[Key] = &[
     key!(
         admin_listen,
         SOCKET,
-        "An address of its own for all paths but /connect/ and /hello/; on loopback it needs no token to look."
+        "An address of its own for all paths but /connect/ and /hello/; on loopback it needs no token to look. Empty: \
+         none, but where no secret is set, all calls are taken at 127.0.0.1:1983 only."
     )
     .restart(),
     key!(
-        admin_token,
-        TEXT,
+        admin_hosts,
+        HOSTS,
+        "Names that requests to admin_listen may be sent to without a token, beside addresses and localhost."
+    ),
+    key!(
+        "admin_token" => secrets.admin_token,
+        SECRET,
         "Makes calls and opens /info/, /channel/ and /metrics, as `Authorization: Bearer …`. Empty: signatures only."
     )
     .secret(),
@@ -235,7 +246,7 @@ static CLUSTER: &[Key] = &[
     key!("cluster_name" => cluster.name, NAME, "Nodes with other names are ignored.").restart(),
     key!(
         "cluster_secret" => cluster.secret,
-        TEXT,
+        SECRET,
         "What nodes prove to each other. Empty: security_token; without either, nodes of this machine only."
     )
     .secret()
@@ -322,7 +333,13 @@ static PROCESS: &[Key] = &[
          io_uring."
     )
     .restart(),
-    key!(shutdown_timeout, DURATION, "After SIGTERM the process ends within this time."),
+    key!(
+        drain_delay,
+        DURATION.at_least(0),
+        "After SIGTERM /readyz says \"draining\" at once, and all else is served for so long; a second SIGTERM ends \
+         that."
+    ),
+    key!(shutdown_timeout, DURATION, "After SIGTERM, and drain_delay, the process ends within this time."),
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
     key!(log_format, LOG_FORMAT, "How it is written: \"text\", or \"json\", one object per line.").restart(),
 ];
@@ -340,9 +357,13 @@ static STORE: &[Key] = &[
         "The directory of SQLite's files; made when it is missing."
     )
     .restart(),
-    key!("store.url" => store.url, TEXT, "Redis: redis://, rediss://, redis+sentinel:// or redis+cluster://.")
-        .secret()
-        .restart(),
+    key!(
+        "store.url" => store.url,
+        STORE_URL,
+        "Redis: redis://, valkey://, unix:, redis-sentinel:// or redis-cluster://; it may hold a password."
+    )
+    .secret()
+    .restart(),
     key!(
         "store.durability" => store.durability,
         DURABILITY,
@@ -401,7 +422,8 @@ mod tests {
                 .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
         }
         let config = Config::default();
-        let top = fields(&config).filter(|field| !matches!(&**field, "file" | "store" | "cluster"));
+        let top = fields(&config).filter(|field| !matches!(&**field, "file" | "secrets" | "store" | "cluster"));
+        let top = top.chain(fields(&config.secrets));
         let stored = fields(&config.store).map(|field| format!("store.{field}"));
         let clustered = fields(&config.cluster).map(|field| match &*field {
             "choice" => "cluster".into(),

@@ -19,8 +19,10 @@ use self::number::*;
 use self::text::*;
 
 use super::fault::{Nearest, Problem};
+use super::store_url::StoreUrl;
 use super::values::{ClusterChoice, DriverChoice, Durability, LogFormat, SignatureRequire, StoreKind};
 use crate::base::network::Network;
+use crate::base::secret::Secret;
 
 /// One kind of value.
 pub struct Kind<T> {
@@ -113,8 +115,25 @@ pub const FACTOR: Kind<f64> =
 
 // Texts
 
-/// Any text without control characters; it may be a secret, so that nothing of it is ever quoted.
-pub const TEXT: Kind<String> = Kind::new(read_text, |text| Value::String(text.clone()), no_unit);
+/// Any text without control characters. Nothing of it is ever quoted.
+pub const SECRET: Kind<Secret> = Kind::new(
+    |input, bounds| read_text(input, bounds).map(Secret::from),
+    |secret| Value::String(secret.expose().to_owned()),
+    no_unit,
+);
+
+/// Where Redis is, which a password may be part of. May be empty.
+pub const STORE_URL: Kind<Secret> = Kind::new(
+    |input, bounds| {
+        let text = read_text(input, bounds)?;
+        match StoreUrl::parse(&text) {
+            Err(why) if !text.is_empty() => Err(Problem::StoreUrl { why }.into()),
+            _ => Ok(Secret::from(text)),
+        }
+    },
+    |url| Value::String(url.expose().to_owned()),
+    no_unit,
+);
 
 /// A name of 1 to 128 characters.
 pub const NAME: Kind<String> = Kind::new(
@@ -150,19 +169,32 @@ pub const FILTER: Kind<String> = Kind::new(
 );
 
 /// URLs without placeholders.
-pub const URLS: Kind<Vec<String>> =
-    Kind::new(|input, _| read_list(input, split_urls, |url| check_url(url, None)), |urls| texts(urls), no_unit);
+pub const URLS: Kind<Vec<String>> = Kind::new(
+    |input, _| read_list(input, split_urls, |url| check_url(url, None)),
+    |urls| texts(urls.iter().map(String::as_str)),
+    no_unit,
+);
 
 /// URLs in which `{message_type}` may stand.
 pub const FORWARD_URLS: Kind<Vec<String>> = Kind::new(
     |input, _| read_list(input, split_urls, |url| check_url(url, Some("{message_type}"))),
-    |urls| texts(urls),
+    |urls| texts(urls.iter().map(String::as_str)),
     no_unit,
 );
 
 /// What a browser puts into its `Origin` header.
-pub const ORIGINS: Kind<Vec<String>> =
-    Kind::new(|input, _| read_list(input, split_commas, check_origin), |origins| texts(origins), no_unit);
+pub const ORIGINS: Kind<Vec<String>> = Kind::new(
+    |input, _| read_list(input, split_commas, check_origin),
+    |origins| texts(origins.iter().map(String::as_str)),
+    no_unit,
+);
+
+/// Names of machines, without ports.
+pub const HOSTS: Kind<Vec<String>> = Kind::new(
+    |input, _| read_list(input, split_commas, check_host),
+    |hosts| texts(hosts.iter().map(String::as_str)),
+    no_unit,
+);
 
 /// Addresses and networks.
 pub const NETWORKS: Kind<Vec<Network>> = Kind::new(
@@ -170,7 +202,7 @@ pub const NETWORKS: Kind<Vec<Network>> = Kind::new(
         let texts = read_list(input, split_commas, check_network)?;
         Ok(texts.iter().map(|text| text.parse().expect("it was checked")).collect())
     },
-    |networks| texts(&networks.iter().map(Network::to_string).collect::<Vec<_>>()),
+    |networks| texts(networks.iter().map(Network::to_string)),
     no_unit,
 );
 
@@ -185,7 +217,7 @@ pub const SWITCH: Kind<bool> = Kind::new(
 );
 
 /// Standard Webhooks secrets, at most two: the one in use and the one it replaces.
-pub const SECRETS: Kind<Vec<String>> = Kind::new(
+pub const SECRETS: Kind<Vec<Secret>> = Kind::new(
     |input, _| {
         let mut nth = 0;
         let secrets = read_list(input, split_commas, |secret| {
@@ -193,11 +225,11 @@ pub const SECRETS: Kind<Vec<String>> = Kind::new(
             check_secret(secret, nth)
         })?;
         match secrets.len() {
-            0..=SECRETS_MAX => Ok(secrets),
+            0..=SECRETS_MAX => Ok(secrets.into_iter().map(Secret::from).collect()),
             count => Err(Problem::TooManySecrets { count, max: SECRETS_MAX }.into()),
         }
     },
-    |secrets| texts(secrets),
+    |secrets| texts(secrets.iter().map(Secret::expose)),
     no_unit,
 );
 
@@ -220,8 +252,11 @@ pub const CLUSTER_CHOICE: Kind<ClusterChoice> = Kind::new(
 );
 
 /// Hosts with their ports.
-pub const SEEDS: Kind<Vec<String>> =
-    Kind::new(|input, _| read_list(input, split_commas, check_seed), |seeds| texts(seeds), no_unit);
+pub const SEEDS: Kind<Vec<String>> = Kind::new(
+    |input, _| read_list(input, split_commas, check_seed),
+    |seeds| texts(seeds.iter().map(String::as_str)),
+    no_unit,
+);
 
 pub const LOG_FORMAT: Kind<LogFormat> = Kind::new(
     |input, _| read_choice(input, LOG_FORMATS, "\"text\" or \"json\""),

@@ -14,6 +14,7 @@ mod reload;
 mod rules;
 mod show;
 mod source;
+pub mod store_url;
 pub mod url;
 mod values;
 
@@ -24,5 +25,6 @@ pub use reload::Reload;
 pub use show::{default_toml, markdown_table, shown};
 pub use url::{HttpUrl, UrlError};
 pub use values::{
-    ClusterChoice, ClusterConfig, Config, DriverChoice, Durability, LogFormat, SignatureRequire, StoreConfig, StoreKind,
+    ClusterChoice, ClusterConfig, Config, DriverChoice, Durability, LogFormat, Secrets, SignatureRequire, StoreConfig,
+    StoreKind,
 };

@@ -36,14 +36,19 @@ impl Reload {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::values::Secrets;
     use std::time::Duration;
+
+    fn token(token: &str) -> Secrets {
+        Secrets { security_token: token.into(), ..Secrets::default() }
+    }
 
     #[test]
     fn what_can_be_taken_is_taken_and_the_rest_is_named() {
-        let old = Config { security_token: "old".into(), ..Config::default() };
+        let old = Config { secrets: token("old"), ..Config::default() };
         let new = Config {
             connect_url: vec!["http://h/".into()],
-            security_token: "new".into(),
+            secrets: token("new"),
             ping_interval: Duration::from_secs(30),
             http_port: Some(80),
             workers: 3,

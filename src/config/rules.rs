@@ -56,7 +56,7 @@ pub static RULES: &[Rule] = &[
     Rule::at_most(&["pong_timeout", "ping_interval"], |c| c.pong_timeout <= c.ping_interval),
     Rule {
         keys: &["signature_require", "webhook_secrets"],
-        holds: |c| c.signature_require != SignatureRequire::Webhook || !c.webhook_secrets.is_empty(),
+        holds: |c| c.signature_require != SignatureRequire::Webhook || !c.secrets.webhook_secrets.is_empty(),
         broken: Broken::Other(|_| Problem::RequireWithoutSecrets),
     },
     Rule {

@@ -145,6 +145,12 @@ mod tests {
         assert_eq!(value("forward_url"), "http://localhost:8000/message/{message_type}/?(hidden)");
         assert_eq!(value("cores"), "0-3,6");
         assert_eq!(shown.len(), keys().count());
+        let printed = format!("{config:#?}");
+        for secret in keys().filter(|key| key.secret) {
+            let texts = (secret.value)(&config);
+            let texts = texts.as_array().map_or(vec![texts.clone()], Clone::clone);
+            assert!(texts.iter().all(|text| !printed.contains(text.as_str().unwrap())), "Debug shows {}", secret.path);
+        }
         let unset = super::shown(&Config::default());
         assert_eq!(unset.iter().find(|(key, _)| *key == "admin_token").unwrap().1, "");
     }

@@ -1,6 +1,7 @@
 //! The configuration as a value: every field that a key sets, with its default.
 
 use crate::base::network::Network;
+use crate::base::secret::Secret;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,10 +46,7 @@ pub struct Config {
     pub breaker_cooldown: Duration,
 
     // Signatures
-    /// Token of the 2014 signature. Empty: the 2014 signature is not accepted, and none is sent.
-    pub security_token: String,
-    /// Standard Webhooks secrets (`whsec_…`), at most two, the first one signs.
-    pub webhook_secrets: Vec<String>,
+    pub secrets: Secrets,
     pub signature_require: SignatureRequire,
     pub signature_window: Duration,
 
@@ -57,9 +55,10 @@ pub struct Config {
     pub listen: std::net::IpAddr,
     /// `None`: 1984, or the first free one of 1984–2003.
     pub http_port: Option<u16>,
+    /// `None`: none, or where no secret is set one of its own on this machine, see `ADMIN_PORT`.
     pub admin_listen: Option<SocketAddr>,
-    /// Makes calls and opens /info/, /channel/ and /metrics. Empty: the signature only.
-    pub admin_token: String,
+    /// Names of this machine that a request to it may have in `Host`.
+    pub admin_hosts: Vec<String>,
     pub allowed_origins: Vec<String>,
     /// Whose word about a client's address is taken.
     pub trusted_proxies: Vec<Network>,
@@ -120,6 +119,8 @@ pub struct Config {
     pub cores: BTreeSet<usize>,
     /// 0: one per core.
     pub workers: usize,
+    /// From SIGTERM, of which /readyz tells at once, to the beginning of the drain.
+    pub drain_delay: Duration,
     pub shutdown_timeout: Duration,
     /// A tracing filter: `info`, `rainbow=debug`, …
     pub log: String,
@@ -130,6 +131,24 @@ pub struct Config {
     pub file: Option<PathBuf>,
 }
 
+/// What callers show, and what both sides sign with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Secrets {
+    /// Token of the 2014 signature. Empty: the 2014 signature is not accepted, and none is sent.
+    pub security_token: Secret,
+    /// Standard Webhooks secrets (`whsec_…`), at most two, the first one signs.
+    pub webhook_secrets: Vec<Secret>,
+    /// Makes calls and opens /info/, /channel/ and /metrics. Empty: the signature only.
+    pub admin_token: Secret,
+}
+
+impl Secrets {
+    /// There is nothing that a caller could show.
+    pub fn are_unset(&self) -> bool {
+        self.security_token.is_empty() && self.webhook_secrets.is_empty() && self.admin_token.is_empty()
+    }
+}
+
 /// Durable sessions: where messages for absent clients are stored, and for how long.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreConfig {
@@ -137,7 +156,7 @@ pub struct StoreConfig {
     /// Where SQLite's files lie; made when it is missing.
     pub data_dir: PathBuf,
     /// Redis's URL; may hold a password.
-    pub url: String,
+    pub url: Secret,
     pub durability: Durability,
     /// How long a commit may wait for more to come.
     pub commit_delay: Duration,
@@ -207,7 +226,7 @@ pub struct ClusterConfig {
     pub choice: ClusterChoice,
     pub name: String,
     /// What nodes prove to each other; empty: `security_token`.
-    pub secret: String,
+    pub secret: Secret,
     /// `host:port`, where other nodes may be.
     pub seeds: Vec<String>,
     /// Where the other nodes reach this one; `None`: found out.
@@ -223,6 +242,8 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// Of the operator's listener where no secret is set and none is configured; where it is taken, any free one.
+    pub const ADMIN_PORT: u16 = 1983;
     /// Tried in this order when `http_port` is `None`; the range of the first implementation.
     pub const AUTO_PORTS: std::ops::RangeInclusive<u16> = 1984..=2003;
 }
@@ -254,14 +275,13 @@ impl Default for Config {
             retry_backoff_max: secs(5),
             breaker_failures: 5,
             breaker_cooldown: secs(1),
-            security_token: String::new(),
-            webhook_secrets: Vec::new(),
+            secrets: Secrets::default(),
             signature_require: SignatureRequire::Any,
             signature_window: secs(10),
             listen: std::net::Ipv4Addr::UNSPECIFIED.into(),
             http_port: None,
             admin_listen: None,
-            admin_token: String::new(),
+            admin_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
@@ -295,6 +315,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             cores: BTreeSet::new(),
             workers: 0,
+            drain_delay: secs(0),
             shutdown_timeout: secs(30),
             log: "info".into(),
             driver: DriverChoice::Auto,
@@ -309,7 +330,7 @@ impl Default for ClusterConfig {
         ClusterConfig {
             choice: ClusterChoice::Auto,
             name: "rainbow".into(),
-            secret: String::new(),
+            secret: Secret::default(),
             seeds: Vec::new(),
             address: None,
         }
@@ -321,7 +342,7 @@ impl Default for StoreConfig {
         StoreConfig {
             kind: StoreKind::None,
             data_dir: "rainbow-data".into(),
-            url: String::new(),
+            url: Secret::default(),
             durability: Durability::Fsync,
             commit_delay: Duration::from_millis(2),
             patience: secs(1),

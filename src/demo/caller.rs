@@ -5,6 +5,7 @@
 //! pages read the history whenever they connect. Called by `hooks`.
 
 use super::http::read_more;
+use crate::base::secret::Secret;
 use crate::wire::http1::{BodyDecoder, HeadLimits, HeadScanner, RESPONSE_SLOTS, ResponseHead, percent_encode_into};
 use crate::wire::sign::sign_2014;
 use std::io::{self, Write};
@@ -29,7 +30,7 @@ pub struct Call {
 #[derive(Clone, Debug)]
 pub struct Target {
     pub port: u16,
-    pub token: String,
+    pub token: Secret,
 }
 
 /// The queue and its threads.
@@ -132,7 +133,7 @@ fn connect(port: u16) -> io::Result<TcpStream> {
 fn request(target: &Target, call: &Call) -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (timestamp, nonce) = (now.as_secs().to_string(), now.subsec_nanos().to_string());
-    let signature = sign_2014(&target.token, &timestamp, &nonce);
+    let signature = sign_2014(target.token.expose(), &timestamp, &nonce);
     let mut bytes = b"POST /send/?channel=".to_vec();
     percent_encode_into(&mut bytes, &call.channel);
     bytes.extend_from_slice(

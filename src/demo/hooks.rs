@@ -15,6 +15,7 @@ use super::caller::{Call, CallSender, QueueFull};
 use super::config::DemoConfig;
 use super::http::{Request, Response};
 use super::rooms::{ChatLine, Person, Presence, RoomInfo, Rooms, Seen, person_name};
+use crate::base::secret::Secret;
 use crate::wire::http1::query_get;
 use crate::wire::sign::{Signed2014, verify_2014};
 use base64::Engine;
@@ -30,7 +31,7 @@ pub struct Hooks {
     rooms: Mutex<Rooms>,
     calls: CallSender,
     /// Empty: anyone may call the hooks.
-    token: String,
+    token: Secret,
     sessions: bool,
     page: String,
 }
@@ -231,7 +232,7 @@ impl Hooks {
         let get = |name: &str| query_get(&request.query, name).unwrap_or_default();
         let (timestamp, nonce, signature) = (get("timestamp"), get("nonce"), get("signature"));
         let signed = Signed2014 { timestamp: &timestamp, nonce: &nonce, signature: &signature };
-        self.token.is_empty() || verify_2014(&self.token, signed, now_ms() / 1000, SIGNATURE_WINDOW_S).is_ok()
+        self.token.is_empty() || verify_2014(self.token.expose(), signed, now_ms() / 1000, SIGNATURE_WINDOW_S).is_ok()
     }
 
     fn rooms(&self) -> MutexGuard<'_, Rooms> {

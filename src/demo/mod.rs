@@ -13,5 +13,5 @@ mod rooms;
 mod server;
 
 pub use config::DemoConfig;
-pub use ports::Ports;
+pub use ports::{NamedPorts, Ports};
 pub use server::{Demo, run_backend, start};

@@ -1,10 +1,12 @@
 //! Which ports the demo takes: the same after a restart, since to a browser a page at another port is another page.
+//! Programs call at a port of their own (`admin_listen`), because there is no token.
 //!
 //! A server that was killed has its port for some milliseconds more, until the kernel has cleaned up its ring, so the
 //! wanted port is waited for. The port is not reserved: another process may take it before the demo listens. Called by
 //! `main`.
 
 use std::io;
+use std::iter;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::RangeInclusive;
 use std::thread;
@@ -14,14 +16,27 @@ use std::time::{Duration, Instant};
 pub struct Ports {
     pub rainbow: u16,
     pub page: u16,
+    pub admin: u16,
+}
+
+/// The ports that were named (0 names none).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NamedPorts {
+    pub rainbow: Option<u16>,
+    pub page: Option<u16>,
+    pub admin: Option<u16>,
 }
 
 impl Ports {
-    /// The named ports (0 names none); else the first two of `usual`, or the first ones that are free.
-    pub fn choose(rainbow: Option<u16>, page: Option<u16>, usual: RangeInclusive<u16>) -> io::Result<Ports> {
-        let rainbow = choose(rainbow, usual.clone().filter(|port| Some(*port) != page), USUAL_TIMEOUT)?;
-        let page = choose(page, usual.filter(|port| *port != rainbow), USUAL_TIMEOUT)?;
-        Ok(Ports { rainbow, page })
+    /// The named ports; else the first two of `usual` and `usual_admin`, or the first ones that are free.
+    pub fn choose(named: NamedPorts, usual: RangeInclusive<u16>, usual_admin: u16) -> io::Result<Ports> {
+        let NamedPorts { rainbow, page, admin } = named;
+        let is_named = |port: &u16| [page, admin].contains(&Some(*port));
+        let rainbow = choose(rainbow, usual.clone().filter(|port| !is_named(port)), USUAL_TIMEOUT)?;
+        let page = choose(page, usual.filter(|port| *port != rainbow && Some(*port) != admin), USUAL_TIMEOUT)?;
+        let is_taken = |port: &u16| [rainbow, page].contains(port);
+        let admin = choose(admin, iter::once(usual_admin).filter(|port| !is_taken(port)), USUAL_TIMEOUT)?;
+        Ok(Ports { rainbow, page, admin })
     }
 }
 
@@ -73,15 +88,16 @@ mod tests {
 
     #[test]
     fn named_ports_are_taken_and_waited_for() {
-        let ((rainbow_holder, rainbow), (page_holder, page)) = (holder(), holder());
-        drop(page_holder);
+        let ((rainbow_holder, rainbow), (page_holder, page), (admin_holder, admin)) = (holder(), holder(), holder());
+        drop((page_holder, admin_holder));
+        let named = NamedPorts { rainbow: Some(rainbow), page: Some(page), admin: Some(admin) };
         // It ends while the port is waited for, as a killed server does.
         let chosen = thread::scope(|scope| {
-            let chosen = scope.spawn(|| Ports::choose(Some(rainbow), Some(page), 1..=1));
+            let chosen = scope.spawn(|| Ports::choose(named, 1..=1, 1));
             drop(rainbow_holder);
             chosen.join().unwrap()
         });
-        assert_eq!(chosen.unwrap(), Ports { rainbow, page });
+        assert_eq!(chosen.unwrap(), Ports { rainbow, page, admin });
     }
 
     #[test]
@@ -92,10 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn the_two_are_never_the_same() {
+    fn no_two_are_ever_the_same() {
         let (holder, port) = holder();
         drop(holder);
-        let chosen = Ports::choose(None, Some(port), port..=port).unwrap();
-        assert!(chosen.page == port && chosen.rainbow != port);
+        let named = NamedPorts { page: Some(port), ..NamedPorts::default() };
+        let chosen = Ports::choose(named, port..=port, port).unwrap();
+        assert!(chosen.page == port && chosen.rainbow != port && chosen.admin != port);
+        assert_ne!(chosen.rainbow, chosen.admin);
     }
 }

@@ -17,7 +17,7 @@ pub struct Demo {
 
 /// Starts the business server on threads of its own; it answers when this returns.
 pub fn start(config: DemoConfig) -> io::Result<Demo> {
-    let target = Target { port: config.rainbow_port, token: config.token.clone() };
+    let target = Target { port: config.call_port, token: config.token.clone() };
     let caller = Caller::start(&target)?;
     let hooks = Hooks::new(&config, caller.sender());
     let server = HttpServer::start(config.address, move |request| hooks.answer(request))?;

@@ -4,7 +4,9 @@
 //! What a client sends is never believed about itself: names that state an identity, a cookie or a signature are ours,
 //! and so is what would change how the request or its response is framed.
 
+use crate::base::client::ClientAddress;
 use crate::wire::http1::RequestHead;
+use std::io::Write;
 
 /// Whether a client's header of this name reaches the business server. Names are compared without case. One with `_`
 /// does not, because many servers make `-` of it.
@@ -23,13 +25,33 @@ pub fn forwarded<'a>(head: &RequestHead<'a>) -> impl Iterator<Item = (&'a str, &
     head.headers.iter().filter(move |(name, _)| is_forwarded(name.as_bytes()) && !is_named_by_connection(name))
 }
 
+/// One header with its CRLF.
+pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "a value that would end its line");
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// What a hook says of where the client is.
+pub fn put_address(out: &mut Vec<u8>, client: &ClientAddress) {
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "X-Forwarded-For: {}", client.address);
+    client.proxies.iter().for_each(|proxy| drop(write!(out, ", {proxy}")));
+    let proto = if client.is_secure { "https" } else { "http" };
+    let _ = write!(out, "\r\nX-Real-IP: {}\r\nX-Forwarded-Proto: {proto}\r\n", client.address);
+}
+
+/// Of the header that names a request.
+pub const REQUEST_ID: &str = "X-Request-Id";
+
 /// `prefix` is in lower case.
 fn begins_with(name: &[u8], prefix: &str) -> bool {
     name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 /// Hop-by-hop headers, those of the upgrade, and those that frame or name a request.
-const STAYS: [&str; 17] = [
+const STAYS: [&str; 18] = [
     "accept-encoding",
     "connection",
     "content-length",
@@ -47,6 +69,7 @@ const STAYS: [&str; 17] = [
     "transfer-encoding",
     "upgrade",
     "x-real-ip",
+    "x-request-id",
 ];
 /// The handshake's; identity and cookie; signatures; where the client is, which we say.
 const STAYS_PREFIXES: [&str; 4] = ["sec-websocket-", "rainbow", "webhook-", "x-forwarded-"];

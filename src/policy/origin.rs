@@ -31,11 +31,13 @@ pub fn may_connect(allowed: &[String], origin: Option<&str>, host: Option<&str>)
     allowed.iter().any(|allowed| allowed == ANY_ORIGIN || allowed.eq_ignore_ascii_case(origin))
 }
 
-/// The host that was asked for is an address or this machine's own name, which nobody else can give to a page.
-pub fn names_this_machine(host: Option<&str>) -> bool {
+/// The host that was asked for is an address, or a name of this machine that nobody else can give to a page: localhost,
+/// or one of `hosts`.
+pub fn names_this_machine(hosts: &[String], host: Option<&str>) -> bool {
     let name = name_of(host.unwrap_or(""));
     let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    address.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
+    let is_listed = || hosts.iter().any(|host| host.eq_ignore_ascii_case(name));
+    address.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost") || is_listed()
 }
 
 /// Without the port.
@@ -79,13 +81,16 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_and_localhost_are_this_machine() {
+    fn only_addresses_localhost_and_listed_names_are_this_machine() {
         for host in ["127.0.0.1:1984", "127.0.0.1", "[::1]:1984", "localhost", "LOCALHOST:80", "192.0.2.1:1984"] {
-            assert!(names_this_machine(Some(host)), "{host}");
+            assert!(names_this_machine(&[], Some(host)), "{host}");
         }
         for host in ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example:1984", "[::1", "[x]"] {
-            assert!(!names_this_machine(Some(host)), "{host}");
+            assert!(!names_this_machine(&[], Some(host)), "{host}");
         }
-        assert!(!names_this_machine(None));
+        assert!(!names_this_machine(&[], None));
+        let hosts = ["ops.example".to_owned()];
+        assert!(names_this_machine(&hosts, Some("Ops.Example:1983")));
+        assert!(!names_this_machine(&hosts, Some("evil.ops.example")) && !names_this_machine(&hosts, None));
     }
 }

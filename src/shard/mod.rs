@@ -49,6 +49,7 @@ pub use planted::Bug;
 pub use session::table::session_owner;
 pub use settings::{Mode, SessionSettings, Settings};
 
+use crate::base::client::{ClientAddress, ClientContext};
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
@@ -135,6 +136,18 @@ impl Shard {
     pub fn reserve(&mut self, digest: [u8; 32], now: Tick) -> (ConnKey, Identity) {
         let node = self.settings.node;
         self.conns.insert(|key| Identity::new(digest, node, key), now)
+    }
+
+    /// Where the client of a connection is; for hooks.
+    pub fn set_address(&mut self, key: ConnKey, address: ClientAddress) {
+        if let Some(conn) = self.conns.lookup(key, false) {
+            self.conns.set_address(conn, address);
+        }
+    }
+
+    /// What hooks say of a connection's client.
+    pub fn client(&self, key: ConnKey) -> Option<Rc<ClientContext>> {
+        self.conns.lookup(key, false).and_then(|conn| self.conns.client(conn).cloned())
     }
 
     /// Takes a slot for a connection that comes from another shard, where its slot is `origin`. `Input::Attach` or

@@ -3,6 +3,7 @@
 use super::call::query::{Query, Reply};
 use super::command::{Command, SessionId, StoreError};
 use super::ids::QueryId;
+use crate::base::client::ClientContext;
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
 use crate::wire::packet::QoS;
@@ -15,7 +16,7 @@ pub enum Output {
     /// A connection that the backend had let in has ended.
     Closed {
         identity: Identity,
-        cookie: Option<Rc<[u8]>>,
+        client: Option<Rc<ClientContext>>,
     },
     Reply {
         query_id: QueryId,
@@ -85,8 +86,15 @@ pub struct Forward {
     pub sequence: u64,
     pub deadline: Tick,
     pub identity: Identity,
-    pub cookie: Option<Rc<[u8]>>,
+    pub client: Option<Rc<ClientContext>>,
     pub body: Vec<u8>,
+}
+
+impl Forward {
+    /// As the business server has set it.
+    pub fn cookie(&self) -> Option<&[u8]> {
+        self.client.as_ref()?.cookie.as_deref()
+    }
 }
 
 /// Why a durable session has ended.

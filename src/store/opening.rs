@@ -1,6 +1,7 @@
 //! How a store is opened: what the operator decided (`Options`), what the store held already (`Opened`), and why it
 //! could not be opened (`OpenError`, whose texts tell the operator what to do).
 
+use crate::base::secret::Secret;
 use crate::config::{Config, Durability, StoreKind};
 use crate::shard::command::StoredSession;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 pub struct Options {
     pub kind: StoreKind,
     pub data_dir: PathBuf,
-    pub url: String,
+    pub url: Secret,
     pub durability: Durability,
     /// The limit of all sessions together. A `PutMessage` that would pass it is refused (`StoreFull`).
     pub bytes_max: u64,

@@ -40,6 +40,7 @@ use super::health::{Health, Usage};
 use super::opening::{OpenError, Opened, Options};
 use super::request::{PurgeOutcome, Request, Response};
 use crate::config::Durability;
+use crate::config::store_url::StoreUrl;
 use crate::shard::command::{ExpiredMessages, SessionId, StoreError, UnixMs};
 use answers::UsageChange;
 use batch::{Batch, Known};
@@ -51,7 +52,7 @@ use pipeline::Pipeline;
 use redis::{Value, cmd};
 use scan::{Named, Scanned};
 use script::Script;
-use servers::{Servers, StoreUrl};
+use servers::Servers;
 use session_names::SessionNames;
 use std::time::Duration;
 use tracing::{error, info, warn};
@@ -92,7 +93,8 @@ impl Redis {
     }
 
     fn new(options: &Options) -> Result<Redis, Fault> {
-        let url = StoreUrl::parse(&options.url)?;
+        let url = StoreUrl::parse(options.url.expose())
+            .map_err(|why| Fault::broken(format!("store.url: {why}. {}", why.hint())))?;
         let keys = Keys::new(&options.cluster_name, url.is_cluster());
         let buckets: Vec<Bucket> = keys.buckets().collect();
         Ok(Redis {

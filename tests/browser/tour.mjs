@@ -38,13 +38,13 @@ class Reader {
   }
 
   #own(text) {
-    return text.replaceAll("1984", this.#ports.rainbow).replaceAll("1985", this.#ports.page);
+    return text.replaceAll("1983", this.#ports.admin).replaceAll("1984", this.#ports.rainbow).replaceAll("1985", this.#ports.page);
   }
 
   /** Types a block, and returns what it has printed when all of it is done. */
   async types(block) {
-    const { rainbow, page } = this.#ports;
-    const demo = `'${serverBinary()}' demo -p ${rainbow} --page ${page} &`;
+    const { rainbow, page, admin } = this.#ports;
+    const demo = `'${serverBinary()}' demo -p ${rainbow} --page ${page} --admin ${admin} &`;
     const commands = this.#own(block)
       .replace("cargo build --release\n", "")
       .replace("target/release/rainbow-server demo &", demo);
@@ -78,7 +78,7 @@ async function hasEachOnce(person, texts) {
 let commands, reader, opens, ann, bob;
 
 async function story(browser) {
-  const ports = await freePorts("rainbow", "page");
+  const ports = await freePorts("rainbow", "page", "admin");
   const [start, hello, away, again] = blocks();
   commands = { start, hello, away, again };
   reader = new Reader(ports);

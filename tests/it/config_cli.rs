@@ -39,6 +39,10 @@ fn bad_values_are_refused_with_file_and_line() {
         ("inflight_window", "true"),
         ("signature_require", r#""perhaps""#),
         ("webhook_secrets", r#"["whsec_!!!"]"#),
+        ("store.url", r#""rediss://localhost""#),
+        ("store.url", r#""localhost:6379""#),
+        ("store.url", r#""redis-sentinel://localhost""#),
+        ("connect_url", r#""https://localhost/""#),
         ("webhook_secrets", r#"["whsec_AAAA", "whsec_BBBB", "whsec_CCCC"]"#),
     ];
     for (key, value) in values {
@@ -191,8 +195,9 @@ fn what_is_printed_without_a_file_works_as_printed() {
     let server = Setup::new().no_file().start();
     let line = server.process.log.wait_for("a call to try", TIMEOUT, |line| line.contains("/send/"));
     let url = line.split(['\'', '"', ' ']).find(|word| word.starts_with("http://")).expect("a URL");
-    let target = &url[url.find("/send/").expect("the path")..];
-    let answer = http::request(server.addr(), "POST", target, &[], b"hello");
+    let (at, target) = url["http://".len()..].split_at(url.find("/send/").expect("the path") - "http://".len());
+    let at = at.parse().expect("an address with its port");
+    let answer = http::request(at, "POST", target, &[], b"hello");
     assert_eq!(answer.outcome(), 0, "{line}: {}", answer.text());
 }
 
@@ -228,7 +233,7 @@ fn the_demo_prints_a_url_and_serves_its_page_there() {
 
 #[test]
 fn bad_arguments_are_refused_with_a_hint() {
-    for args in [&["--cores", "x"][..], &["--port", "many"], &["--frobnicate"], &["config", "frobnicate"]] {
+    for args in [&["--cores", "x"][..], &["--port", "many"], &["--frobnicate"], &["config", "frobnicate"], &["audit"]] {
         let outcome = Setup::new().no_file().run(args);
         assert!(!outcome.status.success(), "{args:?}");
         assert!(!outcome.text.contains("panicked"), "{}", outcome.text);

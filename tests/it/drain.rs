@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::harness::backend::Gate;
 use crate::harness::call::send_later;
 use crate::harness::client::Message;
-use crate::harness::{Backend, Client, Command, Reply, Server, Setup, Upgrade, eventually};
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, Upgrade, eventually, http};
 
 fn started() -> (Backend, Server) {
     let backend = Backend::start();
@@ -113,6 +113,49 @@ fn a_call_under_way_is_still_answered() {
     assert_eq!(client.expect_close().0, 1001);
     drop(client);
     assert_eq!(server.exited_within(Duration::from_secs(9)).code(), Some(0));
+}
+
+/// What a load balancer sees before anybody is turned away.
+fn announced(server: &Server) {
+    server.terminate();
+    let answer = eventually("it is not ready", || {
+        Some(http::get(server.addr(), "/readyz")).filter(|answer| answer.status == 503)
+    });
+    assert_eq!(answer.text().trim(), "draining");
+}
+
+#[test]
+fn during_the_delay_it_serves_on_and_a_second_signal_ends_that() {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "all"));
+    let mut server = Setup::of(&backend).set("drain_delay", "60").set("shutdown_timeout", "8").start();
+    let mut early = Client::open(server.addr(), "early");
+    announced(&server);
+    assert_eq!(http::get(server.addr(), "/livez").status, 200);
+    let mut late = Client::open(server.addr(), "late");
+    let sent = send_later(server.addr(), "all", &[("qos", "1"), ("timeout", "6")], "hello");
+    for client in [&mut early, &mut late] {
+        let id = client.expect_send().id;
+        client.answer(Command::Ack, id, "");
+    }
+    assert_eq!(sent.join().expect("answered")["connections"], 2);
+    let begun = Instant::now();
+    server.terminate();
+    for client in [&mut early, &mut late] {
+        assert_eq!(client.expect_close().0, 1001);
+    }
+    drop((early, late));
+    assert_eq!(server.exited_within(Duration::from_secs(9)).code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(9), "the rest of the minute is skipped");
+}
+
+#[test]
+fn after_the_delay_it_drains() {
+    let mut server = Setup::new().set("drain_delay", "1").start();
+    let begun = Instant::now();
+    announced(&server);
+    assert_eq!(server.exited_within(Duration::from_secs(9)).code(), Some(0));
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
 }
 
 #[test]

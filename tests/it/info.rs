@@ -220,7 +220,7 @@ fn livez_does_not_depend_on_the_backend() {
 fn without_any_secret_this_machine_may_read() {
     let server = Setup::new().text("security_token", "").start();
     for path in ["/serverinfo/", "/info/", "/metrics", "/channel/?channel=everybody"] {
-        assert_eq!(http::get(server.addr(), path).status, 200, "{path}");
+        assert_eq!(http::get(server.admin_addr(), path).status, 200, "{path}");
     }
 }
 

@@ -293,8 +293,10 @@ fn assert_logged_nothing_of(server: &Server, secrets: &[&str]) {
 #[test]
 fn what_loopback_may_do_a_page_of_another_site_may_not() {
     let server = Setup::new().text("security_token", "").start();
-    let get = |path: &str, headers: &[(&str, &str)]| http::request(server.addr(), "GET", path, headers, b"").status;
-    let post = |path: &str, headers: &[(&str, &str)]| http::request(server.addr(), "POST", path, headers, b"x").status;
+    let get =
+        |path: &str, headers: &[(&str, &str)]| http::request(server.admin_addr(), "GET", path, headers, b"").status;
+    let post =
+        |path: &str, headers: &[(&str, &str)]| http::request(server.admin_addr(), "POST", path, headers, b"x").status;
     let send = "/send/?channel=a&qos=0";
     for (path, method) in [("/info/", "GET"), ("/metrics", "GET"), (send, "POST"), ("/updateconfig/", "POST")] {
         let call = |headers: &[(&str, &str)]| if method == "GET" { get(path, headers) } else { post(path, headers) };
@@ -311,7 +313,7 @@ fn what_was_sent_to_another_name_does_not_come_from_this_machine() {
     let server = Setup::new().text("security_token", "").start();
     let status = |host: &str, more: &str| {
         let head = format!("GET /info/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{more}\r\n");
-        let mut wire = http::Wire::connect(server.addr());
+        let mut wire = http::Wire::connect(server.admin_addr());
         wire.write(head.as_bytes());
         while wire.fill(std::time::Instant::now() + crate::harness::TIMEOUT).is_ok_and(|len| len > 0) {}
         String::from_utf8_lossy(&wire.buffer)[9..12].to_owned()
@@ -375,7 +377,8 @@ fn the_admin_token_makes_calls() {
 #[test]
 fn the_admin_listener_of_this_machine_needs_no_token_but_a_name_of_this_machine() {
     let admin = crate::harness::ports::free_port();
-    let server = Setup::new().text("admin_listen", &format!("127.0.0.1:{}", admin.number)).start();
+    let listener = format!("127.0.0.1:{}", admin.number);
+    let server = Setup::new().text("admin_listen", &listener).set("admin_hosts", r#"["ops.example"]"#).start();
     let at = |method: &str, path: &str, host: &str| {
         let mut wire = Wire::connect(([127, 0, 0, 1], admin.number).into());
         wire.write(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n").as_bytes());
@@ -384,7 +387,10 @@ fn the_admin_listener_of_this_machine_needs_no_token_but_a_name_of_this_machine(
     };
     for (method, path) in [("GET", "/info/"), ("GET", "/metrics"), ("POST", "/updateconfig/")] {
         assert_eq!(at(method, path, "localhost"), 200, "{path}");
-        assert_eq!(at(method, path, "rebound.test"), 401, "{path}");
+        assert_eq!(at(method, path, &format!("OPS.example:{}", admin.number)), 200, "{path}");
+        for other in ["rebound.test", "evil.ops.example", "ops.example.test"] {
+            assert_eq!(at(method, path, other), 401, "{path} at {other}");
+        }
     }
     assert_eq!(at("POST", "/send/?channel=a&qos=0", "localhost"), 401, "what is signed stays so");
     drop(server);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::call::signed_target;
 use crate::harness::http::{Response, Wire};
 use crate::harness::stall::Stall;
-use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, eventually};
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, eventually, eventually_within};
 
 const CLIENTS: usize = 16;
 
@@ -94,6 +94,20 @@ fn pages_and_metrics_do_not_wait_for_it() {
         println!("{path}: {} after {took:?}", response.status);
         assert!(took < LOOK, "{path} takes {took:?}");
     }
+}
+
+/// Not at once: who is not ready for some seconds is not dead, and a restart costs everybody their connection.
+#[test]
+fn livez_names_it_when_it_has_been_stuck_for_long() {
+    let mut stuck = Stuck::begin(|setup| setup);
+    eventually("it is not ready", || (stuck.look("/readyz").0.status == 503).then_some(()));
+    assert_eq!(stuck.look("/livez").0.status, 200, "it may go on yet");
+    let dead = || Some(stuck.look("/livez").0).filter(|response| response.status == 503);
+    let response = eventually_within(3 * TIMEOUT, "it is dead", dead);
+    let text = response.text();
+    assert!(text.contains("worker 1 is stuck"), "{text}");
+    stuck.stall = None;
+    eventually("it lives again", || (stuck.look("/livez").0.status == 200).then_some(()));
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl World {
         let connection = &mut self.connections[id];
         assert!(connection.stage != Stage::Abandoned && !connection.closed, "nothing follows the end");
         assert!(!std::mem::replace(&mut connection.forwarding, true), "one message at a time, or their order is lost");
-        assert_eq!(forward.cookie.as_deref(), connection.cookie.as_deref(), "the cookie as the backend set it last");
+        assert_eq!(forward.cookie(), connection.cookie.as_deref(), "the cookie as the backend set it last");
         let place = connection.peer.place(token).expect("the client said so");
         let sequence = forward.sequence;
         assert_eq!((forward.message_type, forward.qos), (token as u16 % 1000, connection.peer.spoken[place].1));

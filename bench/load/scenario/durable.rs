@@ -135,7 +135,7 @@ fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
     let options = Options {
         kind: StoreKind::Sqlite,
         data_dir: dir.into(),
-        url: String::new(),
+        url: Default::default(),
         durability: Durability::Fsync,
         bytes_max: 20 << 30,
         cluster_name: String::new(),

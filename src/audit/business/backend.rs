@@ -192,7 +192,7 @@ impl Inner {
         let signed = Signed2014 { timestamp: &timestamp, nonce: &nonce, signature: &signature };
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let token = &self.run.options.token;
-        token.is_empty() || verify_2014(token, signed, now_s, SIGNATURE_WINDOW_S).is_ok()
+        token.is_empty() || verify_2014(token.expose(), signed, now_s, SIGNATURE_WINDOW_S).is_ok()
     }
 }
 

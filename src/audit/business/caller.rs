@@ -145,7 +145,7 @@ impl Caller {
         let Call { stream, sequence, named, by_channel } = call;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (timestamp, nonce) = (now.as_secs().to_string(), now.subsec_nanos().to_string());
-        let signature = sign_2014(&self.run.options.token, &timestamp, &nonce);
+        let signature = sign_2014(self.run.options.token.expose(), &timestamp, &nonce);
         let (target, name) = (if by_channel { "channel" } else { "session" }, self.run.session_name(stream.session));
         let qos = stream.qos as u8;
         let message_id = if named { format!("&message_id={name}-{qos}-{sequence}") } else { String::new() };

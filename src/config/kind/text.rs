@@ -5,7 +5,7 @@ use toml::Value;
 use super::input::{Bounds, Input, Wrong, wrong_type};
 use crate::base::network::Network;
 use crate::config::fault::{Problem, excerpt};
-use crate::config::url::{HttpUrl, UrlError};
+use crate::config::url::HttpUrl;
 use crate::wire::sign::WebhookKey;
 
 /// Unlike `text_of`, keeps what a TOML string has at its ends: it may be a token.
@@ -75,9 +75,7 @@ pub fn split_urls(text: &str) -> Vec<&str> {
 pub fn check_url(url: &str, placeholder: Option<&'static str>) -> Result<String, Problem> {
     let parsed = match HttpUrl::parse(url) {
         Ok(parsed) => parsed,
-        // The URL itself must not be shown: it holds a password.
-        Err(why @ UrlError::UserInfo) => return Err(Problem::Url { url: "http://…@…".into(), why }),
-        Err(why) => return Err(Problem::Url { url: excerpt(url), why }),
+        Err(why) => return Err(Problem::Url { url: quotable(url), why }),
     };
     let rest = match placeholder {
         Some(known) => parsed.path_and_query.replace(known, ""),
@@ -91,7 +89,9 @@ pub fn check_url(url: &str, placeholder: Option<&'static str>) -> Result<String,
                 Some(_) => "Did you mean {message_type}? Other braces must be percent-encoded (%7B, %7D).",
                 None => "Only forward_url knows {message_type}; other braces must be percent-encoded (%7B, %7D).",
             };
-            Err(Problem::Placeholder { url: excerpt(url), placeholder: excerpt(&rest[start..end]), known })
+            let is_in_query = rest[..start].contains('?');
+            let placeholder = if is_in_query { "{…}".into() } else { excerpt(&rest[start..end]) };
+            Err(Problem::Placeholder { url: quotable(url), placeholder, known })
         }
     }
 }
@@ -109,6 +109,15 @@ pub fn check_seed(seed: &str) -> Result<String, Problem> {
             expected: "a host with a port",
             hint: "Write e.g. 10.0.0.2:1984, node2.example.com:1984 or [fd00::2]:1984.".into(),
         }),
+    }
+}
+
+/// A URL as far as it may be shown: its account and its query may hold a password.
+fn quotable(url: &str) -> String {
+    match url.find(['?', '#']) {
+        _ if url.contains('@') => "http://…@…".into(),
+        Some(end) => excerpt(&format!("{}…", &url[..=end])),
+        None => excerpt(url),
     }
 }
 
@@ -138,6 +147,15 @@ pub fn check_origin(origin: &str) -> Result<String, Problem> {
     Ok(lower)
 }
 
+pub fn check_host(text: &str) -> Result<String, Problem> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if text.is_empty() || !text.chars().all(is_name) {
+        let hint = "Write it like ops.example.com, without a scheme and a port.";
+        return Err(Problem::Unparsable { text: excerpt(text), expected: "a host's name", hint: hint.into() });
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
 pub fn check_network(text: &str) -> Result<String, Problem> {
     match text.parse::<Network>() {
         Ok(network) => Ok(network.to_string()),
@@ -154,6 +172,6 @@ pub fn check_secret(secret: &str, nth: usize) -> Result<String, Problem> {
     }
 }
 
-pub fn texts(texts: &[String]) -> Value {
-    Value::Array(texts.iter().cloned().map(Value::String).collect())
+pub fn texts(texts: impl Iterator<Item = impl Into<String>>) -> Value {
+    Value::Array(texts.map(|text| Value::String(text.into())).collect())
 }

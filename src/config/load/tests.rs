@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::ClusterConfig;
+use crate::config::values::Secrets;
 use crate::config::{SignatureRequire, groups};
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
@@ -32,7 +33,7 @@ fn the_2014_file_loads_as_it_is() {
     let loaded = super::load(Some(&data("2014.ini")), std::iter::empty(), None).unwrap();
     let expected = Config {
         connect_url: vec!["http://localhost:8000/rainbow/connect/".into()],
-        security_token: "testtoken".into(),
+        secrets: Secrets { security_token: "testtoken".into(), ..Secrets::default() },
         forward_url: vec!["http://localhost:8000/rainbow/message/{message_type}/".into()],
         close_url: vec!["http://localhost:8000/rainbow/close/".into()],
         http_port: Some(1984),
@@ -65,8 +66,8 @@ fn the_2014_form_is_recognized_by_its_text_where_the_ending_says_nothing() {
 #[test]
 fn the_2014_parser_is_followed_in_small_things() {
     let ini = |text: &str| load("t.ini", text, &[]).unwrap();
-    assert_eq!(ini("[main]\nSecurity_Token: a;b\\n'c' ;d").config.security_token, "a;b\\n'c'");
-    assert_eq!(ini("[main]\nsecurity_token = \"\"").config.security_token, "");
+    assert_eq!(ini("[main]\nSecurity_Token: a;b\\n'c' ;d").config.secrets.security_token.expose(), "a;b\\n'c'");
+    assert_eq!(ini("[main]\nsecurity_token = \"\"").config.secrets.security_token.expose(), "");
     assert_eq!(ini("\u{FEFF}[main]\n  # remark\n\n\thttp_port=80").config.http_port, Some(80));
     assert_eq!(ini("[main]\nconnect_url = http://h/?a=1,2").config.connect_url, ["http://h/?a=1,2"]);
     let twice = ini("[main]\nhttp_port = 80\nhttp_port = 81");
@@ -119,7 +120,7 @@ fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
     assert_eq!(config.connect_url, ["http://a/", "http://b/?x=1,2"]);
     assert_eq!(config.close_url, [""; 0]);
     assert_eq!(config.ping_interval, Duration::from_secs(30));
-    assert_eq!(config.webhook_secrets.len(), 2);
+    assert_eq!(config.secrets.webhook_secrets.len(), 2);
     assert_eq!(config.signature_require, SignatureRequire::Webhook);
     assert_eq!(config.cores.len(), 2);
     let env = [("RAINBOW_HTTP_PORT".to_owned(), "81".to_owned())];
@@ -140,7 +141,8 @@ fn every_key_can_be_set_by_its_variable() {
     let env: Vec<(String, String)> = keys().map(|key| (key.variable(), value(key))).collect();
     let config = super::load(None, env.into_iter(), None).unwrap_or_else(|errors| panic!("{errors}")).config;
     // A shell cannot keep blanks at a value's ends as reliably as a file can: they are taken off.
-    assert_eq!(config, Config { security_token: full.security_token.trim().into(), ..full });
+    let security_token = full.secrets.security_token.expose().trim().into();
+    assert_eq!(config, Config { secrets: Secrets { security_token, ..full.secrets.clone() }, ..full });
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn hooks(token: &str) -> (Hooks, Receiver<Call>) {
 fn hooks_of(token: &str, sessions: bool) -> (Hooks, Receiver<Call>) {
     let (queue, calls) = sync_channel(16);
     let address = ([127, 0, 0, 1], 0).into();
-    let config = DemoConfig { rainbow_port: 1984, token: token.into(), address, sessions };
+    let config = DemoConfig { rainbow_port: 1984, call_port: 1984, token: token.into(), address, sessions };
     (Hooks::new(&config, CallSender(queue)), calls)
 }
 

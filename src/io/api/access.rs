@@ -5,16 +5,17 @@
 //!
 //! Decided from the head alone where that is possible, so that no body is read for a call that may not be made.
 
+use crate::base::secret::Secret;
 use crate::io::http::request_id::RequestId;
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
+use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Access, Route, Signature, write_refusal};
 use crate::policy::origin;
 use crate::wire::http1::RequestHead;
 use crate::wire::sign::{self, SignError, Signed2014, SignedWebhook};
 use std::net::IpAddr;
-use subtle::ConstantTimeEq;
 use tracing::debug;
 
 /// Whether a call may be made, as far as its head tells.
@@ -55,7 +56,7 @@ impl WebhookHeaders {
 /// Why a call may not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessRefusal {
-    #[error("no token or secret is configured")]
+    #[error("no token or secret is configured: calls are taken at admin_listen only, and from this machine")]
     Keyless,
     #[error("webhook signature missing")]
     NoWebhookSignature,
@@ -70,9 +71,8 @@ pub fn pass(worker: &Worker, route: Route, head: &RequestHead<'_>, arrival: Arri
     let rules = worker.rules();
     let text = |name: &str| head.headers.get_text(name);
     let is_cross_site = origin::is_cross_site(text("origin"), text("sec-fetch-site"), || text("host"));
-    let has_token = has_admin_token(&rules.config().admin_token, head);
-    // Without any secret there is nothing that a caller could show: for trying it out on one machine.
-    let is_operator = (arrival.is_admin_listener || rules.has_no_secret()) && is_of_this_machine(head, arrival.peer);
+    let has_token = has_admin_token(&rules.config().secrets.admin_token, head);
+    let is_operator = arrival.is_admin_listener && is_of_this_machine(&rules, head, arrival.peer);
     match route.access() {
         Access::Anyone => return Pass::Granted,
         _ if is_cross_site => return Pass::Refused(AccessRefusal::CrossSite),
@@ -121,9 +121,10 @@ pub struct Arrival {
 
 /// What a proxy on this machine passes on does not come from this machine, and neither does what was sent to another
 /// name: that is a page which has rebound its own name to here.
-fn is_of_this_machine(head: &RequestHead<'_>, peer: IpAddr) -> bool {
+fn is_of_this_machine(rules: &Rules, head: &RequestHead<'_>, peer: IpAddr) -> bool {
     let is_proxied = PROXIED.into_iter().any(|name| head.headers.get(name).is_some());
-    peer.to_canonical().is_loopback() && !is_proxied && origin::names_this_machine(head.headers.get_text("host"))
+    let names_us = || origin::names_this_machine(&rules.config().admin_hosts, head.headers.get_text("host"));
+    peer.to_canonical().is_loopback() && !is_proxied && names_us()
 }
 
 /// The signature of 2014.
@@ -136,18 +137,15 @@ pub fn verify(worker: &Worker, signature: &Signature<'_>) -> Result<(), SignErro
     };
     let rules = worker.rules();
     let window_s = rules.config().signature_window.as_secs();
-    sign::verify_2014(&rules.config().security_token, signed, worker.unix_s(), window_s)?;
+    sign::verify_2014(rules.config().secrets.security_token.expose(), signed, worker.unix_s(), window_s)?;
     // A backend may have shown a client what we signed for a hook.
     if rules.nonce_tag().made(signed.nonce, signed.timestamp) { Err(SignError::OwnNonce) } else { Ok(()) }
 }
 
-fn has_admin_token(token: &str, head: &RequestHead<'_>) -> bool {
-    if token.is_empty() {
-        return false;
-    }
+fn has_admin_token(token: &Secret, head: &RequestHead<'_>) -> bool {
     // Not from the query: an address is logged by proxies, and kept by browsers.
     let shown = head.headers.get_text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    shown.is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(token.as_bytes())))
+    shown.is_some_and(|shown| token.is_known_by(shown.as_bytes()))
 }
 
 /// The response to a call that may not be made.

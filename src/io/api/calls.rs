@@ -45,7 +45,8 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
     }
     Ok(match route {
         Route::Connect => unreachable!("an upgrade is no call"),
-        Route::Hello | Route::Live => pages::ok(),
+        Route::Hello => pages::ok(),
+        Route::Live => pages::live(worker),
         Route::Ready => pages::ready(worker),
         Route::ServerInfo => pages::server_info(),
         Route::Info => response_of(worker, info::info(worker).await),

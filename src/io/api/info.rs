@@ -86,7 +86,7 @@ fn worker_figures(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value
         "timers": metrics.timers.get(),
         "calls": metrics.calls_waiting.get(),
         "mailbox": shared.mailbox(id).len(),
-        "stuck": shared.is_stuck(id, clock::monotonic()),
+        "stuck": shared.heartbeats().is_stuck(id, clock::monotonic()),
     })
 }
 

@@ -15,6 +15,7 @@ use crate::io::store::thread::StoreSender;
 use crate::io::worker::calls::gather::Gathered;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Refusal, outcome};
+use crate::policy::heartbeats::Silent;
 use crate::shard::command::StoreError;
 use crate::shard::{Query, QueryRefusal, Reply, SessionInfo};
 use crate::store::Health;
@@ -24,6 +25,20 @@ use std::sync::Arc;
 
 pub fn ok() -> Response {
     Response::new(200, "text/plain; charset=utf-8", &b"ok"[..])
+}
+
+/// No worker is stuck for good. Nothing else fails it: a restart would not help a store or a backend. Workers that have
+/// drained beat no longer.
+pub fn live(worker: &Worker) -> Response {
+    let shared = worker.shared();
+    match shared.heartbeats().dead() {
+        Some(Silent { worker, ms }) if !shared.is_draining() => {
+            let (worker, seconds) = (worker.0, ms / 1000);
+            let why = format!("worker {worker} is stuck: it has not ended its turn for {seconds} seconds (restart it)");
+            Response::plain(503, &why)
+        }
+        _ => ok(),
+    }
 }
 
 /// New clients may come.
@@ -36,10 +51,10 @@ pub fn ready(worker: &Worker) -> Response {
 
 fn check_ready(worker: &Worker) -> Result<(), NotReady> {
     let shared = worker.shared();
-    if shared.is_draining() {
-        return Err(NotReady::GoingAway);
+    if shared.is_drain_announced() {
+        return Err(NotReady::Draining);
     }
-    if shared.stuck_worker(clock::monotonic()).is_some() {
+    if shared.heartbeats().any_is_stuck(clock::monotonic()) {
         return Err(NotReady::WorkerStuck);
     }
     if shared.store().is_some_and(|store| store.busy_ms() >= STORE_SILENT_MS) {
@@ -53,8 +68,8 @@ fn check_ready(worker: &Worker) -> Result<(), NotReady> {
 
 #[derive(Debug, thiserror::Error)]
 enum NotReady {
-    #[error("going away")]
-    GoingAway,
+    #[error("draining")]
+    Draining,
     #[error("a worker is stuck")]
     WorkerStuck,
     #[error("the store does not answer")]

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::rc::Rc;
 
+use crate::base::client::ClientContext;
 use crate::base::time::Tick;
 use crate::policy::backend::{Failure, Verdict};
 use crate::wire::http1::ResponseHead;
@@ -54,7 +55,8 @@ pub struct HookRequest {
     pub retry: Retry,
     /// Of the connection that the request is about, in hex, see `base::id::Identity`.
     pub identity: [u8; 64],
-    pub cookie: Option<Rc<[u8]>>,
+    /// Its cookie and its address.
+    pub client: Option<Rc<ClientContext>>,
     pub idempotency_key: Option<IdempotencyKey>,
     /// Of a connect: the client's query string, without `?`.
     pub query: Option<Rc<str>>,

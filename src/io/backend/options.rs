@@ -5,6 +5,7 @@
 
 use super::hook::HookKind;
 use crate::base::limits::Limits;
+use crate::base::secret::Secret;
 use crate::base::time::ms;
 use crate::config::Config;
 use crate::config::url::HttpUrl;
@@ -35,7 +36,7 @@ pub struct Options {
     /// Bodies, headers and queries of all requests that are accepted and not given back.
     pub queue_bytes_max: usize,
     /// Of the 2014 signature. Empty: requests are not signed that way.
-    pub security_token: String,
+    pub security_token: Secret,
     /// Signs requests by Standard Webhooks.
     pub webhook_key: Option<WebhookKey>,
     /// What no operator sets.
@@ -68,8 +69,8 @@ impl Options {
                 cooldown: backoff(cooldown_ms, retry_max_ms),
             },
             queue_bytes_max: config.forward_queue_bytes,
-            security_token: config.security_token.clone(),
-            webhook_key: config.webhook_secrets.first().map(|s| WebhookKey::parse(s).expect("a checked secret")),
+            security_token: config.secrets.security_token.clone(),
+            webhook_key: config.secrets.webhook_secrets.first().map(webhook_key),
             limits: limits.clone(),
         }
     }
@@ -92,6 +93,10 @@ pub fn urls(options: &Options, hook: HookKind) -> &[HttpUrl] {
         HookKind::Receipts => &options.receipt_urls,
         HookKind::DeadLetter => &options.dead_letter_urls,
     }
+}
+
+fn webhook_key(secret: &Secret) -> WebhookKey {
+    WebhookKey::parse(secret.expose()).expect("a checked secret")
 }
 
 /// How long an attempt of that hook may take.

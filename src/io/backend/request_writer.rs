@@ -8,8 +8,9 @@ use std::fmt::Write as _;
 use std::io::Write;
 
 use crate::base::rng::Rng;
+use crate::base::secret::Secret;
 use crate::config::url::HttpUrl;
-use crate::policy::headers::is_forwarded;
+use crate::policy::headers::{REQUEST_ID, is_forwarded, put_address, put_header};
 use crate::wire::sign::{self, NonceTag, WebhookKey};
 
 use super::hook::{Hook, HookKind, HookRequest};
@@ -68,8 +69,17 @@ impl RequestTemplate {
         if request.hook.has_identity() {
             put_header(out, "RAINBOWCLIENTIDENTITY", &request.identity);
         }
-        if let Some(cookie) = &request.cookie {
-            put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
+        if let Some(client) = &request.client {
+            if let Some(cookie) = &client.cookie {
+                put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
+            }
+            if let Some(address) = &client.address {
+                put_address(out, address);
+            }
+        }
+        if request.hook != Hook::Connect {
+            // A connect request carries that of its upgrade.
+            put_header(out, REQUEST_ID, &signer.request_id(number));
         }
         if let Some(key) = &request.idempotency_key {
             put_header(out, "Idempotency-Key", key.as_bytes());
@@ -120,7 +130,7 @@ pub struct RequestNumber(pub u64);
 
 /// Signs requests by both schemes.
 pub struct Signer {
-    token: String,
+    token: Secret,
     webhook_key: Option<WebhookKey>,
     /// Prefix of webhook ids, new in every process: an id from before a restart must not come again.
     instance: u64,
@@ -134,16 +144,24 @@ pub struct Signer {
 }
 
 impl Signer {
-    pub fn new(token: String, webhook_key: Option<WebhookKey>, mut rng: Rng) -> Signer {
+    pub fn new(token: Secret, webhook_key: Option<WebhookKey>, mut rng: Rng) -> Signer {
         let (instance, serial) = (rng.next_u64(), rng.next_u64() % NonceTag::SERIALS);
-        let nonce_tag = NonceTag::new(&token);
+        let nonce_tag = NonceTag::new(token.expose());
         Signer { token, webhook_key, instance, nonce_tag, serial, timestamp: String::new(), timestamp_second: None }
     }
 
     /// Changes the keys.
-    pub fn rekey(&mut self, token: String, webhook_key: Option<WebhookKey>) {
-        self.nonce_tag = NonceTag::new(&token);
+    pub fn rekey(&mut self, token: Secret, webhook_key: Option<WebhookKey>) {
+        self.nonce_tag = NonceTag::new(token.expose());
         (self.token, self.webhook_key) = (token, webhook_key);
+    }
+
+    /// Names a request in the business server's log and in ours, the same over all attempts.
+    pub fn request_id(&self, number: RequestNumber) -> [u8; REQUEST_ID_LEN] {
+        let mut id = [b'-'; REQUEST_ID_LEN];
+        put_hex(&mut id[..16], self.instance);
+        put_hex(&mut id[17..], number.0);
+        id
     }
 
     /// `timestamp=…&nonce=…&signature=…` behind `join`; nothing without a token.
@@ -160,7 +178,7 @@ impl Signer {
         let nonce = self.nonce_tag.nonce(self.serial, &self.timestamp);
         self.serial = (self.serial + 1) % NonceTag::SERIALS;
         let nonce = str::from_utf8(&nonce).expect("digits");
-        let signature = sign::sign_2014(&self.token, &self.timestamp, nonce);
+        let signature = sign::sign_2014(self.token.expose(), &self.timestamp, nonce);
         out.push(join);
         for part in ["timestamp=", &self.timestamp, "&nonce=", nonce, "&signature="] {
             out.extend_from_slice(part.as_bytes());
@@ -172,11 +190,11 @@ impl Signer {
     /// every attempt.
     fn put_webhook_headers(&self, out: &mut Vec<u8>, request: &HookRequest, number: RequestNumber, now: Now<'_>) {
         let Some(key) = &self.webhook_key else { return };
-        let mut own_id = [0; OWN_ID_LEN];
+        let own_id;
         let id = match &request.idempotency_key {
             Some(key) => key.as_str(),
             None => {
-                write!(&mut own_id[..], "{:016x}-{:016x}", self.instance, number.0).expect("fits");
+                own_id = self.request_id(number);
                 str::from_utf8(&own_id).expect("hex is ASCII")
             }
         };
@@ -189,14 +207,14 @@ impl Signer {
     }
 }
 
-const OWN_ID_LEN: usize = 33;
+/// Two numbers in hexadecimal digits.
+const REQUEST_ID_LEN: usize = 16 + 1 + 16;
 
-fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "a value that would end its line");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+/// As many digits as there is room for.
+fn put_hex(out: &mut [u8], number: u64) {
+    for (place, digit) in out.iter_mut().rev().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (4 * place)) as usize & 15];
+    }
 }
 
 fn put_number_header(out: &mut Vec<u8>, name: &str, value: u64) {
@@ -248,6 +266,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::base::client::{ClientAddress, ClientContext};
     use crate::base::time::Tick;
     use crate::io::backend::hook::{IdempotencyKey, RequestTag, Retry};
     use crate::wire::http1::{BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
@@ -260,7 +279,7 @@ mod tests {
             tag: RequestTag(7),
             retry: Retry::Never,
             identity: [b'a'; 64],
-            cookie: None,
+            client: None,
             idempotency_key: None,
             query: None,
             client_headers: None,
@@ -283,7 +302,7 @@ mod tests {
     }
 
     fn text(url: &str, hook_request: &HookRequest) -> String {
-        String::from_utf8(written(url, hook_request, &mut Signer::new(String::new(), None, Rng::new(1)))).unwrap()
+        String::from_utf8(written(url, hook_request, &mut Signer::new(Secret::default(), None, Rng::new(1)))).unwrap()
     }
 
     /// Reads what was written as a server would.
@@ -297,7 +316,7 @@ mod tests {
     fn a_forward_is_a_post_with_the_message_type_in_its_path() {
         let mut hook_request = request_for(Hook::Forward { message_type: 65535 });
         hook_request.body = b"{\"a\":1}".to_vec();
-        hook_request.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
+        hook_request.client = Some(Rc::new(ClientContext { cookie: Some(Rc::from(&b"Y29va2ll"[..])), address: None }));
         hook_request.idempotency_key = IdempotencyKey::new("abc-1");
         let request = text("http://Example.com:8000/m/{message_type}/x/{message_type}?k=v", &hook_request);
         assert_eq!(
@@ -305,9 +324,11 @@ mod tests {
             format!(
                 "POST /m/65535/x/65535?k=v HTTP/1.1\r\nHost: example.com:8000\r\nUser-Agent: rainbow/{}\r\n\
                  Content-Type: application/octet-stream\r\nRAINBOWCLIENTIDENTITY: {}\r\n\
-                 RAINBOWCLIENTCOOKIE: Y29va2ll\r\nIdempotency-Key: abc-1\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}",
+                 RAINBOWCLIENTCOOKIE: Y29va2ll\r\nX-Request-Id: {:016x}-000000000000002a\r\n\
+                 Idempotency-Key: abc-1\r\nContent-Length: 7\r\n\r\n{{\"a\":1}}",
                 env!("CARGO_PKG_VERSION"),
-                "a".repeat(64)
+                "a".repeat(64),
+                Rng::new(1).next_u64()
             )
         );
         check(request.as_bytes(), |head, body| {
@@ -345,15 +366,57 @@ mod tests {
     fn the_end_of_a_session_names_the_session_and_no_connection() {
         let mut hook_request = request_for(Hook::SessionEnded);
         hook_request.headers = Some(Rc::from(&b"RAINBOWCLIENTSESSION: a b\r\nRAINBOWSESSIONENDED: dropped\r\n"[..]));
-        hook_request.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
+        hook_request.client = Some(Rc::new(ClientContext { cookie: Some(Rc::from(&b"Y29va2ll"[..])), address: None }));
         let request = text("http://h/bye", &hook_request);
         assert!(request.starts_with("GET /bye HTTP/1.1\r\n"), "{request}");
         check(request.as_bytes(), |head, body| {
             let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
-            let expected = ["Host", "User-Agent", "RAINBOWCLIENTCOOKIE", "RAINBOWCLIENTSESSION", "RAINBOWSESSIONENDED"];
+            let expected = [
+                "Host",
+                "User-Agent",
+                "RAINBOWCLIENTCOOKIE",
+                REQUEST_ID,
+                "RAINBOWCLIENTSESSION",
+                "RAINBOWSESSIONENDED",
+            ];
             assert_eq!(names, expected);
             assert_eq!(head.headers.get("rainbowclientsession"), Some(&b"a b"[..]));
             assert_eq!((head.framing, body), (BodyFraming::None, &b""[..]));
+        });
+    }
+
+    #[test]
+    fn each_request_has_an_id_of_its_own_over_all_its_attempts() {
+        let hooks = [Hook::Forward { message_type: 1 }, Hook::Close, Hook::SessionEnded, Hook::Receipts];
+        let mut signer = Signer::new(Secret::default(), None, Rng::new(9));
+        let template = RequestTemplate::new(HookKind::Close, &HttpUrl::parse("http://h/").unwrap());
+        let mut id_of = |hook, number, unix_s| {
+            let mut out = Vec::new();
+            let now = Now { tick: Tick(5), us: 5000, unix_s: &|| unix_s };
+            template.write(&mut out, &request_for(hook), RequestNumber(number), &mut signer, now);
+            check(&out, |head, _| head.headers.get_text("x-request-id").expect("an id").to_owned())
+        };
+        for hook in hooks {
+            assert_eq!(id_of(hook, 7, UNIX_S), id_of(hook, 7, UNIX_S + 9), "another attempt");
+            assert_ne!(id_of(hook, 7, UNIX_S), id_of(hook, 8, UNIX_S), "another request");
+        }
+        assert!(id_of(Hook::Close, 0xABC, UNIX_S).ends_with("-0000000000000abc"));
+    }
+
+    #[test]
+    fn a_hook_says_where_its_client_is() {
+        let mut hook_request = request_for(Hook::Close);
+        let ip = |text: &str| text.parse().expect("an address");
+        let address = ClientAddress {
+            address: ip("2001:db8::9"),
+            proxies: [ip("10.0.0.7"), ip("10.0.0.8")].into(),
+            is_secure: true,
+        };
+        hook_request.client = Some(Rc::new(ClientContext { cookie: None, address: Some(address) }));
+        check(text("http://h/bye", &hook_request).as_bytes(), |head, _| {
+            let reported = |name| head.headers.get_text(name).expect("reported").to_owned();
+            let expected = ["2001:db8::9, 10.0.0.7, 10.0.0.8", "2001:db8::9", "https"];
+            assert_eq!(["x-forwarded-for", "x-real-ip", "x-forwarded-proto"].map(reported), expected);
         });
     }
 
@@ -405,7 +468,7 @@ mod tests {
     #[test]
     fn webhook_headers_verify_over_the_body() {
         let key = WebhookKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let mut signer = Signer::new(String::new(), Some(key.clone()), Rng::new(9));
+        let mut signer = Signer::new(Secret::default(), Some(key.clone()), Rng::new(9));
         let mut hook_request = request_for(Hook::Forward { message_type: 1 });
         hook_request.body = b"hello".to_vec();
         let verify = |request: &[u8]| {

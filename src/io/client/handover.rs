@@ -8,6 +8,7 @@
 
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
+use crate::base::client::{ClientAddress, ClientContext};
 use crate::base::id::{ConnKey, Identity};
 use crate::io::handover::channel::{Arrival, NotHandedOver};
 use crate::io::handover::session_request::SessionRequest;
@@ -38,7 +39,7 @@ pub async fn hand_over(
     let mut arrival = Box::new(arrival);
     for _ in 0..limits.handover_attempts_max {
         // The client would wait for as long as the worker does not turn.
-        if worker.shared().is_stuck(owner, worker.now()) {
+        if worker.shared().heartbeats().is_stuck(owner, worker.now()) {
             break;
         }
         let channels = worker.shared().handovers().expect("there are channels where there are workers and a store");
@@ -58,8 +59,8 @@ pub async fn hand_over(
     }
     worker.count(|counters| &counters.handovers_failed);
     lifecycle::abandon(worker, key);
-    let Arrival { identity, session, .. } = *arrival;
-    worker.hooks().close(identity, cookie_of(&session), worker.now());
+    let Arrival { identity, session, address, .. } = *arrival;
+    worker.hooks().close(identity, context_of(&session, address), worker.now());
     Err((socket, ConnectRefusal::OwnerBusy))
 }
 
@@ -73,28 +74,30 @@ pub fn take_over(worker: &Rc<Worker>) {
 }
 
 fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
-    let Arrival { identity, origin, session, early, place } = arrival;
-    let cookie = cookie_of(&session);
+    let Arrival { identity, address, origin, session, early, place } = arrival;
+    let context = context_of(&session, address.clone());
     let accepted = session.greets.then(|| session.response.clone());
     // The last descriptors are for backends.
     let fd = fd.filter(|_| worker.descriptors().has_room(Purpose::Handover));
     let Some(Ok(socket)) = fd.map(Socket::new) else {
         worker.count(|counters| &counters.handovers_failed);
         worker.descriptors().handover_lost(worker.now());
-        worker.hooks().close(identity, cookie, worker.now());
+        worker.hooks().close(identity, context, worker.now());
         return worker.send_message(origin.shard, PeerMessage::HandoverFailed { origin });
     };
     let key = lifecycle::adopt(worker, identity, origin, socket.fd());
+    worker.shard().set_address(key, address);
     worker.send_message(origin.shard, PeerMessage::HandedOver { origin, to: key });
     let attached = lifecycle::attach(worker, key, identity, session);
-    let client = ArrivedClient { key, identity, cookie, socket, early, place, attached, accepted };
+    let client = ArrivedClient { key, identity, context, socket, early, place, attached, accepted };
     worker.spawn(Box::pin(attach(worker.clone(), client)));
 }
 
 struct ArrivedClient {
     key: ConnKey,
     identity: Identity,
-    cookie: Option<Rc<[u8]>>,
+    /// For the close hook, should it not be attached.
+    context: Option<Rc<ClientContext>>,
     socket: Socket,
     early: Vec<u8>,
     place: Place,
@@ -105,7 +108,7 @@ struct ArrivedClient {
 
 /// Waits for the store. The client's task is one of its own, so that nothing of this one stays with it.
 async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
-    let ArrivedClient { key, identity, cookie, socket, early, place, attached, accepted } = client;
+    let ArrivedClient { key, identity, context, socket, early, place, attached, accepted } = client;
     match attached.await.unwrap_or(Err(StoreError::Unreachable)) {
         Ok(()) => {
             debug!(%identity, "open, handed over to here");
@@ -113,13 +116,14 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
         }
         Err(why) => {
             lifecycle::abandon(&worker, key);
-            worker.hooks().close(identity, cookie, worker.now());
+            worker.hooks().close(identity, context, worker.now());
             let why = ConnectRefusal::SessionNotStored(why);
             connection::refuse(worker, socket, |out| why.write(out, accepted)).await;
         }
     }
 }
 
-fn cookie_of(session: &SessionRequest) -> Option<Rc<[u8]>> {
-    session.cookie.as_deref().map(Rc::from)
+fn context_of(session: &SessionRequest, address: ClientAddress) -> Option<Rc<ClientContext>> {
+    let cookie = session.cookie.as_deref().map(Rc::from);
+    Some(Rc::new(ClientContext { cookie, address: Some(address) }))
 }

@@ -4,17 +4,19 @@
 
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
+use crate::base::client::{ClientAddress, ClientContext};
 use crate::io::backend::GiveUp;
 use crate::io::client::handover;
 use crate::io::handover::channel::Arrival;
 use crate::io::hooks::requests::ConnectHeaders;
+use crate::io::http::request_id::RequestId;
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
 use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
-use crate::policy::headers::forwarded;
+use crate::policy::headers::{REQUEST_ID, forwarded, put_address, put_header};
 use crate::policy::origin::may_connect;
 use crate::policy::proxies::{ClientPath, is_trusted};
 use crate::shard::command::StoreError;
@@ -36,6 +38,8 @@ pub struct UpgradePlan {
     digest: [u8; 32],
     query: Rc<str>,
     headers: ConnectHeaders,
+    address: ClientAddress,
+    request_id: RequestId,
     place: Place,
 }
 
@@ -73,12 +77,24 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         .chain_update([0])
         .chain_update(path.client.to_string())
         .chain_update(clock::unix_ns().to_be_bytes());
+    let address = ClientAddress {
+        address: path.client,
+        proxies: path.proxies.iter().rev().skip(1).rev().copied().collect(),
+        is_secure: is_secure(&rules, head, path),
+    };
+    // A stranger does not name our requests.
+    let request_id = if path.proxies.is_empty() { RequestId::draw() } else { RequestId::of(head) };
     Ok(UpgradePlan {
         response,
         greets,
         digest: digest.finalize().into(),
         query: head.query.into(),
-        headers: connect_headers(head, &device, &platform, path, proto(&rules, head, path)),
+        headers: ConnectHeaders {
+            of_client: client_headers(head, &device, &platform).into(),
+            ours: our_headers(head, &address, &request_id).into(),
+        },
+        address,
+        request_id,
         place,
     })
 }
@@ -123,49 +139,36 @@ fn random_device() -> String {
     format!("{:016x}{:016x}", half(), half())
 }
 
-/// By which scheme the client has come, as far as a trusted proxy says.
-fn proto(rules: &Rules, head: &RequestHead<'_>, path: &ClientPath) -> &'static str {
+/// The client has come by https, as far as a trusted proxy says.
+fn is_secure(rules: &Rules, head: &RequestHead<'_>, path: &ClientPath) -> bool {
     let is_behind_proxy = path.proxies.last().is_some_and(|&proxy| is_trusted(&rules.config().trusted_proxies, proxy));
-    match head.headers.get_text("x-forwarded-proto").filter(|_| is_behind_proxy) {
-        Some(proto) if proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss") => "https",
-        _ => "http",
-    }
+    let proto = head.headers.get_text("x-forwarded-proto").filter(|_| is_behind_proxy);
+    proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss"))
 }
 
-/// The headers for the connect hook, each with its CRLF: the client's, and what we say of it. Device and platform are
-/// written anew.
-fn connect_headers(
-    head: &RequestHead<'_>,
-    device: &str,
-    platform: &str,
-    path: &ClientPath,
-    proto: &'static str,
-) -> ConnectHeaders {
-    let mut of_client = Vec::with_capacity(256);
-    let mut write = |name: &str, value: &[u8]| put_header(&mut of_client, name, value);
+/// The client's headers for the connect hook. Device and platform are written anew.
+fn client_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
     let is_written_anew = |name: &str| same_name_loosely(name, DEVICE) || same_name_loosely(name, PLATFORM);
-    forwarded(head).filter(|(name, _)| !is_written_anew(name)).for_each(|(name, value)| write(name, value));
-    write(DEVICE, device.as_bytes());
-    write(PLATFORM, platform.as_bytes());
-    let mut ours = Vec::with_capacity(128);
-    let mut write = |name: &str, value: &[u8]| put_header(&mut ours, name, value);
-    let hops = std::iter::once(&path.client).chain(path.proxies.iter().rev().skip(1).rev());
-    let hops = hops.map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    write("X-Forwarded-For", hops.as_bytes());
-    write("X-Real-IP", path.client.to_string().as_bytes());
-    write("X-Forwarded-Proto", proto.as_bytes());
+    for (name, value) in forwarded(head).filter(|(name, _)| !is_written_anew(name)) {
+        put_header(&mut out, name, value);
+    }
+    put_header(&mut out, DEVICE, device.as_bytes());
+    put_header(&mut out, PLATFORM, platform.as_bytes());
+    out
+}
+
+/// What we say of the client in the connect hook.
+fn our_headers(head: &RequestHead<'_>, address: &ClientAddress, request_id: &RequestId) -> Vec<u8> {
+    let mut out = Vec::with_capacity(192);
+    put_address(&mut out, address);
+    put_header(&mut out, REQUEST_ID, request_id.to_string().as_bytes());
     for (name, of_client) in [("RAINBOWCLIENTHOST", "host"), ("RAINBOWCLIENTORIGIN", "origin")] {
         if let Some(value) = head.headers.get(of_client) {
-            write(name, value);
+            put_header(&mut out, name, value);
         }
     }
-    ConnectHeaders { of_client: of_client.into(), ours: ours.into() }
-}
-
-fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
+    out
 }
 
 /// Calls the connect hook. When the business server agrees, the socket becomes a client's; otherwise it comes back with
@@ -176,8 +179,9 @@ pub async fn connect(
     plan: UpgradePlan,
     early: Vec<u8>,
 ) -> Result<(), (Socket, ConnectRefusal)> {
-    let UpgradePlan { response, greets, digest, query, headers, place } = plan;
+    let UpgradePlan { response, greets, digest, query, headers, address, request_id, place } = plan;
     let (key, identity) = lifecycle::reserve(&worker, digest, socket.fd());
+    worker.shard().set_address(key, address.clone());
     let rules = worker.rules();
     if rules.mode() == Mode::Echo || rules.config().connect_url.is_empty() {
         worker.handle(Input::Opened { key, response: response.into(), greets });
@@ -192,18 +196,19 @@ pub async fn connect(
             ConnectOutcome::Opened => None,
             ConnectOutcome::Attaching { cookie, attached } => {
                 attached.await.unwrap_or(Err(StoreError::Unreachable)).err().map(|why| {
-                    worker.hooks().close(identity, cookie, worker.now());
+                    let context = ClientContext { cookie, address: Some(address) };
+                    worker.hooks().close(identity, Some(Rc::new(context)), worker.now());
                     ConnectRefusal::SessionNotStored(why)
                 })
             }
             ConnectOutcome::OwnedElsewhere(session) => {
-                let arrival = Arrival { identity, origin: key, session: *session, early, place };
+                let arrival = Arrival { identity, address, origin: key, session: *session, early, place };
                 // Boxed: seldom, and larger than all the rest.
                 return Box::pin(handover::hand_over(&worker, key, socket, arrival)).await;
             }
             ConnectOutcome::Refused(reason) => {
                 worker.count(|counters| &counters.connect_refused);
-                debug!(%identity, "refused by the backend");
+                debug!(%identity, %request_id, "refused by the backend");
                 Some(ConnectRefusal::Refused(reason))
             }
             ConnectOutcome::Failed(why) => {
@@ -217,7 +222,7 @@ pub async fn connect(
             return Err((socket, why));
         }
     }
-    debug!(%identity, "open");
+    debug!(%identity, %request_id, "open");
     monoio::spawn(task::run(worker, socket, key, early, place));
     Ok(())
 }

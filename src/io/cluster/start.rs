@@ -67,14 +67,14 @@ fn prepare(
         info!("no cluster: durable sessions (store.kind) are one node's so far");
         return Ok(None);
     }
-    let secret = if config.cluster.secret.is_empty() { &config.security_token } else { &config.cluster.secret };
+    let secret = if config.cluster.secret.is_empty() { &config.secrets.security_token } else { &config.cluster.secret };
     // Who has no secret shares with the other processes of this machine what nobody outside knows.
     let machine = std::fs::read(BOOT_ID).unwrap_or_default();
     if secret.is_empty() && machine.is_empty() {
         warn!("no cluster: there is neither cluster_secret nor security_token, and {BOOT_ID} cannot be read");
         return Ok(None);
     }
-    let keys = ClusterKeys::derive(secret.as_bytes(), &machine, &config.cluster.name);
+    let keys = ClusterKeys::derive(secret.expose().as_bytes(), &machine, &config.cluster.name);
     let Some(address) = own_address(config, keys.reach, listen, admin) else {
         info!(
             %listen,

@@ -8,6 +8,7 @@
 //! ```
 //! An arrival is taken out by the worker that put it in (the socket took nothing) or by the owner, never by both.
 
+use crate::base::client::ClientAddress;
 use crate::base::id::{ConnKey, Identity, ShardId};
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::socket::Pollable;
@@ -41,6 +42,7 @@ struct Arrivals {
 /// A connection that is handed over, without its socket.
 pub struct Arrival {
     pub identity: Identity,
+    pub address: ClientAddress,
     /// Its slot in the worker that it came to first.
     pub origin: ConnKey,
     pub session: SessionRequest,
@@ -132,6 +134,7 @@ mod tests {
         let limits = AdmissionLimits { connections_max: 10_000, per_address: 0 };
         Box::new(Arrival {
             identity: Identity([7; 32]),
+            address: IpAddr::from([127, 0, 0, 1]).into(),
             origin: ConnKey { index: crate::base::id::ConnIndex(3), generation: 4, shard: ShardId(0) },
             session: SessionRequest { name: "alice".into(), ..SessionRequest::default() },
             early: b"early".to_vec(),

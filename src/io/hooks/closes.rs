@@ -3,6 +3,7 @@
 //!
 //! Each is retried until its deadline. One that is given up, there or because too many wait, is counted and logged.
 
+use crate::base::client::ClientContext;
 use crate::base::id::Identity;
 use crate::base::time::Tick;
 use crate::shard::SessionEnd;
@@ -30,7 +31,7 @@ pub struct Closes {
 #[derive(Debug)]
 pub struct Close {
     pub ended: Ended,
-    pub cookie: Option<Rc<[u8]>>,
+    pub client: Option<Rc<ClientContext>>,
     pub deadline: Tick,
 }
 
@@ -144,7 +145,12 @@ fn memory(close: &Close) -> usize {
         Ended::Connection(_) => 0,
         Ended::Session { name, .. } => name.len(),
     };
-    size_of::<Close>() + name + close.cookie.as_ref().map_or(0, |cookie| RC_HEADER + cookie.len())
+    let client = close.client.as_deref().map_or(0, |client| {
+        let proxies = client.address.as_ref().map_or(0, |address| size_of_val(&*address.proxies));
+        let cookie = client.cookie.as_ref().map_or(0, |cookie| RC_HEADER + cookie.len());
+        RC_HEADER + size_of::<ClientContext>() + proxies + cookie
+    });
+    size_of::<Close>() + name + client
 }
 
 /// The two counters of an `Rc`.
@@ -155,7 +161,7 @@ mod tests {
     use super::*;
 
     fn close(deadline: u64) -> Close {
-        Close { ended: Ended::Connection(Identity([0; 32])), cookie: None, deadline: Tick(deadline) }
+        Close { ended: Ended::Connection(Identity([0; 32])), client: None, deadline: Tick(deadline) }
     }
 
     #[test]

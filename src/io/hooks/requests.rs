@@ -7,6 +7,7 @@
 use super::closes::{Close, Closes, Ended};
 use super::receipts::Receipts;
 use super::ticket::HookTicket;
+use crate::base::client::ClientContext;
 use crate::base::id::Identity;
 use crate::base::limits::Limits;
 use crate::base::time::{Tick, ms};
@@ -64,7 +65,7 @@ impl Hooks {
     /// A client's message. The body comes back when too many requests wait (counted by the pool); the client's repeat
     /// tries again.
     pub fn forward(&self, forward: Forward) -> Result<(), Vec<u8>> {
-        let Forward { key, session, message_type, qos, sequence, deadline, identity, cookie, body } = forward;
+        let Forward { key, session, message_type, qos, sequence, deadline, identity, client, body } = forward;
         let identity = identity.to_hex();
         let text = std::str::from_utf8(&identity).expect("hex is ASCII");
         let request = HookRequest {
@@ -72,7 +73,7 @@ impl Hooks {
             tag: RequestTag(HookTicket::Forward(key).pack()),
             retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
             identity,
-            cookie,
+            client,
             idempotency_key: (qos != QoS::AtMostOnce).then(|| {
                 let (run, place) = (sequence >> 16, sequence & 0xFFFF);
                 let key = match session {
@@ -102,31 +103,32 @@ impl Hooks {
     }
 
     /// A connection that the business server has let in, or may have, has ended.
-    pub fn close(&self, identity: Identity, cookie: Option<Rc<[u8]>>, now: Tick) {
-        self.report(Ended::Connection(identity), cookie, now);
+    pub fn close(&self, identity: Identity, client: Option<Rc<ClientContext>>, now: Tick) {
+        self.report(Ended::Connection(identity), client, now);
     }
 
     /// The connect hook's answer did not come: the business server may have let the connection in. The close goes out
     /// when that server has had its time for the connect, lest it handles the two in the wrong order.
-    pub fn close_after_unknown_connect(&self, identity: Identity, now: Tick) {
+    pub fn close_after_unknown_connect(&self, identity: Identity, client: Option<Rc<ClientContext>>, now: Tick) {
         if !self.has_close_url.get() {
             return;
         }
         let due = now + self.connect_timeout_ms.get();
         let deadline = due + self.close_deadline_ms.get();
-        let close = Close { ended: Ended::Connection(identity), cookie: None, deadline };
+        let close = Close { ended: Ended::Connection(identity), client, deadline };
         self.closes.push_delayed(close, due, self.limits.closes_bytes_max);
     }
 
     pub fn session_ended(&self, name: Arc<str>, cookie: Option<Rc<[u8]>>, why: SessionEnd, now: Tick) {
-        self.report(Ended::Session { name, why }, cookie, now);
+        let client = cookie.map(|cookie| Rc::new(ClientContext { cookie: Some(cookie), address: None }));
+        self.report(Ended::Session { name, why }, client, now);
     }
 
-    fn report(&self, ended: Ended, cookie: Option<Rc<[u8]>>, now: Tick) {
+    fn report(&self, ended: Ended, client: Option<Rc<ClientContext>>, now: Tick) {
         if !self.has_close_url.get() {
             return;
         }
-        let close = Close { ended, cookie, deadline: now + self.close_deadline_ms.get() };
+        let close = Close { ended, client, deadline: now + self.close_deadline_ms.get() };
         if self.closes.push(close, self.limits.closes_bytes_max) {
             self.send_closes();
         }
@@ -236,10 +238,10 @@ impl Hooks {
 
 fn close_request(close: &Close) -> HookRequest {
     let retry = Retry::Until(close.deadline);
-    let cookie = close.cookie.clone();
+    let client = close.client.clone();
     match &close.ended {
         Ended::Connection(identity) => HookRequest {
-            cookie,
+            client,
             idempotency_key: IdempotencyKey::format(format_args!("{identity}-close")),
             ..new_request(Hook::Close, HookTicket::Close, retry, identity.to_hex())
         },
@@ -250,7 +252,7 @@ fn close_request(close: &Close) -> HookRequest {
             };
             let headers = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWSESSIONENDED: {why}\r\n");
             HookRequest {
-                cookie,
+                client,
                 headers: Some(headers.into_bytes().into()),
                 ..new_request(Hook::SessionEnded, HookTicket::Close, retry, NO_IDENTITY)
             }
@@ -260,8 +262,8 @@ fn close_request(close: &Close) -> HookRequest {
 
 fn new_request(hook: Hook, ticket: HookTicket, retry: Retry, identity: [u8; 64]) -> HookRequest {
     let tag = RequestTag(ticket.pack());
-    let (cookie, idempotency_key, query, client_headers, headers, body) = Default::default();
-    HookRequest { hook, tag, retry, identity, cookie, idempotency_key, query, client_headers, headers, body }
+    let (client, idempotency_key, query, client_headers, headers, body) = Default::default();
+    HookRequest { hook, tag, retry, identity, client, idempotency_key, query, client_headers, headers, body }
 }
 
 /// Of a hook that is about no connection: it is not sent.

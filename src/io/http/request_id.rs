@@ -33,7 +33,7 @@ impl RequestId {
         is_id.then(|| RequestId::Callers(str::from_utf8(text).expect("it is ASCII").into()))
     }
 
-    fn draw() -> RequestId {
+    pub fn draw() -> RequestId {
         RequestId::Drawn(NAMES.with_borrow_mut(Rng::next_u64))
     }
 

@@ -106,7 +106,8 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
         }
         HookOutcome::GaveUp { reason } => {
             if reason.may_have_arrived() {
-                worker.hooks().close_after_unknown_connect(connect.identity, worker.now());
+                let client = worker.shard().client(connect.key);
+                worker.hooks().close_after_unknown_connect(connect.identity, client, worker.now());
             }
             ConnectOutcome::Failed(ConnectFailure::GaveUp(reason))
         }

@@ -30,7 +30,7 @@ pub enum ListenerKind {
     Whole,
     /// `admin_listen` has taken the control API away: clients only.
     Public,
-    /// `admin_listen`: everything but clients.
+    /// `admin_listen`, or the operator's listener where no secret is set: everything but clients.
     Admin,
 }
 

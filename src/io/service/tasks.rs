@@ -67,7 +67,8 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     worker.shared().wait_until_all_restored();
     let listeners: Vec<RawFd> =
         [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
-    let side = if admin.is_some() { ListenerKind::Public } else { ListenerKind::Whole };
+    let has_own_address = worker.rules().config().admin_listen.is_some();
+    let side = if has_own_address { ListenerKind::Public } else { ListenerKind::Whole };
     monoio::spawn(accept::run(worker.clone(), Listener::new(listener)?, side));
     if let Some(admin) = admin {
         monoio::spawn(accept::run(worker.clone(), Listener::new(admin)?, ListenerKind::Admin));

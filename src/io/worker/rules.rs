@@ -26,10 +26,15 @@ pub struct Rules {
 
 impl Rules {
     pub fn new(config: Arc<Config>, mode: Mode, limits: Limits) -> Rules {
-        let keys = config.webhook_secrets.iter().filter_map(|secret| WebhookKey::parse(secret).ok()).collect();
+        let keys = config
+            .secrets
+            .webhook_secrets
+            .iter()
+            .filter_map(|secret| WebhookKey::parse(secret.expose()).ok())
+            .collect();
         Rules {
             webhook_keys: keys,
-            nonce_tag: NonceTag::new(&config.security_token),
+            nonce_tag: NonceTag::new(config.secrets.security_token.expose()),
             admission: AdmissionLimits {
                 connections_max: config.connections_max,
                 per_address: config.connections_per_address,
@@ -82,7 +87,7 @@ impl Rules {
 
     /// The 2014 signature is accepted.
     pub fn accepts_2014(&self) -> bool {
-        self.config.signature_require == SignatureRequire::Any && !self.config.security_token.is_empty()
+        self.config.signature_require == SignatureRequire::Any && !self.config.secrets.security_token.is_empty()
     }
 
     /// Only Standard Webhooks are accepted.
@@ -97,12 +102,7 @@ impl Rules {
 
     /// Nothing is configured to sign with.
     pub fn is_keyless(&self) -> bool {
-        self.config.security_token.is_empty() && self.webhook_keys.is_empty()
-    }
-
-    /// Nothing is configured that a caller could show.
-    pub fn has_no_secret(&self) -> bool {
-        self.is_keyless() && self.config.admin_token.is_empty()
+        self.config.secrets.security_token.is_empty() && self.webhook_keys.is_empty()
     }
 
     pub fn settings(&self, hash_key: HashKey, node: Generation) -> Settings {

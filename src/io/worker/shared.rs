@@ -18,12 +18,13 @@ use crate::io::store::thread::{ReportSinks, StoreSender};
 use crate::io::worker::calls::in_flight::InFlightCalls;
 use crate::metrics::process::Metrics;
 use crate::policy::admission::{Admission, ConnectionKind};
+use crate::policy::heartbeats::Heartbeats;
 use crate::policy::replays::Replays;
 use crate::shard::session_owner;
 use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub struct Shared {
@@ -48,11 +49,12 @@ pub struct Shared {
     metrics: Metrics,
     /// In force now.
     config: Mutex<Arc<Config>>,
+    drain_announced: AtomicBool,
     draining: AtomicBool,
     events: EventSender,
-    /// Per worker, when its timer task last ran.
-    beats: Vec<AtomicU64>,
+    heartbeats: Heartbeats,
     listen: SocketAddr,
+    admin_listen: Option<SocketAddr>,
     inherited: Vec<RawFd>,
     cpus: Vec<Option<usize>>,
     started: Tick,
@@ -71,6 +73,7 @@ pub struct SharedSetup {
     pub node: Generation,
     /// `None`: it stays alone.
     pub cluster: Option<Arc<ClusterPort>>,
+    pub admin_listen: Option<SocketAddr>,
     pub inherited: Vec<RawFd>,
     /// Per worker, the CPU that it is pinned to.
     pub cpus: Vec<Option<usize>>,
@@ -80,7 +83,7 @@ pub struct SharedSetup {
 impl Shared {
     pub fn new(setup: SharedSetup, limits: &Limits) -> Shared {
         let SharedSetup { config, mailboxes, handovers, events, listen, .. } = setup;
-        let SharedSetup { hash_key, node, cluster, inherited, cpus, now, .. } = setup;
+        let SharedSetup { admin_listen, hash_key, node, cluster, inherited, cpus, now, .. } = setup;
         let workers = mailboxes.len();
         let metrics = Metrics::new(workers, config.store.kind != StoreKind::None);
         let admission = |of| Arc::new(Admission::new(of, metrics.admission().clone()));
@@ -101,10 +104,12 @@ impl Shared {
             replays: Mutex::new(Replays::new(limits.replays_max, RandomState::new())),
             metrics,
             config: Mutex::new(Arc::new(config)),
+            drain_announced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             events,
-            beats: (0..workers).map(|_| AtomicU64::new(now.0)).collect(),
+            heartbeats: Heartbeats::new(workers, now),
             listen,
+            admin_listen,
             inherited,
             cpus,
             started: now,
@@ -205,6 +210,10 @@ impl Shared {
         self.listen
     }
 
+    pub fn admin_listen(&self) -> Option<SocketAddr> {
+        self.admin_listen
+    }
+
     /// The descriptors that workers begin with. What others open later (the store's files and sockets) is not theirs,
     /// and a copy would keep it open.
     pub fn inherited(&self) -> &[RawFd] {
@@ -228,7 +237,17 @@ impl Shared {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The first SIGTERM: no new connections.
+    /// It is about to drain, and says so to those who ask whether it is ready.
+    pub fn is_drain_announced(&self) -> bool {
+        self.drain_announced.load(Ordering::Relaxed) || self.is_draining()
+    }
+
+    /// SIGTERM, with a delay: all goes on.
+    pub fn announce_drain(&self) {
+        self.drain_announced.store(true, Ordering::Relaxed);
+    }
+
+    /// No new connections.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -277,24 +296,11 @@ impl Shared {
         self.mailbox(worker).ring_always();
     }
 
-    /// The worker's timer task has run.
-    pub fn beat(&self, worker: ShardId, now: Tick) {
-        self.beats[usize::from(worker.0)].store(now.0, Ordering::Relaxed);
-    }
-
-    /// A worker that has stopped turning; `None` when all turn.
-    pub fn stuck_worker(&self, now: Tick) -> Option<ShardId> {
-        self.workers().find(|worker| self.is_stuck(*worker, now))
-    }
-
-    pub fn is_stuck(&self, worker: ShardId, now: Tick) -> bool {
-        now.since_ms(Tick(self.beats[usize::from(worker.0)].load(Ordering::Relaxed))) > STUCK_MS
+    pub fn heartbeats(&self) -> &Heartbeats {
+        &self.heartbeats
     }
 
     pub fn uptime_s(&self, now: Tick) -> u64 {
         now.since_ms(self.started) / 1000
     }
 }
-
-/// A worker's timer task runs once a second at least.
-const STUCK_MS: u64 = 5_000;

@@ -405,7 +405,7 @@ impl Worker {
             match output {
                 None => return,
                 Some(Output::Forward(forward)) => self.forward(forward),
-                Some(Output::Closed { identity, cookie }) => self.hooks.close(identity, cookie, self.now()),
+                Some(Output::Closed { identity, client }) => self.hooks.close(identity, client, self.now()),
                 Some(Output::Reply { query_id, reply }) => self.reply(query_id, reply),
                 Some(Output::Attached { key }) => self.connects.attached(key, Ok(())),
                 Some(Output::AttachRefused { key, why }) => self.connects.attached(key, Err(why)),
@@ -539,7 +539,7 @@ impl Worker {
     /// Everything that is due. The timer task calls it at least once a second.
     pub fn on_time(&self) {
         let now = self.clock.now();
-        self.shared.beat(self.id, now);
+        self.shared.heartbeats().beat(self.id, now);
         self.shard_now().handle(Input::Tick, now);
         self.give_back_memory(now);
         self.deadlines.poll(now);

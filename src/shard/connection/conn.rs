@@ -9,6 +9,7 @@ use super::outbox::Outbox;
 use super::pending::Downlink;
 use super::transport::Receiver;
 use crate::base::arena::List;
+use crate::base::client::ClientContext;
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::shard::ids::SessionKey;
@@ -83,7 +84,7 @@ pub struct ConnDetails {
     /// The client speaks `rainbow.2`.
     pub(super) greets: bool,
     pub(super) uplink: Uplink,
-    pub(super) cookie: Option<Rc<[u8]>>,
+    pub(super) client: Option<Rc<ClientContext>>,
     pub(super) identity: Identity,
 }
 
@@ -143,7 +144,7 @@ impl ConnDetails {
             rate_count: 0,
             receiver: Receiver::default(),
             uplink: Uplink::default(),
-            cookie: None,
+            client: None,
             identity,
             paused: false,
             forwarding: false,
@@ -153,6 +154,14 @@ impl ConnDetails {
 
     pub fn identity(&self) -> Identity {
         self.identity
+    }
+
+    pub fn cookie(&self) -> Option<&Rc<[u8]>> {
+        self.client.as_ref()?.cookie.as_ref()
+    }
+
+    pub fn client_mut(&mut self) -> &mut ClientContext {
+        Rc::make_mut(self.client.get_or_insert_default())
     }
 
     /// Of the client's incomplete message.

@@ -9,6 +9,7 @@ use super::event::Event;
 use super::outbox::{ITEM_MEMORY, Item, Outboxes};
 use super::transport::Receiver;
 use crate::base::arena::List;
+use crate::base::client::{ClientAddress, ClientContext};
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::base::wheel::Wheel;
@@ -79,14 +80,14 @@ impl Table {
     }
 
     /// The connection must hold nothing any more.
-    pub fn remove(&mut self, index: ConnIndex) -> (Identity, Option<Rc<[u8]>>) {
+    pub fn remove(&mut self, index: ConnIndex) -> (Identity, Option<Rc<ClientContext>>) {
         let conn = self.conns.remove(index.slot());
         debug_assert!(conn.outbox.is_empty() && conn.joined.is_empty() && conn.downlink.is_empty());
         let details = &mut self.details[index.slot()];
         debug_assert!(details.uplink.is_idle());
-        let (identity, cookie) = (details.identity, details.cookie.take());
+        let (identity, client) = (details.identity, details.client.take());
         self.take_receiver(index);
-        (identity, cookie)
+        (identity, client)
     }
 
     /// The connection of that key, if its slot is still the same connection's.
@@ -161,11 +162,20 @@ impl Table {
     }
 
     pub fn cookie(&self, index: ConnIndex) -> Option<&Rc<[u8]>> {
-        self.details(index).cookie.as_ref()
+        self.details(index).cookie()
+    }
+
+    /// What hooks say of the connection's client.
+    pub fn client(&self, index: ConnIndex) -> Option<&Rc<ClientContext>> {
+        self.details(index).client.as_ref()
+    }
+
+    pub fn set_address(&mut self, index: ConnIndex, address: ClientAddress) {
+        self.details_mut(index).client_mut().address = Some(address);
     }
 
     pub fn set_cookie(&mut self, index: ConnIndex, cookie: Option<Rc<[u8]>>) {
-        self.details_mut(index).cookie = cookie;
+        self.details_mut(index).client_mut().cookie = cookie;
     }
 
     /// The client speaks `rainbow.2`.

@@ -267,7 +267,7 @@ impl Uplinks {
                 sequence: origin.sequence,
                 deadline: accepted + cx.settings.forward_deadline_ms,
                 identity: details.identity,
-                cookie: details.cookie.clone(),
+                client: details.client.clone(),
                 body,
             };
             cx.metrics.forwards.increment();

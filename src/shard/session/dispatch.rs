@@ -177,7 +177,7 @@ fn free(scope: &mut Scope<'_>, conn: ConnIndex) {
         scope.uplinks.forget(scope.conns, conn);
         end::on_done(scope, conn);
         scope.conns.end_handover(conn, &mut scope.cx);
-        let (identity, cookie) = scope.conns.remove(conn);
-        scope.cx.output(Output::Closed { identity, cookie });
+        let (identity, client) = scope.conns.remove(conn);
+        scope.cx.output(Output::Closed { identity, client });
     }
 }

@@ -516,7 +516,7 @@ fn channels_and_cookie_survive_a_crash() {
     bench.rig.send(key, 1, 1, "up");
     bench.store();
     let forward = bench.forward();
-    assert_eq!(forward.cookie.as_deref(), Some(&b"c1"[..]));
+    assert_eq!(forward.cookie(), Some(&b"c1"[..]));
     bench.rig.fail(forward);
     bench.finish();
 }

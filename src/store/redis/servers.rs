@@ -9,14 +9,12 @@
 
 mod connection;
 mod discovery;
-mod url;
-
-pub use url::StoreUrl;
 
 use super::fault::Fault;
 use super::keys::Bucket;
 use super::pipeline::Pipeline;
 use crate::config::Durability;
+use crate::config::store_url::StoreUrl;
 use connection::{ClientId, Requirements, ServerConnection, is_transient};
 use discovery::{Layout, discover};
 use redis::Value;

@@ -37,7 +37,7 @@ impl TempDir {
         Options {
             kind: StoreKind::Sqlite,
             data_dir: self.0.join("data"),
-            url: String::new(),
+            url: Default::default(),
             durability: Durability::Fsync,
             bytes_max: 1 << 30,
             cluster_name: "rainbow".into(),

@@ -8,6 +8,7 @@ pub mod call;
 mod checks;
 pub mod client;
 pub mod fleet;
+pub mod front;
 pub mod http;
 pub mod log;
 pub mod metrics;
@@ -34,13 +35,17 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 pub const TOKEN: &str = "testtoken";
 
 /// Calls `look` until it answers, for as long as `TIMEOUT`; for state of another process that cannot be awaited.
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + TIMEOUT;
+pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    eventually_within(TIMEOUT, what, look)
+}
+
+pub fn eventually_within<T>(timeout: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
         // Nothing tells us when another process changes; a look costs it a request, so there is a pause between two.
         std::thread::park_timeout(Duration::from_millis(10));
     }

@@ -233,6 +233,14 @@ impl Server {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port.number))
     }
 
+    /// The operator's listener, as the log names it.
+    pub fn admin_addr(&self) -> SocketAddr {
+        let entry =
+            self.process.log.wait_for("the operator's address", TIMEOUT, |entry| entry.contains(" admin_listen="));
+        let (_, rest) = entry.split_once(" admin_listen=").expect("it was looked for");
+        rest.split_whitespace().next().and_then(|address| address.parse().ok()).expect("an address")
+    }
+
     pub fn port(&self) -> u16 {
         self.port.number
     }
@@ -330,17 +338,24 @@ impl Drop for Server {
 }
 
 /// A directory that goes away with its owner.
-struct Dir {
-    path: PathBuf,
+pub struct Dir {
+    pub path: PathBuf,
 }
 
 impl Dir {
-    fn new() -> Dir {
+    pub fn new() -> Dir {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("rainbow-it-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("the temporary directory is writable");
         Dir { path }
+    }
+
+    /// The path of the new file.
+    pub fn write(&self, name: &str, contents: &str) -> String {
+        let path = self.path.join(name);
+        std::fs::write(&path, contents).expect("a temporary directory is writable");
+        path.display().to_string()
     }
 }
 

@@ -86,7 +86,7 @@ impl World {
         assert!(forgotten || !known.answered.contains_key(&token), "{token} was answered and is forwarded again");
         let meant = *self.backend.keys.entry((session, forward.sequence)).or_insert(token);
         assert_eq!(meant, token, "{:#x} of {session:?} stands for one message", forward.sequence);
-        self.check_cookie(session, forward.cookie.as_deref());
+        self.check_cookie(session, forward.cookie());
         self.begin_job(connection, forward);
     }
 

@@ -16,6 +16,7 @@ use super::routes::Routes;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::io::backend::hook::{Hook, HookKind, HookRequest, Retry};
+use crate::io::backend::request_writer::Signer;
 use crate::metrics::backend::BackendMetrics;
 
 pub struct DeadLetters {
@@ -57,6 +58,7 @@ impl DeadLetters {
         &mut self,
         requests: &mut Requests,
         routes: &mut Routes,
+        signer: &Signer,
         poison: RequestIndex,
         cause: BreakerCause,
         now: Tick,
@@ -65,7 +67,9 @@ impl DeadLetters {
         let accepted = &requests[poison];
         let Hook::Forward { message_type } = accepted.request().hook else { return };
         let identity = String::from_utf8_lossy(&accepted.request().identity);
-        warn!(message_type, %identity, "a message is refused for good (see forward_attempts_max): {cause}");
+        let request_id = signer.request_id(accepted.number());
+        let request_id = str::from_utf8(&request_id).expect("digits");
+        warn!(message_type, %identity, request_id, "a message is refused for good (see forward_attempts_max): {cause}");
         if accepted.retry() == Retry::Never || !routes[HookKind::DeadLetter].has_targets() {
             return;
         }
@@ -105,7 +109,7 @@ impl DeadLetters {
 
 /// The message as it was forwarded, and why that was in vain.
 fn dead_letter(accepted: &AcceptedRequest, message_type: u16, cause: BreakerCause, deadline: Tick) -> HookRequest {
-    let HookRequest { tag, identity, ref cookie, idempotency_key, ref body, .. } = *accepted.request();
+    let HookRequest { tag, identity, ref client, idempotency_key, ref body, .. } = *accepted.request();
     let (reason, attempts) = (Reason(cause), accepted.attempts_begun());
     let headers =
         format!("RAINBOWMESSAGETYPE: {message_type}\r\nRAINBOWFAILURE: {reason}\r\nRAINBOWATTEMPTS: {attempts}\r\n");
@@ -114,7 +118,7 @@ fn dead_letter(accepted: &AcceptedRequest, message_type: u16, cause: BreakerCaus
         tag,
         retry: Retry::Until(deadline),
         identity,
-        cookie: cookie.clone(),
+        client: client.clone(),
         idempotency_key,
         query: None,
         client_headers: None,

@@ -550,7 +550,7 @@ impl Dispatcher {
         if !is_counted || self.requests.count_blamed(request) < self.options.forward_attempts_max {
             return false;
         }
-        self.dead_letters.submit(&mut self.requests, &mut self.routes, request, cause, now);
+        self.dead_letters.submit(&mut self.requests, &mut self.routes, &self.signer, request, cause, now);
         true
     }
 

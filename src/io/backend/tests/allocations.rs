@@ -77,7 +77,7 @@ impl Load {
             tag: RequestTag(tag),
             retry: LATE,
             identity: [b'a'; 64],
-            cookie: None,
+            client: None,
             idempotency_key: IdempotencyKey::format(format_args!("session-{tag}")),
             query: None,
             client_headers: None,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Mutex;
 
 use super::rig::*;
+use crate::base::client::ClientContext;
 use crate::base::limits::Limits;
 use crate::io::backend::{GiveUp, Options, Retry};
 use crate::policy::backend::Failure;
@@ -312,7 +313,7 @@ fn the_backend_sees_what_the_protocol_says() {
             (Some("X-DEVICEID=1".into()), Some(Rc::from(&b"X-DEVICEID: 1\r\n"[..])));
         rig.run(request).await;
         let mut request = forward(2, LATE);
-        request.cookie = Some(Rc::from(&b"Y29va2ll"[..]));
+        request.client = Some(Rc::new(ClientContext { cookie: Some(Rc::from(&b"Y29va2ll"[..])), address: None }));
         rig.run(request).await;
         let (connect, forward) = (requests.recv().unwrap(), requests.recv().unwrap());
         assert!(connect.head.starts_with("GET /connect/?X-DEVICEID=1&timestamp=1700000000&nonce="), "{}", connect.head);

@@ -187,7 +187,7 @@ pub fn forward(tag: u64, retry: Retry) -> HookRequest {
         tag: RequestTag(tag),
         retry,
         identity: [b'a'; 64],
-        cookie: None,
+        client: None,
         idempotency_key: None,
         query: None,
         client_headers: None,

@@ -26,7 +26,7 @@ impl Dir {
         let options = Options {
             kind: StoreKind::Sqlite,
             data_dir: self.0.clone(),
-            url: String::new(),
+            url: Default::default(),
             durability: Durability::Fsync,
             bytes_max: 1 << 30,
             cluster_name: String::new(),

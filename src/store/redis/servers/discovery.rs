@@ -1,10 +1,10 @@
 //! Which servers have the data: the one of the URL, the master that the sentinels name, or the masters of a Redis
 //! cluster with the slots that they have.
 
-use super::url::{StoreUrl, with_address};
+use crate::config::store_url::StoreUrl;
 use crate::store::redis::fault::Fault;
 use crate::store::redis::keys::Bucket;
-use redis::{Client, Cmd, ConnectionInfo, Value, cmd};
+use redis::{Client, Cmd, ConnectionAddr, ConnectionInfo, Value, cmd};
 use std::time::Duration;
 
 /// The servers to connect to, and which bucket is on which of them.
@@ -98,9 +98,14 @@ fn parse_slots(value: &Value, seed: &ConnectionInfo, buckets: &[Bucket]) -> Opti
 
 fn host_of(info: &ConnectionInfo) -> Option<String> {
     match info.addr() {
-        redis::ConnectionAddr::Tcp(host, _) => Some(host.clone()),
+        ConnectionAddr::Tcp(host, _) => Some(host.clone()),
         _ => None,
     }
+}
+
+/// The same account on another address.
+fn with_address(account: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
+    account.clone().set_addr(ConnectionAddr::Tcp(host.into(), port))
 }
 
 /// One command on a connection of its own.

@@ -58,7 +58,7 @@ fn a_given_up_connection_is_killed() {
     };
     assert_eq!(clients(&server), 2, "the store and the one who asks");
     let proxy = Proxy::to(server.port);
-    rig.options.url = proxy.url();
+    rig.options.url = proxy.url().into();
     rig.reopen();
     proxy.cut_answers_after(0);
     rig.expect_done(vec![put_message(1, 0)]);

@@ -4,7 +4,7 @@ use super::*;
 
 #[track_caller]
 fn refused(server: &Server, options: Options) -> String {
-    match Redis::open(&Options { url: server.url(), ..options }) {
+    match Redis::open(&Options { url: server.url().into(), ..options }) {
         Err(error) => error.to_string(),
         Ok(_) => panic!("it opened"),
     }
@@ -27,7 +27,7 @@ fn a_server_without_fsync_is_refused_unless_memory_is_enough() {
     let server = Server::with(&["--appendonly", "no"]);
     let text = refused(&server, options("", "test"));
     assert!(text.contains("appendonly yes") && text.contains("store.durability = \"memory\""), "{text}");
-    Rig::with(Options { url: server.url(), ..memory() }).expect_done(vec![put_session(1)]);
+    Rig::with(Options { url: server.url().into(), ..memory() }).expect_done(vec![put_session(1)]);
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn a_url_that_is_none_of_ours_says_what_it_could_be() {
     for (url, expected) in [
         ("http://localhost", "redis-cluster://"),
         ("rediss://localhost", "TLS to Redis is not built in"),
-        ("redis-sentinel://localhost:1", "MASTER-NAME"),
-        ("redis-sentinel:///main", "MASTER-NAME"),
+        ("redis-sentinel://localhost:1", "/master-name"),
+        ("redis-sentinel:///main", "/master-name"),
         ("redis-cluster://", "names no host"),
     ] {
         let text = Redis::open(&options(url, "test")).err().expect("refused").to_string();
