@@ -34,3 +34,4 @@ mod sessions_api;
 mod signatures;
 mod stalls;
 mod strangers;
+mod subcommands;
