@@ -17,6 +17,7 @@ use crate::io::runtime::oneshot::ReturnAddress;
 pub use crate::io::runtime::panics::end_process_on_panic;
 use crate::io::runtime::sys;
 use crate::io::service::driver::{self, Driver};
+use crate::io::service::sd_notify::ServiceManager;
 use crate::io::store::thread::{self as io_store, StoreThread};
 use crate::io::worker::descriptors::{Purpose, Shares, Tables};
 use crate::io::worker::message::PeerMessage;
@@ -53,6 +54,7 @@ pub struct Server {
     reloads: u64,
     /// A signal to end came while the workers were starting.
     ended_early: bool,
+    manager: ServiceManager,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -144,8 +146,10 @@ impl Server {
             deferred: VecDeque::new(),
             reloads: 0,
             ended_early: false,
+            manager: ServiceManager::from_env(),
         };
         server.wait_until_ready()?;
+        server.notify_ready();
         info!(listen = %listen, workers, ?driver, "listening");
         Ok(server)
     }
@@ -156,6 +160,10 @@ impl Server {
 
     pub fn config(&self) -> Arc<Config> {
         self.shared.config()
+    }
+
+    fn notify_ready(&self) {
+        self.manager.notify_ready(&format!("listens on {}", self.listen()));
     }
 
     fn wait_until_ready(&mut self) -> Result<(), StartError> {
@@ -180,7 +188,12 @@ impl Server {
     /// `shutdown_timeout`.
     pub fn run(mut self) -> bool {
         while !self.ended_early {
-            let event = self.deferred.pop_front().unwrap_or_else(|| self.events.wait());
+            if self.shared.stuck_worker(clock::monotonic()).is_none() {
+                self.manager.notify_alive();
+            }
+            let deferred = self.deferred.pop_front();
+            let event = deferred.or_else(|| self.events.wait_at_most(self.manager.next_sign()));
+            let Some(event) = event else { continue };
             match event {
                 Event::Reload(caller) => self.reload(caller),
                 Event::Terminate => break,
@@ -202,6 +215,7 @@ impl Server {
     /// Everything ends within `shutdown_timeout`, and what does not is named.
     fn drain(self) -> bool {
         info!("draining: no new connections, clients are told to go elsewhere");
+        self.manager.notify_stopping(self.shared.config().shutdown_timeout + STOP_GRACE);
         self.shared.start_draining();
         let end = Until::after(self.shared.config().shutdown_timeout);
         let mut left = self.workers.len();
@@ -246,6 +260,7 @@ impl Server {
 
     /// All or nothing: a configuration with an error changes nothing.
     fn reload(&mut self, caller: Option<ReturnAddress>) {
+        self.manager.notify_reloading();
         let outcome = match (self.reread)() {
             Ok(new) => {
                 let reload = Reload::of(&self.shared.config(), new);
@@ -266,6 +281,7 @@ impl Server {
             Ok(report) => info!("{report}"),
             Err(why) => error!("{why}"),
         }
+        self.notify_ready();
         if let Some(caller) = caller {
             // When the mailbox is full, the call ends at its deadline.
             let reloaded = PeerMessage::Reloaded { oneshot: caller.oneshot(), outcome };
@@ -474,6 +490,8 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAILBOX_RETRY: Duration = Duration::from_millis(5);
 /// Beyond shutdown_timeout, for what the workers sent at their end.
 const STORE_GRACE: Duration = Duration::from_millis(500);
+/// Beyond all that: what the service manager grants before it kills.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 /// A worker's ring, listeners and bells, roughly.
 const OWN_DESCRIPTORS: usize = 8;
 const RAISE_IT: &str = "raise it (ulimit -n, systemd: LimitNOFILE=, docker: --ulimit nofile=)";

@@ -30,6 +30,7 @@ mod proxies;
 mod qos_down;
 mod qos_up;
 mod redis;
+mod service_manager;
 mod sessions_api;
 mod signatures;
 mod stalls;
