@@ -12,13 +12,16 @@ cd "$(dirname "$0")/.."
 readonly out=$PWD/target/packages
 readonly tools=$out/tools
 export PATH=$tools/bin:$out/venv/bin:$PATH
-unset "${!RAINBOW_TEST@}"
 
 main() {
     mkdir -p "$out"
     trap stop_server EXIT
-    if [ -z "${RAINBOW_BIN:-}" ]; then cargo build --locked --profile dist --bin rainbow-server; fi
-    readonly server=${RAINBOW_BIN:-$PWD/target/dist/rainbow-server}
+    local given=${RAINBOW_BIN:-}
+    # Such variables would configure the servers below.
+    local name
+    for name in "${!RAINBOW_@}"; do unset "$name"; done
+    if [ -z "$given" ]; then cargo build --locked --profile dist --bin rainbow-server; fi
+    readonly server=${given:-$PWD/target/dist/rainbow-server}
     [ $# -gt 0 ] || set -- deb unit container kubernetes monitoring wheel
     need_python
     for part in "$@"; do
@@ -35,7 +38,7 @@ deb() {
     need_cargo_deb
     make_documents
     # cargo-deb takes the binary from where the profile puts it.
-    if [ -n "${RAINBOW_BIN:-}" ]; then install -D "$server" target/dist/rainbow-server; fi
+    [ "$server" -ef target/dist/rainbow-server ] || install -D "$server" target/dist/rainbow-server
     rm -rf "$out/deb" "$out/root"
     cargo deb --locked --no-build --profile dist --output "$out/deb/" >/dev/null
     local package
@@ -63,7 +66,11 @@ run_in_chroot() {
     local user
     user=$(awk -F: '$1 == "rainbow" { print $3 ":" $4 }' "$root/etc/passwd")
     [ "$(stat -c %u:%g "$root/var/lib/rainbow")" = "$user" ] || fail "/var/lib/rainbow is not the user's"
-    inside() { as_root chroot --userspec="$user" "$root" /usr/bin/rainbow-server "$@"; }
+    # A mount of its own, which ends with it.
+    inside() {
+        as_root unshare --mount sh -c 'mount -t proc proc "$1/proc" && shift && exec chroot "$@"' sh "$root" --userspec="$user" "$root" \
+            /usr/bin/rainbow-server "$@"
+    }
     inside --version | grep -qF "$(version)" || fail "--version"
     inside config check -f /etc/rainbow/rainbow.toml
     port=$(free_port)
@@ -95,6 +102,21 @@ unit() {
 container() {
     hadolint --failure-threshold warning packaging/docker/Dockerfile
     check-jsonschema --builtin-schema vendor.compose-spec packaging/docker/compose.yaml packaging/docker/compose.cluster.yaml
+    # What each service sets is a configuration.
+    python - packaging/docker/compose*.yaml <<'PYTHON' | while read -r service; do
+import re, sys, yaml
+
+def substituted(value):
+    """What compose makes of ${NAME:-} and ${NAME:?why}, when the user has set what must be set."""
+    return re.sub(r"\$\{\w+:([-?])[^}]*\}", lambda found: "" if found[1] == "-" else "t", value)
+
+for path in sys.argv[1:]:
+    for name, service in yaml.safe_load(open(path))["services"].items():
+        print(*(f"{key}={substituted(value)}" for key, value in service["environment"].items()))
+PYTHON
+        # shellcheck disable=SC2086 # words of one value each
+        env $service "$server" config check -f packaging/rainbow.toml
+    done
     grep -q 'rust:1.95' packaging/docker/Dockerfile && grep -q '^rust-version = "1.95"' Cargo.toml || fail "the compiler of the Dockerfile"
     # As an ordinary user, as in a container: with the profile it has its rings, and a table per worker.
     local port
@@ -163,7 +185,6 @@ PYTHON
 # The wheel in a fresh environment: what `pip install` gives is what the talk's lines run.
 wheel() {
     rm -rf "$out/wheels" "$out/wheel-venv"
-    if [ -n "${RAINBOW_BIN:-}" ]; then echo "the wheel holds the dist build" >&2; fi
     (cd packaging/python && maturin build -q --locked --compatibility linux --out "$out/wheels")
     python3 -m venv "$out/wheel-venv"
     "$out/wheel-venv/bin/pip" install -q --no-index "$out"/wheels/*.whl
@@ -206,7 +227,7 @@ copy_libraries() {
     ldd "$1/usr/bin/rainbow-server" | grep -o '/[^ ]*' | while read -r library; do
         install -D -m 755 "$(readlink -f "$library")" "$1$library"
     done
-    mkdir -p "$1/tmp" "$1/dev" "$1/etc"
+    mkdir -p "$1/tmp" "$1/dev" "$1/etc" "$1/proc"
     chmod 1777 "$1/tmp"
     chmod 755 "$1"
 }
