@@ -9,8 +9,13 @@ fn main() {
     let from_env = std::env::var("RAINBOW_COMMIT").ok().filter(|commit| !commit.is_empty());
     let is_release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let commit = from_env.or_else(|| if is_release && Path::new(".git").exists() { commit() } else { None });
-    if let Some(commit) = commit {
-        println!("cargo::rustc-env=RAINBOW_BUILD_COMMIT={commit}");
+    let version = std::env::var("CARGO_PKG_VERSION").expect("cargo sets it");
+    match commit {
+        Some(commit) => {
+            println!("cargo::rustc-env=RAINBOW_BUILD_COMMIT={commit}");
+            println!("cargo::rustc-env=RAINBOW_BUILD_VERSION={version} ({commit})");
+        }
+        None => println!("cargo::rustc-env=RAINBOW_BUILD_VERSION={version}"),
     }
     println!("cargo::rerun-if-changed=build.rs");
 }

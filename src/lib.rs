@@ -77,6 +77,8 @@ pub mod audit;
 pub mod base;
 /// Invariant: who the peers are, where channels are and who owns a session, as plain data.
 pub mod cluster;
+/// Invariant: one subcommand is one call over HTTP; what the server said is the exit code.
+pub mod command;
 /// Invariant: a `Config` that exists is a valid one.
 pub mod config;
 /// Invariant: a business server like any user's; it reaches Rainbow over HTTP only.

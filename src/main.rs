@@ -2,9 +2,11 @@
 //!
 //! Nothing is decided here that the library does not offer; what goes wrong is printed, and is the exit code.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use rainbow::audit::AuditCommand;
 use rainbow::base::secret::Secret;
+use rainbow::command::{CallCommand, Defaults, EXIT_CODES, execute, write_manual};
 use rainbow::config::{self, Config, Loaded, LogFormat, StoreConfig, StoreKind, process_env};
 use rainbow::demo::{self, DemoConfig, NamedPorts, Ports};
 use rainbow::io::log::writer::Log;
@@ -28,7 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A universal long-connection server: WebSocket clients in front, plain HTTP business servers behind.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "rainbow-server", version = env!("RAINBOW_BUILD_VERSION"), about, after_help = EXIT_CODES)]
 struct Command {
     #[command(flatten)]
     serve: Serve,
@@ -78,6 +80,14 @@ enum Action {
     },
     /// Proves the promises of a running server: what was acknowledged is never lost, QoS 2 is never doubled.
     Audit(Box<AuditCommand>),
+    #[command(flatten)]
+    Call(CallCommand),
+    /// Prints the completions of a shell.
+    #[command(after_help = "Example:\n  rainbow-server completions bash >/etc/bash_completion.d/rainbow-server")]
+    Completions { shell: Shell },
+    /// Prints the manual page.
+    #[command(hide = true)]
+    Man,
     /// The demo's business server alone.
     #[command(hide = true)]
     DemoBackend {
@@ -153,6 +163,15 @@ fn main() -> ExitCode {
                 Err(error) => fail(&format!("audit: {error}")),
             }
         }
+        Some(Action::Call(call)) => {
+            let defaults = Defaults { file: command.serve.file, port: command.serve.port };
+            ExitCode::from(execute(call, &defaults) as u8)
+        }
+        Some(Action::Completions { shell }) => {
+            clap_complete::generate(shell, &mut Command::command(), "rainbow-server", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Some(Action::Man) => print_manual(),
         Some(Action::DemoBackend { port, rainbow: rainbow_port, token, sessions }) => {
             let address = (Ipv4Addr::LOCALHOST, port).into();
             match demo::run_backend(DemoConfig {
@@ -167,6 +186,12 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+fn print_manual() -> ExitCode {
+    let mut page = Vec::new();
+    let written = write_manual(Command::command(), &mut page).and_then(|()| std::io::stdout().write_all(&page));
+    written.map_or_else(|error| fail(&format!("man: {error}")), |()| ExitCode::SUCCESS)
 }
 
 fn serve(options: Serve) -> ExitCode {
@@ -344,7 +369,7 @@ fn print_welcome(server: &Server) {
     let host =
         if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
     let config = server.config();
-    say!("\n  Rainbow {} listens on {address}.", env!("CARGO_PKG_VERSION"));
+    say!("\n  Rainbow {} listens on {address}.", env!("RAINBOW_BUILD_VERSION"));
     say!("  Clients:     ws://{host}/connect/?X-DEVICEID=me&X-CLIENT-OS=terminal");
     if let Some(operator) = server.admin_listen().filter(|_| config.secrets.are_unset()) {
         say!("  Look at it:  http://{operator}/serverinfo/");

@@ -17,6 +17,7 @@ use crate::io::runtime::oneshot::ReturnAddress;
 pub use crate::io::runtime::panics::end_process_on_panic;
 use crate::io::runtime::sys;
 use crate::io::service::driver::{self, Driver};
+use crate::io::service::sd_notify::ServiceManager;
 use crate::io::store::thread::{self as io_store, StoreThread};
 use crate::io::worker::descriptors::{Purpose, Shares, Tables};
 use crate::io::worker::message::PeerMessage;
@@ -53,6 +54,7 @@ pub struct Server {
     reloads: u64,
     /// A signal to end came while the workers were starting.
     ended_early: bool,
+    manager: ServiceManager,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -144,8 +146,10 @@ impl Server {
             deferred: VecDeque::new(),
             reloads: 0,
             ended_early: false,
+            manager: ServiceManager::from_env(),
         };
         server.wait_until_ready()?;
+        server.notify_ready();
         let admin_listen = admin_listen.map(tracing::field::display);
         info!(listen = %listen, admin_listen, workers, ?driver, "listening");
         Ok(server)
@@ -162,6 +166,10 @@ impl Server {
 
     pub fn config(&self) -> Arc<Config> {
         self.shared.config()
+    }
+
+    fn notify_ready(&self) {
+        self.manager.notify_ready(&format!("listens on {}", self.listen()));
     }
 
     fn wait_until_ready(&mut self) -> Result<(), StartError> {
@@ -192,12 +200,15 @@ impl Server {
     /// Serves until SIGTERM or SIGINT, or to the end of that time. False when a worker has stopped.
     fn serve(&mut self, end: Option<Until>) -> bool {
         loop {
-            let next = match end {
-                _ if !self.deferred.is_empty() => self.deferred.pop_front(),
-                Some(end) => self.events.wait_until(end),
-                None => Some(self.events.wait()),
+            if !self.shared.heartbeats().any_is_stuck(clock::monotonic()) {
+                self.manager.notify_alive();
+            }
+            let next = match self.deferred.pop_front() {
+                Some(event) => Some(event),
+                None => self.events.wait_at_most(Until::earlier(end, self.manager.next_sign())),
             };
             match next {
+                None if end.is_none_or(|end| !end.is_over()) => {}
                 Some(Event::Reload(caller)) => self.reload(caller),
                 Some(Event::Terminate) | None => return true,
                 Some(Event::WorkerEnded(worker)) => {
@@ -228,6 +239,7 @@ impl Server {
     /// Everything ends within `shutdown_timeout`, and what does not is named.
     fn drain(self) -> bool {
         info!("draining: no new connections, clients are told to go elsewhere");
+        self.manager.notify_stopping(self.shared.config().shutdown_timeout + STOP_GRACE);
         self.shared.start_draining();
         let end = Until::after(self.shared.config().shutdown_timeout);
         let mut left = self.workers.len();
@@ -252,8 +264,9 @@ impl Server {
         }
         self.workers.into_iter().for_each(|worker| drop(worker.join()));
         self.shared.leave_cluster();
-        if let Some(cluster) = self.cluster {
-            drop(cluster.join());
+        while self.cluster.as_ref().is_some_and(|cluster| !cluster.is_finished()) && !end.is_over() {
+            // Nothing else is expected.
+            let _ = self.events.wait_until(end.min(CLUSTER_LOOK));
         }
         // Last of all: it has to take what the workers sent at their end.
         if let Some(store) = self.store {
@@ -272,6 +285,7 @@ impl Server {
 
     /// All or nothing: a configuration with an error changes nothing.
     fn reload(&mut self, caller: Option<ReturnAddress>) {
+        self.manager.notify_reloading();
         let outcome = match (self.reread)() {
             Ok(new) => {
                 let reload = Reload::of(&self.shared.config(), new);
@@ -292,6 +306,7 @@ impl Server {
             Ok(report) => info!("{report}"),
             Err(why) => error!("{why}"),
         }
+        self.notify_ready();
         if let Some(caller) = caller {
             // When the mailbox is full, the call ends at its deadline.
             let reloaded = PeerMessage::Reloaded { oneshot: caller.oneshot(), outcome };
@@ -515,6 +530,10 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 const MAILBOX_RETRY: Duration = Duration::from_millis(5);
 /// Beyond shutdown_timeout, for what the workers sent at their end.
 const STORE_GRACE: Duration = Duration::from_millis(500);
+/// Beyond all that: what the service manager grants before it kills.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Between looks whether the cluster's thread has ended.
+const CLUSTER_LOOK: Duration = Duration::from_millis(10);
 /// A worker's ring, listeners and bells, roughly.
 const OWN_DESCRIPTORS: usize = 8;
 const RAISE_IT: &str = "raise it (ulimit -n, systemd: LimitNOFILE=, docker: --ulimit nofile=)";

@@ -36,6 +36,7 @@ main() {
     step browser
     step benches
     step load_scenarios
+    step packages
 }
 
 # ---- steps ----
@@ -57,6 +58,7 @@ tools() {
         missing chromium && packages+=(chromium)
         python3 -c "import ensurepip" 2>/dev/null || packages+=(python3-venv)
         missing promtool && packages+=(prometheus)
+        missing systemd-analyze && packages+=(systemd)
     fi
     if [ ${#packages[@]} -gt 0 ]; then
         echo "installing ${packages[*]}"
@@ -179,6 +181,11 @@ benches() {
 
 load_scenarios() {
     cargo bench --locked --bench load -- --small
+}
+
+# What installs, runs and watches the server: a minute, and the dist build before it.
+packages() {
+    packaging/test.sh
 }
 
 # ---- the machinery ----

@@ -299,4 +299,34 @@ mod tests {
         let expected = markdown_table(&families(&metrics(), &READINGS));
         assert_eq!(table.trim(), expected.trim(), "what `metrics::export::markdown_table()` gives belongs there");
     }
+
+    /// What a name or a label's value is made of.
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+    }
+
+    #[test]
+    fn dashboards_and_alerts_ask_for_metrics_that_exist() {
+        let exported = text(Format::Classic);
+        let known: HashSet<&str> = words(&exported).collect();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/monitoring");
+        for file in ["rainbow-alerts.yml", "rainbow-dashboard.json", "rainbow-alerts.test.yml"] {
+            let asked = std::fs::read_to_string(folder.join(file)).expect("it is in the repository");
+            // A label of Prometheus itself.
+            let asked = asked.replace("alertstate", "");
+            let names: HashSet<&str> = words(&asked)
+                .filter(|word| word.starts_with("rainbow_") || word.starts_with("process_") && !word.ends_with('_'))
+                .collect();
+            assert!(names.len() > 5, "{file}: {names:?}");
+            let unknown: Vec<&&str> = names.iter().filter(|name| !known.contains(**name)).collect();
+            assert!(unknown.is_empty(), "{file} asks for {unknown:?}");
+            for label in ["reason", "state", "direction", "status"] {
+                let before = format!("{label}=");
+                let selectors = asked.split(&before).skip(1).filter_map(|rest| rest.split('"').nth(1));
+                let values = selectors.flat_map(|values| values.split('|'));
+                let unknown: Vec<&str> = values.filter(|value| !known.contains(value)).collect();
+                assert!(unknown.is_empty(), "{file}: no {label} is {unknown:?}");
+            }
+        }
+    }
 }

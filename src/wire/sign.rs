@@ -207,12 +207,21 @@ impl fmt::Debug for WebhookKey {
 /// The value of `webhook-signature`: one `v1,<base64>` per key, separated by blanks. `timestamp_s` is sent along as
 /// decimal digits in `webhook-timestamp`, `id` in `webhook-id`: printable ASCII without full stops.
 pub fn sign_webhook(keys: &[WebhookKey], id: &str, timestamp_s: u64, body: &[u8]) -> String {
+    signatures(keys, None, id, timestamp_s, body)
+}
+
+/// The same for a call to Rainbow: `target`, such as `POST /send/?channel=a`, is sent along in `webhook-target`.
+pub fn sign_webhook_call(keys: &[WebhookKey], target: &str, id: &str, timestamp_s: u64, body: &[u8]) -> String {
+    signatures(keys, Some(target), id, timestamp_s, body)
+}
+
+fn signatures(keys: &[WebhookKey], target: Option<&str>, id: &str, timestamp_s: u64, body: &[u8]) -> String {
     debug_assert!(is_webhook_id(id), "a receiver would refuse this id");
     let timestamp = timestamp_s.to_string();
     let mut signatures = String::new();
     for key in keys {
         signatures.push_str(if signatures.is_empty() { "v1," } else { " v1," });
-        STANDARD.encode_string(key.mac(None, id, &timestamp, body), &mut signatures);
+        STANDARD.encode_string(key.mac(target, id, &timestamp, body), &mut signatures);
     }
     signatures
 }

@@ -114,14 +114,15 @@ const HOUSE: &[(&str, &[&str])] = &[
     ("server", &["base", "wire", "shard", "config", "metrics", "policy", "store", "cluster", "io", "worker"]),
     ("demo", &["base", "wire", "config"]),
     ("audit", &["base", "wire", "config"]),
-    ("main", &["audit", "base", "config", "demo", "io", "metrics", "server", "store"]),
+    ("command", &["base", "wire", "config"]),
+    ("main", &["audit", "base", "command", "config", "demo", "io", "metrics", "server", "store"]),
 ];
 
 /// Modules without runtime, sockets, clock, chance and waiting.
 const PLAIN: &[&str] = &["base", "wire", "shard", "policy", "cluster"];
 
 /// Users of Rainbow that live in its binary: they talk to it over sockets, with threads and a clock of their own.
-const OUTSIDERS: &[&str] = &["demo", "audit"];
+const OUTSIDERS: &[&str] = &["demo", "audit", "command"];
 
 const IO_ONLY: &[&str] = &["monoio", "libc", "crossbeam"];
 

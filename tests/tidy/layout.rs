@@ -54,7 +54,10 @@ const ROOT_FILES: &[&str] = &["lib.rs", "main.rs", "server.rs", "worker.rs"];
 
 /// The folders that a folder may have; one that is not named here may have any.
 const FOLDERS: &[(&str, &[&str])] = &[
-    ("src", &["audit", "base", "cluster", "config", "demo", "io", "metrics", "policy", "shard", "store", "wire"]),
+    (
+        "src",
+        &["audit", "base", "cluster", "command", "config", "demo", "io", "metrics", "policy", "shard", "store", "wire"],
+    ),
     ("src/wire", &["http1", "peer", "tls", "ws"]),
     // `fanout` delivers to connections and to sessions, so it stands above both, and not in `channel`.
     ("src/shard", &["call", "channel", "connection", "fanout", "session"]),

@@ -49,8 +49,13 @@ impl EventSender {
 }
 
 impl EventReceiver {
-    pub fn wait(&self) -> Event {
+    fn wait(&self) -> Event {
         self.0.recv().unwrap_or(Event::Terminate)
+    }
+
+    /// Without an end it waits for as long as it takes.
+    pub fn wait_at_most(&self, end: Option<Until>) -> Option<Event> {
+        end.map_or_else(|| Some(self.wait()), |end| self.wait_until(end))
     }
 
     /// `None` when that time has passed.
@@ -66,6 +71,11 @@ pub struct Until(Instant);
 impl Until {
     pub fn after(duration: Duration) -> Until {
         Until(Instant::now() + duration)
+    }
+
+    /// The earlier of two, if there is any.
+    pub fn earlier(one: Option<Until>, other: Option<Until>) -> Option<Until> {
+        one.into_iter().chain(other).min_by_key(|until| until.0)
     }
 
     /// The earlier of the two.

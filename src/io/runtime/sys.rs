@@ -337,6 +337,16 @@ pub fn cpu_us() -> u64 {
     }
 }
 
+/// The kernel's monotonic clock in microseconds, as a service manager reads it.
+pub fn since_boot_us() -> u64 {
+    // SAFETY: the struct is plain memory and outlives the call.
+    unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
+        time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
+    }
+}
+
 /// The result of a system call that says -1 and sets `errno`.
 pub(super) fn check(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -1,0 +1,337 @@
+//! The operator's subcommands: each makes its call, prints the answer, and its exit code tells what became of it.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::call::webhook_secret;
+use crate::harness::ports::free_port;
+use crate::harness::process::Outcome;
+use crate::harness::{Backend, Client, Command as Packet, Reply, Server, Setup, TOKEN, http};
+
+const DONE: i32 = 0;
+const REFUSED: i32 = 1;
+const USAGE: i32 = 2;
+const UNREACHABLE: i32 = 3;
+const UNANSWERED: i32 = 4;
+
+/// Runs a subcommand against this server, with the token of the configuration.
+fn run(server: &Server, args: &[&str]) -> Outcome {
+    run_with(Setup::new(), server, args)
+}
+
+fn run_with(setup: Setup, server: &Server, args: &[&str]) -> Outcome {
+    let url = format!("http://{}", server.addr());
+    setup.run(&[&args[..1], &["--server", &url], &args[1..]].concat())
+}
+
+#[track_caller]
+fn assert_code(outcome: &Outcome, code: i32) {
+    assert_eq!(outcome.status.code(), Some(code), "{}", outcome.text);
+    assert!(!outcome.text.contains("panicked"), "{}", outcome.text);
+}
+
+/// The answer that it printed: one line of JSON, since stdout is no terminal.
+#[track_caller]
+fn json(outcome: &Outcome) -> Value {
+    let found = outcome.text.lines().find(|text| text.starts_with('{'));
+    serde_json::from_str(found.unwrap_or_else(|| panic!("no JSON in {}", outcome.text))).expect("an answer")
+}
+
+/// Everyone who comes is in `news`.
+fn with_channel() -> (Backend, Server) {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "news"));
+    let server = Setup::of(&backend).start();
+    (backend, server)
+}
+
+/// A store, and everyone who comes has the session `ann`.
+fn with_session() -> (Backend, Server) {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTSESSION", "ann"));
+    let contents = format!("{}[store]\nkind = \"sqlite\"\n", Setup::of(&backend).contents());
+    let server = Setup::new().file("rainbow.toml", &contents).start();
+    (backend, server)
+}
+
+#[test]
+fn send_says_how_many_have_acknowledged() {
+    let (_backend, server) = with_channel();
+    let mut client = Client::open(server.addr(), "phone");
+    let sender = std::thread::scope(|scope| {
+        let sent = scope.spawn(|| run(&server, &["send", "news", "hello", "-q", "1", "-t", "7"]));
+        let packet = client.expect_send();
+        assert_eq!((&packet.body[..], packet.kind), (&b"hello"[..], 7));
+        client.answer(Packet::Ack, packet.id, "thanks");
+        sent.join().expect("it ran")
+    });
+    assert_code(&sender, DONE);
+    let answer = json(&sender);
+    assert_eq!((&answer["connections"], &answer["targets"], &answer["data"]), (&1.into(), &1.into(), &"thanks".into()));
+}
+
+#[test]
+fn a_message_comes_from_stdin_byte_for_byte() {
+    let (_backend, server) = with_channel();
+    let mut client = Client::open(server.addr(), "phone");
+    let body = [0, 255, b'\n', 7, b'\n'];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rainbow-server"))
+        .args(["send", "--server", &format!("http://{}", server.addr()), "news", "--qos", "0"])
+        .env("RAINBOW_SECURITY_TOKEN", TOKEN)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary was built");
+    child.stdin.take().expect("piped").write_all(&body).expect("it reads");
+    let output = child.wait_with_output().expect("a child of ours");
+    assert_eq!(output.status.code(), Some(DONE));
+    assert_eq!(output.stdout, b"{\"status\":0,\"connections\":1,\"targets\":1,\"data\":\"\"}\n");
+    assert_eq!(client.expect_send().body, body);
+}
+
+#[test]
+fn broadcast_reaches_who_is_in_two_channels_once() {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "news;;weather"));
+    let server = Setup::of(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    let sent = run(&server, &["broadcast", "-c", "news", "-c", "weather", "storm", "-q", "0"]);
+    assert_code(&sent, DONE);
+    assert_eq!(client.expect_send().body, b"storm");
+    client.assert_open();
+}
+
+#[test]
+fn what_is_stored_for_some_only_is_no_success() {
+    let (_backend, server) = with_session();
+    Client::open(server.addr(), "phone").leave();
+    let stored = run(&server, &["send", "--session", "ann", "letter", "--wait-stored", "--ttl", "60"]);
+    assert_code(&stored, DONE);
+    assert_eq!(json(&stored)["stored"], 1);
+    let nobody = run(&server, &["send", "--session", "bob", "letter"]);
+    assert_code(&nobody, REFUSED);
+    assert!(nobody.text.contains("no such session"), "{}", nobody.text);
+    let once = ["send", "--session", "ann", "letter", "--message-id", "m1"];
+    let (first, repeat) = (run(&server, &once), run(&server, &once));
+    assert_eq!(json(&first), json(&repeat));
+    assert_eq!(json(&run(&server, &["session", "ann"]))["waiting"], 2);
+}
+
+#[test]
+fn a_session_is_shown_joins_leaves_and_is_dropped() {
+    let (_backend, server) = with_session();
+    Client::open(server.addr(), "phone").leave();
+    assert_code(&run(&server, &["sub", "--session", "ann", "a b&c"]), DONE);
+    let shown = json(&run(&server, &["session", "ann"]));
+    assert_eq!(shown["channels"], serde_json::json!(["a b&c"]));
+    assert_code(&run(&server, &["unsub", "--session", "ann", "a b&c"]), DONE);
+    let text = run(&server, &["session", "ann", "--text"]);
+    assert_code(&text, DONE);
+    assert!(text.text.contains("waiting     0 messages, 0 bytes"), "{}", text.text);
+    assert_code(&run(&server, &["drop", "ann"]), DONE);
+    assert_code(&run(&server, &["session", "ann"]), REFUSED);
+    assert_code(&run(&server, &["drop", "ann"]), REFUSED);
+}
+
+#[test]
+fn sub_members_unsub_and_kick_know_a_client_by_its_identity() {
+    let (backend, server) = with_channel();
+    let mut client = Client::open(server.addr(), "phone");
+    let _other = Client::open(server.addr(), "tablet");
+    let identity = backend.identity_of("phone");
+    assert_code(&run(&server, &["sub", &identity, "news", "--occupy"]), DONE);
+    let members = json(&run(&server, &["members", "news"]));
+    assert_eq!(members["identities"], serde_json::json!([identity]));
+    assert_code(&run(&server, &["unsub", &identity, "news"]), DONE);
+    let members = run(&server, &["members", "news", "--text"]);
+    assert!(members.text.contains("0 connections in news"), "{}", members.text);
+    assert_code(&run(&server, &["kick", &identity, "--code", "4501", "--reason", "enough"]), DONE);
+    assert_eq!(client.expect_close(), (4501, "enough".into()));
+    assert_code(&run(&server, &["sub", "nobody", "news"]), REFUSED);
+}
+
+#[test]
+fn kick_closes_a_channel() {
+    let (_backend, server) = with_channel();
+    let mut clients = ["phone", "tablet"].map(|device| Client::open(server.addr(), device));
+    let kicked = run(&server, &["kick", "--channel", "news", "--text"]);
+    assert_code(&kicked, DONE);
+    assert!(kicked.text.contains("closed 2 connections"), "{}", kicked.text);
+    assert_eq!(clients.each_mut().map(|client| client.expect_close().0), [4500; 2]);
+}
+
+#[test]
+fn channels_are_listed_largest_first() {
+    let (backend, server) = with_channel();
+    let _clients = ["phone", "tablet"].map(|device| Client::open(server.addr(), device));
+    assert_code(&run(&server, &["sub", &backend.identity_of("phone"), "weather"]), DONE);
+    let listed = json(&run(&server, &["channels"]));
+    let names: Vec<_> = listed["channels"].as_array().expect("a list").iter().map(|one| &one["channel"]).collect();
+    assert_eq!(names, ["news", "weather"]);
+    let text = run(&server, &["channels", "--limit", "1", "--text"]);
+    assert!(text.text.contains("news     2") && !text.text.contains("weather"), "{}", text.text);
+}
+
+#[test]
+fn info_shows_the_server_to_who_has_a_token() {
+    let server = Setup::new().text("admin_token", "let-me-see").start();
+    let seen = run_with(Setup::new().no_file().env("RAINBOW_ADMIN_TOKEN", "let-me-see"), &server, &["info"]);
+    assert_code(&seen, DONE);
+    assert_eq!(json(&seen)["version"], env!("CARGO_PKG_VERSION"));
+    let text = run(&server, &["info", "--text"]);
+    assert!(text.text.contains(&format!("listens on   {}", server.addr())), "{}", text.text);
+    for wrong in [Setup::new().no_file(), Setup::new().no_file().env("RAINBOW_ADMIN_TOKEN", "wrong")] {
+        let refused = run_with(wrong, &server, &["info"]);
+        assert_code(&refused, REFUSED);
+        assert!(refused.text.contains("RAINBOW_ADMIN_TOKEN"), "what to do: {}", refused.text);
+    }
+    assert!(!text.text.contains("let-me-see") && !seen.text.contains("let-me-see"));
+}
+
+#[test]
+fn webhook_signatures_are_made_where_they_are_required() {
+    let secret = webhook_secret(7);
+    let setup = || {
+        let setup = Setup::new().text("signature_require", "webhook");
+        setup.set("webhook_secrets", &format!("[{secret:?}]"))
+    };
+    let server = setup().start();
+    assert_code(&run_with(setup(), &server, &["send", "news", "x", "-q", "0"]), DONE);
+    assert_code(&run_with(setup(), &server, &["channels"]), DONE);
+    assert_code(&run(&server, &["send", "news", "x", "-q", "0"]), REFUSED);
+    let sign = run_with(setup(), &server, &["sign", "/send/?channel=a"]);
+    assert_code(&sign, USAGE);
+}
+
+#[test]
+fn reload_says_what_changed() {
+    let server = Setup::new().start();
+    server.rewrite(&Setup::new().set("ping_interval", "\"47s\"").contents());
+    let reloaded = run(&server, &["reload", "--text"]);
+    assert_code(&reloaded, DONE);
+    assert!(reloaded.text.contains("ping_interval"), "{}", reloaded.text);
+    server.rewrite("ping_intervall = 1\n");
+    let refused = run(&server, &["reload"]);
+    assert_code(&refused, REFUSED);
+    assert!(refused.text.contains("ping_intervall"), "{}", refused.text);
+}
+
+#[test]
+fn health_is_an_exit_code() {
+    let server = Setup::new().start();
+    assert_code(&run(&server, &["health"]), DONE);
+    assert_code(&run(&server, &["health", "--live"]), DONE);
+    let gone = free_port();
+    let nobody = Setup::new().set("http_port", &gone.number.to_string()).run(&["health"]);
+    assert_code(&nobody, UNREACHABLE);
+}
+
+#[test]
+fn the_configuration_says_where_the_server_is() {
+    let port = free_port();
+    let number = port.number.to_string();
+    let setup = || Setup::new().set("http_port", &number).no_port();
+    let _server = setup().start_on(port);
+    assert_code(&setup().run(&["send", "news", "x", "-q", "0"]), DONE);
+}
+
+#[test]
+fn a_signed_url_works_as_it_is_printed() {
+    let server = Setup::new().start();
+    let printed = run(&server, &["sign", "/send/?channel=news&qos=0"]);
+    assert_code(&printed, DONE);
+    let prefix = format!("http://{}", server.addr());
+    let target = printed.text.trim().strip_prefix(&prefix).unwrap_or_else(|| panic!("{}", printed.text));
+    let answer = http::request(server.addr(), "POST", target, &[], b"x");
+    assert_eq!(answer.outcome(), 0, "{}", answer.text());
+    assert_code(&run_with(Setup::new().no_file(), &server, &["sign", "/send/?channel=a"]), USAGE);
+    assert_code(&run(&server, &["sign", "send"]), USAGE);
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_told_from_one_that_is_not_there() {
+    let backend = Backend::start();
+    backend.on("/send", |_| Reply::reset());
+    let silent = Setup::new().run(&["send", "--server", &backend.url(""), "news", "x"]);
+    assert_code(&silent, UNANSWERED);
+    assert!(silent.text.contains("may have been carried out"), "{}", silent.text);
+    backend.on("/send", |_| Reply::status(502, "<html>a proxy's page</html>"));
+    let proxy = Setup::new().run(&["send", "--server", &backend.url(""), "news", "x"]);
+    assert_code(&proxy, REFUSED);
+    assert!(proxy.text.contains("HTTP 502"), "{}", proxy.text);
+}
+
+#[test]
+fn wrong_usage_sends_nothing() {
+    let wrong: [&[&str]; 6] = [
+        &["send"],
+        &["send", "news", "x", "--qos", "3"],
+        &["broadcast", "x"],
+        &["info", "--server", "https://example.com"],
+        &["info", "-f", "/nowhere/rainbow.toml"],
+        &["info", "--json", "--text"],
+    ];
+    for args in wrong {
+        assert_code(&Setup::new().no_file().run(args), USAGE);
+    }
+}
+
+#[test]
+fn secrets_are_as_the_configuration_takes_them() {
+    let secret = |args: &[&str]| {
+        let printed = Setup::new().no_file().run(args);
+        assert_code(&printed, DONE);
+        printed.text.trim().to_owned()
+    };
+    let (one, other) = (secret(&["token"]), secret(&["token"]));
+    assert_ne!(one, other);
+    assert!(one.len() >= 43, "{one}");
+    let check = |key: &str, value: String| Setup::new().set(key, &value).run(&["config", "check"]);
+    assert_code(&check("security_token", format!("{one:?}")), DONE);
+    let webhook = secret(&["token", "--webhook"]);
+    assert_code(&check("webhook_secrets", format!("[{webhook:?}]")), DONE);
+}
+
+/// The subcommands that `--help` names.
+fn subcommands() -> Vec<String> {
+    let help = Setup::new().no_file().run(&["--help"]).text;
+    let commands = help.lines().skip_while(|text| *text != "Commands:").skip(1).take_while(|text| !text.is_empty());
+    let commands = commands.filter(|text| text.starts_with("  ") && !text.starts_with("   "));
+    let names: Vec<_> = commands.map(|text| text.split_whitespace().next().expect("a name").to_owned()).collect();
+    names.into_iter().filter(|name| name != "help").collect()
+}
+
+#[test]
+fn every_call_has_an_example_and_help_lists_the_exit_codes() {
+    let calls = subcommands();
+    for name in ["send", "broadcast", "kick", "sub", "unsub", "channels", "members", "session", "drop", "info"] {
+        assert!(calls.iter().any(|call| call == name), "{name} is not in {calls:?}");
+        let help = Setup::new().no_file().run(&[name, "--help"]);
+        assert_code(&help, DONE);
+        assert!(help.text.contains(&format!("rainbow-server {name} ")), "no example of {name}: {}", help.text);
+    }
+    assert!(Setup::new().no_file().run(&["--help"]).text.contains("  4  sent, and no answer came"));
+}
+
+#[test]
+fn completions_and_the_manual_know_every_subcommand() {
+    let names = subcommands();
+    assert!(names.len() > 15, "{names:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Setup::new().no_file().run(&["completions", shell]);
+        assert_code(&script, DONE);
+        names.iter().for_each(|name| assert!(script.text.contains(name.as_str()), "{shell} lacks {name}"));
+    }
+    let bash = Setup::new().no_file().run(&["completions", "bash"]).text;
+    let mut shell = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn().expect("bash");
+    shell.stdin.take().expect("piped").write_all(bash.as_bytes()).expect("it reads");
+    assert!(shell.wait().expect("a child of ours").success(), "bash refuses the script");
+    let manual = Setup::new().no_file().run(&["man"]);
+    assert_code(&manual, DONE);
+    for name in names {
+        assert!(manual.text.contains(&format!(".SH {}", name.to_uppercase())), "the manual lacks {name}");
+    }
+    assert!(manual.text.contains(".SH \"EXIT STATUS\""), "the manual lacks the exit codes");
+}
