@@ -135,7 +135,7 @@ autobahn() {
 
 javascript_client() {
     node_modules clients/js
-    npm --prefix clients/js test
+    RAINBOW_BIN=$PWD/target/release/rainbow-server npm --prefix clients/js test
 }
 
 # The kit's own test, then the clients in the kit. A page does not see the status of a refused upgrade.
