@@ -29,6 +29,7 @@ main() {
     step javascript_client
     step examples
     step conformance
+    step openapi
     if [ "$mode" = full ]; then step python_client; fi
     step readme
     step browser
@@ -154,6 +155,17 @@ conformance() {
     python3 $kit/selftest.py --server $server
     python3 $kit/run.py --server $server --without http_status -- node clients/js/test/conformance.js
     PYTHONPATH=clients/python/src python3 $kit/run.py --server $server -- "$python" clients/python/tests/conformance.py
+}
+
+# The description of calls and hooks, held against the server.
+openapi() {
+    local venv=target/openapi
+    if ! [ $venv/bin/schemathesis -nt tests/openapi/requirements.txt ]; then
+        python3 -m venv $venv
+        $venv/bin/pip install -q -r tests/openapi/requirements.txt
+        touch $venv/bin/schemathesis
+    fi
+    $venv/bin/python tests/openapi/check.py target/release/rainbow-server
 }
 
 python_client() {
