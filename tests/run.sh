@@ -182,6 +182,7 @@ browser() {
     node_modules tests/browser
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/chat.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/tour.mjs
+    RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/waiting.mjs
 }
 
 # Built as tests, each runs tiny.

@@ -24,7 +24,7 @@ django) commands=("python chat_django.py") ;;
 fastapi) commands=("python chat_fastapi.py") ;;
 express) commands=("node_js chat_express.mjs") ;;
 bell) commands=("node_js bell.mjs") ;;
-device) commands=("python device_home.py" "python device.py") ;;
+device) commands=("python device_server.py" "python device.py") ;;
 *) sed -n 2,4p "$0" >&2 && exit 2 ;;
 esac
 

@@ -35,6 +35,7 @@ async function start(t, example) {
   const env = { ...process.env, EXAMPLE_PORT: port, EXAMPLE_RAINBOW_PORT: rainbow, DEVICE_MEMORY: join(work, "memory"), PYTHONUNBUFFERED: "1" };
   const child = spawn(join(HERE, "start.sh"), [example], { env, stdio: ["ignore", "pipe", "pipe"] });
   const running = { url: `http://127.0.0.1:${port}`, rainbow, printed: "", exit: new Promise((resolve) => child.on("exit", resolve)) };
+  running.exit.then(() => (running.ended = true));
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (data) => (running.printed += data));
   running.stop = () => {
     child.kill("SIGTERM");
@@ -53,6 +54,7 @@ async function start(t, example) {
 async function until(t, running, what, ask) {
   const deadline = Date.now() + PATIENCE;
   while (!(await ask().catch(() => false))) {
+    assert.ok(!running.ended, `it has ended\n${running.printed}`);
     assert.ok(Date.now() < deadline, `not in time: ${what}\n${running.printed}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
