@@ -91,13 +91,8 @@ impl Server {
         let (listen, admin_listen) = (claims.listen.address(), claims.admin.as_ref().map(Claim::address));
         let cpus = cpus(&config)?;
         let limits = Limits::default();
-        let mut mailboxes = Vec::new();
-        let mut receivers = Vec::new();
-        for _ in &cpus {
-            let (sender, receiver) = mailbox(limits.mailbox_messages_max)?;
-            mailboxes.push(sender);
-            receivers.push(receiver);
-        }
+        let mailboxes = cpus.iter().map(|_| mailbox(limits.mailbox_messages_max)).collect::<io::Result<Vec<_>>>()?;
+        let (mailboxes, receivers) = mailboxes.into_iter().unzip();
         let options = store::Options::new(&config);
         let hands_over = options.is_some() && cpus.len() > 1;
         let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;

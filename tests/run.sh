@@ -30,7 +30,9 @@ main() {
     step fuzz
     step autobahn
     step javascript_client
+    step examples
     step conformance
+    step openapi
     if [ "$mode" = full ]; then step python_client; fi
     step readme
     step browser
@@ -142,20 +144,35 @@ autobahn() {
 
 javascript_client() {
     node_modules clients/js
-    npm --prefix clients/js test
+    RAINBOW_BIN=$PWD/target/release/rainbow-server npm --prefix clients/js test
+}
+
+# Each example, started as its reader starts it.
+examples() {
+    python_packages
+    node_modules clients/examples
+    RAINBOW_BIN=$PWD/target/release/rainbow-server EXAMPLE_PYTHON=$PWD/$python npm --prefix clients/examples test
 }
 
 # The kit's own test, then the clients in the kit. A page does not see the status of a refused upgrade.
 conformance() {
-    local kit=clients/conformance server=target/release/rainbow-server python=target/conformance/bin/python
-    if ! "$python" -c "import httpx, websockets" 2>/dev/null; then
-        python3 -m venv target/conformance
-        "$python" -m pip install -q "httpx>=0.27" "websockets>=14"
-    fi
+    local kit=clients/conformance server=target/release/rainbow-server
+    python_packages
     node_modules clients/js
     python3 $kit/selftest.py --server $server
     python3 $kit/run.py --server $server --without http_status -- node clients/js/test/conformance.js
     PYTHONPATH=clients/python/src python3 $kit/run.py --server $server -- "$python" clients/python/tests/conformance.py
+}
+
+# The description of calls and hooks, held against the server.
+openapi() {
+    local venv=target/openapi
+    if ! [ $venv/bin/schemathesis -nt tests/openapi/requirements.txt ]; then
+        python3 -m venv $venv
+        $venv/bin/pip install -q -r tests/openapi/requirements.txt
+        touch $venv/bin/schemathesis
+    fi
+    $venv/bin/python tests/openapi/check.py target/release/rainbow-server
 }
 
 python_client() {
@@ -172,6 +189,7 @@ browser() {
     node_modules tests/browser
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/chat.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/tour.mjs
+    RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/waiting.mjs
 }
 
 # Built as tests, each runs tiny.
@@ -223,6 +241,15 @@ as_root() {
 say_and_fail() {
     echo "$*" >&2
     return 1
+}
+
+# A Python with what the Python package and the examples need, made once.
+python=target/conformance/bin/python
+python_packages() {
+    if ! "$python" -c "import django, fastapi, httpx, uvicorn, websockets" 2>/dev/null; then
+        python3 -m venv target/conformance
+        "$python" -m pip install -q "django>=5" "fastapi>=0.110" "httpx>=0.27" "uvicorn>=0.30" "websockets>=14"
+    fi
 }
 
 # The packages that the lock file names, fetched once.

@@ -27,8 +27,8 @@ for python in ${PYTHONS:-$(find_pythons)}; do
     quiet "$python" -m venv "$venv"
     if [ $newest = yes ]; then
         quiet "$venv/bin/pip" install -q ".[client,django,fastapi]" pytest flask uvicorn ruff mypy django-stubs
-        quiet "$venv/bin/ruff" check --config pyproject.toml . ../conformance
-        quiet "$venv/bin/ruff" format --config pyproject.toml --check . ../conformance
+        quiet "$venv/bin/ruff" check --config pyproject.toml . ../conformance ../examples
+        quiet "$venv/bin/ruff" format --config pyproject.toml --check . ../conformance ../examples
         quiet env MYPYPATH=src:. PYTHONPATH=src:. "$venv/bin/mypy" --cache-dir "$work/mypy"
     else
         quiet "$venv/bin/pip" install -q ".[client,fastapi]" "django>=4.2,<4.3" pytest flask uvicorn

@@ -25,11 +25,16 @@ use serde_json::json;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Asks for the end of this business server, and for another one in its place.
+pub type Restarter = Box<dyn Fn() + Send + Sync>;
+
 /// The business of the demo.
-#[derive(Debug)]
 pub struct Hooks {
     rooms: Mutex<Rooms>,
     calls: CallSender,
+    restart: Restarter,
+    /// Tells one life of the business server from the next.
+    born_ms: u64,
     /// Empty: anyone may call the hooks.
     token: Secret,
     sessions: bool,
@@ -63,10 +68,10 @@ struct Joined<'a> {
 }
 
 impl Hooks {
-    pub fn new(config: &DemoConfig, calls: CallSender) -> Hooks {
+    pub fn new(config: &DemoConfig, calls: CallSender, restart: Restarter) -> Hooks {
         let page = CHAT_PAGE.replace("{{RAINBOW_PORT}}", &config.rainbow_port.to_string());
         let DemoConfig { token, sessions, .. } = config.clone();
-        Hooks { rooms: Mutex::new(Rooms::new()), calls, token, sessions, page }
+        Hooks { rooms: Mutex::new(Rooms::new()), calls, restart, born_ms: now_ms(), token, sessions, page }
     }
 
     pub fn answer(&self, request: &Request) -> Response {
@@ -74,6 +79,9 @@ impl Hooks {
         match path {
             "" => self.page(),
             "/rainbow.js" => Response::new(200, "text/javascript; charset=utf-8", CLIENT_SCRIPT.as_bytes()),
+            "/chat.css" => Response::new(200, "text/css; charset=utf-8", STYLE.as_bytes()),
+            "/born" => Response::new(200, "text/plain", self.born_ms.to_string().into_bytes()),
+            "/restart" => self.restart(request),
             _ if path.starts_with("/rainbow/") && !self.is_signed(request) => {
                 let refusal = json_response(&json!({"status": "error", "msg": "bad signature"}));
                 Response { headers: vec![("RAINBOWREQUESTINVALID", "60001".into())], ..refusal }
@@ -90,6 +98,18 @@ impl Hooks {
     fn page(&self) -> Response {
         let page = Response::new(200, "text/html; charset=utf-8", self.page.clone().into_bytes());
         Response { headers: vec![("Cache-Control", "no-store".into())], ..page }
+    }
+
+    /// By the page's own button: another site's page must not press it.
+    fn restart(&self, request: &Request) -> Response {
+        if request.method != "POST" {
+            return Response::new(405, "text/plain", &b"POST it"[..]);
+        }
+        if !matches!(request.header("Sec-Fetch-Site"), None | Some("same-origin" | "none")) {
+            return Response::new(403, "text/plain", &b"not from another site"[..]);
+        }
+        (self.restart)();
+        Response::new(202, "text/plain", &b"away for a moment"[..])
     }
 
     /// Lets every client in, into the room that the query names. The query's `in` names the room that the client was in
@@ -270,6 +290,7 @@ fn now_ms() -> u64 {
 }
 
 const CHAT_PAGE: &str = include_str!("chat.html");
+const STYLE: &str = include_str!("chat.css");
 const CLIENT_SCRIPT: &str = include_str!("../../clients/js/rainbow.js");
 const IDENTITY: &str = "RAINBOWCLIENTIDENTITY";
 const COOKIE: &str = "RAINBOWCLIENTCOOKIE";

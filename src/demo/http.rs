@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -70,7 +71,7 @@ impl HttpServer {
         let connections = Arc::new(Connections::default());
         let acceptor = thread::Builder::new().name("demo-accept".into()).spawn({
             let connections = connections.clone();
-            move || accept(&listener, &connections, &Arc::new(handler))
+            move || accept(listener, &connections, &Arc::new(handler))
         })?;
         Ok(HttpServer { address, connections, acceptor })
     }
@@ -83,7 +84,7 @@ impl HttpServer {
     }
 }
 
-fn accept<H>(listener: &TcpListener, connections: &Arc<Connections>, handler: &Arc<H>)
+fn accept<H>(listener: TcpListener, connections: &Arc<Connections>, handler: &Arc<H>)
 where
     H: Fn(&Request) -> Response + Send + Sync + 'static,
 {
@@ -119,8 +120,12 @@ where
             Err(_) => drop(connections.streams.lock().expect("no thread panics with it").remove(&number)),
         }
     }
+    // A worker of Rainbow in this process has copies of the descriptors that were open at its start. To close ours is
+    // not enough to give the port up.
+    let _ = TcpStream::from(OwnedFd::from(listener)).shutdown(Shutdown::Both);
+    // An answer that is under way is written: it may be that to the order to restart.
     for stream in connections.streams.lock().expect("no thread panics with it").values() {
-        let _ = stream.shutdown(Shutdown::Both);
+        let _ = stream.shutdown(Shutdown::Read);
     }
     for thread in threads {
         // A handler that panicked has lost its own connection only.
@@ -132,7 +137,7 @@ where
 fn serve(stream: &TcpStream, handler: &impl Fn(&Request) -> Response) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
-    stream.set_write_timeout(Some(IDLE_TIMEOUT))?;
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut buffer = Vec::new();
     loop {
         match read_request(stream, &mut buffer)? {
@@ -231,6 +236,8 @@ const STACK_BYTES: usize = 256 * 1024;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Longer than Rainbow leaves a connection to its backend idle, so that the close does not meet a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// The end of the server waits for it, too.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

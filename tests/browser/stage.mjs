@@ -56,6 +56,13 @@ export async function until(what, ask) {
   }
 }
 
+/** Rejects when `promise` takes longer. */
+export function inTime(limit, promise) {
+  let timer;
+  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error(`not within ${limit} ms`)), limit)));
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
 // — Processes —
 
 export function serverBinary() {

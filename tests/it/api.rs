@@ -406,13 +406,15 @@ fn admin_listen_moves_all_but_connect_and_hello() {
         let answer = call(server.addr(), path, &[("channel", "a"), ("qos", "0")], "{}");
         assert_eq!(answer.status, 404, "{path} on the public address: {}", answer.text());
     }
-    for path in ["/info/", "/metrics", "/serverinfo/", "/channel/", "/livez", "/readyz", "/updateconfig/"] {
+    for path in
+        ["/info/", "/metrics", "/serverinfo/", "/openapi.json", "/channel/", "/livez", "/readyz", "/updateconfig/"]
+    {
         assert_eq!(call_get(server.addr(), path, &[]).status, 404, "{path} on the public address");
     }
     subscribe(admin_at, &backend.identity_of("phone"), "a");
     assert_eq!(send(admin_at, "a", &[("qos", "0")], "hello")["status"], 0);
     assert_eq!(client.expect_send().text(), "hello");
-    for path in ["/info/", "/metrics", "/serverinfo/", "/livez", "/readyz"] {
+    for path in ["/info/", "/metrics", "/serverinfo/", "/openapi.json", "/livez", "/readyz"] {
         assert_eq!(http::get(admin_at, path).status, 200, "{path} on the admin address");
     }
 }

@@ -57,7 +57,7 @@ test("it_is_found_by_name_and_needs_no_globals_at_import", async () => {
 for (const [module, resolution] of [["nodenext", "nodenext"], ["esnext", "bundler"]]) {
   test(`a_strict_compiler_accepts_what_is_right_and_nothing_else_with_${resolution}`, async () => {
     const options = ["--strict", "--noEmit", "--target", "es2022", "--lib", "es2024,dom", "--module", module];
-    const args = ["node_modules/typescript/bin/tsc", ...options, "--moduleResolution", resolution, "test/types.ts"];
+    const args = ["node_modules/typescript/bin/tsc", ...options, "--moduleResolution", resolution, "test/types.ts", "test/types.server.ts"];
     const outcome = await promisify(execFile)(process.execPath, args, { cwd: FOLDER }).catch((error) => error);
     assert.equal(outcome.stdout, "");
   });

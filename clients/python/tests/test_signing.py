@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,35 @@ EXAMPLE = {
 
 def verifier(now: int = NOW, **options: object) -> Verifier:
     return Verifier(webhook_keys=[WebhookKey(SECRET)], clock=lambda: now, **options)  # type: ignore[arg-type]
+
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors/signatures.json").read_text())
+
+
+def judge(vector: dict[str, Any], verifier: Verifier, body: bytes = b"") -> None:
+    request = (vector.get("method", "GET"), vector["target"], vector.get("headers", {}), body)
+    if vector["valid"]:
+        verifier.verify(*request)
+    else:
+        with pytest.raises(BadSignature):
+            verifier.verify(*request)
+
+
+def test_signatures_of_the_vectors() -> None:
+    for vector in VECTORS["sign_2014"]:
+        assert sign_2014(vector["token"], vector["timestamp"], vector["nonce"]) == vector["signature"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["targets_2014"], ids=lambda vector: vector["name"])
+def test_targets_of_the_vectors(vector: dict[str, Any]) -> None:
+    judge(vector, Verifier(VECTORS["token"], window_s=VECTORS["window"], clock=lambda: VECTORS["now"] + 0.9))
+
+
+@pytest.mark.parametrize("vector", VECTORS["webhooks"], ids=lambda vector: vector["name"])
+def test_webhooks_of_the_vectors(vector: dict[str, Any]) -> None:
+    keys = [WebhookKey(VECTORS["secret"])]
+    verifier = Verifier(webhook_keys=keys, window_s=VECTORS["window"], clock=lambda: VECTORS["now"] + 0.9)
+    judge(vector, verifier, bytes.fromhex(vector["body"]))
 
 
 def test_the_2014_signature_sorts_its_parts_as_strings() -> None:

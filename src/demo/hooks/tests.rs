@@ -14,7 +14,7 @@ fn hooks_of(token: &str, sessions: bool) -> (Hooks, Receiver<Call>) {
     let (queue, calls) = sync_channel(16);
     let address = ([127, 0, 0, 1], 0).into();
     let config = DemoConfig { rainbow_port: 1984, call_port: 1984, token: token.into(), address, sessions };
-    (Hooks::new(&config, CallSender(queue)), calls)
+    (Hooks::new(&config, CallSender(queue), Box::new(|| ())), calls)
 }
 
 struct Client {

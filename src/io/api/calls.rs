@@ -49,6 +49,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
         Route::Live => pages::live(worker),
         Route::Ready => pages::ready(worker),
         Route::ServerInfo => pages::server_info(),
+        Route::OpenApi => pages::description(),
         Route::Info => response_of(worker, info::info(worker).await),
         Route::Metrics => info::metrics(worker.shared(), format),
         Route::Channel => response_of(worker, pages::channel(worker, query).await),

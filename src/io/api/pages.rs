@@ -85,6 +85,11 @@ pub fn server_info() -> Response {
     PAGE_HEADERS.into_iter().fold(page, |page, (name, value)| page.with_header(name, value))
 }
 
+/// Calls and hooks as OpenAPI; any page may read it, since it says the same to all.
+pub fn description() -> Response {
+    Response::new(200, "application/json", DESCRIPTION.as_bytes()).with_header("Access-Control-Allow-Origin", "*")
+}
+
 /// `channel=` how many and who, paged by `offset` and `limit`; without it the largest channels.
 pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
     let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
@@ -200,9 +205,29 @@ const PAGE_HEADERS: [(&str, &str); 5] = [
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-store"),
 ];
+const DESCRIPTION: &str = include_str!("openapi.json");
 /// A commit takes milliseconds; a store that is silent for so long makes every promise wait.
 const STORE_SILENT_MS: u64 = 3_000;
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 10_000;
 /// The main thread waits for the workers for half of that.
 const RELOAD_TIMEOUT_MS: u64 = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::api::{Access, Route};
+
+    #[test]
+    fn the_description_has_every_route_with_its_method() {
+        let description: serde_json::Value = serde_json::from_str(DESCRIPTION).expect("valid JSON");
+        let paths = description["paths"].as_object().expect("paths");
+        // Clients come to /connect/.
+        for route in Route::ALL.into_iter().filter(|route| *route != Route::Connect) {
+            let is_post = route.is_post() || route.access() == Access::Operator;
+            let method = if is_post { "post" } else { "get" };
+            assert!(paths.get(route.path()).is_some_and(|path| path[method].is_object()), "{method} {}", route.path());
+        }
+        assert_eq!(paths.len(), Route::ALL.len() - 1);
+    }
+}

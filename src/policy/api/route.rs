@@ -14,6 +14,7 @@ pub enum Route {
     Session,
     Info,
     ServerInfo,
+    OpenApi,
     Metrics,
     Live,
     Ready,
@@ -33,6 +34,26 @@ pub enum Access {
 }
 
 impl Route {
+    pub const ALL: [Route; 17] = [
+        Route::Connect,
+        Route::Hello,
+        Route::Send,
+        Route::Broadcast,
+        Route::Subscribe,
+        Route::Unsubscribe,
+        Route::Kick,
+        Route::DropSession,
+        Route::Channel,
+        Route::Session,
+        Route::Info,
+        Route::ServerInfo,
+        Route::OpenApi,
+        Route::Metrics,
+        Route::Live,
+        Route::Ready,
+        Route::UpdateConfig,
+    ];
+
     /// The slash at the end of the path may be missing.
     pub fn find(path: &str) -> Option<Route> {
         Some(match path.strip_suffix('/').unwrap_or(path) {
@@ -48,6 +69,7 @@ impl Route {
             "/session" => Route::Session,
             "/info" => Route::Info,
             "/serverinfo" => Route::ServerInfo,
+            "/openapi.json" => Route::OpenApi,
             "/metrics" => Route::Metrics,
             "/livez" => Route::Live,
             "/readyz" => Route::Ready,
@@ -71,6 +93,7 @@ impl Route {
             Route::Session => "/session/",
             Route::Info => "/info/",
             Route::ServerInfo => "/serverinfo/",
+            Route::OpenApi => "/openapi.json",
             Route::Metrics => "/metrics",
             Route::Live => "/livez",
             Route::Ready => "/readyz",
@@ -81,7 +104,9 @@ impl Route {
     pub fn access(self) -> Access {
         match self {
             // The page asks for what it shows, and for a token where one is needed.
-            Route::Connect | Route::Hello | Route::Live | Route::Ready | Route::ServerInfo => Access::Anyone,
+            Route::Connect | Route::Hello | Route::Live | Route::Ready | Route::ServerInfo | Route::OpenApi => {
+                Access::Anyone
+            }
             Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
             Route::DropSession => Access::Signed,
             Route::Channel | Route::Session | Route::Info | Route::Metrics => Access::Viewer,
@@ -111,10 +136,11 @@ mod tests {
         assert_eq!(Route::find("/send//"), None);
         assert_eq!(Route::find("/"), None);
     }
+
     #[test]
     fn a_path_leads_to_its_route() {
-        for path in ["/connect/", "/sub/", "/session/drop/", "/metrics", "/livez", "/updateconfig/"] {
-            assert_eq!(Route::find(path).map(Route::path), Some(path));
+        for route in Route::ALL {
+            assert_eq!(Route::find(route.path()), Some(route));
         }
     }
 }
