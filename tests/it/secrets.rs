@@ -6,13 +6,14 @@ use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Up
 
 const TOKEN: &str = "marked-t0ken-5s9d";
 const ADMIN: &str = "marked-adm1n-8f3k";
+const CLUSTER: &str = "marked-clust3r-1b4z";
 const QUERY: &str = "marked-qu3ry-2h7w";
 const PASSWORD: &str = "marked-p4ssword-6c1v";
 
 /// Also what a part of it would show.
-fn marks() -> [String; 5] {
+fn marks() -> [String; 6] {
     let webhook = webhook_secret(77).trim_start_matches("whsec_").to_owned();
-    [TOKEN.into(), ADMIN.into(), QUERY.into(), PASSWORD.into(), webhook]
+    [TOKEN.into(), ADMIN.into(), CLUSTER.into(), QUERY.into(), PASSWORD.into(), webhook]
 }
 
 fn assert_hidden(what: &str, printed: &str) {
@@ -29,6 +30,7 @@ fn marked(backend: &Backend) -> Setup {
         .text("close_url", &url("/close/"))
         .text("security_token", TOKEN)
         .text("admin_token", ADMIN)
+        .text("cluster_secret", CLUSTER)
         .set("webhook_secrets", &format!("[{:?}]", webhook_secret(77)))
         .text("log", "trace")
 }
@@ -103,6 +105,7 @@ fn what_refuses_a_configuration_quotes_no_secret() {
         format!("admin_token = \"{ADMIN}\" \"{ADMIN}\""),
         format!("admin_token = {{ value = \"{ADMIN}\" }}"),
         format!("admin_token = '{ADMIN}'\nadmin_token = '{ADMIN}'"),
+        format!("cluster_secret = \"{CLUSTER}\\n\""),
         format!("admin_tokn = \"{ADMIN}\""),
         format!("connect_url = \"http://user:{PASSWORD}@127.0.0.1/\""),
         format!("connect_url = \"http://127.0.0.1/ ?key={QUERY}\""),
