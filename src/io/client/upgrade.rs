@@ -66,19 +66,20 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
     }
     let mut response = Vec::with_capacity(RESPONSE_ROOM);
     handshake::write_response(&mut response, &upgrade.accept, greets.then_some(handshake::SUBPROTOCOL));
+    let client = path.client.to_string();
     let digest = Sha256::new()
         .chain_update(&platform)
         .chain_update([0])
         .chain_update(&device)
         .chain_update([0])
-        .chain_update(path.client.to_string())
+        .chain_update(&client)
         .chain_update(clock::unix_ns().to_be_bytes());
     Ok(UpgradePlan {
         response,
         greets,
         digest: digest.finalize().into(),
         query: head.query.into(),
-        headers: connect_headers(head, &device, &platform, path, proto(&rules, head, path)),
+        headers: connect_headers(head, (&device, &platform), (&client, path), proto(&rules, head, path)),
         place,
     })
 }
@@ -133,12 +134,11 @@ fn proto(rules: &Rules, head: &RequestHead<'_>, path: &ClientPath) -> &'static s
 }
 
 /// The headers for the connect hook, each with its CRLF: the client's, and what we say of it. Device and platform are
-/// written anew.
+/// written anew; `client` is the address of `path` as text.
 fn connect_headers(
     head: &RequestHead<'_>,
-    device: &str,
-    platform: &str,
-    path: &ClientPath,
+    (device, platform): (&str, &str),
+    (client, path): (&str, &ClientPath),
     proto: &'static str,
 ) -> ConnectHeaders {
     let mut of_client = Vec::with_capacity(256);
@@ -149,10 +149,13 @@ fn connect_headers(
     write(PLATFORM, platform.as_bytes());
     let mut ours = Vec::with_capacity(128);
     let mut write = |name: &str, value: &[u8]| put_header(&mut ours, name, value);
-    let hops = std::iter::once(&path.client).chain(path.proxies.iter().rev().skip(1).rev());
-    let hops = hops.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut hops = String::from(client);
+    for proxy in path.proxies.iter().rev().skip(1).rev() {
+        hops.push_str(", ");
+        hops.push_str(&proxy.to_string());
+    }
     write("X-Forwarded-For", hops.as_bytes());
-    write("X-Real-IP", path.client.to_string().as_bytes());
+    write("X-Real-IP", client.as_bytes());
     write("X-Forwarded-Proto", proto.as_bytes());
     for (name, of_client) in [("RAINBOWCLIENTHOST", "host"), ("RAINBOWCLIENTORIGIN", "origin")] {
         if let Some(value) = head.headers.get(of_client) {
