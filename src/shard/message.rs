@@ -129,6 +129,7 @@ impl Messages {
         MessageRef { ..*message }
     }
 
+    #[inline]
     pub fn release(&mut self, message: MessageRef) {
         let counted = &mut self.messages[message.slot()];
         counted.uses -= 1;

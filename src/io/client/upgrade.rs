@@ -70,12 +70,13 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
     }
     let mut response = Vec::with_capacity(RESPONSE_ROOM);
     handshake::write_response(&mut response, &upgrade.accept, greets.then_some(handshake::SUBPROTOCOL));
+    let client = path.client.to_string();
     let digest = Sha256::new()
         .chain_update(&platform)
         .chain_update([0])
         .chain_update(&device)
         .chain_update([0])
-        .chain_update(path.client.to_string())
+        .chain_update(&client)
         .chain_update(clock::unix_ns().to_be_bytes());
     let address = ClientAddress {
         address: path.client,

@@ -90,6 +90,7 @@ impl Downlinks {
         self.enqueue(table, index, pending, cx);
     }
 
+    #[inline]
     fn enqueue(&mut self, table: &mut Table, index: ConnIndex, pending: Pending, cx: &mut Context<'_>) {
         // A queued message's deadline has to be met too.
         let wake = pending.deadline.min(pending.store_at);
@@ -158,18 +159,18 @@ impl Downlinks {
                 self.give_up(table, index, node, cx);
                 continue;
             }
-            let conn = table.conn(index);
+            let conn = table.conn_mut(index);
             // What comes from the store has not asked for room: it waits until the client has read.
-            let downlink = &conn.downlink;
+            let downlink = &mut conn.downlink;
             if durable && downlink.in_flight() > 0 && conn.outbox.memory() > cx.settings.outbox_bytes_max / 2 {
                 return;
             }
-            let offset = if durable { self.pending.get(node).offset } else { self.free_offset(downlink) };
-            let downlink = &mut table.conn_mut(index).downlink;
+            let offset = if durable { pending.offset } else { self.free_offset(downlink) };
             if !durable {
                 let reuses = cx.is_planted(Bug::ReusesIds) && offset.is_multiple_of(2);
                 downlink.launched = if reuses { offset } else { offset_after(offset) } as u32;
             }
+            downlink.queued_memory -= pending.memory() as u32;
             downlink.first_queued = self.pending.next(node);
             downlink.in_flight += 1;
             self.launch(table, index, node, offset, cx);
@@ -179,7 +180,6 @@ impl Downlinks {
     /// Its first sending on this connection.
     fn launch(&mut self, table: &mut Table, index: ConnIndex, node: NodeIndex, offset: u64, cx: &mut Context<'_>) {
         let pending = self.pending.get_mut(node);
-        table.conn_mut(index).downlink.queued_memory -= pending.memory() as u32;
         (pending.offset, pending.attempts) = (offset, 1);
         pending.repeat_at = (cx.now + cx.settings.ack_timeout_ms).min(cx.tick_at(pending.expires).max(cx.now + 1));
         table.arm_no_later(index, pending.wake().max(cx.now + 1));

@@ -415,8 +415,11 @@ impl Table {
 
     /// Whatever the limit: what is short, comes once, or has been given room.
     pub fn push_unbounded(&mut self, index: ConnIndex, item: Item) {
-        self.outboxes.push(&mut self.conns[index.slot()].outbox, item);
-        self.mark_dirty(index);
+        let conn = &mut self.conns[index.slot()];
+        self.outboxes.push(&mut conn.outbox, item);
+        if !std::mem::replace(&mut conn.dirty, true) {
+            self.dirty.push_back(index);
+        }
     }
 
     /// One more use of the message, into the outbox.
@@ -458,12 +461,6 @@ impl Table {
         cx.metrics.outbox_dropped_qos0.add(dropped as u64);
         let waiting = self.outboxes.waiting_memory(&conn.outbox) + queued;
         waiting == 0 || waiting + memory <= max
-    }
-
-    fn mark_dirty(&mut self, index: ConnIndex) {
-        if !std::mem::replace(&mut self.conn_mut(index).dirty, true) {
-            self.dirty.push_back(index);
-        }
     }
 
     /// A connection that has something to be written, once each until it has more; who had it first comes first.
