@@ -66,8 +66,8 @@
 //!    do not acknowledge for a while.
 //! 4. The message waits in the outbox (`shard::connection::outbox`) as a packet. At the end of the turn
 //!    `io::worker::sockets` writes all that waits for a client at once, framed by its transport.
-//!    A node that may have members gets the message over this worker's link to it (`io::cluster::calls`), carries it out
-//!    as its own (`io::api::remote`), and replies to the same gather (`io::service::links`).
+//!    A node that may have members gets the message over this worker's link to it (`io::cluster::calls`), carries it
+//!    out as its own (`io::api::remote`), and replies to the same gather (`io::service::links`).
 //! 5. ACK or REC comes up, `shard::call::waiting` counts it; the last one, or the deadline, makes the reply, which goes
 //!    back through the gather to the caller (`io::worker::responses`).
 

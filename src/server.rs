@@ -149,7 +149,6 @@ impl Server {
             manager: ServiceManager::from_env(),
         };
         server.wait_until_ready()?;
-        server.notify_ready();
         info!(listen = %listen, workers, ?driver, "listening");
         Ok(server)
     }
@@ -181,6 +180,7 @@ impl Server {
                 }
             }
         }
+        self.notify_ready();
         Ok(())
     }
 

@@ -311,10 +311,10 @@ mod tests {
         let known: HashSet<&str> = words(&exported).collect();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/monitoring");
         for file in ["rainbow-alerts.yml", "rainbow-dashboard.json", "rainbow-alerts.test.yml"] {
-            let asked = std::fs::read_to_string(folder.join(file)).expect("it is in the repository");
+            let queries = std::fs::read_to_string(folder.join(file)).expect("it is in the repository");
             // A label of Prometheus itself.
-            let asked = asked.replace("alertstate", "");
-            let names: HashSet<&str> = words(&asked)
+            let queries = queries.replace("alertstate", "");
+            let names: HashSet<&str> = words(&queries)
                 .filter(|word| word.starts_with("rainbow_") || word.starts_with("process_") && !word.ends_with('_'))
                 .collect();
             assert!(names.len() > 5, "{file}: {names:?}");
@@ -322,7 +322,7 @@ mod tests {
             assert!(unknown.is_empty(), "{file} asks for {unknown:?}");
             for label in ["reason", "state", "direction", "status"] {
                 let before = format!("{label}=");
-                let selectors = asked.split(&before).skip(1).filter_map(|rest| rest.split('"').nth(1));
+                let selectors = queries.split(&before).skip(1).filter_map(|rest| rest.split('"').nth(1));
                 let values = selectors.flat_map(|values| values.split('|'));
                 let unknown: Vec<&str> = values.filter(|value| !known.contains(value)).collect();
                 assert!(unknown.is_empty(), "{file}: no {label} is {unknown:?}");
