@@ -144,7 +144,6 @@ impl Server {
             manager: ServiceManager::from_env(),
         };
         server.wait_until_ready()?;
-        server.notify_ready();
         let admin_listen = admin_listen.map(tracing::field::display);
         info!(listen = %listen, admin_listen, workers, ?driver, "listening");
         Ok(server)
@@ -182,6 +181,7 @@ impl Server {
                 }
             }
         }
+        self.notify_ready();
         Ok(())
     }
 
