@@ -39,6 +39,7 @@ connect_url = "http://127.0.0.1:$EXAMPLE_PORT/rainbow/connect/"
 forward_url = "http://127.0.0.1:$EXAMPLE_PORT/rainbow/message/{message_type}/"
 close_url = "http://127.0.0.1:$EXAMPLE_PORT/rainbow/close/"
 security_token = "testtoken"
+cluster = "off"
 shutdown_timeout = "2s"
 
 [store]

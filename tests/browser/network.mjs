@@ -176,7 +176,7 @@ async function story(browser) {
     const hooks = `http://127.0.0.1:${ports.business}/rainbow`;
     const file = join(work, "rainbow.toml");
     writeFileSync(file, [
-      'listen = "127.0.0.1"', 'security_token = "testtoken"', 'ping_interval = "1s"', 'pong_timeout = "1s"', 'ack_timeout = "500ms"',
+      'listen = "127.0.0.1"', 'security_token = "testtoken"', 'cluster = "off"', 'ping_interval = "1s"', 'pong_timeout = "1s"', 'ack_timeout = "500ms"',
       `connect_url = "${hooks}/connect/"`, `forward_url = "${hooks}/message/{message_type}/"`, `close_url = "${hooks}/close/"`,
       "[store]", 'kind = "sqlite"', `data_dir = "${work}/data"`, 'patience = "300ms"', "",
     ].join("\n"));

@@ -84,7 +84,7 @@ def rainbow(binary: str, business: Business, strict: bool) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="rainbow-openapi-") as work:
         file = Path(work) / "rainbow.toml"
         file.write_text(
-            f'listen = "127.0.0.1"\nhttp_port = 0\nworkers = 1\nsecurity_token = "testtoken"\n'
+            f'listen = "127.0.0.1"\nhttp_port = 0\nworkers = 1\nsecurity_token = "testtoken"\ncluster = "off"\n'
             f'admin_token = "openapi-admin-token"\nstrict_status = {str(strict).lower()}\n'
             f'connect_url = "{business.url}/connect/"\nforward_url = "{business.url}/message/{{message_type}}/"\n'
             f'close_url = "{business.url}/close/"\n[store]\nkind = "sqlite"\ndata_dir = "{work}/data"\n'

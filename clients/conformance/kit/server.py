@@ -112,6 +112,8 @@ class Server:
             "workers": 1,
             "cores": random.choice(sorted(os.sched_getaffinity(0))),
             "security_token": TOKEN,
+            # Other tests' servers on this machine have the same token.
+            "cluster": "off",
             "connect_url": f"{self._business}/connect/",
             "forward_url": f"{self._business}/message/{{message_type}}/",
             "close_url": f"{self._business}/close/",

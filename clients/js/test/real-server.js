@@ -21,6 +21,8 @@ export async function startServer(t, hooks, { keys = {}, store = "none" } = {}) 
     listen: "127.0.0.1",
     http_port: 0,
     workers: 1,
+    // Other tests' servers have the same token.
+    cluster: "off",
     security_token: "testtoken",
     connect_url: `${hooks}connect/`,
     forward_url: `${hooks}message/{message_type}/`,

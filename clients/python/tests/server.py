@@ -45,6 +45,8 @@ def rainbow_server(hooks: str, *, port: int = 0, store: str = "none", data: str 
             "http_port": port,
             "workers": 1,
             "security_token": f'"{TOKEN}"',
+            # Other tests' servers on this machine have the same token.
+            "cluster": '"off"',
             "connect_url": f'"{hooks}connect/"',
             "forward_url": f'"{hooks}message/{{message_type}}/"',
             "close_url": f'"{hooks}close/"',
