@@ -126,7 +126,7 @@ export class Rainbow {
     this.#timers = this.#options.timers;
     this.#options.WebSocket ??= globalThis.WebSocket;
     this.#options.os ??= typeof document === "undefined" ? "node" : "web";
-    this.#options.storage ??= browserStorage();
+    if (this.#options.storage === undefined) this.#options.storage = browserStorage();
     this.#options.deviceId ??= keptDeviceId(this.#options.storage);
     this.#url = connectUrl(url);
     this.#types = new Map(Object.entries(this.#options.types ?? {}));

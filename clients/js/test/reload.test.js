@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import WebSocket from "ws";
-import { ACK, COM, REC, REL, SEND, decodePacket } from "../rainbow.js";
+import { ACK, COM, REC, REL, Rainbow, SEND, decodePacket } from "../rainbow.js";
 import { FakeSession, FakeStorage, greeting, heard } from "./fake-server.js";
 
 /** Collects what is handed on. */
@@ -288,4 +288,19 @@ test("a_storage_that_refuses_is_said_once_and_leaves_nothing_stale", async (t) =
   connection.send({ command: SEND, qos: 2, dup: true, type: 1, id: 5, body: "a" });
   assert.equal((await connection.next()).command, REC);
   assert.deepEqual([errors, seen, storage.items.size], [["storage"], ["a", "b"], 0]);
+});
+
+test("null_for_a_storage_keeps_nothing_in_a_page_either", (t) => {
+  let touched = 0;
+  const localStorage = { getItem: () => (touched++, null), setItem: () => touched++ };
+  for (const [name, value] of Object.entries({ document: {}, localStorage })) {
+    const before = Object.getOwnPropertyDescriptor(globalThis, name);
+    Object.defineProperty(globalThis, name, { value, configurable: true });
+    t.after(() => (before ? Object.defineProperty(globalThis, name, before) : delete globalThis[name]));
+  }
+  const create = (options) => new Rainbow("ws://127.0.0.1/", { WebSocket, session: true, ...options });
+  create({ storage: null });
+  assert.equal(touched, 0);
+  create({});
+  assert.ok(touched > 0);
 });
