@@ -79,6 +79,10 @@ struct Running {
 impl Backend {
     /// Lets everybody in, answers a message with `re:` and its body.
     pub fn start() -> Backend {
+        Backend::start_on(free_port())
+    }
+
+    pub fn start_on(port: Port) -> Backend {
         let state = State {
             hooks: Mutex::new(Vec::new()),
             seen: Mutex::new(Vec::new()),
@@ -86,7 +90,7 @@ impl Backend {
             recording: AtomicBool::new(true),
             connections: AtomicU64::new(0),
         };
-        let mut backend = Backend { port: free_port(), state: Arc::new(state), running: None };
+        let mut backend = Backend { port, state: Arc::new(state), running: None };
         backend.on_connect(|_| Reply::welcome());
         backend.on_message(|request| Reply::ok([b"re:", &request.body[..]].concat()));
         backend.on_close(|_| Reply::ok("ok"));

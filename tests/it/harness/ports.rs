@@ -15,6 +15,13 @@ pub struct Port {
     _reservation: UnixListener,
 }
 
+/// This port, in a network namespace that is the caller's own.
+pub fn port(number: u16) -> Port {
+    let name = SocketAddr::from_abstract_name(format!("rainbow-it-port-{number}")).expect("a short name");
+    let reservation = UnixListener::bind_addr(&name).unwrap_or_else(|e| panic!("port {number} is taken: {e}"));
+    Port { number, _reservation: reservation }
+}
+
 /// A port that nobody listens on.
 pub fn free_port() -> Port {
     static DRAWN: AtomicU32 = AtomicU32::new(0);

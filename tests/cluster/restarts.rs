@@ -1,0 +1,1 @@
+//! Nodes that are restarted one after the other while everybody goes on.
