@@ -48,7 +48,8 @@ fn nodes_find_each_other_by_seeds_where_broadcasts_are_dropped() {
     let mut hosts = Hosts::new(3, Family::V4);
     let seed = format!("[\"{}:{NODE_PORT}\"]", hosts.hosts[0].port.v4());
     for host in &mut hosts.hosts {
-        host.namespace.filter(&["in iifname eth0 udp dport 2014-2033 drop", "out oifname eth0 udp dport 2014-2033 drop"]);
+        host.namespace
+            .filter(&["in iifname eth0 udp dport 2014-2033 drop", "out oifname eth0 udp dport 2014-2033 drop"]);
         host.start(with(&[("cluster_seeds", &seed)]));
     }
     let took = hosts.until_linked(DISCOVERY);
@@ -72,11 +73,14 @@ fn nodes_find_each_other_where_there_is_ipv6_only() {
 fn nodes_without_a_secret_send_nothing_beyond_their_host() {
     let _alone = heavy();
     let mut hosts = Hosts::new(2, Family::V4);
-    let setup = || with(&[("security_token", "\"\""), ("allow_unsigned_calls", "true")]);
+    let setup = || with(&[("security_token", "\"\"")]);
     let seeds = hosts.hosts.iter().map(|host| format!("{}:{NODE_PORT}", host.port.v4())).collect::<Vec<_>>();
     let seeds = format!("{seeds:?}");
     for host in &mut hosts.hosts {
-        host.namespace.filter(&["out oifname != lo meta l4proto { tcp, udp } counter", "out oifname lo udp dport 2014-2033 counter"]);
+        host.namespace.filter(&[
+            "out oifname != lo meta l4proto { tcp, udp } counter",
+            "out oifname lo udp dport 2014-2033 counter",
+        ]);
         host.start(setup().set("cluster_seeds", &seeds));
     }
     let begun = Instant::now();

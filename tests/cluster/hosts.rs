@@ -1,6 +1,7 @@
 //! Hosts with a node and its business server each, and what can be seen on them.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -47,7 +48,12 @@ impl Host {
     /// At its usual port.
     pub fn start(&mut self, setup: Setup) {
         assert!(self.server.is_none(), "one node per host");
-        self.server = Some(self.start_on(setup, Some(NODE_PORT)));
+        self.server = Some(self.start_at_its_port(setup));
+    }
+
+    /// For a caller that keeps the server itself.
+    pub fn start_at_its_port(&self, setup: Setup) -> Server {
+        self.start_on(setup, Some(NODE_PORT))
     }
 
     /// Another node of this host.
@@ -81,7 +87,8 @@ impl Host {
     /// What it says of another; there may be several lives of it.
     pub fn states_of(&self, other: &Host) -> Vec<String> {
         let (v4, v6) = (format!("{}:", other.port.v4()), format!("[{}]:", other.port.v6()));
-        let is_it = |peer: &Value| peer["address"].as_str().is_some_and(|at| at.starts_with(&v4) || at.starts_with(&v6));
+        let is_it =
+            |peer: &Value| peer["address"].as_str().is_some_and(|at| at.starts_with(&v4) || at.starts_with(&v6));
         self.peers().iter().filter(|peer| is_it(peer)).map(|peer| text(&peer["state"])).collect()
     }
 
@@ -98,11 +105,14 @@ impl Host {
 
     /// At QoS 1; these clients acknowledge it.
     pub fn send_to(&self, channel: &str, clients: &mut [&mut Client]) -> (Value, Duration) {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        let body = format!("call {}", CALLS.fetch_add(1, Ordering::Relaxed));
         let begun = Instant::now();
         let params = [("qos", "1"), ("timeout", "1")];
-        let answer = self.namespace.enter(|| send_later(NODE, channel, &params, "asked"));
+        let answer = self.namespace.enter(|| send_later(NODE, channel, &params, &body));
         for client in clients {
-            let sent = std::iter::repeat_with(|| client.expect_send()).find(|sent| sent.body == b"asked");
+            let mut packets = std::iter::repeat_with(|| client.expect_send());
+            let sent = packets.find(|sent| sent.body == body.as_bytes());
             client.answer(Command::Ack, sent.expect("endless").id, "");
         }
         (answer.join().expect("it is answered"), begun.elapsed())
@@ -163,9 +173,16 @@ impl Hosts {
     /// For messages of failure.
     pub fn views(&self) -> String {
         let view = |peer: Value| {
-            format!("{} {} {} {}", text(&peer["address"]), text(&peer["state"]), text(&peer["reason"]), peer["is_linked"])
+            format!(
+                "{} {} {} {}",
+                text(&peer["address"]),
+                text(&peer["state"]),
+                text(&peer["reason"]),
+                peer["is_linked"]
+            )
         };
-        let of = |host: &Host| format!("{}: {:?}", host.port.v4(), host.peers().into_iter().map(view).collect::<Vec<_>>());
+        let of =
+            |host: &Host| format!("{}: {:?}", host.port.v4(), host.peers().into_iter().map(view).collect::<Vec<_>>());
         self.hosts.iter().filter(|host| host.server.is_some()).map(of).collect::<Vec<_>>().join("\n")
     }
 }

@@ -116,6 +116,7 @@ fn healed(hosts: &Hosts, clients: &mut [Client], what: &str) {
     hosts.assert_one(clients);
 }
 
-/// A call of a second, and what an answer may take beyond it on a machine that is busy.
-const CALL: Duration = Duration::from_millis(2_500);
+/// A call of a second, the second that nodes have beyond it, the second within which deadlines are noticed; and a machine
+/// that is busy.
+const CALL: Duration = Duration::from_millis(3_500);
 const AT_ONCE: Duration = Duration::from_millis(200);
