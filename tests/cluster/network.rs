@@ -159,6 +159,11 @@ impl Lan {
 }
 
 impl Port {
+    /// Of the host.
+    pub fn number(self) -> u8 {
+        self.host
+    }
+
     pub fn v4(self) -> String {
         format!("10.0.{}.{}", self.lan, self.host)
     }

@@ -26,14 +26,19 @@ struct Record {
 }
 
 /// From a client's 101 to its close.
+#[derive(Debug)]
 struct Connection {
     client: usize,
+    /// Of the host.
+    node: u8,
     begun: Instant,
     ended: Option<Instant>,
 }
 
+#[derive(Debug)]
 struct Call {
     client: usize,
+    node: u8,
     body: String,
     begun: Instant,
     ended: Instant,
@@ -89,7 +94,7 @@ fn be_client(number: usize, hosts: &[Host], record: &Record) {
             pause(Duration::from_millis(20));
             continue;
         };
-        let index = record.begin(number);
+        let index = record.begin(number, host);
         read(client, record);
         record.connections.lock().unwrap()[index].ended = Some(Instant::now());
     }
@@ -130,7 +135,7 @@ fn be_caller(caller: usize, hosts: &[Host], record: &Record) {
         let (body, begun) = (format!("{caller} {number}"), Instant::now());
         match host.namespace.enter(|| send(&format!("c{client}"), &body)) {
             Some(answer) => {
-                let call = Call { client, body, begun, ended: Instant::now(), answer };
+                let call = Call { client, node: host.port.number(), body, begun, ended: Instant::now(), answer };
                 record.calls.lock().unwrap().push(call);
             }
             None => drop(record.unanswered.fetch_add(1, Ordering::Relaxed)),
@@ -153,9 +158,9 @@ impl Record {
         self.has_ended.load(Ordering::Relaxed)
     }
 
-    fn begin(&self, client: usize) -> usize {
+    fn begin(&self, client: usize, host: &Host) -> usize {
         let mut connections = self.connections.lock().unwrap();
-        connections.push(Connection { client, begun: Instant::now(), ended: None });
+        connections.push(Connection { client, node: host.port.number(), begun: Instant::now(), ended: None });
         connections.len() - 1
     }
 
@@ -172,8 +177,11 @@ impl Record {
             let (answer, body) = (&call.answer, &call.body);
             match (answer["status"].as_u64(), answer["connections"].as_u64()) {
                 (Some(0), Some(0)) => {
-                    let missed = connections.iter().any(|connection| is_throughout(connection, call));
-                    assert!(!missed, "its client was there all the time: {body:?} {answer}");
+                    let missed = connections.iter().find(|connection| is_throughout(connection, call));
+                    if let Some(connection) = missed {
+                        let now = Instant::now();
+                        panic!("its client was there all the time: {call:?} {connection:?}; it is {now:?}");
+                    }
                     to_nobody += 1;
                 }
                 (Some(0), _) => {
