@@ -23,6 +23,9 @@ pub struct Namespace {
     keeper: Sender<Box<dyn FnOnce() + Send>>,
 }
 
+/// Enters a namespace.
+pub struct Handle(File);
+
 /// One Ethernet; the networks of different LANs have different addresses.
 pub struct Lan {
     bridge: Namespace,
@@ -69,11 +72,12 @@ impl Namespace {
 
     /// Sockets that `act` opens are of this namespace for ever, and so are processes and threads that it starts.
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        let entered = || {
-            enter(&self.file);
-            act()
-        };
-        std::thread::scope(|scope| scope.spawn(entered).join()).unwrap_or_else(|panic| resume_unwind(panic))
+        enter_for(&self.file, act)
+    }
+
+    /// For another thread, while `self` is changed.
+    pub fn handle(&self) -> Handle {
+        Handle(self.file.try_clone().expect("a descriptor"))
     }
 
     /// As `enter`, on a thread that lives as long as the namespace.
@@ -114,6 +118,12 @@ impl Namespace {
         };
         let status = self.enter(nft).expect("nft is there: apt-get install nftables");
         assert!(status.success(), "{script}: {status}");
+    }
+}
+
+impl Handle {
+    pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        enter_for(&self.0, act)
     }
 }
 
@@ -171,6 +181,14 @@ impl Port {
     pub fn v6(self) -> String {
         format!("fd00:{}::{}", self.lan, self.host)
     }
+}
+
+fn enter_for<T: Send>(namespace: &File, act: impl FnOnce() -> T + Send) -> T {
+    let entered = || {
+        enter(namespace);
+        act()
+    };
+    std::thread::scope(|scope| scope.spawn(entered).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn enter(namespace: &File) {

@@ -75,6 +75,42 @@ fn a_rolling_restart_acknowledges_nothing_that_is_lost() {
     record.judge();
 }
 
+/// Its clients come before it has found the others.
+#[test]
+fn a_client_of_a_node_that_has_just_started_is_reached_from_every_node() {
+    let _alone = heavy();
+    let mut hosts = Hosts::start(3);
+    let mut missed = Vec::new();
+    for round in 0..ROUNDS {
+        let mut server = hosts.hosts[2].server.take().expect("it runs");
+        server.terminate();
+        assert!(server.exited_within(TIMEOUT).success());
+        drop(server);
+        let (others, restarted) = hosts.hosts.split_at_mut(2);
+        let setup = of_2014();
+        let (mut client, took) = std::thread::scope(|scope| {
+            let namespace = restarted[0].namespace.handle();
+            let client = scope.spawn(move || {
+                let begun = Instant::now();
+                let client = until(TIMEOUT, || namespace.enter(|| open(round)), || "no connection".into());
+                (client, begun.elapsed())
+            });
+            restarted[0].start(setup);
+            client.join().expect("it is let in")
+        });
+        for (number, other) in others.iter().enumerate() {
+            let (answer, _) = other.send(&format!("c{round}"));
+            if answer["targets"] != 1 && answer["status"] == 0 {
+                missed.push(format!("round {round}, by {number}: {answer}"));
+            }
+        }
+        eprintln!("its first client was let in {took:?} after the process was started");
+        client.close(1000, "");
+        hosts.until_linked(Duration::from_secs(5));
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
 /// Also when the test fails.
 struct EndsRun<'a>(&'a AtomicBool);
 
@@ -201,6 +237,7 @@ impl Record {
     }
 }
 
+const ROUNDS: usize = 5;
 const CLIENTS: usize = 30;
 const CALLERS: usize = 3;
 const MARGIN: Duration = Duration::from_secs(1);
