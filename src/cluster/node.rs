@@ -365,11 +365,13 @@ impl Node {
             .collect()
     }
 
-    /// The peers' channels are known as far as they can be: calls may be served.
+    /// The peers and their channels are known as far as they can be, and they know of ours: calls may be served.
     pub fn is_ready(&self, now: Tick) -> bool {
         let joining = self.membership.peers().filter(|peer| peer.state() == PeerState::Joining).count();
-        let has_looked = now.since_ms(self.started) >= LOOK_MS || self.membership.peers().next().is_some();
-        has_looked && self.directory.is_ready(joining, now)
+        let has_looked = now.since_ms(self.started) >= LOOK_MS;
+        let is_informed = self.membership.is_informed() || self.membership.peers().next().is_none();
+        let unknown = usize::from(!is_informed);
+        has_looked && self.directory.is_ready(joining + unknown, now)
     }
 
     pub fn rejections(&self) -> Rejections {
@@ -536,7 +538,7 @@ const DIAL_TIMEOUT_MS: u64 = 10_000;
 const DIAL_PAUSE_MS_MAX: u64 = 5_000;
 /// So long the higher generation waits for the lower one's link.
 const YIELD_MS: u64 = 1_500;
-/// So long a node that nobody has answered looks around before it serves calls alone.
+/// So long a node looks around at least before it serves calls: the first one that answers may know no more itself.
 const LOOK_MS: u64 = 300;
 /// A broadcast may be lost: the first ones follow each other quickly.
 const ANNOUNCE_FIRST_MS: [u64; 4] = [100, 400, 1_000, 2_000];

@@ -25,6 +25,8 @@ pub struct Feed {
     queue: VecDeque<Arc<Batch>>,
     queue_bytes: usize,
     acknowledged: ChangeNumber,
+    /// The peer has acknowledged anything: it knows of us.
+    is_acknowledged: bool,
     /// The number of the snapshot's begin.
     begun: ChangeNumber,
     /// For the peer everything may be here, until it has the end of the snapshot.
@@ -39,6 +41,7 @@ impl Default for Feed {
             queue: VecDeque::new(),
             queue_bytes: 0,
             acknowledged: ChangeNumber::default(),
+            is_acknowledged: false,
             begun: ChangeNumber::default(),
             may_have_everything: false,
             has_checksum_due: false,
@@ -81,9 +84,14 @@ impl Feed {
 
     pub fn acknowledge(&mut self, number: ChangeNumber) {
         self.acknowledged = self.acknowledged.max(number);
+        self.is_acknowledged = true;
         if matches!(self.snapshot, Snapshot::Chunk(_)) && number >= self.begun {
             self.may_have_everything = true;
         }
+    }
+
+    pub fn is_acknowledged(&self) -> bool {
+        self.is_acknowledged
     }
 
     /// The peer knows of change `number`, or everything may be here for it.

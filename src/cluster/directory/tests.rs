@@ -260,6 +260,9 @@ fn a_send_through_the_other_node_right_after_connect_never_misses() {
 fn a_new_node_serves_no_calls_before_it_has_its_peers_snapshots() {
     let (mut a, mut b) = linked();
     assert!(!b.is_ready(0, Tick(1_999)) && b.is_ready(0, Tick(2_000)), "two seconds at most");
+    while carry((&mut a, A), (&mut b, B), 64) {}
+    assert!(has(&a, "anything") && !has(&b, "anything"));
+    assert!(!b.is_ready(0, NOW), "the other does not know of it");
     carry_all(&mut a, &mut b);
     assert!(b.is_ready(0, NOW) && !b.is_ready(1, NOW), "one has no link yet");
     assert!(Directory::new(NOW).is_ready(0, NOW), "alone");

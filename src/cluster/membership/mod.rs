@@ -120,6 +120,9 @@ pub struct Membership {
     /// Addresses where nodes were, or may be: who is missing there is looked for.
     addresses: BTreeMap<SocketAddr, Tick>,
     rejoin: Rejoin,
+    /// A member has told whom it knows; until then, whoever speaks to us is asked, but not before `ask_at`.
+    is_informed: bool,
+    ask_at: Tick,
     leaving: Option<Tick>,
     conflict_at: Option<Tick>,
     heartbeat_at: Tick,
@@ -137,6 +140,8 @@ impl Membership {
             peers: BTreeMap::new(),
             addresses: BTreeMap::new(),
             rejoin: Rejoin::default(),
+            is_informed: false,
+            ask_at: now,
             leaving: None,
             conflict_at: None,
             heartbeat_at: now,
@@ -212,6 +217,11 @@ impl Membership {
         self.counts
     }
 
+    /// Another node has told whom it knows: they are among the peers.
+    pub fn is_informed(&self) -> bool {
+        self.is_informed
+    }
+
     /// Every life that is remembered; the dead for some hours.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.peers.values()
@@ -248,6 +258,12 @@ impl Membership {
         let is_fault = self.foca.handle_data(&message.encode(), &mut runtime).is_err();
         self.counts.malformed += u64::from(is_fault);
         self.collect(&mut runtime, now);
+        self.is_informed |= !is_fault && message.header.message == Message::Feed;
+        if !self.is_informed && self.ask_at <= now && self.leaving.is_none() {
+            // Who announces itself does not say whom it knows.
+            self.ask_at = now + ASK_MS;
+            self.announce(message.header.src.node.address, now);
+        }
     }
 
     /// Takes those mentions out of a message that would make a 65th member.
@@ -557,6 +573,8 @@ pub const MEMBERS_MAX: usize = 64;
 /// Between SWIM's suspicion and its verdict.
 pub const SUSPICION_MS: u64 = 3_000;
 const HEARTBEAT_MS: u64 = 1_000;
+/// An answer takes a round trip.
+const ASK_MS: u64 = 50;
 /// All of 64 missing nodes are tried within 8 s.
 const SEARCH_MS: u64 = 2_000;
 const SEARCHED_MAX: usize = 16;

@@ -162,6 +162,32 @@ fn nodes_find_each_other() {
     network.assert_whole();
 }
 
+/// Directory 8: who serves calls has to know whom to ask.
+#[test]
+fn a_newcomer_is_informed_once_it_knows_everybody() {
+    for is_lossy in [false, true] {
+        let mut network = Network::new(5);
+        network.run(5_000);
+        network.start(life(6, 206, 2_000));
+        if is_lossy {
+            // What it asks at first gets lost.
+            network.carry_out(6);
+            network.in_flight.clear();
+            // The others hear of it nevertheless.
+            let now = network.now;
+            network.nodes.get_mut(&2).expect("it runs").handle(Input::Hint(address(6)), now);
+            network.carry_out(2);
+        }
+        let begun = network.now;
+        assert!(!network.nodes[&6].is_informed());
+        while !network.nodes[&6].is_informed() {
+            network.run(1);
+            assert!(network.now.since_ms(begun) < 300, "{:?}", network.states(6));
+        }
+        assert_eq!(network.states(6).len(), 5, "{:?}", network.states(6));
+    }
+}
+
 #[test]
 fn a_restart_within_a_second_ends_the_old_generation_once() {
     let mut network = Network::new(3);

@@ -41,7 +41,7 @@ pub struct WorkerCluster {
     known: Cell<BatchNumber>,
     /// Clients that were let in this turn, and are subscribed.
     opened: RefCell<Vec<ConnKey>>,
-    /// Those whose 101 waiters until the peers know of their channels.
+    /// Those whose 101 waits until the peers know of their channels.
     corked: RefCell<VecDeque<Corked>>,
     waiters: Oneshots<()>,
     is_ready: Cell<bool>,
@@ -282,6 +282,7 @@ impl WorkerCluster {
             ToWorker::Ready => {
                 self.is_ready.set(true);
                 self.ready_waiters.complete_all(());
+                return self.release(now);
             }
         }
         Vec::new()
@@ -343,15 +344,19 @@ impl WorkerCluster {
         }
     }
 
-    /// Those that were let in this turn, and whose 101 has to wait. `send_changes` comes before.
+    /// Those that were let in this turn, and whose 101 has to wait: for the peers that are linked, or, before this node
+    /// is ready, for those that are not linked yet. `send_changes` comes before.
     pub fn take_corked(&self, now: Tick) -> Vec<ConnKey> {
         let opened = std::mem::take(&mut *self.opened.borrow_mut());
         let are_known = self.known.get() >= self.sent.get() && !self.has_changes();
-        if opened.is_empty() || are_known || !self.port.as_ref().is_some_and(|port| port.has_peers()) {
+        let is_ready = self.is_ready.get();
+        let has_peers = self.port.as_ref().is_some_and(|port| port.has_peers());
+        if opened.is_empty() || is_ready && (are_known || !has_peers) {
             return Vec::new();
         }
+        let deadline = now + if is_ready { CORKED_MS_MAX } else { READY_MS_MAX };
         let until = BatchNumber(self.sent.get().0 + u64::from(self.has_changes()));
-        let corked = opened.iter().map(|&key| Corked { until, key, deadline: now + CORKED_MS_MAX });
+        let corked = opened.iter().map(|&key| Corked { until, key, deadline });
         self.corked.borrow_mut().extend(corked);
         opened
     }
@@ -359,7 +364,8 @@ impl WorkerCluster {
     /// Clients whose 101 may go out by now.
     pub fn release(&self, now: Tick) -> Vec<ConnKey> {
         let (mut corked, known) = (self.corked.borrow_mut(), self.known.get());
-        let is_over = |corked: &Corked| corked.until <= known || corked.deadline <= now;
+        let is_ready = self.is_ready.get();
+        let is_over = |corked: &Corked| is_ready && corked.until <= known || corked.deadline <= now;
         std::iter::from_fn(|| corked.pop_front_if(|corked| is_over(corked))).map(|corked| corked.key).collect()
     }
 
