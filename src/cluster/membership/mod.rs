@@ -39,8 +39,10 @@ use timers::Timers;
 pub enum Input<'a> {
     /// A message of SWIM, out of a datagram that was authentic.
     Swim(&'a [u8]),
-    /// A node may be at this address: a seed, a broadcast, a line of the registry.
+    /// A node may be at this address: a seed, a line of the registry.
     Hint(SocketAddr),
+    /// This node says by a broadcast that it is there.
+    Online(NodeId),
     /// A link's handshake is done. More than one link to a node counts as one: the first `LinkUp`, the last
     /// `LinkEnded`.
     LinkUp { node: NodeId, start: u64 },
@@ -156,6 +158,7 @@ impl Membership {
         match input {
             Input::Swim(message) => self.on_swim(message, now),
             Input::Hint(address) => self.on_hint(address, now),
+            Input::Online(node) => self.on_online(node, now),
             Input::LinkUp { node, start } => self.on_link_up(SwimId { node, start }, now),
             Input::LinkHeard(generation) => self.with(generation, |peer| peer.heard(now)),
             Input::LinkEnded { generation, goodbye } => self.on_link_ended(generation, goodbye, now),
@@ -301,6 +304,14 @@ impl Membership {
         }
         if self.remember(address, now) && !self.is_member(&SwimId::anybody(address)) {
             self.announce(address, now);
+        }
+    }
+
+    /// Its address may be that of an earlier life, whether that is held for alive or not.
+    fn on_online(&mut self, node: NodeId, now: Tick) {
+        if node.address != self.own().node.address && !self.peers.contains_key(&node.generation) {
+            self.remember(node.address, now);
+            self.announce(node.address, now);
         }
     }
 
