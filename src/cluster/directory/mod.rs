@@ -271,9 +271,8 @@ impl Directory {
     /// Calls may be served: every linked peer's channels are known, and ours to it, or enough time has passed. `joining`
     /// peers have no link yet.
     pub fn is_ready(&self, joining: usize, now: Tick) -> bool {
-        let is_whole = |peer: &PeerDirectory| {
-            peer.feed.as_ref().is_none_or(|feed| feed.is_acknowledged() && peer.view.is_whole())
-        };
+        let is_whole =
+            |peer: &PeerDirectory| peer.feed.as_ref().is_none_or(|feed| feed.is_acknowledged() && peer.view.is_whole());
         let are_whole = self.peers.values().all(is_whole);
         now.since_ms(self.started) >= READY_MS || joining == 0 && are_whole
     }
