@@ -122,9 +122,9 @@ pub struct Membership {
     /// Addresses where nodes were, or may be: who is missing there is looked for.
     addresses: BTreeMap<SocketAddr, Tick>,
     rejoin: Rejoin,
-    /// A member has told whom it knows; until then, whoever speaks to us is asked, but not before `ask_at`.
+    /// A member has told whom it knows; until then, whoever speaks to us is queried, but not before `query_at`.
     is_informed: bool,
-    ask_at: Tick,
+    query_at: Tick,
     leaving: Option<Tick>,
     conflict_at: Option<Tick>,
     heartbeat_at: Tick,
@@ -143,7 +143,7 @@ impl Membership {
             addresses: BTreeMap::new(),
             rejoin: Rejoin::default(),
             is_informed: false,
-            ask_at: now,
+            query_at: now,
             leaving: None,
             conflict_at: None,
             heartbeat_at: now,
@@ -262,9 +262,9 @@ impl Membership {
         self.counts.malformed += u64::from(is_fault);
         self.collect(&mut runtime, now);
         self.is_informed |= !is_fault && message.header.message == Message::Feed;
-        if !self.is_informed && self.ask_at <= now && self.leaving.is_none() {
+        if !self.is_informed && self.query_at <= now && self.leaving.is_none() {
             // Who announces itself does not say whom it knows.
-            self.ask_at = now + ASK_MS;
+            self.query_at = now + QUERY_MS;
             self.announce(message.header.src.node.address, now);
         }
     }
@@ -585,7 +585,7 @@ pub const MEMBERS_MAX: usize = 64;
 pub const SUSPICION_MS: u64 = 3_000;
 const HEARTBEAT_MS: u64 = 1_000;
 /// An answer takes a round trip.
-const ASK_MS: u64 = 50;
+const QUERY_MS: u64 = 50;
 /// All of 64 missing nodes are tried within 8 s.
 const SEARCH_MS: u64 = 2_000;
 const SEARCHED_MAX: usize = 16;
