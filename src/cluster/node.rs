@@ -198,7 +198,7 @@ impl Node {
         match self.opener.open(bytes, unix_s) {
             Ok(opened) => match Datagram::decode(&opened.plain) {
                 Some(Datagram::Swim(message)) => self.membership.handle(membership::Input::Swim(message), now),
-                Some(Datagram::Online(node)) => self.on_hint(node.address, now),
+                Some(Datagram::Online(node)) => self.membership.handle(membership::Input::Online(node), now),
                 None => self.rejections.foreign += 1,
             },
             Err(Rejected::Own) => {}

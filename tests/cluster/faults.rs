@@ -36,32 +36,33 @@ fn a_node_that_is_killed_delays_no_send_and_is_back_within_five_seconds() {
     let mut hosts = Hosts::start(3);
     let clients: Vec<Vec<Client>> =
         hosts.hosts.iter().map(|host| (0..CLIENTS).map(|_| host.client("all")).collect()).collect();
-    let targets = |hosts: &Hosts, caller: usize| {
-        let (answer, took) = hosts.hosts[caller].send("all");
-        assert!(took < Duration::from_millis(200), "{took:?} for {answer}");
-        (answer["targets"].as_u64().expect("a number"), took)
-    };
-    let mut longest = Duration::ZERO;
-    let mut steady = |hosts: &Hosts, length, expected: &[usize]| {
-        let begun = Instant::now();
-        let mut count = 0;
+    // The longest send of the first two, one after the other, and how many there were.
+    let steady = |length: Duration, expected: &[usize]| {
+        let (begun, mut longest, mut count) = (Instant::now(), Duration::ZERO, 0);
         while begun.elapsed() < length {
-            let (targets, took) = targets(hosts, count % 2);
-            assert!(expected.contains(&(targets as usize)), "{targets}");
+            let (answer, took) = hosts.hosts[count % 2].send("all");
+            let targets = answer["targets"].as_u64().expect("a number") as usize;
+            assert!(expected.contains(&targets), "{answer}");
             (longest, count) = (longest.max(took), count + 1);
         }
-        count
+        (longest, count)
     };
-    steady(&hosts, Duration::from_secs(2), &[3 * CLIENTS]);
+    let (before, _) = steady(Duration::from_secs(3), &[3 * CLIENTS]);
     sys::kill(hosts.hosts[2].server().process.pid(), "KILL");
-    let after = steady(&hosts, Duration::from_secs(4), &[2 * CLIENTS, 3 * CLIENTS]);
-    steady(&hosts, Duration::from_secs(1), &[2 * CLIENTS]);
+    let (after, count) = steady(Duration::from_secs(4), &[2 * CLIENTS, 3 * CLIENTS]);
+    let (later, _) = steady(Duration::from_secs(1), &[2 * CLIENTS]);
     hosts.hosts[2].server = None;
     hosts.hosts[2].start(of_2014());
     let took = hosts.until_linked(Duration::from_secs(5));
-    let (targets, _) = targets(&hosts, 2);
-    assert_eq!(targets as usize, 2 * CLIENTS);
-    eprintln!("kill -9: the longest send took {longest:?} ({after} in 4 s after it); linked again after {took:?}");
+    let (answer, _) = hosts.hosts[2].send("all");
+    assert_eq!(answer["targets"], 2 * CLIENTS, "{answer}");
+    eprintln!(
+        "kill -9: the longest send took {before:?} in 3 s before it and {:?} in 5 s after it ({count} in 4 s); linked \
+         again after {took:?}",
+        after.max(later)
+    );
+    // The machine may have others to serve: what a send takes without any fault is no pause.
+    assert!(after.max(later) < PAUSE + before, "{after:?}, {later:?}");
     drop(clients);
 }
 
@@ -90,5 +91,6 @@ fn a_node_that_stood_still_accuses_nobody() {
     hosts.assert_one(&mut clients);
 }
 
+const PAUSE: Duration = Duration::from_millis(200);
 /// Of each node.
 const CLIENTS: usize = 100;

@@ -55,8 +55,8 @@ impl Namespace {
             .stdout(Stdio::piped())
             .spawn()
             .expect("util-linux is essential");
-        let mut line = [0];
-        let has_begun = holder.stdout.as_mut().expect("piped").read_exact(&mut line).is_ok();
+        let mut sign = [0];
+        let has_begun = holder.stdout.as_mut().expect("piped").read_exact(&mut sign).is_ok();
         assert!(has_begun, "no network namespace: these tests need root (CAP_SYS_ADMIN and CAP_NET_ADMIN)");
         let file = File::open(format!("/proc/{}/ns/net", holder.id())).expect("it is there");
         let (keeper, tasks) = channel::<Box<dyn FnOnce() + Send>>();

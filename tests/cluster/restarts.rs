@@ -27,6 +27,7 @@ struct Record {
 
 /// From a client's 101 to its close.
 #[derive(Debug)]
+#[expect(dead_code, reason = "printed when a call was not delivered")]
 struct Connection {
     client: usize,
     /// Of the host.
@@ -36,6 +37,7 @@ struct Connection {
 }
 
 #[derive(Debug)]
+#[expect(dead_code, reason = "printed when a call was not delivered")]
 struct Call {
     client: usize,
     node: u8,

@@ -268,8 +268,8 @@ impl Directory {
         self.peers.get(&generation).map(|peer| peer.view.table())
     }
 
-    /// Calls may be served: every linked peer's channels are known, and ours to it, or enough time has passed. `joining`
-    /// peers have no link yet.
+    /// Calls may be served: every linked peer's channels are known, and it knows ours, or enough time has passed.
+    /// `joining` peers have no link yet.
     pub fn is_ready(&self, joining: usize, now: Tick) -> bool {
         let is_whole =
             |peer: &PeerDirectory| peer.feed.as_ref().is_none_or(|feed| feed.is_acknowledged() && peer.view.is_whole());

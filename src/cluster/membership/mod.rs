@@ -39,8 +39,10 @@ use timers::Timers;
 pub enum Input<'a> {
     /// A message of SWIM, out of a datagram that was authentic.
     Swim(&'a [u8]),
-    /// A node may be at this address: a seed, a broadcast, a line of the registry.
+    /// A node may be at this address: a seed, a line of the registry.
     Hint(SocketAddr),
+    /// This node says by a broadcast that it is there.
+    Online(NodeId),
     /// A link's handshake is done. More than one link to a node counts as one: the first `LinkUp`, the last
     /// `LinkEnded`.
     LinkUp { node: NodeId, start: u64 },
@@ -120,9 +122,9 @@ pub struct Membership {
     /// Addresses where nodes were, or may be: who is missing there is looked for.
     addresses: BTreeMap<SocketAddr, Tick>,
     rejoin: Rejoin,
-    /// A member has told whom it knows; until then, whoever speaks to us is asked, but not before `ask_at`.
+    /// A member has told whom it knows; until then, whoever speaks to us is queried, but not before `query_at`.
     is_informed: bool,
-    ask_at: Tick,
+    query_at: Tick,
     leaving: Option<Tick>,
     conflict_at: Option<Tick>,
     heartbeat_at: Tick,
@@ -141,7 +143,7 @@ impl Membership {
             addresses: BTreeMap::new(),
             rejoin: Rejoin::default(),
             is_informed: false,
-            ask_at: now,
+            query_at: now,
             leaving: None,
             conflict_at: None,
             heartbeat_at: now,
@@ -156,6 +158,7 @@ impl Membership {
         match input {
             Input::Swim(message) => self.on_swim(message, now),
             Input::Hint(address) => self.on_hint(address, now),
+            Input::Online(node) => self.on_online(node, now),
             Input::LinkUp { node, start } => self.on_link_up(SwimId { node, start }, now),
             Input::LinkHeard(generation) => self.with(generation, |peer| peer.heard(now)),
             Input::LinkEnded { generation, goodbye } => self.on_link_ended(generation, goodbye, now),
@@ -259,9 +262,9 @@ impl Membership {
         self.counts.malformed += u64::from(is_fault);
         self.collect(&mut runtime, now);
         self.is_informed |= !is_fault && message.header.message == Message::Feed;
-        if !self.is_informed && self.ask_at <= now && self.leaving.is_none() {
+        if !self.is_informed && self.query_at <= now && self.leaving.is_none() {
             // Who announces itself does not say whom it knows.
-            self.ask_at = now + ASK_MS;
+            self.query_at = now + QUERY_MS;
             self.announce(message.header.src.node.address, now);
         }
     }
@@ -301,6 +304,14 @@ impl Membership {
         }
         if self.remember(address, now) && !self.is_member(&SwimId::anybody(address)) {
             self.announce(address, now);
+        }
+    }
+
+    /// Its address may be that of an earlier life, whether that is held for alive or not.
+    fn on_online(&mut self, node: NodeId, now: Tick) {
+        if node.address != self.own().node.address && !self.peers.contains_key(&node.generation) {
+            self.remember(node.address, now);
+            self.announce(node.address, now);
         }
     }
 
@@ -574,7 +585,7 @@ pub const MEMBERS_MAX: usize = 64;
 pub const SUSPICION_MS: u64 = 3_000;
 const HEARTBEAT_MS: u64 = 1_000;
 /// An answer takes a round trip.
-const ASK_MS: u64 = 50;
+const QUERY_MS: u64 = 50;
 /// All of 64 missing nodes are tried within 8 s.
 const SEARCH_MS: u64 = 2_000;
 const SEARCHED_MAX: usize = 16;

@@ -188,6 +188,25 @@ fn a_newcomer_is_informed_once_it_knows_everybody() {
     }
 }
 
+/// Its address is known from the life before; it may be held for alive.
+#[test]
+fn another_life_that_says_that_it_is_there_is_met_at_once() {
+    for dead_ms in [0, 20_000] {
+        let mut network = Network::new(3);
+        network.run(5_000);
+        network.kill(3);
+        network.run(dead_ms);
+        let founding = life(3, 203, 900_000);
+        network.nodes.insert(3, Membership::new(founding, network.now));
+        let now = network.now;
+        network.nodes.get_mut(&1).expect("it runs").handle(Input::Online(founding.node), now);
+        network.carry_out(1);
+        network.run(20);
+        let state = network.nodes[&1].peer(Generation(203)).map(Peer::state);
+        assert_eq!(state, Some(PeerState::Live), "after {dead_ms} ms: {:?}", network.states(1));
+    }
+}
+
 #[test]
 fn a_restart_within_a_second_ends_the_old_generation_once() {
     let mut network = Network::new(3);

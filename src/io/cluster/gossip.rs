@@ -3,6 +3,7 @@
 
 use super::interfaces::broadcast_targets;
 use crate::cluster::key::Reach;
+use crate::io::runtime::claim::wait_until_free;
 use crate::io::runtime::socket::Pollable;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -17,14 +18,14 @@ pub struct Gossip {
 }
 
 impl Gossip {
-    /// `own` is where the peers reach this node.
+    /// `own` is where the peers reach this node. Waits for a port that its last life has not given back yet.
     pub fn bind(own: SocketAddr, reach: Reach) -> io::Result<Gossip> {
         let any = match (reach, own.ip()) {
             (Reach::Loopback, ip) => ip,
             (Reach::Everywhere, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
             (Reach::Everywhere, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let membership = UdpSocket::bind((any, own.port()))?;
+        let membership = wait_until_free(|| UdpSocket::bind((any, own.port())))?;
         membership.set_nonblocking(true)?;
         membership.set_broadcast(true)?;
         let heard = if reach == Reach::Loopback { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
@@ -82,3 +83,22 @@ const PORTS_2014: RangeInclusive<u16> = 2014..=2033;
 /// One byte more than the longest that is taken, so that a longer one is seen to be so.
 const DATAGRAM_ROOM: usize = 1401;
 const BATCH: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn the_port_of_a_server_that_has_just_ended_is_waited_for() {
+        let before = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let own = before.local_addr().expect("it is bound");
+        let ends = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(before);
+        });
+        assert!(Gossip::bind(own, Reach::Loopback).is_ok());
+        ends.join().expect("it ends");
+    }
+}

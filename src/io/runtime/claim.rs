@@ -21,18 +21,9 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Port 0 becomes a free one. A server that was killed keeps its port for some milliseconds, until the kernel has
-    /// taken its rings apart: whoever restarts it at once must not be told that the port is taken.
+    /// Port 0 becomes a free one.
     pub fn wait(address: SocketAddr) -> io::Result<Claim> {
-        let end = clock::monotonic() + RETRY_MS;
-        loop {
-            match Claim::new(address) {
-                Err(error) if error.kind() == ErrorKind::AddrInUse && clock::monotonic() < end => {
-                    thread::sleep(RETRY_PAUSE);
-                }
-                outcome => return outcome,
-            }
-        }
+        wait_until_free(|| Claim::new(address))
     }
 
     /// As `wait`, but at once.
@@ -52,6 +43,20 @@ impl Claim {
     /// Its descriptor, which no worker may keep a copy of.
     pub fn fd(&self) -> RawFd {
         self.lock.as_raw_fd()
+    }
+}
+
+/// Tries again while the port is taken, for a second. A server that has ended keeps its ports for some milliseconds,
+/// until the kernel has taken its rings apart: whoever restarts it at once must not be told that they are taken.
+pub fn wait_until_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let end = clock::monotonic() + RETRY_MS;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && clock::monotonic() < end => {
+                thread::sleep(RETRY_PAUSE);
+            }
+            outcome => return outcome,
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use super::backend::Backend;
 use super::call::{signature_2014, webhook_signature};
 use super::client::{self, MASK};
 use super::http::{self, percent, unpercent};
-use super::{Command, Packet, Reply};
+use super::ports::{free_port, port};
+use super::{Command, Packet, Reply, Setup, TIMEOUT};
 
 #[test]
 fn the_backend_answers_in_every_framing() {
@@ -75,4 +76,12 @@ fn percent_encoding_is_undone() {
     let text = "a b&c=d%é/~\r\n";
     assert_eq!(unpercent(&percent(text)), text);
     assert_eq!(percent("a b&~"), "a%20b%26~");
+}
+
+#[test]
+fn a_server_may_end_with_the_thread_that_starts_it() {
+    let number = free_port().number;
+    let starts = std::thread::spawn(move || Setup::new().ends_with_its_thread().start_on(port(number)));
+    let mut server = starts.join().expect("it starts");
+    assert!(!server.exited_within(TIMEOUT).success(), "it was killed");
 }
