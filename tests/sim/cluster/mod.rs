@@ -26,7 +26,7 @@ use world::{Plan, World};
 /// In the normal run.
 const SEEDS: u64 = 300;
 /// In which a planted mistake has to show.
-const SEEDS_PER_MISTAKE: u64 = 60;
+const SEEDS_PER_MISTAKE: u64 = 240;
 
 #[test]
 fn every_cluster_keeps_every_promise() {
