@@ -2,7 +2,7 @@
 
 use super::client::call;
 use super::exit::{CommandError, Exit};
-use super::options::{CallCommand, Defaults, SignOptions, TokenOptions};
+use super::options::{CallCommand, ClusterCommand, Defaults, SignOptions, TokenOptions};
 use super::output::{Format, Output, Shape};
 use super::request::Request;
 use super::server::Server;
@@ -31,6 +31,7 @@ fn carry_out(command: CallCommand, defaults: &Defaults) -> Result<Exit, CommandE
         CallCommand::Session(on) => (Request::session(&on.what), on.server, Shape::Session),
         CallCommand::Drop(on) => (Request::drop_session(&on.what), on.server, Shape::Done),
         CallCommand::Info(on) => (Request::get("/info/"), on.server, Shape::Info),
+        CallCommand::Cluster(ClusterCommand::Status(on)) => (Request::get("/info/"), on.server, Shape::Cluster),
         CallCommand::Reload(on) => (Request::reload(), on.server, Shape::Done),
         CallCommand::Health(on) => (Request::health(&on.what), on.server, Shape::Plain),
         CallCommand::Sign(on) => return sign(&on.what, &Server::find(&on.server, defaults)?),

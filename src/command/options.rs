@@ -37,6 +37,9 @@ pub enum CallCommand {
     /// Shows how the server is doing.
     #[command(after_help = "Example:\n  rainbow-server info --json | jq .counters")]
     Info(On<NoOptions>),
+    /// Looks at the cluster.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Makes the server read its configuration again, all or nothing.
     #[command(after_help = "Example:\n  rainbow-server -f /etc/rainbow/rainbow.toml reload")]
     Reload(On<NoOptions>),
@@ -49,6 +52,13 @@ pub enum CallCommand {
     /// Prints a new random secret: for security_token or admin_token, or for webhook_secrets.
     #[command(after_help = "Example:\n  echo \"admin_token = '$(rainbow-server token)'\" >>rainbow.toml")]
     Token(TokenOptions),
+}
+
+#[derive(clap::Subcommand)]
+pub enum ClusterCommand {
+    /// Shows every node: its state as the one that is called sees it, its connections, since when.
+    #[command(after_help = "Example:\n  rainbow-server cluster status --server http://10.0.0.2:1984")]
+    Status(On<NoOptions>),
 }
 
 /// What a subcommand takes, and the server that it is for.

@@ -30,6 +30,8 @@ pub enum Shape {
     Members,
     Session,
     Info,
+    /// Of /info/, the nodes.
+    Cluster,
     /// Not JSON.
     Plain,
 }
@@ -96,6 +98,7 @@ impl Output {
             Shape::Members => members(value),
             Shape::Session => session(value),
             Shape::Info => info(value),
+            Shape::Cluster => cluster(value),
         }
     }
 }
@@ -173,14 +176,44 @@ fn info(value: &Value) -> String {
     table(&rows)
 }
 
+/// The nodes that answer, and those that the one that was called knows of and that do not.
+fn cluster(value: &Value) -> String {
+    let list = |name: &str| value[name].as_array().map(Vec::as_slice).unwrap_or_default();
+    if value["nodes"].is_null() {
+        return "this node stays alone (cluster = \"off\", or a store)".into();
+    }
+    let mut rows = vec![["NODE", "ADDRESS", "STATE", "CONNECTIONS", "CHANNELS", "SINCE"].map(String::from)];
+    for node in list("nodes") {
+        let peer = list("peers").iter().find(|peer| peer["node"] == node["node"]).unwrap_or(&Value::Null);
+        let (address, state) = match node["node"] == value["node"] {
+            true => (text(&node["listen"]), "this node".into()),
+            false => (text(&peer["address"]), text(&peer["state"])),
+        };
+        let since = format!("{} s", text(&node["uptime_s"]));
+        rows.push([text(&node["node"]), address, state, text(&node["connections"]), text(&node["channels"]), since]);
+    }
+    let answers = |peer: &&Value| list("nodes").iter().any(|node| node["node"] == peer["node"]);
+    for peer in list("peers").iter().filter(|peer| !answers(peer)) {
+        let state = format!("{} ({})", text(&peer["state"]), text(&peer["reason"]));
+        let since = format!("{} s", text(&peer["since_s"]));
+        rows.push([text(&peer["node"]), text(&peer["address"]), state, "-".into(), "-".into(), since]);
+    }
+    table(&rows)
+}
+
 fn backend(value: &Value) -> String {
     format!("{}, {}", text(&value["url"]), text(&value["state"]))
 }
 
-/// Two columns, the first as wide as its widest.
-fn table(rows: &[[String; 2]]) -> String {
-    let width = rows.iter().map(|[name, _]| name.chars().count()).max().unwrap_or(0);
-    rows.iter().map(|[name, value]| format!("{name:width$}  {value}\n")).collect()
+/// Columns, each but the last as wide as its widest.
+fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| if column + 1 < COLUMNS { width(column) } else { 0 });
+    let row = |row: &[String; COLUMNS]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ") + "\n"
+    };
+    rows.iter().map(row).collect()
 }
 
 fn counted(count: &Value, noun: &str) -> String {
@@ -233,6 +266,21 @@ mod tests {
         assert_eq!(described(Shape::Sent, value), expected);
         assert_eq!(described(Shape::Sent, json!({"status": 0})), "sent");
         assert_eq!(described(Shape::Sent, json!({"status": 1, "msg": "no channel"})), "");
+    }
+
+    #[test]
+    fn nodes_that_do_not_answer_are_shown_too() {
+        let node = |node: &str, connections: u32| json!({"node": node, "listen": "0.0.0.0:1984", "connections": connections, "channels": 1, "uptime_s": 9});
+        let peer = |node: &str, state: &str| json!({"node": node, "address": "10.0.0.2:1984", "state": state, "reason": "LinkEnded", "since_s": 3});
+        let value = json!({
+            "status": 0, "node": "a", "nodes": [node("a", 2), node("b", 30)], "peers": [peer("b", "live"), peer("c", "down")],
+        });
+        let expected = "NODE  ADDRESS        STATE             CONNECTIONS  CHANNELS  SINCE\n\
+                        a     0.0.0.0:1984   this node         2            1         9 s\n\
+                        b     10.0.0.2:1984  live              30           1         9 s\n\
+                        c     10.0.0.2:1984  down (LinkEnded)  -            -         3 s\n";
+        assert_eq!(described(Shape::Cluster, value), expected);
+        assert!(described(Shape::Cluster, json!({"status": 0})).starts_with("this node stays alone"));
     }
 
     #[test]

@@ -45,9 +45,11 @@ pub fn put_address(out: &mut Vec<u8>, client: &ClientAddress) {
 /// Of the header that names a request.
 pub const REQUEST_ID: &str = "X-Request-Id";
 
-/// `prefix` is in lower case.
+/// `prefix` is in lower case. Most names differ from it in their first letter.
 fn begins_with(name: &[u8], prefix: &str) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+    let (Some(first), [start, ..]) = (name.first(), prefix.as_bytes()) else { return false };
+    first.to_ascii_lowercase() == *start
+        && name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
 }
 
 /// Hop-by-hop headers, those of the upgrade, and those that frame or name a request.

@@ -294,6 +294,23 @@ fn a_node_that_is_killed_leaves_the_others_as_they_are_and_comes_back_as_another
 }
 
 #[test]
+fn the_command_line_shows_every_node() {
+    let nodes = Nodes::start(2);
+    let _client = nodes.client(1, "all");
+    let url = format!("http://{}", nodes.addr(0));
+    let shown = Setup::new().run(&["cluster", "status", "--server", &url, "--text"]);
+    assert!(shown.status.success(), "{}", shown.text);
+    let rows: Vec<Vec<&str>> = shown.text.lines().map(|row| row.split_whitespace().collect()).collect();
+    let (own, other) = (nodes.addr(0).to_string(), nodes.addr(1).to_string());
+    let row =
+        |address: &str| rows.iter().find(|row| row.get(1) == Some(&address)).unwrap_or_else(|| panic!("{rows:?}"));
+    assert_eq!(row(&own)[2..6], ["this", "node", "0", "0"]);
+    assert_eq!(row(&other)[2..5], ["live", "1", "1"]);
+    let json = Setup::new().run(&["cluster", "status", "--server", &url]);
+    assert!(json.text.contains("\"is_linked\":true"), "{}", json.text);
+}
+
+#[test]
 fn a_node_that_leaves_is_missed_by_nobody() {
     let mut nodes = Nodes::start(2);
     let mut client = nodes.client(1, "all");
