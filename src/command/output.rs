@@ -273,13 +273,16 @@ mod tests {
         let node = |node: &str, connections: u32| json!({"node": node, "listen": "0.0.0.0:1984", "connections": connections, "channels": 1, "uptime_s": 9});
         let peer = |node: &str, state: &str| json!({"node": node, "address": "10.0.0.2:1984", "state": state, "reason": "LinkEnded", "since_s": 3});
         let value = json!({
-            "status": 0, "node": "a", "nodes": [node("a", 2), node("b", 30)], "peers": [peer("b", "live"), peer("c", "down")],
+            "status": 0, "node": "a", "nodes": [node("a", 2), node("b", 30)],
+            "peers": [peer("b", "live"), peer("c", "down")],
         });
-        let expected = "NODE  ADDRESS        STATE             CONNECTIONS  CHANNELS  SINCE\n\
-                        a     0.0.0.0:1984   this node         2            1         9 s\n\
-                        b     10.0.0.2:1984  live              30           1         9 s\n\
-                        c     10.0.0.2:1984  down (LinkEnded)  -            -         3 s\n";
-        assert_eq!(described(Shape::Cluster, value), expected);
+        let expected = [
+            "NODE  ADDRESS        STATE             CONNECTIONS  CHANNELS  SINCE\n",
+            "a     0.0.0.0:1984   this node         2            1         9 s\n",
+            "b     10.0.0.2:1984  live              30           1         9 s\n",
+            "c     10.0.0.2:1984  down (LinkEnded)  -            -         3 s\n",
+        ];
+        assert_eq!(described(Shape::Cluster, value), expected.concat());
         assert!(described(Shape::Cluster, json!({"status": 0})).starts_with("this node stays alone"));
     }
 
