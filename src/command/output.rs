@@ -270,8 +270,14 @@ mod tests {
 
     #[test]
     fn nodes_that_do_not_answer_are_shown_too() {
-        let node = |node: &str, connections: u32| json!({"node": node, "listen": "0.0.0.0:1984", "connections": connections, "channels": 1, "uptime_s": 9});
-        let peer = |node: &str, state: &str| json!({"node": node, "address": "10.0.0.2:1984", "state": state, "reason": "LinkEnded", "since_s": 3});
+        let node = |node: &str, connections: u32| {
+            let listen = "0.0.0.0:1984";
+            json!({"node": node, "listen": listen, "connections": connections, "channels": 1, "uptime_s": 9})
+        };
+        let peer = |node: &str, state: &str| {
+            let (address, reason) = ("10.0.0.2:1984", "LinkEnded");
+            json!({"node": node, "address": address, "state": state, "reason": reason, "since_s": 3})
+        };
         let value = json!({
             "status": 0, "node": "a", "nodes": [node("a", 2), node("b", 30)],
             "peers": [peer("b", "live"), peer("c", "down")],
