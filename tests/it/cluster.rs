@@ -250,7 +250,7 @@ fn a_node_that_is_stopped_costs_a_call_its_own_part() {
     let took = begun.elapsed();
     let figures = ["status", "connections", "unreachable"].map(|figure| answer[figure].as_u64());
     assert_eq!(figures, [Some(1), Some(2), Some(1)], "{answer}");
-    assert!(took < Duration::from_millis(3_500), "{took:?}");
+    assert!(took < Duration::from_millis(2_600), "{took:?}");
     // Its link is found to be silent: from then on nobody waits for it.
     eventually("it is taken for unreachable", || {
         let begun = Instant::now();

@@ -130,6 +130,11 @@ impl<T, C> Oneshots<T, C> {
         Some(std::mem::replace(&mut slot.state, SlotState::Ended(Err(Expired))))
     }
 
+    /// When `expire` may have something to do.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.0.borrow().deadlines.next_poll()
+    }
+
     /// Receivers that have not been dropped.
     pub fn len(&self) -> usize {
         self.0.borrow().slots.len()

@@ -523,7 +523,9 @@ impl Worker {
     pub fn next_deadline(&self, now: Tick) -> Tick {
         let shard = self.shard.borrow().next_tick().unwrap_or(Tick::NEVER);
         let sockets = self.deadlines.next_poll().unwrap_or(Tick::NEVER);
-        let due = shard.min(sockets).min(self.hooks.next_deadline());
+        // A node that says nothing is met in practice: its calls must not wait until somebody happens to look.
+        let calls = if self.cluster.has_peers() { self.calls.gathers().next_deadline() } else { None };
+        let due = shard.min(sockets).min(self.hooks.next_deadline()).min(calls.unwrap_or(Tick::NEVER));
         if !self.store.is_empty() || self.peers.has_backlog() || self.cluster.has_changes() {
             due.min(now + self.limits.backlog_retry_ms)
         } else {

@@ -266,6 +266,8 @@ impl Node {
     /// The store's connection broke.
     pub fn on_store_reset(&mut self, epoch: u64) {
         self.store_epoch = epoch;
+        // An older copy may have again what a dead life left.
+        self.finished.clear();
         self.lease.on_failure();
     }
 

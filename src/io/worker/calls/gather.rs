@@ -94,6 +94,11 @@ impl Gathers {
     pub fn expire(&self, now: Tick) {
         self.open.expire(now);
     }
+
+    /// When `expire` may have something to do.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.open.next_deadline()
+    }
 }
 
 /// The worker that gathers the replies to this query.
