@@ -266,8 +266,10 @@ impl Node {
     /// The store's connection broke.
     pub fn on_store_reset(&mut self, epoch: u64) {
         self.store_epoch = epoch;
-        // An older copy may have again what a dead life left.
+        // In an older copy a dead life may have left things again, or be alive: who is dead is found out anew.
         self.finished.clear();
+        self.adoptions.clear();
+        self.closes.clear();
         self.lease.on_failure();
     }
 
