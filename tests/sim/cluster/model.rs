@@ -76,8 +76,9 @@ impl Model {
         assert!(!was_taken, "{name}: {by} stood still, lost it, and acknowledges");
     }
 
-    pub fn connected(&mut self, identity: Identity, life: Generation) {
-        assert!(self.connections.insert(identity, Connection::new(life, false)).is_none());
+    pub fn connected(&mut self, identity: Identity, life: Generation, is_lost: bool) {
+        let connection = Connection { is_lost, ..Connection::new(life, false) };
+        assert!(self.connections.insert(identity, connection).is_none());
     }
 
     pub fn ended(&mut self, identity: &Identity) {

@@ -524,7 +524,9 @@ impl World {
             node.on_store_reset(self.store.epoch);
         }
         if let Answer::Recorded { identity, is_stored: true } = &answer {
-            self.model.connected(*identity, node.generation());
+            // A failover may have taken the record away before this answer arrived.
+            let is_lost = !self.store.records.closes.contains_key(&(node.generation(), *identity));
+            self.model.connected(*identity, node.generation(), is_lost);
         }
         node.on_answer(answer, self.now);
     }
