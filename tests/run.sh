@@ -210,13 +210,17 @@ benches() {
     cargo test --locked --bench '*'
 }
 
+# Shows that they work; how fast is for `cargo bench`, which optimises the whole program first.
 load_scenarios() {
-    cargo bench --locked --bench load -- --small
+    RAINBOW_BIN=$PWD/target/release/rainbow-server cargo test --locked --release --bench load -- --bench --small
 }
 
 # What installs, runs and watches the server: a minute, and the dist build before it.
+# The deb and the wheel need builds of their own, of many minutes.
 packages() {
-    packaging/test.sh
+    local parts=(unit container kubernetes monitoring)
+    if [ "$mode" = full ]; then parts+=(deb wheel); fi
+    RAINBOW_BIN=$PWD/target/release/rainbow-server packaging/test.sh "${parts[@]}"
 }
 
 # ---- the machinery ----
