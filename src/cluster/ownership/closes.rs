@@ -158,7 +158,9 @@ impl Closes {
         for record in page.records {
             let hash = u64::from_be_bytes(record.identity.0[..8].try_into().expect("eight bytes"));
             let is_careless = self.planted.is(ClusterBug::ClaimsTheClaimed);
-            let is_ours = is_careless || winner(hash, live.iter().copied()) == Some(self.own);
+            // Who has claimed it sees it through, whoever would be chosen among those that live now.
+            let is_claimed_here = record.claimed_by == Some(self.own);
+            let is_ours = is_careless || is_claimed_here || winner(hash, live.iter().copied()) == Some(self.own);
             let is_other = |by: Generation| by != self.own && live.contains(&by);
             let is_free = is_careless || !record.claimed_by.is_some_and(is_other);
             let is_known = self.in_flight.contains_key(&record.identity);

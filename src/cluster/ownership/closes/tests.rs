@@ -172,3 +172,17 @@ fn a_backend_that_fails_is_called_again_and_holds_up_a_limited_number() {
     world.run(&mut vec![reaper], Dies::Never, 2_000);
     assert_eq!(world.calls.len(), 200);
 }
+
+/// A store that failed over makes reapers begin anew: what one of them has claimed is its own, also when others would be
+/// chosen by then.
+#[test]
+fn what_was_claimed_is_seen_through_by_whoever_has_claimed_it() {
+    let mut world = World::new(40, 1);
+    let mut reapers = vec![Closes::new(Generation(1), DEAD, Tick(0))];
+    world.records.values_mut().for_each(|claimed_by| *claimed_by = Some(Generation(1)));
+    world.live = (1..=5).map(Generation).collect();
+    reapers.extend((2..=5).map(|own| Closes::new(Generation(own), DEAD, Tick(0))));
+    world.run(&mut reapers, Dies::Never, 0);
+    assert!(world.records.is_empty());
+    assert!(world.calls.len() == 40 && world.calls.values().all(|calls| *calls == 1));
+}
