@@ -173,8 +173,8 @@ fn a_backend_that_fails_is_called_again_and_holds_up_a_limited_number() {
     assert_eq!(world.calls.len(), 200);
 }
 
-/// A store that failed over makes reapers begin anew: what one of them has claimed is its own, also when others would be
-/// chosen by then.
+/// A store that failed over makes reapers begin anew: what one of them has claimed is its own, also when others would
+/// be chosen by then.
 #[test]
 fn what_was_claimed_is_seen_through_by_whoever_has_claimed_it() {
     let mut world = World::new(40, 1);
