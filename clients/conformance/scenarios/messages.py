@@ -129,6 +129,7 @@ def types(world: World) -> None:
         ann.acknowledged(f"{number}")
         world.say("", qos=1, type=number).result(10)
     world.equal([hook.type for hook in world.business.forwarded], numbers, "types that were forwarded")
+    ann.expect("message", count=len(numbers))
     world.equal([event["type"] for event in ann.all("message")], numbers, "types that were handed on")
 
 
