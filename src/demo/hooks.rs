@@ -70,6 +70,7 @@ struct Joined<'a> {
 impl Hooks {
     pub fn new(config: &DemoConfig, calls: CallSender, restart: Restarter) -> Hooks {
         let page = CHAT_PAGE.replace("{{RAINBOW_PORT}}", &config.rainbow_port.to_string());
+        let page = page.replace("{{CALL_PORT}}", &config.call_port.to_string());
         let DemoConfig { token, sessions, .. } = config.clone();
         Hooks { rooms: Mutex::new(Rooms::new()), calls, restart, born_ms: now_ms(), token, sessions, page }
     }

@@ -14,9 +14,9 @@ const SHOWN_MS = 1_000;
 let ports, ann, bob;
 
 async function story(browser) {
-  ports = await freePorts("rainbow", "backend");
+  ports = await freePorts("rainbow", "backend", "admin");
   await step("the demo starts, Ann comes and goes", async () => {
-    const demo = start(["demo", "-p", `${ports.rainbow}`, "--page", `${ports.backend}`, "--data-dir", work]);
+    const demo = start(["demo", "-p", `${ports.rainbow}`, "--page", `${ports.backend}`, "--admin", `${ports.admin}`, "--data-dir", work]);
     await answers(demo, `http://127.0.0.1:${ports.backend}/`);
     ann = await Person.enter(browser, ports, "Ann");
     await ann.page.goto("about:blank");
@@ -27,7 +27,7 @@ async function story(browser) {
 }
 
 async function say(number) {
-  const url = `http://127.0.0.1:${ports.rainbow}/send/?channel=room:lobby&wait=stored`;
+  const url = `http://127.0.0.1:${ports.admin}/send/?channel=room:lobby&wait=stored`;
   const answer = await (await fetch(url, { method: "POST", body: `waiting ${number}.` })).json();
   check(answer.stored === 1, JSON.stringify(answer));
 }
@@ -124,7 +124,7 @@ async function theBusinessServerRestarts(browser) {
 
   await step("a link leads to the server's figures", async () => {
     const link = bob.page.getByRole("link", { name: "Server figures" });
-    check((await link.getAttribute("href")) === `http://127.0.0.1:${ports.rainbow}/serverinfo/`, await link.getAttribute("href"));
+    check((await link.getAttribute("href")) === `http://127.0.0.1:${ports.admin}/serverinfo/`, await link.getAttribute("href"));
     const [popup] = await Promise.all([bob.page.waitForEvent("popup"), link.click()]);
     await popup.locator("[data-figure=connections]", { hasText: "2" }).waitFor();
   });
