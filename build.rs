@@ -12,10 +12,10 @@ fn main() {
     let version = std::env::var("CARGO_PKG_VERSION").expect("cargo sets it");
     match commit {
         Some(commit) => {
-            println!("cargo::rustc-env=RAINBOW_BUILD_COMMIT={commit}");
-            println!("cargo::rustc-env=RAINBOW_BUILD_VERSION={version} ({commit})");
+            println!("cargo::rustc-env=BUILD_COMMIT={commit}");
+            println!("cargo::rustc-env=BUILD_VERSION={version} ({commit})");
         }
-        None => println!("cargo::rustc-env=RAINBOW_BUILD_VERSION={version}"),
+        None => println!("cargo::rustc-env=BUILD_VERSION={version}"),
     }
     println!("cargo::rerun-if-changed=build.rs");
 }

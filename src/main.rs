@@ -30,7 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A universal long-connection server: WebSocket clients in front, plain HTTP business servers behind.
 #[derive(Parser)]
-#[command(name = "rainbow-server", version = env!("RAINBOW_BUILD_VERSION"), about, after_help = EXIT_CODES)]
+#[command(name = "rainbow-server", version = env!("BUILD_VERSION"), about, after_help = EXIT_CODES)]
 struct Command {
     #[command(flatten)]
     serve: Serve,
@@ -369,7 +369,7 @@ fn print_welcome(server: &Server) {
     let host =
         if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
     let config = server.config();
-    say!("\n  Rainbow {} listens on {address}.", env!("RAINBOW_BUILD_VERSION"));
+    say!("\n  Rainbow {} listens on {address}.", env!("BUILD_VERSION"));
     say!("  Clients:     ws://{host}/connect/?X-DEVICEID=me&X-CLIENT-OS=terminal");
     if let Some(operator) = server.admin_listen().filter(|_| config.secrets.are_unset()) {
         say!("  Look at it:  http://{operator}/serverinfo/");

@@ -78,6 +78,10 @@ impl Target {
         let output = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         // The server would take it for one of its own settings.
         command.env_remove(BINARY_VARIABLE);
+        if kind.is_clustered() {
+            // Others on this machine may be told to stay alone.
+            command.env("RAINBOW_CLUSTER", "auto");
+        }
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a file")).stderr(output);
         sys::prepare(&mut command, cores);
         let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
@@ -211,6 +215,11 @@ impl Kind {
     /// The server on one core, its defaults but for the hooks.
     pub fn rainbow(core: usize) -> Kind {
         Kind::Rainbow { workers: 1, cores: vec![core], config: String::new() }
+    }
+
+    /// Its configuration names a cluster of its own.
+    fn is_clustered(&self) -> bool {
+        matches!(self, Kind::Rainbow { config, .. } if config.contains("cluster_name"))
     }
 
     pub fn name(&self) -> String {

@@ -174,7 +174,7 @@ pub fn metrics(shared: &Shared, format: Format) -> Response {
         store_queued: shared.store().map(|store| store.len() as u64),
         log_lines_lost: loss.lost,
         log_lines_suppressed: loss.suppressed,
-        build: Build { version: env!("CARGO_PKG_VERSION"), commit: option_env!("RAINBOW_BUILD_COMMIT") },
+        build: Build { version: env!("CARGO_PKG_VERSION"), commit: option_env!("BUILD_COMMIT") },
         process: process(),
         cluster: cluster::readings(shared),
     };
