@@ -124,7 +124,7 @@ PYTHON
     start_server as_nobody "$out/venv/bin/python" packaging/docker/under_seccomp.py packaging/docker/rainbow-seccomp.json \
         "$server" -f "$(settings "$port" sqlite)"
     await "$server" health --server "http://127.0.0.1:$port"
-    "$server" send --server "http://127.0.0.1:$port" news hello --qos 1
+    RAINBOW_SECURITY_TOKEN=t "$server" send --server "http://127.0.0.1:$port" news hello --qos 1
     pkill_server
     wait "$server_job" || fail "under the profile it did not end by itself: $(tail -5 "$out/server.log")"
     grep -q 'driver=IoUring' "$out/server.log" || fail "the profile takes the rings away: $(cat "$out/server.log")"
@@ -237,7 +237,7 @@ settings() {
     local directory=$out/settings
     rm -rf "$directory"
     install -d -m 777 "$directory" "$directory/data"
-    printf 'http_port = %s\nlisten = "127.0.0.1"\nworkers = 2\n[store]\nkind = "%s"\ndata_dir = "%s/data"\n' "$1" "$2" "$directory" >"$directory/rainbow.toml"
+    printf 'http_port = %s\nlisten = "127.0.0.1"\nworkers = 2\nsecurity_token = "t"\n[store]\nkind = "%s"\ndata_dir = "%s/data"\n' "$1" "$2" "$directory" >"$directory/rainbow.toml"
     echo "$directory/rainbow.toml"
 }
 
