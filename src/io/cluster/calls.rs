@@ -174,7 +174,7 @@ impl WorkerCluster {
         self.peers.borrow().clone()
     }
 
-    /// What waiters to be written to a node, of this worker's calls.
+    /// What waits to be written to a node, of this worker's calls.
     pub fn queued_bytes(&self, node: Generation) -> usize {
         self.links.borrow().get(&node).map_or(0, |link| link.queue.len())
     }
@@ -208,7 +208,7 @@ impl WorkerCluster {
         Ok(())
     }
 
-    /// Behind what waiters; it is written at the end of the turn.
+    /// Behind what waits; it is written at the end of the turn.
     pub fn push(&self, queue: &Rc<WriteQueue>, frame: Frame<'_>) {
         frame.encode_into(&mut queue.frames.borrow_mut());
         if !queue.is_due.replace(true) {
