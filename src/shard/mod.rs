@@ -32,6 +32,7 @@ pub mod input;
 mod invariants;
 pub mod message;
 pub mod output;
+pub mod ownership;
 pub mod planted;
 mod queries;
 mod session;

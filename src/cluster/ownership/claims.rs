@@ -1,16 +1,17 @@
 //! The sessions that this node owns, wants, or hands over; the truth about them is a record in the store.
 //!
 //! ```text
-//!                ┌──────────── taken by another ◄────────────┐
-//!                ▼                                           │
-//! connect ─► Claiming ─ claimed ─► Owned ─ requested ─► Flushing ─► Releasing ─► handed over
+//! connect ─► Claiming ─ claimed ─► Owned ─ requested ─► Flushing ─► Passing ─► passed
 //!   taken │      ▲                   └─ fenced ─► ended
-//!         ▼      │ released, not there, or a second without an answer
+//!         ▼      │ passed, not there, or a second without an answer
 //!      Requesting┘
 //! ```
 //! A claim compares the record's token with the one that was read, and writes a new, random one. Every write of the
 //! owner carries its token, and is refused (`Fenced`) when the record has another: then the session ends here, and
 //! nothing is written back. Numbers that grow would not do, since they go back when the store fails over.
+//!
+//! The owner passes the session on by writing the requester's token into the record: a session that exists has an owner
+//! at any time, so that one that is left by a node that dies is found among what that node has left.
 //!
 //! A node that stood still does not know whether it still owns what it owned: it asks (`Verify`) before it
 //! acknowledges.
@@ -19,69 +20,34 @@ use super::super::planted::{ClusterBug, Planted};
 use crate::base::id::Generation;
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
-use std::collections::{BTreeMap, VecDeque};
+pub use crate::shard::ownership::{ClaimAnswer, OwnershipCommand, Token, WriteAnswer};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 pub type SessionName = Arc<str>;
-
-/// Names one ownership of one session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(pub u64);
 
 /// The caller's number for a request to another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// For the store; each is atomic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// If the record's token is `expected` (`None`: nobody owns it), make this node the owner, with `token`.
-    Claim { name: SessionName, expected: Option<Token>, token: Token },
-    /// If the record's token is still this one, nobody owns the session.
-    Release { name: SessionName, token: Token },
-    /// Is the record's token still this one?
-    Verify { name: SessionName, token: Token },
-}
-
-/// Of a `Claim`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClaimAnswer {
-    Claimed,
-    /// The record has another owner than expected.
-    Taken {
-        owner: Option<Generation>,
-        token: Token,
-    },
-    /// The store did not answer: it may have carried the claim out, or not.
-    Unknown,
-    /// This node has no lease, or was buried: what it claims nobody would adopt.
-    NoLease,
-}
-
-/// Of any other command with a token, and of the shards' writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteAnswer {
-    Stored,
-    Fenced,
-    Unknown,
-}
-
 /// What the owner said to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
-    Released,
+    /// The record has the token that came with the request.
+    Passed,
     /// It is not the owner, whatever the record says.
     NotOwner,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimsOutput {
-    Store(Command),
-    /// The owner is to hand the session over.
+    Store(OwnershipCommand),
+    /// The owner is to pass the session on to this token.
     Request {
         to: Generation,
         id: RequestId,
         name: SessionName,
+        token: Token,
     },
     /// To `Claims::on_request`.
     Reply {
@@ -115,7 +81,7 @@ pub enum ClaimsOutput {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
     Fenced,
-    HandedOver,
+    Passed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,14 +92,19 @@ pub enum RefusalReason {
     Contended,
     /// This node is dead to the others, or has not begun.
     NoLease,
+    /// What lies in the store cannot be read.
+    Damaged,
 }
 
+#[derive(Clone, Copy)]
 enum Stage {
     Claiming {
         token: Token,
     },
     Requesting {
         owner: Token,
+        /// What the owner is to write.
+        ours: Token,
         id: RequestId,
         deadline: Tick,
     },
@@ -141,13 +112,22 @@ enum Stage {
         token: Token,
         is_certain: bool,
     },
-    /// Until the shard has stored everything, then until the record is free.
+    /// Until the shard has stored everything, then until the record has the requester's token.
     Flushing {
         token: Token,
     },
-    Releasing {
+    Passing {
         token: Token,
+        to: Requester,
     },
+}
+
+/// Who wants a session from us.
+#[derive(Clone, Copy)]
+struct Requester {
+    node: Generation,
+    id: RequestId,
+    token: Token,
 }
 
 struct Claim {
@@ -155,7 +135,7 @@ struct Claim {
     /// Claims that found another owner.
     rounds: u32,
     /// Who wants it from us. A later request takes the place of an earlier one, which will ask the next owner.
-    requester: Option<(Generation, RequestId)>,
+    requester: Option<Requester>,
     /// A connection here wants it back while it is being handed over.
     wants_back: bool,
 }
@@ -165,6 +145,11 @@ pub struct Claims {
     claims: BTreeMap<SessionName, Claim>,
     tokens: Rng,
     requests: u64,
+    /// What waits for an answer to a request, by its number and by its deadline.
+    requested: BTreeMap<RequestId, SessionName>,
+    deadlines: BTreeSet<(Tick, RequestId)>,
+    /// Sessions from here on are to be verified.
+    verifying: Option<SessionName>,
     looked_at: Tick,
     outputs: VecDeque<ClaimsOutput>,
     planted: Planted,
@@ -178,6 +163,9 @@ impl Claims {
             claims: BTreeMap::new(),
             tokens: Rng::new(seed),
             requests: 0,
+            requested: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            verifying: None,
             looked_at: now,
             outputs: VecDeque::new(),
             planted: Planted::default(),
@@ -197,7 +185,7 @@ impl Claims {
                 let token = *token;
                 self.outputs.push_back(ClaimsOutput::Owned { name, token });
             }
-            Some(claim) if matches!(claim.stage, Stage::Flushing { .. } | Stage::Releasing { .. }) => {
+            Some(claim) if matches!(claim.stage, Stage::Flushing { .. } | Stage::Passing { .. }) => {
                 claim.wants_back = true;
             }
             // It is on its way.
@@ -210,6 +198,20 @@ impl Claims {
         if !self.claims.contains_key(&name) {
             self.claim(name, Some(token), 0);
         }
+    }
+
+    /// It was this node's before anything else happened.
+    pub fn own(&mut self, name: SessionName, token: Token) {
+        let stage = Stage::Owned { token, is_certain: true };
+        self.claims.insert(name, Claim { stage, rounds: 0, requester: None, wants_back: false });
+    }
+
+    pub fn len(&self) -> usize {
+        self.claims.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty()
     }
 
     /// The token to write with. `None`: nothing may be acknowledged for this session now.
@@ -246,78 +248,100 @@ impl Claims {
             }
             ClaimAnswer::Unknown => self.refuse(name, RefusalReason::StoreAway),
             ClaimAnswer::NoLease => self.refuse(name, RefusalReason::NoLease),
-            ClaimAnswer::Taken { .. } if rounds >= ROUNDS_MAX => self.refuse(name, RefusalReason::Contended),
-            // Our own claim was carried out, and its answer lost; or nobody has it, which we did not expect.
-            ClaimAnswer::Taken { owner, token } if owner.is_none_or(|owner| owner == self.own) => {
-                self.claim(Arc::clone(name), owner.map(|_| token), rounds);
-            }
-            ClaimAnswer::Taken { owner: Some(owner), token } => self.request(name, owner, token, now),
-            ClaimAnswer::Taken { owner: None, .. } => unreachable!("handled above"),
+            ClaimAnswer::Damaged => self.refuse(name, RefusalReason::Damaged),
+            ClaimAnswer::Taken(_) if rounds >= ROUNDS_MAX => self.refuse(name, RefusalReason::Contended),
+            ClaimAnswer::Taken(token) => match token.and_then(|token| Some((token.owner()?, token))) {
+                Some((owner, token)) if owner != self.own => self.request(name, owner, token, now),
+                // Our own claim was carried out, and its answer lost; or nobody has it, which we did not expect.
+                _ => self.claim(Arc::clone(name), token, rounds),
+            },
         }
     }
 
     /// The owner's answer, or that it cannot be reached.
     pub fn on_reply(&mut self, id: RequestId, handover: Option<Handover>, now: Tick) {
         self.note_stall(now);
-        let is_it = |claim: &Claim| matches!(claim.stage, Stage::Requesting { id: of, .. } if of == id);
-        let Some((name, claim)) = self.claims.iter().find(|(_, claim)| is_it(claim)) else { return };
-        let Stage::Requesting { owner, .. } = claim.stage else { return };
-        let (name, rounds) = (Arc::clone(name), claim.rounds);
+        // Whoever cannot be reached has until the deadline to come back.
+        let Some(handover) = handover else { return };
+        let Some((name, owner, ours)) = self.end_request(id) else { return };
+        let rounds = self.claims[&name].rounds;
         match handover {
-            Some(Handover::Released) => self.claim(name, None, rounds),
-            Some(Handover::NotOwner) => self.claim(name, Some(owner), rounds),
-            // Whoever cannot be reached has until the deadline to come back.
-            None => {}
+            Handover::Passed => self.claim(name, Some(ours), rounds),
+            Handover::NotOwner => self.claim(name, Some(owner), rounds),
+        }
+    }
+
+    /// The session of a request that has not ended, its owner's token and ours.
+    fn end_request(&mut self, id: RequestId) -> Option<(SessionName, Token, Token)> {
+        let name = self.requested.remove(&id)?;
+        match self.claims.get(&name)?.stage {
+            Stage::Requesting { owner, ours, id: of, deadline } if of == id => {
+                self.deadlines.remove(&(deadline, id));
+                Some((name, owner, ours))
+            }
+            _ => None,
         }
     }
 
     /// Another node wants a session that the record says is ours.
-    pub fn on_request(&mut self, from: Generation, id: RequestId, name: &SessionName, now: Tick) {
+    pub fn on_request(&mut self, from: Generation, id: RequestId, name: &SessionName, token: Token, now: Tick) {
         self.note_stall(now);
         let Some(claim) = self.claims.get_mut(name) else {
             self.outputs.push_back(ClaimsOutput::Reply { to: from, id, handover: Handover::NotOwner });
             return;
         };
+        let requester = Requester { node: from, id, token };
         match claim.stage {
             // It is not ours, or not yet: the record that the requester saw may be that of our claim.
             Stage::Requesting { .. } => {
                 self.outputs.push_back(ClaimsOutput::Reply { to: from, id, handover: Handover::NotOwner });
             }
-            Stage::Claiming { .. } | Stage::Flushing { .. } | Stage::Releasing { .. } => {
-                claim.requester = Some((from, id));
+            Stage::Claiming { .. } | Stage::Flushing { .. } | Stage::Passing { .. } => {
+                if let Some(before) = claim.requester.replace(requester) {
+                    self.deny(before);
+                }
             }
             Stage::Owned { .. } => {
-                claim.requester = Some((from, id));
+                claim.requester = Some(requester);
                 self.flush(name);
             }
         }
     }
 
-    /// The shard has stored everything of a session, and has forgotten it.
+    /// The shard has stored everything of a session, and takes nothing more for it.
     pub fn on_flushed(&mut self, name: &SessionName, token: Token) {
         let Some(claim) = self.claims.get_mut(name) else { return };
-        if matches!(claim.stage, Stage::Flushing { token: of } if of == token) {
-            claim.stage = Stage::Releasing { token };
-            self.outputs.push_back(ClaimsOutput::Store(Command::Release { name: Arc::clone(name), token }));
+        if !matches!(claim.stage, Stage::Flushing { token: of } if of == token) {
+            return;
         }
+        let Some(to) = claim.requester.take() else { return };
+        claim.stage = Stage::Passing { token, to };
+        let pass = OwnershipCommand::Pass { name: Arc::clone(name), token, to: to.token };
+        self.outputs.push_back(ClaimsOutput::Store(pass));
     }
 
-    /// Of a `Release`. Stored or fenced, the record is not ours; unknown, the requester takes it by force.
-    pub fn on_release(&mut self, name: &SessionName, token: Token, answer: WriteAnswer, now: Tick) {
+    /// Of a `Pass`. Stored or fenced, the record is not ours; unknown, the requester takes it by force.
+    pub fn on_pass(&mut self, name: &SessionName, token: Token, answer: WriteAnswer, now: Tick) {
         self.note_stall(now);
-        let Some(claim) = self.claims.get(name) else { return };
-        if !matches!(claim.stage, Stage::Releasing { token: of } if of == token) {
+        let Some(Stage::Passing { token: of, to }) = self.claims.get(name).map(|claim| claim.stage) else { return };
+        if of != token {
             return;
         }
         let Some(claim) = self.claims.remove(name) else { return };
-        let handover = if answer == WriteAnswer::Stored { Handover::Released } else { Handover::NotOwner };
-        if let Some((to, id)) = claim.requester {
-            self.outputs.push_back(ClaimsOutput::Reply { to, id, handover });
+        let handover = if answer == WriteAnswer::Stored { Handover::Passed } else { Handover::NotOwner };
+        self.outputs.push_back(ClaimsOutput::Reply { to: to.node, id: to.id, handover });
+        if let Some(later) = claim.requester {
+            self.deny(later);
         }
-        self.outputs.push_back(ClaimsOutput::Ended { name: Arc::clone(name), token, reason: EndReason::HandedOver });
+        self.outputs.push_back(ClaimsOutput::Ended { name: Arc::clone(name), token, reason: EndReason::Passed });
         if claim.wants_back {
             self.claim(Arc::clone(name), None, 0);
         }
+    }
+
+    fn deny(&mut self, requester: Requester) {
+        let Requester { node: to, id, .. } = requester;
+        self.outputs.push_back(ClaimsOutput::Reply { to, id, handover: Handover::NotOwner });
     }
 
     /// Of a write with a token, or of `Verify`. An answer to an earlier ownership says nothing of this one.
@@ -343,8 +367,8 @@ impl Claims {
             return;
         }
         let Some(claim) = self.claims.remove(name) else { return };
-        if let Some((to, id)) = claim.requester {
-            self.outputs.push_back(ClaimsOutput::Reply { to, id, handover: Handover::NotOwner });
+        if let Some(requester) = claim.requester {
+            self.deny(requester);
         }
         self.outputs.push_back(ClaimsOutput::Ended { name: Arc::clone(name), token, reason: EndReason::Fenced });
         if claim.wants_back {
@@ -355,40 +379,43 @@ impl Claims {
     /// A hint that another node has taken a session: the store decides.
     pub fn on_hint(&mut self, name: &SessionName) {
         if let Some(Claim { stage: Stage::Owned { token, .. }, .. }) = self.claims.get(name) {
-            let command = Command::Verify { name: Arc::clone(name), token: *token };
+            let command = OwnershipCommand::Verify { name: Arc::clone(name), token: *token };
             self.outputs.push_back(ClaimsOutput::Store(command));
         }
     }
 
-    /// The shard has ended a session: nobody owns it.
+    /// The shard has ended a session, and removes its record.
     pub fn drop_session(&mut self, name: &SessionName) {
-        let Some(claim) = self.claims.get_mut(name) else { return };
-        if let Stage::Owned { token, .. } = claim.stage {
-            claim.stage = Stage::Releasing { token };
-            self.outputs.push_back(ClaimsOutput::Store(Command::Release { name: Arc::clone(name), token }));
+        let has_it = |claim: &Claim| matches!(claim.stage, Stage::Owned { .. } | Stage::Flushing { .. });
+        if !self.claims.get(name).is_some_and(has_it) {
+            return;
+        }
+        let Some(claim) = self.claims.remove(name) else { return };
+        if let Some(requester) = claim.requester {
+            self.deny(requester);
+        }
+        if claim.wants_back {
+            self.claim(Arc::clone(name), None, 0);
         }
     }
 
     pub fn handle_timers(&mut self, now: Tick) {
         self.note_stall(now);
-        let due = self.claims.iter().filter_map(|(name, claim)| match claim.stage {
-            Stage::Requesting { owner, deadline, .. } if deadline <= now => {
-                Some((Arc::clone(name), owner, claim.rounds))
+        while let Some((deadline, id)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now) {
+            self.deadlines.remove(&(deadline, id));
+            if let Some((name, owner, _)) = self.end_request(id) {
+                let rounds = self.claims[&name].rounds;
+                self.claim(name, Some(owner), rounds);
             }
-            _ => None,
-        });
-        for (name, owner, rounds) in due.collect::<Vec<_>>() {
-            self.claim(name, Some(owner), rounds);
         }
+        self.verify_some();
     }
 
     pub fn next_tick(&self) -> Tick {
-        let deadlines = self.claims.values().filter_map(|claim| match claim.stage {
-            Stage::Requesting { deadline, .. } => Some(deadline),
-            _ => None,
-        });
+        let deadline = self.deadlines.first().map_or(Tick::NEVER, |(deadline, _)| *deadline);
         let look = if self.claims.is_empty() { Tick::NEVER } else { self.looked_at + LOOK_MS };
-        deadlines.min().unwrap_or(Tick::NEVER).min(look)
+        let verify = if self.verifying.is_some() { self.looked_at + VERIFY_MS } else { Tick::NEVER };
+        deadline.min(look).min(verify)
     }
 
     pub fn poll_output(&mut self) -> Option<ClaimsOutput> {
@@ -396,24 +423,30 @@ impl Claims {
     }
 
     fn claim(&mut self, name: SessionName, expected: Option<Token>, rounds: u32) {
-        let token = Token(self.tokens.next_u64());
+        let token = self.draw();
         let requester = self.claims.remove(&name).and_then(|claim| claim.requester);
         let stage = Stage::Claiming { token };
         self.claims.insert(Arc::clone(&name), Claim { stage, rounds, requester, wants_back: false });
-        self.outputs.push_back(ClaimsOutput::Store(Command::Claim { name, expected, token }));
+        self.outputs.push_back(ClaimsOutput::Store(OwnershipCommand::Claim { name, expected, token }));
+    }
+
+    fn draw(&mut self) -> Token {
+        Token::new(self.own, self.tokens.next_u64())
     }
 
     fn request(&mut self, name: &SessionName, to: Generation, owner: Token, now: Tick) {
         self.requests += 1;
-        let id = RequestId(self.requests);
+        let (id, ours, deadline) = (RequestId(self.requests), self.draw(), now + FORCE_MS);
         let Some(claim) = self.claims.get_mut(name) else { return };
         claim.rounds += 1;
-        claim.stage = Stage::Requesting { owner, id, deadline: now + FORCE_MS };
+        claim.stage = Stage::Requesting { owner, ours, id, deadline };
         let requester = claim.requester.take();
-        if let Some((from, id)) = requester {
-            self.outputs.push_back(ClaimsOutput::Reply { to: from, id, handover: Handover::NotOwner });
+        self.requested.insert(id, Arc::clone(name));
+        self.deadlines.insert((deadline, id));
+        if let Some(requester) = requester {
+            self.deny(requester);
         }
-        self.outputs.push_back(ClaimsOutput::Request { to, id, name: Arc::clone(name) });
+        self.outputs.push_back(ClaimsOutput::Request { to, id, name: Arc::clone(name), token: ours });
     }
 
     fn flush(&mut self, name: &SessionName) {
@@ -424,8 +457,8 @@ impl Claims {
     }
 
     fn refuse(&mut self, name: &SessionName, reason: RefusalReason) {
-        if let Some((to, id)) = self.claims.remove(name).and_then(|claim| claim.requester) {
-            self.outputs.push_back(ClaimsOutput::Reply { to, id, handover: Handover::NotOwner });
+        if let Some(requester) = self.claims.remove(name).and_then(|claim| claim.requester) {
+            self.deny(requester);
         }
         self.outputs.push_back(ClaimsOutput::Refused { name: Arc::clone(name), reason });
     }
@@ -437,10 +470,27 @@ impl Claims {
         if !was_still {
             return;
         }
-        for (name, claim) in &mut self.claims {
-            if let Stage::Owned { token, is_certain } = &mut claim.stage {
+        for claim in self.claims.values_mut() {
+            if let Stage::Owned { is_certain, .. } = &mut claim.stage {
                 *is_certain = false;
-                let command = Command::Verify { name: Arc::clone(name), token: *token };
+            }
+        }
+        self.verifying = self.claims.keys().next().cloned();
+        self.verify_some();
+    }
+
+    /// A slice of what is not certain: the store has other work, too.
+    fn verify_some(&mut self) {
+        let Some(from) = self.verifying.take() else { return };
+        let mut looked = 0;
+        for (name, claim) in self.claims.range(from..) {
+            if looked == VERIFIED_MAX {
+                self.verifying = Some(Arc::clone(name));
+                return;
+            }
+            looked += 1;
+            if let Stage::Owned { token, is_certain: false } = claim.stage {
+                let command = OwnershipCommand::Verify { name: Arc::clone(name), token };
                 self.outputs.push_back(ClaimsOutput::Store(command));
             }
         }
@@ -451,6 +501,9 @@ impl Claims {
 pub const FORCE_MS: u64 = 1_000;
 /// How often a node that owns sessions looks at the clock, to find out that it stood still.
 const LOOK_MS: u64 = 250;
+/// So many sessions are verified at once, and so long after the last ones.
+const VERIFIED_MAX: usize = 256;
+const VERIFY_MS: u64 = 10;
 /// As many nodes that take a session from each other are a storm.
 const ROUNDS_MAX: u32 = 16;
 

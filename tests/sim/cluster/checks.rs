@@ -79,11 +79,11 @@ pub fn cleared(world: &World) {
         let node = world.node(*life).expect("it runs");
         for (name, token) in node.claims.owned() {
             let record = world.store.records.sessions.get(name);
-            assert_eq!(record, Some(&(Some(*life), token)), "{name}: {life} is not its owner");
+            assert_eq!(record, Some(&token), "{name}: {life} is not its owner");
         }
     }
-    for (name, (owner, _)) in &world.store.records.sessions {
-        assert!(owner.is_none_or(|owner| running.contains(&owner)), "{name} belongs to the dead");
+    for (name, token) in &world.store.records.sessions {
+        assert!(token.owner().is_some_and(|owner| running.contains(&owner)), "{name} belongs to the dead");
     }
     world.model.check_all_closed();
 }

@@ -46,17 +46,17 @@ impl Model {
         self.claims.insert(name.clone(), (by, token))
     }
 
-    pub fn released(&mut self, name: &SessionName) {
-        self.claims.remove(name);
+    pub fn passed(&mut self, name: &SessionName, to: Token) {
+        self.claims.insert(name.clone(), (to.owner().expect("a node's"), to));
     }
 
     /// The store has an older history now.
     pub fn failed_over(
         &mut self,
-        sessions: &BTreeMap<SessionName, (Option<Generation>, Token)>,
+        sessions: &BTreeMap<SessionName, Token>,
         closes: &BTreeMap<(Generation, Identity), Option<Generation>>,
     ) {
-        let claims = sessions.iter().filter_map(|(name, (owner, token))| Some((name.clone(), ((*owner)?, *token))));
+        let claims = sessions.iter().filter_map(|(name, token)| Some((name.clone(), (token.owner()?, *token))));
         self.claims = claims.collect();
         self.forced.clear();
         for (identity, connection) in &mut self.connections {

@@ -204,12 +204,14 @@ impl Node {
             bytes = &bytes[used..];
             match frame {
                 Frame::Call { id, body, .. } => {
-                    let name: SessionName = std::str::from_utf8(body).expect("a name").into();
+                    let (token, name) = body.split_first_chunk().expect("a token");
+                    let token = Token(u64::from_be_bytes(*token));
+                    let name: SessionName = std::str::from_utf8(name).expect("a name").into();
                     self.core.on_other_frame(number, now, unix_s);
-                    self.claims.on_request(from, RequestId(id), &name, now);
+                    self.claims.on_request(from, RequestId(id), &name, token, now);
                 }
                 Frame::Reply { id, outcome, .. } => {
-                    let handover = if outcome == 0 { Handover::Released } else { Handover::NotOwner };
+                    let handover = if outcome == 0 { Handover::Passed } else { Handover::NotOwner };
                     self.core.on_other_frame(number, now, unix_s);
                     self.claims.on_reply(RequestId(id), Some(handover), now);
                 }
@@ -222,7 +224,7 @@ impl Node {
     pub fn on_answer(&mut self, answer: Answer, now: Tick) {
         match answer {
             Answer::Claim { name, token, answer } => self.claims.on_claim(&name, token, answer, now),
-            Answer::Release { name, token, answer } => self.claims.on_release(&name, token, answer, now),
+            Answer::Pass { name, token, answer } => self.claims.on_pass(&name, token, answer, now),
             Answer::Write { name, token, answer } => self.claims.on_write(&name, token, answer),
             Answer::Leases(None) => self.lease.on_failure(),
             Answer::Leases(Some(leases)) if leases.is_empty() => self.effects.push(Effect::Restart),
@@ -414,11 +416,12 @@ impl Node {
     fn on_claims(&mut self, output: ClaimsOutput) {
         match output {
             ClaimsOutput::Store(command) => self.effects.push(Effect::Command(Command::Claims(command))),
-            ClaimsOutput::Request { to, id, name } => {
-                self.send(to, Frame::Call { id: id.0, deadline_ms: 1_000, method: 1, body: name.as_bytes() });
+            ClaimsOutput::Request { to, id, name, token } => {
+                let body = [&token.0.to_be_bytes()[..], name.as_bytes()].concat();
+                self.send(to, Frame::Call { id: id.0, deadline_ms: 1_000, method: 1, body: &body });
             }
             ClaimsOutput::Reply { to, id, handover } => {
-                let outcome = u8::from(handover != Handover::Released);
+                let outcome = u8::from(handover != Handover::Passed);
                 self.send(to, Frame::Reply { id: id.0, outcome, body: &[] });
             }
             ClaimsOutput::Flush { name, token } => self.effects.push(Effect::Flush { name, token }),

@@ -4,14 +4,14 @@ use rainbow::base::id::{Generation, Identity};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::time::Tick;
 use rainbow::cluster::ownership::adoption::{Orphan, OrphanPage};
-use rainbow::cluster::ownership::claims::{self, ClaimAnswer, SessionName, Token, WriteAnswer};
+use rainbow::cluster::ownership::claims::{ClaimAnswer, OwnershipCommand, SessionName, Token, WriteAnswer};
 use rainbow::cluster::ownership::closes::{CloseAnswer, ClosePage, CloseRecord};
 use rainbow::cluster::ownership::lease::{LEASE_MS, Lease};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
 pub enum Command {
-    Claims(claims::Command),
+    Claims(OwnershipCommand),
     Write {
         name: SessionName,
         token: Token,
@@ -51,7 +51,7 @@ pub enum Answer {
         token: Token,
         answer: ClaimAnswer,
     },
-    Release {
+    Pass {
         name: SessionName,
         token: Token,
         answer: WriteAnswer,
@@ -100,7 +100,7 @@ pub enum StoreBug {
 
 #[derive(Clone, Default)]
 pub struct Records {
-    pub sessions: BTreeMap<SessionName, (Option<Generation>, Token)>,
+    pub sessions: BTreeMap<SessionName, Token>,
     pub leases: BTreeMap<Generation, Tick>,
     pub buried: BTreeSet<Generation>,
     pub closes: BTreeMap<(Generation, Identity), Option<Generation>>,
@@ -122,18 +122,18 @@ impl Store {
         let compares = self.bug != Some(StoreBug::ComparesNothing);
         let records = &mut self.records;
         match command {
-            Command::Claims(claims::Command::Claim { name, expected, token }) => {
+            Command::Claims(OwnershipCommand::Claim { name, expected, token }) => {
                 let answer = records.claim(by, &name, expected, token);
                 Answer::Claim { name, token, answer }
             }
-            Command::Claims(claims::Command::Release { name, token }) => {
+            Command::Claims(OwnershipCommand::Pass { name, token, to }) => {
                 let answer = records.write(&name, token);
                 if answer == WriteAnswer::Stored {
-                    records.sessions.insert(name.clone(), (None, token));
+                    records.sessions.insert(name.clone(), to);
                 }
-                Answer::Release { name, token, answer }
+                Answer::Pass { name, token, answer }
             }
-            Command::Claims(claims::Command::Verify { name, token }) => {
+            Command::Claims(OwnershipCommand::Verify { name, token }) => {
                 let answer = records.write(&name, token);
                 Answer::Write { name, token, answer }
             }
@@ -181,13 +181,13 @@ impl Store {
     /// What the sender finds out when the store does not answer.
     pub fn no_answer(command: Command) -> Answer {
         match command {
-            Command::Claims(claims::Command::Claim { name, token, .. }) => {
+            Command::Claims(OwnershipCommand::Claim { name, token, .. }) => {
                 Answer::Claim { name, token, answer: ClaimAnswer::Unknown }
             }
-            Command::Claims(claims::Command::Release { name, token }) => {
-                Answer::Release { name, token, answer: WriteAnswer::Unknown }
+            Command::Claims(OwnershipCommand::Pass { name, token, .. }) => {
+                Answer::Pass { name, token, answer: WriteAnswer::Unknown }
             }
-            Command::Claims(claims::Command::Verify { name, token }) | Command::Write { name, token } => {
+            Command::Claims(OwnershipCommand::Verify { name, token }) | Command::Write { name, token } => {
                 Answer::Write { name, token, answer: WriteAnswer::Unknown }
             }
             Command::Renew => Answer::Leases(None),
@@ -220,21 +220,16 @@ impl Records {
         if !self.has_lease(by) {
             return ClaimAnswer::NoLease;
         }
-        let record = self.sessions.get(name).copied().unwrap_or((None, Token(0)));
-        let is_expected = match record {
-            (None, _) => expected.is_none(),
-            (Some(_), of) => expected == Some(of),
-        };
-        if !is_expected {
-            return ClaimAnswer::Taken { owner: record.0, token: record.1 };
+        let of = self.sessions.get(name).copied();
+        if of != expected {
+            return ClaimAnswer::Taken(of);
         }
-        self.sessions.insert(name.clone(), (Some(by), token));
+        self.sessions.insert(name.clone(), token);
         ClaimAnswer::Claimed
     }
 
     fn write(&self, name: &SessionName, token: Token) -> WriteAnswer {
-        let is_owner = self.sessions.get(name).is_some_and(|(owner, of)| owner.is_some() && *of == token);
-        if is_owner { WriteAnswer::Stored } else { WriteAnswer::Fenced }
+        if self.sessions.get(name) == Some(&token) { WriteAnswer::Stored } else { WriteAnswer::Fenced }
     }
 
     fn renew(&mut self, by: Generation, now: Tick) -> Vec<Lease> {
@@ -247,8 +242,8 @@ impl Records {
     }
 
     fn orphans(&self, dead: Generation, from: u64) -> OrphanPage {
-        let orphans = self.sessions.iter().filter(|(_, (owner, _))| *owner == Some(dead));
-        let page = orphans.skip(from as usize).take(PAGE).map(|(name, (_, token))| Orphan {
+        let orphans = self.sessions.iter().filter(|(_, token)| token.owner() == Some(dead));
+        let page = orphans.skip(from as usize).take(PAGE).map(|(name, token)| Orphan {
             name: name.clone(),
             hash: SESSIONS_KEY.hash(name),
             token: *token,

@@ -12,7 +12,7 @@ use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::cluster::directory::waiting::Outcome;
 use rainbow::cluster::membership::Founding;
-use rainbow::cluster::ownership::claims::{self, ClaimAnswer, SessionName, Token, WriteAnswer};
+use rainbow::cluster::ownership::claims::{ClaimAnswer, OwnershipCommand, SessionName, Token, WriteAnswer};
 use rainbow::cluster::ownership::closes::CloseAnswer;
 use rainbow::cluster::ownership::lease::LEASE_MS;
 use rainbow::wire::peer::frame::Hello;
@@ -486,7 +486,7 @@ impl World {
             self.model.check_write(name, life, *token);
             self.seen.count("write acknowledged");
         }
-        if let (Command::Claims(claims::Command::Claim { .. }), Answer::Claim { .. }) = (&command, &answer) {
+        if let (Command::Claims(OwnershipCommand::Claim { .. }), Answer::Claim { .. }) = (&command, &answer) {
             self.seen.count("claimed");
         }
         if let Answer::Buried { node, is_buried: true } = answer {
@@ -514,7 +514,9 @@ impl World {
                     self.model.forced.insert((name.clone(), owner, taken));
                 }
             }
-            Answer::Release { name, answer: WriteAnswer::Stored, .. } => self.model.released(name),
+            Answer::Pass { name, answer: WriteAnswer::Stored, .. } => {
+                self.model.passed(name, self.store.records.sessions[name]);
+            }
             _ => {}
         }
     }

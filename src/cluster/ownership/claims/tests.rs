@@ -7,36 +7,28 @@ const B: Generation = Generation(0xB);
 
 #[derive(Clone, Default)]
 struct Store {
-    records: BTreeMap<SessionName, (Option<Generation>, Token)>,
+    records: BTreeMap<SessionName, Token>,
     is_away: bool,
 }
 
 impl Store {
-    fn claim(&mut self, by: Generation, name: &SessionName, expected: Option<Token>, token: Token) -> ClaimAnswer {
-        let record = self.records.get(name).copied();
-        let is_expected = match (record, expected) {
-            (None | Some((None, _)), expected) => expected.is_none(),
-            (Some((Some(_), of)), expected) => expected == Some(of),
-        };
-        match (is_expected, record) {
-            (true, _) => {
-                self.records.insert(name.clone(), (Some(by), token));
-                ClaimAnswer::Claimed
-            }
-            (false, Some((owner, token))) => ClaimAnswer::Taken { owner, token },
-            (false, None) => ClaimAnswer::Taken { owner: None, token: Token(0) },
+    fn claim(&mut self, name: &SessionName, expected: Option<Token>, token: Token) -> ClaimAnswer {
+        let of = self.records.get(name).copied();
+        if of != expected {
+            return ClaimAnswer::Taken(of);
         }
+        self.records.insert(name.clone(), token);
+        ClaimAnswer::Claimed
     }
 
     fn write(&self, name: &SessionName, token: Token) -> WriteAnswer {
-        let is_owner = self.records.get(name).is_some_and(|(owner, of)| owner.is_some() && *of == token);
-        if is_owner { WriteAnswer::Stored } else { WriteAnswer::Fenced }
+        if self.records.get(name) == Some(&token) { WriteAnswer::Stored } else { WriteAnswer::Fenced }
     }
 
-    fn release(&mut self, name: &SessionName, token: Token) -> WriteAnswer {
+    fn pass(&mut self, name: &SessionName, token: Token, to: Token) -> WriteAnswer {
         let answer = self.write(name, token);
         if answer == WriteAnswer::Stored {
-            self.records.insert(name.clone(), (None, token));
+            self.records.insert(name.clone(), to);
         }
         answer
     }
@@ -48,7 +40,7 @@ struct World {
     nodes: BTreeMap<Generation, Claims>,
     /// Nodes that answer nothing.
     still: Vec<Generation>,
-    requests: Vec<(Generation, Generation, RequestId, SessionName)>,
+    requests: Vec<(Generation, Generation, RequestId, SessionName, Token)>,
     events: Vec<(Generation, ClaimsOutput)>,
     now: Tick,
 }
@@ -92,32 +84,31 @@ impl World {
             }
             let still = &self.still;
             let Some(index) = self.requests.iter().position(|(_, to, ..)| !still.contains(to)) else { return };
-            let (from, to, id, name) = self.requests.remove(index);
+            let (from, to, id, name, token) = self.requests.remove(index);
             let now = self.now;
-            self.node(to).on_request(from, id, &name, now);
+            self.node(to).on_request(from, id, &name, token, now);
         }
     }
 
     fn carry_out(&mut self, node: Generation, output: ClaimsOutput) {
         let now = self.now;
         match &output {
-            ClaimsOutput::Store(Command::Claim { name, expected, token }) => {
-                let answer = if self.store.is_away {
-                    ClaimAnswer::Unknown
-                } else {
-                    self.store.claim(node, name, *expected, *token)
-                };
+            ClaimsOutput::Store(OwnershipCommand::Claim { name, expected, token }) => {
+                let answer =
+                    if self.store.is_away { ClaimAnswer::Unknown } else { self.store.claim(name, *expected, *token) };
                 self.node(node).on_claim(name, *token, answer, now);
             }
-            ClaimsOutput::Store(Command::Release { name, token }) => {
-                let answer = self.store.release(name, *token);
-                self.node(node).on_release(name, *token, answer, now);
+            ClaimsOutput::Store(OwnershipCommand::Pass { name, token, to }) => {
+                let answer = self.store.pass(name, *token, *to);
+                self.node(node).on_pass(name, *token, answer, now);
             }
-            ClaimsOutput::Store(Command::Verify { name, token }) => {
+            ClaimsOutput::Store(OwnershipCommand::Verify { name, token }) => {
                 let answer = if self.store.is_away { WriteAnswer::Unknown } else { self.store.write(name, *token) };
                 self.node(node).on_write(name, *token, answer);
             }
-            ClaimsOutput::Request { to, id, name } => self.requests.push((node, *to, *id, name.clone())),
+            ClaimsOutput::Request { to, id, name, token } => {
+                self.requests.push((node, *to, *id, name.clone(), *token));
+            }
             ClaimsOutput::Reply { to, id, handover } => {
                 let (to, id, handover) = (*to, *id, *handover);
                 self.node(to).on_reply(id, Some(handover), now);
@@ -162,9 +153,9 @@ fn a_session_goes_to_the_node_where_its_client_connects() {
     world.connect(A);
     world.connect(B);
     assert_eq!(world.owners(), [B]);
-    assert_eq!(world.ended(A), [EndReason::HandedOver]);
+    assert_eq!(world.ended(A), [EndReason::Passed]);
     world.connect(A);
-    assert_eq!((world.owners(), world.ended(B)), (vec![A], vec![EndReason::HandedOver]));
+    assert_eq!((world.owners(), world.ended(B)), (vec![A], vec![EndReason::Passed]));
     let now = world.now;
     assert_eq!(now, Tick(0), "nobody had to wait");
 }
@@ -233,10 +224,10 @@ fn a_late_answer_to_an_earlier_ownership_ends_nothing() {
     world.node(A).on_write(&name(), old, WriteAnswer::Fenced);
     world.node(A).on_flushed(&name(), old);
     let now = world.now;
-    world.node(A).on_release(&name(), old, WriteAnswer::Stored, now);
+    world.node(A).on_pass(&name(), old, WriteAnswer::Stored, now);
     world.settle();
     assert_eq!(world.owners(), [A]);
-    assert_eq!(world.store.release(&name(), old), WriteAnswer::Fenced, "a late disconnect removes nothing");
+    assert_eq!(world.store.pass(&name(), old, Token(9)), WriteAnswer::Fenced, "a late disconnect removes nothing");
 }
 
 #[test]
@@ -262,10 +253,10 @@ fn an_answer_that_was_lost_locks_nobody_out() {
     // The claim was carried out, the answer lost.
     let now = world.now;
     world.node(A).connect(name(), now);
-    let Some(ClaimsOutput::Store(Command::Claim { token, .. })) = world.node(A).poll_output() else {
+    let Some(ClaimsOutput::Store(OwnershipCommand::Claim { token, .. })) = world.node(A).poll_output() else {
         panic!("a claim")
     };
-    world.store.claim(A, &name(), None, token);
+    world.store.claim(&name(), None, token);
     world.node(A).on_claim(&name(), token, ClaimAnswer::Unknown, now);
     let refused = ClaimsOutput::Refused { name: name(), reason: RefusalReason::StoreAway };
     assert_eq!(world.node(A).poll_output(), Some(refused));
@@ -273,7 +264,7 @@ fn an_answer_that_was_lost_locks_nobody_out() {
     assert_eq!(world.owners(), [A]);
     // The same, and another node comes.
     let mut world = World::new();
-    world.store.claim(A, &name(), None, Token(77));
+    world.store.claim(&name(), None, Token::new(A, 77));
     world.connect(B);
     assert_eq!(world.owners(), [B]);
 }
@@ -301,7 +292,7 @@ fn a_hint_that_the_session_was_taken_is_checked() {
     world.node(A).on_hint(&name());
     world.settle();
     assert_eq!(world.owners(), [A], "a hint alone ends nothing");
-    world.store.claim(B, &name(), Some(world.nodes[&A].certain_token("s").expect("owned")), Token(5));
+    world.store.claim(&name(), world.nodes[&A].certain_token("s"), Token::new(B, 5));
     world.node(A).on_hint(&name());
     world.settle();
     assert_eq!(world.ended(A), [EndReason::Fenced]);
@@ -312,6 +303,7 @@ fn a_session_that_has_ended_is_not_resumed_elsewhere() {
     let mut world = World::new();
     world.connect(A);
     world.node(A).drop_session(&name());
+    world.store.records.clear();
     world.settle();
     world.connect(B);
     let requests = world.events.iter().filter(|(_, output)| matches!(output, ClaimsOutput::Request { .. })).count();
@@ -329,8 +321,8 @@ fn a_client_that_comes_back_during_the_handover_gets_it_afterwards() {
         let output = world.node(B).poll_output().expect("on its way");
         world.carry_out(B, output);
     }
-    let (from, to, id, name_of) = world.requests.pop().expect("the request");
-    world.node(to).on_request(from, id, &name_of, now);
+    let (from, to, id, name_of, token) = world.requests.pop().expect("the request");
+    world.node(to).on_request(from, id, &name_of, token, now);
     world.node(A).connect(name(), now);
     world.settle();
     world.run(2_500);
