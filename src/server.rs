@@ -4,7 +4,7 @@
 
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
-use crate::config::{Config, Reload};
+use crate::config::{Config, Reload, StoreKind};
 use crate::io::backend::resolver::Resolver;
 use crate::io::cluster::start::{OwnNode, Prepared};
 use crate::io::handover::channel::HandoverChannels;
@@ -93,10 +93,10 @@ impl Server {
         let limits = Limits::default();
         let mailboxes = cpus.iter().map(|_| mailbox(limits.mailbox_messages_max)).collect::<io::Result<Vec<_>>>()?;
         let (mailboxes, receivers) = mailboxes.into_iter().unzip();
-        let options = store::Options::new(&config);
-        let hands_over = options.is_some() && cpus.len() > 1;
+        let hands_over = config.store.kind != StoreKind::None && cpus.len() > 1;
         let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;
         let own = OwnNode::prepare(&config, listen, admin_listen, &limits)?;
+        let options = store::Options::new(&config, own.store_node());
         let mut inherited = sys::open_descriptors()?;
         inherited.retain(|&fd| once(&claims.listen).chain(&claims.admin).all(|claim| claim.fd() != fd));
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
@@ -104,7 +104,7 @@ impl Server {
         let (workers, now) = (cpus.len(), clock::monotonic());
         let tables = tables();
         compare_with_descriptors(&config, tables, workers, inherited.len());
-        let OwnNode { generation, hash_key, cluster } = own;
+        let OwnNode { generation, hash_key, cluster, .. } = own;
         let setup = SharedSetup {
             config,
             mailboxes,
@@ -122,14 +122,12 @@ impl Server {
         let shared = Arc::new(Shared::new(setup, &limits));
         let cluster = cluster.map(|cluster| start_cluster(&shared, cluster, driver)).transpose()?;
         let resolver = Resolver::start(&limits)?;
-        let (store, sessions) = match opened {
-            Some((store, Opened { sessions, damaged })) => {
-                (Some(start_store(&shared, store, damaged, &limits)?), sessions)
-            }
-            None => (None, Vec::new()),
+        let (store, opened) = match opened {
+            Some((store, opened)) => (Some(start_store(&shared, store, opened.damaged, &limits)?), opened),
+            None => (None, Opened::default()),
         };
         let threads =
-            start_workers(&shared, WorkersStart { receivers, resolver, sessions, tables, driver, mode, limits })?;
+            start_workers(&shared, WorkersStart { receivers, resolver, opened, tables, driver, mode, limits })?;
         events::watch_signals(shared.events().clone())?;
         let mut server = Server {
             shared,
@@ -362,6 +360,7 @@ fn start_cluster(shared: &Arc<Shared>, prepared: Prepared, driver: Driver) -> Re
     let opened = opened.map_err(|error| StartError::Cluster { address, error })?;
     let (workers, events) = (shared.clone(), shared.events().clone());
     let run = move || {
+        let store = workers.store_link();
         let to_worker = move |worker, message| {
             workers.mailbox(worker).try_send(PeerMessage::Cluster(message)).map_err(|back| match back {
                 PeerMessage::Cluster(message) => message,
@@ -370,7 +369,7 @@ fn start_cluster(shared: &Arc<Shared>, prepared: Prepared, driver: Driver) -> Re
         };
         let dead = events.clone();
         let on_dead = move || dead.send(Event::DeclaredDead);
-        let ended = driver.block_on(opened.run(to_worker, on_dead)).and_then(|ended| ended);
+        let ended = driver.block_on(opened.run(to_worker, on_dead, store)).and_then(|ended| ended);
         if let Err(error) = ended {
             error!(%error, "the cluster's thread has ended");
             events.send(Event::DeclaredDead);
@@ -383,7 +382,7 @@ fn start_cluster(shared: &Arc<Shared>, prepared: Prepared, driver: Driver) -> Re
 struct WorkersStart {
     receivers: Vec<MailboxReceiver<PeerMessage>>,
     resolver: Resolver,
-    sessions: Vec<StoredSession>,
+    opened: Opened,
     tables: Tables,
     driver: Driver,
     mode: Mode,
@@ -391,9 +390,9 @@ struct WorkersStart {
 }
 
 fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<JoinHandle<()>>> {
-    let WorkersStart { receivers, resolver, sessions, tables, driver, mode, limits } = start;
+    let WorkersStart { receivers, resolver, opened, tables, driver, mode, limits } = start;
     let mut owned: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
-    for session in sessions {
+    for session in opened.sessions {
         owned[usize::from(shared.session_owner(&session.row.name).0)].push(session);
     }
     let mut workers = Vec::new();
@@ -405,6 +404,7 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
             mailbox,
             resolver: resolver.clone(),
             sessions,
+            token: opened.token,
             cpu: shared.cpu(id),
             listen: shared.listen(),
             admin_listen: shared.admin_listen(),

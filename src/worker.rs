@@ -16,6 +16,7 @@ use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
 use crate::shard::Mode;
 use crate::shard::command::StoredSession;
+use crate::shard::ownership::Token;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub struct WorkerStart {
     pub resolver: Resolver,
     /// The stored sessions that this shard owns.
     pub sessions: Vec<StoredSession>,
+    /// By which they are owned, where other nodes use the store too.
+    pub token: Option<Token>,
     /// The CPU to pin to.
     pub cpu: Option<usize>,
     pub listen: SocketAddr,
@@ -54,6 +57,7 @@ fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
         mailbox,
         resolver,
         sessions,
+        token,
         cpu,
         listen,
         admin_listen,
@@ -77,7 +81,7 @@ fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
         None => None,
     };
     let rules = Rules::new(shared.config(), mode, limits);
-    tasks::run(Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables, driver })
+    tasks::run(Service { id, shared, rules, mailbox, resolver, sessions, token, listener, admin, tables, driver })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {

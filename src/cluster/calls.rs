@@ -6,8 +6,9 @@
 //! Texts are preceded by their length (u16); a message's body is the rest.
 
 use crate::base::id::Identity;
-use crate::shard::command::StoreError;
-use crate::shard::{NotSent, NotStored, QueryRefusal, Reply, Tally, Wait, Who};
+use crate::shard::command::{StoreError, UnixMs};
+use crate::shard::ownership::Token;
+use crate::shard::{NotSent, NotStored, QueryRefusal, Reply, SessionInfo, Tally, Wait, Who};
 use crate::wire::packet::QoS;
 use crate::wire::peer::cursor::Cursor;
 use crate::wire::ws::frame::CloseCode;
@@ -53,6 +54,23 @@ pub enum Call<'a> {
     },
     /// The figures of the node, as /info/ shows them.
     Info,
+    /// A message to a durable session, named as if it were a channel.
+    SendTo(SendCall<'a>),
+    Session {
+        name: &'a str,
+    },
+    DropSession {
+        name: &'a str,
+    },
+    /// The session is to be passed on to this token, by who has it.
+    Pass {
+        name: &'a str,
+        token: Token,
+    },
+    /// The session that was passed on is known to everybody at its new owner.
+    Passed {
+        name: &'a str,
+    },
 }
 
 /// Its deadline is the frame's.
@@ -89,12 +107,17 @@ impl<'a> Call<'a> {
             Call::Members { .. } => MEMBERS,
             Call::Largest { .. } => LARGEST,
             Call::Info => INFO,
+            Call::SendTo(_) => SEND_TO,
+            Call::Session { .. } => SESSION_OF,
+            Call::DropSession { .. } => DROP_SESSION,
+            Call::Pass { .. } => PASS,
+            Call::Passed { .. } => PASSED,
         }
     }
 
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         match self {
-            Call::Send(send) => send.encode_into(out),
+            Call::Send(send) | Call::SendTo(send) => send.encode_into(out),
             Call::Exists { who } => put_who(out, who),
             Call::Subscribe { who, channel } | Call::Unsubscribe { who, channel } => {
                 put_who(out, who);
@@ -121,6 +144,11 @@ impl<'a> Call<'a> {
             }
             Call::Largest { most } => out.extend_from_slice(&most.to_be_bytes()),
             Call::Info => {}
+            Call::Session { name } | Call::DropSession { name } | Call::Passed { name } => put_text(out, name),
+            Call::Pass { name, token } => {
+                put_text(out, name);
+                out.extend_from_slice(&token.0.to_be_bytes());
+            }
         }
     }
 
@@ -146,6 +174,11 @@ impl<'a> Call<'a> {
             MEMBERS => Call::Members { channel: take_text(&mut cursor)?, offset: cursor.u64()?, limit: cursor.u32()? },
             LARGEST => Call::Largest { most: cursor.u32()? },
             INFO => Call::Info,
+            SEND_TO => return SendCall::decode(&mut cursor).map(Call::SendTo),
+            SESSION_OF => Call::Session { name: take_text(&mut cursor)? },
+            DROP_SESSION => Call::DropSession { name: take_text(&mut cursor)? },
+            PASS => Call::Pass { name: take_text(&mut cursor)?, token: Token(cursor.u64()?) },
+            PASSED => Call::Passed { name: take_text(&mut cursor)? },
             _ => return None,
         };
         cursor.end().map(|()| call)
@@ -185,7 +218,8 @@ impl Answer {
             Answer::Of(Reply::Done { .. }) => DONE,
             Answer::Of(Reply::Members { .. }) => MEMBERS_ARE,
             Answer::Of(Reply::Channels(_)) => CHANNELS_ARE,
-            Answer::Of(Reply::Refused(_) | Reply::Session(_)) => REFUSED,
+            Answer::Of(Reply::Session(_)) => SESSION_IS,
+            Answer::Of(Reply::Refused(_)) => REFUSED,
             Answer::Text(_) => TEXT,
         }
     }
@@ -209,7 +243,8 @@ impl Answer {
                 out.extend_from_slice(&(*members as u64).to_be_bytes());
             }),
             Answer::Of(Reply::Refused(why)) => out.push(code_of(REFUSALS, Some(why))),
-            Answer::Of(Reply::Session(_)) => out.push(code_of(REFUSALS, Some(&QueryRefusal::NoSuchSession))),
+            Answer::Of(Reply::Session(None)) => {}
+            Answer::Of(Reply::Session(Some(info))) => put_session(out, info),
             Answer::Text(text) => out.extend_from_slice(text.as_bytes()),
         }
     }
@@ -238,6 +273,8 @@ impl Answer {
                 Reply::Channels(channels)
             }
             REFUSED => Reply::Refused(reason(REFUSALS, cursor.u8()?)??),
+            SESSION_IS if body.is_empty() => Reply::Session(None),
+            SESSION_IS => Reply::Session(Some(Box::new(take_session(&mut cursor)?))),
             TEXT => return std::str::from_utf8(body).ok().map(|text| Answer::Text(text.into())),
             _ => return None,
         };
@@ -263,6 +300,35 @@ fn take_tally(cursor: &mut Cursor<'_>) -> Option<Tally> {
         unreachable: cursor.u32()?,
         why: reason(REASONS, cursor.u8()?)?,
     })
+}
+
+fn put_session(out: &mut Vec<u8>, info: &SessionInfo) {
+    let SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends } = info;
+    put_text(out, name);
+    out.push(u8::from(identity.is_some()));
+    out.extend(identity.iter().flat_map(|identity| identity.0));
+    out.extend_from_slice(&waiting.to_be_bytes());
+    out.extend_from_slice(&waiting_bytes.to_be_bytes());
+    for time in [oldest, ends] {
+        out.extend_from_slice(&time.map_or(NO_TIME, |time| time.0).to_be_bytes());
+    }
+    channels.iter().for_each(|channel| put_text(out, channel));
+}
+
+fn take_session(cursor: &mut Cursor<'_>) -> Option<SessionInfo> {
+    let name = take_text(cursor)?.into();
+    let identity = match cursor.u8()? {
+        0 => None,
+        1 => Some(take_identity(cursor)?),
+        _ => return None,
+    };
+    let (waiting, waiting_bytes) = (cursor.u32()?, cursor.u64()?);
+    let [oldest, ends] = [cursor.u64()?, cursor.u64()?].map(|time| (time != NO_TIME).then_some(UnixMs(time)));
+    let mut channels = Vec::new();
+    while cursor.end().is_none() {
+        channels.push(take_text(cursor)?.into());
+    }
+    Some(SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends })
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -354,6 +420,7 @@ const REASONS: &[NotSent] = &[
     NotSent::TimeOver,
     NotSent::Silent,
     NotSent::Unreachable,
+    NotSent::NotStored(NotStored::Moving),
 ];
 
 const SEND: u8 = 1;
@@ -366,6 +433,11 @@ const KICK_CHANNEL: u8 = 7;
 const MEMBERS: u8 = 8;
 const LARGEST: u8 = 9;
 const INFO: u8 = 10;
+const SEND_TO: u8 = 11;
+const SESSION_OF: u8 = 12;
+const DROP_SESSION: u8 = 13;
+const PASS: u8 = 14;
+const PASSED: u8 = 15;
 
 const SENT: u8 = 1;
 const DONE: u8 = 2;
@@ -373,11 +445,13 @@ const MEMBERS_ARE: u8 = 3;
 const CHANNELS_ARE: u8 = 4;
 const REFUSED: u8 = 5;
 const TEXT: u8 = 6;
+const SESSION_IS: u8 = 7;
 
 const CONNECTION: u8 = 1;
 const SESSION: u8 = 2;
 const UNTIL_STORED: u8 = 0x80;
 const NO_TTL: u64 = u64::MAX;
+const NO_TIME: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {
@@ -421,6 +495,10 @@ mod tests {
                 Call::Members { channel, offset: number, limit: number as u32 },
                 Call::Largest { most: number as u32 },
                 Call::Info,
+                Call::Session { name: channel },
+                Call::DropSession { name: channel },
+                Call::Pass { name: channel, token: Token(number) },
+                Call::Passed { name: channel },
             ];
             for call in calls {
                 let bytes = encoded(|out| call.encode_into(out));
@@ -443,6 +521,16 @@ mod tests {
                 Answer::Of(Reply::Channels(vec![(name.clone(), 5), ("b".into(), 1)])),
                 Answer::Of(Reply::Refused(refusal.unwrap_or(QueryRefusal::TooBusy))),
                 Answer::Text(name.as_str().into()),
+                Answer::Of(Reply::Session(None)),
+                Answer::Of(Reply::Session(Some(Box::new(SessionInfo {
+                    name: name.as_str().into(),
+                    identity: (targets % 2 == 0).then_some(Identity([7; 32])),
+                    channels: vec![name.clone(), "c".into()],
+                    waiting: stored,
+                    waiting_bytes: u64::from(refused),
+                    oldest: (stored > 0).then_some(UnixMs(5)),
+                    ends: None,
+                })))),
             ];
             for answer in answers {
                 let bytes = encoded(|out| answer.encode_into(out));

@@ -12,6 +12,8 @@ figures! {
         loads: Counter as "store_loads",
         /// Calls with a message_id that it looked up.
         claims: Counter as "store_claims",
+        /// Changes of who owns a session.
+        ownerships: Counter as "store_ownerships",
         /// Requests that it refused.
         refused: Counter as "store_refused",
         /// Requests refused because what is stored for the session is damaged, and sessions unread at the start.

@@ -60,6 +60,10 @@ figures! {
         handovers: Counter as "moves" in "handovers",
         /// Connections that could not move to their session's worker.
         handovers_failed: Counter as "moves_failed" in "handovers_failed",
+        /// Durable sessions passed on to another node, where their clients have connected.
+        sessions_passed: Counter as "sessions_passed",
+        /// Durable sessions that another node has taken by force.
+        sessions_lost: Counter as "sessions_lost",
         /// Closes that the backend did not take within close_deadline, or of which too many waited.
         closes_given_up: Counter,
         /// Delivery receipts that the backend did not take in time.

@@ -13,6 +13,25 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u128);
 
+impl SessionId {
+    /// `random` with the name's hash in the lowest bits: what the store keeps of the name lies with what it keeps of the
+    /// session.
+    pub fn new(random: u128, name: &str) -> SessionId {
+        SessionId(random & !(SessionId::PLACES - 1) | u128::from(place_of(name)))
+    }
+
+    /// As many places there are for names and sessions: a power of two.
+    pub const PLACES: u128 = 64;
+}
+
+/// The place of a session's name, and of a call's `message_id`: FNV-1a, which is the same in every version.
+pub fn place_of(name: &str) -> u64 {
+    let hash = name
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+    hash % SessionId::PLACES as u64
+}
+
 /// A message's place among all that were ever accepted for a session, from 0. Its message id follows from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Offset(pub u64);
@@ -130,6 +149,18 @@ pub struct SessionRow {
     pub cookie: Option<Arc<[u8]>>,
     pub downlink: DownlinkMark,
     pub uplink: UplinkMark,
+}
+
+impl SessionRow {
+    /// Of a session that was claimed, and to which no connection has been attached yet.
+    pub fn unused(session: SessionId, name: Arc<str>) -> SessionRow {
+        let (downlink, uplink) = (DownlinkMark::default(), UplinkMark::FIRST);
+        SessionRow { session, name, expiry_s: 0, ends: Some(UnixMs(0)), cookie: None, downlink, uplink }
+    }
+
+    pub fn is_unused(&self) -> bool {
+        self.ends == Some(UnixMs(0))
+    }
 }
 
 /// Where the numbering of messages to the client stands.

@@ -82,6 +82,18 @@ pub enum Input<'a> {
     Completions(Completions),
     /// The store has removed messages whose time was over.
     MessagesExpired(ExpiredMessages),
+    /// Another node is to have the session: `Output::SessionFlushed` follows. From now on nothing is taken for it.
+    PassSession {
+        name: &'a Arc<str>,
+    },
+    /// Another node has the session.
+    LoseSession {
+        name: &'a str,
+    },
+    /// The session that was passed on need not be known here any more.
+    ForgetSession {
+        name: &'a str,
+    },
     /// The connection goes on in the shard that owns its session. Its slot here stays, since its identity leads here.
     HandedOver {
         key: ConnKey,

@@ -75,6 +75,7 @@ use message::Messages;
 use session::attach::{self, Attach};
 use session::channels::{subscribe, unsubscribe};
 use session::dispatch::{on_completions, on_events, on_messages_expired};
+use session::moves;
 use session::scope::{Scope, Sessions};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -159,7 +160,7 @@ impl Shard {
         key
     }
 
-    /// The sessions that were stored, at the start of the process and before any other input.
+    /// Sessions that were stored, and have come to this shard: no session here has their names.
     pub fn restore(&mut self, stored: Vec<StoredSession>, now: Tick) {
         attach::restore(&mut self.scope(now).0, stored);
         self.publish();
@@ -184,6 +185,9 @@ impl Shard {
             Input::RedirectedQuery { key, query_id, query } => self.on_redirected(key, query_id, query, now),
             Input::Completions(completions) => on_completions(&mut self.scope(now).0, completions),
             Input::MessagesExpired(expired) => on_messages_expired(&mut self.scope(now).0, expired),
+            Input::PassSession { name } => moves::pass(&mut self.scope(now).0, name),
+            Input::LoseSession { name } => moves::lose(&mut self.scope(now).0, name),
+            Input::ForgetSession { name } => moves::forget_passed(&mut self.scope(now).0, name),
             Input::Tick => self.on_tick(now),
             other => self.on_connection(other, now),
         }

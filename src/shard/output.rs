@@ -43,7 +43,20 @@ pub enum Output {
     HandoverEnded {
         origin: ConnKey,
     },
-    /// A durable session has ended.
+    /// A session has come here, or is not here any more.
+    SessionHere {
+        name: Arc<str>,
+        here: bool,
+    },
+    /// After `Input::PassSession`: everything of the session is stored, or the store refuses.
+    SessionFlushed {
+        name: Arc<str>,
+    },
+    /// The session has ended, and what the store has of it is removed.
+    SessionDropped {
+        name: Arc<str>,
+    },
+    /// A durable session has ended: for the backend.
     SessionEnded {
         name: Arc<str>,
         cookie: Option<Arc<[u8]>>,

@@ -79,7 +79,7 @@ fn find_member(scope: &Scope<'_>, who: &Who, redirected: Option<ConnIndex>) -> O
         Who::Connection(identity) => {
             redirected.or_else(|| scope.conns.find(identity, Phase::Open)).map(MemberKind::Connection)
         }
-        Who::Session(name) => scope.sessions.table.by_name(name).map(MemberKind::Session),
+        Who::Session(name) => scope.sessions.table.present(name).map(MemberKind::Session),
     }
 }
 
@@ -115,7 +115,7 @@ fn send_to_session(scope: &mut Scope<'_>, query_id: QueryId, name: &str, message
 }
 
 fn session_info(scope: &Scope<'_>, name: &str) -> Reply {
-    let Some(index) = scope.sessions.table.by_name(name) else { return Reply::Session(None) };
+    let Some(index) = scope.sessions.table.present(name) else { return Reply::Session(None) };
     let session = scope.sessions.table.at(index);
     Reply::Session(Some(Box::new(SessionInfo {
         name: session.name.clone(),

@@ -5,10 +5,12 @@
 use super::health::{Health, Usage};
 use super::opening::{OpenError, Opened, Options};
 use super::redis::Redis;
-use super::request::{PurgeOutcome, Request, Response};
+use super::request::{NodeRecord, OrphanedSessions, PurgeOutcome, Request, Response};
 use super::sqlite::Sqlite;
+use crate::base::id::Generation;
 use crate::config::StoreKind;
 use crate::shard::command::UnixMs;
+use std::sync::Arc;
 
 pub enum Store {
     Sqlite(Box<Sqlite>),
@@ -84,6 +86,55 @@ impl Store {
         match self {
             Store::Sqlite(store) => store.set_bytes_max(bytes_max),
             Store::Redis(store) => store.set_bytes_max(bytes_max),
+        }
+    }
+
+    /// Sessions that another server has taken since the last call: nothing more is written to them.
+    pub fn take_fenced(&mut self) -> Vec<Arc<str>> {
+        match self {
+            Store::Sqlite(_) => Vec::new(),
+            Store::Redis(store) => store.take_fenced(),
+        }
+    }
+
+    /// Nothing is promised before the process is started anew, as what it knows is not what the store has.
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Store::Sqlite(_) => false,
+            Store::Redis(store) => store.has_ended(),
+        }
+    }
+
+    // ---- of a store that others use too ----
+
+    /// Renews this node's lease, and says which nodes there are. `None`: the store does not answer, or is one server's.
+    pub fn renew(&mut self) -> Option<Vec<NodeRecord>> {
+        match self {
+            Store::Sqlite(_) => None,
+            Store::Redis(store) => store.renew(),
+        }
+    }
+
+    /// Ends the life of a node whose lease has ended. False: it has not, or the store does not answer.
+    pub fn bury(&mut self, node: Generation) -> bool {
+        match self {
+            Store::Sqlite(_) => false,
+            Store::Redis(store) => store.bury(node),
+        }
+    }
+
+    /// A page of a buried node's sessions; `from` is 0 or `next` of the last page. `None`: the store does not answer.
+    pub fn orphans(&mut self, node: Generation, from: u64) -> Option<OrphanedSessions> {
+        match self {
+            Store::Sqlite(_) => None,
+            Store::Redis(store) => store.orphans(node, from),
+        }
+    }
+
+    /// Nothing of a buried node is left.
+    pub fn forget_node(&mut self, node: Generation) {
+        if let Store::Redis(store) = self {
+            store.forget_node(node);
         }
     }
 

@@ -12,6 +12,6 @@ mod sqlite;
 
 pub use dispatch::Store;
 pub use health::{Health, Usage};
-pub use opening::{OpenError, Opened, Options};
-pub use request::{ClaimId, ClaimOutcome, PurgeOutcome, Request, Response};
+pub use opening::{OpenError, Opened, Options, Sharing, StoreNode};
+pub use request::{ClaimId, ClaimOutcome, NodeRecord, OrphanedSessions, PurgeOutcome, Request, Response};
 pub use sqlite::{Backup, BackupError, Progress, back_up};

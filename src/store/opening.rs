@@ -1,9 +1,11 @@
 //! How a store is opened: what the operator decided (`Options`), what the store held already (`Opened`), and why it
 //! could not be opened (`OpenError`, whose texts tell the operator what to do).
 
+use crate::base::id::Generation;
 use crate::base::secret::Secret;
 use crate::config::{Config, Durability, StoreKind};
 use crate::shard::command::StoredSession;
+use crate::shard::ownership::Token;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,11 +18,39 @@ pub struct Options {
     pub bytes_max: u64,
     /// Keeps the stores of different clusters apart in one Redis.
     pub cluster_name: String,
+    pub node: StoreNode,
+}
+
+/// Who opens a store that others may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreNode {
+    /// This life of it; no other has the same.
+    pub generation: Generation,
+    /// Where it runs: of two that were at one place, the earlier one has ended.
+    pub place: String,
+    pub sharing: Sharing,
+}
+
+impl StoreNode {
+    /// Of a store that no other server can use.
+    #[cfg(test)]
+    pub fn alone() -> StoreNode {
+        StoreNode { generation: Generation(1), place: String::new(), sharing: Sharing::Alone }
+    }
+}
+
+/// Who uses a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// This server alone: whatever lies there is its own, and who was there before has ended.
+    Alone,
+    /// All nodes of a cluster, each its own sessions.
+    Cluster,
 }
 
 impl Options {
     /// `None`: no session is durable.
-    pub fn new(config: &Config) -> Option<Options> {
+    pub fn new(config: &Config, node: StoreNode) -> Option<Options> {
         let store = &config.store;
         (store.kind != StoreKind::None).then(|| Options {
             kind: store.kind,
@@ -29,6 +59,7 @@ impl Options {
             durability: store.durability,
             bytes_max: store.bytes_max as u64,
             cluster_name: config.cluster.name.clone(),
+            node,
         })
     }
 }
@@ -36,8 +67,10 @@ impl Options {
 /// What the store held when it was opened.
 #[derive(Debug, Default)]
 pub struct Opened {
-    /// All sessions, each with a summary of the messages that wait for it.
+    /// The sessions that are this server's, each with a summary of the messages that wait for it.
     pub sessions: Vec<StoredSession>,
+    /// By which it owns them, where others use the store too.
+    pub token: Option<Token>,
     /// Sessions that are left where they lie, since they cannot be read (see the log).
     pub damaged: u64,
 }

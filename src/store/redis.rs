@@ -7,10 +7,15 @@
 //! Keys, each behind `rainbow:CLUSTER:{BUCKET}:` (one bucket; 64 in a Redis cluster, a session is in `id mod 64`):
 //!
 //! ```text
-//! writer      string  the token of the server that writes here, and the number of its last batch: shows lost data
-//! sessions    set     ids of the bucket's sessions (16 bytes each), read by SSCAN at the start
-//! due         zset    session → when its first message expires, or earlier
-//! s:ID        string  the session's row: owner, what waits, its last purge, then name, cookie and marks
+//! format      string  of this layout
+//! nodes       hash    node (its generation) → whether it lives or is buried, and its place
+//! l:NODE      string  its lease; expires by itself
+//! w:NODE      string  the number of its last batch: shows lost data
+//! o:NODE      set     ids of the sessions that it owns
+//! d:NODE      zset    those of them in which a message expires → when the first one does, or earlier
+//! sessions    set     ids of all sessions of the bucket (16 bytes each)
+//! n:NAME      string  the id of the session of that name
+//! s:ID        string  the session's row: its owner's token, what waits, its last purge, then name, cookie and marks
 //! q:ID        list    its messages by ascending offset; 30 bytes of header each and 2 to 5 of Redis's own
 //! c:ID        hash    its channels (a hash stays a listpack where a set does not)
 //! r:ID        hash    received ids → sequence and answer
@@ -18,7 +23,9 @@
 //! m:CLAIM     string  a call's message_id: the request that claimed it, or the call's answer; expires by itself
 //! ```
 //!
-//! A row's owner is the fencing token of the server that read or wrote it; mutations of another are `Fenced`.
+//! A token begins with the owner's generation; a mutation with another token is `Fenced`. A server that is alone owns
+//! everything from its start on. In a cluster a node claims the sessions of its clients and adopts those of nodes that
+//! have ended; at its start it takes what the node had that ran at its place before.
 
 mod answers;
 mod batch;
@@ -27,47 +34,57 @@ mod encoding;
 mod fault;
 mod fencing;
 mod keys;
+mod nodes;
+mod owned;
 mod pipeline;
 mod scan;
 mod script;
 mod servers;
-mod session_names;
 #[cfg(test)]
 mod tests;
 
 use super::crash;
 use super::health::{Health, Usage};
-use super::opening::{OpenError, Opened, Options};
+use super::opening::{OpenError, Opened, Options, Sharing, StoreNode};
 use super::request::{PurgeOutcome, Request, Response};
 use crate::config::Durability;
 use crate::config::store_url::StoreUrl;
 use crate::shard::command::{ExpiredMessages, SessionId, StoreError, UnixMs};
+use crate::shard::ownership::{OwnershipCommand, Token};
 use answers::UsageChange;
 use batch::{Batch, Known};
 use encoder::Encoder;
 use fault::Fault;
-use fencing::{BatchId, BatchNumber, FencingToken};
-use keys::{Bucket, Keys};
+use fencing::{BatchId, BatchNumber, draw};
+use keys::{Bucket, Keys, text_of};
+use nodes::OrphanScans;
+use owned::Owned;
 use pipeline::Pipeline;
 use redis::{Value, cmd};
-use scan::{Named, Scanned};
+use scan::{Heir, Named, Predecessors, Scanned};
 use script::Script;
 use servers::Servers;
-use session_names::SessionNames;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::{error, info, warn};
 
 pub struct Redis {
     servers: Servers,
     keys: Keys,
-    token: FencingToken,
+    node: StoreNode,
+    /// Of the process.
+    token: Token,
     /// The last batch or purge.
     batch: BatchNumber,
     /// Per bucket, the last batch that Redis has acknowledged.
     acknowledged: Vec<BatchNumber>,
-    names: SessionNames,
+    owned: Owned,
     /// New sessions of which it is not known whether they were stored. No shard knows them: they are dropped.
     orphans: Vec<SessionId>,
+    /// Sessions that another server has taken, and that were not reported yet.
+    fenced: Vec<Arc<str>>,
+    orphan_scans: OrphanScans,
     usage: Usage,
     bytes_max: u64,
     /// Between one try of a batch and the next, in milliseconds.
@@ -81,7 +98,7 @@ impl Redis {
     pub fn open(options: &Options) -> Result<(Redis, Opened), OpenError> {
         crash::point("open.before");
         let mut store = Redis::new(options)?;
-        let opened = store.with_retries(|store| store.begin())?;
+        let opened = store.with_retries(Redis::begin)?;
         if options.durability == Durability::Memory {
             warn!(
                 "store.durability is \"memory\": a message that is kept outlives what Redis's memory outlives, no more"
@@ -97,14 +114,19 @@ impl Redis {
             .map_err(|why| Fault::broken(format!("store.url: {why}. {}", why.hint())))?;
         let keys = Keys::new(&options.cluster_name, url.is_cluster());
         let buckets: Vec<Bucket> = keys.buckets().collect();
+        let node = options.node.clone();
+        let token = Token::new(node.generation, u64::from_be_bytes(draw()?));
         Ok(Redis {
             acknowledged: vec![BatchNumber::default(); buckets.len()],
             servers: Servers::new(url, buckets, options.durability),
             keys,
-            token: FencingToken::random()?,
+            owned: Owned::new(node.sharing, token),
+            node,
+            token,
             batch: BatchNumber::default(),
-            names: SessionNames::default(),
             orphans: Vec::new(),
+            fenced: Vec::new(),
+            orphan_scans: OrphanScans::default(),
             usage: Usage::default(),
             bytes_max: options.bytes_max,
             backoff_ms: &BACKOFF_MS,
@@ -113,37 +135,34 @@ impl Redis {
         })
     }
 
-    /// Makes this server the writer, and the owner of all sessions.
+    /// Makes this server a node of the store, and the owner of what its predecessors had.
     fn begin(&mut self) -> Result<Opened, Fault> {
         self.servers.connect()?;
-        let mut pipeline = Pipeline::default();
-        for bucket in self.keys.buckets() {
-            let key = self.keys.writer(bucket);
-            pipeline.write(bucket, Script::BecomeWriter, &[&key], (&[FORMAT][..], self.token));
-        }
-        for value in self.servers.exchange(&Pipeline::default(), &pipeline)? {
-            match value {
-                Value::Int(format) => {
-                    return Err(self.broken(&format!(
-                        "what lies there has format {format}, this version reads {FORMAT}. Start the version that \
-                         wrote it, or name another database in store.url"
-                    )));
-                }
-                Value::ServerError(error) => return Err(Fault::of_answer(&error)),
-                _ => {}
-            }
-        }
+        let known = self.register()?;
         crash::point("open.inside");
-        let Scanned { found, damaged } = scan::scan(&mut self.servers, &self.keys, self.token)?;
+        let is_alone = self.node.sharing == Sharing::Alone || known.is_format_1;
+        let scanned = {
+            let predecessors = if is_alone { Predecessors::All } else { Predecessors::Only(&known.predecessors) };
+            self.bury_all(&known.predecessors)?;
+            let heir = Heir { node: self.node.generation, token: self.token, predecessors };
+            scan::scan(&mut self.servers, &self.keys, &heir)?
+        };
+        let Scanned { found, damaged } = scanned;
         let Named { sessions, unused } = scan::one_per_name(found).map_err(|problem| self.broken(&problem))?;
-        (self.names, self.usage) = (SessionNames::default(), Usage::default());
+        (self.usage, self.orphans) = (Usage::default(), Vec::new());
+        self.owned.clear();
         for session in &sessions {
-            self.names.insert(session.row.name.clone(), session.row.session);
+            self.owned.insert(session.row.name.clone(), session.row.session);
             self.usage.messages += u64::from(session.waiting);
             self.usage.bytes += session.waiting_bytes;
         }
         self.drop_sessions(&unused)?;
-        Ok(Opened { sessions, damaged })
+        if known.is_format_1 {
+            self.finish_migration(&sessions)?;
+        }
+        self.forget_all(&known.predecessors)?;
+        let token = (self.node.sharing == Sharing::Cluster).then_some(self.token);
+        Ok(Opened { sessions, damaged, token })
     }
 
     fn drop_sessions(&mut self, sessions: &[SessionId]) -> Result<(), Fault> {
@@ -152,7 +171,7 @@ impl Redis {
         }
         let mut pipeline = Pipeline::default();
         let encoder = self.encoder(UnixMs(0));
-        sessions.iter().for_each(|session| encoder.drop_session(&mut pipeline, *session));
+        sessions.iter().for_each(|session| encoder.drop_session(&mut pipeline, *session, self.token));
         self.servers.exchange(&Pipeline::default(), &pipeline).map(drop)
     }
 
@@ -161,11 +180,21 @@ impl Redis {
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
         crash::point("commit.before");
         self.batch = self.batch.next();
-        let known = Known { names: &self.names, room: self.bytes_max.saturating_sub(self.usage.bytes) };
-        let batch = Batch::new(requests, &self.orphans, known, &self.encoder(now));
-        if self.has_permanent_fault {
-            return batch.refuse(self.reason());
-        }
+        let room = self.bytes_max.saturating_sub(self.usage.bytes);
+        let claimed = match self.has_permanent_fault {
+            true => Err(None),
+            false => self.find_claimed(&requests).map_err(Some),
+        };
+        let claimed = match claimed {
+            Ok(claimed) => claimed,
+            Err(fault) => {
+                if let Some(fault) = fault {
+                    self.note_fault(fault);
+                }
+                return batch::refuse(requests, self.reason());
+            }
+        };
+        let batch = Batch::new(requests, &self.orphans, Known { room, claimed }, &self.encoder(now));
         let mut tries = 0;
         let values = self.with_retries(|store| {
             store.connect()?;
@@ -175,15 +204,16 @@ impl Redis {
         match values {
             Ok(values) => {
                 crash::point("commit.after");
-                let outcome = batch.finish(values, tries > 1, &mut self.names);
+                let outcome = batch.finish(values, tries > 1, &mut self.owned);
                 self.orphans.clear();
+                self.fenced.extend(outcome.fenced);
                 self.count(outcome.change);
                 let health = outcome.refusal.map(|(reason, detail)| Health::Refusing { reason, detail });
                 self.set_health(health.unwrap_or(Health::Ready));
                 outcome.responses
             }
             Err(fault) => {
-                let new = batch.put_sessions().filter(|(name, _)| self.names.get(name).is_none());
+                let new = batch.put_sessions().filter(|(name, _)| self.owned.get(name).is_none());
                 self.orphans.extend(new.map(|(_, session)| session).collect::<Vec<_>>());
                 self.orphans.truncate(ORPHANS_MAX);
                 let unknown = tries > 0 && !matches!(fault, Fault::Permanent { .. });
@@ -191,6 +221,37 @@ impl Redis {
                 batch.refuse(if unknown { StoreError::Unreachable } else { self.reason() })
             }
         }
+    }
+
+    /// The ids of the sessions that are claimed: that which has the name, or one that is drawn now.
+    fn find_claimed(&mut self, requests: &[Request]) -> Result<HashMap<Arc<str>, SessionId>, Fault> {
+        let mut claimed = HashMap::new();
+        for request in requests {
+            if let Request::Ownership { command: OwnershipCommand::Claim { name, .. }, .. } = request {
+                let drawn = u128::from_be_bytes(draw()?);
+                claimed.insert(name.clone(), SessionId::new(drawn, name));
+            }
+        }
+        if claimed.is_empty() {
+            return Ok(claimed);
+        }
+        let mut pipeline = Pipeline::default();
+        let names: Vec<Arc<str>> = claimed.keys().cloned().collect();
+        for name in &names {
+            pipeline.command(self.keys.bucket_of_name(name), cmd("GET").arg(self.keys.name(name)));
+        }
+        let found = self.with_retries(|store| {
+            store.connect()?;
+            store.servers.exchange(&Pipeline::default(), &pipeline)
+        })?;
+        for (name, value) in names.into_iter().zip(found) {
+            if let Value::BulkString(id) = value
+                && let Some(session) = scan::decode_session_id(&id)
+            {
+                claimed.insert(name, session);
+            }
+        }
+        Ok(claimed)
     }
 
     /// Removes expired messages, at most `most` of them.
@@ -217,8 +278,10 @@ impl Redis {
         let number = self.batch_id().purge_number();
         let mut pipeline = Pipeline::default();
         for (bucket, session) in &due {
-            let names = [&self.keys.row(*session)[..], &self.keys.queue(*session), &self.keys.due(*bucket)];
-            let args = (self.token, &session.0.to_be_bytes()[..], now.0, each, &number[..]);
+            let due = self.keys.due_of(*bucket, self.node.generation);
+            let names = [&self.keys.row(*session)[..], &self.keys.queue(*session), &due];
+            let token = self.owned.token(*session).unwrap_or(self.token);
+            let args = (token, &session.0.to_be_bytes()[..], now.0, each, &number[..]);
             pipeline.write(*bucket, Script::Purge, &names, args);
         }
         let values = self.with_retries(|store| {
@@ -241,7 +304,7 @@ impl Redis {
         self.connect()?;
         let mut pipeline = Pipeline::default();
         for bucket in self.keys.buckets() {
-            let key = self.keys.due(bucket);
+            let key = self.keys.due_of(bucket, self.node.generation);
             let mut range = cmd("ZRANGEBYSCORE");
             pipeline.command(bucket, range.arg(key).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(most));
         }
@@ -285,9 +348,13 @@ impl Redis {
         self.bytes_max = bytes_max;
     }
 
-    /// There is nothing to do: what was acknowledged is in Redis.
-    pub fn close(self) {
+    /// What was acknowledged is in Redis. The other nodes need not wait until the lease has ended.
+    pub fn close(mut self) {
         crash::point("close.before");
+        if self.servers.is_connected() && !self.has_permanent_fault {
+            let own = self.node.generation;
+            let _ = self.bury_all(&[own]);
+        }
     }
 
     fn connect(&mut self) -> Result<(), Fault> {
@@ -307,14 +374,16 @@ impl Redis {
         let mut checks = Pipeline::default();
         for bucket in &buckets {
             let acknowledged = self.acknowledged[usize::from(bucket.0)].to_be_bytes();
-            let args = (self.token, &acknowledged[..], &number[..]);
-            checks.read(*bucket, Script::CheckWriter, &[&self.keys.writer(*bucket)], args);
+            let node = self.node.generation;
+            let args = (&text_of(node)[..], &acknowledged[..], &number[..]);
+            let names = [&self.keys.writes(*bucket, node)[..], &self.keys.nodes(*bucket), &self.keys.format(*bucket)];
+            checks.read(*bucket, Script::CheckNode, &names, args);
         }
         let mut values = self.servers.exchange(&checks, pipeline)?;
         crash::point("commit.inside");
         let answers = values.split_off(buckets.len());
         for (bucket, answer) in buckets.iter().zip(values) {
-            self.check_writer(*bucket, answer)?;
+            self.check_node(*bucket, answer)?;
         }
         if pipeline.writes() {
             for bucket in buckets {
@@ -324,14 +393,15 @@ impl Redis {
         Ok(answers)
     }
 
-    /// `answer`: of `check_writer.lua`.
-    fn check_writer(&self, bucket: Bucket, answer: Value) -> Result<(), Fault> {
+    /// `answer`: of `check_node.lua`.
+    fn check_node(&self, bucket: Bucket, answer: Value) -> Result<(), Fault> {
         let address = self.servers.addresses();
         let (reason, detail) = match answer {
             Value::Int(1) => return Ok(()),
             Value::ServerError(error) => return Err(Fault::of_answer(&error)),
-            Value::BulkString(word) if word == b"taken" => {
-                (StoreError::Fenced, format!("{address}: another server writes to this store now. {RESTART}"))
+            Value::BulkString(word) if word == b"buried" => {
+                let why = "another server has taken over what this one had in the store";
+                (StoreError::Fenced, format!("{address}: {why}. {RESTART}"))
             }
             Value::BulkString(word) if word == b"lost" => (
                 StoreError::Broken,
@@ -408,7 +478,17 @@ impl Redis {
     }
 
     fn encoder(&self, now: UnixMs) -> Encoder<'_> {
-        Encoder::new(&self.keys, self.batch_id(), now)
+        Encoder { keys: &self.keys, node: self.node.generation, owned: &self.owned, batch: self.batch_id(), now }
+    }
+
+    /// Sessions that another server has taken since the last call.
+    pub fn take_fenced(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.fenced)
+    }
+
+    /// Nothing is promised before the process is started anew.
+    pub fn has_ended(&self) -> bool {
+        self.has_permanent_fault
     }
 
     fn broken(&self, problem: &str) -> Fault {
@@ -417,7 +497,7 @@ impl Redis {
 }
 
 /// Of the layout above.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const PURGED_SESSIONS_MAX: usize = 256;
 const ORPHANS_MAX: usize = 10_000;
 /// A restart of Redis takes some of it; then the requests are refused. Together 3.9 s and the timeouts.

@@ -1,10 +1,11 @@
 //! What the store's thread requests of a store and what it gets back: requests, one response to each, and what a slice
 //! of a purge removed. Plain data; it goes through queues between threads.
 
-use crate::base::id::ShardId;
+use crate::base::id::{Generation, ShardId};
 use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, ExpiredMessages, Mutation, Operation, SessionId, StoreError,
 };
+use crate::shard::ownership::{OwnershipAnswer, OwnershipCommand, Token};
 use std::sync::Arc;
 
 /// A batch of these is one commit.
@@ -16,6 +17,8 @@ pub enum Request {
     Claim { id: ClaimId, claim: Claim },
     /// The call has its answer. A repeat of the call gets the same one.
     Settle { message_id: Arc<str>, answer: Vec<u8> },
+    /// Of a worker, in the order of its shard's commands. Only where others use the store too.
+    Ownership { shard: ShardId, command: OwnershipCommand },
 }
 
 /// The caller's own number for a `Request::Claim`; the response carries it back.
@@ -28,6 +31,7 @@ pub enum Response {
     Shard { shard: ShardId, number: CommandNumber, completion: Completion },
     Claim { id: ClaimId, outcome: ClaimOutcome },
     Settled,
+    Ownership { shard: ShardId, answer: OwnershipAnswer },
 }
 
 #[derive(Debug, PartialEq)]
@@ -50,6 +54,24 @@ pub struct PurgeOutcome {
     pub more: bool,
 }
 
+/// A node that uses the store, by the store's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecord {
+    pub generation: Generation,
+    /// What is left of its lease; 0: it has ended.
+    pub remaining_ms: u64,
+    /// This life of it writes no more.
+    pub is_buried: bool,
+}
+
+/// A page of the sessions that a node owns by the store's record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OrphanedSessions {
+    pub sessions: Vec<(Arc<str>, Token)>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<u64>,
+}
+
 impl Request {
     /// The mutation that a shard asks for; `None` for a load and for calls.
     pub fn mutation(&self) -> Option<&Mutation> {
@@ -66,7 +88,7 @@ impl Request {
                 Operation::Load { session, .. } => *session,
                 Operation::Mutate(mutation) => mutation.session(),
             }),
-            Request::Claim { .. } | Request::Settle { .. } => None,
+            Request::Claim { .. } | Request::Settle { .. } | Request::Ownership { .. } => None,
         }
     }
 }

@@ -68,7 +68,7 @@ impl Sqlite {
         // On a disk that is nearly full the store works without a reserve, and reports it once the disk is full.
         let _ = directory.ensure_reserve();
         let store = Sqlite { database, directory, bytes_max: options.bytes_max, fault: None };
-        Ok((store, Opened { sessions, damaged: 0 }))
+        Ok((store, Opened { sessions, damaged: 0, token: None }))
     }
 
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
@@ -131,6 +131,7 @@ impl Sqlite {
             }
             Request::Claim { id, .. } => Response::Claim { id: *id, outcome: ClaimOutcome::Refused(reason) },
             Request::Settle { .. } => Response::Settled,
+            Request::Ownership { shard, command } => apply::refuse_ownership(*shard, command),
         }
     }
 

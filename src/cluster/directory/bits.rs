@@ -22,6 +22,11 @@ impl Table {
         Table { size_log2, is_complete: AtomicBool::new(false), words }
     }
 
+    /// Of a node of which nothing is known.
+    pub fn of_everything() -> Arc<Table> {
+        Arc::new(Table::new(SIZE_LOG2_MIN))
+    }
+
     /// Whether a channel of this hash may be there. Never false for one that is.
     #[inline]
     pub fn may_have(&self, hash: u64) -> bool {

@@ -39,7 +39,9 @@ pub struct Adoption {
     own: Generation,
     dead: Generation,
     outputs: VecDeque<AdoptionOutput>,
-    pass_at: Tick,
+    /// When the next page is read, and which.
+    next_at: Tick,
+    from: u64,
     is_reading: bool,
     /// This pass has found a session, whoever it falls to.
     has_found: bool,
@@ -49,24 +51,25 @@ pub struct Adoption {
 impl Adoption {
     pub fn new(own: Generation, dead: Generation, now: Tick) -> Adoption {
         let outputs = VecDeque::new();
-        Adoption { own, dead, outputs, pass_at: now, is_reading: false, has_found: false, is_done: false }
+        Adoption { own, dead, outputs, next_at: now, from: 0, is_reading: false, has_found: false, is_done: false }
     }
 
     pub fn handle_timers(&mut self, now: Tick) {
-        if !self.is_done && !self.is_reading && self.pass_at <= now {
-            self.has_found = false;
-            self.read(0);
+        if !self.is_done && !self.is_reading && self.next_at <= now {
+            self.has_found &= self.from > 0;
+            self.is_reading = true;
+            self.outputs.push_back(AdoptionOutput::Read { dead: self.dead, from: self.from });
         }
     }
 
     pub fn next_tick(&self) -> Tick {
-        if self.is_done || self.is_reading { Tick::NEVER } else { self.pass_at }
+        if self.is_done || self.is_reading { Tick::NEVER } else { self.next_at }
     }
 
     /// `None`: the store did not answer. `live` are all nodes that may adopt, ourselves among them.
     pub fn on_page(&mut self, page: Option<OrphanPage>, live: &[Generation], now: Tick) {
         self.is_reading = false;
-        self.pass_at = now + PASS_MS;
+        (self.next_at, self.from) = (now + PASS_MS, 0);
         let Some(page) = page else { return };
         self.has_found |= !page.sessions.is_empty();
         for orphan in page.sessions {
@@ -75,7 +78,7 @@ impl Adoption {
             }
         }
         match page.next {
-            Some(from) => self.read(from),
+            Some(from) => (self.next_at, self.from) = (now + PAGE_MS, from),
             None if !self.has_found => {
                 self.is_done = true;
                 self.outputs.push_back(AdoptionOutput::Done { dead: self.dead });
@@ -87,14 +90,11 @@ impl Adoption {
     pub fn poll_output(&mut self) -> Option<AdoptionOutput> {
         self.outputs.pop_front()
     }
-
-    fn read(&mut self, from: u64) {
-        self.is_reading = true;
-        self.outputs.push_back(AdoptionOutput::Read { dead: self.dead, from });
-    }
 }
 
 const PASS_MS: u64 = 1_000;
+/// What a page holds is claimed before the next one is read, more or less: the store has other work, too.
+const PAGE_MS: u64 = 20;
 
 #[cfg(test)]
 mod tests {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub type SessionName = Arc<str>;
 
 /// The caller's number for a request to another node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
 /// What the owner said to a request.
@@ -360,6 +360,14 @@ impl Claims {
             WriteAnswer::Fenced => self.end_fenced(name, token),
             WriteAnswer::Unknown => {}
         }
+    }
+
+    /// A write was refused. False: the session had gone from here before.
+    pub fn fence(&mut self, name: &SessionName) -> bool {
+        let stage = self.claims.get(name).map(|claim| claim.stage);
+        let Some(Stage::Owned { token, .. } | Stage::Flushing { token }) = stage else { return false };
+        self.end_fenced(name, token);
+        true
     }
 
     fn end_fenced(&mut self, name: &SessionName, token: Token) {

@@ -5,6 +5,7 @@
 //! * `lease`: whether a node that is down has ended, by the store's own clock.
 //! * `adoption`: survivors share the sessions of a node that has ended.
 //! * `closes`: survivors report the closes of its connections, each once.
+//! * `reaper`: these three together, for all nodes that have ended.
 //!
 //! With SQLite the data lies on the owner's disk:
 //! * `creation`: per name, one node grants one at a time the right to create or fetch the session.
@@ -18,5 +19,6 @@ pub mod claims;
 pub mod closes;
 pub mod creation;
 pub mod lease;
+pub mod reaper;
 pub mod rendezvous;
 pub mod transfer;

@@ -179,7 +179,7 @@ async fn call(
         Call::Unsubscribe { who: Some(who), channel } => {
             let there = NodeCall::Unsubscribe { who: who.clone(), channel: &channel };
             let unsubscribe = Query::Unsubscribe { who: who.clone(), channel: (*channel).into() };
-            if let Some(reply) = query::query_located(worker, Reach::Cluster, &who, unsubscribe, &there).await? {
+            if let Some(reply) = query::query_one_of(worker, &who, unsubscribe, &there).await? {
                 outcome::done(reply)?;
             }
             Reply::done(0)
@@ -187,7 +187,7 @@ async fn call(
         Call::Kick { target: KickTarget::Identity(identity), code, reason } => {
             let there = NodeCall::Kick { identity, code, reason: &reason };
             let kick = Query::Kick { identity, code, reason: (*reason).into() };
-            let kicked = query::query_located(worker, Reach::Cluster, &identity.into(), kick, &there).await?;
+            let kicked = query::query_one_of(worker, &identity.into(), kick, &there).await?;
             outcome::found(kicked.ok_or(Refusal::NoSuchConnection)?, Refusal::NoSuchConnection)?;
             Reply::done(1)
         }
@@ -197,7 +197,9 @@ async fn call(
             query::query_everywhere(worker, Reach::Cluster, kick, &there, &channel).await?
         }
         Call::DropSession { session } => {
-            let reply = query::query_owner(worker, &session, |session| Query::DropSession { session }).await?;
+            let there = NodeCall::DropSession { name: &session };
+            let drop = Query::DropSession { session: (*session).into() };
+            let reply = query::query_session(worker, &session, drop, &there).await?;
             outcome::found(reply, Refusal::NoSuchSession)?;
             Reply::done(1)
         }
@@ -215,7 +217,7 @@ async fn subscribe(worker: &Rc<Worker>, who: Who, channel: Arc<str>, occupy: boo
     if occupy {
         let there = NodeCall::Exists { who: who.clone() };
         let exists = Query::Exists { who: who.clone() };
-        let exists = query::query_located(worker, Reach::Cluster, &who, exists, &there).await?;
+        let exists = query::query_one_of(worker, &who, exists, &there).await?;
         outcome::found(exists.ok_or(missing.clone())?, missing.clone())?;
         let there = NodeCall::Evict { channel: &channel, keep: who.clone() };
         let evict = Query::Evict { channel: channel.clone(), keep: who.clone() };
@@ -223,7 +225,7 @@ async fn subscribe(worker: &Rc<Worker>, who: Who, channel: Arc<str>, occupy: boo
     }
     let there = NodeCall::Subscribe { who: who.clone(), channel: &channel };
     let subscribe = Query::Subscribe { who: who.clone(), channel: channel.clone() };
-    let subscribed = query::query_located(worker, Reach::Cluster, &who, subscribe, &there).await?;
+    let subscribed = query::query_one_of(worker, &who, subscribe, &there).await?;
     outcome::found(subscribed.ok_or(missing.clone())?, missing)?;
     query::until_known(worker).await;
     Ok(())

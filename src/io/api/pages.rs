@@ -158,7 +158,8 @@ fn note_unreachable(body: &mut serde_json::Value, unreachable: u32) {
 /// What is known of one durable session.
 pub async fn session(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
     let name = api::session_name(query)?;
-    let info = match query::query_owner(worker, &name, |session| Query::Session { session }).await? {
+    let (there, here) = (Call::Session { name: &name }, Query::Session { session: (*name).into() });
+    let info = match query::query_session(worker, &name, here, &there).await? {
         Reply::Session(Some(info)) => *info,
         Reply::Refused(why) => return Err(Refusal::Shard(why)),
         _ => return Err(Refusal::NoSuchSession),

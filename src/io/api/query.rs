@@ -8,6 +8,7 @@
 use crate::base::id::{Generation, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::cluster::calls::{Call, SendCall};
+use crate::io::cluster::calls::hash_of_session;
 use crate::io::cluster::port::PeerEntry;
 use crate::io::worker::calls::gather::{Gather, Gathered};
 use crate::io::worker::message::PeerMessage;
@@ -172,47 +173,78 @@ pub async fn look_at(worker: &Worker, shard: ShardId, query: Query) -> Result<Re
     query_until(worker, std::iter::once(shard), query, worker.now() + LOOK_MS).await
 }
 
-/// Where somebody is.
+/// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Location {
+enum Location {
     Here(ShardId),
     Node(Generation),
     /// The name is foreign, or of a former life of a node.
     Nowhere,
 }
 
-/// Where to look for a connection or session.
-pub fn locate(worker: &Worker, who: &Who) -> Result<Location, Refusal> {
-    Ok(match who {
-        Who::Connection(identity) => {
-            let (node, shard) = (identity.node(), identity.key().shard);
-            if node == worker.shared().node() {
-                let is_ours = usize::from(shard.0) < worker.shared().workers_len();
-                if is_ours { Location::Here(shard) } else { Location::Nowhere }
-            } else if worker.cluster().peers().iter().any(|peer| peer.node.generation == node) {
-                Location::Node(node)
-            } else {
-                Location::Nowhere
-            }
-        }
-        Who::Session(_) if !worker.store().has_store() => return Err(Refusal::NoStoreForSessions),
-        Who::Session(name) => Location::Here(worker.shared().session_owner(name)),
-    })
+fn locate(worker: &Worker, identity: &Identity) -> Location {
+    let (node, shard) = (identity.node(), identity.key().shard);
+    if node == worker.shared().node() {
+        let is_ours = usize::from(shard.0) < worker.shared().workers_len();
+        if is_ours { Location::Here(shard) } else { Location::Nowhere }
+    } else if worker.cluster().peers().iter().any(|peer| peer.node.generation == node) {
+        Location::Node(node)
+    } else {
+        Location::Nowhere
+    }
 }
 
 /// The same query for whoever knows of somebody: a shard here, or another node. `None`: nobody does.
-pub async fn query_located(
-    worker: &Worker,
-    reach: Reach,
-    who: &Who,
-    query: Query,
-    call: &Call<'_>,
-) -> Result<Option<Reply>, Refusal> {
-    match locate(worker, who)? {
-        Location::Here(shard) => self::query(worker, std::iter::once(shard), query).await.map(Some),
-        Location::Node(node) if reach == Reach::Cluster => query_node(worker, node, call).await.map(Some),
-        Location::Node(_) | Location::Nowhere => Ok(None),
+pub async fn query_one_of(worker: &Worker, who: &Who, query: Query, call: &Call<'_>) -> Result<Option<Reply>, Refusal> {
+    match who {
+        Who::Connection(identity) => match locate(worker, identity) {
+            Location::Node(node) => query_node(worker, node, call).await.map(Some),
+            Location::Here(_) | Location::Nowhere => query_one_here(worker, who, query).await,
+        },
+        Who::Session(name) => query_session(worker, name, query, call).await.map(Some),
     }
+}
+
+/// On this node only.
+pub async fn query_one_here(worker: &Worker, who: &Who, query: Query) -> Result<Option<Reply>, Refusal> {
+    match who {
+        Who::Connection(identity) => match locate(worker, identity) {
+            Location::Here(shard) => self::query(worker, std::iter::once(shard), query).await.map(Some),
+            Location::Node(_) | Location::Nowhere => Ok(None),
+        },
+        Who::Session(name) => query_owner(worker, name, query).await.map(Some),
+    }
+}
+
+/// A query about a durable session, wherever it is.
+pub async fn query_session(worker: &Worker, name: &str, query: Query, call: &Call<'_>) -> Result<Reply, Refusal> {
+    let here = query_owner(worker, name, query).await?;
+    if !here.is_absent() {
+        return Ok(here);
+    }
+    let (gather, are_asked) = ask_about_session(worker, name, NODE_TIMEOUT_MS, call)?;
+    if !are_asked {
+        return Ok(here);
+    }
+    let Gathered { reply, unreachable, .. } = gather.replies().await;
+    match reply.filter(|reply| !reply.is_absent()) {
+        Some(reply) => Ok(reply),
+        None if unreachable > 0 => Err(Refusal::Shard(QueryRefusal::Unreachable)),
+        None => Ok(here),
+    }
+}
+
+/// Calls the nodes that may have the session. False: there are none.
+fn ask_about_session(worker: &Worker, name: &str, timeout_ms: u64, call: &Call<'_>) -> Result<(Gather, bool), Refusal> {
+    let deadline = worker.now() + timeout_ms + NODE_GRACE_MS;
+    let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
+    let (peers, hash) = (worker.cluster().peers(), hash_of_session(worker.shared().hash_key(), name));
+    let mut are_asked = false;
+    for peer in peers.iter().filter(|peer| peer.table.may_have(hash)) {
+        are_asked = true;
+        call_node(worker, &gather, peer, timeout_ms, call);
+    }
+    Ok((gather, are_asked))
 }
 
 /// Waits until every node knows of what was subscribed, or has had its time.
@@ -241,17 +273,13 @@ pub async fn members_here(
     Ok((total, identities))
 }
 
-/// A query about a durable session, to the shard that owns it.
-pub async fn query_owner(
-    worker: &Worker,
-    session: &str,
-    query_about: impl FnOnce(Arc<str>) -> Query,
-) -> Result<Reply, Refusal> {
+/// A query about a durable session, to the shard that owns it if this node does.
+pub async fn query_owner(worker: &Worker, session: &str, query: Query) -> Result<Reply, Refusal> {
     if !worker.store().has_store() {
         return Err(Refusal::NoStoreForSessions);
     }
     let owner = worker.shared().session_owner(session);
-    query(worker, std::iter::once(owner), query_about(session.into())).await
+    self::query(worker, std::iter::once(owner), query).await
 }
 
 fn query_one(worker: &Worker, shard: ShardId, query_id: QueryId, query: Query) {
@@ -265,20 +293,43 @@ fn query_one(worker: &Worker, shard: ShardId, query_id: QueryId, query: Query) {
 /// A message to whomever it is for.
 pub async fn send_to(worker: &Worker, to: &Targets<'_>, message: Outgoing<'_>) -> Result<Reply, Refusal> {
     match to {
-        Targets::Session(name) => send_to_session(worker, name, message).await,
+        Targets::Session(name) => send_to_session(worker, Reach::Cluster, name, message).await,
         Targets::One(_) | Targets::Many(_) => send(worker, Reach::Cluster, to.channels(), message).await,
     }
 }
 
-async fn send_to_session(worker: &Worker, name: &str, message: Outgoing<'_>) -> Result<Reply, Refusal> {
+/// To a durable session, wherever it is.
+pub async fn send_to_session(
+    worker: &Worker,
+    reach: Reach,
+    name: &str,
+    message: Outgoing<'_>,
+) -> Result<Reply, Refusal> {
+    let Outgoing { qos, message_type, body, timeout, ttl_ms, wait, .. } = message;
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
     let terms = terms(message, worker.now());
     let deadline = terms.deadline + REPLY_GRACE_MS;
     let owner = worker.shared().session_owner(name);
     let query = Query::SendTo { session: name.into(), message: encoded, terms };
-    match query_until(worker, std::iter::once(owner), query, deadline).await {
-        Err(Refusal::NoAnswerInTime) => Ok(sent(None, 1, 0)),
-        other => other,
+    let here = match query_until(worker, std::iter::once(owner), query, deadline).await {
+        Err(Refusal::NoAnswerInTime) => return Ok(sent(None, 1, 0)),
+        other => other?,
+    };
+    if !here.is_absent() || reach == Reach::Node {
+        return Ok(here);
+    }
+    let send = SendCall { channels: vec![name], qos, message_type, ttl_ms, wait, body };
+    let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let (gather, are_asked) = ask_about_session(worker, name, timeout_ms, &Call::SendTo(send))?;
+    if !are_asked {
+        return Ok(here);
+    }
+    let Gathered { reply, unreachable, .. } = gather.replies().await;
+    match reply.filter(|reply| !reply.is_absent()) {
+        Some(reply) => Ok(reply),
+        // The session may be there, and may be nowhere.
+        None if unreachable > 0 => Ok(Reply::unreachable(unreachable)),
+        None => Ok(here),
     }
 }
 

@@ -2,10 +2,14 @@
 
 use super::info::{self, Largest};
 use super::query::{self, Outgoing, Reach};
+use crate::base::id::Generation;
 use crate::cluster::calls::{Answer, Call, SendCall};
 use crate::io::cluster::calls::WriteQueue;
+use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::Refusal;
+use crate::shard::ownership::Token;
 use crate::shard::{Query, QueryRefusal, Reply, Who};
 use crate::wire::peer::frame::Frame;
 use std::borrow::Cow;
@@ -16,6 +20,7 @@ use std::time::Duration;
 
 /// Where the reply to a call goes, and how long its caller waits for that.
 pub struct RemoteCall {
+    pub from: Generation,
     pub id: u64,
     pub deadline_ms: u32,
     pub replies: Rc<WriteQueue>,
@@ -70,6 +75,24 @@ pub fn begin(worker: &Rc<Worker>, remote: RemoteCall, call: Call<'_>) {
             let info = info::of_this_node(&of).await?;
             Ok(Answer::Text(info.to_string().into()))
         }),
+        Call::SendTo(send) => return begin_send_to(worker, remote, &send),
+        Call::Session { name } => {
+            let name: Arc<str> = name.into();
+            Box::pin(async move { of_session(&of, &name, Query::Session { session: name.clone() }).await })
+        }
+        Call::DropSession { name } => {
+            let name: Arc<str> = name.into();
+            Box::pin(async move { of_session(&of, &name, Query::DropSession { session: name.clone() }).await })
+        }
+        Call::Pass { name, token } => {
+            let (name, from) = (name.into(), remote.from);
+            Box::pin(async move { pass(&of, from, name, token).await })
+        }
+        Call::Passed { name } => {
+            let name: Arc<str> = name.into();
+            worker.send_message(worker.shared().session_owner(&name), PeerMessage::SessionKnown { name });
+            Box::pin(async { Ok(Answer::Of(Reply::found(true))) })
+        }
     };
     let worker = worker.clone();
     drop(monoio::spawn(async move {
@@ -101,9 +124,37 @@ fn begin_send(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
     }
 }
 
+/// The body must be kept until the session has taken it.
+fn begin_send_to(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
+    let &SendCall { qos, message_type, ttl_ms, wait, body, .. } = send;
+    let (name, body): (Arc<str>, Vec<u8>) = (send.channels[0].into(), body.into());
+    let worker = worker.clone();
+    drop(monoio::spawn(async move {
+        let timeout = Duration::from_millis(remote.deadline_ms.into());
+        let message = Outgoing { qos, message_type, body: &body, timeout, ttl_ms, claim: None, wait };
+        let sent = query::send_to_session(&worker, Reach::Node, &name, message).await;
+        let reply = sent.unwrap_or_else(|why| Reply::Refused(refusal(&why)));
+        answer_call(&worker, &remote, &Answer::Of(reply));
+    }));
+}
+
 async fn of_one(worker: &Worker, who: &Who, query: Query) -> Result<Answer, Refusal> {
-    let reply = query::query_located(worker, Reach::Node, who, query, &Call::Info).await?;
+    let reply = query::query_one_here(worker, who, query).await?;
     Ok(Answer::Of(reply.unwrap_or(Reply::found(false))))
+}
+
+async fn of_session(worker: &Worker, name: &str, query: Query) -> Result<Answer, Refusal> {
+    query::query_owner(worker, name, query).await.map(Answer::Of)
+}
+
+/// Has the session passed on by the worker that owns it; `found`: it was.
+async fn pass(worker: &Worker, from: Generation, name: Arc<str>, token: Token) -> Result<Answer, Refusal> {
+    let passed = worker.calls().passes().open((), worker.now() + PASS_MS_MAX);
+    let to = ReturnAddress::new(worker.id(), passed.id());
+    let owner = worker.shared().session_owner(&name);
+    worker.send_message(owner, PeerMessage::PassSession { from, name, token, to });
+    let is_passed = passed.await.map_err(|_| Refusal::NoAnswerInTime)?;
+    Ok(Answer::Of(Reply::found(is_passed)))
 }
 
 async fn of_all(worker: &Worker, query: Query) -> Result<Answer, Refusal> {
@@ -129,5 +180,7 @@ fn refusal(why: &Refusal) -> QueryRefusal {
     }
 }
 
+/// The node that asks takes the session by force much earlier.
+const PASS_MS_MAX: u64 = 10_000;
 /// Of one list, as for callers.
 const MEMBERS_MAX: u32 = 10_000;

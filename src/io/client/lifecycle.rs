@@ -38,10 +38,25 @@ pub fn abandon(worker: &Worker, key: ConnKey) {
 
 /// Attaches the connection to its durable session. What comes back says whether the store takes it.
 pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: SessionRequest) -> Oneshot<AttachOutcome> {
+    let attached = worker.connects().open_attach(key, worker.now() + ATTACH_TIMEOUT_MS);
+    if worker.ownership().is_shared() {
+        worker.ownership().attach(worker, key, identity, request);
+    } else {
+        attach_owned(worker, key, new_session(identity, &request.name), request);
+    }
+    worker.wakeups().need_turn();
+    attached
+}
+
+/// Names the session of a connection, if it is new.
+pub fn new_session(identity: Identity, name: &str) -> SessionId {
+    SessionId::new(u128::from_be_bytes(identity.0[..16].try_into().expect("sixteen bytes")), name)
+}
+
+/// The session is this node's.
+pub fn attach_owned(worker: &Worker, key: ConnKey, new: SessionId, request: SessionRequest) {
     let SessionRequest { name, expiry_s, cookie, unsubscribe, subscribe, response, greets } = request;
-    let new = SessionId(u128::from_be_bytes(identity.0[..16].try_into().expect("sixteen bytes")));
     let now = worker.now();
-    let attached = worker.connects().open_attach(key, now + ATTACH_TIMEOUT_MS);
     let mut shard = worker.shard();
     for channel in &subscribe {
         shard.handle(Input::Subscribe { key, channel }, now);
@@ -55,9 +70,6 @@ pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: Sessio
     for channel in unsubscribe.iter().filter(|name| !subscribe.contains(name)) {
         shard.handle(Input::Unsubscribe { key, channel }, now);
     }
-    drop(shard);
-    worker.wakeups().need_turn();
-    attached
 }
 
 /// Does with the connection what the business server's answer says: unsubscribes first.

@@ -6,6 +6,7 @@
 
 use super::port::{BatchNumber, ChannelChange, ClusterPort, PeerEntry, ToCluster, ToWorker};
 use crate::base::id::{ConnKey, Generation, NodeId, ShardId};
+use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::cluster::calls::Call;
@@ -73,6 +74,12 @@ pub struct WriteQueue {
     /// Of the link, while there is one.
     fd: Cell<Option<RawFd>>,
     wake: Notify,
+}
+
+/// A session by its name, among the channels that a node tells its peers of.
+pub fn hash_of_session(key: HashKey, name: &str) -> u64 {
+    // No channel's name begins so.
+    key.hash(&format!("\0{name}"))
 }
 
 /// A call's part that was not sent.
@@ -279,6 +286,7 @@ impl WorkerCluster {
                 return self.release(now);
             }
             ToWorker::CallKnown(oneshot) => self.waiters.complete(oneshot, ()),
+            ToWorker::Adopt(_) => unreachable!("the worker has taken it"),
             ToWorker::Ready => {
                 self.is_ready.set(true);
                 self.ready_waiters.complete_all(());

@@ -15,5 +15,5 @@ mod link_queue;
 pub mod port;
 pub mod secure;
 pub mod start;
-mod state;
+pub mod state;
 mod thread;

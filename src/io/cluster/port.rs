@@ -11,6 +11,8 @@ use crate::io::runtime::mailbox::MailboxSender;
 use crate::io::runtime::oneshot::OneshotId;
 use crate::io::runtime::socket::Pollable;
 use crate::io::runtime::sys;
+use crate::io::store::thread::NodeReport;
+use crate::shard::ownership::Token;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
@@ -49,6 +51,8 @@ pub enum ToWorker {
         outcome: Outcome,
     },
     CallKnown(OneshotId),
+    /// Sessions of a dead node that fall to this worker, with the tokens of their records.
+    Adopt(Arc<[(Arc<str>, Token)]>),
     /// Calls may be served.
     Ready,
 }
@@ -83,6 +87,8 @@ pub struct ClusterPort {
     /// Peers that have to know of a channel before a client hears that it is subscribed.
     linked: AtomicU32,
     view: Mutex<Arc<ClusterView>>,
+    /// What the store has said, until the thread looks. Bounded by what it asks for.
+    store_reports: Mutex<Vec<NodeReport>>,
 }
 
 impl ClusterPort {
@@ -103,6 +109,7 @@ impl ClusterPort {
             arrivals: sys::seqpacket_pair()?,
             linked: AtomicU32::new(0),
             view: Mutex::default(),
+            store_reports: Mutex::default(),
         })
     }
 
@@ -154,6 +161,22 @@ impl ClusterPort {
     /// Readable while there are arrivals.
     pub fn arrivals(&self) -> io::Result<Pollable> {
         Pollable::new(self.arrivals.1.try_clone()?)
+    }
+
+    /// From the store's thread.
+    pub fn push_store(&self, report: NodeReport) {
+        let mut reports = self.store_reports.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of leases only the newest word counts.
+        if matches!(report, NodeReport::Leases { .. }) {
+            reports.retain(|waiting| !matches!(waiting, NodeReport::Leases { .. }));
+        }
+        reports.push(report);
+        drop(reports);
+        self.sender.ring_always();
+    }
+
+    pub fn take_store_reports(&self) -> Vec<NodeReport> {
+        std::mem::take(&mut *self.store_reports.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn view(&self) -> Arc<ClusterView> {

@@ -3,7 +3,7 @@
 use super::gossip::Gossip;
 use super::interfaces::own_address;
 use super::port::{ClusterPort, ToCluster, ToWorker};
-use super::state::ClusterSetup;
+use super::state::{ClusterSetup, StoreLink};
 use super::thread;
 use crate::base::id::{Generation, NodeId, ShardId};
 use crate::base::keyed_hash::HashKey;
@@ -12,9 +12,10 @@ use crate::cluster::key::{ClusterKeys, Reach};
 use crate::cluster::membership::Founding;
 use crate::cluster::node::{Node, NodeTerms, Outlast};
 use crate::config::{ClusterChoice, Config, StoreKind};
+use crate::io::runtime::chance::draw;
 use crate::io::runtime::clock;
 use crate::io::runtime::mailbox::{MailboxReceiver, mailbox};
-use std::hash::{BuildHasher, RandomState};
+use crate::store::{Sharing, StoreNode};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -28,6 +29,16 @@ pub struct OwnNode {
     pub hash_key: HashKey,
     /// `None`: it stays alone.
     pub cluster: Option<Prepared>,
+    /// Where it runs: two processes with the same one cannot be there at the same time.
+    pub place: String,
+}
+
+impl OwnNode {
+    /// As a store that others use too knows it.
+    pub fn store_node(&self) -> StoreNode {
+        let sharing = if self.cluster.is_some() { Sharing::Cluster } else { Sharing::Alone };
+        StoreNode { generation: self.generation, place: self.place.clone(), sharing }
+    }
 }
 
 /// A cluster's thread that has not been started.
@@ -46,9 +57,12 @@ impl OwnNode {
         limits: &Limits,
     ) -> io::Result<OwnNode> {
         let generation = Generation((draw() as u32).max(1));
+        let place = place(listen);
         match prepare(config, generation, listen, admin, limits)? {
-            Some(prepared) => Ok(OwnNode { generation, hash_key: prepared.keys.channels, cluster: Some(prepared) }),
-            None => Ok(OwnNode { generation, hash_key: HashKey::new(draw(), draw()), cluster: None }),
+            Some(prepared) => {
+                Ok(OwnNode { generation, hash_key: prepared.keys.channels, cluster: Some(prepared), place })
+            }
+            None => Ok(OwnNode { generation, hash_key: HashKey::new(draw(), draw()), cluster: None, place }),
         }
     }
 }
@@ -63,8 +77,8 @@ fn prepare(
     if config.cluster.choice == ClusterChoice::Off {
         return Ok(None);
     }
-    if config.store.kind != StoreKind::None {
-        info!("no cluster: durable sessions (store.kind) are one node's so far");
+    if config.store.kind == StoreKind::Sqlite {
+        info!("no cluster: durable sessions on a disk (store.kind = \"sqlite\") are one node's so far");
         return Ok(None);
     }
     let secret = if config.cluster.secret.is_empty() { &config.secrets.security_token } else { &config.cluster.secret };
@@ -107,7 +121,9 @@ impl Prepared {
         salt.iter_mut()
             .zip(draw().to_be_bytes().into_iter().chain(draw().to_be_bytes()))
             .for_each(|(to, from)| *to = from);
-        let terms = NodeTerms { keys: &keys, cluster_name: &config.cluster.name, salt, outlast: Outlast::Nothing };
+        let has_store = config.store.kind != StoreKind::None;
+        let outlast = if has_store { Outlast::Sessions } else { Outlast::Nothing };
+        let terms = NodeTerms { keys: &keys, cluster_name: &config.cluster.name, salt, outlast };
         let node = Node::new(founding, terms, now);
         info!(
             node = %own, name = config.cluster.name, ?reach, discovery = ?gossip.discovery_port(),
@@ -133,6 +149,7 @@ impl Opened {
         self,
         to_worker: impl Fn(ShardId, ToWorker) -> Result<(), ToWorker> + 'static,
         on_dead: impl Fn() + 'static,
+        store: Option<StoreLink>,
     ) -> io::Result<()> {
         let Opened { node, gossip, port, mailbox, workers, seeds } = self;
         let has_seeds = !seeds.is_empty();
@@ -141,7 +158,7 @@ impl Opened {
             std::thread::Builder::new().name("rainbow-seeds".into()).spawn(move || resolve_seeds(&port, &seeds))?;
         }
         let (to_worker, on_dead) = (Box::new(to_worker), Box::new(on_dead));
-        thread::run(ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds }).await
+        thread::run(ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds, store }).await
     }
 }
 
@@ -157,9 +174,12 @@ fn resolve_seeds(port: &ClusterPort, seeds: &[String]) {
     }
 }
 
-/// The standard library has its keys from the system.
-fn draw() -> u64 {
-    RandomState::new().hash_one(0)
+/// The machine since it was started, its network namespace there, and the address: who can listen there has replaced
+/// whoever could before.
+fn place(listen: SocketAddr) -> String {
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_else(|_| format!("{:016x}", draw()));
+    let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    format!("{} {} {listen}", boot.trim(), network.display())
 }
 
 /// The same for all processes of this machine until it is started anew; 122 random bits.

@@ -4,20 +4,28 @@ use super::gossip::Gossip;
 use super::link_queue::ControlLink;
 use super::port::{BatchNumber, ClusterPort, ClusterView, PeerEntry, ToCluster, ToWorker};
 use super::secure::{LinkKind, LinkTerms};
-use crate::base::id::{NodeId, ShardId};
+use crate::base::id::{Generation, NodeId, ShardId};
+use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
+use crate::cluster::directory::bits::Table;
 use crate::cluster::directory::waiting::{Outcome, WaiterId};
 use crate::cluster::membership::peer::{PeerState, Reason};
 use crate::cluster::node::{LinkNumber, Node, NodeOutput, PeerView};
+use crate::cluster::ownership::adoption::{Orphan, OrphanPage};
+use crate::cluster::ownership::claims::Token;
+use crate::cluster::ownership::reaper::{Reaper, ReaperOutput, StoredNode};
 use crate::io::log::interval::LogInterval;
 use crate::io::runtime::clock;
 use crate::io::runtime::deadlines::Deadlines;
 use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::OneshotId;
+use crate::io::store::thread::{NodeCommand, NodeReport};
+use crate::store::{NodeRecord, OrphanedSessions};
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use tracing::{debug, error, info, warn};
@@ -34,6 +42,18 @@ pub struct ClusterSetup {
     /// The others hold this life of the node for dead.
     pub on_dead: Box<dyn Fn()>,
     pub has_seeds: bool,
+    /// `None`: nobody shares a store.
+    pub store: Option<StoreLink>,
+}
+
+/// How the thread speaks with a store that all nodes use.
+pub struct StoreLink {
+    /// False when there is no room now.
+    pub command: Box<dyn Fn(NodeCommand) -> bool>,
+    /// For names of sessions.
+    pub hash_key: HashKey,
+    /// The worker that owns the session of a name.
+    pub owner: Box<dyn Fn(&str) -> ShardId>,
 }
 
 /// Everything of this thread.
@@ -46,6 +66,14 @@ pub struct Cluster {
     to_worker: Box<dyn Fn(ShardId, ToWorker) -> Result<(), ToWorker>>,
     on_dead: Box<dyn Fn()>,
     has_seeds: bool,
+    store: Option<StoreLink>,
+    reaper: RefCell<Reaper>,
+    /// The store was asked, and knows which nodes there are.
+    knows_store: Cell<bool>,
+    /// Nodes that only the store knows.
+    unmet: RefCell<BTreeSet<Generation>>,
+    /// What the store's thread has had no room for.
+    commands: RefCell<VecDeque<NodeCommand>>,
     deadlines: Rc<Deadlines>,
     links: RefCell<BTreeMap<LinkNumber, Rc<ControlLink>>>,
     last_link: Cell<u64>,
@@ -81,7 +109,8 @@ enum Waiter {
 
 impl Cluster {
     pub fn new(setup: ClusterSetup, now: Tick) -> Cluster {
-        let ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds } = setup;
+        let ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds, store } = setup;
+        let own = node.own().generation;
         Cluster {
             node: RefCell::new(node),
             gossip,
@@ -91,6 +120,11 @@ impl Cluster {
             to_worker,
             on_dead,
             has_seeds,
+            reaper: RefCell::new(Reaper::new(own, false)),
+            knows_store: Cell::new(store.is_none()),
+            store,
+            unmet: RefCell::default(),
+            commands: RefCell::default(),
             deadlines: Rc::new(Deadlines::new(now)),
             links: RefCell::default(),
             last_link: Cell::new(0),
@@ -141,7 +175,9 @@ impl Cluster {
     /// When `on_time` is due.
     pub fn next_tick(&self, now: Tick) -> Tick {
         let due = self.node.borrow().next_tick().min(self.deadlines.next_poll().unwrap_or(Tick::NEVER));
-        let latest = if self.backlog.borrow().is_empty() { SLEEP_MAX_MS } else { BACKLOG_RETRY_MS };
+        let due = due.min(self.reaper.borrow().next_tick());
+        let has_backlog = !self.backlog.borrow().is_empty() || !self.commands.borrow().is_empty();
+        let latest = if has_backlog { BACKLOG_RETRY_MS } else { SLEEP_MAX_MS };
         due.min(now + latest)
     }
 
@@ -201,6 +237,7 @@ impl Cluster {
     }
 
     pub fn take_messages(&self) {
+        self.take_store_reports();
         for _ in 0..MESSAGES_PER_TURN {
             let Some(message) = self.mailbox.try_recv() else { break };
             self.act(|node, now, unix_s| match message {
@@ -249,7 +286,13 @@ impl Cluster {
             NodeOutput::Close(link) => self.with_link(link, ControlLink::close),
             NodeOutput::Settled { waiter, outcome } => self.on_settled(waiter, outcome),
             NodeOutput::Peers => self.has_new_peers.set(true),
-            NodeOutput::PeerChanged { node, state, reason } => log_peer(node, state, reason),
+            NodeOutput::PeerChanged { node, state, reason } => {
+                log_peer(node, state, reason);
+                if state == PeerState::Dead && self.store.is_some() {
+                    self.reaper.borrow_mut().on_gone(node.generation);
+                    self.carry_out_reaping();
+                }
+            }
             NodeOutput::Refused { node, goodbye } => self.log_refused(&node, &format_args!("{goodbye:?}")),
             NodeOutput::ClockDiffers { sender, by_s } => {
                 if self.clocks.due(clock::monotonic()).is_some() {
@@ -297,7 +340,14 @@ impl Cluster {
             let table = peer.table.clone()?;
             Some(PeerEntry { node: peer.node, is_linked: peer.is_linked, table })
         };
-        let entries: Arc<[PeerEntry]> = peers.iter().filter_map(entry).collect();
+        let known = |generation: &Generation| peers.iter().any(|peer| peer.node.generation == *generation);
+        let unmet = self.unmet.borrow();
+        let unmet = unmet.iter().filter(|generation| !known(generation)).map(|&generation| PeerEntry {
+            node: NodeId { generation, address: NOWHERE },
+            is_linked: false,
+            table: Table::of_everything(),
+        });
+        let entries: Arc<[PeerEntry]> = peers.iter().filter_map(entry).chain(unmet).collect();
         self.each_worker(|| ToWorker::Peers(entries.clone()));
         self.publish_view();
     }
@@ -314,7 +364,7 @@ impl Cluster {
     }
 
     fn look_ready(&self) {
-        if !self.is_ready.get() && self.node.borrow().is_ready(clock::monotonic()) {
+        if !self.is_ready.get() && self.knows_store.get() && self.node.borrow().is_ready(clock::monotonic()) {
             self.is_ready.set(true);
             self.each_worker(|| ToWorker::Ready);
         }
@@ -324,7 +374,10 @@ impl Cluster {
     pub fn on_time(&self) {
         self.deadlines.poll(clock::monotonic());
         self.send_backlog();
+        self.send_commands();
         self.act(|node, now, unix_s| node.handle_timers(now, unix_s));
+        self.reaper.borrow_mut().handle_timers(clock::monotonic());
+        self.carry_out_reaping();
         self.publish_view();
         let is_alone = self.node.borrow().peers().is_empty();
         if is_alone && !self.has_reported_alone.get() && clock::monotonic().since_ms(self.started) >= ALONE_MS {
@@ -335,6 +388,112 @@ impl Cluster {
                 address = %self.port.own().address, ?port,
                 "no other node of this cluster has been found: nobody answers the broadcast, and {seeds}"
             );
+        }
+    }
+
+    // ---- the store that all nodes use ----
+
+    fn take_store_reports(&self) {
+        for report in self.port.take_store_reports() {
+            let (mut reaper, now) = (self.reaper.borrow_mut(), clock::monotonic());
+            match report {
+                NodeReport::Leases { sent, nodes } => {
+                    reaper.lease().sent(sent);
+                    let stored = |record: &NodeRecord| StoredNode {
+                        generation: record.generation,
+                        remaining_ms: record.remaining_ms,
+                        is_buried: record.is_buried,
+                    };
+                    let nodes: Option<Vec<StoredNode>> = nodes.map(|nodes| nodes.iter().map(stored).collect());
+                    self.knows_store.set(self.knows_store.get() || nodes.is_some());
+                    reaper.on_leases(nodes.as_deref(), now);
+                }
+                NodeReport::Buried { node, is_buried } => reaper.on_buried(node, is_buried, now),
+                NodeReport::Orphans { node, page } => {
+                    let page = page.map(|page| self.orphan_page(page));
+                    reaper.on_orphans(node, page, &self.live(), now);
+                }
+                NodeReport::Ended => {
+                    error!("what lies in the store is not what this node has been told: it ends, to begin anew");
+                    (self.on_dead)();
+                }
+            }
+            drop(reaper);
+            self.carry_out_reaping();
+        }
+        self.look_ready();
+        self.rearm.notify();
+    }
+
+    fn orphan_page(&self, page: OrphanedSessions) -> OrphanPage {
+        let key = self.store.as_ref().map(|store| store.hash_key);
+        let hash = |name: &str| key.map_or(0, |key| key.hash(name));
+        let orphan = |(name, token): (Arc<str>, Token)| Orphan { hash: hash(&name), name, token };
+        OrphanPage { sessions: page.sessions.into_iter().map(orphan).collect(), next: page.next }
+    }
+
+    /// Who may adopt, as this node sees it.
+    fn live(&self) -> Vec<Generation> {
+        let node = self.node.borrow();
+        let serves = |state| matches!(state, PeerState::Live | PeerState::Suspected);
+        let peers = node.membership().peers().filter(|peer| serves(peer.state()));
+        peers.map(|peer| peer.node().generation).chain([node.own().generation]).collect()
+    }
+
+    fn carry_out_reaping(&self) {
+        let Some(store) = &self.store else { return };
+        let mut adopted: BTreeMap<ShardId, Vec<(Arc<str>, Token)>> = BTreeMap::new();
+        loop {
+            let output = self.reaper.borrow_mut().poll_output();
+            let Some(output) = output else { break };
+            match output {
+                ReaperOutput::Bury(node) => self.command(NodeCommand::Bury(node)),
+                ReaperOutput::ReadOrphans { dead, from } => {
+                    self.command(NodeCommand::ReadOrphans { node: dead, from });
+                }
+                ReaperOutput::Adopt { name, token } => {
+                    adopted.entry((store.owner)(&name)).or_default().push((name, token));
+                }
+                ReaperOutput::Met(node) => self.set_unmet(node, true),
+                ReaperOutput::Unknown(node) => self.set_unmet(node, false),
+                ReaperOutput::Buried(node) => {
+                    info!(%node, "a node has ended: the others take its sessions");
+                    self.act(|core, now, unix_s| core.on_lease_ended(node, now, unix_s));
+                }
+                ReaperOutput::Finished(node) => {
+                    info!(%node, "nothing is left of a node that has ended");
+                    self.command(NodeCommand::Forget(node));
+                    self.set_unmet(node, false);
+                    self.act(|core, now, unix_s| core.forget(node, now, unix_s));
+                }
+                ReaperOutput::Close { .. } => unreachable!("there are no records of connections"),
+            }
+        }
+        for (worker, sessions) in adopted {
+            self.send(worker, ToWorker::Adopt(sessions.into()));
+        }
+    }
+
+    fn set_unmet(&self, node: Generation, is_there: bool) {
+        let mut unmet = self.unmet.borrow_mut();
+        let has_changed = if is_there { unmet.insert(node) } else { unmet.remove(&node) };
+        drop(unmet);
+        if has_changed {
+            self.publish_peers();
+        }
+    }
+
+    /// In the order in which they are given.
+    fn command(&self, command: NodeCommand) {
+        self.commands.borrow_mut().push_back(command);
+        self.send_commands();
+    }
+
+    fn send_commands(&self) {
+        let Some(store) = &self.store else { return };
+        let mut commands = self.commands.borrow_mut();
+        while commands.front().is_some_and(|command| (store.command)(*command)) {
+            commands.pop_front();
         }
     }
 
@@ -381,6 +540,8 @@ fn log_peer(node: NodeId, state: PeerState, reason: Reason) {
     }
 }
 
+/// Of a node that only the store knows.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const MESSAGES_PER_TURN: usize = 1_024;
 /// Of the directory, for one write.
 const PULLED_BYTES: usize = 64 << 10;

@@ -1,17 +1,21 @@
 //! A worker's links to other nodes: those that it dials, over which it calls, and those that others have dialed, whose
 //! calls it carries out.
 
+use crate::base::id::Generation;
 use crate::base::time::Tick;
 use crate::cluster::calls::{Answer, Call};
+use crate::cluster::ownership::claims::Handover;
+use crate::io::api::query;
 use crate::io::api::remote::{self, RemoteCall};
 use crate::io::cluster::calls::{CallLink, WriteQueue};
 use crate::io::cluster::port::ClusterPort;
 use crate::io::cluster::secure::{self, Link, LinkError, LinkKind, LinkReader, LinkWriter};
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
+use crate::io::worker::ownership::Errand;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
-use crate::shard::QueryId;
+use crate::shard::{QueryId, Reply};
 use crate::wire::peer::frame::{Frame, Hello, VersionRange};
 use std::rc::Rc;
 use tracing::{debug, warn};
@@ -21,6 +25,34 @@ pub async fn dial_wanted(worker: Rc<Worker>) {
     loop {
         for link in worker.cluster().wanted().await {
             drop(monoio::spawn(call_over(worker.clone(), link)));
+        }
+    }
+}
+
+/// What sessions that come and go have to say to other nodes.
+pub async fn run_errands(worker: Rc<Worker>) {
+    loop {
+        for errand in worker.ownership().errands().await {
+            drop(monoio::spawn(run_errand(worker.clone(), errand)));
+        }
+    }
+}
+
+async fn run_errand(worker: Rc<Worker>, errand: Errand) {
+    match errand {
+        Errand::Pass { to, id, name, token } => {
+            let replied = query::query_node(&worker, to, &Call::Pass { name: &name, token }).await;
+            let handover = match replied {
+                Ok(Reply::Done { connections: 1.., .. }) => Some(Handover::Passed),
+                Ok(Reply::Done { connections: 0, .. }) => Some(Handover::NotOwner),
+                Ok(_) | Err(_) => None,
+            };
+            worker.ownership().on_reply(&worker, id, handover);
+        }
+        Errand::Passed { to, name } => {
+            query::until_known(&worker).await;
+            // Should it not arrive, the other node forgets the session by itself.
+            let _ = query::query_node(&worker, to, &Call::Passed { name: &name }).await;
         }
     }
 }
@@ -100,7 +132,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, early: Vec<u8>, kind: Lin
             let queue: Rc<WriteQueue> = Rc::default();
             queue.attach(reader.fd());
             let writing = monoio::spawn(write(queue.clone(), writer));
-            let why = read_calls(&worker, &queue, &mut reader).await;
+            let why = read_calls(&worker, theirs.node.generation, &queue, &mut reader).await;
             debug!(node = %theirs.node, %why, "a node's link for calls has ended");
             queue.end();
             writing.await;
@@ -112,13 +144,18 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, early: Vec<u8>, kind: Lin
     }
 }
 
-async fn read_calls(worker: &Rc<Worker>, queue: &Rc<WriteQueue>, reader: &mut LinkReader) -> LinkError {
+async fn read_calls(
+    worker: &Rc<Worker>,
+    from: Generation,
+    queue: &Rc<WriteQueue>,
+    reader: &mut LinkReader,
+) -> LinkError {
     loop {
         loop {
             match reader.next_frame(FRAME_BYTES_MAX) {
                 Ok(Some(Frame::Call { id, deadline_ms, method, body })) => {
                     let Some(call) = Call::decode(method, body) else { return LinkError::Ended };
-                    remote::begin(worker, RemoteCall { id, deadline_ms, replies: queue.clone() }, call);
+                    remote::begin(worker, RemoteCall { from, id, deadline_ms, replies: queue.clone() }, call);
                 }
                 Ok(Some(_)) => return LinkError::Ended,
                 Ok(None) => break,

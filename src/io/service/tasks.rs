@@ -10,6 +10,7 @@ use crate::base::time::{Tick, ms};
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
 use crate::io::client::handover;
+use crate::io::runtime::chance::draw;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
@@ -26,6 +27,7 @@ use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::{Worker, WorkerSetup};
 use crate::shard::DrainScope;
 use crate::shard::command::StoredSession;
+use crate::shard::ownership::Token;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
@@ -42,6 +44,8 @@ pub struct Service {
     pub resolver: Resolver,
     /// The stored sessions that this shard owns.
     pub sessions: Vec<StoredSession>,
+    /// By which they are owned, where other nodes use the store too.
+    pub token: Option<Token>,
     pub listener: std::net::TcpListener,
     pub admin: Option<std::net::TcpListener>,
     pub tables: Tables,
@@ -54,7 +58,7 @@ pub fn run(service: Service) -> io::Result<()> {
 }
 
 async fn serve_until_drained(service: Service) -> io::Result<()> {
-    let Service { id, shared, rules, mailbox, resolver, sessions, listener, admin, tables, driver: _ } = service;
+    let Service { id, shared, rules, mailbox, resolver, sessions, token, listener, admin, tables, driver: _ } = service;
     let room = tables.of_each(sys::descriptors_left()?, shared.workers_len());
     let descriptors = Descriptors::new(id, room, rules.config());
     let pool = {
@@ -62,8 +66,8 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
         let shared = shared.clone();
         move |worker: &Weak<Worker>| new_pool(worker, id, &shared, options, resolver)
     };
-    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors })?;
-    worker.restore(sessions);
+    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors, seed: draw() })?;
+    worker.restore(sessions, token);
     worker.shared().wait_until_all_restored();
     let listeners: Vec<RawFd> =
         [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
@@ -79,6 +83,7 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     }
     monoio::spawn(writable(worker.clone()));
     monoio::spawn(links::dial_wanted(worker.clone()));
+    monoio::spawn(links::run_errands(worker.clone()));
     monoio::spawn(keep_time(worker.clone(), RingPass::new()?));
     monoio::spawn(turn(worker.clone()));
     worker.shared().events().send(Event::Ready(Ok(())));

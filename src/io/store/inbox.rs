@@ -2,9 +2,10 @@
 //! already: a mailbox can be full, and a shard that misses a completion would wait for ever.
 
 use crate::shard::command::{Completions, ExpiredMessages};
+use crate::shard::ownership::OwnershipAnswer;
 use crate::store::{ClaimId, ClaimOutcome};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Default)]
 pub struct StoreInbox {
@@ -20,6 +21,10 @@ pub struct StoreReports {
     pub expired: Vec<ExpiredMessages>,
     /// By the claim's packed return address.
     pub claimed: Vec<(ClaimId, ClaimOutcome)>,
+    /// Behind all completions that came before.
+    pub ownership: Vec<OwnershipAnswer>,
+    /// Sessions that another server has taken.
+    pub fenced: Vec<Arc<str>>,
 }
 
 impl StoreInbox {
@@ -41,6 +46,14 @@ impl StoreInbox {
 
     pub fn push_claimed(&self, id: ClaimId, outcome: ClaimOutcome) {
         self.push(|reports| reports.claimed.push((id, outcome)));
+    }
+
+    pub fn push_ownership(&self, answer: OwnershipAnswer) {
+        self.push(|reports| reports.ownership.push(answer));
+    }
+
+    pub fn push_fenced(&self, session: Arc<str>) {
+        self.push(|reports| reports.fenced.push(session));
     }
 
     pub fn take(&self) -> Option<StoreReports> {

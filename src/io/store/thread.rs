@@ -17,14 +17,19 @@
 //! after a commit: the first of them should not be committed alone. So a batch waits until it is as large as the last
 //! one was, and never longer than the delay. One caller alone never waits.
 
-use crate::base::id::ShardId;
+use crate::base::id::{Generation, ShardId};
 use crate::base::limits::Limits;
+use crate::base::time::Tick;
 use crate::config::StoreConfig;
 use crate::io::runtime::clock;
 use crate::metrics::store::StoreMetrics;
 use crate::shard::command::{Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
-use crate::store::{ClaimId, ClaimOutcome, Health, Request, Response, Store, Usage, crash};
+use crate::shard::ownership::OwnershipAnswer;
+use crate::store::{
+    ClaimId, ClaimOutcome, Health, NodeRecord, OrphanedSessions, Request, Response, Store, Usage, crash,
+};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -39,6 +44,47 @@ pub struct ReportSinks {
     pub claimed: Box<dyn Fn(ClaimId, ClaimOutcome) + Send>,
     /// Messages that expired, of sessions of any shard.
     pub expired: Box<dyn Fn(Vec<ExpiredMessages>) + Send>,
+    /// The answer to a worker's `Request::Ownership`.
+    pub ownership: Box<dyn Fn(ShardId, OwnershipAnswer) + Send>,
+    /// Another server has taken this session.
+    pub fenced: Box<dyn Fn(Arc<str>) + Send>,
+    /// What the store says of its nodes; `None` where nobody asks.
+    pub nodes: Option<NodeSink>,
+}
+
+pub type NodeSink = Box<dyn Fn(NodeReport) + Send>;
+
+/// For a store that several nodes use; a report follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeCommand {
+    Bury(Generation),
+    /// `from`: 0, or `next` of the last page.
+    ReadOrphans {
+        node: Generation,
+        from: u64,
+    },
+    /// Nothing of it is left. No report follows.
+    Forget(Generation),
+}
+
+/// What the store says of the nodes that use it.
+#[derive(Debug)]
+pub enum NodeReport {
+    /// This node's lease was to be renewed then. `None`: the store did not answer.
+    Leases {
+        sent: Tick,
+        nodes: Option<Vec<NodeRecord>>,
+    },
+    Buried {
+        node: Generation,
+        is_buried: bool,
+    },
+    Orphans {
+        node: Generation,
+        page: Option<OrphanedSessions>,
+    },
+    /// What this process knows is not what the store has: it must be started anew.
+    Ended,
 }
 
 /// Starts the thread with an opened store. It alone writes the metrics.
@@ -53,7 +99,16 @@ pub fn start(
     let status = Arc::new(StoreStatus { metrics, ..StoreStatus::default() });
     status.set(config);
     let sender = StoreSender { queue: queue.clone(), status: status.clone() };
-    let store_loop = StoreLoop { store, limits: limits.clone(), requests, sinks, status, last_len: 1 };
+    let store_loop = StoreLoop {
+        store,
+        limits: limits.clone(),
+        requests,
+        sinks,
+        status,
+        last_len: 1,
+        has_ended: false,
+        commands: VecDeque::new(),
+    };
     store_loop.publish();
     let (running, ended) = bounded(0);
     let run = move || {
@@ -104,9 +159,14 @@ impl StoreSender {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => match message {
                 ThreadMessage::Request(request) => Err(request),
-                ThreadMessage::Stop => unreachable!("a request was sent"),
+                ThreadMessage::Node(_) | ThreadMessage::Stop => unreachable!("a request was sent"),
             },
         }
+    }
+
+    /// False when there is no room now.
+    pub fn try_command(&self, command: NodeCommand) -> bool {
+        self.queue.try_send(ThreadMessage::Node(command)).is_ok()
     }
 
     /// Requests that wait.
@@ -169,6 +229,7 @@ impl StoreStatus {
 
 enum ThreadMessage {
     Request(Request),
+    Node(NodeCommand),
     Stop,
 }
 
@@ -181,6 +242,10 @@ struct StoreLoop {
     status: Arc<StoreStatus>,
     /// Requests in the last batch.
     last_len: usize,
+    /// It was reported.
+    has_ended: bool,
+    /// To be carried out behind the batch.
+    commands: VecDeque<NodeCommand>,
 }
 
 impl StoreLoop {
@@ -188,6 +253,7 @@ impl StoreLoop {
     fn run(&mut self) {
         let mut batch = Vec::new();
         let mut tick = Instant::now();
+        let mut renewed = None;
         let mut purging = false;
         let mut idle = false;
         loop {
@@ -204,6 +270,11 @@ impl StoreLoop {
             if stopped {
                 break;
             }
+            self.carry_out_commands();
+            if self.sinks.nodes.is_some() && renewed.is_none_or(|at: Instant| at.elapsed() >= RENEW) {
+                renewed = Some(Instant::now());
+                self.renew();
+            }
             if tick.elapsed() >= TICK {
                 tick = Instant::now();
                 self.timed(|store| store.check(now()));
@@ -218,7 +289,7 @@ impl StoreLoop {
 
     /// Fills the batch, by the rule at the head of this file; it stays empty when nothing came in time. True: stop
     /// after this batch.
-    fn gather(&self, batch: &mut Vec<Request>, until: Instant) -> bool {
+    fn gather(&mut self, batch: &mut Vec<Request>, until: Instant) -> bool {
         let mut bytes = 0;
         let mut deadline = until;
         loop {
@@ -238,12 +309,16 @@ impl StoreLoop {
                         return false;
                     }
                 }
+                Ok(ThreadMessage::Node(command)) => {
+                    self.commands.push_back(command);
+                    return false;
+                }
                 Err(RecvTimeoutError::Timeout) => return false,
                 Ok(ThreadMessage::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     // Requests that were sent at the same moment still belong to the last batch.
                     batch.extend(self.requests.try_iter().filter_map(|message| match message {
                         ThreadMessage::Request(request) => Some(request),
-                        ThreadMessage::Stop => None,
+                        ThreadMessage::Node(_) | ThreadMessage::Stop => None,
                     }));
                     return true;
                 }
@@ -276,11 +351,42 @@ impl StoreLoop {
         // Before the reports: whoever receives a refusal finds the reason.
         self.publish();
         self.report(answers);
+        self.store.take_fenced().into_iter().for_each(&self.sinks.fenced);
+    }
+
+    fn carry_out_commands(&mut self) {
+        while let Some(command) = self.commands.pop_front() {
+            let report = self.timed(|store| match command {
+                NodeCommand::Bury(node) => Some(NodeReport::Buried { node, is_buried: store.bury(node) }),
+                NodeCommand::ReadOrphans { node, from } => {
+                    Some(NodeReport::Orphans { node, page: store.orphans(node, from) })
+                }
+                NodeCommand::Forget(node) => {
+                    store.forget_node(node);
+                    None
+                }
+            });
+            if let (Some(report), Some(sink)) = (report, &self.sinks.nodes) {
+                sink(report);
+            }
+        }
+    }
+
+    fn renew(&mut self) {
+        let sent = clock::monotonic();
+        let nodes = self.timed(Store::renew);
+        let has_ended = self.store.has_ended();
+        let Some(sink) = &self.sinks.nodes else { return };
+        sink(NodeReport::Leases { sent, nodes });
+        if has_ended && !self.has_ended {
+            sink(NodeReport::Ended);
+        }
+        self.has_ended = has_ended;
     }
 
     fn report(&self, answers: Vec<Response>) {
         let mut shards: Vec<(ShardId, Completions)> = Vec::new();
-        let mut claims = Vec::new();
+        let (mut claims, mut owned) = (Vec::new(), Vec::new());
         let mut refused = 0;
         for answer in answers {
             match answer {
@@ -304,6 +410,7 @@ impl StoreLoop {
                     claims.push((id, outcome));
                 }
                 Response::Settled => {}
+                Response::Ownership { shard, answer } => owned.push((shard, answer)),
             }
         }
         self.status.metrics.refused.add(refused);
@@ -316,6 +423,9 @@ impl StoreLoop {
         }
         for (id, outcome) in claims {
             (self.sinks.claimed)(id, outcome);
+        }
+        for (shard, answer) in owned {
+            (self.sinks.ownership)(shard, answer);
         }
         crash::point("told.after");
     }
@@ -371,6 +481,7 @@ enum RequestKind {
     Mutation,
     Load,
     Call,
+    Ownership,
 }
 
 impl RequestKind {
@@ -381,6 +492,7 @@ impl RequestKind {
                 Operation::Load { .. } => RequestKind::Load,
             },
             Request::Claim { .. } | Request::Settle { .. } => RequestKind::Call,
+            Request::Ownership { .. } => RequestKind::Ownership,
         }
     }
 
@@ -389,6 +501,7 @@ impl RequestKind {
             RequestKind::Mutation => &metrics.mutations,
             RequestKind::Load => &metrics.loads,
             RequestKind::Call => &metrics.claims,
+            RequestKind::Ownership => &metrics.ownerships,
         };
         counter.increment();
     }
@@ -408,7 +521,7 @@ fn weight(request: &Request) -> usize {
             Operation::Mutate(Mutation::PutReceived { received, .. }) => received.answer.len(),
             _ => 0,
         },
-        Request::Claim { .. } => 0,
+        Request::Claim { .. } | Request::Ownership { .. } => 0,
         Request::Settle { answer, .. } => answer.len(),
     };
     carried + mem::size_of::<Request>()
@@ -416,6 +529,8 @@ fn weight(request: &Request) -> usize {
 
 /// Between two looks at the clock, at the store's health, and for what has expired.
 const TICK: Duration = Duration::from_secs(1);
+/// As `cluster::ownership::lease` expects it.
+const RENEW: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests;

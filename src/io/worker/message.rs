@@ -2,10 +2,11 @@
 //!
 //! `turn` handles each message. A message that answers something names the oneshot that waits for it.
 
-use crate::base::id::ConnKey;
+use crate::base::id::{ConnKey, Generation};
 use crate::config::Config;
 use crate::io::cluster::port::ToWorker;
-use crate::io::runtime::oneshot::OneshotId;
+use crate::io::runtime::oneshot::{OneshotId, ReturnAddress};
+use crate::shard::ownership::Token;
 use crate::shard::{Query, QueryId, Reply};
 use std::sync::Arc;
 
@@ -52,6 +53,22 @@ pub enum PeerMessage {
     Reloaded {
         oneshot: OneshotId,
         outcome: Result<String, String>,
+    },
+    /// Another node asks for a session that this worker owns; `SessionPassed` goes to `to`.
+    PassSession {
+        from: Generation,
+        name: Arc<str>,
+        token: Token,
+        to: ReturnAddress,
+    },
+    /// What became of a `PassSession`.
+    SessionPassed {
+        oneshot: OneshotId,
+        is_passed: bool,
+    },
+    /// The session that was passed on is known where it is.
+    SessionKnown {
+        name: Arc<str>,
     },
     /// What the cluster's thread has to say.
     Cluster(ToWorker),

@@ -9,12 +9,13 @@ use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::{Config, StoreKind};
 use crate::io::cluster::port::{ClusterPort, ToCluster};
+use crate::io::cluster::state::StoreLink;
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::events::EventSender;
 use crate::io::runtime::mailbox::MailboxSender;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::store::inbox::StoreInbox;
-use crate::io::store::thread::{ReportSinks, StoreSender};
+use crate::io::store::thread::{NodeSink, ReportSinks, StoreSender};
 use crate::io::worker::calls::in_flight::InFlightCalls;
 use crate::metrics::process::Metrics;
 use crate::policy::admission::{Admission, ConnectionKind};
@@ -272,9 +273,23 @@ impl Shared {
         &self.store_inboxes[usize::from(worker.0)]
     }
 
+    /// For the cluster's thread. `None`: nobody shares a store.
+    pub fn store_link(self: &Arc<Shared>) -> Option<StoreLink> {
+        self.metrics.store()?;
+        let [to_store, owner] = [self.clone(), self.clone()];
+        Some(StoreLink {
+            command: Box::new(move |command| to_store.store().is_some_and(|store| store.try_command(command))),
+            hash_key: self.hash_key,
+            owner: Box::new(move |name| owner.session_owner(name)),
+        })
+    }
+
     /// For the store's thread: each report goes into a worker's inbox, and the worker is woken.
     pub fn report_sinks(self: &Arc<Shared>) -> ReportSinks {
         let [completions, claimed, expired] = [self.clone(), self.clone(), self.clone()];
+        let [ownership, fenced] = [self.clone(), self.clone()];
+        let nodes =
+            self.cluster.clone().map(|cluster| -> NodeSink { Box::new(move |report| cluster.push_store(report)) });
         ReportSinks {
             completions: Box::new(move |shard, report| {
                 completions.report(shard, |inbox| inbox.push_completions(report));
@@ -287,6 +302,13 @@ impl Shared {
             expired: Box::new(move |report| {
                 expired.workers().for_each(|shard| expired.report(shard, |inbox| inbox.push_expired(report.clone())));
             }),
+            ownership: Box::new(move |shard, answer| {
+                ownership.report(shard, |inbox| inbox.push_ownership(answer));
+            }),
+            fenced: Box::new(move |session| {
+                fenced.report(fenced.session_owner(&session), |inbox| inbox.push_fenced(session));
+            }),
+            nodes,
         }
     }
 

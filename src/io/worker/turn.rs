@@ -20,7 +20,8 @@ use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::Config;
 use crate::io::backend::Pool;
-use crate::io::cluster::calls::WorkerCluster;
+use crate::io::cluster::calls::{WorkerCluster, hash_of_session};
+use crate::io::cluster::port::ToWorker;
 use crate::io::hooks::requests::Hooks;
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
@@ -36,11 +37,13 @@ use crate::io::worker::calls::gather;
 use crate::io::worker::calls::pending::PendingCalls;
 use crate::io::worker::connecting::PendingConnects;
 use crate::io::worker::descriptors::Descriptors;
+use crate::io::worker::ownership::Ownership;
 use crate::io::worker::responses::{DueResponses, ResponseWriter};
 use crate::io::worker::sockets::ClientSockets;
 use crate::metrics::counter::Counter;
 use crate::metrics::worker::WorkerMetrics;
 use crate::shard::command::StoredSession;
+use crate::shard::ownership::Token;
 use crate::shard::{DrainScope, Forward, ForwardOutcome, Input, Mode, Output, QueryId, QueryRefusal, Reply, Shard};
 use crate::store::Request;
 use crate::wire::ws::frame::CloseCode;
@@ -74,6 +77,7 @@ pub struct Worker {
     store: StoreQueue,
     peers: Peers,
     cluster: WorkerCluster,
+    ownership: Ownership,
     /// When freed memory was last given back, and how many connections had been opened and ended by then.
     memory_given_back: Cell<(Tick, u64)>,
 }
@@ -86,15 +90,18 @@ pub struct WorkerSetup<P: FnOnce(&Weak<Worker>) -> Pool> {
     pub mailbox: MailboxReceiver<PeerMessage>,
     pub pool: P,
     pub descriptors: Descriptors,
+    /// Drawn at random.
+    pub seed: u64,
 }
 
 impl Worker {
     pub fn new<P: FnOnce(&Weak<Worker>) -> Pool>(setup: WorkerSetup<P>) -> io::Result<Rc<Worker>> {
-        let WorkerSetup { id, shared, rules, mailbox, pool, descriptors } = setup;
+        let WorkerSetup { id, shared, rules, mailbox, pool, descriptors, seed } = setup;
         let now = clock::monotonic();
         let limits = rules.limits().clone();
         let sockets = ClientSockets::new()?;
         let to_store = shared.store().cloned();
+        let is_shared = to_store.is_some() && shared.cluster().is_some();
         Ok(Rc::new_cyclic(|worker| Worker {
             id,
             clock: if to_store.is_some() { Clock::with_wall_clock() } else { Clock::default() },
@@ -119,6 +126,7 @@ impl Worker {
             ),
             peers: Peers::new(shared.mailboxes().clone(), mailbox, &limits),
             cluster: WorkerCluster::new(shared.cluster().cloned(), id, &limits, now),
+            ownership: Ownership::new(is_shared.then_some(shared.node()), seed, now),
             memory_given_back: Cell::new((now, 0)),
             limits,
             rules: RefCell::new(Rc::new(rules)),
@@ -216,6 +224,10 @@ impl Worker {
         &self.peers
     }
 
+    pub fn ownership(&self) -> &Ownership {
+        &self.ownership
+    }
+
     pub fn cluster(&self) -> &WorkerCluster {
         &self.cluster
     }
@@ -278,7 +290,8 @@ impl Worker {
     }
 
     /// The sessions that were stored, before the first connection is accepted.
-    pub fn restore(&self, sessions: Vec<StoredSession>) {
+    pub fn restore(&self, sessions: Vec<StoredSession>, token: Option<Token>) {
+        self.ownership.own(&sessions, token);
         self.shard.borrow_mut().restore(sessions, self.clock.now());
         self.carry_out();
         self.clock.end_turn();
@@ -356,7 +369,7 @@ impl Worker {
 
     fn take_store_reports(&self) {
         let reports = self.shared.store_inbox(self.id).take();
-        let Some(StoreReports { completions, expired, claimed }) = reports else { return };
+        let Some(StoreReports { completions, expired, claimed, ownership, fenced }) = reports else { return };
         if let Some(completions) = completions {
             self.handle(Input::Completions(completions));
         }
@@ -364,6 +377,10 @@ impl Worker {
         for (id, outcome) in claimed {
             self.calls.claims().complete(ReturnAddress::unpack(id.0).oneshot(), outcome);
         }
+        // What the shard is told to give away it must not have anything of under way.
+        self.carry_out();
+        ownership.into_iter().for_each(|answer| self.ownership.on_answer(self, answer));
+        fenced.iter().for_each(|session| self.ownership.on_fenced(self, session));
     }
 
     fn on_message(&self, message: PeerMessage) {
@@ -383,6 +400,14 @@ impl Worker {
                 let _ = self.shared.events().try_send(Event::Reloaded(self.id, number));
             }
             PeerMessage::Reloaded { oneshot, outcome } => self.calls.reloads().complete(oneshot, outcome),
+            PeerMessage::PassSession { from, name, token, to } => {
+                self.ownership.on_request(self, from, name, token, to);
+            }
+            PeerMessage::SessionPassed { oneshot, is_passed } => self.calls.passes().complete(oneshot, is_passed),
+            PeerMessage::SessionKnown { name } => self.ownership.on_passed(self, &name),
+            PeerMessage::Cluster(ToWorker::Adopt(sessions)) => {
+                sessions.iter().for_each(|(name, token)| self.ownership.adopt(self, name.clone(), *token));
+            }
             PeerMessage::Cluster(message) => self.release(self.cluster.on_message(message, self.now())),
             PeerMessage::Drain => self.wakeups.drain(),
         }
@@ -407,7 +432,15 @@ impl Worker {
                 Some(Output::Forward(forward)) => self.forward(forward),
                 Some(Output::Closed { identity, client }) => self.hooks.close(identity, client, self.now()),
                 Some(Output::Reply { query_id, reply }) => self.reply(query_id, reply),
-                Some(Output::Attached { key }) => self.connects.attached(key, Ok(())),
+                Some(Output::Attached { key }) => {
+                    self.cluster.on_opened(key);
+                    self.connects.attached(key, Ok(()));
+                }
+                Some(Output::SessionHere { name, here }) => {
+                    self.cluster.on_channel(hash_of_session(self.shared.hash_key(), &name), here);
+                }
+                Some(Output::SessionFlushed { name }) => self.ownership.on_flushed(self, &name),
+                Some(Output::SessionDropped { name }) => self.ownership.on_dropped(self, &name),
                 Some(Output::AttachRefused { key, why }) => self.connects.attached(key, Err(why)),
                 Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
                 Some(Output::RedirectQuery { to, query_id, query }) => {
@@ -526,6 +559,7 @@ impl Worker {
         // A node that says nothing is met in practice: its calls must not wait until somebody happens to look.
         let calls = if self.cluster.has_peers() { self.calls.gathers().next_deadline() } else { None };
         let due = shard.min(sockets).min(self.hooks.next_deadline()).min(calls.unwrap_or(Tick::NEVER));
+        let due = due.min(self.ownership.next_tick());
         if !self.store.is_empty() || self.peers.has_backlog() || self.cluster.has_changes() {
             due.min(now + self.limits.backlog_retry_ms)
         } else {
@@ -549,6 +583,7 @@ impl Worker {
         self.connects.expire(now);
         self.calls.expire(now);
         self.cluster.expire(now);
+        self.ownership.on_time(self);
         self.release(self.cluster.release(now));
         self.descriptors.on_time(now);
         self.count_many(|counters| &counters.closes_given_up, self.hooks.take_closes_given_up(now));
@@ -571,6 +606,7 @@ impl Worker {
     /// Nobody waits for anything that this worker does: it may end.
     pub fn is_settled(&self) -> bool {
         let tasks = self.calls.is_empty() && self.connects.is_empty() && self.due_responses.is_empty();
+        let tasks = tasks && self.ownership.is_idle();
         let stored = self.store.is_empty() && self.shard.borrow().store_under_way() == 0;
         tasks && stored && !self.peers.has_backlog() && self.hooks.is_idle()
     }

@@ -222,6 +222,8 @@ pub enum NotStored {
     Ending,
     #[error("its ttl was over before it was sent")]
     Expired,
+    #[error("the session is on its way to another node")]
+    Moving,
     #[error("{0}")]
     Store(StoreError),
 }
@@ -273,6 +275,16 @@ impl Tally {
 }
 
 impl Reply {
+    /// Whoever is meant is not there.
+    pub fn is_absent(&self) -> bool {
+        matches!(
+            self,
+            Reply::Session(None)
+                | Reply::Done { connections: 0, refused: None }
+                | Reply::Refused(QueryRefusal::NoSuchSession)
+        )
+    }
+
     /// Several shards' replies to one query as one, whatever the order in which they come. What one of them refuses is
     /// never lost in what the others have done; beside shards that had nothing to do it is a refusal of the whole.
     pub fn add(&mut self, other: Reply) {
@@ -293,6 +305,9 @@ impl Reply {
                 identities.sort_unstable();
             }
             (Reply::Channels(channels), Reply::Channels(others)) => add_channels(channels, others),
+            (Reply::Session(session), Reply::Session(other)) => *session = session.take().or(other),
+            (Reply::Refused(QueryRefusal::NoSuchSession), sent @ Reply::Sent { .. }) => *self = sent,
+            (Reply::Sent { .. }, Reply::Refused(QueryRefusal::NoSuchSession)) => {}
             (Reply::Refused(why), Reply::Refused(other)) => *why = (*why).min(other),
             (Reply::Done { connections: 0, .. }, Reply::Refused(why)) => *self = Reply::Refused(why),
             (Reply::Done { refused, .. }, Reply::Refused(why)) => *refused = first(*refused, Some(why)),

@@ -30,14 +30,18 @@ pub struct Attach {
 
 /// The connection becomes the session's; the one that had it is closed.
 pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
-    if scope.sessions.commands.is_busy(&scope.cx) {
+    let is_passing = scope.sessions.table.by_name(&attach.name) != scope.sessions.table.present(&attach.name);
+    if scope.sessions.commands.is_busy(&scope.cx) || is_passing {
         scope.cx.metrics.stores_refused.increment();
         let key = scope.conns.key(conn);
         return scope.cx.output(Output::AttachRefused { key, why: StoreError::TooBusy });
     }
     let Attach { response, new, name, expiry_s, greets } = attach;
     let known = scope.sessions.table.by_name(&name);
-    let index = known.unwrap_or_else(|| scope.sessions.table.insert(new, name));
+    let index = known.unwrap_or_else(|| {
+        scope.cx.output(Output::SessionHere { name: name.clone(), here: true });
+        scope.sessions.table.insert(new, name)
+    });
     let resumed = take_over(scope, index).unwrap_or(known.is_some());
     let settings = scope.cx.settings.sessions;
     let block_min = scope.cx.settings.limits.reserve_block_min;
@@ -136,10 +140,11 @@ fn take_uplink(scope: &mut Scope<'_>, key: SessionKey, conn: ConnIndex, received
     }
 }
 
-/// The sessions that were stored, at the start of the process and before any other input.
+/// Sessions that were stored: at the start of the process, or when they have come from another node.
 pub fn restore(scope: &mut Scope<'_>, stored: Vec<StoredSession>) {
     let now = scope.cx.unix();
     for StoredSession { row, channels, waiting, waiting_bytes, next, oldest, first } in stored {
+        scope.cx.output(Output::SessionHere { name: row.name.clone(), here: true });
         let index = scope.sessions.table.insert(row.session, row.name);
         let crashed = row.ends.is_none();
         let reserved = row.downlink.reserved;

@@ -93,6 +93,8 @@ pub enum Then {
         since: CommandNumber,
         query: (QueryId, Reply),
     },
+    /// The last row of a session that is passed on.
+    Flushed(SessionKey),
     /// A session is gone; `query` asked for that.
     Dropped {
         session: SessionId,

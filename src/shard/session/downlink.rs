@@ -94,7 +94,9 @@ fn store_new(scope: &mut Scope<'_>, index: SessionIndex, message: &MessageRef, m
 fn no_room(scope: &mut Scope<'_>, index: SessionIndex, len: usize) -> Option<NotStored> {
     let limits = scope.cx.settings.sessions;
     let session = scope.sessions.table.at(index);
-    let why = if !session.outlives_connection() || scope.sessions.table.is_ending(index, scope.cx.now) {
+    let why = if session.passing {
+        NotStored::Moving
+    } else if !session.outlives_connection() || scope.sessions.table.is_ending(index, scope.cx.now) {
         NotStored::Ending
     } else if session.waiting as usize >= limits.messages_max {
         NotStored::TooMany

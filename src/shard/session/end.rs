@@ -59,7 +59,8 @@ pub fn refuse_attach(scope: &mut Scope<'_>, key: SessionKey, attachment: u32, wh
         put_absent(scope, key.index);
     } else {
         // Whether it was stored is not known.
-        let session = forget(scope, key.index).id;
+        let Session { id: session, name, .. } = forget(scope, key.index);
+        scope.cx.output(Output::SessionDropped { name });
         scope.mutate(Mutation::DropSession { session }, Then::Dropped { session, query: None });
     }
 }
@@ -76,26 +77,38 @@ pub fn displace_attaching(scope: &mut Scope<'_>, index: SessionIndex) -> Option<
 
 /// `/session/drop/`: replied to when the store has forgotten it.
 pub fn drop_session(scope: &mut Scope<'_>, query: QueryId, name: &str) {
-    let Some(index) = scope.sessions.table.by_name(name) else { return scope.cx.reply(query, Reply::found(false)) };
+    let Some(index) = scope.sessions.table.present(name) else { return scope.cx.reply(query, Reply::found(false)) };
+    let uplink_conn = close_client(scope, index, (SESSION_DROPPED, "the session was dropped"));
+    let session = end(scope, index, SessionEnd::Dropped);
+    let query = Some((query, Reply::found(true)));
+    scope.mutate(Mutation::DropSession { session }, Then::Dropped { session, query });
+    release_uplink(scope, uplink_conn);
+}
+
+/// Closes the session's connection, which is no more its. `release_uplink` must follow with what is returned: the
+/// connection that still forwarded for it.
+pub fn close_client(scope: &mut Scope<'_>, index: SessionIndex, (code, why): (CloseCode, &str)) -> Option<ConnIndex> {
     let session = scope.sessions.table.at(index);
     let (conn, uplink_conn) = (session.conn, session.uplink_conn);
     if let Some(conn) = conn {
         match scope.conns.conn(conn).phase() {
             Phase::Connecting => drop(displace_attaching(scope, index)),
             _ => {
-                scope.conns.close(conn, SESSION_DROPPED, "the session was dropped", &mut scope.cx);
+                scope.conns.close(conn, code, why, &mut scope.cx);
                 leave(scope, conn);
             }
         }
     }
     if let Some(conn) = uplink_conn {
         scope.uplinks.orphan(scope.conns, conn, &mut scope.cx);
+        scope.sessions.table.at_mut(index).uplink_conn = None;
     }
-    let session = end(scope, index, SessionEnd::Dropped);
-    let query = Some((query, Reply::found(true)));
-    scope.mutate(Mutation::DropSession { session }, Then::Dropped { session, query });
+    uplink_conn
+}
+
+/// What was held until the store had its numbers is nobody's now.
+pub fn release_uplink(scope: &mut Scope<'_>, uplink_conn: Option<ConnIndex>) {
     if let Some(conn) = uplink_conn {
-        // What was held until the store had its numbers is nobody's now.
         scope.uplinks.forward_next(scope.conns, conn, None, &mut scope.cx);
         scope.conns.report_if_done(conn);
     }
@@ -104,15 +117,19 @@ pub fn drop_session(scope: &mut Scope<'_>, query: QueryId, name: &str) {
 /// Takes the session out of memory; its `DropSession` must follow.
 fn end(scope: &mut Scope<'_>, index: SessionIndex, why: SessionEnd) -> SessionId {
     let session = forget(scope, index);
+    scope.cx.output(Output::SessionDropped { name: session.name.clone() });
     scope.cx.output(Output::SessionEnded { name: session.name, cookie: session.cookie, why });
     session.id
 }
 
-fn forget(scope: &mut Scope<'_>, index: SessionIndex) -> Session {
+/// Takes the session out of memory, and nothing else.
+pub fn forget(scope: &mut Scope<'_>, index: SessionIndex) -> Session {
     while let Some(change) = scope.channels.leave_any(&mut scope.sessions.table.at_mut(index).joined) {
         scope.cx.presence(change, false);
     }
-    scope.sessions.table.remove(index)
+    let session = scope.sessions.table.remove(index);
+    scope.cx.output(Output::SessionHere { name: session.name.clone(), here: false });
+    session
 }
 
 /// Ends sessions whose time is over, a bounded number per tick, and asks the store again to drop what it still has.

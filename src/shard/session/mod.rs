@@ -13,7 +13,7 @@
 //!
 //! The files, from below: `state` (one session), `table` (all of them), `commands` (to the store, under way), `scope`
 //! (what a step may change), `row` (writing a session's row), `pages` (loading what is stored), `downlink`, `uplink`
-//! and `channels` (what happens to an attached session), `end` and `attach` (its connections), `dispatch` (what the
+//! and `channels` (what happens to an attached session), `end` and `attach` (its connections), `moves` (to other nodes), `dispatch` (what the
 //! store and the connections report).
 
 pub mod attach;
@@ -22,6 +22,7 @@ pub mod commands;
 pub mod dispatch;
 pub mod downlink;
 pub mod end;
+pub mod moves;
 pub mod pages;
 pub mod row;
 pub mod scope;

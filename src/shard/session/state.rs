@@ -72,6 +72,8 @@ pub struct Session {
     pub sweep: Option<Sweep>,
     /// Its client speaks `rainbow.2`.
     pub greets: bool,
+    /// It goes to another node, and nothing more is taken for it here.
+    pub passing: bool,
     /// Ids that the client holds although they are not in memory: what is stored under them may still be loaded.
     pub unmatched_recs: Vec<MessageId>,
     /// There were more of them than are remembered.
@@ -134,6 +136,7 @@ impl Session {
             unsure: false,
             sweep: None,
             greets: false,
+            passing: false,
             unmatched_recs: Vec::new(),
             recs_missed: false,
             attaching: None,

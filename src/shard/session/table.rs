@@ -73,6 +73,11 @@ impl SessionTable {
         self.names.find(self.key.hash(name), |&index| *self.at(index).name == *name).copied()
     }
 
+    /// The same, if it is not passed on to another node.
+    pub fn present(&self, name: &str) -> Option<SessionIndex> {
+        self.by_name(name).filter(|&index| !self.at(index).passing)
+    }
+
     pub fn index_of(&self, id: SessionId) -> Option<SessionIndex> {
         self.ids.get(&id).copied()
     }

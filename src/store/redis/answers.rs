@@ -3,8 +3,10 @@
 
 use super::encoding;
 use super::fault::{is_damage, store_error};
-use super::session_names::SessionNames;
-use crate::shard::command::{Command, Completion, Mutation, Operation, Page, SessionId, StoreError};
+use super::owned::Owned;
+use super::scan::decode_session;
+use crate::shard::command::{Command, Completion, Mutation, Operation, Page, SessionId, StoreError, StoredSession};
+use crate::shard::ownership::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
 use crate::store::request::{ClaimOutcome, Request, Response};
 use redis::{ServerError, Value};
 use std::sync::Arc;
@@ -16,6 +18,8 @@ pub struct BatchOutcome {
     pub change: UsageChange,
     /// The last refusal that came from Redis, with its text.
     pub refusal: Option<(StoreError, String)>,
+    /// Sessions that another server has taken.
+    pub fenced: Vec<Arc<str>>,
     /// The batch may have been done before.
     repeated: bool,
 }
@@ -30,7 +34,7 @@ pub struct UsageChange {
 impl BatchOutcome {
     pub fn with_capacity(requests: usize, repeated: bool) -> BatchOutcome {
         let responses = Vec::with_capacity(requests);
-        BatchOutcome { responses, change: UsageChange::default(), refusal: None, repeated }
+        BatchOutcome { responses, change: UsageChange::default(), refusal: None, fenced: Vec::new(), repeated }
     }
 
     /// Adds the response to a request. `value`: the answer of Redis, or why the request was refused without one.
@@ -39,7 +43,7 @@ impl BatchOutcome {
         request: Request,
         value: Result<Value, StoreError>,
         may_be_gone: bool,
-        names: &mut SessionNames,
+        (owned, claimed): (&mut Owned, Option<SessionId>),
         scratch: &mut Vec<u8>,
     ) {
         let value = match value {
@@ -49,7 +53,7 @@ impl BatchOutcome {
         };
         let response = match request {
             Request::Shard { shard, command: Command { number, operation } } => {
-                let completion = value.and_then(|value| self.complete(&operation, value, may_be_gone, names, scratch));
+                let completion = value.and_then(|value| self.complete(&operation, value, may_be_gone, owned, scratch));
                 Response::Shard { shard, number, completion: completion.unwrap_or_else(Completion::Refused) }
             }
             Request::Claim { id, .. } => {
@@ -63,8 +67,96 @@ impl BatchOutcome {
                 Response::Claim { id, outcome }
             }
             Request::Settle { .. } => Response::Settled,
+            Request::Ownership { shard, command } => {
+                Response::Ownership { shard, answer: self.ownership(command, value, owned, claimed) }
+            }
         };
         self.responses.push(response);
+    }
+
+    fn ownership(
+        &mut self,
+        command: OwnershipCommand,
+        value: Result<Value, StoreError>,
+        owned: &mut Owned,
+        session: Option<SessionId>,
+    ) -> OwnershipAnswer {
+        match command {
+            OwnershipCommand::Claim { name, token, .. } => {
+                let session = session.expect("what is claimed has an id");
+                let (answer, session) = self.claimed((&name, session), token, value, owned);
+                OwnershipAnswer::Claim { name, token, answer, session }
+            }
+            OwnershipCommand::Pass { name, token, .. } => {
+                let answer = self.written(value);
+                // Whatever became of it: who was to have it takes it, and nothing more is written here.
+                if let Some(session) = owned.get(&name) {
+                    owned.remove(session);
+                }
+                OwnershipAnswer::Pass { name, token, answer }
+            }
+            OwnershipCommand::Verify { name, token } => {
+                let answer = self.written(value);
+                if answer == WriteAnswer::Fenced
+                    && let Some(session) = owned.get(&name)
+                {
+                    owned.remove(session);
+                }
+                OwnershipAnswer::Verify { name, token, answer }
+            }
+        }
+    }
+
+    /// `value`: of `claim_session.lua`.
+    fn claimed(
+        &mut self,
+        (name, session): (&Arc<str>, SessionId),
+        token: Token,
+        value: Result<Value, StoreError>,
+        owned: &mut Owned,
+    ) -> (ClaimAnswer, Option<Box<StoredSession>>) {
+        match value {
+            Ok(Value::BulkString(word)) => {
+                let found = word.strip_prefix(b"T").and_then(|token| token.try_into().ok()).map(u64::from_be_bytes);
+                let answer = match (&word[..], found) {
+                    (b"N", _) => ClaimAnswer::NoLease,
+                    // It was dropped meanwhile, and made anew.
+                    (b"R", _) => ClaimAnswer::Taken(None),
+                    (_, Some(0)) => ClaimAnswer::Taken(None),
+                    (_, Some(token)) => ClaimAnswer::Taken(Some(Token(token))),
+                    _ => {
+                        self.unexpected_answer("a claim of a session");
+                        ClaimAnswer::Damaged
+                    }
+                };
+                (answer, None)
+            }
+            Ok(value @ Value::Array(_)) => match self.claimed_session(name, session, value) {
+                Some(session) => {
+                    owned.take(name.clone(), session.row.session, token);
+                    (ClaimAnswer::Claimed, Some(Box::new(session)))
+                }
+                None => (ClaimAnswer::Damaged, None),
+            },
+            Err(StoreError::Damaged) => (ClaimAnswer::Damaged, None),
+            Ok(_) | Err(_) => (ClaimAnswer::Unknown, None),
+        }
+    }
+
+    fn claimed_session(&mut self, name: &str, session: SessionId, value: Value) -> Option<StoredSession> {
+        let session = decode_session(session, value).filter(|session| *session.row.name == *name);
+        if session.is_none() {
+            error!(session = name, "a session cannot be read: put its row back from a backup");
+        }
+        session
+    }
+
+    fn written(&mut self, value: Result<Value, StoreError>) -> WriteAnswer {
+        match value {
+            Ok(Value::Int(1)) => WriteAnswer::Stored,
+            Ok(Value::BulkString(_)) | Err(StoreError::Fenced) => WriteAnswer::Fenced,
+            Ok(_) | Err(_) => WriteAnswer::Unknown,
+        }
     }
 
     fn complete(
@@ -72,12 +164,13 @@ impl BatchOutcome {
         operation: &Operation,
         value: Value,
         may_be_gone: bool,
-        names: &mut SessionNames,
+        owned: &mut Owned,
         scratch: &mut Vec<u8>,
     ) -> Result<Completion, StoreError> {
         if let Value::BulkString(word) = &value {
             return match &word[..] {
-                b"F" => Err(StoreError::Fenced),
+                b"F" => Err(self.fence(operation, owned)),
+                b"G" if is_put(operation) => Err(self.fence(operation, owned)),
                 b"K" => Ok(Completion::Duplicate),
                 b"G" => complete_without_session(operation, may_be_gone),
                 _ => Err(self.unexpected_answer("a mutation")),
@@ -90,7 +183,7 @@ impl BatchOutcome {
                     .map(Completion::Loaded)
                     .ok_or_else(|| note_session_damage(*session, "it cannot be decoded"));
             }
-            (Operation::Mutate(Mutation::PutSession(row)), _) => names.insert(row.name.clone(), row.session),
+            (Operation::Mutate(Mutation::PutSession(row)), _) => owned.put(&row.name, row.session),
             (Operation::Mutate(Mutation::PutMessage(_)), Value::Int(bytes @ 1..)) => self.change.add(1, *bytes),
             (
                 Operation::Mutate(Mutation::RemoveMessage { .. } | Mutation::ReleaseMessage { .. }),
@@ -103,18 +196,27 @@ impl BatchOutcome {
             ) if !self.repeated => return Ok(Completion::Absent),
             (Operation::Mutate(Mutation::DropSession { session }), _) => {
                 self.count_drop(&value);
-                let name = dropped_name(*session, &value);
-                names.remove(*session, name.as_deref());
+                owned.remove(*session);
             }
             _ => {}
         }
         Ok(Completion::Done)
     }
 
-    /// `value`: messages, bytes, and the row of a dropped session.
+    /// Another server has taken the session: nothing more is written to it.
+    fn fence(&mut self, operation: &Operation, owned: &mut Owned) -> StoreError {
+        let session = match operation {
+            Operation::Mutate(mutation) => mutation.session(),
+            Operation::Load { session, .. } => *session,
+        };
+        self.fenced.extend(owned.remove(session));
+        StoreError::Fenced
+    }
+
+    /// `value`: messages and bytes of a dropped session.
     pub fn count_drop(&mut self, value: &Value) {
         if let Value::Array(fields) = value
-            && let [Value::Int(messages), Value::Int(bytes), _] = fields[..]
+            && let [Value::Int(messages), Value::Int(bytes)] = fields[..]
         {
             self.change.add(-messages, -bytes);
         }
@@ -157,11 +259,8 @@ impl UsageChange {
     }
 }
 
-/// The name in the row of a dropped session; `None` when an earlier try of the batch has dropped it.
-fn dropped_name(session: SessionId, value: &Value) -> Option<Arc<str>> {
-    let Value::Array(fields) = value else { return None };
-    let Some(Value::BulkString(row)) = fields.last() else { return None };
-    encoding::decode_row(session, row).map(|row| row.name)
+fn is_put(operation: &Operation) -> bool {
+    matches!(operation, Operation::Mutate(Mutation::PutSession(_)))
 }
 
 /// The session is not in Redis. Removing something from it is done; adding to it would lose what is added.

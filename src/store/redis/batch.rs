@@ -4,20 +4,21 @@
 use super::answers::BatchOutcome;
 use super::encoder::Encoder;
 use super::encoding;
+use super::owned::{NamesInBatch, Owned};
 use super::pipeline::Pipeline;
-use super::session_names::{NamesInBatch, SessionNames};
 use crate::shard::command::{Completion, Mutation, SessionId, StoreError};
+use crate::shard::ownership::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::store::request::{ClaimOutcome, Request, Response};
 use redis::Value;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What this server knows of the store without asking Redis.
-#[derive(Clone, Copy)]
-pub struct Known<'a> {
-    pub names: &'a SessionNames,
+pub struct Known {
     /// Bytes of messages for which there is room.
     pub room: u64,
+    /// The sessions of the names that are claimed.
+    pub claimed: HashMap<Arc<str>, SessionId>,
 }
 
 pub struct Batch {
@@ -25,6 +26,7 @@ pub struct Batch {
     /// Per request.
     plans: Vec<Plan>,
     pipeline: Pipeline,
+    claimed: HashMap<Arc<str>, SessionId>,
     /// The first commands drop orphans; they belong to no request.
     orphans: usize,
 }
@@ -33,16 +35,17 @@ enum Plan {
     /// The position of the request's command in the pipeline.
     Command(usize),
     /// Refused without asking Redis.
+    /// `Fenced`: another server has the session.
     Refuse(StoreError),
 }
 
 impl Batch {
     /// `orphans`: sessions to be dropped first.
-    pub fn new(requests: Vec<Request>, orphans: &[SessionId], known: Known<'_>, encoder: &Encoder<'_>) -> Batch {
+    pub fn new(requests: Vec<Request>, orphans: &[SessionId], known: Known, encoder: &Encoder<'_>) -> Batch {
         let mut pipeline = Pipeline::default();
         let mut room = known.room;
-        orphans.iter().for_each(|orphan| encoder.drop_session(&mut pipeline, *orphan));
-        let mut names = NamesInBatch::new(known.names);
+        orphans.iter().for_each(|orphan| encoder.drop_session(&mut pipeline, *orphan, encoder.batch.token));
+        let mut names = NamesInBatch::new(encoder.owned);
         let mut plans = Vec::with_capacity(requests.len());
         for (position, request) in requests.iter().enumerate() {
             if names.is_taken(request) {
@@ -50,11 +53,12 @@ impl Batch {
             } else if !take_room(request, &mut room) {
                 plans.push(Plan::Refuse(StoreError::StoreFull));
             } else {
-                plans.push(Plan::Command(pipeline.len()));
-                encoder.encode(&mut pipeline, request, position);
+                let at = pipeline.len();
+                let is_encoded = encode(&mut pipeline, request, position, &known, encoder);
+                plans.push(if is_encoded { Plan::Command(at) } else { Plan::Refuse(StoreError::Fenced) });
             }
         }
-        Batch { requests, plans, pipeline, orphans: orphans.len() }
+        Batch { requests, plans, pipeline, claimed: known.claimed, orphans: orphans.len() }
     }
 
     pub fn pipeline(&self) -> &Pipeline {
@@ -71,19 +75,12 @@ impl Batch {
 
     /// Refuses every request.
     pub fn refuse(self, reason: StoreError) -> Vec<Response> {
-        let refuse = |request| match request {
-            Request::Shard { shard, command } => {
-                Response::Shard { shard, number: command.number, completion: Completion::Refused(reason) }
-            }
-            Request::Claim { id, .. } => Response::Claim { id, outcome: ClaimOutcome::Refused(reason) },
-            Request::Settle { .. } => Response::Settled,
-        };
-        self.requests.into_iter().map(refuse).collect()
+        refuse(self.requests, reason)
     }
 
     /// `values`: one answer per command. `repeated`: the batch may have been done before, so a session that it drops
-    /// may be gone already. The changes of names are made in `names`.
-    pub fn finish(self, mut values: Vec<Value>, repeated: bool, names: &mut SessionNames) -> BatchOutcome {
+    /// may be gone already. What is owned from then on is noted in `owned`.
+    pub fn finish(self, mut values: Vec<Value>, repeated: bool, owned: &mut Owned) -> BatchOutcome {
         debug_assert_eq!(values.len(), self.pipeline.len(), "one answer per command");
         let dropped: HashSet<SessionId> = self.requests.iter().filter_map(dropped_session).collect();
         let mut outcome = BatchOutcome::with_capacity(self.requests.len(), repeated);
@@ -95,10 +92,51 @@ impl Batch {
                 Plan::Refuse(reason) => Err(reason),
             };
             let may_be_gone = repeated && request.session().is_some_and(|session| dropped.contains(&session));
-            outcome.respond(request, value, may_be_gone, names, &mut scratch);
+            let claimed = match &request {
+                Request::Ownership { command, .. } => self.claimed.get(command.name()).copied(),
+                _ => None,
+            };
+            outcome.respond(request, value, may_be_gone, (owned, claimed), &mut scratch);
         }
         outcome
     }
+}
+
+/// Refuses every request.
+pub fn refuse(requests: Vec<Request>, reason: StoreError) -> Vec<Response> {
+    let refuse = |request| match request {
+        Request::Shard { shard, command } => {
+            Response::Shard { shard, number: command.number, completion: Completion::Refused(reason) }
+        }
+        Request::Claim { id, .. } => Response::Claim { id, outcome: ClaimOutcome::Refused(reason) },
+        Request::Settle { .. } => Response::Settled,
+        Request::Ownership { shard, command } => {
+            Response::Ownership { shard, answer: command.undone(ClaimAnswer::Unknown, WriteAnswer::Unknown) }
+        }
+    };
+    requests.into_iter().map(refuse).collect()
+}
+
+/// False: another server has the session.
+fn encode(pipeline: &mut Pipeline, request: &Request, position: usize, known: &Known, encoder: &Encoder<'_>) -> bool {
+    match request {
+        Request::Shard { command, .. } => return encoder.operation(pipeline, &command.operation).is_ok(),
+        Request::Claim { claim, .. } => encoder.claim_call(pipeline, claim, position),
+        Request::Settle { message_id, answer } => encoder.settle_call(pipeline, message_id, answer),
+        Request::Ownership { command: OwnershipCommand::Claim { name, expected, token }, .. } => {
+            let session = known.claimed[name];
+            encoder.claim_session(pipeline, (name, session), *expected, *token);
+        }
+        Request::Ownership { command, .. } => {
+            let Some(session) = encoder.owned.get(command.name()) else { return false };
+            match command {
+                OwnershipCommand::Pass { token, to, .. } => encoder.pass_session(pipeline, session, *token, *to),
+                OwnershipCommand::Verify { token, .. } => encoder.verify_session(pipeline, session, *token),
+                OwnershipCommand::Claim { .. } => unreachable!("above"),
+            }
+        }
+    }
+    true
 }
 
 /// Whether there is room for a message that is to be stored; if so, the room is taken.

@@ -2,7 +2,8 @@
 //! cluster the text in braces decides which node has the key, so all keys of a session, and those of its bucket, lie on
 //! one node. What lies in Redis is found by these names: they never change.
 
-use crate::shard::command::SessionId;
+use crate::base::id::Generation;
+use crate::shard::command::{SessionId, place_of};
 
 /// A part of the keys; each part may lie on another node of a Redis cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,32 +28,73 @@ impl Keys {
         Bucket((session.0 % u128::from(self.buckets)) as u16)
     }
 
-    /// FNV-1a, which is the same in every version.
-    pub fn bucket_of_claim(&self, message_id: &str) -> Bucket {
-        let hash = message_id
-            .bytes()
-            .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
-        Bucket((hash % u64::from(self.buckets)) as u16)
+    /// Of a session's name, and of a call's message_id.
+    pub fn bucket_of_name(&self, name: &str) -> Bucket {
+        Bucket((place_of(name) % u64::from(self.buckets)) as u16)
     }
 
     // Of a bucket
 
+    pub fn format(&self, bucket: Bucket) -> Vec<u8> {
+        self.key(bucket, "format", [b"", b""])
+    }
+
+    /// Of format 1.
     pub fn writer(&self, bucket: Bucket) -> Vec<u8> {
         self.key(bucket, "writer", [b"", b""])
+    }
+
+    pub fn nodes(&self, bucket: Bucket) -> Vec<u8> {
+        self.key(bucket, "nodes", [b"", b""])
     }
 
     pub fn sessions(&self, bucket: Bucket) -> Vec<u8> {
         self.key(bucket, "sessions", [b"", b""])
     }
 
+    /// Of format 1.
     pub fn due(&self, bucket: Bucket) -> Vec<u8> {
         self.key(bucket, "due", [b"", b""])
+    }
+
+    // Of a node, in a bucket
+
+    /// Begins the names of all leases.
+    pub fn leases(&self, bucket: Bucket) -> Vec<u8> {
+        self.key(bucket, "l:", [b"", b""])
+    }
+
+    pub fn lease(&self, bucket: Bucket, node: Generation) -> Vec<u8> {
+        self.key(bucket, "l:", [&text_of(node), b""])
+    }
+
+    pub fn writes(&self, bucket: Bucket, node: Generation) -> Vec<u8> {
+        self.key(bucket, "w:", [&text_of(node), b""])
+    }
+
+    pub fn owned(&self, bucket: Bucket, node: Generation) -> Vec<u8> {
+        self.key(bucket, "o:", [&text_of(node), b""])
+    }
+
+    pub fn due_of(&self, bucket: Bucket, node: Generation) -> Vec<u8> {
+        self.key(bucket, "d:", [&text_of(node), b""])
+    }
+
+    // Of a session's name
+
+    pub fn name(&self, name: &str) -> Vec<u8> {
+        self.key(self.bucket_of_name(name), "n:", [name.as_bytes(), b""])
+    }
+
+    /// `None` where the name lies in another bucket than the session.
+    pub fn name_beside(&self, name: &str, session: SessionId) -> Option<Vec<u8>> {
+        (self.bucket_of_name(name) == self.bucket_of_session(session)).then(|| self.name(name))
     }
 
     // Of a call
 
     pub fn claim(&self, message_id: &str) -> Vec<u8> {
-        self.key(self.bucket_of_claim(message_id), "m:", [message_id.as_bytes(), b""])
+        self.key(self.bucket_of_name(message_id), "m:", [message_id.as_bytes(), b""])
     }
 
     // Of a session
@@ -88,6 +130,16 @@ impl Keys {
     }
 }
 
+/// A generation as it stands in the names of keys.
+pub fn text_of(node: Generation) -> [u8; 8] {
+    format!("{:08x}", node.0).into_bytes().try_into().expect("eight digits")
+}
+
+/// `None` for what is no generation.
+pub fn node_of(text: &[u8]) -> Option<Generation> {
+    std::str::from_utf8(text).ok().and_then(|text| u32::from_str_radix(text, 16).ok()).map(Generation)
+}
+
 impl Bucket {
     /// The slot of the bucket's keys, of 16,384: CRC-16/XMODEM of the text in braces (the Redis cluster specification).
     pub fn slot(self) -> u16 {
@@ -100,4 +152,4 @@ impl Bucket {
 }
 
 /// Enough to spread over a dozen nodes; few enough that a batch touches no more of them than it has requests.
-const CLUSTER_BUCKETS: u16 = 64;
+const CLUSTER_BUCKETS: u16 = SessionId::PLACES as u16;

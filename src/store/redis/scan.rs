@@ -1,18 +1,32 @@
-//! Reads Redis at the start: all sessions, with a summary of the messages that wait for each. This server becomes the
-//! owner of every session that it reads.
+//! Reads Redis at the start: the sessions that are this server's, with a summary of the messages that wait for each.
 
 use super::encoding;
 use super::fault::{Fault, is_damage};
-use super::fencing::FencingToken;
 use super::keys::{Bucket, Keys};
 use super::pipeline::Pipeline;
 use super::script::Script;
 use super::servers::Servers;
+use crate::base::id::Generation;
 use crate::shard::command::{Offset, SessionId, StoredSession, UnixMs};
+use crate::shard::ownership::Token;
 use redis::{Value, cmd};
 use std::collections::HashSet;
 use std::sync::Arc;
 use tracing::{error, warn};
+
+/// Whose sessions are read, and who is their owner from then on.
+pub struct Heir<'a> {
+    pub node: Generation,
+    pub token: Token,
+    pub predecessors: Predecessors<'a>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Predecessors<'a> {
+    /// Everybody.
+    All,
+    Only(&'a [Generation]),
+}
 
 /// Sessions as they were read, in no order; two may have one name.
 #[derive(Default)]
@@ -22,33 +36,49 @@ pub struct Scanned {
     pub damaged: u64,
 }
 
-pub fn scan(servers: &mut Servers, keys: &Keys, token: FencingToken) -> Result<Scanned, Fault> {
+pub fn scan(servers: &mut Servers, keys: &Keys, heir: &Heir<'_>) -> Result<Scanned, Fault> {
     let mut scanned = Scanned::default();
     for bucket in keys.buckets() {
-        let sessions = session_ids(servers, keys, bucket)?;
-        for some in sessions.chunks(SESSIONS_AT_ONCE) {
-            adopt(servers, keys, token, bucket, some, &mut scanned)?;
+        let lists: Vec<Vec<u8>> = match heir.predecessors {
+            Predecessors::All => vec![keys.sessions(bucket)],
+            Predecessors::Only(nodes) => nodes.iter().map(|node| keys.owned(bucket, *node)).collect(),
+        };
+        for list in lists {
+            let sessions = session_ids(servers, bucket, &list)?;
+            for some in sessions.chunks(SESSIONS_AT_ONCE) {
+                adopt(servers, keys, heir, bucket, some, &mut scanned)?;
+            }
         }
     }
     Ok(scanned)
 }
 
-/// The ids of a bucket's sessions, each once.
-fn session_ids(servers: &mut Servers, keys: &Keys, bucket: Bucket) -> Result<Vec<SessionId>, Fault> {
+/// The ids in a bucket's list, each once.
+fn session_ids(servers: &mut Servers, bucket: Bucket, list: &[u8]) -> Result<Vec<SessionId>, Fault> {
     let (mut ids, mut cursor) = (HashSet::new(), 0_u64);
     loop {
-        let mut pipeline = Pipeline::default();
-        let key = keys.sessions(bucket);
-        pipeline.command(bucket, cmd("SSCAN").arg(key).arg(cursor).arg("COUNT").arg(SESSIONS_AT_ONCE));
-        let value = servers.exchange(&Pipeline::default(), &pipeline)?.pop().unwrap_or_default();
-        let (next, some): (u64, Vec<Vec<u8>>) =
-            redis::from_redis_value(value).map_err(|error| broken(servers, &format!("SSCAN: {error}")))?;
-        ids.extend(some.iter().filter_map(|id| decode_session_id(id)));
+        let (next, some) = some_ids(servers, bucket, list, cursor)?;
+        ids.extend(some);
         if next == 0 {
             return Ok(ids.into_iter().collect());
         }
         cursor = next;
     }
+}
+
+/// Some ids of a list, and the cursor behind them; 0 at the end.
+pub fn some_ids(
+    servers: &mut Servers,
+    bucket: Bucket,
+    list: &[u8],
+    cursor: u64,
+) -> Result<(u64, Vec<SessionId>), Fault> {
+    let mut pipeline = Pipeline::default();
+    pipeline.command(bucket, cmd("SSCAN").arg(list).arg(cursor).arg("COUNT").arg(SESSIONS_AT_ONCE));
+    let value = servers.exchange(&Pipeline::default(), &pipeline)?.pop().unwrap_or_default();
+    let (next, some): (u64, Vec<Vec<u8>>) =
+        redis::from_redis_value(value).map_err(|error| broken(servers, &format!("SSCAN: {error}")))?;
+    Ok((next, some.iter().filter_map(|id| decode_session_id(id)).collect()))
 }
 
 pub fn decode_session_id(bytes: &[u8]) -> Option<SessionId> {
@@ -58,19 +88,26 @@ pub fn decode_session_id(bytes: &[u8]) -> Option<SessionId> {
 fn adopt(
     servers: &mut Servers,
     keys: &Keys,
-    token: FencingToken,
+    heir: &Heir<'_>,
     bucket: Bucket,
     sessions: &[SessionId],
     scanned: &mut Scanned,
 ) -> Result<(), Fault> {
     let mut pipeline = Pipeline::default();
+    let predecessors: Vec<u8> = match heir.predecessors {
+        Predecessors::All => Vec::new(),
+        Predecessors::Only(nodes) => nodes.iter().flat_map(|node| node.0.to_be_bytes()).collect(),
+    };
+    let (owned, due) = (keys.owned(bucket, heir.node), keys.due_of(bucket, heir.node));
     for session in sessions {
-        let names = [&keys.row(*session)[..], &keys.queue(*session), &keys.channels(*session), &keys.sessions(bucket)];
-        pipeline.write(bucket, Script::AdoptSession, &names, (token, &session.0.to_be_bytes()[..]));
+        let (row, queue, channels) = (keys.row(*session), keys.queue(*session), keys.channels(*session));
+        let names = [&row[..], &queue, &channels, &keys.sessions(bucket), &owned, &due];
+        let args = (heir.token, &session.0.to_be_bytes()[..], &predecessors[..]);
+        pipeline.write(bucket, Script::AdoptSession, &names, args);
     }
     for (session, value) in sessions.iter().zip(servers.exchange(&Pipeline::default(), &pipeline)?) {
         let decoded = match value {
-            // The session was removed since its id was read.
+            // The session was removed, or has got another owner, since its id was read.
             Value::BulkString(_) => continue,
             Value::ServerError(error) if is_damage(&error) => None,
             Value::ServerError(error) => return Err(Fault::of_answer(&error)),
@@ -90,7 +127,7 @@ fn adopt(
 }
 
 /// Row, messages, bytes, channels, when the first message was stored(8), offsets of the first and the last(8)
-fn decode_session(session: SessionId, value: Value) -> Option<StoredSession> {
+pub fn decode_session(session: SessionId, value: Value) -> Option<StoredSession> {
     type Fields = (Vec<u8>, u32, u64, Vec<String>, Vec<u8>, Vec<u8>, Vec<u8>);
     let (row, waiting, waiting_bytes, channels, oldest, first, last): Fields = redis::from_redis_value(value).ok()?;
     Some(StoredSession {

@@ -23,8 +23,15 @@ pub enum Script {
     AdoptSession,
     ClaimCall,
     SettleCall,
-    CheckWriter,
-    BecomeWriter,
+    CheckNode,
+    Register,
+    Migrated,
+    Renew,
+    Bury,
+    ForgetNode,
+    ClaimSession,
+    PassSession,
+    VerifySession,
 }
 
 struct Loaded {
@@ -33,7 +40,7 @@ struct Loaded {
 }
 
 impl Script {
-    pub const ALL: [Script; 16] = [
+    pub const ALL: [Script; 23] = [
         Script::PutSession,
         Script::JoinChannel,
         Script::LeaveChannel,
@@ -48,8 +55,15 @@ impl Script {
         Script::AdoptSession,
         Script::ClaimCall,
         Script::SettleCall,
-        Script::CheckWriter,
-        Script::BecomeWriter,
+        Script::CheckNode,
+        Script::Register,
+        Script::Migrated,
+        Script::Renew,
+        Script::Bury,
+        Script::ForgetNode,
+        Script::ClaimSession,
+        Script::PassSession,
+        Script::VerifySession,
     ];
 
     /// What `SCRIPT LOAD` is given.
@@ -80,8 +94,15 @@ impl Script {
             Script::AdoptSession => include_str!("lua/adopt_session.lua"),
             Script::ClaimCall => include_str!("lua/claim_call.lua"),
             Script::SettleCall => include_str!("lua/settle_call.lua"),
-            Script::CheckWriter => include_str!("lua/check_writer.lua"),
-            Script::BecomeWriter => include_str!("lua/become_writer.lua"),
+            Script::CheckNode => include_str!("lua/check_node.lua"),
+            Script::Register => include_str!("lua/register.lua"),
+            Script::Migrated => include_str!("lua/migrated.lua"),
+            Script::Renew => include_str!("lua/renew.lua"),
+            Script::Bury => include_str!("lua/bury.lua"),
+            Script::ForgetNode => include_str!("lua/forget_node.lua"),
+            Script::ClaimSession => include_str!("lua/claim_session.lua"),
+            Script::PassSession => include_str!("lua/pass_session.lua"),
+            Script::VerifySession => include_str!("lua/verify_session.lua"),
         }
     }
 }

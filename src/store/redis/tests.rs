@@ -4,12 +4,13 @@ mod damage;
 mod faults;
 mod model;
 mod mutations;
+mod nodes;
 mod opening;
 mod server;
 mod topologies;
 
 use super::*;
-use crate::base::id::ShardId;
+use crate::base::id::{Generation, ShardId};
 use crate::config::StoreKind;
 use crate::shard::Message;
 use crate::shard::command::{
@@ -30,7 +31,13 @@ fn options(url: &str, cluster_name: &str) -> Options {
         durability: Durability::Fsync,
         bytes_max: u64::MAX,
         cluster_name: cluster_name.into(),
+        node: node(1, "here", Sharing::Alone),
     }
+}
+
+/// A life of a node; each time another one, as `nth` counts.
+fn node(nth: u32, place: &str, sharing: Sharing) -> StoreNode {
+    StoreNode { generation: Generation(nth), place: place.into(), sharing }
 }
 
 /// A store of its own, at a time of its own.
@@ -55,6 +62,7 @@ impl Rig {
 
     /// As after a restart of the process; what it found, by name.
     fn reopen(&mut self) -> Vec<StoredSession> {
+        self.options.node.generation.0 += 1;
         let (store, opened) = Redis::open(&self.options).expect("it opens again");
         self.store = store;
         sorted(opened)

@@ -4,7 +4,9 @@
 use super::database::Transaction;
 use super::load;
 use super::tables::{claims, messages, sessions};
+use crate::base::id::ShardId;
 use crate::shard::command::{Command, Completion, Mutation, Operation, StoreError, UnixMs};
+use crate::shard::ownership::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::store::request::{ClaimOutcome, Request, Response};
 use rusqlite::Result;
 
@@ -47,7 +49,13 @@ fn apply_one(transaction: &mut Transaction, request: &Request, now: UnixMs, mode
             claims::settle(transaction, message_id, answer)?;
             Response::Settled
         }
+        (Request::Ownership { shard, command }, _) => refuse_ownership(*shard, command),
     })
+}
+
+/// One server has the file: nobody asks.
+pub fn refuse_ownership(shard: ShardId, command: &OwnershipCommand) -> Response {
+    Response::Ownership { shard, answer: command.clone().undone(ClaimAnswer::Unknown, WriteAnswer::Unknown) }
 }
 
 fn complete(transaction: &mut Transaction, command: &Command, now: UnixMs, mode: WriteMode) -> Result<Completion> {

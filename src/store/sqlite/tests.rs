@@ -11,6 +11,7 @@ use crate::base::id::ShardId;
 use crate::config::{Durability, StoreKind};
 use crate::shard::Message;
 use crate::shard::command::*;
+use crate::store::opening::StoreNode;
 use crate::store::request::ClaimId;
 use crate::wire::packet::{MessageId, QoS};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ impl TempDir {
             durability: Durability::Fsync,
             bytes_max: 1 << 30,
             cluster_name: "rainbow".into(),
+            node: StoreNode::alone(),
         }
     }
 

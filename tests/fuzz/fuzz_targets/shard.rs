@@ -544,6 +544,7 @@ impl Story<'_> {
                     self.handle(Input::HandoverEnded { key: origin });
                 }
                 Output::SessionEnded { .. } | Output::Receipt { .. } => {}
+                Output::SessionHere { .. } | Output::SessionDropped { .. } | Output::SessionFlushed { .. } => {}
                 Output::Presence { channel, here } => {
                     *self.presence.entry(channel).or_default() += if here { 1 } else { -1 };
                 }

@@ -10,10 +10,10 @@ use rainbow::cluster::key::ClusterKeys;
 use rainbow::cluster::membership::Founding;
 use rainbow::cluster::membership::peer::PeerState;
 use rainbow::cluster::node::{LinkNumber, Node as Core, NodeOutput, NodeTerms, Outlast};
-use rainbow::cluster::ownership::adoption::{Adoption, AdoptionOutput};
 use rainbow::cluster::ownership::claims::{Claims, ClaimsOutput, EndReason, Handover, RequestId, SessionName, Token};
-use rainbow::cluster::ownership::closes::{CloseAnswer, CloseOutput, Closes};
-use rainbow::cluster::ownership::lease::LeaseWatch;
+use rainbow::cluster::ownership::closes::{CloseAnswer, CloseOutput};
+use rainbow::cluster::ownership::lease::Lease;
+use rainbow::cluster::ownership::reaper::{Reaper, ReaperOutput, StoredNode};
 use rainbow::cluster::planted::ClusterBug;
 use rainbow::wire::peer::frame::{Frame, Hello};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,10 +67,7 @@ pub struct Node {
     /// How far its wall clock is ahead.
     ahead_s: i64,
     pub claims: Claims,
-    lease: LeaseWatch,
-    adoptions: BTreeMap<Generation, Adoption>,
-    closes: BTreeMap<Generation, Closes>,
-    finished: BTreeSet<Generation>,
+    reaper: Reaper,
     /// Links that were made, and their other ends.
     ends: BTreeMap<u64, Generation>,
     /// Channels that were subscribed here, and that are waited for.
@@ -80,7 +77,6 @@ pub struct Node {
     pub connections: BTreeSet<Identity>,
     wants_pull: BTreeSet<LinkNumber>,
     pub store_epoch: u64,
-    bug: Option<ClusterBug>,
     reaps_the_down: bool,
     effects: Vec<Effect>,
 }
@@ -104,10 +100,7 @@ impl Node {
             core: Core::new(founding, terms, now),
             ahead_s,
             claims: Claims::new(own, Rng::new(founding.seed).next_u64(), now),
-            lease: LeaseWatch::default(),
-            adoptions: BTreeMap::new(),
-            closes: BTreeMap::new(),
-            finished: BTreeSet::new(),
+            reaper: Reaper::new(own, true),
             ends: BTreeMap::new(),
             channels: BTreeSet::new(),
             waiters: BTreeMap::new(),
@@ -115,13 +108,13 @@ impl Node {
             connections: BTreeSet::new(),
             wants_pull: BTreeSet::new(),
             store_epoch,
-            bug: mistakes.bug,
             reaps_the_down: mistakes.reaps_the_down,
             effects: Vec::new(),
         };
         if let Some(bug) = mistakes.bug {
             node.core.plant(bug);
             node.claims.plant(bug);
+            node.reaper.plant(bug);
         }
         node
     }
@@ -152,19 +145,16 @@ impl Node {
     pub fn wake(&mut self, now: Tick) {
         self.core.handle_timers(now, self.unix_s(now));
         self.claims.handle_timers(now);
-        self.adoptions.values_mut().for_each(|adoption| adoption.handle_timers(now));
-        self.closes.values_mut().for_each(|closes| closes.handle_timers(now));
-        if self.lease.is_due(now) {
-            self.lease.sent(now);
+        self.reaper.handle_timers(now);
+        if self.reaper.lease().is_due(now) {
+            self.reaper.lease().sent(now);
             self.effects.push(Effect::Command(Command::Renew));
         }
     }
 
     pub fn next_tick(&self) -> Tick {
-        let parts = [self.core.next_tick(), self.claims.next_tick()];
-        let reaping =
-            self.adoptions.values().map(Adoption::next_tick).chain(self.closes.values().map(Closes::next_tick));
-        parts.into_iter().chain(reaping).fold(self.lease.next_tick(), Tick::min)
+        let parts = [self.core.next_tick(), self.claims.next_tick(), self.reaper.next_tick()];
+        parts.into_iter().fold(self.reaper.next_renewal(), Tick::min)
     }
 
     pub fn on_datagram(&mut self, message: &[u8], from: SocketAddr, now: Tick) {
@@ -226,36 +216,24 @@ impl Node {
             Answer::Claim { name, token, answer } => self.claims.on_claim(&name, token, answer, now),
             Answer::Pass { name, token, answer } => self.claims.on_pass(&name, token, answer, now),
             Answer::Write { name, token, answer } => self.claims.on_write(&name, token, answer),
-            Answer::Leases(None) => self.lease.on_failure(),
+            Answer::Leases(None) => self.reaper.on_leases(None, now),
             Answer::Leases(Some(leases)) if leases.is_empty() => self.effects.push(Effect::Restart),
             Answer::Leases(Some(leases)) => {
-                let ended: Vec<Generation> = self.lease.on_answer(&leases, now).collect();
-                let own = self.generation();
-                let ended = ended.into_iter().filter(|node| *node != own);
-                self.effects.extend(ended.map(|node| Effect::Command(Command::Bury(node))));
+                let node = |lease: &Lease| StoredNode {
+                    generation: lease.node,
+                    remaining_ms: lease.remaining_ms,
+                    is_buried: false,
+                };
+                let nodes: Vec<StoredNode> = leases.iter().map(node).collect();
+                self.reaper.on_leases(Some(&nodes), now);
             }
-            Answer::Buried { node, is_buried } => {
-                if is_buried {
-                    self.core.on_lease_ended(node, now, self.unix_s(now));
-                    self.reap(node, now);
-                }
-            }
-            Answer::Orphans { dead, page } => {
-                let live = self.live();
-                if let Some(adoption) = self.adoptions.get_mut(&dead) {
-                    adoption.on_page(page, &live, now);
-                }
-            }
-            Answer::Closes { dead, page } => {
-                let live = self.live();
-                self.with_closes(dead, |closes| closes.on_page(page, &live, now));
-            }
+            Answer::Buried { node, is_buried } => self.reaper.on_buried(node, is_buried, now),
+            Answer::Orphans { dead, page } => self.reaper.on_orphans(dead, page, &self.live(), now),
+            Answer::Closes { dead, page } => self.reaper.on_closes(dead, page, &self.live(), now),
             Answer::ClaimedClose { dead, identity, answer } => {
-                self.with_closes(dead, |closes| closes.on_claim(identity, answer, now));
+                self.reaper.on_claimed_close(dead, identity, answer, now);
             }
-            Answer::RemovedClose { dead, identity } => {
-                self.with_closes(dead, |closes| closes.on_removed(identity, now));
-            }
+            Answer::RemovedClose { dead, identity } => self.reaper.on_removed_close(dead, identity, now),
             Answer::Recorded { identity, is_stored } => {
                 if is_stored {
                     self.connections.insert(identity);
@@ -268,15 +246,11 @@ impl Node {
     /// The store's connection broke.
     pub fn on_store_reset(&mut self, epoch: u64) {
         self.store_epoch = epoch;
-        // In an older copy a dead life may have left things again, or be alive: who is dead is found out anew.
-        self.finished.clear();
-        self.adoptions.clear();
-        self.closes.clear();
-        self.lease.on_failure();
+        self.reaper.on_store_reset();
     }
 
     pub fn on_hook(&mut self, dead: Generation, identity: Identity, answer: CloseAnswer, now: Tick) {
-        self.with_closes(dead, |closes| closes.on_hook(identity, answer, now));
+        self.reaper.on_hook(dead, identity, answer, now);
     }
 
     /// A client is subscribed; its 101 waits.
@@ -296,41 +270,11 @@ impl Node {
         }
     }
 
-    fn with_closes(&mut self, dead: Generation, change: impl FnOnce(&mut Closes)) {
-        if let Some(closes) = self.closes.get_mut(&dead) {
-            change(closes);
-        }
-    }
-
     /// Who may take over, as this node sees it.
     fn live(&self) -> Vec<Generation> {
         let served = |state| matches!(state, PeerState::Live | PeerState::Suspected);
         let peers = self.core.membership().peers().filter(|peer| served(peer.state()));
         peers.map(|peer| peer.node().generation).chain([self.generation()]).collect()
-    }
-
-    fn reap(&mut self, dead: Generation, now: Tick) {
-        if self.finished.contains(&dead) || self.closes.contains_key(&dead) {
-            return;
-        }
-        let own = self.generation();
-        let mut closes = Closes::new(own, dead, now);
-        if let Some(bug) = self.bug {
-            closes.plant(bug);
-        }
-        closes.handle_timers(now);
-        let mut adoption = Adoption::new(own, dead, now);
-        adoption.handle_timers(now);
-        self.closes.insert(dead, closes);
-        self.adoptions.insert(dead, adoption);
-    }
-
-    fn end_reaping_if_over(&mut self, dead: Generation, now: Tick) {
-        if !self.closes.contains_key(&dead) && !self.adoptions.contains_key(&dead) {
-            self.finished.insert(dead);
-            self.core.forget(dead, now, self.unix_s(now));
-            self.effects.extend([Effect::Command(Command::RemoveLease(dead)), Effect::Buried(dead)]);
-        }
     }
 
     // ---- outputs ----
@@ -379,7 +323,7 @@ impl Node {
             }
             NodeOutput::PeerChanged { node, state, .. } => {
                 if state == PeerState::Down && self.reaps_the_down {
-                    self.reap(node.generation, now);
+                    self.reaper.reap(node.generation, now);
                 }
             }
             NodeOutput::AddressConflict { .. } => self.effects.push(Effect::AddressConflict),
@@ -431,41 +375,37 @@ impl Node {
     }
 
     fn poll_reaping(&mut self, now: Tick) {
-        let mut over = BTreeSet::new();
-        for adoption in self.adoptions.values_mut() {
-            while let Some(output) = adoption.poll_output() {
-                match output {
-                    AdoptionOutput::Read { dead, from } => {
-                        self.effects.push(Effect::Command(Command::ReadOrphans { dead, from }));
-                    }
-                    AdoptionOutput::Adopt { name, token } => self.claims.adopt(name, token),
-                    AdoptionOutput::Done { dead } => drop(over.insert(dead)),
+        while let Some(output) = self.reaper.poll_output() {
+            let command = match output {
+                ReaperOutput::Bury(node) => Command::Bury(node),
+                ReaperOutput::ReadOrphans { dead, from } => Command::ReadOrphans { dead, from },
+                ReaperOutput::Adopt { name, token } => {
+                    self.claims.adopt(name, token);
+                    continue;
                 }
-            }
-        }
-        over.iter().for_each(|dead| drop(self.adoptions.remove(dead)));
-        let mut reported = BTreeSet::new();
-        for (dead, closes) in &mut self.closes {
-            while let Some(output) = closes.poll_output() {
-                let dead = *dead;
-                self.effects.push(match output {
-                    CloseOutput::Read { from, .. } => Effect::Command(Command::ReadCloses { dead, from }),
-                    CloseOutput::Claim { identity, expected } => {
-                        Effect::Command(Command::ClaimClose { dead, identity, expected })
-                    }
-                    CloseOutput::Hook { identity, idempotency_key, .. } => {
-                        Effect::Hook { dead, identity, key: idempotency_key }
-                    }
-                    CloseOutput::Remove { identity } => Effect::Command(Command::RemoveClose { dead, identity }),
-                    CloseOutput::Done { .. } => {
-                        reported.insert(dead);
+                ReaperOutput::Close { dead, output } => match output {
+                    CloseOutput::Read { from, .. } => Command::ReadCloses { dead, from },
+                    CloseOutput::Claim { identity, expected } => Command::ClaimClose { dead, identity, expected },
+                    CloseOutput::Remove { identity } => Command::RemoveClose { dead, identity },
+                    CloseOutput::Hook { identity, idempotency_key: key, .. } => {
+                        self.effects.push(Effect::Hook { dead, identity, key });
                         continue;
                     }
-                });
-            }
+                    CloseOutput::Done { .. } => unreachable!("the reaper has taken it"),
+                },
+                ReaperOutput::Buried(node) => {
+                    self.core.on_lease_ended(node, now, self.unix_s(now));
+                    continue;
+                }
+                ReaperOutput::Finished(dead) => {
+                    self.core.forget(dead, now, self.unix_s(now));
+                    self.effects.push(Effect::Buried(dead));
+                    Command::RemoveLease(dead)
+                }
+                ReaperOutput::Met(_) | ReaperOutput::Unknown(_) => continue,
+            };
+            self.effects.push(Effect::Command(command));
         }
-        reported.iter().for_each(|dead| drop(self.closes.remove(dead)));
-        over.union(&reported).for_each(|dead| self.end_reaping_if_over(*dead, now));
     }
 
     fn send(&mut self, to: Generation, frame: Frame<'_>) {

@@ -522,7 +522,10 @@ impl World {
                     self.connections[id].paused = false;
                     self.read_soon(id);
                 }
-                Output::Presence { .. } => {}
+                Output::Presence { .. }
+                | Output::SessionHere { .. }
+                | Output::SessionDropped { .. }
+                | Output::SessionFlushed { .. } => {}
                 other => panic!("nobody here has moved: {other:?}"),
             }
         }

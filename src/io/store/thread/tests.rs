@@ -7,7 +7,7 @@ use crate::shard::command::{
     Claim, Command, CommandNumber, DownlinkMark, Mutation, Offset, Page, SessionId, SessionRow, StoredMessage,
     UplinkMark,
 };
-use crate::store::{Opened, Options};
+use crate::store::{Opened, Options, StoreNode};
 use crate::wire::packet::QoS;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -30,6 +30,7 @@ impl Dir {
             durability: Durability::Fsync,
             bytes_max: 1 << 30,
             cluster_name: String::new(),
+            node: StoreNode::alone(),
         };
         Store::open(&options, now()).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -73,6 +74,9 @@ fn run(dir: &Dir) -> Running {
         completions: Box::new(move |shard, what| completions(Report::Completions(shard, what))),
         claimed: Box::new(move |id, outcome| claimed(Report::Claimed(id, outcome))),
         expired: Box::new(move |what| expired(Report::Expired(what))),
+        ownership: Box::new(|_, _| {}),
+        fenced: Box::new(|_| {}),
+        nodes: None,
     };
     let metrics = Arc::<StoreMetrics>::default();
     let (store, _) = dir.open();

@@ -17,6 +17,7 @@ pub struct PendingCalls {
     claims: Oneshots<ClaimOutcome>,
     repeats: Oneshots<Option<Arc<[u8]>>>,
     reloads: Oneshots<Result<String, String>>,
+    passes: Oneshots<bool>,
     /// Where messages are encoded.
     scratch: RefCell<Vec<u8>>,
 }
@@ -28,6 +29,7 @@ impl PendingCalls {
             claims: Oneshots::new(now),
             repeats: Oneshots::new(now),
             reloads: Oneshots::new(now),
+            passes: Oneshots::new(now),
             scratch: RefCell::default(),
         }
     }
@@ -51,6 +53,11 @@ impl PendingCalls {
         &self.reloads
     }
 
+    /// Sessions that other nodes ask for: were they passed on?
+    pub fn passes(&self) -> &Oneshots<bool> {
+        &self.passes
+    }
+
     /// A message of a call; one allocation, the shared bytes themselves.
     pub fn encode(&self, qos: QoS, message_type: u16, body: &[u8]) -> Message {
         Message::encode(qos, message_type, body, &mut self.scratch.borrow_mut())
@@ -66,5 +73,6 @@ impl PendingCalls {
         self.claims.expire(now);
         self.repeats.expire(now);
         self.reloads.expire(now);
+        self.passes.expire(now);
     }
 }

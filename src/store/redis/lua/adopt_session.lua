@@ -1,28 +1,18 @@
 #!lua flags=allow-oom
--- Makes this server the session's owner, and answers a summary of the session; 'G' when the session is gone.
--- KEYS row, queue, channels, sessions · ARGV token, session
-local row = redis.call('GET', KEYS[1])
-if not row then
+-- Makes this node the owner of a session that one of its predecessors owned, whichever it was where none is named.
+-- Answers a summary of the session; 'G' when the session is gone, 'F' when another node owns it.
+-- KEYS row, queue, channels, sessions, our sessions, our due · ARGV token, session, the predecessors' generations(4 each)
+local owner = redis.call('GETRANGE', KEYS[1], 0, 7)
+if #owner == 0 then
   redis.call('SREM', KEYS[4], ARGV[2])
   return 'G'
 end
+if ARGV[3] ~= '' then
+  local is_theirs = owner == ARGV[1]
+  for at = 1, #ARGV[3], 4 do is_theirs = is_theirs or owner:sub(1, 4) == ARGV[3]:sub(at, at + 3) end
+  if not is_theirs then return 'F' end
+end
 redis.call('SETRANGE', KEYS[1], 0, ARGV[1])
--- What is damaged here is left out: the session is known by its row, and refused when it is loaded.
-local function entry(index)
-  local found = redis.pcall('LINDEX', KEYS[2], index)
-  return type(found) == 'string' and #found >= ENTRY_HEAD and found
-end
-local channels = redis.pcall('HKEYS', KEYS[3])
-if channels.err then channels = {} end
-local first, last = entry(0), entry(-1)
-local bytes, messages = struct.unpack('>I8I4', row, 9)
--- The first message that is not released; the released ones in front of it are few.
-local oldest, index = first, 0
-while oldest and size(oldest) == 0 do
-  index = index + 1
-  oldest = entry(index)
-end
-return {
-  row:sub(HEAD + 1), messages, bytes, channels, oldest and oldest:sub(14, 21) or '',
-  first and first:sub(1, 8) or '', last and last:sub(1, 8) or ''
-}
+redis.call('SADD', KEYS[5], ARGV[2])
+note_due(KEYS[1], ARGV[2], KEYS[6])
+return summary(KEYS[1], KEYS[2], KEYS[3])

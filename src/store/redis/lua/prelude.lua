@@ -49,3 +49,45 @@ end
 local function expires(entry)
   if entry:byte(13) < 3 then return number(entry, 22) end
 end
+
+-- No node's token.
+local NOBODY = string.rep('\0', 8)
+
+-- The node that purges the session looks at it soon.
+local function note_due(row, session, due)
+  local _, messages = struct.unpack('>I8I4', redis.call('GETRANGE', row, 8, 19) .. string.rep('\0', 12))
+  if messages > 0 then redis.call('ZADD', due, '0', session) end
+end
+
+-- The session goes from one node's lists to another's.
+local function move(row, session, from, from_due, to, to_due)
+  redis.call('SREM', from, session)
+  redis.call('ZREM', from_due, session)
+  redis.call('SADD', to, session)
+  note_due(row, session, to_due)
+end
+
+-- What a server knows of a session that it owns: the row, what waits, the channels, when the first message was stored,
+-- the offsets of the first and the last.
+local function summary(key, queue, key_of_channels)
+  local row = redis.call('GET', key)
+  -- What is damaged here is left out: the session is known by its row, and refused when it is loaded.
+  local function entry(index)
+    local found = redis.pcall('LINDEX', queue, index)
+    return type(found) == 'string' and #found >= ENTRY_HEAD and found
+  end
+  local channels = redis.pcall('HKEYS', key_of_channels)
+  if channels.err then channels = {} end
+  local first, last = entry(0), entry(-1)
+  local bytes, messages = struct.unpack('>I8I4', row, 9)
+  -- The first message that is not released; the released ones in front of it are few.
+  local oldest, index = first, 0
+  while oldest and size(oldest) == 0 do
+    index = index + 1
+    oldest = entry(index)
+  end
+  return {
+    row:sub(HEAD + 1), messages, bytes, channels, oldest and oldest:sub(14, 21) or '',
+    first and first:sub(1, 8) or '', last and last:sub(1, 8) or ''
+  }
+end

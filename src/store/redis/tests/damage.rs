@@ -117,6 +117,7 @@ fn a_damaged_row_costs_its_session_alone() {
         let _ = rig.mutate(vec![put_message(1, 7), put_message(2, 7)]);
         rig.expect_done(vec![Mutation::RemoveMessage { session: SessionId(2), offset: Offset(7) }]);
         expect_well(&mut rig, what);
+        rig.options.node.generation.0 += 1;
         let (store, opened) = Redis::open(&rig.options).unwrap_or_else(|error| panic!("{what}: {error}"));
         rig.store = store;
         assert_eq!(opened.damaged, 1, "{what}");

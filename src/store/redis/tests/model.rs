@@ -47,6 +47,7 @@ impl Model {
                 }
                 Response::Settled
             }
+            Request::Ownership { .. } => unreachable!("nobody shares this store"),
         }
     }
 
@@ -193,7 +194,7 @@ impl Model {
                 first: known.messages.keys().next().copied(),
             }
         };
-        sorted(Opened { sessions: self.sessions.values().map(found).collect(), damaged: 0 })
+        sorted(Opened { sessions: self.sessions.values().map(found).collect(), damaged: 0, token: None })
     }
 }
 
@@ -358,7 +359,7 @@ fn a_batch_done_twice_is_a_batch_done_once() {
 fn may_differ(request: &Request, others: &[Request]) -> bool {
     match request {
         Request::Claim { .. } => others.iter().any(|request| matches!(request, Request::Settle { .. })),
-        Request::Settle { .. } => false,
+        Request::Settle { .. } | Request::Ownership { .. } => false,
         Request::Shard { command: Command { operation: Operation::Load { .. }, .. }, .. } => true,
         Request::Shard { .. } => {
             let session = request.session();

@@ -12,11 +12,11 @@ fn twice(rig: &mut Rig, mutations: Vec<Mutation>) -> Vec<Completion> {
 
 pub fn commit_twice(store: &mut Redis, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
     store.batch = store.batch.next();
-    let known = Known { names: &store.names, room: u64::MAX };
+    let known = Known { room: u64::MAX, claimed: HashMap::new() };
     let batch = Batch::new(requests, &[], known, &store.encoder(now));
     store.exchange(batch.pipeline()).expect("the first time");
     let values = store.exchange(batch.pipeline()).expect("the second time");
-    batch.finish(values, true, &mut store.names).responses
+    batch.finish(values, true, &mut store.owned).responses
 }
 
 #[test]

@@ -59,9 +59,9 @@ fn a_password_is_used_and_a_wrong_one_is_reported() {
 fn a_format_of_a_later_version_is_refused() {
     let server = Server::start();
     Rig::new(&server.url()).expect_done(vec![put_session(1)]);
-    server.query("SETRANGE rainbow:test:{0}:writer 0 \u{9}");
+    server.query("SET rainbow:test:{0}:format \u{9}");
     let text = refused(&server, options("", "test"));
-    assert!(text.contains("format 9, this version reads 1"), "{text}");
+    assert!(text.contains("format 9, this version reads 2"), "{text}");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn an_unused_second_session_of_a_name_is_dropped_at_the_start() {
     let mut rig = Rig::new(&server.url());
     rig.expect_done(vec![put_session(1), put_message(1, 3)]);
     // As where the answer to a Put was lost and the server died: another session of that name is there as well.
-    rig.store.names = SessionNames::default();
+    rig.store.owned.clear();
     rig.expect_done(vec![Mutation::PutSession(Box::new(SessionRow { name: "name-1".into(), ..row(2) }))]);
     let found = rig.reopen();
     assert_eq!((found.len(), found[0].row.session), (1, SessionId(1)));

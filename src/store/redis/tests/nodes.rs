@@ -1,0 +1,236 @@
+//! Several nodes at one Redis: each session is one's, and goes from one to the next.
+
+use super::*;
+use crate::shard::ownership::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
+
+/// A node of a cluster.
+fn open(server: &Server, nth: u32, place: &str) -> (Rig, Vec<StoredSession>) {
+    let options = Options { node: node(nth, place, Sharing::Cluster), ..options(&server.url(), "test") };
+    let (store, opened) = Redis::open(&options).expect("it opens");
+    assert!(opened.token.is_some());
+    (Rig { store, options, number: 0, now: NOW }, sorted(opened))
+}
+
+fn token(nth: u32, drawn: u64) -> Token {
+    Token::new(Generation(nth), drawn)
+}
+
+impl Rig {
+    fn own(&mut self, command: OwnershipCommand) -> OwnershipAnswer {
+        match self.store.commit(vec![Request::Ownership { shard: ShardId(0), command }], self.now).remove(0) {
+            Response::Ownership { answer, .. } => answer,
+            other => panic!("another answer: {other:?}"),
+        }
+    }
+
+    fn claim_session(
+        &mut self,
+        name: &str,
+        expected: Option<Token>,
+        token: Token,
+    ) -> (ClaimAnswer, Option<StoredSession>) {
+        match self.own(OwnershipCommand::Claim { name: name.into(), expected, token }) {
+            OwnershipAnswer::Claim { answer, session, .. } => (answer, session.map(|session| *session)),
+            other => panic!("another answer: {other:?}"),
+        }
+    }
+
+    fn pass(&mut self, name: &str, token: Token, to: Token) -> WriteAnswer {
+        match self.own(OwnershipCommand::Pass { name: name.into(), token, to }) {
+            OwnershipAnswer::Pass { answer, .. } => answer,
+            other => panic!("another answer: {other:?}"),
+        }
+    }
+
+    /// Claims a new session, and puts it online; its id.
+    #[track_caller]
+    fn begin(&mut self, name: &str, token: Token) -> SessionId {
+        let (answer, session) = self.claim_session(name, None, token);
+        assert_eq!(answer, ClaimAnswer::Claimed);
+        let row = session.expect("it is new").row;
+        assert!(row.is_unused());
+        let id = row.session;
+        self.expect_done(vec![Mutation::PutSession(Box::new(SessionRow { expiry_s: 60, ends: None, ..row }))]);
+        id
+    }
+
+    fn message_for(&self, session: SessionId, offset: u64) -> Mutation {
+        Mutation::PutMessage(Box::new(StoredMessage { session, ..stored(0, offset) }))
+    }
+}
+
+#[test]
+fn a_session_goes_from_node_to_node_with_all_that_waits() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let (mut other, _) = open(&server, 2, "b");
+    let id = one.begin("s", token(1, 7));
+    let mutations = vec![
+        one.message_for(id, 0),
+        Mutation::JoinChannel { session: id, channel: "c".into() },
+        one.message_for(id, 1),
+    ];
+    one.expect_done(mutations);
+    assert_eq!(other.claim_session("s", None, token(2, 1)), (ClaimAnswer::Taken(Some(token(1, 7))), None));
+    let late = one.message_for(id, 2);
+    assert_eq!(other.mutate_one(late.clone()), Completion::Refused(StoreError::Fenced), "it is not its");
+    assert_eq!(one.pass("s", token(1, 7), token(2, 2)), WriteAnswer::Stored);
+    assert_eq!(one.mutate_one(late), Completion::Refused(StoreError::Fenced), "it has passed it on");
+    let (answer, session) = other.claim_session("s", Some(token(2, 2)), token(2, 3));
+    let session = session.expect("it is there");
+    assert_eq!((answer, session.row.session, session.waiting), (ClaimAnswer::Claimed, id, 2));
+    assert_eq!(session.channels, [Arc::from("c")]);
+    let more = other.message_for(id, 2);
+    other.expect_done(vec![more]);
+    assert_eq!(other.offsets(id), [0, 1, 2]);
+    // Done twice, a claim is the same claim.
+    assert_eq!(other.claim_session("s", Some(token(2, 2)), token(2, 3)).0, ClaimAnswer::Claimed);
+}
+
+#[test]
+fn who_has_lost_a_session_to_force_is_told_once() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let (mut other, _) = open(&server, 2, "b");
+    let id = one.begin("s", token(1, 7));
+    assert_eq!(other.claim_session("s", Some(token(1, 7)), token(2, 1)).0, ClaimAnswer::Claimed);
+    let late = one.message_for(id, 0);
+    assert_eq!(one.mutate_one(late), Completion::Refused(StoreError::Fenced));
+    assert_eq!(one.store.take_fenced(), [Arc::from("s")]);
+    assert_eq!(
+        one.own(OwnershipCommand::Verify { name: "s".into(), token: token(1, 7) }),
+        OwnershipAnswer::Verify { name: "s".into(), token: token(1, 7), answer: WriteAnswer::Fenced }
+    );
+    assert_eq!(one.pass("s", token(1, 7), token(3, 1)), WriteAnswer::Fenced);
+    assert_eq!(other.offsets(id), [0; 0]);
+}
+
+#[test]
+fn a_name_that_was_dropped_is_a_new_sessions() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let id = one.begin("s", token(1, 1));
+    one.expect_done(vec![Mutation::DropSession { session: id }]);
+    let (mut other, _) = open(&server, 2, "b");
+    assert_eq!(other.claim_session("s", Some(token(1, 1)), token(2, 1)), (ClaimAnswer::Taken(None), None));
+    assert_ne!(other.begin("s", token(2, 2)), id);
+}
+
+#[test]
+fn a_new_life_at_the_same_place_has_the_sessions_at_once_and_others_have_not() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let id = one.begin("s", token(1, 1));
+    let message = one.message_for(id, 0);
+    one.expect_done(vec![message]);
+    assert_eq!(open(&server, 2, "b").1, []);
+    let (mut again, found) = open(&server, 3, "a");
+    assert_eq!((found.len(), found[0].row.session, found[0].waiting), (1, id, 1));
+    assert_eq!(again.offsets(id), [0]);
+    let late = one.message_for(id, 1);
+    assert_eq!(one.mutate_one(late), Completion::Refused(StoreError::Fenced));
+    assert!(one.store.has_ended(), "this life is over");
+    assert_eq!(again.store.renew().map(|nodes| nodes.len()), Some(2), "the first one is forgotten");
+}
+
+#[test]
+fn what_a_dead_node_had_is_listed_until_it_is_adopted() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let (mut other, _) = open(&server, 2, "b");
+    for n in 0..1_200 {
+        let token = token(1, n + 1);
+        assert_eq!(one.claim_session(&format!("s{n}"), None, token).0, ClaimAnswer::Claimed);
+    }
+    let dead = Generation(1);
+    assert!(!other.store.bury(dead), "its lease has not ended");
+    let nodes = other.store.renew().expect("Redis answers");
+    assert!(nodes.iter().all(|node| node.remaining_ms > 4_000 && !node.is_buried), "{nodes:?}");
+    one.store.close();
+    let nodes = other.store.renew().expect("Redis answers");
+    assert!(nodes.iter().any(|node| node.generation == dead && node.is_buried), "{nodes:?}");
+    assert!(other.store.bury(dead));
+    let mut found = Vec::new();
+    let mut from = Some(0);
+    while let Some(page) = from {
+        let orphans = other.store.orphans(dead, page).expect("Redis answers");
+        found.extend(orphans.sessions);
+        from = orphans.next;
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!(found.len(), 1_200);
+    for (nth, (name, token)) in found.into_iter().enumerate() {
+        let (answer, session) = other.claim_session(&name, Some(token), super::nodes::token(2, nth as u64));
+        assert_eq!((answer, session.is_some()), (ClaimAnswer::Claimed, true));
+    }
+    assert_eq!(other.store.orphans(dead, 0).map(|page| page.sessions), Some(vec![]));
+    other.store.forget_node(dead);
+    assert_eq!(other.store.renew().map(|nodes| nodes.len()), Some(1));
+}
+
+#[test]
+fn a_node_without_a_lease_claims_nothing_and_a_buried_one_ends() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let (mut other, _) = open(&server, 2, "b");
+    server.query("DEL rainbow:test:{0}:l:00000001");
+    assert_eq!(one.claim_session("s", None, token(1, 1)).0, ClaimAnswer::NoLease);
+    assert!(one.store.renew().is_some());
+    assert_eq!(one.claim_session("s", None, token(1, 2)).0, ClaimAnswer::Claimed);
+    server.query("DEL rainbow:test:{0}:l:00000001");
+    assert!(other.store.bury(Generation(1)));
+    assert!(one.store.renew().is_none() && one.store.has_ended());
+    assert!(refusal(&one).contains("has taken over"));
+}
+
+fn refusal(rig: &Rig) -> String {
+    match rig.store.health() {
+        Health::Refusing { detail, .. } => detail,
+        Health::Ready => panic!("it is ready"),
+    }
+}
+
+#[test]
+fn each_node_purges_what_is_its_own() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let (mut other, _) = open(&server, 2, "b");
+    let (first, second) = (one.begin("s", token(1, 1)), other.begin("t", token(2, 1)));
+    let messages = [one.message_for(first, 0), other.message_for(second, 0)];
+    one.expect_done(vec![messages[0].clone()]);
+    other.expect_done(vec![messages[1].clone()]);
+    // What is passed on is looked at by its new owner.
+    assert_eq!(one.pass("s", token(1, 1), token(2, 5)), WriteAnswer::Stored);
+    assert_eq!(other.claim_session("s", Some(token(2, 5)), token(2, 6)).0, ClaimAnswer::Claimed);
+    let later = UnixMs(NOW.0 + 2_000_000);
+    assert_eq!(one.store.purge(later, 9).expired, []);
+    let mut expired: Vec<SessionId> = other.store.purge(later, 9).expired.iter().map(|found| found.session).collect();
+    expired.sort();
+    let mut both = [first, second];
+    both.sort();
+    assert_eq!(expired, both);
+}
+
+#[test]
+fn format_1_is_brought_to_this_one() {
+    let server = Server::start();
+    let mut rig = Rig::new(&server.url());
+    rig.expect_done(vec![put_session(1), put_message(1, 0)]);
+    // As that version left it.
+    let key = "rainbow:test:{0}:";
+    server.query(&format!("DEL {key}format {key}nodes {key}l:00000001 {key}w:00000001 {key}o:00000001 {key}n:name-1"));
+    server.query(&format!("SET {key}writer \u{1}\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\u{5}"));
+    let found = rig.reopen();
+    assert_eq!((found.len(), found[0].waiting), (1, 1));
+    assert_eq!(rig.offsets(SessionId(1)), [0]);
+    rig.store.close();
+    let (mut node, found) = open(&server, 9, "elsewhere");
+    assert_eq!(found, []);
+    let owner = match node.claim_session("name-1", None, token(9, 1)) {
+        (ClaimAnswer::Taken(owner), _) => owner,
+        other => panic!("{other:?}"),
+    };
+    let (answer, session) = node.claim_session("name-1", owner, token(9, 2));
+    assert_eq!((answer, session.map(|session| session.row.session)), (ClaimAnswer::Claimed, Some(SessionId(1))));
+}
