@@ -96,7 +96,7 @@ impl Server {
         let hands_over = config.store.kind != StoreKind::None && cpus.len() > 1;
         let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;
         let own = OwnNode::prepare(&config, listen, admin_listen, &limits)?;
-        let options = store::Options::new(&config, own.store_node());
+        let options = store::Options::new(&config, own.store_node.clone());
         let mut inherited = sys::open_descriptors()?;
         inherited.retain(|&fd| once(&claims.listen).chain(&claims.admin).all(|claim| claim.fd() != fd));
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;

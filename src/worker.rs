@@ -16,7 +16,7 @@ use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
 use crate::shard::Mode;
 use crate::shard::command::StoredSession;
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use rainbow::shard::command::{
     Command, CommandNumber, DownlinkMark, Mutation, Offset, Operation, SessionId, SessionRow, StoredMessage, UnixMs,
     UplinkMark,
 };
-use rainbow::store::{Options, Request, Store};
+use rainbow::store::{Options, Request, Store, StoreNode};
 use rainbow::wire::packet::QoS;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +36,7 @@ impl Disk {
         let data_dir: PathBuf = std::env::temp_dir().join(format!("rainbow-bench-store-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&data_dir);
         let options = Options {
+            node: StoreNode::alone(),
             kind: StoreKind::Sqlite,
             data_dir,
             url: Default::default(),

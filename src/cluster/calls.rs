@@ -6,8 +6,8 @@
 //! Texts are preceded by their length (u16); a message's body is the rest.
 
 use crate::base::id::Identity;
-use crate::shard::command::{StoreError, UnixMs};
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
+use crate::shard::command::{Claim, StoreError, UnixMs};
 use crate::shard::{NotSent, NotStored, QueryRefusal, Reply, SessionInfo, Tally, Wait, Who};
 use crate::wire::packet::QoS;
 use crate::wire::peer::cursor::Cursor;
@@ -82,6 +82,8 @@ pub struct SendCall<'a> {
     /// `None`: as the receiver is configured.
     pub ttl_ms: Option<u64>,
     pub wait: Wait,
+    /// Of a call with a `message_id`: durable sessions have it once, whichever node they are on.
+    pub claim: Option<Claim>,
     pub body: &'a [u8],
 }
 
@@ -187,17 +189,22 @@ impl<'a> Call<'a> {
 
 impl<'a> SendCall<'a> {
     fn encode_into(&self, out: &mut Vec<u8>) {
-        out.push(self.qos as u8 | if self.wait == Wait::Stored { UNTIL_STORED } else { 0 });
+        let wait = if self.wait == Wait::Stored { UNTIL_STORED } else { 0 };
+        out.push(self.qos as u8 | wait | if self.claim.is_some() { CLAIMED } else { 0 });
         out.extend_from_slice(&self.message_type.to_be_bytes());
         out.extend_from_slice(&self.ttl_ms.unwrap_or(NO_TTL).to_be_bytes());
         out.extend_from_slice(&(self.channels.len() as u16).to_be_bytes());
         self.channels.iter().for_each(|channel| put_text(out, channel));
+        if let Some(claim) = &self.claim {
+            put_text(out, &claim.message_id);
+            out.extend_from_slice(&claim.until.0.to_be_bytes());
+        }
         out.extend_from_slice(self.body);
     }
 
     fn decode(cursor: &mut Cursor<'a>) -> Option<SendCall<'a>> {
         let flags = cursor.u8()?;
-        let qos = QoS::from_u8(flags & !UNTIL_STORED)?;
+        let qos = QoS::from_u8(flags & !(UNTIL_STORED | CLAIMED))?;
         let wait = if flags & UNTIL_STORED == 0 { Wait::Answered } else { Wait::Stored };
         let (message_type, ttl) = (cursor.u16()?, cursor.u64()?);
         let count = cursor.u16()?;
@@ -205,8 +212,13 @@ impl<'a> SendCall<'a> {
         for _ in 0..count {
             channels.push(take_text(cursor)?);
         }
+        let claim = match flags & CLAIMED {
+            0 => None,
+            _ => Some(Claim { message_id: take_text(cursor)?.into(), until: UnixMs(cursor.u64()?) }),
+        };
         let ttl_ms = (ttl != NO_TTL).then_some(ttl);
-        (!channels.is_empty()).then_some(SendCall { channels, qos, message_type, ttl_ms, wait, body: cursor.rest() })
+        let is_for_somebody = !channels.is_empty();
+        is_for_somebody.then_some(SendCall { channels, qos, message_type, ttl_ms, wait, claim, body: cursor.rest() })
     }
 }
 
@@ -450,6 +462,7 @@ const SESSION_IS: u8 = 7;
 const CONNECTION: u8 = 1;
 const SESSION: u8 = 2;
 const UNTIL_STORED: u8 = 0x80;
+const CLAIMED: u8 = 0x40;
 const NO_TTL: u64 = u64::MAX;
 const NO_TIME: u64 = u64::MAX;
 
@@ -484,8 +497,9 @@ mod tests {
             let wait = if stored { Wait::Stored } else { Wait::Answered };
             let ttl_ms = (number % 2 == 0).then_some(number);
             let channels = names.iter().map(String::as_str).collect();
+            let claim = (number % 3 == 0).then(|| Claim { message_id: reason.into(), until: UnixMs(number) });
             let calls = [
-                Call::Send(SendCall { channels, qos, message_type, ttl_ms, wait, body: &body }),
+                Call::Send(SendCall { channels, qos, message_type, ttl_ms, wait, claim, body: &body }),
                 Call::Exists { who: who.clone() },
                 Call::Subscribe { who: who.clone(), channel },
                 Call::Unsubscribe { who: who.clone(), channel },

@@ -32,7 +32,6 @@ pub mod input;
 mod invariants;
 pub mod message;
 pub mod output;
-pub mod ownership;
 pub mod planted;
 mod queries;
 mod session;
@@ -75,7 +74,6 @@ use message::Messages;
 use session::attach::{self, Attach};
 use session::channels::{subscribe, unsubscribe};
 use session::dispatch::{on_completions, on_events, on_messages_expired};
-use session::moves;
 use session::scope::{Scope, Sessions};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -185,9 +183,9 @@ impl Shard {
             Input::RedirectedQuery { key, query_id, query } => self.on_redirected(key, query_id, query, now),
             Input::Completions(completions) => on_completions(&mut self.scope(now).0, completions),
             Input::MessagesExpired(expired) => on_messages_expired(&mut self.scope(now).0, expired),
-            Input::PassSession { name } => moves::pass(&mut self.scope(now).0, name),
-            Input::LoseSession { name } => moves::lose(&mut self.scope(now).0, name),
-            Input::ForgetSession { name } => moves::forget_passed(&mut self.scope(now).0, name),
+            Input::PassSession { name } => session::end::pass(&mut self.scope(now).0, name),
+            Input::LoseSession { name } => session::end::lose(&mut self.scope(now).0, name),
+            Input::ForgetSession { name } => session::end::forget_passed(&mut self.scope(now).0, name),
             Input::Tick => self.on_tick(now),
             other => self.on_connection(other, now),
         }

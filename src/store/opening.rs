@@ -5,7 +5,7 @@ use crate::base::id::Generation;
 use crate::base::secret::Secret;
 use crate::config::{Config, Durability, StoreKind};
 use crate::shard::command::StoredSession;
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +33,6 @@ pub struct StoreNode {
 
 impl StoreNode {
     /// Of a store that no other server can use.
-    #[cfg(test)]
     pub fn alone() -> StoreNode {
         StoreNode { generation: Generation(1), place: String::new(), sharing: Sharing::Alone }
     }

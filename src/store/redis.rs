@@ -27,7 +27,6 @@
 //! everything from its start on. In a cluster a node claims the sessions of its clients and adopts those of nodes that
 //! have ended; at its start it takes what the node had that ran at its place before.
 
-mod answers;
 mod batch;
 mod encoder;
 mod encoding;
@@ -45,19 +44,20 @@ mod tests;
 
 use super::crash;
 use super::health::{Health, Usage};
-use super::opening::{OpenError, Opened, Options, Sharing, StoreNode};
-use super::request::{PurgeOutcome, Request, Response};
+use super::opening::{OpenError, Opened, Options, Sharing};
+use super::request::{NodeRecord, OrphanedSessions, PurgeOutcome, Request, Response};
+use crate::base::id::Generation;
 use crate::config::Durability;
 use crate::config::store_url::StoreUrl;
 use crate::shard::command::{ExpiredMessages, SessionId, StoreError, UnixMs};
-use crate::shard::ownership::{OwnershipCommand, Token};
-use answers::UsageChange;
+use crate::shard::command::{OwnershipCommand, Token};
+use batch::answers::UsageChange;
 use batch::{Batch, Known};
 use encoder::Encoder;
 use fault::Fault;
 use fencing::{BatchId, BatchNumber, draw};
 use keys::{Bucket, Keys, text_of};
-use nodes::OrphanScans;
+use nodes::{Nodes, Renewed};
 use owned::Owned;
 use pipeline::Pipeline;
 use redis::{Value, cmd};
@@ -72,7 +72,7 @@ use tracing::{error, info, warn};
 pub struct Redis {
     servers: Servers,
     keys: Keys,
-    node: StoreNode,
+    nodes: Nodes,
     /// Of the process.
     token: Token,
     /// The last batch or purge.
@@ -84,7 +84,6 @@ pub struct Redis {
     orphans: Vec<SessionId>,
     /// Sessions that another server has taken, and that were not reported yet.
     fenced: Vec<Arc<str>>,
-    orphan_scans: OrphanScans,
     usage: Usage,
     bytes_max: u64,
     /// Between one try of a batch and the next, in milliseconds.
@@ -121,12 +120,11 @@ impl Redis {
             servers: Servers::new(url, buckets, options.durability),
             keys,
             owned: Owned::new(node.sharing, token),
-            node,
+            nodes: Nodes::new(node),
             token,
             batch: BatchNumber::default(),
             orphans: Vec::new(),
             fenced: Vec::new(),
-            orphan_scans: OrphanScans::default(),
             usage: Usage::default(),
             bytes_max: options.bytes_max,
             backoff_ms: &BACKOFF_MS,
@@ -138,16 +136,15 @@ impl Redis {
     /// Makes this server a node of the store, and the owner of what its predecessors had.
     fn begin(&mut self) -> Result<Opened, Fault> {
         self.servers.connect()?;
-        let known = self.register()?;
+        let known = self.nodes.register(&mut self.servers, &self.keys)?;
         crash::point("open.inside");
-        let is_alone = self.node.sharing == Sharing::Alone || known.is_format_1;
-        let scanned = {
-            let predecessors = if is_alone { Predecessors::All } else { Predecessors::Only(&known.predecessors) };
-            self.bury_all(&known.predecessors)?;
-            let heir = Heir { node: self.node.generation, token: self.token, predecessors };
-            scan::scan(&mut self.servers, &self.keys, &heir)?
-        };
-        let Scanned { found, damaged } = scanned;
+        for node in &known.predecessors {
+            self.nodes.bury(&mut self.servers, &self.keys, *node, true)?;
+        }
+        let takes_all = self.nodes.sharing() == Sharing::Alone || known.is_format_1;
+        let predecessors = if takes_all { Predecessors::All } else { Predecessors::Only(&known.predecessors) };
+        let heir = Heir { node: self.nodes.own(), token: self.token, predecessors };
+        let Scanned { found, damaged } = scan::scan(&mut self.servers, &self.keys, &heir)?;
         let Named { sessions, unused } = scan::one_per_name(found).map_err(|problem| self.broken(&problem))?;
         (self.usage, self.orphans) = (Usage::default(), Vec::new());
         self.owned.clear();
@@ -158,10 +155,12 @@ impl Redis {
         }
         self.drop_sessions(&unused)?;
         if known.is_format_1 {
-            self.finish_migration(&sessions)?;
+            nodes::finish_migration(&mut self.servers, &self.keys, &sessions)?;
         }
-        self.forget_all(&known.predecessors)?;
-        let token = (self.node.sharing == Sharing::Cluster).then_some(self.token);
+        for node in &known.predecessors {
+            self.nodes.forget(&mut self.servers, &self.keys, *node)?;
+        }
+        let token = (self.nodes.sharing() == Sharing::Cluster).then_some(self.token);
         Ok(Opened { sessions, damaged, token })
     }
 
@@ -278,7 +277,7 @@ impl Redis {
         let number = self.batch_id().purge_number();
         let mut pipeline = Pipeline::default();
         for (bucket, session) in &due {
-            let due = self.keys.due_of(*bucket, self.node.generation);
+            let due = self.keys.due_of(*bucket, self.nodes.own());
             let names = [&self.keys.row(*session)[..], &self.keys.queue(*session), &due];
             let token = self.owned.token(*session).unwrap_or(self.token);
             let args = (token, &session.0.to_be_bytes()[..], now.0, each, &number[..]);
@@ -304,7 +303,7 @@ impl Redis {
         self.connect()?;
         let mut pipeline = Pipeline::default();
         for bucket in self.keys.buckets() {
-            let key = self.keys.due_of(bucket, self.node.generation);
+            let key = self.keys.due_of(bucket, self.nodes.own());
             let mut range = cmd("ZRANGEBYSCORE");
             pipeline.command(bucket, range.arg(key).arg("-inf").arg(now.0).arg("LIMIT").arg(0).arg(most));
         }
@@ -352,8 +351,7 @@ impl Redis {
     pub fn close(mut self) {
         crash::point("close.before");
         if self.servers.is_connected() && !self.has_permanent_fault {
-            let own = self.node.generation;
-            let _ = self.bury_all(&[own]);
+            let _ = self.nodes.bury(&mut self.servers, &self.keys, self.nodes.own(), true);
         }
     }
 
@@ -374,7 +372,7 @@ impl Redis {
         let mut checks = Pipeline::default();
         for bucket in &buckets {
             let acknowledged = self.acknowledged[usize::from(bucket.0)].to_be_bytes();
-            let node = self.node.generation;
+            let node = self.nodes.own();
             let args = (&text_of(node)[..], &acknowledged[..], &number[..]);
             let names = [&self.keys.writes(*bucket, node)[..], &self.keys.nodes(*bucket), &self.keys.format(*bucket)];
             checks.read(*bucket, Script::CheckNode, &names, args);
@@ -478,7 +476,7 @@ impl Redis {
     }
 
     fn encoder(&self, now: UnixMs) -> Encoder<'_> {
-        Encoder { keys: &self.keys, node: self.node.generation, owned: &self.owned, batch: self.batch_id(), now }
+        Encoder { keys: &self.keys, node: self.nodes.own(), owned: &self.owned, batch: self.batch_id(), now }
     }
 
     /// Sessions that another server has taken since the last call.
@@ -491,13 +489,44 @@ impl Redis {
         self.has_permanent_fault
     }
 
+    // ---- the nodes that use the store ----
+
+    /// Renews this node's lease, and says which nodes there are. `None`: Redis does not answer.
+    pub fn renew(&mut self) -> Option<Vec<NodeRecord>> {
+        self.on_nodes(|store| match store.nodes.renew(&mut store.servers, &store.keys)? {
+            Renewed::Nodes(nodes) => Ok(nodes),
+            Renewed::Ended(bucket, value) => store.check_node(bucket, value).map(|()| Vec::new()),
+        })
+    }
+
+    /// Ends the life of a node whose lease has ended. False: it has not, or Redis does not answer.
+    pub fn bury(&mut self, node: Generation) -> bool {
+        self.on_nodes(|store| store.nodes.bury(&mut store.servers, &store.keys, node, false)).unwrap_or(false)
+    }
+
+    /// Nothing of a buried node is left.
+    pub fn forget_node(&mut self, node: Generation) {
+        let _ = self.on_nodes(|store| store.nodes.forget(&mut store.servers, &store.keys, node));
+    }
+
+    /// A page of a buried node's sessions; `from` is 0 or `next` of the last page. `None`: Redis does not answer.
+    pub fn orphans(&mut self, node: Generation, from: u64) -> Option<OrphanedSessions> {
+        self.on_nodes(|store| store.nodes.orphans(&mut store.servers, &store.keys, node, from))
+    }
+
+    fn on_nodes<T>(&mut self, work: impl FnOnce(&mut Redis) -> Result<T, Fault>) -> Option<T> {
+        if self.has_permanent_fault {
+            return None;
+        }
+        let done = self.connect().and_then(|()| work(self));
+        done.map_err(|fault| self.note_fault(fault)).ok()
+    }
+
     fn broken(&self, problem: &str) -> Fault {
         Fault::broken(format!("{}: {problem}", self.servers.addresses()))
     }
 }
 
-/// Of the layout above.
-const FORMAT: u8 = 2;
 const PURGED_SESSIONS_MAX: usize = 256;
 const ORPHANS_MAX: usize = 10_000;
 /// A restart of Redis takes some of it; then the requests are refused. Together 3.9 s and the timeouts.

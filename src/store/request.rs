@@ -5,7 +5,7 @@ use crate::base::id::{Generation, ShardId};
 use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, ExpiredMessages, Mutation, Operation, SessionId, StoreError,
 };
-use crate::shard::ownership::{OwnershipAnswer, OwnershipCommand, Token};
+use crate::shard::command::{OwnershipAnswer, OwnershipCommand, Token};
 use std::sync::Arc;
 
 /// A batch of these is one commit.

@@ -10,6 +10,7 @@ mod backend_down;
 mod chaos;
 mod closes;
 mod cluster;
+mod cluster_sessions;
 mod compat_2014;
 mod config_cli;
 mod connect;

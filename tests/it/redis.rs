@@ -15,14 +15,14 @@ use crate::harness::{
 };
 
 /// A redis-server that syncs before it answers.
-struct Redis {
+pub struct Redis {
     process: Process,
     port: Port,
     dir: PathBuf,
 }
 
 impl Redis {
-    fn start() -> Redis {
+    pub fn start() -> Redis {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("rainbow-it-redis-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
@@ -31,7 +31,7 @@ impl Redis {
         Redis { process: run(&port, &dir, &[]), port, dir }
     }
 
-    fn restart(&mut self, more: &[&str]) {
+    pub fn restart(&mut self, more: &[&str]) {
         self.process.kill();
         self.process = run(&self.port, &self.dir, more);
     }
@@ -42,7 +42,7 @@ impl Redis {
         self.restart(&[]);
     }
 
-    fn setup(&self, backend: &Backend) -> Setup {
+    pub fn setup(&self, backend: &Backend) -> Setup {
         let url = format!("redis://127.0.0.1:{}", self.port.number);
         Setup::of(backend)
             .text("store.kind", "redis")
@@ -114,7 +114,7 @@ impl World {
 }
 
 /// What waits for the client, taken to its end, each once.
-fn take(client: &mut Client, count: usize) -> Vec<String> {
+pub fn take(client: &mut Client, count: usize) -> Vec<String> {
     let (mut bodies, mut ended) = (Vec::new(), 0);
     while ended < count {
         let packet = client.next_packet();

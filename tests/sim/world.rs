@@ -583,7 +583,6 @@ impl World {
                     self.connections[id].hindered = self.now;
                     self.read_soon(id);
                 }
-                Output::SessionHere { .. } | Output::SessionDropped { .. } | Output::SessionFlushed { .. } => {}
                 Output::Presence { channel, here } => {
                     *self.nodes[node].presence.entry(channel).or_default() += if here { 1 } else { -1 };
                 }

@@ -12,7 +12,7 @@ use rainbow::shard::command::{
     Command as StoreCommand, CommandNumber, DownlinkMark, Mutation, Offset, Operation, SessionId, SessionRow,
     StoredMessage, UnixMs, UplinkMark,
 };
-use rainbow::store::{Options, Request, Response, Store};
+use rainbow::store::{Options, Request, Response, Store, StoreNode};
 use rainbow::wire::packet::QoS;
 
 use super::{Bench, Case};
@@ -133,6 +133,7 @@ pub fn waiting(bench: &Bench, sessions: usize, each: usize) -> Result<Vec<Row>, 
 /// Writes the store as a server would have left it.
 fn fill(dir: &Path, sessions: usize, each: usize) -> Result<(), String> {
     let options = Options {
+        node: StoreNode::alone(),
         kind: StoreKind::Sqlite,
         data_dir: dir.into(),
         url: Default::default(),

@@ -20,7 +20,7 @@ use super::super::planted::{ClusterBug, Planted};
 use crate::base::id::Generation;
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
-pub use crate::shard::ownership::{ClaimAnswer, OwnershipCommand, Token, WriteAnswer};
+pub use crate::shard::command::{ClaimAnswer, OwnershipCommand, Token, WriteAnswer};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -333,7 +333,8 @@ impl Claims {
         if let Some(later) = claim.requester {
             self.deny(later);
         }
-        self.outputs.push_back(ClaimsOutput::Ended { name: Arc::clone(name), token, reason: EndReason::Passed });
+        let reason = if answer == WriteAnswer::Fenced { EndReason::Fenced } else { EndReason::Passed };
+        self.outputs.push_back(ClaimsOutput::Ended { name: Arc::clone(name), token, reason });
         if claim.wants_back {
             self.claim(Arc::clone(name), None, 0);
         }
@@ -490,13 +491,11 @@ impl Claims {
     /// A slice of what is not certain: the store has other work, too.
     fn verify_some(&mut self) {
         let Some(from) = self.verifying.take() else { return };
-        let mut looked = 0;
-        for (name, claim) in self.claims.range(from..) {
+        for (looked, (name, claim)) in self.claims.range(from..).enumerate() {
             if looked == VERIFIED_MAX {
                 self.verifying = Some(Arc::clone(name));
                 return;
             }
-            looked += 1;
             if let Stage::Owned { token, is_certain: false } = claim.stage {
                 let command = OwnershipCommand::Verify { name: Arc::clone(name), token };
                 self.outputs.push_back(ClaimsOutput::Store(command));

@@ -158,8 +158,8 @@ impl Reaper {
         self.adoptions.contains_key(&dead) || self.closes.contains_key(&dead)
     }
 
-    /// The store may have an older copy of its data, in which a dead life has left things again, or is alive: who is dead
-    /// is found out anew.
+    /// The store may have an older copy of its data, in which a dead life has left things again, or is alive: who is
+    /// dead is found out anew.
     pub fn on_store_reset(&mut self) {
         self.finished.clear();
         self.adoptions.clear();
@@ -288,7 +288,7 @@ mod tests {
         std::iter::from_fn(|| reaper.poll_output()).collect()
     }
 
-    fn tell(reaper: &mut Reaper, nodes: &[StoredNode], now: Tick) -> Vec<ReaperOutput> {
+    fn report(reaper: &mut Reaper, nodes: &[StoredNode], now: Tick) -> Vec<ReaperOutput> {
         reaper.lease().sent(now);
         reaper.on_leases(Some(nodes), now);
         outputs(reaper)
@@ -298,14 +298,14 @@ mod tests {
     fn a_node_whose_lease_has_ended_is_buried_adopted_and_forgotten() {
         let mut reaper = Reaper::new(OWN, false);
         let nodes = [node(OWN, LEASE_MS, false), node(DEAD, 0, false)];
-        assert_eq!(tell(&mut reaper, &nodes, Tick(0)), [ReaperOutput::Met(DEAD)], "the store has just come");
+        assert_eq!(report(&mut reaper, &nodes, Tick(0)), [ReaperOutput::Met(DEAD)], "the store has just come");
         let mut now = Tick(0);
         for _ in 0..2 * LEASE_MS / RENEW_MS - 1 {
             now = now + RENEW_MS;
-            assert_eq!(tell(&mut reaper, &nodes, now), []);
+            assert_eq!(report(&mut reaper, &nodes, now), []);
         }
         now = now + RENEW_MS;
-        assert_eq!(tell(&mut reaper, &nodes, now), [ReaperOutput::Bury(DEAD)]);
+        assert_eq!(report(&mut reaper, &nodes, now), [ReaperOutput::Bury(DEAD)]);
         reaper.on_buried(DEAD, false, now);
         assert_eq!(outputs(&mut reaper), [], "it has come back");
         reaper.on_buried(DEAD, true, now);
@@ -332,15 +332,15 @@ mod tests {
         // It had not told the store yet.
         reaper.on_buried(DEAD, false, Tick(0));
         let buried = [node(OWN, LEASE_MS, false), node(DEAD, 0, true)];
-        assert_eq!(tell(&mut reaper, &buried, Tick(5)), [ReaperOutput::Met(DEAD), ReaperOutput::Bury(DEAD)]);
+        assert_eq!(report(&mut reaper, &buried, Tick(5)), [ReaperOutput::Met(DEAD), ReaperOutput::Bury(DEAD)]);
     }
 
     #[test]
     fn a_node_that_has_just_begun_is_given_time_and_one_that_others_finish_with_is_forgotten() {
         let mut reaper = Reaper::new(OWN, false);
         let nodes = [node(OWN, LEASE_MS, false), node(DEAD, LEASE_MS, false)];
-        assert_eq!(tell(&mut reaper, &nodes, Tick(0)), []);
-        assert_eq!(tell(&mut reaper, &nodes, Tick(MET_MS)), [ReaperOutput::Met(DEAD)]);
-        assert_eq!(tell(&mut reaper, &nodes[..1], Tick(MET_MS + 1)), [ReaperOutput::Unknown(DEAD)]);
+        assert_eq!(report(&mut reaper, &nodes, Tick(0)), []);
+        assert_eq!(report(&mut reaper, &nodes, Tick(MET_MS)), [ReaperOutput::Met(DEAD)]);
+        assert_eq!(report(&mut reaper, &nodes[..1], Tick(MET_MS + 1)), [ReaperOutput::Unknown(DEAD)]);
     }
 }

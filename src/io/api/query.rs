@@ -222,10 +222,7 @@ pub async fn query_session(worker: &Worker, name: &str, query: Query, call: &Cal
     if !here.is_absent() {
         return Ok(here);
     }
-    let (gather, are_asked) = ask_about_session(worker, name, NODE_TIMEOUT_MS, call)?;
-    if !are_asked {
-        return Ok(here);
-    }
+    let Some(gather) = query_nodes_with(worker, name, NODE_TIMEOUT_MS, call)? else { return Ok(here) };
     let Gathered { reply, unreachable, .. } = gather.replies().await;
     match reply.filter(|reply| !reply.is_absent()) {
         Some(reply) => Ok(reply),
@@ -234,17 +231,17 @@ pub async fn query_session(worker: &Worker, name: &str, query: Query, call: &Cal
     }
 }
 
-/// Calls the nodes that may have the session. False: there are none.
-fn ask_about_session(worker: &Worker, name: &str, timeout_ms: u64, call: &Call<'_>) -> Result<(Gather, bool), Refusal> {
+/// Queries the nodes that may have the session. `None`: there are none.
+fn query_nodes_with(worker: &Worker, name: &str, timeout_ms: u64, call: &Call<'_>) -> Result<Option<Gather>, Refusal> {
+    let (peers, hash) = (worker.cluster().peers(), hash_of_session(worker.shared().hash_key(), name));
+    let mut concerned = peers.iter().filter(|peer| peer.table.may_have(hash)).peekable();
+    if concerned.peek().is_none() {
+        return Ok(None);
+    }
     let deadline = worker.now() + timeout_ms + NODE_GRACE_MS;
     let gather = worker.calls().gathers().open(deadline).ok_or(Refusal::TooManyCalls)?;
-    let (peers, hash) = (worker.cluster().peers(), hash_of_session(worker.shared().hash_key(), name));
-    let mut are_asked = false;
-    for peer in peers.iter().filter(|peer| peer.table.may_have(hash)) {
-        are_asked = true;
-        call_node(worker, &gather, peer, timeout_ms, call);
-    }
-    Ok((gather, are_asked))
+    concerned.for_each(|peer| call_node(worker, &gather, peer, timeout_ms, call));
+    Ok(Some(gather))
 }
 
 /// Waits until every node knows of what was subscribed, or has had its time.
@@ -305,7 +302,8 @@ pub async fn send_to_session(
     name: &str,
     message: Outgoing<'_>,
 ) -> Result<Reply, Refusal> {
-    let Outgoing { qos, message_type, body, timeout, ttl_ms, wait, .. } = message;
+    let &Outgoing { qos, message_type, body, timeout, ttl_ms, wait, .. } = &message;
+    let claim = message.claim.clone();
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
     let terms = terms(message, worker.now());
     let deadline = terms.deadline + REPLY_GRACE_MS;
@@ -318,12 +316,9 @@ pub async fn send_to_session(
     if !here.is_absent() || reach == Reach::Node {
         return Ok(here);
     }
-    let send = SendCall { channels: vec![name], qos, message_type, ttl_ms, wait, body };
+    let send = SendCall { channels: vec![name], qos, message_type, ttl_ms, wait, claim, body };
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    let (gather, are_asked) = ask_about_session(worker, name, timeout_ms, &Call::SendTo(send))?;
-    if !are_asked {
-        return Ok(here);
-    }
+    let Some(gather) = query_nodes_with(worker, name, timeout_ms, &Call::SendTo(send))? else { return Ok(here) };
     let Gathered { reply, unreachable, .. } = gather.replies().await;
     match reply.filter(|reply| !reply.is_absent()) {
         Some(reply) => Ok(reply),
@@ -385,7 +380,8 @@ fn send_to_nodes(worker: &Worker, gather: &Gather, channels: &[Cow<'_, str>], me
             continue;
         }
         let &Outgoing { qos, message_type, body, ttl_ms, wait, .. } = message;
-        let call = Call::Send(SendCall { channels: names, qos, message_type, ttl_ms, wait, body });
+        let claim = message.claim.clone();
+        let call = Call::Send(SendCall { channels: names, qos, message_type, ttl_ms, wait, claim, body });
         call_node(worker, gather, peer, timeout_ms, &call);
     }
 }

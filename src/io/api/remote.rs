@@ -9,7 +9,7 @@ use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::Refusal;
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
 use crate::shard::{Query, QueryRefusal, Reply, Who};
 use crate::wire::peer::frame::Frame;
 use std::borrow::Cow;
@@ -76,6 +76,18 @@ pub fn begin(worker: &Rc<Worker>, remote: RemoteCall, call: Call<'_>) {
             Ok(Answer::Text(info.to_string().into()))
         }),
         Call::SendTo(send) => return begin_send_to(worker, remote, &send),
+        about_session => answer_about_session(of, remote.from, about_session),
+    };
+    let worker = worker.clone();
+    drop(monoio::spawn(async move {
+        let answer = answering.await.unwrap_or_else(|why| Answer::Of(Reply::Refused(refusal(&why))));
+        answer_call(&worker, &remote, &answer);
+    }));
+}
+
+/// What concerns one durable session, which is this node's or is not here.
+fn answer_about_session(of: Rc<Worker>, from: Generation, call: Call<'_>) -> Answering {
+    match call {
         Call::Session { name } => {
             let name: Arc<str> = name.into();
             Box::pin(async move { of_session(&of, &name, Query::Session { session: name.clone() }).await })
@@ -85,20 +97,16 @@ pub fn begin(worker: &Rc<Worker>, remote: RemoteCall, call: Call<'_>) {
             Box::pin(async move { of_session(&of, &name, Query::DropSession { session: name.clone() }).await })
         }
         Call::Pass { name, token } => {
-            let (name, from) = (name.into(), remote.from);
+            let name = name.into();
             Box::pin(async move { pass(&of, from, name, token).await })
         }
         Call::Passed { name } => {
             let name: Arc<str> = name.into();
-            worker.send_message(worker.shared().session_owner(&name), PeerMessage::SessionKnown { name });
+            of.send_message(of.shared().session_owner(&name), PeerMessage::SessionKnown { name });
             Box::pin(async { Ok(Answer::Of(Reply::found(true))) })
         }
-    };
-    let worker = worker.clone();
-    drop(monoio::spawn(async move {
-        let answer = answering.await.unwrap_or_else(|why| Answer::Of(Reply::Refused(refusal(&why))));
-        answer_call(&worker, &remote, &answer);
-    }));
+        _ => unreachable!("it is about no session"),
+    }
 }
 
 fn begin_send(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
@@ -109,7 +117,7 @@ fn begin_send(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
         body: send.body,
         timeout: Duration::from_millis(remote.deadline_ms.into()),
         ttl_ms: send.ttl_ms,
-        claim: None,
+        claim: send.claim.clone(),
         wait: send.wait,
     };
     match query::begin_send(worker, Reach::Node, &channels, message) {
@@ -127,11 +135,11 @@ fn begin_send(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
 /// The body must be kept until the session has taken it.
 fn begin_send_to(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
     let &SendCall { qos, message_type, ttl_ms, wait, body, .. } = send;
-    let (name, body): (Arc<str>, Vec<u8>) = (send.channels[0].into(), body.into());
+    let (name, body, claim): (Arc<str>, Vec<u8>, _) = (send.channels[0].into(), body.into(), send.claim.clone());
     let worker = worker.clone();
     drop(monoio::spawn(async move {
         let timeout = Duration::from_millis(remote.deadline_ms.into());
-        let message = Outgoing { qos, message_type, body: &body, timeout, ttl_ms, claim: None, wait };
+        let message = Outgoing { qos, message_type, body: &body, timeout, ttl_ms, claim, wait };
         let sent = query::send_to_session(&worker, Reach::Node, &name, message).await;
         let reply = sent.unwrap_or_else(|why| Reply::Refused(refusal(&why)));
         answer_call(&worker, &remote, &Answer::Of(reply));

@@ -4,13 +4,13 @@
 //! Plain calls into the shard, none of which waits. `upgrade`, `handover` and `service::completions` use them.
 
 use crate::base::id::{ConnKey, Identity};
-use crate::io::handover::session_request::SessionRequest;
+use crate::io::cluster::ownership::Waiting;
+use crate::io::handover::session_request::{self, SessionRequest};
 use crate::io::runtime::oneshot::Oneshot;
 use crate::io::worker::connecting::AttachOutcome;
 use crate::io::worker::turn::Worker;
 use crate::policy::backend::Actions;
 use crate::shard::Input;
-use crate::shard::command::SessionId;
 use std::os::fd::RawFd;
 use tracing::{error, warn};
 
@@ -40,36 +40,13 @@ pub fn abandon(worker: &Worker, key: ConnKey) {
 pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: SessionRequest) -> Oneshot<AttachOutcome> {
     let attached = worker.connects().open_attach(key, worker.now() + ATTACH_TIMEOUT_MS);
     if worker.ownership().is_shared() {
-        worker.ownership().attach(worker, key, identity, request);
+        worker.own(|ownership, now| ownership.attach(Waiting { key, identity, request }, now));
     } else {
-        attach_owned(worker, key, new_session(identity, &request.name), request);
+        let new = session_request::new_session(identity, &request.name);
+        session_request::attach(request, &mut worker.shard(), key, new, worker.now());
     }
     worker.wakeups().need_turn();
     attached
-}
-
-/// Names the session of a connection, if it is new.
-pub fn new_session(identity: Identity, name: &str) -> SessionId {
-    SessionId::new(u128::from_be_bytes(identity.0[..16].try_into().expect("sixteen bytes")), name)
-}
-
-/// The session is this node's.
-pub fn attach_owned(worker: &Worker, key: ConnKey, new: SessionId, request: SessionRequest) {
-    let SessionRequest { name, expiry_s, cookie, unsubscribe, subscribe, response, greets } = request;
-    let now = worker.now();
-    let mut shard = worker.shard();
-    for channel in &subscribe {
-        shard.handle(Input::Subscribe { key, channel }, now);
-    }
-    if let Some(value) = &cookie {
-        shard.handle(Input::Cookie { key, value }, now);
-    }
-    shard.handle(Input::Attach { key, response: response.into(), new, name, expiry_s, greets }, now);
-    // A session that exists brings channels of its own; what is named in both lists stays, as unsubscribing comes
-    // first.
-    for channel in unsubscribe.iter().filter(|name| !subscribe.contains(name)) {
-        shard.handle(Input::Unsubscribe { key, channel }, now);
-    }
 }
 
 /// Does with the connection what the business server's answer says: unsubscribes first.

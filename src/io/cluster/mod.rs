@@ -6,12 +6,14 @@
 //! * `gossip`, `interfaces`: datagrams, and where they go.
 //! * `port`: between that thread and the workers.
 //! * `calls`: a worker's own links, over which it calls other nodes.
+//! * `ownership`: a worker's durable sessions, which other nodes may take.
 
 pub mod calls;
 mod control;
 mod gossip;
 mod interfaces;
 mod link_queue;
+pub mod ownership;
 pub mod port;
 pub mod secure;
 pub mod start;

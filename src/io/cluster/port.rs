@@ -12,7 +12,7 @@ use crate::io::runtime::oneshot::OneshotId;
 use crate::io::runtime::socket::Pollable;
 use crate::io::runtime::sys;
 use crate::io::store::thread::NodeReport;
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering, fence};

@@ -12,9 +12,9 @@ use crate::cluster::key::{ClusterKeys, Reach};
 use crate::cluster::membership::Founding;
 use crate::cluster::node::{Node, NodeTerms, Outlast};
 use crate::config::{ClusterChoice, Config, StoreKind};
-use crate::io::runtime::chance::draw;
 use crate::io::runtime::clock;
 use crate::io::runtime::mailbox::{MailboxReceiver, mailbox};
+use crate::io::runtime::sys::draw;
 use crate::store::{Sharing, StoreNode};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -29,16 +29,8 @@ pub struct OwnNode {
     pub hash_key: HashKey,
     /// `None`: it stays alone.
     pub cluster: Option<Prepared>,
-    /// Where it runs: two processes with the same one cannot be there at the same time.
-    pub place: String,
-}
-
-impl OwnNode {
-    /// As a store that others use too knows it.
-    pub fn store_node(&self) -> StoreNode {
-        let sharing = if self.cluster.is_some() { Sharing::Cluster } else { Sharing::Alone };
-        StoreNode { generation: self.generation, place: self.place.clone(), sharing }
-    }
+    /// As a store that others may use knows it.
+    pub store_node: StoreNode,
 }
 
 /// A cluster's thread that has not been started.
@@ -60,9 +52,13 @@ impl OwnNode {
         let place = place(listen);
         match prepare(config, generation, listen, admin, limits)? {
             Some(prepared) => {
-                Ok(OwnNode { generation, hash_key: prepared.keys.channels, cluster: Some(prepared), place })
+                let store_node = StoreNode { generation, place, sharing: Sharing::Cluster };
+                Ok(OwnNode { generation, hash_key: prepared.keys.channels, cluster: Some(prepared), store_node })
             }
-            None => Ok(OwnNode { generation, hash_key: HashKey::new(draw(), draw()), cluster: None, place }),
+            None => {
+                let store_node = StoreNode { generation, place, sharing: Sharing::Alone };
+                Ok(OwnNode { generation, hash_key: HashKey::new(draw(), draw()), cluster: None, store_node })
+            }
         }
     }
 }

@@ -3,7 +3,6 @@
 //!
 //! Nothing here knows of clients, calls or hooks. Wakers are handled in `notify` and `oneshot` only.
 
-pub mod chance;
 pub mod claim;
 pub mod clock;
 pub mod deadlines;

@@ -3,6 +3,7 @@
 //! Descriptors are plain numbers here: the caller owns them and knows in which table they lie. Nothing here waits but
 //! `wait_signal`.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -30,6 +31,11 @@ pub fn close_all_but(spared: &[RawFd]) -> io::Result<()> {
         unsafe { libc::close(fd) };
     }
     Ok(())
+}
+
+/// 64 bits that nobody can guess: the standard library has its keys from the system.
+pub fn draw() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 /// Binds this thread to one CPU.

@@ -8,11 +8,11 @@ use crate::cluster::ownership::claims::Handover;
 use crate::io::api::query;
 use crate::io::api::remote::{self, RemoteCall};
 use crate::io::cluster::calls::{CallLink, WriteQueue};
+use crate::io::cluster::ownership::Errand;
 use crate::io::cluster::port::ClusterPort;
 use crate::io::cluster::secure::{self, Link, LinkError, LinkKind, LinkReader, LinkWriter};
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
-use crate::io::worker::ownership::Errand;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
 use crate::shard::{QueryId, Reply};
@@ -47,7 +47,7 @@ async fn run_errand(worker: Rc<Worker>, errand: Errand) {
                 Ok(Reply::Done { connections: 0, .. }) => Some(Handover::NotOwner),
                 Ok(_) | Err(_) => None,
             };
-            worker.ownership().on_reply(&worker, id, handover);
+            worker.own(|sessions, now| sessions.on_reply(id, handover, now));
         }
         Errand::Passed { to, name } => {
             query::until_known(&worker).await;

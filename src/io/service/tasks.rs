@@ -10,7 +10,6 @@ use crate::base::time::{Tick, ms};
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
 use crate::io::client::handover;
-use crate::io::runtime::chance::draw;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
@@ -27,7 +26,7 @@ use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::{Worker, WorkerSetup};
 use crate::shard::DrainScope;
 use crate::shard::command::StoredSession;
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
@@ -66,7 +65,7 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
         let shared = shared.clone();
         move |worker: &Weak<Worker>| new_pool(worker, id, &shared, options, resolver)
     };
-    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors, seed: draw() })?;
+    let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors, seed: sys::draw() })?;
     worker.restore(sessions, token);
     worker.shared().wait_until_all_restored();
     let listeners: Vec<RawFd> =

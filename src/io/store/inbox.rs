@@ -1,8 +1,8 @@
 //! Inbox of a worker for what the store's thread reports. It takes everything, since a report joins what is there
 //! already: a mailbox can be full, and a shard that misses a completion would wait for ever.
 
+use crate::shard::command::OwnershipAnswer;
 use crate::shard::command::{Completions, ExpiredMessages};
-use crate::shard::ownership::OwnershipAnswer;
 use crate::store::{ClaimId, ClaimOutcome};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -23,8 +23,8 @@ use crate::base::time::Tick;
 use crate::config::StoreConfig;
 use crate::io::runtime::clock;
 use crate::metrics::store::StoreMetrics;
+use crate::shard::command::OwnershipAnswer;
 use crate::shard::command::{Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
-use crate::shard::ownership::OwnershipAnswer;
 use crate::store::{
     ClaimId, ClaimOutcome, Health, NodeRecord, OrphanedSessions, Request, Response, Store, Usage, crash,
 };

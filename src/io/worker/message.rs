@@ -6,7 +6,7 @@ use crate::base::id::{ConnKey, Generation};
 use crate::config::Config;
 use crate::io::cluster::port::ToWorker;
 use crate::io::runtime::oneshot::{OneshotId, ReturnAddress};
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
 use crate::shard::{Query, QueryId, Reply};
 use std::sync::Arc;
 

@@ -10,7 +10,6 @@ pub mod calls;
 pub mod connecting;
 pub mod descriptors;
 pub mod message;
-pub mod ownership;
 pub mod peers;
 pub mod presence;
 pub mod responses;

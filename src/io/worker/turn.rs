@@ -21,7 +21,9 @@ use crate::base::time::Tick;
 use crate::config::Config;
 use crate::io::backend::Pool;
 use crate::io::cluster::calls::{WorkerCluster, hash_of_session};
+use crate::io::cluster::ownership::{Action, Ownership, Waiting};
 use crate::io::cluster::port::ToWorker;
+use crate::io::handover::session_request;
 use crate::io::hooks::requests::Hooks;
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
@@ -37,13 +39,12 @@ use crate::io::worker::calls::gather;
 use crate::io::worker::calls::pending::PendingCalls;
 use crate::io::worker::connecting::PendingConnects;
 use crate::io::worker::descriptors::Descriptors;
-use crate::io::worker::ownership::Ownership;
 use crate::io::worker::responses::{DueResponses, ResponseWriter};
 use crate::io::worker::sockets::ClientSockets;
 use crate::metrics::counter::Counter;
 use crate::metrics::worker::WorkerMetrics;
 use crate::shard::command::StoredSession;
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
 use crate::shard::{DrainScope, Forward, ForwardOutcome, Input, Mode, Output, QueryId, QueryRefusal, Reply, Shard};
 use crate::store::Request;
 use crate::wire::ws::frame::CloseCode;
@@ -379,8 +380,10 @@ impl Worker {
         }
         // What the shard is told to give away it must not have anything of under way.
         self.carry_out();
-        ownership.into_iter().for_each(|answer| self.ownership.on_answer(self, answer));
-        fenced.iter().for_each(|session| self.ownership.on_fenced(self, session));
+        self.own(|sessions, now| {
+            ownership.into_iter().for_each(|answer| sessions.on_answer(answer, now));
+            fenced.iter().for_each(|session| sessions.on_fenced(session));
+        });
     }
 
     fn on_message(&self, message: PeerMessage) {
@@ -401,16 +404,62 @@ impl Worker {
             }
             PeerMessage::Reloaded { oneshot, outcome } => self.calls.reloads().complete(oneshot, outcome),
             PeerMessage::PassSession { from, name, token, to } => {
-                self.ownership.on_request(self, from, name, token, to);
+                self.own(|sessions, now| sessions.on_request(from, (name, token), to, now));
             }
             PeerMessage::SessionPassed { oneshot, is_passed } => self.calls.passes().complete(oneshot, is_passed),
-            PeerMessage::SessionKnown { name } => self.ownership.on_passed(self, &name),
-            PeerMessage::Cluster(ToWorker::Adopt(sessions)) => {
-                sessions.iter().for_each(|(name, token)| self.ownership.adopt(self, name.clone(), *token));
-            }
+            PeerMessage::SessionKnown { name } => self.own(|sessions, _| sessions.on_known(&name)),
+            PeerMessage::Cluster(ToWorker::Adopt(dead)) => self.own(|sessions, _| {
+                dead.iter().for_each(|(name, token)| sessions.adopt(name.clone(), *token));
+            }),
             PeerMessage::Cluster(message) => self.release(self.cluster.on_message(message, self.now())),
             PeerMessage::Drain => self.wakeups.drain(),
         }
+    }
+
+    /// Lets the sessions' owner know of something, and does what follows.
+    pub fn own(&self, act: impl FnOnce(&Ownership, Tick)) {
+        let now = self.now();
+        act(&self.ownership, now);
+        while let Some(action) = self.ownership.poll_action(now) {
+            match action {
+                Action::Store(command) => self.store.push(Request::Ownership { shard: self.id, command }),
+                Action::Own { name, stored, waiting } => self.take_session(&name, stored, waiting),
+                Action::Pass(name) => self.handle(Input::PassSession { name: &name }),
+                Action::Lose(name) => {
+                    self.count(|counters| &counters.sessions_lost);
+                    self.handle(Input::LoseSession { name: &name });
+                }
+                Action::Forget(name) => self.handle(Input::ForgetSession { name: &name }),
+                Action::Refuse { key, why } => self.connects.attached(key, Err(why)),
+                Action::Reply { to, is_passed } => {
+                    self.count_many(|counters| &counters.sessions_passed, is_passed.into());
+                    self.send_message(to.worker(), PeerMessage::SessionPassed { oneshot: to.oneshot(), is_passed });
+                }
+            }
+        }
+        self.due_by(self.ownership.next_tick());
+    }
+
+    /// The session is this node's. `stored`: it has come just now.
+    fn take_session(&self, name: &str, stored: Option<Box<StoredSession>>, mut waiting: Vec<Waiting>) {
+        let now = self.now();
+        let mut shard = self.shard_now();
+        // Some clients may have gone meanwhile.
+        waiting.retain(|waiting| shard.is_current(waiting.key));
+        let mut new = None;
+        if let Some(session) = stored {
+            shard.handle(Input::ForgetSession { name }, now);
+            // One that nobody was attached to comes into the shard with its client. Without one it has to end.
+            match session.row.is_unused() && !waiting.is_empty() {
+                true => new = Some(session.row.session),
+                false => shard.restore(vec![*session], now),
+            }
+        }
+        for Waiting { key, identity, request } in waiting {
+            let new = new.unwrap_or_else(|| session_request::new_session(identity, name));
+            session_request::attach(request, &mut shard, key, new, now);
+        }
+        self.wakeups.need_turn();
     }
 
     fn reload(&self, config: Arc<Config>) {
@@ -439,8 +488,8 @@ impl Worker {
                 Some(Output::SessionHere { name, here }) => {
                     self.cluster.on_channel(hash_of_session(self.shared.hash_key(), &name), here);
                 }
-                Some(Output::SessionFlushed { name }) => self.ownership.on_flushed(self, &name),
-                Some(Output::SessionDropped { name }) => self.ownership.on_dropped(self, &name),
+                Some(Output::SessionFlushed { name }) => self.own(|sessions, _| sessions.on_flushed(&name)),
+                Some(Output::SessionDropped { name }) => self.own(|sessions, _| sessions.on_dropped(&name)),
                 Some(Output::AttachRefused { key, why }) => self.connects.attached(key, Err(why)),
                 Some(Output::Store(command)) => self.store.push(Request::Shard { shard: self.id, command }),
                 Some(Output::RedirectQuery { to, query_id, query }) => {
@@ -583,7 +632,7 @@ impl Worker {
         self.connects.expire(now);
         self.calls.expire(now);
         self.cluster.expire(now);
-        self.ownership.on_time(self);
+        self.own(|sessions, now| sessions.on_time(now));
         self.release(self.cluster.release(now));
         self.descriptors.on_time(now);
         self.count_many(|counters| &counters.closes_given_up, self.hooks.take_closes_given_up(now));

@@ -2,7 +2,7 @@
 
 use super::commands::Then;
 use super::scope::Scope;
-use super::{attach, channels, downlink, end, moves, pages, uplink};
+use super::{attach, channels, downlink, end, pages, uplink};
 use crate::base::id::ConnIndex;
 use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, StoreError};
 use crate::shard::connection::event::Event;
@@ -67,7 +67,7 @@ fn complete(scope: &mut Scope<'_>, number: CommandNumber, then: Then, completion
                 channels::reply(scope, query, refused);
             }
         }
-        Then::Flushed(session) => moves::on_flushed(scope, session),
+        Then::Flushed(session) => end::on_flushed(scope, session),
         Then::MarkStored(session) => uplink::on_mark_stored(scope, session, number, done),
         Then::Reserved { session, upto } if done => {
             let session = scope.sessions.table.get_mut(session).filter(|session| session.conn.is_some());

@@ -1,10 +1,19 @@
-//! How connections of sessions end, and how sessions do: detached, refused, expired, dropped.
+//! How connections of sessions end, and how sessions do: detached, refused, expired, dropped; and how they go to
+//! another node, where several share a store.
+//!
+//! ```text
+//! pass ─► its client gets 4409, what is unfinished is stored ─► SessionFlushed ─► passing ─► forget_passed
+//! lose ─► its client gets 4409 ─► gone                                              │
+//!                                                    what is sent to it is refused ◄┘
+//! ```
+//! A session that was passed on stays until its new owner is known to everybody: a message for one of its channels that
+//! came meanwhile would find nobody, and its caller would believe that nobody was to have it.
 
 use super::channels::note_online;
 use super::commands::Then;
 use super::downlink::store_unfinished;
 use super::pages::advance_oldest;
-use super::row::{arm_expiry, put_absent};
+use super::row::{arm_expiry, put, put_absent};
 use super::scope::Scope;
 use super::state::Session;
 use crate::base::id::ConnIndex;
@@ -14,6 +23,7 @@ use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
 use crate::shard::output::{Output, SessionEnd};
 use crate::wire::ws::frame::CloseCode;
+use std::sync::Arc;
 
 /// The connection is not open any more: it leaves its channels and its session, and nobody waits for its answers. Doing
 /// it twice does no harm.
@@ -85,9 +95,9 @@ pub fn drop_session(scope: &mut Scope<'_>, query: QueryId, name: &str) {
     release_uplink(scope, uplink_conn);
 }
 
-/// Closes the session's connection, which is no more its. `release_uplink` must follow with what is returned: the
-/// connection that still forwarded for it.
-pub fn close_client(scope: &mut Scope<'_>, index: SessionIndex, (code, why): (CloseCode, &str)) -> Option<ConnIndex> {
+/// Closes the session's connection and takes it off the session. `release_uplink` must follow with what is returned:
+/// the connection that still forwarded for it.
+fn close_client(scope: &mut Scope<'_>, index: SessionIndex, (code, why): (CloseCode, &str)) -> Option<ConnIndex> {
     let session = scope.sessions.table.at(index);
     let (conn, uplink_conn) = (session.conn, session.uplink_conn);
     if let Some(conn) = conn {
@@ -107,7 +117,7 @@ pub fn close_client(scope: &mut Scope<'_>, index: SessionIndex, (code, why): (Cl
 }
 
 /// What was held until the store had its numbers is nobody's now.
-pub fn release_uplink(scope: &mut Scope<'_>, uplink_conn: Option<ConnIndex>) {
+fn release_uplink(scope: &mut Scope<'_>, uplink_conn: Option<ConnIndex>) {
     if let Some(conn) = uplink_conn {
         scope.uplinks.forward_next(scope.conns, conn, None, &mut scope.cx);
         scope.conns.report_if_done(conn);
@@ -123,7 +133,7 @@ fn end(scope: &mut Scope<'_>, index: SessionIndex, why: SessionEnd) -> SessionId
 }
 
 /// Takes the session out of memory, and nothing else.
-pub fn forget(scope: &mut Scope<'_>, index: SessionIndex) -> Session {
+fn forget(scope: &mut Scope<'_>, index: SessionIndex) -> Session {
     while let Some(change) = scope.channels.leave_any(&mut scope.sessions.table.at_mut(index).joined) {
         scope.cx.presence(change, false);
     }
@@ -174,6 +184,46 @@ pub fn on_done(scope: &mut Scope<'_>, conn: ConnIndex) {
     if let Some(index) = scope.session_of(conn) {
         let session = scope.sessions.table.at_mut(index);
         session.uplink_conn = session.uplink_conn.filter(|&uplink_conn| uplink_conn != conn);
+    }
+}
+
+/// Stores everything of the session, and takes nothing more for it. `Output::SessionFlushed` follows.
+pub fn pass(scope: &mut Scope<'_>, name: &Arc<str>) {
+    let Some(index) = scope.sessions.table.by_name(name) else {
+        return scope.cx.output(Output::SessionFlushed { name: name.clone() });
+    };
+    if scope.sessions.table.at(index).passing {
+        return;
+    }
+    let uplink_conn = close_client(scope, index, (CloseCode::TAKEN_OVER, "taken over"));
+    scope.sessions.table.at_mut(index).passing = true;
+    scope.sessions.table.cancel_expiry(index);
+    let session = scope.sessions.table.key(index);
+    put(scope, index, Then::Flushed(session));
+    release_uplink(scope, uplink_conn);
+}
+
+/// Everything of the session is stored, or the store refuses.
+pub fn on_flushed(scope: &mut Scope<'_>, key: SessionKey) {
+    if let Some(session) = scope.sessions.table.get(key) {
+        scope.cx.output(Output::SessionFlushed { name: session.name.clone() });
+    }
+}
+
+/// Another node has it: nothing of it is written back, since the store refuses that.
+pub fn lose(scope: &mut Scope<'_>, name: &str) {
+    let Some(index) = scope.sessions.table.by_name(name) else { return };
+    let uplink_conn = close_client(scope, index, (CloseCode::TAKEN_OVER, "taken over"));
+    forget(scope, index);
+    release_uplink(scope, uplink_conn);
+}
+
+/// The new owner of a session that was passed on is known to everybody; or the session comes back.
+pub fn forget_passed(scope: &mut Scope<'_>, name: &str) {
+    if let Some(index) = scope.sessions.table.by_name(name)
+        && scope.sessions.table.at(index).passing
+    {
+        forget(scope, index);
     }
 }
 

@@ -13,8 +13,8 @@
 //!
 //! The files, from below: `state` (one session), `table` (all of them), `commands` (to the store, under way), `scope`
 //! (what a step may change), `row` (writing a session's row), `pages` (loading what is stored), `downlink`, `uplink`
-//! and `channels` (what happens to an attached session), `end` and `attach` (its connections), `moves` (to other nodes), `dispatch` (what the
-//! store and the connections report).
+//! and `channels` (what happens to an attached session), `end` and `attach` (its connections, and its way to other
+//! nodes), `dispatch` (what the store and the connections report).
 
 pub mod attach;
 pub mod channels;
@@ -22,7 +22,6 @@ pub mod commands;
 pub mod dispatch;
 pub mod downlink;
 pub mod end;
-pub mod moves;
 pub mod pages;
 pub mod row;
 pub mod scope;

@@ -1,14 +1,16 @@
 //! A batch of requests as one pipeline, and the answers of Redis as responses. The pipeline can be sent any number of
 //! times: what is done already is not done again, and is answered as it was the first time.
 
-use super::answers::BatchOutcome;
+pub mod answers;
+
 use super::encoder::Encoder;
 use super::encoding;
 use super::owned::{NamesInBatch, Owned};
 use super::pipeline::Pipeline;
+use crate::shard::command::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::shard::command::{Completion, Mutation, SessionId, StoreError};
-use crate::shard::ownership::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::store::request::{ClaimOutcome, Request, Response};
+use answers::BatchOutcome;
 use redis::Value;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

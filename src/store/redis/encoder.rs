@@ -7,8 +7,8 @@ use super::owned::Owned;
 use super::pipeline::Pipeline;
 use super::script::Script;
 use crate::base::id::Generation;
+use crate::shard::command::Token;
 use crate::shard::command::{Claim, Mutation, Offset, Operation, SessionId, SessionRow, StoredMessage, UnixMs};
-use crate::shard::ownership::Token;
 use crate::store::opening::Sharing;
 use std::sync::Arc;
 

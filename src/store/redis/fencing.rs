@@ -1,8 +1,8 @@
-//! Who writes to Redis, and with which batch. Every row begins with the *token* of its owner; a write with another token
-//! is refused. Tokens are random and compared for equality, since a counter could go back after a failover.
+//! Who writes to Redis, and with which batch. Every row begins with the *token* of its owner; a write with another
+//! token is refused. Tokens are random and compared for equality, since a counter could go back after a failover.
 
 use super::fault::Fault;
-use crate::shard::ownership::Token;
+use crate::shard::command::Token;
 use redis::{RedisWrite, ToRedisArgs};
 use std::fs::File;
 use std::io::Read;

@@ -5,8 +5,8 @@
 //! the process. Where others do (`Sharing::Cluster`), it is claimed first.
 
 use super::keys::Keys;
+use crate::shard::command::Token;
 use crate::shard::command::{Mutation, SessionId};
-use crate::shard::ownership::Token;
 use crate::store::opening::Sharing;
 use crate::store::request::Request;
 use std::collections::{HashMap, HashSet};

@@ -17,6 +17,7 @@ use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, DownlinkMark, Mutation, Offset, Operation, Page, SessionRow,
     StoredMessage, StoredSession, UplinkMark,
 };
+use crate::store::opening::StoreNode;
 use crate::store::request::{ClaimId, ClaimOutcome};
 use crate::wire::packet::QoS;
 use server::Server;

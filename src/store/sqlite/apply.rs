@@ -5,8 +5,8 @@ use super::database::Transaction;
 use super::load;
 use super::tables::{claims, messages, sessions};
 use crate::base::id::ShardId;
+use crate::shard::command::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::shard::command::{Command, Completion, Mutation, Operation, StoreError, UnixMs};
-use crate::shard::ownership::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::store::request::{ClaimOutcome, Request, Response};
 use rusqlite::Result;
 

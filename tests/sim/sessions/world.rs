@@ -522,10 +522,7 @@ impl World {
                     self.connections[id].paused = false;
                     self.read_soon(id);
                 }
-                Output::Presence { .. }
-                | Output::SessionHere { .. }
-                | Output::SessionDropped { .. }
-                | Output::SessionFlushed { .. } => {}
+                Output::Presence { .. } | Output::SessionHere { .. } | Output::SessionDropped { .. } => {}
                 other => panic!("nobody here has moved: {other:?}"),
             }
         }

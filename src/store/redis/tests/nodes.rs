@@ -1,7 +1,7 @@
 //! Several nodes at one Redis: each session is one's, and goes from one to the next.
 
 use super::*;
-use crate::shard::ownership::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
+use crate::shard::command::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
 
 /// A node of a cluster.
 fn open(server: &Server, nth: u32, place: &str) -> (Rig, Vec<StoredSession>) {
@@ -124,13 +124,13 @@ fn a_new_life_at_the_same_place_has_the_sessions_at_once_and_others_have_not() {
     let message = one.message_for(id, 0);
     one.expect_done(vec![message]);
     assert_eq!(open(&server, 2, "b").1, []);
-    let (mut again, found) = open(&server, 3, "a");
+    let (mut next, found) = open(&server, 3, "a");
     assert_eq!((found.len(), found[0].row.session, found[0].waiting), (1, id, 1));
-    assert_eq!(again.offsets(id), [0]);
+    assert_eq!(next.offsets(id), [0]);
     let late = one.message_for(id, 1);
     assert_eq!(one.mutate_one(late), Completion::Refused(StoreError::Fenced));
     assert!(one.store.has_ended(), "this life is over");
-    assert_eq!(again.store.renew().map(|nodes| nodes.len()), Some(2), "the first one is forgotten");
+    assert_eq!(next.store.renew().map(|nodes| nodes.len()), Some(2), "the first one is forgotten");
 }
 
 #[test]

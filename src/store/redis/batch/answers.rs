@@ -1,12 +1,12 @@
 //! What the answers of the scripts mean: a response per request, what changed in the usage, and which names were put or
 //! dropped.
 
-use super::encoding;
-use super::fault::{is_damage, store_error};
-use super::owned::Owned;
-use super::scan::decode_session;
+use super::super::encoding;
+use super::super::fault::{is_damage, store_error};
+use super::super::owned::Owned;
+use super::super::scan::decode_session;
+use crate::shard::command::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
 use crate::shard::command::{Command, Completion, Mutation, Operation, Page, SessionId, StoreError, StoredSession};
-use crate::shard::ownership::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
 use crate::store::request::{ClaimOutcome, Request, Response};
 use redis::{ServerError, Value};
 use std::sync::Arc;

@@ -1,0 +1,293 @@
+//! The durable sessions of a worker where other nodes share the store: each is claimed before a client is attached to
+//! it, and passed on when a client of it connects elsewhere. The rules are in `cluster::ownership::claims`; here they
+//! meet what waits for them: connections, other nodes, and the shard, to which the worker hands what is to be done.
+//!
+//! ```text
+//! attach ─► claims ─► store ─► claims ─► Owned: restore, attach
+//! another node's Pass ─► claims ─► Flush ─► the shard has stored all ─► claims ─► store ─► Reply
+//! ```
+
+use crate::base::id::{ConnKey, Generation, Identity};
+use crate::base::time::Tick;
+use crate::cluster::ownership::claims::{
+    Claims, ClaimsOutput, EndReason, Handover, RefusalReason, RequestId, SessionName, Token,
+};
+use crate::io::handover::session_request::SessionRequest;
+use crate::io::runtime::notify::Notify;
+use crate::io::runtime::oneshot::ReturnAddress;
+use crate::shard::command::{OwnershipAnswer, OwnershipCommand, StoreError, StoredSession};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Of one worker; it does nothing where nobody shares the store.
+pub struct Ownership {
+    inner: Option<RefCell<Inner>>,
+    errand_due: Notify,
+}
+
+struct Inner {
+    claims: Claims,
+    /// Connections that are to be attached when their session is owned.
+    waiting: BTreeMap<SessionName, Vec<Waiting>>,
+    /// Sessions as they were when they were claimed, until they are owned.
+    claimed: BTreeMap<SessionName, Box<StoredSession>>,
+    /// Sessions that the shard is to store, by the token that they have.
+    flushing: BTreeMap<SessionName, Token>,
+    /// Where the answers to other nodes' requests go.
+    requests: BTreeMap<RequestId, ReturnAddress>,
+    last_request: u64,
+    /// Whom a session comes from, until its owner here is known to everybody.
+    comes_from: BTreeMap<SessionName, Generation>,
+    /// Sessions that were passed on and are still known here, and until when at most.
+    passed: VecDeque<(Tick, SessionName)>,
+    errands: VecDeque<Errand>,
+    actions: VecDeque<Action>,
+}
+
+/// A connection that waits for its session.
+pub struct Waiting {
+    pub key: ConnKey,
+    pub identity: Identity,
+    pub request: SessionRequest,
+}
+
+/// What the worker has to do.
+pub enum Action {
+    Store(OwnershipCommand),
+    /// The session is this node's; `stored` where it was claimed just now.
+    Own {
+        name: SessionName,
+        stored: Option<Box<StoredSession>>,
+        waiting: Vec<Waiting>,
+    },
+    /// `Input::PassSession`; `flushed` follows.
+    Pass(SessionName),
+    /// `Input::LoseSession`.
+    Lose(SessionName),
+    /// `Input::ForgetSession`.
+    Forget(SessionName),
+    /// The connection does not get its session.
+    Refuse {
+        key: ConnKey,
+        why: StoreError,
+    },
+    /// To the worker that has another node's request.
+    Reply {
+        to: ReturnAddress,
+        is_passed: bool,
+    },
+}
+
+/// What is to be said to another node.
+pub enum Errand {
+    /// Pass the session on to this token.
+    Pass { to: Generation, id: RequestId, name: SessionName, token: Token },
+    /// It is here, and everybody is to know that first.
+    Passed { to: Generation, name: SessionName },
+}
+
+impl Ownership {
+    /// `own`: where nodes share the store. `seed` must be drawn at random.
+    pub fn new(own: Option<Generation>, seed: u64, now: Tick) -> Ownership {
+        let inner = own.map(|own| {
+            RefCell::new(Inner {
+                claims: Claims::new(own, seed, now),
+                waiting: BTreeMap::new(),
+                claimed: BTreeMap::new(),
+                flushing: BTreeMap::new(),
+                requests: BTreeMap::new(),
+                last_request: 0,
+                comes_from: BTreeMap::new(),
+                passed: VecDeque::new(),
+                errands: VecDeque::new(),
+                actions: VecDeque::new(),
+            })
+        });
+        Ownership { inner, errand_due: Notify::default() }
+    }
+
+    pub fn is_shared(&self) -> bool {
+        self.inner.is_some()
+    }
+
+    /// Sessions that were this node's from its start on.
+    pub fn own(&self, sessions: &[StoredSession], token: Option<Token>) {
+        let (Some(inner), Some(token)) = (&self.inner, token) else { return };
+        let mut inner = inner.borrow_mut();
+        sessions.iter().for_each(|session| inner.claims.own(session.row.name.clone(), token));
+    }
+
+    /// The next errands.
+    pub async fn errands(&self) -> VecDeque<Errand> {
+        self.errand_due.notified().await;
+        self.inner.as_ref().map(|inner| std::mem::take(&mut inner.borrow_mut().errands)).unwrap_or_default()
+    }
+
+    pub fn next_tick(&self) -> Tick {
+        let Some(inner) = &self.inner else { return Tick::NEVER };
+        let inner = inner.borrow();
+        inner.passed.front().map_or(Tick::NEVER, |(until, _)| *until).min(inner.claims.next_tick())
+    }
+
+    /// Nobody waits for a session that is under way, and none is on its way to another node.
+    pub fn is_idle(&self) -> bool {
+        self.inner.as_ref().is_none_or(|inner| {
+            let inner = inner.borrow();
+            inner.waiting.is_empty() && inner.flushing.is_empty()
+        })
+    }
+
+    /// What is to be done next; to be asked behind everything that is told here.
+    pub fn poll_action(&self, now: Tick) -> Option<Action> {
+        let mut inner = self.inner.as_ref()?.borrow_mut();
+        loop {
+            if let Some(action) = inner.actions.pop_front() {
+                return Some(action);
+            }
+            let output = inner.claims.poll_output()?;
+            inner.on_output(output, now);
+            if !inner.errands.is_empty() {
+                self.errand_due.notify();
+            }
+        }
+    }
+
+    /// Attaches the connection as soon as its session is this node's: `Own` or `Refuse` follows.
+    pub fn attach(&self, waiting: Waiting, now: Tick) {
+        self.with(|inner| {
+            let name = waiting.request.name.clone();
+            inner.waiting.entry(name.clone()).or_default().push(waiting);
+            inner.claims.connect(name, now);
+        });
+    }
+
+    /// A dead node's session is to be this one's.
+    pub fn adopt(&self, name: SessionName, token: Token) {
+        self.with(|inner| inner.claims.adopt(name, token));
+    }
+
+    pub fn on_answer(&self, answer: OwnershipAnswer, now: Tick) {
+        self.with(|inner| match answer {
+            OwnershipAnswer::Claim { name, token, answer, session } => {
+                inner.claimed.extend(session.map(|session| (name.clone(), session)));
+                inner.claims.on_claim(&name, token, answer, now);
+            }
+            OwnershipAnswer::Pass { name, token, answer } => inner.claims.on_pass(&name, token, answer, now),
+            OwnershipAnswer::Verify { name, token, answer } => inner.claims.on_write(&name, token, answer),
+        });
+    }
+
+    /// The store has refused a write, since another node has the session.
+    pub fn on_fenced(&self, name: &SessionName) {
+        self.with(|inner| inner.claims.fence(name));
+    }
+
+    /// Everything of a session that is to be passed on is stored.
+    pub fn on_flushed(&self, name: &SessionName) {
+        self.with(|inner| {
+            if let Some(token) = inner.flushing.remove(name) {
+                inner.claims.on_flushed(name, token);
+            }
+        });
+    }
+
+    /// The shard has ended the session.
+    pub fn on_dropped(&self, name: &SessionName) {
+        self.with(|inner| inner.claims.drop_session(name));
+    }
+
+    /// Another node asks for a session; the answer goes to `to`.
+    pub fn on_request(&self, from: Generation, (name, token): (SessionName, Token), to: ReturnAddress, now: Tick) {
+        self.with(|inner| {
+            inner.last_request += 1;
+            let id = RequestId(inner.last_request);
+            inner.requests.insert(id, to);
+            inner.claims.on_request(from, id, &name, token, now);
+        });
+    }
+
+    /// What an owner has said; `None`: it cannot be reached.
+    pub fn on_reply(&self, id: RequestId, handover: Option<Handover>, now: Tick) {
+        self.with(|inner| inner.claims.on_reply(id, handover, now));
+    }
+
+    /// The session that was passed on is known where it is.
+    pub fn on_known(&self, name: &SessionName) {
+        self.with(|inner| {
+            inner.passed.retain(|(_, passed)| passed != name);
+            inner.actions.push_back(Action::Forget(name.clone()));
+        });
+    }
+
+    pub fn on_time(&self, now: Tick) {
+        self.with(|inner| {
+            while let Some((_, name)) = inner.passed.pop_front_if(|(until, _)| *until <= now) {
+                inner.actions.push_back(Action::Forget(name));
+            }
+            if inner.claims.next_tick() <= now {
+                inner.claims.handle_timers(now);
+            }
+        });
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) {
+        if let Some(inner) = &self.inner {
+            act(&mut inner.borrow_mut());
+        }
+    }
+}
+
+impl Inner {
+    fn on_output(&mut self, output: ClaimsOutput, now: Tick) {
+        match output {
+            ClaimsOutput::Store(command) => self.actions.push_back(Action::Store(command)),
+            ClaimsOutput::Request { to, id, name, token } => {
+                self.comes_from.insert(name.clone(), to);
+                self.errands.push_back(Errand::Pass { to, id, name, token });
+            }
+            ClaimsOutput::Reply { id, handover, .. } => {
+                let is_passed = handover == Handover::Passed;
+                self.actions.extend(self.requests.remove(&id).map(|to| Action::Reply { to, is_passed }));
+            }
+            ClaimsOutput::Owned { name, .. } => {
+                if let Some(to) = self.comes_from.remove(&name) {
+                    self.errands.push_back(Errand::Passed { to, name: name.clone() });
+                }
+                let stored = self.claimed.remove(&name);
+                if stored.is_some() {
+                    // It has come back.
+                    self.passed.retain(|(_, passed)| *passed != name);
+                }
+                let waiting = self.waiting.remove(&name).unwrap_or_default();
+                self.actions.push_back(Action::Own { name, stored, waiting });
+            }
+            ClaimsOutput::Flush { name, token } => {
+                self.flushing.insert(name.clone(), token);
+                self.actions.push_back(Action::Pass(name));
+            }
+            ClaimsOutput::Ended { name, reason, .. } => {
+                self.flushing.remove(&name);
+                self.claimed.remove(&name);
+                match reason {
+                    EndReason::Passed => self.passed.push_back((now + PASSED_MS_MAX, name)),
+                    EndReason::Fenced => self.actions.push_back(Action::Lose(name)),
+                }
+            }
+            ClaimsOutput::Refused { name, reason } => {
+                self.comes_from.remove(&name);
+                self.claimed.remove(&name);
+                let why = match reason {
+                    RefusalReason::Contended => StoreError::TooBusy,
+                    RefusalReason::Damaged => StoreError::Damaged,
+                    RefusalReason::StoreAway | RefusalReason::NoLease => StoreError::Unreachable,
+                };
+                let waiting = self.waiting.remove(&name).unwrap_or_default();
+                self.actions.extend(waiting.into_iter().map(|Waiting { key, .. }| Action::Refuse { key, why }));
+            }
+        }
+    }
+}
+
+/// A node that adopts a dead node's sessions needs some twenty seconds; until then the dead one may have been the owner
+/// of what was passed to it.
+const PASSED_MS_MAX: u64 = 60_000;

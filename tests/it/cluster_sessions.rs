@@ -1,0 +1,257 @@
+//! Durable sessions of a cluster whose nodes share a Redis: a session is wherever its client is, and nothing that was
+//! promised to it is lost, whatever becomes of nodes.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::call::{call, call_get, send, send_later};
+use crate::harness::{
+    Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, eventually, eventually_within, sys,
+};
+use crate::redis::{Redis, take};
+
+/// Nodes of one cluster with one Redis. Every device is a session of that name, in the channel `all` and in one of its
+/// own name.
+struct Nodes {
+    backend: Backend,
+    redis: Redis,
+    name: String,
+    nodes: Vec<Server>,
+}
+
+impl Nodes {
+    fn start(count: usize) -> Nodes {
+        static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+        let (backend, redis) = (Backend::start(), Redis::start());
+        backend.on_connect(|request| {
+            let device = request.header("X-DEVICEID").expect("a device");
+            let channels = format!("all;;of {device}");
+            Reply::welcome().header("RAINBOWCLIENTSESSION", device).header("RAINBOWCLIENTCHANNEL", &channels)
+        });
+        let name = format!("it-sessions-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
+        let mut nodes = Nodes { backend, redis, name, nodes: Vec::new() };
+        nodes.nodes = (0..count).map(|_| nodes.setup().start()).collect();
+        nodes.until_linked();
+        nodes
+    }
+
+    fn setup(&self) -> Setup {
+        self.redis.setup(&self.backend).text("cluster_name", &self.name).env("RAINBOW_CLUSTER", "auto")
+    }
+
+    fn until_linked(&self) {
+        let others = self.nodes.len() - 1;
+        for node in &self.nodes {
+            eventually("the nodes are linked", || {
+                let info = call_get(node.addr(), "/info/", &[]).json();
+                let peers = info["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let linked = peers.iter().filter(|peer| peer["state"] == "live" && peer["is_linked"] == true);
+                (linked.count() == others).then_some(())
+            });
+        }
+    }
+
+    /// The client, and what it is told first.
+    fn open(&self, node: usize, name: &str) -> (Client, Value) {
+        let speaking = Upgrade::of(name).header("Sec-WebSocket-Protocol", "rainbow.2");
+        let mut client = speaking.open(self.nodes[node].addr());
+        let greeting = client.expect_send();
+        (client, serde_json::from_slice(&greeting.body).expect("JSON"))
+    }
+
+    fn session(&self, node: usize, name: &str) -> Value {
+        call_get(self.nodes[node].addr(), "/session/", &[("session", name)]).json()
+    }
+
+    /// A session that is absent from here on.
+    fn absent(&self, node: usize, name: &str) {
+        self.open(node, name).0.leave();
+        eventually("the session is absent", || (self.session(node, name)["online"] == false).then_some(()));
+    }
+
+    fn send(&self, node: usize, channel: &str, body: &str) -> Value {
+        send(self.nodes[node].addr(), channel, &[("qos", "2")], body)
+    }
+
+    /// That the node has.
+    fn sessions(&self, node: usize) -> u64 {
+        let metrics = call_get(self.nodes[node].addr(), "/metrics", &[]).text();
+        let of_worker = |row: &str| row.strip_prefix("rainbow_sessions{")?.split(' ').nth(1)?.parse::<u64>().ok();
+        metrics.lines().filter_map(of_worker).sum()
+    }
+
+    /// Tries again while it is refused, as callers do.
+    fn send_until_taken(&self, node: usize, channel: &str, body: &str) -> Value {
+        let params = [("qos", "2"), ("message_id", body)];
+        eventually_within(Duration::from_secs(40), "the message is taken", || {
+            let answer = send(self.nodes[node].addr(), channel, &params, body);
+            (answer["status"] == 0).then_some(answer)
+        })
+    }
+}
+
+#[test]
+fn a_session_is_resumed_on_another_node_with_all_that_waits() {
+    let nodes = Nodes::start(3);
+    nodes.absent(0, "ann");
+    let expected: Vec<String> = (0..30).map(|n| format!("message {n}")).collect();
+    for (n, body) in expected.iter().enumerate() {
+        let answer = nodes.send(n % 3, "all", body);
+        assert_eq!((&answer["status"], &answer["stored"]), (&json!(0), &json!(1)), "{answer}");
+    }
+    let (mut client, greeting) = nodes.open(1, "ann");
+    assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(true), &json!(30)), "{greeting}");
+    assert_eq!(take(&mut client, 30), expected);
+    // And back, with nothing that waits.
+    client.leave();
+    let (_client, greeting) = nodes.open(0, "ann");
+    assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(true), &json!(0)), "{greeting}");
+}
+
+#[test]
+fn a_client_that_connects_elsewhere_takes_its_session_along() {
+    let nodes = Nodes::start(2);
+    let (mut first, _) = nodes.open(0, "ann");
+    for round in 0..10 {
+        let here = (round + 1) % 2;
+        // It has not acknowledged this one: it is repeated where it goes.
+        let body = format!("in flight {round}");
+        let answer = send_later(nodes.nodes[round % 2].addr(), "of ann", &[("qos", "2")], &body);
+        let sent = first.expect_send();
+        assert_eq!(sent.text(), body);
+        let (mut second, greeting) = nodes.open(here, "ann");
+        assert_eq!(greeting["resumed"], true, "{greeting}");
+        assert_eq!(first.expect_close().0, 4409);
+        let answer = answer.join().expect("it is answered");
+        assert_eq!((&answer["status"], &answer["stored"]), (&json!(0), &json!(1)), "{answer}");
+        assert_eq!(take(&mut second, 1), [body]);
+        // From every node it is reached at once.
+        for node in 0..2 {
+            let answer = send_later(nodes.nodes[node].addr(), "of ann", &[("qos", "1")], "x");
+            let sent = second.expect_send();
+            second.answer(Command::Ack, sent.id, "");
+            let answer = answer.join().expect("it is answered");
+            assert_eq!((&answer["status"], &answer["connections"]), (&json!(0), &json!(1)), "{round}: {answer}");
+        }
+        first = second;
+    }
+}
+
+#[test]
+fn every_call_finds_a_session_on_every_node() {
+    let nodes = Nodes::start(2);
+    nodes.absent(0, "ann");
+    let to = nodes.nodes[1].addr();
+    assert_eq!(nodes.session(1, "ann")["channels"], json!(["all", "of ann"]));
+    let sent = call(to, "/send/", &[("session", "ann"), ("qos", "1")], "by name").json();
+    assert_eq!((&sent["status"], &sent["stored"]), (&json!(0), &json!(1)), "{sent}");
+    let subscribed = call(to, "/sub/", &[], r#"{"session": "ann", "channel": "new"}"#).json();
+    assert_eq!(subscribed["status"], 0, "{subscribed}");
+    assert_eq!(nodes.send(1, "new", "to the new channel")["stored"], 1);
+    assert_eq!(call(to, "/unsub/", &[], r#"{"session": "ann", "channel": "new"}"#).outcome(), 0);
+    assert_eq!(nodes.send(1, "new", "nobody is there")["targets"], 0);
+    assert_eq!(nodes.session(1, "ann")["waiting"], 2);
+    assert_eq!(call(to, "/session/drop/", &[("session", "ann")], "").outcome(), 0);
+    for node in 0..2 {
+        let gone = call(nodes.nodes[node].addr(), "/send/", &[("session", "ann"), ("qos", "1")], "").json();
+        assert!(gone["msg"].as_str().is_some_and(|why| why.contains("no such session")), "{gone}");
+    }
+    let (_client, greeting) = nodes.open(1, "ann");
+    assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(false), &json!(0)));
+}
+
+/// The node is killed: its sessions are the others' as soon as its lease has ended, and what was sent to them meanwhile
+/// was refused or stored.
+#[test]
+fn the_sessions_of_a_node_that_is_killed_go_on_elsewhere() {
+    let mut nodes = Nodes::start(3);
+    let names: Vec<String> = (0..40).map(|n| format!("user {n}")).collect();
+    names.iter().for_each(|name| nodes.absent(2, name));
+    assert_eq!(nodes.send(0, "all", "before")["stored"], 40);
+    let killed = nodes.nodes.pop().expect("three");
+    sys::kill(killed.process.pid(), "KILL");
+    // Nobody has them now: nothing is promised to them.
+    let refused = nodes.send(0, "all", "lost, and said so");
+    assert_eq!((&refused["status"], &refused["unreachable"]), (&json!(1), &json!(1)), "{refused}");
+    // One comes back before anybody has adopted it: it is taken by force.
+    let (mut early, greeting) = nodes.open(1, "user 7");
+    assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(true), &json!(1)), "{greeting}");
+    assert_eq!(take(&mut early, 1), ["before"]);
+    early.leave();
+    let answer = nodes.send_until_taken(0, "all", "after");
+    assert_eq!((&answer["stored"], &answer["targets"]), (&json!(40), &json!(40)), "{answer}");
+    let [one, other] = [0, 1].map(|node| nodes.sessions(node));
+    assert!(one + other == 40 && one >= 5 && other >= 5, "each is one node's, and both have a share: {one}, {other}");
+    for (n, name) in names.iter().enumerate() {
+        let (mut client, greeting) = nodes.open(n % 2, name);
+        assert_eq!(greeting["resumed"], true);
+        let expected: &[&str] = if n == 7 { &["after"] } else { &["before", "after"] };
+        assert_eq!(take(&mut client, expected.len()), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_and_started_again_has_its_sessions_at_once() {
+    let mut nodes = Nodes::start(2);
+    nodes.absent(1, "ann");
+    assert_eq!(nodes.send(0, "of ann", "before")["stored"], 1);
+    let killed = nodes.nodes.pop().expect("two");
+    sys::kill(killed.process.pid(), "KILL");
+    let begun = Instant::now();
+    nodes.nodes.push(nodes.setup().start_on(killed.into_port()));
+    nodes.until_linked();
+    nodes.send_until_taken(0, "of ann", "after");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let (mut client, _) = nodes.open(0, "ann");
+    assert_eq!(take(&mut client, 2), ["before", "after"]);
+}
+
+#[test]
+fn a_node_that_stops_in_order_leaves_its_sessions_to_the_others_at_once() {
+    let mut nodes = Nodes::start(2);
+    nodes.absent(1, "ann");
+    let (mut client, _) = nodes.open(1, "ben");
+    assert_eq!(nodes.send(0, "of ann", "before")["stored"], 1);
+    let mut stopped = nodes.nodes.pop().expect("two");
+    stopped.terminate();
+    assert_eq!(client.expect_close().0, 1001);
+    assert!(stopped.exited_within(TIMEOUT).success());
+    let begun = Instant::now();
+    nodes.send_until_taken(0, "all", "after");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    for (name, expected) in [("ann", &["before", "after"][..]), ("ben", &["after"])] {
+        let (mut client, _) = nodes.open(0, name);
+        assert_eq!(take(&mut client, expected.len()), expected, "{name}");
+    }
+}
+
+/// It stands still; its client connects elsewhere, and is served after a second. When the node goes on, it has lost the
+/// session, and knows it.
+#[test]
+fn a_node_that_stands_still_loses_the_session_to_force_and_gives_nothing_back() {
+    let nodes = Nodes::start(2);
+    let (mut first, _) = nodes.open(0, "ann");
+    let pid = nodes.nodes[0].process.pid();
+    sys::kill(pid, "STOP");
+    let begun = Instant::now();
+    let (mut second, greeting) = nodes.open(1, "ann");
+    let took = begun.elapsed();
+    assert_eq!(greeting["resumed"], true);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    sys::kill(pid, "CONT");
+    assert_eq!(first.expect_close().0, 4409);
+    nodes.until_linked();
+    let nodes = &nodes;
+    for node in [0, 1] {
+        let answer = thread::scope(|scope| {
+            let body = format!("by {node}");
+            let answer = scope.spawn(move || nodes.send_until_taken(node, "of ann", &format!("by {node}")));
+            assert_eq!(take(&mut second, 1), [body]);
+            answer.join().expect("it is taken")
+        });
+        assert_eq!(answer["targets"], 1, "{answer}");
+    }
+}
