@@ -238,7 +238,7 @@ impl Client {
     fn open(&mut self) -> io::Result<Connection> {
         let durable = !self.run.options.channels;
         let (connection, greeting) =
-            Connection::open(self.run.options.target, &self.run.session_name(self.number), durable)?;
+            Connection::open(self.run.target(&mut self.rng), &self.run.session_name(self.number), durable)?;
         let progress = &self.run.progress;
         count(&progress.connects);
         (self.attempts, self.away_until) = (0, Instant::now());

@@ -13,9 +13,9 @@ use std::time::Duration;
 /// Proves the promises of a running server: nothing acknowledged is lost, nothing of QoS 2 comes twice.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AuditCommand {
-    /// Where Rainbow listens.
+    /// Where Rainbow listens; given often: the nodes of a cluster, between which clients and callers roam.
     #[arg(long, default_value = "http://127.0.0.1:1984")]
-    url: String,
+    url: Vec<String>,
     /// Rainbow's `security_token`: without one, it takes no calls there.
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     token: String,
@@ -52,7 +52,8 @@ pub struct AuditCommand {
     /// Messages in a hundred that the business server answers with 500, or takes and does not answer.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     stumbles: u64,
-    /// The server's command line: the audit starts it, with the hooks in its environment, and kills it.
+    /// The server's command line: the audit starts it, with the hooks in its environment, and kills it. With several
+    /// --url one is started for each, and {port} stands for its port.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["kill", "restart"])]
     server: Option<String>,
     /// A point where the server kills itself; may be given often. Needs --server.
@@ -64,6 +65,9 @@ pub struct AuditCommand {
     /// How long a server lives on average, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 600)]
     life: u64,
+    /// How long a node stays away on average that was killed, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    away: u64,
     /// Kills the server; run by the shell at random moments.
     #[arg(long, value_name = "COMMAND", requires = "restart")]
     kill: Option<String>,
@@ -105,8 +109,9 @@ impl AuditCommand {
     }
 
     fn options(self, backend: SocketAddr, ledger: PathBuf) -> Result<Options, String> {
-        let url = HttpUrl::parse(&self.url).map_err(|error| format!("{}: {error}", self.url))?;
-        let target = resolve(&url)?;
+        let target =
+            |url: &String| HttpUrl::parse(url).map_err(|error| format!("{url}: {error}")).and_then(|url| resolve(&url));
+        let targets = self.url.iter().map(target).collect::<Result<Vec<SocketAddr>, String>>()?;
         let qos: Option<Vec<QoS>> =
             self.qos.iter().map(|qos| QoS::from_u8(*qos).filter(|qos| *qos != QoS::AtMostOnce)).collect();
         let qos = qos.filter(|qos| !qos.is_empty()).ok_or("--qos takes 1, 2 or both: of QoS 0 nothing is promised")?;
@@ -115,7 +120,7 @@ impl AuditCommand {
         }
         let plan = self.plan(backend)?;
         Ok(Options {
-            target,
+            targets,
             token: self.token.into(),
             sessions: self.sessions,
             messages: Some(self.messages),
@@ -140,6 +145,9 @@ impl AuditCommand {
                 if command.is_empty() {
                     return Err("--server is empty".into());
                 }
+                if self.url.len() > 1 && !server.contains("{port}") {
+                    return Err("with several --url the --server needs {port}, as in -p {port}".into());
+                }
                 let mut env: Vec<(String, String)> =
                     hooks(backend).map(|(name, url)| (format!("RAINBOW_{}", name.to_uppercase()), url)).into();
                 env.push(("RAINBOW_SECURITY_TOKEN".into(), self.token.clone()));
@@ -149,7 +157,8 @@ impl AuditCommand {
             _ => return Ok(None),
         };
         let kills = self.kills.unwrap_or(u64::MAX);
-        Ok(Some(Plan { way, kills, life: Duration::from_millis(self.life) }))
+        let (life, away) = (Duration::from_millis(self.life), Duration::from_millis(self.away));
+        Ok(Some(Plan { way, kills, life, away }))
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where Rainbow listens.
-    pub target: SocketAddr,
+    /// Where Rainbow listens: the nodes of a cluster, of which clients and callers choose one each time.
+    pub targets: Vec<SocketAddr>,
     /// Rainbow's `security_token`.
     pub token: Secret,
     pub sessions: u32,
@@ -43,7 +43,7 @@ impl Options {
     /// A small run without faults.
     pub fn new(target: SocketAddr, token: &str, ledger: PathBuf) -> Options {
         Options {
-            target,
+            targets: vec![target],
             token: token.into(),
             sessions: 10,
             messages: Some(1000),
@@ -70,11 +70,14 @@ pub struct Plan {
     pub kills: u64,
     /// How long a server lives on average after it is ready.
     pub life: Duration,
+    /// How long one stays away on average that was killed, where there are several.
+    pub away: Duration,
 }
 
 #[derive(Clone, Debug)]
 pub enum Way {
-    /// Our own child: program and arguments, environment, and the names of points where it can kill itself.
+    /// Our own child, one for each target: program and arguments, in which `{port}` is the target's, environment, and
+    /// the names of points where it can kill itself.
     Child { command: Vec<String>, env: Vec<(String, String)>, points: Vec<String> },
     /// A server that the audit did not start: commands for the shell.
     Shell { kill: String, restart: String },

@@ -2,6 +2,8 @@
 
 use super::options::Options;
 use super::progress::Progress;
+use crate::base::rng::Rng;
+use std::net::SocketAddr;
 
 #[derive(Debug)]
 pub struct Run {
@@ -16,6 +18,12 @@ impl Run {
     pub fn quota(&self) -> u64 {
         let streams = 2 * u64::from(self.options.sessions) * self.options.qos.len() as u64;
         self.options.messages.map_or(u64::MAX, |messages| messages.div_ceil(streams))
+    }
+
+    /// Where somebody connects now.
+    pub fn target(&self, rng: &mut Rng) -> SocketAddr {
+        let targets = &self.options.targets;
+        targets[rng.below(targets.len() as u64) as usize]
     }
 
     /// Begins the names of this run's sessions.

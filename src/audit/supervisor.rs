@@ -1,4 +1,5 @@
-//! Starts the server of a run, kills it at random moments and at named points, and starts it again.
+//! Starts the servers of a run, one or the nodes of a cluster, kills one at random moments and at named points, and
+//! starts it again.
 //!
 //! A kill is SIGKILL: nothing is flushed, no destructor runs. Three kinds of lives alternate: one ends at a random
 //! moment, one at a named point inside the store (`--crash-at NAME:N`, where the server kills itself), one while the
@@ -20,6 +21,14 @@ pub struct Supervisor {
     run: Arc<Run>,
     plan: Plan,
     rng: Rng,
+    /// One for each target.
+    nodes: Vec<Node>,
+    /// Which of them is killed next.
+    current: usize,
+}
+
+struct Node {
+    target: SocketAddr,
     child: Option<Child>,
     launched: Instant,
 }
@@ -38,15 +47,24 @@ enum End {
 }
 
 impl Supervisor {
-    /// Starts the server; it is ready when this returns.
+    /// Starts the servers; they are ready when this returns.
     pub fn start(run: Arc<Run>, plan: Plan) -> io::Result<Supervisor> {
         let rng = Rng::new(run.options.seed ^ 0x4B11);
-        let mut supervisor = Supervisor { run, plan, rng, child: None, launched: Instant::now() };
-        if let Way::Child { .. } = supervisor.plan.way {
-            supervisor.launch(&End::Never)?;
+        let node = |target: &SocketAddr| Node { target: *target, child: None, launched: Instant::now() };
+        let nodes: Vec<Node> = run.options.targets.iter().map(node).collect();
+        let mut supervisor = Supervisor { run, plan, rng, nodes, current: 0 };
+        for node in 0..supervisor.nodes.len() {
+            supervisor.current = node;
+            if let Way::Child { .. } = supervisor.plan.way {
+                supervisor.launch(&End::Never)?;
+            }
+            supervisor.await_ready(&End::Never)?;
         }
-        supervisor.await_ready(&End::Never)?;
         Ok(supervisor)
+    }
+
+    fn node(&mut self) -> &mut Node {
+        &mut self.nodes[self.current]
     }
 
     /// Kills and restarts until the plan is done or the run leaves its phase; a server is ready when this returns.
@@ -59,9 +77,14 @@ impl Supervisor {
             if read(&run.progress.kills) >= self.plan.kills || run.progress.phase() != Phase::Running {
                 end = End::Never;
             }
+            self.stay_away(&run);
             self.launch(&end)?;
             if !matches!(end, End::Starting(_)) {
                 self.await_ready(&end)?;
+            }
+            // Nothing is planned for this very life.
+            if matches!(end, End::Moment(_)) {
+                self.current = self.rng.below(self.nodes.len() as u64) as usize;
             }
         }
         if end != End::Never {
@@ -70,6 +93,14 @@ impl Supervisor {
             self.await_ready(&End::Never)?;
         }
         Ok(())
+    }
+
+    /// The others do without it for a while.
+    fn stay_away(&mut self, run: &Run) {
+        let until = Instant::now() + self.plan.away.mul_f64(self.rng.below(200) as f64 / 100.0);
+        while Instant::now() < until && run.progress.phase() == Phase::Running {
+            thread::sleep(AWAY_LOOK);
+        }
     }
 
     fn random_life(&mut self) -> Duration {
@@ -121,7 +152,7 @@ impl Supervisor {
         let ended = self.ended_within(timeout)?;
         match (end, ended) {
             // The server could not start, because its predecessor's port is not free yet: that was no kill.
-            (_, Some(status)) if status.code().is_some() && self.launched.elapsed() < COULD_NOT_START => {
+            (_, Some(status)) if status.code().is_some() && self.node().launched.elapsed() < COULD_NOT_START => {
                 return self.kill();
             }
             (End::Point(_), Some(status)) if status.code().is_none() => {
@@ -139,7 +170,7 @@ impl Supervisor {
     fn ended_within(&mut self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(child) = &mut self.child
+            if let Some(child) = &mut self.node().child
                 && let Some(status) = child.try_wait()?
             {
                 return Ok(Some(status));
@@ -153,7 +184,7 @@ impl Supervisor {
     }
 
     fn kill(&mut self) -> io::Result<()> {
-        if let Some(mut child) = self.child.take() {
+        if let Some(mut child) = self.node().child.take() {
             // When it has killed itself already, only its exit status is left to be read.
             let _ = child.kill();
             child.wait()?;
@@ -165,9 +196,10 @@ impl Supervisor {
     }
 
     /// The kernel cleans up a killed process's rings a moment later; the port is in use until then.
-    fn await_free_port(&self) {
+    fn await_free_port(&mut self) {
         let deadline = Instant::now() + PORT_TIMEOUT;
-        while TcpStream::connect_timeout(&self.run.options.target, HELLO_TIMEOUT).is_ok() {
+        let target = self.node().target;
+        while TcpStream::connect_timeout(&target, HELLO_TIMEOUT).is_ok() {
             if Instant::now() >= deadline {
                 return;
             }
@@ -176,30 +208,34 @@ impl Supervisor {
     }
 
     fn launch(&mut self, end: &End) -> io::Result<()> {
-        self.launched = Instant::now();
+        self.node().launched = Instant::now();
+        let port = self.node().target.port().to_string();
         match &self.plan.way {
             Way::Child { command, env, .. } => {
-                let log = self.log()?;
+                let log = self.log(&port)?;
                 let mut started = Command::new(&command[0]);
-                started.args(&command[1..]).envs(env.iter().map(|(name, value)| (name, value)));
+                started.args(command[1..].iter().map(|word| word.replace("{port}", &port)));
+                started.envs(env.iter().map(|(name, value)| (name, value)));
                 if let End::Point(point) = end {
                     started.args(["--crash-at", point]);
                 }
                 started.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-                self.child = Some(started.spawn()?);
+                let child = started.spawn()?;
+                self.node().child = Some(child);
             }
             Way::Shell { restart, .. } => drop(Command::new("sh").args(["-c", restart]).status()?),
         }
         Ok(())
     }
 
-    fn log(&self) -> io::Result<File> {
-        OpenOptions::new().create(true).append(true).open(self.run.options.ledger.join("server.log"))
+    fn log(&self, port: &str) -> io::Result<File> {
+        let name = if self.nodes.len() > 1 { format!("server-{port}.log") } else { "server.log".into() };
+        OpenOptions::new().create(true).append(true).open(self.run.options.ledger.join(name))
     }
 
     /// Waits until the server answers, or has killed itself (a point inside its start), which `finish` finds out.
     fn await_ready(&mut self, end: &End) -> io::Result<()> {
-        let target: SocketAddr = self.run.options.target;
+        let target = self.node().target;
         let deadline = Instant::now() + READY_TIMEOUT;
         while says_hello(target).is_err() {
             match self.ended_within(POLL)? {
@@ -210,7 +246,9 @@ impl Supervisor {
                     thread::sleep(RELAUNCH_PAUSE);
                     self.launch(end)?;
                 }
-                None if self.child.is_none() && self.launched.elapsed() > SHELL_TIMEOUT => self.launch(end)?,
+                None if self.node().child.is_none() && self.node().launched.elapsed() > SHELL_TIMEOUT => {
+                    self.launch(end)?
+                }
                 None => {}
             }
             if Instant::now() > deadline {
@@ -231,8 +269,11 @@ fn says_hello(target: SocketAddr) -> io::Result<()> {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        if self.child.is_some() {
-            let _ = self.kill();
+        for node in 0..self.nodes.len() {
+            self.current = node;
+            if self.node().child.is_some() {
+                let _ = self.kill();
+            }
         }
     }
 }
@@ -251,3 +292,4 @@ const SHELL_TIMEOUT: Duration = Duration::from_secs(3);
 const RELAUNCH_PAUSE: Duration = Duration::from_millis(20);
 const LOG: &str = "see server.log beside the ledger";
 const POLL: Duration = Duration::from_millis(2);
+const AWAY_LOOK: Duration = Duration::from_millis(20);

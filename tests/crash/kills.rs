@@ -48,7 +48,7 @@ fn run_with_kills(kills: u64, seed: u64, dir: &Dir) -> Report {
         cuts_per_second: 20,
         stumbles_percent: 1,
         seed,
-        plan: Some(Plan { way, kills, life: Duration::from_millis(250) }),
+        plan: Some(Plan { way, kills, life: Duration::from_millis(250), away: Duration::ZERO }),
         ..Options::new(target, TOKEN, ledger)
     };
     run(options, listener).unwrap_or_else(|error| panic!("seed {seed}: {error}; see {}", dir.0.display()))

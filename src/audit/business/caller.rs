@@ -98,6 +98,10 @@ impl Caller {
                     let reason = if sent.msg.is_empty() { "it reached nobody" } else { &sent.msg };
                     progress.complain(format!("a call to session {} was refused: {reason}", call.stream.session));
                     let since = *refused_since.get_or_insert_with(Instant::now);
+                    // Another node may do it.
+                    if self.run.options.targets.len() > 1 {
+                        self.connection = None;
+                    }
                     if !call.named || since.elapsed() > REFUSED_MAX {
                         count(&progress.calls_given_up);
                         return;
@@ -133,8 +137,8 @@ impl Caller {
         Ok(serde_json::from_slice(&body).unwrap_or_else(unreadable))
     }
 
-    fn connect(&self) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.run.options.target, Duration::from_secs(3))?;
+    fn connect(&mut self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&self.run.target(&mut self.rng), Duration::from_secs(3))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
@@ -153,9 +157,8 @@ impl Caller {
         Payload { run: self.run.number, stream, sequence }.write_into(&mut body);
         let mut request = format!(
             "POST /send/?{target}={name}&msgtype={DOWN_TYPE}&qos={qos}&timeout={SEND_TIMEOUT_S}{message_id}\
-             &timestamp={timestamp}&nonce={nonce}&signature={} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
+             &timestamp={timestamp}&nonce={nonce}&signature={} HTTP/1.1\r\nHost: audit\r\nContent-Length: {}\r\n\r\n",
             signature.escape_ascii(),
-            self.run.options.target,
             body.len(),
         )
         .into_bytes();

@@ -579,6 +579,14 @@ impl Uplinks {
         }
     }
 
+    /// Another node has the session: what has not gone to the backend is its client's to repeat there, with the numbers
+    /// that the session gives.
+    pub fn abandon(&mut self, table: &mut Table, index: ConnIndex, cx: &mut Context<'_>) {
+        self.orphan(table, index, cx);
+        self.fail_queue(table, index, cx);
+        table.report_if_done(index);
+    }
+
     /// The connection is freed.
     pub fn forget(&mut self, table: &mut Table, index: ConnIndex) {
         let uplink = &mut table.details_mut(index).uplink;

@@ -89,14 +89,21 @@ pub fn displace_attaching(scope: &mut Scope<'_>, index: SessionIndex) -> Option<
 pub fn drop_session(scope: &mut Scope<'_>, query: QueryId, name: &str) {
     let Some(index) = scope.sessions.table.present(name) else { return scope.cx.reply(query, Reply::found(false)) };
     let uplink_conn = close_client(scope, index, (SESSION_DROPPED, "the session was dropped"));
+    if let Some(conn) = uplink_conn {
+        scope.uplinks.orphan(scope.conns, conn, &mut scope.cx);
+    }
     let session = end(scope, index, SessionEnd::Dropped);
     let query = Some((query, Reply::found(true)));
     scope.mutate(Mutation::DropSession { session }, Then::Dropped { session, query });
-    release_uplink(scope, uplink_conn);
+    if let Some(conn) = uplink_conn {
+        // What was held until the store had its numbers is nobody's now.
+        scope.uplinks.forward_next(scope.conns, conn, None, &mut scope.cx);
+        scope.conns.report_if_done(conn);
+    }
 }
 
-/// Closes the session's connection and takes it off the session. `release_uplink` must follow with what is returned:
-/// the connection that still forwarded for it.
+/// Closes the session's connection and takes it off the session; so is the connection that still forwards for it, which
+/// is returned.
 fn close_client(scope: &mut Scope<'_>, index: SessionIndex, (code, why): (CloseCode, &str)) -> Option<ConnIndex> {
     let session = scope.sessions.table.at(index);
     let (conn, uplink_conn) = (session.conn, session.uplink_conn);
@@ -109,18 +116,14 @@ fn close_client(scope: &mut Scope<'_>, index: SessionIndex, (code, why): (CloseC
             }
         }
     }
-    if let Some(conn) = uplink_conn {
-        scope.uplinks.orphan(scope.conns, conn, &mut scope.cx);
-        scope.sessions.table.at_mut(index).uplink_conn = None;
-    }
+    scope.sessions.table.at_mut(index).uplink_conn = None;
     uplink_conn
 }
 
-/// What was held until the store had its numbers is nobody's now.
-fn release_uplink(scope: &mut Scope<'_>, uplink_conn: Option<ConnIndex>) {
+/// What its client sent and has not gone to the backend is repeated elsewhere.
+fn abandon_uplink(scope: &mut Scope<'_>, uplink_conn: Option<ConnIndex>) {
     if let Some(conn) = uplink_conn {
-        scope.uplinks.forward_next(scope.conns, conn, None, &mut scope.cx);
-        scope.conns.report_if_done(conn);
+        scope.uplinks.abandon(scope.conns, conn, &mut scope.cx);
     }
 }
 
@@ -198,9 +201,9 @@ pub fn pass(scope: &mut Scope<'_>, name: &Arc<str>) {
     let uplink_conn = close_client(scope, index, (CloseCode::TAKEN_OVER, "taken over"));
     scope.sessions.table.at_mut(index).passing = true;
     scope.sessions.table.cancel_expiry(index);
+    abandon_uplink(scope, uplink_conn);
     let session = scope.sessions.table.key(index);
     put(scope, index, Then::Flushed(session));
-    release_uplink(scope, uplink_conn);
 }
 
 /// Everything of the session is stored, or the store refuses.
@@ -214,8 +217,8 @@ pub fn on_flushed(scope: &mut Scope<'_>, key: SessionKey) {
 pub fn lose(scope: &mut Scope<'_>, name: &str) {
     let Some(index) = scope.sessions.table.by_name(name) else { return };
     let uplink_conn = close_client(scope, index, (CloseCode::TAKEN_OVER, "taken over"));
+    abandon_uplink(scope, uplink_conn);
     forget(scope, index);
-    release_uplink(scope, uplink_conn);
 }
 
 /// The new owner of a session that was passed on is known to everybody; or the session comes back.
