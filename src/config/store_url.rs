@@ -7,20 +7,18 @@ use thiserror::Error;
 /// Not `Debug`: it holds a password.
 #[derive(Clone)]
 pub enum StoreUrl {
-    /// `redis://[user:password@]host[:port][/db]`, `valkey://…`, `unix:/path`
+    /// `redis://[user:password@]host[:port][/db]`, `valkey://…`, `unix:/path`; `rediss://…`, `valkeys://…` with TLS
     Single(Box<ConnectionInfo>),
-    /// `redis-sentinel://[user:password@]host[:port],…/master-name`, also `redis+sentinel://`. The password is Redis's
-    /// own; `account` has it.
+    /// `redis-sentinel://[user:password@]host[:port],…/master-name`, also `redis+sentinel://`; `rediss-sentinel://` with
+    /// TLS to both. The password is Redis's own; `account` has it.
     Sentinel { sentinels: Vec<ConnectionInfo>, master: String, account: Box<ConnectionInfo> },
-    /// `redis-cluster://[user:password@]host[:port],…`, also `redis+cluster://`
+    /// `redis-cluster://[user:password@]host[:port],…`, also `redis+cluster://`; `rediss-cluster://` with TLS
     Cluster { seeds: Vec<ConnectionInfo> },
 }
 
 /// Why a text is no such URL. The texts do not repeat the URL, which may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreUrlError {
-    #[error("TLS to Redis is not built in")]
-    Tls,
     #[error("it begins with none of the schemes that are known")]
     Scheme,
     #[error("it names no host")]
@@ -35,8 +33,9 @@ impl StoreUrlError {
     /// What to do about it, as a sentence.
     pub fn hint(&self) -> &'static str {
         match self {
-            StoreUrlError::Tls => "Use redis:// through a tunnel that speaks TLS.",
-            StoreUrlError::Scheme => "Write redis://, valkey://, unix:, redis-sentinel:// or redis-cluster://.",
+            StoreUrlError::Scheme => {
+                "Write redis://, valkey://, unix:, redis-sentinel:// or redis-cluster://; rediss… is the same with TLS."
+            }
             StoreUrlError::NoHost | StoreUrlError::Unreadable(_) => "Write it like redis://user:password@host:6379/0.",
             StoreUrlError::NoMaster => "Write it like redis-sentinel://host:26379,host:26379/master-name.",
         }
@@ -47,21 +46,22 @@ impl StoreUrl {
     pub fn parse(url: &str) -> Result<StoreUrl, StoreUrlError> {
         let (scheme, rest) = url.split_once(':').unwrap_or_default();
         match scheme {
-            "redis" | "valkey" | "unix" => Ok(StoreUrl::Single(Box::new(parse_one(url)?))),
-            "redis-sentinel" | "redis+sentinel" => {
+            "redis" | "rediss" | "valkey" | "valkeys" | "unix" => Ok(StoreUrl::Single(Box::new(parse_one(url)?))),
+            "redis-sentinel" | "redis+sentinel" | "rediss-sentinel" | "rediss+sentinel" => {
                 let (hosts, master) = rest.trim_start_matches('/').rsplit_once('/').ok_or(StoreUrlError::NoMaster)?;
                 if master.is_empty() {
                     return Err(StoreUrlError::NoMaster);
                 }
-                let with_account = parse_hosts(hosts, 26379)?;
+                let with_account = parse_hosts(scheme, hosts, 26379)?;
                 let account = Box::new(with_account[0].clone());
                 // A sentinel has no databases, and rarely a password; the URL names those of Redis.
                 let bare = |info: &ConnectionInfo| info.addr().clone().into_connection_info();
                 let sentinels = with_account.iter().map(bare).collect::<Result<_, _>>().map_err(unreadable)?;
                 Ok(StoreUrl::Sentinel { sentinels, master: master.into(), account })
             }
-            "redis-cluster" | "redis+cluster" => Ok(StoreUrl::Cluster { seeds: parse_hosts(rest, 6379)? }),
-            "rediss" | "valkeys" => Err(StoreUrlError::Tls),
+            "redis-cluster" | "redis+cluster" | "rediss-cluster" | "rediss+cluster" => {
+                Ok(StoreUrl::Cluster { seeds: parse_hosts(scheme, rest, 6379)? })
+            }
             _ => Err(StoreUrlError::Scheme),
         }
     }
@@ -72,14 +72,15 @@ impl StoreUrl {
 }
 
 /// `//user:password@a:1,b:2/…` → one each, all with the same account. At least one.
-fn parse_hosts(rest: &str, port: u16) -> Result<Vec<ConnectionInfo>, StoreUrlError> {
+fn parse_hosts(scheme: &str, rest: &str, port: u16) -> Result<Vec<ConnectionInfo>, StoreUrlError> {
     let rest = rest.trim_start_matches('/').trim_end_matches('/');
     let (account, hosts) = rest.rsplit_once('@').map_or(("", rest), |(account, hosts)| (account, hosts));
+    let each = if scheme.starts_with("rediss") { "rediss" } else { "redis" };
     let sign = if account.is_empty() { "" } else { "@" };
     let one = |host: &str| {
         let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
         let port = if has_port { String::new() } else { format!(":{port}") };
-        parse_one(&format!("redis://{account}{sign}{host}{port}"))
+        parse_one(&format!("{each}://{account}{sign}{host}{port}"))
     };
     let hosts: Vec<&str> = hosts.split(',').map(str::trim).filter(|host| !host.is_empty()).collect();
     if hosts.is_empty() {
@@ -106,7 +107,6 @@ mod tests {
             Ok(StoreUrl::Sentinel { sentinels, master, .. }) if sentinels.len() == 2 && master == "m" => "sentinels",
             Ok(StoreUrl::Cluster { seeds }) if seeds.len() == 2 => "cluster",
             Ok(_) => "another number of hosts",
-            Err(StoreUrlError::Tls) => "tls",
             Err(StoreUrlError::Scheme) => "scheme",
             Err(StoreUrlError::NoHost) => "no host",
             Err(StoreUrlError::NoMaster) => "no master",
@@ -116,21 +116,25 @@ mod tests {
 
     #[test]
     fn each_spelling_works_or_is_refused() {
-        for url in ["redis://h", "redis://u:p%40@h:6379/3", "valkey://[::1]:7000", "unix:/run/redis.sock"] {
+        for url in [
+            "rediss://h",
+            "valkeys://u:p@h:1",
+            "redis://h",
+            "redis://u:p%40@h:6379/3",
+            "valkey://[::1]:7000",
+            "unix:/run/redis.sock",
+        ] {
             assert_eq!(shape(url), "single", "{url}");
         }
-        for scheme in ["redis-sentinel", "redis+sentinel"] {
+        for scheme in ["redis-sentinel", "redis+sentinel", "rediss-sentinel", "rediss+sentinel"] {
             assert_eq!(shape(&format!("{scheme}://u:p@a,b:1/m")), "sentinels", "{scheme}");
             assert_eq!(shape(&format!("{scheme}://a,b/")), "no master", "{scheme}");
             assert_eq!(shape(&format!("{scheme}://a,b")), "no master", "{scheme}");
             assert_eq!(shape(&format!("{scheme}:///m")), "no master", "{scheme}");
         }
-        for scheme in ["redis-cluster", "redis+cluster"] {
+        for scheme in ["redis-cluster", "redis+cluster", "rediss-cluster", "rediss+cluster"] {
             assert_eq!(shape(&format!("{scheme}://u:p@a,b:1")), "cluster", "{scheme}");
             assert_eq!(shape(&format!("{scheme}://,")), "no host", "{scheme}");
-        }
-        for url in ["rediss://h", "valkeys://h"] {
-            assert_eq!(shape(url), "tls", "{url}");
         }
         for url in ["", "h:6379", "http://h", "REDIS://h", "redis"] {
             assert_eq!(shape(url), "scheme", "{url}");

@@ -111,6 +111,8 @@ impl Redis {
     fn new(options: &Options) -> Result<Redis, Fault> {
         let url = StoreUrl::parse(options.url.expose())
             .map_err(|why| Fault::broken(format!("store.url: {why}. {}", why.hint())))?;
+        // For rediss://; it stays whatever was installed before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let keys = Keys::new(&options.cluster_name, url.is_cluster());
         let buckets: Vec<Bucket> = keys.buckets().collect();
         let node = options.node.clone();

@@ -39,7 +39,7 @@ fn bad_values_are_refused_with_file_and_line() {
         ("inflight_window", "true"),
         ("signature_require", r#""perhaps""#),
         ("webhook_secrets", r#"["whsec_!!!"]"#),
-        ("store.url", r#""rediss://localhost""#),
+        ("store.url", r#""redisss://localhost""#),
         ("store.url", r#""localhost:6379""#),
         ("store.url", r#""redis-sentinel://localhost""#),
         ("connect_url", r#""https://localhost/""#),

@@ -22,6 +22,34 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// One that speaks TLS alone, with the certificate `tls.crt` beside its data.
+    fn start_with_tls() -> Redis {
+        let mut redis = Redis::start();
+        let file = |name: &str| redis.dir.join(name).display().to_string();
+        let (key, certificate) = (file("tls.key"), file("tls.crt"));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+            .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout", &key, "-out", &certificate])
+            .output()
+            .expect("openssl is there");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let port = redis.port.number.to_string();
+        redis.restart(&[
+            "--port",
+            "0",
+            "--tls-port",
+            &port,
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-auth-clients",
+            "no",
+        ]);
+        redis
+    }
+
     pub fn start() -> Redis {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let name = format!("rainbow-it-redis-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
@@ -233,4 +261,24 @@ fn a_redis_that_hangs_holds_up_neither_readiness_nor_a_call_nor_the_end() {
         (answer["status"] == 0).then_some(answer)
     });
     assert_eq!(answer["stored"], 1, "{answer}");
+}
+
+#[test]
+fn a_redis_that_speaks_tls_is_believed_by_its_certificate() {
+    let (backend, redis) = (Backend::start(), Redis::start_with_tls());
+    let url = format!("rediss://127.0.0.1:{}", redis.port.number);
+    let setup = || redis.setup(&backend).set("store.url", &format!("\"{url}\""));
+    let refused = setup().refused();
+    assert!(refused.text.contains("certificate") && refused.text.contains("SSL_CERT_FILE"), "{}", refused.text);
+    let ca = redis.dir.join("tls.crt").display().to_string();
+    backend
+        .on_connect(|_| Reply::welcome().header("RAINBOWCLIENTSESSION", "ann").header("RAINBOWCLIENTCHANNEL", "all"));
+    let mut server = setup().env("SSL_CERT_FILE", &ca).start();
+    Client::open(server.addr(), "phone").leave();
+    let sent = || send(server.addr(), "all", &[("qos", "1")], "over TLS");
+    eventually("it is stored", || (sent()["stored"] == 1).then_some(()));
+    server.process.kill();
+    server = setup().env("SSL_CERT_FILE", &ca).start();
+    let stored = call_get(server.addr(), "/session/", &[("session", "ann")]).json();
+    assert!(stored["waiting"].as_u64() >= Some(1), "{stored}");
 }

@@ -114,7 +114,7 @@ fn what_refuses_a_configuration_quotes_no_secret() {
         format!("connect_url = \"http://127.0.0.1/?key={{{QUERY}\""),
         format!("connect_url = \"http://127.0.0.1#{QUERY}\""),
         format!("store.kind = \"redis\"\nstore.url = \"redis://user:{PASSWORD}@:x/\""),
-        format!("store.kind = \"redis\"\nstore.url = \"rediss://user:{PASSWORD}@127.0.0.1/\""),
+        format!("store.kind = \"redis\"\nstore.url = \"rediss://user:{PASSWORD}@127.0.0.1:1/\""),
         format!("store.kind = \"redis\"\nstore.url = \"http://user:{PASSWORD}@127.0.0.1/\""),
         format!("store.kind = \"redis\"\nstore.url = \"redis://user:{PASSWORD}@127.0.0.1:1/\""),
         format!("store.kind = \"redis\"\nstore.url = \"redis-sentinel://user:{PASSWORD}@127.0.0.1:1/\""),

@@ -274,6 +274,12 @@ fn unanswered(address: &str, error: &RedisError) -> Fault {
 }
 
 fn connect_fault(address: &str, error: &RedisError) -> Fault {
+    // What the certificate lacks will not come by itself.
+    if error.to_string().contains("certificate") {
+        return Fault::broken(format!(
+            "{address}: {error}. Put the CA of its certificate among this machine's, or name its file in SSL_CERT_FILE"
+        ));
+    }
     let permanent = matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
     if permanent { Fault::broken(format!("{address}: {error}")) } else { unanswered(address, error) }

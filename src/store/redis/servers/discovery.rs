@@ -98,14 +98,18 @@ fn parse_slots(value: &Value, seed: &ConnectionInfo, buckets: &[Bucket]) -> Opti
 
 fn host_of(info: &ConnectionInfo) -> Option<String> {
     match info.addr() {
-        ConnectionAddr::Tcp(host, _) => Some(host.clone()),
+        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => Some(host.clone()),
         _ => None,
     }
 }
 
 /// The same account on another address.
 fn with_address(account: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
-    account.clone().set_addr(ConnectionAddr::Tcp(host.into(), port))
+    let host = host.into();
+    account.clone().set_addr(match account.addr() {
+        ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+        _ => ConnectionAddr::Tcp(host, port),
+    })
 }
 
 /// One command on a connection of its own.

@@ -68,7 +68,6 @@ fn a_format_of_a_later_version_is_refused() {
 fn a_url_that_is_none_of_ours_says_what_it_could_be() {
     for (url, expected) in [
         ("http://localhost", "redis-cluster://"),
-        ("rediss://localhost", "TLS to Redis is not built in"),
         ("redis-sentinel://localhost:1", "/master-name"),
         ("redis-sentinel:///main", "/master-name"),
         ("redis-cluster://", "names no host"),
