@@ -360,7 +360,8 @@ static STORE: &[Key] = &[
     key!(
         "store.url" => store.url,
         STORE_URL,
-        "Redis: redis://, valkey://, unix:, redis-sentinel:// or redis-cluster://; it may hold a password."
+        "Redis: redis://, valkey://, unix:, redis-sentinel:// or redis-cluster://; rediss:// and the like with \
+         TLS; it may hold a password."
     )
     .secret()
     .restart(),

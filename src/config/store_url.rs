@@ -9,8 +9,8 @@ use thiserror::Error;
 pub enum StoreUrl {
     /// `redis://[user:password@]host[:port][/db]`, `valkey://…`, `unix:/path`; `rediss://…`, `valkeys://…` with TLS
     Single(Box<ConnectionInfo>),
-    /// `redis-sentinel://[user:password@]host[:port],…/master-name`, also `redis+sentinel://`; `rediss-sentinel://` with
-    /// TLS to both. The password is Redis's own; `account` has it.
+    /// `redis-sentinel://[user:password@]host[:port],…/master-name`, also `redis+sentinel://`; `rediss-sentinel://`
+    /// with TLS to both. The password is Redis's own; `account` has it.
     Sentinel { sentinels: Vec<ConnectionInfo>, master: String, account: Box<ConnectionInfo> },
     /// `redis-cluster://[user:password@]host[:port],…`, also `redis+cluster://`; `rediss-cluster://` with TLS
     Cluster { seeds: Vec<ConnectionInfo> },
