@@ -114,8 +114,9 @@ impl<T> Arena<T> {
         let mut next = list.head;
         std::iter::from_fn(move || {
             let index = next?;
-            next = self.next(index);
-            Some((index, self.get(index)))
+            let node = &self.nodes[index.slot()];
+            next = node.next;
+            Some((index, &node.value))
         })
     }
 
@@ -124,8 +125,9 @@ impl<T> Arena<T> {
         let mut next = list.tail;
         std::iter::from_fn(move || {
             let index = next?;
-            next = self.nodes[index.slot()].prev;
-            Some((index, self.get(index)))
+            let node = &self.nodes[index.slot()];
+            next = node.prev;
+            Some((index, &node.value))
         })
     }
 }

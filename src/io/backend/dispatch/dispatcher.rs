@@ -357,7 +357,9 @@ impl Dispatcher {
 impl Dispatcher {
     fn serve_queues(&mut self, now: Now<'_>) {
         for hook in self.routes.next_round() {
-            self.serve_queue(hook, now);
+            if self.routes[hook].queue().has_any_ready() {
+                self.serve_queue(hook, now);
+            }
         }
     }
 
@@ -666,9 +668,12 @@ impl Dispatcher {
 impl Dispatcher {
     /// Arms the queues' deadlines and publishes the gauges.
     fn settle(&mut self) {
-        self.timer.arm(self.routes.next_deadline());
+        let waiting = self.routes.waiting();
+        if waiting > 0 {
+            self.timer.arm(self.routes.next_deadline());
+        }
         self.stats.jobs.set(self.requests.len() as u64);
-        self.stats.waiting.set(self.routes.waiting() as u64);
+        self.stats.waiting.set(waiting as u64);
         self.stats.connections.set(self.connections.len() as u64);
         #[cfg(debug_assertions)]
         if self.requests.len() <= INVARIANTS_MAX {

@@ -124,6 +124,10 @@ impl RequestQueue {
         !ready.requests.is_empty()
     }
 
+    pub fn has_any_ready(&self) -> bool {
+        self.has_ready(false) || self.has_ready(true)
+    }
+
     pub fn len(&self) -> usize {
         self.ready.requests.len() + self.suspects.requests.len() + self.delayed.len()
     }
