@@ -33,19 +33,9 @@ impl Decimal {
     const LEN_MAX: usize = 20;
 
     #[inline]
-    pub fn of(mut number: u64) -> Decimal {
-        let (mut digits, mut start) = ([0; Decimal::LEN_MAX], Decimal::LEN_MAX);
-        // Two at a time: each division waits for the one before it.
-        while number >= 10 {
-            let pair = (number % 100) as u8;
-            number /= 100;
-            start -= 2;
-            (digits[start], digits[start + 1]) = (b'0' + pair / 10, b'0' + pair % 10);
-        }
-        if number > 0 || start == Decimal::LEN_MAX {
-            start -= 1;
-            digits[start] = b'0' + number as u8;
-        }
+    pub fn of(number: u64) -> Decimal {
+        let mut digits = [0; Decimal::LEN_MAX];
+        let start = write_decimal(number, &mut digits);
         Decimal { digits, start }
     }
 
@@ -53,6 +43,23 @@ impl Decimal {
     pub fn as_bytes(&self) -> &[u8] {
         &self.digits[self.start..]
     }
+}
+
+/// Writes the digits to the end of `digits`. Returns where they begin.
+fn write_decimal(mut number: u64, digits: &mut [u8; Decimal::LEN_MAX]) -> usize {
+    let mut start = digits.len();
+    // Two at a time: each division waits for the one before it.
+    while number >= 10 {
+        let pair = (number % 100) as u8;
+        number /= 100;
+        start -= 2;
+        (digits[start], digits[start + 1]) = (b'0' + pair / 10, b'0' + pair % 10);
+    }
+    if number > 0 || start == digits.len() {
+        start -= 1;
+        digits[start] = b'0' + number as u8;
+    }
+    start
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! and so is what would change how the request or its response is framed.
 
 use crate::base::client::ClientAddress;
-use crate::wire::http1::RequestHead;
+use crate::wire::http1::{RequestHead, begins_with_name, is_same_name};
 use std::io::Write;
 use std::net::IpAddr;
 
@@ -14,8 +14,8 @@ use std::net::IpAddr;
 pub fn is_forwarded(name: &[u8]) -> bool {
     let Some(first) = name.first() else { return true };
     let (names, prefixes) = staying(first.to_ascii_lowercase());
-    let is_ours = names.iter().any(|stays| name.eq_ignore_ascii_case(stays.as_bytes()))
-        || prefixes.iter().any(|prefix| begins_with(name, prefix));
+    let is_ours = names.iter().any(|stays| is_same_name(name, stays.as_bytes()))
+        || prefixes.iter().any(|prefix| begins_with_name(name, prefix.as_bytes()));
     !is_ours && !name.contains(&b'_')
 }
 
@@ -27,6 +27,7 @@ pub fn forwarded<'a>(head: &RequestHead<'a>) -> impl Iterator<Item = (&'a str, &
 }
 
 /// One header with its CRLF.
+#[inline]
 pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "a value that would end its line");
     for part in [name.as_bytes(), b": ", value, b"\r\n"] {
@@ -74,10 +75,6 @@ fn put_ip(out: &mut Vec<u8>, address: IpAddr) {
 
 /// Of the header that names a request.
 pub const REQUEST_ID: &str = "X-Request-Id";
-
-fn begins_with(name: &[u8], prefix: &str) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
-}
 
 /// Names and beginnings of names that stay, of those with this first letter: hop-by-hop headers, those of the upgrade,
 /// and those that frame or name a request; the handshake's; identity and cookie; signatures; where the client is, which

@@ -2,7 +2,7 @@
 //! (`X-Request-Id`), or one that is drawn. Every call has one and hardly any is looked at: one that is drawn is a
 //! number until it is written.
 
-use crate::base::digits::hex;
+use crate::base::digits::hex_of;
 use crate::base::rng::Rng;
 use crate::io::runtime::clock;
 use crate::wire::http1::RequestHead;
@@ -41,10 +41,7 @@ impl RequestId {
     /// Appends it as it is in a header.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            RequestId::Drawn(number) => {
-                out.extend_from_slice(&hex((number >> 32) as u32));
-                out.extend_from_slice(&hex(*number as u32));
-            }
+            RequestId::Drawn(number) => out.extend_from_slice(&hex_of::<8, DRAWN_LEN>(number.to_be_bytes())),
             RequestId::Callers(id) => out.extend_from_slice(id.as_bytes()),
         }
     }

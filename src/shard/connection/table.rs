@@ -417,21 +417,19 @@ impl Table {
     pub fn push_unbounded(&mut self, index: ConnIndex, item: Item) {
         let conn = &mut self.conns[index.slot()];
         self.outboxes.push(&mut conn.outbox, item);
-        self.set_dirty(index);
-    }
-
-    #[inline]
-    fn set_dirty(&mut self, index: ConnIndex) {
-        if !std::mem::replace(&mut self.conns[index.slot()].dirty, true) {
+        if !std::mem::replace(&mut conn.dirty, true) {
             self.dirty.push_back(index);
         }
     }
 
     /// One more use of the message, into the outbox.
+    #[inline]
     pub fn push_message(&mut self, index: ConnIndex, message: &MessageRef, stamp: Stamp, cx: &mut Context<'_>) {
-        let outbox = &mut self.conns[index.slot()].outbox;
-        self.outboxes.push_message(outbox, cx.messages.another(message), stamp);
-        self.set_dirty(index);
+        let conn = &mut self.conns[index.slot()];
+        self.outboxes.push_message(&mut conn.outbox, cx.messages.another(message), stamp);
+        if !std::mem::replace(&mut conn.dirty, true) {
+            self.dirty.push_back(index);
+        }
     }
 
     /// False when there is no room even without the QoS 0 messages: the client is too slow, its connection is closing.

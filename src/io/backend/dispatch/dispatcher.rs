@@ -26,7 +26,7 @@ use super::upstreams::{Place, UpstreamState, Upstreams};
 use super::worker_timer::{Alarm, WorkerTimer};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
-use crate::io::backend::hook::{GiveUp, HookKind, HookRequest, Retry};
+use crate::io::backend::hook::{GiveUp, HookKind, HookRequest, RequestTag, Retry};
 use crate::io::backend::options::{self, Options};
 use crate::io::backend::request_writer::{RequestTemplate, Signer};
 use crate::io::backend::resolver::{Lookup, Resolver};
@@ -268,7 +268,7 @@ impl Dispatcher {
         self.options.body_bytes_max
     }
 
-    /// A whole response has come. Returns the request, when this ends it. The connection, and perhaps others, already
+    /// A whole response has come. Returns the request's tag and body, when this ends it. The connection, and perhaps others, already
     /// go on with what waits.
     pub fn responded(
         &mut self,
@@ -276,7 +276,7 @@ impl Dispatcher {
         status: u16,
         is_reusable: bool,
         now: Now<'_>,
-    ) -> Option<(HookRequest, Verdict)> {
+    ) -> Option<(RequestTag, Vec<u8>, Verdict)> {
         let request = self.connections[connection].take_request()?;
         let hook = self.requests[request].hook();
         let Attempt { upstream, permit, started_us, .. } = self.end_attempt(request);
@@ -297,7 +297,8 @@ impl Dispatcher {
         } else if self.dead_letters.end(&mut self.requests, request, verdict == Verdict::Success) {
             None
         } else {
-            Some((self.requests.remove(request), verdict))
+            let (tag, body) = self.requests.finish(request);
+            Some((tag, body, verdict))
         };
         self.free_connection(connection, is_reusable, now.tick);
         if blame == Blame::Upstream {
