@@ -71,7 +71,8 @@ impl<T> Arena<T> {
         self.nodes.is_empty()
     }
 
-    #[inline]
+    // Always, as below: see `Pool`.
+    #[inline(always)]
     pub fn push_back(&mut self, list: &mut List, value: T) -> NodeIndex {
         let index = NodeIndex::new(self.nodes.insert(Node { value, next: None, prev: list.tail }));
         match list.tail {
@@ -86,7 +87,7 @@ impl<T> Arena<T> {
         list.front().map(|index| self.remove(list, index))
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn remove(&mut self, list: &mut List, index: NodeIndex) -> T {
         let Node { value, next, prev } = self.nodes.remove(index.slot());
         match prev {

@@ -337,7 +337,7 @@ impl Shard {
         self.sessions.commands.len()
     }
 
-    /// As of now; the worker's own reader looks at what was published.
+    /// With gauges as of now. Other threads see them as `publish` has left them.
     pub fn metrics(&self) -> &ShardMetrics {
         self.publish();
         &self.metrics

@@ -144,7 +144,7 @@ impl ConnectionTask {
         let finished = self
             .dispatcher
             .with_now(|dispatcher, now| dispatcher.responded(self.connection, head.status, reusable, now));
-        if let Some((tag, request_body, verdict)) = finished {
+        if let Some(((tag, request_body), verdict)) = finished {
             let outcome = HookOutcome::Answered { verdict, head, body };
             self.dispatcher.finish(FinishedRequest { tag, outcome, request_body });
         }

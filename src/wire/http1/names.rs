@@ -25,10 +25,10 @@ fn is_same_text(a: &[u8], b: &[u8]) -> bool {
 fn lower(bytes: [u8; 8]) -> u64 {
     const EACH: u64 = u64::from_ne_bytes([1; 8]);
     let word = u64::from_ne_bytes(bytes);
-    // The high bit of each byte, which ASCII leaves free, says whether its letter is in the range.
-    let letters = word & (0x7F * EACH);
-    let from_a = letters + u64::from(0x80 - b'A') * EACH;
-    let behind_z = letters + u64::from(0x7F - b'Z') * EACH;
+    // The high bit of each byte, which ASCII leaves free, says whether the rest of it is in the range.
+    let low = word & (0x7F * EACH);
+    let from_a = low + u64::from(0x80 - b'A') * EACH;
+    let behind_z = low + u64::from(0x7F - b'Z') * EACH;
     let capitals = from_a & !behind_z & !word & (0x80 * EACH);
     word | capitals >> 2
 }
@@ -45,7 +45,7 @@ mod tests {
             flips in prop::collection::vec(any::<bool>(), 40),
             changed: Option<(prop::sample::Index, u8)>,
         ) {
-            let mut b: Vec<u8> = a.iter().zip(flips).map(|(byte, flip)| if flip { byte ^ 0x20 } else { *byte }).collect();
+            let mut b: Vec<u8> = a.iter().zip(flips).map(|(byte, flip)| byte ^ (u8::from(flip) << 5)).collect();
             if let Some((place, byte)) = changed && !b.is_empty() {
                 let place = place.index(b.len());
                 b[place] = byte;
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn only_letters_have_a_case() {
+    fn only_a_to_z_have_a_case() {
         for byte in 0..=u8::MAX {
             let (a, b) = ([byte; 9], [byte ^ 0x20; 9]);
             assert_eq!(is_same_name(&a, &b), byte.is_ascii_alphabetic(), "{byte:#04x}");

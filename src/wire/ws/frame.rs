@@ -86,7 +86,7 @@ pub fn header_len(payload_len: usize) -> usize {
 }
 
 /// Appends a server's header (FIN set, no mask); the payload is the caller's to append.
-#[inline]
+#[inline(always)]
 pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
     let first = FIN | opcode as u8;
     match header_len(payload_len) {

@@ -268,15 +268,15 @@ impl Dispatcher {
         self.options.body_bytes_max
     }
 
-    /// A whole response has come. Returns the request's tag and body, when this ends it. The connection, and perhaps others, already
-    /// go on with what waits.
+    /// A whole response has come. Returns tag and body of the request, when this ends it. The connection, and perhaps
+    /// others, already go on with what waits.
     pub fn responded(
         &mut self,
         connection: ConnectionIndex,
         status: u16,
         is_reusable: bool,
         now: Now<'_>,
-    ) -> Option<(RequestTag, Vec<u8>, Verdict)> {
+    ) -> Option<((RequestTag, Vec<u8>), Verdict)> {
         let request = self.connections[connection].take_request()?;
         let hook = self.requests[request].hook();
         let Attempt { upstream, permit, started_us, .. } = self.end_attempt(request);
@@ -297,8 +297,7 @@ impl Dispatcher {
         } else if self.dead_letters.end(&mut self.requests, request, verdict == Verdict::Success) {
             None
         } else {
-            let (tag, body) = self.requests.finish(request);
-            Some((tag, body, verdict))
+            Some((self.requests.finish(request), verdict))
         };
         self.free_connection(connection, is_reusable, now.tick);
         if blame == Blame::Upstream {
@@ -357,15 +356,14 @@ impl Dispatcher {
 /// From a queue to a connection.
 impl Dispatcher {
     fn serve_queues(&mut self, now: Now<'_>) {
-        for hook in self.routes.next_round() {
-            if self.routes[hook].queue().has_any_ready() {
-                self.serve_queue(hook, now);
-            }
-        }
+        self.routes.next_round().for_each(|hook| self.serve_queue(hook, now));
     }
 
     /// Sends out as many of a queue's requests as breakers and connections allow.
     fn serve_queue(&mut self, hook: HookKind, now: Now<'_>) {
+        if !self.routes[hook].queue().has_any_ready() {
+            return;
+        }
         let connections_max = self.options.connections_max;
         let place = Place { hook, is_suspect: false, now: now.tick, connections_max };
         while let Some((request, target)) = self.routes[hook].pop_ready(&self.upstreams, place) {
@@ -669,12 +667,9 @@ impl Dispatcher {
 impl Dispatcher {
     /// Arms the queues' deadlines and publishes the gauges.
     fn settle(&mut self) {
-        let waiting = self.routes.waiting();
-        if waiting > 0 {
-            self.timer.arm(self.routes.next_deadline());
-        }
+        self.timer.arm(self.routes.next_deadline());
         self.stats.jobs.set(self.requests.len() as u64);
-        self.stats.waiting.set(waiting as u64);
+        self.stats.waiting.set(self.routes.waiting() as u64);
         self.stats.connections.set(self.connections.len() as u64);
         #[cfg(debug_assertions)]
         if self.requests.len() <= INVARIANTS_MAX {

@@ -128,6 +128,10 @@ impl RequestQueue {
         self.has_ready(false) || self.has_ready(true)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub fn len(&self) -> usize {
         self.ready.requests.len() + self.suspects.requests.len() + self.delayed.len()
     }
