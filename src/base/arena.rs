@@ -71,6 +71,8 @@ impl<T> Arena<T> {
         self.nodes.is_empty()
     }
 
+    // Always, as below: see `Pool`.
+    #[inline(always)]
     pub fn push_back(&mut self, list: &mut List, value: T) -> NodeIndex {
         let index = NodeIndex::new(self.nodes.insert(Node { value, next: None, prev: list.tail }));
         match list.tail {
@@ -85,6 +87,7 @@ impl<T> Arena<T> {
         list.front().map(|index| self.remove(list, index))
     }
 
+    #[inline(always)]
     pub fn remove(&mut self, list: &mut List, index: NodeIndex) -> T {
         let Node { value, next, prev } = self.nodes.remove(index.slot());
         match prev {
@@ -114,8 +117,9 @@ impl<T> Arena<T> {
         let mut next = list.head;
         std::iter::from_fn(move || {
             let index = next?;
-            next = self.next(index);
-            Some((index, self.get(index)))
+            let node = &self.nodes[index.slot()];
+            next = node.next;
+            Some((index, &node.value))
         })
     }
 
@@ -124,8 +128,9 @@ impl<T> Arena<T> {
         let mut next = list.tail;
         std::iter::from_fn(move || {
             let index = next?;
-            next = self.nodes[index.slot()].prev;
-            Some((index, self.get(index)))
+            let node = &self.nodes[index.slot()];
+            next = node.prev;
+            Some((index, &node.value))
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Who is meant: shards, connections, identities, nodes. Keys are guarded against reuse: a slot's generation is part of
 //! the key.
 
+use super::digits::hex_of;
 use super::rng::Rng;
 use std::fmt;
 use std::net::SocketAddr;
@@ -143,13 +144,7 @@ impl Identity {
 
     /// 64 lower-case hex digits.
     pub fn to_hex(self) -> [u8; 64] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut hex = [0; 64];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
-        }
-        hex
+        hex_of(self.0)
     }
 
     /// Reads 64 hex digits of either case; `None` for anything else.

@@ -53,11 +53,14 @@ impl<T> Pool<T> {
         (self.chunks.len() - self.bare.len()) * CHUNK
     }
 
+    // Always, as below: a value is put together, and taken apart, where it lies.
+    #[inline(always)]
     pub fn insert(&mut self, value: T) -> usize {
         self.insert_with(|_| value)
     }
 
     /// The value knows its number.
+    #[inline(always)]
     pub fn insert_with(&mut self, make: impl FnOnce(usize) -> T) -> usize {
         let at = self.open_chunk();
         let chunk = &mut self.chunks[at];
@@ -72,11 +75,12 @@ impl<T> Pool<T> {
         index
     }
 
+    #[inline(always)]
     pub fn remove(&mut self, index: usize) -> T {
         self.try_remove(index).expect("the slot is in use")
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn try_remove(&mut self, index: usize) -> Option<T> {
         let (at, slot) = (index / CHUNK, index % CHUNK);
         let chunk = self.chunks.get_mut(at)?;

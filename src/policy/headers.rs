@@ -5,17 +5,18 @@
 //! and so is what would change how the request or its response is framed.
 
 use crate::base::client::ClientAddress;
-use crate::wire::http1::RequestHead;
+use crate::wire::http1::{RequestHead, begins_with_name, is_same_name};
 use std::io::Write;
+use std::net::IpAddr;
 
 /// Whether a client's header of this name reaches the business server. Names are compared without case. One with `_`
 /// does not, because many servers make `-` of it.
 pub fn is_forwarded(name: &[u8]) -> bool {
-    if name.contains(&b'_') {
-        return false;
-    }
-    let is_ours = STAYS.iter().any(|stays| name.len() == stays.len() && begins_with(name, stays));
-    !is_ours && !STAYS_PREFIXES.iter().any(|prefix| begins_with(name, prefix))
+    let Some(first) = name.first() else { return true };
+    let (names, prefixes) = staying(first.to_ascii_lowercase());
+    let is_ours = names.iter().any(|stays| is_same_name(name, stays.as_bytes()))
+        || prefixes.iter().any(|prefix| begins_with_name(name, prefix.as_bytes()));
+    !is_ours && !name.contains(&b'_')
 }
 
 /// The client's headers that reach the business server, in order. Those that the client itself declares hop-by-hop (RFC
@@ -26,6 +27,7 @@ pub fn forwarded<'a>(head: &RequestHead<'a>) -> impl Iterator<Item = (&'a str, &
 }
 
 /// One header with its CRLF.
+#[inline]
 pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "a value that would end its line");
     for part in [name.as_bytes(), b": ", value, b"\r\n"] {
@@ -35,46 +37,68 @@ pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// What a hook says of where the client is.
 pub fn put_address(out: &mut Vec<u8>, client: &ClientAddress) {
-    // Writing to a vector cannot fail.
-    let _ = write!(out, "X-Forwarded-For: {}", client.address);
-    client.proxies.iter().for_each(|proxy| drop(write!(out, ", {proxy}")));
-    let proto = if client.is_secure { "https" } else { "http" };
-    let _ = write!(out, "\r\nX-Real-IP: {}\r\nX-Forwarded-Proto: {proto}\r\n", client.address);
+    out.extend_from_slice(b"X-Forwarded-For: ");
+    let start = out.len();
+    put_ip(out, client.address);
+    let own = start..out.len();
+    for proxy in &client.proxies {
+        out.extend_from_slice(b", ");
+        put_ip(out, *proxy);
+    }
+    out.extend_from_slice(b"\r\nX-Real-IP: ");
+    out.extend_from_within(own);
+    let proto: &[u8] = if client.is_secure { b"https" } else { b"http" };
+    for part in [b"\r\nX-Forwarded-Proto: ", proto, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+fn put_ip(out: &mut Vec<u8>, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        // Its short forms have rules of their own. Writing to a vector cannot fail.
+        let _ = write!(out, "{address}");
+        return;
+    };
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            out.push(b'.');
+        }
+        if octet >= 100 {
+            out.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            out.push(b'0' + octet / 10 % 10);
+        }
+        out.push(b'0' + octet % 10);
+    }
 }
 
 /// Of the header that names a request.
 pub const REQUEST_ID: &str = "X-Request-Id";
 
-/// `prefix` is in lower case. Most names differ from it in their first letter.
-fn begins_with(name: &[u8], prefix: &str) -> bool {
-    let (Some(first), [start, ..]) = (name.first(), prefix.as_bytes()) else { return false };
-    first.to_ascii_lowercase() == *start
-        && name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+/// Names and beginnings of names that stay, of those with this first letter: hop-by-hop headers, those of the upgrade,
+/// and those that frame or name a request; the handshake's; identity and cookie; signatures; where the client is, which
+/// we say.
+fn staying(first: u8) -> (&'static [&'static str], &'static [&'static str]) {
+    match first {
+        b'a' => (&["accept-encoding"], &[]),
+        b'c' => (&["connection", "content-length"], &[]),
+        b'e' => (&["expect"], &[]),
+        b'f' => (&["forwarded"], &[]),
+        b'h' => (&["host"], &[]),
+        b'i' => (&["idempotency-key"], &[]),
+        b'k' => (&["keep-alive"], &[]),
+        b'o' => (&["origin"], &[]),
+        b'p' => (&["proxy-authenticate", "proxy-authorization", "proxy-connection"], &[]),
+        b'r' => (&[], &["rainbow"]),
+        b's' => (&[], &["sec-websocket-"]),
+        b't' => (&["te", "trailer", "transfer-encoding"], &[]),
+        b'u' => (&["upgrade"], &[]),
+        b'w' => (&[], &["webhook-"]),
+        b'x' => (&["x-real-ip", "x-request-id"], &["x-forwarded-"]),
+        _ => (&[], &[]),
+    }
 }
-
-/// Hop-by-hop headers, those of the upgrade, and those that frame or name a request.
-const STAYS: [&str; 18] = [
-    "accept-encoding",
-    "connection",
-    "content-length",
-    "expect",
-    "forwarded",
-    "host",
-    "idempotency-key",
-    "keep-alive",
-    "origin",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-real-ip",
-    "x-request-id",
-];
-/// The handshake's; identity and cookie; signatures; where the client is, which we say.
-const STAYS_PREFIXES: [&str; 4] = ["sec-websocket-", "rainbow", "webhook-", "x-forwarded-"];
 
 #[cfg(test)]
 mod tests {

@@ -192,7 +192,6 @@ impl Shard {
         if self.conns.has_events() {
             on_events(&mut self.scope(now).0);
         }
-        self.publish();
         #[cfg(debug_assertions)]
         if !matches!(self.settings.mode, Mode::Planted(_)) {
             self.check_invariants(now);
@@ -247,12 +246,12 @@ impl Shard {
     /// another's by now.
     pub fn poll_output(&mut self) -> Option<Output> {
         loop {
-            let output = self.outputs.pop_front()?;
-            let (Output::EndWriting { key } | Output::Shutdown { key } | Output::Resume { key }) = output else {
-                return Some(output);
+            let output = self.outputs.pop_front();
+            let Some(Output::EndWriting { key } | Output::Shutdown { key } | Output::Resume { key }) = output else {
+                return output;
             };
             if self.lookup(key).is_some_and(|conn| self.conns.conn(conn).phase() != Phase::Gone) {
-                return Some(output);
+                return output;
             }
         }
     }
@@ -266,7 +265,6 @@ impl Shard {
         queries::poll_largest(&mut scope);
         let more = !fanout.is_empty() && fanout.poll(&mut scope) || !scope.largest.is_idle();
         on_events(&mut scope);
-        self.publish();
         more
     }
 
@@ -342,7 +340,9 @@ impl Shard {
         self.sessions.commands.len()
     }
 
+    /// With gauges as of now. Other threads see them as `publish` has left them.
     pub fn metrics(&self) -> &ShardMetrics {
+        self.publish();
         &self.metrics
     }
 
@@ -506,7 +506,9 @@ impl Shard {
                 conns.close(conn, CloseCode::PROTOCOL_ERROR, &error.to_string(), cx);
             }
         }
-        on_events(&mut scope);
+        if scope.conns.has_events() {
+            on_events(&mut scope);
+        }
     }
 
     fn on_redirected(&mut self, key: ConnKey, query_id: QueryId, query: Query, now: Tick) {
@@ -533,7 +535,8 @@ impl Shard {
     }
 
     /// Gauges, as they stand after an input.
-    fn publish(&self) {
+    /// Writes the gauges: once per turn, before anybody hears of what the turn has done.
+    pub fn publish(&self) {
         let metrics = &self.metrics;
         metrics.connections.set(self.conns.open_len() as u64);
         metrics.channels.set(self.channels.len() as u64);

@@ -4,6 +4,7 @@
 //! Time, nonces and ids come in as parameters. Signatures are compared in constant time. No error and no `Debug` output
 //! holds a secret or a signature. Called by the control API (verify) and the client of the business server (sign).
 
+use crate::base::digits::{Decimal, hex_of};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -61,7 +62,6 @@ impl SignError {
 
 /// 40 lower-case hex digits: SHA-1 over the three strings, sorted bytewise and concatenated.
 pub fn sign_2014(token: &str, timestamp: &str, nonce: &str) -> [u8; 40] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut texts = [token, timestamp, nonce];
     texts.sort_unstable();
     let mut text = [0; 128];
@@ -78,12 +78,7 @@ pub fn sign_2014(token: &str, timestamp: &str, nonce: &str) -> [u8; 40] {
         }
         _ => texts.iter().fold(Sha1::new(), |hash, one| hash.chain_update(one)).finalize(),
     };
-    let mut hex = [0; 40];
-    for (pair, byte) in hex.chunks_exact_mut(2).zip(digest) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
-    hex
+    hex_of::<20, 40>(digest.into())
 }
 
 /// The three query parameters of a signed call, as sent.
@@ -130,13 +125,8 @@ impl NonceTag {
     /// The digits of a number. Equal serials give equal nonces; `SERIALS` of them are different.
     pub fn nonce(&self, serial: u64, timestamp: &str) -> [u8; NonceTag::DIGITS] {
         let serial = serial % NonceTag::SERIALS;
-        let mut digits = [NonceTag::MARK; NonceTag::DIGITS];
-        let mut left = serial * NonceTag::TAGS + self.tag(serial, timestamp);
-        for digit in digits[1..].iter_mut().rev() {
-            *digit = b'0' + (left % 10) as u8;
-            left /= 10;
-        }
-        digits
+        let number = NonceTag::MARKED + serial * NonceTag::TAGS + self.tag(serial, timestamp);
+        Decimal::of(number).as_bytes().try_into().expect("nineteen digits")
     }
 
     /// Whether the nonce is one of ours.
@@ -152,9 +142,11 @@ impl NonceTag {
     fn tag(&self, serial: u64, timestamp: &str) -> u64 {
         // SipHash with the key in front of what it hashes. The tag is no secret and need not resist a search: whoever
         // changes it needs the token for the signature over it.
+        let mut keyed = [0; 24];
+        keyed[..16].copy_from_slice(&self.key);
+        keyed[16..].copy_from_slice(&serial.to_ne_bytes());
         let mut hash = DefaultHasher::new();
-        hash.write(&self.key);
-        hash.write_u64(serial);
+        hash.write(&keyed);
         hash.write(timestamp.as_bytes());
         hash.finish() % NonceTag::TAGS
     }
@@ -163,6 +155,8 @@ impl NonceTag {
     const TAGS: u64 = 10_000_000;
     const DIGITS: usize = 19;
     const MARK: u8 = b'8';
+    /// A number that begins with `MARK` and has room for the largest serial and tag behind it.
+    const MARKED: u64 = 8 * NonceTag::SERIALS * NonceTag::TAGS;
 }
 
 /// Compared in constant time like bytes, with an eighth of the barriers.

@@ -17,7 +17,7 @@ use monoio::net::TcpStream;
 use super::dispatch::connections::Unsent;
 use super::dispatch::ids::ConnectionIndex;
 use super::dispatch::tasks::ConnectionEnd;
-use super::hook::HookOutcome;
+use super::hook::{FinishedRequest, HookOutcome};
 use super::response_reader::{ResponseProgress, ResponseReader};
 use super::shared_dispatcher::SharedDispatcher;
 use crate::io::runtime::net::Connecting;
@@ -144,8 +144,9 @@ impl ConnectionTask {
         let finished = self
             .dispatcher
             .with_now(|dispatcher, now| dispatcher.responded(self.connection, head.status, reusable, now));
-        if let Some((request, verdict)) = finished {
-            self.dispatcher.finish(request, HookOutcome::Answered { verdict, head, body });
+        if let Some(((tag, request_body), verdict)) = finished {
+            let outcome = HookOutcome::Answered { verdict, head, body };
+            self.dispatcher.finish(FinishedRequest { tag, outcome, request_body });
         }
         self.dispatcher.deliver_given_up();
     }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::base::client::ClientContext;
+use crate::base::digits::Decimal;
 use crate::base::time::Tick;
 use crate::policy::backend::{Failure, Verdict};
 use crate::wire::http1::ResponseHead;
@@ -175,18 +176,39 @@ impl From<Hook> for HookKind {
 
 impl IdempotencyKey {
     pub const LEN_MAX: usize = 95;
+    const EMPTY: IdempotencyKey = IdempotencyKey { len: 0, bytes: [0; IdempotencyKey::LEN_MAX] };
 
     pub fn new(text: &str) -> Option<IdempotencyKey> {
         IdempotencyKey::format(format_args!("{text}"))
     }
 
+    /// `sender-run-place`, of which `sequence` is the last two: its upper 48 and its lower 16 bits. Every message has
+    /// one, so it is put together without the formatter. `sender` is up to 64 hexadecimal digits.
+    pub fn of_message(sender: &[u8], sequence: u64) -> IdempotencyKey {
+        let mut key = IdempotencyKey::EMPTY;
+        key.push(sender).expect("there is room");
+        for number in [sequence >> 16, sequence & 0xFFFF] {
+            key.push(b"-").and_then(|()| key.push(Decimal::of(number).as_bytes())).expect("there is room");
+        }
+        debug_assert!(IdempotencyKey::new(key.as_str()) == Some(key));
+        key
+    }
+
     /// Formats into the key itself, without an allocation. `None` when the text is not a valid key.
     pub fn format(text: fmt::Arguments<'_>) -> Option<IdempotencyKey> {
-        let mut key = IdempotencyKey { len: 0, bytes: [0; IdempotencyKey::LEN_MAX] };
+        let mut key = IdempotencyKey::EMPTY;
         fmt::write(&mut key, text).ok()?;
         // Full stops separate the parts of what Standard Webhooks signs.
         let is_key = key.len > 0 && key.as_bytes().iter().all(|byte| byte.is_ascii_graphic() && *byte != b'.');
         is_key.then_some(key)
+    }
+
+    fn push(&mut self, text: &[u8]) -> fmt::Result {
+        let start = usize::from(self.len);
+        let room = self.bytes.get_mut(start..start + text.len()).ok_or(fmt::Error)?;
+        room.copy_from_slice(text);
+        self.len += text.len() as u8;
+        Ok(())
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -200,11 +222,7 @@ impl IdempotencyKey {
 
 impl fmt::Write for IdempotencyKey {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let start = usize::from(self.len);
-        let room = self.bytes.get_mut(start..start + text.len()).ok_or(fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.len += text.len() as u8;
-        Ok(())
+        self.push(text.as_bytes())
     }
 }
 

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::dispatch::dispatcher::Dispatcher;
-use super::hook::{FinishedRequest, HookOutcome, HookRequest};
+use super::hook::{FinishedRequest, HookOutcome};
 use super::time_source::{Now, TimeSource};
 
 /// Takes every request back. Called with no borrow held, so it may submit again; never called from within `submit`,
@@ -40,8 +40,8 @@ impl SharedDispatcher {
     }
 
     /// Hands a request that has ended to the sink.
-    pub fn finish(&self, request: HookRequest, outcome: HookOutcome<'_>) {
-        (self.sink)(FinishedRequest { tag: request.tag, outcome, request_body: request.body });
+    pub fn finish(&self, request: FinishedRequest<'_>) {
+        (self.sink)(request);
     }
 
     /// Hands given-up requests to the sink: those that are there now, not those that it submits meanwhile.
@@ -50,7 +50,7 @@ impl SharedDispatcher {
         for _ in 0..count {
             let Some(given_up) = self.with(Dispatcher::pop_given_up) else { return };
             let outcome = HookOutcome::GaveUp { reason: given_up.reason };
-            (self.sink)(FinishedRequest { tag: given_up.tag, outcome, request_body: given_up.body });
+            self.finish(FinishedRequest { tag: given_up.tag, outcome, request_body: given_up.body });
         }
     }
 }

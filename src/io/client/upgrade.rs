@@ -163,7 +163,10 @@ fn client_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Vec<u
 fn our_headers(head: &RequestHead<'_>, address: &ClientAddress, request_id: &RequestId) -> Vec<u8> {
     let mut out = Vec::with_capacity(192);
     put_address(&mut out, address);
-    put_header(&mut out, REQUEST_ID, request_id.to_string().as_bytes());
+    out.extend_from_slice(REQUEST_ID.as_bytes());
+    out.extend_from_slice(b": ");
+    request_id.write(&mut out);
+    out.extend_from_slice(b"\r\n");
     for (name, of_client) in [("RAINBOWCLIENTHOST", "host"), ("RAINBOWCLIENTORIGIN", "origin")] {
         if let Some(value) = head.headers.get(of_client) {
             put_header(&mut out, name, value);

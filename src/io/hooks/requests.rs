@@ -8,6 +8,7 @@ use super::closes::{Close, Closes, Ended};
 use super::receipts::Receipts;
 use super::ticket::HookTicket;
 use crate::base::client::ClientContext;
+use crate::base::digits::hex_of;
 use crate::base::id::Identity;
 use crate::base::limits::Limits;
 use crate::base::time::{Tick, ms};
@@ -67,20 +68,15 @@ impl Hooks {
     pub fn forward(&self, forward: Forward) -> Result<(), Vec<u8>> {
         let Forward { key, session, message_type, qos, sequence, deadline, identity, client, body } = forward;
         let identity = identity.to_hex();
-        let text = std::str::from_utf8(&identity).expect("hex is ASCII");
         let request = HookRequest {
             hook: Hook::Forward { message_type },
             tag: RequestTag(HookTicket::Forward(key).pack()),
             retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
             identity,
             client,
-            idempotency_key: (qos != QoS::AtMostOnce).then(|| {
-                let (run, place) = (sequence >> 16, sequence & 0xFFFF);
-                let key = match session {
-                    Some(SessionId(id)) => IdempotencyKey::format(format_args!("{id:032x}-{run}-{place}")),
-                    None => IdempotencyKey::format(format_args!("{text}-{run}-{place}")),
-                };
-                key.expect("it fits")
+            idempotency_key: (qos != QoS::AtMostOnce).then(|| match session {
+                Some(SessionId(id)) => IdempotencyKey::of_message(&hex_of::<16, 32>(id.to_be_bytes()), sequence),
+                None => IdempotencyKey::of_message(&identity, sequence),
             }),
             query: None,
             client_headers: None,

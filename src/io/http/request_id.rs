@@ -2,6 +2,7 @@
 //! (`X-Request-Id`), or one that is drawn. Every call has one and hardly any is looked at: one that is drawn is a
 //! number until it is written.
 
+use crate::base::digits::hex_of;
 use crate::base::rng::Rng;
 use crate::io::runtime::clock;
 use crate::wire::http1::RequestHead;
@@ -40,24 +41,10 @@ impl RequestId {
     /// Appends it as it is in a header.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            RequestId::Drawn(number) => {
-                out.extend_from_slice(&hex((number >> 32) as u32));
-                out.extend_from_slice(&hex(*number as u32));
-            }
+            RequestId::Drawn(number) => out.extend_from_slice(&hex_of::<8, DRAWN_LEN>(number.to_be_bytes())),
             RequestId::Callers(id) => out.extend_from_slice(id.as_bytes()),
         }
     }
-}
-
-/// Eight digits at once: each in a byte of its own, those beyond nine are moved on to where `a` begins.
-fn hex(number: u32) -> [u8; DRAWN_LEN / 2] {
-    const EACH: u64 = u64::from_ne_bytes([1; 8]);
-    let mut digits = u64::from(number);
-    for (shift, mask) in [(16, 0x0000_FFFF_0000_FFFF), (8, 0x00FF_00FF_00FF_00FF), (4, 0x0F0F_0F0F_0F0F_0F0F)] {
-        digits = (digits << shift | digits) & mask;
-    }
-    let beyond_nine = (digits + 6 * EACH) >> 4 & EACH;
-    (digits + u64::from(b'0') * EACH + u64::from(b'a' - b'0' - 10) * beyond_nine).to_be_bytes()
 }
 
 impl fmt::Display for RequestId {

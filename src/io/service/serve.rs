@@ -94,20 +94,22 @@ impl ServedConnection {
             if !self.connection.begin_request().await {
                 return;
             }
-            let Plan { action, mut form } = self.plan(head);
-            form.keep_alive &= !self.worker().shared().is_draining();
-            match action {
+            let mut plan = self.plan(head);
+            plan.form.keep_alive &= !self.worker().shared().is_draining();
+            let form = &plan.form;
+            // In place: what a call is about is large.
+            match plan.action {
                 Action::Upgrade(plan) => return self.upgrade(head, *plan).await,
                 Action::Link(kind) => return self.link(head, kind).await,
                 Action::Respond(response) => {
                     // Only a request without a body is answered from its head alone and followed by another.
-                    self.connection.respond(&response, &form).await;
+                    self.connection.respond(&response, form).await;
                     if !form.keep_alive {
                         return self.connection.linger().await;
                     }
                     self.connection.consume(head);
                 }
-                Action::Call(call) => match self.call(head, &call, &form).await {
+                Action::Call(ref call) => match self.call(head, call, form).await {
                     Some(request) if form.keep_alive => self.connection.consume(request),
                     _ => return self.connection.linger().await,
                 },

@@ -321,6 +321,7 @@ impl Worker {
         let mut more = self.take_messages();
         more |= self.shard.borrow_mut().poll_fanout(self.clock.now());
         self.carry_out();
+        self.shard.borrow().publish();
         self.cork_unknown();
         self.write();
         self.carry_out();

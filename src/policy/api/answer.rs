@@ -24,15 +24,15 @@ pub fn write_sent(out: &mut Vec<u8>, sent: Sent<'_>) {
         let reason = tally.why.map_or_else(|| "not sent".into(), |reason| reason.to_string());
         let _ = serde_json::to_writer(&mut *out, &reason);
     }
-    push_field(out, "connections", tally.connections);
-    push_field(out, "targets", tally.targets);
+    push_field(out, b",\"connections\":", tally.connections);
+    push_field(out, b",\"targets\":", tally.targets);
     if tally.stored > 0 || to_session || !tally.is_success() {
-        push_field(out, "stored", tally.stored);
+        push_field(out, b",\"stored\":", tally.stored);
     }
     if !tally.is_success() {
-        push_field(out, "refused", tally.refused);
-        push_field(out, "undecided", tally.undecided);
-        push_field(out, "unreachable", tally.unreachable);
+        push_field(out, b",\"refused\":", tally.refused);
+        push_field(out, b",\"undecided\":", tally.undecided);
+        push_field(out, b",\"unreachable\":", tally.unreachable);
     }
     out.extend_from_slice(b",\"data\":");
     if data.is_empty() {
@@ -43,10 +43,9 @@ pub fn write_sent(out: &mut Vec<u8>, sent: Sent<'_>) {
     out.push(b'}');
 }
 
-fn push_field(out: &mut Vec<u8>, name: &str, number: u32) {
-    out.extend_from_slice(b",\"");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
+#[inline]
+fn push_field(out: &mut Vec<u8>, name: &[u8], number: u32) {
+    out.extend_from_slice(name);
     push_number(out, number as usize);
 }
 

@@ -158,8 +158,7 @@ impl<'a> SendParameters<'a> {
             }
             "qos" => self.qos = value.parse().ok().and_then(QoS::from_u8).ok_or(Refusal::BadQos)?,
             "timeout" => {
-                let seconds = value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-                self.timeout = seconds.ok_or(Refusal::BadTimeout)?.min(self.timeout_max);
+                self.timeout = read_seconds(&value).ok_or(Refusal::BadTimeout)?.min(self.timeout_max);
             }
             "session" => {
                 self.session.get_or_insert(value);
@@ -200,9 +199,16 @@ impl<'a> SendParameters<'a> {
     }
 }
 
+/// Whole seconds mostly, which are read without floating point.
+fn read_seconds(value: &str) -> Option<Duration> {
+    match value.parse::<u32>() {
+        Ok(whole) => Some(Duration::from_secs(whole.into())),
+        Err(_) => Duration::try_from_secs_f64(value.parse().ok()?).ok(),
+    }
+}
+
 fn read_ttl(value: &str) -> Option<u64> {
-    let seconds: f64 = value.parse().ok()?;
-    let ttl = Duration::try_from_secs_f64(seconds).ok().filter(|ttl| !ttl.is_zero())?;
+    let ttl = read_seconds(value).filter(|ttl| !ttl.is_zero())?;
     Some(ms(ttl).max(1))
 }
 

@@ -126,6 +126,7 @@ impl Downlinks {
     }
 
     /// Behind what waits for the window.
+    #[inline]
     fn queue(&mut self, table: &mut Table, index: ConnIndex, pending: Pending) {
         let memory = pending.memory();
         let downlink = &mut table.conn_mut(index).downlink;

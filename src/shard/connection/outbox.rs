@@ -171,9 +171,9 @@ impl Outboxes {
 
     /// The item has left its list.
     fn release(&mut self, item: Item, messages: &mut Messages) {
-        self.own_bytes -= item.own_bytes();
-        if let Item::Message(message, _) = item {
-            messages.release(message);
+        match item {
+            Item::Message(message, _) => messages.release(message),
+            other => self.own_bytes -= other.own_bytes(),
         }
     }
 
@@ -186,6 +186,13 @@ impl Outboxes {
         outbox.memory += item.memory(outbox.transport) as u32;
         self.own_bytes += item.own_bytes();
         self.items.push_back(&mut outbox.list, item);
+    }
+
+    /// The same for most of what is pushed.
+    #[inline]
+    pub fn push_message(&mut self, outbox: &mut Outbox, message: MessageRef, stamp: Stamp) {
+        outbox.memory += (ITEM_MEMORY + outbox.transport.packet_len(message.packet_len())) as u32;
+        self.items.push_back(&mut outbox.list, Item::Message(message, stamp));
     }
 
     /// The answer to a ping. It takes the place of one that is the last to be written: only the newest ping needs an
@@ -211,6 +218,7 @@ impl Outboxes {
     }
 
     /// What counts against a limit: a frame that the socket has begun must be finished, whatever comes.
+    #[inline]
     pub fn waiting_memory(&self, outbox: &Outbox) -> usize {
         let begun = outbox.list.front().filter(|_| outbox.head_written > 0);
         outbox.memory() - begun.map_or(0, |head| self.items.get(head).memory(outbox.transport))

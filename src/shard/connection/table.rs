@@ -423,9 +423,13 @@ impl Table {
     }
 
     /// One more use of the message, into the outbox.
+    #[inline]
     pub fn push_message(&mut self, index: ConnIndex, message: &MessageRef, stamp: Stamp, cx: &mut Context<'_>) {
-        let item = Item::Message(cx.messages.another(message), stamp);
-        self.push_unbounded(index, item);
+        let conn = &mut self.conns[index.slot()];
+        self.outboxes.push_message(&mut conn.outbox, cx.messages.another(message), stamp);
+        if !std::mem::replace(&mut conn.dirty, true) {
+            self.dirty.push_back(index);
+        }
     }
 
     /// False when there is no room even without the QoS 0 messages: the client is too slow, its connection is closing.

@@ -12,7 +12,8 @@ use crate::shard::session::scope::Scope;
 use crate::wire::packet::{self, QoS};
 use crate::wire::ws::frame::CloseCode;
 
-/// `delivery` is `None` at QoS 0.
+/// `member_terms` is `None` at QoS 0.
+#[inline]
 pub fn deliver(scope: &mut Scope<'_>, member: Member, message: &MessageRef, member_terms: Option<&MemberTerms>) {
     if let Some(terms) = member_terms.filter(|terms| terms.expires <= scope.cx.unix()) {
         let is_session = matches!(member.kind(), MemberKind::Session(_));

@@ -421,7 +421,7 @@ impl Delivery {
         self.once.is_some() || is_acknowledged(&self.message)
     }
 
-    #[inline]
+    #[inline(always)]
     fn serve(&mut self, scope: &mut Scope<'_>, member: Member, generation: u32) {
         let is_first = |once: &Once| once.is_first(member, generation) || scope.cx.is_planted(Bug::SendsTwice);
         if !self.once.as_ref().is_none_or(is_first) {

@@ -5,6 +5,7 @@
 //! nothing is copied. Called by the upgrade and the control API (requests) and by the client of the business server
 //! (responses).
 
+use super::names::is_same_name;
 use super::scan::{HeadError, HeadLimits, HeadScanner};
 use httparse::Header;
 use std::mem::MaybeUninit;
@@ -171,12 +172,12 @@ impl<'a> Headers<'a> {
 
     /// Every header of that name, in order.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.iter().filter(move |(found, _)| is_same_name(found.as_bytes(), name.as_bytes())).map(|(_, value)| value)
     }
 
     /// Every header of that name that is UTF-8, in order.
     pub fn all_text(&self, name: &str) -> impl DoubleEndedIterator<Item = &'a str> {
-        let named = self.0.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        let named = self.0.iter().filter(move |header| is_same_name(header.name.as_bytes(), name.as_bytes()));
         named.filter_map(|header| std::str::from_utf8(header.value).ok())
     }
 
@@ -188,7 +189,7 @@ impl<'a> Headers<'a> {
 
     /// Whether `token` is a member, without case: `has_token("connection", "upgrade")`.
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.members(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+        self.members(name).any(|member| is_same_name(member, token.as_bytes()))
     }
 
     fn keep_alive(&self, version_minor: u8) -> bool {
@@ -274,8 +275,22 @@ fn after_authority(target: &str) -> Option<&str> {
 
 /// Host and port as RFC 3986 spells them, without user information.
 fn is_authority_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:%[]".contains(&byte)
+    AUTHORITY[usize::from(byte)]
 }
+
+const AUTHORITY: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let (marks, mut at) = (b"-._~!$&'()*+;=:%[]", 0);
+    while at < 256 {
+        allowed[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    while at < 256 + marks.len() {
+        allowed[marks[at - 256] as usize] = true;
+        at += 1;
+    }
+    allowed
+};
 
 /// Digits only: no sign, no blanks, no list.
 fn decimal(digits: &[u8]) -> Option<u64> {

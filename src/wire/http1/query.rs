@@ -3,6 +3,7 @@
 //! Nothing is allocated unless a name or value really is encoded. The work is bounded by the query's own length, which
 //! the limit of the head bounds. Called by the upgrade, the control API, and the client of the business server.
 
+use crate::base::digits::Decimal;
 use std::borrow::Cow;
 
 /// The pairs of a query, decoded, in order; repeated names appear repeatedly. A pair without `=` has an empty value.
@@ -72,18 +73,8 @@ pub fn percent_encode_into(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
 }
 
 /// Appends a number in decimal digits.
-pub fn push_number(out: &mut Vec<u8>, mut number: usize) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
+pub fn push_number(out: &mut Vec<u8>, number: usize) {
+    out.extend_from_slice(Decimal::of(number as u64).as_bytes());
 }
 
 /// As the URL standard decodes forms: `+` is a space, a `%` without two hex digits stands for itself, and bytes that

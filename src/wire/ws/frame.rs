@@ -85,29 +85,21 @@ pub fn header_len(payload_len: usize) -> usize {
     }
 }
 
-/// A server's header (FIN set, no mask) and how many of its bytes count.
-pub fn header(opcode: Opcode, payload_len: usize) -> ([u8; 10], usize) {
-    let mut bytes = [0; 10];
-    bytes[0] = FIN | opcode as u8;
-    let len = header_len(payload_len);
-    match len {
-        2 => bytes[1] = payload_len as u8,
+/// Appends a server's header (FIN set, no mask); the payload is the caller's to append.
+#[inline(always)]
+pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
+    let first = FIN | opcode as u8;
+    match header_len(payload_len) {
+        2 => out.extend_from_slice(&[first, payload_len as u8]),
         4 => {
-            bytes[1] = LEN_U16;
-            bytes[2..4].copy_from_slice(&(payload_len as u16).to_be_bytes());
+            let [high, low] = (payload_len as u16).to_be_bytes();
+            out.extend_from_slice(&[first, LEN_U16, high, low]);
         }
         _ => {
-            bytes[1] = LEN_U64;
-            bytes[2..].copy_from_slice(&(payload_len as u64).to_be_bytes());
+            out.extend_from_slice(&[first, LEN_U64]);
+            out.extend_from_slice(&(payload_len as u64).to_be_bytes());
         }
     }
-    (bytes, len)
-}
-
-/// Appends a server's header; the payload is the caller's to append.
-pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
-    let (bytes, len) = header(opcode, payload_len);
-    out.extend_from_slice(&bytes[..len]);
 }
 
 /// Appends a server's whole close frame; a reason that does not fit is cut between characters.
@@ -131,12 +123,12 @@ pub struct ClientFrame<'a> {
 
 impl ClientFrame<'_> {
     pub fn write_into(&self, out: &mut Vec<u8>) {
-        let (mut bytes, len) = header(self.opcode, self.payload.len());
+        let start = out.len();
+        write_header(out, self.opcode, self.payload.len());
         if !self.fin {
-            bytes[0] &= !FIN;
+            out[start] &= !FIN;
         }
-        bytes[1] |= MASK;
-        out.extend_from_slice(&bytes[..len]);
+        out[start + 1] |= MASK;
         out.extend_from_slice(&self.key);
         let start = out.len();
         out.extend_from_slice(self.payload);

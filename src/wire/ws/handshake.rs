@@ -3,6 +3,7 @@
 //! Sees a method, a version and header pairs; whether path, origin, device and backend agree is asked elsewhere, and so
 //! is the shape of the head itself (one Host, no body). Extensions are not negotiated: what a client offers is ignored.
 
+use crate::wire::http1::is_same_name;
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
 use sha1::{Digest, Sha1};
@@ -135,7 +136,7 @@ impl<'a> Fields<'a> {
     fn collect<N: AsRef<[u8]>>(headers: impl IntoIterator<Item = (N, &'a [u8])>) -> Result<Fields<'a>, Refusal> {
         let mut fields = Fields::default();
         for (name, value) in headers {
-            let is = |wanted: &str| name.as_ref().eq_ignore_ascii_case(wanted.as_bytes());
+            let is = |wanted: &str| is_same_name(name.as_ref(), wanted.as_bytes());
             if is("upgrade") {
                 fields.upgrade_websocket |= members(value).any(|member| member.eq_ignore_ascii_case(b"websocket"));
             } else if is("connection") {

@@ -26,7 +26,7 @@ use super::upstreams::{Place, UpstreamState, Upstreams};
 use super::worker_timer::{Alarm, WorkerTimer};
 use crate::base::rng::Rng;
 use crate::base::time::Tick;
-use crate::io::backend::hook::{GiveUp, HookKind, HookRequest, Retry};
+use crate::io::backend::hook::{GiveUp, HookKind, HookRequest, RequestTag, Retry};
 use crate::io::backend::options::{self, Options};
 use crate::io::backend::request_writer::{RequestTemplate, Signer};
 use crate::io::backend::resolver::{Lookup, Resolver};
@@ -268,15 +268,15 @@ impl Dispatcher {
         self.options.body_bytes_max
     }
 
-    /// A whole response has come. Returns the request, when this ends it. The connection, and perhaps others, already
-    /// go on with what waits.
+    /// A whole response has come. Returns tag and body of the request, when this ends it. The connection, and perhaps
+    /// others, already go on with what waits.
     pub fn responded(
         &mut self,
         connection: ConnectionIndex,
         status: u16,
         is_reusable: bool,
         now: Now<'_>,
-    ) -> Option<(HookRequest, Verdict)> {
+    ) -> Option<((RequestTag, Vec<u8>), Verdict)> {
         let request = self.connections[connection].take_request()?;
         let hook = self.requests[request].hook();
         let Attempt { upstream, permit, started_us, .. } = self.end_attempt(request);
@@ -297,7 +297,7 @@ impl Dispatcher {
         } else if self.dead_letters.end(&mut self.requests, request, verdict == Verdict::Success) {
             None
         } else {
-            Some((self.requests.remove(request), verdict))
+            Some((self.requests.finish(request), verdict))
         };
         self.free_connection(connection, is_reusable, now.tick);
         if blame == Blame::Upstream {
@@ -356,13 +356,14 @@ impl Dispatcher {
 /// From a queue to a connection.
 impl Dispatcher {
     fn serve_queues(&mut self, now: Now<'_>) {
-        for hook in self.routes.next_round() {
-            self.serve_queue(hook, now);
-        }
+        self.routes.next_round().for_each(|hook| self.serve_queue(hook, now));
     }
 
     /// Sends out as many of a queue's requests as breakers and connections allow.
     fn serve_queue(&mut self, hook: HookKind, now: Now<'_>) {
+        if !self.routes[hook].queue().has_any_ready() {
+            return;
+        }
         let connections_max = self.options.connections_max;
         let place = Place { hook, is_suspect: false, now: now.tick, connections_max };
         while let Some((request, target)) = self.routes[hook].pop_ready(&self.upstreams, place) {

@@ -124,6 +124,14 @@ impl RequestQueue {
         !ready.requests.is_empty()
     }
 
+    pub fn has_any_ready(&self) -> bool {
+        self.has_ready(false) || self.has_ready(true)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub fn len(&self) -> usize {
         self.ready.requests.len() + self.suspects.requests.len() + self.delayed.len()
     }

@@ -83,6 +83,7 @@ impl Requests {
         number
     }
 
+    #[inline]
     pub fn insert(&mut self, request: HookRequest, number: RequestNumber, deadline: Tick) -> RequestIndex {
         let bytes = queued_bytes(&request);
         self.bytes += bytes;
@@ -103,6 +104,12 @@ impl Requests {
     /// The request has ended; between attempts only.
     pub fn remove(&mut self, index: RequestIndex) -> HookRequest {
         self.remove_entry(index).request
+    }
+
+    /// The same where only that is needed which its submitter gets back.
+    pub fn finish(&mut self, index: RequestIndex) -> (RequestTag, Vec<u8>) {
+        let HookRequest { tag, body, .. } = self.remove_entry(index).request;
+        (tag, body)
     }
 
     fn remove_entry(&mut self, index: RequestIndex) -> AcceptedRequest {

@@ -52,7 +52,8 @@ impl Routes {
 
     /// When the first of the queues has something due.
     pub fn next_deadline(&self) -> Tick {
-        self.routes.iter().map(|route| route.queue.next_deadline()).min().unwrap_or(Tick::NEVER)
+        let waiting = self.routes.iter().filter(|route| !route.queue.is_empty());
+        waiting.map(|route| route.queue.next_deadline()).min().unwrap_or(Tick::NEVER)
     }
 }
 

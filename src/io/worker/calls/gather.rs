@@ -137,7 +137,10 @@ impl Gather {
 
     /// The replies, added up, when all have come or at the deadline.
     pub async fn replies(mut self) -> Gathered {
-        self.oneshot.fold(Sum::one_less);
+        // Mostly they have come already.
+        if let Some(gathered) = self.oneshot.with_context(Sum::one_less) {
+            return gathered;
+        }
         match (&mut self.oneshot).await {
             Ok(gathered) => gathered,
             Err(Expired) => self.oneshot.with_context(Sum::take),
