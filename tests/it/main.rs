@@ -26,6 +26,7 @@ mod info;
 mod limits;
 mod load;
 mod logging;
+mod operator;
 mod pauses;
 mod proxies;
 mod qos_down;
