@@ -41,6 +41,7 @@ async function story(given) {
   await oneActs();
   await theFileIsReread();
   await thePageLooksRight();
+  await aClusterIsSeen();
   await step("no page had a fault", async () => check(faults.length === 0, faults.join("\n")));
 }
 
@@ -301,6 +302,29 @@ async function thePageLooksRight() {
       });
     }
   }
+}
+
+async function aClusterIsSeen() {
+  await step("a cluster's nodes and links are seen, and the channels of all of them", async () => {
+    const { one, two } = await freePorts("one", "two"), name = `operator-${process.pid}`;
+    for (const [port, seed] of [[one, two], [two, one]]) {
+      const file = join(work, `node-${port}.toml`);
+      const keys = [`listen = "127.0.0.1"`, `security_token = "${name}"`, `admin_token = "${ADMIN_TOKEN}"`, `cluster_name = "${name}"`, `cluster_seeds = ["127.0.0.1:${seed}"]`];
+      writeFileSync(file, keys.join("\n"));
+      await answers(start(["-f", file, "-p", `${port}`], { RAINBOW_CLUSTER: "auto" }), `http://127.0.0.1:${port}/hello/`);
+    }
+    const context = await browser.newContext({ viewport: SCREENS[0][1] });
+    const opened = await context.newPage();
+    opened.on("pageerror", (error) => faults.push(`the cluster's page: ${error.stack}`));
+    await opened.goto(`http://127.0.0.1:${one}/serverinfo/`);
+    await logIn(opened);
+    await opened.locator("#nodes tr", { hasText: "together" }).waitFor();
+    await opened.locator("#links tr", { hasText: `127.0.0.1:${two}` }).filter({ hasText: "live" }).filter({ hasText: "up" }).waitFor();
+    await opened.getByRole("button", { name: "More" }).click();
+    await opened.locator("#channels-title", { hasText: "of all nodes" }).waitFor();
+    await shoot(opened, "operator-cluster", { fullPage: true });
+    await context.close();
+  });
 }
 
 async function shoot(opened, name, options = {}) {

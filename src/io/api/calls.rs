@@ -6,7 +6,7 @@
 use super::access::{self, AccessRefusal, Caller, Pass};
 use super::pages::Effect;
 use super::query::{self, Outgoing, Reach};
-use super::{idempotent, info, pages};
+use super::{history, idempotent, info, pages};
 use crate::cluster::calls::Call as NodeCall;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
@@ -53,7 +53,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
         Route::OpenApi => pages::description(),
         Route::Connection => response_of(worker, pages::connection(worker, query).await),
         Route::Info => response_of(worker, info::info(worker, query).await),
-        Route::History => response_of(worker, info::history(worker, query)),
+        Route::History => response_of(worker, history::history(worker, query)),
         Route::Metrics => info::metrics(worker.shared(), format),
         Route::Channel => response_of(worker, pages::channel(worker, query).await),
         Route::Session => response_of(worker, pages::session(worker, query).await),

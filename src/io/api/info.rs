@@ -1,7 +1,7 @@
 //! The metrics as pages: /info/ (JSON, what the page at /serverinfo/ shows) and /metrics (Prometheus text).
 //!
 //! Both read `Metrics` and query no worker for a metric. Only the largest channels are queried from the shards. The
-//! past of the metrics is the `History` of the process.
+//! past of the metrics is in `history`.
 
 use super::cluster;
 use super::query::{self, Reach};
@@ -18,8 +18,6 @@ use crate::io::worker::turn::Worker;
 use crate::metrics::backend::{BackendMetrics, latency_us};
 use crate::metrics::export::{by_label, families};
 use crate::metrics::histogram::DurationsTotal;
-use crate::metrics::history::sampler::Sampler;
-use crate::metrics::history::{HistoryFigure, Merge, Span, View};
 use crate::metrics::process::{Build, ProcessReadings, Readings};
 use crate::metrics::shard::ShardMetrics;
 use crate::metrics::text::Format;
@@ -93,45 +91,6 @@ fn figures(worker: &Worker) -> Value {
         info["memory_bytes"] = bytes.into();
     }
     info
-}
-
-/// `GET /info/history/`: the past of the figures, `span=hour` or `day`; with `after` only the points behind that one.
-pub fn history(worker: &Worker, query: &str) -> Result<Response, Refusal> {
-    let span = match query_get(query, "span").as_deref() {
-        None | Some("hour") => Span::Hour,
-        Some("day") => Span::Day,
-        Some(_) => return Err(Refusal::BadSpan),
-    };
-    let after = query_get(query, "after").and_then(|after| after.parse().ok());
-    let shared = worker.shared();
-    // Copied first: the main thread waits for the lock.
-    let view = shared.history().view(span, after.unwrap_or_default());
-    let View { interval_ms, last, covers_ms, figures } = view;
-    // The last point of a day is not over.
-    let end_ms = (clock::unix_ms().0 + last * interval_ms).saturating_sub(clock::monotonic().0);
-    let figures: serde_json::Map<_, _> =
-        figures.into_iter().map(|(of, points)| (of.name.into(), json!(points))).collect();
-    let mut body = json!({
-        "status": 0,
-        "node": shared.node().to_string(),
-        "interval_ms": interval_ms,
-        "last": last,
-        "end_unix_ms": end_ms,
-        "covers_ms": covers_ms,
-        "figures": figures,
-    });
-    if after.is_none() {
-        let of = |figure: &HistoryFigure| {
-            let merge = match figure.merge {
-                Merge::Sum => "sum",
-                Merge::Max => "max",
-            };
-            (figure.name.to_owned(), json!({"help": figure.help, "merge": merge}))
-        };
-        let known = Sampler::figures(shared.metrics()).iter().map(of).collect::<serde_json::Map<_, _>>();
-        body["known"] = known.into();
-    }
-    Ok(Response::json(body.to_string().into_bytes()))
 }
 
 /// How long each hook takes at each upstream, since the start.

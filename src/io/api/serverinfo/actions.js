@@ -48,7 +48,7 @@ async function act(path, parameters, body) {
   const answer = await request(target(path, parameters, false), { method: "POST", body });
   if (answer.status === 0) return answer;
   // As in 2014 a call without a signature is refused with status 200.
-  throw new Error(token === "" && /timestamp|nonce|signature|webhook|token/.test(answer.msg) ? "That takes the admin token: log in first." : reasonOf(answer));
+  throw new Error(token === "" && /timestamp|nonce|signature|webhook|token/.test(answer.msg) ? "That takes the admin token: log in at the top of the page first." : reasonOf(answer));
 }
 
 /** A refusal of a part says how far it got. */
@@ -237,12 +237,23 @@ $("#find").onsubmit = async (event) => {
     isSearched = true;
     const title = `${plural(found.channels.length, "channel")} of this node with “${text}”${found.channels.length === 200 ? ", the largest" : ""}`;
     showChannels(found.channels, { title, nothing: "No channel of this node has that in its name." });
-    $("#channels-pager").append(button("Back to the largest", () => { isSearched = false; refresh(); }));
   } catch (error) {
     showChannels([], { title: "Search", nothing: error.message });
   }
 };
 let isSearched = false;
+
+/** Once, at a press: it costs every node a walk over its channels. */
+async function showMany() {
+  isSearched = true;
+  try {
+    const { channels, msg } = await look("channel/", { limit: MANY });
+    const title = `The ${plural(channels.length, "largest channel", "largest channels")}${whole.nodes ? " of all nodes" : ""}${msg ? `; a part is missing: ${msg}` : ""}`;
+    showChannels(channels, { title });
+  } catch (error) {
+    showChannels([], { title: "Largest channels", nothing: error.message });
+  }
+}
 
 // — Reload —
 
@@ -270,4 +281,4 @@ $("#preview").onclick = async () => {
   }
 };
 
-const MEMBERS_PAGE = 20;
+const MEMBERS_PAGE = 20, MANY = 1000;

@@ -40,14 +40,17 @@ function remember(ring, answer) {
     past[ring] = answer;
     return;
   }
-  const length = before.covers_ms.length, added = answer.covers_ms.length, most = ring === "hour" ? 360 : 288;
+  // Of two answers to the same question the second one has nothing new.
+  const added = Math.min(answer.last - before.last, answer.covers_ms.length);
+  if (added <= 0) return;
+  const length = before.covers_ms.length, most = ring === "hour" ? 360 : 288;
   const names = new Set([...Object.keys(before.figures), ...Object.keys(answer.figures)]);
   const figures = {};
   for (const name of names) {
-    const old = before.figures[name] ?? new Array(length).fill(0), fresh = answer.figures[name] ?? new Array(added).fill(0);
+    const old = before.figures[name] ?? new Array(length).fill(0), fresh = answer.figures[name]?.slice(-added) ?? new Array(added).fill(0);
     figures[name] = [...old, ...fresh].slice(-most);
   }
-  past[ring] = { ...answer, known: before.known, figures, covers_ms: [...before.covers_ms, ...answer.covers_ms].slice(-most) };
+  past[ring] = { ...answer, known: before.known, figures, covers_ms: [...before.covers_ms, ...answer.covers_ms.slice(-added)].slice(-most) };
 }
 
 /** When each point ends, oldest first, and what covers it; those of the span only. */
@@ -73,7 +76,10 @@ function helpOf(name) { return (past.hour ?? past.day)?.known?.[name]?.help ?? "
 function color(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
 function drawAll() {
-  for (const canvas of document.querySelectorAll("canvas[data-spark]")) spark(canvas);
+  for (const canvas of document.querySelectorAll("canvas[data-spark]")) {
+    canvas.parentElement.title = helpOf(canvas.dataset.spark);
+    spark(canvas);
+  }
   for (const section of document.querySelectorAll("[data-chart]")) drawChart(section);
 }
 
@@ -188,6 +194,7 @@ function drawChart(section) {
   const highest = Math.max(0, ...points.map((_, slot) => (chart.lines ? Math.max : add)(...layers.map(({ values }) => values[slot] ?? 0), 0)));
   const high = niceCeiling(Math.max(highest, 1)), y = (value) => frame.bottom - (value / high) * (frame.bottom - frame.top);
   axes(context, frame, { high, show: chart.show, begin, end, x });
+  shadeGaps(context, points, frame, x);
   if (chart.lines) {
     for (const { values, tone } of layers) area(context, points.map(({ at }) => x(at)), values.map((value) => (value === null ? null : y(value))), frame.bottom, color(tone));
   } else {
@@ -198,6 +205,15 @@ function drawChart(section) {
   if (isEmpty) note(context, frame, "The first point comes ten seconds after the start");
   showHint(section, context, { points, layers, frame, x, y });
   if (hint.hidden && section.parts.at) section.parts.at = null;
+}
+
+/** When nobody sampled: the server stood still, or was busy with its own end. */
+function shadeGaps(context, points, frame, x) {
+  const first = points.findIndex(({ covers }) => covers > 0), interval = past[SPANS[span].ring]?.interval_ms ?? 1;
+  context.fillStyle = color("--track");
+  points.forEach(({ at, covers }, slot) => {
+    if (covers === 0 && slot > first && first >= 0) context.fillRect(x(at - interval), frame.top, x(at) - x(at - interval) + 0.5, frame.bottom - frame.top);
+  });
 }
 
 function add(...numbers) { return numbers.reduce((sum, number) => sum + number, 0); }

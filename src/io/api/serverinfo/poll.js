@@ -77,8 +77,8 @@ function show(info, isWhole) {
   before = { info, at: now };
 }
 
-/** Of all nodes; the page's own answer has only those of this one. */
-async function showLargest() {
+/** Of this node: those of all nodes are asked for at a press. */
+function showLargest() {
   const channels = (whole.largest_channels ?? []).map(({ name, members }) => ({ channel: name, connections: members }));
   showChannels(channels, { title: whole.nodes ? "Largest channels of this node" : "Largest channels" });
 }

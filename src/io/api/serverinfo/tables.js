@@ -190,6 +190,8 @@ function showChannels(channels, { title, offset = 0, nothing = "Nobody is in a c
     linkCell(channel.channel, () => openChannel(channel.channel)), bar(channel.connections / most), number(channel.connections),
   ]), nothing);
   pager($("#channels-pager"), { offset, limit: CHANNELS_PAGE, total: channels.length }, (next) => showChannels(channels, { title, offset: next, nothing }));
+  if (isSearched) $("#channels-pager").append(button("Back to the largest", () => { isSearched = false; refresh(); }));
+  else if (whole.channels > channels.length || whole.nodes) $("#channels-pager").append(button("More", showMany));
 }
 
 /** Nothing where all fits on one page. */
