@@ -175,6 +175,16 @@ async function oneFindsWhoIsThere() {
 async function outcome(text) { await page.locator("#outcome", { hasText: text }).waitFor(); }
 
 async function oneActs() {
+  await step("without the token nothing is done, and it says what is missing", async () => {
+    await page.locator("#channels").getByRole("button", { name: LOBBY }).click();
+    await page.locator("#detail textarea").fill("Nobody will hear this");
+    await page.evaluate(() => document.querySelector("#enter").click());
+    await page.getByRole("button", { name: "Send", exact: true }).click();
+    await outcome("That takes the admin token");
+    await page.getByRole("button", { name: "Close", exact: true }).click();
+    await logIn(page);
+  });
+
   await step("a message to a channel reaches everybody", async () => {
     await page.locator("#channels").getByRole("button", { name: LOBBY }).click();
     await page.locator("#detail textarea").fill("The operator says hello");

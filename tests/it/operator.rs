@@ -185,6 +185,7 @@ fn the_bare_address_leads_to_the_page() {
     let server = setup(&backend).start();
     let root = http::get(server.addr(), "/");
     assert_eq!((root.status, root.header("location")), (302, Some("serverinfo/")));
+    assert_eq!(http::request(server.addr(), "POST", "/", &[], b"x").status, 404);
     let apart = setup(&backend).text("admin_listen", "127.0.0.1:0").start();
     assert_eq!(http::get(apart.addr(), "/").status, 404, "clients have nothing to look at");
     assert_eq!(http::get(apart.admin_addr(), "/").status, 302);

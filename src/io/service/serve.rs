@@ -182,7 +182,8 @@ impl ServedConnection {
             ListenerKind::Public => route.is_public(),
             ListenerKind::Admin => *route != Route::Connect,
         });
-        if head.path == "/" && !is_echo && self.side != ListenerKind::Public {
+        let is_look = matches!(head.method, "GET" | "HEAD");
+        if head.path == "/" && is_look && !is_echo && self.side != ListenerKind::Public {
             return Action::Respond(pages::to_server_info());
         }
         let Some(route) = route else { return Action::Respond(Response::plain(404, "no such path")) };

@@ -48,7 +48,8 @@ async function act(path, parameters, body) {
   const answer = await request(target(path, parameters, false), { method: "POST", body });
   if (answer.status === 0) return answer;
   // As in 2014 a call without a signature is refused with status 200.
-  throw new Error(token === "" && /timestamp|nonce|signature|webhook|token/.test(answer.msg) ? "That takes the admin token: log in at the top of the page first." : reasonOf(answer));
+  const isUnsigned = token === "" && /^(timestamp|nonce|signature|webhook)/.test(answer.msg);
+  throw new Error(isUnsigned ? "That takes the admin token: log in at the top of the page first." : reasonOf(answer));
 }
 
 /** A refusal of a part says how far it got. */
@@ -248,7 +249,8 @@ async function showMany() {
   isSearched = true;
   try {
     const { channels, msg } = await look("channel/", { limit: MANY });
-    const title = `The ${plural(channels.length, "largest channel", "largest channels")}${whole.nodes ? " of all nodes" : ""}${msg ? `; a part is missing: ${msg}` : ""}`;
+    const which = channels.length < MANY ? "All channels" : `The ${MANY} largest channels`;
+    const title = `${which}${whole.nodes ? " of all nodes" : ""}${msg ? `; a part is missing: ${msg}` : ""}`;
     showChannels(channels, { title });
   } catch (error) {
     showChannels([], { title: "Largest channels", nothing: error.message });

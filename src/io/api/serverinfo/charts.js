@@ -16,15 +16,16 @@ const SPANS = {
   hour: { ring: "hour", ms: 3_600_000, text: "the last hour" },
   day: { ring: "day", ms: 86_400_000, text: "the last 24 hours" },
 };
+/** `least`: the top of an axis is never lower, so that its marks are different numbers. */
 const CHARTS = {
-  messages_in: { title: "From clients, messages per second", lines: [{ name: "messages_in", as: "rate", tone: "--in", text: "from clients" }], show: rateText },
-  messages_out: { title: "To clients, messages per second", lines: [{ name: "messages_out", as: "rate", tone: "--out", text: "to clients" }], show: rateText },
+  messages_in: { title: "From clients, messages per second", least: 1, lines: [{ name: "messages_in", as: "rate", tone: "--in", text: "from clients" }], show: rateText },
+  messages_out: { title: "To clients, messages per second", least: 1, lines: [{ name: "messages_out", as: "rate", tone: "--out", text: "to clients" }], show: rateText },
   latency: {
-    title: "How long the business server takes", show: (value) => (value > 0 ? micros(value) : "0"),
+    title: "How long the business server takes", least: 1000, show: (value) => (value > 0 ? micros(value) : "0"),
     lines: [{ name: "latency_p99_us", tone: "--latency", text: "p99" }, { name: "latency_p50_us", tone: "--in", text: "p50" }],
   },
-  connections: { title: "Connections", lines: [{ name: "connections", tone: "--connections", text: "open" }], show: (value) => count(Math.round(value)) },
-  errors: { title: "Errors and drops per interval, by reason", show: rateText },
+  connections: { title: "Connections", least: 2, lines: [{ name: "connections", tone: "--connections", text: "open" }], show: (value) => count(Math.round(value)) },
+  errors: { title: "Errors and drops per interval, by reason", least: 2, show: rateText },
 };
 const MARGIN = { left: 58, right: 8, top: 10, bottom: 24 };
 
@@ -192,7 +193,7 @@ function drawChart(section) {
   const layers = chart.lines ? chart.lines.map((line) => ({ ...line, values: valuesOf(line) })) : reasonLayers(section);
   const isEmpty = !points.some(({ covers }) => covers > 0);
   const highest = Math.max(0, ...points.map((_, slot) => (chart.lines ? Math.max : add)(...layers.map(({ values }) => values[slot] ?? 0), 0)));
-  const high = niceCeiling(Math.max(highest, 1)), y = (value) => frame.bottom - (value / high) * (frame.bottom - frame.top);
+  const high = niceCeiling(Math.max(highest, chart.least)), y = (value) => frame.bottom - (value / high) * (frame.bottom - frame.top);
   axes(context, frame, { high, show: chart.show, begin, end, x });
   shadeGaps(context, points, frame, x);
   if (chart.lines) {

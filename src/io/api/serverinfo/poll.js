@@ -45,7 +45,7 @@ function complain(error) {
 async function ask() {
   const ring = SPANS[span].ring, known = past.hour?.node === whole.node ? past.hour.last : undefined;
   remember("hour", await look("info/history/", { span: "hour", ...(known === undefined ? {} : { after: known }) }));
-  if (ring === "day" && (past.day === null || performance.now() - dayAt > 60_000)) {
+  if (ring === "day" && (past.day?.node !== whole.node || performance.now() - dayAt > 60_000)) {
     past.day = await look("info/history/", { span: "day" });
     dayAt = performance.now();
   }
