@@ -274,6 +274,7 @@ async function theFileIsReread() {
     await page.locator("#reload tr", { hasText: "ping_interval" }).filter({ hasText: "77s" }).filter({ hasText: "with the reload" }).waitFor();
     await page.locator("#reload tr", { hasText: "workers" }).filter({ hasText: "after a restart" }).waitFor();
     check((await page.locator("#config", { hasText: "ping_interval" }).count()) === 0, "it was changed");
+    await page.locator("section", { has: page.locator("#reload") }).screenshot({ path: join(OUT, "operator-dry-run.png") });
     await audited("UpdateConfig, dry run");
   });
 
@@ -304,6 +305,9 @@ async function thePageLooksRight() {
         await shoot(opened, `operator-${screen}-${colorScheme}`, { fullPage: true });
         check((await cutOff(opened)).length === 0, `beside the screen: ${await cutOff(opened)}`);
         await opened.locator("#channels").getByRole("button", { name: LOBBY }).click();
+        await opened.locator("#detail tbody button").first().waitFor();
+        await shoot(opened, `operator-${screen}-${colorScheme}-channel`);
+        check((await cutOff(opened)).length === 0, `beside the screen: ${await cutOff(opened)}`);
         await opened.locator("#detail tbody button").first().click();
         await opened.locator("#detail", { hasText: "Address127.0.0.1" }).waitFor();
         await shoot(opened, `operator-${screen}-${colorScheme}-connection`);
