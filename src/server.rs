@@ -1,10 +1,12 @@
 //! Starts the workers, keeps their configuration, drains and stops them.
 //!
-//! The main thread lives here. It waits for signals and for what workers report, and is never busy for long.
+//! The main thread lives here. It waits for signals and for what workers report, and is never busy for long. It also
+//! samples the figures for their history: it wakes every ten seconds for that and reads the workers' atomics, which
+//! costs no worker a turn. It does not while it drains or waits for a reload: then the history has a gap.
 
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
-use crate::config::{Config, Reload, StoreKind};
+use crate::config::{self, Change, Config, Reload, StoreKind};
 use crate::io::backend::resolver::Resolver;
 use crate::io::cluster::start::{OwnNode, Prepared};
 use crate::io::handover::channel::HandoverChannels;
@@ -20,8 +22,9 @@ use crate::io::service::driver::{self, Driver};
 use crate::io::service::sd_notify::ServiceManager;
 use crate::io::store::thread::{self as io_store, StoreThread};
 use crate::io::worker::descriptors::{Purpose, Shares, Tables};
-use crate::io::worker::message::PeerMessage;
+use crate::io::worker::message::{PeerMessage, ReloadOutcome, ReloadReport};
 use crate::io::worker::shared::{Shared, SharedSetup};
+use crate::metrics::history::sampler::{Sampler, Surroundings};
 pub use crate::shard::Mode;
 use crate::shard::command::StoredSession;
 /// For tests: see `store::crash`.
@@ -55,6 +58,7 @@ pub struct Server {
     /// A signal to end came while the workers were starting.
     ended_early: bool,
     manager: ServiceManager,
+    sampler: Sampler,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +133,7 @@ impl Server {
         let threads =
             start_workers(&shared, WorkersStart { receivers, resolver, opened, tables, driver, mode, limits })?;
         events::watch_signals(shared.events().clone())?;
+        let sampler = Sampler::new(shared.metrics(), &surroundings(&shared));
         let mut server = Server {
             shared,
             events,
@@ -140,6 +145,7 @@ impl Server {
             reloads: 0,
             ended_early: false,
             manager: ServiceManager::from_env(),
+            sampler,
         };
         server.wait_until_ready()?;
         let admin_listen = admin_listen.map(tracing::field::display);
@@ -173,7 +179,7 @@ impl Server {
                 Some(Event::Ready(Err(error))) => return Err(StartError::Worker(error)),
                 Some(Event::Terminate) => self.ended_early = true,
                 // What is read at the end of the start is new enough.
-                Some(Event::Reload(_) | Event::Reloaded(..)) => {}
+                Some(Event::Reload(_) | Event::PreviewReload(_) | Event::Reloaded(..)) => {}
                 Some(Event::WorkerEnded(_) | Event::DeclaredDead) | None => {
                     return Err(StartError::Worker("a worker did not start".into()));
                 }
@@ -196,13 +202,15 @@ impl Server {
             if !self.shared.heartbeats().any_is_stuck(clock::monotonic()) {
                 self.manager.notify_alive();
             }
+            let wake = Until::earlier(self.manager.next_sign(), Some(self.sample()));
             let next = match self.deferred.pop_front() {
                 Some(event) => Some(event),
-                None => self.events.wait_at_most(Until::earlier(end, self.manager.next_sign())),
+                None => self.events.wait_at_most(Until::earlier(end, wake)),
             };
             match next {
                 None if end.is_none_or(|end| !end.is_over()) => {}
                 Some(Event::Reload(caller)) => self.reload(caller),
+                Some(Event::PreviewReload(caller)) => self.preview_reload(caller),
                 Some(Event::Terminate) | None => return true,
                 Some(Event::WorkerEnded(worker)) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
@@ -216,6 +224,21 @@ impl Server {
                 Some(Event::Ready(_) | Event::Reloaded(..)) => {}
             }
         }
+    }
+
+    /// Samples the figures when it is time; returns when to come again.
+    fn sample(&mut self) -> Until {
+        let now = clock::monotonic();
+        let mut next = self.shared.history().next_sample();
+        if next <= now {
+            // Read first: who looks at the history waits for no system call.
+            let surroundings = surroundings(&self.shared);
+            let values = self.sampler.sample(self.shared.metrics(), &surroundings);
+            let mut history = self.shared.history();
+            history.record(now, values);
+            next = history.next_sample();
+        }
+        Until::after(Duration::from_millis(next.since_ms(now)))
     }
 
     /// Load balancers learn from /readyz that they shall send nobody any more, before anybody is turned away.
@@ -281,30 +304,47 @@ impl Server {
         self.manager.notify_reloading();
         let outcome = match (self.reread)() {
             Ok(new) => {
+                let changes = config::changes(&self.shared.config(), &new);
                 let reload = Reload::of(&self.shared.config(), new);
                 let config = Arc::new(reload.config);
                 self.shared.set_config(config.clone());
                 if let Some(store) = self.shared.store() {
                     store.reload(&config.store);
                 }
-                let report = reload_report(&reload.changed, &reload.needs_restart);
+                let text = reload_report(&reload.changed, &reload.needs_restart);
                 match self.reload_workers(&config) {
-                    late if late.is_empty() => Ok(report),
-                    late => Err(format!("{report}; not confirmed by the workers {late:?}: reload again")),
+                    late if late.is_empty() => Ok(ReloadReport { text, changes }),
+                    late => Err(format!("{text}; not confirmed by the workers {late:?}: reload again")),
                 }
             }
             Err(errors) => Err(format!("the configuration was not changed:\n{errors}")),
         };
         match &outcome {
-            Ok(report) => info!("{report}"),
+            Ok(report) => info!("{}", report.text),
             Err(why) => error!("{why}"),
         }
         self.notify_ready();
         if let Some(caller) = caller {
-            // When the mailbox is full, the call ends at its deadline.
-            let reloaded = PeerMessage::Reloaded { oneshot: caller.oneshot(), outcome };
-            let _ = self.shared.mailbox(caller.worker()).try_send(reloaded);
+            self.answer(caller, outcome);
         }
+    }
+
+    /// Nothing is changed, neither here nor in the workers.
+    fn preview_reload(&mut self, caller: ReturnAddress) {
+        let outcome = match (self.reread)() {
+            Ok(new) => {
+                let changes = config::changes(&self.shared.config(), &new);
+                Ok(ReloadReport { text: preview_report(&changes), changes })
+            }
+            Err(errors) => Err(format!("a reload would change nothing:\n{errors}")),
+        };
+        self.answer(caller, outcome);
+    }
+
+    fn answer(&self, caller: ReturnAddress, outcome: ReloadOutcome) {
+        // When the mailbox is full, the call ends at its deadline.
+        let reloaded = PeerMessage::Reloaded { oneshot: caller.oneshot(), outcome };
+        let _ = self.shared.mailbox(caller.worker()).try_send(reloaded);
     }
 
     /// Returns the workers that did not confirm in time.
@@ -325,7 +365,7 @@ impl Server {
                     self.deferred.push_back(event);
                     break;
                 }
-                Some(event @ Event::Reload(_)) => self.deferred.push_back(event),
+                Some(event @ (Event::Reload(_) | Event::PreviewReload(_))) => self.deferred.push_back(event),
                 Some(Event::Reloaded(..) | Event::Ready(_)) | None => {}
             }
         }
@@ -342,6 +382,31 @@ fn reload_report(changed: &[&str], needs_restart: &[&str]) -> String {
         report += &format!("; kept until a restart: {}", needs_restart.join(", "));
     }
     report
+}
+
+fn preview_report(changes: &[Change]) -> String {
+    let named = |needs_restart: bool| -> Vec<&str> {
+        changes.iter().filter(|change| change.needs_restart == needs_restart).map(|change| change.key).collect()
+    };
+    let mut report = match &named(false)[..] {
+        [] => String::from("a reload would change nothing"),
+        changed => format!("a reload would change {}", changed.join(", ")),
+    };
+    if let waiting @ [_, ..] = &named(true)[..] {
+        report += &format!("; kept until a restart: {}", waiting.join(", "));
+    }
+    report
+}
+
+/// For a sample of the history.
+fn surroundings(shared: &Shared) -> Surroundings {
+    Surroundings {
+        channels: shared.channels(),
+        mailbox: shared.workers().map(|worker| shared.mailbox(worker).len() as u64).max().unwrap_or_default(),
+        store_queued: shared.store().map_or(0, |store| store.len() as u64),
+        cpu_us: sys::cpu_us(),
+        resident_bytes: sys::resident_bytes().unwrap_or_default(),
+    }
 }
 
 /// `damaged`: sessions that could not be read.

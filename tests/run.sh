@@ -203,6 +203,7 @@ browser() {
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/tour.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/waiting.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/network.mjs
+    RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/operator.mjs
 }
 
 # Built as tests, each runs tiny.

@@ -21,8 +21,8 @@ mod values;
 pub use fault::{ConfigErrors, Fault, Nearest, Place, Problem};
 pub use keys::{Group, Key, groups, keys};
 pub use load::{Loaded, load, process_env};
-pub use reload::Reload;
-pub use show::{default_toml, markdown_table, shown};
+pub use reload::{Change, Reload, changes};
+pub use show::{default_toml, differing, markdown_table, shown};
 pub use url::{HttpUrl, UrlError};
 pub use values::{
     ClusterChoice, ClusterConfig, Config, DriverChoice, Durability, LogFormat, Secrets, SignatureRequire, StoreConfig,

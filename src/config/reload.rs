@@ -2,6 +2,7 @@
 //! was loaded and checked as a whole, so that either all of it that can be taken is taken, or (it did not load) none.
 
 use super::keys::keys;
+use super::show::shown_value;
 use super::values::Config;
 
 /// What a reload comes to.
@@ -13,6 +14,26 @@ pub struct Reload {
     pub changed: Vec<&'static str>,
     /// Keys that would have one, but keep the old until a restart.
     pub needs_restart: Vec<&'static str>,
+}
+
+/// A key whose value in the file is not the one in force, for people: secrets are hidden.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub key: &'static str,
+    pub from: String,
+    pub to: String,
+    pub needs_restart: bool,
+}
+
+/// What differs between the configuration in force and one that has been loaded afresh.
+pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let change = |key: &super::keys::Key| Change {
+        key: key.path,
+        from: shown_value(key, old),
+        to: shown_value(key, new),
+        needs_restart: !key.reloads,
+    };
+    keys().filter(|key| !(key.same)(old, new)).map(change).collect()
 }
 
 impl Reload {
@@ -58,6 +79,17 @@ mod tests {
         assert_eq!(reload.changed, ["connect_url", "security_token", "ping_interval"]);
         assert_eq!(reload.needs_restart, ["http_port", "workers"]);
         assert_eq!(reload.config, Config { http_port: None, workers: 0, ..new });
+    }
+
+    #[test]
+    fn changes_are_shown_without_secrets() {
+        let old = Config { secrets: token("old"), ..Config::default() };
+        let new = Config { secrets: token("new"), workers: 3, ..Config::default() };
+        let change =
+            |key, from: &str, to: &str, needs_restart| Change { key, from: from.into(), to: to.into(), needs_restart };
+        let expected = [change("security_token", "(hidden)", "(hidden)", false), change("workers", "0", "3", true)];
+        assert_eq!(changes(&old, &new), expected);
+        assert_eq!(changes(&old, &old), []);
     }
 
     #[test]

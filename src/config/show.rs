@@ -31,6 +31,12 @@ pub fn shown(config: &Config) -> Vec<(&'static str, String)> {
     keys().map(|key| (key.path, shown_value(key, config))).collect()
 }
 
+/// Every key whose value is not its default, with its default for people.
+pub fn differing(config: &Config) -> Vec<(&'static str, String)> {
+    let default = Config::default();
+    keys().filter(|key| !(key.same)(config, &default)).map(|key| (key.path, shown_value(key, &default))).collect()
+}
+
 /// The README's table of keys.
 pub fn markdown_table() -> String {
     let config = Config::default();
@@ -151,6 +157,8 @@ mod tests {
             let texts = texts.as_array().map_or(vec![texts.clone()], Clone::clone);
             assert!(texts.iter().all(|text| !printed.contains(text.as_str().unwrap())), "Debug shows {}", secret.path);
         }
+        assert_eq!(differing(&config).len(), keys().count(), "full.toml leaves nothing at its default");
+        assert_eq!(differing(&Config::default()), []);
         let unset = super::shown(&Config::default());
         assert_eq!(unset.iter().find(|(key, _)| *key == "admin_token").unwrap().1, "");
     }

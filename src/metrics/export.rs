@@ -222,7 +222,7 @@ fn point_of(labels: Vec<(&'static str, String)>, total: DurationsTotal) -> Point
 }
 
 /// The workers' durations of each label, added up.
-fn by_label<'a>(workers: impl Iterator<Item = &'a DurationsByLabel>) -> Vec<(String, DurationsTotal)> {
+pub fn by_label<'a>(workers: impl Iterator<Item = &'a DurationsByLabel>) -> Vec<(String, DurationsTotal)> {
     let mut totals: Vec<(String, DurationsTotal)> = Vec::new();
     for (label, durations) in workers.flat_map(DurationsByLabel::iter) {
         match totals.iter_mut().find(|(known, _)| known == label) {

@@ -18,6 +18,7 @@ pub trait Figures: Sized + 'static {
 pub struct Sample {
     /// In /info/.
     pub name: &'static str,
+    pub help: &'static str,
     pub kind: Kind,
     pub value: u64,
 }
@@ -43,7 +44,7 @@ pub struct Figure<Owner> {
 impl<Owner> Figure<Owner> {
     fn total(&self, owners: &[Arc<Owner>]) -> Sample {
         let value = owners.iter().map(|owner| (self.read)(owner)).sum();
-        Sample { name: self.name, kind: self.kind, value }
+        Sample { name: self.name, help: self.help, kind: self.kind, value }
     }
 }
 
@@ -145,10 +146,10 @@ mod tests {
         kettles[1].boiled.add(3);
         kettles[1].heat.set(90);
         kettles[1].leaks.increment();
-        let sample = |name, kind, value| Sample { name, kind, value };
-        let boiled = sample("boiled", Kind::Counter, 5);
-        let heat = sample("kettle_heat", Kind::Gauge, 90);
-        let dry = sample("dry", Kind::Counter, 0);
+        let sample = |name, help, kind, value| Sample { name, help, kind, value };
+        let boiled = sample("boiled", "Times it boiled, in this kitchen.", Kind::Counter, 5);
+        let heat = sample("kettle_heat", "Degrees.", Kind::Gauge, 90);
+        let dry = sample("dry", "Times it had no water.", Kind::Counter, 0);
         assert_eq!(totals(&kettles).collect::<Vec<_>>(), [boiled, heat, dry]);
         assert_eq!(kettles[1].leaks.get(), 1);
     }

@@ -46,6 +46,12 @@ impl HistogramTotal {
         total
     }
 
+    /// What was recorded after `earlier` was read.
+    pub fn since(&self, earlier: &HistogramTotal) -> HistogramTotal {
+        let counts = std::array::from_fn(|index| self.counts[index].saturating_sub(earlier.counts[index]));
+        HistogramTotal { counts, sum: self.sum.saturating_sub(earlier.sum) }
+    }
+
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -115,6 +121,23 @@ impl DurationsTotal {
 
     pub fn sum_us(&self) -> u64 {
         self.sum_us
+    }
+
+    /// What was recorded after `earlier` was read.
+    pub fn since(&self, earlier: &DurationsTotal) -> DurationsTotal {
+        let counts = std::array::from_fn(|index| self.counts[index].saturating_sub(earlier.counts[index]));
+        DurationsTotal { counts, sum_us: self.sum_us.saturating_sub(earlier.sum_us) }
+    }
+
+    /// The bound in microseconds that so many of a thousand do not exceed (p99 is 990); of those over the last bound
+    /// the last bound. 0 when there are none.
+    pub fn per_mille(&self, per_mille: u64) -> u64 {
+        debug_assert!(per_mille <= 1000);
+        let count = self.count();
+        let rank = (count * per_mille).div_ceil(1000).max(1);
+        let bound = self.cumulative().find(|(_, below)| *below >= rank).map(|(bound, _)| bound);
+        let longest = if count > 0 { BOUNDS_US[BOUNDS_US.len() - 1] } else { 0 };
+        bound.unwrap_or(longest)
     }
 
     /// Each bound in microseconds, and how many are not longer; those over the last bound are only in `count`.
@@ -237,6 +260,23 @@ mod tests {
         assert_eq!(counts.len(), LABELS_MAX);
         assert_eq!((counts[0], counts[3]), (("label 0", 1), ("label 3", 2)));
         assert_eq!(counts[LABELS_MAX - 1], (OTHER, 11));
+    }
+
+    #[test]
+    fn what_came_since_has_percentiles_of_its_own() {
+        let (fine, rough) = (Histogram::default(), Durations::default());
+        (0..100).for_each(|_| fine.record(5));
+        (0..100).for_each(|_| rough.record(5));
+        let before = (HistogramTotal::of([&fine]), DurationsTotal::of([&rough]));
+        assert_eq!((before.0.per_mille(500), before.1.per_mille(500)), (5, 10));
+        fine.record(9);
+        rough.record(90);
+        rough.record(70_000_000);
+        let fine = HistogramTotal::of([&fine]).since(&before.0);
+        let rough = DurationsTotal::of([&rough]).since(&before.1);
+        assert_eq!((fine.count(), fine.sum(), fine.per_mille(500)), (1, 9, 9));
+        assert_eq!((rough.count(), rough.per_mille(500), rough.per_mille(990)), (2, 100, 60_000_000));
+        assert_eq!(DurationsTotal::default().per_mille(990), 0);
     }
 
     proptest! {

@@ -136,11 +136,13 @@ impl Metrics {
     /// Every counter, under its name in /info/.
     pub fn counters(&self) -> impl Iterator<Item = Sample> {
         let commit_us = self.store.as_ref().map(|store| store.commit.sum_us());
-        let commit_us = commit_us.map(|value| Sample { name: "store_commit_us", kind: Kind::Counter, value });
+        let help = "Microseconds that the store's commits took.";
+        let commit_us = commit_us.map(|value| Sample { name: "store_commit_us", help, kind: Kind::Counter, value });
         self.figures().filter(|sample| sample.kind == Kind::Counter).chain(commit_us)
     }
 
-    fn figures(&self) -> impl Iterator<Item = Sample> {
+    /// Every counter and gauge, under its name in /info/.
+    pub fn figures(&self) -> impl Iterator<Item = Sample> {
         let store = self.store.as_ref().map(slice::from_ref).map(totals);
         totals(&self.shards)
             .chain(totals(&self.workers))

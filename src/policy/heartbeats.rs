@@ -23,6 +23,11 @@ impl Heartbeats {
         self.0[usize::from(worker.0)].store(now.0, Ordering::Relaxed);
     }
 
+    /// Since the worker's timer task last ran; up to a second while all is well.
+    pub fn silent_ms(&self, worker: ShardId, now: Tick) -> u64 {
+        now.since_ms(self.last(worker))
+    }
+
     pub fn is_stuck(&self, worker: ShardId, now: Tick) -> bool {
         now.since_ms(self.last(worker)) > STUCK_MS
     }

@@ -38,7 +38,9 @@ mod session;
 pub mod settings;
 pub mod uplink_sequence;
 
-pub use call::query::{NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms, Wait, Who};
+pub use call::query::{
+    ConnectionInfo, NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms, Wait, Who,
+};
 pub use channel::members::CHANNEL_NAME_MAX;
 pub use connection::uplink::RESERVED_TYPE;
 pub use ids::QueryId;

@@ -1,6 +1,6 @@
 //! What the queries of calls do: everything but sending to a channel, which is fan-out's.
 
-use super::call::query::{Query, QueryRefusal, Reply, SessionInfo, Terms, Who};
+use super::call::query::{CHANNELS_SHOWN, ConnectionInfo, Query, QueryRefusal, Reply, SessionInfo, Terms, Who};
 use super::connection::conn::Phase;
 use super::ids::{MemberKind, QueryId};
 use super::message::Message;
@@ -66,8 +66,18 @@ pub fn on_query(
         Query::KickChannel { channel, code, reason } => fanout.close_channel(scope, &channel, code, &reason),
         Query::Members { channel, offset, limit } => members(scope, &channel, offset, limit),
         Query::Largest { most } => {
-            scope.largest.query(query_id, most);
+            scope.largest.query(query_id, most, None);
             return poll_largest(scope);
+        }
+        Query::FindChannels { text, most } => {
+            scope.largest.query(query_id, most, Some(text));
+            return poll_largest(scope);
+        }
+        Query::Connection { identity, info } => {
+            let conn = redirected.or_else(|| scope.conns.find(&identity, Phase::Open));
+            let found = connection_info(scope, conn);
+            // A query is handled once, so that nobody has set it.
+            Reply::found(found.is_some_and(|found| info.set(found).is_ok()))
         }
     };
     scope.cx.reply(query_id, reply);
@@ -88,7 +98,8 @@ fn handed_over_to(scope: &Scope<'_>, query: &Query) -> Option<ConnKey> {
     let (Query::Exists { who: Who::Connection(identity) }
     | Query::Subscribe { who: Who::Connection(identity), .. }
     | Query::Unsubscribe { who: Who::Connection(identity), .. }
-    | Query::Kick { identity, .. }) = query
+    | Query::Kick { identity, .. }
+    | Query::Connection { identity, .. }) = query
     else {
         return None;
     };
@@ -126,6 +137,17 @@ fn session_info(scope: &Scope<'_>, name: &str) -> Reply {
         oldest: session.oldest_stored,
         ends: session.ends,
     })))
+}
+
+fn connection_info(scope: &Scope<'_>, conn: Option<ConnIndex>) -> Option<ConnectionInfo> {
+    let conn = conn.filter(|&conn| scope.conns.conn(conn).is_open())?;
+    let session = scope.attached_session(conn).map(|index| scope.sessions.table.at(index));
+    let joined = session.map_or_else(|| scope.conns.joined(conn), |session| &session.joined);
+    Some(ConnectionInfo {
+        session: session.map(|session| session.name.clone()),
+        channels: scope.channels.joined_names(joined).take(CHANNELS_SHOWN).map(String::from).collect(),
+        ..scope.conns.info(conn, scope.cx.now)
+    })
 }
 
 fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Reply {

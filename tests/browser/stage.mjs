@@ -73,8 +73,8 @@ export function serverBinary() {
 }
 
 /** A process whose output is kept for the case that something fails. */
-export function start(args) {
-  return watch(spawn(serverBinary(), args, { stdio: ["ignore", "pipe", "pipe"], env: ENVIRONMENT }));
+export function start(args, more = {}) {
+  return watch(spawn(serverBinary(), args, { stdio: ["ignore", "pipe", "pipe"], env: { ...ENVIRONMENT, ...more } }));
 }
 
 /** A shell that types on: what it has put into the background ends with it. */

@@ -27,6 +27,7 @@ mod info;
 mod limits;
 mod load;
 mod logging;
+mod operator;
 mod pauses;
 mod proxies;
 mod qos_down;

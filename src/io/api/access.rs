@@ -110,6 +110,8 @@ pub struct Caller {
     /// What a trusted proxy says, or the peer.
     pub address: IpAddr,
     pub request_id: RequestId,
+    /// A script of a page makes it: browsers name the page's origin.
+    pub is_page: bool,
 }
 
 /// Where a call has come to, and whom its connection is from.
@@ -150,7 +152,7 @@ fn has_admin_token(token: &Secret, head: &RequestHead<'_>) -> bool {
 
 /// The response to a call that may not be made.
 pub fn refused(worker: &Worker, route: Route, caller: &Caller, why: AccessRefusal) -> Response {
-    let Caller { address, request_id } = caller;
+    let Caller { address, request_id, .. } = caller;
     debug!(from = %address, %request_id, ?route, "a call is refused: {why}");
     worker.count(|counters| &counters.signatures_refused);
     let strict = if why == AccessRefusal::CrossSite { 403 } else { 401 };

@@ -4,8 +4,9 @@
 //! the call may be tried again. With `strict_status` every refusal has a status of its own.
 
 use super::access::{self, AccessRefusal, Caller, Pass};
+use super::pages::Effect;
 use super::query::{self, Outgoing, Reach};
-use super::{idempotent, info, pages};
+use super::{history, idempotent, info, pages};
 use crate::cluster::calls::Call as NodeCall;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
@@ -50,13 +51,16 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
         Route::Ready => pages::ready(worker),
         Route::ServerInfo => pages::server_info(),
         Route::OpenApi => pages::description(),
-        Route::Info => response_of(worker, info::info(worker).await),
+        Route::Connection => response_of(worker, pages::connection(worker, query).await),
+        Route::Info => response_of(worker, info::info(worker, query).await),
+        Route::History => response_of(worker, history::history(worker, query)),
         Route::Metrics => info::metrics(worker.shared(), format),
         Route::Channel => response_of(worker, pages::channel(worker, query).await),
         Route::Session => response_of(worker, pages::session(worker, query).await),
         Route::UpdateConfig => {
-            audit.log("UpdateConfig", None);
-            pages::update_config(worker).await
+            let effect = Effect::of(query);
+            audit.log(effect.audited(), None);
+            pages::update_config(worker, effect).await
         }
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
             let timeouts = worker.rules().timeouts();
@@ -72,7 +76,7 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
             let is_strict = worker.rules().config().strict_status;
             let read =
                 if is_strict && !ignored.is_empty() { Err(Refusal::UnknownParameters(ignored.clone())) } else { read };
-            let audited = audited(route, &read);
+            let audited = audited(route, caller, &read);
             let outcome = call(worker, route, read, body, spare).await;
             if let Some(what) = audited {
                 audit.log(&what, outcome.as_ref().err());
@@ -112,11 +116,11 @@ impl Audit<'_> {
             Pass::Token => "admin token",
             Pass::Granted | Pass::Refused(_) => "this machine",
         };
-        let Caller { address, request_id } = self.caller;
+        let Caller { address, request_id, .. } = self.caller;
         let nonce = query_get(self.query, "nonce");
         let signed = if let Pass::Webhook(headers) = self.pass { Some(headers.id()) } else { nonce.as_deref() };
         let refused = refused.map(tracing::field::display);
-        if is_rare(self.route) {
+        if is_rare(self.route, self.caller) {
             tracing::info!(target: AUDIT_TARGET, by, from = %address, %request_id, signed, refused, "{what}");
         } else {
             tracing::debug!(target: AUDIT_TARGET, by, from = %address, %request_id, signed, refused, "{what}");
@@ -125,9 +129,9 @@ impl Audit<'_> {
 }
 
 /// What the audit is to log of a call; `None` when nobody reads that.
-fn audited(route: Route, read: &Result<Call<'_>, Refusal>) -> Option<String> {
+fn audited(route: Route, caller: &Caller, read: &Result<Call<'_>, Refusal>) -> Option<String> {
     let is_enabled = match route {
-        _ if is_rare(route) => tracing::enabled!(target: AUDIT_TARGET, Level::INFO),
+        _ if is_rare(route, caller) => tracing::enabled!(target: AUDIT_TARGET, Level::INFO),
         Route::Subscribe | Route::Unsubscribe => tracing::enabled!(target: AUDIT_TARGET, Level::DEBUG),
         _ => false,
     };
@@ -140,8 +144,9 @@ fn concerns_the_cluster(route: Route) -> bool {
     matches!(route, Send | Broadcast | Subscribe | Unsubscribe | Kick | DropSession | Channel | Session)
 }
 
-fn is_rare(route: Route) -> bool {
-    matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig)
+/// What a person does on a page is logged, messages too: a business server sends more than a log can hold.
+fn is_rare(route: Route, caller: &Caller) -> bool {
+    caller.is_page || matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig)
 }
 
 fn response_of(worker: &Worker, page: Result<Response, Refusal>) -> Response {

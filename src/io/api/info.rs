@@ -1,12 +1,13 @@
 //! The metrics as pages: /info/ (JSON, what the page at /serverinfo/ shows) and /metrics (Prometheus text).
 //!
-//! Both read `Metrics` and query no worker for a metric. Only the largest channels are queried from the shards.
+//! Both read `Metrics` and query no worker for a metric. Only the largest channels are queried from the shards. The
+//! past of the metrics is in `history`.
 
 use super::cluster;
 use super::query::{self, Reach};
 use crate::base::id::ShardId;
 use crate::cluster::calls::Call;
-use crate::config::{StoreKind, shown};
+use crate::config::{StoreKind, differing, shown};
 use crate::io::backend::UpstreamState;
 use crate::io::http::response::Response;
 use crate::io::log::writer::Log;
@@ -15,19 +16,26 @@ use crate::io::worker::calls::gather::Gathered;
 use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::Worker;
 use crate::metrics::backend::{BackendMetrics, latency_us};
-use crate::metrics::export::families;
+use crate::metrics::export::{by_label, families};
+use crate::metrics::histogram::DurationsTotal;
 use crate::metrics::process::{Build, ProcessReadings, Readings};
 use crate::metrics::shard::ShardMetrics;
 use crate::metrics::text::Format;
 use crate::policy::api::{Refusal, outcome};
 use crate::shard::Query;
 use crate::store::Health;
+use crate::wire::http1::query_get;
 use serde_json::{Value, json};
 use std::rc::Rc;
+use std::sync::Arc;
 
-/// `GET /info/`; the shape is documented at the head of serverinfo.html. In a cluster
-/// `nodes` has the same of each node.
-pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
+/// `GET /info/`; the shape is documented in openapi.json. In a cluster `nodes` has the same of each node. `brief=1`
+/// leaves out what costs the shards a walk, the other nodes an answer, and what seldom changes: a page asks for that
+/// every second.
+pub async fn info(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
+    if query_get(query, "brief").is_some_and(|brief| brief != "0") {
+        return Ok(Response::json(figures(worker).to_string().into_bytes()));
+    }
     let mut info = of_this_node(worker).await?;
     if worker.cluster().port().is_some() {
         let mut nodes = cluster::nodes(worker, &info).await?;
@@ -40,6 +48,20 @@ pub async fn info(worker: &Rc<Worker>) -> Result<Response, Refusal> {
 /// The figures of this node alone.
 pub async fn of_this_node(worker: &Worker) -> Result<Value, Refusal> {
     let Largest { channels: largest, silent, .. } = largest(worker, Reach::Node, LARGEST).await?;
+    let shared = worker.shared();
+    let config = shared.config();
+    let mut info = figures(worker);
+    info["workers_silent"] = silent.into();
+    let channels = largest.iter().map(|(name, members)| json!({"name": name, "members": members}));
+    info["largest_channels"] = channels.collect();
+    info["hooks"] = hooks(shared);
+    info["config"] = json!(shown(&config));
+    info["config_changed"] = json!(differing(&config));
+    Ok(info)
+}
+
+/// What is read from atomics: it costs no shard a query.
+fn figures(worker: &Worker) -> Value {
     let shared = worker.shared();
     let (config, metrics) = (shared.config(), shared.metrics());
     let now = clock::monotonic();
@@ -63,16 +85,32 @@ pub async fn of_this_node(worker: &Worker) -> Result<Value, Refusal> {
         "store": store(shared),
         "backend": upstreams(worker),
         "workers": shared.workers().map(|id| worker_figures(shared, id, metrics.shard(id))).collect::<Vec<_>>(),
-        "workers_silent": silent,
-        "largest_channels":
-            largest.iter().map(|(name, members)| json!({"name": name, "members": members})).collect::<Vec<_>>(),
         "counters": counters,
-        "config": shown(&config),
     });
     if let Some(bytes) = sys::resident_bytes() {
         info["memory_bytes"] = bytes.into();
     }
-    Ok(info)
+    info
+}
+
+/// How long each hook takes at each upstream, since the start.
+fn hooks(shared: &Shared) -> Value {
+    let mut hooks = Vec::new();
+    let backends = shared.metrics().backends();
+    for (index, (hook, _)) in backends[0].latencies().into_iter().enumerate() {
+        let by_upstream = by_label(backends.iter().map(|backend| backend.latencies()[index].1));
+        hooks.extend(by_upstream.into_iter().map(|(upstream, total)| {
+            json!({
+                "hook": hook,
+                "upstream": upstream,
+                "answers": total.count(),
+                "mean_us": total.sum_us() / total.count().max(1),
+                "p50_us": total.per_mille(500),
+                "p99_us": total.per_mille(990),
+            })
+        }));
+    }
+    hooks.into()
 }
 
 fn worker_figures(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value {
@@ -86,6 +124,8 @@ fn worker_figures(shared: &Shared, id: ShardId, metrics: &ShardMetrics) -> Value
         "timers": metrics.timers.get(),
         "calls": metrics.calls_waiting.get(),
         "mailbox": shared.mailbox(id).len(),
+        "turn_p99_us": DurationsTotal::of([&shared.metrics().worker(id).turns]).per_mille(990),
+        "silent_ms": shared.heartbeats().silent_ms(id, clock::monotonic()),
         "stuck": shared.heartbeats().is_stuck(id, clock::monotonic()),
     })
 }
@@ -161,9 +201,22 @@ pub async fn largest(worker: &Worker, reach: Reach, most: usize) -> Result<Large
     let Gathered { reply, silent, unreachable, .. } =
         query::look_everywhere(worker, reach, Query::Largest { most }, &call).await?;
     let mut channels = reply.map_or(Ok(Vec::new()), outcome::channels)?;
+    rank(&mut channels, most);
+    Ok(Largest { channels, silent, unreachable })
+}
+
+/// The same of the channels of this node whose name contains the text.
+pub async fn find_channels(worker: &Worker, text: Arc<str>, most: usize) -> Result<Largest, Refusal> {
+    let query = Query::FindChannels { text, most };
+    let Gathered { reply, silent, .. } = query::look_everywhere(worker, Reach::Node, query, &Call::Info).await?;
+    let mut channels = reply.map_or(Ok(Vec::new()), outcome::channels)?;
+    rank(&mut channels, most);
+    Ok(Largest { channels, silent, unreachable: 0 })
+}
+
+fn rank(channels: &mut Vec<(String, usize)>, most: usize) {
     channels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     channels.truncate(most);
-    Ok(Largest { channels, silent, unreachable })
 }
 
 /// `GET /metrics`.

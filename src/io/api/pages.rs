@@ -4,24 +4,26 @@
 
 use super::access;
 use super::info::{self, Largest};
-use super::query::{self, Reach};
+use super::query::{self, Location, Reach};
 use crate::base::id::Identity;
 use crate::cluster::calls::Call;
+use crate::config::Change;
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::store::thread::StoreSender;
 use crate::io::worker::calls::gather::Gathered;
+use crate::io::worker::message::ReloadReport;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Refusal, outcome};
 use crate::policy::heartbeats::Silent;
 use crate::shard::command::StoreError;
-use crate::shard::{Query, QueryRefusal, Reply, SessionInfo};
+use crate::shard::{ConnectionInfo, Query, QueryRefusal, Reply, SessionInfo};
 use crate::store::Health;
 use crate::wire::http1::query_get;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub fn ok() -> Response {
     Response::new(200, "text/plain; charset=utf-8", &b"ok"[..])
@@ -81,8 +83,13 @@ enum NotReady {
 
 /// The page that shows /info/.
 pub fn server_info() -> Response {
-    let page = Response::new(200, "text/html; charset=utf-8", &include_bytes!("serverinfo.html")[..]);
+    let page = Response::new(200, "text/html; charset=utf-8", SERVER_INFO.as_bytes());
     PAGE_HEADERS.into_iter().fold(page, |page, (name, value)| page.with_header(name, value))
+}
+
+/// Whoever opens the bare address wants to see something. Relative: a proxy may have put the server below a path.
+pub fn to_server_info() -> Response {
+    Response::new(302, "text/plain; charset=utf-8", &b""[..]).with_header("Location", "serverinfo/")
 }
 
 /// Calls and hooks as OpenAPI; any page may read it, since it says the same to all.
@@ -94,14 +101,12 @@ pub fn description() -> Response {
 pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
     let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
     let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
+    if let Some(text) = query_get(query, "find").filter(|text| !text.is_empty()) {
+        return found(worker, &text, limit.clamp(1, FOUND_MAX)).await;
+    }
     let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
         let Largest { channels, silent, unreachable } = info::largest(worker, Reach::Cluster, limit.max(1)).await?;
-        let one = |(name, members): &_| serde_json::json!({"channel": name, "connections": members});
-        let channels: Vec<_> = channels.iter().map(one).collect();
-        let mut body = serde_json::json!({"status": 0, "channels": channels});
-        if silent > 0 {
-            (body["status"], body["msg"]) = (1.into(), Refusal::NoAnswerInTime.to_string().into());
-        }
+        let mut body = list(&channels, silent);
         note_unreachable(&mut body, unreachable);
         return Ok(Response::json(body.to_string().into_bytes()));
     };
@@ -113,6 +118,22 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
     });
     note_unreachable(&mut body, unreachable);
     Ok(Response::json(body.to_string().into_bytes()))
+}
+
+/// The largest channels of this node whose name contains the text.
+async fn found(worker: &Worker, text: &str, limit: usize) -> Result<Response, Refusal> {
+    let Largest { channels, silent, .. } = info::find_channels(worker, text.into(), limit).await?;
+    Ok(Response::json(list(&channels, silent).to_string().into_bytes()))
+}
+
+fn list(channels: &[(String, usize)], silent: u32) -> serde_json::Value {
+    let one = |(name, members): &_| serde_json::json!({"channel": name, "connections": members});
+    let channels: Vec<_> = channels.iter().map(one).collect();
+    let mut body = serde_json::json!({"status": 0, "channels": channels});
+    if silent > 0 {
+        (body["status"], body["msg"]) = (1.into(), Refusal::NoAnswerInTime.to_string().into());
+    }
+    body
 }
 
 struct Members {
@@ -180,20 +201,109 @@ pub async fn session(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
     Ok(Response::json(body.to_string().into_bytes()))
 }
 
+/// How an open connection of this node stands.
+pub async fn connection(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
+    let identity = query_get(query, "identity").ok_or(Refusal::BadIdentity)?;
+    let identity = Identity::from_hex(identity.as_bytes()).ok_or(Refusal::BadIdentity)?;
+    let shard = match query::locate(worker, &identity) {
+        Location::Here(shard) => shard,
+        Location::Node(node) => return Err(Refusal::OnAnotherNode { node }),
+        Location::Nowhere => return Err(Refusal::NoSuchConnection),
+    };
+    let info = Arc::new(OnceLock::new());
+    let looked_at = Query::Connection { identity, info: info.clone() };
+    outcome::found(query::look_at(worker, shard, looked_at).await?, Refusal::NoSuchConnection)?;
+    let info: &ConnectionInfo = info.get().ok_or(Refusal::NoSuchConnection)?;
+    let body = serde_json::json!({
+        "status": 0,
+        "identity": identity.to_string(),
+        "address": info.address.map(|address| address.to_string()),
+        "is_secure": info.is_secure,
+        "since_s": info.since_s,
+        "silent_ms": info.silent_ms,
+        "is_paused": info.is_paused,
+        "in_flight": info.in_flight,
+        "queued_bytes": info.queued_bytes,
+        "outbox_bytes": info.outbox_bytes,
+        "forward_queue": info.forward_queue,
+        "forward_queue_bytes": info.forward_queue_bytes,
+        "is_forwarding": info.is_forwarding,
+        "cookie_bytes": info.cookie_bytes,
+        "session": info.session.as_deref(),
+        "channels": info.channels,
+    });
+    Ok(Response::json(body.to_string().into_bytes()))
+}
+
+/// What a call to /updateconfig/ has of an effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Reload,
+    /// `dry_run`: the response says what a reload would change.
+    Preview,
+}
+
+impl Effect {
+    /// Any value but 0 keeps the call from changing something.
+    pub fn of(query: &str) -> Effect {
+        match query_get(query, "dry_run") {
+            Some(value) if value != "0" => Effect::Preview,
+            _ => Effect::Reload,
+        }
+    }
+
+    /// In the audit.
+    pub fn audited(self) -> &'static str {
+        match self {
+            Effect::Reload => "UpdateConfig",
+            Effect::Preview => "UpdateConfig, dry run",
+        }
+    }
+}
+
 /// Makes the main thread reread the file; the response says what changed and what needs a restart.
-pub async fn update_config(worker: &Rc<Worker>) -> Response {
+pub async fn update_config(worker: &Rc<Worker>, effect: Effect) -> Response {
     let reloaded = worker.calls().reloads().open((), worker.now() + RELOAD_TIMEOUT_MS);
     let caller = ReturnAddress::new(worker.id(), reloaded.id());
-    if !worker.shared().events().try_send(Event::Reload(Some(caller))) {
+    let event = match effect {
+        Effect::Reload => Event::Reload(Some(caller)),
+        Effect::Preview => Event::PreviewReload(caller),
+    };
+    if !worker.shared().events().try_send(event) {
         return access::refusal(503, "a reload is under way");
     }
     match reloaded.await {
-        Ok(Ok(report)) => Response::json(serde_json::json!({"status": 0, "msg": report}).to_string().into_bytes()),
+        Ok(Ok(ReloadReport { text, changes })) => {
+            let changes: Vec<_> = changes.iter().map(shown_change).collect();
+            Response::json(serde_json::json!({"status": 0, "msg": text, "changes": changes}).to_string().into_bytes())
+        }
         Ok(Err(why)) => access::refusal(200, &why),
         Err(expired) => access::refusal(503, &expired.to_string()),
     }
 }
 
+fn shown_change(change: &Change) -> serde_json::Value {
+    let Change { key, from, to, needs_restart } = change;
+    serde_json::json!({"key": key, "from": from, "to": to, "needs_restart": needs_restart})
+}
+
+/// Style and script stand in files of their own; the page is one answer.
+const SERVER_INFO: &str = concat!(
+    include_str!("serverinfo/head.html"),
+    "<style>\n",
+    include_str!("serverinfo/style.css"),
+    "</style>\n",
+    include_str!("serverinfo/body.html"),
+    "<script type=\"module\">\n",
+    include_str!("serverinfo/text.js"),
+    include_str!("serverinfo/charts.js"),
+    include_str!("serverinfo/tables.js"),
+    include_str!("serverinfo/actions.js"),
+    include_str!("serverinfo/poll.js"),
+    "</script>\n</body>\n</html>\n"
+);
+// It must open on a phone in a cellar.
+const _: () = assert!(SERVER_INFO.len() < 150_000);
 /// The page loads nothing, is in nobody's frame, and tells nobody its address, which may hold a token.
 const PAGE_HEADERS: [(&str, &str); 5] = [
     (
@@ -211,13 +321,27 @@ const DESCRIPTION: &str = include_str!("openapi.json");
 const STORE_SILENT_MS: u64 = 3_000;
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 10_000;
+/// Channels that one search lists.
+const FOUND_MAX: usize = 200;
 /// The main thread waits for the workers for half of that.
 const RELOAD_TIMEOUT_MS: u64 = 10_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::history::sampler::Sampler;
+    use crate::metrics::process::Metrics;
     use crate::policy::api::{Access, Route};
+
+    #[test]
+    fn what_the_page_counts_as_an_error_is_a_figure() {
+        let (_, list) = SERVER_INFO.split_once("const REASONS = [").expect("the list");
+        let (list, _) = list.split_once(']').expect("it ends");
+        let names: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+        let figures = Sampler::figures(&Metrics::new(1, true));
+        let unknown: Vec<_> = names.iter().filter(|name| !figures.iter().any(|figure| figure.name == **name)).collect();
+        assert!(names.len() > 40 && unknown.is_empty(), "{unknown:?}");
+    }
 
     #[test]
     fn the_description_has_every_route_with_its_method() {

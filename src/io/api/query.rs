@@ -175,14 +175,14 @@ pub async fn look_at(worker: &Worker, shard: ShardId, query: Query) -> Result<Re
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Location {
+pub enum Location {
     Here(ShardId),
     Node(Generation),
     /// The name is foreign, or of a former life of a node.
     Nowhere,
 }
 
-fn locate(worker: &Worker, identity: &Identity) -> Location {
+pub fn locate(worker: &Worker, identity: &Identity) -> Location {
     let (node, shard) = (identity.node(), identity.key().shard);
     if node == worker.shared().node() {
         let is_ours = usize::from(shard.0) < worker.shared().workers_len();

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 pub enum Event {
     /// Reread the configuration; the outcome goes to the worker whose call it is, if it is one.
     Reload(Option<ReturnAddress>),
+    /// Reread the configuration and say what a reload would change; nothing is changed.
+    PreviewReload(ReturnAddress),
     /// SIGTERM or SIGINT.
     Terminate,
     /// A worker listens, or cannot.

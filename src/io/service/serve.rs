@@ -3,6 +3,7 @@
 
 use crate::io::api::access::{self, Arrival, Caller, Pass};
 use crate::io::api::calls::{self, ApiRequest};
+use crate::io::api::pages;
 use crate::io::client::refusal::ConnectRefusal;
 use crate::io::client::upgrade::{self, UpgradePlan};
 use crate::io::cluster::secure::{self, LinkKind};
@@ -183,6 +184,10 @@ impl ServedConnection {
             ListenerKind::Public => route.is_public(),
             ListenerKind::Admin => *route != Route::Connect,
         });
+        let is_look = matches!(head.method, "GET" | "HEAD");
+        if head.path == "/" && is_look && !is_echo && self.side != ListenerKind::Public {
+            return Action::Respond(pages::to_server_info());
+        }
         let Some(route) = route else { return Action::Respond(Response::plain(404, "no such path")) };
         if route == Route::Connect {
             return self.plan_upgrade(head);
@@ -217,7 +222,11 @@ impl ServedConnection {
             framing: head.framing,
             expects_continue: head.expects_continue(),
             pass: access::pass(self.worker(), route, head, arrival, is_whole),
-            caller: Caller { address: self.path_of(head).client, request_id },
+            caller: Caller {
+                address: self.path_of(head).client,
+                request_id,
+                is_page: head.headers.get("origin").is_some(),
+            },
         })
     }
 

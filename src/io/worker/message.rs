@@ -3,12 +3,22 @@
 //! `turn` handles each message. A message that answers something names the oneshot that waits for it.
 
 use crate::base::id::{ConnKey, Generation};
-use crate::config::Config;
+use crate::config::{Change, Config};
 use crate::io::cluster::port::ToWorker;
 use crate::io::runtime::oneshot::{OneshotId, ReturnAddress};
 use crate::shard::command::Token;
 use crate::shard::{Query, QueryId, Reply};
 use std::sync::Arc;
+
+/// The error says, for people, why nothing was changed or who has not taken it.
+pub type ReloadOutcome = Result<ReloadReport, String>;
+
+/// What a reload has changed, or would change.
+pub struct ReloadReport {
+    /// One line for people.
+    pub text: String,
+    pub changes: Vec<Change>,
+}
 
 pub enum PeerMessage {
     Query {
@@ -49,10 +59,10 @@ pub enum PeerMessage {
         /// Of the reload, for `Event::Reloaded`.
         number: u64,
     },
-    /// The outcome of an `Event::Reload`.
+    /// The outcome of an `Event::Reload` or an `Event::PreviewReload`.
     Reloaded {
         oneshot: OneshotId,
-        outcome: Result<String, String>,
+        outcome: ReloadOutcome,
     },
     /// Another node asks for a session that this worker owns; `SessionPassed` goes to `to`.
     PassSession {

@@ -17,6 +17,8 @@ use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::store::inbox::StoreInbox;
 use crate::io::store::thread::{NodeSink, ReportSinks, StoreSender};
 use crate::io::worker::calls::in_flight::InFlightCalls;
+use crate::metrics::history::History;
+use crate::metrics::history::sampler::Sampler;
 use crate::metrics::process::Metrics;
 use crate::policy::admission::{Admission, ConnectionKind};
 use crate::policy::heartbeats::Heartbeats;
@@ -48,6 +50,7 @@ pub struct Shared {
     restored: Barrier,
     replays: Mutex<Replays<RandomState>>,
     metrics: Metrics,
+    history: Mutex<History>,
     /// In force now.
     config: Mutex<Arc<Config>>,
     drain_announced: AtomicBool,
@@ -103,6 +106,7 @@ impl Shared {
             store_inboxes: (0..workers).map(|_| StoreInbox::default()).collect(),
             restored: Barrier::new(workers),
             replays: Mutex::new(Replays::new(limits.replays_max, RandomState::new())),
+            history: Mutex::new(History::new(Sampler::figures(&metrics), now)),
             metrics,
             config: Mutex::new(Arc::new(config)),
             drain_announced: AtomicBool::new(false),
@@ -200,6 +204,12 @@ impl Shared {
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// The past of the figures. The main thread records into it every ten seconds, for microseconds; a page copies
+    /// from it.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Webhook signatures that were used. One lock for all workers: taken once per call that is signed so.

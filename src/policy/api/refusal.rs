@@ -1,6 +1,7 @@
 //! Why a call is refused; the texts are the `msg` of its answer.
 
 use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX};
+use crate::base::id::Generation;
 use crate::shard::CHANNEL_NAME_MAX;
 use crate::shard::QueryRefusal;
 use crate::shard::command::StoreError;
@@ -52,6 +53,12 @@ pub enum Refusal {
     NoSuchConnection,
     #[error("no such session")]
     NoSuchSession,
+    #[error("identity must be the 64 hex digits of a connection")]
+    BadIdentity,
+    #[error("the connection is on node {node}: look there")]
+    OnAnotherNode { node: Generation },
+    #[error("span must be hour or day")]
+    BadSpan,
     #[error("identity or channel must be given")]
     NoTarget,
     #[error("code must be 1000 or from 3000 to 4999, reason at most 123 bytes")]
@@ -81,7 +88,7 @@ impl Refusal {
         match self {
             Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(_) => 503,
             Refusal::Shard(Of::TooBusy | Of::TooManyMessages | Of::NotStored | Of::Unreachable) => 503,
-            Refusal::NoSuchConnection | Refusal::NoSuchSession => 404,
+            Refusal::NoSuchConnection | Refusal::NoSuchSession | Refusal::OnAnotherNode { .. } => 404,
             Refusal::Shard(Of::NoSuchConnection | Of::NoSuchSession) => 404,
             Refusal::Shard(Of::MessageTooLarge) => 413,
             Refusal::OtherCall | Refusal::NoStoreForId | Refusal::NoStoreForSessions => 409,

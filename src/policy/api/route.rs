@@ -12,7 +12,9 @@ pub enum Route {
     DropSession,
     Channel,
     Session,
+    Connection,
     Info,
+    History,
     ServerInfo,
     OpenApi,
     Metrics,
@@ -34,7 +36,7 @@ pub enum Access {
 }
 
 impl Route {
-    pub const ALL: [Route; 17] = [
+    pub const ALL: [Route; 19] = [
         Route::Connect,
         Route::Hello,
         Route::Send,
@@ -45,7 +47,9 @@ impl Route {
         Route::DropSession,
         Route::Channel,
         Route::Session,
+        Route::Connection,
         Route::Info,
+        Route::History,
         Route::ServerInfo,
         Route::OpenApi,
         Route::Metrics,
@@ -67,7 +71,9 @@ impl Route {
             "/session/drop" => Route::DropSession,
             "/channel" => Route::Channel,
             "/session" => Route::Session,
+            "/connection" => Route::Connection,
             "/info" => Route::Info,
+            "/info/history" => Route::History,
             "/serverinfo" => Route::ServerInfo,
             "/openapi.json" => Route::OpenApi,
             "/metrics" => Route::Metrics,
@@ -91,7 +97,9 @@ impl Route {
             Route::DropSession => "/session/drop/",
             Route::Channel => "/channel/",
             Route::Session => "/session/",
+            Route::Connection => "/connection/",
             Route::Info => "/info/",
+            Route::History => "/info/history/",
             Route::ServerInfo => "/serverinfo/",
             Route::OpenApi => "/openapi.json",
             Route::Metrics => "/metrics",
@@ -109,7 +117,8 @@ impl Route {
             }
             Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
             Route::DropSession => Access::Signed,
-            Route::Channel | Route::Session | Route::Info | Route::Metrics => Access::Viewer,
+            Route::Channel | Route::Session | Route::Connection => Access::Viewer,
+            Route::Info | Route::History | Route::Metrics => Access::Viewer,
             Route::UpdateConfig => Access::Operator,
         }
     }

@@ -8,7 +8,8 @@ use crate::base::time::Tick;
 use crate::shard::command::{Claim, StoreError, UnixMs};
 use crate::shard::message::Message;
 use crate::wire::ws::frame::CloseCode;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 #[derive(Clone, Debug)]
 pub enum Query {
@@ -74,6 +75,16 @@ pub enum Query {
     /// The channels with the most members.
     Largest {
         most: usize,
+    },
+    /// The same of those whose name contains the text.
+    FindChannels {
+        text: Arc<str>,
+        most: usize,
+    },
+    /// How an open connection stands. The shard puts that into `info`, and replies whether it has the connection.
+    Connection {
+        identity: Identity,
+        info: Arc<OnceLock<ConnectionInfo>>,
     },
 }
 
@@ -242,6 +253,39 @@ pub struct SessionInfo {
     /// When it ends, while it is absent.
     pub ends: Option<UnixMs>,
 }
+
+/// An open connection as `/connection/` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// As far as trusted proxies say.
+    pub address: Option<IpAddr>,
+    /// It has come by `https` or `wss`.
+    pub is_secure: bool,
+    pub since_s: u64,
+    /// Since bytes last came from the client.
+    pub silent_ms: u64,
+    /// The client is not read: its messages wait for the backend.
+    pub is_paused: bool,
+    /// Messages that the client has not acknowledged.
+    pub in_flight: usize,
+    /// Memory of messages that wait for room in the window.
+    pub queued_bytes: usize,
+    /// Memory of what waits for the socket.
+    pub outbox_bytes: usize,
+    /// Messages of the client that wait for the backend.
+    pub forward_queue: usize,
+    pub forward_queue_bytes: usize,
+    /// The backend has one of them.
+    pub is_forwarding: bool,
+    /// The cookie itself may be a secret of the business server's.
+    pub cookie_bytes: usize,
+    pub session: Option<Arc<str>>,
+    /// The first `CHANNELS_SHOWN`.
+    pub channels: Vec<String>,
+}
+
+/// Of one connection.
+pub const CHANNELS_SHOWN: usize = 1_000;
 
 impl Tally {
     pub fn add(&mut self, other: Tally) {

@@ -71,8 +71,8 @@ pub struct ConnDetails {
     pub(super) pinged: Tick,
     /// When anything but a pong last came from the client.
     pub(super) active: Tick,
-    /// In phase `Closing`: when to stop waiting for the client.
-    pub(super) close_by: Tick,
+    /// In phase `Closing`: when to stop waiting for the client. Before: when the slot was taken.
+    pub(super) phase_time: Tick,
     /// New messages that count in this second: those that came in it, and what earlier ones had too many.
     pub(super) rate_second: u32,
     pub(super) rate_count: u32,
@@ -139,7 +139,7 @@ impl ConnDetails {
             received: now,
             pinged: Tick::NEVER,
             active: now,
-            close_by: Tick::NEVER,
+            phase_time: now,
             rate_second: 0,
             rate_count: 0,
             receiver: Receiver::default(),

@@ -13,6 +13,7 @@ use crate::base::client::{ClientAddress, ClientContext};
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::base::wheel::Wheel;
+use crate::shard::call::query::ConnectionInfo;
 use crate::shard::context::Context;
 use crate::shard::ids::SessionKey;
 use crate::shard::message::{MessageRef, Messages, Stamp};
@@ -147,6 +148,28 @@ impl Table {
         self.open
     }
 
+    /// How an open connection stands, but for what others know of it: its session and its channels.
+    pub fn info(&self, index: ConnIndex, now: Tick) -> ConnectionInfo {
+        let (conn, details) = (self.conn(index), self.details(index));
+        let address = details.client.as_ref().and_then(|client| client.address.as_ref());
+        ConnectionInfo {
+            address: address.map(|client| client.address),
+            is_secure: address.is_some_and(|client| client.is_secure),
+            since_s: now.since_ms(details.phase_time) / 1000,
+            silent_ms: now.since_ms(details.received),
+            is_paused: details.paused,
+            in_flight: conn.downlink.in_flight(),
+            queued_bytes: conn.downlink.queued_memory(),
+            outbox_bytes: self.outboxes.waiting_memory(&conn.outbox),
+            forward_queue: details.uplink.queue_len as usize,
+            forward_queue_bytes: details.uplink.queue_memory as usize,
+            is_forwarding: details.has_current(),
+            cookie_bytes: details.cookie().map_or(0, |cookie| cookie.len()),
+            session: None,
+            channels: Vec::new(),
+        }
+    }
+
     // ---- what belongs to a connection ----
 
     pub fn joined_mut(&mut self, index: ConnIndex) -> &mut List {
@@ -240,7 +263,7 @@ impl Table {
         debug_assert_eq!(conn.phase, Phase::Open);
         conn.phase = Phase::Closing;
         let details = self.details_mut(index);
-        details.close_by = close_by;
+        details.phase_time = close_by;
         if std::mem::take(&mut details.paused) {
             cx.output(Output::Resume { key: self.key(index) });
         }
@@ -300,7 +323,8 @@ impl Table {
 
     /// In phase `Closing`: when to stop waiting for the client's close.
     pub fn close_by(&self, index: ConnIndex) -> Tick {
-        self.details(index).close_by
+        debug_assert_eq!(self.conn(index).phase, Phase::Closing);
+        self.details(index).phase_time
     }
 
     /// A connection that has ended and has nothing of its client's under way is to be freed.

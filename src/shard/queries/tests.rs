@@ -174,6 +174,48 @@ fn the_largest_channels_are_found() {
 }
 
 #[test]
+fn channels_are_found_by_a_part_of_their_name() {
+    let mut rig = Rig::new();
+    for (channel, members) in [("room:a", 1), ("room:b", 2), ("news", 3)] {
+        (0..members).for_each(|_| {
+            rig.open_in(channel);
+        });
+    }
+    let mut find = |text: &str, most| match rig.reply_to(Query::FindChannels { text: text.into(), most }) {
+        Reply::Channels(channels) => channels,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(find("room", 9), [("room:b".into(), 2), ("room:a".into(), 1)]);
+    assert_eq!(find("room", 1), [("room:b".into(), 2)]);
+    assert_eq!(find("Room", 9), []);
+    rig.finish();
+}
+
+#[test]
+fn a_connection_says_how_it_stands() {
+    let mut rig = Rig::new();
+    let key = rig.open_in("news");
+    let identity = rig.identity(key);
+    rig.call("news", QoS::AtLeastOnce, "not acknowledged");
+    rig.send(key, 1, 1, "first");
+    rig.send(key, 1, 2, "second");
+    let info = std::sync::Arc::new(std::sync::OnceLock::new());
+    assert_eq!(rig.reply_to(Query::Connection { identity, info: info.clone() }), Reply::found(true));
+    let info = info.get().expect("it was found");
+    assert_eq!((info.in_flight, info.forward_queue, info.is_forwarding, info.is_paused), (1, 1, true, false));
+    assert_eq!((&info.channels[..], &info.session), (&["news".to_owned()][..], &None));
+    let nobody = std::sync::Arc::new(std::sync::OnceLock::new());
+    let identity = Identity([7; 32]);
+    assert_eq!(rig.reply_to(Query::Connection { identity, info: nobody.clone() }), Reply::found(false));
+    assert_eq!(nobody.get(), None);
+    for body in ["", ""] {
+        let forward = rig.forward();
+        rig.answer(forward, body);
+    }
+    rig.finish();
+}
+
+#[test]
 fn metrics_show_the_shard_as_it_stands() {
     let mut rig = Rig::new();
     let key = rig.open_in("news");

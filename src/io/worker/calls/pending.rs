@@ -6,6 +6,7 @@ use super::gather::Gathers;
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
 use crate::io::runtime::oneshot::Oneshots;
+use crate::io::worker::message::ReloadOutcome;
 use crate::shard::Message;
 use crate::store::ClaimOutcome;
 use crate::wire::packet::QoS;
@@ -16,7 +17,7 @@ pub struct PendingCalls {
     gathers: Gathers,
     claims: Oneshots<ClaimOutcome>,
     repeats: Oneshots<Option<Arc<[u8]>>>,
-    reloads: Oneshots<Result<String, String>>,
+    reloads: Oneshots<ReloadOutcome>,
     passes: Oneshots<bool>,
     /// Where messages are encoded.
     scratch: RefCell<Vec<u8>>,
@@ -49,7 +50,7 @@ impl PendingCalls {
     }
 
     /// Calls of /updateconfig/: what was changed, or why nothing was.
-    pub fn reloads(&self) -> &Oneshots<Result<String, String>> {
+    pub fn reloads(&self) -> &Oneshots<ReloadOutcome> {
         &self.reloads
     }
 

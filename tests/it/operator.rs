@@ -1,0 +1,192 @@
+//! What the operator's page asks and does: the past of the figures, a connection, a search, a reload that only shows what
+//! it would change, and the audit of what a person does.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::call::{call_get, send_later};
+use crate::harness::{
+    Backend, Client, Command, Reply, Server, Setup, TIMEOUT, eventually, eventually_within, http, send,
+};
+use crate::sessions_api::DataDir;
+
+const ADMIN: (&str, &str) = ("Authorization", "Bearer admin-s3cret");
+/// The server samples every ten seconds.
+const SAMPLED: Duration = Duration::from_secs(25);
+
+fn setup(backend: &Backend) -> Setup {
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "room:a;;room:b"));
+    Setup::of(backend).text("admin_token", "admin-s3cret")
+}
+
+fn get(server: &Server, target: &str) -> Value {
+    let response = http::request(server.addr(), "GET", target, &[ADMIN], b"");
+    assert_eq!(response.status, 200, "{target}: {}", response.text());
+    response.json()
+}
+
+fn post(server: &Server, target: &str, headers: &[(&str, &str)], body: &str) -> Value {
+    http::request(server.addr(), "POST", target, &[&[ADMIN], headers].concat(), body.as_bytes()).json()
+}
+
+#[test]
+fn the_past_of_the_figures_is_kept() {
+    let backend = Backend::start();
+    let server = setup(&backend).start();
+    let fresh = get(&server, "/info/history/?span=hour");
+    assert_eq!(fresh["figures"], json!({}), "nothing was sampled yet");
+    let mut client = Client::open(server.addr(), "phone");
+    for id in 1..=3 {
+        client.send(1, 1, id, "x");
+        client.expect(Command::Ack, id);
+    }
+    let points = |history: &Value, name: &str| -> Vec<u64> {
+        let points = history["figures"][name].as_array().cloned().unwrap_or_default();
+        points.iter().map(|point| point.as_u64().expect("a number")).collect()
+    };
+    let hour = eventually_within(SAMPLED, "a sample with three messages", || {
+        let history = get(&server, "/info/history/?span=hour");
+        (points(&history, "messages_in").iter().sum::<u64>() == 3).then_some(history)
+    });
+    assert_eq!(hour["interval_ms"], 10_000);
+    assert_eq!(points(&hour, "connections").last(), Some(&1));
+    assert!(
+        points(&hour, "latency_p99_us").last() > Some(&0) && points(&hour, "memory_bytes").last() > Some(&1_000_000)
+    );
+    let covers = hour["covers_ms"].as_array().expect("a list");
+    assert_eq!(covers.len(), points(&hour, "messages_in").len());
+    assert!(covers.iter().any(|covers| covers.as_u64() > Some(0)));
+    assert_eq!(hour["known"]["messages_in"], json!({"help": "Messages from clients.", "merge": "sum"}));
+    let day = get(&server, "/info/history/?span=day");
+    assert_eq!((points(&day, "messages_in").iter().sum::<u64>(), &day["interval_ms"]), (3, &json!(300_000)));
+    let later = get(&server, &format!("/info/history/?after={}", hour["last"]));
+    assert!(later["covers_ms"].as_array().expect("a list").len() < 3 && later.get("known").is_none(), "{later}");
+    let refused = http::request(server.addr(), "GET", "/info/history/?span=year", &[ADMIN], b"").json();
+    assert_eq!(refused, json!({"status": 1, "msg": "span must be hour or day"}));
+}
+
+#[test]
+fn what_is_looked_at_is_for_viewers_only() {
+    let backend = Backend::start();
+    let server = setup(&backend).start();
+    let _client = Client::open(server.addr(), "phone");
+    let connection = format!("/connection/?identity={}", backend.identity_of("phone"));
+    for target in ["/info/history/", &connection, "/channel/?find=room"] {
+        assert_eq!(http::get(server.addr(), target).status, 401, "{target}");
+        assert_eq!(get(&server, target)["status"], 0, "{target}");
+    }
+}
+
+#[test]
+fn a_connection_says_how_it_stands() {
+    let backend = Backend::start();
+    let dir = DataDir::new();
+    backend.on_connect(|_| {
+        Reply::welcome().header("RAINBOWCLIENTCHANNEL", "room:a").header("RAINBOWCLIENTSESSION", "ann")
+    });
+    let server = dir.setup(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    let identity = backend.identity_of("phone");
+    let connection = |identity: &str| call_get(server.addr(), "/connection/", &[("identity", identity)]).json();
+    let info = connection(&identity);
+    assert_eq!((&info["status"], &info["session"], &info["channels"]), (&json!(0), &json!("ann"), &json!(["room:a"])));
+    assert_eq!((&info["address"], &info["is_secure"]), (&json!("127.0.0.1"), &json!(false)));
+    assert!(info["since_s"].as_u64() < Some(60) && info["silent_ms"].as_u64() < Some(60_000), "{info}");
+    let sent = send_later(server.addr(), "room:a", &[("qos", "1")], "x");
+    let packet = client.expect_send();
+    assert_eq!(connection(&identity)["in_flight"], 1);
+    client.answer(Command::Ack, packet.id, "");
+    assert_eq!(sent.join().expect("an answer")["connections"], 1);
+    eventually("it is acknowledged", || (connection(&identity)["in_flight"] == 0).then_some(()));
+    let nobody = "ab".repeat(32);
+    assert_eq!(connection(&nobody), json!({"status": 1, "msg": "no such connection"}));
+    let bad = connection("phone");
+    assert_eq!(bad, json!({"status": 1, "msg": "identity must be the 64 hex digits of a connection"}));
+}
+
+#[test]
+fn channels_are_found_by_a_part_of_their_name() {
+    let backend = Backend::start();
+    let server = setup(&backend).set("workers", "2").start();
+    let _clients: Vec<_> = (0..4).map(|n| Client::open(server.addr(), &format!("phone {n}"))).collect();
+    let found = get(&server, "/channel/?find=oom:&limit=9");
+    let channel = |name: &str| json!({"channel": name, "connections": 4});
+    assert_eq!(found, json!({"status": 0, "channels": [channel("room:a"), channel("room:b")]}));
+    assert_eq!(get(&server, "/channel/?find=:b")["channels"], json!([channel("room:b")]));
+    assert_eq!(get(&server, "/channel/?find=nobody")["channels"], json!([]));
+}
+
+#[test]
+fn brief_figures_leave_out_what_costs_a_query() {
+    let backend = Backend::start();
+    let server = setup(&backend).start();
+    let whole = get(&server, "/info/");
+    let brief = get(&server, "/info/?brief=1");
+    for name in ["largest_channels", "hooks", "config", "config_changed"] {
+        assert!(whole.get(name).is_some() && brief.get(name).is_none(), "{name}");
+    }
+    assert!(brief["counters"]["messages_in"].is_u64() && brief["workers"][0]["silent_ms"].is_u64(), "{brief}");
+    let changed = whole["config_changed"].as_array().expect("a list");
+    assert!(changed.iter().any(|pair| *pair == json!(["admin_token", ""])), "{changed:?}");
+    assert!(!changed.iter().any(|pair| pair[0] == "ping_interval"), "{changed:?}");
+    let _client = Client::open(server.addr(), "phone");
+    let hooks = get(&server, "/info/")["hooks"].clone();
+    assert_eq!((&hooks[0]["hook"], &hooks[0]["answers"]), (&json!("connect"), &json!(1)), "{hooks}");
+}
+
+#[test]
+fn a_dry_run_shows_what_a_reload_would_change() {
+    let backend = Backend::start();
+    let server = setup(&backend).start();
+    let next = setup(&backend).set("workers", "1").text("ping_interval", "77s").text("security_token", "next");
+    server.rewrite(&next.contents());
+    let preview = post(&server, "/updateconfig/?dry_run=1", &[], "");
+    let change = |key: &str| {
+        let changes = preview["changes"].as_array().expect("a list");
+        changes.iter().find(|change| change["key"] == key).unwrap_or_else(|| panic!("no {key} in {preview}")).clone()
+    };
+    assert_eq!(
+        (&change("ping_interval")["to"], &change("ping_interval")["needs_restart"]),
+        (&json!("77s"), &json!(false))
+    );
+    assert_eq!((&change("workers")["to"], &change("workers")["needs_restart"]), (&json!("1"), &json!(true)));
+    assert_eq!(change("security_token")["to"], "(hidden)");
+    let msg = preview["msg"].as_str().expect("text");
+    assert!(msg.contains("would change") && msg.contains("kept until a restart: workers"), "{msg}");
+    assert_eq!(post(&server, "/updateconfig/?dry_run=1", &[], ""), preview, "nothing was changed");
+    let reloaded = post(&server, "/updateconfig/", &[], "");
+    assert_eq!((&reloaded["status"], &reloaded["changes"]), (&json!(0), &preview["changes"]));
+    let after = post(&server, "/updateconfig/?dry_run=1", &[], "");
+    assert_eq!(after["changes"].as_array().map(Vec::len), Some(1), "{after}");
+    server.rewrite("unknown_key = 1\n");
+    let refused = post(&server, "/updateconfig/?dry_run=1", &[], "");
+    assert!(refused["status"] == 1 && refused["msg"].to_string().contains("unknown_key"), "{refused}");
+    let log = server.log();
+    assert!(log.contains("UpdateConfig, dry run"), "{log}");
+}
+
+#[test]
+fn a_message_from_a_page_is_in_the_audit_and_one_of_the_business_server_is_not() {
+    let backend = Backend::start();
+    let server = setup(&backend).start();
+    send(server.addr(), "quiet", &[("qos", "0")], "x");
+    let origin = format!("http://{}", server.addr());
+    let sent = post(&server, "/send/?channel=loud&qos=0", &[("Origin", &origin)], "x");
+    assert_eq!(sent["status"], 0, "{sent}");
+    let is_it = |entry: &str| ["rainbow::audit", "loud", "admin token"].iter().all(|part| entry.contains(part));
+    server.process.log.wait_for("the page's message", TIMEOUT, is_it);
+    assert!(!server.log().contains("quiet"), "{}", server.log());
+}
+
+#[test]
+fn the_bare_address_leads_to_the_page() {
+    let backend = Backend::start();
+    let server = setup(&backend).start();
+    let root = http::get(server.addr(), "/");
+    assert_eq!((root.status, root.header("location")), (302, Some("serverinfo/")));
+    assert_eq!(http::request(server.addr(), "POST", "/", &[], b"x").status, 404);
+    let apart = setup(&backend).text("admin_listen", "127.0.0.1:0").start();
+    assert_eq!(http::get(apart.addr(), "/").status, 404, "clients have nothing to look at");
+    assert_eq!(http::get(apart.admin_addr(), "/").status, 302);
+}
