@@ -1,7 +1,9 @@
-//! What hooks say of a client beside its identity: where it is, as far as trusted proxies say, and its cookie.
+//! What hooks say of a client beside its identity: where it is, as far as trusted proxies say, where it has come to and
+//! from, and its cookie.
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What hooks say of a connection's client beside its identity. Replaced rather than changed: hooks that are under way
 /// keep what they began with.
@@ -19,11 +21,19 @@ pub struct ClientAddress {
     pub proxies: Box<[IpAddr]>,
     /// It has come by `https` or `wss`.
     pub is_secure: bool,
+    pub site: Option<Arc<ClientSite>>,
+}
+
+/// `Host` and `Origin` of a client's upgrade. Most clients have the same: they share it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ClientSite {
+    pub host: Option<Box<[u8]>>,
+    pub origin: Option<Box<[u8]>>,
 }
 
 /// Without a proxy that says more.
 impl From<IpAddr> for ClientAddress {
     fn from(address: IpAddr) -> ClientAddress {
-        ClientAddress { address, proxies: Box::default(), is_secure: false }
+        ClientAddress { address, proxies: Box::default(), is_secure: false, site: None }
     }
 }

@@ -96,6 +96,8 @@ pub struct Limits {
     pub accept_full_pause_ms: u64,
     /// Webhook signatures remembered, so that none is taken twice: this many, twice.
     pub replays_max: usize,
+    /// Pairs of `Host` and `Origin` that are kept once for all clients of a worker that have them.
+    pub sites_max: usize,
     /// Repeats of one `message_id` that may wait for the call that is being carried out.
     pub repeats_waiting_max: usize,
     /// Bytes of a client's reply that are remembered for repeats of a call with a `message_id`; a longer one is not.
@@ -195,6 +197,7 @@ impl Limits {
         accept_pause_ms: 50,
         accept_full_pause_ms: 1_000,
         replays_max: 1 << 18,
+        sites_max: 1024,
         repeats_waiting_max: 64,
         remembered_data_max: 1024,
         backend_queue_max: 65_536,

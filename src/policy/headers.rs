@@ -35,7 +35,7 @@ pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
 }
 
-/// What a hook says of where the client is.
+/// What a hook says of where the client is, and what it has come to.
 pub fn put_address(out: &mut Vec<u8>, client: &ClientAddress) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     let start = out.len();
@@ -50,6 +50,13 @@ pub fn put_address(out: &mut Vec<u8>, client: &ClientAddress) {
     let proto: &[u8] = if client.is_secure { b"https" } else { b"http" };
     for part in [b"\r\nX-Forwarded-Proto: ", proto, b"\r\n"] {
         out.extend_from_slice(part);
+    }
+    if let Some(site) = &client.site {
+        for (name, value) in [("RAINBOWCLIENTHOST", &site.host), ("RAINBOWCLIENTORIGIN", &site.origin)] {
+            if let Some(value) = value {
+                put_header(out, name, value);
+            }
+        }
     }
 }
 

@@ -8,3 +8,4 @@ pub mod heartbeats;
 pub mod origin;
 pub mod proxies;
 pub mod replays;
+pub mod sites;

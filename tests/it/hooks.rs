@@ -3,7 +3,8 @@
 use crate::harness::backend::Request;
 use crate::harness::{Backend, Client, Command, Reply, Setup, TIMEOUT, Upgrade};
 
-const REPORTED: [&str; 3] = ["x-forwarded-for", "x-real-ip", "x-forwarded-proto"];
+const REPORTED: [&str; 5] =
+    ["x-forwarded-for", "x-real-ip", "x-forwarded-proto", "rainbowclienthost", "rainbowclientorigin"];
 
 fn request_id(request: &Request) -> String {
     let ids: Vec<_> = request.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-request-id")).collect();
@@ -61,7 +62,7 @@ fn a_stranger_does_not_name_our_requests() {
     assert_ne!(request_id(&backend.wait_under("/connect", 1)[0]), "mine");
 }
 
-fn reported(request: &Request) -> [Option<&str>; 3] {
+fn reported(request: &Request) -> [Option<&str>; 5] {
     REPORTED.map(|name| request.header(name))
 }
 
@@ -76,7 +77,9 @@ fn each_hook_says_where_its_client_is() {
     let setup = Setup::of(&backend).set("trusted_proxies", r#"["127.0.0.1", "10.0.0.0/8"]"#);
     let server = setup.text("store.kind", "sqlite").set("workers", "2").start();
     const CLIENTS: usize = 12;
-    let mut clients: Vec<_> = (0..CLIENTS).map(|n| proxied(&format!("phone{n}")).open(server.addr())).collect();
+    let (host, origin) = (server.addr().to_string(), format!("http://{}", server.addr()));
+    let open = |n| proxied(&format!("phone{n}")).header("Origin", &origin).open(server.addr());
+    let mut clients: Vec<_> = (0..CLIENTS).map(open).collect();
     clients.iter_mut().for_each(|client| {
         client.send(1, 1, 1, "x");
         client.expect(Command::Ack, 1);
@@ -84,7 +87,8 @@ fn each_hook_says_where_its_client_is() {
     clients.into_iter().for_each(Client::cut);
     for path in ["/connect", "/message", "/close"] {
         for request in backend.wait_under(path, CLIENTS) {
-            assert_eq!(reported(&request), ["203.0.113.9, 10.0.0.7", "203.0.113.9", "https"].map(Some), "{path}");
+            let expected = ["203.0.113.9, 10.0.0.7", "203.0.113.9", "https", &host, &origin].map(Some);
+            assert_eq!(reported(&request), expected, "{path}");
             assert_eq!(request.cookie().is_some(), path != "/connect", "{path}");
         }
     }

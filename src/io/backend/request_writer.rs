@@ -249,9 +249,10 @@ fn put_client_headers(out: &mut Vec<u8>, lines: &[u8]) {
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
+    use std::sync::Arc;
 
     use super::*;
-    use crate::base::client::{ClientAddress, ClientContext};
+    use crate::base::client::{ClientAddress, ClientContext, ClientSite};
     use crate::base::time::Tick;
     use crate::io::backend::hook::{IdempotencyKey, RequestTag, Retry};
     use crate::wire::http1::{BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
@@ -396,12 +397,15 @@ mod tests {
             address: ip("2001:db8::9"),
             proxies: [ip("10.0.0.7"), ip("10.0.0.8")].into(),
             is_secure: true,
+            site: Some(Arc::new(ClientSite { host: Some((*b"chat.example").into()), origin: None })),
         };
         hook_request.client = Some(Rc::new(ClientContext { cookie: None, address: Some(address) }));
         check(text("http://h/bye", &hook_request).as_bytes(), |head, _| {
             let reported = |name| head.headers.get_text(name).expect("reported").to_owned();
             let expected = ["2001:db8::9, 10.0.0.7, 10.0.0.8", "2001:db8::9", "https"];
             assert_eq!(["x-forwarded-for", "x-real-ip", "x-forwarded-proto"].map(reported), expected);
+            assert_eq!(reported("rainbowclienthost"), "chat.example");
+            assert_eq!(head.headers.get("rainbowclientorigin"), None);
         });
     }
 

@@ -4,7 +4,7 @@
 
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
-use crate::base::client::{ClientAddress, ClientContext};
+use crate::base::client::{ClientAddress, ClientContext, ClientSite};
 use crate::io::backend::GiveUp;
 use crate::io::client::handover;
 use crate::io::handover::channel::Arrival;
@@ -27,6 +27,7 @@ use crate::wire::ws::handshake::{self, Upgrade};
 use sha2::{Digest, Sha256};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
+use std::sync::Arc;
 use tracing::debug;
 
 /// An upgrade that may go to the connect hook.
@@ -82,6 +83,7 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         address: path.client,
         proxies: path.proxies.iter().rev().skip(1).rev().copied().collect(),
         is_secure: is_secure(&rules, head, path),
+        site: site(worker, head),
     };
     // A stranger does not name our requests.
     let request_id = if path.proxies.is_empty() { RequestId::draw() } else { RequestId::of(head) };
@@ -92,7 +94,7 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         query: head.query.into(),
         headers: ConnectHeaders {
             of_client: client_headers(head, &device, &platform).into(),
-            ours: our_headers(head, &address, &request_id).into(),
+            ours: our_headers(&address, &request_id).into(),
         },
         address,
         request_id,
@@ -147,6 +149,12 @@ fn is_secure(rules: &Rules, head: &RequestHead<'_>, path: &ClientPath) -> bool {
     proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss"))
 }
 
+/// Where the client has come to and from, in its own words.
+fn site(worker: &Worker, head: &RequestHead<'_>) -> Option<Arc<ClientSite>> {
+    let [host, origin] = ["host", "origin"].map(|name| head.headers.get(name).map(Box::from));
+    (host.is_some() || origin.is_some()).then(|| worker.hooks().share_site(ClientSite { host, origin }))
+}
+
 /// The client's headers for the connect hook. Device and platform are written anew.
 fn client_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
@@ -160,18 +168,13 @@ fn client_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Vec<u
 }
 
 /// What we say of the client in the connect hook.
-fn our_headers(head: &RequestHead<'_>, address: &ClientAddress, request_id: &RequestId) -> Vec<u8> {
+fn our_headers(address: &ClientAddress, request_id: &RequestId) -> Vec<u8> {
     let mut out = Vec::with_capacity(192);
     put_address(&mut out, address);
     out.extend_from_slice(REQUEST_ID.as_bytes());
     out.extend_from_slice(b": ");
     request_id.write(&mut out);
     out.extend_from_slice(b"\r\n");
-    for (name, of_client) in [("RAINBOWCLIENTHOST", "host"), ("RAINBOWCLIENTORIGIN", "origin")] {
-        if let Some(value) = head.headers.get(of_client) {
-            put_header(&mut out, name, value);
-        }
-    }
     out
 }
 

@@ -7,7 +7,7 @@
 use super::closes::{Close, Closes, Ended};
 use super::receipts::Receipts;
 use super::ticket::HookTicket;
-use crate::base::client::ClientContext;
+use crate::base::client::{ClientContext, ClientSite};
 use crate::base::digits::hex_of;
 use crate::base::id::Identity;
 use crate::base::limits::Limits;
@@ -15,10 +15,12 @@ use crate::base::time::{Tick, ms};
 use crate::config::Config;
 use crate::io::backend::{Hook, HookRequest, IdempotencyKey, Options, Pool, RequestTag, Retry, UpstreamState};
 use crate::io::runtime::oneshot::OneshotId;
+use crate::policy::sites::Sites;
 use crate::shard::command::SessionId;
 use crate::shard::{Forward, SessionEnd};
 use crate::wire::packet::QoS;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::hash::RandomState;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use std::sync::Arc;
 pub struct Hooks {
     pool: Pool,
     receipts: Receipts,
+    sites: RefCell<Sites<RandomState>>,
     limits: Limits,
     closes: Closes,
     connect_timeout_ms: Cell<u64>,
@@ -45,6 +48,7 @@ impl Hooks {
         Hooks {
             pool,
             receipts: Receipts::default(),
+            sites: RefCell::new(Sites::new(limits.sites_max, RandomState::new())),
             closes: Closes::default(),
             connect_timeout_ms: Cell::new(ms(config.connect_timeout)),
             close_deadline_ms: Cell::new(ms(config.close_deadline)),
@@ -52,6 +56,11 @@ impl Hooks {
             has_close_url: Cell::new(!config.close_url.is_empty()),
             has_receipt_url: Cell::new(!config.receipt_url.is_empty()),
         }
+    }
+
+    /// What a client says of where it has come to and from, as all hooks for it will say it.
+    pub fn share_site(&self, site: ClientSite) -> Arc<ClientSite> {
+        self.sites.borrow_mut().share(site)
     }
 
     /// `connections_max`: to one backend.
