@@ -8,6 +8,7 @@
 #import "RBWOutbox.h"
 #import "RBWOwnership.h"
 #import "RBWSystem.h"
+#import "RBWTimer.h"
 
 static NSString *const Subprotocol = @"rainbow.2";
 
@@ -30,9 +31,9 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
 @property (nonatomic, strong, nullable) RBWGreeting *greeting;
 @property (nonatomic, strong, nullable) id<RBWTransport> transport;
 @property (nonatomic, strong, nullable) NSObject *attempt;
-@property (nonatomic, strong, nullable) NSTimer *attemptTimer;
-@property (nonatomic, strong, nullable) NSTimer *retryTimer;
-@property (nonatomic, strong, nullable) NSTimer *pulseTimer;
+@property (nonatomic, strong, nullable) RBWTimer *attemptTimer;
+@property (nonatomic, strong, nullable) RBWTimer *retryTimer;
+@property (nonatomic, strong, nullable) RBWTimer *pulseTimer;
 @property (nonatomic, strong, nullable) RBWClient *itself;
 @end
 
@@ -115,7 +116,7 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
 - (void)openWithCompletion:(RBWOpenCompletion)completion {
     RBWOpening *opening = RBW_AUTORELEASE([[RBWOpening alloc] initWithCompletion:completion]);
     if (self.state == RBWStateOpen) {
-        [self performSelector:@selector(isOpenAlready:) withObject:opening afterDelay:0 inModes:RBWRunLoopModes()];
+        [RBWTimer timerAfter:0 target:self selector:@selector(isOpenAlready:) userInfo:opening];
         return;
     }
     [_openings addObject:opening];
@@ -125,7 +126,8 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     if (self.state == RBWStateClosed || self.state == RBWStateWaiting) [self connect];
 }
 
-- (void)isOpenAlready:(RBWOpening *)opening {
+- (void)isOpenAlready:(RBWTimer *)timer {
+    RBWOpening *opening = timer.userInfo;
     if (self.state == RBWStateOpen) [opening completeWithGreeting:self.greeting error:nil];
     else if (self.state == RBWStateClosed) [opening completeWithGreeting:nil error:RBWMakeError(RBWErrorClosed, @"closed")];
     else [_openings addObject:opening];
@@ -302,7 +304,7 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     NSObject *attempt = RBW_AUTORELEASE([[NSObject alloc] init]);
     self.attempt = attempt;
     // A server that takes the connection and says no more, or parameters that never come.
-    self.attemptTimer = RBWSchedule(_configuration.openTimeout, self, @selector(attemptIsOver:), nil);
+    self.attemptTimer = [RBWTimer timerAfter:_configuration.openTimeout target:self selector:@selector(attemptIsOver:) userInfo:nil];
     if (_configuration.parametersProvider == nil) return [self dial:@{}];
     _configuration.parametersProvider(^(NSDictionary<NSString *, NSString *> *parameters, NSError *error) {
         if (self.attempt != attempt || self.transport != nil) return;
@@ -311,12 +313,12 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     });
 }
 
-- (void)retryCame:(NSTimer *)timer {
+- (void)retryCame:(RBWTimer *)timer {
     (void)timer;
     [self connect];
 }
 
-- (void)attemptIsOver:(NSTimer *)timer {
+- (void)attemptIsOver:(RBWTimer *)timer {
     (void)timer;
     [self dropLine:RBWCloseDropped reason:@"no answer"];
 }
@@ -433,7 +435,7 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     }
     NSTimeInterval delay = [self nextDelay];
     self.state = RBWStateWaiting;
-    self.retryTimer = RBWSchedule(delay, self, @selector(retryCame:), nil);
+    self.retryTimer = [RBWTimer timerAfter:delay target:self selector:@selector(retryCame:) userInfo:nil];
     if (code == RBWCloseTooLarge) [_outbox failLargest];
     [self tellClosing:code reason:reason retryDelay:@(delay)];
 }
@@ -472,10 +474,10 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     self.pulseTimer = nil;
     if (heartbeat <= 0) return;
     [_heartbeat heardAt:_configuration.clock()];
-    self.pulseTimer = RBWScheduleRepeating(_heartbeat.judgeInterval, self, @selector(pulseCame:), nil);
+    self.pulseTimer = [RBWTimer timerEvery:_heartbeat.judgeInterval target:self selector:@selector(pulseCame:) userInfo:nil];
 }
 
-- (void)pulseCame:(NSTimer *)timer {
+- (void)pulseCame:(RBWTimer *)timer {
     (void)timer;
     [self judgePulse];
 }

@@ -14,10 +14,6 @@ NSString *RBWRandomHex(NSUInteger length);
 NSTimeInterval RBWUptime(void);
 /// "ios", "macos", "gnustep" and so on.
 NSString *RBWPlatform(void);
-/// A timer of this thread that fires whatever the run loop waits for. It retains its target.
-NSTimer *RBWSchedule(NSTimeInterval delay, id target, SEL selector, id _Nullable userInfo);
-/// The same, again and again until it is invalidated.
-NSTimer *RBWScheduleRepeating(NSTimeInterval interval, id target, SEL selector, id _Nullable userInfo);
 /// Run loop modes in which a client works.
 NSArray<NSString *> *RBWRunLoopModes(void);
 

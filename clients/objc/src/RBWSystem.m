@@ -67,19 +67,6 @@ NSString *RBWPlatform(void) {
 #endif
 }
 
-static NSTimer *scheduled(NSTimer *timer) {
-    for (NSString *mode in RBWRunLoopModes()) [[NSRunLoop currentRunLoop] addTimer:timer forMode:mode];
-    return timer;
-}
-
-NSTimer *RBWSchedule(NSTimeInterval delay, id target, SEL selector, id userInfo) {
-    return scheduled([NSTimer timerWithTimeInterval:delay target:target selector:selector userInfo:userInfo repeats:NO]);
-}
-
-NSTimer *RBWScheduleRepeating(NSTimeInterval interval, id target, SEL selector, id userInfo) {
-    return scheduled([NSTimer timerWithTimeInterval:interval target:target selector:selector userInfo:userInfo repeats:YES]);
-}
-
 NSArray<NSString *> *RBWRunLoopModes(void) {
 #if defined(__APPLE__)
     return @[NSRunLoopCommonModes];

@@ -5,6 +5,7 @@
 
 #import "RBWOwnership.h"
 #import "RBWSystem.h"
+#import "RBWTimer.h"
 
 static void tell(NSString *event, NSDictionary *fields) {
     NSMutableDictionary *all = [NSMutableDictionary dictionaryWithDictionary:fields];
@@ -291,7 +292,7 @@ int main(void) {
         Program *program = [[Program alloc] init];
         [NSThread detachNewThreadSelector:@selector(readFor:) toTarget:[Reader class] withObject:program];
         // A run loop without anything to wait for ends at once.
-        RBWScheduleRepeating(3600, program, @selector(description), nil);
+        [RBWTimer timerEvery:3600 target:program selector:@selector(description) userInfo:nil];
         while (YES) {
             @autoreleasepool {
                 [[NSRunLoop currentRunLoop] runMode:NSDefaultRunLoopMode beforeDate:[NSDate distantFuture]];

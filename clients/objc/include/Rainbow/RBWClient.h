@@ -4,7 +4,7 @@
 #import <Rainbow/RBWError.h>
 #import <Rainbow/RBWMessage.h>
 
-@class RBWHeartbeat, RBWInbox, RBWOpening, RBWOutbox, RBWSessionIDs;
+@class RBWHeartbeat, RBWInbox, RBWOpening, RBWOutbox, RBWSessionIDs, RBWTimer;
 @protocol RBWTransport;
 
 NS_ASSUME_NONNULL_BEGIN
@@ -47,9 +47,9 @@ NS_SWIFT_NAME(RainbowClient)
     id<RBWTransport> _transport;
     /// What the present attempt is known by; parameters of an older one come too late.
     NSObject *_attempt;
-    NSTimer *_attemptTimer;
-    NSTimer *_retryTimer;
-    NSTimer *_pulseTimer;
+    RBWTimer *_attemptTimer;
+    RBWTimer *_retryTimer;
+    RBWTimer *_pulseTimer;
     BOOL _speaksProtocol2;
     BOOL _isConnected;
     NSTimeInterval _connectedAt;

@@ -2,7 +2,7 @@
 
 #import <Rainbow/RBWDefines.h>
 
-@class RBWFramer, RBWHandshake;
+@class RBWFramer, RBWHandshake, RBWTimer;
 
 NS_ASSUME_NONNULL_BEGIN
 
@@ -52,7 +52,7 @@ NS_SWIFT_NAME(StreamTransport)
     NSOutputStream *_output;
     RBWHandshake *_handshake;
     RBWFramer *_framer;
-    NSTimer *_linger;
+    RBWTimer *_linger;
     NSArray *_hosts;
     NSURL *_url;
     RBW_WEAK_IVAR id<RBWTransportDelegate> _delegate;

@@ -2,6 +2,8 @@
 
 #import <Rainbow/RBWClient.h>
 
+@class RBWTimer;
+
 NS_ASSUME_NONNULL_BEGIN
 
 @interface RBWSend : NSObject {
@@ -14,8 +16,8 @@ NS_ASSUME_NONNULL_BEGIN
     NSData *_answer;
     BOOL _isRefused;
     NSInteger _refusalStatus;
-    NSTimer *_repeatTimer;
-    NSTimer *_deadlineTimer;
+    RBWTimer *_repeatTimer;
+    RBWTimer *_deadlineTimer;
     RBWSendCompletion _completion;
 }
 
@@ -35,8 +37,8 @@ NS_ASSUME_NONNULL_BEGIN
 @property (nonatomic, strong, nullable) NSData *answer;
 @property (nonatomic) BOOL isRefused;
 @property (nonatomic) NSInteger refusalStatus;
-@property (nonatomic, strong, nullable) NSTimer *repeatTimer;
-@property (nonatomic, strong, nullable) NSTimer *deadlineTimer;
+@property (nonatomic, strong, nullable) RBWTimer *repeatTimer;
+@property (nonatomic, strong, nullable) RBWTimer *deadlineTimer;
 
 /// Calls the completion with the answer, which is here. Only the first call of these does anything.
 - (void)settle;

@@ -2,6 +2,7 @@
 #import "RBWErrors.h"
 #import "RBWOwnership.h"
 #import "RBWSystem.h"
+#import "RBWTimer.h"
 
 @implementation RBWSend
 
@@ -48,10 +49,10 @@
 }
 
 - (void)settleLater:(NSError *)error {
-    RBWSchedule(0, self, @selector(isLater:), error);
+    [RBWTimer timerAfter:0 target:self selector:@selector(isLater:) userInfo:error];
 }
 
-- (void)isLater:(NSTimer *)timer {
+- (void)isLater:(RBWTimer *)timer {
     NSError *error = timer.userInfo;
     if (error != nil) [self failWithError:error];
     else [self settle];

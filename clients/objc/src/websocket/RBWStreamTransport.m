@@ -7,6 +7,7 @@
 #import "RBWOwnership.h"
 #import "RBWResolver.h"
 #import "RBWSystem.h"
+#import "RBWTimer.h"
 
 typedef NS_ENUM(NSInteger, Phase) {
     PhaseIdle,
@@ -38,7 +39,7 @@ static NSDictionary<NSString *, id> *streamProperties;
 @property (nonatomic, strong, nullable) NSOutputStream *output;
 @property (nonatomic, strong, nullable) RBWHandshake *handshake;
 @property (nonatomic, strong, nullable) RBWFramer *framer;
-@property (nonatomic, strong, nullable) NSTimer *linger;
+@property (nonatomic, strong, nullable) RBWTimer *linger;
 /// Others to try when the first does not answer.
 @property (nonatomic, copy, nullable) NSArray *hosts;
 @property (nonatomic, copy, nullable) NSURL *url;
@@ -316,11 +317,11 @@ static NSDictionary<NSString *, id> *streamProperties;
 - (void)closeLine:(NSData *)closeFrame {
     _phase = PhaseClosing;
     // The timer keeps this transport until then, whoever lets go of it.
-    self.linger = RBWSchedule(LingerSeconds, self, @selector(lingerIsOver:), nil);
+    self.linger = [RBWTimer timerAfter:LingerSeconds target:self selector:@selector(lingerIsOver:) userInfo:nil];
     [self write:closeFrame];
 }
 
-- (void)lingerIsOver:(NSTimer *)timer {
+- (void)lingerIsOver:(RBWTimer *)timer {
     (void)timer;
     [self end];
 }
@@ -332,10 +333,10 @@ static NSDictionary<NSString *, id> *streamProperties;
     _endCode = code;
     RBW_RELEASE(_endReason);
     _endReason = [reason copy];
-    RBWSchedule(0, self, @selector(tellFailure:), nil);
+    [RBWTimer timerAfter:0 target:self selector:@selector(tellFailure:) userInfo:nil];
 }
 
-- (void)tellFailure:(NSTimer *)timer {
+- (void)tellFailure:(RBWTimer *)timer {
     (void)timer;
     [self tellEndWithCode:_endCode reason:_endReason];
 }

@@ -2,6 +2,7 @@
 #import "RBWErrors.h"
 #import "RBWOwnership.h"
 #import "RBWSystem.h"
+#import "RBWTimer.h"
 
 @implementation RBWOutbox
 
@@ -36,7 +37,7 @@
 
 - (void)add:(RBWSend *)send timeout:(NSTimeInterval)timeout {
     [_sends addObject:send];
-    if (timeout > 0) send.deadlineTimer = RBWSchedule(timeout, self, @selector(deadlineCame:), send);
+    if (timeout > 0) send.deadlineTimer = [RBWTimer timerAfter:timeout target:self selector:@selector(deadlineCame:) userInfo:send];
     if (_writer.isOpen) [self transmit:send];
 }
 
@@ -45,11 +46,11 @@
 /// Writes what the send's state asks for now, and again until it is answered or the line is gone.
 - (void)transmit:(RBWSend *)send {
     [send.repeatTimer invalidate];
-    send.repeatTimer = RBWScheduleRepeating(_repeatInterval, self, @selector(repeatCame:), send);
+    send.repeatTimer = [RBWTimer timerEvery:_repeatInterval target:self selector:@selector(repeatCame:) userInfo:send];
     [self write:send];
 }
 
-- (void)repeatCame:(NSTimer *)timer {
+- (void)repeatCame:(RBWTimer *)timer {
     [self write:timer.userInfo];
 }
 
@@ -74,7 +75,7 @@
     if (send.qos == RBWQoSExactlyOnce) [self.ids hold:send.identifier beside:self];
 }
 
-- (void)deadlineCame:(NSTimer *)timer {
+- (void)deadlineCame:(RBWTimer *)timer {
     RBWSend *send = timer.userInfo;
     // After REC the other side has the message: the promise is kept. REL goes on until COM frees the id on both sides.
     if (send.answer != nil) return [send settle];
