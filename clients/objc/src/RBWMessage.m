@@ -1,5 +1,6 @@
 #import <Rainbow/RBWMessage.h>
 
+#import "RBWJSON.h"
 #import "RBWOwnership.h"
 
 static id ofClass(Class class, id value);
@@ -25,8 +26,7 @@ static double positive(id value);
 }
 
 - (id)JSONObject {
-    if (self.data.length == 0) return nil;
-    return [NSJSONSerialization JSONObjectWithData:self.data options:NSJSONReadingAllowFragments error:NULL];
+    return RBWJSONFromData(self.data);
 }
 
 - (NSString *)description {
@@ -67,7 +67,7 @@ static double positive(id value);
 
 - (instancetype)initWithData:(NSData *)data {
     if ((self = [self init])) {
-        NSDictionary *fields = [NSJSONSerialization JSONObjectWithData:data options:0 error:NULL];
+        NSDictionary *fields = RBWJSONFromData(data);
         if (![fields isKindOfClass:[NSDictionary class]] || !isBoolean([fields objectForKey:@"resumed"])) {
             RBW_RELEASE(self);
             return nil;

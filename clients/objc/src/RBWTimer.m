@@ -187,7 +187,7 @@
         // One that fired before may have invalidated it.
         if ([_timers indexOfObjectIdenticalTo:timer] == NSNotFound) continue;
         if (timer.interval > 0) {
-            RBW_KEEP(timer);
+            RBW_KEEP_TOO(timer);
             [_timers removeObjectIdenticalTo:timer];
             timer.dueAt = now + timer.interval;
             [self insert:timer];

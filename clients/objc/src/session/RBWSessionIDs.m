@@ -1,5 +1,6 @@
 #import "RBWSessionIDs.h"
 #import "RBWIDTable.h"
+#import "RBWJSON.h"
 #import "RBWOwnership.h"
 #import "RBWPacket.h"
 
@@ -194,8 +195,7 @@ static NSArray<NSNumber *> *handledIn(RBWIDTable *received) {
 
 /// nil for nothing, for another session, and for what is not one of these texts.
 static NSDictionary *savedFor(NSString *session, NSString *text) {
-    NSData *data = [text dataUsingEncoding:NSUTF8StringEncoding];
-    NSDictionary *saved = data.length == 0 ? nil : [NSJSONSerialization JSONObjectWithData:data options:0 error:NULL];
+    NSDictionary *saved = text == nil ? nil : RBWJSONFromData([text dataUsingEncoding:NSUTF8StringEncoding]);
     if (![saved isKindOfClass:[NSDictionary class]] || ![session isEqual:[saved objectForKey:@"session"]]) return nil;
     if (!isID([saved objectForKey:@"last"])) return nil;
     for (NSString *name in @[@"held", @"answered", @"received"]) {

@@ -6,8 +6,16 @@
 #if RBW_HAS_URL_SESSION
 
 #import "RBWSystem.h"
+#import "RBWTimer.h"
+
+#if !__has_feature(objc_arc)
+#error "RBWURLSessionTransport.m needs ARC, which every system has that it is for"
+#endif
 
 enum { CloseAbnormal = 1006, CloseNoStatus = 1005, StatusSwitching = 101 };
+
+/// For the close frame to leave and the server's to come. A dead line would keep the session for minutes.
+static const NSTimeInterval LingerSeconds = 2;
 
 /// Foundation gives a request 60 s without a byte. The client has clocks of its own, so this one must not end a line.
 static const NSTimeInterval NeverSeconds = 365 * 24 * 3600;
@@ -126,9 +134,15 @@ API_AVAILABLE(macos(10.15), ios(13.0), watchos(6.0), tvos(13.0))
     if (_isOpen && code != CloseNoStatus) {
         [_task cancelWithCloseCode:(NSURLSessionWebSocketCloseCode)code reason:[reason dataUsingEncoding:NSUTF8StringEncoding]];
         [_session finishTasksAndInvalidate];
+        [RBWTimer timerAfter:LingerSeconds target:self selector:@selector(lingerIsOver:) userInfo:nil];
     } else {
         [_session invalidateAndCancel];
     }
+}
+
+- (void)lingerIsOver:(RBWTimer *)timer {
+    (void)timer;
+    [_session invalidateAndCancel];
 }
 
 // On the session's queue.
