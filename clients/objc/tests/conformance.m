@@ -85,6 +85,10 @@ static void tellRejected(NSString *tag, NSError *error) {
     return self;
 }
 
+- (void)end {
+    exit(0);
+}
+
 /// A line of stdin, on the main thread.
 - (void)take:(NSData *)line {
     NSDictionary *command = [NSJSONSerialization JSONObjectWithData:line options:0 error:NULL];
@@ -282,17 +286,23 @@ static void tellRejected(NSString *tag, NSError *error) {
             [program performSelectorOnMainThread:@selector(take:) withObject:data waitUntilDone:NO];
         }
     }
-    exit(0);
+    // On the main thread, so that no line is cut in two.
+    [program performSelectorOnMainThread:@selector(end) withObject:nil waitUntilDone:NO];
 }
 
 @end
 
 int main(void) {
     @autoreleasepool {
+#if !defined(__APPLE__)
+        // For the tests with TLS: whom to trust.
+        NSString *trusted = [[NSProcessInfo processInfo].environment objectForKey:@"RBW_CA_FILE"];
+        if (trusted != nil) RBWStreamTransport.trustedCertificatesFile = trusted;
+#endif
         Program *program = [[Program alloc] init];
-        [NSThread detachNewThreadSelector:@selector(readFor:) toTarget:[Reader class] withObject:program];
-        // A run loop without anything to wait for ends at once.
+        // A run loop without anything to wait for ends at once. It is made before the thread, which needs it (RBWResolver.m).
         [RBWTimer timerEvery:3600 target:program selector:@selector(description) userInfo:nil];
+        [NSThread detachNewThreadSelector:@selector(readFor:) toTarget:[Reader class] withObject:program];
         while (YES) {
             @autoreleasepool {
                 [[NSRunLoop currentRunLoop] runMode:NSDefaultRunLoopMode beforeDate:[NSDate distantFuture]];

@@ -18,13 +18,13 @@ typedef NS_ENUM(NSInteger, RBWState) {
     RBWStateWaiting,
     RBWStateConnecting,
     RBWStateOpen,
-} NS_SWIFT_NAME(State);
+} NS_SWIFT_NAME(RainbowState);
 
 /// Ends the handling of a message, at once or later. The body is the reply to a message of QoS 1 and 2. A second call does nothing.
-typedef void (^RBWReply)(NSData *_Nullable body) NS_SWIFT_NAME(Reply);
-typedef void (^RBWMessageHandler)(RBWMessage *message, RBWReply reply) NS_SWIFT_NAME(MessageHandler);
-typedef void (^RBWOpenCompletion)(RBWGreeting *_Nullable greeting, NSError *_Nullable error) NS_SWIFT_NAME(OpenCompletion);
-typedef void (^RBWSendCompletion)(RBWBody *_Nullable answer, NSError *_Nullable error) NS_SWIFT_NAME(SendCompletion);
+typedef void (^RBWReply)(NSData *_Nullable body) NS_SWIFT_NAME(RainbowReply);
+typedef void (^RBWMessageHandler)(RBWMessage *message, RBWReply reply) NS_SWIFT_NAME(RainbowMessageHandler);
+typedef void (^RBWOpenCompletion)(RBWGreeting *_Nullable greeting, NSError *_Nullable error) NS_SWIFT_NAME(RainbowOpenCompletion);
+typedef void (^RBWSendCompletion)(RBWBody *_Nullable answer, NSError *_Nullable error) NS_SWIFT_NAME(RainbowSendCompletion);
 
 /// A client belongs to the thread that makes it, and works on that thread's run loop: call its methods there, and it calls its
 /// handlers and its delegate there. An open client lives until it is closed.

@@ -6,10 +6,10 @@ NS_ASSUME_NONNULL_BEGIN
 
 /// Called once by the application, at once or later, on the client's thread. An error makes the attempt fail; another follows.
 typedef void (^RBWParametersReply)(NSDictionary<NSString *, NSString *> *_Nullable parameters, NSError *_Nullable error)
-    NS_SWIFT_NAME(ParametersReply);
+    NS_SWIFT_NAME(RainbowParametersReply);
 
 /// Times are seconds.
-NS_SWIFT_NAME(Configuration)
+NS_SWIFT_NAME(RainbowConfiguration)
 @interface RBWConfiguration : NSObject <NSCopying> {
 @private
     NSString *_deviceID;

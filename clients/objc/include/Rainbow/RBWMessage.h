@@ -11,10 +11,10 @@ typedef NS_ENUM(NSInteger, RBWQoS) {
     RBWQoSAtLeastOnce = 1,
     /// As above, and handed on once. Over reconnections that needs a session, which the business server names.
     RBWQoSExactlyOnce = 2,
-} NS_SWIFT_NAME(QoS);
+} NS_SWIFT_NAME(RainbowQoS);
 
 /// Bytes, seen as text or as JSON.
-NS_SWIFT_NAME(Body)
+NS_SWIFT_NAME(RainbowBody)
 @interface RBWBody : NSObject {
 @private
     NSData *_data;
@@ -32,7 +32,7 @@ NS_SWIFT_NAME(Body)
 @end
 
 /// A message from the server.
-NS_SWIFT_NAME(Message)
+NS_SWIFT_NAME(RainbowMessage)
 @interface RBWMessage : RBWBody {
 @private
     uint16_t _type;
@@ -58,7 +58,7 @@ NS_SWIFT_NAME(Message)
 @end
 
 /// How a connection began. A server without `rainbow.2` does not greet: then nothing is known.
-NS_SWIFT_NAME(Greeting)
+NS_SWIFT_NAME(RainbowGreeting)
 @interface RBWGreeting : NSObject {
 @private
     NSString *_session;
@@ -93,7 +93,7 @@ NS_SWIFT_NAME(Greeting)
 @end
 
 /// How a connection, or an attempt, ended.
-NS_SWIFT_NAME(Closing)
+NS_SWIFT_NAME(RainbowClosing)
 @interface RBWClosing : NSObject {
 @private
     NSInteger _code;

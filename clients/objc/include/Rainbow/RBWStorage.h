@@ -5,7 +5,7 @@
 NS_ASSUME_NONNULL_BEGIN
 
 /// One for each client. A few hundred bytes as a rule, 200 kB at most. It is called on the client's thread.
-NS_SWIFT_NAME(Storage)
+NS_SWIFT_NAME(RainbowStorage)
 @protocol RBWStorage <NSObject>
 
 /// What was saved last; nil for nothing.
@@ -18,7 +18,7 @@ NS_SWIFT_NAME(Storage)
 @end
 
 /// A file of its own for each client. It is written anew and renamed, so that it is never half.
-NS_SWIFT_NAME(FileStorage)
+NS_SWIFT_NAME(RainbowFileStorage)
 @interface RBWFileStorage : NSObject <RBWStorage> {
 @private
     NSString *_path;

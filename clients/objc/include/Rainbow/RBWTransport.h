@@ -2,7 +2,7 @@
 
 #import <Rainbow/RBWDefines.h>
 
-@class RBWFramer, RBWHandshake, RBWTimer;
+@class RBWFramer, RBWHandshake, RBWTLS, RBWTimer;
 
 NS_ASSUME_NONNULL_BEGIN
 
@@ -10,7 +10,7 @@ NS_ASSUME_NONNULL_BEGIN
 
 /// One connection, from the request to its end. A client makes one for each attempt, by `init`, and uses it on its own
 /// thread, which has a run loop. The delegate is called on that thread, and never from within a method of the transport.
-NS_SWIFT_NAME(Transport)
+NS_SWIFT_NAME(RainbowTransport)
 @protocol RBWTransport <NSObject>
 
 - (instancetype)init;
@@ -31,7 +31,7 @@ NS_SWIFT_NAME(Transport)
 @end
 
 /// The last of these calls is `didClose…` or `didFail…`, once.
-NS_SWIFT_NAME(TransportDelegate)
+NS_SWIFT_NAME(RainbowTransportDelegate)
 @protocol RBWTransportDelegate <NSObject>
 
 - (void)transport:(id<RBWTransport>)transport didOpenWithSubprotocol:(nullable NSString *)subprotocol;
@@ -45,13 +45,16 @@ NS_SWIFT_NAME(TransportDelegate)
 @end
 
 /// NSStream with a WebSocket of its own: for GNUstep, and for Apple's systems before 2019.
-NS_SWIFT_NAME(StreamTransport)
+NS_SWIFT_NAME(RainbowStreamTransport)
 @interface RBWStreamTransport : NSObject <RBWTransport> {
 @private
     NSInputStream *_input;
     NSOutputStream *_output;
     RBWHandshake *_handshake;
     RBWFramer *_framer;
+#if !defined(__APPLE__)
+    RBWTLS *_tls;
+#endif
     RBWTimer *_linger;
     NSArray *_hosts;
     NSURL *_url;
@@ -65,8 +68,10 @@ NS_SWIFT_NAME(StreamTransport)
     NSString *_endReason;
 }
 
-/// Further properties of the streams, as GNUstep's `GSTLSCAFile`. For all transports that are made afterwards.
-@property (class, nonatomic, copy, nullable) NSDictionary<NSString *, id> *streamProperties;
+#if !defined(__APPLE__)
+/// A PEM file of authorities to trust beside the system's, for all transports that are made afterwards.
+@property (class, nonatomic, copy, nullable) NSString *trustedCertificatesFile;
+#endif
 
 @end
 
@@ -76,7 +81,7 @@ NS_SWIFT_NAME(StreamTransport)
 
 #if RBW_HAS_URL_SESSION
 /// NSURLSessionWebSocketTask.
-NS_SWIFT_NAME(URLSessionTransport)
+NS_SWIFT_NAME(RainbowURLSessionTransport)
 API_AVAILABLE(macos(10.15), ios(13.0), watchos(6.0), tvos(13.0))
 @interface RBWURLSessionTransport : NSObject <RBWTransport>
 @end

@@ -11,6 +11,11 @@
 @implementation RBWResolver
 
 + (void)resolve:(NSString *)name for:(id<RBWResolverDelegate>)delegate {
+    // GCC's runtime holds one lock while a class makes itself ready, and GNUstep takes another meanwhile: two threads that are
+    // the first users of two classes can wait for each other for ever. So the thread is the first user of none.
+    [NSHost class];
+    [NSRunLoop currentRunLoop];
+    [NSThread currentThread];
     RBWResolver *resolver = RBW_AUTORELEASE([[RBWResolver alloc] initWithName:name delegate:delegate]);
     [NSThread detachNewThreadSelector:@selector(run) toTarget:resolver withObject:nil];
 }

@@ -7,6 +7,7 @@
 #import "RBWOwnership.h"
 #import "RBWResolver.h"
 #import "RBWSystem.h"
+#import "RBWTLS.h"
 #import "RBWTimer.h"
 
 typedef NS_ENUM(NSInteger, Phase) {
@@ -28,7 +29,9 @@ enum {
 /// For the close frame to leave and the server's to come.
 static const NSTimeInterval LingerSeconds = 2;
 
-static NSDictionary<NSString *, id> *streamProperties;
+#if !defined(__APPLE__)
+static NSString *trustedCertificatesFile;
+#endif
 
 #if defined(__APPLE__)
 @interface RBWStreamTransport () <NSStreamDelegate>
@@ -39,6 +42,9 @@ static NSDictionary<NSString *, id> *streamProperties;
 @property (nonatomic, strong, nullable) NSOutputStream *output;
 @property (nonatomic, strong, nullable) RBWHandshake *handshake;
 @property (nonatomic, strong, nullable) RBWFramer *framer;
+#if !defined(__APPLE__)
+@property (nonatomic, strong, nullable) RBWTLS *tls;
+#endif
 @property (nonatomic, strong, nullable) RBWTimer *linger;
 /// Others to try when the first does not answer.
 @property (nonatomic, copy, nullable) NSArray *hosts;
@@ -47,17 +53,22 @@ static NSDictionary<NSString *, id> *streamProperties;
 
 @implementation RBWStreamTransport
 
+#if !defined(__APPLE__)
+@synthesize tls = _tls;
+#endif
 @synthesize input = _input, output = _output, handshake = _handshake, framer = _framer, linger = _linger, hosts = _hosts,
             url = _url, delegate = _delegate;
 
-+ (NSDictionary<NSString *, id> *)streamProperties {
-    return streamProperties;
+#if !defined(__APPLE__)
++ (NSString *)trustedCertificatesFile {
+    return trustedCertificatesFile;
 }
 
-+ (void)setStreamProperties:(NSDictionary<NSString *, id> *)properties {
-    RBW_RELEASE(streamProperties);
-    streamProperties = [properties copy];
++ (void)setTrustedCertificatesFile:(NSString *)path {
+    RBW_RELEASE(trustedCertificatesFile);
+    trustedCertificatesFile = [path copy];
 }
+#endif
 
 - (instancetype)init {
     if ((self = [super init])) _unwritten = [[NSMutableData alloc] init];
@@ -69,6 +80,9 @@ static NSDictionary<NSString *, id> *streamProperties;
     RBW_RELEASE(_unwritten);
     RBW_RELEASE(_handshake);
     RBW_RELEASE(_framer);
+#if !defined(__APPLE__)
+    RBW_RELEASE(_tls);
+#endif
     RBW_RELEASE(_hosts);
     RBW_RELEASE(_url);
     RBW_RELEASE(_endReason);
@@ -87,14 +101,20 @@ static NSDictionary<NSString *, id> *streamProperties;
     self.url = request.URL;
     self.handshake = RBW_AUTORELEASE([[RBWHandshake alloc] initWithRequest:request subprotocols:subprotocols]);
     self.framer = RBW_AUTORELEASE([[RBWFramer alloc] initWithMessageBytesMax:receivedBytesMax]);
-    [_unwritten setData:self.handshake.requestData];
 #if defined(__APPLE__)
+    [self write:self.handshake.requestData];
     NSInputStream *input = nil;
     NSOutputStream *output = nil;
     [NSStream getStreamsToHostWithName:self.url.host port:self.port inputStream:&input outputStream:&output];
     [self useInput:input output:output];
 #else
-    [RBWResolver resolve:self.url.host for:self];
+    if (self.isSecure) {
+        self.tls = RBW_AUTORELEASE([[RBWTLS alloc] initWithHost:self.url.host trustFile:trustedCertificatesFile]);
+        [self shakeHands];
+    } else {
+        [self write:self.handshake.requestData];
+    }
+    if (_phase == PhaseOpening) [RBWResolver resolve:self.url.host for:self];
 #endif
 }
 
@@ -137,24 +157,9 @@ static NSDictionary<NSString *, id> *streamProperties;
     [self useInput:input output:output];
     return YES;
 }
-
-/// What GNUstep's TLS must be told: it checks nothing by itself.
-- (NSDictionary<NSString *, id> *)securityProperties {
-    NSMutableDictionary<NSString *, id> *properties = [NSMutableDictionary dictionary];
-    [properties setObject:@"YES" forKey:GSTLSVerify];
-    [properties setObject:self.url.host forKey:GSTLSServerName];
-    [properties setObject:self.url.host forKey:GSTLSRemoteHosts];
-    [properties setObject:@"/etc/ssl/certs/ca-certificates.crt" forKey:GSTLSCAFile];
-    return properties;
-}
 #else
 - (BOOL)tryNextHost {
     return NO;
-}
-
-/// The system's certificates and the host's name are what its streams check by themselves.
-- (NSDictionary<NSString *, id> *)securityProperties {
-    return @{};
 }
 #endif
 
@@ -164,14 +169,11 @@ static NSDictionary<NSString *, id> *streamProperties;
     self.input = input;
     self.output = output;
     _hasSpace = NO;
-    NSMutableDictionary<NSString *, id> *properties = [NSMutableDictionary dictionary];
-    if (self.isSecure) {
-        [properties setObject:NSStreamSocketSecurityLevelNegotiatedSSL forKey:NSStreamSocketSecurityLevelKey];
-        [properties addEntriesFromDictionary:self.securityProperties];
-    }
-    [properties addEntriesFromDictionary:streamProperties ?: @{}];
     for (NSStream *stream in @[input, output]) {
-        for (NSString *key in properties) [stream setProperty:[properties objectForKey:key] forKey:key];
+#if defined(__APPLE__)
+        // The system's authorities and the host's name are what these streams check by themselves.
+        if (self.isSecure) [stream setProperty:NSStreamSocketSecurityLevelNegotiatedSSL forKey:NSStreamSocketSecurityLevelKey];
+#endif
         stream.delegate = self;
         for (NSString *mode in RBWRunLoopModes()) [stream scheduleInRunLoop:[NSRunLoop currentRunLoop] forMode:mode];
     }
@@ -217,6 +219,7 @@ static NSDictionary<NSString *, id> *streamProperties;
 }
 
 - (void)streamsEnded:(NSString *)why {
+    if (_phase == PhaseEnded) return;
     if (_phase == PhaseClosing) return [self end];
     // An address that nobody answers at: the host may have others.
     if (_phase == PhaseOpening && !_isConnected && [self tryNextHost]) return;
@@ -224,6 +227,12 @@ static NSDictionary<NSString *, id> *streamProperties;
 }
 
 - (void)write:(NSData *)data {
+#if !defined(__APPLE__)
+    if (self.tls != nil) {
+        [self.tls write:data];
+        data = [self.tls takeOutgoing];
+    }
+#endif
     [_unwritten appendData:data];
     [self flush];
 }
@@ -243,9 +252,38 @@ static NSDictionary<NSString *, id> *streamProperties;
     uint8_t bytes[ReadLength];
     NSInteger length = [self.input read:bytes maxLength:sizeof bytes];
     if (length <= 0) return;
-    if (_phase == PhaseOpening) return [self answerCame:bytes length:(NSUInteger)length];
+#if !defined(__APPLE__)
+    if (self.tls != nil) return [self recordsCame:bytes length:(NSUInteger)length];
+#endif
+    [self bytesCame:bytes length:(NSUInteger)length];
+}
+
+#if !defined(__APPLE__)
+- (void)recordsCame:(const uint8_t *)bytes length:(NSUInteger)length {
+    [self.tls appendBytes:bytes length:length];
+    if (self.tls.state == RBWTLSHandshaking) [self shakeHands];
+    NSData *plaintext = [self.tls takePlaintext];
+    // TLS may answer by itself.
+    [_unwritten appendData:[self.tls takeOutgoing]];
+    [self flush];
+    if (plaintext.length > 0) [self bytesCame:plaintext.bytes length:plaintext.length];
+    if (self.tls.state == RBWTLSFailed) [self streamsEnded:[@"TLS: " stringByAppendingString:self.tls.failure]];
+    if (self.tls.state == RBWTLSEnded) [self streamsEnded:@"the line has ended"];
+}
+
+- (void)shakeHands {
+    [self.tls handshake];
+    [_unwritten appendData:[self.tls takeOutgoing]];
+    [self flush];
+    if (self.tls.state == RBWTLSOpen) [self write:self.handshake.requestData];
+    if (self.tls.state == RBWTLSFailed) [self failWithCode:CloseAbnormal reason:[@"TLS: " stringByAppendingString:self.tls.failure]];
+}
+#endif
+
+- (void)bytesCame:(const uint8_t *)bytes length:(NSUInteger)length {
+    if (_phase == PhaseOpening) return [self answerCame:bytes length:length];
     [self.delegate transportDidHear:self];
-    [self framesCame:bytes length:(NSUInteger)length];
+    [self framesCame:bytes length:length];
 }
 
 - (void)answerCame:(const uint8_t *)bytes length:(NSUInteger)length {
