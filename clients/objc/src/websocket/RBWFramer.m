@@ -85,9 +85,9 @@ static BOOL maySend(NSInteger code);
 
 /// RBWFrameMessage when the header is whole and allowed. Everything wrong is found before a byte of the payload is waited for.
 - (RBWFrameEvent)readHeader:(Frame *)frame {
-    const uint8_t *bytes = (const uint8_t *)_buffer.bytes + _position;
     NSUInteger available = _buffer.length - _position;
     if (available < 2) return RBWFrameNeedMore;
+    const uint8_t *bytes = (const uint8_t *)_buffer.bytes + _position;
     frame->opcode = bytes[0] & OpcodeBits;
     frame->isFinal = (bytes[0] & FinBit) != 0;
     uint8_t shortLength = bytes[1] & LengthBits;

@@ -40,7 +40,7 @@ NSData *RBWSHA1(NSData *data) {
     NSUInteger padded = (data.length + 8) / 64 * 64 + 64;
     NSMutableData *message = [NSMutableData dataWithLength:padded];
     uint8_t *bytes = message.mutableBytes;
-    memcpy(bytes, data.bytes, data.length);
+    [data getBytes:bytes length:data.length];
     bytes[data.length] = 0x80;
     uint64_t bits = (uint64_t)data.length * 8;
     for (unsigned at = 0; at < 8; at++) bytes[padded - 1 - at] = (uint8_t)(bits >> 8 * at);
