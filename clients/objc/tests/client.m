@@ -5,6 +5,10 @@
 #import "check.h"
 #import "fake.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 static NSDictionary *plainGreeting(void) {
     return @{@"session": [NSNull null], @"resumed": [NSNumber numberWithBool:NO], @"waiting": @0};
 }
@@ -739,6 +743,50 @@ static void nothing_is_left_behind(void) {
 }
 #endif
 
+#if defined(GNUSTEP)
+/// A name with two addresses. At the first one nobody listens.
+@interface TwoHosts : RBWStreamTransport
+@end
+
+@interface RBWStreamTransport (Private)
+- (void)resolverDidFind:(NSArray<NSHost *> *)hosts;
+@end
+
+@implementation TwoHosts
+
+- (void)resolve {
+    [self resolverDidFind:@[[NSHost hostWithAddress:@"127.0.0.2"], [NSHost hostWithAddress:@"127.0.0.1"]]];
+}
+
+@end
+
+static void the_next_address_is_tried_where_nobody_answers(void) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    CHECK(bind(listener, (struct sockaddr *)&address, length) == 0 && listen(listener, 1) == 0);
+    CHECK(getsockname(listener, (struct sockaddr *)&address, &length) == 0);
+    RBWConfiguration *configuration = quick();
+    configuration.transportClass = [TwoHosts class];
+    NSString *url = [NSString stringWithFormat:@"ws://two.example:%d", ntohs(address.sin_port)];
+    RBWClient *one = RBW_AUTORELEASE([[RBWClient alloc] initWithURL:[NSURL URLWithString:url] configuration:configuration]);
+    __block int ends = 0;
+    one.closeHandler = ^(RBWClosing *closing) {
+        (void)closing;
+        ends++;
+    };
+    [one open];
+    __block int accepted = -1;
+    UNTIL((accepted = accept(listener, NULL, NULL)) >= 0);
+    char start[4] = "";
+    UNTIL(recv(accepted, start, 3, MSG_DONTWAIT) == 3);
+    CHECK(strcmp(start, "GET") == 0 && ends == 0);
+    [one close];
+    close(accepted);
+    close(listener);
+}
+#endif
+
 static void a_url_that_is_none_raises(void) {
     for (NSString *url in @[@"ftp://x", @"nowhere"]) {
         BOOL hasRaised = NO;
@@ -778,6 +826,7 @@ int main(void) {
             TEST(a_refused_client_goes),
             TEST(a_url_that_is_none_raises),
 #if defined(GNUSTEP)
+            TEST(the_next_address_is_tried_where_nobody_answers),
             TEST(nothing_is_left_behind),
 #endif
         };

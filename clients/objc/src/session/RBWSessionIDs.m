@@ -80,10 +80,9 @@ static BOOL isID(id value);
     return _lastID;
 }
 
-/// Ids that are in use are skipped, so the reserved one may be among them: the last id is then a little behind it.
+/// Ids that are in use are skipped, so the last one may be a little beyond the reserved one.
 - (BOOL)hasPassedReserved {
-    NSInteger distance = (_reservedID - _lastID + RBWPacketIDMax) % RBWPacketIDMax;
-    return distance == 0 || distance >= IDBlock;
+    return (_reservedID - _lastID + RBWPacketIDMax) % RBWPacketIDMax >= IDBlock;
 }
 
 - (void)hold:(uint16_t)identifier beside:(id<RBWPendingIDs>)pending {

@@ -114,7 +114,7 @@ static NSString *trustedCertificatesFile;
     } else {
         [self write:self.handshake.requestData];
     }
-    if (_phase == PhaseOpening) [RBWResolver resolve:self.url.host for:self];
+    if (_phase == PhaseOpening) [self resolve];
 #endif
 }
 
@@ -141,6 +141,10 @@ static NSString *trustedCertificatesFile;
 }
 
 #if !defined(__APPLE__)
+- (void)resolve {
+    [RBWResolver resolve:self.url.host for:self];
+}
+
 - (void)resolverDidFind:(NSArray<NSHost *> *)hosts {
     if (_phase != PhaseOpening) return;
     self.hosts = hosts;

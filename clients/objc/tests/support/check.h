@@ -31,8 +31,9 @@ int runTests(const Test *tests, size_t count);
 #define UNTIL(condition)                                                                     \
     do {                                                                                     \
         NSTimeInterval limit = [NSDate timeIntervalSinceReferenceDate] + 10;                 \
-        while (!(condition) && [NSDate timeIntervalSinceReferenceDate] < limit) turn(0.005); \
-        CHECK(condition);                                                                    \
+        BOOL isSo;                                                                           \
+        while (!(isSo = (condition)) && [NSDate timeIntervalSinceReferenceDate] < limit) turn(0.005); \
+        if (!isSo) fail(__FILE__, __LINE__, @"not within ten seconds: " #condition);         \
     } while (0)
 
 void turn(NSTimeInterval seconds);
