@@ -52,6 +52,7 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     NSURL *connectURL = RBWConnectURL(url);
     if (connectURL == nil) [NSException raise:NSInvalidArgumentException format:@"%@ is no ws(s) URL", url];
     if ((self = [super init])) {
+        _thread = RBW_RETAIN([NSThread currentThread]);
         _url = [connectURL copy];
         _configuration = configuration == nil ? [[RBWConfiguration alloc] init] : [configuration copy];
         _outbox = [[RBWOutbox alloc] initWithRepeatInterval:_configuration.repeatInterval writer:self];
@@ -72,6 +73,7 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     RBW_SET_BLOCK(_closeHandler, (void (^)(RBWClosing *))nil);
     RBW_SET_BLOCK(_messageHandler, (RBWMessageHandler)nil);
     RBW_SET_BLOCK(_errorHandler, (void (^)(NSError *))nil);
+    RBW_RELEASE(_thread);
     RBW_RELEASE(_url);
     RBW_RELEASE(_configuration);
     RBW_RELEASE(_outbox);
@@ -107,6 +109,12 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     return _outbox.count;
 }
 
+/// At once on the client's thread, soon from another.
+- (void)perform:(SEL)selector with:(id)object {
+    BOOL isHere = [NSThread currentThread] == _thread;
+    [self performSelector:selector onThread:_thread withObject:object waitUntilDone:isHere modes:RBWRunLoopModes()];
+}
+
 // Open and close.
 
 - (void)open {
@@ -114,7 +122,10 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
 }
 
 - (void)openWithCompletion:(RBWOpenCompletion)completion {
-    RBWOpening *opening = RBW_AUTORELEASE([[RBWOpening alloc] initWithCompletion:completion]);
+    [self perform:@selector(addOpening:) with:RBW_AUTORELEASE([[RBWOpening alloc] initWithCompletion:completion])];
+}
+
+- (void)addOpening:(RBWOpening *)opening {
     if (self.state == RBWStateOpen) {
         [RBWTimer timerAfter:0 target:self selector:@selector(isOpenAlready:) userInfo:opening];
         return;
@@ -138,14 +149,22 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
 }
 
 - (void)closeWithCode:(NSInteger)code reason:(NSString *)reason {
+    [self perform:@selector(closeNow:) with:RBW_AUTORELEASE([[RBWClosing alloc] initWithCode:code reason:reason retryDelay:nil])];
+}
+
+- (void)closeNow:(RBWClosing *)closing {
     RBW_KEEP(self);
     BOOL wasClosed = self.state == RBWStateClosed;
-    [self dropTransportWithCode:code reason:reason];
+    [self dropTransportWithCode:closing.code reason:closing.reason];
     [self endWithError:RBWMakeError(RBWErrorClosed, @"closed by this side")];
-    if (!wasClosed) [self tellClosing:code reason:reason retryDelay:nil];
+    if (!wasClosed) [self tellClosing:closing.code reason:closing.reason retryDelay:nil];
 }
 
 - (void)wake {
+    [self perform:@selector(wakeNow) with:nil];
+}
+
+- (void)wakeNow {
     if (self.state == RBWStateOpen) [self judgePulse];
     else if (self.state == RBWStateWaiting) [self connect];
 }
@@ -204,11 +223,16 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     if (type == RBWGreetingType) [NSException raise:NSInvalidArgumentException format:@"type 65535 is Rainbow's own"];
     if (qos < RBWQoSAtMostOnce || qos > RBWQoSExactlyOnce) [NSException raise:NSInvalidArgumentException format:@"QoS is 0, 1 or 2"];
     RBWSend *send = RBW_AUTORELEASE([[RBWSend alloc] initWithData:data type:type qos:qos completion:completion]);
+    send.timeout = timeout;
+    [self perform:@selector(addSend:) with:send];
+}
+
+- (void)addSend:(RBWSend *)send {
     NSError *error = [self errorOfSend:send];
     if (error != nil) return [send settleLater:error];
-    if (qos != RBWQoSAtMostOnce) return [_outbox add:send timeout:timeout];
+    if (send.qos != RBWQoSAtMostOnce) return [_outbox add:send];
     RBWPacket *packet = [RBWPacket packetWithCommand:RBWCommandSend identifier:0 body:send.data];
-    packet.type = type;
+    packet.type = send.type;
     [self writePacket:packet];
     [send settleLater:nil];
 }
@@ -307,10 +331,17 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     self.attemptTimer = [RBWTimer timerAfter:_configuration.openTimeout target:self selector:@selector(attemptIsOver:) userInfo:nil];
     if (_configuration.parametersProvider == nil) return [self dial:@{}];
     _configuration.parametersProvider(^(NSDictionary<NSString *, NSString *> *parameters, NSError *error) {
-        if (self.attempt != attempt || self.transport != nil) return;
-        if (parameters == nil) [self parametersFailed:error];
-        else [self dial:parameters];
+        [self perform:@selector(parametersCame:) with:@[attempt, parameters ?: [NSNull null], error ?: [NSNull null]]];
     });
+}
+
+/// `came`: the attempt that asked, parameters or NSNull, an error or NSNull.
+- (void)parametersCame:(NSArray *)came {
+    if (self.attempt != came.firstObject || self.transport != nil) return;
+    NSDictionary *parameters = [came objectAtIndex:1];
+    NSError *error = came.lastObject;
+    if ([parameters isKindOfClass:[NSDictionary class]]) [self dial:parameters];
+    else [self parametersFailed:[error isKindOfClass:[NSError class]] ? error : nil];
 }
 
 - (void)retryCame:(RBWTimer *)timer {

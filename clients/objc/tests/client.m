@@ -398,6 +398,31 @@ static void parameters_that_fail_are_a_failed_attempt(void) {
     [one close];
 }
 
+static void elsewhere(void (^work)(void));
+
+static void parameters_may_come_later_and_from_another_thread(void) {
+    RBWConfiguration *configuration = quick();
+    __block RBWParametersReply kept = nil;
+    configuration.parametersProvider = ^(RBWParametersReply reply) { RBW_SET_BLOCK(kept, reply); };
+    RBWClient *one = client(configuration);
+    [one open];
+    elsewhere(^{ kept(@{@"token": @"late"}, nil); });
+    UNTIL([FakeTransport all].count == 1);
+    CHECK([[FakeTransport last]->_request.URL.query hasSuffix:@"token=late"]);
+    // The next attempt has asked for its own: an answer to the last one is too late.
+    [[FakeTransport last] endWithCode:1006 reason:@""];
+    RBWParametersReply old = nil;
+    RBW_SET_BLOCK(old, kept);
+    [one wake];
+    old(@{@"token": @"old"}, nil);
+    CHECK([FakeTransport all].count == 1);
+    kept(@{@"token": @"new"}, nil);
+    CHECK([[FakeTransport last]->_request.URL.query hasSuffix:@"token=new"]);
+    [one close];
+    RBW_SET_BLOCK(old, (RBWParametersReply)nil);
+    RBW_SET_BLOCK(kept, (RBWParametersReply)nil);
+}
+
 static void parameters_that_never_come_are_given_up(void) {
     RBWConfiguration *configuration = quick();
     __block int calls = 0;
@@ -640,6 +665,77 @@ static void a_silent_line_is_asked_and_dropped_by_the_clock(void) {
     [one close];
 }
 
+// Threads.
+
+/// Runs a block on a thread of its own.
+@interface Worker : NSObject {
+@public
+    void (^_work)(void);
+    BOOL _isDone;
+}
+@end
+
+@implementation Worker
+
+- (void)run {
+    @autoreleasepool {
+        _work();
+        _isDone = YES;
+    }
+}
+
+- (void)dealloc {
+    RBW_SET_BLOCK(_work, (void (^)(void))nil);
+    RBW_SUPER_DEALLOC;
+}
+
+@end
+
+static void elsewhere(void (^work)(void)) {
+    Worker *worker = RBW_AUTORELEASE([[Worker alloc] init]);
+    RBW_SET_BLOCK(worker->_work, work);
+    [NSThread detachNewThreadSelector:@selector(run) toTarget:worker withObject:nil];
+    UNTIL(worker->_isDone);
+}
+
+static void methods_and_replies_may_come_from_another_thread(void) {
+    RBWClient *one = client(quick());
+    NSThread *here = [NSThread currentThread];
+    NSMutableArray<NSString *> *lines = [NSMutableArray array];
+    void (^add)(NSString *) = ^(NSString *line) {
+        CHECK([NSThread currentThread] == here);
+        [lines addObject:line];
+    };
+    __block RBWReply kept = nil;
+    one.messageHandler = ^(RBWMessage *message, RBWReply reply) {
+        add(message.text);
+        RBW_SET_BLOCK(kept, reply);
+    };
+    one.closeHandler = ^(RBWClosing *closing) { add([NSString stringWithFormat:@"close %ld", (long)closing.code]); };
+    elsewhere(^{
+        [one openWithCompletion:^(RBWGreeting *greeting, NSError *error) { add(greeting == nil ? error.description : @"open"); }];
+        [one sendText:@"hi" type:1 qos:RBWQoSAtLeastOnce completion:^(RBWBody *answer, NSError *error) {
+            add(answer == nil ? error.description : answer.text);
+        }];
+    });
+    UNTIL([FakeTransport all].count == 1 && one.pendingCount == 1);
+    FakeTransport *transport = [FakeTransport last];
+    [transport greet:plainGreeting()];
+    EQUAL([transport takeSent], @"12000100016869");
+    [transport receive:@"20000179"];
+    [transport receive:@"140007000161"];
+    elsewhere(^{
+        kept(fromHex(@"62"));
+        kept(nil);
+    });
+    UNTIL(transport->_sent.count == 1);
+    EQUAL([transport takeSent], @"30000162");
+    elsewhere(^{ [one close]; });
+    UNTIL(one.state == RBWStateClosed);
+    EQUAL(lines, (@[@"open", @"y", @"a", @"close 1000"]));
+    RBW_SET_BLOCK(kept, (RBWReply)nil);
+}
+
 // Ownership.
 
 /// Counts those that are alive.
@@ -809,6 +905,7 @@ int main(void) {
             TEST(a_refusal_tells_why_and_ends_what_waits),
             TEST(http_401_and_403_are_refusals_and_others_are_not),
             TEST(parameters_that_fail_are_a_failed_attempt),
+            TEST(parameters_may_come_later_and_from_another_thread),
             TEST(parameters_that_never_come_are_given_up),
             TEST(an_attempt_without_greeting_is_given_up),
             TEST(what_is_sent_before_open_waits_for_it),
@@ -821,6 +918,7 @@ int main(void) {
             TEST(a_reply_of_another_session_is_not_sent),
             TEST(what_breaks_the_protocol_ends_the_connection),
             TEST(a_silent_line_is_asked_and_dropped_by_the_clock),
+            TEST(methods_and_replies_may_come_from_another_thread),
             TEST(an_open_client_lives_until_it_is_closed),
             TEST(a_client_that_never_opened_goes_and_fails_its_sends),
             TEST(a_refused_client_goes),

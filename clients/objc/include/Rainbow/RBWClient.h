@@ -26,13 +26,15 @@ typedef void (^RBWMessageHandler)(RBWMessage *message, RBWReply reply) NS_SWIFT_
 typedef void (^RBWOpenCompletion)(RBWGreeting *_Nullable greeting, NSError *_Nullable error) NS_SWIFT_NAME(RainbowOpenCompletion);
 typedef void (^RBWSendCompletion)(RBWBody *_Nullable answer, NSError *_Nullable error) NS_SWIFT_NAME(RainbowSendCompletion);
 
-/// A client belongs to the thread that makes it, and works on that thread's run loop: call its methods there, and it calls its
-/// handlers and its delegate there. An open client lives until it is closed.
+/// A client belongs to the thread that makes it, and works on that thread's run loop: it calls its handlers, its delegate and
+/// completions there. Set those and read its properties there, too. Its other methods, and a `reply`, may be called on any thread.
+/// An open client lives until it is closed.
 ///
 /// A message of QoS 1 or 2 outlives its connection: it is sent again on the next one, until its own timeout ends.
 NS_SWIFT_NAME(RainbowClient)
 @interface RBWClient : NSObject {
 @private
+    NSThread *_thread;
     NSURL *_url;
     RBWConfiguration *_configuration;
     RBWState _state;

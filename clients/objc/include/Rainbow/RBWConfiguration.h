@@ -4,7 +4,7 @@
 
 NS_ASSUME_NONNULL_BEGIN
 
-/// Called once by the application, at once or later, on the client's thread. An error makes the attempt fail; another follows.
+/// Called once by the application, at once or later, on any thread. An error makes the attempt fail; another follows.
 typedef void (^RBWParametersReply)(NSDictionary<NSString *, NSString *> *_Nullable parameters, NSError *_Nullable error)
     NS_SWIFT_NAME(RainbowParametersReply);
 

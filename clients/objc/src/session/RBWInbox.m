@@ -1,29 +1,57 @@
 #import "RBWInbox.h"
 #import "RBWErrors.h"
 #import "RBWOwnership.h"
+#import "RBWSystem.h"
 
 /// A message in the hands of the application.
 @interface RBWDelivery : NSObject {
 @private
+    NSThread *_thread;
     RBWInbox *_inbox;
     RBWSessionIDs *_ids;
     uint16_t _identifier;
     RBWQoS _qos;
 }
+/// nil when the application has replied.
 @property (nonatomic, strong, nullable) RBWInbox *inbox;
 @property (nonatomic, strong) RBWSessionIDs *ids;
 @property (nonatomic) uint16_t identifier;
 @property (nonatomic) RBWQoS qos;
+/// May be called on any thread, and more than once.
+- (void)replyWith:(nullable NSData *)body;
+@end
+
+@interface RBWInbox ()
+- (void)finish:(RBWDelivery *)delivery reply:(NSData *)reply;
 @end
 
 @implementation RBWDelivery
 
 @synthesize inbox = _inbox, ids = _ids, identifier = _identifier, qos = _qos;
 
+- (instancetype)init {
+    if ((self = [super init])) _thread = RBW_RETAIN([NSThread currentThread]);
+    return self;
+}
+
 - (void)dealloc {
+    RBW_RELEASE(_thread);
     RBW_RELEASE(_inbox);
     RBW_RELEASE(_ids);
     RBW_SUPER_DEALLOC;
+}
+
+- (void)replyWith:(NSData *)body {
+    BOOL isHere = [NSThread currentThread] == _thread;
+    NSData *reply = body == nil ? [NSData data] : RBW_AUTORELEASE([body copy]);
+    [self performSelector:@selector(finishWith:) onThread:_thread withObject:reply waitUntilDone:isHere modes:RBWRunLoopModes()];
+}
+
+- (void)finishWith:(NSData *)reply {
+    RBWInbox *inbox = self.inbox;
+    RBW_KEEP(inbox);
+    self.inbox = nil;
+    [inbox finish:self reply:reply];
 }
 
 @end
@@ -76,13 +104,7 @@
                                                                        qos:packet.qos
                                                                 identifier:packet.identifier
                                                                  duplicate:packet.isDuplicate]);
-    [_taker takeMessage:message
-                  reply:^(NSData *body) {
-                      RBWInbox *inbox = delivery.inbox;
-                      RBW_KEEP(inbox);
-                      delivery.inbox = nil;
-                      [inbox finish:delivery reply:body ?: [NSData data]];
-                  }];
+    [_taker takeMessage:message reply:^(NSData *body) { [delivery replyWith:body]; }];
 }
 
 /// The message is handled: its id is saved, then the server is told.
@@ -91,7 +113,7 @@
     // Taken back meanwhile, or the id names another message.
     if (![self.ids hasReceived:delivery.identifier qos:delivery.qos]) return;
     if ([self.ids replyTo:delivery.identifier qos:delivery.qos] != nil) return;
-    [self.ids finishReceived:delivery.identifier qos:delivery.qos reply:RBW_AUTORELEASE([reply copy])];
+    [self.ids finishReceived:delivery.identifier qos:delivery.qos reply:reply];
     [self answer:delivery.identifier qos:delivery.qos reply:reply];
 }
 

@@ -38,8 +38,7 @@ NS_ASSUME_NONNULL_BEGIN
 /// The largest packet that the server takes.
 @property (nonatomic) NSUInteger packetBytesMax;
 
-/// `timeout` 0 waits for ever.
-- (void)add:(RBWSend *)send timeout:(NSTimeInterval)timeout;
+- (void)add:(RBWSend *)send;
 /// ACK, REC or COM.
 - (void)handleAnswer:(RBWPacket *)packet;
 

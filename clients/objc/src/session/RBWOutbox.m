@@ -35,9 +35,9 @@
     return [_pending objectForKey:@(identifier)] != nil;
 }
 
-- (void)add:(RBWSend *)send timeout:(NSTimeInterval)timeout {
+- (void)add:(RBWSend *)send {
     [_sends addObject:send];
-    if (timeout > 0) send.deadlineTimer = [RBWTimer timerAfter:timeout target:self selector:@selector(deadlineCame:) userInfo:send];
+    if (send.timeout > 0) send.deadlineTimer = [RBWTimer timerAfter:send.timeout target:self selector:@selector(deadlineCame:) userInfo:send];
     if (_writer.isOpen) [self transmit:send];
 }
 

@@ -11,6 +11,7 @@ NS_ASSUME_NONNULL_BEGIN
     NSData *_data;
     uint16_t _type;
     RBWQoS _qos;
+    NSTimeInterval _timeout;
     uint16_t _identifier;
     BOOL _isWritten;
     NSData *_answer;
@@ -30,6 +31,8 @@ NS_ASSUME_NONNULL_BEGIN
 @property (nonatomic, readonly, strong) NSData *data;
 @property (nonatomic, readonly) uint16_t type;
 @property (nonatomic, readonly) RBWQoS qos;
+/// Seconds; 0 waits for ever.
+@property (nonatomic) NSTimeInterval timeout;
 /// 0 until it is written first, so that ids on the line have no gaps.
 @property (nonatomic) uint16_t identifier;
 @property (nonatomic) BOOL isWritten;

@@ -6,7 +6,7 @@
 
 @implementation RBWSend
 
-@synthesize data = _data, type = _type, qos = _qos, identifier = _identifier, isWritten = _isWritten, answer = _answer,
+@synthesize data = _data, type = _type, qos = _qos, timeout = _timeout, identifier = _identifier, isWritten = _isWritten, answer = _answer,
             isRefused = _isRefused, refusalStatus = _refusalStatus, repeatTimer = _repeatTimer,
             deadlineTimer = _deadlineTimer;
 
