@@ -394,6 +394,7 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     _outbox.packetBytesMax = greeting.messageBytesMax;
     [self recallIDs:greeting];
     [self watch:greeting.heartbeat];
+    id<RBWTransport> transport = self.transport;
     NSArray<RBWOpening *> *openings = [self takeOpenings];
     if (greeting.isResumed) {
         [_inbox resume];
@@ -402,6 +403,8 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
         [_outbox startAfresh];
     }
     for (RBWOpening *opening in openings) [opening completeWithGreeting:greeting error:nil];
+    // A completion may have closed it.
+    if (transport != self.transport) return;
     if (self.openHandler != nil) self.openHandler(greeting);
     id<RBWClientDelegate> delegate = self.delegate;
     if ([delegate respondsToSelector:@selector(client:didOpen:)]) [delegate client:self didOpen:greeting];
@@ -467,8 +470,8 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     NSTimeInterval delay = [self nextDelay];
     self.state = RBWStateWaiting;
     self.retryTimer = [RBWTimer timerAfter:delay target:self selector:@selector(retryCame:) userInfo:nil];
-    if (code == RBWCloseTooLarge) [_outbox failLargest];
     [self tellClosing:code reason:reason retryDelay:@(delay)];
+    if (code == RBWCloseTooLarge) [_outbox failLargest];
 }
 
 /// Leaves nothing of the present connection or attempt, and no timer.

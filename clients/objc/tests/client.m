@@ -537,6 +537,32 @@ static void a_completion_may_close_and_send(void) {
     CHECK(one.state == RBWStateClosed && log->_lines.count == 3);
 }
 
+static void a_completion_of_open_may_close(void) {
+    RBWClient *one = client(quick());
+    Log *log = logOf(one);
+    [one openWithCompletion:^(RBWGreeting *greeting, NSError *error) {
+        CHECK(greeting != nil && error == nil);
+        [one close];
+    }];
+    [[FakeTransport last] greet:plainGreeting()];
+    EQUAL(log->_lines, (@[@"close 1000  final"]));
+    CHECK(one.state == RBWStateClosed && [FakeTransport last]->_closeCode == 1000);
+}
+
+static void the_largest_goes_after_1009_and_is_not_repeated(void) {
+    RBWClient *one = client(quick());
+    Log *log = logOf(one);
+    FakeTransport *transport = opened(one, log);
+    [one sendText:@"1" type:1 qos:RBWQoSAtLeastOnce completion:[log completion:@"small"]];
+    [one sendText:@"123" type:1 qos:RBWQoSExactlyOnce completion:[log completion:@"large"]];
+    [transport endWithCode:1009 reason:@""];
+    EQUAL(log->_lines, (@[@"close 1009 ", @"large failed 2"]));
+    UNTIL([FakeTransport all].count == 2);
+    [[FakeTransport last] greet:plainGreeting()];
+    EQUAL([FakeTransport last]->_sent, (@[@"120001000331"]));
+    [one close];
+}
+
 static void a_completion_may_open_again(void) {
     RBWClient *one = client(quick());
     Log *log = logOf(one);
@@ -912,6 +938,8 @@ int main(void) {
             TEST(what_cannot_be_sent_fails_on_the_next_turn),
             TEST(a_send_times_out_and_its_late_answer_is_released),
             TEST(a_completion_may_close_and_send),
+            TEST(a_completion_of_open_may_close),
+            TEST(the_largest_goes_after_1009_and_is_not_repeated),
             TEST(a_completion_may_open_again),
             TEST(a_stuck_line_gets_no_repeats),
             TEST(a_reply_may_come_later_and_counts_once),

@@ -27,6 +27,7 @@ int runTests(const Test *tests, size_t count) {
         }
     }
     printf("%zu passed, %zu failed\n", count - failed, failed);
+    fflush(stdout);
     return failed > 0;
 }
 
