@@ -3,7 +3,10 @@
 #import "RBWSystem.h"
 
 @interface RBWTimer ()
-- (instancetype)initWithTarget:(id)target selector:(SEL)selector userInfo:(id)userInfo interval:(NSTimeInterval)interval NS_DESIGNATED_INITIALIZER;
+- (instancetype)initWithTarget:(id)target
+                      selector:(SEL)selector
+                      userInfo:(id)userInfo
+                      interval:(NSTimeInterval)interval NS_DESIGNATED_INITIALIZER;
 @property (nonatomic) NSTimeInterval dueAt;
 @property (nonatomic, readonly) NSTimeInterval interval;
 @property (nonatomic, strong, nullable) NSTimer *timer;
@@ -204,7 +207,11 @@
 @implementation RBWTimer (System)
 
 - (void)start:(NSTimeInterval)delay {
-    self.timer = [NSTimer timerWithTimeInterval:delay target:self selector:@selector(timerCame:) userInfo:nil repeats:self.interval > 0];
+    self.timer = [NSTimer timerWithTimeInterval:delay
+                                         target:self
+                                       selector:@selector(timerCame:)
+                                       userInfo:nil
+                                        repeats:self.interval > 0];
     for (NSString *mode in RBWRunLoopModes()) [[NSRunLoop currentRunLoop] addTimer:self.timer forMode:mode];
 }
 

@@ -97,7 +97,8 @@ NS_SWIFT_NAME(RainbowClient)
 /// Connects, and stays connected until `close` or a close code that is final: 4401, 4409, 4500–4999 but 4503.
 - (void)open NS_SWIFT_NAME(open());
 /// The completion is called when it is open for the first time, or when none of its attempts will be followed by another.
-- (void)openWithCompletion:(nullable RBWOpenCompletion)completion NS_SWIFT_NAME(open(completion:));
+- (void)openWithCompletion:(nullable RBWOpenCompletion)completion
+    NS_SWIFT_NAME(open(completion:)) NS_SWIFT_ASYNC_NAME(opened());
 
 /// Ends the connection and all attempts. What is unanswered fails with RBWErrorClosed.
 - (void)close NS_SWIFT_NAME(close());

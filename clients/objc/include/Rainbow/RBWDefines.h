@@ -7,6 +7,10 @@
 #define NS_SWIFT_NAME(name)
 #endif
 
+#ifndef NS_SWIFT_ASYNC_NAME
+#define NS_SWIFT_ASYNC_NAME(name)
+#endif
+
 #ifndef NS_ERROR_ENUM
 #define NS_ERROR_ENUM(domain, name) NS_ENUM(NSInteger, name)
 #endif

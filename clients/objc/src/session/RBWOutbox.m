@@ -37,7 +37,9 @@
 
 - (void)add:(RBWSend *)send {
     [_sends addObject:send];
-    if (send.timeout > 0) send.deadlineTimer = [RBWTimer timerAfter:send.timeout target:self selector:@selector(deadlineCame:) userInfo:send];
+    if (send.timeout > 0) {
+        send.deadlineTimer = [RBWTimer timerAfter:send.timeout target:self selector:@selector(deadlineCame:) userInfo:send];
+    }
     if (_writer.isOpen) [self transmit:send];
 }
 

@@ -77,7 +77,8 @@ static BOOL isAddress(const char *name);
 - (NSString *)certificateFailure {
     gnutls_datum_t text = {NULL, 0};
     unsigned status = gnutls_session_get_verify_cert_status(_session);
-    if (gnutls_certificate_verification_status_print(status, gnutls_certificate_type_get(_session), &text, 0) < 0) return @"bad certificate";
+    gnutls_certificate_type_t type = gnutls_certificate_type_get(_session);
+    if (gnutls_certificate_verification_status_print(status, type, &text, 0) < 0) return @"bad certificate";
     NSString *why = [NSString stringWithUTF8String:(const char *)text.data] ?: @"bad certificate";
     gnutls_free(text.data);
     return why;
