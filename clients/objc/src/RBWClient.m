@@ -171,7 +171,7 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
 
 /// UIKit is not linked; its notification is known by name.
 - (void)listenForWake {
-#if defined(__APPLE__)
+#if RBW_APPLE
     NSNotificationCenter *center = [NSNotificationCenter defaultCenter];
     [center removeObserver:self];
     [center addObserver:self selector:@selector(wake) name:@"UIApplicationWillEnterForegroundNotification" object:nil];
@@ -182,7 +182,7 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
     self.state = RBWStateClosed;
     _hasEnded = YES;
     _failures = 0;
-#if defined(__APPLE__)
+#if RBW_APPLE
     [[NSNotificationCenter defaultCenter] removeObserver:self];
 #endif
     NSArray<RBWOpening *> *openings = [self takeOpenings];

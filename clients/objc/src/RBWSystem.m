@@ -1,8 +1,10 @@
+#import <Rainbow/RBWDefines.h>
+
 #import "RBWSystem.h"
 
 #include <time.h>
 
-#if defined(__APPLE__)
+#if RBW_APPLE
 #import <TargetConditionals.h>
 #else
 #include <errno.h>
@@ -10,7 +12,7 @@
 #endif
 
 void RBWRandomBytes(void *bytes, size_t length) {
-#if defined(__APPLE__)
+#if RBW_APPLE
     arc4random_buf(bytes, length);
 #else
     uint8_t *at = bytes;
@@ -44,7 +46,7 @@ NSString *RBWRandomHex(NSUInteger length) {
 
 NSTimeInterval RBWUptime(void) {
     struct timespec now;
-#if defined(__APPLE__)
+#if RBW_APPLE
     // Unlike Linux's clock of that name it counts sleep.
     clock_gettime(CLOCK_MONOTONIC, &now);
 #else
@@ -54,7 +56,7 @@ NSTimeInterval RBWUptime(void) {
 }
 
 NSString *RBWPlatform(void) {
-#if !defined(__APPLE__)
+#if !RBW_APPLE
     return @"gnustep";
 #elif TARGET_OS_WATCH
     return @"watchos";
@@ -68,7 +70,7 @@ NSString *RBWPlatform(void) {
 }
 
 NSArray<NSString *> *RBWRunLoopModes(void) {
-#if defined(__APPLE__)
+#if RBW_APPLE
     return @[NSRunLoopCommonModes];
 #else
     // GNUstep's streams do not know the common modes.

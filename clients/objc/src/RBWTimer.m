@@ -73,7 +73,7 @@
 
 @end
 
-#if defined(__linux__)
+#if !RBW_APPLE && defined(__linux__)
 
 #include <errno.h>
 #include <math.h>

@@ -294,7 +294,7 @@ static void tellRejected(NSString *tag, NSError *error) {
 
 int main(void) {
     @autoreleasepool {
-#if !defined(__APPLE__)
+#if !RBW_APPLE
         // For the tests with TLS: whom to trust.
         NSString *trusted = [[NSProcessInfo processInfo].environment objectForKey:@"RBW_CA_FILE"];
         if (trusted != nil) RBWStreamTransport.trustedCertificatesFile = trusted;

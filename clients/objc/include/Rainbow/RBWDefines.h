@@ -3,6 +3,11 @@
 
 #import <Foundation/Foundation.h>
 
+// Said by hand where clang checks what Apple's compiler will see.
+#if defined(__APPLE__) && !defined(RBW_APPLE)
+#define RBW_APPLE 1
+#endif
+
 #ifndef NS_SWIFT_NAME
 #define NS_SWIFT_NAME(name)
 #endif
@@ -25,7 +30,7 @@
 #endif
 
 // GNUstep on GCC's runtime has no weak references: whoever is referred to takes the reference back before it goes.
-#if __has_feature(objc_arc) || defined(__APPLE__)
+#if __has_feature(objc_arc) || RBW_APPLE
 #define RBW_WEAK weak
 #define RBW_WEAK_IVAR __weak
 #else

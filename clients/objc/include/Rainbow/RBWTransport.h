@@ -52,7 +52,7 @@ NS_SWIFT_NAME(RainbowStreamTransport)
     NSOutputStream *_output;
     RBWHandshake *_handshake;
     RBWFramer *_framer;
-#if !defined(__APPLE__)
+#if !RBW_APPLE
     RBWTLS *_tls;
 #endif
     RBWTimer *_linger;
@@ -68,14 +68,14 @@ NS_SWIFT_NAME(RainbowStreamTransport)
     NSString *_endReason;
 }
 
-#if !defined(__APPLE__)
+#if !RBW_APPLE
 /// A PEM file of authorities to trust beside the system's, for all transports that are made afterwards.
 @property (class, nonatomic, copy, nullable) NSString *trustedCertificatesFile;
 #endif
 
 @end
 
-#if defined(__APPLE__) && !defined(RBW_HAS_URL_SESSION)
+#if RBW_APPLE && !defined(RBW_HAS_URL_SESSION)
 #define RBW_HAS_URL_SESSION 1
 #endif
 

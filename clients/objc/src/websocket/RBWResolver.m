@@ -1,6 +1,6 @@
 #import "RBWResolver.h"
 
-#if !defined(__APPLE__)
+#if !RBW_APPLE
 
 #import "RBWOwnership.h"
 #import "RBWSystem.h"

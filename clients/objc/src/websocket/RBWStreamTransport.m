@@ -29,11 +29,11 @@ enum {
 /// For the close frame to leave and the server's to come.
 static const NSTimeInterval LingerSeconds = 2;
 
-#if !defined(__APPLE__)
+#if !RBW_APPLE
 static NSString *trustedCertificatesFile;
 #endif
 
-#if defined(__APPLE__)
+#if RBW_APPLE
 @interface RBWStreamTransport () <NSStreamDelegate>
 #else
 @interface RBWStreamTransport () <NSStreamDelegate, RBWResolverDelegate>
@@ -42,7 +42,7 @@ static NSString *trustedCertificatesFile;
 @property (nonatomic, strong, nullable) NSOutputStream *output;
 @property (nonatomic, strong, nullable) RBWHandshake *handshake;
 @property (nonatomic, strong, nullable) RBWFramer *framer;
-#if !defined(__APPLE__)
+#if !RBW_APPLE
 @property (nonatomic, strong, nullable) RBWTLS *tls;
 #endif
 @property (nonatomic, strong, nullable) RBWTimer *linger;
@@ -53,13 +53,13 @@ static NSString *trustedCertificatesFile;
 
 @implementation RBWStreamTransport
 
-#if !defined(__APPLE__)
+#if !RBW_APPLE
 @synthesize tls = _tls;
 #endif
 @synthesize input = _input, output = _output, handshake = _handshake, framer = _framer, linger = _linger, hosts = _hosts,
             url = _url, delegate = _delegate;
 
-#if !defined(__APPLE__)
+#if !RBW_APPLE
 + (NSString *)trustedCertificatesFile {
     return trustedCertificatesFile;
 }
@@ -80,7 +80,7 @@ static NSString *trustedCertificatesFile;
     RBW_RELEASE(_unwritten);
     RBW_RELEASE(_handshake);
     RBW_RELEASE(_framer);
-#if !defined(__APPLE__)
+#if !RBW_APPLE
     RBW_RELEASE(_tls);
 #endif
     RBW_RELEASE(_hosts);
@@ -101,7 +101,7 @@ static NSString *trustedCertificatesFile;
     self.url = request.URL;
     self.handshake = RBW_AUTORELEASE([[RBWHandshake alloc] initWithRequest:request subprotocols:subprotocols]);
     self.framer = RBW_AUTORELEASE([[RBWFramer alloc] initWithMessageBytesMax:receivedBytesMax]);
-#if defined(__APPLE__)
+#if RBW_APPLE
     [self write:self.handshake.requestData];
     NSInputStream *input = nil;
     NSOutputStream *output = nil;
@@ -140,7 +140,7 @@ static NSString *trustedCertificatesFile;
     return self.url.port == nil ? standard : self.url.port.integerValue;
 }
 
-#if !defined(__APPLE__)
+#if !RBW_APPLE
 - (void)resolve {
     [RBWResolver resolve:self.url.host for:self];
 }
@@ -174,7 +174,7 @@ static NSString *trustedCertificatesFile;
     self.output = output;
     _hasSpace = NO;
     for (NSStream *stream in @[input, output]) {
-#if defined(__APPLE__)
+#if RBW_APPLE
         // The system's authorities and the host's name are what these streams check by themselves.
         if (self.isSecure) [stream setProperty:NSStreamSocketSecurityLevelNegotiatedSSL forKey:NSStreamSocketSecurityLevelKey];
 #endif
@@ -231,7 +231,7 @@ static NSString *trustedCertificatesFile;
 }
 
 - (void)write:(NSData *)data {
-#if !defined(__APPLE__)
+#if !RBW_APPLE
     if (self.tls != nil) {
         [self.tls write:data];
         data = [self.tls takeOutgoing];
@@ -256,13 +256,13 @@ static NSString *trustedCertificatesFile;
     uint8_t bytes[ReadLength];
     NSInteger length = [self.input read:bytes maxLength:sizeof bytes];
     if (length <= 0) return;
-#if !defined(__APPLE__)
+#if !RBW_APPLE
     if (self.tls != nil) return [self recordsCame:bytes length:(NSUInteger)length];
 #endif
     [self bytesCame:bytes length:(NSUInteger)length];
 }
 
-#if !defined(__APPLE__)
+#if !RBW_APPLE
 - (void)recordsCame:(const uint8_t *)bytes length:(NSUInteger)length {
     [self.tls appendBytes:bytes length:length];
     if (self.tls.state == RBWTLSHandshaking) [self shakeHands];

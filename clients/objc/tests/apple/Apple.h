@@ -1,5 +1,5 @@
-// What Apple's Foundation declares of sessions and WebSocket tasks, as developer.apple.com documents it: enough for the compiler to
-// check RBWURLSessionTransport.m against. Nothing of it can run here.
+// What Apple's Foundation declares and GNUstep's does not, as developer.apple.com documents it: enough for the compiler to check
+// the sources as on an Apple system. Nothing of it can run here.
 
 #import <Foundation/Foundation.h>
 
@@ -73,6 +73,13 @@ typedef NS_ENUM(NSInteger, NSURLSessionWebSocketCloseCode) {
        webSocketTask:(NSURLSessionWebSocketTask *)webSocketTask
     didCloseWithCode:(NSURLSessionWebSocketCloseCode)closeCode
               reason:(nullable NSData *)reason;
+@end
+
+@interface NSStream (HostName)
++ (void)getStreamsToHostWithName:(NSString *)hostname
+                            port:(NSInteger)port
+                     inputStream:(NSInputStream *_Nullable *_Nullable)inputStream
+                    outputStream:(NSOutputStream *_Nullable *_Nullable)outputStream;
 @end
 
 NS_ASSUME_NONNULL_END
