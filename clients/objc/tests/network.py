@@ -51,6 +51,16 @@ def greeting() -> bytes:
     return b"\x10\xff\xff" + json.dumps(GREETING).encode()
 
 
+def upgraded(request: str) -> bytes:
+    """The answer that opens the line."""
+    key = re.search(r"(?i)sec-websocket-key: (\S+)", request)
+    assert key is not None
+    accept = base64.b64encode(hashlib.sha1((key[1] + MAGIC).encode()).digest()).decode()
+    head = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+    head += [f"Sec-WebSocket-Accept: {accept}", "Sec-WebSocket-Protocol: rainbow.2", "", ""]
+    return "\r\n".join(head).encode()
+
+
 class Line:
     """A connection that a client made, answered with 101."""
 
@@ -61,12 +71,7 @@ class Line:
         self.request = self._until(b"\r\n\r\n").decode()
 
     def accept(self) -> Line:
-        key = re.search(r"(?i)sec-websocket-key: (\S+)", self.request)
-        assert key is not None
-        accept = base64.b64encode(hashlib.sha1((key[1] + MAGIC).encode()).digest()).decode()
-        head = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
-        head += [f"Sec-WebSocket-Accept: {accept}", "Sec-WebSocket-Protocol: rainbow.2", "", ""]
-        self.socket.sendall("\r\n".join(head).encode())
+        self.socket.sendall(upgraded(self.request))
         return self
 
     def read(self) -> tuple[int, bytes] | None:
@@ -371,9 +376,12 @@ class Tls(unittest.TestCase):
         command += ["-addext", f"subjectAltName=DNS:{name}", "-keyout", f"{name}.key", "-out", f"{name}.pem"]
         subprocess.run(command, cwd=cls.folder, check=True, capture_output=True)
 
-    def listen(self) -> int:
+    def context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.folder / "localhost.pem", self.folder / "localhost.key")
+        return context
+
+    def listen(self) -> int:
 
         def serve(connection: socket.socket) -> None:
             line = Line(connection).accept()
@@ -383,7 +391,7 @@ class Tls(unittest.TestCase):
                 if got[0] == 0x82 and got[1][0] >> 4 == 1:
                     connection.sendall(frame(0x82, b"\x20" + got[1][3:5] + got[1][5:]))
 
-        listener = Listener(serve, context)
+        listener = Listener(serve, self.context())
         self.addCleanup(listener.close)
         return int(listener.port)
 
@@ -400,6 +408,44 @@ class Tls(unittest.TestCase):
         program.do("send", tag="a", type=1, qos=1, body=body)
         # `open` is acknowledged first.
         self.assertEqual(program.expect("acknowledged", 2)["body"], body)
+
+    def test_session_tickets_and_the_greeting_in_one_piece(self) -> None:
+        """TLS's own messages come before the application's, and nothing comes after them that would wake the client."""
+        context = self.context()
+
+        def serve(connection: socket.socket) -> None:
+            connection.settimeout(DEADLINE_S)
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            session = context.wrap_bio(incoming, outgoing, server_side=True)
+
+            def until(step: Callable[[], Any]) -> Any:
+                while True:
+                    try:
+                        return step()
+                    except ssl.SSLWantReadError:
+                        # The tickets, which are the last to be made in a handshake, wait for more.
+                        connection.sendall(outgoing.read())
+                        incoming.write(connection.recv(1 << 16))
+
+            until(session.do_handshake)
+            request = b""
+            while not request.endswith(b"\r\n\r\n"):
+                try:
+                    request += session.read(1 << 14)
+                except ssl.SSLWantReadError:
+                    incoming.write(connection.recv(1 << 16))
+            session.write(upgraded(request.decode()))
+            session.write(frame(0x82, greeting()))
+            connection.sendall(outgoing.read())
+            connection.recv(1)
+
+        listener = Listener(serve)
+        self.addCleanup(listener.close)
+        trusted = str(self.folder / "localhost.pem")
+        program = Program(f"wss://localhost:{listener.port}/connect/", RBW_CA_FILE=trusted)
+        self.addCleanup(program.end)
+        program.expect("opened")
+        self.assertFalse([event for event in program.events if event["event"] == "closed"])
 
     def test_a_certificate_that_nobody_vouches_for(self) -> None:
         program = self.program("localhost")
