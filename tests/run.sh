@@ -31,6 +31,7 @@ main() {
     step fuzz
     step autobahn
     step javascript_client
+    step objective_c_client
     step examples
     step conformance
     step openapi
@@ -64,6 +65,10 @@ tools() {
         missing systemd-analyze && packages+=(systemd)
         missing ip && packages+=(iproute2)
         missing nft && packages+=(nftables)
+        missing clang && packages+=(clang)
+        missing gnustep-config && packages+=(libgnustep-base-dev)
+        missing openssl && packages+=(openssl)
+        [ -e /usr/include/gnutls/gnutls.h ] || packages+=(libgnutls28-dev)
     fi
     if [ ${#packages[@]} -gt 0 ]; then
         echo "installing ${packages[*]}"
@@ -157,6 +162,13 @@ autobahn() {
 javascript_client() {
     node_modules clients/js
     RAINBOW_BIN=$PWD/target/release/rainbow-server npm --prefix clients/js test
+}
+
+# Built with GNUstep, tested, and judged by the kit.
+objective_c_client() {
+    local server=$PWD/target/release/rainbow-server
+    make -s -C clients/objc check RAINBOW_BIN="$server"
+    python3 clients/conformance/run.py --server "$server" -- clients/objc/build/conformance
 }
 
 # Each example, started as its reader starts it.
