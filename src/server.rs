@@ -20,13 +20,13 @@ pub use crate::io::runtime::panics::end_process_on_panic;
 use crate::io::runtime::sys;
 use crate::io::service::driver::{self, Driver};
 use crate::io::service::sd_notify::ServiceManager;
+use crate::io::service::tasks::StoredShare;
 use crate::io::store::thread::{self as io_store, StoreThread};
 use crate::io::worker::descriptors::{Purpose, Shares, Tables};
 use crate::io::worker::message::{PeerMessage, ReloadOutcome, ReloadReport};
 use crate::io::worker::shared::{Shared, SharedSetup};
 use crate::metrics::history::sampler::{Sampler, Surroundings};
 pub use crate::shard::Mode;
-use crate::shard::command::StoredSession;
 /// For tests: see `store::crash`.
 pub use crate::store::crash::arm as crash_at;
 use crate::store::{self, OpenError, Opened, Store};
@@ -456,20 +456,23 @@ struct WorkersStart {
 
 fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<JoinHandle<()>>> {
     let WorkersStart { receivers, resolver, opened, tables, driver, mode, limits } = start;
-    let mut owned: Vec<Vec<StoredSession>> = receivers.iter().map(|_| Vec::new()).collect();
+    let empty = || StoredShare { token: opened.token, ..StoredShare::default() };
+    let mut shares: Vec<StoredShare> = receivers.iter().map(|_| empty()).collect();
     for session in opened.sessions {
-        owned[usize::from(shared.session_owner(&session.row.name).0)].push(session);
+        shares[usize::from(shared.session_owner(&session.row.name).0)].sessions.push(session);
+    }
+    for (n, record) in opened.connections.into_iter().enumerate() {
+        shares[n % receivers.len()].connections.push(record);
     }
     let mut workers = Vec::new();
-    for ((n, mailbox), sessions) in receivers.into_iter().enumerate().zip(owned) {
+    for ((n, mailbox), stored) in receivers.into_iter().enumerate().zip(shares) {
         let id = ShardId(n as u16);
         let start = WorkerStart {
             id,
             shared: shared.clone(),
             mailbox,
             resolver: resolver.clone(),
-            sessions,
-            token: opened.token,
+            stored,
             cpu: shared.cpu(id),
             listen: shared.listen(),
             admin_listen: shared.admin_listen(),

@@ -9,14 +9,12 @@ use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net;
 use crate::io::runtime::sys;
 use crate::io::service::driver::Driver;
-use crate::io::service::tasks::{self, Service};
+use crate::io::service::tasks::{self, Service, StoredShare};
 use crate::io::worker::descriptors::Tables;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
 use crate::shard::Mode;
-use crate::shard::command::StoredSession;
-use crate::shard::command::Token;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,10 +25,7 @@ pub struct WorkerStart {
     pub shared: Arc<Shared>,
     pub mailbox: MailboxReceiver<PeerMessage>,
     pub resolver: Resolver,
-    /// The stored sessions that this shard owns.
-    pub sessions: Vec<StoredSession>,
-    /// By which they are owned, where other nodes use the store too.
-    pub token: Option<Token>,
+    pub stored: StoredShare,
     /// The CPU to pin to.
     pub cpu: Option<usize>,
     pub listen: SocketAddr,
@@ -51,21 +46,8 @@ pub fn run(start: WorkerStart) {
 }
 
 fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
-    let WorkerStart {
-        id,
-        shared,
-        mailbox,
-        resolver,
-        sessions,
-        token,
-        cpu,
-        listen,
-        admin_listen,
-        tables,
-        driver,
-        mode,
-        limits,
-    } = start;
+    let WorkerStart { id, shared, mailbox, resolver, stored, cpu, listen, admin_listen, tables, driver, mode, limits } =
+        start;
     if let Some(cpu) = cpu {
         sys::pin_to_core(cpu).map_err(|error| named(error, &format!("pinning to CPU {cpu}")))?;
     }
@@ -81,7 +63,7 @@ fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
         None => None,
     };
     let rules = Rules::new(shared.config(), mode, limits);
-    tasks::run(Service { id, shared, rules, mailbox, resolver, sessions, token, listener, admin, tables, driver })
+    tasks::run(Service { id, shared, rules, mailbox, resolver, stored, listener, admin, tables, driver })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {

@@ -14,6 +14,13 @@ pub struct ClientContext {
     pub address: Option<ClientAddress>,
 }
 
+impl ClientContext {
+    /// Of a client whose connection has ended.
+    pub fn of_cookie(cookie: Rc<[u8]>) -> ClientContext {
+        ClientContext { cookie: Some(cookie), address: None }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAddress {
     pub address: IpAddr,

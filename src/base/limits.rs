@@ -117,6 +117,8 @@ pub struct Limits {
     /// the memory of those that wait for that.
     pub closes_in_flight_max: usize,
     pub closes_bytes_max: usize,
+    /// Requests to a busy store that wait in a worker: then connections go unrecorded.
+    pub records_waiting_max: usize,
     /// Between two lines of the log about closes that were given up.
     pub closes_log_interval_ms: u64,
     /// How long a batch of receipts is retried.
@@ -207,6 +209,7 @@ impl Limits {
         backend_stale_max: 3,
         closes_in_flight_max: 64,
         closes_bytes_max: 64 << 20,
+        records_waiting_max: 16_384,
         closes_log_interval_ms: 60_000,
         receipts_deadline_ms: 60_000,
         receipts_gather_ms: 100,

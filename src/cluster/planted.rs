@@ -16,10 +16,6 @@ pub enum ClusterBug {
     IgnoresFences,
     /// A node that stood still acknowledges what it did not verify.
     TrustsItself,
-    /// A survivor claims what a living one has claimed.
-    ClaimsTheClaimed,
-    /// The key of a close names who reports it.
-    DrawsKeys,
 }
 
 impl ClusterBug {
@@ -30,8 +26,6 @@ impl ClusterBug {
         ClusterBug::TrustsTheUnlinked,
         ClusterBug::IgnoresFences,
         ClusterBug::TrustsItself,
-        ClusterBug::ClaimsTheClaimed,
-        ClusterBug::DrawsKeys,
     ];
 }
 

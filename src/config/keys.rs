@@ -149,6 +149,12 @@ static BACKEND: &[Key] = &[
     ),
     key!(close_deadline, DURATION, "How long close_url is retried before an end is left unreported."),
     key!(
+        close_events,
+        CLOSE_EVENTS,
+        "\"durable\": with a store, close_url hears of each end, also when the node has died. \"best-effort\": not \
+         then."
+    ),
+    key!(
         forward_queue,
         COUNT,
         "Messages of one client that may wait for the backend before it is read for its acknowledgements only."
@@ -172,8 +178,16 @@ static BACKEND: &[Key] = &[
         "The wait before the first repeat to a failing backend; each further one doubles it."
     ),
     key!(retry_backoff_max, DURATION, "The longest wait between two repeats to a failing backend."),
-    key!(breaker_failures, COUNT32, "Failures in a row after which a backend is left alone for a while."),
-    key!(breaker_cooldown, DURATION, "How long it is left alone before one request tries it again."),
+    key!(
+        "breaker_failures" => breaker.failures,
+        COUNT32,
+        "Failures in a row after which a backend is left alone for a while."
+    ),
+    key!(
+        "breaker_cooldown" => breaker.cooldown,
+        DURATION,
+        "How long it is left alone before one request tries it again."
+    ),
 ];
 
 static SIGNATURES: &[Key] = &[
@@ -423,14 +437,16 @@ mod tests {
                 .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
         }
         let config = Config::default();
-        let top = fields(&config).filter(|field| !matches!(&**field, "file" | "secrets" | "store" | "cluster"));
+        let top =
+            fields(&config).filter(|field| !matches!(&**field, "file" | "secrets" | "store" | "cluster" | "breaker"));
         let top = top.chain(fields(&config.secrets));
         let stored = fields(&config.store).map(|field| format!("store.{field}"));
         let clustered = fields(&config.cluster).map(|field| match &*field {
             "choice" => "cluster".into(),
             field => format!("cluster_{field}"),
         });
-        let fields: BTreeSet<String> = top.chain(stored).chain(clustered).collect();
+        let breaker = fields(&config.breaker).map(|field| format!("breaker_{field}"));
+        let fields: BTreeSet<String> = top.chain(stored).chain(clustered).chain(breaker).collect();
         let fields: BTreeSet<&str> = fields.iter().map(String::as_str).collect();
         let paths: Vec<&str> = keys().map(|key| key.path).collect();
         assert_eq!(paths.iter().copied().collect::<BTreeSet<_>>(), fields);

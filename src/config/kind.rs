@@ -20,7 +20,7 @@ use self::text::*;
 
 use super::fault::{Nearest, Problem};
 use super::store_url::StoreUrl;
-use super::values::{ClusterChoice, DriverChoice, Durability, LogFormat, SignatureRequire, StoreKind};
+use super::values::{CloseEvents, ClusterChoice, DriverChoice, Durability, LogFormat, SignatureRequire, StoreKind};
 use crate::base::network::Network;
 use crate::base::secret::Secret;
 
@@ -270,6 +270,12 @@ pub const STORE_KIND: Kind<StoreKind> = Kind::new(
     no_unit,
 );
 
+pub const CLOSE_EVENTS: Kind<CloseEvents> = Kind::new(
+    |input, _| read_choice(input, CLOSE_EVENT_CHOICES, "\"durable\" or \"best-effort\""),
+    |events| print_choice(*events, CLOSE_EVENT_CHOICES),
+    no_unit,
+);
+
 pub const DURABILITY: Kind<Durability> = Kind::new(
     |input, _| read_choice(input, DURABILITIES, "\"fsync\" or \"memory\""),
     |durability| print_choice(*durability, DURABILITIES),
@@ -381,6 +387,8 @@ const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", 
 const REQUIRES: &[(&str, SignatureRequire)] = &[("any", SignatureRequire::Any), ("webhook", SignatureRequire::Webhook)];
 const STORE_KINDS: &[(&str, StoreKind)] =
     &[("none", StoreKind::None), ("sqlite", StoreKind::Sqlite), ("redis", StoreKind::Redis)];
+const CLOSE_EVENT_CHOICES: &[(&str, CloseEvents)] =
+    &[("durable", CloseEvents::Durable), ("best-effort", CloseEvents::BestEffort)];
 const DURABILITIES: &[(&str, Durability)] = &[("fsync", Durability::Fsync), ("memory", Durability::Memory)];
 
 /// A year. The timing wheel's horizon is 2³⁶ ms (two years); a longer wait is a typing error.

@@ -25,6 +25,6 @@ pub use reload::{Change, Reload, changes};
 pub use show::{default_toml, differing, markdown_table, shown};
 pub use url::{HttpUrl, UrlError};
 pub use values::{
-    ClusterChoice, ClusterConfig, Config, DriverChoice, Durability, LogFormat, Secrets, SignatureRequire, StoreConfig,
-    StoreKind,
+    CloseEvents, ClusterChoice, ClusterConfig, Config, DriverChoice, Durability, LogFormat, Secrets, SignatureRequire,
+    StoreConfig, StoreKind,
 };

@@ -30,6 +30,7 @@ pub struct Config {
     pub forward_attempts_max: u32,
     /// How long a close is retried.
     pub close_deadline: Duration,
+    pub close_events: CloseEvents,
     /// Messages of one client that may wait for the backend before the client is no longer read.
     pub forward_queue: usize,
     /// Bytes of all clients of one worker that may wait for the backend.
@@ -41,9 +42,7 @@ pub struct Config {
     pub backend_body_max: usize,
     pub retry_backoff_min: Duration,
     pub retry_backoff_max: Duration,
-    /// Failures in a row that open a backend's breaker.
-    pub breaker_failures: u32,
-    pub breaker_cooldown: Duration,
+    pub breaker: BreakerConfig,
 
     // Signatures
     pub secrets: Secrets,
@@ -186,6 +185,15 @@ pub enum StoreKind {
     Redis,
 }
 
+/// Whether the end of a connection is reported also when its node has died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseEvents {
+    /// Where there is a store: each connection has a record in it.
+    Durable,
+    /// Only by the process that had the connection.
+    BestEffort,
+}
+
 /// What "stored" means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -218,6 +226,14 @@ pub enum DriverChoice {
 pub enum ClusterChoice {
     Auto,
     Off,
+}
+
+/// When a backend is left alone; its keys are `breaker_failures` and `breaker_cooldown`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BreakerConfig {
+    /// In a row.
+    pub failures: u32,
+    pub cooldown: Duration,
 }
 
 /// With whom the node serves as one; its keys are `cluster`, `cluster_name` and so on.
@@ -265,6 +281,7 @@ impl Default for Config {
             forward_deadline: secs(120),
             forward_attempts_max: 20,
             close_deadline: secs(3600),
+            close_events: CloseEvents::Durable,
             forward_queue: 64,
             forward_queue_bytes: 64 << 20,
             forward_ahead_bytes: 256 << 10,
@@ -273,8 +290,7 @@ impl Default for Config {
             backend_body_max: 1 << 20,
             retry_backoff_min: Duration::from_millis(100),
             retry_backoff_max: secs(5),
-            breaker_failures: 5,
-            breaker_cooldown: secs(1),
+            breaker: BreakerConfig { failures: 5, cooldown: secs(1) },
             secrets: Secrets::default(),
             signature_require: SignatureRequire::Any,
             signature_window: secs(10),

@@ -14,6 +14,8 @@ figures! {
         claims: Counter as "store_claims",
         /// Changes of who owns a session.
         ownerships: Counter as "store_ownerships",
+        /// Connections noted, and struck out when their closes were reported.
+        connections: Counter as "store_connections",
         /// Requests that it refused.
         refused: Counter as "store_refused",
         /// Requests refused because what is stored for the session is damaged, and sessions unread at the start.

@@ -66,6 +66,10 @@ figures! {
         sessions_lost: Counter as "sessions_lost",
         /// Closes that the backend did not take within close_deadline, or of which too many waited.
         closes_given_up: Counter,
+        /// Clients let in before the store had noted them: should the node die, their closes may stay unreported.
+        connections_unrecorded: Counter,
+        /// Reported closes that the store could not strike out: should the node die, they are reported again.
+        closes_unrecorded: Counter,
         /// Delivery receipts that the backend did not take in time.
         receipts_dropped: Counter,
     }

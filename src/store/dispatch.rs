@@ -5,7 +5,7 @@
 use super::health::{Health, Usage};
 use super::opening::{OpenError, Opened, Options};
 use super::redis::Redis;
-use super::request::{NodeRecord, OrphanedSessions, PurgeOutcome, Request, Response};
+use super::request::{ConnectionRecord, NodeRecord, OrphanedSessions, PurgeOutcome, Request, Response};
 use super::sqlite::Sqlite;
 use crate::base::id::Generation;
 use crate::config::StoreKind;
@@ -128,6 +128,15 @@ impl Store {
         match self {
             Store::Sqlite(_) => None,
             Store::Redis(store) => store.orphans(node, from),
+        }
+    }
+
+    /// Some of a buried node's connections, which are this node's to report from now on; none when it has none left.
+    /// `None`: the store does not answer.
+    pub fn take_connections(&mut self, node: Generation) -> Option<Vec<ConnectionRecord>> {
+        match self {
+            Store::Sqlite(_) => None,
+            Store::Redis(store) => store.take_connections(node),
         }
     }
 

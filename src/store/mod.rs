@@ -13,5 +13,7 @@ mod sqlite;
 pub use dispatch::Store;
 pub use health::{Health, Usage};
 pub use opening::{OpenError, Opened, Options, Sharing, StoreNode};
-pub use request::{ClaimId, ClaimOutcome, NodeRecord, OrphanedSessions, PurgeOutcome, Request, Response};
+pub use request::{
+    ClaimId, ClaimOutcome, ConnectionRecord, NodeRecord, OrphanedSessions, PurgeOutcome, RecordId, Request, Response,
+};
 pub use sqlite::{Backup, BackupError, Progress, back_up};

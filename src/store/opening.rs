@@ -6,6 +6,7 @@ use crate::base::secret::Secret;
 use crate::config::{Config, Durability, StoreKind};
 use crate::shard::command::StoredSession;
 use crate::shard::command::Token;
+use crate::store::request::ConnectionRecord;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,8 @@ impl Options {
 pub struct Opened {
     /// The sessions that are this server's, each with a summary of the messages that wait for it.
     pub sessions: Vec<StoredSession>,
+    /// Connections of former lives whose closes nobody has reported.
+    pub connections: Vec<ConnectionRecord>,
     /// By which it owns them, where others use the store too.
     pub token: Option<Token>,
     /// Sessions that are left where they lie, since they cannot be read (see the log).

@@ -12,6 +12,7 @@
 //! l:NODE      string  its lease; expires by itself
 //! w:NODE      string  the number of its last batch: shows lost data
 //! o:NODE      set     ids of the sessions that it owns
+//! k:NODE      hash    its connections: identity → cookie, until their closes are reported
 //! d:NODE      zset    those of them in which a message expires → when the first one does, or earlier
 //! sessions    set     ids of all sessions of the bucket (16 bytes each)
 //! n:NAME      string  the id of the session of that name
@@ -45,7 +46,7 @@ mod tests;
 use super::crash;
 use super::health::{Health, Usage};
 use super::opening::{OpenError, Opened, Options, Sharing};
-use super::request::{NodeRecord, OrphanedSessions, PurgeOutcome, Request, Response};
+use super::request::{ConnectionRecord, NodeRecord, OrphanedSessions, PurgeOutcome, Request, Response};
 use crate::base::id::Generation;
 use crate::config::Durability;
 use crate::config::store_url::StoreUrl;
@@ -159,11 +160,19 @@ impl Redis {
         if known.is_format_1 {
             nodes::finish_migration(&mut self.servers, &self.keys, &sessions)?;
         }
+        let mut connections = Vec::new();
         for node in &known.predecessors {
+            loop {
+                let taken = self.nodes.take_connections(&mut self.servers, &self.keys, *node)?;
+                if taken.is_empty() {
+                    break;
+                }
+                connections.extend(taken);
+            }
             self.nodes.forget(&mut self.servers, &self.keys, *node)?;
         }
         let token = (self.nodes.sharing() == Sharing::Cluster).then_some(self.token);
-        Ok(Opened { sessions, damaged, token })
+        Ok(Opened { sessions, damaged, connections, token })
     }
 
     fn drop_sessions(&mut self, sessions: &[SessionId]) -> Result<(), Fault> {
@@ -514,6 +523,12 @@ impl Redis {
     /// A page of a buried node's sessions; `from` is 0 or `next` of the last page. `None`: Redis does not answer.
     pub fn orphans(&mut self, node: Generation, from: u64) -> Option<OrphanedSessions> {
         self.on_nodes(|store| store.nodes.orphans(&mut store.servers, &store.keys, node, from))
+    }
+
+    /// Some of a buried node's connections, which are this node's to report from now on; none when it has none left.
+    /// `None`: Redis does not answer.
+    pub fn take_connections(&mut self, node: Generation) -> Option<Vec<ConnectionRecord>> {
+        self.on_nodes(|store| store.nodes.take_connections(&mut store.servers, &store.keys, node))
     }
 
     fn on_nodes<T>(&mut self, work: impl FnOnce(&mut Redis) -> Result<T, Fault>) -> Option<T> {

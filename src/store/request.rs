@@ -1,7 +1,7 @@
 //! What the store's thread requests of a store and what it gets back: requests, one response to each, and what a slice
 //! of a purge removed. Plain data; it goes through queues between threads.
 
-use crate::base::id::{Generation, ShardId};
+use crate::base::id::{Generation, Identity, ShardId};
 use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, ExpiredMessages, Mutation, Operation, SessionId, StoreError,
 };
@@ -19,6 +19,25 @@ pub enum Request {
     Settle { message_id: Arc<str>, answer: Vec<u8> },
     /// Of a worker, in the order of its shard's commands. Only where others use the store too.
     Ownership { shard: ShardId, command: OwnershipCommand },
+    /// A connection that the backend has let in: whoever finds the record after this process reports its close.
+    PutConnection { id: RecordId, record: ConnectionRecord },
+    /// Its close was reported.
+    RemoveConnection { identity: Identity },
+}
+
+/// A connection that the backend has let in, as it outlives the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionRecord {
+    pub identity: Identity,
+    /// As the connect answer has set it.
+    pub cookie: Option<Box<[u8]>>,
+}
+
+/// The caller's own number for a `Request::PutConnection`; the response carries it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordId {
+    pub worker: ShardId,
+    pub number: u64,
 }
 
 /// The caller's own number for a `Request::Claim`; the response carries it back.
@@ -32,6 +51,7 @@ pub enum Response {
     Claim { id: ClaimId, outcome: ClaimOutcome },
     Settled,
     Ownership { shard: ShardId, answer: OwnershipAnswer },
+    ConnectionPut { id: RecordId, is_stored: bool },
 }
 
 #[derive(Debug, PartialEq)]
@@ -88,7 +108,11 @@ impl Request {
                 Operation::Load { session, .. } => *session,
                 Operation::Mutate(mutation) => mutation.session(),
             }),
-            Request::Claim { .. } | Request::Settle { .. } | Request::Ownership { .. } => None,
+            Request::Claim { .. }
+            | Request::Settle { .. }
+            | Request::Ownership { .. }
+            | Request::PutConnection { .. }
+            | Request::RemoveConnection { .. } => None,
         }
     }
 }

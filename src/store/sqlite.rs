@@ -63,12 +63,14 @@ impl Sqlite {
         let lock = BackupLock::open(directory.path())
             .map_err(|error| OpenError::Directory { path: options.data_dir.clone(), error })?;
         let (database, sessions) = scan::scan(connection, lock).map_err(|error| open_error(&directory, error))?;
+        let connections =
+            tables::connections::all(database.connection()).map_err(|error| open_error(&directory, error))?;
         crash::point("open.after");
         directory.forget_accepted_loss();
         // On a disk that is nearly full the store works without a reserve, and reports it once the disk is full.
         let _ = directory.ensure_reserve();
         let store = Sqlite { database, directory, bytes_max: options.bytes_max, fault: None };
-        Ok((store, Opened { sessions, damaged: 0, token: None }))
+        Ok((store, Opened { sessions, damaged: 0, connections, token: None }))
     }
 
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
@@ -130,7 +132,8 @@ impl Sqlite {
                 Response::Shard { shard: *shard, number: command.number, completion }
             }
             Request::Claim { id, .. } => Response::Claim { id: *id, outcome: ClaimOutcome::Refused(reason) },
-            Request::Settle { .. } => Response::Settled,
+            Request::Settle { .. } | Request::RemoveConnection { .. } => Response::Settled,
+            Request::PutConnection { id, .. } => Response::ConnectionPut { id: *id, is_stored: false },
             Request::Ownership { shard, command } => apply::refuse_ownership(*shard, command),
         }
     }

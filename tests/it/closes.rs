@@ -1,11 +1,14 @@
 //! Every connect that the business server may have answered with success is followed by one close, however long it is
 //! away; one that is given up is counted and logged.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::harness::backend::Gate;
+use crate::harness::backend::Request;
 use crate::harness::metrics::read;
-use crate::harness::{Backend, Client, Reply, Setup, TIMEOUT, Upgrade, eventually};
+use crate::harness::{Backend, Client, Reply, Setup, TIMEOUT, Upgrade, eventually, sys};
+use crate::sessions_api::DataDir;
 
 const GIVEN_UP: &str = "rainbow_closes_given_up_total";
 
@@ -118,4 +121,60 @@ fn ends_that_the_backend_does_not_take_before_our_own_are_logged() {
         .filter_map(|entry| entry.split(" closes=").nth(1)?.split(' ').next()?.parse::<u32>().ok())
         .sum();
     assert_eq!(reported, 3, "{}", server.log());
+}
+
+/// Their identities, each of which was named once.
+fn identities(reported: &[Request]) -> BTreeSet<String> {
+    let identities: BTreeSet<String> =
+        reported.iter().map(|close| close.identity().expect("named").to_owned()).collect();
+    assert_eq!(identities.len(), reported.len(), "each end is reported once");
+    identities
+}
+
+#[test]
+fn the_ends_of_a_server_that_was_killed_are_told_by_the_next_one() {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCOOKIE", "of a former life"));
+    let dir = DataDir::new();
+    let setup = || dir.setup(&backend);
+    let server = setup().start();
+    let device = |n: usize| format!("phone{n}");
+    let mut clients: Vec<_> = (0..50).map(|n| Client::open(server.addr(), &device(n))).collect();
+    let rest = clients.split_off(10);
+    clients.into_iter().for_each(Client::cut);
+    let reported_before: BTreeSet<String> = identities(&backend.wait_under("/close", 10));
+    eventually("they are struck out", || {
+        (read(server.addr())["rainbow_store_connections_total"] == 60.0).then_some(())
+    });
+    sys::kill(server.process.pid(), "KILL");
+    let server = setup().start_on(server.into_port());
+    let reported = backend.wait_under("/close", 50);
+    // Whoever is told twice would be told by now.
+    eventually("all are struck out", || (read(server.addr())["rainbow_store_connections_total"] == 40.0).then_some(()));
+    let all = identities(&backend.wait_under("/close", reported.len()));
+    let expected: BTreeSet<String> = (0..50).map(|n| backend.identity_of(&device(n))).collect();
+    assert!(all == expected && reported_before.len() == 10, "{all:?}");
+    for close in &reported[10..] {
+        let identity = close.identity().expect("named");
+        assert_eq!(close.header("idempotency-key"), Some(format!("{identity}-close").as_str()));
+        assert_eq!(close.header("rainbowclientcookie"), Some("of a former life"));
+    }
+    drop(rest);
+    // And nothing is left for the one after it.
+    sys::kill(server.process.pid(), "KILL");
+    let server = setup().start_on(server.into_port());
+    Client::open(server.addr(), "the last one").cut();
+    identities(&backend.wait_under("/close", 51));
+}
+
+#[test]
+fn without_durable_closes_nothing_is_noted() {
+    let backend = Backend::start();
+    let setup = || Setup::of(&backend).text("store.kind", "sqlite");
+    let server = setup().text("close_events", "best-effort").start();
+    Client::open(server.addr(), "phone").cut();
+    backend.wait_under("/close", 1);
+    Client::open(server.addr(), "phone").cut();
+    backend.wait_under("/close", 2);
+    assert_eq!(read(server.addr())["rainbow_store_connections_total"], 0.0);
 }

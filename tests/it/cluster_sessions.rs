@@ -1,6 +1,7 @@
 //! Durable sessions of a cluster whose nodes share a Redis: a session is wherever its client is, and nothing that was
 //! promised to it is lost, whatever becomes of nodes.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -191,6 +192,29 @@ fn the_sessions_of_a_node_that_is_killed_go_on_elsewhere() {
         let expected: &[&str] = if n == 7 { &["after"] } else { &["before", "after"] };
         assert_eq!(take(&mut client, expected.len()), expected, "{name}");
     }
+}
+
+#[test]
+fn the_ends_of_a_node_that_is_killed_are_told_by_the_others() {
+    let mut nodes = Nodes::start(3);
+    nodes.backend.on_connect(|_| Reply::welcome());
+    let device = |n: usize| format!("phone {n}");
+    let clients: Vec<Client> = (0..40).map(|n| Client::open(nodes.nodes[2].addr(), &device(n))).collect();
+    let staying = Client::open(nodes.nodes[0].addr(), "staying");
+    let killed = nodes.nodes.pop().expect("three");
+    sys::kill(killed.process.pid(), "KILL");
+    drop(clients);
+    let mut reported = BTreeSet::new();
+    eventually_within(Duration::from_secs(40), "the others tell of each", || {
+        let closes = nodes.backend.seen_under("/close");
+        reported = closes.iter().filter_map(|close| close.identity().map(String::from)).collect();
+        assert_eq!(reported.len(), closes.len(), "each once");
+        (closes.len() >= 40).then_some(())
+    });
+    let expected: BTreeSet<String> = (0..40).map(|n| nodes.backend.identity_of(&device(n))).collect();
+    assert_eq!(reported, expected, "and of nobody else");
+    staying.cut();
+    nodes.backend.wait_under("/close", 41);
 }
 
 #[test]

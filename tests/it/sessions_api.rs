@@ -644,9 +644,11 @@ fn the_stores_files_are_open_in_its_own_thread_only() {
 fn a_debug_build_dies_where_it_is_told_and_what_was_committed_stays() {
     let mut world = world();
     world.server.process.kill();
-    let outcome = world.dir.setup(&world.backend).arg("--crash-at").arg("commit.beside:1").refused();
+    // So that the session's is the first commit.
+    let setup = || world.dir.setup(&world.backend).text("close_events", "best-effort");
+    let outcome = setup().arg("--crash-at").arg("commit.beside:1").refused();
     assert!(outcome.text.contains("commit.after"), "{}", outcome.text);
-    let mut server = world.dir.setup(&world.backend).arg("--crash-at").arg("commit.after:1").start();
+    let mut server = setup().arg("--crash-at").arg("commit.after:1").start();
     let mut wire = http::Wire::connect(server.addr());
     wire.write(speaking("ann").head("rainbow").as_bytes());
     assert!(!server.exited_within(TIMEOUT).success());

@@ -4,8 +4,7 @@
 //! * `claims`: a client connects here; the session comes from wherever it is.
 //! * `lease`: whether a node that is down has ended, by the store's own clock.
 //! * `adoption`: survivors share the sessions of a node that has ended.
-//! * `closes`: survivors report the closes of its connections, each once.
-//! * `reaper`: these three together, for all nodes that have ended.
+//! * `reaper`: these two for all nodes that have ended, and the closes of their connections, each reported once.
 //!
 //! With SQLite the data lies on the owner's disk:
 //! * `creation`: per name, one node grants one at a time the right to create or fetch the session.
@@ -16,7 +15,6 @@
 
 pub mod adoption;
 pub mod claims;
-pub mod closes;
 pub mod creation;
 pub mod lease;
 pub mod reaper;

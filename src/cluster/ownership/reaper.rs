@@ -2,16 +2,20 @@
 //! their sessions and reports its share of their closes.
 //!
 //! ```text
-//! leases of the store ─► has ended ─► Bury ─► buried ─► orphans, closes ─► nothing is left ─► Finished
+//! leases of the store ─► has ended ─► Bury ─► buried ─┬─► its sessions ─────► adopted ─┴─► nothing is left: Finished
+//!                                                     └─► its connections ─► taken ────┘
 //! ```
-//! Until a node is finished with, what may concern it is looked for, and answered as unreachable.
+//! Until its sessions are adopted, what may concern a node is looked for, and answered as unreachable.
+//!
+//! Each connection that was let in has a record in the store, among those of its node. Survivors take such records
+//! over, some at a time, each by one of them in one step: from then on they are among its own, and it reports the
+//! closes. A survivor that dies leaves what it has not reported among what it had itself. The key of a close is the
+//! connection's alone, so that the business server knows a repeat, whoever reports it.
 
-use super::super::planted::ClusterBug;
 use super::adoption::{Adoption, AdoptionOutput, OrphanPage};
 use super::claims::{SessionName, Token};
-use super::closes::{CloseAnswer, CloseOutput, ClosePage, Closes};
 use super::lease::{Lease, LeaseWatch};
-use crate::base::id::{Generation, Identity};
+use crate::base::id::Generation;
 use crate::base::time::Tick;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -33,8 +37,10 @@ pub enum ReaperOutput {
     ReadOrphans { dead: Generation, from: u64 },
     /// `Claims::adopt`.
     Adopt { name: SessionName, token: Token },
-    /// Of `Closes`.
-    Close { dead: Generation, output: CloseOutput },
+    /// For the store: `on_taken` follows.
+    TakeConnections(Generation),
+    /// None of its sessions is left: what concerns it is looked for no longer.
+    Adopted(Generation),
     /// The store knows a node that may own sessions.
     Met(Generation),
     /// A node is dead for good.
@@ -47,39 +53,37 @@ pub enum ReaperOutput {
 
 pub struct Reaper {
     own: Generation,
-    has_closes: bool,
     lease: LeaseWatch,
     adoptions: BTreeMap<Generation, Adoption>,
-    closes: BTreeMap<Generation, Closes>,
+    takings: BTreeMap<Generation, Taking>,
     finished: BTreeSet<Generation>,
     met: BTreeMap<Generation, Tick>,
     announced: BTreeSet<Generation>,
     /// They have said goodbye, or have been replaced: the lease alone is waited for.
     gone: BTreeSet<Generation>,
     outputs: VecDeque<ReaperOutput>,
-    bug: Option<ClusterBug>,
+}
+
+/// A dead node's connections are taken over.
+#[derive(Clone, Copy)]
+struct Taking {
+    /// `Tick::NEVER` while the store is at it.
+    next_at: Tick,
 }
 
 impl Reaper {
-    /// `has_closes`: the store has a record of each connection.
-    pub fn new(own: Generation, has_closes: bool) -> Reaper {
+    pub fn new(own: Generation) -> Reaper {
         Reaper {
             own,
-            has_closes,
             lease: LeaseWatch::default(),
             adoptions: BTreeMap::new(),
-            closes: BTreeMap::new(),
+            takings: BTreeMap::new(),
             finished: BTreeSet::new(),
             met: BTreeMap::new(),
             announced: BTreeSet::new(),
             gone: BTreeSet::new(),
             outputs: VecDeque::new(),
-            bug: None,
         }
-    }
-
-    pub fn plant(&mut self, bug: ClusterBug) {
-        self.bug = Some(bug);
     }
 
     pub fn lease(&mut self) -> &mut LeaseWatch {
@@ -98,7 +102,8 @@ impl Reaper {
             let since = *self.met.entry(generation).or_insert(now);
             // One that has just begun has no clients yet, and is linked soon.
             let is_old = now.since_ms(since) >= MET_MS || node.remaining_ms == 0 || node.is_buried;
-            if is_old && !self.finished.contains(&generation) && self.announced.insert(generation) {
+            let is_missing = !self.finished.contains(&generation) && !self.is_adopted(generation);
+            if is_old && is_missing && self.announced.insert(generation) {
                 self.outputs.push_back(ReaperOutput::Met(generation));
             }
             if node.is_buried || node.remaining_ms == 0 && self.gone.contains(&generation) {
@@ -140,22 +145,20 @@ impl Reaper {
         if self.finished.contains(&dead) || self.is_reaping(dead) {
             return;
         }
-        if self.has_closes {
-            let mut closes = Closes::new(self.own, dead, now);
-            if let Some(bug) = self.bug {
-                closes.plant(bug);
-            }
-            closes.handle_timers(now);
-            self.closes.insert(dead, closes);
-        }
+        self.takings.insert(dead, Taking { next_at: now });
         let mut adoption = Adoption::new(self.own, dead, now);
         adoption.handle_timers(now);
         self.adoptions.insert(dead, adoption);
-        self.collect();
+        self.handle_timers(now);
+    }
+
+    /// Its sessions have found new owners, and its connections are still being taken over.
+    fn is_adopted(&self, dead: Generation) -> bool {
+        self.takings.contains_key(&dead) && !self.adoptions.contains_key(&dead)
     }
 
     fn is_reaping(&self, dead: Generation) -> bool {
-        self.adoptions.contains_key(&dead) || self.closes.contains_key(&dead)
+        self.adoptions.contains_key(&dead) || self.takings.contains_key(&dead)
     }
 
     /// The store may have an older copy of its data, in which a dead life has left things again, or is alive: who is
@@ -163,7 +166,7 @@ impl Reaper {
     pub fn on_store_reset(&mut self) {
         self.finished.clear();
         self.adoptions.clear();
-        self.closes.clear();
+        self.takings.clear();
         self.met.clear();
         self.lease.on_failure();
     }
@@ -176,38 +179,31 @@ impl Reaper {
         self.collect();
     }
 
-    pub fn on_closes(&mut self, dead: Generation, page: Option<ClosePage>, live: &[Generation], now: Tick) {
-        self.with_closes(dead, |closes| closes.on_page(page, live, now));
-    }
-
-    pub fn on_claimed_close(&mut self, dead: Generation, identity: Identity, answer: CloseAnswer, now: Tick) {
-        self.with_closes(dead, |closes| closes.on_claim(identity, answer, now));
-    }
-
-    pub fn on_hook(&mut self, dead: Generation, identity: Identity, answer: CloseAnswer, now: Tick) {
-        self.with_closes(dead, |closes| closes.on_hook(identity, answer, now));
-    }
-
-    pub fn on_removed_close(&mut self, dead: Generation, identity: Identity, now: Tick) {
-        self.with_closes(dead, |closes| closes.on_removed(identity, now));
-    }
-
-    fn with_closes(&mut self, dead: Generation, change: impl FnOnce(&mut Closes)) {
-        if let Some(closes) = self.closes.get_mut(&dead) {
-            change(closes);
+    /// So many of its connections are ours to report; 0: there are none left. `None`: the store did not answer.
+    pub fn on_taken(&mut self, dead: Generation, count: Option<usize>, now: Tick) {
+        match (self.takings.get_mut(&dead), count) {
+            (Some(_), Some(0)) => {
+                self.takings.remove(&dead);
+                self.end_if_over(dead);
+            }
+            (Some(taking), Some(_)) => taking.next_at = now + TAKE_MS,
+            (Some(taking), None) => taking.next_at = now + RETRY_MS,
+            (None, _) => {}
         }
-        self.collect();
     }
 
     pub fn handle_timers(&mut self, now: Tick) {
         self.adoptions.values_mut().for_each(|adoption| adoption.handle_timers(now));
-        self.closes.values_mut().for_each(|closes| closes.handle_timers(now));
+        for (dead, taking) in self.takings.iter_mut().filter(|(_, taking)| taking.next_at <= now) {
+            taking.next_at = Tick::NEVER;
+            self.outputs.push_back(ReaperOutput::TakeConnections(*dead));
+        }
         self.collect();
     }
 
     pub fn next_tick(&self) -> Tick {
-        let closes = self.closes.values().map(Closes::next_tick);
-        self.adoptions.values().map(Adoption::next_tick).chain(closes).min().unwrap_or(Tick::NEVER)
+        let takings = self.takings.values().map(|taking| taking.next_at);
+        self.adoptions.values().map(Adoption::next_tick).chain(takings).min().unwrap_or(Tick::NEVER)
     }
 
     pub fn poll_output(&mut self) -> Option<ReaperOutput> {
@@ -221,11 +217,11 @@ impl Reaper {
 
     /// Nodes that have ended and have left something.
     pub fn len(&self) -> usize {
-        self.adoptions.keys().chain(self.closes.keys()).collect::<BTreeSet<_>>().len()
+        self.adoptions.keys().chain(self.takings.keys()).collect::<BTreeSet<_>>().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.adoptions.is_empty() && self.closes.is_empty()
+        self.adoptions.is_empty() && self.takings.is_empty()
     }
 
     fn collect(&mut self) {
@@ -242,32 +238,32 @@ impl Reaper {
                 });
             }
         }
-        over.iter().for_each(|dead| drop(self.adoptions.remove(dead)));
-        let mut reported = BTreeSet::new();
-        for (dead, closes) in &mut self.closes {
-            while let Some(output) = closes.poll_output() {
-                match output {
-                    CloseOutput::Done { .. } => drop(reported.insert(*dead)),
-                    output => self.outputs.push_back(ReaperOutput::Close { dead: *dead, output }),
-                }
-            }
-        }
-        reported.iter().for_each(|dead| drop(self.closes.remove(dead)));
-        let ended: Vec<Generation> = over.union(&reported).copied().filter(|dead| !self.is_reaping(*dead)).collect();
-        for dead in ended {
-            self.finished.insert(dead);
-            self.gone.remove(&dead);
+        for dead in over {
+            self.adoptions.remove(&dead);
             self.announced.remove(&dead);
-            if self.finished.len() > FINISHED_MAX {
-                self.finished.pop_first();
-            }
-            self.outputs.push_back(ReaperOutput::Finished(dead));
+            self.outputs.push_back(ReaperOutput::Adopted(dead));
+            self.end_if_over(dead);
         }
+    }
+
+    fn end_if_over(&mut self, dead: Generation) {
+        if self.is_reaping(dead) {
+            return;
+        }
+        self.finished.insert(dead);
+        self.gone.remove(&dead);
+        if self.finished.len() > FINISHED_MAX {
+            self.finished.pop_first();
+        }
+        self.outputs.push_back(ReaperOutput::Finished(dead));
     }
 }
 
 /// A node that the store knows and nobody else is looked for after so long.
 const MET_MS: u64 = 3_000;
+/// Between takings: a business server that loses a node's clients must not drown in their closes.
+const TAKE_MS: u64 = 250;
+const RETRY_MS: u64 = 1_000;
 /// Who has been finished with is no node of the store's any more; this is for a word that comes late.
 const FINISHED_MAX: usize = 4_096;
 
@@ -296,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_node_whose_lease_has_ended_is_buried_adopted_and_forgotten() {
-        let mut reaper = Reaper::new(OWN, false);
+        let mut reaper = Reaper::new(OWN);
         let nodes = [node(OWN, LEASE_MS, false), node(DEAD, 0, false)];
         assert_eq!(report(&mut reaper, &nodes, Tick(0)), [ReaperOutput::Met(DEAD)], "the store has just come");
         let mut now = Tick(0);
@@ -310,22 +306,31 @@ mod tests {
         assert_eq!(outputs(&mut reaper), [], "it has come back");
         reaper.on_buried(DEAD, true, now);
         let read = ReaperOutput::ReadOrphans { dead: DEAD, from: 0 };
-        assert_eq!(outputs(&mut reaper), [ReaperOutput::Buried(DEAD), read.clone()]);
+        let take = ReaperOutput::TakeConnections(DEAD);
+        assert_eq!(outputs(&mut reaper), [ReaperOutput::Buried(DEAD), take.clone(), read.clone()]);
+        reaper.on_taken(DEAD, Some(100), now);
         let orphan = Orphan { name: "s".into(), hash: 7, token: Token::new(DEAD, 1) };
         let page = OrphanPage { sessions: vec![orphan], next: None };
         reaper.on_orphans(DEAD, Some(page), &[OWN], now);
         assert_eq!(outputs(&mut reaper), [ReaperOutput::Adopt { name: "s".into(), token: Token::new(DEAD, 1) }]);
         now = reaper.next_tick();
         reaper.handle_timers(now);
-        assert_eq!(outputs(&mut reaper), [read]);
+        assert_eq!(outputs(&mut reaper), std::slice::from_ref(&take), "at a pace");
+        reaper.on_taken(DEAD, None, now);
+        now = now + RETRY_MS;
+        reaper.handle_timers(now);
+        assert_eq!(outputs(&mut reaper), [take, read], "what was not answered, and whether all were adopted");
         reaper.on_orphans(DEAD, Some(OrphanPage { sessions: vec![], next: None }), &[OWN], now);
+        assert_eq!(outputs(&mut reaper), [ReaperOutput::Adopted(DEAD)]);
+        assert_eq!(report(&mut reaper, &nodes, now), [], "it is not waited for any more");
+        reaper.on_taken(DEAD, Some(0), now);
         assert_eq!(outputs(&mut reaper), [ReaperOutput::Finished(DEAD)]);
         assert!(reaper.is_empty());
     }
 
     #[test]
     fn a_node_that_has_said_goodbye_is_not_waited_for() {
-        let mut reaper = Reaper::new(OWN, false);
+        let mut reaper = Reaper::new(OWN);
         reaper.on_gone(DEAD);
         reaper.on_gone(DEAD);
         assert_eq!(outputs(&mut reaper), [ReaperOutput::Bury(DEAD)], "once");
@@ -337,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_node_that_has_just_begun_is_given_time_and_one_that_others_finish_with_is_forgotten() {
-        let mut reaper = Reaper::new(OWN, false);
+        let mut reaper = Reaper::new(OWN);
         let nodes = [node(OWN, LEASE_MS, false), node(DEAD, LEASE_MS, false)];
         assert_eq!(report(&mut reaper, &nodes, Tick(0)), []);
         assert_eq!(report(&mut reaper, &nodes, Tick(MET_MS)), [ReaperOutput::Met(DEAD)]);

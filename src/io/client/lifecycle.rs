@@ -38,6 +38,8 @@ pub fn abandon(worker: &Worker, key: ConnKey) {
 
 /// Attaches the connection to its durable session. What comes back says whether the store takes it.
 pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: SessionRequest) -> Oneshot<AttachOutcome> {
+    // In front of the session's own commands: who is attached has a record.
+    record(worker, identity, request.cookie.as_deref(), None);
     let attached = worker.connects().open_attach(key, worker.now() + ATTACH_TIMEOUT_MS);
     if worker.ownership().is_shared() {
         worker.own(|ownership, now| ownership.attach(Waiting { key, identity, request }, now));
@@ -47,6 +49,22 @@ pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: Sessio
     }
     worker.wakeups().need_turn();
     attached
+}
+
+/// Notes in the store that the business server has let the connection in, and is owed its close. `corked`: its 101
+/// waits until that is stored.
+pub fn record(worker: &Worker, identity: Identity, cookie: Option<&[u8]>, corked: Option<ConnKey>) {
+    let records = worker.hooks().records();
+    if !records.is_on() {
+        return;
+    }
+    if worker.store().len() >= worker.limits().records_waiting_max {
+        return worker.count(|counters| &counters.connections_unrecorded);
+    }
+    if let Some(key) = corked {
+        worker.sockets().cork(key.index);
+    }
+    worker.store().push(records.put(identity, cookie, corked, worker.now()));
 }
 
 /// Does with the connection what the business server's answer says: unsubscribes first.

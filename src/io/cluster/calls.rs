@@ -286,7 +286,7 @@ impl WorkerCluster {
                 return self.release(now);
             }
             ToWorker::CallKnown(oneshot) => self.waiters.complete(oneshot, ()),
-            ToWorker::Adopt(_) => unreachable!("the worker has taken it"),
+            ToWorker::Adopt(_) | ToWorker::Closes(_) => unreachable!("the worker has taken it"),
             ToWorker::Ready => {
                 self.is_ready.set(true);
                 self.ready_waiters.complete_all(());

@@ -13,6 +13,7 @@ use crate::io::runtime::socket::Pollable;
 use crate::io::runtime::sys;
 use crate::io::store::thread::NodeReport;
 use crate::shard::command::Token;
+use crate::store::ConnectionRecord;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
@@ -53,6 +54,8 @@ pub enum ToWorker {
     CallKnown(OneshotId),
     /// Sessions of a dead node that fall to this worker, with the tokens of their records.
     Adopt(Arc<[(Arc<str>, Token)]>),
+    /// Connections of a dead node, whose closes this worker is to report.
+    Closes(Arc<[ConnectionRecord]>),
     /// Calls may be served.
     Ready,
 }

@@ -21,7 +21,7 @@ use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::OneshotId;
 use crate::io::store::thread::{NodeCommand, NodeReport};
-use crate::store::{NodeRecord, OrphanedSessions};
+use crate::store::{ConnectionRecord, NodeRecord, OrphanedSessions};
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
@@ -120,7 +120,7 @@ impl Cluster {
             to_worker,
             on_dead,
             has_seeds,
-            reaper: RefCell::new(Reaper::new(own, false)),
+            reaper: RefCell::new(Reaper::new(own)),
             knows_store: Cell::new(store.is_none()),
             store,
             unmet: RefCell::default(),
@@ -413,6 +413,10 @@ impl Cluster {
                     let page = page.map(|page| self.orphan_page(page));
                     reaper.on_orphans(node, page, &self.live(), now);
                 }
+                NodeReport::Connections { node, records } => {
+                    reaper.on_taken(node, records.as_ref().map(Vec::len), now);
+                    self.report_closes(records.unwrap_or_default());
+                }
                 NodeReport::Ended => {
                     error!("what lies in the store is not what this node has been told: it ends, to begin anew");
                     (self.on_dead)();
@@ -423,6 +427,14 @@ impl Cluster {
         }
         self.look_ready();
         self.rearm.notify();
+    }
+
+    /// Each worker gets its share.
+    fn report_closes(&self, records: Vec<ConnectionRecord>) {
+        let share = records.len().div_ceil(self.workers).max(1);
+        for (worker, records) in records.chunks(share).enumerate() {
+            self.send(ShardId(worker as u16), ToWorker::Closes(records.into()));
+        }
     }
 
     fn orphan_page(&self, page: OrphanedSessions) -> OrphanPage {
@@ -460,13 +472,16 @@ impl Cluster {
                     info!(%node, "a node has ended: the others take its sessions");
                     self.act(|core, now, unix_s| core.on_lease_ended(node, now, unix_s));
                 }
-                ReaperOutput::Finished(node) => {
-                    info!(%node, "nothing is left of a node that has ended");
-                    self.command(NodeCommand::Forget(node));
+                ReaperOutput::TakeConnections(node) => self.command(NodeCommand::TakeConnections(node)),
+                ReaperOutput::Adopted(node) => {
+                    info!(%node, "all sessions of a node that has ended have a new one");
                     self.set_unmet(node, false);
                     self.act(|core, now, unix_s| core.forget(node, now, unix_s));
                 }
-                ReaperOutput::Close { .. } => unreachable!("there are no records of connections"),
+                ReaperOutput::Finished(node) => {
+                    info!(%node, "nothing is left of a node that has ended");
+                    self.command(NodeCommand::Forget(node));
+                }
             }
         }
         for (worker, sessions) in adopted {

@@ -4,20 +4,23 @@
 //! A hook that finds too many requests waiting is refused here at once: a forward gives its body back, a connect says
 //! so, a close waits for room, receipts are counted as dropped.
 
-use super::closes::{Close, Closes, Ended};
+use super::closes::{Close, CloseNumber, Closes, Ended};
 use super::receipts::Receipts;
+use super::records::Records;
 use super::ticket::HookTicket;
 use crate::base::client::{ClientContext, ClientSite};
 use crate::base::digits::hex_of;
-use crate::base::id::Identity;
+use crate::base::id::{Identity, ShardId};
 use crate::base::limits::Limits;
 use crate::base::time::{Tick, ms};
-use crate::config::Config;
+use crate::config::{CloseEvents, Config, StoreKind};
 use crate::io::backend::{Hook, HookRequest, IdempotencyKey, Options, Pool, RequestTag, Retry, UpstreamState};
 use crate::io::runtime::oneshot::OneshotId;
+use crate::io::store::queue::StoreQueue;
 use crate::policy::sites::Sites;
 use crate::shard::command::SessionId;
 use crate::shard::{Forward, SessionEnd};
+use crate::store::ConnectionRecord;
 use crate::wire::packet::QoS;
 use std::cell::{Cell, RefCell};
 use std::hash::RandomState;
@@ -31,6 +34,7 @@ pub struct Hooks {
     sites: RefCell<Sites<RandomState>>,
     limits: Limits,
     closes: Closes,
+    records: Records,
     connect_timeout_ms: Cell<u64>,
     close_deadline_ms: Cell<u64>,
     has_close_url: Cell<bool>,
@@ -44,18 +48,25 @@ pub struct ConnectHeaders {
 }
 
 impl Hooks {
-    pub fn new(pool: Pool, config: &Config, limits: Limits) -> Hooks {
-        Hooks {
+    pub fn new(pool: Pool, worker: ShardId, config: &Config, limits: Limits) -> Hooks {
+        let hooks = Hooks {
             pool,
             receipts: Receipts::default(),
             sites: RefCell::new(Sites::new(limits.sites_max, RandomState::new())),
             closes: Closes::default(),
+            records: Records::new(worker),
             connect_timeout_ms: Cell::new(ms(config.connect_timeout)),
             close_deadline_ms: Cell::new(ms(config.close_deadline)),
             limits,
             has_close_url: Cell::new(!config.close_url.is_empty()),
             has_receipt_url: Cell::new(!config.receipt_url.is_empty()),
-        }
+        };
+        hooks.records.set_on(keeps_records(config));
+        hooks
+    }
+
+    pub fn records(&self) -> &Records {
+        &self.records
     }
 
     /// What a client says of where it has come to and from, as all hooks for it will say it.
@@ -70,6 +81,7 @@ impl Hooks {
         self.connect_timeout_ms.set(ms(config.connect_timeout));
         self.close_deadline_ms.set(ms(config.close_deadline));
         self.has_receipt_url.set(!config.receipt_url.is_empty());
+        self.records.set_on(keeps_records(config));
     }
 
     /// A client's message. The body comes back when too many requests wait (counted by the pool); the client's repeat
@@ -125,12 +137,37 @@ impl Hooks {
     }
 
     pub fn session_ended(&self, name: Arc<str>, cookie: Option<Rc<[u8]>>, why: SessionEnd, now: Tick) {
-        let client = cookie.map(|cookie| Rc::new(ClientContext { cookie: Some(cookie), address: None }));
+        let client = cookie.map(|cookie| Rc::new(ClientContext::of_cookie(cookie)));
         self.report(Ended::Session { name, why }, client, now);
+    }
+
+    /// Connections of former processes, and of nodes that have died: each is reported, at a pace.
+    pub fn close_former(&self, records: &[ConnectionRecord], now: Tick) {
+        if records.is_empty() {
+            return;
+        }
+        self.records.set_used();
+        self.closes.push_former(records, now);
+    }
+
+    /// Removes the records of connections of which nothing is owed any more. Returns how many the store was too busy
+    /// for.
+    pub fn remove_records(&self, store: &StoreQueue) -> u64 {
+        let mut missed = 0;
+        for request in self.closes.take_settled().into_iter().filter_map(|identity| self.records.remove(identity)) {
+            match store.len() < self.limits.records_waiting_max {
+                true => store.push(request),
+                false => missed += 1,
+            }
+        }
+        missed
     }
 
     fn report(&self, ended: Ended, client: Option<Rc<ClientContext>>, now: Tick) {
         if !self.has_close_url.get() {
+            if let Ended::Connection(identity) = ended {
+                self.closes.settle(identity);
+            }
             return;
         }
         let close = Close { ended, client, deadline: now + self.close_deadline_ms.get() };
@@ -141,17 +178,17 @@ impl Hooks {
 
     /// Hands the pool as many closes as it may have.
     fn send_closes(&self) {
-        while let Some(close) = self.closes.take(self.limits.closes_in_flight_max) {
+        while let Some((number, close)) = self.closes.take(self.limits.closes_in_flight_max) {
             // The pool has no room: its next outcome makes some.
-            if self.pool.submit(close_request(&close)).is_err() {
-                return self.closes.put_back(close);
+            if self.pool.submit(close_request(&close, number)).is_err() {
+                return self.closes.put_back(number, close);
             }
         }
     }
 
     /// The pool has given a close back.
-    pub fn close_ended(&self, is_confirmed: bool) {
-        self.closes.ended(is_confirmed);
+    pub fn close_ended(&self, number: CloseNumber, is_confirmed: bool) {
+        self.closes.ended(number, is_confirmed);
         self.send_closes();
     }
 
@@ -217,12 +254,20 @@ impl Hooks {
     pub fn poll_timers(&self, now: Tick) {
         self.pool.poll_timers(now);
         self.closes.release(now);
+        while let Some(record) = self.closes.take_former(now, self.limits.closes_bytes_max) {
+            let client = record.cookie.map(|cookie| Rc::new(ClientContext::of_cookie(cookie.into())));
+            self.report(Ended::Connection(record.identity), client, now);
+        }
         self.send_closes();
     }
 
     /// When `poll_timers`, `take_closes_given_up` or `send_receipts` has to be called next.
     pub fn next_deadline(&self) -> Tick {
-        self.pool.next_deadline().min(self.receipts.due()).min(self.closes.next_deadline())
+        self.pool
+            .next_deadline()
+            .min(self.receipts.due())
+            .min(self.closes.next_deadline())
+            .min(self.records.next_deadline())
     }
 
     /// The worker is about to end: nothing is delayed any more.
@@ -241,14 +286,20 @@ impl Hooks {
     }
 }
 
-fn close_request(close: &Close) -> HookRequest {
+/// Whether connections get a record in the store.
+fn keeps_records(config: &Config) -> bool {
+    let is_durable = config.close_events == CloseEvents::Durable && config.store.kind != StoreKind::None;
+    is_durable && !config.close_url.is_empty()
+}
+
+fn close_request(close: &Close, number: CloseNumber) -> HookRequest {
     let retry = Retry::Until(close.deadline);
     let client = close.client.clone();
     match &close.ended {
         Ended::Connection(identity) => HookRequest {
             client,
             idempotency_key: IdempotencyKey::format(format_args!("{identity}-close")),
-            ..new_request(Hook::Close, HookTicket::Close, retry, identity.to_hex())
+            ..new_request(Hook::Close, HookTicket::Close(number), retry, identity.to_hex())
         },
         Ended::Session { name, why } => {
             let why = match why {
@@ -259,7 +310,7 @@ fn close_request(close: &Close) -> HookRequest {
             HookRequest {
                 client,
                 headers: Some(headers.into_bytes().into()),
-                ..new_request(Hook::SessionEnded, HookTicket::Close, retry, NO_IDENTITY)
+                ..new_request(Hook::SessionEnded, HookTicket::Close(number), retry, NO_IDENTITY)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What a request of the backend pool is about. The pool carries the ticket as a number and gives it back with the
 //! outcome; it is packed and unpacked here and nowhere else.
 
+use super::closes::CloseNumber;
 use crate::base::id::{ConnIndex, ConnKey, ShardId};
 use crate::io::runtime::oneshot::OneshotId;
 
@@ -10,8 +11,8 @@ pub enum HookTicket {
     Forward(ConnKey),
     /// The task that waits for the connect's outcome.
     Connect(OneshotId),
-    /// A connection or a session has ended: nobody waits for the outcome.
-    Close,
+    /// A connection or a session has ended: its number in `Closes`.
+    Close(CloseNumber),
     /// So many receipts.
     Receipts { count: u32 },
 }
@@ -26,7 +27,7 @@ impl HookTicket {
                 u64::from(key.index.0) << 32 | u64::from(key.generation)
             }
             HookTicket::Connect(oneshot) => CONNECT | oneshot.pack(),
-            HookTicket::Close => CLOSE,
+            HookTicket::Close(CloseNumber(number)) => CLOSE | u64::from(number),
             HookTicket::Receipts { count } => RECEIPTS | u64::from(count),
         }
     }
@@ -36,7 +37,7 @@ impl HookTicket {
         if packed & CONNECT != 0 {
             HookTicket::Connect(OneshotId::unpack(packed))
         } else if packed & CLOSE != 0 {
-            HookTicket::Close
+            HookTicket::Close(CloseNumber(packed as u32))
         } else if packed & RECEIPTS != 0 {
             HookTicket::Receipts { count: packed as u32 }
         } else {
@@ -62,7 +63,11 @@ mod tests {
         let key = |index, generation| ConnKey { index: ConnIndex(index), generation, shard };
         let oneshot = OneshotId::unpack(u64::MAX);
         let forwards = [HookTicket::Forward(key(INDEX_END - 1, u32::MAX)), HookTicket::Forward(key(0, 0))];
-        let others = [HookTicket::Connect(oneshot), HookTicket::Close, HookTicket::Receipts { count: 500 }];
+        let others = [
+            HookTicket::Connect(oneshot),
+            HookTicket::Close(CloseNumber(u32::MAX)),
+            HookTicket::Receipts { count: 500 },
+        ];
         for ticket in forwards.into_iter().chain(others) {
             assert_eq!(HookTicket::unpack(ticket.pack(), shard), ticket);
         }

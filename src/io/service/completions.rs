@@ -7,6 +7,7 @@ use crate::base::id::{ConnKey, ShardId};
 use crate::io::backend::{FinishedRequest, GiveUp, HookOutcome};
 use crate::io::client::lifecycle;
 use crate::io::handover::session_request::SessionRequest;
+use crate::io::hooks::closes::CloseNumber;
 use crate::io::hooks::ticket::HookTicket;
 use crate::io::runtime::oneshot::OneshotId;
 use crate::io::runtime::panics::contain;
@@ -24,7 +25,7 @@ pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
     let handled = contain(|| match ticket {
         HookTicket::Forward(key) => forward_done(worker, key, done),
         HookTicket::Connect(oneshot) => connect_done(worker, oneshot, done.outcome),
-        HookTicket::Close => close_done(worker, done.outcome),
+        HookTicket::Close(number) => close_done(worker, number, done.outcome),
         HookTicket::Receipts { count } => receipts_done(worker, count, done.outcome),
     });
     worker.wakeups().need_turn();
@@ -36,7 +37,7 @@ pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
             HookTicket::Connect(oneshot) => {
                 worker.connects().complete(oneshot, ConnectOutcome::Failed(ConnectFailure::Panicked))
             }
-            HookTicket::Close | HookTicket::Receipts { .. } => {}
+            HookTicket::Close(_) | HookTicket::Receipts { .. } => {}
         }
     }
 }
@@ -71,9 +72,9 @@ fn forward_done(worker: &Worker, key: ConnKey, done: FinishedRequest<'_>) {
 }
 
 /// Whatever the backend answers, it has heard; one that asks for a retry until the deadline has not taken it.
-fn close_done(worker: &Worker, outcome: HookOutcome<'_>) {
+fn close_done(worker: &Worker, number: CloseNumber, outcome: HookOutcome<'_>) {
     let confirmed = matches!(outcome, HookOutcome::Answered { verdict: Verdict::Success | Verdict::Final, .. });
-    worker.hooks().close_ended(confirmed);
+    worker.hooks().close_ended(number, confirmed);
 }
 
 fn receipts_done(worker: &Worker, count: u32, outcome: HookOutcome<'_>) {
@@ -123,6 +124,7 @@ fn accept(worker: &Worker, connect: Connect, actions: &Actions<'_>) -> ConnectOu
         if actions.subscribe.iter().next().is_some() {
             worker.cluster().on_opened(key);
         }
+        lifecycle::record(worker, identity, actions.cookie, Some(key));
         worker.handle(Input::Opened { key, response: response.into(), greets });
         return ConnectOutcome::Opened;
     };

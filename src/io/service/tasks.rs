@@ -27,6 +27,7 @@ use crate::io::worker::turn::{Worker, WorkerSetup};
 use crate::shard::DrainScope;
 use crate::shard::command::StoredSession;
 use crate::shard::command::Token;
+use crate::store::ConnectionRecord;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
@@ -41,14 +42,22 @@ pub struct Service {
     pub rules: Rules,
     pub mailbox: MailboxReceiver<PeerMessage>,
     pub resolver: Resolver,
-    /// The stored sessions that this shard owns.
-    pub sessions: Vec<StoredSession>,
-    /// By which they are owned, where other nodes use the store too.
-    pub token: Option<Token>,
+    pub stored: StoredShare,
     pub listener: std::net::TcpListener,
     pub admin: Option<std::net::TcpListener>,
     pub tables: Tables,
     pub driver: Driver,
+}
+
+/// What the store had for one worker.
+#[derive(Default)]
+pub struct StoredShare {
+    /// The sessions that its shard owns.
+    pub sessions: Vec<StoredSession>,
+    /// By which they are owned, where other nodes use the store too.
+    pub token: Option<Token>,
+    /// Connections of former lives, whose closes it reports.
+    pub connections: Vec<ConnectionRecord>,
 }
 
 /// Serves until drained.
@@ -57,7 +66,7 @@ pub fn run(service: Service) -> io::Result<()> {
 }
 
 async fn serve_until_drained(service: Service) -> io::Result<()> {
-    let Service { id, shared, rules, mailbox, resolver, sessions, token, listener, admin, tables, driver: _ } = service;
+    let Service { id, shared, rules, mailbox, resolver, stored, listener, admin, tables, driver: _ } = service;
     let room = tables.of_each(sys::descriptors_left()?, shared.workers_len());
     let descriptors = Descriptors::new(id, room, rules.config());
     let pool = {
@@ -66,7 +75,8 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
         move |worker: &Weak<Worker>| new_pool(worker, id, &shared, options, resolver)
     };
     let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors, seed: sys::draw() })?;
-    worker.restore(sessions, token);
+    worker.restore(stored.sessions, stored.token);
+    worker.hooks().close_former(&stored.connections, worker.now());
     worker.shared().wait_until_all_restored();
     let listeners: Vec<RawFd> =
         [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();

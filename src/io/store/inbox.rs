@@ -23,6 +23,8 @@ pub struct StoreReports {
     pub claimed: Vec<(ClaimId, ClaimOutcome)>,
     /// Behind all completions that came before.
     pub ownership: Vec<OwnershipAnswer>,
+    /// Connections that were to be noted, and whether they are.
+    pub recorded: Vec<(u64, bool)>,
     /// Sessions that another server has taken.
     pub fenced: Vec<Arc<str>>,
 }
@@ -50,6 +52,10 @@ impl StoreInbox {
 
     pub fn push_ownership(&self, answer: OwnershipAnswer) {
         self.push(|reports| reports.ownership.push(answer));
+    }
+
+    pub fn push_recorded(&self, numbers: Vec<(u64, bool)>) {
+        self.push(|reports| reports.recorded.extend(numbers));
     }
 
     pub fn push_fenced(&self, session: Arc<str>) {

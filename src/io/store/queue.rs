@@ -52,6 +52,11 @@ impl StoreQueue {
         }
     }
 
+    /// Requests that wait here.
+    pub fn len(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty()
     }

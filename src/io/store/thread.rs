@@ -26,10 +26,11 @@ use crate::metrics::store::StoreMetrics;
 use crate::shard::command::OwnershipAnswer;
 use crate::shard::command::{Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
 use crate::store::{
-    ClaimId, ClaimOutcome, Health, NodeRecord, OrphanedSessions, Request, Response, Store, Usage, crash,
+    ClaimId, ClaimOutcome, ConnectionRecord, Health, NodeRecord, OrphanedSessions, Request, Response, Store, Usage,
+    crash,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -46,12 +47,16 @@ pub struct ReportSinks {
     pub expired: Box<dyn Fn(Vec<ExpiredMessages>) + Send>,
     /// The answer to a worker's `Request::Ownership`.
     pub ownership: Box<dyn Fn(ShardId, OwnershipAnswer) + Send>,
+    /// Records of connections that a worker has given, in the order in which it gave them: each number, and whether it
+    /// is stored. Once per batch.
+    pub recorded: RecordSink,
     /// Another server has taken this session.
     pub fenced: Box<dyn Fn(Arc<str>) + Send>,
     /// What the store says of its nodes; `None` where nobody asks.
     pub nodes: Option<NodeSink>,
 }
 
+pub type RecordSink = Box<dyn Fn(ShardId, Vec<(u64, bool)>) + Send>;
 pub type NodeSink = Box<dyn Fn(NodeReport) + Send>;
 
 /// For a store that several nodes use; a report follows.
@@ -63,6 +68,8 @@ pub enum NodeCommand {
         node: Generation,
         from: u64,
     },
+    /// Some of its connections' closes are to be this node's to report.
+    TakeConnections(Generation),
     /// Nothing of it is left. No report follows.
     Forget(Generation),
 }
@@ -82,6 +89,11 @@ pub enum NodeReport {
     Orphans {
         node: Generation,
         page: Option<OrphanedSessions>,
+    },
+    /// They are this node's; none: no more are left. `None`: the store did not answer.
+    Connections {
+        node: Generation,
+        records: Option<Vec<ConnectionRecord>>,
     },
     /// What this process knows is not what the store has: it must be started anew.
     Ended,
@@ -361,6 +373,9 @@ impl StoreLoop {
                 NodeCommand::ReadOrphans { node, from } => {
                     Some(NodeReport::Orphans { node, page: store.orphans(node, from) })
                 }
+                NodeCommand::TakeConnections(node) => {
+                    Some(NodeReport::Connections { node, records: store.take_connections(node) })
+                }
                 NodeCommand::Forget(node) => {
                     store.forget_node(node);
                     None
@@ -387,6 +402,7 @@ impl StoreLoop {
     fn report(&self, answers: Vec<Response>) {
         let mut shards: Vec<(ShardId, Completions)> = Vec::new();
         let (mut claims, mut owned) = (Vec::new(), Vec::new());
+        let mut recorded: BTreeMap<ShardId, Vec<(u64, bool)>> = BTreeMap::new();
         let mut refused = 0;
         for answer in answers {
             match answer {
@@ -411,6 +427,10 @@ impl StoreLoop {
                 }
                 Response::Settled => {}
                 Response::Ownership { shard, answer } => owned.push((shard, answer)),
+                Response::ConnectionPut { id, is_stored } => {
+                    refused += u64::from(!is_stored);
+                    recorded.entry(id.worker).or_default().push((id.number, is_stored));
+                }
             }
         }
         self.status.metrics.refused.add(refused);
@@ -423,6 +443,9 @@ impl StoreLoop {
         }
         for (id, outcome) in claims {
             (self.sinks.claimed)(id, outcome);
+        }
+        for (worker, numbers) in recorded {
+            (self.sinks.recorded)(worker, numbers);
         }
         for (shard, answer) in owned {
             (self.sinks.ownership)(shard, answer);
@@ -482,6 +505,7 @@ enum RequestKind {
     Load,
     Call,
     Ownership,
+    Connection,
 }
 
 impl RequestKind {
@@ -493,6 +517,7 @@ impl RequestKind {
             },
             Request::Claim { .. } | Request::Settle { .. } => RequestKind::Call,
             Request::Ownership { .. } => RequestKind::Ownership,
+            Request::PutConnection { .. } | Request::RemoveConnection { .. } => RequestKind::Connection,
         }
     }
 
@@ -502,6 +527,7 @@ impl RequestKind {
             RequestKind::Load => &metrics.loads,
             RequestKind::Call => &metrics.claims,
             RequestKind::Ownership => &metrics.ownerships,
+            RequestKind::Connection => &metrics.connections,
         };
         counter.increment();
     }
@@ -521,7 +547,8 @@ fn weight(request: &Request) -> usize {
             Operation::Mutate(Mutation::PutReceived { received, .. }) => received.answer.len(),
             _ => 0,
         },
-        Request::Claim { .. } | Request::Ownership { .. } => 0,
+        Request::Claim { .. } | Request::Ownership { .. } | Request::RemoveConnection { .. } => 0,
+        Request::PutConnection { record, .. } => record.cookie.as_ref().map_or(0, |cookie| cookie.len()),
         Request::Settle { answer, .. } => answer.len(),
     };
     carried + mem::size_of::<Request>()

@@ -297,7 +297,7 @@ impl Shared {
     /// For the store's thread: each report goes into a worker's inbox, and the worker is woken.
     pub fn report_sinks(self: &Arc<Shared>) -> ReportSinks {
         let [completions, claimed, expired] = [self.clone(), self.clone(), self.clone()];
-        let [ownership, fenced] = [self.clone(), self.clone()];
+        let [ownership, recorded, fenced] = [self.clone(), self.clone(), self.clone()];
         let nodes =
             self.cluster.clone().map(|cluster| -> NodeSink { Box::new(move |report| cluster.push_store(report)) });
         ReportSinks {
@@ -314,6 +314,9 @@ impl Shared {
             }),
             ownership: Box::new(move |shard, answer| {
                 ownership.report(shard, |inbox| inbox.push_ownership(answer));
+            }),
+            recorded: Box::new(move |worker, numbers| {
+                recorded.report(worker, |inbox| inbox.push_recorded(numbers));
             }),
             fenced: Box::new(move |session| {
                 fenced.report(fenced.session_owner(&session), |inbox| inbox.push_fenced(session));

@@ -33,8 +33,8 @@ struct ClientSocket {
     fd: RawFd,
     /// The socket takes no more; epoll tells when it does.
     blocked: bool,
-    /// Nothing is written before `uncork`.
-    corked: bool,
+    /// So many wait for something before it is written to.
+    corks: u8,
 }
 
 impl ClientSockets {
@@ -53,7 +53,7 @@ impl ClientSockets {
             sockets.resize(index.slot() + 1, ClientSocket::EMPTY);
         }
         debug_assert_eq!(sockets[index.slot()].fd, NONE, "a slot has one socket");
-        sockets[index.slot()] = ClientSocket { fd, blocked: false, corked: false };
+        sockets[index.slot()] = ClientSocket { fd, blocked: false, corks: 0 };
     }
 
     /// Before the socket is closed: its number may come back as somebody else's.
@@ -83,24 +83,26 @@ impl ClientSockets {
         for _ in 0..most {
             let Some(index) = shard.next_dirty() else { return };
             let socket = self.socket(index);
-            if socket.fd != NONE && !socket.blocked && !socket.corked {
+            if socket.fd != NONE && !socket.blocked && socket.corks == 0 {
                 self.flush_one(shard, index, socket.fd);
             }
         }
     }
 
-    /// Keeps what waits for a connection until `uncork`.
+    /// Keeps what waits for a connection until `uncork`; each that was called needs one.
     pub fn cork(&self, index: ConnIndex) {
         if let Some(socket) = self.sockets.borrow_mut().get_mut(index.slot()) {
-            socket.corked = true;
+            socket.corks += 1;
         }
     }
 
     pub fn uncork(&self, shard: &mut Shard, index: ConnIndex) {
         let socket = self.socket(index);
-        if socket.corked {
-            self.sockets.borrow_mut()[index.slot()].corked = false;
-            self.flush_one(shard, index, socket.fd);
+        if socket.corks > 0 {
+            self.sockets.borrow_mut()[index.slot()].corks -= 1;
+            if socket.corks == 1 {
+                self.flush_one(shard, index, socket.fd);
+            }
         }
     }
 
@@ -194,7 +196,7 @@ impl ClientSockets {
 }
 
 impl ClientSocket {
-    const EMPTY: ClientSocket = ClientSocket { fd: NONE, blocked: false, corked: false };
+    const EMPTY: ClientSocket = ClientSocket { fd: NONE, blocked: false, corks: 0 };
 }
 
 const NONE: RawFd = -1;

@@ -24,6 +24,7 @@ use crate::io::cluster::calls::{WorkerCluster, hash_of_session};
 use crate::io::cluster::ownership::{Action, Ownership, Waiting};
 use crate::io::cluster::port::ToWorker;
 use crate::io::handover::session_request;
+use crate::io::hooks::records::Recorded;
 use crate::io::hooks::requests::Hooks;
 use crate::io::runtime::clock::{self, Clock};
 use crate::io::runtime::deadlines::Deadlines;
@@ -121,7 +122,7 @@ impl Worker {
             deadlines: Rc::new(Deadlines::new(now)),
             connects: PendingConnects::new(now),
             calls: PendingCalls::new(id, rules.config().calls_max, now),
-            hooks: Hooks::new(pool(worker), rules.config(), limits.clone()),
+            hooks: Hooks::new(pool(worker), id, rules.config(), limits.clone()),
             store: StoreQueue::new(
                 to_store.map(|store| -> TrySend { Box::new(move |request| store.try_send(request)) }),
             ),
@@ -325,6 +326,7 @@ impl Worker {
         self.cork_unknown();
         self.write();
         self.carry_out();
+        self.count_many(|counters| &counters.closes_unrecorded, self.hooks.remove_records(&self.store));
         self.store.send_waiting();
         self.cluster.send_changes();
         self.cluster.flush();
@@ -354,6 +356,11 @@ impl Worker {
         }
     }
 
+    fn on_recorded(&self, recorded: Recorded) {
+        self.count_many(|counters| &counters.connections_unrecorded, recorded.missed);
+        self.release(recorded.released);
+    }
+
     /// A bounded batch of what other workers sent. True when there may be more.
     fn take_messages(&self) -> bool {
         if self.peers.send_backlog() {
@@ -371,7 +378,7 @@ impl Worker {
 
     fn take_store_reports(&self) {
         let reports = self.shared.store_inbox(self.id).take();
-        let Some(StoreReports { completions, expired, claimed, ownership, fenced }) = reports else { return };
+        let Some(StoreReports { completions, expired, claimed, ownership, recorded, fenced }) = reports else { return };
         if let Some(completions) = completions {
             self.handle(Input::Completions(completions));
         }
@@ -379,6 +386,7 @@ impl Worker {
         for (id, outcome) in claimed {
             self.calls.claims().complete(ReturnAddress::unpack(id.0).oneshot(), outcome);
         }
+        self.on_recorded(self.hooks.records().on_answers(&recorded));
         // What the shard is told to give away it must not have anything of under way.
         self.carry_out();
         self.own(|sessions, now| {
@@ -412,6 +420,7 @@ impl Worker {
             PeerMessage::Cluster(ToWorker::Adopt(dead)) => self.own(|sessions, _| {
                 dead.iter().for_each(|(name, token)| sessions.adopt(name.clone(), *token));
             }),
+            PeerMessage::Cluster(ToWorker::Closes(records)) => self.hooks.close_former(&records, self.now()),
             PeerMessage::Cluster(message) => self.release(self.cluster.on_message(message, self.now())),
             PeerMessage::Drain => self.wakeups.drain(),
         }
@@ -635,6 +644,7 @@ impl Worker {
         self.cluster.expire(now);
         self.own(|sessions, now| sessions.on_time(now));
         self.release(self.cluster.release(now));
+        self.on_recorded(self.hooks.records().expire(now));
         self.descriptors.on_time(now);
         self.count_many(|counters| &counters.closes_given_up, self.hooks.take_closes_given_up(now));
         if now >= self.hooks.receipts_due() {

@@ -111,7 +111,8 @@ pub fn refuse(requests: Vec<Request>, reason: StoreError) -> Vec<Response> {
             Response::Shard { shard, number: command.number, completion: Completion::Refused(reason) }
         }
         Request::Claim { id, .. } => Response::Claim { id, outcome: ClaimOutcome::Refused(reason) },
-        Request::Settle { .. } => Response::Settled,
+        Request::Settle { .. } | Request::RemoveConnection { .. } => Response::Settled,
+        Request::PutConnection { id, .. } => Response::ConnectionPut { id, is_stored: false },
         Request::Ownership { shard, command } => {
             Response::Ownership { shard, answer: command.undone(ClaimAnswer::Unknown, WriteAnswer::Unknown) }
         }
@@ -125,6 +126,8 @@ fn encode(pipeline: &mut Pipeline, request: &Request, position: usize, known: &K
         Request::Shard { command, .. } => return encoder.operation(pipeline, &command.operation).is_ok(),
         Request::Claim { claim, .. } => encoder.claim_call(pipeline, claim, position),
         Request::Settle { message_id, answer } => encoder.settle_call(pipeline, message_id, answer),
+        Request::PutConnection { record, .. } => encoder.put_connection(pipeline, record),
+        Request::RemoveConnection { identity } => encoder.remove_connection(pipeline, identity),
         Request::Ownership { command: OwnershipCommand::Claim { name, expected, token }, .. } => {
             let session = known.claimed[name];
             encoder.claim_session(pipeline, (name, session), *expected, *token);

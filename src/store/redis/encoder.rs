@@ -6,10 +6,12 @@ use super::keys::{Keys, text_of};
 use super::owned::Owned;
 use super::pipeline::Pipeline;
 use super::script::Script;
-use crate::base::id::Generation;
+use crate::base::id::{Generation, Identity};
 use crate::shard::command::Token;
 use crate::shard::command::{Claim, Mutation, Offset, Operation, SessionId, SessionRow, StoredMessage, UnixMs};
 use crate::store::opening::Sharing;
+use crate::store::request::ConnectionRecord;
+use redis::cmd;
 use std::sync::Arc;
 
 /// What a call of a script needs beside the request itself.
@@ -36,6 +38,18 @@ impl Encoder<'_> {
     pub fn settle_call(&self, pipeline: &mut Pipeline, message_id: &str, answer: &[u8]) {
         let (bucket, key) = (self.keys.bucket_of_name(message_id), self.keys.claim(message_id));
         pipeline.write(bucket, Script::SettleCall, &[&key], (answer, self.now.0));
+    }
+
+    pub fn put_connection(&self, pipeline: &mut Pipeline, record: &ConnectionRecord) {
+        let bucket = self.keys.bucket_of_connection(&record.identity);
+        let (key, value) = (self.keys.connections(bucket, self.node), encoding::encode_connection(record));
+        pipeline.write_command(bucket, cmd("HSET").arg(key).arg(&record.identity.0[..]).arg(value));
+    }
+
+    pub fn remove_connection(&self, pipeline: &mut Pipeline, identity: &Identity) {
+        let bucket = self.keys.bucket_of_connection(identity);
+        let key = self.keys.connections(bucket, self.node);
+        pipeline.write_command(bucket, cmd("HDEL").arg(key).arg(&identity.0[..]));
     }
 
     /// Of a shard.

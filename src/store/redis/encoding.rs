@@ -1,10 +1,12 @@
 //! Rows, messages and received ids as the bytes that Redis stores, and back. The scripts know where the numbers stand
 //! (`prelude.lua`); the rest of a row is known here only. Bytes that do not decode were not written by us: `None`.
 
+use crate::base::id::Identity;
 use crate::shard::Message;
 use crate::shard::command::{
     Claim, DownlinkMark, Offset, Received, SessionId, SessionRow, StoredMessage, UnixMs, UplinkMark,
 };
+use crate::store::request::ConnectionRecord;
 use crate::wire::packet::{MessageId, QoS};
 use std::sync::Arc;
 
@@ -108,6 +110,19 @@ pub fn decode_received(id: &[u8], bytes: &[u8]) -> Option<Received> {
     let mut reader = Reader(bytes);
     let stored_sequence = reader.u64()?;
     Some(Received::from_stored(id, stored_sequence, Arc::from(reader.0)))
+}
+
+/// 0, or 1 and the cookie; the identity is the field's name.
+pub fn encode_connection(record: &ConnectionRecord) -> Vec<u8> {
+    let mut out = vec![u8::from(record.cookie.is_some())];
+    out.extend(record.cookie.as_deref().unwrap_or_default());
+    out
+}
+
+pub fn decode_connection(identity: &[u8], bytes: &[u8]) -> Option<ConnectionRecord> {
+    let identity = Identity(identity.try_into().ok()?);
+    let (has_cookie, cookie) = bytes.split_first()?;
+    Some(ConnectionRecord { identity, cookie: (*has_cookie == 1).then(|| cookie.into()) })
 }
 
 /// A number in a script's answer.

@@ -2,7 +2,7 @@
 //! cluster the text in braces decides which node has the key, so all keys of a session, and those of its bucket, lie on
 //! one node. What lies in Redis is found by these names: they never change.
 
-use crate::base::id::Generation;
+use crate::base::id::{Generation, Identity};
 use crate::shard::command::{SessionId, place_of};
 
 /// A part of the keys; each part may lie on another node of a Redis cluster.
@@ -74,6 +74,16 @@ impl Keys {
 
     pub fn owned(&self, bucket: Bucket, node: Generation) -> Vec<u8> {
         self.key(bucket, "o:", [&text_of(node), b""])
+    }
+
+    /// Of connections.
+    pub fn connections(&self, bucket: Bucket, node: Generation) -> Vec<u8> {
+        self.key(bucket, "k:", [&text_of(node), b""])
+    }
+
+    pub fn bucket_of_connection(&self, identity: &Identity) -> Bucket {
+        let place = identity.0.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte)));
+        Bucket(place % self.buckets)
     }
 
     pub fn due_of(&self, bucket: Bucket, node: Generation) -> Vec<u8> {

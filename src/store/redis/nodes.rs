@@ -12,7 +12,7 @@ use crate::base::id::Generation;
 use crate::shard::command::StoredSession;
 use crate::shard::command::Token;
 use crate::store::opening::{Sharing, StoreNode};
-use crate::store::request::{NodeRecord, OrphanedSessions};
+use crate::store::request::{ConnectionRecord, NodeRecord, OrphanedSessions};
 use redis::{Value, cmd};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tracing::warn;
@@ -156,6 +156,28 @@ impl Nodes {
         Ok(Renewed::Nodes(nodes.into_values().collect()))
     }
 
+    /// Some of a buried node's connections, which are this node's to report from now on; none when it has none left.
+    pub fn take_connections(
+        &self,
+        servers: &mut Servers,
+        keys: &Keys,
+        node: Generation,
+    ) -> Result<Vec<ConnectionRecord>, Fault> {
+        let mut pipeline = Pipeline::default();
+        for bucket in keys.buckets() {
+            let names = [&keys.connections(bucket, node)[..], &keys.connections(bucket, self.own())];
+            pipeline.write(bucket, Script::TakeConnections, &names, CONNECTIONS_AT_ONCE);
+        }
+        let mut records = Vec::new();
+        for value in servers.exchange(&Pipeline::default(), &pipeline)? {
+            let fields: Vec<Vec<u8>> = redis::from_redis_value(value)
+                .map_err(|error| broken(servers, &format!("a node's connections: {error}")))?;
+            let pairs = fields.as_chunks::<2>().0.iter();
+            records.extend(pairs.filter_map(|[identity, bytes]| encoding::decode_connection(identity, bytes)));
+        }
+        Ok(records)
+    }
+
     /// A page of a buried node's sessions; `from` is 0 or `next` of the last page.
     pub fn orphans(
         &mut self,
@@ -244,3 +266,4 @@ pub const LEASE_MS: u64 = 6_000;
 /// `HEAD` of the scripts.
 const ROW_HEAD: usize = 40;
 const NAMES_AT_ONCE: usize = 1_000;
+const CONNECTIONS_AT_ONCE: usize = 100;

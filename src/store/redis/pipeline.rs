@@ -33,6 +33,12 @@ impl Pipeline {
         self.ends.push((bucket, self.bytes.len()));
     }
 
+    /// Any other command that writes.
+    pub fn write_command(&mut self, bucket: Bucket, command: &Cmd) {
+        self.command(bucket, command);
+        self.writes = true;
+    }
+
     pub fn len(&self) -> usize {
         self.ends.len()
     }

@@ -32,6 +32,7 @@ pub enum Script {
     ClaimSession,
     PassSession,
     VerifySession,
+    TakeConnections,
 }
 
 struct Loaded {
@@ -40,7 +41,7 @@ struct Loaded {
 }
 
 impl Script {
-    pub const ALL: [Script; 23] = [
+    pub const ALL: [Script; 24] = [
         Script::PutSession,
         Script::JoinChannel,
         Script::LeaveChannel,
@@ -64,6 +65,7 @@ impl Script {
         Script::ClaimSession,
         Script::PassSession,
         Script::VerifySession,
+        Script::TakeConnections,
     ];
 
     /// What `SCRIPT LOAD` is given.
@@ -103,6 +105,7 @@ impl Script {
             Script::ClaimSession => include_str!("lua/claim_session.lua"),
             Script::PassSession => include_str!("lua/pass_session.lua"),
             Script::VerifySession => include_str!("lua/verify_session.lua"),
+            Script::TakeConnections => include_str!("lua/take_connections.lua"),
         }
     }
 }

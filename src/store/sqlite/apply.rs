@@ -3,7 +3,7 @@
 
 use super::database::Transaction;
 use super::load;
-use super::tables::{claims, messages, sessions};
+use super::tables::{claims, connections, messages, sessions};
 use crate::base::id::ShardId;
 use crate::shard::command::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::shard::command::{Command, Completion, Mutation, Operation, StoreError, UnixMs};
@@ -50,6 +50,17 @@ fn apply_one(transaction: &mut Transaction, request: &Request, now: UnixMs, mode
             Response::Settled
         }
         (Request::Ownership { shard, command }, _) => refuse_ownership(*shard, command),
+        (Request::PutConnection { id, .. }, WriteMode::FreeingOnly { .. }) => {
+            Response::ConnectionPut { id: *id, is_stored: false }
+        }
+        (Request::PutConnection { id, record }, WriteMode::Normal { .. }) => {
+            connections::put(transaction.connection, record)?;
+            Response::ConnectionPut { id: *id, is_stored: true }
+        }
+        (Request::RemoveConnection { identity }, _) => {
+            connections::remove(transaction.connection, identity)?;
+            Response::Settled
+        }
     })
 }
 

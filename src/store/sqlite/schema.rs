@@ -76,6 +76,7 @@ fn prepare(connection: &Connection, directory: &Directory) -> Result<(), OpenErr
         let marks = format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};");
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} {marks} COMMIT;")).map_err(failed)?;
     }
+    connection.execute_batch(CONNECTIONS).map_err(failed)?;
     directory.note_use();
     Ok(())
 }
@@ -114,6 +115,13 @@ const TABLES: &str = "
         message_id TEXT PRIMARY KEY, until INTEGER NOT NULL, answer BLOB
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX claims_until ON claims (until);
+";
+
+/// Added to format 1 later: an older version does not look at it.
+const CONNECTIONS: &str = "
+    CREATE TABLE IF NOT EXISTS connections (
+        identity BLOB PRIMARY KEY, cookie BLOB
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// "Rain", in SQLite's header: the file is ours.

@@ -25,7 +25,7 @@ pub fn strike(world: &mut World) {
             world.say(|| "the store fails over".into());
             world.store.fail_over(world.now);
             let records = world.store.records.clone();
-            world.model.failed_over(&records.sessions, &records.closes);
+            world.model.failed_over(&records.sessions, &records.connections);
         }
         _ => world.loss_percent = [0, 5, 20, 40][world.rng.below(4) as usize],
     }

@@ -1,12 +1,11 @@
 //! Clients that come and go, and callers who send: they use whatever node they meet.
 
 use super::checks;
-use super::node::Effect;
+use super::node::{Effect, key_of_close};
 use super::store::Command;
 use super::world::{Event, World, hash_of};
 use rainbow::base::id::Generation;
 use rainbow::cluster::ownership::claims::SessionName;
-use rainbow::cluster::ownership::closes::Closes;
 
 pub fn act(world: &mut World) {
     let awake: Vec<Generation> = world.running().into_iter().filter(|life| !world.is_still(*life)).collect();
@@ -86,9 +85,9 @@ fn disconnect(world: &mut World, life: Generation) {
         node.connections.remove(&identity);
     });
     world.model.ended(&identity);
-    world.model.hook(&identity, life, &Closes::idempotency_key(&identity), false);
+    world.model.hook(&identity, life, &key_of_close(&identity), false);
     world.model.hook_ended(&identity, life);
-    world.effect(life, Effect::Command(Command::RemoveClose { dead: life, identity }));
+    world.effect(life, Effect::Command(Command::RemoveConnection { identity }));
 }
 
 const SESSIONS: u64 = 6;

@@ -59,6 +59,11 @@ fn every_planted_mistake_in_a_cluster_is_noticed() {
     let reaps = Mistakes { reaps_the_down: true, ..Mistakes::default() };
     let others = [
         ("ReapsTheDown".to_owned(), Plan { mistakes: reaps, ..Plan::default() }),
+        (
+            "DrawsKeys".to_owned(),
+            Plan { mistakes: Mistakes { draws_keys: true, ..Mistakes::default() }, ..Plan::default() },
+        ),
+        ("TakesACopy".to_owned(), Plan { store_bug: Some(StoreBug::TakesACopy), ..Plan::default() }),
         ("ComparesNothing".to_owned(), Plan { store_bug: Some(StoreBug::ComparesNothing), ..Plan::default() }),
     ];
     let mut unnoticed = Vec::new();

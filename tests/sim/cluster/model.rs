@@ -54,13 +54,13 @@ impl Model {
     pub fn failed_over(
         &mut self,
         sessions: &BTreeMap<SessionName, Token>,
-        closes: &BTreeMap<(Generation, Identity), Option<Generation>>,
+        connections: &BTreeSet<(Generation, Identity)>,
     ) {
         let claims = sessions.iter().filter_map(|(name, token)| Some((name.clone(), (token.owner()?, *token))));
         self.claims = claims.collect();
         self.forced.clear();
         for (identity, connection) in &mut self.connections {
-            connection.is_lost |= !closes.contains_key(&(connection.life, *identity));
+            connection.is_lost |= !connections.iter().any(|(_, known)| known == identity);
         }
     }
 

@@ -11,7 +11,6 @@ use rainbow::cluster::membership::Founding;
 use rainbow::cluster::membership::peer::PeerState;
 use rainbow::cluster::node::{LinkNumber, Node as Core, NodeOutput, NodeTerms, Outlast};
 use rainbow::cluster::ownership::claims::{Claims, ClaimsOutput, EndReason, Handover, RequestId, SessionName, Token};
-use rainbow::cluster::ownership::closes::{CloseAnswer, CloseOutput};
 use rainbow::cluster::ownership::lease::Lease;
 use rainbow::cluster::ownership::reaper::{Reaper, ReaperOutput, StoredNode};
 use rainbow::cluster::planted::ClusterBug;
@@ -42,7 +41,6 @@ pub enum Effect {
     },
     Command(Command),
     Hook {
-        dead: Generation,
         identity: Identity,
         key: String,
     },
@@ -58,8 +56,10 @@ pub enum Effect {
     /// The process ends, and starts as another generation.
     Restart,
     AddressConflict,
+    /// None of a dead node's sessions is left.
+    Adopted(Generation),
     /// Nothing of a dead node is left.
-    Buried(Generation),
+    Buried,
 }
 
 pub struct Node {
@@ -68,6 +68,9 @@ pub struct Node {
     ahead_s: i64,
     pub claims: Claims,
     reaper: Reaper,
+    /// Closes of others' connections that the backend has not heard, and when it is called again.
+    reports: BTreeMap<Identity, Tick>,
+    draws_keys: bool,
     /// Links that were made, and their other ends.
     ends: BTreeMap<u64, Generation>,
     /// Channels that were subscribed here, and that are waited for.
@@ -87,6 +90,8 @@ pub struct Mistakes {
     pub bug: Option<ClusterBug>,
     /// What SWIM and the links say is enough to take what a node leaves.
     pub reaps_the_down: bool,
+    /// The key of a close names who reports it.
+    pub draws_keys: bool,
 }
 
 impl Node {
@@ -100,7 +105,9 @@ impl Node {
             core: Core::new(founding, terms, now),
             ahead_s,
             claims: Claims::new(own, Rng::new(founding.seed).next_u64(), now),
-            reaper: Reaper::new(own, true),
+            reaper: Reaper::new(own),
+            reports: BTreeMap::new(),
+            draws_keys: mistakes.draws_keys,
             ends: BTreeMap::new(),
             channels: BTreeSet::new(),
             waiters: BTreeMap::new(),
@@ -114,7 +121,6 @@ impl Node {
         if let Some(bug) = mistakes.bug {
             node.core.plant(bug);
             node.claims.plant(bug);
-            node.reaper.plant(bug);
         }
         node
     }
@@ -146,6 +152,9 @@ impl Node {
         self.core.handle_timers(now, self.unix_s(now));
         self.claims.handle_timers(now);
         self.reaper.handle_timers(now);
+        let due: Vec<Identity> =
+            self.reports.iter().filter(|(_, at)| **at <= now).map(|(identity, _)| *identity).collect();
+        due.into_iter().for_each(|identity| self.report(identity));
         if self.reaper.lease().is_due(now) {
             self.reaper.lease().sent(now);
             self.effects.push(Effect::Command(Command::Renew));
@@ -154,7 +163,8 @@ impl Node {
 
     pub fn next_tick(&self) -> Tick {
         let parts = [self.core.next_tick(), self.claims.next_tick(), self.reaper.next_tick()];
-        parts.into_iter().fold(self.reaper.next_renewal(), Tick::min)
+        let reports = self.reports.values().copied();
+        parts.into_iter().chain(reports).fold(self.reaper.next_renewal(), Tick::min)
     }
 
     pub fn on_datagram(&mut self, message: &[u8], from: SocketAddr, now: Tick) {
@@ -229,11 +239,10 @@ impl Node {
             }
             Answer::Buried { node, is_buried } => self.reaper.on_buried(node, is_buried, now),
             Answer::Orphans { dead, page } => self.reaper.on_orphans(dead, page, &self.live(), now),
-            Answer::Closes { dead, page } => self.reaper.on_closes(dead, page, &self.live(), now),
-            Answer::ClaimedClose { dead, identity, answer } => {
-                self.reaper.on_claimed_close(dead, identity, answer, now);
+            Answer::Taken { dead, connections } => {
+                self.reaper.on_taken(dead, connections.as_ref().map(Vec::len), now);
+                connections.into_iter().flatten().for_each(|identity| self.report(identity));
             }
-            Answer::RemovedClose { dead, identity } => self.reaper.on_removed_close(dead, identity, now),
             Answer::Recorded { identity, is_stored } => {
                 if is_stored {
                     self.connections.insert(identity);
@@ -249,8 +258,19 @@ impl Node {
         self.reaper.on_store_reset();
     }
 
-    pub fn on_hook(&mut self, dead: Generation, identity: Identity, answer: CloseAnswer, now: Tick) {
-        self.reaper.on_hook(dead, identity, answer, now);
+    fn report(&mut self, identity: Identity) {
+        self.reports.insert(identity, Tick::NEVER);
+        let by = if self.draws_keys { format!("{} ", self.generation()) } else { String::new() };
+        self.effects.push(Effect::Hook { identity, key: by + &key_of_close(&identity) });
+    }
+
+    pub fn on_hook(&mut self, identity: Identity, is_done: bool, now: Tick) {
+        if is_done {
+            self.reports.remove(&identity);
+            self.effects.push(Effect::Command(Command::RemoveConnection { identity }));
+        } else {
+            self.reports.insert(identity, now + 500);
+        }
     }
 
     /// A client is subscribed; its 101 waits.
@@ -383,23 +403,18 @@ impl Node {
                     self.claims.adopt(name, token);
                     continue;
                 }
-                ReaperOutput::Close { dead, output } => match output {
-                    CloseOutput::Read { from, .. } => Command::ReadCloses { dead, from },
-                    CloseOutput::Claim { identity, expected } => Command::ClaimClose { dead, identity, expected },
-                    CloseOutput::Remove { identity } => Command::RemoveClose { dead, identity },
-                    CloseOutput::Hook { identity, idempotency_key: key, .. } => {
-                        self.effects.push(Effect::Hook { dead, identity, key });
-                        continue;
-                    }
-                    CloseOutput::Done { .. } => unreachable!("the reaper has taken it"),
-                },
+                ReaperOutput::TakeConnections(dead) => Command::TakeConnections(dead),
                 ReaperOutput::Buried(node) => {
                     self.core.on_lease_ended(node, now, self.unix_s(now));
                     continue;
                 }
-                ReaperOutput::Finished(dead) => {
+                ReaperOutput::Adopted(dead) => {
                     self.core.forget(dead, now, self.unix_s(now));
-                    self.effects.push(Effect::Buried(dead));
+                    self.effects.push(Effect::Adopted(dead));
+                    continue;
+                }
+                ReaperOutput::Finished(dead) => {
+                    self.effects.push(Effect::Buried);
                     Command::RemoveLease(dead)
                 }
                 ReaperOutput::Met(_) | ReaperOutput::Unknown(_) => continue,
@@ -420,4 +435,9 @@ impl Node {
     pub fn is_interested(&self, node: Generation, hash: u64) -> bool {
         self.core.directory().interests(hash).any(|interest| interest.node == node)
     }
+}
+
+/// Of the connection alone.
+pub fn key_of_close(identity: &Identity) -> String {
+    format!("{identity}-close")
 }

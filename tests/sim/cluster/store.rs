@@ -5,7 +5,6 @@ use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::time::Tick;
 use rainbow::cluster::ownership::adoption::{Orphan, OrphanPage};
 use rainbow::cluster::ownership::claims::{ClaimAnswer, OwnershipCommand, SessionName, Token, WriteAnswer};
-use rainbow::cluster::ownership::closes::{CloseAnswer, ClosePage, CloseRecord};
 use rainbow::cluster::ownership::lease::{LEASE_MS, Lease};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,17 +24,10 @@ pub enum Command {
         dead: Generation,
         from: u64,
     },
-    ReadCloses {
-        dead: Generation,
-        from: u64,
-    },
-    ClaimClose {
-        dead: Generation,
-        identity: Identity,
-        expected: Option<Generation>,
-    },
-    RemoveClose {
-        dead: Generation,
+    /// Some of the dead one's connections become the sender's.
+    TakeConnections(Generation),
+    /// Its close was reported by the sender, whose it was.
+    RemoveConnection {
         identity: Identity,
     },
     /// Before a connection's 101.
@@ -71,18 +63,9 @@ pub enum Answer {
         dead: Generation,
         page: Option<OrphanPage>,
     },
-    Closes {
+    Taken {
         dead: Generation,
-        page: Option<ClosePage>,
-    },
-    ClaimedClose {
-        dead: Generation,
-        identity: Identity,
-        answer: CloseAnswer,
-    },
-    RemovedClose {
-        dead: Generation,
-        identity: Identity,
+        connections: Option<Vec<Identity>>,
     },
     Recorded {
         identity: Identity,
@@ -96,6 +79,8 @@ pub enum Answer {
 pub enum StoreBug {
     /// Writes are carried out whatever their token.
     ComparesNothing,
+    /// Connections that one node takes over are there for the next one, too.
+    TakesACopy,
 }
 
 #[derive(Clone, Default)]
@@ -103,7 +88,7 @@ pub struct Records {
     pub sessions: BTreeMap<SessionName, Token>,
     pub leases: BTreeMap<Generation, Tick>,
     pub buried: BTreeSet<Generation>,
-    pub closes: BTreeMap<(Generation, Identity), Option<Generation>>,
+    pub connections: BTreeSet<(Generation, Identity)>,
 }
 
 #[derive(Default)]
@@ -154,24 +139,19 @@ impl Store {
                 Answer::Nothing
             }
             Command::ReadOrphans { dead, from } => Answer::Orphans { dead, page: Some(records.orphans(dead, from)) },
-            Command::ReadCloses { dead, from } => Answer::Closes { dead, page: Some(records.close_page(dead, from)) },
-            Command::ClaimClose { dead, identity, expected } => {
-                let is_free = records.closes.get(&(dead, identity)) == Some(&expected);
-                if is_free {
-                    records.closes.insert((dead, identity), Some(by));
-                }
-                let answer = if is_free { CloseAnswer::Done } else { CloseAnswer::Taken };
-                Answer::ClaimedClose { dead, identity, answer }
+            Command::TakeConnections(dead) => {
+                let is_copied = self.bug == Some(StoreBug::TakesACopy);
+                Answer::Taken { dead, connections: Some(records.take_connections(by, dead, is_copied)) }
             }
-            Command::RemoveClose { dead, identity } => {
-                records.closes.remove(&(dead, identity));
-                Answer::RemovedClose { dead, identity }
+            Command::RemoveConnection { identity } => {
+                records.connections.remove(&(by, identity));
+                Answer::Nothing
             }
             Command::Record { identity } => {
                 // Who has no lease could die without anybody noticing.
                 let is_stored = records.has_lease(by);
                 if is_stored {
-                    records.closes.insert((by, identity), None);
+                    records.connections.insert((by, identity));
                 }
                 Answer::Recorded { identity, is_stored }
             }
@@ -194,12 +174,9 @@ impl Store {
             Command::Bury(node) => Answer::Buried { node, is_buried: false },
             Command::RemoveLease(_) => Answer::Nothing,
             Command::ReadOrphans { dead, .. } => Answer::Orphans { dead, page: None },
-            Command::ReadCloses { dead, .. } => Answer::Closes { dead, page: None },
-            Command::ClaimClose { dead, identity, .. } => {
-                Answer::ClaimedClose { dead, identity, answer: CloseAnswer::Failed }
-            }
-            // The next pass finds it.
-            Command::RemoveClose { dead, identity } => Answer::RemovedClose { dead, identity },
+            Command::TakeConnections(dead) => Answer::Taken { dead, connections: None },
+            // It lies there until the node itself has ended.
+            Command::RemoveConnection { .. } => Answer::Nothing,
             Command::Record { identity } => Answer::Recorded { identity, is_stored: false },
         }
     }
@@ -253,16 +230,16 @@ impl Records {
         OrphanPage { sessions, next }
     }
 
-    fn close_page(&self, dead: Generation, from: u64) -> ClosePage {
-        let of_dead = self.closes.iter().filter(|((of, _), _)| *of == dead);
-        let page = of_dead.skip(from as usize).take(PAGE).map(|((_, identity), claimed_by)| CloseRecord {
-            identity: *identity,
-            cookie: None,
-            claimed_by: *claimed_by,
-        });
-        let records: Vec<CloseRecord> = page.collect();
-        let next = (records.len() == PAGE).then_some(from + PAGE as u64);
-        ClosePage { records, next }
+    fn take_connections(&mut self, by: Generation, dead: Generation, is_copied: bool) -> Vec<Identity> {
+        let of_dead = self.connections.iter().filter(|(of, _)| *of == dead);
+        let taken: Vec<Identity> = of_dead.map(|(_, identity)| *identity).take(PAGE).collect();
+        for identity in &taken {
+            if !is_copied || self.connections.contains(&(by, *identity)) {
+                self.connections.remove(&(dead, *identity));
+            }
+            self.connections.insert((by, *identity));
+        }
+        taken
     }
 }
 

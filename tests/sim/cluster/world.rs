@@ -13,7 +13,6 @@ use rainbow::base::time::Tick;
 use rainbow::cluster::directory::waiting::Outcome;
 use rainbow::cluster::membership::Founding;
 use rainbow::cluster::ownership::claims::{ClaimAnswer, OwnershipCommand, SessionName, Token, WriteAnswer};
-use rainbow::cluster::ownership::closes::CloseAnswer;
 use rainbow::cluster::ownership::lease::LEASE_MS;
 use rainbow::wire::peer::frame::Hello;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +36,7 @@ pub enum Event {
     Frame { life: Generation, link: u64, bytes: Vec<u8> },
     Command { life: Generation, command: Command, epoch: u64 },
     Answer { life: Generation, answer: Answer, epoch: u64 },
-    HookAnswer { life: Generation, dead: Generation, identity: Identity, answer: CloseAnswer },
+    HookAnswer { life: Generation, identity: Identity, is_done: bool },
     Flushed { life: Generation, name: SessionName, token: Token },
     Start { port: u16 },
     Chaos,
@@ -246,9 +245,9 @@ impl World {
                 }
             }
             Event::Answer { answer, epoch, .. } => world.on_answer(node, answer, epoch),
-            Event::HookAnswer { dead, identity, answer, .. } => {
+            Event::HookAnswer { identity, is_done, .. } => {
                 world.model.hook_ended(&identity, life);
-                node.on_hook(dead, identity, answer, now);
+                node.on_hook(identity, is_done, now);
             }
             Event::Flushed { name, token, .. } => node.claims.on_flushed(&name, token),
             _ => unreachable!("it is of the world"),
@@ -363,7 +362,7 @@ impl World {
                 let epoch = self.node(life).expect("it runs").store_epoch;
                 self.push_in(1, Event::Command { life, command, epoch });
             }
-            Effect::Hook { dead, identity, key } => self.call_hook(life, dead, identity, &key),
+            Effect::Hook { identity, key } => self.call_hook(life, identity, &key),
             Effect::Flush { name, token } => {
                 let ms = if self.rng.chance(10) { 1_500 } else { self.rng.below(30) };
                 self.push_in(ms, Event::Flushed { life, name, token });
@@ -377,8 +376,8 @@ impl World {
                 self.crash(life);
                 self.push_in(10, Event::Start { port });
             }
-            Effect::Buried(dead) => {
-                self.seen.count("dead life finished");
+            Effect::Buried => self.seen.count("dead life finished"),
+            Effect::Adopted(dead) => {
                 if let Some(left) = self.model.left.get_mut(&dead) {
                     left.witnesses.remove(&life);
                 }
@@ -430,19 +429,19 @@ impl World {
         }
     }
 
-    fn call_hook(&mut self, life: Generation, dead: Generation, identity: Identity, key: &str) {
+    fn call_hook(&mut self, life: Generation, identity: Identity, key: &str) {
         let is_calm = self.now.since_ms(self.disturbed) > 8_000;
-        let answer = if !self.is_over() && self.rng.chance(20) { CloseAnswer::Failed } else { CloseAnswer::Done };
+        let is_done = self.is_over() || !self.rng.chance(20);
         // A hook that fails may have been carried out.
-        if answer == CloseAnswer::Done || self.rng.chance(50) {
+        if is_done || self.rng.chance(50) {
             let is_first = self.model.hook(&identity, life, key, is_calm);
             self.seen.count(if is_first { "close reported by a survivor" } else { "close reported again" });
         }
-        if answer == CloseAnswer::Failed {
+        if !is_done {
             self.seen.count("hook failed");
         }
         let ms = 1 + self.rng.below(200);
-        self.push_in(ms, Event::HookAnswer { life, dead, identity, answer });
+        self.push_in(ms, Event::HookAnswer { life, identity, is_done });
     }
 
     fn on_open(&mut self, life: Generation, channel: u64, outcome: Outcome) {
@@ -527,7 +526,7 @@ impl World {
         }
         if let Answer::Recorded { identity, is_stored: true } = &answer {
             // A failover may have taken the record away before this answer arrived.
-            let is_lost = !self.store.records.closes.contains_key(&(node.generation(), *identity));
+            let is_lost = !self.store.records.connections.iter().any(|(_, known)| known == identity);
             self.model.connected(*identity, node.generation(), is_lost);
         }
         node.on_answer(answer, self.now);

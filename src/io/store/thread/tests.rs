@@ -75,6 +75,7 @@ fn run(dir: &Dir) -> Running {
         claimed: Box::new(move |id, outcome| claimed(Report::Claimed(id, outcome))),
         expired: Box::new(move |what| expired(Report::Expired(what))),
         ownership: Box::new(|_, _| {}),
+        recorded: Box::new(|_, _| {}),
         fenced: Box::new(|_| {}),
         nodes: None,
     };

@@ -66,7 +66,10 @@ impl BatchOutcome {
                 };
                 Response::Claim { id, outcome }
             }
-            Request::Settle { .. } => Response::Settled,
+            Request::Settle { .. } | Request::RemoveConnection { .. } => Response::Settled,
+            Request::PutConnection { id, .. } => {
+                Response::ConnectionPut { id, is_stored: matches!(value, Ok(Value::Int(_))) }
+            }
             Request::Ownership { shard, command } => {
                 Response::Ownership { shard, answer: self.ownership(command, value, owned, claimed) }
             }

@@ -47,7 +47,9 @@ impl Model {
                 }
                 Response::Settled
             }
-            Request::Ownership { .. } => unreachable!("nobody shares this store"),
+            Request::Ownership { .. } | Request::PutConnection { .. } | Request::RemoveConnection { .. } => {
+                unreachable!("none is made here")
+            }
         }
     }
 
@@ -194,7 +196,12 @@ impl Model {
                 first: known.messages.keys().next().copied(),
             }
         };
-        sorted(Opened { sessions: self.sessions.values().map(found).collect(), damaged: 0, token: None })
+        sorted(Opened {
+            sessions: self.sessions.values().map(found).collect(),
+            damaged: 0,
+            connections: Vec::new(),
+            token: None,
+        })
     }
 }
 
@@ -359,7 +366,10 @@ fn a_batch_done_twice_is_a_batch_done_once() {
 fn may_differ(request: &Request, others: &[Request]) -> bool {
     match request {
         Request::Claim { .. } => others.iter().any(|request| matches!(request, Request::Settle { .. })),
-        Request::Settle { .. } | Request::Ownership { .. } => false,
+        Request::Settle { .. }
+        | Request::Ownership { .. }
+        | Request::PutConnection { .. }
+        | Request::RemoveConnection { .. } => false,
         Request::Shard { command: Command { operation: Operation::Load { .. }, .. }, .. } => true,
         Request::Shard { .. } => {
             let session = request.session();

@@ -3,5 +3,6 @@
 //! Called by `apply`; `messages` also by `load` and `purge`.
 
 pub mod claims;
+pub mod connections;
 pub mod messages;
 pub mod sessions;
