@@ -39,6 +39,7 @@ pub fn check(scope: &Scope<'_>, fanout: &Fanout) {
         memory += up.memory;
         check_phase(scope, index);
     }
+    assert!(scope.conns.endings().all(|index| !scope.conns.conn(index).is_open()), "it is closing");
     let open = scope.conns.iter().filter(|(_, conn)| conn.is_open()).count();
     assert_eq!(scope.conns.open_len(), open);
     assert_eq!(scope.conns.items_total(), items, "items are in outboxes, and nowhere else");

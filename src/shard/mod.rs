@@ -46,7 +46,7 @@ pub use connection::uplink::RESERVED_TYPE;
 pub use ids::QueryId;
 pub use input::{DrainScope, ForwardOutcome, Input};
 pub use message::Message;
-pub use output::{Forward, Output, SessionEnd};
+pub use output::{Ending, Forward, Output, SessionEnd};
 pub use planted::Bug;
 pub use session::table::session_owner;
 pub use settings::{Mode, SessionSettings, Settings};
@@ -456,9 +456,9 @@ impl Shard {
             Arrival::Message { data, .. } if open && self.settings.mode != Mode::Echo => {
                 self.on_packet(conn, data, now);
             }
-            Arrival::Close { code, .. } => {
+            Arrival::Close { code, reason } => {
                 let (mut scope, _) = self.scope(now);
-                scope.conns.on_peer_close(conn, code, &mut scope.cx);
+                scope.conns.on_peer_close(conn, code, reason, &mut scope.cx);
             }
             _ if !open => {}
             Arrival::Pong(_) => keepalive::on_pong(&mut self.conns, conn),

@@ -7,8 +7,25 @@ use crate::base::client::ClientContext;
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
 use crate::wire::packet::QoS;
+use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// How a connection has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Of the first close frame, whoever sent it; `ABNORMAL` without one.
+    pub code: CloseCode,
+    pub reason: Rc<str>,
+    /// The durable session that it was attached to.
+    pub session: Option<Arc<str>>,
+}
+
+impl Default for Ending {
+    fn default() -> Ending {
+        Ending { code: CloseCode::ABNORMAL, reason: "".into(), session: None }
+    }
+}
 
 #[derive(Debug)]
 pub enum Output {
@@ -17,6 +34,7 @@ pub enum Output {
     Closed {
         identity: Identity,
         client: Option<Rc<ClientContext>>,
+        ending: Ending,
     },
     Reply {
         query_id: QueryId,

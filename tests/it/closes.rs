@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::harness::backend::Gate;
 use crate::harness::backend::Request;
 use crate::harness::metrics::read;
-use crate::harness::{Backend, Client, Reply, Setup, TIMEOUT, Upgrade, eventually, sys};
+use crate::harness::{Backend, Client, Reply, Setup, TIMEOUT, Upgrade, call, eventually, sys};
 use crate::sessions_api::DataDir;
 
 const GIVEN_UP: &str = "rainbow_closes_given_up_total";
@@ -158,6 +160,7 @@ fn the_ends_of_a_server_that_was_killed_are_told_by_the_next_one() {
         let identity = close.identity().expect("named");
         assert_eq!(close.header("idempotency-key"), Some(format!("{identity}-close").as_str()));
         assert_eq!(close.header("rainbowclientcookie"), Some("of a former life"));
+        assert_eq!(close.header("rainbowclosecode"), Some("1006"));
     }
     drop(rest);
     // And nothing is left for the one after it.
@@ -177,4 +180,35 @@ fn without_durable_closes_nothing_is_noted() {
     Client::open(server.addr(), "phone").cut();
     backend.wait_under("/close", 2);
     assert_eq!(read(server.addr())["rainbow_store_connections_total"], 0.0);
+}
+
+#[test]
+fn a_close_says_how_the_connection_has_ended() {
+    let (backend, dir) = (Backend::start(), DataDir::new());
+    backend.on_connect(|request| match request.header("x-deviceid") {
+        Some("ann") => Reply::welcome().header("RAINBOWCLIENTSESSION", "ann's"),
+        _ => Reply::welcome(),
+    });
+    let server = dir.setup(&backend).start();
+    let ended = |count: usize, act: &dyn Fn(Client), device: &str| {
+        act(Client::open(server.addr(), device));
+        let close = backend.wait_under("/close", count).pop().expect("one more");
+        assert_eq!(close.identity(), Some(backend.identity_of(device).as_str()));
+        let of = |name| close.header(name).map(String::from);
+        (of("rainbowclosecode"), of("rainbowclosereason"), of("rainbowclientsession"))
+    };
+    let some = |text: &str| Some(String::from(text));
+    let leave = |mut client: Client| {
+        client.close(4123, "enough");
+        client.expect_close();
+    };
+    assert_eq!(ended(1, &leave, "phone"), (some("4123"), some("enough"), None));
+    assert_eq!(ended(2, &Client::cut, "cut"), (some("1006"), some(""), None));
+    assert_eq!(ended(3, &Client::leave, "ann"), (some("1000"), some(""), some("ann's")));
+    let kick = |mut client: Client| {
+        let channel = json!({"identity": backend.identity_of("kicked"), "code": 4501, "reason": "no\r\nX-Forged: 1"});
+        assert_eq!(call(server.addr(), "/kick/", &[], channel.to_string().as_bytes()).json()["status"], 0);
+        assert_eq!(client.expect_close().0, 4501);
+    };
+    assert_eq!(ended(4, &kick, "kicked"), (some("4501"), some("no  X-Forged: 1"), None));
 }

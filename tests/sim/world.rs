@@ -561,7 +561,7 @@ impl World {
         while let Some(output) = self.nodes[node].next_output() {
             match output {
                 Output::Forward(forward) => self.on_forward(forward),
-                Output::Closed { identity, client } => self.on_closed(node, &identity, client.as_deref()),
+                Output::Closed { identity, client, .. } => self.on_closed(node, &identity, client.as_deref()),
                 Output::Reply { query_id: EVICTION, reply } => self.nodes[node].evicted = Some(reply),
                 Output::Reply { query_id, reply } => self.on_reply(node, query_id.0, reply),
                 Output::EndWriting { key } => {

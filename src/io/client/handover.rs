@@ -60,7 +60,7 @@ pub async fn hand_over(
     worker.count(|counters| &counters.handovers_failed);
     lifecycle::abandon(worker, key);
     let Arrival { identity, session, address, .. } = *arrival;
-    worker.hooks().close(identity, context_of(&session, address), worker.now());
+    worker.hooks().close_refused(identity, context_of(&session, address), worker.now());
     Err((socket, ConnectRefusal::OwnerBusy))
 }
 
@@ -82,7 +82,7 @@ fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
     let Some(Ok(socket)) = fd.map(Socket::new) else {
         worker.count(|counters| &counters.handovers_failed);
         worker.descriptors().handover_lost(worker.now());
-        worker.hooks().close(identity, context, worker.now());
+        worker.hooks().close_refused(identity, context, worker.now());
         return worker.send_message(origin.shard, PeerMessage::HandoverFailed { origin });
     };
     let key = lifecycle::adopt(worker, identity, origin, socket.fd());
@@ -116,7 +116,7 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
         }
         Err(why) => {
             lifecycle::abandon(&worker, key);
-            worker.hooks().close(identity, context, worker.now());
+            worker.hooks().close_refused(identity, context, worker.now());
             let why = ConnectRefusal::SessionNotStored(why);
             connection::refuse(worker, socket, |out| why.write(out, accepted)).await;
         }

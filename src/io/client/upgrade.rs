@@ -204,7 +204,7 @@ pub async fn connect(
             ConnectOutcome::Attaching { cookie, attached } => {
                 attached.await.unwrap_or(Err(StoreError::Unreachable)).err().map(|why| {
                     let context = ClientContext { cookie, address: Some(address) };
-                    worker.hooks().close(identity, Some(Rc::new(context)), worker.now());
+                    worker.hooks().close_refused(identity, Some(Rc::new(context)), worker.now());
                     ConnectRefusal::SessionNotStored(why)
                 })
             }

@@ -10,7 +10,7 @@
 use crate::base::client::ClientContext;
 use crate::base::id::Identity;
 use crate::base::time::Tick;
-use crate::shard::SessionEnd;
+use crate::shard::{Ending, SessionEnd};
 use crate::store::ConnectionRecord;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -54,7 +54,7 @@ pub struct Close {
 /// What has ended.
 #[derive(Debug)]
 pub enum Ended {
-    Connection(Identity),
+    Connection { identity: Identity, ending: Ending },
     Session { name: Arc<str>, why: SessionEnd },
 }
 
@@ -204,7 +204,7 @@ impl Ended {
     /// Of a connection.
     fn identity(&self) -> Option<Identity> {
         match self {
-            Ended::Connection(identity) => Some(*identity),
+            Ended::Connection { identity, .. } => Some(*identity),
             Ended::Session { .. } => None,
         }
     }
@@ -212,7 +212,7 @@ impl Ended {
 
 fn memory(close: &Close) -> usize {
     let name = match &close.ended {
-        Ended::Connection(_) => 0,
+        Ended::Connection { ending, .. } => ending.reason.len() + ending.session.as_ref().map_or(0, |name| name.len()),
         Ended::Session { name, .. } => name.len(),
     };
     let client = close.client.as_deref().map_or(0, |client| {
@@ -233,7 +233,11 @@ mod tests {
     use super::*;
 
     fn close(deadline: u64) -> Close {
-        Close { ended: Ended::Connection(Identity([0; 32])), client: None, deadline: Tick(deadline) }
+        Close {
+            ended: Ended::Connection { identity: Identity([0; 32]), ending: Ending::default() },
+            client: None,
+            deadline: Tick(deadline),
+        }
     }
 
     fn take(closes: &Closes, in_flight_max: usize) -> Option<u64> {

@@ -19,9 +19,10 @@ use crate::io::runtime::oneshot::OneshotId;
 use crate::io::store::queue::StoreQueue;
 use crate::policy::sites::Sites;
 use crate::shard::command::SessionId;
-use crate::shard::{Forward, SessionEnd};
+use crate::shard::{Ending, Forward, SessionEnd};
 use crate::store::ConnectionRecord;
 use crate::wire::packet::QoS;
+use crate::wire::ws::frame::CloseCode;
 use std::cell::{Cell, RefCell};
 use std::hash::RandomState;
 use std::rc::Rc;
@@ -120,8 +121,14 @@ impl Hooks {
     }
 
     /// A connection that the business server has let in, or may have, has ended.
-    pub fn close(&self, identity: Identity, client: Option<Rc<ClientContext>>, now: Tick) {
-        self.report(Ended::Connection(identity), client, now);
+    pub fn close(&self, identity: Identity, client: Option<Rc<ClientContext>>, ending: Ending, now: Tick) {
+        self.report(Ended::Connection { identity, ending }, client, now);
+    }
+
+    /// The business server has let the connection in, and the client was refused all the same: its session cannot be
+    /// had now.
+    pub fn close_refused(&self, identity: Identity, client: Option<Rc<ClientContext>>, now: Tick) {
+        self.close(identity, client, Ending { code: CloseCode::BACKEND_UNREACHABLE, ..Ending::default() }, now);
     }
 
     /// The connect hook's answer did not come: the business server may have let the connection in. The close goes out
@@ -132,7 +139,8 @@ impl Hooks {
         }
         let due = now + self.connect_timeout_ms.get();
         let deadline = due + self.close_deadline_ms.get();
-        let close = Close { ended: Ended::Connection(identity), client, deadline };
+        let ending = Ending { code: CloseCode::BACKEND_UNREACHABLE, ..Ending::default() };
+        let close = Close { ended: Ended::Connection { identity, ending }, client, deadline };
         self.closes.push_delayed(close, due, self.limits.closes_bytes_max);
     }
 
@@ -165,7 +173,7 @@ impl Hooks {
 
     fn report(&self, ended: Ended, client: Option<Rc<ClientContext>>, now: Tick) {
         if !self.has_close_url.get() {
-            if let Ended::Connection(identity) = ended {
+            if let Ended::Connection { identity, .. } = ended {
                 self.closes.settle(identity);
             }
             return;
@@ -256,7 +264,8 @@ impl Hooks {
         self.closes.release(now);
         while let Some(record) = self.closes.take_former(now, self.limits.closes_bytes_max) {
             let client = record.cookie.map(|cookie| Rc::new(ClientContext::of_cookie(cookie.into())));
-            self.report(Ended::Connection(record.identity), client, now);
+            let ending = Ending { reason: "the server has died".into(), ..Ending::default() };
+            self.report(Ended::Connection { identity: record.identity, ending }, client, now);
         }
         self.send_closes();
     }
@@ -296,8 +305,9 @@ fn close_request(close: &Close, number: CloseNumber) -> HookRequest {
     let retry = Retry::Until(close.deadline);
     let client = close.client.clone();
     match &close.ended {
-        Ended::Connection(identity) => HookRequest {
+        Ended::Connection { identity, ending } => HookRequest {
             client,
+            headers: Some(ending_lines(ending).into_bytes().into()),
             idempotency_key: IdempotencyKey::format(format_args!("{identity}-close")),
             ..new_request(Hook::Close, HookTicket::Close(number), retry, identity.to_hex())
         },
@@ -314,6 +324,17 @@ fn close_request(close: &Close, number: CloseNumber) -> HookRequest {
             }
         }
     }
+}
+
+/// How it ended, as header lines.
+fn ending_lines(Ending { code, reason, session }: &Ending) -> String {
+    // The reason is somebody's text: a client's, or that of a caller's kick.
+    let reason = reason.replace(|c: char| c.is_control(), " ");
+    let mut lines = format!("RAINBOWCLOSECODE: {}\r\nRAINBOWCLOSEREASON: {}\r\n", code.0, reason.trim());
+    if let Some(name) = session {
+        lines.extend(["RAINBOWCLIENTSESSION: ", name, "\r\n"]);
+    }
+    lines
 }
 
 fn new_request(hook: Hook, ticket: HookTicket, retry: Retry, identity: [u8; 64]) -> HookRequest {

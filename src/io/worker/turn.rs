@@ -489,7 +489,9 @@ impl Worker {
             match output {
                 None => return,
                 Some(Output::Forward(forward)) => self.forward(forward),
-                Some(Output::Closed { identity, client }) => self.hooks.close(identity, client, self.now()),
+                Some(Output::Closed { identity, client, ending }) => {
+                    self.hooks.close(identity, client, ending, self.now());
+                }
                 Some(Output::Reply { query_id, reply }) => self.reply(query_id, reply),
                 Some(Output::Attached { key }) => {
                     self.cluster.on_opened(key);

@@ -17,7 +17,7 @@ use crate::shard::call::query::ConnectionInfo;
 use crate::shard::context::Context;
 use crate::shard::ids::SessionKey;
 use crate::shard::message::{MessageRef, Messages, Stamp};
-use crate::shard::output::Output;
+use crate::shard::output::{Ending, Output};
 use crate::shard::planted::Bug;
 use crate::wire::packet::Packet;
 use crate::wire::ws::frame::CloseCode;
@@ -25,6 +25,7 @@ use rustc_hash::FxHashMap;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub struct Table {
     shard: ShardId,
@@ -42,6 +43,8 @@ pub struct Table {
     events: VecDeque<Event>,
     /// By slot: where a connection that was handed over has gone, or where it came from.
     counterparts: FxHashMap<ConnIndex, ConnKey>,
+    /// By slot, of those that are closing: what is known of their end.
+    endings: FxHashMap<ConnIndex, Ending>,
     generation: u32,
     /// Connections in phase `Open`.
     open: usize,
@@ -59,6 +62,7 @@ impl Table {
             dirty: VecDeque::new(),
             events: VecDeque::new(),
             counterparts: FxHashMap::default(),
+            endings: FxHashMap::default(),
             generation: 0,
             open: 0,
         }
@@ -81,14 +85,14 @@ impl Table {
     }
 
     /// The connection must hold nothing any more.
-    pub fn remove(&mut self, index: ConnIndex) -> (Identity, Option<Rc<ClientContext>>) {
+    pub fn remove(&mut self, index: ConnIndex) -> (Identity, Option<Rc<ClientContext>>, Ending) {
         let conn = self.conns.remove(index.slot());
         debug_assert!(conn.outbox.is_empty() && conn.joined.is_empty() && conn.downlink.is_empty());
         let details = &mut self.details[index.slot()];
         debug_assert!(details.uplink.is_idle());
         let (identity, client) = (details.identity, details.client.take());
         self.take_receiver(index);
-        (identity, client)
+        (identity, client, self.endings.remove(&index).unwrap_or_default())
     }
 
     /// The connection of that key, if its slot is still the same connection's.
@@ -235,7 +239,7 @@ impl Table {
             CloseCode::INTERNAL_ERROR => cx.metrics.closed_panic.increment(),
             _ => {}
         }
-        self.begin_closing(index, cx);
+        self.begin_closing(index, code, reason, cx);
         let conn = &mut self.conns[index.slot()];
         if code == CloseCode::TRY_AGAIN_LATER {
             self.outboxes.clear_unbegun(&mut conn.outbox, cx.messages);
@@ -245,9 +249,9 @@ impl Table {
     }
 
     /// The client's close: it is answered with the same code, and the socket ends once that is written.
-    pub fn on_peer_close(&mut self, index: ConnIndex, code: Option<CloseCode>, cx: &mut Context<'_>) {
+    pub fn on_peer_close(&mut self, index: ConnIndex, code: Option<CloseCode>, reason: &str, cx: &mut Context<'_>) {
         if self.conn(index).is_open() {
-            self.begin_closing(index, cx);
+            self.begin_closing(index, code.unwrap_or(CloseCode::NO_STATUS), reason, cx);
             self.push_unbounded(index, Item::Close(code.map(|code| (code, "".into()))));
         }
         let conn = self.conn_mut(index);
@@ -257,7 +261,9 @@ impl Table {
         }
     }
 
-    fn begin_closing(&mut self, index: ConnIndex, cx: &mut Context<'_>) {
+    fn begin_closing(&mut self, index: ConnIndex, code: CloseCode, reason: &str, cx: &mut Context<'_>) {
+        let ending = self.endings.entry(index).or_default();
+        (ending.code, ending.reason) = (code, reason.into());
         let close_by = cx.now + cx.settings.close_timeout_ms;
         let conn = self.conn_mut(index);
         debug_assert_eq!(conn.phase, Phase::Open);
@@ -288,6 +294,16 @@ impl Table {
         self.take_receiver(index);
         self.timers.cancel(index.0);
         self.report(Event::Left(index));
+    }
+
+    /// It leaves its durable session.
+    pub fn note_session(&mut self, index: ConnIndex, name: Arc<str>) {
+        self.endings.entry(index).or_default().session = Some(name);
+    }
+
+    /// Connections of whose end something is known.
+    pub fn endings(&self) -> impl Iterator<Item = ConnIndex> {
+        self.endings.keys().copied()
     }
 
     /// The connection goes on in another shard, as `to`; the slot stays for its identity.

@@ -179,7 +179,7 @@ fn free(scope: &mut Scope<'_>, conn: ConnIndex) {
         scope.uplinks.forget(scope.conns, conn);
         end::on_done(scope, conn);
         scope.conns.end_handover(conn, &mut scope.cx);
-        let (identity, client) = scope.conns.remove(conn);
-        scope.cx.output(Output::Closed { identity, client });
+        let (identity, client, ending) = scope.conns.remove(conn);
+        scope.cx.output(Output::Closed { identity, client, ending });
     }
 }

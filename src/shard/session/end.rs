@@ -41,6 +41,7 @@ fn detach(scope: &mut Scope<'_>, conn: ConnIndex) {
     if scope.sessions.table.at_mut(index).attaching.take().is_some() {
         scope.conns.set_session(conn, SessionKey::NONE);
     } else {
+        scope.conns.note_session(conn, scope.sessions.table.at(index).name.clone());
         advance_oldest(scope, index, conn);
         store_unfinished(scope, index, conn);
     }

@@ -53,6 +53,10 @@ impl CloseCode {
     pub const GOING_AWAY: CloseCode = CloseCode(1001);
     pub const PROTOCOL_ERROR: CloseCode = CloseCode(1002);
     pub const UNSUPPORTED: CloseCode = CloseCode(1003);
+    /// The close frame had no code. Not for the wire.
+    pub const NO_STATUS: CloseCode = CloseCode(1005);
+    /// There was no close frame. Not for the wire.
+    pub const ABNORMAL: CloseCode = CloseCode(1006);
     /// Text that is not UTF-8.
     pub const INVALID_PAYLOAD: CloseCode = CloseCode(1007);
     /// A limit of the operator's was passed.
