@@ -307,7 +307,7 @@ fn close_request(close: &Close, number: CloseNumber) -> HookRequest {
     match &close.ended {
         Ended::Connection { identity, ending } => HookRequest {
             client,
-            headers: Some(ending_lines(ending).into_bytes().into()),
+            headers: Some(ending_headers(ending).into_bytes().into()),
             idempotency_key: IdempotencyKey::format(format_args!("{identity}-close")),
             ..new_request(Hook::Close, HookTicket::Close(number), retry, identity.to_hex())
         },
@@ -327,14 +327,14 @@ fn close_request(close: &Close, number: CloseNumber) -> HookRequest {
 }
 
 /// How it ended, as header lines.
-fn ending_lines(Ending { code, reason, session }: &Ending) -> String {
+fn ending_headers(Ending { code, reason, session }: &Ending) -> String {
     // The reason is somebody's text: a client's, or that of a caller's kick.
     let reason = reason.replace(|c: char| c.is_control(), " ");
-    let mut lines = format!("RAINBOWCLOSECODE: {}\r\nRAINBOWCLOSEREASON: {}\r\n", code.0, reason.trim());
+    let mut headers = format!("RAINBOWCLOSECODE: {}\r\nRAINBOWCLOSEREASON: {}\r\n", code.0, reason.trim());
     if let Some(name) = session {
-        lines.extend(["RAINBOWCLIENTSESSION: ", name, "\r\n"]);
+        headers.extend(["RAINBOWCLIENTSESSION: ", name, "\r\n"]);
     }
-    lines
+    headers
 }
 
 fn new_request(hook: Hook, ticket: HookTicket, retry: Retry, identity: [u8; 64]) -> HookRequest {
