@@ -160,16 +160,24 @@ fn copy_and_check(
 /// The database first: the log then has all that was committed after.
 fn copy(places: &Places, progress: &mut dyn FnMut(Progress)) -> Result<(), BackupError> {
     copy_file(places, (&places.source, &places.copy), progress)?;
-    // The first commit after a checkpoint begins the log anew. That happens once at most while no checkpoint is made; a
-    // log of two halves would bring old pages back.
+    let mut damage = None;
     for _ in 0..LOG_TRIES {
         let before = log_header(places)?;
         if before.is_some() {
             copy_file(places, (&places.source_log, &places.copy_log), progress)?;
         }
-        if log_header(places)? == before {
+        // The first commit after a checkpoint begins the log anew. That happens once at most while no checkpoint is
+        // made; a log of two halves would bring old pages back.
+        if log_header(places)? != before {
+            continue;
+        }
+        // In a log that was begun anew the server writes over old frames. When it overtakes the copying, one of them is
+        // in the copy, and new ones behind it: that looks like damage, and is not there the next time.
+        let lost = log::check(&places.copy_log).map_err(|error| places.failed(error))?;
+        if !lost.is_damage() || damage == Some(lost.frame) {
             return Ok(());
         }
+        damage = Some(lost.frame);
     }
     Err(BackupError::Revoked)
 }
@@ -260,6 +268,6 @@ fn look_through(path: &Path) -> rusqlite::Result<Looked> {
     Ok(looked)
 }
 
-const LOG_TRIES: usize = 3;
+const LOG_TRIES: usize = 10;
 const LOG_HEADER_LEN: u64 = 32;
 const CHUNK_LEN: usize = 1 << 20;

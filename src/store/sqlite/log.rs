@@ -17,6 +17,8 @@ use std::path::Path;
 pub struct Lost {
     /// Commits of this log's that SQLite would not see.
     pub commits: u64,
+    /// The first frame that it would not see.
+    pub frame: u64,
     /// The header is damaged: all of the log would be ignored.
     pub header: bool,
 }
@@ -58,6 +60,7 @@ pub fn check(path: &Path) -> Result<Lost> {
         }
         sum = checksum(&frame[FRAME_LEN..], checksum(&frame[..8], sum, is_big_endian), is_big_endian);
         is_valid &= sum == pair(&frame, 16);
+        lost.frame += u64::from(is_valid);
         lost.commits += u64::from(!is_valid && number(&frame, 4) != 0);
     }
     Ok(lost)
