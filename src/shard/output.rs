@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub struct Ending {
     /// Of the first close frame, whoever sent it; `ABNORMAL` without one.
     pub code: CloseCode,
-    pub reason: Rc<str>,
+    pub reason: Box<str>,
     /// The durable session that it was attached to.
     pub session: Option<Arc<str>>,
 }

@@ -212,3 +212,23 @@ fn a_close_says_how_the_connection_has_ended() {
     };
     assert_eq!(ended(4, &kick, "kicked"), (some("4501"), some("no  X-Forged: 1"), None));
 }
+
+#[test]
+fn the_ends_of_a_server_that_stops_in_order_are_told_by_it_alone() {
+    let (backend, dir) = (Backend::start(), DataDir::new());
+    let mut server = dir.setup(&backend).start();
+    let clients: Vec<_> = (0..40).map(|n| Client::open(server.addr(), &format!("phone{n}"))).collect();
+    server.terminate();
+    clients.into_iter().for_each(|mut client| {
+        client.expect_close();
+    });
+    assert!(server.exited_within(TIMEOUT).success());
+    identities(&backend.wait_under("/close", 40));
+    let server = dir.setup(&backend).start_on(server.into_port());
+    Client::open(server.addr(), "the last one").cut();
+    backend.wait_under("/close", 41);
+    eventually("its own record alone comes and goes", || {
+        (read(server.addr())["rainbow_store_connections_total"] == 2.0).then_some(())
+    });
+    assert_eq!(identities(&backend.seen_under("/close")).len(), 41);
+}

@@ -175,9 +175,9 @@ impl Closes {
         self.waiting.borrow().len() + self.delayed.borrow().len() + self.in_flight.borrow().len()
     }
 
-    /// Those that are left in the store do not count.
+    /// Nothing is owed, and `take_settled` has nothing. Those that are left in the store do not count.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.settled.borrow().is_empty()
     }
 
     /// Of others, not fed in yet.
