@@ -39,23 +39,21 @@ pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 pub fn put_address(out: &mut Vec<u8>, client: &ClientAddress) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     let start = out.len();
-    put_ip(out, client.address);
+    put_ip(out, client.ip());
     let own = start..out.len();
-    for proxy in &client.proxies {
+    for proxy in &client.site.proxies {
         out.extend_from_slice(b", ");
         put_ip(out, *proxy);
     }
     out.extend_from_slice(b"\r\nX-Real-IP: ");
     out.extend_from_within(own);
-    let proto: &[u8] = if client.is_secure { b"https" } else { b"http" };
+    let proto: &[u8] = if client.site.is_secure { b"https" } else { b"http" };
     for part in [b"\r\nX-Forwarded-Proto: ", proto, b"\r\n"] {
         out.extend_from_slice(part);
     }
-    if let Some(site) = &client.site {
-        for (name, value) in [("RAINBOWCLIENTHOST", &site.host), ("RAINBOWCLIENTORIGIN", &site.origin)] {
-            if let Some(value) = value {
-                put_header(out, name, value);
-            }
+    for (name, value) in [("RAINBOWCLIENTHOST", &client.site.host), ("RAINBOWCLIENTORIGIN", &client.site.origin)] {
+        if let Some(value) = value {
+            put_header(out, name, value);
         }
     }
 }

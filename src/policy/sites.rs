@@ -39,7 +39,7 @@ mod tests {
     use std::hash::{BuildHasherDefault, DefaultHasher};
 
     fn site(host: &str) -> ClientSite {
-        ClientSite { host: Some(host.as_bytes().into()), origin: None }
+        ClientSite { host: Some(host.as_bytes().into()), ..ClientSite::default() }
     }
 
     #[test]

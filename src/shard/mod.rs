@@ -148,8 +148,8 @@ impl Shard {
     }
 
     /// What hooks say of a connection's client.
-    pub fn client(&self, key: ConnKey) -> Option<Rc<ClientContext>> {
-        self.conns.lookup(key, false).and_then(|conn| self.conns.client(conn).cloned())
+    pub fn client(&self, key: ConnKey) -> Option<ClientContext> {
+        self.conns.lookup(key, false).map(|conn| self.conns.client(conn).clone())
     }
 
     /// Takes a slot for a connection that comes from another shard, where its slot is `origin`. `Input::Attach` or

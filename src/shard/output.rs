@@ -8,7 +8,6 @@ use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// How a connection has ended.
@@ -33,7 +32,7 @@ pub enum Output {
     /// A connection that the backend had let in has ended.
     Closed {
         identity: Identity,
-        client: Option<Rc<ClientContext>>,
+        client: ClientContext,
         ending: Ending,
     },
     Reply {
@@ -117,14 +116,14 @@ pub struct Forward {
     pub sequence: u64,
     pub deadline: Tick,
     pub identity: Identity,
-    pub client: Option<Rc<ClientContext>>,
+    pub client: ClientContext,
     pub body: Vec<u8>,
 }
 
 impl Forward {
     /// As the business server has set it.
     pub fn cookie(&self) -> Option<&[u8]> {
-        self.client.as_ref()?.cookie.as_deref()
+        self.client.cookie().map(|cookie| &cookie[..])
     }
 }
 

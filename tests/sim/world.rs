@@ -561,7 +561,7 @@ impl World {
         while let Some(output) = self.nodes[node].next_output() {
             match output {
                 Output::Forward(forward) => self.on_forward(forward),
-                Output::Closed { identity, client, .. } => self.on_closed(node, &identity, client.as_deref()),
+                Output::Closed { identity, client, .. } => self.on_closed(node, &identity, &client),
                 Output::Reply { query_id: EVICTION, reply } => self.nodes[node].evicted = Some(reply),
                 Output::Reply { query_id, reply } => self.on_reply(node, query_id.0, reply),
                 Output::EndWriting { key } => {
@@ -591,14 +591,14 @@ impl World {
         }
     }
 
-    fn on_closed(&mut self, node: usize, identity: &Identity, client: Option<&rainbow::base::client::ClientContext>) {
+    fn on_closed(&mut self, node: usize, identity: &Identity, client: &rainbow::base::client::ClientContext) {
         let id = self.connection_named(node, identity);
         self.trace(format_args!("backend hears the end of connection {id}"));
         let connection = &mut self.connections[id];
         assert_eq!(connection.stage, Stage::Ended, "the end of what was open is told, at its end");
         assert!(!std::mem::replace(&mut connection.closed, true), "an end is told once");
         assert!(!connection.forwarding, "the end comes behind the last message");
-        assert_eq!(connection.cookie.as_deref(), client.and_then(|client| client.cookie.as_deref()));
+        assert_eq!(connection.cookie.as_deref(), client.cookie().map(|cookie| &cookie[..]));
     }
 
     /// Asks a shard and takes the reply out of its outputs.

@@ -57,7 +57,7 @@ pub struct HookRequest {
     /// Of the connection that the request is about, in hex, see `base::id::Identity`.
     pub identity: [u8; 64],
     /// Its cookie and its address.
-    pub client: Option<Rc<ClientContext>>,
+    pub client: ClientContext,
     pub idempotency_key: Option<IdempotencyKey>,
     /// Of a connect: the client's query string, without `?`.
     pub query: Option<Rc<str>>,

@@ -70,13 +70,11 @@ impl RequestTemplate {
         if request.hook.has_identity() {
             put_header(out, "RAINBOWCLIENTIDENTITY", &request.identity);
         }
-        if let Some(client) = &request.client {
-            if let Some(cookie) = &client.cookie {
-                put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
-            }
-            if let Some(address) = &client.address {
-                put_address(out, address);
-            }
+        if let Some(cookie) = request.client.cookie() {
+            put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
+        }
+        if let Some(address) = &request.client.address {
+            put_address(out, address);
         }
         if request.hook != Hook::Connect {
             // A connect request carries that of its upgrade.
@@ -265,7 +263,7 @@ mod tests {
             tag: RequestTag(7),
             retry: Retry::Never,
             identity: [b'a'; 64],
-            client: None,
+            client: ClientContext::default(),
             idempotency_key: None,
             query: None,
             client_headers: None,
@@ -302,7 +300,7 @@ mod tests {
     fn a_forward_is_a_post_with_the_message_type_in_its_path() {
         let mut hook_request = request_for(Hook::Forward { message_type: 65535 });
         hook_request.body = b"{\"a\":1}".to_vec();
-        hook_request.client = Some(Rc::new(ClientContext { cookie: Some(Rc::from(&b"Y29va2ll"[..])), address: None }));
+        hook_request.client = ClientContext::of_cookie(Rc::from(&b"Y29va2ll"[..]));
         hook_request.idempotency_key = IdempotencyKey::new("abc-1");
         let request = text("http://Example.com:8000/m/{message_type}/x/{message_type}?k=v", &hook_request);
         assert_eq!(
@@ -352,7 +350,7 @@ mod tests {
     fn the_end_of_a_session_names_the_session_and_no_connection() {
         let mut hook_request = request_for(Hook::SessionEnded);
         hook_request.headers = Some(Rc::from(&b"RAINBOWCLIENTSESSION: a b\r\nRAINBOWSESSIONENDED: dropped\r\n"[..]));
-        hook_request.client = Some(Rc::new(ClientContext { cookie: Some(Rc::from(&b"Y29va2ll"[..])), address: None }));
+        hook_request.client = ClientContext::of_cookie(Rc::from(&b"Y29va2ll"[..]));
         let request = text("http://h/bye", &hook_request);
         assert!(request.starts_with("GET /bye HTTP/1.1\r\n"), "{request}");
         check(request.as_bytes(), |head, body| {
@@ -393,13 +391,13 @@ mod tests {
     fn a_hook_says_where_its_client_is() {
         let mut hook_request = request_for(Hook::Close);
         let ip = |text: &str| text.parse().expect("an address");
-        let address = ClientAddress {
-            address: ip("2001:db8::9"),
+        let site = ClientSite {
+            host: Some((*b"chat.example").into()),
+            origin: None,
             proxies: [ip("10.0.0.7"), ip("10.0.0.8")].into(),
             is_secure: true,
-            site: Some(Arc::new(ClientSite { host: Some((*b"chat.example").into()), origin: None })),
         };
-        hook_request.client = Some(Rc::new(ClientContext { cookie: None, address: Some(address) }));
+        hook_request.client.address = Some(ClientAddress::new(ip("2001:db8::9"), Arc::new(site)));
         check(text("http://h/bye", &hook_request).as_bytes(), |head, _| {
             let reported = |name| head.headers.get_text(name).expect("reported").to_owned();
             let expected = ["2001:db8::9, 10.0.0.7, 10.0.0.8", "2001:db8::9", "https"];

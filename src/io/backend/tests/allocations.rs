@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::rig::{Backend, Connection, LATE, on_ring};
+use crate::base::client::ClientContext;
 use crate::base::limits::Limits;
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{Clocks, Hook, HookRequest, IdempotencyKey, Options, Pool, PoolParts, RequestTag};
@@ -77,7 +78,7 @@ impl Load {
             tag: RequestTag(tag),
             retry: LATE,
             identity: [b'a'; 64],
-            client: None,
+            client: ClientContext::default(),
             idempotency_key: IdempotencyKey::format(format_args!("session-{tag}")),
             query: None,
             client_headers: None,

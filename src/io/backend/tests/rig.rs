@@ -15,6 +15,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use crate::base::client::ClientContext;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::config::url::HttpUrl;
@@ -187,7 +188,7 @@ pub fn forward(tag: u64, retry: Retry) -> HookRequest {
         tag: RequestTag(tag),
         retry,
         identity: [b'a'; 64],
-        client: None,
+        client: ClientContext::default(),
         idempotency_key: None,
         query: None,
         client_headers: None,
