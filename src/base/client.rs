@@ -1,32 +1,34 @@
 //! What hooks say of a client beside its identity: where it is, as far as trusted proxies say, where it has come to and
-//! from, and its cookie.
+//! from, and what the business server has set: its cookie.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// What hooks say of a connection's client beside its identity. Each connection has one, and each hook that is under
-/// way a clone: what many have in common is shared.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// way a clone: it is small, and what many clients have in common is shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientContext {
-    pub address: Option<ClientAddress>,
-    given: Option<Rc<Given>>,
+    /// IPv4 as `::ffff:192.0.2.1`, unknown as `::`: an `IpAddr` would need 8 bytes more in each connection.
+    ip: Ipv6Addr,
+    facts: Option<Rc<ClientFacts>>,
 }
 
-/// What the business server has set. Replaced rather than changed: hooks that are under way keep what they began with.
+/// Replaced rather than changed: others have it too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Given {
+pub struct ClientFacts {
+    site: Option<Arc<ClientSite>>,
     cookie: Option<Rc<[u8]>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a client is, for another worker.
+#[derive(Clone, Debug)]
 pub struct ClientAddress {
-    /// IPv4 as `::ffff:192.0.2.1`: `IpAddr` would need 8 bytes more in each connection.
-    ip: Ipv6Addr,
+    pub ip: IpAddr,
     pub site: Arc<ClientSite>,
 }
 
-/// What most clients' upgrades have in common: they share it.
+/// What most clients' upgrades have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ClientSite {
     pub host: Option<Box<[u8]>>,
@@ -38,45 +40,73 @@ pub struct ClientSite {
 }
 
 impl ClientContext {
-    /// Of a client whose connection has ended.
-    pub fn of_cookie(cookie: Rc<[u8]>) -> ClientContext {
-        ClientContext::new(None, Some(cookie))
+    /// `facts` are those of the client's site, as all clients of this worker share them.
+    pub fn new(ip: IpAddr, facts: Rc<ClientFacts>) -> ClientContext {
+        let ip = match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        ClientContext { ip, facts: Some(facts) }
     }
 
-    pub fn new(address: Option<ClientAddress>, cookie: Option<Rc<[u8]>>) -> ClientContext {
-        let mut context = ClientContext { address, given: None };
+    /// Of a client that was another process's, or that is no connection's any more.
+    pub fn of_cookie(cookie: Option<Rc<[u8]>>) -> ClientContext {
+        let mut context = ClientContext::default();
         if cookie.is_some() {
             context.set_cookie(cookie);
         }
         context
     }
 
+    pub fn ip(&self) -> Option<IpAddr> {
+        (!self.ip.is_unspecified()).then(|| self.ip.to_canonical())
+    }
+
+    pub fn site(&self) -> Option<&Arc<ClientSite>> {
+        self.facts.as_ref()?.site.as_ref()
+    }
+
+    /// The client has come by `https` or `wss`.
+    pub fn is_secure(&self) -> bool {
+        self.site().is_some_and(|site| site.is_secure)
+    }
+
+    /// For another worker: the cookie goes its own way.
+    pub fn address(&self) -> ClientAddress {
+        ClientAddress { ip: self.ip.to_canonical(), site: self.site().cloned().unwrap_or_default() }
+    }
+
     pub fn cookie(&self) -> Option<&Rc<[u8]>> {
-        self.given.as_ref()?.cookie.as_ref()
+        self.facts.as_ref()?.cookie.as_ref()
     }
 
     pub fn set_cookie(&mut self, cookie: Option<Rc<[u8]>>) {
-        Rc::make_mut(self.given.get_or_insert_default()).cookie = cookie;
+        if self.cookie() != cookie.as_ref() {
+            Rc::make_mut(self.facts.get_or_insert_default()).cookie = cookie;
+        }
     }
 
-    /// Bytes of the client's own, beside the context itself.
+    /// The same client with this cookie.
+    pub fn with_cookie(mut self, cookie: Option<Rc<[u8]>>) -> ClientContext {
+        self.set_cookie(cookie);
+        self
+    }
+
+    /// Bytes that are this client's alone, beside the context itself.
     pub fn memory(&self) -> usize {
-        let given = self.given.as_ref().map_or(0, |_| RC_HEADER + size_of::<Given>());
-        given + self.cookie().map_or(0, |cookie| RC_HEADER + cookie.len())
+        self.cookie().map_or(0, |cookie| 2 * RC_HEADER + size_of::<ClientFacts>() + cookie.len())
     }
 }
 
-impl ClientAddress {
-    pub fn new(ip: IpAddr, site: Arc<ClientSite>) -> ClientAddress {
-        let ip = match ip {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        ClientAddress { ip, site }
+impl Default for ClientContext {
+    fn default() -> ClientContext {
+        ClientContext { ip: Ipv6Addr::UNSPECIFIED, facts: None }
     }
+}
 
-    pub fn ip(&self) -> IpAddr {
-        self.ip.to_canonical()
+impl From<Arc<ClientSite>> for ClientFacts {
+    fn from(site: Arc<ClientSite>) -> ClientFacts {
+        ClientFacts { site: Some(site), ..ClientFacts::default() }
     }
 }
 
@@ -84,4 +114,4 @@ impl ClientAddress {
 const RC_HEADER: usize = 16;
 
 // A connection has one, also where its client says nothing of note.
-const _: () = assert!(size_of::<ClientContext>() == 32);
+const _: () = assert!(size_of::<ClientContext>() == 24);

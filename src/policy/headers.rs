@@ -4,7 +4,7 @@
 //! What a client sends is never believed about itself: names that state an identity, a cookie or a signature are ours,
 //! and so is what would change how the request or its response is framed.
 
-use crate::base::client::ClientAddress;
+use crate::base::client::{ClientContext, ClientSite};
 use crate::wire::http1::{RequestHead, begins_with_name, is_same_name};
 use std::io::Write;
 use std::net::IpAddr;
@@ -35,23 +35,33 @@ pub fn put_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
 }
 
-/// What a hook says of where the client is, and what it has come to.
-pub fn put_address(out: &mut Vec<u8>, client: &ClientAddress) {
+/// What a hook says of a client beside its identity.
+pub fn put_client(out: &mut Vec<u8>, client: &ClientContext) {
+    if let Some(cookie) = client.cookie() {
+        put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
+    }
+    if let Some((ip, site)) = client.ip().zip(client.site()) {
+        put_address(out, ip, site);
+    }
+}
+
+/// Where the client is, and what it has come to.
+fn put_address(out: &mut Vec<u8>, ip: IpAddr, site: &ClientSite) {
     out.extend_from_slice(b"X-Forwarded-For: ");
     let start = out.len();
-    put_ip(out, client.ip());
+    put_ip(out, ip);
     let own = start..out.len();
-    for proxy in &client.site.proxies {
+    for proxy in &site.proxies {
         out.extend_from_slice(b", ");
         put_ip(out, *proxy);
     }
     out.extend_from_slice(b"\r\nX-Real-IP: ");
     out.extend_from_within(own);
-    let proto: &[u8] = if client.site.is_secure { b"https" } else { b"http" };
+    let proto: &[u8] = if site.is_secure { b"https" } else { b"http" };
     for part in [b"\r\nX-Forwarded-Proto: ", proto, b"\r\n"] {
         out.extend_from_slice(part);
     }
-    for (name, value) in [("RAINBOWCLIENTHOST", &client.site.host), ("RAINBOWCLIENTORIGIN", &client.site.origin)] {
+    for (name, value) in [("RAINBOWCLIENTHOST", &site.host), ("RAINBOWCLIENTORIGIN", &site.origin)] {
         if let Some(value) = value {
             put_header(out, name, value);
         }

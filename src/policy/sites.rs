@@ -1,35 +1,42 @@
 //! What clients' upgrades say of where they have come to and from, each kept once: a million clients of one site must
 //! not keep its name a million times.
 
-use crate::base::client::ClientSite;
-use std::collections::HashSet;
+use crate::base::client::{ClientFacts, ClientSite};
+use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Those of one worker. `S` has a key that nobody outside knows: strangers choose the names.
 pub struct Sites<S> {
-    known: HashSet<Arc<ClientSite>, S>,
+    known: HashMap<Arc<ClientSite>, Rc<ClientFacts>, S>,
     max: usize,
 }
 
 impl<S: BuildHasher> Sites<S> {
     pub fn new(max: usize, hasher: S) -> Sites<S> {
-        Sites { known: HashSet::with_hasher(hasher), max }
+        Sites { known: HashMap::with_hasher(hasher), max }
     }
 
     /// The same for everybody who says the same. Beyond `max` of them each client keeps its own.
-    pub fn share(&mut self, site: ClientSite) -> Arc<ClientSite> {
-        if let Some(known) = self.known.get(&site) {
+    pub fn share(&mut self, site: impl Borrow<ClientSite> + Into<Arc<ClientSite>>) -> Rc<ClientFacts> {
+        if let Some(known) = self.known.get(site.borrow()) {
             return known.clone();
         }
         if self.known.len() >= self.max {
-            self.known.retain(|site| Arc::strong_count(site) > 1);
+            // Clients that have a cookie too have facts of their own, and the site in them.
+            let ours = |site: &Arc<ClientSite>, facts: &Rc<ClientFacts>| {
+                (Arc::strong_count(site), Rc::strong_count(facts)) == (2, 1)
+            };
+            self.known.retain(|site, facts| !ours(site, facts));
         }
-        let site = Arc::new(site);
+        let site = site.into();
+        let facts = Rc::new(ClientFacts::from(site.clone()));
         if self.known.len() < self.max {
-            self.known.insert(site.clone());
+            self.known.insert(site, facts.clone());
         }
-        site
+        facts
     }
 }
 
@@ -46,13 +53,13 @@ mod tests {
     fn who_says_the_same_shares_it_and_names_without_number_are_not_kept() {
         let mut sites = Sites::new(2, BuildHasherDefault::<DefaultHasher>::default());
         let (one, same) = (sites.share(site("a")), sites.share(site("a")));
-        assert!(Arc::ptr_eq(&one, &same));
+        assert!(Rc::ptr_eq(&one, &same));
         let other = sites.share(site("b"));
         let (third, second) = (sites.share(site("c")), sites.share(site("c")));
-        assert!(third == second && !Arc::ptr_eq(&third, &second), "there is no room for it");
+        assert!(third == second && !Rc::ptr_eq(&third, &second), "there is no room for it");
         drop(other);
         let (third, same) = (sites.share(site("c")), sites.share(site("c")));
-        assert!(Arc::ptr_eq(&third, &same), "nobody has the other one any more");
+        assert!(Rc::ptr_eq(&third, &same), "nobody has the other one any more");
         (0..100).for_each(|n| drop(sites.share(site(&format!("stranger {n}")))));
         assert_eq!(sites.known.len(), 2);
     }

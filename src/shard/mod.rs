@@ -51,7 +51,7 @@ pub use planted::Bug;
 pub use session::table::session_owner;
 pub use settings::{Mode, SessionSettings, Settings};
 
-use crate::base::client::{ClientAddress, ClientContext};
+use crate::base::client::ClientContext;
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
@@ -140,10 +140,10 @@ impl Shard {
         self.conns.insert(|key| Identity::new(digest, node, key), now)
     }
 
-    /// Where the client of a connection is; for hooks.
-    pub fn set_address(&mut self, key: ConnKey, address: ClientAddress) {
+    /// What hooks are to say of a connection's client.
+    pub fn set_client(&mut self, key: ConnKey, client: ClientContext) {
         if let Some(conn) = self.conns.lookup(key, false) {
-            self.conns.set_address(conn, address);
+            self.conns.set_client(conn, client);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::base::digits::{Decimal, hex_of};
 use crate::base::rng::Rng;
 use crate::base::secret::Secret;
 use crate::config::url::HttpUrl;
-use crate::policy::headers::{REQUEST_ID, is_forwarded, put_address, put_header};
+use crate::policy::headers::{REQUEST_ID, is_forwarded, put_client, put_header};
 use crate::wire::sign::{self, NonceTag, WebhookKey};
 
 use super::hook::{Hook, HookKind, HookRequest};
@@ -70,12 +70,7 @@ impl RequestTemplate {
         if request.hook.has_identity() {
             put_header(out, "RAINBOWCLIENTIDENTITY", &request.identity);
         }
-        if let Some(cookie) = request.client.cookie() {
-            put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
-        }
-        if let Some(address) = &request.client.address {
-            put_address(out, address);
-        }
+        put_client(out, &request.client);
         if request.hook != Hook::Connect {
             // A connect request carries that of its upgrade.
             put_header(out, REQUEST_ID, &signer.request_id(number));
@@ -250,7 +245,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::client::{ClientAddress, ClientContext, ClientSite};
+    use crate::base::client::{ClientContext, ClientSite};
     use crate::base::time::Tick;
     use crate::io::backend::hook::{IdempotencyKey, RequestTag, Retry};
     use crate::wire::http1::{BodyFraming, HeadLimits, HeadScanner, REQUEST_SLOTS, RequestHead};
@@ -300,7 +295,7 @@ mod tests {
     fn a_forward_is_a_post_with_the_message_type_in_its_path() {
         let mut hook_request = request_for(Hook::Forward { message_type: 65535 });
         hook_request.body = b"{\"a\":1}".to_vec();
-        hook_request.client = ClientContext::of_cookie(Rc::from(&b"Y29va2ll"[..]));
+        hook_request.client = ClientContext::of_cookie(Some(Rc::from(&b"Y29va2ll"[..])));
         hook_request.idempotency_key = IdempotencyKey::new("abc-1");
         let request = text("http://Example.com:8000/m/{message_type}/x/{message_type}?k=v", &hook_request);
         assert_eq!(
@@ -350,7 +345,7 @@ mod tests {
     fn the_end_of_a_session_names_the_session_and_no_connection() {
         let mut hook_request = request_for(Hook::SessionEnded);
         hook_request.headers = Some(Rc::from(&b"RAINBOWCLIENTSESSION: a b\r\nRAINBOWSESSIONENDED: dropped\r\n"[..]));
-        hook_request.client = ClientContext::of_cookie(Rc::from(&b"Y29va2ll"[..]));
+        hook_request.client = ClientContext::of_cookie(Some(Rc::from(&b"Y29va2ll"[..])));
         let request = text("http://h/bye", &hook_request);
         assert!(request.starts_with("GET /bye HTTP/1.1\r\n"), "{request}");
         check(request.as_bytes(), |head, body| {
@@ -397,7 +392,7 @@ mod tests {
             proxies: [ip("10.0.0.7"), ip("10.0.0.8")].into(),
             is_secure: true,
         };
-        hook_request.client.address = Some(ClientAddress::new(ip("2001:db8::9"), Arc::new(site)));
+        hook_request.client = ClientContext::new(ip("2001:db8::9"), Rc::new(Arc::new(site).into()));
         check(text("http://h/bye", &hook_request).as_bytes(), |head, _| {
             let reported = |name| head.headers.get_text(name).expect("reported").to_owned();
             let expected = ["2001:db8::9, 10.0.0.7, 10.0.0.8", "2001:db8::9", "https"];

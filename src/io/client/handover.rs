@@ -60,7 +60,7 @@ pub async fn hand_over(
     worker.count(|counters| &counters.handovers_failed);
     lifecycle::abandon(worker, key);
     let Arrival { identity, session, address, .. } = *arrival;
-    worker.hooks().close_refused(identity, context_of(&session, address), worker.now());
+    worker.hooks().close_refused(identity, context_of(worker, &session, address), worker.now());
     Err((socket, ConnectRefusal::OwnerBusy))
 }
 
@@ -75,7 +75,7 @@ pub fn take_over(worker: &Rc<Worker>) {
 
 fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
     let Arrival { identity, address, origin, session, early, place } = arrival;
-    let context = context_of(&session, address.clone());
+    let context = context_of(worker, &session, address);
     let accepted = session.greets.then(|| session.response.clone());
     // The last descriptors are for backends.
     let fd = fd.filter(|_| worker.descriptors().has_room(Purpose::Handover));
@@ -86,7 +86,7 @@ fn arrive(worker: &Rc<Worker>, fd: Option<OwnedFd>, arrival: Arrival) {
         return worker.send_message(origin.shard, PeerMessage::HandoverFailed { origin });
     };
     let key = lifecycle::adopt(worker, identity, origin, socket.fd());
-    worker.shard().set_address(key, address);
+    worker.shard().set_client(key, context.clone());
     worker.send_message(origin.shard, PeerMessage::HandedOver { origin, to: key });
     let attached = lifecycle::attach(worker, key, identity, session);
     let client = ArrivedClient { key, identity, context, socket, early, place, attached, accepted };
@@ -123,6 +123,7 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
     }
 }
 
-fn context_of(session: &SessionRequest, address: ClientAddress) -> ClientContext {
-    ClientContext::new(Some(address), session.cookie.as_deref().map(Rc::from))
+fn context_of(worker: &Worker, session: &SessionRequest, address: ClientAddress) -> ClientContext {
+    let cookie = session.cookie.as_deref().map(Rc::from);
+    worker.hooks().client(address.ip, address.site).with_cookie(cookie)
 }

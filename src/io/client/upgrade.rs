@@ -4,7 +4,7 @@
 
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
-use crate::base::client::{ClientAddress, ClientContext, ClientSite};
+use crate::base::client::{ClientContext, ClientSite};
 use crate::io::backend::GiveUp;
 use crate::io::client::handover;
 use crate::io::handover::channel::Arrival;
@@ -16,7 +16,7 @@ use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
-use crate::policy::headers::{REQUEST_ID, forwarded, put_address, put_header};
+use crate::policy::headers::{REQUEST_ID, forwarded, put_client, put_header};
 use crate::policy::origin::may_connect;
 use crate::policy::proxies::{ClientPath, is_trusted};
 use crate::shard::command::StoreError;
@@ -38,7 +38,7 @@ pub struct UpgradePlan {
     digest: [u8; 32],
     query: Rc<str>,
     headers: ConnectHeaders,
-    address: ClientAddress,
+    client: ClientContext,
     request_id: RequestId,
     place: Place,
 }
@@ -70,15 +70,15 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
     }
     let mut response = Vec::with_capacity(RESPONSE_ROOM);
     handshake::write_response(&mut response, &upgrade.accept, greets.then_some(handshake::SUBPROTOCOL));
-    let client = path.client.to_string();
+    let client_ip = path.client.to_string();
     let digest = Sha256::new()
         .chain_update(&platform)
         .chain_update([0])
         .chain_update(&device)
         .chain_update([0])
-        .chain_update(&client)
+        .chain_update(&client_ip)
         .chain_update(clock::unix_ns().to_be_bytes());
-    let address = ClientAddress::new(path.client, worker.hooks().share_site(site(&rules, head, path)));
+    let client = worker.hooks().client(path.client, site(&rules, head, path));
     // A stranger does not name our requests.
     let request_id = if path.proxies.is_empty() { RequestId::draw() } else { RequestId::of(head) };
     Ok(UpgradePlan {
@@ -88,9 +88,9 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         query: head.query.into(),
         headers: ConnectHeaders {
             of_client: client_headers(head, &device, &platform).into(),
-            ours: our_headers(&address, &request_id).into(),
+            ours: our_headers(&client, &request_id).into(),
         },
-        address,
+        client,
         request_id,
         place,
     })
@@ -162,9 +162,9 @@ fn client_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Vec<u
 }
 
 /// What we say of the client in the connect hook.
-fn our_headers(address: &ClientAddress, request_id: &RequestId) -> Vec<u8> {
+fn our_headers(client: &ClientContext, request_id: &RequestId) -> Vec<u8> {
     let mut out = Vec::with_capacity(192);
-    put_address(&mut out, address);
+    put_client(&mut out, client);
     out.extend_from_slice(REQUEST_ID.as_bytes());
     out.extend_from_slice(b": ");
     request_id.write(&mut out);
@@ -180,9 +180,9 @@ pub async fn connect(
     plan: UpgradePlan,
     early: Vec<u8>,
 ) -> Result<(), (Socket, ConnectRefusal)> {
-    let UpgradePlan { response, greets, digest, query, headers, address, request_id, place } = plan;
+    let UpgradePlan { response, greets, digest, query, headers, client, request_id, place } = plan;
     let (key, identity) = lifecycle::reserve(&worker, digest, socket.fd());
-    worker.shard().set_address(key, address.clone());
+    worker.shard().set_client(key, client.clone());
     let rules = worker.rules();
     if rules.mode() == Mode::Echo || rules.config().connect_url.is_empty() {
         worker.handle(Input::Opened { key, response: response.into(), greets });
@@ -197,12 +197,12 @@ pub async fn connect(
             ConnectOutcome::Opened => None,
             ConnectOutcome::Attaching { cookie, attached } => {
                 attached.await.unwrap_or(Err(StoreError::Unreachable)).err().map(|why| {
-                    let context = ClientContext::new(Some(address), cookie);
-                    worker.hooks().close_refused(identity, context, worker.now());
+                    worker.hooks().close_refused(identity, client.with_cookie(cookie), worker.now());
                     ConnectRefusal::SessionNotStored(why)
                 })
             }
             ConnectOutcome::OwnedElsewhere(session) => {
+                let address = client.address();
                 let arrival = Arrival { identity, address, origin: key, session: *session, early, place };
                 // Boxed: seldom, and larger than all the rest.
                 return Box::pin(handover::hand_over(&worker, key, socket, arrival)).await;

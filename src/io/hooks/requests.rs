@@ -23,8 +23,10 @@ use crate::shard::{Ending, Forward, SessionEnd};
 use crate::store::ConnectionRecord;
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
+use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::hash::RandomState;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -70,9 +72,9 @@ impl Hooks {
         &self.records
     }
 
-    /// What a client says of where it has come to and from, as all hooks for it will say it.
-    pub fn share_site(&self, site: ClientSite) -> Arc<ClientSite> {
-        self.sites.borrow_mut().share(site)
+    /// What hooks say of a client that has come here.
+    pub fn client(&self, ip: IpAddr, site: impl Borrow<ClientSite> + Into<Arc<ClientSite>>) -> ClientContext {
+        ClientContext::new(ip, self.sites.borrow_mut().share(site))
     }
 
     /// `connections_max`: to one backend.
@@ -145,7 +147,7 @@ impl Hooks {
     }
 
     pub fn session_ended(&self, name: Arc<str>, cookie: Option<Rc<[u8]>>, why: SessionEnd, now: Tick) {
-        let client = ClientContext::new(None, cookie);
+        let client = ClientContext::of_cookie(cookie);
         self.report(Ended::Session { name, why }, client, now);
     }
 
@@ -263,7 +265,7 @@ impl Hooks {
         self.pool.poll_timers(now);
         self.closes.release(now);
         while let Some(record) = self.closes.take_former(now, self.limits.closes_bytes_max) {
-            let client = ClientContext::new(None, record.cookie.map(Rc::from));
+            let client = ClientContext::of_cookie(record.cookie.map(Rc::from));
             let ending = Ending { reason: "the server has died".into(), ..Ending::default() };
             self.report(Ended::Connection { identity: record.identity, ending }, client, now);
         }

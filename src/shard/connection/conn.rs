@@ -215,4 +215,4 @@ impl ConnDetails {
 // One cache line.
 const _: () = assert!(size_of::<Conn>() == 64);
 // A million of them must fit beside their sockets.
-const _: () = assert!(size_of::<Conn>() + size_of::<ConnDetails>() <= 256);
+const _: () = assert!(size_of::<Conn>() + size_of::<ConnDetails>() <= 240);

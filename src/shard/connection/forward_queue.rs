@@ -28,8 +28,9 @@ pub(super) enum Hold {
     Refused,
 }
 
-/// `Origin` and the memory of its message, in 16 bytes: every connection has room for one.
+/// `Origin` and the memory of its message, packed: every connection has room for one.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, packed)]
 pub(super) struct Current {
     sequence: u64,
     memory: u32,
@@ -37,7 +38,7 @@ pub(super) struct Current {
     qos: QoS,
 }
 
-const _: () = assert!(size_of::<Option<Current>>() == 16);
+const _: () = assert!(size_of::<Option<Current>>() == 15 && size_of::<Uplink>() == 68);
 
 impl Current {
     pub fn new(origin: Origin, memory: u32) -> Current {

@@ -9,7 +9,7 @@ use super::event::Event;
 use super::outbox::{ITEM_MEMORY, Item, Outboxes};
 use super::transport::Receiver;
 use crate::base::arena::List;
-use crate::base::client::{ClientAddress, ClientContext};
+use crate::base::client::ClientContext;
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::base::wheel::Wheel;
@@ -155,10 +155,9 @@ impl Table {
     /// How an open connection stands, but for what others know of it: its session and its channels.
     pub fn info(&self, index: ConnIndex, now: Tick) -> ConnectionInfo {
         let (conn, details) = (self.conn(index), self.details(index));
-        let address = details.client.address.as_ref();
         ConnectionInfo {
-            address: address.map(|address| address.ip()),
-            is_secure: address.is_some_and(|address| address.site.is_secure),
+            address: details.client.ip(),
+            is_secure: details.client.is_secure(),
             since_s: now.since_ms(details.phase_time) / 1000,
             silent_ms: now.since_ms(details.received),
             is_paused: details.paused,
@@ -197,8 +196,8 @@ impl Table {
         &self.details(index).client
     }
 
-    pub fn set_address(&mut self, index: ConnIndex, address: ClientAddress) {
-        self.details_mut(index).client.address = Some(address);
+    pub fn set_client(&mut self, index: ConnIndex, client: ClientContext) {
+        self.details_mut(index).client = client;
     }
 
     pub fn set_cookie(&mut self, index: ConnIndex, cookie: Option<Rc<[u8]>>) {
