@@ -1,5 +1,5 @@
 //! What hooks say of a client beside its identity: where it is, as far as trusted proxies say, where it has come to and
-//! from, and what the business server has set: its cookie.
+//! from, and what the business server has set: its cookie and its user.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
@@ -19,6 +19,7 @@ pub struct ClientContext {
 pub struct ClientFacts {
     site: Option<Arc<ClientSite>>,
     cookie: Option<Rc<[u8]>>,
+    user: Option<Rc<str>>,
 }
 
 /// Where a client is, for another worker.
@@ -49,13 +50,9 @@ impl ClientContext {
         ClientContext { ip, facts: Some(facts) }
     }
 
-    /// Of a client that was another process's, or that is no connection's any more.
-    pub fn of_cookie(cookie: Option<Rc<[u8]>>) -> ClientContext {
-        let mut context = ClientContext::default();
-        if cookie.is_some() {
-            context.set_cookie(cookie);
-        }
-        context
+    /// Of a client that was another process's, or that has no connection any more.
+    pub fn of_absent(cookie: Option<Rc<[u8]>>, user: Option<Rc<str>>) -> ClientContext {
+        ClientContext::default().with(cookie, user)
     }
 
     pub fn ip(&self) -> Option<IpAddr> {
@@ -71,7 +68,7 @@ impl ClientContext {
         self.site().is_some_and(|site| site.is_secure)
     }
 
-    /// For another worker: the cookie goes its own way.
+    /// For another worker: cookie and user go their own way.
     pub fn address(&self) -> ClientAddress {
         ClientAddress { ip: self.ip.to_canonical(), site: self.site().cloned().unwrap_or_default() }
     }
@@ -86,15 +83,29 @@ impl ClientContext {
         }
     }
 
-    /// The same client with this cookie.
-    pub fn with_cookie(mut self, cookie: Option<Rc<[u8]>>) -> ClientContext {
+    /// Who the client is, as the business server says.
+    pub fn user(&self) -> Option<&Rc<str>> {
+        self.facts.as_ref()?.user.as_ref()
+    }
+
+    pub fn set_user(&mut self, user: Option<Rc<str>>) {
+        if self.user() != user.as_ref() {
+            Rc::make_mut(self.facts.get_or_insert_default()).user = user;
+        }
+    }
+
+    /// The same client with this cookie, and as this user.
+    pub fn with(mut self, cookie: Option<Rc<[u8]>>, user: Option<Rc<str>>) -> ClientContext {
         self.set_cookie(cookie);
+        self.set_user(user);
         self
     }
 
     /// Bytes that are this client's alone, beside the context itself.
     pub fn memory(&self) -> usize {
-        self.cookie().map_or(0, |cookie| 2 * RC_HEADER + size_of::<ClientFacts>() + cookie.len())
+        let given = [self.cookie().map(|cookie| cookie.len()), self.user().map(|user| user.len())];
+        let given: usize = given.into_iter().flatten().map(|len| RC_HEADER + len).sum();
+        if given == 0 { 0 } else { RC_HEADER + size_of::<ClientFacts>() + given }
     }
 }
 

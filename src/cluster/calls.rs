@@ -8,7 +8,7 @@
 use crate::base::id::Identity;
 use crate::shard::command::Token;
 use crate::shard::command::{Claim, StoreError, UnixMs};
-use crate::shard::{NotSent, NotStored, QueryRefusal, Reply, SessionInfo, Tally, Wait, Who};
+use crate::shard::{ChannelMember, NotSent, NotStored, QueryRefusal, Reply, SessionInfo, Tally, Wait, Who};
 use crate::wire::packet::QoS;
 use crate::wire::peer::cursor::Cursor;
 use crate::wire::ws::frame::CloseCode;
@@ -246,9 +246,13 @@ impl Answer {
                 out.extend_from_slice(&connections.to_be_bytes());
                 out.push(code_of(REFUSALS, refused.as_ref()));
             }
-            Answer::Of(Reply::Members { total, identities }) => {
+            Answer::Of(Reply::Members { total, members }) => {
                 out.extend_from_slice(&(*total as u64).to_be_bytes());
-                identities.iter().for_each(|identity| out.extend_from_slice(&identity.0));
+                for ChannelMember { identity, user } in members {
+                    out.extend_from_slice(&identity.0);
+                    // Nobody's name is empty.
+                    put_text(out, user.as_deref().unwrap_or_default());
+                }
             }
             Answer::Of(Reply::Channels(channels)) => channels.iter().for_each(|(name, members)| {
                 put_text(out, name);
@@ -271,11 +275,12 @@ impl Answer {
             DONE => Reply::Done { connections: cursor.u32()?, refused: reason(REFUSALS, cursor.u8()?)? },
             MEMBERS_ARE => {
                 let total = usize::try_from(cursor.u64()?).ok()?;
-                let mut identities = Vec::new();
+                let mut members = Vec::new();
                 while cursor.end().is_none() {
-                    identities.push(take_identity(&mut cursor)?);
+                    let (identity, user) = (take_identity(&mut cursor)?, take_text(&mut cursor)?);
+                    members.push(ChannelMember { identity, user: (!user.is_empty()).then(|| user.into()) });
                 }
-                Reply::Members { total, identities }
+                Reply::Members { total, members }
             }
             CHANNELS_ARE => {
                 let mut channels = Vec::new();
@@ -531,7 +536,13 @@ mod tests {
             let answers = [
                 Answer::Of(Reply::Sent { tally, data }),
                 Answer::Of(Reply::Done { connections, refused: refusal }),
-                Answer::Of(Reply::Members { total: 70_000, identities: vec![Identity([3; 32]), Identity([4; 32])] }),
+                Answer::Of(Reply::Members {
+                    total: 70_000,
+                    members: vec![
+                        ChannelMember { identity: Identity([3; 32]), user: None },
+                        ChannelMember { identity: Identity([4; 32]), user: Some("ann".into()) },
+                    ],
+                }),
                 Answer::Of(Reply::Channels(vec![(name.clone(), 5), ("b".into(), 1)])),
                 Answer::Of(Reply::Refused(refusal.unwrap_or(QueryRefusal::TooBusy))),
                 Answer::Text(name.as_str().into()),

@@ -40,6 +40,9 @@ pub fn put_client(out: &mut Vec<u8>, client: &ClientContext) {
     if let Some(cookie) = client.cookie() {
         put_header(out, "RAINBOWCLIENTCOOKIE", cookie);
     }
+    if let Some(user) = client.user() {
+        put_header(out, "RAINBOWCLIENTUSER", user.as_bytes());
+    }
     if let Some((ip, site)) = client.ip().zip(client.site()) {
         put_address(out, ip, site);
     }

@@ -35,6 +35,11 @@ pub enum Input<'a> {
         key: ConnKey,
         value: &'a [u8],
     },
+    /// Who the client is, as the business server says when it lets it in: before `Opened` or `Attach`.
+    User {
+        key: ConnKey,
+        user: &'a str,
+    },
     /// What the client's socket yielded; unmasked in place.
     Bytes {
         key: ConnKey,

@@ -39,7 +39,7 @@ pub mod settings;
 pub mod uplink_sequence;
 
 pub use call::query::{
-    ConnectionInfo, NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms, Wait, Who,
+    ChannelMember, ConnectionInfo, NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms, Wait, Who,
 };
 pub use channel::members::CHANNEL_NAME_MAX;
 pub use connection::uplink::RESERVED_TYPE;
@@ -208,6 +208,7 @@ impl Shard {
             | Input::Subscribe { key, .. }
             | Input::Unsubscribe { key, .. }
             | Input::Cookie { key, .. }
+            | Input::User { key, .. }
             | Input::SocketEnded { key }
             | Input::Forwarded { key, .. }
             | Input::Attach { key, .. }
@@ -225,6 +226,7 @@ impl Shard {
                 Input::Subscribe { channel, .. } => drop(subscribe(&mut scope, conn, channel, None)),
                 Input::Unsubscribe { channel, .. } => unsubscribe(&mut scope, conn, channel, None),
                 Input::Cookie { value, .. } => set_cookie(&mut scope, conn, value),
+                Input::User { user, .. } => session::user::set_user(&mut scope, conn, user),
                 Input::Forwarded { outcome, spent, .. } => on_forwarded(&mut scope, conn, outcome, spent),
                 Input::Attach { response, new, name, expiry_s, greets, .. } => {
                     attach::attach(&mut scope, conn, Attach { response, new, name, expiry_s, greets });

@@ -1,6 +1,9 @@
 //! What the queries of calls do: everything but sending to a channel, which is fan-out's.
 
-use super::call::query::{CHANNELS_SHOWN, ConnectionInfo, Query, QueryRefusal, Reply, SessionInfo, Terms, Who};
+use super::call::query::{
+    CHANNELS_SHOWN, ChannelMember, ConnectionInfo, Query, QueryRefusal, Reply, SessionInfo, Terms, Who,
+};
+use super::channel::user::user_of;
 use super::connection::conn::Phase;
 use super::ids::{MemberKind, QueryId};
 use super::message::Message;
@@ -143,27 +146,31 @@ fn connection_info(scope: &Scope<'_>, conn: Option<ConnIndex>) -> Option<Connect
     let conn = conn.filter(|&conn| scope.conns.conn(conn).is_open())?;
     let session = scope.attached_session(conn).map(|index| scope.sessions.table.at(index));
     let joined = session.map_or_else(|| scope.conns.joined(conn), |session| &session.joined);
+    let joined_by_name = scope.channels.joined_names(joined).filter(|channel| user_of(channel).is_none());
     Some(ConnectionInfo {
         session: session.map(|session| session.name.clone()),
-        channels: scope.channels.joined_names(joined).take(CHANNELS_SHOWN).map(String::from).collect(),
+        channels: joined_by_name.take(CHANNELS_SHOWN).map(String::from).collect(),
         ..scope.conns.info(conn, scope.cx.now)
     })
 }
 
 fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Reply {
     let Some(found) = scope.channels.find(channel) else {
-        return Reply::Members { total: 0, identities: Vec::new() };
+        return Reply::Members { total: 0, members: Vec::new() };
     };
     let total = scope.channels.online_len(found);
-    let members = scope.channels.members(found);
-    let identity = |conn| scope.conns.details(conn).identity();
-    let identities = if total == members.len() {
-        // A slice: skipping costs nothing.
-        members.skip(offset).take(limit).filter_map(|member| conn_of(scope, member)).map(identity).collect()
-    } else {
-        members.filter_map(|member| conn_of(scope, member)).skip(offset).take(limit).map(identity).collect()
+    let all = scope.channels.members(found);
+    let shown = |conn| ChannelMember {
+        identity: scope.conns.details(conn).identity(),
+        user: scope.conns.user(conn).map(|user| (**user).into()),
     };
-    Reply::Members { total, identities }
+    let members = if total == all.len() {
+        // A slice: skipping costs nothing.
+        all.skip(offset).take(limit).filter_map(|member| conn_of(scope, member)).map(shown).collect()
+    } else {
+        all.filter_map(|member| conn_of(scope, member)).skip(offset).take(limit).map(shown).collect()
+    };
+    Reply::Members { total, members }
 }
 
 /// A slice of the walk over all channels.

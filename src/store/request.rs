@@ -31,6 +31,8 @@ pub struct ConnectionRecord {
     pub identity: Identity,
     /// As the connect answer has set it.
     pub cookie: Option<Box<[u8]>>,
+    /// Whose it is, as the connect answer says.
+    pub user: Option<Box<str>>,
 }
 
 /// The caller's own number for a `Request::PutConnection`; the response carries it back.

@@ -166,10 +166,10 @@ impl World {
     /// Who is in the channel; the model has to agree.
     pub fn members(&mut self, node: usize, channel: usize) -> Vec<ConnectionId> {
         let query = Query::Members { channel: channel_name(channel).into(), offset: 0, limit: usize::MAX };
-        let Reply::Members { total, identities } = self.query(node, query) else { panic!("members were asked for") };
-        assert_eq!(total, identities.len());
+        let Reply::Members { total, members } = self.query(node, query) else { panic!("members were asked for") };
+        assert_eq!(total, members.len());
         let members: Vec<ConnectionId> =
-            identities.iter().map(|identity| self.connection_named(node, identity)).collect();
+            members.iter().map(|member| self.connection_named(node, &member.identity)).collect();
         for &id in &members {
             let joined = self.joined.contains(&(id, channel));
             assert!(joined, "connection {id} is in {}, nobody put it there", channel_name(channel));

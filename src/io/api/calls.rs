@@ -13,8 +13,10 @@ use crate::io::log::limit::AUDIT_TARGET;
 use crate::io::worker::turn::Worker;
 use crate::metrics::text::Format;
 use crate::policy::api::{self, Call, KickTarget, ReadSend, Refusal, Route, Sent, Targets, outcome};
+use crate::shard::channel::user::channel_of;
 use crate::shard::{Query, Reply, Who};
 use crate::wire::http1::query_get;
+use crate::wire::ws::frame::CloseCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use tracing::Level;
@@ -197,9 +199,10 @@ async fn call(
             Reply::done(1)
         }
         Call::Kick { target: KickTarget::Channel(channel), code, reason } => {
-            let there = NodeCall::KickChannel { channel: &channel, code, reason: &reason };
-            let kick = Query::KickChannel { channel: (*channel).into(), code, reason: (*reason).into() };
-            query::query_everywhere(worker, Reach::Cluster, kick, &there, &channel).await?
+            kick_all(worker, &channel, code, &reason).await?
+        }
+        Call::Kick { target: KickTarget::User(user), code, reason } => {
+            kick_all(worker, &channel_of(&user), code, &reason).await?
         }
         Call::DropSession { session } => {
             let there = NodeCall::DropSession { name: &session };
@@ -210,6 +213,12 @@ async fn call(
         }
     };
     Ok(respond(route, reply, spare))
+}
+
+async fn kick_all(worker: &Worker, channel: &str, code: CloseCode, reason: &str) -> Result<Reply, Refusal> {
+    let there = NodeCall::KickChannel { channel, code, reason };
+    let kick = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
+    query::query_everywhere(worker, Reach::Cluster, kick, &there, channel).await
 }
 
 /// With `occupy` everybody else leaves the channel first: once it is known that the new member is there, and before it

@@ -18,8 +18,9 @@ use crate::io::worker::message::ReloadReport;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Refusal, outcome};
 use crate::policy::heartbeats::Silent;
+use crate::shard::channel::user::{channel_of, take_user, user_of};
 use crate::shard::command::StoreError;
-use crate::shard::{ConnectionInfo, Query, QueryRefusal, Reply, SessionInfo};
+use crate::shard::{ChannelMember, ConnectionInfo, Query, QueryRefusal, Reply, SessionInfo};
 use crate::store::Health;
 use crate::wire::http1::query_get;
 use std::rc::Rc;
@@ -97,12 +98,15 @@ pub fn description() -> Response {
     Response::new(200, "application/json", DESCRIPTION.as_bytes()).with_header("Access-Control-Allow-Origin", "*")
 }
 
-/// `channel=` how many and who, paged by `offset` and `limit`; without it the largest channels.
+/// `channel=` or `user=` how many and who, paged by `offset` and `limit`; without them the largest channels.
 pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
     let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
     let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
     if let Some(text) = query_get(query, "find").filter(|text| !text.is_empty()) {
         return found(worker, &text, limit.clamp(1, FOUND_MAX)).await;
+    }
+    if let Some(user) = query_get(query, "user") {
+        return listed(worker, ("user", &user), &channel_of(&user), (offset, limit)).await;
     }
     let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
         let Largest { channels, silent, unreachable } = info::largest(worker, Reach::Cluster, limit.max(1)).await?;
@@ -110,11 +114,28 @@ pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
         note_unreachable(&mut body, unreachable);
         return Ok(Response::json(body.to_string().into_bytes()));
     };
-    let Members { total, identities, unreachable } = members(worker, &channel, offset, limit).await?;
-    let identities: Vec<String> = identities.iter().map(ToString::to_string).collect();
+    match user_of(&channel) {
+        None => listed(worker, ("channel", &channel), &channel, (offset, limit)).await,
+        Some(_) => Err(Refusal::BadChannel),
+    }
+}
+
+/// A page of those who are in the channel. `named`: how the caller has named it.
+async fn listed(
+    worker: &Worker,
+    named: (&str, &str),
+    channel: &str,
+    (offset, limit): (usize, usize),
+) -> Result<Response, Refusal> {
+    let Members { total, members, unreachable } = members(worker, channel, offset, limit).await?;
+    let identities: Vec<String> = members.iter().map(|member| member.identity.to_string()).collect();
+    let users: serde_json::Map<_, _> = members
+        .iter()
+        .filter_map(|member| Some((member.identity.to_string(), member.user.as_deref()?.into())))
+        .collect();
     let mut body = serde_json::json!({
-        "status": 0, "channel": &*channel, "connections": total,
-        "offset": offset, "limit": limit, "identities": identities,
+        "status": 0, named.0: named.1, "connections": total,
+        "offset": offset, "limit": limit, "identities": identities, "users": users,
     });
     note_unreachable(&mut body, unreachable);
     Ok(Response::json(body.to_string().into_bytes()))
@@ -138,7 +159,7 @@ fn list(channels: &[(String, usize)], silent: u32) -> serde_json::Value {
 
 struct Members {
     total: usize,
-    identities: Vec<Identity>,
+    members: Vec<ChannelMember>,
     /// Nodes that did not answer: their members are missing.
     unreachable: u32,
 }
@@ -151,9 +172,9 @@ async fn members(worker: &Worker, channel: &str, offset: usize, limit: usize) ->
         peers.iter().filter(|peer| peer.table.may_have(hash)).map(|peer| peer.node.generation).collect();
     nodes.push(worker.shared().node());
     nodes.sort_unstable();
-    let mut all = Members { total: 0, identities: Vec::new(), unreachable: 0 };
+    let mut all = Members { total: 0, members: Vec::new(), unreachable: 0 };
     for node in nodes {
-        let (skip, left) = (offset.saturating_sub(all.total), limit - all.identities.len());
+        let (skip, left) = (offset.saturating_sub(all.total), limit - all.members.len());
         let (here, some) = if node == worker.shared().node() {
             query::members_here(worker, &name, skip, left).await?
         } else {
@@ -163,7 +184,7 @@ async fn members(worker: &Worker, channel: &str, offset: usize, limit: usize) ->
             reply.map_or(Ok((0, Vec::new())), outcome::members)?
         };
         all.total += here;
-        all.identities.extend(some.into_iter().take(left));
+        all.members.extend(some.into_iter().take(left));
     }
     Ok(all)
 }
@@ -185,11 +206,12 @@ pub async fn session(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
         Reply::Refused(why) => return Err(Refusal::Shard(why)),
         _ => return Err(Refusal::NoSuchSession),
     };
-    let SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends } = info;
+    let SessionInfo { name, identity, mut channels, waiting, waiting_bytes, oldest, ends } = info;
     let now = clock::unix_ms().0;
     let body = serde_json::json!({
         "status": 0,
         "session": &*name,
+        "user": take_user(&mut channels),
         "online": identity.is_some(),
         "identity": identity.map(|identity| identity.to_string()),
         "channels": channels,
@@ -229,6 +251,7 @@ pub async fn connection(worker: &Rc<Worker>, query: &str) -> Result<Response, Re
         "forward_queue_bytes": info.forward_queue_bytes,
         "is_forwarding": info.is_forwarding,
         "cookie_bytes": info.cookie_bytes,
+        "user": info.user.as_deref(),
         "session": info.session.as_deref(),
         "channels": info.channels,
     });

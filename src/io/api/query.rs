@@ -15,7 +15,7 @@ use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Targets, outcome};
 use crate::shard::command::Claim;
-use crate::shard::{Input, Message, Query, QueryId, QueryRefusal, Reply, Terms, Wait, Who};
+use crate::shard::{ChannelMember, Input, Message, Query, QueryId, QueryRefusal, Reply, Terms, Wait, Who};
 use crate::wire::packet::QoS;
 use std::borrow::Cow;
 use std::cell::LazyCell;
@@ -251,23 +251,23 @@ pub async fn until_known(worker: &Worker) {
     }
 }
 
-/// Who is in a channel on this node: how many, and so many names behind the first ones.
+/// Who is in a channel on this node: how many, and so many of them behind the first ones.
 pub async fn members_here(
     worker: &Worker,
     channel: &Arc<str>,
     offset: usize,
     limit: usize,
-) -> Result<(usize, Vec<Identity>), Refusal> {
-    let (mut total, mut identities) = (0, Vec::new());
+) -> Result<(usize, Vec<ChannelMember>), Refusal> {
+    let (mut total, mut members) = (0, Vec::new());
     // Shard after shard, so that an offset means the same on every page.
     for shard in worker.shared().workers() {
         let skip = offset.saturating_sub(total);
-        let members = Query::Members { channel: channel.clone(), offset: skip, limit: limit - identities.len() };
-        let (here, some) = outcome::members(look_at(worker, shard, members).await?)?;
+        let page = Query::Members { channel: channel.clone(), offset: skip, limit: limit - members.len() };
+        let (here, some) = outcome::members(look_at(worker, shard, page).await?)?;
         total += here;
-        identities.extend(some);
+        members.extend(some);
     }
-    Ok((total, identities))
+    Ok((total, members))
 }
 
 /// A query about a durable session, to the shard that owns it if this node does.

@@ -63,8 +63,8 @@ pub fn begin(worker: &Rc<Worker>, remote: RemoteCall, call: Call<'_>) {
             let channel: Arc<str> = channel.into();
             let (offset, limit) = (usize::try_from(offset).unwrap_or(usize::MAX), limit.min(MEMBERS_MAX) as usize);
             Box::pin(async move {
-                let (total, identities) = query::members_here(&of, &channel, offset, limit).await?;
-                Ok(Answer::Of(Reply::Members { total, identities }))
+                let (total, members) = query::members_here(&of, &channel, offset, limit).await?;
+                Ok(Answer::Of(Reply::Members { total, members }))
             })
         }
         Call::Largest { most } => Box::pin(async move {

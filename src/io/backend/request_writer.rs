@@ -295,7 +295,7 @@ mod tests {
     fn a_forward_is_a_post_with_the_message_type_in_its_path() {
         let mut hook_request = request_for(Hook::Forward { message_type: 65535 });
         hook_request.body = b"{\"a\":1}".to_vec();
-        hook_request.client = ClientContext::of_cookie(Some(Rc::from(&b"Y29va2ll"[..])));
+        hook_request.client = ClientContext::of_absent(Some(Rc::from(&b"Y29va2ll"[..])), None);
         hook_request.idempotency_key = IdempotencyKey::new("abc-1");
         let request = text("http://Example.com:8000/m/{message_type}/x/{message_type}?k=v", &hook_request);
         assert_eq!(
@@ -345,7 +345,7 @@ mod tests {
     fn the_end_of_a_session_names_the_session_and_no_connection() {
         let mut hook_request = request_for(Hook::SessionEnded);
         hook_request.headers = Some(Rc::from(&b"RAINBOWCLIENTSESSION: a b\r\nRAINBOWSESSIONENDED: dropped\r\n"[..]));
-        hook_request.client = ClientContext::of_cookie(Some(Rc::from(&b"Y29va2ll"[..])));
+        hook_request.client = ClientContext::of_absent(Some(Rc::from(&b"Y29va2ll"[..])), None);
         let request = text("http://h/bye", &hook_request);
         assert!(request.starts_with("GET /bye HTTP/1.1\r\n"), "{request}");
         check(request.as_bytes(), |head, body| {

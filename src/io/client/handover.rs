@@ -124,6 +124,6 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
 }
 
 fn context_of(worker: &Worker, session: &SessionRequest, address: ClientAddress) -> ClientContext {
-    let cookie = session.cookie.as_deref().map(Rc::from);
-    worker.hooks().client(address.ip, address.site).with_cookie(cookie)
+    let (cookie, user) = (session.grant.cookie.as_deref(), session.grant.user.as_deref());
+    worker.hooks().client(address.ip, address.site).with(cookie.map(Rc::from), user.map(Rc::from))
 }

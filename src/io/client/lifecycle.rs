@@ -9,8 +9,9 @@ use crate::io::handover::session_request::{self, SessionRequest};
 use crate::io::runtime::oneshot::Oneshot;
 use crate::io::worker::connecting::AttachOutcome;
 use crate::io::worker::turn::Worker;
-use crate::policy::backend::Actions;
+use crate::policy::backend::{Actions, Grant};
 use crate::shard::Input;
+use crate::store::ConnectionRecord;
 use std::os::fd::RawFd;
 use tracing::{error, warn};
 
@@ -39,7 +40,7 @@ pub fn abandon(worker: &Worker, key: ConnKey) {
 /// Attaches the connection to its durable session. What comes back says whether the store takes it.
 pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: SessionRequest) -> Oneshot<AttachOutcome> {
     // In front of the session's own commands: who is attached has a record.
-    record(worker, identity, request.cookie.as_deref(), None);
+    record(worker, identity, &request.grant, None);
     let attached = worker.connects().open_attach(key, worker.now() + ATTACH_TIMEOUT_MS);
     if worker.ownership().is_shared() {
         worker.own(|ownership, now| ownership.attach(Waiting { key, identity, request }, now));
@@ -53,7 +54,7 @@ pub fn attach(worker: &Worker, key: ConnKey, identity: Identity, request: Sessio
 
 /// Notes in the store that the business server has let the connection in, and is owed its close. `corked`: its 101
 /// waits until that is stored.
-pub fn record(worker: &Worker, identity: Identity, cookie: Option<&[u8]>, corked: Option<ConnKey>) {
+pub fn record(worker: &Worker, identity: Identity, grant: &Grant, corked: Option<ConnKey>) {
     let records = worker.hooks().records();
     if !records.is_on() {
         return;
@@ -64,7 +65,8 @@ pub fn record(worker: &Worker, identity: Identity, cookie: Option<&[u8]>, corked
     if let Some(key) = corked {
         worker.sockets().cork(key.index);
     }
-    worker.store().push(records.put(identity, cookie, corked, worker.now()));
+    let (cookie, user) = (grant.cookie.clone(), grant.user.clone());
+    worker.store().push(records.put(ConnectionRecord { identity, cookie, user }, corked, worker.now()));
 }
 
 /// Does with the connection what the business server's answer says: unsubscribes first.
@@ -75,10 +77,10 @@ pub fn apply(worker: &Worker, key: ConnKey, actions: &Actions<'_>) {
     let now = worker.now();
     let mut shard = worker.shard();
     for channel in actions.unsubscribe.iter() {
-        shard.handle(Input::Unsubscribe { key, channel }, now);
+        shard.handle(Input::Unsubscribe { key, channel: &channel }, now);
     }
     for channel in actions.subscribe.iter() {
-        shard.handle(Input::Subscribe { key, channel }, now);
+        shard.handle(Input::Subscribe { key, channel: &channel }, now);
     }
     if let Some(value) = actions.cookie {
         shard.handle(Input::Cookie { key, value }, now);

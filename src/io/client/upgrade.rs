@@ -195,9 +195,9 @@ pub async fn connect(
         };
         let refused = match outcome {
             ConnectOutcome::Opened => None,
-            ConnectOutcome::Attaching { cookie, attached } => {
+            ConnectOutcome::Attaching { cookie, user, attached } => {
                 attached.await.unwrap_or(Err(StoreError::Unreachable)).err().map(|why| {
-                    worker.hooks().close_refused(identity, client.with_cookie(cookie), worker.now());
+                    worker.hooks().close_refused(identity, client.with(cookie, user), worker.now());
                     ConnectRefusal::SessionNotStored(why)
                 })
             }

@@ -3,6 +3,7 @@
 
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
+use crate::policy::backend::Grant;
 use crate::shard::command::SessionId;
 use crate::shard::{Input, Shard};
 use std::sync::Arc;
@@ -11,10 +12,7 @@ use std::sync::Arc;
 #[derive(Default)]
 pub struct SessionRequest {
     pub name: Arc<str>,
-    pub expiry_s: Option<u64>,
-    pub cookie: Option<Box<[u8]>>,
-    pub unsubscribe: Vec<String>,
-    pub subscribe: Vec<String>,
+    pub grant: Grant,
     /// The 101.
     pub response: Vec<u8>,
     pub greets: bool,
@@ -27,17 +25,26 @@ pub fn new_session(identity: Identity, name: &str) -> SessionId {
 
 /// Attaches the connection to its session, which is this shard's.
 pub fn attach(request: SessionRequest, shard: &mut Shard, key: ConnKey, new: SessionId, now: Tick) {
-    let SessionRequest { name, expiry_s, cookie, unsubscribe, subscribe, response, greets } = request;
-    for channel in &subscribe {
-        shard.handle(Input::Subscribe { key, channel }, now);
-    }
-    if let Some(value) = &cookie {
-        shard.handle(Input::Cookie { key, value }, now);
-    }
+    let SessionRequest { name, grant, response, greets } = request;
+    apply(&grant, shard, key, now);
+    let expiry_s = grant.session_expiry_s;
     shard.handle(Input::Attach { key, response: response.into(), new, name, expiry_s, greets }, now);
     // A session that exists brings channels of its own; what is named in both lists stays, as unsubscribing comes
     // first.
-    for channel in unsubscribe.iter().filter(|name| !subscribe.contains(name)) {
+    for channel in grant.unsubscribe.iter().filter(|name| !grant.subscribe.contains(name)) {
         shard.handle(Input::Unsubscribe { key, channel }, now);
+    }
+}
+
+/// What is granted to a connection that is not open yet, and is in no channel.
+pub fn apply(grant: &Grant, shard: &mut Shard, key: ConnKey, now: Tick) {
+    if let Some(user) = &grant.user {
+        shard.handle(Input::User { key, user }, now);
+    }
+    for channel in &grant.subscribe {
+        shard.handle(Input::Subscribe { key, channel }, now);
+    }
+    if let Some(value) = &grant.cookie {
+        shard.handle(Input::Cookie { key, value }, now);
     }
 }

@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn those_of_others_come_at_a_pace_and_when_there_is_room() {
         let closes = Closes::default();
-        let record = |n| ConnectionRecord { identity: Identity([n; 32]), cookie: None };
+        let record = |n| ConnectionRecord { identity: Identity([n; 32]), cookie: None, user: None };
         let taken = |now, bytes_max| {
             std::iter::from_fn(|| closes.take_former(Tick(now), bytes_max)).map(|record| record.identity.0[0]).collect()
         };

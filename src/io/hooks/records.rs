@@ -57,14 +57,14 @@ impl Records {
     }
 
     /// The backend has let a connection in. `corked`: its 101 waits, until `on_answers` or `expire` says its key.
-    pub fn put(&self, identity: Identity, cookie: Option<&[u8]>, corked: Option<ConnKey>, now: Tick) -> Request {
+    pub fn put(&self, record: ConnectionRecord, corked: Option<ConnKey>, now: Tick) -> Request {
         self.is_used.set(true);
         let number = self.last.get() + 1;
         self.last.set(number);
         let deadline = now + CORKED_MS;
         self.corked.borrow_mut().extend(corked.map(|key| Corked { number, key, deadline }));
         let id = RecordId { worker: self.worker, number };
-        Request::PutConnection { id, record: ConnectionRecord { identity, cookie: cookie.map(Box::from) } }
+        Request::PutConnection { id, record }
     }
 
     /// `None`: no record was made.
@@ -108,7 +108,8 @@ mod tests {
     }
 
     fn put(records: &Records, corked: Option<ConnKey>, now: u64) -> u64 {
-        match records.put(Identity([7; 32]), Some(b"c=1"), corked, Tick(now)) {
+        let record = ConnectionRecord { identity: Identity([7; 32]), cookie: Some((*b"c=1").into()), user: None };
+        match records.put(record, corked, Tick(now)) {
             Request::PutConnection { id, .. } => id.number,
             other => panic!("{other:?}"),
         }

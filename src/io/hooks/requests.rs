@@ -147,7 +147,7 @@ impl Hooks {
     }
 
     pub fn session_ended(&self, name: Arc<str>, cookie: Option<Rc<[u8]>>, why: SessionEnd, now: Tick) {
-        let client = ClientContext::of_cookie(cookie);
+        let client = ClientContext::of_absent(cookie, None);
         self.report(Ended::Session { name, why }, client, now);
     }
 
@@ -265,7 +265,7 @@ impl Hooks {
         self.pool.poll_timers(now);
         self.closes.release(now);
         while let Some(record) = self.closes.take_former(now, self.limits.closes_bytes_max) {
-            let client = ClientContext::of_cookie(record.cookie.map(Rc::from));
+            let client = ClientContext::of_absent(record.cookie.map(Rc::from), record.user.map(Rc::from));
             let ending = Ending { reason: "the server has died".into(), ..Ending::default() };
             self.report(Ended::Connection { identity: record.identity, ending }, client, now);
         }

@@ -3,20 +3,21 @@
 //!
 //! Nothing here waits: whoever waits for the outcome (`client::upgrade`) has a oneshot.
 
-use crate::base::id::{ConnKey, ShardId};
+use crate::base::id::ConnKey;
 use crate::io::backend::{FinishedRequest, GiveUp, HookOutcome};
 use crate::io::client::lifecycle;
-use crate::io::handover::session_request::SessionRequest;
+use crate::io::handover::session_request::{self, SessionRequest};
 use crate::io::hooks::closes::CloseNumber;
 use crate::io::hooks::ticket::HookTicket;
 use crate::io::runtime::oneshot::OneshotId;
 use crate::io::runtime::panics::contain;
 use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::turn::Worker;
-use crate::policy::backend::{Actions, ConnectAnswer, Failure, Verdict};
+use crate::policy::backend::{Actions, ConnectAnswer, Failure, Grant, Verdict};
 use crate::shard::{ForwardOutcome, Input};
 use crate::wire::packet::MessageRefusal;
 use std::rc::Rc;
+use std::sync::Arc;
 use tracing::{debug, error, warn};
 
 /// The pool's sink: a request has come back. A panic here must not end the pool's task.
@@ -89,9 +90,13 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
     let Some(connect) = worker.connects().take(oneshot) else { return };
     let outcome = match outcome {
         HookOutcome::Answered { head, body, .. } => {
-            let actions = Actions::read(head.headers);
+            let mut actions = Actions::read(head.headers);
             match ConnectAnswer::read(head.status, body) {
-                ConnectAnswer::Accepted => accept(worker, connect, &actions),
+                ConnectAnswer::Accepted(granted) => {
+                    let grant = Grant::new(&mut actions, *granted);
+                    lifecycle::note_invalid(worker, &actions);
+                    accept(worker, connect, grant)
+                }
                 ConnectAnswer::Refused(reason) => {
                     lifecycle::note_invalid(worker, &actions);
                     ConnectOutcome::Refused(reason)
@@ -117,46 +122,34 @@ fn connect_done(worker: &Worker, oneshot: OneshotId, outcome: HookOutcome<'_>) {
 }
 
 /// The business server lets the client in.
-fn accept(worker: &Worker, connect: Connect, actions: &Actions<'_>) -> ConnectOutcome {
+fn accept(worker: &Worker, connect: Connect, mut grant: Grant) -> ConnectOutcome {
     let Connect { key, identity, response, greets } = connect;
-    let Some(owner) = session_owner(worker, actions) else {
-        lifecycle::apply(worker, key, actions);
-        if actions.subscribe.iter().next().is_some() {
+    let name = grant.session.take().filter(|_| may_have_sessions(worker));
+    let Some(name) = name.map(Arc::<str>::from) else {
+        session_request::apply(&grant, &mut worker.shard(), key, worker.now());
+        if grant.user.is_some() || !grant.subscribe.is_empty() {
             worker.cluster().on_opened(key);
         }
-        lifecycle::record(worker, identity, actions.cookie, Some(key));
+        lifecycle::record(worker, identity, &grant, Some(key));
         worker.handle(Input::Opened { key, response: response.into(), greets });
         return ConnectOutcome::Opened;
     };
-    lifecycle::note_invalid(worker, actions);
-    let request = session_request(actions, response, greets);
+    let owner = worker.shared().session_owner(&name);
+    let context = (grant.cookie.as_deref().map(Rc::from), grant.user.as_deref().map(Rc::from));
+    let request = SessionRequest { name, grant, response, greets };
     if owner != worker.id() {
         return ConnectOutcome::OwnedElsewhere(Box::new(request));
     }
     let attached = lifecycle::attach(worker, key, identity, request);
-    ConnectOutcome::Attaching { cookie: actions.cookie.map(Rc::from), attached }
+    let (cookie, user) = context;
+    ConnectOutcome::Attaching { cookie, user, attached }
 }
 
-/// The shard that owns the session which the backend names; `None` without one, or without a store.
-fn session_owner(worker: &Worker, actions: &Actions<'_>) -> Option<ShardId> {
-    let name = actions.session?;
-    if !worker.store().has_store() {
-        if worker.count_first(|counters| &counters.sessions_ignored) {
-            warn!("the business server names a session, but no store is configured (store.kind): it is ignored");
-        }
-        return None;
+/// The session that the backend names is ignored where there is no store for it.
+fn may_have_sessions(worker: &Worker) -> bool {
+    let has_store = worker.store().has_store();
+    if !has_store && worker.count_first(|counters| &counters.sessions_ignored) {
+        warn!("the business server names a session, but no store is configured (store.kind): it is ignored");
     }
-    Some(worker.shared().session_owner(name))
-}
-
-fn session_request(actions: &Actions<'_>, response: Vec<u8>, greets: bool) -> SessionRequest {
-    SessionRequest {
-        name: actions.session.unwrap_or_default().into(),
-        expiry_s: actions.session_expiry_s,
-        cookie: actions.cookie.map(Box::from),
-        unsubscribe: actions.unsubscribe.iter().map(String::from).collect(),
-        subscribe: actions.subscribe.iter().map(String::from).collect(),
-        response,
-        greets,
-    }
+    has_store
 }

@@ -548,7 +548,9 @@ fn weight(request: &Request) -> usize {
             _ => 0,
         },
         Request::Claim { .. } | Request::Ownership { .. } | Request::RemoveConnection { .. } => 0,
-        Request::PutConnection { record, .. } => record.cookie.as_ref().map_or(0, |cookie| cookie.len()),
+        Request::PutConnection { record, .. } => {
+            record.cookie.as_ref().map_or(0, |cookie| cookie.len()) + record.user.as_ref().map_or(0, |user| user.len())
+        }
         Request::Settle { answer, .. } => answer.len(),
     };
     carried + mem::size_of::<Request>()

@@ -38,6 +38,7 @@ pub enum ConnectOutcome {
     /// The shard is attaching it to its session.
     Attaching {
         cookie: Option<Rc<[u8]>>,
+        user: Option<Rc<str>>,
         attached: Oneshot<AttachOutcome>,
     },
     /// Another worker owns its session.

@@ -65,6 +65,7 @@ impl<'a> Targets<'a> {
 pub enum KickTarget {
     Identity(Identity),
     Channel(String),
+    User(String),
 }
 
 /// How long a send may wait for its receivers' answers, as configured.

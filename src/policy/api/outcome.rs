@@ -2,8 +2,7 @@
 //! whose replies have figures of their own.
 
 use super::refusal::Refusal;
-use crate::base::id::Identity;
-use crate::shard::Reply;
+use crate::shard::{ChannelMember, Reply};
 
 /// How many connections or sessions it was done for.
 pub fn done(reply: Reply) -> Result<u32, Refusal> {
@@ -19,10 +18,10 @@ pub fn found(reply: Reply, missing: Refusal) -> Result<(), Refusal> {
     if done(reply)? > 0 { Ok(()) } else { Err(missing) }
 }
 
-/// How many members, and the names of some.
-pub fn members(reply: Reply) -> Result<(usize, Vec<Identity>), Refusal> {
+/// How many members, and some of them.
+pub fn members(reply: Reply) -> Result<(usize, Vec<ChannelMember>), Refusal> {
     match reply {
-        Reply::Members { total, identities } => Ok((total, identities)),
+        Reply::Members { total, members } => Ok((total, members)),
         Reply::Refused(why) => Err(Refusal::Shard(why)),
         other => unreachable!("not the reply to a question for members: {other:?}"),
     }

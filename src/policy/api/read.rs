@@ -6,6 +6,7 @@ use super::refusal::Refusal;
 use super::route::Route;
 use crate::base::id::Identity;
 use crate::base::time::ms;
+use crate::shard::channel::user::{channel_of, user_of};
 use crate::shard::{CHANNEL_NAME_MAX, Wait, Who};
 use crate::wire::http1::{query_get, query_pairs};
 use crate::wire::packet::QoS;
@@ -26,7 +27,10 @@ pub fn read_call<'a>(route: Route, query: &'a str, body: &[u8], timeouts: Timeou
         }
         Route::Unsubscribe => {
             let body: MembershipBody = read_json(body)?;
-            Ok(Call::Unsubscribe { who: body.who()?, channel: body.channel })
+            match user_of(&body.channel) {
+                None => Ok(Call::Unsubscribe { who: body.who()?, channel: body.channel }),
+                Some(_) => Err(Refusal::BadChannel),
+            }
         }
         Route::Kick => read_kick(body),
         Route::DropSession => Ok(Call::DropSession { session: session_name(query)?.into_owned() }),
@@ -116,6 +120,7 @@ struct SendParameters<'a> {
     one: Option<Cow<'a, str>>,
     channels: Vec<Cow<'a, str>>,
     session: Option<Cow<'a, str>>,
+    user: Option<Cow<'a, str>>,
     message_type: u16,
     qos: QoS,
     timeout: Duration,
@@ -132,6 +137,7 @@ impl<'a> SendParameters<'a> {
             one: None,
             channels: Vec::new(),
             session: None,
+            user: None,
             message_type: 1,
             qos: QoS::ExactlyOnce,
             timeout: timeouts.default,
@@ -163,6 +169,9 @@ impl<'a> SendParameters<'a> {
             "session" => {
                 self.session.get_or_insert(value);
             }
+            "user" => {
+                self.user.get_or_insert(value);
+            }
             "ttl" => self.ttl_ms = Some(read_ttl(&value).ok_or(Refusal::BadTtl)?),
             "wait" if value == "stored" => self.wait = Wait::Stored,
             "wait" => return Err(Refusal::BadWait),
@@ -173,29 +182,37 @@ impl<'a> SendParameters<'a> {
         Ok(true)
     }
 
-    fn call(self) -> Result<Call<'a>, Refusal> {
-        let SendParameters { one, mut channels, session, message_type, qos, timeout, ttl_ms, message_id, wait, .. } =
-            self;
-        channels.retain(|channel| !channel.is_empty());
-        let to = match (one.filter(|channel| !channel.is_empty()), session) {
-            (None, Some(session)) if channels.is_empty() => {
-                if !is_name(&session) {
-                    return Err(Refusal::BadSession);
-                }
-                Targets::Session(session)
-            }
-            (_, Some(_)) => return Err(Refusal::ChannelAndSession),
-            (Some(channel), None) => Targets::One(channel),
-            (None, None) if channels.is_empty() => return Err(Refusal::NoChannel),
-            (None, None) => Targets::Many(channels),
-        };
-        if to.channels().iter().any(|channel| channel.len() > CHANNEL_NAME_MAX) {
-            return Err(Refusal::BadChannel);
-        }
+    fn call(mut self) -> Result<Call<'a>, Refusal> {
+        let to = self.targets()?;
+        let SendParameters { message_type, qos, timeout, ttl_ms, message_id, wait, .. } = self;
         if to.channels().len() > CHANNELS_PER_BROADCAST {
             return Err(Refusal::TooManyChannels);
         }
         Ok(Call::Send { to, message_type, qos, timeout, ttl_ms, message_id, wait })
+    }
+
+    /// One channel, several, one session or one user.
+    fn targets(&mut self) -> Result<Targets<'a>, Refusal> {
+        let mut channels = std::mem::take(&mut self.channels);
+        channels.retain(|channel| !channel.is_empty());
+        let one = self.one.take().filter(|channel| !channel.is_empty());
+        if one.iter().chain(&channels).any(|channel| !may_be_named(channel)) {
+            return Err(Refusal::BadChannel);
+        }
+        match (one, self.session.take(), self.user.take()) {
+            (None, Some(session), None) if channels.is_empty() => match is_name(&session) {
+                true => Ok(Targets::Session(session)),
+                false => Err(Refusal::BadSession),
+            },
+            (None, None, Some(user)) if channels.is_empty() => match is_name(&user) {
+                true => Ok(Targets::One(channel_of(&user).into())),
+                false => Err(Refusal::BadUser),
+            },
+            (_, Some(_), _) | (_, _, Some(_)) => Err(Refusal::SeveralTargets),
+            (Some(channel), None, None) => Ok(Targets::One(channel)),
+            (None, None, None) if channels.is_empty() => Err(Refusal::NoChannel),
+            (None, None, None) => Ok(Targets::Many(channels)),
+        }
     }
 }
 
@@ -212,7 +229,12 @@ fn read_ttl(value: &str) -> Option<u64> {
     Some(ms(ttl).max(1))
 }
 
-/// Whether the text may name a session or a call: a header and a query can both carry it.
+/// Channels that stand for users cannot be named as channels.
+fn may_be_named(channel: &str) -> bool {
+    channel.len() <= CHANNEL_NAME_MAX && user_of(channel).is_none()
+}
+
+/// Whether the text may name a session, a user or a call: a header and a query can both carry it.
 fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|c| (b' '..=b'~').contains(&c))
 }
@@ -229,21 +251,24 @@ fn read_kick(body: &[u8]) -> Result<Call<'static>, Refusal> {
     if !(code == CloseCode::NORMAL || (3000..5000).contains(&code.0)) || body.reason.len() > 123 {
         return Err(Refusal::BadClose);
     }
-    let target = match (body.identity, body.channel) {
-        (Some(identity), _) => {
+    let target = match (body.identity, body.channel, body.user) {
+        (Some(identity), _, _) => {
             KickTarget::Identity(Identity::from_hex(identity.as_bytes()).ok_or(Refusal::NoSuchConnection)?)
         }
-        (None, Some(channel)) => KickTarget::Channel(channel_name(channel)?),
-        (None, None) => return Err(Refusal::NoTarget),
+        (None, Some(channel), None) => KickTarget::Channel(channel_name(channel)?),
+        (None, None, Some(user)) if is_name(&user) => KickTarget::User(user),
+        (None, None, Some(_)) => return Err(Refusal::BadUser),
+        (None, Some(_), Some(_)) => return Err(Refusal::SeveralTargets),
+        (None, None, None) => return Err(Refusal::NoTarget),
     };
     Ok(Call::Kick { target, code, reason: body.reason })
 }
 
 fn channel_name(name: String) -> Result<String, Refusal> {
-    match name.len() {
-        0 => Err(Refusal::NoChannel),
-        1..=CHANNEL_NAME_MAX => Ok(name),
-        _ => Err(Refusal::BadChannel),
+    match name.is_empty() {
+        true => Err(Refusal::NoChannel),
+        false if may_be_named(&name) => Ok(name),
+        false => Err(Refusal::BadChannel),
     }
 }
 
@@ -282,6 +307,7 @@ impl MembershipBody {
 struct KickBody {
     identity: Option<String>,
     channel: Option<String>,
+    user: Option<String>,
     /// With 4500 and above the client does not connect again by itself.
     #[serde(default = "default_kick_code")]
     code: u16,
@@ -381,6 +407,39 @@ mod tests {
     }
 
     #[test]
+    fn a_user_stands_in_place_of_a_channel() {
+        assert_eq!(to("user=ann%40example.com"), Ok(Targets::One("\u{1}ann@example.com".into())));
+        for several in ["user=a&channel=b", "user=a&session=b", "channel=a&session=b"] {
+            assert_eq!(to(several), Err(Refusal::SeveralTargets), "{several}");
+        }
+        assert_eq!(to("user="), Err(Refusal::BadUser));
+        assert_eq!(to("user=%01"), Err(Refusal::BadUser));
+        let kick = |body: &str| read_call(Route::Kick, "", body.as_bytes(), TIMEOUTS);
+        assert!(
+            matches!(kick(r#"{"user": "ann"}"#), Ok(Call::Kick { target: KickTarget::User(user), .. }) if user == "ann")
+        );
+        assert_eq!(kick(r#"{"user": "ann", "channel": "c"}"#), Err(Refusal::SeveralTargets));
+        assert_eq!(kick(r#"{"user": ""}"#), Err(Refusal::BadUser));
+    }
+
+    #[test]
+    fn a_user_s_channel_cannot_be_named() {
+        for query in ["channel=%01ann", "channel=a&channels=%01ann"] {
+            let send = read_send(Route::Broadcast, query, TIMEOUTS).call;
+            assert_eq!(send, Err(Refusal::BadChannel), "{query}");
+        }
+        let id = "0".repeat(64);
+        for (route, body) in [
+            (Route::Subscribe, format!(r#"{{"identity": "{id}", "channel": "\u0001ann"}}"#)),
+            (Route::Unsubscribe, format!(r#"{{"identity": "{id}", "channel": "\u0001ann"}}"#)),
+            (Route::Kick, r#"{"channel": "\u0001ann"}"#.into()),
+        ] {
+            let refused = read_call(route, "", body.as_bytes(), TIMEOUTS);
+            assert!(matches!(refused, Err(Refusal::BadChannel | Refusal::NoSuchConnection)), "{refused:?}");
+        }
+    }
+
+    #[test]
     fn a_broadcast_names_many_channels() {
         let call = read_call(Route::Broadcast, "channel=a;;b&channels=c%3B%3Bd", b"", TIMEOUTS);
         let Ok(Call::Send { to, .. }) = call else { panic!("{call:?}") };
@@ -392,9 +451,9 @@ mod tests {
         assert_eq!(to("session=user+7%2Fphone"), Ok(Targets::Session("user 7/phone".into())));
         assert_eq!(to("session="), Err(Refusal::BadSession));
         assert_eq!(to(&format!("session={}", "n".repeat(129))), Err(Refusal::BadSession));
-        assert_eq!(to("session=s&channel=c"), Err(Refusal::ChannelAndSession));
+        assert_eq!(to("session=s&channel=c"), Err(Refusal::SeveralTargets));
         let broadcast = read_call(Route::Broadcast, "channels=a;;b&session=s", b"", TIMEOUTS);
-        assert_eq!(broadcast, Err(Refusal::ChannelAndSession));
+        assert_eq!(broadcast, Err(Refusal::SeveralTargets));
         let dropped = read_call(Route::DropSession, "session=s", b"", TIMEOUTS);
         assert_eq!(dropped, Ok(Call::DropSession { session: "s".into() }));
         assert_eq!(read_call(Route::DropSession, "", b"", TIMEOUTS), Err(Refusal::NoSession));

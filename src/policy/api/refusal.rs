@@ -11,7 +11,7 @@ use crate::shard::command::StoreError;
 pub enum Refusal {
     #[error("no channel")]
     NoChannel,
-    #[error("a channel's name has 1 to {CHANNEL_NAME_MAX} bytes")]
+    #[error("a channel's name has 1 to {CHANNEL_NAME_MAX} bytes, and does not begin with U+0001")]
     BadChannel,
     #[error("more than {CHANNELS_PER_BROADCAST} channels in one call")]
     TooManyChannels,
@@ -19,8 +19,10 @@ pub enum Refusal {
     NoSession,
     #[error("a session's name has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
     BadSession,
-    #[error("either channel or session, not both")]
-    ChannelAndSession,
+    #[error("a user's name has 1 to {NAME_BYTES_MAX} printable ASCII characters")]
+    BadUser,
+    #[error("only one of channel, session and user")]
+    SeveralTargets,
     #[error("either identity or session, not both")]
     IdentityAndSession,
     /// Only where `strict_status` is on.
@@ -59,7 +61,7 @@ pub enum Refusal {
     OnAnotherNode { node: Generation },
     #[error("span must be hour or day")]
     BadSpan,
-    #[error("identity or channel must be given")]
+    #[error("identity, channel or user must be given")]
     NoTarget,
     #[error("code must be 1000 or from 3000 to 4999, reason at most 123 bytes")]
     BadClose,

@@ -4,7 +4,9 @@
 //! Borrows everything from the response's head and allocates nothing, since every forwarded message passes here.
 //! Unsubscribe is to be applied before subscribe. Called by the worker, which applies it to its shard.
 
-use crate::wire::http1::Headers;
+use crate::shard::channel::user::user_of;
+use crate::wire::http1::{Headers, percent_decode};
+use std::borrow::Cow;
 
 /// The headers that act. `'a` is the life of the response's head.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +20,8 @@ pub struct Actions<'a> {
     /// 1–128 printable ASCII characters.
     pub session: Option<&'a str>,
     pub session_expiry_s: Option<u64>,
+    /// 1–128 printable ASCII characters. It counts in the answer to a connect only.
+    pub user: Option<&'a str>,
     /// Headers of ours with a value that cannot be read. They have no effect; the worker counts and logs them.
     pub unreadable: u32,
 }
@@ -29,19 +33,21 @@ impl<'a> Actions<'a> {
         for (name, value) in headers.iter().filter(|(name, _)| is_ours(name)) {
             let value = value.trim_ascii();
             if name.eq_ignore_ascii_case(SUBSCRIBE) {
-                actions.unreadable += u32::from(str::from_utf8(value).is_err());
+                actions.unreadable += u32::from(!is_list(value));
                 actions.subscribe = Names { headers: Some(headers), name: SUBSCRIBE };
             } else if name.eq_ignore_ascii_case(UNSUBSCRIBE) {
-                actions.unreadable += u32::from(str::from_utf8(value).is_err());
+                actions.unreadable += u32::from(!is_list(value));
                 actions.unsubscribe = Names { headers: Some(headers), name: UNSUBSCRIBE };
             } else if name.eq_ignore_ascii_case(COOKIE) {
                 actions.cookie = actions.cookie.or(Some(value));
             } else if name.eq_ignore_ascii_case(INVALID) {
                 set_first(&mut actions.invalid, number(value), &mut actions.unreadable);
             } else if name.eq_ignore_ascii_case(SESSION) {
-                set_first(&mut actions.session, session_name(value), &mut actions.unreadable);
+                set_first(&mut actions.session, name_of(value), &mut actions.unreadable);
             } else if name.eq_ignore_ascii_case(SESSION_EXPIRY) {
                 set_first(&mut actions.session_expiry_s, number(value), &mut actions.unreadable);
+            } else if name.eq_ignore_ascii_case(USER) {
+                set_first(&mut actions.user, name_of(value), &mut actions.unreadable);
             }
         }
         actions
@@ -55,11 +61,13 @@ impl<'a> Actions<'a> {
             && self.invalid.is_none()
             && self.session.is_none()
             && self.session_expiry_s.is_none()
+            && self.user.is_none()
             && self.unreadable == 0
     }
 }
 
-/// Channel names out of `a;;b`; empty names, and lists that are not UTF-8, are skipped.
+/// Channel names out of `a;;b`, or out of `UTF-8''%61;;b` (RFC 8187, section 3.2.1); empty names, and lists that are not
+/// UTF-8, are skipped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names<'a> {
     /// `None` when the response has no such header.
@@ -68,16 +76,46 @@ pub struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    pub fn iter(self) -> impl Iterator<Item = &'a str> {
+    pub fn iter(self) -> impl Iterator<Item = Cow<'a, str>> {
         self.headers
             .into_iter()
             .flat_map(|headers| headers.iter())
             .filter(move |(name, _)| name.eq_ignore_ascii_case(self.name))
-            .filter_map(|(_, value)| str::from_utf8(value).ok())
-            .flat_map(|list| list.split(";;"))
-            .map(str::trim_ascii)
-            .filter(|name| !name.is_empty())
+            .flat_map(|(_, value)| names_in(value))
     }
+
+    pub fn is_empty(self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
+/// Nearly always the value is a list as it stands, of which nothing is copied.
+fn names_in(value: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
+    let encoded = encoded_text(value.trim_ascii());
+    let plain = if encoded.is_some() { None } else { str::from_utf8(value).ok() };
+    let decoded = encoded.and_then(decode);
+    let owned: Vec<_> = split(decoded.as_deref().unwrap_or_default()).map(|name| Cow::Owned(name.into())).collect();
+    plain.into_iter().flat_map(split).map(Cow::Borrowed).chain(owned)
+}
+
+/// A channel that stands for a user is nobody's to name.
+fn split(list: &str) -> impl Iterator<Item = &str> {
+    list.split(";;").map(str::trim_ascii).filter(|name| !name.is_empty() && user_of(name).is_none())
+}
+
+fn is_list(value: &[u8]) -> bool {
+    match encoded_text(value) {
+        Some(encoded) => decode(encoded).is_some(),
+        None => str::from_utf8(value).is_ok(),
+    }
+}
+
+/// What follows `UTF-8''`, where a language may stand between the quotes.
+fn encoded_text(value: &[u8]) -> Option<&[u8]> {
+    let (charset, rest) = value.split_at_checked(ENCODED.len())?;
+    let rest = charset.eq_ignore_ascii_case(ENCODED).then_some(rest)?;
+    let quote = rest.iter().position(|&byte| byte == b'\'')?;
+    rest[..quote].iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'-').then_some(&rest[quote + 1..])
 }
 
 fn is_ours(name: &str) -> bool {
@@ -91,19 +129,24 @@ fn set_first<T>(slot: &mut Option<T>, value: Option<T>, unreadable: &mut u32) {
     }
 }
 
+fn decode(encoded: &[u8]) -> Option<String> {
+    str::from_utf8(encoded).ok().and_then(percent_decode)
+}
+
 /// Digits only: `parse` alone would take a sign.
 fn number<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
     let digits = str::from_utf8(value).ok()?;
     digits.bytes().all(|c| c.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-fn session_name(value: &[u8]) -> Option<&str> {
-    let is_name =
-        (1..=SESSION_NAME_BYTES_MAX).contains(&value.len()) && value.iter().all(|c| (b' '..=b'~').contains(c));
+/// Of a session or a user: both must fit into headers and queries.
+pub fn name_of(value: &[u8]) -> Option<&str> {
+    let is_name = (1..=NAME_BYTES_MAX).contains(&value.len()) && value.iter().all(|c| (b' '..=b'~').contains(c));
     is_name.then(|| str::from_utf8(value).expect("ASCII"))
 }
 
-const SESSION_NAME_BYTES_MAX: usize = 128;
+const NAME_BYTES_MAX: usize = 128;
+const ENCODED: &[u8] = b"UTF-8'";
 const PREFIX: &[u8] = b"RAINBOW";
 const SUBSCRIBE: &str = "RAINBOWCLIENTCHANNEL";
 const UNSUBSCRIBE: &str = "RAINBOWCLIENTCHANNELUNSUB";
@@ -111,6 +154,7 @@ const COOKIE: &str = "RAINBOWCLIENTCOOKIE";
 const INVALID: &str = "RAINBOWREQUESTINVALID";
 const SESSION: &str = "RAINBOWCLIENTSESSION";
 const SESSION_EXPIRY: &str = "RAINBOWCLIENTSESSIONEXPIRY";
+const USER: &str = "RAINBOWCLIENTUSER";
 
 #[cfg(test)]
 mod tests {
@@ -130,8 +174,8 @@ mod tests {
         check(Actions::read(ResponseHead::parse(&head, &mut slots).expect("a head").headers))
     }
 
-    fn names(names: Names<'_>) -> Vec<&str> {
-        names.iter().collect()
+    fn names(names: Names<'_>) -> Vec<String> {
+        names.iter().map(Cow::into_owned).collect()
     }
 
     #[test]
@@ -183,6 +227,40 @@ mod tests {
             assert_eq!((actions.invalid, actions.session, actions.session_expiry_s), (None, None, None));
             assert_eq!(names(actions.subscribe), [""; 0]);
         });
+    }
+
+    #[test]
+    fn names_in_any_script_may_be_encoded() {
+        let lines: &[(&str, &[u8])] = &[
+            ("RAINBOWCLIENTCHANNEL", b"UTF-8''%E4%BD%A0%20%E5%A5%BD;;50%25;;%01ann"),
+            ("RAINBOWCLIENTCHANNEL", b"utf-8'zh-CN'%E5%A5%BD;;;;"),
+            ("RAINBOWCLIENTCHANNELUNSUB", b"100%;;UTF-8;;%E4"),
+        ];
+        with_headers(lines, |actions| {
+            assert_eq!(
+                (names(actions.subscribe), actions.unreadable),
+                (vec!["你 好".into(), "50%".into(), "好".into()], 0)
+            );
+            assert_eq!(names(actions.unsubscribe), ["100%", "UTF-8", "%E4"], "2014's names stay as they are");
+        });
+        for broken in ["UTF-8''%E4", "UTF-8''%zz", "UTF-8''%4"] {
+            with_headers(&[(SUBSCRIBE, broken.as_bytes())], |actions| {
+                assert_eq!((names(actions.subscribe).len(), actions.unreadable), (0, 1), "{broken}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_user_s_name_is_printable() {
+        let user = |value: &[u8]| {
+            with_headers(&[("rainbowclientuser", value)], |actions| {
+                (actions.user.map(String::from), actions.unreadable)
+            })
+        };
+        assert_eq!(user(b" ann@example.com "), (Some("ann@example.com".into()), 0));
+        for broken in [&b""[..], "é".as_bytes(), &[b'x'; 129]] {
+            assert_eq!(user(broken), (None, 1));
+        }
     }
 
     #[test]

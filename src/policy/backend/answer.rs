@@ -2,14 +2,15 @@
 //!
 //! Reads status and body; the headers are `Actions`. Called by the worker when a connect request has been answered.
 
+use super::grant::Granted;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 /// PROTOCOL.md section 2.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum ConnectAnswer {
-    /// 101.
-    Accepted,
+    /// 101, and what the JSON grants.
+    Accepted(Box<Granted>),
     /// JSON that does not say "success", or HTTP 401 or 403: 401, with the reason that the JSON gives.
     Refused(Option<Box<str>>),
     /// Another error status, or no JSON: 503.
@@ -28,10 +29,8 @@ impl ConnectAnswer {
     fn read_body(body: &[u8]) -> ConnectAnswer {
         // serde would also read the array `["success"]` as this struct; only an object has a status.
         let is_object = body.trim_ascii_start().first() == Some(&b'{');
-        match serde_json::from_slice::<Answer>(body) {
-            Ok(Answer { status: serde_json::Value::String(value) }) if is_object && value == "success" => {
-                ConnectAnswer::Accepted
-            }
+        match serde_json::from_slice::<Granted>(body) {
+            Ok(granted) if is_object && granted.is_success() => ConnectAnswer::Accepted(Box::new(granted)),
             Ok(_) => ConnectAnswer::Refused(reason(body)),
             Err(_) if serde_json::from_slice::<IgnoredAny>(body).is_ok() => ConnectAnswer::Refused(None),
             Err(_) => ConnectAnswer::Failed,
@@ -53,12 +52,6 @@ struct Refusal {
     reason: serde_json::Value,
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(default)]
-    status: serde_json::Value,
-}
-
 /// Bytes.
 const REASON_MAX: usize = 120;
 
@@ -72,12 +65,16 @@ mod tests {
         ConnectAnswer::read(200, body.as_bytes())
     }
 
+    fn is_accepted(answer: ConnectAnswer) -> bool {
+        matches!(answer, ConnectAnswer::Accepted(_))
+    }
+
     #[test]
     fn success_is_accepted() {
-        assert_eq!(read(r#"{"status": "success"}"#), ConnectAnswer::Accepted);
-        assert_eq!(read("\r\n {\"more\":[1,{}],\"status\":\"success\",\"x\":null}\n"), ConnectAnswer::Accepted);
-        assert_eq!(read(r#"{"status": "succes\u0073"}"#), ConnectAnswer::Accepted);
-        assert_eq!(ConnectAnswer::read(201, br#"{"status":"success"}"#), ConnectAnswer::Accepted);
+        assert!(is_accepted(read(r#"{"status": "success"}"#)));
+        assert!(is_accepted(read("\r\n {\"more\":[1,{}],\"status\":\"success\",\"x\":null}\n")));
+        assert!(is_accepted(read(r#"{"status": "succes\u0073"}"#)));
+        assert!(is_accepted(ConnectAnswer::read(201, br#"{"status":"success"}"#)));
     }
 
     #[test]
@@ -119,7 +116,7 @@ mod tests {
         #[test]
         fn nothing_but_success_lets_a_client_in(status: String, rest: u8) {
             let body = serde_json::json!({ "a": rest, "status": status, "z": [rest] }).to_string();
-            prop_assert_eq!(read(&body) == ConnectAnswer::Accepted, status == "success");
+            prop_assert_eq!(is_accepted(read(&body)), status == "success");
         }
 
         #[test]

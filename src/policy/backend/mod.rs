@@ -10,12 +10,14 @@ pub mod answer;
 pub mod backoff;
 pub mod balancer;
 pub mod breaker;
+pub mod grant;
 
 pub use actions::{Actions, Names};
 pub use answer::ConnectAnswer;
 pub use backoff::Backoff;
 pub use balancer::{Balancer, Candidate};
 pub use breaker::{Breaker, BreakerLimits, Permit};
+pub use grant::{Grant, Granted};
 
 /// Why there is no response that could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]

@@ -130,11 +130,19 @@ pub enum Reply {
     },
     Members {
         total: usize,
-        identities: Vec<Identity>,
+        members: Vec<ChannelMember>,
     },
     Channels(Vec<(String, usize)>),
     /// Nothing was done. Never the reply to a message for a channel: that one counts its targets (`not_sent`).
     Refused(QueryRefusal),
+}
+
+/// A connection that is in a channel.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChannelMember {
+    pub identity: Identity,
+    /// Whose it is, as the business server says.
+    pub user: Option<Box<str>>,
 }
 
 /// Why a shard does nothing of what a query wants.
@@ -245,6 +253,7 @@ pub struct SessionInfo {
     pub name: Arc<str>,
     /// Its connection, while it is online.
     pub identity: Option<Identity>,
+    /// The one that stands for its user included.
     pub channels: Vec<String>,
     /// Messages that wait in the store, those on their way included.
     pub waiting: u32,
@@ -279,6 +288,8 @@ pub struct ConnectionInfo {
     pub is_forwarding: bool,
     /// The cookie itself may be a secret of the business server's.
     pub cookie_bytes: usize,
+    /// Whose it is, as the business server says.
+    pub user: Option<Box<str>>,
     pub session: Option<Arc<str>>,
     /// The first `CHANNELS_SHOWN`.
     pub channels: Vec<String>,
@@ -343,10 +354,10 @@ impl Reply {
                 *connections += more;
                 *refused = first(*refused, others);
             }
-            (Reply::Members { total, identities }, Reply::Members { total: more, identities: others }) => {
+            (Reply::Members { total, members }, Reply::Members { total: more, members: others }) => {
                 *total += more;
-                identities.extend(others);
-                identities.sort_unstable();
+                members.extend(others);
+                members.sort_unstable();
             }
             (Reply::Channels(channels), Reply::Channels(others)) => add_channels(channels, others),
             (Reply::Session(session), Reply::Session(other)) => *session = session.take().or(other),

@@ -1,8 +1,9 @@
-//! The channels with the most members online, of all or of those whose name contains a text: found by a walk over all
+//! The channels with the most members online (users' apart), of all or of those whose name contains a text: found by a walk over all
 //! channels, a slice at a time. A query that comes while a walk is on its way waits for the next one, which serves all
 //! that wait for all channels, and a few that look for texts.
 
 use super::members::Channels;
+use super::user::user_of;
 use crate::shard::ids::QueryId;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -109,7 +110,7 @@ impl Ranking {
             let least = self.channels.first();
             least.is_some_and(|(least, Reverse(of))| members > *least || members == *least && name < of.as_str())
         };
-        let is_meant = || self.text.as_ref().is_none_or(|text| name.contains(&**text));
+        let is_meant = || user_of(name).is_none() && self.text.as_ref().is_none_or(|text| name.contains(&**text));
         if members == 0 || is_full && !is_larger() || !is_meant() {
             return;
         }

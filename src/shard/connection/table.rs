@@ -168,6 +168,7 @@ impl Table {
             forward_queue_bytes: details.uplink.queue_memory as usize,
             is_forwarding: details.has_current(),
             cookie_bytes: details.cookie().map_or(0, |cookie| cookie.len()),
+            user: details.client.user().map(|user| (**user).into()),
             session: None,
             channels: Vec::new(),
         }
@@ -202,6 +203,14 @@ impl Table {
 
     pub fn set_cookie(&mut self, index: ConnIndex, cookie: Option<Rc<[u8]>>) {
         self.details_mut(index).client.set_cookie(cookie);
+    }
+
+    pub fn user(&self, index: ConnIndex) -> Option<&Rc<str>> {
+        self.client(index).user()
+    }
+
+    pub fn set_user(&mut self, index: ConnIndex, user: Option<Rc<str>>) {
+        self.details_mut(index).client.set_user(user);
     }
 
     /// The client speaks `rainbow.2`.

@@ -2,12 +2,16 @@
 
 use super::*;
 use crate::base::id::{ConnIndex, Identity, ShardId};
+use crate::shard::ChannelMember;
 use crate::shard::Input;
+use crate::shard::channel::user::channel_of;
 use crate::shard::tests::{NODE, Rig, sent};
 use crate::shard::{NotSent, NotStored, Tally};
 use crate::wire::packet::QoS;
 use crate::wire::ws::frame::CloseCode;
 use proptest::prelude::*;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 
 fn done_with(connections: u32) -> Reply {
     Reply::done(connections)
@@ -15,9 +19,9 @@ fn done_with(connections: u32) -> Reply {
 
 fn members_of(rig: &mut Rig, channel: &str) -> Vec<Identity> {
     match rig.reply_to(Query::Members { channel: channel.into(), offset: 0, limit: 100 }) {
-        Reply::Members { total, identities } => {
-            assert_eq!(total, identities.len());
-            identities
+        Reply::Members { total, members } => {
+            assert_eq!(total, members.len());
+            members.into_iter().map(|member| member.identity).collect()
         }
         other => panic!("{other:?}"),
     }
@@ -138,18 +142,52 @@ fn a_kick_closes_with_the_callers_code_and_reason() {
 }
 
 #[test]
+fn a_user_is_whom_the_backend_has_named() {
+    let mut rig = Rig::new();
+    let named = |rig: &mut Rig, user: &str| {
+        let (key, identity) = rig.reserve();
+        rig.input(Input::User { key, user });
+        rig.input(Input::Subscribe { key, channel: "news" });
+        rig.input(Input::Opened { key, response: Rc::from(&b""[..]), greets: false });
+        (key, identity)
+    };
+    let ((ann, identity), _) = (named(&mut rig, "ann"), named(&mut rig, "bob"));
+    let nobody = rig.open_in("news");
+    let page = Query::Members { channel: "news".into(), offset: 0, limit: 9 };
+    let Reply::Members { members, .. } = rig.reply_to(page) else { panic!("members") };
+    let mut users: Vec<_> = members.into_iter().map(|member| member.user).collect();
+    users.sort();
+    assert_eq!(users, [None, Some("ann".into()), Some("bob".into())]);
+
+    assert_eq!(members_of(&mut rig, &channel_of("ann")), [identity]);
+    assert_eq!(rig.reply_to(Query::Largest { most: 9 }), Reply::Channels(vec![("news".into(), 3)]), "users are hidden");
+    let found = rig.reply_to(Query::FindChannels { text: "ann".into(), most: 9 });
+    assert_eq!(found, Reply::Channels(vec![]));
+    let info = Arc::new(OnceLock::new());
+    rig.reply_to(Query::Connection { identity, info: info.clone() });
+    let info = info.get().expect("it is open");
+    assert_eq!((info.user.as_deref(), &info.channels[..]), (Some("ann"), &["news".to_string()][..]));
+
+    let who = rig.identity(nobody).into();
+    let join = Query::Subscribe { who, channel: channel_of("ann").into() };
+    assert_eq!(rig.reply_to(join), Reply::Refused(QueryRefusal::BadChannelName), "nobody becomes a user so");
+    rig.send(ann, 1, 1, "up");
+    assert_eq!(rig.forward().client.user().map(|user| &**user), Some("ann"), "hooks say it");
+}
+
+#[test]
 fn members_are_told_page_by_page() {
     let mut rig = Rig::new();
     let keys: Vec<_> = (0..7).map(|_| rig.open_in("news")).collect();
     let mut all: Vec<Identity> = keys.into_iter().map(|key| rig.identity(key)).collect();
     let mut listed = Vec::new();
     for offset in [0, 3, 6, 9] {
-        let Reply::Members { total: 7, identities } =
+        let Reply::Members { total: 7, members } =
             rig.reply_to(Query::Members { channel: "news".into(), offset, limit: 3 })
         else {
             panic!("seven are there")
         };
-        listed.extend(identities);
+        listed.extend(members.into_iter().map(|member| member.identity));
     }
     all.sort_by_key(|identity| identity.0);
     listed.sort_by_key(|identity| identity.0);
@@ -306,8 +344,10 @@ fn replies() -> impl Strategy<Value = Vec<Reply>> {
     let identity = (0..9_u8).prop_map(|n| {
         Identity::new([n; 32], NODE, ConnKey { index: ConnIndex(u32::from(n)), generation: 0, shard: ShardId(0) })
     });
-    let members = prop::collection::vec(identity, 0..3)
-        .prop_map(|identities| Reply::Members { total: identities.len(), identities });
+    let member = (identity, prop::option::of("[ab]"));
+    let member = member.prop_map(|(identity, user)| ChannelMember { identity, user: user.map(String::into) });
+    let members =
+        prop::collection::vec(member, 0..3).prop_map(|members| Reply::Members { total: members.len(), members });
     let members = prop_oneof![members, refusal().prop_map(Reply::Refused)];
     let some = 2..5_usize;
     prop_oneof![

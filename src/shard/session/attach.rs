@@ -7,6 +7,7 @@ use super::pages::take_page;
 use super::row::{arm_expiry, put};
 use super::scope::Scope;
 use super::state::{Attaching, Sweep};
+use super::user::share_user;
 use crate::base::id::ConnIndex;
 use crate::shard::command::{Offset, Page, Received, SessionId, StoreError, StoredSession, UnixMs};
 use crate::shard::connection::conn::Phase;
@@ -67,6 +68,7 @@ pub fn attach(scope: &mut Scope<'_>, conn: ConnIndex, attach: Attach) {
     share_cookie(scope, conn, index);
     put(scope, index, Then::AttachRow { session: key, attachment });
     take_channels(scope, conn, index);
+    share_user(scope, conn, index);
     scope.load(id, None, Then::AttachPage { session: key, attachment });
 }
 

@@ -9,6 +9,7 @@ use crate::base::arena::List;
 use crate::base::id::ConnIndex;
 use crate::shard::call::query::{QueryRefusal, Reply};
 use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
+use crate::shard::channel::user::user_of;
 use crate::shard::command::{Mutation, StoreError};
 use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
@@ -59,7 +60,7 @@ pub fn subscribe_session(
 /// Whether a member of these channels may join one more.
 fn check_room(scope: &Scope<'_>, joined: &List, channel: &str) -> Result<(), QueryRefusal> {
     let most = scope.cx.settings.channels_per_connection;
-    let refusal = if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX {
+    let refusal = if channel.is_empty() || channel.len() > CHANNEL_NAME_MAX || user_of(channel).is_some() {
         QueryRefusal::BadChannelName
     } else if scope.channels.count(joined, most) < most
         || scope.channels.joined_names(joined).any(|joined| joined == channel)
@@ -92,20 +93,35 @@ pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex
         let change = scope.channels.leave(scope.conns.joined_mut(conn), &channel);
         scope.cx.presence(change, false);
         let session = scope.sessions.table.at_mut(index);
-        if scope.channels.count(&session.joined, most) >= most {
+        if user_of(&channel).is_none() && scope.channels.count(&session.joined, most) >= most {
             scope.cx.metrics.subscriptions_refused.increment();
             continue;
         }
         let change = scope.channels.join(index.into(), &mut session.joined, &channel);
         if change != Change::Nothing || session.unsure {
             scope.cx.presence(change, true);
-            let then = Then::AttachJoin { session: key, attachment, channel: channel.clone() };
+            let then = Then::AttachChannel { session: key, attachment, channel: channel.clone(), joins: true };
             write_change(scope, index, (channel, true), change == Change::Nothing, then);
             // A call may name the session before it is online: no reply to it may overtake this.
             note_change(scope, index);
         }
     }
     note_online(scope, index);
+}
+
+/// The session, which is being attached, is this user's alone from now on.
+pub fn replace_users(scope: &mut Scope<'_>, index: SessionIndex, user: &str) {
+    let session = scope.sessions.table.at(index);
+    let (key, attachment) = (session.key(index), session.attachment);
+    let others = |channel: &&str| user_of(channel).is_some_and(|other| other != user);
+    let former: Vec<Arc<str>> = scope.channels.joined_names(&session.joined).filter(others).map(Arc::from).collect();
+    for channel in former {
+        let change = scope.channels.leave(&mut scope.sessions.table.at_mut(index).joined, &channel);
+        scope.cx.presence(change, false);
+        let then = Then::AttachChannel { session: key, attachment, channel: channel.clone(), joins: false };
+        write_change(scope, index, (channel, false), true, then);
+        note_change(scope, index);
+    }
 }
 
 /// The session's connection has opened or ended, or the session has joined a channel: channels count who is online.

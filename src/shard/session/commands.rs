@@ -21,11 +21,12 @@ pub enum Then {
         session: SessionKey,
         attachment: u32,
     },
-    /// A channel that the session joins with that.
-    AttachJoin {
+    /// A channel that the session joins or leaves with that.
+    AttachChannel {
         session: SessionKey,
         attachment: u32,
         channel: Arc<str>,
+        joins: bool,
     },
     /// The first page of a session that is being attached.
     AttachPage {
@@ -105,7 +106,7 @@ pub enum Then {
 impl Then {
     #[cfg(debug_assertions)]
     fn attaches(&self) -> bool {
-        matches!(self, Then::AttachRow { .. } | Then::AttachJoin { .. } | Then::AttachPage { .. })
+        matches!(self, Then::AttachRow { .. } | Then::AttachChannel { .. } | Then::AttachPage { .. })
     }
 
     /// The command brings something new into the store.

@@ -36,7 +36,7 @@ fn complete(scope: &mut Scope<'_>, number: CommandNumber, then: Then, completion
     };
     let done = refused.is_none();
     match then {
-        Then::AttachRow { .. } | Then::AttachJoin { .. } | Then::AttachPage { .. } | Then::NextPage { .. } => {
+        Then::AttachRow { .. } | Then::AttachChannel { .. } | Then::AttachPage { .. } | Then::NextPage { .. } => {
             complete_attach(scope, then, completion, refused);
         }
         Then::MessageStored { session, offset, bytes, call } => {
@@ -99,8 +99,8 @@ fn complete_attach(scope: &mut Scope<'_>, then: Then, completion: Completion, re
                 end::refuse_attach(scope, session, attachment, why);
             }
         }
-        (Then::AttachJoin { session, attachment, channel }, _) => {
-            channels::on_changed(scope, session, (channel, true), None, refused);
+        (Then::AttachChannel { session, attachment, channel, joins }, _) => {
+            channels::on_changed(scope, session, (channel, joins), None, refused);
             if let Some(why) = refused {
                 end::refuse_attach(scope, session, attachment, why);
             }

@@ -28,6 +28,7 @@ pub mod scope;
 pub mod state;
 pub mod table;
 pub mod uplink;
+pub mod user;
 
 #[cfg(test)]
 mod tests;

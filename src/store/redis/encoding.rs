@@ -112,17 +112,24 @@ pub fn decode_received(id: &[u8], bytes: &[u8]) -> Option<Received> {
     Some(Received::from_stored(id, stored_sequence, Arc::from(reader.0)))
 }
 
-/// 0, or 1 and the cookie; the identity is the field's name.
+/// The length of the user's name, 0 without, and the name; 1 and the cookie, or 0. The identity is the field's name.
 pub fn encode_connection(record: &ConnectionRecord) -> Vec<u8> {
-    let mut out = vec![u8::from(record.cookie.is_some())];
+    let user = record.user.as_deref().unwrap_or_default().as_bytes();
+    let mut out = vec![u8::try_from(user.len()).expect("a name that fits into headers")];
+    out.extend(user);
+    out.push(u8::from(record.cookie.is_some()));
     out.extend(record.cookie.as_deref().unwrap_or_default());
     out
 }
 
 pub fn decode_connection(identity: &[u8], bytes: &[u8]) -> Option<ConnectionRecord> {
     let identity = Identity(identity.try_into().ok()?);
-    let (has_cookie, cookie) = bytes.split_first()?;
-    Some(ConnectionRecord { identity, cookie: (*has_cookie == 1).then(|| cookie.into()) })
+    let (&user_len, rest) = bytes.split_first()?;
+    let (user, rest) = rest.split_at_checked(user_len.into())?;
+    let user = str::from_utf8(user).ok()?;
+    let (&has_cookie, cookie) = rest.split_first()?;
+    let cookie = (has_cookie == 1).then(|| cookie.into());
+    Some(ConnectionRecord { identity, cookie, user: (!user.is_empty()).then(|| user.into()) })
 }
 
 /// A number in a script's answer.

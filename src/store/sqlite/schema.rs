@@ -77,6 +77,9 @@ fn prepare(connection: &Connection, directory: &Directory) -> Result<(), OpenErr
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} {marks} COMMIT;")).map_err(failed)?;
     }
     connection.execute_batch(CONNECTIONS).map_err(failed)?;
+    if connection.prepare("SELECT user FROM connections").is_err() {
+        connection.execute_batch("ALTER TABLE connections ADD COLUMN user TEXT").map_err(failed)?;
+    }
     directory.note_use();
     Ok(())
 }
@@ -120,7 +123,7 @@ const TABLES: &str = "
 /// Added to format 1 later: an older version does not look at it.
 const CONNECTIONS: &str = "
     CREATE TABLE IF NOT EXISTS connections (
-        identity BLOB PRIMARY KEY, cookie BLOB
+        identity BLOB PRIMARY KEY, cookie BLOB, user TEXT
     ) STRICT, WITHOUT ROWID;
 ";
 

@@ -14,5 +14,5 @@ pub use body::{BodyDecoder, BodyError, Progress};
 pub use head::{BodyFraming, Headers, REQUEST_SLOTS, RESPONSE_SLOTS, RequestHead, ResponseHead};
 pub use httparse::Header;
 pub use names::{begins_with_name, is_same_name};
-pub use query::{percent_encode_into, push_number, query_get, query_pairs};
+pub use query::{percent_decode, percent_encode_into, push_number, query_get, query_pairs};
 pub use scan::{HeadError, HeadLimits, HeadScanner};

@@ -101,6 +101,22 @@ fn decode(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
+/// As RFC 8187 (section 3.2.1) encodes text: UTF-8, and each `%` before two hex digits. `None`: it is not that.
+pub fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let (byte, next) = match (first, after) {
+            (b'%', [high, low, after_digits @ ..]) => (hex_digit(*high)? << 4 | hex_digit(*low)?, after_digits),
+            (b'%', _) => return None,
+            _ => (*first, after),
+        };
+        bytes.push(byte);
+        rest = next;
+    }
+    String::from_utf8(bytes).ok()
+}
+
 fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).map(|digit| digit as u8)
 }

@@ -120,8 +120,8 @@ impl World {
     fn check_members(&mut self) {
         for channel in 0..CHANNELS {
             let query = Query::Members { channel: channel_name(channel).into(), offset: 0, limit: usize::MAX };
-            let Reply::Members { total, identities } = self.query(query) else { panic!("members were asked for") };
-            assert_eq!(total, identities.len(), "members of {}", channel_name(channel));
+            let Reply::Members { total, members } = self.query(query) else { panic!("members were asked for") };
+            assert_eq!(total, members.len(), "members of {}", channel_name(channel));
         }
     }
 

@@ -313,7 +313,7 @@ fn the_backend_sees_what_the_protocol_says() {
             (Some("X-DEVICEID=1".into()), Some(Rc::from(&b"X-DEVICEID: 1\r\n"[..])));
         rig.run(request).await;
         let mut request = forward(2, LATE);
-        request.client = ClientContext::of_cookie(Some(Rc::from(&b"Y29va2ll"[..])));
+        request.client = ClientContext::of_absent(Some(Rc::from(&b"Y29va2ll"[..])), None);
         rig.run(request).await;
         let (connect, forward) = (requests.recv().unwrap(), requests.recv().unwrap());
         assert!(connect.head.starts_with("GET /connect/?X-DEVICEID=1&timestamp=1700000000&nonce="), "{}", connect.head);

@@ -216,10 +216,10 @@ fn who_is_online_is_counted_the_same_everywhere() {
     bench.attach("other", &["news"]);
     bench.store();
     let counts = |bench: &mut Bench| {
-        let members = Query::Members { channel: "news".into(), offset: 0, limit: 10 };
-        let Reply::Members { total, identities } = bench.rig.reply_to(members) else { panic!("members") };
+        let page = Query::Members { channel: "news".into(), offset: 0, limit: 10 };
+        let Reply::Members { total, members } = bench.rig.reply_to(page) else { panic!("members") };
         let Reply::Channels(largest) = bench.rig.reply_to(Query::Largest { most: 1 }) else { panic!("channels") };
-        assert_eq!(identities.len(), total);
+        assert_eq!(members.len(), total);
         (total, largest.first().map_or(0, |(_, members)| *members))
     };
     assert_eq!(counts(&mut bench), (2, 2));
