@@ -103,9 +103,9 @@ impl ClientContext {
 
     /// Bytes that are this client's alone, beside the context itself.
     pub fn memory(&self) -> usize {
-        let given = [self.cookie().map(|cookie| cookie.len()), self.user().map(|user| user.len())];
-        let given: usize = given.into_iter().flatten().map(|len| RC_HEADER + len).sum();
-        if given == 0 { 0 } else { RC_HEADER + size_of::<ClientFacts>() + given }
+        let lengths = [self.cookie().map(|cookie| cookie.len()), self.user().map(|user| user.len())];
+        let texts: usize = lengths.into_iter().flatten().map(|len| RC_HEADER + len).sum();
+        if texts == 0 { 0 } else { RC_HEADER + size_of::<ClientFacts>() + texts }
     }
 }
 

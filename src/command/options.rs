@@ -95,13 +95,16 @@ pub struct Defaults {
 
 #[derive(clap::Args)]
 pub struct SendOptions {
-    /// The channel, or with --session the session's name.
+    /// The channel, or with --session or --user the session's or the user's name.
     pub to: String,
     #[command(flatten)]
     pub message: MessageOptions,
     /// To one durable session, which may be away.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "user")]
     pub session: bool,
+    /// To all connections and sessions of a user.
+    #[arg(long)]
+    pub user: bool,
 }
 
 #[derive(clap::Args)]
@@ -153,11 +156,14 @@ impl MessageOptions {
 
 #[derive(clap::Args)]
 pub struct KickOptions {
-    /// The client's identity, or with --channel the channel.
+    /// The client's identity, or with --channel or --user the channel's or the user's name.
     pub target: String,
     /// Everyone who is in the channel.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "user")]
     pub channel: bool,
+    /// All connections of the user.
+    #[arg(long)]
+    pub user: bool,
     /// Close code, 1000 or 3000 to 4999. Default: 4500, on which our clients stay away.
     #[arg(long)]
     pub code: Option<u16>,
@@ -193,7 +199,11 @@ pub struct ChannelsOptions {
 
 #[derive(clap::Args)]
 pub struct MembersOptions {
+    /// The channel, or with --user the user's name.
     pub channel: String,
+    /// Lists the connections of a user.
+    #[arg(long)]
+    pub user: bool,
     #[arg(long, default_value_t = 0)]
     pub offset: usize,
     #[arg(long, default_value_t = 100)]

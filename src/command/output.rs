@@ -124,10 +124,17 @@ fn channels(value: &Value) -> String {
 }
 
 fn members(value: &Value) -> String {
-    let identities: Vec<String> = value["identities"].as_array().into_iter().flatten().map(text).collect();
+    let member = |identity: &Value| match identity.as_str().and_then(|identity| value["users"].get(identity)) {
+        Some(user) if value["user"].is_null() => format!("{} {}", text(identity), text(user)),
+        _ => text(identity),
+    };
+    let identities: Vec<String> = value["identities"].as_array().into_iter().flatten().map(member).collect();
     let online = counted(&value["connections"], "connection");
     let first = value["offset"].as_u64().unwrap_or(0);
-    let mut out = format!("{online} in {}", text(&value["channel"]));
+    let mut out = match &value["user"] {
+        Value::Null => format!("{online} in {}", text(&value["channel"])),
+        user => format!("{online} of {}", text(user)),
+    };
     if !identities.is_empty() {
         let last = first + identities.len() as u64;
         out += &format!(", {} to {last}:\n{}", first + 1, identities.join("\n"));
@@ -142,6 +149,7 @@ fn session(value: &Value) -> String {
     let waiting = format!("{}, {} bytes", counted(&value["waiting"], "message"), text(&value["waiting_bytes"]));
     table(&[
         ["session".into(), text(&value["session"])],
+        ["user".into(), value["user"].as_str().map_or("-".into(), clean)],
         ["online".into(), format!("{online}{}", value["identity"].as_str().map(clean).unwrap_or_default())],
         ["channels".into(), channels.join(" ")],
         ["waiting".into(), waiting],

@@ -26,7 +26,11 @@ impl Request {
     }
 
     pub fn send(options: &SendOptions) -> Result<Request, CommandError> {
-        let name = if options.session { "session" } else { "channel" };
+        let name = match (options.session, options.user) {
+            (true, _) => "session",
+            (_, true) => "user",
+            _ => "channel",
+        };
         Request::message("/send/", (name, &options.to), &options.message)
     }
 
@@ -48,7 +52,11 @@ impl Request {
     }
 
     pub fn kick(options: &KickOptions) -> Request {
-        let key = if options.channel { "channel" } else { "identity" };
+        let key = match (options.channel, options.user) {
+            (true, _) => "channel",
+            (_, true) => "user",
+            _ => "identity",
+        };
         let mut body = json!({ key: options.target });
         if let Some(code) = options.code {
             body["code"] = code.into();
@@ -74,7 +82,8 @@ impl Request {
     }
 
     pub fn members(options: &MembersOptions) -> Request {
-        let page = Query::new("/channel/").with("channel", &options.channel);
+        let name = if options.user { "user" } else { "channel" };
+        let page = Query::new("/channel/").with(name, &options.channel);
         let page = page.with("offset", &options.offset.to_string()).with("limit", &options.limit.to_string());
         Request::get(&page.0)
     }
@@ -140,7 +149,8 @@ mod tests {
     fn names_are_encoded_whatever_they_hold() {
         let query = Query::new("/channel/").with("channel", "a&b=c ;#?/ä%").with("limit", "1");
         assert_eq!(query.0, "/channel/?channel=a%26b%3Dc%20%3B%23%3F%2F%C3%A4%25&limit=1");
-        let kick = KickOptions { target: "say \"a\"".into(), channel: true, code: Some(4501), reason: None };
+        let kick =
+            KickOptions { target: "say \"a\"".into(), channel: true, user: false, code: Some(4501), reason: None };
         let request = Request::kick(&kick);
         assert_eq!(request.target, "/kick/");
         assert_eq!(request.body, br#"{"channel":"say \"a\"","code":4501}"#);

@@ -226,7 +226,7 @@ impl Shard {
                 Input::Subscribe { channel, .. } => drop(subscribe(&mut scope, conn, channel, None)),
                 Input::Unsubscribe { channel, .. } => unsubscribe(&mut scope, conn, channel, None),
                 Input::Cookie { value, .. } => set_cookie(&mut scope, conn, value),
-                Input::User { user, .. } => session::user::set_user(&mut scope, conn, user),
+                Input::User { user, .. } => session::channels::set_user(&mut scope, conn, user),
                 Input::Forwarded { outcome, spent, .. } => on_forwarded(&mut scope, conn, outcome, spent),
                 Input::Attach { response, new, name, expiry_s, greets, .. } => {
                     attach::attach(&mut scope, conn, Attach { response, new, name, expiry_s, greets });

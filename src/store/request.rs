@@ -31,7 +31,7 @@ pub struct ConnectionRecord {
     pub identity: Identity,
     /// As the connect answer has set it.
     pub cookie: Option<Box<[u8]>>,
-    /// Whose it is, as the connect answer says.
+    /// The client, as the connect answer has named it.
     pub user: Option<Box<str>>,
 }
 

@@ -11,14 +11,14 @@ use crate::harness::http::Wire;
 use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, eventually, sys};
 
 /// Nodes of one cluster, and a business server that subscribes each client to what its query names.
-struct Nodes {
-    backend: Backend,
+pub struct Nodes {
+    pub backend: Backend,
     name: String,
     nodes: Vec<Server>,
 }
 
 impl Nodes {
-    fn start(count: usize) -> Nodes {
+    pub fn start(count: usize) -> Nodes {
         let mut nodes = Nodes::none();
         (0..count).for_each(|_| nodes.add(|setup| setup));
         nodes.until_linked();
@@ -43,7 +43,7 @@ impl Nodes {
         self.nodes.push(also(self.setup()).start());
     }
 
-    fn addr(&self, node: usize) -> SocketAddr {
+    pub fn addr(&self, node: usize) -> SocketAddr {
         self.nodes[node].addr()
     }
 

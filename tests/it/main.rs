@@ -40,3 +40,4 @@ mod signatures;
 mod stalls;
 mod strangers;
 mod subcommands;
+mod users;

@@ -163,6 +163,23 @@ fn kick_closes_a_channel() {
 }
 
 #[test]
+fn a_user_is_sent_to_listed_and_kicked() {
+    let backend = Backend::start();
+    backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTUSER", "ann"));
+    let server = Setup::of(&backend).start();
+    let mut client = Client::open(server.addr(), "phone");
+    let sent = run(&server, &["send", "--user", "ann", "hello", "--qos", "0", "--text"]);
+    assert_code(&sent, DONE);
+    assert_eq!(client.expect_send().text(), "hello");
+    let listed = run(&server, &["members", "--user", "ann", "--text"]);
+    let identity = backend.identity_of("phone");
+    assert!(listed.text.contains(&format!("1 connection of ann, 1 to 1:\n{identity}\n")), "{}", listed.text);
+    assert_code(&run(&server, &["kick", "--user", "ann"]), DONE);
+    assert_eq!(client.expect_close().0, 4500);
+    assert_code(&run(&server, &["kick", "--user", "ann", "--channel"]), USAGE);
+}
+
+#[test]
 fn channels_are_listed_largest_first() {
     let (backend, server) = with_channel();
     let _clients = ["phone", "tablet"].map(|device| Client::open(server.addr(), device));

@@ -53,8 +53,9 @@ export class Rainbow {
   }
 
   /** How many are in a channel, and a page of who. Without a name: the largest channels, in `raw`. */
-  channel(name, { offset = 0, limit = 100 } = {}) {
-    return this.#call(() => ({ method: "GET", path: "/channel/", query: { channel: name, offset, limit }, read: (answer) => readChannel(name, answer) }));
+  /** Who is in a channel, or with `{ user }` which connections a user has. */
+  channel(name, { user, offset = 0, limit = 100 } = {}) {
+    return this.#call(() => ({ method: "GET", path: "/channel/", query: { channel: name, user, offset, limit }, read: (answer) => readChannel(name, answer) }));
   }
 
   session(name) {
@@ -191,12 +192,13 @@ function readSend(answer) {
 }
 
 function readChannel(name, answer) {
-  return { channel: name ?? null, connections: count(answer.connections), identities: texts(answer.identities), raw: answer };
+  return { channel: name ?? null, connections: count(answer.connections), identities: texts(answer.identities), users: { ...answer.users }, raw: answer };
 }
 
 function readSession(name, answer) {
   return {
     session: name,
+    user: text(answer.user),
     online: typeof answer.online === "boolean" ? answer.online : null,
     identity: text(answer.identity),
     channels: texts(answer.channels),

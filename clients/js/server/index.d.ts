@@ -58,11 +58,14 @@ export interface ChannelResult {
   channel: string | null;
   connections: number | null;
   identities: string[];
+  /** Whose they are, by identity, where the business server has named the user. */
+  users: Record<string, string>;
   raw: Record<string, unknown>;
 }
 
 export interface SessionResult {
   session: string;
+  user: string | null;
   online: boolean | null;
   identity: string | null;
   channels: string[];
@@ -93,7 +96,7 @@ export class Rainbow {
   unsub(identity: string, channel: string): Promise<void>;
   /** They return on 4000-4499, not on 4500-4999; 4500 by default. */
   kick(whom: Whom, options?: { code?: number; reason?: string }): Promise<void>;
-  channel(name?: string, options?: { offset?: number; limit?: number }): Promise<ChannelResult>;
+  channel(name?: string, options?: { user?: string; offset?: number; limit?: number }): Promise<ChannelResult>;
   session(name: string): Promise<SessionResult>;
   /** Ends a session and all that waits for it. */
   drop(session: string): Promise<void>;

@@ -84,6 +84,10 @@ for (const [name, way] of Object.entries(WAYS)) {
     const { connections, identities } = await server.channel("räume");
     assert.deepEqual([connections, identities.length], [1, 1]);
     const [identity] = identities;
+    const mine = await server.channel(undefined, { user: "ann" });
+    assert.deepEqual([mine.identities, mine.users], [[identity], { [identity]: "ann" }]);
+    assert.equal((await server.send({ user: "ann" }, "for you", { qos: 0 })).connections, 1);
+    assert.equal((await ann.next()).text, "for you");
     await server.sub(identity, "late");
     assert.deepEqual((await server.channel("late")).identities, [identity]);
     await server.unsub(identity, "late");
@@ -93,7 +97,7 @@ for (const [name, way] of Object.entries(WAYS)) {
     assert.deepEqual([...(await ann.next()).bytes], [0, 255]);
     assert.ok("counters" in (await server.info()));
     const end = new Promise((resolve) => ann.on("close", resolve));
-    await server.kick(identity, { reason: "bye" });
+    await server.kick({ user: "ann" }, { reason: "bye" });
     assert.deepEqual(await end, { code: 4500, reason: "bye", retryIn: null });
     await assert.rejects(client("banned").open(), { code: "refused", closeCode: 4401, reason: "banned" });
     await assert.rejects(server.sub("0".repeat(64), "room"), { name: "CallRefused", message: /no such connection/ });

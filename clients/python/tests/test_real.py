@@ -34,6 +34,7 @@ def enter(hooks: Hooks | RainbowRouter) -> None:
             request.rainbow.refuse("banned")
         request.rainbow.sub("room", "räume")
         request.rainbow.cookie = {"device": request.device}
+        request.rainbow.user = f"user of {request.device}"
 
     @hooks.rainbow(1)
     def said(request: Hook) -> dict[str, Any]:
@@ -98,6 +99,10 @@ async def _both_ways(url: str, keys: dict[str, str]) -> None:
         found = await server.channel("elsewhere")
         assert found.connections == 1 and len(found.identities) == 1
         identity = found.identities[0]
+        assert found.users == {identity: "user of ann"}
+        assert (await server.channel(user="user of ann")).identities == (identity,)
+        assert (await server.send(user="user of ann", data="for you", qos=0)).connections == 1
+        assert (await ann.receive(DEADLINE_S)).text == "for you"
         await server.sub(identity, "late")
         assert (await server.channel("late")).identities == (identity,)
         await server.unsub(identity, "late")
@@ -107,7 +112,7 @@ async def _both_ways(url: str, keys: dict[str, str]) -> None:
         await server.hello()
         closed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         ann.on("close", closed.set_result)
-        await server.kick(identity, code=4500, reason="bye")
+        await server.kick(user="user of ann", code=4500, reason="bye")
         end = await asyncio.wait_for(closed, DEADLINE_S)
         assert (end.code, end.reason, end.retry_in) == (4500, "bye", None) and ann.state == "closed"
 

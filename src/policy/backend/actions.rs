@@ -66,8 +66,8 @@ impl<'a> Actions<'a> {
     }
 }
 
-/// Channel names out of `a;;b`, or out of `UTF-8''%61;;b` (RFC 8187, section 3.2.1); empty names, and lists that are not
-/// UTF-8, are skipped.
+/// Channel names out of `a;;b`, or out of `UTF-8''%61;;b` (RFC 8187, section 3.2.1); empty names, and lists that are
+/// not UTF-8, are skipped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Names<'a> {
     /// `None` when the response has no such header.

@@ -127,30 +127,30 @@ mod tests {
         let json = r#"{"status": "success", "channels": ["a", "b"], "cookie": "Yw==", "session": "s",
             "session_expiry": 60, "user": 7}"#;
         assert_eq!(grant(headers, "{}"), grant("", json));
-        let (said, unreadable) = grant("", json);
+        let (granted, unreadable) = grant("", json);
         assert_eq!(
-            (&said.subscribe[..], said.user.as_deref(), unreadable),
+            (&granted.subscribe[..], granted.user.as_deref(), unreadable),
             (&["a".into(), "b".into()][..], Some("7"), 0)
         );
     }
 
     #[test]
     fn headers_count_before_json_and_channels_add_up() {
-        let (said, unreadable) = grant(
+        let (granted, unreadable) = grant(
             "RAINBOWCLIENTUSER: ann\r\nRAINBOWCLIENTCHANNEL: a\r\n",
             r#"{"user": "bob", "channels": ["\u4f60;;\u597d", "b"], "cookie": null}"#,
         );
-        assert_eq!((said.user.as_deref(), said.cookie, unreadable), (Some("ann"), None, 0));
-        assert_eq!(said.subscribe, ["a", "你;;好", "b"]);
+        assert_eq!((granted.user.as_deref(), granted.cookie, unreadable), (Some("ann"), None, 0));
+        assert_eq!(granted.subscribe, ["a", "你;;好", "b"]);
     }
 
     #[test]
     fn what_cannot_be_read_is_counted_and_has_no_effect() {
         let json = r#"{"channels": ["", 1, "\u0001ann", "good"], "cookie": "a b", "session": "\u00e9", "user": -1,
             "session_expiry": "soon"}"#;
-        let (said, unreadable) = grant("", json);
-        assert_eq!((said.subscribe, unreadable), (vec!["good".into()], 7));
-        assert_eq!((said.cookie, said.session, said.user, said.session_expiry_s), (None, None, None, None));
+        let (granted, unreadable) = grant("", json);
+        assert_eq!((granted.subscribe, unreadable), (vec!["good".into()], 7));
+        assert_eq!((granted.cookie, granted.session, granted.user, granted.session_expiry_s), (None, None, None, None));
         assert_eq!(grant("", r#"{"channels": "a;;b"}"#), (Grant::default(), 1));
     }
 }

@@ -141,7 +141,7 @@ pub enum Reply {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChannelMember {
     pub identity: Identity,
-    /// Whose it is, as the business server says.
+    /// The client, as the business server has named it.
     pub user: Option<Box<str>>,
 }
 
@@ -288,7 +288,7 @@ pub struct ConnectionInfo {
     pub is_forwarding: bool,
     /// The cookie itself may be a secret of the business server's.
     pub cookie_bytes: usize,
-    /// Whose it is, as the business server says.
+    /// The client, as the business server has named it.
     pub user: Option<Box<str>>,
     pub session: Option<Arc<str>>,
     /// The first `CHANNELS_SHOWN`.

@@ -1,6 +1,6 @@
-//! The channels with the most members online (users' apart), of all or of those whose name contains a text: found by a walk over all
-//! channels, a slice at a time. A query that comes while a walk is on its way waits for the next one, which serves all
-//! that wait for all channels, and a few that look for texts.
+//! The channels with the most members online (users' apart), of all or of those whose name contains a text: found by a
+//! walk over all channels, a slice at a time. A query that comes while a walk is on its way waits for the next one,
+//! which serves all that wait for all channels, and a few that look for texts.
 
 use super::members::Channels;
 use super::user::user_of;

@@ -1,13 +1,12 @@
 //! A connection becomes a session's: attach, takeover, resume; and the sessions that are there at the start.
 
-use super::channels::{note_online, take_channels};
+use super::channels::{note_online, share_user, take_channels};
 use super::commands::Then;
 use super::end::{displace_attaching, leave};
 use super::pages::take_page;
 use super::row::{arm_expiry, put};
 use super::scope::Scope;
 use super::state::{Attaching, Sweep};
-use super::user::share_user;
 use crate::base::id::ConnIndex;
 use crate::shard::command::{Offset, Page, Received, SessionId, StoreError, StoredSession, UnixMs};
 use crate::shard::connection::conn::Phase;

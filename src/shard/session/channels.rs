@@ -1,6 +1,9 @@
 //! Joining and leaving channels. A connection without a session joins by itself. The channels of a session are its own:
 //! a change is known to whoever asked for it, and to the client whose message it came with, when the store has it. What
 //! the store refuses has not happened.
+//!
+//! A client's user is such a membership too, by which messages go and which the store keeps; the connection has the
+//! name as well, for hooks and lists.
 
 use super::commands::Then;
 use super::row::{note_change, put, refuse_change};
@@ -9,11 +12,12 @@ use crate::base::arena::List;
 use crate::base::id::ConnIndex;
 use crate::shard::call::query::{QueryRefusal, Reply};
 use crate::shard::channel::members::{CHANNEL_NAME_MAX, Change};
-use crate::shard::channel::user::user_of;
+use crate::shard::channel::user::{channel_of, user_of};
 use crate::shard::command::{Mutation, StoreError};
 use crate::shard::connection::conn::Phase;
 use crate::shard::ids::{QueryId, SessionIndex, SessionKey};
 use crate::shard::planted::Bug;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// `Ok(true)`: the query is replied to when the store has it.
@@ -109,8 +113,30 @@ pub fn take_channels(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex
     note_online(scope, index);
 }
 
+/// The business server lets the connection in as this user. Its session, if it is to have one, is not attached yet.
+pub fn set_user(scope: &mut Scope<'_>, conn: ConnIndex, user: &str) {
+    scope.conns.set_user(conn, Some(user.into()));
+    let change = scope.channels.join(conn.into(), scope.conns.joined_mut(conn), &channel_of(user));
+    scope.cx.presence(change, true);
+}
+
+/// The user that the business server has named is the session's from now on; where it has named none, the session's is
+/// the connection's. The connection's channels are the session's already.
+pub fn share_user(scope: &mut Scope<'_>, conn: ConnIndex, index: SessionIndex) {
+    let session = scope.sessions.table.at(index);
+    let Some(user) = scope.conns.user(conn).cloned() else {
+        let user = scope.channels.joined_names(&session.joined).find_map(user_of).map(Rc::from);
+        return scope.conns.set_user(conn, user);
+    };
+    // What an earlier connection still forwards is the session's too.
+    if let Some(uplink_conn) = session.uplink_conn {
+        scope.conns.set_user(uplink_conn, Some(user.clone()));
+    }
+    replace_users(scope, index, &user);
+}
+
 /// The session, which is being attached, is this user's alone from now on.
-pub fn replace_users(scope: &mut Scope<'_>, index: SessionIndex, user: &str) {
+fn replace_users(scope: &mut Scope<'_>, index: SessionIndex, user: &str) {
     let session = scope.sessions.table.at(index);
     let (key, attachment) = (session.key(index), session.attachment);
     let others = |channel: &&str| user_of(channel).is_some_and(|other| other != user);

@@ -28,7 +28,6 @@ pub mod scope;
 pub mod state;
 pub mod table;
 pub mod uplink;
-pub mod user;
 
 #[cfg(test)]
 mod tests;

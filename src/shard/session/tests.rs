@@ -2,7 +2,6 @@
 //! test lets it.
 
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
-use crate::shard::channel::user::channel_of;
 use crate::shard::command::{Command, Completion, Completions, IDS, Operation, SessionId, StoreError, UnixMs};
 use crate::shard::tests::{NODE, Rig, settings};
 use crate::shard::{
@@ -524,43 +523,6 @@ fn channels_and_cookie_survive_a_crash() {
     assert_eq!(forward.cookie(), Some(&b"c1"[..]));
     bench.rig.fail(forward);
     bench.finish();
-}
-
-#[test]
-fn a_session_is_the_user_s_whom_the_backend_named_last() {
-    let mut bench = Bench::new();
-    let open_as = |bench: &mut Bench, user: Option<&str>| {
-        let (key, _) = bench.rig.reserve();
-        user.into_iter().for_each(|user| bench.rig.input(Input::User { key, user }));
-        let key = bench.attach_reserved(key, "me");
-        bench.store();
-        key
-    };
-    let told = |bench: &mut Bench, user: &str| {
-        bench.rig.call(&channel_of(user), QOS1, "x");
-        bench.store();
-        bench.reply()
-    };
-    let key = open_as(&mut bench, Some("ann"));
-    bench.rig.end(key);
-    bench.store();
-    assert_eq!(told(&mut bench, "ann"), stored(1), "the session is away");
-    bench.crash();
-    let key = open_as(&mut bench, None);
-    bench.rig.send(key, 1, 1, "up");
-    bench.store();
-    let forward = bench.forward();
-    assert_eq!(forward.client.user().map(|user| &**user), Some("ann"), "it is the session's");
-    bench.rig.fail(forward);
-    bench.rig.end(key);
-    bench.store();
-
-    let key = open_as(&mut bench, Some("bob"));
-    bench.rig.end(key);
-    bench.store();
-    assert_eq!((told(&mut bench, "ann"), told(&mut bench, "bob")), (answered(0), stored(1)));
-    bench.crash();
-    assert_eq!((told(&mut bench, "ann"), told(&mut bench, "bob")), (answered(0), stored(1)), "the store has it");
 }
 
 #[test]

@@ -42,8 +42,9 @@ impl Encoder<'_> {
 
     pub fn put_connection(&self, pipeline: &mut Pipeline, record: &ConnectionRecord) {
         let bucket = self.keys.bucket_of_connection(&record.identity);
-        let (key, value) = (self.keys.connections(bucket, self.node), encoding::encode_connection(record));
-        pipeline.write_command(bucket, cmd("HSET").arg(key).arg(&record.identity.0[..]).arg(value));
+        let names = [&self.keys.nodes(bucket)[..], &self.keys.connections(bucket, self.node)];
+        let args = (&text_of(self.node)[..], &record.identity.0[..], encoding::encode_connection(record));
+        pipeline.write(bucket, Script::PutConnection, &names, args);
     }
 
     pub fn remove_connection(&self, pipeline: &mut Pipeline, identity: &Identity) {

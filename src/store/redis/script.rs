@@ -32,6 +32,7 @@ pub enum Script {
     ClaimSession,
     PassSession,
     VerifySession,
+    PutConnection,
     TakeConnections,
 }
 
@@ -41,7 +42,7 @@ struct Loaded {
 }
 
 impl Script {
-    pub const ALL: [Script; 24] = [
+    pub const ALL: [Script; 25] = [
         Script::PutSession,
         Script::JoinChannel,
         Script::LeaveChannel,
@@ -65,6 +66,7 @@ impl Script {
         Script::ClaimSession,
         Script::PassSession,
         Script::VerifySession,
+        Script::PutConnection,
         Script::TakeConnections,
     ];
 
@@ -105,6 +107,7 @@ impl Script {
             Script::ClaimSession => include_str!("lua/claim_session.lua"),
             Script::PassSession => include_str!("lua/pass_session.lua"),
             Script::VerifySession => include_str!("lua/verify_session.lua"),
+            Script::PutConnection => include_str!("lua/put_connection.lua"),
             Script::TakeConnections => include_str!("lua/take_connections.lua"),
         }
     }

@@ -205,8 +205,11 @@ class Rainbow(_Base):
         """Closes a client, or all in a channel, or all of a user. They return on 4000-4499, not on 4500-4999."""
         return self.call(calls.kick(identity, channel=channel, user=user, code=code, reason=reason))
 
-    def channel(self, name: str | None = None, *, offset: int = 0, limit: int = 100) -> ChannelResult:
-        return self.call(calls.channel(name, offset=offset, limit=limit))
+    def channel(
+        self, name: str | None = None, *, user: str | None = None, offset: int = 0, limit: int = 100
+    ) -> ChannelResult:
+        """Who is in a channel, or which connections a user has."""
+        return self.call(calls.channel(name, user=user, offset=offset, limit=limit))
 
     def session(self, name: str) -> SessionResult:
         return self.call(calls.session(name))
@@ -337,8 +340,10 @@ class AsyncRainbow(_Base):
         """See `Rainbow.kick`."""
         await self.call(calls.kick(identity, channel=channel, user=user, code=code, reason=reason))
 
-    async def channel(self, name: str | None = None, *, offset: int = 0, limit: int = 100) -> ChannelResult:
-        return await self.call(calls.channel(name, offset=offset, limit=limit))
+    async def channel(
+        self, name: str | None = None, *, user: str | None = None, offset: int = 0, limit: int = 100
+    ) -> ChannelResult:
+        return await self.call(calls.channel(name, user=user, offset=offset, limit=limit))
 
     async def session(self, name: str) -> SessionResult:
         return await self.call(calls.session(name))

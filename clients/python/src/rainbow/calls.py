@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from . import signing
 from .errors import CallRefused, SendIncomplete, Unreachable
-from .results import ChannelResult, SendResult, SessionResult, read_count, read_texts
+from .results import ChannelResult, SendResult, SessionResult, read_count, read_mapping, read_texts
 
 #: What a message may be: bytes and text as they are, anything else as JSON.
 Data = Any
@@ -127,19 +127,26 @@ def _membership(path: str, body: Mapping[str, Any]) -> Call[None]:
     return Call("POST", path, lambda _: None, body=json.dumps(body).encode())
 
 
-def channel(name: str | None = None, *, offset: int = 0, limit: int = 100) -> Call[ChannelResult]:
-    def read(answer: Mapping[str, Any]) -> ChannelResult:
-        return ChannelResult(name, read_count(answer, "connections"), read_texts(answer, "identities"), answer)
+def channel(
+    name: str | None = None, *, user: str | None = None, offset: int = 0, limit: int = 100
+) -> Call[ChannelResult]:
+    if name is not None and user is not None:
+        raise TypeError("name one of: channel, user")
 
-    query = {"offset": str(offset), "limit": str(limit)}
-    return Call("GET", "/channel/", read, query=query if name is None else {"channel": name, **query})
+    def read(answer: Mapping[str, Any]) -> ChannelResult:
+        identities, users = read_texts(answer, "identities"), read_mapping(answer, "users")
+        return ChannelResult(name, read_count(answer, "connections"), identities, users, answer)
+
+    asked = {"channel": name, "user": user, "offset": str(offset), "limit": str(limit)}
+    return Call("GET", "/channel/", read, query={key: value for key, value in asked.items() if value is not None})
 
 
 def session(name: str) -> Call[SessionResult]:
     def read(answer: Mapping[str, Any]) -> SessionResult:
-        online, identity = answer.get("online"), answer.get("identity")
+        online, identity, user = answer.get("online"), answer.get("identity"), answer.get("user")
         return SessionResult(
             session=name,
+            user=user if isinstance(user, str) else None,
             online=online if isinstance(online, bool) else None,
             identity=identity if isinstance(identity, str) else None,
             channels=read_texts(answer, "channels"),

@@ -46,11 +46,13 @@ _FIGURES = ("targets", "connections", "stored", "refused", "undecided", "unreach
 
 @dataclass(frozen=True)
 class ChannelResult:
-    """How many are in a channel, and a page of who. Without a channel's name: the largest channels, in `raw`."""
+    """How many are in a channel or are a user's, and a page of who. Without a name: the largest channels, in `raw`."""
 
     channel: str | None
     connections: int | None
     identities: tuple[str, ...]
+    #: Whose they are, by identity, where the business server has named the user.
+    users: Mapping[str, str]
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
 
@@ -59,6 +61,7 @@ class SessionResult:
     """A durable session."""
 
     session: str
+    user: str | None
     online: bool | None
     identity: str | None
     channels: tuple[str, ...]
@@ -83,6 +86,11 @@ def read_count(answer: Mapping[str, Any], name: str) -> int | None:
     if isinstance(value, list):
         return len(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def read_mapping(answer: Mapping[str, Any], name: str) -> Mapping[str, str]:
+    value = answer.get(name)
+    return {str(key): str(text) for key, text in value.items()} if isinstance(value, dict) else {}
 
 
 def read_texts(answer: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -152,7 +152,8 @@ function openChannel(name, offset = 0) {
   return openDetail(`Channel ${name}`, async () => {
     const page = await look("channel/", { channel: name, offset, limit: MEMBERS_PAGE });
     const members = make("table"), pages = make("div", "pager");
-    table(members, ["Member"], page.identities.map((identity) => [linkCell(short(identity), () => openConnection(identity), identity)]), "Nobody of it is online.");
+    const row = (identity) => [linkCell(short(identity), () => openConnection(identity), identity), page.users[identity] ?? "–"];
+    table(members, ["Member", "User"], page.identities.map(row), "Nobody of it is online.");
     pager(pages, { offset, limit: MEMBERS_PAGE, total: page.connections }, (next) => { trail.pop(); openChannel(name, next); });
     const warning = page.msg ? [make("p", "hot", `A part is missing: ${page.msg}`)] : [];
     return [...warning, facts([["Online", count(page.connections)]]), members, pages, sendForm({ channel: name }), kickForm({ channel: name }, "Close all its connections")];
@@ -167,6 +168,7 @@ function openConnection(identity) {
       facts([
         ["Identity", make("span", "name", identity)],
         ["Address", address],
+        ["User", info.user],
         ["Session", info.session === null ? "none" : link(info.session, () => openSession(info.session))],
         ["Since", duration(info.since_s)],
         ["Last heard", info.silent_ms < 1000 ? "just now" : `${duration(info.silent_ms / 1000)} ago`],
@@ -188,6 +190,7 @@ function openSession(name) {
     const drop = confirmed("Drop the session", () => perform(() => act("session/drop/", { session: name }), () => "The session is dropped, with all that waited for it."));
     return [
       facts([
+        ["User", info.user],
         ["Online", info.online ? link(short(info.identity), () => openConnection(info.identity), info.identity) : "no"],
         ["Waiting", `${plural(info.waiting, "message")}, ${bytes(info.waiting_bytes)}`],
         ["Oldest", info.oldest_s === null ? "–" : `${duration(info.oldest_s)} old`],

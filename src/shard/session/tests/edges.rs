@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::shard::QueryRefusal;
+use crate::shard::channel::user::channel_of;
 use crate::shard::command::Claim;
 use crate::shard::ids::SessionIndex;
 
@@ -271,4 +272,41 @@ fn an_eviction_that_the_store_refuses_is_refused() {
     assert_eq!(bench.reply(), Reply::done(1));
     assert!(bench.channels("me").is_empty());
     bench.finish();
+}
+
+#[test]
+fn a_session_is_the_user_s_whom_the_backend_named_last() {
+    let mut bench = Bench::new();
+    let open_as = |bench: &mut Bench, user: Option<&str>| {
+        let (key, _) = bench.rig.reserve();
+        user.into_iter().for_each(|user| bench.rig.input(Input::User { key, user }));
+        let key = bench.attach_reserved(key, "me");
+        bench.store();
+        key
+    };
+    let send_to = |bench: &mut Bench, user: &str| {
+        bench.rig.call(&channel_of(user), QOS1, "x");
+        bench.store();
+        bench.reply()
+    };
+    let key = open_as(&mut bench, Some("ann"));
+    bench.rig.end(key);
+    bench.store();
+    assert_eq!(send_to(&mut bench, "ann"), stored(1), "the session is away");
+    bench.crash();
+    let key = open_as(&mut bench, None);
+    bench.rig.send(key, 1, 1, "up");
+    bench.store();
+    let forward = bench.forward();
+    assert_eq!(forward.client.user().map(|user| &**user), Some("ann"), "it is the session's");
+    bench.rig.fail(forward);
+    bench.rig.end(key);
+    bench.store();
+
+    let key = open_as(&mut bench, Some("bob"));
+    bench.rig.end(key);
+    bench.store();
+    assert_eq!((send_to(&mut bench, "ann"), send_to(&mut bench, "bob")), (answered(0), stored(1)));
+    bench.crash();
+    assert_eq!((send_to(&mut bench, "ann"), send_to(&mut bench, "bob")), (answered(0), stored(1)), "the store has it");
 }

@@ -1,7 +1,9 @@
 //! Several nodes at one Redis: each session is one's, and goes from one to the next.
 
 use super::*;
+use crate::base::id::Identity;
 use crate::shard::command::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
+use crate::store::request::{ConnectionRecord, RecordId};
 
 /// A node of a cluster.
 fn open(server: &Server, nth: u32, place: &str) -> (Rig, Vec<StoredSession>) {
@@ -52,6 +54,15 @@ impl Rig {
         let id = row.session;
         self.expect_done(vec![Mutation::PutSession(Box::new(SessionRow { expiry_s: 60, ends: None, ..row }))]);
         id
+    }
+
+    /// Whether it is stored.
+    fn put_connection(&mut self, record: &ConnectionRecord) -> bool {
+        let id = RecordId { worker: ShardId(0), number: 1 };
+        match self.store.commit(vec![Request::PutConnection { id, record: record.clone() }], self.now).remove(0) {
+            Response::ConnectionPut { is_stored, .. } => is_stored,
+            other => panic!("another answer: {other:?}"),
+        }
     }
 
     fn message_for(&self, session: SessionId, offset: u64) -> Mutation {
@@ -139,10 +150,13 @@ fn what_a_dead_node_had_is_listed_until_it_is_adopted() {
     let (mut one, _) = open(&server, 1, "a");
     let (mut other, _) = open(&server, 2, "b");
     for n in 0..1_200 {
+        // A slow machine needs longer for all of them than a lease lasts.
+        assert!(n % 100 > 0 || one.store.renew().is_some());
         let token = token(1, n + 1);
         assert_eq!(one.claim_session(&format!("s{n}"), None, token).0, ClaimAnswer::Claimed);
     }
     let dead = Generation(1);
+    assert!(one.store.renew().is_some());
     assert!(!other.store.bury(dead), "its lease has not ended");
     let nodes = other.store.renew().expect("Redis answers");
     assert!(nodes.iter().all(|node| node.remaining_ms > 4_000 && !node.is_buried), "{nodes:?}");
@@ -161,6 +175,7 @@ fn what_a_dead_node_had_is_listed_until_it_is_adopted() {
     found.dedup();
     assert_eq!(found.len(), 1_200);
     for (nth, (name, token)) in found.into_iter().enumerate() {
+        assert!(nth % 100 > 0 || other.store.renew().is_some());
         let (answer, session) = other.claim_session(&name, Some(token), super::nodes::token(2, nth as u64));
         assert_eq!((answer, session.is_some()), (ClaimAnswer::Claimed, true));
     }
@@ -182,6 +197,28 @@ fn a_node_without_a_lease_claims_nothing_and_a_buried_one_ends() {
     assert!(other.store.bury(Generation(1)));
     assert!(one.store.renew().is_none() && one.store.has_ended());
     assert!(refusal(&one).contains("has taken over"));
+}
+
+#[test]
+fn connections_of_a_dead_node_are_anothers_and_a_buried_one_records_none() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let (mut other, _) = open(&server, 2, "b");
+    let record = |n: u8, user: Option<&str>| ConnectionRecord {
+        identity: Identity([n; 32]),
+        cookie: user.map(|user| user.as_bytes().into()),
+        user: user.map(Box::from),
+    };
+    let (plain, named) = (record(1, None), record(2, Some("ann")));
+    assert!(one.put_connection(&plain) && one.put_connection(&named));
+    server.query("DEL rainbow:test:{0}:l:00000001");
+    assert!(other.store.bury(Generation(1)));
+    let mut taken = other.store.take_connections(Generation(1)).expect("Redis answers");
+    taken.sort_unstable_by_key(|record| record.identity.0);
+    assert_eq!(taken, [plain, named]);
+    assert_eq!(other.store.take_connections(Generation(1)), Some(vec![]));
+    assert!(!one.put_connection(&record(3, None)), "nobody would look for it");
+    assert_eq!(other.store.take_connections(Generation(1)), Some(vec![]), "it has left none behind");
 }
 
 fn refusal(rig: &Rig) -> String {

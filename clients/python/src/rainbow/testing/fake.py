@@ -286,15 +286,20 @@ class FakeRainbow:
         return {"status": 0}
 
     def _call_channel(self, call: RecordedCall) -> dict[str, Any]:
-        name = call.query.get("channel")
-        if name is None:
+        name, user = call.query.get("channel"), call.query.get("user")
+        if name is None and user is None:
             counts = {name: self._members(name) for client in self.clients for name in client.channels}
             rows = [{"channel": name, "connections": len(who)} for name, who in counts.items()]
             return {"status": 0, "channels": rows}
-        who = self._members(name)
+        if user is None:
+            who = self._members(name)
+        else:
+            who = [client.identity for client in self.clients if client.user == user]
         offset, limit = int(call.query.get("offset", 0)), int(call.query.get("limit", 100))
         page = who[offset : offset + limit]
-        return {"status": 0, "channel": name, "connections": len(who), "identities": page}
+        named = {"channel": name} if user is None else {"user": user}
+        users = {c.identity: c.user for c in self.clients if c.identity in page and c.user is not None}
+        return {"status": 0, **named, "connections": len(who), "identities": page, "users": users}
 
     def _call_session(self, call: RecordedCall) -> dict[str, Any]:
         name = call.query["session"]
@@ -305,6 +310,7 @@ class FakeRainbow:
         return {
             "status": 0,
             "session": name,
+            "user": online[0].user if online else None,
             "online": bool(online),
             "identity": online[0].identity if online else None,
             "channels": sorted(online[0].channels) if online else [],
