@@ -34,7 +34,7 @@ const SETTINGS: Settings = Settings {
     forward_queue_bytes: 100,
     forward_ahead_bytes: 50,
     hash_key: HashKey::new(1, 2),
-        node: Generation(1),
+    node: Generation(1),
     forwards: true,
     inflight_window: 2,
     received_max: 3,
@@ -87,7 +87,9 @@ const SESSIONS: SessionSettings = SessionSettings {
 };
 
 const CONNS_MAX: usize = 6;
-const CHANNELS: [&str; 3] = ["a", "b", ""];
+/// The last one is that of a user.
+const CHANNELS: [&str; 4] = ["a", "b", "", "\u{1}v"];
+const USERS: [&str; 2] = ["v", "w"];
 const SESSION_NAMES: [&str; 3] = ["s", "t", "u"];
 
 struct Story<'d> {
@@ -264,6 +266,7 @@ impl Story<'_> {
         }
         self.conns[at].socket = Socket::Open;
         self.opened += 1;
+        self.name_user(key, number);
         self.handle(Input::Opened { key, response: Rc::from(&b"101"[..]), greets: number & 16 > 0 });
     }
 
@@ -283,6 +286,7 @@ impl Story<'_> {
         let (new, name) = (SessionId(self.sessions), SESSION_NAMES[number % SESSION_NAMES.len()].into());
         let expiry_s = (number & 64 > 0).then_some(1);
         let greets = number & 32 > 0;
+        self.name_user(key, number);
         self.handle(Input::Attach { key, response: Rc::from(&b"101"[..]), new, name, expiry_s, greets });
     }
 
@@ -455,6 +459,13 @@ impl Story<'_> {
             0 => self.handle(Input::Unsubscribe { key, channel }),
             1 => self.handle(Input::Cookie { key, value: b"c" }),
             _ => self.handle(Input::Subscribe { key, channel }),
+        }
+    }
+
+    /// The backend may say who the client is.
+    fn name_user(&mut self, key: ConnKey, number: usize) {
+        if number & 128 > 0 {
+            self.handle(Input::User { key, user: USERS[number >> 6 & 1] });
         }
     }
 
