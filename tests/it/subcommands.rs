@@ -173,7 +173,7 @@ fn a_user_is_sent_to_listed_and_kicked() {
     assert_eq!(client.expect_send().text(), "hello");
     let listed = run(&server, &["members", "--user", "ann", "--text"]);
     let identity = backend.identity_of("phone");
-    assert!(listed.text.contains(&format!("1 connection of ann, 1 to 1:\n{identity}\n")), "{}", listed.text);
+    assert!(listed.text.contains(&format!("1 connection of ann, 1 to 1:\n{identity}")), "{}", listed.text);
     assert_code(&run(&server, &["kick", "--user", "ann"]), DONE);
     assert_eq!(client.expect_close().0, 4500);
     assert_code(&run(&server, &["kick", "--user", "ann", "--channel"]), USAGE);
