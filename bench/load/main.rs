@@ -6,6 +6,7 @@
 
 mod api;
 mod backend;
+mod cgroup;
 mod dialect;
 #[path = "../floor/mod.rs"]
 mod floor;
@@ -33,6 +34,7 @@ use crate::scenario::durable::{send_durable, stored, waiting};
 use crate::scenario::idle::idle;
 use crate::scenario::million::million;
 use crate::scenario::peer::uplink_during_peer;
+use crate::scenario::small_box::small_box;
 use crate::work::Pace;
 
 #[derive(Parser, Debug, Clone)]
@@ -40,7 +42,7 @@ use crate::work::Pace;
 #[command(about = "Measures what the server's work costs, beside the least that the kernel charges for it.")]
 struct Options {
     /// One of fanout, fanout-8, fanout-qos1, send, uplink, storm, idle, mixed, churn, slow, million, uplink-during-fanout,
-    /// uplink-during-peer, two-workers, cluster, send-durable, stored, waiting, all; none: the standard set, two minutes (all with --small)
+    /// uplink-during-peer, two-workers, cluster, send-durable, stored, waiting, small-box, all; none: the standard set, two minutes (all with --small)
     scenario: Option<String>,
     /// Clients that are connected
     #[arg(long)]
@@ -111,6 +113,7 @@ fn main() {
         api::self_test();
         backend::self_test();
         dialect::self_test();
+        cgroup::self_test();
         options.small = true;
     }
     std::process::exit(measure(&options));
@@ -180,7 +183,7 @@ fn machine_words(machine: &serde_json::Value) -> String {
 const STANDARD: [&str; 7] = ["fanout", "fanout-8", "fanout-qos1", "send", "uplink", "storm", "idle"];
 
 /// What the standard set has no time for.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
     "mixed",
     "churn",
     "slow",
@@ -192,6 +195,7 @@ const OTHERS: [&str; 11] = [
     "send-durable",
     "stored",
     "waiting",
+    "small-box",
 ];
 
 fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String> {
@@ -253,6 +257,7 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
         "send-durable" => send_durable(bench, clients(1_000, 50), pace(32), must(1.05)),
         "stored" => stored(bench, clients(1_000, 50), pace(256), options.size.max(200)),
         "waiting" => waiting(bench, clients(100_000, 200), 10),
+        "small-box" => small_box(bench, options.clients.or(bench.small.then_some(1_000))),
         "million" => million(bench, clients(1_000_000, 2_000), options.workers),
         other => Err(format!("no scenario is called {other}")),
     }

@@ -2,6 +2,7 @@
 //!
 //! Descriptors are plain `OwnedFd`s; a thread that called `own_table` must keep to itself what it opens afterwards.
 
+use std::ffi::CString;
 use std::io;
 use std::mem;
 use std::net::Ipv4Addr;
@@ -124,12 +125,17 @@ pub fn raise_nofile() -> u64 {
     limit.rlim_max
 }
 
-/// Makes `command`'s process run on `cores`, and end with the thread that spawns it.
-pub fn prepare(command: &mut Command, cores: Vec<usize>) {
+/// Makes `command`'s process run on `cores`, in a cgroup if its file of processes is named, and end with the thread that
+/// spawns it.
+pub fn prepare(command: &mut Command, cores: Vec<usize>, cgroup: Option<CString>) {
     // SAFETY: between fork and exec only system calls are made, on memory that was made before the fork.
     unsafe {
         command.pre_exec(move || {
             pin(&cores)?;
+            if let Some(procs) = &cgroup {
+                let fd = OwnedFd::from_raw_fd(check(libc::open(procs.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?);
+                check_len(libc::write(fd.as_raw_fd(), c"0".as_ptr().cast(), 1))?;
+            }
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)).map(drop)
         });
     }
@@ -306,5 +312,7 @@ impl Epoll {
     }
 }
 
+/// Bytes of a page of memory on the machines that the server runs on.
+pub const PAGE: u64 = 4096;
 /// Few enough that a turn of the loop is short, many enough that its syscall does not show.
 const EVENTS: usize = 256;

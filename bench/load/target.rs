@@ -1,5 +1,6 @@
 //! What is measured: a server or a floor, started as a process of its own, pinned, and stopped when dropped.
 
+use std::ffi::CString;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -39,6 +40,11 @@ pub struct Target {
 impl Target {
     /// Starts it and waits until it answers. `backend` is the port of the hooks; 0 for none.
     pub fn start(kind: &Kind, backend: u16, core: usize) -> Result<Target, String> {
+        Target::start_in(kind, backend, core, None)
+    }
+
+    /// The same in a cgroup, whose file of processes is named.
+    pub fn start_in(kind: &Kind, backend: u16, core: usize, cgroup: Option<CString>) -> Result<Target, String> {
         if let Kind::Cluster { .. } = kind {
             return Target::start_cluster(kind, backend, core);
         }
@@ -83,7 +89,7 @@ impl Target {
             command.env("RAINBOW_CLUSTER", "auto");
         }
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a file")).stderr(output);
-        sys::prepare(&mut command, cores);
+        sys::prepare(&mut command, cores, cgroup);
         let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
         let mut target = Target { name: kind.name(), port, kind: kind.clone(), child, log, other: None };
         target.await_ready()?;
@@ -195,7 +201,7 @@ impl Target {
     /// Resident memory in bytes.
     pub fn rss(&self) -> u64 {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap_or_default();
-        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+        statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * sys::PAGE
     }
 
     /// Whether it still runs; a server that died explains every fault after it.

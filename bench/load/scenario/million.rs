@@ -19,21 +19,21 @@ use crate::ws::{self, Packet, Payload};
 
 /// Clients per thread and connections per worker: below the hard limit of 20,000 descriptors per table, with room for the
 /// uneven hand of SO_REUSEPORT (the square root of its share, some 140) and for everything else that has a descriptor.
-const PER_TABLE: usize = 18_500;
-const TIMEOUT_S: u32 = 240;
+pub const PER_TABLE: usize = 18_500;
+pub const TIMEOUT_S: u32 = 240;
 
 /// What the swarms tell each other.
 #[derive(Default)]
-struct Shared {
-    open: AtomicU64,
-    delivered: AtomicU64,
-    repeats: AtomicU64,
-    over: AtomicBool,
-    faults: Mutex<Faults>,
+pub struct Shared {
+    pub open: AtomicU64,
+    pub delivered: AtomicU64,
+    pub repeats: AtomicU64,
+    pub over: AtomicBool,
+    pub faults: Mutex<Faults>,
 }
 
 impl Shared {
-    fn fail(&self, what: String) {
+    pub fn fail(&self, what: String) {
         self.faults.lock().expect("no panic").add(what);
         self.over.store(true, Relaxed);
     }
@@ -146,7 +146,7 @@ fn conduct(
     Ok(row)
 }
 
-fn await_count(count: &AtomicU64, goal: u64, word: &str, shared: &Shared) -> Result<(), String> {
+pub fn await_count(count: &AtomicU64, goal: u64, word: &str, shared: &Shared) -> Result<(), String> {
     let mut progress = Progress::new(60_000_000_000);
     let mut shown = Instant::now();
     loop {

@@ -8,6 +8,7 @@ pub mod durable;
 pub mod idle;
 pub mod million;
 pub mod peer;
+pub mod small_box;
 
 use crate::backend::Backend;
 use crate::round::{Contender, Outcome, Plan, Prepare, Running, Work, alternate};
