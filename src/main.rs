@@ -40,7 +40,7 @@ struct Command {
 
 #[derive(Args, Clone)]
 struct Serve {
-    /// Configuration: TOML, or the INI of 2014.
+    /// Configuration: TOML, or the INI of the first Rainbow (2014).
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     file: Option<PathBuf>,
     /// Port to listen on; 0 takes any free one.

@@ -203,9 +203,11 @@ python_client() {
     RAINBOW_SERVER=$PWD/target/release/rainbow-server clients/python/test.sh
 }
 
-# What the README tells its reader to type.
+# What README.md and src/io/api/README.md tell their reader to type.
 readme() {
-    RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/readme.mjs
+    python_packages
+    node_modules clients/js
+    README_PYTHON=$PWD/$python RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/readme.mjs
 }
 
 # The demo in a real Chromium.

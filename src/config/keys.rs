@@ -1,6 +1,6 @@
 //! The table of keys: for each one its path, its words, how it is read, printed and copied, whether it is a secret and
 //! whether a reload takes it. Everything that lists keys goes through it: parsing, environment variables, the default
-//! file, /serverinfo/, the README, reload. A new key is a field of `Config`, its default, and one line here.
+//! file, /serverinfo/, README.md, reload. A new key is a field of `Config`, its default, and one line here.
 
 use toml::Value;
 
@@ -10,7 +10,7 @@ use super::values::Config;
 /// One key. Keys of a table are named `table.key` (`store.kind`), those at the top level have no dot.
 pub struct Key {
     pub path: &'static str,
-    /// One line, shown in the default file and in the README.
+    /// One line, shown in the default file and in README.md.
     pub doc: &'static str,
     /// Its value is never shown, logged or quoted.
     pub secret: bool,
@@ -194,7 +194,7 @@ static SIGNATURES: &[Key] = &[
     key!(
         "security_token" => secrets.security_token,
         SECRET,
-        "Token of the 2014 signature, both ways. Empty: that signature is neither accepted nor sent."
+        "Token of the SHA-1 signature, both ways. Empty: that signature is neither accepted nor sent."
     )
     .secret(),
     key!(
@@ -246,7 +246,7 @@ static LISTENING: &[Key] = &[
     key!(
         allowed_origins,
         ORIGINS,
-        "The web pages' origins that may connect. Empty: pages of the same host, and with a 2014 file all; \"*\": all."
+        "The web pages' origins that may connect. Empty: pages of the same host, and with an INI file all; \"*\": all."
     ),
 ];
 
@@ -328,7 +328,7 @@ static CALLS: &[Key] = &[
     key!(
         strict_status,
         SWITCH,
-        "Refused calls get 4xx (503: try again) and problem+json, not 200 as in 2014; so do unknown parameters."
+        "Refused calls get 4xx (503: try again) and problem+json, not 200; so do unknown parameters."
     ),
 ];
 

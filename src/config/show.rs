@@ -1,4 +1,4 @@
-//! The configuration for people: the default file, the values in force with secrets hidden, the README's table. All of
+//! The configuration for people: the default file, the values in force with secrets hidden, README.md's table. All of
 //! it comes from the table of keys.
 
 use std::fmt::Write;
@@ -37,7 +37,7 @@ pub fn differing(config: &Config) -> Vec<(&'static str, String)> {
     keys().filter(|key| !(key.same)(config, &default)).map(|key| (key.path, shown_value(key, &default))).collect()
 }
 
-/// The README's table of keys.
+/// README.md's table of keys.
 pub fn markdown_table() -> String {
     let config = Config::default();
     let mut table = String::from("| key | default | allowed | what it does | reload |\n|---|---|---|---|---|\n");
@@ -165,7 +165,8 @@ mod tests {
 
     #[test]
     fn the_readme_has_this_table() {
-        let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+        let readme =
+            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/README.md")).unwrap();
         let (_, rest) = readme.split_once("<!-- config -->").expect("the README has the table");
         let (table, _) = rest.split_once("<!-- /config -->").expect("<!-- config --> is closed");
         assert_eq!(table.trim(), markdown_table().trim(), "what `config::markdown_table()` gives belongs there");

@@ -1,7 +1,7 @@
 //! What /metrics shows: every figure under its name there, in families, with the labels that tell its values apart.
 //!
 //! A gauge of a worker has the worker's number; counters of workers are added up. No label is chosen by a client. What
-//! cannot be read is absent, never 0. The README's table of metrics is made here too.
+//! cannot be read is absent, never 0. README.md's table of metrics is made here too.
 
 use super::counter::Kind;
 use super::figure::{Exported, Figure, Figures};
@@ -18,7 +18,7 @@ pub struct Family {
     pub help: &'static str,
     pub kind: FamilyKind,
     pub points: Vec<Point>,
-    /// The names of its counters in /info/, for the README.
+    /// The names of its counters in /info/, for README.md.
     info_names: Vec<&'static str>,
 }
 
@@ -233,7 +233,7 @@ pub fn by_label<'a>(workers: impl Iterator<Item = &'a DurationsByLabel>) -> Vec<
     totals
 }
 
-/// The README's table: every family, with its labels and the names that its figures have in /info/.
+/// README.md's table: every family, with its labels and the names that its figures have in /info/.
 pub fn markdown_table(families: &[Family]) -> String {
     let mut table = "| metric | labels | what it says | in /info/ |\n|---|---|---|---|\n".to_owned();
     for family in families {

@@ -1,4 +1,4 @@
-//! Clients that make the server hold as much for them as they can. Each kind of them costs no more than README says,
+//! Clients that make the server hold as much for them as they can. Each kind of them costs no more than src/config/README.md says,
 //! and whoever behaves is served meanwhile. `RAINBOW_HOSTILE=1000 cargo test --test it hostile -- --nocapture` tries
 //! that many.
 

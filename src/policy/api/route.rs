@@ -84,7 +84,7 @@ impl Route {
         })
     }
 
-    /// As the README spells it.
+    /// As src/io/api/README.md spells it.
     pub fn path(self) -> &'static str {
         match self {
             Route::Connect => "/connect/",
