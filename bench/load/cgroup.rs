@@ -166,14 +166,14 @@ fn made(dir: &Path, limits: impl FnOnce() -> std::io::Result<()>) -> Result<(), 
 fn below_own(fs_type: &str, controller: &str) -> Result<PathBuf, String> {
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| error.to_string())?;
     let has_controller = |options: &str| controller.is_empty() || options.split(',').any(|option| option == controller);
-    let mount = mounts.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(' ').collect();
+    let mount = mounts.lines().find_map(|text| {
+        let fields: Vec<&str> = text.split(' ').collect();
         (fields.len() > 3 && fields[2] == fs_type && has_controller(fields[3])).then(|| fields[1].to_string())
     });
     let mount = mount.ok_or(format!("no {fs_type} {controller} is mounted"))?;
     let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
-    let path = own.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
+    let path = own.lines().find_map(|text| {
+        let mut fields = text.splitn(3, ':').skip(1);
         fields.next()?.split(',').any(|name| name == controller).then(|| fields.next())?
     });
     let path = path.ok_or(format!("this process is in no group of {fs_type} {controller}"))?;
@@ -184,7 +184,7 @@ fn below_own(fs_type: &str, controller: &str) -> Result<PathBuf, String> {
 fn kernel_of_machine() -> u64 {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
-    let buffers = sockets.lines().find(|line| line.starts_with("TCP:")).map_or(0, |line| field(line, "mem "));
+    let buffers = sockets.lines().find(|text| text.starts_with("TCP:")).map_or(0, |text| field(text, "mem "));
     field(&memory, "Slab:") * 1024 + buffers * sys::PAGE
 }
 

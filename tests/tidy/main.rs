@@ -6,6 +6,7 @@
 //! nothing proves nothing.
 
 mod circles;
+mod documents;
 mod form;
 mod imports;
 mod layout;
@@ -43,6 +44,7 @@ fn check_tree(files: &[File]) -> Vec<String> {
     let modules = Modules::read(files);
     let mut findings = each(check);
     findings.extend(each(form::check_columns));
+    findings.extend(each(documents::check));
     findings.extend(each(vocabulary::check));
     findings.extend(each(length::check));
     findings.extend(layout::check(files));
@@ -121,11 +123,11 @@ const FOREIGN_FOLDERS: &[&str] = &["target", "node_modules", "out", "corpus", "a
 /// Planted violations, for the tests of the rules.
 #[cfg(test)]
 mod planted {
-    use super::{File, check, form};
+    use super::{File, check, documents, form};
 
     pub fn findings(path: &str, text: &str) -> Vec<String> {
         let file = File::new(path, text.into());
-        [check(&file), form::check_columns(&file)].concat()
+        [check(&file), form::check_columns(&file), documents::check(&file)].concat()
     }
 
     /// The text, under a proper header, has exactly one finding, on line 2, which contains `expected`.

@@ -111,27 +111,29 @@ impl<'a> Conductor<'a> {
     }
 
     fn run(&mut self, workers: usize) -> Result<Vec<Row>, String> {
-        let (held, idle) = self.fill()?;
-        let mut full = self.row(format!("{held} clients, {workers} workers, {}", self.group.name()), "connections");
-        full.value = held as f64;
-        full.ops = held as u64;
+        let (connected, idle) = self.fill()?;
+        let mut full =
+            self.row(format!("{connected} clients, {workers} workers, {}", self.group.name()), "connections");
+        full.value = connected as f64;
+        full.ops = connected as u64;
         full.extra = vec![
-            ("bytes_each", idle.total.saturating_sub(self.empty.total) as f64 / held as f64),
-            ("kernel_bytes_each", idle.kernel.saturating_sub(self.empty.kernel) as f64 / held as f64),
+            ("bytes_each", idle.total.saturating_sub(self.empty.total) as f64 / connected as f64),
+            ("kernel_bytes_each", idle.kernel.saturating_sub(self.empty.kernel) as f64 / connected as f64),
             ("empty_mib", self.empty.total as f64 / MIB),
             ("idle_mib", idle.total as f64 / MIB),
             ("peak_mib", self.peak.total as f64 / MIB),
             ("limit_hits", self.group.limit_hits() as f64),
         ];
         self.orders.halve.store(true, Relaxed);
-        let half: usize = (0..held).step_by(PER_TABLE).map(|first| PER_TABLE.min(held - first).div_ceil(2)).sum();
+        let half: usize =
+            (0..connected).step_by(PER_TABLE).map(|first| PER_TABLE.min(connected - first).div_ceil(2)).sum();
         self.target.wait_for("connections", half as u64)?;
         let seconds = if self.bench.small { 0.2 } else { SECONDS };
         let (used, messages) = self.deliver(seconds, 2, half as u64, |_| ROOM.into())?;
         let room = self.rate_row(format!("QoS 1 to all of {half}, 2 in flight"), used, messages);
         // The clients that stay have even numbers within their swarms.
         let one_of = move |number: u64| {
-            let who = (number as usize * 2) % held;
+            let who = (number as usize * 2) % connected;
             channel((who - who % PER_TABLE + (who % PER_TABLE & !1)) as u32)
         };
         let (used, messages) = self.deliver(seconds, CALLS, 1, one_of)?;
@@ -143,22 +145,22 @@ impl<'a> Conductor<'a> {
     /// After each step all of them answer a message.
     fn fill(&mut self) -> Result<(usize, MemoryUse), String> {
         let step_min = self.clients_max.div_ceil(128);
-        let (mut held, mut step) = (0, self.clients_max.div_ceil(8));
+        let (mut connected, mut step) = (0, self.clients_max.div_ceil(8));
         loop {
-            step = step.min(self.clients_max - held);
-            self.orders.wanted.store(held + step, Relaxed);
-            await_count(&self.orders.shared.open, (held + step) as u64, "connected", &self.orders.shared)?;
-            held += step;
+            step = step.min(self.clients_max - connected);
+            self.orders.wanted.store(connected + step, Relaxed);
+            await_count(&self.orders.shared.open, (connected + step) as u64, "connected", &self.orders.shared)?;
+            connected += step;
             let idle = self.group.used(self.target.rss());
             self.peak = MemoryUse::default();
-            self.deliver(0.0, 1, held as u64, |_| ROOM.into())?;
-            let each = idle.total.saturating_sub(self.empty.total) / held as u64 + 1;
+            self.deliver(0.0, 1, connected as u64, |_| ROOM.into())?;
+            let each = idle.total.saturating_sub(self.empty.total) / connected as u64 + 1;
             let spare = self.group.limit().saturating_sub(self.peak.total);
-            eprintln!("  {held} have answered: {} of {} MiB", self.peak.total >> 20, self.group.limit() >> 20);
+            eprintln!("  {connected} have answered: {} of {} MiB", self.peak.total >> 20, self.group.limit() >> 20);
             // Half of what would fit: the next peak is not known yet.
             step = (spare / each / 2) as usize;
-            if held == self.clients_max || step < step_min {
-                return Ok((held, idle));
+            if connected == self.clients_max || step < step_min {
+                return Ok((connected, idle));
             }
         }
     }
@@ -194,8 +196,8 @@ impl<'a> Conductor<'a> {
             }
             let progressed = progress.is_made(self.orders.shared.delivered.load(Relaxed) + self.caller.answered);
             if !progressed || self.swarm.faults.count > 0 || self.orders.shared.over.load(Relaxed) {
-                let told = self.orders.shared.faults.lock().expect("no panic").words.join("; ");
-                return Err(format!("{} {told}\n{}", self.swarm.faults.words.join("; "), self.target.log_tail()));
+                let words = self.orders.shared.faults.lock().expect("no panic").words.join("; ");
+                return Err(format!("{} {words}\n{}", self.swarm.faults.words.join("; "), self.target.log_tail()));
             }
             if started == self.caller.answered && now_ns() >= end_ns {
                 return Ok((meter.stop(), started * connections));
