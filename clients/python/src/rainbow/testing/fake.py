@@ -291,13 +291,13 @@ class FakeRainbow:
             counts = {name: self._members(name) for client in self.clients for name in client.channels}
             rows = [{"channel": name, "connections": len(who)} for name, who in counts.items()]
             return {"status": 0, "channels": rows}
-        if user is None:
+        if name is not None:
             who = self._members(name)
         else:
             who = [client.identity for client in self.clients if client.user == user]
         offset, limit = int(call.query.get("offset", 0)), int(call.query.get("limit", 100))
         page = who[offset : offset + limit]
-        named = {"channel": name} if user is None else {"user": user}
+        named = {"channel": name} if name is not None else {"user": user}
         users = {c.identity: c.user for c in self.clients if c.identity in page and c.user is not None}
         return {"status": 0, **named, "connections": len(who), "identities": page, "users": users}
 
