@@ -353,6 +353,11 @@ static PROCESS: &[Key] = &[
         "After SIGTERM /readyz says \"draining\" at once, and all else is served for so long; a second SIGTERM ends \
          that."
     ),
+    key!(
+        drain_rate,
+        COUNT32,
+        "Clients closed per second after SIGTERM, or more, so that all are within half of shutdown_timeout."
+    ),
     key!(shutdown_timeout, DURATION, "After SIGTERM, and drain_delay, the process ends within this time."),
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
     key!(log_format, LOG_FORMAT, "How it is written: \"text\", or \"json\", one object per line.").restart(),

@@ -120,6 +120,8 @@ pub struct Config {
     pub workers: usize,
     /// From SIGTERM, of which /readyz tells at once, to the beginning of the drain.
     pub drain_delay: Duration,
+    /// Clients closed per second in a drain, of the whole process.
+    pub drain_rate: u32,
     pub shutdown_timeout: Duration,
     /// A tracing filter: `info`, `rainbow=debug`, …
     pub log: String,
@@ -332,6 +334,7 @@ impl Default for Config {
             cores: BTreeSet::new(),
             workers: 0,
             drain_delay: secs(0),
+            drain_rate: 2_000,
             shutdown_timeout: secs(30),
             log: "info".into(),
             driver: DriverChoice::Auto,
