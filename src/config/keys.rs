@@ -277,6 +277,12 @@ static CLUSTER: &[Key] = &[
         "Where other nodes reach this one (TCP and UDP). Empty: the first address of the machine, with http_port."
     )
     .restart(),
+    key!(
+        "cluster_listen" => cluster.listen,
+        SOCKET,
+        "An address for other nodes alone (TCP and UDP). Empty: they come to admin_listen or http_port."
+    )
+    .restart(),
 ];
 
 static CLIENTS: &[Key] = &[

@@ -249,6 +249,8 @@ pub struct ClusterConfig {
     pub seeds: Vec<String>,
     /// Where the other nodes reach this one; `None`: found out.
     pub address: Option<SocketAddr>,
+    /// Where this node listens for the other nodes, and for nobody else; `None`: where it listens for callers.
+    pub listen: Option<SocketAddr>,
 }
 
 /// How the lines of the log are written.
@@ -352,6 +354,7 @@ impl Default for ClusterConfig {
             secret: Secret::default(),
             seeds: Vec::new(),
             address: None,
+            listen: None,
         }
     }
 }

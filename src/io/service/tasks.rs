@@ -41,10 +41,16 @@ pub struct Service {
     pub mailbox: MailboxReceiver<PeerMessage>,
     pub resolver: Resolver,
     pub stored: StoredShare,
-    pub listener: std::net::TcpListener,
-    pub admin: Option<std::net::TcpListener>,
+    pub listeners: Listeners,
     pub tables: Tables,
     pub driver: Driver,
+}
+
+/// A worker's; all workers share their ports.
+pub struct Listeners {
+    pub public: std::net::TcpListener,
+    pub admin: Option<std::net::TcpListener>,
+    pub cluster: Option<std::net::TcpListener>,
 }
 
 /// What the store had for one worker.
@@ -64,7 +70,7 @@ pub fn run(service: Service) -> io::Result<()> {
 }
 
 async fn serve_until_drained(service: Service) -> io::Result<()> {
-    let Service { id, shared, rules, mailbox, resolver, stored, listener, admin, tables, driver: _ } = service;
+    let Service { id, shared, rules, mailbox, resolver, stored, listeners, tables, driver: _ } = service;
     let room = tables.of_each(sys::descriptors_left()?, shared.workers_len());
     let descriptors = Descriptors::new(id, room, rules.config());
     let pool = {
@@ -76,13 +82,15 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     worker.restore(stored.sessions, stored.token);
     worker.hooks().close_former(&stored.connections, worker.now());
     worker.shared().wait_until_all_restored();
-    let listeners: Vec<RawFd> =
-        [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
-    let has_own_address = worker.rules().config().admin_listen.is_some();
-    let side = if has_own_address { ListenerKind::Public } else { ListenerKind::Whole };
-    monoio::spawn(accept::run(worker.clone(), Listener::new(listener)?, side));
-    if let Some(admin) = admin {
-        monoio::spawn(accept::run(worker.clone(), Listener::new(admin)?, ListenerKind::Admin));
+    let has_admin = worker.rules().config().admin_listen.is_some();
+    let side = if has_admin { ListenerKind::Public } else { ListenerKind::Whole };
+    let Listeners { public, admin, cluster } = listeners;
+    let listeners =
+        [Some((public, side)), admin.zip(Some(ListenerKind::Admin)), cluster.zip(Some(ListenerKind::Cluster))];
+    let mut listening: Vec<RawFd> = Vec::new();
+    for (listener, side) in listeners.into_iter().flatten() {
+        listening.push(listener.as_raw_fd());
+        monoio::spawn(accept::run(worker.clone(), Listener::new(listener)?, side));
     }
     monoio::spawn(messages(worker.clone(), worker.peers().bell()?));
     if let Some(channels) = worker.shared().handovers() {
@@ -94,7 +102,7 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     monoio::spawn(keep_time(worker.clone(), RingPass::new()?));
     monoio::spawn(turn(worker.clone()));
     worker.shared().events().send(Event::Ready(Ok(())));
-    drain::run(&worker, &listeners).await;
+    drain::run(&worker, &listening).await;
     Ok(())
 }
 
