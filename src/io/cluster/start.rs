@@ -47,11 +47,12 @@ impl OwnNode {
         let place = place(listeners.public);
         match prepare(config, generation, listeners, limits)? {
             Some(prepared) => {
-                let store_node = StoreNode { generation, place, sharing: Sharing::Cluster };
+                let address = Some(prepared.port.own().address);
+                let store_node = StoreNode { generation, place, address, sharing: Sharing::Cluster };
                 Ok(OwnNode { generation, hash_key: prepared.keys.channels, cluster: Some(prepared), store_node })
             }
             None => {
-                let store_node = StoreNode { generation, place, sharing: Sharing::Alone };
+                let store_node = StoreNode { generation, place, address: None, sharing: Sharing::Alone };
                 Ok(OwnNode { generation, hash_key: HashKey::new(draw(), draw()), cluster: None, store_node })
             }
         }
