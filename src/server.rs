@@ -6,8 +6,9 @@
 
 use crate::base::id::ShardId;
 use crate::base::limits::Limits;
-use crate::config::{self, Change, Config, Reload, StoreKind};
+use crate::config::{self, Change, ClusterChoice, Config, Reload, StoreKind};
 use crate::io::backend::resolver::Resolver;
+use crate::io::cluster::interfaces::Listeners;
 use crate::io::cluster::start::{OwnNode, Prepared};
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::claim::{Claim, listen_advice};
@@ -92,17 +93,18 @@ impl Server {
         // Before anybody could connect: it may be refused.
         let driver = driver::choose(config.driver).map_err(StartError::Driver)?;
         let claims = claim_addresses(&config, mode)?;
-        let (listen, admin_listen) = (claims.listen.address(), claims.admin.as_ref().map(Claim::address));
+        let listeners = claims.addresses();
+        let (listen, admin_listen) = (listeners.public, listeners.admin);
         let cpus = cpus(&config)?;
         let limits = Limits::default();
         let mailboxes = cpus.iter().map(|_| mailbox(limits.mailbox_messages_max)).collect::<io::Result<Vec<_>>>()?;
         let (mailboxes, receivers) = mailboxes.into_iter().unzip();
         let hands_over = config.store.kind != StoreKind::None && cpus.len() > 1;
         let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;
-        let own = OwnNode::prepare(&config, listen, admin_listen, &limits)?;
+        let own = OwnNode::prepare(&config, listeners, &limits)?;
         let options = store::Options::new(&config, own.store_node.clone());
         let mut inherited = sys::open_descriptors()?;
-        inherited.retain(|&fd| once(&claims.listen).chain(&claims.admin).all(|claim| claim.fd() != fd));
+        inherited.retain(|&fd| claims.all().all(|claim| claim.fd() != fd));
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events(limits.events_max);
         let (workers, now) = (cpus.len(), clock::monotonic());
@@ -420,7 +422,7 @@ fn start_store(shared: &Arc<Shared>, store: Store, damaged: u64, limits: &Limits
 
 /// The thread of the cluster.
 fn start_cluster(shared: &Arc<Shared>, prepared: Prepared, driver: Driver) -> Result<JoinHandle<()>, StartError> {
-    let address = prepared.port().own().address;
+    let address = prepared.port().listen().unwrap_or(prepared.port().own().address);
     let opened = prepared.open(&shared.config(), shared.workers_len());
     let opened = opened.map_err(|error| StartError::Cluster { address, error })?;
     let (workers, events) = (shared.clone(), shared.events().clone());
@@ -578,13 +580,27 @@ fn claim_addresses(config: &Config, mode: Mode) -> Result<Claims, StartError> {
         }
         None => None,
     };
-    Ok(Claims { listen, admin })
+    let cluster = config.cluster.listen.filter(|_| config.cluster.choice != ClusterChoice::Off);
+    let cluster = cluster.map(|address| of("cluster_listen", address)).transpose()?;
+    Ok(Claims { listen, admin, cluster })
 }
 
 /// The addresses of this server.
 struct Claims {
     listen: Claim,
     admin: Option<Claim>,
+    cluster: Option<Claim>,
+}
+
+impl Claims {
+    fn all(&self) -> impl Iterator<Item = &Claim> {
+        once(&self.listen).chain(&self.admin).chain(&self.cluster)
+    }
+
+    fn addresses(&self) -> Listeners {
+        let address = |claim: &Option<Claim>| claim.as_ref().map(Claim::address);
+        Listeners { public: self.listen.address(), admin: address(&self.admin), cluster: address(&self.cluster) }
+    }
 }
 
 /// How long the workers may take to confirm a reload.

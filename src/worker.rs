@@ -9,7 +9,7 @@ use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::net;
 use crate::io::runtime::sys;
 use crate::io::service::driver::Driver;
-use crate::io::service::tasks::{self, Service, StoredShare};
+use crate::io::service::tasks::{self, Listeners, Service, StoredShare};
 use crate::io::worker::descriptors::Tables;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
@@ -55,15 +55,22 @@ fn serve_until_drained(start: WorkerStart) -> io::Result<()> {
         sys::unshare_files().map_err(|error| named(error, "a descriptor table of its own"))?;
         sys::close_all_but(shared.inherited()).map_err(|error| named(error, "/proc/thread-self/fd"))?;
     }
-    let listener = net::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
+    let public = net::listen(listen, true).map_err(|error| named(error, &format!("listening on {listen}")))?;
     let admin = match admin_listen {
         Some(address) => {
             Some(net::listen(address, true).map_err(|error| named(error, &format!("admin_listen {address}")))?)
         }
         None => None,
     };
+    let cluster = match shared.cluster().and_then(|port| port.listen()) {
+        Some(address) => {
+            Some(net::listen(address, true).map_err(|error| named(error, &format!("cluster_listen {address}")))?)
+        }
+        None => None,
+    };
+    let listeners = Listeners { public, admin, cluster };
     let rules = Rules::new(shared.config(), mode, limits);
-    tasks::run(Service { id, shared, rules, mailbox, resolver, stored, listener, admin, tables, driver })
+    tasks::run(Service { id, shared, rules, mailbox, resolver, stored, listeners, tables, driver })
 }
 
 fn named(error: io::Error, what: &str) -> io::Error {

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -92,6 +93,7 @@ FAULTS = {
     "wall-heartbeat": "silence is measured by a clock that may be set back",
     "no-jitter": "the wait has no random part",
     "no-backoff": "the wait does not grow",
+    "ignores-told": "when the server wants it back is not looked at",
     "reset-at-open": "a connection ends the row of failures at once",
     "never-reset": "nothing ends the row of failures",
     "status-not-seen": "HTTP 401 is a failure like any other",
@@ -101,6 +103,12 @@ ANSWER_S = 10
 TEXTUAL = {"text-only": "utf-8", "ascii-only": "ascii"}
 fault = ""
 clock_offset = 0.0
+
+
+def told_wait(reason: str) -> float | None:
+    """How many seconds the reason of a close wants us to wait."""
+    told = re.search(r"(?:^|; )retry_after=([0-9]{1,9}(?:\.[0-9]{1,9})?)\Z", reason)
+    return min(float(told[1]), 60) if told else None
 
 
 def wall() -> float:
@@ -408,7 +416,8 @@ class Client:
                 self.task = None
                 self.end("refused" if code == 4401 else "closed", reason)
                 return tell("closed", code=code, reason=reason, retry=None)
-            wait = self.wait()
+            told = None if fault == "ignores-told" else told_wait(reason)
+            wait = self.wait() if told is None else told
             tell("closed", code=code, reason=reason, retry=round(wait * 1000))
             await asyncio.sleep(wait)
 

@@ -71,6 +71,7 @@ CAUGHT = {
     "wall-heartbeat": "clock-back",
     "no-jitter": "backoff backoff-together",
     "no-backoff": "backoff",
+    "ignores-told": "retry-after",
     "reset-at-open": "backoff-flapping",
     "never-reset": "backoff-ends",
     "status-not-seen": "refused-plain",

@@ -111,7 +111,8 @@ export class Rainbow {
    * - `types`: names for message types, as in `{ chat: 1, typing: 2 }`; `send` and `on` take them;
    * - `timeout` (10 s) of a send, `repeat` (3 s) between repeats, `pendingMax` (1024) unanswered sends;
    * - `backoffMin` (500 ms) and `backoffMax` (30 s): a reconnection waits a random part of `backoffMin` · 2ⁿ, at most
-   *    `backoffMax`; n counts failures in a row, and a connection that lasted `stable` (5 s) ends the row;
+   *    `backoffMax`; n counts failures in a row, and a connection that lasted `stable` (5 s) ends the row. A close whose reason
+   *    says `retry_after` decides instead;
    * - `openTimeout` (10 s): an attempt that is not open by then has failed;
    * - `pongTimeout` (10 s): with `session`, a line that was silent for the server's heartbeat and for so long after is dropped;
    * - `session`: offer durable sessions (the subprotocol `rainbow.2`). Only one page holds a session: the page that had it
@@ -480,7 +481,7 @@ export class Rainbow {
     const final = code === TAKEN_OVER || code === REFUSED || (code >= 4500 && code <= 4999 && code !== BACKEND_UNREACHABLE);
     if (final) this.#end(finalError(code, reason));
     else if (code === TOO_LARGE) this.#rejectLargest();
-    const retryIn = final ? null : this.#reconnectLater();
+    const retryIn = final ? null : this.#reconnectLater(retryAfter(reason));
     this.#emit("close", { code, reason, retryIn });
   }
 
@@ -561,11 +562,14 @@ export class Rainbow {
     this.#opening = null;
   }
 
-  /** Exponential backoff with full jitter: a server that comes back is not met by everyone at once. */
-  #reconnectLater() {
+  /**
+   * Exponential backoff with full jitter: a server that comes back is not met by everyone at once. A server that goes away in
+   * order says itself when it wants us back, `told` ms: it says something else to each client.
+   */
+  #reconnectLater(told = null) {
     const { backoffMin, backoffMax, random } = this.#options;
-    const delay = Math.round(random() * Math.min(backoffMax, backoffMin * 2 ** this.#attempts));
-    this.#attempts = Math.min(this.#attempts + 1, 30);
+    const delay = told ?? Math.round(random() * Math.min(backoffMax, backoffMin * 2 ** this.#attempts));
+    if (told === null) this.#attempts = Math.min(this.#attempts + 1, 30);
     this.#state = "waiting";
     this.#timers.clearTimeout(this.#attemptTimer);
     this.#reconnectTimer = this.#timers.setTimeout(() => this.#connect(), delay);
@@ -804,6 +808,12 @@ export function decodePacket(bytes, refusals = false) {
   return packet;
 }
 
+/** How long the reason of a close wants us to wait, in ms; null when it does not say. */
+function retryAfter(reason) {
+  const seconds = /(?:^|; )retry_after=(\d{1,9}(?:\.\d{1,9})?)$/.exec(reason)?.[1];
+  return seconds === undefined ? null : Math.min(Math.round(Number(seconds) * 1000), RETRY_AFTER_MAX);
+}
+
 /** The server wants no more of us. */
 function finalError(code, reason) {
   const error = new RainbowError(code === REFUSED ? "refused" : "closed", `closed by the server for good: ${code} ${reason}`);
@@ -903,6 +913,8 @@ const REFUSED = 4401;
 /** The business server could not be asked. */
 const BACKEND_UNREACHABLE = 4503;
 const TOO_LARGE = 1009;
+/** Whatever a server says, nobody is away for longer. */
+const RETRY_AFTER_MAX = 60_000;
 /** Before the body of a SEND. */
 const HEADER_MAX = 5;
 /** Longer than this, setTimeout would fire at once. */

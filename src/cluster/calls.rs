@@ -71,6 +71,10 @@ pub enum Call<'a> {
     Passed {
         name: &'a str,
     },
+    /// Its owner stops: the session is to be the receiver's, which asks for it.
+    Offer {
+        name: &'a str,
+    },
 }
 
 /// Its deadline is the frame's.
@@ -114,6 +118,7 @@ impl<'a> Call<'a> {
             Call::DropSession { .. } => DROP_SESSION,
             Call::Pass { .. } => PASS,
             Call::Passed { .. } => PASSED,
+            Call::Offer { .. } => OFFER,
         }
     }
 
@@ -146,7 +151,8 @@ impl<'a> Call<'a> {
             }
             Call::Largest { most } => out.extend_from_slice(&most.to_be_bytes()),
             Call::Info => {}
-            Call::Session { name } | Call::DropSession { name } | Call::Passed { name } => put_text(out, name),
+            Call::Session { name } | Call::DropSession { name } => put_text(out, name),
+            Call::Passed { name } | Call::Offer { name } => put_text(out, name),
             Call::Pass { name, token } => {
                 put_text(out, name);
                 out.extend_from_slice(&token.0.to_be_bytes());
@@ -181,6 +187,7 @@ impl<'a> Call<'a> {
             DROP_SESSION => Call::DropSession { name: take_text(&mut cursor)? },
             PASS => Call::Pass { name: take_text(&mut cursor)?, token: Token(cursor.u64()?) },
             PASSED => Call::Passed { name: take_text(&mut cursor)? },
+            OFFER => Call::Offer { name: take_text(&mut cursor)? },
             _ => return None,
         };
         cursor.end().map(|()| call)
@@ -455,6 +462,7 @@ const SESSION_OF: u8 = 12;
 const DROP_SESSION: u8 = 13;
 const PASS: u8 = 14;
 const PASSED: u8 = 15;
+const OFFER: u8 = 16;
 
 const SENT: u8 = 1;
 const DONE: u8 = 2;
@@ -518,6 +526,7 @@ mod tests {
                 Call::DropSession { name: channel },
                 Call::Pass { name: channel, token: Token(number) },
                 Call::Passed { name: channel },
+                Call::Offer { name: channel },
             ];
             for call in calls {
                 let bytes = encoded(|out| call.encode_into(out));

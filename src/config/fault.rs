@@ -95,8 +95,8 @@ pub enum Problem {
     RequireWithoutSecrets,
     #[error("\"redis\" without store.url leads nowhere")]
     RedisWithoutUrl,
-    #[error("port {port} may be http_port's, too")]
-    SamePort { port: u16 },
+    #[error("port {port} may be {other}'s, too")]
+    SamePort { port: u16, key: &'static str, other: &'static str },
 }
 
 /// The known name that is most like an unknown one.
@@ -174,7 +174,10 @@ impl Problem {
             Problem::RedisWithoutUrl => {
                 "Set store.url, e.g. redis://localhost:6379, or store.kind = \"sqlite\".".into()
             }
-            Problem::SamePort { .. } => "Give admin_listen another port, or set http_port.".into(),
+            Problem::SamePort { key, other: "http_port", .. } => {
+                format!("Give {key} another port, or set http_port.")
+            }
+            Problem::SamePort { key, .. } => format!("Give {key} another port."),
         }
     }
 }

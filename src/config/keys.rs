@@ -277,6 +277,12 @@ static CLUSTER: &[Key] = &[
         "Where other nodes reach this one (TCP and UDP). Empty: the first address of the machine, with http_port."
     )
     .restart(),
+    key!(
+        "cluster_listen" => cluster.listen,
+        SOCKET,
+        "An address for other nodes alone (TCP and UDP). Empty: they come to admin_listen or http_port."
+    )
+    .restart(),
 ];
 
 static CLIENTS: &[Key] = &[
@@ -352,6 +358,11 @@ static PROCESS: &[Key] = &[
         DURATION.at_least(0),
         "After SIGTERM /readyz says \"draining\" at once, and all else is served for so long; a second SIGTERM ends \
          that."
+    ),
+    key!(
+        drain_rate,
+        COUNT32,
+        "Clients closed per second after SIGTERM, or more, so that all are within half of shutdown_timeout."
     ),
     key!(shutdown_timeout, DURATION, "After SIGTERM, and drain_delay, the process ends within this time."),
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),

@@ -113,6 +113,7 @@ mod tests {
                 "cluster_secret",
                 "cluster_seeds",
                 "cluster_address",
+                "cluster_listen",
                 "connections_max",
                 "cores",
                 "workers",

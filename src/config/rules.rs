@@ -77,7 +77,17 @@ pub static RULES: &[Rule] = &[
     Rule {
         keys: &["admin_listen", "http_port", "listen"],
         holds: |c| c.admin_listen.is_none_or(|admin| !may_share_port(c, admin)),
-        broken: Broken::Other(|c| Problem::SamePort { port: c.admin_listen.map_or(0, |admin| admin.port()) }),
+        broken: Broken::Other(|c| same_port("admin_listen", c.admin_listen, "http_port")),
+    },
+    Rule {
+        keys: &["cluster_listen", "http_port", "listen"],
+        holds: |c| c.cluster.listen.is_none_or(|cluster| !may_share_port(c, cluster)),
+        broken: Broken::Other(|c| same_port("cluster_listen", c.cluster.listen, "http_port")),
+    },
+    Rule {
+        keys: &["cluster_listen", "admin_listen"],
+        holds: |c| !c.cluster.listen.zip(c.admin_listen).is_some_and(|(cluster, admin)| is_shared(cluster, admin)),
+        broken: Broken::Other(|c| same_port("cluster_listen", c.cluster.listen, "admin_listen")),
     },
 ];
 
@@ -88,14 +98,19 @@ pub static ADVICE: &[Rule] = &[
     Rule::at_most(&["backend_body_max", "answers_bytes_max"], |c| c.backend_body_max <= c.answers_bytes_max),
 ];
 
+fn may_share_port(config: &Config, own: SocketAddr) -> bool {
+    let ports = config.http_port.map_or(Config::AUTO_PORTS, |port| port..=port);
+    ports.contains(&own.port()) && is_shared(own, SocketAddr::new(config.listen, own.port()))
+}
+
 /// Port 0 never clashes: the system chooses a free one.
-fn may_share_port(config: &Config, admin: SocketAddr) -> bool {
-    let same_address = admin.ip() == config.listen || admin.ip().is_unspecified() || config.listen.is_unspecified();
-    let same_port = match config.http_port {
-        Some(port) => port == admin.port(),
-        None => Config::AUTO_PORTS.contains(&admin.port()),
-    };
-    same_address && same_port && admin.port() != 0
+fn is_shared(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_address = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    same_address && one.port() == other.port() && one.port() != 0
+}
+
+fn same_port(key: &'static str, address: Option<SocketAddr>, other: &'static str) -> Problem {
+    Problem::SamePort { port: address.map_or(0, |address| address.port()), key, other }
 }
 
 fn key(path: &str) -> &'static Key {
@@ -119,6 +134,14 @@ mod tests {
         for rule in RULES {
             assert!(rule.keys.iter().all(|path| key(path).reloads == key(rule.keys[0]).reloads), "{:?}", rule.keys);
         }
+    }
+
+    #[test]
+    fn the_listeners_of_the_cluster_and_of_the_operator_cannot_share_a_port() {
+        let shared = |one: &str, other: &str| is_shared(one.parse().unwrap(), other.parse().unwrap());
+        assert!(shared("10.0.0.1:1985", "10.0.0.1:1985") && shared("0.0.0.0:1985", "127.0.0.1:1985"));
+        assert!(!shared("10.0.0.1:1985", "127.0.0.1:1985") && !shared("10.0.0.1:1985", "10.0.0.1:1986"));
+        assert!(!shared("127.0.0.1:0", "127.0.0.1:0"));
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub struct Config {
     pub workers: usize,
     /// From SIGTERM, of which /readyz tells at once, to the beginning of the drain.
     pub drain_delay: Duration,
+    /// Clients closed per second in a drain, of the whole process.
+    pub drain_rate: u32,
     pub shutdown_timeout: Duration,
     /// A tracing filter: `info`, `rainbow=debug`, …
     pub log: String,
@@ -247,6 +249,8 @@ pub struct ClusterConfig {
     pub seeds: Vec<String>,
     /// Where the other nodes reach this one; `None`: found out.
     pub address: Option<SocketAddr>,
+    /// Where this node listens for the other nodes, and for nobody else; `None`: where it listens for callers.
+    pub listen: Option<SocketAddr>,
 }
 
 /// How the lines of the log are written.
@@ -332,6 +336,7 @@ impl Default for Config {
             cores: BTreeSet::new(),
             workers: 0,
             drain_delay: secs(0),
+            drain_rate: 2_000,
             shutdown_timeout: secs(30),
             log: "info".into(),
             driver: DriverChoice::Auto,
@@ -349,6 +354,7 @@ impl Default for ClusterConfig {
             secret: Secret::default(),
             seeds: Vec::new(),
             address: None,
+            listen: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod api;
 pub mod backend;
+pub mod drain;
 pub mod headers;
 pub mod heartbeats;
 pub mod origin;

@@ -339,6 +339,13 @@ impl Shard {
         self.metrics.opened.get() + self.metrics.ended.get()
     }
 
+    /// Sessions without a connection that nobody else is to have yet.
+    pub fn absent_sessions(&self) -> impl Iterator<Item = &Arc<str>> {
+        let sessions = self.sessions.table.iter().map(|(_, session)| session);
+        let absent = sessions.filter(|session| session.conn.is_none() && session.uplink_conn.is_none());
+        absent.filter(|session| !session.passing).map(|session| &session.name)
+    }
+
     /// Commands that the store has not completed.
     pub fn store_under_way(&self) -> usize {
         self.sessions.commands.len()
@@ -367,18 +374,26 @@ impl Shard {
             && self.outputs.is_empty()
     }
 
-    /// Closes up to `most` connections, for a drain at a pace. `Settled`: only those with whom nothing is under way, so
-    /// that answers in flight finish first.
-    pub fn close_some(&mut self, most: usize, which: DrainScope, code: CloseCode, reason: &str, now: Tick) {
+    /// Closes up to `most` connections, each with a reason of its own, for a drain at a pace; returns how many.
+    /// `Settled`: only those with whom nothing is under way, so that answers in flight finish first.
+    pub fn close_some(
+        &mut self,
+        most: usize,
+        which: DrainScope,
+        code: CloseCode,
+        mut reason: impl FnMut() -> String,
+        now: Tick,
+    ) -> usize {
         let settled = |conn| which == DrainScope::All || self.conns.is_settled(conn);
         let open = self.conns.iter().filter(|(index, conn)| conn.is_open() && settled(*index)).take(most);
         let chosen: Vec<ConnIndex> = open.map(|(index, _)| index).collect();
         let (mut scope, _) = self.scope(now);
         for &conn in &chosen {
-            scope.conns.close(conn, code, reason, &mut scope.cx);
+            scope.conns.close(conn, code, &reason(), &mut scope.cx);
         }
         on_events(&mut scope);
         self.publish();
+        chosen.len()
     }
 
     // ---- dispatch ----

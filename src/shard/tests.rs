@@ -657,15 +657,16 @@ fn presence_is_told_in_pairs() {
 fn a_drain_closes_as_many_as_it_is_told() {
     let mut rig = Rig::new();
     let keys = [rig.open(), rig.open(), rig.open()];
-    rig.shard.close_some(2, DrainScope::All, CloseCode::GOING_AWAY, "restart", rig.now);
-    assert_eq!(rig.shard.len(), 1);
-    assert_eq!(rig.shard.len(), 1);
-    rig.shard.close_some(2, DrainScope::All, CloseCode::GOING_AWAY, "restart", rig.now);
-    assert_eq!(rig.shard.len(), 0);
-    rig.shard.close_some(2, DrainScope::All, CloseCode::GOING_AWAY, "restart", rig.now);
-    assert_eq!(rig.shard.len(), 0);
-    for key in keys {
-        assert_eq!(rig.hear(key), ["close 1001 restart"]);
+    let mut reasons = (1..).map(|n| format!("restart {n}"));
+    let mut close = |rig: &mut Rig| {
+        let reason = || reasons.next().expect("endless");
+        rig.shard.close_some(2, DrainScope::All, CloseCode::GOING_AWAY, reason, rig.now)
+    };
+    assert_eq!((close(&mut rig), rig.shard.len()), (2, 1));
+    assert_eq!((close(&mut rig), rig.shard.len()), (1, 0));
+    assert_eq!((close(&mut rig), rig.shard.len()), (0, 0));
+    for (key, n) in keys.into_iter().zip(1..) {
+        assert_eq!(rig.hear(key), [format!("close 1001 restart {n}")]);
     }
     rig.finish();
 }

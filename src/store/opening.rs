@@ -7,6 +7,7 @@ use crate::config::{Config, Durability, StoreKind};
 use crate::shard::command::StoredSession;
 use crate::shard::command::Token;
 use crate::store::request::ConnectionRecord;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -29,13 +30,15 @@ pub struct StoreNode {
     pub generation: Generation,
     /// Where it runs: of two that were at one place, the earlier one has ended.
     pub place: String,
+    /// Where the other nodes reach it; `None`: it has none.
+    pub address: Option<SocketAddr>,
     pub sharing: Sharing,
 }
 
 impl StoreNode {
     /// Of a store that no other server can use.
     pub fn alone() -> StoreNode {
-        StoreNode { generation: Generation(1), place: String::new(), sharing: Sharing::Alone }
+        StoreNode { generation: Generation(1), place: String::new(), address: None, sharing: Sharing::Alone }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, ExpiredMessages, Mutation, Operation, SessionId, StoreError,
 };
 use crate::shard::command::{OwnershipAnswer, OwnershipCommand, Token};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A batch of these is one commit.
@@ -84,6 +85,8 @@ pub struct NodeRecord {
     pub remaining_ms: u64,
     /// This life of it writes no more.
     pub is_buried: bool,
+    /// Where it is reached.
+    pub address: Option<SocketAddr>,
 }
 
 /// A page of the sessions that a node owns by the store's record.

@@ -38,7 +38,12 @@ impl Host {
             let backend = Backend::start_on(ports::port(BACKEND_PORT));
             backend.forgetful();
             backend.on_connect(|request| {
-                Reply::welcome().header("RAINBOWCLIENTCHANNEL", &request.param("channels").unwrap_or_default())
+                let channels = request.param("channels").unwrap_or_default();
+                let welcome = Reply::welcome().header("RAINBOWCLIENTCHANNEL", &channels);
+                match request.param("session") {
+                    Some(name) => welcome.header("RAINBOWCLIENTSESSION", &name),
+                    None => welcome,
+                }
             });
             backend
         });
@@ -64,6 +69,10 @@ impl Host {
     fn start_on(&self, setup: Setup, port: Option<u16>) -> Server {
         let setup = setup.env("RAINBOW_CLUSTER", "auto").env("RAINBOW_WORKERS", "2").ends_with_its_thread();
         self.namespace.enter_to_stay(move || setup.start_on(port.map_or_else(free_port, ports::port)))
+    }
+
+    pub fn backend(&self) -> &Backend {
+        self.backend.as_ref().expect("until it is dropped")
     }
 
     pub fn server(&self) -> &Server {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::call::{call, call_get, send, send_later, subscribe};
-use crate::harness::http::Wire;
+use crate::harness::http::{self, Wire};
+use crate::harness::ports::free_port;
 use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, eventually, sys};
 
 /// Nodes of one cluster, and a business server that subscribes each client to what its query names.
@@ -291,6 +292,31 @@ fn a_node_that_is_killed_leaves_the_others_as_they_are_and_comes_back_as_another
     assert_eq!((answer["status"].as_u64(), answer["targets"].as_u64()), (Some(0), Some(1)), "{answer}");
     let body = format!(r#"{{"identity": "{identity}", "channel": "x"}}"#);
     assert!(call(nodes.addr(0), "/sub/", &[], body).text().contains("no such connection"));
+}
+
+#[test]
+fn nodes_meet_at_an_address_of_their_own_and_nobody_else_is_served_there() {
+    let mut nodes = Nodes::none();
+    let ports = [free_port(), free_port()];
+    let meeting: Vec<SocketAddr> = ports.iter().map(|port| ([127, 0, 0, 1], port.number).into()).collect();
+    for own in &meeting {
+        nodes.add(|setup| setup.text("cluster_listen", &own.to_string()));
+    }
+    nodes.until_linked();
+    let mut client = nodes.client(1, "room");
+    assert_eq!(targets(&send(nodes.addr(0), "room", &[("qos", "0")], "x")), 1);
+    assert_eq!(client.expect_send().body, b"x");
+    for (node, other) in [(0, 1), (1, 0)] {
+        let peers = info(nodes.addr(node))["peers"].clone();
+        assert_eq!(peers[0]["address"], meeting[other].to_string(), "{peers}");
+    }
+    for own in meeting {
+        for path in ["/", "/hello/", "/connect/", "/info/", "/metrics"] {
+            assert_eq!(http::get(own, path).status, 404, "{path}");
+        }
+        assert_eq!(http::get(own, "/cluster/control").status, 426, "links are taken here");
+    }
+    assert_eq!(http::get(nodes.addr(0), "/cluster/control").status, 404, "and nowhere else");
 }
 
 #[test]

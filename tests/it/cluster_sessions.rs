@@ -16,15 +16,15 @@ use crate::redis::{Redis, take};
 
 /// Nodes of one cluster with one Redis. Every device is a session of that name, in the channel `all` and in one of its
 /// own name.
-struct Nodes {
-    backend: Backend,
-    redis: Redis,
+pub struct Nodes {
+    pub backend: Backend,
+    pub redis: Redis,
     name: String,
-    nodes: Vec<Server>,
+    pub nodes: Vec<Server>,
 }
 
 impl Nodes {
-    fn start(count: usize) -> Nodes {
+    pub fn start(count: usize) -> Nodes {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let (backend, redis) = (Backend::start(), Redis::start());
         backend.on_connect(|request| {
@@ -39,11 +39,11 @@ impl Nodes {
         nodes
     }
 
-    fn setup(&self) -> Setup {
+    pub fn setup(&self) -> Setup {
         self.redis.setup(&self.backend).text("cluster_name", &self.name).env("RAINBOW_CLUSTER", "auto")
     }
 
-    fn until_linked(&self) {
+    pub fn until_linked(&self) {
         let others = self.nodes.len() - 1;
         for node in &self.nodes {
             eventually("the nodes are linked", || {
@@ -278,4 +278,38 @@ fn a_node_that_stands_still_loses_the_session_to_force_and_gives_nothing_back() 
         });
         assert_eq!(answer["targets"], 1, "{answer}");
     }
+}
+
+/// Nobody has to adopt them: what is sent to them at the moment of the end is stored.
+#[test]
+fn a_node_that_stops_hands_its_sessions_over_first() {
+    let mut nodes = Nodes::start(2);
+    let names: Vec<String> = (0..60).map(|n| format!("user {n}")).collect();
+    names.iter().for_each(|name| nodes.absent(1, name));
+    let (mut client, _) = nodes.open(1, "ben");
+    let mut stopped = nodes.nodes.pop().expect("two");
+    stopped.terminate();
+    assert_eq!(client.expect_close().0, 1001);
+    client.leave();
+    assert!(stopped.exited_within(TIMEOUT).success(), "{}", stopped.log());
+    let answer = nodes.send(0, "all", "at once");
+    assert_eq!((&answer["status"], &answer["stored"]), (&json!(0), &json!(61)), "{answer}");
+    assert_eq!(nodes.sessions(0), 61);
+    for name in names.iter().map(String::as_str).chain(["ben"]) {
+        let (mut client, greeting) = nodes.open(0, name);
+        assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(true), &json!(1)), "{name} {greeting}");
+        assert_eq!(take(&mut client, 1), ["at once"]);
+    }
+}
+
+#[test]
+fn nodes_that_stop_together_do_not_wait_for_each_other() {
+    let mut nodes = Nodes::start(2);
+    (0..20).for_each(|n| nodes.absent(n % 2, &format!("user {n}")));
+    let begun = Instant::now();
+    nodes.nodes.iter().for_each(Server::terminate);
+    for node in &mut nodes.nodes {
+        assert!(node.exited_within(TIMEOUT).success(), "{}", node.log());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }

@@ -33,6 +33,7 @@ mod proxies;
 mod qos_down;
 mod qos_up;
 mod redis;
+mod rolling;
 mod secrets;
 mod service_manager;
 mod sessions_api;

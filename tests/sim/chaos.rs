@@ -71,7 +71,7 @@ impl World {
             8 => self.stale_input(),
             9 => {
                 let which = if self.rng.chance(50) { DrainScope::All } else { DrainScope::Settled };
-                self.nodes[node].shard.close_some(1, which, CloseCode::GOING_AWAY, "drain", Tick(now));
+                self.nodes[node].shard.close_some(1, which, CloseCode::GOING_AWAY, || "drain".into(), Tick(now));
                 self.turn(node);
             }
             10 => self.change_limits(node),

@@ -79,3 +79,24 @@ def backoff_together(world: World) -> str:
     # Each is even between 0 and 2 s: three pairs within 20 ms of each other happen once in 10^5 times.
     world.check(max(apart) > 20, f"waits in ms: {waits}")
     return f"waits in ms: {waits}"
+
+
+@scenario(
+    "retry-after", "a server that goes away says when to come back, and the client does not come earlier or much later"
+)
+def retry_after(world: World) -> str:
+    ann = world.client().open(backoff_min=10, backoff_max=20)
+    waits = []
+    for n, seconds in enumerate((1.2, 0.6), 1):
+        ann.opened(n)
+        world.relay.inject_close(1001, f"going away; retry_after={seconds:.3f}")
+        waits.append(ann.expect("closed", n)["retry"])
+        world.equal(waits[-1], round(seconds * 1000), "the wait")
+    ann.opened(3)
+    world.relay.inject_close(1001, "going away; retry_after=soon")
+    other = ann.expect("closed", 3)["retry"]
+    world.check(other <= 20, f"what is no number counts for nothing: {other} ms")
+    ann.opened(4)
+    for wait, gap in zip((1.2, 0.6), gaps(world), strict=False):
+        world.check(wait - 0.05 <= gap <= wait + SLACK_S, f"it came after {gap:.2f} s, {wait} s were said")
+    return f"waits in ms: {waits}"

@@ -86,6 +86,35 @@ test("a_timeout_also_ends_while_there_is_no_connection", async (t) => {
   await assert.rejects(rainbow.send(1, "x", 1, 30), { code: "timeout" });
 });
 
+test("a_server_that_goes_away_says_when_to_come_back", async (t) => {
+  const fake = await FakeServer.start(t);
+  const { rainbow, connection } = await fake.pair(t, { backoffMin: 40, backoffMax: 10_000, random: () => 1 });
+  const before = Date.now();
+  const gone = heard(rainbow, "close");
+  connection.socket.close(1001, "going away; retry_after=0.120");
+  assert.equal((await gone).retryIn, 120);
+  const second = await fake.next();
+  assert.ok(Date.now() - before >= 115, "it waited");
+  // What was told is no failure of the row, and nothing else is taken for it.
+  const failed = heard(rainbow, "close");
+  second.socket.close(1001, "no_retry_after=5");
+  assert.equal((await failed).retryIn, 40);
+});
+
+test("what_a_server_says_of_the_wait_is_bounded", async (t) => {
+  const fake = await FakeServer.start(t);
+  const reasons = ["retry_after=-1", "retry_after=", "retry_after=1e9", "retry_after=1 s", "retry_after=NaN", "retry_after=99999"];
+  const waits = [];
+  for (const reason of reasons) {
+    const { rainbow, connection } = await fake.pair(t, { backoffMin: 10_000, backoffMax: 10_000, random: () => 1 });
+    const closed = heard(rainbow, "close");
+    connection.socket.close(1001, reason);
+    waits.push((await closed).retryIn);
+    rainbow.close();
+  }
+  assert.deepEqual(waits, [10_000, 10_000, 10_000, 10_000, 10_000, 60_000]);
+});
+
 test("close_codes_4500_to_4999_and_takeover_are_final", async (t) => {
   const fake = await FakeServer.start(t);
   for (const code of [4500, 4999, 4409]) {

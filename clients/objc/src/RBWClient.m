@@ -467,7 +467,8 @@ enum { StatusUnauthorized = 401, StatusForbidden = 403 };
         [self endWithError:RBWMakeFinalError(code, reason)];
         return [self tellClosing:code reason:reason retryDelay:nil];
     }
-    NSTimeInterval delay = [self nextDelay];
+    NSTimeInterval told = RBWRetryAfter(reason);
+    NSTimeInterval delay = told < 0 ? [self nextDelay] : told;
     self.state = RBWStateWaiting;
     self.retryTimer = [RBWTimer timerAfter:delay target:self selector:@selector(retryCame:) userInfo:nil];
     [self tellClosing:code reason:reason retryDelay:@(delay)];

@@ -24,6 +24,9 @@ enum {
     RBWCloseBusinessAway = 4503,
 };
 
+/// How many seconds the reason of a close wants us to wait, at most a minute; negative when it does not say.
+NSTimeInterval RBWRetryAfter(NSString *reason);
+
 /// No attempt follows this close code.
 BOOL RBWIsFinal(NSInteger closeCode);
 

@@ -38,3 +38,18 @@ BOOL RBWIsFinal(NSInteger closeCode) {
     if (closeCode == RBWCloseRefused || closeCode == RBWCloseTakenOver) return YES;
     return closeCode >= 4500 && closeCode <= 4999 && closeCode != RBWCloseBusinessAway;
 }
+
+NSTimeInterval RBWRetryAfter(NSString *reason) {
+    NSRange key = [reason rangeOfString:@"retry_after=" options:NSBackwardsSearch];
+    if (key.length == 0) return -1;
+    if (key.location > 0 && ![[reason substringToIndex:key.location] hasSuffix:@"; "]) return -1;
+    NSString *told = [reason substringFromIndex:NSMaxRange(key)];
+    NSArray<NSString *> *parts = [told componentsSeparatedByString:@"."];
+    if (parts.count > 2) return -1;
+    NSCharacterSet *others = [[NSCharacterSet characterSetWithCharactersInString:@"0123456789"] invertedSet];
+    for (NSString *digits in parts) {
+        if (digits.length == 0 || digits.length > 9 || [digits rangeOfCharacterFromSet:others].length > 0) return -1;
+    }
+    // Whatever a server says, nobody is away for longer.
+    return MIN(told.doubleValue, 60);
+}

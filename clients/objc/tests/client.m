@@ -315,6 +315,28 @@ static void waits_double_up_to_the_longest(void) {
     [one close];
 }
 
+static void a_server_that_goes_away_says_when_to_come_back(void) {
+    RBWConfiguration *configuration = quick();
+    configuration.backoffMin = 0.5;
+    configuration.backoffMax = 30;
+    configuration.random = ^{ return 1.0; };
+    RBWClient *one = client(configuration);
+    NSMutableArray<NSNumber *> *delays = [NSMutableArray array];
+    one.closeHandler = ^(RBWClosing *closing) { [delays addObject:closing.retryDelay ?: @-1]; };
+    [one open];
+    NSArray<NSString *> *reasons = @[
+        @"going away; retry_after=1.250", @"retry_after=2", @"bye; retry_after=99999", @"retry_after=-1", @"retry_after=",
+        @"no_retry_after=1", @"retry_after=1 s", @"retry_after=1.2.3",
+    ];
+    for (NSString *reason in reasons) {
+        [[FakeTransport last] endWithCode:1001 reason:reason];
+        [one wake];
+    }
+    // What was told is no failure of the row; what says nothing is.
+    EQUAL(delays, (@[@1.25, @2, @60, @0.5, @1, @2, @4, @8]));
+    [one close];
+}
+
 static void close_codes_are_final_or_not(void) {
     for (NSNumber *code in @[@4401, @4409, @4500, @4502, @4504, @4999]) {
         RBWClient *one = client(quick());
@@ -927,6 +949,7 @@ int main(void) {
             TEST(exchanges_are_as_the_vectors_say),
             TEST(the_request_says_who_connects),
             TEST(waits_double_up_to_the_longest),
+            TEST(a_server_that_goes_away_says_when_to_come_back),
             TEST(close_codes_are_final_or_not),
             TEST(a_refusal_tells_why_and_ends_what_waits),
             TEST(http_401_and_403_are_refusals_and_others_are_not),

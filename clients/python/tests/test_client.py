@@ -18,8 +18,10 @@ from rainbow import AsyncRainbow, Hook, Hooks
 from rainbow.client import (
     Client,
     ClientClosed,
+    Closed,
     ConnectRefused,
     FileStorage,
+    Greeting,
     Message,
     MessageRefused,
     MessageTooLarge,
@@ -226,6 +228,50 @@ async def test_a_backend_that_is_away_is_asked_again() -> None:
         assert (await client.open(DEADLINE_S)).identity == "abc"
         await client.close()
         assert delays == [0.005, 0.01, None]
+
+
+@run
+async def test_a_server_that_goes_away_says_when_to_come_back() -> None:
+    async def goes(peer: Peer) -> None:
+        await peer.greet()
+        await peer.socket.close(1001, "going away; retry_after=0.040")
+
+    async def fails(peer: Peer) -> None:
+        await peer.socket.close(4503, "later")
+
+    async def script(peer: Peer) -> None:
+        await peer.greet(identity="abc")
+        await peer.socket.wait_closed()
+
+    async with scripted(goes, fails, script) as url:
+        delays: list[float] = []
+        client = quick(url, random=lambda: 0.5)
+        client.on("close", lambda closed: delays.append(closed.retry_in))
+        back = asyncio.Event()
+
+        def opened(greeting: Greeting) -> None:
+            if greeting.identity == "abc":
+                back.set()
+
+        client.on("open", opened)
+        await client.open(DEADLINE_S)
+        await asyncio.wait_for(back.wait(), DEADLINE_S)
+        await client.close()
+        assert delays == [0.04, 0.005, None], "it is no failure of the row"
+
+
+def test_what_a_server_says_of_the_wait_is_bounded() -> None:
+    told = [Closed(1001, reason, None).retry_after for reason in ("", "retry_after=1.5", "bye; retry_after=99999")]
+    assert told == [None, 1.5, 60]
+    for reason in (
+        "retry_after=-1",
+        "retry_after=",
+        "retry_after=1e9",
+        "no_retry_after=1",
+        "retry_after=1 s",
+        "retry_after=nan",
+    ):
+        assert Closed(1001, reason, None).retry_after is None
 
 
 @run

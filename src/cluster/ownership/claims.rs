@@ -138,6 +138,8 @@ struct Claim {
     requester: Option<Requester>,
     /// A connection here wants it back while it is being handed over.
     wants_back: bool,
+    /// No client waits for it here: if this node does not have it any more, whoever has it may keep it.
+    only_from: Option<Generation>,
 }
 
 pub struct Claims {
@@ -189,21 +191,36 @@ impl Claims {
                 claim.wants_back = true;
             }
             // It is on its way.
-            Some(_) => {}
+            Some(claim) => claim.only_from = None,
         }
     }
 
-    /// Adopts the session of a node that has ended; `token` is that of its record.
+    /// Adopts the session of a node that has ended; `token` is that of its record. A client may have taken it elsewhere
+    /// meanwhile: then it stays there.
     pub fn adopt(&mut self, name: SessionName, token: Token) {
         if !self.claims.contains_key(&name) {
-            self.claim(name, Some(token), 0);
+            self.claim_from(name, Some(token), token.owner());
+        }
+    }
+
+    /// Its owner stops, and has offered it: it passes the session on as to a client's node.
+    pub fn take(&mut self, name: SessionName, owner: Generation) {
+        if !self.claims.contains_key(&name) {
+            self.claim_from(name, None, Some(owner));
+        }
+    }
+
+    fn claim_from(&mut self, name: SessionName, expected: Option<Token>, owner: Option<Generation>) {
+        self.claim(name.clone(), expected, 0);
+        if let Some(claim) = self.claims.get_mut(&name) {
+            claim.only_from = owner;
         }
     }
 
     /// It was this node's before anything else happened.
     pub fn own(&mut self, name: SessionName, token: Token) {
         let stage = Stage::Owned { token, is_certain: true };
-        self.claims.insert(name, Claim { stage, rounds: 0, requester: None, wants_back: false });
+        self.claims.insert(name, Claim { stage, rounds: 0, requester: None, wants_back: false, only_from: None });
     }
 
     pub fn len(&self) -> usize {
@@ -239,7 +256,7 @@ impl Claims {
         match answer {
             ClaimAnswer::Claimed => {
                 claim.stage = Stage::Owned { token, is_certain: true };
-                claim.rounds = 0;
+                (claim.rounds, claim.only_from) = (0, None);
                 let requester = claim.requester.is_some();
                 self.outputs.push_back(ClaimsOutput::Owned { name: Arc::clone(name), token });
                 if requester {
@@ -249,6 +266,12 @@ impl Claims {
             ClaimAnswer::Unknown => self.refuse(name, RefusalReason::StoreAway),
             ClaimAnswer::NoLease => self.refuse(name, RefusalReason::NoLease),
             ClaimAnswer::Damaged => self.refuse(name, RefusalReason::Damaged),
+            // A client has it elsewhere. One that was passed to us and whose news is late is ours.
+            ClaimAnswer::Taken(Some(token))
+                if claim.only_from.is_some_and(|from| ![Some(from), Some(self.own)].contains(&token.owner())) =>
+            {
+                self.give_up(name);
+            }
             ClaimAnswer::Taken(_) if rounds >= ROUNDS_MAX => self.refuse(name, RefusalReason::Contended),
             ClaimAnswer::Taken(token) => match token.and_then(|token| Some((token.owner()?, token))) {
                 Some((owner, token)) if owner != self.own => self.request(name, owner, token, now),
@@ -433,9 +456,10 @@ impl Claims {
 
     fn claim(&mut self, name: SessionName, expected: Option<Token>, rounds: u32) {
         let token = self.draw();
-        let requester = self.claims.remove(&name).and_then(|claim| claim.requester);
-        let stage = Stage::Claiming { token };
-        self.claims.insert(Arc::clone(&name), Claim { stage, rounds, requester, wants_back: false });
+        let before = self.claims.remove(&name);
+        let only_from = before.as_ref().and_then(|claim| claim.only_from);
+        let (stage, requester) = (Stage::Claiming { token }, before.and_then(|claim| claim.requester));
+        self.claims.insert(Arc::clone(&name), Claim { stage, rounds, requester, wants_back: false, only_from });
         self.outputs.push_back(ClaimsOutput::Store(OwnershipCommand::Claim { name, expected, token }));
     }
 
@@ -465,10 +489,14 @@ impl Claims {
         self.outputs.push_back(ClaimsOutput::Flush { name: Arc::clone(name), token });
     }
 
-    fn refuse(&mut self, name: &SessionName, reason: RefusalReason) {
+    fn give_up(&mut self, name: &SessionName) {
         if let Some(requester) = self.claims.remove(name).and_then(|claim| claim.requester) {
             self.deny(requester);
         }
+    }
+
+    fn refuse(&mut self, name: &SessionName, reason: RefusalReason) {
+        self.give_up(name);
         self.outputs.push_back(ClaimsOutput::Refused { name: Arc::clone(name), reason });
     }
 

@@ -229,6 +229,10 @@ fn relations_blame_the_key_that_was_set() {
     assert!(refused("forward_queue_bytes = 5")[0].contains("less than message_bytes_max"));
     assert!(refused("signature_require = 'webhook'")[0].contains("t.toml:1:21: signature_require"));
     assert!(refused("http_port = 80\nadmin_listen = '127.0.0.1:80'")[0].contains("t.toml:2:16: admin_listen: port 80"));
+    let same = refused("http_port = 80\ncluster_listen = '127.0.0.1:80'");
+    assert!(same[0].contains("t.toml:2:18: cluster_listen: port 80 may be http_port's, too"), "{same:?}");
+    let same = refused("admin_listen = '127.0.0.1:85'\ncluster_listen = '0.0.0.0:85'");
+    assert!(same[0].contains("t.toml:2:18: cluster_listen: port 85 may be admin_listen's, too"), "{same:?}");
     let env = load("t.toml", "", &[("RAINBOW_PONG_TIMEOUT", "5m")]).unwrap_err();
     assert!(env[0].starts_with("RAINBOW_PONG_TIMEOUT: pong_timeout: 5m is more than"), "{env:?}");
     // A value that was refused already is not blamed again.

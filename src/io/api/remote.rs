@@ -105,6 +105,15 @@ fn answer_about_session(of: Rc<Worker>, from: Generation, call: Call<'_>) -> Ans
             of.send_message(of.shared().session_owner(&name), PeerMessage::SessionKnown { name });
             Box::pin(async { Ok(Answer::Of(Reply::found(true))) })
         }
+        Call::Offer { name } => {
+            // One that stops itself would only pass it on.
+            let is_taken = !of.shared().is_drain_announced();
+            if is_taken {
+                let name: Arc<str> = name.into();
+                of.send_message(of.shared().session_owner(&name), PeerMessage::TakeSession { from, name });
+            }
+            Box::pin(async move { Ok(Answer::Of(Reply::found(is_taken))) })
+        }
         _ => unreachable!("it is about no session"),
     }
 }

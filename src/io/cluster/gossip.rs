@@ -18,14 +18,16 @@ pub struct Gossip {
 }
 
 impl Gossip {
-    /// `own` is where the peers reach this node. Waits for a port that its last life has not given back yet.
-    pub fn bind(own: SocketAddr, reach: Reach) -> io::Result<Gossip> {
+    /// `own` is where the peers reach this node, `listen` where it listens for nobody else. Waits for a port that its
+    /// last life has not given back yet.
+    pub fn bind(own: SocketAddr, listen: Option<SocketAddr>, reach: Reach) -> io::Result<Gossip> {
         let any = match (reach, own.ip()) {
             (Reach::Loopback, ip) => ip,
             (Reach::Everywhere, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
             (Reach::Everywhere, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let membership = wait_until_free(|| UdpSocket::bind((any, own.port())))?;
+        let bound = listen.unwrap_or(SocketAddr::new(any, own.port()));
+        let membership = wait_until_free(|| UdpSocket::bind(bound))?;
         membership.set_nonblocking(true)?;
         membership.set_broadcast(true)?;
         let heard = if reach == Reach::Loopback { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
@@ -98,7 +100,7 @@ mod tests {
             thread::sleep(Duration::from_millis(50));
             drop(before);
         });
-        assert!(Gossip::bind(own, Reach::Loopback).is_ok());
+        assert!(Gossip::bind(own, None, Reach::Loopback).is_ok());
         ends.join().expect("it ends");
     }
 }

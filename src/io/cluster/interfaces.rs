@@ -5,27 +5,32 @@ use crate::config::Config;
 use crate::io::runtime::sys;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+/// Where this server listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Listeners {
+    pub public: SocketAddr,
+    pub admin: Option<SocketAddr>,
+    /// For other nodes alone.
+    pub cluster: Option<SocketAddr>,
+}
+
 /// Where the peers reach this node. `None`: without a secret the cluster is this machine's, and nothing listens on its
 /// loopback.
-pub fn own_address(config: &Config, reach: Reach, listen: SocketAddr, admin: Option<SocketAddr>) -> Option<SocketAddr> {
+pub fn own_address(config: &Config, reach: Reach, listeners: Listeners) -> Option<SocketAddr> {
     if config.cluster.address.is_some() {
         return config.cluster.address;
     }
-    choose(reach, listen, admin, || sys::interfaces().iter().map(|interface| interface.address).collect())
+    choose(reach, listeners, || sys::interfaces().iter().map(|interface| interface.address).collect())
 }
 
-fn choose(
-    reach: Reach,
-    listen: SocketAddr,
-    admin: Option<SocketAddr>,
-    addresses: impl FnOnce() -> Vec<IpAddr>,
-) -> Option<SocketAddr> {
+fn choose(reach: Reach, listeners: Listeners, addresses: impl FnOnce() -> Vec<IpAddr>) -> Option<SocketAddr> {
+    let Listeners { public, admin, cluster } = listeners;
     let reaches = |address: &SocketAddr| match reach {
         Reach::Loopback => address.ip().is_loopback() || address.ip().is_unspecified(),
         Reach::Everywhere => !address.ip().is_loopback(),
     };
     // The listener for calls rather than the one for clients, where the peers can come to it.
-    let listener = admin.filter(reaches).unwrap_or(listen);
+    let listener = cluster.or(admin.filter(reaches)).unwrap_or(public);
     if !listener.ip().is_unspecified() {
         return (reach == Reach::Everywhere || listener.ip().is_loopback()).then_some(listener);
     }
@@ -60,10 +65,12 @@ mod tests {
     #[test]
     fn the_address_is_one_that_the_peers_can_come_to() {
         let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
-        let chosen = |reach, listen, admin: Option<&str>| {
+        let chosen_of = |reach, listen, admin: Option<&str>, cluster: Option<&str>| {
             let addresses = || ["127.0.0.1", "fd00::5", "10.0.0.5"].map(|ip| ip.parse().expect("an address")).to_vec();
-            choose(reach, parse(listen), admin.map(parse), addresses).map(|address| address.to_string())
+            let listeners = Listeners { public: parse(listen), admin: admin.map(parse), cluster: cluster.map(parse) };
+            choose(reach, listeners, addresses).map(|address| address.to_string())
         };
+        let chosen = |reach, listen, admin| chosen_of(reach, listen, admin, None);
         use Reach::{Everywhere, Loopback};
         let cases = [
             (Loopback, "0.0.0.0:1984", None, Some("127.0.0.1:1984")),
@@ -78,5 +85,11 @@ mod tests {
         for (reach, listen, admin, expected) in cases {
             assert_eq!(chosen(reach, listen, admin).as_deref(), expected, "{reach:?} {listen} {admin:?}");
         }
+        let with_own = |reach, own| chosen_of(reach, "0.0.0.0:1984", Some("10.0.0.9:1985"), Some(own));
+        assert_eq!(with_own(Everywhere, "0.0.0.0:1987").as_deref(), Some("10.0.0.5:1987"));
+        assert_eq!(with_own(Everywhere, "10.0.0.7:1987").as_deref(), Some("10.0.0.7:1987"));
+        assert_eq!(with_own(Everywhere, "127.0.0.1:1987").as_deref(), Some("127.0.0.1:1987"));
+        assert_eq!(with_own(Loopback, "127.0.0.1:1987").as_deref(), Some("127.0.0.1:1987"));
+        assert_eq!(with_own(Loopback, "10.0.0.7:1987"), None);
     }
 }

@@ -11,7 +11,7 @@
 pub mod calls;
 mod control;
 mod gossip;
-mod interfaces;
+pub mod interfaces;
 mod link_queue;
 pub mod ownership;
 pub mod port;

@@ -137,6 +137,11 @@ impl Ownership {
         })
     }
 
+    /// Sessions were passed on, and not everybody knows yet where they are: this node says so to whoever asks for them.
+    pub fn stands_in(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| !inner.borrow().passed.is_empty())
+    }
+
     /// What is to be done next; to be asked behind everything that is told here.
     pub fn poll_action(&self, now: Tick) -> Option<Action> {
         let mut inner = self.inner.as_ref()?.borrow_mut();
@@ -159,6 +164,11 @@ impl Ownership {
             inner.waiting.entry(name.clone()).or_default().push(waiting);
             inner.claims.connect(name, now);
         });
+    }
+
+    /// Another node's session is to be this one's, without a client that waits for it.
+    pub fn take(&self, name: SessionName, owner: Generation) {
+        self.with(|inner| inner.claims.take(name, owner));
     }
 
     /// A dead node's session is to be this one's.

@@ -15,6 +15,7 @@ use crate::io::store::thread::NodeReport;
 use crate::shard::command::Token;
 use crate::store::ConnectionRecord;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +38,7 @@ pub enum ToCluster {
     /// `ToWorker::CallKnown` follows, when the peers know of every channel that is here.
     Wait { worker: ShardId, oneshot: OneshotId },
     /// Addresses that a name of `cluster_seeds` stands for.
-    Seeds(Vec<std::net::SocketAddr>),
+    Seeds(Vec<SocketAddr>),
     /// This node stops.
     Leave,
 }
@@ -82,6 +83,8 @@ pub struct ClusterView {
 /// The cluster's thread, as workers see it.
 pub struct ClusterPort {
     own: NodeId,
+    /// Of `cluster_listen`.
+    listen: Option<SocketAddr>,
     terms: LinkTerms,
     start: u64,
     sender: MailboxSender<ToCluster>,
@@ -98,14 +101,14 @@ impl ClusterPort {
     /// Must be called before any worker has a descriptor table of its own.
     pub fn new(
         own: NodeId,
+        listen: Option<SocketAddr>,
         start: u64,
-        keys: &ClusterKeys,
-        cluster_name: &str,
+        terms: LinkTerms,
         sender: MailboxSender<ToCluster>,
     ) -> io::Result<ClusterPort> {
-        let terms = LinkTerms { key: keys.links, cluster_name: cluster_name.into(), kind: LinkKind::Calls };
         Ok(ClusterPort {
             own,
+            listen,
             terms,
             start,
             sender,
@@ -114,6 +117,15 @@ impl ClusterPort {
             view: Mutex::default(),
             store_reports: Mutex::default(),
         })
+    }
+
+    pub fn terms_of(keys: &ClusterKeys, cluster_name: &str) -> LinkTerms {
+        LinkTerms { key: keys.links, cluster_name: cluster_name.into(), kind: LinkKind::Calls }
+    }
+
+    /// The only address to which other nodes may come, where there is one.
+    pub fn listen(&self) -> Option<SocketAddr> {
+        self.listen
     }
 
     pub fn own(&self) -> NodeId {

@@ -1,7 +1,7 @@
 //! Starts the cluster's thread: its keys, its address, its sockets.
 
 use super::gossip::Gossip;
-use super::interfaces::own_address;
+use super::interfaces::{Listeners, own_address};
 use super::port::{ClusterPort, ToCluster, ToWorker};
 use super::state::{ClusterSetup, StoreLink};
 use super::thread;
@@ -41,22 +41,18 @@ pub struct Prepared {
 }
 
 impl OwnNode {
-    /// Must be called before any worker has a descriptor table of its own. `listen` and `admin` are where it listens.
-    pub fn prepare(
-        config: &Config,
-        listen: SocketAddr,
-        admin: Option<SocketAddr>,
-        limits: &Limits,
-    ) -> io::Result<OwnNode> {
+    /// Must be called before any worker has a descriptor table of its own.
+    pub fn prepare(config: &Config, listeners: Listeners, limits: &Limits) -> io::Result<OwnNode> {
         let generation = Generation((draw() as u32).max(1));
-        let place = place(listen);
-        match prepare(config, generation, listen, admin, limits)? {
+        let place = place(listeners.public);
+        match prepare(config, generation, listeners, limits)? {
             Some(prepared) => {
-                let store_node = StoreNode { generation, place, sharing: Sharing::Cluster };
+                let address = Some(prepared.port.own().address);
+                let store_node = StoreNode { generation, place, address, sharing: Sharing::Cluster };
                 Ok(OwnNode { generation, hash_key: prepared.keys.channels, cluster: Some(prepared), store_node })
             }
             None => {
-                let store_node = StoreNode { generation, place, sharing: Sharing::Alone };
+                let store_node = StoreNode { generation, place, address: None, sharing: Sharing::Alone };
                 Ok(OwnNode { generation, hash_key: HashKey::new(draw(), draw()), cluster: None, store_node })
             }
         }
@@ -66,8 +62,7 @@ impl OwnNode {
 fn prepare(
     config: &Config,
     generation: Generation,
-    listen: SocketAddr,
-    admin: Option<SocketAddr>,
+    listeners: Listeners,
     limits: &Limits,
 ) -> io::Result<Option<Prepared>> {
     if config.cluster.choice == ClusterChoice::Off {
@@ -85,9 +80,9 @@ fn prepare(
         return Ok(None);
     }
     let keys = ClusterKeys::derive(secret.expose().as_bytes(), &machine, &config.cluster.name);
-    let Some(address) = own_address(config, keys.reach, listen, admin) else {
+    let Some(address) = own_address(config, keys.reach, listeners) else {
         info!(
-            %listen,
+            ?listeners,
             "no cluster: without cluster_secret or security_token it is this machine's, and nothing listens on its \
              loopback"
         );
@@ -95,7 +90,8 @@ fn prepare(
     };
     let (sender, receiver) = mailbox(limits.cluster_messages_max)?;
     let own = NodeId { generation, address };
-    let port = ClusterPort::new(own, clock::unix_ms().0, &keys, &config.cluster.name, sender)?;
+    let terms = ClusterPort::terms_of(&keys, &config.cluster.name);
+    let port = ClusterPort::new(own, listeners.cluster, clock::unix_ms().0, terms, sender)?;
     Ok(Some(Prepared { port: Arc::new(port), keys, mailbox: receiver }))
 }
 
@@ -110,7 +106,7 @@ impl Prepared {
         let own = port.own();
         // Who can be reached on this machine only looks no further.
         let reach = if own.address.ip().is_loopback() { Reach::Loopback } else { keys.reach };
-        let gossip = Gossip::bind(own.address, reach)?;
+        let gossip = Gossip::bind(own.address, port.listen(), reach)?;
         let now = clock::monotonic();
         let founding = Founding { node: own, start: port.start(), seed: draw() };
         let mut salt = [0; 12];

@@ -395,6 +395,9 @@ impl Cluster {
 
     fn take_store_reports(&self) {
         for report in self.port.take_store_reports() {
+            if let NodeReport::Leases { nodes: Some(nodes), .. } = &report {
+                self.look_for(nodes);
+            }
             let (mut reaper, now) = (self.reaper.borrow_mut(), clock::monotonic());
             match report {
                 NodeReport::Leases { sent, nodes } => {
@@ -427,6 +430,15 @@ impl Cluster {
         }
         self.look_ready();
         self.rearm.notify();
+    }
+
+    /// The nodes that the store knows of, where neither broadcasts nor seeds lead to them. A hint: they have to prove
+    /// that they are of this cluster, as all do.
+    fn look_for(&self, nodes: &[NodeRecord]) {
+        let own = self.port.generation();
+        let live = nodes.iter().filter(|node| node.generation != own && node.remaining_ms > 0 && !node.is_buried);
+        let addresses: Vec<SocketAddr> = live.filter_map(|node| node.address).collect();
+        self.act(|node, now, unix_s| addresses.iter().for_each(|address| node.on_seed(*address, now, unix_s)));
     }
 
     /// Each worker gets its share.

@@ -33,6 +33,14 @@ pub enum ListenerKind {
     Public,
     /// `admin_listen`, or the operator's listener where no secret is set: everything but clients.
     Admin,
+    /// `cluster_listen`: other nodes only, and they come to no other one.
+    Cluster,
+}
+
+impl ListenerKind {
+    fn is_for_clients(self) -> bool {
+        matches!(self, ListenerKind::Whole | ListenerKind::Public)
+    }
 }
 
 /// Serves the connection to its end. `peer` is its address; `place` is given back when it has become a client, when a
@@ -81,7 +89,7 @@ struct CallPlan {
 
 impl ServedConnection {
     async fn run(mut self) {
-        if self.side != ListenerKind::Admin && self.worker().rules().config().proxy_protocol {
+        if self.side.is_for_clients() && self.worker().rules().config().proxy_protocol {
             match self.connection.read_proxy_header(self.peer).await {
                 Some(source) => self.peer = source,
                 None => return,
@@ -172,7 +180,7 @@ impl ServedConnection {
     /// `is_whole`: the body is in the buffer too.
     fn route(&self, head: &RequestHead<'_>, is_whole: bool, request_id: RequestId) -> Action {
         let is_echo = self.worker().rules().mode() == Mode::Echo;
-        if let Some(kind) = LinkKind::of_path(head.path).filter(|_| self.worker().cluster().port().is_some()) {
+        if let Some(kind) = LinkKind::of_path(head.path).filter(|_| self.takes_links()) {
             let is_link = head.headers.get_text("upgrade") == Some(secure::UPGRADE) && head.method == "GET";
             let refusal =
                 || Response::plain(426, "for other nodes of the cluster").with_header("Upgrade", secure::UPGRADE);
@@ -183,9 +191,11 @@ impl ServedConnection {
             ListenerKind::Whole => true,
             ListenerKind::Public => route.is_public(),
             ListenerKind::Admin => *route != Route::Connect,
+            ListenerKind::Cluster => false,
         });
         let is_look = matches!(head.method, "GET" | "HEAD");
-        if head.path == "/" && is_look && !is_echo && self.side != ListenerKind::Public {
+        let has_pages = matches!(self.side, ListenerKind::Whole | ListenerKind::Admin);
+        if head.path == "/" && is_look && !is_echo && has_pages {
             return Action::Respond(pages::to_server_info());
         }
         let Some(route) = route else { return Action::Respond(Response::plain(404, "no such path")) };
@@ -228,6 +238,11 @@ impl ServedConnection {
                 is_page: head.headers.get("origin").is_some(),
             },
         })
+    }
+
+    fn takes_links(&self) -> bool {
+        let is_own = self.side == ListenerKind::Cluster;
+        self.worker().cluster().port().is_some_and(|port| port.listen().is_some() == is_own)
     }
 
     fn plan_upgrade(&self, head: &RequestHead<'_>) -> Action {

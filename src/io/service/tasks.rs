@@ -6,25 +6,24 @@
 //! ```
 
 use crate::base::id::ShardId;
-use crate::base::time::{Tick, ms};
+use crate::base::time::Tick;
 use crate::io::backend::resolver::Resolver;
 use crate::io::backend::{self, Options, Pool};
 use crate::io::client::handover;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
 use crate::io::runtime::mailbox::MailboxReceiver;
-use crate::io::runtime::net::{self, Listener};
+use crate::io::runtime::net::Listener;
 use crate::io::runtime::socket::{Pollable, RingPass};
 use crate::io::runtime::sys;
 use crate::io::service::driver::Driver;
 use crate::io::service::serve::ListenerKind;
-use crate::io::service::{accept, completions, links};
+use crate::io::service::{accept, completions, drain, links};
 use crate::io::worker::descriptors::{Descriptors, Tables};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
 use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::{Worker, WorkerSetup};
-use crate::shard::DrainScope;
 use crate::shard::command::StoredSession;
 use crate::shard::command::Token;
 use crate::store::ConnectionRecord;
@@ -33,7 +32,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{debug, info, warn};
 
 /// What a worker's ring serves; the listeners were made in this thread, in the descriptor table that it has.
 pub struct Service {
@@ -43,10 +41,16 @@ pub struct Service {
     pub mailbox: MailboxReceiver<PeerMessage>,
     pub resolver: Resolver,
     pub stored: StoredShare,
-    pub listener: std::net::TcpListener,
-    pub admin: Option<std::net::TcpListener>,
+    pub listeners: Listeners,
     pub tables: Tables,
     pub driver: Driver,
+}
+
+/// A worker's; all workers share their ports.
+pub struct Listeners {
+    pub public: std::net::TcpListener,
+    pub admin: Option<std::net::TcpListener>,
+    pub cluster: Option<std::net::TcpListener>,
 }
 
 /// What the store had for one worker.
@@ -66,7 +70,7 @@ pub fn run(service: Service) -> io::Result<()> {
 }
 
 async fn serve_until_drained(service: Service) -> io::Result<()> {
-    let Service { id, shared, rules, mailbox, resolver, stored, listener, admin, tables, driver: _ } = service;
+    let Service { id, shared, rules, mailbox, resolver, stored, listeners, tables, driver: _ } = service;
     let room = tables.of_each(sys::descriptors_left()?, shared.workers_len());
     let descriptors = Descriptors::new(id, room, rules.config());
     let pool = {
@@ -78,13 +82,15 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     worker.restore(stored.sessions, stored.token);
     worker.hooks().close_former(&stored.connections, worker.now());
     worker.shared().wait_until_all_restored();
-    let listeners: Vec<RawFd> =
-        [Some(&listener), admin.as_ref()].into_iter().flatten().map(|l| l.as_raw_fd()).collect();
-    let has_own_address = worker.rules().config().admin_listen.is_some();
-    let side = if has_own_address { ListenerKind::Public } else { ListenerKind::Whole };
-    monoio::spawn(accept::run(worker.clone(), Listener::new(listener)?, side));
-    if let Some(admin) = admin {
-        monoio::spawn(accept::run(worker.clone(), Listener::new(admin)?, ListenerKind::Admin));
+    let has_admin = worker.rules().config().admin_listen.is_some();
+    let side = if has_admin { ListenerKind::Public } else { ListenerKind::Whole };
+    let Listeners { public, admin, cluster } = listeners;
+    let listeners =
+        [Some((public, side)), admin.zip(Some(ListenerKind::Admin)), cluster.zip(Some(ListenerKind::Cluster))];
+    let mut listening: Vec<RawFd> = Vec::new();
+    for (listener, side) in listeners.into_iter().flatten() {
+        listening.push(listener.as_raw_fd());
+        monoio::spawn(accept::run(worker.clone(), Listener::new(listener)?, side));
     }
     monoio::spawn(messages(worker.clone(), worker.peers().bell()?));
     if let Some(channels) = worker.shared().handovers() {
@@ -96,7 +102,7 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     monoio::spawn(keep_time(worker.clone(), RingPass::new()?));
     monoio::spawn(turn(worker.clone()));
     worker.shared().events().send(Event::Ready(Ok(())));
-    drain(&worker, &listeners).await;
+    drain::run(&worker, &listening).await;
     Ok(())
 }
 
@@ -194,43 +200,9 @@ async fn judge(worker: &Rc<Worker>, due: Tick) {
     worker.on_time();
 }
 
-/// Waits until the worker has to end, then closes the clients at a pace. Returns when all is sent and answered, or time
-/// is over.
-async fn drain(worker: &Rc<Worker>, listeners: &[RawFd]) {
-    worker.wakeups().drain_requested().await;
-    let (id, timeout) = (worker.id(), ms(worker.rules().config().shutdown_timeout));
-    let begun = clock::monotonic();
-    let (settle_by, over) = (begun + timeout / 2, begun + timeout.saturating_sub(DRAIN_RESERVE_MS));
-    for &listener in listeners {
-        net::shutdown(listener);
-    }
-    worker.hooks().release_closes();
-    let clients = worker.close_some(0, DrainScope::All);
-    let per_step = (clients * DRAIN_STEP_MS as usize / (timeout / 4).max(1) as usize).max(DRAIN_LEAST_PER_STEP);
-    debug!(worker = id.0, clients, per_step, "draining");
-    loop {
-        // Clients that wait for an answer get it first, for half of the time.
-        let scope = if clock::monotonic() < settle_by { DrainScope::Settled } else { DrainScope::All };
-        let left = worker.close_some(per_step, scope);
-        worker.send_receipts();
-        // Last of all: once the channel is closed, no connection can be handed over to here any more.
-        if left == 0 && worker.is_settled() && worker.shared().handovers().is_none_or(|channels| channels.close(id)) {
-            return info!(worker = id.0, "drained");
-        }
-        if clock::monotonic() >= over {
-            let closes = worker.hooks().closes_left();
-            return warn!(worker = id.0, left, closes, "shutdown_timeout is over; what is left is dropped");
-        }
-        monoio::time::sleep(Duration::from_millis(DRAIN_STEP_MS)).await;
-    }
-}
-
 const SLEEP_MAX_MS: u64 = 1_000;
 /// Below any timeout that a peer's answer is judged by, as operators set them.
 const LATE_MS: u64 = 1_000;
 /// A pause of this length lets the ring deliver; more than one, since what lies in a socket may take several reads.
 const LATE_READ_MS: u64 = 5;
 const LATE_READS: u32 = 4;
-const DRAIN_STEP_MS: u64 = 20;
-const DRAIN_LEAST_PER_STEP: usize = 50;
-const DRAIN_RESERVE_MS: u64 = 500;

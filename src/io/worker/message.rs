@@ -71,6 +71,11 @@ pub enum PeerMessage {
         token: Token,
         to: ReturnAddress,
     },
+    /// Its owner, another node, stops: it is to be this node's.
+    TakeSession {
+        from: Generation,
+        name: Arc<str>,
+    },
     /// What became of a `PassSession`.
     SessionPassed {
         oneshot: OneshotId,

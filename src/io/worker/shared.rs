@@ -27,7 +27,7 @@ use crate::shard::session_owner;
 use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub struct Shared {
@@ -55,6 +55,7 @@ pub struct Shared {
     config: Mutex<Arc<Config>>,
     drain_announced: AtomicBool,
     draining: AtomicBool,
+    drained: AtomicUsize,
     events: EventSender,
     heartbeats: Heartbeats,
     listen: SocketAddr,
@@ -111,6 +112,7 @@ impl Shared {
             config: Mutex::new(Arc::new(config)),
             drain_announced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            drained: AtomicUsize::new(0),
             events,
             heartbeats: Heartbeats::new(workers, now),
             listen,
@@ -242,6 +244,16 @@ impl Shared {
 
     pub fn set_config(&self, config: Arc<Config>) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// A worker has nothing left to do for itself.
+    pub fn note_drained(&self) {
+        self.drained.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Until then a worker serves the links of other nodes, over which they fetch what the others still have.
+    pub fn are_all_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed) >= self.workers_len()
     }
 
     pub fn is_draining(&self) -> bool {

@@ -299,14 +299,10 @@ impl Worker {
         self.clock.end_turn();
     }
 
-    /// Closes up to `most` clients with 1001. Returns how many connections are left, including those whose last
-    /// messages are on their way to the backend.
-    pub fn close_some(&self, most: usize, scope: DrainScope) -> usize {
-        let now = self.clock.now();
-        let mut shard = self.shard.borrow_mut();
-        shard.close_some(most, scope, CloseCode::GOING_AWAY, "going away", now);
+    /// Closes up to `most` clients with 1001, each with a reason of its own. Returns how many.
+    pub fn close_some(&self, most: usize, scope: DrainScope, reason: impl FnMut() -> String) -> usize {
         self.wakeups.need_turn();
-        shard.slots()
+        self.shard.borrow_mut().close_some(most, scope, CloseCode::GOING_AWAY, reason, self.clock.now())
     }
 
     /// What was appended is written at the end of the turn, behind the frames that wait now.
@@ -415,6 +411,7 @@ impl Worker {
             PeerMessage::PassSession { from, name, token, to } => {
                 self.own(|sessions, now| sessions.on_request(from, (name, token), to, now));
             }
+            PeerMessage::TakeSession { from, name } => self.own(|sessions, _| sessions.take(name, from)),
             PeerMessage::SessionPassed { oneshot, is_passed } => self.calls.passes().complete(oneshot, is_passed),
             PeerMessage::SessionKnown { name } => self.own(|sessions, _| sessions.on_known(&name)),
             PeerMessage::Cluster(ToWorker::Adopt(dead)) => self.own(|sessions, _| {
@@ -469,6 +466,9 @@ impl Worker {
             let new = new.unwrap_or_else(|| session_request::new_session(identity, name));
             session_request::attach(request, &mut shard, key, new, now);
         }
+        drop(shard);
+        // Before anybody waits until the peers know of its channels.
+        self.carry_out();
         self.wakeups.need_turn();
     }
 

@@ -123,7 +123,6 @@ impl SessionTable {
         self.expiries.next_poll()
     }
 
-    #[cfg(any(test, debug_assertions))]
     pub fn iter(&self) -> impl Iterator<Item = (SessionIndex, &Session)> {
         self.slots.iter().map(|(slot, session)| (SessionIndex(slot as u32), session))
     }

@@ -1,4 +1,4 @@
-//! The nodes that use the store: which of them live, and what those have left that do not. In a Redis cluster all of it
+//! The nodes that use the store: which of them live, where they are reached, and what those have left that do not. In a Redis cluster all of it
 //! is kept per bucket, so that a claim and the burial of who claims are decided in one place.
 
 use super::encoding;
@@ -15,6 +15,7 @@ use crate::store::opening::{Sharing, StoreNode};
 use crate::store::request::{ConnectionRecord, NodeRecord, OrphanedSessions};
 use redis::{Value, cmd};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use tracing::warn;
 
 /// The nodes as this one sees them.
@@ -59,6 +60,8 @@ impl Nodes {
     /// From now on this node is one of the store's.
     pub fn register(&self, servers: &mut Servers, keys: &Keys) -> Result<Before, Fault> {
         let own = self.own();
+        let address = self.own.address.map(|address| format!("\n{address}")).unwrap_or_default();
+        let place = format!("{}{address}", self.own.place);
         let mut pipeline = Pipeline::default();
         for bucket in keys.buckets() {
             let names = [
@@ -68,7 +71,7 @@ impl Nodes {
                 &keys.lease(bucket, own),
                 &keys.writes(bucket, own),
             ];
-            let args = (&[FORMAT][..], &text_of(own)[..], self.own.place.as_bytes(), LEASE_MS);
+            let args = (&[FORMAT][..], &text_of(own)[..], place.as_bytes(), LEASE_MS);
             pipeline.write(bucket, Script::Register, &names, args);
         }
         let mut predecessors = BTreeSet::new();
@@ -102,8 +105,7 @@ impl Nodes {
     /// `value`: pairs of generation and state.
     fn predecessors(&self, value: Value) -> Vec<Generation> {
         let pairs: Vec<(Vec<u8>, Vec<u8>)> = redis::from_redis_value(value).unwrap_or_default();
-        let is_ours =
-            |state: &[u8]| self.sharing() == Sharing::Alone || state.get(1..) == Some(self.own.place.as_bytes());
+        let is_ours = |state: &[u8]| self.sharing() == Sharing::Alone || parts_of(state).0 == self.own.place.as_bytes();
         let ended = pairs.iter().filter(|(_, state)| is_ours(state)).filter_map(|(node, _)| node_of(node));
         ended.filter(|node| *node != self.own()).collect()
     }
@@ -229,11 +231,20 @@ fn add_records(
             .map_err(|error| broken(servers, &format!("the nodes: {error}")))?;
         let Some(generation) = node_of(&node) else { continue };
         let is_buried = state.first() == Some(&b'b');
-        let known = nodes.entry(generation).or_insert(NodeRecord { generation, remaining_ms, is_buried });
+        let address = parts_of(&state).1;
+        let known = nodes.entry(generation).or_insert(NodeRecord { generation, remaining_ms, is_buried, address });
         known.remaining_ms = known.remaining_ms.max(remaining_ms);
         known.is_buried &= is_buried;
     }
     Ok(())
+}
+
+/// Of a node's state: its place, and where it is reached.
+fn parts_of(state: &[u8]) -> (&[u8], Option<SocketAddr>) {
+    let mut parts = state.get(1..).unwrap_or_default().splitn(2, |&byte| byte == b'\n');
+    let place = parts.next().unwrap_or_default();
+    let address = parts.next().and_then(|address| std::str::from_utf8(address).ok()?.parse().ok());
+    (place, address)
 }
 
 /// What format 1 did not have: names that lead to sessions.

@@ -38,7 +38,7 @@ fn options(url: &str, cluster_name: &str) -> Options {
 
 /// A life of a node; each time another one, as `nth` counts.
 fn node(nth: u32, place: &str, sharing: Sharing) -> StoreNode {
-    StoreNode { generation: Generation(nth), place: place.into(), sharing }
+    StoreNode { generation: Generation(nth), place: place.into(), address: None, sharing }
 }
 
 /// A store of its own, at a time of its own.

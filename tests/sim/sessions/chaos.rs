@@ -33,7 +33,7 @@ impl World {
             24 => {
                 let now = Tick(self.now);
                 let which = if self.rng.chance(50) { DrainScope::All } else { DrainScope::Settled };
-                self.shard().close_some(1, which, CloseCode::GOING_AWAY, "drain", now);
+                self.shard().close_some(1, which, CloseCode::GOING_AWAY, || "drain".into(), now);
                 self.turn();
             }
             25 => {

@@ -329,3 +329,69 @@ fn a_client_that_comes_back_during_the_handover_gets_it_afterwards() {
     assert_eq!(world.owners().len(), 1);
     assert_eq!(world.nodes.values().filter(|node| node.claims.len() == 1).count(), 1, "nothing is left over");
 }
+
+/// A dead node's token, as its survivors find it in the record.
+fn dead() -> Token {
+    Token::new(Generation(0xD), 7)
+}
+
+#[test]
+fn who_adopts_leaves_a_session_to_the_node_that_its_client_has_come_to() {
+    let mut world = World::new();
+    world.store.records.insert(name(), dead());
+    world.still.push(Generation(0xD));
+    // Its client has taken it by force, between the survivor's look and its claim.
+    world.connect(A);
+    world.run(FORCE_MS + 10);
+    assert_eq!(world.owners(), [A]);
+    world.node(B).adopt(name(), dead());
+    world.settle();
+    world.run(3_000);
+    assert_eq!((world.owners(), world.ended(A)), (vec![A], vec![]), "nobody is thrown out");
+    assert!(world.node(B).is_empty());
+    world.connect(B);
+    assert_eq!(world.owners(), [B], "for a client it is fetched");
+}
+
+#[test]
+fn a_session_that_its_owner_offers_is_taken_from_nobody_else() {
+    let mut world = World::new();
+    world.connect(A);
+    world.node(B).take(name(), A);
+    world.settle();
+    assert_eq!((world.owners(), world.ended(A)), (vec![B], vec![EndReason::Passed]));
+    // The offer is late: a client has brought it elsewhere.
+    world.node(A).take(name(), Generation(0xC));
+    world.settle();
+    assert_eq!((world.owners(), world.ended(B)), (vec![B], vec![]));
+    assert!(world.node(A).is_empty());
+}
+
+#[test]
+fn a_session_that_was_passed_on_is_taken_although_the_news_of_it_is_late() {
+    let mut world = World::new();
+    world.connect(A);
+    world.still.push(A);
+    world.node(B).take(name(), A);
+    world.settle();
+    // The owner writes what was asked for; its answer does not arrive.
+    let (.., ours) = world.requests.pop().expect("it was asked");
+    world.store.records.insert(name(), ours);
+    world.run(FORCE_MS + 10);
+    assert_eq!(world.store.records[&name()].owner(), Some(B));
+    assert!(world.node(B).certain_token("s").is_some(), "nobody else would ever have it");
+}
+
+#[test]
+fn a_client_that_comes_while_a_session_is_taken_gets_it_wherever_it_is() {
+    let mut world = World::new();
+    world.connect(A);
+    world.still.push(A);
+    let now = world.now;
+    world.node(B).take(name(), Generation(0xC));
+    world.node(B).connect(name(), now);
+    world.settle();
+    world.still.clear();
+    world.settle();
+    assert_eq!(world.owners(), [B]);
+}

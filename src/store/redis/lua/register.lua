@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- This life of this node begins. Answers the nodes that are known, as pairs of generation and state; 'old' where the
 -- data is of format 1; or the format that was found where it is another one.
--- A state is 'l' (it lives) or 'b' (it is buried: it writes no more) and the node's place.
--- KEYS format, writer of format 1, nodes, lease, writes · ARGV format(1), generation, place, life of the lease in ms
+-- A state is 'l' (it lives) or 'b' (it is buried: it writes no more), the node's place, and behind a line feed where
+-- the other nodes reach it.
+-- KEYS format, writer of format 1, nodes, lease, writes · ARGV format(1), generation, place and address, life of the lease in ms
 local writer = redis.call('GET', KEYS[2])
 if writer and writer:byte(1) ~= 1 then return writer:byte(1) end
 local format = redis.call('GET', KEYS[1])

@@ -145,6 +145,28 @@ fn a_new_life_at_the_same_place_has_the_sessions_at_once_and_others_have_not() {
 }
 
 #[test]
+fn where_a_node_is_reached_lies_beside_its_place() {
+    let server = Server::start();
+    let open_at = |nth, place: &str, address: Option<&str>| {
+        let address = address.map(|address| address.parse().expect("an address"));
+        let node = StoreNode { address, ..node(nth, place, Sharing::Cluster) };
+        Redis::open(&Options { node, ..options(&server.url(), "test") }).expect("it opens").0
+    };
+    let mut one = open_at(1, "a", Some("10.0.0.1:1987"));
+    let _other = open_at(2, "b", Some("[fd00::2]:1984"));
+    let _third = open_at(3, "c", None);
+    let addresses = |store: &mut Redis| {
+        let nodes = store.renew().expect("Redis answers").into_iter();
+        nodes.map(|node| node.address.map(|address| address.to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(&mut one), [Some("10.0.0.1:1987".into()), Some("[fd00::2]:1984".into()), None]);
+    // The next life at that place is another's successor wherever it is reached.
+    let mut next = open_at(4, "a", Some("10.0.0.9:1987"));
+    assert!(one.renew().is_none() && one.has_ended());
+    assert_eq!(addresses(&mut next), [Some("[fd00::2]:1984".into()), None, Some("10.0.0.9:1987".into())]);
+}
+
+#[test]
 fn what_a_dead_node_had_is_listed_until_it_is_adopted() {
     let server = Server::start();
     let (mut one, _) = open(&server, 1, "a");

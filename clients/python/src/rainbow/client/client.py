@@ -463,7 +463,7 @@ class Client:
                 if error is not None:
                     self._end(error)
                     return self._emit("close", closed)
-                delay = self._delay()
+                delay = self._delay() if closed.retry_after is None else closed.retry_after
                 self._state = "waiting"
                 self._emit("close", Closed(closed.code, closed.reason, delay))
                 await asyncio.sleep(delay)

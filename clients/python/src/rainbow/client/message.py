@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,12 @@ class Closed:
     reason: str
     retry_in: float | None
 
+    @property
+    def retry_after(self) -> float | None:
+        """How many seconds the server wants us to wait; None when it does not say."""
+        told = re.search(r"(?:^|; )retry_after=([0-9]{1,9}(?:\.[0-9]{1,9})?)\Z", self.reason)
+        return min(float(told[1]), RETRY_AFTER_MAX_S) if told else None
+
 
 class ClientError(RainbowError):
     """Base of what the client raises."""
@@ -125,3 +132,7 @@ class MessageRefused(ClientError):
         super().__init__(f"refused with {status}: {body[:200].decode(errors='replace')}")
         self.status = status
         self.body = body
+
+
+#: Whatever a server says, nobody is away for longer.
+RETRY_AFTER_MAX_S = 60.0
