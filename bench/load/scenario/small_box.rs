@@ -134,7 +134,7 @@ impl<'a> Conductor<'a> {
         // The clients that stay have even numbers within their swarms.
         let one_of = move |number: u64| {
             let who = (number as usize * 2) % connected;
-            channel((who - who % PER_TABLE + (who % PER_TABLE & !1)) as u32)
+            channel((who - who % PER_TABLE + ((who % PER_TABLE) & !1)) as u32)
         };
         let (used, messages) = self.deliver(seconds, CALLS, 1, one_of)?;
         let one = self.rate_row(format!("QoS 1 to one of {half}, {CALLS} in flight"), used, messages);
