@@ -41,6 +41,7 @@ pub mod uplink_sequence;
 pub use call::query::{
     ChannelMember, ConnectionInfo, NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms, Wait, Who,
 };
+pub use call::sessions::{SessionOrder, SessionState, SessionSummary, WantedSessions};
 pub use channel::members::CHANNEL_NAME_MAX;
 pub use connection::uplink::RESERVED_TYPE;
 pub use ids::QueryId;
@@ -262,12 +263,14 @@ impl Shard {
 
     /// One slice of fan-out, and of what else takes long. True when there is more to do.
     pub fn poll_fanout(&mut self, now: Tick) -> bool {
-        if self.fanout.is_empty() && self.largest.is_idle() {
+        if self.fanout.is_empty() && self.largest.is_idle() && self.sessions.listing.is_idle() {
             return false;
         }
         let (mut scope, fanout) = self.scope(now);
         queries::poll_largest(&mut scope);
-        let more = !fanout.is_empty() && fanout.poll(&mut scope) || !scope.largest.is_idle();
+        queries::poll_listing(&mut scope);
+        let is_listing = !scope.largest.is_idle() || !scope.sessions.listing.is_idle();
+        let more = !fanout.is_empty() && fanout.poll(&mut scope) || is_listing;
         on_events(&mut scope);
         more
     }
@@ -358,6 +361,7 @@ impl Shard {
             && self.calls.is_empty()
             && self.fanout.is_empty()
             && self.largest.is_idle()
+            && self.sessions.listing.is_idle()
             && self.sessions.commands.is_empty()
             && self.sessions.undropped.is_empty()
             && self.sessions.evictions.is_empty()

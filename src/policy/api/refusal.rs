@@ -1,6 +1,6 @@
 //! Why a call is refused; the texts are the `msg` of its answer.
 
-use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX};
+use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX, SESSIONS_LISTED_MAX};
 use crate::base::id::Generation;
 use crate::shard::CHANNEL_NAME_MAX;
 use crate::shard::QueryRefusal;
@@ -59,6 +59,12 @@ pub enum Refusal {
     BadIdentity,
     #[error("the connection is on node {node}: look there")]
     OnAnotherNode { node: Generation },
+    #[error("state must be online, away or waiting, or be left out")]
+    BadState,
+    #[error("order must be name or oldest")]
+    BadOrder,
+    #[error("a list reaches {SESSIONS_LISTED_MAX} sessions far: narrow it with find or state")]
+    PageTooDeep,
     #[error("span must be hour or day")]
     BadSpan,
     #[error("identity, channel or user must be given")]

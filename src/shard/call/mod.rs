@@ -2,4 +2,5 @@
 
 pub mod evictions;
 pub mod query;
+pub mod sessions;
 pub mod waiting;

@@ -202,6 +202,45 @@ function openSession(name) {
   });
 }
 
+/** A page of sessions, as the form says: at a press, since it costs every worker a walk. */
+async function listSessions(offset = 0) {
+  const form = new FormData($("#sessions-form")), title = $("#sessions-title");
+  title.hidden = false;
+  try {
+    const page = await look("sessions/", { ...Object.fromEntries(form), offset, limit: SESSIONS_PAGE });
+    title.textContent = `${plural(page.total, "session")}${whole.nodes ? " of all nodes" : ""}${page.msg ? `; a part is missing: ${page.msg}` : ""}`;
+    table($("#sessions"), ["Session", "User", "Online", "*Waiting", "*Oldest", "*Ends in", ""], page.sessions.map((one) => [
+      linkCell(one.session, () => openSession(one.session)), cell(one.user, "name"),
+      one.online ? linkCell(short(one.identity), () => openConnection(one.identity), one.identity) : cell("no"),
+      hot(one.waiting, `${count(one.waiting)}, ${bytes(one.waiting_bytes)}`),
+      cell(one.oldest_s === null ? "–" : duration(one.oldest_s), "number"), cell(one.expires_s === null ? "–" : duration(one.expires_s), "number"), dropCell(one.session),
+    ]), "No such session.");
+    pager($("#sessions-pager"), { offset, limit: SESSIONS_PAGE, total: Math.min(page.total, SESSIONS_MOST) }, listSessions);
+  } catch (error) {
+    title.textContent = error.message;
+    $("#sessions").replaceChildren();
+    $("#sessions-pager").replaceChildren();
+  }
+}
+$("#sessions-form").onsubmit = (event) => {
+  event.preventDefault();
+  listSessions();
+};
+
+function dropCell(name) {
+  const element = make("td", "act");
+  element.append(confirmed("Drop", async () => {
+    try {
+      await act("session/drop/", { session: name });
+      element.replaceChildren("dropped");
+    } catch (error) {
+      element.replaceChildren(make("span", "hot", error.message));
+      if (error instanceof Forbidden || token === "") showLogin(true);
+    }
+  }));
+  return element;
+}
+
 function sendForm(to) {
   const type = field("msgtype", { type: "number", value: "1", min: 0, max: 65_534, required: true });
   const qos = make("select"), text = make("textarea");
@@ -260,7 +299,17 @@ async function showMany() {
   }
 }
 
-// — Reload —
+// — Draining, and reload —
+
+const drainButton = confirmed("Drain this node", async () => {
+  try {
+    $("#drained").textContent = (await act("drain/", {})).msg;
+  } catch (error) {
+    $("#drained").textContent = error.message;
+    if (error instanceof Forbidden || token === "") showLogin(true);
+  }
+});
+$("#drain").append(drainButton);
 
 $("#preview").onclick = async () => {
   const box = $("#reload");
@@ -286,4 +335,4 @@ $("#preview").onclick = async () => {
   }
 };
 
-const MEMBERS_PAGE = 20, MANY = 1000;
+const MEMBERS_PAGE = 20, MANY = 1000, SESSIONS_PAGE = 20, SESSIONS_MOST = 5000;
