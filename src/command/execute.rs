@@ -6,6 +6,7 @@ use super::options::{CallCommand, ClusterCommand, Defaults, SignOptions, TokenOp
 use super::output::{Format, Output, Shape};
 use super::request::Request;
 use super::server::Server;
+use super::tail::tail;
 use super::top::watch;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -34,6 +35,9 @@ fn carry_out(command: CallCommand, defaults: &Defaults) -> Result<Exit, CommandE
         CallCommand::Drop(on) => (Request::drop_session(&on.what), on.server, Shape::Done),
         CallCommand::Info(on) => (Request::get("/info/"), on.server, Shape::Info),
         CallCommand::Top(on) => return watch(&on.what, &Server::find(&on.server, defaults)?, &defaults.terminal),
+        CallCommand::Tail(on) => {
+            return tail(&on.what, Format::of(&on.server), &Server::find(&on.server, defaults)?);
+        }
         CallCommand::Cluster(ClusterCommand::Status(on)) => (Request::get("/info/"), on.server, Shape::Cluster),
         CallCommand::Reload(on) => (Request::reload(), on.server, Shape::Done),
         CallCommand::Drain(on) => (Request::drain(), on.server, Shape::Done),

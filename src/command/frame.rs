@@ -237,13 +237,15 @@ mod tests {
         };
         let upstream = |state: &str| {
             json!({"url": format!("http://{}:8000", "long.name.".repeat(9)), "state": state,
-                "latency_p50_us": 900, "latency_p99_us": 2_500_000, "waiting": 3, "failures": failures, "connections": 4, "outstanding": 5})
+                "latency_p50_us": 900, "latency_p99_us": 2_500_000, "waiting": 3,
+                "failures": failures, "connections": 4, "outstanding": 5})
         };
         let store = json!({"kind": "sqlite", "state": "refusing", "why": "the disk is full",
             "messages": 12, "bytes": 4_096, "queued": 1, "commit_us_mean": 1_200});
         json!({
             "status": 0, "version": "0.2.0", "pid": 7, "node": "0a1b2c3d", "cluster_name": "rainbow",
-            "uptime_s": 93_784, "listen": "0.0.0.0:1984", "connections": 2_469_134, "channels": 9, "memory_bytes": 3_221_225_472_u64,
+            "uptime_s": 93_784, "listen": "0.0.0.0:1984", "connections": 2_469_134, "channels": 9,
+            "memory_bytes": 3_221_225_472_u64,
             "cpu_us": messages * 1_000, "messages_in": messages, "messages_out": messages * 20_000, "sessions": 3,
             "store": store, "backend": [upstream("down"), upstream("up")],
             "workers": [worker(0, json!(0)), worker(1, Value::Null)],

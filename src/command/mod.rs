@@ -15,6 +15,7 @@ mod options;
 mod output;
 mod request;
 mod server;
+mod tail;
 mod top;
 
 pub use execute::execute;

@@ -45,6 +45,10 @@ pub enum CallCommand {
     /// Shows live figures: connections, messages per second, backends, workers, store, the largest channels.
     #[command(after_help = "Examples:\n  rainbow-server top\n  rainbow-server top --once >figures.txt")]
     Top(On<TopOptions>),
+    /// Follows a connection, a session, a channel or a user of a node: who sends what, and when it is acknowledged.
+    #[command(after_help = "Examples:\n  rainbow-server tail --session ann\n  \
+                            rainbow-server tail --channel news --seconds 10 --json | jq .type")]
+    Tail(On<TailOptions>),
     /// Looks at the cluster.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -270,6 +274,32 @@ pub struct TopOptions {
     /// Default: as many as the terminal has, or 80.
     #[arg(long, value_name = "N")]
     pub columns: Option<usize>,
+}
+
+#[derive(clap::Args)]
+pub struct TailOptions {
+    #[command(flatten)]
+    pub whom: Whom,
+    /// For so long, a minute at most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub seconds: u64,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Whom {
+    /// A connection.
+    #[arg(long)]
+    pub identity: Option<String>,
+    /// A durable session, whatever connection it has.
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+    /// Everybody who is in the channel, and what is sent to it.
+    #[arg(long)]
+    pub channel: Option<String>,
+    /// All connections of a user.
+    #[arg(long)]
+    pub user: Option<String>,
 }
 
 #[derive(clap::Args)]

@@ -3,7 +3,7 @@
 use super::exit::CommandError;
 use super::options::{
     BroadcastOptions, ChannelsOptions, HealthOptions, KickOptions, MembersOptions, MembershipOptions, MessageOptions,
-    NameOption, SendOptions, SessionsOptions, SubOptions,
+    NameOption, SendOptions, SessionsOptions, SubOptions, TailOptions,
 };
 use crate::wire::http1::percent_encode_into;
 use serde_json::{Value, json};
@@ -106,6 +106,14 @@ impl Request {
 
     pub fn reload() -> Request {
         Request { method: "POST", ..Request::get("/updateconfig/") }
+    }
+
+    pub fn trace(options: &TailOptions) -> Request {
+        let of = &options.whom;
+        let whom = [("identity", &of.identity), ("session", &of.session), ("channel", &of.channel), ("user", &of.user)];
+        let query = Query::new("/trace/").with("seconds", &options.seconds.to_string());
+        let query = whom.into_iter().fold(query, |query, (name, value)| query.with_some(name, value.as_ref()));
+        Request::get(&query.0)
     }
 
     pub fn drain() -> Request {

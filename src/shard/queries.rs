@@ -10,6 +10,7 @@ use super::ids::{MemberKind, QueryId};
 use super::message::Message;
 use super::output::Output;
 use super::session::channels::{leave_session, subscribe, subscribe_session, unsubscribe};
+use super::session::dispatch::traced;
 use super::session::scope::{Scope, Sessions};
 use super::session::table::listing::ListReply;
 use super::session::{self, end};
@@ -26,6 +27,9 @@ pub fn on_query(
     query: Query,
     redirected: Option<ConnIndex>,
 ) {
+    if !scope.cx.traces.is_idle() {
+        trace_call(scope, &query);
+    }
     if let Some(to) = handed_over_to(scope, &query).filter(|_| redirected.is_none()) {
         return scope.cx.output(Output::RedirectQuery { to, query_id, query });
     }
@@ -73,6 +77,8 @@ pub fn on_query(
         walk @ (Query::Largest { .. } | Query::FindChannels { .. } | Query::Sessions { .. }) => {
             return begin_walk(scope, query_id, walk);
         }
+        Query::Trace { id, terms } => traced::begin(scope, id, terms),
+        Query::EndTrace { id } => Reply::found(scope.cx.traces.end(id)),
         Query::Connection { identity, info } => {
             let conn = redirected.or_else(|| scope.conns.find(&identity, Phase::Open));
             let found = connection_info(scope, conn);
@@ -97,6 +103,18 @@ fn begin_walk(scope: &mut Scope<'_>, query_id: QueryId, query: Query) {
         _ => unreachable!("it takes no walk"),
     }
     poll_largest(scope);
+}
+
+#[cold]
+fn trace_call(scope: &mut Scope<'_>, query: &Query) {
+    match query {
+        Query::Send { channel, message, .. } => traced::on_call(scope, channel, message),
+        Query::Broadcast { channels, message, .. } => {
+            channels.iter().for_each(|channel| traced::on_call(scope, channel, message));
+        }
+        Query::SendTo { session, message, .. } => traced::on_session_call(scope, session, message),
+        _ => {}
+    }
 }
 
 /// Who is meant, if he is here. `redirected`: the connection that the identity's has become.

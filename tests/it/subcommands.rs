@@ -210,6 +210,31 @@ fn top_gives_the_terminal_back_at_ctrl_c() {
 }
 
 #[test]
+fn tail_prints_what_happens() {
+    let (_backend, server) = with_channel();
+    let mut client = Client::open(server.addr(), "phone");
+    std::thread::scope(|scope| {
+        let tail = scope.spawn(|| run(&server, &["tail", "--channel", "news", "--seconds", "3", "--text"]));
+        let json_tail = scope.spawn(|| run(&server, &["tail", "--channel", "news", "--seconds", "3"]));
+        for id in 1.. {
+            client.send(1, 7, id, "hello");
+            client.expect(Packet::Ack, id);
+            if tail.is_finished() && json_tail.is_finished() {
+                break;
+            }
+        }
+        let (text, entries) = (tail.join().expect("it ran"), json_tail.join().expect("it ran"));
+        assert_code(&text, DONE);
+        assert!(text.text.contains("from_client") && text.text.contains("type 7  qos 1"), "{}", text.text);
+        assert_code(&entries, DONE);
+        let last: Value = serde_json::from_str(entries.text.lines().last().expect("entries")).expect("JSON");
+        assert_eq!(last["what"], "end", "{last}");
+    });
+    assert_code(&run(&server, &["tail", "--session", "a", "--channel", "b"]), USAGE);
+    assert_code(&run_with(Setup::new().no_file(), &server, &["tail", "--session", "a"]), REFUSED);
+}
+
+#[test]
 fn drain_ends_the_server_as_sigterm_does() {
     let (_backend, mut server) = with_channel();
     let mut client = Client::open(server.addr(), "phone");
@@ -441,6 +466,7 @@ fn every_call_has_an_example_and_help_lists_the_exit_codes() {
         "drop",
         "info",
         "top",
+        "tail",
         "drain",
     ] {
         assert!(calls.iter().any(|call| call == name), "{name} is not in {calls:?}");

@@ -6,6 +6,7 @@
 use super::access::{self, AccessRefusal, Caller, Pass};
 use super::pages::Effect;
 use super::query::{self, Outgoing, Reach};
+use super::trace::{self, OpenTrace};
 use super::{history, idempotent, info, pages, sessions};
 use crate::cluster::calls::Call as NodeCall;
 use crate::io::http::response::Response;
@@ -112,6 +113,19 @@ async fn page(worker: &Rc<Worker>, route: Route, format: Format, query: &str) ->
         _ => unreachable!("not looked at: {route:?}"),
     };
     page.unwrap_or_else(|why| refusal(worker, &why))
+}
+
+/// Begins a trace, unless it is refused.
+pub async fn begin_trace(
+    worker: &Rc<Worker>,
+    pass: &Pass,
+    query: &str,
+    body: &[u8],
+) -> Result<Result<OpenTrace, Response>, AccessRefusal> {
+    if let Pass::Webhook(headers) = pass {
+        access::verify_webhook(worker, headers, body)?;
+    }
+    Ok(trace::begin(worker, query).await.map_err(|why| refusal(worker, &why)))
 }
 
 /// Who makes a call that changes something.

@@ -14,3 +14,4 @@ pub mod pages;
 pub mod query;
 pub mod remote;
 mod sessions;
+pub mod trace;

@@ -27,7 +27,7 @@ use crate::shard::session_owner;
 use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub struct Shared {
@@ -55,6 +55,8 @@ pub struct Shared {
     config: Mutex<Arc<Config>>,
     drain_announced: AtomicBool,
     draining: AtomicBool,
+    /// Traces that are read.
+    traces: Arc<AtomicUsize>,
     events: EventSender,
     heartbeats: Heartbeats,
     listen: SocketAddr,
@@ -111,6 +113,7 @@ impl Shared {
             config: Mutex::new(Arc::new(config)),
             drain_announced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            traces: Arc::default(),
             events,
             heartbeats: Heartbeats::new(workers, now),
             listen,
@@ -244,6 +247,13 @@ impl Shared {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
+    /// One of a few that may be read at a time; given back when it is dropped.
+    pub fn take_trace_place(&self) -> Option<TracePlace> {
+        let one_more = |count: usize| (count < TRACES_MAX).then_some(count + 1);
+        let taken = self.traces.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.is_ok().then(|| TracePlace(self.traces.clone()))
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -339,3 +349,15 @@ impl Shared {
         now.since_ms(self.started) / 1000
     }
 }
+
+/// A trace that is read.
+pub struct TracePlace(Arc<AtomicUsize>);
+
+impl Drop for TracePlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Of a process: people look at them.
+const TRACES_MAX: usize = 4;

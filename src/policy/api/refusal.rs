@@ -59,6 +59,12 @@ pub enum Refusal {
     BadIdentity,
     #[error("the connection is on node {node}: look there")]
     OnAnotherNode { node: Generation },
+    #[error("one of identity, session, channel and user must be given")]
+    NoTraceTarget,
+    #[error("seconds must be from 1 to 60")]
+    BadSeconds,
+    #[error("too many traces are being read")]
+    TooManyTraces,
     #[error("state must be online, away or waiting, or be left out")]
     BadState,
     #[error("order must be name or oldest")]
@@ -85,7 +91,8 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::BadJson(_) => 400,
-            Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(StoreError::TooBusy) => 503,
+            Refusal::TooManyCalls | Refusal::TooManyTraces => 503,
+            Refusal::NoAnswerInTime | Refusal::Store(StoreError::TooBusy) => 503,
             _ => 200,
         }
     }
@@ -94,7 +101,7 @@ impl Refusal {
     pub fn strict_status(&self) -> u16 {
         use QueryRefusal as Of;
         match self {
-            Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(_) => 503,
+            Refusal::TooManyCalls | Refusal::TooManyTraces | Refusal::NoAnswerInTime | Refusal::Store(_) => 503,
             Refusal::Shard(Of::TooBusy | Of::TooManyMessages | Of::NotStored | Of::Unreachable) => 503,
             Refusal::NoSuchConnection | Refusal::NoSuchSession | Refusal::OnAnotherNode { .. } => 404,
             Refusal::Shard(Of::NoSuchConnection | Of::NoSuchSession) => 404,

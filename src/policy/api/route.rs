@@ -13,6 +13,7 @@ pub enum Route {
     Channel,
     Session,
     Sessions,
+    Trace,
     Connection,
     Info,
     History,
@@ -38,7 +39,7 @@ pub enum Access {
 }
 
 impl Route {
-    pub const ALL: [Route; 21] = [
+    pub const ALL: [Route; 22] = [
         Route::Connect,
         Route::Hello,
         Route::Send,
@@ -50,6 +51,7 @@ impl Route {
         Route::Channel,
         Route::Session,
         Route::Sessions,
+        Route::Trace,
         Route::Connection,
         Route::Info,
         Route::History,
@@ -76,6 +78,7 @@ impl Route {
             "/channel" => Route::Channel,
             "/session" => Route::Session,
             "/sessions" => Route::Sessions,
+            "/trace" => Route::Trace,
             "/connection" => Route::Connection,
             "/info" => Route::Info,
             "/info/history" => Route::History,
@@ -104,6 +107,7 @@ impl Route {
             Route::Channel => "/channel/",
             Route::Session => "/session/",
             Route::Sessions => "/sessions/",
+            Route::Trace => "/trace/",
             Route::Connection => "/connection/",
             Route::Info => "/info/",
             Route::History => "/info/history/",
@@ -126,7 +130,7 @@ impl Route {
             Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
             Route::DropSession => Access::Signed,
             Route::Channel | Route::Session | Route::Sessions | Route::Connection => Access::Viewer,
-            Route::Info | Route::History | Route::Metrics => Access::Viewer,
+            Route::Info | Route::History | Route::Metrics | Route::Trace => Access::Viewer,
             Route::UpdateConfig | Route::Drain => Access::Operator,
         }
     }

@@ -3,4 +3,5 @@
 pub mod evictions;
 pub mod query;
 pub mod sessions;
+pub mod trace;
 pub mod waiting;

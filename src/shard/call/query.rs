@@ -4,6 +4,7 @@
 //! A query that concerns all shards goes to each of them; whoever sent it adds the replies up (`Reply::add`).
 
 use super::sessions::{SessionSummary, WantedSessions};
+use super::trace::{TraceId, TraceTerms};
 use crate::base::id::Identity;
 use crate::base::time::Tick;
 use crate::shard::command::{Claim, StoreError, UnixMs};
@@ -85,6 +86,14 @@ pub enum Query {
     /// A list of durable sessions.
     Sessions {
         wanted: Arc<WantedSessions>,
+    },
+    /// Somebody looks at what happens, until then.
+    Trace {
+        id: TraceId,
+        terms: TraceTerms,
+    },
+    EndTrace {
+        id: TraceId,
     },
     /// How an open connection stands. The shard puts that into `info`, and replies whether it has the connection.
     Connection {
