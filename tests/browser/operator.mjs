@@ -38,6 +38,7 @@ async function story(given) {
   await theyChatAndSomethingFails();
   await thePastIsThere();
   await oneFindsWhoIsThere();
+  await oneLooksOn();
   await oneActs();
   await theFileIsReread();
   await thePageLooksRight();
@@ -217,6 +218,31 @@ async function oneActs() {
     await page.keyboard.press("Escape");
   });
 
+  await step("a session that is away shows what waits, and is dropped", async () => {
+    const names = await sessions();
+    await bob.page.goto("about:blank");
+    const name = await awayOf(names);
+    await ann.say("Bob will not hear this");
+    await until("one message waits", async () => {
+      await page.getByLabel("Channel, session or identity").fill(name);
+      await page.getByRole("button", { name: "Session", exact: true }).click();
+      await page.locator("#detail dl").waitFor();
+      const text = await page.locator("#detail dl").textContent();
+      if (/Waiting[1-9]/.test(text) && text.includes("Onlineno")) return true;
+      await page.getByRole("button", { name: "Close", exact: true }).click();
+      return false;
+    });
+    await page.getByRole("button", { name: "Drop the session" }).click();
+    await page.getByRole("button", { name: "Drop the session? Press again" }).click();
+    await outcome("The session is dropped");
+    await audited("DropSession");
+    await page.getByRole("button", { name: "Look again" }).click();
+    await detail("no such session").waitFor();
+    await page.keyboard.press("Escape");
+  });
+}
+
+async function oneLooksOn() {
   await step("a trace shows who sends what, as it happens, until it is stopped", async () => {
     await page.locator("#channels").getByRole("button", { name: LOBBY }).click();
     await page.getByRole("button", { name: "Trace for a minute" }).click();
@@ -245,29 +271,6 @@ async function oneActs() {
     await page.getByRole("button", { name: "List", exact: true }).click();
     await page.locator("#sessions tbody button").first().click();
     await page.locator("#detail-title", { hasText: "Session" }).waitFor();
-    await page.keyboard.press("Escape");
-  });
-
-  await step("a session that is away shows what waits, and is dropped", async () => {
-    const names = await sessions();
-    await bob.page.goto("about:blank");
-    const name = await awayOf(names);
-    await ann.say("Bob will not hear this");
-    await until("one message waits", async () => {
-      await page.getByLabel("Channel, session or identity").fill(name);
-      await page.getByRole("button", { name: "Session", exact: true }).click();
-      await page.locator("#detail dl").waitFor();
-      const text = await page.locator("#detail dl").textContent();
-      if (/Waiting[1-9]/.test(text) && text.includes("Onlineno")) return true;
-      await page.getByRole("button", { name: "Close", exact: true }).click();
-      return false;
-    });
-    await page.getByRole("button", { name: "Drop the session" }).click();
-    await page.getByRole("button", { name: "Drop the session? Press again" }).click();
-    await outcome("The session is dropped");
-    await audited("DropSession");
-    await page.getByRole("button", { name: "Look again" }).click();
-    await detail("no such session").waitFor();
     await page.keyboard.press("Escape");
   });
 }

@@ -8,6 +8,7 @@ use super::pages::Effect;
 use super::query::{self, Outgoing, Reach};
 use super::trace::{self, OpenTrace};
 use super::{history, idempotent, info, pages, sessions};
+use crate::base::client::trace_parent::TraceParent;
 use crate::cluster::calls::Call as NodeCall;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
@@ -150,10 +151,15 @@ impl Audit<'_> {
         let nonce = query_get(self.query, "nonce");
         let signed = if let Pass::Webhook(headers) = self.pass { Some(headers.id()) } else { nonce.as_deref() };
         let refused = refused.map(tracing::field::display);
+        let trace_id = self.caller.trace_parent.as_ref().map(TraceParent::trace_id);
         if is_rare(self.route, self.caller) {
-            tracing::info!(target: AUDIT_TARGET, by, from = %address, %request_id, signed, refused, "{what}");
+            tracing::info!(
+                target: AUDIT_TARGET, by, from = %address, %request_id, trace_id, signed, refused, "{what}"
+            );
         } else {
-            tracing::debug!(target: AUDIT_TARGET, by, from = %address, %request_id, signed, refused, "{what}");
+            tracing::debug!(
+                target: AUDIT_TARGET, by, from = %address, %request_id, trace_id, signed, refused, "{what}"
+            );
         }
     }
 }

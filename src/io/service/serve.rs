@@ -1,6 +1,7 @@
 //! Serves one HTTP connection: a client's upgrade, calls, pages. It ends when the peer or we say so, or when the socket
 //! becomes a client's.
 
+use crate::base::client::trace_parent::TraceParent;
 use crate::io::api::access::{self, Arrival, Caller, Pass};
 use crate::io::api::calls::{self, ApiRequest};
 use crate::io::api::pages;
@@ -17,6 +18,7 @@ use crate::io::worker::turn::Worker;
 use crate::metrics::text::Format;
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::api::{Access, Route};
+use crate::policy::headers::TRACE_PARENT;
 use crate::policy::proxies::{ClientPath, client_path, is_trusted};
 use crate::shard::Mode;
 use crate::wire::http1::{BodyFraming, REQUEST_SLOTS, RequestHead};
@@ -226,6 +228,7 @@ impl ServedConnection {
             caller: Caller {
                 address: self.path_of(head).client,
                 request_id,
+                trace_parent: head.headers.get(TRACE_PARENT).and_then(TraceParent::read),
                 is_page: head.headers.get("origin").is_some(),
             },
         })
