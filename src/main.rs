@@ -6,10 +6,12 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use rainbow::audit::AuditCommand;
 use rainbow::base::secret::Secret;
-use rainbow::command::{CallCommand, Defaults, EXIT_CODES, execute, write_manual};
+use rainbow::command::{CallCommand, Defaults, EXIT_CODES, Terminal, execute, write_manual};
 use rainbow::config::{self, Config, Loaded, LogFormat, StoreConfig, StoreKind, process_env};
 use rainbow::demo::{self, DemoConfig, NamedPorts, Ports};
 use rainbow::io::log::writer::Log;
+use rainbow::io::runtime::events::wait_for_end;
+use rainbow::io::runtime::sys;
 use rainbow::server::{self, Mode, Server};
 use rainbow::store::{self, Progress};
 use std::io::Write;
@@ -105,9 +107,13 @@ enum Action {
 }
 
 impl Action {
-    /// It has workers, which take signals as descriptors.
-    fn serves(&self) -> bool {
-        matches!(self, Action::Demo(_) | Action::Echo { .. })
+    /// It takes signals as values: it has workers, or a terminal to put right.
+    fn takes_signals(&self) -> bool {
+        match self {
+            Action::Demo(_) | Action::Echo { .. } => true,
+            Action::Call(call) => call.is_live(),
+            _ => false,
+        }
     }
 }
 
@@ -140,7 +146,7 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     let command = Command::parse();
-    if command.action.as_ref().is_none_or(Action::serves) {
+    if command.action.as_ref().is_none_or(Action::takes_signals) {
         server::block_signals();
     }
     match command.action {
@@ -157,14 +163,15 @@ fn main() -> ExitCode {
         Some(Action::Echo { port }) => echo(port.or(command.serve.port)),
         Some(Action::Audit(command)) => {
             // A thread per client and per caller: a huge page for the few bytes of each would make a gigabyte of 400.
-            rainbow::io::runtime::sys::forgo_huge_pages();
+            sys::forgo_huge_pages();
             match command.execute() {
                 Ok(is_clean) => end(is_clean),
                 Err(error) => fail(&format!("audit: {error}")),
             }
         }
         Some(Action::Call(call)) => {
-            let defaults = Defaults { file: command.serve.file, port: command.serve.port };
+            let terminal = Terminal { size: sys::terminal_size, wait: wait_for_end };
+            let defaults = Defaults { file: command.serve.file, port: command.serve.port, terminal };
             ExitCode::from(execute(call, &defaults) as u8)
         }
         Some(Action::Completions { shell }) => {

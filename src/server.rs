@@ -179,7 +179,7 @@ impl Server {
             match self.events.wait_until(end) {
                 Some(Event::Ready(Ok(()))) => starting -= 1,
                 Some(Event::Ready(Err(error))) => return Err(StartError::Worker(error)),
-                Some(Event::Terminate) => self.ended_early = true,
+                Some(Event::Terminate | Event::Drain) => self.ended_early = true,
                 // What is read at the end of the start is new enough.
                 Some(Event::Reload(_) | Event::PreviewReload(_) | Event::Reloaded(..)) => {}
                 Some(Event::WorkerEnded(_) | Event::DeclaredDead) | None => {
@@ -214,6 +214,8 @@ impl Server {
                 Some(Event::Reload(caller)) => self.reload(caller),
                 Some(Event::PreviewReload(caller)) => self.preview_reload(caller),
                 Some(Event::Terminate) | None => return true,
+                Some(Event::Drain) if end.is_none() => return true,
+                Some(Event::Drain) => {}
                 Some(Event::WorkerEnded(worker)) => {
                     error!(worker = worker.0, "a worker has stopped; the server ends, so that it can be started anew");
                     return false;
@@ -363,7 +365,7 @@ impl Server {
             });
             match self.events.wait_until(if uninformed.is_empty() { end } else { end.min(MAILBOX_RETRY) }) {
                 Some(Event::Reloaded(worker, of)) if of == number => unconfirmed.retain(|&other| other != worker.0),
-                Some(event @ (Event::Terminate | Event::WorkerEnded(_) | Event::DeclaredDead)) => {
+                Some(event @ (Event::Terminate | Event::Drain | Event::WorkerEnded(_) | Event::DeclaredDead)) => {
                     self.deferred.push_back(event);
                     break;
                 }

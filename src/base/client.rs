@@ -1,9 +1,12 @@
 //! What hooks say of a client beside its identity: where it is, as far as trusted proxies say, where it has come to and
 //! from, and what the business server has set: its cookie and its user.
 
+pub mod trace_parent;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
+use trace_parent::TraceParent;
 
 /// What hooks say of a connection's client beside its identity. Each connection has one, and each hook that is under
 /// way a clone: it is small, and what many clients have in common is shared.
@@ -20,6 +23,7 @@ pub struct ClientFacts {
     site: Option<Arc<ClientSite>>,
     cookie: Option<Rc<[u8]>>,
     user: Option<Rc<str>>,
+    trace_parent: Option<Rc<TraceParent>>,
 }
 
 /// Where a client is, for another worker.
@@ -27,6 +31,7 @@ pub struct ClientFacts {
 pub struct ClientAddress {
     pub ip: IpAddr,
     pub site: Arc<ClientSite>,
+    pub trace_parent: Option<TraceParent>,
 }
 
 /// What most clients' upgrades have in common.
@@ -70,7 +75,8 @@ impl ClientContext {
 
     /// For another worker: cookie and user go their own way.
     pub fn address(&self) -> ClientAddress {
-        ClientAddress { ip: self.ip.to_canonical(), site: self.site().cloned().unwrap_or_default() }
+        let (site, trace_parent) = (self.site().cloned().unwrap_or_default(), self.trace_parent().cloned());
+        ClientAddress { ip: self.ip.to_canonical(), site, trace_parent }
     }
 
     pub fn cookie(&self) -> Option<&Rc<[u8]>> {
@@ -94,6 +100,19 @@ impl ClientContext {
         }
     }
 
+    /// The trace that the client's connect belongs to.
+    pub fn trace_parent(&self) -> Option<&TraceParent> {
+        self.facts.as_ref()?.trace_parent.as_deref()
+    }
+
+    /// The same client, of this trace.
+    pub fn of_trace(mut self, trace_parent: Option<TraceParent>) -> ClientContext {
+        if trace_parent.is_some() {
+            Rc::make_mut(self.facts.get_or_insert_default()).trace_parent = trace_parent.map(Rc::new);
+        }
+        self
+    }
+
     /// The same client with this cookie, and as this user.
     pub fn with(mut self, cookie: Option<Rc<[u8]>>, user: Option<Rc<str>>) -> ClientContext {
         self.set_cookie(cookie);
@@ -103,7 +122,8 @@ impl ClientContext {
 
     /// Bytes that are this client's alone, beside the context itself.
     pub fn memory(&self) -> usize {
-        let lengths = [self.cookie().map(|cookie| cookie.len()), self.user().map(|user| user.len())];
+        let trace_parent = self.trace_parent().map(|_| size_of::<TraceParent>());
+        let lengths = [self.cookie().map(|cookie| cookie.len()), self.user().map(|user| user.len()), trace_parent];
         let texts: usize = lengths.into_iter().flatten().map(|len| RC_HEADER + len).sum();
         if texts == 0 { 0 } else { RC_HEADER + size_of::<ClientFacts>() + texts }
     }

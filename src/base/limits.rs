@@ -27,8 +27,8 @@ pub struct Limits {
     /// go, every so many ms.
     pub queue_short_max: usize,
     pub queue_look_ms: u64,
-    /// Channels that are looked at in one turn for the largest ones.
-    pub walked_channels: usize,
+    /// Channels that are looked at in one turn for the largest ones, and sessions for a list.
+    pub walked_slots: usize,
     /// A longer packet is not copied for a write: the socket gets it where it lies, a 1 MiB one as often as it takes a
     /// part of it.
     pub copied_packet_bytes_max: usize,
@@ -164,7 +164,7 @@ impl Limits {
         memory_short_max: 4 << 10,
         queue_short_max: 256,
         queue_look_ms: 500,
-        walked_channels: 2048,
+        walked_slots: 2048,
         copied_packet_bytes_max: 2 << 10,
         fanout_jobs_max: 4096,
         commands_max: 1 << 16,

@@ -8,7 +8,10 @@
 use crate::base::id::Identity;
 use crate::shard::command::Token;
 use crate::shard::command::{Claim, StoreError, UnixMs};
-use crate::shard::{ChannelMember, NotSent, NotStored, QueryRefusal, Reply, SessionInfo, Tally, Wait, Who};
+use crate::shard::{
+    ChannelMember, NotSent, NotStored, QueryRefusal, Reply, SessionInfo, SessionOrder, SessionState, SessionSummary,
+    Tally, Wait, WantedSessions, Who,
+};
 use crate::wire::packet::QoS;
 use crate::wire::peer::cursor::Cursor;
 use crate::wire::ws::frame::CloseCode;
@@ -52,6 +55,8 @@ pub enum Call<'a> {
     Largest {
         most: u32,
     },
+    /// The node's durable sessions, in the order and number that are wanted.
+    Sessions(Box<WantedSessions>),
     /// The figures of the node, as /info/ shows them.
     Info,
     /// A message to a durable session, named as if it were a channel.
@@ -119,6 +124,7 @@ impl<'a> Call<'a> {
             Call::Pass { .. } => PASS,
             Call::Passed { .. } => PASSED,
             Call::Offer { .. } => OFFER,
+            Call::Sessions(_) => SESSIONS,
         }
     }
 
@@ -153,6 +159,7 @@ impl<'a> Call<'a> {
             Call::Info => {}
             Call::Session { name } | Call::DropSession { name } => put_text(out, name),
             Call::Passed { name } | Call::Offer { name } => put_text(out, name),
+            Call::Sessions(wanted) => put_wanted(out, wanted),
             Call::Pass { name, token } => {
                 put_text(out, name);
                 out.extend_from_slice(&token.0.to_be_bytes());
@@ -188,6 +195,7 @@ impl<'a> Call<'a> {
             PASS => Call::Pass { name: take_text(&mut cursor)?, token: Token(cursor.u64()?) },
             PASSED => Call::Passed { name: take_text(&mut cursor)? },
             OFFER => Call::Offer { name: take_text(&mut cursor)? },
+            SESSIONS => Call::Sessions(Box::new(take_wanted(&mut cursor)?)),
             _ => return None,
         };
         cursor.end().map(|()| call)
@@ -238,6 +246,7 @@ impl Answer {
             Answer::Of(Reply::Members { .. }) => MEMBERS_ARE,
             Answer::Of(Reply::Channels(_)) => CHANNELS_ARE,
             Answer::Of(Reply::Session(_)) => SESSION_IS,
+            Answer::Of(Reply::Sessions { .. }) => SESSIONS_ARE,
             Answer::Of(Reply::Refused(_)) => REFUSED,
             Answer::Text(_) => TEXT,
         }
@@ -266,6 +275,10 @@ impl Answer {
                 out.extend_from_slice(&(*members as u64).to_be_bytes());
             }),
             Answer::Of(Reply::Refused(why)) => out.push(code_of(REFUSALS, Some(why))),
+            Answer::Of(Reply::Sessions { total, sessions }) => {
+                out.extend_from_slice(&(*total as u64).to_be_bytes());
+                sessions.iter().for_each(|session| put_summary(out, session));
+            }
             Answer::Of(Reply::Session(None)) => {}
             Answer::Of(Reply::Session(Some(info))) => put_session(out, info),
             Answer::Text(text) => out.extend_from_slice(text.as_bytes()),
@@ -295,6 +308,14 @@ impl Answer {
                     channels.push((take_text(&mut cursor)?.into(), usize::try_from(cursor.u64()?).ok()?));
                 }
                 Reply::Channels(channels)
+            }
+            SESSIONS_ARE => {
+                let total = usize::try_from(cursor.u64()?).ok()?;
+                let mut sessions = Vec::new();
+                while cursor.end().is_none() {
+                    sessions.push(take_summary(&mut cursor)?);
+                }
+                Reply::Sessions { total, sessions }
             }
             REFUSED => Reply::Refused(reason(REFUSALS, cursor.u8()?)??),
             SESSION_IS if body.is_empty() => Reply::Session(None),
@@ -329,30 +350,79 @@ fn take_tally(cursor: &mut Cursor<'_>) -> Option<Tally> {
 fn put_session(out: &mut Vec<u8>, info: &SessionInfo) {
     let SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends } = info;
     put_text(out, name);
-    out.push(u8::from(identity.is_some()));
-    out.extend(identity.iter().flat_map(|identity| identity.0));
+    put_some_identity(out, identity.as_ref());
     out.extend_from_slice(&waiting.to_be_bytes());
     out.extend_from_slice(&waiting_bytes.to_be_bytes());
-    for time in [oldest, ends] {
-        out.extend_from_slice(&time.map_or(NO_TIME, |time| time.0).to_be_bytes());
-    }
+    put_times(out, [*oldest, *ends]);
     channels.iter().for_each(|channel| put_text(out, channel));
 }
 
 fn take_session(cursor: &mut Cursor<'_>) -> Option<SessionInfo> {
     let name = take_text(cursor)?.into();
-    let identity = match cursor.u8()? {
-        0 => None,
-        1 => Some(take_identity(cursor)?),
-        _ => return None,
-    };
+    let identity = take_some_identity(cursor)?;
     let (waiting, waiting_bytes) = (cursor.u32()?, cursor.u64()?);
-    let [oldest, ends] = [cursor.u64()?, cursor.u64()?].map(|time| (time != NO_TIME).then_some(UnixMs(time)));
+    let [oldest, ends] = take_times(cursor)?;
     let mut channels = Vec::new();
     while cursor.end().is_none() {
         channels.push(take_text(cursor)?.into());
     }
     Some(SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends })
+}
+
+fn put_summary(out: &mut Vec<u8>, session: &SessionSummary) {
+    let SessionSummary { name, identity, user, waiting, waiting_bytes, oldest, ends } = session;
+    put_text(out, name);
+    put_some_identity(out, identity.as_ref());
+    // Nobody's name is empty.
+    put_text(out, user.as_deref().unwrap_or_default());
+    out.extend_from_slice(&waiting.to_be_bytes());
+    out.extend_from_slice(&waiting_bytes.to_be_bytes());
+    put_times(out, [*oldest, *ends]);
+}
+
+fn take_summary(cursor: &mut Cursor<'_>) -> Option<SessionSummary> {
+    let (name, identity, user) = (take_text(cursor)?.into(), take_some_identity(cursor)?, take_text(cursor)?);
+    let user = (!user.is_empty()).then(|| user.into());
+    let (waiting, waiting_bytes) = (cursor.u32()?, cursor.u64()?);
+    let [oldest, ends] = take_times(cursor)?;
+    Some(SessionSummary { name, identity, user, waiting, waiting_bytes, oldest, ends })
+}
+
+fn put_wanted(out: &mut Vec<u8>, wanted: &WantedSessions) {
+    let WantedSessions { state, order, find, most } = wanted;
+    out.push(code_of(&SessionState::ALL, Some(state)));
+    out.push(code_of(&SessionOrder::ALL, Some(order)));
+    out.extend_from_slice(&(*most as u32).to_be_bytes());
+    put_text(out, find);
+}
+
+fn take_wanted(cursor: &mut Cursor<'_>) -> Option<WantedSessions> {
+    let (state, order) = (reason(&SessionState::ALL, cursor.u8()?)??, reason(&SessionOrder::ALL, cursor.u8()?)??);
+    Some(WantedSessions { state, order, most: cursor.u32()? as usize, find: take_text(cursor)?.into() })
+}
+
+fn put_times(out: &mut Vec<u8>, times: [Option<UnixMs>; 2]) {
+    for time in times {
+        out.extend_from_slice(&time.map_or(NO_TIME, |time| time.0).to_be_bytes());
+    }
+}
+
+fn take_times(cursor: &mut Cursor<'_>) -> Option<[Option<UnixMs>; 2]> {
+    Some([cursor.u64()?, cursor.u64()?].map(|time| (time != NO_TIME).then_some(UnixMs(time))))
+}
+
+fn put_some_identity(out: &mut Vec<u8>, identity: Option<&Identity>) {
+    out.push(u8::from(identity.is_some()));
+    out.extend(identity.iter().flat_map(|identity| identity.0));
+}
+
+/// `None` for what is neither an identity nor the lack of one.
+fn take_some_identity(cursor: &mut Cursor<'_>) -> Option<Option<Identity>> {
+    match cursor.u8()? {
+        0 => Some(None),
+        1 => take_identity(cursor).map(Some),
+        _ => None,
+    }
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -463,6 +533,7 @@ const DROP_SESSION: u8 = 13;
 const PASS: u8 = 14;
 const PASSED: u8 = 15;
 const OFFER: u8 = 16;
+const SESSIONS: u8 = 17;
 
 const SENT: u8 = 1;
 const DONE: u8 = 2;
@@ -471,6 +542,7 @@ const CHANNELS_ARE: u8 = 4;
 const REFUSED: u8 = 5;
 const TEXT: u8 = 6;
 const SESSION_IS: u8 = 7;
+const SESSIONS_ARE: u8 = 8;
 
 const CONNECTION: u8 = 1;
 const SESSION: u8 = 2;
@@ -527,6 +599,12 @@ mod tests {
                 Call::Pass { name: channel, token: Token(number) },
                 Call::Passed { name: channel },
                 Call::Offer { name: channel },
+                Call::Sessions(Box::new(WantedSessions {
+                    state: SessionState::ALL[number as usize % 4],
+                    order: SessionOrder::ALL[number as usize % 2],
+                    find: reason.into(),
+                    most: number as u32 as usize,
+                })),
             ];
             for call in calls {
                 let bytes = encoded(|out| call.encode_into(out));
@@ -556,6 +634,18 @@ mod tests {
                 Answer::Of(Reply::Refused(refusal.unwrap_or(QueryRefusal::TooBusy))),
                 Answer::Text(name.as_str().into()),
                 Answer::Of(Reply::Session(None)),
+                Answer::Of(Reply::Sessions {
+                    total: targets as usize,
+                    sessions: vec![SessionSummary {
+                        name: name.as_str().into(),
+                        identity: (targets % 2 == 0).then_some(Identity([7; 32])),
+                        user: (targets % 3 == 0).then(|| "ann".into()),
+                        waiting: stored,
+                        waiting_bytes: u64::from(refused),
+                        oldest: (stored > 0).then_some(UnixMs(5)),
+                        ends: None,
+                    }],
+                }),
                 Answer::Of(Reply::Session(Some(Box::new(SessionInfo {
                     name: name.as_str().into(),
                     identity: (targets % 2 == 0).then_some(Identity([7; 32])),

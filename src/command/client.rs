@@ -16,13 +16,33 @@ pub struct Answer {
 }
 
 pub fn call(server: &Server, request: &Request) -> Result<Answer, CommandError> {
+    call_within(server, request, server.answer_timeout(request))
+}
+
+/// The answer has to be whole in that time.
+pub fn call_within(server: &Server, request: &Request, timeout: Duration) -> Result<Answer, CommandError> {
+    let mut body = Vec::new();
+    let status = stream(server, request, timeout, |_, piece| {
+        body.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(Answer { status, body })
+}
+
+/// Hands the body to `take` piece by piece, as it comes; returns the status.
+pub fn stream(
+    server: &Server,
+    request: &Request,
+    timeout: Duration,
+    take: impl FnMut(u16, &[u8]) -> io::Result<()>,
+) -> Result<u16, CommandError> {
     let mut stream = connect(server).map_err(|error| CommandError::Unreachable { server: server.name(), error })?;
     let mut bytes = server.head(request).into_bytes();
     bytes.extend_from_slice(&request.body);
     // A server that refuses a body by its head answers and closes, while we still write.
     let written = stream.set_write_timeout(Some(WRITE_TIMEOUT)).and_then(|()| stream.write_all(&bytes));
-    let end = Instant::now() + server.answer_timeout(request);
-    read_answer(&mut stream, end)
+    let end = Instant::now() + timeout;
+    read_answer(&mut stream, end, take)
         .map_err(|error| CommandError::Unanswered { server: server.name(), error: written.err().unwrap_or(error) })
 }
 
@@ -38,7 +58,11 @@ fn connect(server: &Server) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn read_answer(stream: &mut TcpStream, end: Instant) -> io::Result<Answer> {
+fn read_answer(
+    stream: &mut TcpStream,
+    end: Instant,
+    mut take: impl FnMut(u16, &[u8]) -> io::Result<()>,
+) -> io::Result<u16> {
     let rubbish = |error: &dyn std::error::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let (mut buffer, mut scanner) = (Vec::new(), HeadScanner::default());
     let head_len = loop {
@@ -56,13 +80,15 @@ fn read_answer(stream: &mut TcpStream, end: Instant) -> io::Result<Answer> {
     let mut body = Vec::new();
     loop {
         decoder.advance(&buffer, &mut body).map_err(|error| rubbish(&error))?;
+        take(status, &body)?;
+        body.clear();
         if decoder.is_done() {
-            return Ok(Answer { status, body });
+            return Ok(status);
         }
         buffer.clear();
         if read_more(stream, end, &mut buffer)? == 0 {
             decoder.finish().map_err(|error| rubbish(&error))?;
-            return Ok(Answer { status, body });
+            return Ok(status);
         }
     }
 }

@@ -6,6 +6,8 @@ use super::options::{CallCommand, ClusterCommand, Defaults, SignOptions, TokenOp
 use super::output::{Format, Output, Shape};
 use super::request::Request;
 use super::server::Server;
+use super::tail::tail;
+use super::top::watch;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use std::fs::File;
@@ -28,11 +30,17 @@ fn carry_out(command: CallCommand, defaults: &Defaults) -> Result<Exit, CommandE
         CallCommand::Unsub(on) => (Request::unsubscribe(&on.what), on.server, Shape::Done),
         CallCommand::Channels(on) => (Request::channels(&on.what), on.server, Shape::Channels),
         CallCommand::Members(on) => (Request::members(&on.what), on.server, Shape::Members),
+        CallCommand::Sessions(on) => (Request::sessions(&on.what), on.server, Shape::Sessions),
         CallCommand::Session(on) => (Request::session(&on.what), on.server, Shape::Session),
         CallCommand::Drop(on) => (Request::drop_session(&on.what), on.server, Shape::Done),
         CallCommand::Info(on) => (Request::get("/info/"), on.server, Shape::Info),
+        CallCommand::Top(on) => return watch(&on.what, &Server::find(&on.server, defaults)?, &defaults.terminal),
+        CallCommand::Tail(on) => {
+            return tail(&on.what, Format::of(&on.server), &Server::find(&on.server, defaults)?);
+        }
         CallCommand::Cluster(ClusterCommand::Status(on)) => (Request::get("/info/"), on.server, Shape::Cluster),
         CallCommand::Reload(on) => (Request::reload(), on.server, Shape::Done),
+        CallCommand::Drain(on) => (Request::drain(), on.server, Shape::Done),
         CallCommand::Health(on) => (Request::health(&on.what), on.server, Shape::Plain),
         CallCommand::Sign(on) => return sign(&on.what, &Server::find(&on.server, defaults)?),
         CallCommand::Token(options) => return token(&options),

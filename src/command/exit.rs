@@ -42,6 +42,8 @@ pub enum CommandError {
     Random(io::Error),
     #[error("{server}: {error}. Is it running there? (--server URL, or -f with the server's configuration)")]
     Unreachable { server: String, error: io::Error },
+    #[error("{server} answers {status}")]
+    Refused { server: String, status: u16 },
     #[error("{server}: the call was sent, and no whole answer came: {error}. It may have been carried out")]
     Unanswered { server: String, error: io::Error },
 }
@@ -51,6 +53,7 @@ impl CommandError {
         match self {
             CommandError::Unreachable { .. } => Exit::Unreachable,
             CommandError::Unanswered { .. } => Exit::Unanswered,
+            CommandError::Refused { .. } => Exit::Refused,
             _ => Exit::Usage,
         }
     }

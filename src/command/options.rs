@@ -3,6 +3,7 @@
 use super::exit::CommandError;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[derive(clap::Subcommand)]
 pub enum CallCommand {
@@ -28,6 +29,10 @@ pub enum CallCommand {
     /// Lists who is online in a channel, page by page.
     #[command(after_help = "Example:\n  rainbow-server members news --offset 100")]
     Members(On<MembersOptions>),
+    /// Lists durable sessions, of all nodes: who is online, what waits for whom.
+    #[command(after_help = "Examples:\n  rainbow-server sessions --state waiting --order oldest\n  \
+                            rainbow-server sessions --find ann --offset 100")]
+    Sessions(On<SessionsOptions>),
     /// Shows a durable session: online or not, its channels, what waits for it.
     #[command(after_help = "Example:\n  rainbow-server session ann")]
     Session(On<NameOption>),
@@ -37,12 +42,22 @@ pub enum CallCommand {
     /// Shows how the server is doing.
     #[command(after_help = "Example:\n  rainbow-server info --json | jq .counters")]
     Info(On<NoOptions>),
+    /// Shows live figures: connections, messages per second, backends, workers, store, the largest channels.
+    #[command(after_help = "Examples:\n  rainbow-server top\n  rainbow-server top --once >figures.txt")]
+    Top(On<TopOptions>),
+    /// Follows a connection, a session, a channel or a user of a node: who sends what, and when it is acknowledged.
+    #[command(after_help = "Examples:\n  rainbow-server tail --session ann\n  \
+                            rainbow-server tail --channel news --seconds 10 --json | jq .type")]
+    Tail(On<TailOptions>),
     /// Looks at the cluster.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Makes the server read its configuration again, all or nothing.
     #[command(after_help = "Example:\n  rainbow-server -f /etc/rainbow/rainbow.toml reload")]
     Reload(On<NoOptions>),
+    /// Ends the server as SIGTERM does: clients are told to go, what is under way is finished first.
+    #[command(after_help = "Example:\n  rainbow-server -f /etc/rainbow/rainbow.toml drain")]
+    Drain(On<NoOptions>),
     /// Says whether the server takes clients: for a container's health check.
     #[command(after_help = "Example:\n  rainbow-server health && echo ready")]
     Health(On<HealthOptions>),
@@ -87,10 +102,25 @@ pub struct ServerOptions {
     pub text: bool,
 }
 
-/// What stands on the command line before the subcommand.
+/// What stands on the command line before the subcommand, and what only the process's own part knows of its terminal.
 pub struct Defaults {
     pub file: Option<PathBuf>,
     pub port: Option<u16>,
+    pub terminal: Terminal,
+}
+
+pub struct Terminal {
+    /// Columns and rows of stdout, if it is a terminal.
+    pub size: fn() -> Option<(usize, usize)>,
+    /// Waits so long; true as soon as a signal tells the process to end.
+    pub wait: fn(Duration) -> bool,
+}
+
+impl CallCommand {
+    /// It goes on until a signal ends it, and has then something to put right.
+    pub fn is_live(&self) -> bool {
+        matches!(self, CallCommand::Top(_))
+    }
 }
 
 #[derive(clap::Args)]
@@ -211,9 +241,65 @@ pub struct MembersOptions {
 }
 
 #[derive(clap::Args)]
+pub struct SessionsOptions {
+    /// Only those that are online, away, or have messages that wait.
+    #[arg(long, value_name = "STATE", value_parser = ["online", "away", "waiting"])]
+    pub state: Option<String>,
+    /// By name, or those first whose oldest message has waited longest.
+    #[arg(long, value_name = "ORDER", value_parser = ["name", "oldest"], default_value = "name")]
+    pub order: String,
+    /// Only those whose name contains that.
+    #[arg(long, value_name = "TEXT")]
+    pub find: Option<String>,
+    #[arg(long, default_value_t = 0)]
+    pub offset: usize,
+    #[arg(long, default_value_t = 100)]
+    pub limit: usize,
+}
+
+#[derive(clap::Args)]
 pub struct NameOption {
     /// The session's name.
     pub name: String,
+}
+
+#[derive(clap::Args)]
+pub struct TopOptions {
+    /// Seconds between two looks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=60))]
+    pub interval: u16,
+    /// Looks twice, prints one frame and ends. It does so whenever stdout is no terminal.
+    #[arg(long)]
+    pub once: bool,
+    /// Default: as many as the terminal has, or 80.
+    #[arg(long, value_name = "N")]
+    pub columns: Option<usize>,
+}
+
+#[derive(clap::Args)]
+pub struct TailOptions {
+    #[command(flatten)]
+    pub whom: Whom,
+    /// For so long, a minute at most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub seconds: u64,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Whom {
+    /// A connection.
+    #[arg(long)]
+    pub identity: Option<String>,
+    /// A durable session, whatever connection it has.
+    #[arg(long, value_name = "NAME")]
+    pub session: Option<String>,
+    /// Everybody who is in the channel, and what is sent to it.
+    #[arg(long)]
+    pub channel: Option<String>,
+    /// All connections of a user.
+    #[arg(long)]
+    pub user: Option<String>,
 }
 
 #[derive(clap::Args)]

@@ -28,6 +28,7 @@ pub enum Shape {
     Done,
     Channels,
     Members,
+    Sessions,
     Session,
     Info,
     /// Of /info/, the nodes.
@@ -96,6 +97,7 @@ impl Output {
             Shape::Done | Shape::Plain => value["msg"].as_str().map_or("done".into(), clean),
             Shape::Channels => String::new(),
             Shape::Members => members(value),
+            Shape::Sessions => sessions(value),
             Shape::Session => session(value),
             Shape::Info => info(value),
             Shape::Cluster => cluster(value),
@@ -140,6 +142,23 @@ fn members(value: &Value) -> String {
         out += &format!(", {} to {last}:\n{}", first + 1, identities.join("\n"));
     }
     out
+}
+
+fn sessions(value: &Value) -> String {
+    let mut rows = vec![["SESSION", "USER", "ONLINE", "WAITING", "BYTES", "OLDEST", "ENDS IN"].map(String::from)];
+    let seconds = |value: &Value| value.as_u64().map_or("-".into(), |seconds| format!("{seconds} s"));
+    for one in value["sessions"].as_array().into_iter().flatten() {
+        let online = if one["online"] == Value::Bool(true) { "yes" } else { "no" };
+        let (name, user) = (text(&one["session"]), text(&one["user"]));
+        let (waiting, bytes) = (text(&one["waiting"]), text(&one["waiting_bytes"]));
+        rows.push([name, user, online.into(), waiting, bytes, seconds(&one["oldest_s"]), seconds(&one["expires_s"])]);
+    }
+    let shown = rows.len() as u64 - 1;
+    let (total, first) = (value["total"].as_u64().unwrap_or(shown), value["offset"].as_u64().unwrap_or(0));
+    match shown {
+        0 => counted(&total.into(), "session"),
+        _ => format!("{}{}, {} to {}", table(&rows), counted(&total.into(), "session"), first + 1, first + shown),
+    }
 }
 
 fn session(value: &Value) -> String {
@@ -237,7 +256,8 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn clean(text: &str) -> String {
+/// Without control characters.
+pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 

@@ -3,7 +3,7 @@
 use super::exit::CommandError;
 use super::options::{
     BroadcastOptions, ChannelsOptions, HealthOptions, KickOptions, MembersOptions, MembershipOptions, MessageOptions,
-    NameOption, SendOptions, SubOptions,
+    NameOption, SendOptions, SessionsOptions, SubOptions, TailOptions,
 };
 use crate::wire::http1::percent_encode_into;
 use serde_json::{Value, json};
@@ -88,6 +88,13 @@ impl Request {
         Request::get(&page.0)
     }
 
+    pub fn sessions(options: &SessionsOptions) -> Request {
+        let page = Query::new("/sessions/").with("order", &options.order);
+        let page = page.with_some("state", options.state.as_ref()).with_some("find", options.find.as_ref());
+        let page = page.with("offset", &options.offset.to_string()).with("limit", &options.limit.to_string());
+        Request::get(&page.0)
+    }
+
     pub fn session(options: &NameOption) -> Request {
         Request::get(&Query::new("/session/").with("session", &options.name).0)
     }
@@ -99,6 +106,18 @@ impl Request {
 
     pub fn reload() -> Request {
         Request { method: "POST", ..Request::get("/updateconfig/") }
+    }
+
+    pub fn trace(options: &TailOptions) -> Request {
+        let of = &options.whom;
+        let whom = [("identity", &of.identity), ("session", &of.session), ("channel", &of.channel), ("user", &of.user)];
+        let query = Query::new("/trace/").with("seconds", &options.seconds.to_string());
+        let query = whom.into_iter().fold(query, |query, (name, value)| query.with_some(name, value.as_ref()));
+        Request::get(&query.0)
+    }
+
+    pub fn drain() -> Request {
+        Request { method: "POST", ..Request::get("/drain/") }
     }
 
     pub fn health(options: &HealthOptions) -> Request {

@@ -317,11 +317,15 @@ static CLIENTS: &[Key] = &[
     key!(connections_max, COUNT, "Connections of the whole process.").restart(),
     key!(connections_per_address, COUNT.at_least(0), "Clients from one address, or one /64 of IPv6. 0: no limit."),
     key!(
-        handshakes_max,
+        "handshakes_max" => handshakes.max,
         COUNT,
         "Connections of the whole process that have neither become a client nor made a call that was allowed."
     ),
-    key!(handshakes_per_address, COUNT.at_least(0), "The same from one address, or one /64 of IPv6. 0: no limit."),
+    key!(
+        "handshakes_per_address" => handshakes.per_address,
+        COUNT.at_least(0),
+        "The same from one address, or one /64 of IPv6. 0: no limit."
+    ),
     key!(channels_per_connection, COUNT, "Channels one connection may be in."),
 ];
 
@@ -330,6 +334,11 @@ static CALLS: &[Key] = &[
     key!(send_timeout_max, DURATION, "The longest `timeout` a call may name."),
     key!(calls_max, COUNT, "Calls that may wait for clients' answers at once, per worker."),
     key!(api_body_max, PART_SIZE, "The largest body of a call."),
+    key!(
+        trace_body_bytes,
+        SIZE.within(0, 4096),
+        "As much of a message's body as /trace/ shows. 0: only its type, QoS and size."
+    ),
     key!(bodies_bytes_max, SIZE, "Memory of bodies that do not come with their heads, of all calls of one worker."),
     key!(
         strict_status,
@@ -448,8 +457,9 @@ mod tests {
                 .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
         }
         let config = Config::default();
-        let top =
-            fields(&config).filter(|field| !matches!(&**field, "file" | "secrets" | "store" | "cluster" | "breaker"));
+        let is_key =
+            |field: &String| !matches!(&**field, "file" | "secrets" | "store" | "cluster" | "breaker" | "handshakes");
+        let top = fields(&config).filter(is_key);
         let top = top.chain(fields(&config.secrets));
         let stored = fields(&config.store).map(|field| format!("store.{field}"));
         let clustered = fields(&config.cluster).map(|field| match &*field {
@@ -457,7 +467,8 @@ mod tests {
             field => format!("cluster_{field}"),
         });
         let breaker = fields(&config.breaker).map(|field| format!("breaker_{field}"));
-        let fields: BTreeSet<String> = top.chain(stored).chain(clustered).chain(breaker).collect();
+        let handshakes = fields(&config.handshakes).map(|field| format!("handshakes_{field}"));
+        let fields: BTreeSet<String> = top.chain(stored).chain(clustered).chain(breaker).chain(handshakes).collect();
         let fields: BTreeSet<&str> = fields.iter().map(String::as_str).collect();
         let paths: Vec<&str> = keys().map(|key| key.path).collect();
         assert_eq!(paths.iter().copied().collect::<BTreeSet<_>>(), fields);

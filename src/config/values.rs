@@ -93,9 +93,7 @@ pub struct Config {
     /// 0: no limit.
     pub connections_per_address: usize,
     /// Connections of the whole process that have neither become a client nor made a call that was allowed.
-    pub handshakes_max: usize,
-    /// 0: no limit.
-    pub handshakes_per_address: usize,
+    pub handshakes: HandshakesConfig,
     pub channels_per_connection: usize,
 
     // Calls
@@ -105,6 +103,7 @@ pub struct Config {
     /// Calls that may wait for clients' answers at once, per worker.
     pub calls_max: usize,
     pub api_body_max: usize,
+    pub trace_body_bytes: usize,
     /// Of all calls of one worker.
     pub bodies_bytes_max: usize,
     /// Refused calls have an HTTP status of their own.
@@ -230,6 +229,14 @@ pub enum ClusterChoice {
     Off,
 }
 
+/// How many connections may be neither a client nor a caller yet; its keys are `handshakes_max` and
+/// `handshakes_per_address`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HandshakesConfig {
+    pub max: usize,
+    pub per_address: usize,
+}
+
 /// When a backend is left alone; its keys are `breaker_failures` and `breaker_cooldown`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BreakerConfig {
@@ -323,13 +330,13 @@ impl Default for Config {
             messages_per_second: 0,
             connections_max: 2_000_000,
             connections_per_address: 0,
-            handshakes_max: 65_536,
-            handshakes_per_address: 0,
+            handshakes: HandshakesConfig { max: 65_536, per_address: 0 },
             channels_per_connection: 1024,
             send_timeout: secs(10),
             send_timeout_max: secs(300),
             calls_max: 16_384,
             api_body_max: 1 << 20,
+            trace_body_bytes: 0,
             bodies_bytes_max: 64 << 20,
             strict_status: false,
             store: StoreConfig::default(),

@@ -38,6 +38,8 @@ figures! {
         node_calls_in: Counter,
         /// Links of other nodes that were refused: another key or cluster, or no node at all.
         node_links_refused: Counter,
+        /// Lines of traces that were not taken: their reader is slow, or there were too many.
+        trace_entries_lost: Counter,
         /// Panics in the handling of one connection.
         panics: Counter,
         /// Times that deadlines were judged a second late or later, after what had come meanwhile was read.

@@ -43,6 +43,9 @@ pub fn put_client(out: &mut Vec<u8>, client: &ClientContext) {
     if let Some(user) = client.user() {
         put_header(out, "RAINBOWCLIENTUSER", user.as_bytes());
     }
+    if let Some(trace_parent) = client.trace_parent() {
+        put_header(out, TRACE_PARENT, trace_parent.as_bytes());
+    }
     if let Some((ip, site)) = client.ip().zip(client.site()) {
         put_address(out, ip, site);
     }
@@ -91,12 +94,15 @@ fn put_ip(out: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
+/// Of the W3C's header that names a trace.
+pub const TRACE_PARENT: &str = "traceparent";
+
 /// Of the header that names a request.
 pub const REQUEST_ID: &str = "X-Request-Id";
 
 /// Names and beginnings of names that stay, of those with this first letter: hop-by-hop headers, those of the upgrade,
-/// and those that frame or name a request; the handshake's; identity and cookie; signatures; where the client is, which
-/// we say.
+/// and those that frame or name a request or its trace; the handshake's; identity and cookie; signatures; where the
+/// client is, which we say.
 fn staying(first: u8) -> (&'static [&'static str], &'static [&'static str]) {
     match first {
         b'a' => (&["accept-encoding"], &[]),
@@ -110,7 +116,7 @@ fn staying(first: u8) -> (&'static [&'static str], &'static [&'static str]) {
         b'p' => (&["proxy-authenticate", "proxy-authorization", "proxy-connection"], &[]),
         b'r' => (&[], &["rainbow"]),
         b's' => (&[], &["sec-websocket-"]),
-        b't' => (&["te", "trailer", "transfer-encoding"], &[]),
+        b't' => (&["te", "traceparent", "trailer", "transfer-encoding"], &[]),
         b'u' => (&["upgrade"], &[]),
         b'w' => (&[], &["webhook-"]),
         b'x' => (&["x-real-ip", "x-request-id"], &["x-forwarded-"]),
@@ -128,9 +134,16 @@ mod tests {
         for name in ["Host", "TE", "Transfer_Encoding", "content-length", "Sec-WebSocket-Key", "RAINBOWCLIENTCOOKIE"] {
             assert!(!is_forwarded(name.as_bytes()), "{name}");
         }
-        for name in
-            ["rainbow_identity", "Webhook-Signature", "X_User", "_", "X-Forwarded-For", "X-Real-IP", "Accept-Encoding"]
-        {
+        for name in [
+            "rainbow_identity",
+            "Webhook-Signature",
+            "X_User",
+            "_",
+            "X-Forwarded-For",
+            "X-Real-IP",
+            "Accept-Encoding",
+            "Traceparent",
+        ] {
             assert!(!is_forwarded(name.as_bytes()), "{name}");
         }
         for name in ["", "Cookie", "Authorization", "User-Agent", "X-DEVICEID", "Hosts", "Tea", "Accept", "X-Rainbow"] {

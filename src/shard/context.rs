@@ -2,6 +2,7 @@
 //! (messages, calls, outputs, metrics). A part owns everything else that it changes.
 
 use super::call::query::{NotStored, Reply};
+use super::call::trace::Traces;
 use super::call::waiting::{CallEnd, CallRef, Calls};
 use super::channel::members::Change;
 use super::command::UnixMs;
@@ -21,6 +22,7 @@ pub struct Context<'a> {
     pub messages: &'a mut Messages,
     pub calls: &'a mut Calls,
     pub outputs: &'a mut VecDeque<Output>,
+    pub traces: &'a mut Traces,
     /// What clients have caused takes more than `clients_memory_max`: who is behind gets nothing more.
     pub is_memory_full: bool,
     /// It takes more than twice as much: nobody gets anything long any more.

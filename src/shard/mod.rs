@@ -41,6 +41,8 @@ pub mod uplink_sequence;
 pub use call::query::{
     ChannelMember, ConnectionInfo, NotSent, NotStored, Query, QueryRefusal, Reply, SessionInfo, Tally, Terms, Wait, Who,
 };
+pub use call::sessions::{SessionOrder, SessionState, SessionSummary, WantedSessions};
+pub use call::trace::{Happening, Seen, SeenMessage, TraceEntry, TraceId, TraceTarget, TraceTerms};
 pub use channel::members::CHANNEL_NAME_MAX;
 pub use connection::uplink::RESERVED_TYPE;
 pub use ids::QueryId;
@@ -58,6 +60,7 @@ use crate::base::time::Tick;
 use crate::metrics::shard::ShardMetrics;
 use crate::wire::packet::{PING, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
+use call::trace::Traces;
 use call::waiting::Calls;
 use channel::largest::Largest;
 use channel::members::Channels;
@@ -75,7 +78,7 @@ use fanout::runs::Fanout;
 use message::Messages;
 use session::attach::{self, Attach};
 use session::channels::{subscribe, unsubscribe};
-use session::dispatch::{on_completions, on_events, on_messages_expired};
+use session::dispatch::{on_completions, on_events, on_messages_expired, traced};
 use session::scope::{Scope, Sessions};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -94,6 +97,8 @@ pub struct Shard {
     messages: Messages,
     calls: Calls,
     outputs: VecDeque<Output>,
+    /// Mostly none.
+    traces: Traces,
     scratch: Vec<u8>,
 }
 
@@ -114,6 +119,7 @@ impl Shard {
             messages: Messages::default(),
             calls: Calls::new(now),
             outputs: VecDeque::new(),
+            traces: Traces::default(),
             scratch: Vec::new(),
         }
     }
@@ -176,6 +182,9 @@ impl Shard {
             }),
             Input::Send { query_id, channel, message, terms } => {
                 let (mut scope, fanout) = self.scope(now);
+                if !scope.cx.traces.is_idle() {
+                    traced::on_call(&mut scope, channel, &message);
+                }
                 fanout.send(&mut scope, query_id, channel, message, terms);
             }
             Input::Query { query_id, query } => {
@@ -262,12 +271,14 @@ impl Shard {
 
     /// One slice of fan-out, and of what else takes long. True when there is more to do.
     pub fn poll_fanout(&mut self, now: Tick) -> bool {
-        if self.fanout.is_empty() && self.largest.is_idle() {
+        if self.fanout.is_empty() && self.largest.is_idle() && self.sessions.listing.is_idle() {
             return false;
         }
         let (mut scope, fanout) = self.scope(now);
         queries::poll_largest(&mut scope);
-        let more = !fanout.is_empty() && fanout.poll(&mut scope) || !scope.largest.is_idle();
+        queries::poll_listing(&mut scope);
+        let is_listing = !scope.largest.is_idle() || !scope.sessions.listing.is_idle();
+        let more = !fanout.is_empty() && fanout.poll(&mut scope) || is_listing;
         on_events(&mut scope);
         more
     }
@@ -365,6 +376,7 @@ impl Shard {
             && self.calls.is_empty()
             && self.fanout.is_empty()
             && self.largest.is_idle()
+            && self.sessions.listing.is_idle()
             && self.sessions.commands.is_empty()
             && self.sessions.undropped.is_empty()
             && self.sessions.evictions.is_empty()
@@ -396,6 +408,11 @@ impl Shard {
         chosen.len()
     }
 
+    /// Somebody follows a connection, a channel or a session.
+    pub fn is_tracing(&self) -> bool {
+        !self.traces.is_idle()
+    }
+
     // ---- dispatch ----
 
     fn scope(&mut self, now: Tick) -> (Scope<'_>, &mut Fanout) {
@@ -409,6 +426,7 @@ impl Shard {
             messages: &mut self.messages,
             calls: &mut self.calls,
             outputs: &mut self.outputs,
+            traces: &mut self.traces,
             scratch: &mut self.scratch,
         };
         let scope = Scope {
@@ -502,6 +520,9 @@ impl Shard {
         }
         let mode = self.settings.mode;
         let (mut scope, _) = self.scope(now);
+        if !scope.cx.traces.is_idle() {
+            traced::on_packet(&mut scope, conn, packet);
+        }
         let Scope { conns, downlinks, uplinks, sessions, cx, .. } = &mut scope;
         match Packet::decode(packet) {
             Ok(Packet::Send { dup, qos, message_type, id, body }) => {
@@ -607,6 +628,9 @@ fn set_cookie(scope: &mut Scope<'_>, conn: ConnIndex, value: &[u8]) {
 fn on_forwarded(scope: &mut Scope<'_>, conn: ConnIndex, outcome: ForwardOutcome<'_>, spent: Vec<u8>) {
     let holder = session::uplink::uplink_conn(scope, conn);
     let session = scope.sessions.table.get(scope.conns.conn(holder).session()).map(|session| session.id);
+    if !scope.cx.traces.is_idle() {
+        traced::on_forwarded(scope, holder, &outcome);
+    }
     scope.uplinks.on_forwarded(scope.conns, (conn, holder), outcome, spent, session, &mut scope.cx);
 }
 

@@ -1,6 +1,7 @@
 //! What a shard wants done. The worker, the simulator and the fuzzer are three interpreters of it.
 
 use super::call::query::{Query, Reply};
+use super::call::trace::{TraceEntry, TraceId};
 use super::command::{Command, SessionId, StoreError};
 use super::ids::QueryId;
 use crate::base::client::ClientContext;
@@ -83,6 +84,11 @@ pub enum Output {
     Receipt {
         session: Arc<str>,
         message_id: Option<Arc<str>>,
+    },
+    /// An entry for whoever reads the trace.
+    Traced {
+        trace: TraceId,
+        entry: Box<TraceEntry>,
     },
     /// End our direction of the socket, so that the close frame arrives whatever the client still sends.
     EndWriting {

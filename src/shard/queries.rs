@@ -3,13 +3,16 @@
 use super::call::query::{
     CHANNELS_SHOWN, ChannelMember, ConnectionInfo, Query, QueryRefusal, Reply, SessionInfo, Terms, Who,
 };
+use super::call::sessions::SessionSummary;
 use super::channel::user::user_of;
 use super::connection::conn::Phase;
 use super::ids::{MemberKind, QueryId};
 use super::message::Message;
 use super::output::Output;
 use super::session::channels::{leave_session, subscribe, subscribe_session, unsubscribe};
-use super::session::scope::Scope;
+use super::session::dispatch::traced;
+use super::session::scope::{Scope, Sessions};
+use super::session::table::listing::ListReply;
 use super::session::{self, end};
 use crate::base::id::{ConnIndex, ConnKey};
 use crate::shard::fanout::delivery::{self, conn_of, kick, open_call};
@@ -24,6 +27,9 @@ pub fn on_query(
     query: Query,
     redirected: Option<ConnIndex>,
 ) {
+    if !scope.cx.traces.is_idle() {
+        trace_call(scope, &query);
+    }
     if let Some(to) = handed_over_to(scope, &query).filter(|_| redirected.is_none()) {
         return scope.cx.output(Output::RedirectQuery { to, query_id, query });
     }
@@ -68,14 +74,11 @@ pub fn on_query(
         }
         Query::KickChannel { channel, code, reason } => fanout.close_channel(scope, &channel, code, &reason),
         Query::Members { channel, offset, limit } => members(scope, &channel, offset, limit),
-        Query::Largest { most } => {
-            scope.largest.query(query_id, most, None);
-            return poll_largest(scope);
+        walk @ (Query::Largest { .. } | Query::FindChannels { .. } | Query::Sessions { .. }) => {
+            return begin_walk(scope, query_id, walk);
         }
-        Query::FindChannels { text, most } => {
-            scope.largest.query(query_id, most, Some(text));
-            return poll_largest(scope);
-        }
+        Query::Trace { id, terms } => traced::begin(scope, id, terms),
+        Query::EndTrace { id } => Reply::found(scope.cx.traces.end(id)),
         Query::Connection { identity, info } => {
             let conn = redirected.or_else(|| scope.conns.find(&identity, Phase::Open));
             let found = connection_info(scope, conn);
@@ -84,6 +87,34 @@ pub fn on_query(
         }
     };
     scope.cx.reply(query_id, reply);
+}
+
+/// What takes a walk over all channels or sessions: its first slice is done at once.
+fn begin_walk(scope: &mut Scope<'_>, query_id: QueryId, query: Query) {
+    match query {
+        Query::Largest { most } => scope.largest.query(query_id, most, None),
+        Query::FindChannels { text, most } => scope.largest.query(query_id, most, Some(text)),
+        Query::Sessions { wanted } => {
+            if !scope.sessions.listing.query(query_id, wanted) {
+                scope.cx.reply(query_id, Reply::Refused(QueryRefusal::TooBusy));
+            }
+            return poll_listing(scope);
+        }
+        _ => unreachable!("it takes no walk"),
+    }
+    poll_largest(scope);
+}
+
+#[cold]
+fn trace_call(scope: &mut Scope<'_>, query: &Query) {
+    match query {
+        Query::Send { channel, message, .. } => traced::on_call(scope, channel, message),
+        Query::Broadcast { channels, message, .. } => {
+            channels.iter().for_each(|channel| traced::on_call(scope, channel, message));
+        }
+        Query::SendTo { session, message, .. } => traced::on_session_call(scope, session, message),
+        _ => {}
+    }
 }
 
 /// Who is meant, if he is here. `redirected`: the connection that the identity's has become.
@@ -175,9 +206,27 @@ fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Rep
 
 /// A slice of the walk over all channels.
 pub fn poll_largest(scope: &mut Scope<'_>) {
-    let slots = scope.cx.settings.limits.walked_channels;
+    let slots = scope.cx.settings.limits.walked_slots;
     for (query_id, channels) in scope.largest.poll(scope.channels, slots) {
         scope.cx.reply(query_id, Reply::Channels(channels));
+    }
+}
+
+/// A slice of the walk over all sessions.
+pub fn poll_listing(scope: &mut Scope<'_>) {
+    let (conns, channels) = (&*scope.conns, &*scope.channels);
+    let Sessions { table, listing, .. } = &mut *scope.sessions;
+    let found = listing.poll(table, scope.cx.settings.limits.walked_slots, |_, session| SessionSummary {
+        name: session.name.clone(),
+        identity: session.conn.map(|conn| conns.details(conn).identity()),
+        user: channels.joined_names(&session.joined).find_map(user_of).map(Box::from),
+        waiting: session.waiting,
+        waiting_bytes: session.waiting_bytes,
+        oldest: session.oldest_stored,
+        ends: session.ends,
+    });
+    for ListReply { query_id, total, sessions } in found {
+        scope.cx.reply(query_id, Reply::Sessions { total, sessions });
     }
 }
 

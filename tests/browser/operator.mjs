@@ -38,10 +38,18 @@ async function story(given) {
   await theyChatAndSomethingFails();
   await thePastIsThere();
   await oneFindsWhoIsThere();
+  await oneLooksOn();
   await oneActs();
   await theFileIsReread();
   await thePageLooksRight();
   await aClusterIsSeen();
+  await step("a drain takes two presses, and ends the server", async () => {
+    await page.getByRole("button", { name: "Drain this node" }).click();
+    await page.getByRole("button", { name: "Drain this node? Press again" }).click();
+    await page.locator("#drained", { hasText: "draining: clients are told to go" }).waitFor();
+    await audited("Drain");
+    await until("it has ended", async () => fetch(at("hello/")).then(() => false, () => true));
+  });
   await step("no page had a fault", async () => check(faults.length === 0, faults.join("\n")));
 }
 
@@ -230,6 +238,39 @@ async function oneActs() {
     await audited("DropSession");
     await page.getByRole("button", { name: "Look again" }).click();
     await detail("no such session").waitFor();
+    await page.keyboard.press("Escape");
+  });
+}
+
+async function oneLooksOn() {
+  await step("a trace shows who sends what, as it happens, until it is stopped", async () => {
+    await page.locator("#channels").getByRole("button", { name: LOBBY }).click();
+    await page.getByRole("button", { name: "Trace for a minute" }).click();
+    await detail("Following").waitFor();
+    await until("a message is seen", async () => {
+      await ann.say("Somebody follows this");
+      return (await page.locator(".trace li", { hasText: "sends type" }).count()) > 0;
+    });
+    await page.locator(".trace li", { hasText: "gets type" }).first().waitFor();
+    await page.locator(".trace li", { hasText: "acknowledges" }).first().waitFor();
+    check(!(await page.locator(".trace").textContent()).includes("Somebody follows this"), "it shows the body");
+    await page.getByRole("button", { name: "Stop" }).click();
+    await detail("Stopped").waitFor();
+    await page.keyboard.press("Escape");
+  });
+
+  await step("sessions are listed by state, and lead to one", async () => {
+    await page.getByRole("button", { name: "List", exact: true }).click();
+    await page.locator("#sessions-title", { hasText: "2 sessions" }).waitFor();
+    check((await page.locator("#sessions tbody tr").count()) === 2, "not two rows");
+    await page.getByLabel("Show").selectOption("away");
+    await page.getByRole("button", { name: "List", exact: true }).click();
+    await page.locator("#sessions", { hasText: "No such session." }).waitFor();
+    await page.getByLabel("Show").selectOption("online");
+    await page.getByLabel("Order").selectOption("oldest");
+    await page.getByRole("button", { name: "List", exact: true }).click();
+    await page.locator("#sessions tbody button").first().click();
+    await page.locator("#detail-title", { hasText: "Session" }).waitFor();
     await page.keyboard.press("Escape");
   });
 }

@@ -164,6 +164,24 @@ fn every_call_finds_a_session_on_every_node() {
     assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(false), &json!(0)));
 }
 
+#[test]
+fn a_list_of_sessions_has_those_of_all_nodes() {
+    let nodes = Nodes::start(2);
+    let _online = [nodes.open(0, "cid"), nodes.open(1, "ann")];
+    nodes.absent(1, "bob");
+    for node in &nodes.nodes {
+        let page = |params: &[(&str, &str)]| call_get(node.addr(), "/sessions/", params).json();
+        let names = |page: &Value| -> Vec<Value> {
+            page["sessions"].as_array().expect("a list").iter().map(|one| one["session"].clone()).collect()
+        };
+        let all = page(&[]);
+        assert_eq!((&all["status"], &all["total"]), (&json!(0), &json!(3)), "{all}");
+        assert_eq!(names(&all), ["ann", "bob", "cid"]);
+        assert_eq!(names(&page(&[("offset", "2"), ("limit", "1")])), ["cid"]);
+        assert_eq!(names(&page(&[("state", "away")])), ["bob"]);
+    }
+}
+
 /// The node is killed: its sessions are the others' as soon as its lease has ended, and what was sent to them meanwhile
 /// was refused or stored.
 #[test]

@@ -54,6 +54,43 @@ fn each_hook_has_a_request_id_that_the_log_has_too() {
     assert_ne!(request_id(&backend.wait_under("/close", 1)[0]), "edge-42");
 }
 
+const TRACE_PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+fn trace_parents(request: &Request) -> Vec<&str> {
+    let named = request.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
+    named.map(|(_, value)| value.as_str()).collect()
+}
+
+#[test]
+fn the_trace_of_a_clients_connect_goes_with_each_of_its_hooks() {
+    let backend = Backend::start();
+    // In half of the cases, another worker owns the session.
+    backend.on_connect(|request| {
+        Reply::welcome().header("RAINBOWCLIENTSESSION", request.header("X-DEVICEID").unwrap_or_default())
+    });
+    let contents = format!("{}[store]\nkind = \"sqlite\"\n", Setup::of(&backend).text("log_format", "json").contents());
+    let server = Setup::new().file("rainbow.toml", &contents).env("RAINBOW_LOG", "info,rainbow=debug").start();
+    for n in 0..6 {
+        let traced = Upgrade::of(&format!("phone {n}")).header("traceparent", TRACE_PARENT);
+        let mut client = traced.open(server.addr());
+        client.send(1, 1, 1, "hello");
+        client.expect(Command::Ack, 1);
+        client.cut();
+        for hook in ["/connect", "/message", "/close"] {
+            let request = backend.wait_under(hook, n + 1).remove(n);
+            assert_eq!(trace_parents(&request), [TRACE_PARENT], "{}", request.path);
+        }
+    }
+    let is_opening = |entry: &str| entry.contains("\"trace_id\":\"4bf92f3577b34da6a3ce929d0e0e4736\"");
+    server.process.log.wait_for("the trace of a connect", TIMEOUT, is_opening);
+    let mut forged = Upgrade::of("forger").header("traceparent", "00-zz-zz-01").open(server.addr());
+    forged.send(1, 1, 1, "hello");
+    forged.expect(Command::Ack, 1);
+    for hook in ["/connect", "/message"] {
+        assert!(trace_parents(&backend.wait_under(hook, 7).remove(6)).is_empty(), "{hook}");
+    }
+}
+
 #[test]
 fn a_stranger_does_not_name_our_requests() {
     let backend = Backend::start();

@@ -103,6 +103,19 @@ fn the_audit_says_who_changed_what_and_no_signature() {
 }
 
 #[test]
+fn the_audit_names_the_trace_of_a_call() {
+    let server = Setup::new().text("admin_token", "let-me-in").text("log_format", "json").start();
+    let trace_parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let headers = [("Authorization", "Bearer let-me-in"), ("traceparent", trace_parent)];
+    let kicked = http::request(server.addr(), "POST", "/kick/", &headers, br#"{"channel": "news"}"#);
+    assert_eq!(kicked.outcome(), 0, "{}", kicked.text());
+    let is_it = |line: &&str| line.contains("rainbow::audit") && line.contains("Kick");
+    let line = eventually("the kick", || server.log().lines().find(is_it).map(String::from));
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(line["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736", "{line}");
+}
+
+#[test]
 fn a_call_has_an_id_in_the_log_and_in_its_answer() {
     let setup = Setup::new().text("log", "info,rainbow=debug").set("trusted_proxies", r#"["127.0.0.1"]"#);
     let server = setup.start();

@@ -1,6 +1,8 @@
 //! What the operator's page asks and does: the past of the figures, a connection, a search, a reload that only shows what
 //! it would change, and the audit of what a person does.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -189,4 +191,105 @@ fn the_bare_address_leads_to_the_page() {
     let apart = setup(&backend).text("admin_listen", "127.0.0.1:0").start();
     assert_eq!(http::get(apart.addr(), "/").status, 404, "clients have nothing to look at");
     assert_eq!(http::get(apart.admin_addr(), "/").status, 302);
+}
+
+/// The entries of a trace that runs while `act` acts; `None` for those that are signs of life.
+fn traced(server: &Server, target: &str, act: impl FnOnce()) -> Vec<Value> {
+    let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    let (name, value) = ADMIN;
+    let head = format!("GET {target} HTTP/1.0\r\nHost: {}\r\n{name}: {value}\r\n\r\n", server.addr());
+    stream.write_all(head.as_bytes()).expect("it reads");
+    let mut reader = BufReader::new(stream);
+    let mut read = || {
+        let mut text = String::new();
+        reader.read_line(&mut text).expect("it writes");
+        text
+    };
+    while read() != "\r\n" {}
+    act();
+    let entries = std::iter::from_fn(|| Some(read()).filter(|text| !text.is_empty()));
+    entries.filter(|text| text != "\n").map(|text| serde_json::from_str(&text).expect("JSON")).collect()
+}
+
+fn whats(entries: &[Value]) -> Vec<&str> {
+    entries.iter().map(|entry| entry["what"].as_str().expect("a word")).collect()
+}
+
+#[test]
+fn a_trace_follows_a_user_on_all_workers_and_shows_no_body() {
+    let backend = Backend::start();
+    let server = setup(&backend).set("workers", "2").start();
+    backend.on_connect(|request| {
+        let device = request.header("X-DEVICEID").expect("a device").to_owned();
+        Reply::welcome().header("RAINBOWCLIENTUSER", &device).header("RAINBOWCLIENTCHANNEL", "room")
+    });
+    for n in 0..4 {
+        let name = format!("phone {n}");
+        let entries = traced(&server, &format!("/trace/?user=phone%20{n}&seconds=2"), || {
+            let (mut client, mut other) = (Client::open(server.addr(), &name), Client::open(server.addr(), "other"));
+            other.send(1, 1, 9, "of another");
+            other.expect(Command::Ack, 9);
+            client.send(1, 7, 3, "a secret");
+            client.expect(Command::Ack, 3);
+            let sent = send_later(server.addr(), "room", &[("qos", "1")], "x");
+            for client in [&mut client, &mut other] {
+                let packet = client.expect_send();
+                client.answer(Command::Ack, packet.id, "");
+            }
+            sent.join().expect("an answer");
+            client.leave();
+        });
+        let expected = ["opened", "from_client", "answered", "to_client", "acknowledged", "closed", "end"];
+        assert_eq!(whats(&entries), expected, "{entries:?}");
+        let of = &entries[1];
+        assert_eq!([&of["type"], &of["qos"], &of["id"], &of["bytes"]], [7, 1, 3, 8], "{of}");
+        assert_eq!((&of["user"], of.get("body")), (&json!(name), None));
+        assert!(entries[6]["lost"] == 0 && entries[1]["at_ms"].as_u64() > Some(1_600_000_000_000), "{entries:?}");
+    }
+}
+
+#[test]
+fn a_trace_of_a_channel_shows_bodies_where_the_operator_allows_it() {
+    let backend = Backend::start();
+    let server = setup(&backend).set("workers", "1").set("trace_body_bytes", "5").start();
+    let _client = Client::open(server.addr(), "phone");
+    let entries = traced(&server, "/trace/?channel=room:a&seconds=1", || {
+        send(server.addr(), "room:a", &[("qos", "0")], "hello world");
+        send(server.addr(), "room:b", &[("qos", "0")], "not to it, but to its member");
+    });
+    assert_eq!(whats(&entries), ["called", "to_client", "to_client", "end"]);
+    assert_eq!(
+        (&entries[0]["body"], &entries[1]["body"], &entries[0]["bytes"]),
+        (&json!("hello"), &json!("hello"), &json!(11))
+    );
+}
+
+#[test]
+fn only_a_few_traces_are_read_at_a_time_and_one_ends_with_its_caller() {
+    let backend = Backend::start();
+    let server = setup(&backend).start();
+    let begin = || {
+        let mut stream = TcpStream::connect(server.addr()).expect("it listens");
+        let (name, value) = ADMIN;
+        let head = format!("GET /trace/?session=ann HTTP/1.1\r\nHost: x\r\n{name}: {value}\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("it reads");
+        let mut begun = [0; 15];
+        stream.read_exact(&mut begun).expect("an answer");
+        (stream, String::from_utf8_lossy(&begun[9..12]).into_owned())
+    };
+    let four = [begin(), begin(), begin(), begin()];
+    assert!(four.iter().all(|(_, status)| status == "200"));
+    assert_eq!(begin().1, "503");
+    drop(four);
+    eventually("they have ended with their callers", || (begin().1 == "200").then_some(()));
+    for (query, why) in [
+        ("", "one of identity, session, channel and user must be given"),
+        ("session=a&channel=b", "one of identity, session, channel and user must be given"),
+        ("session=a&seconds=61", "seconds must be from 1 to 60"),
+        ("identity=a", "identity must be the 64 hex digits of a connection"),
+    ] {
+        assert_eq!(get(&server, &format!("/trace/?{query}")), json!({"status": 1, "msg": why}), "{query}");
+    }
+    assert_eq!(http::get(server.addr(), "/trace/?session=ann").status, 401);
 }

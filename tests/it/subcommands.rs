@@ -1,6 +1,6 @@
 //! The operator's subcommands: each makes its call, prints the answer, and its exit code tells what became of it.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::call::webhook_secret;
 use crate::harness::ports::free_port;
 use crate::harness::process::Outcome;
-use crate::harness::{Backend, Client, Command as Packet, Reply, Server, Setup, TOKEN, http};
+use crate::harness::{Backend, Client, Command as Packet, Reply, Server, Setup, TIMEOUT, TOKEN, eventually, http};
 
 const DONE: i32 = 0;
 const REFUSED: i32 = 1;
@@ -133,6 +133,136 @@ fn a_session_is_shown_joins_leaves_and_is_dropped() {
     assert_code(&run(&server, &["drop", "ann"]), DONE);
     assert_code(&run(&server, &["session", "ann"]), REFUSED);
     assert_code(&run(&server, &["drop", "ann"]), REFUSED);
+}
+
+#[test]
+fn sessions_are_listed_in_pages() {
+    let backend = Backend::start();
+    backend.on_connect(|request| {
+        let name = request.header("X-DEVICEID").expect("named").to_owned();
+        Reply::welcome().header("RAINBOWCLIENTSESSION", &name).header("RAINBOWCLIENTUSER", &format!("user of {name}"))
+    });
+    let contents = format!("{}[store]\nkind = \"sqlite\"\n", Setup::of(&backend).contents());
+    let server = Setup::new().file("rainbow.toml", &contents).start();
+    let _bob = Client::open(server.addr(), "bob");
+    ["ann", "cid"].into_iter().for_each(|name| Client::open(server.addr(), name).leave());
+    assert_code(&run(&server, &["send", "--session", "cid", "letter", "--wait-stored"]), DONE);
+    let names = |args: &[&str]| -> Vec<String> {
+        let listed = run(&server, &[&["sessions"], args].concat());
+        assert_code(&listed, DONE);
+        let listed = json(&listed)["sessions"].as_array().expect("a list").clone();
+        listed.iter().map(|one| one["session"].as_str().expect("a name").to_owned()).collect()
+    };
+    eventually("the two have left", || (names(&["--state", "away"]) == ["ann", "cid"]).then_some(()));
+    assert_eq!(names(&[]), ["ann", "bob", "cid"]);
+    assert_eq!(names(&["--state", "online"]), ["bob"]);
+    assert_eq!(names(&["--state", "waiting"]), ["cid"]);
+    assert_eq!(names(&["--order", "oldest"]), ["cid", "ann", "bob"]);
+    assert_eq!(names(&["--offset", "1", "--limit", "1"]), ["bob"]);
+    assert_eq!(names(&["--find", "i"]), ["cid"]);
+    let text = run(&server, &["sessions", "--state", "waiting", "--text"]).text;
+    assert!(text.contains("cid      user of cid  no      1        13") && text.contains("1 session, 1 to 1"), "{text}");
+    assert_code(&run(&server, &["sessions", "--offset", "5000"]), REFUSED);
+    assert_code(&run(&server, &["sessions", "--state", "gone"]), USAGE);
+}
+
+#[test]
+fn top_prints_one_frame_where_stdout_is_no_terminal() {
+    let (_backend, server) = with_channel();
+    let _client = Client::open(server.addr(), "phone");
+    let once = run(&server, &["top", "--once"]);
+    assert_code(&once, DONE);
+    let frame = &once.text;
+    assert!(!frame.contains('\u{1b}') && frame.lines().all(|row| row.chars().count() <= 80), "{frame}");
+    for expected in ["connections          1", "/s   cpu", "BACKEND", "WORKER", "LARGEST CHANNELS", "news"] {
+        assert!(frame.contains(expected), "{expected}: {frame}");
+    }
+    let stranger = run_with(Setup::new().no_file(), &server, &["top"]);
+    assert_code(&stranger, REFUSED);
+    assert!(stranger.text.contains("RAINBOW_ADMIN_TOKEN"), "{}", stranger.text);
+}
+
+/// `script` gives it a terminal, and types Ctrl-C.
+#[test]
+fn top_gives_the_terminal_back_at_ctrl_c() {
+    let (_backend, server) = with_channel();
+    let command = format!("{} top --server http://{}", env!("CARGO_BIN_EXE_rainbow-server"), server.addr());
+    let mut child = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env("RAINBOW_SECURITY_TOKEN", TOKEN)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script(1)");
+    let (mut stdin, mut stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    let (mut shown, mut piece) = (Vec::new(), [0; 4096]);
+    let has = |shown: &[u8], what: &str| shown.windows(what.len()).any(|part| part == what.as_bytes());
+    while !has(&shown, "in         0/s") {
+        let len = stdout.read(&mut piece).expect("it prints");
+        assert!(len > 0, "it has ended: {}", String::from_utf8_lossy(&shown));
+        shown.extend_from_slice(&piece[..len]);
+    }
+    assert!(has(&shown, "\x1b[?1049h\x1b[?25l") && !has(&shown, "\x1b[?1049l"));
+    stdin.write_all(b"\x03").expect("it reads");
+    stdout.read_to_end(&mut shown).expect("it ends");
+    assert!(has(&shown, "\x1b[?25h\x1b[?1049l"), "{}", String::from_utf8_lossy(&shown));
+    assert_eq!(child.wait().expect("a child of ours").code(), Some(DONE));
+}
+
+#[test]
+fn tail_prints_what_happens() {
+    let (_backend, server) = with_channel();
+    let mut client = Client::open(server.addr(), "phone");
+    std::thread::scope(|scope| {
+        let tail = scope.spawn(|| run(&server, &["tail", "--channel", "news", "--seconds", "3", "--text"]));
+        let json_tail = scope.spawn(|| run(&server, &["tail", "--channel", "news", "--seconds", "3"]));
+        for id in 1.. {
+            client.send(1, 7, id, "hello");
+            client.expect(Packet::Ack, id);
+            if tail.is_finished() && json_tail.is_finished() {
+                break;
+            }
+        }
+        let (text, entries) = (tail.join().expect("it ran"), json_tail.join().expect("it ran"));
+        assert_code(&text, DONE);
+        assert!(text.text.contains("from_client") && text.text.contains("type 7  qos 1"), "{}", text.text);
+        assert_code(&entries, DONE);
+        let last: Value = serde_json::from_str(entries.text.lines().last().expect("entries")).expect("JSON");
+        assert_eq!(last["what"], "end", "{last}");
+    });
+    assert_code(&run(&server, &["tail", "--session", "a", "--channel", "b"]), USAGE);
+    assert_code(&run_with(Setup::new().no_file(), &server, &["tail", "--session", "a"]), REFUSED);
+}
+
+#[test]
+fn drain_ends_the_server_as_sigterm_does() {
+    let (_backend, mut server) = with_channel();
+    let mut client = Client::open(server.addr(), "phone");
+    let stranger = http::request(server.addr(), "POST", "/drain/", &[], b"");
+    assert_eq!(stranger.status, 401, "{}", stranger.text());
+    let followed = http::request(server.addr(), "GET", "/drain/", &[], b"");
+    assert_eq!(followed.status, 405, "{}", followed.text());
+    let drained = run(&server, &["drain", "--text"]);
+    assert_code(&drained, DONE);
+    assert!(drained.text.contains("draining"), "{}", drained.text);
+    assert_eq!(client.expect_close().0, 1001);
+    drop(client);
+    assert_eq!(server.exited_within(TIMEOUT).code(), Some(0));
+    assert!(server.log().lines().any(|entry| entry.contains("rainbow::audit") && entry.contains("Drain")));
+}
+
+#[test]
+fn a_second_drain_ends_nothing_at_once() {
+    let backend = Backend::start();
+    let mut server = Setup::of(&backend).set("drain_delay", "\"3s\"").start();
+    for answer in ["draining: clients are told to go in 3 s", "draining already", "draining already"] {
+        let drained = run(&server, &["drain", "--text"]);
+        assert_code(&drained, DONE);
+        assert!(drained.text.contains(answer), "{}", drained.text);
+        assert_code(&run(&server, &["health", "--live"]), DONE);
+        eventually("it is not ready", || (http::get(server.addr(), "/readyz").status == 503).then_some(()));
+    }
+    assert_eq!(server.exited_within(TIMEOUT).code(), Some(0));
 }
 
 #[test]
@@ -323,7 +453,22 @@ fn subcommands() -> Vec<String> {
 #[test]
 fn every_call_has_an_example_and_help_lists_the_exit_codes() {
     let calls = subcommands();
-    for name in ["send", "broadcast", "kick", "sub", "unsub", "channels", "members", "session", "drop", "info"] {
+    for name in [
+        "send",
+        "broadcast",
+        "kick",
+        "sub",
+        "unsub",
+        "channels",
+        "members",
+        "sessions",
+        "session",
+        "drop",
+        "info",
+        "top",
+        "tail",
+        "drain",
+    ] {
         assert!(calls.iter().any(|call| call == name), "{name} is not in {calls:?}");
         let help = Setup::new().no_file().run(&[name, "--help"]);
         assert_code(&help, DONE);

@@ -5,6 +5,7 @@
 //!
 //! Decided from the head alone where that is possible, so that no body is read for a call that may not be made.
 
+use crate::base::client::trace_parent::TraceParent;
 use crate::base::secret::Secret;
 use crate::io::http::request_id::RequestId;
 use crate::io::http::response::Response;
@@ -110,6 +111,8 @@ pub struct Caller {
     /// What a trusted proxy says, or the peer.
     pub address: IpAddr,
     pub request_id: RequestId,
+    /// The trace that the call belongs to.
+    pub trace_parent: Option<TraceParent>,
     /// A script of a page makes it: browsers name the page's origin.
     pub is_page: bool,
 }
@@ -153,7 +156,8 @@ fn has_admin_token(token: &Secret, head: &RequestHead<'_>) -> bool {
 /// The response to a call that may not be made.
 pub fn refused(worker: &Worker, route: Route, caller: &Caller, why: AccessRefusal) -> Response {
     let Caller { address, request_id, .. } = caller;
-    debug!(from = %address, %request_id, ?route, "a call is refused: {why}");
+    let trace_id = caller.trace_parent.as_ref().map(TraceParent::trace_id);
+    debug!(from = %address, %request_id, trace_id, ?route, "a call is refused: {why}");
     worker.count(|counters| &counters.signatures_refused);
     let strict = if why == AccessRefusal::CrossSite { 403 } else { 401 };
     // 2014's way for signed calls: HTTP 200, and the status in the body.

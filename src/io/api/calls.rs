@@ -6,7 +6,9 @@
 use super::access::{self, AccessRefusal, Caller, Pass};
 use super::pages::Effect;
 use super::query::{self, Outgoing, Reach};
-use super::{history, idempotent, info, pages};
+use super::trace::{self, OpenTrace};
+use super::{history, idempotent, info, pages, sessions};
+use crate::base::client::trace_parent::TraceParent;
 use crate::cluster::calls::Call as NodeCall;
 use crate::io::http::response::Response;
 use crate::io::log::limit::AUDIT_TARGET;
@@ -47,22 +49,15 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
         access::verify_webhook(worker, headers, body)?;
     }
     Ok(match route {
-        Route::Connect => unreachable!("an upgrade is no call"),
-        Route::Hello => pages::ok(),
-        Route::Live => pages::live(worker),
-        Route::Ready => pages::ready(worker),
-        Route::ServerInfo => pages::server_info(),
-        Route::OpenApi => pages::description(),
-        Route::Connection => response_of(worker, pages::connection(worker, query).await),
-        Route::Info => response_of(worker, info::info(worker, query).await),
-        Route::History => response_of(worker, history::history(worker, query)),
-        Route::Metrics => info::metrics(worker.shared(), format),
-        Route::Channel => response_of(worker, pages::channel(worker, query).await),
-        Route::Session => response_of(worker, pages::session(worker, query).await),
         Route::UpdateConfig => {
             let effect = Effect::of(query);
             audit.log(effect.audited(), None);
             pages::update_config(worker, effect).await
+        }
+        Route::Drain => {
+            let response = pages::drain(worker);
+            audit.log("Drain", None);
+            response
         }
         Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick | Route::DropSession => {
             let timeouts = worker.rules().timeouts();
@@ -97,7 +92,41 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
             api::write_ignored(response.body_mut(), &ignored);
             response
         }
+        _ => page(worker, route, format, query).await,
     })
+}
+
+/// What is only looked at.
+async fn page(worker: &Rc<Worker>, route: Route, format: Format, query: &str) -> Response {
+    let page = match route {
+        Route::Hello => Ok(pages::ok()),
+        Route::Live => Ok(pages::live(worker)),
+        Route::Ready => Ok(pages::ready(worker)),
+        Route::ServerInfo => Ok(pages::server_info()),
+        Route::OpenApi => Ok(pages::description()),
+        Route::Connection => pages::connection(worker, query).await,
+        Route::Info => info::info(worker, query).await,
+        Route::History => history::history(worker, query),
+        Route::Metrics => Ok(info::metrics(worker.shared(), format)),
+        Route::Channel => pages::channel(worker, query).await,
+        Route::Session => pages::session(worker, query).await,
+        Route::Sessions => sessions::list(worker, query).await,
+        _ => unreachable!("not looked at: {route:?}"),
+    };
+    page.unwrap_or_else(|why| refusal(worker, &why))
+}
+
+/// Begins a trace, unless it is refused.
+pub async fn begin_trace(
+    worker: &Rc<Worker>,
+    pass: &Pass,
+    query: &str,
+    body: &[u8],
+) -> Result<Result<OpenTrace, Response>, AccessRefusal> {
+    if let Pass::Webhook(headers) = pass {
+        access::verify_webhook(worker, headers, body)?;
+    }
+    Ok(trace::begin(worker, query).await.map_err(|why| refusal(worker, &why)))
 }
 
 /// Who makes a call that changes something.
@@ -122,10 +151,15 @@ impl Audit<'_> {
         let nonce = query_get(self.query, "nonce");
         let signed = if let Pass::Webhook(headers) = self.pass { Some(headers.id()) } else { nonce.as_deref() };
         let refused = refused.map(tracing::field::display);
+        let trace_id = self.caller.trace_parent.as_ref().map(TraceParent::trace_id);
         if is_rare(self.route, self.caller) {
-            tracing::info!(target: AUDIT_TARGET, by, from = %address, %request_id, signed, refused, "{what}");
+            tracing::info!(
+                target: AUDIT_TARGET, by, from = %address, %request_id, trace_id, signed, refused, "{what}"
+            );
         } else {
-            tracing::debug!(target: AUDIT_TARGET, by, from = %address, %request_id, signed, refused, "{what}");
+            tracing::debug!(
+                target: AUDIT_TARGET, by, from = %address, %request_id, trace_id, signed, refused, "{what}"
+            );
         }
     }
 }
@@ -142,17 +176,13 @@ fn audited(route: Route, caller: &Caller, read: &Result<Call<'_>, Refusal>) -> O
 
 /// What it answers depends on who the other nodes are, and on what they have.
 fn concerns_the_cluster(route: Route) -> bool {
-    use Route::{Broadcast, Channel, DropSession, Kick, Send, Session, Subscribe, Unsubscribe};
-    matches!(route, Send | Broadcast | Subscribe | Unsubscribe | Kick | DropSession | Channel | Session)
+    use Route::{Broadcast, Channel, DropSession, Kick, Send, Session, Sessions, Subscribe, Unsubscribe};
+    matches!(route, Send | Broadcast | Subscribe | Unsubscribe | Kick | DropSession | Channel | Session | Sessions)
 }
 
 /// What a person does on a page is logged, messages too: a business server sends more than a log can hold.
 fn is_rare(route: Route, caller: &Caller) -> bool {
-    caller.is_page || matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig)
-}
-
-fn response_of(worker: &Worker, page: Result<Response, Refusal>) -> Response {
-    page.unwrap_or_else(|why| refusal(worker, &why))
+    caller.is_page || matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig | Route::Drain)
 }
 
 fn refusal(worker: &Worker, why: &Refusal) -> Response {

@@ -1,6 +1,6 @@
 //! The business server's calls: who may make them (`access`), how they are carried out (`calls`, `query`,
-//! `idempotent`), what may be looked at (`pages`, `info`, `history`, `cluster`), and what other nodes call for their
-//! callers (`remote`).
+//! `idempotent`), what may be looked at (`pages`, `sessions`, `info`, `history`, `cluster`), and what other nodes call
+//! for their callers (`remote`).
 //!
 //! What a call waits for is a part of the worker (`worker::calls`).
 
@@ -13,3 +13,5 @@ pub mod info;
 pub mod pages;
 pub mod query;
 pub mod remote;
+mod sessions;
+pub mod trace;

@@ -7,7 +7,7 @@ use super::info::{self, Largest};
 use super::query::{self, Location, Reach};
 use crate::base::id::Identity;
 use crate::cluster::calls::Call;
-use crate::config::Change;
+use crate::config::{Change, Config};
 use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::runtime::events::Event;
@@ -190,7 +190,7 @@ async fn members(worker: &Worker, channel: &str, offset: usize, limit: usize) ->
 }
 
 /// A list in which a part is missing is no success.
-fn note_unreachable(body: &mut serde_json::Value, unreachable: u32) {
+pub fn note_unreachable(body: &mut serde_json::Value, unreachable: u32) {
     if unreachable > 0 {
         (body["status"], body["unreachable"]) = (1.into(), unreachable.into());
         body["msg"] = QueryRefusal::Unreachable.to_string().into();
@@ -303,6 +303,26 @@ pub async fn update_config(worker: &Rc<Worker>, effect: Effect) -> Response {
         Ok(Err(why)) => access::refusal(200, &why),
         Err(expired) => access::refusal(503, &expired.to_string()),
     }
+}
+
+/// Begins what SIGTERM begins; the response still goes out.
+pub fn drain(worker: &Worker) -> Response {
+    let shared = worker.shared();
+    if shared.is_drain_announced() {
+        return Response::json(json_msg("the server is draining already"));
+    }
+    if !shared.events().try_send(Event::Drain) {
+        return access::refusal(503, "the server is busy with its start or a reload");
+    }
+    let Config { drain_delay, shutdown_timeout, .. } = &*shared.config();
+    let (delay, timeout) = (drain_delay.as_secs_f32(), shutdown_timeout.as_secs_f32());
+    let msg =
+        format!("draining: clients are told to go in {delay} s, and the server ends within {timeout} s after that");
+    Response::json(json_msg(&msg))
+}
+
+fn json_msg(msg: &str) -> Vec<u8> {
+    serde_json::json!({"status": 0, "msg": msg}).to_string().into_bytes()
 }
 
 fn shown_change(change: &Change) -> serde_json::Value {

@@ -161,6 +161,11 @@ fn open_look(worker: &Worker) -> Result<Gather, Refusal> {
     worker.calls().gathers().open(worker.now() + LOOK_MS + grace).ok_or(Refusal::TooManyCalls)
 }
 
+/// The same of the workers of this node alone.
+pub async fn look_here(worker: &Worker, query: Query) -> Result<Gathered, Refusal> {
+    gather_until(worker, worker.shared().workers(), query, worker.now() + LOOK_MS).await
+}
+
 /// What all other nodes say of themselves.
 pub async fn look_at_nodes(worker: &Worker, call: &Call<'_>) -> Result<Gathered, Refusal> {
     let gather = open_look(worker)?;

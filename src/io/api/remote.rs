@@ -2,15 +2,16 @@
 
 use super::info::{self, Largest};
 use super::query::{self, Outgoing, Reach};
+use super::sessions;
 use crate::base::id::Generation;
 use crate::cluster::calls::{Answer, Call, SendCall};
 use crate::io::cluster::calls::WriteQueue;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
-use crate::policy::api::Refusal;
+use crate::policy::api::{Refusal, SESSIONS_LISTED_MAX};
 use crate::shard::command::Token;
-use crate::shard::{Query, QueryRefusal, Reply, Who};
+use crate::shard::{Query, QueryRefusal, Reply, WantedSessions, Who};
 use crate::wire::peer::frame::Frame;
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -70,6 +71,10 @@ pub fn begin(worker: &Rc<Worker>, remote: RemoteCall, call: Call<'_>) {
         Call::Largest { most } => Box::pin(async move {
             let Largest { channels, .. } = info::largest(&of, Reach::Node, most.min(MEMBERS_MAX) as usize).await?;
             Ok(Answer::Of(Reply::Channels(channels)))
+        }),
+        Call::Sessions(wanted) => Box::pin(async move {
+            let wanted = WantedSessions { most: wanted.most.min(SESSIONS_LISTED_MAX), ..*wanted };
+            Ok(Answer::Of(sessions::list_here(&of, Arc::new(wanted)).await?))
         }),
         Call::Info => Box::pin(async move {
             let info = info::of_this_node(&of).await?;

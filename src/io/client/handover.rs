@@ -125,5 +125,6 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
 
 fn context_of(worker: &Worker, session: &SessionRequest, address: ClientAddress) -> ClientContext {
     let (cookie, user) = (session.grant.cookie.as_deref(), session.grant.user.as_deref());
-    worker.hooks().client(address.ip, address.site).with(cookie.map(Rc::from), user.map(Rc::from))
+    let client = worker.hooks().client(address.ip, address.site).of_trace(address.trace_parent);
+    client.with(cookie.map(Rc::from), user.map(Rc::from))
 }

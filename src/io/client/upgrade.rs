@@ -4,6 +4,7 @@
 
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
+use crate::base::client::trace_parent::TraceParent;
 use crate::base::client::{ClientContext, ClientSite};
 use crate::io::backend::GiveUp;
 use crate::io::client::handover;
@@ -16,7 +17,7 @@ use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
 use crate::policy::admission::Place;
-use crate::policy::headers::{REQUEST_ID, forwarded, put_client, put_header};
+use crate::policy::headers::{REQUEST_ID, TRACE_PARENT, forwarded, put_client, put_header};
 use crate::policy::origin::may_connect;
 use crate::policy::proxies::{ClientPath, is_trusted};
 use crate::shard::command::StoreError;
@@ -78,7 +79,8 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         .chain_update([0])
         .chain_update(&client_ip)
         .chain_update(clock::unix_ns().to_be_bytes());
-    let client = worker.hooks().client(path.client, site(&rules, head, path));
+    let trace_parent = head.headers.get(TRACE_PARENT).and_then(TraceParent::read);
+    let client = worker.hooks().client(path.client, site(&rules, head, path)).of_trace(trace_parent);
     // A stranger does not name our requests.
     let request_id = if path.proxies.is_empty() { RequestId::draw() } else { RequestId::of(head) };
     Ok(UpgradePlan {
@@ -182,6 +184,8 @@ pub async fn connect(
 ) -> Result<(), (Socket, ConnectRefusal)> {
     let UpgradePlan { response, greets, digest, query, headers, client, request_id, place } = plan;
     let (key, identity) = lifecycle::reserve(&worker, digest, socket.fd());
+    let trace_parent = client.trace_parent().cloned();
+    let trace_id = trace_parent.as_ref().map(TraceParent::trace_id);
     worker.shard().set_client(key, client.clone());
     let rules = worker.rules();
     if rules.mode() == Mode::Echo || rules.config().connect_url.is_empty() {
@@ -209,7 +213,7 @@ pub async fn connect(
             }
             ConnectOutcome::Refused(reason) => {
                 worker.count(|counters| &counters.connect_refused);
-                debug!(%identity, %request_id, "refused by the backend");
+                debug!(%identity, %request_id, trace_id, "refused by the backend");
                 Some(ConnectRefusal::Refused(reason))
             }
             ConnectOutcome::Failed(why) => {
@@ -223,7 +227,7 @@ pub async fn connect(
             return Err((socket, why));
         }
     }
-    debug!(%identity, %request_id, "open");
+    debug!(%identity, %request_id, trace_id, "open");
     monoio::spawn(task::run(worker, socket, key, early, place));
     Ok(())
 }

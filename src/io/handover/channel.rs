@@ -134,7 +134,7 @@ mod tests {
         let limits = AdmissionLimits { connections_max: 10_000, per_address: 0 };
         Box::new(Arrival {
             identity: Identity([7; 32]),
-            address: ClientAddress { ip: IpAddr::from([127, 0, 0, 1]), site: Arc::default() },
+            address: ClientAddress { ip: IpAddr::from([127, 0, 0, 1]), site: Arc::default(), trace_parent: None },
             origin: ConnKey { index: crate::base::id::ConnIndex(3), generation: 4, shard: ShardId(0) },
             session: SessionRequest { name: "alice".into(), ..SessionRequest::default() },
             early: b"early".to_vec(),

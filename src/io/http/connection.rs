@@ -252,6 +252,12 @@ impl HttpConnection {
         }
     }
 
+    /// Writes a piece of a response that has no end yet, and empties it. False when the caller is gone or was given up.
+    pub async fn write_piece(&mut self, piece: &mut Vec<u8>) -> bool {
+        self.write(|out| out.append(piece));
+        self.written().await
+    }
+
     /// All responses have been taken; false when the caller is gone or was given up.
     pub async fn written(&self) -> bool {
         match &self.writer {

@@ -17,6 +17,8 @@ pub enum Event {
     PreviewReload(ReturnAddress),
     /// SIGTERM or SIGINT.
     Terminate,
+    /// The same by a call: a second one ends nothing at once.
+    Drain,
     /// A worker listens, or cannot.
     Ready(Result<(), String>),
     WorkerEnded(ShardId),
@@ -98,6 +100,11 @@ impl Until {
 /// `watch_signals`.
 pub fn block_signals() {
     sys::block_signals(&SIGNALS);
+}
+
+/// Waits so long, for a program without workers; true as soon as a signal tells the process to end.
+pub fn wait_for_end(timeout: Duration) -> bool {
+    sys::wait_signal_for(&SIGNALS, timeout).is_some()
 }
 
 /// A thread that turns signals into events.

@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// A descriptor table of this thread's own, a copy of the process's as it stands (see DESIGN.md, "Private descriptor
 /// tables").
@@ -278,6 +279,26 @@ pub fn wait_signal(signals: &[i32]) -> i32 {
     // SAFETY: the set and the number are plain memory that outlives the call.
     unsafe { libc::sigwait(&signal_set(signals), &mut signal) };
     signal
+}
+
+/// Waits for one of these signals, for so long at most.
+pub fn wait_signal_for(signals: &[i32], timeout: Duration) -> Option<i32> {
+    let seconds = libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX);
+    let timeout = libc::timespec { tv_sec: seconds, tv_nsec: timeout.subsec_nanos().into() };
+    // SAFETY: the set and the time are plain memory that outlives the call; nobody wants to know more of the signal.
+    let signal = unsafe { libc::sigtimedwait(&signal_set(signals), std::ptr::null_mut(), &timeout) };
+    (signal > 0).then_some(signal)
+}
+
+/// Columns and rows of stdout, if it is a terminal.
+pub fn terminal_size() -> Option<(usize, usize)> {
+    // SAFETY: the kernel fills the struct, which is plain memory that outlives the call.
+    let (outcome, size) = unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        (libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size), size)
+    };
+    let is_known = outcome == 0 && size.ws_col > 0 && size.ws_row > 0;
+    is_known.then(|| (size.ws_col.into(), size.ws_row.into()))
 }
 
 fn signal_set(signals: &[i32]) -> libc::sigset_t {

@@ -1,9 +1,11 @@
 //! Serves one HTTP connection: a client's upgrade, calls, pages. It ends when the peer or we say so, or when the socket
 //! becomes a client's.
 
+use crate::base::client::trace_parent::TraceParent;
 use crate::io::api::access::{self, Arrival, Caller, Pass};
 use crate::io::api::calls::{self, ApiRequest};
 use crate::io::api::pages;
+use crate::io::api::trace;
 use crate::io::client::refusal::ConnectRefusal;
 use crate::io::client::upgrade::{self, UpgradePlan};
 use crate::io::cluster::secure::{self, LinkKind};
@@ -16,6 +18,7 @@ use crate::io::worker::turn::Worker;
 use crate::metrics::text::Format;
 use crate::policy::admission::{NotAdmitted, Place};
 use crate::policy::api::{Access, Route};
+use crate::policy::headers::TRACE_PARENT;
 use crate::policy::proxies::{ClientPath, client_path, is_trusted};
 use crate::shard::Mode;
 use crate::wire::http1::{BodyFraming, REQUEST_SLOTS, RequestHead};
@@ -235,6 +238,7 @@ impl ServedConnection {
             caller: Caller {
                 address: self.path_of(head).client,
                 request_id,
+                trace_parent: head.headers.get(TRACE_PARENT).and_then(TraceParent::read),
                 is_page: head.headers.get("origin").is_some(),
             },
         })
@@ -284,6 +288,25 @@ impl ServedConnection {
         }
     }
 
+    /// A response without an end yet: after it the connection is of no more use.
+    async fn trace(&mut self, (head, request): (usize, usize), call: &CallPlan, form: &ResponseForm) -> Option<usize> {
+        let worker = self.worker().clone();
+        let (query, body) = (query_of(&self.connection, call), self.connection.body(head, request));
+        let begun = calls::begin_trace(&worker, &call.pass, query, body).await;
+        self.connection.end_body();
+        let refused = match begun {
+            Ok(Ok(trace)) => {
+                self.place = None;
+                trace::stream(&worker, &mut self.connection, trace, form).await;
+                return None;
+            }
+            Ok(Err(response)) => response,
+            Err(why) => access::refused(&worker, call.route, &call.caller, why),
+        };
+        self.connection.respond(&refused, form).await;
+        Some(request)
+    }
+
     /// Reads the body and carries the call out. Returns how much of the buffer was the request; `None` when the
     /// connection has to end.
     async fn call(&mut self, head: usize, call: &CallPlan, form: &ResponseForm) -> Option<usize> {
@@ -296,14 +319,17 @@ impl ServedConnection {
         }
         let request_len = self.connection.read_body(head, call.framing, call.expects_continue).await?;
         self.connection.stop_watch();
-        let query = &self.connection.buffer()[call.query.clone()];
+        if call.route == Route::Trace {
+            // Boxed: an ordinary call's task must not carry the room that it needs.
+            return Box::pin(self.trace((head, request_len), call, form)).await;
+        }
         let began_us = self.connection.worker().now_us();
         let request = ApiRequest {
             route: call.route,
             format: call.format,
             pass: &call.pass,
             caller: &call.caller,
-            query: std::str::from_utf8(query).expect("the head was text"),
+            query: query_of(&self.connection, call),
             body: self.connection.body(head, request_len),
             spare: std::mem::take(&mut self.spare),
         };
@@ -325,6 +351,11 @@ impl ServedConnection {
         }
         Some(request_len)
     }
+}
+
+/// The query is text: the head was.
+fn query_of<'a>(connection: &'a HttpConnection, call: &CallPlan) -> &'a str {
+    std::str::from_utf8(&connection.buffer()[call.query.clone()]).expect("the head was text")
 }
 
 const SPARE_BYTES_MAX: usize = 64 << 10;

@@ -7,7 +7,7 @@ use crate::config::{Change, Config};
 use crate::io::cluster::port::ToWorker;
 use crate::io::runtime::oneshot::{OneshotId, ReturnAddress};
 use crate::shard::command::Token;
-use crate::shard::{Query, QueryId, Reply};
+use crate::shard::{Query, QueryId, Reply, TraceEntry, TraceId};
 use std::sync::Arc;
 
 /// The error says, for people, why nothing was changed or who has not taken it.
@@ -28,6 +28,11 @@ pub enum PeerMessage {
     Reply {
         query_id: QueryId,
         reply: Reply,
+    },
+    /// An entry of a trace that a caller of this worker reads.
+    Traced {
+        trace: TraceId,
+        entry: Box<TraceEntry>,
     },
     /// A query about a connection that was handed over to this worker.
     RedirectedQuery {

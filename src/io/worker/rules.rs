@@ -40,8 +40,8 @@ impl Rules {
                 per_address: config.connections_per_address,
             },
             handshakes: AdmissionLimits {
-                connections_max: config.handshakes_max,
-                per_address: config.handshakes_per_address,
+                connections_max: config.handshakes.max,
+                per_address: config.handshakes.per_address,
             },
             timeouts: Timeouts { default: config.send_timeout, max: config.send_timeout_max },
             mode,

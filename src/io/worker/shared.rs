@@ -56,6 +56,8 @@ pub struct Shared {
     drain_announced: AtomicBool,
     draining: AtomicBool,
     drained: AtomicUsize,
+    /// Traces that are read.
+    traces: Arc<AtomicUsize>,
     events: EventSender,
     heartbeats: Heartbeats,
     listen: SocketAddr,
@@ -113,6 +115,7 @@ impl Shared {
             drain_announced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drained: AtomicUsize::new(0),
+            traces: Arc::default(),
             events,
             heartbeats: Heartbeats::new(workers, now),
             listen,
@@ -256,6 +259,13 @@ impl Shared {
         self.drained.load(Ordering::Relaxed) >= self.workers_len()
     }
 
+    /// One of a few that may be read at a time; given back when it is dropped.
+    pub fn take_trace_place(&self) -> Option<TracePlace> {
+        let one_more = |count: usize| (count < TRACES_MAX).then_some(count + 1);
+        let taken = self.traces.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.is_ok().then(|| TracePlace(self.traces.clone()))
+    }
+
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -351,3 +361,15 @@ impl Shared {
         now.since_ms(self.started) / 1000
     }
 }
+
+/// A trace that is read.
+pub struct TracePlace(Arc<AtomicUsize>);
+
+impl Drop for TracePlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Of a process: people look at them.
+const TRACES_MAX: usize = 4;

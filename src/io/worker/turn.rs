@@ -44,8 +44,7 @@ use crate::io::worker::responses::{DueResponses, ResponseWriter};
 use crate::io::worker::sockets::ClientSockets;
 use crate::metrics::counter::Counter;
 use crate::metrics::worker::WorkerMetrics;
-use crate::shard::command::StoredSession;
-use crate::shard::command::Token;
+use crate::shard::command::{StoredSession, Token};
 use crate::shard::{DrainScope, Forward, ForwardOutcome, Input, Mode, Output, QueryId, QueryRefusal, Reply, Shard};
 use crate::store::Request;
 use crate::wire::ws::frame::CloseCode;
@@ -55,7 +54,6 @@ use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-
 use std::task::Poll;
 use tracing::error;
 
@@ -394,6 +392,9 @@ impl Worker {
     fn on_message(&self, message: PeerMessage) {
         match message {
             PeerMessage::Query { query_id, query } => self.handle(Input::Query { query_id, query }),
+            PeerMessage::Traced { trace, entry } => {
+                self.calls.traces().pass_on(trace, entry, &self.peers, &self.metrics)
+            }
             PeerMessage::Reply { query_id, reply } => self.calls.gathers().resolve(query_id, reply),
             PeerMessage::RedirectedQuery { key, query_id, query } => {
                 self.handle(Input::RedirectedQuery { key, query_id, query });
@@ -516,6 +517,9 @@ impl Worker {
                     self.hooks.session_ended(name, cookie, why, self.now());
                 }
                 Some(Output::Receipt { session, message_id }) => self.receipt(&session, message_id.as_deref()),
+                Some(Output::Traced { trace, entry }) => {
+                    self.calls.traces().pass_on(trace, entry, &self.peers, &self.metrics)
+                }
                 Some(Output::EndWriting { key }) => self.sockets.end_writing(key.index),
                 Some(Output::Shutdown { key }) => self.sockets.shutdown(key.index),
                 Some(Output::Resume { key }) => self.sockets.resume(key),

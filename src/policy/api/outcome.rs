@@ -2,7 +2,7 @@
 //! whose replies have figures of their own.
 
 use super::refusal::Refusal;
-use crate::shard::{ChannelMember, Reply};
+use crate::shard::{ChannelMember, Reply, SessionSummary};
 
 /// How many connections or sessions it was done for.
 pub fn done(reply: Reply) -> Result<u32, Refusal> {
@@ -36,6 +36,15 @@ pub fn channels(reply: Reply) -> Result<Vec<(String, usize)>, Refusal> {
     }
 }
 
+/// How many durable sessions are meant, and some of them.
+pub fn sessions(reply: Reply) -> Result<(usize, Vec<SessionSummary>), Refusal> {
+    match reply {
+        Reply::Sessions { total, sessions } => Ok((total, sessions)),
+        Reply::Refused(why) => Err(Refusal::Shard(why)),
+        other => unreachable!("not the reply to a question for sessions: {other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,7 +60,8 @@ mod tests {
             assert_eq!(found(reply, Refusal::NoSuchConnection), Err(expected.clone()));
         }
         assert_eq!(members(refused()), Err(expected.clone()));
-        assert_eq!(channels(refused()), Err(expected));
+        assert_eq!(channels(refused()), Err(expected.clone()));
+        assert_eq!(sessions(refused()), Err(expected));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Why a call is refused; the texts are the `msg` of its answer.
 
-use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX};
+use super::limits::{CHANNELS_PER_BROADCAST, NAME_BYTES_MAX, SESSIONS_LISTED_MAX};
 use crate::base::id::Generation;
 use crate::shard::CHANNEL_NAME_MAX;
 use crate::shard::QueryRefusal;
@@ -59,6 +59,18 @@ pub enum Refusal {
     BadIdentity,
     #[error("the connection is on node {node}: look there")]
     OnAnotherNode { node: Generation },
+    #[error("one of identity, session, channel and user must be given")]
+    NoTraceTarget,
+    #[error("seconds must be from 1 to 60")]
+    BadSeconds,
+    #[error("too many traces are being read")]
+    TooManyTraces,
+    #[error("state must be online, away or waiting, or be left out")]
+    BadState,
+    #[error("order must be name or oldest")]
+    BadOrder,
+    #[error("a list reaches {SESSIONS_LISTED_MAX} sessions far: narrow it with find or state")]
+    PageTooDeep,
     #[error("span must be hour or day")]
     BadSpan,
     #[error("identity, channel or user must be given")]
@@ -79,7 +91,8 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Refusal::BadJson(_) => 400,
-            Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(StoreError::TooBusy) => 503,
+            Refusal::TooManyCalls | Refusal::TooManyTraces => 503,
+            Refusal::NoAnswerInTime | Refusal::Store(StoreError::TooBusy) => 503,
             _ => 200,
         }
     }
@@ -88,7 +101,7 @@ impl Refusal {
     pub fn strict_status(&self) -> u16 {
         use QueryRefusal as Of;
         match self {
-            Refusal::TooManyCalls | Refusal::NoAnswerInTime | Refusal::Store(_) => 503,
+            Refusal::TooManyCalls | Refusal::TooManyTraces | Refusal::NoAnswerInTime | Refusal::Store(_) => 503,
             Refusal::Shard(Of::TooBusy | Of::TooManyMessages | Of::NotStored | Of::Unreachable) => 503,
             Refusal::NoSuchConnection | Refusal::NoSuchSession | Refusal::OnAnotherNode { .. } => 404,
             Refusal::Shard(Of::NoSuchConnection | Of::NoSuchSession) => 404,

@@ -12,6 +12,8 @@ pub enum Route {
     DropSession,
     Channel,
     Session,
+    Sessions,
+    Trace,
     Connection,
     Info,
     History,
@@ -21,6 +23,7 @@ pub enum Route {
     Live,
     Ready,
     UpdateConfig,
+    Drain,
 }
 
 /// Who may call a route.
@@ -36,7 +39,7 @@ pub enum Access {
 }
 
 impl Route {
-    pub const ALL: [Route; 19] = [
+    pub const ALL: [Route; 22] = [
         Route::Connect,
         Route::Hello,
         Route::Send,
@@ -47,6 +50,8 @@ impl Route {
         Route::DropSession,
         Route::Channel,
         Route::Session,
+        Route::Sessions,
+        Route::Trace,
         Route::Connection,
         Route::Info,
         Route::History,
@@ -56,6 +61,7 @@ impl Route {
         Route::Live,
         Route::Ready,
         Route::UpdateConfig,
+        Route::Drain,
     ];
 
     /// The slash at the end of the path may be missing.
@@ -71,6 +77,8 @@ impl Route {
             "/session/drop" => Route::DropSession,
             "/channel" => Route::Channel,
             "/session" => Route::Session,
+            "/sessions" => Route::Sessions,
+            "/trace" => Route::Trace,
             "/connection" => Route::Connection,
             "/info" => Route::Info,
             "/info/history" => Route::History,
@@ -80,6 +88,7 @@ impl Route {
             "/livez" => Route::Live,
             "/readyz" => Route::Ready,
             "/updateconfig" => Route::UpdateConfig,
+            "/drain" => Route::Drain,
             _ => return None,
         })
     }
@@ -97,6 +106,8 @@ impl Route {
             Route::DropSession => "/session/drop/",
             Route::Channel => "/channel/",
             Route::Session => "/session/",
+            Route::Sessions => "/sessions/",
+            Route::Trace => "/trace/",
             Route::Connection => "/connection/",
             Route::Info => "/info/",
             Route::History => "/info/history/",
@@ -106,6 +117,7 @@ impl Route {
             Route::Live => "/livez",
             Route::Ready => "/readyz",
             Route::UpdateConfig => "/updateconfig/",
+            Route::Drain => "/drain/",
         }
     }
 
@@ -117,15 +129,15 @@ impl Route {
             }
             Route::Send | Route::Broadcast | Route::Subscribe | Route::Unsubscribe | Route::Kick => Access::Signed,
             Route::DropSession => Access::Signed,
-            Route::Channel | Route::Session | Route::Connection => Access::Viewer,
-            Route::Info | Route::History | Route::Metrics => Access::Viewer,
-            Route::UpdateConfig => Access::Operator,
+            Route::Channel | Route::Session | Route::Sessions | Route::Connection => Access::Viewer,
+            Route::Info | Route::History | Route::Metrics | Route::Trace => Access::Viewer,
+            Route::UpdateConfig | Route::Drain => Access::Operator,
         }
     }
 
-    /// POST where a body is part of the call.
+    /// POST where a body is part of the call, or a link that is only followed must not make it.
     pub fn is_post(self) -> bool {
-        self.access() == Access::Signed
+        self.access() == Access::Signed || self == Route::Drain
     }
 
     /// Whether the route stays on the public address when `admin_listen` has the others.

@@ -2,4 +2,6 @@
 
 pub mod evictions;
 pub mod query;
+pub mod sessions;
+pub mod trace;
 pub mod waiting;

@@ -3,6 +3,8 @@
 //!
 //! A query that concerns all shards goes to each of them; whoever sent it adds the replies up (`Reply::add`).
 
+use super::sessions::{SessionSummary, WantedSessions};
+use super::trace::{TraceId, TraceTerms};
 use crate::base::id::Identity;
 use crate::base::time::Tick;
 use crate::shard::command::{Claim, StoreError, UnixMs};
@@ -81,6 +83,18 @@ pub enum Query {
         text: Arc<str>,
         most: usize,
     },
+    /// A list of durable sessions.
+    Sessions {
+        wanted: Arc<WantedSessions>,
+    },
+    /// Somebody looks at what happens, until then.
+    Trace {
+        id: TraceId,
+        terms: TraceTerms,
+    },
+    EndTrace {
+        id: TraceId,
+    },
     /// How an open connection stands. The shard puts that into `info`, and replies whether it has the connection.
     Connection {
         identity: Identity,
@@ -133,6 +147,11 @@ pub enum Reply {
         members: Vec<ChannelMember>,
     },
     Channels(Vec<(String, usize)>),
+    /// How many durable sessions are meant, and the first of them.
+    Sessions {
+        total: usize,
+        sessions: Vec<SessionSummary>,
+    },
     /// Nothing was done. Never the reply to a message for a channel: that one counts its targets (`not_sent`).
     Refused(QueryRefusal),
 }
@@ -340,6 +359,11 @@ impl Reply {
         )
     }
 
+    /// Several shards' parts of a list: worth nothing where one of them is missing.
+    fn is_list(&self) -> bool {
+        matches!(self, Reply::Members { .. } | Reply::Channels(_) | Reply::Sessions { .. })
+    }
+
     /// Several shards' replies to one query as one, whatever the order in which they come. What one of them refuses is
     /// never lost in what the others have done; beside shards that had nothing to do it is a refusal of the whole.
     pub fn add(&mut self, other: Reply) {
@@ -360,14 +384,19 @@ impl Reply {
                 members.sort_unstable();
             }
             (Reply::Channels(channels), Reply::Channels(others)) => add_channels(channels, others),
+            (Reply::Sessions { total, sessions }, Reply::Sessions { total: more, sessions: others }) => {
+                *total += more;
+                sessions.extend(others);
+                sessions.sort_unstable();
+            }
             (Reply::Session(session), Reply::Session(other)) => *session = session.take().or(other),
             (Reply::Refused(QueryRefusal::NoSuchSession), sent @ Reply::Sent { .. }) => *self = sent,
             (Reply::Sent { .. }, Reply::Refused(QueryRefusal::NoSuchSession)) => {}
             (Reply::Refused(why), Reply::Refused(other)) => *why = (*why).min(other),
             (Reply::Done { connections: 0, .. }, Reply::Refused(why)) => *self = Reply::Refused(why),
             (Reply::Done { refused, .. }, Reply::Refused(why)) => *refused = first(*refused, Some(why)),
-            (Reply::Members { .. } | Reply::Channels(_), refused @ Reply::Refused(_)) => *self = refused,
-            (Reply::Refused(_), mut other @ (Reply::Done { .. } | Reply::Members { .. } | Reply::Channels(_))) => {
+            (mine, refused @ Reply::Refused(_)) if mine.is_list() => *self = refused,
+            (Reply::Refused(_), mut other) if other.is_list() || matches!(other, Reply::Done { .. }) => {
                 std::mem::swap(self, &mut other);
                 self.add(other);
             }

@@ -19,6 +19,7 @@ use crate::base::arena::{Arena, NodeIndex};
 use crate::base::id::ConnIndex;
 use crate::base::time::Tick;
 use crate::shard::call::query::{NotStored, Wait};
+use crate::shard::call::trace::{Happening, Seen, SeenMessage};
 use crate::shard::call::waiting::CallRef;
 use crate::shard::command::{IDS, Offset, StoredMessage};
 use crate::shard::context::Context;
@@ -53,6 +54,7 @@ impl Downlinks {
         }
         table.push_message(index, message, Stamp { id: None, dup: false }, cx);
         cx.metrics.messages_out.increment();
+        trace(table, index, message, Stamp { id: None, dup: false }, cx);
     }
 
     /// At QoS 1 or 2: into the window, or behind it.
@@ -193,8 +195,10 @@ impl Downlinks {
             // An earlier connection has sent it, and the client may hold its id.
             return self.release_expired(table, index, node, cx);
         }
-        table.push_message(index, message, Stamp { id: Some(id_of(offset)), dup: pending.dup }, cx);
+        let stamp = Stamp { id: Some(id_of(offset)), dup: pending.dup };
+        table.push_message(index, message, stamp, cx);
         cx.metrics.messages_out.increment();
+        trace(table, index, message, stamp, cx);
     }
 
     /// The next offset whose id no message in flight has.
@@ -497,6 +501,7 @@ impl Downlinks {
                 let stamp = Stamp { id: Some(id), dup: !cx.is_planted(Bug::RepeatsWithoutDup) };
                 table.push_message(index, message, stamp, cx);
                 cx.metrics.repeats_out.increment();
+                trace(table, index, message, stamp, cx);
             }
             (_, State::Releasing) => self.release_stored(table, index, node, false),
             (_, State::Released) if cx.is_planted(Bug::ReleasesOnce) => {}
@@ -653,6 +658,19 @@ impl Downlinks {
     /// Messages of all connections.
     pub fn total(&self) -> usize {
         self.pending.len()
+    }
+}
+
+/// A message goes to the client.
+#[inline]
+fn trace(table: &mut Table, index: ConnIndex, message: &MessageRef, stamp: Stamp, cx: &Context<'_>) {
+    if !cx.traces.is_idle() {
+        let message = SeenMessage::of(cx.messages.get(message), cx.traces.body_bytes());
+        let message = SeenMessage { id: stamp.id, dup: stamp.dup, ..message };
+        table.report(Event::Traced {
+            index,
+            seen: Box::new(Seen { what: Happening::ToClient, message: Some(message) }),
+        });
     }
 }
 

@@ -1,9 +1,10 @@
 //! What a connection reports to the parts above it: its channels and its durable session. Events are handled in their
-//! order, after the packet, timer or delivery that caused them. A connection without a session only ever reports `Left`
-//! and `Done`.
+//! order, after the packet, timer or delivery that caused them. A connection without a session only ever reports
+//! `Left`, `Done` and, while somebody traces, `Traced`.
 
 use crate::base::arena::NodeIndex;
 use crate::base::id::ConnIndex;
+use crate::shard::call::trace::Seen;
 use crate::shard::command::Offset;
 use crate::wire::packet::MessageId;
 use std::sync::Arc;
@@ -14,6 +15,9 @@ pub enum Event {
     Left(ConnIndex),
     /// It has ended, and nothing of its client's is under way any more: its slot is to be freed.
     Done(ConnIndex),
+
+    /// Somebody may be tracing it.
+    Traced { index: ConnIndex, seen: Box<Seen> },
 
     // ---- downlink of a session's connection ----
     /// A message has left the connection's list. `stored`: the store has it, or may have it; `bytes` of it count as

@@ -14,12 +14,13 @@ use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::base::wheel::Wheel;
 use crate::shard::call::query::ConnectionInfo;
+use crate::shard::call::trace::{Happening, Seen};
 use crate::shard::context::Context;
 use crate::shard::ids::SessionKey;
 use crate::shard::message::{MessageRef, Messages, Stamp};
 use crate::shard::output::{Ending, Output};
 use crate::shard::planted::Bug;
-use crate::wire::packet::Packet;
+use crate::wire::packet::{MessageId, Packet, QoS};
 use crate::wire::ws::frame::CloseCode;
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -230,6 +231,9 @@ impl Table {
         (details.received, details.active) = (cx.now, cx.now);
         self.open += 1;
         cx.metrics.opened.increment();
+        if !cx.traces.is_idle() {
+            self.report(Event::Traced { index, seen: Box::new(Seen { what: Happening::Opened, message: None }) });
+        }
         self.push(index, Item::Response(response), cx);
         if broken {
             self.close(index, CloseCode::INTERNAL_ERROR, "internal error", cx);
@@ -589,6 +593,12 @@ impl Table {
 
     pub fn timers_len(&self) -> usize {
         self.timers.len()
+    }
+
+    /// QoS and id of the message that the backend has from this connection; QoS 0 has no id.
+    pub fn forwarding(&self, index: ConnIndex) -> Option<(QoS, Option<MessageId>)> {
+        let origin = self.details(index).uplink.current?.origin();
+        Some((origin.qos, (origin.id != 0).then_some(MessageId(origin.id))))
     }
 
     pub fn report(&mut self, event: Event) {

@@ -1,9 +1,12 @@
 //! What the store and the connections report, handed to whom it concerns.
 
+pub mod traced;
+
 use super::commands::Then;
 use super::scope::Scope;
 use super::{attach, channels, downlink, end, pages, uplink};
 use crate::base::id::ConnIndex;
+use crate::shard::call::trace::{Happening, Seen};
 use crate::shard::command::{CommandNumber, Completion, Completions, ExpiredMessages, StoreError};
 use crate::shard::connection::event::Event;
 use crate::shard::ids::SessionKey;
@@ -151,11 +154,15 @@ fn handle_events(scope: &mut Scope<'_>) {
 fn on_event(scope: &mut Scope<'_>, event: Event) {
     match event {
         Event::Left(conn) => {
+            if !scope.cx.traces.is_idle() {
+                traced::on_connection(scope, conn, Seen { what: Happening::Closed, message: None });
+            }
             end::leave(scope, conn);
             let session = scope.session_of(conn).map(|index| scope.sessions.table.at(index).id);
             scope.uplinks.on_left(scope.conns, conn, session, &mut scope.cx);
         }
         Event::Done(conn) => free(scope, conn),
+        Event::Traced { index, seen } => traced::on_connection(scope, index, *seen),
         Event::Finished { index, offset, stored, bytes, expired } => {
             downlink::on_finished(scope, index, offset, stored.then_some((bytes, expired)));
         }

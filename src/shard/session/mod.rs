@@ -11,10 +11,10 @@
 //! is online, its connection holds the messages in flight (`Downlinks`) and what came from the client (`Uplinks`); when
 //! the connection ends, what is not finished is stored.
 //!
-//! The files, from below: `state` (one session), `table` (all of them), `commands` (to the store, under way), `scope`
-//! (what a step may change), `row` (writing a session's row), `pages` (loading what is stored), `downlink`, `uplink`
-//! and `channels` (what happens to an attached session), `end` and `attach` (its connections, and its way to other
-//! nodes), `dispatch` (what the store and the connections report).
+//! The files, from below: `state` (one session), `table` (all, and lists of them), `commands` (to the store, under
+//! way), `scope` (what a step may change), `row` (writing a session's row), `pages` (loading what is stored),
+//! `downlink`, `uplink` and `channels` (what happens to an attached session), `end` and `attach` (its connections, and
+//! its way to other nodes), `dispatch` (what the store and the connections report).
 
 pub mod attach;
 pub mod channels;

@@ -2,6 +2,7 @@
 
 use super::commands::{ChannelChanges, Commands, Then};
 use super::table::SessionTable;
+use super::table::listing::Listing;
 use crate::base::id::ConnIndex;
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
@@ -20,6 +21,7 @@ use rustc_hash::FxHashMap;
 /// The sessions of a shard, with their commands to the store.
 pub struct Sessions {
     pub table: SessionTable,
+    pub listing: Listing,
     pub commands: Commands,
     pub channel_changes: ChannelChanges,
     pub evictions: Evictions,
@@ -46,6 +48,7 @@ impl Sessions {
     pub fn new(key: HashKey, now: Tick) -> Sessions {
         Sessions {
             table: SessionTable::new(key, now),
+            listing: Listing::default(),
             commands: Commands::default(),
             channel_changes: ChannelChanges::default(),
             evictions: Evictions::default(),

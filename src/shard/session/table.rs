@@ -1,5 +1,7 @@
 //! The sessions of a shard, by slot, name and id, and the timers of those that are absent.
 
+pub mod listing;
+
 use super::state::Session;
 use crate::base::id::ShardId;
 use crate::base::keyed_hash::HashKey;
@@ -10,6 +12,7 @@ use crate::shard::command::SessionId;
 use crate::shard::ids::{SessionIndex, SessionKey};
 use hashbrown::HashTable;
 use rustc_hash::FxHashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The shard that owns a session, among as many as there are workers. All workers of a process have one key, and so
@@ -100,6 +103,16 @@ impl SessionTable {
         self.names.find_entry(hash, |&known| known == index).expect("a session has its name").remove();
         self.ids.remove(&session.id);
         session
+    }
+
+    /// Those in so many slots; fewer where slots are free.
+    pub fn in_slots(&self, slots: Range<usize>) -> impl Iterator<Item = (SessionIndex, &Session)> {
+        slots.filter_map(|slot| Some((SessionIndex(slot as u32), self.slots.get(slot)?)))
+    }
+
+    /// No session's slot is beyond it.
+    pub fn slots(&self) -> usize {
+        self.slots.end()
     }
 
     pub fn arm_expiry(&mut self, index: SessionIndex, when: Tick) {

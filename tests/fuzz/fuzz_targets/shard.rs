@@ -55,7 +55,7 @@ const TINY_LIMITS: Limits = Limits {
     gathered_members: 1,
     copied_packet_bytes_max: 12,
     fanout_at_once_members: 1,
-    walked_channels: 1,
+    walked_slots: 1,
     queue_short_max: 1,
     memory_short_max: 20,
     fanout_jobs_max: 3,

@@ -156,7 +156,7 @@ function openChannel(name, offset = 0) {
     table(members, ["Member", "User"], page.identities.map(row), "Nobody of it is online.");
     pager(pages, { offset, limit: MEMBERS_PAGE, total: page.connections }, (next) => { trail.pop(); openChannel(name, next); });
     const warning = page.msg ? [make("p", "hot", `A part is missing: ${page.msg}`)] : [];
-    return [...warning, facts([["Online", count(page.connections)]]), members, pages, sendForm({ channel: name }), kickForm({ channel: name }, "Close all its connections")];
+    return [...warning, facts([["Online", count(page.connections)]]), members, pages, sendForm({ channel: name }), traceForm({ channel: name }), kickForm({ channel: name }, "Close all its connections")];
   });
 }
 
@@ -179,7 +179,7 @@ function openConnection(identity) {
         ["Cookie", info.cookie_bytes > 0 ? bytes(info.cookie_bytes) : "none"],
         ["Channels", channelLinks(info.channels)],
       ]),
-      button("Look again", reopen), kickForm({ identity }, "Close it"),
+      button("Look again", reopen), traceForm({ identity }), kickForm({ identity }, "Close it"),
     ];
   });
 }
@@ -197,9 +197,48 @@ function openSession(name) {
         ["Ends", info.expires_s === null ? "not while it is online" : `in ${duration(info.expires_s)}`],
         ["Channels", channelLinks(info.channels)],
       ]),
-      button("Look again", reopen), sendForm({ session: name }), group("End it, and lose what waits for it", drop),
+      button("Look again", reopen), sendForm({ session: name }), traceForm({ session: name }), group("End it, and lose what waits for it", drop),
     ];
   });
+}
+
+/** A page of sessions, as the form says: at a press, since it costs every worker a walk. */
+async function listSessions(offset = 0) {
+  const form = new FormData($("#sessions-form")), title = $("#sessions-title");
+  title.hidden = false;
+  try {
+    const page = await look("sessions/", { ...Object.fromEntries(form), offset, limit: SESSIONS_PAGE });
+    title.textContent = `${plural(page.total, "session")}${whole.nodes ? " of all nodes" : ""}${page.msg ? `; a part is missing: ${page.msg}` : ""}`;
+    table($("#sessions"), ["Session", "User", "Online", "*Waiting", "*Oldest", "*Ends in", ""], page.sessions.map((one) => [
+      linkCell(one.session, () => openSession(one.session)), cell(one.user, "name"),
+      one.online ? linkCell(short(one.identity), () => openConnection(one.identity), one.identity) : cell("no"),
+      hot(one.waiting, `${count(one.waiting)}, ${bytes(one.waiting_bytes)}`),
+      cell(one.oldest_s === null ? "–" : duration(one.oldest_s), "number"), cell(one.expires_s === null ? "–" : duration(one.expires_s), "number"), dropCell(one.session),
+    ]), "No such session.");
+    pager($("#sessions-pager"), { offset, limit: SESSIONS_PAGE, total: Math.min(page.total, SESSIONS_MOST) }, listSessions);
+  } catch (error) {
+    title.textContent = error.message;
+    $("#sessions").replaceChildren();
+    $("#sessions-pager").replaceChildren();
+  }
+}
+$("#sessions-form").onsubmit = (event) => {
+  event.preventDefault();
+  listSessions();
+};
+
+function dropCell(name) {
+  const element = make("td", "act");
+  element.append(confirmed("Drop", async () => {
+    try {
+      await act("session/drop/", { session: name });
+      element.replaceChildren("dropped");
+    } catch (error) {
+      element.replaceChildren(make("span", "hot", error.message));
+      if (error instanceof Forbidden || token === "") showLogin(true);
+    }
+  }));
+  return element;
 }
 
 function sendForm(to) {
@@ -227,6 +266,69 @@ function kickForm(whom, title) {
   });
   code.title = "4500–4999: a client of ours stays away. 4000–4499: it comes back.";
   return group(title, labelled("Close code", code), labelled("Reason", reason, "grow"), kick);
+}
+
+// — Following somebody —
+
+/** Lines of a trace as they come, for a minute at most; closing the dialog or leaving what it shows ends it. */
+function traceForm(whom) {
+  const list = make("ol", "trace"), state = make("p", "nothing");
+  list.setAttribute("aria-label", "What happens");
+  let stop = null;
+  const press = button("Trace for a minute", async () => {
+    if (stop) return stop.abort();
+    stop = new AbortController();
+    press.textContent = "Stop";
+    list.replaceChildren();
+    state.textContent = "Following.";
+    try {
+      state.textContent = await follow(whom, stop, list, state);
+    } catch (error) {
+      state.textContent = error.name === "AbortError" ? "Stopped." : error.message;
+      if (error instanceof Forbidden) showLogin(true);
+    }
+    stop = null;
+    press.textContent = "Trace for a minute";
+  });
+  return group("Who sends what, as it happens on this node", press, state, list);
+}
+
+async function follow(whom, stop, list, state) {
+  const response = await fetch(target("trace/", { ...whom, seconds: 60 }), {
+    signal: stop.signal, cache: "no-store", headers: token === "" ? {} : { Authorization: `Bearer ${token}` },
+  });
+  if (response.status === 401) throw new Forbidden(whyForbidden());
+  // A refusal is one object, not entries.
+  if (!response.headers.get("content-type").includes("ndjson")) throw new Error((await response.json()).msg);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ;) {
+    const { done, value } = await reader.read();
+    if (!list.isConnected || !$("#detail").open) stop.abort();
+    if (done) return "The trace was cut off.";
+    const entries = (text + value).split("\n");
+    text = entries.pop();
+    for (const entry of entries.filter((entry) => entry !== "").map((entry) => JSON.parse(entry))) {
+      if (entry.lost > 0) state.textContent = `${plural(entry.lost, "line")} lost: too much happens.`;
+      if (entry.what === "end") return entry.lost > 0 ? state.textContent : "The minute is over.";
+      list.append(traceLine(entry));
+    }
+    while (list.childElementCount > TRACE_ENTRIES) list.firstElementChild.remove();
+  }
+}
+
+const TRACED = {
+  opened: "has connected", closed: "has gone", from_client: "sends", answered: "is answered", refused: "is refused", failed: "is not heard: its repeat tries again",
+  to_client: "gets", acknowledged: "acknowledges", called: "a call sends",
+};
+
+function traceLine(entry) {
+  const element = make("li"), who = entry.user ?? entry.session ?? (entry.identity ? short(entry.identity) : "");
+  const facts = [["type", entry.type], ["qos", entry.qos], ["id", entry.id], ["", entry.bytes === undefined ? undefined : bytes(entry.bytes)]];
+  const text = facts.filter(([, value]) => value !== undefined).map(([name, value]) => `${name} ${value}`.trim()).join(", ");
+  const time = new Date(entry.at_ms), ms = String(time.getMilliseconds()).padStart(3, "0");
+  element.append(make("span", "name", `${clock(time, true)}.${ms}`), ` ${who} ${TRACED[entry.what] ?? entry.what} ${text}${entry.dup ? ", again" : ""}`);
+  if (entry.body !== undefined) element.append(" ", make("q", "name", entry.body));
+  return element;
 }
 
 // — Looking somebody up —
@@ -260,7 +362,17 @@ async function showMany() {
   }
 }
 
-// — Reload —
+// — Draining, and reload —
+
+const drainButton = confirmed("Drain this node", async () => {
+  try {
+    $("#drained").textContent = (await act("drain/", {})).msg;
+  } catch (error) {
+    $("#drained").textContent = error.message;
+    if (error instanceof Forbidden || token === "") showLogin(true);
+  }
+});
+$("#drain").append(drainButton);
 
 $("#preview").onclick = async () => {
   const box = $("#reload");
@@ -286,4 +398,4 @@ $("#preview").onclick = async () => {
   }
 };
 
-const MEMBERS_PAGE = 20, MANY = 1000;
+const MEMBERS_PAGE = 20, MANY = 1000, SESSIONS_PAGE = 20, SESSIONS_MOST = 5000, TRACE_ENTRIES = 500;

@@ -6,3 +6,4 @@
 pub mod gather;
 pub mod in_flight;
 pub mod pending;
+pub mod traces;

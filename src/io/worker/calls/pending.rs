@@ -3,6 +3,7 @@
 //! messages of calls are encoded.
 
 use super::gather::Gathers;
+use super::traces::TraceReaders;
 use crate::base::id::ShardId;
 use crate::base::time::Tick;
 use crate::io::runtime::oneshot::Oneshots;
@@ -11,6 +12,7 @@ use crate::shard::Message;
 use crate::store::ClaimOutcome;
 use crate::wire::packet::QoS;
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 pub struct PendingCalls {
@@ -19,6 +21,7 @@ pub struct PendingCalls {
     repeats: Oneshots<Option<Arc<[u8]>>>,
     reloads: Oneshots<ReloadOutcome>,
     passes: Oneshots<bool>,
+    traces: Rc<TraceReaders>,
     /// Where messages are encoded.
     scratch: RefCell<Vec<u8>>,
 }
@@ -31,6 +34,7 @@ impl PendingCalls {
             repeats: Oneshots::new(now),
             reloads: Oneshots::new(now),
             passes: Oneshots::new(now),
+            traces: Rc::new(TraceReaders::new(worker, now)),
             scratch: RefCell::default(),
         }
     }
@@ -59,6 +63,11 @@ impl PendingCalls {
         &self.passes
     }
 
+    /// Callers that read what happens.
+    pub fn traces(&self) -> &Rc<TraceReaders> {
+        &self.traces
+    }
+
     /// A message of a call; one allocation, the shared bytes themselves.
     pub fn encode(&self, qos: QoS, message_type: u16, body: &[u8]) -> Message {
         Message::encode(qos, message_type, body, &mut self.scratch.borrow_mut())
@@ -75,5 +84,6 @@ impl PendingCalls {
         self.repeats.expire(now);
         self.reloads.expire(now);
         self.passes.expire(now);
+        self.traces.expire(now);
     }
 }
