@@ -115,6 +115,8 @@ async function thePastIsThere() {
     await says(page, "messages_in", /from clients now .*highest (?!0$)/);
     await says(page, "latency", /p99 now .*s.*; p50 now .*s/);
     await says(page, "errors", /calls refused|signatures refused/);
+    // Those that the worker has seen which the page is connected to.
+    await page.locator("#answers td", { hasText: "200" }).or(page.locator("#answers caption")).first().waitFor();
     const reason = page.locator(".reasons details", { hasText: "signatures refused" });
     check((await reason.getAttribute("title")) === "Calls refused for their signature.", await reason.getAttribute("title"));
     await reason.locator("summary").press("Enter");

@@ -138,6 +138,23 @@ fn brief_figures_leave_out_what_costs_a_query() {
 }
 
 #[test]
+fn the_last_answer_of_each_hook_is_kept_with_what_an_error_says() {
+    let backend = Backend::start();
+    let server = setup(&backend).set("workers", "1").start();
+    let mut client = Client::open(server.addr(), "phone");
+    let answers = || get(&server, "/info/?brief=1")["backend"][0]["last_answers"].clone();
+    assert_eq!((answers()[0]["hook"].clone(), answers()[0]["status"].clone()), (json!("connect"), json!(200)));
+    assert_eq!((answers()[0]["error"].clone(), answers().as_array().map(Vec::len)), (json!(""), Some(1)));
+    backend.on_message(|_| Reply::status(422, &format!("no such room{}", "!".repeat(500))));
+    client.send(1, 1, 1, "x");
+    let refused = eventually("the refusal is shown", || answers().get(1).cloned());
+    assert_eq!((&refused["hook"], &refused["status"]), (&json!("forward"), &json!(422)));
+    let error = refused["error"].as_str().expect("text");
+    assert!(error.starts_with("no such room!") && error.len() == 200, "{error}");
+    assert!(refused["age_s"].as_u64() < Some(60), "{refused}");
+}
+
+#[test]
 fn a_dry_run_shows_what_a_reload_would_change() {
     let backend = Backend::start();
     let server = setup(&backend).start();

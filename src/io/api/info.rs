@@ -8,7 +8,7 @@ use super::query::{self, Reach};
 use crate::base::id::ShardId;
 use crate::cluster::calls::Call;
 use crate::config::{StoreKind, differing, shown};
-use crate::io::backend::UpstreamState;
+use crate::io::backend::{LastAnswer, UpstreamState};
 use crate::io::http::response::Response;
 use crate::io::log::writer::Log;
 use crate::io::runtime::{clock, sys};
@@ -167,6 +167,15 @@ fn upstreams(worker: &Worker) -> Vec<Value> {
     let latency = latency_us(metrics.backends());
     let waiting = metrics.backends_total(|backend| backend.waiting.get());
     let failures = metrics.backends_total(BackendMetrics::failures);
+    let now = clock::monotonic();
+    let last_answer = |answer: &LastAnswer| {
+        json!({
+            "hook": answer.hook.to_string(),
+            "status": answer.status,
+            "age_s": now.since_ms(answer.at) / 1000,
+            "error": String::from_utf8_lossy(&answer.error),
+        })
+    };
     let one = |upstream: UpstreamState| {
         json!({
             "url": format!("http://{}:{}", upstream.host, upstream.port),
@@ -181,6 +190,7 @@ fn upstreams(worker: &Worker) -> Vec<Value> {
             "failures": failures,
             "connections": upstream.connections,
             "outstanding": upstream.outstanding,
+            "last_answers": upstream.last_answers.iter().map(last_answer).collect::<Vec<_>>(),
         })
     };
     worker.hooks().upstreams().into_iter().map(one).collect()

@@ -143,7 +143,7 @@ impl ConnectionTask {
     fn on_response(&self, head: &ResponseHead<'_>, body: &[u8], reusable: bool) {
         let finished = self
             .dispatcher
-            .with_now(|dispatcher, now| dispatcher.responded(self.connection, head.status, reusable, now));
+            .with_now(|dispatcher, now| dispatcher.responded(self.connection, (head.status, body), reusable, now));
         if let Some(((tag, request_body), verdict)) = finished {
             let outcome = HookOutcome::Answered { verdict, head, body };
             self.dispatcher.finish(FinishedRequest { tag, outcome, request_body });

@@ -24,7 +24,7 @@ mod shared_dispatcher;
 mod tests;
 mod time_source;
 
-pub use dispatch::upstreams::UpstreamState;
+pub use dispatch::upstreams::{LastAnswer, UpstreamState};
 pub use hook::{FinishedRequest, GiveUp, Hook, HookKind, HookOutcome, HookRequest, IdempotencyKey, RequestTag, Retry};
 pub use options::{Options, backends};
 pub use pool::{Pool, PoolParts};

@@ -554,7 +554,7 @@ impl Story<'_> {
                     self.living(origin).socket = Socket::Ended;
                     self.handle(Input::HandoverEnded { key: origin });
                 }
-                Output::SessionEnded { .. } | Output::Receipt { .. } => {}
+                Output::SessionEnded { .. } | Output::Receipt { .. } | Output::Traced { .. } => {}
                 Output::SessionHere { .. } | Output::SessionDropped { .. } | Output::SessionFlushed { .. } => {}
                 Output::Presence { channel, here } => {
                     *self.presence.entry(channel).or_default() += if here { 1 } else { -1 };

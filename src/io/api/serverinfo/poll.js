@@ -63,6 +63,7 @@ function show(info, isWhole) {
   showAbout(info);
   showFigures(info, rates);
   showBackend(info.backend ?? []);
+  showAnswers(info.backend ?? []);
   showStore(info);
   showWorkers(info.workers ?? [], rates);
   showCounters(info.counters ?? {}, before?.info.counters);

@@ -91,6 +91,15 @@ function showBackend(backends) {
   ]), "No business server is configured: every client is let in, and nobody hears what it says.");
 }
 
+/** As the worker saw them that this page is connected to. */
+function showAnswers(backends) {
+  const rows = backends.flatMap((backend) => (backend.last_answers ?? []).map((answer) => [
+    cell(answer.hook.replaceAll("_", " ")), cell(backend.url, "name"), stateCell(answer.status < 400 ? "ok" : "bad", answer.status),
+    cell(answer.age_s < 1 ? "just now" : `${duration(answer.age_s)} ago`, "number"), cell(answer.error || "–", "name"),
+  ]));
+  table($("#answers"), ["Hook", "Upstream", "Status", "*When", "An error's first words"], rows, "This page's worker has heard no answer yet.");
+}
+
 function showStore({ store, sessions }) {
   $("#durable").hidden = !store;
   if (!store) return;

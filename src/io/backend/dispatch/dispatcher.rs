@@ -273,7 +273,7 @@ impl Dispatcher {
     pub fn responded(
         &mut self,
         connection: ConnectionIndex,
-        status: u16,
+        (status, body): (u16, &[u8]),
         is_reusable: bool,
         now: Now<'_>,
     ) -> Option<((RequestTag, Vec<u8>), Verdict)> {
@@ -281,7 +281,7 @@ impl Dispatcher {
         let hook = self.requests[request].hook();
         let Attempt { upstream, permit, started_us, .. } = self.end_attempt(request);
         self.stats.answers.add(1);
-        self.upstreams[upstream].record_latency(hook, now.us.saturating_sub(started_us), &self.stats);
+        self.upstreams[upstream].record_answer(hook, (status, body), [started_us, now.us], now.tick, &self.stats);
         count_status(&self.stats, status);
         let (mut verdict, blame) = (policy::classify(Ok(status)), policy::blame(Ok(status)));
         if blame == Blame::Request && self.is_used_up(request, BreakerCause::Status(status), now.tick) {

@@ -28,6 +28,18 @@ pub struct UpstreamState {
     pub has_answered: bool,
     pub outstanding: usize,
     pub connections: usize,
+    /// Of each hook that it has answered.
+    pub last_answers: Vec<LastAnswer>,
+}
+
+/// The last whole answer of an upstream to a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastAnswer {
+    pub hook: HookKind,
+    pub status: u16,
+    pub at: Tick,
+    /// The beginning of an error's body.
+    pub error: Box<[u8]>,
 }
 
 /// What a request needs of an upstream.
@@ -54,6 +66,7 @@ pub struct Upstream {
     has_answered: bool,
     /// Where latencies are recorded, once known.
     latencies: [Option<Arc<Durations>>; HookKind::COUNT],
+    last_answers: [Option<LastAnswer>; HookKind::COUNT],
     /// Connections, those that are still being opened included.
     connections: usize,
     /// Last in, first out: few connections stay warm, the others grow old and are closed.
@@ -141,6 +154,7 @@ impl Upstream {
             breakers: Default::default(),
             has_answered: false,
             latencies: Default::default(),
+            last_answers: Default::default(),
             connections: 0,
             idle: Vec::new(),
             outstanding: [0; HookKind::COUNT],
@@ -159,10 +173,20 @@ impl Upstream {
         self.port
     }
 
-    /// An answer has come so long after its request.
-    pub fn record_latency(&mut self, hook: HookKind, latency_us: u64, metrics: &BackendMetrics) {
+    /// A whole answer has come.
+    pub fn record_answer(
+        &mut self,
+        hook: HookKind,
+        (status, body): (u16, &[u8]),
+        [sent_us, came_us]: [u64; 2],
+        at: Tick,
+        metrics: &BackendMetrics,
+    ) {
+        let latency_us = came_us.saturating_sub(sent_us);
         metrics.latency_us.record(latency_us);
         self.latencies(hook, metrics).record(latency_us);
+        let shown = if status >= 400 { &body[..body.len().min(ERROR_BYTES_SHOWN)] } else { b"" };
+        self.last_answers[hook as usize] = Some(LastAnswer { hook, status, at, error: shown.into() });
     }
 
     /// Where the latencies of a hook are recorded.
@@ -225,6 +249,7 @@ impl Upstream {
             has_answered: self.has_answered,
             outstanding: self.outstanding.iter().sum(),
             connections: self.connections,
+            last_answers: self.last_answers.iter().flatten().cloned().collect(),
         }
     }
 
@@ -308,5 +333,7 @@ impl Upstream {
 
 /// One of so many connections is left to connects.
 const RESERVED_OF: usize = 8;
+/// Enough for a person to recognise the fault.
+const ERROR_BYTES_SHOWN: usize = 200;
 /// Dead letters on their way to one upstream.
 const DEAD_LETTERS_AT_ONCE: usize = 4;
