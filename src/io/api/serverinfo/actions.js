@@ -152,7 +152,7 @@ function openChannel(name, offset = 0) {
   return openDetail(`Channel ${name}`, async () => {
     const page = await look("channel/", { channel: name, offset, limit: MEMBERS_PAGE });
     const members = make("table"), pages = make("div", "pager");
-    const row = (identity) => [linkCell(short(identity), () => openConnection(identity), identity), page.users[identity] ?? "–"];
+    const row = (identity) => [linkCell(short(identity), () => openConnection(identity), identity), cell(page.users[identity], "name")];
     table(members, ["Member", "User"], page.identities.map(row), "Nobody of it is online.");
     pager(pages, { offset, limit: MEMBERS_PAGE, total: page.connections }, (next) => { trail.pop(); openChannel(name, next); });
     const warning = page.msg ? [make("p", "hot", `A part is missing: ${page.msg}`)] : [];
