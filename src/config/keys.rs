@@ -173,11 +173,15 @@ static BACKEND: &[Key] = &[
     key!(backend_idle_timeout, DURATION, "A connection to the backend that is unused for so long is closed."),
     key!(backend_body_max, PART_SIZE, "The largest answer taken from the backend."),
     key!(
-        retry_backoff_min,
+        "retry_backoff_min" => retry_backoff.min,
         DURATION,
         "The wait before the first repeat to a failing backend; each further one doubles it."
     ),
-    key!(retry_backoff_max, DURATION, "The longest wait between two repeats to a failing backend."),
+    key!(
+        "retry_backoff_max" => retry_backoff.max,
+        DURATION,
+        "The longest wait between two repeats to a failing backend."
+    ),
     key!(
         "breaker_failures" => breaker.failures,
         COUNT32,
@@ -457,8 +461,9 @@ mod tests {
                 .filter_map(|line| Some(line.split_once(':')?.0.to_owned()))
         }
         let config = Config::default();
-        let is_key =
-            |field: &String| !matches!(&**field, "file" | "secrets" | "store" | "cluster" | "breaker" | "handshakes");
+        let is_key = |field: &String| {
+            !matches!(&**field, "file" | "secrets" | "store" | "cluster" | "breaker" | "handshakes" | "retry_backoff")
+        };
         let top = fields(&config).filter(is_key);
         let top = top.chain(fields(&config.secrets));
         let stored = fields(&config.store).map(|field| format!("store.{field}"));
@@ -468,6 +473,8 @@ mod tests {
         });
         let breaker = fields(&config.breaker).map(|field| format!("breaker_{field}"));
         let handshakes = fields(&config.handshakes).map(|field| format!("handshakes_{field}"));
+        let backoff = fields(&config.retry_backoff).map(|field| format!("retry_backoff_{field}"));
+        let top = top.chain(backoff);
         let fields: BTreeSet<String> = top.chain(stored).chain(clustered).chain(breaker).chain(handshakes).collect();
         let fields: BTreeSet<&str> = fields.iter().map(String::as_str).collect();
         let paths: Vec<&str> = keys().map(|key| key.path).collect();

@@ -50,7 +50,7 @@ pub static RULES: &[Rule] = &[
     Rule::at_most(&["message_bytes_max", "outbox_bytes_max"], |c| c.message_bytes_max <= c.outbox_bytes_max),
     Rule::at_most(&["outbox_bytes_max", "clients_memory_max"], |c| c.outbox_bytes_max <= c.clients_memory_max),
     Rule::at_most(&["message_bytes_max", "forward_queue_bytes"], |c| c.message_bytes_max <= c.forward_queue_bytes),
-    Rule::at_most(&["retry_backoff_min", "retry_backoff_max"], |c| c.retry_backoff_min <= c.retry_backoff_max),
+    Rule::at_most(&["retry_backoff_min", "retry_backoff_max"], |c| c.retry_backoff.min <= c.retry_backoff.max),
     Rule::at_most(&["send_timeout", "send_timeout_max"], |c| c.send_timeout <= c.send_timeout_max),
     // The next ping would go out before the last one's deadline, and move it: a dead client would never be noticed.
     Rule::at_most(&["pong_timeout", "ping_interval"], |c| c.pong_timeout <= c.ping_interval),

@@ -40,8 +40,7 @@ pub struct Config {
     pub backend_connections: usize,
     pub backend_idle_timeout: Duration,
     pub backend_body_max: usize,
-    pub retry_backoff_min: Duration,
-    pub retry_backoff_max: Duration,
+    pub retry_backoff: RetryBackoffConfig,
     pub breaker: BreakerConfig,
 
     // Signatures
@@ -237,6 +236,13 @@ pub struct HandshakesConfig {
     pub per_address: usize,
 }
 
+/// Waits between repeats to a failing backend; its keys are `retry_backoff_min` and `retry_backoff_max`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryBackoffConfig {
+    pub min: Duration,
+    pub max: Duration,
+}
+
 /// When a backend is left alone; its keys are `breaker_failures` and `breaker_cooldown`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BreakerConfig {
@@ -299,8 +305,7 @@ impl Default for Config {
             backend_connections: 64,
             backend_idle_timeout: secs(60),
             backend_body_max: 1 << 20,
-            retry_backoff_min: Duration::from_millis(100),
-            retry_backoff_max: secs(5),
+            retry_backoff: RetryBackoffConfig { min: Duration::from_millis(100), max: secs(5) },
             breaker: BreakerConfig { failures: 5, cooldown: secs(1) },
             secrets: Secrets::default(),
             signature_require: SignatureRequire::Any,

@@ -145,7 +145,7 @@ fn the_last_answer_of_each_hook_is_kept_with_what_an_error_says() {
     let answers = || get(&server, "/info/?brief=1")["backend"][0]["last_answers"].clone();
     assert_eq!((answers()[0]["hook"].clone(), answers()[0]["status"].clone()), (json!("connect"), json!(200)));
     assert_eq!((answers()[0]["error"].clone(), answers().as_array().map(Vec::len)), (json!(""), Some(1)));
-    backend.on_message(|_| Reply::status(422, &format!("no such room{}", "!".repeat(500))));
+    backend.on_message(|_| Reply::status(422, format!("no such room{}", "!".repeat(500))));
     client.send(1, 1, 1, "x");
     let refused = eventually("the refusal is shown", || answers().get(1).cloned());
     assert_eq!((&refused["hook"], &refused["status"]), (&json!("forward"), &json!(422)));

@@ -49,7 +49,7 @@ impl Options {
     pub fn of(config: &Config, connections_max: usize, limits: &Limits) -> Options {
         let urls = |texts: &[String]| texts.iter().map(|text| HttpUrl::parse(text).expect("a checked URL")).collect();
         let backoff = |min_ms, max_ms: u64| Backoff { min_ms, max_ms: max_ms.max(min_ms) };
-        let (retry_max_ms, cooldown_ms) = (ms(config.retry_backoff_max), ms(config.breaker.cooldown));
+        let (retry_max_ms, cooldown_ms) = (ms(config.retry_backoff.max), ms(config.breaker.cooldown));
         Options {
             connect_urls: urls(&config.connect_url),
             forward_urls: urls(&config.forward_url),
@@ -62,7 +62,7 @@ impl Options {
             forward_attempts_max: config.forward_attempts_max,
             idle_timeout_ms: ms(config.backend_idle_timeout),
             body_bytes_max: config.backend_body_max,
-            retry: backoff(ms(config.retry_backoff_min), retry_max_ms),
+            retry: backoff(ms(config.retry_backoff.min), retry_max_ms),
             // A backend that is down is probed at least as often as one message is retried.
             breaker: BreakerLimits {
                 failures: config.breaker.failures.max(1),
