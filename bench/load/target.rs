@@ -57,7 +57,7 @@ impl Target {
         let mut command = match kind {
             Kind::Rainbow { workers, cores, config } => {
                 let file = dir.join(format!("{tag}.toml"));
-                write(&file, &rainbow_config(backend, config));
+                write(&file, &rainbow_config(backend, config, &tag));
                 let mut command = Command::new(rainbow_binary());
                 let cores = cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
                 command.arg("-f").arg(file).args(["-p", &port.to_string(), "--cores", &cores]);
@@ -258,12 +258,13 @@ fn peer_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/peers").join(format!("{name}.conf"))
 }
 
-fn rainbow_config(backend: u16, more: &str) -> String {
-    // Other servers on this machine must not be its peers; earlier versions know this key, too.
-    let name = std::process::id();
+/// `tag` is another one for each server of this run.
+fn rainbow_config(backend: u16, more: &str, tag: &str) -> String {
+    // Other servers on this machine and of this run must not be its peers; earlier versions know this key, too.
+    let process = std::process::id();
     let mut config = format!("security_token = \"{TOKEN}\"\nlog = \"warn\"\nlisten = \"127.0.0.1\"\n");
     if !more.contains("cluster_name") {
-        config += &format!("cluster_name = \"bench-{name}\"\n");
+        config += &format!("cluster_name = \"bench-{process}-{tag}\"\n");
     }
     if backend != 0 && !more.contains("connect_url") {
         config += &format!(

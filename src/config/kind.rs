@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Value;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 
 use self::input::{Bounds, unparsable, wrong_type};
 use self::number::*;
@@ -150,19 +152,15 @@ pub const NAME: Kind<String> = Kind::new(
     no_unit,
 );
 
-/// What tracing-subscriber's `EnvFilter` takes.
+/// What tracing-subscriber's `Targets` take.
 pub const FILTER: Kind<String> = Kind::new(
     |input, bounds| {
         let text = read_text(input, bounds)?;
-        let is_filter = text.split(',').all(is_directive);
-        match tracing_subscriber::EnvFilter::builder().parse(&text) {
-            Ok(_) if is_filter => Ok(text),
-            _ => Err(unparsable(
-                &text,
-                "a log filter",
-                "Write a level (error, warn, info, debug, trace) or e.g. info,rainbow=debug.",
-            )),
+        if log_targets(&text).is_some() {
+            return Ok(text);
         }
+        let hint = "Write a level (error, warn, info, debug, trace) or e.g. info,rainbow=debug.";
+        Err(unparsable(&text, "a log filter", hint))
     },
     |filter| Value::String(filter.clone()),
     no_unit,
@@ -367,12 +365,20 @@ fn print_choice<T: PartialEq>(choice: T, choices: &[(&str, T)]) -> Value {
     Value::String((*name).into())
 }
 
-/// `EnvFilter` takes a word that is no level for a target, whose lines it then shows, and no others: `warning` and
-/// `inof` would silence the log.
+/// The levels of a log filter, for the log; none where it is not one.
+pub fn log_targets(filter: &str) -> Option<Targets> {
+    let directives: Vec<&str> = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
+    if directives.is_empty() {
+        return Some(Targets::new().with_default(LevelFilter::ERROR));
+    }
+    directives.iter().all(|directive| is_directive(directive)).then(|| directives.join(",").parse().ok())?
+}
+
+/// `Targets` take a word that is no level for a target, whose lines they then show, and no others: `warning` and
+/// `inof` would silence the log. Fields of lines (`[{name}]`) are no part of our filters.
 fn is_directive(text: &str) -> bool {
-    let text = text.trim();
-    let is_target = text.contains(['=', '[', ':']) || text.starts_with("rainbow");
-    is_target || text.is_empty() || text.parse::<tracing::level_filters::LevelFilter>().is_ok()
+    let is_target = text.contains(['=', ':']) || text.starts_with("rainbow");
+    (is_target && !text.contains('[')) || text.parse::<LevelFilter>().is_ok()
 }
 
 fn no_unit(_: u64) -> String {

@@ -20,6 +20,7 @@ mod values;
 
 pub use fault::{ConfigErrors, Fault, Nearest, Place, Problem};
 pub use keys::{Group, Key, groups, keys};
+pub use kind::log_targets;
 pub use load::{Loaded, load, process_env};
 pub use reload::{Change, Reload, changes};
 pub use show::{default_toml, differing, markdown_table, shown};

@@ -1,12 +1,12 @@
 //! What loads, what is refused, and in which words.
 
 use super::*;
-use crate::config::ClusterConfig;
 use crate::config::values::Secrets;
-use crate::config::{SignatureRequire, groups};
+use crate::config::{ClusterConfig, SignatureRequire, groups, log_targets};
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
 use std::time::Duration;
+use tracing::Level;
 
 /// Reads `text` as if it stood in a file of that name.
 fn load(name: &str, text: &str, env: &[(&str, &str)]) -> Result<Loaded, Vec<String>> {
@@ -177,13 +177,23 @@ fn a_foreign_variable_is_a_notice_with_the_nearest_key() {
 
 #[test]
 fn a_log_level_that_does_not_exist_is_refused() {
-    for filter in ["warning", "inof", "info,verbose"] {
+    for filter in ["warning", "inof", "info,verbose", "rainbow[{worker}]=debug", "info,[turn]=debug"] {
         let errors = load("t.toml", &format!("log = \"{filter}\""), &[]).unwrap_err();
         assert!(errors[0].contains("is not a log filter"), "{errors:?}");
     }
     for filter in ["WARN", "info,rainbow=debug", "off", "rainbow::audit", "info,monoio=error"] {
         load("t.toml", &format!("log = \"{filter}\""), &[]).unwrap_or_else(|errors| panic!("{errors:?}"));
     }
+}
+
+#[test]
+fn a_log_filter_says_which_lines_are_logged() {
+    let logs = |filter: &str, target: &str, level| log_targets(filter).expect(filter).would_enable(target, &level);
+    assert!(logs("info,rainbow::io=debug", "rainbow::io::api", Level::DEBUG), "a target and what is below it");
+    assert!(!logs("info,rainbow::io=debug", "rainbow::shard", Level::DEBUG));
+    assert!(logs("info, rainbow::io=debug", "rainbow::shard", Level::INFO));
+    assert!(!logs("off", "rainbow", Level::ERROR));
+    assert!(logs("", "rainbow", Level::ERROR) && !logs("", "rainbow", Level::WARN), "an empty filter: errors");
 }
 
 #[test]

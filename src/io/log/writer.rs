@@ -7,7 +7,7 @@
 //! Called by the binary, at the start and at the end; everybody else uses `tracing`.
 
 use super::limit::LineLimit;
-use crate::config::LogFormat;
+use crate::config::{LogFormat, log_targets};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -17,19 +17,20 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 use tracing::error;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
+use tracing_subscriber::{Layer, fmt, reload};
 
 /// The process's log; flushed when it is dropped.
 pub struct Log {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
 }
 
 /// Changes the filter while the server runs.
 #[derive(Clone)]
-pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
+pub struct LogFilter(reload::Handle<Targets, Registry>);
 
 /// Lines that did not get into the log since the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +90,9 @@ impl LogFilter {
     }
 }
 
-fn parse(filter: &str) -> EnvFilter {
-    EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"))
+/// What the configuration has checked.
+fn parse(filter: &str) -> Targets {
+    log_targets(filter).unwrap_or_else(|| Targets::new().with_default(tracing::Level::INFO))
 }
 
 /// The standard hook writes to stderr itself, and would wait there for a reader.
