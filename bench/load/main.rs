@@ -184,7 +184,7 @@ fn machine_words(machine: &serde_json::Value) -> String {
 const STANDARD: [&str; 7] = ["fanout", "fanout-8", "fanout-qos1", "send", "uplink", "storm", "idle"];
 
 /// What the standard set has no time for.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 13] = [
     "mixed",
     "churn",
     "slow",
