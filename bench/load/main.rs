@@ -28,6 +28,7 @@ use crate::row::Row;
 use crate::scenario::Bench;
 use crate::scenario::chat::{chat, two_workers};
 use crate::scenario::cluster::cluster;
+use crate::scenario::cluster_sim::cluster_sim;
 use crate::scenario::cost::{FanoutCase, SendCase, fanout, send, storm, uplink};
 use crate::scenario::crowd::{slow, uplink_during_fanout};
 use crate::scenario::durable::{send_durable, stored, waiting};
@@ -42,7 +43,7 @@ use crate::work::Pace;
 #[command(about = "Measures what the server's work costs, beside the least that the kernel charges for it.")]
 struct Options {
     /// One of fanout, fanout-8, fanout-qos1, send, uplink, storm, idle, mixed, churn, slow, million, uplink-during-fanout,
-    /// uplink-during-peer, two-workers, cluster, send-durable, stored, waiting, small-box, all; none: the standard set, two minutes (all with --small)
+    /// uplink-during-peer, two-workers, cluster, cluster-sim, send-durable, stored, waiting, small-box, all; none: the standard set, two minutes (all with --small)
     scenario: Option<String>,
     /// Clients that are connected
     #[arg(long)]
@@ -183,7 +184,7 @@ fn machine_words(machine: &serde_json::Value) -> String {
 const STANDARD: [&str; 7] = ["fanout", "fanout-8", "fanout-qos1", "send", "uplink", "storm", "idle"];
 
 /// What the standard set has no time for.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 13] = [
     "mixed",
     "churn",
     "slow",
@@ -191,6 +192,7 @@ const OTHERS: [&str; 12] = [
     "uplink-during-peer",
     "two-workers",
     "cluster",
+    "cluster-sim",
     "million",
     "send-durable",
     "stored",
@@ -254,6 +256,7 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
             Ok(rows)
         }
         "cluster" => cluster(bench, clients(1_000, 50), (must(1.6), must(1.25))),
+        "cluster-sim" => cluster_sim(bench),
         "send-durable" => send_durable(bench, clients(1_000, 50), pace(32), must(1.05)),
         "stored" => stored(bench, clients(1_000, 50), pace(256), options.size.max(200)),
         "waiting" => waiting(bench, clients(100_000, 200), 10),

@@ -45,7 +45,7 @@ impl Redis {
         command.args(["--port", &port.to_string(), "--bind", "0.0.0.0", "--logfile", ""]);
         command.arg("--dir").arg(&dir).args(more);
         let process = host.enter_to_stay(move || Process::start(command, &[]));
-        process.log.wait_for("Redis is ready", TIMEOUT, |line| line.contains(sign));
+        process.log.wait_for("Redis is ready", TIMEOUT, |entry| entry.contains(sign));
         Redis { process, dir }
     }
 

@@ -89,8 +89,8 @@ fn sessions_live_through_a_failover_of_their_redis() {
         until(Duration::from_secs(30), goes_on, || "nothing is promised after the failover".into());
         pause(Duration::from_secs(3));
         record.callers_end.store(true, Ordering::Relaxed);
-        let kept = || record.all_got().then_some(());
-        until(Duration::from_secs(30), kept, || format!("promised and lost: {:?}", record.missing()));
+        let all_got = || record.all_got().then_some(());
+        until(Duration::from_secs(30), all_got, || format!("promised and lost: {:?}", record.missing()));
         let longest = record.calls.lock().unwrap().iter().map(|(_, took)| *took).max();
         eprintln!("sentinel failover: the longest call took {longest:?}, with its retries");
         drop(ends);
@@ -128,29 +128,29 @@ fn be_client(session: usize, addresses: &[SocketAddr], record: &Record) {
     let name = format!("user{session}");
     let upgrade = Upgrade::of(&name).query("session", &name).query("channels", &format!("of{session}"));
     // Of QoS 2, until REL: ids belong to the session, which outlives its connections.
-    let mut held = BTreeSet::new();
+    let mut unreleased = BTreeSet::new();
     for to in addresses.iter().cycle().skip(session) {
         if record.clients_end.load(Ordering::Relaxed) {
             return;
         }
         if let Some(mut client) = open(&upgrade, *to) {
-            serve(session, &mut client, &mut held, record);
+            serve(session, &mut client, &mut unreleased, record);
         }
         pause(Duration::from_millis(100));
     }
 }
 
-fn serve(session: usize, client: &mut Client, held: &mut BTreeSet<u16>, record: &Record) {
+fn serve(session: usize, client: &mut Client, unreleased: &mut BTreeSet<u16>, record: &Record) {
     while !record.clients_end.load(Ordering::Relaxed) {
         match client.next_within(Duration::from_millis(100)) {
             Ok(Message::Packet(packet)) if packet.command == Command::Send => {
-                if held.insert(packet.id) {
+                if unreleased.insert(packet.id) {
                     record.got.lock().unwrap().entry(session).or_default().push(packet.text());
                 }
                 client.answer(Command::Rec, packet.id, "");
             }
             Ok(Message::Packet(packet)) if packet.command == Command::Rel => {
-                held.remove(&packet.id);
+                unreleased.remove(&packet.id);
                 client.answer(Command::Com, packet.id, "");
             }
             Ok(Message::Close(..)) | Err(Gone::Ended) => return,

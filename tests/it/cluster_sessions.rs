@@ -25,6 +25,10 @@ pub struct Nodes {
 
 impl Nodes {
     pub fn start(count: usize) -> Nodes {
+        Nodes::start_with(count, |setup| setup)
+    }
+
+    pub fn start_with(count: usize, also: impl Fn(Setup) -> Setup) -> Nodes {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let (backend, redis) = (Backend::start(), Redis::start());
         backend.on_connect(|request| {
@@ -34,7 +38,7 @@ impl Nodes {
         });
         let name = format!("it-sessions-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let mut nodes = Nodes { backend, redis, name, nodes: Vec::new() };
-        nodes.nodes = (0..count).map(|_| nodes.setup().start()).collect();
+        nodes.nodes = (0..count).map(|_| also(nodes.setup()).start()).collect();
         nodes.until_linked();
         nodes
     }
@@ -56,7 +60,7 @@ impl Nodes {
     }
 
     /// The client, and what it is told first.
-    fn open(&self, node: usize, name: &str) -> (Client, Value) {
+    pub fn open(&self, node: usize, name: &str) -> (Client, Value) {
         let speaking = Upgrade::of(name).header("Sec-WebSocket-Protocol", "rainbow.2");
         let mut client = speaking.open(self.nodes[node].addr());
         let greeting = client.expect_send();

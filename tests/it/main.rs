@@ -11,6 +11,7 @@ mod chaos;
 mod closes;
 mod cluster;
 mod cluster_sessions;
+mod cluster_traps;
 mod compat_2014;
 mod config_cli;
 mod connect;

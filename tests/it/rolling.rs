@@ -94,7 +94,7 @@ struct Record {
     promised: Mutex<BTreeMap<usize, Vec<String>>>,
     got: Mutex<BTreeMap<usize, Vec<String>>>,
     /// Moves of clients from a node to the next.
-    moves: Mutex<Vec<Duration>>,
+    connected: Mutex<Vec<Duration>>,
     callers_end: AtomicBool,
     clients_end: AtomicBool,
 }
@@ -121,7 +121,7 @@ fn a_rolling_restart_loses_nothing_and_doubles_nothing() {
         for session in 0..SESSIONS {
             scope.spawn(move || be_client(session, addresses, record));
         }
-        let are_there = || (record.moves.lock().unwrap().len() >= SESSIONS).then_some(());
+        let are_there = || (record.connected.lock().unwrap().len() >= SESSIONS).then_some(());
         eventually_within(TIMEOUT, "every session has a client", are_there);
         let callers: Vec<_> =
             (0..CALLERS).map(|caller| scope.spawn(move || be_caller(caller, addresses, record))).collect();
@@ -159,7 +159,7 @@ impl Drop for Ends<'_> {
 fn be_client(session: usize, addresses: &[SocketAddr], record: &Record) {
     let name = format!("user {session}");
     // Of QoS 2, until REL: ids belong to the session, which outlives its connections.
-    let mut held = BTreeSet::new();
+    let mut unreleased = BTreeSet::new();
     for to in addresses.iter().cycle().skip(session) {
         let begun = Instant::now();
         let upgrade = Upgrade::of(&name).header("Sec-WebSocket-Protocol", "rainbow.2");
@@ -170,8 +170,8 @@ fn be_client(session: usize, addresses: &[SocketAddr], record: &Record) {
             pause(Duration::from_millis(50));
             continue;
         };
-        record.moves.lock().unwrap().push(begun.elapsed());
-        match serve(session, &mut client, &mut held, record) {
+        record.connected.lock().unwrap().push(begun.elapsed());
+        match serve(session, &mut client, &mut unreleased, record) {
             Some(wait) => pause(wait),
             None => return client.leave(),
         }
@@ -179,20 +179,20 @@ fn be_client(session: usize, addresses: &[SocketAddr], record: &Record) {
 }
 
 /// To the end of the connection, and how long to wait then; `None`: the test ends.
-fn serve(session: usize, client: &mut Client, held: &mut BTreeSet<u16>, record: &Record) -> Option<Duration> {
+fn serve(session: usize, client: &mut Client, unreleased: &mut BTreeSet<u16>, record: &Record) -> Option<Duration> {
     loop {
         if record.clients_end.load(Ordering::Relaxed) {
             return None;
         }
         match client.next_within(Duration::from_millis(100)) {
             Ok(Message::Packet(packet)) if packet.command == Command::Send && packet.qos == 2 => {
-                if held.insert(packet.id) {
+                if unreleased.insert(packet.id) {
                     record.got.lock().unwrap().entry(session).or_default().push(packet.text());
                 }
                 client.answer(Command::Rec, packet.id, "");
             }
             Ok(Message::Packet(packet)) if packet.command == Command::Rel => {
-                held.remove(&packet.id);
+                unreleased.remove(&packet.id);
                 client.answer(Command::Com, packet.id, "");
             }
             Ok(Message::Close(code, reason)) => {
@@ -243,7 +243,7 @@ fn send(to: SocketAddr, channel: &str, body: &str) -> Option<serde_json::Value> 
 impl Record {
     fn judge(self) {
         let (promised, got) = (self.promised.into_inner().unwrap(), self.got.into_inner().unwrap());
-        let moves = self.moves.into_inner().unwrap();
+        let connected = self.connected.into_inner().unwrap();
         let mut count = 0;
         for (session, bodies) in &promised {
             let got = &got[session];
@@ -261,8 +261,12 @@ impl Record {
             }
             count += bodies.len();
         }
-        eprintln!("rolling restart: {count} messages of QoS 2 to {SESSIONS} sessions, {} connections", moves.len());
-        assert!(count > 300 && moves.len() >= SESSIONS + SESSIONS / 2, "it was under load: {count}, {}", moves.len());
+        eprintln!("rolling restart: {count} messages of QoS 2 to {SESSIONS} sessions, {} connections", connected.len());
+        assert!(
+            count > 300 && connected.len() >= SESSIONS + SESSIONS / 2,
+            "it was under load: {count}, {}",
+            connected.len()
+        );
     }
 }
 

@@ -14,6 +14,7 @@ mod length;
 mod modules;
 mod ownership;
 mod source;
+mod traps;
 mod vocabulary;
 
 use modules::Modules;
@@ -52,6 +53,7 @@ fn check_tree(files: &[File]) -> Vec<String> {
     findings.extend(ownership::check_impls(&modules));
     findings.extend(ownership::check_twins(&modules));
     findings.extend(ownership::check_fields(&modules));
+    findings.extend(traps::check(files));
     findings
 }
 

@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod cluster;
+pub mod cluster_sim;
 pub mod cost;
 pub mod crowd;
 pub mod durable;

@@ -10,9 +10,8 @@ use crate::io::runtime::{clock, net, sys};
 use crate::io::worker::turn::Worker;
 use crate::policy::drain::{DrainPace, DrainTerms};
 use crate::shard::{DrainScope, Reply};
-use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -84,7 +83,7 @@ fn close_some(worker: &Worker, pace: &mut DrainPace, settle_by: Tick) {
 #[derive(Default)]
 struct Offers {
     /// Whether an answer, or the end of the session here, is still waited for.
-    made: RefCell<FxHashMap<Arc<str>, bool>>,
+    made: RefCell<BTreeMap<Arc<str>, bool>>,
     next: RefCell<VecDeque<Arc<str>>>,
     under_way: Cell<usize>,
 }

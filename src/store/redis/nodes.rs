@@ -1,5 +1,5 @@
-//! The nodes that use the store: which of them live, where they are reached, and what those have left that do not. In a Redis cluster all of it
-//! is kept per bucket, so that a claim and the burial of who claims are decided in one place.
+//! The nodes that use the store: which of them live, where they are reached, and what those have left that do not. In a
+//! Redis cluster all of it is kept per bucket, so that a claim and the burial of who claims are decided in one place.
 
 use super::encoding;
 use super::fault::Fault;

@@ -427,13 +427,7 @@ impl World {
 
     fn send_away(&mut self) {
         let (now, all) = (Tick(self.now), rainbow::shard::DrainScope::All);
-        self.shard().close_some(
-            usize::MAX,
-            all,
-            rainbow::wire::ws::frame::CloseCode::GOING_AWAY,
-            || "stopping".into(),
-            now,
-        );
+        self.shard().close_some(usize::MAX, all, rainbow::wire::ws::frame::CloseCode(1001), || "stopping".into(), now);
     }
 
     pub fn input(&mut self, input: Input<'_>) {
