@@ -36,6 +36,7 @@ pub mod planted;
 mod queries;
 mod session;
 pub mod settings;
+pub mod transfer;
 pub mod uplink_sequence;
 
 pub use call::query::{

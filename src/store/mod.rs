@@ -15,5 +15,6 @@ pub use health::{Health, Usage};
 pub use opening::{OpenError, Opened, Options, Sharing, StoreNode};
 pub use request::{
     ClaimId, ClaimOutcome, ConnectionRecord, NodeRecord, OrphanedSessions, PurgeOutcome, RecordId, Request, Response,
+    TransferId,
 };
 pub use sqlite::{Backup, BackupError, Progress, back_up};

@@ -72,6 +72,8 @@ impl Options {
 pub struct Opened {
     /// The sessions that are this server's, each with a summary of the messages that wait for it.
     pub sessions: Vec<StoredSession>,
+    /// Sessions that were on their way to another node, and by which transfer: nobody's before that is settled.
+    pub leaving: Vec<(StoredSession, Token)>,
     /// Connections of former lives whose closes nobody has reported.
     pub connections: Vec<ConnectionRecord>,
     /// By which it owns them, where others use the store too.

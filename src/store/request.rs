@@ -7,6 +7,7 @@ use crate::shard::command::{
 };
 use crate::shard::command::{OwnershipAnswer, OwnershipCommand, Token};
 use std::net::SocketAddr;
+use crate::shard::transfer::{TransferAnswer, TransferCommand};
 use std::sync::Arc;
 
 /// A batch of these is one commit.
@@ -20,6 +21,8 @@ pub enum Request {
     Settle { message_id: Arc<str>, answer: Vec<u8> },
     /// Of a worker, in the order of its shard's commands. Only where others use the store too.
     Ownership { shard: ShardId, command: OwnershipCommand },
+    /// Of a session's way between the disks of two nodes.
+    Transfer { id: TransferId, command: TransferCommand },
     /// A connection that the backend has let in: whoever finds the record after this process reports its close.
     PutConnection { id: RecordId, record: ConnectionRecord },
     /// Its close was reported.
@@ -43,6 +46,10 @@ pub struct RecordId {
     pub number: u64,
 }
 
+/// The caller's own number for a `Request::Transfer`; the response carries it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferId(pub u64);
+
 /// The caller's own number for a `Request::Claim`; the response carries it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimId(pub u64);
@@ -54,6 +61,7 @@ pub enum Response {
     Claim { id: ClaimId, outcome: ClaimOutcome },
     Settled,
     Ownership { shard: ShardId, answer: OwnershipAnswer },
+    Transfer { id: TransferId, answer: TransferAnswer },
     ConnectionPut { id: RecordId, is_stored: bool },
 }
 
@@ -116,6 +124,7 @@ impl Request {
             Request::Claim { .. }
             | Request::Settle { .. }
             | Request::Ownership { .. }
+            | Request::Transfer { .. }
             | Request::PutConnection { .. }
             | Request::RemoveConnection { .. } => None,
         }

@@ -29,13 +29,15 @@ mod schema;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use super::crash;
 use super::health::{Health, Usage};
-use super::opening::{OpenError, Opened, Options};
+use super::opening::{OpenError, Opened, Options, Sharing};
 use super::request::{ClaimOutcome, PurgeOutcome, Request, Response};
 use crate::config::Durability;
 use crate::shard::command::{Completion, Operation, StoreError, UnixMs};
+use crate::shard::transfer::TransferAnswer;
 use apply::{WriteMode, apply};
 use backup::lock::BackupLock;
 use database::Database;
@@ -62,7 +64,10 @@ impl Sqlite {
         crash::point("open.inside");
         let lock = BackupLock::open(directory.path())
             .map_err(|error| OpenError::Directory { path: options.data_dir.clone(), error })?;
-        let (database, sessions) = scan::scan(connection, lock).map_err(|error| open_error(&directory, error))?;
+        let (mut database, sessions) = scan::scan(connection, lock).map_err(|error| open_error(&directory, error))?;
+        let own = (options.node.sharing == Sharing::Cluster).then_some(options.node.generation);
+        let opened = transfer::on_open(&mut database, own, sessions);
+        let (sessions, leaving) = opened.map_err(|error| open_error(&directory, error))?;
         let connections =
             tables::connections::all(database.connection()).map_err(|error| open_error(&directory, error))?;
         crash::point("open.after");
@@ -70,7 +75,7 @@ impl Sqlite {
         // On a disk that is nearly full the store works without a reserve, and reports it once the disk is full.
         let _ = directory.ensure_reserve();
         let store = Sqlite { database, directory, bytes_max: options.bytes_max, fault: None };
-        Ok((store, Opened { sessions, damaged: 0, connections, token: None }))
+        Ok((store, Opened { sessions, leaving, damaged: 0, connections, token: None }))
     }
 
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {
@@ -134,6 +139,7 @@ impl Sqlite {
             Request::Claim { id, .. } => Response::Claim { id: *id, outcome: ClaimOutcome::Refused(reason) },
             Request::Settle { .. } | Request::RemoveConnection { .. } => Response::Settled,
             Request::PutConnection { id, .. } => Response::ConnectionPut { id: *id, is_stored: false },
+            Request::Transfer { id, .. } => Response::Transfer { id: *id, answer: TransferAnswer::Refused(reason) },
             Request::Ownership { shard, command } => apply::refuse_ownership(*shard, command),
         }
     }

@@ -3,7 +3,8 @@
 
 use crate::shard::command::OwnershipAnswer;
 use crate::shard::command::{Completions, ExpiredMessages};
-use crate::store::{ClaimId, ClaimOutcome};
+use crate::shard::transfer::TransferAnswer;
+use crate::store::{ClaimId, ClaimOutcome, TransferId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +22,8 @@ pub struct StoreReports {
     pub expired: Vec<ExpiredMessages>,
     /// By the claim's packed return address.
     pub claimed: Vec<(ClaimId, ClaimOutcome)>,
+    /// By the packed return address of the request.
+    pub transferred: Vec<(TransferId, TransferAnswer)>,
     /// Behind all completions that came before.
     pub ownership: Vec<OwnershipAnswer>,
     /// Connections that were to be noted, and whether they are.
@@ -48,6 +51,10 @@ impl StoreInbox {
 
     pub fn push_claimed(&self, id: ClaimId, outcome: ClaimOutcome) {
         self.push(|reports| reports.claimed.push((id, outcome)));
+    }
+
+    pub fn push_transferred(&self, id: TransferId, answer: TransferAnswer) {
+        self.push(|reports| reports.transferred.push((id, answer)));
     }
 
     pub fn push_ownership(&self, answer: OwnershipAnswer) {

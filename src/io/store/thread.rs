@@ -25,9 +25,10 @@ use crate::io::runtime::clock;
 use crate::metrics::store::StoreMetrics;
 use crate::shard::command::OwnershipAnswer;
 use crate::shard::command::{Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
+use crate::shard::transfer::TransferAnswer;
 use crate::store::{
-    ClaimId, ClaimOutcome, ConnectionRecord, Health, NodeRecord, OrphanedSessions, Request, Response, Store, Usage,
-    crash,
+    ClaimId, ClaimOutcome, ConnectionRecord, Health, NodeRecord, OrphanedSessions, Request, Response, Store,
+    TransferId, Usage, crash,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
 use std::collections::{BTreeMap, VecDeque};
@@ -45,6 +46,8 @@ pub struct ReportSinks {
     pub claimed: Box<dyn Fn(ClaimId, ClaimOutcome) + Send>,
     /// Messages that expired, of sessions of any shard.
     pub expired: Box<dyn Fn(Vec<ExpiredMessages>) + Send>,
+    /// The answer to a worker's `Request::Transfer`.
+    pub transferred: Box<dyn Fn(TransferId, TransferAnswer) + Send>,
     /// The answer to a worker's `Request::Ownership`.
     pub ownership: Box<dyn Fn(ShardId, OwnershipAnswer) + Send>,
     /// Records of connections that a worker has given, in the order in which it gave them: each number, and whether it
@@ -401,7 +404,7 @@ impl StoreLoop {
 
     fn report(&self, answers: Vec<Response>) {
         let mut shards: Vec<(ShardId, Completions)> = Vec::new();
-        let (mut claims, mut owned) = (Vec::new(), Vec::new());
+        let (mut claims, mut owned, mut transferred) = (Vec::new(), Vec::new(), Vec::new());
         let mut recorded: BTreeMap<ShardId, Vec<(u64, bool)>> = BTreeMap::new();
         let mut refused = 0;
         for answer in answers {
@@ -426,6 +429,10 @@ impl StoreLoop {
                     claims.push((id, outcome));
                 }
                 Response::Settled => {}
+                Response::Transfer { id, answer } => {
+                    refused += u64::from(matches!(answer, TransferAnswer::Refused(_)));
+                    transferred.push((id, answer));
+                }
                 Response::Ownership { shard, answer } => owned.push((shard, answer)),
                 Response::ConnectionPut { id, is_stored } => {
                     refused += u64::from(!is_stored);
@@ -443,6 +450,9 @@ impl StoreLoop {
         }
         for (id, outcome) in claims {
             (self.sinks.claimed)(id, outcome);
+        }
+        for (id, answer) in transferred {
+            (self.sinks.transferred)(id, answer);
         }
         for (worker, numbers) in recorded {
             (self.sinks.recorded)(worker, numbers);
@@ -516,7 +526,7 @@ impl RequestKind {
                 Operation::Load { .. } => RequestKind::Load,
             },
             Request::Claim { .. } | Request::Settle { .. } => RequestKind::Call,
-            Request::Ownership { .. } => RequestKind::Ownership,
+            Request::Ownership { .. } | Request::Transfer { .. } => RequestKind::Ownership,
             Request::PutConnection { .. } | Request::RemoveConnection { .. } => RequestKind::Connection,
         }
     }
@@ -551,6 +561,7 @@ fn weight(request: &Request) -> usize {
         Request::PutConnection { record, .. } => {
             record.cookie.as_ref().map_or(0, |cookie| cookie.len()) + record.user.as_ref().map_or(0, |user| user.len())
         }
+        Request::Transfer { command, .. } => command.cost(),
         Request::Settle { answer, .. } => answer.len(),
     };
     carried + mem::size_of::<Request>()

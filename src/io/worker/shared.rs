@@ -320,6 +320,7 @@ impl Shared {
     pub fn report_sinks(self: &Arc<Shared>) -> ReportSinks {
         let [completions, claimed, expired] = [self.clone(), self.clone(), self.clone()];
         let [ownership, recorded, fenced] = [self.clone(), self.clone(), self.clone()];
+        let transferred = self.clone();
         let nodes =
             self.cluster.clone().map(|cluster| -> NodeSink { Box::new(move |report| cluster.push_store(report)) });
         ReportSinks {
@@ -333,6 +334,10 @@ impl Shared {
             // The store does not know which shard a session belongs to: each shard takes what it knows.
             expired: Box::new(move |report| {
                 expired.workers().for_each(|shard| expired.report(shard, |inbox| inbox.push_expired(report.clone())));
+            }),
+            transferred: Box::new(move |id, answer| {
+                let worker = ReturnAddress::unpack(id.0).worker();
+                transferred.report(worker, |inbox| inbox.push_transferred(id, answer));
             }),
             ownership: Box::new(move |shard, answer| {
                 ownership.report(shard, |inbox| inbox.push_ownership(answer));

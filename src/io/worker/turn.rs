@@ -372,13 +372,17 @@ impl Worker {
 
     fn take_store_reports(&self) {
         let reports = self.shared.store_inbox(self.id).take();
-        let Some(StoreReports { completions, expired, claimed, ownership, recorded, fenced }) = reports else { return };
+        let Some(reports) = reports else { return };
+        let StoreReports { completions, expired, claimed, transferred, ownership, recorded, fenced } = reports;
         if let Some(completions) = completions {
             self.handle(Input::Completions(completions));
         }
         expired.into_iter().for_each(|expired| self.handle(Input::MessagesExpired(expired)));
         for (id, outcome) in claimed {
             self.calls.claims().complete(ReturnAddress::unpack(id.0).oneshot(), outcome);
+        }
+        for (id, answer) in transferred {
+            self.calls.transfers().complete(ReturnAddress::unpack(id.0).oneshot(), answer);
         }
         self.on_recorded(self.hooks.records().on_answers(&recorded));
         // What the shard is told to give away it must not have anything of under way.

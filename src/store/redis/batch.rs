@@ -9,6 +9,7 @@ use super::owned::{NamesInBatch, Owned};
 use super::pipeline::Pipeline;
 use crate::shard::command::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::shard::command::{Completion, Mutation, SessionId, StoreError};
+use crate::shard::transfer::TransferAnswer;
 use crate::store::request::{ClaimOutcome, Request, Response};
 use answers::BatchOutcome;
 use redis::Value;
@@ -113,6 +114,7 @@ pub fn refuse(requests: Vec<Request>, reason: StoreError) -> Vec<Response> {
         Request::Claim { id, .. } => Response::Claim { id, outcome: ClaimOutcome::Refused(reason) },
         Request::Settle { .. } | Request::RemoveConnection { .. } => Response::Settled,
         Request::PutConnection { id, .. } => Response::ConnectionPut { id, is_stored: false },
+        Request::Transfer { id, .. } => Response::Transfer { id, answer: TransferAnswer::Refused(reason) },
         Request::Ownership { shard, command } => {
             Response::Ownership { shard, answer: command.undone(ClaimAnswer::Unknown, WriteAnswer::Unknown) }
         }
@@ -127,6 +129,8 @@ fn encode(pipeline: &mut Pipeline, request: &Request, position: usize, known: &K
         Request::Claim { claim, .. } => encoder.claim_call(pipeline, claim, position),
         Request::Settle { message_id, answer } => encoder.settle_call(pipeline, message_id, answer),
         Request::PutConnection { record, .. } => encoder.put_connection(pipeline, record),
+        // All nodes have one Redis.
+        Request::Transfer { .. } => return false,
         Request::RemoveConnection { identity } => encoder.remove_connection(pipeline, identity),
         Request::Ownership { command: OwnershipCommand::Claim { name, expected, token }, .. } => {
             let session = known.claimed[name];

@@ -4,6 +4,7 @@
 use super::database::Transaction;
 use super::load;
 use super::tables::{claims, connections, messages, sessions};
+use super::transfer;
 use crate::base::id::ShardId;
 use crate::shard::command::{ClaimAnswer, OwnershipCommand, WriteAnswer};
 use crate::shard::command::{Command, Completion, Mutation, Operation, StoreError, UnixMs};
@@ -48,6 +49,13 @@ fn apply_one(transaction: &mut Transaction, request: &Request, now: UnixMs, mode
         (Request::Settle { message_id, answer }, WriteMode::Normal { .. }) => {
             claims::settle(transaction, message_id, answer)?;
             Response::Settled
+        }
+        (Request::Transfer { id, command }, mode) => {
+            let bytes_max = match mode {
+                WriteMode::Normal { bytes_max } => Ok(bytes_max),
+                WriteMode::FreeingOnly { refusal } => Err(refusal),
+            };
+            Response::Transfer { id: *id, answer: transfer::apply(transaction, command, now, bytes_max)? }
         }
         (Request::Ownership { shard, command }, _) => refuse_ownership(*shard, command),
         (Request::PutConnection { id, .. }, WriteMode::FreeingOnly { .. }) => {

@@ -62,7 +62,7 @@ fn page(
     Ok(page)
 }
 
-fn received(connection: &Connection, session_row: SessionRowId) -> Result<Vec<Received>> {
+pub fn received(connection: &Connection, session_row: SessionRowId) -> Result<Vec<Received>> {
     let mut statement = connection.prepare_cached("SELECT id, sequence, answer FROM received WHERE key = ?1")?;
     let read = |row: &Row| {
         let answer: Arc<[u8]> = row.get_ref(2)?.as_blob()?.into();

@@ -56,6 +56,32 @@ fn read_sessions(connection: &Connection) -> Result<(Positions, Vec<StoredSessio
     Ok((positions, sessions))
 }
 
+/// One session as `scan` finds it. Damage to it is an error of its own.
+pub fn one(connection: &Connection, index: &Index, name: &str) -> Result<Option<StoredSession>> {
+    let sql = "SELECT key, session, name, expiry_s, ends, cookie, reserved, floor, run, last, past_half
+         FROM sessions WHERE name = ?1";
+    let read = |row: &Row| Ok((row.get::<_, SessionRowId>(0)?, decode_session(row)?));
+    let Some((key, row)) = connection.prepare_cached(sql)?.query_row([name], read).optional()? else { return Ok(None) };
+    let mut statement = connection.prepare_cached("SELECT channel FROM channels WHERE key = ?1")?;
+    let channels = statement.query_map([key], |row| row.get(0))?.collect::<Result<_>>()?;
+    let session = row.session;
+    let mut found =
+        StoredSession { row, channels, waiting: 0, waiting_bytes: 0, next: Offset(0), oldest: None, first: None };
+    let mut oldest = connection.prepare_cached("SELECT stored FROM messages WHERE row = ?1")?;
+    for entry in index.messages_from(session, Offset(0)) {
+        let (offset, row, bytes) = (entry.offset, entry.row, entry.bytes);
+        found.next = offset.next();
+        found.first = found.first.or(Some(offset));
+        if bytes > 0 {
+            found.waiting += 1;
+            found.waiting_bytes += u64::from(bytes);
+            let stored = oldest.query_row([row], |row| row.get::<_, i64>(0)).map(|stored| UnixMs(stored as u64))?;
+            found.oldest = Some(found.oldest.map_or(stored, |oldest| oldest.min(stored)));
+        }
+    }
+    Ok(Some(found))
+}
+
 fn decode_session(row: &Row) -> Result<SessionRow> {
     let number = |column| row.get::<_, i64>(column).map(|number| number as u64);
     Ok(SessionRow {

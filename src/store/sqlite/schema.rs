@@ -77,6 +77,7 @@ fn prepare(connection: &Connection, directory: &Directory) -> Result<(), OpenErr
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {TABLES} {marks} COMMIT;")).map_err(failed)?;
     }
     connection.execute_batch(CONNECTIONS).map_err(failed)?;
+    connection.execute_batch(TRANSFERS).map_err(failed)?;
     if connection.prepare("SELECT user FROM connections").is_err() {
         connection.execute_batch("ALTER TABLE connections ADD COLUMN user TEXT").map_err(failed)?;
     }
@@ -118,6 +119,22 @@ const TABLES: &str = "
         message_id TEXT PRIMARY KEY, until INTEGER NOT NULL, answer BLOB
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX claims_until ON claims (until);
+";
+
+/// Added to format 1 later: an older version does not look at them. In `leaving` and `arriving` are sessions on their
+/// way between two nodes' files (see `transfer`); `lives` are those of the node that has this file.
+const TRANSFERS: &str = "
+    CREATE TABLE IF NOT EXISTS leaving (
+        name TEXT PRIMARY KEY, token INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS arriving (
+        token INTEGER PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS arriving_name ON arriving (name);
+    CREATE TABLE IF NOT EXISTS lives (
+        nth INTEGER PRIMARY KEY AUTOINCREMENT, generation INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX IF NOT EXISTS lives_generation ON lives (generation);
 ";
 
 /// Added to format 1 later: an older version does not look at it.

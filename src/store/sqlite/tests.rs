@@ -5,6 +5,7 @@ mod backup;
 mod damage;
 mod faults;
 mod model;
+mod transfer;
 
 use super::*;
 use crate::base::id::ShardId;

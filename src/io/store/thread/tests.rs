@@ -74,6 +74,7 @@ fn run(dir: &Dir) -> Running {
         completions: Box::new(move |shard, what| completions(Report::Completions(shard, what))),
         claimed: Box::new(move |id, outcome| claimed(Report::Claimed(id, outcome))),
         expired: Box::new(move |what| expired(Report::Expired(what))),
+        transferred: Box::new(|_, _| {}),
         ownership: Box::new(|_, _| {}),
         recorded: Box::new(|_, _| {}),
         fenced: Box::new(|_| {}),

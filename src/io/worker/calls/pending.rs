@@ -9,6 +9,7 @@ use crate::base::time::Tick;
 use crate::io::runtime::oneshot::Oneshots;
 use crate::io::worker::message::ReloadOutcome;
 use crate::shard::Message;
+use crate::shard::transfer::TransferAnswer;
 use crate::store::ClaimOutcome;
 use crate::wire::packet::QoS;
 use std::cell::RefCell;
@@ -22,6 +23,7 @@ pub struct PendingCalls {
     reloads: Oneshots<ReloadOutcome>,
     passes: Oneshots<bool>,
     traces: Rc<TraceReaders>,
+    transfers: Oneshots<TransferAnswer>,
     /// Where messages are encoded.
     scratch: RefCell<Vec<u8>>,
 }
@@ -35,6 +37,7 @@ impl PendingCalls {
             reloads: Oneshots::new(now),
             passes: Oneshots::new(now),
             traces: Rc::new(TraceReaders::new(worker, now)),
+            transfers: Oneshots::new(now),
             scratch: RefCell::default(),
         }
     }
@@ -68,6 +71,11 @@ impl PendingCalls {
         &self.traces
     }
 
+    /// Sessions on their way between two disks: what the store has answered.
+    pub fn transfers(&self) -> &Oneshots<TransferAnswer> {
+        &self.transfers
+    }
+
     /// A message of a call; one allocation, the shared bytes themselves.
     pub fn encode(&self, qos: QoS, message_type: u16, body: &[u8]) -> Message {
         Message::encode(qos, message_type, body, &mut self.scratch.borrow_mut())
@@ -85,5 +93,6 @@ impl PendingCalls {
         self.reloads.expire(now);
         self.passes.expire(now);
         self.traces.expire(now);
+        self.transfers.expire(now);
     }
 }

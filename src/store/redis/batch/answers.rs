@@ -7,6 +7,7 @@ use super::super::owned::Owned;
 use super::super::scan::decode_session;
 use crate::shard::command::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
 use crate::shard::command::{Command, Completion, Mutation, Operation, Page, SessionId, StoreError, StoredSession};
+use crate::shard::transfer::TransferAnswer;
 use crate::store::request::{ClaimOutcome, Request, Response};
 use redis::{ServerError, Value};
 use std::sync::Arc;
@@ -69,6 +70,9 @@ impl BatchOutcome {
             Request::Settle { .. } | Request::RemoveConnection { .. } => Response::Settled,
             Request::PutConnection { id, .. } => {
                 Response::ConnectionPut { id, is_stored: matches!(value, Ok(Value::Int(_))) }
+            }
+            Request::Transfer { id, .. } => {
+                Response::Transfer { id, answer: TransferAnswer::Refused(StoreError::Fenced) }
             }
             Request::Ownership { shard, command } => {
                 Response::Ownership { shard, answer: self.ownership(command, value, owned, claimed) }

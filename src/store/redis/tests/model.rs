@@ -47,7 +47,10 @@ impl Model {
                 }
                 Response::Settled
             }
-            Request::Ownership { .. } | Request::PutConnection { .. } | Request::RemoveConnection { .. } => {
+            Request::Ownership { .. }
+            | Request::Transfer { .. }
+            | Request::PutConnection { .. }
+            | Request::RemoveConnection { .. } => {
                 unreachable!("none is made here")
             }
         }
@@ -198,6 +201,7 @@ impl Model {
         };
         sorted(Opened {
             sessions: self.sessions.values().map(found).collect(),
+            leaving: Vec::new(),
             damaged: 0,
             connections: Vec::new(),
             token: None,
@@ -368,6 +372,7 @@ fn may_differ(request: &Request, others: &[Request]) -> bool {
         Request::Claim { .. } => others.iter().any(|request| matches!(request, Request::Settle { .. })),
         Request::Settle { .. }
         | Request::Ownership { .. }
+        | Request::Transfer { .. }
         | Request::PutConnection { .. }
         | Request::RemoveConnection { .. } => false,
         Request::Shard { command: Command { operation: Operation::Load { .. }, .. }, .. } => true,

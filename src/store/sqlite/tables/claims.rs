@@ -2,10 +2,11 @@
 //! They count towards `bytes_max` with their guards, since callers choose how many there are.
 
 use crate::shard::command::{Claim, StoreError, UnixMs};
+use crate::shard::transfer::Guard;
 use crate::store::request::ClaimOutcome;
 use crate::store::sqlite::database::Transaction;
 use crate::store::sqlite::index::ROW_BYTES;
-use crate::store::sqlite::rows::signed;
+use crate::store::sqlite::rows::{SessionRowId, signed};
 use rusqlite::{OptionalExtension, Result, Row, params};
 
 /// What all claims and guards count for.
@@ -17,6 +18,26 @@ const _: () = assert!(ROW_BYTES == 64, "as in `CALL_BYTES`");
 /// What a claim with such an answer counts for, and a guard with none.
 pub fn bytes(message_id: &str, answer_len: usize) -> u64 {
     ROW_BYTES + (message_id.len() + answer_len) as u64
+}
+
+/// The session has had the message of this claim elsewhere.
+pub fn put_guard(transaction: &mut Transaction, session_row: SessionRowId, guard: &Guard) -> Result<()> {
+    let sql = "INSERT INTO guards (message_id, key, until, place) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+    let (until, place) = (signed(guard.until.0), signed(guard.offset.0));
+    let guarded = params![&*guard.message_id, session_row, until, place];
+    let added = transaction.connection.prepare_cached(sql)?.execute(guarded)?;
+    transaction.index.add_call_bytes(added as u64 * bytes(&guard.message_id, 0));
+    Ok(())
+}
+
+/// Of a session that did not come whole.
+pub fn remove_guards(transaction: &mut Transaction, session_row: SessionRowId) -> Result<()> {
+    let sql = "DELETE FROM guards WHERE key = ?1 RETURNING length(message_id)";
+    let mut delete = transaction.connection.prepare_cached(sql)?;
+    let lengths = delete.query_map([session_row], |row| row.get::<_, i64>(0).map(|length| length as u64))?;
+    let lengths: Vec<u64> = lengths.collect::<Result<_>>()?;
+    lengths.iter().for_each(|length| transaction.index.subtract_call_bytes(ROW_BYTES + length));
+    Ok(())
 }
 
 pub fn claim(transaction: &mut Transaction, claim: &Claim, now: UnixMs, bytes_max: u64) -> Result<ClaimOutcome> {

@@ -51,6 +51,25 @@ pub fn put(
     Ok(Completion::Done)
 }
 
+/// A message that another disk had; its guard comes by itself. False: there is no room.
+pub fn put_moved(
+    transaction: &mut Transaction,
+    session_row: SessionRowId,
+    message: &StoredMessage,
+    bytes_max: u64,
+) -> Result<bool> {
+    if transaction.index.message(message.session, message.offset).is_some() {
+        return Ok(true);
+    }
+    let bytes = if message.released { 0 } else { message.message.len() as u32 };
+    if !message.released && !transaction.index.fits(u64::from(bytes), bytes_max) {
+        return Ok(false);
+    }
+    insert(transaction, session_row, message, bytes)?;
+    transaction.index.add_message(message.session, message.offset, bytes);
+    Ok(true)
+}
+
 fn insert(transaction: &Transaction, session_row: SessionRowId, message: &StoredMessage, bytes: u32) -> Result<()> {
     let sql = "INSERT INTO messages (row, key, place, flags, type, stored, expires, due, bytes, sum, claim,
          claim_until, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
