@@ -4,7 +4,7 @@
 //! samples the figures for their history: it wakes every ten seconds for that and reads the workers' atomics, which
 //! costs no worker a turn. It does not while it drains or waits for a reload: then the history has a gap.
 
-use crate::base::id::ShardId;
+use crate::base::id::{Generation, ShardId};
 use crate::base::limits::Limits;
 use crate::config::{self, Change, ClusterChoice, Config, Reload, StoreKind};
 use crate::io::backend::resolver::Resolver;
@@ -126,7 +126,10 @@ impl Server {
             now,
         };
         let shared = Arc::new(Shared::new(setup, &limits));
-        let cluster = cluster.map(|cluster| start_cluster(&shared, cluster, driver)).transpose()?;
+        let (lives, met) =
+            opened.as_ref().map_or_else(Default::default, |(_, opened)| (opened.lives.clone(), opened.met.clone()));
+        shared.set_lives(lives);
+        let cluster = cluster.map(|cluster| start_cluster(&shared, cluster, driver, met)).transpose()?;
         let resolver = Resolver::start(&limits)?;
         let (store, opened) = match opened {
             Some((store, opened)) => (Some(start_store(&shared, store, opened.damaged, &limits)?), opened),
@@ -423,7 +426,12 @@ fn start_store(shared: &Arc<Shared>, store: Store, damaged: u64, limits: &Limits
 }
 
 /// The thread of the cluster.
-fn start_cluster(shared: &Arc<Shared>, prepared: Prepared, driver: Driver) -> Result<JoinHandle<()>, StartError> {
+fn start_cluster(
+    shared: &Arc<Shared>,
+    prepared: Prepared,
+    driver: Driver,
+    met: Vec<Generation>,
+) -> Result<JoinHandle<()>, StartError> {
     let address = prepared.port().listen().unwrap_or(prepared.port().own().address);
     let opened = prepared.open(&shared.config(), shared.workers_len());
     let opened = opened.map_err(|error| StartError::Cluster { address, error })?;
@@ -438,7 +446,7 @@ fn start_cluster(shared: &Arc<Shared>, prepared: Prepared, driver: Driver) -> Re
         };
         let dead = events.clone();
         let on_dead = move || dead.send(Event::DeclaredDead);
-        let ended = driver.block_on(opened.run(to_worker, on_dead, store)).and_then(|ended| ended);
+        let ended = driver.block_on(opened.run(to_worker, on_dead, (store, met))).and_then(|ended| ended);
         if let Err(error) = ended {
             error!(%error, "the cluster's thread has ended");
             events.send(Event::DeclaredDead);
@@ -464,6 +472,9 @@ fn start_workers(shared: &Arc<Shared>, start: WorkersStart) -> io::Result<Vec<Jo
     let mut shares: Vec<StoredShare> = receivers.iter().map(|_| empty()).collect();
     for session in opened.sessions {
         shares[usize::from(shared.session_owner(&session.row.name).0)].sessions.push(session);
+    }
+    for (session, token) in opened.leaving {
+        shares[usize::from(shared.session_owner(&session.row.name).0)].leaving.push((session, token));
     }
     for (n, record) in opened.connections.into_iter().enumerate() {
         shares[n % receivers.len()].connections.push(record);

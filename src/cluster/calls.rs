@@ -5,8 +5,10 @@
 //!
 //! Texts are preceded by their length (u16); a message's body is the rest.
 
+use super::transfers::{self, TransferCall};
 use crate::base::id::Identity;
 use crate::shard::command::Token;
+use crate::shard::command::transfer::SessionPart;
 use crate::shard::command::{Claim, StoreError, UnixMs};
 use crate::shard::{
     ChannelMember, NotSent, NotStored, QueryRefusal, Reply, SessionInfo, SessionOrder, SessionState, SessionSummary,
@@ -80,6 +82,8 @@ pub enum Call<'a> {
     Offer {
         name: &'a str,
     },
+    /// Of a session that goes from one disk to another.
+    Transfer(TransferCall<'a>),
 }
 
 /// Its deadline is the frame's.
@@ -102,6 +106,8 @@ pub enum Answer {
     Of(Reply),
     /// JSON.
     Text(Box<str>),
+    /// Of a session that leaves.
+    Part(Box<SessionPart>),
 }
 
 impl<'a> Call<'a> {
@@ -125,6 +131,7 @@ impl<'a> Call<'a> {
             Call::Passed { .. } => PASSED,
             Call::Offer { .. } => OFFER,
             Call::Sessions(_) => SESSIONS,
+            Call::Transfer(_) => TRANSFER,
         }
     }
 
@@ -160,6 +167,7 @@ impl<'a> Call<'a> {
             Call::Session { name } | Call::DropSession { name } => put_text(out, name),
             Call::Passed { name } | Call::Offer { name } => put_text(out, name),
             Call::Sessions(wanted) => put_wanted(out, wanted),
+            Call::Transfer(call) => call.encode_into(out),
             Call::Pass { name, token } => {
                 put_text(out, name);
                 out.extend_from_slice(&token.0.to_be_bytes());
@@ -189,6 +197,7 @@ impl<'a> Call<'a> {
             MEMBERS => Call::Members { channel: take_text(&mut cursor)?, offset: cursor.u64()?, limit: cursor.u32()? },
             LARGEST => Call::Largest { most: cursor.u32()? },
             INFO => Call::Info,
+            TRANSFER => return TransferCall::decode(body).map(Call::Transfer),
             SEND_TO => return SendCall::decode(&mut cursor).map(Call::SendTo),
             SESSION_OF => Call::Session { name: take_text(&mut cursor)? },
             DROP_SESSION => Call::DropSession { name: take_text(&mut cursor)? },
@@ -249,6 +258,7 @@ impl Answer {
             Answer::Of(Reply::Sessions { .. }) => SESSIONS_ARE,
             Answer::Of(Reply::Refused(_)) => REFUSED,
             Answer::Text(_) => TEXT,
+            Answer::Part(_) => PART,
         }
     }
 
@@ -281,6 +291,7 @@ impl Answer {
             }
             Answer::Of(Reply::Session(None)) => {}
             Answer::Of(Reply::Session(Some(info))) => put_session(out, info),
+            Answer::Part(part) => transfers::encode_part(out, part),
             Answer::Text(text) => out.extend_from_slice(text.as_bytes()),
         }
     }
@@ -320,6 +331,7 @@ impl Answer {
             REFUSED => Reply::Refused(reason(REFUSALS, cursor.u8()?)??),
             SESSION_IS if body.is_empty() => Reply::Session(None),
             SESSION_IS => Reply::Session(Some(Box::new(take_session(&mut cursor)?))),
+            PART => return transfers::decode_part(body).map(|part| Answer::Part(Box::new(part))),
             TEXT => return std::str::from_utf8(body).ok().map(|text| Answer::Text(text.into())),
             _ => return None,
         };
@@ -534,6 +546,7 @@ const PASS: u8 = 14;
 const PASSED: u8 = 15;
 const OFFER: u8 = 16;
 const SESSIONS: u8 = 17;
+const TRANSFER: u8 = 18;
 
 const SENT: u8 = 1;
 const DONE: u8 = 2;
@@ -543,6 +556,7 @@ const REFUSED: u8 = 5;
 const TEXT: u8 = 6;
 const SESSION_IS: u8 = 7;
 const SESSIONS_ARE: u8 = 8;
+const PART: u8 = 9;
 
 const CONNECTION: u8 = 1;
 const SESSION: u8 = 2;
@@ -605,6 +619,7 @@ mod tests {
                     find: reason.into(),
                     most: number as u32 as usize,
                 })),
+                Call::Transfer(TransferCall::Has { name: channel }),
             ];
             for call in calls {
                 let bytes = encoded(|out| call.encode_into(out));

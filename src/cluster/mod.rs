@@ -6,6 +6,7 @@
 //! * `calls`: what nodes ask of each other for their callers.
 //! * `key`: the secret and the cluster's name become keys, one per purpose.
 //! * `directory`: which peers may have members of a channel; what we tell them of ours.
+//! * `transfers`: a session goes from one node's disk to another's.
 //! * `node`: the parts, joined: what a node does with datagrams and links.
 //! * `membership`: who is there (SWIM and the links), one state per life of a node.
 //! * `ownership`: which node has a durable session, and who takes over what a dead node leaves.
@@ -19,3 +20,4 @@ pub mod membership;
 pub mod node;
 pub mod ownership;
 pub mod planted;
+pub mod transfers;

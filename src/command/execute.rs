@@ -39,6 +39,7 @@ fn carry_out(command: CallCommand, defaults: &Defaults) -> Result<Exit, CommandE
             return tail(&on.what, Format::of(&on.server), &Server::find(&on.server, defaults)?);
         }
         CallCommand::Cluster(ClusterCommand::Status(on)) => (Request::get("/info/"), on.server, Shape::Cluster),
+        CallCommand::Cluster(ClusterCommand::Forget(on)) => (Request::forget_node(&on.what), on.server, Shape::Done),
         CallCommand::Reload(on) => (Request::reload(), on.server, Shape::Done),
         CallCommand::Drain(on) => (Request::drain(), on.server, Shape::Done),
         CallCommand::Health(on) => (Request::health(&on.what), on.server, Shape::Plain),

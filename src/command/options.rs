@@ -74,6 +74,16 @@ pub enum ClusterCommand {
     /// Shows every node: its state as the one that is called sees it, its connections, since when.
     #[command(after_help = "Example:\n  rainbow-server cluster status --server http://10.0.0.2:1984")]
     Status(On<NoOptions>),
+    /// Says that a node does not come back (SQLite): the names of its sessions are free, and its disk must not return.
+    #[command(after_help = "Example:\n  rainbow-server cluster forget 1f0c95ab")]
+    Forget(On<NodeOption>),
+}
+
+#[derive(clap::Args)]
+pub struct NodeOption {
+    /// As `cluster status` and /info/ show it.
+    #[arg(value_name = "NODE")]
+    pub node: String,
 }
 
 /// What a subcommand takes, and the server that it is for.

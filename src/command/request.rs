@@ -3,7 +3,7 @@
 use super::exit::CommandError;
 use super::options::{
     BroadcastOptions, ChannelsOptions, HealthOptions, KickOptions, MembersOptions, MembershipOptions, MessageOptions,
-    NameOption, SendOptions, SessionsOptions, SubOptions, TailOptions,
+    NameOption, NodeOption, SendOptions, SessionsOptions, SubOptions, TailOptions,
 };
 use crate::wire::http1::percent_encode_into;
 use serde_json::{Value, json};
@@ -101,6 +101,11 @@ impl Request {
 
     pub fn drop_session(options: &NameOption) -> Request {
         let target = Query::new("/session/drop/").with("session", &options.name).0;
+        Request { method: "POST", ..Request::get(&target) }
+    }
+
+    pub fn forget_node(options: &NodeOption) -> Request {
+        let target = Query::new("/cluster/forget/").with("node", &options.node).0;
         Request { method: "POST", ..Request::get(&target) }
     }
 

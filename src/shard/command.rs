@@ -4,6 +4,8 @@
 //! sees every mutation before it. A mutation may be done twice (after a crash, or when a completion is lost): the
 //! second time changes nothing.
 
+pub mod transfer;
+
 use super::message::Message;
 pub use super::uplink_sequence::UplinkMark;
 use crate::base::id::Generation;

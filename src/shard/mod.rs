@@ -36,7 +36,6 @@ pub mod planted;
 mod queries;
 mod session;
 pub mod settings;
-pub mod transfer;
 pub mod uplink_sequence;
 
 pub use call::query::{
@@ -165,6 +164,11 @@ impl Shard {
         let (key, _) = self.conns.insert(|_| identity, now);
         self.conns.set_origin(key.index, origin);
         key
+    }
+
+    /// It may be on its way to another node.
+    pub fn has_session(&self, name: &str) -> bool {
+        self.sessions.table.by_name(name).is_some()
     }
 
     /// Sessions that were stored, and have come to this shard: no session here has their names.

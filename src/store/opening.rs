@@ -74,6 +74,9 @@ pub struct Opened {
     pub sessions: Vec<StoredSession>,
     /// Sessions that were on their way to another node, and by which transfer: nobody's before that is settled.
     pub leaving: Vec<(StoredSession, Token)>,
+    /// The lives of the node that has this store, where it is a disk; and the last lives of the others that it has met.
+    pub lives: Vec<Generation>,
+    pub met: Vec<Generation>,
     /// Connections of former lives whose closes nobody has reported.
     pub connections: Vec<ConnectionRecord>,
     /// By which it owns them, where others use the store too.

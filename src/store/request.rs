@@ -2,12 +2,12 @@
 //! of a purge removed. Plain data; it goes through queues between threads.
 
 use crate::base::id::{Generation, Identity, ShardId};
+use crate::shard::command::transfer::{TransferAnswer, TransferCommand};
 use crate::shard::command::{
     Claim, Command, CommandNumber, Completion, ExpiredMessages, Mutation, Operation, SessionId, StoreError,
 };
 use crate::shard::command::{OwnershipAnswer, OwnershipCommand, Token};
 use std::net::SocketAddr;
-use crate::shard::transfer::{TransferAnswer, TransferCommand};
 use std::sync::Arc;
 
 /// A batch of these is one commit.

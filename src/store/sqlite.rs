@@ -21,7 +21,6 @@ mod directory;
 mod fault;
 mod index;
 mod load;
-mod log;
 mod purge;
 mod rows;
 mod scan;
@@ -36,12 +35,12 @@ use super::health::{Health, Usage};
 use super::opening::{OpenError, Opened, Options, Sharing};
 use super::request::{ClaimOutcome, PurgeOutcome, Request, Response};
 use crate::config::Durability;
-use crate::shard::command::{Completion, Operation, StoreError, UnixMs};
-use crate::shard::transfer::TransferAnswer;
+use crate::shard::command::transfer::TransferAnswer;
+use crate::shard::command::{Completion, Operation, StoreError, Token, UnixMs};
 use apply::{WriteMode, apply};
 use backup::lock::BackupLock;
 use database::Database;
-use directory::Directory;
+use directory::{Directory, log};
 use fault::{Fault, open_error, reserve_error};
 use tracing::warn;
 
@@ -66,8 +65,11 @@ impl Sqlite {
             .map_err(|error| OpenError::Directory { path: options.data_dir.clone(), error })?;
         let (mut database, sessions) = scan::scan(connection, lock).map_err(|error| open_error(&directory, error))?;
         let own = (options.node.sharing == Sharing::Cluster).then_some(options.node.generation);
+        let token = own.map(|own| Token::new(own, 1));
         let opened = transfer::on_open(&mut database, own, sessions);
         let (sessions, leaving) = opened.map_err(|error| open_error(&directory, error))?;
+        let nodes = transfer::nodes(database.connection());
+        let (lives, met) = nodes.map_err(|error| open_error(&directory, error))?;
         let connections =
             tables::connections::all(database.connection()).map_err(|error| open_error(&directory, error))?;
         crash::point("open.after");
@@ -75,7 +77,7 @@ impl Sqlite {
         // On a disk that is nearly full the store works without a reserve, and reports it once the disk is full.
         let _ = directory.ensure_reserve();
         let store = Sqlite { database, directory, bytes_max: options.bytes_max, fault: None };
-        Ok((store, Opened { sessions, leaving, damaged: 0, connections, token: None }))
+        Ok((store, Opened { sessions, leaving, lives, met, damaged: 0, connections, token }))
     }
 
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {

@@ -10,6 +10,7 @@ mod backend_down;
 mod chaos;
 mod closes;
 mod cluster;
+mod cluster_disks;
 mod cluster_sessions;
 mod cluster_traps;
 mod compat_2014;

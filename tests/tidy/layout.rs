@@ -60,7 +60,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ),
     ("src/wire", &["http1", "peer", "tls", "ws"]),
     // `fanout` delivers to connections and to sessions, so it stands above both, and not in `channel`.
-    ("src/shard", &["call", "channel", "connection", "fanout", "session"]),
+    ("src/shard", &["call", "channel", "command", "connection", "fanout", "session"]),
     // `hooks`: what the business server is called for, above `backend`, which only carries requests.
     // `worker`: the turn and the parts that it joins, and what workers share; `client`, `http` and `api` build on it.
     // `service`: what a worker's ring serves, above all the others: it starts the tasks, which use every room.

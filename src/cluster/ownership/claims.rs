@@ -223,6 +223,12 @@ impl Claims {
         self.claims.insert(name, Claim { stage, rounds: 0, requester: None, wants_back: false, only_from: None });
     }
 
+    /// It was passed on, and has not arrived.
+    pub fn take_back(&mut self, name: SessionName) {
+        let token = self.draw();
+        self.own(name, token);
+    }
+
     pub fn len(&self) -> usize {
         self.claims.len()
     }
@@ -235,6 +241,20 @@ impl Claims {
     pub fn certain_token(&self, name: &str) -> Option<Token> {
         match self.claims.get(name)?.stage {
             Stage::Owned { token, is_certain } if is_certain => Some(token),
+            _ => None,
+        }
+    }
+
+    /// This node has the session, though it may be passing it on.
+    pub fn has(&self, name: &str) -> bool {
+        let has_it = |claim: &Claim| !matches!(claim.stage, Stage::Claiming { .. } | Stage::Requesting { .. });
+        self.claims.get(name).is_some_and(has_it)
+    }
+
+    /// The token that the owner of this session is asked to pass it to.
+    pub fn requested(&self, name: &str) -> Option<Token> {
+        match self.claims.get(name)?.stage {
+            Stage::Requesting { ours, .. } => Some(ours),
             _ => None,
         }
     }

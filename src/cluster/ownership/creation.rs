@@ -97,7 +97,7 @@ impl Creation {
 }
 
 /// A transfer of a large session takes seconds.
-const GRANT_MS: u64 = 10_000;
+pub const GRANT_MS: u64 = 10_000;
 const WAITING_MAX: usize = 16;
 
 #[cfg(test)]

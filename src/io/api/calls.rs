@@ -4,6 +4,7 @@
 //! the call may be tried again. With `strict_status` every refusal has a status of its own.
 
 use super::access::{self, AccessRefusal, Caller, Pass};
+use super::cluster;
 use super::pages::Effect;
 use super::query::{self, Outgoing, Reach};
 use super::trace::{self, OpenTrace};
@@ -53,6 +54,10 @@ pub async fn run(worker: &Rc<Worker>, request: ApiRequest<'_>) -> Result<Respons
             let effect = Effect::of(query);
             audit.log(effect.audited(), None);
             pages::update_config(worker, effect).await
+        }
+        Route::ForgetNode => {
+            audit.log("ForgetNode", None);
+            cluster::forget(worker, query).await.unwrap_or_else(|why| refusal(worker, &why))
         }
         Route::Drain => {
             let response = pages::drain(worker);
@@ -182,7 +187,8 @@ fn concerns_the_cluster(route: Route) -> bool {
 
 /// What a person does on a page is logged, messages too: a business server sends more than a log can hold.
 fn is_rare(route: Route, caller: &Caller) -> bool {
-    caller.is_page || matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig | Route::Drain)
+    caller.is_page
+        || matches!(route, Route::Kick | Route::DropSession | Route::UpdateConfig | Route::Drain | Route::ForgetNode)
 }
 
 fn refusal(worker: &Worker, why: &Refusal) -> Response {

@@ -1,15 +1,21 @@
 //! The cluster as /info/ shows it: the figures of each node, and how the others look from this one.
 
-use super::query;
+use super::{query, transfers};
+use crate::base::id::Generation;
 use crate::cluster::calls::Call;
 use crate::cluster::membership::peer::PeerState;
 use crate::cluster::node::{PeerView, Rejections};
+use crate::cluster::transfers::TransferCall;
+use crate::io::http::response::Response;
 use crate::io::runtime::clock;
 use crate::io::worker::calls::gather::Gathered;
 use crate::io::worker::shared::Shared;
 use crate::io::worker::turn::Worker;
 use crate::metrics::process::ClusterReadings;
 use crate::policy::api::Refusal;
+use crate::shard::Reply;
+use crate::shard::command::StoreError;
+use crate::wire::http1::query::query_get;
 use serde_json::{Value, json};
 
 /// The figures of every node that answers, this one's among them.
@@ -38,6 +44,33 @@ pub fn peers(worker: &Worker) -> Value {
         })
     };
     peers.map(one).collect::<Vec<_>>().into()
+}
+
+/// The operator says that a node does not come back: what it had is nobody's, and is not looked for.
+pub async fn forget(worker: &Worker, query: &str) -> Result<Response, Refusal> {
+    let node = query_get(query, "node").and_then(|node| u32::from_str_radix(&node, 16).ok());
+    let node = Generation(node.ok_or(Refusal::BadNode)?);
+    let peers = worker.cluster().peers();
+    match peers.iter().find(|peer| peer.node.generation == node) {
+        Some(peer) if peer.is_linked => return Err(Refusal::NodeIsThere),
+        Some(_) => {}
+        None => return Err(Refusal::BadNode),
+    }
+    if !transfers::part(worker, node).await {
+        return Err(Refusal::Store(StoreError::Unreachable));
+    }
+    let mut unreachable = 0;
+    for peer in peers.iter().filter(|peer| peer.node.generation != node) {
+        let part = Call::Transfer(TransferCall::Part { node });
+        let answer = query::query_node(worker, peer.node.generation, &part).await;
+        unreachable += u32::from(!matches!(answer, Ok(Reply::Done { connections: 1, refused: None })));
+    }
+    let (status, msg) = match unreachable {
+        0 => (0, "ok"),
+        _ => (1, "some nodes have not heard it: say it again when they are back"),
+    };
+    let body = json!({"status": status, "msg": msg, "unreachable": unreachable});
+    Ok(Response::json(body.to_string().into_bytes()))
 }
 
 /// For the metrics; `None` for a node that stays alone.

@@ -15,3 +15,4 @@ pub mod query;
 pub mod remote;
 mod sessions;
 pub mod trace;
+pub mod transfers;

@@ -98,6 +98,11 @@ pub async fn query_node(worker: &Worker, node: Generation, call: &Call<'_>) -> R
     reply.ok_or(Refusal::Shard(QueryRefusal::Unreachable))
 }
 
+/// The same, with all that came back.
+pub async fn gather_from(worker: &Worker, node: Generation, call: &Call<'_>) -> Result<Gathered, Refusal> {
+    gather_node(worker, node, call, REPLY_TIMEOUT_MS).await
+}
+
 /// What another node has to say of itself, for somebody who looks.
 pub async fn look_at_node(worker: &Worker, node: Generation, call: &Call<'_>) -> Result<Gathered, Refusal> {
     gather_node(worker, node, call, LOOK_MS + NODE_GRACE_MS).await

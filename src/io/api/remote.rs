@@ -3,6 +3,7 @@
 use super::info::{self, Largest};
 use super::query::{self, Outgoing, Reach};
 use super::sessions;
+use super::transfers::{self, Answering};
 use crate::base::id::Generation;
 use crate::cluster::calls::{Answer, Call, SendCall};
 use crate::io::cluster::calls::WriteQueue;
@@ -14,7 +15,6 @@ use crate::shard::command::Token;
 use crate::shard::{Query, QueryRefusal, Reply, WantedSessions, Who};
 use crate::wire::peer::frame::Frame;
 use std::borrow::Cow;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,6 @@ pub struct RemoteCall {
     pub deadline_ms: u32,
     pub replies: Rc<WriteQueue>,
 }
-
-type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>>>>;
 
 /// Begins it at once, in the order in which calls come; the reply follows.
 pub fn begin(worker: &Rc<Worker>, remote: RemoteCall, call: Call<'_>) {
@@ -105,6 +103,7 @@ fn answer_about_session(of: Rc<Worker>, from: Generation, call: Call<'_>) -> Ans
             let name = name.into();
             Box::pin(async move { pass(&of, from, name, token).await })
         }
+        Call::Transfer(call) => transfers::answer(of, from, call),
         Call::Passed { name } => {
             let name: Arc<str> = name.into();
             of.send_message(of.shared().session_owner(&name), PeerMessage::SessionKnown { name });

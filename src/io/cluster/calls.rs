@@ -33,6 +33,7 @@ pub struct WorkerCluster {
     /// Links to be dialed.
     wanted: RefCell<Vec<Rc<CallLink>>>,
     dial_due: Notify,
+    peers_due: Notify,
     /// Queues that have got something in this turn.
     due: RefCell<Vec<Rc<WriteQueue>>>,
     scratch: RefCell<Vec<u8>>,
@@ -157,6 +158,7 @@ impl WorkerCluster {
             undialable: RefCell::default(),
             wanted: RefCell::default(),
             dial_due: Notify::default(),
+            peers_due: Notify::default(),
             due: RefCell::default(),
             scratch: RefCell::default(),
             changes: RefCell::default(),
@@ -179,6 +181,11 @@ impl WorkerCluster {
 
     pub fn peers(&self) -> Arc<[PeerEntry]> {
         self.peers.borrow().clone()
+    }
+
+    /// The peers have changed.
+    pub async fn new_peers(&self) {
+        self.peers_due.notified().await;
     }
 
     /// What waits to be written to a node, of this worker's calls.
@@ -286,7 +293,7 @@ impl WorkerCluster {
                 return self.release(now);
             }
             ToWorker::CallKnown(oneshot) => self.waiters.complete(oneshot, ()),
-            ToWorker::Adopt(_) | ToWorker::Closes(_) => unreachable!("the worker has taken it"),
+            ToWorker::Adopt(_) | ToWorker::Closes(_) | ToWorker::Parted(_) => unreachable!("the worker has taken it"),
             ToWorker::Ready => {
                 self.is_ready.set(true);
                 self.ready_waiters.complete_all(());
@@ -307,6 +314,7 @@ impl WorkerCluster {
         };
         ended.iter().for_each(|link| link.queue.end());
         *self.peers.borrow_mut() = peers;
+        self.peers_due.notify();
     }
 
     // ---- channels ----

@@ -10,6 +10,7 @@
 
 pub mod calls;
 mod control;
+pub mod disks;
 mod gossip;
 pub mod interfaces;
 mod link_queue;

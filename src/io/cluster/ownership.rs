@@ -7,15 +7,17 @@
 //! another node's Pass ─► claims ─► Flush ─► the shard has stored all ─► claims ─► store ─► Reply
 //! ```
 
+use super::disks::{DiskErrand, Disks, NameQuery};
 use crate::base::id::{ConnKey, Generation, Identity};
 use crate::base::time::Tick;
 use crate::cluster::ownership::claims::{
     Claims, ClaimsOutput, EndReason, Handover, RefusalReason, RequestId, SessionName, Token,
 };
+use crate::config::StoreKind;
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::ReturnAddress;
-use crate::shard::command::{OwnershipAnswer, OwnershipCommand, StoreError, StoredSession};
+use crate::shard::command::{OwnershipAnswer, OwnershipCommand, StoreError, StoredSession, WriteAnswer};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -38,6 +40,8 @@ struct Inner {
     last_request: u64,
     /// Whom a session comes from, until its owner here is known to everybody.
     comes_from: BTreeMap<SessionName, Generation>,
+    /// Where each node has a disk of its own.
+    disks: Option<Disks>,
     /// Sessions that were passed on and are still known here, and until when at most.
     passed: VecDeque<(Tick, SessionName)>,
     errands: VecDeque<Errand>,
@@ -71,6 +75,11 @@ pub enum Action {
         key: ConnKey,
         why: StoreError,
     },
+    /// To the worker that has another node's question.
+    Answer {
+        to: ReturnAddress,
+        code: u32,
+    },
     /// To the worker that has another node's request.
     Reply {
         to: ReturnAddress,
@@ -81,14 +90,23 @@ pub enum Action {
 /// What is to be said to another node.
 pub enum Errand {
     /// Pass the session on to this token.
-    Pass { to: Generation, id: RequestId, name: SessionName, token: Token },
+    Pass {
+        to: Generation,
+        id: RequestId,
+        name: SessionName,
+        token: Token,
+    },
     /// It is here, and everybody is to know that first.
-    Passed { to: Generation, name: SessionName },
+    Passed {
+        to: Generation,
+        name: SessionName,
+    },
+    OnDisks(DiskErrand),
 }
 
 impl Ownership {
     /// `own`: where nodes share the store. `seed` must be drawn at random.
-    pub fn new(own: Option<Generation>, seed: u64, now: Tick) -> Ownership {
+    pub fn new(own: Option<Generation>, kind: StoreKind, seed: u64, now: Tick) -> Ownership {
         let inner = own.map(|own| {
             RefCell::new(Inner {
                 claims: Claims::new(own, seed, now),
@@ -98,12 +116,18 @@ impl Ownership {
                 requests: BTreeMap::new(),
                 last_request: 0,
                 comes_from: BTreeMap::new(),
+                disks: (kind == StoreKind::Sqlite).then(|| Disks::new(own)),
                 passed: VecDeque::new(),
                 errands: VecDeque::new(),
                 actions: VecDeque::new(),
             })
         });
         Ownership { inner, errand_due: Notify::default() }
+    }
+
+    /// Where each node has a disk of its own.
+    pub fn has_disk(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.borrow().disks.is_some())
     }
 
     pub fn is_shared(&self) -> bool {
@@ -126,7 +150,9 @@ impl Ownership {
     pub fn next_tick(&self) -> Tick {
         let Some(inner) = &self.inner else { return Tick::NEVER };
         let inner = inner.borrow();
-        inner.passed.front().map_or(Tick::NEVER, |(until, _)| *until).min(inner.claims.next_tick())
+        let passed = inner.passed.front().map_or(Tick::NEVER, |(until, _)| *until);
+        let disks = inner.disks.as_ref().map_or(Tick::NEVER, Disks::next_tick);
+        passed.min(inner.claims.next_tick()).min(disks)
     }
 
     /// Nobody waits for a session that is under way, and none is on its way to another node.
@@ -149,10 +175,15 @@ impl Ownership {
             if let Some(action) = inner.actions.pop_front() {
                 return Some(action);
             }
-            let output = inner.claims.poll_output()?;
-            inner.on_output(output, now);
+            let output = inner.claims.poll_output();
+            let is_last = output.is_none();
+            output.into_iter().for_each(|output| inner.on_output(output, now));
+            inner.take_from_disks();
             if !inner.errands.is_empty() {
                 self.errand_due.notify();
+            }
+            if is_last && inner.actions.is_empty() {
+                return None;
             }
         }
     }
@@ -161,6 +192,9 @@ impl Ownership {
     pub fn attach(&self, waiting: Waiting, now: Tick) {
         self.with(|inner| {
             let name = waiting.request.name.clone();
+            if inner.disks.as_ref().is_some_and(|disks| disks.is_leaving(&name)) {
+                return inner.actions.push_back(Action::Refuse { key: waiting.key, why: StoreError::TooBusy });
+            }
             inner.waiting.entry(name.clone()).or_default().push(waiting);
             inner.claims.connect(name, now);
         });
@@ -224,6 +258,10 @@ impl Ownership {
     /// The session that was passed on is known where it is.
     pub fn on_known(&self, name: &SessionName) {
         self.with(|inner| {
+            if let Some(disks) = &mut inner.disks {
+                disks.on_known(name);
+                return inner.actions.push_back(Action::Forget(name.clone()));
+            }
             inner.passed.retain(|(_, passed)| passed != name);
             inner.actions.push_back(Action::Forget(name.clone()));
         });
@@ -234,8 +272,70 @@ impl Ownership {
             while let Some((_, name)) = inner.passed.pop_front_if(|(until, _)| *until <= now) {
                 inner.actions.push_back(Action::Forget(name));
             }
+            inner.disks.iter_mut().for_each(|disks| disks.on_time(now));
             if inner.claims.next_tick() <= now {
                 inner.claims.handle_timers(now);
+            }
+        });
+    }
+
+    // ---- where each node has a disk of its own ----
+
+    /// It was leaving when an earlier process ended.
+    pub fn leaves(&self, name: SessionName, token: Token) {
+        self.with_disks(|disks| disks.leaves(name, token));
+    }
+
+    /// Another node asks; `Action::Answer` follows.
+    pub fn on_query(&self, from: Generation, query: NameQuery, to: ReturnAddress, now: Tick) {
+        self.with(|inner| {
+            if let Some(disks) = &mut inner.disks {
+                disks.on_query(&inner.claims, (from, query), to, now);
+            }
+        });
+    }
+
+    /// The node does not come back.
+    pub fn on_parted(&self, node: Generation) {
+        self.with_disks(|disks| disks.on_parted(node));
+    }
+
+    pub fn answer(&self, to: ReturnAddress, code: u32) {
+        self.with(|inner| inner.actions.push_back(Action::Answer { to, code }));
+    }
+
+    pub fn on_fetched(&self, transfer: Token) {
+        self.with_disks(|disks| disks.on_fetched(transfer));
+    }
+
+    pub fn on_frozen(&self, name: &SessionName, now: Tick) {
+        self.with_disks(|disks| disks.on_frozen(name, now));
+    }
+
+    pub fn on_unsettled(&self, name: &SessionName, now: Tick) {
+        self.with_disks(|disks| disks.on_unsettled(name, now));
+    }
+
+    /// The session lies on another disk, and no more on this one.
+    pub fn on_left(&self, name: &SessionName) {
+        self.with_disks(|disks| disks.on_settled(name));
+        self.with(|inner| inner.actions.push_back(Action::Forget(name.clone())));
+    }
+
+    /// The session that was to leave stays.
+    pub fn on_back(&self, session: Box<StoredSession>) {
+        let name = session.row.name.clone();
+        self.with_disks(|disks| disks.on_settled(&name));
+        self.with(|inner| {
+            inner.claims.take_back(name.clone());
+            inner.actions.push_back(Action::Own { name, stored: Some(session), waiting: Vec::new() });
+        });
+    }
+
+    fn with_disks(&self, act: impl FnOnce(&mut Disks)) {
+        self.with(|inner| {
+            if let Some(disks) = &mut inner.disks {
+                act(disks);
             }
         });
     }
@@ -248,9 +348,29 @@ impl Ownership {
 }
 
 impl Inner {
+    /// A record in a store that all share, or a session on some node's disk.
+    fn on_command(&mut self, command: OwnershipCommand) {
+        let Some(disks) = &mut self.disks else { return self.actions.push_back(Action::Store(command)) };
+        match command {
+            OwnershipCommand::Claim { name, expected, token } => {
+                let from = self.comes_from.get(&name).copied();
+                disks.claim(name, token, expected, from);
+            }
+            OwnershipCommand::Pass { name, token, to } => disks.pass(name, token, to),
+            // Nobody else writes to this disk.
+            OwnershipCommand::Verify { name, token } => self.claims.on_write(&name, token, WriteAnswer::Stored),
+        }
+    }
+
+    fn take_from_disks(&mut self) {
+        let Some(disks) = &mut self.disks else { return };
+        self.errands.extend(std::iter::from_fn(|| disks.poll_errand()).map(Errand::OnDisks));
+        self.actions.extend(std::iter::from_fn(|| disks.poll_answer()).map(|(to, code)| Action::Answer { to, code }));
+    }
+
     fn on_output(&mut self, output: ClaimsOutput, now: Tick) {
         match output {
-            ClaimsOutput::Store(command) => self.actions.push_back(Action::Store(command)),
+            ClaimsOutput::Store(command) => self.on_command(command),
             ClaimsOutput::Request { to, id, name, token } => {
                 self.comes_from.insert(name.clone(), to);
                 self.errands.push_back(Errand::Pass { to, id, name, token });
@@ -278,7 +398,12 @@ impl Inner {
             ClaimsOutput::Ended { name, reason, .. } => {
                 self.flushing.remove(&name);
                 self.claimed.remove(&name);
+                if let (Some(disks), EndReason::Fenced) = (&mut self.disks, reason) {
+                    disks.on_settled(&name);
+                }
                 match reason {
+                    // It is known here until it lies elsewhere.
+                    EndReason::Passed if self.disks.is_some() => {}
                     EndReason::Passed => self.passed.push_back((now + PASSED_MS_MAX, name)),
                     EndReason::Fenced => self.actions.push_back(Action::Lose(name)),
                 }

@@ -39,6 +39,10 @@ pub enum ToCluster {
     Wait { worker: ShardId, oneshot: OneshotId },
     /// Addresses that a name of `cluster_seeds` stands for.
     Seeds(Vec<SocketAddr>),
+    /// The node has had these lives, which are over.
+    Lives { node: Generation, lives: Vec<Generation> },
+    /// The node does not come back.
+    Part(Generation),
     /// This node stops.
     Leave,
 }
@@ -57,6 +61,8 @@ pub enum ToWorker {
     Adopt(Arc<[(Arc<str>, Token)]>),
     /// Connections of a dead node, whose closes this worker is to report.
     Closes(Arc<[ConnectionRecord]>),
+    /// The node does not come back: what was on its way there stays.
+    Parted(Generation),
     /// Calls may be served.
     Ready,
 }

@@ -68,10 +68,6 @@ fn prepare(
     if config.cluster.choice == ClusterChoice::Off {
         return Ok(None);
     }
-    if config.store.kind == StoreKind::Sqlite {
-        info!("no cluster: durable sessions on a disk (store.kind = \"sqlite\") are one node's so far");
-        return Ok(None);
-    }
     let secret = if config.cluster.secret.is_empty() { &config.secrets.security_token } else { &config.cluster.secret };
     // Who has no secret shares with the other processes of this machine what nobody outside knows.
     let machine = std::fs::read(BOOT_ID).unwrap_or_default();
@@ -141,7 +137,7 @@ impl Opened {
         self,
         to_worker: impl Fn(ShardId, ToWorker) -> Result<(), ToWorker> + 'static,
         on_dead: impl Fn() + 'static,
-        store: Option<StoreLink>,
+        (store, met): (Option<StoreLink>, Vec<Generation>),
     ) -> io::Result<()> {
         let Opened { node, gossip, port, mailbox, workers, seeds } = self;
         let has_seeds = !seeds.is_empty();
@@ -150,7 +146,8 @@ impl Opened {
             std::thread::Builder::new().name("rainbow-seeds".into()).spawn(move || resolve_seeds(&port, &seeds))?;
         }
         let (to_worker, on_dead) = (Box::new(to_worker), Box::new(on_dead));
-        thread::run(ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds, store }).await
+        thread::run(ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds, store, met })
+            .await
     }
 }
 

@@ -44,6 +44,8 @@ pub struct ClusterSetup {
     pub has_seeds: bool,
     /// `None`: nobody shares a store.
     pub store: Option<StoreLink>,
+    /// Nodes that an earlier life of this one has met: what concerns them is looked for until they are there.
+    pub met: Vec<Generation>,
 }
 
 /// How the thread speaks with a store that all nodes use.
@@ -72,6 +74,8 @@ pub struct Cluster {
     knows_store: Cell<bool>,
     /// Nodes that only the store knows.
     unmet: RefCell<BTreeSet<Generation>>,
+    /// Lives of nodes that are over for good.
+    over: RefCell<BTreeSet<Generation>>,
     /// What the store's thread has had no room for.
     commands: RefCell<VecDeque<NodeCommand>>,
     deadlines: Rc<Deadlines>,
@@ -109,7 +113,7 @@ enum Waiter {
 
 impl Cluster {
     pub fn new(setup: ClusterSetup, now: Tick) -> Cluster {
-        let ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds, store } = setup;
+        let ClusterSetup { node, gossip, port, mailbox, workers, to_worker, on_dead, has_seeds, store, met } = setup;
         let own = node.own().generation;
         Cluster {
             node: RefCell::new(node),
@@ -123,14 +127,16 @@ impl Cluster {
             reaper: RefCell::new(Reaper::new(own)),
             knows_store: Cell::new(store.is_none()),
             store,
-            unmet: RefCell::default(),
+            unmet: RefCell::new(met.iter().copied().collect()),
+            over: RefCell::default(),
             commands: RefCell::default(),
             deadlines: Rc::new(Deadlines::new(now)),
             links: RefCell::default(),
             last_link: Cell::new(0),
             waiters: RefCell::default(),
             backlog: RefCell::default(),
-            has_new_peers: Cell::new(false),
+            // Who was met is missed from the start.
+            has_new_peers: Cell::new(!met.is_empty()),
             is_ready: Cell::new(false),
             started: now,
             has_reported_alone: Cell::new(false),
@@ -256,6 +262,13 @@ impl Cluster {
                 ToCluster::Seeds(addresses) => {
                     addresses.into_iter().for_each(|address| node.on_seed(address, now, unix_s));
                 }
+                ToCluster::Lives { node: peer, lives } => {
+                    self.end_lives(lives.into_iter().filter(|life| *life != peer))
+                }
+                ToCluster::Part(peer) => {
+                    self.end_lives(std::iter::once(peer));
+                    self.each_worker(|| ToWorker::Parted(peer));
+                }
                 ToCluster::Leave => node.leave(now, unix_s),
             });
         }
@@ -347,7 +360,10 @@ impl Cluster {
             is_linked: false,
             table: Table::of_everything(),
         });
-        let entries: Arc<[PeerEntry]> = peers.iter().filter_map(entry).chain(unmet).collect();
+        let over = self.over.borrow();
+        let is_over = |entry: &PeerEntry| over.contains(&entry.node.generation);
+        let entries = peers.iter().filter_map(entry).chain(unmet).filter(|entry| !is_over(entry));
+        let entries: Arc<[PeerEntry]> = entries.collect();
         self.each_worker(|| ToWorker::Peers(entries.clone()));
         self.publish_view();
     }
@@ -499,6 +515,15 @@ impl Cluster {
         for (worker, sessions) in adopted {
             self.send(worker, ToWorker::Adopt(sessions.into()));
         }
+    }
+
+    /// These lives of nodes are over, and what they had is another one's or nobody's: they are looked for no longer.
+    fn end_lives(&self, lives: impl Iterator<Item = Generation>) {
+        lives.for_each(|life| {
+            self.unmet.borrow_mut().remove(&life);
+            self.over.borrow_mut().insert(life);
+        });
+        self.has_new_peers.set(true);
     }
 
     fn set_unmet(&self, node: Generation, is_there: bool) {

@@ -4,7 +4,7 @@
 use crate::base::id::{ConnKey, Identity};
 use crate::base::time::Tick;
 use crate::policy::backend::Grant;
-use crate::shard::command::SessionId;
+use crate::shard::command::{SessionId, StoredSession};
 use crate::shard::{Input, Shard};
 use std::sync::Arc;
 
@@ -46,5 +46,30 @@ pub fn apply(grant: &Grant, shard: &mut Shard, key: ConnKey, now: Tick) {
     }
     if let Some(value) = &grant.cookie {
         shard.handle(Input::Cookie { key, value }, now);
+    }
+}
+
+/// The session is this node's, with those who wait for it. `stored`: it has come just now.
+pub fn take(
+    shard: &mut Shard,
+    name: &str,
+    stored: Option<Box<StoredSession>>,
+    mut waiting: Vec<(ConnKey, Identity, SessionRequest)>,
+    now: Tick,
+) {
+    // Some clients may have gone meanwhile.
+    waiting.retain(|(key, ..)| shard.is_current(*key));
+    let mut new = None;
+    if let Some(session) = stored {
+        shard.handle(Input::ForgetSession { name }, now);
+        // One that nobody was attached to comes into the shard with its client. Without one it has to end.
+        match session.row.is_unused() && !waiting.is_empty() {
+            true => new = Some(session.row.session),
+            false => shard.restore(vec![*session], now),
+        }
+    }
+    for (key, identity, request) in waiting {
+        let new = new.unwrap_or_else(|| new_session(identity, name));
+        attach(request, shard, key, new, now);
     }
 }

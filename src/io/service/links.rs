@@ -1,6 +1,7 @@
 //! A worker's links to other nodes: those that it dials, over which it calls, and those that others have dialed, whose
 //! calls it carries out.
 
+use super::transfers;
 use crate::base::id::Generation;
 use crate::base::time::Tick;
 use crate::cluster::calls::{Answer, Call};
@@ -49,6 +50,7 @@ async fn run_errand(worker: Rc<Worker>, errand: Errand) {
             };
             worker.own(|sessions, now| sessions.on_reply(id, handover, now));
         }
+        Errand::OnDisks(errand) => transfers::run(&worker, errand).await,
         Errand::Passed { to, name } => {
             query::until_known(&worker).await;
             // Should it not arrive, the other node forgets the session by itself.

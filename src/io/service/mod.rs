@@ -10,3 +10,4 @@ pub mod links;
 pub mod sd_notify;
 pub mod serve;
 pub mod tasks;
+mod transfers;

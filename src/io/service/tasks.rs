@@ -18,7 +18,7 @@ use crate::io::runtime::socket::{Pollable, RingPass};
 use crate::io::runtime::sys;
 use crate::io::service::driver::Driver;
 use crate::io::service::serve::ListenerKind;
-use crate::io::service::{accept, completions, drain, links};
+use crate::io::service::{accept, completions, drain, links, transfers};
 use crate::io::worker::descriptors::{Descriptors, Tables};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
@@ -60,6 +60,8 @@ pub struct StoredShare {
     pub sessions: Vec<StoredSession>,
     /// By which they are owned, where other nodes use the store too.
     pub token: Option<Token>,
+    /// Sessions that were on their way to other nodes, and by which transfers.
+    pub leaving: Vec<(StoredSession, Token)>,
     /// Connections of former lives, whose closes it reports.
     pub connections: Vec<ConnectionRecord>,
 }
@@ -80,6 +82,7 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     };
     let worker = Worker::new(WorkerSetup { id, shared, rules, mailbox, pool, descriptors, seed: sys::draw() })?;
     worker.restore(stored.sessions, stored.token);
+    transfers::restore_leaving(&worker, stored.leaving);
     worker.hooks().close_former(&stored.connections, worker.now());
     worker.shared().wait_until_all_restored();
     let has_admin = worker.rules().config().admin_listen.is_some();
@@ -99,6 +102,9 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     monoio::spawn(writable(worker.clone()));
     monoio::spawn(links::dial_wanted(worker.clone()));
     monoio::spawn(links::run_errands(worker.clone()));
+    if worker.ownership().has_disk() && id == ShardId(0) {
+        monoio::spawn(transfers::meet_peers(worker.clone()));
+    }
     monoio::spawn(keep_time(worker.clone(), RingPass::new()?));
     monoio::spawn(turn(worker.clone()));
     worker.shared().events().send(Event::Ready(Ok(())));

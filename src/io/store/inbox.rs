@@ -2,8 +2,8 @@
 //! already: a mailbox can be full, and a shard that misses a completion would wait for ever.
 
 use crate::shard::command::OwnershipAnswer;
+use crate::shard::command::transfer::TransferAnswer;
 use crate::shard::command::{Completions, ExpiredMessages};
-use crate::shard::transfer::TransferAnswer;
 use crate::store::{ClaimId, ClaimOutcome, TransferId};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

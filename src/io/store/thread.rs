@@ -24,8 +24,8 @@ use crate::config::StoreConfig;
 use crate::io::runtime::clock;
 use crate::metrics::store::StoreMetrics;
 use crate::shard::command::OwnershipAnswer;
+use crate::shard::command::transfer::TransferAnswer;
 use crate::shard::command::{Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
-use crate::shard::transfer::TransferAnswer;
 use crate::store::{
     ClaimId, ClaimOutcome, ConnectionRecord, Health, NodeRecord, OrphanedSessions, Request, Response, Store,
     TransferId, Usage, crash,

@@ -4,6 +4,7 @@
 
 use crate::base::id::{ConnKey, Generation};
 use crate::config::{Change, Config};
+use crate::io::cluster::disks::NameQuery;
 use crate::io::cluster::port::ToWorker;
 use crate::io::runtime::oneshot::{OneshotId, ReturnAddress};
 use crate::shard::command::Token;
@@ -89,6 +90,16 @@ pub enum PeerMessage {
     /// The session that was passed on is known where it is.
     SessionKnown {
         name: Arc<str>,
+    },
+    /// Another node asks about a session that would be this worker's; `NameAnswered` goes to `to`.
+    QueryName {
+        from: Generation,
+        query: NameQuery,
+        to: ReturnAddress,
+    },
+    NameAnswered {
+        oneshot: OneshotId,
+        code: u32,
     },
     /// What the cluster's thread has to say.
     Cluster(ToWorker),

@@ -1,9 +1,10 @@
 //! One worker: its shard and everything that carries out what the shard puts out.
 //!
 //! `turn` joins the parts, which know nothing of it: `sockets` writes to clients, `responses` to callers, `bodies`
-//! bounds what callers send, `connecting` and `calls` are what tasks wait for, `peers` are the other workers, `wakeups`
-//! says what the next turn has to do, `descriptors` how many sockets there may be. `shared` belongs to all workers.
-//! What is built on a worker lies beside this folder (`client`, `http`, `api`, `service`).
+//! bounds what callers send, `connecting` and `calls` are what tasks wait for, `peers` are the other workers,
+//! `wakeups` says what the next turn has to do, `descriptors` how many sockets there may be. `shared` belongs to all
+//! workers. What is built on a worker lies beside this folder (`client`,
+//! `http`, `api`, `service`).
 
 pub mod bodies;
 pub mod calls;

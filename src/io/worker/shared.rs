@@ -45,6 +45,7 @@ pub struct Shared {
     in_flight: InFlightCalls,
     /// Empty without a store.
     store: OnceLock<StoreSender>,
+    lives: OnceLock<Vec<Generation>>,
     /// One per worker.
     store_inboxes: Vec<StoreInbox>,
     restored: Barrier,
@@ -106,6 +107,7 @@ impl Shared {
             handovers,
             in_flight: InFlightCalls::new(limits.repeats_waiting_max),
             store: OnceLock::new(),
+            lives: OnceLock::new(),
             store_inboxes: (0..workers).map(|_| StoreInbox::default()).collect(),
             restored: Barrier::new(workers),
             replays: Mutex::new(Replays::new(limits.replays_max, RandomState::new())),
@@ -296,6 +298,15 @@ impl Shared {
         self.store.get()
     }
 
+    /// This node's lives, where it has a disk of its own: once, before the workers start.
+    pub fn set_lives(&self, lives: Vec<Generation>) {
+        assert!(self.lives.set(lives).is_ok(), "a process starts once");
+    }
+
+    pub fn lives(&self) -> &[Generation] {
+        self.lives.get().map_or(&[], Vec::as_slice)
+    }
+
     /// Once, before the workers start.
     pub fn set_store(&self, store: StoreSender) {
         assert!(self.store.set(store).is_ok(), "a process has one store");
@@ -308,6 +319,9 @@ impl Shared {
     /// For the cluster's thread. `None`: nobody shares a store.
     pub fn store_link(self: &Arc<Shared>) -> Option<StoreLink> {
         self.metrics.store()?;
+        if self.config().store.kind == StoreKind::Sqlite {
+            return None;
+        }
         let [to_store, owner] = [self.clone(), self.clone()];
         Some(StoreLink {
             command: Box::new(move |command| to_store.store().is_some_and(|store| store.try_command(command))),

@@ -126,7 +126,7 @@ impl Worker {
             ),
             peers: Peers::new(shared.mailboxes().clone(), mailbox, &limits),
             cluster: WorkerCluster::new(shared.cluster().cloned(), id, &limits, now),
-            ownership: Ownership::new(is_shared.then_some(shared.node()), seed, now),
+            ownership: Ownership::new(is_shared.then_some(shared.node()), rules.config().store.kind, seed, now),
             memory_given_back: Cell::new((now, 0)),
             limits,
             rules: RefCell::new(Rc::new(rules)),
@@ -257,7 +257,7 @@ impl Worker {
     }
 
     /// The shard, with the wall clock of this turn.
-    fn shard_now(&self) -> RefMut<'_, Shard> {
+    pub fn shard_now(&self) -> RefMut<'_, Shard> {
         let mut shard = self.shard.borrow_mut();
         if let Some(unix_ms_at_zero) = self.clock.unix_ms_at_zero() {
             shard.set_unix_ms_at_zero(unix_ms_at_zero);
@@ -418,10 +418,15 @@ impl Worker {
             }
             PeerMessage::TakeSession { from, name } => self.own(|sessions, _| sessions.take(name, from)),
             PeerMessage::SessionPassed { oneshot, is_passed } => self.calls.passes().complete(oneshot, is_passed),
+            PeerMessage::QueryName { from, query, to } => {
+                self.own(|sessions, now| sessions.on_query(from, query, to, now));
+            }
+            PeerMessage::NameAnswered { oneshot, code } => self.calls.names().complete(oneshot, code),
             PeerMessage::SessionKnown { name } => self.own(|sessions, _| sessions.on_known(&name)),
             PeerMessage::Cluster(ToWorker::Adopt(dead)) => self.own(|sessions, _| {
                 dead.iter().for_each(|(name, token)| sessions.adopt(name.clone(), *token));
             }),
+            PeerMessage::Cluster(ToWorker::Parted(node)) => self.own(|sessions, _| sessions.on_parted(node)),
             PeerMessage::Cluster(ToWorker::Closes(records)) => self.hooks.close_former(&records, self.now()),
             PeerMessage::Cluster(message) => self.release(self.cluster.on_message(message, self.now())),
             PeerMessage::Drain => self.wakeups.drain(),
@@ -435,7 +440,18 @@ impl Worker {
         while let Some(action) = self.ownership.poll_action(now) {
             match action {
                 Action::Store(command) => self.store.push(Request::Ownership { shard: self.id, command }),
-                Action::Own { name, stored, waiting } => self.take_session(&name, stored, waiting),
+                Action::Own { name, stored, waiting } => {
+                    let waiting =
+                        waiting.into_iter().map(|Waiting { key, identity, request }| (key, identity, request));
+                    session_request::take(&mut self.shard_now(), &name, stored, waiting.collect(), now);
+                    // Before anybody waits until the peers know of its channels.
+                    self.carry_out();
+                    // On a disk of its own a node has what its shard has: of the rest another node may make one.
+                    if self.ownership.has_disk() && !self.shard.borrow().has_session(&name) {
+                        self.ownership.on_dropped(&name);
+                    }
+                    self.wakeups.need_turn();
+                }
                 Action::Pass(name) => self.handle(Input::PassSession { name: &name }),
                 Action::Lose(name) => {
                     self.count(|counters| &counters.sessions_lost);
@@ -443,6 +459,9 @@ impl Worker {
                 }
                 Action::Forget(name) => self.handle(Input::ForgetSession { name: &name }),
                 Action::Refuse { key, why } => self.connects.attached(key, Err(why)),
+                Action::Answer { to, code } => {
+                    self.send_message(to.worker(), PeerMessage::NameAnswered { oneshot: to.oneshot(), code });
+                }
                 Action::Reply { to, is_passed } => {
                     self.count_many(|counters| &counters.sessions_passed, is_passed.into());
                     self.send_message(to.worker(), PeerMessage::SessionPassed { oneshot: to.oneshot(), is_passed });
@@ -450,31 +469,6 @@ impl Worker {
             }
         }
         self.due_by(self.ownership.next_tick());
-    }
-
-    /// The session is this node's. `stored`: it has come just now.
-    fn take_session(&self, name: &str, stored: Option<Box<StoredSession>>, mut waiting: Vec<Waiting>) {
-        let now = self.now();
-        let mut shard = self.shard_now();
-        // Some clients may have gone meanwhile.
-        waiting.retain(|waiting| shard.is_current(waiting.key));
-        let mut new = None;
-        if let Some(session) = stored {
-            shard.handle(Input::ForgetSession { name }, now);
-            // One that nobody was attached to comes into the shard with its client. Without one it has to end.
-            match session.row.is_unused() && !waiting.is_empty() {
-                true => new = Some(session.row.session),
-                false => shard.restore(vec![*session], now),
-            }
-        }
-        for Waiting { key, identity, request } in waiting {
-            let new = new.unwrap_or_else(|| session_request::new_session(identity, name));
-            session_request::attach(request, &mut shard, key, new, now);
-        }
-        drop(shard);
-        // Before anybody waits until the peers know of its channels.
-        self.carry_out();
-        self.wakeups.need_turn();
     }
 
     fn reload(&self, config: Arc<Config>) {

@@ -55,6 +55,10 @@ pub enum Refusal {
     NoSuchConnection,
     #[error("no such session")]
     NoSuchSession,
+    #[error("node must be the 8 hex digits of a node that is away, as /info/ has them")]
+    BadNode,
+    #[error("the node is there: stop it first")]
+    NodeIsThere,
     #[error("identity must be the 64 hex digits of a connection")]
     BadIdentity,
     #[error("the connection is on node {node}: look there")]

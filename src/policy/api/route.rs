@@ -24,6 +24,7 @@ pub enum Route {
     Ready,
     UpdateConfig,
     Drain,
+    ForgetNode,
 }
 
 /// Who may call a route.
@@ -39,7 +40,7 @@ pub enum Access {
 }
 
 impl Route {
-    pub const ALL: [Route; 22] = [
+    pub const ALL: [Route; 23] = [
         Route::Connect,
         Route::Hello,
         Route::Send,
@@ -62,6 +63,7 @@ impl Route {
         Route::Ready,
         Route::UpdateConfig,
         Route::Drain,
+        Route::ForgetNode,
     ];
 
     /// The slash at the end of the path may be missing.
@@ -89,6 +91,7 @@ impl Route {
             "/readyz" => Route::Ready,
             "/updateconfig" => Route::UpdateConfig,
             "/drain" => Route::Drain,
+            "/cluster/forget" => Route::ForgetNode,
             _ => return None,
         })
     }
@@ -118,6 +121,7 @@ impl Route {
             Route::Ready => "/readyz",
             Route::UpdateConfig => "/updateconfig/",
             Route::Drain => "/drain/",
+            Route::ForgetNode => "/cluster/forget/",
         }
     }
 
@@ -131,7 +135,7 @@ impl Route {
             Route::DropSession => Access::Signed,
             Route::Channel | Route::Session | Route::Sessions | Route::Connection => Access::Viewer,
             Route::Info | Route::History | Route::Metrics | Route::Trace => Access::Viewer,
-            Route::UpdateConfig | Route::Drain => Access::Operator,
+            Route::UpdateConfig | Route::Drain | Route::ForgetNode => Access::Operator,
         }
     }
 

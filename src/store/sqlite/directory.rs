@@ -1,6 +1,8 @@
 //! The store's directory: made when it is missing, locked by one process at a time. It also holds the *reserve*, a file
 //! that is given up when the disk is full, so that what makes room can still be written.
 
+pub mod log;
+
 use crate::store::opening::OpenError;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};

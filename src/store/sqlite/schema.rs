@@ -122,7 +122,8 @@ const TABLES: &str = "
 ";
 
 /// Added to format 1 later: an older version does not look at them. In `leaving` and `arriving` are sessions on their
-/// way between two nodes' files (see `transfer`); `lives` are those of the node that has this file.
+/// way between two nodes' files (see `transfer`); `lives` are those of the node that has this file, `met` the last
+/// lives of the others.
 const TRANSFERS: &str = "
     CREATE TABLE IF NOT EXISTS leaving (
         name TEXT PRIMARY KEY, token INTEGER NOT NULL
@@ -134,6 +135,7 @@ const TRANSFERS: &str = "
     CREATE TABLE IF NOT EXISTS lives (
         nth INTEGER PRIMARY KEY AUTOINCREMENT, generation INTEGER NOT NULL
     ) STRICT;
+    CREATE TABLE IF NOT EXISTS met (generation INTEGER PRIMARY KEY) STRICT;
     CREATE INDEX IF NOT EXISTS lives_generation ON lives (generation);
 ";
 

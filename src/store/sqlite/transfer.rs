@@ -11,8 +11,8 @@ use super::rows::SessionRowId;
 use super::scan;
 use super::tables::{claims, messages, sessions};
 use crate::base::id::Generation;
+use crate::shard::command::transfer::{Guard, Head, Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
 use crate::shard::command::{Completion, Offset, SessionId, StoreError, StoredSession, Token, UnixMs};
-use crate::shard::transfer::{Guard, Head, Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use std::sync::Arc;
 
@@ -38,6 +38,15 @@ pub fn apply(
             write(transaction, (name, *token), part, now, bytes_max)
         }
         (TransferCommand::Settle { token }, _) => settle(transaction, *token).map(TransferAnswer::Settled),
+        (TransferCommand::Meet { node, lives }, _) => {
+            for life in lives.iter().filter(|life| *life != node) {
+                part(transaction.connection, *life)?;
+            }
+            let sql = "INSERT INTO met (generation) VALUES (?1) ON CONFLICT DO NOTHING";
+            transaction.connection.prepare_cached(sql)?.execute([node.0])?;
+            Ok(TransferAnswer::Done)
+        }
+        (TransferCommand::Part { node }, _) => part(transaction.connection, *node).map(|()| TransferAnswer::Done),
         (TransferCommand::Forget { token }, _) => {
             let sql = "DELETE FROM arriving WHERE token = ?1 AND state <> 0";
             transaction.connection.prepare_cached(sql)?.execute([key(*token)])?;
@@ -203,7 +212,7 @@ fn write(
         claims::put_guard(transaction, row, guard)?;
     }
     for message in &part.messages {
-        if message.session != session || !messages::put_moved(transaction, row, message, bytes_max)? {
+        if message.session != session || !messages::put_arrived(transaction, row, message, bytes_max)? {
             give_up(transaction, token)?;
             return Ok(TransferAnswer::Refused(StoreError::StoreFull));
         }
@@ -293,7 +302,21 @@ fn lived(connection: &Connection, node: Generation) -> Result<bool> {
     connection.prepare_cached(sql)?.exists([node.0])
 }
 
+/// The life of a node is over, or the node does not come back.
+fn part(connection: &Connection, life: Generation) -> Result<()> {
+    connection.prepare_cached("DELETE FROM met WHERE generation = ?1")?.execute([life.0]).map(drop)
+}
+
 // ---- a start ----
+
+/// This node's lives, and the last ones of the nodes that it has met.
+pub fn nodes(connection: &Connection) -> Result<(Vec<Generation>, Vec<Generation>)> {
+    let generations = |sql: &str| -> Result<Vec<Generation>> {
+        connection.prepare_cached(sql)?.query_map([], |row| row.get(0).map(Generation))?.collect()
+    };
+    let met = "SELECT generation FROM met WHERE generation NOT IN (SELECT generation FROM lives)";
+    Ok((generations("SELECT generation FROM lives ORDER BY nth")?, generations(met)?))
+}
 
 /// Notes that the file is this life's, removes what came in part, and takes the sessions that leave out of those that
 /// are this node's.

@@ -6,6 +6,7 @@ use crate::base::id::ShardId;
 use crate::base::time::Tick;
 use crate::cluster::calls::Answer;
 use crate::io::runtime::oneshot::{Expired, Oneshot, Oneshots, ReturnAddress};
+use crate::shard::command::transfer::SessionPart;
 use crate::shard::{QueryId, Reply};
 use std::cell::Cell;
 
@@ -34,6 +35,8 @@ pub struct Gathered {
     pub unreachable: u32,
     /// What nodes have replied to a question for their figures.
     pub texts: Vec<Box<str>>,
+    /// A part of a session.
+    pub part: Option<Box<SessionPart>>,
 }
 
 #[derive(Default)]
@@ -45,6 +48,7 @@ struct Sum {
     unreachable: u32,
     reply: Option<Reply>,
     texts: Vec<Box<str>>,
+    part: Option<Box<SessionPart>>,
 }
 
 impl Gathers {
@@ -84,6 +88,7 @@ impl Gathers {
             match answer {
                 Some(Answer::Of(reply)) => sum.add(reply),
                 Some(Answer::Text(text)) => sum.texts.push(text),
+                Some(Answer::Part(part)) => sum.part = Some(part),
                 None => sum.unreachable += 1,
             }
             sum.nodes -= 1;
@@ -172,6 +177,7 @@ impl Sum {
             silent: self.missing,
             unreachable: self.unreachable + self.nodes,
             texts: std::mem::take(&mut self.texts),
+            part: self.part.take(),
         }
     }
 }

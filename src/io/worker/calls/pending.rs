@@ -9,7 +9,7 @@ use crate::base::time::Tick;
 use crate::io::runtime::oneshot::Oneshots;
 use crate::io::worker::message::ReloadOutcome;
 use crate::shard::Message;
-use crate::shard::transfer::TransferAnswer;
+use crate::shard::command::transfer::TransferAnswer;
 use crate::store::ClaimOutcome;
 use crate::wire::packet::QoS;
 use std::cell::RefCell;
@@ -24,6 +24,7 @@ pub struct PendingCalls {
     passes: Oneshots<bool>,
     traces: Rc<TraceReaders>,
     transfers: Oneshots<TransferAnswer>,
+    names: Oneshots<u32>,
     /// Where messages are encoded.
     scratch: RefCell<Vec<u8>>,
 }
@@ -38,6 +39,7 @@ impl PendingCalls {
             passes: Oneshots::new(now),
             traces: Rc::new(TraceReaders::new(worker, now)),
             transfers: Oneshots::new(now),
+            names: Oneshots::new(now),
             scratch: RefCell::default(),
         }
     }
@@ -76,6 +78,11 @@ impl PendingCalls {
         &self.transfers
     }
 
+    /// Questions about sessions on their way: what the worker that has the name has answered.
+    pub fn names(&self) -> &Oneshots<u32> {
+        &self.names
+    }
+
     /// A message of a call; one allocation, the shared bytes themselves.
     pub fn encode(&self, qos: QoS, message_type: u16, body: &[u8]) -> Message {
         Message::encode(qos, message_type, body, &mut self.scratch.borrow_mut())
@@ -94,5 +101,6 @@ impl PendingCalls {
         self.passes.expire(now);
         self.traces.expire(now);
         self.transfers.expire(now);
+        self.names.expire(now);
     }
 }

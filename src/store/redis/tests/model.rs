@@ -202,6 +202,8 @@ impl Model {
         sorted(Opened {
             sessions: self.sessions.values().map(found).collect(),
             leaving: Vec::new(),
+            lives: Vec::new(),
+            met: Vec::new(),
             damaged: 0,
             connections: Vec::new(),
             token: None,

@@ -1,8 +1,8 @@
 //! The rows of calls with a `message_id`: claimed before anything is sent, settled with the answer that a repeat gets.
 //! They count towards `bytes_max` with their guards, since callers choose how many there are.
 
+use crate::shard::command::transfer::Guard;
 use crate::shard::command::{Claim, StoreError, UnixMs};
-use crate::shard::transfer::Guard;
 use crate::store::request::ClaimOutcome;
 use crate::store::sqlite::database::Transaction;
 use crate::store::sqlite::index::ROW_BYTES;

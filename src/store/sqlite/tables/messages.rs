@@ -52,7 +52,7 @@ pub fn put(
 }
 
 /// A message that another disk had; its guard comes by itself. False: there is no room.
-pub fn put_moved(
+pub fn put_arrived(
     transaction: &mut Transaction,
     session_row: SessionRowId,
     message: &StoredMessage,

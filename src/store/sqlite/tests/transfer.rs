@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::id::Generation;
 use crate::base::rng::Rng;
-use crate::shard::transfer::{Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
+use crate::shard::command::transfer::{Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
 use crate::store::opening::Sharing;
 use crate::store::request::TransferId;
 
@@ -28,7 +28,7 @@ impl Node {
     fn restart(&mut self) {
         self.store = None;
         self.life += 1;
-        let node = StoreNode { generation: Generation(self.life), place: String::new(), sharing: Sharing::Cluster };
+        let node = StoreNode { generation: Generation(self.life), sharing: Sharing::Cluster, ..StoreNode::alone() };
         let options = Options { node, ..self.dir.options() };
         let (store, opened) = Sqlite::open(&options).unwrap_or_else(|error| panic!("{error}"));
         store.database.index().check_invariants(store.database.connection()).unwrap();
@@ -274,7 +274,7 @@ fn roam(seed: u64, mistake: Mistake) -> Result<u32, &'static str> {
     fill(&mut nodes[0], 1_100);
     let before = all(nodes[0].store(), S);
     // Who serves the session, by what a start or an answer said.
-    let (mut at, mut moves) = (Some(0), 0);
+    let (mut at, mut handovers) = (Some(0), 0);
     for round in 0..12 {
         let source = at.ok_or("nobody has it")?;
         let to = (source + 1 + rng.below(2) as usize) % 3;
@@ -313,7 +313,7 @@ fn roam(seed: u64, mistake: Mistake) -> Result<u32, &'static str> {
             Some(Outcome::Arrived) => {
                 (0..1 + rng.below(2)).for_each(|_| drop(nodes[source].delete(token)));
                 nodes[to].run(TransferCommand::Forget { token });
-                moves += 1;
+                handovers += 1;
                 Some(to)
             }
             Some(Outcome::Never) | None if arrived => Some(to),
@@ -328,13 +328,14 @@ fn roam(seed: u64, mistake: Mistake) -> Result<u32, &'static str> {
             return Err("not one node has it");
         }
     }
-    Ok(moves)
+    Ok(handovers)
 }
 
 #[test]
 fn a_session_that_roams_is_on_one_disk() {
-    let moves: u32 = (0..3).map(|seed| roam(seed, Mistake::None).unwrap_or_else(|why| panic!("{seed}: {why}"))).sum();
-    assert!((6..34).contains(&moves), "{moves} of 36 moves");
+    let handovers: u32 =
+        (0..3).map(|seed| roam(seed, Mistake::None).unwrap_or_else(|why| panic!("{seed}: {why}"))).sum();
+    assert!((6..34).contains(&handovers), "{handovers} of 36 handovers");
     for mistake in [Mistake::ThawsOnForeign, Mistake::DeletesWhenRead, Mistake::ServesParts] {
         assert!((0..8).any(|seed| roam(seed, mistake).is_err()), "a mistake is noticed");
     }

@@ -8,7 +8,8 @@
 //! A transfer is named by a token of the node that wants the session. Every command may be repeated: the second time
 //! changes nothing. A token that `Settle` has found nothing of is never written afterwards.
 
-use super::command::{Offset, Received, SessionRow, StoreError, StoredMessage, StoredSession, Token, UnixMs};
+use super::{Offset, Received, SessionRow, StoreError, StoredMessage, StoredSession, Token, UnixMs};
+use crate::base::id::Generation;
 use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +28,10 @@ pub enum TransferCommand {
     Settle { token: Token },
     /// The disk that it has left knows the outcome: nobody asks again.
     Forget { token: Token },
+    /// A node with a disk of its own is there, and has had these lives.
+    Meet { node: Generation, lives: Vec<Generation> },
+    /// It does not come back: nobody looks for it.
+    Part { node: Generation },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -86,18 +91,6 @@ pub struct Guard {
 }
 
 impl TransferCommand {
-    pub fn token(&self) -> Token {
-        match self {
-            TransferCommand::Freeze { token, .. }
-            | TransferCommand::Read { token, .. }
-            | TransferCommand::Delete { token, .. }
-            | TransferCommand::Thaw { token, .. }
-            | TransferCommand::Write { token, .. }
-            | TransferCommand::Settle { token }
-            | TransferCommand::Forget { token } => *token,
-        }
-    }
-
     /// What it costs in memory, wherever it waits.
     pub fn cost(&self) -> usize {
         let carried = match self {

@@ -1,0 +1,100 @@
+//! What other nodes ask about sessions that go from one disk to another, answered by the worker that has the name and
+//! by the store.
+
+use crate::base::id::Generation;
+use crate::cluster::calls::Answer;
+use crate::cluster::ownership::claims::RequestId;
+use crate::cluster::transfers::TransferCall;
+use crate::io::cluster::disks::NameQuery;
+use crate::io::cluster::port::ToCluster;
+use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::worker::message::PeerMessage;
+use crate::io::worker::turn::Worker;
+use crate::policy::api::Refusal;
+use crate::shard::command::StoreError;
+use crate::shard::command::transfer::{TransferAnswer, TransferCommand};
+use crate::shard::{QueryRefusal, Reply};
+use crate::store::{Request, TransferId};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The answer to a call, under way.
+pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>>>>;
+
+pub fn answer(of: Rc<Worker>, from: Generation, call: TransferCall<'_>) -> Answering {
+    // Who has no disk has no session, and grants nothing.
+    if !of.ownership().has_disk() {
+        let is_has = matches!(call, TransferCall::Has { .. });
+        return Box::pin(async move {
+            if is_has { Ok(Answer::Of(Reply::found(false))) } else { Err(Refusal::NoStoreForSessions) }
+        });
+    }
+    let (name, query): (Arc<str>, NameQuery) = match call {
+        TransferCall::Has { name } => (name.into(), NameQuery::Has { name: name.into() }),
+        TransferCall::Settle { name, token } => (name.into(), NameQuery::Settle { name: name.into(), token }),
+        TransferCall::Grant { name, id } => (name.into(), NameQuery::Grant { name: name.into(), id: RequestId(id) }),
+        TransferCall::Release { name, id } => {
+            (name.into(), NameQuery::Release { name: name.into(), id: RequestId(id) })
+        }
+        TransferCall::Read { name, token, from } => {
+            let read = TransferCommand::Read { name: name.into(), token, from };
+            return Box::pin(async move {
+                match transfer(&of, read).await {
+                    TransferAnswer::Part(part) => Ok(Answer::Part(part)),
+                    TransferAnswer::NotHere => Ok(Answer::Of(Reply::found(false))),
+                    _ => Err(Refusal::Shard(QueryRefusal::Unreachable)),
+                }
+            });
+        }
+        TransferCall::Lives => {
+            return Box::pin(async move {
+                let lives: Vec<u32> = of.shared().lives().iter().map(|life| life.0).collect();
+                Ok(Answer::Text(serde_json::Value::from(lives).to_string().into()))
+            });
+        }
+        TransferCall::Part { node } => {
+            return Box::pin(async move { Ok(Answer::Of(Reply::found(part(&of, node).await))) });
+        }
+        TransferCall::Forget { token } => {
+            return Box::pin(async move {
+                transfer(&of, TransferCommand::Forget { token }).await;
+                Ok(Answer::Of(Reply::found(true)))
+            });
+        }
+    };
+    Box::pin(async move {
+        let code = query_name(&of, from, &name, query).await.ok_or(Refusal::NoAnswerInTime)?;
+        Ok(Answer::Of(Reply::Done { connections: code, refused: None }))
+    })
+}
+
+/// Asks the worker of this node that has the name. `None`: it has not answered in time.
+pub async fn query_name(worker: &Worker, from: Generation, name: &str, query: NameQuery) -> Option<u32> {
+    let answered = worker.calls().names().open((), worker.now() + QUERY_MS_MAX);
+    let to = ReturnAddress::new(worker.id(), answered.id());
+    worker.send_message(worker.shared().session_owner(name), PeerMessage::QueryName { from, query, to });
+    answered.await.ok()
+}
+
+/// Has the store carry out a command of a transfer. `Unreachable`: nobody knows whether it has.
+pub async fn transfer(worker: &Worker, command: TransferCommand) -> TransferAnswer {
+    let answered = worker.calls().transfers().open((), worker.now() + STORE_MS_MAX);
+    let to = ReturnAddress::new(worker.id(), answered.id());
+    worker.store().push(Request::Transfer { id: TransferId(to.pack()), command });
+    worker.wakeups().need_turn();
+    answered.await.unwrap_or(TransferAnswer::Refused(StoreError::Unreachable))
+}
+
+/// The node does not come back: nobody here looks for it. False: the store did not take that.
+pub async fn part(worker: &Worker, node: Generation) -> bool {
+    let is_stored = transfer(worker, TransferCommand::Part { node }).await == TransferAnswer::Done;
+    if is_stored && let Some(port) = worker.cluster().port() {
+        return port.try_send(ToCluster::Part(node)).is_ok();
+    }
+    is_stored
+}
+
+/// Longer than a session waits for its grant.
+const QUERY_MS_MAX: u64 = 10_000;
+const STORE_MS_MAX: u64 = 10_000;

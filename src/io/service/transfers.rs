@@ -1,0 +1,263 @@
+//! Sessions that go from one node's disk to another's: this worker's errands. The rules are in `io::cluster::disks` and
+//! `cluster::ownership`; every wait here has a deadline, and an errand that fails leaves the session where it is, or
+//! nobody's until its destination says what became of it.
+
+use crate::base::id::Generation;
+use crate::cluster::calls::Call;
+use crate::cluster::ownership::claims::{ClaimAnswer, RequestId, SessionName, Token};
+use crate::cluster::ownership::creation::GRANT_MS;
+use crate::cluster::ownership::rendezvous::winner;
+use crate::cluster::transfers::{Settled, TransferCall};
+use crate::io::api::{query, transfers};
+use crate::io::cluster::calls::hash_of_session;
+use crate::io::cluster::disks::{DiskErrand, NameQuery};
+use crate::io::cluster::port::ToCluster;
+use crate::io::worker::turn::Worker;
+use crate::shard::command::transfer::{Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
+use crate::shard::command::{OwnershipAnswer, StoreError, StoredSession, WriteAnswer};
+use crate::shard::{Input, Reply};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+pub async fn run(worker: &Rc<Worker>, errand: DiskErrand) {
+    match errand {
+        DiskErrand::Find { name, token } => find(worker, name, token).await,
+        DiskErrand::Fetch { name, token, transfer, from } => {
+            let session = fetch(worker, &name, transfer, from).await;
+            let answer = if session.is_some() { ClaimAnswer::Claimed } else { ClaimAnswer::Unknown };
+            claimed(worker, name, token, answer, session);
+            query::until_known(worker).await;
+            worker.own(|sessions, _| sessions.on_fetched(transfer));
+        }
+        DiskErrand::Freeze { name, token, to } => freeze(worker, name, token, to).await,
+        DiskErrand::Settle { name, token } => settle(worker, name, token).await,
+        DiskErrand::Thaw { name, token } => drop(end(worker, &name, token, Outcome::Never).await),
+        DiskErrand::Decide { token, to } => {
+            if let TransferAnswer::Settled(outcome) =
+                transfers::transfer(worker, TransferCommand::Settle { token }).await
+            {
+                worker.own(|sessions, _| sessions.answer(to, Settled::Known(outcome).code()));
+            }
+        }
+    }
+}
+
+/// Sessions that were leaving for other nodes' disks: nobody's, until it is known what became of them.
+pub fn restore_leaving(worker: &Worker, leaving: Vec<(StoredSession, Token)>) {
+    let now = worker.now();
+    for (session, token) in leaving {
+        let name = session.row.name.clone();
+        let mut shard = worker.shard_now();
+        shard.restore(vec![session], now);
+        shard.handle(Input::PassSession { name: &name }, now);
+        drop(shard);
+        worker.ownership().leaves(name, token);
+    }
+    worker.carry_out();
+}
+
+/// Asks each node that comes which lives it has had: what they had is on its disk. Of one worker.
+pub async fn meet_peers(worker: Rc<Worker>) {
+    let mut met: BTreeSet<Generation> = BTreeSet::new();
+    loop {
+        worker.cluster().new_peers().await;
+        for _ in 0..MEET_ATTEMPTS_MAX {
+            let peers = worker.cluster().peers();
+            let new = peers.iter().filter(|peer| peer.is_linked).map(|peer| peer.node.generation);
+            let new: Vec<Generation> = new.filter(|node| !met.contains(node)).collect();
+            for node in &new {
+                if meet(&worker, *node).await {
+                    met.insert(*node);
+                }
+            }
+            if new.iter().all(|node| met.contains(node)) {
+                break;
+            }
+            monoio::time::sleep(MEET_RETRY).await;
+        }
+    }
+}
+
+async fn meet(worker: &Worker, node: Generation) -> bool {
+    let Ok(gathered) = query::gather_from(worker, node, &Call::Transfer(TransferCall::Lives)).await else {
+        return false;
+    };
+    let lives = gathered.texts.first().and_then(|text| serde_json::from_str::<Vec<u32>>(text).ok());
+    let Some(lives) = lives else { return false };
+    let lives: Vec<Generation> = lives.into_iter().map(Generation).collect();
+    let meet = TransferCommand::Meet { node, lives: lives.clone() };
+    let is_stored = transfers::transfer(worker, meet).await == TransferAnswer::Done;
+    let port = worker.cluster().port().filter(|_| is_stored);
+    port.is_some_and(|port| port.try_send(ToCluster::Lives { node, lives }).is_ok())
+}
+
+fn claimed(worker: &Worker, name: SessionName, token: Token, answer: ClaimAnswer, session: Option<Box<StoredSession>>) {
+    worker.own(|sessions, now| {
+        sessions.on_answer(OwnershipAnswer::Claim { name, token, answer, session }, now);
+    });
+    worker.carry_out();
+}
+
+/// Nobody creates or looks for a session of that name at the same time.
+async fn find(worker: &Rc<Worker>, name: SessionName, token: Token) {
+    if let Some(ready) = worker.cluster().ready(worker.now()) {
+        let _ = ready.await;
+    }
+    let begun = worker.now();
+    let own = worker.shared().node();
+    let hash = hash_of_session(worker.shared().hash_key(), &name);
+    let peers = worker.cluster().peers();
+    // Among all that are known, away or not: a name falls to one node, whoever sees whom.
+    let granting = winner(hash, peers.iter().map(|peer| peer.node.generation).chain([own])).unwrap_or(own);
+    let id = token.0;
+    let granted = match granting == own {
+        true => {
+            transfers::query_name(worker, own, &name, NameQuery::Grant { name: name.clone(), id: RequestId(id) }).await
+        }
+        false => call_peer(worker, granting, TransferCall::Grant { name: &name, id }).await,
+    };
+    let answer = match granted {
+        Some(1) => match located(worker, &name, token).await {
+            // The grant may be another node's soon.
+            ClaimAnswer::Claimed if worker.now().since_ms(begun) >= GRANT_MS / 2 => ClaimAnswer::Unknown,
+            answer => answer,
+        },
+        _ => ClaimAnswer::Unknown,
+    };
+    claimed(worker, name.clone(), token, answer, None);
+    if answer == ClaimAnswer::Claimed {
+        query::until_known(worker).await;
+    }
+    match granting == own {
+        true => drop(
+            transfers::query_name(worker, own, &name, NameQuery::Release { name: name.clone(), id: RequestId(id) })
+                .await,
+        ),
+        false => drop(call_peer(worker, granting, TransferCall::Release { name: &name, id }).await),
+    }
+}
+
+/// `Claimed`: it is nowhere. `Taken`: a node has it.
+async fn located(worker: &Worker, name: &str, token: Token) -> ClaimAnswer {
+    let hash = hash_of_session(worker.shared().hash_key(), name);
+    for peer in worker.cluster().peers().iter().filter(|peer| peer.table.may_have(hash)) {
+        let node = peer.node.generation;
+        match call_peer(worker, node, TransferCall::Has { name }).await {
+            Some(0) => {}
+            Some(_) => return ClaimAnswer::Taken(Some(Token::new(node, token.0 | 1))),
+            // It may be there.
+            None => return ClaimAnswer::Unknown,
+        }
+    }
+    ClaimAnswer::Claimed
+}
+
+/// Copies the session to this disk, part by part.
+async fn fetch(worker: &Worker, name: &SessionName, transfer: Token, from: Generation) -> Option<Box<StoredSession>> {
+    let deadline = worker.now() + FETCH_MS_MAX;
+    let mut next = Position::Start;
+    while worker.now() < deadline {
+        let Some(part) = read(worker, name, transfer, &next, from).await else { break };
+        let following = part.next.clone();
+        let write = TransferCommand::Write { name: name.clone(), token: transfer, part };
+        let mut written = transfers::transfer(worker, write.clone()).await;
+        if written == TransferAnswer::Refused(StoreError::Unreachable) {
+            // A second time changes nothing.
+            written = transfers::transfer(worker, write).await;
+        }
+        match (written, following) {
+            (TransferAnswer::Here(session), _) => return Some(session),
+            (TransferAnswer::Done, Some(following)) => next = following,
+            _ => break,
+        }
+    }
+    // Nothing of it comes any more, and what has come is removed.
+    transfers::transfer(worker, TransferCommand::Settle { token: transfer }).await;
+    None
+}
+
+async fn read(
+    worker: &Worker,
+    name: &str,
+    token: Token,
+    from: &Position,
+    node: Generation,
+) -> Option<Box<SessionPart>> {
+    let call = Call::Transfer(TransferCall::Read { name, token, from: from.clone() });
+    query::gather_from(worker, node, &call).await.ok()?.part
+}
+
+/// The session is this node's no longer, once that is on its disk.
+async fn freeze(worker: &Worker, name: SessionName, token: Token, to: Token) {
+    let frozen = transfers::transfer(worker, TransferCommand::Freeze { name: name.clone(), token: to }).await;
+    let answer = match frozen {
+        TransferAnswer::Done => WriteAnswer::Stored,
+        TransferAnswer::NotHere => WriteAnswer::Fenced,
+        _ => WriteAnswer::Unknown,
+    };
+    worker.own(|sessions, now| {
+        sessions.on_frozen(&name, now);
+        sessions.on_answer(OwnershipAnswer::Pass { name, token, answer }, now);
+    });
+}
+
+/// Learns what became of a session that leaves, and does what follows.
+async fn settle(worker: &Worker, name: SessionName, token: Token) {
+    let Some((outcome, by)) = outcome(worker, &name, token).await else {
+        return worker.own(|sessions, now| sessions.on_unsettled(&name, now));
+    };
+    if end(worker, &name, token, outcome).await {
+        // Should it not arrive, a row stays there.
+        call_peer(worker, by, TransferCall::Forget { token }).await;
+    }
+}
+
+/// The session leaves this disk, or stays. False: the store did not do it.
+async fn end(worker: &Worker, name: &SessionName, token: Token, outcome: Outcome) -> bool {
+    let command = match outcome {
+        Outcome::Arrived => TransferCommand::Delete { name: name.clone(), token },
+        Outcome::Never | Outcome::Foreign => TransferCommand::Thaw { name: name.clone(), token },
+    };
+    match (outcome, transfers::transfer(worker, command).await) {
+        (Outcome::Arrived, TransferAnswer::Done | TransferAnswer::NotHere) => {
+            worker.own(|sessions, _| sessions.on_left(name));
+        }
+        (Outcome::Never, TransferAnswer::Here(session)) => worker.own(|sessions, _| sessions.on_back(session)),
+        _ => {
+            worker.own(|sessions, now| sessions.on_unsettled(name, now));
+            return false;
+        }
+    }
+    true
+}
+
+/// By the word of the disk to which the session was to come, whichever life of its node has it.
+async fn outcome(worker: &Worker, name: &str, token: Token) -> Option<(Outcome, Generation)> {
+    let peers = worker.cluster().peers();
+    let first = peers.iter().filter(|peer| Some(peer.node.generation) == token.owner());
+    let others = peers.iter().filter(|peer| Some(peer.node.generation) != token.owner());
+    for peer in first.chain(others).filter(|peer| peer.is_linked) {
+        let node = peer.node.generation;
+        let code = call_peer(worker, node, TransferCall::Settle { name, token }).await;
+        match code.and_then(Settled::from_code) {
+            Some(Settled::Known(Outcome::Foreign)) | None => {}
+            Some(Settled::Known(outcome)) => return Some((outcome, node)),
+            Some(Settled::Pending) => return None,
+        }
+    }
+    None
+}
+
+async fn call_peer(worker: &Worker, node: Generation, call: TransferCall<'_>) -> Option<u32> {
+    match query::query_node(worker, node, &Call::Transfer(call)).await {
+        Ok(Reply::Done { connections, refused: None }) => Some(connections),
+        _ => None,
+    }
+}
+
+/// Its client waits for a minute at most.
+const FETCH_MS_MAX: u64 = 30_000;
+/// A node that does not answer is asked again when the peers change.
+const MEET_ATTEMPTS_MAX: u32 = 50;
+const MEET_RETRY: Duration = Duration::from_millis(200);
