@@ -8,7 +8,6 @@
 //!
 //! With SQLite the data lies on the owner's disk:
 //! * `creation`: per name, one node grants one at a time the right to create or fetch the session.
-//! * `transfer`: its data goes from disk to disk, in two phases.
 //!
 //! `rendezvous` picks one of the live nodes for a name, the same on every node. Answers of the store are inputs;
 //! commands to it are outputs. Nothing here trusts a clock of a node.
@@ -19,4 +18,3 @@ pub mod creation;
 pub mod lease;
 pub mod reaper;
 pub mod rendezvous;
-pub mod transfer;

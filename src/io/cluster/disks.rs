@@ -266,7 +266,7 @@ mod tests {
         assert_eq!((errands(&mut disks), disks.next_tick()), (vec![], Tick(6_000)));
         for now in [6_000, 7_000, 8_000] {
             disks.on_time(Tick(now));
-            assert_eq!(errands(&mut disks), [settle.clone()], "at {now}");
+            assert_eq!(errands(&mut disks), std::slice::from_ref(&settle), "at {now}");
             disks.on_time(Tick(now + 500));
             assert_eq!(errands(&mut disks), [], "one question at a time");
             disks.on_unsettled(&name, Tick(now));
