@@ -207,7 +207,7 @@ fn info(value: &Value) -> String {
 fn cluster(value: &Value) -> String {
     let list = |name: &str| value[name].as_array().map(Vec::as_slice).unwrap_or_default();
     if value["nodes"].is_null() {
-        return "this node stays alone (cluster = \"off\", or a store)".into();
+        return "this node stays alone (cluster = \"off\", or its log says why)".into();
     }
     let mut rows = vec![["NODE", "ADDRESS", "STATE", "CONNECTIONS", "CHANNELS", "SINCE"].map(String::from)];
     for node in list("nodes") {
