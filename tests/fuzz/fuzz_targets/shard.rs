@@ -225,7 +225,9 @@ impl Story<'_> {
                 let key = self.conns[at].key;
                 match self.number() % 4 {
                     0 => self.handle(Input::Panicked { key }),
-                    1 => self.shard.close_some(1, DrainScope::Settled, CloseCode::GOING_AWAY, "", self.now),
+                    1 => {
+                        self.shard.close_some(1, DrainScope::Settled, CloseCode::GOING_AWAY, String::new, self.now);
+                    }
                     _ => self.handle(Input::Close { key, code: CloseCode::GOING_AWAY, reason: "bye" }),
                 }
             }
