@@ -17,7 +17,7 @@ pub struct ClientContext {
     facts: Option<Rc<ClientFacts>>,
 }
 
-/// Replaced rather than changed: others have it too.
+/// What is known of a client beside its address. It is replaced rather than changed, since other clients share it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFacts {
     site: Option<Arc<ClientSite>>,

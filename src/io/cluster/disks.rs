@@ -49,7 +49,7 @@ pub enum DiskErrand {
     Fetch { name: SessionName, token: Token, transfer: Token, from: Generation },
     /// The session leaves by `to`.
     Freeze { name: SessionName, token: Token, to: Token },
-    /// NameQuery what became of a session that leaves.
+    /// Ask what became of a session that leaves.
     Settle { name: SessionName, token: Token },
     /// It stays.
     Thaw { name: SessionName, token: Token },

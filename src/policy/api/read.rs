@@ -6,6 +6,7 @@ use super::refusal::Refusal;
 use super::route::Route;
 use crate::base::id::Identity;
 use crate::base::time::ms;
+use crate::policy::backend::actions::name_of;
 use crate::shard::channel::user::{channel_of, user_of};
 use crate::shard::{CHANNEL_NAME_MAX, Wait, Who};
 use crate::wire::http1::{query_get, query_pairs};
@@ -236,7 +237,7 @@ fn may_be_named(channel: &str) -> bool {
 
 /// Whether the text may name a session, a user or a call: a header and a query can both carry it.
 fn is_name(name: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|c| (b' '..=b'~').contains(&c))
+    name_of(name.as_bytes()).is_some()
 }
 
 /// The session that a query names.

@@ -83,10 +83,6 @@ impl<'a> Names<'a> {
             .filter(move |(name, _)| name.eq_ignore_ascii_case(self.name))
             .flat_map(|(_, value)| names_in(value))
     }
-
-    pub fn is_empty(self) -> bool {
-        self.iter().next().is_none()
-    }
 }
 
 /// Nearly always the value is a list as it stands, of which nothing is copied.
@@ -145,7 +141,8 @@ pub fn name_of(value: &[u8]) -> Option<&str> {
     is_name.then(|| str::from_utf8(value).expect("ASCII"))
 }
 
-const NAME_BYTES_MAX: usize = 128;
+/// Of a session's or a user's name, and of a `message_id`.
+pub const NAME_BYTES_MAX: usize = 128;
 const ENCODED: &[u8] = b"UTF-8'";
 const PREFIX: &[u8] = b"RAINBOW";
 const SUBSCRIBE: &str = "RAINBOWCLIENTCHANNEL";
