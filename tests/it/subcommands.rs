@@ -186,7 +186,8 @@ fn top_prints_one_frame_where_stdout_is_no_terminal() {
 #[test]
 fn top_gives_the_terminal_back_at_ctrl_c() {
     let (_backend, server) = with_channel();
-    let command = format!("{} top --server http://{}", env!("CARGO_BIN_EXE_rainbow-server"), server.addr());
+    // `exec`: a shell that stays ends by the SIGINT, too, and its code is what `script` gives.
+    let command = format!("exec {} top --server http://{}", env!("CARGO_BIN_EXE_rainbow-server"), server.addr());
     let mut child = Command::new("script")
         .args(["-qec", &command, "/dev/null"])
         .env("RAINBOW_SECURITY_TOKEN", TOKEN)
