@@ -237,9 +237,11 @@ impl Client {
     /// Opens a new connection of this session and sends everything unanswered again.
     fn open(&mut self) -> io::Result<Connection> {
         let durable = !self.run.options.channels;
-        let (connection, greeting) =
-            Connection::open(self.run.target(&mut self.rng), &self.run.session_name(self.number), durable)?;
         let progress = &self.run.progress;
+        let attempt = progress.attempts.fetch_add(1, Ordering::Relaxed);
+        let (connection, greeting) =
+            Connection::open(self.run.target(&mut self.rng), &self.run.session_name(self.number), attempt, durable)?;
+        self.run.closes.let_in(attempt);
         count(&progress.connects);
         (self.attempts, self.away_until) = (0, Instant::now());
         let now = Instant::now();

@@ -195,6 +195,7 @@ fn print(report: &Report) {
         report.stored,
         report.unanswered,
     );
+    println!("{}", report.closes);
     if !report.complaint.is_empty() {
         println!("the last complaint: {}", report.complaint);
     }

@@ -8,6 +8,7 @@ pub use report::Report;
 use super::business::backend::{Backend, STACK_BYTES};
 use super::business::caller::{Caller, streams_per_thread};
 use super::client::Client;
+use super::closes::Closes;
 use super::options::Options;
 use super::payload;
 use super::progress::{Phase, Progress, read};
@@ -28,7 +29,8 @@ pub fn run(options: Options, listener: TcpListener) -> io::Result<Report> {
     let seed = format!("{} {} {}", options.seed, now.as_nanos(), std::process::id());
     let number = payload::checksum(seed.as_bytes());
     let progress = Progress::new(options.sessions);
-    let run = Arc::new(Run { options, number, progress });
+    let closes = Closes::new(options.plant);
+    let run = Arc::new(Run { options, number, progress, closes });
     let backend = Backend::start(listener, run.clone())?;
     let mut supervisor = match run.options.plan.clone() {
         Some(plan) => Some(Supervisor::start(run.clone(), plan)?),
@@ -39,6 +41,9 @@ pub fn run(options: Options, listener: TcpListener) -> io::Result<Report> {
     run.progress.enter(Phase::Over);
     for thread in threads {
         thread.join().map_err(|_| io::Error::other("a thread of the audit has panicked"))?;
+    }
+    if outcome.is_ok() {
+        Watch::new(&run).for_at_most(CLOSES_TIMEOUT, |_| run.closes.tally().missing == 0);
     }
     drop(supervisor);
     backend.stop();
@@ -97,5 +102,7 @@ fn go_through_phases(run: &Arc<Run>, supervisor: Option<&mut Supervisor>) -> io:
 }
 
 const OPENING_TIMEOUT: Duration = Duration::from_secs(60);
+/// So long after a node's death all closes of its connections are reported, at a pace.
+const CLOSES_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longer than the server's `ack_timeout`: what it believes unanswered comes again within.
 const SETTLING: Duration = Duration::from_millis(3500);

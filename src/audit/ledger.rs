@@ -42,6 +42,7 @@ pub enum Plant {
     Double,
     Reorder,
     Corrupt,
+    DoubleClose,
 }
 
 /// The writing end of one file.
@@ -106,7 +107,7 @@ impl Planted {
         self.deliveries += 1;
         let altered = self.deliveries.is_multiple_of(PLANT_EVERY);
         match self.plant.filter(|_| altered) {
-            None => (Some(entry), None),
+            None | Some(Plant::DoubleClose) => (Some(entry), None),
             Some(Plant::Lose) => (None, None),
             Some(Plant::Double) => (Some(entry), Some(Entry { key: entry.key ^ 1 << 63, ..entry })),
             Some(Plant::Corrupt) => (Some(Entry { fact: Fact::Corrupted, ..entry }), None),

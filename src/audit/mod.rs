@@ -7,6 +7,7 @@
 mod bits;
 mod business;
 mod client;
+mod closes;
 mod command;
 mod execute;
 mod judge;
@@ -18,6 +19,7 @@ mod run;
 mod supervisor;
 
 pub use client::{Connection, Frame, Greeting};
+pub use closes::Tally;
 pub use command::{AuditCommand, hooks};
 pub use execute::{Report, run};
 pub use judge::{Row, Verdict, judge};

@@ -37,6 +37,8 @@ pub struct Progress {
     pub up_in_flight: AtomicU64,
     /// Caller threads and client threads with messages left to send.
     pub senders: AtomicU64,
+    /// Connects that were tried.
+    pub attempts: AtomicU64,
     pub connects: AtomicU64,
     pub connects_failed: AtomicU64,
     pub cuts: AtomicU64,

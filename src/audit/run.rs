@@ -1,5 +1,6 @@
 //! What all threads of a run share: its options, its number, its progress; and the names that follow from them.
 
+use super::closes::Closes;
 use super::options::Options;
 use super::progress::Progress;
 use crate::base::rng::Rng;
@@ -11,6 +12,7 @@ pub struct Run {
     /// Drawn for every run: a second run against the same server recognises the messages of the first as foreign.
     pub number: u64,
     pub progress: Progress,
+    pub closes: Closes,
 }
 
 impl Run {

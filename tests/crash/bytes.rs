@@ -125,7 +125,7 @@ fn answers_by_key(what: &str) -> Deployment {
 }
 
 fn open(server: &Server, session: &str, side: Side, left: usize) -> CutConnection {
-    let (connection, greeting) = Connection::open(server.addr(), session, true).expect("let in");
+    let (connection, greeting) = Connection::open(server.addr(), session, 0, true).expect("let in");
     assert_eq!(greeting.session.as_deref(), Some(session));
     CutConnection { connection, side, left }
 }

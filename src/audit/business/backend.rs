@@ -153,13 +153,19 @@ impl Inner {
         }
         let name = text(head, "X-DEVICEID");
         if head.path.starts_with("/connect") && name.starts_with(&self.run.prefix()) {
+            let attempt = query_get(head.query, "attempt").and_then(|attempt| attempt.parse().ok());
+            let identity = text(head, "RAINBOWCLIENTIDENTITY");
+            attempt.into_iter().for_each(|attempt| self.run.closes.answered(attempt, identity));
             let (expiry, cookie) = (SESSION_EXPIRY_S, STANDARD.encode(name));
             let session = format!("RAINBOWCLIENTSESSION: {name}\r\nRAINBOWCLIENTSESSIONEXPIRY: {expiry}\r\n");
             let session = if self.run.options.channels { String::new() } else { session };
             let rest = format!("RAINBOWCLIENTCHANNEL: {name}\r\nRAINBOWCLIENTCOOKIE: {cookie}\r\n");
             return (session + &rest, r#"{"status":"success"}"#.into());
         }
-        // The close hook, and clients that are not the audit's.
+        if head.path.starts_with("/close/") {
+            self.run.closes.heard(text(head, "RAINBOWCLIENTIDENTITY"), text(head, "Idempotency-Key"));
+        }
+        // And clients that are not the audit's.
         (String::new(), r#"{"status":"error"}"#.into())
     }
 

@@ -37,15 +37,17 @@ pub enum Frame {
 
 impl Connection {
     /// Connects and upgrades. With `greets` the first packet must be the session's greeting, which is returned.
-    pub fn open(to: SocketAddr, device: &str, greets: bool) -> io::Result<(Connection, Greeting)> {
+    /// `attempt` goes to the business server, in the query.
+    pub fn open(to: SocketAddr, device: &str, attempt: u64, greets: bool) -> io::Result<(Connection, Greeting)> {
         let stream = TcpStream::connect_timeout(&to, CONNECT_TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let mut connection = Connection { stream, buffer: Vec::new(), used: 0 };
         let protocol = if greets { "Sec-WebSocket-Protocol: rainbow.2\r\n" } else { "" };
         let head = format!(
-            "GET /connect/?X-DEVICEID={device}&X-CLIENT-OS=audit HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{protocol}\r\n"
+            "GET /connect/?X-DEVICEID={device}&X-CLIENT-OS=audit&attempt={attempt} HTTP/1.1\r\nHost: {to}\r\n\
+             Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: {KEY}\r\n{protocol}\r\n"
         );
         connection.write(head.as_bytes())?;
         let deadline = Instant::now() + UPGRADE_TIMEOUT;

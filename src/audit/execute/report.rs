@@ -1,5 +1,6 @@
 //! How a run ended: the verdict, and the counts of everything that happened on the way.
 
+use crate::audit::closes::Tally;
 use crate::audit::judge::{Verdict, judge};
 use crate::audit::progress::read;
 use crate::audit::run::Run;
@@ -11,6 +12,11 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Report {
     pub verdict: Verdict,
+    pub closes: Tally,
+    /// Identities of some connections that have no close.
+    pub closes_missing: Vec<String>,
+    /// A store outlives a server that is killed, and knows whose ends are to be reported.
+    pub promises_closes: bool,
     pub seconds: f64,
     pub kills: u64,
     pub kills_at_points: u64,
@@ -40,6 +46,9 @@ impl Report {
         let progress = &run.progress;
         Ok(Report {
             verdict: judge(&run.options.ledger)?,
+            closes: run.closes.tally(),
+            closes_missing: run.closes.missing(),
+            promises_closes: !run.options.channels || read(&progress.kills) == 0,
             seconds: started.elapsed().as_secs_f64(),
             kills: read(&progress.kills),
             kills_at_points: read(&progress.kills_at_points),
@@ -62,12 +71,14 @@ impl Report {
     }
 
     pub fn violations(&self) -> u64 {
-        self.verdict.violations() + self.unanswered + self.calls_silent
+        let missing = if self.promises_closes { self.closes.missing } else { 0 };
+        self.verdict.violations() + self.unanswered + self.calls_silent + self.closes.doubled + missing
     }
 
     pub fn to_json(&self) -> serde_json::Value {
         json!({
-            "verdict": self.verdict.to_json(), "seconds": self.seconds, "kills": self.kills,
+            "verdict": self.verdict.to_json(), "closes": self.closes.to_json(),
+            "closes_missing": self.closes_missing, "seconds": self.seconds, "kills": self.kills,
             "kills_at_points": self.kills_at_points, "kills_in_recovery": self.kills_in_recovery,
             "connects": self.connects, "cuts": self.cuts, "takeovers": self.takeovers,
             "takeovers_told": self.takeovers_notified, "pauses": self.pauses, "absences": self.absences,
