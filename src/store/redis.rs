@@ -13,6 +13,7 @@
 //! w:NODE      string  the number of its last batch: shows lost data
 //! o:NODE      set     ids of the sessions that it owns
 //! k:NODE      hash    its connections: identity → cookie, until their closes are reported
+//! t:NODE      list    a number, and those of a dead node's connections that became its own by it
 //! d:NODE      zset    those of them in which a message expires → when the first one does, or earlier
 //! sessions    set     ids of all sessions of the bucket (16 bytes each)
 //! n:NAME      string  the id of the session of that name

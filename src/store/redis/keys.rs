@@ -81,6 +81,11 @@ impl Keys {
         self.key(bucket, "k:", [&text_of(node), b""])
     }
 
+    /// Of the dead's connections: those of its last answer.
+    pub fn taken(&self, bucket: Bucket, node: Generation) -> Vec<u8> {
+        self.key(bucket, "t:", [&text_of(node), b""])
+    }
+
     pub fn bucket_of_connection(&self, identity: &Identity) -> Bucket {
         let place = identity.0.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte)));
         Bucket(place % self.buckets)

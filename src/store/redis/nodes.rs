@@ -23,6 +23,8 @@ pub struct Nodes {
     own: StoreNode,
     /// How far the lists of dead nodes' sessions have been read.
     scans: HashMap<Generation, OrphanScan>,
+    /// Numbers the questions for connections: one that was not answered is asked again.
+    taking: u64,
 }
 
 /// What was there before this node.
@@ -46,7 +48,7 @@ struct OrphanScan {
 
 impl Nodes {
     pub fn new(own: StoreNode) -> Nodes {
-        Nodes { own, scans: HashMap::new() }
+        Nodes { own, scans: HashMap::new(), taking: 1 }
     }
 
     pub fn own(&self) -> Generation {
@@ -133,6 +135,7 @@ impl Nodes {
                 &keys.writes(bucket, node),
                 &keys.owned(bucket, node),
                 &keys.due_of(bucket, node),
+                &keys.taken(bucket, node),
             ];
             pipeline.write(bucket, Script::ForgetNode, &names, &text_of(node)[..]);
         }
@@ -160,15 +163,16 @@ impl Nodes {
 
     /// Some of a buried node's connections, which are this node's to report from now on; none when it has none left.
     pub fn take_connections(
-        &self,
+        &mut self,
         servers: &mut Servers,
         keys: &Keys,
         node: Generation,
     ) -> Result<Vec<ConnectionRecord>, Fault> {
         let mut pipeline = Pipeline::default();
         for bucket in keys.buckets() {
-            let names = [&keys.connections(bucket, node)[..], &keys.connections(bucket, self.own())];
-            pipeline.write(bucket, Script::TakeConnections, &names, CONNECTIONS_AT_ONCE);
+            let own = self.own();
+            let names = [&keys.connections(bucket, node)[..], &keys.connections(bucket, own), &keys.taken(bucket, own)];
+            pipeline.write(bucket, Script::TakeConnections, &names, (CONNECTIONS_AT_ONCE, self.taking));
         }
         let mut records = Vec::new();
         for value in servers.exchange(&Pipeline::default(), &pipeline)? {
@@ -177,6 +181,7 @@ impl Nodes {
             let pairs = fields.as_chunks::<2>().0.iter();
             records.extend(pairs.filter_map(|[identity, bytes]| encoding::decode_connection(identity, bytes)));
         }
+        self.taking += 1;
         Ok(records)
     }
 

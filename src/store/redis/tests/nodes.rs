@@ -1,5 +1,6 @@
 //! Several nodes at one Redis: each session is one's, and goes from one to the next.
 
+use super::server::Proxy;
 use super::*;
 use crate::base::id::Identity;
 use crate::shard::command::{ClaimAnswer, OwnershipAnswer, OwnershipCommand, Token, WriteAnswer};
@@ -241,6 +242,29 @@ fn connections_of_a_dead_node_are_anothers_and_a_buried_one_records_none() {
     assert_eq!(other.store.take_connections(Generation(1)), Some(vec![]));
     assert!(!one.put_connection(&record(3, None)), "nobody would look for it");
     assert_eq!(other.store.take_connections(Generation(1)), Some(vec![]), "it has left none behind");
+}
+
+/// It was done, and nobody heard of it: those connections would be nobody's to report.
+#[test]
+fn an_answer_that_is_lost_loses_no_connections() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let (mut other, _) = open(&server, 2, "b");
+    let records = [1, 2, 3].map(|n| ConnectionRecord { identity: Identity([n; 32]), cookie: None, user: None });
+    records.iter().for_each(|record| assert!(one.put_connection(record)));
+    server.query("DEL rainbow:test:{0}:l:00000001");
+    assert!(other.store.bury(Generation(1)));
+    let proxy = Proxy::to(server.port);
+    let options = Options { url: proxy.url().into(), ..other.options.clone() };
+    let (mut store, _) = Redis::open(&options).expect("it opens");
+    proxy.cut_answers_after(0);
+    assert_eq!((store.take_connections(Generation(1)), proxy.cuts()), (None, 1));
+    assert_eq!(server.query("HLEN rainbow:test:{0}:k:00000002"), Value::Int(3), "they are its own");
+    let mut taken = store.take_connections(Generation(1)).expect("Redis answers");
+    taken.sort_unstable_by_key(|record| record.identity.0);
+    assert_eq!(taken, records);
+    assert_eq!(store.take_connections(Generation(1)), Some(vec![]));
+    assert_eq!(server.query("EXISTS rainbow:test:{0}:t:00000002"), Value::Int(0), "nothing is kept");
 }
 
 fn refusal(rig: &Rig) -> String {
