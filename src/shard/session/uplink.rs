@@ -6,7 +6,7 @@ use super::row::put;
 use super::scope::Scope;
 use crate::base::id::ConnIndex;
 use crate::shard::command::{CommandNumber, Mutation, Received};
-use crate::shard::ids::SessionKey;
+use crate::shard::ids::{SessionIndex, SessionKey};
 use crate::shard::planted::Bug;
 use crate::wire::packet::{MessageId, QoS};
 
@@ -37,8 +37,9 @@ pub fn on_mark_stored(scope: &mut Scope<'_>, key: SessionKey, number: CommandNum
 /// The backend has answered. The store must have the answer first where it is of QoS 2, and where it follows a change
 /// of the session that is not stored yet.
 pub fn on_answered(scope: &mut Scope<'_>, conn: ConnIndex, sequence: u64) {
-    let Some(index) = scope.session_of(conn) else {
-        // The session was dropped meanwhile: nothing of it is stored.
+    let is_its = |index: &SessionIndex| scope.sessions.table.at(*index).uplink_conn == Some(conn);
+    let Some(index) = scope.session_of(conn).filter(is_its) else {
+        // The session was dropped meanwhile, or goes to another node: nothing of it is stored.
         return scope.uplinks.on_answer_stored(scope.conns, conn, sequence, true, None, &mut scope.cx);
     };
     let Some((qos, received)) = scope.uplinks.storing(scope.conns, conn, sequence) else { return };

@@ -47,6 +47,40 @@ fn offsets_of_messages_that_are_stored_at_once_are_reserved_too() {
     bench.finish();
 }
 
+/// Its message is with the backend when the session goes to another node, in each order of what follows.
+#[test]
+fn the_end_of_a_connection_is_told_when_its_session_goes_while_its_message_is_with_the_backend() {
+    type Step = fn(&mut Bench, ConnKey);
+    let leaves: [Step; 2] = [
+        |bench, _| bench.rig.input(Input::PassSession { name: &"me".into() }),
+        |bench, _| bench.rig.input(Input::LoseSession { name: "me" }),
+    ];
+    let then: [Step; 3] = [
+        |bench, _| {
+            for forward in bench.rig.forwards() {
+                bench.rig.answer(forward, "");
+            }
+        },
+        |bench, _| bench.store(),
+        |bench, key| bench.rig.end(key),
+    ];
+    for (qos, leave, order) in [1, 2].into_iter().flat_map(|qos| {
+        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        orders.into_iter().flat_map(move |order| leaves.map(|leave| (qos, leave, order)))
+    }) {
+        let mut bench = Bench::new();
+        let key = bench.open("me");
+        bench.rig.send(key, qos, 1, "x");
+        bench.store();
+        leave(&mut bench, key);
+        order.iter().for_each(|step: &usize| then[*step](&mut bench, key));
+        bench.store();
+        bench.take_commands();
+        let closed = bench.rig.outputs().iter().filter(|output| matches!(output, Output::Closed { .. })).count();
+        assert_eq!(closed, 1, "QoS {qos}, order {order:?}");
+    }
+}
+
 #[test]
 fn the_rel_of_a_message_that_the_store_refuses_after_all_is_stored_when_the_connection_ends() {
     let mut bench = Bench::new();
