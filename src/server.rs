@@ -4,7 +4,7 @@
 //! samples the figures for their history: it wakes every ten seconds for that and reads the workers' atomics, which
 //! costs no worker a turn. It does not while it drains or waits for a reload: then the history has a gap.
 
-use crate::base::id::{Generation, ShardId};
+use crate::base::id::ShardId;
 use crate::base::limits::Limits;
 use crate::config::{self, Change, ClusterChoice, Config, Reload, StoreKind};
 use crate::io::backend::resolver::Resolver;
@@ -30,7 +30,7 @@ use crate::metrics::history::sampler::{Sampler, Surroundings};
 pub use crate::shard::Mode;
 /// For tests: see `store::crash`.
 pub use crate::store::crash::arm as crash_at;
-use crate::store::{self, OpenError, Opened, Store};
+use crate::store::{self, MetNode, OpenError, Opened, Store};
 use crate::worker::{self, WorkerStart};
 use std::collections::VecDeque;
 use std::io;
@@ -126,9 +126,7 @@ impl Server {
             now,
         };
         let shared = Arc::new(Shared::new(setup, &limits));
-        let (lives, met) =
-            opened.as_ref().map_or_else(Default::default, |(_, opened)| (opened.lives.clone(), opened.met.clone()));
-        shared.set_lives(lives);
+        let met = opened.as_ref().map_or_else(Vec::new, |(_, opened)| note_disk(&shared, opened));
         let cluster = cluster.map(|cluster| start_cluster(&shared, cluster, driver, met)).transpose()?;
         let resolver = Resolver::start(&limits)?;
         let (store, opened) = match opened {
@@ -426,11 +424,17 @@ fn start_store(shared: &Arc<Shared>, store: Store, damaged: u64, limits: &Limits
 }
 
 /// The thread of the cluster.
+/// Returns the other nodes that the disk knows of.
+fn note_disk(shared: &Shared, opened: &Opened) -> Vec<MetNode> {
+    shared.set_disk(opened.disk, opened.lives.clone());
+    opened.met.clone()
+}
+
 fn start_cluster(
     shared: &Arc<Shared>,
     prepared: Prepared,
     driver: Driver,
-    met: Vec<Generation>,
+    met: Vec<MetNode>,
 ) -> Result<JoinHandle<()>, StartError> {
     let address = prepared.port().listen().unwrap_or(prepared.port().own().address);
     let opened = prepared.open(&shared.config(), shared.workers_len());

@@ -79,6 +79,23 @@ impl fmt::Debug for Generation {
     }
 }
 
+/// The disk of a node that keeps its sessions on one of its own: the generation of the first life that has used it. It
+/// stays the same from one life to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskId(pub u32);
+
+impl From<Generation> for u64 {
+    fn from(generation: Generation) -> u64 {
+        generation.0.into()
+    }
+}
+
+impl From<DiskId> for u64 {
+    fn from(disk: DiskId) -> u64 {
+        disk.0.into()
+    }
+}
+
 /// A node of a cluster: which life of it, and where its peers reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId {

@@ -2,13 +2,14 @@
 //!
 //! Numbers are big-endian; texts are preceded by their length (u16), what may be longer by a u32.
 
-use crate::base::id::Generation;
+use crate::base::id::{DiskId, Generation};
 use crate::shard::Message;
 use crate::shard::command::transfer::{Guard, Head, Outcome, Position, SessionPart};
 use crate::shard::command::{Claim, DownlinkMark, Offset, Received, SessionId, SessionRow, StoredMessage, Token};
 use crate::shard::command::{UnixMs, UplinkMark};
 use crate::wire::packet::{MessageId, QoS};
 use crate::wire::peer::cursor::Cursor;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +22,21 @@ pub enum TransferCall<'a> {
     Settle { name: &'a str, token: Token },
     /// The outcome of the transfer is known where the session was.
     Forget { token: Token },
-    /// May this node create the session, or fetch it?
-    Grant { name: &'a str, id: u64 },
+    /// May this node create the session, or fetch it? It asks the nodes with these disks.
+    Grant { name: &'a str, id: u64, disks: Vec<DiskId> },
     /// It has, or will not.
     Release { name: &'a str, id: u64 },
-    /// Which lives has this node had? Answered as a text: JSON.
+    /// Which disk has this node, and which lives has it had? Answered as a text: `DiskReport`.
     Lives,
     /// This node does not come back.
     Part { node: Generation },
+}
+
+/// The answer to `TransferCall::Lives`, as JSON. `disk`: `None`: its sessions lie on no disk of its own.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReport {
+    pub disk: Option<u32>,
+    pub lives: Vec<u32>,
 }
 
 /// The answer to `TransferCall::Settle`, as a number.
@@ -82,8 +90,15 @@ impl<'a> TransferCall<'a> {
                 out.push(FORGET);
                 out.extend_from_slice(&token.0.to_be_bytes());
             }
-            TransferCall::Grant { name, id } | TransferCall::Release { name, id } => {
-                out.push(if matches!(self, TransferCall::Grant { .. }) { GRANT } else { RELEASE });
+            TransferCall::Grant { name, id, disks } => {
+                out.push(GRANT);
+                put_text(out, name);
+                out.extend_from_slice(&id.to_be_bytes());
+                put_count(out, disks.len());
+                out.extend(disks.iter().flat_map(|disk| disk.0.to_be_bytes()));
+            }
+            TransferCall::Release { name, id } => {
+                out.push(RELEASE);
                 put_text(out, name);
                 out.extend_from_slice(&id.to_be_bytes());
             }
@@ -101,7 +116,11 @@ impl<'a> TransferCall<'a> {
             },
             SETTLE => TransferCall::Settle { name: take_text(&mut cursor)?, token: Token(cursor.u64()?) },
             FORGET => TransferCall::Forget { token: Token(cursor.u64()?) },
-            GRANT => TransferCall::Grant { name: take_text(&mut cursor)?, id: cursor.u64()? },
+            GRANT => TransferCall::Grant {
+                name: take_text(&mut cursor)?,
+                id: cursor.u64()?,
+                disks: take_disks(&mut cursor)?,
+            },
             RELEASE => TransferCall::Release { name: take_text(&mut cursor)?, id: cursor.u64()? },
             LIVES => TransferCall::Lives,
             PART => TransferCall::Part { node: Generation(cursor.u32()?) },
@@ -271,6 +290,10 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
     out.extend_from_slice(&count.to_be_bytes());
 }
 
+fn take_disks(cursor: &mut Cursor<'_>) -> Option<Vec<DiskId>> {
+    (0..cursor.u32()?).map(|_| cursor.u32().map(DiskId)).collect()
+}
+
 fn take_flag(cursor: &mut Cursor<'_>) -> Option<bool> {
     match cursor.u8()? {
         0 => Some(false),
@@ -305,7 +328,7 @@ mod tests {
             TransferCall::Has { name },
             TransferCall::Settle { name, token },
             TransferCall::Forget { token },
-            TransferCall::Grant { name, id: number },
+            TransferCall::Grant { name, id: number, disks: vec![DiskId(1), DiskId(number as u32)] },
             TransferCall::Release { name, id: number },
             TransferCall::Lives,
             TransferCall::Part { node: Generation(number as u32) },

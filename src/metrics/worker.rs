@@ -66,6 +66,8 @@ figures! {
         sessions_passed: Counter as "sessions_passed",
         /// Durable sessions that another node has taken by force.
         sessions_lost: Counter as "sessions_lost",
+        /// Nodes that wanted to create or fetch a session and were refused: they did not see the same nodes.
+        grants_refused: Counter,
         /// Closes that the backend did not take within close_deadline, or of which too many waited.
         closes_given_up: Counter,
         /// Clients let in before the store had noted them: should the node die, their closes may stay unreported.

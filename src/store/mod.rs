@@ -12,7 +12,7 @@ mod sqlite;
 
 pub use dispatch::Store;
 pub use health::{Health, Usage};
-pub use opening::{OpenError, Opened, Options, Sharing, StoreNode};
+pub use opening::{MetNode, OpenError, Opened, Options, Sharing, StoreNode};
 pub use request::{
     ClaimId, ClaimOutcome, ConnectionRecord, NodeRecord, OrphanedSessions, PurgeOutcome, RecordId, Request, Response,
     TransferId,

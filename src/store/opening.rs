@@ -1,7 +1,7 @@
 //! How a store is opened: what the operator decided (`Options`), what the store held already (`Opened`), and why it
 //! could not be opened (`OpenError`, whose texts tell the operator what to do).
 
-use crate::base::id::Generation;
+use crate::base::id::{DiskId, Generation};
 use crate::base::secret::Secret;
 use crate::config::{Config, Durability, StoreKind};
 use crate::shard::command::StoredSession;
@@ -74,15 +74,23 @@ pub struct Opened {
     pub sessions: Vec<StoredSession>,
     /// Sessions that were on their way to another node, and by which transfer: nobody's before that is settled.
     pub leaving: Vec<(StoredSession, Token)>,
-    /// The lives of the node that has this store, where it is a disk; and the last lives of the others that it has met.
+    /// Where the store is a node's disk: which one, the lives of that node, and the others that it has met.
+    pub disk: Option<DiskId>,
     pub lives: Vec<Generation>,
-    pub met: Vec<Generation>,
+    pub met: Vec<MetNode>,
     /// Connections of former lives whose closes nobody has reported.
     pub connections: Vec<ConnectionRecord>,
     /// By which it owns them, where others use the store too.
     pub token: Option<Token>,
     /// Sessions that are left where they lie, since they cannot be read (see the log).
     pub damaged: u64,
+}
+
+/// The last known life of a node that this one has met, and its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetNode {
+    pub node: Generation,
+    pub disk: Option<DiskId>,
 }
 
 /// Why the store could not be opened.

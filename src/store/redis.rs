@@ -173,7 +173,7 @@ impl Redis {
             self.nodes.forget(&mut self.servers, &self.keys, *node)?;
         }
         let token = (self.nodes.sharing() == Sharing::Cluster).then_some(self.token);
-        Ok(Opened { sessions, leaving: Vec::new(), lives: Vec::new(), met: Vec::new(), damaged, connections, token })
+        Ok(Opened { sessions, damaged, connections, token, ..Opened::default() })
     }
 
     fn drop_sessions(&mut self, sessions: &[SessionId]) -> Result<(), Fault> {

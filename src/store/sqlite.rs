@@ -43,6 +43,7 @@ use database::Database;
 use directory::{Directory, log};
 use fault::{Fault, open_error, reserve_error};
 use tracing::warn;
+use transfer::Nodes;
 
 pub use backup::{Backup, BackupError, Progress, back_up};
 
@@ -69,7 +70,7 @@ impl Sqlite {
         let opened = transfer::on_open(&mut database, own, sessions);
         let (sessions, leaving) = opened.map_err(|error| open_error(&directory, error))?;
         let nodes = transfer::nodes(database.connection());
-        let (lives, met) = nodes.map_err(|error| open_error(&directory, error))?;
+        let Nodes { disk, lives, met } = nodes.map_err(|error| open_error(&directory, error))?;
         let connections =
             tables::connections::all(database.connection()).map_err(|error| open_error(&directory, error))?;
         crash::point("open.after");
@@ -77,7 +78,7 @@ impl Sqlite {
         // On a disk that is nearly full the store works without a reserve, and reports it once the disk is full.
         let _ = directory.ensure_reserve();
         let store = Sqlite { database, directory, bytes_max: options.bytes_max, fault: None };
-        Ok((store, Opened { sessions, leaving, lives, met, damaged: 0, connections, token }))
+        Ok((store, Opened { sessions, leaving, disk, lives, met, damaged: 0, connections, token }))
     }
 
     pub fn commit(&mut self, requests: Vec<Request>, now: UnixMs) -> Vec<Response> {

@@ -2,7 +2,7 @@
 //! client, and what was promised to it is neither lost nor doubled, whatever becomes of nodes on the way.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -271,6 +271,46 @@ fn a_node_that_stops_in_order_hands_its_sessions_over() {
     eventually("each is on one disk", || (nodes.sessions() == 20).then_some(()));
 }
 
+/// Clients connect with the same new names on all nodes at once, while another node joins: whom a name falls to differs
+/// from node to node for a moment, and still each name is one session.
+#[test]
+fn while_a_node_joins_each_new_name_becomes_one_session() {
+    let mut nodes = Nodes::start(2);
+    nodes.dirs.push(DataDir::new());
+    let setup = nodes.setup(2);
+    let third: OnceLock<Server> = OnceLock::new();
+    let names = std::thread::scope(|scope| {
+        let (nodes, third) = (&nodes, &third);
+        let crowds: Vec<_> = (0..CROWDS).map(|nth| scope.spawn(move || crowd(nodes, third, nth))).collect();
+        assert!(third.set(setup.start()).is_ok());
+        crowds.into_iter().flat_map(|crowd| crowd.join().expect("it has ended")).collect::<Vec<String>>()
+    });
+    nodes.nodes.push(third.into_inner());
+    nodes.until_linked();
+    let made = names.iter().filter(|name| nodes.session(0, name)["online"].is_boolean()).count() as u64;
+    assert!(made > 60, "{made} of {} names", names.len());
+    eventually("each is on one disk", || (nodes.sessions() == made).then_some(()));
+    let answer = nodes.send_until_taken(2, "all", "to all");
+    assert_eq!(answer["targets"], made, "{answer}");
+}
+
+/// One new name after the other, on all nodes at the same moment, until all have been there for a while. Who is refused
+/// does not come again.
+fn crowd(nodes: &Nodes, third: &OnceLock<Server>, nth: usize) -> Vec<String> {
+    let (mut names, mut since) = (Vec::new(), None);
+    while since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(3)) {
+        let name = format!("user {nth}-{}", names.len());
+        since = since.or(third.get().map(|_| Instant::now()));
+        std::thread::scope(|scope| {
+            for node in nodes.running().chain(third.get()) {
+                scope.spawn(|| drop(Upgrade::of(&name).try_open(node.addr())));
+            }
+        });
+        names.push(name);
+    }
+    names
+}
+
 /// As the others show it.
 fn away(nodes: &Nodes, seen_by: usize) -> Option<String> {
     let info = call_get(nodes.node(seen_by).addr(), "/info/", &[]).json();
@@ -335,3 +375,5 @@ fn who_acknowledges_is_acknowledged_wherever_it_is() {
         assert_eq!(answer["status"], 0, "{answer}");
     }
 }
+
+const CROWDS: usize = 12;

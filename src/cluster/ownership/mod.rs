@@ -8,6 +8,7 @@
 //!
 //! With SQLite the data lies on the owner's disk:
 //! * `creation`: per name, one node grants one at a time the right to create or fetch the session.
+//! * `grantors`: which nodes are asked for that.
 //!
 //! `rendezvous` picks one of the live nodes for a name, the same on every node. Answers of the store are inputs;
 //! commands to it are outputs. Nothing here trusts a clock of a node.
@@ -15,6 +16,7 @@
 pub mod adoption;
 pub mod claims;
 pub mod creation;
+pub mod grantors;
 pub mod lease;
 pub mod reaper;
 pub mod rendezvous;

@@ -1,18 +1,22 @@
 //! Rendezvous hashing (Thaler, Ravishankar: "Using name-based mappings to increase hit rates", 1998): each node has a
 //! weight for each name, and the heaviest has the name. When a node goes, only its names find another one.
 
-use crate::base::id::Generation;
 use crate::base::rng::Rng;
 
-/// The node that a name falls to. `hash` is the name's, with the cluster's key; the order of the nodes means nothing.
-pub fn winner(hash: u64, nodes: impl Iterator<Item = Generation>) -> Option<Generation> {
-    let weight = |node: &Generation| (Rng::new(hash ^ Rng::new(u64::from(node.0)).next_u64()).next_u64(), *node);
-    nodes.max_by_key(weight)
+/// The node (or disk) that a name falls to. `hash` is the name's, with the cluster's key; their order means nothing.
+pub fn winner<Id: Copy + Ord + Into<u64>>(hash: u64, nodes: impl Iterator<Item = Id>) -> Option<Id> {
+    nodes.max_by_key(|node| weight(hash, *node))
+}
+
+/// Of two nodes the heavier one has the name.
+pub fn weight<Id: Copy + Ord + Into<u64>>(hash: u64, node: Id) -> (u64, Id) {
+    (Rng::new(hash ^ Rng::new(node.into()).next_u64()).next_u64(), node)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::id::Generation;
     use crate::base::keyed_hash::HashKey;
     use std::collections::BTreeMap;
 
@@ -30,7 +34,7 @@ mod tests {
             *shares.entry(won).or_insert(0) += 1;
         }
         assert!(shares.values().all(|share| (1_850..2_150).contains(share)), "{shares:?}");
-        assert_eq!(winner(7, std::iter::empty()), None);
+        assert_eq!(winner(7, std::iter::empty::<Generation>()), None);
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What other nodes ask about sessions that go from one disk to another, answered by the worker that has the name and
 //! by the store.
 
-use crate::base::id::Generation;
-use crate::cluster::calls::Answer;
+use super::query;
+use crate::base::id::{DiskId, Generation};
+use crate::cluster::calls::{Answer, Call};
 use crate::cluster::ownership::claims::RequestId;
-use crate::cluster::transfers::TransferCall;
+use crate::cluster::ownership::grantors::{self, Grantor};
+use crate::cluster::transfers::{DiskReport, TransferCall};
+use crate::io::cluster::calls::hash_of_session;
 use crate::io::cluster::disks::NameQuery;
 use crate::io::cluster::port::ToCluster;
 use crate::io::runtime::oneshot::ReturnAddress;
@@ -25,15 +28,17 @@ pub type Answering = Pin<Box<dyn Future<Output = Result<Answer, Refusal>>>>;
 pub fn answer(of: Rc<Worker>, from: Generation, call: TransferCall<'_>) -> Answering {
     // Who has no disk has no session, and grants nothing.
     if !of.ownership().has_disk() {
-        let is_has = matches!(call, TransferCall::Has { .. });
-        return Box::pin(async move {
-            if is_has { Ok(Answer::Of(Reply::found(false))) } else { Err(Refusal::NoStoreForSessions) }
-        });
+        let answer = match call {
+            TransferCall::Has { .. } => Ok(Answer::Of(Reply::found(false))),
+            TransferCall::Lives => Ok(lives(&of)),
+            _ => Err(Refusal::NoStoreForSessions),
+        };
+        return Box::pin(async move { answer });
     }
     let (name, query): (Arc<str>, NameQuery) = match call {
         TransferCall::Has { name } => (name.into(), NameQuery::Has { name: name.into() }),
         TransferCall::Settle { name, token } => (name.into(), NameQuery::Settle { name: name.into(), token }),
-        TransferCall::Grant { name, id } => (name.into(), NameQuery::Grant { name: name.into(), id: RequestId(id) }),
+        TransferCall::Grant { name, id, disks } => return grant(of, from, (name.into(), RequestId(id)), disks),
         TransferCall::Release { name, id } => {
             (name.into(), NameQuery::Release { name: name.into(), id: RequestId(id) })
         }
@@ -48,10 +53,7 @@ pub fn answer(of: Rc<Worker>, from: Generation, call: TransferCall<'_>) -> Answe
             });
         }
         TransferCall::Lives => {
-            return Box::pin(async move {
-                let lives: Vec<u32> = of.shared().lives().iter().map(|life| life.0).collect();
-                Ok(Answer::Text(serde_json::Value::from(lives).to_string().into()))
-            });
+            return Box::pin(async move { Ok(lives(&of)) });
         }
         TransferCall::Part { node } => {
             return Box::pin(async move { Ok(Answer::Of(Reply::found(part(&of, node).await))) });
@@ -63,10 +65,49 @@ pub fn answer(of: Rc<Worker>, from: Generation, call: TransferCall<'_>) -> Answe
             });
         }
     };
+    Box::pin(async move { query_as(&of, from, &name, query).await })
+}
+
+fn lives(worker: &Worker) -> Answer {
+    let disk = worker.shared().disk().filter(|_| worker.ownership().has_disk());
+    let lives = worker.shared().lives().iter().map(|life| life.0).collect();
+    let report = DiskReport { disk: disk.map(|disk| disk.0), lives };
+    Answer::Text(serde_json::to_string(&report).expect("numbers").into())
+}
+
+/// Whom this node asks for a name, in this order.
+pub fn grantors_of(worker: &Worker, name: &str) -> Vec<Grantor> {
+    let (shared, node) = (worker.shared(), worker.shared().node());
+    let hash = hash_of_session(shared.hash_key(), name);
+    let own = Grantor { disk: shared.disk().unwrap_or(DiskId(node.0)), node };
+    grantors::grantors(hash, own, &worker.cluster().seen(), worker.now())
+}
+
+/// Grants nothing to a node that does not see those whom this one sees.
+fn grant(of: Rc<Worker>, from: Generation, (name, id): (Arc<str>, RequestId), disks: Vec<DiskId>) -> Answering {
     Box::pin(async move {
-        let code = query_name(&of, from, &name, query).await.ok_or(Refusal::NoAnswerInTime)?;
-        Ok(Answer::Of(Reply::Done { connections: code, refused: None }))
+        if let Some(known) = of.cluster().disks_known(of.now()) {
+            let _ = known.await;
+        }
+        if !grantors::are_known(&of.cluster().seen()) || !grantors::covers(&disks, &grantors_of(&of, &name)) {
+            of.count(|counters| &counters.grants_refused);
+            return Ok(Answer::Of(Reply::found(false)));
+        }
+        query_as(&of, from, &name, NameQuery::Grant { name: name.clone(), id }).await
     })
+}
+
+async fn query_as(worker: &Worker, from: Generation, name: &str, query: NameQuery) -> Result<Answer, Refusal> {
+    let code = query_name(worker, from, name, query).await.ok_or(Refusal::NoAnswerInTime)?;
+    Ok(Answer::Of(Reply::Done { connections: code, refused: None }))
+}
+
+/// The number that a peer answers. `None`: it has not answered, or has refused.
+pub async fn call_peer(worker: &Worker, node: Generation, call: TransferCall<'_>) -> Option<u32> {
+    match query::query_node(worker, node, &Call::Transfer(call)).await {
+        Ok(Reply::Done { connections, refused: None }) => Some(connections),
+        _ => None,
+    }
 }
 
 /// Asks the worker of this node that has the name. `None`: it has not answered in time.

@@ -10,6 +10,7 @@ use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::cluster::calls::Call;
+use crate::cluster::ownership::grantors::{self, Seen};
 use crate::io::runtime::net;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::{Oneshot, Oneshots};
@@ -48,6 +49,8 @@ pub struct WorkerCluster {
     waiters: Oneshots<()>,
     is_ready: Cell<bool>,
     ready_waiters: Oneshots<()>,
+    /// Those that wait until every peer that is there has said which disk it has.
+    disk_waiters: Oneshots<()>,
     queue_bytes_max: usize,
 }
 
@@ -168,6 +171,7 @@ impl WorkerCluster {
             corked: RefCell::default(),
             waiters: Oneshots::new(now),
             ready_waiters: Oneshots::new(now),
+            disk_waiters: Oneshots::new(now),
             queue_bytes_max: limits.link_queue_bytes_max,
         }
     }
@@ -186,6 +190,17 @@ impl WorkerCluster {
     /// The peers have changed.
     pub async fn new_peers(&self) {
         self.peers_due.notified().await;
+    }
+
+    /// The peers, as far as it concerns who grants names.
+    pub fn seen(&self) -> Vec<Seen> {
+        let seen = |peer: &PeerEntry| Seen { node: peer.node.generation, is_linked: peer.is_linked, disk: peer.disk };
+        self.peers.borrow().iter().map(seen).collect()
+    }
+
+    /// Waits until the disks of all peers that are there are known. `None`: they are.
+    pub fn disks_known(&self, now: Tick) -> Option<Oneshot<()>> {
+        (!grantors::are_known(&self.seen())).then(|| self.disk_waiters.open((), now + DISKS_MS_MAX))
     }
 
     /// What waits to be written to a node, of this worker's calls.
@@ -315,6 +330,9 @@ impl WorkerCluster {
         ended.iter().for_each(|link| link.queue.end());
         *self.peers.borrow_mut() = peers;
         self.peers_due.notify();
+        if grantors::are_known(&self.seen()) {
+            self.disk_waiters.complete_all(());
+        }
     }
 
     // ---- channels ----
@@ -409,11 +427,14 @@ impl WorkerCluster {
     pub fn expire(&self, now: Tick) {
         self.waiters.expire(now);
         self.ready_waiters.expire(now);
+        self.disk_waiters.expire(now);
     }
 }
 
 /// The directory ends its waiters earlier; this is for a thread that says nothing.
 const CORKED_MS_MAX: u64 = 1_000;
 const READY_MS_MAX: u64 = 3_000;
+/// A peer that is there says at once which disk it has.
+const DISKS_MS_MAX: u64 = 2_000;
 const REDIAL_MS: u64 = 500;
 const SCRATCH_BYTES_MAX: usize = 64 << 10;

@@ -1,10 +1,11 @@
 //! Between the cluster's thread and the workers: what each tells the other, and what all may look at.
 
-use crate::base::id::{Generation, NodeId, ShardId};
+use crate::base::id::{DiskId, Generation, NodeId, ShardId};
 use crate::cluster::directory::bits::Table;
 use crate::cluster::directory::waiting::Outcome;
 use crate::cluster::key::ClusterKeys;
 use crate::cluster::node::{PeerView, Rejections};
+use crate::cluster::ownership::grantors::PeerDisk;
 use crate::cluster::{directory, membership};
 use crate::io::cluster::secure::{LinkKind, LinkTerms};
 use crate::io::runtime::mailbox::MailboxSender;
@@ -39,8 +40,8 @@ pub enum ToCluster {
     Wait { worker: ShardId, oneshot: OneshotId },
     /// Addresses that a name of `cluster_seeds` stands for.
     Seeds(Vec<SocketAddr>),
-    /// The node has had these lives, which are over.
-    Lives { node: Generation, lives: Vec<Generation> },
+    /// The node has had these lives, which are over, and has its sessions on this disk; `None`: it has none.
+    Lives { node: Generation, disk: Option<DiskId>, lives: Vec<Generation> },
     /// The node does not come back.
     Part(Generation),
     /// This node stops.
@@ -74,6 +75,7 @@ pub struct PeerEntry {
     /// It can be sent to. If not, a call that concerns it must say so.
     pub is_linked: bool,
     pub table: Arc<Table>,
+    pub disk: PeerDisk,
 }
 
 /// What the page and the metrics show.

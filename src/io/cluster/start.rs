@@ -15,7 +15,7 @@ use crate::config::{ClusterChoice, Config, StoreKind};
 use crate::io::runtime::clock;
 use crate::io::runtime::mailbox::{MailboxReceiver, mailbox};
 use crate::io::runtime::sys::draw;
-use crate::store::{Sharing, StoreNode};
+use crate::store::{MetNode, Sharing, StoreNode};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -137,7 +137,7 @@ impl Opened {
         self,
         to_worker: impl Fn(ShardId, ToWorker) -> Result<(), ToWorker> + 'static,
         on_dead: impl Fn() + 'static,
-        (store, met): (Option<StoreLink>, Vec<Generation>),
+        (store, met): (Option<StoreLink>, Vec<MetNode>),
     ) -> io::Result<()> {
         let Opened { node, gossip, port, mailbox, workers, seeds } = self;
         let has_seeds = !seeds.is_empty();

@@ -4,7 +4,7 @@ use super::gossip::Gossip;
 use super::link_queue::ControlLink;
 use super::port::{BatchNumber, ClusterPort, ClusterView, PeerEntry, ToCluster, ToWorker};
 use super::secure::{LinkKind, LinkTerms};
-use crate::base::id::{Generation, NodeId, ShardId};
+use crate::base::id::{DiskId, Generation, NodeId, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::cluster::directory::bits::Table;
@@ -13,6 +13,7 @@ use crate::cluster::membership::peer::{PeerState, Reason};
 use crate::cluster::node::{LinkNumber, Node, NodeOutput, PeerView};
 use crate::cluster::ownership::adoption::{Orphan, OrphanPage};
 use crate::cluster::ownership::claims::Token;
+use crate::cluster::ownership::grantors::PeerDisk;
 use crate::cluster::ownership::reaper::{Reaper, ReaperOutput, StoredNode};
 use crate::io::log::interval::LogInterval;
 use crate::io::runtime::clock;
@@ -21,7 +22,7 @@ use crate::io::runtime::mailbox::MailboxReceiver;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::OneshotId;
 use crate::io::store::thread::{NodeCommand, NodeReport};
-use crate::store::{ConnectionRecord, NodeRecord, OrphanedSessions};
+use crate::store::{ConnectionRecord, MetNode, NodeRecord, OrphanedSessions};
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
@@ -45,7 +46,7 @@ pub struct ClusterSetup {
     /// `None`: nobody shares a store.
     pub store: Option<StoreLink>,
     /// Nodes that an earlier life of this one has met: what concerns them is looked for until they are there.
-    pub met: Vec<Generation>,
+    pub met: Vec<MetNode>,
 }
 
 /// How the thread speaks with a store that all nodes use.
@@ -74,6 +75,8 @@ pub struct Cluster {
     knows_store: Cell<bool>,
     /// Nodes that only the store knows.
     unmet: RefCell<BTreeSet<Generation>>,
+    /// Where nodes have disks of their own: those that were met, in this life or in an earlier one.
+    disks: RefCell<BTreeMap<Generation, PeerDisk>>,
     /// Lives of nodes that are over for good.
     over: RefCell<BTreeSet<Generation>>,
     /// What the store's thread has had no room for.
@@ -127,7 +130,8 @@ impl Cluster {
             reaper: RefCell::new(Reaper::new(own)),
             knows_store: Cell::new(store.is_none()),
             store,
-            unmet: RefCell::new(met.iter().copied().collect()),
+            unmet: RefCell::default(),
+            disks: RefCell::new(met.iter().map(disk_of).collect()),
             over: RefCell::default(),
             commands: RefCell::default(),
             deadlines: Rc::new(Deadlines::new(now)),
@@ -262,9 +266,7 @@ impl Cluster {
                 ToCluster::Seeds(addresses) => {
                     addresses.into_iter().for_each(|address| node.on_seed(address, now, unix_s));
                 }
-                ToCluster::Lives { node: peer, lives } => {
-                    self.end_lives(lives.into_iter().filter(|life| *life != peer))
-                }
+                ToCluster::Lives { node: peer, disk, lives } => self.meet(peer, disk, lives, now),
                 ToCluster::Part(peer) => {
                     self.end_lives(std::iter::once(peer));
                     self.each_worker(|| ToWorker::Parted(peer));
@@ -349,16 +351,20 @@ impl Cluster {
         if !self.mailbox.is_empty() {
             self.take_messages();
         }
+        let disks = self.disks.borrow();
         let entry = |peer: &PeerView| {
             let table = peer.table.clone()?;
-            Some(PeerEntry { node: peer.node, is_linked: peer.is_linked, table })
+            let disk = disks.get(&peer.node.generation).copied().unwrap_or(PeerDisk::Unknown);
+            Some(PeerEntry { node: peer.node, is_linked: peer.is_linked, table, disk })
         };
         let known = |generation: &Generation| peers.iter().any(|peer| peer.node.generation == *generation);
-        let unmet = self.unmet.borrow();
-        let unmet = unmet.iter().filter(|generation| !known(generation)).map(|&generation| PeerEntry {
+        let with_disk = disks.iter().filter(|(_, disk)| matches!(disk, PeerDisk::Met { .. })).map(|(node, _)| node);
+        let unmet: BTreeSet<Generation> = self.unmet.borrow().iter().chain(with_disk).copied().collect();
+        let unmet = unmet.into_iter().filter(|generation| !known(generation)).map(|generation| PeerEntry {
             node: NodeId { generation, address: NOWHERE },
             is_linked: false,
             table: Table::of_everything(),
+            disk: disks.get(&generation).copied().unwrap_or(PeerDisk::Unknown),
         });
         let over = self.over.borrow();
         let is_over = |entry: &PeerEntry| over.contains(&entry.node.generation);
@@ -517,10 +523,23 @@ impl Cluster {
         }
     }
 
+    /// A node has said which disk it has.
+    fn meet(&self, node: Generation, disk: Option<DiskId>, lives: Vec<Generation>, now: Tick) {
+        let mut disks = self.disks.borrow_mut();
+        let known = disks.values().filter(|known| matches!(known, PeerDisk::Met { disk: of, .. } if Some(*of) == disk));
+        // What was known of an earlier life holds for this one.
+        let known = known.copied().next();
+        let met = known.or(disk.map(|disk| PeerDisk::Met { disk, met: Some(now) }));
+        disks.insert(node, met.unwrap_or(PeerDisk::Missing));
+        drop(disks);
+        self.end_lives(lives.into_iter().filter(|life| *life != node));
+    }
+
     /// These lives of nodes are over, and what they had is another one's or nobody's: they are looked for no longer.
     fn end_lives(&self, lives: impl Iterator<Item = Generation>) {
         lives.for_each(|life| {
             self.unmet.borrow_mut().remove(&life);
+            self.disks.borrow_mut().remove(&life);
             self.over.borrow_mut().insert(life);
         });
         self.has_new_peers.set(true);
@@ -572,6 +591,12 @@ impl Cluster {
         let waiting = std::mem::take(&mut *self.backlog.borrow_mut());
         waiting.into_iter().for_each(|(worker, message)| self.send(worker, message));
     }
+}
+
+/// An earlier version has not noted the disk: then the life stands for it, until the node is there again.
+fn disk_of(met: &MetNode) -> (Generation, PeerDisk) {
+    let disk = met.disk.unwrap_or(DiskId(met.node.0));
+    (met.node, PeerDisk::Met { disk, met: None })
 }
 
 impl Waiters {

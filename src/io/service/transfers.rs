@@ -2,20 +2,21 @@
 //! `cluster::ownership`; every wait here has a deadline, and an errand that fails leaves the session where it is, or
 //! nobody's until its destination says what became of it.
 
-use crate::base::id::Generation;
+use super::grants::Grants;
+use crate::base::id::{DiskId, Generation};
 use crate::cluster::calls::Call;
 use crate::cluster::ownership::claims::{ClaimAnswer, RequestId, SessionName, Token};
 use crate::cluster::ownership::creation::GRANT_MS;
-use crate::cluster::ownership::rendezvous::winner;
-use crate::cluster::transfers::{Settled, TransferCall};
-use crate::io::api::{query, transfers};
+use crate::cluster::transfers::{DiskReport, Settled, TransferCall};
+use crate::io::api::query;
+use crate::io::api::transfers::{self, call_peer};
 use crate::io::cluster::calls::hash_of_session;
-use crate::io::cluster::disks::{DiskErrand, NameQuery};
+use crate::io::cluster::disks::DiskErrand;
 use crate::io::cluster::port::ToCluster;
 use crate::io::worker::turn::Worker;
+use crate::shard::Input;
 use crate::shard::command::transfer::{Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
 use crate::shard::command::{OwnershipAnswer, StoreError, StoredSession, WriteAnswer};
-use crate::shard::{Input, Reply};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -62,7 +63,8 @@ pub async fn meet_peers(worker: Rc<Worker>) {
     let mut met: BTreeSet<Generation> = BTreeSet::new();
     loop {
         worker.cluster().new_peers().await;
-        for _ in 0..MEET_ATTEMPTS_MAX {
+        // Until all have said which disk they have, no session is made here.
+        loop {
             let peers = worker.cluster().peers();
             let new = peers.iter().filter(|peer| peer.is_linked).map(|peer| peer.node.generation);
             let new: Vec<Generation> = new.filter(|node| !met.contains(node)).collect();
@@ -83,13 +85,17 @@ async fn meet(worker: &Worker, node: Generation) -> bool {
     let Ok(gathered) = query::gather_from(worker, node, &Call::Transfer(TransferCall::Lives)).await else {
         return false;
     };
-    let lives = gathered.texts.first().and_then(|text| serde_json::from_str::<Vec<u32>>(text).ok());
-    let Some(lives) = lives else { return false };
-    let lives: Vec<Generation> = lives.into_iter().map(Generation).collect();
-    let meet = TransferCommand::Meet { node, lives: lives.clone() };
-    let is_stored = transfers::transfer(worker, meet).await == TransferAnswer::Done;
-    let port = worker.cluster().port().filter(|_| is_stored);
-    port.is_some_and(|port| port.try_send(ToCluster::Lives { node, lives }).is_ok())
+    let report = gathered.texts.first().and_then(|text| serde_json::from_str::<DiskReport>(text).ok());
+    let Some(DiskReport { disk, lives }) = report else { return false };
+    let (disk, lives): (_, Vec<Generation>) = (disk.map(DiskId), lives.into_iter().map(Generation).collect());
+    if let Some(disk) = disk {
+        let meet = TransferCommand::Meet { node, disk, lives: lives.clone() };
+        if transfers::transfer(worker, meet).await != TransferAnswer::Done {
+            return false;
+        }
+    }
+    let port = worker.cluster().port();
+    port.is_some_and(|port| port.try_send(ToCluster::Lives { node, disk, lives }).is_ok())
 }
 
 fn claimed(worker: &Worker, name: SessionName, token: Token, answer: ClaimAnswer, session: Option<Box<StoredSession>>) {
@@ -105,37 +111,20 @@ async fn find(worker: &Rc<Worker>, name: SessionName, token: Token) {
         let _ = ready.await;
     }
     let begun = worker.now();
-    let own = worker.shared().node();
-    let hash = hash_of_session(worker.shared().hash_key(), &name);
-    let peers = worker.cluster().peers();
-    // Among all that are known, away or not: a name falls to one node, whoever sees whom.
-    let granting = winner(hash, peers.iter().map(|peer| peer.node.generation).chain([own])).unwrap_or(own);
-    let id = token.0;
-    let granted = match granting == own {
-        true => {
-            transfers::query_name(worker, own, &name, NameQuery::Grant { name: name.clone(), id: RequestId(id) }).await
-        }
-        false => call_peer(worker, granting, TransferCall::Grant { name: &name, id }).await,
-    };
-    let answer = match granted {
-        Some(1) => match located(worker, &name, token).await {
+    let grants = Grants::obtain(worker, &name, RequestId(token.0)).await;
+    let answer = match grants.are_whole() {
+        true => match located(worker, &name, token).await {
             // The grant may be another node's soon.
             ClaimAnswer::Claimed if worker.now().since_ms(begun) >= GRANT_MS / 2 => ClaimAnswer::Unknown,
             answer => answer,
         },
-        _ => ClaimAnswer::Unknown,
+        false => ClaimAnswer::Unknown,
     };
     claimed(worker, name.clone(), token, answer, None);
     if answer == ClaimAnswer::Claimed {
         query::until_known(worker).await;
     }
-    match granting == own {
-        true => drop(
-            transfers::query_name(worker, own, &name, NameQuery::Release { name: name.clone(), id: RequestId(id) })
-                .await,
-        ),
-        false => drop(call_peer(worker, granting, TransferCall::Release { name: &name, id }).await),
-    }
+    grants.release(worker).await;
 }
 
 /// `Claimed`: it is nowhere. `Taken`: a node has it.
@@ -249,15 +238,6 @@ async fn outcome(worker: &Worker, name: &str, token: Token) -> Option<(Outcome, 
     None
 }
 
-async fn call_peer(worker: &Worker, node: Generation, call: TransferCall<'_>) -> Option<u32> {
-    match query::query_node(worker, node, &Call::Transfer(call)).await {
-        Ok(Reply::Done { connections, refused: None }) => Some(connections),
-        _ => None,
-    }
-}
-
 /// Its client waits for a minute at most.
 const FETCH_MS_MAX: u64 = 30_000;
-/// A node that does not answer is asked again when the peers change.
-const MEET_ATTEMPTS_MAX: u32 = 50;
 const MEET_RETRY: Duration = Duration::from_millis(200);

@@ -3,7 +3,7 @@
 
 use super::message::PeerMessage;
 use super::presence::Presence;
-use crate::base::id::{Generation, ShardId};
+use crate::base::id::{DiskId, Generation, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
@@ -45,7 +45,7 @@ pub struct Shared {
     in_flight: InFlightCalls,
     /// Empty without a store.
     store: OnceLock<StoreSender>,
-    lives: OnceLock<Vec<Generation>>,
+    disk: OnceLock<(Option<DiskId>, Vec<Generation>)>,
     /// One per worker.
     store_inboxes: Vec<StoreInbox>,
     restored: Barrier,
@@ -107,7 +107,7 @@ impl Shared {
             handovers,
             in_flight: InFlightCalls::new(limits.repeats_waiting_max),
             store: OnceLock::new(),
-            lives: OnceLock::new(),
+            disk: OnceLock::new(),
             store_inboxes: (0..workers).map(|_| StoreInbox::default()).collect(),
             restored: Barrier::new(workers),
             replays: Mutex::new(Replays::new(limits.replays_max, RandomState::new())),
@@ -298,13 +298,17 @@ impl Shared {
         self.store.get()
     }
 
-    /// This node's lives, where it has a disk of its own: once, before the workers start.
-    pub fn set_lives(&self, lives: Vec<Generation>) {
-        assert!(self.lives.set(lives).is_ok(), "a process starts once");
+    /// This node's disk and its lives, where it has one of its own: once, before the workers start.
+    pub fn set_disk(&self, disk: Option<DiskId>, lives: Vec<Generation>) {
+        assert!(self.disk.set((disk, lives)).is_ok(), "a process starts once");
     }
 
     pub fn lives(&self) -> &[Generation] {
-        self.lives.get().map_or(&[], Vec::as_slice)
+        self.disk.get().map_or(&[], |(_, lives)| lives)
+    }
+
+    pub fn disk(&self) -> Option<DiskId> {
+        self.disk.get().and_then(|(disk, _)| *disk)
     }
 
     /// Once, before the workers start.

@@ -9,7 +9,7 @@
 //! changes nothing. A token that `Settle` has found nothing of is never written afterwards.
 
 use super::{Offset, Received, SessionRow, StoreError, StoredMessage, StoredSession, Token, UnixMs};
-use crate::base::id::Generation;
+use crate::base::id::{DiskId, Generation};
 use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub enum TransferCommand {
     /// The disk that it has left knows the outcome: nobody asks again.
     Forget { token: Token },
     /// A node with a disk of its own is there, and has had these lives.
-    Meet { node: Generation, lives: Vec<Generation> },
+    Meet { node: Generation, disk: DiskId, lives: Vec<Generation> },
     /// It does not come back: nobody looks for it.
     Part { node: Generation },
 }

@@ -81,6 +81,9 @@ fn prepare(connection: &Connection, directory: &Directory) -> Result<(), OpenErr
     if connection.prepare("SELECT user FROM connections").is_err() {
         connection.execute_batch("ALTER TABLE connections ADD COLUMN user TEXT").map_err(failed)?;
     }
+    if connection.prepare("SELECT disk FROM met").is_err() {
+        connection.execute_batch("ALTER TABLE met ADD COLUMN disk INTEGER").map_err(failed)?;
+    }
     directory.note_use();
     Ok(())
 }
@@ -122,8 +125,8 @@ const TABLES: &str = "
 ";
 
 /// Added to format 1 later: an older version does not look at them. In `leaving` and `arriving` are sessions on their
-/// way between two nodes' files (see `transfer`); `lives` are those of the node that has this file, `met` the last
-/// lives of the others.
+/// way between two nodes' files (see `transfer`); `lives` are those of the node that has this file, `disk` the first of
+/// them, `met` the last lives of the others, and their disks.
 const TRANSFERS: &str = "
     CREATE TABLE IF NOT EXISTS leaving (
         name TEXT PRIMARY KEY, token INTEGER NOT NULL
@@ -135,7 +138,8 @@ const TRANSFERS: &str = "
     CREATE TABLE IF NOT EXISTS lives (
         nth INTEGER PRIMARY KEY AUTOINCREMENT, generation INTEGER NOT NULL
     ) STRICT;
-    CREATE TABLE IF NOT EXISTS met (generation INTEGER PRIMARY KEY) STRICT;
+    CREATE TABLE IF NOT EXISTS disk (one INTEGER PRIMARY KEY CHECK (one = 1), id INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS met (generation INTEGER PRIMARY KEY, disk INTEGER) STRICT;
     CREATE INDEX IF NOT EXISTS lives_generation ON lives (generation);
 ";
 

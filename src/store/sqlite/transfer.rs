@@ -10,9 +10,10 @@ use super::load;
 use super::rows::SessionRowId;
 use super::scan;
 use super::tables::{claims, messages, sessions};
-use crate::base::id::Generation;
+use crate::base::id::{DiskId, Generation};
 use crate::shard::command::transfer::{Guard, Head, Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
 use crate::shard::command::{Completion, Offset, SessionId, StoreError, StoredSession, Token, UnixMs};
+use crate::store::opening::MetNode;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use std::sync::Arc;
 
@@ -38,12 +39,12 @@ pub fn apply(
             write(transaction, (name, *token), part, now, bytes_max)
         }
         (TransferCommand::Settle { token }, _) => settle(transaction, *token).map(TransferAnswer::Settled),
-        (TransferCommand::Meet { node, lives }, _) => {
+        (TransferCommand::Meet { node, disk, lives }, _) => {
             for life in lives.iter().filter(|life| *life != node) {
                 part(transaction.connection, *life)?;
             }
-            let sql = "INSERT INTO met (generation) VALUES (?1) ON CONFLICT DO NOTHING";
-            transaction.connection.prepare_cached(sql)?.execute([node.0])?;
+            let sql = "INSERT OR REPLACE INTO met (generation, disk) VALUES (?1, ?2)";
+            transaction.connection.prepare_cached(sql)?.execute(params![node.0, disk.0])?;
             Ok(TransferAnswer::Done)
         }
         (TransferCommand::Part { node }, _) => part(transaction.connection, *node).map(|()| TransferAnswer::Done),
@@ -309,13 +310,24 @@ fn part(connection: &Connection, life: Generation) -> Result<()> {
 
 // ---- a start ----
 
-/// This node's lives, and the last ones of the nodes that it has met.
-pub fn nodes(connection: &Connection) -> Result<(Vec<Generation>, Vec<Generation>)> {
-    let generations = |sql: &str| -> Result<Vec<Generation>> {
-        connection.prepare_cached(sql)?.query_map([], |row| row.get(0).map(Generation))?.collect()
+/// This node, and those that it has met.
+pub struct Nodes {
+    pub disk: Option<DiskId>,
+    pub lives: Vec<Generation>,
+    pub met: Vec<MetNode>,
+}
+
+pub fn nodes(connection: &Connection) -> Result<Nodes> {
+    let disk = connection.query_row("SELECT id FROM disk", [], |row| row.get(0).map(DiskId)).optional()?;
+    let mut lives = connection.prepare("SELECT generation FROM lives ORDER BY nth")?;
+    let lives = lives.query_map([], |row| row.get(0).map(Generation))?.collect::<Result<_>>()?;
+    let sql = "SELECT generation, disk FROM met WHERE generation NOT IN (SELECT generation FROM lives)";
+    let read = |row: &Row| {
+        let disk: Option<u32> = row.get(1)?;
+        Ok(MetNode { node: Generation(row.get(0)?), disk: disk.map(DiskId) })
     };
-    let met = "SELECT generation FROM met WHERE generation NOT IN (SELECT generation FROM lives)";
-    Ok((generations("SELECT generation FROM lives ORDER BY nth")?, generations(met)?))
+    let met = connection.prepare(sql)?.query_map([], read)?.collect::<Result<_>>()?;
+    Ok(Nodes { disk, lives, met })
 }
 
 /// Notes that the file is this life's, removes what came in part, and takes the sessions that leave out of those that
@@ -350,6 +362,7 @@ pub fn on_open(
         }
         if let Some(own) = own {
             note_life(transaction.connection, own)?;
+            note_disk(transaction.connection)?;
             // For `read_guards`; a node that is alone does without.
             let sql = "CREATE INDEX IF NOT EXISTS guards_session ON guards (key, message_id)";
             transaction.connection.execute_batch(sql)?;
@@ -363,6 +376,12 @@ fn note_life(connection: &Connection, own: Generation) -> Result<()> {
     connection.prepare_cached("INSERT INTO lives (generation) VALUES (?1)")?.execute([own.0])?;
     let sql = "DELETE FROM lives WHERE nth <= (SELECT max(nth) FROM lives) - ?1";
     connection.prepare_cached(sql)?.execute([LIVES_MAX]).map(drop)
+}
+
+/// Once: the lives themselves are forgotten after many.
+fn note_disk(connection: &Connection) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO disk (one, id) SELECT 1, generation FROM lives ORDER BY nth LIMIT 1";
+    connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 fn tokens(connection: &Connection, sql: &str) -> Result<Vec<(Token, String)>> {

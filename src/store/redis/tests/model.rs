@@ -204,6 +204,7 @@ impl Model {
             leaving: Vec::new(),
             lives: Vec::new(),
             met: Vec::new(),
+            disk: None,
             damaged: 0,
             connections: Vec::new(),
             token: None,

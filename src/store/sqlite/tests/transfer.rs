@@ -1,10 +1,10 @@
 //! A session goes from one file to another: whole, once, whatever is repeated, lost or restarted on the way.
 
 use super::*;
-use crate::base::id::Generation;
+use crate::base::id::{DiskId, Generation};
 use crate::base::rng::Rng;
 use crate::shard::command::transfer::{Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
-use crate::store::opening::Sharing;
+use crate::store::opening::{MetNode, Sharing};
 use crate::store::request::TransferId;
 
 const NAME: &str = "alice";
@@ -339,4 +339,24 @@ fn a_session_that_roams_is_on_one_disk() {
     for mistake in [Mistake::ThawsOnForeign, Mistake::DeletesWhenRead, Mistake::ServesParts] {
         assert!((0..8).any(|seed| roam(seed, mistake).is_err()), "a mistake is noticed");
     }
+}
+
+#[test]
+fn a_disk_is_known_by_its_first_life_and_so_are_those_that_were_met() {
+    let mut node = Node::new(100);
+    let met = TransferCommand::Meet { node: Generation(301), disk: DiskId(300), lives: vec![Generation(300)] };
+    assert_eq!(node.run(met), TransferAnswer::Done);
+    node.restart();
+    node.restart();
+    assert_eq!((node.life, node.opened.disk), (103, Some(DiskId(101))));
+    let other = MetNode { node: Generation(301), disk: Some(DiskId(300)) };
+    assert_eq!(node.opened.met, [other]);
+    // Its next life takes the place of this one.
+    let lives = [300, 301, 302].map(Generation).to_vec();
+    node.run(TransferCommand::Meet { node: Generation(302), disk: DiskId(300), lives });
+    node.restart();
+    assert_eq!(node.opened.met, [MetNode { node: Generation(302), ..other }]);
+    node.run(TransferCommand::Part { node: Generation(302) });
+    node.restart();
+    assert_eq!(node.opened.met, []);
 }
