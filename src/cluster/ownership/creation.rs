@@ -1,7 +1,7 @@
 //! With SQLite: one at a time may create a session of a name, or fetch it from another node.
 //!
-//! The node that rendezvous hashing picks for a name grants that; while nodes join, several are asked (`grantors`). What
-//! is granted to a node that dies or forgets it is free after a while.
+//! The node that rendezvous hashing picks for a name grants that; while nodes join, several are asked (`grantors`).
+//! What is granted to a node that dies or forgets it is free after a while.
 
 use super::claims::{RequestId, SessionName};
 use crate::base::id::Generation;

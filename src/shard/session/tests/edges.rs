@@ -50,12 +50,12 @@ fn offsets_of_messages_that_are_stored_at_once_are_reserved_too() {
 /// Its message is with the backend when the session goes to another node, in each order of what follows.
 #[test]
 fn the_end_of_a_connection_is_told_when_its_session_goes_while_its_message_is_with_the_backend() {
-    type Step = fn(&mut Bench, ConnKey);
-    let leaves: [Step; 2] = [
+    type Act = fn(&mut Bench, ConnKey);
+    let leaves: [Act; 2] = [
         |bench, _| bench.rig.input(Input::PassSession { name: &"me".into() }),
         |bench, _| bench.rig.input(Input::LoseSession { name: "me" }),
     ];
-    let then: [Step; 3] = [
+    let then: [Act; 3] = [
         |bench, _| {
             for forward in bench.rig.forwards() {
                 bench.rig.answer(forward, "");
