@@ -79,6 +79,10 @@ pub fn refuse_ownership(shard: ShardId, command: &OwnershipCommand) -> Response 
 
 fn complete(transaction: &mut Transaction, command: &Command, now: UnixMs, mode: WriteMode) -> Result<Completion> {
     match (&command.operation, mode) {
+        // What is written now would not go along.
+        (Operation::Mutate(mutation), _) if transaction.index.is_frozen(mutation.session()) => {
+            Ok(Completion::Refused(StoreError::Fenced))
+        }
         (Operation::Load { session, after, most }, _) => {
             load::complete(transaction.connection, transaction.index, (*session, *after, *most))
         }

@@ -10,7 +10,7 @@ use super::rows::{MessageRowId, SessionRowId};
 use super::tables::claims::CALL_BYTES;
 use crate::shard::command::{Offset, SessionId};
 use crate::store::health::Usage;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 
 /// Where a message lies. Packed: there may be millions.
@@ -26,6 +26,8 @@ pub struct Entry {
 #[derive(Default)]
 pub struct Index {
     sessions: FxHashMap<SessionId, Entries>,
+    /// Those of them that leave for another node's disk: nothing is written to them.
+    leaving: FxHashSet<SessionId>,
     totals: Totals,
     /// The totals when the open transaction began.
     totals_before: Totals,
@@ -58,6 +60,8 @@ enum Undo {
     MessageAdded(SessionId, Offset),
     MessageRemoved(SessionId, Entry),
     MessageReleased(SessionId, Entry),
+    Frozen(SessionId),
+    Thawed(SessionId),
 }
 
 impl Index {
@@ -104,6 +108,8 @@ impl Index {
                 Undo::MessageAdded(session, offset) => {
                     self.entries(session).and_then(|entries| entries.remove(offset));
                 }
+                Undo::Frozen(session) => drop(self.leaving.remove(&session)),
+                Undo::Thawed(session) => drop(self.leaving.insert(session)),
                 Undo::MessageRemoved(session, entry) | Undo::MessageReleased(session, entry) => {
                     if let Some(entries) = self.entries(session) {
                         entries.put(entry);
@@ -127,6 +133,12 @@ impl Index {
 
     pub fn session_row(&self, session: SessionId) -> Option<SessionRowId> {
         self.sessions.get(&session).map(|entries| entries.row)
+    }
+
+    /// It leaves for another node's disk.
+    pub fn is_frozen(&self, session: SessionId) -> bool {
+        // Mostly none leaves, and nothing is hashed.
+        !self.leaving.is_empty() && self.leaving.contains(&session)
     }
 
     pub fn message(&self, session: SessionId, offset: Offset) -> Option<Entry> {
@@ -165,7 +177,20 @@ impl Index {
         let rows = entries.messages.iter().map(|entry| entry.row).collect();
         entries.messages.iter().for_each(|entry| self.subtract(entry.bytes));
         self.undo.push(Undo::SessionDropped(session, entries));
+        self.thaw(session);
         rows
+    }
+
+    pub fn freeze(&mut self, session: SessionId) {
+        if self.leaving.insert(session) {
+            self.undo.push(Undo::Frozen(session));
+        }
+    }
+
+    pub fn thaw(&mut self, session: SessionId) {
+        if self.leaving.remove(&session) {
+            self.undo.push(Undo::Thawed(session));
+        }
     }
 
     /// The row of the next new message.
@@ -244,6 +269,10 @@ impl Index {
             connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0))
         };
         assert_eq!(usage, self.usage());
+        let sql = "SELECT session FROM sessions WHERE name IN (SELECT name FROM leaving)";
+        let mut leaving = connection.prepare(sql)?;
+        let leaving = leaving.query_map([], |row| row.get(0).map(u128::from_be_bytes).map(SessionId))?;
+        assert_eq!(leaving.collect::<rusqlite::Result<FxHashSet<_>>>()?, self.leaving);
         let call_bytes = connection.query_row(CALL_BYTES, [], |row| row.get::<_, i64>(0))? as u64;
         assert_eq!(self.totals.call_bytes, call_bytes);
         assert_eq!((messages, self.sessions.len() as i64), (count("messages")?, count("sessions")?));

@@ -1,9 +1,9 @@
 //! Sessions that leave this file for another node's, and that come from one: which rows a transfer's commands change.
 //!
 //! A session that leaves lies in its tables as before, with a row in `leaving`: a start does not hand it to a shard as
-//! one of its own. A session that comes lies there from its first part on, with a row in `arriving`: before its last
-//! part it is nobody's, and a start removes it. A transfer that was settled as `Never` keeps its row, so that a part
-//! that comes later is refused.
+//! one of its own, and nothing more is written to it. A session that comes lies there from its first part on, with a
+//! row in `arriving`: before its last part it is nobody's, and a start removes it. A transfer that was settled as
+//! `Never` keeps its row, so that a part that comes later is refused.
 
 use super::database::{Database, Transaction};
 use super::load;
@@ -58,17 +58,19 @@ pub fn apply(
 
 // ---- the disk that a session leaves ----
 
-fn freeze(transaction: &Transaction, name: &str, token: Token) -> Result<TransferAnswer> {
+fn freeze(transaction: &mut Transaction, name: &str, token: Token) -> Result<TransferAnswer> {
     match leaves_by(transaction.connection, name)? {
         Some(other) if other != token => return Ok(TransferAnswer::NotHere),
         Some(_) => return Ok(TransferAnswer::Done),
         None => {}
     }
-    if session_of(transaction.connection, name)?.is_none() || is_partial(transaction.connection, name)? {
+    let Some((session, _)) = session_of(transaction.connection, name)? else { return Ok(TransferAnswer::NotHere) };
+    if is_partial(transaction.connection, name)? {
         return Ok(TransferAnswer::NotHere);
     }
     let sql = "INSERT INTO leaving (name, token) VALUES (?1, ?2)";
     transaction.connection.prepare_cached(sql)?.execute(params![name, key(token)])?;
+    transaction.index.freeze(session);
     Ok(TransferAnswer::Done)
 }
 
@@ -139,13 +141,13 @@ fn delete(transaction: &mut Transaction, name: &str, token: Token) -> Result<Tra
     if let Some((session, row)) = session_of(transaction.connection, name)? {
         sessions::drop_session(transaction, session, row)?;
     }
-    stay(transaction.connection, name)?;
+    stay(transaction, name)?;
     Ok(TransferAnswer::Done)
 }
 
-fn thaw(transaction: &Transaction, name: &str, token: Token) -> Result<TransferAnswer> {
+fn thaw(transaction: &mut Transaction, name: &str, token: Token) -> Result<TransferAnswer> {
     match leaves_by(transaction.connection, name)? {
-        Some(of) if of == token => stay(transaction.connection, name)?,
+        Some(of) if of == token => stay(transaction, name)?,
         Some(_) => return Ok(TransferAnswer::NotHere),
         // A repeat; or it was never frozen.
         None if is_partial(transaction.connection, name)? => return Ok(TransferAnswer::NotHere),
@@ -161,8 +163,11 @@ fn leaves_by(connection: &Connection, name: &str) -> Result<Option<Token>> {
     connection.prepare_cached(sql)?.query_row([name], read).optional()
 }
 
-fn stay(connection: &Connection, name: &str) -> Result<()> {
-    connection.prepare_cached("DELETE FROM leaving WHERE name = ?1")?.execute([name]).map(drop)
+fn stay(transaction: &mut Transaction, name: &str) -> Result<()> {
+    if let Some((session, _)) = session_of(transaction.connection, name)? {
+        transaction.index.thaw(session);
+    }
+    transaction.connection.prepare_cached("DELETE FROM leaving WHERE name = ?1")?.execute([name]).map(drop)
 }
 
 // ---- the disk that a session comes to ----
@@ -357,6 +362,7 @@ pub fn on_open(
         }
     }
     database.write(|transaction| {
+        left.iter().for_each(|(session, _)| transaction.index.freeze(session.row.session));
         for token in &partial {
             give_up(transaction, *token)?;
         }

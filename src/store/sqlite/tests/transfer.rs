@@ -182,6 +182,42 @@ fn a_frozen_session_stays_frozen_over_a_restart_until_it_is_thawed() {
     assert_eq!(source.found(), (vec![NAME, "bob"], vec![]));
 }
 
+/// Whoever writes to it has not heard that it leaves: what is written now would not go along.
+#[test]
+fn nothing_is_written_to_a_frozen_session() {
+    let (mut source, destination) = pair(0);
+    let (before, token) = (all(source.store(), S), destination.token(1));
+    source.freeze(token);
+    let writes = || {
+        let exactly_once = StoredMessage { message: message(QoS::ExactlyOnce, b"x"), ..stored(S, 99, "") };
+        [
+            put_session(S, NAME),
+            join(S, "late"),
+            Mutation::LeaveChannel { session: S, channel: "a".into() },
+            put_message(exactly_once),
+            Mutation::RemoveMessage { session: S, offset: Offset(3) },
+            Mutation::ReleaseMessage { session: S, offset: Offset(1) },
+            Mutation::PutReceived { session: S, received: received(9, 3, "late") },
+            Mutation::RemoveReceived { session: S, id: MessageId(8) },
+            Mutation::DropSession { session: S },
+        ]
+    };
+    for _ in 0..2 {
+        for write in writes() {
+            let answer = mutate(source.store(), [write.clone()]);
+            assert_eq!(answer, [Completion::Refused(StoreError::Fenced)], "{write:?}");
+        }
+        assert_eq!(all(source.store(), S), before);
+        expect_done(source.store(), [join(T, "room"), put_message(stored(T, 7, "the other one is served"))]);
+        expect_done(source.store(), [Mutation::RemoveMessage { session: T, offset: Offset(7) }]);
+        source.restart();
+    }
+    assert!(matches!(source.thaw(token), TransferAnswer::Here(_)));
+    for write in writes() {
+        assert_eq!(mutate(source.store(), [write.clone()]), [Completion::Done], "{write:?}");
+    }
+}
+
 #[test]
 fn what_has_come_in_part_is_nobodys() {
     let (mut source, mut destination) = pair(3_000);
