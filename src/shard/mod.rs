@@ -50,6 +50,7 @@ pub use input::{DrainScope, ForwardOutcome, Input};
 pub use message::Message;
 pub use output::{Ending, Forward, Output, SessionEnd};
 pub use planted::Bug;
+pub use session::table::offers::OfferWalk;
 pub use session::table::session_owner;
 pub use settings::{Mode, SessionSettings, Settings};
 
@@ -80,6 +81,7 @@ use session::attach::{self, Attach};
 use session::channels::{subscribe, unsubscribe};
 use session::dispatch::{on_completions, on_events, on_messages_expired, traced};
 use session::scope::{Scope, Sessions};
+use session::table::offers::Moment;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -355,11 +357,29 @@ impl Shard {
         self.metrics.opened.get() + self.metrics.ended.get()
     }
 
-    /// Sessions without a connection that nobody else is to have yet.
-    pub fn absent_sessions(&self) -> impl Iterator<Item = &Arc<str>> {
-        let sessions = self.sessions.table.iter().map(|(_, session)| session);
-        let absent = sessions.filter(|session| session.conn.is_none() && session.uplink_conn.is_none());
-        absent.filter(|session| !session.passing).map(|session| &session.name)
+    /// The next sessions to be offered to other nodes, at most `most`. Each call looks at a slice.
+    pub fn offer_sessions(&mut self, walk: &mut OfferWalk, most: usize) -> Vec<Arc<str>> {
+        let now = self.moment();
+        walk.slice(&mut self.sessions.table, most, now)
+    }
+
+    /// No other node takes the session.
+    pub fn decline_offer(&mut self, name: &str) {
+        self.sessions.table.decline_offer(name);
+    }
+
+    /// No session without a connection is to be offered, and no offer is open.
+    pub fn are_offers_over(&self, walk: &OfferWalk) -> bool {
+        walk.is_over(self.moment())
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { came_and_went: self.came_and_went(), connections: self.slots() }
+    }
+
+    /// Those that are on their way to another node among them.
+    pub fn sessions_len(&self) -> usize {
+        self.sessions.table.len()
     }
 
     /// Commands that the store has not completed.

@@ -9,9 +9,8 @@ use crate::io::api::query;
 use crate::io::runtime::{clock, net, sys};
 use crate::io::worker::turn::Worker;
 use crate::policy::drain::{DrainPace, DrainTerms};
-use crate::shard::{DrainScope, Reply};
+use crate::shard::{DrainScope, OfferWalk, Reply};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -82,9 +81,7 @@ fn close_some(worker: &Worker, pace: &mut DrainPace, settle_by: Tick) {
 /// Sessions that other nodes are to have: each is offered once. What nobody takes is adopted when this node has ended.
 #[derive(Default)]
 struct Offers {
-    /// Whether an answer, or the end of the session here, is still waited for.
-    made: RefCell<BTreeMap<Arc<str>, bool>>,
-    next: RefCell<VecDeque<Arc<str>>>,
+    walk: RefCell<OfferWalk>,
     under_way: Cell<usize>,
 }
 
@@ -94,17 +91,11 @@ impl Offers {
         if peers.is_empty() {
             return;
         }
-        let mut next = self.next.borrow_mut();
-        if next.is_empty() {
-            let made = self.made.borrow();
-            next.extend(worker.shard().absent_sessions().filter(|name| !made.contains_key(*name)).cloned());
-        }
-        while self.under_way.get() < OFFERS_MAX
-            && let Some(name) = next.pop_front()
-        {
+        let most = OFFERS_MAX - self.under_way.get();
+        let names = worker.shard().offer_sessions(&mut self.walk.borrow_mut(), most);
+        for name in names {
             let hash = worker.shared().hash_key().hash(&name);
             let to = rendezvous::winner(hash, peers.iter().copied()).expect("there is one at least");
-            self.made.borrow_mut().insert(name.clone(), true);
             self.under_way.set(self.under_way.get() + 1);
             drop(monoio::spawn(offer(worker.clone(), self.clone(), to, name)));
         }
@@ -112,8 +103,7 @@ impl Offers {
 
     /// Nothing is left to be handed over, as far as somebody takes it.
     fn are_over(&self, worker: &Worker) -> bool {
-        let made = self.made.borrow();
-        let are_offered = || worker.shard().absent_sessions().all(|name| made.get(name) == Some(&false));
+        let are_offered = || self.under_way.get() == 0 && worker.shard().are_offers_over(&self.walk.borrow());
         linked(worker).is_empty() || are_offered() && !worker.ownership().stands_in()
     }
 }
@@ -122,7 +112,7 @@ async fn offer(worker: Rc<Worker>, offers: Rc<Offers>, to: Generation, name: Arc
     let replied = query::query_node(&worker, to, &Call::Offer { name: &name }).await;
     offers.under_way.set(offers.under_way.get() - 1);
     if !matches!(replied, Ok(Reply::Done { connections: 1.., .. })) {
-        offers.made.borrow_mut().insert(name, false);
+        worker.shard().decline_offer(&name);
     }
 }
 

@@ -74,6 +74,7 @@ pub struct Session {
     pub greets: bool,
     /// It goes to another node, and nothing more is taken for it here.
     pub passing: bool,
+    pub offer: Offer,
     /// Ids that the client holds although they are not in memory: what is stored under them may still be loaded.
     pub unmatched_recs: Vec<MessageId>,
     /// There were more of them than are remembered.
@@ -102,6 +103,16 @@ impl Sweep {
 pub struct Attaching {
     pub response: Rc<[u8]>,
     pub resumed: bool,
+}
+
+/// To another node, when this one ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    Due,
+    /// It was made: another node may come for the session.
+    Open,
+    /// Nobody takes it.
+    Declined,
 }
 
 impl Session {
@@ -137,10 +148,16 @@ impl Session {
             sweep: None,
             greets: false,
             passing: false,
+            offer: Offer::Due,
             unmatched_recs: Vec::new(),
             recs_missed: false,
             attaching: None,
         }
+    }
+
+    /// It has no client, and nobody else is to have it yet.
+    pub fn is_absent(&self) -> bool {
+        self.conn.is_none() && self.uplink_conn.is_none() && !self.passing
     }
 
     pub fn key(&self, index: SessionIndex) -> SessionKey {

@@ -1,8 +1,9 @@
 //! The sessions of a shard, by slot, name and id, and the timers of those that are absent.
 
 pub mod listing;
+pub mod offers;
 
-use super::state::Session;
+use super::state::{Offer, Session};
 use crate::base::id::ShardId;
 use crate::base::keyed_hash::HashKey;
 use crate::base::pool::Pool;
@@ -108,6 +109,17 @@ impl SessionTable {
     /// Those in so many slots; fewer where slots are free.
     pub fn in_slots(&self, slots: Range<usize>) -> impl Iterator<Item = (SessionIndex, &Session)> {
         slots.filter_map(|slot| Some((SessionIndex(slot as u32), self.slots.get(slot)?)))
+    }
+
+    pub fn in_slot_mut(&mut self, slot: usize) -> Option<&mut Session> {
+        self.slots.get_mut(slot)
+    }
+
+    /// No other node takes the session.
+    pub fn decline_offer(&mut self, name: &str) {
+        if let Some(index) = self.by_name(name) {
+            self.at_mut(index).offer = Offer::Declined;
+        }
     }
 
     /// No session's slot is beyond it.
