@@ -311,6 +311,30 @@ fn crowd(nodes: &Nodes, third: &OnceLock<Server>, nth: usize) -> Vec<String> {
     names
 }
 
+/// Nothing is left on its disk: nobody looks for it there, nor leaves a name to it.
+#[test]
+fn a_node_that_stops_in_order_is_missed_by_nobody() {
+    let mut nodes = Nodes::start(2);
+    nodes.absent(1, "ann");
+    let (mut ben, _) = nodes.open(1, "ben");
+    let mut stopped = nodes.nodes[1].take().expect("it runs");
+    stopped.terminate();
+    assert_eq!(ben.expect_close().0, 1001);
+    ben.leave();
+    assert!(stopped.exited_within(TIMEOUT).success());
+    for life in 0..2 {
+        let answer = nodes.send(0, "all", "to everybody");
+        assert_eq!((&answer["status"], &answer["unreachable"]), (&json!(0), &Value::Null), "{answer}");
+        // About half of the names fell to the other node.
+        for n in 0..8 {
+            Upgrade::of(&format!("new {life} {n}")).open(nodes.node(0).addr()).leave();
+        }
+        // Nor after a restart.
+        nodes.kill(0);
+        nodes.restart(0);
+    }
+}
+
 /// As the others show it.
 fn away(nodes: &Nodes, seen_by: usize) -> Option<String> {
     let info = call_get(nodes.node(seen_by).addr(), "/info/", &[]).json();

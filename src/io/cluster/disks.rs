@@ -93,6 +93,11 @@ impl Disks {
         }
     }
 
+    /// No session is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.leaving.is_empty() && self.coming.is_empty()
+    }
+
     pub fn is_leaving(&self, name: &str) -> bool {
         self.leaving.contains_key(name)
     }

@@ -164,8 +164,17 @@ impl Ownership {
     }
 
     /// Sessions were passed on, and not everybody knows yet where they are: this node says so to whoever asks for them.
+    /// Or they are on their way from this disk, or to it.
     pub fn stands_in(&self) -> bool {
-        self.inner.as_ref().is_some_and(|inner| !inner.borrow().passed.is_empty())
+        self.inner.as_ref().is_some_and(|inner| {
+            let inner = inner.borrow();
+            !inner.passed.is_empty() || inner.disks.as_ref().is_some_and(|disks| !disks.is_idle())
+        })
+    }
+
+    /// No session is this node's, on its way, or claimed.
+    pub fn is_empty(&self) -> bool {
+        self.inner.as_ref().is_none_or(|inner| inner.borrow().claims.is_empty()) && !self.stands_in()
     }
 
     /// What is to be done next; to be asked behind everything that is told here.

@@ -1,10 +1,11 @@
 //! The end of a worker: nobody new, the sessions without a client to the other nodes, then the clients at a pace
 //! (`policy::drain`), their sessions after them, and everything that is under way to its end.
 
-use crate::base::id::Generation;
+use crate::base::id::{Generation, ShardId};
 use crate::base::time::{Tick, ms};
 use crate::cluster::calls::Call;
 use crate::cluster::ownership::rendezvous;
+use crate::cluster::transfers::TransferCall;
 use crate::io::api::query;
 use crate::io::runtime::{clock, net, sys};
 use crate::io::worker::turn::Worker;
@@ -43,9 +44,13 @@ pub async fn run(worker: &Rc<Worker>, listeners: &[RawFd]) {
         let is_settled = left == 0 && worker.is_settled() && (offers.are_over(worker) || now >= settle_by);
         if is_settled && !is_noted {
             is_noted = true;
-            worker.shared().note_drained();
+            let leaves_sessions = worker.shard().sessions_len() > 0 || !worker.ownership().is_empty();
+            worker.shared().note_drained(leaves_sessions);
         }
         let is_over = is_settled && worker.shared().are_all_drained();
+        if is_over && id == ShardId(0) && worker.shared().leaves_no_sessions() {
+            part(worker, over).await;
+        }
         // Last of all: once the channel is closed, no connection can be handed over to here any more.
         if is_over && worker.shared().handovers().is_none_or(|channels| channels.close(id)) {
             return info!(worker = id.0, "drained");
@@ -116,6 +121,25 @@ async fn offer(worker: Rc<Worker>, offers: Rc<Offers>, to: Generation, name: Arc
     }
 }
 
+/// Nothing is left on this disk: the others need not look for this node. Who does not hear it misses the node until it
+/// is back.
+async fn part(worker: &Worker, over: Tick) {
+    if !worker.ownership().has_disk() {
+        return;
+    }
+    let node = worker.shared().node();
+    let parting = async {
+        for peer in linked(worker) {
+            let _ = query::query_node(worker, peer, &Call::Transfer(TransferCall::Part { node })).await;
+        }
+    };
+    let left_ms = over.since_ms(clock::monotonic()).min(PART_MS_MAX);
+    monoio::select! {
+        () = parting => {}
+        () = monoio::time::sleep(Duration::from_millis(left_ms)) => {}
+    }
+}
+
 /// Nodes that can take sessions.
 fn linked(worker: &Worker) -> Vec<Generation> {
     if !worker.ownership().is_shared() {
@@ -127,3 +151,4 @@ fn linked(worker: &Worker) -> Vec<Generation> {
 const STEP_MS: u64 = 20;
 const RESERVE_MS: u64 = 500;
 const OFFERS_MAX: usize = 256;
+const PART_MS_MAX: u64 = 1_000;

@@ -57,6 +57,7 @@ pub struct Shared {
     drain_announced: AtomicBool,
     draining: AtomicBool,
     drained: AtomicUsize,
+    leaves_sessions: AtomicBool,
     /// Traces that are read.
     traces: Arc<AtomicUsize>,
     events: EventSender,
@@ -117,6 +118,7 @@ impl Shared {
             drain_announced: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drained: AtomicUsize::new(0),
+            leaves_sessions: AtomicBool::new(false),
             traces: Arc::default(),
             events,
             heartbeats: Heartbeats::new(workers, now),
@@ -251,14 +253,20 @@ impl Shared {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
     }
 
-    /// A worker has nothing left to do for itself.
-    pub fn note_drained(&self) {
-        self.drained.fetch_add(1, Ordering::Relaxed);
+    /// A worker has nothing left to do for itself. `leaves_sessions`: some are on this disk that no other node has.
+    pub fn note_drained(&self, leaves_sessions: bool) {
+        self.leaves_sessions.fetch_or(leaves_sessions, Ordering::Relaxed);
+        self.drained.fetch_add(1, Ordering::Release);
+    }
+
+    /// To be asked when all have drained.
+    pub fn leaves_no_sessions(&self) -> bool {
+        !self.leaves_sessions.load(Ordering::Relaxed)
     }
 
     /// Until then a worker serves the links of other nodes, over which they fetch what the others still have.
     pub fn are_all_drained(&self) -> bool {
-        self.drained.load(Ordering::Relaxed) >= self.workers_len()
+        self.drained.load(Ordering::Acquire) >= self.workers_len()
     }
 
     /// One of a few that may be read at a time; given back when it is dropped.
