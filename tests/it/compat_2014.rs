@@ -7,8 +7,8 @@
 use std::sync::{Arc, Mutex};
 
 use crate::harness::backend::Request;
-use crate::harness::call::{send_later, signature_2014};
-use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, TOKEN, Upgrade, call, send};
+use crate::harness::call::{call_get, send_later, signature_2014};
+use crate::harness::{Backend, Client, Command, Packet, Reply, Server, Setup, TOKEN, Upgrade, call, eventually, send};
 
 /// What the 2014 application says to a request.
 fn application(request: &Request) -> Reply {
@@ -45,21 +45,24 @@ fn application(request: &Request) -> Reply {
 fn started() -> (Backend, Server) {
     let backend = Backend::start();
     backend.on("/rainbow", application);
-    let ini = format!(
+    let server = Setup::new().file("rainbow.ini", &file_of_2014(&backend, "demo")).start();
+    (backend, server)
+}
+
+fn file_of_2014(backend: &Backend, cluster: &str) -> String {
+    format!(
         "[main]\n\
          connect_url = {}\n\
          security_token = {TOKEN}\n\
          forward_url = {}\n\
          close_url = {}\n\
          http_port = 1984            ; optional\n\
-         cluster_name = demo         ; optional; nodes with other names are ignored\n\
+         cluster_name = {cluster}    ; optional; nodes with other names are ignored\n\
          udp_ports = [1984, 1985]    ; found in old files; ignored\n",
         backend.url("/rainbow/connect/"),
         backend.url("/rainbow/message/{message_type}/"),
         backend.url("/rainbow/close/"),
-    );
-    let server = Setup::new().file("rainbow.ini", &ini).start();
-    (backend, server)
+    )
 }
 
 #[test]
@@ -152,4 +155,41 @@ fn a_2014_business_server_calls_by_its_identities() {
 fn a_2014_business_server_refuses_a_client() {
     let (_backend, server) = started();
     assert_eq!(Upgrade::of("banned").refused(server.addr()).status, 401);
+}
+
+/// `rainbow-server -f rainbow.ini -p 1984` in one shell and `-p 1985` in another. The application knows one address, as
+/// its settings did.
+#[test]
+fn two_nodes_of_the_2014_file_are_one_chat() {
+    let backend = Backend::start();
+    let ini = file_of_2014(&backend, &format!("chat-{}", std::process::id()));
+    let node = || Setup::new().file("rainbow.ini", &ini).env("RAINBOW_CLUSTER", "auto").start();
+    let (one, mut other) = (node(), node());
+    let calls = one.addr();
+    backend.on("/rainbow", move |request| match request.path.as_str() {
+        "/rainbow/message/3/" => {
+            send(calls, "lobby", &[("msgtype", "3"), ("qos", "0")], request.text());
+            Reply::ok("{}").until_close()
+        }
+        _ => application(request),
+    });
+    eventually("they have found each other", || {
+        let is_linked = |node: &Server| call_get(node.addr(), "/info/", &[]).json()["peers"][0]["is_linked"] == true;
+        (is_linked(&one) && is_linked(&other)).then_some(())
+    });
+    let (mut ann, mut bob) = (Client::open(one.addr(), "ann"), Client::open(other.addr(), "bob"));
+    ann.send(1, 3, 1, "from the first");
+    hears(&mut bob, "from the first");
+    hears(&mut ann, "from the first");
+    bob.send(1, 3, 1, "from the second");
+    hears(&mut ann, "from the second");
+    other.process.kill();
+    ann.send(1, 3, 2, "still here");
+    hears(&mut ann, "still here");
+}
+
+/// Beside the answers to what it has sent.
+fn hears(client: &mut Client, text: &str) {
+    let heard = std::iter::repeat_with(|| client.next_packet()).find(|packet| packet.command == Command::Send);
+    assert_eq!(heard.expect("it comes").text(), text);
 }
