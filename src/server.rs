@@ -4,8 +4,10 @@
 //! samples the figures for their history: it wakes every ten seconds for that and reads the workers' atomics, which
 //! costs no worker a turn. It does not while it drains or waits for a reload: then the history has a gap.
 
-use crate::base::id::ShardId;
+use crate::base::id::{NodeId, ShardId};
 use crate::base::limits::Limits;
+pub use crate::cluster::changes::NodeChange;
+use crate::cluster::changes::Reporter;
 use crate::config::{self, Change, ClusterChoice, Config, Reload, StoreKind};
 use crate::io::backend::resolver::Resolver;
 use crate::io::cluster::interfaces::Listeners;
@@ -167,6 +169,19 @@ impl Server {
 
     pub fn config(&self) -> Arc<Config> {
         self.shared.config()
+    }
+
+    /// Reports other nodes that come and go, on a thread of its own.
+    pub fn watch_nodes(&self, mut notify: impl FnMut(NodeChange) + Send + 'static) -> io::Result<()> {
+        let Some(port) = self.shared.cluster().cloned() else { return Ok(()) };
+        let mut reporter = Reporter::default();
+        let watch = move || loop {
+            let view = port.wait_for_view();
+            let linked = view.peers.iter().filter(|peer| peer.is_linked).map(|peer| peer.node);
+            let linked: Vec<NodeId> = linked.collect();
+            reporter.report(&linked, &view.missed, clock::monotonic()).into_iter().for_each(&mut notify);
+        };
+        thread::Builder::new().name("rainbow-nodes".into()).spawn(watch).map(drop)
     }
 
     fn notify_ready(&self) {

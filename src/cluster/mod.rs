@@ -4,6 +4,7 @@
 //! out. The simulation (`tests/sim/cluster`) carries them out in virtual time.
 //!
 //! * `calls`: what nodes ask of each other for their callers.
+//! * `changes`: how the other nodes change, for people.
 //! * `key`: the secret and the cluster's name become keys, one per purpose.
 //! * `directory`: which peers may have members of a channel; what we tell them of ours.
 //! * `transfers`: a session goes from one node's disk to another's.
@@ -14,6 +15,7 @@
 //! What passes between nodes, as bytes, is `wire::peer`.
 
 pub mod calls;
+pub mod changes;
 pub mod directory;
 pub mod key;
 pub mod membership;

@@ -19,7 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// A channel, by its hash, has got its first member on a worker, or lost its last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,9 @@ pub struct PeerEntry {
 #[derive(Clone, Default)]
 pub struct ClusterView {
     pub peers: Vec<PeerView>,
+    /// Nodes that are away, and are looked for: calls that may concern them say so. Of one that an earlier life of this
+    /// node has met the address is not known (port 0).
+    pub missed: Vec<NodeId>,
     pub rejections: Rejections,
     pub membership: membership::Counts,
     pub directory: directory::Counts,
@@ -101,6 +104,8 @@ pub struct ClusterPort {
     /// Peers that have to know of a channel before a client hears that it is subscribed.
     linked: AtomicU32,
     view: Mutex<Arc<ClusterView>>,
+    /// There is a new view.
+    view_due: Condvar,
     /// What the store has said, until the thread looks. Bounded by what it asks for.
     store_reports: Mutex<Vec<NodeReport>>,
 }
@@ -123,6 +128,7 @@ impl ClusterPort {
             arrivals: sys::seqpacket_pair()?,
             linked: AtomicU32::new(0),
             view: Mutex::default(),
+            view_due: Condvar::new(),
             store_reports: Mutex::default(),
         })
     }
@@ -208,5 +214,14 @@ impl ClusterPort {
 
     pub fn set_view(&self, view: ClusterView) {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        self.view_due.notify_all();
+    }
+
+    /// The next one. It blocks: for threads that do nothing else.
+    pub fn wait_for_view(&self) -> Arc<ClusterView> {
+        let known = self.view();
+        let is_known = |view: &mut Arc<ClusterView>| Arc::ptr_eq(view, &known);
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        self.view_due.wait_while(view, is_known).unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

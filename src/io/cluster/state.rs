@@ -351,6 +351,13 @@ impl Cluster {
         if !self.mailbox.is_empty() {
             self.take_messages();
         }
+        let entries: Arc<[PeerEntry]> = self.entries(&peers).into();
+        self.each_worker(|| ToWorker::Peers(entries.clone()));
+        self.publish_view();
+    }
+
+    /// Nodes that may have what is looked for.
+    fn entries(&self, peers: &[PeerView]) -> Vec<PeerEntry> {
         let disks = self.disks.borrow();
         let entry = |peer: &PeerView| {
             let table = peer.table.clone()?;
@@ -368,16 +375,17 @@ impl Cluster {
         });
         let over = self.over.borrow();
         let is_over = |entry: &PeerEntry| over.contains(&entry.node.generation);
-        let entries = peers.iter().filter_map(entry).chain(unmet).filter(|entry| !is_over(entry));
-        let entries: Arc<[PeerEntry]> = entries.collect();
-        self.each_worker(|| ToWorker::Peers(entries.clone()));
-        self.publish_view();
+        peers.iter().filter_map(entry).chain(unmet).filter(|entry| !is_over(entry)).collect()
     }
 
     fn publish_view(&self) {
         let node = self.node.borrow();
+        let peers = node.peers();
+        let missed =
+            self.entries(&peers).into_iter().filter(|entry| !entry.is_linked).map(|entry| entry.node).collect();
         self.port.set_view(ClusterView {
-            peers: node.peers(),
+            peers,
+            missed,
             rejections: node.rejections(),
             membership: node.membership().counts(),
             directory: node.directory().counts(),
