@@ -7,12 +7,12 @@ use clap_complete::Shell;
 use rainbow::audit::AuditCommand;
 use rainbow::base::secret::Secret;
 use rainbow::command::{CallCommand, Defaults, EXIT_CODES, Terminal, execute, write_manual};
-use rainbow::config::{self, Config, Loaded, LogFormat, StoreConfig, StoreKind, process_env};
-use rainbow::demo::{self, DemoConfig, NamedPorts, Ports};
+use rainbow::config::{self, ClusterConfig, Config, Loaded, LogFormat, StoreConfig, StoreKind, process_env};
+use rainbow::demo::{self, DemoConfig, NamedPorts, Ports, Seat};
 use rainbow::io::log::writer::Log;
 use rainbow::io::runtime::events::wait_for_end;
 use rainbow::io::runtime::sys;
-use rainbow::server::{self, Mode, Server};
+use rainbow::server::{self, Mode, NodeChange, Server};
 use rainbow::store::{self, Progress};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -128,9 +128,10 @@ struct DemoOptions {
     /// The port where programs make calls.
     #[arg(long, value_name = "PORT")]
     admin: Option<u16>,
-    /// Where messages for those who are away are kept.
-    #[arg(long, value_name = "DIR", default_value = "rainbow-data")]
-    data_dir: PathBuf,
+    /// Where messages for those who are away are kept; else rainbow-data, and for a second demo beside it
+    /// rainbow-data-2.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -324,14 +325,22 @@ fn echo(port: Option<u16>) -> ExitCode {
     }
 }
 
-/// Both halves on loopback and without a token, so that a plain curl may call; messages wait in SQLite.
+/// Both halves on loopback and without a token, so that a plain curl may call; messages wait in SQLite. The demos of
+/// this machine are the nodes of one cluster.
 fn run_demo(options: DemoOptions) -> ExitCode {
-    let named = NamedPorts { rainbow: options.port, page: options.page, admin: options.admin };
-    let Ports { rainbow: rainbow_port, page, admin } =
-        match Ports::choose(named, Config::AUTO_PORTS, Config::ADMIN_PORT) {
-            Ok(ports) => ports,
+    let seat = match options.data_dir {
+        Some(data_dir) => Seat::at(data_dir),
+        None => match Seat::take(Path::new(".")) {
+            Ok(seat) => seat,
             Err(error) => return fail(&format!("demo: {error}")),
-        };
+        },
+    };
+    let named = NamedPorts { rainbow: options.port, page: options.page, admin: options.admin };
+    let chosen = Ports::choose(named, seat.number, Config::AUTO_PORTS, Config::ADMIN_PORT);
+    let Ports { rainbow: rainbow_port, page, admin } = match chosen {
+        Ok(ports) => ports,
+        Err(error) => return fail(&format!("demo: {error}")),
+    };
     // The business server comes first: its address belongs in the server's configuration.
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, page));
     let token = Secret::default();
@@ -340,8 +349,11 @@ fn run_demo(options: DemoOptions) -> ExitCode {
         Err(error) => return fail(&format!("demo: {address}: {error}")),
     };
     let hooks = format!("http://{}/rainbow", demo.address);
-    let data_dir = options.data_dir.clone();
-    let store = StoreConfig { kind: StoreKind::Sqlite, data_dir: options.data_dir, ..StoreConfig::default() };
+    let store = StoreConfig { kind: StoreKind::Sqlite, data_dir: seat.data_dir.clone(), ..StoreConfig::default() };
+    let cluster = match demo_cluster() {
+        Ok(cluster) => cluster,
+        Err(errors) => return fail(&errors),
+    };
     let config = Config {
         connect_url: vec![format!("{hooks}/connect/")],
         forward_url: vec![format!("{hooks}/message/{{message_type}}/")],
@@ -351,6 +363,7 @@ fn run_demo(options: DemoOptions) -> ExitCode {
         admin_listen: Some((Ipv4Addr::LOCALHOST, admin).into()),
         shutdown_timeout: Duration::from_secs(5),
         store,
+        cluster,
         ..Config::default()
     };
     let _log = match Log::start("warn", LogFormat::Text) {
@@ -362,12 +375,56 @@ fn run_demo(options: DemoOptions) -> ExitCode {
         Ok(server) => {
             say!("\n  Open  http://{}/  in two browser windows and chat.", demo.address);
             say!("  Say something from here:  curl -d hello 'http://127.0.0.1:{admin}/send/?channel=room:lobby'");
-            say!("  Ctrl-C ends it; what was said to those who are away is kept in {}.\n", data_dir.display());
+            say!("  Ctrl-C ends it; what was said to those who are away is kept in {}.", seat.data_dir.display());
+            print_seat(seat.number, rainbow_port);
+            if let Err(error) = server.watch_nodes(move |change| print_node(change, admin)) {
+                return fail(&format!("demo: {error}"));
+            }
             let drained = server.run();
             demo.stop();
             end(drained)
         }
         Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// Of its own name, so that no other server without a token joins it; `RAINBOW_CLUSTER` and its kind change that.
+fn demo_cluster() -> Result<ClusterConfig, String> {
+    let name = ("RAINBOW_CLUSTER_NAME".into(), "demo".into());
+    let set: Vec<(String, String)> = process_env().filter(|(name, _)| name.starts_with("RAINBOW_CLUSTER")).collect();
+    let name = Some(name).filter(|(name, _)| !set.iter().any(|(set, _)| set == name));
+    let loaded = config::load(None, set.into_iter().chain(name), None).map_err(|errors| errors.to_string())?;
+    Ok(loaded.config.cluster)
+}
+
+fn print_seat(number: u16, rainbow_port: u16) {
+    match number {
+        1 => {
+            say!("  The same command in another shell starts a second node, and the two are one chat.\n");
+        }
+        _ => {
+            say!("  Demo {number} of this directory, with ports of its own (clients: {rainbow_port}).\n");
+        }
+    }
+}
+
+fn print_node(change: NodeChange, admin: u16) {
+    match change {
+        NodeChange::Linked(node) => {
+            say!("  Another node was found: {}. What is said at one of the two is heard at both.", node.address);
+        }
+        NodeChange::Left(node) => {
+            say!("  The node {} has left. Who was there is here; nothing is missed.", node.address);
+        }
+        NodeChange::Missed(node) => {
+            let place = if node.address.port() == 0 { String::new() } else { format!(" ({})", node.address) };
+            let node = node.generation;
+            say!(
+                "  A node{place} is away, and some sessions are on its disk. Start its demo again: until then some who"
+            );
+            say!("  come anew are turned away. If it is gone for good, and its directory is removed:");
+            say!("  rainbow-server cluster forget {node} --server http://127.0.0.1:{admin}");
+        }
     }
 }
 

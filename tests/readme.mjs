@@ -59,8 +59,8 @@ function freePort() {
   });
 }
 
-function start(command, args) {
-  const child = spawn(command, args, { cwd: work, env: ENV, stdio: ["ignore", "pipe", "inherit"] });
+function start(command, args, env = {}) {
+  const child = spawn(command, args, { cwd: work, env: { ...ENV, ...env }, stdio: ["ignore", "pipe", "inherit"] });
   child.printed = "";
   child.stdout.on("data", (data) => (child.printed += data));
   started.push(child);
@@ -124,18 +124,44 @@ class Reader {
   async hears(text) {
     while (!this.heard.includes(text)) await new Promise((resolve) => (this.wake = resolve));
   }
+
+  async hearsLine(text) {
+    while (!this.heard.some((line) => JSON.parse(line).text === text)) await new Promise((resolve) => (this.wake = resolve));
+  }
+
+  /** As the demo's page does. */
+  say(text) {
+    return this.rainbow.send(1, { key: text, text }, 2);
+  }
 }
 
-/** The demo, and the call that reaches it. */
+/** The demo, the call that reaches it, and a second demo beside it: one chat, and either goes on without the other. */
 async function demo() {
-  const [port, page, admin] = [await freePort(), await freePort(), await freePort()];
-  const [first, second] = block(START, "sh", "demo").split("\n");
-  equal(first.includes("cargo run --release -- demo"), true, "the first command starts the demo");
-  const server = start(SERVER, ["demo", "-p", `${port}`, "--page", `${page}`, "--admin", `${admin}`]);
-  await Promise.all([listening(page), listening(admin)]);
-  const answer = JSON.parse(await types(second.replace("1983", admin)));
+  const [first, call, second] = block(START, "sh", "demo").split("\n");
+  const one = await startDemo(first);
+  const answer = JSON.parse(await types(call.replace("1983", one.admin)));
   equal(answer.status, 0, "the status of the call to the demo");
-  await stop(server);
+  const other = await startDemo(second);
+  await Promise.all([one, other].map(({ server }) => prints(server, "Another node was found")));
+  const [ann, bob] = [new Reader(one.port, "ann"), new Reader(other.port, "bob")];
+  await inTime("both are let in", Promise.all([ann.rainbow.open(), bob.rainbow.open()]));
+  await inTime("a line of Ann's", Promise.all([ann.say("from the first"), bob.hearsLine("from the first")]));
+  await inTime("a line of Bob's", Promise.all([bob.say("from the second"), ann.hearsLine("from the second")]));
+  one.server.kill("SIGKILL");
+  await inTime("the other one goes on", Promise.all([bob.say("still here"), bob.hearsLine("still here")]));
+  await Promise.all([ann.rainbow.close(), bob.rainbow.close()]);
+  await stop(one.server);
+  await stop(other.server);
+}
+
+/** Started by that line, in the directory of the other demos. */
+async function startDemo(line) {
+  equal(line.startsWith("cargo run --release -- demo "), true, "the command starts the demo");
+  const [port, page, admin] = [await freePort(), await freePort(), await freePort()];
+  const args = ["demo", "-p", `${port}`, "--page", `${page}`, "--admin", `${admin}`];
+  const server = start(SERVER, args, { RAINBOW_CLUSTER: "auto", RAINBOW_CLUSTER_NAME: `readme-${process.pid}` });
+  await Promise.all([listening(page), listening(admin)]);
+  return { server, port, admin };
 }
 
 /** Starts a business server and Rainbow in front of it, as the file's rainbow.toml says. */

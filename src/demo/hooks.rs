@@ -39,6 +39,8 @@ pub struct Hooks {
     token: Secret,
     sessions: bool,
     page: String,
+    /// Of several business servers each knows the people of its own node: a page unites their lists.
+    house: u16,
 }
 
 /// A client's chat line.
@@ -59,8 +61,16 @@ struct Rename {
 }
 
 #[derive(Serialize)]
+struct Announcement<'a> {
+    house: u16,
+    #[serde(flatten)]
+    presence: &'a Presence,
+}
+
+#[derive(Serialize)]
 struct Joined<'a> {
     status: &'static str,
+    house: u16,
     room: &'a str,
     history: Vec<&'a ChatLine>,
     people: Vec<Seen>,
@@ -71,8 +81,8 @@ impl Hooks {
     pub fn new(config: &DemoConfig, calls: CallSender, restart: Restarter) -> Hooks {
         let page = CHAT_PAGE.replace("{{RAINBOW_PORT}}", &config.rainbow_port.to_string());
         let page = page.replace("{{CALL_PORT}}", &config.call_port.to_string());
-        let DemoConfig { token, sessions, .. } = config.clone();
-        Hooks { rooms: Mutex::new(Rooms::new()), calls, restart, born_ms: now_ms(), token, sessions, page }
+        let DemoConfig { token, sessions, rainbow_port: house, .. } = config.clone();
+        Hooks { rooms: Mutex::new(Rooms::new()), calls, restart, born_ms: now_ms(), token, sessions, page, house }
     }
 
     pub fn answer(&self, request: &Request) -> Response {
@@ -188,6 +198,7 @@ impl Hooks {
         let announcements = rooms.enter(identity, person.clone(), now_ms());
         let joined = json_response(&Joined {
             status: "success",
+            house: self.house,
             room: &person.room,
             history: rooms.history(&person.room),
             people: rooms.people_in(&person.room),
@@ -237,7 +248,8 @@ impl Hooks {
 
     fn announce(&self, announcements: impl IntoIterator<Item = Presence>) {
         for presence in announcements {
-            let body = serde_json::to_string(&presence).expect("presence is JSON");
+            let announcement = Announcement { house: self.house, presence: &presence };
+            let body = serde_json::to_string(&announcement).expect("presence is JSON");
             self.send_if_room(Call { channel: channel_of(&presence.room), message_type: 2, qos: 0, body });
         }
     }

@@ -10,8 +10,10 @@ mod hooks;
 mod http;
 mod ports;
 mod rooms;
+mod seats;
 mod server;
 
 pub use config::DemoConfig;
 pub use ports::{NamedPorts, Ports};
+pub use seats::Seat;
 pub use server::{Demo, run_backend, start};

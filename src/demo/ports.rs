@@ -28,13 +28,17 @@ pub struct NamedPorts {
 }
 
 impl Ports {
-    /// The named ports; else the first two of `usual` and `usual_admin`, or the first ones that are free.
-    pub fn choose(named: NamedPorts, usual: RangeInclusive<u16>, usual_admin: u16) -> io::Result<Ports> {
+    /// The named ports; else those of the seat (from 1 on), two of `usual` and one of those that end with
+    /// `usual_admin`; or the first ones that are free.
+    pub fn choose(named: NamedPorts, seat: u16, usual: RangeInclusive<u16>, usual_admin: u16) -> io::Result<Ports> {
         let NamedPorts { rainbow, page, admin } = named;
+        let before = seat.saturating_sub(1);
+        let from = |nth: u16| usual.clone().skip(usize::from(2 * before + nth)).chain(usual.clone());
         let is_named = |port: &u16| [page, admin].contains(&Some(*port));
-        let rainbow = choose(rainbow, usual.clone().filter(|port| !is_named(port)), USUAL_TIMEOUT)?;
-        let page = choose(page, usual.filter(|port| *port != rainbow && Some(*port) != admin), USUAL_TIMEOUT)?;
+        let rainbow = choose(rainbow, from(0).filter(|port| !is_named(port)), USUAL_TIMEOUT)?;
+        let page = choose(page, from(1).filter(|port| *port != rainbow && Some(*port) != admin), USUAL_TIMEOUT)?;
         let is_taken = |port: &u16| [rainbow, page].contains(port);
+        let usual_admin = usual_admin.saturating_sub(before);
         let admin = choose(admin, iter::once(usual_admin).filter(|port| !is_taken(port)), USUAL_TIMEOUT)?;
         Ok(Ports { rainbow, page, admin })
     }
@@ -93,7 +97,7 @@ mod tests {
         let named = NamedPorts { rainbow: Some(rainbow), page: Some(page), admin: Some(admin) };
         // It ends while the port is waited for, as a killed server does.
         let chosen = thread::scope(|scope| {
-            let chosen = scope.spawn(|| Ports::choose(named, 1..=1, 1));
+            let chosen = scope.spawn(|| Ports::choose(named, 1, 1..=1, 1));
             drop(rainbow_holder);
             chosen.join().unwrap()
         });
@@ -112,8 +116,18 @@ mod tests {
         let (holder, port) = holder();
         drop(holder);
         let named = NamedPorts { page: Some(port), ..NamedPorts::default() };
-        let chosen = Ports::choose(named, port..=port, port).unwrap();
+        let chosen = Ports::choose(named, 1, port..=port, port).unwrap();
         assert!(chosen.page == port && chosen.rainbow != port && chosen.admin != port);
         assert_ne!(chosen.rainbow, chosen.admin);
+    }
+
+    #[test]
+    fn each_seat_has_ports_of_its_own() {
+        // Nobody listens there while the test runs: they are below what the system gives out, and not what we use.
+        let usual = 17_101..=17_106;
+        let ports = |seat| Ports::choose(NamedPorts::default(), seat, usual.clone(), 17_100);
+        let [first, second] = [1, 2].map(|seat| ports(seat).unwrap());
+        assert_eq!(first, Ports { rainbow: 17_101, page: 17_102, admin: 17_100 });
+        assert_eq!(second, Ports { rainbow: 17_103, page: 17_104, admin: 17_099 });
     }
 }

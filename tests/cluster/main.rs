@@ -9,6 +9,7 @@
 #[path = "../it/harness/mod.rs"]
 mod harness;
 
+mod demo;
 mod discovery;
 mod faults;
 mod hosts;
