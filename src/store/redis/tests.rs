@@ -8,6 +8,7 @@ mod nodes;
 mod opening;
 mod server;
 mod topologies;
+mod waitaof;
 
 use super::*;
 use crate::base::id::{Generation, ShardId};
