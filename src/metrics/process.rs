@@ -128,6 +128,11 @@ impl Metrics {
         self.shards.iter().map(|shard| figure(shard)).sum()
     }
 
+    /// A figure of the workers, all together.
+    pub fn workers_total(&self, figure: impl Fn(&WorkerMetrics) -> u64) -> u64 {
+        self.workers.iter().map(|worker| figure(worker)).sum()
+    }
+
     /// A figure of the backend's clients, all workers together.
     pub fn backends_total(&self, figure: impl Fn(&BackendMetrics) -> u64) -> u64 {
         self.backends.iter().map(|backend| figure(backend)).sum()

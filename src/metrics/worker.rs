@@ -1,6 +1,6 @@
 //! What one worker counts outside its shard. The worker writes; /metrics and /info/ read.
 
-use super::counter::Counter;
+use super::counter::{Counter, Gauge};
 use super::figure::figures;
 use super::histogram::{Durations, DurationsByLabel};
 
@@ -68,6 +68,12 @@ figures! {
         sessions_lost: Counter as "sessions_lost",
         /// Nodes that wanted to create or fetch a session and were refused: they did not see the same nodes.
         grants_refused: Counter,
+        /// Durable sessions that have come from another node's disk to this one's.
+        sessions_fetched: Counter,
+        /// Durable sessions that did not come whole from another node's disk: they stay there, and their clients try again.
+        session_fetches_failed: Counter,
+        /// Durable sessions on their way from this node's disk to another's, or to it.
+        sessions_moving: Gauge,
         /// Closes that the backend did not take within close_deadline, or of which too many waited.
         closes_given_up: Counter,
         /// Clients let in before the store had noted them: should the node die, their closes may stay unreported.

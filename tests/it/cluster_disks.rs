@@ -137,6 +137,10 @@ fn a_session_is_resumed_on_another_node_with_all_that_waits() {
     assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(true), &json!(30)), "{greeting}");
     assert_eq!(take(&mut client, 30), expected);
     eventually("it is on one disk", || (nodes.sessions() == 1).then_some(()));
+    let counters = call_get(nodes.node(1).addr(), "/info/", &[]).json()["counters"].clone();
+    assert_eq!((&counters["sessions_fetched"], &counters["session_fetches_failed"]), (&json!(1), &json!(0)));
+    let moving = |node: &Server| call_get(node.addr(), "/info/", &[]).json()["sessions_moving"].clone();
+    eventually("none is on its way", || nodes.running().all(|node| moving(node) == 0).then_some(()));
     // And back, with nothing that waits.
     client.leave();
     let (_client, greeting) = nodes.open(0, "ann");
@@ -378,6 +382,9 @@ fn a_node_that_starts_alone_knows_whom_it_misses() {
     nodes.kill(1);
     nodes.kill(0);
     nodes.restart(0);
+    let missed = call_get(nodes.node(0).addr(), "/info/", &[]).json()["peers"].clone();
+    assert_eq!((&missed[0]["state"], &missed[0]["is_linked"]), (&json!("missed"), &json!(false)), "{missed}");
+    assert!(away(&nodes, 0).is_some_and(|node| node.len() == 8), "by the name that `cluster forget` takes: {missed}");
     let refused = nodes.send(0, "of ann", "lost, and said so");
     assert_eq!((&refused["status"], &refused["unreachable"]), (&json!(1), &json!(1)), "{refused}");
     assert!(Upgrade::of("ann").try_open(nodes.node(0).addr()).is_err(), "it is not made anew");

@@ -1,7 +1,7 @@
 //! The cluster as /info/ shows it: the figures of each node, and how the others look from this one.
 
 use super::{query, transfers};
-use crate::base::id::Generation;
+use crate::base::id::{Generation, NodeId};
 use crate::cluster::calls::Call;
 use crate::cluster::membership::peer::PeerState;
 use crate::cluster::node::{PeerView, Rejections};
@@ -43,7 +43,23 @@ pub fn peers(worker: &Worker) -> Value {
             "queued_bytes": worker.cluster().queued_bytes(peer.node.generation),
         })
     };
-    peers.map(one).collect::<Vec<_>>().into()
+    let is_known = |node: &NodeId| view.peers.iter().any(|peer| peer.node.generation == node.generation);
+    let unmet = view.missed.iter().filter(|node| !is_known(node));
+    peers.map(one).chain(unmet.map(unmet_peer)).collect::<Vec<_>>().into()
+}
+
+/// A node that this one has met in an earlier life, and not in this one.
+fn unmet_peer(node: &NodeId) -> Value {
+    json!({
+        "node": node.generation.to_string(),
+        "address": "unknown",
+        "state": "missed",
+        "reason": "MetBefore",
+        "since_s": null,
+        "is_linked": false,
+        "round_trip_ms": null,
+        "queued_bytes": 0,
+    })
 }
 
 /// The operator says that a node does not come back: what it had is nobody's, and is not looked for.

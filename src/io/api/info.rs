@@ -82,6 +82,7 @@ fn figures(worker: &Worker) -> Value {
         "messages_in": metrics.shards_total(|shard| shard.messages_in.get()),
         "messages_out": metrics.shards_total(|shard| shard.messages_out.get()),
         "sessions": metrics.shards_total(|shard| shard.sessions.get()),
+        "sessions_moving": metrics.workers_total(|worker| worker.sessions_moving.get()),
         "store": store(shared),
         "backend": upstreams(worker),
         "workers": shared.workers().map(|id| worker_figures(shared, id, metrics.shard(id))).collect::<Vec<_>>(),

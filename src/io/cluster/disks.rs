@@ -93,9 +93,9 @@ impl Disks {
         }
     }
 
-    /// No session is on its way.
-    pub fn is_idle(&self) -> bool {
-        self.leaving.is_empty() && self.coming.is_empty()
+    /// Sessions that are on their way.
+    pub fn moving_len(&self) -> usize {
+        self.leaving.len() + self.coming.len()
     }
 
     pub fn is_leaving(&self, name: &str) -> bool {

@@ -168,8 +168,14 @@ impl Ownership {
     pub fn stands_in(&self) -> bool {
         self.inner.as_ref().is_some_and(|inner| {
             let inner = inner.borrow();
-            !inner.passed.is_empty() || inner.disks.as_ref().is_some_and(|disks| !disks.is_idle())
+            !inner.passed.is_empty() || inner.disks.as_ref().is_some_and(|disks| disks.moving_len() > 0)
         })
+    }
+
+    /// Sessions that are on their way from this disk, or to it.
+    pub fn moving_len(&self) -> usize {
+        let of = |inner: &RefCell<Inner>| inner.borrow().disks.as_ref().map_or(0, Disks::moving_len);
+        self.inner.as_ref().map_or(0, of)
     }
 
     /// No session is this node's, on its way, or claimed.

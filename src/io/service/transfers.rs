@@ -22,11 +22,26 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub async fn run(worker: &Rc<Worker>, errand: DiskErrand) {
+    publish_moving(worker);
+    run_errand(worker, errand).await;
+    publish_moving(worker);
+}
+
+fn publish_moving(worker: &Worker) {
+    let metrics = worker.shared().metrics().worker(worker.id());
+    metrics.sessions_moving.set(worker.ownership().moving_len() as u64);
+}
+
+async fn run_errand(worker: &Rc<Worker>, errand: DiskErrand) {
     match errand {
         DiskErrand::Find { name, token } => find(worker, name, token).await,
         DiskErrand::Fetch { name, token, transfer, from } => {
             let session = fetch(worker, &name, transfer, from).await;
             let answer = if session.is_some() { ClaimAnswer::Claimed } else { ClaimAnswer::Unknown };
+            worker.count(|counters| match answer {
+                ClaimAnswer::Claimed => &counters.sessions_fetched,
+                _ => &counters.session_fetches_failed,
+            });
             claimed(worker, name, token, answer, session);
             query::until_known(worker).await;
             worker.own(|sessions, _| sessions.on_fetched(transfer));

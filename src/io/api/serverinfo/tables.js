@@ -160,12 +160,12 @@ function showNodes({ node: own, nodes, peers }) {
     const state = node.node === own ? "this node" : peer?.state ?? "live";
     return [
       cell(node.node, "name"), cell(peer?.address ?? node.listen, "name"), stateCell(state === "this node" || state === "live" ? "ok" : "warn", state),
-      number(node.connections), number(node.channels), number(node.sessions), cell(bytes(node.memory_bytes), "number"), cell(duration(node.uptime_s), "number"), cell(node.version),
+      number(node.connections), number(node.channels), number(node.sessions), number(node.sessions_moving), cell(bytes(node.memory_bytes), "number"), cell(duration(node.uptime_s), "number"), cell(node.version),
     ];
   });
   const sum = (name) => nodes.reduce((all, node) => all + (node[name] ?? 0), 0);
-  if (rows.length > 1) rows.push([cell("together"), cell(""), cell(""), number(sum("connections")), cell(""), number(sum("sessions")), cell(bytes(sum("memory_bytes")), "number"), cell(""), cell("")]);
-  table($("#nodes"), ["Node", "Address", "State", "*Connections", "*Channels", "*Sessions", "*Memory", "*Up", "Version"], rows, "");
+  if (rows.length > 1) rows.push([cell("together"), cell(""), cell(""), number(sum("connections")), cell(""), number(sum("sessions")), number(sum("sessions_moving")), cell(bytes(sum("memory_bytes")), "number"), cell(""), cell("")]);
+  table($("#nodes"), ["Node", "Address", "State", "*Connections", "*Channels", "*Sessions", "*Moving", "*Memory", "*Up", "Version"], rows, "");
   const tones = { live: "ok", left: "warn", joining: "warn" };
   table($("#links"), ["Node", "Address", "State", "Link", "*Round trip", "*Queued", "*Since"], (peers ?? []).map((peer) => [
     cell(peer.node, "name"), cell(peer.address, "name"), stateCell(tones[peer.state] ?? "bad", peer.state === "live" ? "live" : `${peer.state}: ${peer.reason}`),
