@@ -70,7 +70,7 @@ figures! {
         grants_refused: Counter,
         /// Durable sessions that have come from another node's disk to this one's.
         sessions_fetched: Counter,
-        /// Durable sessions that did not come whole from another node's disk: they stay there, and their clients try again.
+        /// Durable sessions that did not come whole from another disk: they stay there, and their clients try again.
         session_fetches_failed: Counter,
         /// Durable sessions on their way from this node's disk to another's, or to it.
         sessions_moving: Gauge,

@@ -1,5 +1,5 @@
-//! A Redis that can say how far it has synced (7.2 and newer), whichever one the machine has: a real one behind a double
-//! that answers WAITAOF itself. WAITAOF returns on time-out too, and then with a smaller number than was asked for.
+//! A Redis that can say how far it has synced (7.2 and newer), whichever one the machine has: a real one behind a
+//! double that answers WAITAOF itself. WAITAOF returns on time-out too, and then with a smaller number than was wanted.
 
 use super::server::Server;
 use super::*;
@@ -16,14 +16,14 @@ struct Double {
 struct State {
     /// How many have synced, as WAITAOF says.
     synced: AtomicI64,
-    asked: AtomicU32,
+    heard: AtomicU32,
 }
 
 impl Double {
     fn of(server: &Server) -> Double {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let (port, to) = (listener.local_addr().expect("its address").port(), server.port);
-        let state = Arc::new(State { synced: AtomicI64::new(1), asked: AtomicU32::new(0) });
+        let state = Arc::new(State { synced: AtomicI64::new(1), heard: AtomicU32::new(0) });
         let shared = state.clone();
         // It ends with the process, as `Proxy` does.
         thread::spawn(move || {
@@ -44,8 +44,8 @@ impl Double {
         self.state.synced.store(servers, Ordering::SeqCst);
     }
 
-    fn asked(&self) -> u32 {
-        self.state.asked.load(Ordering::SeqCst)
+    fn heard(&self) -> u32 {
+        self.state.heard.load(Ordering::SeqCst)
     }
 }
 
@@ -58,7 +58,7 @@ impl State {
             let (mut command, mut reply) = (Vec::new(), Vec::new());
             copy_value(&mut from_client, &mut command)?;
             if contains(&command, b"\r\nWAITAOF\r\n") {
-                self.asked.fetch_add(1, Ordering::SeqCst);
+                self.heard.fetch_add(1, Ordering::SeqCst);
                 write!(reply, "*2\r\n:{}\r\n:0\r\n", self.synced.load(Ordering::SeqCst))?;
             } else {
                 to_server.write_all(&command)?;
@@ -102,7 +102,7 @@ fn what_is_not_synced_in_time_is_not_acknowledged() {
     let mut rig = Rig::new(&double.url());
     rig.store.backoff_ms = &[1, 5, 10];
     rig.expect_done(vec![put_session(1), put_message(1, 0)]);
-    assert!(double.asked() > 0, "each batch that writes asks");
+    assert!(double.heard() > 0, "each batch that writes asks");
     double.set_synced(0);
     let mutations = vec![put_message(1, 1), Mutation::RemoveMessage { session: SessionId(1), offset: Offset(0) }];
     let answers = rig.mutate(mutations);
