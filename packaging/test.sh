@@ -20,7 +20,7 @@ main() {
     # Such variables would configure the servers below.
     local name
     for name in "${!RAINBOW_@}"; do unset "$name"; done
-    if [ -z "$given" ]; then cargo build --locked --profile dist --bin rainbow-server; fi
+    if [ -z "$given" ]; then cargo build --locked --profile dist --features otlp --bin rainbow-server; fi
     readonly server=${given:-$PWD/target/dist/rainbow-server}
     [ $# -gt 0 ] || set -- deb unit container kubernetes monitoring wheel
     need_python
@@ -73,6 +73,9 @@ run_in_chroot() {
     }
     inside --version | grep -qF "$(version)" || fail "--version"
     inside config check -f /etc/rainbow/rainbow.toml
+    # It can send spans: a build without that refuses the key.
+    echo 'otlp_endpoint = "http://127.0.0.1:4318"' >"$root/tmp/otlp.toml"
+    inside config check -f /tmp/otlp.toml
     port=$(free_port)
     sed -i "s/^http_port = .*/http_port = $port/; s/^admin_listen = .*/admin_listen = \"127.0.0.1:$(free_port)\"/" "$root/etc/rainbow/rainbow.toml"
     start_server inside -f /etc/rainbow/rainbow.toml
@@ -193,6 +196,7 @@ wheel() {
     "$installed" --version | grep -qF "$(version)" || fail "the wheel's --version"
     port=$(free_port)
     printf '[main]\nsecurity_token = t\nhttp_port = %s\n' "$port" >"$out/rainbow.ini"
+    RAINBOW_OTLP_ENDPOINT=http://127.0.0.1:4318 "$installed" config check -f "$out/rainbow.ini"
     start_server "$installed" -f "$out/rainbow.ini"
     await "$installed" health -f "$out/rainbow.ini"
     pkill_server

@@ -24,6 +24,8 @@ use crate::io::runtime::sys;
 use crate::io::service::driver::{self, Driver};
 use crate::io::service::sd_notify::ServiceManager;
 use crate::io::service::tasks::StoredShare;
+use crate::io::spans::exporter::SpanExporter;
+use crate::io::spans::recorder::span_queue;
 use crate::io::store::thread::{self as io_store, StoreThread};
 use crate::io::worker::descriptors::{Purpose, Shares, Tables};
 use crate::io::worker::message::{PeerMessage, ReloadOutcome, ReloadReport};
@@ -54,6 +56,7 @@ pub struct Server {
     store: Option<StoreThread>,
     /// Ends when this node has left its cluster.
     cluster: Option<JoinHandle<()>>,
+    spans: Option<SpanExporter>,
     reread: Reread,
     /// What came while the main thread waited for something else.
     deferred: VecDeque<Event>,
@@ -113,6 +116,8 @@ impl Server {
         let tables = tables();
         compare_with_descriptors(&config, tables, workers, inherited.len());
         let OwnNode { generation, hash_key, cluster, .. } = own;
+        let collects_spans = !config.otlp_endpoint.is_empty();
+        let (spans, to_export) = collects_spans.then(|| span_queue(limits.spans_max)).unzip();
         let setup = SharedSetup {
             config,
             mailboxes,
@@ -124,6 +129,7 @@ impl Server {
             node: generation,
             cluster: cluster.as_ref().map(|cluster| cluster.port().clone()),
             inherited,
+            spans,
             cpus,
             now,
         };
@@ -131,6 +137,10 @@ impl Server {
         let met = opened.as_ref().map_or_else(Vec::new, |(_, opened)| note_disk(&shared, opened));
         let cluster = cluster.map(|cluster| start_cluster(&shared, cluster, driver, met)).transpose()?;
         let resolver = Resolver::start(&limits)?;
+        let endpoint = &shared.config().otlp_endpoint;
+        let metrics = shared.metrics().spans().clone();
+        let start = |spans| SpanExporter::start(endpoint, generation.to_string(), spans, metrics);
+        let spans = to_export.map(start).transpose()?;
         let (store, opened) = match opened {
             Some((store, opened)) => (Some(start_store(&shared, store, opened.damaged, &limits)?), opened),
             None => (None, Opened::default()),
@@ -145,6 +155,7 @@ impl Server {
             workers: threads,
             store,
             cluster,
+            spans,
             reread,
             deferred: VecDeque::new(),
             reloads: 0,
@@ -300,9 +311,13 @@ impl Server {
         }
         self.workers.into_iter().for_each(|worker| drop(worker.join()));
         self.shared.leave_cluster();
-        while self.cluster.as_ref().is_some_and(|cluster| !cluster.is_finished()) && !end.is_over() {
-            // Nothing else is expected.
-            let _ = self.events.wait_until(end.min(CLUSTER_LOOK));
+        let exporter = self.spans.map(SpanExporter::end);
+        for (thread, grace) in [(self.cluster, self.shared.config().shutdown_timeout), (exporter, SPANS_GRACE)] {
+            let end = end.min(grace);
+            while thread.as_ref().is_some_and(|thread| !thread.is_finished()) && !end.is_over() {
+                // Nothing else is expected.
+                let _ = self.events.wait_until(end.min(THREAD_LOOK));
+            }
         }
         // Last of all: it has to take what the workers sent at their end.
         if let Some(store) = self.store {
@@ -643,8 +658,10 @@ const MAILBOX_RETRY: Duration = Duration::from_millis(5);
 const STORE_GRACE: Duration = Duration::from_millis(500);
 /// Beyond all that: what the service manager grants before it kills.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Between looks whether the cluster's thread has ended.
-const CLUSTER_LOOK: Duration = Duration::from_millis(10);
+/// For the spans that wait at the end, when all else is done.
+const SPANS_GRACE: Duration = Duration::from_secs(2);
+/// Between looks whether a thread has ended.
+const THREAD_LOOK: Duration = Duration::from_millis(10);
 /// A worker's ring, listeners and bells, roughly.
 const OWN_DESCRIPTORS: usize = 8;
 const RAISE_IT: &str = "raise it (ulimit -n, systemd: LimitNOFILE=, docker: --ulimit nofile=)";

@@ -35,6 +35,7 @@ main() {
     step examples
     step conformance
     step openapi
+    step otlp
     if [ "$mode" = full ]; then step python_client; fi
     step readme
     step browser
@@ -85,7 +86,7 @@ format() {
 }
 
 lints() {
-    cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked --all-targets --features otlp -- -D warnings
 }
 
 unit_and_integration_tests() {
@@ -114,7 +115,7 @@ dependencies() {
 }
 
 release_build() {
-    cargo build --locked --release
+    cargo build --locked --release --features otlp # as in packages; `cargo test` builds it without
 }
 
 # Every interleaving of the doorbell. Its own target folder: the flag would rebuild everything else. A light build: it runs
@@ -199,6 +200,17 @@ openapi() {
     $venv/bin/python tests/openapi/check.py target/release/rainbow-server
 }
 
+# Spans, as a collector gets them.
+otlp() {
+    local venv=target/otlp
+    if ! [ $venv/bin/python -nt tests/otlp/requirements.txt ]; then
+        python3 -m venv $venv
+        $venv/bin/pip install -q -r tests/otlp/requirements.txt
+        touch $venv/bin/python
+    fi
+    $venv/bin/python tests/otlp/check.py target/release/rainbow-server
+}
+
 python_client() {
     RAINBOW_SERVER=$PWD/target/release/rainbow-server clients/python/test.sh
 }
@@ -227,7 +239,7 @@ benches() {
 
 # Shows that they work; how fast is for `cargo bench`, which optimises the whole program first.
 load_scenarios() {
-    RAINBOW_BIN=$PWD/target/release/rainbow-server cargo test --locked --release --bench load -- --bench --small
+    RAINBOW_BIN=$PWD/target/release/rainbow-server cargo test --locked --release --features otlp --bench load -- --bench --small
 }
 
 # What installs, runs and watches the server: a minute, and the dist build before it.

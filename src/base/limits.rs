@@ -138,6 +138,10 @@ pub struct Limits {
     pub dns_queries_max: usize,
     pub dns_addresses_max: usize,
 
+    // ---- spans ----
+    /// Spans that may wait for the exporter; more are dropped.
+    pub spans_max: usize,
+
     // ---- store thread ----
     /// Requests that may wait for the store's thread: some 0.1 s of its work.
     pub store_queue_max: usize,
@@ -223,6 +227,7 @@ impl Limits {
         dns_threads: 4,
         dns_queries_max: 64,
         dns_addresses_max: 8,
+        spans_max: 4096,
         store_queue_max: 16_384,
         store_batch_max: 1024,
         store_batch_bytes_max: 4 << 20,

@@ -380,6 +380,18 @@ static PROCESS: &[Key] = &[
     key!(shutdown_timeout, DURATION, "After SIGTERM, and drain_delay, the process ends within this time."),
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
     key!(log_format, LOG_FORMAT, "How it is written: \"text\", or \"json\", one object per line.").restart(),
+    key!(
+        otlp_endpoint,
+        COLLECTOR_URL,
+        "An OpenTelemetry collector that gets spans by OTLP over HTTP, e.g. http://localhost:4318; /v1/traces is \
+         added. Empty: none."
+    )
+    .restart(),
+    key!(
+        otlp_ratio,
+        FACTOR.within(0, 1),
+        "How many of the traces that begin here are collected, 0 to 1; of others their `traceparent` says whether."
+    ),
 ];
 
 static STORE: &[Key] = &[

@@ -22,6 +22,7 @@ use self::text::*;
 
 use super::fault::{Nearest, Problem};
 use super::store_url::StoreUrl;
+use super::url::HttpUrl;
 use super::values::{CloseEvents, ClusterChoice, DriverChoice, Durability, LogFormat, SignatureRequire, StoreKind};
 use crate::base::network::Network;
 use crate::base::secret::Secret;
@@ -134,6 +135,20 @@ pub const STORE_URL: Kind<Secret> = Kind::new(
         }
     },
     |url| Value::String(url.expose().to_owned()),
+    no_unit,
+);
+
+/// Where a collector is, by http:// or https://. May be empty.
+pub const COLLECTOR_URL: Kind<String> = Kind::new(
+    |input, bounds| {
+        let text = read_text(input, bounds)?;
+        let plain = text.strip_prefix("https://").map(|rest| format!("http://{rest}"));
+        match HttpUrl::parse(plain.as_deref().unwrap_or(&text)) {
+            Err(why) if !text.is_empty() => Err(Problem::Url { url: text, why }.into()),
+            _ => Ok(text),
+        }
+    },
+    |url| Value::String(url.clone()),
     no_unit,
 );
 

@@ -119,6 +119,7 @@ mod tests {
                 "workers",
                 "driver",
                 "log_format",
+                "otlp_endpoint",
                 "store.kind",
                 "store.data_dir",
                 "store.url",

@@ -89,6 +89,14 @@ pub static RULES: &[Rule] = &[
         holds: |c| !c.cluster.listen.zip(c.admin_listen).is_some_and(|(cluster, admin)| is_shared(cluster, admin)),
         broken: Broken::Other(|c| same_port("cluster_listen", c.cluster.listen, "admin_listen")),
     },
+    Rule {
+        keys: &["otlp_endpoint"],
+        holds: |c| c.otlp_endpoint.is_empty() || cfg!(feature = "otlp"),
+        broken: Broken::Other(|_| Problem::Text {
+            what: "this server was built without OpenTelemetry",
+            hint: "Take one of the packages, or build it with `cargo build --release --features otlp`.",
+        }),
+    },
 ];
 
 /// When one is broken, a notice is printed and the configuration is used: what is larger is refused later, one by one.

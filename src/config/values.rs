@@ -125,6 +125,10 @@ pub struct Config {
     pub log: String,
     pub driver: DriverChoice,
     pub log_format: LogFormat,
+    /// Empty: nobody collects spans.
+    pub otlp_endpoint: String,
+    /// Of the traces that begin here.
+    pub otlp_ratio: f64,
 
     // Where the configuration was read
     pub file: Option<PathBuf>,
@@ -353,6 +357,8 @@ impl Default for Config {
             log: "info".into(),
             driver: DriverChoice::Auto,
             log_format: LogFormat::Text,
+            otlp_endpoint: String::new(),
+            otlp_ratio: 1.0,
             file: None,
         }
     }

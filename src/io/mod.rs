@@ -14,7 +14,7 @@
 //!    │                                        │                        │
 //! backend   pool, dispatch                    │                        │           cluster   its thread, links, calls
 //!    └────────────────────────────────────────┴────────────────────────┴───────────────┘
-//! log       writer, limit, interval
+//! spans     recorder, exporter            log       writer, limit, interval
 //! runtime   ring, clock, mailbox, oneshot, deadlines, net, sys
 //! ```
 //! A room uses rooms below it, never above, and so do its files: what a completion or a message has to set off above
@@ -30,5 +30,6 @@ pub mod http;
 pub mod log;
 pub mod runtime;
 pub mod service;
+pub mod spans;
 pub mod store;
 pub mod worker;

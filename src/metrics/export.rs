@@ -63,6 +63,7 @@ pub fn families(metrics: &Metrics, readings: &Readings) -> Vec<Family> {
     if let Some(store) = metrics.store() {
         page.figures(Owners::One(&**store));
     }
+    page.figures(Owners::One(&**metrics.spans()));
     page.process_wide(metrics, readings);
     page.durations(metrics);
     if let Some(cluster) = &readings.cluster {
@@ -282,6 +283,7 @@ const HELP: &[(&str, &str)] = &[
         "messages_dropped_qos0",
         "QoS 0 messages dropped: in, the backend did not take them; out, a client does not read.",
     ),
+    ("spans_dropped", "Spans that did not get to the collector, by reason."),
 ];
 const TURNS: &str = "Length of a worker's turn, from the first thing that it handles to the end of what it writes.";
 const CALLS: &str = "Time from a call's last byte to its response, by path.";

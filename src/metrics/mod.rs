@@ -13,6 +13,7 @@ pub mod histogram;
 pub mod history;
 pub mod process;
 pub mod shard;
+pub mod spans;
 pub mod store;
 pub mod text;
 pub mod worker;

@@ -8,6 +8,7 @@ use super::backend::BackendMetrics;
 use super::counter::Kind;
 use super::figure::{Sample, totals};
 use super::shard::ShardMetrics;
+use super::spans::SpanMetrics;
 use super::store::StoreMetrics;
 use super::worker::WorkerMetrics;
 use crate::base::id::ShardId;
@@ -21,6 +22,7 @@ pub struct Metrics {
     backends: Vec<Arc<BackendMetrics>>,
     store: Option<Arc<StoreMetrics>>,
     admission: Arc<AdmissionMetrics>,
+    spans: Arc<SpanMetrics>,
 }
 
 /// What is read at the moment of a scrape.
@@ -84,6 +86,7 @@ impl Metrics {
             backends: per_worker(workers),
             store: has_store.then(Arc::default),
             admission: Arc::default(),
+            spans: Arc::default(),
         }
     }
 
@@ -123,6 +126,11 @@ impl Metrics {
         &self.admission
     }
 
+    /// Of the exporter; all are 0 where there is none.
+    pub fn spans(&self) -> &Arc<SpanMetrics> {
+        &self.spans
+    }
+
     /// A figure of the shards, all of them together.
     pub fn shards_total(&self, figure: impl Fn(&ShardMetrics) -> u64) -> u64 {
         self.shards.iter().map(|shard| figure(shard)).sum()
@@ -154,6 +162,7 @@ impl Metrics {
             .chain(totals(slice::from_ref(&self.admission)))
             .chain(totals(&self.backends))
             .chain(store.into_iter().flatten())
+            .chain(totals(slice::from_ref(&self.spans)))
     }
 }
 

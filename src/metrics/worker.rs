@@ -40,6 +40,8 @@ figures! {
         node_links_refused: Counter,
         /// Lines of traces that were not taken: their reader is slow, or there were too many.
         trace_entries_lost: Counter,
+        /// Spans that found no room on their way to the exporter.
+        spans_dropped: Counter as "spans_queue_full" in "spans_dropped" reason "queue_full",
         /// Panics in the handling of one connection.
         panics: Counter,
         /// Times that deadlines were judged a second late or later, after what had come meanwhile was read.

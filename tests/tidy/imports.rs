@@ -124,7 +124,7 @@ const PLAIN: &[&str] = &["base", "wire", "shard", "policy", "cluster"];
 /// Users of Rainbow that live in its binary: they talk to it over sockets, with threads and a clock of their own.
 const OUTSIDERS: &[&str] = &["demo", "audit", "command"];
 
-const IO_ONLY: &[&str] = &["monoio", "libc", "crossbeam"];
+const IO_ONLY: &[&str] = &["monoio", "libc", "crossbeam", "opentelemetry", "ureq"];
 
 const CLOCKS: &[&str] = &["Instant", "SystemTime", "UNIX_EPOCH", "*"];
 

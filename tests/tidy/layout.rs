@@ -63,12 +63,13 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("src/shard", &["call", "channel", "command", "connection", "fanout", "session"]),
     // `hooks`: what the business server is called for, above `backend`, which only carries requests.
     // `worker`: the turn and the parts that it joins, and what workers share; `client`, `http` and `api` build on it.
+    // `spans`: what is done for a trace; each room that calls or is called records there.
     // `service`: what a worker's ring serves, above all the others: it starts the tasks, which use every room.
     (
         "src/io",
         &[
-            "api", "backend", "client", "cluster", "handover", "hooks", "http", "log", "runtime", "service", "store",
-            "worker",
+            "api", "backend", "client", "cluster", "handover", "hooks", "http", "log", "runtime", "service", "spans",
+            "store", "worker",
         ],
     ),
 ];

@@ -1,6 +1,7 @@
 //! What loads, what is refused, and in which words.
 
 use super::*;
+use crate::config::show::full_toml;
 use crate::config::values::Secrets;
 use crate::config::{ClusterConfig, SignatureRequire, groups, log_targets};
 use proptest::prelude::*;
@@ -132,7 +133,7 @@ fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
 
 #[test]
 fn every_key_can_be_set_by_its_variable() {
-    let full = toml(&std::fs::read_to_string(data("full.toml")).unwrap());
+    let full = toml(&full_toml());
     let value = |key: &Key| match (key.value)(&full) {
         ::toml::Value::Array(items) => items.iter().map(|item| item.as_str().unwrap()).collect::<Vec<_>>().join(","),
         ::toml::Value::String(text) => text,
@@ -173,6 +174,27 @@ fn a_foreign_variable_is_a_notice_with_the_nearest_key() {
     assert!(loaded.notices[0].starts_with("RAINBOW_BIN: unknown variable. The nearest known one is RAINBOW_"));
     assert_eq!(loaded.notices[1], "RAINBOW_CONECT_URL: unknown variable. Did you mean RAINBOW_CONNECT_URL?");
     assert_eq!(loaded.notices[3], "RAINBOW_PORT: unknown variable. Did you mean RAINBOW_HTTP_PORT?");
+}
+
+#[test]
+fn a_collector_needs_a_url_and_a_build_that_can_send() {
+    assert_eq!(
+        refused("otlp_endpoint = \"localhost:4318\""),
+        [
+            "t.toml:1:17: otlp_endpoint: \"localhost:4318\": http:// is missing. Write it like http://localhost:8000/rainbow/."
+        ]
+    );
+    assert_eq!(refused("otlp_ratio = 1.5"), ["t.toml:1:14: otlp_ratio: 1.5 is more than 1. Choose at most 1."]);
+    for url in ["http://localhost:4318", "https://collector.example/otlp"] {
+        let text = format!("workers = 2\notlp_endpoint = \"{url}\"");
+        if cfg!(feature = "otlp") {
+            assert_eq!(toml(&text).otlp_endpoint, url);
+        } else {
+            let why = "t.toml:2:17: otlp_endpoint: this server was built without OpenTelemetry. Take one of the packages, or \
+                       build it with `cargo build --release --features otlp`.";
+            assert_eq!(refused(&text), [why]);
+        }
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::io::hooks::requests::ConnectHeaders;
 use crate::io::http::request_id::RequestId;
 use crate::io::runtime::clock;
 use crate::io::runtime::socket::Socket;
+use crate::io::spans::span::{Span, SpanKind};
 use crate::io::worker::connecting::{Connect, ConnectFailure, ConnectOutcome};
 use crate::io::worker::rules::Rules;
 use crate::io::worker::turn::Worker;
@@ -42,9 +43,15 @@ pub struct UpgradePlan {
     client: ClientContext,
     request_id: RequestId,
     place: Place,
+    span: Option<Box<Span>>,
 }
 
 impl UpgradePlan {
+    /// Of the whole connect.
+    pub fn take_span(&mut self) -> Option<Box<Span>> {
+        self.span.take()
+    }
+
     /// The 101 of a client that hears of a refusal behind it.
     pub fn accepted(&self) -> Option<Vec<u8>> {
         self.greets.then(|| self.response.clone())
@@ -80,6 +87,8 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         .chain_update(&client_ip)
         .chain_update(clock::unix_ns().to_be_bytes());
     let trace_parent = head.headers.get(TRACE_PARENT).and_then(TraceParent::read);
+    let span = worker.hooks().spans().begin(trace_parent.as_ref(), SpanKind::Server, "GET /connect/");
+    let hook = span.as_deref().map(|span| worker.hooks().connect_span(span));
     let client = worker.hooks().client(path.client, site(&rules, head, path)).of_trace(trace_parent);
     // A stranger does not name our requests.
     let request_id = if path.proxies.is_empty() { RequestId::draw() } else { RequestId::of(head) };
@@ -90,11 +99,13 @@ pub fn plan(worker: &Worker, head: &RequestHead<'_>, path: &ClientPath) -> Resul
         query: head.query.into(),
         headers: ConnectHeaders {
             of_client: client_headers(head, &device, &platform).into(),
-            ours: our_headers(&client, &request_id).into(),
+            ours: our_headers(&client, hook.as_deref(), &request_id).into(),
+            span: hook,
         },
         client,
         request_id,
         place,
+        span,
     })
 }
 
@@ -163,10 +174,13 @@ fn client_headers(head: &RequestHead<'_>, device: &str, platform: &str) -> Vec<u
     out
 }
 
-/// What we say of the client in the connect hook.
-fn our_headers(client: &ClientContext, request_id: &RequestId) -> Vec<u8> {
+/// What we say of the client in the connect hook; `hook` is that hook's step of its trace.
+fn our_headers(client: &ClientContext, hook: Option<&Span>, request_id: &RequestId) -> Vec<u8> {
     let mut out = Vec::with_capacity(192);
-    put_client(&mut out, client);
+    match hook {
+        None => put_client(&mut out, client),
+        Some(hook) => put_client(&mut out, &client.clone().of_trace(Some(hook.context.clone()))),
+    }
     out.extend_from_slice(REQUEST_ID.as_bytes());
     out.extend_from_slice(b": ");
     request_id.write(&mut out);
@@ -182,7 +196,7 @@ pub async fn connect(
     plan: UpgradePlan,
     early: Vec<u8>,
 ) -> Result<(), (Socket, ConnectRefusal)> {
-    let UpgradePlan { response, greets, digest, query, headers, client, request_id, place } = plan;
+    let UpgradePlan { response, greets, digest, query, headers, client, request_id, place, .. } = plan;
     let (key, identity) = lifecycle::reserve(&worker, digest, socket.fd());
     let trace_parent = client.trace_parent().cloned();
     let trace_id = trace_parent.as_ref().map(TraceParent::trace_id);

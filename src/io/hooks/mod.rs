@@ -8,4 +8,5 @@ pub mod closes;
 pub mod receipts;
 pub mod records;
 pub mod requests;
+mod spans;
 pub mod ticket;

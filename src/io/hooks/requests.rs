@@ -7,6 +7,7 @@
 use super::closes::{Close, CloseNumber, Closes, Ended};
 use super::receipts::Receipts;
 use super::records::Records;
+use super::spans::HookSpans;
 use super::ticket::HookTicket;
 use crate::base::client::{ClientContext, ClientSite};
 use crate::base::digits::hex_of;
@@ -14,8 +15,12 @@ use crate::base::id::{Identity, ShardId};
 use crate::base::limits::Limits;
 use crate::base::time::{Tick, ms};
 use crate::config::{CloseEvents, Config, StoreKind};
-use crate::io::backend::{Hook, HookRequest, IdempotencyKey, Options, Pool, RequestTag, Retry, UpstreamState};
+use crate::io::backend::{
+    Hook, HookOutcome, HookRequest, IdempotencyKey, Options, Pool, RequestTag, Retry, UpstreamState,
+};
 use crate::io::runtime::oneshot::OneshotId;
+use crate::io::spans::recorder::SpanRecorder;
+use crate::io::spans::span::Span;
 use crate::io::store::queue::StoreQueue;
 use crate::policy::sites::Sites;
 use crate::shard::command::SessionId;
@@ -33,6 +38,7 @@ use std::sync::Arc;
 /// One worker's hooks.
 pub struct Hooks {
     pool: Pool,
+    spans: HookSpans,
     receipts: Receipts,
     sites: RefCell<Sites<RandomState>>,
     limits: Limits,
@@ -48,12 +54,16 @@ pub struct Hooks {
 pub struct ConnectHeaders {
     pub of_client: Rc<[u8]>,
     pub ours: Rc<[u8]>,
+    /// What `ours` names as the hook's step of its trace.
+    pub span: Option<Box<Span>>,
 }
 
 impl Hooks {
-    pub fn new(pool: Pool, worker: ShardId, config: &Config, limits: Limits) -> Hooks {
+    /// `spans`: what is done on this worker for traces, of hooks and of others.
+    pub fn new((pool, spans): (Pool, SpanRecorder), worker: ShardId, config: &Config, limits: Limits) -> Hooks {
         let hooks = Hooks {
             pool,
+            spans: HookSpans::new(spans),
             receipts: Receipts::default(),
             sites: RefCell::new(Sites::new(limits.sites_max, RandomState::new())),
             closes: Closes::default(),
@@ -68,6 +78,20 @@ impl Hooks {
         hooks
     }
 
+    pub fn spans(&self) -> &SpanRecorder {
+        self.spans.recorder()
+    }
+
+    /// A span for the hook of a connect.
+    pub fn connect_span(&self, of: &Span) -> Box<Span> {
+        self.spans.begin_connect(of)
+    }
+
+    /// The pool has given a request back.
+    pub fn ended(&self, tag: RequestTag, outcome: &HookOutcome<'_>) {
+        self.spans.end(tag, outcome);
+    }
+
     pub fn records(&self) -> &Records {
         &self.records
     }
@@ -80,6 +104,7 @@ impl Hooks {
     /// `connections_max`: to one backend.
     pub fn reconfigure(&self, config: &Config, connections_max: usize) {
         self.pool.reconfigure(Options::of(config, connections_max, &self.limits));
+        self.spans.recorder().set_ratio(config.otlp_ratio);
         self.has_close_url.set(!config.close_url.is_empty());
         self.connect_timeout_ms.set(ms(config.connect_timeout));
         self.close_deadline_ms.set(ms(config.close_deadline));
@@ -92,9 +117,11 @@ impl Hooks {
     pub fn forward(&self, forward: Forward) -> Result<(), Vec<u8>> {
         let Forward { key, session, message_type, qos, sequence, deadline, identity, client, body } = forward;
         let identity = identity.to_hex();
+        let (hook, tag) = (Hook::Forward { message_type }, RequestTag(HookTicket::Forward(key).pack()));
+        let client = self.spans.begin(hook, tag, &identity, client);
         let request = HookRequest {
-            hook: Hook::Forward { message_type },
-            tag: RequestTag(HookTicket::Forward(key).pack()),
+            hook,
+            tag,
             retry: if qos == QoS::AtMostOnce { Retry::Never } else { Retry::Until(deadline) },
             identity,
             client,
@@ -107,19 +134,28 @@ impl Hooks {
             headers: None,
             body,
         };
-        self.pool.submit(request).map_err(|request| request.body)
+        self.submit(request).map_err(|request| request.body)
     }
 
     /// May this client come in? False when too many requests wait: there will be no outcome.
     pub fn connect(&self, oneshot: OneshotId, identity: Identity, query: Rc<str>, headers: ConnectHeaders) -> bool {
-        let ConnectHeaders { of_client, ours } = headers;
+        let ConnectHeaders { of_client, ours, span } = headers;
         let request = HookRequest {
             query: Some(query),
             client_headers: Some(of_client),
             headers: Some(ours),
             ..new_request(Hook::Connect, HookTicket::Connect(oneshot), Retry::Never, identity.to_hex())
         };
-        self.pool.submit(request).is_ok()
+        if let Some(span) = span {
+            self.spans.insert(Hook::Connect, request.tag, &request.identity, span);
+        }
+        self.submit(request).is_ok()
+    }
+
+    /// A request that the pool has no room for comes back.
+    #[expect(clippy::result_large_err, reason = "the request is moved either way")]
+    fn submit(&self, request: HookRequest) -> Result<(), HookRequest> {
+        self.pool.submit(request).inspect_err(|request| self.spans.refuse(request.tag))
     }
 
     /// A connection that the business server has let in, or may have, has ended.
@@ -190,7 +226,9 @@ impl Hooks {
     fn send_closes(&self) {
         while let Some((number, close)) = self.closes.take(self.limits.closes_in_flight_max) {
             // The pool has no room: its next outcome makes some.
-            if self.pool.submit(close_request(&close, number)).is_err() {
+            let mut request = close_request(&close, number);
+            request.client = self.spans.begin(request.hook, request.tag, &request.identity, request.client);
+            if self.submit(request).is_err() {
                 return self.closes.put_back(number, close);
             }
         }

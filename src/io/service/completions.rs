@@ -23,6 +23,7 @@ use tracing::{debug, error, warn};
 /// The pool's sink: a request has come back. A panic here must not end the pool's task.
 pub fn handle_done(worker: &Worker, done: FinishedRequest<'_>) {
     let ticket = HookTicket::unpack(done.tag.0, worker.id());
+    worker.hooks().ended(done.tag, &done.outcome);
     let handled = contain(|| match ticket {
         HookTicket::Forward(key) => forward_done(worker, key, done),
         HookTicket::Connect(oneshot) => connect_done(worker, oneshot, done.outcome),

@@ -14,6 +14,7 @@ use crate::io::http::request_id::RequestId;
 use crate::io::http::response::{Response, ResponseForm};
 use crate::io::runtime::socket::Socket;
 use crate::io::service::links;
+use crate::io::spans::span::{Span, SpanKind};
 use crate::io::worker::turn::Worker;
 use crate::metrics::text::Format;
 use crate::policy::admission::{NotAdmitted, Place};
@@ -22,6 +23,7 @@ use crate::policy::headers::TRACE_PARENT;
 use crate::policy::proxies::{ClientPath, client_path, is_trusted};
 use crate::shard::Mode;
 use crate::wire::http1::{BodyFraming, REQUEST_SLOTS, RequestHead};
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -88,6 +90,8 @@ struct CallPlan {
     expects_continue: bool,
     pass: Pass,
     caller: Caller,
+    /// Taken when it ends.
+    span: Cell<Option<Box<Span>>>,
 }
 
 impl ServedConnection {
@@ -228,6 +232,8 @@ impl ServedConnection {
             _ => Format::Classic,
         };
         let arrival = Arrival { peer: self.peer, is_admin_listener: self.side == ListenerKind::Admin };
+        let trace_parent = head.headers.get(TRACE_PARENT).and_then(TraceParent::read);
+        let span = self.begin_span(head, route, trace_parent.as_ref());
         Action::Call(CallPlan {
             format,
             route,
@@ -238,10 +244,31 @@ impl ServedConnection {
             caller: Caller {
                 address: self.path_of(head).client,
                 request_id,
-                trace_parent: head.headers.get(TRACE_PARENT).and_then(TraceParent::read),
+                trace_parent: span.as_ref().map(|span| span.context.clone()).or(trace_parent),
                 is_page: head.headers.get("origin").is_some(),
             },
+            span: Cell::new(span),
         })
+    }
+
+    /// What is only looked at begins no trace: probes and pages come all day long.
+    fn begin_span(&self, head: &RequestHead<'_>, route: Route, parent: Option<&TraceParent>) -> Option<Box<Span>> {
+        let spans = self.worker().hooks().spans();
+        if !spans.is_on() || parent.is_none() && !route.changes() || route == Route::Trace {
+            return None;
+        }
+        let mut span = spans.begin(parent, SpanKind::Server, format!("{} {}", head.method, route.path()))?;
+        span.attributes.push(("http.request.method", head.method.to_owned().into()));
+        span.attributes.push(("http.route", route.path().into()));
+        span.attributes.push(("client.address", self.path_of(head).client.to_string().into()));
+        Some(span)
+    }
+
+    /// A request whose span this is has been answered with this status.
+    fn end_span(worker: &Worker, span: Option<Box<Span>>, status: u16) {
+        let Some(mut span) = span else { return };
+        span.attributes.push(("http.response.status_code", status.into()));
+        worker.hooks().spans().end(span, (status >= 500).then(|| status.to_string()));
     }
 
     fn takes_links(&self) -> bool {
@@ -268,14 +295,16 @@ impl ServedConnection {
     }
 
     /// The place is given back at the end of this: when the connection is a client, or has been refused.
-    async fn upgrade(self, head: usize, plan: UpgradePlan) {
+    async fn upgrade(self, head: usize, mut plan: UpgradePlan) {
         self.connection.stop_watch();
         if !self.connection.written().await {
             return;
         }
         let (worker, socket, early) = self.connection.into_socket(head);
-        let accepted = plan.accepted();
+        let (accepted, span) = (plan.accepted(), plan.take_span());
         let refused = upgrade::connect(worker.clone(), socket, plan, early).await;
+        let status = refused.as_ref().map_or_else(|(_, why)| why.status(), |()| 101);
+        ServedConnection::end_span(&worker, span, status);
         let Err((socket, why)) = refused else { return };
         connection::refuse(worker, socket, |out| why.write(out, accepted)).await;
     }
@@ -312,6 +341,7 @@ impl ServedConnection {
     async fn call(&mut self, head: usize, call: &CallPlan, form: &ResponseForm) -> Option<usize> {
         if let Pass::Refused(why) = &call.pass {
             let response = access::refused(self.worker(), call.route, &call.caller, *why);
+            ServedConnection::end_span(self.worker(), call.span.take(), response.status());
             let keep_alive = form.keep_alive && call.framing == BodyFraming::None;
             let form = ResponseForm { keep_alive, ..form.clone() };
             self.connection.respond(&response, &form).await;
@@ -343,6 +373,7 @@ impl ServedConnection {
             }
             Err(why) => access::refused(self.worker(), call.route, &call.caller, why),
         };
+        ServedConnection::end_span(self.worker(), call.span.take(), response.status());
         self.connection.end_body();
         self.connection.respond(&response, form).await;
         if let Some(mut body) = response.into_buffer() {

@@ -14,6 +14,7 @@ use crate::io::handover::channel::HandoverChannels;
 use crate::io::runtime::events::EventSender;
 use crate::io::runtime::mailbox::MailboxSender;
 use crate::io::runtime::oneshot::ReturnAddress;
+use crate::io::spans::recorder::{SpanRecorder, SpanSender};
 use crate::io::store::inbox::StoreInbox;
 use crate::io::store::thread::{NodeSink, ReportSinks, StoreSender};
 use crate::io::worker::calls::in_flight::InFlightCalls;
@@ -60,6 +61,8 @@ pub struct Shared {
     leaves_sessions: AtomicBool,
     /// Traces that are read.
     traces: Arc<AtomicUsize>,
+    /// `None`: nobody collects spans.
+    spans: Option<SpanSender>,
     events: EventSender,
     heartbeats: Heartbeats,
     listen: SocketAddr,
@@ -84,6 +87,8 @@ pub struct SharedSetup {
     pub cluster: Option<Arc<ClusterPort>>,
     pub admin_listen: Option<SocketAddr>,
     pub inherited: Vec<RawFd>,
+    /// `None`: nobody collects spans.
+    pub spans: Option<SpanSender>,
     /// Per worker, the CPU that it is pinned to.
     pub cpus: Vec<Option<usize>>,
     pub now: Tick,
@@ -92,7 +97,7 @@ pub struct SharedSetup {
 impl Shared {
     pub fn new(setup: SharedSetup, limits: &Limits) -> Shared {
         let SharedSetup { config, mailboxes, handovers, events, listen, .. } = setup;
-        let SharedSetup { admin_listen, hash_key, node, cluster, inherited, cpus, now, .. } = setup;
+        let SharedSetup { admin_listen, hash_key, node, cluster, inherited, spans, cpus, now, .. } = setup;
         let workers = mailboxes.len();
         let metrics = Metrics::new(workers, config.store.kind != StoreKind::None);
         let admission = |of| Arc::new(Admission::new(of, metrics.admission().clone()));
@@ -120,6 +125,7 @@ impl Shared {
             drained: AtomicUsize::new(0),
             leaves_sessions: AtomicBool::new(false),
             traces: Arc::default(),
+            spans,
             events,
             heartbeats: Heartbeats::new(workers, now),
             listen,
@@ -274,6 +280,12 @@ impl Shared {
         let one_more = |count: usize| (count < TRACES_MAX).then_some(count + 1);
         let taken = self.traces.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         taken.is_ok().then(|| TracePlace(self.traces.clone()))
+    }
+
+    /// One per worker. `seed` is drawn at random.
+    pub fn span_recorder(&self, worker: ShardId, seed: u64) -> SpanRecorder {
+        let metrics = self.metrics.worker(worker).clone();
+        SpanRecorder::new(self.spans.clone(), self.config().otlp_ratio, seed, metrics)
     }
 
     pub fn is_draining(&self) -> bool {

@@ -101,6 +101,7 @@ impl Worker {
         let limits = rules.limits().clone();
         let sockets = ClientSockets::new()?;
         let to_store = shared.store().cloned();
+        let spans = shared.span_recorder(id, !seed);
         let is_shared = to_store.is_some() && shared.cluster().is_some();
         Ok(Rc::new_cyclic(|worker| Worker {
             id,
@@ -120,7 +121,7 @@ impl Worker {
             deadlines: Rc::new(Deadlines::new(now)),
             connects: PendingConnects::new(now),
             calls: PendingCalls::new(id, rules.config().calls_max, now),
-            hooks: Hooks::new(pool(worker), id, rules.config(), limits.clone()),
+            hooks: Hooks::new((pool(worker), spans), id, rules.config(), limits.clone()),
             store: StoreQueue::new(
                 to_store.map(|store| -> TrySend { Box::new(move |request| store.try_send(request)) }),
             ),

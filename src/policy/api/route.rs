@@ -144,6 +144,11 @@ impl Route {
         self.access() == Access::Signed || self == Route::Drain
     }
 
+    /// Somebody or something is changed, or gets a message.
+    pub fn changes(self) -> bool {
+        matches!(self.access(), Access::Signed | Access::Operator)
+    }
+
     /// Whether the route stays on the public address when `admin_listen` has the others.
     pub fn is_public(self) -> bool {
         matches!(self, Route::Connect | Route::Hello)
