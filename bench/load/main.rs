@@ -34,6 +34,7 @@ use crate::scenario::crowd::{slow, uplink_during_fanout};
 use crate::scenario::durable::{send_durable, stored, waiting};
 use crate::scenario::idle::idle;
 use crate::scenario::million::million;
+use crate::scenario::pages::pages;
 use crate::scenario::peer::uplink_during_peer;
 use crate::scenario::small_box::small_box;
 use crate::work::Pace;
@@ -43,7 +44,7 @@ use crate::work::Pace;
 #[command(about = "Measures what the server's work costs, beside the least that the kernel charges for it.")]
 struct Options {
     /// One of fanout, fanout-8, fanout-qos1, send, uplink, storm, idle, mixed, churn, slow, million, uplink-during-fanout,
-    /// uplink-during-peer, two-workers, cluster, cluster-sim, send-durable, stored, waiting, small-box, all; none: the standard set, two minutes (all with --small)
+    /// uplink-during-peer, two-workers, cluster, cluster-sim, send-durable, stored, waiting, small-box, pages, all; none: the standard set, two minutes (all with --small)
     scenario: Option<String>,
     /// Clients that are connected
     #[arg(long)]
@@ -184,7 +185,7 @@ fn machine_words(machine: &serde_json::Value) -> String {
 const STANDARD: [&str; 7] = ["fanout", "fanout-8", "fanout-qos1", "send", "uplink", "storm", "idle"];
 
 /// What the standard set has no time for.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 14] = [
     "mixed",
     "churn",
     "slow",
@@ -198,6 +199,7 @@ const OTHERS: [&str; 13] = [
     "stored",
     "waiting",
     "small-box",
+    "pages",
 ];
 
 fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String> {
@@ -261,6 +263,10 @@ fn run(name: &str, bench: &Bench, options: &Options) -> Result<Vec<Row>, String>
         "stored" => stored(bench, clients(1_000, 50), pace(256), options.size.max(200)),
         "waiting" => waiting(bench, clients(100_000, 200), 10),
         "small-box" => small_box(bench, options.clients.or(bench.small.then_some(1_000))),
+        "pages" => {
+            let watch_s = options.seconds.unwrap_or(if bench.small { 1.5 } else { 30.0 });
+            pages(bench, clients(100_000, 200), watch_s)
+        }
         "million" => million(bench, clients(1_000_000, 2_000), options.workers),
         other => Err(format!("no scenario is called {other}")),
     }

@@ -8,6 +8,7 @@ pub mod crowd;
 pub mod durable;
 pub mod idle;
 pub mod million;
+pub mod pages;
 pub mod peer;
 pub mod small_box;
 
