@@ -155,6 +155,16 @@ fn the_last_answer_of_each_hook_is_kept_with_what_an_error_says() {
 }
 
 #[test]
+fn every_worker_shows_what_the_backend_has_answered_to_any_of_them() {
+    let backend = Backend::start();
+    let server = setup(&backend).set("workers", "3").start();
+    let _client = Client::open(server.addr(), "phone");
+    // One worker has asked. Each request comes by a connection of its own, to whichever worker the kernel chooses.
+    let is_shown = |_| get(&server, "/info/?brief=1")["backend"][0]["last_answers"][0]["hook"] == "connect";
+    eventually("all of them show it", || (0..40).all(is_shown).then_some(()));
+}
+
+#[test]
 fn a_dry_run_shows_what_a_reload_would_change() {
     let backend = Backend::start();
     let server = setup(&backend).start();

@@ -194,7 +194,25 @@ fn upstreams(worker: &Worker) -> Vec<Value> {
             "last_answers": upstream.last_answers.iter().map(last_answer).collect::<Vec<_>>(),
         })
     };
-    worker.hooks().upstreams().into_iter().map(one).collect()
+    let mut states = worker.hooks().upstreams();
+    for other in worker.shared().workers().filter(|id| *id != worker.id()) {
+        worker.shared().upstreams(other).get().into_iter().for_each(|state| add_answers(&mut states, state));
+    }
+    states.into_iter().map(one).collect()
+}
+
+/// What another worker has heard last of an upstream, where that is newer.
+fn add_answers(states: &mut [UpstreamState], other: UpstreamState) {
+    let same = states.iter_mut().find(|state| state.host == other.host && state.port == other.port);
+    let Some(state) = same else { return };
+    for answer in other.last_answers {
+        match state.last_answers.iter_mut().find(|known| known.hook == answer.hook) {
+            Some(known) if known.at < answer.at => *known = answer,
+            Some(_) => {}
+            None => state.last_answers.push(answer),
+        }
+    }
+    state.last_answers.sort_by_key(|answer| answer.hook as usize);
 }
 
 pub struct Largest {

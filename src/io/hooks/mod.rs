@@ -10,3 +10,4 @@ pub mod records;
 pub mod requests;
 mod spans;
 pub mod ticket;
+pub mod upstreams;

@@ -9,6 +9,7 @@ use super::receipts::Receipts;
 use super::records::Records;
 use super::spans::HookSpans;
 use super::ticket::HookTicket;
+use super::upstreams::{PublishedUpstreams, Publishing};
 use crate::base::client::{ClientContext, ClientSite};
 use crate::base::digits::hex_of;
 use crate::base::id::{Identity, ShardId};
@@ -39,6 +40,7 @@ use std::sync::Arc;
 pub struct Hooks {
     pool: Pool,
     spans: HookSpans,
+    published: Publishing,
     receipts: Receipts,
     sites: RefCell<Sites<RandomState>>,
     limits: Limits,
@@ -64,6 +66,7 @@ impl Hooks {
         let hooks = Hooks {
             pool,
             spans: HookSpans::new(spans),
+            published: Publishing::default(),
             receipts: Receipts::default(),
             sites: RefCell::new(Sites::new(limits.sites_max, RandomState::new())),
             closes: Closes::default(),
@@ -332,6 +335,11 @@ impl Hooks {
 
     pub fn upstreams(&self) -> Vec<UpstreamState> {
         self.pool.upstreams()
+    }
+
+    /// The same for other workers' pages, from time to time.
+    pub fn publish_upstreams(&self, to: &PublishedUpstreams, now: Tick) {
+        self.published.publish(to, now, || self.upstreams());
     }
 }
 

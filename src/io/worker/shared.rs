@@ -11,6 +11,7 @@ use crate::config::{Config, StoreKind};
 use crate::io::cluster::port::{ClusterPort, ToCluster};
 use crate::io::cluster::state::StoreLink;
 use crate::io::handover::channel::HandoverChannels;
+use crate::io::hooks::upstreams::PublishedUpstreams;
 use crate::io::runtime::events::EventSender;
 use crate::io::runtime::mailbox::MailboxSender;
 use crate::io::runtime::oneshot::ReturnAddress;
@@ -59,6 +60,8 @@ pub struct Shared {
     draining: AtomicBool,
     drained: AtomicUsize,
     leaves_sessions: AtomicBool,
+    /// One per worker.
+    upstreams: Vec<PublishedUpstreams>,
     /// Traces that are read.
     traces: Arc<AtomicUsize>,
     /// `None`: nobody collects spans.
@@ -124,6 +127,7 @@ impl Shared {
             draining: AtomicBool::new(false),
             drained: AtomicUsize::new(0),
             leaves_sessions: AtomicBool::new(false),
+            upstreams: (0..workers).map(|_| PublishedUpstreams::default()).collect(),
             traces: Arc::default(),
             spans,
             events,
@@ -334,6 +338,11 @@ impl Shared {
     /// Once, before the workers start.
     pub fn set_store(&self, store: StoreSender) {
         assert!(self.store.set(store).is_ok(), "a process has one store");
+    }
+
+    /// How the worker has found the upstreams, a second ago or less.
+    pub fn upstreams(&self, worker: ShardId) -> &PublishedUpstreams {
+        &self.upstreams[usize::from(worker.0)]
     }
 
     pub fn store_inbox(&self, worker: ShardId) -> &StoreInbox {

@@ -644,6 +644,7 @@ impl Worker {
         self.give_back_memory(now);
         self.deadlines.poll(now);
         self.hooks.poll_timers(now);
+        self.hooks.publish_upstreams(self.shared.upstreams(self.id), now);
         self.connects.expire(now);
         self.calls.expire(now);
         self.cluster.expire(now);
