@@ -5,6 +5,8 @@
 //!
 //! Texts are preceded by their length (u16); a message's body is the rest.
 
+mod fields;
+
 use super::transfers::{self, TransferCall};
 use crate::base::id::Identity;
 use crate::shard::command::Token;
@@ -17,6 +19,10 @@ use crate::shard::{
 use crate::wire::packet::QoS;
 use crate::wire::peer::cursor::Cursor;
 use crate::wire::ws::frame::CloseCode;
+use fields::{
+    code_of, put_some_identity, put_text, put_times, put_traffic, put_who, reason, take_bool, take_identity,
+    take_some_identity, take_text, take_times, take_traffic, take_who,
+};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call<'a> {
@@ -52,10 +58,13 @@ pub enum Call<'a> {
         channel: &'a str,
         offset: u64,
         limit: u32,
+        /// The channel is to be counted for a while.
+        counts: bool,
     },
-    /// The channels with the most members.
+    /// The channels with the most members, of those whose names contain the text.
     Largest {
         most: u32,
+        find: &'a str,
     },
     /// The node's durable sessions, in the order and number that are wanted.
     Sessions(Box<WantedSessions>),
@@ -157,12 +166,16 @@ impl<'a> Call<'a> {
                 out.extend_from_slice(&code.0.to_be_bytes());
                 put_text(out, reason);
             }
-            Call::Members { channel, offset, limit } => {
+            Call::Members { channel, offset, limit, counts } => {
                 put_text(out, channel);
                 out.extend_from_slice(&offset.to_be_bytes());
                 out.extend_from_slice(&limit.to_be_bytes());
+                out.push(u8::from(*counts));
             }
-            Call::Largest { most } => out.extend_from_slice(&most.to_be_bytes()),
+            Call::Largest { most, find } => {
+                out.extend_from_slice(&most.to_be_bytes());
+                put_text(out, find);
+            }
             Call::Info => {}
             Call::Session { name } | Call::DropSession { name } => put_text(out, name),
             Call::Passed { name } | Call::Offer { name } => put_text(out, name),
@@ -194,8 +207,13 @@ impl<'a> Call<'a> {
                 code: CloseCode(cursor.u16()?),
                 reason: take_text(&mut cursor)?,
             },
-            MEMBERS => Call::Members { channel: take_text(&mut cursor)?, offset: cursor.u64()?, limit: cursor.u32()? },
-            LARGEST => Call::Largest { most: cursor.u32()? },
+            MEMBERS => Call::Members {
+                channel: take_text(&mut cursor)?,
+                offset: cursor.u64()?,
+                limit: cursor.u32()?,
+                counts: take_bool(&mut cursor)?,
+            },
+            LARGEST => Call::Largest { most: cursor.u32()?, find: take_text(&mut cursor)? },
             INFO => Call::Info,
             TRANSFER => return TransferCall::decode(body).map(Call::Transfer),
             SEND_TO => return SendCall::decode(&mut cursor).map(Call::SendTo),
@@ -272,8 +290,9 @@ impl Answer {
                 out.extend_from_slice(&connections.to_be_bytes());
                 out.push(code_of(REFUSALS, refused.as_ref()));
             }
-            Answer::Of(Reply::Members { total, members }) => {
+            Answer::Of(Reply::Members { total, members, traffic }) => {
                 out.extend_from_slice(&(*total as u64).to_be_bytes());
+                put_traffic(out, *traffic);
                 for ChannelMember { identity, user } in members {
                     out.extend_from_slice(&identity.0);
                     // Nobody's name is empty.
@@ -305,13 +324,13 @@ impl Answer {
             }
             DONE => Reply::Done { connections: cursor.u32()?, refused: reason(REFUSALS, cursor.u8()?)? },
             MEMBERS_ARE => {
-                let total = usize::try_from(cursor.u64()?).ok()?;
+                let (total, traffic) = (usize::try_from(cursor.u64()?).ok()?, take_traffic(&mut cursor)?);
                 let mut members = Vec::new();
                 while cursor.end().is_none() {
                     let (identity, user) = (take_identity(&mut cursor)?, take_text(&mut cursor)?);
                     members.push(ChannelMember { identity, user: (!user.is_empty()).then(|| user.into()) });
                 }
-                Reply::Members { total, members }
+                Reply::Members { total, members, traffic }
             }
             CHANNELS_ARE => {
                 let mut channels = Vec::new();
@@ -413,80 +432,6 @@ fn take_wanted(cursor: &mut Cursor<'_>) -> Option<WantedSessions> {
     Some(WantedSessions { state, order, most: cursor.u32()? as usize, find: take_text(cursor)?.into() })
 }
 
-fn put_times(out: &mut Vec<u8>, times: [Option<UnixMs>; 2]) {
-    for time in times {
-        out.extend_from_slice(&time.map_or(NO_TIME, |time| time.0).to_be_bytes());
-    }
-}
-
-fn take_times(cursor: &mut Cursor<'_>) -> Option<[Option<UnixMs>; 2]> {
-    Some([cursor.u64()?, cursor.u64()?].map(|time| (time != NO_TIME).then_some(UnixMs(time))))
-}
-
-fn put_some_identity(out: &mut Vec<u8>, identity: Option<&Identity>) {
-    out.push(u8::from(identity.is_some()));
-    out.extend(identity.iter().flat_map(|identity| identity.0));
-}
-
-/// `None` for what is neither an identity nor the lack of one.
-fn take_some_identity(cursor: &mut Cursor<'_>) -> Option<Option<Identity>> {
-    match cursor.u8()? {
-        0 => Some(None),
-        1 => take_identity(cursor).map(Some),
-        _ => None,
-    }
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    let len = u16::try_from(text.len()).expect("names and reasons are checked where they come in");
-    out.extend_from_slice(&len.to_be_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn take_text<'a>(cursor: &mut Cursor<'a>) -> Option<&'a str> {
-    let len = cursor.u16()?;
-    std::str::from_utf8(cursor.bytes(len.into())?).ok()
-}
-
-fn put_who(out: &mut Vec<u8>, who: &Who) {
-    match who {
-        Who::Connection(identity) => {
-            out.push(CONNECTION);
-            out.extend_from_slice(&identity.0);
-        }
-        Who::Session(name) => {
-            out.push(SESSION);
-            put_text(out, name);
-        }
-    }
-}
-
-fn take_who(cursor: &mut Cursor<'_>) -> Option<Who> {
-    match cursor.u8()? {
-        CONNECTION => take_identity(cursor).map(Who::Connection),
-        SESSION => take_text(cursor).map(|name| Who::Session(name.into())),
-        _ => None,
-    }
-}
-
-fn take_identity(cursor: &mut Cursor<'_>) -> Option<Identity> {
-    cursor.bytes(32)?.try_into().ok().map(Identity)
-}
-
-/// 0 is none; a reason's number is its place in the list, from 1 on.
-fn code_of<T: PartialEq>(all: &[T], reason: Option<&T>) -> u8 {
-    let place = reason.and_then(|reason| all.iter().position(|known| known == reason));
-    place.map_or(0, |place| place as u8 + 1)
-}
-
-/// `None` for a number that stands for nothing.
-fn reason<T: Copy>(all: &[T], code: u8) -> Option<Option<T>> {
-    match code {
-        0 => Some(None),
-        code => all.get(usize::from(code) - 1).map(|reason| Some(*reason)),
-    }
-}
-
 /// In the order of their numbers: new ones are appended.
 const REFUSALS: &[QueryRefusal] = &[
     QueryRefusal::TooBusy,
@@ -558,16 +503,14 @@ const SESSION_IS: u8 = 7;
 const SESSIONS_ARE: u8 = 8;
 const PART: u8 = 9;
 
-const CONNECTION: u8 = 1;
-const SESSION: u8 = 2;
 const UNTIL_STORED: u8 = 0x80;
 const CLAIMED: u8 = 0x40;
 const NO_TTL: u64 = u64::MAX;
-const NO_TIME: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::channel::traffic::Traffic;
     use proptest::prelude::*;
 
     fn who() -> impl Strategy<Value = Who> {
@@ -605,8 +548,8 @@ mod tests {
                 Call::Evict { channel, keep: who },
                 Call::Kick { identity: Identity([9; 32]), code, reason },
                 Call::KickChannel { channel, code, reason },
-                Call::Members { channel, offset: number, limit: number as u32 },
-                Call::Largest { most: number as u32 },
+                Call::Members { channel, offset: number, limit: number as u32, counts: stored },
+                Call::Largest { most: number as u32, find: reason },
                 Call::Info,
                 Call::Session { name: channel },
                 Call::DropSession { name: channel },
@@ -644,6 +587,7 @@ mod tests {
                         ChannelMember { identity: Identity([3; 32]), user: None },
                         ChannelMember { identity: Identity([4; 32]), user: Some("ann".into()) },
                     ],
+                    traffic: (targets % 2 == 0).then_some(Traffic { messages: 5, deliveries: u64::from(stored) }),
                 }),
                 Answer::Of(Reply::Channels(vec![(name.clone(), 5), ("b".into(), 1)])),
                 Answer::Of(Reply::Refused(refusal.unwrap_or(QueryRefusal::TooBusy))),

@@ -5,6 +5,7 @@ use super::call::query::{NotStored, Reply};
 use super::call::trace::Traces;
 use super::call::waiting::{CallEnd, CallRef, Calls};
 use super::channel::members::Change;
+use super::channel::traffic::Watches;
 use super::command::UnixMs;
 use super::ids::QueryId;
 use super::message::Messages;
@@ -23,6 +24,7 @@ pub struct Context<'a> {
     pub calls: &'a mut Calls,
     pub outputs: &'a mut VecDeque<Output>,
     pub traces: &'a mut Traces,
+    pub watches: &'a mut Watches,
     /// What clients have caused takes more than `clients_memory_max`: who is behind gets nothing more.
     pub is_memory_full: bool,
     /// It takes more than twice as much: nobody gets anything long any more.

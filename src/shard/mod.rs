@@ -65,6 +65,7 @@ use call::trace::Traces;
 use call::waiting::Calls;
 use channel::largest::Largest;
 use channel::members::Channels;
+use channel::traffic::Watches;
 use command::StoredSession;
 use connection::conn::Phase;
 use connection::downlink::Downlinks;
@@ -99,8 +100,9 @@ pub struct Shard {
     messages: Messages,
     calls: Calls,
     outputs: VecDeque<Output>,
-    /// Mostly none.
+    /// Mostly none, as are the watches.
     traces: Traces,
+    watches: Watches,
     scratch: Vec<u8>,
 }
 
@@ -122,6 +124,7 @@ impl Shard {
             calls: Calls::new(now),
             outputs: VecDeque::new(),
             traces: Traces::default(),
+            watches: Watches::default(),
             scratch: Vec::new(),
         }
     }
@@ -452,6 +455,7 @@ impl Shard {
             calls: &mut self.calls,
             outputs: &mut self.outputs,
             traces: &mut self.traces,
+            watches: &mut self.watches,
             scratch: &mut self.scratch,
         };
         let scope = Scope {

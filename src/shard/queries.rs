@@ -73,7 +73,7 @@ pub fn on_query(
             Reply::found(found.is_some())
         }
         Query::KickChannel { channel, code, reason } => fanout.close_channel(scope, &channel, code, &reason),
-        Query::Members { channel, offset, limit } => members(scope, &channel, offset, limit),
+        Query::Members { channel, offset, limit, counts } => members(scope, &channel, (offset, limit), counts),
         walk @ (Query::Largest { .. } | Query::FindChannels { .. } | Query::Sessions { .. }) => {
             return begin_walk(scope, query_id, walk);
         }
@@ -185,9 +185,11 @@ fn connection_info(scope: &Scope<'_>, conn: Option<ConnIndex>) -> Option<Connect
     })
 }
 
-fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Reply {
+fn members(scope: &mut Scope<'_>, channel: &str, (offset, limit): (usize, usize), counts: bool) -> Reply {
+    let traffic = if counts { scope.cx.watches.look(channel, scope.cx.now) } else { None };
+    let scope = &*scope;
     let Some(found) = scope.channels.find(channel) else {
-        return Reply::Members { total: 0, members: Vec::new() };
+        return Reply::Members { total: 0, members: Vec::new(), traffic };
     };
     let total = scope.channels.online_len(found);
     let all = scope.channels.members(found);
@@ -201,7 +203,7 @@ fn members(scope: &Scope<'_>, channel: &str, offset: usize, limit: usize) -> Rep
     } else {
         all.filter_map(|member| conn_of(scope, member)).skip(offset).take(limit).map(shown).collect()
     };
-    Reply::Members { total, members }
+    Reply::Members { total, members, traffic }
 }
 
 /// A slice of the walk over all channels.

@@ -192,6 +192,34 @@ fn every_call_on_every_node_means_the_whole_cluster() {
 
 /// Directory 6: a send through every other node right after connect: never 0.
 #[test]
+fn channels_are_found_and_counted_on_all_nodes_or_on_one() {
+    let nodes = Nodes::start(2);
+    let _clients = [nodes.client(0, "room:here;;room:both"), nodes.client(1, "room:there;;room:both")];
+    let find = |more: &[(&str, &str)]| -> Vec<(String, u64)> {
+        let page = call_get(nodes.addr(0), "/channel/", &[&[("find", "room:")], more].concat()).json();
+        let channels = page["channels"].as_array().unwrap_or_else(|| panic!("{page}"));
+        channels
+            .iter()
+            .map(|one| (one["channel"].as_str().unwrap().into(), one["connections"].as_u64().unwrap()))
+            .collect()
+    };
+    let named = |all: &[(&str, u64)]| all.iter().map(|(name, count)| (name.to_string(), *count)).collect::<Vec<_>>();
+    assert_eq!(find(&[]), named(&[("room:both", 2), ("room:here", 1), ("room:there", 1)]));
+    let [here, there] = [0, 1].map(|node| info(nodes.addr(node))["node"].as_str().expect("its name").to_owned());
+    assert_eq!(find(&[("node", &here)]), named(&[("room:both", 1), ("room:here", 1)]));
+    assert_eq!(find(&[("node", &there)]), named(&[("room:both", 1), ("room:there", 1)]));
+    let nobody = call_get(nodes.addr(0), "/channel/", &[("node", "00000000")]).json();
+    assert_eq!(nobody["msg"], "no such node: /info/ names those that are there");
+    let look = || {
+        let page = call_get(nodes.addr(0), "/channel/", &[("channel", "room:both"), ("limit", "0"), ("counts", "1")]);
+        (page.json()["messages"].clone(), page.json()["deliveries"].clone())
+    };
+    assert_eq!(look(), (0.into(), 0.into()));
+    send(nodes.addr(1), "room:both", &[("qos", "0")], "x");
+    eventually("a message to two clients on two nodes", || (look() == (1.into(), 2.into())).then_some(()));
+}
+
+#[test]
 fn a_client_that_has_its_101_can_be_reached_from_every_node() {
     let nodes = Nodes::start(3);
     for round in 0..150 {

@@ -165,6 +165,23 @@ fn every_worker_shows_what_the_backend_has_answered_to_any_of_them() {
 }
 
 #[test]
+fn a_channel_is_counted_while_somebody_looks() {
+    let backend = Backend::start();
+    let server = setup(&backend).set("workers", "2").start();
+    let _clients: Vec<_> = (0..4).map(|n| Client::open(server.addr(), &format!("phone {n}"))).collect();
+    let look = |counts| get(&server, &format!("/channel/?channel=room:a&limit=0{counts}"));
+    let figures = |page: Value| (page["messages"].clone(), page["deliveries"].clone());
+    assert_eq!(figures(look("")), (Value::Null, Value::Null), "nobody has asked for it");
+    send(server.addr(), "room:a", &[("qos", "0")], "before");
+    assert_eq!(figures(look("&counts=1")), (json!(0), json!(0)));
+    for channel in ["room:a", "room:b", "room:a", "room:a"] {
+        send(server.addr(), channel, &[("qos", "0")], "x");
+    }
+    let expected = (json!(3), json!(12));
+    eventually("three messages to four", || (figures(look("&counts=1")) == expected).then_some(()));
+}
+
+#[test]
 fn a_dry_run_shows_what_a_reload_would_change() {
     let backend = Backend::start();
     let server = setup(&backend).start();

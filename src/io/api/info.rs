@@ -5,7 +5,7 @@
 
 use super::cluster;
 use super::query::{self, Reach};
-use crate::base::id::ShardId;
+use crate::base::id::{Generation, ShardId};
 use crate::cluster::calls::Call;
 use crate::config::{StoreKind, differing, shown};
 use crate::io::backend::{LastAnswer, UpstreamState};
@@ -47,7 +47,7 @@ pub async fn info(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal>
 
 /// The figures of this node alone.
 pub async fn of_this_node(worker: &Worker) -> Result<Value, Refusal> {
-    let Largest { channels: largest, silent, .. } = largest(worker, Reach::Node, LARGEST).await?;
+    let Largest { channels: largest, silent, .. } = largest(worker, Reach::Node, LARGEST, "".into()).await?;
     let shared = worker.shared();
     let config = shared.config();
     let mut info = figures(worker);
@@ -224,23 +224,29 @@ pub struct Largest {
     pub unreachable: u32,
 }
 
-/// The channels with the most members, all workers together.
-pub async fn largest(worker: &Worker, reach: Reach, most: usize) -> Result<Largest, Refusal> {
-    let call = Call::Largest { most: most as u32 };
-    let Gathered { reply, silent, unreachable, .. } =
-        query::look_everywhere(worker, reach, Query::Largest { most }, &call).await?;
-    let mut channels = reply.map_or(Ok(Vec::new()), outcome::channels)?;
-    rank(&mut channels, most);
-    Ok(Largest { channels, silent, unreachable })
+/// The channels with the most members, all workers together, of those whose names contain the text.
+pub async fn largest(worker: &Worker, reach: Reach, most: usize, find: Arc<str>) -> Result<Largest, Refusal> {
+    let call = Call::Largest { most: most as u32, find: &find };
+    let query = match find.is_empty() {
+        true => Query::Largest { most },
+        false => Query::FindChannels { text: find.clone(), most },
+    };
+    Largest::of(query::look_everywhere(worker, reach, query, &call).await?, most)
 }
 
-/// The same of the channels of this node whose name contains the text.
-pub async fn find_channels(worker: &Worker, text: Arc<str>, most: usize) -> Result<Largest, Refusal> {
-    let query = Query::FindChannels { text, most };
-    let Gathered { reply, silent, .. } = query::look_everywhere(worker, Reach::Node, query, &Call::Info).await?;
-    let mut channels = reply.map_or(Ok(Vec::new()), outcome::channels)?;
-    rank(&mut channels, most);
-    Ok(Largest { channels, silent, unreachable: 0 })
+/// The same of one other node.
+pub async fn largest_of(worker: &Worker, node: Generation, most: usize, find: &str) -> Result<Largest, Refusal> {
+    let call = Call::Largest { most: most as u32, find };
+    Largest::of(query::look_at_node(worker, node, &call).await?, most)
+}
+
+impl Largest {
+    fn of(gathered: Gathered, most: usize) -> Result<Largest, Refusal> {
+        let Gathered { reply, silent, unreachable, .. } = gathered;
+        let mut channels = reply.map_or(Ok(Vec::new()), outcome::channels)?;
+        rank(&mut channels, most);
+        Ok(Largest { channels, silent, unreachable })
+    }
 }
 
 fn rank(channels: &mut Vec<(String, usize)>, most: usize) {

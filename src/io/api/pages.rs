@@ -5,7 +5,7 @@
 use super::access;
 use super::info::{self, Largest};
 use super::query::{self, Location, Reach};
-use crate::base::id::Identity;
+use crate::base::id::{Generation, Identity};
 use crate::cluster::calls::Call;
 use crate::config::{Change, Config};
 use crate::io::http::response::Response;
@@ -18,6 +18,7 @@ use crate::io::worker::message::ReloadReport;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{self, Refusal, outcome};
 use crate::policy::heartbeats::Silent;
+use crate::shard::channel::traffic::Traffic;
 use crate::shard::channel::user::{channel_of, take_user, user_of};
 use crate::shard::command::StoreError;
 use crate::shard::{ChannelMember, ConnectionInfo, Query, QueryRefusal, Reply, SessionInfo};
@@ -102,20 +103,22 @@ pub fn description() -> Response {
 pub async fn channel(worker: &Rc<Worker>, query: &str) -> Result<Response, Refusal> {
     let number = |name: &str, default: usize| query_get(query, name).and_then(|n| n.parse().ok()).unwrap_or(default);
     let (offset, limit) = (number("offset", 0), number("limit", PAGE).min(PAGE_MAX));
-    if let Some(text) = query_get(query, "find").filter(|text| !text.is_empty()) {
-        return found(worker, &text, limit.clamp(1, FOUND_MAX)).await;
-    }
+    let counts = query_get(query, "counts").is_some_and(|counts| counts != "0");
+    let find = query_get(query, "find").filter(|text| !text.is_empty());
     if let Some(user) = query_get(query, "user") {
-        return listed(worker, ("user", &user), &channel_of(&user), (offset, limit)).await;
+        return listed(worker, ("user", &user), &channel_of(&user), (offset, limit), counts).await;
     }
-    let Some(channel) = query_get(query, "channel").filter(|channel| !channel.is_empty()) else {
-        let Largest { channels, silent, unreachable } = info::largest(worker, Reach::Cluster, limit.max(1)).await?;
+    let channel = query_get(query, "channel").filter(|channel| !channel.is_empty() && find.is_none());
+    let Some(channel) = channel else {
+        let most = if find.is_some() { limit.clamp(1, FOUND_MAX) } else { limit.max(1) };
+        let (node, find) = (query_get(query, "node"), find.as_deref().unwrap_or_default());
+        let Largest { channels, silent, unreachable } = largest(worker, node.as_deref(), most, find).await?;
         let mut body = list(&channels, silent);
         note_unreachable(&mut body, unreachable);
         return Ok(Response::json(body.to_string().into_bytes()));
     };
     match user_of(&channel) {
-        None => listed(worker, ("channel", &channel), &channel, (offset, limit)).await,
+        None => listed(worker, ("channel", &channel), &channel, (offset, limit), counts).await,
         Some(_) => Err(Refusal::BadChannel),
     }
 }
@@ -126,8 +129,9 @@ async fn listed(
     named: (&str, &str),
     channel: &str,
     (offset, limit): (usize, usize),
+    counts: bool,
 ) -> Result<Response, Refusal> {
-    let Members { total, members, unreachable } = members(worker, channel, offset, limit).await?;
+    let Members { total, members, traffic, unreachable } = members(worker, channel, (offset, limit), counts).await?;
     let identities: Vec<String> = members.iter().map(|member| member.identity.to_string()).collect();
     let users: serde_json::Map<_, _> = members
         .iter()
@@ -137,14 +141,26 @@ async fn listed(
         "status": 0, named.0: named.1, "connections": total,
         "offset": offset, "limit": limit, "identities": identities, "users": users,
     });
+    if let Some(Traffic { messages, deliveries }) = traffic {
+        (body["messages"], body["deliveries"]) = (messages.into(), deliveries.into());
+    }
     note_unreachable(&mut body, unreachable);
     Ok(Response::json(body.to_string().into_bytes()))
 }
 
-/// The largest channels of this node whose name contains the text.
-async fn found(worker: &Worker, text: &str, limit: usize) -> Result<Response, Refusal> {
-    let Largest { channels, silent, .. } = info::find_channels(worker, text.into(), limit).await?;
-    Ok(Response::json(list(&channels, silent).to_string().into_bytes()))
+/// Of one node, or of all.
+async fn largest(worker: &Worker, node: Option<&str>, most: usize, find: &str) -> Result<Largest, Refusal> {
+    let Some(node) = node.filter(|node| !node.is_empty()) else {
+        return info::largest(worker, Reach::Cluster, most, find.into()).await;
+    };
+    let node = u32::from_str_radix(node, 16).map(Generation).map_err(|_| Refusal::NoSuchNode)?;
+    if node == worker.shared().node() {
+        return info::largest(worker, Reach::Node, most, find.into()).await;
+    }
+    if !worker.cluster().peers().iter().any(|peer| peer.node.generation == node) {
+        return Err(Refusal::NoSuchNode);
+    }
+    info::largest_of(worker, node, most, find).await
 }
 
 fn list(channels: &[(String, usize)], silent: u32) -> serde_json::Value {
@@ -160,30 +176,38 @@ fn list(channels: &[(String, usize)], silent: u32) -> serde_json::Value {
 struct Members {
     total: usize,
     members: Vec<ChannelMember>,
+    /// `None`: some shard does not count it.
+    traffic: Option<Traffic>,
     /// Nodes that did not answer: their members are missing.
     unreachable: u32,
 }
 
 /// Node after node, in the same order whichever is asked.
-async fn members(worker: &Worker, channel: &str, offset: usize, limit: usize) -> Result<Members, Refusal> {
+async fn members(
+    worker: &Worker,
+    channel: &str,
+    (offset, limit): (usize, usize),
+    counts: bool,
+) -> Result<Members, Refusal> {
     let (name, hash): (Arc<str>, u64) = (channel.into(), worker.shared().hash_key().hash(channel));
     let peers = worker.cluster().peers();
     let mut nodes: Vec<_> =
         peers.iter().filter(|peer| peer.table.may_have(hash)).map(|peer| peer.node.generation).collect();
     nodes.push(worker.shared().node());
     nodes.sort_unstable();
-    let mut all = Members { total: 0, members: Vec::new(), unreachable: 0 };
+    let mut all = Members { total: 0, members: Vec::new(), traffic: Some(Traffic::default()), unreachable: 0 };
     for node in nodes {
         let (skip, left) = (offset.saturating_sub(all.total), limit - all.members.len());
-        let (here, some) = if node == worker.shared().node() {
-            query::members_here(worker, &name, skip, left).await?
+        let (here, some, counted) = if node == worker.shared().node() {
+            query::members_here(worker, &name, (skip, left), counts).await?
         } else {
-            let call = Call::Members { channel, offset: skip as u64, limit: left as u32 };
+            let call = Call::Members { channel, offset: skip as u64, limit: left as u32, counts };
             let Gathered { reply, unreachable, .. } = query::look_at_node(worker, node, &call).await?;
             all.unreachable += unreachable;
-            reply.map_or(Ok((0, Vec::new())), outcome::members)?
+            reply.map_or(Ok((0, Vec::new(), None)), outcome::members)?
         };
         all.total += here;
+        all.traffic = Traffic::added(all.traffic, counted);
         all.members.extend(some.into_iter().take(left));
     }
     Ok(all)

@@ -14,6 +14,7 @@ use crate::io::worker::calls::gather::{Gather, Gathered};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, Targets, outcome};
+use crate::shard::channel::traffic::Traffic;
 use crate::shard::command::Claim;
 use crate::shard::{ChannelMember, Input, Message, Query, QueryId, QueryRefusal, Reply, Terms, Wait, Who};
 use crate::wire::packet::QoS;
@@ -261,23 +262,25 @@ pub async fn until_known(worker: &Worker) {
     }
 }
 
-/// Who is in a channel on this node: how many, and so many of them behind the first ones.
+/// Who is in a channel on this node: how many, so many of them behind the first ones, and what has been counted of the
+/// channel where `counts` says that it shall be.
 pub async fn members_here(
     worker: &Worker,
     channel: &Arc<str>,
-    offset: usize,
-    limit: usize,
-) -> Result<(usize, Vec<ChannelMember>), Refusal> {
-    let (mut total, mut members) = (0, Vec::new());
+    (offset, limit): (usize, usize),
+    counts: bool,
+) -> Result<(usize, Vec<ChannelMember>, Option<Traffic>), Refusal> {
+    let (mut total, mut members, mut traffic) = (0, Vec::new(), Some(Traffic::default()));
     // Shard after shard, so that an offset means the same on every page.
     for shard in worker.shared().workers() {
         let skip = offset.saturating_sub(total);
-        let page = Query::Members { channel: channel.clone(), offset: skip, limit: limit - members.len() };
-        let (here, some) = outcome::members(look_at(worker, shard, page).await?)?;
+        let page = Query::Members { channel: channel.clone(), offset: skip, limit: limit - members.len(), counts };
+        let (here, some, counted) = outcome::members(look_at(worker, shard, page).await?)?;
         total += here;
         members.extend(some);
+        traffic = Traffic::added(traffic, counted);
     }
-    Ok((total, members))
+    Ok((total, members, traffic))
 }
 
 /// A query about a durable session, to the shard that owns it if this node does.

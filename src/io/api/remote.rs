@@ -58,18 +58,22 @@ pub fn begin(worker: &Rc<Worker>, remote: RemoteCall, call: Call<'_>) {
             let kick = Query::KickChannel { channel: channel.into(), code, reason: reason.into() };
             Box::pin(async move { of_all(&of, kick).await })
         }
-        Call::Members { channel, offset, limit } => {
+        Call::Members { channel, offset, limit, counts } => {
             let channel: Arc<str> = channel.into();
             let (offset, limit) = (usize::try_from(offset).unwrap_or(usize::MAX), limit.min(MEMBERS_MAX) as usize);
             Box::pin(async move {
-                let (total, members) = query::members_here(&of, &channel, offset, limit).await?;
-                Ok(Answer::Of(Reply::Members { total, members }))
+                let (total, members, traffic) = query::members_here(&of, &channel, (offset, limit), counts).await?;
+                Ok(Answer::Of(Reply::Members { total, members, traffic }))
             })
         }
-        Call::Largest { most } => Box::pin(async move {
-            let Largest { channels, .. } = info::largest(&of, Reach::Node, most.min(MEMBERS_MAX) as usize).await?;
-            Ok(Answer::Of(Reply::Channels(channels)))
-        }),
+        Call::Largest { most, find } => {
+            let find: Arc<str> = find.into();
+            Box::pin(async move {
+                let most = most.min(MEMBERS_MAX) as usize;
+                let Largest { channels, .. } = info::largest(&of, Reach::Node, most, find).await?;
+                Ok(Answer::Of(Reply::Channels(channels)))
+            })
+        }
         Call::Sessions(wanted) => Box::pin(async move {
             let wanted = WantedSessions { most: wanted.most.min(SESSIONS_LISTED_MAX), ..*wanted };
             Ok(Answer::Of(sessions::list_here(&of, Arc::new(wanted)).await?))

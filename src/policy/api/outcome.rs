@@ -2,6 +2,7 @@
 //! whose replies have figures of their own.
 
 use super::refusal::Refusal;
+use crate::shard::channel::traffic::Traffic;
 use crate::shard::{ChannelMember, Reply, SessionSummary};
 
 /// How many connections or sessions it was done for.
@@ -18,10 +19,10 @@ pub fn found(reply: Reply, missing: Refusal) -> Result<(), Refusal> {
     if done(reply)? > 0 { Ok(()) } else { Err(missing) }
 }
 
-/// How many members, and some of them.
-pub fn members(reply: Reply) -> Result<(usize, Vec<ChannelMember>), Refusal> {
+/// How many members, some of them, and what has been counted.
+pub fn members(reply: Reply) -> Result<(usize, Vec<ChannelMember>, Option<Traffic>), Refusal> {
     match reply {
-        Reply::Members { total, members } => Ok((total, members)),
+        Reply::Members { total, members, traffic } => Ok((total, members, traffic)),
         Reply::Refused(why) => Err(Refusal::Shard(why)),
         other => unreachable!("not the reply to a question for members: {other:?}"),
     }

@@ -57,6 +57,8 @@ pub enum Refusal {
     NoSuchSession,
     #[error("node must be the 8 hex digits of a node that is away, as /info/ has them")]
     BadNode,
+    #[error("no such node: /info/ names those that are there")]
+    NoSuchNode,
     #[error("the node is there: stop it first")]
     NodeIsThere,
     #[error("identity must be the 64 hex digits of a connection")]

@@ -7,6 +7,7 @@ use super::sessions::{SessionSummary, WantedSessions};
 use super::trace::{TraceId, TraceTerms};
 use crate::base::id::Identity;
 use crate::base::time::Tick;
+use crate::shard::channel::traffic::Traffic;
 use crate::shard::command::{Claim, StoreError, UnixMs};
 use crate::shard::message::Message;
 use crate::wire::ws::frame::CloseCode;
@@ -68,11 +69,12 @@ pub enum Query {
         code: CloseCode,
         reason: Arc<str>,
     },
-    /// Who is in a channel: `limit` names after the first `offset`.
+    /// Who is in a channel: `limit` names after the first `offset`; with `counts` the channel is counted for a while.
     Members {
         channel: Arc<str>,
         offset: usize,
         limit: usize,
+        counts: bool,
     },
     /// The channels with the most members.
     Largest {
@@ -145,6 +147,8 @@ pub enum Reply {
     Members {
         total: usize,
         members: Vec<ChannelMember>,
+        /// `None`: it is not counted.
+        traffic: Option<Traffic>,
     },
     Channels(Vec<(String, usize)>),
     /// How many durable sessions are meant, and the first of them.
@@ -378,10 +382,14 @@ impl Reply {
                 *connections += more;
                 *refused = first(*refused, others);
             }
-            (Reply::Members { total, members }, Reply::Members { total: more, members: others }) => {
+            (
+                Reply::Members { total, members, traffic },
+                Reply::Members { total: more, members: others, traffic: other },
+            ) => {
                 *total += more;
                 members.extend(others);
                 members.sort_unstable();
+                *traffic = Traffic::added(*traffic, other);
             }
             (Reply::Channels(channels), Reply::Channels(others)) => add_channels(channels, others),
             (Reply::Sessions { total, sessions }, Reply::Sessions { total: more, sessions: others }) => {

@@ -3,4 +3,5 @@
 
 pub mod largest;
 pub mod members;
+pub mod traffic;
 pub mod user;

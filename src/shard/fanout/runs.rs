@@ -146,6 +146,9 @@ impl Fanout {
             let online = scope.channels.online_len(index);
             scope.cx.reply(query, Reply::sent(online));
         }
+        if !scope.cx.watches.is_idle() {
+            scope.cx.watches.count(channel, scope.channels.online_len(index), scope.cx.now);
+        }
         let message = scope.cx.messages.insert(message);
         let (expires, terms, once) = (delivery::expires(terms, &scope.cx), terms.clone(), once.cloned());
         let mut delivery = Delivery { message, query, terms, expires, member_terms: None, once, reached: 0 };

@@ -4,6 +4,7 @@ use super::*;
 use crate::base::id::{ConnIndex, Identity, ShardId};
 use crate::shard::ChannelMember;
 use crate::shard::Input;
+use crate::shard::channel::traffic::Traffic;
 use crate::shard::channel::user::channel_of;
 use crate::shard::tests::{NODE, Rig, sent};
 use crate::shard::{NotSent, NotStored, Tally};
@@ -18,8 +19,8 @@ fn done_with(connections: u32) -> Reply {
 }
 
 fn members_of(rig: &mut Rig, channel: &str) -> Vec<Identity> {
-    match rig.reply_to(Query::Members { channel: channel.into(), offset: 0, limit: 100 }) {
-        Reply::Members { total, members } => {
+    match rig.reply_to(Query::Members { channel: channel.into(), offset: 0, limit: 100, counts: false }) {
+        Reply::Members { total, members, .. } => {
             assert_eq!(total, members.len());
             members.into_iter().map(|member| member.identity).collect()
         }
@@ -153,7 +154,7 @@ fn a_user_is_whom_the_backend_has_named() {
     };
     let ((ann, identity), _) = (named(&mut rig, "ann"), named(&mut rig, "bob"));
     let nobody = rig.open_in("news");
-    let page = Query::Members { channel: "news".into(), offset: 0, limit: 9 };
+    let page = Query::Members { channel: "news".into(), offset: 0, limit: 9, counts: false };
     let Reply::Members { members, .. } = rig.reply_to(page) else { panic!("members") };
     let mut users: Vec<_> = members.into_iter().map(|member| member.user).collect();
     users.sort();
@@ -182,8 +183,8 @@ fn members_are_told_page_by_page() {
     let mut all: Vec<Identity> = keys.into_iter().map(|key| rig.identity(key)).collect();
     let mut listed = Vec::new();
     for offset in [0, 3, 6, 9] {
-        let Reply::Members { total: 7, members } =
-            rig.reply_to(Query::Members { channel: "news".into(), offset, limit: 3 })
+        let Reply::Members { total: 7, members, .. } =
+            rig.reply_to(Query::Members { channel: "news".into(), offset, limit: 3, counts: false })
         else {
             panic!("seven are there")
         };
@@ -346,8 +347,11 @@ fn replies() -> impl Strategy<Value = Vec<Reply>> {
     });
     let member = (identity, prop::option::of("[ab]"));
     let member = member.prop_map(|(identity, user)| ChannelMember { identity, user: user.map(String::into) });
-    let members =
-        prop::collection::vec(member, 0..3).prop_map(|members| Reply::Members { total: members.len(), members });
+    let members = prop::collection::vec(member, 0..3).prop_map(|members| Reply::Members {
+        total: members.len(),
+        members,
+        traffic: Some(Traffic::default()),
+    });
     let members = prop_oneof![members, refusal().prop_map(Reply::Refused)];
     let some = 2..5_usize;
     prop_oneof![

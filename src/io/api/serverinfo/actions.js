@@ -150,14 +150,36 @@ function channelLinks(channels) {
 
 function openChannel(name, offset = 0) {
   return openDetail(`Channel ${name}`, async () => {
-    const page = await look("channel/", { channel: name, offset, limit: MEMBERS_PAGE });
+    const page = await look("channel/", { channel: name, offset, limit: MEMBERS_PAGE, counts: 1 });
     const members = make("table"), pages = make("div", "pager");
     const row = (identity) => [linkCell(short(identity), () => openConnection(identity), identity), cell(page.users[identity], "name")];
     table(members, ["Member", "User"], page.identities.map(row), "Nobody of it is online.");
     pager(pages, { offset, limit: MEMBERS_PAGE, total: page.connections }, (next) => { trail.pop(); openChannel(name, next); });
     const warning = page.msg ? [make("p", "hot", `A part is missing: ${page.msg}`)] : [];
-    return [...warning, facts([["Online", count(page.connections)]]), members, pages, sendForm({ channel: name }), traceForm({ channel: name }), kickForm({ channel: name }, "Close all its connections")];
+    return [...warning, facts([["Online", count(page.connections)], ["Messages", channelRates(name, page)]]), members, pages, sendForm({ channel: name }), traceForm({ channel: name }), kickForm({ channel: name }, "Close all its connections")];
   });
+}
+
+/** How many messages come to a channel and leave it, while the dialog shows it: only then does the server count them. */
+function channelRates(name, first) {
+  const box = make("span", "", "being counted");
+  let before = first, at = performance.now();
+  const tick = async () => {
+    if (!box.isConnected || !$("#detail").open) return;
+    try {
+      const now = document.hidden ? before : await look("channel/", { channel: name, limit: 0, counts: 1 });
+      const seconds = (performance.now() - at) / 1000, rate = (figure) => rateText((now[figure] - before[figure]) / seconds);
+      // It counts from 0 again when nobody has looked for a while.
+      const isKnown = now.messages >= before.messages && now.deliveries >= before.deliveries;
+      box.textContent = isKnown ? `${rate("messages")}/s in, ${rate("deliveries")}/s out` : now.messages === undefined ? "not counted: too many channels are looked at" : "being counted";
+      [before, at] = [now, performance.now()];
+    } catch (error) {
+      box.textContent = error.message;
+    }
+    setTimeout(tick, RATES_MS);
+  };
+  setTimeout(tick, RATES_MS);
+  return box;
 }
 
 function openConnection(identity) {
@@ -339,23 +361,30 @@ $("#find").onsubmit = async (event) => {
   if (kind === "session") return openSession(text);
   if (kind === "connection") return openConnection(text.toLowerCase());
   try {
-    const found = await look("channel/", { find: text, limit: 200 });
+    const found = await look("channel/", { find: text, limit: FOUND_MOST, ...where() });
     isSearched = true;
-    const title = `${plural(found.channels.length, "channel")} of this node with “${text}”${found.channels.length === 200 ? ", the largest" : ""}`;
-    showChannels(found.channels, { title, nothing: "No channel of this node has that in its name." });
+    const most = found.channels.length === FOUND_MOST ? ", the largest" : "", missing = found.msg ? `; a part is missing: ${found.msg}` : "";
+    showChannels(found.channels, { title: `${plural(found.channels.length, "channel")}${ofWhere()} with “${text}”${most}${missing}`, nothing: "No channel has that in its name." });
   } catch (error) {
     showChannels([], { title: "Search", nothing: error.message });
   }
 };
 let isSearched = false;
 
+/** Which node's channels are meant; none is all. */
+function where() {
+  const node = $("#where select").value;
+  return node === "" ? {} : { node };
+}
+function ofWhere() { return !whole.nodes ? "" : where().node ? ` of node ${where().node}` : " of all nodes"; }
+
 /** Once, at a press: it costs every node a walk over its channels. */
 async function showMany() {
   isSearched = true;
   try {
-    const { channels, msg } = await look("channel/", { limit: MANY });
+    const { channels, msg } = await look("channel/", { limit: MANY, ...where() });
     const which = channels.length < MANY ? "All channels" : `The ${MANY} largest channels`;
-    const title = `${which}${whole.nodes ? " of all nodes" : ""}${msg ? `; a part is missing: ${msg}` : ""}`;
+    const title = `${which}${ofWhere()}${msg ? `; a part is missing: ${msg}` : ""}`;
     showChannels(channels, { title });
   } catch (error) {
     showChannels([], { title: "Largest channels", nothing: error.message });
@@ -398,4 +427,4 @@ $("#preview").onclick = async () => {
   }
 };
 
-const MEMBERS_PAGE = 20, MANY = 1000, SESSIONS_PAGE = 20, SESSIONS_MOST = 5000, TRACE_ENTRIES = 500;
+const MEMBERS_PAGE = 20, MANY = 1000, SESSIONS_PAGE = 20, SESSIONS_MOST = 5000, TRACE_ENTRIES = 500, FOUND_MOST = 200, RATES_MS = 2000;

@@ -91,13 +91,12 @@ function showBackend(backends) {
   ]), "No business server is configured: every client is let in, and nobody hears what it says.");
 }
 
-/** As the worker saw them that this page is connected to. */
 function showAnswers(backends) {
   const rows = backends.flatMap((backend) => (backend.last_answers ?? []).map((answer) => [
     cell(answer.hook.replaceAll("_", " ")), cell(backend.url, "name"), stateCell(answer.status < 400 ? "ok" : "bad", answer.status),
     cell(answer.age_s < 1 ? "just now" : `${duration(answer.age_s)} ago`, "number"), cell(answer.error || "–", "name"),
   ]));
-  table($("#answers"), ["Hook", "Upstream", "Status", "*When", "An error's first words"], rows, "This page's worker has heard no answer yet.");
+  table($("#answers"), ["Hook", "Upstream", "Status", "*When", "An error's first words"], rows, "No answer yet.");
 }
 
 function showStore({ store, sessions }) {
@@ -155,6 +154,7 @@ function showHooks(hooks) {
 function showNodes({ node: own, nodes, peers }) {
   $("#cluster").hidden = !nodes;
   if (!nodes) return;
+  showWhere(nodes.map(({ node }) => node), own);
   const rows = nodes.map((node) => {
     const peer = (peers ?? []).find((peer) => peer.node === node.node);
     const state = node.node === own ? "this node" : peer?.state ?? "live";
@@ -172,6 +172,16 @@ function showNodes({ node: own, nodes, peers }) {
     cell(peer.is_linked ? "up" : "none", peer.is_linked ? "" : "hot"), cell(typeof peer.round_trip_ms === "number" ? `${peer.round_trip_ms} ms` : "–", "number"),
     cell(bytes(peer.queued_bytes), "number"), cell(duration(peer.since_s), "number"),
   ]), "This node is alone.");
+}
+
+/** Whose channels are looked for: a choice where there are several nodes. What was chosen stays, as long as it is there. */
+function showWhere(nodes, own) {
+  const choice = $("#where select"), known = [...choice.options].slice(1).map(({ value }) => value);
+  $("#where").hidden = nodes.length < 2;
+  if (known.join() === nodes.join()) return;
+  const chosen = nodes.includes(choice.value) ? choice.value : "";
+  choice.replaceChildren(new Option("all nodes", ""), ...nodes.map((node) => new Option(node === own ? `${node} (this node)` : node, node)));
+  choice.value = chosen;
 }
 
 /** What is not at its default first. Rewritten only when it changed, so that it can be marked and copied. */
