@@ -131,6 +131,7 @@ impl World {
             (call.channel, call.qos, Tick(call.deadline))
         };
         let targets = self.members(node, channel);
+        self.nodes[node].watching.on_call(channel, targets.len(), self.now);
         let arrival = self.calls.arrivals;
         self.calls.arrivals += 1;
         let call = self.calls.calls.get_mut(&token).expect("just looked at");
@@ -165,8 +166,9 @@ impl World {
 
     /// Who is in the channel; the model has to agree.
     pub fn members(&mut self, node: usize, channel: usize) -> Vec<ConnectionId> {
-        let query = Query::Members { channel: channel_name(channel).into(), offset: 0, limit: usize::MAX };
-        let Reply::Members { total, members } = self.query(node, query) else { panic!("members were asked for") };
+        let query =
+            Query::Members { channel: channel_name(channel).into(), offset: 0, limit: usize::MAX, counts: false };
+        let Reply::Members { total, members, .. } = self.query(node, query) else { panic!("members were asked for") };
         assert_eq!(total, members.len());
         let members: Vec<ConnectionId> =
             members.iter().map(|member| self.connection_named(node, &member.identity)).collect();

@@ -27,7 +27,7 @@ impl World {
     pub fn chaos(&mut self) {
         let Some(id) = self.some_connection() else { return };
         let (node, now) = (self.connections[id].node, self.now);
-        match self.rng.below(19) {
+        match self.rng.below(21) {
             // Never silent for as long as a ping takes: answers at QoS 1 may be forgotten then.
             0..=1 if self.connections[id].frozen + 3_000 < now => {
                 let until = now + 500 + self.rng.below(7_000);
@@ -82,6 +82,7 @@ impl World {
                 self.nodes[node].stalled = until;
                 self.seen.stalls += 1;
             }
+            13..=14 => self.watch(node),
             _ => self.control(),
         }
     }

@@ -15,6 +15,7 @@ mod peer;
 mod seeds;
 mod seen;
 mod sessions;
+mod watching;
 mod world;
 
 use limits::name_of_limits;

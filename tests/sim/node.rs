@@ -1,6 +1,7 @@
 //! One shard and what its worker would know: who has which slot, outputs that wait, and the next tick.
 
 use crate::connection::ConnectionId;
+use crate::watching::Watching;
 use rainbow::base::id::{ConnIndex, Identity, ShardId};
 use rainbow::base::time::Tick;
 use rainbow::shard::{Input, Output, Query, QueryId, Reply, Settings, Shard};
@@ -23,6 +24,7 @@ pub struct Node {
     pub kicked: HashSet<usize>,
     pub behind: Vec<(u64, usize)>,
     pub stale: u64,
+    pub watching: Watching,
     /// The reply to the last eviction.
     pub evicted: Option<Reply>,
 }
@@ -40,6 +42,7 @@ impl Node {
             kicked: HashSet::new(),
             behind: Vec::new(),
             stale: 0,
+            watching: Watching::default(),
             evicted: None,
         }
     }
@@ -50,6 +53,11 @@ impl Node {
 
     pub fn has_presence(&self, channel: u64) -> bool {
         self.presence.get(&channel).is_some_and(|count| *count > 0)
+    }
+
+    /// The shard says whether a channel has members here.
+    pub fn note_presence(&mut self, channel: u64, here: bool) {
+        *self.presence.entry(channel).or_default() += if here { 1 } else { -1 };
     }
 
     /// The kick is carried out with the next turn; until then calls queue up behind it.

@@ -37,7 +37,7 @@ pub(crate) use seen;
 seen! {
     events opened abandoned survivors calls handed_down repeats_down answered_up failed forwards_repeated lost paused blocked
     greeted pongs refused_up ids_reused answer_holds rate_paused memory_full frozen vanished floods cut outages stale
-    limits_changed stalls mailboxes_full calls_refused sliced_evictions
+    limits_changed stalls mailboxes_full calls_refused sliced_evictions traced counted
 }
 
 impl Seen {

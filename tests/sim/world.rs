@@ -583,9 +583,8 @@ impl World {
                     self.connections[id].hindered = self.now;
                     self.read_soon(id);
                 }
-                Output::Presence { channel, here } => {
-                    *self.nodes[node].presence.entry(channel).or_default() += if here { 1 } else { -1 };
-                }
+                Output::Presence { channel, here } => self.nodes[node].note_presence(channel, here),
+                Output::Traced { trace, entry } => self.on_traced(node, trace, &entry),
                 other => panic!("no session here has asked for {other:?}"),
             }
         }

@@ -14,12 +14,13 @@ use rainbow::shard::command::{
 };
 use rainbow::shard::{
     DrainScope, Forward, ForwardOutcome, Input, Message, Mode, Output, Query, QueryId, SessionSettings, Settings,
-    Shard, Terms, Wait, Who,
+    Shard, Terms, TraceEntry, TraceId, TraceTarget, TraceTerms, Wait, Who,
 };
 use rainbow::wire::packet::{MessageId, Packet, QoS};
 use rainbow::wire::ws::frame::{ClientFrame, CloseCode, Opcode};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 // Small, so that the fuzzer reaches every limit.
 const SETTINGS: Settings = Settings {
@@ -110,6 +111,8 @@ struct Story<'d> {
     messages: BTreeMap<(SessionId, u64), StoredMessage>,
     received: BTreeMap<(SessionId, u16), Received>,
     sessions: u128,
+    /// Begun and not ended, their time apart.
+    traces: BTreeMap<u64, TraceTerms>,
 }
 
 #[derive(Clone)]
@@ -150,6 +153,7 @@ fuzz_target!(|data: &[u8]| {
         messages: BTreeMap::new(),
         received: BTreeMap::new(),
         sessions: 0,
+        traces: BTreeMap::new(),
     };
     while let Some(step) = story.byte() {
         story.step(step);
@@ -504,20 +508,60 @@ impl Story<'_> {
         let session = || SESSION_NAMES[identity.0[0] as usize % SESSION_NAMES.len()].into();
         let number = self.number();
         let who = if number & 128 > 0 { Who::Session(session()) } else { identity.into() };
-        let query = match number % 10 {
+        let query = match number % 13 {
             0 => Query::Exists { who },
             1 => Query::Unsubscribe { who, channel },
             2 => Query::Evict { channel, keep: who },
             3 => Query::Kick { identity, code, reason },
             4 => Query::KickChannel { channel, code, reason },
-            5 => Query::Members { channel, offset: self.number(), limit: self.number() },
+            5 => {
+                Query::Members { channel, offset: self.number(), limit: self.number(), counts: self.number() % 2 == 0 }
+            }
             6 => Query::Largest { most: self.number() },
             7 => Query::Session { session: session() },
             8 => Query::DropSession { session: session() },
+            9 => Query::FindChannels { text: channel, most: self.number() },
+            10 => return self.begin_trace(identity, session(), channel),
+            11 => return self.end_trace(),
             _ => Query::Subscribe { who, channel },
         };
         let query_id = self.query_id();
         self.handle(Input::Query { query_id, query });
+    }
+
+    /// Somebody looks at what happens to a connection, a session or a channel.
+    fn begin_trace(&mut self, identity: Identity, session: Arc<str>, channel: Arc<str>) {
+        let (number, id) = (self.number(), self.number() as u64 % 4);
+        let target = match number % 3 {
+            0 => TraceTarget::Identity(identity),
+            1 => TraceTarget::Session(session),
+            _ => TraceTarget::Channel(channel),
+        };
+        let terms = TraceTerms { target, ends: self.now + number as u64 * 8, body_bytes: number % 7 };
+        self.traces.insert(id, terms.clone());
+        let query_id = self.query_id();
+        self.handle(Input::Query { query_id, query: Query::Trace { id: TraceId(id), terms } });
+    }
+
+    fn end_trace(&mut self) {
+        let id = self.number() as u64 % 4;
+        self.traces.remove(&id);
+        let query_id = self.query_id();
+        self.handle(Input::Query { query_id, query: Query::EndTrace { id: TraceId(id) } });
+    }
+
+    /// An entry is of whom its trace follows, in the time that it lasts.
+    fn on_traced(&self, TraceId(id): TraceId, entry: &TraceEntry) {
+        let terms = self.traces.get(&id).expect("a trace that has ended says nothing");
+        assert!(entry.at < terms.ends && entry.at <= self.now, "in its time");
+        match &terms.target {
+            TraceTarget::Identity(followed) => assert_eq!(entry.identity.as_ref(), Some(followed)),
+            TraceTarget::Session(name) if entry.identity.is_some() => assert_eq!(entry.session.as_ref(), Some(name)),
+            TraceTarget::Session(_) | TraceTarget::Channel(_) => {}
+        }
+        let shown = self.traces.values().map(|terms| terms.body_bytes).max();
+        let body = entry.seen.message.as_ref().map_or(0, |message| message.body.len());
+        assert!(Some(body) <= shown, "no more of a body than is allowed");
     }
 
     /// One connection's socket takes some bytes.
@@ -556,7 +600,8 @@ impl Story<'_> {
                     self.living(origin).socket = Socket::Ended;
                     self.handle(Input::HandoverEnded { key: origin });
                 }
-                Output::SessionEnded { .. } | Output::Receipt { .. } | Output::Traced { .. } => {}
+                Output::Traced { trace, entry } => self.on_traced(trace, &entry),
+                Output::SessionEnded { .. } | Output::Receipt { .. } => {}
                 Output::SessionHere { .. } | Output::SessionDropped { .. } | Output::SessionFlushed { .. } => {}
                 Output::Presence { channel, here } => {
                     *self.presence.entry(channel).or_default() += if here { 1 } else { -1 };
