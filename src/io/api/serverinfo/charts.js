@@ -225,9 +225,13 @@ function inWords(text, values, show) {
 }
 
 function note(context, frame, text) {
+  const [x, y] = [(frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2], width = Math.min(context.measureText(text).width, frame.right - frame.left);
+  // No grid through the words.
+  context.fillStyle = color("--panel");
+  context.fillRect(x - width / 2 - 6, y - 10, width + 12, 20);
   context.textAlign = "center";
   context.fillStyle = color("--faint");
-  context.fillText(text, (frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2, frame.right - frame.left);
+  context.fillText(text, x, y, frame.right - frame.left);
 }
 
 function axes(context, frame, { high, show, begin, end, x }) {
