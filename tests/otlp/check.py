@@ -12,6 +12,7 @@ import os
 import queue
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -34,10 +35,13 @@ TRACE, STEP = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 class Collector(ThreadingHTTPServer):
     """Keeps the spans that arrive, with what is said of their origin."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.spans: queue.Queue[tuple[dict[str, Any], Span]] = queue.Queue()
         self.requests: list[dict[str, str]] = []
         super().__init__(("127.0.0.1", 0), self.handler())
+        self.scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
@@ -74,7 +78,7 @@ class Collector(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://localhost:{self.server_port}"
 
 
 class Business(ThreadingHTTPServer):
@@ -118,16 +122,21 @@ def values(attributes: Any) -> dict[str, Any]:
 
 
 class Server:
+    environment: dict[str, str] = {}
+
     def __init__(self, binary: str, directory: Path, business: Business, **keys: object) -> None:
         url = f"http://127.0.0.1:{business.server_port}"
         settings = {
-            "listen": "127.0.0.1", "http_port": 0, "workers": 1, "cluster": "off", "log_format": "json", "admin_token": "t",
-            "connect_url": f"{url}/connect", "forward_url": url + "/message/{message_type}", "close_url": f"{url}/close", **keys,
+            "listen": "127.0.0.1", "http_port": 0, "workers": 1, "cluster": "off", "log_format": "json",
+            "admin_token": "t",
+            "connect_url": f"{url}/connect", "forward_url": url + "/message/{message_type}",
+            "close_url": f"{url}/close", **keys,
         }
         config = directory / "rainbow.toml"
         config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
         env = {name: value for name, value in os.environ.items() if not name.startswith(("RAINBOW_", "OTEL_"))}
         env["OTEL_EXPORTER_OTLP_HEADERS"] = "x-tenant=ours"
+        env |= self.environment
         self.process = subprocess.Popen([binary, "-f", str(config)], env=env, stderr=subprocess.PIPE, text=True)
         self.log: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self.read_log, daemon=True).start()
@@ -174,7 +183,8 @@ class Client:
         self.socket = socket.create_connection(server.address, timeout=DEADLINE_S)
         head = [
             "GET /connect/ HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade",
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", "X-DEVICEID: d", "X-CLIENT-OS: t",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", "X-DEVICEID: d",
+            "X-CLIENT-OS: t",
         ]
         self.socket.sendall("\r\n".join(head + ([f"traceparent: {parent}"] if parent else []) + ["", ""]).encode())
         answer = b""
@@ -286,11 +296,36 @@ def what_the_collector_does_not_take_is_counted(binary: str) -> None:
             assert server.metric('rainbow_spans_dropped_total{reason="queue_full"}') == 0
 
 
+def a_collector_behind_https_is_trusted_by_the_systems_certificates(binary: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        ca, leaf = [["-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"] for name in ("ca", "localhost")]
+        for command in (
+            ["req", "-x509", *ca, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"],
+            ["req", *leaf, "-keyout", "leaf.key", "-out", "leaf.csr", "-addext", "subjectAltName=DNS:localhost"],
+            ["x509", "-req", "-in", "leaf.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+             "-out", "leaf.pem", "-copy_extensions", "copy"],
+        ):
+            subprocess.run(["openssl", *command], cwd=directory, check=True, capture_output=True)
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(f"{directory}/leaf.pem", f"{directory}/leaf.key")
+        collector = Collector(tls)
+        Server.environment = {"SSL_CERT_FILE": f"{directory}/ca.pem"}
+        with started(binary, otlp_endpoint=collector.url, otlp_ratio=1, connect_url="") as (server, _):
+            server.call("/broadcast/?msgtype=1", None, b"{}")
+            assert collector.take(1)["POST /broadcast/"].kind == Span.SPAN_KIND_SERVER
+        Server.environment = {}
+        with started(binary, otlp_endpoint=collector.url, otlp_ratio=1, connect_url="") as (server, _):
+            server.call("/broadcast/?msgtype=1", None, b"{}")
+            server.logged("the collector does not take spans")
+            assert collector.spans.empty(), "nobody vouches for it"
+
+
 def main() -> None:
     for check in (
         what_a_parent_has_sampled_is_collected,
         the_ratio_decides_where_a_trace_begins,
         what_the_collector_does_not_take_is_counted,
+        a_collector_behind_https_is_trusted_by_the_systems_certificates,
     ):
         check(sys.argv[1])
         print(check.__name__.replace("_", " "), flush=True)
