@@ -25,7 +25,7 @@ use crate::io::service::driver::{self, Driver};
 use crate::io::service::sd_notify::ServiceManager;
 use crate::io::service::tasks::StoredShare;
 use crate::io::spans::exporter::SpanExporter;
-use crate::io::spans::recorder::span_queue;
+use crate::io::spans::recorder::{SpanReceiver, SpanSender, span_queue};
 use crate::io::store::thread::{self as io_store, StoreThread};
 use crate::io::worker::descriptors::{Purpose, Shares, Tables};
 use crate::io::worker::message::{PeerMessage, ReloadOutcome, ReloadReport};
@@ -106,18 +106,15 @@ impl Server {
         let (mailboxes, receivers) = mailboxes.into_iter().unzip();
         let hands_over = config.store.kind != StoreKind::None && cpus.len() > 1;
         let handovers = hands_over.then(|| HandoverChannels::new(cpus.len())).transpose()?;
-        let own = OwnNode::prepare(&config, listeners, &limits)?;
-        let options = store::Options::new(&config, own.store_node.clone());
+        let OwnNode { generation, hash_key, cluster, store_node, .. } = OwnNode::prepare(&config, listeners, &limits)?;
+        let options = store::Options::new(&config, store_node);
         let mut inherited = sys::open_descriptors()?;
         inherited.retain(|&fd| claims.all().all(|claim| claim.fd() != fd));
         let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
         let (sender, events) = events::events(limits.events_max);
-        let (workers, now) = (cpus.len(), clock::monotonic());
         let tables = tables();
-        compare_with_descriptors(&config, tables, workers, inherited.len());
-        let OwnNode { generation, hash_key, cluster, .. } = own;
-        let collects_spans = !config.otlp_endpoint.is_empty();
-        let (spans, to_export) = collects_spans.then(|| span_queue(limits.spans_max)).unzip();
+        compare_with_descriptors(&config, tables, cpus.len(), inherited.len());
+        let (spans, to_export) = spans_to_export(&config, &limits);
         let setup = SharedSetup {
             config,
             mailboxes,
@@ -131,28 +128,23 @@ impl Server {
             inherited,
             spans,
             cpus,
-            now,
+            now: clock::monotonic(),
         };
         let shared = Arc::new(Shared::new(setup, &limits));
         let met = opened.as_ref().map_or_else(Vec::new, |(_, opened)| note_disk(&shared, opened));
         let cluster = cluster.map(|cluster| start_cluster(&shared, cluster, driver, met)).transpose()?;
         let resolver = Resolver::start(&limits)?;
-        let endpoint = &shared.config().otlp_endpoint;
-        let metrics = shared.metrics().spans().clone();
-        let start = |spans| SpanExporter::start(endpoint, generation.to_string(), spans, metrics);
-        let spans = to_export.map(start).transpose()?;
-        let (store, opened) = match opened {
-            Some((store, opened)) => (Some(start_store(&shared, store, opened.damaged, &limits)?), opened),
-            None => (None, Opened::default()),
-        };
-        let threads =
+        let spans = to_export.map(|spans| start_exporter(&shared, spans)).transpose()?;
+        let (store, opened) = opened.map_or_else(Default::default, |(store, opened)| (Some(store), opened));
+        let store = store.map(|store| start_store(&shared, store, opened.damaged, &limits)).transpose()?;
+        let workers =
             start_workers(&shared, WorkersStart { receivers, resolver, opened, tables, driver, mode, limits })?;
         events::watch_signals(shared.events().clone())?;
         let sampler = Sampler::new(shared.metrics(), &surroundings(&shared));
         let mut server = Server {
             shared,
             events,
-            workers: threads,
+            workers,
             store,
             cluster,
             spans,
@@ -165,7 +157,7 @@ impl Server {
         };
         server.wait_until_ready()?;
         let admin_listen = admin_listen.map(tracing::field::display);
-        info!(listen = %listen, admin_listen, workers, ?driver, "listening");
+        info!(listen = %listen, admin_listen, workers = server.workers.len(), ?driver, "listening");
         Ok(server)
     }
 
@@ -451,6 +443,17 @@ fn start_store(shared: &Arc<Shared>, store: Store, damaged: u64, limits: &Limits
     let (thread, sender) = io_store::start(store, &shared.config().store, limits, shared.report_sinks(), metrics)?;
     shared.set_store(sender);
     Ok(thread)
+}
+
+/// Where spans go, and where the exporter takes them; nowhere when nobody collects them.
+fn spans_to_export(config: &Config, limits: &Limits) -> (Option<SpanSender>, Option<SpanReceiver>) {
+    let is_collected = !config.traces.otlp_endpoint.is_empty();
+    is_collected.then(|| span_queue(limits.spans_max)).unzip()
+}
+
+fn start_exporter(shared: &Shared, spans: SpanReceiver) -> io::Result<SpanExporter> {
+    let (config, metrics) = (shared.config(), shared.metrics().spans().clone());
+    SpanExporter::start(&config.traces.otlp_endpoint, shared.node().to_string(), spans, metrics)
 }
 
 /// The thread of the cluster.

@@ -339,7 +339,7 @@ static CALLS: &[Key] = &[
     key!(calls_max, COUNT, "Calls that may wait for clients' answers at once, per worker."),
     key!(api_body_max, PART_SIZE, "The largest body of a call."),
     key!(
-        trace_body_bytes,
+        "trace_body_bytes" => traces.trace_body_bytes,
         SIZE.within(0, 4096),
         "As much of a message's body as /trace/ shows. 0: only its type, QoS and size."
     ),
@@ -381,14 +381,14 @@ static PROCESS: &[Key] = &[
     key!(log, FILTER, "What is logged: a level, or a filter like info,rainbow=debug."),
     key!(log_format, LOG_FORMAT, "How it is written: \"text\", or \"json\", one object per line.").restart(),
     key!(
-        otlp_endpoint,
+        "otlp_endpoint" => traces.otlp_endpoint,
         COLLECTOR_URL,
         "An OpenTelemetry collector that gets spans by OTLP over HTTP, e.g. http://localhost:4318; /v1/traces is \
          added. Empty: none."
     )
     .restart(),
     key!(
-        otlp_ratio,
+        "otlp_ratio" => traces.otlp_ratio,
         FACTOR.within(0, 1),
         "How many of the traces that begin here are collected, 0 to 1; of others their `traceparent` says whether."
     ),
@@ -474,10 +474,13 @@ mod tests {
         }
         let config = Config::default();
         let is_key = |field: &String| {
-            !matches!(&**field, "file" | "secrets" | "store" | "cluster" | "breaker" | "handshakes" | "retry_backoff")
+            !matches!(
+                &**field,
+                "file" | "secrets" | "store" | "cluster" | "breaker" | "handshakes" | "retry_backoff" | "traces"
+            )
         };
         let top = fields(&config).filter(is_key);
-        let top = top.chain(fields(&config.secrets));
+        let top = top.chain(fields(&config.secrets)).chain(fields(&config.traces));
         let stored = fields(&config.store).map(|field| format!("store.{field}"));
         let clustered = fields(&config.cluster).map(|field| match &*field {
             "choice" => "cluster".into(),

@@ -91,7 +91,7 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         keys: &["otlp_endpoint"],
-        holds: |c| c.otlp_endpoint.is_empty() || cfg!(feature = "otlp"),
+        holds: |c| c.traces.otlp_endpoint.is_empty() || cfg!(feature = "otlp"),
         broken: Broken::Other(|_| Problem::Text {
             what: "this server was built without OpenTelemetry",
             hint: "Take one of the packages, or build it with `cargo build --release --features otlp`.",

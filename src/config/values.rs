@@ -102,7 +102,6 @@ pub struct Config {
     /// Calls that may wait for clients' answers at once, per worker.
     pub calls_max: usize,
     pub api_body_max: usize,
-    pub trace_body_bytes: usize,
     /// Of all calls of one worker.
     pub bodies_bytes_max: usize,
     /// Refused calls have an HTTP status of their own.
@@ -125,10 +124,7 @@ pub struct Config {
     pub log: String,
     pub driver: DriverChoice,
     pub log_format: LogFormat,
-    /// Empty: nobody collects spans.
-    pub otlp_endpoint: String,
-    /// Of the traces that begin here.
-    pub otlp_ratio: f64,
+    pub traces: TracesConfig,
 
     // Where the configuration was read
     pub file: Option<PathBuf>,
@@ -255,6 +251,17 @@ pub struct BreakerConfig {
     pub cooldown: Duration,
 }
 
+/// What is shown of what happens, to those who look and to a collector; the fields are named as their keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TracesConfig {
+    /// Of a body, in `/trace/`.
+    pub trace_body_bytes: usize,
+    /// Empty: nobody collects spans.
+    pub otlp_endpoint: String,
+    /// Of the traces that begin here.
+    pub otlp_ratio: f64,
+}
+
 /// With whom the node serves as one; its keys are `cluster`, `cluster_name` and so on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterConfig {
@@ -345,7 +352,6 @@ impl Default for Config {
             send_timeout_max: secs(300),
             calls_max: 16_384,
             api_body_max: 1 << 20,
-            trace_body_bytes: 0,
             bodies_bytes_max: 64 << 20,
             strict_status: false,
             store: StoreConfig::default(),
@@ -357,10 +363,15 @@ impl Default for Config {
             log: "info".into(),
             driver: DriverChoice::Auto,
             log_format: LogFormat::Text,
-            otlp_endpoint: String::new(),
-            otlp_ratio: 1.0,
+            traces: TracesConfig::default(),
             file: None,
         }
+    }
+}
+
+impl Default for TracesConfig {
+    fn default() -> TracesConfig {
+        TracesConfig { trace_body_bytes: 0, otlp_endpoint: String::new(), otlp_ratio: 1.0 }
     }
 }
 

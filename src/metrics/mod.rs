@@ -13,7 +13,6 @@ pub mod histogram;
 pub mod history;
 pub mod process;
 pub mod shard;
-pub mod spans;
 pub mod store;
 pub mod text;
 pub mod worker;

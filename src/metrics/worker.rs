@@ -1,4 +1,5 @@
-//! What one worker counts outside its shard. The worker writes; /metrics and /info/ read.
+//! What one worker counts outside its shard, and what becomes of the spans that workers record. The worker writes, and
+//! of spans their exporter; /metrics and /info/ read.
 
 use super::counter::{Counter, Gauge};
 use super::figure::figures;
@@ -90,5 +91,15 @@ figures! {
         turns: Durations,
         /// Lengths of calls by path, from the whole body to the response.
         calls_by_path: DurationsByLabel,
+    }
+}
+
+figures! {
+    /// What has become of the spans of all workers. Their exporter's thread writes.
+    pub struct SpanMetrics {
+        /// Spans that the collector has taken (see otlp_endpoint).
+        exported: Counter as "spans_exported",
+        /// Spans that the collector did not take in time.
+        export_failed: Counter as "spans_export_failed" in "spans_dropped" reason "export_failed",
     }
 }

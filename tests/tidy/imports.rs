@@ -134,6 +134,7 @@ const CHANCE: &[&str] = &["rand", "getrandom", "fastrand", "RandomState"];
 const HASHED_WITHOUT_KEY: &[&str] = &[
     "src/io/cluster/calls.rs",
     "src/io/handover/channel.rs",
+    "src/io/hooks/spans.rs",
     "src/io/worker/connecting.rs",
     "src/io/worker/sockets.rs",
     "src/shard/connection/known_ids.rs",

@@ -33,7 +33,7 @@ pub async fn begin(worker: &Rc<Worker>, query: &str) -> Result<OpenTrace, Refusa
     let (target, seconds) = read(query)?;
     let place = worker.shared().take_trace_place().ok_or(Refusal::TooManyTraces)?;
     let (reader, ends) = (worker.calls().traces().open(), worker.now() + seconds * 1000);
-    let terms = TraceTerms { target, ends, body_bytes: worker.rules().config().trace_body_bytes };
+    let terms = TraceTerms { target, ends, body_bytes: worker.rules().config().traces.trace_body_bytes };
     let trace = Query::Trace { id: reader.id(), terms };
     query::query(worker, worker.shared().workers(), trace).await?;
     Ok(OpenTrace { reader, ends, _place: place })

@@ -107,7 +107,7 @@ impl Hooks {
     /// `connections_max`: to one backend.
     pub fn reconfigure(&self, config: &Config, connections_max: usize) {
         self.pool.reconfigure(Options::of(config, connections_max, &self.limits));
-        self.spans.recorder().set_ratio(config.otlp_ratio);
+        self.spans.recorder().set_ratio(config.traces.otlp_ratio);
         self.has_close_url.set(!config.close_url.is_empty());
         self.connect_timeout_ms.set(ms(config.connect_timeout));
         self.close_deadline_ms.set(ms(config.close_deadline));

@@ -7,10 +7,10 @@
 #[cfg(feature = "otlp")]
 use super::otlp::collector;
 use super::recorder::SpanReceiver;
-use super::span::Span;
+use super::span::{Collect, Span};
 use crate::io::log::interval::LogInterval;
 use crate::io::runtime::clock;
-use crate::metrics::spans::SpanMetrics;
+use crate::metrics::worker::SpanMetrics;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::io;
 use std::sync::Arc;
@@ -24,9 +24,6 @@ pub struct SpanExporter {
     /// Dropped to end it.
     running: Sender<()>,
 }
-
-/// Sends some spans, and waits until the collector has them, or says why it does not take them.
-pub type Collect = Box<dyn Fn(Vec<Span>) -> Result<(), String> + Send>;
 
 impl SpanExporter {
     /// `endpoint`: the collector's; `instance` names this life of this node there.

@@ -4,8 +4,7 @@
 //! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` are read as in every program that
 //! speaks OTLP.
 
-use super::exporter::Collect;
-use super::span::{Span, SpanKind, SpanValue};
+use super::span::{Collect, Span, SpanKind, SpanValue};
 use crate::base::client::trace_parent::TraceParent;
 use async_trait::async_trait;
 use opentelemetry::trace as otel;

@@ -35,6 +35,9 @@ pub enum SpanValue {
     Number(i64),
 }
 
+/// Sends some spans, and waits until the collector has them, or says why it does not take them.
+pub type Collect = Box<dyn Fn(Vec<Span>) -> Result<(), String> + Send>;
+
 impl From<&'static str> for SpanValue {
     fn from(text: &'static str) -> SpanValue {
         SpanValue::Text(text.into())

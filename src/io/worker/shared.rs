@@ -289,7 +289,7 @@ impl Shared {
     /// One per worker. `seed` is drawn at random.
     pub fn span_recorder(&self, worker: ShardId, seed: u64) -> SpanRecorder {
         let metrics = self.metrics.worker(worker).clone();
-        SpanRecorder::new(self.spans.clone(), self.config().otlp_ratio, seed, metrics)
+        SpanRecorder::new(self.spans.clone(), self.config().traces.otlp_ratio, seed, metrics)
     }
 
     pub fn is_draining(&self) -> bool {

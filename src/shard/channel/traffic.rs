@@ -25,8 +25,8 @@ struct Watch {
 }
 
 impl Traffic {
-    /// Two shards' parts. A message for the channel goes to each shard that has members, and is one all the same. A part
-    /// that is not known makes the sum unknown.
+    /// Two shards' parts. A message for the channel goes to each shard that has members, and is one all the same. A
+    /// part that is not known makes the sum unknown.
     pub fn added(one: Option<Traffic>, other: Option<Traffic>) -> Option<Traffic> {
         let (one, other) = (one?, other?);
         Some(Traffic { messages: one.messages.max(other.messages), deliveries: one.deliveries + other.deliveries })
