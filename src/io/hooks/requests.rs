@@ -228,10 +228,11 @@ impl Hooks {
     /// Hands the pool as many closes as it may have.
     fn send_closes(&self) {
         while let Some((number, close)) = self.closes.take(self.limits.closes_in_flight_max) {
-            // The pool has no room: its next outcome makes some.
             let mut request = close_request(&close, number);
             request.client = self.spans.begin(request.hook, request.tag, &request.identity, request.client);
-            if self.submit(request).is_err() {
+            // The pool has no room: its next outcome makes some.
+            if let Err(request) = self.pool.submit(request) {
+                self.spans.forget(request.tag);
                 return self.closes.put_back(number, close);
             }
         }

@@ -75,14 +75,15 @@ impl HookSpans {
     }
 
     /// The pool had no room for it.
-    #[inline]
     pub fn refuse(&self, tag: RequestTag) {
-        if !self.recorder.is_on() {
-            return;
-        }
         if let Some(span) = self.open.borrow_mut().remove(&tag.0) {
             self.recorder.end(span, Some("too many requests wait".into()));
         }
+    }
+
+    /// The pool had no room for it, and it goes on waiting: it has not begun.
+    pub fn forget(&self, tag: RequestTag) {
+        self.open.borrow_mut().remove(&tag.0);
     }
 }
 
@@ -153,7 +154,10 @@ mod tests {
         let (spans, receiver) = spans(1.0);
         let named = spans.begin(Hook::Close, RequestTag(3), &[b'a'; 64], ClientContext::default());
         assert!(named.trace_parent().is_some_and(TraceParent::is_sampled), "a trace begins with it");
+        spans.forget(RequestTag(3));
+        spans.begin(Hook::Close, RequestTag(3), &[b'a'; 64], ClientContext::default());
         spans.refuse(RequestTag(3));
-        assert_eq!(receiver.take(9)[0].error.as_deref(), Some("too many requests wait"));
+        let [span] = <[Span; 1]>::try_from(receiver.take(9)).expect("one: what goes on waiting has not begun");
+        assert_eq!(span.error.as_deref(), Some("too many requests wait"));
     }
 }
