@@ -153,10 +153,11 @@ pub fn restore(scope: &mut Scope<'_>, stored: Vec<StoredSession>) {
         (session.expiry_s, session.cookie) = (row.expiry_s, row.cookie);
         (session.waiting, session.waiting_bytes, session.oldest_stored) = (waiting, waiting_bytes, oldest);
         session.next = if scope.cx.is_planted(Bug::ForgetsReserved) { next } else { next.max(reserved) };
-        (session.reserved, session.reserving) = (session.next, session.next);
         session.oldest = first.unwrap_or(session.next);
         // What was stored while the session was absent has not been sent; of the rest nobody knows.
         session.launched = if crashed { session.next } else { reserved.min(session.next) };
+        // So that the row says the same when it is written again.
+        (session.reserved, session.reserving) = (session.launched, session.launched);
         session.mark = if crashed { row.uplink.after_crash() } else { row.uplink };
         session.sweep = (row.downlink.floor < reserved).then_some(Sweep::new(row.downlink.floor, reserved));
         session.ends = Some(row.ends.unwrap_or(UnixMs(now.0.saturating_add(row.expiry_s.saturating_mul(1000)))));

@@ -2,7 +2,7 @@
 //! test lets it.
 
 use crate::base::id::{ConnIndex, ConnKey, Identity, ShardId};
-use crate::shard::command::{Command, Completion, Completions, IDS, Operation, SessionId, StoreError, UnixMs};
+use crate::shard::command::{Command, Completion, Completions, IDS, Offset, Operation, SessionId, StoreError, UnixMs};
 use crate::shard::tests::{NODE, Rig, settings};
 use crate::shard::{
     Forward, Input, Message, NotSent, NotStored, Output, Query, QueryId, Reply, SessionEnd, SessionInfo, Settings,

@@ -344,3 +344,22 @@ fn a_session_is_the_user_s_whom_the_backend_named_last() {
     bench.crash();
     assert_eq!((send_to(&mut bench, "ann"), send_to(&mut bench, "bob")), (answered(0), stored(1)), "the store has it");
 }
+
+/// Also when its row is written in between.
+#[test]
+fn what_was_never_sent_is_known_to_be_so_after_any_restart() {
+    let mut bench = Bench::new();
+    let key = bench.open("me");
+    bench.send_to("me", QOS2, "sent");
+    bench.rig.hear(key);
+    bench.rig.end(key);
+    bench.send_to("me", QOS2, "not sent");
+    bench.store();
+    for _ in 0..3 {
+        bench.crash();
+        let table = &bench.rig.shard.sessions.table;
+        assert_eq!(table.at(table.by_name("me").expect("it is stored")).launched, Offset(1));
+        bench.rig.input(Input::PassSession { name: &"me".into() });
+        bench.store();
+    }
+}
