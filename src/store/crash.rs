@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// All points, in the order in which a run reaches them.
-pub const POINTS: [&str; 12] = [
+pub const POINTS: [&str; 13] = [
     "open.before",       // nothing has been opened
     "open.inside",       // tables are made, or a log of an earlier crash is read back; not all sessions are read yet
     "open.after",        // the store is open, no shard has its sessions
     "commit.before",     // the requests are taken, nothing is written
+    "unite.inside",      // two sessions have become one, the commit is not written
     "commit.inside",     // all mutations of the batch are written, the commit is not
     "commit.after",      // committed, no shard has its completions
     "told.before",       // the first shard is about to get its completions

@@ -8,7 +8,7 @@
 //! A transfer is named by a token of the node that wants the session. Every command may be repeated: the second time
 //! changes nothing. A token that `Settle` has found nothing of is never written afterwards.
 
-use super::{Offset, Received, SessionRow, StoreError, StoredMessage, StoredSession, Token, UnixMs};
+use super::{Offset, Received, SessionId, SessionRow, StoreError, StoredMessage, StoredSession, Token, UnixMs};
 use crate::base::id::{DiskId, Generation};
 use std::sync::Arc;
 
@@ -26,6 +26,11 @@ pub enum TransferCommand {
     Write { name: Arc<str>, token: Token, part: Box<SessionPart> },
     /// Has the session arrived by this token? If not, it will not.
     Settle { token: Token },
+    /// All of a session has come in part that is to become one with this one, which has the same name: what is its goes
+    /// behind what this one has, from the offset `first` on. It has come then.
+    Unite { name: Arc<str>, token: Token, session: SessionId, first: Offset, channels: Vec<Arc<str>> },
+    /// The session leaves: its messages below this offset may have been sent to its client.
+    NoteSent { name: Arc<str>, below: Offset },
     /// The disk that it has left knows the outcome: nobody asks again.
     Forget { token: Token },
     /// A node with a disk of its own is there, and has had these lives.
@@ -42,6 +47,8 @@ pub enum TransferAnswer {
     Part(Box<SessionPart>),
     /// To the last `Write`, and to `Thaw`: the session as it lies on this disk.
     Here(Box<StoredSession>),
+    /// To `Unite`.
+    United(United),
     Settled(Outcome),
     Refused(StoreError),
 }
@@ -54,6 +61,24 @@ pub enum Outcome {
     Never,
     /// The token is not of any life of the node that has this disk.
     Foreign,
+}
+
+/// Messages that wait for a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    pub messages: u32,
+    pub bytes: u64,
+    pub oldest: Option<UnixMs>,
+}
+
+/// What came of the messages of a session that has become one with another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct United {
+    pub taken: Backlog,
+    /// The other one has had them before, by their claims.
+    pub repeats: u32,
+    /// Of QoS 2, and sent before: whether the client has them nobody knows, and under another id they would come twice.
+    pub uncertain: u32,
 }
 
 /// Where a part begins.
@@ -101,7 +126,34 @@ impl TransferCommand {
     }
 }
 
+/// Under which a session lies that is to become one with another of its name. No client can name such a one.
+pub fn shadow_name(token: Token) -> Arc<str> {
+    format!("\u{1}{:016x}", token.0).into()
+}
+
+impl Backlog {
+    pub fn add(&mut self, messages: &[StoredMessage]) {
+        for stored in messages.iter().filter(|stored| !stored.released) {
+            self.messages += 1;
+            self.bytes += stored.message.len() as u64;
+            self.oldest = self.oldest.into_iter().chain([stored.stored]).min();
+        }
+    }
+}
+
 impl SessionPart {
+    /// As it is to lie beside a session of the same name. Its channels are returned: they become the other one's. What
+    /// its client has sent is forgotten: that client has begun anew.
+    pub fn into_shadow(&mut self, token: Token) -> Vec<Arc<str>> {
+        // Two copies of one session have one id.
+        let session = SessionId(u128::from(token.0) << 64 | u128::from(token.0));
+        self.messages.iter_mut().for_each(|stored| stored.session = session);
+        let Some(head) = &mut self.head else { return Vec::new() };
+        (head.row.session, head.row.name) = (session, shadow_name(token));
+        head.received.clear();
+        std::mem::take(&mut head.channels)
+    }
+
     pub fn cost(&self) -> usize {
         let guards = self.guards.iter().map(|guard| size_of::<Guard>() + guard.message_id.len());
         let messages = self.messages.iter().map(|stored| size_of::<StoredMessage>() + stored.message.len());

@@ -125,7 +125,8 @@ const TABLES: &str = "
 ";
 
 /// Added to format 1 later: an older version does not look at them. In `leaving` and `arriving` are sessions on their
-/// way between two nodes' files (see `transfer`); `lives` are those of the node that has this file, `disk` the first of
+/// way between two nodes' files (see `transfer`), in `united` what came of those that have become one with another;
+/// `lives` are those of the node that has this file, `disk` the first of
 /// them, `met` the last lives of the others, and their disks.
 const TRANSFERS: &str = "
     CREATE TABLE IF NOT EXISTS leaving (
@@ -135,6 +136,10 @@ const TRANSFERS: &str = "
         token INTEGER PRIMARY KEY, name TEXT NOT NULL, state INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX IF NOT EXISTS arriving_name ON arriving (name);
+    CREATE TABLE IF NOT EXISTS united (
+        token INTEGER PRIMARY KEY, messages INTEGER NOT NULL, bytes INTEGER NOT NULL, oldest INTEGER,
+        repeats INTEGER NOT NULL, uncertain INTEGER NOT NULL
+    ) STRICT;
     CREATE TABLE IF NOT EXISTS lives (
         nth INTEGER PRIMARY KEY AUTOINCREMENT, generation INTEGER NOT NULL
     ) STRICT;

@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod model;
 mod transfer;
+mod union;
 
 use super::*;
 use crate::base::id::ShardId;

@@ -5,6 +5,9 @@
 //! row in `arriving`: before its last part it is nobody's, and a start removes it. A transfer that was settled as
 //! `Never` keeps its row, so that a part that comes later is refused.
 
+mod arriving;
+mod union;
+
 use super::database::{Database, Transaction};
 use super::load;
 use super::rows::SessionRowId;
@@ -12,10 +15,12 @@ use super::scan;
 use super::tables::{claims, messages, sessions};
 use crate::base::id::{DiskId, Generation};
 use crate::shard::command::transfer::{Guard, Head, Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
-use crate::shard::command::{Completion, Offset, SessionId, StoreError, StoredSession, Token, UnixMs};
+use crate::shard::command::{Completion, Offset, StoreError, StoredSession, Token, UnixMs};
 use crate::store::opening::MetNode;
+use arriving::{State, is_partial, key, partial_of, session_of, set_state, state_of};
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use std::sync::Arc;
+use union::Target;
 
 /// A session that an earlier process was sending away, and the transfer.
 pub type Leaving = (StoredSession, Token);
@@ -28,7 +33,9 @@ pub fn apply(
     bytes_max: std::result::Result<u64, StoreError>,
 ) -> Result<TransferAnswer> {
     match (command, bytes_max) {
-        (TransferCommand::Freeze { .. } | TransferCommand::Write { .. }, Err(why)) => Ok(TransferAnswer::Refused(why)),
+        (TransferCommand::Freeze { .. } | TransferCommand::Write { .. } | TransferCommand::Unite { .. }, Err(why)) => {
+            Ok(TransferAnswer::Refused(why))
+        }
         (TransferCommand::Freeze { name, token }, Ok(_)) => freeze(transaction, name, *token),
         (TransferCommand::Read { name, token, from }, _) => {
             read(transaction.connection, transaction, name, *token, from)
@@ -38,6 +45,11 @@ pub fn apply(
         (TransferCommand::Write { name, token, part }, Ok(bytes_max)) => {
             write(transaction, (name, *token), part, now, bytes_max)
         }
+        (TransferCommand::Unite { name, token, session, first, channels }, Ok(_)) => {
+            let target = Target { name, session: *session, first: *first, channels };
+            union::unite(transaction, &target, *token)
+        }
+        (TransferCommand::NoteSent { name, below }, _) => union::note_sent(transaction, name, *below),
         (TransferCommand::Settle { token }, _) => settle(transaction, *token).map(TransferAnswer::Settled),
         (TransferCommand::Meet { node, disk, lives }, _) => {
             for life in lives.iter().filter(|life| *life != node) {
@@ -51,6 +63,7 @@ pub fn apply(
         (TransferCommand::Forget { token }, _) => {
             let sql = "DELETE FROM arriving WHERE token = ?1 AND state <> 0";
             transaction.connection.prepare_cached(sql)?.execute([key(*token)])?;
+            union::forget(transaction.connection, *token)?;
             Ok(TransferAnswer::Done)
         }
     }
@@ -263,46 +276,6 @@ fn give_up(transaction: &mut Transaction, token: Token) -> Result<()> {
     set_state(transaction.connection, "", token, State::Never)
 }
 
-/// How far a transfer has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Partial,
-    Arrived,
-    Never,
-}
-
-fn state_of(connection: &Connection, token: Token) -> Result<Option<State>> {
-    let sql = "SELECT state FROM arriving WHERE token = ?1";
-    let read = |row: &Row| row.get::<_, i64>(0);
-    let state = connection.prepare_cached(sql)?.query_row([key(token)], read).optional()?;
-    Ok(state.map(|state| match state {
-        0 => State::Partial,
-        1 => State::Arrived,
-        _ => State::Never,
-    }))
-}
-
-fn set_state(connection: &Connection, name: &str, token: Token, state: State) -> Result<()> {
-    let sql = "INSERT OR REPLACE INTO arriving (token, name, state) VALUES (?1, ?2, ?3)";
-    connection.prepare_cached(sql)?.execute(params![key(token), name, state as i64]).map(drop)
-}
-
-/// The transfer by which a session of this name comes.
-fn partial_of(connection: &Connection, name: &str) -> Result<Option<Token>> {
-    let sql = "SELECT token FROM arriving WHERE name = ?1 AND state = 0";
-    let read = |row: &Row| row.get::<_, i64>(0).map(|token| Token(token as u64));
-    connection.prepare_cached(sql)?.query_row([name], read).optional()
-}
-
-fn is_partial(connection: &Connection, name: &str) -> Result<bool> {
-    partial_of(connection, name).map(|token| token.is_some())
-}
-
-fn session_of(connection: &Connection, name: &str) -> Result<Option<(SessionId, SessionRowId)>> {
-    let read = |row: &Row| Ok((SessionId(u128::from_be_bytes(row.get(0)?)), row.get(1)?));
-    connection.prepare_cached("SELECT session, key FROM sessions WHERE name = ?1")?.query_row([name], read).optional()
-}
-
 fn lived(connection: &Connection, node: Generation) -> Result<bool> {
     let sql = "SELECT 1 FROM lives WHERE generation = ?1";
     connection.prepare_cached(sql)?.exists([node.0])
@@ -393,11 +366,6 @@ fn note_disk(connection: &Connection) -> Result<()> {
 fn tokens(connection: &Connection, sql: &str) -> Result<Vec<(Token, String)>> {
     let read = |row: &Row| Ok((Token(row.get::<_, i64>(0)? as u64), row.get(1)?));
     connection.prepare_cached(sql)?.query_map([], read)?.collect()
-}
-
-/// A token uses all bits of a number.
-fn key(token: Token) -> i64 {
-    token.0 as i64
 }
 
 const PART_GUARDS_MAX: usize = 4_096;

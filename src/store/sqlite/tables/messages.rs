@@ -95,7 +95,7 @@ fn insert(transaction: &Transaction, session_row: SessionRowId, message: &Stored
 }
 
 /// The offset of the message that was stored with that claim, and when the guard ends.
-fn guard(connection: &Connection, session_row: SessionRowId, message_id: &str) -> Result<Option<(i64, i64)>> {
+pub fn guard(connection: &Connection, session_row: SessionRowId, message_id: &str) -> Result<Option<(i64, i64)>> {
     let sql = "SELECT place, until FROM guards WHERE message_id = ?1 AND key = ?2";
     let read = |row: &Row| Ok((row.get(0)?, row.get(1)?));
     connection.prepare_cached(sql)?.query_row(params![message_id, session_row], read).optional()
@@ -114,6 +114,13 @@ pub fn remove(transaction: &mut Transaction, session: SessionId, offset: Offset)
     delete_row(transaction.connection, row)?;
     transaction.index.remove_message(session, offset);
     Ok(Completion::Done)
+}
+
+/// The client may have the id of this message, if it is of QoS 2.
+pub fn note_sent(connection: &Connection, row: MessageRowId) -> Result<()> {
+    let sql = "UPDATE messages SET flags = flags | ?2, due = ?3 WHERE row = ?1 AND flags & ?4 = ?5";
+    let values = params![row, SENT, NEVER, QOS | SENT, QoS::ExactlyOnce as i64];
+    connection.prepare_cached(sql)?.execute(values).map(drop)
 }
 
 pub fn delete_row(connection: &Connection, row: MessageRowId) -> Result<()> {

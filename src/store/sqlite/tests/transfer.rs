@@ -7,25 +7,25 @@ use crate::shard::command::transfer::{Outcome, Position, SessionPart, TransferAn
 use crate::store::opening::{MetNode, Sharing};
 use crate::store::request::TransferId;
 
-const NAME: &str = "alice";
+pub const NAME: &str = "alice";
 
 /// A node's store, in one of its lives.
-struct Node {
+pub struct Node {
     dir: TempDir,
-    life: u32,
+    pub life: u32,
     store: Option<Sqlite>,
-    opened: Opened,
+    pub opened: Opened,
 }
 
 impl Node {
-    fn new(life: u32) -> Node {
+    pub fn new(life: u32) -> Node {
         let mut node = Node { dir: TempDir::new(), life, store: None, opened: Opened::default() };
         node.restart();
         node
     }
 
     /// As after a kill.
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.store = None;
         self.life += 1;
         let node = StoreNode { generation: Generation(self.life), sharing: Sharing::Cluster, ..StoreNode::alone() };
@@ -35,15 +35,15 @@ impl Node {
         (self.store, self.opened) = (Some(store), opened);
     }
 
-    fn store(&mut self) -> &mut Sqlite {
+    pub fn store(&mut self) -> &mut Sqlite {
         self.store.as_mut().expect("it is open")
     }
 
-    fn token(&self, drawn: u64) -> Token {
+    pub fn token(&self, drawn: u64) -> Token {
         Token::new(Generation(self.life), drawn)
     }
 
-    fn run(&mut self, command: TransferCommand) -> TransferAnswer {
+    pub fn run(&mut self, command: TransferCommand) -> TransferAnswer {
         let request = Request::Transfer { id: TransferId(5), command };
         let answer = match self.store().commit(vec![request], NOW).pop() {
             Some(Response::Transfer { id: TransferId(5), answer }) => answer,
@@ -54,27 +54,27 @@ impl Node {
         answer
     }
 
-    fn freeze(&mut self, token: Token) -> TransferAnswer {
+    pub fn freeze(&mut self, token: Token) -> TransferAnswer {
         self.run(TransferCommand::Freeze { name: NAME.into(), token })
     }
 
-    fn read(&mut self, token: Token, from: Position) -> TransferAnswer {
+    pub fn read(&mut self, token: Token, from: Position) -> TransferAnswer {
         self.run(TransferCommand::Read { name: NAME.into(), token, from })
     }
 
-    fn write(&mut self, token: Token, part: &SessionPart) -> TransferAnswer {
+    pub fn write(&mut self, token: Token, part: &SessionPart) -> TransferAnswer {
         self.run(TransferCommand::Write { name: NAME.into(), token, part: Box::new(part.clone()) })
     }
 
-    fn delete(&mut self, token: Token) -> TransferAnswer {
+    pub fn delete(&mut self, token: Token) -> TransferAnswer {
         self.run(TransferCommand::Delete { name: NAME.into(), token })
     }
 
-    fn thaw(&mut self, token: Token) -> TransferAnswer {
+    pub fn thaw(&mut self, token: Token) -> TransferAnswer {
         self.run(TransferCommand::Thaw { name: NAME.into(), token })
     }
 
-    fn settle(&mut self, token: Token) -> Outcome {
+    pub fn settle(&mut self, token: Token) -> Outcome {
         match self.run(TransferCommand::Settle { token }) {
             TransferAnswer::Settled(outcome) => outcome,
             other => panic!("{other:?}"),
@@ -82,7 +82,7 @@ impl Node {
     }
 
     /// All parts of the session, which leaves by this token.
-    fn parts(&mut self, token: Token) -> Vec<SessionPart> {
+    pub fn parts(&mut self, token: Token) -> Vec<SessionPart> {
         let (mut parts, mut next) = (Vec::new(), Some(Position::Start));
         while let Some(from) = next {
             match self.read(token, from) {
@@ -97,7 +97,7 @@ impl Node {
     }
 
     /// Names of the sessions that a start gives to the shards, and of those that leave.
-    fn found(&self) -> (Vec<&str>, Vec<&str>) {
+    pub fn found(&self) -> (Vec<&str>, Vec<&str>) {
         let own = self.opened.sessions.iter().map(|session| &*session.row.name);
         let leaving = self.opened.leaving.iter().map(|(session, _)| &*session.row.name);
         (own.collect(), leaving.collect())
@@ -105,7 +105,7 @@ impl Node {
 }
 
 /// A session with something in every table.
-fn fill(node: &mut Node, messages: u64) {
+pub fn fill(node: &mut Node, messages: u64) {
     let full = SessionRow {
         expiry_s: 77,
         ends: Some(LATER),
