@@ -50,6 +50,7 @@ pub use input::{DrainScope, ForwardOutcome, Input};
 pub use message::Message;
 pub use output::{Ending, Forward, Output, SessionEnd};
 pub use planted::Bug;
+pub use session::downlink::union::{Attachment, Place, Union};
 pub use session::table::offers::OfferWalk;
 pub use session::table::session_owner;
 pub use settings::{Mode, SessionSettings, Settings};
@@ -180,6 +181,11 @@ impl Shard {
     pub fn restore(&mut self, stored: Vec<StoredSession>, now: Tick) {
         attach::restore(&mut self.scope(now).0, stored);
         self.publish();
+    }
+
+    /// For a session that another node has too.
+    pub fn union(&mut self, now: Tick) -> Union<'_> {
+        Union::new(self.scope(now).0)
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Tick) {

@@ -153,6 +153,11 @@ impl Table {
         self.open
     }
 
+    /// Since its slot was taken; of one that is not closing.
+    pub fn age_ms(&self, index: ConnIndex, now: Tick) -> u64 {
+        now.since_ms(self.details(index).phase_time)
+    }
+
     /// How an open connection stands, but for what others know of it: its session and its channels.
     pub fn info(&self, index: ConnIndex, now: Tick) -> ConnectionInfo {
         let (conn, details) = (self.conn(index), self.details(index));

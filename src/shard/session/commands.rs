@@ -241,6 +241,10 @@ impl ChannelChanges {
         self.0.entry((session, channel)).or_insert(UnderWay { changes: 0, stored: was_joined }).changes += 1;
     }
 
+    pub fn is_under_way(&self, session: SessionKey, channel: &Arc<str>) -> bool {
+        self.0.contains_key(&(session, channel.clone()))
+    }
+
     /// A change is completed: `Some(joins)` when it was stored, `None` when it was refused. Returns whether the store
     /// has the session as a member, once no change of this channel is under way.
     pub fn complete(&mut self, session: SessionKey, channel: &Arc<str>, change: Option<bool>) -> Option<bool> {

@@ -12,6 +12,8 @@
 //! A stored QoS 2 message's REL waits for the store too: once the client has it, it may forget the id, and then nothing
 //! may bring the message back.
 
+pub mod union;
+
 use super::commands::Then;
 use super::pages::{advance_oldest, load_more, sweep};
 use super::row::{put, reserve_ahead};

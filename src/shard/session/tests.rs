@@ -17,6 +17,7 @@ mod bounds;
 mod disk;
 mod edges;
 mod expiry;
+mod union;
 
 use disk::Disk;
 
