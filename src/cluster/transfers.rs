@@ -3,6 +3,7 @@
 //! Numbers are big-endian; texts are preceded by their length (u16), what may be longer by a u32.
 
 use crate::base::id::{DiskId, Generation};
+use crate::cluster::ownership::union::{Site, Standing};
 use crate::shard::Message;
 use crate::shard::command::transfer::{Guard, Head, Outcome, Position, SessionPart};
 use crate::shard::command::{Claim, DownlinkMark, Offset, Received, SessionId, SessionRow, StoredMessage, Token};
@@ -28,6 +29,10 @@ pub enum TransferCall<'a> {
     Release { name: &'a str, id: u64 },
     /// Which disk has this node, and which lives has it had? Answered as a text: `DiskReport`.
     Lives,
+    /// This node has a session of that name: which one stays, should there be another?
+    Rival { name: &'a str, standing: Standing },
+    /// The session leaves, to become part of another: note which of its messages its client may have.
+    NoteSent { name: &'a str },
     /// This node does not come back.
     Part { node: Generation },
 }
@@ -71,8 +76,8 @@ impl<'a> TransferCall<'a> {
                 out.push(PART);
                 out.extend_from_slice(&node.0.to_be_bytes());
             }
-            TransferCall::Has { name } => {
-                out.push(HAS);
+            TransferCall::Has { name } | TransferCall::NoteSent { name } => {
+                out.push(if matches!(self, TransferCall::Has { .. }) { HAS } else { NOTE_SENT });
                 put_text(out, name);
             }
             TransferCall::Read { name, token, from } => {
@@ -96,6 +101,14 @@ impl<'a> TransferCall<'a> {
                 out.extend_from_slice(&id.to_be_bytes());
                 put_count(out, disks.len());
                 out.extend(disks.iter().flat_map(|disk| disk.0.to_be_bytes()));
+            }
+            TransferCall::Rival { name, standing } => {
+                out.push(RIVAL);
+                put_text(out, name);
+                out.push(u8::from(standing.age_ms.is_some()));
+                out.extend(standing.age_ms.iter().flat_map(|age_ms| age_ms.to_be_bytes()));
+                out.extend_from_slice(&standing.site.disk.0.to_be_bytes());
+                out.extend_from_slice(&standing.site.node.0.to_be_bytes());
             }
             TransferCall::Release { name, id } => {
                 out.push(RELEASE);
@@ -122,7 +135,9 @@ impl<'a> TransferCall<'a> {
                 disks: take_disks(&mut cursor)?,
             },
             RELEASE => TransferCall::Release { name: take_text(&mut cursor)?, id: cursor.u64()? },
+            NOTE_SENT => TransferCall::NoteSent { name: take_text(&mut cursor)? },
             LIVES => TransferCall::Lives,
+            RIVAL => TransferCall::Rival { name: take_text(&mut cursor)?, standing: take_standing(&mut cursor)? },
             PART => TransferCall::Part { node: Generation(cursor.u32()?) },
             _ => return None,
         };
@@ -290,6 +305,12 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
     out.extend_from_slice(&count.to_be_bytes());
 }
 
+fn take_standing(cursor: &mut Cursor<'_>) -> Option<Standing> {
+    let age_ms = if take_flag(cursor)? { Some(cursor.u64()?) } else { None };
+    let site = Site { disk: DiskId(cursor.u32()?), node: Generation(cursor.u32()?) };
+    Some(Standing { age_ms, site })
+}
+
 fn take_disks(cursor: &mut Cursor<'_>) -> Option<Vec<DiskId>> {
     (0..cursor.u32()?).map(|_| cursor.u32().map(DiskId)).collect()
 }
@@ -310,6 +331,8 @@ const GRANT: u8 = 4;
 const RELEASE: u8 = 5;
 const LIVES: u8 = 6;
 const PART: u8 = 7;
+const RIVAL: u8 = 8;
+const NOTE_SENT: u8 = 9;
 
 /// Beside a message's QoS.
 const SENT: u8 = 4;
@@ -323,13 +346,17 @@ mod tests {
 
     fn calls(name: &str, number: u64) -> Vec<TransferCall<'_>> {
         let token = Token(number);
+        let site = Site { disk: DiskId(7), node: Generation(number as u32) };
         let positions = [Position::Start, Position::Guards(name.into()), Position::Messages(Offset(number))];
         let mut calls = vec![
             TransferCall::Has { name },
+            TransferCall::NoteSent { name },
             TransferCall::Settle { name, token },
             TransferCall::Forget { token },
             TransferCall::Grant { name, id: number, disks: vec![DiskId(1), DiskId(number as u32)] },
             TransferCall::Release { name, id: number },
+            TransferCall::Rival { name, standing: Standing { age_ms: Some(number), site } },
+            TransferCall::Rival { name, standing: Standing { age_ms: None, site } },
             TransferCall::Lives,
             TransferCall::Part { node: Generation(number as u32) },
         ];

@@ -77,6 +77,12 @@ figures! {
         session_fetches_failed: Counter,
         /// Durable sessions on their way from this node's disk to another's, or to it.
         sessions_moving: Gauge,
+        /// Pairs of durable sessions of one name that two nodes had, and that have become one.
+        sessions_united: Counter,
+        /// Times that two such sessions have not become one; it is tried again.
+        unions_failed: Counter,
+        /// QoS 2 messages dropped when two sessions became one: their client may have them, and nobody knows.
+        messages_uncertain: Counter,
         /// Closes that the backend did not take within close_deadline, or of which too many waited.
         closes_given_up: Counter,
         /// Clients let in before the store had noted them: should the node die, their closes may stay unreported.

@@ -18,4 +18,5 @@ mod network;
 mod partition;
 mod redis;
 mod restarts;
+mod rivals;
 mod shared_store;

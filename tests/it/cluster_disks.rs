@@ -115,10 +115,15 @@ impl Nodes {
 
     /// On all nodes that run.
     fn sessions(&self) -> u64 {
+        self.figure("rainbow_sessions{")
+    }
+
+    /// Of all rows that begin so, of all nodes that run.
+    fn figure(&self, begin: &str) -> u64 {
         let of_node = |node: &Server| -> u64 {
             let metrics = call_get(node.addr(), "/metrics", &[]).text();
-            let of_worker = |row: &str| row.strip_prefix("rainbow_sessions{")?.split(' ').nth(1)?.parse::<u64>().ok();
-            metrics.lines().filter_map(of_worker).sum()
+            let of_row = |row: &str| row.strip_prefix(begin)?.rsplit(' ').next()?.parse::<u64>().ok();
+            metrics.lines().filter_map(of_row).sum()
         };
         self.running().map(of_node).sum()
     }
@@ -296,6 +301,7 @@ fn while_a_node_joins_each_new_name_becomes_one_session() {
     eventually("each is on one disk", || (nodes.sessions() == made).then_some(()));
     let answer = nodes.send_until_taken(2, "all", "to all");
     assert_eq!(answer["targets"], made, "{answer}");
+    assert_eq!(nodes.figure("rainbow_sessions_united_total "), 0, "none was made twice");
 }
 
 /// One new name after the other, on all nodes at the same moment, until all have been there for a while. Who is refused

@@ -34,6 +34,11 @@ impl Table {
         !self.is_complete.load(Ordering::Acquire) || self.get(self.bit_of(hash))
     }
 
+    /// What it does not have is not there.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete.load(Ordering::Acquire)
+    }
+
     fn bit_of(&self, hash: u64) -> u32 {
         (hash >> (64 - self.size_log2)) as u32
     }

@@ -22,6 +22,7 @@ use crate::base::rng::Rng;
 use crate::base::time::Tick;
 pub use crate::shard::command::{ClaimAnswer, OwnershipCommand, Token, WriteAnswer};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 pub type SessionName = Arc<str>;
@@ -259,6 +260,14 @@ impl Claims {
         }
     }
 
+    /// So many of the names that are owned, behind this one.
+    pub fn owned_after(&self, behind: Option<&SessionName>, most: usize) -> Vec<SessionName> {
+        let from = behind.map_or(Bound::Unbounded, Bound::Excluded);
+        let claims = self.claims.range::<SessionName, _>((from, Bound::Unbounded));
+        let owned = claims.filter(|(_, claim)| matches!(claim.stage, Stage::Owned { .. }));
+        owned.take(most).map(|(name, _)| name.clone()).collect()
+    }
+
     pub fn owned(&self) -> impl Iterator<Item = (&SessionName, Token)> {
         self.claims.iter().filter_map(|(name, claim)| match claim.stage {
             Stage::Owned { token, .. } => Some((name, token)),
@@ -483,7 +492,8 @@ impl Claims {
         self.outputs.push_back(ClaimsOutput::Store(OwnershipCommand::Claim { name, expected, token }));
     }
 
-    fn draw(&mut self) -> Token {
+    /// Nobody else has it.
+    pub fn draw(&mut self) -> Token {
         Token::new(self.own, self.tokens.next_u64())
     }
 

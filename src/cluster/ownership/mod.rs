@@ -9,6 +9,7 @@
 //! With SQLite the data lies on the owner's disk:
 //! * `creation`: per name, one node grants one at a time the right to create or fetch the session.
 //! * `grantors`: which nodes are asked for that.
+//! * `union`: two nodes that each have made a session of one name make one of them.
 //!
 //! `rendezvous` picks one of the live nodes for a name, the same on every node. Answers of the store are inputs;
 //! commands to it are outputs. Nothing here trusts a clock of a node.
@@ -20,3 +21,4 @@ pub mod grantors;
 pub mod lease;
 pub mod reaper;
 pub mod rendezvous;
+pub mod union;

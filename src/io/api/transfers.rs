@@ -14,8 +14,8 @@ use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::Refusal;
-use crate::shard::command::StoreError;
-use crate::shard::command::transfer::{TransferAnswer, TransferCommand};
+use crate::shard::command::transfer::{Position, SessionPart, TransferAnswer, TransferCommand};
+use crate::shard::command::{StoreError, Token};
 use crate::shard::{QueryRefusal, Reply};
 use crate::store::{Request, TransferId};
 use std::pin::Pin;
@@ -39,6 +39,8 @@ pub fn answer(of: Rc<Worker>, from: Generation, call: TransferCall<'_>) -> Answe
         TransferCall::Has { name } => (name.into(), NameQuery::Has { name: name.into() }),
         TransferCall::Settle { name, token } => (name.into(), NameQuery::Settle { name: name.into(), token }),
         TransferCall::Grant { name, id, disks } => return grant(of, from, (name.into(), RequestId(id)), disks),
+        TransferCall::NoteSent { name } => (name.into(), NameQuery::NoteSent { name: name.into() }),
+        TransferCall::Rival { name, standing } => (name.into(), NameQuery::Rival { name: name.into(), standing }),
         TransferCall::Release { name, id } => {
             (name.into(), NameQuery::Release { name: name.into(), id: RequestId(id) })
         }
@@ -116,6 +118,18 @@ pub async fn query_name(worker: &Worker, from: Generation, name: &str, query: Na
     let to = ReturnAddress::new(worker.id(), answered.id());
     worker.send_message(worker.shared().session_owner(name), PeerMessage::QueryName { from, query, to });
     answered.await.ok()
+}
+
+/// The next part of a session that leaves a node's disk.
+pub async fn read_part(
+    worker: &Worker,
+    name: &str,
+    token: Token,
+    from: &Position,
+    node: Generation,
+) -> Option<Box<SessionPart>> {
+    let call = Call::Transfer(TransferCall::Read { name, token, from: from.clone() });
+    query::gather_from(worker, node, &call).await.ok()?.part
 }
 
 /// Has the store carry out a command of a transfer. `Unreachable`: nobody knows whether it has.

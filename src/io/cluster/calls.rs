@@ -11,13 +11,14 @@ use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::cluster::calls::Call;
 use crate::cluster::ownership::grantors::{self, Seen};
+use crate::cluster::ownership::union::Unions;
 use crate::io::runtime::net;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::{Oneshot, Oneshots};
 use crate::shard::QueryId;
 use crate::wire::peer::frame::Frame;
 use rustc_hash::FxHashSet;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -49,6 +50,9 @@ pub struct WorkerCluster {
     waiters: Oneshots<()>,
     is_ready: Cell<bool>,
     ready_waiters: Oneshots<()>,
+    /// Sessions of names that other nodes have too.
+    unions: RefCell<Unions>,
+    unions_due: Notify,
     /// Those that wait until every peer that is there has said which disk it has.
     disk_waiters: Oneshots<()>,
     queue_bytes_max: usize,
@@ -171,6 +175,8 @@ impl WorkerCluster {
             corked: RefCell::default(),
             waiters: Oneshots::new(now),
             ready_waiters: Oneshots::new(now),
+            unions: RefCell::default(),
+            unions_due: Notify::default(),
             disk_waiters: Oneshots::new(now),
             queue_bytes_max: limits.link_queue_bytes_max,
         }
@@ -196,6 +202,20 @@ impl WorkerCluster {
     pub fn seen(&self) -> Vec<Seen> {
         let seen = |peer: &PeerEntry| Seen { node: peer.node.generation, is_linked: peer.is_linked, disk: peer.disk };
         self.peers.borrow().iter().map(seen).collect()
+    }
+
+    /// For one statement.
+    pub fn unions(&self) -> RefMut<'_, Unions> {
+        self.unions.borrow_mut()
+    }
+
+    /// There may be something to be found sooner than was known.
+    pub fn look_for_unions(&self) {
+        self.unions_due.notify();
+    }
+
+    pub async fn unions_due(&self) {
+        self.unions_due.notified().await;
     }
 
     /// Waits until the disks of all peers that are there are known. `None`: they are.
@@ -330,6 +350,7 @@ impl WorkerCluster {
         ended.iter().for_each(|link| link.queue.end());
         *self.peers.borrow_mut() = peers;
         self.peers_due.notify();
+        self.unions_due.notify();
         if grantors::are_known(&self.seen()) {
             self.disk_waiters.complete_all(());
         }

@@ -13,6 +13,7 @@ use crate::base::id::Generation;
 use crate::base::time::Tick;
 use crate::cluster::ownership::claims::{Claims, RequestId, SessionName, Token};
 use crate::cluster::ownership::creation::{Creation, CreationOutput};
+use crate::cluster::ownership::union::Standing;
 use crate::cluster::transfers::Settled;
 use crate::io::runtime::oneshot::ReturnAddress;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -38,6 +39,15 @@ pub enum NameQuery {
         name: SessionName,
         id: RequestId,
     },
+    /// The session leaves, to become part of another: note which of its messages its client may have.
+    NoteSent {
+        name: SessionName,
+    },
+    /// It has a session of this name too: which one stays?
+    Rival {
+        name: SessionName,
+        standing: Standing,
+    },
 }
 
 /// What takes several nodes or the disk.
@@ -55,6 +65,10 @@ pub enum DiskErrand {
     Thaw { name: SessionName, token: Token },
     /// Say what became of one that was to come.
     Decide { token: Token, to: ReturnAddress },
+    /// Note which messages the client of a session that leaves may have.
+    NoteSent { name: SessionName, to: ReturnAddress },
+    /// Another node has a session of this name: say which one stays.
+    Compare { name: SessionName, standing: Standing, from: Generation, to: ReturnAddress },
 }
 
 pub struct Disks {
@@ -112,6 +126,11 @@ impl Disks {
             }
             None => DiskErrand::Find { name, token },
         });
+    }
+
+    /// A session is to come by this transfer, to become part of one that is here.
+    pub fn expect(&mut self, transfer: Token) {
+        self.coming.insert(transfer);
     }
 
     /// The fetch has ended, and the session is known to everybody if it has come.
@@ -184,6 +203,13 @@ impl Disks {
                 self.answers.push_back((to, Settled::Pending.code()));
             }
             NameQuery::Settle { token, .. } => self.errands.push_back(DiskErrand::Decide { token, to }),
+            NameQuery::NoteSent { name } if self.is_leaving(&name) => {
+                self.errands.push_back(DiskErrand::NoteSent { name, to });
+            }
+            NameQuery::NoteSent { .. } => self.answers.push_back((to, 0)),
+            NameQuery::Rival { name, standing } => {
+                self.errands.push_back(DiskErrand::Compare { name, standing, from, to });
+            }
             NameQuery::Grant { name, id } => {
                 self.grants.insert((from, id), to);
                 self.creation.request(from, id, name, now);

@@ -310,6 +310,32 @@ impl Ownership {
         });
     }
 
+    /// A token for a session that is to become part of one that is here.
+    pub fn expect(&self) -> Option<Token> {
+        let mut inner = self.inner.as_ref()?.borrow_mut();
+        let token = inner.claims.draw();
+        inner.disks.as_mut()?.expect(token);
+        Some(token)
+    }
+
+    /// It is this node's, and stays for now.
+    pub fn owns(&self, name: &str) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.borrow().claims.certain_token(name).is_some())
+    }
+
+    /// It is this node's, or on its way from here.
+    pub fn has(&self, name: &str) -> bool {
+        self.inner.as_ref().is_some_and(|inner| {
+            let inner = inner.borrow();
+            inner.claims.has(name) || inner.disks.as_ref().is_some_and(|disks| disks.is_leaving(name))
+        })
+    }
+
+    /// So many names of sessions that are this node's, behind this one.
+    pub fn owned_after(&self, behind: Option<&SessionName>, most: usize) -> Vec<SessionName> {
+        self.inner.as_ref().map_or_else(Vec::new, |inner| inner.borrow().claims.owned_after(behind, most))
+    }
+
     /// The node does not come back.
     pub fn on_parted(&self, node: Generation) {
         self.with_disks(|disks| disks.on_parted(node));

@@ -12,3 +12,4 @@ pub mod sd_notify;
 pub mod serve;
 pub mod tasks;
 mod transfers;
+mod unite;

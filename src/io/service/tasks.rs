@@ -18,7 +18,7 @@ use crate::io::runtime::socket::{Pollable, RingPass};
 use crate::io::runtime::sys;
 use crate::io::service::driver::Driver;
 use crate::io::service::serve::ListenerKind;
-use crate::io::service::{accept, completions, drain, links, transfers};
+use crate::io::service::{accept, completions, drain, links, transfers, unite};
 use crate::io::worker::descriptors::{Descriptors, Tables};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::rules::Rules;
@@ -104,6 +104,9 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     monoio::spawn(links::run_errands(worker.clone()));
     if worker.ownership().has_disk() && id == ShardId(0) {
         monoio::spawn(transfers::meet_peers(worker.clone()));
+    }
+    if worker.ownership().has_disk() {
+        monoio::spawn(unite::run(worker.clone()));
     }
     monoio::spawn(keep_time(worker.clone(), RingPass::new()?));
     monoio::spawn(turn(worker.clone()));

@@ -3,19 +3,20 @@
 //! nobody's until its destination says what became of it.
 
 use super::grants::Grants;
+use super::unite;
 use crate::base::id::{DiskId, Generation};
 use crate::cluster::calls::Call;
 use crate::cluster::ownership::claims::{ClaimAnswer, RequestId, SessionName, Token};
 use crate::cluster::ownership::creation::GRANT_MS;
 use crate::cluster::transfers::{DiskReport, Settled, TransferCall};
 use crate::io::api::query;
-use crate::io::api::transfers::{self, call_peer};
+use crate::io::api::transfers::{self, call_peer, read_part};
 use crate::io::cluster::calls::hash_of_session;
 use crate::io::cluster::disks::DiskErrand;
 use crate::io::cluster::port::ToCluster;
 use crate::io::worker::turn::Worker;
 use crate::shard::Input;
-use crate::shard::command::transfer::{Outcome, Position, SessionPart, TransferAnswer, TransferCommand};
+use crate::shard::command::transfer::{Outcome, Position, TransferAnswer, TransferCommand};
 use crate::shard::command::{OwnershipAnswer, StoreError, StoredSession, WriteAnswer};
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -49,6 +50,8 @@ async fn run_errand(worker: &Rc<Worker>, errand: DiskErrand) {
         DiskErrand::Freeze { name, token, to } => freeze(worker, name, token, to).await,
         DiskErrand::Settle { name, token } => settle(worker, name, token).await,
         DiskErrand::Thaw { name, token } => drop(end(worker, &name, token, Outcome::Never).await),
+        DiskErrand::NoteSent { name, to } => unite::note_sent(worker, name, to).await,
+        DiskErrand::Compare { name, standing, from, to } => unite::compare(worker, name, (from, standing), to),
         DiskErrand::Decide { token, to } => {
             if let TransferAnswer::Settled(outcome) =
                 transfers::transfer(worker, TransferCommand::Settle { token }).await
@@ -162,7 +165,7 @@ async fn fetch(worker: &Worker, name: &SessionName, transfer: Token, from: Gener
     let deadline = worker.now() + FETCH_MS_MAX;
     let mut next = Position::Start;
     while worker.now() < deadline {
-        let Some(part) = read(worker, name, transfer, &next, from).await else { break };
+        let Some(part) = read_part(worker, name, transfer, &next, from).await else { break };
         let following = part.next.clone();
         let write = TransferCommand::Write { name: name.clone(), token: transfer, part };
         let mut written = transfers::transfer(worker, write.clone()).await;
@@ -179,17 +182,6 @@ async fn fetch(worker: &Worker, name: &SessionName, transfer: Token, from: Gener
     // Nothing of it comes any more, and what has come is removed.
     transfers::transfer(worker, TransferCommand::Settle { token: transfer }).await;
     None
-}
-
-async fn read(
-    worker: &Worker,
-    name: &str,
-    token: Token,
-    from: &Position,
-    node: Generation,
-) -> Option<Box<SessionPart>> {
-    let call = Call::Transfer(TransferCall::Read { name, token, from: from.clone() });
-    query::gather_from(worker, node, &call).await.ok()?.part
 }
 
 /// The session is this node's no longer, once that is on its disk.

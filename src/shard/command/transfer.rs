@@ -120,6 +120,7 @@ impl TransferCommand {
     pub fn cost(&self) -> usize {
         let carried = match self {
             TransferCommand::Write { part, .. } => part.cost(),
+            TransferCommand::Unite { channels, .. } => channels.iter().map(|channel| channel.len() + 16).sum(),
             _ => 0,
         };
         size_of::<TransferCommand>() + carried
