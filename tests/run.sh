@@ -229,6 +229,7 @@ browser() {
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/tour.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/waiting.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/network.mjs
+    RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/nodes.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/operator.mjs
 }
 
