@@ -35,7 +35,7 @@ pub async fn run(worker: &Rc<Worker>, listeners: &[RawFd]) {
     let terms = DrainTerms { rate, workers, clients, settle_by, over, seed: sys::draw() };
     let mut pace = DrainPace::new(terms, clock::monotonic());
     debug!(worker = id.0, clients, rate, "draining");
-    let mut is_noted = false;
+    let (mut is_noted, mut is_parted) = (false, false);
     loop {
         close_some(worker, &mut pace, settle_by);
         offers.make(worker);
@@ -48,7 +48,8 @@ pub async fn run(worker: &Rc<Worker>, listeners: &[RawFd]) {
             worker.shared().note_drained(leaves_sessions);
         }
         let is_over = is_settled && worker.shared().are_all_drained();
-        if is_over && id == ShardId(0) && worker.shared().leaves_no_sessions() {
+        if is_over && !is_parted && id == ShardId(0) && worker.shared().leaves_no_sessions() {
+            is_parted = true;
             part(worker, over).await;
         }
         // Last of all: once the channel is closed, no connection can be handed over to here any more.
