@@ -11,15 +11,22 @@ use crate::wire::sign::sign_2014;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{self, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// One message to everyone in a channel.
+/// Who gets a message.
+#[derive(Debug)]
+pub enum Receiver {
+    Channel(String),
+    Session(String),
+}
+
+/// One message.
 #[derive(Debug)]
 pub struct Call {
-    pub channel: String,
+    pub to: Receiver,
     pub message_type: u16,
     /// 0: a client that is away does not get the message later.
     pub qos: u8,
@@ -86,7 +93,7 @@ impl CallSender {
     }
 }
 
-fn work(calls: &Mutex<Receiver<Call>>, target: &Target, is_stopping: &AtomicBool) {
+fn work(calls: &Mutex<mpsc::Receiver<Call>>, target: &Target, is_stopping: &AtomicBool) {
     let mut connection = None;
     loop {
         let next = calls.lock().expect("no thread panics with it").recv();
@@ -101,8 +108,8 @@ fn work(calls: &Mutex<Receiver<Call>>, target: &Target, is_stopping: &AtomicBool
         });
         match outcome {
             Some(200) => {}
-            Some(status) => tracing::warn!(status, channel = call.channel, "rainbow refused a call of the demo"),
-            None => tracing::warn!(port = target.port, channel = call.channel, "rainbow cannot be reached by the demo"),
+            Some(status) => tracing::warn!(status, to = ?call.to, "rainbow refused a call of the demo"),
+            None => tracing::warn!(port = target.port, to = ?call.to, "rainbow cannot be reached by the demo"),
         }
     }
 }
@@ -134,8 +141,12 @@ fn request(target: &Target, call: &Call) -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (timestamp, nonce) = (now.as_secs().to_string(), now.subsec_nanos().to_string());
     let signature = sign_2014(target.token.expose(), &timestamp, &nonce);
-    let mut bytes = b"POST /send/?channel=".to_vec();
-    percent_encode_into(&mut bytes, &call.channel);
+    let (parameter, name) = match &call.to {
+        Receiver::Channel(name) => ("channel", name),
+        Receiver::Session(name) => ("session", name),
+    };
+    let mut bytes = format!("POST /send/?{parameter}=").into_bytes();
+    percent_encode_into(&mut bytes, name);
     bytes.extend_from_slice(
         format!(
             "&msgtype={}&qos={}&timeout={SEND_TIMEOUT_S}&timestamp={timestamp}&nonce={nonce}&signature={} HTTP/1.1\r\n\
@@ -212,7 +223,9 @@ mod tests {
         let sender = caller.sender();
         for number in 0..3 {
             let body = format!("{{\"n\":\"ä{number}\"}}");
-            sender.push(Call { channel: "room:a b&c".into(), message_type: 7, qos: number % 3, body }).unwrap();
+            sender
+                .push(Call { to: Receiver::Channel("room:a b&c".into()), message_type: 7, qos: number % 3, body })
+                .unwrap();
         }
         let mut bodies: Vec<(String, String)> = (0..3)
             .map(|_| {

@@ -8,10 +8,11 @@
 //! QoS 2 and wait for clients that are away; who comes and goes is sent at QoS 0 and does not wait.
 //!
 //! Messages of clients: 1 a chat line, 2 "let me in here", 3 a new name, 4 "I am here". Messages to clients: 1 a chat
-//! line (or any text of another caller of Rainbow), 2 who is here, 3 "who is here?". Called by `http`, from several
+//! line (or any text of another caller of Rainbow), 2 who is here, 3 "who is here?", 4 what was said in another house.
+//! Called by `http`, from several
 //! threads.
 
-use super::caller::{Call, CallSender, QueueFull};
+use super::caller::{Call, CallSender, QueueFull, Receiver};
 use super::config::DemoConfig;
 use super::http::{Request, Response};
 use super::rooms::{ChatLine, Person, Presence, RoomInfo, Rooms, Seen, person_name};
@@ -58,6 +59,13 @@ struct Join {
 #[derive(Deserialize)]
 struct Rename {
     name: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Here {
+    /// Devices that have come to the room in another house.
+    newcomers: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -169,7 +177,7 @@ impl Hooks {
             "1" => self.post_line(rooms, identity, &request.body),
             "2" => self.join(rooms, identity, &request.body),
             "3" => self.rename(rooms, identity, &request.body),
-            "4" => self.present(rooms, identity),
+            "4" => self.present(rooms, identity, &request.body),
             _ => failure("no such message type"),
         }
     }
@@ -182,7 +190,7 @@ impl Hooks {
         let Some(line) = rooms.add_line(identity, &key, &text, now_ms()) else { return failure("nobody knows you") };
         drop(rooms);
         let body = serde_json::to_string(&line).expect("a line is JSON");
-        match self.calls.push(Call { channel: channel_of(&line.room), message_type: 1, qos: 2, body }) {
+        match self.calls.push(Call { to: in_room(&line.room), message_type: 1, qos: 2, body }) {
             Ok(()) => json_response(&json!({"status": "success", "line": line})),
             // Rainbow calls the hook again; by the line's key the repeat is recognised.
             Err(QueueFull) => Response::new(503, "text/plain", &b"too much to tell"[..]),
@@ -223,11 +231,20 @@ impl Hooks {
         Response { headers: vec![cookie_of(&person)], ..json_response(&json!({"status": "success", "name": name})) }
     }
 
-    /// A client answers "who is here?". Its cookie has said who it is; the others get the longer list.
-    fn present(&self, mut rooms: MutexGuard<Rooms>, identity: &str) -> Response {
+    /// A client answers "who is here?". Its cookie has said who it is; the others get the longer list. Who is new in
+    /// another house gets what was said here, too.
+    fn present(&self, mut rooms: MutexGuard<Rooms>, identity: &str, body: &[u8]) -> Response {
+        let Here { newcomers } = serde_json::from_slice(body).unwrap_or_default();
         let present = rooms.present(identity, now_ms());
+        let room = rooms.person(identity).map(|person| person.room.clone()).unwrap_or_default();
+        let lines = rooms.history(&room);
+        let history = (!lines.is_empty()).then(|| json!({"room": room, "lines": lines}).to_string());
         drop(rooms);
         self.announce(present);
+        let newcomers = newcomers.into_iter().filter(|device| is_session_name(device)).take(NEWCOMERS_MAX);
+        for (device, body) in newcomers.zip(history.iter().cycle()) {
+            self.send_if_room(Call { to: Receiver::Session(device), message_type: 4, qos: 0, body: body.clone() });
+        }
         json_response(&json!({"status": "success"}))
     }
 
@@ -238,10 +255,10 @@ impl Hooks {
         }
         let cookie = request.header(COOKIE).and_then(|cookie| STANDARD.decode(cookie).ok());
         let Some(person) = cookie.and_then(|json| serde_json::from_slice::<Person>(&json).ok()) else { return false };
-        let channel = channel_of(&person.room);
+        let to = in_room(&person.room);
         if rooms.recognize(identity, person) {
             // Others in that room are connected too, and only their own answers show who they are.
-            self.send_if_room(Call { channel, message_type: 3, qos: 0, body: "{}".into() });
+            self.send_if_room(Call { to, message_type: 3, qos: 0, body: "{}".into() });
         }
         true
     }
@@ -250,7 +267,7 @@ impl Hooks {
         for presence in announcements {
             let announcement = Announcement { house: self.house, presence: &presence };
             let body = serde_json::to_string(&announcement).expect("presence is JSON");
-            self.send_if_room(Call { channel: channel_of(&presence.room), message_type: 2, qos: 0, body });
+            self.send_if_room(Call { to: in_room(&presence.room), message_type: 2, qos: 0, body });
         }
     }
 
@@ -272,6 +289,10 @@ impl Hooks {
         // The rooms are usable after a panic in a request, too.
         self.rooms.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+fn in_room(room: &str) -> Receiver {
+    Receiver::Channel(channel_of(room))
 }
 
 fn channel_of(room: &str) -> String {
@@ -312,6 +333,7 @@ const SESSION_ENDED: &str = "RAINBOWSESSIONENDED";
 const SESSION_EXPIRY_S: u32 = 24 * 3600;
 const TEXT_BYTES_MAX: usize = 4000;
 const KEY_BYTES_MAX: usize = 64;
+const NEWCOMERS_MAX: usize = 8;
 /// Characters of a device's name.
 const DEVICE_MAX: usize = 64;
 const SIGNATURE_WINDOW_S: u64 = 10;

@@ -30,6 +30,8 @@ async function story(browser) {
 
   await step("people at both see each other", async () => {
     ann = await Person.enter(browser, one.ports, "Ann");
+    await ann.say("is nobody here?", 2);
+    await ann.isMine("is nobody here?", "acknowledged");
     bob = await Person.enter(browser, other.ports, "Bob");
     const all = [ann, bob].map(async (person) => {
       await person.sees("Ann", "Bob");
@@ -37,6 +39,7 @@ async function story(browser) {
     });
     // Long before the houses say by themselves whom they know.
     await inTime(10_000, Promise.all(all));
+    await bob.hears("is nobody here?");
   });
 
   await step("they chat, whatever the quality of service", async () => {

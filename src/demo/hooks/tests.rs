@@ -3,14 +3,14 @@
 
 use super::*;
 use crate::wire::sign::sign_2014;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{self, sync_channel};
 
 /// Hooks without a Rainbow: their calls arrive at the receiver.
-fn hooks(token: &str) -> (Hooks, Receiver<Call>) {
+fn hooks(token: &str) -> (Hooks, mpsc::Receiver<Call>) {
     hooks_of(token, false)
 }
 
-fn hooks_of(token: &str, sessions: bool) -> (Hooks, Receiver<Call>) {
+fn hooks_of(token: &str, sessions: bool) -> (Hooks, mpsc::Receiver<Call>) {
     let (queue, calls) = sync_channel(16);
     let address = ([127, 0, 0, 1], 0).into();
     let config = DemoConfig { rainbow_port: 1984, call_port: 1984, token: token.into(), address, sessions };
@@ -51,8 +51,13 @@ fn json_of(response: &Response) -> serde_json::Value {
     serde_json::from_slice(&response.body).unwrap()
 }
 
-fn sent(calls: &Receiver<Call>) -> Vec<(String, u16, serde_json::Value)> {
-    calls.try_iter().map(|call| (call.channel, call.message_type, serde_json::from_str(&call.body).unwrap())).collect()
+fn sent(calls: &mpsc::Receiver<Call>) -> Vec<(String, u16, serde_json::Value)> {
+    let name = |to| match to {
+        Receiver::Channel(name) => name,
+        Receiver::Session(name) => format!("session {name}"),
+    };
+    let calls = calls.try_iter();
+    calls.map(|call| (name(call.to), call.message_type, serde_json::from_str(&call.body).unwrap())).collect()
 }
 
 #[test]
@@ -79,6 +84,22 @@ fn a_line_is_answered_stored_and_sent_to_the_room() {
     assert_eq!((sent.len(), sent[0].0.as_str(), sent[0].1, &sent[0].2["key"]), (1, "room:lobby", 1, &json!("k1")));
     let joined = json_of(&ann.call(&hooks, "/rainbow/message/2/", "", r#"{"room":"lobby"}"#));
     assert_eq!((&joined["history"][0]["key"], &joined["people"][0]["name"]), (&json!("k1"), &json!("Ann")));
+}
+
+#[test]
+fn who_is_new_in_another_house_gets_what_was_said_here() {
+    let (hooks, calls) = hooks_of("", true);
+    let mut ann = Client::new("1");
+    ann.call(&hooks, "/rainbow/connect", "name=Ann&room=lobby", "");
+    ann.call(&hooks, "/rainbow/message/4/", "", r#"{"newcomers":["early"]}"#);
+    assert!(sent(&calls).iter().all(|(_, kind, _)| *kind == 2), "nothing was said");
+    ann.call(&hooks, "/rainbow/message/1/", "", r#"{"key":"k1","text":"hello"}"#);
+    sent(&calls);
+    ann.call(&hooks, "/rainbow/message/4/", "", r#"{"newcomers":["bobs", "no\nname"]}"#);
+    let sent = sent(&calls);
+    assert_eq!((sent.len(), sent[0].1, sent[0].2["house"].clone()), (2, 2, json!(1984)));
+    assert_eq!((sent[1].0.as_str(), sent[1].1), ("session bobs", 4));
+    assert_eq!((&sent[1].2["room"], &sent[1].2["lines"][0]["text"]), (&json!("lobby"), &json!("hello")));
 }
 
 #[test]
