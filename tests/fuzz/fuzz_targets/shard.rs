@@ -194,7 +194,7 @@ impl Story<'_> {
     }
 
     fn step(&mut self, step: u8) {
-        match step % 28 {
+        match step % 29 {
             0 => self.reserve(),
             1 => self.decide(),
             2 => {
@@ -250,7 +250,8 @@ impl Story<'_> {
                 let Some(at) = self.conn() else { return };
                 (0..40).for_each(|_| self.say_to(at, frame.clone()));
             }
-            _ => self.hand_over(),
+            27 => self.hand_over(),
+            _ => self.go_elsewhere(),
         }
     }
 
@@ -367,6 +368,17 @@ impl Story<'_> {
         let stored = self.messages.remove(&waiting[at]).expect("just seen");
         let bytes = stored.message.len() as u64;
         self.handle(Input::MessagesExpired(ExpiredMessages { session: stored.session, messages: 1, bytes }));
+    }
+
+    /// A session goes to another node, or has gone.
+    fn go_elsewhere(&mut self) {
+        let number = self.number();
+        let name = &SESSION_NAMES[number % SESSION_NAMES.len()].into();
+        match number / SESSION_NAMES.len() % 3 {
+            0 => self.handle(Input::PassSession { name }),
+            1 => self.handle(Input::LoseSession { name }),
+            _ => self.handle(Input::ForgetSession { name }),
+        }
     }
 
     /// A connection moves to another shard, or its end there is completions; or one comes from there.
@@ -647,7 +659,9 @@ impl Story<'_> {
         for turn in 0.. {
             assert!(turn < 10_000, "it never ends: {:#?}", self.shard.metrics());
             self.finish_work();
-            // Sessions end too.
+            // Sessions that were passed on are known elsewhere; others end.
+            SESSION_NAMES.iter().for_each(|name| self.handle(Input::ForgetSession { name }));
+            self.finish_work();
             let Some(next) = self.shard.next_tick() else { break };
             self.now = self.now.max(next);
             self.handle(Input::Tick);
