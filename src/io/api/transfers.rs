@@ -1,14 +1,13 @@
 //! What other nodes ask about sessions that go from one disk to another, answered by the worker that has the name and
 //! by the store.
 
-use super::query;
 use crate::base::id::{DiskId, Generation};
-use crate::cluster::calls::{Answer, Call};
+use crate::cluster::calls::Answer;
 use crate::cluster::ownership::claims::RequestId;
+use crate::cluster::ownership::disk_calls::NameQuery;
 use crate::cluster::ownership::grantors::{self, Grantor};
 use crate::cluster::transfers::{DiskReport, TransferCall};
 use crate::io::cluster::calls::hash_of_session;
-use crate::io::cluster::disks::NameQuery;
 use crate::io::cluster::port::ToCluster;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::worker::message::PeerMessage;
@@ -77,10 +76,9 @@ fn lives(worker: &Worker) -> Answer {
 
 /// Whom this node asks for a name, in this order.
 pub fn grantors_of(worker: &Worker, name: &str) -> Vec<Grantor> {
-    let (shared, node) = (worker.shared(), worker.shared().node());
+    let shared = worker.shared();
     let hash = hash_of_session(shared.hash_key(), name);
-    let own = Grantor { disk: shared.disk().unwrap_or(DiskId(node.0)), node };
-    grantors::grantors(hash, own, &worker.cluster().seen(), worker.now())
+    grantors::grantors(hash, shared.grantor(), &worker.cluster().seen(), worker.now())
 }
 
 /// Grants nothing to a node that does not see those whom this one sees.
@@ -100,14 +98,6 @@ fn grant(of: Rc<Worker>, from: Generation, (name, id): (Arc<str>, RequestId), di
 async fn query_as(worker: &Worker, from: Generation, name: &str, query: NameQuery) -> Result<Answer, Refusal> {
     let code = query_name(worker, from, name, query).await.ok_or(Refusal::NoAnswerInTime)?;
     Ok(Answer::Of(Reply::Done { connections: code, refused: None }))
-}
-
-/// The number that a peer answers. `None`: it has not answered, or has refused.
-pub async fn call_peer(worker: &Worker, node: Generation, call: TransferCall<'_>) -> Option<u32> {
-    match query::query_node(worker, node, &Call::Transfer(call)).await {
-        Ok(Reply::Done { connections, refused: None }) => Some(connections),
-        _ => None,
-    }
 }
 
 /// Asks the worker of this node that has the name. `None`: it has not answered in time.

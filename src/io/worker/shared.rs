@@ -7,6 +7,7 @@ use crate::base::id::{DiskId, Generation, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
+use crate::cluster::ownership::grantors::Grantor;
 use crate::config::{Config, StoreKind};
 use crate::io::cluster::port::{ClusterPort, ToCluster};
 use crate::io::cluster::state::StoreLink;
@@ -333,6 +334,11 @@ impl Shared {
 
     pub fn disk(&self) -> Option<DiskId> {
         self.disk.get().and_then(|(disk, _)| *disk)
+    }
+
+    /// As far as it grants names.
+    pub fn grantor(&self) -> Grantor {
+        Grantor { disk: self.disk().unwrap_or(DiskId(self.node().0)), node: self.node() }
     }
 
     /// Once, before the workers start.
