@@ -9,7 +9,8 @@ use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::cluster::ownership::grantors::Grantor;
 use crate::config::{Config, StoreKind};
-use crate::io::cluster::port::{ClusterPort, ToCluster};
+use crate::io::cluster::ownership::SeenPeers;
+use crate::io::cluster::port::{ClusterPort, PeerEntry, ToCluster};
 use crate::io::cluster::state::StoreLink;
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::hooks::upstreams::PublishedUpstreams;
@@ -339,6 +340,11 @@ impl Shared {
     /// As far as it grants names.
     pub fn grantor(&self) -> Grantor {
         Grantor { disk: self.disk().unwrap_or(DiskId(self.node().0)), node: self.node() }
+    }
+
+    /// What a worker knows of the other nodes, with whom this one is.
+    pub fn seen_peers(&self, entries: Arc<[PeerEntry]>) -> SeenPeers {
+        SeenPeers::new(self.grantor(), self.hash_key, entries)
     }
 
     /// Once, before the workers start.

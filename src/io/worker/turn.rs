@@ -21,7 +21,7 @@ use crate::base::time::Tick;
 use crate::config::Config;
 use crate::io::backend::Pool;
 use crate::io::cluster::calls::{WorkerCluster, hash_of_session};
-use crate::io::cluster::ownership::{Action, Ownership, SeenPeers, Waiting};
+use crate::io::cluster::ownership::{Action, Ownership, Waiting};
 use crate::io::cluster::port::ToWorker;
 use crate::io::handover::session_request;
 use crate::io::hooks::records::Recorded;
@@ -438,8 +438,7 @@ impl Worker {
     pub fn own(&self, act: impl FnOnce(&Ownership, Tick)) {
         let now = self.now();
         act(&self.ownership, now);
-        let peers = SeenPeers::new(self.shared.grantor(), self.shared.hash_key(), self.cluster.peers());
-        while let Some(action) = self.ownership.poll_action(&peers, now) {
+        while let Some(action) = self.ownership.poll_action(&self.shared.seen_peers(self.cluster.peers()), now) {
             match action {
                 Action::Store(command) => self.store.push(Request::Ownership { shard: self.id, command }),
                 Action::Own { name, stored, waiting } => {
