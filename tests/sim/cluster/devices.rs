@@ -312,7 +312,7 @@ pub fn on_called(world: &mut World, life: Generation, number: u64, reply: Option
     world.say(|| format!("{token} by {life}: {reply:?}"));
     let is_its = |device: &Device| device.call == Some(token) && device.turn == turn;
     let Some(device) = world.devices.iter().position(is_its) else { return };
-    if !is_taken(&reply) {
+    if !reply.as_ref().is_some_and(is_taken) {
         return world.seen.count("message not taken");
     }
     world.seen.count("message acknowledged");
@@ -324,8 +324,8 @@ pub fn on_called(world: &mut World, life: Generation, number: u64, reply: Option
 }
 
 /// The session has it, or its disk.
-pub fn is_taken(reply: &Option<Reply>) -> bool {
-    matches!(reply, Some(Reply::Sent { tally, .. }) if tally.is_success() && tally.connections + tally.stored > 0)
+pub fn is_taken(reply: &Reply) -> bool {
+    matches!(reply, Reply::Sent { tally, .. } if tally.is_success() && tally.connections + tally.stored > 0)
 }
 
 // ---- the end ----

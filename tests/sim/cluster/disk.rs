@@ -9,7 +9,7 @@ use rainbow::cluster::ownership::claims::SessionName;
 use rainbow::config::{Durability, StoreKind};
 use rainbow::shard::command::transfer::{Outcome, TransferAnswer, TransferCommand};
 use rainbow::shard::command::{Completion, Mutation, Operation, SessionId, Token, UnixMs};
-use rainbow::store::{Opened, Options, Request, Response, Sharing, Store, StoreNode};
+use rainbow::store::{Opened, Options, Request, Response, Sharing, Store, StoreNode, TransferId};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -97,7 +97,13 @@ impl Disk {
             whole.chain(leaving).map(|(row, stage)| (row.name.clone(), copy(stage, row))).collect();
         assert_eq!(found, self.copies, "a disk has what it had when its process ended");
         if self.bug == Some(DiskBug::ForgetsLeaving) {
-            opened.sessions.extend(opened.leaving.drain(..).map(|(session, _)| session));
+            for (session, token) in opened.leaving.drain(..) {
+                let name = session.row.name.clone();
+                self.copies.get_mut(&name).expect("it was found").stage = Stage::Whole;
+                let thaw = Request::Transfer { id: TransferId(0), command: TransferCommand::Thaw { name, token } };
+                self.store.as_mut().expect("just opened").commit(vec![thaw], unix_ms(now));
+                opened.sessions.push(session);
+            }
         }
         opened
     }

@@ -490,11 +490,9 @@ impl Serving {
 
     fn on_queried(&mut self, query: QueryId, reply: Reply, now: Tick) {
         let (name, querier) = self.queries.remove(&query.0).expect("replied to once");
-        let reply = Some(reply);
         if devices::is_taken(&reply) {
             self.outputs.push_back(ServingOutput::Acknowledged(name));
         }
-        let reply = reply.expect("just there");
         match querier {
             Querier::Node(caller) => self.answer(caller, &Answer::Of(reply)),
             Querier::Caller(sending) if reply.is_absent() => self.send_elsewhere(&sending, now),

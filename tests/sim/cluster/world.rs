@@ -197,7 +197,7 @@ impl World {
         for port in 1..=nodes {
             world.push_in(u64::from(port) * 3, Event::Start { port });
         }
-        let by_seed = if seed % 2 == 0 { Sharing::Redis } else { Sharing::Disks };
+        let by_seed = if seed.is_multiple_of(2) { Sharing::Redis } else { Sharing::Disks };
         if plan.sharing.unwrap_or(by_seed) == Sharing::Disks {
             world.disks = (1..=nodes).map(|port| (port, Disk::new(plan.disk_bug))).collect();
             devices::begin(&mut world);
