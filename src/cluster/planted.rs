@@ -16,6 +16,16 @@ pub enum ClusterBug {
     IgnoresFences,
     /// A node that stood still acknowledges what it did not verify.
     TrustsItself,
+    /// A session is deleted where it was although the other disk has not got it yet.
+    DeletesBeforeArrival,
+    /// A session that has arrived stays where it was, too.
+    ThawsWhatArrived,
+    /// A name is granted to whoever asks.
+    GrantsToAll,
+    /// A session that is passed on takes messages until it has left.
+    TakesWhatIsPassed,
+    /// What is on its way to a disk is settled as if it were not; harmless while the store refuses the rest of it.
+    SettlesWhatComes,
 }
 
 impl ClusterBug {
@@ -26,6 +36,14 @@ impl ClusterBug {
         ClusterBug::TrustsTheUnlinked,
         ClusterBug::IgnoresFences,
         ClusterBug::TrustsItself,
+    ];
+
+    /// Where each node has a disk of its own.
+    pub const OF_DISKS: &[ClusterBug] = &[
+        ClusterBug::DeletesBeforeArrival,
+        ClusterBug::ThawsWhatArrived,
+        ClusterBug::GrantsToAll,
+        ClusterBug::TakesWhatIsPassed,
     ];
 }
 

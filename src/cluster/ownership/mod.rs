@@ -10,6 +10,7 @@
 //! * `creation`: per name, one node grants one at a time the right to create or fetch the session.
 //! * `grantors`: which nodes are asked for that.
 //! * `union`: two nodes that each have made a session of one name make one of them.
+//! * `disks`, `disk_calls`: sessions on their way from one disk to another, and what the nodes do and ask for that.
 //!
 //! `rendezvous` picks one of the live nodes for a name, the same on every node. Answers of the store are inputs;
 //! commands to it are outputs. Nothing here trusts a clock of a node.
@@ -17,6 +18,8 @@
 pub mod adoption;
 pub mod claims;
 pub mod creation;
+pub mod disk_calls;
+pub mod disks;
 pub mod grantors;
 pub mod lease;
 pub mod reaper;

@@ -8,6 +8,7 @@
 use crate::base::id::{Generation, Identity, ShardId};
 use crate::base::time::Tick;
 use crate::cluster::calls::{Call, SendCall};
+use crate::cluster::directory::waiting::Outcome;
 use crate::io::cluster::calls::hash_of_session;
 use crate::io::cluster::port::PeerEntry;
 use crate::io::worker::calls::gather::{Gather, Gathered};
@@ -256,9 +257,10 @@ fn query_nodes_with(worker: &Worker, name: &str, timeout_ms: u64, call: &Call<'_
 }
 
 /// Waits until every node knows of what was subscribed, or has had its time.
-pub async fn until_known(worker: &Worker) {
-    if let Some(known) = worker.cluster().known(worker.now()) {
-        let _ = known.await;
+pub async fn until_known(worker: &Worker) -> Outcome {
+    match worker.cluster().known(worker.now()) {
+        Some(known) => known.await.unwrap_or(Outcome::TimedOut),
+        None => Outcome::Known,
     }
 }
 

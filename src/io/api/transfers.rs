@@ -1,21 +1,20 @@
 //! What other nodes ask about sessions that go from one disk to another, answered by the worker that has the name and
 //! by the store.
 
-use super::query;
 use crate::base::id::{DiskId, Generation};
-use crate::cluster::calls::{Answer, Call};
+use crate::cluster::calls::Answer;
 use crate::cluster::ownership::claims::RequestId;
+use crate::cluster::ownership::disk_calls::NameQuery;
 use crate::cluster::ownership::grantors::{self, Grantor};
 use crate::cluster::transfers::{DiskReport, TransferCall};
 use crate::io::cluster::calls::hash_of_session;
-use crate::io::cluster::disks::NameQuery;
 use crate::io::cluster::port::ToCluster;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::Refusal;
-use crate::shard::command::transfer::{Position, SessionPart, TransferAnswer, TransferCommand};
-use crate::shard::command::{StoreError, Token};
+use crate::shard::command::transfer::{TransferAnswer, TransferCommand};
+use crate::shard::command::StoreError;
 use crate::shard::{QueryRefusal, Reply};
 use crate::store::{Request, TransferId};
 use std::pin::Pin;
@@ -79,10 +78,9 @@ fn lives(worker: &Worker) -> Answer {
 
 /// Whom this node asks for a name, in this order.
 pub fn grantors_of(worker: &Worker, name: &str) -> Vec<Grantor> {
-    let (shared, node) = (worker.shared(), worker.shared().node());
+    let shared = worker.shared();
     let hash = hash_of_session(shared.hash_key(), name);
-    let own = Grantor { disk: shared.disk().unwrap_or(DiskId(node.0)), node };
-    grantors::grantors(hash, own, &worker.cluster().seen(), worker.now())
+    grantors::grantors(hash, shared.grantor(), &worker.cluster().seen(), worker.now())
 }
 
 /// Grants nothing to a node that does not see those whom this one sees.
@@ -104,32 +102,12 @@ async fn query_as(worker: &Worker, from: Generation, name: &str, query: NameQuer
     Ok(Answer::Of(Reply::Done { connections: code, refused: None }))
 }
 
-/// The number that a peer answers. `None`: it has not answered, or has refused.
-pub async fn call_peer(worker: &Worker, node: Generation, call: TransferCall<'_>) -> Option<u32> {
-    match query::query_node(worker, node, &Call::Transfer(call)).await {
-        Ok(Reply::Done { connections, refused: None }) => Some(connections),
-        _ => None,
-    }
-}
-
 /// Asks the worker of this node that has the name. `None`: it has not answered in time.
 pub async fn query_name(worker: &Worker, from: Generation, name: &str, query: NameQuery) -> Option<u32> {
     let answered = worker.calls().names().open((), worker.now() + QUERY_MS_MAX);
     let to = ReturnAddress::new(worker.id(), answered.id());
     worker.send_message(worker.shared().session_owner(name), PeerMessage::QueryName { from, query, to });
     answered.await.ok()
-}
-
-/// The next part of a session that leaves a node's disk.
-pub async fn read_part(
-    worker: &Worker,
-    name: &str,
-    token: Token,
-    from: &Position,
-    node: Generation,
-) -> Option<Box<SessionPart>> {
-    let call = Call::Transfer(TransferCall::Read { name, token, from: from.clone() });
-    query::gather_from(worker, node, &call).await.ok()?.part
 }
 
 /// Has the store carry out a command of a transfer. `Unreachable`: nobody knows whether it has.

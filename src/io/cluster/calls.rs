@@ -10,6 +10,7 @@ use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
 use crate::cluster::calls::Call;
+use crate::cluster::directory::waiting::Outcome;
 use crate::cluster::ownership::grantors::{self, Seen};
 use crate::cluster::ownership::union::Unions;
 use crate::io::runtime::net;
@@ -47,7 +48,7 @@ pub struct WorkerCluster {
     opened: RefCell<Vec<ConnKey>>,
     /// Those whose 101 waits until the peers know of their channels.
     corked: RefCell<VecDeque<Corked>>,
-    waiters: Oneshots<()>,
+    waiters: Oneshots<Outcome>,
     is_ready: Cell<bool>,
     ready_waiters: Oneshots<()>,
     /// Sessions of names that other nodes have too.
@@ -200,8 +201,7 @@ impl WorkerCluster {
 
     /// The peers, as far as it concerns who grants names.
     pub fn seen(&self) -> Vec<Seen> {
-        let seen = |peer: &PeerEntry| Seen { node: peer.node.generation, is_linked: peer.is_linked, disk: peer.disk };
-        self.peers.borrow().iter().map(seen).collect()
+        self.peers.borrow().iter().map(Seen::from).collect()
     }
 
     /// For one statement.
@@ -327,7 +327,7 @@ impl WorkerCluster {
                 self.known.set(self.known.get().max(number));
                 return self.release(now);
             }
-            ToWorker::CallKnown(oneshot) => self.waiters.complete(oneshot, ()),
+            ToWorker::CallKnown { oneshot, outcome } => self.waiters.complete(oneshot, outcome),
             ToWorker::Adopt(_) | ToWorker::Closes(_) | ToWorker::Parted(_) => unreachable!("the worker has taken it"),
             ToWorker::Ready => {
                 self.is_ready.set(true);
@@ -424,8 +424,8 @@ impl WorkerCluster {
         std::iter::from_fn(|| corked.pop_front_if(|corked| is_over(corked))).map(|corked| corked.key).collect()
     }
 
-    /// Waits until the peers know of every channel that is here now, or have had their time.
-    pub fn known(&self, now: Tick) -> Option<Oneshot<()>> {
+    /// Waits until the peers know of every channel that is here now, or have had their time. `None`: there are none.
+    pub fn known(&self, now: Tick) -> Option<Oneshot<Outcome>> {
         let port = self.port.as_ref()?;
         self.send_changes();
         if !port.has_peers() {
@@ -433,7 +433,9 @@ impl WorkerCluster {
         }
         let oneshot = self.waiters.open((), now + CORKED_MS_MAX);
         let wait = ToCluster::Wait { worker: self.worker, oneshot: oneshot.id() };
-        port.try_send(wait).is_ok().then_some(oneshot)
+        // Without room in its mailbox nobody answers, and nothing is known.
+        let _ = port.try_send(wait);
+        Some(oneshot)
     }
 
     /// Waits until calls may be served. `None`: they may.

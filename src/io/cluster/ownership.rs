@@ -6,20 +6,31 @@
 //! attach ─► claims ─► store ─► claims ─► Owned: restore, attach
 //! another node's Pass ─► claims ─► Flush ─► the shard has stored all ─► claims ─► store ─► Reply
 //! ```
+//! Where each node has a disk of its own, `cluster::ownership::disks` stands in for the store.
 
-use super::disks::{DiskErrand, Disks, NameQuery};
+use super::calls::hash_of_session;
+use super::port::PeerEntry;
 use crate::base::id::{ConnKey, Generation, Identity};
+use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
+use crate::cluster::directory::waiting::Outcome;
 use crate::cluster::ownership::claims::{
-    Claims, ClaimsOutput, EndReason, Handover, RefusalReason, RequestId, SessionName, Token,
+    ClaimAnswer, Claims, ClaimsOutput, EndReason, Handover, RefusalReason, RequestId, SessionName, Token,
 };
+use crate::cluster::ownership::disk_calls::{DiskCall, DiskReply, DisksOutput, NameQuery, Peers, ReplyTo, WaitId};
+use crate::cluster::ownership::disks::Disks;
+use crate::cluster::ownership::grantors::{self, Grantor, Seen};
+use crate::cluster::ownership::union::Standing;
+use crate::cluster::planted::ClusterBug;
 use crate::config::StoreKind;
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::ReturnAddress;
+use crate::shard::command::transfer::{TransferAnswer, TransferCommand};
 use crate::shard::command::{OwnershipAnswer, OwnershipCommand, StoreError, StoredSession, WriteAnswer};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// Of one worker; it does nothing where nobody shares the store.
 pub struct Ownership {
@@ -44,6 +55,8 @@ struct Inner {
     disks: Option<Disks>,
     /// Sessions that were passed on and are still known here, and until when at most.
     passed: VecDeque<(Tick, SessionName)>,
+    /// Sessions that have come to this disk, and that have not though they were to, since somebody looked.
+    fetches: (u64, u64),
     errands: VecDeque<Errand>,
     actions: VecDeque<Action>,
 }
@@ -87,21 +100,55 @@ pub enum Action {
     },
 }
 
-/// What is to be said to another node.
+/// What waits for another node, for the disk, or for the peers.
 pub enum Errand {
     /// Pass the session on to this token.
-    Pass {
-        to: Generation,
-        id: RequestId,
-        name: SessionName,
-        token: Token,
-    },
+    Pass { to: Generation, id: RequestId, name: SessionName, token: Token },
     /// It is here, and everybody is to know that first.
-    Passed {
-        to: Generation,
-        name: SessionName,
-    },
-    OnDisks(DiskErrand),
+    Passed { to: Generation, name: SessionName },
+    /// `on_disk_reply` follows.
+    Call { id: WaitId, to: Generation, call: DiskCall },
+    /// `on_stored` follows.
+    Store { id: WaitId, command: TransferCommand },
+    /// `on_waited` follows as soon as calls may be served.
+    AwaitReady(WaitId),
+    /// `on_waited` follows as soon as the peers know of every session that is here, or have had their time.
+    AwaitKnown(WaitId),
+    /// Note which messages the client of a session that leaves may have, and answer.
+    NoteSent { name: SessionName, to: ReturnAddress },
+    /// Another node has a session of this name: answer which one stays.
+    Compare { name: SessionName, standing: Standing, from: Generation, to: ReturnAddress },
+}
+
+/// What a worker knows of the other nodes.
+pub struct SeenPeers {
+    own: Grantor,
+    key: HashKey,
+    entries: Arc<[PeerEntry]>,
+}
+
+impl SeenPeers {
+    pub fn new(own: Grantor, key: HashKey, entries: Arc<[PeerEntry]>) -> SeenPeers {
+        SeenPeers { own, key, entries }
+    }
+}
+
+impl Peers for SeenPeers {
+    fn grantors(&self, name: &str, now: Tick) -> Option<Vec<Grantor>> {
+        let seen: Vec<Seen> = self.entries.iter().map(Seen::from).collect();
+        let hash = hash_of_session(self.key, name);
+        grantors::are_known(&seen).then(|| grantors::grantors(hash, self.own, &seen, now))
+    }
+
+    fn may_have(&self, name: &str) -> Vec<Generation> {
+        let hash = hash_of_session(self.key, name);
+        let concerned = self.entries.iter().filter(|peer| peer.table.may_have(hash));
+        concerned.map(|peer| peer.node.generation).collect()
+    }
+
+    fn linked(&self) -> Vec<Generation> {
+        self.entries.iter().filter(|peer| peer.is_linked).map(|peer| peer.node.generation).collect()
+    }
 }
 
 impl Ownership {
@@ -118,6 +165,7 @@ impl Ownership {
                 comes_from: BTreeMap::new(),
                 disks: (kind == StoreKind::Sqlite).then(|| Disks::new(own)),
                 passed: VecDeque::new(),
+                fetches: (0, 0),
                 errands: VecDeque::new(),
                 actions: VecDeque::new(),
             })
@@ -144,7 +192,18 @@ impl Ownership {
     /// The next errands.
     pub async fn errands(&self) -> VecDeque<Errand> {
         self.errand_due.notified().await;
+        self.take_errands()
+    }
+
+    /// Those that are there.
+    pub fn take_errands(&self) -> VecDeque<Errand> {
         self.inner.as_ref().map(|inner| std::mem::take(&mut inner.borrow_mut().errands)).unwrap_or_default()
+    }
+
+    /// A mistake, for the simulation.
+    pub fn plant(&self, bug: ClusterBug) {
+        self.with(|inner| inner.claims.plant(bug));
+        self.with_disks(|disks| disks.plant(bug));
     }
 
     pub fn next_tick(&self) -> Tick {
@@ -178,22 +237,29 @@ impl Ownership {
         self.inner.as_ref().map_or(0, of)
     }
 
+    /// Sessions that have come to this disk since the last call, and that have not though they were to.
+    pub fn take_fetches(&self) -> (u64, u64) {
+        self.inner.as_ref().map(|inner| std::mem::take(&mut inner.borrow_mut().fetches)).unwrap_or_default()
+    }
+
     /// No session is this node's, on its way, or claimed.
     pub fn is_empty(&self) -> bool {
         self.inner.as_ref().is_none_or(|inner| inner.borrow().claims.is_empty()) && !self.stands_in()
     }
 
     /// What is to be done next; to be asked behind everything that is told here.
-    pub fn poll_action(&self, now: Tick) -> Option<Action> {
+    pub fn poll_action(&self, peers: &SeenPeers, now: Tick) -> Option<Action> {
         let mut inner = self.inner.as_ref()?.borrow_mut();
         loop {
             if let Some(action) = inner.actions.pop_front() {
                 return Some(action);
             }
             let output = inner.claims.poll_output();
-            let is_last = output.is_none();
+            let mut is_last = output.is_none();
             output.into_iter().for_each(|output| inner.on_output(output, now));
-            inner.take_from_disks();
+            let of_disks = inner.disks.as_mut().and_then(|disks| disks.poll_output(peers, now));
+            is_last &= of_disks.is_none();
+            of_disks.into_iter().for_each(|output| inner.on_disks_output(output, now));
             if !inner.errands.is_empty() {
                 self.errand_due.notify();
             }
@@ -228,8 +294,7 @@ impl Ownership {
     pub fn on_answer(&self, answer: OwnershipAnswer, now: Tick) {
         self.with(|inner| match answer {
             OwnershipAnswer::Claim { name, token, answer, session } => {
-                inner.claimed.extend(session.map(|session| (name.clone(), session)));
-                inner.claims.on_claim(&name, token, answer, now);
+                inner.on_claim(name, token, answer, session, now);
             }
             OwnershipAnswer::Pass { name, token, answer } => inner.claims.on_pass(&name, token, answer, now),
             OwnershipAnswer::Verify { name, token, answer } => inner.claims.on_write(&name, token, answer),
@@ -305,7 +370,7 @@ impl Ownership {
     pub fn on_query(&self, from: Generation, query: NameQuery, to: ReturnAddress, now: Tick) {
         self.with(|inner| {
             if let Some(disks) = &mut inner.disks {
-                disks.on_query(&inner.claims, (from, query), to, now);
+                disks.on_query(&inner.claims, (from, query), ReplyTo(to.pack()), now);
             }
         });
     }
@@ -341,36 +406,25 @@ impl Ownership {
         self.with_disks(|disks| disks.on_parted(node));
     }
 
+    /// `None`: the node cannot be reached, or refuses.
+    pub fn on_disk_reply(&self, id: WaitId, reply: Option<DiskReply>) {
+        self.with_disks(|disks| disks.on_reply(id, reply));
+    }
+
+    pub fn on_stored(&self, id: WaitId, answer: TransferAnswer) {
+        self.with_disks(|disks| disks.on_stored(id, answer));
+    }
+
     pub fn answer(&self, to: ReturnAddress, code: u32) {
         self.with(|inner| inner.actions.push_back(Action::Answer { to, code }));
     }
 
-    pub fn on_fetched(&self, transfer: Token) {
-        self.with_disks(|disks| disks.on_fetched(transfer));
+    pub fn on_united(&self, transfer: Token) {
+        self.with_disks(|disks| disks.on_united(transfer));
     }
 
-    pub fn on_frozen(&self, name: &SessionName, now: Tick) {
-        self.with_disks(|disks| disks.on_frozen(name, now));
-    }
-
-    pub fn on_unsettled(&self, name: &SessionName, now: Tick) {
-        self.with_disks(|disks| disks.on_unsettled(name, now));
-    }
-
-    /// The session lies on another disk, and no more on this one.
-    pub fn on_left(&self, name: &SessionName) {
-        self.with_disks(|disks| disks.on_settled(name));
-        self.with(|inner| inner.actions.push_back(Action::Forget(name.clone())));
-    }
-
-    /// The session that was to leave stays.
-    pub fn on_back(&self, session: Box<StoredSession>) {
-        let name = session.row.name.clone();
-        self.with_disks(|disks| disks.on_settled(&name));
-        self.with(|inner| {
-            inner.claims.take_back(name.clone());
-            inner.actions.push_back(Action::Own { name, stored: Some(session), waiting: Vec::new() });
-        });
+    pub fn on_waited(&self, id: WaitId, outcome: Outcome) {
+        self.with_disks(|disks| disks.on_waited(id, outcome));
     }
 
     fn with_disks(&self, act: impl FnOnce(&mut Disks)) {
@@ -390,12 +444,12 @@ impl Ownership {
 
 impl Inner {
     /// A record in a store that all share, or a session on some node's disk.
-    fn on_command(&mut self, command: OwnershipCommand) {
+    fn on_command(&mut self, command: OwnershipCommand, now: Tick) {
         let Some(disks) = &mut self.disks else { return self.actions.push_back(Action::Store(command)) };
         match command {
             OwnershipCommand::Claim { name, expected, token } => {
                 let from = self.comes_from.get(&name).copied();
-                disks.claim(name, token, expected, from);
+                disks.claim(name, token, expected, from, now);
             }
             OwnershipCommand::Pass { name, token, to } => disks.pass(name, token, to),
             // Nobody else writes to this disk.
@@ -403,15 +457,52 @@ impl Inner {
         }
     }
 
-    fn take_from_disks(&mut self) {
-        let Some(disks) = &mut self.disks else { return };
-        self.errands.extend(std::iter::from_fn(|| disks.poll_errand()).map(Errand::OnDisks));
-        self.actions.extend(std::iter::from_fn(|| disks.poll_answer()).map(|(to, code)| Action::Answer { to, code }));
+    fn on_claim(
+        &mut self,
+        name: SessionName,
+        token: Token,
+        answer: ClaimAnswer,
+        session: Option<Box<StoredSession>>,
+        now: Tick,
+    ) {
+        self.claimed.extend(session.map(|session| (name.clone(), session)));
+        self.claims.on_claim(&name, token, answer, now);
+    }
+
+    fn on_disks_output(&mut self, output: DisksOutput, now: Tick) {
+        match output {
+            DisksOutput::Call { id, to, call } => self.errands.push_back(Errand::Call { id, to, call }),
+            DisksOutput::Store { id, command } => self.errands.push_back(Errand::Store { id, command }),
+            DisksOutput::AwaitReady(id) => self.errands.push_back(Errand::AwaitReady(id)),
+            DisksOutput::AwaitKnown(id) => self.errands.push_back(Errand::AwaitKnown(id)),
+            DisksOutput::Claimed { name, token, answer, session } => {
+                self.fetches.0 += u64::from(session.is_some());
+                self.on_claim(name, token, answer, session, now);
+            }
+            DisksOutput::FetchFailed => self.fetches.1 += 1,
+            DisksOutput::Passed { name, token, answer } => self.claims.on_pass(&name, token, answer, now),
+            DisksOutput::Left(name) => self.actions.push_back(Action::Forget(name)),
+            DisksOutput::Back(session) => {
+                let name = session.row.name.clone();
+                self.claims.take_back(name.clone());
+                self.actions.push_back(Action::Own { name, stored: Some(session), waiting: Vec::new() });
+            }
+            DisksOutput::NoteSent { name, to } => {
+                self.errands.push_back(Errand::NoteSent { name, to: ReturnAddress::unpack(to.0) });
+            }
+            DisksOutput::Compare { name, standing, from, to } => {
+                let to = ReturnAddress::unpack(to.0);
+                self.errands.push_back(Errand::Compare { name, standing, from, to });
+            }
+            DisksOutput::Answer { to, code } => {
+                self.actions.push_back(Action::Answer { to: ReturnAddress::unpack(to.0), code });
+            }
+        }
     }
 
     fn on_output(&mut self, output: ClaimsOutput, now: Tick) {
         match output {
-            ClaimsOutput::Store(command) => self.on_command(command),
+            ClaimsOutput::Store(command) => self.on_command(command, now),
             ClaimsOutput::Request { to, id, name, token } => {
                 self.comes_from.insert(name.clone(), to);
                 self.errands.push_back(Errand::Pass { to, id, name, token });
@@ -440,7 +531,7 @@ impl Inner {
                 self.flushing.remove(&name);
                 self.claimed.remove(&name);
                 if let (Some(disks), EndReason::Fenced) = (&mut self.disks, reason) {
-                    disks.on_settled(&name);
+                    disks.on_fenced(&name);
                 }
                 match reason {
                     // It is known here until it lies elsewhere.

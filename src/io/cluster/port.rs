@@ -5,7 +5,7 @@ use crate::cluster::directory::bits::Table;
 use crate::cluster::directory::waiting::Outcome;
 use crate::cluster::key::ClusterKeys;
 use crate::cluster::node::{PeerView, Rejections};
-use crate::cluster::ownership::grantors::PeerDisk;
+use crate::cluster::ownership::grantors::{PeerDisk, Seen};
 use crate::cluster::{directory, membership};
 use crate::io::cluster::secure::{LinkKind, LinkTerms};
 use crate::io::runtime::mailbox::MailboxSender;
@@ -57,7 +57,10 @@ pub enum ToWorker {
         number: BatchNumber,
         outcome: Outcome,
     },
-    CallKnown(OneshotId),
+    CallKnown {
+        oneshot: OneshotId,
+        outcome: Outcome,
+    },
     /// Sessions of a dead node that fall to this worker, with the tokens of their records.
     Adopt(Arc<[(Arc<str>, Token)]>),
     /// Connections of a dead node, whose closes this worker is to report.
@@ -76,6 +79,12 @@ pub struct PeerEntry {
     pub is_linked: bool,
     pub table: Arc<Table>,
     pub disk: PeerDisk,
+}
+
+impl From<&PeerEntry> for Seen {
+    fn from(peer: &PeerEntry) -> Seen {
+        Seen { node: peer.node.generation, is_linked: peer.is_linked, disk: peer.disk }
+    }
 }
 
 /// What the page and the metrics show.

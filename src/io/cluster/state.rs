@@ -2,18 +2,17 @@
 
 use super::gossip::Gossip;
 use super::link_queue::ControlLink;
+use super::looked_for::LookedFor;
 use super::port::{BatchNumber, ClusterPort, ClusterView, PeerEntry, ToCluster, ToWorker};
 use super::secure::{LinkKind, LinkTerms};
-use crate::base::id::{DiskId, Generation, NodeId, ShardId};
+use crate::base::id::{Generation, NodeId, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
-use crate::cluster::directory::bits::Table;
 use crate::cluster::directory::waiting::{Outcome, WaiterId};
 use crate::cluster::membership::peer::{PeerState, Reason};
-use crate::cluster::node::{LinkNumber, Node, NodeOutput, PeerView};
+use crate::cluster::node::{LinkNumber, Node, NodeOutput};
 use crate::cluster::ownership::adoption::{Orphan, OrphanPage};
 use crate::cluster::ownership::claims::Token;
-use crate::cluster::ownership::grantors::PeerDisk;
 use crate::cluster::ownership::reaper::{Reaper, ReaperOutput, StoredNode};
 use crate::io::log::interval::LogInterval;
 use crate::io::runtime::clock;
@@ -24,9 +23,9 @@ use crate::io::runtime::oneshot::OneshotId;
 use crate::io::store::thread::{NodeCommand, NodeReport};
 use crate::store::{ConnectionRecord, MetNode, NodeRecord, OrphanedSessions};
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use tracing::{debug, error, info, warn};
@@ -73,12 +72,7 @@ pub struct Cluster {
     reaper: RefCell<Reaper>,
     /// The store was asked, and knows which nodes there are.
     knows_store: Cell<bool>,
-    /// Nodes that only the store knows.
-    unmet: RefCell<BTreeSet<Generation>>,
-    /// Where nodes have disks of their own: those that were met, in this life or in an earlier one.
-    disks: RefCell<BTreeMap<Generation, PeerDisk>>,
-    /// Lives of nodes that are over for good.
-    over: RefCell<BTreeSet<Generation>>,
+    looked_for: RefCell<LookedFor>,
     /// What the store's thread has had no room for.
     commands: RefCell<VecDeque<NodeCommand>>,
     deadlines: Rc<Deadlines>,
@@ -130,9 +124,7 @@ impl Cluster {
             reaper: RefCell::new(Reaper::new(own)),
             knows_store: Cell::new(store.is_none()),
             store,
-            unmet: RefCell::default(),
-            disks: RefCell::new(met.iter().map(disk_of).collect()),
-            over: RefCell::default(),
+            looked_for: RefCell::new(LookedFor::new(&met)),
             commands: RefCell::default(),
             deadlines: Rc::new(Deadlines::new(now)),
             links: RefCell::default(),
@@ -266,7 +258,10 @@ impl Cluster {
                 ToCluster::Seeds(addresses) => {
                     addresses.into_iter().for_each(|address| node.on_seed(address, now, unix_s));
                 }
-                ToCluster::Lives { node: peer, disk, lives } => self.meet(peer, disk, lives, now),
+                ToCluster::Lives { node: peer, disk, lives } => {
+                    self.looked_for.borrow_mut().meet(peer, disk, now);
+                    self.end_lives(lives.into_iter().filter(|life| *life != peer));
+                }
                 ToCluster::Part(peer) => {
                     self.end_lives(std::iter::once(peer));
                     self.each_worker(|| ToWorker::Parted(peer));
@@ -338,7 +333,7 @@ impl Cluster {
     fn on_settled(&self, waiter: WaiterId, outcome: Outcome) {
         match self.waiters.borrow_mut().by_id.remove(&waiter) {
             Some(Waiter::Batch { worker, number }) => self.send(worker, ToWorker::Known { number, outcome }),
-            Some(Waiter::Call { worker, oneshot }) => self.send(worker, ToWorker::CallKnown(oneshot)),
+            Some(Waiter::Call { worker, oneshot }) => self.send(worker, ToWorker::CallKnown { oneshot, outcome }),
             None => {}
         }
     }
@@ -351,38 +346,22 @@ impl Cluster {
         if !self.mailbox.is_empty() {
             self.take_messages();
         }
-        let entries: Arc<[PeerEntry]> = self.entries(&peers).into();
+        let entries: Arc<[PeerEntry]> = self.looked_for.borrow().entries(&peers).into();
         self.each_worker(|| ToWorker::Peers(entries.clone()));
         self.publish_view();
-    }
-
-    /// Nodes that may have what is looked for.
-    fn entries(&self, peers: &[PeerView]) -> Vec<PeerEntry> {
-        let disks = self.disks.borrow();
-        let entry = |peer: &PeerView| {
-            let table = peer.table.clone()?;
-            let disk = disks.get(&peer.node.generation).copied().unwrap_or(PeerDisk::Unknown);
-            Some(PeerEntry { node: peer.node, is_linked: peer.is_linked, table, disk })
-        };
-        let known = |generation: &Generation| peers.iter().any(|peer| peer.node.generation == *generation);
-        let with_disk = disks.iter().filter(|(_, disk)| matches!(disk, PeerDisk::Met { .. })).map(|(node, _)| node);
-        let unmet: BTreeSet<Generation> = self.unmet.borrow().iter().chain(with_disk).copied().collect();
-        let unmet = unmet.into_iter().filter(|generation| !known(generation)).map(|generation| PeerEntry {
-            node: NodeId { generation, address: NOWHERE },
-            is_linked: false,
-            table: Table::of_everything(),
-            disk: disks.get(&generation).copied().unwrap_or(PeerDisk::Unknown),
-        });
-        let over = self.over.borrow();
-        let is_over = |entry: &PeerEntry| over.contains(&entry.node.generation);
-        peers.iter().filter_map(entry).chain(unmet).filter(|entry| !is_over(entry)).collect()
     }
 
     fn publish_view(&self) {
         let node = self.node.borrow();
         let peers = node.peers();
-        let missed =
-            self.entries(&peers).into_iter().filter(|entry| !entry.is_linked).map(|entry| entry.node).collect();
+        let missed = self
+            .looked_for
+            .borrow()
+            .entries(&peers)
+            .into_iter()
+            .filter(|entry| !entry.is_linked)
+            .map(|entry| entry.node)
+            .collect();
         self.port.set_view(ClusterView {
             peers,
             missed,
@@ -531,32 +510,14 @@ impl Cluster {
         }
     }
 
-    /// A node has said which disk it has.
-    fn meet(&self, node: Generation, disk: Option<DiskId>, lives: Vec<Generation>, now: Tick) {
-        let mut disks = self.disks.borrow_mut();
-        let known = disks.values().filter(|known| matches!(known, PeerDisk::Met { disk: of, .. } if Some(*of) == disk));
-        // What was known of an earlier life holds for this one.
-        let known = known.copied().next();
-        let met = known.or(disk.map(|disk| PeerDisk::Met { disk, met: Some(now) }));
-        disks.insert(node, met.unwrap_or(PeerDisk::Missing));
-        drop(disks);
-        self.end_lives(lives.into_iter().filter(|life| *life != node));
-    }
-
     /// These lives of nodes are over, and what they had is another one's or nobody's: they are looked for no longer.
     fn end_lives(&self, lives: impl Iterator<Item = Generation>) {
-        lives.for_each(|life| {
-            self.unmet.borrow_mut().remove(&life);
-            self.disks.borrow_mut().remove(&life);
-            self.over.borrow_mut().insert(life);
-        });
+        self.looked_for.borrow_mut().end_lives(lives);
         self.has_new_peers.set(true);
     }
 
     fn set_unmet(&self, node: Generation, is_there: bool) {
-        let mut unmet = self.unmet.borrow_mut();
-        let has_changed = if is_there { unmet.insert(node) } else { unmet.remove(&node) };
-        drop(unmet);
+        let has_changed = self.looked_for.borrow_mut().set_unmet(node, is_there);
         if has_changed {
             self.publish_peers();
         }
@@ -601,12 +562,6 @@ impl Cluster {
     }
 }
 
-/// An earlier version has not noted the disk: then the life stands for it, until the node is there again.
-fn disk_of(met: &MetNode) -> (Generation, PeerDisk) {
-    let disk = met.disk.unwrap_or(DiskId(met.node.0));
-    (met.node, PeerDisk::Met { disk, met: None })
-}
-
 impl Waiters {
     fn insert(&mut self, waiter: Waiter) -> WaiterId {
         self.last += 1;
@@ -625,8 +580,6 @@ fn log_peer(node: NodeId, state: PeerState, reason: Reason) {
     }
 }
 
-/// Of a node that only the store knows.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const MESSAGES_PER_TURN: usize = 1_024;
 /// Of the directory, for one write.
 const PULLED_BYTES: usize = 64 << 10;

@@ -1,13 +1,14 @@
 //! A worker's links to other nodes: those that it dials, over which it calls, and those that others have dialed, whose
 //! calls it carries out.
 
-use super::transfers;
+use super::{transfers, unite};
 use crate::base::id::Generation;
 use crate::base::time::Tick;
 use crate::cluster::calls::{Answer, Call};
+use crate::cluster::directory::waiting::Outcome;
 use crate::cluster::ownership::claims::Handover;
-use crate::io::api::query;
 use crate::io::api::remote::{self, RemoteCall};
+use crate::io::api::{self, query};
 use crate::io::cluster::calls::{CallLink, WriteQueue};
 use crate::io::cluster::ownership::Errand;
 use crate::io::cluster::port::ClusterPort;
@@ -35,6 +36,7 @@ pub async fn run_errands(worker: Rc<Worker>) {
     loop {
         for errand in worker.ownership().errands().await {
             drop(monoio::spawn(run_errand(worker.clone(), errand)));
+            transfers::publish(&worker);
         }
     }
 }
@@ -50,13 +52,36 @@ async fn run_errand(worker: Rc<Worker>, errand: Errand) {
             };
             worker.own(|sessions, now| sessions.on_reply(id, handover, now));
         }
-        Errand::OnDisks(errand) => transfers::run(&worker, errand).await,
+        Errand::Call { id, to, call } => {
+            let reply = transfers::call(&worker, to, &call).await;
+            worker.own(|sessions, _| sessions.on_disk_reply(id, reply));
+        }
+        Errand::Store { id, command } => {
+            let answer = api::transfers::transfer(&worker, command).await;
+            worker.own(|sessions, _| sessions.on_stored(id, answer));
+        }
+        Errand::AwaitReady(id) => {
+            if let Some(ready) = worker.cluster().ready(worker.now()) {
+                let _ = ready.await;
+            }
+            if let Some(known) = worker.cluster().disks_known(worker.now()) {
+                let _ = known.await;
+            }
+            worker.own(|sessions, _| sessions.on_waited(id, Outcome::Known));
+        }
+        Errand::AwaitKnown(id) => {
+            let outcome = query::until_known(&worker).await;
+            worker.own(|sessions, _| sessions.on_waited(id, outcome));
+        }
+        Errand::NoteSent { name, to } => unite::note_sent(&worker, name, to).await,
+        Errand::Compare { name, standing, from, to } => unite::compare(&worker, name, (from, standing), to),
         Errand::Passed { to, name } => {
             query::until_known(&worker).await;
             // Should it not arrive, the other node forgets the session by itself.
             let _ = query::query_node(&worker, to, &Call::Passed { name: &name }).await;
         }
     }
+    transfers::publish(&worker);
 }
 
 async fn call_over(worker: Rc<Worker>, link: Rc<CallLink>) {

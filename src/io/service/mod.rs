@@ -6,7 +6,6 @@ pub mod accept;
 pub mod completions;
 pub mod drain;
 pub mod driver;
-mod grants;
 pub mod links;
 pub mod sd_notify;
 pub mod serve;

@@ -3,14 +3,15 @@
 //! part is there; then the store makes it part of this one, in one transaction, and the shard hears of it. Whatever
 //! ends before that leaves both sessions where they are, and a later walk finds them again.
 
+use super::transfers::call;
 use crate::base::id::{DiskId, Generation};
 use crate::cluster::calls::Call;
 use crate::cluster::ownership::claims::{SessionName, Token};
+use crate::cluster::ownership::disk_calls::{DiskCall, DiskReply, NameQuery};
 use crate::cluster::ownership::grantors::PeerDisk;
 use crate::cluster::ownership::union::{Site, Standing, Verdict};
-use crate::cluster::transfers::TransferCall;
 use crate::io::api::query;
-use crate::io::api::transfers::{call_peer, read_part, transfer};
+use crate::io::api::transfers::transfer;
 use crate::io::cluster::calls::hash_of_session;
 use crate::io::cluster::port::PeerEntry;
 use crate::io::runtime::oneshot::ReturnAddress;
@@ -88,10 +89,18 @@ async fn walk(worker: &Rc<Worker>, peer: Generation) {
     worker.cluster().unions().on_walked(peer, is_settled, worker.now());
 }
 
+fn code_of(reply: DiskReply) -> Option<u32> {
+    match reply {
+        DiskReply::Code(code) => Some(code),
+        DiskReply::Part(_) => None,
+    }
+}
+
 /// False: there may be something to be done later.
 async fn compare_with(worker: &Rc<Worker>, name: &SessionName, (peer, disk): (Generation, DiskId)) -> bool {
     let Some(standing) = standing(worker, name) else { return true };
-    let code = call_peer(worker, peer, TransferCall::Rival { name, standing }).await;
+    let rival = NameQuery::Rival { name: name.clone(), standing };
+    let code = call(worker, peer, &DiskCall::Name(rival)).await.and_then(code_of);
     let Some(verdict) = code.and_then(Verdict::from_code) else { return false };
     let sites = (standing.site, Site { disk, node: peer });
     let is_ours = worker.cluster().unions().on_verdict(name, sites, verdict, worker.now());
@@ -155,7 +164,7 @@ async fn unite(worker: Rc<Worker>, name: SessionName, peer: Generation) {
             }
         }
         query::until_known(&worker).await;
-        worker.own(|sessions, _| sessions.on_fetched(token));
+        worker.own(|sessions, _| sessions.on_united(token));
         // Should it not arrive, the peer asks by itself.
         let _ = query::query_node(&worker, peer, &Call::Passed { name: &name }).await;
     }
@@ -181,11 +190,13 @@ async fn fetch(worker: &Worker, name: &SessionName, token: Token, peer: Generati
     if !matches!(passed, Ok(Reply::Done { connections: 1.., .. })) {
         return None;
     }
-    call_peer(worker, peer, TransferCall::NoteSent { name }).await.filter(|noted| *noted == 1)?;
+    let note = DiskCall::Name(NameQuery::NoteSent { name: name.clone() });
+    call(worker, peer, &note).await.and_then(code_of).filter(|noted| *noted == 1)?;
     let (deadline, mut next) = (worker.now() + FETCH_MS_MAX, Some(Position::Start));
     let (mut backlog, mut channels) = (Backlog::default(), Vec::new());
     while let Some(from) = next {
-        let mut part = read_part(worker, name, token, &from, peer).await?;
+        let read = DiskCall::Read { name: name.clone(), token, from };
+        let Some(DiskReply::Part(mut part)) = call(worker, peer, &read).await else { return None };
         channels.append(&mut part.into_shadow(token));
         backlog.add(&part.messages);
         // It does not come as a session of its own: the last part is like those before.

@@ -3,8 +3,8 @@
 //! `turn` handles each message. A message that answers something names the oneshot that waits for it.
 
 use crate::base::id::{ConnKey, Generation};
+use crate::cluster::ownership::disk_calls::NameQuery;
 use crate::config::{Change, Config};
-use crate::io::cluster::disks::NameQuery;
 use crate::io::cluster::port::ToWorker;
 use crate::io::runtime::oneshot::{OneshotId, ReturnAddress};
 use crate::shard::command::Token;

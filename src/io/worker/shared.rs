@@ -7,8 +7,10 @@ use crate::base::id::{DiskId, Generation, ShardId};
 use crate::base::keyed_hash::HashKey;
 use crate::base::limits::Limits;
 use crate::base::time::Tick;
+use crate::cluster::ownership::grantors::Grantor;
 use crate::config::{Config, StoreKind};
-use crate::io::cluster::port::{ClusterPort, ToCluster};
+use crate::io::cluster::ownership::SeenPeers;
+use crate::io::cluster::port::{ClusterPort, PeerEntry, ToCluster};
 use crate::io::cluster::state::StoreLink;
 use crate::io::handover::channel::HandoverChannels;
 use crate::io::hooks::upstreams::PublishedUpstreams;
@@ -333,6 +335,16 @@ impl Shared {
 
     pub fn disk(&self) -> Option<DiskId> {
         self.disk.get().and_then(|(disk, _)| *disk)
+    }
+
+    /// As far as it grants names.
+    pub fn grantor(&self) -> Grantor {
+        Grantor { disk: self.disk().unwrap_or(DiskId(self.node().0)), node: self.node() }
+    }
+
+    /// What a worker knows of the other nodes, with whom this one is.
+    pub fn seen_peers(&self, entries: Arc<[PeerEntry]>) -> SeenPeers {
+        SeenPeers::new(self.grantor(), self.hash_key, entries)
     }
 
     /// Once, before the workers start.

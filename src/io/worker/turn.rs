@@ -438,7 +438,7 @@ impl Worker {
     pub fn own(&self, act: impl FnOnce(&Ownership, Tick)) {
         let now = self.now();
         act(&self.ownership, now);
-        while let Some(action) = self.ownership.poll_action(now) {
+        while let Some(action) = self.ownership.poll_action(&self.shared.seen_peers(self.cluster.peers()), now) {
             match action {
                 Action::Store(command) => self.store.push(Request::Ownership { shard: self.id, command }),
                 Action::Own { name, stored, waiting } => {

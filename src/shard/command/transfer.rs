@@ -1,5 +1,5 @@
 //! A durable session on its way from one node's disk to another's: what the two sides ask of their stores, and the
-//! parts in which its data travels. The rules are in `io::cluster::disks`; plain, owned data.
+//! parts in which its data travels. The rules are in `cluster::ownership::disks`; plain, owned data.
 //!
 //! ```text
 //! Freeze(token) ─► Read(start) … Read(next)      ─► Delete(token), or Thaw(token)     the disk that it leaves

@@ -16,6 +16,7 @@ pub fn strike(world: &mut World) {
         5 => cut_one_way(world),
         6 => flap(world),
         7 | 8 => heal(world),
+        9 | 10 if world.has_disks() => stick(world),
         9 => {
             world.seen.count("store away");
             world.store.away_until = world.now + 200 + world.rng.below(8_000);
@@ -40,12 +41,23 @@ pub fn end(world: &mut World) {
     world.network.heal();
     world.loss_percent = 0;
     world.store.away_until = Tick(0);
+    world.disks.values_mut().for_each(|disk| disk.stuck_until = Tick(0));
     for port in world.slots.keys().copied().collect::<Vec<_>>() {
         let slot = world.slots.get_mut(&port).expect("its slot");
         slot.still_until = slot.still_until.min(world.now);
         world.push(world.now, Event::Resume { port });
         world.push_in(1, Event::Start { port });
     }
+}
+
+/// A disk does nothing for a while.
+fn stick(world: &mut World) {
+    let port = 1 + world.rng.below(world.slots.len() as u64) as u16;
+    let ms = if world.rng.chance(10) { 25_000 } else { 100 + world.rng.below(6_000) };
+    world.say(|| format!("the disk of {port} is stuck for {ms} ms"));
+    world.seen.count("disk stuck");
+    let until = world.now + ms;
+    world.disks.get_mut(&port).expect("its disk").stuck_until = until;
 }
 
 fn crash(world: &mut World) {

@@ -1,6 +1,7 @@
 //! What must be true at every send, and in the end.
 
 use super::clients::{CHANNELS, write_all};
+use super::devices;
 use super::world::{World, hash_of};
 use rainbow::base::id::Generation;
 use rainbow::cluster::membership::peer::PeerState;
@@ -70,6 +71,12 @@ fn check_pair(world: &World, from: Generation, to: Generation) {
     assert!(missing.is_empty(), "{from} misses channels of {to}: {missing:?}");
     let surplus = (0..CHANNELS).filter(|channel| !other.channels.contains(channel) && has(channel)).count();
     assert!(surplus <= 3, "{from} believes {surplus} channels at {to} that are not there");
+}
+
+/// Each session is on one disk, whole, and its client has all that was acknowledged for it.
+pub fn cleared_disks(world: &World) {
+    world.ledger.check_places(&world.disks);
+    devices::check(world);
 }
 
 /// When everything that a dead life left must have found its end.

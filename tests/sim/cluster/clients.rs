@@ -21,6 +21,8 @@ pub fn act(world: &mut World) {
 
 fn act_at(world: &mut World, life: Generation) {
     match world.rng.below(10) {
+        // `devices` do that.
+        4..=7 if world.has_disks() => checks::send(world, life),
         0..=2 => subscribe(world, life),
         3 => unsubscribe(world, life),
         4 => {

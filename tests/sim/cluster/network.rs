@@ -6,6 +6,9 @@
 use rainbow::base::time::Tick;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Links that carry calls, beside the control links of these numbers.
+pub const CALLS: u64 = 1 << 32;
+
 #[derive(Default)]
 pub struct Network {
     /// From port to port.
@@ -45,14 +48,26 @@ impl Network {
 
     /// When a frame arrives that is sent now; `None` if it does not.
     pub fn send(&mut self, link: u64, (from, to): (u16, u16), at: Tick) -> Option<Tick> {
+        if link >= CALLS {
+            return self.send_call(link, (from, to), at);
+        }
         if !self.passes(from, to) {
             self.stalled.insert((link, from));
         }
         if self.stalled.contains(&(link, from)) {
             return None;
         }
-        let last = self.last.entry((link, from)).or_default();
+        Some(self.arrives((link, from), at))
+    }
+
+    /// Whoever misses an answer makes another link for calls: what was lost keeps nothing back.
+    fn send_call(&mut self, link: u64, (from, to): (u16, u16), at: Tick) -> Option<Tick> {
+        self.passes(from, to).then(|| self.arrives((link, from), at))
+    }
+
+    fn arrives(&mut self, way: (u64, u16), at: Tick) -> Tick {
+        let last = self.last.entry(way).or_default();
         *last = at.max(*last);
-        Some(*last)
+        *last
     }
 }

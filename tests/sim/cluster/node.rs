@@ -1,8 +1,9 @@
 //! One process of a node: its part in the cluster (`cluster::node`) as it runs in production, and beside it what is not in
 //! there yet: ownership of sessions, adoption, closes.
 
+use super::serving::{Known, Serving, ServingOutput};
 use super::store::{Answer, Command};
-use rainbow::base::id::{Generation, Identity, NodeId};
+use rainbow::base::id::{ConnKey, Generation, Identity, NodeId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
 use rainbow::cluster::directory::waiting::{Outcome, WaiterId};
@@ -14,6 +15,8 @@ use rainbow::cluster::ownership::claims::{Claims, ClaimsOutput, EndReason, Hando
 use rainbow::cluster::ownership::lease::Lease;
 use rainbow::cluster::ownership::reaper::{Reaper, ReaperOutput, StoredNode};
 use rainbow::cluster::planted::ClusterBug;
+use rainbow::shard::Reply;
+use rainbow::store::{Opened, Request};
 use rainbow::wire::peer::frame::{Frame, Hello};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -60,6 +63,30 @@ pub enum Effect {
     Adopted(Generation),
     /// Nothing of a dead node is left.
     Buried,
+    /// Over the link that carries calls.
+    CallFrame {
+        link: u64,
+        to: Generation,
+        bytes: Vec<u8>,
+    },
+    /// For this node's own disk.
+    Store(Request),
+    Down {
+        key: ConnKey,
+        bytes: Vec<u8>,
+    },
+    Refused(ConnKey),
+    Called {
+        number: u64,
+        reply: Option<Reply>,
+    },
+    Acknowledged(SessionName),
+}
+
+/// Who waits until the peers know of every channel.
+enum Waiter {
+    Channel(u64),
+    Sessions(Known),
 }
 
 pub struct Node {
@@ -75,12 +102,15 @@ pub struct Node {
     ends: BTreeMap<u64, Generation>,
     /// Channels that were subscribed here, and that are waited for.
     pub channels: BTreeSet<u64>,
-    waiters: BTreeMap<WaiterId, u64>,
+    waiters: BTreeMap<WaiterId, Waiter>,
     waiter: u64,
     pub connections: BTreeSet<Identity>,
     wants_pull: BTreeSet<LinkNumber>,
     pub store_epoch: u64,
     reaps_the_down: bool,
+    /// Where each node has a disk of its own.
+    serving: Option<Serving>,
+    has_new_peers: bool,
     effects: Vec<Effect>,
 }
 
@@ -95,7 +125,14 @@ pub struct Mistakes {
 }
 
 impl Node {
-    pub fn new(founding: Founding, mistakes: Mistakes, store_epoch: u64, ahead_s: i64, now: Tick) -> Node {
+    /// `opened`: what its own disk has, where there is one; and the clock's error.
+    pub fn new(
+        founding: Founding,
+        mistakes: Mistakes,
+        (store_epoch, opened): (u64, Option<Opened>),
+        ahead_s: i64,
+        now: Tick,
+    ) -> Node {
         let own = founding.node.generation;
         let keys = ClusterKeys::derive(b"secret", b"", "simulated");
         let mut salt = [0; 12];
@@ -116,6 +153,8 @@ impl Node {
             wants_pull: BTreeSet::new(),
             store_epoch,
             reaps_the_down: mistakes.reaps_the_down,
+            serving: opened.map(|opened| Serving::new(own, opened, founding.seed, mistakes.bug, now)),
+            has_new_peers: false,
             effects: Vec::new(),
         };
         if let Some(bug) = mistakes.bug {
@@ -127,6 +166,10 @@ impl Node {
 
     pub fn generation(&self) -> Generation {
         self.core.own().generation
+    }
+
+    pub fn serving(&mut self) -> &mut Serving {
+        self.serving.as_mut().expect("each node has a disk of its own")
     }
 
     pub fn core(&self) -> &Core {
@@ -150,6 +193,9 @@ impl Node {
 
     pub fn wake(&mut self, now: Tick) {
         self.core.handle_timers(now, self.unix_s(now));
+        if let Some(serving) = &mut self.serving {
+            return serving.on_time(now);
+        }
         self.claims.handle_timers(now);
         self.reaper.handle_timers(now);
         let due: Vec<Identity> =
@@ -162,6 +208,9 @@ impl Node {
     }
 
     pub fn next_tick(&self) -> Tick {
+        if let Some(serving) = &self.serving {
+            return self.core.next_tick().min(serving.next_tick());
+        }
         let parts = [self.core.next_tick(), self.claims.next_tick(), self.reaper.next_tick()];
         let reports = self.reports.values().copied();
         parts.into_iter().chain(reports).fold(self.reaper.next_renewal(), Tick::min)
@@ -219,6 +268,21 @@ impl Node {
             }
         }
         assert!(bytes.is_empty(), "whole frames");
+    }
+
+    /// Over the link that carries calls.
+    pub fn receive_call(&mut self, link: u64, mut bytes: &[u8], now: Tick) {
+        let from = self.ends[&link];
+        while let Some((frame, used)) = Frame::decode(bytes, 1 << 20).expect("ours") {
+            bytes = &bytes[used..];
+            match frame {
+                Frame::Call { id, deadline_ms, method, body } => {
+                    self.serving().on_call((from, id), deadline_ms, method, body, now);
+                }
+                Frame::Reply { id, outcome, body } => self.serving().on_reply(id, outcome, body, now),
+                other => panic!("no call: {other:?}"),
+            }
+        }
     }
 
     pub fn on_answer(&mut self, answer: Answer, now: Tick) {
@@ -279,14 +343,14 @@ impl Node {
             self.core.on_channel(hash, true);
         }
         self.waiter += 1;
-        self.waiters.insert(WaiterId(self.waiter), channel);
+        self.waiters.insert(WaiterId(self.waiter), Waiter::Channel(channel));
         self.core.wait(WaiterId(self.waiter), now);
     }
 
     pub fn unsubscribe(&mut self, channel: u64, hash: u64) {
         if self.channels.remove(&channel) {
             self.core.on_channel(hash, false);
-            self.waiters.retain(|_, of| *of != channel);
+            self.waiters.retain(|_, of| !matches!(of, Waiter::Channel(of) if *of == channel));
         }
     }
 
@@ -311,12 +375,63 @@ impl Node {
                 self.on_claims(output);
             }
             self.poll_reaping(now);
-            if self.effects.len() == count {
+            if !self.serve(now) && self.effects.len() == count {
                 break;
             }
         }
         self.pull(frames);
         std::mem::take(&mut self.effects)
+    }
+
+    /// True: something has changed in the rest of the node.
+    fn serve(&mut self, now: Tick) -> bool {
+        let is_ready = self.core.is_ready(now);
+        let Some(serving) = &mut self.serving else { return false };
+        if std::mem::take(&mut self.has_new_peers) {
+            serving.set_peers(&self.core.peers(), now);
+        }
+        if is_ready {
+            serving.on_ready(now);
+        }
+        serving.turn(now);
+        let outputs: Vec<ServingOutput> = std::iter::from_fn(|| serving.poll_output()).collect();
+        let has_any = !outputs.is_empty();
+        outputs.into_iter().for_each(|output| self.on_serving(output, now));
+        self.core.end_turn(now, self.unix_s(now));
+        has_any
+    }
+
+    fn on_serving(&mut self, output: ServingOutput, now: Tick) {
+        match output {
+            ServingOutput::Call { to, id, method, body } => {
+                let frame = Frame::Call { id, deadline_ms: 9_500, method, body: &body };
+                if !self.send_call(to, frame) {
+                    self.serving().on_unreachable(id, now);
+                }
+            }
+            ServingOutput::Reply { to, id, outcome, body } => {
+                self.send_call(to, Frame::Reply { id, outcome, body: &body });
+            }
+            ServingOutput::Store(request) => self.effects.push(Effect::Store(request)),
+            ServingOutput::Session { hash, is_here } => self.core.on_channel(hash, is_here),
+            ServingOutput::AwaitKnown(known) => {
+                self.waiter += 1;
+                self.waiters.insert(WaiterId(self.waiter), Waiter::Sessions(known));
+                self.core.wait(WaiterId(self.waiter), now);
+            }
+            ServingOutput::Down { key, bytes } => self.effects.push(Effect::Down { key, bytes }),
+            ServingOutput::Refused(key) => self.effects.push(Effect::Refused(key)),
+            ServingOutput::Called { number, reply } => self.effects.push(Effect::Called { number, reply }),
+            ServingOutput::Acknowledged(name) => self.effects.push(Effect::Acknowledged(name)),
+        }
+    }
+
+    fn send_call(&mut self, to: Generation, frame: Frame<'_>) -> bool {
+        let Some(link) = self.link_to(to) else { return false };
+        let mut bytes = Vec::new();
+        frame.encode_into(&mut bytes);
+        self.effects.push(Effect::CallFrame { link, to, bytes });
+        true
     }
 
     /// There is more for the links.
@@ -336,11 +451,11 @@ impl Node {
                     self.effects.push(Effect::CloseLink { link: link.0, peer });
                 }
             }
-            NodeOutput::Settled { waiter, outcome } => {
-                if let Some(channel) = self.waiters.remove(&waiter) {
-                    self.effects.push(Effect::Open { channel, outcome });
-                }
-            }
+            NodeOutput::Settled { waiter, outcome } => match self.waiters.remove(&waiter) {
+                Some(Waiter::Channel(channel)) => self.effects.push(Effect::Open { channel, outcome }),
+                Some(Waiter::Sessions(known)) => self.serving().on_known(known, outcome, now),
+                None => {}
+            },
             NodeOutput::PeerChanged { node, state, .. } => {
                 if state == PeerState::Down && self.reaps_the_down {
                     self.reaper.reap(node.generation, now);
@@ -349,7 +464,8 @@ impl Node {
             NodeOutput::AddressConflict { .. } => self.effects.push(Effect::AddressConflict),
             NodeOutput::OwnGenerationDead => self.effects.push(Effect::Restart),
             NodeOutput::Node2014(_) => unreachable!("there is none"),
-            NodeOutput::Peers | NodeOutput::Refused { .. } | NodeOutput::ClockDiffers { .. } | NodeOutput::Left => {}
+            NodeOutput::Peers => self.has_new_peers = true,
+            NodeOutput::Refused { .. } | NodeOutput::ClockDiffers { .. } | NodeOutput::Left => {}
         }
     }
 

@@ -1,12 +1,15 @@
 //! One world: nodes, the network between them, their store, and time.
 
+use super::devices::{self, Connection, Device};
+use super::disk::{Disk, DiskBug};
+use super::ledger::Ledger;
 use super::model::{Left, Model};
-use super::network::Network;
+use super::network::{CALLS, Network};
 use super::node::{Effect, Mistakes, Node};
 use super::seen::Seen;
 use super::store::{Answer, Command, Store, StoreBug};
-use super::{chaos, checks, clients};
-use rainbow::base::id::{Generation, Identity, NodeId};
+use super::{chaos, checks, clients, commits};
+use rainbow::base::id::{ConnKey, Generation, Identity, NodeId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
@@ -14,8 +17,9 @@ use rainbow::cluster::directory::waiting::Outcome;
 use rainbow::cluster::membership::Founding;
 use rainbow::cluster::ownership::claims::{ClaimAnswer, OwnershipCommand, SessionName, Token, WriteAnswer};
 use rainbow::cluster::ownership::lease::LEASE_MS;
+use rainbow::store::Response;
 use rainbow::wire::peer::frame::Hello;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 /// What a world is made of.
@@ -23,27 +27,107 @@ use std::net::SocketAddr;
 pub struct Plan {
     pub mistakes: Mistakes,
     pub store_bug: Option<StoreBug>,
+    pub disk_bug: Option<DiskBug>,
+    /// `None`: as the seed decides.
+    pub sharing: Option<Sharing>,
     pub talks: bool,
+}
+
+/// Where the sessions of all nodes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    Redis,
+    Disks,
 }
 
 #[derive(Debug)]
 pub enum Event {
-    Wake { life: Generation, at: Tick },
-    Datagram { to: u16, from: u16, message: Vec<u8> },
-    LinkUp { life: Generation, hello: Hello, link: u64, is_dialed: bool },
-    DialFailed { life: Generation, peer: Generation },
-    LinkBroken { life: Generation, link: u64 },
-    Frame { life: Generation, link: u64, bytes: Vec<u8> },
-    Command { life: Generation, command: Command, epoch: u64 },
-    Answer { life: Generation, answer: Answer, epoch: u64 },
-    HookAnswer { life: Generation, identity: Identity, is_done: bool },
-    Flushed { life: Generation, name: SessionName, token: Token },
-    Start { port: u16 },
+    Wake {
+        life: Generation,
+        at: Tick,
+    },
+    Datagram {
+        to: u16,
+        from: u16,
+        message: Vec<u8>,
+    },
+    LinkUp {
+        life: Generation,
+        hello: Hello,
+        link: u64,
+        is_dialed: bool,
+    },
+    DialFailed {
+        life: Generation,
+        peer: Generation,
+    },
+    LinkBroken {
+        life: Generation,
+        link: u64,
+    },
+    Frame {
+        life: Generation,
+        link: u64,
+        bytes: Vec<u8>,
+    },
+    Command {
+        life: Generation,
+        command: Command,
+        epoch: u64,
+    },
+    Answer {
+        life: Generation,
+        answer: Answer,
+        epoch: u64,
+    },
+    HookAnswer {
+        life: Generation,
+        identity: Identity,
+        is_done: bool,
+    },
+    Flushed {
+        life: Generation,
+        name: SessionName,
+        token: Token,
+    },
+    /// A disk writes what waits.
+    Commit {
+        life: Generation,
+    },
+    Stored {
+        life: Generation,
+        responses: Vec<Response>,
+    },
+    Down {
+        id: usize,
+        bytes: Vec<u8>,
+    },
+    Up {
+        id: usize,
+        bytes: Vec<u8>,
+    },
+    SocketEnded {
+        id: usize,
+    },
+    Device {
+        device: usize,
+    },
+    Caller {
+        device: usize,
+        turn: u64,
+    },
+    Start {
+        port: u16,
+    },
     Chaos,
     Clients,
     Copy,
-    Flap { is_cut: bool },
-    Resume { port: u16 },
+    Flap {
+        is_cut: bool,
+    },
+    Resume {
+        port: u16,
+    },
 }
 
 /// A place where processes of one address run, one after the other.
@@ -68,6 +152,12 @@ pub struct World {
     pub network: Network,
     pub store: Store,
     pub model: Model,
+    pub disks: BTreeMap<u16, Disk>,
+    pub ledger: Ledger,
+    pub devices: Vec<Device>,
+    pub connections: Vec<Connection>,
+    pub keys: HashMap<(Generation, ConnKey), usize>,
+    pub tokens: u64,
     pub seen: Seen,
     plan: Plan,
     lives: u32,
@@ -91,6 +181,12 @@ impl World {
             network: Network::default(),
             store: Store { bug: plan.store_bug, ..Store::default() },
             model: Model::default(),
+            disks: BTreeMap::new(),
+            ledger: Ledger::default(),
+            devices: Vec::new(),
+            connections: Vec::new(),
+            keys: HashMap::new(),
+            tokens: 0,
             seen: Seen::default(),
             plan,
             lives: 0,
@@ -100,6 +196,11 @@ impl World {
         };
         for port in 1..=nodes {
             world.push_in(u64::from(port) * 3, Event::Start { port });
+        }
+        let by_seed = if seed.is_multiple_of(2) { Sharing::Redis } else { Sharing::Disks };
+        if plan.sharing.unwrap_or(by_seed) == Sharing::Disks {
+            world.disks = (1..=nodes).map(|port| (port, Disk::new(plan.disk_bug))).collect();
+            devices::begin(&mut world);
         }
         world.push_in(500, Event::Clients);
         world.push_in(1_500, Event::Chaos);
@@ -114,7 +215,10 @@ impl World {
         self.run_until(self.now + AGREEMENT_MS);
         checks::agreement(&mut self);
         self.run_until(self.now + CLEARING_MS);
-        checks::cleared(&self);
+        match self.has_disks() {
+            true => checks::cleared_disks(&self),
+            false => checks::cleared(&self),
+        }
         self.seen
     }
 
@@ -127,6 +231,11 @@ impl World {
             self.dispatch(event);
         }
         self.now = until;
+    }
+
+    /// Each node has a disk of its own.
+    pub fn has_disks(&self) -> bool {
+        !self.disks.is_empty()
     }
 
     pub fn is_over(&self) -> bool {
@@ -177,7 +286,10 @@ impl World {
             | Event::Frame { life, .. }
             | Event::Answer { life, .. }
             | Event::HookAnswer { life, .. }
+            | Event::Commit { life }
+            | Event::Stored { life, .. }
             | Event::Flushed { life, .. } => Some(*life),
+            Event::Up { id, .. } | Event::SocketEnded { id } => Some(self.connections[*id].life),
             Event::Datagram { to, .. } => match &self.slots[to].node {
                 Some(node) => Some(node.generation()),
                 None => return,
@@ -203,6 +315,9 @@ impl World {
             Event::Clients => clients::act(self),
             Event::Flap { is_cut } => chaos::on_flap(self, is_cut),
             Event::Resume { port } => self.resume(port),
+            Event::Down { id, bytes } => devices::on_down(self, id, &bytes),
+            Event::Device { device } => devices::act(self, device),
+            Event::Caller { device, turn } => devices::call(self, device, turn),
             Event::Copy => {
                 self.store.copy = self.store.records.clone();
                 self.push_in(2_000, Event::Copy);
@@ -227,6 +342,12 @@ impl World {
 
     fn on_node(&mut self, life: Generation, event: Event) {
         let now = self.now;
+        match event {
+            Event::Commit { .. } => return commits::commit(self, life),
+            Event::Up { id, bytes } => return devices::on_up(self, id, bytes),
+            Event::SocketEnded { id } => return devices::on_socket_ended(self, id),
+            _ => {}
+        }
         self.with(life, |world, node| match event {
             Event::Wake { .. } => {
                 world.slots.get_mut(&world.ports[&life]).expect("its slot").wake_at = None;
@@ -240,8 +361,11 @@ impl World {
             Event::DialFailed { peer, .. } => node.dial_failed(peer, now),
             Event::LinkBroken { link, .. } => node.link_broken(link, now),
             Event::Frame { link, bytes, .. } => {
-                if node.has_link(link) {
-                    node.receive(link, &bytes, now);
+                let (number, is_call) = (link % CALLS, link >= CALLS);
+                match node.has_link(number) {
+                    true if is_call => node.receive_call(number, &bytes, now),
+                    true => node.receive(number, &bytes, now),
+                    false => {}
                 }
             }
             Event::Answer { answer, epoch, .. } => world.on_answer(node, answer, epoch),
@@ -250,6 +374,7 @@ impl World {
                 node.on_hook(identity, is_done, now);
             }
             Event::Flushed { name, token, .. } => node.claims.on_flushed(&name, token),
+            Event::Stored { responses, .. } => node.serving().on_stored(responses, now),
             _ => unreachable!("it is of the world"),
         });
     }
@@ -301,8 +426,10 @@ impl World {
         // Node clocks an hour apart change nothing.
         let ahead_s = if self.rng.chance(30) { 3_600 } else { 0 };
         let founding = Founding { node, start, seed: self.rng.next_u64() };
+        let opened = self.disks.get_mut(&port).map(|disk| disk.open(generation, self.now));
         let slot = self.slots.get_mut(&port).expect("its slot");
-        slot.node = Some(Node::new(founding, self.plan.mistakes, self.store.epoch, ahead_s, self.now));
+        let store = (self.store.epoch, opened);
+        slot.node = Some(Node::new(founding, self.plan.mistakes, store, ahead_s, self.now));
         (slot.start, slot.wake_at, slot.still_until) = (start, None, Tick(0));
         self.ports.insert(generation, port);
         self.say(|| format!("{generation} starts at {port}"));
@@ -318,6 +445,10 @@ impl World {
         let port = self.port_of(life);
         self.say(|| format!("{life} crashes"));
         self.note_left(life);
+        if let Some(disk) = self.disks.get_mut(&port) {
+            disk.crash();
+        }
+        devices::on_crash(self, life);
         let node = self.slots.get_mut(&port).expect("its slot").node.take().expect("it runs");
         self.model.life_ended(life);
         for (link, peer) in node.links() {
@@ -356,6 +487,12 @@ impl World {
                 ports.into_iter().for_each(|to| self.send_datagram(life, to, message.clone()));
             }
             Effect::Frame { link, to, bytes } => self.send_frame(life, link, to, bytes),
+            Effect::CallFrame { link, to, bytes } => self.send_frame(life, link + CALLS, to, bytes),
+            Effect::Store(request) => commits::store_soon(self, life, request),
+            Effect::Down { key, bytes } => devices::send_down(self, (life, key), bytes),
+            Effect::Refused(key) => devices::on_refused(self, (life, key)),
+            Effect::Called { number, reply } => devices::on_called(self, life, number, reply),
+            Effect::Acknowledged(name) => self.ledger.check_owner(&self.disks, self.port_of(life), &name),
             Effect::Connect(node) => self.connect(life, node),
             Effect::CloseLink { link, peer } => self.close_link(life, link, peer),
             Effect::Command(command) => {
