@@ -3,7 +3,6 @@
 //! Numbers are big-endian; texts are preceded by their length (u16), what may be longer by a u32.
 
 use crate::base::id::{DiskId, Generation};
-use crate::cluster::ownership::union::{Site, Standing};
 use crate::shard::Message;
 use crate::shard::command::transfer::{Guard, Head, Outcome, Position, SessionPart};
 use crate::shard::command::{Claim, DownlinkMark, Offset, Received, SessionId, SessionRow, StoredMessage, Token};
@@ -42,6 +41,30 @@ pub enum TransferCall<'a> {
 pub struct DiskReport {
     pub disk: Option<u32>,
     pub lives: Vec<u32>,
+}
+
+/// A session, as it counts against another one of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// How long its connection has been there; `None`: it has none.
+    pub age_ms: Option<u64>,
+    pub site: Site,
+}
+
+/// Where a session lies. Two nodes have one disk where one was started from a copy of the other's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Site {
+    pub disk: DiskId,
+    pub node: Generation,
+}
+
+impl Standing {
+    /// The other one becomes part of this one. The two sides say the opposite.
+    pub fn stays_against(&self, other: &Standing) -> bool {
+        // The younger connection is the greater one; without any, the least.
+        let rank = |standing: &Standing| standing.age_ms.map(std::cmp::Reverse);
+        rank(self).cmp(&rank(other)).then(other.site.cmp(&self.site)).is_gt()
+    }
 }
 
 /// The answer to `TransferCall::Settle`, as a number.

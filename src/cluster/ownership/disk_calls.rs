@@ -1,10 +1,9 @@
 //! What `disks` gives out and takes: what nodes with disks of their own ask of each other about one session, commands
 //! to the store, and what this node knows of the others.
 
-use super::super::transfers::TransferCall;
+use super::super::transfers::{Standing, TransferCall};
 use super::claims::{ClaimAnswer, RequestId, SessionName, Token, WriteAnswer};
 use super::grantors::Grantor;
-use super::union::Standing;
 use crate::base::id::{DiskId, Generation};
 use crate::base::time::Tick;
 use crate::shard::command::StoredSession;

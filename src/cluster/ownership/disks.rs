@@ -11,6 +11,8 @@
 //! errand waits for one thing at a time, and for no thing without a deadline: one that fails leaves the session where
 //! it is, or nobody's until its destination says what became of it.
 
+mod errand;
+
 use super::super::directory::waiting;
 use super::super::planted::{ClusterBug, Planted};
 use super::super::transfers::Settled;
@@ -22,6 +24,7 @@ use crate::base::id::Generation;
 use crate::base::time::Tick;
 use crate::shard::command::transfer::{Outcome, Position, TransferAnswer, TransferCommand};
 use crate::shard::command::{StoreError, StoredSession};
+use errand::{Arrival, Errand, Fetch, Search};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub struct Disks {
@@ -54,62 +57,6 @@ struct Leaving {
 enum Grantee {
     Node(ReplyTo),
     Errand(WaitId),
-}
-
-/// What takes several nodes or the disk, and how far it has come.
-enum Errand {
-    /// Find the session, or create it: before this node may serve.
-    Find(Search),
-    /// Waits for the next grant.
-    Grant(Search),
-    /// Waits for the last of `called` to say whether it has the session.
-    Locate { search: Search, called: Vec<Generation> },
-    /// It is created, and the peers are to know before anybody else looks for it.
-    Announce(Search),
-    /// Fetch it: waits for a part.
-    Read { fetch: Fetch, from: Position },
-    /// Waits for a part to be on this disk; the next one begins at `next`.
-    Write { fetch: Fetch, write: TransferCommand, next: Option<Position>, is_repeat: bool },
-    /// Nothing of it is to come any more, but it may be here: `write` was its last part, if anything of it was written.
-    GiveUp { fetch: Fetch, write: Option<TransferCommand> },
-    /// It has come, and the peers are to know before the node that it has left asks.
-    Arrived { transfer: Token },
-    /// The session leaves by `to`.
-    Freeze { name: SessionName, token: Token, to: Token },
-    /// What became of a session that leaves? Waits for the last of `nodes` to say it.
-    Settle { name: SessionName, token: Token, nodes: Vec<Generation> },
-    /// The outcome is known, by the word of `by`; it does what follows.
-    End { name: SessionName, token: Token, outcome: Outcome, by: Option<Generation> },
-    /// Say what became of one that was to come.
-    Decide { to: ReplyTo },
-}
-
-struct Search {
-    name: SessionName,
-    token: Token,
-    grantors: Vec<Grantor>,
-    /// So many of them were asked.
-    requested: usize,
-    /// When the first grant was asked for.
-    begun: Tick,
-}
-
-struct Fetch {
-    name: SessionName,
-    token: Token,
-    transfer: Token,
-    from: Generation,
-    deadline: Tick,
-}
-
-/// What an errand has waited for.
-enum Arrival {
-    Begun,
-    /// `None`: the node cannot be reached, or refuses.
-    Replied(Option<DiskReply>),
-    Stored(TransferAnswer),
-    Waited(waiting::Outcome),
-    Granted(bool),
 }
 
 impl Disks {
@@ -669,26 +616,6 @@ impl Disks {
         if let Some(by) = by {
             // Should it not arrive, a row stays there.
             self.notify(by, DiskCall::Forget { token });
-        }
-    }
-}
-
-impl Errand {
-    /// What it goes on with when its deadline has passed.
-    fn late(&self) -> Arrival {
-        match self {
-            Errand::Find(_) | Errand::Announce(_) | Errand::Arrived { .. } => {
-                Arrival::Waited(waiting::Outcome::TimedOut)
-            }
-            Errand::Grant(_) | Errand::Locate { .. } | Errand::Read { .. } | Errand::Settle { .. } => {
-                Arrival::Replied(None)
-            }
-            // Nobody knows whether the store has done it.
-            Errand::Write { .. }
-            | Errand::GiveUp { .. }
-            | Errand::Freeze { .. }
-            | Errand::End { .. }
-            | Errand::Decide { .. } => Arrival::Stored(TransferAnswer::Refused(StoreError::Unreachable)),
         }
     }
 }

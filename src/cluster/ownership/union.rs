@@ -10,35 +10,12 @@
 //! ```
 //! Creations that were granted before the nodes had met may end a little later: so there is a second walk.
 
+use super::super::transfers::{Site, Standing};
 use super::claims::SessionName;
 use super::grantors::NEW_MS;
-use crate::base::id::{DiskId, Generation};
+use crate::base::id::Generation;
 use crate::base::time::Tick;
 use std::collections::BTreeMap;
-
-/// A session, as it counts against another one of its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// How long its connection has been there; `None`: it has none.
-    pub age_ms: Option<u64>,
-    pub site: Site,
-}
-
-/// Where a session lies. Two nodes have one disk where one was started from a copy of the other's directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Site {
-    pub disk: DiskId,
-    pub node: Generation,
-}
-
-impl Standing {
-    /// The other one becomes part of this one. The two sides say the opposite.
-    pub fn stays_against(&self, other: &Standing) -> bool {
-        // The younger connection is the greater one; without any, the least.
-        let rank = |standing: &Standing| standing.age_ms.map(std::cmp::Reverse);
-        rank(self).cmp(&rank(other)).then(other.site.cmp(&self.site)).is_gt()
-    }
-}
 
 /// What a node says of its session of the name that it is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,6 +196,7 @@ const YIELDED_MS: u64 = 15_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::id::DiskId;
 
     const ONE: Generation = Generation(1);
     const OTHER: Generation = Generation(2);

@@ -20,8 +20,8 @@ use crate::cluster::ownership::claims::{
 use crate::cluster::ownership::disk_calls::{DiskCall, DiskReply, DisksOutput, NameQuery, Peers, ReplyTo, WaitId};
 use crate::cluster::ownership::disks::Disks;
 use crate::cluster::ownership::grantors::{self, Grantor, Seen};
-use crate::cluster::ownership::union::Standing;
 use crate::cluster::planted::ClusterBug;
+use crate::cluster::transfers::Standing;
 use crate::config::StoreKind;
 use crate::io::handover::session_request::SessionRequest;
 use crate::io::runtime::notify::Notify;
