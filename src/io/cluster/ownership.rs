@@ -223,11 +223,12 @@ impl Ownership {
     }
 
     /// Sessions were passed on, and not everybody knows yet where they are: this node says so to whoever asks for them.
-    /// Or they are on their way from this disk, or to it.
+    /// Or another node's request has not been answered, or they are on their way from this disk, or to it.
     pub fn stands_in(&self) -> bool {
         self.inner.as_ref().is_some_and(|inner| {
             let inner = inner.borrow();
-            !inner.passed.is_empty() || inner.disks.as_ref().is_some_and(|disks| disks.moving_len() > 0)
+            let is_wanted = !inner.requests.is_empty() || !inner.passed.is_empty();
+            is_wanted || inner.disks.as_ref().is_some_and(|disks| disks.moving_len() > 0)
         })
     }
 

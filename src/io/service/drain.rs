@@ -44,6 +44,8 @@ pub async fn run(worker: &Rc<Worker>, listeners: &[RawFd]) {
         let is_settled = left == 0 && worker.is_settled() && (offers.are_over(worker) || now >= settle_by);
         if is_settled && !is_noted {
             is_noted = true;
+            // That nothing is here any more, too: else what was here is looked for behind the end.
+            query::until_known(worker).await;
             let leaves_sessions = worker.shard().sessions_len() > 0 || !worker.ownership().is_empty();
             worker.shared().note_drained(leaves_sessions);
         }
