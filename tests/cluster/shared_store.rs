@@ -1,17 +1,15 @@
 //! Nodes that share a Redis on another host: they find each other by it, and sessions live through its failover and
 //! through the death of a node.
 
-use crate::harness::call::signed_target;
+use crate::harness::call::send_if_there;
 use crate::harness::client::Message;
-use crate::harness::http::Wire;
-use crate::harness::{Client, Command, Gone, TIMEOUT, Upgrade, heavy};
+use crate::harness::fleet::Ends;
+use crate::harness::{Client, Command, Gone, Upgrade, heavy};
 use crate::hosts::{DISCOVERY, Host, Hosts, NODE_PORT, during, pause, until, with};
 use crate::network::{Family, Lan, Namespace};
 use crate::redis::{Redis, Watched, sharing};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -49,15 +47,6 @@ struct Record {
     calls: Mutex<Vec<(Instant, Duration)>>,
     callers_end: AtomicBool,
     clients_end: AtomicBool,
-}
-
-/// Also when the test fails.
-struct Ends<'a>([&'a AtomicBool; 2]);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|end| end.store(true, Ordering::Relaxed));
-    }
 }
 
 #[test]
@@ -133,7 +122,7 @@ fn be_client(session: usize, addresses: &[SocketAddr], record: &Record) {
         if record.clients_end.load(Ordering::Relaxed) {
             return;
         }
-        if let Some(mut client) = open(&upgrade, *to) {
+        if let Some(mut client) = upgrade.open_if_there(*to) {
             serve(session, &mut client, &mut unreleased, record);
         }
         pause(Duration::from_millis(100));
@@ -159,12 +148,6 @@ fn serve(session: usize, client: &mut Client, unreleased: &mut BTreeSet<u16>, re
     }
 }
 
-fn open(upgrade: &Upgrade, to: SocketAddr) -> Option<Client> {
-    let mut wire = Wire::new(TcpStream::connect_timeout(&to, TIMEOUT).ok()?);
-    wire.stream.write_all(upgrade.head("x").as_bytes()).ok()?;
-    Client::begun(wire, TIMEOUT)
-}
-
 fn be_caller(caller: usize, addresses: &[SocketAddr], record: &Record) {
     for number in 0.. {
         let (session, body, begun) = (number % SESSIONS, format!("{caller}:{number}"), Instant::now());
@@ -173,7 +156,8 @@ fn be_caller(caller: usize, addresses: &[SocketAddr], record: &Record) {
                 return;
             }
             let params = [("channel", &*format!("of{session}")), ("qos", "2"), ("timeout", "2"), ("message_id", &body)];
-            if send(*to, &params, &body).is_some_and(|answer| answer["status"] == 0 && answer["targets"] == 1) {
+            if send_if_there(*to, &params, &body).is_some_and(|answer| answer["status"] == 0 && answer["targets"] == 1)
+            {
                 break;
             }
             pause(Duration::from_millis(50));
@@ -182,14 +166,6 @@ fn be_caller(caller: usize, addresses: &[SocketAddr], record: &Record) {
         record.calls.lock().unwrap().push((Instant::now(), begun.elapsed()));
         pause(Duration::from_millis(5));
     }
-}
-
-fn send(to: SocketAddr, params: &[(&str, &str)], body: &str) -> Option<Value> {
-    let mut wire = Wire::new(TcpStream::connect_timeout(&to, TIMEOUT).ok()?);
-    let head = format!("POST {} HTTP/1.1\r\nHost: x\r\n", signed_target("/send/", params));
-    wire.stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).ok()?;
-    let response = wire.response(Instant::now() + TIMEOUT).ok()?;
-    (response.status == 200).then(|| response.json())
 }
 
 const SESSIONS: usize = 20;

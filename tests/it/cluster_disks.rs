@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::call::{call, call_get, send, send_later};
-use crate::harness::{
-    Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, eventually, eventually_within, sys,
-};
+use crate::cluster_sessions::calls_find_sessions;
+use crate::harness::call::{call, call_get, send_later};
+use crate::harness::nodes::{SessionNodes, figure_of, name_sessions_by_device};
+use crate::harness::{Backend, Client, Command, Server, Setup, TIMEOUT, Upgrade, eventually, eventually_within, sys};
 use crate::redis::take;
 use crate::sessions_api::DataDir;
 
@@ -27,11 +27,7 @@ impl Nodes {
     fn start(count: usize) -> Nodes {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let backend = Backend::start();
-        backend.on_connect(|request| {
-            let device = request.header("X-DEVICEID").expect("a device");
-            let channels = format!("all;;of {device}");
-            Reply::welcome().header("RAINBOWCLIENTSESSION", device).header("RAINBOWCLIENTCHANNEL", &channels)
-        });
+        name_sessions_by_device(&backend);
         let name = format!("it-disks-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let dirs = (0..count).map(|_| DataDir::new()).collect();
         let mut nodes = Nodes { backend, name, dirs, nodes: Vec::new() };
@@ -43,26 +39,6 @@ impl Nodes {
     fn setup(&self, node: usize) -> Setup {
         let setup = self.dirs[node].setup(&self.backend);
         setup.text("cluster_name", &self.name).env("RAINBOW_CLUSTER", "auto").set("workers", "2")
-    }
-
-    fn node(&self, node: usize) -> &Server {
-        self.nodes[node].as_ref().expect("it runs")
-    }
-
-    fn running(&self) -> impl Iterator<Item = &Server> {
-        self.nodes.iter().flatten()
-    }
-
-    fn until_linked(&self) {
-        let others = self.running().count() - 1;
-        for node in self.running() {
-            eventually("the nodes are linked", || {
-                let info = call_get(node.addr(), "/info/", &[]).json();
-                let peers = info["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
-                let linked = peers.iter().filter(|peer| peer["state"] == "live" && peer["is_linked"] == true);
-                (linked.count() == others).then_some(())
-            });
-        }
     }
 
     fn kill(&mut self, node: usize) {
@@ -83,36 +59,6 @@ impl Nodes {
         })
     }
 
-    /// The client, and what it is told first.
-    fn open(&self, node: usize, name: &str) -> (Client, Value) {
-        let mut client = Upgrade::of(name).header("Sec-WebSocket-Protocol", "rainbow.2").open(self.node(node).addr());
-        let greeting = client.expect_send();
-        (client, serde_json::from_slice(&greeting.body).expect("JSON"))
-    }
-
-    fn session(&self, node: usize, name: &str) -> Value {
-        call_get(self.node(node).addr(), "/session/", &[("session", name)]).json()
-    }
-
-    /// A session that is absent from here on.
-    fn absent(&self, node: usize, name: &str) {
-        self.open(node, name).0.leave();
-        eventually("the session is absent", || (self.session(node, name)["online"] == false).then_some(()));
-    }
-
-    fn send(&self, node: usize, channel: &str, body: &str) -> Value {
-        send(self.node(node).addr(), channel, &[("qos", "2")], body)
-    }
-
-    /// Tries again while it is refused, as callers do.
-    fn send_until_taken(&self, node: usize, channel: &str, body: &str) -> Value {
-        let params = [("qos", "2"), ("message_id", body)];
-        eventually_within(Duration::from_secs(40), "the message is taken", || {
-            let answer = send(self.node(node).addr(), channel, &params, body);
-            (answer["status"] == 0).then_some(answer)
-        })
-    }
-
     /// On all nodes that run.
     fn sessions(&self) -> u64 {
         self.figure("rainbow_sessions{")
@@ -120,12 +66,17 @@ impl Nodes {
 
     /// Of all rows that begin so, of all nodes that run.
     fn figure(&self, begin: &str) -> u64 {
-        let of_node = |node: &Server| -> u64 {
-            let metrics = call_get(node.addr(), "/metrics", &[]).text();
-            let of_row = |row: &str| row.strip_prefix(begin)?.rsplit(' ').next()?.parse::<u64>().ok();
-            metrics.lines().filter_map(of_row).sum()
-        };
-        self.running().map(of_node).sum()
+        self.running().into_iter().map(|node| figure_of(node, begin)).sum()
+    }
+}
+
+impl SessionNodes for Nodes {
+    fn node(&self, node: usize) -> &Server {
+        self.nodes[node].as_ref().expect("it runs")
+    }
+
+    fn running(&self) -> Vec<&Server> {
+        self.nodes.iter().flatten().collect()
     }
 }
 
@@ -145,7 +96,7 @@ fn a_session_is_resumed_on_another_node_with_all_that_waits() {
     let counters = call_get(nodes.node(1).addr(), "/info/", &[]).json()["counters"].clone();
     assert_eq!((&counters["sessions_fetched"], &counters["session_fetches_failed"]), (&json!(1), &json!(0)));
     let moving = |node: &Server| call_get(node.addr(), "/info/", &[]).json()["sessions_moving"].clone();
-    eventually("none is on its way", || nodes.running().all(|node| moving(node) == 0).then_some(()));
+    eventually("none is on its way", || nodes.running().into_iter().all(|node| moving(node) == 0).then_some(()));
     // And back, with nothing that waits.
     client.leave();
     let (_client, greeting) = nodes.open(0, "ann");
@@ -184,25 +135,7 @@ fn a_client_that_connects_elsewhere_takes_its_session_along() {
 
 #[test]
 fn every_call_finds_a_session_on_every_node() {
-    let nodes = Nodes::start(2);
-    nodes.absent(0, "ann");
-    let to = nodes.node(1).addr();
-    assert_eq!(nodes.session(1, "ann")["channels"], json!(["all", "of ann"]));
-    let sent = call(to, "/send/", &[("session", "ann"), ("qos", "1")], "by name").json();
-    assert_eq!((&sent["status"], &sent["stored"]), (&json!(0), &json!(1)), "{sent}");
-    let subscribed = call(to, "/sub/", &[], r#"{"session": "ann", "channel": "new"}"#).json();
-    assert_eq!(subscribed["status"], 0, "{subscribed}");
-    assert_eq!(nodes.send(1, "new", "to the new channel")["stored"], 1);
-    assert_eq!(call(to, "/unsub/", &[], r#"{"session": "ann", "channel": "new"}"#).outcome(), 0);
-    assert_eq!(nodes.send(1, "new", "nobody is there")["targets"], 0);
-    assert_eq!(nodes.session(1, "ann")["waiting"], 2);
-    assert_eq!(call(to, "/session/drop/", &[("session", "ann")], "").outcome(), 0);
-    for node in 0..2 {
-        let gone = call(nodes.node(node).addr(), "/send/", &[("session", "ann"), ("qos", "1")], "").json();
-        assert!(gone["msg"].as_str().is_some_and(|why| why.contains("no such session")), "{gone}");
-    }
-    let (_client, greeting) = nodes.open(1, "ann");
-    assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(false), &json!(0)));
+    calls_find_sessions(&Nodes::start(2));
 }
 
 /// Its sessions are on its disk: nobody else has them, and nobody says that it has.
@@ -312,7 +245,7 @@ fn crowd(nodes: &Nodes, third: &OnceLock<Server>, nth: usize) -> Vec<String> {
         let name = format!("user {nth}-{}", names.len());
         since = since.or(third.get().map(|_| Instant::now()));
         std::thread::scope(|scope| {
-            for node in nodes.running().chain(third.get()) {
+            for node in nodes.running().into_iter().chain(third.get()) {
                 scope.spawn(|| drop(Upgrade::of(&name).try_open(node.addr())));
             }
         });

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::call::{call, call_get, send, send_later};
-use crate::harness::{
-    Backend, Client, Command, Reply, Server, Setup, TIMEOUT, Upgrade, eventually, eventually_within, sys,
-};
+use crate::harness::call::{call, call_get, send_later};
+use crate::harness::nodes::{SessionNodes, figure_of, name_sessions_by_device};
+use crate::harness::{Backend, Client, Command, Reply, Server, Setup, TIMEOUT, eventually_within, sys};
 use crate::redis::{Redis, take};
 
 /// Nodes of one cluster with one Redis. Every device is a session of that name, in the channel `all` and in one of its
@@ -31,11 +30,7 @@ impl Nodes {
     pub fn start_with(count: usize, also: impl Fn(Setup) -> Setup) -> Nodes {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let (backend, redis) = (Backend::start(), Redis::start());
-        backend.on_connect(|request| {
-            let device = request.header("X-DEVICEID").expect("a device");
-            let channels = format!("all;;of {device}");
-            Reply::welcome().header("RAINBOWCLIENTSESSION", device).header("RAINBOWCLIENTCHANNEL", &channels)
-        });
+        name_sessions_by_device(&backend);
         let name = format!("it-sessions-{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let mut nodes = Nodes { backend, redis, name, nodes: Vec::new() };
         nodes.nodes = (0..count).map(|_| also(nodes.setup()).start()).collect();
@@ -47,54 +42,19 @@ impl Nodes {
         self.redis.setup(&self.backend).text("cluster_name", &self.name).env("RAINBOW_CLUSTER", "auto")
     }
 
-    pub fn until_linked(&self) {
-        let others = self.nodes.len() - 1;
-        for node in &self.nodes {
-            eventually("the nodes are linked", || {
-                let info = call_get(node.addr(), "/info/", &[]).json();
-                let peers = info["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
-                let linked = peers.iter().filter(|peer| peer["state"] == "live" && peer["is_linked"] == true);
-                (linked.count() == others).then_some(())
-            });
-        }
-    }
-
-    /// The client, and what it is told first.
-    pub fn open(&self, node: usize, name: &str) -> (Client, Value) {
-        let speaking = Upgrade::of(name).header("Sec-WebSocket-Protocol", "rainbow.2");
-        let mut client = speaking.open(self.nodes[node].addr());
-        let greeting = client.expect_send();
-        (client, serde_json::from_slice(&greeting.body).expect("JSON"))
-    }
-
-    fn session(&self, node: usize, name: &str) -> Value {
-        call_get(self.nodes[node].addr(), "/session/", &[("session", name)]).json()
-    }
-
-    /// A session that is absent from here on.
-    fn absent(&self, node: usize, name: &str) {
-        self.open(node, name).0.leave();
-        eventually("the session is absent", || (self.session(node, name)["online"] == false).then_some(()));
-    }
-
-    fn send(&self, node: usize, channel: &str, body: &str) -> Value {
-        send(self.nodes[node].addr(), channel, &[("qos", "2")], body)
-    }
-
     /// That the node has.
     fn sessions(&self, node: usize) -> u64 {
-        let metrics = call_get(self.nodes[node].addr(), "/metrics", &[]).text();
-        let of_worker = |row: &str| row.strip_prefix("rainbow_sessions{")?.split(' ').nth(1)?.parse::<u64>().ok();
-        metrics.lines().filter_map(of_worker).sum()
+        figure_of(&self.nodes[node], "rainbow_sessions{")
+    }
+}
+
+impl SessionNodes for Nodes {
+    fn node(&self, node: usize) -> &Server {
+        &self.nodes[node]
     }
 
-    /// Tries again while it is refused, as callers do.
-    fn send_until_taken(&self, node: usize, channel: &str, body: &str) -> Value {
-        let params = [("qos", "2"), ("message_id", body)];
-        eventually_within(Duration::from_secs(40), "the message is taken", || {
-            let answer = send(self.nodes[node].addr(), channel, &params, body);
-            (answer["status"] == 0).then_some(answer)
-        })
+    fn running(&self) -> Vec<&Server> {
+        self.nodes.iter().collect()
     }
 }
 
@@ -147,9 +107,13 @@ fn a_client_that_connects_elsewhere_takes_its_session_along() {
 
 #[test]
 fn every_call_finds_a_session_on_every_node() {
-    let nodes = Nodes::start(2);
+    calls_find_sessions(&Nodes::start(2));
+}
+
+/// Of two nodes, wherever they keep their sessions.
+pub fn calls_find_sessions(nodes: &impl SessionNodes) {
     nodes.absent(0, "ann");
-    let to = nodes.nodes[1].addr();
+    let to = nodes.node(1).addr();
     assert_eq!(nodes.session(1, "ann")["channels"], json!(["all", "of ann"]));
     let sent = call(to, "/send/", &[("session", "ann"), ("qos", "1")], "by name").json();
     assert_eq!((&sent["status"], &sent["stored"]), (&json!(0), &json!(1)), "{sent}");
@@ -161,7 +125,7 @@ fn every_call_finds_a_session_on_every_node() {
     assert_eq!(nodes.session(1, "ann")["waiting"], 2);
     assert_eq!(call(to, "/session/drop/", &[("session", "ann")], "").outcome(), 0);
     for node in 0..2 {
-        let gone = call(nodes.nodes[node].addr(), "/send/", &[("session", "ann"), ("qos", "1")], "").json();
+        let gone = call(nodes.node(node).addr(), "/send/", &[("session", "ann"), ("qos", "1")], "").json();
         assert!(gone["msg"].as_str().is_some_and(|why| why.contains("no such session")), "{gone}");
     }
     let (_client, greeting) = nodes.open(1, "ann");

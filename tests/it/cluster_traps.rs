@@ -11,6 +11,7 @@ use crate::cluster_sessions::Nodes;
 use crate::harness::backend::Gate;
 use crate::harness::call::{call, call_get, send, send_later};
 use crate::harness::fleet::Sitting;
+use crate::harness::nodes::SessionNodes;
 use crate::harness::{
     Backend, Client, Command, Reply, Server, Setup, Upgrade, eventually, eventually_within, heavy, sys,
 };

@@ -2,17 +2,17 @@
 //! and those who lost a node do not come back all at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cluster_sessions::Nodes;
-use crate::harness::call::signed_target;
+use crate::harness::call::send_if_there;
 use crate::harness::client::Message;
-use crate::harness::http::Wire;
+use crate::harness::fleet::Ends;
+use crate::harness::nodes::SessionNodes;
 use crate::harness::{Backend, Client, Command, Gone, Server, Setup, TIMEOUT, Upgrade, eventually_within, heavy};
 
 /// What a close says of when to come back.
@@ -147,15 +147,6 @@ fn a_rolling_restart_loses_nothing_and_doubles_nothing() {
     record.judge();
 }
 
-/// Also when the test fails.
-struct Ends<'a>([&'a AtomicBool; 2]);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|end| end.store(true, Ordering::Relaxed));
-    }
-}
-
 fn be_client(session: usize, addresses: &[SocketAddr], record: &Record) {
     let name = format!("user {session}");
     // Of QoS 2, until REL: ids belong to the session, which outlives its connections.
@@ -163,7 +154,7 @@ fn be_client(session: usize, addresses: &[SocketAddr], record: &Record) {
     for to in addresses.iter().cycle().skip(session) {
         let begun = Instant::now();
         let upgrade = Upgrade::of(&name).header("Sec-WebSocket-Protocol", "rainbow.2");
-        let Some(mut client) = open(&upgrade, *to) else {
+        let Some(mut client) = upgrade.open_if_there(*to) else {
             if record.clients_end.load(Ordering::Relaxed) {
                 return;
             }
@@ -206,12 +197,6 @@ fn serve(session: usize, client: &mut Client, unreleased: &mut BTreeSet<u16>, re
     }
 }
 
-fn open(upgrade: &Upgrade, to: SocketAddr) -> Option<Client> {
-    let mut wire = Wire::new(TcpStream::connect_timeout(&to, TIMEOUT).ok()?);
-    wire.stream.write_all(upgrade.head("x").as_bytes()).ok()?;
-    Client::begun(wire, TIMEOUT)
-}
-
 /// Sends to one session after the other, and each message until a node has promised it.
 fn be_caller(caller: usize, addresses: &[SocketAddr], record: &Record) {
     for number in 0.. {
@@ -232,12 +217,7 @@ fn be_caller(caller: usize, addresses: &[SocketAddr], record: &Record) {
 }
 
 fn send(to: SocketAddr, channel: &str, body: &str) -> Option<serde_json::Value> {
-    let params = [("channel", channel), ("qos", "2"), ("timeout", "2"), ("message_id", body)];
-    let mut wire = Wire::new(TcpStream::connect_timeout(&to, TIMEOUT).ok()?);
-    let head = format!("POST {} HTTP/1.1\r\nHost: x\r\n", signed_target("/send/", &params));
-    wire.stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).ok()?;
-    let response = wire.response(Instant::now() + TIMEOUT).ok()?;
-    (response.status == 200).then(|| response.json())
+    send_if_there(to, &[("channel", channel), ("qos", "2"), ("timeout", "2"), ("message_id", body)], body)
 }
 
 impl Record {

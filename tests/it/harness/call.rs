@@ -1,9 +1,10 @@
 //! Calls by the business server, signed as the protocol says: both schemes, made here and not borrowed from the server.
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,12 +13,21 @@ use serde_json::Value;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use super::http::{self, Response, percent};
+use super::http::{self, Response, Wire, percent};
 use super::{TIMEOUT, TOKEN};
 
 /// A POST with the 2014 signature.
 pub fn call(to: SocketAddr, path: &str, params: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
     http::request_within(to, "POST", &signed_target(path, params), &[], body.as_ref(), CALL_TIMEOUT)
+}
+
+/// The answer to a `/send/`; `None`: nobody is there, or the answer is none.
+pub fn send_if_there(to: SocketAddr, params: &[(&str, &str)], body: &str) -> Option<Value> {
+    let mut wire = Wire::new(TcpStream::connect_timeout(&to, TIMEOUT).ok()?);
+    let head = format!("POST {} HTTP/1.1\r\nHost: x\r\n", signed_target("/send/", params));
+    wire.stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).ok()?;
+    let response = wire.response(Instant::now() + TIMEOUT).ok()?;
+    (response.status == 200).then(|| response.json())
 }
 
 /// A GET with the 2014 signature.

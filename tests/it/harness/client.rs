@@ -118,6 +118,13 @@ impl Upgrade {
         if response.status == 101 { Ok(Client { wire, answers_pings: true, response }) } else { Err(response) }
     }
 
+    /// `None`: nobody is there, or it is not let in.
+    pub fn open_if_there(&self, to: SocketAddr) -> Option<Client> {
+        let mut wire = Wire::new(TcpStream::connect_timeout(&to, TIMEOUT).ok()?);
+        wire.stream.write_all(self.head("x").as_bytes()).ok()?;
+        Client::begun(wire, TIMEOUT)
+    }
+
     pub fn open(&self, to: SocketAddr) -> Client {
         self.try_open(to).unwrap_or_else(|r| panic!("not let in: {} {:?}", r.status, r.text()))
     }

@@ -4,11 +4,21 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::client::{self, Upgrade};
 use super::packet::Packet;
+
+/// What ends the threads of clients and callers, also when their test fails.
+pub struct Ends<'a>(pub [&'a AtomicBool; 2]);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|end| end.store(true, Ordering::Relaxed));
+    }
+}
 
 /// Connected clients that nobody reads for.
 pub struct Sitting {

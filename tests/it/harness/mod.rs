@@ -12,6 +12,7 @@ pub mod front;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod nodes;
 pub mod packet;
 pub mod ports;
 pub mod process;
