@@ -146,7 +146,9 @@ impl Redis {
             self.nodes.bury(&mut self.servers, &self.keys, *node, true)?;
         }
         let takes_all = self.nodes.sharing() == Sharing::Alone || known.is_format_1;
-        let predecessors = if takes_all { Predecessors::All } else { Predecessors::Only(&known.predecessors) };
+        // An attempt before this one, whose answers were lost, may have taken them already.
+        let had: Vec<Generation> = known.predecessors.iter().copied().chain([self.nodes.own()]).collect();
+        let predecessors = if takes_all { Predecessors::All } else { Predecessors::Only(&had) };
         let heir = Heir { node: self.nodes.own(), token: self.token, predecessors };
         let Scanned { found, damaged } = scan::scan(&mut self.servers, &self.keys, &heir)?;
         let Named { sessions, unused } = scan::one_per_name(found).map_err(|problem| self.broken(&problem))?;
@@ -161,17 +163,12 @@ impl Redis {
         if known.is_format_1 {
             nodes::finish_migration(&mut self.servers, &self.keys, &sessions)?;
         }
-        let mut connections = Vec::new();
         for node in &known.predecessors {
-            loop {
-                let taken = self.nodes.take_connections(&mut self.servers, &self.keys, *node)?;
-                if taken.is_empty() {
-                    break;
-                }
-                connections.extend(taken);
-            }
+            while !self.nodes.take_connections(&mut self.servers, &self.keys, *node)?.is_empty() {}
             self.nodes.forget(&mut self.servers, &self.keys, *node)?;
         }
+        // It has none of its own yet.
+        let connections = self.nodes.own_connections(&mut self.servers, &self.keys)?;
         let token = (self.nodes.sharing() == Sharing::Cluster).then_some(self.token);
         Ok(Opened { sessions, damaged, connections, token, ..Opened::default() })
     }

@@ -174,15 +174,18 @@ impl Nodes {
             let names = [&keys.connections(bucket, node)[..], &keys.connections(bucket, own), &keys.taken(bucket, own)];
             pipeline.write(bucket, Script::TakeConnections, &names, (CONNECTIONS_AT_ONCE, self.taking));
         }
-        let mut records = Vec::new();
-        for value in servers.exchange(&Pipeline::default(), &pipeline)? {
-            let fields: Vec<Vec<u8>> = redis::from_redis_value(value)
-                .map_err(|error| broken(servers, &format!("a node's connections: {error}")))?;
-            let pairs = fields.as_chunks::<2>().0.iter();
-            records.extend(pairs.filter_map(|[identity, bytes]| encoding::decode_connection(identity, bytes)));
-        }
+        let records = connection_records(servers, &pipeline)?;
         self.taking += 1;
         Ok(records)
+    }
+
+    /// Those that are this node's to report.
+    pub fn own_connections(&self, servers: &mut Servers, keys: &Keys) -> Result<Vec<ConnectionRecord>, Fault> {
+        let mut pipeline = Pipeline::default();
+        for bucket in keys.buckets() {
+            pipeline.command(bucket, cmd("HGETALL").arg(keys.connections(bucket, self.own())));
+        }
+        connection_records(servers, &pipeline)
     }
 
     /// A page of a buried node's sessions; `from` is 0 or `next` of the last page.
@@ -222,6 +225,17 @@ impl Nodes {
         });
         Ok(OrphanedSessions { sessions, next })
     }
+}
+
+/// The answers are pairs of identity and record.
+fn connection_records(servers: &mut Servers, pipeline: &Pipeline) -> Result<Vec<ConnectionRecord>, Fault> {
+    let mut records = Vec::new();
+    for value in servers.exchange(&Pipeline::default(), pipeline)? {
+        let fields: Vec<(Vec<u8>, Vec<u8>)> = redis::from_redis_value(value)
+            .map_err(|error| broken(servers, &format!("a node's connections: {error}")))?;
+        records.extend(fields.iter().filter_map(|(identity, bytes)| encoding::decode_connection(identity, bytes)));
+    }
+    Ok(records)
 }
 
 /// A node has ended when it has in all buckets.

@@ -43,24 +43,26 @@ pub fn scan(servers: &mut Servers, keys: &Keys, heir: &Heir<'_>) -> Result<Scann
             Predecessors::All => vec![keys.sessions(bucket)],
             Predecessors::Only(nodes) => nodes.iter().map(|node| keys.owned(bucket, *node)).collect(),
         };
+        let mut sessions = HashSet::new();
         for list in lists {
-            let sessions = session_ids(servers, bucket, &list)?;
-            for some in sessions.chunks(SESSIONS_AT_ONCE) {
-                adopt(servers, keys, heir, bucket, some, &mut scanned)?;
-            }
+            read_ids(servers, bucket, &list, &mut sessions)?;
+        }
+        let sessions: Vec<SessionId> = sessions.into_iter().collect();
+        for some in sessions.chunks(SESSIONS_AT_ONCE) {
+            adopt(servers, keys, heir, bucket, some, &mut scanned)?;
         }
     }
     Ok(scanned)
 }
 
-/// The ids in a bucket's list, each once.
-fn session_ids(servers: &mut Servers, bucket: Bucket, list: &[u8]) -> Result<Vec<SessionId>, Fault> {
-    let (mut ids, mut cursor) = (HashSet::new(), 0_u64);
+/// The ids in a bucket's list. One may be in two lists: of a predecessor, and of who was taking it over.
+fn read_ids(servers: &mut Servers, bucket: Bucket, list: &[u8], ids: &mut HashSet<SessionId>) -> Result<(), Fault> {
+    let mut cursor = 0_u64;
     loop {
         let (next, some) = some_ids(servers, bucket, list, cursor)?;
         ids.extend(some);
         if next == 0 {
-            return Ok(ids.into_iter().collect());
+            return Ok(());
         }
         cursor = next;
     }

@@ -267,6 +267,34 @@ fn an_answer_that_is_lost_loses_no_connections() {
     assert_eq!(server.query("EXISTS rainbow:test:{0}:t:00000002"), Value::Int(0), "nothing is kept");
 }
 
+/// The answers are cut off at one place after the other; what was done before is done.
+#[test]
+fn a_start_that_is_interrupted_has_everything_all_the_same() {
+    let server = Server::start();
+    let proxy = Proxy::to(server.port);
+    let mut begun = 0;
+    for through in (0..).step_by(40) {
+        let cluster = format!("test-{through}");
+        let first = Options { node: node(1, "a", Sharing::Cluster), ..options(&server.url(), &cluster) };
+        let (store, _) = Redis::open(&first).expect("it opens");
+        let mut one = Rig { store, options: first, number: 0, now: NOW };
+        one.begin("s", token(1, 1));
+        let record = ConnectionRecord { identity: Identity([7; 32]), cookie: None, user: None };
+        assert!(one.put_connection(&record));
+        let cuts = proxy.cuts();
+        proxy.cut_answers_after(through);
+        let next = Options { node: node(2, "a", Sharing::Cluster), ..options(&proxy.url(), &cluster) };
+        let (_, opened) = Redis::open(&next).expect("it tries again");
+        let names: Vec<&str> = opened.sessions.iter().map(|session| &*session.row.name).collect();
+        assert_eq!((names, opened.connections), (vec!["s"], vec![record]), "cut after {through} bytes");
+        if proxy.cuts() == cuts {
+            break;
+        }
+        begun += 1;
+    }
+    assert!(begun > 10, "it was cut at {begun} places");
+}
+
 fn refusal(rig: &Rig) -> String {
     match rig.store.health() {
         Health::Refusing { detail, .. } => detail,
