@@ -230,7 +230,8 @@ fn while_a_node_joins_each_new_name_becomes_one_session() {
     nodes.nodes.push(third.into_inner());
     nodes.until_linked();
     let made = names.iter().filter(|name| nodes.session(0, name)["online"].is_boolean()).count() as u64;
-    assert!(made > 60, "{made} of {} names", names.len());
+    // A slow machine makes fewer in its three seconds.
+    assert!(made > 20 && made as usize * 10 > names.len() * 9, "{made} of {} names", names.len());
     eventually("each is on one disk", || (nodes.sessions() == made).then_some(()));
     let answer = nodes.send_until_taken(2, "all", "to all");
     assert_eq!(answer["targets"], made, "{answer}");
