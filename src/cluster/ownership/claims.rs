@@ -99,8 +99,10 @@ pub enum RefusalReason {
 
 #[derive(Clone, Copy)]
 enum Stage {
+    /// `since`: before that the record had another token.
     Claiming {
         token: Token,
+        since: Tick,
     },
     Requesting {
         owner: Token,
@@ -278,13 +280,20 @@ impl Claims {
     pub fn on_claim(&mut self, name: &SessionName, token: Token, answer: ClaimAnswer, now: Tick) {
         self.note_stall(now);
         let Some(claim) = self.claims.get_mut(name) else { return };
-        if !matches!(claim.stage, Stage::Claiming { token: of } if of == token) {
-            return;
-        }
+        let since = match claim.stage {
+            Stage::Claiming { token: of, since } if of == token => since,
+            _ => return,
+        };
         let rounds = claim.rounds + 1;
         match answer {
             ClaimAnswer::Claimed => {
-                claim.stage = Stage::Owned { token, is_certain: true };
+                // Who has asked us for it since, and had no answer for so long, may have taken it.
+                let is_certain = now.since_ms(since) < FORCE_MS;
+                claim.stage = Stage::Owned { token, is_certain };
+                if !is_certain {
+                    let command = OwnershipCommand::Verify { name: Arc::clone(name), token };
+                    self.outputs.push_back(ClaimsOutput::Store(command));
+                }
                 (claim.rounds, claim.only_from) = (0, None);
                 let requester = claim.requester.is_some();
                 self.outputs.push_back(ClaimsOutput::Owned { name: Arc::clone(name), token });
@@ -487,7 +496,8 @@ impl Claims {
         let token = self.draw();
         let before = self.claims.remove(&name);
         let only_from = before.as_ref().and_then(|claim| claim.only_from);
-        let (stage, requester) = (Stage::Claiming { token }, before.and_then(|claim| claim.requester));
+        let stage = Stage::Claiming { token, since: self.looked_at };
+        let requester = before.and_then(|claim| claim.requester);
         self.claims.insert(Arc::clone(&name), Claim { stage, rounds, requester, wants_back: false, only_from });
         self.outputs.push_back(ClaimsOutput::Store(OwnershipCommand::Claim { name, expected, token }));
     }

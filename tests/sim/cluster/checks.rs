@@ -92,5 +92,5 @@ pub fn cleared(world: &World) {
     for (name, token) in &world.store.records.sessions {
         assert!(token.owner().is_some_and(|owner| running.contains(&owner)), "{name} belongs to the dead");
     }
-    world.model.check_all_closed();
+    world.model.check_all_closed(&running);
 }

@@ -28,6 +28,8 @@ struct Connection {
     life: Generation,
     /// Its process ended, or ended it itself.
     has_ended: bool,
+    /// It had not before its life was buried; an older copy of the store may have that life alive again.
+    is_buried: bool,
     key: Option<String>,
     /// Reaper whose hook is on its way.
     calling: BTreeSet<Generation>,
@@ -37,7 +39,7 @@ struct Connection {
 
 impl Connection {
     fn new(life: Generation, has_ended: bool) -> Connection {
-        Connection { life, has_ended, key: None, calling: BTreeSet::new(), is_lost: false }
+        Connection { life, has_ended, is_buried: false, key: None, calling: BTreeSet::new(), is_lost: false }
     }
 }
 
@@ -77,8 +79,9 @@ impl Model {
     }
 
     pub fn connected(&mut self, identity: Identity, life: Generation, is_lost: bool) {
-        let connection = Connection { is_lost, ..Connection::new(life, false) };
-        assert!(self.connections.insert(identity, connection).is_none());
+        // A survivor may have taken its record, and reported its close, before its own node hears that it is stored.
+        let known = self.connections.entry(identity).or_insert_with(|| Connection::new(life, false));
+        known.is_lost |= is_lost;
     }
 
     pub fn ended(&mut self, identity: &Identity) {
@@ -87,6 +90,7 @@ impl Model {
 
     pub fn life_ended(&mut self, life: Generation) {
         for connection in self.connections.values_mut().filter(|connection| connection.life == life) {
+            connection.is_buried |= !connection.has_ended;
             connection.has_ended = true;
         }
         for connection in self.connections.values_mut() {
@@ -113,9 +117,11 @@ impl Model {
         }
     }
 
-    pub fn check_all_closed(&self) {
+    /// `running`: the lives that are there.
+    pub fn check_all_closed(&self, running: &[Generation]) {
         for (identity, connection) in &self.connections {
-            let is_due = connection.has_ended && !connection.is_lost;
+            let goes_on = connection.is_buried && running.contains(&connection.life);
+            let is_due = connection.has_ended && !connection.is_lost && !goes_on;
             assert!(!is_due || connection.key.is_some(), "nobody has reported the close of {identity:?}");
         }
     }

@@ -89,6 +89,8 @@ pub struct Records {
     pub leases: BTreeMap<Generation, Tick>,
     pub buried: BTreeSet<Generation>,
     pub connections: BTreeSet<(Generation, Identity)>,
+    /// What each node's last question for a dead node's connections was answered, and the question's number.
+    answered: BTreeMap<Generation, (u64, Vec<Identity>)>,
 }
 
 #[derive(Default)]
@@ -99,9 +101,18 @@ pub struct Store {
     /// Counts failovers: connections of before are broken.
     pub epoch: u64,
     pub bug: Option<StoreBug>,
+    /// Answers to such questions that have arrived, by node: one that was lost is asked for again.
+    pub arrived: BTreeMap<Generation, u64>,
 }
 
 impl Store {
+    /// The answer to a command of this node arrives.
+    pub fn arrives(&mut self, by: Generation, answer: &Answer) {
+        if matches!(answer, Answer::Taken { .. }) {
+            *self.arrived.entry(by).or_default() += 1;
+        }
+    }
+
     /// Carries a command out for a node.
     pub fn carry_out(&mut self, by: Generation, command: Command, now: Tick) -> Answer {
         let compares = self.bug != Some(StoreBug::ComparesNothing);
@@ -141,7 +152,12 @@ impl Store {
             Command::ReadOrphans { dead, from } => Answer::Orphans { dead, page: Some(records.orphans(dead, from)) },
             Command::TakeConnections(dead) => {
                 let is_copied = self.bug == Some(StoreBug::TakesACopy);
-                Answer::Taken { dead, connections: Some(records.take_connections(by, dead, is_copied)) }
+                let number = self.arrived.get(&by).copied().unwrap_or_default();
+                let known = records.answered.get(&by).filter(|(of, _)| *of == number);
+                let taken = known.map(|(_, taken)| taken.clone());
+                let taken = taken.unwrap_or_else(|| records.take_connections(by, dead, is_copied));
+                records.answered.insert(by, (number, taken.clone()));
+                Answer::Taken { dead, connections: Some(taken) }
             }
             Command::RemoveConnection { identity } => {
                 records.connections.remove(&(by, identity));

@@ -616,6 +616,7 @@ impl World {
             return self.push_in(300, event);
         }
         let answer = self.store.carry_out(life, command.clone(), self.now);
+        self.store.arrives(life, &answer);
         self.note_claim(life, &answer);
         if let (Command::Write { name, token }, Answer::Write { answer: WriteAnswer::Stored, .. }) = (&command, &answer)
         {

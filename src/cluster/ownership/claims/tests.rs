@@ -214,6 +214,31 @@ fn a_node_that_stood_still_acknowledges_nothing_before_the_store_has_said_so() {
     assert_eq!(world.owners(), [B]);
 }
 
+/// Its claim was carried out, it stood still, and another took the session before the answer was heard.
+#[test]
+fn an_answer_to_a_claim_that_is_heard_late_makes_nobody_certain() {
+    for (late, owns) in [(FORCE_MS - 1, true), (FORCE_MS, false)] {
+        let mut world = World::new();
+        let now = world.now;
+        world.node(A).connect(name(), now);
+        let command = world.node(A).poll_output();
+        let Some(ClaimsOutput::Store(OwnershipCommand::Claim { name, expected, token })) = command else {
+            panic!("{command:?}")
+        };
+        let answer = world.store.claim(&name, expected, token);
+        world.still.push(A);
+        world.connect(B);
+        world.run(late);
+        let now = world.now;
+        world.node(A).on_claim(&name, token, answer, now);
+        assert_eq!(world.node(A).certain_token(&name).is_some(), owns, "after {late} ms");
+        world.still.clear();
+        world.settle();
+        world.run(10_000);
+        assert_eq!(world.owners().len(), 1, "{:?}", world.owners());
+    }
+}
+
 #[test]
 fn a_late_answer_to_an_earlier_ownership_ends_nothing() {
     let mut world = World::new();
