@@ -125,9 +125,9 @@ const TABLES: &str = "
 ";
 
 /// Added to format 1 later: an older version does not look at them. In `leaving` and `arriving` are sessions on their
-/// way between two nodes' files (see `transfer`), in `united` what came of those that have become one with another;
-/// `lives` are those of the node that has this file, `disk` the first of
-/// them, `met` the last lives of the others, and their disks.
+/// way between two nodes' files (see `transfer`), in `united` what came of those that have become one with another.
+/// `lives` are those of the node that has this file, and `disk` is the first of them. `met` are the last lives of the
+/// others, and their disks.
 const TRANSFERS: &str = "
     CREATE TABLE IF NOT EXISTS leaving (
         name TEXT PRIMARY KEY, token INTEGER NOT NULL
