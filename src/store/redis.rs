@@ -59,7 +59,7 @@ use encoder::Encoder;
 use fault::Fault;
 use fencing::{BatchId, BatchNumber, draw};
 use keys::{Bucket, Keys, text_of};
-use nodes::{Nodes, Renewed};
+use nodes::{Answered, Nodes};
 use owned::Owned;
 use pipeline::Pipeline;
 use redis::{Value, cmd};
@@ -164,7 +164,7 @@ impl Redis {
             nodes::finish_migration(&mut self.servers, &self.keys, &sessions)?;
         }
         for node in &known.predecessors {
-            while !self.nodes.take_connections(&mut self.servers, &self.keys, *node)?.is_empty() {}
+            while !self.take_some_connections(*node)?.is_empty() {}
             self.nodes.forget(&mut self.servers, &self.keys, *node)?;
         }
         // It has none of its own yet.
@@ -502,9 +502,9 @@ impl Redis {
 
     /// Renews this node's lease, and says which nodes there are. `None`: Redis does not answer.
     pub fn renew(&mut self) -> Option<Vec<NodeRecord>> {
-        self.on_nodes(|store| match store.nodes.renew(&mut store.servers, &store.keys)? {
-            Renewed::Nodes(nodes) => Ok(nodes),
-            Renewed::Ended(bucket, value) => store.check_node(bucket, value).map(|()| Vec::new()),
+        self.on_nodes(|store| {
+            let answered = store.nodes.renew(&mut store.servers, &store.keys)?;
+            store.unless_ended(answered)
         })
     }
 
@@ -526,7 +526,21 @@ impl Redis {
     /// Some of a buried node's connections, which are this node's to report from now on; none when it has none left.
     /// `None`: Redis does not answer.
     pub fn take_connections(&mut self, node: Generation) -> Option<Vec<ConnectionRecord>> {
-        self.on_nodes(|store| store.nodes.take_connections(&mut store.servers, &store.keys, node))
+        self.on_nodes(|store| store.take_some_connections(node))
+    }
+
+    fn take_some_connections(&mut self, node: Generation) -> Result<Vec<ConnectionRecord>, Fault> {
+        let answered = self.nodes.take_connections(&mut self.servers, &self.keys, node)?;
+        self.unless_ended(answered)
+    }
+
+    fn unless_ended<T>(&self, answered: Answered<T>) -> Result<T, Fault> {
+        let (bucket, word) = match answered {
+            Answered::Here(answer) => return Ok(answer),
+            Answered::Ended(bucket, word) => (bucket, word),
+        };
+        self.check_node(bucket, word)?;
+        Err(self.broken("whether this server has been replaced was not answered"))
     }
 
     fn on_nodes<T>(&mut self, work: impl FnOnce(&mut Redis) -> Result<T, Fault>) -> Option<T> {

@@ -196,8 +196,9 @@ impl Encoder<'_> {
             keys.due_of(bucket, self.node),
             keys.owned(bucket, next),
             keys.due_of(bucket, next),
+            keys.nodes(bucket),
         ];
-        let args = (token, to, &session.0.to_be_bytes()[..]);
+        let args = (token, to, &session.0.to_be_bytes()[..], &text_of(next)[..]);
         pipeline.write(bucket, Script::PassSession, &slices(&names), args);
     }
 

@@ -34,9 +34,9 @@ pub struct Before {
     pub is_format_1: bool,
 }
 
-/// A renewed lease, or that this life has been ended, by the answer of a bucket.
-pub enum Renewed {
-    Nodes(Vec<NodeRecord>),
+/// What was asked for, or that this life has been ended, by the answer of a bucket.
+pub enum Answered<T> {
+    Here(T),
     Ended(Bucket, Value),
 }
 
@@ -143,7 +143,7 @@ impl Nodes {
     }
 
     /// Renews this node's lease.
-    pub fn renew(&self, servers: &mut Servers, keys: &Keys) -> Result<Renewed, Fault> {
+    pub fn renew(&self, servers: &mut Servers, keys: &Keys) -> Result<Answered<Vec<NodeRecord>>, Fault> {
         let own = self.own();
         let mut pipeline = Pipeline::default();
         for bucket in keys.buckets() {
@@ -155,10 +155,10 @@ impl Nodes {
             match value {
                 Value::Array(fields) => add_records(servers, fields, &mut nodes)?,
                 Value::ServerError(error) => return Err(Fault::of_answer(&error)),
-                ended => return Ok(Renewed::Ended(bucket, ended)),
+                ended => return Ok(Answered::Ended(bucket, ended)),
             }
         }
-        Ok(Renewed::Nodes(nodes.into_values().collect()))
+        Ok(Answered::Here(nodes.into_values().collect()))
     }
 
     /// Some of a buried node's connections, which are this node's to report from now on; none when it has none left.
@@ -167,16 +167,28 @@ impl Nodes {
         servers: &mut Servers,
         keys: &Keys,
         node: Generation,
-    ) -> Result<Vec<ConnectionRecord>, Fault> {
+    ) -> Result<Answered<Vec<ConnectionRecord>>, Fault> {
         let mut pipeline = Pipeline::default();
         for bucket in keys.buckets() {
             let own = self.own();
-            let names = [&keys.connections(bucket, node)[..], &keys.connections(bucket, own), &keys.taken(bucket, own)];
-            pipeline.write(bucket, Script::TakeConnections, &names, (CONNECTIONS_AT_ONCE, self.taking));
+            let names = [
+                &keys.connections(bucket, node)[..],
+                &keys.connections(bucket, own),
+                &keys.taken(bucket, own),
+                &keys.nodes(bucket),
+            ];
+            let args = (CONNECTIONS_AT_ONCE, self.taking, &text_of(own)[..]);
+            pipeline.write(bucket, Script::TakeConnections, &names, args);
         }
-        let records = connection_records(servers, &pipeline)?;
+        let values = servers.exchange(&Pipeline::default(), &pipeline)?;
+        if let Some((bucket, word)) =
+            keys.buckets().zip(&values).find(|(_, value)| matches!(value, Value::BulkString(_)))
+        {
+            return Ok(Answered::Ended(bucket, word.clone()));
+        }
+        let records = connection_records(servers, values)?;
         self.taking += 1;
-        Ok(records)
+        Ok(Answered::Here(records))
     }
 
     /// Those that are this node's to report.
@@ -185,7 +197,8 @@ impl Nodes {
         for bucket in keys.buckets() {
             pipeline.command(bucket, cmd("HGETALL").arg(keys.connections(bucket, self.own())));
         }
-        connection_records(servers, &pipeline)
+        let values = servers.exchange(&Pipeline::default(), &pipeline)?;
+        connection_records(servers, values)
     }
 
     /// A page of a buried node's sessions; `from` is 0 or `next` of the last page.
@@ -228,9 +241,9 @@ impl Nodes {
 }
 
 /// The answers are pairs of identity and record.
-fn connection_records(servers: &mut Servers, pipeline: &Pipeline) -> Result<Vec<ConnectionRecord>, Fault> {
+fn connection_records(servers: &Servers, values: Vec<Value>) -> Result<Vec<ConnectionRecord>, Fault> {
     let mut records = Vec::new();
-    for value in servers.exchange(&Pipeline::default(), pipeline)? {
+    for value in values {
         let fields: Vec<(Vec<u8>, Vec<u8>)> = redis::from_redis_value(value)
             .map_err(|error| broken(servers, &format!("a node's connections: {error}")))?;
         records.extend(fields.iter().filter_map(|(identity, bytes)| encoding::decode_connection(identity, bytes)));

@@ -107,6 +107,8 @@ pub struct Node {
     pub connections: BTreeSet<Identity>,
     wants_pull: BTreeSet<LinkNumber>,
     pub store_epoch: u64,
+    /// Whose connections the store was asked for, and has not answered.
+    takings: BTreeSet<Generation>,
     reaps_the_down: bool,
     /// Where each node has a disk of its own.
     serving: Option<Serving>,
@@ -152,6 +154,7 @@ impl Node {
             connections: BTreeSet::new(),
             wants_pull: BTreeSet::new(),
             store_epoch,
+            takings: BTreeSet::new(),
             reaps_the_down: mistakes.reaps_the_down,
             serving: opened.map(|opened| Serving::new(own, opened, founding.seed, mistakes.bug, now)),
             has_new_peers: false,
@@ -304,6 +307,9 @@ impl Node {
             Answer::Buried { node, is_buried } => self.reaper.on_buried(node, is_buried, now),
             Answer::Orphans { dead, page } => self.reaper.on_orphans(dead, page, &self.live(), now),
             Answer::Taken { dead, connections } => {
+                if connections.is_some() {
+                    self.takings.remove(&dead);
+                }
                 self.reaper.on_taken(dead, connections.as_ref().map(Vec::len), now);
                 connections.into_iter().flatten().for_each(|identity| self.report(identity));
             }
@@ -320,6 +326,10 @@ impl Node {
     pub fn on_store_reset(&mut self, epoch: u64) {
         self.store_epoch = epoch;
         self.reaper.on_store_reset();
+        // What the store has told it and it has not heard is read by its next life.
+        if !std::mem::take(&mut self.takings).is_empty() {
+            self.effects.push(Effect::Restart);
+        }
     }
 
     fn report(&mut self, identity: Identity) {
@@ -519,7 +529,10 @@ impl Node {
                     self.claims.adopt(name, token);
                     continue;
                 }
-                ReaperOutput::TakeConnections(dead) => Command::TakeConnections(dead),
+                ReaperOutput::TakeConnections(dead) => {
+                    self.takings.insert(dead);
+                    Command::TakeConnections(dead)
+                }
                 ReaperOutput::Buried(node) => {
                     self.core.on_lease_ended(node, now, self.unix_s(now));
                     continue;

@@ -123,7 +123,11 @@ impl Store {
                 Answer::Claim { name, token, answer }
             }
             Command::Claims(OwnershipCommand::Pass { name, token, to }) => {
-                let answer = records.write(&name, token);
+                let mut answer = records.write(&name, token);
+                // Nobody would look for what a life owns that has ended.
+                if answer == WriteAnswer::Stored && !to.owner().is_some_and(|to| records.has_lease(to)) {
+                    answer = WriteAnswer::Unknown;
+                }
                 if answer == WriteAnswer::Stored {
                     records.sessions.insert(name.clone(), to);
                 }
@@ -150,6 +154,7 @@ impl Store {
                 Answer::Nothing
             }
             Command::ReadOrphans { dead, from } => Answer::Orphans { dead, page: Some(records.orphans(dead, from)) },
+            Command::TakeConnections(dead) if !records.has_lease(by) => Answer::Taken { dead, connections: None },
             Command::TakeConnections(dead) => {
                 let is_copied = self.bug == Some(StoreBug::TakesACopy);
                 let number = self.arrived.get(&by).copied().unwrap_or_default();

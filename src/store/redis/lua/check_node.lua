@@ -6,8 +6,7 @@
 local known = redis.call('GET', KEYS[1])
 -- Who was buried is forgotten in the end; what is lost is lost with the format.
 if not known then return redis.call('EXISTS', KEYS[3]) == 1 and 'buried' or 'lost' end
-local state = redis.call('HGET', KEYS[2], ARGV[1])
-if not state or state:sub(1, 1) ~= 'l' then return 'buried' end
+if not lives(KEYS[2], ARGV[1]) then return 'buried' end
 if number(known, 1) < number(ARGV[2], 1) then return known end
 if ARGV[3] ~= '' then redis.call('SET', KEYS[1], ARGV[3]) end
 return 1

@@ -2,8 +2,7 @@
 -- the token that was found; 'N' when this node has no lease; 'R' when the name is another session's by now.
 -- KEYS row, queue, channels, sessions, name, nodes, lease, our sessions, our due, the sessions and due of who is expected
 -- ARGV token, the token that is expected(8), session, row of a new session, generation
-local state = redis.call('HGET', KEYS[6], ARGV[5])
-if not state or state:sub(1, 1) ~= 'l' or redis.call('EXISTS', KEYS[7]) == 0 then return 'N' end
+if not lives(KEYS[6], ARGV[5]) or redis.call('EXISTS', KEYS[7]) == 0 then return 'N' end
 local known = redis.call('GET', KEYS[5])
 if known and known ~= ARGV[3] then return 'R' end
 local owner = redis.call('GETRANGE', KEYS[1], 0, 7)

@@ -50,6 +50,12 @@ local function expires(entry)
   if entry:byte(13) < 3 then return number(entry, 22) end
 end
 
+-- A life of a node that has neither been buried nor forgotten.
+local function lives(nodes, generation)
+  local state = redis.call('HGET', nodes, generation)
+  return state and state:sub(1, 1) == 'l'
+end
+
 -- No node's token.
 local NOBODY = string.rep('\0', 8)
 

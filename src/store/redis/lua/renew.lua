@@ -2,8 +2,7 @@
 -- Renews the node's lease. Answers all nodes: generation, state, what is left of the lease in ms (0: nothing); 'buried'
 -- where this life has been ended.
 -- KEYS nodes, beginning of the leases' names · ARGV generation, life of the lease in ms
-local state = redis.call('HGET', KEYS[1], ARGV[1])
-if not state or state:sub(1, 1) ~= 'l' then return 'buried' end
+if not lives(KEYS[1], ARGV[1]) then return 'buried' end
 redis.call('SET', KEYS[2] .. ARGV[1], '', 'PX', ARGV[2])
 local nodes = redis.call('HGETALL', KEYS[1])
 local answer = {}

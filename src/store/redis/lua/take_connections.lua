@@ -1,7 +1,9 @@
 #!lua flags=allow-oom
 -- Some records of a dead node's connections become ours. Answers them as pairs; none when there are none left.
 -- What was answered is kept until we name another number: a repeat, after an answer that was lost, gets it again.
--- KEYS theirs, ours, answered · ARGV how many, more or less; the number of the question
+-- 'buried' where our life has been ended: nobody would look for what we took.
+-- KEYS theirs, ours, answered, nodes · ARGV how many, more or less; the number of the question; our generation
+if not lives(KEYS[4], ARGV[3]) then return 'buried' end
 if redis.call('LINDEX', KEYS[3], 0) == ARGV[2] then return redis.call('LRANGE', KEYS[3], 1, -1) end
 redis.call('DEL', KEYS[3])
 local cursor, found = '0', {}

@@ -244,6 +244,26 @@ fn connections_of_a_dead_node_are_anothers_and_a_buried_one_records_none() {
     assert_eq!(other.store.take_connections(Generation(1)), Some(vec![]), "it has left none behind");
 }
 
+#[test]
+fn nothing_is_passed_to_a_node_that_has_ended_and_a_buried_one_takes_nothing() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    let (mut other, _) = open(&server, 2, "b");
+    one.begin("s", token(1, 1));
+    let record = ConnectionRecord { identity: Identity([1; 32]), cookie: None, user: None };
+    assert!(one.put_connection(&record));
+    server.query("DEL rainbow:test:{0}:l:00000002");
+    assert!(one.store.bury(Generation(2)));
+    assert_eq!(one.pass("s", token(1, 1), token(2, 1)), WriteAnswer::Unknown);
+    assert_eq!(one.claim_session("s", Some(token(1, 1)), token(1, 2)).0, ClaimAnswer::Claimed, "it has stayed");
+    one.store.forget_node(Generation(2));
+    assert_eq!(one.pass("s", token(1, 2), token(2, 2)), WriteAnswer::Unknown);
+    assert_eq!(one.claim_session("s", Some(token(1, 2)), token(1, 3)).0, ClaimAnswer::Claimed, "it has stayed");
+    assert_eq!(other.store.take_connections(Generation(1)), None);
+    assert!(other.store.has_ended() && refusal(&other).contains("has taken over"));
+    assert_eq!(server.query("HLEN rainbow:test:{0}:k:00000001"), Value::Int(1), "others find it there");
+}
+
 /// It was done, and nobody heard of it: those connections would be nobody's to report.
 #[test]
 fn an_answer_that_is_lost_loses_no_connections() {
