@@ -161,7 +161,11 @@ impl Store {
                 let known = records.answered.get(&by).filter(|(of, _)| *of == number);
                 let taken = known.map(|(_, taken)| taken.clone());
                 let taken = taken.unwrap_or_else(|| records.take_connections(by, dead, is_copied));
-                records.answered.insert(by, (number, taken.clone()));
+                // An empty one is not kept: the next question may be for another node's.
+                records.answered.remove(&by);
+                if !taken.is_empty() {
+                    records.answered.insert(by, (number, taken.clone()));
+                }
                 Answer::Taken { dead, connections: Some(taken) }
             }
             Command::RemoveConnection { identity } => {
