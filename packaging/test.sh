@@ -60,6 +60,10 @@ deb() {
 # Its user, its directories and its configuration as the package makes them; then what systemd itself would do.
 run_in_chroot() {
     local root=$1 port
+    if ! as_root unshare --mount true 2>/dev/null; then
+        echo "NOT run in a chroot: this machine lets nobody mount"
+        return
+    fi
     copy_libraries "$root"
     systemd-sysusers --root="$root" rainbow.conf 2>/dev/null || systemd-sysusers --root="$root" "$root/usr/lib/sysusers.d/rainbow.conf"
     systemd-tmpfiles --root="$root" --create rainbow.conf

@@ -244,10 +244,10 @@ load_scenarios() {
 }
 
 # What installs, runs and watches the server: a minute, and the dist build before it.
-# The deb and the wheel need builds of their own, of many minutes.
+# The deb carries the release build here. The wheel needs a build of its own, of many minutes.
 packages() {
-    local parts=(unit container kubernetes monitoring)
-    if [ "$mode" = full ]; then parts+=(deb wheel); fi
+    local parts=(unit deb container kubernetes monitoring)
+    if [ "$mode" = full ]; then parts+=(wheel); fi
     RAINBOW_BIN=$PWD/target/release/rainbow-server packaging/test.sh "${parts[@]}"
 }
 
