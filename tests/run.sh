@@ -243,8 +243,8 @@ load_scenarios() {
     RAINBOW_BIN=$PWD/target/release/rainbow-server cargo test --locked --release --features otlp --bench load -- --bench --small
 }
 
-# What installs, runs and watches the server: a minute, and the dist build before it.
-# The deb carries the release build here. The wheel needs a build of its own, of many minutes.
+# What installs, runs and watches the server: half a minute, with the release build in the deb.
+# The wheel needs a build of its own, of many minutes.
 packages() {
     local parts=(unit deb container kubernetes monitoring)
     if [ "$mode" = full ]; then parts+=(wheel); fi

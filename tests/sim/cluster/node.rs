@@ -326,7 +326,7 @@ impl Node {
     pub fn on_store_reset(&mut self, epoch: u64) {
         self.store_epoch = epoch;
         self.reaper.on_store_reset();
-        // What the store has told it and it has not heard is read by its next life.
+        // What it took and has not heard of is its own by the store's record: when it ends, others take that over.
         if !std::mem::take(&mut self.takings).is_empty() {
             self.effects.push(Effect::Restart);
         }
