@@ -340,6 +340,11 @@ impl Membership {
         let refusals = [(is_dead, Goodbye::GenerationDead), (is_outlived, Goodbye::Outlived), (is_full, Goodbye::Full)];
         if let Some((_, goodbye)) = refusals.into_iter().find(|(applies, _)| *applies) {
             self.outputs.push_back(Output::Refuse { node: id.node, goodbye });
+            if let Some(rival) = rival.filter(|_| goodbye == Goodbye::Outlived) {
+                // The refusal cannot say which start is to be beaten.
+                let mention = self.mention(Member::alive(rival.id()), id);
+                self.outputs.push_back(mention);
+            }
             return;
         }
         self.remember(id.node.address, now);
@@ -421,15 +426,17 @@ impl Membership {
     /// limited number of times; who has heard of it from others, while the suspect has not, would hold on to it for
     /// ever.
     fn confront_suspects(&mut self) {
-        let own = self.own();
         let suspects = self.foca.iter_members().filter(|member| member.state() == State::Suspect);
-        let messages = suspects.map(|suspect| {
-            // Our incarnation is not known here; an old one changes nothing.
-            let header = Header { src: own, src_incarnation: 0, dst: *suspect.id(), message: Message::Gossip };
-            let message = SwimMessage { header, members: Some(vec![suspect.clone()]) };
-            Output::SendSwim { to: suspect.id().node.address, message: message.encode() }
-        });
+        let messages: Vec<Output> = suspects.map(|suspect| self.mention(suspect.clone(), *suspect.id())).collect();
         self.outputs.extend(messages);
+    }
+
+    /// Tells one node of one member.
+    fn mention(&self, member: Member<SwimId>, to: SwimId) -> Output {
+        // Our incarnation is not known here; an old one changes nothing.
+        let header = Header { src: self.own(), src_incarnation: 0, dst: to, message: Message::Gossip };
+        let message = SwimMessage { header, members: Some(vec![member]) };
+        Output::SendSwim { to: to.node.address, message: message.encode() }
     }
 
     fn announce(&mut self, address: SocketAddr, now: Tick) {

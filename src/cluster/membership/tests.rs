@@ -243,6 +243,29 @@ fn a_generation_wins_over_the_old_one_also_when_the_clock_went_back_an_hour() {
     );
 }
 
+/// Rounds of links take seconds each: doubling the step for an hour would take half a minute.
+#[test]
+fn a_life_that_a_link_refuses_hears_which_start_it_has_to_beat() {
+    let mut network = Network::new(1);
+    let earlier = NodeId { generation: Generation(200), address: address(2) };
+    let later = NodeId { generation: Generation(201), address: address(2) };
+    let node = network.nodes.get_mut(&1).expect("it runs");
+    node.handle(Input::LinkUp { node: earlier, start: 1 << 40 }, network.now);
+    node.handle(Input::LinkEnded { generation: earlier.generation, goodbye: None }, network.now);
+    network.start(life(2, 201, 1_000));
+    let node = network.nodes.get_mut(&1).expect("it runs");
+    node.handle(Input::LinkUp { node: later, start: 1_000 }, network.now);
+    network.run(5);
+    let is_refused = |(_, output): &(u16, Output)| matches!(output, Output::Refuse { node, goodbye: Goodbye::Outlived } if *node == later);
+    assert!(network.events.iter().any(is_refused));
+    let (generation, goodbye) = (Generation(101), Some(Goodbye::Outlived));
+    let refused = network.nodes.get_mut(&2).expect("it runs");
+    refused.handle(Input::LinkEnded { generation, goodbye }, network.now);
+    network.run(100);
+    let start = network.nodes[&2].own().start;
+    assert!(start > 1 << 40, "{start}");
+}
+
 #[test]
 fn two_nodes_of_one_address_are_named_and_back_off() {
     let mut network = Network::new(3);

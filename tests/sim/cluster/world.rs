@@ -356,6 +356,7 @@ impl World {
             Event::Datagram { message, from, .. } => node.on_datagram(&message, address_of(from), now),
             Event::LinkUp { hello, link, is_dialed, .. } => {
                 world.seen.count("link up");
+                world.say(|| format!("{life} has link {link} to {}", hello.node.generation));
                 node.link_up(&hello, link, is_dialed, now);
             }
             Event::DialFailed { peer, .. } => node.dial_failed(peer, now),
@@ -560,6 +561,7 @@ impl World {
     /// What was sent before comes before.
     fn close_link(&mut self, life: Generation, link: u64, peer: Generation) {
         self.seen.count("link broken");
+        self.say(|| format!("{life} closes link {link} to {peer}"));
         let way = (self.port_of(life), self.port_of(peer));
         if let Some(at) = self.network.send(link, way, self.now + 3) {
             self.push(at, Event::LinkBroken { life: peer, link });
