@@ -301,6 +301,11 @@ impl Claims {
                     self.flush(name);
                 }
             }
+            // It was to be passed on: until the store says whose it is, nobody may have it.
+            ClaimAnswer::Unknown if claim.only_from == Some(self.own) => {
+                self.give_up(name);
+                self.claim_later(name, token, now);
+            }
             ClaimAnswer::Unknown => self.refuse(name, RefusalReason::StoreAway),
             ClaimAnswer::NoLease => self.refuse(name, RefusalReason::NoLease),
             ClaimAnswer::Damaged => self.refuse(name, RefusalReason::Damaged),
@@ -381,14 +386,29 @@ impl Claims {
         self.outputs.push_back(ClaimsOutput::Store(pass));
     }
 
-    /// Of a `Pass`. Stored or fenced, the record is not ours; unknown, the requester takes it by force.
+    /// Of a `Pass` of a record. Stored or fenced, it is not ours; unknown, the requester takes it by force within a
+    /// second. If it does not, it is ours still, and nobody has the session: we take it back.
     pub fn on_pass(&mut self, name: &SessionName, token: Token, answer: WriteAnswer, now: Tick) {
-        self.note_stall(now);
-        let Some(Stage::Passing { token: of, to }) = self.claims.get(name).map(|claim| claim.stage) else { return };
-        if of != token {
-            return;
+        if self.end_pass(name, token, answer, now) && answer == WriteAnswer::Unknown {
+            self.claim_later(name, token, now);
         }
-        let Some(claim) = self.claims.remove(name) else { return };
+    }
+
+    /// Of a `Pass` from this node's disk: what became of the session is known once its destination has said so.
+    pub fn on_frozen(&mut self, name: &SessionName, token: Token, answer: WriteAnswer, now: Tick) {
+        self.end_pass(name, token, answer, now);
+    }
+
+    /// True if nothing here wants the session.
+    fn end_pass(&mut self, name: &SessionName, token: Token, answer: WriteAnswer, now: Tick) -> bool {
+        self.note_stall(now);
+        let Some(Stage::Passing { token: of, to }) = self.claims.get(name).map(|claim| claim.stage) else {
+            return false;
+        };
+        if of != token {
+            return false;
+        }
+        let Some(claim) = self.claims.remove(name) else { return false };
         let handover = if answer == WriteAnswer::Stored { Handover::Passed } else { Handover::NotOwner };
         self.outputs.push_back(ClaimsOutput::Reply { to: to.node, id: to.id, handover });
         if let Some(later) = claim.requester {
@@ -399,6 +419,15 @@ impl Claims {
         if claim.wants_back {
             self.claim(Arc::clone(name), None, 0);
         }
+        !claim.wants_back
+    }
+
+    /// In a second, unless another node has it by then.
+    fn claim_later(&mut self, name: &SessionName, owner: Token, now: Tick) {
+        let (id, ours, deadline) = self.next_request(name, now);
+        let stage = Stage::Requesting { owner, ours, id, deadline };
+        let only_from = Some(self.own);
+        self.claims.insert(name.clone(), Claim { stage, rounds: 0, requester: None, wants_back: false, only_from });
     }
 
     fn deny(&mut self, requester: Requester) {
@@ -508,18 +537,24 @@ impl Claims {
     }
 
     fn request(&mut self, name: &SessionName, to: Generation, owner: Token, now: Tick) {
-        self.requests += 1;
-        let (id, ours, deadline) = (RequestId(self.requests), self.draw(), now + FORCE_MS);
+        let (id, ours, deadline) = self.next_request(name, now);
         let Some(claim) = self.claims.get_mut(name) else { return };
         claim.rounds += 1;
         claim.stage = Stage::Requesting { owner, ours, id, deadline };
         let requester = claim.requester.take();
-        self.requested.insert(id, Arc::clone(name));
-        self.deadlines.insert((deadline, id));
         if let Some(requester) = requester {
             self.deny(requester);
         }
         self.outputs.push_back(ClaimsOutput::Request { to, id, name: Arc::clone(name), token: ours });
+    }
+
+    /// Its number, the token that the session is to be passed to, and until when it waits.
+    fn next_request(&mut self, name: &SessionName, now: Tick) -> (RequestId, Token, Tick) {
+        self.requests += 1;
+        let (id, deadline) = (RequestId(self.requests), now + FORCE_MS);
+        self.requested.insert(id, Arc::clone(name));
+        self.deadlines.insert((deadline, id));
+        (id, self.draw(), deadline)
     }
 
     fn flush(&mut self, name: &SessionName) {

@@ -33,7 +33,7 @@ pub enum DisksOutput {
     Claimed { name: SessionName, token: Token, answer: ClaimAnswer, session: Option<Box<StoredSession>> },
     /// A session that was passed to this node has not come.
     FetchFailed,
-    /// To `Claims::on_pass`.
+    /// To `Claims::on_frozen`.
     Passed { name: SessionName, token: Token, answer: WriteAnswer },
     /// The session lies on another disk, and no more on this one.
     Left(SessionName),

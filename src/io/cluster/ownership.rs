@@ -336,12 +336,12 @@ impl Ownership {
         self.with(|inner| inner.claims.on_reply(id, handover, now));
     }
 
-    /// The session that was passed on is known where it is.
+    /// The session that was passed on is known where it is, or all have had their time to hear of it.
     pub fn on_known(&self, name: &SessionName) {
         self.with(|inner| {
             if let Some(disks) = &mut inner.disks {
-                disks.on_known(name);
-                return inner.actions.push_back(Action::Forget(name.clone()));
+                // Who has not heard of it finds it by the disk that it has left, until that is settled.
+                return disks.on_known(name);
             }
             inner.passed.retain(|(_, passed)| passed != name);
             inner.actions.push_back(Action::Forget(name.clone()));
@@ -481,7 +481,7 @@ impl Inner {
                 self.on_claim(name, token, answer, session, now);
             }
             DisksOutput::FetchFailed => self.fetches.1 += 1,
-            DisksOutput::Passed { name, token, answer } => self.claims.on_pass(&name, token, answer, now),
+            DisksOutput::Passed { name, token, answer } => self.claims.on_frozen(&name, token, answer, now),
             DisksOutput::Left(name) => self.actions.push_back(Action::Forget(name)),
             DisksOutput::Back(session) => {
                 let name = session.row.name.clone();

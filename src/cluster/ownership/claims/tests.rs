@@ -9,6 +9,8 @@ const B: Generation = Generation(0xB);
 struct Store {
     records: BTreeMap<SessionName, Token>,
     is_away: bool,
+    /// Whoever passes a session on does not hear whether that was done.
+    loses_answers: bool,
 }
 
 impl Store {
@@ -72,6 +74,14 @@ impl World {
         self.settle();
     }
 
+    /// Until one node has a request of the other, which has not come.
+    fn settle_until_requested(&mut self) {
+        let still = std::mem::replace(&mut self.still, vec![A]);
+        self.settle();
+        self.still = still;
+        assert_eq!(self.requests.len(), 1);
+    }
+
     /// Everything that can happen without time.
     fn settle(&mut self) {
         loop {
@@ -99,7 +109,11 @@ impl World {
                 self.node(node).on_claim(name, *token, answer, now);
             }
             ClaimsOutput::Store(OwnershipCommand::Pass { name, token, to }) => {
-                let answer = self.store.pass(name, *token, *to);
+                let answer = match self.store.is_away {
+                    true => WriteAnswer::Unknown,
+                    false => self.store.pass(name, *token, *to),
+                };
+                let answer = if self.store.loses_answers { WriteAnswer::Unknown } else { answer };
                 self.node(node).on_pass(name, *token, answer, now);
             }
             ClaimsOutput::Store(OwnershipCommand::Verify { name, token }) => {
@@ -237,6 +251,39 @@ fn an_answer_to_a_claim_that_is_heard_late_makes_nobody_certain() {
         world.run(10_000);
         assert_eq!(world.owners().len(), 1, "{:?}", world.owners());
     }
+}
+
+#[test]
+fn a_session_that_may_not_have_been_passed_on_is_not_left_to_nobody() {
+    let mut world = World::new();
+    world.connect(A);
+    let now = world.now;
+    world.node(B).connect(name(), now);
+    world.settle_until_requested();
+    // Whoever wanted it dies, and the store is away for longer than anybody waits.
+    (world.store.is_away, world.still) = (true, vec![B]);
+    let (from, to, id, of, token) = world.requests.remove(0);
+    world.node(to).on_request(from, id, &of, token, now);
+    world.settle();
+    assert_eq!(world.owners(), [], "it is not known whose it is");
+    world.run(5_000);
+    assert_eq!(world.owners(), []);
+    world.store.is_away = false;
+    world.run(FORCE_MS);
+    assert_eq!(world.owners(), [A]);
+}
+
+#[test]
+fn a_session_that_was_passed_on_stays_there_though_the_answer_was_lost() {
+    let mut world = World::new();
+    world.connect(A);
+    world.store.loses_answers = true;
+    world.connect(B);
+    world.run(5_000);
+    assert_eq!(world.owners(), [B]);
+    assert_eq!(world.ended(A), [EndReason::Passed]);
+    let owned = world.events.iter().filter(|(_, output)| matches!(output, ClaimsOutput::Owned { .. })).count();
+    assert_eq!(owned, 2, "nobody took it from the other again");
 }
 
 #[test]
