@@ -115,6 +115,14 @@ impl Store {
         }
     }
 
+    /// True if the store was away since the last call: what it said before of the nodes says nothing of now.
+    pub fn take_reconnected(&mut self) -> bool {
+        match self {
+            Store::Sqlite(_) => false,
+            Store::Redis(store) => store.take_reconnected(),
+        }
+    }
+
     /// Ends the life of a node whose lease has ended. False: it has not, or the store does not answer.
     pub fn bury(&mut self, node: Generation) -> bool {
         match self {

@@ -91,6 +91,8 @@ pub struct Redis {
     /// Between one try of a batch and the next, in milliseconds.
     backoff_ms: &'static [u64],
     health: Health,
+    /// Since `take_reconnected`.
+    has_reconnected: bool,
     /// Acknowledged data is lost, or another server writes here: nothing is stored until the next start.
     has_permanent_fault: bool,
 }
@@ -133,6 +135,7 @@ impl Redis {
             bytes_max: options.bytes_max,
             backoff_ms: &BACKOFF_MS,
             health: Health::Ready,
+            has_reconnected: false,
             has_permanent_fault: false,
         })
     }
@@ -369,6 +372,7 @@ impl Redis {
             return Ok(());
         }
         self.servers.connect()?;
+        self.has_reconnected = true;
         // Before anything is written, find out whether the server came back empty or with older data.
         self.exchange(&Pipeline::default()).map(drop)
     }
@@ -506,6 +510,11 @@ impl Redis {
             let answered = store.nodes.renew(&mut store.servers, &store.keys)?;
             store.unless_ended(answered)
         })
+    }
+
+    /// True if Redis, or another one in its place, was found again since the last call.
+    pub fn take_reconnected(&mut self) -> bool {
+        std::mem::take(&mut self.has_reconnected)
     }
 
     /// Ends the life of a node whose lease has ended. False: it has not, or Redis does not answer.

@@ -56,6 +56,7 @@ impl LeaseWatch {
         leases.iter().filter(move |lease| is_sure && lease.remaining_ms == 0).map(|lease| lease.node)
     }
 
+    /// The store did not answer, or was away meanwhile: it may be another one, with other leases.
     pub fn on_failure(&mut self) {
         self.sent_at = None;
         self.reachable_since = None;

@@ -202,10 +202,14 @@ impl ClusterPort {
     }
 
     /// From the store's thread.
-    pub fn push_store(&self, report: NodeReport) {
+    pub fn push_store(&self, mut report: NodeReport) {
         let mut reports = self.store_reports.lock().unwrap_or_else(PoisonError::into_inner);
         // Of leases only the newest word counts.
-        if matches!(report, NodeReport::Leases { .. }) {
+        if let NodeReport::Leases { is_after_gap, .. } = &mut report {
+            let is_gap = |waiting: &NodeReport| {
+                matches!(waiting, NodeReport::Leases { is_after_gap, nodes, .. } if *is_after_gap || nodes.is_none())
+            };
+            *is_after_gap |= reports.iter().any(is_gap);
             reports.retain(|waiting| !matches!(waiting, NodeReport::Leases { .. }));
         }
         reports.push(report);

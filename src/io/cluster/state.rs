@@ -409,7 +409,10 @@ impl Cluster {
             }
             let (mut reaper, now) = (self.reaper.borrow_mut(), clock::monotonic());
             match report {
-                NodeReport::Leases { sent, nodes } => {
+                NodeReport::Leases { sent, is_after_gap, nodes } => {
+                    if is_after_gap {
+                        reaper.lease().on_failure();
+                    }
                     reaper.lease().sent(sent);
                     let stored = |record: &NodeRecord| StoredNode {
                         generation: record.generation,

@@ -83,6 +83,8 @@ pub enum NodeReport {
     /// This node's lease was to be renewed then. `None`: the store did not answer.
     Leases {
         sent: Tick,
+        /// The store was away since the last report.
+        is_after_gap: bool,
         nodes: Option<Vec<NodeRecord>>,
     },
     Buried {
@@ -393,9 +395,9 @@ impl StoreLoop {
     fn renew(&mut self) {
         let sent = clock::monotonic();
         let nodes = self.timed(Store::renew);
-        let has_ended = self.store.has_ended();
+        let (has_ended, is_after_gap) = (self.store.has_ended(), self.store.take_reconnected());
         let Some(sink) = &self.sinks.nodes else { return };
-        sink(NodeReport::Leases { sent, nodes });
+        sink(NodeReport::Leases { sent, is_after_gap, nodes });
         if has_ended && !self.has_ended {
             sink(NodeReport::Ended);
         }

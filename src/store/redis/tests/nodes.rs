@@ -207,6 +207,18 @@ fn what_a_dead_node_had_is_listed_until_it_is_adopted() {
     assert_eq!(other.store.renew().map(|nodes| nodes.len()), Some(1));
 }
 
+/// Leases that another master has, or that nobody could renew meanwhile, make nobody dead.
+#[test]
+fn who_finds_redis_again_says_so_once() {
+    let server = Server::start();
+    let (mut one, _) = open(&server, 1, "a");
+    assert!(one.store.renew().is_some() && !one.store.take_reconnected());
+    server.query("CLIENT KILL TYPE normal");
+    assert!(one.store.renew().is_none(), "in the middle of a command");
+    assert!(one.store.renew().is_some());
+    assert!(one.store.take_reconnected() && !one.store.take_reconnected());
+}
+
 #[test]
 fn a_node_without_a_lease_claims_nothing_and_a_buried_one_ends() {
     let server = Server::start();
