@@ -524,7 +524,11 @@ impl Redis {
 
     /// Nothing of a buried node is left.
     pub fn forget_node(&mut self, node: Generation) {
-        let _ = self.on_nodes(|store| store.nodes.forget(&mut store.servers, &store.keys, node));
+        let _ = self.on_nodes(|store| match store.has_reconnected {
+            // Something of it may be there again.
+            true => Ok(()),
+            false => store.nodes.forget(&mut store.servers, &store.keys, node),
+        });
     }
 
     /// A page of a buried node's sessions; `from` is 0 or `next` of the last page. `None`: Redis does not answer.

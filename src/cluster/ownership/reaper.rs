@@ -14,7 +14,7 @@
 
 use super::adoption::{Adoption, AdoptionOutput, OrphanPage};
 use super::claims::{SessionName, Token};
-use super::lease::{LEASE_MS, Lease, LeaseWatch};
+use super::lease::{Lease, LeaseWatch};
 use crate::base::id::Generation;
 use crate::base::time::Tick;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -56,8 +56,7 @@ pub struct Reaper {
     lease: LeaseWatch,
     adoptions: BTreeMap<Generation, Adoption>,
     takings: BTreeMap<Generation, Taking>,
-    /// Dead nodes of which nothing was left then.
-    finished: BTreeMap<Generation, Tick>,
+    finished: BTreeSet<Generation>,
     met: BTreeMap<Generation, Tick>,
     announced: BTreeSet<Generation>,
     /// They have said goodbye, or have been replaced: the lease alone is waited for.
@@ -79,7 +78,7 @@ impl Reaper {
             lease: LeaseWatch::default(),
             adoptions: BTreeMap::new(),
             takings: BTreeMap::new(),
-            finished: BTreeMap::new(),
+            finished: BTreeSet::new(),
             met: BTreeMap::new(),
             announced: BTreeSet::new(),
             gone: BTreeSet::new(),
@@ -96,11 +95,6 @@ impl Reaper {
         let Some(nodes) = nodes else { return self.lease.on_failure() };
         let leases: Vec<Lease> =
             nodes.iter().map(|node| Lease { node: node.generation, remaining_ms: node.remaining_ms }).collect();
-        // The store may have lost that it is finished with, and have of it again what it had left.
-        let is_back = |node: &Generation, since: Tick| {
-            now.since_ms(since) >= BACK_MS && nodes.iter().any(|other| other.generation == *node)
-        };
-        self.finished.retain(|node, since| !is_back(node, *since));
         let mut ended: BTreeSet<Generation> = self.lease.on_answer(&leases, now).collect();
         let others = nodes.iter().filter(|node| node.generation != self.own);
         for node in others {
@@ -108,7 +102,7 @@ impl Reaper {
             let since = *self.met.entry(generation).or_insert(now);
             // One that has just begun has no clients yet, and is linked soon.
             let is_old = now.since_ms(since) >= MET_MS || node.remaining_ms == 0 || node.is_buried;
-            let is_missing = !self.finished.contains_key(&generation) && !self.is_adopted(generation);
+            let is_missing = !self.finished.contains(&generation) && !self.is_adopted(generation);
             if is_old && is_missing && self.announced.insert(generation) {
                 self.outputs.push_back(ReaperOutput::Met(generation));
             }
@@ -133,7 +127,7 @@ impl Reaper {
 
     /// The other nodes say that it has left, or that another life has taken its place.
     pub fn on_gone(&mut self, node: Generation) {
-        if !self.finished.contains_key(&node) && self.gone.insert(node) {
+        if !self.finished.contains(&node) && self.gone.insert(node) {
             self.outputs.push_back(ReaperOutput::Bury(node));
         }
     }
@@ -148,7 +142,7 @@ impl Reaper {
 
     /// Whatever the store says of it, it is taken for dead.
     pub fn reap(&mut self, dead: Generation, now: Tick) {
-        if self.finished.contains_key(&dead) || self.is_reaping(dead) {
+        if self.finished.contains(&dead) || self.is_reaping(dead) {
             return;
         }
         self.takings.insert(dead, Taking { next_at: now });
@@ -167,12 +161,22 @@ impl Reaper {
         self.adoptions.contains_key(&dead) || self.takings.contains_key(&dead)
     }
 
+    /// The store may have an older copy of its data, in which a dead life has left things again, or is alive: who is
+    /// dead is found out anew.
+    pub fn on_store_reset(&mut self) {
+        self.finished.clear();
+        self.adoptions.clear();
+        self.takings.clear();
+        self.met.clear();
+        self.lease.on_failure();
+    }
+
     /// `None`: the store did not answer. `live` are all nodes that may adopt, ourselves among them.
     pub fn on_orphans(&mut self, dead: Generation, page: Option<OrphanPage>, live: &[Generation], now: Tick) {
         if let Some(adoption) = self.adoptions.get_mut(&dead) {
             adoption.on_page(page, live, now);
         }
-        self.collect(now);
+        self.collect();
     }
 
     /// So many of its connections are ours to report; 0: there are none left. `None`: the store did not answer.
@@ -180,7 +184,7 @@ impl Reaper {
         match (self.takings.get_mut(&dead), count) {
             (Some(_), Some(0)) => {
                 self.takings.remove(&dead);
-                self.end_if_over(dead, now);
+                self.end_if_over(dead);
             }
             (Some(taking), Some(_)) => taking.next_at = now + TAKE_MS,
             (Some(taking), None) => taking.next_at = now + RETRY_MS,
@@ -194,7 +198,7 @@ impl Reaper {
             taking.next_at = Tick::NEVER;
             self.outputs.push_back(ReaperOutput::TakeConnections(*dead));
         }
-        self.collect(now);
+        self.collect();
     }
 
     pub fn next_tick(&self) -> Tick {
@@ -220,7 +224,7 @@ impl Reaper {
         self.adoptions.is_empty() && self.takings.is_empty()
     }
 
-    fn collect(&mut self, now: Tick) {
+    fn collect(&mut self) {
         let mut over = BTreeSet::new();
         for adoption in self.adoptions.values_mut() {
             while let Some(output) = adoption.poll_output() {
@@ -238,15 +242,15 @@ impl Reaper {
             self.adoptions.remove(&dead);
             self.announced.remove(&dead);
             self.outputs.push_back(ReaperOutput::Adopted(dead));
-            self.end_if_over(dead, now);
+            self.end_if_over(dead);
         }
     }
 
-    fn end_if_over(&mut self, dead: Generation, now: Tick) {
+    fn end_if_over(&mut self, dead: Generation) {
         if self.is_reaping(dead) {
             return;
         }
-        self.finished.insert(dead, now);
+        self.finished.insert(dead);
         self.gone.remove(&dead);
         if self.finished.len() > FINISHED_MAX {
             self.finished.pop_first();
@@ -262,13 +266,11 @@ const TAKE_MS: u64 = 250;
 const RETRY_MS: u64 = 1_000;
 /// Who has been finished with is no node of the store's any more; this is for a word that comes late.
 const FINISHED_MAX: usize = 4_096;
-/// The store has been told by then that nothing is left of it.
-const BACK_MS: u64 = 2 * LEASE_MS;
 
 #[cfg(test)]
 mod tests {
     use super::super::adoption::Orphan;
-    use super::super::lease::RENEW_MS;
+    use super::super::lease::{LEASE_MS, RENEW_MS};
     use super::*;
 
     const OWN: Generation = Generation(1);
@@ -324,26 +326,6 @@ mod tests {
         reaper.on_taken(DEAD, Some(0), now);
         assert_eq!(outputs(&mut reaper), [ReaperOutput::Finished(DEAD)]);
         assert!(reaper.is_empty());
-    }
-
-    /// The store has failed over to a copy in which another node's work was not done yet.
-    #[test]
-    fn a_dead_node_of_which_the_store_has_something_again_is_reaped_again() {
-        let mut reaper = Reaper::new(OWN);
-        let buried = [node(OWN, LEASE_MS, false), node(DEAD, 0, true)];
-        let nothing = || Some(OrphanPage { sessions: vec![], next: None });
-        for round in 0..2 {
-            let begun = Tick(round * BACK_MS);
-            assert_eq!(report(&mut reaper, &buried, begun), [ReaperOutput::Met(DEAD), ReaperOutput::Bury(DEAD)]);
-            reaper.on_buried(DEAD, true, begun);
-            reaper.on_taken(DEAD, Some(0), begun);
-            reaper.on_orphans(DEAD, nothing(), &[OWN], begun);
-            assert!(outputs(&mut reaper).contains(&ReaperOutput::Finished(DEAD)), "round {round}");
-            // The store hears of that a moment later.
-            report(&mut reaper, &buried, begun + 1);
-            reaper.on_buried(DEAD, true, begun + 2);
-            assert_eq!(outputs(&mut reaper), [ReaperOutput::Buried(DEAD)]);
-        }
     }
 
     #[test]

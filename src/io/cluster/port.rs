@@ -202,15 +202,15 @@ impl ClusterPort {
     }
 
     /// From the store's thread.
-    pub fn push_store(&self, mut report: NodeReport) {
+    pub fn push_store(&self, report: NodeReport) {
         let mut reports = self.store_reports.lock().unwrap_or_else(PoisonError::into_inner);
         // Of leases only the newest word counts.
-        if let NodeReport::Leases { is_after_gap, .. } = &mut report {
-            let is_gap = |waiting: &NodeReport| {
-                matches!(waiting, NodeReport::Leases { is_after_gap, nodes, .. } if *is_after_gap || nodes.is_none())
-            };
-            *is_after_gap |= reports.iter().any(is_gap);
+        if matches!(report, NodeReport::Leases { .. }) {
             reports.retain(|waiting| !matches!(waiting, NodeReport::Leases { .. }));
+        }
+        if matches!(report, NodeReport::Reconnected { .. }) {
+            // The later one says all that the one before it says.
+            reports.pop_if(|last| matches!(last, NodeReport::Reconnected { .. }));
         }
         reports.push(report);
         drop(reports);

@@ -70,6 +70,8 @@ pub struct Cluster {
     has_seeds: bool,
     store: Option<StoreLink>,
     reaper: RefCell<Reaper>,
+    /// How often the store was away, as far as the reaper knows.
+    gaps: Cell<u64>,
     /// The store was asked, and knows which nodes there are.
     knows_store: Cell<bool>,
     looked_for: RefCell<LookedFor>,
@@ -122,6 +124,7 @@ impl Cluster {
             on_dead,
             has_seeds,
             reaper: RefCell::new(Reaper::new(own)),
+            gaps: Cell::new(0),
             knows_store: Cell::new(store.is_none()),
             store,
             looked_for: RefCell::new(LookedFor::new(&met)),
@@ -409,10 +412,11 @@ impl Cluster {
             }
             let (mut reaper, now) = (self.reaper.borrow_mut(), clock::monotonic());
             match report {
-                NodeReport::Leases { sent, is_after_gap, nodes } => {
-                    if is_after_gap {
-                        reaper.lease().on_failure();
-                    }
+                NodeReport::Reconnected { gaps } => {
+                    self.gaps.set(gaps);
+                    reaper.on_store_reset();
+                }
+                NodeReport::Leases { sent, nodes } => {
                     reaper.lease().sent(sent);
                     let stored = |record: &NodeRecord| StoredNode {
                         generation: record.generation,
@@ -504,7 +508,7 @@ impl Cluster {
                 }
                 ReaperOutput::Finished(node) => {
                     info!(%node, "nothing is left of a node that has ended");
-                    self.command(NodeCommand::Forget(node));
+                    self.command(NodeCommand::Forget { node, gaps: self.gaps.get() });
                 }
             }
         }

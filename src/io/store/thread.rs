@@ -73,18 +73,24 @@ pub enum NodeCommand {
     },
     /// Some of its connections' closes are to be this node's to report.
     TakeConnections(Generation),
-    /// Nothing of it is left. No report follows.
-    Forget(Generation),
+    /// Nothing of it was left when the store had been away so many times. No report follows.
+    Forget {
+        node: Generation,
+        gaps: u64,
+    },
 }
 
 /// What the store says of the nodes that use it.
 #[derive(Debug)]
 pub enum NodeReport {
+    /// The store was away, for the so manieth time, and may be another one with older data: what it said of the nodes
+    /// before says nothing of now.
+    Reconnected {
+        gaps: u64,
+    },
     /// This node's lease was to be renewed then. `None`: the store did not answer.
     Leases {
         sent: Tick,
-        /// The store was away since the last report.
-        is_after_gap: bool,
         nodes: Option<Vec<NodeRecord>>,
     },
     Buried {
@@ -125,6 +131,7 @@ pub fn start(
         last_len: 1,
         has_ended: false,
         commands: VecDeque::new(),
+        gaps: 0,
     };
     store_loop.publish();
     let (running, ended) = bounded(0);
@@ -263,6 +270,8 @@ struct StoreLoop {
     has_ended: bool,
     /// To be carried out behind the batch.
     commands: VecDeque<NodeCommand>,
+    /// How often the store was away, as far as it was reported.
+    gaps: u64,
 }
 
 impl StoreLoop {
@@ -373,6 +382,7 @@ impl StoreLoop {
 
     fn carry_out_commands(&mut self) {
         while let Some(command) = self.commands.pop_front() {
+            let gaps = self.gaps;
             let report = self.timed(|store| match command {
                 NodeCommand::Bury(node) => Some(NodeReport::Buried { node, is_buried: store.bury(node) }),
                 NodeCommand::ReadOrphans { node, from } => {
@@ -381,23 +391,37 @@ impl StoreLoop {
                 NodeCommand::TakeConnections(node) => {
                     Some(NodeReport::Connections { node, records: store.take_connections(node) })
                 }
-                NodeCommand::Forget(node) => {
-                    store.forget_node(node);
+                NodeCommand::Forget { node, gaps: known } => {
+                    // Otherwise the store may have of it again what it had left.
+                    if known == gaps {
+                        store.forget_node(node);
+                    }
                     None
                 }
             });
+            self.report_gap();
             if let (Some(report), Some(sink)) = (report, &self.sinks.nodes) {
                 sink(report);
             }
         }
     }
 
+    /// Before what the store says after it.
+    fn report_gap(&mut self) {
+        if self.store.take_reconnected() {
+            self.gaps += 1;
+            let gaps = self.gaps;
+            self.sinks.nodes.iter().for_each(|sink| sink(NodeReport::Reconnected { gaps }));
+        }
+    }
+
     fn renew(&mut self) {
         let sent = clock::monotonic();
         let nodes = self.timed(Store::renew);
-        let (has_ended, is_after_gap) = (self.store.has_ended(), self.store.take_reconnected());
+        let has_ended = self.store.has_ended();
+        self.report_gap();
         let Some(sink) = &self.sinks.nodes else { return };
-        sink(NodeReport::Leases { sent, is_after_gap, nodes });
+        sink(NodeReport::Leases { sent, nodes });
         if has_ended && !self.has_ended {
             sink(NodeReport::Ended);
         }

@@ -90,7 +90,7 @@ pub fn cleared(world: &World) {
         }
     }
     for (name, token) in &world.store.records.sessions {
-        assert!(token.owner().is_some_and(|owner| running.contains(&owner)), "{name} belongs to the dead");
+        assert!(token.owner().is_some_and(|owner| running.contains(&owner)), "{name} belongs to the dead: {token:?}");
     }
     world.model.check_all_closed(&running);
 }

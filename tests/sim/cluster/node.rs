@@ -325,8 +325,7 @@ impl Node {
     /// The store's connection broke.
     pub fn on_store_reset(&mut self, epoch: u64) {
         self.store_epoch = epoch;
-        // What leases were in the store before says nothing of those that are in it now.
-        self.reaper.lease().on_failure();
+        self.reaper.on_store_reset();
         // What it took and has not heard of is its own by the store's record: when it ends, others take that over.
         if !std::mem::take(&mut self.takings).is_empty() {
             self.effects.push(Effect::Restart);

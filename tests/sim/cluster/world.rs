@@ -619,6 +619,9 @@ impl World {
         }
         let answer = self.store.carry_out(life, command.clone(), self.now);
         self.store.arrives(life, &answer);
+        if !matches!(command, Command::Renew | Command::Write { .. }) {
+            self.say(|| format!("{life}: {command:?}: {answer:?}"));
+        }
         self.note_claim(life, &answer);
         if let (Command::Write { name, token }, Answer::Write { answer: WriteAnswer::Stored, .. }) = (&command, &answer)
         {

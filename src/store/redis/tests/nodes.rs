@@ -207,16 +207,22 @@ fn what_a_dead_node_had_is_listed_until_it_is_adopted() {
     assert_eq!(other.store.renew().map(|nodes| nodes.len()), Some(1));
 }
 
-/// Leases that another master has, or that nobody could renew meanwhile, make nobody dead.
+/// What another master has of leases, or nobody could renew meanwhile, makes nobody dead, and what it has again of a
+/// dead node is not thrown away.
 #[test]
-fn who_finds_redis_again_says_so_once() {
+fn who_finds_redis_again_says_so_once_and_forgets_nobody_before() {
     let server = Server::start();
     let (mut one, _) = open(&server, 1, "a");
+    let (other, _) = open(&server, 2, "b");
     assert!(one.store.renew().is_some() && !one.store.take_reconnected());
+    other.store.close();
     server.query("CLIENT KILL TYPE normal");
     assert!(one.store.renew().is_none(), "in the middle of a command");
-    assert!(one.store.renew().is_some());
+    one.store.forget_node(Generation(2));
+    assert_eq!(one.store.renew().map(|nodes| nodes.len()), Some(2));
     assert!(one.store.take_reconnected() && !one.store.take_reconnected());
+    one.store.forget_node(Generation(2));
+    assert_eq!(one.store.renew().map(|nodes| nodes.len()), Some(1));
 }
 
 #[test]
