@@ -42,7 +42,9 @@ impl Network {
     /// Nothing arrives over it before `up`, when both sides have it.
     pub fn new_link(&mut self, one: u16, other: u16, up: Tick) -> u64 {
         self.links += 1;
-        self.last.extend([((self.links, one), up), ((self.links, other), up)]);
+        for link in [self.links, CALLS + self.links] {
+            self.last.extend([((link, one), up), ((link, other), up)]);
+        }
         self.links
     }
 
