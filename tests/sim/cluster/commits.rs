@@ -3,7 +3,7 @@
 use super::disk::{Change, Disk};
 use super::world::{Event, Slot, World};
 use rainbow::base::id::Generation;
-use rainbow::shard::command::Mutation;
+use rainbow::shard::command::{Mutation, SessionId};
 use rainbow::store::Request;
 use std::collections::BTreeSet;
 
@@ -46,11 +46,13 @@ fn on_change(world: &mut World, life: Generation, change: &Change) {
         Change::Deleted(..) => "session left",
     });
     if let Change::Created(name, session) = change {
-        let has_other = |disk: &Disk| disk.copies.get(name).is_some_and(|copy| copy.session != *session);
-        let others: Vec<u16> = world.disks.iter().filter(|(_, disk)| has_other(disk)).map(|(port, _)| *port).collect();
-        for other in others {
-            let was_apart = world.ledger.were_apart(*session, other);
-            assert!(was_apart, "{name} is created at {port}, and is at {other}");
+        let other_of = |disk: &Disk| disk.copies.get(name).map(|copy| copy.session).filter(|other| other != session);
+        let others = world.disks.iter().filter_map(|(port, disk)| Some((*port, other_of(disk)?)));
+        let others: Vec<(u16, SessionId)> = others.collect();
+        for (at, other) in others {
+            // A disk may commit late what was created long before.
+            let was_apart = world.ledger.were_apart(*session, at) || world.ledger.were_apart(other, port);
+            assert!(was_apart, "{name} is created at {port}, and is at {at}");
             world.seen.count("created twice, apart");
             world.ledger.created_apart(name);
         }
