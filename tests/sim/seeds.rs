@@ -27,9 +27,13 @@ pub fn run_all<Seen: Default + Send>(
                 if seed >= seeds {
                     return seen;
                 }
+                if seed > 0 && seed.is_multiple_of(PROGRESS) {
+                    println!("{seed} of {seeds} seeds");
+                }
                 match catch_unwind(move || run(seed)) {
                     Ok(one) => add(&mut seen, &one),
                     Err(_) => {
+                        next.store(seeds, Ordering::Relaxed);
                         let limits = name_of_limits(seed);
                         panic!("replay with {replay}={seed} cargo test --test sim -- --nocapture ({limits})")
                     }
@@ -42,3 +46,5 @@ pub fn run_all<Seen: Default + Send>(
     });
     all
 }
+
+const PROGRESS: u64 = 1_000;

@@ -264,6 +264,12 @@ pub async fn until_known(worker: &Worker) -> Outcome {
     }
 }
 
+/// As `until_known`, and a node that is still linked and says nothing has until it is given up.
+pub async fn until_all_know(worker: &Worker) {
+    let until = worker.now() + SILENT_MS_MAX;
+    while until_known(worker).await == Outcome::TimedOut && worker.now() < until {}
+}
+
 /// Who is in a channel on this node: how many, so many of them behind the first ones, and what has been counted of the
 /// channel where `counts` says that it shall be.
 pub async fn members_here(
@@ -464,5 +470,7 @@ const LOOK_MS: u64 = 2_000;
 /// A node has less time than its caller, so that what it knows still arrives.
 const NODE_TIMEOUT_MS: u64 = REPLY_TIMEOUT_MS - NODE_GRACE_MS;
 const NODE_GRACE_MS: u64 = 500;
+/// A silent link is given up much earlier.
+const SILENT_MS_MAX: u64 = 30_000;
 /// Beyond a message's own deadline, by which the shards stop waiting for clients.
 const REPLY_GRACE_MS: u64 = 1_000;

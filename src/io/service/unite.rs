@@ -164,7 +164,7 @@ async fn unite(worker: Rc<Worker>, name: SessionName, peer: Generation) {
                 }
             }
         }
-        query::until_known(&worker).await;
+        query::until_all_know(&worker).await;
         worker.own(|sessions, _| sessions.on_united(token));
         // Should it not arrive, the peer asks by itself.
         let _ = query::query_node(&worker, peer, &Call::Passed { name: &name }).await;

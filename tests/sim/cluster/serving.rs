@@ -271,6 +271,9 @@ impl Serving {
     pub fn on_known(&mut self, known: Known, outcome: Outcome, now: Tick) {
         match known {
             Known::Disks(id) => self.ownership.on_waited(id, outcome),
+            Known::Passed { .. } if outcome == Outcome::TimedOut => {
+                self.outputs.push_back(ServingOutput::AwaitKnown(known));
+            }
             Known::Passed { to, name } => self.call(to, &Call::Passed { name: &name }, Purpose::Passed, now),
         }
     }
