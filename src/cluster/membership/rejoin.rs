@@ -1,9 +1,9 @@
 //! How a node that the others hold for down comes back, and that it does not fight for ever.
 //!
-//! The way back is a later start. How late it must be, a refusal does not say: whoever refuses a link mentions the rival
-//! by a datagram, which may be lost, so the step doubles, too: a clock that went back an hour costs some twenty rounds
-//! of a few milliseconds. A node that is refused more often than any clock
-//! explains has a twin at its address, and both outbid each other: the pauses double, up to half a minute.
+//! The way back is a later start. How late it must be, a refusal does not say. Whoever refuses a link mentions the
+//! rival by a datagram, which may be lost: so the step doubles, too. A clock that went back an hour costs some twenty
+//! rounds of a few milliseconds. A node that is refused more often than any clock explains has a twin at its address,
+//! and both outbid each other: the pauses double, up to half a minute.
 
 use super::swim::SwimId;
 use crate::base::time::Tick;

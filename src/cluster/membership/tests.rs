@@ -256,8 +256,8 @@ fn a_life_that_a_link_refuses_hears_which_start_it_has_to_beat() {
     let node = network.nodes.get_mut(&1).expect("it runs");
     node.handle(Input::LinkUp { node: later, start: 1_000 }, network.now);
     network.run(5);
-    let is_refused = |(_, output): &(u16, Output)| matches!(output, Output::Refuse { node, goodbye: Goodbye::Outlived } if *node == later);
-    assert!(network.events.iter().any(is_refused));
+    let refusal = Output::Refuse { node: later, goodbye: Goodbye::Outlived };
+    assert!(network.events.contains(&(1, refusal)));
     let (generation, goodbye) = (Generation(101), Some(Goodbye::Outlived));
     let refused = network.nodes.get_mut(&2).expect("it runs");
     refused.handle(Input::LinkEnded { generation, goodbye }, network.now);

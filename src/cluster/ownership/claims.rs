@@ -301,7 +301,7 @@ impl Claims {
                     self.flush(name);
                 }
             }
-            // It was to be passed on: until the store says whose it is, nobody may have it.
+            // It was to be passed on: until the store names its owner, it is asked again.
             ClaimAnswer::Unknown if claim.only_from == Some(self.own) => {
                 self.give_up(name);
                 self.claim_later(name, token, now);

@@ -268,12 +268,14 @@ impl Serving {
         }
     }
 
+    fn await_known(&mut self, known: Known) {
+        self.outputs.push_back(ServingOutput::AwaitKnown(known));
+    }
+
     pub fn on_known(&mut self, known: Known, outcome: Outcome, now: Tick) {
         match known {
             Known::Disks(id) => self.ownership.on_waited(id, outcome),
-            Known::Passed { .. } if outcome == Outcome::TimedOut => {
-                self.outputs.push_back(ServingOutput::AwaitKnown(known));
-            }
+            Known::Passed { .. } if outcome == Outcome::TimedOut => self.await_known(known),
             Known::Passed { to, name } => self.call(to, &Call::Passed { name: &name }, Purpose::Passed, now),
         }
     }
@@ -601,15 +603,13 @@ impl Serving {
             Errand::Pass { to, id, name, token } => {
                 self.call(to, &Call::Pass { name: &name, token }, Purpose::Pass(id), now);
             }
-            Errand::Passed { to, name } => {
-                self.outputs.push_back(ServingOutput::AwaitKnown(Known::Passed { to, name }));
-            }
+            Errand::Passed { to, name } => self.await_known(Known::Passed { to, name }),
             Errand::Call { id, to, call } => {
                 self.call(to, &Call::Transfer(call.transfer_call()), Purpose::Disks(id), now);
             }
             Errand::Store { id, command } => self.transfer(command, Transfer::Disks(id)),
             Errand::AwaitReady(id) => self.awaiting_ready.push(id),
-            Errand::AwaitKnown(id) => self.outputs.push_back(ServingOutput::AwaitKnown(Known::Disks(id))),
+            Errand::AwaitKnown(id) => self.await_known(Known::Disks(id)),
             Errand::NoteSent { .. } | Errand::Compare { .. } => unreachable!("nobody looks for rivals here"),
         }
     }
