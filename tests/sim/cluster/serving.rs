@@ -2,6 +2,8 @@
 //! sessions as they run in production (`io::worker::turn`, `io::api`), and in place of tasks, links and the store's
 //! thread what this file puts out.
 
+mod meeting;
+
 use super::devices;
 use super::disk::UNIX_MS_AT_ZERO;
 use crate::peer::RESPONSE;
@@ -14,13 +16,13 @@ use rainbow::cluster::directory::waiting::Outcome;
 use rainbow::cluster::node::PeerView;
 use rainbow::cluster::ownership::claims::{Handover, RequestId, SessionName};
 use rainbow::cluster::ownership::disk_calls::{DiskReply, NameQuery, Peers, WaitId};
-use rainbow::cluster::ownership::grantors::{self, Grantor};
+use rainbow::cluster::ownership::grantors;
 use rainbow::cluster::planted::ClusterBug;
 use rainbow::cluster::transfers::{DiskReport, TransferCall};
 use rainbow::config::StoreKind;
 use rainbow::io::cluster::calls::hash_of_session;
 use rainbow::io::cluster::looked_for::LookedFor;
-use rainbow::io::cluster::ownership::{Action, Errand, Ownership, SeenPeers, Waiting};
+use rainbow::io::cluster::ownership::{Action, Errand, Ownership, Waiting};
 use rainbow::io::cluster::port::PeerEntry;
 use rainbow::io::handover::session_request::{self, SessionRequest};
 use rainbow::io::runtime::oneshot::ReturnAddress;
@@ -213,60 +215,7 @@ impl Serving {
         }
     }
 
-    // ---- peers ----
-
-    /// As `io::cluster::state` publishes them.
-    pub fn set_peers(&mut self, peers: &[PeerView], now: Tick) {
-        self.entries = self.looked_for.entries(peers).into();
-        self.peers = peers.to_vec();
-        // What goes over a link ends with it.
-        let is_linked = |node| self.entries.iter().any(|peer| peer.is_linked && peer.node.generation == node);
-        let lost: Vec<u64> = self.calls.iter().filter(|(_, open)| !is_linked(open.to)).map(|(id, _)| *id).collect();
-        lost.into_iter().for_each(|id| self.end_call(id, None, now));
-        self.meet(now);
-    }
-
-    /// Asks each node that comes which lives it has had.
-    fn meet(&mut self, now: Tick) {
-        self.meet_at = Tick::NEVER;
-        let linked = self.entries.iter().filter(|peer| peer.is_linked).map(|peer| peer.node.generation);
-        let new: Vec<Generation> = linked.filter(|node| !self.met.contains(node)).collect();
-        for node in new {
-            self.met.insert(node);
-            self.call(node, &Call::Transfer(TransferCall::Lives), Purpose::Lives, now);
-        }
-    }
-
-    fn on_lives(&mut self, node: Generation, answer: Option<Answer>, now: Tick) {
-        let report = match answer {
-            Some(Answer::Text(text)) => serde_json::from_str::<DiskReport>(&text).ok(),
-            _ => None,
-        };
-        let Some(DiskReport { disk: Some(disk), lives }) = report else { return self.meet_later(node, now) };
-        let (disk, lives): (_, Vec<Generation>) = (DiskId(disk), lives.into_iter().map(Generation).collect());
-        let meet = TransferCommand::Meet { node, disk, lives: lives.clone() };
-        self.transfer(meet, Transfer::Meet { node, disk, lives });
-    }
-
-    fn meet_later(&mut self, node: Generation, now: Tick) {
-        self.met.remove(&node);
-        self.meet_at = self.meet_at.min(now + 200);
-    }
-
-    fn seen(&self) -> SeenPeers {
-        let own = Grantor { disk: self.disk, node: self.own };
-        SeenPeers::new(own, HASH_KEY, self.entries.clone())
-    }
-
-    pub fn on_ready(&mut self, now: Tick) {
-        // Nor before the peers have said which disks they have.
-        if self.awaiting_ready.is_empty() || self.seen().grantors("", now).is_none() {
-            return;
-        }
-        for id in std::mem::take(&mut self.awaiting_ready) {
-            self.ownership.on_waited(id, Outcome::Known);
-        }
-    }
+    // ---- what the peers know ----
 
     fn await_known(&mut self, known: Known) {
         self.outputs.push_back(ServingOutput::AwaitKnown(known));
