@@ -264,10 +264,16 @@ pub async fn until_known(worker: &Worker) -> Outcome {
     }
 }
 
-/// As `until_known`, and a node that is still linked and says nothing has until it is given up.
-pub async fn until_all_know(worker: &Worker) {
+/// As `until_known`, and a node that is linked and says nothing has until it is given up. False: it was not.
+pub async fn until_all_know(worker: &Worker) -> bool {
     let until = worker.now() + SILENT_MS_MAX;
-    while until_known(worker).await == Outcome::TimedOut && worker.now() < until {}
+    loop {
+        match until_known(worker).await {
+            Outcome::Known => return true,
+            Outcome::TimedOut if worker.now() >= until => return false,
+            Outcome::TimedOut => {}
+        }
+    }
 }
 
 /// Who is in a channel on this node: how many, so many of them behind the first ones, and what has been counted of the

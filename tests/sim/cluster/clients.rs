@@ -8,7 +8,7 @@ use rainbow::base::id::Generation;
 use rainbow::cluster::ownership::claims::SessionName;
 
 pub fn act(world: &mut World) {
-    let awake: Vec<Generation> = world.running().into_iter().filter(|life| !world.is_still(*life)).collect();
+    let awake = world.welcoming();
     if let Some(life) = awake.get(world.rng.below(awake.len() as u64) as usize) {
         act_at(world, *life);
     }
@@ -35,7 +35,7 @@ fn act_at(world: &mut World, life: Generation) {
                 world.open_connection(life);
             }
         }
-        7 => disconnect(world, life),
+        7 => drop(disconnect(world, life)),
         _ => checks::send(world, life),
     }
 }
@@ -80,9 +80,9 @@ pub fn write_all(world: &mut World, life: Generation) {
     }
 }
 
-/// The client goes; the node reports that itself.
-fn disconnect(world: &mut World, life: Generation) {
-    let Some(identity) = world.node(life).and_then(|node| node.connections.first().copied()) else { return };
+/// The client goes; the node reports that itself. False: there is none.
+pub fn disconnect(world: &mut World, life: Generation) -> bool {
+    let Some(identity) = world.node(life).and_then(|node| node.connections.first().copied()) else { return false };
     world.with(life, |_, node| {
         node.connections.remove(&identity);
     });
@@ -90,6 +90,7 @@ fn disconnect(world: &mut World, life: Generation) {
     world.model.hook(&identity, life, &key_of_close(&identity), false);
     world.model.hook_ended(&identity, life);
     world.effect(life, Effect::Command(Command::RemoveConnection { identity }));
+    true
 }
 
 const SESSIONS: u64 = 6;

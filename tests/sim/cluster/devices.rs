@@ -103,7 +103,7 @@ pub fn act(world: &mut World, device: usize) {
 }
 
 fn any_node(world: &mut World) -> Option<Generation> {
-    let awake: Vec<Generation> = world.running().into_iter().filter(|life| !world.is_still(*life)).collect();
+    let awake = world.welcoming();
     awake.get(world.rng.below(awake.len().max(1) as u64) as usize).copied()
 }
 
@@ -138,6 +138,17 @@ fn dial(world: &mut World, device: usize) {
 fn leave(world: &mut World, device: usize) {
     let Some(id) = world.devices[device].connection.take() else { return };
     end(world, id);
+}
+
+/// The node closes all its connections.
+pub fn let_go(world: &mut World, life: Generation) {
+    for id in 0..world.connections.len() {
+        let Connection { life: of, device, is_over, .. } = world.connections[id];
+        if of == life && !is_over {
+            world.devices[device].connection.take_if(|current| *current == id);
+            end(world, id);
+        }
+    }
 }
 
 /// The server hears that the socket has ended.

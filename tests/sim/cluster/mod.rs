@@ -19,6 +19,7 @@ mod network;
 mod node;
 mod seen;
 mod serving;
+mod stops;
 mod store;
 mod world;
 

@@ -2,7 +2,7 @@
 //! there yet: ownership of sessions, adoption, closes.
 
 use super::serving::{Known, Serving, ServingOutput};
-use super::store::{Answer, Command};
+use super::store::{Answer, Command, SESSIONS_KEY};
 use rainbow::base::id::{ConnKey, Generation, Identity, NodeId};
 use rainbow::base::rng::Rng;
 use rainbow::base::time::Tick;
@@ -14,6 +14,7 @@ use rainbow::cluster::node::{LinkNumber, Node as Core, NodeOutput, NodeTerms, Ou
 use rainbow::cluster::ownership::claims::{Claims, ClaimsOutput, EndReason, Handover, RequestId, SessionName, Token};
 use rainbow::cluster::ownership::lease::Lease;
 use rainbow::cluster::ownership::reaper::{Reaper, ReaperOutput, StoredNode};
+use rainbow::cluster::ownership::rendezvous::winner;
 use rainbow::cluster::planted::ClusterBug;
 use rainbow::shard::Reply;
 use rainbow::store::{Opened, Request};
@@ -56,6 +57,10 @@ pub enum Effect {
         outcome: Outcome,
     },
     Fenced,
+    /// It has stopped, and the others know.
+    Left,
+    /// For the store: it ends.
+    Close,
     /// The process ends, and starts as another generation.
     Restart,
     AddressConflict,
@@ -113,6 +118,8 @@ pub struct Node {
     /// Where each node has a disk of its own.
     serving: Option<Serving>,
     has_new_peers: bool,
+    stops: bool,
+    offered: BTreeSet<SessionName>,
     effects: Vec<Effect>,
 }
 
@@ -158,6 +165,8 @@ impl Node {
             reaps_the_down: mistakes.reaps_the_down,
             serving: opened.map(|opened| Serving::new(own, opened, founding.seed, mistakes.bug, now)),
             has_new_peers: false,
+            stops: false,
+            offered: BTreeSet::new(),
             effects: Vec::new(),
         };
         if let Some(bug) = mistakes.bug {
@@ -255,6 +264,13 @@ impl Node {
         while let Some((frame, used)) = Frame::decode(bytes, 1 << 20).expect("ours") {
             bytes = &bytes[used..];
             match frame {
+                Frame::Call { method: OFFER, body, .. } => {
+                    let name: SessionName = std::str::from_utf8(body).expect("a name").into();
+                    self.core.on_other_frame(number, now, unix_s);
+                    if !self.stops {
+                        self.claims.take(name, from);
+                    }
+                }
                 Frame::Call { id, body, .. } => {
                     let (token, name) = body.split_first_chunk().expect("a token");
                     let token = Token(u64::from_be_bytes(*token));
@@ -364,6 +380,39 @@ impl Node {
         }
     }
 
+    // ---- its end ----
+
+    pub fn stops(&self) -> bool {
+        self.stops
+    }
+
+    pub fn stop(&mut self) {
+        self.stops = true;
+        if let Some(serving) = &mut self.serving {
+            serving.stop();
+        }
+    }
+
+    /// Offers the others what is here. True: nothing is left to be handed over.
+    pub fn hand_over(&mut self, now: Tick) -> bool {
+        let linked = self.core.peers().into_iter().filter(|peer| peer.is_linked).map(|peer| peer.node.generation);
+        let linked: Vec<Generation> = linked.collect();
+        if let Some(serving) = &mut self.serving {
+            return serving.hand_over(&linked, now);
+        }
+        for name in self.claims.owned_after(None, usize::MAX) {
+            let hash = SESSIONS_KEY.hash(&name);
+            if let Some(to) = winner(hash, linked.iter().copied()).filter(|_| self.offered.insert(name.clone())) {
+                self.send(to, Frame::Call { id: 0, deadline_ms: 0, method: OFFER, body: name.as_bytes() });
+            }
+        }
+        linked.is_empty() || self.claims.is_empty()
+    }
+
+    pub fn leave(&mut self, now: Tick) {
+        self.core.leave(now, self.unix_s(now));
+    }
+
     /// Who may take over, as this node sees it.
     fn live(&self) -> Vec<Generation> {
         let served = |state| matches!(state, PeerState::Live | PeerState::Suspected);
@@ -470,12 +519,17 @@ impl Node {
                 if state == PeerState::Down && self.reaps_the_down {
                     self.reaper.reap(node.generation, now);
                 }
+                if state == PeerState::Dead && self.serving.is_none() {
+                    self.reaper.on_gone(node.generation);
+                }
             }
             NodeOutput::AddressConflict { .. } => self.effects.push(Effect::AddressConflict),
             NodeOutput::OwnGenerationDead => self.effects.push(Effect::Restart),
             NodeOutput::Node2014(_) => unreachable!("there is none"),
             NodeOutput::Peers => self.has_new_peers = true,
-            NodeOutput::Refused { .. } | NodeOutput::ClockDiffers { .. } | NodeOutput::Left => {}
+            NodeOutput::Refused { .. } | NodeOutput::ClockDiffers { .. } => {}
+            NodeOutput::Left if self.stops => self.effects.push(Effect::Left),
+            NodeOutput::Left => {}
         }
     }
 
@@ -565,6 +619,8 @@ impl Node {
         self.core.directory().interests(hash).any(|interest| interest.node == node)
     }
 }
+
+const OFFER: u8 = 2;
 
 /// Of the connection alone.
 pub fn key_of_close(identity: &Identity) -> String {

@@ -27,6 +27,8 @@ const EXPECTED: &[&str] = &[
     "restarted",
     "restarted at once",
     "stood still",
+    "stopped",
+    "handed over",
     "cut in two",
     "cut one way",
     "store away",

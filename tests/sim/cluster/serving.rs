@@ -3,10 +3,12 @@
 //! thread what this file puts out.
 
 mod meeting;
+mod offers;
 
 use super::devices;
 use super::disk::UNIX_MS_AT_ZERO;
 use crate::peer::RESPONSE;
+use offers::Offers;
 use rainbow::base::id::{ConnIndex, ConnKey, DiskId, Generation, Identity, ShardId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
@@ -121,6 +123,8 @@ pub struct Serving {
     slots: HashMap<ConnIndex, ConnKey>,
     attached: HashSet<ConnKey>,
     takes_frozen: bool,
+    /// This node stops: what it has is offered to others.
+    offers: Option<Offers>,
     outputs: VecDeque<ServingOutput>,
 }
 
@@ -137,6 +141,7 @@ enum Purpose {
     Disks(WaitId),
     Lives,
     Send(u64),
+    Offer(SessionName),
 }
 
 /// Who has called this node.
@@ -183,6 +188,7 @@ impl Serving {
             slots: HashMap::new(),
             attached: HashSet::new(),
             takes_frozen: bug == Some(ClusterBug::TakesWhatIsPassed),
+            offers: None,
             outputs: VecDeque::new(),
         };
         serving.set_peers(&[], now);
@@ -279,6 +285,7 @@ impl Serving {
             }
             Purpose::Lives => self.on_lives(to, answer, now),
             Purpose::Send(number) => self.on_sent_elsewhere(number, answer),
+            Purpose::Offer(name) => self.on_offered(&name, answer),
         }
     }
 
@@ -290,6 +297,13 @@ impl Serving {
             Call::Pass { name, token } => {
                 let to = self.note_query(caller);
                 self.ownership.on_request(caller.node, (name.into(), token), to, now);
+            }
+            Call::Offer { name } => {
+                // One that stops itself would only pass it on.
+                if self.offers.is_none() {
+                    self.ownership.take(name.into(), caller.node);
+                }
+                self.answer(caller, &Answer::Of(Reply::found(self.offers.is_none())));
             }
             Call::Passed { name } => {
                 self.ownership.on_known(&name.into());

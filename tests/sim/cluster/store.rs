@@ -183,6 +183,14 @@ impl Store {
         }
     }
 
+    /// A node says that it ends.
+    pub fn close(&mut self, node: Generation, now: Tick) {
+        if let Some(until) = self.records.leases.get_mut(&node) {
+            *until = now;
+            self.records.buried.insert(node);
+        }
+    }
+
     /// What the sender finds out when the store does not answer.
     pub fn no_answer(command: Command) -> Answer {
         match command {

@@ -1,5 +1,7 @@
 //! One world: nodes, the network between them, their store, and time.
 
+mod wires;
+
 use super::devices::{self, Connection, Device};
 use super::disk::{Disk, DiskBug};
 use super::ledger::Ledger;
@@ -8,7 +10,7 @@ use super::network::{CALLS, Network};
 use super::node::{Effect, Mistakes, Node};
 use super::seen::Seen;
 use super::store::{Answer, Command, Store, StoreBug};
-use super::{chaos, checks, clients, commits};
+use super::{chaos, checks, clients, commits, stops};
 use rainbow::base::id::{ConnKey, Generation, Identity, NodeId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::rng::Rng;
@@ -127,6 +129,10 @@ pub enum Event {
     },
     Resume {
         port: u16,
+    },
+    Stop {
+        life: Generation,
+        until: Tick,
     },
 }
 
@@ -271,6 +277,13 @@ impl World {
         self.slots.values().filter_map(|slot| slot.node.as_ref().map(Node::generation)).collect()
     }
 
+    /// Where clients are let in.
+    pub fn welcoming(&self) -> Vec<Generation> {
+        let is_welcoming =
+            |life: &Generation| !self.is_still(*life) && self.node(*life).is_some_and(|node| !node.stops());
+        self.running().into_iter().filter(is_welcoming).collect()
+    }
+
     pub fn is_still(&self, life: Generation) -> bool {
         self.slots[&self.ports[&life]].still_until > self.now
     }
@@ -315,6 +328,7 @@ impl World {
             Event::Clients => clients::act(self),
             Event::Flap { is_cut } => chaos::on_flap(self, is_cut),
             Event::Resume { port } => self.resume(port),
+            Event::Stop { life, until } => stops::go_on(self, life, until),
             Event::Down { id, bytes } => devices::on_down(self, id, &bytes),
             Event::Device { device } => devices::act(self, device),
             Event::Caller { device, turn } => devices::call(self, device, turn),
@@ -506,6 +520,12 @@ impl World {
                 self.push_in(ms, Event::Flushed { life, name, token });
             }
             Effect::Open { channel, outcome } => self.on_open(life, channel, outcome),
+            Effect::Left => stops::end(self, life),
+            Effect::Close => {
+                if self.now >= self.store.away_until {
+                    self.store.close(life, self.now);
+                }
+            }
             Effect::Fenced => self.seen.count("fenced"),
             Effect::AddressConflict => panic!("two nodes of one address"),
             Effect::Restart => {
@@ -520,51 +540,6 @@ impl World {
                     left.witnesses.remove(&life);
                 }
             }
-        }
-    }
-
-    fn send_datagram(&mut self, life: Generation, to: u16, message: Vec<u8>) {
-        if !self.slots.contains_key(&to) {
-            return;
-        }
-        if !self.network.passes(self.port_of(life), to) || self.rng.chance(self.loss_percent) {
-            return self.seen.count("datagram lost");
-        }
-        let ms = if self.rng.chance(3) { 50 } else { 1 + self.rng.below(4) };
-        let from = self.port_of(life);
-        self.push_in(ms, Event::Datagram { to, from, message });
-    }
-
-    fn send_frame(&mut self, life: Generation, link: u64, to: Generation, bytes: Vec<u8>) {
-        let way = (self.port_of(life), self.port_of(to));
-        let at = self.now + 1 + self.rng.below(4);
-        if let Some(at) = self.network.send(link, way, at) {
-            self.push(at, Event::Frame { life: to, link, bytes });
-        }
-    }
-
-    fn connect(&mut self, life: Generation, node: NodeId) {
-        let to = node.generation;
-        let (here, there) = (self.port_of(life), node.address.port());
-        let is_there = self.node(to).is_some() && !self.is_still(to);
-        if !is_there || !self.network.passes_both_ways(here, there) {
-            return self.push_in(5, Event::DialFailed { life, peer: to });
-        }
-        let link = self.network.new_link(here, there, self.now + 10);
-        for (side, other) in [(life, to), (to, life)] {
-            let hello = self.node(other).expect("both run").hello(self.now);
-            let ms = 1 + self.rng.below(8);
-            self.push_in(ms, Event::LinkUp { life: side, hello, link, is_dialed: side == life });
-        }
-    }
-
-    /// What was sent before comes before.
-    fn close_link(&mut self, life: Generation, link: u64, peer: Generation) {
-        self.seen.count("link broken");
-        self.say(|| format!("{life} closes link {link} to {peer}"));
-        let way = (self.port_of(life), self.port_of(peer));
-        if let Some(at) = self.network.send(link, way, self.now + 3) {
-            self.push(at, Event::LinkBroken { life: peer, link });
         }
     }
 
@@ -639,7 +614,9 @@ impl World {
 
     /// By the store's word a node is dead; it may stand still, and not know it.
     fn check_buried(&mut self, dead: Generation) {
-        let is_well = self.node(dead).is_some() && self.slots[&self.port_of(dead)].still_until + LEASE_MS < self.now;
+        // One that has said goodbye wants nothing more of its lease.
+        let is_well = self.node(dead).is_some_and(|node| !node.stops())
+            && self.slots[&self.port_of(dead)].still_until + LEASE_MS < self.now;
         assert!(!is_well, "{dead} lives and is buried");
         self.model.life_ended(dead);
     }
