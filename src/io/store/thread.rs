@@ -83,8 +83,8 @@ pub enum NodeCommand {
 /// What the store says of the nodes that use it.
 #[derive(Debug)]
 pub enum NodeReport {
-    /// The store was away, for the so manieth time, and may be another one with older data: what it said of the nodes
-    /// before says nothing of now.
+    /// The store was away, so often by now, and may be another one with older data: what it said of the nodes before
+    /// says nothing of now.
     Reconnected {
         gaps: u64,
     },
@@ -406,7 +406,7 @@ impl StoreLoop {
         }
     }
 
-    /// Before what the store says after it.
+    /// Must be called before anything is reported that the store has said since.
     fn report_gap(&mut self) {
         if self.store.take_reconnected() {
             self.gaps += 1;

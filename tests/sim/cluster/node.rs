@@ -59,8 +59,6 @@ pub enum Effect {
     Fenced,
     /// It has stopped, and the others know.
     Left,
-    /// For the store: it ends.
-    Close,
     /// The process ends, and starts as another generation.
     Restart,
     AddressConflict,

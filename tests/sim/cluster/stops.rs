@@ -1,7 +1,6 @@
 //! Nodes that stop as they should (`io::service::drain`): their clients go, their sessions are offered to the others,
 //! they say goodbye, and their processes end.
 
-use super::node::Effect;
 use super::world::{Event, World};
 use super::{clients, devices};
 use rainbow::base::id::Generation;
@@ -9,8 +8,7 @@ use rainbow::base::time::Tick;
 
 /// One node stops, and another process starts in its place later.
 pub fn begin(world: &mut World) {
-    let is_there = |life: &Generation| !world.is_still(*life) && world.node(*life).is_some_and(|node| !node.stops());
-    let there: Vec<Generation> = world.running().into_iter().filter(is_there).collect();
+    let there = world.welcoming();
     if there.len() < 2 {
         return;
     }
@@ -50,7 +48,9 @@ pub fn go_on(world: &mut World, life: Generation, until: Tick) {
 /// The others have had time to hear of it.
 pub fn end(world: &mut World, life: Generation) {
     let port = world.port_of(life);
-    world.effect(life, Effect::Close);
+    if world.now >= world.store.away_until {
+        world.store.close(life, world.now);
+    }
     world.crash(life);
     let ms = world.rng.below(5_000);
     world.push_in(ms, Event::Start { port });

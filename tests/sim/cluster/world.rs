@@ -521,11 +521,6 @@ impl World {
             }
             Effect::Open { channel, outcome } => self.on_open(life, channel, outcome),
             Effect::Left => stops::end(self, life),
-            Effect::Close => {
-                if self.now >= self.store.away_until {
-                    self.store.close(life, self.now);
-                }
-            }
             Effect::Fenced => self.seen.count("fenced"),
             Effect::AddressConflict => panic!("two nodes of one address"),
             Effect::Restart => {
