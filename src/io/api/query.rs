@@ -96,7 +96,16 @@ pub async fn query_everywhere(
 
 /// Queries another node.
 pub async fn query_node(worker: &Worker, node: Generation, call: &Call<'_>) -> Result<Reply, Refusal> {
-    let Gathered { reply, .. } = gather_node(worker, node, call, REPLY_TIMEOUT_MS).await?;
+    query_node_within(worker, node, call, REPLY_TIMEOUT_MS).await
+}
+
+pub async fn query_node_within(
+    worker: &Worker,
+    node: Generation,
+    call: &Call<'_>,
+    within_ms: u64,
+) -> Result<Reply, Refusal> {
+    let Gathered { reply, .. } = gather_node(worker, node, call, within_ms).await?;
     reply.ok_or(Refusal::Shard(QueryRefusal::Unreachable))
 }
 

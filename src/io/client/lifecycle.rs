@@ -4,8 +4,7 @@
 //! Plain calls into the shard, none of which waits. `upgrade`, `handover` and `service::completions` use them.
 
 use crate::base::id::{ConnKey, Identity};
-use crate::io::cluster::ownership::Waiting;
-use crate::io::handover::session_request::{self, SessionRequest};
+use crate::io::handover::session_request::{self, SessionRequest, Waiting};
 use crate::io::runtime::oneshot::Oneshot;
 use crate::io::worker::connecting::AttachOutcome;
 use crate::io::worker::turn::Worker;

@@ -455,7 +455,7 @@ impl WorkerCluster {
 }
 
 /// The directory ends its waiters earlier; this is for a thread that says nothing.
-const CORKED_MS_MAX: u64 = 1_000;
+pub const CORKED_MS_MAX: u64 = 1_000;
 const READY_MS_MAX: u64 = 3_000;
 /// A peer that is there says at once which disk it has.
 const DISKS_MS_MAX: u64 = 2_000;

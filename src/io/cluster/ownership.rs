@@ -10,7 +10,7 @@
 
 use super::calls::hash_of_session;
 use super::port::PeerEntry;
-use crate::base::id::{ConnKey, Generation, Identity};
+use crate::base::id::{ConnKey, Generation};
 use crate::base::keyed_hash::HashKey;
 use crate::base::time::Tick;
 use crate::cluster::directory::waiting::Outcome;
@@ -23,7 +23,7 @@ use crate::cluster::ownership::grantors::{self, Grantor, Seen};
 use crate::cluster::planted::ClusterBug;
 use crate::cluster::transfers::Standing;
 use crate::config::StoreKind;
-use crate::io::handover::session_request::SessionRequest;
+use crate::io::handover::session_request::Waiting;
 use crate::io::runtime::notify::Notify;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::shard::command::transfer::{TransferAnswer, TransferCommand};
@@ -61,13 +61,6 @@ struct Inner {
     actions: VecDeque<Action>,
 }
 
-/// A connection that waits for its session.
-pub struct Waiting {
-    pub key: ConnKey,
-    pub identity: Identity,
-    pub request: SessionRequest,
-}
-
 /// What the worker has to do.
 pub enum Action {
     Store(OwnershipCommand),
@@ -76,6 +69,8 @@ pub enum Action {
         name: SessionName,
         stored: Option<Box<StoredSession>>,
         waiting: Vec<Waiting>,
+        /// `Errand::Passed` lets the clients have their 101.
+        is_corked: bool,
     },
     /// `Input::PassSession`; `flushed` follows.
     Pass(SessionName),
@@ -104,8 +99,9 @@ pub enum Action {
 pub enum Errand {
     /// Pass the session on to this token.
     Pass { to: Generation, id: RequestId, name: SessionName, token: Token },
-    /// It is here, and everybody is to know that first.
-    Passed { to: Generation, name: SessionName },
+    /// It is here, and everybody is to know that first. The 101 of these clients waits until its former owner knows, which
+    /// refuses what is for it until then.
+    Passed { to: Generation, name: SessionName, clients: Vec<ConnKey> },
     /// `on_disk_reply` follows.
     Call { id: WaitId, to: Generation, call: DiskCall },
     /// `on_stored` follows.
@@ -486,7 +482,8 @@ impl Inner {
             DisksOutput::Back(session) => {
                 let name = session.row.name.clone();
                 self.claims.take_back(name.clone());
-                self.actions.push_back(Action::Own { name, stored: Some(session), waiting: Vec::new() });
+                let (stored, waiting) = (Some(session), Vec::new());
+                self.actions.push_back(Action::Own { name, stored, waiting, is_corked: false });
             }
             DisksOutput::NoteSent { name, to } => {
                 self.errands.push_back(Errand::NoteSent { name, to: ReturnAddress::unpack(to.0) });
@@ -513,16 +510,18 @@ impl Inner {
                 self.actions.extend(self.requests.remove(&id).map(|to| Action::Reply { to, is_passed }));
             }
             ClaimsOutput::Owned { name, .. } => {
-                if let Some(to) = self.comes_from.remove(&name) {
-                    self.errands.push_back(Errand::Passed { to, name: name.clone() });
+                let waiting = self.waiting.remove(&name).unwrap_or_default();
+                let comes_from = self.comes_from.remove(&name);
+                if let Some(to) = comes_from {
+                    let clients = waiting.iter().map(|waiting| waiting.key).collect();
+                    self.errands.push_back(Errand::Passed { to, name: name.clone(), clients });
                 }
                 let stored = self.claimed.remove(&name);
                 if stored.is_some() {
                     // It has come back.
                     self.passed.retain(|(_, passed)| *passed != name);
                 }
-                let waiting = self.waiting.remove(&name).unwrap_or_default();
-                self.actions.push_back(Action::Own { name, stored, waiting });
+                self.actions.push_back(Action::Own { name, stored, waiting, is_corked: comes_from.is_some() });
             }
             ClaimsOutput::Flush { name, token } => {
                 self.flushing.insert(name.clone(), token);

@@ -18,6 +18,13 @@ pub struct SessionRequest {
     pub greets: bool,
 }
 
+/// A connection that waits for its session.
+pub struct Waiting {
+    pub key: ConnKey,
+    pub identity: Identity,
+    pub request: SessionRequest,
+}
+
 /// Names the session, if the connection's is new.
 pub fn new_session(identity: Identity, name: &str) -> SessionId {
     SessionId::new(u128::from_be_bytes(identity.0[..16].try_into().expect("sixteen bytes")), name)
@@ -50,15 +57,9 @@ pub fn apply(grant: &Grant, shard: &mut Shard, key: ConnKey, now: Tick) {
 }
 
 /// The session is this node's, with those who wait for it. `stored`: it has come just now.
-pub fn take(
-    shard: &mut Shard,
-    name: &str,
-    stored: Option<Box<StoredSession>>,
-    mut waiting: Vec<(ConnKey, Identity, SessionRequest)>,
-    now: Tick,
-) {
+pub fn take(shard: &mut Shard, name: &str, stored: Option<Box<StoredSession>>, mut waiting: Vec<Waiting>, now: Tick) {
     // Some clients may have gone meanwhile.
-    waiting.retain(|(key, ..)| shard.is_current(*key));
+    waiting.retain(|client| shard.is_current(client.key));
     let mut new = None;
     if let Some(session) = stored {
         shard.handle(Input::ForgetSession { name }, now);
@@ -68,7 +69,7 @@ pub fn take(
             false => shard.restore(vec![*session], now),
         }
     }
-    for (key, identity, request) in waiting {
+    for Waiting { key, identity, request } in waiting {
         let new = new.unwrap_or_else(|| new_session(identity, name));
         attach(request, shard, key, new, now);
     }

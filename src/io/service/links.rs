@@ -9,7 +9,7 @@ use crate::cluster::directory::waiting::Outcome;
 use crate::cluster::ownership::claims::Handover;
 use crate::io::api::remote::{self, RemoteCall};
 use crate::io::api::{self, query};
-use crate::io::cluster::calls::{CallLink, WriteQueue};
+use crate::io::cluster::calls::{CORKED_MS_MAX, CallLink, WriteQueue};
 use crate::io::cluster::ownership::Errand;
 use crate::io::cluster::port::ClusterPort;
 use crate::io::cluster::secure::{self, Link, LinkError, LinkKind, LinkReader, LinkWriter};
@@ -75,11 +75,17 @@ async fn run_errand(worker: Rc<Worker>, errand: Errand) {
         }
         Errand::NoteSent { name, to } => unite::note_sent(&worker, name, to).await,
         Errand::Compare { name, standing, from, to } => unite::compare(&worker, name, (from, standing), to),
-        Errand::Passed { to, name } => {
+        Errand::Passed { to, name, clients } => {
             // Who has not heard of it finds it by the node that it has left. Should the word not arrive there, it is
             // forgotten there in the end.
-            if query::until_all_know(&worker).await {
-                let _ = query::query_node(&worker, to, &Call::Passed { name: &name }).await;
+            let (passed, until) = (Call::Passed { name: &name }, worker.now() + CORKED_MS_MAX);
+            let is_known = query::until_known(&worker).await == Outcome::Known;
+            if is_known {
+                let _ = query::query_node_within(&worker, to, &passed, until.since_ms(worker.now())).await;
+            }
+            worker.release(clients);
+            if !is_known && query::until_all_know(&worker).await {
+                let _ = query::query_node(&worker, to, &passed).await;
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::base::time::Tick;
 use crate::config::Config;
 use crate::io::backend::Pool;
 use crate::io::cluster::calls::{WorkerCluster, hash_of_session};
-use crate::io::cluster::ownership::{Action, Ownership, Waiting};
+use crate::io::cluster::ownership::{Action, Ownership};
 use crate::io::cluster::port::ToWorker;
 use crate::io::handover::session_request;
 use crate::io::hooks::records::Recorded;
@@ -341,7 +341,8 @@ impl Worker {
         self.cluster.take_corked(self.now()).into_iter().for_each(|key| self.sockets.cork(key.index));
     }
 
-    fn release(&self, known: Vec<ConnKey>) {
+    /// Lets clients have their 101 that have waited.
+    pub fn release(&self, known: Vec<ConnKey>) {
         let mut shard = self.shard.borrow_mut();
         for key in known {
             // Somebody else may have the slot by now.
@@ -441,10 +442,9 @@ impl Worker {
         while let Some(action) = self.ownership.poll_action(&self.shared.seen_peers(self.cluster.peers()), now) {
             match action {
                 Action::Store(command) => self.store.push(Request::Ownership { shard: self.id, command }),
-                Action::Own { name, stored, waiting } => {
-                    let waiting =
-                        waiting.into_iter().map(|Waiting { key, identity, request }| (key, identity, request));
-                    session_request::take(&mut self.shard_now(), &name, stored, waiting.collect(), now);
+                Action::Own { name, stored, waiting, is_corked } => {
+                    waiting.iter().filter(|_| is_corked).for_each(|client| self.sockets.cork(client.key.index));
+                    session_request::take(&mut self.shard_now(), &name, stored, waiting, now);
                     // Before anybody waits until the peers know of its channels.
                     self.carry_out();
                     // On a disk of its own a node has what its shard has: of the rest another node may make one.

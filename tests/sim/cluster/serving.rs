@@ -24,9 +24,9 @@ use rainbow::cluster::transfers::{DiskReport, TransferCall};
 use rainbow::config::StoreKind;
 use rainbow::io::cluster::calls::hash_of_session;
 use rainbow::io::cluster::looked_for::LookedFor;
-use rainbow::io::cluster::ownership::{Action, Errand, Ownership, Waiting};
+use rainbow::io::cluster::ownership::{Action, Errand, Ownership};
 use rainbow::io::cluster::port::PeerEntry;
-use rainbow::io::handover::session_request::{self, SessionRequest};
+use rainbow::io::handover::session_request::{self, SessionRequest, Waiting};
 use rainbow::io::runtime::oneshot::ReturnAddress;
 use rainbow::shard::command::transfer::{TransferAnswer, TransferCommand};
 use rainbow::shard::command::{Claim, Completion, Completions};
@@ -542,9 +542,8 @@ impl Serving {
     fn on_action(&mut self, action: Action, now: Tick) {
         match action {
             Action::Store(command) => panic!("nobody shares this store: {command:?}"),
-            Action::Own { name, stored, waiting } => {
-                let waiting = waiting.into_iter().map(|Waiting { key, identity, request }| (key, identity, request));
-                session_request::take(&mut self.shard, &name, stored, waiting.collect(), now);
+            Action::Own { name, stored, waiting, .. } => {
+                session_request::take(&mut self.shard, &name, stored, waiting, now);
                 self.carry_out(now);
                 if !self.shard.has_session(&name) {
                     self.ownership.on_dropped(&name);
@@ -566,7 +565,7 @@ impl Serving {
             Errand::Pass { to, id, name, token } => {
                 self.call(to, &Call::Pass { name: &name, token }, Purpose::Pass(id), now);
             }
-            Errand::Passed { to, name } => self.await_known(Known::Passed { to, name }),
+            Errand::Passed { to, name, .. } => self.await_known(Known::Passed { to, name }),
             Errand::Call { id, to, call } => {
                 self.call(to, &Call::Transfer(call.transfer_call()), Purpose::Disks(id), now);
             }
