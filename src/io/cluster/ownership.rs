@@ -99,8 +99,8 @@ pub enum Action {
 pub enum Errand {
     /// Pass the session on to this token.
     Pass { to: Generation, id: RequestId, name: SessionName, token: Token },
-    /// It is here, and everybody is to know that first. The 101 of these clients waits until its former owner knows, which
-    /// refuses what is for it until then.
+    /// It is here, and everybody is to know that first. The 101 of these clients waits until its former owner knows:
+    /// until then that one refuses what is for it.
     Passed { to: Generation, name: SessionName, clients: Vec<ConnKey> },
     /// `on_disk_reply` follows.
     Call { id: WaitId, to: Generation, call: DiskCall },
