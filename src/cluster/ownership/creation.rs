@@ -1,7 +1,8 @@
 //! With SQLite: one at a time may create a session of a name, or fetch it from another node.
 //!
 //! The node that rendezvous hashing picks for a name grants that; while nodes join, several are asked (`grantors`).
-//! What is granted to a node that dies or forgets it is free after a while.
+//! What is granted to a node that dies or forgets it is free after a while: it may have made the session. And nobody
+//! waits for longer than it could use a grant: who cannot be heard any more does not stand before those who can.
 
 use super::super::planted::{ClusterBug, Planted};
 use super::claims::{RequestId, SessionName};
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub enum CreationOutput {
     /// `to` may create or fetch the session, and says when it is done.
     Grant { to: Generation, id: RequestId },
-    /// Too many want this name.
+    /// Too many want this name, or another node has had it for long.
     Refuse { to: Generation, id: RequestId },
 }
 
@@ -23,7 +24,8 @@ type Requester = (Generation, RequestId);
 struct Name {
     granted: Requester,
     until: Tick,
-    waiting: VecDeque<Requester>,
+    /// Each with the moment from which it waits no more, which is a later one for those behind.
+    waiting: VecDeque<(Requester, Tick)>,
 }
 
 #[derive(Default)]
@@ -50,39 +52,38 @@ impl Creation {
         // A repeat, since the answer may be lost.
         if known.granted == requester || self.planted.is(ClusterBug::GrantsToAll) {
             self.outputs.push_back(CreationOutput::Grant { to: from, id });
-        } else if known.waiting.contains(&requester) {
+        } else if known.waiting.iter().any(|(waiting, _)| *waiting == requester) {
         } else if known.waiting.len() >= WAITING_MAX {
             self.outputs.push_back(CreationOutput::Refuse { to: from, id });
         } else {
-            known.waiting.push_back(requester);
+            known.waiting.push_back((requester, now + WAIT_MS));
         }
     }
 
     /// It has the session, or has given it up.
     pub fn finished(&mut self, from: Generation, id: RequestId, name: &SessionName, now: Tick) {
+        self.handle_timers(now);
         if self.names.get(name).is_some_and(|known| known.granted == (from, id)) {
             self.pass_on(name, now);
         } else if let Some(known) = self.names.get_mut(name) {
-            known.waiting.retain(|waiting| *waiting != (from, id));
+            known.waiting.retain(|(waiting, _)| *waiting != (from, id));
         }
     }
 
-    /// A node that is down wants nothing.
-    pub fn node_down(&mut self, node: Generation, now: Tick) {
-        self.names.values_mut().for_each(|known| known.waiting.retain(|(from, _)| *from != node));
-        let granted = self.names.iter().filter(|(_, known)| known.granted.0 == node);
-        let names: Vec<SessionName> = granted.map(|(name, _)| name.clone()).collect();
-        names.iter().for_each(|name| self.pass_on(name, now));
-    }
-
     pub fn handle_timers(&mut self, now: Tick) {
+        for known in self.names.values_mut() {
+            while let Some(((to, id), _)) = known.waiting.pop_front_if(|(_, until)| *until <= now) {
+                self.outputs.push_back(CreationOutput::Refuse { to, id });
+            }
+        }
         let over = self.names.iter().filter(|(_, known)| known.until <= now);
         let names: Vec<SessionName> = over.map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.pass_on(name, now));
     }
 
     pub fn next_tick(&self) -> Tick {
-        self.names.values().map(|known| known.until).min().unwrap_or(Tick::NEVER)
+        let next = |known: &Name| known.waiting.front().map_or(known.until, |(_, until)| known.until.min(*until));
+        self.names.values().map(next).min().unwrap_or(Tick::NEVER)
     }
 
     pub fn poll_output(&mut self) -> Option<CreationOutput> {
@@ -92,7 +93,7 @@ impl Creation {
     fn pass_on(&mut self, name: &SessionName, now: Tick) {
         let Some(known) = self.names.get_mut(name) else { return };
         match known.waiting.pop_front() {
-            Some(next) => {
+            Some((next, _)) => {
                 (known.granted, known.until) = (next, now + GRANT_MS);
                 self.outputs.push_back(CreationOutput::Grant { to: next.0, id: next.1 });
             }
@@ -103,6 +104,8 @@ impl Creation {
 
 /// A transfer of a large session takes seconds.
 pub const GRANT_MS: u64 = 10_000;
+/// Whoever has begun to ask before that makes nothing of a grant (`Disks::look_at_next`).
+pub const WAIT_MS: u64 = GRANT_MS / 2;
 const WAITING_MAX: usize = 16;
 
 #[cfg(test)]
@@ -139,11 +142,26 @@ mod tests {
     #[test]
     fn what_is_granted_to_the_dead_or_forgetful_is_free_again() {
         let mut creation = Creation::default();
-        (1..=3).for_each(|from| request(&mut creation, from, 1, 0));
-        creation.node_down(Generation(1), Tick(5));
-        assert_eq!(outputs(&mut creation), [grant(1, 1), grant(2, 1)]);
+        request(&mut creation, 1, 1, 5);
+        request(&mut creation, 2, 1, GRANT_MS);
+        assert_eq!(outputs(&mut creation), [grant(1, 1)]);
         creation.handle_timers(Tick(5 + GRANT_MS));
-        assert_eq!(outputs(&mut creation), [grant(3, 1)]);
+        assert_eq!(outputs(&mut creation), [grant(2, 1)]);
+    }
+
+    /// Their `Release` was lost in a partition: each would have the name for ten seconds, one after the other.
+    #[test]
+    fn those_who_are_not_heard_any_more_do_not_stand_before_the_others() {
+        let mut creation = Creation::default();
+        (1..=9).for_each(|from| request(&mut creation, from, 1, u64::from(from)));
+        assert_eq!(outputs(&mut creation), [grant(1, 1)]);
+        assert_eq!(creation.next_tick(), Tick(2 + WAIT_MS));
+        creation.handle_timers(Tick(9 + WAIT_MS));
+        let refused = |to| CreationOutput::Refuse { to: Generation(to), id: RequestId(1) };
+        assert_eq!(outputs(&mut creation), (2..=9).map(refused).collect::<Vec<_>>());
+        request(&mut creation, 1, 2, GRANT_MS - 1_000);
+        creation.handle_timers(creation.next_tick());
+        assert_eq!(outputs(&mut creation), [grant(1, 2)], "as soon as the first has had its time");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::super::directory::waiting;
 use super::super::planted::{ClusterBug, Planted};
 use super::super::transfers::Settled;
 use super::claims::{ClaimAnswer, Claims, RequestId, SessionName, Token, WriteAnswer};
-use super::creation::{Creation, CreationOutput, GRANT_MS};
+use super::creation::{Creation, CreationOutput, GRANT_MS, WAIT_MS};
 use super::disk_calls::{DiskCall, DiskReply, DisksOutput, NameQuery, Peers, ReplyTo, WaitId};
 use super::grantors::Grantor;
 use crate::base::id::Generation;
@@ -426,7 +426,7 @@ impl Disks {
                 self.call(next, has, Errand::Locate { search, called }, now);
             }
             // The grants may be another node's soon.
-            None if now.since_ms(search.begun) >= GRANT_MS / 2 => self.found(search, ClaimAnswer::Unknown, now),
+            None if now.since_ms(search.begun) >= WAIT_MS => self.found(search, ClaimAnswer::Unknown, now),
             None => self.found(search, ClaimAnswer::Claimed, now),
         }
     }
