@@ -406,7 +406,7 @@ fn a_stranger_neither_joins_nor_disturbs() {
     }
     assert_eq!([0, 1].map(|node| live(nodes.addr(node))), [1, 1]);
     let to = nodes.addr(0);
-    at_least(to, "rainbow_cluster_rejected_total{reason=\"foreign\"}", 2.0);
+    at_least(to, "rainbow_cluster_rejected_total{reason=\"foreign\"}", 3.0);
     at_least(to, FORGED, 1.0);
     at_least(to, "rainbow_node_links_refused_total", 3.0);
     assert_eq!(figure(to, "rainbow_cluster_nodes{state=\"live\"}"), 1.0);

@@ -238,6 +238,25 @@ fn a_node_that_stops_in_order_leaves_its_sessions_to_the_others_at_once() {
     }
 }
 
+#[test]
+fn a_session_of_expiry_0_is_not_resumed_elsewhere() {
+    let nodes = Nodes::start(2);
+    nodes.backend.on_connect(|request| {
+        let device = request.header("X-DEVICEID").expect("a device");
+        let welcome = Reply::welcome().header("RAINBOWCLIENTSESSION", device);
+        welcome.header("RAINBOWCLIENTSESSIONEXPIRY", "0").header("RAINBOWCLIENTCHANNEL", "all")
+    });
+    for node in [0, 1, 0] {
+        let (client, greeting) = nodes.open(node, "ann");
+        assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(false), &json!(0)), "{greeting}");
+        // In flight when the session ends.
+        let answer = send_later(nodes.nodes[1 - node].addr(), "all", &[("qos", "1")], "x");
+        client.leave();
+        eventually_within(TIMEOUT, "it has ended", || (nodes.sessions(node) == 0).then_some(()));
+        answer.join().expect("it is answered");
+    }
+}
+
 /// It stands still; its client connects elsewhere, and is served after a second. When the node goes on, it has lost the
 /// session, and knows it.
 #[test]

@@ -377,7 +377,7 @@ impl Membership {
         self.collect(&mut runtime, now);
     }
 
-    /// foca sends its goodbye to three members and falls silent: it is sent on for some seconds.
+    /// foca sends its goodbye a few times and falls silent: for some seconds it leaves again and again.
     fn pump_goodbye(&mut self, now: Tick) {
         let Some(until) = self.leaving else { return };
         if now >= until {
@@ -386,7 +386,7 @@ impl Membership {
         } else if until != Tick::NEVER {
             self.heartbeat_at = now + LEAVE_PUMP_MS;
             let mut runtime = AccumulatingRuntime::new();
-            let _ = self.foca.gossip(&mut runtime);
+            let _ = self.foca.leave_cluster(&mut runtime);
             self.collect(&mut runtime, now);
         }
     }
