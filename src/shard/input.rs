@@ -95,9 +95,11 @@ pub enum Input<'a> {
     LoseSession {
         name: &'a str,
     },
-    /// The session that was passed on need not be known here any more.
+    /// The session that was passed on need not be known here any more. `keeps_name`: but by its name it must, until it
+    /// is certain what became of it.
     ForgetSession {
         name: &'a str,
+        keeps_name: bool,
     },
     /// The connection goes on in the shard that owns its session. Its slot here stays, since its identity leads here.
     HandedOver {

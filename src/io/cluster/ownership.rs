@@ -77,7 +77,10 @@ pub enum Action {
     /// `Input::LoseSession`.
     Lose(SessionName),
     /// `Input::ForgetSession`.
-    Forget(SessionName),
+    Forget {
+        name: SessionName,
+        keeps_name: bool,
+    },
     /// The connection does not get its session.
     Refuse {
         key: ConnKey,
@@ -337,17 +340,18 @@ impl Ownership {
         self.with(|inner| {
             if let Some(disks) = &mut inner.disks {
                 disks.on_known(name);
-                return inner.actions.push_back(Action::Forget(name.clone()));
             }
+            // Where it is on a disk, and its node ends, those who had no link to that one would find it nowhere.
+            let keeps_name = inner.disks.is_some();
             inner.passed.retain(|(_, passed)| passed != name);
-            inner.actions.push_back(Action::Forget(name.clone()));
+            inner.actions.push_back(Action::Forget { name: name.clone(), keeps_name });
         });
     }
 
     pub fn on_time(&self, now: Tick) {
         self.with(|inner| {
             while let Some((_, name)) = inner.passed.pop_front_if(|(until, _)| *until <= now) {
-                inner.actions.push_back(Action::Forget(name));
+                inner.actions.push_back(Action::Forget { name, keeps_name: false });
             }
             inner.disks.iter_mut().for_each(|disks| disks.on_time(now));
             if inner.claims.next_tick() <= now {
@@ -478,7 +482,7 @@ impl Inner {
             }
             DisksOutput::FetchFailed => self.fetches.1 += 1,
             DisksOutput::Passed { name, token, answer } => self.claims.on_frozen(&name, token, answer, now),
-            DisksOutput::Left(name) => self.actions.push_back(Action::Forget(name)),
+            DisksOutput::Left(name) => self.actions.push_back(Action::Forget { name, keeps_name: false }),
             DisksOutput::Back(session) => {
                 let name = session.row.name.clone();
                 self.claims.take_back(name.clone());

@@ -62,7 +62,7 @@ pub fn take(shard: &mut Shard, name: &str, stored: Option<Box<StoredSession>>, m
     waiting.retain(|client| shard.is_current(client.key));
     let mut new = None;
     if let Some(session) = stored {
-        shard.handle(Input::ForgetSession { name }, now);
+        shard.handle(Input::ForgetSession { name, keeps_name: false }, now);
         // One that nobody was attached to comes into the shard with its client. Without one it has to end.
         match session.row.is_unused() && !waiting.is_empty() {
             true => new = Some(session.row.session),

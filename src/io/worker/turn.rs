@@ -458,7 +458,7 @@ impl Worker {
                     self.count(|counters| &counters.sessions_lost);
                     self.handle(Input::LoseSession { name: &name });
                 }
-                Action::Forget(name) => self.handle(Input::ForgetSession { name: &name }),
+                Action::Forget { name, keeps_name } => self.handle(Input::ForgetSession { name: &name, keeps_name }),
                 Action::Refuse { key, why } => self.connects.attached(key, Err(why)),
                 Action::Answer { to, code } => {
                     self.send_message(to.worker(), PeerMessage::NameAnswered { oneshot: to.oneshot(), code });

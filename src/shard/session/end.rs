@@ -2,7 +2,7 @@
 //! another node, where several share a store.
 //!
 //! ```text
-//! pass ─► its client gets 4409, what is unfinished is stored ─► SessionFlushed ─► passing ─► forget_passed
+//! pass ─► its client gets 4409, what is unfinished is stored ─► SessionFlushed ─► passing ─► let_go
 //! lose ─► its client gets 4409 ─► gone                                              │
 //!                                                    what is sent to it is refused ◄┘
 //! ```
@@ -138,12 +138,16 @@ fn end(scope: &mut Scope<'_>, index: SessionIndex, why: SessionEnd) -> SessionId
 
 /// Takes the session out of memory, and nothing else.
 fn forget(scope: &mut Scope<'_>, index: SessionIndex) -> Session {
-    while let Some(change) = scope.channels.leave_any(&mut scope.sessions.table.at_mut(index).joined) {
-        scope.cx.presence(change, false);
-    }
+    leave_channels(scope, index);
     let session = scope.sessions.table.remove(index);
     scope.cx.output(Output::SessionHere { name: session.name.clone(), here: false });
     session
+}
+
+fn leave_channels(scope: &mut Scope<'_>, index: SessionIndex) {
+    while let Some(change) = scope.channels.leave_any(&mut scope.sessions.table.at_mut(index).joined) {
+        scope.cx.presence(change, false);
+    }
 }
 
 /// Ends sessions whose time is over, a bounded number per tick, and asks the store again to drop what it still has.
@@ -223,11 +227,12 @@ pub fn lose(scope: &mut Scope<'_>, name: &str) {
 }
 
 /// The new owner of a session that was passed on is known to everybody; or the session comes back.
-pub fn forget_passed(scope: &mut Scope<'_>, name: &str) {
-    if let Some(index) = scope.sessions.table.by_name(name)
-        && scope.sessions.table.at(index).passing
-    {
-        forget(scope, index);
+pub fn let_go(scope: &mut Scope<'_>, name: &str, keeps_name: bool) {
+    let Some(index) = scope.sessions.table.by_name(name) else { return };
+    match scope.sessions.table.at(index).passing {
+        true if keeps_name => leave_channels(scope, index),
+        true => drop(forget(scope, index)),
+        false => {}
     }
 }
 

@@ -374,10 +374,10 @@ impl Story<'_> {
     fn go_elsewhere(&mut self) {
         let number = self.number();
         let name = &SESSION_NAMES[number % SESSION_NAMES.len()].into();
-        match number / SESSION_NAMES.len() % 3 {
+        match number / SESSION_NAMES.len() % 4 {
             0 => self.handle(Input::PassSession { name }),
             1 => self.handle(Input::LoseSession { name }),
-            _ => self.handle(Input::ForgetSession { name }),
+            kind => self.handle(Input::ForgetSession { name, keeps_name: kind == 2 }),
         }
     }
 
@@ -660,7 +660,7 @@ impl Story<'_> {
             assert!(turn < 10_000, "it never ends: {:#?}", self.shard.metrics());
             self.finish_work();
             // Sessions that were passed on are known elsewhere; others end.
-            SESSION_NAMES.iter().for_each(|name| self.handle(Input::ForgetSession { name }));
+            SESSION_NAMES.iter().for_each(|name| self.handle(Input::ForgetSession { name, keeps_name: false }));
             self.finish_work();
             let Some(next) = self.shard.next_tick() else { break };
             self.now = self.now.max(next);

@@ -552,7 +552,9 @@ impl Serving {
             Action::Pass(name) if self.takes_frozen => self.ownership.on_flushed(&name),
             Action::Pass(name) => self.shard.handle(Input::PassSession { name: &name }, now),
             Action::Lose(name) => self.shard.handle(Input::LoseSession { name: &name }, now),
-            Action::Forget(name) => self.shard.handle(Input::ForgetSession { name: &name }, now),
+            Action::Forget { name, keeps_name } => {
+                self.shard.handle(Input::ForgetSession { name: &name, keeps_name }, now);
+            }
             Action::Refuse { key, .. } => self.refuse(key, now),
             Action::Answer { to, code } => self.answer_query(to, code),
             Action::Reply { to, is_passed } => self.answer_query(to, is_passed.into()),
