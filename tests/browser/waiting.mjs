@@ -10,7 +10,7 @@ import { Person, answers, check, faults, freePorts, inTime, play, start, step, u
 
 const WAITING = 1_000;
 const SHOWN_MS = 1_000;
-// Machines differ by so much: one on which the page has the processor for a second is among the slowest.
+// The slowest machines take three times as long as the fastest.
 const SLOWEST = 3;
 
 let ports, ann, bob;

@@ -62,7 +62,6 @@ impl Creation {
 
     /// It has the session, or has given it up.
     pub fn finished(&mut self, from: Generation, id: RequestId, name: &SessionName, now: Tick) {
-        self.handle_timers(now);
         if self.names.get(name).is_some_and(|known| known.granted == (from, id)) {
             self.pass_on(name, now);
         } else if let Some(known) = self.names.get_mut(name) {
@@ -104,7 +103,7 @@ impl Creation {
 
 /// A transfer of a large session takes seconds.
 pub const GRANT_MS: u64 = 10_000;
-/// Whoever has begun to ask before that makes nothing of a grant (`Disks::look_at_next`).
+/// A search that has lasted so long makes nothing of a grant (`Disks::look_at_next`).
 pub const WAIT_MS: u64 = GRANT_MS / 2;
 const WAITING_MAX: usize = 16;
 

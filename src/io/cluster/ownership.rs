@@ -341,7 +341,7 @@ impl Ownership {
             if let Some(disks) = &mut inner.disks {
                 disks.on_known(name);
             }
-            // Where it is on a disk, and its node ends, those who had no link to that one would find it nowhere.
+            // Should the node that has it on its disk end now, whoever had no link to it would find it nowhere.
             let keeps_name = inner.disks.is_some();
             inner.passed.retain(|(_, passed)| passed != name);
             inner.actions.push_back(Action::Forget { name: name.clone(), keeps_name });

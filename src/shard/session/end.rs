@@ -226,7 +226,8 @@ pub fn lose(scope: &mut Scope<'_>, name: &str) {
     forget(scope, index);
 }
 
-/// The new owner of a session that was passed on is known to everybody; or the session comes back.
+/// The new owner of a session that was passed on is known to everybody; or the session comes back. `keeps_name`: of
+/// `Input::ForgetSession`.
 pub fn let_go(scope: &mut Scope<'_>, name: &str, keeps_name: bool) {
     let Some(index) = scope.sessions.table.by_name(name) else { return };
     match scope.sessions.table.at(index).passing {
