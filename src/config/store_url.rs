@@ -1,7 +1,7 @@
 //! `store.url`, taken apart once: one Redis server, sentinels that name the master, or the seeds of a Redis cluster.
 //! What the store could not connect to is refused here, when the configuration is read. No name is resolved here.
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use thiserror::Error;
 
 /// Not `Debug`: it holds a password.
@@ -25,6 +25,8 @@ pub enum StoreUrlError {
     NoHost,
     #[error("it names no master")]
     NoMaster,
+    #[error("its host is not in ASCII")]
+    NotAscii,
     #[error("{0}")]
     Unreadable(String),
 }
@@ -37,6 +39,7 @@ impl StoreUrlError {
                 "Write redis://, valkey://, unix:, redis-sentinel:// or redis-cluster://; rediss… is the same with TLS."
             }
             StoreUrlError::NoHost | StoreUrlError::Unreadable(_) => "Write it like redis://user:password@host:6379/0.",
+            StoreUrlError::NotAscii => "Write the host in Punycode, like redis://xn--bcher-kva.example.",
             StoreUrlError::NoMaster => "Write it like redis-sentinel://host:26379,host:26379/master-name.",
         }
     }
@@ -90,7 +93,14 @@ fn parse_hosts(scheme: &str, rest: &str, port: u16) -> Result<Vec<ConnectionInfo
 }
 
 fn parse_one(url: &str) -> Result<ConnectionInfo, StoreUrlError> {
-    url.into_connection_info().map_err(unreadable)
+    let info = url.into_connection_info().map_err(unreadable)?;
+    match info.addr() {
+        // A name in other letters, which `url` leaves as %C3%BC…: no resolver knows that.
+        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } if host.contains('%') => {
+            Err(StoreUrlError::NotAscii)
+        }
+        _ => Ok(info),
+    }
 }
 
 fn unreadable(error: redis::RedisError) -> StoreUrlError {
@@ -110,6 +120,7 @@ mod tests {
             Err(StoreUrlError::Scheme) => "scheme",
             Err(StoreUrlError::NoHost) => "no host",
             Err(StoreUrlError::NoMaster) => "no master",
+            Err(StoreUrlError::NotAscii) => "not ASCII",
             Err(StoreUrlError::Unreadable(_)) => "unreadable",
         }
     }
@@ -121,6 +132,8 @@ mod tests {
             "valkeys://u:p@h:1",
             "redis://h",
             "redis://u:p%40@h:6379/3",
+            "redis://xn--bcher-kva.example",
+            "redis://u:pässword@h",
             "valkey://[::1]:7000",
             "unix:/run/redis.sock",
         ] {
@@ -141,6 +154,9 @@ mod tests {
         }
         for url in ["redis://", "redis://h:x", "redis://h/first", "redis-cluster://a b"] {
             assert_eq!(shape(url), "unreadable", "{url}");
+        }
+        for url in ["redis://bücher.example", "redis-cluster://a,bücher.example"] {
+            assert_eq!(shape(url), "not ASCII", "{url}");
         }
     }
 }
