@@ -164,6 +164,11 @@ impl SessionRow {
     pub fn is_unused(&self) -> bool {
         self.ends == Some(UnixMs(0))
     }
+
+    /// The node that had it has ended, or stands still, and took its client with it.
+    pub fn has_ended_with_its_node(&self) -> bool {
+        self.ends.is_none() && self.expiry_s == 0
+    }
 }
 
 /// Where the numbering of messages to the client stands.

@@ -95,6 +95,10 @@ pub enum Input<'a> {
     LoseSession {
         name: &'a str,
     },
+    /// Its node has ended while it was online, and it does not outlive its connection.
+    ExpireSession {
+        name: &'a str,
+    },
     /// The session that was passed on need not be known here any more. `keeps_name`: but by its name it must, until it
     /// is certain what became of it.
     ForgetSession {

@@ -212,6 +212,7 @@ impl Shard {
             Input::MessagesExpired(expired) => on_messages_expired(&mut self.scope(now).0, expired),
             Input::PassSession { name } => session::end::pass(&mut self.scope(now).0, name),
             Input::LoseSession { name } => session::end::lose(&mut self.scope(now).0, name),
+            Input::ExpireSession { name } => session::end::expire(&mut self.scope(now).0, name),
             Input::ForgetSession { name, keeps_name } => session::end::let_go(&mut self.scope(now).0, name, keeps_name),
             Input::Tick => self.on_tick(now),
             other => self.on_connection(other, now),

@@ -257,6 +257,35 @@ fn a_session_of_expiry_0_is_not_resumed_elsewhere() {
     }
 }
 
+/// It ends with its node, which was killed: whoever comes next has a new one, and its client's messages are nobody's.
+#[test]
+fn a_session_of_expiry_0_ends_with_its_node() {
+    let mut nodes = Nodes::start(2);
+    nodes.backend.on_connect(|request| {
+        let welcome = Reply::welcome().header("RAINBOWCLIENTSESSION", request.header("X-DEVICEID").expect("a device"));
+        welcome.header("RAINBOWCLIENTSESSIONEXPIRY", "0").header("RAINBOWCLIENTCHANNEL", "all")
+    });
+    let names: Vec<String> = (0..4).map(|n| format!("user {n}")).collect();
+    let clients: Vec<_> = names.iter().map(|name| nodes.open(1, name).0).collect();
+    let answer = send_later(nodes.nodes[0].addr(), "all", &[("qos", "1")], "in flight");
+    eventually_within(TIMEOUT, "they are there", || (nodes.sessions(1) == 4).then_some(()));
+    let killed = nodes.nodes.pop().expect("two");
+    sys::kill(killed.process.pid(), "KILL");
+    answer.join().expect("it is answered");
+    drop((clients, killed));
+    let mut clients = Vec::new();
+    for name in &names {
+        let (client, greeting) = nodes.open(0, name);
+        assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(false), &json!(0)), "{name} {greeting}");
+        clients.push(client);
+    }
+    let answer = send_later(nodes.nodes[0].addr(), "all", &[("qos", "2")], "after");
+    clients.iter_mut().for_each(|client| assert_eq!(take(client, 1), ["after"]));
+    // The killed node may have others.
+    let answer = answer.join().expect("it is answered");
+    assert_eq!((&answer["connections"], &answer["targets"]), (&json!(4), &json!(4)), "{answer}");
+}
+
 /// It stands still; its client connects elsewhere, and is served after a second. When the node goes on, it has lost the
 /// session, and knows it.
 #[test]

@@ -56,13 +56,26 @@ pub fn apply(grant: &Grant, shard: &mut Shard, key: ConnKey, now: Tick) {
     }
 }
 
-/// The session is this node's, with those who wait for it. `stored`: it has come just now.
-pub fn take(shard: &mut Shard, name: &str, stored: Option<Box<StoredSession>>, mut waiting: Vec<Waiting>, now: Tick) {
+/// The session is this node's, with those who wait for it. `stored`: it has come just now. Returns those who have to
+/// ask for it once more, behind its end.
+#[must_use]
+pub fn take(
+    shard: &mut Shard,
+    name: &str,
+    stored: Option<Box<StoredSession>>,
+    mut waiting: Vec<Waiting>,
+    now: Tick,
+) -> Vec<Waiting> {
     // Some clients may have gone meanwhile.
     waiting.retain(|client| shard.is_current(client.key));
     let mut new = None;
     if let Some(session) = stored {
         shard.handle(Input::ForgetSession { name, keeps_name: false }, now);
+        if session.row.has_ended_with_its_node() {
+            shard.restore(vec![*session], now);
+            shard.handle(Input::ExpireSession { name }, now);
+            return waiting;
+        }
         // One that nobody was attached to comes into the shard with its client. Without one it has to end.
         match session.row.is_unused() && !waiting.is_empty() {
             true => new = Some(session.row.session),
@@ -73,4 +86,5 @@ pub fn take(shard: &mut Shard, name: &str, stored: Option<Box<StoredSession>>, m
         let new = new.unwrap_or_else(|| new_session(identity, name));
         attach(request, shard, key, new, now);
     }
+    Vec::new()
 }

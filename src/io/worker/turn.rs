@@ -252,8 +252,7 @@ impl Worker {
 
     /// Gives the shard an input; the outputs are carried out at the end of the turn.
     pub fn handle(&self, input: Input<'_>) {
-        let now = self.clock.now();
-        self.shard_now().handle(input, now);
+        self.shard_now().handle(input, self.clock.now());
         self.wakeups.need_turn();
     }
 
@@ -444,13 +443,14 @@ impl Worker {
                 Action::Store(command) => self.store.push(Request::Ownership { shard: self.id, command }),
                 Action::Own { name, stored, waiting, is_corked } => {
                     waiting.iter().filter(|_| is_corked).for_each(|client| self.sockets.cork(client.key.index));
-                    session_request::take(&mut self.shard_now(), &name, stored, waiting, now);
+                    let anew = session_request::take(&mut self.shard_now(), &name, stored, waiting, now);
                     // Before anybody waits until the peers know of its channels.
                     self.carry_out();
                     // On a disk of its own a node has what its shard has: of the rest another node may make one.
                     if self.ownership.has_disk() && !self.shard.borrow().has_session(&name) {
                         self.ownership.on_dropped(&name);
                     }
+                    anew.into_iter().for_each(|client| self.ownership.attach(client, now));
                     self.wakeups.need_turn();
                 }
                 Action::Pass(name) => self.handle(Input::PassSession { name: &name }),

@@ -181,6 +181,13 @@ fn end_if_expired(scope: &mut Scope<'_>, index: SessionIndex) {
     }
 }
 
+/// Ends the session now if its time is over.
+pub fn expire(scope: &mut Scope<'_>, name: &str) {
+    if let Some(index) = scope.sessions.table.present(name) {
+        end_if_expired(scope, index);
+    }
+}
+
 /// The store still has a session that has ended, and nobody else gets its name before it is gone there.
 pub fn retry_drop(scope: &mut Scope<'_>, session: SessionId) {
     scope.sessions.undropped.push(session);

@@ -374,9 +374,10 @@ impl Story<'_> {
     fn go_elsewhere(&mut self) {
         let number = self.number();
         let name = &SESSION_NAMES[number % SESSION_NAMES.len()].into();
-        match number / SESSION_NAMES.len() % 4 {
+        match number / SESSION_NAMES.len() % 5 {
             0 => self.handle(Input::PassSession { name }),
             1 => self.handle(Input::LoseSession { name }),
+            4 => self.handle(Input::ExpireSession { name }),
             kind => self.handle(Input::ForgetSession { name, keeps_name: kind == 2 }),
         }
     }

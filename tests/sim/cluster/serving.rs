@@ -543,11 +543,12 @@ impl Serving {
         match action {
             Action::Store(command) => panic!("nobody shares this store: {command:?}"),
             Action::Own { name, stored, waiting, .. } => {
-                session_request::take(&mut self.shard, &name, stored, waiting, now);
+                let anew = session_request::take(&mut self.shard, &name, stored, waiting, now);
                 self.carry_out(now);
                 if !self.shard.has_session(&name) {
                     self.ownership.on_dropped(&name);
                 }
+                anew.into_iter().for_each(|client| self.ownership.attach(client, now));
             }
             Action::Pass(name) if self.takes_frozen => self.ownership.on_flushed(&name),
             Action::Pass(name) => self.shard.handle(Input::PassSession { name: &name }, now),
