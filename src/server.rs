@@ -110,7 +110,7 @@ impl Server {
         let options = store::Options::new(&config, store_node);
         let mut inherited = sys::open_descriptors()?;
         inherited.retain(|&fd| claims.all().all(|claim| claim.fd() != fd));
-        let opened = options.map(|options| Store::open(&options, clock::unix_ms())).transpose()?;
+        let opened = options.map(|options| io_store::open(&options)).transpose()?;
         let (sender, events) = events::events(limits.events_max);
         let tables = tables();
         compare_with_descriptors(&config, tables, cpus.len(), inherited.len());

@@ -55,6 +55,7 @@ tools() {
     missing python3 && packages+=(python3)
     missing curl && packages+=(curl)
     missing redis-server && packages+=(redis-server)
+    missing faketime && packages+=(faketime)
     missing nginx && packages+=(nginx-light)
     missing haproxy && packages+=(haproxy)
     if [ "$mode" != fast ]; then

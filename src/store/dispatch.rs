@@ -59,10 +59,14 @@ impl Store {
         }
     }
 
-    /// Called every second or so: checks whether a fault has passed, and whether a healthy store still is.
-    pub fn check(&mut self, now: UnixMs) {
+    /// Called every second or so: checks whether a fault has passed, and whether a healthy store still is. Returns what
+    /// the store's clock showed meanwhile; `None`: it has none of its own, or does not answer.
+    pub fn check(&mut self, now: UnixMs) -> Option<UnixMs> {
         match self {
-            Store::Sqlite(store) => store.check(now),
+            Store::Sqlite(store) => {
+                store.check(now);
+                None
+            }
             Store::Redis(store) => store.check(now),
         }
     }

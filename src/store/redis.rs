@@ -333,9 +333,9 @@ impl Redis {
     pub fn maintain(&mut self, _idle: bool) {}
 
     /// Checks whether Redis answers, has what it acknowledged, and has room.
-    pub fn check(&mut self, _now: UnixMs) {
+    pub fn check(&mut self, _now: UnixMs) -> Option<UnixMs> {
         if self.has_permanent_fault {
-            return;
+            return None;
         }
         let full =
             self.connect().and_then(|()| self.exchange(&Pipeline::default())).and_then(|_| self.servers.is_full());
@@ -344,6 +344,8 @@ impl Redis {
             Ok(true) => self.set_health(Health::Refusing { reason: StoreError::StoreFull, detail: FULL.into() }),
             Err(fault) => self.note_fault(fault),
         }
+        // Without connections, nobody was asked.
+        self.servers.time()
     }
 
     pub fn health(&self) -> Health {

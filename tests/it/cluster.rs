@@ -190,7 +190,6 @@ fn every_call_on_every_node_means_the_whole_cluster() {
     assert!(call(nodes.addr(0), "/sub/", &[], foreign).text().contains("no such connection"));
 }
 
-/// Directory 6: a send through every other node right after connect: never 0.
 #[test]
 fn channels_are_found_and_counted_on_all_nodes_or_on_one() {
     let nodes = Nodes::start(2);
@@ -219,6 +218,7 @@ fn channels_are_found_and_counted_on_all_nodes_or_on_one() {
     eventually("a message to two clients on two nodes", || (look() == (1.into(), 2.into())).then_some(()));
 }
 
+/// Directory 6: a send through every other node right after connect: never 0.
 #[test]
 fn a_client_that_has_its_101_can_be_reached_from_every_node() {
     let nodes = Nodes::start(3);

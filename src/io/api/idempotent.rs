@@ -78,7 +78,7 @@ async fn carry_out(
     deadline: Tick,
 ) -> Result<Vec<u8>, Refusal> {
     let window = worker.rules().config().store.dedupe_window;
-    let until = UnixMs(clock::unix_ms().0.saturating_add(ms(window)));
+    let until = UnixMs(clock::stored_unix_ms().0.saturating_add(ms(window)));
     let claim = Claim { message_id: id.clone(), until };
     match claimed(worker, &claim, deadline).await? {
         ClaimOutcome::New | ClaimOutcome::Unsettled => {}

@@ -231,7 +231,7 @@ pub async fn session(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
         _ => return Err(Refusal::NoSuchSession),
     };
     let SessionInfo { name, identity, mut channels, waiting, waiting_bytes, oldest, ends } = info;
-    let now = clock::unix_ms().0;
+    let now = clock::stored_unix_ms().0;
     let body = serde_json::json!({
         "status": 0,
         "session": &*name,

@@ -28,7 +28,7 @@ pub async fn list(worker: &Worker, query: &str) -> Result<Response, Refusal> {
     let Gathered { reply, silent, unreachable, .. } = gathered;
     let (total, mut sessions) = reply.map_or(Ok((0, Vec::new())), outcome::sessions)?;
     wanted.merge(&mut sessions);
-    let now = clock::unix_ms().0;
+    let now = clock::stored_unix_ms().0;
     let page: Vec<Value> = sessions.iter().skip(offset).map(|session| shown(session, now)).collect();
     let mut body = json!({"status": 0, "total": total, "offset": offset, "limit": limit, "sessions": page});
     if silent > 0 {

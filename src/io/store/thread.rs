@@ -27,8 +27,8 @@ use crate::shard::command::OwnershipAnswer;
 use crate::shard::command::transfer::TransferAnswer;
 use crate::shard::command::{Completion, Completions, ExpiredMessages, Operation, StoreError, UnixMs};
 use crate::store::{
-    ClaimId, ClaimOutcome, ConnectionRecord, Health, NodeRecord, OrphanedSessions, Request, Response, Store,
-    TransferId, Usage, crash,
+    ClaimId, ClaimOutcome, ConnectionRecord, Health, NodeRecord, OpenError, Opened, Options, OrphanedSessions, Request,
+    Response, Store, TransferId, Usage, crash,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, TrySendError, bounded};
 use std::collections::{BTreeMap, VecDeque};
@@ -108,6 +108,16 @@ pub enum NodeReport {
     },
     /// What this process knows is not what the store has: it must be started anew.
     Ended,
+}
+
+/// Opens the store, and goes by its clock from then on, if it has one.
+pub fn open(options: &Options) -> Result<(Store, Opened), OpenError> {
+    let (mut store, opened) = Store::open(options, clock::unix_ms())?;
+    let began = clock::monotonic();
+    if let Some(time) = store.check(clock::unix_ms()) {
+        clock::set_store_time(time, began);
+    }
+    Ok((store, opened))
 }
 
 /// Starts the thread with an opened store. It alone writes the metrics.
@@ -303,7 +313,10 @@ impl StoreLoop {
             }
             if tick.elapsed() >= TICK {
                 tick = Instant::now();
-                self.timed(|store| store.check(now()));
+                let began = clock::monotonic();
+                if let Some(time) = self.timed(|store| store.check(now())) {
+                    clock::set_store_time(time, began);
+                }
                 purging = true;
             }
             if purging {
@@ -571,7 +584,7 @@ impl RequestKind {
 
 /// The clock that the shards go by too (`Clock::with_wall_clock`).
 fn now() -> UnixMs {
-    clock::unix_ms()
+    clock::stored_unix_ms()
 }
 
 /// Bytes that a request brings along, roughly.

@@ -15,6 +15,7 @@ use super::keys::Bucket;
 use super::pipeline::Pipeline;
 use crate::config::Durability;
 use crate::config::store_url::StoreUrl;
+use crate::shard::command::UnixMs;
 use connection::{ClientId, Requirements, ServerConnection, is_transient};
 use discovery::{Layout, discover};
 use redis::Value;
@@ -71,6 +72,11 @@ impl Servers {
             self.connections.push(connection);
         }
         Ok(())
+    }
+
+    /// What the clock of the first showed when it was asked last whether it is full.
+    pub fn time(&self) -> Option<UnixMs> {
+        self.connections.first().and_then(ServerConnection::time)
     }
 
     /// Gives up all connections. What is in flight on them may or may not be done.

@@ -2,6 +2,7 @@
 //! nothing, it keeps data as durably as the operator asked for, and no older connection of ours can do anything on it.
 
 use crate::config::Durability;
+use crate::shard::command::UnixMs;
 use crate::store::redis::fault::Fault;
 use crate::store::redis::script::Script;
 use redis::io::tcp::TcpSettings;
@@ -16,6 +17,8 @@ pub struct ServerConnection {
     address: String,
     /// Each batch that writes ends with WAITAOF.
     needs_waitaof: bool,
+    /// Its clock, when `INFO` was answered last; 0: it does not say.
+    time: UnixMs,
 }
 
 /// The connection as the server knows it. When an answer was lost, its connection may still have a batch in flight: the
@@ -54,6 +57,7 @@ impl ServerConnection {
             client: ClientId { run_id: String::new(), id: 0 },
             address,
             needs_waitaof: false,
+            time: UnixMs(0),
         };
         opened.prepare(requirements, stale)?;
         Ok(opened)
@@ -82,7 +86,13 @@ impl ServerConnection {
 
     fn info(&mut self) -> Result<Info, Fault> {
         let Value::BulkString(text) = self.query(&cmd("INFO"))? else { return Err(self.unexpected_answer("INFO")) };
-        Ok(Info::parse(&String::from_utf8_lossy(&text)))
+        let info = Info::parse(&String::from_utf8_lossy(&text));
+        self.time = UnixMs(info.count("server_time_usec") / 1000);
+        Ok(info)
+    }
+
+    pub fn time(&self) -> Option<UnixMs> {
+        Some(self.time).filter(|time| time.0 > 0)
     }
 
     fn check_kind(&self, info: &Info, requirements: Requirements) -> Result<(), Fault> {
