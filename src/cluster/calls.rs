@@ -9,9 +9,8 @@ mod fields;
 
 use super::transfers::{self, TransferCall};
 use crate::base::id::Identity;
-use crate::shard::command::Token;
 use crate::shard::command::transfer::SessionPart;
-use crate::shard::command::{Claim, StoreError, UnixMs};
+use crate::shard::command::{Claim, StoreError, Token, UnixMs};
 use crate::shard::{
     ChannelMember, NotSent, NotStored, QueryRefusal, Reply, SessionInfo, SessionOrder, SessionState, SessionSummary,
     Tally, Wait, WantedSessions, Who,
@@ -23,6 +22,7 @@ use fields::{
     code_of, put_some_identity, put_text, put_times, put_traffic, put_who, reason, take_bool, take_identity,
     take_some_identity, take_text, take_times, take_traffic, take_who,
 };
+use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Call<'a> {
@@ -105,8 +105,25 @@ pub struct SendCall<'a> {
     pub ttl_ms: Option<u64>,
     pub wait: Wait,
     /// Of a call with a `message_id`: durable sessions have it once, whichever node they are on.
-    pub claim: Option<Claim>,
+    pub claim: Option<SentClaim>,
     pub body: &'a [u8],
+}
+
+/// A claim on its way. Not until when it holds but how long: the receiver's clock may be another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentClaim {
+    pub message_id: Arc<str>,
+    pub left_ms: u64,
+}
+
+impl SentClaim {
+    pub fn new(claim: &Claim, now: UnixMs) -> SentClaim {
+        SentClaim { message_id: claim.message_id.clone(), left_ms: claim.until.0.saturating_sub(now.0) }
+    }
+
+    pub fn arrive(&self, now: UnixMs) -> Claim {
+        Claim { message_id: self.message_id.clone(), until: UnixMs(now.0.saturating_add(self.left_ms)) }
+    }
 }
 
 /// What a node replies.
@@ -239,7 +256,7 @@ impl<'a> SendCall<'a> {
         self.channels.iter().for_each(|channel| put_text(out, channel));
         if let Some(claim) = &self.claim {
             put_text(out, &claim.message_id);
-            out.extend_from_slice(&claim.until.0.to_be_bytes());
+            out.extend_from_slice(&claim.left_ms.to_be_bytes());
         }
         out.extend_from_slice(self.body);
     }
@@ -256,7 +273,7 @@ impl<'a> SendCall<'a> {
         }
         let claim = match flags & CLAIMED {
             0 => None,
-            _ => Some(Claim { message_id: take_text(cursor)?.into(), until: UnixMs(cursor.u64()?) }),
+            _ => Some(SentClaim { message_id: take_text(cursor)?.into(), left_ms: cursor.u64()? }),
         };
         let ttl_ms = (ttl != NO_TTL).then_some(ttl);
         let is_for_somebody = !channels.is_empty();
@@ -379,12 +396,12 @@ fn take_tally(cursor: &mut Cursor<'_>) -> Option<Tally> {
 }
 
 fn put_session(out: &mut Vec<u8>, info: &SessionInfo) {
-    let SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends } = info;
+    let SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest_ms, left_ms } = info;
     put_text(out, name);
     put_some_identity(out, identity.as_ref());
     out.extend_from_slice(&waiting.to_be_bytes());
     out.extend_from_slice(&waiting_bytes.to_be_bytes());
-    put_times(out, [*oldest, *ends]);
+    put_times(out, [*oldest_ms, *left_ms]);
     channels.iter().for_each(|channel| put_text(out, channel));
 }
 
@@ -392,31 +409,31 @@ fn take_session(cursor: &mut Cursor<'_>) -> Option<SessionInfo> {
     let name = take_text(cursor)?.into();
     let identity = take_some_identity(cursor)?;
     let (waiting, waiting_bytes) = (cursor.u32()?, cursor.u64()?);
-    let [oldest, ends] = take_times(cursor)?;
+    let [oldest_ms, left_ms] = take_times(cursor)?;
     let mut channels = Vec::new();
     while cursor.end().is_none() {
         channels.push(take_text(cursor)?.into());
     }
-    Some(SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest, ends })
+    Some(SessionInfo { name, identity, channels, waiting, waiting_bytes, oldest_ms, left_ms })
 }
 
 fn put_summary(out: &mut Vec<u8>, session: &SessionSummary) {
-    let SessionSummary { name, identity, user, waiting, waiting_bytes, oldest, ends } = session;
+    let SessionSummary { name, identity, user, waiting, waiting_bytes, oldest_ms, left_ms } = session;
     put_text(out, name);
     put_some_identity(out, identity.as_ref());
     // Nobody's name is empty.
     put_text(out, user.as_deref().unwrap_or_default());
     out.extend_from_slice(&waiting.to_be_bytes());
     out.extend_from_slice(&waiting_bytes.to_be_bytes());
-    put_times(out, [*oldest, *ends]);
+    put_times(out, [*oldest_ms, *left_ms]);
 }
 
 fn take_summary(cursor: &mut Cursor<'_>) -> Option<SessionSummary> {
     let (name, identity, user) = (take_text(cursor)?.into(), take_some_identity(cursor)?, take_text(cursor)?);
     let user = (!user.is_empty()).then(|| user.into());
     let (waiting, waiting_bytes) = (cursor.u32()?, cursor.u64()?);
-    let [oldest, ends] = take_times(cursor)?;
-    Some(SessionSummary { name, identity, user, waiting, waiting_bytes, oldest, ends })
+    let [oldest_ms, left_ms] = take_times(cursor)?;
+    Some(SessionSummary { name, identity, user, waiting, waiting_bytes, oldest_ms, left_ms })
 }
 
 fn put_wanted(out: &mut Vec<u8>, wanted: &WantedSessions) {
@@ -539,7 +556,7 @@ mod tests {
             let wait = if stored { Wait::Stored } else { Wait::Answered };
             let ttl_ms = (number % 2 == 0).then_some(number);
             let channels = names.iter().map(String::as_str).collect();
-            let claim = (number % 3 == 0).then(|| Claim { message_id: reason.into(), until: UnixMs(number) });
+            let claim = (number % 3 == 0).then(|| SentClaim { message_id: reason.into(), left_ms: number });
             let calls = [
                 Call::Send(SendCall { channels, qos, message_type, ttl_ms, wait, claim, body: &body }),
                 Call::Exists { who: who.clone() },
@@ -601,8 +618,8 @@ mod tests {
                         user: (targets % 3 == 0).then(|| "ann".into()),
                         waiting: stored,
                         waiting_bytes: u64::from(refused),
-                        oldest: (stored > 0).then_some(UnixMs(5)),
-                        ends: None,
+                        oldest_ms: (stored > 0).then_some(5),
+                        left_ms: None,
                     }],
                 }),
                 Answer::Of(Reply::Session(Some(Box::new(SessionInfo {
@@ -611,8 +628,8 @@ mod tests {
                     channels: vec![name.clone(), "c".into()],
                     waiting: stored,
                     waiting_bytes: u64::from(refused),
-                    oldest: (stored > 0).then_some(UnixMs(5)),
-                    ends: None,
+                    oldest_ms: (stored > 0).then_some(5),
+                    left_ms: None,
                 })))),
             ];
             for answer in answers {

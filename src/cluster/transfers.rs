@@ -169,6 +169,7 @@ impl<'a> TransferCall<'a> {
 }
 
 pub fn encode_part(out: &mut Vec<u8>, part: &SessionPart) {
+    out.extend_from_slice(&part.now.0.to_be_bytes());
     out.push(u8::from(part.head.is_some()));
     if let Some(head) = &part.head {
         put_head(out, head);
@@ -187,7 +188,7 @@ pub fn encode_part(out: &mut Vec<u8>, part: &SessionPart) {
 
 pub fn decode_part(body: &[u8]) -> Option<SessionPart> {
     let mut cursor = Cursor::new(body);
-    let mut part = SessionPart::default();
+    let mut part = SessionPart { now: UnixMs(cursor.u64()?), ..SessionPart::default() };
     if take_flag(&mut cursor)? {
         part.head = Some(Box::new(take_head(&mut cursor)?));
     }
@@ -411,6 +412,7 @@ mod tests {
             claim: sent.then(|| Claim { message_id: name.into(), until: UnixMs(number) }),
         };
         SessionPart {
+            now: UnixMs(number),
             head: is_odd.then(|| Box::new(head)),
             guards: vec![Guard { message_id: name.into(), offset: Offset(number), until: UnixMs(2) }],
             messages: vec![message(QoS::AtLeastOnce, true, false), message(QoS::ExactlyOnce, false, true)],

@@ -161,15 +161,15 @@ fn send_to_session(scope: &mut Scope<'_>, query_id: QueryId, name: &str, message
 
 fn session_info(scope: &Scope<'_>, name: &str) -> Reply {
     let Some(index) = scope.sessions.table.present(name) else { return Reply::Session(None) };
-    let session = scope.sessions.table.at(index);
+    let (session, now) = (scope.sessions.table.at(index), scope.cx.unix());
     Reply::Session(Some(Box::new(SessionInfo {
         name: session.name.clone(),
         identity: scope.online_conn(index).map(|conn| scope.conns.details(conn).identity()),
         channels: scope.channels.joined_names(&session.joined).map(String::from).collect(),
         waiting: session.waiting,
         waiting_bytes: session.waiting_bytes,
-        oldest: session.oldest_stored,
-        ends: session.ends,
+        oldest_ms: session.oldest_stored.map(|oldest| now.0.saturating_sub(oldest.0)),
+        left_ms: session.ends.map(|ends| ends.0.saturating_sub(now.0)),
     })))
 }
 
@@ -216,7 +216,7 @@ pub fn poll_largest(scope: &mut Scope<'_>) {
 
 /// A slice of the walk over all sessions.
 pub fn poll_listing(scope: &mut Scope<'_>) {
-    let (conns, channels) = (&*scope.conns, &*scope.channels);
+    let (conns, channels, now) = (&*scope.conns, &*scope.channels, scope.cx.unix());
     let Sessions { table, listing, .. } = &mut *scope.sessions;
     let found = listing.poll(table, scope.cx.settings.limits.walked_slots, |_, session| SessionSummary {
         name: session.name.clone(),
@@ -224,8 +224,8 @@ pub fn poll_listing(scope: &mut Scope<'_>) {
         user: channels.joined_names(&session.joined).find_map(user_of).map(Box::from),
         waiting: session.waiting,
         waiting_bytes: session.waiting_bytes,
-        oldest: session.oldest_stored,
-        ends: session.ends,
+        oldest_ms: session.oldest_stored.map(|oldest| now.0.saturating_sub(oldest.0)),
+        left_ms: session.ends.map(|ends| ends.0.saturating_sub(now.0)),
     });
     for ListReply { query_id, total, sessions } in found {
         scope.cx.reply(query_id, Reply::Sessions { total, sessions });

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cluster_sessions::calls_find_sessions;
+use crate::cluster_sessions::{calls_find_sessions, name_sessions_for_a_minute, sessions_keep_their_time, with_clock};
 use crate::harness::call::{call, call_get, send_later};
 use crate::harness::nodes::{SessionNodes, figure_of, name_sessions_by_device};
 use crate::harness::{Backend, Client, Command, Server, Setup, TIMEOUT, Upgrade, eventually, eventually_within, sys};
@@ -139,6 +139,24 @@ fn every_call_finds_a_session_on_every_node() {
 }
 
 /// Its sessions are on its disk: nobody else has them, and nobody says that it has.
+/// Each times what it has by its own; what moves keeps the time that it has left.
+#[test]
+fn node_clocks_an_hour_apart_change_nothing() {
+    for shift in ["-1h", "+1h"] {
+        let mut nodes = Nodes::start(1);
+        nodes.dirs.push(DataDir::new());
+        let shifted = with_clock(nodes.setup(1), shift).start();
+        nodes.nodes.push(Some(shifted));
+        name_sessions_for_a_minute(&nodes.backend);
+        sessions_keep_their_time(&nodes, shift);
+        let mut stopped = nodes.nodes.pop().flatten().expect("it runs");
+        stopped.terminate();
+        assert!(stopped.exited_within(TIMEOUT).success(), "{}", stopped.log());
+        eventually_within(TIMEOUT, "the brief one has ended", || (nodes.sessions() == 2).then_some(()));
+        assert_eq!(nodes.open(0, "ben").1["resumed"], true, "{shift}");
+    }
+}
+
 #[test]
 fn a_node_that_is_away_keeps_its_sessions() {
     let mut nodes = Nodes::start(2);

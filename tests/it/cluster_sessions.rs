@@ -286,58 +286,68 @@ fn a_session_of_expiry_0_ends_with_its_node() {
     assert_eq!((&answer["connections"], &answer["targets"]), (&json!(4), &json!(4)), "{answer}");
 }
 
-/// What has a minute left is still there, with what waits, and what has ended is not; whichever of the two is wrong.
+/// Whichever of the two is wrong.
 #[test]
 fn node_clocks_an_hour_apart_change_nothing() {
-    let preload = fake_clock();
     for shift in ["-1h", "+1h"] {
         let mut nodes = Nodes::start(1);
-        let shifted = nodes.setup().env("LD_PRELOAD", &preload).env("FAKETIME", shift);
-        // The setup's calls are signed by the test's clock: this one gets none.
-        nodes.nodes.push(shifted.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").start());
-        nodes.backend.on_connect(|request| {
-            let device = request.header("X-DEVICEID").expect("a device");
-            let expiry_s = if device == "brief" { "2" } else { "60" };
-            let welcome = Reply::welcome().header("RAINBOWCLIENTSESSION", device);
-            welcome.header("RAINBOWCLIENTSESSIONEXPIRY", expiry_s).header("RAINBOWCLIENTCHANNEL", device)
-        });
-        eventually_within(TIMEOUT, "they are linked", || {
-            let info = call_get(nodes.nodes[0].addr(), "/info/", &[]).json();
-            (info["peers"][0]["state"] == "live" && info["peers"][0]["is_linked"] == true).then_some(())
-        });
-        let absent = |name: &str| {
-            nodes.open(1, name).0.leave();
-            eventually_within(TIMEOUT, "it is absent", || (nodes.session(0, name)["online"] == false).then_some(()));
-        };
-        ["ann", "ben"].into_iter().for_each(absent);
-        let params = [("channel", "ann"), ("qos", "2"), ("expiry", "60")];
-        let answer = call(nodes.nodes[0].addr(), "/send/", &params, "x").json();
-        assert_eq!(answer["stored"], 1, "{shift} {answer}");
-        let left_s = nodes.session(0, "ben")["expires_s"].as_u64().expect("a number");
-        assert!((50..=60).contains(&left_s), "{shift} {left_s}");
-        let (mut client, greeting) = nodes.open(0, "ann");
-        assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(true), &json!(1)), "{shift} {greeting}");
-        assert_eq!(take(&mut client, 1), ["x"]);
-        absent("brief");
+        let shifted = with_clock(nodes.setup(), shift).start();
+        nodes.nodes.push(shifted);
+        name_sessions_for_a_minute(&nodes.backend);
+        sessions_keep_their_time(&nodes, shift);
         // It hands over what it has.
         let mut stopped = nodes.nodes.pop().expect("two");
         stopped.terminate();
         assert!(stopped.exited_within(TIMEOUT).success(), "{}", stopped.log());
         eventually_within(TIMEOUT, "the brief one has ended", || (nodes.sessions(0) == 2).then_some(()));
-        let (_client, greeting) = nodes.open(0, "ben");
-        assert_eq!(greeting["resumed"], true, "{shift} {greeting}");
+        assert_eq!(nodes.open(0, "ben").1["resumed"], true, "{shift}");
     }
 }
 
-/// The library that shifts a process's clock.
-fn fake_clock() -> String {
-    let found = std::process::Command::new("sh")
-        .args(["-c", "ls /usr/lib/*/faketime/libfaketimeMT.so.1"])
-        .output()
-        .expect("sh");
+/// The process's clock is so far from that of the others. Calls that are signed it would refuse.
+pub fn with_clock(setup: Setup, shift: &str) -> Setup {
+    let list = ["-c", "ls /usr/lib/*/faketime/libfaketimeMT.so.1"];
+    let found = std::process::Command::new("sh").args(list).output().expect("sh");
     let paths = String::from_utf8(found.stdout).expect("UTF-8");
-    let path = paths.lines().next().expect("faketime is needed for this test: apt-get install faketime");
-    path.to_owned()
+    let preload = paths.lines().next().expect("faketime is needed for this test: apt-get install faketime");
+    setup.env("LD_PRELOAD", preload).env("FAKETIME", shift).env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+}
+
+/// As `name_sessions_by_device`, for a minute; but `brief` for two seconds.
+pub fn name_sessions_for_a_minute(backend: &Backend) {
+    backend.on_connect(|request| {
+        let device = request.header("X-DEVICEID").expect("a device");
+        let expiry_s = if device == "brief" { "2" } else { "60" };
+        let welcome = Reply::welcome().header("RAINBOWCLIENTSESSION", device).header("RAINBOWCLIENTCHANNEL", device);
+        welcome.header("RAINBOWCLIENTSESSIONEXPIRY", expiry_s)
+    });
+}
+
+/// The second node's clock is wrong. What has a minute left where it was is still there, with what waits; `ben` and
+/// `brief` stay behind.
+pub fn sessions_keep_their_time(nodes: &impl SessionNodes, shift: &str) {
+    eventually_within(TIMEOUT, "they are linked", || {
+        let info = call_get(nodes.node(0).addr(), "/info/", &[]).json();
+        (info["peers"][0]["state"] == "live" && info["peers"][0]["is_linked"] == true).then_some(())
+    });
+    let absent = |name: &str| {
+        nodes.open(1, name).0.leave();
+        eventually_within(TIMEOUT, "it is absent", || (nodes.session(0, name)["online"] == false).then_some(()));
+    };
+    ["ann", "ben"].into_iter().for_each(absent);
+    let params = [("channel", "ann"), ("qos", "2"), ("expiry", "60")];
+    let answer = call(nodes.node(0).addr(), "/send/", &params, "x").json();
+    assert_eq!(answer["stored"], 1, "{shift} {answer}");
+    let (mut client, greeting) = nodes.open(0, "ann");
+    assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(true), &json!(1)), "{shift} {greeting}");
+    assert_eq!(take(&mut client, 1), ["x"]);
+    client.leave();
+    eventually_within(TIMEOUT, "it is absent", || (nodes.session(0, "ann")["online"] == false).then_some(()));
+    for name in ["ann", "ben"] {
+        let left_s = nodes.session(0, name)["expires_s"].as_u64().expect("a number");
+        assert!((50..=60).contains(&left_s), "{shift} {name} {left_s}");
+    }
+    absent("brief");
 }
 
 /// It stands still; its client connects elsewhere, and is served after a second. When the node goes on, it has lost the

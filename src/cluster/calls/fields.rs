@@ -4,7 +4,6 @@
 use crate::base::id::Identity;
 use crate::shard::Who;
 use crate::shard::channel::traffic::Traffic;
-use crate::shard::command::UnixMs;
 use crate::wire::peer::cursor::Cursor;
 
 /// Its first byte says whether there is any.
@@ -23,14 +22,14 @@ pub fn take_traffic(cursor: &mut Cursor<'_>) -> Option<Option<Traffic>> {
     }
 }
 
-pub fn put_times(out: &mut Vec<u8>, times: [Option<UnixMs>; 2]) {
+pub fn put_times(out: &mut Vec<u8>, times: [Option<u64>; 2]) {
     for time in times {
-        out.extend_from_slice(&time.map_or(NO_TIME, |time| time.0).to_be_bytes());
+        out.extend_from_slice(&time.unwrap_or(NO_TIME).to_be_bytes());
     }
 }
 
-pub fn take_times(cursor: &mut Cursor<'_>) -> Option<[Option<UnixMs>; 2]> {
-    Some([cursor.u64()?, cursor.u64()?].map(|time| (time != NO_TIME).then_some(UnixMs(time))))
+pub fn take_times(cursor: &mut Cursor<'_>) -> Option<[Option<u64>; 2]> {
+    Some([cursor.u64()?, cursor.u64()?].map(|time| (time != NO_TIME).then_some(time)))
 }
 
 pub fn put_some_identity(out: &mut Vec<u8>, identity: Option<&Identity>) {

@@ -230,8 +230,7 @@ pub async fn session(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
         Reply::Refused(why) => return Err(Refusal::Shard(why)),
         _ => return Err(Refusal::NoSuchSession),
     };
-    let SessionInfo { name, identity, mut channels, waiting, waiting_bytes, oldest, ends } = info;
-    let now = clock::stored_unix_ms().0;
+    let SessionInfo { name, identity, mut channels, waiting, waiting_bytes, oldest_ms, left_ms } = info;
     let body = serde_json::json!({
         "status": 0,
         "session": &*name,
@@ -241,8 +240,8 @@ pub async fn session(worker: &Rc<Worker>, query: &str) -> Result<Response, Refus
         "channels": channels,
         "waiting": waiting,
         "waiting_bytes": waiting_bytes,
-        "oldest_s": oldest.map(|oldest| now.saturating_sub(oldest.0) / 1000),
-        "expires_s": ends.map(|ends| ends.0.saturating_sub(now) / 1000),
+        "oldest_s": oldest_ms.map(|ms| ms / 1000),
+        "expires_s": left_ms.map(|ms| ms / 1000),
     });
     Ok(Response::json(body.to_string().into_bytes()))
 }

@@ -7,10 +7,11 @@
 
 use crate::base::id::{Generation, Identity, ShardId};
 use crate::base::time::Tick;
-use crate::cluster::calls::{Call, SendCall};
+use crate::cluster::calls::{Call, SendCall, SentClaim};
 use crate::cluster::directory::waiting::Outcome;
 use crate::io::cluster::calls::hash_of_session;
 use crate::io::cluster::port::PeerEntry;
+use crate::io::runtime::clock;
 use crate::io::worker::calls::gather::{Gather, Gathered};
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
@@ -339,7 +340,7 @@ pub async fn send_to_session(
     message: Outgoing<'_>,
 ) -> Result<Reply, Refusal> {
     let &Outgoing { qos, message_type, body, timeout, ttl_ms, wait, .. } = &message;
-    let claim = message.claim.clone();
+    let claim = sent_claim(&message);
     let encoded = worker.calls().encode(message.qos, message.message_type, message.body);
     let terms = terms(message, worker.now());
     let deadline = terms.deadline + REPLY_GRACE_MS;
@@ -416,10 +417,14 @@ fn send_to_nodes(worker: &Worker, gather: &Gather, channels: &[Cow<'_, str>], me
             continue;
         }
         let &Outgoing { qos, message_type, body, ttl_ms, wait, .. } = message;
-        let claim = message.claim.clone();
+        let claim = sent_claim(message);
         let call = Call::Send(SendCall { channels: names, qos, message_type, ttl_ms, wait, claim, body });
         call_node(worker, gather, peer, timeout_ms, &call);
     }
+}
+
+fn sent_claim(message: &Outgoing<'_>) -> Option<SentClaim> {
+    message.claim.as_ref().map(|claim| SentClaim::new(claim, clock::stored_unix_ms()))
 }
 
 fn send_to_channel(worker: &Worker, gather: &Gather, channel: &str, message: Message, terms: &Terms) {

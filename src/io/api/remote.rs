@@ -7,11 +7,12 @@ use super::transfers::{self, Answering};
 use crate::base::id::Generation;
 use crate::cluster::calls::{Answer, Call, SendCall};
 use crate::io::cluster::calls::WriteQueue;
+use crate::io::runtime::clock;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::worker::message::PeerMessage;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{Refusal, SESSIONS_LISTED_MAX};
-use crate::shard::command::Token;
+use crate::shard::command::{Claim, Token};
 use crate::shard::{Query, QueryRefusal, Reply, WantedSessions, Who};
 use crate::wire::peer::frame::Frame;
 use std::borrow::Cow;
@@ -134,7 +135,7 @@ fn begin_send(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
         body: send.body,
         timeout: Duration::from_millis(remote.deadline_ms.into()),
         ttl_ms: send.ttl_ms,
-        claim: send.claim.clone(),
+        claim: claim_of(send),
         wait: send.wait,
     };
     match query::begin_send(worker, Reach::Node, &channels, message) {
@@ -149,10 +150,14 @@ fn begin_send(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
     }
 }
 
+fn claim_of(send: &SendCall<'_>) -> Option<Claim> {
+    send.claim.as_ref().map(|claim| claim.arrive(clock::stored_unix_ms()))
+}
+
 /// The body must be kept until the session has taken it.
 fn begin_send_to(worker: &Rc<Worker>, remote: RemoteCall, send: &SendCall<'_>) {
     let &SendCall { qos, message_type, ttl_ms, wait, body, .. } = send;
-    let (name, body, claim): (Arc<str>, Vec<u8>, _) = (send.channels[0].into(), body.into(), send.claim.clone());
+    let (name, body, claim): (Arc<str>, Vec<u8>, _) = (send.channels[0].into(), body.into(), claim_of(send));
     let worker = worker.clone();
     drop(monoio::spawn(async move {
         let timeout = Duration::from_millis(remote.deadline_ms.into());

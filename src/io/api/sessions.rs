@@ -7,7 +7,6 @@ use super::pages::note_unreachable;
 use super::query::{self, Reach};
 use crate::cluster::calls::Call;
 use crate::io::http::response::Response;
-use crate::io::runtime::clock;
 use crate::io::worker::calls::gather::Gathered;
 use crate::io::worker::turn::Worker;
 use crate::policy::api::{NAME_BYTES_MAX, Refusal, SESSIONS_LISTED_MAX, outcome};
@@ -28,8 +27,7 @@ pub async fn list(worker: &Worker, query: &str) -> Result<Response, Refusal> {
     let Gathered { reply, silent, unreachable, .. } = gathered;
     let (total, mut sessions) = reply.map_or(Ok((0, Vec::new())), outcome::sessions)?;
     wanted.merge(&mut sessions);
-    let now = clock::stored_unix_ms().0;
-    let page: Vec<Value> = sessions.iter().skip(offset).map(|session| shown(session, now)).collect();
+    let page: Vec<Value> = sessions.iter().skip(offset).map(shown).collect();
     let mut body = json!({"status": 0, "total": total, "offset": offset, "limit": limit, "sessions": page});
     if silent > 0 {
         (body["status"], body["msg"]) = (1.into(), Refusal::NoAnswerInTime.to_string().into());
@@ -83,8 +81,8 @@ fn read(query: &str) -> Result<Page, Refusal> {
     Ok(Page { wanted: WantedSessions { state, order, find, most }, offset, limit })
 }
 
-fn shown(session: &SessionSummary, now: u64) -> Value {
-    let SessionSummary { name, identity, user, waiting, waiting_bytes, oldest, ends } = session;
+fn shown(session: &SessionSummary) -> Value {
+    let SessionSummary { name, identity, user, waiting, waiting_bytes, oldest_ms, left_ms } = session;
     json!({
         "session": &**name,
         "user": user,
@@ -92,8 +90,8 @@ fn shown(session: &SessionSummary, now: u64) -> Value {
         "identity": identity.map(|identity| identity.to_string()),
         "waiting": waiting,
         "waiting_bytes": waiting_bytes,
-        "oldest_s": oldest.map(|oldest| now.saturating_sub(oldest.0) / 1000),
-        "expires_s": ends.map(|ends| ends.0.saturating_sub(now) / 1000),
+        "oldest_s": oldest_ms.map(|ms| ms / 1000),
+        "expires_s": left_ms.map(|ms| ms / 1000),
     })
 }
 

@@ -7,6 +7,7 @@ use crate::cluster::ownership::disk_calls::{DiskCall, DiskReply};
 use crate::cluster::transfers::{DiskReport, TransferCall};
 use crate::io::api::{query, transfers};
 use crate::io::cluster::port::ToCluster;
+use crate::io::runtime::clock;
 use crate::io::worker::turn::Worker;
 use crate::shard::command::transfer::{TransferAnswer, TransferCommand};
 use crate::shard::command::{StoredSession, Token};
@@ -81,7 +82,10 @@ pub fn publish(worker: &Worker) {
 pub async fn call(worker: &Worker, node: Generation, call: &DiskCall) -> Option<DiskReply> {
     let gathered = query::gather_from(worker, node, &Call::Transfer(call.transfer_call())).await.ok()?;
     match (gathered.part, gathered.reply) {
-        (Some(part), _) => Some(DiskReply::Part(part)),
+        (Some(mut part), _) => {
+            part.set_clock(clock::stored_unix_ms());
+            Some(DiskReply::Part(part))
+        }
         (None, Some(Reply::Done { connections, refused: None })) => Some(DiskReply::Code(connections)),
         _ => None,
     }

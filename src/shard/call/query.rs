@@ -8,7 +8,7 @@ use super::trace::{TraceId, TraceTerms};
 use crate::base::id::Identity;
 use crate::base::time::Tick;
 use crate::shard::channel::traffic::Traffic;
-use crate::shard::command::{Claim, StoreError, UnixMs};
+use crate::shard::command::{Claim, StoreError};
 use crate::shard::message::Message;
 use crate::wire::ws::frame::CloseCode;
 use std::net::IpAddr;
@@ -281,9 +281,10 @@ pub struct SessionInfo {
     /// Messages that wait in the store, those on their way included.
     pub waiting: u32,
     pub waiting_bytes: u64,
-    pub oldest: Option<UnixMs>,
-    /// When it ends, while it is absent.
-    pub ends: Option<UnixMs>,
+    /// How long the oldest of them has waited. No time of day: the clock of the node that asks may be another.
+    pub oldest_ms: Option<u64>,
+    /// What is left until it ends, while it is absent.
+    pub left_ms: Option<u64>,
 }
 
 /// An open connection as `/connection/` shows it.

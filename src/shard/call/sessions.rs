@@ -2,7 +2,6 @@
 //! between workers and between nodes.
 
 use crate::base::id::Identity;
-use crate::shard::command::UnixMs;
 use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +41,10 @@ pub struct SessionSummary {
     pub user: Option<Box<str>>,
     pub waiting: u32,
     pub waiting_bytes: u64,
-    pub oldest: Option<UnixMs>,
-    /// When it ends, while it is absent.
-    pub ends: Option<UnixMs>,
+    /// How long the oldest message has waited. No time of day: the clock of the node that asks may be another.
+    pub oldest_ms: Option<u64>,
+    /// What is left until it ends, while it is absent.
+    pub left_ms: Option<u64>,
 }
 
 /// Where a session stands in a list.
@@ -71,17 +71,19 @@ impl WantedSessions {
         fits && name.contains(&*self.find)
     }
 
-    pub fn rank(&self, name: &Arc<str>, oldest: Option<UnixMs>) -> SessionRank {
-        let age = match self.order {
+    /// `oldest`: by any clock, since when the oldest message waits.
+    pub fn rank(&self, name: &Arc<str>, oldest: Option<u64>) -> SessionRank {
+        let since = match self.order {
             SessionOrder::Name => 0,
-            SessionOrder::Oldest => oldest.map_or(u64::MAX, |oldest| oldest.0),
+            SessionOrder::Oldest => oldest.unwrap_or(u64::MAX),
         };
-        (age, name.clone())
+        (since, name.clone())
     }
 
     /// Several parts of a list as one, in its order.
     pub fn merge(&self, sessions: &mut Vec<SessionSummary>) {
-        sessions.sort_by_cached_key(|session| self.rank(&session.name, session.oldest));
+        sessions
+            .sort_by_cached_key(|session| self.rank(&session.name, session.oldest_ms.map(|age| u64::MAX - 1 - age)));
         sessions.truncate(self.most);
     }
 }

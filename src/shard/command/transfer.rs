@@ -93,6 +93,8 @@ pub enum Position {
 /// A bounded part of a session's data.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionPart {
+    /// By the clock that all times in it are of, when it was read. `set_clock` makes them those of another.
+    pub now: UnixMs,
     pub head: Option<Box<Head>>,
     pub guards: Vec<Guard>,
     pub messages: Vec<StoredMessage>,
@@ -153,6 +155,19 @@ impl SessionPart {
         (head.row.session, head.row.name) = (session, shadow_name(token));
         head.received.clear();
         std::mem::take(&mut head.channels)
+    }
+
+    /// It has come to a node whose clock shows `now`, and keeps the time that it has left.
+    pub fn set_clock(&mut self, now: UnixMs) {
+        let ahead_ms = now.0.wrapping_sub(self.now.0) as i64;
+        let set = |time: &mut UnixMs| time.0 = time.0.saturating_add_signed(ahead_ms);
+        self.now = now;
+        self.head.iter_mut().filter_map(|head| head.row.ends.as_mut()).for_each(set);
+        self.guards.iter_mut().for_each(|guard| set(&mut guard.until));
+        for stored in &mut self.messages {
+            [&mut stored.stored, &mut stored.expires].into_iter().for_each(set);
+            stored.claim.iter_mut().for_each(|claim| set(&mut claim.until));
+        }
     }
 
     pub fn cost(&self) -> usize {

@@ -37,9 +37,7 @@ pub fn apply(
             Ok(TransferAnswer::Refused(why))
         }
         (TransferCommand::Freeze { name, token }, Ok(_)) => freeze(transaction, name, *token),
-        (TransferCommand::Read { name, token, from }, _) => {
-            read(transaction.connection, transaction, name, *token, from)
-        }
+        (TransferCommand::Read { name, token, from }, _) => read(transaction, (name, *token), from, now),
         (TransferCommand::Delete { name, token }, _) => delete(transaction, name, *token),
         (TransferCommand::Thaw { name, token }, _) => thaw(transaction, name, *token),
         (TransferCommand::Write { name, token, part }, Ok(bytes_max)) => {
@@ -88,18 +86,18 @@ fn freeze(transaction: &mut Transaction, name: &str, token: Token) -> Result<Tra
 }
 
 fn read(
-    connection: &Connection,
     transaction: &Transaction,
-    name: &str,
-    token: Token,
+    (name, token): (&str, Token),
     from: &Position,
+    now: UnixMs,
 ) -> Result<TransferAnswer> {
+    let connection = transaction.connection;
     let session = match leaves_by(connection, name)? {
         Some(of) if of == token => session_of(connection, name)?,
         _ => None,
     };
     let Some((session, row)) = session else { return Ok(TransferAnswer::NotHere) };
-    let mut part = SessionPart::default();
+    let mut part = SessionPart { now, ..SessionPart::default() };
     match from {
         Position::Start => {
             let Some(StoredSession { row: stored, channels, .. }) = scan::one(connection, transaction.index, name)?

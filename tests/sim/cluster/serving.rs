@@ -6,14 +6,14 @@ mod meeting;
 mod offers;
 
 use super::devices;
-use super::disk::UNIX_MS_AT_ZERO;
+use super::disk::{UNIX_MS_AT_ZERO, unix_ms};
 use crate::peer::RESPONSE;
 use offers::Offers;
 use rainbow::base::id::{ConnIndex, ConnKey, DiskId, Generation, Identity, ShardId};
 use rainbow::base::keyed_hash::HashKey;
 use rainbow::base::limits::Limits;
 use rainbow::base::time::Tick;
-use rainbow::cluster::calls::{Answer, Call, SendCall};
+use rainbow::cluster::calls::{Answer, Call, SendCall, SentClaim};
 use rainbow::cluster::directory::waiting::Outcome;
 use rainbow::cluster::node::PeerView;
 use rainbow::cluster::ownership::claims::{Handover, RequestId, SessionName};
@@ -277,7 +277,10 @@ impl Serving {
             Purpose::Passed => {}
             Purpose::Disks(wait) => {
                 let reply = match answer {
-                    Some(Answer::Part(part)) => Some(DiskReply::Part(part)),
+                    Some(Answer::Part(mut part)) => {
+                        part.set_clock(unix_ms(now));
+                        Some(DiskReply::Part(part))
+                    }
                     Some(Answer::Of(Reply::Done { connections, refused: None })) => Some(DiskReply::Code(connections)),
                     _ => None,
                 };
@@ -310,7 +313,8 @@ impl Serving {
                 self.answer(caller, &Answer::Of(Reply::found(true)));
             }
             Call::SendTo(send) => {
-                let SendCall { qos, message_type, body, ttl_ms, claim, wait, .. } = send;
+                let SendCall { qos, message_type, body, ttl_ms, wait, .. } = send;
+                let claim = send.claim.map(|claim| claim.arrive(unix_ms(now)));
                 let terms = Terms { deadline: now + u64::from(deadline_ms), ttl_ms, claim, wait };
                 let message = Message::encode(qos, message_type, body, &mut Vec::new());
                 self.query(send.channels[0], message, terms, Querier::Node(caller), now);
@@ -487,7 +491,7 @@ impl Serving {
                 message_type: 1,
                 ttl_ms: None,
                 wait: Wait::Answered,
-                claim: Some(claim.clone()),
+                claim: Some(SentClaim::new(claim, unix_ms(now))),
                 body,
             };
             self.call(node, &Call::SendTo(send), Purpose::Send(*number), now);

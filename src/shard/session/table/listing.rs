@@ -106,7 +106,7 @@ impl List {
             return;
         }
         self.total += 1;
-        let rank = self.wanted.rank(&session.name, session.oldest_stored);
+        let rank = self.wanted.rank(&session.name, session.oldest_stored.map(|at| at.0));
         let is_full = self.first.len() >= self.wanted.most;
         if is_full && self.first.last_key_value().is_none_or(|(last, _)| *last < rank) {
             return;
@@ -145,8 +145,8 @@ mod tests {
             user: None,
             waiting: session.waiting,
             waiting_bytes: session.waiting_bytes,
-            oldest: session.oldest_stored,
-            ends: session.ends,
+            oldest_ms: session.oldest_stored.map(|at| 2_000 - at.0),
+            left_ms: None,
         }
     }
 
