@@ -15,6 +15,7 @@ use crate::harness::nodes::SessionNodes;
 use crate::harness::{
     Backend, Client, Command, Reply, Server, Setup, Upgrade, eventually, eventually_within, heavy, sys,
 };
+use crate::redis::take;
 
 /// Directory 5: a node that fans out to many goes on reading its links.
 #[test]
@@ -145,6 +146,49 @@ fn a_thousand_messages_in_flight_come_again_where_the_client_goes() {
     assert_eq!(repeats.into_iter().collect::<BTreeSet<_>>(), expected, "with their ids, and nothing of what had REC");
 }
 
+/// Session ownership 6: Redis stands still for longer than three leases.
+#[test]
+fn while_redis_is_away_no_node_is_dead_and_nothing_ends() {
+    let _alone = heavy();
+    let nodes = Nodes::start(2);
+    let mut clients = [nodes.open(0, "ann").0, nodes.open(1, "ben").0];
+    nodes.absent(1, "away");
+    let closed = nodes.backend.closes().len();
+    let peers_are_live = || {
+        nodes.nodes.iter().all(|node| {
+            let peer = &call_get(node.addr(), "/info/", &[]).json()["peers"][0];
+            peer["state"] == "live" && peer["is_linked"] == true
+        })
+    };
+    sys::kill(nodes.redis.pid(), "STOP");
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < REDIS_AWAY {
+        for node in &nodes.nodes {
+            sent += 1;
+            send(node.addr(), "all", &[("qos", "0")], format!("{sent}"));
+            clients.iter_mut().for_each(|client| assert_eq!(client.expect_send().text(), format!("{sent}")));
+        }
+        assert!(peers_are_live(), "after {:?}", begun.elapsed());
+        thread::sleep(Duration::from_millis(500));
+    }
+    sys::kill(nodes.redis.pid(), "CONT");
+    let answer = thread::scope(|scope| {
+        let answer = scope.spawn(|| nodes.send_until_taken(0, "all", "after"));
+        clients.iter_mut().for_each(|client| assert_eq!(take(client, 1), ["after"]));
+        answer.join().expect("it is taken")
+    });
+    assert_eq!(answer["targets"], 3, "{answer}");
+    assert!(peers_are_live());
+    assert_eq!(nodes.backend.closes().len(), closed, "nobody has gone");
+    let (mut client, greeting) = nodes.open(0, "away");
+    assert_eq!((&greeting["resumed"], &greeting["waiting"]), (&json!(true), &json!(1)), "{greeting}");
+    assert_eq!(take(&mut client, 1), ["after"]);
+    for node in &nodes.nodes {
+        assert!(!node.log().contains("a node has ended"), "{}", node.log());
+    }
+}
+
 /// Session ownership 8: a survivor is killed after it has claimed closes, some of which the business server has heard
 /// and others not. The last survivor reports all, and a repeat has the same key.
 #[test]
@@ -184,3 +228,4 @@ fn a_reaper_that_is_killed_leaves_its_closes_to_the_next_one() {
 const CROWD: usize = 3_000;
 const IN_FLIGHT: usize = 1_000;
 const CLOSES: usize = 200;
+const REDIS_AWAY: Duration = Duration::from_secs(20);

@@ -64,6 +64,10 @@ impl Redis {
         self.process = run(&self.port, &self.dir, more);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     fn forget_everything(&mut self) {
         self.process.kill();
         std::fs::remove_dir_all(self.dir.join("appendonlydir")).expect("its data");
