@@ -170,7 +170,6 @@ fn while_redis_is_away_no_node_is_dead_and_nothing_ends() {
             clients.iter_mut().for_each(|client| assert_eq!(client.expect_send().text(), format!("{sent}")));
         }
         assert!(peers_are_live(), "after {:?}", begun.elapsed());
-        thread::sleep(Duration::from_millis(500));
     }
     sys::kill(nodes.redis.pid(), "CONT");
     let answer = thread::scope(|scope| {
