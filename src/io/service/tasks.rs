@@ -112,6 +112,9 @@ async fn serve_until_drained(service: Service) -> io::Result<()> {
     monoio::spawn(turn(worker.clone()));
     worker.shared().events().send(Event::Ready(Ok(())));
     drain::run(&worker, &listening).await;
+    if tables == Tables::Own {
+        sys::shut_down_all_but(worker.shared().inherited())?;
+    }
     Ok(())
 }
 
