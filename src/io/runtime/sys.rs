@@ -34,8 +34,8 @@ pub fn close_all_but(spared: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends what this thread's table still has open, for the other sides at once: a ring that is given up keeps the sockets
-/// of reads that are under way, for seconds at times. The table must be its own; `spared` are others' sockets too.
+/// Ends what this thread's table still has open, for the other sides at once. By the end of the thread alone, a socket
+/// that its ring was reading was seen open for seconds. The table must be its own; `spared` are others' sockets too.
 pub fn shut_down_all_but(spared: &[RawFd]) -> io::Result<()> {
     for fd in open_descriptors()?.into_iter().filter(|fd| !spared.contains(fd)) {
         // SAFETY: takes numbers only; what is no socket is left as it is.

@@ -252,7 +252,8 @@ impl Worker {
 
     /// Gives the shard an input; the outputs are carried out at the end of the turn.
     pub fn handle(&self, input: Input<'_>) {
-        self.shard_now().handle(input, self.clock.now());
+        let now = self.clock.now();
+        self.shard_now().handle(input, now);
         self.wakeups.need_turn();
     }
 
@@ -672,9 +673,8 @@ impl Worker {
     /// Nobody waits for anything that this worker does: it may end.
     pub fn is_settled(&self) -> bool {
         let tasks = self.calls.is_empty() && self.connects.is_empty() && self.due_responses.is_empty();
-        let tasks = tasks && self.ownership.is_idle();
         let stored = self.store.is_empty() && self.shard.borrow().store_under_way() == 0;
-        tasks && stored && !self.peers.has_backlog() && self.hooks.is_idle()
+        tasks && self.ownership.is_idle() && stored && !self.peers.has_backlog() && self.hooks.is_idle()
     }
 
     // Tasks.
