@@ -244,6 +244,8 @@ impl Node {
         let refusal = match self.by_peer.get(&peer).map(|other| &self.links[other]) {
             _ if hello.versions.agree(VersionRange::OURS).is_none() => Some(Goodbye::Version),
             _ if peer == own => Some(Goodbye::Replaced),
+            // Whoever had no link yet when the goodbyes were said.
+            _ if self.membership.is_leaving() => Some(Goodbye::Leaving),
             Some(other) if other.is_dialed_by_lower && !is_dialed_by_lower => Some(Goodbye::Replaced),
             _ => None,
         };
@@ -457,7 +459,8 @@ impl Node {
     fn is_to_be_dialed(&self, peer: &Peer, now: Tick) -> bool {
         let generation = peer.node().generation;
         let is_ours = self.own().generation < generation || now.since_ms(peer.since()) >= YIELD_MS;
-        peer.state() != PeerState::Dead
+        !self.membership.is_leaving()
+            && peer.state() != PeerState::Dead
             && !self.by_peer.contains_key(&generation)
             && self.dials.get(&generation).is_none_or(|dial| dial.not_before <= now)
             && is_ours

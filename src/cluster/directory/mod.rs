@@ -156,10 +156,12 @@ impl Directory {
         self.outputs.extend([Output::Table(generation), Output::Pull(generation)]);
     }
 
-    /// Until the peer is back or is found to be down, everything may be there.
+    /// Until the peer is back or is found to be down, everything may be there. A link that never was up here (it was
+    /// refused) changes nothing.
     pub fn link_down(&mut self, generation: Generation, now: Tick) {
-        if let Some(peer) = self.peers.get_mut(&generation) {
-            peer.feed = None;
+        if let Some(peer) = self.peers.get_mut(&generation)
+            && peer.feed.take().is_some()
+        {
             peer.acknowledge_due = None;
             peer.has_resync_due = false;
             if !self.planted.is(ClusterBug::TrustsTheUnlinked) {

@@ -220,6 +220,11 @@ impl Membership {
         self.counts
     }
 
+    /// `Input::Leave` has come.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
     /// Another node has told whom it knows: they are among the peers.
     pub fn is_informed(&self) -> bool {
         self.is_informed

@@ -19,6 +19,7 @@ struct Bench {
     undialable: Vec<usize>,
     /// How far a node's wall clock is ahead.
     ahead_s: BTreeMap<usize, u64>,
+    outlast: Outlast,
 }
 
 fn keys(secret: &str) -> ClusterKeys {
@@ -32,6 +33,10 @@ fn address(place: usize) -> SocketAddr {
 impl Bench {
     /// Nodes with these generations.
     fn of(generations: &[u32]) -> Bench {
+        Bench::with(Outlast::Nothing, generations)
+    }
+
+    fn with(outlast: Outlast, generations: &[u32]) -> Bench {
         let now = Tick(1_000_000);
         let mut bench = Bench {
             now,
@@ -41,6 +46,7 @@ impl Bench {
             outputs: Vec::new(),
             undialable: Vec::new(),
             ahead_s: BTreeMap::new(),
+            outlast,
         };
         generations.iter().for_each(|generation| bench.add(*generation, "secret"));
         bench
@@ -51,7 +57,7 @@ impl Bench {
         let node = NodeId { generation: Generation(generation), address: address(place) };
         let founding = Founding { node, start: u64::from(generation), seed: u64::from(generation) };
         let keys = keys(secret);
-        let terms = NodeTerms { keys: &keys, cluster_name: NAME, salt: [place as u8; 12], outlast: Outlast::Nothing };
+        let terms = NodeTerms { keys: &keys, cluster_name: NAME, salt: [place as u8; 12], outlast: self.outlast };
         self.nodes.push(Node::new(founding, terms, self.now));
         self.outputs.push(Vec::new());
     }
@@ -270,6 +276,38 @@ fn who_leaves_is_missed_at_once_and_nothing_is_looked_for_there() {
     let peers = bench.nodes[1].peers();
     assert_eq!((peers[0].state, peers[0].reason), (PeerState::Dead, Reason::Left));
     assert!(peers[0].table.is_none());
+}
+
+#[test]
+fn who_leaves_dials_nobody_and_whoever_dials_it_hears_so() {
+    let mut bench = Bench::of(&[1, 2]);
+    bench.undialable = vec![1];
+    bench.run(400);
+    assert_eq!((bench.links_of(0), bench.states(1)), (0, vec![(1, PeerState::Joining)]));
+    bench.nodes[0].leave(bench.now, UNIX_S);
+    bench.undialable.clear();
+    bench.link(1, 0);
+    bench.carry_out();
+    assert_eq!(bench.states(1), [(1, PeerState::Dead)]);
+    let links = bench.links;
+    bench.run(5_000);
+    assert_eq!((bench.links, bench.links_of(0), bench.links_of(1)), (links, 0, 0));
+}
+
+/// Found by a node that dialed once more as it left: every call of the other named it, until it was forgotten.
+#[test]
+fn a_link_that_is_refused_to_the_dead_changes_nothing_of_what_is_known_of_them() {
+    let mut bench = Bench::with(Outlast::Sessions, &[1, 2]);
+    bench.run(1_000);
+    bench.add_channel(0, 7 << 56);
+    bench.nodes[0].leave(bench.now, UNIX_S);
+    bench.carry_out();
+    let is_as_known = |bench: &Bench| bench.finds(1, 1, 7 << 56) && !bench.finds(1, 1, 9 << 56);
+    assert!(bench.states(1) == [(1, PeerState::Dead)] && is_as_known(&bench));
+    let hello = bench.nodes[0].hello(0, 1, UNIX_S);
+    bench.nodes[1].on_link_up(LinkNumber(99), &hello, false, bench.now, UNIX_S);
+    bench.carry_out();
+    assert!(is_as_known(&bench));
 }
 
 #[test]

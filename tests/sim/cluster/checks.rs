@@ -16,6 +16,7 @@ pub fn send(world: &mut World, from: Generation) {
         check_unlinked(world, from, node);
     }
     check_left(world, from);
+    check_dead(world, from);
 }
 
 /// Without a link, and before both witnesses say that it is down, everything may be there.
@@ -41,6 +42,23 @@ fn check_left(world: &World, from: Generation) {
     for (dead, left) in world.model.left.iter().filter(|(_, left)| left.witnesses.contains(&from)) {
         for channel in &left.channels {
             assert!(sender.is_interested(*dead, hash_of(*channel)), "{from} has forgotten what is left of {dead}");
+        }
+    }
+}
+
+/// Nothing happens any more on a node that is dead: whoever knew all of it goes on knowing all of it.
+fn check_dead(world: &mut World, from: Generation) {
+    let core = world.node(from).expect("it runs").core();
+    let dead = core.membership().peers().filter(|peer| peer.state() == PeerState::Dead);
+    let known = dead.filter_map(|peer| {
+        let life = peer.node().generation;
+        core.directory().table(life).map(|table| (life, table.is_complete()))
+    });
+    for (dead, is_known) in known.collect::<Vec<_>>() {
+        let has_been_known = !is_known && world.model.known_dead.contains(&(from, dead));
+        assert!(!has_been_known, "{from} knew what is left of the dead {dead}, and now anything may be there");
+        if is_known {
+            world.model.known_dead.insert((from, dead));
         }
     }
 }

@@ -10,6 +10,8 @@ pub struct Model {
     pub open: BTreeSet<(Generation, u64)>,
     /// Lives that crashed or hung, with the channels that were open, and who must still know of them.
     pub left: BTreeMap<Generation, Left>,
+    /// A node, and a dead life of which it knew all channels.
+    pub known_dead: BTreeSet<(Generation, Generation)>,
     /// Per session its last claim, in the history that the store has.
     claims: BTreeMap<SessionName, (Generation, Token)>,
     /// Per connection its life, and the key under which its close was reported.
