@@ -77,7 +77,7 @@ struct Used {
 fn watch(target: &Target, clients: usize, watch_s: f64, shared: &Shared) -> Result<Used, String> {
     sys::own_table(&[]).map_err(|error| format!("unshare: {error}"))?;
     await_count(&shared.open, clients as u64, "connected", shared)?;
-    target.wait_for("channels", clients as u64)?;
+    target.wait_for("connections", clients as u64)?;
     let watch = Duration::from_secs_f64(watch_s);
     // What connecting has left to do is done.
     thread::sleep(watch / 4);
