@@ -240,7 +240,10 @@ impl Server {
                     return false;
                 }
                 Some(Event::DeclaredDead) => {
-                    error!("the other nodes have ended this life of the node: it ends, so that it can be started anew");
+                    error!(
+                        "the other nodes have ended this life of the node: it ends, so that it can be started anew; if \
+                         that happens again and again, another host has its address"
+                    );
                     return false;
                 }
                 // Of a reload that is over.

@@ -29,16 +29,11 @@ main() {
     step release_build
     step loom
     step fuzz
-    step autobahn
-    step javascript_client
-    step objective_c_client
-    step examples
-    step conformance
-    step openapi
-    step otlp
+    step interpreters
+    lanes "autobahn javascript_client objective_c_client examples readme" "conformance openapi otlp"
     if [ "$mode" = full ]; then step python_client; fi
-    step readme
     step browser
+    step many_at_once
     step benches
     step load_scenarios
     step packages
@@ -119,11 +114,10 @@ release_build() {
     cargo build --locked --release --features otlp # as in packages; `cargo test` builds it without
 }
 
-# Every interleaving of the doorbell. Its own target folder: the flag would rebuild everything else. A light build: it runs
-# for seconds, and building for speed would take minutes.
+# Every interleaving of the doorbell.
 loom() {
-    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=none \
-        cargo test --locked --lib loom | tee target/loom.log
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
+        cargo test --locked --manifest-path tests/loom/Cargo.toml | tee target/loom.log
     grep -q '^test .*ok$' target/loom.log || say_and_fail "no loom test was run"
 }
 
@@ -140,21 +134,41 @@ fuzz() {
     fi
     RUSTFLAGS=$(echo "$flags" | tr -s ' \n' ' ') CARGO_TARGET_DIR=target/fuzz \
         cargo $toolchain build --release --manifest-path tests/fuzz/Cargo.toml --target "$host"
-    local source target count=0
+    # Each has one thread.
+    local source fuzzing=() pid count=0
     for source in tests/fuzz/fuzz_targets/*.rs; do
-        target=$(basename "$source" .rs)
-        mkdir -p "target/fuzz/corpus/$target" target/fuzz/artifacts
-        echo "fuzzing $target for $fuzz_seconds s"
-        local folders=("target/fuzz/corpus/$target")
-        if [ -d "tests/fuzz/seeds/$target" ]; then folders+=("tests/fuzz/seeds/$target"); fi
-        # Two tables in SQLite's one file have one name, which the sanitizer takes for one table defined twice.
-        ASAN_OPTIONS=detect_odr_violation=0 \
-            "target/fuzz/$host/release/$target" -max_total_time="$fuzz_seconds" -rss_limit_mb=2048 -timeout=10 -verbosity=0 \
-            -print_final_stats=1 -artifact_prefix="target/fuzz/artifacts/$target-" "${folders[@]}" 2>&1 |
-            grep -vE "^INFO|NEW_FUNC|^\"|dictionary|stat::(new_units|slowest)"
-        count=$((count + 1))
+        fuzz_target "$(basename "$source" .rs)" "$host" &
+        fuzzing+=($!) count=$((count + 1))
+        if [ $((count % 2)) -eq 0 ]; then
+            for pid in "${fuzzing[@]}"; do wait "$pid"; done
+            fuzzing=()
+        fi
     done
+    for pid in "${fuzzing[@]}"; do wait "$pid"; done
     [ $count -gt 0 ] || say_and_fail "no fuzz target was run"
+}
+
+fuzz_target() {
+    local target=$1 host=$2
+    local folders=("target/fuzz/corpus/$target") log=target/fuzz/$target.log status=0
+    mkdir -p "${folders[0]}" target/fuzz/artifacts
+    if [ -d "tests/fuzz/seeds/$target" ]; then folders+=("tests/fuzz/seeds/$target"); fi
+    # Two tables in SQLite's one file have one name, which the sanitizer takes for one table defined twice.
+    ASAN_OPTIONS=detect_odr_violation=0 \
+        "target/fuzz/$host/release/$target" -max_total_time="$fuzz_seconds" -rss_limit_mb=2048 -timeout=10 -verbosity=0 \
+        -print_final_stats=1 -artifact_prefix="target/fuzz/artifacts/$target-" "${folders[@]}" >"$log" 2>&1 || status=$?
+    echo "fuzzed $target for $fuzz_seconds s"
+    grep -vE "^INFO|NEW_FUNC|^\"|dictionary|stat::(new_units|slowest)" "$log" || true
+    return $status
+}
+
+# What the next steps need of npm and PyPI.
+interpreters() {
+    python_packages
+    python_tool openapi schemathesis
+    python_tool otlp python
+    local folder
+    for folder in clients/js clients/examples tests/browser; do node_modules "$folder"; done
 }
 
 autobahn() {
@@ -162,7 +176,6 @@ autobahn() {
 }
 
 javascript_client() {
-    node_modules clients/js
     RAINBOW_BIN=$PWD/target/release/rainbow-server npm --prefix clients/js test
 }
 
@@ -175,16 +188,12 @@ objective_c_client() {
 
 # Each example, started as its reader starts it.
 examples() {
-    python_packages
-    node_modules clients/examples
     RAINBOW_BIN=$PWD/target/release/rainbow-server EXAMPLE_PYTHON=$PWD/$python npm --prefix clients/examples test
 }
 
 # The kit's own test, then the clients in the kit. A page does not see the status of a refused upgrade.
 conformance() {
     local kit=clients/conformance server=target/release/rainbow-server
-    python_packages
-    node_modules clients/js
     python3 $kit/selftest.py --server $server
     python3 $kit/run.py --server $server --without http_status -- node clients/js/test/conformance.js
     PYTHONPATH=clients/python/src python3 $kit/run.py --server $server -- "$python" clients/python/tests/conformance.py
@@ -192,24 +201,12 @@ conformance() {
 
 # The description of calls and hooks, held against the server.
 openapi() {
-    local venv=target/openapi
-    if ! [ $venv/bin/schemathesis -nt tests/openapi/requirements.txt ]; then
-        python3 -m venv $venv
-        $venv/bin/pip install -q -r tests/openapi/requirements.txt
-        touch $venv/bin/schemathesis
-    fi
-    $venv/bin/python tests/openapi/check.py target/release/rainbow-server
+    target/openapi/bin/python tests/openapi/check.py target/release/rainbow-server
 }
 
 # Spans, as a collector gets them.
 otlp() {
-    local venv=target/otlp
-    if ! [ $venv/bin/python -nt tests/otlp/requirements.txt ]; then
-        python3 -m venv $venv
-        $venv/bin/pip install -q -r tests/otlp/requirements.txt
-        touch $venv/bin/python
-    fi
-    $venv/bin/python tests/otlp/check.py target/release/rainbow-server
+    target/otlp/bin/python tests/otlp/check.py target/release/rainbow-server
 }
 
 python_client() {
@@ -218,14 +215,11 @@ python_client() {
 
 # What README.md and src/io/api/README.md tell their reader to type.
 readme() {
-    python_packages
-    node_modules clients/js
     README_PYTHON=$PWD/$python RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/readme.mjs
 }
 
 # The demo in a real Chromium.
 browser() {
-    node_modules tests/browser
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/chat.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/tour.mjs
     RAINBOW_BIN=$PWD/target/release/rainbow-server node tests/browser/waiting.mjs
@@ -237,6 +231,12 @@ browser() {
 # Built as tests, each runs tiny.
 benches() {
     cargo test --locked --bench '*'
+}
+
+# Of `it`, what a debug build does on a small scale only.
+many_at_once() {
+    RAINBOW_BIN=$PWD/target/release/rainbow-server \
+        cargo test --locked --test it -- half_a_million a_node_that_fans_out --nocapture
 }
 
 # Shows that they work; how fast is for `cargo bench`, which optimises the whole program first.
@@ -276,6 +276,47 @@ step() {
     current=""
 }
 
+# Steps that wait more than they compute, beside each other: the names of each argument one after the other. What they
+# print comes at the end.
+lanes() {
+    local folder lane name status seconds failed="" running=()
+    folder=$(mktemp -d)
+    printf '\n==== beside each other:'
+    printf ' [%s]' "${@//_/ }"
+    printf ' ====\n'
+    for lane in "$@"; do
+        lane "$folder" $lane &
+        running+=($!)
+    done
+    wait "${running[@]}"
+    while read -r name status seconds; do
+        printf '\n==== %s ====\n' "${name//_/ }"
+        cat "$folder/$name"
+        if [ "$status" -ne 0 ]; then
+            failed=$name started=$((SECONDS - seconds))
+        else
+            passed=$((passed + 1))
+            timings+=("$(printf '%6d s  %s' "$seconds" "${name//_/ }")")
+        fi
+    done <"$folder/ended"
+    rm -r "$folder"
+    current=$failed
+    [ -z "$failed" ]
+}
+
+lane() {
+    local folder=$1 name status begun
+    shift
+    for name in "$@"; do
+        begun=$SECONDS
+        set +e
+        (set -e && "$name") >"$folder/$name" 2>&1
+        status=$?
+        echo "$name $status $((SECONDS - begun))" >>"$folder/ended"
+        [ "$status" -eq 0 ] || break
+    done
+}
+
 summary() {
     printf '\n'
     if [ ${#timings[@]} -gt 0 ]; then printf '%s\n' "${timings[@]}"; fi
@@ -302,6 +343,15 @@ python_packages() {
         python3 -m venv target/conformance
         "$python" -m pip install -q "django>=5" "fastapi>=0.110" "httpx>=0.27" "uvicorn>=0.30" "websockets>=14"
     fi
+}
+
+# What `tests/$1/requirements.txt` names, in an environment of its own; $2 is a program of it.
+python_tool() {
+    local folder=target/$1
+    if [ "$folder/bin/$2" -nt "tests/$1/requirements.txt" ]; then return; fi
+    python3 -m venv "$folder"
+    "$folder/bin/pip" install -q -r "tests/$1/requirements.txt"
+    touch "$folder/bin/$2"
 }
 
 # The packages that the lock file names, fetched once.

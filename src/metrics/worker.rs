@@ -39,6 +39,8 @@ figures! {
         node_calls_in: Counter,
         /// Links of other nodes that were refused: another key or cluster, or no node at all.
         node_links_refused: Counter,
+        /// Links to other nodes that were ended because they owed too many answers.
+        node_links_overdue: Counter,
         /// Lines of traces that were not taken: their reader is slow, or there were too many.
         trace_entries_lost: Counter,
         /// Spans that found no room on their way to the exporter.

@@ -1,7 +1,8 @@
 //! Datagrams that are lost, nodes that die and nodes that stand still.
 
-use crate::harness::{Client, heavy, sys};
-use crate::hosts::{Hosts, during, of_2014, until};
+use crate::harness::{Client, TIMEOUT, heavy, sys};
+use crate::hosts::{Host, Hosts, during, of_2014, until};
+use crate::network::{Family, Namespace};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -28,6 +29,60 @@ fn a_fifth_of_all_datagrams_lost_declares_nobody_down() {
         let counted = host.namespace.run("nft list ruleset");
         assert!(!counted.contains("counter packets 0 "), "nothing was lost: {counted}");
     }
+}
+
+/// The clone of a virtual machine runs beside its original.
+#[test]
+fn two_hosts_of_one_address_are_named_and_disturb_nobody_else() {
+    let mut hosts = Hosts::start(3);
+    let mut clients = [hosts.hosts[0].client("all"), hosts.hosts[1].client("all")];
+    let clone = Namespace::new();
+    let cable = hosts.lan.connect_clone(&clone, "eth0", Family::V4, hosts.hosts[2].port);
+    let mut clone = Host::with(clone, cable);
+    clone.start(of_2014());
+    let named = |host: &Host| {
+        host.server().log().lines().filter(|entry| entry.contains("two nodes run at one address")).count()
+    };
+    let (begun, mut longest) = (Instant::now(), Duration::ZERO);
+    let mut named_after = None;
+    during(FIGHT, || {
+        let [one, other] = &mut clients;
+        for host in &hosts.hosts[..2] {
+            let (answer, took) = host.send_to("all", &mut [one, other]);
+            assert_eq!(answer["connections"], 2, "{answer}");
+            longest = longest.max(took);
+        }
+        if named_after.is_none() && hosts.hosts.iter().chain([&clone]).any(|host| named(host) > 0) {
+            named_after = Some(begun.elapsed());
+        }
+    });
+    let counts: Vec<usize> = hosts.hosts.iter().chain([&clone]).map(named).collect();
+    // Who has been told by the others that it is dead ends, and would be started anew.
+    let [has_ended, clone_has_ended] =
+        [&mut hosts.hosts[2], &mut clone].map(|host| host.server.as_mut().expect("it was started").process.exited());
+    eprintln!(
+        "two hosts of one address: named after {named_after:?}, times {counts:?}, ended: the original {has_ended:?}, the \
+         clone {clone_has_ended:?}; the longest send {longest:?}"
+    );
+    let is_named = named_after.is_some() || has_ended.is_some() || clone_has_ended.is_some();
+    assert!(is_named && counts.iter().all(|count| *count <= 2), "{counts:?}\n{}", hosts.views());
+    hosts.lan.pull_cable(cable);
+    // Neighbours would believe in the clone's MAC address for half a minute.
+    hosts.hosts[..2].iter().for_each(|host| drop(host.namespace.run("ip neigh flush dev eth0")));
+    // Then the original may hear that it is dead.
+    let begun = Instant::now();
+    let is_whole = |hosts: &mut Hosts| {
+        if hosts.hosts[2].server().log().contains("have ended this life") {
+            let mut ended = hosts.hosts[2].server.take().expect("it runs");
+            ended.exited_within(TIMEOUT);
+            drop(ended);
+            hosts.hosts[2].start(of_2014());
+        }
+        hosts.hosts.iter().all(|host| host.live() == 2).then_some(())
+    };
+    until(Duration::from_secs(90), || is_whole(&mut hosts), || "they are not linked".into());
+    eprintln!("linked {:?} after the clone was gone", begun.elapsed());
+    drop(clone);
 }
 
 #[test]
@@ -94,3 +149,4 @@ fn a_node_that_stood_still_accuses_nobody() {
 const PAUSE: Duration = Duration::from_millis(200);
 /// Of each node.
 const CLIENTS: usize = 100;
+const FIGHT: Duration = Duration::from_secs(15);

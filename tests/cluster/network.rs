@@ -145,18 +145,25 @@ impl Lan {
 
     /// Gives a host an interface of that name, and an address.
     pub fn connect(&self, host: &Namespace, interface: &str, family: Family) -> Port {
+        let port = self.plug(host, interface);
+        address(host, interface, family, port);
+        port
+    }
+
+    /// With the address of another host, as the clone of a virtual machine has it.
+    pub fn connect_clone(&self, host: &Namespace, interface: &str, family: Family, of: Port) -> Port {
+        let port = self.plug(host, interface);
+        address(host, interface, family, of);
+        port
+    }
+
+    fn plug(&self, host: &Namespace, interface: &str) -> Port {
         let number = self.ports.get() + 1;
         self.ports.set(number);
-        let (port, bridge) = (Port { lan: self.number, host: number }, &self.bridge);
         let peer = format!("peer name {interface} netns {}", host.holder.id());
-        bridge.run(&format!("ip link add port{number} type veth {peer}"));
-        bridge.run(&format!("ip link set port{number} master bridge0 up"));
-        match family {
-            Family::V4 => host.run(&format!("ip addr add {}/24 broadcast + dev {interface}", port.v4())),
-            Family::V6 => host.run(&format!("ip addr add {}/64 dev {interface} nodad", port.v6())),
-        };
-        host.run(&format!("ip link set {interface} up"));
-        port
+        self.bridge.run(&format!("ip link add port{number} type veth {peer}"));
+        self.bridge.run(&format!("ip link set port{number} master bridge0 up"));
+        Port { lan: self.number, host: number }
     }
 
     pub fn pull_cable(&self, port: Port) {
@@ -181,6 +188,14 @@ impl Port {
     pub fn v6(self) -> String {
         format!("fd00:{}::{}", self.lan, self.host)
     }
+}
+
+fn address(host: &Namespace, interface: &str, family: Family, port: Port) {
+    match family {
+        Family::V4 => host.run(&format!("ip addr add {}/24 broadcast + dev {interface}", port.v4())),
+        Family::V6 => host.run(&format!("ip addr add {}/64 dev {interface} nodad", port.v6())),
+    };
+    host.run(&format!("ip link set {interface} up"));
 }
 
 fn enter_for<T: Send>(namespace: &File, act: impl FnOnce() -> T + Send) -> T {

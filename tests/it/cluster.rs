@@ -264,33 +264,86 @@ fn clusters_of_other_names_or_keys_do_not_meet() {
 #[test]
 fn a_node_that_is_stopped_costs_a_call_its_own_part() {
     let nodes = Nodes::start(3);
-    let mut clients: Vec<Client> = (0..3).map(|node| nodes.client(node, "all")).collect();
+    let mut clients: Vec<Client> = (0..3).map(|node| nodes.client(node, &format!("all;;of {node}"))).collect();
+    let _kicked = nodes.client(2, "there");
+    let (here, there) = (nodes.identity("of 0"), nodes.identity("there"));
     assert_eq!(targets(&send(nodes.addr(0), "all", &[("qos", "0")], "x")), 3);
+    clients.iter_mut().for_each(|client| drop(client.expect_send()));
     let pid = nodes.nodes[2].process.pid();
     sys::kill(pid, "STOP");
-    clients.iter_mut().take(2).for_each(|client| drop(client.expect_send()));
-    let begun = Instant::now();
-    let answer = send_later(nodes.addr(0), "all", &[("qos", "1"), ("timeout", "1")], "y");
-    for client in &mut clients[..2] {
-        let sent = client.expect_send();
-        client.answer(Command::Ack, sent.id, "");
-    }
-    let answer = answer.join().expect("it is answered");
-    let took = begun.elapsed();
-    let figures = ["status", "connections", "unreachable"].map(|figure| answer[figure].as_u64());
-    assert_eq!(figures, [Some(1), Some(2), Some(1)], "{answer}");
-    assert!(took < Duration::from_millis(2_600), "{took:?}");
+    // All at once, and nobody knows yet.
+    std::thread::scope(|scope| {
+        let call = |path: &'static str| {
+            let (to, there) = (nodes.addr(0), &there);
+            scope.spawn(move || (path, answer_of(to, path, there)))
+        };
+        let calls = CALLS.map(call);
+        for client in &mut clients[..2] {
+            // Of /send/ and of /broadcast/.
+            for _ in 0..2 {
+                let sent = client.expect_send();
+                client.answer(Command::Ack, sent.id, "");
+            }
+        }
+        for call in calls {
+            let (path, (answer, took)) = call.join().expect("it is answered");
+            let limit = if WITH_TIMEOUT.contains(&path) { 2_600 } else { 10_600 };
+            assert!(took < Duration::from_millis(limit), "{path}: {took:?}");
+            assert_is_partial(path, &answer);
+        }
+    });
     // Its link is found to be silent: from then on nobody waits for it.
     eventually("it is taken for unreachable", || {
         let begun = Instant::now();
         let answer = send(nodes.addr(1), "all", &[("qos", "0")], "z");
         (answer["unreachable"] == 1 && begun.elapsed() < Duration::from_millis(200)).then_some(())
     });
+    for path in CALLS {
+        // These would wait for the clients.
+        if !WITH_TIMEOUT.contains(&path) {
+            let (answer, took) = answer_of(nodes.addr(1), path, &there);
+            assert!(took < Duration::from_millis(500), "{path}: {took:?}");
+            assert_is_partial(path, &answer);
+        }
+    }
+    subscribe(nodes.addr(1), &here, "new");
     sys::kill(pid, "CONT");
     nodes.until_linked();
     eventually("it is reached as before", || {
         (send(nodes.addr(1), "all", &[("qos", "0")], "z")["targets"] == 3).then_some(())
     });
+}
+
+/// That all nodes, or the one that has this client, take part in.
+const CALLS: [&str; 6] = ["/send/", "/broadcast/", "/channel/", "/sub/", "/unsub/", "/kick/"];
+const WITH_TIMEOUT: [&str; 2] = ["/send/", "/broadcast/"];
+
+/// And how long it took.
+fn answer_of(to: SocketAddr, path: &str, identity: &str) -> (Value, Duration) {
+    let begun = Instant::now();
+    let answer = match path {
+        "/send/" => call(to, path, &[("channel", "all"), ("qos", "1"), ("timeout", "1")], "y"),
+        "/broadcast/" => call(to, path, &[("channel", "all"), ("qos", "1"), ("timeout", "1")], "y"),
+        "/channel/" => call_get(to, path, &[("channel", "all")]),
+        "/kick/" => call(to, path, &[], format!(r#"{{"identity": "{identity}", "code": 4500}}"#)),
+        _ => call(to, path, &[], format!(r#"{{"identity": "{identity}", "channel": "other"}}"#)),
+    };
+    (answer.json(), begun.elapsed())
+}
+
+/// It says that a node is missing, and has what the others have.
+fn assert_is_partial(path: &str, answer: &Value) {
+    assert_eq!(answer["status"], 1, "{path}: {answer}");
+    match path {
+        "/send/" | "/broadcast/" | "/channel/" => {
+            assert_eq!(
+                (answer["connections"].as_u64(), answer["unreachable"].as_u64()),
+                (Some(2), Some(1)),
+                "{answer}"
+            );
+        }
+        _ => assert!(answer["msg"].as_str().is_some_and(|why| why.contains("did not answer")), "{path}: {answer}"),
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::sessions_api::DataDir;
 
 /// Nodes of one cluster, each with a directory of its own. Every device is a session of that name, in the channel `all`
 /// and in one of its own name.
-struct Nodes {
+pub struct Nodes {
     backend: Backend,
     name: String,
     dirs: Vec<DataDir>,
@@ -24,7 +24,7 @@ struct Nodes {
 }
 
 impl Nodes {
-    fn start(count: usize) -> Nodes {
+    pub fn start(count: usize) -> Nodes {
         static CLUSTERS: AtomicU32 = AtomicU32::new(0);
         let backend = Backend::start();
         name_sessions_by_device(&backend);

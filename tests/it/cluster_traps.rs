@@ -1,7 +1,9 @@
 //! Traps of clusters that no other test shows (tests/traps.md has them all).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,12 +12,75 @@ use serde_json::json;
 use crate::cluster_sessions::Nodes;
 use crate::harness::backend::Gate;
 use crate::harness::call::{call, call_get, send, send_later};
+use crate::harness::client::Message;
 use crate::harness::fleet::Sitting;
-use crate::harness::nodes::SessionNodes;
+use crate::harness::nodes::{SessionNodes, figure_of};
+use crate::harness::packet::Packet;
 use crate::harness::{
-    Backend, Client, Command, Reply, Server, Setup, Upgrade, eventually, eventually_within, heavy, sys,
+    Backend, Client, Command, Gone, Reply, Server, Setup, TIMEOUT, Upgrade, eventually, eventually_within, heavy, sys,
 };
 use crate::redis::take;
+
+/// Directory 4: a node with half a million channels gets a link. Its messages go on, and the other node knows of all its
+/// channels soon. Few channels with a debug build; tests/run.sh runs this and the next one with the other build too.
+#[test]
+fn half_a_million_channels_at_link_up_delay_no_message() {
+    let _alone = heavy();
+    sys::raise_descriptor_limit();
+    let (backend, count) = (Backend::start(), AtomicUsize::new(0));
+    backend.forgetful();
+    backend.on_connect(move |_| {
+        let first = count.fetch_add(1, Ordering::Relaxed) * CHANNELS_EACH;
+        let channels: Vec<String> = (first..first + CHANNELS_EACH).map(|n| format!("c{n}")).collect();
+        Reply::welcome().header("RAINBOWCLIENTCHANNEL", &channels.join(";;"))
+    });
+    let name = format!("it-many-{}", std::process::id());
+    let start = || {
+        let setup = Setup::of(&backend).text("cluster_name", &name).env("RAINBOW_CLUSTER", "auto");
+        setup.set("workers", "1").start()
+    };
+    let here = start();
+    let mut client = Client::open(here.addr(), "phone");
+    let channels = if is_release() { CHANNELS } else { CHANNELS_EACH * 5 };
+    let _sitting = Sitting::open(here.port(), channels / CHANNELS_EACH - 1);
+    let metric = |node: &Server| figure_of(node, "rainbow_channels ");
+    eventually_within(Duration::from_secs(60), "all channels are there", || {
+        (metric(&here) == channels as u64).then_some(())
+    });
+    let mut one_send = |to: &Server| {
+        let begun = Instant::now();
+        let answer = send(to.addr(), "c7", &[("qos", "0")], "x");
+        assert_eq!(answer["targets"], 1, "{answer}");
+        client.expect_send();
+        begun.elapsed()
+    };
+    let alone = (0..200).map(|_| one_send(&here)).max().expect("some");
+    let (there, mut beside) = thread::scope(|scope| {
+        let started = scope.spawn(|| {
+            let begun = Instant::now();
+            let node = start();
+            (node, begun)
+        });
+        let mut beside = Duration::ZERO;
+        while !started.is_finished() {
+            beside = beside.max(one_send(&here));
+        }
+        (started.join().expect("it starts"), beside)
+    });
+    let (there, begun) = there;
+    // It serves no call before it knows.
+    one_send(&there);
+    let known = begun.elapsed();
+    let linked = || call_get(there.addr(), "/info/", &[]).json()["peers"][0]["is_linked"] == true;
+    eventually("it has met the other", || linked().then_some(()));
+    (0..200).for_each(|_| beside = beside.max(one_send(&here)));
+    eprintln!(
+        "{channels} channels: a send took {alone:?} at most alone and {beside:?} at link-up; a send by the other node \
+         reached its client {known:?} after the start of its process"
+    );
+    assert!(beside < alone + Duration::from_millis(200), "{beside:?}, {alone:?} alone");
+    assert!(known < Duration::from_secs(3), "{known:?}");
+}
 
 /// Directory 5: a node that fans out to many goes on reading its links.
 #[test]
@@ -40,7 +105,8 @@ fn a_node_that_fans_out_to_many_goes_on_reading_its_links() {
     };
     eventually("the nodes are linked", || nodes.iter().all(is_linked).then_some(()));
     let (here, there) = (nodes[0].addr(), nodes[1].addr());
-    let crowd = Sitting::open(nodes[1].port(), CROWD);
+    let members = if is_release() { CROWD * 5 } else { CROWD };
+    let crowd = Sitting::open(nodes[1].port(), members);
     let mut client = Client::open(there, "phone");
     // The longest call to the one over the link, of so many.
     let mut calls = |count: usize| (0..count).map(|_| one_call(here, &mut client)).max().expect("there are some");
@@ -51,7 +117,7 @@ fn a_node_that_fans_out_to_many_goes_on_reading_its_links() {
             let mut fanouts = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 let answer = send(there, "crowd", &[("qos", "0")], "x");
-                assert_eq!(answer["targets"], CROWD, "{answer}");
+                assert_eq!(answer["targets"], members, "{answer}");
                 fanouts += 1;
             }
             fanouts
@@ -60,10 +126,15 @@ fn a_node_that_fans_out_to_many_goes_on_reading_its_links() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         (beside, fanning.join().expect("it ends"))
     });
-    eprintln!("over the link: {alone:?} at most alone, {beside:?} beside {fanouts} fan-outs to {CROWD}");
+    eprintln!("over the link: {alone:?} at most alone, {beside:?} beside {fanouts} fan-outs to {members}");
     assert!(fanouts >= 10, "{fanouts}");
     assert!(beside < alone + Duration::from_millis(200), "{beside:?} beside the fan-outs, {alone:?} alone");
     drop(crowd);
+}
+
+/// Of the server.
+fn is_release() -> bool {
+    std::env::var_os("RAINBOW_BIN").is_some()
 }
 
 fn one_call(node: SocketAddr, client: &mut Client) -> Duration {
@@ -74,6 +145,155 @@ fn one_call(node: SocketAddr, client: &mut Client) -> Duration {
     let answer = answer.join().expect("it is answered");
     assert_eq!((&answer["status"], &answer["connections"]), (&json!(0), &json!(1)), "{answer}");
     begun.elapsed()
+}
+
+/// Membership 1: a node is killed and back within a second. Its connections are gone, and each close is reported once,
+/// whoever does it: its next life and the others may.
+#[test]
+fn the_closes_of_a_node_that_is_killed_and_back_at_once_are_reported_once() {
+    let _alone = heavy();
+    let mut nodes = Nodes::start(3);
+    nodes.backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "all"));
+    let device = |n: usize| format!("phone {n}");
+    let clients: Vec<Client> = (0..CLOSES).map(|n| Client::open(nodes.nodes[2].addr(), &device(n))).collect();
+    let mut expected: Vec<String> = (0..CLOSES).map(|n| nodes.backend.identity_of(&device(n))).collect();
+    let killed = nodes.nodes.pop().expect("three");
+    sys::kill(killed.process.pid(), "KILL");
+    let begun = Instant::now();
+    nodes.nodes.push(nodes.setup().start_on(killed.into_port()));
+    nodes.until_linked();
+    drop(clients);
+    let mut client = Client::open(nodes.nodes[2].addr(), "of the next life");
+    let closed = || {
+        let closes = nodes.backend.seen_under("/close");
+        closes.iter().filter_map(|close| close.identity().map(String::from)).collect::<Vec<_>>()
+    };
+    eventually_within(Duration::from_secs(60), "all are reported", || (closed().len() >= CLOSES).then_some(()));
+    // The others judge by the lease, which has ended by then.
+    while begun.elapsed() < BURIED {
+        assert_eq!(send(nodes.nodes[0].addr(), "all", &[("qos", "0")], "x")["targets"], 1);
+        client.expect_send();
+    }
+    let mut closed = closed();
+    closed.sort();
+    expected.sort();
+    assert_eq!(closed, expected, "each once, and nobody else");
+}
+
+/// Session ownership 1, with Redis.
+#[test]
+fn of_two_clients_at_two_nodes_at_once_one_stays_and_has_all() {
+    two_clients_at_once(&Nodes::start(2));
+}
+
+/// Session ownership 1, with a disk on each node.
+#[test]
+fn of_two_clients_at_two_nodes_with_disks_one_stays_and_has_all() {
+    two_clients_at_once(&crate::cluster_disks::Nodes::start(2));
+}
+
+fn two_clients_at_once(nodes: &(impl SessionNodes + Sync)) {
+    for round in 0..ROUNDS {
+        let name = format!("user {round}");
+        let mut expected = BTreeSet::new();
+        // In half of the rounds there is one already, on either node.
+        if round % 4 < 2 {
+            nodes.absent(round % 2, &name);
+            expected.extend(["waits".to_owned()]);
+            assert_eq!(nodes.send(0, &format!("of {name}"), "waits")["stored"], 1);
+        }
+        let both = Barrier::new(2);
+        let mut clients = thread::scope(|scope| {
+            let enter = |node| {
+                let (both, name) = (&both, &name);
+                scope.spawn(move || Contender::enter(nodes.node(node).addr(), name, both))
+            };
+            [enter(0), enter(1)].map(|client| client.join().expect("it is let in"))
+        });
+        // Callers at both nodes at the same time, before anybody knows who stays.
+        let callers = [0, 1].map(|node| {
+            let (to, channel, body) = (nodes.node(node).addr(), format!("of {name}"), format!("by {node}"));
+            expected.insert(body.clone());
+            thread::spawn(move || send_until_stored(to, &channel, &body))
+        });
+        let deadline = Instant::now() + TIMEOUT;
+        while clients.iter().all(|client| client.closed.is_none()) {
+            assert!(Instant::now() < deadline, "{name}: both stay");
+            clients.iter_mut().for_each(Contender::read);
+        }
+        callers.into_iter().for_each(|caller| caller.join().expect("it is stored"));
+        clients.sort_by_key(|client| client.closed.is_none());
+        let [gone, stays] = clients;
+        assert_eq!(gone.closed, Some(4409), "{name}");
+        stays.take_all(&name, &expected);
+    }
+}
+
+/// A client that says nothing until it is known to stay.
+struct Contender {
+    client: Client,
+    sends: Vec<Packet>,
+    closed: Option<u16>,
+}
+
+impl Contender {
+    /// It is refused while the session is on its way, and comes again.
+    fn enter(to: SocketAddr, name: &str, both: &Barrier) -> Contender {
+        let upgrade = Upgrade::of(name);
+        both.wait();
+        let client = eventually("it is let in", || upgrade.try_open(to).ok());
+        Contender { client, sends: Vec::new(), closed: None }
+    }
+
+    fn read(&mut self) {
+        if self.closed.is_some() {
+            return;
+        }
+        match self.client.next_within(Duration::from_millis(5)) {
+            Ok(Message::Packet(packet)) => self.sends.push(packet),
+            Ok(Message::Close(code, _)) => self.closed = Some(code),
+            Err(Gone::Ended) => panic!("it ended without a close"),
+            _ => {}
+        }
+    }
+
+    /// Acknowledges what has come and what comes, until it is all that is expected, each once.
+    fn take_all(mut self, name: &str, expected: &BTreeSet<String>) {
+        let (mut bodies, mut ended) = (BTreeMap::new(), BTreeSet::new());
+        let mut come: VecDeque<Packet> = self.sends.drain(..).collect();
+        while ended.len() < expected.len() {
+            let packet = come.pop_front().unwrap_or_else(|| self.client.next_packet());
+            match packet.command {
+                Command::Send => {
+                    self.client.answer(Command::Rec, packet.id, "");
+                    bodies.insert(packet.id, packet.text());
+                }
+                Command::Rel => {
+                    self.client.answer(Command::Com, packet.id, "");
+                    ended.insert(packet.id);
+                }
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        let count = bodies.len();
+        assert_eq!(
+            (bodies.into_values().collect::<BTreeSet<_>>(), count),
+            (expected.clone(), expected.len()),
+            "{name}"
+        );
+        self.client.assert_open();
+        self.client.leave();
+    }
+}
+
+/// As callers do that have to know: again with the same id, until it is promised.
+fn send_until_stored(to: SocketAddr, channel: &str, body: &str) {
+    let id = format!("{body} {channel}");
+    let params = [("qos", "2"), ("wait", "stored"), ("message_id", id.as_str()), ("timeout", "5")];
+    eventually_within(Duration::from_secs(20), "the message is stored", || {
+        let answer = send(to, channel, &params, body);
+        (answer["status"] == 0 && answer["stored"] == 1).then_some(())
+    });
 }
 
 /// Session ownership 4: the owner is killed with 1,000 messages in flight. All come again elsewhere, with DUP and their
@@ -224,7 +444,12 @@ fn a_reaper_that_is_killed_leaves_its_closes_to_the_next_one() {
     }
 }
 
+const CHANNELS: usize = 500_000;
+const CHANNELS_EACH: usize = 1_000;
 const CROWD: usize = 3_000;
 const IN_FLIGHT: usize = 1_000;
 const CLOSES: usize = 200;
+/// Longer than three leases.
+const BURIED: Duration = Duration::from_secs(20);
+const ROUNDS: usize = 24;
 const REDIS_AWAY: Duration = Duration::from_secs(20);

@@ -93,10 +93,16 @@ struct Record {
     /// By session, in the order in which it was acknowledged.
     promised: Mutex<BTreeMap<usize, Vec<String>>>,
     got: Mutex<BTreeMap<usize, Vec<String>>>,
+    calls: Mutex<Vec<Call>>,
     /// Moves of clients from a node to the next.
     connected: Mutex<Vec<Duration>>,
     callers_end: AtomicBool,
     clients_end: AtomicBool,
+}
+
+struct Call {
+    took: Duration,
+    is_taken: bool,
 }
 
 /// Sessions roam, callers use any node, and each node is restarted.
@@ -133,7 +139,7 @@ fn a_rolling_restart_loses_nothing_and_doubles_nothing() {
             let next = nodes.setup().start_on(stopped.into_port());
             nodes.nodes.insert(node, next);
             nodes.until_linked();
-            pause(Duration::from_secs(1));
+            record.until_normal();
         }
         record.callers_end.store(true, Ordering::Relaxed);
         callers.into_iter().for_each(|caller| caller.join().expect("it ends"));
@@ -145,6 +151,12 @@ fn a_rolling_restart_loses_nothing_and_doubles_nothing() {
         drop(ends);
     });
     record.judge();
+}
+
+impl Call {
+    fn is_normal(&self) -> bool {
+        self.is_taken && self.took < Duration::from_secs(1)
+    }
 }
 
 fn be_client(session: usize, addresses: &[SocketAddr], record: &Record) {
@@ -205,7 +217,10 @@ fn be_caller(caller: usize, addresses: &[SocketAddr], record: &Record) {
             if record.callers_end.load(Ordering::Relaxed) {
                 return;
             }
+            let begun = Instant::now();
             let answer = send(*to, &format!("of user {session}"), &body).unwrap_or_default();
+            let call = Call { took: begun.elapsed(), is_taken: answer["status"] == 0 };
+            record.calls.lock().unwrap().push(call);
             if answer["status"] == 0 {
                 assert_eq!(answer["targets"], 1, "its session is somewhere at any time: {session} {answer}");
                 break;
@@ -221,6 +236,22 @@ fn send(to: SocketAddr, channel: &str, body: &str) -> Option<serde_json::Value> 
 }
 
 impl Record {
+    /// Within ten seconds there is one in which every call is taken at its first attempt, and soon.
+    fn until_normal(&self) {
+        let begun = Instant::now();
+        loop {
+            let before = self.calls.lock().unwrap().len();
+            pause(Duration::from_secs(1));
+            let calls = self.calls.lock().unwrap();
+            let (count, is_normal) = (calls.len() - before, calls[before..].iter().all(Call::is_normal));
+            if count >= CALLERS && is_normal {
+                return eprintln!("normal {:?} after the restart: {count} calls in a second", begun.elapsed());
+            }
+            let slow = calls[before..].iter().filter(|call| !call.is_normal()).count();
+            assert!(begun.elapsed() < TIMEOUT, "{slow} of {count} calls in a second were refused or slow");
+        }
+    }
+
     fn judge(self) {
         let (promised, got) = (self.promised.into_inner().unwrap(), self.got.into_inner().unwrap());
         let connected = self.connected.into_inner().unwrap();

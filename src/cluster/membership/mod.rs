@@ -253,6 +253,7 @@ impl Membership {
         if message.header.src.node.address == own.node.address {
             return;
         }
+        self.note_speaker(message.header.src.node, now);
         if message.header.message == Message::Announce {
             // It has reached us, whatever address of ours the sender knows.
             message.header.dst = own;
@@ -314,6 +315,7 @@ impl Membership {
 
     /// Its address may be that of an earlier life, whether that is held for alive or not.
     fn on_online(&mut self, node: NodeId, now: Tick) {
+        self.note_speaker(node, now);
         if node.address != self.own().node.address && !self.peers.contains_key(&node.generation) {
             self.remember(node.address, now);
             self.announce(node.address, now);
@@ -501,6 +503,16 @@ impl Membership {
         }
     }
 
+    /// A life that another one has replaced at its address, and that goes on speaking, is on a host of its own. Nobody
+    /// hears what we would say to it.
+    fn note_speaker(&mut self, speaker: NodeId, now: Tick) {
+        let Some(peer) = self.peers.get_mut(&speaker.generation) else { return };
+        let Reason::Replaced(other) = peer.reason() else { return };
+        if now.since_ms(peer.since()) >= LAST_DATAGRAMS_MS && peer.comes_back() {
+            self.report_conflict(other, speaker, now);
+        }
+    }
+
     fn report_conflict(&mut self, one: NodeId, other: NodeId, now: Tick) {
         if self.conflict_at.is_none_or(|at| now.since_ms(at) >= CONFLICT_MS) {
             self.conflict_at = Some(now);
@@ -607,6 +619,8 @@ const STALL_MS: u64 = 100;
 const LEAVE_MS: u64 = 3_000;
 const LEAVE_PUMP_MS: u64 = 200;
 const CONFLICT_MS: u64 = 30_000;
+/// For so long what a dead life has sent may be on its way.
+const LAST_DATAGRAMS_MS: u64 = 5_000;
 const DEAD_MS: u64 = 12 * 3_600_000;
 const LIFELESS_MAX: usize = 1024;
 

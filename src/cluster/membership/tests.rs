@@ -2,6 +2,7 @@
 
 use super::*;
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 /// Nodes at ports 1, 2, …; datagrams and links take a millisecond.
 struct Network {
@@ -124,6 +125,27 @@ impl Network {
         let Some(to) = to.filter(|to| self.passes(port, *to) && !self.is_still(*to)) else { return };
         let (now, from) = (self.now, self.nodes[&port].own().node.generation);
         self.nodes.get_mut(&to).expect("it runs").handle(Input::LinkHeard(from), now);
+    }
+
+    /// Of a node without a socket of its own to receive with.
+    fn send_all_of(&mut self, node: &mut Membership) {
+        while let Some(output) = node.poll_output() {
+            if let Output::SendSwim { to, message } = output {
+                self.in_flight.push((self.now, 9, to.port(), message));
+            }
+        }
+    }
+
+    /// Nodes 1 and 2 have named both lives so many times: at most every half minute.
+    #[track_caller]
+    fn assert_conflict(&self, times: RangeInclusive<usize>, expected: u32, expected_other: u32) {
+        for port in [1, 2] {
+            let of_node = self.events.iter().filter(|(at, output)| *at == port && is_conflict(output));
+            let conflicts: Vec<&Output> = of_node.map(|(_, output)| output).collect();
+            assert!(times.contains(&conflicts.len()), "{conflicts:?}");
+            let Output::AddressConflict { one, other } = conflicts[0] else { unreachable!("filtered") };
+            assert_eq!((one.generation.0, other.generation.0), (expected, expected_other), "{conflicts:?}");
+        }
     }
 
     fn states(&self, port: u16) -> Vec<(u16, PeerState)> {
@@ -281,22 +303,34 @@ fn two_nodes_of_one_address_are_named_and_back_off() {
         let mut runtime = AccumulatingRuntime::new();
         twin.foca.change_identity(renewed, &mut runtime).expect("another start");
         twin.announce(address(1), network.now);
-        while let Some(output) = twin.poll_output() {
-            if let Output::SendSwim { to, message } = output {
-                network.in_flight.push((network.now, 9, to.port(), message));
-            }
-        }
+        network.send_all_of(&mut twin);
     }
-    for port in [1, 2] {
-        let conflicts: Vec<_> =
-            network.events.iter().filter(|(at, output)| *at == port && is_conflict(output)).collect();
-        assert!((1..=4).contains(&conflicts.len()), "a line per half a minute: {conflicts:?}");
-        let named = matches!(conflicts[0].1, Output::AddressConflict { one, other }
-            if one.generation == Generation(103) && other.generation == Generation(999));
-        assert!(named, "{conflicts:?}");
-    }
+    network.assert_conflict(1..=4, 103, 999);
     let rejoins = network.nodes[&3].counts().rejoins;
     assert!((20..40).contains(&rejoins), "it backs off: {rejoins}");
+}
+
+/// The clone of a virtual machine runs beside its original, and has the later start: whatever is sent to their address
+/// reaches the clone.
+#[test]
+fn a_life_that_has_been_replaced_and_goes_on_speaking_is_named() {
+    let mut network = Network::new(3);
+    network.run(3_000);
+    let mut original = network.nodes.remove(&3).expect("it runs");
+    network.start(life(3, 203, 2_000));
+    network.run(LAST_DATAGRAMS_MS);
+    let replaced = |node: &Membership| {
+        node.peers().any(|peer| peer.node().generation == Generation(103) && peer.state() == PeerState::Dead)
+    };
+    assert!([1, 2].iter().all(|port| replaced(&network.nodes[port])));
+    assert!(!network.events.iter().any(|(_, output)| is_conflict(output)), "as after any restart");
+    for _ in 0..120 {
+        network.run(1_000);
+        original.handle_timers(network.now);
+        network.send_all_of(&mut original);
+    }
+    network.assert_conflict(2..=4, 203, 103);
+    assert!(network.states(1).contains(&(3, PeerState::Live)), "{:?}", network.states(1));
 }
 
 fn is_conflict(output: &Output) -> bool {

@@ -8,7 +8,7 @@ use super::super::planted::{ClusterBug, Planted};
 use super::claims::{RequestId, SessionName};
 use crate::base::id::Generation;
 use crate::base::time::Tick;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CreationOutput {
@@ -28,9 +28,17 @@ struct Name {
     waiting: VecDeque<(Requester, Tick)>,
 }
 
+impl Name {
+    fn due(&self) -> Tick {
+        self.waiting.front().map_or(self.until, |(_, until)| self.until.min(*until))
+    }
+}
+
 #[derive(Default)]
 pub struct Creation {
     names: BTreeMap<SessionName, Name>,
+    /// When a name's time, or that of who waits for it, is over: each name once.
+    due: BTreeSet<(Tick, SessionName)>,
     outputs: VecDeque<CreationOutput>,
     planted: Planted,
 }
@@ -46,9 +54,11 @@ impl Creation {
         let Some(known) = self.names.get_mut(&name) else {
             self.outputs.push_back(CreationOutput::Grant { to: from, id });
             let until = now + GRANT_MS;
+            self.due.insert((until, name.clone()));
             self.names.insert(name, Name { granted: requester, until, waiting: VecDeque::new() });
             return;
         };
+        let was_due = known.due();
         // A repeat, since the answer may be lost.
         if known.granted == requester || self.planted.is(ClusterBug::GrantsToAll) {
             self.outputs.push_back(CreationOutput::Grant { to: from, id });
@@ -57,36 +67,45 @@ impl Creation {
             self.outputs.push_back(CreationOutput::Refuse { to: from, id });
         } else {
             known.waiting.push_back((requester, now + WAIT_MS));
+            self.reschedule(&name, was_due);
         }
     }
 
     /// It has the session, or has given it up.
     pub fn finished(&mut self, from: Generation, id: RequestId, name: &SessionName, now: Tick) {
-        if self.names.get(name).is_some_and(|known| known.granted == (from, id)) {
-            self.pass_on(name, now);
-        } else if let Some(known) = self.names.get_mut(name) {
-            known.waiting.retain(|(waiting, _)| *waiting != (from, id));
+        let Some(known) = self.names.get_mut(name) else { return };
+        let was_due = known.due();
+        match known.granted == (from, id) {
+            true => self.pass_on(name, now),
+            false => known.waiting.retain(|(waiting, _)| *waiting != (from, id)),
         }
+        self.reschedule(name, was_due);
     }
 
     pub fn handle_timers(&mut self, now: Tick) {
-        for known in self.names.values_mut() {
+        while let Some((was_due, name)) = self.due.first().filter(|(due, _)| *due <= now).cloned() {
+            let known = self.names.get_mut(&name).expect("every name that is due is known");
             while let Some(((to, id), _)) = known.waiting.pop_front_if(|(_, until)| *until <= now) {
                 self.outputs.push_back(CreationOutput::Refuse { to, id });
             }
+            if known.until <= now {
+                self.pass_on(&name, now);
+            }
+            self.reschedule(&name, was_due);
         }
-        let over = self.names.iter().filter(|(_, known)| known.until <= now);
-        let names: Vec<SessionName> = over.map(|(name, _)| name.clone()).collect();
-        names.iter().for_each(|name| self.pass_on(name, now));
     }
 
     pub fn next_tick(&self) -> Tick {
-        let next = |known: &Name| known.waiting.front().map_or(known.until, |(_, until)| known.until.min(*until));
-        self.names.values().map(next).min().unwrap_or(Tick::NEVER)
+        self.due.first().map_or(Tick::NEVER, |(due, _)| *due)
     }
 
     pub fn poll_output(&mut self) -> Option<CreationOutput> {
         self.outputs.pop_front()
+    }
+
+    fn reschedule(&mut self, name: &SessionName, was_due: Tick) {
+        self.due.remove(&(was_due, name.clone()));
+        self.due.extend(self.names.get(name).map(|known| (known.due(), name.clone())));
     }
 
     fn pass_on(&mut self, name: &SessionName, now: Tick) {
@@ -161,6 +180,20 @@ mod tests {
         request(&mut creation, 1, 2, GRANT_MS - 1_000);
         creation.handle_timers(creation.next_tick());
         assert_eq!(outputs(&mut creation), [grant(1, 2)], "as soon as the first has had its time");
+    }
+
+    #[test]
+    fn many_names_at_once_cost_no_look_at_all_of_them() {
+        let mut creation = Creation::default();
+        for n in 0..50_000 {
+            creation.request(Generation(1), RequestId(n), format!("{n}").into(), Tick(n / 10));
+            creation.request(Generation(2), RequestId(n), format!("{n}").into(), Tick(n / 10));
+        }
+        assert_eq!((outputs(&mut creation).len(), creation.next_tick()), (50_000, Tick(WAIT_MS)));
+        (0..50_000).for_each(|n| creation.finished(Generation(1), RequestId(n), &format!("{n}").into(), Tick(5_000)));
+        assert_eq!((outputs(&mut creation).len(), creation.next_tick()), (50_000, Tick(5_000 + GRANT_MS)));
+        creation.handle_timers(Tick(5_000 + GRANT_MS));
+        assert_eq!((creation.next_tick(), creation.names.len(), creation.due.len()), (Tick::NEVER, 0, 0));
     }
 
     #[test]

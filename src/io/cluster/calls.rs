@@ -144,6 +144,21 @@ impl CallLink {
         &self.queue
     }
 
+    /// A query goes over it. False: it owes too many answers, and ends.
+    fn owe(&self, query: QueryId) -> bool {
+        if self.is_overdue() {
+            self.queue.end();
+            return false;
+        }
+        self.open.borrow_mut().insert(query.0);
+        true
+    }
+
+    /// So many queries have not been answered, in their time or at all, that no more go over it.
+    pub fn is_overdue(&self) -> bool {
+        self.open.borrow().len() >= OWED_MAX
+    }
+
     /// True for a query that has not been answered.
     pub fn answered(&self, query: QueryId) -> bool {
         self.open.borrow_mut().remove(&query.0)
@@ -243,7 +258,7 @@ impl WorkerCluster {
         now: Tick,
     ) -> Result<(), Unreachable> {
         let link = self.link_to(peer, now)?;
-        if link.queue.len() > self.queue_bytes_max {
+        if link.queue.len() > self.queue_bytes_max || !link.owe(query) {
             return Err(Unreachable);
         }
         let mut body = self.scratch.borrow_mut();
@@ -251,7 +266,6 @@ impl WorkerCluster {
         call.encode_into(&mut body);
         let deadline_ms = timeout_ms.try_into().unwrap_or(u32::MAX);
         let frame = Frame::Call { id: query.0, deadline_ms, method: call.method(), body: &body };
-        link.open.borrow_mut().insert(query.0);
         self.push(&link.queue, frame);
         body.shrink_to(SCRATCH_BYTES_MAX);
         Ok(())
@@ -461,3 +475,22 @@ const READY_MS_MAX: u64 = 3_000;
 const DISKS_MS_MAX: u64 = 2_000;
 const REDIAL_MS: u64 = 500;
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
+/// Of a link. A peer answers every query at its deadline at the latest, so that one that owes so many is not well.
+const OWED_MAX: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_owes_too_many_answers_ends() {
+        let node = NodeId { generation: Generation(1), address: ([127, 0, 0, 1], 1984).into() };
+        let link = CallLink { node, queue: Rc::default(), open: RefCell::default() };
+        let most = OWED_MAX as u64;
+        assert!((0..most).all(|query| link.owe(QueryId(query))));
+        assert!(link.answered(QueryId(7)) && !link.answered(QueryId(7)) && !link.is_overdue());
+        assert!(link.owe(QueryId(most)) && !link.queue.has_ended.get());
+        assert!(!link.owe(QueryId(most + 1)) && link.is_overdue() && link.queue.has_ended.get());
+        assert_eq!(link.take_open().len(), OWED_MAX, "none of them waits any longer");
+    }
+}

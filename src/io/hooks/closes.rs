@@ -256,6 +256,28 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_thousand_closes_of_a_dead_node_come_at_a_pace() {
+        let closes = Closes::default();
+        let record = ConnectionRecord { identity: Identity([7; 32]), cookie: None, user: None };
+        // As the store reads them: piece by piece, while the first ones are on their way.
+        let pieces = vec![vec![record; 1_000]; 100];
+        let (mut now, mut taken) = (Tick(0), 0);
+        for piece in &pieces {
+            closes.push_former(piece, now);
+            for _ in 0..1_000 {
+                taken += u64::from(closes.take_former(now, 10_000).is_some());
+                assert!(taken <= now.0 / FORMER_MS + 1, "{taken} after {} ms", now.0);
+                now = now + 1;
+            }
+        }
+        while closes.former_len() > 0 {
+            taken += u64::from(closes.take_former(now, 10_000).is_some());
+            now = now + 1;
+        }
+        assert_eq!((taken, now.0), (100_000, 99_999 * FORMER_MS + 1));
+    }
+
+    #[test]
     fn a_few_are_with_the_pool_and_come_in_order() {
         let closes = Closes::default();
         (1..=5).for_each(|n| assert!(closes.push(close(n), 10_000)));

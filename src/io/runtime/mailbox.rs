@@ -4,6 +4,9 @@
 //! The bell is rung once per sleep of the receiver, not once per message. `Asleep` has the proof that no message is
 //! slept over.
 
+mod asleep;
+
+use self::asleep::Asleep;
 use crate::io::runtime::socket::Pollable;
 use crate::io::runtime::sys;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -149,76 +152,6 @@ impl<T> MailboxReceiver<T> {
 struct Doorbell {
     asleep: Asleep,
     eventfd: OwnedFd,
-}
-
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, Ordering, fence};
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-
-/// Does the receiver sleep? Each side writes one thing and then reads the other's:
-///
-/// ```text
-/// sender:   put message ── fence ── read "asleep"
-/// receiver: "asleep" := true ── fence ── look for messages
-/// ```
-/// The fences are sequentially consistent, so at least one of them sees the other's write. The sender sees "asleep": it
-/// rings (the swap lets one of many senders ring). It does not: then the receiver sees the message and does not sleep.
-/// Both see: one needless ring, which the next sleep finds and returns from at once.
-struct Asleep(AtomicBool);
-
-impl Default for Asleep {
-    fn default() -> Asleep {
-        Asleep(AtomicBool::new(false))
-    }
-}
-
-impl Asleep {
-    fn fall_asleep(&self) {
-        self.0.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// True when it was asleep: the caller has to ring.
-    fn wake(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
-    }
-}
-
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use super::*;
-    use loom::sync::atomic::AtomicUsize;
-    use loom::thread;
-
-    /// Two senders, one receiver that rings itself when it finds something: it never sleeps with a message in the
-    /// mailbox and no ring.
-    #[test]
-    fn no_message_is_slept_over() {
-        loom::model(|| {
-            let asleep = loom::sync::Arc::new(Asleep::default());
-            let messages = loom::sync::Arc::new(AtomicUsize::new(0));
-            let rings = loom::sync::Arc::new(AtomicUsize::new(0));
-            let senders: Vec<_> = (0..2)
-                .map(|_| {
-                    let (asleep, messages, rings) = (asleep.clone(), messages.clone(), rings.clone());
-                    thread::spawn(move || {
-                        messages.fetch_add(1, Ordering::Relaxed);
-                        if asleep.wake() {
-                            rings.fetch_add(1, Ordering::Relaxed);
-                        }
-                    })
-                })
-                .collect();
-            asleep.fall_asleep();
-            if messages.load(Ordering::Relaxed) > 0 && asleep.wake() {
-                rings.fetch_add(1, Ordering::Relaxed);
-            }
-            senders.into_iter().for_each(|sender| sender.join().expect("senders do not panic"));
-            assert_eq!(rings.load(Ordering::Relaxed), 1, "one ring per sleep");
-        });
-    }
 }
 
 #[cfg(test)]

@@ -115,6 +115,10 @@ async fn call_over(worker: Rc<Worker>, link: Rc<CallLink>) {
         Err(why) => why,
     };
     debug!(node = %link.node(), %why, "a link for calls has ended");
+    if link.is_overdue() {
+        worker.count(|counters| &counters.node_links_overdue);
+        warn!(node = %link.node(), "a node answers no calls: the link to it is ended, and made anew");
+    }
     worker.cluster().link_ended(&link, was_up, worker.now());
     for query in link.take_open() {
         worker.calls().gathers().resolve_node(query, None);
