@@ -9,6 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly mode=${1:-all}
 readonly fuzz_seconds=${FUZZ_SECONDS:-10}
+# Most tests wait for servers more than they compute.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 export DEBIAN_FRONTEND=noninteractive
 # Servers of different tests would be one cluster; those that are meant to be one say so.
 export RAINBOW_CLUSTER=off

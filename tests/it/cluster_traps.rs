@@ -151,7 +151,6 @@ fn one_call(node: SocketAddr, client: &mut Client) -> Duration {
 /// whoever does it: its next life and the others may.
 #[test]
 fn the_closes_of_a_node_that_is_killed_and_back_at_once_are_reported_once() {
-    let _alone = heavy();
     let mut nodes = Nodes::start(3);
     nodes.backend.on_connect(|_| Reply::welcome().header("RAINBOWCLIENTCHANNEL", "all"));
     let device = |n: usize| format!("phone {n}");
@@ -369,7 +368,6 @@ fn a_thousand_messages_in_flight_come_again_where_the_client_goes() {
 /// Session ownership 6: Redis stands still for longer than three leases.
 #[test]
 fn while_redis_is_away_no_node_is_dead_and_nothing_ends() {
-    let _alone = heavy();
     let nodes = Nodes::start(2);
     let mut clients = [nodes.open(0, "ann").0, nodes.open(1, "ben").0];
     nodes.absent(1, "away");
