@@ -27,11 +27,12 @@ use crate::redis::take;
 fn half_a_million_channels_at_link_up_delay_no_message() {
     let _alone = heavy();
     sys::raise_descriptor_limit();
+    let (channels, each) = if is_release() { (500_000, 1_000) } else { (2_000, 200) };
     let (backend, count) = (Backend::start(), AtomicUsize::new(0));
     backend.forgetful();
     backend.on_connect(move |_| {
-        let first = count.fetch_add(1, Ordering::Relaxed) * CHANNELS_EACH;
-        let channels: Vec<String> = (first..first + CHANNELS_EACH).map(|n| format!("c{n}")).collect();
+        let first = count.fetch_add(1, Ordering::Relaxed) * each;
+        let channels: Vec<String> = (first..first + each).map(|n| format!("c{n}")).collect();
         Reply::welcome().header("RAINBOWCLIENTCHANNEL", &channels.join(";;"))
     });
     let name = format!("it-many-{}", std::process::id());
@@ -41,8 +42,7 @@ fn half_a_million_channels_at_link_up_delay_no_message() {
     };
     let here = start();
     let mut client = Client::open(here.addr(), "phone");
-    let channels = if is_release() { CHANNELS } else { CHANNELS_EACH * 5 };
-    let _sitting = Sitting::open(here.port(), channels / CHANNELS_EACH - 1);
+    let _sitting = Sitting::open(here.port(), channels / each - 1);
     let metric = |node: &Server| figure_of(node, "rainbow_channels ");
     eventually_within(Duration::from_secs(60), "all channels are there", || {
         (metric(&here) == channels as u64).then_some(())
@@ -442,8 +442,6 @@ fn a_reaper_that_is_killed_leaves_its_closes_to_the_next_one() {
     }
 }
 
-const CHANNELS: usize = 500_000;
-const CHANNELS_EACH: usize = 1_000;
 const CROWD: usize = 3_000;
 const IN_FLIGHT: usize = 1_000;
 const CLOSES: usize = 200;

@@ -12,10 +12,15 @@ function target(path, parameters = {}, isLook = true) {
   return `${base}${path}${query.size > 0 ? `?${query}` : ""}`;
 }
 
+async function fetchAllowed(url, options) {
+  const sent = token, headers = sent === "" ? {} : { Authorization: `Bearer ${sent}` };
+  const response = await fetch(url, { cache: "no-store", ...options, headers });
+  if (response.status === 401) throw new Forbidden(sent);
+  return response;
+}
+
 async function request(url, options = {}) {
-  const headers = token === "" ? {} : { Authorization: `Bearer ${token}` };
-  const response = await fetch(url, { signal: AbortSignal.timeout(15_000), cache: "no-store", ...options, headers });
-  if (response.status === 401) throw new Forbidden(whyForbidden());
+  const response = await fetchAllowed(url, { signal: AbortSignal.timeout(15_000), ...options });
   const text = await response.text();
   let body;
   try {
@@ -27,10 +32,18 @@ async function request(url, options = {}) {
   return body;
 }
 
-class Forbidden extends Error {}
+class Forbidden extends Error {
+  constructor(sent) {
+    super(whyForbidden(sent));
+    this.sent = sent;
+  }
+}
 
-function whyForbidden() {
-  if (token !== "") return "The server does not know this admin token. Log in with the one in its configuration (admin_token).";
+/** What was sent before somebody logged in says nothing of the token that is there now. */
+function isForbidden(error) { return error instanceof Forbidden && error.sent === token; }
+
+function whyForbidden(sent) {
+  if (sent !== "") return "The server does not know this admin token. Log in with the one in its configuration (admin_token).";
   const isSigned = new URLSearchParams(location.search).has("signature");
   return isSigned ? "The signature in this page's address is not valid any more. Open the page without it, and log in with the admin token (admin_token)."
     : "Not allowed from here without the admin token (admin_token in the configuration): log in, or open this page on the admin listener (admin_listen).";
@@ -119,7 +132,7 @@ async function perform(run, done) {
     tell(done(await run()));
   } catch (error) {
     tell(error.name === "TimeoutError" ? "No answer within 15 seconds: it may have been done." : error.message, "bad");
-    if (error instanceof Forbidden || token === "") showLogin(true);
+    if (isForbidden(error) || token === "") showLogin(true);
   }
 }
 
@@ -257,7 +270,7 @@ function dropCell(name) {
       element.replaceChildren("dropped");
     } catch (error) {
       element.replaceChildren(make("span", "hot", error.message));
-      if (error instanceof Forbidden || token === "") showLogin(true);
+      if (isForbidden(error) || token === "") showLogin(true);
     }
   }));
   return element;
@@ -307,7 +320,7 @@ function traceForm(whom) {
       state.textContent = await follow(whom, stop, list, state);
     } catch (error) {
       state.textContent = error.name === "AbortError" ? "Stopped." : error.message;
-      if (error instanceof Forbidden) showLogin(true);
+      if (isForbidden(error)) showLogin(true);
     }
     stop = null;
     press.textContent = "Trace for a minute";
@@ -316,10 +329,7 @@ function traceForm(whom) {
 }
 
 async function follow(whom, stop, list, state) {
-  const response = await fetch(target("trace/", { ...whom, seconds: 60 }), {
-    signal: stop.signal, cache: "no-store", headers: token === "" ? {} : { Authorization: `Bearer ${token}` },
-  });
-  if (response.status === 401) throw new Forbidden(whyForbidden());
+  const response = await fetchAllowed(target("trace/", { ...whom, seconds: 60 }), { signal: stop.signal });
   // A refusal is one object, not entries.
   if (!response.headers.get("content-type").includes("ndjson")) throw new Error((await response.json()).msg);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -398,7 +408,7 @@ const drainButton = confirmed("Drain this node", async () => {
     $("#drained").textContent = (await act("drain/", {})).msg;
   } catch (error) {
     $("#drained").textContent = error.message;
-    if (error instanceof Forbidden || token === "") showLogin(true);
+    if (isForbidden(error) || token === "") showLogin(true);
   }
 });
 $("#drain").append(drainButton);
@@ -423,7 +433,7 @@ $("#preview").onclick = async () => {
     box.replaceChildren(make("p", "", msg), list, ...(changes.some((change) => !change.needs_restart) ? [reload] : []));
   } catch (error) {
     box.replaceChildren(error.message);
-    if (error instanceof Forbidden) showLogin(true);
+    if (isForbidden(error)) showLogin(true);
   }
 };
 

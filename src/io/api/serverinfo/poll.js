@@ -28,6 +28,7 @@ async function poll() {
 }
 
 function complain(error) {
+  if (error instanceof Forbidden && !isForbidden(error)) return;
   const silent = Math.round((performance.now() - heardAt) / 1000);
   const isAway = error.name === "TypeError" || error.name === "TimeoutError";
   pill($("#live"), "bad", heardAt === 0 ? "no figures" : `no figures for ${silent} s`);
@@ -35,7 +36,7 @@ function complain(error) {
   // Read out once, not every second.
   if ($("#alarm").textContent !== text) $("#alarm").textContent = text;
   $("#alarm").hidden = false;
-  if (error instanceof Forbidden && $("#login").hidden) {
+  if (isForbidden(error) && $("#login").hidden) {
     token = "";
     showLogin(true);
   }
