@@ -194,15 +194,6 @@ async function oneActs() {
     await logIn(page);
   });
 
-  await step("a refusal of what was sent before the login does not log out", async () => {
-    const isIn = () => page.evaluate(() => token !== "" && document.querySelector("#login").hidden);
-    await page.evaluate(() => complain(new Forbidden("")));
-    check(await isIn(), "it has forgotten the token");
-    await page.evaluate(() => complain(new Forbidden(token)));
-    check(!(await isIn()), "a token that the server refuses is kept");
-    await logIn(page);
-  });
-
   await step("a message to a channel reaches everybody", async () => {
     await page.locator("#channels").getByRole("button", { name: LOBBY }).click();
     await page.locator("#detail textarea").fill("The operator says hello");
