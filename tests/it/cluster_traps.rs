@@ -371,7 +371,7 @@ fn while_redis_is_away_no_node_is_dead_and_nothing_ends() {
     let nodes = Nodes::start(2);
     let mut clients = [nodes.open(0, "ann").0, nodes.open(1, "ben").0];
     nodes.absent(1, "away");
-    let closed = nodes.backend.closes().len();
+    let closed = nodes.backend.wait_under("/close", 1).len();
     let peers_are_live = || {
         nodes.nodes.iter().all(|node| {
             let peer = &call_get(node.addr(), "/info/", &[]).json()["peers"][0];
