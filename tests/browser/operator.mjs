@@ -194,6 +194,32 @@ async function oneActs() {
     await logIn(page);
   });
 
+  await step("a refusal of what was sent before the login does not log out", async () => {
+    const press = () => page.evaluate(() => document.querySelector("#enter").click());
+    let pass;
+    const isHeld = new Promise((resolve) => {
+      page.route("**/info/**", async (route) => {
+        if (!pass && !route.request().headers().authorization) {
+          const passed = new Promise((go) => (pass = go));
+          resolve();
+          await passed;
+        }
+        await route.continue();
+      });
+    });
+    await press();
+    await isHeld;
+    await press();
+    await logIn(page);
+    const refused = page.waitForResponse((response) => response.status() === 401);
+    pass();
+    await (await refused).finished();
+    await page.waitForResponse((response) => response.url().includes("/info/") && response.ok());
+    check(!(await page.getByLabel("Admin token").isVisible()), "it asks for the token although it has it");
+    check((await page.locator("#enter").textContent()) === "Log out", "it has forgotten the token");
+    await page.unroute("**/info/**");
+  });
+
   await step("a message to a channel reaches everybody", async () => {
     await page.locator("#channels").getByRole("button", { name: LOBBY }).click();
     await page.locator("#detail textarea").fill("The operator says hello");
