@@ -39,6 +39,7 @@ async function story(given) {
   await thePastIsThere();
   await oneFindsWhoIsThere();
   await oneLooksOn();
+  await oneLogsIn();
   await oneActs();
   await theFileIsReread();
   await thePageLooksRight();
@@ -183,7 +184,7 @@ async function oneFindsWhoIsThere() {
 
 async function outcome(text) { await page.locator("#outcome", { hasText: text }).waitFor(); }
 
-async function oneActs() {
+async function oneLogsIn() {
   await step("without the token nothing is done, and it says what is missing", async () => {
     await page.locator("#channels").getByRole("button", { name: LOBBY }).click();
     await page.locator("#detail textarea").fill("Nobody will hear this");
@@ -219,7 +220,9 @@ async function oneActs() {
     check((await page.locator("#enter").textContent()) === "Log out", "it has forgotten the token");
     await page.unroute("**/info/**");
   });
+}
 
+async function oneActs() {
   await step("a message to a channel reaches everybody", async () => {
     await page.locator("#channels").getByRole("button", { name: LOBBY }).click();
     await page.locator("#detail textarea").fill("The operator says hello");
