@@ -32,7 +32,7 @@ main() {
     step loom
     step fuzz
     step interpreters
-    lanes "autobahn javascript_client objective_c_client examples readme" "conformance openapi otlp"
+    side_by_side "autobahn javascript_client objective_c_client examples readme" "conformance openapi otlp"
     if [ "$mode" = full ]; then step python_client; fi
     step browser
     step many_at_once
@@ -136,7 +136,7 @@ fuzz() {
     fi
     RUSTFLAGS=$(echo "$flags" | tr -s ' \n' ' ') CARGO_TARGET_DIR=target/fuzz \
         cargo $toolchain build --release --manifest-path tests/fuzz/Cargo.toml --target "$host"
-    # Each has one thread.
+    # A target has one thread: two at a time.
     local source fuzzing=() pid count=0
     for source in tests/fuzz/fuzz_targets/*.rs; do
         fuzz_target "$(basename "$source" .rs)" "$host" &
@@ -155,9 +155,7 @@ fuzz_target() {
     local folders=("target/fuzz/corpus/$target") log=target/fuzz/$target.log status=0
     mkdir -p "${folders[0]}" target/fuzz/artifacts
     if [ -d "tests/fuzz/seeds/$target" ]; then folders+=("tests/fuzz/seeds/$target"); fi
-    # Two tables in SQLite's one file have one name, which the sanitizer takes for one table defined twice.
-    ASAN_OPTIONS=detect_odr_violation=0 \
-        "target/fuzz/$host/release/$target" -max_total_time="$fuzz_seconds" -rss_limit_mb=2048 -timeout=10 -verbosity=0 \
+    "target/fuzz/$host/release/$target" -max_total_time="$fuzz_seconds" -rss_limit_mb=2048 -timeout=10 -verbosity=0 \
         -print_final_stats=1 -artifact_prefix="target/fuzz/artifacts/$target-" "${folders[@]}" >"$log" 2>&1 || status=$?
     echo "fuzzed $target for $fuzz_seconds s"
     grep -vE "^INFO|NEW_FUNC|^\"|dictionary|stat::(new_units|slowest)" "$log" || true
@@ -278,16 +276,16 @@ step() {
     current=""
 }
 
-# Steps that wait more than they compute, beside each other: the names of each argument one after the other. What they
-# print comes at the end.
-lanes() {
-    local folder lane name status seconds failed="" running=()
+# Runs steps that wait more than they compute. Each argument has the names of some that follow each other; the arguments
+# run beside each other. What the steps print comes at the end.
+side_by_side() {
+    local folder names name status seconds failed="" running=()
     folder=$(mktemp -d)
     printf '\n==== beside each other:'
     printf ' [%s]' "${@//_/ }"
     printf ' ====\n'
-    for lane in "$@"; do
-        lane "$folder" $lane &
+    for names in "$@"; do
+        in_turn "$folder" $names &
         running+=($!)
     done
     wait "${running[@]}"
@@ -306,7 +304,8 @@ lanes() {
     [ -z "$failed" ]
 }
 
-lane() {
+# Into a folder: what each step prints, and how it ended.
+in_turn() {
     local folder=$1 name status begun
     shift
     for name in "$@"; do

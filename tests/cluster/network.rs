@@ -146,14 +146,14 @@ impl Lan {
     /// Gives a host an interface of that name, and an address.
     pub fn connect(&self, host: &Namespace, interface: &str, family: Family) -> Port {
         let port = self.plug(host, interface);
-        address(host, interface, family, port);
+        give_address(host, interface, family, port);
         port
     }
 
     /// With the address of another host, as the clone of a virtual machine has it.
     pub fn connect_clone(&self, host: &Namespace, interface: &str, family: Family, of: Port) -> Port {
         let port = self.plug(host, interface);
-        address(host, interface, family, of);
+        give_address(host, interface, family, of);
         port
     }
 
@@ -190,7 +190,7 @@ impl Port {
     }
 }
 
-fn address(host: &Namespace, interface: &str, family: Family, port: Port) {
+fn give_address(host: &Namespace, interface: &str, family: Family, port: Port) {
     match family {
         Family::V4 => host.run(&format!("ip addr add {}/24 broadcast + dev {interface}", port.v4())),
         Family::V6 => host.run(&format!("ip addr add {}/64 dev {interface} nodad", port.v6())),

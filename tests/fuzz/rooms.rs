@@ -1,5 +1,5 @@
-//! The rooms of the server that are plain data, and so fuzzed. Without the others and what those need, which is most of
-//! what compiling takes.
+//! The rooms of the server that are plain data, for the fuzz targets. The other rooms, and the libraries that those need,
+//! take most of a build's time.
 
 #[path = "../../src/base/mod.rs"]
 pub mod base;
