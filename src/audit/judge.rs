@@ -5,9 +5,10 @@
 //! - *doubled*: delivered twice. To a client: QoS 2 handed to the application twice. To the business server, which
 //!   recognises a repeat by its `Idempotency-Key`: forwarded twice under different keys, at QoS 1 as well as 2.
 //! - *unexpected*: delivered, and never sent (or not to this session, or not at this QoS).
-//! - *out of order*: of one stream (one session, direction and QoS, whose sender waits for each acknowledgement before
-//!   the next call, or sends with ascending ids), a *first* delivery behind that of a later message. So stored and live
-//!   messages come in the order in which they were accepted.
+//! - *out of order*: of one stream (one session, direction and QoS), a *first* delivery behind that of a later message.
+//!   A client sends with ascending ids, and all that it sends keeps that order. A caller makes one call after the other,
+//!   and what was acknowledged before the next call keeps its place, stored or live. A call that broke may still be under
+//!   way when the caller goes on, over another connection or another node: its message comes whenever it is accepted.
 //! - *corrupted*: a body whose checksum is wrong, an answer that belongs to another message, a wrong cookie.
 //! - *keys*: two messages under one key (the business server would drop the second, and it does here), or none.
 //!
@@ -53,6 +54,8 @@ struct Seen {
     delivered: Bits,
     /// One more than the highest sequence that was delivered.
     end: u64,
+    /// Whose first delivery came behind that of a later one.
+    late: Bits,
     /// Of the first forward of each message; to the business server only.
     keys: Vec<u64>,
     row: Row,
@@ -84,7 +87,7 @@ pub fn judge(dir: &Path) -> io::Result<Verdict> {
         }
     })?;
     for (stream, seen) in streams {
-        verdict.rows.entry((stream.direction, stream.qos as u8)).or_default().add(&seen.finished());
+        verdict.rows.entry((stream.direction, stream.qos as u8)).or_default().add(&seen.finished(stream.direction));
     }
     Ok(verdict)
 }
@@ -116,16 +119,20 @@ impl Seen {
     }
 
     fn first(&mut self, sequence: u64) {
-        self.row.out_of_order += u64::from(sequence < self.end);
+        if sequence < self.end {
+            self.late.insert(sequence);
+        }
         self.end = self.end.max(sequence + 1);
     }
 
-    fn finished(&self) -> Row {
+    fn finished(&self, direction: Direction) -> Row {
+        let unordered = if direction == Direction::Down { self.late.without(&self.acknowledged) } else { 0 };
         Row {
             tried: self.tried.count(),
             acknowledged: self.acknowledged.count(),
             delivered: self.delivered.count(),
             lost: self.acknowledged.without(&self.delivered),
+            out_of_order: self.late.count() - unordered,
             unexpected: self.row.unexpected + self.delivered.without(&self.tried),
             ..self.row
         }

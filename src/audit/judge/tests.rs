@@ -113,6 +113,21 @@ fn a_late_repeat_is_not_out_of_order() {
 }
 
 #[test]
+fn a_call_that_broke_may_come_behind_the_next_and_what_was_acknowledged_may_not() {
+    use Fact::*;
+    let found = |name, acknowledged: &[u64], direction| {
+        let key = if direction == Direction::Up { 7 } else { 0 };
+        let tried = [(Tried, 0, 0), (Tried, 1, 0), (Delivered, 1, key), (Delivered, 0, 2 * key)];
+        let acknowledged = acknowledged.iter().map(|sequence| (Acknowledged, *sequence, 0));
+        row(name, &tried.into_iter().chain(acknowledged).collect::<Vec<_>>(), direction, QoS::ExactlyOnce)
+    };
+    assert_eq!(found("broken-call", &[1], Direction::Down).violations(), 0);
+    assert_eq!(found("answered-call", &[0], Direction::Down).out_of_order, 1);
+    // A client that has no answer yet has sent it all the same, before the next.
+    assert_eq!(found("from-a-client", &[1], Direction::Up).out_of_order, 1);
+}
+
+#[test]
 fn one_key_for_two_messages_loses_the_second() {
     use Fact::*;
     let entries = [(Tried, 0, 0), (Tried, 1, 0), (Delivered, 0, 7), (Delivered, 1, 7), (Acknowledged, 1, 0)];
