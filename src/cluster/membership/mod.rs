@@ -484,7 +484,7 @@ impl Membership {
             if let Some(peer) = self.peers.get_mut(&id.node.generation) {
                 peer.set_swim(id, state);
                 if let Some(other) = peer.take_displaced().filter(|_| state != State::Down)
-                    && peer.comes_back()
+                    && peer.comes_back(now)
                 {
                     self.report_conflict(id.node, other, now);
                 }
@@ -508,7 +508,7 @@ impl Membership {
     fn note_speaker(&mut self, speaker: NodeId, now: Tick) {
         let Some(peer) = self.peers.get_mut(&speaker.generation) else { return };
         let Reason::Replaced(other) = peer.reason() else { return };
-        if now.since_ms(peer.since()) >= LAST_DATAGRAMS_MS && peer.comes_back() {
+        if now.since_ms(peer.since()) >= LAST_DATAGRAMS_MS && peer.comes_back(now) {
             self.report_conflict(other, speaker, now);
         }
     }

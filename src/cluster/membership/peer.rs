@@ -68,6 +68,7 @@ pub struct Peer {
     /// SWIM has this other life at the address.
     displaced_by: Option<NodeId>,
     comebacks: u32,
+    comeback_at: Tick,
 }
 
 impl Peer {
@@ -82,6 +83,7 @@ impl Peer {
             since: now,
             displaced_by: None,
             comebacks: 0,
+            comeback_at: now,
         }
     }
 
@@ -110,10 +112,13 @@ impl Peer {
         matches!(self.links, Links::Up { .. })
     }
 
-    /// SWIM has it at its address again, after another life was there. A late message of the dead does that once or
-    /// twice; who does it again and again is alive. True from then on.
-    pub(super) fn comes_back(&mut self) -> bool {
-        self.comebacks += 1;
+    /// It is heard of at its address again, after another life was there. Late messages of the dead do that, and who
+    /// stood still reads many of them at once; who does it again and again, in different seconds, is alive. True from
+    /// then on.
+    pub(super) fn comes_back(&mut self, now: Tick) -> bool {
+        if now.since_ms(self.comeback_at) >= COMEBACK_MS {
+            (self.comebacks, self.comeback_at) = (self.comebacks + 1, now);
+        }
         self.comebacks >= COMEBACKS_MIN
     }
 
@@ -210,6 +215,7 @@ impl Peer {
 }
 
 const COMEBACKS_MIN: u32 = 4;
+const COMEBACK_MS: u64 = 1_000;
 /// Three heartbeats.
 pub const LINK_SILENT_MS: u64 = 3_000;
 /// Until a node that was heard of must have a link.

@@ -333,6 +333,21 @@ fn a_life_that_has_been_replaced_and_goes_on_speaking_is_named() {
     assert!(network.states(1).contains(&(3, PeerState::Live)), "{:?}", network.states(1));
 }
 
+/// Who stood still reads what the dead had sent before their end, all of it at once.
+#[test]
+fn late_datagrams_of_a_life_that_has_been_replaced_accuse_nobody() {
+    let mut network = Network::new(3);
+    network.run(3_000);
+    let original = network.nodes.remove(&3).expect("it runs").own().node;
+    network.start(life(3, 203, 2_000));
+    network.run(2 * LAST_DATAGRAMS_MS);
+    let now = network.now;
+    let reader = network.nodes.get_mut(&1).expect("it runs");
+    (0..20).for_each(|_| reader.handle(Input::Online(original), now));
+    network.run(1_000);
+    assert!(!network.events.iter().any(|(_, output)| is_conflict(output)));
+}
+
 fn is_conflict(output: &Output) -> bool {
     matches!(output, Output::AddressConflict { .. })
 }

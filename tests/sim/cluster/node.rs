@@ -61,7 +61,7 @@ pub enum Effect {
     Left,
     /// The process ends, and starts as another generation.
     Restart,
-    AddressConflict,
+    AddressConflict(NodeId, NodeId),
     /// None of a dead node's sessions is left.
     Adopted(Generation),
     /// Nothing of a dead node is left.
@@ -521,7 +521,7 @@ impl Node {
                     self.reaper.on_gone(node.generation);
                 }
             }
-            NodeOutput::AddressConflict { .. } => self.effects.push(Effect::AddressConflict),
+            NodeOutput::AddressConflict { one, other } => self.effects.push(Effect::AddressConflict(one, other)),
             NodeOutput::OwnGenerationDead => self.effects.push(Effect::Restart),
             NodeOutput::Node2014(_) => unreachable!("there is none"),
             NodeOutput::Peers => self.has_new_peers = true,

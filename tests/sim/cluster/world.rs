@@ -522,7 +522,9 @@ impl World {
             Effect::Open { channel, outcome } => self.on_open(life, channel, outcome),
             Effect::Left => stops::end(self, life),
             Effect::Fenced => self.seen.count("fenced"),
-            Effect::AddressConflict => panic!("two nodes of one address"),
+            Effect::AddressConflict(one, other) => {
+                panic!("{life:?} says that {one:?} and {other:?} run with one address")
+            }
             Effect::Restart => {
                 self.seen.count("own generation dead");
                 let port = self.port_of(life);
