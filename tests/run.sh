@@ -2,7 +2,7 @@
 # Installs what the tests need where it is missing (Debian, root) and runs them all: tests/run.sh [fast|full]
 #
 #   fast   formatting, lints and `cargo test` only
-#   full   also Autobahn's cases 9.* (limits and performance), all integration tests with epoll, and the Python package (pip, two Pythons)
+#   full   also Autobahn's cases 9.* (limits and performance), all integration tests with epoll, a channel of 100,000 members, and the Python package (pip, two Pythons)
 #
 # It stops at the first step that fails. The last line counts the steps. A step is a function below; its order is in `main`.
 set -euo pipefail
@@ -235,7 +235,7 @@ benches() {
 
 # Of `it`, what a debug build does on a small scale only.
 many_at_once() {
-    RAINBOW_BIN=$PWD/target/release/rainbow-server \
+    RAINBOW_TEST_FULL=$([ "$mode" != full ] || echo 1) RAINBOW_BIN=$PWD/target/release/rainbow-server \
         cargo test --locked --test it -- half_a_million a_node_that_fans_out --nocapture
 }
 

@@ -6,9 +6,10 @@
 //!   recognises a repeat by its `Idempotency-Key`: forwarded twice under different keys, at QoS 1 as well as 2.
 //! - *unexpected*: delivered, and never sent (or not to this session, or not at this QoS).
 //! - *out of order*: of one stream (one session, direction and QoS), a *first* delivery behind that of a later message.
-//!   A client sends with ascending ids, and all that it sends keeps that order. A caller makes one call after the other,
-//!   and what was acknowledged before the next call keeps its place, stored or live. A call that broke may still be under
-//!   way when the caller goes on, over another connection or another node: its message comes whenever it is accepted.
+//!   A client sends with ascending ids, and all that it sends keeps that order. A caller makes one call after the
+//!   other, and what was acknowledged before the next call keeps its place, stored or live. A call that broke may still
+//!   be under way when the caller goes on, over another connection or another node: its message comes whenever it is
+//!   accepted.
 //! - *corrupted*: a body whose checksum is wrong, an answer that belongs to another message, a wrong cookie.
 //! - *keys*: two messages under one key (the business server would drop the second, and it does here), or none.
 //!

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -23,6 +24,11 @@ impl Drop for Ends<'_> {
 /// Connected clients that nobody reads for.
 pub struct Sitting {
     streams: Vec<TcpStream>,
+}
+
+/// So many of them that the descriptors of one process are not enough.
+pub struct Crowd {
+    processes: Vec<std::process::Child>,
 }
 
 /// Connected clients, served by `turn`.
@@ -47,7 +53,7 @@ enum Heard {
 impl Sitting {
     /// Opens `count` clients, a few at a time.
     pub fn open(port: u16, count: usize) -> Sitting {
-        Sitting { streams: open(port, count).into_iter().map(|(_, stream)| stream).collect() }
+        Sitting { streams: open(port, 0..count).into_iter().map(|(_, stream)| stream).collect() }
     }
 
     /// How many have ended, or have been sent something.
@@ -60,11 +66,46 @@ impl Sitting {
     }
 }
 
+impl Crowd {
+    /// Has `count` clients opened, numbered from 0. They are not all there yet.
+    pub fn open(port: u16, count: usize) -> Crowd {
+        let one = |first: usize| {
+            let members = format!("{port} {first} {}", count.min(first + CROWD_PER_PROCESS));
+            let own = std::env::current_exe().expect("it is there");
+            std::process::Command::new(own)
+                .args(["--exact", "--ignored", "harness::fleet::a_part_of_a_crowd"])
+                .env(CROWD_MEMBERS, members)
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .expect("it starts")
+        };
+        Crowd { processes: (0..count).step_by(CROWD_PER_PROCESS).map(one).collect() }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        // The end of their input ends them, also when the test was killed.
+        self.processes.iter_mut().for_each(|process| drop(process.stdin.take()));
+        self.processes.iter_mut().for_each(|process| drop(process.wait()));
+    }
+}
+
+#[test]
+#[ignore = "a process of `Crowd`"]
+fn a_part_of_a_crowd() {
+    let members = std::env::var(CROWD_MEMBERS).expect("`Crowd` starts it");
+    let numbers: Vec<usize> = members.split(' ').map(|word| word.parse().expect("a number")).collect();
+    let [port, first, end] = numbers[..] else { panic!("{members}: three numbers") };
+    let _sitting = open(port as u16, first..end);
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
 impl Talking {
     /// Opens `count` clients, a few at a time, numbered from 0.
     pub fn open(port: u16, count: usize) -> Talking {
         let (reports, heard) = channel();
-        let mut members: Vec<_> = open(port, count)
+        let mut members: Vec<_> = open(port, 0..count)
             .into_iter()
             .map(|(number, stream)| {
                 let reading = stream.try_clone().expect("a descriptor is left");
@@ -145,7 +186,7 @@ fn read_all(number: usize, mut stream: TcpStream, reports: &Sender<(usize, Heard
 
 /// Opens clients named `fleet-<number>` on a few threads. The server's loopback addresses take turns, so that ports never
 /// run out.
-fn open(port: u16, count: usize) -> Vec<(usize, TcpStream)> {
+fn open(port: u16, numbers: Range<usize>) -> Vec<(usize, TcpStream)> {
     let one = |number: usize| {
         let address = Ipv4Addr::new(127, 0, 0, 1 + (number / 8192) as u8);
         let client = Upgrade::of(&format!("fleet-{number}")).open(SocketAddr::from((address, port)));
@@ -155,11 +196,17 @@ fn open(port: u16, count: usize) -> Vec<(usize, TcpStream)> {
     };
     std::thread::scope(|scope| {
         let openers: Vec<_> = (0..OPENERS)
-            .map(|first| scope.spawn(move || (first..count).step_by(OPENERS).map(one).collect::<Vec<_>>()))
+            .map(|nth| {
+                let own = numbers.clone().skip(nth).step_by(OPENERS);
+                scope.spawn(move || own.map(one).collect::<Vec<_>>())
+            })
             .collect();
         openers.into_iter().flat_map(|opener| opener.join().expect("every client is let in")).collect()
     })
 }
 
+/// The port, the first client's number and the one behind the last's.
+const CROWD_MEMBERS: &str = "RAINBOW_TEST_CROWD";
+const CROWD_PER_PROCESS: usize = 15_000;
 const OPENERS: usize = 8;
 const READER_STACK: usize = 64 * 1024;
