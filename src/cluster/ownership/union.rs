@@ -10,6 +10,8 @@
 //! ```
 //! Creations that were granted before the nodes had met may end a little later: so there is a second walk.
 
+pub mod fetch;
+
 use super::super::transfers::{Site, Standing};
 use super::claims::SessionName;
 use super::grantors::NEW_MS;

@@ -1,7 +1,6 @@
 //! Makes one session of two that two nodes have under one name: this worker's side. Which one stays is decided in
-//! `cluster::ownership::union`. The other one is fetched as any session is, and lies beside this one until the last
-//! part is there; then the store makes it part of this one, in one transaction, and the shard hears of it. Whatever
-//! ends before that leaves both sessions where they are, and a later walk finds them again.
+//! `cluster::ownership::union`, and the steps by which the other one becomes part of it in its `fetch`; here they are
+//! carried out. What fails is found again by a later walk.
 
 use super::transfers::call;
 use crate::base::id::{DiskId, Generation};
@@ -10,6 +9,7 @@ use crate::cluster::ownership::claims::{SessionName, Token};
 use crate::cluster::ownership::disk_calls::{DiskCall, DiskReply, NameQuery};
 use crate::cluster::ownership::grantors::PeerDisk;
 use crate::cluster::ownership::union::Verdict;
+use crate::cluster::ownership::union::fetch::{End, Fetch, Step};
 use crate::cluster::transfers::{Site, Standing};
 use crate::io::api::query;
 use crate::io::api::transfers::transfer;
@@ -17,13 +17,9 @@ use crate::io::cluster::calls::hash_of_session;
 use crate::io::cluster::port::PeerEntry;
 use crate::io::runtime::oneshot::ReturnAddress;
 use crate::io::worker::turn::Worker;
-use crate::shard::command::StoreError;
-use crate::shard::command::transfer::{
-    Backlog, Outcome, Position, TransferAnswer, TransferCommand, United, shadow_name,
-};
-use crate::shard::{Attachment, Place, Reply};
+use crate::shard::command::transfer::{SessionPart, TransferAnswer, TransferCommand, United};
+use crate::shard::{Attachment, Reply};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tracing::{error, info, warn};
 
@@ -90,6 +86,13 @@ async fn walk(worker: &Rc<Worker>, peer: Generation) {
     worker.cluster().unions().on_walked(peer, is_settled, worker.now());
 }
 
+fn part_of(reply: DiskReply) -> Option<Box<SessionPart>> {
+    match reply {
+        DiskReply::Part(part) => Some(part),
+        DiskReply::Code(_) => None,
+    }
+}
+
 fn code_of(reply: DiskReply) -> Option<u32> {
     match reply {
         DiskReply::Code(code) => Some(code),
@@ -147,23 +150,9 @@ pub async fn note_sent(worker: &Worker, name: SessionName, to: ReturnAddress) {
 async fn unite(worker: Rc<Worker>, name: SessionName, peer: Generation) {
     let mut is_united = false;
     if let Some(token) = worker.ownership().expect() {
-        let united = fetch(&worker, &name, token, peer).await;
-        is_united = united.is_some();
-        match united {
-            Some(united) => report(&worker, &name, peer, &united),
-            None => {
-                worker.count(|counters| &counters.unions_failed);
-                info!(session = &*name, node = %peer, "two sessions of one name have not become one: later again");
-                // Nothing of it comes any more, and what has come is removed.
-                let settled = transfer(&worker, TransferCommand::Settle { token }).await;
-                if settled == TransferAnswer::Settled(Outcome::Arrived) {
-                    error!(
-                        session = &*name,
-                        "the disk has stood still, and then united two sessions: start this node anew"
-                    );
-                }
-            }
-        }
+        let end = fetch(&worker, &name, token, peer).await;
+        is_united = matches!(end, End::United(_));
+        report(&worker, &name, peer, &end);
         let is_known = query::until_all_know(&worker).await;
         worker.own(|sessions, _| sessions.on_united(token));
         // Should it not arrive, the peer asks by itself.
@@ -174,8 +163,15 @@ async fn unite(worker: Rc<Worker>, name: SessionName, peer: Generation) {
     worker.cluster().unions().on_fetched(&name, is_united, worker.now());
 }
 
-fn report(worker: &Worker, name: &SessionName, peer: Generation, united: &United) {
-    let United { taken, repeats, uncertain } = united;
+fn report(worker: &Worker, name: &SessionName, peer: Generation, end: &End) {
+    let End::United(United { taken, repeats, uncertain }) = end else {
+        worker.count(|counters| &counters.unions_failed);
+        info!(session = &**name, node = %peer, "two sessions of one name have not become one: later again");
+        if *end == End::TooLate {
+            error!(session = &**name, "the disk has stood still, and then united two sessions: start this node anew");
+        }
+        return;
+    };
     worker.count(|counters| &counters.sessions_united);
     worker.count_many(|counters| &counters.messages_uncertain, u64::from(*uncertain));
     info!(session = &**name, node = %peer, messages = taken.messages, repeats, "two sessions have become one");
@@ -188,63 +184,41 @@ fn report(worker: &Worker, name: &SessionName, peer: Generation, united: &United
     }
 }
 
-async fn fetch(worker: &Worker, name: &SessionName, token: Token, peer: Generation) -> Option<United> {
-    let passed = query::query_node(worker, peer, &Call::Pass { name, token }).await;
-    if !matches!(passed, Ok(Reply::Done { connections: 1.., .. })) {
-        return None;
+/// Carries out the steps.
+async fn fetch(worker: &Worker, name: &SessionName, token: Token, peer: Generation) -> End {
+    let (mut fetch, mut step) = (Fetch::new(name.clone(), token, worker.now()), Step::Pass);
+    let mut place = None;
+    loop {
+        step = match step {
+            Step::Pass => {
+                let passed = query::query_node(worker, peer, &Call::Pass { name, token }).await;
+                fetch.on_replied(matches!(passed, Ok(Reply::Done { connections: 1.., .. })))
+            }
+            Step::NoteSent => {
+                let note = DiskCall::Name(NameQuery::NoteSent { name: name.clone() });
+                fetch.on_replied(call(worker, peer, &note).await.and_then(code_of) == Some(1))
+            }
+            Step::Read(from) => {
+                let read = DiskCall::Read { name: name.clone(), token, from };
+                let part = call(worker, peer, &read).await.and_then(part_of);
+                fetch.on_part(part, worker.now())
+            }
+            Step::Store(command) => fetch.on_stored(transfer(worker, command).await),
+            Step::Begin { backlog, channels } => {
+                place = worker.shard_now().union(worker.now()).begin(name, backlog, channels);
+                worker.carry_out();
+                fetch.on_place(place.as_ref().map(|place| place.room.clone()))
+            }
+            Step::End { taken } => {
+                let place = place.take().expect("they were to become one there");
+                worker.shard_now().union(worker.now()).end(place, taken);
+                worker.carry_out();
+                worker.wakeups().need_turn();
+                fetch.on_ended()
+            }
+            Step::Over(end) => return end,
+        };
     }
-    let note = DiskCall::Name(NameQuery::NoteSent { name: name.clone() });
-    call(worker, peer, &note).await.and_then(code_of).filter(|noted| *noted == 1)?;
-    let (deadline, mut next) = (worker.now() + FETCH_MS_MAX, Some(Position::Start));
-    let (mut backlog, mut channels) = (Backlog::default(), Vec::new());
-    while let Some(from) = next {
-        let read = DiskCall::Read { name: name.clone(), token, from };
-        let Some(DiskReply::Part(mut part)) = call(worker, peer, &read).await else { return None };
-        channels.append(&mut part.into_shadow(token));
-        backlog.add(&part.messages);
-        // It does not come as a session of its own: the last part is like those before.
-        next = part.next.take();
-        part.next = next.clone().or(Some(Position::Start));
-        let write = TransferCommand::Write { name: shadow_name(token), token, part };
-        if worker.now() >= deadline || carry_out(worker, write).await != TransferAnswer::Done {
-            return None;
-        }
-    }
-    merge(worker, (name, channels), token, backlog).await
-}
-
-/// The store gets it behind all that the shard has given out for the session, and before whatever follows.
-async fn merge(
-    worker: &Worker,
-    (name, channels): (&SessionName, Vec<Arc<str>>),
-    token: Token,
-    backlog: Backlog,
-) -> Option<United> {
-    let now = worker.now();
-    let place = worker.shard_now().union(now).begin(name, backlog, channels)?;
-    worker.carry_out();
-    let Place { session, first, ref channels, .. } = place;
-    let unite = TransferCommand::Unite { name: name.clone(), token, session, first, channels: channels.clone() };
-    let united = match carry_out(worker, unite).await {
-        TransferAnswer::United(united) => Some(united),
-        _ => None,
-    };
-    worker.shard_now().union(worker.now()).end(place, united.map(|united| united.taken));
-    worker.carry_out();
-    worker.wakeups().need_turn();
-    united
-}
-
-/// Again while it is not known whether it was done: a second time changes nothing.
-async fn carry_out(worker: &Worker, command: TransferCommand) -> TransferAnswer {
-    let unknown = TransferAnswer::Refused(StoreError::Unreachable);
-    for _ in 1..STORE_ATTEMPTS {
-        let answer = transfer(worker, command.clone()).await;
-        if answer != unknown {
-            return answer;
-        }
-    }
-    transfer(worker, command).await
 }
 
 /// Walks are due when a peer comes, which is said, and at times that are known.
@@ -253,6 +227,3 @@ const LOOK_MS_MAX: u64 = 60_000;
 const TABLE_MS: u64 = 200;
 const NAMES_PER_SLICE: usize = 1_000;
 const SLICE_PAUSE: Duration = Duration::from_millis(1);
-const FETCH_MS_MAX: u64 = 30_000;
-/// Each waits as long as a disk may stand still. One that stands still for longer has failed.
-const STORE_ATTEMPTS: u32 = 12;

@@ -71,6 +71,16 @@ pub struct Backlog {
     pub oldest: Option<UnixMs>,
 }
 
+/// Where the messages of another session go in the one that it becomes part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub session: SessionId,
+    /// The offset of the first one; the others follow it.
+    pub first: Offset,
+    /// Those of the other one that this one is to be in.
+    pub channels: Vec<Arc<str>>,
+}
+
 /// What came of the messages of a session that has become one with another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct United {

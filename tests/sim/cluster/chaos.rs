@@ -95,7 +95,7 @@ fn stand_still(world: &mut World) {
     world.seen.count("stood still");
 }
 
-fn cut_in_two(world: &mut World) {
+pub fn cut_in_two(world: &mut World) {
     let ports: Vec<u16> = world.slots.keys().copied().collect();
     let side: Vec<bool> = ports.iter().map(|_| world.rng.chance(50)).collect();
     for (a, here) in ports.iter().zip(&side) {

@@ -44,6 +44,7 @@ fn on_change(world: &mut World, life: Generation, change: &Change) {
         Change::Arrived(..) => "session arrived",
         Change::Stayed(..) => "session stayed",
         Change::Deleted(..) => "session left",
+        Change::United(..) => "sessions united",
     });
     if let Change::Created(name, session) = change {
         let other_of = |disk: &Disk| disk.copies.get(name).map(|copy| copy.session).filter(|other| other != session);
@@ -57,7 +58,15 @@ fn on_change(world: &mut World, life: Generation, change: &Change) {
             world.ledger.created_apart(name);
         }
     }
+    if let Change::United(name, token, united) = change {
+        world.ledger.united(name, *token, united.uncertain);
+    }
     world.ledger.check_change(&world.disks, port, change);
+    if let Change::Deleted(name, ..) = change
+        && world.ledger.join(&world.disks, name, world.tokens)
+    {
+        world.seen.count("apart, and one again");
+    }
 }
 
 /// Nodes that this one has no link to: until two sessions of one name are united, each side may create one.

@@ -7,7 +7,7 @@ use rainbow::base::id::Generation;
 use rainbow::base::time::Tick;
 use rainbow::cluster::ownership::claims::SessionName;
 use rainbow::config::{Durability, StoreKind};
-use rainbow::shard::command::transfer::{Outcome, TransferAnswer, TransferCommand};
+use rainbow::shard::command::transfer::{Outcome, TransferAnswer, TransferCommand, United, shadow_name};
 use rainbow::shard::command::{Completion, Mutation, Operation, SessionId, Token, UnixMs};
 use rainbow::store::{Opened, Options, Request, Response, Sharing, Store, StoreNode, TransferId};
 use std::collections::BTreeMap;
@@ -38,8 +38,10 @@ pub enum Change {
     Arrived(SessionName, SessionId),
     /// It was to leave, and stays.
     Stayed(SessionName, SessionId),
-    /// It lies on another disk.
-    Deleted(SessionName, SessionId),
+    /// It lies on another disk, by this transfer.
+    Deleted(SessionName, SessionId, Token),
+    /// What has come by this transfer has become part of the session of that name that was here.
+    United(SessionName, Token, United),
 }
 
 /// A mistake of the disk.
@@ -160,9 +162,10 @@ enum Noted {
     Mutate(SessionId),
     Freeze(SessionName, Token),
     Write(SessionName, Token, Option<SessionId>),
-    Delete(SessionName),
+    Delete(SessionName, Token),
     Thaw(SessionName),
     Settle(Token),
+    Unite(SessionName, Token),
 }
 
 impl Noted {
@@ -179,9 +182,10 @@ impl Noted {
                 TransferCommand::Write { name, token, part } => {
                     Noted::Write(name.clone(), *token, part.head.as_ref().map(|head| head.row.session))
                 }
-                TransferCommand::Delete { name, .. } => Noted::Delete(name.clone()),
+                TransferCommand::Delete { name, token } => Noted::Delete(name.clone(), *token),
                 TransferCommand::Thaw { name, .. } => Noted::Thaw(name.clone()),
                 TransferCommand::Settle { token } => Noted::Settle(*token),
+                TransferCommand::Unite { name, token, .. } => Noted::Unite(name.clone(), *token),
                 _ => return None,
             },
             _ => return None,
@@ -214,9 +218,13 @@ impl Noted {
             (Noted::Write(name, token, session), Response::Transfer { answer, .. }) => {
                 return arrives(name, (token, session), answer, copies);
             }
-            (Noted::Delete(name), Response::Transfer { answer: TransferAnswer::Done, .. }) => {
+            (Noted::Delete(name, token), Response::Transfer { answer: TransferAnswer::Done, .. }) => {
                 let copy = copies.remove(&name).expect("it was there");
-                return Some(Change::Deleted(name, copy.session));
+                return Some(Change::Deleted(name, copy.session, token));
+            }
+            (Noted::Unite(name, token), Response::Transfer { answer: TransferAnswer::United(united), .. }) => {
+                copies.remove(&shadow_name(token)).expect("it lay beside the other one");
+                return Some(Change::United(name, token, *united));
             }
             (Noted::Thaw(name), Response::Transfer { answer: TransferAnswer::Here(session), .. }) => {
                 let session = session.row.session;

@@ -3,14 +3,20 @@
 
 use super::disk::{Change, Copy, Disk, Stage};
 use rainbow::cluster::ownership::claims::SessionName;
-use rainbow::shard::command::SessionId;
+use rainbow::shard::command::{SessionId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 pub struct Ledger {
-    /// Names that were created twice by nodes that could not see each other: two sessions of one name are not united
-    /// yet, so that nothing is promised of what one of them has.
+    /// Names that were created twice by nodes that could not see each other. Until they are one, little is promised of
+    /// what one of them has.
     apart: BTreeSet<SessionName>,
+    /// Those that have become one, with the last message from before.
+    joined: BTreeMap<SessionName, u64>,
+    /// By which sessions have become part of others.
+    united: BTreeSet<Token>,
+    /// Messages of QoS 2 of which nobody knows whether their client has them.
+    uncertain: BTreeMap<SessionName, u64>,
     /// Per session the nodes that its creator could not see.
     unseen: BTreeMap<SessionId, BTreeSet<u16>>,
     /// Messages that were acknowledged to their callers.
@@ -36,6 +42,30 @@ impl Ledger {
         self.apart.contains(name)
     }
 
+    /// It comes from before two sessions of the name have become one, or they have not.
+    pub fn was_apart(&self, name: &str, message: u64) -> bool {
+        self.is_apart(name) || self.joined.get(name).is_some_and(|last| message <= *last)
+    }
+
+    pub fn united(&mut self, name: &SessionName, token: Token, uncertain: u32) {
+        self.united.insert(token);
+        *self.uncertain.entry(name.clone()).or_default() += u64::from(uncertain);
+    }
+
+    pub fn uncertain(&self, name: &str) -> u64 {
+        self.uncertain.get(name).copied().unwrap_or(0)
+    }
+
+    /// True: two of one name are one again, as the disks have it.
+    pub fn join(&mut self, disks: &BTreeMap<u16, Disk>, name: &SessionName, last: u64) -> bool {
+        let copies = disks.values().filter(|disk| disk.copies.contains_key(name)).count();
+        let is_one = copies == 1 && self.apart.remove(name);
+        if is_one {
+            self.joined.insert(name.clone(), last);
+        }
+        is_one
+    }
+
     pub fn acknowledge(&mut self, name: &SessionName, token: u64) {
         self.acknowledged.entry(name.clone()).or_default().insert(token);
     }
@@ -56,11 +86,15 @@ impl Ledger {
                 let whole = copies(name, *session).into_iter().find(|(_, copy)| copy.stage == Stage::Whole);
                 assert_eq!(whole, None, "{change:?} at {at}: it is somebody's already");
             }
-            Change::Deleted(name, session) => {
+            Change::Deleted(name, session, transfer) => {
                 let others = copies(name, *session);
                 let is_safe = others.iter().any(|(_, copy)| !matches!(copy.stage, Stage::Partial(_)));
-                assert!(is_safe, "{change:?} at {at}, and it is nowhere else: {others:?}");
+                assert!(
+                    is_safe || self.united.contains(transfer),
+                    "{change:?} at {at}, and it is nowhere else: {others:?}"
+                );
             }
+            Change::United(..) => {}
         }
     }
 
@@ -82,12 +116,10 @@ impl Ledger {
         }
         let mut names = BTreeSet::new();
         for ((name, session), places) in &places {
-            let is_apart = self.is_apart(name);
-            // Two of one name stand in each other's way.
-            assert!(places.len() == 1 || is_apart, "{name} {session:?} lies on {places:?}");
+            assert!(places.len() == 1, "{name} {session:?} lies on {places:?}");
             let is_whole = places.iter().all(|(_, stage)| *stage == Stage::Whole);
-            assert!(is_whole || is_apart, "{name} {session:?} is under way for ever: {places:?}");
-            assert!(names.insert(*name) || is_apart, "{name} is twice there");
+            assert!(is_whole, "{name} {session:?} is under way for ever: {places:?}");
+            assert!(names.insert(*name), "{name} is twice there");
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod meeting;
 mod offers;
+mod unions;
 
 use super::devices;
 use super::disk::{UNIX_MS_AT_ZERO, unix_ms};
@@ -16,9 +17,10 @@ use rainbow::base::time::Tick;
 use rainbow::cluster::calls::{Answer, Call, SendCall, SentClaim};
 use rainbow::cluster::directory::waiting::Outcome;
 use rainbow::cluster::node::PeerView;
-use rainbow::cluster::ownership::claims::{Handover, RequestId, SessionName};
+use rainbow::cluster::ownership::claims::{Handover, RequestId, SessionName, Token};
 use rainbow::cluster::ownership::disk_calls::{DiskReply, NameQuery, Peers, WaitId};
 use rainbow::cluster::ownership::grantors;
+use rainbow::cluster::ownership::union::Sites;
 use rainbow::cluster::planted::ClusterBug;
 use rainbow::cluster::transfers::{DiskReport, TransferCall};
 use rainbow::config::StoreKind;
@@ -37,6 +39,7 @@ use rainbow::store::{Opened, Request, Response, TransferId};
 use rainbow::wire::packet::QoS;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use unions::Rivals;
 
 #[derive(Debug)]
 pub enum ServingOutput {
@@ -85,6 +88,8 @@ pub enum Known {
         to: Generation,
         name: SessionName,
     },
+    /// Two sessions have become one, or have not.
+    United(Token),
 }
 
 /// A caller's message.
@@ -120,6 +125,7 @@ pub struct Serving {
     transfers: BTreeMap<u64, Transfer>,
     /// Messages that were passed on to other nodes, and how many have not replied.
     sends: BTreeMap<u64, usize>,
+    rivals: Rivals,
     slots: HashMap<ConnIndex, ConnKey>,
     attached: HashSet<ConnKey>,
     takes_frozen: bool,
@@ -142,6 +148,8 @@ enum Purpose {
     Lives,
     Send(u64),
     Offer(SessionName),
+    Rival(SessionName, Sites),
+    Unite(Token),
 }
 
 /// Who has called this node.
@@ -160,6 +168,8 @@ enum Transfer {
     Disks(WaitId),
     Node(Caller),
     Meet { node: Generation, disk: DiskId, lives: Vec<Generation> },
+    Unite(Token),
+    NoteSent(ReturnAddress),
 }
 
 impl Serving {
@@ -185,6 +195,7 @@ impl Serving {
             queries: BTreeMap::new(),
             transfers: BTreeMap::new(),
             sends: BTreeMap::new(),
+            rivals: Rivals::default(),
             slots: HashMap::new(),
             attached: HashSet::new(),
             takes_frozen: bug == Some(ClusterBug::TakesWhatIsPassed),
@@ -206,7 +217,8 @@ impl Serving {
     pub fn next_tick(&self) -> Tick {
         let calls = self.calls.values().map(|open| open.deadline);
         let shard = self.shard.next_tick().unwrap_or(Tick::NEVER);
-        calls.fold(shard.min(self.ownership.next_tick()).min(self.meet_at), Tick::min)
+        let others = self.ownership.next_tick().min(self.meet_at).min(self.rivals.next_tick());
+        calls.fold(shard.min(others), Tick::min)
     }
 
     pub fn on_time(&mut self, now: Tick) {
@@ -219,6 +231,7 @@ impl Serving {
         if self.meet_at <= now {
             self.meet(now);
         }
+        self.look_for_rivals(now);
     }
 
     // ---- what the peers know ----
@@ -230,7 +243,8 @@ impl Serving {
     pub fn on_known(&mut self, known: Known, outcome: Outcome, now: Tick) {
         match known {
             Known::Disks(id) => self.ownership.on_waited(id, outcome),
-            Known::Passed { .. } if outcome == Outcome::TimedOut => self.await_known(known),
+            Known::Passed { .. } | Known::United(_) if outcome == Outcome::TimedOut => self.await_known(known),
+            Known::United(token) => self.on_union_known(token, now),
             Known::Passed { to, name } => self.call(to, &Call::Passed { name: &name }, Purpose::Passed, now),
         }
     }
@@ -277,10 +291,7 @@ impl Serving {
             Purpose::Passed => {}
             Purpose::Disks(wait) => {
                 let reply = match answer {
-                    Some(Answer::Part(mut part)) => {
-                        part.set_clock(unix_ms(now));
-                        Some(DiskReply::Part(part))
-                    }
+                    Some(Answer::Part(part)) => Some(DiskReply::Part(unions::arrived(part, now))),
                     Some(Answer::Of(Reply::Done { connections, refused: None })) => Some(DiskReply::Code(connections)),
                     _ => None,
                 };
@@ -289,6 +300,8 @@ impl Serving {
             Purpose::Lives => self.on_lives(to, answer, now),
             Purpose::Send(number) => self.on_sent_elsewhere(number, answer),
             Purpose::Offer(name) => self.on_offered(&name, answer),
+            Purpose::Rival(name, sites) => self.on_rival(&name, sites, answer, now),
+            Purpose::Unite(token) => self.on_union_reply(token, answer, now),
         }
     }
 
@@ -351,7 +364,8 @@ impl Serving {
                 return self.answer(caller, &Answer::Text(text));
             }
             TransferCall::Part { .. } => unreachable!("no operator forgets a node here"),
-            TransferCall::Rival { .. } | TransferCall::NoteSent { .. } => unreachable!("nobody looks for rivals here"),
+            TransferCall::Rival { name, standing } => NameQuery::Rival { name: name.into(), standing },
+            TransferCall::NoteSent { name } => NameQuery::NoteSent { name: name.into() },
         };
         let to = self.note_query(caller);
         self.ownership.on_query(caller.node, query, to, now);
@@ -421,6 +435,8 @@ impl Serving {
                 self.set_peers(&self.peers.clone(), now);
             }
             Transfer::Meet { node, .. } => self.meet_later(node, now),
+            Transfer::Unite(token) => self.on_union_stored(token, answer, now),
+            Transfer::NoteSent(to) => self.ownership.answer(to, (answer == TransferAnswer::Done).into()),
         }
     }
 
@@ -579,7 +595,8 @@ impl Serving {
             Errand::Store { id, command } => self.transfer(command, Transfer::Disks(id)),
             Errand::AwaitReady(id) => self.awaiting_ready.push(id),
             Errand::AwaitKnown(id) => self.await_known(Known::Disks(id)),
-            Errand::NoteSent { .. } | Errand::Compare { .. } => unreachable!("nobody looks for rivals here"),
+            Errand::NoteSent { name, to } => self.note_sent(name, to, now),
+            Errand::Compare { name, standing, from, to } => self.compare(&name, (from, standing), to, now),
         }
     }
 

@@ -207,6 +207,10 @@ impl World {
         if plan.sharing.unwrap_or(by_seed) == Sharing::Disks {
             world.disks = (1..=nodes).map(|port| (port, Disk::new(plan.disk_bug))).collect();
             devices::begin(&mut world);
+            if world.rng.chance(30) {
+                // Nodes that have never seen each other.
+                chaos::cut_in_two(&mut world);
+            }
         }
         world.push_in(500, Event::Clients);
         world.push_in(1_500, Event::Chaos);

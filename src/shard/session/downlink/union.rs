@@ -9,24 +9,20 @@
 
 use super::reserve_ahead;
 use crate::shard::channel::user::user_of;
-use crate::shard::command::transfer::Backlog;
-use crate::shard::command::{IDS, Offset, SessionId};
+use crate::shard::command::transfer::{Backlog, Room};
+use crate::shard::command::{IDS, Offset};
 use crate::shard::ids::{SessionIndex, SessionKey};
 use crate::shard::session::channels::note_online;
 use crate::shard::session::pages::load_more;
 use crate::shard::session::scope::Scope;
 use std::sync::Arc;
 
-/// Where the messages go, until the store has answered.
+/// What is kept free, until the store has answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     key: SessionKey,
-    pub session: SessionId,
-    /// The offset of the first one; the others follow it.
-    pub first: Offset,
     backlog: Backlog,
-    /// Those of the other one that this one is to be in.
-    pub channels: Vec<Arc<str>>,
+    pub room: Room,
 }
 
 /// What a session has of a client.
@@ -86,17 +82,17 @@ impl<'a> Union<'a> {
         let (key, session) = (session.key(index), session.id);
         reserve_ahead(scope, index);
         let channels = wanted(scope, index, channels);
-        Some(Place { key, session, first, backlog, channels })
+        Some(Place { key, backlog, room: Room { session, first, channels } })
     }
 
     /// The store has done it, and `taken` of the messages are there; `None`: it has not.
     pub fn end(&mut self, place: Place, taken: Option<Backlog>) {
         let Union(scope) = self;
-        let Place { key, backlog, channels, .. } = place;
+        let Place { key, backlog, room } = place;
         let Some(session) = scope.sessions.table.get_mut(key) else { return };
         let (messages, bytes) = taken.map_or((0, 0), |taken| (taken.messages, taken.bytes));
         session.uncount_expired(backlog.messages.saturating_sub(messages), backlog.bytes.saturating_sub(bytes));
-        for channel in channels.iter().filter(|_| taken.is_some()) {
+        for channel in room.channels.iter().filter(|_| taken.is_some()) {
             join(scope, key, channel);
         }
         note_online(scope, key.index);

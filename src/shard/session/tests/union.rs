@@ -21,12 +21,12 @@ fn begin(bench: &mut Bench, bodies: &[&str], channels: &[&str]) -> (Place, Backl
 
 /// The store's transaction.
 fn unite(bench: &mut Bench, place: &Place, bodies: &[&str]) {
-    for (body, offset) in bodies.iter().zip(place.first.0..) {
-        let stored = StoredMessage { session: place.session, offset: Offset(offset), ..stored_message(body) };
+    for (body, offset) in bodies.iter().zip(place.room.first.0..) {
+        let stored = StoredMessage { session: place.room.session, offset: Offset(offset), ..stored_message(body) };
         bench.disk.mutate(Mutation::PutMessage(Box::new(stored)));
     }
-    for channel in &place.channels {
-        bench.disk.mutate(Mutation::JoinChannel { session: place.session, channel: channel.clone() });
+    for channel in &place.room.channels {
+        bench.disk.mutate(Mutation::JoinChannel { session: place.room.session, channel: channel.clone() });
     }
 }
 

@@ -22,6 +22,7 @@ impl Serving {
         let lost: Vec<u64> = self.calls.iter().filter(|(_, open)| !is_linked(open.to)).map(|(id, _)| *id).collect();
         lost.into_iter().for_each(|id| self.end_call(id, None, now));
         self.meet(now);
+        self.look_for_rivals(now);
     }
 
     /// Asks each node that comes which lives it has had.
