@@ -5,10 +5,12 @@
 //!
 //! ```text
 //! peer: linked, table complete ─► walk ─ question ─► Yield: fetch it, unite
-//!          ▲ again: NEW_MS later,   │               ─► Keep: it will be asked for
-//!          └ and while some are busy ┘              ─► Busy: later, and later each time     Absent: nothing to do
+//!          ▲ all again: NEW_MS later │              ─► Keep: it will be asked for
+//!          └ what was busy: soon ────┘              ─► Busy: later     Absent: nothing to do
 //! ```
-//! Creations that were granted before the nodes had met may end a little later: so there is a second walk.
+//! Creations that were granted before the nodes had met may end a little later: so there is a second walk. A session
+//! that comes here from another disk, or was to leave and stays, was in no walk meanwhile: its name is looked for by
+//! itself.
 
 pub mod fetch;
 
@@ -17,7 +19,7 @@ use super::claims::SessionName;
 use super::grantors::NEW_MS;
 use crate::base::id::Generation;
 use crate::base::time::Tick;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a node says of its session of the name that it is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,14 +50,24 @@ impl Verdict {
 }
 
 /// A peer whose sessions may have names that sessions here have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Walk {
-    /// `Tick::NEVER`: there is nothing more to look for.
-    due: Tick,
+    /// Through all names; `Tick::NEVER`: there is no need.
+    all_at: Tick,
     /// When the last creation that was granted before the two had met is over, and seen.
     last: Tick,
+    /// Through these.
+    names_at: Tick,
+    names: BTreeSet<SessionName>,
     /// Walks in a row that have left something for later.
     unsettled: u32,
+}
+
+/// Which names a walk is through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    All,
+    These(Vec<SessionName>),
 }
 
 /// Of one worker.
@@ -83,8 +95,13 @@ impl Unions {
     pub fn on_peers(&mut self, peers: &[Generation], now: Tick) {
         self.walks.retain(|peer, _| peers.contains(peer));
         for peer in peers {
-            self.walks.entry(*peer).or_insert(Walk { due: now, last: now + NEW_MS + SEEN_MS, unsettled: 0 });
+            self.walks.entry(*peer).or_insert_with(|| Walk::new(now));
         }
+    }
+
+    /// The session has come to be here, after others were looked for.
+    pub fn look_for(&mut self, name: &SessionName, now: Tick) {
+        self.walks.values_mut().for_each(|walk| walk.look_for(name, now));
     }
 
     /// Who is not there any more asks for nothing: a later life of it begins anew.
@@ -93,31 +110,22 @@ impl Unions {
         self.failed.retain(|_, failure| linked.contains(&failure.peer));
     }
 
-    /// The peer through whose names to walk now; `on_walked` must follow.
-    pub fn poll_walk(&mut self, now: Tick) -> Option<Generation> {
-        let (peer, walk) = self.walks.iter_mut().find(|(_, walk)| walk.due <= now)?;
-        walk.due = Tick::NEVER;
-        Some(*peer)
+    /// Through which names to walk now, and whose; `on_walked` must follow.
+    pub fn poll_walk(&mut self, now: Tick) -> Option<(Generation, Names)> {
+        let (peer, walk) = self.walks.iter_mut().find(|(_, walk)| walk.next_tick() <= now)?;
+        Some((*peer, walk.begin(now)))
     }
 
-    /// `is_settled`: whatever was found has been dealt with.
-    pub fn on_walked(&mut self, peer: Generation, is_settled: bool, now: Tick) {
+    /// What was found has been dealt with, but for these. `Names::All`: it ended too early.
+    pub fn on_walked(&mut self, peer: Generation, left: Names, now: Tick) {
         if let Some(walk) = self.walks.get_mut(&peer) {
-            let next = match is_settled {
-                true if now < walk.last => walk.last,
-                true => Tick::NEVER,
-                // A million names take a while.
-                false => now + (RETRY_MS << walk.unsettled.min(16)).min(WALK_MS_MAX),
-            };
-            walk.unsettled = if is_settled { 0 } else { walk.unsettled + 1 };
-            // It may have become due meanwhile.
-            walk.due = walk.due.min(next);
+            walk.end(left, now);
         }
     }
 
     /// When the next walk is due.
     pub fn next_tick(&self) -> Tick {
-        self.walks.values().map(|walk| walk.due).min().unwrap_or(Tick::NEVER)
+        self.walks.values().map(Walk::next_tick).min().unwrap_or(Tick::NEVER)
     }
 
     /// The last attempt with this peer's session of the name has failed a moment ago.
@@ -133,7 +141,7 @@ impl Unions {
             (None, Some((to, _))) => return if *to == from { Verdict::Yield } else { Verdict::Busy },
             (None, None) if own.stays_against(&theirs) => {
                 // The own walk may have been over before this one was here.
-                self.walks.entry(from).and_modify(|walk| walk.due = walk.due.min(now));
+                self.walks.entry(from).and_modify(|walk| walk.look_for(name, now));
                 return Verdict::Keep;
             }
             (None, None) if self.yielded.len() >= YIELDED_MAX => return Verdict::Busy,
@@ -178,6 +186,49 @@ impl Unions {
     }
 }
 
+impl Walk {
+    fn new(now: Tick) -> Walk {
+        let last = now + NEW_MS + SEEN_MS;
+        Walk { all_at: now, last, names_at: Tick::NEVER, names: BTreeSet::new(), unsettled: 0 }
+    }
+
+    fn next_tick(&self) -> Tick {
+        self.all_at.min(self.names_at)
+    }
+
+    fn look_for(&mut self, name: &SessionName, at: Tick) {
+        self.names.insert(name.clone());
+        self.names_at = self.names_at.min(at);
+        if self.names.len() > NAMES_MAX {
+            (self.all_at, self.names_at) = (self.all_at.min(at), Tick::NEVER);
+            self.names.clear();
+        }
+    }
+
+    fn begin(&mut self, now: Tick) -> Names {
+        self.names_at = Tick::NEVER;
+        let names = std::mem::take(&mut self.names);
+        if self.all_at > now {
+            return Names::These(names.into_iter().collect());
+        }
+        self.all_at = if now < self.last { self.last } else { Tick::NEVER };
+        Names::All
+    }
+
+    fn end(&mut self, left: Names, now: Tick) {
+        let pause = RETRY_MS << self.unsettled.min(16);
+        self.unsettled += 1;
+        match left {
+            Names::These(names) if names.is_empty() => self.unsettled = 0,
+            Names::These(names) => {
+                names.iter().for_each(|name| self.look_for(name, now + pause.min(NAMES_PAUSE_MS_MAX)));
+            }
+            // A million names take a while.
+            Names::All => self.all_at = self.all_at.min(now + pause.min(WALK_MS_MAX)),
+        }
+    }
+}
+
 /// This node's session, and the other's.
 pub type Standings = (Standing, Standing);
 
@@ -187,6 +238,9 @@ pub type Sites = (Site, Site);
 const SEEN_MS: u64 = 2_000;
 const RETRY_MS: u64 = 1_000;
 const WALK_MS_MAX: u64 = 60_000;
+const NAMES_PAUSE_MS_MAX: u64 = 4_000;
+/// Of one peer that are looked for by themselves; beyond, all are.
+const NAMES_MAX: usize = 1_024;
 const RETRY_MS_MAX: u64 = 300_000;
 const FAILED_MAX: usize = 1_024;
 /// What is beyond is found by a later walk.
@@ -270,29 +324,57 @@ mod tests {
         assert_eq!(fetches, [true, false]);
     }
 
+    fn these(names: &[&str]) -> Names {
+        Names::These(names.iter().map(|name| (*name).into()).collect())
+    }
+
     #[test]
-    fn a_peer_is_walked_when_it_comes_and_once_more_and_while_something_is_busy() {
+    fn a_peer_is_walked_when_it_comes_and_once_more_and_what_was_busy_soon() {
         let mut unions = Unions::default();
         unions.on_peers(&[OTHER], Tick(100));
-        assert_eq!(unions.poll_walk(Tick(100)), Some(OTHER));
+        assert_eq!(unions.poll_walk(Tick(100)), Some((OTHER, Names::All)));
         assert_eq!(unions.poll_walk(Tick(100)), None, "it is under way");
-        unions.on_walked(OTHER, false, Tick(200));
+        unions.on_walked(OTHER, these(&["ann"]), Tick(200));
         unions.on_peers(&[OTHER], Tick(300));
         assert_eq!((unions.poll_walk(Tick(1_199)), unions.next_tick()), (None, Tick(1_200)));
-        assert_eq!(unions.poll_walk(Tick(1_200)), Some(OTHER));
-        unions.on_walked(OTHER, false, Tick(1_200));
+        assert_eq!(unions.poll_walk(Tick(1_200)), Some((OTHER, these(&["ann"]))));
+        unions.on_walked(OTHER, these(&["ann"]), Tick(1_200));
         assert_eq!(unions.next_tick(), Tick(3_200), "later each time");
-        assert_eq!(unions.poll_walk(Tick(3_200)), Some(OTHER));
-        unions.on_walked(OTHER, true, Tick(3_300));
+        for at in [3_200, 7_200, 11_200] {
+            assert_eq!(unions.poll_walk(Tick(at)), Some((OTHER, these(&["ann"]))));
+            unions.on_walked(OTHER, these(&["ann"]), Tick(at));
+            assert_eq!(unions.next_tick(), Tick(at + NAMES_PAUSE_MS_MAX));
+        }
         let last = Tick(100 + NEW_MS + SEEN_MS);
-        assert_eq!((unions.next_tick(), unions.poll_walk(last)), (last, Some(OTHER)));
-        unions.on_walked(OTHER, true, last);
+        assert_eq!(unions.poll_walk(last), Some((OTHER, Names::All)));
+        unions.on_walked(OTHER, these(&[]), last);
         assert_eq!(unions.next_tick(), Tick::NEVER);
         assert_eq!(unions.on_query(&name(), OTHER, (absent(1), absent(2)), last), Verdict::Keep);
-        assert_eq!(unions.poll_walk(last), Some(OTHER), "it asks for what was found there");
+        assert_eq!(unions.poll_walk(last), Some((OTHER, these(&["ann"]))), "it asks for what was found there");
+        unions.on_walked(OTHER, Names::All, last);
+        assert_eq!(unions.poll_walk(last + RETRY_MS), Some((OTHER, Names::All)), "it ended too early");
         unions.on_peers(&[], last);
         unions.on_peers(&[OTHER], last);
-        assert_eq!(unions.poll_walk(last), Some(OTHER), "it was away");
+        assert_eq!(unions.poll_walk(last), Some((OTHER, Names::All)), "it was away");
+    }
+
+    #[test]
+    fn a_session_that_comes_here_later_is_looked_for_at_every_peer() {
+        let (mut unions, now) = (Unions::default(), Tick(0));
+        unions.on_peers(&[OTHER, THIRD], now);
+        let last = now + NEW_MS + SEEN_MS;
+        for at in [now, last] {
+            while let Some((peer, _)) = unions.poll_walk(at) {
+                unions.on_walked(peer, these(&[]), at);
+            }
+        }
+        assert_eq!(unions.next_tick(), Tick::NEVER);
+        unions.look_for(&name(), last);
+        assert_eq!(unions.poll_walk(last), Some((OTHER, these(&["ann"]))));
+        assert_eq!(unions.poll_walk(last), Some((THIRD, these(&["ann"]))));
+        unions.look_for(&"bob".into(), last);
+        unions.on_walked(OTHER, these(&[]), last);
+        assert_eq!(unions.poll_walk(last), Some((OTHER, these(&["bob"]))), "it came meanwhile");
     }
 
     #[test]
@@ -326,6 +408,11 @@ mod tests {
             unions.on_verdict(&format!("other {n}").into(), sites, Verdict::Yield, Tick(0))
         };
         assert_eq!((0..20).filter(|n| fetches(&mut unions, *n)).count(), FETCHING_MAX);
+        let mut unions = Unions::default();
+        unions.on_peers(&[OTHER], Tick(0));
+        assert_eq!(unions.poll_walk(Tick(0)), Some((OTHER, Names::All)));
+        (0..=NAMES_MAX).for_each(|n| unions.look_for(&format!("user {n}").into(), Tick(9)));
+        assert_eq!(unions.poll_walk(Tick(9)), Some((OTHER, Names::All)), "so many are all");
     }
 
     #[test]

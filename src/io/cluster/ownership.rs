@@ -115,6 +115,8 @@ pub enum Errand {
     AwaitKnown(WaitId),
     /// Note which messages the client of a session that leaves may have, and answer.
     NoteSent { name: SessionName, to: ReturnAddress },
+    /// The session was in nobody's walk while it was on its way.
+    LookForRivals(SessionName),
     /// Another node has a session of this name: answer which one stays.
     Compare { name: SessionName, standing: Standing, from: Generation, to: ReturnAddress },
 }
@@ -477,7 +479,10 @@ impl Inner {
             DisksOutput::AwaitReady(id) => self.errands.push_back(Errand::AwaitReady(id)),
             DisksOutput::AwaitKnown(id) => self.errands.push_back(Errand::AwaitKnown(id)),
             DisksOutput::Claimed { name, token, answer, session } => {
-                self.fetches.0 += u64::from(session.is_some());
+                if session.is_some() {
+                    self.fetches.0 += 1;
+                    self.errands.push_back(Errand::LookForRivals(name.clone()));
+                }
                 self.on_claim(name, token, answer, session, now);
             }
             DisksOutput::FetchFailed => self.fetches.1 += 1,
@@ -486,6 +491,7 @@ impl Inner {
             DisksOutput::Back(session) => {
                 let name = session.row.name.clone();
                 self.claims.take_back(name.clone());
+                self.errands.push_back(Errand::LookForRivals(name.clone()));
                 let (stored, waiting) = (Some(session), Vec::new());
                 self.actions.push_back(Action::Own { name, stored, waiting, is_corked: false });
             }

@@ -74,6 +74,7 @@ async fn run_errand(worker: Rc<Worker>, errand: Errand) {
             worker.own(|sessions, _| sessions.on_waited(id, outcome));
         }
         Errand::NoteSent { name, to } => unite::note_sent(&worker, name, to).await,
+        Errand::LookForRivals(name) => unite::look_for(&worker, &name),
         Errand::Compare { name, standing, from, to } => unite::compare(&worker, name, (from, standing), to),
         Errand::Passed { to, name, clients } => {
             // Who has not heard of it finds it by the node that it has left. Should the word not arrive there, it is

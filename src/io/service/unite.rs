@@ -8,8 +8,8 @@ use crate::cluster::calls::Call;
 use crate::cluster::ownership::claims::{SessionName, Token};
 use crate::cluster::ownership::disk_calls::{DiskCall, DiskReply, NameQuery};
 use crate::cluster::ownership::grantors::PeerDisk;
-use crate::cluster::ownership::union::Verdict;
-use crate::cluster::ownership::union::fetch::{End, Fetch, Step};
+use crate::cluster::ownership::union::fetch::{Action, End, Fetch};
+use crate::cluster::ownership::union::{Names, Verdict};
 use crate::cluster::transfers::{Site, Standing};
 use crate::io::api::query;
 use crate::io::api::transfers::transfer;
@@ -28,8 +28,9 @@ pub async fn run(worker: Rc<Worker>) {
     loop {
         let is_partial = note_peers(&worker);
         let walk = worker.cluster().unions().poll_walk(worker.now());
-        if let Some(peer) = walk {
-            self::walk(&worker, peer).await;
+        if let Some((peer, names)) = walk {
+            let left = self::walk(&worker, peer, names).await;
+            worker.cluster().unions().on_walked(peer, left, worker.now());
             continue;
         }
         let due = worker.cluster().unions().next_tick().min(worker.now() + LOOK_MS_MAX);
@@ -61,29 +62,56 @@ fn disk_of(peer: &PeerEntry) -> Option<DiskId> {
     }
 }
 
-/// All names here, a slice at a time, one question at a time.
-async fn walk(worker: &Rc<Worker>, peer: Generation) {
-    let (mut is_settled, mut behind) = (true, None);
-    loop {
-        let names = worker.ownership().owned_after(behind.as_ref(), NAMES_PER_SLICE);
-        let Some(last) = names.last() else { break };
-        behind = Some(last.clone());
-        for name in &names {
-            let peers = worker.cluster().peers();
-            let entry = peers.iter().find(|entry| entry.node.generation == peer && entry.is_linked);
-            let Some((entry, disk)) = entry.and_then(|entry| Some((entry, disk_of(entry)?))) else {
-                return worker.cluster().unions().on_walked(peer, false, worker.now());
-            };
-            if worker.cluster().unions().is_postponed(name, peer, worker.now()) {
-                is_settled = false;
-            } else if entry.table.may_have(hash_of_session(worker.shared().hash_key(), name)) {
-                is_settled &= compare_with(worker, name, (peer, disk)).await;
+/// The names here, a slice at a time, one question at a time. Returns what is to be done later.
+async fn walk(worker: &Rc<Worker>, peer: Generation, names: Names) -> Names {
+    let mut left = Vec::new();
+    match names {
+        Names::These(names) => {
+            if walk_slice(worker, peer, &names, &mut left).await.is_none() {
+                return Names::All;
             }
         }
-        // Clients have their turn between the slices.
-        monoio::time::sleep(SLICE_PAUSE).await;
+        Names::All => {
+            let mut behind = None;
+            loop {
+                let names = worker.ownership().owned_after(behind.as_ref(), NAMES_PER_SLICE);
+                let Some(last) = names.last() else { break };
+                behind = Some(last.clone());
+                if walk_slice(worker, peer, &names, &mut left).await.is_none() {
+                    return Names::All;
+                }
+                // Clients have their turn between the slices.
+                monoio::time::sleep(SLICE_PAUSE).await;
+            }
+        }
     }
-    worker.cluster().unions().on_walked(peer, is_settled, worker.now());
+    Names::These(left)
+}
+
+/// `None`: the peer is gone.
+async fn walk_slice(
+    worker: &Rc<Worker>,
+    peer: Generation,
+    names: &[SessionName],
+    left: &mut Vec<SessionName>,
+) -> Option<()> {
+    for name in names {
+        let peers = worker.cluster().peers();
+        let entry = peers.iter().find(|entry| entry.node.generation == peer && entry.is_linked)?;
+        let disk = disk_of(entry)?;
+        let is_postponed = worker.cluster().unions().is_postponed(name, peer, worker.now());
+        let may_have = entry.table.may_have(hash_of_session(worker.shared().hash_key(), name));
+        if is_postponed || may_have && !compare_with(worker, name, (peer, disk)).await {
+            left.push(name.clone());
+        }
+    }
+    Some(())
+}
+
+/// A session has come here, or stays here.
+pub fn look_for(worker: &Worker, name: &SessionName) {
+    worker.cluster().unions().look_for(name, worker.now());
+    worker.cluster().look_for_unions();
 }
 
 fn part_of(reply: DiskReply) -> Option<Box<SessionPart>> {
@@ -186,37 +214,37 @@ fn report(worker: &Worker, name: &SessionName, peer: Generation, end: &End) {
 
 /// Carries out the steps.
 async fn fetch(worker: &Worker, name: &SessionName, token: Token, peer: Generation) -> End {
-    let (mut fetch, mut step) = (Fetch::new(name.clone(), token, worker.now()), Step::Pass);
+    let (mut fetch, mut step) = (Fetch::new(name.clone(), token, worker.now()), Action::Pass);
     let mut place = None;
     loop {
         step = match step {
-            Step::Pass => {
+            Action::Pass => {
                 let passed = query::query_node(worker, peer, &Call::Pass { name, token }).await;
                 fetch.on_replied(matches!(passed, Ok(Reply::Done { connections: 1.., .. })))
             }
-            Step::NoteSent => {
+            Action::NoteSent => {
                 let note = DiskCall::Name(NameQuery::NoteSent { name: name.clone() });
                 fetch.on_replied(call(worker, peer, &note).await.and_then(code_of) == Some(1))
             }
-            Step::Read(from) => {
+            Action::Read(from) => {
                 let read = DiskCall::Read { name: name.clone(), token, from };
                 let part = call(worker, peer, &read).await.and_then(part_of);
                 fetch.on_part(part, worker.now())
             }
-            Step::Store(command) => fetch.on_stored(transfer(worker, command).await),
-            Step::Begin { backlog, channels } => {
+            Action::Store(command) => fetch.on_stored(transfer(worker, command).await),
+            Action::Begin { backlog, channels } => {
                 place = worker.shard_now().union(worker.now()).begin(name, backlog, channels);
                 worker.carry_out();
                 fetch.on_place(place.as_ref().map(|place| place.room.clone()))
             }
-            Step::End { taken } => {
+            Action::End { taken } => {
                 let place = place.take().expect("they were to become one there");
                 worker.shard_now().union(worker.now()).end(place, taken);
                 worker.carry_out();
                 worker.wakeups().need_turn();
                 fetch.on_ended()
             }
-            Step::Over(end) => return end,
+            Action::Over(end) => return end,
         };
     }
 }

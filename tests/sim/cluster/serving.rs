@@ -596,6 +596,7 @@ impl Serving {
             Errand::AwaitReady(id) => self.awaiting_ready.push(id),
             Errand::AwaitKnown(id) => self.await_known(Known::Disks(id)),
             Errand::NoteSent { name, to } => self.note_sent(name, to, now),
+            Errand::LookForRivals(name) => self.rivals.look_for(&name, now),
             Errand::Compare { name, standing, from, to } => self.compare(&name, (from, standing), to, now),
         }
     }

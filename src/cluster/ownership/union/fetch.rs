@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// What is to be done now. The answer goes to the method that is named; it returns the next step.
 #[derive(Debug)]
-pub enum Step {
+pub enum Action {
     /// The other node is to pass its session on to this token: `on_replied`.
     Pass,
     /// It is to note what its client may have: `on_replied`.
@@ -78,7 +78,7 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    /// The first step is `Step::Pass`.
+    /// The first step is `Action::Pass`.
     pub fn new(name: SessionName, token: Token, now: Tick) -> Fetch {
         Fetch {
             name,
@@ -95,24 +95,24 @@ impl Fetch {
     }
 
     /// The other node has done it, or has not, or does not answer.
-    pub fn on_replied(&mut self, is_done: bool) -> Step {
+    pub fn on_replied(&mut self, is_done: bool) -> Action {
         match self.stage {
             _ if !is_done => self.give_up(),
             Stage::Passing => {
                 self.stage = Stage::Noting;
-                Step::NoteSent
+                Action::NoteSent
             }
             _ => self.read(Position::Start),
         }
     }
 
-    fn read(&mut self, from: Position) -> Step {
+    fn read(&mut self, from: Position) -> Action {
         self.stage = Stage::Reading;
-        Step::Read(from)
+        Action::Read(from)
     }
 
     /// `None`: it cannot be had.
-    pub fn on_part(&mut self, part: Option<Box<SessionPart>>, now: Tick) -> Step {
+    pub fn on_part(&mut self, part: Option<Box<SessionPart>>, now: Tick) -> Action {
         let Some(mut part) = part.filter(|_| now < self.deadline) else { return self.give_up() };
         self.channels.append(&mut part.into_shadow(self.token));
         self.backlog.add(&part.messages);
@@ -123,12 +123,12 @@ impl Fetch {
         self.store(TransferCommand::Write { name: shadow_name(self.token), token: self.token, part })
     }
 
-    fn store(&mut self, command: TransferCommand) -> Step {
+    fn store(&mut self, command: TransferCommand) -> Action {
         (self.command, self.attempts) = (Some(command.clone()), 1);
-        Step::Store(command)
+        Action::Store(command)
     }
 
-    pub fn on_stored(&mut self, answer: TransferAnswer) -> Step {
+    pub fn on_stored(&mut self, answer: TransferAnswer) -> Action {
         if answer == TransferAnswer::Refused(StoreError::Unreachable)
             && self.stage != Stage::Settling
             && self.attempts < STORE_ATTEMPTS
@@ -136,7 +136,7 @@ impl Fetch {
         {
             // Nobody knows whether it was done: a second time changes nothing.
             self.attempts += 1;
-            return Step::Store(command.clone());
+            return Action::Store(command.clone());
         }
         self.command = None;
         match (self.stage, answer) {
@@ -144,7 +144,7 @@ impl Fetch {
                 Some(from) => self.read(from),
                 None => {
                     self.stage = Stage::Beginning;
-                    Step::Begin { backlog: self.backlog, channels: std::mem::take(&mut self.channels) }
+                    Action::Begin { backlog: self.backlog, channels: std::mem::take(&mut self.channels) }
                 }
             },
             (Stage::Uniting, answer) => {
@@ -152,33 +152,33 @@ impl Fetch {
                     TransferAnswer::United(united) => Some(united),
                     _ => None,
                 };
-                Step::End { taken: self.united.map(|united| united.taken) }
+                Action::End { taken: self.united.map(|united| united.taken) }
             }
-            (Stage::Settling, TransferAnswer::Settled(Outcome::Arrived)) => Step::Over(End::TooLate),
-            (Stage::Settling, _) => Step::Over(End::GivenUp),
+            (Stage::Settling, TransferAnswer::Settled(Outcome::Arrived)) => Action::Over(End::TooLate),
+            (Stage::Settling, _) => Action::Over(End::GivenUp),
             _ => self.give_up(),
         }
     }
 
     /// `None`: the session is not here any more, or takes nothing now.
-    pub fn on_place(&mut self, room: Option<Room>) -> Step {
+    pub fn on_place(&mut self, room: Option<Room>) -> Action {
         let Some(Room { session, first, channels }) = room else { return self.give_up() };
         self.stage = Stage::Uniting;
         // The store gets it behind all that the shard has given out for the session, and before whatever follows.
         self.store(TransferCommand::Unite { name: self.name.clone(), token: self.token, session, first, channels })
     }
 
-    pub fn on_ended(&mut self) -> Step {
+    pub fn on_ended(&mut self) -> Action {
         match self.united {
-            Some(united) => Step::Over(End::United(united)),
+            Some(united) => Action::Over(End::United(united)),
             None => self.give_up(),
         }
     }
 
     /// Nothing of it comes any more, and what has come is removed.
-    fn give_up(&mut self) -> Step {
+    fn give_up(&mut self) -> Action {
         self.stage = Stage::Settling;
-        Step::Store(TransferCommand::Settle { token: self.token })
+        Action::Store(TransferCommand::Settle { token: self.token })
     }
 }
 
@@ -204,20 +204,20 @@ mod tests {
         Some(Box::new(SessionPart { next, ..SessionPart::default() }))
     }
 
-    fn is_settling(step: &Step) -> bool {
-        matches!(step, Step::Store(TransferCommand::Settle { token: TOKEN }))
+    fn is_settling(step: &Action) -> bool {
+        matches!(step, Action::Store(TransferCommand::Settle { token: TOKEN }))
     }
 
     /// At the part that is written last.
-    fn read(fetch: &mut Fetch) -> Step {
-        assert!(matches!(fetch.on_replied(true), Step::NoteSent));
-        assert!(matches!(fetch.on_replied(true), Step::Read(Position::Start)));
+    fn read(fetch: &mut Fetch) -> Action {
+        assert!(matches!(fetch.on_replied(true), Action::NoteSent));
+        assert!(matches!(fetch.on_replied(true), Action::Read(Position::Start)));
         fetch.on_part(part(None), Tick(1))
     }
 
-    fn begin(fetch: &mut Fetch) -> Step {
+    fn begin(fetch: &mut Fetch) -> Action {
         read(fetch);
-        assert!(matches!(fetch.on_stored(TransferAnswer::Done), Step::Begin { .. }));
+        assert!(matches!(fetch.on_stored(TransferAnswer::Done), Action::Begin { .. }));
         fetch.on_place(Some(ROOM))
     }
 
@@ -227,33 +227,33 @@ mod tests {
         fetch.on_replied(true);
         fetch.on_replied(true);
         let behind = Position::Messages(Offset(3));
-        let Step::Store(TransferCommand::Write { name, part: written, .. }) =
+        let Action::Store(TransferCommand::Write { name, part: written, .. }) =
             fetch.on_part(part(Some(behind.clone())), Tick(1))
         else {
             panic!("it is written");
         };
         assert_eq!((name, &written.next), (shadow_name(TOKEN), &Some(behind.clone())));
-        assert!(matches!(fetch.on_stored(TransferAnswer::Done), Step::Read(from) if from == behind));
-        let Step::Store(TransferCommand::Write { part: written, .. }) = fetch.on_part(part(None), Tick(2)) else {
+        assert!(matches!(fetch.on_stored(TransferAnswer::Done), Action::Read(from) if from == behind));
+        let Action::Store(TransferCommand::Write { part: written, .. }) = fetch.on_part(part(None), Tick(2)) else {
             panic!("it is written");
         };
         assert_eq!(written.next, Some(Position::Start), "it would be a session of its own");
-        assert!(matches!(fetch.on_stored(TransferAnswer::Done), Step::Begin { .. }));
+        assert!(matches!(fetch.on_stored(TransferAnswer::Done), Action::Begin { .. }));
     }
 
     #[test]
     fn what_the_store_has_taken_is_what_the_shard_hears() {
         let mut fetch = fetch();
-        let Step::Store(TransferCommand::Unite { first, session, .. }) = begin(&mut fetch) else {
+        let Action::Store(TransferCommand::Unite { first, session, .. }) = begin(&mut fetch) else {
             panic!("they become one");
         };
         assert_eq!((first, session), (ROOM.first, ROOM.session));
         let taken = Backlog { messages: 2, bytes: 20, oldest: None };
         let united = United { taken, repeats: 1, uncertain: 3 };
         assert!(
-            matches!(fetch.on_stored(TransferAnswer::United(united)), Step::End { taken: Some(of) } if of == taken)
+            matches!(fetch.on_stored(TransferAnswer::United(united)), Action::End { taken: Some(of) } if of == taken)
         );
-        assert!(matches!(fetch.on_ended(), Step::Over(End::United(of)) if of == united));
+        assert!(matches!(fetch.on_ended(), Action::Over(End::United(of)) if of == united));
     }
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
         read(&mut beginning);
         beginning.on_stored(TransferAnswer::Done);
         assert!(is_settling(&beginning.on_place(None)), "the session has gone");
-        assert!(matches!(beginning.on_stored(TransferAnswer::Settled(Outcome::Never)), Step::Over(End::GivenUp)));
+        assert!(matches!(beginning.on_stored(TransferAnswer::Settled(Outcome::Never)), Action::Over(End::GivenUp)));
     }
 
     #[test]
@@ -282,13 +282,13 @@ mod tests {
         let mut fetch = fetch();
         let first = begin(&mut fetch);
         let again = fetch.on_stored(unknown());
-        let (Step::Store(first), Step::Store(again)) = (first, again) else { panic!("both to the store") };
+        let (Action::Store(first), Action::Store(again)) = (first, again) else { panic!("both to the store") };
         assert_eq!(first, again);
         for _ in 2..STORE_ATTEMPTS {
-            assert!(matches!(fetch.on_stored(unknown()), Step::Store(TransferCommand::Unite { .. })));
+            assert!(matches!(fetch.on_stored(unknown()), Action::Store(TransferCommand::Unite { .. })));
         }
-        assert!(matches!(fetch.on_stored(unknown()), Step::End { taken: None }));
+        assert!(matches!(fetch.on_stored(unknown()), Action::End { taken: None }));
         assert!(is_settling(&fetch.on_ended()));
-        assert!(matches!(fetch.on_stored(TransferAnswer::Settled(Outcome::Arrived)), Step::Over(End::TooLate)));
+        assert!(matches!(fetch.on_stored(TransferAnswer::Settled(Outcome::Arrived)), Action::Over(End::TooLate)));
     }
 }

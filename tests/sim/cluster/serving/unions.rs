@@ -6,8 +6,8 @@ use rainbow::base::time::Tick;
 use rainbow::cluster::calls::{Answer, Call};
 use rainbow::cluster::ownership::claims::{SessionName, Token};
 use rainbow::cluster::ownership::grantors::PeerDisk;
-use rainbow::cluster::ownership::union::fetch::{End, Fetch, Step};
-use rainbow::cluster::ownership::union::{Sites, Unions, Verdict};
+use rainbow::cluster::ownership::union::fetch::{Action, End, Fetch};
+use rainbow::cluster::ownership::union::{Names, Sites, Unions, Verdict};
 use rainbow::cluster::transfers::{Site, Standing, TransferCall};
 use rainbow::io::cluster::calls::hash_of_session;
 use rainbow::io::cluster::port::PeerEntry;
@@ -29,7 +29,7 @@ pub struct Rivals {
 struct Walk {
     peer: Generation,
     names: VecDeque<SessionName>,
-    is_settled: bool,
+    left: Vec<SessionName>,
 }
 
 struct Fetching {
@@ -54,6 +54,10 @@ impl Rivals {
         let walk = if self.walk.is_none() { self.unions.next_tick() } else { Tick::NEVER };
         walk.min(self.look_at.unwrap_or(Tick::NEVER))
     }
+
+    pub(super) fn look_for(&mut self, name: &SessionName, now: Tick) {
+        self.unions.look_for(name, now);
+    }
 }
 
 impl Serving {
@@ -67,10 +71,13 @@ impl Serving {
         self.rivals.unions.on_linked(&there);
         self.rivals.unions.on_peers(&complete, now);
         while self.rivals.walk.is_none()
-            && let Some(peer) = self.rivals.unions.poll_walk(now)
+            && let Some((peer, names)) = self.rivals.unions.poll_walk(now)
         {
-            let names = self.ownership.owned_after(None, usize::MAX).into();
-            self.rivals.walk = Some(Walk { peer, names, is_settled: true });
+            let names = match names {
+                Names::All => self.ownership.owned_after(None, usize::MAX),
+                Names::These(names) => names,
+            };
+            self.rivals.walk = Some(Walk { peer, names: names.into(), left: Vec::new() });
             self.walk(now);
         }
     }
@@ -83,12 +90,13 @@ impl Serving {
             let disk = entry.and_then(disk_of);
             let next = walk.names.pop_front().zip(disk).zip(entry);
             let Some(((name, disk), entry)) = next else {
-                let is_settled = walk.is_settled && disk.is_some();
+                let left = std::mem::take(&mut walk.left);
                 self.rivals.walk = None;
-                return self.rivals.unions.on_walked(peer, is_settled, now);
+                let left = if disk.is_some() { Names::These(left) } else { Names::All };
+                return self.rivals.unions.on_walked(peer, left, now);
             };
             if self.rivals.unions.is_postponed(&name, peer, now) {
-                walk.is_settled = false;
+                walk.left.push(name);
                 continue;
             }
             if !entry.table.may_have(hash_of_session(HASH_KEY, &name)) {
@@ -123,10 +131,12 @@ impl Serving {
             let (name, fetch) = (name.clone(), Fetch::new(name.clone(), token, now));
             let fetching = Fetching { name, peer: sites.1.node, fetch, place: None, reads: false, is_united: false };
             self.rivals.fetches.insert(token, fetching);
-            self.carry_out_step(token, Step::Pass, now);
+            self.carry_out_action(token, Action::Pass, now);
         }
-        if let Some(walk) = &mut self.rivals.walk {
-            walk.is_settled &= matches!(verdict, Some(Verdict::Absent | Verdict::Keep));
+        if let Some(walk) = &mut self.rivals.walk
+            && !matches!(verdict, Some(Verdict::Absent | Verdict::Keep))
+        {
+            walk.left.push(name.clone());
         }
         self.walk(now);
     }
@@ -148,23 +158,23 @@ impl Serving {
         }
     }
 
-    fn carry_out_step(&mut self, token: Token, mut step: Step, now: Tick) {
+    fn carry_out_action(&mut self, token: Token, mut step: Action, now: Tick) {
         loop {
             let fetching = self.rivals.fetches.get_mut(&token).expect("it is under way");
             let (name, peer) = (fetching.name.clone(), fetching.peer);
-            fetching.reads = matches!(step, Step::Read(_));
+            fetching.reads = matches!(step, Action::Read(_));
             step = match step {
-                Step::Pass => return self.call(peer, &Call::Pass { name: &name, token }, Purpose::Unite(token), now),
-                Step::NoteSent => {
+                Action::Pass => return self.call(peer, &Call::Pass { name: &name, token }, Purpose::Unite(token), now),
+                Action::NoteSent => {
                     let note = Call::Transfer(TransferCall::NoteSent { name: &name });
                     return self.call(peer, &note, Purpose::Unite(token), now);
                 }
-                Step::Read(from) => {
+                Action::Read(from) => {
                     let read = Call::Transfer(TransferCall::Read { name: &name, token, from });
                     return self.call(peer, &read, Purpose::Unite(token), now);
                 }
-                Step::Store(command) => return self.transfer(command, Transfer::Unite(token)),
-                Step::Begin { backlog, channels } => {
+                Action::Store(command) => return self.transfer(command, Transfer::Unite(token)),
+                Action::Begin { backlog, channels } => {
                     let place = self.shard.union(now).begin(&name, backlog, channels);
                     self.carry_out(now);
                     let fetching = self.rivals.fetches.get_mut(&token).expect("it is under way");
@@ -172,13 +182,13 @@ impl Serving {
                     fetching.place = place;
                     fetching.fetch.on_place(room)
                 }
-                Step::End { taken } => {
+                Action::End { taken } => {
                     let place = fetching.place.take().expect("they were to become one there");
                     self.shard.union(now).end(place, taken);
                     self.carry_out(now);
                     self.rivals.fetches.get_mut(&token).expect("it is under way").fetch.on_ended()
                 }
-                Step::Over(end) => {
+                Action::Over(end) => {
                     fetching.is_united = matches!(end, End::United(_));
                     return self.await_known(Known::United(token));
                 }
@@ -196,13 +206,13 @@ impl Serving {
                 fetching.fetch.on_replied(is_done)
             }
         };
-        self.carry_out_step(token, step, now);
+        self.carry_out_action(token, step, now);
     }
 
     pub(super) fn on_union_stored(&mut self, token: Token, answer: TransferAnswer, now: Tick) {
         if let Some(fetching) = self.rivals.fetches.get_mut(&token) {
             let step = fetching.fetch.on_stored(answer);
-            self.carry_out_step(token, step, now);
+            self.carry_out_action(token, step, now);
         }
     }
 
