@@ -9,7 +9,7 @@ use crate::cluster::ownership::claims::{SessionName, Token};
 use crate::cluster::ownership::disk_calls::{DiskCall, DiskReply, NameQuery};
 use crate::cluster::ownership::grantors::PeerDisk;
 use crate::cluster::ownership::union::fetch::{Action, End, Fetch};
-use crate::cluster::ownership::union::{Names, Verdict};
+use crate::cluster::ownership::union::{NAMES_MAX, Names, Verdict};
 use crate::cluster::transfers::{Site, Standing};
 use crate::io::api::query;
 use crate::io::api::transfers::transfer;
@@ -101,7 +101,9 @@ async fn walk_slice(
         let disk = disk_of(entry)?;
         let is_postponed = worker.cluster().unions().is_postponed(name, peer, worker.now());
         let may_have = entry.table.may_have(hash_of_session(worker.shared().hash_key(), name));
-        if is_postponed || may_have && !compare_with(worker, name, (peer, disk)).await {
+        let is_left = is_postponed || may_have && !compare_with(worker, name, (peer, disk)).await;
+        // One more means all.
+        if is_left && left.len() <= NAMES_MAX {
             left.push(name.clone());
         }
     }

@@ -59,7 +59,7 @@ fn on_change(world: &mut World, life: Generation, change: &Change) {
         }
     }
     if let Change::United(name, token, united) = change {
-        world.ledger.united(name, *token, united.uncertain);
+        world.ledger.united(&world.disks, name, (*token, united.uncertain));
     }
     world.ledger.check_change(&world.disks, port, change);
     if let Change::Deleted(name, ..) = change

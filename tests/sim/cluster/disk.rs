@@ -38,8 +38,8 @@ pub enum Change {
     Arrived(SessionName, SessionId),
     /// It was to leave, and stays.
     Stayed(SessionName, SessionId),
-    /// It lies on another disk, by this transfer.
-    Deleted(SessionName, SessionId, Token),
+    /// It lies on another disk.
+    Deleted(SessionName, SessionId),
     /// What has come by this transfer has become part of the session of that name that was here.
     United(SessionName, Token, United),
 }
@@ -162,7 +162,7 @@ enum Noted {
     Mutate(SessionId),
     Freeze(SessionName, Token),
     Write(SessionName, Token, Option<SessionId>),
-    Delete(SessionName, Token),
+    Delete(SessionName),
     Thaw(SessionName),
     Settle(Token),
     Unite(SessionName, Token),
@@ -182,7 +182,7 @@ impl Noted {
                 TransferCommand::Write { name, token, part } => {
                     Noted::Write(name.clone(), *token, part.head.as_ref().map(|head| head.row.session))
                 }
-                TransferCommand::Delete { name, token } => Noted::Delete(name.clone(), *token),
+                TransferCommand::Delete { name, .. } => Noted::Delete(name.clone()),
                 TransferCommand::Thaw { name, .. } => Noted::Thaw(name.clone()),
                 TransferCommand::Settle { token } => Noted::Settle(*token),
                 TransferCommand::Unite { name, token, .. } => Noted::Unite(name.clone(), *token),
@@ -218,9 +218,9 @@ impl Noted {
             (Noted::Write(name, token, session), Response::Transfer { answer, .. }) => {
                 return arrives(name, (token, session), answer, copies);
             }
-            (Noted::Delete(name, token), Response::Transfer { answer: TransferAnswer::Done, .. }) => {
+            (Noted::Delete(name), Response::Transfer { answer: TransferAnswer::Done, .. }) => {
                 let copy = copies.remove(&name).expect("it was there");
-                return Some(Change::Deleted(name, copy.session, token));
+                return Some(Change::Deleted(name, copy.session));
             }
             (Noted::Unite(name, token), Response::Transfer { answer: TransferAnswer::United(united), .. }) => {
                 copies.remove(&shadow_name(token)).expect("it lay beside the other one");

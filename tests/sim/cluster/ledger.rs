@@ -13,8 +13,8 @@ pub struct Ledger {
     apart: BTreeSet<SessionName>,
     /// Those that have become one, with the last message from before.
     joined: BTreeMap<SessionName, u64>,
-    /// By which sessions have become part of others.
-    united: BTreeSet<Token>,
+    /// Those that have become part of others.
+    absorbed: BTreeSet<SessionId>,
     /// Messages of QoS 2 of which nobody knows whether their client has them.
     uncertain: BTreeMap<SessionName, u64>,
     /// Per session the nodes that its creator could not see.
@@ -47,8 +47,11 @@ impl Ledger {
         self.is_apart(name) || self.joined.get(name).is_some_and(|last| message <= *last)
     }
 
-    pub fn united(&mut self, name: &SessionName, token: Token, uncertain: u32) {
-        self.united.insert(token);
+    /// The session that leaves by this transfer has become part of another one.
+    pub fn united(&mut self, disks: &BTreeMap<u16, Disk>, name: &SessionName, (token, uncertain): (Token, u32)) {
+        let leaving = disks.values().filter_map(|disk| disk.copies.get(name));
+        let leaving = leaving.filter(|copy| copy.stage == Stage::Leaving(token));
+        self.absorbed.extend(leaving.map(|copy| copy.session));
         *self.uncertain.entry(name.clone()).or_default() += u64::from(uncertain);
     }
 
@@ -86,11 +89,11 @@ impl Ledger {
                 let whole = copies(name, *session).into_iter().find(|(_, copy)| copy.stage == Stage::Whole);
                 assert_eq!(whole, None, "{change:?} at {at}: it is somebody's already");
             }
-            Change::Deleted(name, session, transfer) => {
+            Change::Deleted(name, session) => {
                 let others = copies(name, *session);
                 let is_safe = others.iter().any(|(_, copy)| !matches!(copy.stage, Stage::Partial(_)));
                 assert!(
-                    is_safe || self.united.contains(transfer),
+                    is_safe || self.absorbed.contains(session),
                     "{change:?} at {at}, and it is nowhere else: {others:?}"
                 );
             }

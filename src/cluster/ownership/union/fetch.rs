@@ -49,15 +49,16 @@ pub enum End {
     TooLate,
 }
 
+/// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Passing,
-    Noting,
-    Reading,
-    Writing,
-    Beginning,
-    Uniting,
-    Settling,
+enum Pending {
+    Pass,
+    Note,
+    Part,
+    Write,
+    Room,
+    Unite,
+    Settle,
 }
 
 /// One session on its way.
@@ -65,7 +66,7 @@ enum Stage {
 pub struct Fetch {
     name: SessionName,
     token: Token,
-    stage: Stage,
+    pending: Pending,
     deadline: Tick,
     backlog: Backlog,
     channels: Vec<Arc<str>>,
@@ -83,7 +84,7 @@ impl Fetch {
         Fetch {
             name,
             token,
-            stage: Stage::Passing,
+            pending: Pending::Pass,
             deadline: now + FETCH_MS_MAX,
             backlog: Backlog::default(),
             channels: Vec::new(),
@@ -96,10 +97,10 @@ impl Fetch {
 
     /// The other node has done it, or has not, or does not answer.
     pub fn on_replied(&mut self, is_done: bool) -> Action {
-        match self.stage {
+        match self.pending {
             _ if !is_done => self.give_up(),
-            Stage::Passing => {
-                self.stage = Stage::Noting;
+            Pending::Pass => {
+                self.pending = Pending::Note;
                 Action::NoteSent
             }
             _ => self.read(Position::Start),
@@ -107,7 +108,7 @@ impl Fetch {
     }
 
     fn read(&mut self, from: Position) -> Action {
-        self.stage = Stage::Reading;
+        self.pending = Pending::Part;
         Action::Read(from)
     }
 
@@ -119,7 +120,7 @@ impl Fetch {
         self.next = part.next.clone();
         // It does not come as a session of its own: the last part is like those before.
         part.next.get_or_insert(Position::Start);
-        self.stage = Stage::Writing;
+        self.pending = Pending::Write;
         self.store(TransferCommand::Write { name: shadow_name(self.token), token: self.token, part })
     }
 
@@ -130,7 +131,7 @@ impl Fetch {
 
     pub fn on_stored(&mut self, answer: TransferAnswer) -> Action {
         if answer == TransferAnswer::Refused(StoreError::Unreachable)
-            && self.stage != Stage::Settling
+            && self.pending != Pending::Settle
             && self.attempts < STORE_ATTEMPTS
             && let Some(command) = &self.command
         {
@@ -139,23 +140,23 @@ impl Fetch {
             return Action::Store(command.clone());
         }
         self.command = None;
-        match (self.stage, answer) {
-            (Stage::Writing, TransferAnswer::Done) => match self.next.take() {
+        match (self.pending, answer) {
+            (Pending::Write, TransferAnswer::Done) => match self.next.take() {
                 Some(from) => self.read(from),
                 None => {
-                    self.stage = Stage::Beginning;
+                    self.pending = Pending::Room;
                     Action::Begin { backlog: self.backlog, channels: std::mem::take(&mut self.channels) }
                 }
             },
-            (Stage::Uniting, answer) => {
+            (Pending::Unite, answer) => {
                 self.united = match answer {
                     TransferAnswer::United(united) => Some(united),
                     _ => None,
                 };
                 Action::End { taken: self.united.map(|united| united.taken) }
             }
-            (Stage::Settling, TransferAnswer::Settled(Outcome::Arrived)) => Action::Over(End::TooLate),
-            (Stage::Settling, _) => Action::Over(End::GivenUp),
+            (Pending::Settle, TransferAnswer::Settled(Outcome::Arrived)) => Action::Over(End::TooLate),
+            (Pending::Settle, _) => Action::Over(End::GivenUp),
             _ => self.give_up(),
         }
     }
@@ -163,7 +164,7 @@ impl Fetch {
     /// `None`: the session is not here any more, or takes nothing now.
     pub fn on_place(&mut self, room: Option<Room>) -> Action {
         let Some(Room { session, first, channels }) = room else { return self.give_up() };
-        self.stage = Stage::Uniting;
+        self.pending = Pending::Unite;
         // The store gets it behind all that the shard has given out for the session, and before whatever follows.
         self.store(TransferCommand::Unite { name: self.name.clone(), token: self.token, session, first, channels })
     }
@@ -177,7 +178,7 @@ impl Fetch {
 
     /// Nothing of it comes any more, and what has come is removed.
     fn give_up(&mut self) -> Action {
-        self.stage = Stage::Settling;
+        self.pending = Pending::Settle;
         Action::Store(TransferCommand::Settle { token: self.token })
     }
 }
@@ -281,9 +282,9 @@ mod tests {
         let unknown = || TransferAnswer::Refused(StoreError::Unreachable);
         let mut fetch = fetch();
         let first = begin(&mut fetch);
-        let again = fetch.on_stored(unknown());
-        let (Action::Store(first), Action::Store(again)) = (first, again) else { panic!("both to the store") };
-        assert_eq!(first, again);
+        let repeated = fetch.on_stored(unknown());
+        let (Action::Store(first), Action::Store(repeated)) = (first, repeated) else { panic!("both to the store") };
+        assert_eq!(first, repeated);
         for _ in 2..STORE_ATTEMPTS {
             assert!(matches!(fetch.on_stored(unknown()), Action::Store(TransferCommand::Unite { .. })));
         }
