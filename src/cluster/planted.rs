@@ -24,6 +24,10 @@ pub enum ClusterBug {
     GrantsToAll,
     /// A session that is passed on takes messages until it has left.
     TakesWhatIsPassed,
+    /// A session that becomes part of another leaves no word of what its client may have.
+    NotesNothing,
+    /// A session that comes to a disk is not compared with those of its name elsewhere.
+    OverlooksArrivals,
     /// What is on its way to a disk is settled as if it were not; harmless while the store refuses the rest of it.
     SettlesWhatComes,
 }
@@ -45,6 +49,9 @@ impl ClusterBug {
         ClusterBug::GrantsToAll,
         ClusterBug::TakesWhatIsPassed,
     ];
+
+    /// Where two nodes that had not met have a session of one name.
+    pub const OF_UNIONS: &[ClusterBug] = &[ClusterBug::NotesNothing, ClusterBug::OverlooksArrivals];
 }
 
 /// The mistake that a part makes, if any.

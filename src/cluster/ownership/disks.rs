@@ -187,6 +187,7 @@ impl Disks {
             NameQuery::Settle { token, .. } => {
                 self.store(TransferCommand::Settle { token }, Errand::Decide { to }, now);
             }
+            NameQuery::NoteSent { .. } if self.planted.is(ClusterBug::NotesNothing) => self.answer(to, 1),
             NameQuery::NoteSent { name } if self.is_leaving(&name) => {
                 self.outputs.push_back(DisksOutput::NoteSent { name, to });
             }

@@ -2,6 +2,7 @@
 
 use super::disk::{Change, Disk};
 use super::world::{Event, Slot, World};
+use crate::peer::token_of;
 use rainbow::base::id::Generation;
 use rainbow::shard::command::{Mutation, SessionId};
 use rainbow::store::Request;
@@ -14,6 +15,9 @@ pub fn store_soon(world: &mut World, life: Generation, request: Request) {
     if let Some(Mutation::PutSession(row)) = request.mutation() {
         let unseen = unseen_by(world, life);
         world.ledger.note_creation(row.session, unseen);
+    }
+    if let Some(Mutation::PutMessage(stored)) = request.mutation() {
+        world.ledger.note_message(token_of(stored.message.parts().1), stored.session);
     }
     let disk = world.disks.get_mut(&port).expect("its disk");
     disk.push(request);

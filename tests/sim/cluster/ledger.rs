@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Default)]
 pub struct Ledger {
+    /// Which session has a message, and messages that two have.
+    holders: BTreeMap<u64, SessionId>,
+    twofold: BTreeSet<u64>,
     /// Names that were created twice by nodes that could not see each other. Until they are one, little is promised of
     /// what one of them has.
     apart: BTreeSet<SessionName>,
@@ -27,6 +30,17 @@ impl Ledger {
     /// A node has a session stored, perhaps for the first time.
     pub fn note_creation(&mut self, session: SessionId, unseen: BTreeSet<u16>) {
         self.unseen.entry(session).or_insert(unseen);
+    }
+
+    pub fn note_message(&mut self, message: u64, session: SessionId) {
+        if *self.holders.entry(message).or_insert(session) != session {
+            self.twofold.insert(message);
+        }
+    }
+
+    /// Two sessions of one name have it: before they are one each may hand it over.
+    pub fn is_twofold(&self, message: u64) -> bool {
+        self.twofold.contains(&message)
     }
 
     pub fn were_apart(&self, session: SessionId, other: u16) -> bool {

@@ -80,6 +80,10 @@ fn every_planted_mistake_in_a_cluster_is_noticed() {
         let mistakes = Mistakes { bug: Some(*bug), ..Mistakes::default() };
         (format!("{bug:?}"), Plan { mistakes, ..of_disks })
     });
+    let of_unions = ClusterBug::OF_UNIONS.iter().map(|bug| {
+        let mistakes = Mistakes { bug: Some(*bug), ..Mistakes::default() };
+        (format!("{bug:?}"), Plan { mistakes, apart: true, ..of_disks })
+    });
     let reaps = Mistakes { reaps_the_down: true, ..Mistakes::default() };
     let settles = Mistakes { bug: Some(ClusterBug::SettlesWhatComes), ..Mistakes::default() };
     let writes_after_never = Plan { disk_bug: Some(DiskBug::WritesAfterNever), mistakes: settles, ..of_disks };
@@ -92,7 +96,7 @@ fn every_planted_mistake_in_a_cluster_is_noticed() {
         ("WritesAfterNever".to_owned(), writes_after_never),
     ];
     let mut unnoticed = Vec::new();
-    for (name, plan) in of_parts.chain(of_transfers).chain(others) {
+    for (name, plan) in of_parts.chain(of_transfers).chain(of_unions).chain(others) {
         let broken = |seed: &u64| catch_unwind(|| World::new(*seed, plan).run()).is_err();
         match (0..SEEDS_PER_MISTAKE).find(broken) {
             Some(seed) => println!("{name} is noticed by seed {seed}"),

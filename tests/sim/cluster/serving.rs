@@ -129,6 +129,7 @@ pub struct Serving {
     slots: HashMap<ConnIndex, ConnKey>,
     attached: HashSet<ConnKey>,
     takes_frozen: bool,
+    overlooks_arrivals: bool,
     /// This node stops: what it has is offered to others.
     offers: Option<Offers>,
     outputs: VecDeque<ServingOutput>,
@@ -199,6 +200,7 @@ impl Serving {
             slots: HashMap::new(),
             attached: HashSet::new(),
             takes_frozen: bug == Some(ClusterBug::TakesWhatIsPassed),
+            overlooks_arrivals: bug == Some(ClusterBug::OverlooksArrivals),
             offers: None,
             outputs: VecDeque::new(),
         };
@@ -596,6 +598,7 @@ impl Serving {
             Errand::AwaitReady(id) => self.awaiting_ready.push(id),
             Errand::AwaitKnown(id) => self.await_known(Known::Disks(id)),
             Errand::NoteSent { name, to } => self.note_sent(name, to, now),
+            Errand::LookForRivals(_) if self.overlooks_arrivals => {}
             Errand::LookForRivals(name) => self.rivals.look_for(&name, now),
             Errand::Compare { name, standing, from, to } => self.compare(&name, (from, standing), to, now),
         }

@@ -52,7 +52,8 @@ pub fn end(world: &mut World, life: Generation) {
         world.store.close(life, world.now);
     }
     world.crash(life);
-    let ms = world.rng.below(5_000);
+    // When nothing goes wrong any more it is back at once.
+    let ms = if world.is_over() { 1 } else { world.rng.below(5_000) };
     world.push_in(ms, Event::Start { port });
 }
 

@@ -32,6 +32,8 @@ pub struct Plan {
     pub disk_bug: Option<DiskBug>,
     /// `None`: as the seed decides.
     pub sharing: Option<Sharing>,
+    /// Disks: the nodes begin in two parts.
+    pub apart: bool,
     pub talks: bool,
 }
 
@@ -207,7 +209,7 @@ impl World {
         if plan.sharing.unwrap_or(by_seed) == Sharing::Disks {
             world.disks = (1..=nodes).map(|port| (port, Disk::new(plan.disk_bug))).collect();
             devices::begin(&mut world);
-            if world.rng.chance(30) {
+            if world.rng.chance(30) || plan.apart {
                 // Nodes that have never seen each other.
                 chaos::cut_in_two(&mut world);
             }
