@@ -378,6 +378,34 @@ fn a_node_that_stands_still_loses_the_session_to_force_and_gives_nothing_back() 
     }
 }
 
+/// Calls wait at the old owner, which has not heard yet that the session was taken from it.
+#[test]
+fn a_message_at_the_old_owner_before_it_hears_of_the_claim_is_delivered_in_order() {
+    let nodes = &Nodes::start(2);
+    let (mut client, _) = nodes.open(0, "ann");
+    for round in 0..4 {
+        let old = &nodes.nodes[round % 2];
+        let body = |n: usize| format!("{round}.{n}");
+        sys::kill(old.process.pid(), "STOP");
+        let early = send_later(old.addr(), "of ann", &[("qos", "2"), ("message_id", &body(0))], &body(0));
+        let (mut next, greeting) = nodes.open(1 - round % 2, "ann");
+        assert_eq!(greeting["resumed"], true);
+        sys::kill(old.process.pid(), "CONT");
+        thread::scope(|scope| {
+            let calling = scope.spawn(|| {
+                // It may have been refused; whatever it was, its repeat is the same message.
+                early.join().expect("it is answered");
+                (0..5).for_each(|n| drop(nodes.send_until_taken(n % 2, "of ann", &body(n))));
+            });
+            assert_eq!(take(&mut next, 5), (0..5).map(body).collect::<Vec<_>>());
+            calling.join().expect("all are taken");
+        });
+        assert_eq!(client.expect_close().0, 4409);
+        client = next;
+        nodes.until_linked();
+    }
+}
+
 /// Nobody has to adopt them: what is sent to them at the moment of the end is stored.
 #[test]
 fn a_node_that_stops_hands_its_sessions_over_first() {
