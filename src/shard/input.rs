@@ -91,7 +91,7 @@ pub enum Input<'a> {
     PassSession {
         name: &'a Arc<str>,
     },
-    /// Another node has the session.
+    /// Another node has the session. Nothing is taken for it, until `ForgetSession`.
     LoseSession {
         name: &'a str,
     },
@@ -99,8 +99,8 @@ pub enum Input<'a> {
     ExpireSession {
         name: &'a str,
     },
-    /// The session that was passed on need not be known here any more. `keeps_name`: but by its name it must, until it
-    /// is certain what became of it.
+    /// The session that was passed on, or lost, need not be known here any more. `keeps_name`: but by its name it must,
+    /// until it is certain what became of it.
     ForgetSession {
         name: &'a str,
         keeps_name: bool,

@@ -387,7 +387,7 @@ fn a_message_at_the_old_owner_before_it_hears_of_the_claim_is_delivered_in_order
         let old = &nodes.nodes[round % 2];
         let body = |n: usize| format!("{round}.{n}");
         sys::kill(old.process.pid(), "STOP");
-        let early = send_later(old.addr(), "of ann", &[("qos", "2"), ("message_id", &body(0))], &body(0));
+        let early = send_later(old.addr(), "of ann", &[("qos", "2"), ("message_id", &body(0))], body(0));
         let (mut next, greeting) = nodes.open(1 - round % 2, "ann");
         assert_eq!(greeting["resumed"], true);
         sys::kill(old.process.pid(), "CONT");
@@ -395,7 +395,10 @@ fn a_message_at_the_old_owner_before_it_hears_of_the_claim_is_delivered_in_order
             let calling = scope.spawn(|| {
                 // It may have been refused; whatever it was, its repeat is the same message.
                 early.join().expect("it is answered");
-                (0..5).for_each(|n| drop(nodes.send_until_taken(n % 2, "of ann", &body(n))));
+                for n in 0..5 {
+                    let answer = nodes.send_until_taken(n % 2, "of ann", &body(n));
+                    assert_eq!(answer["targets"], 1, "{answer}: it is somewhere");
+                }
             });
             assert_eq!(take(&mut next, 5), (0..5).map(body).collect::<Vec<_>>());
             calling.join().expect("all are taken");

@@ -30,6 +30,7 @@ use crate::shard::command::transfer::{TransferAnswer, TransferCommand};
 use crate::shard::command::{OwnershipAnswer, OwnershipCommand, StoreError, StoredSession, WriteAnswer};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Of one worker; it does nothing where nobody shares the store.
@@ -55,10 +56,20 @@ struct Inner {
     disks: Option<Disks>,
     /// Sessions that were passed on and are still known here, and until when at most.
     passed: VecDeque<(Tick, SessionName)>,
+    /// Sessions that were taken from this node, which refuses what is for them until it sees them elsewhere.
+    lost: BTreeMap<SessionName, Lost>,
+    lost_at: Tick,
+    lost_from: Option<SessionName>,
     /// Sessions that have come to this disk, and that have not though they were to, since somebody looked.
     fetches: (u64, u64),
     errands: VecDeque<Errand>,
     actions: VecDeque<Action>,
+}
+
+struct Lost {
+    until: Tick,
+    /// Another node said so the last time; its channels may have come a moment later.
+    is_seen: bool,
 }
 
 /// What the worker has to do.
@@ -166,6 +177,9 @@ impl Ownership {
                 comes_from: BTreeMap::new(),
                 disks: (kind == StoreKind::Sqlite).then(|| Disks::new(own)),
                 passed: VecDeque::new(),
+                lost: BTreeMap::new(),
+                lost_at: Tick::NEVER,
+                lost_from: None,
                 fetches: (0, 0),
                 errands: VecDeque::new(),
                 actions: VecDeque::new(),
@@ -212,7 +226,7 @@ impl Ownership {
         let inner = inner.borrow();
         let passed = inner.passed.front().map_or(Tick::NEVER, |(until, _)| *until);
         let disks = inner.disks.as_ref().map_or(Tick::NEVER, Disks::next_tick);
-        passed.min(inner.claims.next_tick()).min(disks)
+        passed.min(inner.claims.next_tick()).min(disks).min(inner.lost_at)
     }
 
     /// Nobody waits for a session that is under way, and none is on its way to another node.
@@ -252,6 +266,7 @@ impl Ownership {
     /// What is to be done next; to be asked behind everything that is told here.
     pub fn poll_action(&self, peers: &SeenPeers, now: Tick) -> Option<Action> {
         let mut inner = self.inner.as_ref()?.borrow_mut();
+        inner.look_for_lost(peers, now);
         loop {
             if let Some(action) = inner.actions.pop_front() {
                 return Some(action);
@@ -346,6 +361,7 @@ impl Ownership {
             // Should the node that has it on its disk end now, whoever had no link to it would find it nowhere.
             let keeps_name = inner.disks.is_some();
             inner.passed.retain(|(_, passed)| passed != name);
+            inner.lost.remove(name);
             inner.actions.push_back(Action::Forget { name: name.clone(), keeps_name });
         });
     }
@@ -508,6 +524,31 @@ impl Inner {
         }
     }
 
+    /// Some of those that were taken from this node, in turns.
+    fn look_for_lost(&mut self, peers: &SeenPeers, now: Tick) {
+        if now < self.lost_at {
+            return;
+        }
+        let from = self.lost_from.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Vec::new();
+        let mut behind = self.lost.range_mut::<SessionName, _>((from, Bound::Unbounded));
+        for (name, lost) in behind.by_ref().take(LOST_PER_LOOK) {
+            let was_seen = std::mem::replace(&mut lost.is_seen, !peers.may_have(name).is_empty());
+            if was_seen && lost.is_seen || now >= lost.until {
+                found.push(name.clone());
+            }
+            self.lost_from = Some(name.clone());
+        }
+        if behind.next().is_none() {
+            self.lost_from = None;
+        }
+        for name in found {
+            self.lost.remove(&name);
+            self.actions.push_back(Action::Forget { name, keeps_name: false });
+        }
+        self.lost_at = if self.lost.is_empty() { Tick::NEVER } else { now + LOST_LOOK_MS };
+    }
+
     fn on_output(&mut self, output: ClaimsOutput, now: Tick) {
         match output {
             ClaimsOutput::Store(command) => self.on_command(command, now),
@@ -530,6 +571,7 @@ impl Inner {
                 if stored.is_some() {
                     // It has come back.
                     self.passed.retain(|(_, passed)| *passed != name);
+                    self.lost.remove(&name);
                 }
                 self.actions.push_back(Action::Own { name, stored, waiting, is_corked: comes_from.is_some() });
             }
@@ -547,7 +589,14 @@ impl Inner {
                     // It is known here until it lies elsewhere.
                     EndReason::Passed if self.disks.is_some() => {}
                     EndReason::Passed => self.passed.push_back((now + PASSED_MS_MAX, name)),
-                    EndReason::Fenced => self.actions.push_back(Action::Lose(name)),
+                    EndReason::Fenced => {
+                        self.actions.push_back(Action::Lose(name.clone()));
+                        match self.disks.is_some() {
+                            true => self.actions.push_back(Action::Forget { name, keeps_name: false }),
+                            false => drop(self.lost.insert(name, Lost { until: now + PASSED_MS_MAX, is_seen: false })),
+                        }
+                        self.lost_at = self.lost_at.min(now + LOST_LOOK_MS);
+                    }
                 }
             }
             ClaimsOutput::Refused { name, reason } => {
@@ -568,3 +617,5 @@ impl Inner {
 /// A node that adopts a dead node's sessions needs some twenty seconds; until then the dead one may have been the owner
 /// of what was passed to it.
 const PASSED_MS_MAX: u64 = 60_000;
+const LOST_LOOK_MS: u64 = 20;
+const LOST_PER_LOOK: usize = 4_096;

@@ -3,11 +3,13 @@
 //!
 //! ```text
 //! pass ─► its client gets 4409, what is unfinished is stored ─► SessionFlushed ─► passing ─► let_go
-//! lose ─► its client gets 4409 ─► gone                                              │
-//!                                                    what is sent to it is refused ◄┘
+//! lose ─► its client gets 4409 ────────────────────────────────────────► passing ─► let_go
+//!                                                                           │
+//!                                             what is sent to it is refused ◄┘
 //! ```
-//! A session that was passed on stays until its new owner is known to everybody: a message for one of its channels that
-//! came meanwhile would find nobody, and its caller would believe that nobody was to have it.
+//! A session that was passed on, or taken, stays until its new owner is known to everybody, or to this node: a message
+//! for one of its channels that came meanwhile would find nobody, and its caller would believe that nobody was to have
+//! it.
 
 use super::channels::note_online;
 use super::commands::Then;
@@ -225,12 +227,14 @@ pub fn on_flushed(scope: &mut Scope<'_>, key: SessionKey) {
     }
 }
 
-/// Another node has it: nothing of it is written back, since the store refuses that.
+/// Another node has it: nothing of it is written back, since the store refuses that. Until it is seen there it is
+/// known here as one that is on its way, or what is sent to it would find it nowhere. `let_go` follows.
 pub fn lose(scope: &mut Scope<'_>, name: &str) {
     let Some(index) = scope.sessions.table.by_name(name) else { return };
     let uplink_conn = close_client(scope, index, (CloseCode::TAKEN_OVER, "taken over"));
+    scope.sessions.table.at_mut(index).passing = true;
+    scope.sessions.table.cancel_expiry(index);
     abandon_uplink(scope, uplink_conn);
-    forget(scope, index);
 }
 
 /// The new owner of a session that was passed on is known to everybody; or the session comes back. `keeps_name`: of

@@ -365,25 +365,31 @@ fn what_was_never_sent_is_known_to_be_so_after_any_restart() {
 }
 
 #[test]
-fn what_was_passed_on_is_found_by_its_name_until_it_is_certain_what_became_of_it() {
-    let mut bench = Bench::new();
-    let key = bench.open("me");
-    bench.rig.input(Input::Subscribe { key, channel: "news" });
-    bench.rig.end(key);
-    bench.store();
-    bench.rig.input(Input::PassSession { name: &"me".into() });
-    bench.store();
-    let refused = |bench: &mut Bench| {
-        bench.rig.call("news", QOS1, "x");
+fn what_was_passed_on_or_taken_is_found_by_its_name_until_it_is_certain_what_became_of_it() {
+    let leaves: [fn(&mut Bench); 2] = [
+        |bench| bench.rig.input(Input::PassSession { name: &"me".into() }),
+        |bench| bench.rig.input(Input::LoseSession { name: "me" }),
+    ];
+    for leave in leaves {
+        let mut bench = Bench::new();
+        let key = bench.open("me");
+        bench.rig.input(Input::Subscribe { key, channel: "news" });
+        bench.rig.end(key);
         bench.store();
-        let Reply::Sent { tally, .. } = bench.reply() else { panic!("a send is answered") };
-        tally.refused
-    };
-    assert_eq!(refused(&mut bench), 1, "whoever does not know its new owner is to send again");
-    bench.rig.input(Input::ForgetSession { name: "me", keeps_name: true });
-    assert_eq!(refused(&mut bench), 0, "its new owner has it");
-    assert!(bench.rig.shard.has_session("me"));
-    bench.rig.input(Input::ForgetSession { name: "me", keeps_name: false });
-    assert!(!bench.rig.shard.has_session("me"));
-    bench.finish();
+        leave(&mut bench);
+        bench.store();
+        let refused = |bench: &mut Bench| {
+            bench.rig.call("news", QOS1, "x");
+            bench.store();
+            let Reply::Sent { tally, .. } = bench.reply() else { panic!("a send is answered") };
+            tally.refused
+        };
+        assert_eq!(refused(&mut bench), 1, "whoever does not know its new owner is to send again");
+        bench.rig.input(Input::ForgetSession { name: "me", keeps_name: true });
+        assert_eq!(refused(&mut bench), 0, "its new owner has it");
+        assert!(bench.rig.shard.has_session("me"));
+        bench.rig.input(Input::ForgetSession { name: "me", keeps_name: false });
+        assert!(!bench.rig.shard.has_session("me"));
+        bench.finish();
+    }
 }
