@@ -220,11 +220,11 @@ impl Walk {
         self.unsettled += 1;
         match left {
             Names::These(names) if names.is_empty() => self.unsettled = 0,
-            Names::These(names) => {
+            Names::These(names) if names.len() <= NAMES_MAX => {
                 names.iter().for_each(|name| self.look_for(name, now + pause.min(NAMES_PAUSE_MS_MAX)));
             }
             // A million names take a while.
-            Names::All => self.all_at = self.all_at.min(now + pause.min(WALK_MS_MAX)),
+            Names::These(_) | Names::All => self.all_at = self.all_at.min(now + pause.min(WALK_MS_MAX)),
         }
     }
 }

@@ -68,8 +68,8 @@ struct Inner {
 
 struct Lost {
     until: Tick,
-    /// Another node said so the last time; its channels may have come a moment later.
-    is_seen: bool,
+    /// The node that had it at the last look; its channels may have come a moment later.
+    seen_at: Option<Generation>,
 }
 
 /// What the worker has to do.
@@ -142,6 +142,13 @@ pub struct SeenPeers {
 impl SeenPeers {
     pub fn new(own: Grantor, key: HashKey, entries: Arc<[PeerEntry]>) -> SeenPeers {
         SeenPeers { own, key, entries }
+    }
+
+    /// A node that has said so.
+    fn that_has(&self, name: &str) -> Option<Generation> {
+        let hash = hash_of_session(self.key, name);
+        let has_it = |peer: &&PeerEntry| peer.is_linked && peer.table.is_complete() && peer.table.may_have(hash);
+        self.entries.iter().find(has_it).map(|peer| peer.node.generation)
     }
 }
 
@@ -533,8 +540,8 @@ impl Inner {
         let mut found = Vec::new();
         let mut behind = self.lost.range_mut::<SessionName, _>((from, Bound::Unbounded));
         for (name, lost) in behind.by_ref().take(LOST_PER_LOOK) {
-            let was_seen = std::mem::replace(&mut lost.is_seen, !peers.may_have(name).is_empty());
-            if was_seen && lost.is_seen || now >= lost.until {
+            let before = std::mem::replace(&mut lost.seen_at, peers.that_has(name));
+            if before.is_some() && before == lost.seen_at || now >= lost.until {
                 found.push(name.clone());
             }
             self.lost_from = Some(name.clone());
@@ -593,7 +600,7 @@ impl Inner {
                         self.actions.push_back(Action::Lose(name.clone()));
                         match self.disks.is_some() {
                             true => self.actions.push_back(Action::Forget { name, keeps_name: false }),
-                            false => drop(self.lost.insert(name, Lost { until: now + PASSED_MS_MAX, is_seen: false })),
+                            false => drop(self.lost.insert(name, Lost { until: now + LOST_MS_MAX, seen_at: None })),
                         }
                         self.lost_at = self.lost_at.min(now + LOST_LOOK_MS);
                     }
@@ -617,5 +624,8 @@ impl Inner {
 /// A node that adopts a dead node's sessions needs some twenty seconds; until then the dead one may have been the owner
 /// of what was passed to it.
 const PASSED_MS_MAX: u64 = 60_000;
+/// The news of a node that is linked come within milliseconds, and one that is not is named unreachable anyway. Nobody
+/// may have the session at all: it may have ended where it was.
+const LOST_MS_MAX: u64 = 5_000;
 const LOST_LOOK_MS: u64 = 20;
 const LOST_PER_LOOK: usize = 4_096;

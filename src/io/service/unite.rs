@@ -132,7 +132,8 @@ fn code_of(reply: DiskReply) -> Option<u32> {
 
 /// False: there may be something to be done later.
 async fn compare_with(worker: &Rc<Worker>, name: &SessionName, (peer, disk): (Generation, DiskId)) -> bool {
-    let Some(standing) = standing(worker, name) else { return true };
+    // It is on its way, or not certain for a moment; or it has gone.
+    let Some(standing) = standing(worker, name) else { return !worker.ownership().has(name) };
     let rival = NameQuery::Rival { name: name.clone(), standing };
     let code = call(worker, peer, &DiskCall::Name(rival)).await.and_then(code_of);
     let Some(verdict) = code.and_then(Verdict::from_code) else { return false };

@@ -102,7 +102,14 @@ impl Serving {
             if !entry.table.may_have(hash_of_session(HASH_KEY, &name)) {
                 continue;
             }
-            if let Some(standing) = self.standing(&name, now) {
+            let standing = self.standing(&name, now);
+            if standing.is_none()
+                && self.ownership.has(&name)
+                && let Some(walk) = &mut self.rivals.walk
+            {
+                walk.left.push(name.clone());
+            }
+            if let Some(standing) = standing {
                 let sites = (standing.site, Site { disk, node: peer });
                 let purpose = Purpose::Rival(name.clone(), sites);
                 return self.call(peer, &Call::Transfer(TransferCall::Rival { name: &name, standing }), purpose, now);
