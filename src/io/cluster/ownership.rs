@@ -624,7 +624,7 @@ impl Inner {
 /// A node that adopts a dead node's sessions needs some twenty seconds; until then the dead one may have been the owner
 /// of what was passed to it.
 const PASSED_MS_MAX: u64 = 60_000;
-/// The news of a node that is linked come within milliseconds, and one that is not is named unreachable anyway. Nobody
+/// A linked node says what is new within milliseconds, and one that is not linked is named unreachable anyway. Nobody
 /// may have the session at all: it may have ended where it was.
 const LOST_MS_MAX: u64 = 5_000;
 const LOST_LOOK_MS: u64 = 20;
